@@ -1,1 +1,117 @@
+//! The rules of the shop: what a command does to an aggregate, and nothing else.
+//!
+//! Each aggregate is a module of the same shape: `Command`, `Event`, `State`, `Rejection`, `decide`, `evolve`.
+//! This file joins them into sum types; the services know aggregates through these alone.
+//!
+//! Invariant: `decide` is a pure function of a state, a command and a time. The crate is `no_std`, so the
+//! compiler proves that there is no clock, no environment, no file and no socket behind it.
+//!
+//! Invariant: `evolve` is total. A fact cannot be refused, so every check lives in `decide`.
+//!
+//! Invariant: no events means that the command found its wish already so; any command may be repeated
+//! without harm.
+//!
+//! Absent on purpose: serialization (wire types live in `schemas` and are versioned apart from these) and
+//! traits over aggregates.
+#![no_std]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod ids;
+pub mod order;
+pub mod product;
+
+use alloc::vec::Vec;
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct TimeMs(pub u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AggregateType {
+    Product,
+    Order,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Product(product::Command),
+    Order(order::Command),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Product(product::Event),
+    Order(order::Event),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    Product(product::State),
+    Order(order::State),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    Product(product::Rejection),
+    Order(order::Rejection),
+}
+
+impl State {
+    /// What an aggregate is before its first event.
+    pub fn initial(aggregate: AggregateType) -> Self {
+        match aggregate {
+            AggregateType::Product => Self::Product(product::State::default()),
+            AggregateType::Order => Self::Order(order::State::default()),
+        }
+    }
+}
+
+impl Command {
+    pub fn aggregate(&self) -> AggregateType {
+        match self {
+            Self::Product(_) => AggregateType::Product,
+            Self::Order(_) => AggregateType::Order,
+        }
+    }
+}
+
+impl Event {
+    pub fn aggregate(&self) -> AggregateType {
+        match self {
+            Self::Product(_) => AggregateType::Product,
+            Self::Order(_) => AggregateType::Order,
+        }
+    }
+}
+
+/// What `command`, taken at `at`, does to an aggregate in `state`. It borrows the command, because one whose
+/// outcome fell into doubt is decided again.
+///
+/// # Panics
+/// When state and command belong to different aggregates: the caller looked up the wrong state.
+pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    match (state, command) {
+        (State::Product(state), Command::Product(command)) => product::decide(state, command)
+            .map(|events| events.into_iter().map(Event::Product).collect())
+            .map_err(Rejection::Product),
+        (State::Order(state), Command::Order(command)) => order::decide(state, command, at)
+            .map(|events| events.into_iter().map(Event::Order).collect())
+            .map_err(Rejection::Order),
+        (State::Product(_) | State::Order(_), _) => panic!("state and command of different aggregates"),
+    }
+}
+
+/// The state after `event`.
+///
+/// # Panics
+/// When state and event belong to different aggregates: the caller looked up the wrong state.
+pub fn evolve(state: State, event: &Event) -> State {
+    match (state, event) {
+        (State::Product(state), Event::Product(event)) => State::Product(product::evolve(state, event)),
+        (State::Order(state), Event::Order(event)) => State::Order(order::evolve(state, event)),
+        (State::Product(_) | State::Order(_), _) => panic!("state and event of different aggregates"),
+    }
+}

@@ -1,0 +1,205 @@
+//! An order: what a customer wants, and how far each line of it has come.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::TimeMs;
+use crate::ids::{CustomerId, ProductId, SaleId};
+
+/// The most lines that an order may have; it bounds the size of its events.
+pub const MAX_LINES: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Place { customer: CustomerId, lines: Vec<Line>, sale: Option<SaleId>, ordered_at: Option<TimeMs> },
+    ConfirmLine { product: ProductId },
+    RejectLine { product: ProductId, reason: Option<Box<str>> },
+    Cancel { reason: Option<Box<str>> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Placed(Placement),
+    LineConfirmed { product: ProductId },
+    /// The last open line was confirmed.
+    Confirmed,
+    LineRejected { product: ProductId, reason: Option<Box<str>> },
+    Rejected(Ending),
+    Cancelled(Ending),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    pub customer: CustomerId,
+    pub lines: Vec<Line>,
+    pub sale: Option<SaleId>,
+    pub ordered_at: TimeMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub product: ProductId,
+    pub quantity: u32,
+    /// For the whole line, not for one unit.
+    pub amount_cents: u64,
+}
+
+/// Why an order ended, and what its placement had added to sums over many orders: who keeps such sums takes
+/// it back from this event alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    pub reason: Option<Box<str>>,
+    pub customer: CustomerId,
+    pub units: u64,
+    pub amount_cents: u64,
+    pub ordered_at: TimeMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum State {
+    #[default]
+    New,
+    Placed(Box<Open>),
+    Confirmed(Box<Placement>),
+    Rejected(Box<Placement>),
+    Cancelled(Box<Placement>),
+}
+
+/// An order that waits for its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    pub placement: Placement,
+    /// By the index of the line.
+    pub confirmed: Vec<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Placed before, with other data.
+    AlreadyPlaced,
+    NoLines,
+    TooManyLines,
+    /// Not, or no longer, in the stage that the command belongs to.
+    NotPlaced,
+    NoSuchLine,
+}
+
+pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::Place { customer, lines, sale, ordered_at } => {
+            let wish = Placement {
+                customer: customer.clone(),
+                lines: lines.clone(),
+                sale: sale.clone(),
+                ordered_at: ordered_at.unwrap_or(at),
+            };
+            place(state, wish, ordered_at.is_some())
+        }
+        Command::ConfirmLine { product } => confirm_line(state, product),
+        Command::RejectLine { product, reason } => reject_line(state, product, reason.as_deref()),
+        Command::Cancel { reason } => cancel(state, reason.as_deref()),
+    }
+}
+
+pub fn evolve(state: State, event: &Event) -> State {
+    match (state, event) {
+        (State::New, Event::Placed(placement)) => State::Placed(Box::new(Open {
+            confirmed: vec![false; placement.lines.len()],
+            placement: placement.clone(),
+        })),
+        (State::Placed(mut open), Event::LineConfirmed { product }) => {
+            for (line, confirmed) in open.placement.lines.iter().zip(&mut open.confirmed) {
+                *confirmed |= line.product == *product;
+            }
+            State::Placed(open)
+        }
+        (State::Placed(open), Event::Confirmed) => State::Confirmed(Box::new(open.placement)),
+        (State::Placed(open), Event::Rejected(_)) => State::Rejected(Box::new(open.placement)),
+        (State::Placed(open), Event::Cancelled(_)) => State::Cancelled(Box::new(open.placement)),
+        (State::Confirmed(placement), Event::Cancelled(_)) => State::Cancelled(placement),
+        // No decision leads here, or the event says nothing that the state keeps.
+        (state, _) => state,
+    }
+}
+
+fn place(state: &State, wish: Placement, dated: bool) -> Result<Vec<Event>, Rejection> {
+    if let Some(placed) = placement(state) {
+        // An order without a date of its own was dated when it was first placed.
+        let same = Placement { ordered_at: if dated { wish.ordered_at } else { placed.ordered_at }, ..wish } == *placed;
+        return if same { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
+    }
+    match wish.lines.len() {
+        0 => Err(Rejection::NoLines),
+        1..=MAX_LINES => Ok(vec![Event::Placed(wish)]),
+        _ => Err(Rejection::TooManyLines),
+    }
+}
+
+fn confirm_line(state: &State, product: &ProductId) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Placed(open) => confirm_open_line(open, product),
+        State::Confirmed(placement) if has_line(placement, product) => Ok(vec![]),
+        State::Confirmed(_) => Err(Rejection::NoSuchLine),
+        State::New | State::Rejected(_) | State::Cancelled(_) => Err(Rejection::NotPlaced),
+    }
+}
+
+fn confirm_open_line(open: &Open, product: &ProductId) -> Result<Vec<Event>, Rejection> {
+    if !has_line(&open.placement, product) {
+        return Err(Rejection::NoSuchLine);
+    }
+    let lines = || open.placement.lines.iter().zip(&open.confirmed);
+    if lines().all(|(line, confirmed)| line.product != *product || *confirmed) {
+        return Ok(vec![]);
+    }
+    let mut events = vec![Event::LineConfirmed { product: product.clone() }];
+    if lines().all(|(line, confirmed)| line.product == *product || *confirmed) {
+        events.push(Event::Confirmed);
+    }
+    Ok(events)
+}
+
+/// One refused line ends the order: all lines or nothing.
+fn reject_line(state: &State, product: &ProductId, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Placed(open) if has_line(&open.placement, product) => Ok(vec![
+            Event::LineRejected { product: product.clone(), reason: reason.map(Box::from) },
+            Event::Rejected(ending(&open.placement, reason)),
+        ]),
+        State::Rejected(placement) if has_line(placement, product) => Ok(vec![]),
+        State::Placed(_) | State::Rejected(_) => Err(Rejection::NoSuchLine),
+        State::New | State::Confirmed(_) | State::Cancelled(_) => Err(Rejection::NotPlaced),
+    }
+}
+
+fn cancel(state: &State, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Placed(open) => Ok(vec![Event::Cancelled(ending(&open.placement, reason))]),
+        State::Confirmed(placement) => Ok(vec![Event::Cancelled(ending(placement, reason))]),
+        State::Cancelled(_) => Ok(vec![]),
+        State::New | State::Rejected(_) => Err(Rejection::NotPlaced),
+    }
+}
+
+fn placement(state: &State) -> Option<&Placement> {
+    match state {
+        State::New => None,
+        State::Placed(open) => Some(&open.placement),
+        State::Confirmed(placement) | State::Rejected(placement) | State::Cancelled(placement) => Some(placement),
+    }
+}
+
+fn has_line(placement: &Placement, product: &ProductId) -> bool {
+    placement.lines.iter().any(|line| line.product == *product)
+}
+
+fn ending(placement: &Placement, reason: Option<&str>) -> Ending {
+    Ending {
+        reason: reason.map(Box::from),
+        customer: placement.customer.clone(),
+        units: placement.lines.iter().map(|line| u64::from(line.quantity)).sum(),
+        amount_cents: placement.lines.iter().map(|line| line.amount_cents).sum(),
+        ordered_at: placement.ordered_at,
+    }
+}
