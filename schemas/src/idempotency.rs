@@ -1,0 +1,94 @@
+//! Idempotency keys: what a client names a command by, so that a retry is not a second command.
+
+use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
+
+use domain::TimeMs;
+use uuid::Uuid;
+
+pub const MAX_KEY_CHARS: usize = 255;
+
+/// 1 to 255 visible ASCII characters. Its scope is one aggregate. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an Idempotency-Key has 1 to {MAX_KEY_CHARS} visible ASCII characters, quoted or bare")]
+pub struct KeyError;
+
+impl IdempotencyKey {
+    /// From the header: a structured-field string (RFC 8941, in quotes) or the bare characters.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let bare = match text.strip_prefix('"') {
+            Some(rest) => unquote(rest.strip_suffix('"').ok_or(KeyError)?)?,
+            None => text.into(),
+        };
+        let visible = bare.bytes().all(|byte| byte.is_ascii_graphic());
+        if bare.is_empty() || bare.len() > MAX_KEY_CHARS || !visible {
+            return Err(KeyError);
+        }
+        Ok(Self(bare.into()))
+    }
+
+    /// For a command that came without one.
+    pub fn random() -> Self {
+        Self(Uuid::now_v7().to_string().into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// When the key was made, if it tells: a UUIDv7.
+    pub fn time(&self) -> Option<TimeMs> {
+        let uuid = Uuid::try_parse(&self.0).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+        let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+        Some(TimeMs(seconds * 1000 + u64::from(nanos / 1_000_000)))
+    }
+}
+
+impl Display for IdempotencyKey {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The inside of a structured-field string: `\"` and `\\` are the only escapes.
+fn unquote(inside: &str) -> Result<String, KeyError> {
+    let mut text = String::with_capacity(inside.len());
+    let mut chars = inside.chars();
+    while let Some(char) = chars.next() {
+        match char {
+            '"' => return Err(KeyError),
+            '\\' => text.push(chars.next().filter(|next| matches!(next, '"' | '\\')).ok_or(KeyError)?),
+            char => text.push(char),
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_same_quoted_or_bare() {
+        assert_eq!(IdempotencyKey::parse("\"a-1\""), IdempotencyKey::parse("a-1"));
+        assert_eq!(IdempotencyKey::parse(r#""a\"\\""#).unwrap().as_str(), r#"a"\"#);
+    }
+
+    #[test]
+    fn keys_that_are_empty_long_or_not_visible_are_refused() {
+        for text in ["", "\"\"", "a b", "a\tb", "ä", "\"a", "\"a\"b\"", r#""a\b""#, &"x".repeat(256)] {
+            assert_eq!(IdempotencyKey::parse(text), Err(KeyError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_uuid_of_version_7_tells_its_time() {
+        let key = |text| IdempotencyKey::parse(text).unwrap();
+        assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f").time(), Some(TimeMs(1_645_557_742_000)));
+        assert_eq!(key("919108f7-52d1-4320-9bac-f847db4148a8").time(), None);
+        assert_eq!(key("order-17").time(), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! Consistency tokens: which events an answer is sure to show.
+//!
+//! `k7x2.3-1042,7-99`: of the log `k7x2`, all events of partition 3 up to and with offset 1042, and of
+//! partition 7 up to and with 99.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
+/// The most positions that one token may name: every partition of a large log.
+pub const MAX_POSITIONS: usize = 1024;
+
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// The short id of a log, from the nonce of the claim at offset 0 of its partition 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogId([u8; 4]);
+
+impl LogId {
+    /// Without letters and digits that look alike, and in lower case.
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+    pub fn of_nonce(nonce: u64) -> Self {
+        Self([0, 5, 10, 15].map(|shift| Self::ALPHABET[usize::try_from(nonce >> shift & 31).expect("five bits")]))
+    }
+}
+
+impl Display for LogId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+    }
+}
+
+/// Of one log; at least one position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    pub log: LogId,
+    /// Offsets by partition.
+    pub positions: BTreeMap<u32, i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("a Consistency-Token looks like k7x2.3-1042,7-99")]
+    Malformed,
+    #[error("the Consistency-Token joins positions of different logs")]
+    MixedLogs,
+    #[error("a Consistency-Token names at most {MAX_POSITIONS} partitions")]
+    TooLong,
+}
+
+impl Token {
+    pub fn new(log: LogId, partition: u32, offset: i64) -> Self {
+        Self { log, positions: BTreeMap::from([(partition, offset)]) }
+    }
+}
+
+impl Display for Token {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.", self.log)?;
+        for (index, (partition, offset)) in self.positions.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{partition}-{offset}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    /// Tokens joined by commas are a token; of two offsets for a partition the higher counts.
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let (id, _) = text.split_once('.').ok_or(TokenError::Malformed)?;
+        let log = parse_log(id.trim_matches(BLANKS)).ok_or(TokenError::Malformed)?;
+        let mut positions = BTreeMap::new();
+        for part in text.split(',') {
+            let mut position = part.trim_matches(BLANKS);
+            if let Some((id, rest)) = position.split_once('.') {
+                if parse_log(id).ok_or(TokenError::Malformed)? != log {
+                    return Err(TokenError::MixedLogs);
+                }
+                position = rest;
+            }
+            let (partition, offset) = parse_position(position).ok_or(TokenError::Malformed)?;
+            let highest = positions.entry(partition).or_insert(offset);
+            *highest = offset.max(*highest);
+            if positions.len() > MAX_POSITIONS {
+                return Err(TokenError::TooLong);
+            }
+        }
+        Ok(Self { log, positions })
+    }
+}
+
+fn parse_log(text: &str) -> Option<LogId> {
+    let bytes: [u8; 4] = text.as_bytes().try_into().ok()?;
+    bytes.iter().all(|byte| LogId::ALPHABET.contains(byte)).then_some(LogId(bytes))
+}
+
+fn parse_position(text: &str) -> Option<(u32, i64)> {
+    let (partition, offset) = text.split_once('-')?;
+    Some((parse_digits(partition)?, parse_digits(offset)?))
+}
+
+/// Digits alone: `parse` would take a sign too.
+fn parse_digits<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_id_comes_first_and_once_or_with_each_token() {
+        for (text, written) in [
+            ("k7x2.3-1042", "k7x2.3-1042"),
+            ("k7x2.7-99,3-1042", "k7x2.3-1042,7-99"),
+            ("k7x2.3-1042,k7x2.7-99", "k7x2.3-1042,7-99"),
+            ("k7x2.3-5, k7x2.3-9,3-7", "k7x2.3-9"),
+        ] {
+            assert_eq!(text.parse::<Token>().unwrap().to_string(), written);
+        }
+    }
+
+    #[test]
+    fn malformed_tokens_are_refused() {
+        for text in [
+            "",
+            "k7x2",
+            "k7x2.",
+            "3-1",
+            "k7x2.3",
+            "k7x2.-1-2",
+            "k7x2.3-+1",
+            "k7x2.3--1",
+            "kkkkk.1-1",
+            "K7X2.1-1",
+            "k7x2.1-1,",
+            "3-1,k7x2.3-1",
+            "k7x2.1-99999999999999999999",
+        ] {
+            assert_eq!(text.parse::<Token>(), Err(TokenError::Malformed), "{text:?}");
+        }
+        assert_eq!("k7x2.1-1,k7x3.1-1".parse::<Token>(), Err(TokenError::MixedLogs));
+    }
+
+    #[test]
+    fn a_token_is_bounded() {
+        let many: Vec<String> = (0..=MAX_POSITIONS).map(|partition| format!("{partition}-1")).collect();
+        assert_eq!(format!("k7x2.{}", many.join(",")).parse::<Token>(), Err(TokenError::TooLong));
+    }
+}
