@@ -10,9 +10,12 @@
 //! Absent on purpose: I/O of any kind.
 
 pub mod aggregate;
-pub mod chain;
-pub mod events;
-pub mod idempotency;
 pub mod record;
-pub mod time;
+pub mod events;
+pub mod chain;
 pub mod token;
+pub mod idempotency;
+pub mod time;
+pub mod commands;
+pub mod answers;
+pub mod problem;

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// The last instant that four digits of a year can write. Later ones are refused at the border.
-pub const MAX_TIME: TimeMs = TimeMs(253_402_300_799_999);
+/// 9999-12-30T00:00:00Z, near the last instant that four digits of a year can write. Later ones are refused.
+pub const MAX_TIME: TimeMs = TimeMs(253_402_128_000_000);
 
 /// `1997-01-01T00:00:00Z`, with a fraction only where there is one.
 pub fn to_rfc3339(time: TimeMs) -> String {
@@ -53,16 +53,21 @@ mod tests {
 
     #[test]
     fn times_outside_four_digit_years_are_refused() {
-        for text in
-            ["1969-12-31T23:59:59Z", "-000001-01-01T00:00:00Z", "yesterday", "1997-01-01", "1997-13-01T00:00:00Z"]
-        {
+        for text in [
+            "1969-12-31T23:59:59Z",
+            "-000001-01-01T00:00:00Z",
+            "yesterday",
+            "1997-01-01",
+            "1997-13-01T00:00:00Z",
+            "9999-12-31T00:00:00Z",
+        ] {
             assert!(parse_rfc3339(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_time_is_written_as_it_was_read() {
-        for text in ["1970-01-01T00:00:00Z", "1997-01-01T00:00:00.25Z", "9999-12-30T22:00:00.999Z"] {
+        for text in ["1970-01-01T00:00:00Z", "1997-01-01T00:00:00.25Z", "9999-12-29T22:00:00.999Z"] {
             assert_eq!(to_rfc3339(parse_rfc3339(text).unwrap()), text);
         }
         assert_eq!(day_of(parse_rfc3339("1997-01-01T23:30:00-02:00").unwrap()), "1997-01-02");

@@ -1,0 +1,132 @@
+//! What became of a command, between instances and to clients.
+
+use std::borrow::Cow;
+
+use domain::Rejection;
+use domain::order::Rejection as OrderRejection;
+use domain::product::Rejection as ProductRejection;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{Problem, ProblemKind};
+
+/// Seconds after which a refused client may try again.
+pub const RETRY_AFTER_SECS: u32 = 1;
+
+/// The outcome of one command. Positions are (partition, offset).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// In the log for ever. `events` is empty where the command found its wish already so.
+    Accepted {
+        version: u64,
+        events: Vec<Cow<'static, str>>,
+        position: (u32, i64),
+        replayed: bool,
+    },
+    Rejected {
+        rejection: Cow<'static, str>,
+        version: u64,
+        position: (u32, i64),
+    },
+    PreconditionFailed {
+        version: u64,
+        position: (u32, i64),
+    },
+    KeyReused,
+    KeyExpired {
+        detail: String,
+    },
+    /// The body or a header is not as the API says.
+    Invalid {
+        detail: String,
+    },
+    NoSuchCommand,
+    /// Nothing was done: too many wait, or a part that is needed is away.
+    Overloaded {
+        detail: Cow<'static, str>,
+    },
+    /// Nobody, or nobody who can be reached, owns the partition.
+    NoOwner,
+    /// It was forwarded to an instance that does not own the partition.
+    Misdirected,
+    /// Sent to the log, no answer yet.
+    OutcomeUnknown,
+}
+
+impl Answer {
+    /// `None` for an accepted command.
+    pub fn problem(&self) -> Option<Problem> {
+        Some(match self {
+            Self::Accepted { .. } => return None,
+            Self::Rejected { rejection, .. } => Problem::rejected(rejection.clone()),
+            Self::PreconditionFailed { version, .. } => {
+                Problem::new(ProblemKind::PreconditionFailed, format!("the aggregate is at version {version}"))
+            }
+            Self::KeyReused => Problem::new(ProblemKind::KeyReused, "the key came before with other data"),
+            Self::KeyExpired { detail } => Problem::new(ProblemKind::KeyExpired, detail.clone()),
+            Self::Invalid { detail } => Problem::new(ProblemKind::InvalidRequest, detail.clone()),
+            Self::NoSuchCommand => Problem::new(ProblemKind::NotFound, "there is no such command"),
+            Self::Overloaded { detail } => Problem::new(ProblemKind::Overloaded, detail.clone()),
+            Self::NoOwner => Problem::new(ProblemKind::NoOwner, "retry under the same Idempotency-Key"),
+            Self::Misdirected => Problem::new(ProblemKind::Misdirected, "this instance does not own the partition"),
+            Self::OutcomeUnknown => {
+                Problem::new(ProblemKind::OutcomeUnknown, "retry under the same Idempotency-Key to learn it")
+            }
+        })
+    }
+
+    /// Of the aggregate, where the answer tells.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            Self::Accepted { version, .. }
+            | Self::Rejected { version, .. }
+            | Self::PreconditionFailed { version, .. } => Some(*version),
+            Self::KeyReused
+            | Self::KeyExpired { .. }
+            | Self::Invalid { .. }
+            | Self::NoSuchCommand
+            | Self::Overloaded { .. }
+            | Self::NoOwner
+            | Self::Misdirected
+            | Self::OutcomeUnknown => None,
+        }
+    }
+
+    /// What the answer was decided on: the last event that it knows of.
+    pub fn position(&self) -> Option<(u32, i64)> {
+        match self {
+            Self::Accepted { position, .. }
+            | Self::Rejected { position, .. }
+            | Self::PreconditionFailed { position, .. } => Some(*position),
+            Self::KeyReused
+            | Self::KeyExpired { .. }
+            | Self::Invalid { .. }
+            | Self::NoSuchCommand
+            | Self::Overloaded { .. }
+            | Self::NoOwner
+            | Self::Misdirected
+            | Self::OutcomeUnknown => None,
+        }
+    }
+}
+
+/// The rule's name on the wire.
+pub fn rejection_name(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::Product(rejection) => match rejection {
+            ProductRejection::AlreadyRegistered => "already_registered",
+            ProductRejection::NotRegistered => "not_registered",
+            ProductRejection::OutOfStock => "out_of_stock",
+            ProductRejection::OverLimit => "over_limit",
+            ProductRejection::Discontinued => "discontinued",
+            ProductRejection::AlreadyReserved => "already_reserved",
+            ProductRejection::NotReserved => "not_reserved",
+        },
+        Rejection::Order(rejection) => match rejection {
+            OrderRejection::AlreadyPlaced => "already_placed",
+            OrderRejection::NoLines => "no_lines",
+            OrderRejection::TooManyLines => "too_many_lines",
+            OrderRejection::NotPlaced => "not_placed",
+            OrderRejection::NoSuchLine => "no_such_line",
+        },
+    }
+}

@@ -1,0 +1,168 @@
+//! Bodies of commands: checked at the border, then the domain's commands.
+//!
+//! Invariant: what [`parse`] accepts can be decided, written and projected; no later place checks it again.
+//! Unknown fields are refused, numbers are within their limits, ids have the agreed characters, and text has
+//! no U+0000, which Postgres cannot hold.
+
+mod fields;
+mod order;
+mod product;
+
+use std::borrow::Cow;
+
+use domain::{AggregateType, Command};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
+
+pub use fields::{MAX_CENTS, MAX_QUANTITY, MAX_TEXT_CHARS};
+
+/// The largest body of one command, in bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The largest body of a batch, in bytes.
+pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// The most lines of a batch.
+pub const MAX_BATCH_LINES: usize = 10_000;
+
+/// A command as it came in, checked, with what tells it from another one under the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedCommand {
+    pub command: Command,
+    pub fingerprint: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    #[error("there is no such command")]
+    Unknown,
+    /// Names the field.
+    #[error("{0}")]
+    Body(String),
+}
+
+/// The version that the client wants to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Precondition {
+    #[default]
+    #[serde(rename = "none")]
+    None,
+    /// `If-Match: "7"`.
+    #[serde(rename = "version")]
+    Version(u64),
+    /// `If-None-Match: *`.
+    #[serde(rename = "absent")]
+    Absent,
+}
+
+/// A line of `POST /v1/commands`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchLine<'a> {
+    /// As in routes: `products`.
+    #[serde(borrow)]
+    pub aggregate: Cow<'a, str>,
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub command: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub data: Option<&'a serde_json::value::RawValue>,
+    #[serde(borrow, default)]
+    pub key: Option<Cow<'a, str>>,
+    /// As the header: `"7"` with its quotes, or the bare number.
+    #[serde(borrow, default)]
+    pub if_match: Option<Cow<'a, str>>,
+}
+
+/// Whether `command` finishes what an event began: served on the internal listener only.
+pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
+    match aggregate {
+        AggregateType::Product => product::is_internal(command),
+        AggregateType::Order => order::is_internal(command),
+    }
+}
+
+/// `body` is the command's data as JSON; empty stands for `{}`.
+pub fn parse(
+    aggregate: AggregateType,
+    command: &str,
+    body: &[u8],
+    precondition: Precondition,
+) -> Result<ParsedCommand, CommandError> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    let mut fingerprint = Fingerprint::of(command, precondition);
+    let command = match aggregate {
+        AggregateType::Product => Command::Product(product::parse(command, body, &mut fingerprint)?),
+        AggregateType::Order => Command::Order(order::parse(command, body, &mut fingerprint)?),
+    };
+    Ok(ParsedCommand { command, fingerprint: fingerprint.0.digest() })
+}
+
+/// `If-Match`'s value: `"7"`, or `W/"7"`, which nginx makes of it when it compresses.
+pub fn parse_if_match(text: &str) -> Option<Precondition> {
+    let text = text.trim();
+    let quoted = text.strip_prefix("W/").unwrap_or(text);
+    let digits = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))?;
+    parse_version(digits)
+}
+
+/// As [`parse_if_match`], and the bare number too: in JSON the quotes are a nuisance.
+pub fn parse_if_match_field(text: &str) -> Option<Precondition> {
+    parse_if_match(text).or_else(|| parse_version(text))
+}
+
+fn parse_version(digits: &str) -> Option<Precondition> {
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten().map(Precondition::Version)
+}
+
+/// A hash of the canonical form of a command: its name, its condition, its fields in their order. Blanks, the
+/// order of fields and `null` for an absent field do not change it.
+struct Fingerprint(Xxh3Default);
+
+impl Fingerprint {
+    fn of(command: &str, precondition: Precondition) -> Self {
+        let mut hash = Xxh3Default::new();
+        hash.update(command.as_bytes());
+        match precondition {
+            Precondition::None => hash.update(b"\0*"),
+            Precondition::Absent => hash.update(b"\0-"),
+            Precondition::Version(version) => hash.update(&version.to_le_bytes()),
+        }
+        Self(hash)
+    }
+
+    /// Reads a body and takes its canonical form in.
+    fn body<T: DeserializeOwned + Serialize>(&mut self, body: &[u8]) -> Result<T, CommandError> {
+        let fields::Object(parsed) = serde_json::from_slice(body).map_err(|_| explain::<T>(body))?;
+        serde_json::to_writer(HashWriter(&mut self.0), &parsed).expect("bodies hold nothing that JSON cannot");
+        Ok(parsed)
+    }
+}
+
+struct HashWriter<'a>(&'a mut Xxh3Default);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a bad body once more, slower, to name the field.
+fn explain<T: DeserializeOwned>(body: &[u8]) -> CommandError {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let error = match serde_path_to_error::deserialize::<_, fields::Object<T>>(&mut json) {
+        Err(error) if error.path().iter().next().is_some() => format!("{}: {}", error.path(), error.inner()),
+        Err(error) => error.inner().to_string(),
+        Ok(_) => json.end().map_or_else(|error| error.to_string(), |()| String::from("the body cannot be read")),
+    };
+    CommandError::Body(error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Fields with limits. Each is read as JSON and refused, by name, when it is out of bounds.
+
+use std::borrow::Cow;
+
+use std::fmt::{self, Formatter};
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::aggregate::check_id;
+
+/// The most units in one command: sums over them stay exact in 64 bits.
+pub const MAX_QUANTITY: u32 = 1_000_000_000;
+/// The most money in one field, in cents.
+pub const MAX_CENTS: u64 = 1_000_000_000_000;
+pub const MAX_TEXT_CHARS: usize = 500;
+
+/// 1 to [`MAX_QUANTITY`].
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Quantity(pub(super) u32);
+
+/// 0 to [`MAX_QUANTITY`].
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Stock(pub(super) u32);
+
+/// 0 to [`MAX_CENTS`].
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Cents(pub(super) u64);
+
+/// A name that a client gave.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Id(pub(super) Box<str>);
+
+/// 1 to [`MAX_TEXT_CHARS`] characters without U+0000.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Text(pub(super) Box<str>);
+
+/// A JSON object and nothing else: serde would take an array of the fields' values for a struct too.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<T, M::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u32::deserialize(deserializer)? {
+            quantity @ 1..=MAX_QUANTITY => Ok(Self(quantity)),
+            _ => Err(D::Error::custom(format_args!("expected 1 to {MAX_QUANTITY}"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Stock {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u32::deserialize(deserializer)? {
+            stock @ 0..=MAX_QUANTITY => Ok(Self(stock)),
+            _ => Err(D::Error::custom(format_args!("expected 0 to {MAX_QUANTITY}"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Cents {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            cents @ 0..=MAX_CENTS => Ok(Self(cents)),
+            _ => Err(D::Error::custom(format_args!("expected 0 to {MAX_CENTS} cents"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        check_id(&text).map_err(D::Error::custom)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        if text.is_empty() || text.chars().nth(MAX_TEXT_CHARS).is_some() {
+            return Err(D::Error::custom(format_args!("expected 1 to {MAX_TEXT_CHARS} characters")));
+        }
+        if text.contains('\0') {
+            return Err(D::Error::custom("text may not contain U+0000"));
+        }
+        Ok(Self(text.into()))
+    }
+}

@@ -1,0 +1,83 @@
+//! What is refused at the border, and by which words.
+
+use domain::product::{Command as ProductCommand, Registration};
+
+use super::*;
+
+fn detail(aggregate: AggregateType, command: &str, body: &str) -> String {
+    match parse(aggregate, command, body.as_bytes(), Precondition::None) {
+        Err(CommandError::Body(detail)) => detail,
+        other => panic!("expected a refused body, got {other:?}"),
+    }
+}
+
+fn fingerprint(command: &str, body: &str, precondition: Precondition) -> u64 {
+    parse(AggregateType::Product, command, body.as_bytes(), precondition).unwrap().fingerprint
+}
+
+#[test]
+fn a_good_body_becomes_the_domains_command() {
+    let body = br#"{"name":"Blue","price_cents":1999,"stock":0}"#;
+    let parsed = parse(AggregateType::Product, "register", body, Precondition::None).unwrap();
+    let wish = Registration { name: "Blue".into(), price_cents: 1999, stock: 0, limit_per_order: None };
+    assert_eq!(parsed.command, Command::Product(ProductCommand::Register(wish)));
+}
+
+#[test]
+fn a_refusal_names_the_field() {
+    let order = AggregateType::Order;
+    let product = AggregateType::Product;
+    for (aggregate, command, body, field) in [
+        (product, "reserve", r#"{"order":"o-1","quantity":0}"#, "quantity: expected 1 to"),
+        (product, "reserve", r#"{"order":"o-1","quantity":-1}"#, "quantity: invalid value"),
+        (product, "reserve", r#"{"order":"o-1","quantity":99999999999}"#, "quantity: invalid value"),
+        (product, "reserve", r#"{"order":"o-1","quantity":1.5}"#, "quantity: invalid type"),
+        (product, "reserve", r#"{"order":"o 1","quantity":1}"#, "order: an id has"),
+        (product, "reserve", r#"{"order":"o-1"}"#, "missing field `quantity`"),
+        (product, "reserve", r#"{"order":"o-1","quantity":1,"gift":true}"#, "unknown field `gift`"),
+        (product, "register", r#"{"name":"a\u0000b","price_cents":1,"stock":1}"#, "name: text may not contain U+0000"),
+        (product, "register", r#"{"name":"","price_cents":1,"stock":1}"#, "name: expected 1 to 500"),
+        (product, "register", r#"{"name":"a","price_cents":1000000000001,"stock":1}"#, "price_cents: expected 0 to"),
+        (
+            order,
+            "place",
+            r#"{"customer":"c","lines":[{"product":"p","quantity":0,"amount_cents":1}]}"#,
+            "lines[0].quantity",
+        ),
+        (order, "place", r#"{"customer":"c","lines":[],"ordered_at":"1997"}"#, "ordered_at: expected a time"),
+        (product, "reserve", "{", "EOF"),
+        (product, "reserve", r#"["o-1",1]"#, "expected a JSON object"),
+        (order, "place", r#"{"customer":"c","lines":[["p",1,1]]}"#, "lines[0]: invalid type: sequence"),
+        (product, "discontinue", "{} x", "trailing characters"),
+    ] {
+        let detail = detail(aggregate, command, body);
+        assert!(detail.contains(field), "{body}: {detail}");
+    }
+}
+
+#[test]
+fn an_unknown_command_is_not_a_bad_body() {
+    assert_eq!(parse(AggregateType::Order, "reserve", b"{}", Precondition::None), Err(CommandError::Unknown));
+}
+
+#[test]
+fn the_fingerprint_is_of_what_was_asked_not_of_how_it_was_written() {
+    let bare = fingerprint("register", r#"{"name":"a","price_cents":1,"stock":1}"#, Precondition::None);
+    let other = r#" { "stock" : 1, "limit_per_order": null, "price_cents": 1, "name": "\u0061" } "#;
+    assert_eq!(fingerprint("register", other, Precondition::None), bare);
+    assert_ne!(fingerprint("register", r#"{"name":"a","price_cents":1,"stock":2}"#, Precondition::None), bare);
+    assert_ne!(fingerprint("register", other, Precondition::Version(1)), bare);
+    assert_ne!(fingerprint("register", other, Precondition::Absent), bare);
+    let [release, commit] = ["release", "commit"].map(|name| fingerprint(name, r#"{"order":"o"}"#, Precondition::None));
+    assert_ne!(release, commit);
+}
+
+#[test]
+fn a_version_is_accepted_strong_or_weak_and_nothing_else_is() {
+    assert_eq!(parse_if_match("\"7\""), Some(Precondition::Version(7)));
+    assert_eq!(parse_if_match(" W/\"7\""), Some(Precondition::Version(7)));
+    for text in ["7", "*", "\"\"", "\"x\"", "\"1\", \"2\"", "\"-1\"", "\"+1\""] {
+        assert_eq!(parse_if_match(text), None, "{text}");
+    }
+    assert_eq!(parse_if_match_field("7"), Some(Precondition::Version(7)));
+}

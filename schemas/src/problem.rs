@@ -1,0 +1,214 @@
+//! Errors on the wire: RFC 9457 problem details.
+//!
+//! This is the one file of the contracts that knows status codes of errors.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// What went wrong, as far as a client can tell one case from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProblemKind {
+    InvalidRequest,
+    NotFound,
+    MethodNotAllowed,
+    Forbidden,
+    KeyExpired,
+    PreconditionFailed,
+    TooLarge,
+    UnsupportedMediaType,
+    Misdirected,
+    Rejected,
+    KeyReused,
+    Internal,
+    /// The views do not show the token's events yet.
+    NotYet,
+    Overloaded,
+    /// Nobody owns the aggregate's partition just now.
+    NoOwner,
+    /// The command may or may not have been written; a retry under its key tells.
+    OutcomeUnknown,
+    Unavailable,
+}
+
+/// The body of an error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub r#type: String,
+    pub title: &'static str,
+    pub status: u16,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub detail: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<Cow<'static, str>>,
+}
+
+impl Problem {
+    pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            r#type: format!("/problems/{}", kind.slug()),
+            title: kind.title(),
+            status: kind.status(),
+            detail: detail.into(),
+            rejection: None,
+        }
+    }
+
+    /// Refused by the rules; `rejection` is the rule's name, e.g. `out_of_stock`.
+    pub fn rejected(rejection: impl Into<Cow<'static, str>>) -> Self {
+        let rejection = rejection.into();
+        let detail = format!("the command was rejected: {rejection}");
+        Self { rejection: Some(rejection), ..Self::new(ProblemKind::Rejected, detail) }
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a problem holds nothing that JSON cannot")
+    }
+}
+
+impl ProblemKind {
+    pub const ALL: [Self; 17] = [
+        Self::InvalidRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Forbidden,
+        Self::KeyExpired,
+        Self::PreconditionFailed,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Misdirected,
+        Self::Rejected,
+        Self::KeyReused,
+        Self::Internal,
+        Self::NotYet,
+        Self::Overloaded,
+        Self::NoOwner,
+        Self::OutcomeUnknown,
+        Self::Unavailable,
+    ];
+
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest => 400,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::KeyExpired => 409,
+            Self::PreconditionFailed => 412,
+            Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::Misdirected => 421,
+            Self::Rejected | Self::KeyReused => 422,
+            Self::Internal => 500,
+            Self::NotYet | Self::Overloaded | Self::NoOwner | Self::OutcomeUnknown | Self::Unavailable => 503,
+        }
+    }
+
+    /// The last part of the problem's `type`.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid-request",
+            Self::NotFound => "not-found",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::Forbidden => "forbidden",
+            Self::KeyExpired => "idempotency-key-expired",
+            Self::PreconditionFailed => "precondition-failed",
+            Self::TooLarge => "too-large",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::Misdirected => "misdirected",
+            Self::Rejected => "rejected",
+            Self::KeyReused => "idempotency-key-reused",
+            Self::Internal => "internal",
+            Self::NotYet => "not-yet",
+            Self::Overloaded => "overloaded",
+            Self::NoOwner => "no-owner",
+            Self::OutcomeUnknown => "outcome-unknown",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request is malformed",
+            Self::NotFound => "There is no such thing",
+            Self::MethodNotAllowed => "The method does not fit the path",
+            Self::Forbidden => "The service token is missing or wrong",
+            Self::KeyExpired => "The idempotency key is too old or from the future",
+            Self::PreconditionFailed => "The condition does not hold",
+            Self::TooLarge => "The body is too large",
+            Self::UnsupportedMediaType => "The body is not of a known type",
+            Self::Misdirected => "Another instance owns this partition",
+            Self::Rejected => "The command was rejected by the rules",
+            Self::KeyReused => "The idempotency key was used for another command",
+            Self::Internal => "A fault on our side",
+            Self::NotYet => "The views are not there yet",
+            Self::Overloaded => "Too many commands wait",
+            Self::NoOwner => "No instance owns this partition just now",
+            Self::OutcomeUnknown => "The outcome is not known yet",
+            Self::Unavailable => "A part that this needs is away",
+        }
+    }
+
+    /// For a person who followed the problem's `type`.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => {
+                "A header, an id or a field of the body is not as the API says; detail names it. Mend the request; a retry of the same one fails again."
+            }
+            Self::NotFound => "The path names no route, aggregate, command, view or row.",
+            Self::MethodNotAllowed => "The path exists, for another method; Allow names it.",
+            Self::Forbidden => "The internal listener serves callers with the service token only.",
+            Self::KeyExpired => {
+                "A UUIDv7 key tells when it was made. One older than the window could name a command that is no longer remembered, so it is refused; so is one that is over 2 minutes ahead of the server's clock. Look up whether the command took effect, then send it under a new key."
+            }
+            Self::PreconditionFailed => {
+                "The aggregate is not at the version that If-Match names, or exists where If-None-Match: * wanted it absent. ETag tells the version."
+            }
+            Self::TooLarge => "A command has at most 64 KiB, a batch at most 10,000 lines and 8 MiB.",
+            Self::UnsupportedMediaType => "Commands are application/json, batches application/x-ndjson.",
+            Self::Misdirected => {
+                "The command reached an instance that does not own its partition and may not pass it on again."
+            }
+            Self::Rejected => {
+                "The rules forbid the command in the state that Consistency-Token names; rejection is the rule's name."
+            }
+            Self::KeyReused => {
+                "This aggregate took another command under the same Idempotency-Key. A key names one command with its data and condition."
+            }
+            Self::Internal => "Something broke that should not. The server's log knows more.",
+            Self::NotYet => {
+                "The views did not reach the Consistency-Token within the time of Prefer: wait. The answer's token tells how far they are. Try again, or ask with Prefer: handling=lenient."
+            }
+            Self::Overloaded => {
+                "The command was refused before anything was done. Try again after Retry-After, under the same key."
+            }
+            Self::NoOwner => "Ownership of the partition is moving. Try again after Retry-After, under the same key.",
+            Self::OutcomeUnknown => {
+                "The command was sent to the log, and no answer came in time. A retry under the same key joins it and tells its outcome."
+            }
+            Self::Unavailable => "A server that the answer needs does not respond. Try again after Retry-After.",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_has_a_path_of_its_own_and_an_explanation() {
+        let slugs: std::collections::BTreeSet<_> = ProblemKind::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), ProblemKind::ALL.len());
+        assert!(ProblemKind::ALL.iter().all(|kind| !kind.explanation().is_empty() && kind.status() >= 400));
+    }
+
+    #[test]
+    fn a_rejection_carries_its_machine_name() {
+        let json: serde_json::Value = serde_json::from_slice(&Problem::rejected("out_of_stock").to_json()).unwrap();
+        assert_eq!(json["type"], "/problems/rejected");
+        assert_eq!(json["status"], 422);
+        assert_eq!(json["rejection"], "out_of_stock");
+    }
+}
