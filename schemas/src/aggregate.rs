@@ -1,5 +1,6 @@
 //! Names of aggregates on the wire, and the partition that each lives in.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use domain::AggregateType;
@@ -51,6 +52,13 @@ impl AggregateId {
     pub fn partition(&self, partitions: u32) -> u32 {
         let bucket = xxh3_64(self.0.as_bytes()) % u64::from(partitions);
         u32::try_from(bucket).expect("a remainder of a u32 fits one")
+    }
+}
+
+/// Maps by aggregate can be asked by a name that was just read.
+impl Borrow<str> for AggregateId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

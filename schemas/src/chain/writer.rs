@@ -21,13 +21,11 @@ pub struct Writer {
     reported: BTreeMap<u64, i64>,
 }
 
-/// What a delivery report can leave open. It covers its record and all after it.
+/// A delivery report named another offset than the chain's: records of others stand among ours. It covers its
+/// record and all after it; to read the log up to and with `offset` tells what counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
-    /// Records of others stand before ours; to read the log up to and with `offset` tells what counts.
-    Displaced { offset: i64 },
-    /// No offset came: only a new claim, read back, settles what counts.
-    Unknown,
+pub struct Doubt {
+    pub offset: i64,
 }
 
 /// What the log said about an epoch in doubt.
@@ -118,7 +116,7 @@ impl Writer {
             }
             if *first.get() != self.base + i64::try_from(*first.key()).expect("fewer records than offsets") {
                 let offset = *self.reported.values().max().expect("it holds the first");
-                return Err(Doubt::Displaced { offset });
+                return Err(Doubt { offset });
             }
             self.acknowledged += 1;
             first.remove();

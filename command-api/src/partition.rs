@@ -1,0 +1,492 @@
+//! One partition of the log, as its owner: a pure state machine.
+//!
+//! Inputs are commands, delivery reports, records read from the log, and times; they come as method calls.
+//! Outputs go through [`Outside`]: records to append, reads to begin, answers. There is no I/O, no clock and no
+//! chance in here, so that tests drive the very code that runs.
+//!
+//! Invariant: commands are decided one at a time, each on all events before it: the state in memory is ahead of
+//! the log by exactly the records in flight.
+//!
+//! Invariant: nothing is answered before it is proved. An accepted command waits until its own record counts;
+//! what appended nothing waits for a record that was sent after it was decided.
+//!
+//! Invariant: in doubt it looks before it claims, and nobody hears of failure for what may have been written.
+
+mod aggregates;
+mod pending;
+mod repeats;
+
+use std::time::Duration;
+
+use domain::{Event, TimeMs};
+use schemas::aggregate::AggregateId;
+use schemas::answers::{Answer, rejection_name};
+use schemas::chain::{ChainError, Doubt, Reader, Settled, Verdict, Writer};
+use schemas::commands::Precondition;
+use schemas::events::WireEvent;
+use schemas::idempotency::IdempotencyKey;
+use schemas::record::{Claim, Commit, Epoch, Fence, Record, RecordError};
+
+use aggregates::Aggregates;
+use pending::{Pending, PendingAnswers};
+use repeats::{Repeat, Repeats};
+
+/// An instance's clock may be this far behind the partition's last record; further, it refuses commands.
+const MAX_CLOCK_LAG_MS: u64 = 60_000;
+
+/// A command on its way, with where its answer goes.
+#[derive(Debug)]
+pub struct Request<R> {
+    pub aggregate: AggregateId,
+    pub command: domain::Command,
+    pub fingerprint: u64,
+    pub precondition: Precondition,
+    pub key: IdempotencyKey,
+    pub cause: Option<Box<str>>,
+    pub trace: Option<Box<str>>,
+    pub reply: R,
+}
+
+/// Names a record in its delivery report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// Counts the claims of this machine; reports of earlier ones are void.
+    pub generation: u16,
+    /// In its epoch; 0 is the claim itself.
+    pub seq: u64,
+}
+
+/// The record did not get an offset, or its offset is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoOffset;
+
+/// The producer's queue is full: nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueFull;
+
+/// Where a read ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadTo {
+    /// The end of the log as of now.
+    End,
+    /// This offset, exclusive.
+    Offset(i64),
+}
+
+/// What the machine asks of the world.
+pub trait Outside {
+    type Reply;
+    /// Hands a record to the producer. Its report comes as [`Partition::delivered`].
+    fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull>;
+    /// Begins to read; whatever is being read is dropped. Records come as [`Partition::record`], then
+    /// [`Partition::read_ended`].
+    fn read(&mut self, from: i64, to: ReadTo);
+    fn answer(&mut self, reply: Self::Reply, answer: Answer);
+    /// A random number for a claim.
+    fn nonce(&mut self) -> u64;
+    /// Counted and logged by cause.
+    fn doubted(&mut self, cause: DoubtCause);
+    fn passed_over(&mut self, reason: schemas::chain::Passed);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DoubtCause {
+    /// A report named another offset than the chain's.
+    Displaced,
+    /// A report named none.
+    NoOffset,
+    /// A look found a hole in the chain.
+    Broken,
+}
+
+/// The log cannot be this machine's: it halts.
+#[derive(Debug, thiserror::Error)]
+pub enum HaltError {
+    #[error("the record at offset {offset} cannot be read")]
+    Record { offset: i64, source: RecordError },
+    #[error("the log does not continue what was read of it")]
+    Chain(#[from] ChainError),
+    #[error("the record at offset {offset} names an aggregate {aggregate:?} that cannot be")]
+    Aggregate { offset: i64, aggregate: String },
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Not the owner, and not about to be.
+    Idle,
+    /// Reads to the log's end before it claims.
+    CatchingUp,
+    /// Has sent, or is about to send, a claim.
+    Claiming {
+        nonce: u64,
+        sent: bool,
+    },
+    /// The claim counts at its offset; reads up to it.
+    ReadingBack {
+        epoch: Epoch,
+    },
+    Owner(Writer),
+    /// In doubt: reads what others wrote among its own.
+    Looking {
+        writer: Writer,
+        reader: Reader,
+    },
+}
+
+/// What an owner turned into, for the caller's policy on when to claim again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Idle,
+    /// On the way to own, or to know whether it still does.
+    Unsettled,
+    Owner,
+}
+
+#[derive(Debug)]
+pub struct Partition<R> {
+    partition: u32,
+    url: String,
+    generation: u16,
+    /// The nonces of its claims since it began to take over: any other claim is foreign.
+    claims: Vec<u64>,
+    phase: Phase,
+    /// Where the folded state stands in the log.
+    reader: Reader,
+    aggregates: Aggregates,
+    repeats: Repeats,
+    pending: PendingAnswers<R>,
+    /// Of the last fence that was sent.
+    fence_seq: u64,
+    last_at: TimeMs,
+    buffer: Vec<u8>,
+}
+
+impl<R> Partition<R> {
+    /// `url` is where the instance's internal listener answers; it goes into claims.
+    pub fn new(partition: u32, url: String, window: Duration) -> Self {
+        Self {
+            partition,
+            url,
+            generation: 0,
+            claims: Vec::new(),
+            phase: Phase::Idle,
+            reader: Reader::START,
+            aggregates: Aggregates::default(),
+            repeats: Repeats::new(window),
+            pending: PendingAnswers::default(),
+            fence_seq: 0,
+            last_at: TimeMs(0),
+            buffer: Vec::with_capacity(1024),
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        match self.phase {
+            Phase::Idle => Role::Idle,
+            Phase::Owner(_) => Role::Owner,
+            Phase::CatchingUp | Phase::Claiming { .. } | Phase::ReadingBack { .. } | Phase::Looking { .. } => {
+                Role::Unsettled
+            }
+        }
+    }
+
+    /// Commands whose answer waits for a report.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub fn resident_aggregates(&self) -> usize {
+        self.aggregates.len()
+    }
+
+    /// Wants to own the partition: reads it to its end, then claims it.
+    pub fn take_over(&mut self, out: &mut impl Outside<Reply = R>) {
+        if matches!(self.phase, Phase::Idle) {
+            self.claims.clear();
+            self.catch_up(out);
+        }
+    }
+
+    /// Decides a command. Only an owner can; the caller keeps commands back while [`Self::role`] says otherwise.
+    pub fn command(&mut self, request: Request<R>, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        let Phase::Owner(_) = self.phase else { return out.answer(request.reply, Answer::Misdirected) };
+        self.repeats.expire(now);
+        if let Some(repeat) = self.repeats.get(&request.aggregate, request.key.as_str()) {
+            let answer = repeat.answer(self.partition, request.fingerprint);
+            return self.prove(request, answer);
+        }
+        if self.last_at.0 > now.0 + MAX_CLOCK_LAG_MS {
+            let detail = "the clock of this instance is over a minute behind the log".into();
+            return out.answer(request.reply, Answer::Overloaded { detail });
+        }
+        let (version, position) = self.aggregates.version(&request.aggregate);
+        let position = (self.partition, position);
+        if !holds(request.precondition, version) {
+            return self.prove(request, Answer::PreconditionFailed { version, position });
+        }
+        let at = now.max(self.last_at);
+        match self.aggregates.decide(&request.aggregate, &request.command, at) {
+            Ok(events) if events.is_empty() => {
+                self.prove(request, Answer::Accepted { version, events: vec![], position, replayed: false });
+            }
+            Ok(events) => self.append(request, &events, at, out),
+            Err(rejection) => {
+                let rejection = rejection_name(&rejection).into();
+                self.prove(request, Answer::Rejected { rejection, version, position });
+            }
+        }
+    }
+
+    /// A delivery report.
+    pub fn delivered(&mut self, ticket: Ticket, report: Result<i64, NoOffset>, out: &mut impl Outside<Reply = R>) {
+        if ticket.generation != self.generation {
+            return;
+        }
+        match (&mut self.phase, report) {
+            (Phase::Claiming { nonce, .. }, Ok(offset)) if ticket.seq == 0 => {
+                let epoch = Epoch { claim: offset, nonce: *nonce };
+                self.phase = Phase::ReadingBack { epoch };
+                out.read(self.reader.next_offset, ReadTo::Offset(offset + 1));
+            }
+            // The claim may stand in the log nevertheless; the next one ends its epoch.
+            (Phase::Claiming { .. }, Err(NoOffset)) => self.doubt(DoubtCause::NoOffset, out),
+            (Phase::Owner(writer), Ok(offset)) => match writer.delivered(ticket.seq, offset) {
+                Ok(()) => self.answer_proven(out),
+                Err(doubt) => self.look(doubt, out),
+            },
+            // What the look leaves open shows when it ends.
+            (Phase::Looking { writer, .. }, Ok(offset)) => {
+                let _ = writer.delivered(ticket.seq, offset);
+            }
+            (Phase::Owner(_) | Phase::Looking { .. }, Err(NoOffset)) => self.doubt(DoubtCause::NoOffset, out),
+            (Phase::Idle | Phase::CatchingUp | Phase::Claiming { .. } | Phase::ReadingBack { .. }, _) => {}
+        }
+    }
+
+    /// A record of the read that [`Outside::read`] began.
+    pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Outside<Reply = R>) -> Result<(), HaltError> {
+        let record = Record::decode(value).map_err(|source| HaltError::Record { offset, source })?;
+        if let Phase::Looking { reader, .. } = &mut self.phase {
+            if let Verdict::PassedOver(reason) = reader.read(offset, record.as_ref())? {
+                out.passed_over(reason);
+            }
+            return Ok(());
+        }
+        match (self.reader.read(offset, record.as_ref())?, record) {
+            (Verdict::Counts, Some(Record::Commit(commit))) => self.fold(offset, &commit),
+            (Verdict::PassedOver(reason), _) => {
+                out.passed_over(reason);
+                Ok(())
+            }
+            (Verdict::Counts | Verdict::Claimed(_), _) => Ok(()),
+        }
+    }
+
+    /// Everything that was asked for was read.
+    pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::CatchingUp if self.is_deposed() => self.step_down(out),
+            Phase::CatchingUp => self.claim(out),
+            Phase::ReadingBack { epoch } => {
+                self.phase = Phase::Owner(Writer::new(epoch));
+                self.fence_seq = 0;
+                self.settle_pending(now, out);
+            }
+            Phase::Looking { writer, reader } => self.looked(writer, &reader, out),
+            phase @ (Phase::Idle | Phase::Claiming { .. } | Phase::Owner(_)) => self.phase = phase,
+        }
+    }
+
+    /// The end of a turn: sends what the commands of this turn share. While one fence is in flight the next
+    /// waits for it, so that a storm of rejections shares a few.
+    pub fn end_turn(&mut self, out: &mut impl Outside<Reply = R>) {
+        if let Phase::Claiming { sent: false, .. } = self.phase {
+            self.send_claim(out);
+        }
+        let Phase::Owner(writer) = &mut self.phase else { return };
+        let wanted = self.pending.last_needed() > writer.last_sent();
+        if !wanted || self.fence_seq > writer.acknowledged() {
+            return;
+        }
+        let (epoch, seq) = (writer.epoch(), writer.next_seq());
+        self.buffer.clear();
+        Record::Fence(Fence { epoch, seq }).encode(&mut self.buffer);
+        if out.append("", &self.buffer, Ticket { generation: self.generation, seq }).is_ok() {
+            self.fence_seq = writer.sent();
+        }
+    }
+
+    fn append(&mut self, request: Request<R>, events: &[Event], at: TimeMs, out: &mut impl Outside<Reply = R>) {
+        let Phase::Owner(writer) = &mut self.phase else { unreachable!("only an owner decides") };
+        let seq = writer.next_seq();
+        let version = self.aggregates.version(&request.aggregate).0 + events.len() as u64;
+        let events_on_wire: Vec<_> = events.iter().map(WireEvent::newest).collect();
+        let names: Vec<_> = events_on_wire.iter().map(WireEvent::name).collect();
+        self.buffer.clear();
+        let commit = Commit {
+            epoch: writer.epoch(),
+            seq,
+            command_id: request.key.as_str().into(),
+            at_ms: at.0,
+            aggregate: request.aggregate.as_str().into(),
+            version,
+            events: events_on_wire,
+            fingerprint: request.fingerprint,
+            cause: request.cause.as_deref().map(Into::into),
+            trace: request.trace.as_deref().map(Into::into),
+        };
+        Record::Commit(commit).encode(&mut self.buffer);
+        let ticket = Ticket { generation: self.generation, seq };
+        if out.append(request.aggregate.as_str(), &self.buffer, ticket).is_err() {
+            let detail = "too many records wait for the log".into();
+            return out.answer(request.reply, Answer::Overloaded { detail });
+        }
+        writer.sent();
+        let offset = writer.offset_of(seq);
+        self.last_at = at;
+        self.aggregates.apply(&request.aggregate, events, version, offset);
+        let repeat = Repeat { offset, fingerprint: request.fingerprint, version, events: names.into() };
+        let answer = repeat.accepted(self.partition);
+        self.repeats.insert(&request.aggregate, request.key.as_str(), at, repeat);
+        self.pending.push(Pending { needs: seq, appended: true, answer, request });
+    }
+
+    /// Nothing to append: the answer waits for the next record.
+    fn prove(&mut self, request: Request<R>, answer: Answer) {
+        let Phase::Owner(writer) = &self.phase else { unreachable!("only an owner decides") };
+        self.pending.push(Pending { needs: writer.next_seq(), appended: false, answer, request });
+    }
+
+    fn answer_proven(&mut self, out: &mut impl Outside<Reply = R>) {
+        let Phase::Owner(writer) = &self.phase else { return };
+        while let Some(proven) = self.pending.pop_proven(writer.acknowledged()) {
+            out.answer(proven.request.reply, proven.answer);
+        }
+    }
+
+    /// Others' records stand among ours: reads on from what is acknowledged, to the offset that tells.
+    fn look(&mut self, doubt: Doubt, out: &mut impl Outside<Reply = R>) {
+        let Phase::Owner(writer) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("only an owner has records of its own")
+        };
+        out.doubted(DoubtCause::Displaced);
+        let Doubt { offset } = doubt;
+        let reader = writer.reader();
+        out.read(reader.next_offset, ReadTo::Offset(offset + 1));
+        self.phase = Phase::Looking { writer, reader };
+    }
+
+    fn looked(&mut self, mut writer: Writer, reader: &Reader, out: &mut impl Outside<Reply = R>) {
+        let (base, proven) = (writer.offset_of(0), writer.offset_of(writer.acknowledged()));
+        let settled = writer.settle(reader);
+        self.move_positions(proven, writer.offset_of(0) - base);
+        match settled {
+            Ok(Settled::Deposed) => self.catch_up(out),
+            Ok(Settled::Broken) => self.doubt(DoubtCause::Broken, out),
+            Ok(Settled::Continues) => {
+                self.phase = Phase::Owner(writer);
+                self.answer_proven(out);
+            }
+            Err(doubt) => {
+                self.phase = Phase::Owner(writer);
+                self.answer_proven(out);
+                self.look(doubt, out);
+            }
+        }
+    }
+
+    /// What was decided in this epoch may not count, and the state in memory holds it: fold the log anew, look
+    /// for a foreign claim on the way, claim if there is none.
+    fn doubt(&mut self, cause: DoubtCause, out: &mut impl Outside<Reply = R>) {
+        out.doubted(cause);
+        self.catch_up(out);
+    }
+
+    fn catch_up(&mut self, out: &mut impl Outside<Reply = R>) {
+        self.reader = Reader::START;
+        self.aggregates.clear();
+        self.repeats.clear();
+        self.last_at = TimeMs(0);
+        self.phase = Phase::CatchingUp;
+        out.read(self.reader.next_offset, ReadTo::End);
+    }
+
+    fn is_deposed(&self) -> bool {
+        let foreign = |epoch: Epoch| !self.claims.contains(&epoch.nonce);
+        !self.claims.is_empty() && self.reader.epoch.is_some_and(foreign)
+    }
+
+    fn claim(&mut self, out: &mut impl Outside<Reply = R>) {
+        let nonce = out.nonce();
+        self.claims.push(nonce);
+        self.generation = self.generation.wrapping_add(1);
+        self.phase = Phase::Claiming { nonce, sent: false };
+        self.send_claim(out);
+    }
+
+    fn send_claim(&mut self, out: &mut impl Outside<Reply = R>) {
+        let Phase::Claiming { nonce, sent } = &mut self.phase else { return };
+        self.buffer.clear();
+        Record::Claim(Claim { nonce: *nonce, url: self.url.as_str().into() }).encode(&mut self.buffer);
+        *sent = out.append("", &self.buffer, Ticket { generation: self.generation, seq: 0 }).is_ok();
+    }
+
+    /// A foreign claim ended the epoch, and the log was read past it: what counts is known for ever.
+    fn step_down(&mut self, out: &mut impl Outside<Reply = R>) {
+        self.phase = Phase::Idle;
+        for Pending { request, .. } in self.pending.take() {
+            let answer = self.counted(&request).unwrap_or(Answer::NoOwner);
+            out.answer(request.reply, answer);
+        }
+    }
+
+    /// The owner again, after doubt: what counts is answered, what does not is decided anew.
+    fn settle_pending(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        for Pending { request, appended, .. } in self.pending.take() {
+            match self.counted(&request).filter(|_| appended) {
+                Some(answer) => out.answer(request.reply, answer),
+                None => self.command(request, now, out),
+            }
+        }
+    }
+
+    fn counted(&self, request: &Request<R>) -> Option<Answer> {
+        let repeat = self.repeats.get(&request.aggregate, request.key.as_str())?;
+        (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
+    }
+
+    /// Others' records took offsets among ours: what was expected behind `proven` stands up to `shift` later.
+    /// A position that names too late an offset asks a reader for more than it must; too early a one would lie.
+    fn move_positions(&mut self, proven: i64, shift: i64) {
+        if shift != 0 {
+            self.aggregates.move_positions(proven, shift);
+            self.repeats.move_positions(proven, shift);
+            self.pending.move_positions(proven, shift);
+        }
+    }
+
+    fn fold(&mut self, offset: i64, commit: &Commit<'_>) -> Result<(), HaltError> {
+        let aggregate = self
+            .aggregates
+            .name(&commit.aggregate)
+            .ok_or_else(|| HaltError::Aggregate { offset, aggregate: commit.aggregate.to_string() })?;
+        let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
+        self.aggregates.apply(&aggregate, &events, commit.version, offset);
+        self.last_at = self.last_at.max(TimeMs(commit.at_ms));
+        let events = commit.events.iter().map(WireEvent::name).collect();
+        let repeat = Repeat { offset, fingerprint: commit.fingerprint, version: commit.version, events };
+        self.repeats.insert(&aggregate, &commit.command_id, TimeMs(commit.at_ms), repeat);
+        Ok(())
+    }
+}
+
+fn holds(precondition: Precondition, version: u64) -> bool {
+    match precondition {
+        Precondition::None => true,
+        Precondition::Version(wanted) => wanted == version,
+        Precondition::Absent => version == 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;
