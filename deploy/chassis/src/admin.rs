@@ -1,0 +1,240 @@
+//! The admin server: `/livez`, `/readyz`, `/metrics` and `/buildinfo`, for operators only.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Map, Value, json};
+
+use crate::http::{self, Limits};
+use crate::readiness::Readiness;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Telemetry;
+
+/// How long a scrape in flight may take when the server is stopped.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// More than any prober and scraper needs; it keeps a mistake from using up the process's files.
+const MAX_CONNECTIONS: usize = 64;
+
+/// A bound admin server that does not serve yet.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    router: Router,
+    about: About,
+}
+
+/// What the routes tell of.
+#[derive(Debug, Clone)]
+struct About {
+    service: &'static str,
+    readiness: Readiness,
+    telemetry: Telemetry,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("the admin server could not listen on {addr}")]
+    Bind {
+        addr: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the admin server's thread could not be started")]
+    Start(#[source] io::Error),
+}
+
+impl AdminServer {
+    /// Listens on `addr`; port 0 takes any free one.
+    pub fn bind(
+        addr: SocketAddr,
+        service: &'static str,
+        readiness: Readiness,
+        telemetry: &Telemetry,
+    ) -> Result<Self, AdminError> {
+        let bound = TcpListener::bind(addr).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((listener.local_addr()?, listener))
+        });
+        let (local_addr, listener) = bound.map_err(|source| AdminError::Bind { addr, source })?;
+        let about = About { service, readiness, telemetry: telemetry.clone() };
+        Ok(Self { listener, local_addr, router: Router::new(), about })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Adds a service's own admin routes. They run on the admin server's runtime: a client connection that a handler
+    /// opens lives there, so handlers ask the service's tasks over channels instead of opening any.
+    ///
+    /// # Panics
+    /// Where a route is there already.
+    pub fn merge(mut self, routes: Router) -> Self {
+        self.router = self.router.merge(routes);
+        self
+    }
+
+    /// Serves on a thread and a runtime of its own, so that it answers while the main runtime is overloaded.
+    ///
+    /// It goes on after shutdown was asked for, so that a drain can be watched: from then on `/readyz` says 503, which
+    /// takes the instance out of load balancing. [`AdminHandle::stop`] ends it.
+    pub fn serve(self, shutdown: Shutdown) -> Result<AdminHandle, AdminError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Start)?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(self.listener).map_err(AdminError::Start)?
+        };
+        let router = routes(self.about, shutdown).merge(self.router);
+        let limits = Limits { max_connections: MAX_CONNECTIONS, ..Limits::new(GRACE) };
+        let stop = Shutdown::new();
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                runtime.block_on(http::serve(listener, router, limits, stopped));
+            })
+            .map_err(AdminError::Start)?;
+        Ok(AdminHandle { stop, thread: Some(thread) })
+    }
+}
+
+/// A serving admin server. Dropping it asks the server to end without waiting for that.
+#[derive(Debug)]
+#[must_use = "dropping it ends the admin server"]
+pub struct AdminHandle {
+    stop: Shutdown,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AdminHandle {
+    /// Ends the server and joins its thread, within about a second. Call it last, after the drain.
+    pub async fn stop(mut self) {
+        self.stop.trigger();
+        let Some(thread) = self.thread.take() else { return };
+        // Joining blocks, and the thread may still be answering a scrape.
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the admin server's thread panicked");
+        }
+    }
+}
+
+impl Drop for AdminHandle {
+    fn drop(&mut self) {
+        self.stop.trigger();
+    }
+}
+
+fn routes(about: About, shutdown: Shutdown) -> Router {
+    Router::new()
+        .route("/livez", get("ok"))
+        .route("/readyz", get(readyz).with_state((about.readiness, shutdown)))
+        .route("/metrics", get(metrics).with_state(about.telemetry))
+        .route("/buildinfo", get(buildinfo).with_state(about.service))
+}
+
+async fn readyz(State((readiness, shutdown)): State<(Readiness, Shutdown)>) -> Response {
+    let reasons = readiness.state().into_iter().map(|(name, reason)| (name.to_owned(), Value::from(reason)));
+    let mut waiting: Map<String, Value> = reasons.collect();
+    if shutdown.is_requested() {
+        waiting.insert("shutdown".to_owned(), Value::from("draining"));
+    }
+    if waiting.is_empty() {
+        Json(json!({ "ready": true })).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "waiting": waiting }))).into_response()
+    }
+}
+
+async fn metrics(State(telemetry): State<Telemetry>) -> Response {
+    match telemetry.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the metrics cannot be shown");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn buildinfo(State(service): State<&'static str>) -> Json<Value> {
+    let mut info = json!({
+        "service": service,
+        "version": env!("CARGO_PKG_VERSION"),
+        "rustc": env!("CHASSIS_RUSTC"),
+        "profile": env!("CHASSIS_PROFILE"),
+    });
+    if let Some(commit) = option_env!("GIT_COMMIT") {
+        info["commit"] = Value::from(commit);
+    }
+    Json(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// Blocking, so that a test's own runtime stands still meanwhile: the admin server must answer all the same.
+    fn get_blocking(address: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn bind(readiness: &Readiness, telemetry: &Telemetry) -> AdminServer {
+        AdminServer::bind(([127, 0, 0, 1], 0).into(), "test-service", readiness.clone(), telemetry).unwrap()
+    }
+
+    #[tokio::test]
+    async fn it_answers_while_the_main_runtime_stands_still() {
+        let telemetry = Telemetry::new("test-service").unwrap();
+        telemetry.meter().u64_counter("commands").build().add(1, &[]);
+        let server = bind(&Readiness::new(), &telemetry).merge(Router::new().route("/own", get("mine")));
+        let address = server.local_addr();
+        let handle = server.serve(Shutdown::new()).unwrap();
+        assert_eq!(get_blocking(address, "/livez"), (200, "ok".to_owned()));
+        assert_eq!(get_blocking(address, "/own"), (200, "mine".to_owned()));
+        assert!(get_blocking(address, "/metrics").1.contains("commands_total 1"));
+        let info: Value = serde_json::from_str(&get_blocking(address, "/buildinfo").1).unwrap();
+        assert_eq!(info["service"], "test-service");
+        assert!(info["rustc"].as_str().unwrap().starts_with("rustc "));
+        assert_eq!(get_blocking(address, "/nowhere").0, 404);
+        handle.stop().await;
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn readyz_says_what_is_missing_and_turns_with_it() {
+        let readiness = Readiness::new();
+        let kafka = readiness.condition("kafka");
+        let server = bind(&readiness, &Telemetry::new("test-service").unwrap());
+        let address = server.local_addr();
+        let shutdown = Shutdown::new();
+        let handle = server.serve(shutdown.clone()).unwrap();
+        kafka.waiting("no broker answers");
+        let waiting = r#"{"ready":false,"waiting":{"kafka":"no broker answers"}}"#;
+        assert_eq!(get_blocking(address, "/readyz"), (503, waiting.to_owned()));
+        kafka.ready();
+        assert_eq!(get_blocking(address, "/readyz"), (200, r#"{"ready":true}"#.to_owned()));
+        shutdown.trigger();
+        let draining = r#"{"ready":false,"waiting":{"shutdown":"draining"}}"#;
+        assert_eq!(get_blocking(address, "/readyz"), (503, draining.to_owned()));
+        assert_eq!(get_blocking(address, "/livez").0, 200);
+        handle.stop().await;
+    }
+}

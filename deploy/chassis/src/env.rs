@@ -1,0 +1,217 @@
+//! The process's environment, read once.
+
+use std::any::type_name;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A snapshot of the environment: later changes of the process's variables do not show.
+///
+/// A variable that is set to nothing counts as unset. Its `Debug` shows names only.
+#[derive(Clone, Default)]
+pub struct Env {
+    variables: BTreeMap<String, OsString>,
+}
+
+/// Why a variable cannot be used. It never carries the variable's value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvError {
+    #[error("{name} must be set (expected: {expected})")]
+    Missing { name: String, expected: &'static str },
+    #[error("{name} is set, but not to what is expected: {expected} ({reason})")]
+    Unparsable { name: String, expected: &'static str, reason: String },
+}
+
+impl Env {
+    /// The variables of this process as they are now. Those whose names are not UTF-8 are left out: no name that we
+    /// look up is such.
+    pub fn process() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        Self { variables: variables.collect() }
+    }
+
+    /// The value, or `None` where it is unset or empty.
+    ///
+    /// The parser's own message becomes part of the error: a type whose values are secret must not repeat its input
+    /// there ([`Secret`] cannot fail).
+    pub fn optional<T>(&self, name: &str) -> Result<Option<T>, EnvError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        self.parse(name, expected::<T>(), |text| text.parse::<T>().map_err(|error| error.to_string()))
+    }
+
+    /// The value, or `default` where it is unset or empty.
+    pub fn or<T>(&self, name: &str, default: T) -> Result<T, EnvError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        Ok(self.optional(name)?.unwrap_or(default))
+    }
+
+    /// The value; unset and empty are errors.
+    pub fn required<T>(&self, name: &str) -> Result<T, EnvError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        self.optional(name)?.ok_or_else(|| EnvError::Missing { name: name.to_owned(), expected: expected::<T>() })
+    }
+
+    /// A duration written as a whole number of milliseconds.
+    pub fn millis_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
+        self.duration_or(name, "a whole number of milliseconds", Duration::from_millis, default)
+    }
+
+    /// A duration written as a whole number of seconds.
+    pub fn secs_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
+        self.duration_or(name, "a whole number of seconds", Duration::from_secs, default)
+    }
+
+    fn duration_or(
+        &self,
+        name: &str,
+        expected: &'static str,
+        unit: fn(u64) -> Duration,
+        default: Duration,
+    ) -> Result<Duration, EnvError> {
+        let number = self.parse(name, expected, |text| text.parse::<u64>().map_err(|error| error.to_string()))?;
+        Ok(number.map_or(default, unit))
+    }
+
+    fn parse<T>(
+        &self,
+        name: &str,
+        expected: &'static str,
+        parser: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, EnvError> {
+        let Some(value) = self.variables.get(name).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        let text = value.to_str().ok_or_else(|| "not UTF-8".to_owned());
+        match text.and_then(parser) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(reason) => Err(EnvError::Unparsable { name: name.to_owned(), expected, reason }),
+        }
+    }
+}
+
+impl<K: Into<String>, V: Into<OsString>, const N: usize> From<[(K, V); N]> for Env {
+    fn from(variables: [(K, V); N]) -> Self {
+        variables.into_iter().collect()
+    }
+}
+
+impl<K: Into<String>, V: Into<OsString>> FromIterator<(K, V)> for Env {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        Self { variables: variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect() }
+    }
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
+/// The type's own name without its path, which says enough to whoever sets the variable: `u16`, `SocketAddr`.
+fn expected<T>() -> &'static str {
+    let name = type_name::<T>();
+    name.rsplit("::").next().unwrap_or(name)
+}
+
+/// A text that neither `Debug` nor `Display` shows: passwords, tokens, URLs that carry them.
+///
+/// It has no `PartialEq` on purpose: `==` stops at the first difference, and its duration tells how far a guess is
+/// right.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that hands it to a server.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<S: Into<String>> From<S> for Secret {
+    fn from(text: S) -> Self {
+        Self(text.into())
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn unset_and_empty_variables_take_the_default() {
+        let env = Env::from([("EMPTY", "")]);
+        assert_eq!(env.or("EMPTY", 7_u16), Ok(7));
+        assert_eq!(env.or("UNSET", 7_u16), Ok(7));
+        assert_eq!(env.optional::<u16>("UNSET"), Ok(None));
+        assert_eq!(env.millis_or("UNSET", Duration::from_secs(1)), Ok(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn set_variables_are_parsed() {
+        let env = Env::from([("PORT", "8081"), ("GRACE_MS", "250"), ("WINDOW_SECS", "900")]);
+        assert_eq!(env.or("PORT", 1_u16), Ok(8081));
+        assert_eq!(env.required::<String>("PORT"), Ok("8081".to_owned()));
+        assert_eq!(env.millis_or("GRACE_MS", Duration::ZERO), Ok(Duration::from_millis(250)));
+        assert_eq!(env.secs_or("WINDOW_SECS", Duration::ZERO), Ok(Duration::from_secs(900)));
+    }
+
+    #[test]
+    fn an_unparsable_variable_never_defaults_and_its_value_is_not_shown() {
+        let env = Env::from([("PORT", "eighty"), ("GRACE_MS", "-3")]);
+        let port = env.or("PORT", 1_u16).unwrap_err().to_string();
+        assert_eq!(port, "PORT is set, but not to what is expected: u16 (invalid digit found in string)");
+        let grace = env.millis_or("GRACE_MS", Duration::ZERO).unwrap_err().to_string();
+        assert!(grace.starts_with("GRACE_MS is set, but not to what is expected: a whole number of milliseconds"));
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf8_never_defaults() {
+        let env = Env::from([("NAME", OsString::from_vec(vec![0xff]))]);
+        assert!(matches!(env.or("NAME", String::new()), Err(EnvError::Unparsable { .. })));
+    }
+
+    #[test]
+    fn a_required_variable_that_is_missing_is_named() {
+        let error = Env::default().required::<Secret>("POSTGRES_URL").unwrap_err();
+        assert_eq!(error.to_string(), "POSTGRES_URL must be set (expected: Secret)");
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let env = Env::from([("SERVICE_TOKEN", "hunter2")]);
+        let secret = env.required::<Secret>("SERVICE_TOKEN").unwrap();
+        assert_eq!(format!("{secret} {secret:?} {env:?}"), "*** *** {\"SERVICE_TOKEN\"}");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+}

@@ -1,0 +1,234 @@
+//! Serves a router over HTTP/1.1.
+//!
+//! `axum::serve` is not used: it has no limit on the time to read a request's head, none on the number of connections,
+//! and no end to its graceful shutdown. What is missing here too: TLS and HTTP/2 (the edge ends both), a limit on the
+//! time that a request's body or an answer takes (handlers bound what they await; the edge bounds what it passes on),
+//! and tracking of upgraded connections (their owner ends them).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::shutdown::Shutdown;
+
+/// Enough for an edge that keeps connections alive; a process's default limit of open files is often lower, and running
+/// into that only pauses accepting.
+pub const MAX_CONNECTIONS: usize = 10_000;
+
+/// From a connection's last answer (or its start) to the end of the next request's head, so it closes slow senders and
+/// idle connections alike. Longer than the 60 s for which nginx keeps an idle upstream connection: the side that sends
+/// requests should be the one that closes, or a request may meet a closing connection.
+pub const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A connection's read buffer grows no further, and a request's head must fit in it. hyper's default is 400 KiB, which
+/// many connections would turn into much memory.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long accepting pauses after an error that is not one connection's own, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The bounds of one server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections above this number wait in the kernel's queue.
+    pub max_connections: usize,
+    /// See [`HEAD_READ_TIMEOUT`].
+    pub head_read_timeout: Duration,
+    /// How long requests in flight may take after shutdown was asked for.
+    pub grace: Duration,
+}
+
+impl Limits {
+    /// The usual limits, with the given grace.
+    pub fn new(grace: Duration) -> Self {
+        Self { max_connections: MAX_CONNECTIONS, head_read_timeout: HEAD_READ_TIMEOUT, grace }
+    }
+}
+
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// Connections that were still busy when the grace was over, and were cut off.
+    pub cut: usize,
+}
+
+/// Serves until shutdown is asked for: then it refuses new connections, closes idle ones, lets requests in flight
+/// finish within the grace, and returns when every connection's task is joined.
+///
+/// Answers leave at once (TCP_NODELAY). Dropping the future cuts all connections.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: Shutdown) -> Served {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => break,
+            Some(ended) = connections.join_next() => log_panic(ended),
+            (stream, peer) = accept(&listener), if connections.len() < limits.max_connections => {
+                connections.spawn(connection(stream, peer, router.clone(), limits.head_read_timeout, shutdown.clone()));
+            }
+        }
+    }
+    // New connections are refused from here on, not left unanswered.
+    drop(listener);
+    let all_closed = tokio::time::timeout(limits.grace, async {
+        while let Some(ended) = connections.join_next().await {
+            log_panic(ended);
+        }
+    });
+    // Whether the time ran out shows in the number that is left.
+    let _in_time = all_closed.await;
+    let cut = connections.len();
+    connections.shutdown().await;
+    Served { cut }
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(error = %error, "connections cannot be accepted for now");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    head_read_timeout: Duration,
+    shutdown: Shutdown,
+) {
+    // It fails only on a connection that is gone already, which the first read tells.
+    let _gone = stream.set_nodelay(true);
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_read_timeout)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.requested() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %peer, error = %error, "a connection ended early");
+    }
+}
+
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(error = %error, "a request handler panicked, its connection is closed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHandle<Served>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::new();
+        (address, shutdown.clone(), tokio::spawn(serve(listener, router, limits, shutdown)))
+    }
+
+    async fn send(address: SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn read_to_end(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        tokio::time::timeout(SOON, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+        text
+    }
+
+    /// A route that says when a request is in it, and answers when it is told to.
+    fn held_route() -> (Router, mpsc::UnboundedReceiver<()>, Shutdown) {
+        let (entered, entries) = mpsc::unbounded_channel();
+        let release = Shutdown::new();
+        let released = release.clone();
+        let handler = async move || {
+            entered.send(()).unwrap();
+            released.requested().await;
+            "done"
+        };
+        (Router::new().route("/", get(handler)), entries, release)
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_finish_and_idle_connections_close() {
+        let (router, mut entries, release) = held_route();
+        let (address, shutdown, server) = start(router, Limits::new(SOON)).await;
+        let silent = send(address, "").await;
+        let busy = send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        entries.recv().await.unwrap();
+        shutdown.trigger();
+        assert_eq!(read_to_end(silent).await, "");
+        release.trigger();
+        assert!(read_to_end(busy).await.ends_with("done"));
+        assert_eq!(server.await.unwrap(), Served { cut: 0 });
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_outlives_the_grace_is_cut_and_counted() {
+        let (router, mut entries, _never_released) = held_route();
+        let (address, shutdown, server) = start(router, Limits::new(Duration::from_millis(50))).await;
+        let _busy = send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        entries.recv().await.unwrap();
+        shutdown.trigger();
+        assert_eq!(server.await.unwrap(), Served { cut: 1 });
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_closes_its_connection() {
+        let limits = Limits { head_read_timeout: Duration::from_millis(50), ..Limits::new(SOON) };
+        let (address, _shutdown, _server) = start(Router::new(), limits).await;
+        let slow = send(address, "GET / HTTP/1.1\r\nhost:").await;
+        read_to_end(slow).await;
+    }
+
+    #[tokio::test]
+    async fn connections_above_the_limit_wait_for_room() {
+        let limits = Limits { max_connections: 1, ..Limits::new(SOON) };
+        let (router, mut entries, release) = held_route();
+        let (address, _shutdown, _server) = start(router, limits).await;
+        let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let first = send(address, request).await;
+        entries.recv().await.unwrap();
+        let second = send(address, request).await;
+        assert!(tokio::time::timeout(Duration::from_millis(50), entries.recv()).await.is_err());
+        release.trigger();
+        assert!(read_to_end(first).await.ends_with("done"));
+        assert!(read_to_end(second).await.ends_with("done"));
+    }
+}

@@ -1,0 +1,151 @@
+//! Logs, once a process; metrics, once an instance.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::env::{Env, EnvError};
+
+/// Upper bounds of latency histograms, in seconds: fine where a command's latency lies (0.3 to 25 ms), and wide enough
+/// to show a broker's fail-over.
+pub const LATENCY_BUCKETS_SECS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Turns structured logs on, on standard error: standard output belongs to the answers of subcommands.
+///
+/// `LOG` is a tracing filter (default `info`), `LOG_FORMAT` is `json` (default, one object a line) or `text`. Done
+/// again in the same process it checks both and changes nothing, so that every test may call it.
+///
+/// # Errors
+/// [`EnvError`] where either variable cannot be parsed.
+pub fn init_logs(env: &Env) -> Result<(), EnvError> {
+    let filter = env.or("LOG", EnvFilter::new("info"))?;
+    let format = env.or("LOG_FORMAT", LogFormat::Json)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    // The one error is that the process has a subscriber already.
+    let _already_on = match format {
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
+    };
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+impl FromStr for LogFormat {
+    type Err = UnknownLogFormat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(UnknownLogFormat),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct UnknownLogFormat;
+
+impl fmt::Display for UnknownLogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is json or text")
+    }
+}
+
+/// The metrics of one instance of a service, in a registry of their own. Cloning is cheap and shares them.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    service: &'static str,
+    registry: Registry,
+    provider: SdkMeterProvider,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("metrics could not be set up")]
+    SetUp(#[source] OTelSdkError),
+    #[error("metrics could not be written as text")]
+    Render(#[source] prometheus::Error),
+}
+
+impl Telemetry {
+    /// Metrics of `service`. Scope labels and `target_info` are left out: each series would repeat what the scraper
+    /// knows of its target anyway.
+    pub fn new(service: &'static str) -> Result<Self, TelemetryError> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .map_err(TelemetryError::SetUp)?;
+        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        Ok(Self { service, registry, provider })
+    }
+
+    /// Makes instruments. An instrument belongs to this instance for as long as any clone of it lives.
+    pub fn meter(&self) -> Meter {
+        self.provider.meter(self.service)
+    }
+
+    /// A histogram of durations in seconds, with [`LATENCY_BUCKETS_SECS`]. Prometheus sees it as `<name>_seconds`.
+    pub fn latency_histogram(&self, name: &'static str, description: &'static str) -> Histogram<f64> {
+        self.meter()
+            .f64_histogram(name)
+            .with_description(description)
+            .with_unit("s")
+            .with_boundaries(LATENCY_BUCKETS_SECS.to_vec())
+            .build()
+    }
+
+    /// All metrics as they are now, in Prometheus's text format.
+    pub fn render(&self) -> Result<String, TelemetryError> {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).map_err(TelemetryError::Render)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_of_two_instances_do_not_mix() {
+        let [one, other] = [Telemetry::new("one").unwrap(), Telemetry::new("other").unwrap()];
+        one.meter().u64_counter("commands").build().add(3, &[]);
+        assert!(one.render().unwrap().contains("\ncommands_total 3\n"), "{}", one.render().unwrap());
+        assert_eq!(other.render().unwrap(), "");
+    }
+
+    #[test]
+    fn a_latency_is_shown_in_seconds_and_without_scope_or_target() {
+        let telemetry = Telemetry::new("one").unwrap();
+        telemetry.latency_histogram("command_duration", "From request to answer.").record(0.002, &[]);
+        let text = telemetry.render().unwrap();
+        assert!(text.contains("command_duration_seconds_bucket{le=\"0.001\"} 0\n"), "{text}");
+        assert!(text.contains("command_duration_seconds_bucket{le=\"0.0025\"} 1\n"), "{text}");
+        assert!(!text.contains("otel_scope") && !text.contains("target_info"), "{text}");
+    }
+
+    #[test]
+    fn logs_may_be_turned_on_twice_but_never_wrongly() {
+        let env = Env::from([("LOG", "warn,chassis=debug"), ("LOG_FORMAT", "text")]);
+        init_logs(&env).unwrap();
+        init_logs(&env).unwrap();
+        assert!(init_logs(&Env::from([("LOG_FORMAT", "xml")])).is_err());
+        assert!(init_logs(&Env::from([("LOG", "chassis=loud")])).is_err());
+    }
+}
