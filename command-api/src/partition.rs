@@ -195,8 +195,13 @@ impl<R> Partition<R> {
         self.pending.len()
     }
 
-    pub fn resident_aggregates(&self) -> usize {
-        self.aggregates.len()
+    /// Whether something waits for another try, though nothing comes in.
+    pub fn wants_turn(&self) -> bool {
+        match &self.phase {
+            Phase::Owner(writer) => self.pending.last_needed() > writer.last_sent(),
+            Phase::Claiming { sent, .. } => !sent,
+            Phase::Idle | Phase::CatchingUp | Phase::ReadingBack { .. } | Phase::Looking { .. } => false,
+        }
     }
 
     /// Wants to own the partition: reads it to its end, then claims it.

@@ -19,10 +19,14 @@ pub struct KeyError;
 impl IdempotencyKey {
     /// From the header: a structured-field string (RFC 8941, in quotes) or the bare characters.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let bare = match text.strip_prefix('"') {
-            Some(rest) => unquote(rest.strip_suffix('"').ok_or(KeyError)?)?,
-            None => text.into(),
-        };
+        match text.strip_prefix('"') {
+            Some(rest) => Self::from_bare(&unquote(rest.strip_suffix('"').ok_or(KeyError)?)?),
+            None => Self::from_bare(text),
+        }
+    }
+
+    /// From a place where no quotes are needed: a JSON string, a record.
+    pub fn from_bare(bare: &str) -> Result<Self, KeyError> {
         let visible = bare.bytes().all(|byte| byte.is_ascii_graphic());
         if bare.is_empty() || bare.len() > MAX_KEY_CHARS || !visible {
             return Err(KeyError);

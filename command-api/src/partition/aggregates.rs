@@ -19,10 +19,6 @@ struct Resident {
 }
 
 impl Aggregates {
-    pub(super) fn len(&self) -> usize {
-        self.residents.len()
-    }
-
     pub(super) fn clear(&mut self) {
         self.residents.clear();
     }

@@ -1,0 +1,142 @@
+//! What the environment says.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chassis::env::{Env, EnvError, Secret};
+use chassis::kafka::KafkaSettings;
+
+use crate::kafka::topic::TopicSettings;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub kafka: KafkaSettings,
+    /// `EVENTS_TOPIC`, default `events`.
+    pub topic: String,
+    /// `HTTP_ADDR`, default 127.0.0.1:8081: what clients and the edge call.
+    pub http_addr: SocketAddr,
+    /// `INTERNAL_ADDR`, default 127.0.0.1:8181: links of other instances, and commands that finish what an event
+    /// began.
+    pub internal_addr: SocketAddr,
+    /// `INTERNAL_URL`, default `http://` and the internal address as bound: what other instances call. It is
+    /// written into claims.
+    pub internal_url: Option<String>,
+    /// `ADMIN_ADDR`, default 127.0.0.1:8281.
+    pub admin_addr: SocketAddr,
+    /// `PARTITIONS`, e.g. `0-5` or `0,2,4`; default all: the share that this instance owns.
+    pub share: Share,
+    /// `SERVICE_TOKEN`: who may use the internal listener.
+    pub service_token: Secret,
+    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long a key is remembered.
+    pub window: Duration,
+    /// `PRODUCERS`, default 2: Kafka producers, over which the partitions are spread.
+    pub producers: usize,
+    /// `SHUTDOWN_GRACE_MS`, default 10,000.
+    pub grace: Duration,
+}
+
+impl Config {
+    pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        Ok(Self {
+            kafka: KafkaSettings::from_env(env)?,
+            topic: env.or("EVENTS_TOPIC", "events".to_owned())?,
+            http_addr: env.or("HTTP_ADDR", loopback(8081))?,
+            internal_addr: env.or("INTERNAL_ADDR", loopback(8181))?,
+            internal_url: env.optional("INTERNAL_URL")?,
+            admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
+            share: env.or("PARTITIONS", Share::All)?,
+            service_token: env.required("SERVICE_TOKEN")?,
+            window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
+            producers: env.or("PRODUCERS", Producers(2))?.0,
+            grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
+        })
+    }
+}
+
+/// For `create-topic`: `EVENTS_TOPIC`, `EVENTS_PARTITIONS` (default 12), `EVENTS_REPLICATION` and
+/// `EVENTS_MIN_ISR` (default 1 each).
+pub fn topic(env: &Env) -> Result<(KafkaSettings, TopicSettings), EnvError> {
+    let settings = TopicSettings {
+        name: env.or("EVENTS_TOPIC", "events".to_owned())?,
+        partitions: env.or("EVENTS_PARTITIONS", 12)?,
+        replication: env.or("EVENTS_REPLICATION", 1)?,
+        min_isr: env.or("EVENTS_MIN_ISR", 1)?,
+    };
+    Ok((KafkaSettings::from_env(env)?, settings))
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// One to eight.
+struct Producers(usize);
+
+impl FromStr for Producers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let count = text.parse().map_err(|_| "it is not a number".to_owned())?;
+        if (1..=8).contains(&count) { Ok(Self(count)) } else { Err("it is not 1 to 8".to_owned()) }
+    }
+}
+
+/// Which partitions an instance owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Share {
+    All,
+    These(Vec<u32>),
+}
+
+impl Share {
+    pub fn holds(&self, partition: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(partitions) => partitions.contains(&partition),
+        }
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<u32>().map_err(|_| format!("{text:?} is not a partition"));
+        let mut partitions = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = match part.split_once('-') {
+                Some((first, last)) => (number(first)?, number(last)?),
+                None => (number(part)?, number(part)?),
+            };
+            if last < first || last - first > MAX_SHARE {
+                return Err(format!("{part:?} is not a range of partitions"));
+            }
+            partitions.extend(first..=last);
+        }
+        Ok(Self::These(partitions))
+    }
+}
+
+const MAX_SHARE: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_a_list_of_partitions_and_ranges() {
+        assert_eq!("0-2,5".parse(), Ok(Share::These(vec![0, 1, 2, 5])));
+        assert_eq!("7".parse(), Ok(Share::These(vec![7])));
+        for text in ["", "a", "2-1", "1-", "0-99999", "-1"] {
+            assert!(text.parse::<Share>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_service_token_has_no_default_and_is_never_shown() {
+        assert!(Config::from_env(&Env::from([("HTTP_ADDR", "127.0.0.1:0")])).is_err());
+        let config = Config::from_env(&Env::from([("SERVICE_TOKEN", "hidden")])).unwrap();
+        assert!(!format!("{config:?}").contains("hidden"));
+    }
+}

@@ -1,0 +1,267 @@
+//! Drives one partition: takes what waits in its mailbox, gives it to the state machine, does what the machine
+//! asks.
+//!
+//! Invariant: the machine belongs to one task; nothing of it is shared or locked.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::shutdown::Shutdown;
+use rdkafka::error::KafkaError;
+use schemas::answers::Answer;
+use schemas::chain::Passed;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::dispatch::{Job, Reply, now};
+use crate::kafka::producer::{Producers, Report, Reports};
+use crate::kafka::reader::{LogReader, ReadEvent};
+use crate::metrics::Metrics;
+use crate::partition::{DoubtCause, HaltError, Outside, Partition, QueueFull, ReadTo, Role, Ticket};
+
+/// Commands that may wait for one partition.
+pub(crate) const MAX_MAILBOX: usize = 4096;
+/// Commands of one partition whose answers may wait for the log.
+const MAX_PENDING: usize = 10_000;
+/// Commands decided in one turn.
+const MAX_TURN: usize = 256;
+const MAX_REPORTS_A_TURN: usize = 1024;
+/// What the producer refused is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+/// How long a deposed owner leaves the partition alone; doubled each time, to the maximum.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const MAX_REST: Duration = Duration::from_secs(60);
+
+pub(crate) struct Engine {
+    pub(crate) machine: Partition<Reply>,
+    pub(crate) mailbox: mpsc::Receiver<Job>,
+    pub(crate) reports: Reports,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) kafka: Kafka,
+}
+
+/// What an engine needs of Kafka, and where it counts.
+pub(crate) struct Kafka {
+    pub(crate) partition: u32,
+    pub(crate) producers: Arc<Producers>,
+    pub(crate) reader: LogReader,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
+}
+
+/// What others may know of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Status {
+    Role(Role),
+    /// The log cannot be read on; a person must look.
+    Halted(String),
+}
+
+/// Why an engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum EngineError {
+    #[error("the log is not what it should be")]
+    Log(#[from] HaltError),
+    #[error("the log does not hold what was asked of it")]
+    Read(#[source] KafkaError),
+}
+
+enum Turn {
+    Reports(Vec<Report>),
+    Read(Option<ReadEvent>),
+    Jobs(Vec<Job>),
+    Tick,
+    Stop,
+}
+
+impl Engine {
+    /// Until shutdown: owns the partition, or tries to. What is in flight then is answered first.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut rest = Rest::default();
+        let mut stopping = false;
+        self.machine.take_over(&mut self.kafka);
+        loop {
+            let turn = self.turn(&shutdown, stopping, &rest).await;
+            stopping |= matches!(turn, Turn::Stop);
+            if let Err(error) = self.take(turn) {
+                return self.halt(&error, &shutdown).await;
+            }
+            self.machine.end_turn(&mut self.kafka);
+            self.publish(&mut rest);
+            if self.machine.role() == Role::Idle && rest.is_over() && !stopping {
+                self.machine.take_over(&mut self.kafka);
+            }
+            if stopping && self.machine.pending() == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, rest: &Rest) -> Turn {
+        let role = self.machine.role();
+        let takes = match role {
+            Role::Owner => self.machine.pending() < MAX_PENDING,
+            Role::Unsettled => false,
+            // Nobody is kept waiting for an instance that does not own.
+            Role::Idle => true,
+        };
+        let (mut reports, mut jobs) = (Vec::new(), Vec::new());
+        tokio::select! {
+            count = self.reports.recv_many(&mut reports, MAX_REPORTS_A_TURN), if !self.reports.is_closed() => {
+                debug_assert!(count > 0, "the producers outlive the engines");
+                Turn::Reports(reports)
+            }
+            event = next(&mut self.kafka.reading) => Turn::Read(event),
+            count = self.mailbox.recv_many(&mut jobs, MAX_TURN), if takes && !stopping => {
+                if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
+            }
+            () = tokio::time::sleep(rest.left().unwrap_or(RETRY)), if role != Role::Owner || self.machine.wants_turn() => Turn::Tick,
+            () = shutdown.requested(), if !stopping => Turn::Stop,
+        }
+    }
+
+    fn take(&mut self, turn: Turn) -> Result<(), EngineError> {
+        match turn {
+            Turn::Reports(reports) => {
+                for Report { ticket, offset } in reports {
+                    self.machine.delivered(ticket, offset, &mut self.kafka);
+                }
+            }
+            Turn::Read(Some(ReadEvent::Records(records))) => {
+                for (offset, value) in records.iter() {
+                    self.machine.record(offset, value, &mut self.kafka)?;
+                }
+            }
+            Turn::Read(Some(ReadEvent::Ended)) => {
+                self.kafka.reading = None;
+                self.machine.read_ended(now(), &mut self.kafka);
+            }
+            Turn::Read(Some(ReadEvent::Failed(error))) => return Err(EngineError::Read(error)),
+            Turn::Read(None) => self.kafka.reading = None,
+            Turn::Jobs(jobs) => self.decide(jobs),
+            Turn::Tick => {}
+            Turn::Stop => self.mailbox.close(),
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, jobs: Vec<Job>) {
+        let (now, instant) = (now(), Instant::now());
+        for Job { request, deadline } in jobs {
+            if deadline < instant || request.reply.is_refused() {
+                let detail = "it waited too long for its turn; nothing was done".into();
+                request.reply.send(Answer::Overloaded { detail });
+            } else {
+                self.machine.command(request, now, &mut self.kafka);
+            }
+        }
+    }
+
+    fn publish(&self, rest: &mut Rest) {
+        let role = self.machine.role();
+        let changed = self.status.send_if_modified(|status| {
+            let new = Status::Role(role);
+            let changed = *status != new;
+            *status = new;
+            changed
+        });
+        if !changed {
+            return;
+        }
+        tracing::info!(kafka.partition = self.kafka.partition, role = ?role, "the role in the partition changed");
+        self.kafka.metrics.owned(self.kafka.partition, role == Role::Owner);
+        match role {
+            Role::Idle => rest.begin(),
+            Role::Owner => self.kafka.metrics.claimed(self.kafka.partition),
+            Role::Unsettled => {}
+        }
+    }
+
+    /// Keeps the partition's commands from waiting for nothing.
+    async fn halt(mut self, error: &EngineError, shutdown: &Shutdown) {
+        let reason = with_causes(error);
+        tracing::error!(kafka.partition = self.kafka.partition, error = reason, "halted: the log cannot be read on");
+        self.status.send_replace(Status::Halted(reason));
+        self.kafka.metrics.owned(self.kafka.partition, false);
+        loop {
+            tokio::select! {
+                job = self.mailbox.recv() => match job {
+                    Some(job) => job.request.reply.send(Answer::NoOwner),
+                    None => return,
+                },
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Waits for ever where nothing is read.
+async fn next(reading: &mut Option<mpsc::Receiver<ReadEvent>>) -> Option<ReadEvent> {
+    match reading {
+        Some(reading) => reading.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Outside for Kafka {
+    type Reply = Reply;
+
+    fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull> {
+        self.producers.append(self.partition, key, value, ticket)
+    }
+
+    fn read(&mut self, from: i64, to: ReadTo) {
+        self.reading = Some(self.reader.read(self.partition, from, to));
+    }
+
+    fn answer(&mut self, reply: Reply, answer: Answer) {
+        reply.send(answer);
+    }
+
+    fn nonce(&mut self) -> u64 {
+        rand::random()
+    }
+
+    fn doubted(&mut self, cause: DoubtCause) {
+        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "in doubt about what counts; looking");
+        self.metrics.doubted(self.partition, cause);
+    }
+
+    fn passed_over(&mut self, reason: Passed) {
+        self.metrics.passed_over(self.partition, reason);
+    }
+}
+
+/// How long a deposed owner leaves the partition alone.
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+    length: Duration,
+}
+
+impl Rest {
+    fn begin(&mut self) {
+        self.length = (self.length * 2).clamp(FIRST_REST, MAX_REST);
+        // Two instances that want the same partition must not meet again.
+        self.until = Some(Instant::now() + self.length.mul_f64(rand::random_range(0.5..1.5)));
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    fn is_over(&self) -> bool {
+        self.left().is_none()
+    }
+}

@@ -1,0 +1,87 @@
+//! The two listeners: one for clients, one for other instances and for commands that finish what an event began.
+
+mod answers;
+mod batch;
+mod commands;
+mod problems;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use chassis::env::Secret;
+use schemas::commands::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
+use schemas::problem::{Problem, ProblemKind};
+use schemas::token::LogId;
+use tokio::sync::watch;
+
+use crate::dispatch::Dispatcher;
+use crate::link;
+use crate::metrics::Metrics;
+
+#[derive(Clone)]
+pub(crate) struct AppState {
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    /// `None` until the log has its first claim: then nothing can be answered yet.
+    pub(crate) log_id: watch::Receiver<Option<LogId>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) service_token: Secret,
+}
+
+/// Which listener a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listener {
+    Public,
+    Internal,
+}
+
+/// For clients and the edge.
+pub(crate) fn public(state: AppState) -> Router {
+    routes(Listener::Public).with_state(state)
+}
+
+/// For holders of the service token.
+pub(crate) fn internal(state: AppState) -> Router {
+    routes(Listener::Internal)
+        .route(link::PATH, get(take_link))
+        .layer(middleware::from_fn_with_state(state.clone(), check_token))
+        .with_state(state)
+}
+
+fn routes(listener: Listener) -> Router<AppState> {
+    Router::new()
+        .route("/v1/commands", post(batch::take).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)))
+        .route("/v1/{aggregates}/{id}/{command}", post(commands::take).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)))
+        .route("/problems/{slug}", get(problems::explain))
+        .fallback(async || answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such route")))
+        .method_not_allowed_fallback(async || {
+            answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "commands are posted"))
+        })
+        .layer(axum::Extension(listener))
+}
+
+async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(move |socket| link::serve(socket, state.dispatcher))
+}
+
+async fn check_token(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let bearer =
+        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let expected = state.service_token.expose().as_bytes();
+    if bearer.is_some_and(|bearer| equals(bearer, expected)) {
+        return next.run(request).await;
+    }
+    let mut response = answers::problem(&Problem::new(ProblemKind::Forbidden, "send the service token as a bearer"));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
+/// In a time that does not tell how far a guess is right.
+fn equals(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}

@@ -1,0 +1,53 @@
+//! Commands between instances: one persistent connection to each peer, with many commands in each message.
+//!
+//! It is a WebSocket on the peer's internal listener: the library brings framing, and the service token is
+//! checked once, when the connection begins.
+//!
+//! Invariant: a command is sent over a link once. One whose link broke is answered "not known", and one that was
+//! never sent "no owner".
+
+mod client;
+mod server;
+
+use std::time::Duration;
+
+use schemas::answers::Answer;
+use schemas::commands::Precondition;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use client::Links;
+pub(crate) use server::serve;
+
+/// Where a peer's internal listener takes links.
+pub(crate) const PATH: &str = "/internal/link";
+/// Commands in one message.
+const MAX_MESSAGE_COMMANDS: usize = 256;
+/// Commands of one link that may wait for their answers.
+const MAX_IN_FLIGHT: usize = 16_384;
+const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+/// A peer that says nothing for so long, while answers are due, is gone.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// A command on its way to its owner.
+#[derive(Debug, Serialize, Deserialize)]
+struct Forwarded<'a> {
+    /// Of the link; names the answer.
+    id: u64,
+    aggregate: &'a str,
+    command: &'a str,
+    body: &'a [u8],
+    key: &'a str,
+    precondition: Precondition,
+    trace: Option<&'a str>,
+    internal: bool,
+    /// Of a batch: its lines keep their order.
+    ordered: bool,
+    /// Milliseconds since 1970: the answer is of no use afterwards.
+    deadline_ms: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answered {
+    id: u64,
+    answer: Answer,
+}

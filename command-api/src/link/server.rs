@@ -1,0 +1,78 @@
+//! The side that owns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocket};
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt as _, StreamExt as _};
+use schemas::aggregate::AggregateId;
+use schemas::answers::Answer;
+use schemas::idempotency::IdempotencyKey;
+use tokio::time::Instant;
+
+use super::{Answered, Forwarded, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS};
+use crate::dispatch::{BatchOrder, Dispatcher, Incoming, now};
+
+/// Until the peer closes it, or sends what cannot be read.
+pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
+    let (mut sink, mut stream) = socket.split();
+    // Ready answers leave together. The set polls its futures in the order in which they came, and the first
+    // poll of each puts its command into the mailbox: so the order of the link is the order of deciding.
+    let mut deciding = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            message = stream.next(), if deciding.len() < MAX_IN_FLIGHT => match message {
+                Some(Ok(Message::Binary(bytes))) => match commands(&bytes) {
+                    Ok(commands) => deciding.extend(commands.into_iter().map(|(id, incoming)| decide(id, incoming, dispatcher.clone()))),
+                    Err(error) => {
+                        tracing::error!(error = %error, "a peer sent what cannot be read");
+                        return;
+                    }
+                },
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            },
+            Some(first) = deciding.next() => {
+                let mut answers = vec![first];
+                while answers.len() < MAX_MESSAGE_COMMANDS {
+                    let Some(Some(next)) = futures_util::FutureExt::now_or_never(deciding.next()) else { break };
+                    answers.push(next);
+                }
+                let message = postcard::to_allocvec(&answers).expect("answers hold nothing that postcard cannot");
+                if sink.send(Message::Binary(message.into())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn decide(id: u64, incoming: Option<Incoming>, dispatcher: Arc<Dispatcher>) -> Answered {
+    let answer = match incoming {
+        Some(incoming) => dispatcher.submit_forwarded(incoming).await,
+        None => Answer::Invalid { detail: "a name or a key that no instance would send".to_owned() },
+    };
+    Answered { id, answer }
+}
+
+/// `None` in place of a command whose names are not well formed.
+fn commands(bytes: &[u8]) -> Result<Vec<(u64, Option<Incoming>)>, postcard::Error> {
+    let forwarded: Vec<Forwarded<'_>> = postcard::from_bytes(bytes)?;
+    let (unix_ms, instant, order) = (now().0, Instant::now(), Arc::new(BatchOrder::default()));
+    let incoming = |command: Forwarded<'_>| {
+        Some(Incoming {
+            aggregate: AggregateId::parse(command.aggregate).ok()?,
+            command: command.command.into(),
+            body: Bytes::copy_from_slice(command.body),
+            key: IdempotencyKey::from_bare(command.key).ok()?,
+            precondition: command.precondition,
+            trace: command.trace.map(Box::from),
+            internal: command.internal,
+            deadline: instant + Duration::from_millis(command.deadline_ms.saturating_sub(unix_ms)),
+            order: command.ordered.then(|| order.clone()),
+        })
+    };
+    Ok(forwarded.into_iter().map(|command| (command.id, incoming(command))).collect())
+}
