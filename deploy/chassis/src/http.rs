@@ -189,9 +189,12 @@ mod tests {
         let (router, mut entries, release) = held_route();
         let (address, shutdown, server) = start(router, Limits::new(SOON)).await;
         let silent = send(address, "").await;
+        let idle = send(address, "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        idle.readable().await.unwrap();
         let busy = send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
         entries.recv().await.unwrap();
         shutdown.trigger();
+        assert!(read_to_end(idle).await.starts_with("HTTP/1.1 404"));
         assert_eq!(read_to_end(silent).await, "");
         release.trigger();
         assert!(read_to_end(busy).await.ends_with("done"));

@@ -1,7 +1,7 @@
 //! The settings of every Kafka client. Names and defaults as in librdkafka's CONFIGURATION.md.
 //!
-//! librdkafka's messages reach the logs under the target `librdkafka`. Its level is taken from the log filter when a
-//! configuration is made, so turn the logs on first.
+//! librdkafka's messages reach the logs under the target `librdkafka`, when the client is polled. Its level is taken from
+//! the log filter when a configuration is made, so turn the logs on first.
 
 use rdkafka::ClientConfig;
 
@@ -68,6 +68,9 @@ impl KafkaSettings {
     }
 
     /// A consumer that is told its partitions and offsets by `assign`, and never joins a group or commits.
+    ///
+    /// While brokers are away, polling it gives `AllBrokersDown` and `BrokerTransportFailure` again and again: no record
+    /// was lost, and it goes on by itself.
     pub fn reader(&self, client_id: &str) -> ClientConfig {
         let mut config = self.common(client_id);
         config

@@ -9,6 +9,7 @@ use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -19,6 +20,11 @@ use crate::env::{Env, EnvError};
 pub const LATENCY_BUCKETS_SECS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// rdkafka repeats each of librdkafka's errors here, some 30 a second while no broker can be reached. librdkafka itself
+/// logs them too, identical ones together, and whoever polls hears of them. `rdkafka::client=error`
+/// in `LOG` brings them back.
+const QUIET: &str = "rdkafka::client=off";
+
 /// Turns structured logs on, on standard error: standard output belongs to the answers of subcommands.
 ///
 /// `LOG` is a tracing filter (default `info`), `LOG_FORMAT` is `json` (default, one object a line) or `text`. Done
@@ -27,7 +33,7 @@ pub const LATENCY_BUCKETS_SECS: [f64; 14] =
 /// # Errors
 /// [`EnvError`] where either variable cannot be parsed.
 pub fn init_logs(env: &Env) -> Result<(), EnvError> {
-    let filter = env.or("LOG", EnvFilter::new("info"))?;
+    let LogFilter(filter) = env.or("LOG", LogFilter(EnvFilter::new(format!("{QUIET},info"))))?;
     let format = env.or("LOG_FORMAT", LogFormat::Json)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
@@ -37,6 +43,17 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
         LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
     };
     Ok(())
+}
+
+struct LogFilter(EnvFilter);
+
+impl FromStr for LogFilter {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Of two directives for the same target the later one counts.
+        format!("{QUIET},{text}").parse().map(Self)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +155,13 @@ mod tests {
         assert!(text.contains("command_duration_seconds_bucket{le=\"0.001\"} 0\n"), "{text}");
         assert!(text.contains("command_duration_seconds_bucket{le=\"0.0025\"} 1\n"), "{text}");
         assert!(!text.contains("otel_scope") && !text.contains("target_info"), "{text}");
+    }
+
+    #[test]
+    fn errors_that_rdkafka_repeats_are_off_unless_asked_for() {
+        let directives = |text: &str| text.parse::<LogFilter>().unwrap().0.to_string();
+        assert_eq!(directives("info"), "rdkafka::client=off,info");
+        assert_eq!(directives("info,rdkafka::client=warn"), "rdkafka::client=warn,info");
     }
 
     #[test]
