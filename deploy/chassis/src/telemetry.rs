@@ -20,7 +20,7 @@ use crate::env::{Env, EnvError};
 pub const LATENCY_BUCKETS_SECS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// rdkafka repeats each of librdkafka's errors here, some 30 a second while no broker can be reached. librdkafka itself
+/// rdkafka repeats each of librdkafka's errors here, dozens a second while no broker can be reached. librdkafka itself
 /// logs them too, identical ones together, and whoever polls hears of them. `rdkafka::client=error`
 /// in `LOG` brings them back.
 const QUIET: &str = "rdkafka::client=off";
