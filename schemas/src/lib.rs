@@ -19,3 +19,6 @@ pub mod time;
 pub mod commands;
 pub mod answers;
 pub mod problem;
+pub mod tables;
+pub mod views;
+pub mod cache;

@@ -1,0 +1,110 @@
+//! What stands in Redis, under a prefix of the system's own:
+//!
+//! | key | value |
+//! |---|---|
+//! | `{prefix}:live` | the live incarnation, 16 hexadecimal digits |
+//! | `{prefix}:{incarnation}:{view}:{key}` | `{version}\n{body}`, the body as it is served |
+//! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows |
+//!
+//! The channel `{prefix}:applied` tells of moved positions: `{incarnation} {view}/{partition}={offset} …`.
+//!
+//! Invariant: rows are written after their transaction committed and before the positions that cover them, and
+//! never over a newer row: so a row read after its position was seen shows at least that position.
+
+/// Seconds that a row lives after it was written last.
+pub const ROW_TTL_SECS: u64 = 3600;
+/// A write that took longer than this to reach Redis is refused there: it may be older than what was evicted since.
+pub const WRITE_WITHIN_MS: u64 = 2000;
+
+/// See `redis/put_newer.lua`.
+pub const PUT_NEWER: &str = include_str!("../redis/put_newer.lua");
+/// See `redis/advance.lua`.
+pub const ADVANCE: &str = include_str!("../redis/advance.lua");
+/// See `redis/begin.lua`.
+pub const BEGIN: &str = include_str!("../redis/begin.lua");
+
+/// Names of keys.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub fn live(&self) -> String {
+        format!("{}:live", self.prefix)
+    }
+
+    pub fn row(&self, incarnation: &str, view: &str, key: &str) -> String {
+        [&self.prefix, ":", incarnation, ":", view, ":", key].concat()
+    }
+
+    /// Both the hash and the channel.
+    pub fn applied(&self) -> String {
+        format!("{}:applied", self.prefix)
+    }
+}
+
+pub fn position_field(view: &str, partition: u32) -> String {
+    format!("{view}/{partition}")
+}
+
+pub fn parse_position_field(field: &str) -> Option<(&str, u32)> {
+    let (view, partition) = field.split_once('/')?;
+    Some((view, partition.parse().ok()?))
+}
+
+/// The incarnation, and the positions as (view, partition, offset).
+pub fn parse_news(news: &str) -> Option<(&str, Vec<(&str, u32, i64)>)> {
+    let mut words = news.split(' ');
+    let incarnation = words.next()?;
+    Some((incarnation, words.map(parse_position).collect::<Option<_>>()?))
+}
+
+fn parse_position(word: &str) -> Option<(&str, u32, i64)> {
+    let (field, offset) = word.split_once('=')?;
+    let (view, partition) = parse_position_field(field)?;
+    Some((view, partition, offset.parse().ok()?))
+}
+
+/// A row's value.
+pub fn value(version: u64, body: &str) -> Vec<u8> {
+    [version.to_string().as_bytes(), b"\n", body.as_bytes()].concat()
+}
+
+/// The version, and where in `value` the body begins.
+pub fn split_value(value: &[u8]) -> Option<(u64, usize)> {
+    let end = value.iter().take(21).position(|byte| *byte == b'\n')?;
+    let version = std::str::from_utf8(&value[..end]).ok()?.parse().ok()?;
+    Some((version, end + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_gives_back_its_version_and_body() {
+        let bytes = value(8, "{}");
+        let (version, body) = split_value(&bytes).unwrap();
+        assert_eq!((version, &bytes[body..]), (8, &b"{}"[..]));
+        for broken in ["", "8", "x\n{}", "\n{}", "-1\n{}"] {
+            assert_eq!(split_value(broken.as_bytes()), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn news_name_the_incarnation_and_every_position() {
+        assert_eq!(
+            parse_news("ab product/3=17 journal/0=0"),
+            Some(("ab", vec![("product", 3, 17), ("journal", 0, 0)]))
+        );
+        assert_eq!(parse_news("ab"), Some(("ab", vec![])));
+        for broken in ["ab product=1", "ab product/x=1", "ab product/1=y"] {
+            assert_eq!(parse_news(broken), None, "{broken:?}");
+        }
+    }
+}
