@@ -8,8 +8,9 @@
 //!
 //! Invariant: `evolve` is total. A fact cannot be refused, so every check lives in `decide`.
 //!
-//! Invariant: no events means that the command found its wish already so; any command may be repeated
-//! without harm.
+//! Invariant: no events means that the command found its wish already so. A command repeated at once changes
+//! nothing more, with one exception: two restocks are two deliveries, and only their keys, which the domain
+//! does not see, tell a repeat from a second one.
 //!
 //! Absent on purpose: serialization (wire types live in `schemas` and are versioned apart from these) and
 //! traits over aggregates.

@@ -21,10 +21,15 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Placed(Placement),
-    LineConfirmed { product: ProductId },
+    LineConfirmed {
+        product: ProductId,
+    },
     /// The last open line was confirmed.
     Confirmed,
-    LineRejected { product: ProductId, reason: Option<Box<str>> },
+    LineRejected {
+        product: ProductId,
+        reason: Option<Box<str>>,
+    },
     Rejected(Ending),
     Cancelled(Ending),
 }
@@ -103,23 +108,26 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
 }
 
 pub fn evolve(state: State, event: &Event) -> State {
-    match (state, event) {
-        (State::New, Event::Placed(placement)) => State::Placed(Box::new(Open {
+    match (event, state) {
+        (Event::Placed(placement), State::New) => State::Placed(Box::new(Open {
             confirmed: vec![false; placement.lines.len()],
             placement: placement.clone(),
         })),
-        (State::Placed(mut open), Event::LineConfirmed { product }) => {
+        (Event::LineConfirmed { product }, State::Placed(mut open)) => {
             for (line, confirmed) in open.placement.lines.iter().zip(&mut open.confirmed) {
                 *confirmed |= line.product == *product;
             }
             State::Placed(open)
         }
-        (State::Placed(open), Event::Confirmed) => State::Confirmed(Box::new(open.placement)),
-        (State::Placed(open), Event::Rejected(_)) => State::Rejected(Box::new(open.placement)),
-        (State::Placed(open), Event::Cancelled(_)) => State::Cancelled(Box::new(open.placement)),
-        (State::Confirmed(placement), Event::Cancelled(_)) => State::Cancelled(placement),
-        // No decision leads here, or the event says nothing that the state keeps.
-        (state, _) => state,
+        (Event::Confirmed, State::Placed(open)) => State::Confirmed(Box::new(open.placement)),
+        // `Rejected`, which comes with it, ends the order.
+        (Event::LineRejected { .. }, state) => state,
+        (Event::Rejected(_), State::Placed(open)) => State::Rejected(Box::new(open.placement)),
+        (Event::Cancelled(_), State::Placed(open)) => State::Cancelled(Box::new(open.placement)),
+        (Event::Cancelled(_), State::Confirmed(placement)) => State::Cancelled(placement),
+        // No decision leads here.
+        (Event::Placed(_) | Event::LineConfirmed { .. } | Event::Confirmed, state) => state,
+        (Event::Rejected(_) | Event::Cancelled(_), state) => state,
     }
 }
 
@@ -199,7 +207,11 @@ fn ending(placement: &Placement, reason: Option<&str>) -> Ending {
         reason: reason.map(Box::from),
         customer: placement.customer.clone(),
         units: placement.lines.iter().map(|line| u64::from(line.quantity)).sum(),
-        amount_cents: placement.lines.iter().map(|line| line.amount_cents).sum(),
+        // The border's limits keep the sum far from the end of u64; without them it must not wrap or panic.
+        amount_cents: placement.lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount_cents)),
         ordered_at: placement.ordered_at,
     }
 }
+
+#[cfg(test)]
+mod tests;

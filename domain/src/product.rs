@@ -75,7 +75,9 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
     match (command, state) {
         (Command::Register(registration), state) => register(state, registration),
         (_, State::Unregistered) => Err(Rejection::NotRegistered),
-        (Command::Restock { quantity }, _) => Ok(vec![Event::Restocked { quantity: *quantity }]),
+        (Command::Restock { quantity }, State::OnSale(_) | State::Discontinued(_)) => {
+            Ok(vec![Event::Restocked { quantity: *quantity }])
+        }
         (Command::Reprice { price_cents }, State::OnSale(product) | State::Discontinued(product)) => {
             Ok(reprice(product, *price_cents))
         }
@@ -94,24 +96,29 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
 }
 
 pub fn evolve(state: State, event: &Event) -> State {
-    match (state, event) {
-        (State::Unregistered, Event::Registered(registration)) => State::OnSale(Box::new(Product {
+    match (event, state) {
+        (Event::Registered(registration), State::Unregistered) => State::OnSale(Box::new(Product {
             registration: registration.clone(),
             price_cents: registration.price_cents,
             available: registration.stock.into(),
             reservations: HashMap::new(),
         })),
-        (State::OnSale(product), Event::Discontinued) => State::Discontinued(product),
-        (State::OnSale(mut product), event) => {
-            change(&mut product, event);
-            State::OnSale(product)
-        }
-        (State::Discontinued(mut product), event) => {
-            change(&mut product, event);
-            State::Discontinued(product)
-        }
-        // No decision leads here; a fact that changes nothing we know is passed over.
-        (State::Unregistered, _) => State::Unregistered,
+        (Event::Restocked { quantity }, state) => update(state, |product| put_back(product, *quantity)),
+        (Event::Repriced { price_cents }, state) => update(state, |product| product.price_cents = *price_cents),
+        (Event::Reserved { order, quantity }, state) => update(state, |product| {
+            product.available = product.available.saturating_sub(u64::from(*quantity));
+            product.reservations.insert(order.clone(), *quantity);
+        }),
+        (Event::Released { order, quantity }, state) => update(state, |product| {
+            put_back(product, *quantity);
+            product.reservations.remove(order);
+        }),
+        (Event::Committed { order, quantity: _ }, state) => update(state, |product| {
+            product.reservations.remove(order);
+        }),
+        (Event::Discontinued, State::OnSale(product)) => State::Discontinued(product),
+        // No decision leads here.
+        (Event::Registered(_) | Event::Discontinued, state) => state,
     }
 }
 
@@ -157,21 +164,18 @@ fn held(product: &Product, order: &OrderId) -> Result<u32, Rejection> {
     product.reservations.get(order).copied().ok_or(Rejection::NotReserved)
 }
 
-fn change(product: &mut Product, event: &Event) {
-    match event {
-        Event::Restocked { quantity } => product.available = product.available.saturating_add((*quantity).into()),
-        Event::Repriced { price_cents } => product.price_cents = *price_cents,
-        Event::Reserved { order, quantity } => {
-            product.available = product.available.saturating_sub((*quantity).into());
-            product.reservations.insert(order.clone(), *quantity);
-        }
-        Event::Released { order, quantity } => {
-            product.available = product.available.saturating_add((*quantity).into());
-            product.reservations.remove(order);
-        }
-        Event::Committed { order, .. } => {
-            product.reservations.remove(order);
-        }
-        Event::Registered(_) | Event::Discontinued => {}
+/// Before the registration there is nothing to update, and no decision leads there.
+fn update(mut state: State, change: impl FnOnce(&mut Product)) -> State {
+    match &mut state {
+        State::Unregistered => {}
+        State::OnSale(product) | State::Discontinued(product) => change(product),
     }
+    state
 }
+
+fn put_back(product: &mut Product, quantity: u32) {
+    product.available = product.available.saturating_add(u64::from(quantity));
+}
+
+#[cfg(test)]
+mod tests;

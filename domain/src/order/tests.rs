@@ -1,0 +1,441 @@
+//! What each command does to an order, and what holds after any history of them.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use proptest::collection::vec as vec_of;
+use proptest::prelude::*;
+
+use super::{Command, Ending, Event, Line, MAX_LINES, Open, Placement, Rejection, State, decide, evolve};
+use crate::TimeMs;
+use crate::ids::{CustomerId, ProductId, SaleId};
+
+const AT: TimeMs = TimeMs(1_000);
+const LATER: TimeMs = TimeMs(2_000);
+
+#[track_caller]
+fn check(given: &[Event], when: Command, then: Result<Vec<Event>, Rejection>) {
+    assert_eq!(decide(&fold(given), &when, AT), then, "given {given:?}, when {when:?}");
+}
+
+fn fold(events: &[Event]) -> State {
+    events.iter().fold(State::default(), evolve)
+}
+
+fn product(id: &str) -> ProductId {
+    ProductId(id.into())
+}
+
+fn customer() -> CustomerId {
+    CustomerId("c-1".into())
+}
+
+fn line(id: &str, quantity: u32, amount_cents: u64) -> Line {
+    Line { product: product(id), quantity, amount_cents }
+}
+
+/// Two lines: 2 of `p-1` and 1 of `p-2`, three units and 1,500 cents together.
+fn lines() -> Vec<Line> {
+    vec![line("p-1", 2, 1_000), line("p-2", 1, 500)]
+}
+
+fn place_lines(lines: Vec<Line>) -> Command {
+    Command::Place { customer: customer(), lines, sale: None, ordered_at: None }
+}
+
+fn place_dated(ordered_at: Option<TimeMs>) -> Command {
+    Command::Place { customer: customer(), lines: lines(), sale: None, ordered_at }
+}
+
+fn placed_lines(lines: Vec<Line>) -> Event {
+    Event::Placed(Placement { customer: customer(), lines, sale: None, ordered_at: AT })
+}
+
+fn placed() -> Event {
+    placed_lines(lines())
+}
+
+fn confirm(id: &str) -> Command {
+    Command::ConfirmLine { product: product(id) }
+}
+
+fn reject(id: &str) -> Command {
+    Command::RejectLine { product: product(id), reason: Some("out_of_stock".into()) }
+}
+
+fn cancel() -> Command {
+    Command::Cancel { reason: Some("changed my mind".into()) }
+}
+
+fn line_confirmed(id: &str) -> Event {
+    Event::LineConfirmed { product: product(id) }
+}
+
+fn ending(reason: Option<&str>) -> Ending {
+    Ending { reason: reason.map(Box::from), customer: customer(), units: 3, amount_cents: 1_500, ordered_at: AT }
+}
+
+fn rejection(id: &str) -> [Event; 2] {
+    let reason = Some("out_of_stock");
+    [Event::LineRejected { product: product(id), reason: reason.map(Box::from) }, Event::Rejected(ending(reason))]
+}
+
+fn cancelled() -> Event {
+    Event::Cancelled(ending(Some("changed my mind")))
+}
+
+fn after_confirmation() -> Vec<Event> {
+    vec![placed(), line_confirmed("p-1"), line_confirmed("p-2"), Event::Confirmed]
+}
+
+fn after_rejection() -> Vec<Event> {
+    let [line, order] = rejection("p-1");
+    vec![placed(), line, order]
+}
+
+fn after_cancellation() -> Vec<Event> {
+    vec![placed(), cancelled()]
+}
+
+#[test]
+fn an_order_without_a_date_is_dated_when_it_is_placed() {
+    check(&[], place_dated(None), Ok(vec![placed()]));
+}
+
+#[test]
+fn an_order_keeps_the_date_it_comes_with() {
+    let placement = Placement { customer: customer(), lines: lines(), sale: None, ordered_at: LATER };
+    check(&[], place_dated(Some(LATER)), Ok(vec![Event::Placed(placement)]));
+}
+
+#[test]
+fn an_order_keeps_the_sale_it_belongs_to() {
+    let sale = Some(SaleId("s-1".into()));
+    let place = Command::Place { customer: customer(), lines: lines(), sale: sale.clone(), ordered_at: None };
+    let placement = Placement { customer: customer(), lines: lines(), sale, ordered_at: AT };
+    check(&[], place, Ok(vec![Event::Placed(placement)]));
+}
+
+#[test]
+fn a_placement_is_repeated_harmlessly_in_every_stage() {
+    for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation()] {
+        check(&given, place_dated(None), Ok(vec![]));
+        check(&given, place_dated(Some(AT)), Ok(vec![]));
+        assert_eq!(decide(&fold(&given), &place_dated(None), LATER), Ok(vec![]), "given {given:?}, repeated later");
+    }
+}
+
+#[test]
+fn a_placement_with_any_other_datum_is_rejected_in_every_stage() {
+    let place = |customer: &str, lines, sale: Option<&str>, ordered_at| Command::Place {
+        customer: CustomerId(customer.into()),
+        lines,
+        sale: sale.map(|sale| SaleId(sale.into())),
+        ordered_at,
+    };
+    for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation()] {
+        for other in [
+            place("c-2", lines(), None, None),
+            place("c-1", vec![line("p-1", 2, 1_000)], None, None),
+            place("c-1", vec![line("p-1", 2, 1_000), line("p-2", 1, 501)], None, None),
+            place("c-1", lines(), Some("s-1"), None),
+            place("c-1", lines(), None, Some(LATER)),
+            place("c-1", vec![], None, None),
+        ] {
+            check(&given, other, Err(Rejection::AlreadyPlaced));
+        }
+    }
+}
+
+#[test]
+fn an_order_has_at_least_one_line() {
+    check(&[], place_lines(vec![]), Err(Rejection::NoLines));
+}
+
+#[test]
+fn an_order_has_at_most_max_lines() {
+    let most = vec![line("p-1", 1, 1); MAX_LINES];
+    check(&[], place_lines(most.clone()), Ok(vec![placed_lines(most)]));
+    check(&[], place_lines(vec![line("p-1", 1, 1); MAX_LINES + 1]), Err(Rejection::TooManyLines));
+}
+
+#[test]
+fn the_last_confirmed_line_confirms_the_order() {
+    check(&[placed()], confirm("p-1"), Ok(vec![line_confirmed("p-1")]));
+    check(&[placed(), line_confirmed("p-1")], confirm("p-2"), Ok(vec![line_confirmed("p-2"), Event::Confirmed]));
+    check(&[placed(), line_confirmed("p-2")], confirm("p-1"), Ok(vec![line_confirmed("p-1"), Event::Confirmed]));
+}
+
+#[test]
+fn lines_of_one_product_are_confirmed_together() {
+    let given = [placed_lines(vec![line("p-1", 1, 1), line("p-1", 2, 2)])];
+    check(&given, confirm("p-1"), Ok(vec![line_confirmed("p-1"), Event::Confirmed]));
+}
+
+#[test]
+fn a_line_is_confirmed_once() {
+    check(&[placed(), line_confirmed("p-1")], confirm("p-1"), Ok(vec![]));
+    check(&after_confirmation(), confirm("p-1"), Ok(vec![]));
+}
+
+#[test]
+fn a_line_that_the_order_lacks_is_neither_confirmed_nor_rejected() {
+    check(&[placed()], confirm("p-3"), Err(Rejection::NoSuchLine));
+    check(&after_confirmation(), confirm("p-3"), Err(Rejection::NoSuchLine));
+    check(&[placed()], reject("p-3"), Err(Rejection::NoSuchLine));
+    check(&after_rejection(), reject("p-3"), Err(Rejection::NoSuchLine));
+}
+
+#[test]
+fn only_an_order_that_lives_confirms_a_line() {
+    for given in [vec![], after_rejection(), after_cancellation()] {
+        check(&given, confirm("p-1"), Err(Rejection::NotPlaced));
+    }
+}
+
+#[test]
+fn one_rejected_line_ends_the_whole_order() {
+    check(&[placed()], reject("p-1"), Ok(rejection("p-1").into()));
+    check(&[placed(), line_confirmed("p-1")], reject("p-2"), Ok(rejection("p-2").into()));
+}
+
+#[test]
+fn a_rejection_may_come_without_a_reason() {
+    let reject = Command::RejectLine { product: product("p-1"), reason: None };
+    let then = vec![Event::LineRejected { product: product("p-1"), reason: None }, Event::Rejected(ending(None))];
+    check(&[placed()], reject, Ok(then));
+}
+
+#[test]
+fn an_order_is_rejected_once_whichever_lines_follow() {
+    check(&after_rejection(), reject("p-1"), Ok(vec![]));
+    check(&after_rejection(), reject("p-2"), Ok(vec![]));
+}
+
+#[test]
+fn only_an_order_that_waits_for_lines_is_rejected() {
+    for given in [vec![], after_confirmation(), after_cancellation()] {
+        check(&given, reject("p-1"), Err(Rejection::NotPlaced));
+    }
+}
+
+#[test]
+fn an_order_is_cancelled_while_it_waits_and_after_it_was_confirmed() {
+    check(&[placed()], cancel(), Ok(vec![cancelled()]));
+    check(&[placed(), line_confirmed("p-1")], cancel(), Ok(vec![cancelled()]));
+    check(&after_confirmation(), cancel(), Ok(vec![cancelled()]));
+}
+
+#[test]
+fn a_cancellation_may_come_without_a_reason() {
+    check(&[placed()], Command::Cancel { reason: None }, Ok(vec![Event::Cancelled(ending(None))]));
+}
+
+#[test]
+fn an_order_is_cancelled_once_whatever_the_reason() {
+    check(&after_cancellation(), cancel(), Ok(vec![]));
+    check(&after_cancellation(), Command::Cancel { reason: None }, Ok(vec![]));
+}
+
+#[test]
+fn an_order_that_never_was_or_was_rejected_is_not_cancelled() {
+    check(&[], cancel(), Err(Rejection::NotPlaced));
+    check(&after_rejection(), cancel(), Err(Rejection::NotPlaced));
+}
+
+#[test]
+fn a_sum_that_no_border_let_in_neither_wraps_nor_panics() {
+    let given = [placed_lines(vec![line("p-1", u32::MAX, u64::MAX), line("p-2", u32::MAX, 1)])];
+    let ending = Ending { units: 2 * u64::from(u32::MAX), amount_cents: u64::MAX, ..ending(None) };
+    check(&given, Command::Cancel { reason: None }, Ok(vec![Event::Cancelled(ending)]));
+}
+
+/// Few products, so that histories meet the same one again.
+fn any_product() -> impl Strategy<Value = ProductId> {
+    prop_oneof![Just("p-1"), Just("p-2"), Just("p-3")].prop_map(product)
+}
+
+fn any_lines(count: core::ops::Range<usize>) -> impl Strategy<Value = Vec<Line>> {
+    let amount_cents = prop_oneof![9 => 0..1_000_u64, 1 => Just(u64::MAX)];
+    let line = (any_product(), any::<u32>(), amount_cents).prop_map(|(product, quantity, amount_cents)| Line {
+        product,
+        quantity,
+        amount_cents,
+    });
+    vec_of(line, count)
+}
+
+fn any_place(count: core::ops::Range<usize>) -> impl Strategy<Value = Command> {
+    (any_lines(count), proptest::option::of((0..3_u64).prop_map(TimeMs)))
+        .prop_map(|(lines, ordered_at)| Command::Place { customer: customer(), lines, sale: None, ordered_at })
+}
+
+fn any_reason() -> impl Strategy<Value = Option<Box<str>>> {
+    proptest::option::of(Just(Box::from("because")))
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        2 => any_place(0..4),
+        12 => any_product().prop_map(|product| Command::ConfirmLine { product }),
+        2 => (any_product(), any_reason()).prop_map(|(product, reason)| Command::RejectLine { product, reason }),
+        1 => any_reason().prop_map(|reason| Command::Cancel { reason }),
+    ]
+}
+
+/// Most begin with a placement: without one there is little to see. Each command comes with its time.
+fn any_history() -> impl Strategy<Value = Vec<(Command, TimeMs)>> {
+    (proptest::option::weighted(0.9, any_place(1..4)), vec_of(any_command(), 0..30))
+        .prop_map(|(first, rest)| first.into_iter().chain(rest).zip((0..).map(TimeMs)).collect())
+}
+
+fn any_placement() -> impl Strategy<Value = Placement> {
+    (any_lines(0..4), any::<u64>()).prop_map(|(lines, ordered_at)| Placement {
+        customer: customer(),
+        lines,
+        sale: None,
+        ordered_at: TimeMs(ordered_at),
+    })
+}
+
+/// Also events that no decision leads to.
+fn any_event() -> impl Strategy<Value = Event> {
+    let any_ending = || {
+        (any_reason(), any::<u64>(), any::<u64>()).prop_map(|(reason, units, amount_cents)| Ending {
+            reason,
+            customer: customer(),
+            units,
+            amount_cents,
+            ordered_at: AT,
+        })
+    };
+    prop_oneof![
+        any_placement().prop_map(Event::Placed),
+        any_product().prop_map(|product| Event::LineConfirmed { product }),
+        Just(Event::Confirmed),
+        (any_product(), any_reason()).prop_map(|(product, reason)| Event::LineRejected { product, reason }),
+        any_ending().prop_map(Event::Rejected),
+        any_ending().prop_map(Event::Cancelled),
+    ]
+}
+
+/// Also states that no history leads to: the marks need not fit the lines.
+fn any_state() -> impl Strategy<Value = State> {
+    let open = (any_placement(), vec_of(any::<bool>(), 0..6))
+        .prop_map(|(placement, confirmed)| State::Placed(Box::new(Open { placement, confirmed })));
+    prop_oneof![
+        1 => Just(State::New),
+        4 => open,
+        1 => any_placement().prop_map(|placement| State::Confirmed(Box::new(placement))),
+        1 => any_placement().prop_map(|placement| State::Rejected(Box::new(placement))),
+        1 => any_placement().prop_map(|placement| State::Cancelled(Box::new(placement))),
+    ]
+}
+
+/// The state after each accepted command, with the command and its events. What was rejected is left out.
+fn accepted(history: &[(Command, TimeMs)]) -> Vec<(&Command, Vec<Event>, State)> {
+    let mut state = State::default();
+    let mut steps = vec![];
+    for (command, at) in history {
+        if let Ok(events) = decide(&state, command, *at) {
+            state = events.iter().fold(state, evolve);
+            steps.push((command, events, state.clone()));
+        }
+    }
+    steps
+}
+
+fn log(history: &[(Command, TimeMs)]) -> Vec<Event> {
+    accepted(history).into_iter().flat_map(|(_, events, _)| events).collect()
+}
+
+/// A confirmed order may still be cancelled; out of the others no way leads.
+fn has_ended(state: &State) -> bool {
+    match state {
+        State::New | State::Placed(_) | State::Confirmed(_) => false,
+        State::Rejected(_) | State::Cancelled(_) => true,
+    }
+}
+
+fn count(log: &[Event], which: impl Fn(&Event) -> bool) -> usize {
+    log.iter().filter(|event| which(event)).count()
+}
+
+proptest! {
+    #[test]
+    fn an_order_is_confirmed_at_most_once_and_ends_at_most_once(history in any_history()) {
+        let log = log(&history);
+        let confirmed = count(&log, |event| matches!(event, Event::Confirmed));
+        let rejected = count(&log, |event| matches!(event, Event::Rejected(_)));
+        let cancelled = count(&log, |event| matches!(event, Event::Cancelled(_)));
+        prop_assert!(rejected + cancelled <= 1, "ended twice: {log:?}");
+        prop_assert!(confirmed + rejected <= 1, "confirmed twice, or confirmed and rejected: {log:?}");
+        let end = log.iter().position(|event| matches!(event, Event::Rejected(_) | Event::Cancelled(_)));
+        prop_assert!(end.is_none_or(|end| end + 1 == log.len()), "it went on after its end: {log:?}");
+    }
+
+    #[test]
+    fn an_order_is_confirmed_exactly_when_its_last_line_is(history in any_history()) {
+        let log = log(&history);
+        let Some(Event::Placed(placement)) = log.first() else {
+            prop_assert!(log.is_empty(), "nothing comes before the placement: {log:?}");
+            return Ok(());
+        };
+        let is_confirmed = |line: &Line| log.contains(&Event::LineConfirmed { product: line.product.clone() });
+        prop_assert_eq!(log.contains(&Event::Confirmed), placement.lines.iter().all(is_confirmed));
+    }
+
+    #[test]
+    fn an_ending_takes_back_what_its_placement_added(history in any_history()) {
+        let log = log(&history);
+        if let Some(Event::Rejected(ending) | Event::Cancelled(ending)) = log.last() {
+            let Some(Event::Placed(placement)) = log.first() else { panic!("an end without a beginning: {log:?}") };
+            let units: u64 = placement.lines.iter().map(|line| u64::from(line.quantity)).sum();
+            let amount_cents: u128 = placement.lines.iter().map(|line| u128::from(line.amount_cents)).sum();
+            prop_assert_eq!(&ending.customer, &placement.customer);
+            prop_assert_eq!(ending.ordered_at, placement.ordered_at);
+            prop_assert_eq!(ending.units, units);
+            prop_assert_eq!(u128::from(ending.amount_cents), amount_cents.min(u64::MAX.into()));
+        }
+    }
+
+    #[test]
+    fn a_command_repeated_at_once_changes_nothing_more(history in any_history()) {
+        for (command, _, state) in accepted(&history) {
+            // The clock has moved on: a repeat never comes at the same time.
+            prop_assert_eq!(decide(&state, command, LATER), Ok(vec![]));
+        }
+    }
+
+    #[test]
+    fn any_event_has_a_state_after_it_in_any_state(state in any_state(), events in vec_of(any_event(), 0..20)) {
+        let mut state = state;
+        for event in &events {
+            let before = state.clone();
+            state = evolve(state, event);
+            prop_assert!(!has_ended(&before) || state == before, "{event:?} moved an order that had ended");
+            prop_assert!(before == State::New || state != State::New, "{event:?} led back");
+        }
+    }
+
+    #[test]
+    fn any_command_has_an_answer_in_any_state(state in any_state(), command in any_command()) {
+        let _ = decide(&state, &command, AT);
+    }
+
+    #[test]
+    fn a_fold_of_the_log_is_the_state_it_was_decided_on(
+        history in any_history(),
+        cut in any::<prop::sample::Index>(),
+        next in any_command(),
+    ) {
+        let last = accepted(&history).pop().map_or_else(State::default, |(_, _, state)| state);
+        let log = log(&history);
+        prop_assert_eq!(&fold(&log), &last);
+        prop_assert_eq!(decide(&fold(&log), &next, LATER), decide(&last, &next, LATER));
+        // A snapshot anywhere and the tail after it.
+        let (before, after) = log.split_at(cut.index(log.len() + 1));
+        prop_assert_eq!(after.iter().fold(fold(before), evolve), last);
+    }
+}
