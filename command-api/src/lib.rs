@@ -194,7 +194,7 @@ async fn serve(listener: TcpListener, router: axum::Router, limits: Limits, shut
 async fn count_partitions(config: &Config, kafka: &Condition, shutdown: &Shutdown) -> anyhow::Result<Option<u32>> {
     while !shutdown.is_requested() {
         let (settings, topic) = (config.kafka.clone(), config.topic.clone());
-        if let Some(count) = tokio::task::spawn_blocking(move || topic::partitions(&settings, &topic)).await?? {
+        if let Some(count) = tokio::task::spawn_blocking(move || settings.partitions(&topic)).await?? {
             return Ok(Some(count));
         }
         kafka.waiting(format!("no topic {:?} at {}", config.topic, config.kafka.brokers));

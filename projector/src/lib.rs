@@ -1,1 +1,107 @@
+//! The bridge from the write side to the read side: folds the log into views in Postgres and Redis.
+//!
+//! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints; Redis follows.
+//!
+//! Invariant: a view is what a fold of the counted records is, each once, in offset order. The checkpoints move by
+//! compare-and-set in the transaction that writes the rows: that is the fence, and the lead is only a hint.
+//!
+//! Invariant: what cannot be read is never skipped. The projector halts at it and says where.
+//!
+//! Absent on purpose: offsets kept in Kafka; they could only disagree with the checkpoints.
 
+pub mod config;
+mod metrics;
+mod projector;
+mod log;
+mod fold;
+mod views;
+mod postgres;
+mod redis;
+mod migrate;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::admin::AdminServer;
+use chassis::readiness::{Condition, Readiness};
+use chassis::shutdown::{Shutdown, Tasks};
+use chassis::telemetry::Telemetry;
+
+pub use config::Config;
+pub use migrate::migrate;
+
+use metrics::Metrics;
+use projector::{Projector, Ready};
+use redis::Cache;
+
+const KAFKA_RETRY: Duration = Duration::from_millis(250);
+
+/// A projector that is bound and folds nothing yet.
+pub struct App {
+    config: Config,
+    admin: AdminServer,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+}
+
+impl App {
+    /// Binds the admin listener. No server need be there yet.
+    pub fn build(config: Config) -> anyhow::Result<Self> {
+        let telemetry = Telemetry::new("projector")?;
+        let metrics = Arc::new(Metrics::new(&telemetry));
+        let readiness = Readiness::new();
+        let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?;
+        Ok(Self { config, admin, readiness, metrics })
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr()
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Folds, or stands by, until shutdown; the batch in hand is finished first.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { config, admin, readiness, metrics } = self;
+        tracing::info!(admin.addr = %admin.local_addr(), "listening");
+        let ready = Ready {
+            log: readiness.condition("kafka"),
+            postgres: readiness.condition("postgres"),
+            redis: readiness.condition("redis"),
+        };
+        let admin = admin.serve(shutdown.clone())?;
+        if let Some(partitions) = count_partitions(&config, &ready.log, &shutdown).await? {
+            let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
+            let grace = config.grace;
+            let projector = Projector { config, partitions, cache, metrics, ready };
+            let mut tasks = Tasks::new();
+            tasks.spawn("projector", projector.run(shutdown.clone()));
+            tokio::select! {
+                () = shutdown.requested() => {}
+                Some((_, result)) = tasks.ended() => result?,
+            }
+            tasks.drain(grace).await?;
+        }
+        admin.stop().await;
+        Ok(())
+    }
+}
+
+/// Waits for Kafka and the topic; `None`: told to stop before.
+async fn count_partitions(config: &Config, ready: &Condition, shutdown: &Shutdown) -> anyhow::Result<Option<u32>> {
+    while !shutdown.is_requested() {
+        let (kafka, topic) = (config.kafka.clone(), config.topic.clone());
+        if let Some(count) = tokio::task::spawn_blocking(move || kafka.partitions(&topic)).await?? {
+            return Ok(Some(count));
+        }
+        ready.waiting(format!("no topic {:?} at {}", config.topic, config.kafka.brokers));
+        tokio::select! {
+            () = tokio::time::sleep(KAFKA_RETRY) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+    Ok(None)
+}

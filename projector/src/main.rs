@@ -1,1 +1,21 @@
-fn main() {}
+//! `projector` folds the log; `projector migrate` brings the tables up to date and ends.
+
+use anyhow::bail;
+use chassis::env::Env;
+use chassis::shutdown::Shutdown;
+use chassis::telemetry;
+use projector::{App, Config, migrate};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let env = Env::process();
+    telemetry::init_logs(&env)?;
+    match std::env::args().nth(1).as_deref() {
+        None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
+        Some("migrate") => migrate(&env.required("POSTGRES_URL")?).await,
+        Some(other) => bail!("there is no subcommand {other:?}; there is migrate"),
+    }
+}

@@ -57,17 +57,25 @@ pub fn parse_position_field(field: &str) -> Option<(&str, u32)> {
     Some((view, partition.parse().ok()?))
 }
 
-/// The incarnation, and the positions as (view, partition, offset).
-pub fn parse_news(news: &str) -> Option<(&str, Vec<(&str, u32, i64)>)> {
+/// A view shows a partition up to and with this offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied<'a> {
+    pub view: &'a str,
+    pub partition: u32,
+    pub offset: i64,
+}
+
+/// The incarnation, and the positions that moved in it.
+pub fn parse_news(news: &str) -> Option<(&str, Vec<Applied<'_>>)> {
     let mut words = news.split(' ');
     let incarnation = words.next()?;
     Some((incarnation, words.map(parse_position).collect::<Option<_>>()?))
 }
 
-fn parse_position(word: &str) -> Option<(&str, u32, i64)> {
+fn parse_position(word: &str) -> Option<Applied<'_>> {
     let (field, offset) = word.split_once('=')?;
     let (view, partition) = parse_position_field(field)?;
-    Some((view, partition, offset.parse().ok()?))
+    Some(Applied { view, partition, offset: offset.parse().ok()? })
 }
 
 /// A row's value.

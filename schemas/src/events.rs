@@ -79,6 +79,14 @@ impl<'a> WireEvent<'a> {
         }
     }
 
+    /// The event's data alone, as JSON.
+    pub fn data_json(&self) -> String {
+        let whole = serde_json::to_string(self).expect("events hold nothing that JSON cannot");
+        // {"type":"…","data":…}
+        let before = r#"{"type":"","data":"#.len() + self.name().len();
+        whole[before..whole.len() - 1].to_owned()
+    }
+
     /// The event's name and version, e.g. `product.reserved.v1`.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! The topic of the log: made once, described at every start.
+//! The topic of the log: made once.
 
 use std::time::Duration;
 
@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail};
 use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -48,19 +47,4 @@ pub async fn create(kafka: &KafkaSettings, settings: &TopicSettings) -> anyhow::
         None => bail!("Kafka said nothing of the topic {:?}", settings.name),
     }
     Ok(())
-}
-
-/// The number of partitions; `None` as long as Kafka or the topic is not there. Blocks: call it from a plain
-/// thread.
-pub(crate) fn partitions(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<Option<u32>> {
-    let client: BaseConsumer = kafka.reader("command-api").create().context("create a Kafka client")?;
-    let metadata = match client.fetch_metadata(Some(topic), Duration::from_secs(2)) {
-        Ok(metadata) => metadata,
-        Err(error) => {
-            tracing::debug!(error = %error, "Kafka does not answer");
-            return Ok(None);
-        }
-    };
-    let count = metadata.topics().first().filter(|topic| topic.error().is_none()).map(|topic| topic.partitions().len());
-    Ok(count.filter(|count| *count > 0).map(u32::try_from).transpose()?)
 }

@@ -1,0 +1,38 @@
+//! What the environment says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chassis::env::{Env, EnvError, Secret};
+use chassis::kafka::KafkaSettings;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub kafka: KafkaSettings,
+    /// `EVENTS_TOPIC`, default `events`.
+    pub topic: String,
+    /// `POSTGRES_URL`.
+    pub postgres_url: Secret,
+    /// `REDIS_URL`.
+    pub redis_url: Secret,
+    /// `REDIS_PREFIX`, default `st`: what the names of all keys begin with.
+    pub redis_prefix: String,
+    /// `ADMIN_ADDR`, default 127.0.0.1:8283.
+    pub admin_addr: SocketAddr,
+    /// `SHUTDOWN_GRACE_MS`, default 10,000.
+    pub grace: Duration,
+}
+
+impl Config {
+    pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        Ok(Self {
+            kafka: KafkaSettings::from_env(env)?,
+            topic: env.or("EVENTS_TOPIC", "events".to_owned())?,
+            postgres_url: env.required("POSTGRES_URL")?,
+            redis_url: env.required("REDIS_URL")?,
+            redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
+            admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
+            grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
+        })
+    }
+}

@@ -1,0 +1,236 @@
+//! From a batch of records to what it changes in every view. No I/O: rows that it needs are asked for first.
+//!
+//! Invariant: a record is folded into a view at most once, in offset order, and only if it counts by the reader's
+//! rule from where that view stands.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::Event;
+use schemas::chain::{ChainError, Passed, Reader, Verdict};
+use schemas::record::{Commit, Record, RecordError};
+use schemas::views::{CUSTOMER, JOURNAL, ORDER, OrderRow, PRODUCT, ProductRow, REVENUE};
+
+use crate::log::Batch;
+use crate::views::customer::{self, CustomerDelta};
+use crate::views::journal::JournalRows;
+use crate::views::revenue::{self, RevenueDelta};
+use crate::views::{order, product};
+
+/// Everything that this process folds, in the order of [`Standing::readers`].
+pub(crate) const VIEWS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
+const PRODUCT_INDEX: usize = 0;
+const ORDER_INDEX: usize = 1;
+const CUSTOMER_INDEX: usize = 2;
+const REVENUE_INDEX: usize = 3;
+const JOURNAL_INDEX: usize = 4;
+
+/// Rows of one view that stay in memory; at the limit all are let go.
+const MAX_CACHED_ROWS: usize = 50_000;
+
+/// The log is not the one that the views were folded from, or cannot be read. A person must look.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FoldError {
+    #[error("the record at offset {offset} of partition {partition} cannot be read")]
+    Record { partition: u32, offset: i64, source: RecordError },
+    #[error("partition {partition} does not continue what was read of it")]
+    Chain { partition: u32, source: ChainError },
+    #[error("offset {offset} of partition {partition} holds another record than the one folded from there")]
+    OtherHistory { partition: u32, offset: i64 },
+    #[error("partition {partition} begins with another claim than the one that the views know")]
+    OtherLog { partition: u32 },
+}
+
+/// Where the views stand in one partition.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    /// One a view, in the order of [`VIEWS`].
+    pub(crate) readers: [Reader; VIEWS.len()],
+    /// Whether the record that each view counted last was seen again since the start.
+    recognized: [bool; VIEWS.len()],
+    /// The partition's first claim, once known.
+    pub(crate) nonce: Option<u64>,
+}
+
+impl Standing {
+    pub(crate) fn new(readers: [Reader; VIEWS.len()], nonce: Option<u64>) -> Self {
+        Self { recognized: readers.map(|reader| reader.last_counted < 0), readers, nonce }
+    }
+
+    /// Where to read from: the last record that the hindmost view counted is read again.
+    pub(crate) fn from(&self) -> i64 {
+        self.readers.iter().map(|reader| reader.last_counted.max(0)).min().unwrap_or(0)
+    }
+}
+
+/// What one or more batches changed since the last [`Folder::take`].
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) products: HashMap<String, (u64, ProductRow)>,
+    pub(crate) orders: HashMap<String, (u64, OrderRow)>,
+    /// By key and partition.
+    pub(crate) customers: HashMap<(String, u32), CustomerDelta>,
+    pub(crate) revenue: HashMap<(String, u32), RevenueDelta>,
+    pub(crate) journal: JournalRows,
+    pub(crate) commits: usize,
+    /// Partitions in which something counted that a view shows.
+    pub(crate) moved: HashSet<u32>,
+    pub(crate) passed_over: Vec<Passed>,
+}
+
+/// Rows that a batch folds further and that are not in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Missing {
+    pub(crate) products: Vec<String>,
+    pub(crate) orders: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Folder {
+    products: HashMap<String, (u64, ProductRow)>,
+    orders: HashMap<String, (u64, OrderRow)>,
+}
+
+impl Folder {
+    /// What [`Self::fold`] will ask for. Records that do not decode are that one's business.
+    pub(crate) fn missing(&mut self, batch: &Batch) -> Missing {
+        for cached in [self.products.len(), self.orders.len()] {
+            if cached > MAX_CACHED_ROWS {
+                self.clear();
+            }
+        }
+        let (mut products, mut orders) = (HashSet::new(), HashSet::new());
+        for (_, _, value) in batch.iter() {
+            let Ok(Some(Record::Commit(commit))) = Record::decode(value) else { continue };
+            // An aggregate's first commit has no row before it.
+            if commit.version == commit.events.len() as u64 {
+                continue;
+            }
+            match commit.aggregate.split_once('/') {
+                Some(("product", id)) if !self.products.contains_key(id) => products.insert(id.to_owned()),
+                Some(("order", id)) if !self.orders.contains_key(id) => orders.insert(id.to_owned()),
+                Some(_) | None => continue,
+            };
+        }
+        Missing { products: products.into_iter().collect(), orders: orders.into_iter().collect() }
+    }
+
+    pub(crate) fn remember(
+        &mut self,
+        products: impl IntoIterator<Item = (String, (u64, ProductRow))>,
+        orders: impl IntoIterator<Item = (String, (u64, OrderRow))>,
+    ) {
+        self.products.extend(products);
+        self.orders.extend(orders);
+    }
+
+    /// What stands in Postgres may differ from what is in memory.
+    pub(crate) fn clear(&mut self) {
+        self.products.clear();
+        self.orders.clear();
+    }
+
+    pub(crate) fn fold(&mut self, batch: &Batch, standings: &mut [Standing]) -> Result<Changes, FoldError> {
+        let mut changes = Changes::default();
+        for (partition, offset, value) in batch.iter() {
+            let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
+            let standing = &mut standings[partition as usize];
+            let counts = standing.read(partition, offset, record.as_ref(), &mut changes.passed_over)?;
+            if let Some(Record::Commit(commit)) = record
+                && counts.contains(&true)
+            {
+                changes.moved.insert(partition);
+                changes.commits += 1;
+                self.commit(partition, offset, &commit, counts, &mut changes);
+            }
+        }
+        Ok(changes)
+    }
+
+    fn commit(
+        &mut self,
+        partition: u32,
+        offset: i64,
+        commit: &Commit<'_>,
+        counts: [bool; VIEWS.len()],
+        changes: &mut Changes,
+    ) {
+        if counts[JOURNAL_INDEX] {
+            changes.journal.push(partition, offset, commit);
+        }
+        let id = commit.aggregate.split_once('/').map_or("", |(_, id)| id);
+        for event in &commit.events {
+            match event.upcast() {
+                Event::Product(event) if counts[PRODUCT_INDEX] => {
+                    let row = self.products.remove(id).map(|(_, row)| row);
+                    if let Some(row) = product::fold(row, &event) {
+                        self.products.insert(id.to_owned(), (commit.version, row));
+                    }
+                }
+                Event::Product(_) => {}
+                Event::Order(event) => {
+                    if counts[ORDER_INDEX] {
+                        let row = self.orders.remove(id).map(|(_, row)| row);
+                        if let Some(row) = order::fold(row, &event) {
+                            self.orders.insert(id.to_owned(), (commit.version, row));
+                        }
+                    }
+                    sums(partition, &event, counts, changes);
+                }
+            }
+        }
+        if let Some(row) = self.products.get(id).filter(|_| commit.aggregate.starts_with("product/")) {
+            changes.products.insert(id.to_owned(), row.clone());
+        }
+        if let Some(row) = self.orders.get(id).filter(|_| commit.aggregate.starts_with("order/")) {
+            changes.orders.insert(id.to_owned(), row.clone());
+        }
+    }
+}
+
+fn sums(partition: u32, event: &domain::order::Event, counts: [bool; VIEWS.len()], changes: &mut Changes) {
+    if let Some((customer, delta)) = customer::delta(event).filter(|_| counts[CUSTOMER_INDEX]) {
+        let key = (customer.to_owned(), partition);
+        changes.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+    }
+    if let Some((day, delta)) = revenue::delta(event).filter(|_| counts[REVENUE_INDEX]) {
+        changes.revenue.entry((day, partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+    }
+}
+
+impl Standing {
+    /// For which views the record counts.
+    fn read(
+        &mut self,
+        partition: u32,
+        offset: i64,
+        record: Option<&Record<'_>>,
+        passed_over: &mut Vec<Passed>,
+    ) -> Result<[bool; VIEWS.len()], FoldError> {
+        if let (0, Some(Record::Claim(claim))) = (offset, record)
+            && *self.nonce.get_or_insert(claim.nonce) != claim.nonce
+        {
+            return Err(FoldError::OtherLog { partition });
+        }
+        let mut counts = [false; VIEWS.len()];
+        let mut passed = None;
+        for ((reader, recognized), counts) in self.readers.iter_mut().zip(&mut self.recognized).zip(&mut counts) {
+            if offset < reader.next_offset {
+                if offset == reader.last_counted && !reader.recognizes(record) {
+                    return Err(FoldError::OtherHistory { partition, offset });
+                }
+                *recognized |= offset == reader.last_counted;
+                continue;
+            }
+            if !*recognized {
+                return Err(FoldError::OtherHistory { partition, offset: reader.last_counted });
+            }
+            match reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })? {
+                Verdict::Counts => *counts = true,
+                Verdict::Claimed(_) => {}
+                Verdict::PassedOver(reason) => passed = Some(reason),
+            }
+        }
+        passed_over.extend(passed);
+        Ok(counts)
+    }
+}

@@ -1,0 +1,83 @@
+//! What this service counts. Names and units are part of its interface.
+
+use std::time::Duration;
+
+use chassis::telemetry::Telemetry;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram};
+use schemas::chain::Passed;
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// `stampede_records_read_total`.
+    records: Counter<u64>,
+    /// `stampede_commits_folded_total`: commits that counted and are in the views.
+    commits: Counter<u64>,
+    /// `stampede_records_passed_over_total{reason}`.
+    passed_over: Counter<u64>,
+    /// `stampede_projection_seconds`: from a batch's arrival to its commit in Postgres.
+    transaction: Histogram<f64>,
+    /// `stampede_cache_seconds`: from the commit to the applied positions in Redis.
+    cache: Histogram<f64>,
+    /// `stampede_cache_failures_total`: times that Redis did not take what was committed.
+    cache_failures: Counter<u64>,
+    /// `stampede_incarnations_total`: times that all of Redis was declared stale.
+    incarnations: Counter<u64>,
+    /// `stampede_projector_active`: 1 where this instance folds.
+    active: Gauge<u64>,
+}
+
+impl Metrics {
+    pub(crate) fn new(telemetry: &Telemetry) -> Self {
+        let meter = telemetry.meter();
+        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        Self {
+            records: counter("stampede_records_read", "Records read from the log."),
+            commits: counter("stampede_commits_folded", "Commits that counted and are in the views."),
+            passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
+            transaction: telemetry
+                .latency_histogram("stampede_projection", "From a batch's arrival to its commit in Postgres."),
+            cache: telemetry.latency_histogram("stampede_cache", "From a commit to the applied positions in Redis."),
+            cache_failures: counter("stampede_cache_failures", "Times that Redis did not take what was committed."),
+            incarnations: counter("stampede_incarnations", "Times that all of Redis was declared stale."),
+            active: meter
+                .u64_gauge("stampede_projector_active")
+                .with_description("1 where this instance folds, 0 where it stands by.")
+                .build(),
+        }
+    }
+
+    pub(crate) fn folded(&self, records: usize, commits: usize) {
+        self.records.add(records as u64, &[]);
+        self.commits.add(commits as u64, &[]);
+    }
+
+    pub(crate) fn passed_over(&self, reason: Passed) {
+        let reason = match reason {
+            Passed::Foreign => "foreign",
+            Passed::OtherEpoch => "other-epoch",
+            Passed::OutOfSequence => "out-of-sequence",
+        };
+        self.passed_over.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    pub(crate) fn committed(&self, after: Duration) {
+        self.transaction.record(after.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn cached(&self, after: Duration) {
+        self.cache.record(after.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn cache_failed(&self) {
+        self.cache_failures.add(1, &[]);
+    }
+
+    pub(crate) fn incarnation_begun(&self) {
+        self.incarnations.add(1, &[]);
+    }
+
+    pub(crate) fn active(&self, active: bool) {
+        self.active.record(active.into(), &[]);
+    }
+}

@@ -1,0 +1,417 @@
+//! The views in Postgres.
+//!
+//! Invariant: rows and checkpoints move in one transaction, and only while the checkpoints are what this process
+//! read or wrote last. A process that slept while another took over writes nothing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chassis::env::Secret;
+use chassis::postgres::PostgresError;
+use schemas::chain::Reader;
+use schemas::record::Epoch;
+use schemas::tables::{nonce_from_sql, nonce_to_sql};
+use schemas::views::{OrderRow, ProductRow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+use crate::fold::{Changes, Missing, Standing, VIEWS};
+use crate::views::journal::JournalRows;
+
+/// One projector at a time holds this lock in its database.
+const LEAD_LOCK: i64 = 0x5354_414d_5045_4445;
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("the Postgres URL cannot be used")]
+    Url(#[from] PostgresError),
+    #[error("could not connect to Postgres")]
+    Connect(#[source] tokio_postgres::Error),
+    #[error("Postgres does not answer")]
+    Silent,
+    #[error("could not load the checkpoints")]
+    Load(#[source] tokio_postgres::Error),
+    #[error("could not read rows")]
+    Read(#[source] tokio_postgres::Error),
+    #[error("could not commit a batch, or another projector moved its checkpoints")]
+    Commit(#[source] tokio_postgres::Error),
+    #[error("a row does not read as what this build writes")]
+    Row(#[source] serde_json::Error),
+}
+
+/// One session: it holds the lead lock, and with it ends the right to fold.
+pub(crate) struct Store {
+    client: Client,
+    statements: Statements,
+}
+
+struct Statements {
+    load_products: Statement,
+    load_orders: Statement,
+    insert_partitions: Statement,
+    move_checkpoints: Statement,
+    upsert_products: Statement,
+    upsert_orders: Statement,
+    add_customers: Statement,
+    add_revenue: Statement,
+    insert_journal: Statement,
+    read_customers: Statement,
+    read_revenue: Statement,
+}
+
+/// A row as readers see it: key, version, data.
+pub(crate) type ReadRow = (String, u64, String);
+
+/// Rows of the summed views as they stand after a commit.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) customers: Vec<ReadRow>,
+    pub(crate) revenue: Vec<ReadRow>,
+}
+
+/// A checkpoint to move: view and partition, from where to where.
+pub(crate) struct Move {
+    pub(crate) view: usize,
+    pub(crate) partition: u32,
+    pub(crate) from: Reader,
+    pub(crate) to: Reader,
+}
+
+impl Store {
+    pub(crate) async fn connect(url: &Secret) -> Result<Self, StoreError> {
+        let config = chassis::postgres::session(url, "projector")?;
+        let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
+        let (client, connection) = connecting.await.map_err(|_| StoreError::Silent)?.map_err(StoreError::Connect)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::warn!(error = %error, "the connection to Postgres is gone");
+            }
+        });
+        let statements = Statements::prepare(&client).await.map_err(StoreError::Connect)?;
+        Ok(Self { client, statements })
+    }
+
+    /// Whether this session is now the one that folds. It stays so until the session ends.
+    pub(crate) async fn take_lead(&self) -> Result<bool, StoreError> {
+        let row = self.client.query_one("SELECT pg_try_advisory_lock($1)", &[&LEAD_LOCK]).await;
+        row.map(|row| row.get(0)).map_err(StoreError::Load)
+    }
+
+    /// Where every view stands, by partition; at the start where it never stood anywhere.
+    pub(crate) async fn standings(&self, partitions: u32) -> Result<Vec<Standing>, StoreError> {
+        self.client
+            .execute(include_str!("postgres/begin_checkpoints.sql"), &[&VIEWS.as_slice(), &partitions.cast_signed()])
+            .await
+            .map_err(StoreError::Load)?;
+        let rows =
+            self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
+        let readers: HashMap<(String, i32), Reader> =
+            rows.iter().map(|row| ((row.get("view"), row.get("partition")), reader(row))).collect();
+        let rows =
+            self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
+        let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
+        let standing = |partition: u32| {
+            let partition = partition.cast_signed();
+            let of = |view: &str| readers.get(&(view.to_owned(), partition)).copied().unwrap_or(Reader::START);
+            Standing::new(VIEWS.map(of), nonces.get(&partition).copied())
+        };
+        Ok((0..partitions).map(standing).collect())
+    }
+
+    #[allow(clippy::type_complexity, reason = "two lists of rows with their versions")]
+    pub(crate) async fn rows(
+        &self,
+        missing: &Missing,
+    ) -> Result<(Vec<(String, (u64, ProductRow))>, Vec<(String, (u64, OrderRow))>), StoreError> {
+        let (products, orders) = tokio::try_join!(
+            self.load(&self.statements.load_products, &missing.products),
+            self.load(&self.statements.load_orders, &missing.orders),
+        )?;
+        Ok((products, orders))
+    }
+
+    async fn load<T: DeserializeOwned>(
+        &self,
+        statement: &Statement,
+        keys: &Vec<String>,
+    ) -> Result<Vec<(String, (u64, T))>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.client.query(statement, &[keys]).await.map_err(StoreError::Read)?;
+        rows.iter()
+            .map(|row| {
+                let (key, version, data) = read_row(row);
+                Ok((key, (version, serde_json::from_str(&data).map_err(StoreError::Row)?)))
+            })
+            .collect()
+    }
+
+    /// Everything in one transaction and one round trip: the statements are sent without waiting for each other's
+    /// answers. The first fails unless every checkpoint is where `moves` says, and with it fails the transaction.
+    /// What it changed in the summed views is read back behind it.
+    pub(crate) async fn commit(
+        &self,
+        changes: &Changes,
+        moves: &[Move],
+        standings: &[Standing],
+    ) -> Result<Sums, StoreError> {
+        let Statements { insert_partitions, move_checkpoints, insert_journal, .. } = &self.statements;
+        let Statements { upsert_products, upsert_orders, add_customers, add_revenue, .. } = &self.statements;
+        let client = &self.client;
+        let moves = Checkpoints::new(moves);
+        let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
+        let (customers, revenue) = (Parts::of_customers(changes), Parts::of_revenue(changes));
+        let (customer_keys, revenue_keys) = (customers.distinct_keys(), revenue.distinct_keys());
+        let (partitions, nonces) = identities(standings);
+        // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
+        // fails, so that the session is out of the transaction afterwards.
+        let (
+            begun,
+            moved,
+            identified,
+            products,
+            orders,
+            customers,
+            revenue,
+            journal,
+            committed,
+            customers_now,
+            revenue_now,
+        ) = tokio::join!(
+            client.batch_execute("BEGIN"),
+            run(client, move_checkpoints, moves.params(), false),
+            run(client, insert_partitions, [&partitions, &nonces], partitions.is_empty()),
+            run(client, upsert_products, products.params(), products.keys.is_empty()),
+            run(client, upsert_orders, orders.params(), orders.keys.is_empty()),
+            run(client, add_customers, customers.params_with_dates(), customers.keys.is_empty()),
+            run(client, add_revenue, revenue.params(), revenue.keys.is_empty()),
+            run(client, insert_journal, journal_params(&changes.journal), changes.journal.versions.is_empty()),
+            client.batch_execute("COMMIT"),
+            read(client, &self.statements.read_customers, &customer_keys),
+            read(client, &self.statements.read_revenue, &revenue_keys)
+        );
+        let rows = products.and(orders).and(customers).and(revenue).and(journal);
+        begun.and(moved).and(identified).and(rows).and(committed).map_err(StoreError::Commit)?;
+        let customers = customers_now.map_err(StoreError::Read)?;
+        Ok(Sums { customers, revenue: revenue_now.map_err(StoreError::Read)? })
+    }
+}
+
+fn identities(standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
+    let known = (0..).zip(standings).filter_map(|(partition, standing)| Some((partition, standing.nonce?)));
+    known.map(|(partition, nonce)| (partition, nonce_to_sql(nonce))).unzip()
+}
+
+impl Statements {
+    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            load_products: client
+                .prepare("SELECT key, version, data::text FROM product_rows WHERE key = ANY($1)")
+                .await?,
+            load_orders: client.prepare("SELECT key, version, data::text FROM order_rows WHERE key = ANY($1)").await?,
+            insert_partitions: client.prepare(include_str!("postgres/insert_partitions.sql")).await?,
+            move_checkpoints: client.prepare(include_str!("postgres/move_checkpoints.sql")).await?,
+            upsert_products: client.prepare(include_str!("postgres/upsert_products.sql")).await?,
+            upsert_orders: client.prepare(include_str!("postgres/upsert_orders.sql")).await?,
+            add_customers: client.prepare(include_str!("postgres/add_customers.sql")).await?,
+            add_revenue: client.prepare(include_str!("postgres/add_revenue.sql")).await?,
+            insert_journal: client.prepare(include_str!("postgres/insert_journal.sql")).await?,
+            read_customers: client
+                .prepare("SELECT key, version, data::text FROM view_customer WHERE key = ANY($1)")
+                .await?,
+            read_revenue: client
+                .prepare("SELECT key, version, data::text FROM view_revenue WHERE key = ANY($1)")
+                .await?,
+        })
+    }
+}
+
+type Param<'a> = &'a (dyn tokio_postgres::types::ToSql + Sync);
+
+/// Nothing to write is not sent.
+async fn run<const N: usize>(
+    client: &Client,
+    statement: &Statement,
+    params: [Param<'_>; N],
+    is_empty: bool,
+) -> Result<(), tokio_postgres::Error> {
+    if is_empty {
+        return Ok(());
+    }
+    client.execute(statement, &params).await.map(drop)
+}
+
+async fn read(
+    client: &Client,
+    statement: &Statement,
+    keys: &Vec<String>,
+) -> Result<Vec<ReadRow>, tokio_postgres::Error> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(client.query(statement, &[keys]).await?.iter().map(read_row).collect())
+}
+
+fn read_row(row: &Row) -> ReadRow {
+    let version: i64 = row.get(1);
+    (row.get(0), version.cast_unsigned(), row.get(2))
+}
+
+fn reader(row: &Row) -> Reader {
+    let claim: i64 = row.get("epoch_claim");
+    let last_seq: i64 = row.get("last_seq");
+    Reader {
+        next_offset: row.get("next_offset"),
+        epoch: (claim >= 0).then(|| Epoch { claim, nonce: nonce_from_sql(row.get("epoch_nonce")) }),
+        last_seq: last_seq.cast_unsigned(),
+        last_counted: row.get("last_counted"),
+    }
+}
+
+/// Columns of the checkpoints that move.
+#[derive(Default)]
+struct Checkpoints {
+    views: Vec<&'static str>,
+    partitions: Vec<i32>,
+    old_next: Vec<i64>,
+    old_nonces: Vec<i64>,
+    next: Vec<i64>,
+    claims: Vec<i64>,
+    nonces: Vec<i64>,
+    seqs: Vec<i64>,
+    counted: Vec<i64>,
+    count: i64,
+}
+
+impl Checkpoints {
+    fn new(moves: &[Move]) -> Self {
+        let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
+        let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
+        for Move { view, partition, from, to } in moves {
+            columns.views.push(VIEWS[*view]);
+            columns.partitions.push(partition.cast_signed());
+            columns.old_next.push(from.next_offset);
+            columns.old_nonces.push(nonce(from));
+            columns.next.push(to.next_offset);
+            columns.claims.push(to.epoch.map_or(-1, |epoch| epoch.claim));
+            columns.nonces.push(nonce(to));
+            columns.seqs.push(to.last_seq.cast_signed());
+            columns.counted.push(to.last_counted);
+        }
+        columns
+    }
+
+    fn params(&self) -> [Param<'_>; 10] {
+        [
+            &self.views,
+            &self.partitions,
+            &self.old_next,
+            &self.old_nonces,
+            &self.next,
+            &self.claims,
+            &self.nonces,
+            &self.seqs,
+            &self.counted,
+            &self.count,
+        ]
+    }
+}
+
+/// Columns of a one-aggregate view.
+struct Rows {
+    keys: Vec<String>,
+    versions: Vec<i64>,
+    data: Vec<String>,
+}
+
+impl Rows {
+    fn new<T: Serialize>(rows: &HashMap<String, (u64, T)>) -> Result<Self, StoreError> {
+        let mut columns = Self { keys: Vec::new(), versions: Vec::new(), data: Vec::new() };
+        for (key, (version, row)) in rows {
+            columns.keys.push(key.clone());
+            columns.versions.push(version.cast_signed());
+            columns.data.push(serde_json::to_string(row).map_err(StoreError::Row)?);
+        }
+        Ok(columns)
+    }
+
+    fn params(&self) -> [Param<'_>; 3] {
+        [&self.keys, &self.versions, &self.data]
+    }
+}
+
+fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
+    [
+        &rows.aggregates,
+        &rows.versions,
+        &rows.types,
+        &rows.data,
+        &rows.at_ms,
+        &rows.partitions,
+        &rows.offsets,
+        &rows.command_ids,
+        &rows.causes,
+        &rows.traces,
+    ]
+}
+
+/// Columns of a summed view; the dates are `customer`'s alone.
+#[derive(Default)]
+struct Parts {
+    keys: Vec<String>,
+    partitions: Vec<i32>,
+    events: Vec<i64>,
+    orders: Vec<i64>,
+    units: Vec<i64>,
+    amounts: Vec<i64>,
+    first_ms: Vec<i64>,
+    last_ms: Vec<i64>,
+}
+
+impl Parts {
+    fn of_customers(changes: &Changes) -> Self {
+        let mut columns = Self::default();
+        for ((key, partition), delta) in &changes.customers {
+            columns.push(key, *partition, delta.events, delta.sums);
+            columns.first_ms.push(delta.first_order_at.0.cast_signed());
+            columns.last_ms.push(delta.last_order_at.0.cast_signed());
+        }
+        columns
+    }
+
+    fn of_revenue(changes: &Changes) -> Self {
+        let mut columns = Self::default();
+        for ((key, partition), delta) in &changes.revenue {
+            columns.push(key, *partition, delta.events, delta.sums);
+        }
+        columns
+    }
+
+    fn push(&mut self, key: &str, partition: u32, events: i64, sums: crate::views::revenue::Sums) {
+        self.keys.push(key.to_owned());
+        self.partitions.push(partition.cast_signed());
+        self.events.push(events);
+        self.orders.push(sums.orders);
+        self.units.push(sums.units);
+        self.amounts.push(sums.amount_cents);
+    }
+
+    fn params(&self) -> [Param<'_>; 6] {
+        [&self.keys, &self.partitions, &self.events, &self.orders, &self.units, &self.amounts]
+    }
+
+    fn params_with_dates(&self) -> [Param<'_>; 8] {
+        let [keys, partitions, events, orders, units, amounts] = self.params();
+        [keys, partitions, events, orders, units, amounts, &self.first_ms, &self.last_ms]
+    }
+
+    fn distinct_keys(&self) -> Vec<String> {
+        let mut keys = self.keys.clone();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}

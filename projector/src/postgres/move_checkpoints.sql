@@ -1,0 +1,19 @@
+-- A compare-and-set of many rows. The division fails, and with it the transaction, unless every one was as expected.
+WITH moved AS (
+    UPDATE checkpoints AS c
+    SET next_offset = m.next_offset,
+        epoch_claim = m.epoch_claim,
+        epoch_nonce = m.epoch_nonce,
+        last_seq = m.last_seq,
+        last_counted = m.last_counted
+    FROM unnest(
+        $1::text[], $2::int[], $3::bigint[], $4::bigint[],
+        $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]
+    ) AS m (view, partition, old_next, old_nonce, next_offset, epoch_claim, epoch_nonce, last_seq, last_counted)
+    WHERE c.view = m.view
+      AND c.partition = m.partition
+      AND c.next_offset = m.old_next
+      AND c.epoch_nonce = m.old_nonce
+    RETURNING 1
+)
+SELECT 1 / (count(*) = $10::bigint)::int FROM moved

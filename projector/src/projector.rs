@@ -1,0 +1,233 @@
+//! The loop: stand by, take the lead, fold, and begin again when something breaks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chassis::readiness::Condition;
+use chassis::shutdown::Shutdown;
+use rdkafka::error::KafkaError;
+
+use crate::config::Config;
+use crate::fold::{Changes, FoldError, Folder, Standing};
+use crate::log::{self, Batch, Batches};
+use crate::metrics::Metrics;
+use crate::postgres::{Move, Store, StoreError, Sums};
+use crate::redis::Cache;
+
+/// Between tries to take the lead, and after something broke.
+const RETRY: Duration = Duration::from_millis(300);
+/// What counts for no view (claims, fences, strangers) moves a checkpoint this often at most.
+const IDLE_MOVE: Duration = Duration::from_secs(1);
+/// Between tries to bring Redis back in step.
+const CACHE_RETRY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProjectorError {
+    #[error("Postgres failed")]
+    Store(#[from] StoreError),
+    #[error("the log is not what the views were folded from")]
+    Fold(#[from] FoldError),
+    #[error("the log does not hold what is asked of it")]
+    Log(#[source] KafkaError),
+    #[error("the log's reader could not start")]
+    Reader(#[source] anyhow::Error),
+}
+
+pub(crate) struct Projector {
+    pub(crate) config: Config,
+    pub(crate) partitions: u32,
+    pub(crate) cache: Cache,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ready: Ready,
+}
+
+/// What `/readyz` may wait for.
+pub(crate) struct Ready {
+    pub(crate) log: Condition,
+    pub(crate) postgres: Condition,
+    pub(crate) redis: Condition,
+}
+
+impl Projector {
+    /// Until shutdown. Only a log that cannot be read on ends it in place: it halts and says so.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        while !shutdown.is_requested() {
+            let outcome = self.lead(&shutdown).await;
+            self.metrics.active(false);
+            match outcome {
+                Ok(()) => {}
+                Err(error @ (ProjectorError::Fold(_) | ProjectorError::Log(_))) => {
+                    let reason = format!("{:#}", anyhow::Error::from(error));
+                    tracing::error!(error = reason, "halted: a person must look at the log");
+                    self.ready.log.waiting(format!("halted: {reason}"));
+                    return shutdown.requested().await;
+                }
+                Err(error) => {
+                    let reason = format!("{:#}", anyhow::Error::from(error));
+                    tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
+                    self.ready.postgres.waiting(reason);
+                }
+            }
+            pause(RETRY, &shutdown).await;
+        }
+    }
+
+    /// Stands by until this session has the lead, then folds until it ends.
+    async fn lead(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
+        let store = Store::connect(&self.config.postgres_url).await?;
+        self.ready.postgres.ready();
+        self.ready.log.ready();
+        while !store.take_lead().await? {
+            self.ready.redis.ready();
+            pause(RETRY, shutdown).await;
+            if shutdown.is_requested() {
+                return Ok(());
+            }
+        }
+        let standings = store.standings(self.partitions).await?;
+        let from: Vec<i64> = standings.iter().map(Standing::from).collect();
+        let batches = log::follow(&self.config.kafka, &self.config.topic, &from).map_err(ProjectorError::Reader)?;
+        tracing::info!("folding");
+        self.metrics.active(true);
+        self.cache.lose_step();
+        let committed = standings.clone();
+        let mut lead = Lead {
+            folder: Folder::default(),
+            standings,
+            committed,
+            last_move: Instant::now(),
+            last_cache_try: None,
+            store,
+            projector: self,
+        };
+        lead.fold(batches, shutdown).await
+    }
+}
+
+/// One stretch of folding, from taking the lead to losing it.
+struct Lead<'a> {
+    projector: &'a mut Projector,
+    store: Store,
+    folder: Folder,
+    /// Where the fold stands, and where the checkpoints do.
+    standings: Vec<Standing>,
+    committed: Vec<Standing>,
+    last_move: Instant,
+    last_cache_try: Option<Instant>,
+}
+
+impl Lead<'_> {
+    async fn fold(&mut self, mut batches: Batches, shutdown: &Shutdown) -> Result<(), ProjectorError> {
+        self.mend_cache().await;
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = shutdown.requested() => return Ok(()),
+                batch = batches.recv() => batch,
+                () = tokio::time::sleep(IDLE_MOVE) => Some(Ok(Batch::default())),
+            };
+            match batch {
+                Some(Ok(batch)) => self.take(&batch).await?,
+                Some(Err(error)) => return Err(ProjectorError::Log(error)),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn take(&mut self, batch: &Batch) -> Result<(), ProjectorError> {
+        let begun = Instant::now();
+        let missing = self.folder.missing(batch);
+        let (products, orders) = self.store.rows(&missing).await?;
+        self.folder.remember(products, orders);
+        let changes = self.folder.fold(batch, &mut self.standings)?;
+        self.projector.metrics.folded(batch.len(), changes.commits);
+        for reason in &changes.passed_over {
+            self.projector.metrics.passed_over(*reason);
+        }
+        let moves = self.moves(&changes);
+        let mut sums = Sums::default();
+        if !moves.is_empty() {
+            sums = self.store.commit(&changes, &moves, &self.standings).await?;
+            self.projector.metrics.committed(begun.elapsed());
+            for Move { partition, .. } in &moves {
+                self.committed[*partition as usize] = self.standings[*partition as usize].clone();
+            }
+        }
+        self.show(&changes, &sums, &moves).await;
+        Ok(())
+    }
+
+    /// Partitions in which something counted; now and then the others too.
+    fn moves(&mut self, changes: &Changes) -> Vec<Move> {
+        let all = self.last_move.elapsed() >= IDLE_MOVE;
+        if all {
+            self.last_move = Instant::now();
+        }
+        let mut moves = Vec::new();
+        for (partition, (now, committed)) in (0..).zip(self.standings.iter().zip(&self.committed)) {
+            if !all && !changes.moved.contains(&partition) {
+                continue;
+            }
+            for (view, (to, from)) in now.readers.iter().zip(&committed.readers).enumerate() {
+                if to != from {
+                    moves.push(Move { view, partition, from: *from, to: *to });
+                }
+            }
+        }
+        moves
+    }
+
+    async fn show(&mut self, changes: &Changes, sums: &Sums, moves: &[Move]) {
+        if !self.projector.cache.is_in_step() {
+            return self.mend_cache().await;
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        match self.projector.cache.show(changes, sums, moves).await {
+            Ok(()) => self.projector.metrics.cached(begun.elapsed()),
+            Err(error) => self.cache_failed(error),
+        }
+    }
+
+    /// Brings Redis back in step, if this projector still leads: its checkpoints in Postgres say so.
+    async fn mend_cache(&mut self) {
+        if self.last_cache_try.is_some_and(|last| last.elapsed() < CACHE_RETRY) {
+            return;
+        }
+        self.last_cache_try = Some(Instant::now());
+        let own = match self.store.standings(self.projector.partitions).await {
+            Ok(found) => found.iter().zip(&self.committed).all(|(found, own)| found.readers == own.readers),
+            // The next commit tells.
+            Err(_) => return,
+        };
+        if !own {
+            return;
+        }
+        match self.projector.cache.resume(&self.committed).await {
+            Ok(begun) => {
+                if begun {
+                    tracing::info!("Redis did not show the checkpoints: all of it is declared stale");
+                    self.projector.metrics.incarnation_begun();
+                }
+                self.projector.ready.redis.ready();
+            }
+            Err(error) => self.cache_failed(error),
+        }
+    }
+
+    fn cache_failed(&mut self, error: crate::redis::CacheError) {
+        let reason = format!("{:#}", anyhow::Error::from(error));
+        tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
+        self.projector.metrics.cache_failed();
+        self.projector.ready.redis.waiting(reason);
+    }
+}
+
+async fn pause(length: Duration, shutdown: &Shutdown) {
+    tokio::select! {
+        () = tokio::time::sleep(length) => {}
+        () = shutdown.requested() => {}
+    }
+}

@@ -1,0 +1,36 @@
+//! `customer`: what a customer ordered in all. Counted when placed, taken back when an order ends unserved.
+
+use domain::TimeMs;
+use domain::order::Event;
+
+use super::revenue::Sums;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CustomerDelta {
+    /// Events folded into it.
+    pub(crate) events: i64,
+    pub(crate) sums: Sums,
+    /// Of all orders ever placed: these are not taken back.
+    pub(crate) first_order_at: TimeMs,
+    pub(crate) last_order_at: TimeMs,
+}
+
+/// The customer whom the event concerns, and what it adds.
+pub(crate) fn delta(event: &Event) -> Option<(&str, CustomerDelta)> {
+    let (customer, at) = match event {
+        Event::Placed(placement) => (&placement.customer, placement.ordered_at),
+        Event::Rejected(ending) | Event::Cancelled(ending) => (&ending.customer, ending.ordered_at),
+        Event::LineConfirmed { .. } | Event::Confirmed | Event::LineRejected { .. } => return None,
+    };
+    let sums = Sums::of(event)?;
+    Some((&customer.0, CustomerDelta { events: 1, sums, first_order_at: at, last_order_at: at }))
+}
+
+impl CustomerDelta {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.sums.add(&other.sums);
+        self.first_order_at = self.first_order_at.min(other.first_order_at);
+        self.last_order_at = self.last_order_at.max(other.last_order_at);
+    }
+}

@@ -1,0 +1,36 @@
+//! The journal: every event, by aggregate and version.
+
+use schemas::record::Commit;
+
+/// Columns of the journal, a row an event.
+#[derive(Debug, Default)]
+pub(crate) struct JournalRows {
+    pub(crate) aggregates: Vec<String>,
+    pub(crate) versions: Vec<i64>,
+    pub(crate) types: Vec<&'static str>,
+    pub(crate) data: Vec<String>,
+    pub(crate) at_ms: Vec<i64>,
+    pub(crate) partitions: Vec<i32>,
+    pub(crate) offsets: Vec<i64>,
+    pub(crate) command_ids: Vec<String>,
+    pub(crate) causes: Vec<Option<String>>,
+    pub(crate) traces: Vec<Option<String>>,
+}
+
+impl JournalRows {
+    pub(crate) fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
+        let first = commit.version + 1 - commit.events.len() as u64;
+        for (event, version) in commit.events.iter().zip(first..) {
+            self.aggregates.push(commit.aggregate.to_string());
+            self.versions.push(version.cast_signed());
+            self.types.push(event.name());
+            self.data.push(event.data_json());
+            self.at_ms.push(commit.at_ms.cast_signed());
+            self.partitions.push(partition.cast_signed());
+            self.offsets.push(offset);
+            self.command_ids.push(commit.command_id.to_string());
+            self.causes.push(commit.cause.as_deref().map(str::to_owned));
+            self.traces.push(commit.trace.as_deref().map(str::to_owned));
+        }
+    }
+}

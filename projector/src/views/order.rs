@@ -1,0 +1,42 @@
+//! `order`: what was ordered, and how far it has come.
+
+use domain::order::{Ending, Event};
+use schemas::views::{OrderLine, OrderRow, OrderStatus};
+
+/// A first event that places nothing makes no row.
+pub(crate) fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
+    match (row, event) {
+        (None, Event::Placed(placement)) => Some(OrderRow {
+            customer: placement.customer.0.to_string(),
+            total_cents: placement.lines.iter().map(|line| line.amount_cents).sum(),
+            lines: placement
+                .lines
+                .iter()
+                .map(|line| OrderLine {
+                    product: line.product.0.to_string(),
+                    quantity: line.quantity,
+                    amount_cents: line.amount_cents,
+                })
+                .collect(),
+            status: OrderStatus::Placed,
+            ordered_at: placement.ordered_at,
+            reason: None,
+        }),
+        (Some(row), Event::Confirmed) => Some(OrderRow { status: OrderStatus::Confirmed, ..row }),
+        (Some(row), Event::Rejected(ending)) => Some(ended(row, OrderStatus::Rejected, ending)),
+        (Some(row), Event::Cancelled(ending)) => Some(ended(row, OrderStatus::Cancelled, ending)),
+        (row @ Some(_), Event::Placed(_) | Event::LineConfirmed { .. } | Event::LineRejected { .. }) => row,
+        (
+            None,
+            Event::LineConfirmed { .. }
+            | Event::Confirmed
+            | Event::LineRejected { .. }
+            | Event::Rejected(_)
+            | Event::Cancelled(_),
+        ) => None,
+    }
+}
+
+fn ended(row: OrderRow, status: OrderStatus, ending: &Ending) -> OrderRow {
+    OrderRow { status, reason: ending.reason.as_deref().map(str::to_owned), ..row }
+}

@@ -1,0 +1,88 @@
+//! `product`: a product's price and stock.
+
+use domain::product::Event;
+use schemas::views::ProductRow;
+
+/// A first event that registers nothing makes no row.
+pub(crate) fn fold(row: Option<ProductRow>, event: &Event) -> Option<ProductRow> {
+    let Some(mut row) = row else { return first(event) };
+    match event {
+        Event::Registered(_) => {}
+        Event::Restocked { quantity } => {
+            row.stock += u64::from(*quantity);
+            row.available += u64::from(*quantity);
+        }
+        Event::Repriced { price_cents } => row.price_cents = *price_cents,
+        Event::Reserved { quantity, .. } => {
+            row.available -= u64::from(*quantity);
+            row.reserved += u64::from(*quantity);
+        }
+        Event::Released { quantity, .. } => {
+            row.reserved -= u64::from(*quantity);
+            row.available += u64::from(*quantity);
+        }
+        Event::Committed { quantity, .. } => {
+            row.reserved -= u64::from(*quantity);
+            row.stock -= u64::from(*quantity);
+            row.sold += u64::from(*quantity);
+        }
+        Event::Discontinued => row.discontinued = true,
+    }
+    Some(row)
+}
+
+fn first(event: &Event) -> Option<ProductRow> {
+    match event {
+        Event::Registered(registration) => Some(ProductRow {
+            name: registration.name.to_string(),
+            price_cents: registration.price_cents,
+            stock: registration.stock.into(),
+            available: registration.stock.into(),
+            reserved: 0,
+            sold: 0,
+            discontinued: false,
+        }),
+        Event::Restocked { .. }
+        | Event::Repriced { .. }
+        | Event::Reserved { .. }
+        | Event::Released { .. }
+        | Event::Committed { .. }
+        | Event::Discontinued => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::ids::OrderId;
+    use domain::product::Registration;
+
+    use super::*;
+
+    fn folded(events: &[Event]) -> ProductRow {
+        events.iter().fold(None, fold).unwrap()
+    }
+
+    fn registered(stock: u32) -> Event {
+        Event::Registered(Registration { name: "Blue".into(), price_cents: 100, stock, limit_per_order: None })
+    }
+
+    #[test]
+    fn stock_is_what_is_on_hand_and_sold_is_what_was_committed() {
+        let order = || OrderId("o-1".into());
+        let row = folded(&[
+            registered(10),
+            Event::Reserved { order: order(), quantity: 4 },
+            Event::Committed { order: order(), quantity: 4 },
+            Event::Reserved { order: order(), quantity: 2 },
+            Event::Released { order: order(), quantity: 1 },
+            Event::Restocked { quantity: 5 },
+        ]);
+        assert_eq!((row.stock, row.available, row.reserved, row.sold), (11, 10, 1, 4));
+    }
+
+    #[test]
+    fn price_and_end_of_sale_show() {
+        let row = folded(&[registered(0), Event::Repriced { price_cents: 7 }, Event::Discontinued]);
+        assert_eq!((row.price_cents, row.discontinued), (7, true));
+    }
+}
