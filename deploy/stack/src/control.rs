@@ -1,0 +1,213 @@
+//! How a stack that runs is spoken to: a line of JSON each way over a unix socket in its state directory.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Layout;
+use crate::status::Status;
+
+/// Longer than any part takes to start or stop.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub(crate) enum Request {
+    Status,
+    /// Answered when it has stopped.
+    Stop { name: String },
+    /// Answered when it is ready.
+    Start { name: String },
+    /// Answered at once. `signal`: its number.
+    Kill { name: String, signal: i32 },
+    /// Answered when nothing runs any more.
+    Down,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Reply {
+    Status(Status),
+    Done(String),
+    Failed(String),
+}
+
+/// A request and where its one reply goes.
+pub(crate) type Call = (Request, Sender<Reply>);
+
+/// Held by the one supervisor of a state directory, until it ends in whatever way.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
+
+/// `None`: a stack runs here already.
+pub(crate) fn lock(layout: &Layout) -> Result<Option<Lock>> {
+    let path = layout.lock();
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Whether a stack runs here.
+pub(crate) fn is_locked(layout: &Layout) -> Result<bool> {
+    Ok(layout.lock().exists() && lock(layout)?.is_none())
+}
+
+/// For a stack that was told to end.
+fn wait_until_unlocked(layout: &Layout) -> Result<()> {
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    while is_locked(layout)? {
+        if Instant::now() > deadline {
+            bail!("the stack does not end; see `cargo stack logs {}`", crate::logs::OWN);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Hands each request to `calls` from now on. The caller holds the lock, so a socket that is there is of the past.
+pub(crate) fn serve(layout: &Layout, calls: impl Fn(Call) + Clone + Send + 'static) -> Result<()> {
+    let path = layout.control();
+    let _ = fs::remove_file(&path);
+    let listener =
+        through_folder(&path, |short| UnixListener::bind(short)).with_context(|| format!("cannot listen on {}", path.display()))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let calls = calls.clone();
+            // A caller that goes away early hears nothing, and that is all.
+            thread::spawn(move || answer(&stream, &calls));
+        }
+    });
+    Ok(())
+}
+
+/// Asks the stack of this state directory. `None`: none runs.
+pub(crate) fn ask(layout: &Layout, request: &Request) -> Result<Option<Reply>> {
+    let path = layout.control();
+    let Ok(stream) = through_folder(&path, |short| UnixStream::connect(short)) else {
+        if is_locked(layout)? {
+            bail!("a stack is just starting or ending here; try again in a moment");
+        }
+        return Ok(None);
+    };
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    (&stream).write_all(line.as_bytes()).context("the stack does not listen")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).context("the stack does not answer")?;
+    if answer.is_empty() {
+        bail!("the stack ended before it answered");
+    }
+    Ok(Some(serde_json::from_str(&answer).with_context(|| format!("the stack answered {answer:?}"))?))
+}
+
+/// As [`ask`], for what needs a stack that runs and does it.
+pub(crate) fn tell(layout: &Layout, request: &Request) -> Result<String> {
+    match ask(layout, request)? {
+        Some(Reply::Done(text)) => Ok(text),
+        Some(Reply::Failed(text)) => Err(anyhow!(text)),
+        Some(Reply::Status(_)) => bail!("the stack answered something else"),
+        None => bail!("no stack runs here; `cargo stack up` starts one"),
+    }
+}
+
+/// Ends the stack that runs here. The answer may get lost with the one who gives it: its end is the answer.
+pub(crate) fn down(layout: &Layout) -> Result<()> {
+    match ask(layout, &Request::Down) {
+        Err(error) if is_locked(layout)? => return Err(error),
+        Ok(Some(Reply::Failed(text))) => bail!(text),
+        Ok(_) | Err(_) => {}
+    }
+    wait_until_unlocked(layout)
+}
+
+pub(crate) fn status(layout: &Layout) -> Result<Status> {
+    match ask(layout, &Request::Status)? {
+        Some(Reply::Status(status)) => Ok(status),
+        Some(Reply::Failed(text)) => Err(anyhow!(text)),
+        Some(Reply::Done(_)) => bail!("the stack answered something else"),
+        None => Ok(Status::down()),
+    }
+}
+
+fn answer(mut stream: &UnixStream, calls: &impl Fn(Call)) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => {
+            let (sender, receiver) = mpsc::channel();
+            calls((request, sender));
+            receiver.recv().unwrap_or_else(|_| Reply::Failed(String::from("the stack is ending")))
+        }
+        Err(error) => Reply::Failed(format!("not a request: {error}")),
+    };
+    let mut text = serde_json::to_string(&reply)?;
+    text.push('\n');
+    stream.write_all(text.as_bytes())
+}
+
+/// A socket's path has at most 108 bytes, a checkout's may be longer: the folder is opened, and the socket named
+/// through its descriptor.
+fn through_folder<T>(path: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = File::open(folder)?;
+    then(&PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(name: &str) -> Layout {
+        let state = std::env::temp_dir().join(format!("stack-{name}-{}", std::process::id())).join("x".repeat(120));
+        let layout = Layout::new(Some(&state), Some(20000)).unwrap();
+        layout.create().unwrap();
+        layout
+    }
+
+    #[test]
+    fn a_request_is_answered_below_a_long_path_too() {
+        let layout = layout("control");
+        assert!(ask(&layout, &Request::Status).unwrap().is_none());
+        serve(&layout, |(request, reply)| {
+            let answer = match request {
+                Request::Stop { name } => Reply::Done(format!("{name} stopped")),
+                _ => Reply::Status(Status::down()),
+            };
+            reply.send(answer).unwrap();
+        })
+        .unwrap();
+        assert_eq!(tell(&layout, &Request::Stop { name: String::from("redis") }).unwrap(), "redis stopped");
+        assert_eq!(status(&layout).unwrap(), Status::down());
+        fs::remove_dir_all(layout.state.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn one_supervisor_at_a_time_holds_the_lock() {
+        let layout = layout("lock");
+        let held = lock(&layout).unwrap();
+        assert!(held.is_some());
+        assert!(lock(&layout).unwrap().is_none());
+        assert!(is_locked(&layout).unwrap());
+        drop(held);
+        assert!(!is_locked(&layout).unwrap());
+        fs::remove_dir_all(layout.state.parent().unwrap()).unwrap();
+    }
+}

@@ -1,0 +1,86 @@
+//! The edge: nginx in front of both tiers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use crate::layout::{Layout, root};
+use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use crate::plan::Size;
+use crate::probe::Probe;
+use crate::provision::Tools;
+
+pub(crate) const NAME: &str = "edge";
+/// SIGQUIT lets nginx finish the requests that it has.
+const STOP: Stop = Stop { signal: Signal::QUIT, grace: Duration::from_secs(5) };
+/// Of the client's side; each may take another one to a service.
+const CONNECTIONS: u64 = 4096;
+
+pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[String]) -> Result<Part> {
+    let folder = layout.config().join(NAME);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = root().join("deploy/edge/nginx.conf.template");
+    let template = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = folder.join("nginx.conf");
+    fs::write(&file, fill(&template, &values(layout, tools, size, &folder))?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+
+    let (folder, file) = (folder.to_string_lossy(), file.to_string_lossy());
+    let port = layout.ports.edge();
+    Ok(Part {
+        name: NAME.to_owned(),
+        launch: Launch::new(&tools.nginx, ["-p", &*folder, "-e", "stderr", "-c", &*file]),
+        role: Role::Server {
+            ready: Probe::Http { port, path: "/edge/ready" },
+            stop: STOP,
+            on_death: OnDeath::Restart,
+            tier: Tier::Edge,
+        },
+        needs: services.to_vec(),
+        ports: BTreeMap::from([("http", port)]),
+    })
+}
+
+fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'static str, String)> {
+    // An instance that fails a request is left alone for a second, then tried again.
+    let upstream = |port| format!("        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;");
+    let commands: Vec<_> = (1..=size.command_apis).map(|n| upstream(layout.ports.command_http(n))).collect();
+    let queries: Vec<_> = (1..=size.query_apis).map(|n| upstream(layout.ports.query_http(n))).collect();
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(4 * CONNECTIONS);
+    let files = files.min(4 * CONNECTIONS);
+    vec![
+        ("perl_module", tools.nginx_perl.display().to_string()),
+        ("folder", folder.display().to_string()),
+        ("port", layout.ports.edge().to_string()),
+        ("files", files.to_string()),
+        ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
+        ("commands", commands.join("\n")),
+        ("queries", queries.join("\n")),
+    ]
+}
+
+fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
+    let text = values.iter().fold(template.replace("`{{…}}`", "What stood in double braces"), |text, (name, value)| {
+        text.replace(&format!("{{{{{name}}}}}"), value)
+    });
+    if let Some(left) = text.split("{{").nth(1) {
+        bail!("the edge's template has a name that nobody fills in: {}", left.lines().next().unwrap_or_default());
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nobody_fills_in_is_an_error() {
+        let values = [("port", String::from("1"))];
+        assert_eq!(fill("listen {{port}};", &values).unwrap(), "listen 1;");
+        assert!(fill("listen {{prot}};", &values).is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! Apache Kafka in KRaft mode: jars by Maven, a combined broker and controller a node.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use crate::layout::{Layout, Ports, root, shared_cache};
+use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use crate::probe::Probe;
+use crate::provision::Tools;
+
+/// Of the task that fetches the jars.
+const JARS: &str = "kafka-jars";
+const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(15) };
+/// Fetched aside and moved into place: a run that is cut short leaves nothing that looks whole.
+const FETCH: &str = r#"
+mvn=$1 pom=$2 libs=$3
+rm -rf "$libs".new.*
+"$mvn" -B -q -f "$pom" dependency:copy-dependencies -DoutputDirectory="$libs.new.$$" &&
+    { mv -T "$libs.new.$$" "$libs" || test -d "$libs"; }
+"#;
+
+pub(crate) fn name(broker: u16) -> String {
+    format!("kafka-{broker}")
+}
+
+/// For clients: `127.0.0.1:18001,…`.
+pub(crate) fn bootstrap(ports: Ports, brokers: u16) -> String {
+    let addresses: Vec<_> = (1..=brokers).map(|broker| format!("127.0.0.1:{}", ports.kafka(broker))).collect();
+    addresses.join(",")
+}
+
+pub(crate) fn parts(layout: &Layout, tools: &Tools, brokers: u16) -> Result<Vec<Part>> {
+    let pom = fs::read_to_string(pom()).with_context(|| format!("cannot read {}", pom().display()))?;
+    let libs = libs(&pom);
+    let mut parts = vec![jars(tools, &libs, &pom)?];
+    for broker in 1..=brokers {
+        let properties = layout.config().join(format!("{}.properties", name(broker)));
+        let text = properties_of(layout, broker, brokers);
+        fs::write(&properties, text).with_context(|| format!("cannot write {}", properties.display()))?;
+        parts.push(format(layout, tools, &libs, &properties, broker)?);
+        parts.push(server(layout, tools, &libs, &properties, broker));
+    }
+    Ok(parts)
+}
+
+fn pom() -> PathBuf {
+    root().join("deploy/kafka/pom.xml")
+}
+
+/// One folder a version of the pom: a stack that runs keeps its jars when another one fetches newer ones.
+fn libs(pom: &str) -> PathBuf {
+    let mut hash = DefaultHasher::new();
+    pom.hash(&mut hash);
+    shared_cache().join(format!("{:016x}", hash.finish()))
+}
+
+fn jars(tools: &Tools, libs: &Path, content: &str) -> Result<Part> {
+    fs::create_dir_all(shared_cache()).context("cannot create the folder for Kafka's jars")?;
+    let args = ["-c", FETCH, "sh", text(&tools.mvn), text(&pom()), text(libs)].map(str::to_owned);
+    let mut launch = Launch::new("/bin/sh", args);
+    launch.env_of_caller = true;
+    Ok(Part::task(JARS, launch).stamped(libs.join("complete"), content))
+}
+
+/// Writes a node's identity into its empty data folder.
+fn format(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16) -> Result<Part> {
+    let cluster = cluster_id(&layout.secret("cluster-id")?);
+    let args = ["format", "--ignore-formatted", "-t", &cluster, "-c", text(properties)];
+    let launch = java(tools, libs, &["-Xmx128m", "-Xshare:auto"], "kafka.tools.StorageTool", &args);
+    let stamp = layout.data().join(format!("{}.formatted", name(broker)));
+    Ok(Part::task(format!("kafka-format-{broker}"), launch).stamped(stamp, cluster).needing([JARS]))
+}
+
+fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16) -> Part {
+    let port = layout.ports.kafka(broker);
+    let flags = ["-Xms128m", "-Xmx384m", "-XX:MaxDirectMemorySize=128m", "-XX:+ExitOnOutOfMemoryError"];
+    Part {
+        name: name(broker),
+        launch: java(tools, libs, &flags, "kafka.Kafka", &[text(properties)]),
+        role: Role::Server {
+            ready: Probe::Log { line: "Kafka Server started", port },
+            stop: STOP,
+            on_death: OnDeath::Leave,
+            tier: Tier::Kafka,
+        },
+        needs: vec![format!("kafka-format-{broker}")],
+        ports: BTreeMap::from([("kafka", port), ("controller", layout.ports.kafka_controller(broker))]),
+    }
+}
+
+fn java(tools: &Tools, libs: &Path, flags: &[&str], class: &str, args: &[&str]) -> Launch {
+    let log4j = format!("-Dlog4j2.configurationFile={}", text(&root().join("deploy/kafka/log4j2.xml")));
+    // C1 alone: a node is up in half the time, which a development machine sees at every start.
+    let fixed = ["-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true", &log4j, "-cp"];
+    let class_path = format!("{}/*", text(libs));
+    let all = flags.iter().chain(&fixed).copied().chain([class_path.as_str(), class]).chain(args.iter().copied());
+    Launch::new(&tools.java, all)
+}
+
+/// A cluster's id is 16 bytes in URL-safe base64, 22 characters. Hexadecimal digits are characters of it, and `A`
+/// ends it with the four bits of nothing that it must end with.
+fn cluster_id(secret: &str) -> String {
+    format!("{}A", &secret[..21])
+}
+
+fn properties_of(layout: &Layout, broker: u16, brokers: u16) -> String {
+    let ports = layout.ports;
+    let voters: Vec<_> = (1..=brokers).map(|id| format!("{id}@127.0.0.1:{}", ports.kafka_controller(id))).collect();
+    let copies = brokers.min(3);
+    let in_sync = copies.div_ceil(2);
+    let mut text = String::new();
+    let mut set = |key: &str, value: &str| writeln!(text, "{key}={value}").expect("a String takes all");
+    set("node.id", &broker.to_string());
+    set("process.roles", "broker,controller");
+    set("controller.quorum.voters", &voters.join(","));
+    set("controller.listener.names", "CONTROLLER");
+    let client = format!("CLIENT://127.0.0.1:{}", ports.kafka(broker));
+    set("listeners", &format!("{client},CONTROLLER://127.0.0.1:{}", ports.kafka_controller(broker)));
+    set("advertised.listeners", &client);
+    set("listener.security.protocol.map", "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT");
+    set("inter.broker.listener.name", "CLIENT");
+    set("log.dirs", &layout.data().join(name(broker)).to_string_lossy());
+    // Topics are made on purpose, with the settings that the services check.
+    set("auto.create.topics.enable", "false");
+    set("default.replication.factor", &copies.to_string());
+    set("min.insync.replicas", &in_sync.to_string());
+    set("unclean.leader.election.enable", "false");
+    set("offsets.topic.replication.factor", &copies.to_string());
+    set("offsets.topic.num.partitions", "8");
+    set("transaction.state.log.replication.factor", &copies.to_string());
+    set("transaction.state.log.min.isr", &in_sync.to_string());
+    set("share.coordinator.state.topic.replication.factor", &copies.to_string());
+    set("share.coordinator.state.topic.min.isr", &in_sync.to_string());
+    // The default of 9 s is how long a dead broker would stop acks=all.
+    set("broker.session.timeout.ms", "3000");
+    set("broker.heartbeat.interval.ms", "500");
+    // A group starts at once instead of waiting 3 s for more members.
+    set("group.initial.rebalance.delay.ms", "0");
+    // Small: the offsets topic is all that is ever compacted. The default takes a third of the heap.
+    set("log.cleaner.dedupe.buffer.size", "8388608");
+    text
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of a checkout are UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_id_has_the_form_that_kafka_asks_for() {
+        assert_eq!(cluster_id("0123456789abcdef0123456789abcdef"), "0123456789abcdef01234A");
+    }
+
+    #[test]
+    fn three_brokers_keep_three_copies_and_need_two() {
+        let layout = Layout::new(Some(Path::new("/tmp/none")), Some(20000)).unwrap();
+        let three = properties_of(&layout, 2, 3);
+        for line in [
+            "node.id=2",
+            "controller.quorum.voters=1@127.0.0.1:20011,2@127.0.0.1:20012,3@127.0.0.1:20013",
+            "default.replication.factor=3",
+            "min.insync.replicas=2",
+            "broker.session.timeout.ms=3000",
+        ] {
+            assert!(three.lines().any(|is| is == line), "{line}");
+        }
+        let one = properties_of(&layout, 1, 1);
+        assert!(one.lines().any(|line| line == "min.insync.replicas=1"));
+    }
+}

@@ -1,0 +1,217 @@
+//! Where a stack keeps its files and which ports it takes.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The edge's port unless `--base-port` moves the whole stack.
+const EDGE_PORT: u16 = 8080;
+const BASE_PORT: u16 = 18000;
+/// Of `cargo stack test`: beside a running stack, and below the ports that Linux hands out by itself.
+pub(crate) const TEST_BASE_PORT: u16 = 19000;
+/// The most instances of a service: their ports lie this far apart.
+pub(crate) const MAX_INSTANCES: u16 = 32;
+
+/// The root of the workspace that this program was built from.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the package lies two folders below the root")
+}
+
+/// The state directory of one stack.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) state: PathBuf,
+    pub(crate) ports: Ports,
+}
+
+impl Layout {
+    /// `state`: default `.stack` at the workspace's root. `base_port`: of every port, the edge's too.
+    pub(crate) fn new(state: Option<&Path>, base_port: Option<u16>) -> Result<Self> {
+        let state = match state {
+            Some(path) => std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))?,
+            None => default_state(),
+        };
+        Ok(Self { state, ports: Ports::new(base_port) })
+    }
+
+    /// What one `cargo stack test` uses.
+    pub(crate) fn for_tests(&self, base_port: Option<u16>) -> Self {
+        Self { state: self.state.join("test"), ports: Ports::new(Some(base_port.unwrap_or(TEST_BASE_PORT))) }
+    }
+
+    pub(crate) fn create(&self) -> Result<()> {
+        for dir in [self.state.clone(), self.data(), self.logs(), self.records(), self.config()] {
+            fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What outlives `down`.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.state.join("data")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// A file for each process that runs.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.state.join("run")
+    }
+
+    /// Generated configuration.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.state.join("config")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.state.join("control.sock")
+    }
+
+    /// Empties what a fresh start must not find.
+    pub(crate) fn clear_data(&self) -> Result<()> {
+        for dir in [self.data(), self.config()] {
+            remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        self.create()
+    }
+
+    /// A random secret that is made once for a state directory and readable by its owner alone.
+    pub(crate) fn secret(&self, name: &str) -> Result<String> {
+        let path = self.state.join(name);
+        match fs::read_to_string(&path) {
+            Ok(secret) if !secret.is_empty() => return Ok(secret),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let secret = random_hex()?;
+        write_private(&path, &secret)?;
+        Ok(secret)
+    }
+}
+
+/// What every state directory of this checkout shares: Kafka's jars.
+pub(crate) fn shared_cache() -> PathBuf {
+    default_state().join("kafka")
+}
+
+pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
+    let attempt = || {
+        fs::write(path, "")?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        fs::write(path, text)
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn default_state() -> PathBuf {
+    root().join(".stack")
+}
+
+/// 128 bits of the kernel's randomness.
+fn random_hex() -> Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// All on 127.0.0.1. Instances count from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    edge: u16,
+    base: u16,
+}
+
+impl Ports {
+    fn new(base: Option<u16>) -> Self {
+        Self { edge: base.unwrap_or(EDGE_PORT), base: base.unwrap_or(BASE_PORT) }
+    }
+
+    pub(crate) fn edge(self) -> u16 {
+        self.edge
+    }
+
+    pub(crate) fn kafka(self, broker: u16) -> u16 {
+        self.base + broker
+    }
+
+    pub(crate) fn kafka_controller(self, broker: u16) -> u16 {
+        self.base + 10 + broker
+    }
+
+    pub(crate) fn postgres(self) -> u16 {
+        self.base + 20
+    }
+
+    pub(crate) fn redis(self) -> u16 {
+        self.base + 21
+    }
+
+    pub(crate) fn command_http(self, instance: u16) -> u16 {
+        self.base + 100 + instance
+    }
+
+    pub(crate) fn command_internal(self, instance: u16) -> u16 {
+        self.base + 100 + MAX_INSTANCES + instance
+    }
+
+    pub(crate) fn command_admin(self, instance: u16) -> u16 {
+        self.base + 100 + 2 * MAX_INSTANCES + instance
+    }
+
+    pub(crate) fn query_http(self, instance: u16) -> u16 {
+        self.base + 100 + 3 * MAX_INSTANCES + instance
+    }
+
+    pub(crate) fn query_admin(self, instance: u16) -> u16 {
+        self.base + 100 + 4 * MAX_INSTANCES + instance
+    }
+
+    pub(crate) fn projector_admin(self, instance: u16) -> u16 {
+        self.base + 100 + 5 * MAX_INSTANCES + instance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_parts_of_a_stack_share_a_port() {
+        let ports = Ports::new(Some(20000));
+        let mut all = vec![ports.edge(), ports.postgres(), ports.redis()];
+        all.extend((1..=3).flat_map(|n| [ports.kafka(n), ports.kafka_controller(n)]));
+        all.extend((1..=MAX_INSTANCES).flat_map(|n| {
+            [ports.command_http(n), ports.command_internal(n), ports.command_admin(n)]
+                .into_iter()
+                .chain([ports.query_http(n), ports.query_admin(n), ports.projector_admin(n)])
+        }));
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+        assert!(all.iter().all(|port| (20000..20300).contains(port)));
+    }
+}

@@ -1,0 +1,103 @@
+//! What processes wrote.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::layout::Layout;
+
+/// The name under which a supervisor in the background logs.
+pub(crate) const OWN: &str = "stack";
+/// Lines that explain a failure.
+const END_LINES: usize = 20;
+/// Read from the end of a log to find its last lines.
+const END_BYTES: u64 = 256 * 1024;
+
+/// `cargo stack logs`.
+pub(crate) fn print(layout: &Layout, name: &str, lines: usize, follow: bool) -> Result<()> {
+    let path = layout.log(name);
+    if !path.is_file() {
+        bail!("there is no log of `{name}`; there are: {}", names(layout).join(", "));
+    }
+    let (text, mut position) = tail(&path, lines).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut out = io::stdout().lock();
+    let mut write = |text: &[u8]| out.write_all(text).and_then(|()| out.flush());
+    if write(text.as_bytes()).is_err() {
+        return Ok(());
+    }
+    while follow {
+        thread::sleep(Duration::from_millis(100));
+        // The next run begins its log in a moment.
+        let new = read_from(&path, &mut position).unwrap_or_default();
+        // Whoever read has gone: `| head`.
+        if write(&new).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What came since `position`, which moves on. A log that began anew is read from its start.
+pub(crate) fn read_from(path: &Path, position: &mut u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() < *position {
+        *position = 0;
+    }
+    file.seek(SeekFrom::Start(*position))?;
+    let mut new = Vec::new();
+    *position += file.read_to_end(&mut new)? as u64;
+    Ok(new)
+}
+
+/// The last lines, to show with an error.
+pub(crate) fn end_of(path: &Path) -> String {
+    let text = tail(path, END_LINES).map_or_else(|error| format!("(cannot read it: {error})"), |(text, _)| text);
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// Keeps the logs of the run before as NAME.log.1, apart from the supervisor's own, which it writes already.
+pub(crate) fn rotate(layout: &Layout) {
+    for name in names(layout).iter().filter(|name| *name != OWN) {
+        let log = layout.log(name);
+        // A log that stays in place is only longer.
+        let _ = fs::rename(&log, log.with_extension("log.1"));
+    }
+}
+
+fn names(layout: &Layout) -> Vec<String> {
+    let files = fs::read_dir(layout.logs()).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".log")?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+fn tail(path: &Path, lines: usize) -> io::Result<(String, u64)> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let start = file.seek(SeekFrom::Start(length.saturating_sub(END_BYTES)))?;
+    let mut bytes = Vec::new();
+    let end = start + file.read_to_end(&mut bytes)? as u64;
+    Ok((last_lines(&String::from_utf8_lossy(&bytes), lines), end))
+}
+
+fn last_lines(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.split_inclusive('\n').collect();
+    all[all.len().saturating_sub(lines)..].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_whole() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(last_lines("a\nb", 5), "a\nb");
+        assert_eq!(last_lines("", 5), "");
+    }
+}

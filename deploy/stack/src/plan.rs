@@ -1,0 +1,151 @@
+//! Which parts a stack has, and how many.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::layout::{Layout, MAX_INSTANCES};
+use crate::part::Part;
+use crate::postgres::Durability;
+use crate::provision::Tools;
+use crate::services::{self, Profile};
+use crate::{edge, kafka, postgres, redis};
+
+/// How large a stack is to be. What the data fixes keeps its size from one start to the next.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Wanted {
+    /// Kafka brokers: 1, or 3 with every record on three and acknowledged by two [default: 1, or as the data is]
+    #[arg(long, value_parser = brokers)]
+    brokers: Option<u16>,
+    /// Partitions of the log, fixed when it is created [default: 12, or as the data is]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    partitions: Option<u16>,
+    /// Instances of the write tier; each owns a share of the partitions
+    #[arg(long, default_value_t = 2, value_parser = instances())]
+    command_apis: u16,
+    /// Instances of the read tier
+    #[arg(long, default_value_t = 2, value_parser = instances())]
+    query_apis: u16,
+    /// Projectors; one at a time is active, the others stand by
+    #[arg(long, default_value_t = 2, value_parser = instances())]
+    projectors: u16,
+    /// Kafka, Postgres and Redis alone
+    #[arg(long, hide = true)]
+    pub(crate) servers_only: bool,
+}
+
+/// As decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) brokers: u16,
+    pub(crate) partitions: u16,
+    pub(crate) command_apis: u16,
+    pub(crate) query_apis: u16,
+    pub(crate) projectors: u16,
+    pub(crate) servers_only: bool,
+}
+
+/// What the data of a state directory was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Fixed {
+    brokers: u16,
+    partitions: u16,
+}
+
+impl Size {
+    pub(crate) fn decide(layout: &Layout, wanted: &Wanted) -> Result<Self> {
+        let path = fixed_path(layout);
+        let fixed = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
+            Err(_) => None,
+        };
+        let size = size(wanted, fixed)?;
+        let now = Fixed { brokers: size.brokers, partitions: size.partitions };
+        fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(size)
+    }
+}
+
+/// The servers alone, for tests, which bring their own services.
+pub(crate) fn servers(layout: &Layout, tools: &Tools, brokers: u16, durability: Durability) -> Result<Vec<Part>> {
+    let mut parts = kafka::parts(layout, tools, brokers)?;
+    parts.extend(postgres::parts(layout, tools, durability)?);
+    parts.push(redis::part(layout, tools));
+    Ok(parts)
+}
+
+/// The whole system.
+pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
+    let mut parts = servers(layout, tools, size.brokers, Durability::Full)?;
+    if size.servers_only {
+        return Ok(parts);
+    }
+    let services = services::parts(layout, size, profile)?;
+    let behind: Vec<_> =
+        services.iter().filter(|part| !part.is_task()).map(|part| part.name.clone()).collect();
+    parts.extend(services);
+    parts.push(edge::part(layout, tools, size, &behind)?);
+    Ok(parts)
+}
+
+fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
+    let brokers = wanted.brokers.or(fixed.map(|fixed| fixed.brokers)).unwrap_or(1);
+    let partitions = wanted.partitions.or(fixed.map(|fixed| fixed.partitions)).unwrap_or(12);
+    if let Some(fixed) = fixed.filter(|fixed| *fixed != Fixed { brokers, partitions }) {
+        bail!(
+            "the data here was made for --brokers {} --partitions {}; leave the flags away to keep it, \
+             or start empty with --fresh",
+            fixed.brokers,
+            fixed.partitions
+        );
+    }
+    if wanted.command_apis > partitions {
+        bail!("--command-apis {}: there are only {partitions} partitions to share", wanted.command_apis);
+    }
+    let Wanted { command_apis, query_apis, projectors, servers_only, .. } = *wanted;
+    Ok(Size { brokers, partitions, command_apis, query_apis, projectors, servers_only })
+}
+
+fn fixed_path(layout: &Layout) -> PathBuf {
+    layout.data().join("made-for.json")
+}
+
+fn instances() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(MAX_INSTANCES))
+}
+
+fn brokers(text: &str) -> Result<u16, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err(String::from("1 or 3")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(brokers: Option<u16>, partitions: Option<u16>) -> Wanted {
+        Wanted { brokers, partitions, command_apis: 2, query_apis: 2, projectors: 2, servers_only: false }
+    }
+
+    #[test]
+    fn data_keeps_the_size_that_it_was_made_for() {
+        let fixed = Some(Fixed { brokers: 3, partitions: 6 });
+        let kept = size(&wanted(None, None), fixed).unwrap();
+        assert_eq!((kept.brokers, kept.partitions), (3, 6));
+        assert!(size(&wanted(Some(3), Some(6)), fixed).is_ok());
+        assert!(size(&wanted(Some(1), None), fixed).is_err());
+        assert!(size(&wanted(None, Some(12)), fixed).is_err());
+    }
+
+    #[test]
+    fn an_instance_without_a_partition_is_refused() {
+        assert!(size(&wanted(None, Some(1)), None).is_err());
+        assert_eq!(size(&wanted(None, None), None).unwrap().partitions, 12);
+    }
+}

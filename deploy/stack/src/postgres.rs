@@ -1,0 +1,118 @@
+//! A PostgreSQL cluster of the stack's own.
+
+mod account;
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use crate::layout::{Layout, remove_dir, write_private};
+use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use crate::probe::Probe;
+use crate::provision::Tools;
+
+pub(crate) const NAME: &str = "postgres";
+const INIT: &str = "postgres-init";
+const DATABASE: &str = "postgres-database";
+/// Superuser and database.
+const OWNER: &str = "stampede";
+/// SIGINT is the fast shutdown: sessions are ended, the data is written out.
+const STOP: Stop = Stop { signal: Signal::INT, grace: Duration::from_secs(20) };
+
+/// What the data is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// As Postgres does by itself.
+    Full,
+    /// Survives SIGKILL, not a power cut: for data that is thrown away after the run.
+    Process,
+}
+
+pub(crate) fn url(layout: &Layout) -> Result<String> {
+    let password = layout.secret("postgres-password")?;
+    Ok(format!("postgresql://{OWNER}:{password}@127.0.0.1:{}/{OWNER}", layout.ports.postgres()))
+}
+
+pub(crate) fn parts(layout: &Layout, tools: &Tools, durability: Durability) -> Result<Vec<Part>> {
+    let account = account::choose(&layout.data())?;
+    let data = layout.data().join(NAME);
+    let dir = data.to_str().context("the state directory's path must be UTF-8")?;
+    let run = |program: &str, args: &[&str]| {
+        let mut launch = account.launch(&tools.postgres.join(program), args);
+        launch.dir = Some(layout.data());
+        launch
+    };
+
+    let password_file = layout.config().join("postgres-password");
+    let password_arg = format!("--pwfile={}", password_file.display());
+    let owner_arg = format!("--username={OWNER}");
+    let init_args = ["-D", dir, &owner_arg, "--auth=scram-sha-256", &password_arg, "--encoding=UTF8", "--locale=C"];
+    let init = Part::task(INIT, run("initdb", &[&init_args[..], &["--no-sync"]].concat()))
+        .stamped(layout.data().join("postgres.initialized"), "");
+    if !init.is_done() {
+        prepare(layout, &data, &password_file, &account)?;
+    }
+
+    let mut create = run("postgres", &["--single", "-D", dir, "postgres"]);
+    create.stdin = Some(format!("CREATE DATABASE {OWNER}\n"));
+    let database =
+        Part::task(DATABASE, create).stamped(layout.data().join("postgres.has-database"), "").needing([INIT]);
+
+    let settings = settings(layout.ports.postgres(), durability);
+    let args: Vec<_> = ["-D", dir].into_iter().chain(settings.iter().flat_map(|set| ["-c", set])).collect();
+    let server = server(layout, tools, run("postgres", &args));
+    Ok(vec![init, database, server])
+}
+
+fn server(layout: &Layout, tools: &Tools, launch: Launch) -> Part {
+    let port = layout.ports.postgres();
+    let ready = Probe::Postgres { pg_isready: tools.postgres.join("pg_isready"), port };
+    Part {
+        name: NAME.to_owned(),
+        launch,
+        role: Role::Server { ready, stop: STOP, on_death: OnDeath::Leave, tier: Tier::Postgres },
+        needs: vec![DATABASE.to_owned()],
+        ports: BTreeMap::from([("postgres", port)]),
+    }
+}
+
+/// An empty data folder and the password, for whom Postgres runs as. What an unfinished attempt left goes.
+fn prepare(layout: &Layout, data: &Path, password_file: &Path, account: &account::Unprivileged) -> Result<()> {
+    let attempt = || -> Result<()> {
+        remove_dir(data)?;
+        fs::create_dir(data)?;
+        fs::set_permissions(data, Permissions::from_mode(0o700))?;
+        write_private(password_file, &layout.secret("postgres-password")?)?;
+        if let Some((uid, gid)) = account.ids() {
+            chown(data, Some(uid), Some(gid))?;
+            chown(password_file, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    };
+    attempt().with_context(|| format!("cannot prepare {}", data.display()))
+}
+
+fn settings(port: u16, durability: Durability) -> Vec<String> {
+    let mut settings = vec![
+        format!("port={port}"),
+        String::from("listen_addresses=127.0.0.1"),
+        // Nobody but this stack finds it.
+        String::from("unix_socket_directories="),
+        String::from("shared_buffers=128MB"),
+        String::from("max_connections=200"),
+        String::from("max_wal_size=1GB"),
+        String::from("log_min_messages=warning"),
+    ];
+    match durability {
+        Durability::Full => {}
+        Durability::Process => {
+            settings.extend(["fsync=off", "full_page_writes=off", "synchronous_commit=off"].map(String::from));
+        }
+    }
+    settings
+}

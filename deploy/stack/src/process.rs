@@ -1,0 +1,317 @@
+//! Processes of the operating system: started in groups of their own, recorded, found again and ended.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Layout;
+use crate::part::{Account, Launch, Output};
+
+/// What left-overs have to end by themselves.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(10);
+/// Of the caller's environment, what the processes get too; everything else could change what they do.
+const PASSED_ON: [&str; 9] =
+    ["PATH", "HOME", "USER", "TMPDIR", "TZ", "LOG", "LOG_FORMAT", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
+
+/// By which a later run knows a process again: pids are given out anew, start times are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+    /// Clock ticks since the machine booted.
+    pub(crate) started: u64,
+    /// Of the machine: ticks mean nothing after another boot.
+    pub(crate) boot: String,
+    /// The signal that asks it to stop.
+    pub(crate) stop: i32,
+}
+
+/// What `/proc/PID/stat` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: char,
+    pub(crate) group: u32,
+    pub(crate) started: u64,
+}
+
+/// Starts a process in a group of its own and records it.
+pub(crate) fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) -> Result<Child> {
+    let what = || format!("cannot start {name}: {}", launch.program.display());
+    let mut child = command(launch, &layout.log(name))?.process_group(0).spawn().with_context(what)?;
+    let recorded = record(layout, name, child.id(), stop);
+    if let Err(error) = recorded {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(error);
+    }
+    if let (Some(text), Some(mut stdin)) = (&launch.stdin, child.stdin.take()) {
+        // One that does not read has failed already, and its exit says so.
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    Ok(child)
+}
+
+pub(crate) fn forget(layout: &Layout, name: &str) {
+    // A record of a process that is gone matches nothing.
+    let _ = fs::remove_file(record_path(layout, name));
+}
+
+/// A process that is gone already is none to signal.
+pub(crate) fn signal_group(pid: u32, signal: Signal) {
+    if let Some(pid) = raw(pid) {
+        let _ = rustix::process::kill_process_group(pid, signal);
+    }
+}
+
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Resident memory in bytes.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// `exit 1`, `signal 9 (SIGKILL)`.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit {code}"),
+        (None, Some(number)) => format!("signal {number}{}", signal_name(number)),
+        (None, None) => String::from("an unknown end"),
+    }
+}
+
+fn signal_name(number: i32) -> &'static str {
+    match number {
+        1 => " (SIGHUP)",
+        2 => " (SIGINT)",
+        3 => " (SIGQUIT)",
+        6 => " (SIGABRT)",
+        9 => " (SIGKILL)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+/// `KILL`, `SIGKILL`, `kill` or `9`.
+pub(crate) fn parse_signal(text: &str) -> Option<Signal> {
+    if let Ok(number) = text.parse() {
+        return Signal::from_named_raw(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    Some(match upper.strip_prefix("SIG").unwrap_or(&upper) {
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "QUIT" => Signal::QUIT,
+        "ABRT" => Signal::ABORT,
+        "KILL" => Signal::KILL,
+        "SEGV" => Signal::SEGV,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
+        "TERM" => Signal::TERM,
+        "CONT" => Signal::CONT,
+        "STOP" => Signal::STOP,
+        _ => return None,
+    })
+}
+
+/// Processes of an earlier run of this state directory that still live.
+pub(crate) fn leftovers(layout: &Layout) -> Vec<(Record, Vec<u32>)> {
+    let files = fs::read_dir(layout.records()).into_iter().flatten().flatten();
+    let records = files.filter_map(|file| serde_json::from_slice::<Record>(&fs::read(file.path()).ok()?).ok());
+    let boot = boot();
+    let table = table();
+    records
+        .filter(|record| record.boot == boot)
+        .map(|record| (members(&record, &table), record))
+        .filter(|(members, _)| !members.is_empty())
+        .map(|(members, record)| (record, members))
+        .collect()
+}
+
+/// Ends them, and only them. Returns their names.
+pub(crate) fn end_leftovers(layout: &Layout) -> Vec<String> {
+    let mut names = Vec::new();
+    let asked = Instant::now();
+    loop {
+        let left = leftovers(layout);
+        for (record, pids) in &left {
+            let first = !names.contains(&record.name);
+            let stop = Signal::from_named_raw(record.stop).unwrap_or(Signal::TERM);
+            let signals = match asked.elapsed() > LEFTOVER_GRACE {
+                true => [Signal::KILL, Signal::CONT],
+                false => [stop, Signal::CONT],
+            };
+            if first {
+                names.push(record.name.clone());
+            }
+            if first || asked.elapsed() > LEFTOVER_GRACE {
+                signals.iter().for_each(|signal| pids.iter().for_each(|pid| signal_one(*pid, *signal)));
+            }
+        }
+        if left.is_empty() || asked.elapsed() > 2 * LEFTOVER_GRACE {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    // None is left, so every record is of the past.
+    for file in fs::read_dir(layout.records()).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(file.path());
+    }
+    names
+}
+
+/// The processes of a record's group that still live. Its leader has the recorded pid and start time; where the
+/// leader is gone, members that it left hold the group's number, so that no later process can have it as its pid.
+fn members(record: &Record, table: &[(u32, Stat)]) -> Vec<u32> {
+    let leader = table.iter().find(|(pid, _)| *pid == record.pid);
+    if leader.is_some_and(|(_, stat)| stat.started != record.started) {
+        return Vec::new();
+    }
+    let ours = |stat: &Stat| stat.group == record.pid && stat.started >= record.started && stat.state != 'Z';
+    table.iter().filter(|(_, stat)| ours(stat)).map(|(pid, _)| *pid).collect()
+}
+
+fn table() -> Vec<(u32, Stat)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+}
+
+/// The name, in parentheses, may hold blanks and parentheses: the fields are counted after the last one.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some(Stat {
+        state: fields.next()?.chars().next()?,
+        group: fields.nth(1)?.parse().ok()?,
+        started: fields.nth(16)?.parse().ok()?,
+    })
+}
+
+fn record(layout: &Layout, name: &str, pid: u32, stop: Signal) -> Result<()> {
+    let started = stat(pid).with_context(|| format!("{name} is gone already"))?.started;
+    let record = Record { name: name.to_owned(), pid, started, boot: boot(), stop: stop.as_raw() };
+    let path = record_path(layout, name);
+    let text = serde_json::to_string(&record)?;
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn record_path(layout: &Layout, name: &str) -> std::path::PathBuf {
+    layout.records().join(format!("{name}.json"))
+}
+
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn command(launch: &Launch, log: &Path) -> Result<Command> {
+    let mut command = Command::new(&launch.program);
+    command.args(&launch.args);
+    if launch.env_of_caller {
+        // What cargo set for this program is not meant for the next one.
+        let of_cargo = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_cargo)) {
+            command.env_remove(name);
+        }
+    } else {
+        command.env_clear().env("LC_ALL", "C.UTF-8");
+        command.envs(PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
+    }
+    command.envs(launch.env.iter().map(|(name, value)| (name, value)));
+    command.stdin(if launch.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    let log = append(log)?;
+    match launch.output {
+        Output::Log => command.stdout(log.try_clone()?).stderr(log),
+        Output::Terminal => command.stdout(log),
+        Output::Caller => &mut command,
+    };
+    if let Some(dir) = &launch.dir {
+        command.current_dir(dir);
+    }
+    if let Account::User { uid, gid } = launch.account {
+        command.uid(uid).gid(gid);
+    }
+    Ok(command)
+}
+
+fn append(path: &Path) -> Result<File> {
+    let file: io::Result<File> = File::options().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn signal_one(pid: u32, signal: Signal) {
+    if let Some(pid) = raw(pid) {
+        // It may have ended in the meantime.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn raw(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(pid: u32, started: u64) -> Record {
+        Record { name: String::from("edge"), pid, started, boot: String::new(), stop: 15 }
+    }
+
+    fn stat(group: u32, started: u64) -> Stat {
+        Stat { state: 'S', group, started }
+    }
+
+    #[test]
+    fn a_name_with_blanks_and_parentheses_does_not_shift_the_fields() {
+        let line = "42 (a) (b c) S 1 40 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 50 rest";
+        assert_eq!(parse_stat(line), Some(Stat { state: 'S', group: 40, started: 987_654 }));
+        let own = super::stat(std::process::id()).unwrap();
+        assert!(own.started > 0 && own.group > 0);
+    }
+
+    #[test]
+    fn a_leftover_is_known_by_pid_and_start_time() {
+        let table = [(10, stat(10, 500)), (11, stat(10, 501)), (12, stat(12, 500))];
+        assert_eq!(members(&record(10, 500), &table), [10, 11]);
+    }
+
+    #[test]
+    fn a_pid_that_was_given_out_again_is_nobody_to_end() {
+        let table = [(10, stat(10, 900)), (11, stat(10, 901))];
+        assert_eq!(members(&record(10, 500), &table), [0; 0]);
+    }
+
+    #[test]
+    fn what_a_dead_leader_left_behind_is_found_by_its_group() {
+        let table = [(11, stat(10, 501)), (13, stat(10, 499))];
+        assert_eq!(members(&record(10, 500), &table), [11]);
+    }
+
+    #[test]
+    fn the_dead_are_no_leftovers() {
+        let zombie = Stat { state: 'Z', group: 10, started: 500 };
+        assert_eq!(members(&record(10, 500), &[(10, zombie)]), [0; 0]);
+    }
+
+    #[test]
+    fn signals_are_known_by_name_and_number() {
+        for text in ["KILL", "SIGKILL", "kill", "9"] {
+            assert_eq!(parse_signal(text), Some(Signal::KILL), "{text}");
+        }
+        assert_eq!(parse_signal("NO"), None);
+        assert_eq!(parse_signal("0"), None);
+    }
+}

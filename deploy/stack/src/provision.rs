@@ -1,0 +1,88 @@
+//! What the stack needs of the machine: found where it usually lies, or installed from the system's packages.
+//!
+//! Invariant: nothing is installed unsaid, and a package's own servers are not started.
+
+mod apt;
+mod find;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// Programs of this machine that are new enough.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    pub(crate) java: PathBuf,
+    pub(crate) mvn: PathBuf,
+    /// The folder of `postgres`, `initdb` and `pg_isready`, all of one version.
+    pub(crate) postgres: PathBuf,
+    pub(crate) redis_server: PathBuf,
+    pub(crate) nginx: PathBuf,
+    /// The module that makes idempotency keys at the edge.
+    pub(crate) nginx_perl: PathBuf,
+}
+
+/// Something that must be there.
+struct Need {
+    name: &'static str,
+    find: fn() -> Option<PathBuf>,
+    /// Packages of Debian and Ubuntu that bring it; the first that the system knows is taken.
+    packages: &'static [&'static str],
+}
+
+const JAVA: Need = Need {
+    name: "Java 17 or newer",
+    find: find::java,
+    packages: &["openjdk-17-jre-headless", "openjdk-21-jre-headless", "default-jre-headless"],
+};
+const MAVEN: Need = Need { name: "Maven (mvn)", find: || find::program("mvn"), packages: &["maven"] };
+const POSTGRES: Need = Need { name: "PostgreSQL 15 or newer", find: find::postgres, packages: &["postgresql"] };
+const REDIS: Need = Need { name: "Redis 7 or newer", find: find::redis, packages: &["redis-server"] };
+const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packages: &["nginx"] };
+const NGINX_PERL: Need =
+    Need { name: "nginx's perl module", find: find::nginx_perl, packages: &["libnginx-mod-http-perl"] };
+
+/// For the services' build: librdkafka is C and C++, built by make.
+const TOOLCHAIN: [Need; 6] = [
+    Need { name: "a C compiler (cc)", find: || find::program("cc"), packages: &["gcc"] },
+    Need { name: "a C++ compiler (c++)", find: || find::program("c++"), packages: &["g++"] },
+    Need { name: "make", find: || find::program("make"), packages: &["make"] },
+    Need { name: "pkg-config", find: || find::program("pkg-config"), packages: &["pkg-config", "pkgconf"] },
+    Need { name: "the C library's headers", find: || find::header("stdio.h"), packages: &["libc6-dev"] },
+    Need { name: "zlib's headers", find: || find::header("zlib.h"), packages: &["zlib1g-dev"] },
+];
+
+/// Finds everything, after installing what is missing. `log`: where the package manager's words go.
+pub(crate) fn ensure(log: &Path) -> Result<Tools> {
+    let missing = missing();
+    if !missing.is_empty() {
+        apt::install(&missing, log)?;
+    }
+    found()
+}
+
+fn missing() -> Vec<&'static Need> {
+    const SERVERS: [&Need; 6] = [&JAVA, &MAVEN, &POSTGRES, &REDIS, &NGINX, &NGINX_PERL];
+    TOOLCHAIN.iter().chain(SERVERS).filter(|need| (need.find)().is_none()).collect()
+}
+
+fn found() -> Result<Tools> {
+    let names: Vec<_> = missing().iter().map(|need| need.name).collect();
+    let tools = || {
+        Some(Tools {
+            java: (JAVA.find)()?,
+            mvn: (MAVEN.find)()?,
+            postgres: (POSTGRES.find)()?,
+            redis_server: (REDIS.find)()?,
+            nginx: (NGINX.find)()?,
+            nginx_perl: (NGINX_PERL.find)()?,
+        })
+    };
+    match tools() {
+        Some(tools) if names.is_empty() => Ok(tools),
+        Some(_) | None => bail!(
+            "the system's packages were installed, but these are still missing or too old: {}; install them by hand",
+            names.join(", ")
+        ),
+    }
+}

@@ -1,0 +1,171 @@
+//! The services of this workspace: built, prepared, started.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use rustix::process::Signal;
+
+use crate::layout::{Layout, root};
+use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
+use crate::plan::Size;
+use crate::probe::Probe;
+use crate::{kafka, postgres, redis};
+
+pub(crate) const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
+const BUILD: &str = "build";
+const TOPIC: &str = "create-topic";
+const TABLES: &str = "migrate";
+/// Longer than the 10 s that a service gives itself to finish what it has.
+const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(12) };
+
+/// Cargo's, of the services' build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Where cargo puts the binaries of a build: beside this program's own folder.
+pub(crate) fn binaries(profile: Profile) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let target = own.ancestors().nth(2).context("this program does not lie in a target folder")?;
+    Ok(target.join(profile.folder()))
+}
+
+pub(crate) fn build(profile: Profile) -> Part {
+    let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let mut launch = Launch::new(cargo, ["build", "--profile", profile.name()].into_iter().chain(packages));
+    launch.dir = Some(root().to_owned());
+    launch.output = Output::Terminal;
+    launch.env_of_caller = true;
+    Part::task(BUILD, launch)
+}
+
+pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Vec<Part>> {
+    let binaries = binaries(profile)?;
+    let common = Common::of(layout, size)?;
+    let mut parts = vec![build(profile), create_topic(&binaries, &common, size), migrate(&binaries, &common)];
+    let token = layout.secret("service-token")?;
+    let shares = shares(size.partitions, size.command_apis);
+    parts.extend((1..).zip(&shares).map(|(instance, share)| {
+        let launch = Launch::new(binaries.join("command-api"), [""; 0])
+            .env("HTTP_ADDR", local(layout.ports.command_http(instance)))
+            .env("INTERNAL_ADDR", local(layout.ports.command_internal(instance)))
+            .env("ADMIN_ADDR", local(layout.ports.command_admin(instance)))
+            .env("PARTITIONS", share)
+            .env("SERVICE_TOKEN", token.as_str());
+        let internal = ("internal", layout.ports.command_internal(instance));
+        let http = ("http", layout.ports.command_http(instance));
+        service("command-api", instance, common.add_to(launch), layout.ports.command_admin(instance), &[http, internal])
+    }));
+    parts.extend((1..=size.query_apis).map(|instance| {
+        let launch = Launch::new(binaries.join("query-api"), [""; 0])
+            .env("HTTP_ADDR", local(layout.ports.query_http(instance)))
+            .env("ADMIN_ADDR", local(layout.ports.query_admin(instance)));
+        let http = ("http", layout.ports.query_http(instance));
+        service("query-api", instance, common.add_to(launch), layout.ports.query_admin(instance), &[http])
+    }));
+    parts.extend((1..=size.projectors).map(|instance| {
+        let admin = layout.ports.projector_admin(instance);
+        let launch = Launch::new(binaries.join("projector"), [""; 0]).env("ADMIN_ADDR", local(admin));
+        service("projector", instance, common.add_to(launch), admin, &[])
+    }));
+    Ok(parts)
+}
+
+/// Contiguous ranges of partitions, as even as can be: 12 over 2 is `0-5` and `6-11`.
+fn shares(partitions: u16, instances: u16) -> Vec<String> {
+    let (partitions, instances) = (u32::from(partitions), u32::from(instances));
+    let first = |instance: u32| instance * partitions / instances;
+    (0..instances).map(|instance| format!("{}-{}", first(instance), first(instance + 1) - 1)).collect()
+}
+
+/// Addresses of the servers, for every service.
+struct Common {
+    kafka: String,
+    postgres: String,
+    redis: String,
+}
+
+impl Common {
+    fn of(layout: &Layout, size: &Size) -> Result<Self> {
+        Ok(Self {
+            kafka: kafka::bootstrap(layout.ports, size.brokers),
+            postgres: postgres::url(layout)?,
+            redis: redis::url(layout),
+        })
+    }
+
+    fn add_to(&self, launch: Launch) -> Launch {
+        launch
+            .env("KAFKA_BROKERS", self.kafka.as_str())
+            .env("POSTGRES_URL", self.postgres.as_str())
+            .env("REDIS_URL", self.redis.as_str())
+    }
+}
+
+fn create_topic(binaries: &Path, common: &Common, size: &Size) -> Part {
+    let copies = size.brokers.min(3);
+    let launch = Launch::new(binaries.join("command-api"), ["create-topic"])
+        .env("EVENTS_PARTITIONS", size.partitions.to_string())
+        .env("EVENTS_REPLICATION", copies.to_string())
+        .env("EVENTS_MIN_ISR", copies.div_ceil(2).to_string());
+    Part::task(TOPIC, common.add_to(launch)).needing([BUILD]).needing((1..=size.brokers).map(kafka::name))
+}
+
+fn migrate(binaries: &Path, common: &Common) -> Part {
+    let launch = Launch::new(binaries.join("projector"), ["migrate"]);
+    Part::task(TABLES, common.add_to(launch)).needing([BUILD, postgres::NAME])
+}
+
+fn service(kind: &str, instance: u16, launch: Launch, admin: u16, ports: &[(&'static str, u16)]) -> Part {
+    Part {
+        name: format!("{kind}-{instance}"),
+        launch,
+        role: Role::Server {
+            ready: Probe::Http { port: admin, path: "/readyz" },
+            stop: STOP,
+            on_death: OnDeath::Restart,
+            tier: Tier::Service,
+        },
+        needs: [TOPIC, TABLES, redis::NAME].map(String::from).to_vec(),
+        ports: ports.iter().copied().chain([("admin", admin)]).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_contiguous_even_and_whole() {
+        assert_eq!(shares(12, 1), ["0-11"]);
+        assert_eq!(shares(12, 2), ["0-5", "6-11"]);
+        assert_eq!(shares(12, 5), ["0-1", "2-3", "4-6", "7-8", "9-11"]);
+        assert_eq!(shares(3, 3), ["0-0", "1-1", "2-2"]);
+    }
+}

@@ -1,0 +1,92 @@
+//! `cargo stack test`: every test of the workspace, on servers of their own.
+
+use std::path::PathBuf;
+use std::process::{Child, ExitCode};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::Signal;
+
+use crate::control::{self, Request};
+use crate::layout::{Layout, root};
+use crate::part::{Launch, Output};
+use crate::postgres::{self, Durability};
+use crate::services::{self, Profile};
+use crate::supervisor::{Ended, Supervisor, Words};
+use crate::{kafka, logs, plan, process, provision, redis};
+
+/// Of the runner, in the state directory.
+const NAME: &str = "tests";
+
+pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String>) -> Result<ExitCode> {
+    let layout = layout.for_tests(base_port);
+    layout.create()?;
+    let Some(_lock) = control::lock(&layout)? else {
+        bail!("a test run is going on already; its state is in {}", layout.state.display());
+    };
+    process::end_leftovers(&layout);
+    layout.clear_data()?;
+    logs::rotate(&layout);
+    let tools = provision::ensure(&layout.log("apt"))?;
+    let mut parts = plan::servers(&layout, &tools, 1, Durability::Process)?;
+    parts.push(services::build(Profile::Dev));
+
+    let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
+    let (ready, became_ready) = mpsc::channel();
+    let servers = thread::spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
+    let code = match became_ready.recv() {
+        Ok(()) => Some(run_tests(&layout, filter, &servers)?),
+        // It failed or was told to end before it was ready.
+        Err(_) => None,
+    };
+    if !servers.is_finished() {
+        // Not `down`: the lock is this process's own. An error means that it is ending already.
+        let _ = control::ask(&layout, &Request::Down);
+    }
+    match servers.join().map_err(|_| anyhow!("the supervisor panicked"))?? {
+        Ended::Signalled => Ok(ExitCode::from(130)),
+        Ended::Asked => Ok(code.unwrap_or(ExitCode::FAILURE)),
+    }
+}
+
+fn run_tests(layout: &Layout, filter: Option<String>, servers: &JoinHandle<Result<Ended>>) -> Result<ExitCode> {
+    let mut runner = process::spawn(layout, NAME, &launch(layout, filter)?, Signal::TERM)?;
+    let code = await_tests(&mut runner, servers);
+    process::signal_group(runner.id(), Signal::KILL);
+    process::forget(layout, NAME);
+    code
+}
+
+/// Its end, or the servers': then there is nothing left to test.
+fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Result<ExitCode> {
+    loop {
+        if let Some(status) = runner.try_wait().context("cannot wait for the tests")? {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+        }
+        if servers.is_finished() {
+            process::signal_group(runner.id(), Signal::TERM);
+            runner.wait().context("cannot wait for the tests")?;
+            return Ok(ExitCode::FAILURE);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn launch(layout: &Layout, filter: Option<String>) -> Result<Launch> {
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let args = ["test", "--workspace"].into_iter().map(String::from).chain(filter);
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut launch = Launch::new(cargo, args)
+        .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))
+        .env("TEST_POSTGRES_URL", postgres::url(layout)?)
+        .env("TEST_REDIS_URL", redis::url(layout))
+        .env("TEST_STACK_BIN", own.to_string_lossy())
+        .env("TEST_BIN_DIR", services::binaries(Profile::Dev)?.to_string_lossy());
+    launch.dir = Some(root().to_owned());
+    launch.output = Output::Caller;
+    launch.env_of_caller = true;
+    Ok(launch)
+}
