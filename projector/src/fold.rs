@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use domain::Event;
 use schemas::chain::{ChainError, Passed, Reader, Verdict};
 use schemas::record::{Commit, Record, RecordError};
-use schemas::views::{CUSTOMER, JOURNAL, ORDER, OrderRow, PRODUCT, ProductRow, REVENUE};
+use schemas::views::{FEEDS, OrderRow, ProductRow};
 
 use crate::log::Batch;
 use crate::views::customer::{self, CustomerDelta};
@@ -16,8 +16,6 @@ use crate::views::journal::JournalRows;
 use crate::views::revenue::{self, RevenueDelta};
 use crate::views::{order, product};
 
-/// Everything that this process folds, in the order of [`Standing::readers`].
-pub(crate) const VIEWS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
 const PRODUCT_INDEX: usize = 0;
 const ORDER_INDEX: usize = 1;
 const CUSTOMER_INDEX: usize = 2;
@@ -43,16 +41,16 @@ pub(crate) enum FoldError {
 /// Where the views stand in one partition.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
-    /// One a view, in the order of [`VIEWS`].
-    pub(crate) readers: [Reader; VIEWS.len()],
+    /// One a view, in the order of [`FEEDS`].
+    pub(crate) readers: [Reader; FEEDS.len()],
     /// Whether the record that each view counted last was seen again since the start.
-    recognized: [bool; VIEWS.len()],
+    recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
     pub(crate) nonce: Option<u64>,
 }
 
 impl Standing {
-    pub(crate) fn new(readers: [Reader; VIEWS.len()], nonce: Option<u64>) -> Self {
+    pub(crate) fn new(readers: [Reader; FEEDS.len()], nonce: Option<u64>) -> Self {
         Self { recognized: readers.map(|reader| reader.last_counted < 0), readers, nonce }
     }
 
@@ -151,7 +149,7 @@ impl Folder {
         partition: u32,
         offset: i64,
         commit: &Commit<'_>,
-        counts: [bool; VIEWS.len()],
+        counts: [bool; FEEDS.len()],
         changes: &mut Changes,
     ) {
         if counts[JOURNAL_INDEX] {
@@ -187,7 +185,7 @@ impl Folder {
     }
 }
 
-fn sums(partition: u32, event: &domain::order::Event, counts: [bool; VIEWS.len()], changes: &mut Changes) {
+fn sums(partition: u32, event: &domain::order::Event, counts: [bool; FEEDS.len()], changes: &mut Changes) {
     if let Some((customer, delta)) = customer::delta(event).filter(|_| counts[CUSTOMER_INDEX]) {
         let key = (customer.to_owned(), partition);
         changes.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
@@ -205,13 +203,13 @@ impl Standing {
         offset: i64,
         record: Option<&Record<'_>>,
         passed_over: &mut Vec<Passed>,
-    ) -> Result<[bool; VIEWS.len()], FoldError> {
+    ) -> Result<[bool; FEEDS.len()], FoldError> {
         if let (0, Some(Record::Claim(claim))) = (offset, record)
             && *self.nonce.get_or_insert(claim.nonce) != claim.nonce
         {
             return Err(FoldError::OtherLog { partition });
         }
-        let mut counts = [false; VIEWS.len()];
+        let mut counts = [false; FEEDS.len()];
         let mut passed = None;
         for ((reader, recognized), counts) in self.readers.iter_mut().zip(&mut self.recognized).zip(&mut counts) {
             if offset < reader.next_offset {

@@ -11,12 +11,12 @@ use chassis::postgres::PostgresError;
 use schemas::chain::Reader;
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
-use schemas::views::{OrderRow, ProductRow};
+use schemas::views::{FEEDS, OrderRow, ProductRow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
-use crate::fold::{Changes, Missing, Standing, VIEWS};
+use crate::fold::{Changes, Missing, Standing};
 use crate::views::journal::JournalRows;
 
 /// One projector at a time holds this lock in its database.
@@ -102,7 +102,7 @@ impl Store {
     /// Where every view stands, by partition; at the start where it never stood anywhere.
     pub(crate) async fn standings(&self, partitions: u32) -> Result<Vec<Standing>, StoreError> {
         self.client
-            .execute(include_str!("postgres/begin_checkpoints.sql"), &[&VIEWS.as_slice(), &partitions.cast_signed()])
+            .execute(include_str!("postgres/begin_checkpoints.sql"), &[&FEEDS.as_slice(), &partitions.cast_signed()])
             .await
             .map_err(StoreError::Load)?;
         let rows =
@@ -115,7 +115,7 @@ impl Store {
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
             let of = |view: &str| readers.get(&(view.to_owned(), partition)).copied().unwrap_or(Reader::START);
-            Standing::new(VIEWS.map(of), nonces.get(&partition).copied())
+            Standing::new(FEEDS.map(of), nonces.get(&partition).copied())
         };
         Ok((0..partitions).map(standing).collect())
     }
@@ -291,7 +291,7 @@ impl Checkpoints {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
         for Move { view, partition, from, to } in moves {
-            columns.views.push(VIEWS[*view]);
+            columns.views.push(FEEDS[*view]);
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);
             columns.old_nonces.push(nonce(from));

@@ -11,10 +11,10 @@ use chassis::redis::RedisSetupError;
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, RedisError};
 use schemas::cache::{ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, position_field, value};
-use schemas::views::{CUSTOMER, ORDER, PRODUCT, REVENUE, row_body};
+use schemas::views::{CUSTOMER, FEEDS, ORDER, PRODUCT, REVENUE, row_body};
 use serde::Serialize;
 
-use crate::fold::{Changes, Standing, VIEWS};
+use crate::fold::{Changes, Standing};
 use crate::postgres::{Move, Sums};
 
 /// Rows in one call of the script: it blocks Redis while it runs.
@@ -130,7 +130,7 @@ impl Cache {
         let call = pipe.cmd("EVALSHA").arg(&step.scripts.advance).arg(2).arg(self.keys.live()).arg(self.keys.applied());
         call.arg(self.keys.applied()).arg(&step.incarnation);
         for Move { view, partition, to, .. } in moves {
-            let field = position_field(VIEWS[*view], *partition);
+            let field = position_field(FEEDS[*view], *partition);
             let offset = to.next_offset - 1;
             let expected = step.applied.insert(field.clone(), offset);
             call.arg(field).arg(expected.map_or(String::new(), |offset| offset.to_string())).arg(offset);
@@ -173,7 +173,7 @@ fn put_newer(pipe: &mut Pipeline, script: &str, deadline: u64, rows: &[(String, 
 /// What each view shows, by field; one that never read anything shows nothing.
 fn positions(standings: &[Standing]) -> impl Iterator<Item = (String, i64)> {
     (0..).zip(standings).flat_map(|(partition, standing)| {
-        VIEWS
+        FEEDS
             .iter()
             .zip(&standing.readers)
             .filter(|(_, reader)| reader.next_offset > 0)

@@ -1,1 +1,157 @@
+//! The read tier: answers queries from the views, and waits for them where a client's token asks for it.
+//!
+//! A request is parsed by [`http`], waits for [`positions`], and is answered by [`reads`]: Redis, then Postgres.
+//! The views come from the catalogue in `schemas`; no view has code here.
+//!
+//! Invariant: an answer shows everything that its request's token names, and its own token names nothing that it
+//! does not show.
+//!
+//! Absent on purpose: writing to a view, other than to fill Redis with what Postgres has; any state that a restart
+//! would lose.
 
+pub mod config;
+mod metrics;
+mod http;
+mod reads;
+mod positions;
+mod redis;
+mod postgres;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chassis::admin::AdminServer;
+use chassis::http::Limits;
+use chassis::readiness::{Condition, Readiness};
+use chassis::shutdown::{Shutdown, Tasks};
+use chassis::telemetry::Telemetry;
+use tokio::net::TcpListener;
+
+pub use config::Config;
+
+use metrics::Metrics;
+use positions::Positions;
+use postgres::{Store, StoreError};
+use reads::Reads;
+use redis::Cache;
+
+/// Between looks at the checkpoints while somebody waits: what Redis's news should tell sooner.
+const CHECKPOINTS_EVERY: Duration = Duration::from_millis(50);
+const LOG_RETRY: Duration = Duration::from_millis(250);
+
+/// A service that is bound and serves nothing yet.
+pub struct App {
+    config: Config,
+    http: TcpListener,
+    admin: AdminServer,
+    readiness: Readiness,
+    reads: Arc<Reads>,
+}
+
+impl App {
+    /// Binds the listeners. Neither Redis nor Postgres need be there yet.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let telemetry = Telemetry::new("query-api")?;
+        let positions = Arc::new(Positions::default());
+        let metrics = Arc::new(Metrics::new(&telemetry, &positions));
+        let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
+        let store = Store::connect(&config.postgres_url, config.postgres_connections)?;
+        let reads = Reads::new(positions, cache, store, metrics);
+        let http =
+            TcpListener::bind(config.http_addr).await.with_context(|| format!("listen on {}", config.http_addr))?;
+        let readiness = Readiness::new();
+        let admin = AdminServer::bind(config.admin_addr, "query-api", readiness.clone(), &telemetry)?;
+        Ok(Self { config, http, admin, readiness, reads })
+    }
+
+    pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.http.local_addr()?)
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr()
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Serves until shutdown: then answers what it took and returns.
+    ///
+    /// It is ready once it has seen the log's identity in Postgres, and Redis. Either may go away later: it stays
+    /// ready, because the other answers what it can.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { config, http, admin, readiness, reads } = self;
+        tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");
+        let (log_seen, redis_seen) = (readiness.condition("postgres"), readiness.condition("redis"));
+        let admin = admin.serve(shutdown.clone())?;
+        let mut tasks = Tasks::new();
+        tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));
+        let router = http::router(reads);
+        let limits = Limits::new(config.grace);
+        tasks.spawn("http", {
+            let shutdown = shutdown.clone();
+            async move {
+                let served = chassis::http::serve(http, router, limits, shutdown).await;
+                if served.cut > 0 {
+                    tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
+                }
+            }
+        });
+        tokio::select! {
+            () = shutdown.requested() => {}
+            Some((name, result)) = tasks.ended() => {
+                shutdown.trigger();
+                result.with_context(|| format!("the task {name:?} ended"))?;
+            }
+        }
+        // A grace is for requests; what ends them comes a little later.
+        tasks.drain(config.grace + Duration::from_millis(500)).await?;
+        admin.stop().await;
+        Ok(())
+    }
+}
+
+/// First the log's identity, then how far the views are, in both places.
+async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, shutdown: Shutdown) {
+    while !shutdown.is_requested() {
+        match reads.store.log().await {
+            Ok(Some(log)) => {
+                reads.positions.know_log(log);
+                log_seen.ready();
+                break;
+            }
+            Ok(None) => log_seen.waiting("the views have not read anything yet"),
+            Err(StoreError::Query(error))
+                if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) =>
+            {
+                log_seen.waiting("the tables are not there: run `projector migrate`");
+            }
+            Err(error) => log_seen.waiting(format!("{:#}", anyhow::Error::from(error))),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOG_RETRY) => {}
+            () = shutdown.requested() => return,
+        }
+    }
+    let cache = reads.cache.clone().follow(reads.positions.clone(), redis_seen, shutdown.clone());
+    tokio::join!(cache, follow_checkpoints(&reads, &shutdown));
+}
+
+async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
+    while !shutdown.is_requested() {
+        match reads.store.checkpoints().await {
+            Ok(rows) => reads.positions.advance_store(rows.iter().map(postgres::applied)),
+            Err(error) => tracing::debug!(error = %error, "the checkpoints could not be read"),
+        }
+        tokio::select! {
+            () = async {
+                tokio::time::sleep(CHECKPOINTS_EVERY).await;
+                reads.positions.someone_waits().await;
+            } => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}

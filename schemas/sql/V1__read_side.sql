@@ -78,25 +78,44 @@ CREATE VIEW view_order AS SELECT key, version, data FROM order_rows;
 CREATE VIEW view_customer AS
 SELECT
     key,
-    sum(version)::bigint AS version,
-    json_build_object(
-        'orders', sum(orders)::bigint,
-        'units', sum(units)::bigint,
-        'amount_cents', sum(amount_cents)::bigint,
-        'first_order_at', rtrim(rtrim(to_char(min(first_order_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS'), '0'), '.') || 'Z',
-        'last_order_at', rtrim(rtrim(to_char(max(last_order_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS'), '0'), '.') || 'Z'
+    version,
+    (
+        SELECT row_to_json(fields)
+        FROM (
+            SELECT
+                orders,
+                units,
+                amount_cents,
+                -- As `schemas::time` writes it: a fraction only where there is one.
+                rtrim(rtrim(to_char(first_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS'), '0'), '.') || 'Z' AS first_order_at,
+                rtrim(rtrim(to_char(last_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS'), '0'), '.') || 'Z' AS last_order_at
+        ) AS fields
     ) AS data
-FROM customer_parts
-GROUP BY key;
+FROM (
+    SELECT
+        key,
+        sum(version)::bigint AS version,
+        sum(orders)::bigint AS orders,
+        sum(units)::bigint AS units,
+        sum(amount_cents)::bigint AS amount_cents,
+        min(first_order_at) AT TIME ZONE 'UTC' AS first_at,
+        max(last_order_at) AT TIME ZONE 'UTC' AS last_at
+    FROM customer_parts
+    GROUP BY key
+) AS sums;
 
 CREATE VIEW view_revenue AS
 SELECT
     key,
-    sum(version)::bigint AS version,
-    json_build_object(
-        'orders', sum(orders)::bigint,
-        'units', sum(units)::bigint,
-        'amount_cents', sum(amount_cents)::bigint
-    ) AS data
-FROM revenue_parts
-GROUP BY key;
+    version,
+    (SELECT row_to_json(fields) FROM (SELECT orders, units, amount_cents) AS fields) AS data
+FROM (
+    SELECT
+        key,
+        sum(version)::bigint AS version,
+        sum(orders)::bigint AS orders,
+        sum(units)::bigint AS units,
+        sum(amount_cents)::bigint AS amount_cents
+    FROM revenue_parts
+    GROUP BY key
+) AS sums;

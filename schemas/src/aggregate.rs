@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use domain::AggregateType;
+pub use domain::AggregateType;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The longest id that a client may give to anything, in characters.
@@ -78,7 +78,7 @@ pub fn route_name(aggregate: AggregateType) -> &'static str {
     }
 }
 
-const TYPES: [AggregateType; 2] = [AggregateType::Product, AggregateType::Order];
+pub const TYPES: [AggregateType; 2] = [AggregateType::Product, AggregateType::Order];
 
 pub fn type_named(name: &str) -> Option<AggregateType> {
     TYPES.into_iter().find(|aggregate| type_name(*aggregate) == name)

@@ -1,6 +1,6 @@
 //! Times on the wire: RFC 3339 in UTC, to the millisecond.
 
-use domain::TimeMs;
+pub use domain::TimeMs;
 use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};

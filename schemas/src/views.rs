@@ -2,10 +2,10 @@
 //!
 //! The query tier serves every view of this list without code of its own.
 
-use std::borrow::Cow;
-
 use domain::{AggregateType, TimeMs};
 use serde::{Deserialize, Serialize};
+
+use crate::aggregate::check_id;
 
 /// A view as its readers know it.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,10 +14,41 @@ pub struct View {
     /// The SQL view that has its rows.
     pub relation: &'static str,
     pub source: Source,
-    pub key: &'static str,
+    pub natural: Natural,
+    pub key: Key,
     pub fields: &'static [Field],
     /// Query parameters that bound the key, both inclusive.
     pub key_range: Option<(&'static str, &'static str)>,
+}
+
+/// The path under `/v1/` by which a view goes besides `views/{name}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Natural {
+    /// Each row has a path: `products/{id}`.
+    Row(&'static str),
+    /// The list has one: `revenue`.
+    List(&'static str),
+}
+
+/// What the keys of a view are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Key {
+    /// As its client named it.
+    Id,
+    /// `YYYY-MM-DD` in UTC.
+    Day,
+}
+
+impl Key {
+    /// What is wrong with a key, for a client.
+    pub fn check(self, key: &str) -> Result<(), String> {
+        match self {
+            Self::Id => check_id(key).map_err(|error| error.to_string()),
+            Self::Day if key.len() == 10 && key.parse::<jiff::civil::Date>().is_ok() => Ok(()),
+            Self::Day => Err("a day is written YYYY-MM-DD".to_owned()),
+        }
+    }
 }
 
 /// What feeds a row.
@@ -44,7 +75,8 @@ pub const PRODUCT: View = View {
     name: "product",
     relation: "view_product",
     source: Source::Aggregate(AggregateType::Product),
-    key: "the product's id",
+    natural: Natural::Row("products"),
+    key: Key::Id,
     fields: &[
         field("name", "string"),
         field("price_cents", "integer"),
@@ -61,7 +93,8 @@ pub const ORDER: View = View {
     name: "order",
     relation: "view_order",
     source: Source::Aggregate(AggregateType::Order),
-    key: "the order's id",
+    natural: Natural::Row("orders"),
+    key: Key::Id,
     fields: &[
         field("customer", "string"),
         field("lines", "array"),
@@ -77,7 +110,8 @@ pub const CUSTOMER: View = View {
     name: "customer",
     relation: "view_customer",
     source: Source::Sum,
-    key: "the customer's id",
+    natural: Natural::Row("customers"),
+    key: Key::Id,
     fields: &[
         field("orders", "integer"),
         field("units", "integer"),
@@ -92,7 +126,8 @@ pub const REVENUE: View = View {
     name: "revenue",
     relation: "view_revenue",
     source: Source::Sum,
-    key: "the day of ordered_at in UTC, YYYY-MM-DD",
+    natural: Natural::List("revenue"),
+    key: Key::Day,
     fields: &[field("orders", "integer"), field("units", "integer"), field("amount_cents", "integer")],
     key_range: Some(("from", "to")),
 };
@@ -102,9 +137,8 @@ pub const VIEWS: [&View; 4] = [&PRODUCT, &ORDER, &CUSTOMER, &REVENUE];
 /// The journal has checkpoints like a view, and rows of another kind.
 pub const JOURNAL: &str = "journal";
 
-pub fn view_named(name: &str) -> Option<&'static View> {
-    VIEWS.into_iter().find(|view| view.name == name)
-}
+/// All that have checkpoints and applied positions: the views in the order of [`VIEWS`], then the journal.
+pub const FEEDS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
 
 /// A row of `product`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,19 +191,27 @@ pub fn row_body(key: &str, version: u64, data: &str) -> String {
     ["{\"key\":\"", key, "\",\"version\":", &version.to_string(), ",\"data\":", data, "}"].concat()
 }
 
-/// A CloudEvent of the journal, in JSON.
+/// A CloudEvent of the journal, in JSON: <https://github.com/cloudevents/spec>.
 #[derive(Debug, Clone, Serialize)]
 pub struct CloudEvent<'a> {
     pub specversion: &'static str,
-    /// The event's place in the log: `partition-offset-index`.
+    /// `{partition}-{offset}-{version}`.
     pub id: String,
-    pub source: Cow<'a, str>,
+    /// The log.
+    pub source: &'a str,
     pub r#type: &'a str,
     /// `type/id` of the aggregate.
     pub subject: &'a str,
     pub time: String,
     pub datacontenttype: &'static str,
-    /// The aggregate's version after the event.
+    /// The aggregate's version after the event. This and the following are extensions of ours.
     pub version: u64,
+    /// The idempotency key of the command, which with the subject is the command's name.
+    pub commandid: &'a str,
+    /// The event that the command reacted to, where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<&'a str>,
     pub data: &'a serde_json::value::RawValue,
 }

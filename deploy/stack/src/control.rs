@@ -25,11 +25,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) enum Request {
     Status,
     /// Answered when it has stopped.
-    Stop { name: String },
+    Stop {
+        name: String,
+    },
     /// Answered when it is ready.
-    Start { name: String },
+    Start {
+        name: String,
+    },
     /// Answered at once. `signal`: its number.
-    Kill { name: String, signal: i32 },
+    Kill {
+        name: String,
+        signal: i32,
+    },
     /// Answered when nothing runs any more.
     Down,
 }
@@ -82,8 +89,8 @@ fn wait_until_unlocked(layout: &Layout) -> Result<()> {
 pub(crate) fn serve(layout: &Layout, calls: impl Fn(Call) + Clone + Send + 'static) -> Result<()> {
     let path = layout.control();
     let _ = fs::remove_file(&path);
-    let listener =
-        through_folder(&path, |short| UnixListener::bind(short)).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener = through_folder(&path, |short| UnixListener::bind(short))
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -64,9 +64,10 @@ fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'
 }
 
 fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
-    let text = values.iter().fold(template.replace("`{{…}}`", "What stood in double braces"), |text, (name, value)| {
-        text.replace(&format!("{{{{{name}}}}}"), value)
-    });
+    let text =
+        values.iter().fold(template.replace("`{{…}}`", "What stood in double braces"), |text, (name, value)| {
+            text.replace(&format!("{{{{{name}}}}}"), value)
+        });
     if let Some(left) = text.split("{{").nth(1) {
         bail!("the edge's template has a name that nobody fills in: {}", left.lines().next().unwrap_or_default());
     }

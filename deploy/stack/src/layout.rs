@@ -204,9 +204,11 @@ mod tests {
         let mut all = vec![ports.edge(), ports.postgres(), ports.redis()];
         all.extend((1..=3).flat_map(|n| [ports.kafka(n), ports.kafka_controller(n)]));
         all.extend((1..=MAX_INSTANCES).flat_map(|n| {
-            [ports.command_http(n), ports.command_internal(n), ports.command_admin(n)]
-                .into_iter()
-                .chain([ports.query_http(n), ports.query_admin(n), ports.projector_admin(n)])
+            [ports.command_http(n), ports.command_internal(n), ports.command_admin(n)].into_iter().chain([
+                ports.query_http(n),
+                ports.query_admin(n),
+                ports.projector_admin(n),
+            ])
         }));
         let count = all.len();
         all.sort_unstable();

@@ -38,7 +38,10 @@ pub(crate) struct Launch {
 pub(crate) enum Account {
     #[default]
     Caller,
-    User { uid: u32, gid: u32 },
+    User {
+        uid: u32,
+        gid: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,8 +58,15 @@ pub(crate) enum Output {
 pub(crate) enum Role {
     /// Runs to its end; 0 is success. `stamp`: a file and its content, written then, by which the next start knows
     /// that the task need not run again.
-    Task { stamp: Option<(PathBuf, String)> },
-    Server { ready: Probe, stop: Stop, on_death: OnDeath, tier: Tier },
+    Task {
+        stamp: Option<(PathBuf, String)>,
+    },
+    Server {
+        ready: Probe,
+        stop: Stop,
+        on_death: OnDeath,
+        tier: Tier,
+    },
 }
 
 /// How a process is asked to stop, and how long it has before it is killed.

@@ -15,7 +15,7 @@ use crate::services::{self, Profile};
 use crate::{edge, kafka, postgres, redis};
 
 /// How large a stack is to be. What the data fixes keeps its size from one start to the next.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Wanted {
     /// Kafka brokers: 1, or 3 with every record on three and acknowledged by two [default: 1, or as the data is]
     #[arg(long, value_parser = brokers)]
@@ -24,17 +24,33 @@ pub(crate) struct Wanted {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     partitions: Option<u16>,
     /// Instances of the write tier; each owns a share of the partitions
-    #[arg(long, default_value_t = 2, value_parser = instances())]
+    #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     command_apis: u16,
     /// Instances of the read tier
-    #[arg(long, default_value_t = 2, value_parser = instances())]
+    #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     query_apis: u16,
     /// Projectors; one at a time is active, the others stand by
-    #[arg(long, default_value_t = 2, value_parser = instances())]
+    #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     projectors: u16,
     /// Kafka, Postgres and Redis alone
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
+}
+
+/// Of each service: enough to see them share the work, and one take over from another.
+const INSTANCES: u16 = 2;
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            brokers: None,
+            partitions: None,
+            command_apis: INSTANCES,
+            query_apis: INSTANCES,
+            projectors: INSTANCES,
+            servers_only: false,
+        }
+    }
 }
 
 /// As decided.
@@ -84,8 +100,7 @@ pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profi
         return Ok(parts);
     }
     let services = services::parts(layout, size, profile)?;
-    let behind: Vec<_> =
-        services.iter().filter(|part| !part.is_task()).map(|part| part.name.clone()).collect();
+    let behind: Vec<_> = services.iter().filter(|part| !part.is_task()).map(|part| part.name.clone()).collect();
     parts.extend(services);
     parts.push(edge::part(layout, tools, size, &behind)?);
     Ok(parts)
@@ -130,7 +145,7 @@ mod tests {
     use super::*;
 
     fn wanted(brokers: Option<u16>, partitions: Option<u16>) -> Wanted {
-        Wanted { brokers, partitions, command_apis: 2, query_apis: 2, projectors: 2, servers_only: false }
+        Wanted { brokers, partitions, ..Wanted::default() }
     }
 
     #[test]

@@ -28,12 +28,7 @@ pub(crate) fn part(layout: &Layout, tools: &Tools) -> Part {
     Part {
         name: NAME.to_owned(),
         launch,
-        role: Role::Server {
-            ready: Probe::Redis { port },
-            stop: STOP,
-            on_death: OnDeath::Leave,
-            tier: Tier::Redis,
-        },
+        role: Role::Server { ready: Probe::Redis { port }, stop: STOP, on_death: OnDeath::Leave, tier: Tier::Redis },
         needs: Vec::new(),
         ports: BTreeMap::from([("redis", port)]),
     }

@@ -1,5 +1,165 @@
+//! `cargo stack replay`: a real shop's log through the whole system, and every view compared with the log's own sums.
+
+mod client;
+mod compare;
+mod progress;
+mod purchases;
+mod send;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
-use anyhow::Result;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::control::{self, Request};
+use crate::layout::{Layout, root};
+use crate::plan::Wanted;
+use crate::services::{PACKAGES, Profile};
+use crate::status::Phase;
+use crate::supervisor::{Ended, Supervisor, Words};
+use crate::up;
+use client::Client;
+use compare::{Compared, Comparison};
+use purchases::{Expected, MAX_SHOPS};
+use send::{Orders, Sent};
+
+/// The one thing that is sold: the log does not tell which CD it was.
+const PRODUCT: &str = "cd";
+/// More than all shops together sell.
+const STOCK: u64 = 1_000_000_000;
+const REGISTER_PATIENCE: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Args {}
-pub(crate) fn run(_: crate::layout::Layout, _: crate::services::Profile, _: &Args) -> Result<ExitCode> { todo!() }
+pub(crate) struct Args {
+    /// A purchase log in the form of CDNOW's, as text or packed by gzip [default: the one in tests/data]
+    file: Option<PathBuf>,
+    /// Make so many shops out of it, each with customers, orders and days of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHOPS)))]
+    times: u32,
+    /// Send no more than so many commands a second
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+}
+
+pub(crate) fn run(layout: Layout, profile: Profile, args: &Args) -> Result<ExitCode> {
+    let file = args.file.clone().unwrap_or_else(|| root().join("tests/data/cdnow.txt.gz"));
+    let purchases = purchases::read(&file)?;
+    let expected = Expected::of(&purchases, args.times)?;
+    let orders = Orders { purchases: &purchases, shops: args.times };
+    if control::is_locked(&layout)? {
+        if control::status(&layout)?.state != Phase::Ready {
+            bail!("the stack is just starting or ending; try again in a moment");
+        }
+        return replay(&layout, args, &orders, &expected, &AtomicBool::new(false));
+    }
+    println!("No stack runs here: one is started for this replay.");
+    let options = up::Options { background: false, fresh: false, wanted: Wanted::default(), profile };
+    let (_lock, parts) = up::prepare(&layout, &options)?;
+    let supervisor = Supervisor::new(layout.clone(), parts, up::url(&layout), Words::All)?;
+    let (ready, became_ready) = mpsc::channel();
+    let ended = Arc::new(AtomicBool::new(false));
+    let servers = thread::spawn({
+        let ended = ended.clone();
+        move || {
+            let result = supervisor.run(|_| ready.send(()).unwrap_or_default());
+            ended.store(true, Ordering::Relaxed);
+            result
+        }
+    });
+    // An error here: it failed or was told to end before it was ready, and says so itself.
+    let code = became_ready.recv().ok().map(|()| replay(&layout, args, &orders, &expected, &ended));
+    // An error here: it is ending already.
+    let _ = control::ask(&layout, &Request::Down);
+    match servers.join().map_err(|_| anyhow!("the supervisor panicked"))?? {
+        Ended::Signalled => Ok(ExitCode::from(130)),
+        Ended::Asked => code.unwrap_or(Ok(ExitCode::FAILURE)),
+    }
+}
+
+fn replay(
+    layout: &Layout,
+    args: &Args,
+    orders: &Orders<'_>,
+    expected: &Expected,
+    cancelled: &AtomicBool,
+) -> Result<ExitCode> {
+    let client = Client::new(&up::url(layout));
+    let began = Instant::now();
+    register(&client, cancelled)?;
+    let sent = send::send(&client, orders, args.rate, cancelled)?;
+    let sending = began.elapsed();
+    let token = sent.tokens.text();
+    let compared = Comparison { client: &client, token: &token, cancelled }.run(expected)?;
+    let whole = began.elapsed();
+    tell(orders.len(), &sent, expected, &compared);
+    println!(
+        "time        {:.2} s in all: {:.2} s to send ({:.0} commands/s), {:.2} s to wait for the views and compare them",
+        whole.as_secs_f64(),
+        sending.as_secs_f64(),
+        orders.len() as f64 / sending.as_secs_f64(),
+        (whole - sending).as_secs_f64()
+    );
+    tell_memory(layout)?;
+    Ok(if compared.count_differences() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Again with the same data changes nothing.
+fn register(client: &Client, cancelled: &AtomicBool) -> Result<()> {
+    let body = format!(r#"{{"name":"A CD","price_cents":1500,"stock":{STOCK}}}"#);
+    let begun = Instant::now();
+    loop {
+        let answer = client.command(&format!("/v1/products/{PRODUCT}/register"), "replay-register", &body);
+        match answer {
+            Ok(status) if status.is_success() => return Ok(()),
+            Ok(status) if !status.is_server_error() => {
+                bail!("the product {PRODUCT:?} could not be registered: {status}; does it exist with other data?")
+            }
+            Ok(_) | Err(_) if begun.elapsed() < REGISTER_PATIENCE && !cancelled.load(Ordering::Relaxed) => {
+                thread::sleep(Duration::from_millis(200));
+            }
+            Ok(status) => bail!("the product {PRODUCT:?} could not be registered: {status}"),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn tell(commands: usize, sent: &Sent, expected: &Expected, compared: &Compared) {
+    let ms = |quantile| sent.latency.value_at_quantile(quantile) as f64 / 1000.0;
+    println!(
+        "commands    {commands}: {} placed, {} repeated, {} already placed; {} sent again after a refusal",
+        sent.placed, sent.repeated, sent.already, sent.retried
+    );
+    if sent.placed == 0 {
+        println!("            everything was there already: this replay changed nothing");
+    }
+    println!("latency     p50 {:.1} ms, p99 {:.1} ms from a batch's sending to a command's answer", ms(0.5), ms(0.99));
+    let (orders, units, cents) = expected.totals();
+    println!("log         {orders} orders, {units} units, {cents} cents");
+    println!(
+        "views       {} of {} customers and {} of {} days as the log says, {} of the customers read singly, too",
+        compared.customers,
+        expected.customers.len(),
+        compared.days,
+        expected.days.len(),
+        compared.single_reads
+    );
+    compared.differences.iter().for_each(|difference| println!("difference  {difference}"));
+    println!("differences {}", compared.count_differences());
+}
+
+/// Of each service, at the end.
+fn tell_memory(layout: &Layout) -> Result<()> {
+    let ours = |name: &str| PACKAGES.iter().any(|package| name.starts_with(package));
+    let processes = control::status(layout)?.processes.into_iter().filter(|process| ours(&process.name));
+    let sizes: Vec<_> = processes
+        .map(|process| {
+            format!("{} {:.0} MiB", process.name, process.resident_bytes.unwrap_or_default() as f64 / 1_048_576.0)
+        })
+        .collect();
+    println!("memory      {}", sizes.join(", "));
+    Ok(())
+}

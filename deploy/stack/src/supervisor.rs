@@ -34,10 +34,21 @@ const FAR: Duration = Duration::from_secs(60);
 
 /// What another thread saw. `life`: which start of the member it is about.
 enum Event {
-    Exited { member: usize, life: u32, status: ExitStatus },
-    Ready { member: usize, life: u32 },
+    Exited {
+        member: usize,
+        life: u32,
+        status: ExitStatus,
+    },
+    Ready {
+        member: usize,
+        life: u32,
+    },
     /// Why it is not ready, as of now.
-    NotReady { member: usize, life: u32, reason: String },
+    NotReady {
+        member: usize,
+        life: u32,
+        reason: String,
+    },
     Call(Call),
     Signal,
 }
@@ -149,7 +160,9 @@ impl Supervisor {
         let taken: Vec<_> = taken.map(|(name, port)| format!("{port} ({name})")).collect();
         if !taken.is_empty() {
             let ports = taken.join(", ");
-            self.fail(format!("another program listens on ports of this stack: {ports}; --base-port moves all of them"));
+            self.fail(format!(
+                "another program listens on ports of this stack: {ports}; --base-port moves all of them"
+            ));
         }
     }
 

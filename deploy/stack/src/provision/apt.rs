@@ -72,7 +72,8 @@ fn as_root() -> Option<Command> {
         return Some(Command::new("env"));
     }
     let sudo = find::program("sudo")?;
-    let quiet = |command: &mut Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let quiet =
+        |command: &mut Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     quiet(Command::new(&sudo).args(["-n", "true"])).is_ok_and(|status| status.success()).then(|| {
         let mut command = Command::new(sudo);
         command.arg("-n");

@@ -43,12 +43,18 @@ pub(super) struct Member {
 pub(super) enum Stage {
     Waiting,
     /// `reason`: why it is not ready yet.
-    Starting { reason: String },
+    Starting {
+        reason: String,
+    },
     Ready,
     /// A task's success.
     Done,
-    BackingOff { until: Instant },
-    Stopping { kill_at: Instant },
+    BackingOff {
+        until: Instant,
+    },
+    Stopping {
+        kill_at: Instant,
+    },
     Stopped,
     Dead,
 }

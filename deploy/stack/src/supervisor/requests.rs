@@ -13,7 +13,11 @@ use crate::status::{Phase, Status};
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
         let processes = self.members.iter().filter(|member| !member.part.is_task() || member.runs());
-        Status { state: self.phase, url: self.url.clone(), processes: processes.map(|member| member.status()).collect() }
+        Status {
+            state: self.phase,
+            url: self.url.clone(),
+            processes: processes.map(|member| member.status()).collect(),
+        }
     }
 
     pub(super) fn answer(&mut self, request: Request, reply: Sender<Reply>) {

@@ -1,0 +1,144 @@
+//! The edge as the replay uses it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, Body};
+
+/// Longer than any answer takes.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_BODY: u64 = 64 << 20;
+
+#[derive(Clone)]
+pub(super) struct Client {
+    agent: Agent,
+    url: String,
+}
+
+/// What a line of a batch was answered.
+#[derive(Debug, Deserialize)]
+pub(super) struct LineAnswer {
+    pub(super) status: u16,
+    #[serde(default)]
+    pub(super) events: Vec<String>,
+    #[serde(default)]
+    pub(super) replayed: bool,
+    pub(super) token: Option<String>,
+    #[serde(default)]
+    pub(super) detail: String,
+}
+
+/// The furthest position of every partition that any answer named.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    log: String,
+    positions: BTreeMap<u32, i64>,
+}
+
+impl Client {
+    pub(super) fn new(url: &str) -> Self {
+        let config =
+            Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).max_idle_connections(64);
+        Self { agent: config.build().new_agent(), url: url.to_owned() }
+    }
+
+    /// Sends a command; the edge may be asked again after a 503.
+    pub(super) fn command(&self, path: &str, key: &str, body: &str) -> Result<StatusCode> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request.header("Content-Type", "application/json").header("Idempotency-Key", key);
+        Ok(request.send(body)?.status())
+    }
+
+    /// Sends a batch and hands on each line's answer as it comes. Returns how many came; an edge or a service that
+    /// went away in between is no error here.
+    pub(super) fn batch(&self, lines: &str, mut answered: impl FnMut(LineAnswer) -> Result<()>) -> Result<usize> {
+        let request =
+            self.agent.post(format!("{}/v1/commands", self.url)).header("Content-Type", "application/x-ndjson");
+        let Ok(mut response) = request.send(lines) else { return Ok(0) };
+        match response.status() {
+            StatusCode::OK => {}
+            status if status.is_server_error() => return Ok(0),
+            status => bail!("a batch was answered {status}: {}", text(&mut response)?),
+        }
+        let mut count = 0;
+        for line in BufReader::new(response.into_body().into_reader()).lines() {
+            let Ok(line) = line else { break };
+            // The last one may be cut off.
+            let Ok(answer) = serde_json::from_str(&line) else { break };
+            answered(answer)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// `None`: the views are not there yet, or a service is away.
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str, token: &str) -> Result<Option<T>> {
+        let mut request = self.agent.get(format!("{}{path}", self.url)).header("Prefer", "wait=10");
+        if !token.is_empty() {
+            request = request.header("Consistency-Token", token);
+        }
+        let Ok(mut response) = request.call() else { return Ok(None) };
+        match response.status() {
+            StatusCode::OK => {
+                let body = text(&mut response)?;
+                Ok(Some(serde_json::from_str(&body).with_context(|| format!("{path} was answered {body}"))?))
+            }
+            status if status.is_server_error() => Ok(None),
+            status => bail!("{path} was answered {status}: {}", text(&mut response)?),
+        }
+    }
+}
+
+fn text(response: &mut Response<Body>) -> Result<String> {
+    Ok(response.body_mut().with_config().limit(MAX_BODY).read_to_string()?)
+}
+
+impl Tokens {
+    pub(super) fn add(&mut self, token: &str) -> Result<()> {
+        let (log, positions) = token.split_once('.').with_context(|| format!("{token:?} is no token"))?;
+        if self.log != log {
+            if !self.log.is_empty() {
+                bail!("answers came from two logs, {} and {log}", self.log);
+            }
+            self.log = log.to_owned();
+        }
+        for position in positions.split(',') {
+            let parsed = position.split_once('-').and_then(|(p, o)| Some((p.parse().ok()?, o.parse().ok()?)));
+            let (partition, offset) = parsed.with_context(|| format!("{token:?} is no token"))?;
+            let highest = self.positions.entry(partition).or_insert(offset);
+            *highest = offset.max(*highest);
+        }
+        Ok(())
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) -> Result<()> {
+        if other.positions.is_empty() { Ok(()) } else { self.add(&other.text()) }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let positions: Vec<_> = self.positions.iter().map(|(p, o)| format!("{p}-{o}")).collect();
+        if positions.is_empty() { String::new() } else { format!("{}.{}", self.log, positions.join(",")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_add_up_to_the_furthest_positions() {
+        let mut tokens = Tokens::default();
+        assert_eq!(tokens.text(), "");
+        for token in ["k7x2.3-10", "k7x2.3-9,1-4", "k7x2.3-11"] {
+            tokens.add(token).unwrap();
+        }
+        assert_eq!(tokens.text(), "k7x2.1-4,3-11");
+        assert!(tokens.add("k7x3.1-1").is_err());
+        assert!(tokens.add("k7x2").is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! The routes, made from the catalogue of views.
+
+mod answers;
+mod history;
+mod request;
+mod rows;
+mod views;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use schemas::aggregate::{TYPES, route_name};
+use schemas::problem::{Problem, ProblemKind};
+use schemas::views::{Natural, VIEWS};
+
+use crate::reads::Reads;
+
+pub(crate) fn router(reads: Arc<Reads>) -> Router {
+    let mut router = Router::new()
+        .route("/v1/views", get(views::list))
+        .route("/v1/views/{view}", get(rows::page_by_name))
+        .route("/v1/views/{view}/{key}", get(rows::row_by_name));
+    for (view, natural) in VIEWS.iter().map(|view| view.natural).enumerate() {
+        router = match natural {
+            Natural::Row(name) => router.route(
+                &format!("/v1/{name}/{{id}}"),
+                get(async move |reads, key, asked| rows::row_of(reads, view, key, asked).await),
+            ),
+            Natural::List(name) => router.route(
+                &format!("/v1/{name}"),
+                get(async move |reads, query, asked| rows::page_of(reads, view, query, asked).await),
+            ),
+        };
+    }
+    for aggregate in TYPES {
+        router = router.route(
+            &format!("/v1/{}/{{id}}/history", route_name(aggregate)),
+            get(async move |reads, id, query, asked| history::of(reads, aggregate, id, query, asked).await),
+        );
+    }
+    router
+        .fallback(async || answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such route")))
+        .method_not_allowed_fallback(async || {
+            answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "queries are GET or HEAD"))
+        })
+        .layer(middleware::from_fn_with_state(reads.clone(), measure))
+        .with_state(reads)
+}
+
+async fn measure(State(reads): State<Arc<Reads>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    reads.metrics.answered(route.to_owned(), response.status().as_u16(), begun.elapsed());
+    response
+}

@@ -1,0 +1,89 @@
+//! What was read, as HTTP answers.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use schemas::answers::RETRY_AFTER_SECS;
+use schemas::problem::{CONTENT_TYPE, Problem, ProblemKind};
+
+use super::request::Asked;
+use crate::reads::{ReadError, Row};
+
+pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
+/// Kept where it likes, but asked about each time: a view has a new version at any moment.
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+
+pub(super) fn problem(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
+    let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECS.into());
+    }
+    response
+}
+
+pub(super) fn refused(error: ReadError) -> Response {
+    let kind = match &error {
+        ReadError::NotYet { .. } => ProblemKind::NotYet,
+        ReadError::TooManyWaiters => ProblemKind::Overloaded,
+        ReadError::Unavailable => ProblemKind::Unavailable,
+    };
+    let mut response = problem(&Problem::new(kind, error.to_string()));
+    if let ReadError::NotYet { token } = error {
+        put_token(response.headers_mut(), token);
+    }
+    response
+}
+
+pub(super) fn row(row: Row, token: Option<String>, asked: &Asked) -> Response {
+    let etag = HeaderValue::try_from(format!("\"{}\"", row.version)).expect("digits");
+    let mut response =
+        if asked.has(row.version) { StatusCode::NOT_MODIFIED.into_response() } else { json(row.body, JSON) };
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, etag);
+    headers.insert(header::CACHE_CONTROL, NO_CACHE);
+    put_token(headers, token);
+    response
+}
+
+/// Nothing has that name, as far as the token knows.
+pub(super) fn no_row(detail: String, token: Option<String>) -> Response {
+    let mut response = problem(&Problem::new(ProblemKind::NotFound, detail));
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
+    put_token(response.headers_mut(), token);
+    response
+}
+
+pub(super) fn list(body: String, token: Option<String>) -> Response {
+    of_many(json(body.into(), JSON), token)
+}
+
+/// `next`: the path of the page behind this one.
+pub(super) fn events(body: Vec<u8>, token: Option<String>, next: Option<String>) -> Response {
+    let mut response = of_many(json(body.into(), EVENTS), token);
+    if let Some(next) = next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {
+        response.headers_mut().insert(header::LINK, next);
+    }
+    response
+}
+
+fn of_many(mut response: Response, token: Option<String>) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
+    put_token(response.headers_mut(), token);
+    response
+}
+
+fn json(body: Bytes, content_type: HeaderValue) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn put_token(headers: &mut HeaderMap, token: Option<String>) {
+    if let Some(token) = token.and_then(|token| HeaderValue::try_from(token).ok()) {
+        headers.insert(CONSISTENCY_TOKEN, token);
+    }
+}

@@ -1,0 +1,90 @@
+//! `GET /v1/{aggregates}/{id}/history`: every event of an aggregate.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use schemas::aggregate::{AggregateId, AggregateType, route_name};
+use schemas::time::{TimeMs, to_rfc3339};
+use schemas::views::CloudEvent;
+use serde_json::value::RawValue;
+
+use super::answers;
+use super::request::{Asked, Parameters, invalid};
+use crate::postgres::JournalEvent;
+use crate::reads::Reads;
+
+const MAX_LIMIT: i64 = 1000;
+
+/// A page is an array; the path of the next one is in `Link`.
+pub(super) async fn of(
+    State(reads): State<Arc<Reads>>,
+    aggregate: AggregateType,
+    Path(id): Path<String>,
+    mut parameters: Parameters,
+    asked: Asked,
+) -> Response {
+    let id = match AggregateId::new(aggregate, &id) {
+        Ok(id) => id,
+        Err(error) => return invalid(error.to_string()),
+    };
+    let (after, limit) = match page(&mut parameters).and_then(|page| parameters.end().map(|()| page)) {
+        Ok(page) => page,
+        Err(detail) => return invalid(detail),
+    };
+    let place = (id.as_str(), id.partition(asked.log.partitions));
+    // One more tells whether there is a next page.
+    let shown = match reads.history(asked.log, place, (after, limit + 1), &asked.fresh).await {
+        Ok(shown) => shown,
+        Err(error) => return answers::refused(error),
+    };
+    let page = &shown.found[..shown.found.len().min(usize::try_from(limit).expect("checked when it was parsed"))];
+    if page.is_empty() && after == 0 {
+        return answers::no_row(format!("{id} has no events", id = id.as_str()), shown.token);
+    }
+    let log = format!("/logs/{}", asked.log.id);
+    let body: Result<Vec<_>, _> = page.iter().map(|event| cloud_event(event, id.as_str(), &log)).collect();
+    match body.and_then(|events| serde_json::to_vec(&events)) {
+        Ok(body) => {
+            let next = page.last().filter(|_| page.len() < shown.found.len()).map(|last| {
+                format!("/v1/{}/{}/history?after={}&limit={limit}", route_name(aggregate), id.id(), last.version)
+            });
+            answers::events(body, shown.token, next)
+        }
+        Err(error) => {
+            tracing::error!(aggregate = id.as_str(), error = %error, "the journal holds data that is not JSON");
+            answers::refused(crate::reads::ReadError::Unavailable)
+        }
+    }
+}
+
+/// After which version, and how many.
+fn page(parameters: &mut Parameters) -> Result<(i64, i64), String> {
+    let limit = parameters.take_limit(MAX_LIMIT, MAX_LIMIT)?;
+    let after = match parameters.take("after") {
+        Some(text) => text.parse().ok().filter(|after| *after >= 0).ok_or("after is a version")?,
+        None => 0,
+    };
+    Ok((after, limit))
+}
+
+fn cloud_event<'a>(
+    event: &'a JournalEvent,
+    aggregate: &'a str,
+    log: &'a str,
+) -> Result<CloudEvent<'a>, serde_json::Error> {
+    Ok(CloudEvent {
+        specversion: "1.0",
+        id: format!("{}-{}-{}", event.partition, event.offset, event.version),
+        source: log,
+        r#type: &event.r#type,
+        subject: aggregate,
+        time: to_rfc3339(TimeMs(event.at_ms.cast_unsigned())),
+        datacontenttype: "application/json",
+        version: event.version.cast_unsigned(),
+        commandid: &event.command_id,
+        cause: event.cause.as_deref(),
+        traceparent: event.trace.as_deref(),
+        data: serde_json::from_str::<&RawValue>(&event.data)?,
+    })
+}

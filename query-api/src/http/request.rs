@@ -1,0 +1,172 @@
+//! What a request asks for besides its path.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::response::Response;
+use schemas::problem::{Problem, ProblemKind};
+use schemas::token::Token;
+
+use super::answers;
+use crate::positions::Log;
+use crate::reads::{Freshness, Reads};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const DEFAULT_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// Checked against the log.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) log: Log,
+    pub(super) fresh: Freshness,
+    /// Versions that the client has.
+    if_none_match: Option<IfNoneMatch>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum IfNoneMatch {
+    Any,
+    These(Vec<u64>),
+}
+
+impl Asked {
+    /// Whether the client has this version already.
+    pub(super) fn has(&self, version: u64) -> bool {
+        match &self.if_none_match {
+            None => false,
+            Some(IfNoneMatch::Any) => true,
+            Some(IfNoneMatch::These(versions)) => versions.contains(&version),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Reads>> for Asked {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, reads: &Arc<Reads>) -> Result<Self, Response> {
+        let Some(log) = reads.positions.log() else {
+            let detail = "the views have not read anything yet";
+            return Err(answers::problem(&Problem::new(ProblemKind::Unavailable, detail)));
+        };
+        let token = token(&parts.headers, log).map_err(invalid)?;
+        let (wait, lenient) = prefer(&parts.headers);
+        let fresh = Freshness { token, wait, lenient };
+        Ok(Self { log, fresh, if_none_match: if_none_match(&parts.headers) })
+    }
+}
+
+pub(super) fn invalid(detail: impl Into<String>) -> Response {
+    answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail.into()))
+}
+
+/// Several headers are joined, as if they were one.
+fn token(headers: &HeaderMap, log: Log) -> Result<Option<Token>, String> {
+    let Some(text) = joined(headers, &answers::CONSISTENCY_TOKEN)? else { return Ok(None) };
+    let token: Token = text.parse().map_err(|error: schemas::token::TokenError| error.to_string())?;
+    if token.log != log.id {
+        return Err(format!("the Consistency-Token is of another log than this one, {}", log.id));
+    }
+    match token.positions.keys().next_back() {
+        Some(partition) if *partition >= log.partitions => {
+            Err(format!("the Consistency-Token names partition {partition}; there are {}", log.partitions))
+        }
+        _ => Ok(Some(token)),
+    }
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, String> {
+    let mut values = headers.get_all(name).iter().map(|value| value.to_str());
+    let Some(first) = values.next() else { return Ok(None) };
+    let mut text = first.map_err(|_| format!("{name} is not text"))?.to_owned();
+    for value in values {
+        text.push(',');
+        text.push_str(value.map_err(|_| format!("{name} is not text"))?);
+    }
+    Ok(Some(text))
+}
+
+/// RFC 7240: what is not understood is ignored, and the first of two equal names counts.
+fn prefer(headers: &HeaderMap) -> (Duration, bool) {
+    let mut wait = None;
+    let mut lenient = None;
+    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    for preference in values.flat_map(|value| value.split(',')) {
+        let preference = preference.split(';').next().unwrap_or_default();
+        let Some((name, value)) = preference.split_once('=') else { continue };
+        let value = value.trim().trim_matches('"');
+        match name.trim().to_ascii_lowercase().as_str() {
+            "wait" if wait.is_none() => wait = seconds(value),
+            "handling" if lenient.is_none() => lenient = Some(value.eq_ignore_ascii_case("lenient")),
+            _ => {}
+        }
+    }
+    (wait.unwrap_or(DEFAULT_WAIT).min(MAX_WAIT), lenient.unwrap_or(false))
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds = plain.then(|| text.parse::<f64>().ok()).flatten()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Tags that are none of ours match nothing. The comparison is the weak one, as RFC 9110 wants it here.
+fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
+    let text = joined(headers, &header::IF_NONE_MATCH).ok()??;
+    if text.trim() == "*" {
+        return Some(IfNoneMatch::Any);
+    }
+    let version = |tag: &str| {
+        let tag = tag.trim();
+        tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+    };
+    Some(IfNoneMatch::These(text.split(',').filter_map(version).collect()))
+}
+
+/// The parameters of a query, each at most once, none unknown.
+#[derive(Debug)]
+pub(super) struct Parameters(BTreeMap<String, String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let Query(pairs) =
+            Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|error| invalid(error.body_text()))?;
+        let mut parameters = BTreeMap::new();
+        for (name, value) in pairs {
+            if parameters.insert(name.clone(), value).is_some() {
+                return Err(invalid(format!("the parameter {name:?} stands twice")));
+            }
+        }
+        Ok(Self(parameters))
+    }
+}
+
+impl Parameters {
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// A number of things on a page.
+    pub(super) fn take_limit(&mut self, default: i64, most: i64) -> Result<i64, String> {
+        let Some(text) = self.take("limit") else { return Ok(default) };
+        let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
+        limit.ok_or_else(|| format!("limit is 1 to {most}"))
+    }
+
+    /// What nobody took is refused: a mistyped filter would show other rows than were asked for.
+    pub(super) fn end(self) -> Result<(), String> {
+        match self.0.into_keys().next() {
+            Some(name) => Err(format!("there is no parameter {name:?} here")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

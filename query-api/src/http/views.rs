@@ -1,0 +1,41 @@
+//! `GET /v1/views`: the catalogue, and how far each view is.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use schemas::views::{Field, Key, VIEWS};
+use serde::Serialize;
+
+use super::answers;
+use super::request::{Asked, Parameters, invalid};
+use crate::reads::Reads;
+
+#[derive(Serialize)]
+struct Catalogue<'a> {
+    views: Vec<Entry<'a>>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    name: &'a str,
+    key: Key,
+    fields: &'a [Field],
+    /// Query parameters of its list.
+    filters: Vec<&'a str>,
+    /// As a consistency token; `null`: it shows nothing yet.
+    applied: Option<String>,
+}
+
+pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters, _: Asked) -> Response {
+    if let Err(detail) = parameters.end() {
+        return invalid(detail);
+    }
+    let views = VIEWS.iter().enumerate().map(|(index, view)| {
+        let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
+        let filters = ["limit", "after"].into_iter().chain(range).collect();
+        Entry { name: view.name, key: view.key, fields: view.fields, filters, applied: reads.positions.shown(index) }
+    });
+    let body = serde_json::to_string(&Catalogue { views: views.collect() }).expect("the catalogue is JSON");
+    answers::list(body, None)
+}

@@ -1,0 +1,76 @@
+//! What this service counts. Names and units are part of its interface.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::telemetry::Telemetry;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram};
+use schemas::views::FEEDS;
+
+use crate::positions::{NotReached, Place, Positions};
+
+pub(crate) struct Metrics {
+    /// `stampede_queries_total{route,status}`: answers.
+    queries: Counter<u64>,
+    /// `stampede_query_seconds`: from a request's head to its answer.
+    duration: Histogram<f64>,
+    /// `stampede_reads_total{view,origin}`: rows and lists, by where they came from.
+    reads: Counter<u64>,
+    /// `stampede_token_waits_total{outcome}`: requests with a token.
+    token_waits: Counter<u64>,
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Redis,
+    Postgres,
+    /// A read of Postgres that another request had begun.
+    Joined,
+}
+
+impl Metrics {
+    pub(crate) fn new(telemetry: &Telemetry, positions: &Arc<Positions>) -> Self {
+        let meter = telemetry.meter();
+        let positions = positions.clone();
+        meter
+            .u64_observable_gauge("stampede_token_waiters")
+            .with_description("Requests that wait for the views to reach their token.")
+            .with_callback(move |gauge| gauge.observe(positions.waiters().try_into().unwrap_or(u64::MAX), &[]))
+            .build();
+        Self {
+            queries: meter.u64_counter("stampede_queries").with_description("Queries answered.").build(),
+            duration: telemetry.latency_histogram("stampede_query", "From a query's head to its answer."),
+            reads: meter.u64_counter("stampede_reads").with_description("Reads, by where they were answered.").build(),
+            token_waits: meter
+                .u64_counter("stampede_token_waits")
+                .with_description("Queries with a consistency token, by outcome.")
+                .build(),
+        }
+    }
+
+    pub(crate) fn answered(&self, route: String, status: u16, after: Duration) {
+        let labels = [KeyValue::new("route", route), KeyValue::new("status", i64::from(status))];
+        self.queries.add(1, &labels);
+        self.duration.record(after.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn read(&self, feed: usize, origin: Origin) {
+        let origin = match origin {
+            Origin::Redis => "redis",
+            Origin::Postgres => "postgres",
+            Origin::Joined => "joined",
+        };
+        self.reads.add(1, &[KeyValue::new("view", FEEDS[feed]), KeyValue::new("origin", origin)]);
+    }
+
+    pub(crate) fn waited(&self, reached: &Result<Place, NotReached>) {
+        let outcome = match reached {
+            Ok(_) => "reached",
+            Err(NotReached::Behind { .. }) => "not-yet",
+            Err(NotReached::TooManyWaiters) => "refused",
+        };
+        self.token_waits.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+}

@@ -1,0 +1,164 @@
+//! The views and the journal in Postgres.
+//!
+//! Every statement also gives the checkpoints of the same moment: an answer knows what it shows, whichever server
+//! it came from.
+
+use std::time::Duration;
+
+use chassis::env::Secret;
+use chassis::postgres::PostgresError;
+use deadpool_postgres::{Object, Pool};
+use schemas::cache::Applied;
+use schemas::tables::nonce_from_sql;
+use schemas::token::LogId;
+use schemas::views::{FEEDS, JOURNAL, VIEWS, View, row_body};
+use tokio_postgres::Row as SqlRow;
+use tokio_postgres::types::ToSql;
+
+use crate::positions::Log;
+use crate::reads::Row;
+
+/// An answer that takes longer is better refused than waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+pub(crate) struct Store {
+    pool: Pool,
+    row_sql: [String; VIEWS.len()],
+    page_sql: [String; VIEWS.len()],
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("no connection to Postgres")]
+    Connection(#[from] deadpool_postgres::PoolError),
+    #[error("Postgres failed a query")]
+    Query(#[from] tokio_postgres::Error),
+    #[error("Postgres did not answer in time")]
+    Silent,
+}
+
+/// What was read, and the offsets by partition that it is sure to show.
+#[derive(Debug)]
+pub(crate) struct Loaded<T> {
+    pub(crate) found: T,
+    pub(crate) offsets: Vec<i64>,
+}
+
+/// Which rows of a view, by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PageQuery {
+    pub(crate) after: String,
+    pub(crate) from: Option<String>,
+    pub(crate) to: Option<String>,
+    pub(crate) limit: i64,
+}
+
+/// An event of the journal.
+#[derive(Debug)]
+pub(crate) struct JournalEvent {
+    pub(crate) version: i64,
+    pub(crate) r#type: String,
+    pub(crate) data: String,
+    pub(crate) at_ms: i64,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) command_id: String,
+    pub(crate) cause: Option<String>,
+    pub(crate) trace: Option<String>,
+}
+
+impl Store {
+    /// Postgres need not be there.
+    pub(crate) fn connect(url: &Secret, connections: usize) -> Result<Self, PostgresError> {
+        let pool = chassis::postgres::pool(url, connections, "query-api")?;
+        let of_views = |sql: &str| VIEWS.map(|view: &View| sql.replace("{relation}", view.relation));
+        Ok(Self {
+            pool,
+            row_sql: of_views(include_str!("postgres/row.sql")),
+            page_sql: of_views(include_str!("postgres/page.sql")),
+        })
+    }
+
+    pub(crate) async fn row(&self, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
+        let rows = self.query(&self.row_sql[view], &[&FEEDS[view], &key]).await?;
+        let row = rows.first().and_then(|row| {
+            let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
+            Some(Row { version, body: row_body(key, version, row.get(2)).into() })
+        });
+        Ok(Loaded { found: row, offsets: offsets(&rows) })
+    }
+
+    /// Keys and bodies.
+    pub(crate) async fn page(
+        &self,
+        view: usize,
+        query: &PageQuery,
+    ) -> Result<Loaded<Vec<(String, String)>>, StoreError> {
+        let params: [Param<'_>; 5] = [&FEEDS[view], &query.after, &query.from, &query.to, &query.limit];
+        let rows = self.query(&self.page_sql[view], &params).await?;
+        let found = rows.iter().filter_map(|row| {
+            let key: String = row.get::<_, Option<_>>(1)?;
+            let body = row_body(&key, row.get::<_, i64>(2).cast_unsigned(), row.get(3));
+            Some((key, body))
+        });
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
+    }
+
+    /// Events after a version.
+    pub(crate) async fn history(
+        &self,
+        aggregate: &str,
+        after: i64,
+        limit: i64,
+    ) -> Result<Loaded<Vec<JournalEvent>>, StoreError> {
+        let rows = self.query(include_str!("postgres/history.sql"), &[&JOURNAL, &aggregate, &after, &limit]).await?;
+        let found = rows.iter().filter_map(|row| {
+            Some(JournalEvent {
+                version: row.get::<_, Option<i64>>(1)?,
+                r#type: row.get(2),
+                data: row.get(3),
+                at_ms: row.get(4),
+                partition: row.get(5),
+                offset: row.get(6),
+                command_id: row.get(7),
+                cause: row.get(8),
+                trace: row.get(9),
+            })
+        });
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
+    }
+
+    /// `None` until the projector has folded the log's first record.
+    pub(crate) async fn log(&self) -> Result<Option<Log>, StoreError> {
+        let rows = self.query(include_str!("postgres/log.sql"), &[&JOURNAL]).await?;
+        Ok(rows.first().map(|row| {
+            let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a count of partitions");
+            Log { id: LogId::of_nonce(nonce_from_sql(row.get(0))), partitions }
+        }))
+    }
+
+    /// Every checkpoint.
+    pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
+        self.query("SELECT view, partition, next_offset - 1 FROM checkpoints", &[]).await
+    }
+
+    async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<SqlRow>, StoreError> {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, async {
+            let client: Object = self.pool.get().await?;
+            let statement = client.prepare_cached(sql).await?;
+            Ok(client.query(&statement, params).await?)
+        });
+        answer.await.map_err(|_| StoreError::Silent)?
+    }
+}
+
+type Param<'a> = &'a (dyn ToSql + Sync);
+
+/// A row of [`Store::checkpoints`].
+pub(crate) fn applied(row: &SqlRow) -> Applied<'_> {
+    Applied { view: row.get(0), partition: row.get::<_, i32>(1).cast_unsigned(), offset: row.get(2) }
+}
+
+fn offsets(rows: &[SqlRow]) -> Vec<i64> {
+    rows.first().and_then(|row| row.get::<_, Option<_>>(0)).unwrap_or_default()
+}
