@@ -21,7 +21,7 @@ use product::{
 
 /// `{"type": "product.reserved.v1", "data": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data")]
+#[serde(tag = "type", content = "data", deny_unknown_fields)]
 pub enum WireEvent<'a> {
     #[serde(rename = "product.registered.v1", borrow)]
     ProductRegisteredV1(ProductRegisteredV1<'a>),

@@ -131,7 +131,9 @@ mod hex {
     }
 
     pub(super) fn parse(text: &str) -> Option<u64> {
-        (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten()
+        // `from_str_radix` alone would let a sign pass for a digit.
+        let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
     }
 }
 

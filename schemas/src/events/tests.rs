@@ -1,1 +1,279 @@
+//! Every version ever written decodes for ever, and nothing that this build does not know passes as an event.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use domain::ids::{CustomerId, OrderId, ProductId, SaleId};
+use domain::order::{Ending, Event as OrderEvent, Line, Placement};
+use domain::product::{Event as ProductEvent, Registration};
+use domain::{Event, TimeMs};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::WireEvent;
+use crate::time::{MAX_TIME, parse_rfc3339};
+
+/// Members that a version may lack.
+const OPTIONAL: [&str; 3] = ["limit_per_order", "sale", "reason"];
+
+/// The golden file of each version. A new one does not compile before it has its arm, nor the arm before the
+/// file is there; and a file without its event below fails the tests.
+fn golden(version: &WireEvent<'_>) -> &'static str {
+    match version {
+        WireEvent::ProductRegisteredV1(_) => include_str!("../../golden/product.registered.v1.json"),
+        WireEvent::ProductRestockedV1(_) => include_str!("../../golden/product.restocked.v1.json"),
+        WireEvent::ProductRepricedV1(_) => include_str!("../../golden/product.repriced.v1.json"),
+        WireEvent::ProductReservedV1(_) => include_str!("../../golden/product.reserved.v1.json"),
+        WireEvent::ProductReleasedV1(_) => include_str!("../../golden/product.released.v1.json"),
+        WireEvent::ProductCommittedV1(_) => include_str!("../../golden/product.committed.v1.json"),
+        WireEvent::ProductDiscontinuedV1(_) => include_str!("../../golden/product.discontinued.v1.json"),
+        WireEvent::OrderPlacedV1(_) => include_str!("../../golden/order.placed.v1.json"),
+        WireEvent::OrderLineConfirmedV1(_) => include_str!("../../golden/order.line-confirmed.v1.json"),
+        WireEvent::OrderConfirmedV1(_) => include_str!("../../golden/order.confirmed.v1.json"),
+        WireEvent::OrderLineRejectedV1(_) => include_str!("../../golden/order.line-rejected.v1.json"),
+        WireEvent::OrderRejectedV1(_) => include_str!("../../golden/order.rejected.v1.json"),
+        WireEvent::OrderCancelledV1(_) => include_str!("../../golden/order.cancelled.v1.json"),
+    }
+}
+
+/// What each golden file says.
+fn meanings() -> Vec<(&'static str, Event)> {
+    let product = |event| Event::Product(event);
+    let order = |event| Event::Order(event);
+    let noon = parse_rfc3339("1997-01-01T12:30:00.25Z").unwrap();
+    let ending = Ending {
+        reason: Some("out_of_stock".into()),
+        customer: CustomerId("c-9".into()),
+        units: 3,
+        amount_cents: 3998,
+        ordered_at: noon,
+    };
+    vec![
+        (
+            "product.registered.v1",
+            product(ProductEvent::Registered(Registration {
+                name: "Blue \"Tee\" – größe M".into(),
+                price_cents: 1999,
+                stock: 500,
+                limit_per_order: Some(4),
+            })),
+        ),
+        ("product.restocked.v1", product(ProductEvent::Restocked { quantity: 250 })),
+        ("product.repriced.v1", product(ProductEvent::Repriced { price_cents: 1499 })),
+        ("product.reserved.v1", product(ProductEvent::Reserved { order: OrderId("o-17".into()), quantity: 2 })),
+        ("product.released.v1", product(ProductEvent::Released { order: OrderId("o-17".into()), quantity: 2 })),
+        ("product.committed.v1", product(ProductEvent::Committed { order: OrderId("o-18".into()), quantity: 1 })),
+        ("product.discontinued.v1", product(ProductEvent::Discontinued)),
+        (
+            "order.placed.v1",
+            order(OrderEvent::Placed(Placement {
+                customer: CustomerId("c-9".into()),
+                lines: vec![
+                    Line { product: ProductId("cd-1".into()), quantity: 2, amount_cents: 3998 },
+                    Line { product: ProductId("cd-2".into()), quantity: 1, amount_cents: 0 },
+                ],
+                sale: Some(SaleId("black-friday".into())),
+                ordered_at: noon,
+            })),
+        ),
+        ("order.line-confirmed.v1", order(OrderEvent::LineConfirmed { product: ProductId("cd-1".into()) })),
+        ("order.confirmed.v1", order(OrderEvent::Confirmed)),
+        (
+            "order.line-rejected.v1",
+            order(OrderEvent::LineRejected { product: ProductId("cd-2".into()), reason: Some("out_of_stock".into()) }),
+        ),
+        ("order.rejected.v1", order(OrderEvent::Rejected(ending.clone()))),
+        (
+            "order.cancelled.v1",
+            order(OrderEvent::Cancelled(Ending {
+                reason: Some("changed my mind".into()),
+                ordered_at: TimeMs(852_076_800_000),
+                ..ending
+            })),
+        ),
+    ]
+}
+
+/// The names and texts of all golden files of events.
+fn files() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let paths = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap()))
+        .collect()
+}
+
+fn decode(json: &str) -> Result<WireEvent<'_>, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+#[test]
+fn every_version_ever_written_still_means_what_it_meant() {
+    let files = files();
+    for (name, text) in &files {
+        let version = decode(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let meaning = meanings().into_iter().find(|(meant, _)| meant == name);
+        assert_eq!(Some(version.upcast()), meaning.map(|(_, event)| event), "{name}");
+        assert_eq!(version.name(), name);
+        assert_eq!(golden(&version), text, "{name}");
+    }
+    let names: BTreeSet<_> = files.iter().map(|(name, _)| name.as_str()).collect();
+    let meant: BTreeSet<_> = meanings().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, meant);
+    assert_eq!(names.len(), 13);
+}
+
+#[test]
+fn a_version_is_written_under_its_own_name_with_its_data_beside_it() {
+    for (name, text) in files() {
+        let version = decode(&text).unwrap();
+        let golden: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_value(&version).unwrap(), golden, "{name}");
+        assert_eq!(serde_json::from_str::<Value>(&version.data_json()).unwrap(), golden["data"], "{name}");
+    }
+}
+
+#[test]
+fn the_order_of_members_does_not_matter() {
+    let swapped = r#"{"data":{"quantity":2,"order":"o-\u0031"},"type":"product.reserved.v1"}"#;
+    let meant = Event::Product(ProductEvent::Reserved { order: OrderId("o-1".into()), quantity: 2 });
+    assert_eq!(decode(swapped).unwrap().upcast(), meant);
+}
+
+#[test]
+fn an_unknown_event_type_is_an_error() {
+    for name in ["product.reserved.v2", "product.reserved", "Product.Reserved.v1", "ProductReservedV1", ""] {
+        let text = json!({"type": name, "data": {"order": "o-17", "quantity": 2}}).to_string();
+        assert!(decode(&text).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn an_unknown_member_is_an_error() {
+    for (name, text) in files() {
+        let mut inside: Value = serde_json::from_str(&text).unwrap();
+        let mut beside = inside.clone();
+        inside["data"]["gift"] = json!(true);
+        beside["gift"] = json!(true);
+        for text in [inside.to_string(), beside.to_string()] {
+            assert!(decode(&text).is_err(), "{name}: {text}");
+        }
+    }
+    let line = r#"{"product":"cd-1","quantity":2,"amount_cents":1,"gift":true}"#;
+    let placed = format!(
+        r#"{{"type":"order.placed.v1","data":{{"customer":"c","lines":[{line}],"ordered_at":"1997-01-01T00:00:00Z"}}}}"#
+    );
+    assert!(decode(&placed).is_err());
+}
+
+#[test]
+fn a_missing_member_is_an_error_unless_it_is_optional() {
+    for (name, text) in files() {
+        let whole: Value = serde_json::from_str(&text).unwrap();
+        for member in ["type", "data"] {
+            let mut rest = whole.clone();
+            rest.as_object_mut().unwrap().remove(member).unwrap();
+            assert!(decode(&rest.to_string()).is_err(), "{name} without {member}");
+        }
+        for member in whole["data"].as_object().unwrap().keys() {
+            let mut rest = whole.clone();
+            rest["data"].as_object_mut().unwrap().remove(member).unwrap();
+            let decoded = decode(&rest.to_string()).is_ok();
+            assert_eq!(decoded, OPTIONAL.contains(&member.as_str()), "{name} without {member}");
+        }
+    }
+}
+
+#[test]
+fn an_absent_option_is_not_written() {
+    let event = Event::Order(OrderEvent::LineRejected { product: ProductId("p".into()), reason: None });
+    assert_eq!(WireEvent::newest(&event).data_json(), r#"{"product":"p"}"#);
+}
+
+/// Of any characters: an event holds what the border let in under the rules of its day.
+fn text() -> impl Strategy<Value = Box<str>> {
+    vec(any::<char>(), 0..12).prop_map(|chars| chars.into_iter().collect::<String>().into())
+}
+
+fn time() -> impl Strategy<Value = TimeMs> {
+    (0..=MAX_TIME.0).prop_map(TimeMs)
+}
+
+fn registered() -> impl Strategy<Value = ProductEvent> {
+    (text(), any::<u64>(), any::<u32>(), any::<Option<u32>>()).prop_map(
+        |(name, price_cents, stock, limit_per_order)| {
+            ProductEvent::Registered(Registration { name, price_cents, stock, limit_per_order })
+        },
+    )
+}
+
+fn any_product_event() -> impl Strategy<Value = ProductEvent> {
+    let held = || (text().prop_map(OrderId), any::<u32>());
+    prop_oneof![
+        registered(),
+        any::<u32>().prop_map(|quantity| ProductEvent::Restocked { quantity }),
+        any::<u64>().prop_map(|price_cents| ProductEvent::Repriced { price_cents }),
+        held().prop_map(|(order, quantity)| ProductEvent::Reserved { order, quantity }),
+        held().prop_map(|(order, quantity)| ProductEvent::Released { order, quantity }),
+        held().prop_map(|(order, quantity)| ProductEvent::Committed { order, quantity }),
+        Just(ProductEvent::Discontinued),
+    ]
+}
+
+fn placed() -> impl Strategy<Value = OrderEvent> {
+    let line = (text().prop_map(ProductId), any::<u32>(), any::<u64>())
+        .prop_map(|(product, quantity, amount_cents)| Line { product, quantity, amount_cents });
+    (text().prop_map(CustomerId), vec(line, 0..4), option::of(text().prop_map(SaleId)), time()).prop_map(
+        |(customer, lines, sale, ordered_at)| OrderEvent::Placed(Placement { customer, lines, sale, ordered_at }),
+    )
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    (option::of(text()), text().prop_map(CustomerId), any::<u64>(), any::<u64>(), time()).prop_map(
+        |(reason, customer, units, amount_cents, ordered_at)| Ending {
+            reason,
+            customer,
+            units,
+            amount_cents,
+            ordered_at,
+        },
+    )
+}
+
+fn any_order_event() -> impl Strategy<Value = OrderEvent> {
+    prop_oneof![
+        placed(),
+        text().prop_map(|product| OrderEvent::LineConfirmed { product: ProductId(product) }),
+        Just(OrderEvent::Confirmed),
+        (text().prop_map(ProductId), option::of(text()))
+            .prop_map(|(product, reason)| OrderEvent::LineRejected { product, reason }),
+        ending().prop_map(OrderEvent::Rejected),
+        ending().prop_map(OrderEvent::Cancelled),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![any_product_event().prop_map(Event::Product), any_order_event().prop_map(Event::Order)]
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_what_is_read(event in any_event()) {
+        let written = WireEvent::newest(&event);
+        prop_assert_eq!(&written.upcast(), &event);
+        let json = serde_json::to_string(&written).unwrap();
+        let read = decode(&json).unwrap();
+        prop_assert_eq!(&read, &written);
+        prop_assert_eq!(read.upcast(), event);
+    }
+}
+
+#[test]
+fn the_newest_version_of_every_event_means_that_event() {
+    for (name, event) in meanings() {
+        assert_eq!(WireEvent::newest(&event).upcast(), event, "{name}");
+    }
+}
