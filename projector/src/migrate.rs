@@ -8,7 +8,7 @@ use tokio_postgres::NoTls;
 
 /// Repeatable: what was applied is not applied again. Two that run at once wait for each other.
 pub async fn migrate(url: &Secret) -> anyhow::Result<()> {
-    let config = chassis::postgres::session(url, "projector migrate")?;
+    let config = chassis::postgres::session(url, "", "projector migrate")?;
     let (mut client, connection) = config.connect(NoTls).await.context("connect to Postgres")?;
     let connection = tokio::spawn(connection);
     client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0; SELECT pg_advisory_lock(7)").await?;

@@ -81,7 +81,7 @@ pub(crate) struct Move {
 
 impl Store {
     pub(crate) async fn connect(url: &Secret) -> Result<Self, StoreError> {
-        let config = chassis::postgres::session(url, "projector")?;
+        let config = chassis::postgres::session(url, "", "projector")?;
         let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
         let (client, connection) = connecting.await.map_err(|_| StoreError::Silent)?.map_err(StoreError::Connect)?;
         tokio::spawn(async move {

@@ -86,75 +86,132 @@ impl Projector {
         }
         let standings = store.standings(self.partitions).await?;
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
-        let batches = log::follow(&self.config.kafka, &self.config.topic, &from).map_err(ProjectorError::Reader)?;
+        let mut batches = log::follow(&self.config.kafka, &self.config.topic, &from).map_err(ProjectorError::Reader)?;
         tracing::info!("folding");
         self.metrics.active(true);
         self.cache.lose_step();
-        let committed = standings.clone();
-        let mut lead = Lead {
-            folder: Folder::default(),
-            standings,
-            committed,
-            last_move: Instant::now(),
-            last_cache_try: None,
+        let mut fold = Fold {
+            metrics: self.metrics.clone(),
             store,
-            projector: self,
+            folder: Folder::default(),
+            committed: standings.clone(),
+            standings,
+            last_move: Instant::now(),
         };
-        lead.fold(batches, shutdown).await
+        let mut last_try = None;
+        let mut committed = None;
+        loop {
+            if !self.cache.is_in_step() {
+                self.mend_cache(&fold, &mut last_try).await;
+            }
+            // Redis shows one batch while Postgres takes the next.
+            let (next, ()) = tokio::join!(fold.next(&mut batches, shutdown), self.show(committed.take()));
+            match next? {
+                Some(batch) => committed = Some(batch),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn show(&mut self, committed: Option<Committed>) {
+        let Some(Committed { changes, sums, moves }) = committed.filter(|committed| !committed.moves.is_empty()) else {
+            return;
+        };
+        let begun = Instant::now();
+        match self.cache.show(&changes, &sums, &moves).await {
+            Ok(()) => self.metrics.cached(begun.elapsed()),
+            Err(error) => self.cache_failed(error),
+        }
+    }
+
+    /// Brings Redis back in step, if this projector still leads: its checkpoints in Postgres say so.
+    async fn mend_cache(&mut self, fold: &Fold, last_try: &mut Option<Instant>) {
+        if last_try.is_some_and(|last| last.elapsed() < CACHE_RETRY) {
+            return;
+        }
+        *last_try = Some(Instant::now());
+        let own = match fold.store.standings(self.partitions).await {
+            Ok(found) => found.iter().zip(&fold.committed).all(|(found, own)| found.readers == own.readers),
+            // The next commit tells.
+            Err(_) => return,
+        };
+        if !own {
+            return;
+        }
+        match self.cache.resume(&fold.committed).await {
+            Ok(begun) => {
+                if begun {
+                    tracing::info!("Redis did not show the checkpoints: all of it is declared stale");
+                    self.metrics.incarnation_begun();
+                }
+                self.ready.redis.ready();
+            }
+            Err(error) => self.cache_failed(error),
+        }
+    }
+
+    fn cache_failed(&mut self, error: crate::redis::CacheError) {
+        let reason = format!("{:#}", anyhow::Error::from(error));
+        tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
+        self.metrics.cache_failed();
+        self.ready.redis.waiting(reason);
     }
 }
 
 /// One stretch of folding, from taking the lead to losing it.
-struct Lead<'a> {
-    projector: &'a mut Projector,
+struct Fold {
+    metrics: Arc<Metrics>,
     store: Store,
     folder: Folder,
     /// Where the fold stands, and where the checkpoints do.
     standings: Vec<Standing>,
     committed: Vec<Standing>,
     last_move: Instant,
-    last_cache_try: Option<Instant>,
 }
 
-impl Lead<'_> {
-    async fn fold(&mut self, mut batches: Batches, shutdown: &Shutdown) -> Result<(), ProjectorError> {
-        self.mend_cache().await;
-        loop {
-            let batch = tokio::select! {
-                biased;
-                () = shutdown.requested() => return Ok(()),
-                batch = batches.recv() => batch,
-                () = tokio::time::sleep(IDLE_MOVE) => Some(Ok(Batch::default())),
-            };
-            match batch {
-                Some(Ok(batch)) => self.take(&batch).await?,
-                Some(Err(error)) => return Err(ProjectorError::Log(error)),
-                None => return Ok(()),
-            }
+/// What Postgres has of a batch.
+struct Committed {
+    changes: Changes,
+    sums: Sums,
+    moves: Vec<Move>,
+}
+
+impl Fold {
+    /// The next batch, once it is committed; `None`: told to stop.
+    async fn next(&mut self, batches: &mut Batches, shutdown: &Shutdown) -> Result<Option<Committed>, ProjectorError> {
+        let batch = tokio::select! {
+            biased;
+            () = shutdown.requested() => return Ok(None),
+            batch = batches.recv() => batch,
+            () = tokio::time::sleep(IDLE_MOVE) => Some(Ok(Batch::default())),
+        };
+        match batch {
+            Some(Ok(batch)) => self.take(&batch).await.map(Some),
+            Some(Err(error)) => Err(ProjectorError::Log(error)),
+            None => Ok(None),
         }
     }
 
-    async fn take(&mut self, batch: &Batch) -> Result<(), ProjectorError> {
+    async fn take(&mut self, batch: &Batch) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
         let missing = self.folder.missing(batch);
         let (products, orders) = self.store.rows(&missing).await?;
         self.folder.remember(products, orders);
         let changes = self.folder.fold(batch, &mut self.standings)?;
-        self.projector.metrics.folded(batch.len(), changes.commits);
+        self.metrics.folded(batch.len(), changes.commits);
         for reason in &changes.passed_over {
-            self.projector.metrics.passed_over(*reason);
+            self.metrics.passed_over(*reason);
         }
         let moves = self.moves(&changes);
         let mut sums = Sums::default();
         if !moves.is_empty() {
             sums = self.store.commit(&changes, &moves, &self.standings).await?;
-            self.projector.metrics.committed(begun.elapsed());
+            self.metrics.committed(begun.elapsed());
             for Move { partition, .. } in &moves {
                 self.committed[*partition as usize] = self.standings[*partition as usize].clone();
             }
         }
-        self.show(&changes, &sums, &moves).await;
-        Ok(())
+        Ok(Committed { changes, sums, moves })
     }
 
     /// Partitions in which something counted; now and then the others too.
@@ -175,53 +232,6 @@ impl Lead<'_> {
             }
         }
         moves
-    }
-
-    async fn show(&mut self, changes: &Changes, sums: &Sums, moves: &[Move]) {
-        if !self.projector.cache.is_in_step() {
-            return self.mend_cache().await;
-        }
-        if moves.is_empty() {
-            return;
-        }
-        let begun = Instant::now();
-        match self.projector.cache.show(changes, sums, moves).await {
-            Ok(()) => self.projector.metrics.cached(begun.elapsed()),
-            Err(error) => self.cache_failed(error),
-        }
-    }
-
-    /// Brings Redis back in step, if this projector still leads: its checkpoints in Postgres say so.
-    async fn mend_cache(&mut self) {
-        if self.last_cache_try.is_some_and(|last| last.elapsed() < CACHE_RETRY) {
-            return;
-        }
-        self.last_cache_try = Some(Instant::now());
-        let own = match self.store.standings(self.projector.partitions).await {
-            Ok(found) => found.iter().zip(&self.committed).all(|(found, own)| found.readers == own.readers),
-            // The next commit tells.
-            Err(_) => return,
-        };
-        if !own {
-            return;
-        }
-        match self.projector.cache.resume(&self.committed).await {
-            Ok(begun) => {
-                if begun {
-                    tracing::info!("Redis did not show the checkpoints: all of it is declared stale");
-                    self.projector.metrics.incarnation_begun();
-                }
-                self.projector.ready.redis.ready();
-            }
-            Err(error) => self.cache_failed(error),
-        }
-    }
-
-    fn cache_failed(&mut self, error: crate::redis::CacheError) {
-        let reason = format!("{:#}", anyhow::Error::from(error));
-        tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
-        self.projector.metrics.cache_failed();
-        self.projector.ready.redis.waiting(reason);
     }
 }
 

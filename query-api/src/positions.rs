@@ -191,7 +191,7 @@ impl Positions {
     }
 
     pub(crate) fn know_log(&self, log: Log) {
-        self.state.send_if_modified(|state| std::mem::replace(&mut state.log, Some(log)) != Some(log));
+        self.state.send_if_modified(|state| state.log.replace(log) != Some(log));
     }
 
     /// Checkpoints seen in Postgres.

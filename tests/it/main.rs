@@ -1,1 +1,13 @@
+//! The guarantees of the whole, on real Kafka, Postgres and Redis. `cargo stack test` starts them and runs this.
 
+#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+
+mod fixture;
+
+mod commands;
+mod bad_input;
+mod batches;
+mod ownership;
+mod views;
+mod outages;
+mod stack;

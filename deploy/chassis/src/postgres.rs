@@ -27,6 +27,8 @@ const SESSION_OPTIONS: &str = concat!(
     " -c lock_timeout=2s",
     // Our statements take milliseconds; a runaway must not hold locks and a pool's connection.
     " -c statement_timeout=10s",
+    // Our statements touch few rows: compiling one costs more than it saves.
+    " -c jit=off",
     // A client's host that vanished: the server too notices within about 5 + 3 × 2 s and lets its locks go.
     " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10s",
 );
@@ -46,11 +48,11 @@ pub enum PostgresError {
 ///
 /// # Errors
 /// [`PostgresError::Url`] where the URL is malformed. A server that is not there shows when a connection is asked for.
-pub fn pool(url: &Secret, max_size: usize, application_name: &str) -> Result<Pool, PostgresError> {
+pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str) -> Result<Pool, PostgresError> {
     // Fast: whether a connection still lives is known locally, and asking the server would cost a round trip each time.
     // A query may therefore meet a connection that has just died; all of ours can be repeated.
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    Pool::builder(Manager::from_config(session(url, application_name)?, NoTls, recycling))
+    Pool::builder(Manager::from_config(session(url, options, application_name)?, NoTls, recycling))
         .max_size(max_size)
         .wait_timeout(Some(POOL_WAIT))
         .create_timeout(Some(POOL_CREATE))
@@ -60,14 +62,15 @@ pub fn pool(url: &Secret, max_size: usize, application_name: &str) -> Result<Poo
         .map_err(PostgresError::Build)
 }
 
-/// The settings of one connection, for whoever needs one outside a pool. Options in the URL are kept, but ours win.
+/// The settings of one connection, for whoever needs one outside a pool. Options in the URL are kept, but ours
+/// win, `options` too (`-c name=value …`).
 ///
 /// Work that takes longer on purpose, such as a migration, lifts a limit by `SET LOCAL`.
-pub fn session(url: &Secret, application_name: &str) -> Result<Config, PostgresError> {
+pub fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config, PostgresError> {
     let mut config: Config = url.expose().parse().map_err(PostgresError::Url)?;
-    let options = config.get_options().map_or(String::new(), |given| format!("{given} "));
+    let of_url = config.get_options().map_or(String::new(), |given| format!("{given} "));
     config
-        .options(options + SESSION_OPTIONS)
+        .options(format!("{of_url}{SESSION_OPTIONS} {options}"))
         .application_name(application_name)
         .connect_timeout(CONNECT_TIMEOUT)
         // An idle connection to a host that vanished is noticed within about 5 + 3 × 2 s; the default is 2 hours.
@@ -87,7 +90,7 @@ mod tests {
     #[test]
     fn a_sessions_limits_follow_the_options_of_the_url() {
         let url = Secret::from("postgres://me:pw@localhost/db?options=-c%20search_path%3Dshop");
-        let config = session(&url, "projector").unwrap();
+        let config = session(&url, "", "projector").unwrap();
         let options = config.get_options().unwrap();
         assert!(options.starts_with("-c search_path=shop -c idle_in_transaction_session_timeout=3s"), "{options}");
         assert_eq!(config.get_application_name(), Some("projector"));
@@ -95,13 +98,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_pool_is_built_without_a_server_and_fails_when_used() {
-        let pool = pool(&Secret::from("postgres://me:pw@127.0.0.1:1/db"), 2, "test").unwrap();
+        let pool = pool(&Secret::from("postgres://me:pw@127.0.0.1:1/db"), "", 2, "test").unwrap();
         assert!(pool.get().await.is_err());
     }
 
     #[test]
     fn an_error_does_not_show_the_url() {
-        let error = pool(&Secret::from("postgres://me:hunter2@host:port/db"), 2, "test").unwrap_err();
+        let error = pool(&Secret::from("postgres://me:hunter2@host:port/db"), "", 2, "test").unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2"));
     }
 }

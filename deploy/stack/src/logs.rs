@@ -26,17 +26,12 @@ pub(crate) fn print(layout: &Layout, name: &str, lines: usize, follow: bool) -> 
     let (text, mut position) = tail(&path, lines).with_context(|| format!("cannot read {}", path.display()))?;
     let mut out = io::stdout().lock();
     let mut write = |text: &[u8]| out.write_all(text).and_then(|()| out.flush());
-    if write(text.as_bytes()).is_err() {
-        return Ok(());
-    }
-    while follow {
+    let mut reader_is_there = write(text.as_bytes()).is_ok();
+    // Whoever read may go: `| head`.
+    while reader_is_there && follow {
         thread::sleep(Duration::from_millis(100));
         // The next run begins its log in a moment.
-        let new = read_from(&path, &mut position).unwrap_or_default();
-        // Whoever read has gone: `| head`.
-        if write(&new).is_err() {
-            break;
-        }
+        reader_is_there = write(&read_from(&path, &mut position).unwrap_or_default()).is_ok();
     }
     Ok(())
 }

@@ -1,1 +1,96 @@
+use super::*;
 
+const PRODUCT: usize = 0;
+const SOON: Duration = Duration::from_secs(5);
+const NO_TIME: Duration = Duration::from_millis(1);
+
+fn positions() -> Positions {
+    let positions = Positions::default();
+    positions.know_log(Log { id: LogId::of_nonce(1), partitions: 2 });
+    positions
+}
+
+fn token(partition: u32, offset: i64) -> Token {
+    Token::new(LogId::of_nonce(1), partition, offset)
+}
+
+fn applied(partition: u32, offset: i64) -> [Applied<'static>; 1] {
+    [Applied { view: "product", partition, offset }]
+}
+
+fn know_cache(positions: &Positions, incarnation: &str, offset: i64) {
+    let applied = HashMap::from([("product/0".to_owned(), offset)]);
+    positions.know_cache(incarnation, &applied, (0, Instant::now()));
+}
+
+fn cache(incarnation: &str, token: &str) -> Place {
+    Place::Cache { incarnation: incarnation.into(), token: Some(format!("{}.{token}", LogId::of_nonce(1))) }
+}
+
+#[tokio::test]
+async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_it_is_ahead() {
+    let positions = positions();
+    positions.advance_store(applied(0, 7));
+    know_cache(&positions, "a", 5);
+    let reach = async |offset| positions.reach(PRODUCT, Scope::One(0), &token(0, offset), NO_TIME).await;
+    assert_eq!(reach(5).await, Ok(cache("a", "0-5")));
+    assert_eq!(reach(7).await, Ok(Place::Store));
+    let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
+    assert_eq!(reach(8).await, Err(NotReached::Behind { token: behind }));
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_news_that_reach_its_token() {
+    let positions = Arc::new(positions());
+    know_cache(&positions, "a", 5);
+    let waits = tokio::spawn({
+        let positions = positions.clone();
+        async move { positions.reach(PRODUCT, Scope::One(0), &token(0, 7), SOON).await }
+    });
+    positions.someone_waits().await;
+    assert!(positions.advance_cache("a", applied(0, 6)));
+    assert!(positions.advance_cache("a", applied(1, 9)));
+    assert!(positions.advance_cache("a", applied(0, 7)));
+    assert_eq!(waits.await.unwrap(), Ok(cache("a", "0-7")));
+    assert_eq!(positions.waiters(), 0);
+}
+
+#[tokio::test]
+async fn another_incarnation_is_read_before_it_is_believed() {
+    let positions = positions();
+    know_cache(&positions, "a", 5);
+    assert!(!positions.advance_cache("b", applied(0, 9)));
+    assert_eq!(positions.place(PRODUCT, Scope::One(0)), cache("a", "0-5"));
+    // It may be behind what the old one showed: then its positions are the truth.
+    know_cache(&positions, "b", 4);
+    assert_eq!(positions.place(PRODUCT, Scope::One(0)), cache("b", "0-4"));
+    positions.lose_cache();
+    assert_eq!(positions.place(PRODUCT, Scope::One(0)), Place::Store);
+}
+
+#[test]
+fn positions_never_go_back_and_strangers_are_passed_over() {
+    let mut offsets = Offsets::none(2);
+    assert!(offsets.advance(applied(0, 3)));
+    assert!(!offsets.advance(applied(0, 2)));
+    assert!(!offsets.advance(applied(2, 9)));
+    assert!(!offsets.advance([Applied { view: "of another build", partition: 0, offset: 9 }]));
+    assert_eq!(offsets.of(PRODUCT), [3, NOTHING]);
+}
+
+#[test]
+fn a_token_is_covered_by_every_one_of_its_positions() {
+    let both: Token = format!("{}.0-3,1-4", LogId::of_nonce(1)).parse().unwrap();
+    assert!(covers(&[3, 4], &both));
+    assert!(!covers(&[3, 3], &both));
+    assert!(!covers(&[3], &both));
+}
+
+#[test]
+fn an_answers_token_names_what_its_scope_shows() {
+    let log = Log { id: LogId::of_nonce(1), partitions: 3 };
+    let id = log.id;
+    assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::All), Some(format!("{id}.0-3,2-0")));
+    assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::One(2)), Some(format!("{id}.2-0")));
+    assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::One(1)), None);
+}

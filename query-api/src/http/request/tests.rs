@@ -1,1 +1,78 @@
+use axum::http::HeaderValue;
+use axum::http::Request;
+use schemas::token::LogId;
 
+use super::*;
+
+fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+    values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+}
+
+#[test]
+fn prefer_bounds_the_wait_and_ignores_what_it_does_not_know() {
+    let asked = |values: &[&'static str]| prefer(&headers(PREFER, values));
+    assert_eq!(asked(&[]), (Duration::from_secs(1), false));
+    assert_eq!(asked(&["wait=2"]), (Duration::from_secs(2), false));
+    assert_eq!(asked(&["wait=0.25, handling=lenient"]), (Duration::from_millis(250), true));
+    assert_eq!(asked(&["respond-async", "Handling = \"lenient\"; x=1", "wait=99"]), (MAX_WAIT, true));
+    for odd in ["wait=-1", "wait=", "wait=NaN", "wait=inf", "wait=1e3", "wait", "handling=strict", ";;,="] {
+        assert_eq!(
+            prefer(&headers(PREFER, &[])),
+            prefer(&{
+                let mut headers = HeaderMap::new();
+                headers.insert(PREFER, HeaderValue::try_from(odd).unwrap());
+                headers
+            })
+        );
+    }
+}
+
+#[test]
+fn if_none_match_compares_weakly_and_knows_lists() {
+    let asked = |values: &[&'static str]| if_none_match(&headers(header::IF_NONE_MATCH, values));
+    assert_eq!(asked(&[]), None);
+    assert_eq!(asked(&["*"]), Some(IfNoneMatch::Any));
+    assert_eq!(asked(&["\"7\", W/\"8\"", "\"9\""]), Some(IfNoneMatch::These(vec![7, 8, 9])));
+    assert_eq!(asked(&["7, \"x\", \"\", W/8"]), Some(IfNoneMatch::These(vec![])));
+}
+
+#[test]
+fn a_token_of_another_log_or_of_no_partition_is_refused() {
+    let log = Log { id: LogId::of_nonce(1), partitions: 2 };
+    let asked = |text: String| {
+        let mut headers = HeaderMap::new();
+        headers.insert(answers::CONSISTENCY_TOKEN, HeaderValue::try_from(text).unwrap());
+        token(&headers, log)
+    };
+    assert_eq!(token(&HeaderMap::new(), log), Ok(None));
+    assert_eq!(asked(format!("{}.1-5", log.id)).unwrap().unwrap().positions, BTreeMap::from([(1, 5)]));
+    for text in [format!("{}.2-5", log.id), format!("{}.1-5", LogId::of_nonce(2)), "1-5".to_owned(), String::new()] {
+        assert!(asked(text.clone()).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn several_token_headers_are_joined() {
+    let log = Log { id: LogId::of_nonce(1), partitions: 2 };
+    let mut headers = HeaderMap::new();
+    for text in [format!("{}.1-5", log.id), format!("{}.0-7", log.id)] {
+        headers.append(answers::CONSISTENCY_TOKEN, HeaderValue::try_from(text).unwrap());
+    }
+    assert_eq!(token(&headers, log).unwrap().unwrap().positions, BTreeMap::from([(0, 7), (1, 5)]));
+}
+
+#[tokio::test]
+async fn a_parameter_that_stands_twice_or_is_unknown_is_refused() {
+    let parameters = async |uri: &str| {
+        let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
+        Parameters::from_request_parts(&mut parts, &()).await
+    };
+    assert!(parameters("/?limit=1&limit=2").await.is_err());
+    let mut some = parameters("/?limit=5&after=a%7Eb&x=").await.unwrap();
+    assert_eq!(some.take_limit(50, 1000), Ok(5));
+    assert_eq!(some.take("after").as_deref(), Some("a~b"));
+    assert!(some.end().is_err());
+    for uri in ["/?limit=0", "/?limit=1001", "/?limit=-1", "/?limit=x", "/?limit="] {
+        assert!(parameters(uri).await.unwrap().take_limit(50, 1000).is_err(), "{uri}");
+    }
+}

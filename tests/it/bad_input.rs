@@ -1,0 +1,83 @@
+//! What a client may get wrong: each is answered as the API says, and writes nothing.
+
+use serde_json::json;
+
+use crate::fixture::{Shop, read_log};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn a_malformed_command_is_refused_with_the_name_of_its_field_and_writes_nothing() {
+    let shop = Shop::new(2).await;
+    let service = shop.command_api().await;
+    let client = service.client();
+    let register = "/v1/products/cd/register";
+    let reserve = "/v1/products/cd/reserve";
+    let place = "/v1/orders/o-1/place";
+    let line = |line: &str| format!(r#"{{"customer":"c","lines":[{line}]}}"#);
+    let cases = [
+        (register, r#"{"name":"#.to_owned(), ""),
+        (register, "[]".to_owned(), "object"),
+        (register, r#"["A", 1, 1, null]"#.to_owned(), "object"),
+        (register, r#"{"name":"A","price_cents":1,"stock":1,"colour":"blue"}"#.to_owned(), "colour"),
+        (register, r#"{"name":"A","price_cents":1}"#.to_owned(), "stock"),
+        (register, r#"{"name":"A","price_cents":"1","stock":1}"#.to_owned(), "price_cents"),
+        (register, r#"{"name":"A","price_cents":1.5,"stock":1}"#.to_owned(), "price_cents"),
+        (register, r#"{"name":"A","price_cents":-1,"stock":1}"#.to_owned(), "price_cents"),
+        (register, r#"{"name":"A","price_cents":1,"stock":-1}"#.to_owned(), "stock"),
+        (register, r#"{"name":"A","price_cents":1,"stock":99999999999999999999}"#.to_owned(), "stock"),
+        (register, r#"{"name":"A\u0000B","price_cents":1,"stock":1}"#.to_owned(), "name"),
+        (register, r#"{"name":"","price_cents":1,"stock":1}"#.to_owned(), "name"),
+        (register, format!(r#"{{"name":"{}","price_cents":1,"stock":1}}"#, "x".repeat(501)), "name"),
+        (register, r#"{"name":"A","name":"B","price_cents":1,"stock":1}"#.to_owned(), "name"),
+        (reserve, r#"{"order":"o-1","quantity":0}"#.to_owned(), "quantity"),
+        (reserve, r#"{"order":"o-1","quantity":-2}"#.to_owned(), "quantity"),
+        (reserve, r#"{"order":"o-1","quantity":4294967296}"#.to_owned(), "quantity"),
+        (reserve, r#"{"order":"o 1","quantity":1}"#.to_owned(), "order"),
+        (place, line(r#"{"product":"cd","quantity":0,"amount_cents":1}"#), "quantity"),
+        (place, line(r#"{"product":"cd","quantity":1,"amount_cents":-1}"#), "amount_cents"),
+        (place, line(r#"{"product":"ä","quantity":1,"amount_cents":1}"#), "product"),
+        (place, r#"{"customer":"c","lines":{}}"#.to_owned(), "lines"),
+        (place, r#"{"customer":"c","lines":[],"ordered_at":"yesterday"}"#.to_owned(), "ordered_at"),
+    ];
+    for (path, body, field) in cases {
+        client.post_raw(path, &[JSON], body).await.problem(400, "invalid-request", field);
+    }
+    client.post(place, json!({ "customer": "c", "lines": [] })).await.rejected("no_lines");
+    assert_eq!(read_log(&shop).await, []);
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_refused_by_the_status_that_fits() {
+    let shop = Shop::new(2).await;
+    let service = shop.command_api().await;
+    let client = service.client();
+    let register = "/v1/products/cd/register";
+    let body = r#"{"name":"A","price_cents":1,"stock":1}"#;
+
+    client.post_raw(register, &[JSON], vec![b' '; 64 * 1024 + 1]).await.problem(413, "too-large", "64 KiB");
+    client.post_raw(register, &[], body).await.problem(415, "unsupported-media-type", "application/json");
+    let text = [("content-type", "text/plain")];
+    client.post_raw(register, &text, body).await.problem(415, "unsupported-media-type", "application/json");
+    client.post_raw("/v1/baskets/b-1/fill", &[JSON], body).await.problem(404, "not-found", "aggregate");
+    client.post_raw("/v1/products/cd/paint", &[JSON], body).await.problem(404, "not-found", "");
+    client.post_raw("/v1/products", &[JSON], body).await.problem(404, "not-found", "");
+    for id in ["a%20b", "%C3%A4", "a%00b", "a%2Fb", &"x".repeat(129)] {
+        let path = format!("/v1/products/{id}/register");
+        client.post_raw(&path, &[JSON], body).await.problem(400, "invalid-request", "id");
+    }
+    client.get(register).await.problem(405, "method-not-allowed", "");
+    for (header, value) in [
+        ("idempotency-key", "two words"),
+        ("idempotency-key", "\"unfinished"),
+        ("if-match", "7"),
+        ("if-match", "*"),
+        ("if-none-match", "\"7\""),
+        ("prefer", "wait=99"),
+    ] {
+        client.post_raw(register, &[JSON, (header, value)], body).await.problem(400, "invalid-request", "");
+    }
+    let both = [JSON, ("if-match", "\"7\""), ("if-none-match", "*")];
+    client.post_raw(register, &both, body).await.problem(400, "invalid-request", "");
+    assert_eq!(read_log(&shop).await, []);
+}

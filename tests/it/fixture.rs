@@ -1,0 +1,140 @@
+//! What every test stands on: a shop with a topic, a database and a Redis prefix of its own, on shared servers.
+
+mod http;
+mod log;
+mod proxy;
+mod service;
+
+use std::time::Duration;
+
+use chassis::env::Env;
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+pub(crate) use http::{Answer, Client, batch_line};
+pub(crate) use log::read_log;
+pub(crate) use proxy::Proxy;
+pub(crate) use service::Service;
+
+/// Longer than anything takes that works.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const SERVICE_TOKEN: &str = "token-of-the-tests";
+
+/// The addresses of its servers may be proxies.
+#[derive(Clone)]
+pub(crate) struct Shop {
+    pub(crate) brokers: String,
+    pub(crate) postgres_url: String,
+    pub(crate) redis_url: String,
+    pub(crate) topic: String,
+    pub(crate) prefix: String,
+    pub(crate) partitions: u32,
+}
+
+impl Shop {
+    /// With a topic; a database comes with [`Shop::with_views`].
+    pub(crate) async fn new(partitions: u32) -> Self {
+        let name = format!("it_{}", Uuid::new_v4().simple());
+        let shop = Self {
+            brokers: server("TEST_KAFKA_BROKERS"),
+            postgres_url: server("TEST_POSTGRES_URL"),
+            redis_url: server("TEST_REDIS_URL"),
+            topic: name.clone(),
+            prefix: name,
+            partitions,
+        };
+        let env = shop.env([("EVENTS_PARTITIONS", partitions.to_string())]);
+        command_api::create_topic(&command_api::config::topic(&env).unwrap()).await.unwrap();
+        shop
+    }
+
+    pub(crate) async fn with_views(partitions: u32) -> Self {
+        let mut shop = Self::new(partitions).await;
+        shop.sql(&format!("CREATE DATABASE {}", shop.topic)).await;
+        let (server, _) = shop.postgres_url.rsplit_once('/').expect("a URL ends with a database");
+        shop.postgres_url = format!("{server}/{}", shop.topic);
+        projector::migrate(&shop.postgres_url.as_str().into()).await.unwrap();
+        shop
+    }
+
+    /// What a service of this shop is told, on ports that the system picks.
+    pub(crate) fn env(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Env {
+        let common = [
+            ("KAFKA_BROKERS", self.brokers.clone()),
+            ("EVENTS_TOPIC", self.topic.clone()),
+            ("POSTGRES_URL", self.postgres_url.clone()),
+            ("REDIS_URL", self.redis_url.clone()),
+            ("REDIS_PREFIX", self.prefix.clone()),
+            ("SERVICE_TOKEN", SERVICE_TOKEN.to_owned()),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("INTERNAL_ADDR", "127.0.0.1:0".to_owned()),
+            ("ADMIN_ADDR", "127.0.0.1:0".to_owned()),
+            ("SHUTDOWN_GRACE_MS", "5000".to_owned()),
+        ];
+        common.into_iter().chain(more).collect()
+    }
+
+    /// Ready to take every command.
+    pub(crate) async fn command_api(&self) -> Service {
+        self.command_api_for(&format!("0-{}", self.partitions - 1)).await
+    }
+
+    /// Ready to take the commands of its share.
+    pub(crate) async fn command_api_for(&self, share: &str) -> Service {
+        let service = self.start_command_api(share).await;
+        service.wait_ready().await;
+        service
+    }
+
+    pub(crate) async fn start_command_api(&self, share: &str) -> Service {
+        Service::command_api(&self.env([("PARTITIONS", share.to_owned())])).await
+    }
+
+    pub(crate) async fn projector(&self) -> Service {
+        let service = self.start_projector();
+        service.wait_ready().await;
+        service
+    }
+
+    pub(crate) fn start_projector(&self) -> Service {
+        Service::projector(&self.env([]))
+    }
+
+    pub(crate) async fn query_api(&self) -> Service {
+        let service = self.start_query_api().await;
+        service.wait_ready().await;
+        service
+    }
+
+    pub(crate) async fn start_query_api(&self) -> Service {
+        Service::query_api(&self.env([])).await
+    }
+
+    /// One statement, whose first column of its first row is a number or nothing.
+    pub(crate) async fn sql(&self, statement: &str) -> Option<i64> {
+        let (client, connection) = tokio_postgres::connect(&self.postgres_url, NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let rows = client.query(statement, &[]).await.unwrap();
+        drop(client);
+        connection.await.unwrap().unwrap();
+        rows.first().map(|row| row.get(0))
+    }
+}
+
+/// Set by `cargo stack test`.
+pub(crate) fn server(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `cargo stack test`"))
+}
+
+/// Tries until it is so; `what` says what was waited for.
+pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let tries = async {
+        loop {
+            if let Some(found) = attempt().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, tries).await.unwrap_or_else(|_| panic!("waited for {DEADLINE:?}: {what}"))
+}

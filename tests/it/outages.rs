@@ -1,0 +1,134 @@
+//! Servers that are not there, at the start or later. Kafka's going away later is in `stack`: its clients follow the
+//! addresses that it advertises, past any proxy.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::fixture::{Proxy, Service, Shop, eventually};
+
+/// A shop whose Postgres and Redis can be cut off.
+async fn behind_proxies() -> (Shop, Arc<Proxy>, Arc<Proxy>) {
+    let mut shop = Shop::with_views(2).await;
+    let (postgres, redis) = (proxy_to(&mut shop.postgres_url).await, proxy_to(&mut shop.redis_url).await);
+    (shop, postgres, redis)
+}
+
+/// Changes the address in a URL to that of a proxy to it.
+async fn proxy_to(url: &mut String) -> Arc<Proxy> {
+    let (_, rest) = url.split_once("://").unwrap();
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let host = host.split('/').next().unwrap().to_owned();
+    let proxy = Proxy::to(&host).await;
+    *url = url.replace(&host, &proxy.addr.to_string());
+    proxy
+}
+
+async fn readyz_names(service: &Service, what: &str) {
+    let answer = service.admin_client().get("/readyz").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.text.contains(what), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_service_that_starts_before_kafka_waits_for_it_and_says_so() {
+    let mut shop = Shop::with_views(2).await;
+    let kafka = Proxy::to(&shop.brokers).await;
+    shop.brokers = kafka.addr.to_string();
+    let command_api = shop.start_command_api("0-1").await;
+    let projector = shop.start_projector();
+    for service in [&command_api, &projector] {
+        service.wait_for_waiting("kafka").await;
+        readyz_names(service, "kafka").await;
+    }
+    command_api.client().post("/v1/products/cd/discontinue", json!({})).await.problem(503, "unavailable", "");
+    kafka.restore().await;
+    command_api.wait_ready().await;
+    projector.wait_ready().await;
+    command_api.client().post("/v1/products/cd/discontinue", json!({})).await.rejected("not_registered");
+}
+
+#[tokio::test]
+async fn a_service_that_starts_before_postgres_and_redis_waits_for_them_and_says_so() {
+    let (shop, postgres, redis) = behind_proxies().await;
+    let command_api = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    let token = command_api.client().post("/v1/products/cd/register", registered).await.token();
+    let projector = shop.start_projector();
+    let query_api = shop.start_query_api().await;
+    for service in [&projector, &query_api] {
+        service.wait_for_waiting("postgres").await;
+        readyz_names(service, "postgres").await;
+    }
+    query_api.client().get("/v1/products/cd").await.problem(503, "unavailable", "");
+    postgres.restore().await;
+    for service in [&projector, &query_api] {
+        service.wait_for_waiting("redis").await;
+        eventually("only redis is waited for", async || {
+            let waiting = service.readiness.state();
+            (waiting.len() == 1 && waiting[0].0 == "redis").then_some(())
+        })
+        .await;
+    }
+    // Without Redis, Postgres answers.
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    assert_eq!(query_api.client().get_with("/v1/products/cd", &headers).await.status, 200);
+    redis.restore().await;
+    projector.wait_ready().await;
+    query_api.wait_ready().await;
+}
+
+#[tokio::test]
+async fn without_redis_answers_come_from_postgres_and_are_as_fresh() {
+    let (shop, postgres, redis) = behind_proxies().await;
+    postgres.restore().await;
+    redis.restore().await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let registered = json!({ "name": "A", "price_cents": 1000, "stock": 1 });
+    command_api.client().post("/v1/products/cd/register", registered).await;
+    for price in 1..=30 {
+        // Gone for the middle third.
+        match price {
+            10 => redis.cut().await,
+            20 => redis.restore().await,
+            _ => {}
+        }
+        let repriced = command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": price })).await;
+        let (token, queries) = (repriced.accepted(&["product.repriced.v1"]).token(), query_api.client());
+        let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+        let answer = queries.get_with("/v1/products/cd", &headers).await;
+        assert_eq!(answer.json()["data"]["price_cents"], price, "{answer:?}");
+    }
+    projector.wait_ready().await;
+    assert!(query_api.readiness.is_ready(), "an outage of Redis takes no query service out");
+}
+
+#[tokio::test]
+async fn without_postgres_redis_answers_what_it_has_and_commands_go_on() {
+    let (shop, postgres, redis) = behind_proxies().await;
+    postgres.restore().await;
+    redis.restore().await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let registered = json!({ "name": "A", "price_cents": 1000, "stock": 1 });
+    let token = commands.post("/v1/products/cd/register", registered).await.token();
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    assert_eq!(queries.get_with("/v1/products/cd", &headers).await.status, 200);
+
+    postgres.cut().await;
+    let repriced = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await;
+    let token = repriced.accepted(&["product.repriced.v1"]).token();
+    assert_eq!(queries.get("/v1/products/cd").await.json()["data"]["price_cents"], 1000);
+    queries.get("/v1/products/other").await.problem(503, "unavailable", "");
+    projector.wait_for_waiting("postgres").await;
+
+    postgres.restore().await;
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    let answer = eventually("the views catch up", async || {
+        Some(queries.get_with("/v1/products/cd", &headers).await).filter(|answer| answer.status == 200)
+    });
+    assert_eq!(answer.await.json()["data"]["price_cents"], 7);
+    projector.wait_ready().await;
+}

@@ -1,0 +1,203 @@
+//! The whole system as an operator runs it, and what it survives.
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+use crate::fixture::{Client, eventually, server};
+
+/// Away from the ports of any other stack, that of the tests' servers too.
+const BASE_PORT: u16 = 20_000;
+/// A start of everything, on a busy machine.
+const START: Duration = Duration::from_secs(120);
+
+/// One at a time: they share their ports, and a machine.
+static TURN: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+
+/// Runs until it is dropped.
+struct Stack {
+    state: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Stack {
+    async fn up() -> Self {
+        let turn = TURN.lock().await;
+        let state = std::env::temp_dir().join(format!("stampede-{}", Uuid::new_v4().simple()));
+        let stack = Self { state, _turn: turn };
+        let output = tokio::time::timeout(START, stack.command(&["up", "--detach"]).output());
+        let output = output.await.expect("the stack starts in time").unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        stack
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(server("TEST_STACK_BIN"));
+        command.args(["--profile", "dev", "--base-port", &BASE_PORT.to_string(), "--state-dir"]);
+        command.arg(&self.state).args(args).kill_on_drop(true);
+        command
+    }
+
+    async fn tell(&self, args: &[&str]) {
+        let output = self.command(args).output().await.unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+    }
+
+    async fn status(&self) -> Value {
+        let output = self.command(&["status", "--json"]).output().await.unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    async fn process(&self, name: &str) -> Value {
+        let status = self.status().await;
+        let mut processes = status["processes"].as_array().unwrap().iter();
+        processes.find(|process| process["name"] == name).unwrap_or_else(|| panic!("{name} is in {status}")).clone()
+    }
+
+    /// Kills a service; the supervisor starts it again.
+    async fn kill(&self, name: &str) {
+        let restarts = |process: &Value| process["restarts"].as_u64().unwrap();
+        let before = restarts(&self.process(name).await);
+        self.tell(&["kill", name]).await;
+        eventually("it was killed and is ready again", async || {
+            let now = self.process(name).await;
+            (restarts(&now) > before && now["state"] == "ready").then_some(())
+        })
+        .await;
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&format!("http://127.0.0.1:{BASE_PORT}"))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let mut down = self.command(&["down"]).into_std();
+        let ended = down.output();
+        if std::thread::panicking() {
+            eprintln!("the logs are in {}", self.state.join("logs").display());
+        } else {
+            assert!(ended.is_ok_and(|output| output.status.success()), "the stack stops");
+            // Only its size would be a nuisance.
+            let _ = std::fs::remove_dir_all(&self.state);
+        }
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_shows_no_difference_though_every_service_is_killed_in_its_midst() {
+    let stack = Stack::up().await;
+    let replay = stack.command(&["replay", "--rate", "4000"]).output();
+    let replay = tokio::spawn(replay);
+    for round in 0..2 {
+        for service in ["command-api", "projector", "query-api"] {
+            assert!(!replay.is_finished(), "the replay ended before everything was killed");
+            stack.kill(&format!("{service}-{}", round + 1)).await;
+        }
+    }
+    stack.kill("edge").await;
+    assert!(!replay.is_finished(), "the replay ended before everything was killed");
+    let output = replay.await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("differences 0"), "{}", text(&output));
+
+    let again = stack.command(&["replay"]).output().await.unwrap();
+    assert!(again.status.success(), "{}", text(&again));
+    assert!(text(&again).contains("this replay changed nothing"), "{}", text(&again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_commands_are_refused_queries_go_on_and_nothing_is_lost() {
+    let stack = Stack::up().await;
+    let client = stack.client();
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    let token = client.post("/v1/products/cd/register", registered).await.token();
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    assert_eq!(client.get_with("/v1/products/cd", &headers).await.status, 200);
+
+    stack.tell(&["stop", "kafka-1"]).await;
+    let key = [("idempotency-key", "in-the-outage"), ("prefer", "wait=1")];
+    let restock = json!({ "quantity": 5 });
+    let refused = client.post_with("/v1/products/cd/restock", &key, restock.clone()).await;
+    assert_eq!((refused.status.as_u16(), refused.header("idempotency-key")), (503, Some("in-the-outage")));
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert_eq!(client.get("/v1/products/cd").await.status, 200);
+
+    stack.tell(&["start", "kafka-1"]).await;
+    let answer = eventually("a retry under the same key is accepted", async || {
+        let answer = client.post_with("/v1/products/cd/restock", &key, restock.clone()).await;
+        Some(answer).filter(|answer| answer.status != 503)
+    });
+    let answer = answer.await.accepted(&["product.restocked.v1"]);
+    assert_eq!(answer.header("etag"), Some("\"2\""), "it counts once");
+    let token = answer.token();
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    let shown = eventually("the views go on", async || {
+        Some(client.get_with("/v1/products/cd", &headers).await).filter(|answer| answer.status == 200)
+    });
+    assert_eq!(shown.await.json()["data"]["available"], 6);
+    for service in ["command-api-1", "command-api-2", "projector-1", "projector-2", "query-api-1", "query-api-2"] {
+        assert_eq!(stack.process(service).await["restarts"], 0, "{service} needs no restart");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
+    let stack = Stack::up().await;
+    let client = stack.client();
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    let answer = client.post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    let key: Uuid = answer.header("idempotency-key").unwrap().parse().unwrap();
+    assert_eq!(key.get_version_num(), 7);
+    client.post("/v1/products/cd/commit", json!({ "order": "o" })).await.problem(404, "not-found", "");
+    for path in ["/metrics", "/readyz", "/link", "/internal/link"] {
+        assert_eq!(client.get(path).await.status, 404, "{path}");
+    }
+
+    let down = stack.process("command-api-1").await;
+    assert_eq!(down["state"], "ready");
+    stack.tell(&["stop", "query-api-1"]).await;
+    for _ in 0..10 {
+        assert_eq!(client.get("/v1/products/cd").await.status, 200, "a dead instance is passed over");
+    }
+    stack.tell(&["stop", "query-api-2"]).await;
+    let refused = client.get("/v1/products/cd").await;
+    assert!([502, 503, 504].contains(&refused.status.as_u16()), "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    stack.tell(&["start", "query-api-1"]).await;
+    eventually("the edge finds it again", async || (client.get("/v1/products/cd").await.status == 200).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_is_there_after_down_and_up_and_a_second_up_is_refused() {
+    let stack = Stack::up().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    stack.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    let second = stack.command(&["up"]).output().await.unwrap();
+    assert!(!second.status.success() && text(&second).contains("runs already"), "{}", text(&second));
+    let pids: Vec<u64> = stack.status().await["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|process| process["pid"].as_u64().unwrap())
+        .collect();
+    stack.tell(&["down"]).await;
+    for pid in pids {
+        assert!(!PathBuf::from(format!("/proc/{pid}")).exists(), "process {pid} has ended");
+    }
+    stack.tell(&["up", "--detach"]).await;
+    let answer = stack.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+    assert_eq!(answer.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+}

@@ -1,0 +1,305 @@
+//! From a command to what a query shows.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Answer, Client, Service, Shop, batch_line, eventually};
+
+struct Whole {
+    shop: Shop,
+    commands: Client,
+    queries: Client,
+    projector: Option<Service>,
+    query_api: Service,
+    command_api: Service,
+}
+
+impl Whole {
+    async fn new() -> Self {
+        let shop = Shop::with_views(3).await;
+        let command_api = shop.command_api().await;
+        let projector = shop.projector().await;
+        let query_api = shop.query_api().await;
+        let (commands, queries) = (command_api.client(), query_api.client());
+        Self { shop, commands, queries, projector: Some(projector), query_api, command_api }
+    }
+
+    /// The answer to a query that must show this token.
+    async fn get(&self, path: &str, token: &str) -> Answer {
+        self.queries.get_with(path, &[("consistency-token", token), ("prefer", "wait=10")]).await
+    }
+
+    async fn data(&self, path: &str, token: &str) -> Value {
+        let answer = self.get(path, token).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        answer.json()["data"].clone()
+    }
+
+    async fn place(&self, order: &str, customer: &str, day: &str, units: u32, cents: u64) -> String {
+        let lines = json!([{ "product": "cd", "quantity": units, "amount_cents": cents }]);
+        let data = json!({ "customer": customer, "lines": lines, "ordered_at": format!("{day}T12:00:00Z") });
+        self.commands.post(&format!("/v1/orders/{order}/place"), data).await.accepted(&["order.placed.v1"]).token()
+    }
+}
+
+fn record() -> Value {
+    json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
+}
+
+#[tokio::test]
+async fn a_query_with_a_commands_token_shows_what_the_command_did() {
+    let whole = Whole::new().await;
+    let mut token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    for order in 1..=10 {
+        let reserve = json!({ "order": format!("o-{order}"), "quantity": 1 });
+        token = whole.commands.post("/v1/products/cd/reserve", reserve).await.token();
+        let data = whole.data("/v1/products/cd", &token).await;
+        assert_eq!((&data["available"], &data["reserved"]), (&json!(10 - order), &json!(order)));
+    }
+    let answer = whole.get("/v1/products/cd", &token).await;
+    assert_eq!(answer.header("etag"), Some("\"11\""));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(
+        answer.json(),
+        json!({ "key": "cd", "version": 11, "data": {
+            "name": "Kind of Blue", "price_cents": 1177, "stock": 10, "available": 0, "reserved": 10, "sold": 0,
+            "discontinued": false
+        }})
+    );
+    assert_eq!(whole.get("/v1/views/product/cd", &token).await.text, answer.text);
+    // What a query answers is a token too.
+    whole.get("/v1/products/cd", &answer.token()).await.json();
+}
+
+#[tokio::test]
+async fn a_view_of_many_aggregates_is_the_sum_of_what_happened_to_each() {
+    let whole = Whole::new().await;
+    let mut tokens = Vec::new();
+    for order in 0..20 {
+        let day = if order % 2 == 0 { "1997-01-01" } else { "1997-01-02" };
+        tokens.push(whole.place(&format!("o-{order}"), "ann", day, 2, 1000 + order).await);
+    }
+    tokens.push(whole.place("of-bob", "bob", "1997-01-02", 1, 5).await);
+    // Answered from one aggregate's row, and back again: cancelled orders do not count, but were placed once.
+    let cancelled = whole.commands.post("/v1/orders/o-19/cancel", json!({ "reason": "too late" })).await;
+    tokens.push(cancelled.accepted(&["order.cancelled.v1"]).token());
+    let token = tokens.join(",");
+    assert_eq!(
+        whole.data("/v1/customers/ann", &token).await,
+        json!({ "orders": 19, "units": 38, "amount_cents": 19_171, "first_order_at": "1997-01-01T12:00:00Z",
+                "last_order_at": "1997-01-02T12:00:00Z" })
+    );
+    let order = whole.data("/v1/orders/o-19", &token).await;
+    assert_eq!((&order["status"], &order["reason"]), (&json!("cancelled"), &json!("too late")));
+    let days = whole.get("/v1/revenue?from=1997-01-02&to=1997-01-02", &token).await.json();
+    let sums = json!({ "orders": 10, "units": 19, "amount_cents": 9086 });
+    assert_eq!((&days["rows"][0]["data"], &days["next"]), (&sums, &Value::Null));
+    let first = whole.get("/v1/views/revenue?limit=1", &token).await.json();
+    assert_eq!((&first["rows"][0]["key"], &first["next"]), (&json!("1997-01-01"), &json!("1997-01-01")));
+    let second = whole.get("/v1/revenue?limit=1&after=1997-01-01", &token).await.json();
+    assert_eq!((&second["rows"][0]["data"], &second["next"]), (&sums, &Value::Null));
+}
+
+#[tokio::test]
+async fn the_history_of_an_aggregate_is_its_events_oldest_first() {
+    let whole = Whole::new().await;
+    let key =
+        [("idempotency-key", "the-key"), ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")];
+    whole.commands.post_with("/v1/products/cd/register", &key, record()).await;
+    let token = whole.commands.post("/v1/products/cd/reprice", json!({ "price_cents": 999 })).await.token();
+    let answer = whole.get("/v1/products/cd/history", &token).await;
+    assert_eq!(answer.header("content-type"), Some("application/cloudevents-batch+json"));
+    let events = answer.json();
+    assert_eq!(events.as_array().unwrap().len(), 2);
+    assert_eq!((&events[0]["type"], &events[0]["version"]), (&json!("product.registered.v1"), &json!(1)));
+    assert_eq!((&events[0]["commandid"], &events[0]["traceparent"]), (&json!(key[0].1), &json!(key[1].1)));
+    assert_eq!((&events[1]["subject"], &events[1]["data"]), (&json!("product/cd"), &json!({ "price_cents": 999 })));
+    let page = whole.get("/v1/products/cd/history?limit=1", &token).await;
+    assert_eq!(page.header("link"), Some("</v1/products/cd/history?after=1&limit=1>; rel=\"next\""));
+    assert_eq!(page.json().as_array().unwrap().len(), 1);
+    assert_eq!(whole.get("/v1/products/cd/history?after=1", &token).await.json()[0], events[1]);
+    whole.get("/v1/products/none/history", &token).await.problem(404, "not-found", "none");
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_reached_in_time_is_not_yet_or_leniently_what_there_is() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    let (log_and_partition, offset) = token.rsplit_once('-').unwrap();
+    let ahead = format!("{log_and_partition}-{}", offset.parse::<i64>().unwrap() + 1000);
+    let strict = [("consistency-token", ahead.as_str()), ("prefer", "wait=0.1")];
+    let not_yet = whole.queries.get_with("/v1/products/cd", &strict).await.problem(503, "not-yet", "");
+    assert_eq!((not_yet.token(), not_yet.header("retry-after")), (token.clone(), Some("1")));
+    let lenient = [strict[0], ("prefer", "wait=0.1, handling=lenient")];
+    let answer = whole.queries.get_with("/v1/products/cd", &lenient).await;
+    assert_eq!((answer.status.as_u16(), answer.token()), (200, token));
+}
+
+#[tokio::test]
+async fn a_token_that_can_never_be_reached_is_refused() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    let log = token.split_once('.').unwrap().0;
+    let other = if log.starts_with('a') { "b" } else { "a" }.to_owned() + &log[1..];
+    for token in ["nonsense".to_owned(), format!("{other}.0-1"), format!("{log}.3-1"), format!("{log}.0-")] {
+        whole.get("/v1/products/cd", &token).await.problem(400, "invalid-request", "Token");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_already_is_not_sent_again() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    for tags in ["\"1\"", "W/\"1\"", "\"x\", \"1\"", "*"] {
+        let answer = whole.queries.get_with("/v1/products/cd", &[("if-none-match", tags)]).await;
+        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (304, ""), "{tags}");
+        assert_eq!((answer.header("etag"), answer.token()), (Some("\"1\""), token.clone()));
+    }
+    let answer = whole.queries.get_with("/v1/products/cd", &[("if-none-match", "\"2\"")]).await;
+    assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, Some("no-cache")));
+    let head = whole.queries.head("/v1/products/cd").await;
+    assert_eq!((head.status.as_u16(), head.text.as_str()), (200, ""));
+    assert_eq!(head.header("content-length"), answer.header("content-length"));
+}
+
+#[tokio::test]
+async fn a_malformed_query_is_refused() {
+    let whole = Whole::new().await;
+    for path in [
+        "/v1/views/product?limit=0",
+        "/v1/views/product?limit=1001",
+        "/v1/views/product?limit=5&limit=6",
+        "/v1/views/product?colour=blue",
+        "/v1/views/product?from=1997-01-01",
+        "/v1/views/product/a%20b",
+        "/v1/products/cd?version=1",
+        "/v1/products/a%00b",
+        "/v1/products/cd/history?after=-1",
+        "/v1/products/cd/history?after=x",
+        "/v1/revenue?from=1997-13-01",
+        "/v1/revenue?after=yesterday",
+        "/v1/views/revenue/1997-1-1",
+        "/v1/views?x=1",
+    ] {
+        whole.queries.get(path).await.problem(400, "invalid-request", "");
+    }
+    for path in ["/v1/products/none", "/v1/views/none", "/v1/views/none/x", "/v1/nothing", "/", "/v1/baskets/x/history"]
+    {
+        whole.queries.get(path).await.problem(404, "not-found", "");
+    }
+    whole.queries.post("/v1/products/cd", json!({})).await.problem(405, "method-not-allowed", "");
+}
+
+#[tokio::test]
+async fn the_catalogue_names_every_view_and_how_far_it_is() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    let views = whole.queries.get("/v1/views").await.json();
+    let names: Vec<_> = views["views"].as_array().unwrap().iter().map(|view| view["name"].clone()).collect();
+    assert_eq!(names, ["product", "order", "customer", "revenue"]);
+    assert_eq!(views["views"][3]["filters"], json!(["limit", "after", "from", "to"]));
+    assert!(views["views"][0]["applied"].as_str().unwrap().starts_with(token.split_once('.').unwrap().0));
+}
+
+#[tokio::test]
+async fn when_a_projector_dies_another_one_goes_on_without_gap_or_double() {
+    let mut whole = Whole::new().await;
+    let _standby = whole.shop.projector().await;
+    let mut token = String::new();
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..6 {
+        let lines: Vec<Value> = (0..200)
+            .map(|n| {
+                let customer = format!("c-{}", n % 7);
+                *expected.entry(customer.clone()).or_default() += 1;
+                let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 100 }]);
+                batch_line(
+                    "orders",
+                    &format!("o-{round}-{n}"),
+                    "place",
+                    json!({ "customer": customer, "lines": lines }),
+                )
+            })
+            .collect();
+        let answers = whole.commands.batch(&lines).await;
+        let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
+        token = tokens.join(",");
+        if round == 2 {
+            whole.projector.take().unwrap().crash().await;
+        }
+    }
+    for (customer, orders) in expected {
+        let data = whole.data(&format!("/v1/customers/{customer}"), &token).await;
+        assert_eq!((&data["orders"], &data["amount_cents"]), (&json!(orders), &json!(orders * 100)), "{customer}");
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_redis_changes_no_answer() {
+    let whole = Whole::new().await;
+    let mut token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    let redis = redis::Client::open(whole.shop.redis_url.as_str()).unwrap();
+    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    for price in 1..=20 {
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg(format!("{}:*", whole.shop.prefix)).query_async(&mut connection).await.unwrap();
+        if !keys.is_empty() {
+            redis::cmd("DEL").arg(keys).query_async::<i64>(&mut connection).await.unwrap();
+        }
+        token = whole.commands.post("/v1/products/cd/reprice", json!({ "price_cents": price })).await.token();
+        assert_eq!(whole.data("/v1/products/cd", &token).await["price_cents"], price);
+    }
+    // And it is used again.
+    eventually("answers come from Redis", async || {
+        whole.queries.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
+        let metrics = metrics(&whole.query_api).await;
+        metrics.contains("origin=\"redis\",view=\"product\"").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn however_many_ask_for_a_row_that_redis_lacks_all_get_it() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    let redis = redis::Client::open(whole.shop.redis_url.as_str()).unwrap();
+    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    let row: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{}:*:product:cd", whole.shop.prefix))
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    redis::cmd("DEL").arg(row).query_async::<i64>(&mut connection).await.unwrap();
+    let readers = (0..200).map(|_| whole.get("/v1/products/cd", &token));
+    let answers = futures_util::future::join_all(readers).await;
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.token() == token));
+}
+
+async fn metrics(service: &Service) -> String {
+    service.admin_client().get("/metrics").await.text
+}
+
+#[tokio::test]
+async fn every_process_tells_its_life_its_readiness_and_its_metrics() {
+    let whole = Whole::new().await;
+    whole.commands.post("/v1/products/cd/register", record()).await;
+    whole.queries.get("/v1/products/none").await;
+    for (service, metric) in [
+        (&whole.command_api, "stampede_commands_total{outcome=\"accepted\"} 1"),
+        (whole.projector.as_ref().unwrap(), "stampede_projector_active 1"),
+        (&whole.query_api, "stampede_queries_total{route=\"/v1/products/{id}\",status=\"404\"} 1"),
+    ] {
+        let admin = service.admin_client();
+        for path in ["/livez", "/readyz", "/buildinfo"] {
+            assert_eq!(admin.get(path).await.status, 200, "{path}");
+        }
+        let metrics = metrics(service).await;
+        assert!(metrics.contains(metric), "{metric} is not in\n{metrics}");
+    }
+}
