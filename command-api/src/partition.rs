@@ -445,13 +445,18 @@ impl<R> Partition<R> {
         }
     }
 
-    /// The owner again, after doubt: what counts is answered, what does not is decided anew.
+    /// The owner again, after doubt: what counts is answered, what does not is decided anew. All that counts comes
+    /// first: what is decided anew enters its key, and does not count yet.
     fn settle_pending(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        let mut open = Vec::new();
         for Pending { request, appended, .. } in self.pending.take() {
             match self.counted(&request).filter(|_| appended) {
                 Some(answer) => out.answer(request.reply, answer),
-                None => self.command(request, now, out),
+                None => open.push(request),
             }
+        }
+        for request in open {
+            self.command(request, now, out);
         }
     }
 
@@ -478,6 +483,8 @@ impl<R> Partition<R> {
         let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
         self.aggregates.apply(&aggregate, &events, commit.version, offset);
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
+        // As its owner did before it decided: a key that took effect again after its window is kept for another.
+        self.repeats.expire(self.last_at);
         let events = commit.events.iter().map(WireEvent::name).collect();
         let repeat = Repeat { offset, fingerprint: commit.fingerprint, version: commit.version, events };
         self.repeats.insert(&aggregate, &commit.command_id, TimeMs(commit.at_ms), repeat);

@@ -106,9 +106,10 @@ mod tests {
 
     #[test]
     fn news_name_the_incarnation_and_every_position() {
+        let at = |view, partition, offset| Applied { view, partition, offset };
         assert_eq!(
             parse_news("ab product/3=17 journal/0=0"),
-            Some(("ab", vec![("product", 3, 17), ("journal", 0, 0)]))
+            Some(("ab", vec![at("product", 3, 17), at("journal", 0, 0)]))
         );
         assert_eq!(parse_news("ab"), Some(("ab", vec![])));
         for broken in ["ab product=1", "ab product/x=1", "ab product/1=y"] {

@@ -77,7 +77,7 @@ fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Resul
 
 fn launch(layout: &Layout, filter: Option<String>) -> Result<Launch> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let args = ["test", "--workspace"].into_iter().map(String::from).chain(filter);
+    let args = ["test", "--workspace", "--no-fail-fast"].into_iter().map(String::from).chain(filter);
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut launch = Launch::new(cargo, args)
         .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))
