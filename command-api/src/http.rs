@@ -24,11 +24,17 @@ use crate::dispatch::Dispatcher;
 use crate::link;
 use crate::metrics::Metrics;
 
+/// The log, and the way to the owners of its partitions.
+#[derive(Clone)]
+pub(crate) struct Log {
+    pub(crate) id: LogId,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+}
+
 #[derive(Clone)]
 pub(crate) struct AppState {
-    pub(crate) dispatcher: Arc<Dispatcher>,
     /// `None` until the log has its first claim: then nothing can be answered yet.
-    pub(crate) log_id: watch::Receiver<Option<LogId>>,
+    pub(crate) log: watch::Receiver<Option<Log>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) service_token: Secret,
 }
@@ -66,7 +72,16 @@ fn routes(listener: Listener) -> Router<AppState> {
 }
 
 async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(move |socket| link::serve(socket, state.dispatcher))
+    match state.log() {
+        Ok(log) => upgrade.on_upgrade(move |socket| link::serve(socket, log.dispatcher)),
+        Err(problem) => answers::problem(&problem),
+    }
+}
+
+impl AppState {
+    fn log(&self) -> Result<Log, Problem> {
+        self.log.borrow().clone().ok_or(Problem::new(ProblemKind::Unavailable, "the log is not there yet"))
+    }
 }
 
 async fn check_token(State(state): State<AppState>, request: Request, next: Next) -> Response {

@@ -31,14 +31,13 @@ use chassis::kafka::KafkaSettings;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
-use schemas::token::LogId;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 pub use config::Config;
 use dispatch::{Dispatcher, Mailbox};
 use engine::{Engine, Kafka, Status};
-use http::AppState;
+use http::{AppState, Log};
 use kafka::producer::{Producers, Reports};
 use kafka::reader::LogReader;
 use kafka::topic::{self, TopicSettings};
@@ -58,6 +57,8 @@ pub struct App {
     internal: TcpListener,
     admin: AdminServer,
     readiness: Readiness,
+    kafka_ready: Condition,
+    partitions_ready: Condition,
     metrics: Arc<Metrics>,
 }
 
@@ -67,10 +68,11 @@ impl App {
         let telemetry = Telemetry::new("command-api")?;
         let metrics = Arc::new(Metrics::new(&telemetry));
         let readiness = Readiness::new();
+        let (kafka_ready, partitions_ready) = (readiness.condition("kafka"), readiness.condition("partitions"));
         let http = bind(config.http_addr).await?;
         let internal = bind(config.internal_addr).await?;
         let admin = AdminServer::bind(config.admin_addr, "command-api", readiness.clone(), &telemetry)?;
-        Ok(Self { config, http, internal, admin, readiness, metrics })
+        Ok(Self { config, http, internal, admin, readiness, kafka_ready, partitions_ready, metrics })
     }
 
     pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
@@ -91,22 +93,73 @@ impl App {
 
     /// Serves until shutdown: then answers what it took, lets go of its partitions and returns.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let (config, readiness) = (self.config, self.readiness);
+        let (config, kafka_ready) = (self.config, self.kafka_ready);
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
         let internal_url = config.internal_url.clone().unwrap_or(format!("http://{}", self.internal.local_addr()?));
-        let kafka_ready = readiness.condition("kafka");
-        let partitions_ready = readiness.condition("partitions");
         let admin = self.admin.serve(shutdown.clone())?;
+        let (log_sender, log) = watch::channel(None);
+        let state = AppState { log, metrics: self.metrics.clone(), service_token: config.service_token.clone() };
+        let limits = Limits::new(config.grace);
+        let mut servers = Tasks::new();
+        servers.spawn("http", serve(self.http, http::public(state.clone()), limits, shutdown.clone()));
+        servers.spawn("internal", serve(self.internal, http::internal(state), limits, shutdown.clone()));
+
         let Some(partitions) = count_partitions(&config, &kafka_ready, &shutdown).await? else {
+            servers.drain(config.grace).await?;
             admin.stop().await;
             return Ok(());
         };
+        let owned = Owned::start(&config, partitions, internal_url, self.metrics)?;
+        servers.spawn(
+            "log id",
+            learn_log_id(owned.log_reader, owned.dispatcher, log_sender, kafka_ready, shutdown.clone()),
+        );
+        servers.spawn("readiness", watch_roles(owned.statuses, self.partitions_ready, shutdown.clone()));
+
+        let mut engines = owned.engines;
+        tokio::select! {
+            () = shutdown.requested() => {}
+            Some((name, result)) = engines.ended() => {
+                shutdown.trigger();
+                result.with_context(|| format!("the task {name:?} ended"))?;
+            }
+        }
+        let drained = servers.drain(config.grace).await;
+        owned.shutdown.trigger();
+        let settled = engines.drain(config.grace).await;
+        let producers = owned.producers;
+        // Flushing and dropping a Kafka client block.
+        tokio::task::spawn_blocking(move || {
+            producers.flush(config.grace);
+            drop(producers);
+        })
+        .await?;
+        admin.stop().await;
+        drained?;
+        settled?;
+        Ok(())
+    }
+}
+
+/// The engines of this instance's share, and what they stand on.
+struct Owned {
+    producers: Arc<Producers>,
+    /// Reads single records, beside the replays.
+    log_reader: LogReader,
+    dispatcher: Arc<Dispatcher>,
+    engines: Tasks,
+    statuses: Vec<watch::Receiver<Status>>,
+    /// Of the engines, which end after the servers.
+    shutdown: Shutdown,
+}
+
+impl Owned {
+    fn start(config: &Config, partitions: u32, internal_url: String, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic, partitions, config.producers)?;
         let producers = Arc::new(producers);
         let replay = LogReader::start(&config.kafka, &config.topic, REPLAY_THREADS)?;
-        let look_up = LogReader::start(&config.kafka, &config.topic, 1)?;
-
-        let engines_shutdown = Shutdown::new();
+        let log_reader = LogReader::start(&config.kafka, &config.topic, 1)?;
+        let shutdown = Shutdown::new();
         let mut engines = Tasks::new();
         let mut statuses = Vec::new();
         let mut mailboxes = Vec::new();
@@ -119,48 +172,19 @@ impl App {
                 partition,
                 producers: producers.clone(),
                 reader: replay.clone(),
-                metrics: self.metrics.clone(),
+                metrics: metrics.clone(),
                 reading: None,
             };
             let machine = Partition::new(partition, internal_url.clone(), config.window);
             let (mailbox, status, engine) = engine(machine, reports, kafka);
             mailboxes.push(Some(mailbox));
             statuses.push(status);
-            engines.spawn("engine", engine.run(engines_shutdown.clone()));
+            engines.spawn("engine", engine.run(shutdown.clone()));
         }
-        let owners = Owners::new(look_up.clone(), partitions);
+        let owners = Owners::new(log_reader.clone(), partitions);
         let links = Links::new(config.service_token.clone());
-        let dispatcher = Arc::new(Dispatcher::new(mailboxes, owners, links, config.window, self.metrics.clone()));
-        let (log_id_sender, log_id) = watch::channel(None);
-        let state = AppState { dispatcher, log_id, metrics: self.metrics, service_token: config.service_token };
-
-        let limits = Limits::new(config.grace);
-        let mut servers = Tasks::new();
-        servers.spawn("http", serve(self.http, http::public(state.clone()), limits, shutdown.clone()));
-        servers.spawn("internal", serve(self.internal, http::internal(state), limits, shutdown.clone()));
-        servers.spawn("log id", learn_log_id(look_up, log_id_sender, kafka_ready, shutdown.clone()));
-        servers.spawn("readiness", watch_roles(statuses, partitions_ready, shutdown.clone()));
-
-        tokio::select! {
-            () = shutdown.requested() => {}
-            Some((name, result)) = engines.ended() => {
-                shutdown.trigger();
-                result.with_context(|| format!("the task {name:?} ended"))?;
-            }
-        }
-        let drained = servers.drain(config.grace).await;
-        engines_shutdown.trigger();
-        let settled = engines.drain(config.grace).await;
-        // Flushing and dropping a Kafka client block.
-        tokio::task::spawn_blocking(move || {
-            producers.flush(config.grace);
-            drop(producers);
-        })
-        .await?;
-        admin.stop().await;
-        drained?;
-        settled?;
-        Ok(())
+        let dispatcher = Arc::new(Dispatcher::new(mailboxes, owners, links, config.window, metrics));
+        Ok(Self { producers, log_reader, dispatcher, engines, statuses, shutdown })
     }
 }
 
@@ -207,11 +231,17 @@ async fn count_partitions(config: &Config, kafka: &Condition, shutdown: &Shutdow
 }
 
 /// The log's name is in the first record of partition 0, which its first owner writes.
-async fn learn_log_id(reader: LogReader, log_id: watch::Sender<Option<LogId>>, kafka: Condition, shutdown: Shutdown) {
+async fn learn_log_id(
+    reader: LogReader,
+    dispatcher: Arc<Dispatcher>,
+    log: watch::Sender<Option<Log>>,
+    kafka: Condition,
+    shutdown: Shutdown,
+) {
     kafka.waiting("the log has no first claim yet");
     while !shutdown.is_requested() {
         if let Some(id) = owners::log_id(&reader).await {
-            log_id.send_replace(Some(id));
+            log.send_replace(Some(Log { id, dispatcher }));
             kafka.ready();
             return;
         }

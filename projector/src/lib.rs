@@ -42,6 +42,7 @@ pub struct App {
     config: Config,
     admin: AdminServer,
     readiness: Readiness,
+    ready: Ready,
     metrics: Arc<Metrics>,
 }
 
@@ -51,8 +52,13 @@ impl App {
         let telemetry = Telemetry::new("projector")?;
         let metrics = Arc::new(Metrics::new(&telemetry));
         let readiness = Readiness::new();
+        let ready = Ready {
+            log: readiness.condition("kafka"),
+            postgres: readiness.condition("postgres"),
+            redis: readiness.condition("redis"),
+        };
         let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?;
-        Ok(Self { config, admin, readiness, metrics })
+        Ok(Self { config, admin, readiness, ready, metrics })
     }
 
     pub fn admin_addr(&self) -> SocketAddr {
@@ -65,13 +71,8 @@ impl App {
 
     /// Folds, or stands by, until shutdown; the batch in hand is finished first.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, admin, readiness, metrics } = self;
+        let Self { config, admin, readiness: _, ready, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
-        let ready = Ready {
-            log: readiness.condition("kafka"),
-            postgres: readiness.condition("postgres"),
-            redis: readiness.condition("redis"),
-        };
         let admin = admin.serve(shutdown.clone())?;
         if let Some(partitions) = count_partitions(&config, &ready.log, &shutdown).await? {
             let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;

@@ -47,6 +47,8 @@ pub struct App {
     http: TcpListener,
     admin: AdminServer,
     readiness: Readiness,
+    log_seen: Condition,
+    redis_seen: Condition,
     reads: Arc<Reads>,
 }
 
@@ -62,8 +64,9 @@ impl App {
         let http =
             TcpListener::bind(config.http_addr).await.with_context(|| format!("listen on {}", config.http_addr))?;
         let readiness = Readiness::new();
+        let (log_seen, redis_seen) = (readiness.condition("postgres"), readiness.condition("redis"));
         let admin = AdminServer::bind(config.admin_addr, "query-api", readiness.clone(), &telemetry)?;
-        Ok(Self { config, http, admin, readiness, reads })
+        Ok(Self { config, http, admin, readiness, log_seen, redis_seen, reads })
     }
 
     pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
@@ -83,9 +86,8 @@ impl App {
     /// It is ready once it has seen the log's identity in Postgres, and Redis. Either may go away later: it stays
     /// ready, because the other answers what it can.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, http, admin, readiness, reads } = self;
+        let Self { config, http, admin, readiness: _, log_seen, redis_seen, reads } = self;
         tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");
-        let (log_seen, redis_seen) = (readiness.condition("postgres"), readiness.condition("redis"));
         let admin = admin.serve(shutdown.clone())?;
         let mut tasks = Tasks::new();
         tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));

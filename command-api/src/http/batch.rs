@@ -16,12 +16,12 @@ use schemas::answers::Answer;
 use schemas::commands::{BatchLine, MAX_BATCH_LINES, Precondition, parse_if_match_field};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
-use schemas::token::LogId;
 use tokio::time::Instant;
 
 use super::commands::{media_type, wait};
-use super::{AppState, Listener, answers};
+use super::{AppState, Listener, Log, answers};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable};
+use crate::metrics::Metrics;
 
 /// A batch may wait longer than one command: it brings its own queue.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -59,9 +59,7 @@ fn begin(
     if media_type(headers) != Some("application/x-ndjson") {
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a batch is application/x-ndjson"));
     }
-    let Some(log_id) = *state.log_id.borrow() else {
-        return Err(Problem::new(ProblemKind::Unavailable, "the log is not there yet"));
-    };
+    let log = state.log()?;
     let lines = lines(&body);
     if lines.len() > MAX_BATCH_LINES {
         return Err(Problem::new(ProblemKind::TooLarge, "a batch has at most 10,000 lines"));
@@ -69,7 +67,7 @@ fn begin(
     let deadline = Instant::now() + wait(headers)?.unwrap_or(ANSWER_WITHIN);
     let order = Arc::new(BatchOrder::default());
     let internal = listener == Listener::Internal;
-    let under_way = UnderWay { state: state.clone(), log_id, order, internal, deadline };
+    let under_way = UnderWay { log, metrics: state.metrics.clone(), order, internal, deadline };
     let answers = futures_util::stream::unfold(
         (under_way, lines.into_iter(), FuturesOrdered::new()),
         async |(under_way, mut lines, mut answering)| {
@@ -95,8 +93,8 @@ fn lines(body: &Bytes) -> Vec<Bytes> {
 /// What the lines of a batch share.
 #[derive(Clone)]
 struct UnderWay {
-    state: AppState,
-    log_id: LogId,
+    log: Log,
+    metrics: Arc<Metrics>,
     order: Arc<BatchOrder>,
     internal: bool,
     deadline: Instant,
@@ -114,9 +112,9 @@ impl UnderWay {
             }
         };
         let (aggregate, key) = (incoming.aggregate.clone(), incoming.key.clone());
-        let answer = submit(&self.state.dispatcher, &self.order, &aggregate, incoming).await;
-        self.state.metrics.answered(&answer, received.elapsed());
-        answers::line(&answer, &id, &key, self.log_id)
+        let answer = submit(&self.log.dispatcher, &self.order, &aggregate, incoming).await;
+        self.metrics.answered(&answer, received.elapsed());
+        answers::line(&answer, &id, &key, self.log.id)
     }
 
     /// With the line's id; a problem has as much of it as could be read.

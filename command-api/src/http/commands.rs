@@ -35,17 +35,17 @@ pub(super) async fn take(
         Ok(key) => key,
         Err(problem) => return answers::problem(&problem),
     };
-    let Some(log_id) = *state.log_id.borrow() else {
-        let problem = Problem::new(ProblemKind::Unavailable, "the log is not there yet");
-        return answers::with_key(answers::problem(&problem), &key);
+    let log = match state.log() {
+        Ok(log) => log,
+        Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
     let incoming = match incoming(listener, &aggregates, &id, command, &headers, body, key.clone(), received) {
         Ok(incoming) => incoming,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
-    let answer = state.dispatcher.submit(incoming).await;
+    let answer = log.dispatcher.submit(incoming).await;
     state.metrics.answered(&answer, received.elapsed());
-    answers::with_key(answers::answer(&answer, &id, log_id), &key)
+    answers::with_key(answers::answer(&answer, &id, log.id), &key)
 }
 
 #[allow(clippy::too_many_arguments, reason = "each is another part of one request")]
