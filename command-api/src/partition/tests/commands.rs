@@ -1,0 +1,232 @@
+//! Commands, and what proves their answers.
+
+use std::time::Duration;
+
+use domain::TimeMs;
+use domain::ids::OrderId;
+use domain::product::Command;
+use schemas::answers::Answer;
+use schemas::commands::Precondition;
+use schemas::record::Record;
+
+use super::{
+    Kind, NOW, PARTITION, REGISTERED, RESERVED, RESTOCKED, Shop, WINDOW, accepted, register, rejected, replayed,
+    request, reserve,
+};
+
+#[test]
+fn an_accepted_command_is_answered_when_its_record_counts() {
+    let mut shop = Shop::open();
+    shop.ask_for("a", register(1));
+    assert_eq!(shop.out.sent[0].key, "product/p");
+    let carried = shop.carry();
+    assert_eq!(shop.answers(), []);
+    shop.report(carried);
+    assert_eq!(shop.answers(), [("a", accepted(1, REGISTERED, 1))]);
+    assert_eq!((shop.machine.pending(), shop.sent()), (0, vec![]));
+}
+
+#[test]
+fn a_command_is_decided_on_the_records_in_flight_and_answered_after_them() {
+    let mut shop = Shop::open();
+    shop.ask_for("a", register(1));
+    shop.ask_for("b", reserve("o-1"));
+    assert_eq!(shop.sent(), [(1, Kind::Commit), (2, Kind::Commit)]);
+    let (first, second) = (shop.carry(), shop.carry());
+    shop.report(second);
+    assert_eq!(shop.answers(), [], "the record before it may be lost");
+    shop.report(first);
+    assert_eq!(shop.answers(), [("a", accepted(1, REGISTERED, 1)), ("b", accepted(2, RESERVED, 2))]);
+}
+
+#[test]
+fn a_rejection_is_answered_when_a_record_that_was_sent_after_it_counts() {
+    let mut shop = Shop::stocked(1);
+    shop.ask_for("last", reserve("o-1"));
+    shop.ask_for("late", reserve("o-2"));
+    assert_eq!(shop.sent(), [(2, Kind::Commit), (3, Kind::Fence)]);
+    let carried = shop.carry();
+    shop.report(carried);
+    assert_eq!(shop.answers(), [("last", accepted(2, RESERVED, 2))]);
+    shop.settle();
+    assert_eq!(shop.answers(), [("late", rejected("out_of_stock", 2, 2))]);
+}
+
+#[test]
+fn a_fence_proves_nothing_that_was_decided_after_it_was_sent() {
+    let mut shop = Shop::stocked(0);
+    shop.ask_for("a", reserve("o-1"));
+    shop.ask_for("b", reserve("o-2"));
+    assert_eq!(shop.sent(), [(2, Kind::Fence)]);
+    let carried = shop.carry();
+    shop.report(carried);
+    assert_eq!(shop.answers(), [("a", rejected("out_of_stock", 1, 1))]);
+    assert_eq!(shop.sent(), [(3, Kind::Fence)]);
+    shop.settle();
+    assert_eq!(shop.answers(), [("b", rejected("out_of_stock", 1, 1))]);
+}
+
+#[test]
+fn a_storm_of_rejections_shares_fences() {
+    let mut shop = Shop::stocked(0);
+    for _ in 0..3 {
+        for _ in 0..100 {
+            shop.ask("storm", "storm", reserve("o-1"));
+        }
+        assert_eq!(shop.sent().len(), 1, "more than one fence in flight");
+        let carried = shop.carry();
+        shop.report(carried);
+    }
+    shop.settle();
+    assert_eq!((shop.answers().len(), shop.log.len()), (300, 2 + 4));
+}
+
+#[test]
+fn the_next_append_serves_as_a_fence() {
+    let mut shop = Shop::stocked(0);
+    shop.ask_for("fenced", reserve("o-1"));
+    shop.ask_for("rejected", reserve("o-2"));
+    shop.ask_for("appended", Command::Restock { quantity: 1 });
+    assert_eq!(shop.sent(), [(2, Kind::Fence), (3, Kind::Commit)]);
+    shop.settle();
+    let replies: Vec<_> = shop.answers().into_iter().map(|(reply, _)| reply).collect();
+    assert_eq!((replies, shop.log.len()), (vec!["fenced", "rejected", "appended"], 4));
+}
+
+#[test]
+fn what_is_already_so_is_accepted_without_events() {
+    let mut shop = Shop::stocked(5);
+    shop.ask_for("again", register(5));
+    assert_eq!(shop.sent(), [(2, Kind::Fence)]);
+    shop.settle();
+    let answer = Answer::Accepted { version: 1, events: vec![], position: (PARTITION, 1), replayed: false };
+    assert_eq!(shop.answers(), [("again", answer)]);
+}
+
+#[test]
+fn a_precondition_is_held_against_the_version_and_its_failure_is_proved() {
+    let mut shop = Shop::stocked(5);
+    shop.ask_when(Precondition::Absent, "absent", "a", register(5));
+    shop.ask_when(Precondition::Version(2), "wrong", "b", reserve("o-1"));
+    assert_eq!((shop.answers(), shop.sent()), (vec![], vec![(2, Kind::Fence)]));
+    shop.settle();
+    let failed = Answer::PreconditionFailed { version: 1, position: (PARTITION, 1) };
+    assert_eq!(shop.answers(), [("absent", failed.clone()), ("wrong", failed)]);
+    shop.ask_when(Precondition::Version(1), "right", "c", reserve("o-1"));
+    shop.settle();
+    assert!(matches!(shop.answers()[..], [("right", Answer::Accepted { version: 2, .. })]));
+}
+
+#[test]
+fn a_repeat_joins_the_command_in_flight() {
+    let mut shop = Shop::stocked(5);
+    let restock = || Command::Restock { quantity: 1 };
+    shop.ask("first", "key", restock());
+    shop.ask("second", "key", restock());
+    assert_eq!(shop.sent(), [(2, Kind::Commit), (3, Kind::Fence)]);
+    shop.settle();
+    assert_eq!(shop.answers(), [("first", accepted(2, RESTOCKED, 2)), ("second", replayed(2, RESTOCKED, 2))]);
+}
+
+#[test]
+fn a_repeat_is_answered_as_the_first_time_whatever_happened_since() {
+    let mut shop = Shop::stocked(1);
+    shop.ask("first", "key", reserve("o-1"));
+    shop.ask_for("release", Command::Release { order: OrderId("o-1".into()) });
+    shop.ask("second", "key", reserve("o-1"));
+    shop.settle();
+    assert_eq!(shop.answers()[2], ("second", replayed(2, RESERVED, 2)));
+}
+
+#[test]
+fn a_key_that_comes_with_other_data_is_refused_with_proof() {
+    let mut shop = Shop::stocked(5);
+    shop.ask("first", "key", reserve("o-1"));
+    shop.ask("other", "key", reserve("o-2"));
+    assert_eq!(shop.answers(), []);
+    shop.settle();
+    assert_eq!(shop.answers()[1], ("other", Answer::KeyReused));
+}
+
+#[test]
+fn a_rejected_key_may_be_decided_anew() {
+    let mut shop = Shop::stocked(0);
+    shop.ask("first", "key", reserve("o-1"));
+    shop.ask_for("restock", Command::Restock { quantity: 1 });
+    shop.ask("second", "key", reserve("o-1"));
+    shop.settle();
+    assert_eq!(shop.answers()[2], ("second", accepted(3, RESERVED, 4)));
+}
+
+#[test]
+fn a_key_that_came_back_after_its_window_is_kept_for_another() {
+    let later = |shop: &mut Shop, after: Duration| {
+        let now = TimeMs(NOW.0 + u64::try_from(after.as_millis()).unwrap());
+        let request = request("repeat", "key", Command::Restock { quantity: 1 }, Precondition::None);
+        shop.machine.command(request, now, &mut shop.out);
+        shop.machine.end_turn(&mut shop.out);
+        shop.settle();
+        shop.answers()
+    };
+    let mut shop = Shop::stocked(0);
+    let once = 2 * WINDOW;
+    assert_eq!(later(&mut shop, Duration::ZERO), [("repeat", accepted(2, RESTOCKED, 2))]);
+    assert_eq!(later(&mut shop, once), [("repeat", accepted(3, RESTOCKED, 3))]);
+    // Another instance knows it from the log.
+    let mut shop = Shop { log: shop.log, ..Shop::closed() };
+    shop.machine.take_over(&mut shop.out);
+    shop.settle();
+    assert_eq!(later(&mut shop, once + WINDOW / 2), [("repeat", replayed(3, RESTOCKED, 3))]);
+    assert_eq!(later(&mut shop, once + WINDOW), [("repeat", replayed(3, RESTOCKED, 3))]);
+}
+
+#[test]
+fn a_full_queue_refuses_the_command_and_uses_no_number_up() {
+    let mut shop = Shop::stocked(1);
+    shop.out.refusals = 1;
+    shop.ask_for("refused", reserve("o-1"));
+    assert!(matches!(shop.answers()[..], [("refused", Answer::Overloaded { .. })]));
+    shop.ask_for("taken", reserve("o-2"));
+    assert_eq!(shop.sent(), [(2, Kind::Commit)]);
+    shop.settle();
+    assert_eq!(shop.answers(), [("taken", accepted(2, RESERVED, 2))], "the refused one took the stock");
+}
+
+#[test]
+fn a_fence_or_a_claim_that_a_full_queue_refused_is_tried_again_next_turn() {
+    let mut shop = Shop::stocked(0);
+    shop.out.refusals = 1;
+    shop.ask_for("rejected", reserve("o-1"));
+    assert!(shop.sent().is_empty() && shop.machine.wants_turn());
+    shop.machine.end_turn(&mut shop.out);
+    assert_eq!((shop.sent(), shop.machine.wants_turn()), (vec![(2, Kind::Fence)], false));
+    let mut shop = Shop::closed();
+    shop.out.refusals = 2;
+    shop.machine.take_over(&mut shop.out);
+    shop.read();
+    assert!(shop.sent().is_empty() && shop.machine.wants_turn());
+    shop.machine.end_turn(&mut shop.out);
+    assert_eq!((shop.sent(), shop.machine.wants_turn()), (vec![(0, Kind::Claim)], false));
+}
+
+#[test]
+fn only_an_owner_takes_commands() {
+    let mut shop = Shop::closed();
+    shop.ask_for("a", register(1));
+    assert_eq!(shop.answers(), [("a", Answer::Misdirected)]);
+}
+
+#[test]
+fn an_instance_whose_clock_is_far_behind_the_log_refuses_commands() {
+    let mut shop = Shop::stocked(5);
+    let mut ask_at = |now: u64| {
+        let request = request("late", "late", reserve("o-1"), Precondition::None);
+        shop.machine.command(request, TimeMs(now), &mut shop.out);
+        shop.answers()
+    };
+    assert!(matches!(ask_at(NOW.0 - 60_001)[..], [(_, Answer::Overloaded { .. })]));
+    assert_eq!(ask_at(NOW.0 - 60_000), []);
+    // Time never runs back in the log.
+    let Some(Record::Commit(commit)) = Record::decode(&shop.out.sent[0].value).unwrap() else { panic!("no commit") };
+    assert_eq!(commit.at_ms, NOW.0);
+}

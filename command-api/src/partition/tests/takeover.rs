@@ -1,0 +1,112 @@
+//! Taking a partition over.
+
+use domain::product::Command;
+use schemas::chain::Passed;
+use schemas::record::{Commit, Epoch, Record};
+
+use super::{FOREIGN_NONCE, RESERVED, Shop, claim, encoded, moved, rejected, replayed, reserve, stray};
+use crate::partition::{DoubtCause, HaltError, Role};
+
+#[test]
+fn a_new_owner_knows_what_counted_before_it() {
+    let mut before = Shop::stocked(1);
+    before.ask_for("key", reserve("o-1"));
+    before.settle();
+    let mut shop = Shop { log: before.log, ..Shop::closed() };
+    shop.write(stray());
+    shop.machine.take_over(&mut shop.out);
+    shop.settle();
+    shop.ask_for("key", reserve("o-1"));
+    shop.ask_for("late", reserve("o-2"));
+    shop.settle();
+    assert_eq!(shop.answers(), [("key", replayed(2, RESERVED, 2)), ("late", rejected("out_of_stock", 2, 2))]);
+    assert_eq!(shop.out.passed, [Passed::Foreign]);
+}
+
+#[test]
+fn what_counts_between_the_look_and_the_claim_is_read_back() {
+    let mut shop = Shop { log: Shop::stocked(1).log, ..Shop::closed() };
+    shop.machine.take_over(&mut shop.out);
+    shop.read();
+    // The owner before, which is alive, is faster than the claim.
+    let Some(Record::Claim(first)) = Record::decode(&shop.log[0]).unwrap() else { panic!("no claim") };
+    let epoch = Epoch { claim: 0, nonce: first.nonce };
+    let mut other = Shop::stocked(1);
+    other.ask_for("a", reserve("o-1"));
+    let theirs = moved(&other.lose().value, epoch, 2);
+    shop.write(theirs.clone());
+    shop.settle();
+    shop.write(theirs);
+    shop.ask_for("b", reserve("o-2"));
+    shop.settle();
+    assert_eq!(shop.answers(), [("b", rejected("out_of_stock", 2, 2))]);
+}
+
+#[test]
+fn records_of_another_history_do_not_count() {
+    let mut shop = Shop::stocked(0);
+    shop.ask_for("restock", Command::Restock { quantity: 1 });
+    let restock = shop.lose().value;
+    // The chain would go on with it, but for the claim that it names.
+    let ghost = moved(&restock, Epoch { claim: 0, nonce: FOREIGN_NONCE }, 2);
+    let mut shop = Shop { log: Shop::stocked(0).log, ..Shop::closed() };
+    shop.write(ghost);
+    shop.machine.take_over(&mut shop.out);
+    shop.settle();
+    shop.ask_for("reserve", reserve("o-1"));
+    shop.settle();
+    assert_eq!(shop.answers(), [("reserve", rejected("out_of_stock", 1, 1))]);
+}
+
+#[test]
+fn a_claim_without_an_offset_is_tried_again_whether_it_stands_or_not() {
+    for stands in [true, false] {
+        let mut shop = Shop::closed();
+        shop.machine.take_over(&mut shop.out);
+        shop.read();
+        let lost = shop.lose();
+        if stands {
+            shop.write(lost.value);
+        }
+        shop.report_failure(lost.ticket);
+        assert_eq!(shop.out.doubts, [DoubtCause::NoOffset]);
+        shop.settle();
+        assert_eq!((shop.machine.role(), shop.log.len()), (Role::Owner, if stands { 2 } else { 1 }));
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_halts_with_its_offset() {
+    for unreadable in [&b"st2{}"[..], b"st1{", b"st{}"] {
+        let mut shop = Shop { log: Shop::stocked(1).log, ..Shop::closed() };
+        shop.write(unreadable.to_vec());
+        shop.machine.take_over(&mut shop.out);
+        let halted = shop.try_read();
+        assert!(matches!(halted, Err(HaltError::Record { offset: 2, .. })), "{halted:?}");
+    }
+}
+
+#[test]
+fn a_log_that_is_not_of_this_system_halts() {
+    let mut shop = Shop::closed();
+    shop.write(stray());
+    shop.machine.take_over(&mut shop.out);
+    assert!(matches!(shop.try_read(), Err(HaltError::Chain(_))));
+    let mut shop = Shop::closed();
+    shop.write(claim(FOREIGN_NONCE));
+    let named = Commit {
+        epoch: Epoch { claim: 0, nonce: FOREIGN_NONCE },
+        seq: 1,
+        command_id: "key".into(),
+        at_ms: 0,
+        aggregate: "basket/1".into(),
+        version: 1,
+        events: vec![],
+        fingerprint: 0,
+        cause: None,
+        trace: None,
+    };
+    shop.write(encoded(&Record::Commit(named)));
+    shop.machine.take_over(&mut shop.out);
+    assert!(matches!(shop.try_read(), Err(HaltError::Aggregate { offset: 1, .. })));
+}
