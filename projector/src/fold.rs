@@ -23,7 +23,7 @@ const REVENUE_INDEX: usize = 3;
 const JOURNAL_INDEX: usize = 4;
 
 /// Rows of one view that stay in memory; at the limit all are let go.
-const MAX_CACHED_ROWS: usize = 50_000;
+const MAX_CACHED_ROWS: usize = 10_000;
 
 /// The log is not the one that the views were folded from, or cannot be read. A person must look.
 #[derive(Debug, thiserror::Error)]
@@ -232,3 +232,6 @@ impl Standing {
         Ok(counts)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 /// A batch grows to this while the one before it is folded; an idle log's batches are single records.
-const MAX_BATCH_RECORDS: usize = 10_000;
+const MAX_BATCH_RECORDS: usize = 4_000;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const FULL_PAUSE: Duration = Duration::from_micros(500);
@@ -41,6 +41,18 @@ impl Batch {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(message.payload().unwrap_or_default());
         self.index.push((message.partition().cast_unsigned(), message.offset(), start..self.bytes.len()));
+    }
+
+    /// Of records that no client fetched.
+    #[cfg(test)]
+    pub(crate) fn of<'a>(records: impl IntoIterator<Item = (u32, i64, &'a [u8])>) -> Self {
+        let mut batch = Self::default();
+        for (partition, offset, value) in records {
+            let start = batch.bytes.len();
+            batch.bytes.extend_from_slice(value);
+            batch.index.push((partition, offset, start..batch.bytes.len()));
+        }
+        batch
     }
 
     fn is_full(&self) -> bool {

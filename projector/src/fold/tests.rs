@@ -1,0 +1,279 @@
+//! However a log is cut into batches, and wherever a projector starts again, the views come out the same.
+
+use std::collections::BTreeMap;
+
+use domain::ids::{CustomerId, ProductId};
+use domain::order::{Ending, Line, Placement};
+use domain::{Event, TimeMs, order, product};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use schemas::events::WireEvent;
+use schemas::record::{Claim, Epoch, Fence};
+
+use super::*;
+
+const PARTITIONS: u32 = 2;
+
+/// One record of the log.
+#[derive(Debug, Clone)]
+enum Step {
+    Place {
+        order: u8,
+        customer: u8,
+        day: u8,
+        units: u32,
+    },
+    Cancel {
+        order: u8,
+    },
+    Restock {
+        product: u8,
+        quantity: u32,
+    },
+    /// A new owner.
+    Claim,
+    Fence,
+    /// What no reader counts: a stranger's bytes, an epoch that ended, a record that stands twice.
+    Foreign,
+    Stale,
+    Again,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..12_u8, 0..3_u8, 1..4_u8, 1..5_u32)
+            .prop_map(|(order, customer, day, units)| Step::Place { order, customer, day, units }),
+        3 => (0..12_u8).prop_map(|order| Step::Cancel { order }),
+        3 => (0..3_u8, 1..9_u32).prop_map(|(product, quantity)| Step::Restock { product, quantity }),
+        1 => Just(Step::Claim),
+        1 => Just(Step::Fence),
+        1 => Just(Step::Foreign),
+        1 => Just(Step::Stale),
+        1 => Just(Step::Again),
+    ]
+}
+
+/// Writes a partition's log as a right owner would, with noise between.
+#[derive(Default)]
+struct Writer {
+    partition: u32,
+    values: Vec<Vec<u8>>,
+    epoch: Option<Epoch>,
+    seq: u64,
+    versions: BTreeMap<String, u64>,
+    placed: BTreeMap<u8, Placement>,
+}
+
+impl Writer {
+    fn write(&mut self, step: &Step) {
+        match step {
+            Step::Claim => self.claim(),
+            Step::Fence => {
+                self.seq += 1;
+                self.append(&Record::Fence(Fence { epoch: self.epoch.unwrap(), seq: self.seq }));
+            }
+            Step::Foreign => self.values.push(b"hello".to_vec()),
+            Step::Stale => {
+                let gone = Epoch { claim: 0, nonce: 77 };
+                self.append(&Record::Fence(Fence { epoch: gone, seq: self.seq + 1 }));
+            }
+            Step::Again => self.values.extend(self.values.last().filter(|value| !is_claim(value)).cloned()),
+            Step::Place { order, customer, day, units } => {
+                if self.placed.contains_key(order) {
+                    return;
+                }
+                let line = Line { product: ProductId("cd".into()), quantity: *units, amount_cents: 100 };
+                let placement = Placement {
+                    customer: CustomerId(format!("c-{customer}").into()),
+                    lines: vec![line],
+                    sale: None,
+                    ordered_at: TimeMs(u64::from(*day) * 86_400_000),
+                };
+                self.placed.insert(*order, placement.clone());
+                self.commit(
+                    format!("order/o-{}-{order}", self.partition),
+                    &Event::Order(order::Event::Placed(placement)),
+                );
+            }
+            Step::Cancel { order } => {
+                let Some(placement) = self.placed.get(order).cloned() else { return };
+                let name = format!("order/o-{}-{order}", self.partition);
+                if self.versions[&name] > 1 {
+                    return;
+                }
+                let ending = Ending {
+                    reason: None,
+                    customer: placement.customer,
+                    units: placement.lines[0].quantity.into(),
+                    amount_cents: 100,
+                    ordered_at: placement.ordered_at,
+                };
+                self.commit(name, &Event::Order(order::Event::Cancelled(ending)));
+            }
+            Step::Restock { product, quantity } => {
+                let name = format!("product/p-{}-{product}", self.partition);
+                if !self.versions.contains_key(&name) {
+                    let registration =
+                        product::Registration { name: "A".into(), price_cents: 1, stock: 1, limit_per_order: None };
+                    self.commit(name.clone(), &Event::Product(product::Event::Registered(registration)));
+                }
+                self.commit(name, &Event::Product(product::Event::Restocked { quantity: *quantity }));
+            }
+        }
+    }
+
+    fn claim(&mut self) {
+        let nonce = 1000 + self.values.len() as u64;
+        self.epoch = Some(Epoch { claim: i64::try_from(self.values.len()).unwrap(), nonce });
+        self.seq = 0;
+        self.append(&Record::Claim(Claim { nonce, url: "http://owner".into() }));
+    }
+
+    fn commit(&mut self, aggregate: String, event: &Event) {
+        self.seq += 1;
+        let version = self.versions.entry(aggregate.clone()).or_default();
+        *version += 1;
+        let commit = Commit {
+            epoch: self.epoch.unwrap(),
+            seq: self.seq,
+            command_id: format!("k-{}", self.values.len()).into(),
+            at_ms: 5,
+            aggregate: aggregate.into(),
+            version: *version,
+            events: vec![WireEvent::newest(event)],
+            fingerprint: 0,
+            cause: None,
+            trace: None,
+        };
+        self.append(&Record::Commit(commit));
+    }
+
+    fn append(&mut self, record: &Record<'_>) {
+        let mut value = Vec::new();
+        record.encode(&mut value);
+        self.values.push(value);
+    }
+}
+
+fn is_claim(value: &[u8]) -> bool {
+    matches!(Record::decode(value), Ok(Some(Record::Claim(_))))
+}
+
+/// What Postgres holds: it takes changes as the statements do.
+#[derive(Debug, Default, PartialEq)]
+struct Store {
+    products: BTreeMap<String, (u64, ProductRow)>,
+    orders: BTreeMap<String, (u64, OrderRow)>,
+    customers: BTreeMap<(String, u32), CustomerDelta>,
+    revenue: BTreeMap<(String, u32), RevenueDelta>,
+    journal: BTreeMap<(String, i64), String>,
+}
+
+impl Store {
+    fn take(&mut self, changes: Changes) {
+        self.products.extend(changes.products);
+        self.orders.extend(changes.orders);
+        for (key, delta) in changes.customers {
+            self.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        }
+        for (key, delta) in changes.revenue {
+            self.revenue.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        }
+        let journal = changes.journal;
+        for ((aggregate, version), data) in journal.aggregates.into_iter().zip(journal.versions).zip(journal.data) {
+            let before = self.journal.insert((aggregate, version), data);
+            assert_eq!(before, None, "the journal's key stands once");
+        }
+    }
+
+    fn product_rows(&self, missing: &Missing) -> Vec<(String, (u64, ProductRow))> {
+        missing.products.iter().filter_map(|key| Some((key.clone(), self.products.get(key)?.clone()))).collect()
+    }
+
+    fn order_rows(&self, missing: &Missing) -> Vec<(String, (u64, OrderRow))> {
+        missing.orders.iter().filter_map(|key| Some((key.clone(), self.orders.get(key)?.clone()))).collect()
+    }
+}
+
+fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
+    let mut store = Store::default();
+    let mut standings: Vec<_> = (0..PARTITIONS).map(|_| Standing::new([Reader::START; FEEDS.len()], None)).collect();
+    let mut folder = Folder::default();
+    let (mut next, mut cuts) = (0, batches.iter().cycle());
+    while next < log.len() {
+        let (size, starts_again) = cuts.next().copied().unwrap_or((usize::MAX, false));
+        let end = log.len().min(next.saturating_add(size));
+        let mut records = &log[next..end];
+        if starts_again {
+            // From the checkpoints, with nothing in memory; the last counted record comes again.
+            folder = Folder::default();
+            standings = standings.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+            records = &log[..end];
+        }
+        let from: Vec<i64> = standings.iter().map(Standing::from).collect();
+        let records = records.iter().filter(|(partition, offset, _)| *offset >= from[*partition as usize]);
+        let batch = Batch::of(records.map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
+        let missing = folder.missing(&batch);
+        folder.remember(store.product_rows(&missing), store.order_rows(&missing));
+        store.take(folder.fold(&batch, &mut standings).unwrap());
+        next = end;
+    }
+    store
+}
+
+fn log(partitions: &[Vec<Step>]) -> Vec<(u32, i64, Vec<u8>)> {
+    let mut log = Vec::new();
+    for (partition, steps) in (0..).zip(partitions) {
+        let mut writer = Writer { partition, ..Writer::default() };
+        writer.claim();
+        steps.iter().for_each(|step| writer.write(step));
+        log.extend((0..).zip(writer.values).map(|(offset, value)| (partition, offset, value)));
+    }
+    // As one fetch brings partitions: in turns, each in its order.
+    log.sort_by_key(|(partition, offset, _)| (offset / 3, *partition, *offset));
+    log
+}
+
+proptest! {
+    #[test]
+    fn batches_and_restarts_do_not_show_in_the_views(
+        partitions in vec(vec(step(), 0..40), PARTITIONS as usize),
+        batches in vec((1..12_usize, any::<bool>()), 1..12),
+    ) {
+        let log = log(&partitions);
+        prop_assert_eq!(fold_all(&log, &batches), fold_all(&log, &[]));
+    }
+}
+
+#[test]
+fn a_view_that_stands_behind_the_others_gets_there_alone() {
+    let steps = [Step::Place { order: 1, customer: 1, day: 1, units: 2 }, Step::Cancel { order: 1 }];
+    let log = log(&[steps.to_vec(), vec![]]);
+    let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
+    let start = || vec![Standing::new([Reader::START; FEEDS.len()], None); PARTITIONS as usize];
+    let mut standings = start();
+    Folder::default().fold(&batch, &mut standings).unwrap();
+    let mut behind: Vec<_> = standings.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+    behind[0].readers[CUSTOMER_INDEX] = Reader::START;
+    let mut behind: Vec<_> = behind.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+    let changes = Folder::default().fold(&batch, &mut behind).unwrap();
+    assert_eq!(changes.customers.len(), 1);
+    assert!(changes.orders.is_empty() && changes.revenue.is_empty() && changes.journal.versions.is_empty());
+}
+
+#[test]
+fn another_history_at_a_checkpoint_halts_the_fold() {
+    let steps = |units| vec![Step::Place { order: 1, customer: 1, day: 1, units }, Step::Claim, Step::Fence];
+    let one = log(&[steps(1), vec![]]);
+    let batch = |log: &[(u32, i64, Vec<u8>)]| {
+        Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
+    };
+    let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], None); PARTITIONS as usize];
+    Folder::default().fold(&batch(&one), &mut standings).unwrap();
+    let mut again: Vec<_> = standings.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+    let mut other = one.clone();
+    let last = other.iter().rposition(|(partition, ..)| *partition == 0).unwrap();
+    other[last].2 = b"another topic's".to_vec();
+    let error = Folder::default().fold(&batch(&other), &mut again).unwrap_err();
+    assert!(matches!(error, FoldError::OtherHistory { partition: 0, .. }), "{error:?}");
+}
