@@ -675,7 +675,7 @@ fn lived((machines, wishes, ops): &(usize, Vec<Wish>, Vec<Op>)) -> World {
 }
 
 proptest! {
-    // The rarest mistake that it ever found takes a few hundred worlds.
+    // The rarest mistake that it has found shows in about one world of a thousand.
     #![proptest_config(ProptestConfig { cases: 4 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
