@@ -12,103 +12,29 @@
 //!
 //! Invariant: in doubt it looks before it claims, and nobody hears of failure for what may have been written.
 
+mod outside;
+mod memory;
 mod aggregates;
-mod pending;
 mod repeats;
+mod pending;
 
 use std::time::Duration;
 
 use domain::{Event, TimeMs};
-use schemas::aggregate::AggregateId;
 use schemas::answers::{Answer, rejection_name};
-use schemas::chain::{ChainError, Doubt, Reader, Settled, Verdict, Writer};
+use schemas::chain::{Doubt, Reader, Settled, Verdict, Writer};
 use schemas::commands::Precondition;
 use schemas::events::WireEvent;
-use schemas::idempotency::IdempotencyKey;
-use schemas::record::{Claim, Commit, Epoch, Fence, Record, RecordError};
+use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
-use aggregates::Aggregates;
+pub use outside::{DoubtCause, HaltError, NoOffset, Outside, QueueFull, ReadTo, Request, Role, Ticket};
+
+use memory::Memory;
 use pending::{Pending, PendingAnswers};
-use repeats::{Repeat, Repeats};
+use repeats::Repeat;
 
 /// An instance's clock may be this far behind the partition's last record; further, it refuses commands.
 const MAX_CLOCK_LAG_MS: u64 = 60_000;
-
-/// A command on its way, with where its answer goes.
-#[derive(Debug)]
-pub struct Request<R> {
-    pub aggregate: AggregateId,
-    pub command: domain::Command,
-    pub fingerprint: u64,
-    pub precondition: Precondition,
-    pub key: IdempotencyKey,
-    pub cause: Option<Box<str>>,
-    pub trace: Option<Box<str>>,
-    pub reply: R,
-}
-
-/// Names a record in its delivery report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
-    /// Counts the claims of this machine; reports of earlier ones are void.
-    pub generation: u16,
-    /// In its epoch; 0 is the claim itself.
-    pub seq: u64,
-}
-
-/// The record did not get an offset, or its offset is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoOffset;
-
-/// The producer's queue is full: nothing was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueFull;
-
-/// Where a read ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadTo {
-    /// The end of the log as of now.
-    End,
-    /// This offset, exclusive.
-    Offset(i64),
-}
-
-/// What the machine asks of the world.
-pub trait Outside {
-    type Reply;
-    /// Hands a record to the producer. Its report comes as [`Partition::delivered`].
-    fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull>;
-    /// Begins to read; whatever is being read is dropped. Records come as [`Partition::record`], then
-    /// [`Partition::read_ended`].
-    fn read(&mut self, from: i64, to: ReadTo);
-    fn answer(&mut self, reply: Self::Reply, answer: Answer);
-    /// A random number for a claim.
-    fn nonce(&mut self) -> u64;
-    /// Counted and logged by cause.
-    fn doubted(&mut self, cause: DoubtCause);
-    fn passed_over(&mut self, reason: schemas::chain::Passed);
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DoubtCause {
-    /// A report named another offset than the chain's.
-    Displaced,
-    /// A report named none.
-    NoOffset,
-    /// A look found a hole in the chain.
-    Broken,
-}
-
-/// The log cannot be this machine's: it halts.
-#[derive(Debug, thiserror::Error)]
-pub enum HaltError {
-    #[error("the record at offset {offset} cannot be read")]
-    Record { offset: i64, source: RecordError },
-    #[error("the log does not continue what was read of it")]
-    Chain(#[from] ChainError),
-    #[error("the record at offset {offset} names an aggregate {aggregate:?} that cannot be")]
-    Aggregate { offset: i64, aggregate: String },
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -133,15 +59,6 @@ enum Phase {
     },
 }
 
-/// What an owner turned into, for the caller's policy on when to claim again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    Idle,
-    /// On the way to own, or to know whether it still does.
-    Unsettled,
-    Owner,
-}
-
 #[derive(Debug)]
 pub struct Partition<R> {
     partition: u32,
@@ -150,14 +67,10 @@ pub struct Partition<R> {
     /// The nonces of its claims since it began to take over: any other claim is foreign.
     claims: Vec<u64>,
     phase: Phase,
-    /// Where the folded state stands in the log.
-    reader: Reader,
-    aggregates: Aggregates,
-    repeats: Repeats,
+    memory: Memory,
     pending: PendingAnswers<R>,
     /// Of the last fence that was sent.
     fence_seq: u64,
-    last_at: TimeMs,
     buffer: Vec<u8>,
 }
 
@@ -170,12 +83,9 @@ impl<R> Partition<R> {
             generation: 0,
             claims: Vec::new(),
             phase: Phase::Idle,
-            reader: Reader::START,
-            aggregates: Aggregates::default(),
-            repeats: Repeats::new(window),
+            memory: Memory::new(window),
             pending: PendingAnswers::default(),
             fence_seq: 0,
-            last_at: TimeMs(0),
             buffer: Vec::with_capacity(1024),
         }
     }
@@ -215,22 +125,22 @@ impl<R> Partition<R> {
     /// Decides a command. Only an owner can; the caller keeps commands back while [`Self::role`] says otherwise.
     pub fn command(&mut self, request: Request<R>, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         let Phase::Owner(_) = self.phase else { return out.answer(request.reply, Answer::Misdirected) };
-        self.repeats.expire(now);
-        if let Some(repeat) = self.repeats.get(&request.aggregate, request.key.as_str()) {
+        self.memory.repeats.expire(now);
+        if let Some(repeat) = self.memory.repeats.get(&request.aggregate, request.key.as_str()) {
             let answer = repeat.answer(self.partition, request.fingerprint);
             return self.prove(request, answer);
         }
-        if self.last_at.0 > now.0 + MAX_CLOCK_LAG_MS {
+        if self.memory.last_at.0 > now.0 + MAX_CLOCK_LAG_MS {
             let detail = "the clock of this instance is over a minute behind the log".into();
             return out.answer(request.reply, Answer::Overloaded { detail });
         }
-        let (version, position) = self.aggregates.version(&request.aggregate);
+        let (version, position) = self.memory.aggregates.version(&request.aggregate);
         let position = (self.partition, position);
         if !holds(request.precondition, version) {
             return self.prove(request, Answer::PreconditionFailed { version, position });
         }
-        let at = now.max(self.last_at);
-        match self.aggregates.decide(&request.aggregate, &request.command, at) {
+        let at = now.max(self.memory.last_at);
+        match self.memory.aggregates.decide(&request.aggregate, &request.command, at) {
             Ok(events) if events.is_empty() => {
                 self.prove(request, Answer::Accepted { version, events: vec![], position, replayed: false });
             }
@@ -251,7 +161,7 @@ impl<R> Partition<R> {
             (Phase::Claiming { nonce, .. }, Ok(offset)) if ticket.seq == 0 => {
                 let epoch = Epoch { claim: offset, nonce: *nonce };
                 self.phase = Phase::ReadingBack { epoch };
-                out.read(self.reader.next_offset, ReadTo::Offset(offset + 1));
+                out.read(self.memory.reader.next_offset, ReadTo::Offset(offset + 1));
             }
             // The claim may stand in the log nevertheless; the next one ends its epoch.
             (Phase::Claiming { .. }, Err(NoOffset)) => self.doubt(DoubtCause::NoOffset, out),
@@ -277,14 +187,10 @@ impl<R> Partition<R> {
             }
             return Ok(());
         }
-        match (self.reader.read(offset, record.as_ref())?, record) {
-            (Verdict::Counts, Some(Record::Commit(commit))) => self.fold(offset, &commit),
-            (Verdict::PassedOver(reason), _) => {
-                out.passed_over(reason);
-                Ok(())
-            }
-            (Verdict::Counts | Verdict::Claimed(_), _) => Ok(()),
+        if let Verdict::PassedOver(reason) = self.memory.read(offset, record.as_ref())? {
+            out.passed_over(reason);
         }
+        Ok(())
     }
 
     /// Everything that was asked for was read.
@@ -324,7 +230,7 @@ impl<R> Partition<R> {
     fn append(&mut self, request: Request<R>, events: &[Event], at: TimeMs, out: &mut impl Outside<Reply = R>) {
         let Phase::Owner(writer) = &mut self.phase else { unreachable!("only an owner decides") };
         let seq = writer.next_seq();
-        let version = self.aggregates.version(&request.aggregate).0 + events.len() as u64;
+        let version = self.memory.aggregates.version(&request.aggregate).0 + events.len() as u64;
         let events_on_wire: Vec<_> = events.iter().map(WireEvent::newest).collect();
         let names: Vec<_> = events_on_wire.iter().map(WireEvent::name).collect();
         self.buffer.clear();
@@ -348,11 +254,11 @@ impl<R> Partition<R> {
         }
         writer.sent();
         let offset = writer.offset_of(seq);
-        self.last_at = at;
-        self.aggregates.apply(&request.aggregate, events, version, offset);
+        self.memory.last_at = at;
+        self.memory.aggregates.apply(&request.aggregate, events, version, offset);
         let repeat = Repeat { offset, fingerprint: request.fingerprint, version, events: names.into() };
         let answer = repeat.accepted(self.partition);
-        self.repeats.insert(&request.aggregate, request.key.as_str(), at, repeat);
+        self.memory.repeats.insert(&request.aggregate, request.key.as_str(), at, repeat);
         self.pending.push(Pending { needs: seq, appended: true, answer, request });
     }
 
@@ -408,17 +314,14 @@ impl<R> Partition<R> {
     }
 
     fn catch_up(&mut self, out: &mut impl Outside<Reply = R>) {
-        self.reader = Reader::START;
-        self.aggregates.clear();
-        self.repeats.clear();
-        self.last_at = TimeMs(0);
+        self.memory.clear();
         self.phase = Phase::CatchingUp;
-        out.read(self.reader.next_offset, ReadTo::End);
+        out.read(self.memory.reader.next_offset, ReadTo::End);
     }
 
     fn is_deposed(&self) -> bool {
         let foreign = |epoch: Epoch| !self.claims.contains(&epoch.nonce);
-        !self.claims.is_empty() && self.reader.epoch.is_some_and(foreign)
+        !self.claims.is_empty() && self.memory.reader.epoch.is_some_and(foreign)
     }
 
     fn claim(&mut self, out: &mut impl Outside<Reply = R>) {
@@ -461,7 +364,7 @@ impl<R> Partition<R> {
     }
 
     fn counted(&self, request: &Request<R>) -> Option<Answer> {
-        let repeat = self.repeats.get(&request.aggregate, request.key.as_str())?;
+        let repeat = self.memory.repeats.get(&request.aggregate, request.key.as_str())?;
         (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
     }
 
@@ -469,26 +372,9 @@ impl<R> Partition<R> {
     /// A position that names too late an offset asks a reader for more than it must; too early a one would lie.
     fn move_positions(&mut self, proven: i64, shift: i64) {
         if shift != 0 {
-            self.aggregates.move_positions(proven, shift);
-            self.repeats.move_positions(proven, shift);
+            self.memory.move_positions(proven, shift);
             self.pending.move_positions(proven, shift);
         }
-    }
-
-    fn fold(&mut self, offset: i64, commit: &Commit<'_>) -> Result<(), HaltError> {
-        let aggregate = self
-            .aggregates
-            .name(&commit.aggregate)
-            .ok_or_else(|| HaltError::Aggregate { offset, aggregate: commit.aggregate.to_string() })?;
-        let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
-        self.aggregates.apply(&aggregate, &events, commit.version, offset);
-        self.last_at = self.last_at.max(TimeMs(commit.at_ms));
-        // As its owner did before it decided: a key that took effect again after its window is kept for another.
-        self.repeats.expire(self.last_at);
-        let events = commit.events.iter().map(WireEvent::name).collect();
-        let repeat = Repeat { offset, fingerprint: commit.fingerprint, version: commit.version, events };
-        self.repeats.insert(&aggregate, &commit.command_id, TimeMs(commit.at_ms), repeat);
-        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: rows and checkpoints move in one transaction, and only while the checkpoints are what this process
 //! read or wrote last. A process that slept while another took over writes nothing.
 
+mod columns;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -12,12 +14,12 @@ use schemas::chain::Reader;
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
 use schemas::views::{FEEDS, OrderRow, ProductRow};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
+use columns::{Checkpoints, Param, Parts, Rows, journal_params};
+
 use crate::fold::{Changes, Missing, Standing};
-use crate::views::journal::JournalRows;
 
 /// One projector at a time holds this lock in its database.
 const LEAD_LOCK: i64 = 0x5354_414d_5045_4445;
@@ -229,8 +231,6 @@ impl Statements {
     }
 }
 
-type Param<'a> = &'a (dyn tokio_postgres::types::ToSql + Sync);
-
 /// Nothing to write is not sent.
 async fn run<const N: usize>(
     client: &Client,
@@ -268,150 +268,5 @@ fn reader(row: &Row) -> Reader {
         epoch: (claim >= 0).then(|| Epoch { claim, nonce: nonce_from_sql(row.get("epoch_nonce")) }),
         last_seq: last_seq.cast_unsigned(),
         last_counted: row.get("last_counted"),
-    }
-}
-
-/// Columns of the checkpoints that move.
-#[derive(Default)]
-struct Checkpoints {
-    views: Vec<&'static str>,
-    partitions: Vec<i32>,
-    old_next: Vec<i64>,
-    old_nonces: Vec<i64>,
-    next: Vec<i64>,
-    claims: Vec<i64>,
-    nonces: Vec<i64>,
-    seqs: Vec<i64>,
-    counted: Vec<i64>,
-    count: i64,
-}
-
-impl Checkpoints {
-    fn new(moves: &[Move]) -> Self {
-        let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
-        let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { view, partition, from, to } in moves {
-            columns.views.push(FEEDS[*view]);
-            columns.partitions.push(partition.cast_signed());
-            columns.old_next.push(from.next_offset);
-            columns.old_nonces.push(nonce(from));
-            columns.next.push(to.next_offset);
-            columns.claims.push(to.epoch.map_or(-1, |epoch| epoch.claim));
-            columns.nonces.push(nonce(to));
-            columns.seqs.push(to.last_seq.cast_signed());
-            columns.counted.push(to.last_counted);
-        }
-        columns
-    }
-
-    fn params(&self) -> [Param<'_>; 10] {
-        [
-            &self.views,
-            &self.partitions,
-            &self.old_next,
-            &self.old_nonces,
-            &self.next,
-            &self.claims,
-            &self.nonces,
-            &self.seqs,
-            &self.counted,
-            &self.count,
-        ]
-    }
-}
-
-/// Columns of a one-aggregate view.
-struct Rows {
-    keys: Vec<String>,
-    versions: Vec<i64>,
-    data: Vec<String>,
-}
-
-impl Rows {
-    fn new<T: Serialize>(rows: &HashMap<String, (u64, T)>) -> Result<Self, StoreError> {
-        let mut columns = Self { keys: Vec::new(), versions: Vec::new(), data: Vec::new() };
-        for (key, (version, row)) in rows {
-            columns.keys.push(key.clone());
-            columns.versions.push(version.cast_signed());
-            columns.data.push(serde_json::to_string(row).map_err(StoreError::Row)?);
-        }
-        Ok(columns)
-    }
-
-    fn params(&self) -> [Param<'_>; 3] {
-        [&self.keys, &self.versions, &self.data]
-    }
-}
-
-fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
-    [
-        &rows.aggregates,
-        &rows.versions,
-        &rows.types,
-        &rows.data,
-        &rows.at_ms,
-        &rows.partitions,
-        &rows.offsets,
-        &rows.command_ids,
-        &rows.causes,
-        &rows.traces,
-    ]
-}
-
-/// Columns of a summed view; the dates are `customer`'s alone.
-#[derive(Default)]
-struct Parts {
-    keys: Vec<String>,
-    partitions: Vec<i32>,
-    events: Vec<i64>,
-    orders: Vec<i64>,
-    units: Vec<i64>,
-    amounts: Vec<i64>,
-    first_ms: Vec<i64>,
-    last_ms: Vec<i64>,
-}
-
-impl Parts {
-    fn of_customers(changes: &Changes) -> Self {
-        let mut columns = Self::default();
-        for ((key, partition), delta) in &changes.customers {
-            columns.push(key, *partition, delta.events, delta.sums);
-            columns.first_ms.push(delta.first_order_at.0.cast_signed());
-            columns.last_ms.push(delta.last_order_at.0.cast_signed());
-        }
-        columns
-    }
-
-    fn of_revenue(changes: &Changes) -> Self {
-        let mut columns = Self::default();
-        for ((key, partition), delta) in &changes.revenue {
-            columns.push(key, *partition, delta.events, delta.sums);
-        }
-        columns
-    }
-
-    fn push(&mut self, key: &str, partition: u32, events: i64, sums: crate::views::revenue::Sums) {
-        self.keys.push(key.to_owned());
-        self.partitions.push(partition.cast_signed());
-        self.events.push(events);
-        self.orders.push(sums.orders);
-        self.units.push(sums.units);
-        self.amounts.push(sums.amount_cents);
-    }
-
-    fn params(&self) -> [Param<'_>; 6] {
-        [&self.keys, &self.partitions, &self.events, &self.orders, &self.units, &self.amounts]
-    }
-
-    fn params_with_dates(&self) -> [Param<'_>; 8] {
-        let [keys, partitions, events, orders, units, amounts] = self.params();
-        [keys, partitions, events, orders, units, amounts, &self.first_ms, &self.last_ms]
-    }
-
-    fn distinct_keys(&self) -> Vec<String> {
-        let mut keys = self.keys.clone();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
     }
 }

@@ -121,6 +121,10 @@ impl Link {
                     if count == 0 {
                         return Ok(());
                     }
+                    if self.waiting.is_empty() {
+                        // Nobody owed a sign of life while nothing waited.
+                        heard = Instant::now();
+                    }
                     self.send(&mut batch).await?;
                 }
                 message = stream.next() => {

@@ -1,0 +1,94 @@
+//! What the machine is asked, and what it asks of the world.
+
+use domain::Command;
+use schemas::aggregate::AggregateId;
+use schemas::answers::Answer;
+use schemas::chain::{ChainError, Passed};
+use schemas::commands::Precondition;
+use schemas::idempotency::IdempotencyKey;
+use schemas::record::RecordError;
+
+/// A command on its way, with where its answer goes.
+#[derive(Debug)]
+pub struct Request<R> {
+    pub aggregate: AggregateId,
+    pub command: Command,
+    pub fingerprint: u64,
+    pub precondition: Precondition,
+    pub key: IdempotencyKey,
+    pub cause: Option<Box<str>>,
+    pub trace: Option<Box<str>>,
+    pub reply: R,
+}
+
+/// Names a record in its delivery report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// Counts the claims of this machine; reports of earlier ones are void.
+    pub generation: u16,
+    /// In its epoch; 0 is the claim itself.
+    pub seq: u64,
+}
+
+/// The record did not get an offset, or its offset is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoOffset;
+
+/// The producer's queue is full: nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueFull;
+
+/// Where a read ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadTo {
+    /// The end of the log as of now.
+    End,
+    /// This offset, exclusive.
+    Offset(i64),
+}
+
+/// What the machine asks of the world.
+pub trait Outside {
+    type Reply;
+    /// Hands a record to the producer. Its report comes as [`super::Partition::delivered`].
+    fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull>;
+    /// Begins to read; whatever is being read is dropped. Records come as [`super::Partition::record`], then
+    /// [`super::Partition::read_ended`].
+    fn read(&mut self, from: i64, to: ReadTo);
+    fn answer(&mut self, reply: Self::Reply, answer: Answer);
+    /// A random number for a claim.
+    fn nonce(&mut self) -> u64;
+    /// Counted and logged by cause.
+    fn doubted(&mut self, cause: DoubtCause);
+    fn passed_over(&mut self, reason: Passed);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DoubtCause {
+    /// A report named another offset than the chain's.
+    Displaced,
+    /// A report named none.
+    NoOffset,
+    /// A look found a hole in the chain.
+    Broken,
+}
+
+/// The log cannot be this machine's: it halts.
+#[derive(Debug, thiserror::Error)]
+pub enum HaltError {
+    #[error("the record at offset {offset} cannot be read")]
+    Record { offset: i64, source: RecordError },
+    #[error("the log does not continue what was read of it")]
+    Chain(#[from] ChainError),
+    #[error("the record at offset {offset} names an aggregate {aggregate:?} that cannot be")]
+    Aggregate { offset: i64, aggregate: String },
+}
+
+/// What an owner turned into, for the caller's policy on when to claim again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Idle,
+    /// On the way to own, or to know whether it still does.
+    Unsettled,
+    Owner,
+}

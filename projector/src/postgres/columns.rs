@@ -1,0 +1,161 @@
+//! Rows turned into columns: a statement takes an array of each.
+
+use std::collections::HashMap;
+
+use schemas::chain::Reader;
+use schemas::tables::nonce_to_sql;
+use schemas::views::FEEDS;
+use serde::Serialize;
+use tokio_postgres::types::ToSql;
+
+use super::{Move, StoreError};
+use crate::fold::Changes;
+use crate::views::journal::JournalRows;
+use crate::views::revenue::Sums;
+
+pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
+
+/// Columns of the checkpoints that move.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    views: Vec<&'static str>,
+    partitions: Vec<i32>,
+    old_next: Vec<i64>,
+    old_nonces: Vec<i64>,
+    next: Vec<i64>,
+    claims: Vec<i64>,
+    nonces: Vec<i64>,
+    seqs: Vec<i64>,
+    counted: Vec<i64>,
+    count: i64,
+}
+
+impl Checkpoints {
+    pub(super) fn new(moves: &[Move]) -> Self {
+        let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
+        let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
+        for Move { view, partition, from, to } in moves {
+            columns.views.push(FEEDS[*view]);
+            columns.partitions.push(partition.cast_signed());
+            columns.old_next.push(from.next_offset);
+            columns.old_nonces.push(nonce(from));
+            columns.next.push(to.next_offset);
+            columns.claims.push(to.epoch.map_or(-1, |epoch| epoch.claim));
+            columns.nonces.push(nonce(to));
+            columns.seqs.push(to.last_seq.cast_signed());
+            columns.counted.push(to.last_counted);
+        }
+        columns
+    }
+
+    pub(super) fn params(&self) -> [Param<'_>; 10] {
+        [
+            &self.views,
+            &self.partitions,
+            &self.old_next,
+            &self.old_nonces,
+            &self.next,
+            &self.claims,
+            &self.nonces,
+            &self.seqs,
+            &self.counted,
+            &self.count,
+        ]
+    }
+}
+
+/// Columns of a one-aggregate view.
+pub(super) struct Rows {
+    pub(super) keys: Vec<String>,
+    versions: Vec<i64>,
+    data: Vec<String>,
+}
+
+impl Rows {
+    pub(super) fn new<T: Serialize>(rows: &HashMap<String, (u64, T)>) -> Result<Self, StoreError> {
+        let mut columns = Self { keys: Vec::new(), versions: Vec::new(), data: Vec::new() };
+        for (key, (version, row)) in rows {
+            columns.keys.push(key.clone());
+            columns.versions.push(version.cast_signed());
+            columns.data.push(serde_json::to_string(row).map_err(StoreError::Row)?);
+        }
+        Ok(columns)
+    }
+
+    pub(super) fn params(&self) -> [Param<'_>; 3] {
+        [&self.keys, &self.versions, &self.data]
+    }
+}
+
+pub(super) fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
+    [
+        &rows.aggregates,
+        &rows.versions,
+        &rows.types,
+        &rows.data,
+        &rows.at_ms,
+        &rows.partitions,
+        &rows.offsets,
+        &rows.command_ids,
+        &rows.causes,
+        &rows.traces,
+    ]
+}
+
+/// Columns of a summed view; the dates are `customer`'s alone.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) keys: Vec<String>,
+    partitions: Vec<i32>,
+    events: Vec<i64>,
+    orders: Vec<i64>,
+    units: Vec<i64>,
+    amounts: Vec<i64>,
+    first_ms: Vec<i64>,
+    last_ms: Vec<i64>,
+}
+
+impl Parts {
+    pub(super) fn of_customers(changes: &Changes) -> Self {
+        let mut columns = Self::default();
+        for ((key, partition), delta) in &changes.customers {
+            columns.push(key, *partition, delta.events, delta.sums);
+            columns.first_ms.push(delta.first_order_at.0.cast_signed());
+            columns.last_ms.push(delta.last_order_at.0.cast_signed());
+        }
+        columns
+    }
+
+    pub(super) fn of_revenue(changes: &Changes) -> Self {
+        let mut columns = Self::default();
+        for ((key, partition), delta) in &changes.revenue {
+            columns.push(key, *partition, delta.events, delta.sums);
+        }
+        columns
+    }
+
+    fn push(&mut self, key: &str, partition: u32, events: i64, sums: Sums) {
+        self.keys.push(key.to_owned());
+        self.partitions.push(partition.cast_signed());
+        self.events.push(events);
+        self.orders.push(sums.orders);
+        self.units.push(sums.units);
+        self.amounts.push(sums.amount_cents);
+    }
+
+    pub(super) fn params(&self) -> [Param<'_>; 6] {
+        [&self.keys, &self.partitions, &self.events, &self.orders, &self.units, &self.amounts]
+    }
+
+    pub(super) fn params_with_dates(&self) -> [Param<'_>; 8] {
+        let [keys, partitions, events, orders, units, amounts] = self.params();
+        [keys, partitions, events, orders, units, amounts, &self.first_ms, &self.last_ms]
+    }
+
+    pub(super) fn distinct_keys(&self) -> Vec<String> {
+        let mut keys = self.keys.clone();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
