@@ -1,5 +1,6 @@
 //! What the environment says.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,7 +25,8 @@ pub struct Config {
     pub internal_url: Option<String>,
     /// `ADMIN_ADDR`, default 127.0.0.1:8281.
     pub admin_addr: SocketAddr,
-    /// `PARTITIONS`, e.g. `0-5` or `0,2,4`; default all: the share that this instance owns.
+    /// `PARTITIONS`, e.g. `0-5` or `0,2,4`: owns these, whatever others do; default: what the group of all instances
+    /// assigns.
     pub share: Share,
     /// `SERVICE_TOKEN`: who may use the internal listener.
     pub service_token: Secret,
@@ -45,7 +47,7 @@ impl Config {
             internal_addr: env.or("INTERNAL_ADDR", loopback(8181))?,
             internal_url: env.optional("INTERNAL_URL")?,
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
-            share: env.or("PARTITIONS", Share::All)?,
+            share: env.or("PARTITIONS", Share::Assigned)?,
             service_token: env.required("SERVICE_TOKEN")?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             producers: env.or("PRODUCERS", Producers(2))?.0,
@@ -82,20 +84,11 @@ impl FromStr for Producers {
     }
 }
 
-/// Which partitions an instance owns.
+/// Which partitions an instance wants to own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Share {
-    All,
-    These(Vec<u32>),
-}
-
-impl Share {
-    pub fn holds(&self, partition: u32) -> bool {
-        match self {
-            Self::All => true,
-            Self::These(partitions) => partitions.contains(&partition),
-        }
-    }
+    Assigned,
+    These(BTreeSet<u32>),
 }
 
 impl FromStr for Share {
@@ -103,7 +96,7 @@ impl FromStr for Share {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |text: &str| text.trim().parse::<u32>().map_err(|_| format!("{text:?} is not a partition"));
-        let mut partitions = Vec::new();
+        let mut partitions = BTreeSet::new();
         for part in text.split(',') {
             let (first, last) = match part.split_once('-') {
                 Some((first, last)) => (number(first)?, number(last)?),
@@ -126,8 +119,8 @@ mod tests {
 
     #[test]
     fn a_share_is_a_list_of_partitions_and_ranges() {
-        assert_eq!("0-2,5".parse(), Ok(Share::These(vec![0, 1, 2, 5])));
-        assert_eq!("7".parse(), Ok(Share::These(vec![7])));
+        assert_eq!("0-2,5".parse(), Ok(Share::These(BTreeSet::from([0, 1, 2, 5]))));
+        assert_eq!("7".parse(), Ok(Share::These(BTreeSet::from([7]))));
         for text in ["", "a", "2-1", "1-", "0-99999", "-1"] {
             assert!(text.parse::<Share>().is_err(), "{text:?}");
         }

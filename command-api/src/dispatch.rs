@@ -10,10 +10,11 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::commands::{CommandError, Precondition, is_internal, parse};
 use schemas::idempotency::IdempotencyKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::link::Links;
+use crate::engine::{EngineRequest, Status};
+use crate::link::{Delivery, Links};
 use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::Request;
@@ -99,27 +100,41 @@ pub(crate) fn is_unavailable(answer: &Answer) -> bool {
     }
 }
 
-/// Bounded by [`crate::engine::MAX_MAILBOX`].
-pub(crate) type Mailbox = mpsc::Sender<Job>;
+/// The way into one partition's engine.
+pub(crate) struct Mailbox {
+    /// Bounded by [`crate::engine::MAX_MAILBOX`].
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) requests: mpsc::Sender<EngineRequest>,
+    pub(crate) status: watch::Receiver<Status>,
+}
+
+impl Mailbox {
+    fn serves(&self) -> bool {
+        matches!(*self.status.borrow(), Status::Role(role) if role.serves())
+    }
+}
 
 pub(crate) struct Dispatcher {
-    /// By partition; `None` where another instance has the share.
-    mailboxes: Vec<Option<Mailbox>>,
-    owners: Owners,
-    links: Links,
+    /// By partition.
+    mailboxes: Vec<Mailbox>,
+    /// Where peers reach this instance.
+    own_url: Arc<str>,
+    owners: Arc<Owners>,
+    links: Arc<Links>,
     window: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl Dispatcher {
     pub(crate) fn new(
-        mailboxes: Vec<Option<Mailbox>>,
-        owners: Owners,
-        links: Links,
+        mailboxes: Vec<Mailbox>,
+        own_url: Arc<str>,
+        owners: Arc<Owners>,
+        links: Arc<Links>,
         window: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { mailboxes, owners, links, window, metrics }
+        Self { mailboxes, own_url, owners, links, window, metrics }
     }
 
     pub(crate) fn partitions(&self) -> u32 {
@@ -128,28 +143,83 @@ impl Dispatcher {
 
     /// The command's outcome, whoever owns its partition; at the deadline, that it is not known.
     pub(crate) async fn submit(&self, incoming: Incoming) -> Answer {
-        let deadline = incoming.deadline;
-        let outcome = async {
-            match self.mailbox(&incoming) {
-                Some(mailbox) => self.deliver(mailbox, incoming).await,
-                None => self.forward(incoming).await,
-            }
-        };
-        tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
+        tokio::time::timeout_at(incoming.deadline, self.bring(&incoming)).await.unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// As [`Self::submit`], for a command that was forwarded once already.
     pub(crate) async fn submit_forwarded(&self, incoming: Incoming) -> Answer {
-        let deadline = incoming.deadline;
-        let Some(mailbox) = self.mailbox(&incoming) else { return Answer::Misdirected };
-        tokio::time::timeout_at(deadline, self.deliver(mailbox, incoming)).await.unwrap_or(Answer::OutcomeUnknown)
+        let mailbox = self.mailbox(self.partition_of(&incoming));
+        if !mailbox.serves() {
+            return Answer::Misdirected;
+        }
+        let outcome = self.deliver(mailbox, &incoming);
+        tokio::time::timeout_at(incoming.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
     }
 
-    fn mailbox(&self, incoming: &Incoming) -> Option<&Mailbox> {
-        self.mailboxes[incoming.aggregate.partition(self.partitions()) as usize].as_ref()
+    /// Returns once this instance does not own the partition, for a peer that is to own it.
+    pub(crate) async fn let_go(&self, partition: u32) {
+        let (done, gone) = oneshot::channel();
+        let Some(mailbox) = self.mailboxes.get(partition as usize) else { return };
+        if mailbox.requests.send(EngineRequest::LetGo(done)).await.is_ok() {
+            // An engine that ended owns nothing either.
+            let _ = gone.await;
+        }
     }
 
-    async fn deliver(&self, mailbox: &Mailbox, incoming: Incoming) -> Answer {
+    fn partition_of(&self, incoming: &Incoming) -> u32 {
+        incoming.aggregate.partition(self.partitions())
+    }
+
+    fn mailbox(&self, partition: u32) -> &Mailbox {
+        &self.mailboxes[partition as usize]
+    }
+
+    /// While ownership moves, it waits and looks again. The command carries its key, so that to send it again is
+    /// harmless. A line of a batch is sent once: what is behind it must not overtake it.
+    async fn bring(&self, incoming: &Incoming) -> Answer {
+        let partition = self.partition_of(incoming);
+        let mailbox = self.mailbox(partition);
+        let mut pause = FIRST_RETRY;
+        loop {
+            let answer = match mailbox.serves() {
+                true => self.deliver(mailbox, incoming).await,
+                false => self.forward(partition, incoming).await,
+            };
+            let is_final = !matches!(answer, Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown);
+            if is_final || incoming.order.is_some() || Instant::now() + pause >= incoming.deadline {
+                return if matches!(answer, Answer::Misdirected) { Answer::NoOwner } else { answer };
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_RETRY);
+        }
+    }
+
+    /// Once, to the owner that the log names. One that cannot be reached, or says that it owns no more though the log
+    /// still names it, is suspected: unless it shows a sign of life, this instance takes over.
+    async fn forward(&self, partition: u32, incoming: &Incoming) -> Answer {
+        let Some(url) = self.owners.url(partition).await else { return Answer::NoOwner };
+        let answer = if url == self.own_url {
+            Answer::Misdirected
+        } else {
+            self.metrics.forwarded();
+            match self.links.send(&url, incoming.clone()).await {
+                Delivery::Answered(answer) if !matches!(answer, Answer::Misdirected | Answer::NoOwner) => {
+                    return answer;
+                }
+                Delivery::Answered(answer) => answer,
+                Delivery::Unreachable { sent: true } => Answer::OutcomeUnknown,
+                Delivery::Unreachable { sent: false } => Answer::NoOwner,
+            }
+        };
+        let failed = std::time::Instant::now();
+        if self.owners.url_since(partition, failed).await == Some(url) {
+            // A full channel holds the same request already.
+            let _ = self.mailbox(partition).requests.try_send(EngineRequest::Suspect);
+        }
+        answer
+    }
+
+    async fn deliver(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
         let (answer, outcome) = oneshot::channel();
         let job = match self.read(incoming, answer) {
             Ok(job) => job,
@@ -157,9 +227,9 @@ impl Dispatcher {
         };
         // A line of a batch waits for its turn, a lone command is refused early.
         let taken = if job.request.reply.order.is_some() {
-            mailbox.send(job).await.is_ok()
+            mailbox.jobs.send(job).await.is_ok()
         } else {
-            mailbox.try_send(job).is_ok()
+            mailbox.jobs.try_send(job).is_ok()
         };
         if !taken {
             return Answer::Overloaded { detail: "too many commands wait for this partition".into() };
@@ -168,7 +238,7 @@ impl Dispatcher {
     }
 
     /// Reads the body and checks the key: what the border of the owning instance is for.
-    fn read(&self, incoming: Incoming, answer: oneshot::Sender<Answer>) -> Result<Job, Answer> {
+    fn read(&self, incoming: &Incoming, answer: oneshot::Sender<Answer>) -> Result<Job, Answer> {
         let aggregate = incoming.aggregate.aggregate();
         if is_internal(aggregate, &incoming.command) && !incoming.internal {
             return Err(Answer::NoSuchCommand);
@@ -183,15 +253,16 @@ impl Dispatcher {
                     CommandError::Body(detail) => Answer::Invalid { detail },
                 },
             )?;
-        let reply = Reply { answer, order: incoming.order.map(|order| (order, incoming.aggregate.clone())) };
+        let order = incoming.order.clone().map(|order| (order, incoming.aggregate.clone()));
+        let reply = Reply { answer, order };
         let request = Request {
-            aggregate: incoming.aggregate,
+            aggregate: incoming.aggregate.clone(),
             command: parsed.command,
             fingerprint: parsed.fingerprint,
             precondition: incoming.precondition,
-            key: incoming.key,
+            key: incoming.key.clone(),
             cause: None,
-            trace: incoming.trace,
+            trace: incoming.trace.clone(),
             reply,
         };
         Ok(Job { request, deadline: incoming.deadline })
@@ -206,30 +277,6 @@ impl Dispatcher {
             return Err(Answer::KeyExpired { detail });
         }
         Ok(())
-    }
-
-    /// To the owner that the log names; looked up anew when that one is wrong or away. The command carries its
-    /// key, so that to send it again is harmless. A line of a batch is sent once: what is behind it must not
-    /// overtake it.
-    async fn forward(&self, incoming: Incoming) -> Answer {
-        let partition = incoming.aggregate.partition(self.partitions());
-        let mut pause = FIRST_RETRY;
-        self.metrics.forwarded();
-        loop {
-            let answer = match self.owners.url(partition).await {
-                Some(url) => self.links.send(&url, incoming.clone()).await,
-                None => Answer::NoOwner,
-            };
-            if !is_unavailable(&answer) || matches!(answer, Answer::Overloaded { .. }) || incoming.order.is_some() {
-                return answer;
-            }
-            self.owners.forget(partition);
-            if Instant::now() + pause >= incoming.deadline {
-                return if matches!(answer, Answer::Misdirected) { Answer::NoOwner } else { answer };
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_RETRY);
-        }
     }
 }
 

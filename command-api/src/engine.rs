@@ -11,17 +11,21 @@ use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::dispatch::{Job, Reply, now};
+use crate::group::Assignment;
 use crate::kafka::producer::{Producers, Report, Reports};
 use crate::kafka::reader::{LogReader, ReadEvent};
 use crate::metrics::Metrics;
 use crate::partition::{DoubtCause, HaltError, Outside, Partition, QueueFull, ReadTo, Role, Ticket};
+use crate::takeover::Takeover;
 
 /// Commands that may wait for one partition.
 pub(crate) const MAX_MAILBOX: usize = 4096;
+/// Requests that may wait for one partition's engine.
+pub(crate) const MAX_REQUESTS: usize = 64;
 /// Commands of one partition whose answers may wait for the log.
 const MAX_PENDING: usize = 10_000;
 /// Commands decided in one turn.
@@ -36,9 +40,21 @@ const MAX_REST: Duration = Duration::from_secs(60);
 pub(crate) struct Engine {
     pub(crate) machine: Partition<Reply>,
     pub(crate) mailbox: mpsc::Receiver<Job>,
+    pub(crate) requests: mpsc::Receiver<EngineRequest>,
     pub(crate) reports: Reports,
     pub(crate) status: watch::Sender<Status>,
+    pub(crate) assignment: watch::Receiver<Assignment>,
+    pub(crate) takeover: Takeover,
     pub(crate) kafka: Kafka,
+}
+
+/// What is asked of an engine, apart from commands.
+#[derive(Debug)]
+pub(crate) enum EngineRequest {
+    /// Another instance is to own the partition. Answered when this one does not, or not any more.
+    LetGo(oneshot::Sender<()>),
+    /// The owner does not answer: take over, unless the log shows that it lives.
+    Suspect,
 }
 
 /// What an engine needs of Kafka, and where it counts.
@@ -71,17 +87,21 @@ enum Turn {
     Reports(Vec<Report>),
     Read(Option<ReadEvent>),
     Jobs(Vec<Job>),
+    Request(EngineRequest),
+    /// The way is free, or not.
+    Cleared(bool),
+    Assigned,
     Tick,
     Stop,
 }
 
 impl Engine {
-    /// Until shutdown: owns the partition, or tries to. What is in flight then is answered first.
+    /// Until shutdown: owns the partition when it should. What is in flight then is answered first.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut rest = Rest::default();
         let mut stopping = false;
-        self.machine.take_over(&mut self.kafka);
         loop {
+            self.pursue(&rest, stopping);
             let turn = self.turn(&shutdown, stopping, &rest).await;
             stopping |= matches!(turn, Turn::Stop);
             if let Err(error) = self.take(turn) {
@@ -89,24 +109,44 @@ impl Engine {
             }
             self.machine.end_turn(&mut self.kafka);
             self.publish(&mut rest);
-            if self.machine.role() == Role::Idle && rest.is_over() && !stopping {
-                self.machine.take_over(&mut self.kafka);
-            }
-            if stopping && self.machine.pending() == 0 {
+            if stopping && self.machine.role() == Role::Idle {
                 return;
             }
         }
+    }
+
+    /// Begins what brings this instance to own a partition that is assigned to it: first it reads, then it asks the
+    /// owner to let go.
+    fn pursue(&mut self, rest: &Rest, stopping: bool) {
+        let role = self.machine.role();
+        if role == Role::Idle {
+            self.takeover.end();
+        }
+        if stopping || !self.is_assigned() {
+            return;
+        }
+        match role {
+            Role::Idle if rest.is_over() => self.machine.prepare(&mut self.kafka),
+            Role::Prepared if !self.takeover.is_under_way() => self.takeover.ask_owner(),
+            _ => {}
+        }
+    }
+
+    fn is_assigned(&self) -> bool {
+        self.assignment.borrow().as_ref().is_some_and(|partitions| partitions.contains(&self.kafka.partition))
     }
 
     async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, rest: &Rest) -> Turn {
         let role = self.machine.role();
         let takes = match role {
             Role::Owner => self.machine.pending() < MAX_PENDING,
+            // They wait for a moment.
             Role::Unsettled => false,
             // Nobody is kept waiting for an instance that does not own.
-            Role::Idle => true,
+            Role::Idle | Role::Preparing | Role::Prepared | Role::Leaving => true,
         };
         let (mut reports, mut jobs) = (Vec::new(), Vec::new());
+        let retries = role == Role::Unsettled || self.machine.wants_turn() || !rest.is_over();
         tokio::select! {
             count = self.reports.recv_many(&mut reports, MAX_REPORTS_A_TURN), if !self.reports.is_closed() => {
                 debug_assert!(count > 0, "the producers outlive the engines");
@@ -116,7 +156,10 @@ impl Engine {
             count = self.mailbox.recv_many(&mut jobs, MAX_TURN), if takes && !stopping => {
                 if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
             }
-            () = tokio::time::sleep(rest.left().unwrap_or(RETRY)), if role != Role::Owner || self.machine.wants_turn() => Turn::Tick,
+            Some(request) = self.requests.recv() => Turn::Request(request),
+            cleared = self.takeover.cleared() => Turn::Cleared(cleared),
+            Ok(()) = self.assignment.changed() => Turn::Assigned,
+            () = tokio::time::sleep(rest.left().unwrap_or(RETRY)), if retries => Turn::Tick,
             () = shutdown.requested(), if !stopping => Turn::Stop,
         }
     }
@@ -140,10 +183,38 @@ impl Engine {
             Turn::Read(Some(ReadEvent::Failed(error))) => return Err(EngineError::Read(error)),
             Turn::Read(None) => self.kafka.reading = None,
             Turn::Jobs(jobs) => self.decide(jobs),
-            Turn::Tick => {}
-            Turn::Stop => self.mailbox.close(),
+            Turn::Request(request) => self.answer_request(request),
+            Turn::Cleared(true) => self.machine.take_over(&mut self.kafka),
+            Turn::Cleared(false) => self.machine.let_go(),
+            Turn::Assigned | Turn::Tick => {}
+            Turn::Stop => {
+                self.mailbox.close();
+                self.machine.let_go();
+            }
         }
         Ok(())
+    }
+
+    fn answer_request(&mut self, request: EngineRequest) {
+        match request {
+            EngineRequest::LetGo(done) => {
+                if matches!(self.machine.role(), Role::Owner | Role::Unsettled) {
+                    tracing::info!(kafka.partition = self.kafka.partition, "handing the partition over");
+                    self.machine.let_go();
+                }
+                self.takeover.tell_when_gone(done);
+                if matches!(self.machine.role(), Role::Idle | Role::Preparing | Role::Prepared) {
+                    self.takeover.gone();
+                }
+            }
+            EngineRequest::Suspect => {
+                if self.machine.role() == Role::Idle && !self.takeover.is_under_way() {
+                    self.kafka.metrics.suspected(self.kafka.partition);
+                    self.takeover.await_silence();
+                    self.machine.prepare(&mut self.kafka);
+                }
+            }
+        }
     }
 
     fn decide(&mut self, jobs: Vec<Job>) {
@@ -158,7 +229,7 @@ impl Engine {
         }
     }
 
-    fn publish(&self, rest: &mut Rest) {
+    fn publish(&mut self, rest: &mut Rest) {
         let role = self.machine.role();
         let changed = self.status.send_if_modified(|status| {
             let new = Status::Role(role);
@@ -172,9 +243,12 @@ impl Engine {
         tracing::info!(kafka.partition = self.kafka.partition, role = ?role, "the role in the partition changed");
         self.kafka.metrics.owned(self.kafka.partition, role == Role::Owner);
         match role {
-            Role::Idle => rest.begin(),
+            Role::Idle => {
+                rest.begin();
+                self.takeover.gone();
+            }
             Role::Owner => self.kafka.metrics.claimed(self.kafka.partition),
-            Role::Unsettled => {}
+            Role::Preparing | Role::Prepared | Role::Unsettled | Role::Leaving => {}
         }
     }
 

@@ -4,7 +4,7 @@
 //! process by [`link`]), is decided by [`partition`] on the state in memory, and is answered when the log has it.
 //!
 //! Invariant: only this service writes the log, and in one partition only one instance's records count. Safety
-//! is in the log alone; which instance wants which partition is a hint.
+//! is in the log alone; which instance wants which partition is a hint, and comes from [`group`].
 //!
 //! Invariant: an answer is final. What may have been written is never called failed.
 //!
@@ -16,6 +16,9 @@ mod http;
 mod dispatch;
 mod owners;
 mod link;
+mod group;
+mod takeover;
+mod ownership;
 mod engine;
 pub mod partition;
 pub mod kafka;
@@ -32,22 +35,19 @@ use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 pub use config::Config;
-use dispatch::{Dispatcher, Mailbox};
-use engine::{Engine, Kafka, Status};
+use dispatch::Dispatcher;
+use engine::Status;
+use group::Assignment;
 use http::{AppState, Log};
-use kafka::producer::{Producers, Reports};
 use kafka::reader::LogReader;
 use kafka::topic::{self, TopicSettings};
-use link::Links;
 use metrics::Metrics;
-use owners::Owners;
-use partition::{Partition, Role};
+use ownership::Ownership;
+use partition::Role;
 
-/// Threads that replay partitions at start and look in doubt.
-const REPLAY_THREADS: usize = 2;
 const KAFKA_RETRY: Duration = Duration::from_millis(250);
 
 /// A service that is bound and serves nothing yet.
@@ -101,106 +101,37 @@ impl App {
         let state = AppState { log, metrics: self.metrics.clone(), service_token: config.service_token.clone() };
         let limits = Limits::new(config.grace);
         let mut servers = Tasks::new();
-        servers.spawn("http", serve(self.http, http::public(state.clone()), limits, shutdown.clone()));
-        servers.spawn("internal", serve(self.internal, http::internal(state), limits, shutdown.clone()));
+        let servers_shutdown = Shutdown::new();
+        servers.spawn("http", serve(self.http, http::public(state.clone()), limits, servers_shutdown.clone()));
+        servers.spawn("internal", serve(self.internal, http::internal(state), limits, servers_shutdown.clone()));
 
         let Some(partitions) = count_partitions(&config, &kafka_ready, &shutdown).await? else {
+            servers_shutdown.trigger();
             servers.drain(config.grace).await?;
             admin.stop().await;
             return Ok(());
         };
-        let owned = Owned::start(&config, partitions, internal_url, self.metrics)?;
-        servers.spawn(
-            "log id",
-            learn_log_id(owned.log_reader, owned.dispatcher, log_sender, kafka_ready, shutdown.clone()),
-        );
-        servers.spawn("readiness", watch_roles(owned.statuses, self.partitions_ready, shutdown.clone()));
-
-        let mut engines = owned.engines;
-        tokio::select! {
-            () = shutdown.requested() => {}
-            Some((name, result)) = engines.ended() => {
-                shutdown.trigger();
-                result.with_context(|| format!("the task {name:?} ended"))?;
-            }
-        }
+        let mut ownership = Ownership::start(&config, partitions, &internal_url, self.metrics)?;
+        let Ownership { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
+        let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());
+        servers.spawn("log id", learn);
+        let roles = watch_roles(statuses.clone(), assignment.clone(), self.partitions_ready, shutdown.clone());
+        servers.spawn("readiness", roles);
+        let ran = ownership.run(&shutdown).await;
+        // Others take over while this instance still serves and forwards.
+        ownership.hand_over().await;
+        servers_shutdown.trigger();
         let drained = servers.drain(config.grace).await;
-        owned.shutdown.trigger();
-        let settled = engines.drain(config.grace).await;
-        let producers = owned.producers;
-        // Flushing and dropping a Kafka client block.
-        tokio::task::spawn_blocking(move || {
-            producers.flush(config.grace);
-            drop(producers);
-        })
-        .await?;
+        let settled = ownership.end(config.grace).await;
         admin.stop().await;
         drained?;
-        settled?;
-        Ok(())
-    }
-}
-
-/// The engines of this instance's share, and what they stand on.
-struct Owned {
-    producers: Arc<Producers>,
-    /// Reads single records, beside the replays.
-    log_reader: LogReader,
-    dispatcher: Arc<Dispatcher>,
-    engines: Tasks,
-    statuses: Vec<watch::Receiver<Status>>,
-    /// Of the engines, which end after the servers.
-    shutdown: Shutdown,
-}
-
-impl Owned {
-    fn start(config: &Config, partitions: u32, internal_url: String, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let (producers, reports) = Producers::new(&config.kafka, &config.topic, partitions, config.producers)?;
-        let producers = Arc::new(producers);
-        let replay = LogReader::start(&config.kafka, &config.topic, REPLAY_THREADS)?;
-        let log_reader = LogReader::start(&config.kafka, &config.topic, 1)?;
-        let shutdown = Shutdown::new();
-        let mut engines = Tasks::new();
-        let mut statuses = Vec::new();
-        let mut mailboxes = Vec::new();
-        for (partition, reports) in (0..partitions).zip(reports) {
-            if !config.share.holds(partition) {
-                mailboxes.push(None);
-                continue;
-            }
-            let kafka = Kafka {
-                partition,
-                producers: producers.clone(),
-                reader: replay.clone(),
-                metrics: metrics.clone(),
-                reading: None,
-            };
-            let machine = Partition::new(partition, internal_url.clone(), config.window);
-            let (mailbox, status, engine) = engine(machine, reports, kafka);
-            mailboxes.push(Some(mailbox));
-            statuses.push(status);
-            engines.spawn("engine", engine.run(shutdown.clone()));
-        }
-        let owners = Owners::new(log_reader.clone(), partitions);
-        let links = Links::new(config.service_token.clone());
-        let dispatcher = Arc::new(Dispatcher::new(mailboxes, owners, links, config.window, metrics));
-        Ok(Self { producers, log_reader, dispatcher, engines, statuses, shutdown })
+        ran.and(settled)
     }
 }
 
 /// Makes the topic of the log; harmless where it exists.
 pub async fn create_topic((kafka, settings): &(KafkaSettings, TopicSettings)) -> anyhow::Result<()> {
     topic::create(kafka, settings).await
-}
-
-fn engine(
-    machine: Partition<dispatch::Reply>,
-    reports: Reports,
-    kafka: Kafka,
-) -> (Mailbox, watch::Receiver<Status>, Engine) {
-    let (mailbox, waiting) = mpsc::channel(engine::MAX_MAILBOX);
-    let (status, watching) = watch::channel(Status::Role(Role::Idle));
-    (mailbox, watching, Engine { machine, mailbox: waiting, reports, status, kafka })
 }
 
 async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -252,23 +183,33 @@ async fn learn_log_id(
     }
 }
 
-/// Ready when this instance owns its whole share.
-async fn watch_roles(mut statuses: Vec<watch::Receiver<Status>>, ready: Condition, shutdown: Shutdown) {
+/// Ready when this instance owns what it should.
+async fn watch_roles(
+    mut statuses: Vec<watch::Receiver<Status>>,
+    mut assignment: watch::Receiver<Assignment>,
+    ready: Condition,
+    shutdown: Shutdown,
+) {
     while !shutdown.is_requested() {
+        let assigned = assignment.borrow_and_update().clone();
         let now: Vec<Status> = statuses.iter_mut().map(|status| status.borrow_and_update().clone()).collect();
         let halted = now.iter().find_map(|status| match status {
             Status::Halted(reason) => Some(reason),
             Status::Role(_) => None,
         });
-        let owned = now.iter().filter(|status| **status == Status::Role(Role::Owner)).count();
-        match halted {
-            Some(reason) => ready.waiting(format!("halted: {reason}")),
-            None if owned < now.len() => ready.waiting(format!("owns {owned} of {} partitions", now.len())),
-            None => ready.ready(),
+        let owns = |partition: &u32| now.get(*partition as usize) == Some(&Status::Role(Role::Owner));
+        match (halted, assigned) {
+            (Some(reason), _) => ready.waiting(format!("halted: {reason}")),
+            (None, None) => ready.waiting("the group has not assigned partitions yet"),
+            (None, Some(assigned)) => match assigned.iter().filter(|partition| owns(partition)).count() {
+                owned if owned == assigned.len() => ready.ready(),
+                owned => ready.waiting(format!("owns {owned} of {} partitions", assigned.len())),
+            },
         }
         let changed = futures_util::future::select_all(statuses.iter_mut().map(|status| Box::pin(status.changed())));
         tokio::select! {
             (result, ..) = changed => if result.is_err() { return },
+            Ok(()) = assignment.changed() => {}
             () = shutdown.requested() => {}
         }
     }

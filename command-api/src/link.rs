@@ -3,8 +3,7 @@
 //! It is a WebSocket on the peer's internal listener: the library brings framing, and the service token is
 //! checked once, when the connection begins.
 //!
-//! Invariant: a command is sent over a link once. One whose link broke is answered "not known", and one that was
-//! never sent "no owner".
+//! Invariant: a command is sent over a link once; its sender learns whether it may have arrived.
 
 mod client;
 mod server;
@@ -15,7 +14,7 @@ use schemas::answers::Answer;
 use schemas::commands::Precondition;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use client::Links;
+pub(crate) use client::{Delivery, Links};
 pub(crate) use server::serve;
 
 /// Where a peer's internal listener takes links.
@@ -27,6 +26,25 @@ const MAX_IN_FLIGHT: usize = 16_384;
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// A peer that says nothing for so long, while answers are due, is gone.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// What an instance sends to another.
+#[derive(Debug, Serialize, Deserialize)]
+enum ToOwner<'a> {
+    #[serde(borrow)]
+    Decide(Vec<Forwarded<'a>>),
+    /// Asks for a partition.
+    LetGo { id: u64, partition: u32 },
+}
+
+/// And what it hears from there.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromOwner {
+    Answers(Vec<Answered>),
+    /// The partition is nobody's there, or not any more.
+    Gone {
+        id: u64,
+    },
+}
 
 /// A command on its way to its owner.
 #[derive(Debug, Serialize, Deserialize)]

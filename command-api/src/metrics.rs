@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     owned: Gauge<u64>,
     /// `stampede_claims_total{partition}`: claims that made this instance the owner.
     claims: Counter<u64>,
+    /// `stampede_suspicions_total{partition}`: owners that did not answer.
+    suspicions: Counter<u64>,
     /// `stampede_doubts_total{partition,cause}`.
     doubts: Counter<u64>,
     /// `stampede_records_passed_over_total{partition,reason}`: records of the log that do not count.
@@ -41,6 +43,10 @@ impl Metrics {
             claims: meter
                 .u64_counter("stampede_claims")
                 .with_description("Claims that made this instance the owner.")
+                .build(),
+            suspicions: meter
+                .u64_counter("stampede_suspicions")
+                .with_description("Times that an owner did not answer.")
                 .build(),
             doubts: meter
                 .u64_counter("stampede_doubts")
@@ -72,6 +78,10 @@ impl Metrics {
 
     pub(crate) fn claimed(&self, partition: u32) {
         self.claims.add(1, &[label(partition)]);
+    }
+
+    pub(crate) fn suspected(&self, partition: u32) {
+        self.suspicions.add(1, &[label(partition)]);
     }
 
     pub(crate) fn doubted(&self, partition: u32, cause: DoubtCause) {

@@ -1,12 +1,18 @@
 //! Who owns a partition: its last record names its claim, and the claim names the owner's url.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use schemas::record::Record;
 use schemas::token::LogId;
 use tokio::sync::Mutex;
 
+use crate::dispatch::now;
 use crate::kafka::reader::LogReader;
+
+/// An owner that appended within this time lives.
+const ALIVE_FOR: Duration = Duration::from_secs(1);
+const MAX_JITTER_MS: u64 = 250;
 
 pub(crate) struct Owners {
     reader: LogReader,
@@ -16,7 +22,8 @@ pub(crate) struct Owners {
 
 #[derive(Default)]
 struct Known {
-    url: RwLock<Option<Arc<str>>>,
+    /// With the time at which the log was looked at.
+    url: RwLock<Option<(Arc<str>, Instant)>>,
     /// Held while the log is asked, so that many callers ask once.
     asking: Mutex<()>,
 }
@@ -26,29 +33,31 @@ impl Owners {
         Self { reader, known: (0..partitions).map(|_| Known::default()).collect() }
     }
 
-    /// From memory, until [`Self::forget`]; else from the log. `None`: nobody claimed it yet.
+    /// From memory, else from the log. `None`: nobody claimed it yet.
     pub(crate) async fn url(&self, partition: u32) -> Option<Arc<str>> {
-        let known = &self.known[partition as usize];
-        if let Some(url) = known.get() {
-            return Some(url);
+        match self.known[partition as usize].get() {
+            Some((url, _)) => Some(url),
+            None => self.url_since(partition, Instant::now()).await,
         }
-        let _asking = known.asking.lock().await;
-        if let Some(url) = known.get() {
-            return Some(url);
-        }
-        let url = self.look_up(partition).await?;
-        known.set(Some(url.clone()));
-        Some(url)
     }
 
-    /// The url led nowhere, or to an instance that owns the partition no more.
-    pub(crate) fn forget(&self, partition: u32) {
-        self.known[partition as usize].set(None);
+    /// As the log tells at this time or later, for somebody who found that what was known is wrong. Many who ask at
+    /// once share one look.
+    pub(crate) async fn url_since(&self, partition: u32, time: Instant) -> Option<Arc<str>> {
+        let known = &self.known[partition as usize];
+        let _asking = known.asking.lock().await;
+        if let Some((url, _)) = known.get().filter(|(_, looked)| *looked >= time) {
+            return Some(url);
+        }
+        let begun = Instant::now();
+        let url = self.look_up(partition).await?;
+        known.set(url.clone(), begun);
+        Some(url)
     }
 
     async fn look_up(&self, partition: u32) -> Option<Arc<str>> {
         let last = self.reader.last_record(partition).await?;
-        let claim = match Record::decode(&last).ok()?? {
+        let claim = match Record::decode(&last.value).ok()?? {
             Record::Claim(claim) => return Some(claim.url.as_ref().into()),
             Record::Commit(commit) => commit.epoch.claim,
             Record::Fence(fence) => fence.epoch.claim,
@@ -60,13 +69,25 @@ impl Owners {
     }
 }
 
+/// Whether nobody owns the partition, as far as its log tells: a living owner that was asked anything within the
+/// last second has appended something. Returns `false` as soon as there is a sign of life.
+pub(crate) async fn is_silent(reader: &LogReader, partition: u32) -> bool {
+    let Some(last) = reader.last_record(partition).await else { return true };
+    let since_ms = i64::try_from(now().0).unwrap_or(i64::MAX).saturating_sub(last.sent_ms);
+    let since = Duration::from_millis(u64::try_from(since_ms).unwrap_or_default());
+    // Clocks differ: never longer than the whole of it. Many may suspect the same owner: they should not meet.
+    let jitter = Duration::from_millis(rand::random_range(0..MAX_JITTER_MS));
+    tokio::time::sleep(ALIVE_FOR.saturating_sub(since) + jitter).await;
+    reader.last_record(partition).await.is_some_and(|now| now.offset == last.offset)
+}
+
 impl Known {
-    fn get(&self) -> Option<Arc<str>> {
+    fn get(&self) -> Option<(Arc<str>, Instant)> {
         self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, url: Option<Arc<str>>) {
-        *self.url.write().unwrap_or_else(PoisonError::into_inner) = url;
+    fn set(&self, url: Arc<str>, looked: Instant) {
+        *self.url.write().unwrap_or_else(PoisonError::into_inner) = Some((url, looked));
     }
 }
 

@@ -17,12 +17,13 @@ mod memory;
 mod aggregates;
 mod repeats;
 mod pending;
+mod doubt;
 
 use std::time::Duration;
 
 use domain::{Event, TimeMs};
 use schemas::answers::{Answer, rejection_name};
-use schemas::chain::{Doubt, Reader, Settled, Verdict, Writer};
+use schemas::chain::{Reader, Verdict, Writer};
 use schemas::commands::Precondition;
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
@@ -40,8 +41,12 @@ const MAX_CLOCK_LAG_MS: u64 = 60_000;
 enum Phase {
     /// Not the owner, and not about to be.
     Idle,
-    /// Reads to the log's end before it claims.
-    CatchingUp,
+    /// Reads to the log's end, to claim then or to be prepared.
+    CatchingUp {
+        then_claim: bool,
+    },
+    /// Was at the log's end a moment ago, and waits to be told to take over.
+    Prepared,
     /// Has sent, or is about to send, a claim.
     Claiming {
         nonce: u64,
@@ -71,6 +76,8 @@ pub struct Partition<R> {
     pending: PendingAnswers<R>,
     /// Of the last fence that was sent.
     fence_seq: u64,
+    /// Decides nothing more, and is idle once everything is answered.
+    leaving: bool,
     buffer: Vec<u8>,
 }
 
@@ -86,6 +93,7 @@ impl<R> Partition<R> {
             memory: Memory::new(window),
             pending: PendingAnswers::default(),
             fence_seq: 0,
+            leaving: false,
             buffer: Vec::with_capacity(1024),
         }
     }
@@ -93,8 +101,11 @@ impl<R> Partition<R> {
     pub fn role(&self) -> Role {
         match self.phase {
             Phase::Idle => Role::Idle,
+            Phase::Prepared => Role::Prepared,
+            Phase::CatchingUp { then_claim: false } => Role::Preparing,
+            _ if self.leaving => Role::Leaving,
             Phase::Owner(_) => Role::Owner,
-            Phase::CatchingUp | Phase::Claiming { .. } | Phase::ReadingBack { .. } | Phase::Looking { .. } => {
+            Phase::CatchingUp { .. } | Phase::Claiming { .. } | Phase::ReadingBack { .. } | Phase::Looking { .. } => {
                 Role::Unsettled
             }
         }
@@ -110,21 +121,50 @@ impl<R> Partition<R> {
         match &self.phase {
             Phase::Owner(writer) => self.pending.last_needed() > writer.last_sent(),
             Phase::Claiming { sent, .. } => !sent,
-            Phase::Idle | Phase::CatchingUp | Phase::ReadingBack { .. } | Phase::Looking { .. } => false,
+            _ => false,
         }
     }
 
-    /// Wants to own the partition: reads it to its end, then claims it.
-    pub fn take_over(&mut self, out: &mut impl Outside<Reply = R>) {
+    /// Reads the partition to its end and waits there: what is left to read when it takes over is short.
+    pub fn prepare(&mut self, out: &mut impl Outside<Reply = R>) {
         if matches!(self.phase, Phase::Idle) {
+            self.leaving = false;
             self.claims.clear();
-            self.catch_up(out);
+            self.catch_up(false, out);
+        }
+    }
+
+    /// Wants to own the partition: claims it, once it has read it to its end.
+    pub fn take_over(&mut self, out: &mut impl Outside<Reply = R>) {
+        self.prepare(out);
+        match &mut self.phase {
+            Phase::CatchingUp { then_claim } => *then_claim = true,
+            Phase::Prepared => self.claim(out),
+            Phase::Idle
+            | Phase::Claiming { .. }
+            | Phase::ReadingBack { .. }
+            | Phase::Owner(_)
+            | Phase::Looking { .. } => {}
+        }
+    }
+
+    /// Wants the partition no more: decides nothing from here on, answers what it decided, then is idle.
+    pub fn let_go(&mut self) {
+        match self.phase {
+            Phase::Idle => {}
+            Phase::CatchingUp { .. } | Phase::Prepared if self.claims.is_empty() => self.rest(),
+            _ => {
+                self.leaving = true;
+                self.leave_if_settled();
+            }
         }
     }
 
     /// Decides a command. Only an owner can; the caller keeps commands back while [`Self::role`] says otherwise.
     pub fn command(&mut self, request: Request<R>, now: TimeMs, out: &mut impl Outside<Reply = R>) {
-        let Phase::Owner(_) = self.phase else { return out.answer(request.reply, Answer::Misdirected) };
+        if self.leaving || !matches!(self.phase, Phase::Owner(_)) {
+            return out.answer(request.reply, Answer::Misdirected);
+        }
         self.memory.repeats.expire(now);
         if let Some(repeat) = self.memory.repeats.get(&request.aggregate, request.key.as_str()) {
             let answer = repeat.answer(self.partition, request.fingerprint);
@@ -174,7 +214,14 @@ impl<R> Partition<R> {
                 let _ = writer.delivered(ticket.seq, offset);
             }
             (Phase::Owner(_) | Phase::Looking { .. }, Err(NoOffset)) => self.doubt(DoubtCause::NoOffset, out),
-            (Phase::Idle | Phase::CatchingUp | Phase::Claiming { .. } | Phase::ReadingBack { .. }, _) => {}
+            (
+                Phase::Idle
+                | Phase::CatchingUp { .. }
+                | Phase::Prepared
+                | Phase::Claiming { .. }
+                | Phase::ReadingBack { .. },
+                _,
+            ) => {}
         }
     }
 
@@ -196,15 +243,16 @@ impl<R> Partition<R> {
     /// Everything that was asked for was read.
     pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::CatchingUp if self.is_deposed() => self.step_down(out),
-            Phase::CatchingUp => self.claim(out),
+            Phase::CatchingUp { .. } if self.is_deposed() => self.step_down(out),
+            Phase::CatchingUp { then_claim: true } => self.claim(out),
+            Phase::CatchingUp { then_claim: false } => self.phase = Phase::Prepared,
             Phase::ReadingBack { epoch } => {
                 self.phase = Phase::Owner(Writer::new(epoch));
                 self.fence_seq = 0;
                 self.settle_pending(now, out);
             }
             Phase::Looking { writer, reader } => self.looked(writer, &reader, out),
-            phase @ (Phase::Idle | Phase::Claiming { .. } | Phase::Owner(_)) => self.phase = phase,
+            phase @ (Phase::Idle | Phase::Prepared | Phase::Claiming { .. } | Phase::Owner(_)) => self.phase = phase,
         }
     }
 
@@ -273,55 +321,26 @@ impl<R> Partition<R> {
         while let Some(proven) = self.pending.pop_proven(writer.acknowledged()) {
             out.answer(proven.request.reply, proven.answer);
         }
+        self.leave_if_settled();
     }
 
-    /// Others' records stand among ours: reads on from what is acknowledged, to the offset that tells.
-    fn look(&mut self, doubt: Doubt, out: &mut impl Outside<Reply = R>) {
-        let Phase::Owner(writer) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            unreachable!("only an owner has records of its own")
-        };
-        out.doubted(DoubtCause::Displaced);
-        let Doubt { offset } = doubt;
-        let reader = writer.reader();
-        out.read(reader.next_offset, ReadTo::Offset(offset + 1));
-        self.phase = Phase::Looking { writer, reader };
-    }
-
-    fn looked(&mut self, mut writer: Writer, reader: &Reader, out: &mut impl Outside<Reply = R>) {
-        let (base, proven) = (writer.offset_of(0), writer.offset_of(writer.acknowledged()));
-        let settled = writer.settle(reader);
-        self.move_positions(proven, writer.offset_of(0) - base);
-        match settled {
-            Ok(Settled::Deposed) => self.catch_up(out),
-            Ok(Settled::Broken) => self.doubt(DoubtCause::Broken, out),
-            Ok(Settled::Continues) => {
-                self.phase = Phase::Owner(writer);
-                self.answer_proven(out);
-            }
-            Err(doubt) => {
-                self.phase = Phase::Owner(writer);
-                self.answer_proven(out);
-                self.look(doubt, out);
-            }
+    fn leave_if_settled(&mut self) {
+        if self.leaving && matches!(self.phase, Phase::Owner(_)) && self.pending.len() == 0 {
+            self.rest();
         }
     }
 
-    /// What was decided in this epoch may not count, and the state in memory holds it: fold the log anew, look
-    /// for a foreign claim on the way, claim if there is none.
-    fn doubt(&mut self, cause: DoubtCause, out: &mut impl Outside<Reply = R>) {
-        out.doubted(cause);
-        self.catch_up(out);
-    }
-
-    fn catch_up(&mut self, out: &mut impl Outside<Reply = R>) {
+    /// Idle, and without what only an owner needs.
+    fn rest(&mut self) {
+        self.leaving = false;
+        self.phase = Phase::Idle;
         self.memory.clear();
-        self.phase = Phase::CatchingUp;
-        out.read(self.memory.reader.next_offset, ReadTo::End);
     }
 
-    fn is_deposed(&self) -> bool {
-        let foreign = |epoch: Epoch| !self.claims.contains(&epoch.nonce);
-        !self.claims.is_empty() && self.memory.reader.epoch.is_some_and(foreign)
+    fn catch_up(&mut self, then_claim: bool, out: &mut impl Outside<Reply = R>) {
+        self.memory.clear();
+        self.phase = Phase::CatchingUp { then_claim };
+        out.read(self.memory.reader.next_offset, ReadTo::End);
     }
 
     fn claim(&mut self, out: &mut impl Outside<Reply = R>) {
@@ -337,44 +356,6 @@ impl<R> Partition<R> {
         self.buffer.clear();
         Record::Claim(Claim { nonce: *nonce, url: self.url.as_str().into() }).encode(&mut self.buffer);
         *sent = out.append("", &self.buffer, Ticket { generation: self.generation, seq: 0 }).is_ok();
-    }
-
-    /// A foreign claim ended the epoch, and the log was read past it: what counts is known for ever.
-    fn step_down(&mut self, out: &mut impl Outside<Reply = R>) {
-        self.phase = Phase::Idle;
-        for Pending { request, .. } in self.pending.take() {
-            let answer = self.counted(&request).unwrap_or(Answer::NoOwner);
-            out.answer(request.reply, answer);
-        }
-    }
-
-    /// The owner again, after doubt: what counts is answered, what does not is decided anew. All that counts comes
-    /// first: what is decided anew enters its key, and does not count yet.
-    fn settle_pending(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
-        let mut open = Vec::new();
-        for Pending { request, appended, .. } in self.pending.take() {
-            match self.counted(&request).filter(|_| appended) {
-                Some(answer) => out.answer(request.reply, answer),
-                None => open.push(request),
-            }
-        }
-        for request in open {
-            self.command(request, now, out);
-        }
-    }
-
-    fn counted(&self, request: &Request<R>) -> Option<Answer> {
-        let repeat = self.memory.repeats.get(&request.aggregate, request.key.as_str())?;
-        (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
-    }
-
-    /// Others' records took offsets among ours: what was expected behind `proven` stands up to `shift` later.
-    /// A position that names too late an offset asks a reader for more than it must; too early a one would lie.
-    fn move_positions(&mut self, proven: i64, shift: i64) {
-        if shift != 0 {
-            self.memory.move_positions(proven, shift);
-            self.pending.move_positions(proven, shift);
-        }
     }
 }
 

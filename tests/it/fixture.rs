@@ -86,6 +86,13 @@ impl Shop {
         service
     }
 
+    /// One that owns what the group of all assigns to it.
+    pub(crate) async fn member(&self) -> Service {
+        let service = Service::command_api(&self.env([])).await;
+        service.wait_ready().await;
+        service
+    }
+
     pub(crate) async fn start_command_api(&self, share: &str) -> Service {
         Service::command_api(&self.env([("PARTITIONS", share.to_owned())])).await
     }

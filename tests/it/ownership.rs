@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -115,20 +115,51 @@ async fn when_two_instances_claim_one_partition_nothing_is_lost_or_doubled_and_o
     load.compare_with_log(&shop).await;
 }
 
+#[tokio::test]
+async fn instances_come_and_go_under_load_and_no_command_fails() {
+    let shop = Shop::new(6).await;
+    let first = shop.member().await;
+    let load = Load::start(vec![first.client()]);
+    load.acknowledged(100).await;
+    let second = shop.member().await;
+    let third = shop.member().await;
+    load.acknowledged(300).await;
+    second.stop().await;
+    load.acknowledged(500).await;
+    third.stop().await;
+    load.acknowledged(700).await;
+    assert_eq!(load.refused(), 0, "they wait while a partition moves");
+    load.compare_with_log(&shop).await;
+}
+
+#[tokio::test]
+async fn when_an_instance_dies_another_one_takes_over_and_commands_wait_for_it() {
+    let shop = Shop::new(6).await;
+    let survivor = shop.member().await;
+    let victim = shop.member().await;
+    let load = Load::start(vec![survivor.client()]);
+    load.acknowledged(200).await;
+    victim.crash().await;
+    load.acknowledged(500).await;
+    assert_eq!(load.refused(), 0, "they wait until the owner is known to be dead");
+    load.compare_with_log(&shop).await;
+}
+
 /// Clients that restock products, each under keys of its own, and remember what was acknowledged.
 struct Load {
     clients: JoinSet<BTreeMap<(String, String), u64>>,
     enough: Arc<AtomicBool>,
-    count: Arc<std::sync::atomic::AtomicU64>,
+    count: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
 }
 
 impl Load {
     fn start(targets: Vec<Client>) -> Self {
         let enough = Arc::new(AtomicBool::new(false));
-        let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (count, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut clients = JoinSet::new();
         for (worker, client) in (0..8).zip(targets.into_iter().cycle()) {
-            let (enough, count) = (enough.clone(), count.clone());
+            let (enough, count, refused) = (enough.clone(), count.clone(), refused.clone());
             clients.spawn(async move {
                 let mut acknowledged = BTreeMap::new();
                 let product = format!("cd-{worker}");
@@ -146,7 +177,7 @@ impl Load {
                             acknowledged.insert((format!("product/{product}"), key), version);
                             count.fetch_add(1, Ordering::Relaxed);
                         }
-                        Ok(_) => tokio::task::yield_now().await,
+                        Ok(_) => _ = refused.fetch_add(1, Ordering::Relaxed),
                         // Nobody listens any more.
                         Err(_) => break,
                     }
@@ -154,12 +185,17 @@ impl Load {
                 acknowledged
             });
         }
-        Self { clients, enough, count }
+        Self { clients, enough, count, refused }
     }
 
     async fn acknowledged(&self, so_many: u64) {
         eventually("commands are acknowledged", async || (self.count.load(Ordering::Relaxed) >= so_many).then_some(()))
             .await;
+    }
+
+    /// Answered, but not accepted.
+    fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Every acknowledged command counts exactly once, at the version that its answer told.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use chassis::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,17 @@ pub(crate) enum ReadEvent {
 pub(crate) struct Records {
     bytes: Vec<u8>,
     index: Vec<(i64, Range<usize>)>,
+    /// When the last one was sent, by its sender's clock.
+    last_sent_ms: i64,
+}
+
+/// The record at a partition's end.
+#[derive(Debug)]
+pub(crate) struct LastRecord {
+    pub(crate) offset: i64,
+    pub(crate) value: Vec<u8>,
+    /// When it was sent, by its sender's clock.
+    pub(crate) sent_ms: i64,
 }
 
 impl Records {
@@ -45,10 +56,11 @@ impl Records {
         self.index.iter().map(|(offset, range)| (*offset, &self.bytes[range.clone()]))
     }
 
-    fn push(&mut self, offset: i64, value: &[u8]) {
+    fn push(&mut self, message: &BorrowedMessage<'_>) {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(value);
-        self.index.push((offset, start..self.bytes.len()));
+        self.bytes.extend_from_slice(message.payload().unwrap_or_default());
+        self.index.push((message.offset(), start..self.bytes.len()));
+        self.last_sent_ms = message.timestamp().to_millis().unwrap_or_default();
     }
 }
 
@@ -97,12 +109,14 @@ impl LogReader {
         None
     }
 
-    /// The value of the last record; `None` in an empty partition, or without an answer.
-    pub(crate) async fn last_record(&self, partition: u32) -> Option<Vec<u8>> {
+    /// `None` in an empty partition, or without an answer.
+    pub(crate) async fn last_record(&self, partition: u32) -> Option<LastRecord> {
         let mut events = self.read(partition, -1, ReadTo::End);
         let mut last = None;
         while let Some(ReadEvent::Records(records)) = events.recv().await {
-            last = records.iter().last().map(|(_, value)| value.to_vec()).or(last);
+            let sent_ms = records.last_sent_ms;
+            let found = records.iter().last().map(|(offset, value)| (offset, value.to_vec()));
+            last = found.map(|(offset, value)| LastRecord { offset, value, sent_ms }).or(last);
         }
         last
     }
@@ -142,7 +156,7 @@ impl Worker {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     next = message.offset() + 1;
-                    batch.push(message.offset(), message.payload().unwrap_or_default());
+                    batch.push(&message);
                 }
                 Some(Err(error)) if is_final(&error) => return Err(error),
                 Some(Err(error)) => tracing::warn!(kafka.partition = read.partition, error = %error, "reading on"),

@@ -17,7 +17,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-use super::{Answered, Forwarded, MAX_IN_FLIGHT, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, PATH, SILENCE};
+use super::{
+    Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, PATH, SILENCE, ToOwner,
+};
 use crate::dispatch::{Incoming, now};
 
 /// Commands that may wait to be sent to one peer.
@@ -33,9 +35,25 @@ pub(crate) struct Links {
     peers: Mutex<HashMap<Arc<str>, mpsc::Sender<Outgoing>>>,
 }
 
-struct Outgoing {
-    incoming: Incoming,
-    answer: oneshot::Sender<Answer>,
+enum Outgoing {
+    Command { incoming: Incoming, answer: oneshot::Sender<Delivery> },
+    LetGo { partition: u32, done: oneshot::Sender<()> },
+}
+
+/// How a command fared on its way to a peer.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Answered(Answer),
+    /// `sent`: it may have arrived.
+    Unreachable {
+        sent: bool,
+    },
+}
+
+/// Who waits for what a peer says.
+enum Waiting {
+    Answer(oneshot::Sender<Delivery>),
+    Gone(oneshot::Sender<()>),
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -45,24 +63,30 @@ impl Links {
         Self { token, peers: Mutex::default() }
     }
 
-    /// The peer's answer. `NoOwner`: it was not sent; `OutcomeUnknown`: it was, and no answer came.
-    pub(crate) async fn send(&self, url: &Arc<str>, incoming: Incoming) -> Answer {
+    pub(crate) async fn send(&self, url: &Arc<str>, incoming: Incoming) -> Delivery {
         let (answer, outcome) = oneshot::channel();
         let queue = self.queue(url);
-        match queue.try_send(Outgoing { incoming, answer }) {
-            Ok(()) => outcome.await.unwrap_or(Answer::OutcomeUnknown),
-            Err(mpsc::error::TrySendError::Full(outgoing)) if outgoing.incoming.order.is_some() => {
-                // A batch waits for its turn.
-                match queue.send(outgoing).await {
-                    Ok(()) => outcome.await.unwrap_or(Answer::OutcomeUnknown),
-                    Err(_) => Answer::NoOwner,
-                }
-            }
+        let ordered = incoming.order.is_some();
+        let sent = match queue.try_send(Outgoing::Command { incoming, answer }) {
+            // A batch waits for its turn.
+            Err(mpsc::error::TrySendError::Full(outgoing)) if ordered => queue.send(outgoing).await.is_ok(),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                Answer::Overloaded { detail: "too many commands wait for another instance".into() }
+                let detail = "too many commands wait for another instance".into();
+                return Delivery::Answered(Answer::Overloaded { detail });
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Answer::NoOwner,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Ok(()) => true,
+        };
+        if !sent {
+            return Delivery::Unreachable { sent: false };
         }
+        outcome.await.unwrap_or(Delivery::Unreachable { sent: true })
+    }
+
+    /// Asks the peer to let go of a partition. `false`: the peer could not be asked.
+    pub(crate) async fn let_go(&self, url: &Arc<str>, partition: u32) -> bool {
+        let (done, outcome) = oneshot::channel();
+        self.queue(url).send(Outgoing::LetGo { partition, done }).await.is_ok() && outcome.await.is_ok()
     }
 
     fn queue(&self, url: &Arc<str>) -> mpsc::Sender<Outgoing> {
@@ -80,7 +104,7 @@ impl Links {
 
 struct Link {
     sink: SplitSink<Socket, Message>,
-    waiting: HashMap<u64, oneshot::Sender<Answer>>,
+    waiting: HashMap<u64, Waiting>,
     next_id: u64,
 }
 
@@ -88,22 +112,25 @@ impl Link {
     /// Lives as long as its connection; the next command to the peer begins another.
     async fn run(url: Arc<str>, token: Secret, mut outgoing: mpsc::Receiver<Outgoing>) {
         let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&url, &token)).await;
-        let reason = match connected {
+        match connected {
             Ok(Ok(socket)) => {
                 let (sink, stream) = socket.split();
                 let mut link = Self { sink, waiting: HashMap::new(), next_id: 0 };
                 match link.carry(stream, &mut outgoing).await {
                     Ok(()) => return,
-                    Err(error) => error.to_string(),
+                    Err(error) => tracing::warn!(peer.url = &*url, error = %error, "the link to a peer is gone"),
                 }
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the peer does not answer".to_owned(),
-        };
-        tracing::warn!(peer.url = &*url, error = reason, "the link to a peer is gone");
+            // Every command to a peer that is away tries again: what comes of it is told elsewhere.
+            Ok(Err(error)) => tracing::debug!(peer.url = &*url, error = %error, "a peer cannot be reached"),
+            Err(_) => tracing::debug!(peer.url = &*url, "a peer does not answer"),
+        }
         outgoing.close();
         while let Some(unsent) = outgoing.recv().await {
-            let _ = unsent.answer.send(Answer::NoOwner);
+            if let Outgoing::Command { answer, .. } = unsent {
+                // Whoever asked may be gone.
+                let _ = answer.send(Delivery::Unreachable { sent: false });
+            }
         }
     }
 
@@ -130,7 +157,7 @@ impl Link {
                 message = stream.next() => {
                     heard = Instant::now();
                     match message.transpose()? {
-                        Some(Message::Binary(bytes)) => self.answer(&bytes),
+                        Some(Message::Binary(bytes)) => self.heard(&bytes),
                         Some(_) => {}
                         None => return Err(Error::ConnectionClosed),
                     }
@@ -156,40 +183,70 @@ impl Link {
         let commands: Vec<_> = batch
             .iter()
             .zip(self.next_id..)
-            .map(|(Outgoing { incoming, .. }, id)| Forwarded {
-                id,
-                aggregate: incoming.aggregate.as_str(),
-                command: &incoming.command,
-                body: &incoming.body,
-                key: incoming.key.as_str(),
-                precondition: incoming.precondition,
-                trace: incoming.trace.as_deref(),
-                internal: incoming.internal,
-                ordered: incoming.order.is_some(),
-                deadline_ms: unix_ms + millis(incoming.deadline.saturating_duration_since(instant)),
+            .filter_map(|(outgoing, id)| match outgoing {
+                Outgoing::Command { incoming, .. } => Some(forwarded(id, incoming, unix_ms, instant)),
+                Outgoing::LetGo { .. } => None,
             })
             .collect();
-        let message = postcard::to_allocvec(&commands).expect("commands hold nothing that postcard cannot");
-        for outgoing in batch.drain(..) {
-            self.waiting.insert(self.next_id, outgoing.answer);
-            self.next_id += 1;
+        let mut messages = Vec::with_capacity(1);
+        if !commands.is_empty() {
+            messages.push(encode(&ToOwner::Decide(commands)));
         }
-        self.sink.send(Message::Binary(message.into())).await
+        for outgoing in batch.drain(..) {
+            let id = self.next_id;
+            self.next_id += 1;
+            let waiting = match outgoing {
+                Outgoing::Command { answer, .. } => Waiting::Answer(answer),
+                Outgoing::LetGo { partition, done } => {
+                    messages.push(encode(&ToOwner::LetGo { id, partition }));
+                    Waiting::Gone(done)
+                }
+            };
+            self.waiting.insert(id, waiting);
+        }
+        for message in messages {
+            self.sink.feed(message).await?;
+        }
+        self.sink.flush().await
     }
 
-    fn answer(&mut self, bytes: &[u8]) {
-        match postcard::from_bytes::<Vec<Answered>>(bytes) {
-            Ok(answers) => {
+    /// Whoever asked may be gone.
+    fn heard(&mut self, bytes: &[u8]) {
+        match postcard::from_bytes(bytes) {
+            Ok(FromOwner::Answers(answers)) => {
                 for Answered { id, answer } in answers {
-                    if let Some(waiting) = self.waiting.remove(&id) {
-                        // Whoever asked may be gone.
-                        let _ = waiting.send(answer);
+                    if let Some(Waiting::Answer(waiting)) = self.waiting.remove(&id) {
+                        let _ = waiting.send(Delivery::Answered(answer));
                     }
+                }
+            }
+            Ok(FromOwner::Gone { id }) => {
+                if let Some(Waiting::Gone(waiting)) = self.waiting.remove(&id) {
+                    let _ = waiting.send(());
                 }
             }
             Err(error) => tracing::error!(error = %error, "a peer answered what cannot be read"),
         }
     }
+}
+
+fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Forwarded<'_> {
+    Forwarded {
+        id,
+        aggregate: incoming.aggregate.as_str(),
+        command: &incoming.command,
+        body: &incoming.body,
+        key: incoming.key.as_str(),
+        precondition: incoming.precondition,
+        trace: incoming.trace.as_deref(),
+        internal: incoming.internal,
+        ordered: incoming.order.is_some(),
+        deadline_ms: unix_ms + millis(incoming.deadline.saturating_duration_since(instant)),
+    }
+}
+
+fn encode(message: &ToOwner<'_>) -> Message {
+    Message::Binary(postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into())
 }
 
 async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {

@@ -12,7 +12,7 @@ use schemas::answers::Answer;
 use schemas::idempotency::IdempotencyKey;
 use tokio::time::Instant;
 
-use super::{Answered, Forwarded, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS};
+use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, ToOwner};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, now};
 
 /// Until the peer closes it, or sends what cannot be read.
@@ -21,11 +21,16 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
     // Ready answers leave together. The set polls its futures in the order in which they came, and the first
     // poll of each puts its command into the mailbox: so the order of the link is the order of deciding.
     let mut deciding = FuturesUnordered::new();
+    let mut letting_go = FuturesUnordered::new();
     loop {
         tokio::select! {
             message = stream.next(), if deciding.len() < MAX_IN_FLIGHT => match message {
-                Some(Ok(Message::Binary(bytes))) => match commands(&bytes) {
-                    Ok(commands) => deciding.extend(commands.into_iter().map(|(id, incoming)| decide(id, incoming, dispatcher.clone()))),
+                Some(Ok(Message::Binary(bytes))) => match postcard::from_bytes(&bytes) {
+                    Ok(ToOwner::Decide(commands)) => {
+                        let decided = incoming(commands).map(|(id, incoming)| decide(id, incoming, dispatcher.clone()));
+                        deciding.extend(decided);
+                    }
+                    Ok(ToOwner::LetGo { id, partition }) => letting_go.push(let_go(id, partition, dispatcher.clone())),
                     Err(error) => {
                         tracing::error!(error = %error, "a peer sent what cannot be read");
                         return;
@@ -40,11 +45,13 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
                     let Some(Some(next)) = futures_util::FutureExt::now_or_never(deciding.next()) else { break };
                     answers.push(next);
                 }
-                let message = postcard::to_allocvec(&answers).expect("answers hold nothing that postcard cannot");
-                if sink.send(Message::Binary(message.into())).await.is_err() {
+                if sink.send(encode(&FromOwner::Answers(answers))).await.is_err() {
                     return;
                 }
             }
+            Some(id) = letting_go.next() => if sink.send(encode(&FromOwner::Gone { id })).await.is_err() {
+                return;
+            },
         }
     }
 }
@@ -57,11 +64,19 @@ async fn decide(id: u64, incoming: Option<Incoming>, dispatcher: Arc<Dispatcher>
     Answered { id, answer }
 }
 
+async fn let_go(id: u64, partition: u32, dispatcher: Arc<Dispatcher>) -> u64 {
+    dispatcher.let_go(partition).await;
+    id
+}
+
+fn encode(message: &FromOwner) -> Message {
+    Message::Binary(postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into())
+}
+
 /// `None` in place of a command whose names are not well formed.
-fn commands(bytes: &[u8]) -> Result<Vec<(u64, Option<Incoming>)>, postcard::Error> {
-    let forwarded: Vec<Forwarded<'_>> = postcard::from_bytes(bytes)?;
+fn incoming(forwarded: Vec<Forwarded<'_>>) -> impl Iterator<Item = (u64, Option<Incoming>)> {
     let (unix_ms, instant, order) = (now().0, Instant::now(), Arc::new(BatchOrder::default()));
-    let incoming = |command: Forwarded<'_>| {
+    let incoming = move |command: &Forwarded<'_>| {
         Some(Incoming {
             aggregate: AggregateId::parse(command.aggregate).ok()?,
             command: command.command.into(),
@@ -74,5 +89,5 @@ fn commands(bytes: &[u8]) -> Result<Vec<(u64, Option<Incoming>)>, postcard::Erro
             order: command.ordered.then(|| order.clone()),
         })
     };
-    Ok(forwarded.into_iter().map(|command| (command.id, incoming(command))).collect())
+    forwarded.into_iter().map(move |command| (command.id, incoming(&command)))
 }

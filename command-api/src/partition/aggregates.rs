@@ -19,10 +19,6 @@ struct Resident {
 }
 
 impl Aggregates {
-    pub(super) fn clear(&mut self) {
-        self.residents.clear();
-    }
-
     /// The version and the offset of the last commit. One that never had an event is at version 0, and its
     /// state is as old as the log.
     pub(super) fn version(&self, aggregate: &AggregateId) -> (u64, i64) {

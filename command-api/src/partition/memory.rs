@@ -33,7 +33,7 @@ impl Memory {
 
     pub(super) fn clear(&mut self) {
         self.reader = Reader::START;
-        self.aggregates.clear();
+        self.aggregates = Aggregates::default();
         self.repeats.clear();
         self.last_at = TimeMs(0);
     }

@@ -88,7 +88,20 @@ pub enum HaltError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Idle,
+    /// Reads, to be prepared.
+    Preparing,
+    /// Can take over at once.
+    Prepared,
     /// On the way to own, or to know whether it still does.
     Unsettled,
     Owner,
+    /// Answers what it decided, and decides nothing more.
+    Leaving,
+}
+
+impl Role {
+    /// Whether commands belong into its mailbox: decided now, or in a moment.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Unsettled | Self::Owner)
+    }
 }

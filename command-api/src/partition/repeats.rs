@@ -89,8 +89,8 @@ impl Repeats {
     }
 
     pub(super) fn clear(&mut self) {
-        self.by_key.clear();
-        self.kept_until.clear();
+        self.by_key = HashMap::new();
+        self.kept_until = VecDeque::new();
     }
 
     pub(super) fn move_positions(&mut self, proven: i64, shift: i64) {

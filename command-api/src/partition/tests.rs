@@ -2,6 +2,7 @@
 
 mod commands;
 mod takeover;
+mod handover;
 mod doubt;
 mod simulation;
 

@@ -104,6 +104,26 @@ impl KafkaSettings {
         config
     }
 
+    /// A member of a group that shares out the partitions of a topic without records. It has to be polled, and leaves
+    /// the group when it is dropped, which blocks: drop it on a plain thread.
+    pub fn member(&self, client_id: &str, group_id: &str) -> ClientConfig {
+        let mut config = self.common(client_id);
+        config
+            .set("group.id", group_id)
+            // Members keep what they have while the rest moves.
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("heartbeat.interval.ms", "300")
+            // A dead member is noticed after this long, the shortest that brokers allow by default.
+            .set("session.timeout.ms", "6000")
+            // One that does not poll is as good as dead.
+            .set("max.poll.interval.ms", "6000")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "latest")
+            // There is nothing to fetch: ask seldom.
+            .set("fetch.wait.max.ms", "5000");
+        config
+    }
+
     /// A client for topics and their settings. An operation's own time limit is given with the operation.
     pub fn admin(&self, client_id: &str) -> ClientConfig {
         self.common(client_id)

@@ -23,7 +23,7 @@ pub(crate) struct Wanted {
     /// Partitions of the log, fixed when it is created [default: 12, or as the data is]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     partitions: Option<u16>,
-    /// Instances of the write tier; each owns a share of the partitions
+    /// Instances of the write tier, which share the partitions among them
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     command_apis: u16,
     /// Instances of the read tier

@@ -66,13 +66,11 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     let common = Common::of(layout, size)?;
     let mut parts = vec![build(profile), create_topic(&binaries, &common, size), migrate(&binaries, &common)];
     let token = layout.secret("service-token")?;
-    let shares = shares(size.partitions, size.command_apis);
-    parts.extend((1..).zip(&shares).map(|(instance, share)| {
+    parts.extend((1..=size.command_apis).map(|instance| {
         let launch = Launch::new(binaries.join("command-api"), [""; 0])
             .env("HTTP_ADDR", local(layout.ports.command_http(instance)))
             .env("INTERNAL_ADDR", local(layout.ports.command_internal(instance)))
             .env("ADMIN_ADDR", local(layout.ports.command_admin(instance)))
-            .env("PARTITIONS", share)
             .env("SERVICE_TOKEN", token.as_str());
         let internal = ("internal", layout.ports.command_internal(instance));
         let http = ("http", layout.ports.command_http(instance));
@@ -91,13 +89,6 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
         service("projector", instance, common.add_to(launch), admin, &[])
     }));
     Ok(parts)
-}
-
-/// Contiguous ranges of partitions, as even as can be: 12 over 2 is `0-5` and `6-11`.
-fn shares(partitions: u16, instances: u16) -> Vec<String> {
-    let (partitions, instances) = (u32::from(partitions), u32::from(instances));
-    let first = |instance: u32| instance * partitions / instances;
-    (0..instances).map(|instance| format!("{}-{}", first(instance), first(instance + 1) - 1)).collect()
 }
 
 /// Addresses of the servers, for every service.
@@ -155,17 +146,4 @@ fn service(kind: &str, instance: u16, launch: Launch, admin: u16, ports: &[(&'st
 
 fn local(port: u16) -> String {
     format!("127.0.0.1:{port}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_contiguous_even_and_whole() {
-        assert_eq!(shares(12, 1), ["0-11"]);
-        assert_eq!(shares(12, 2), ["0-5", "6-11"]);
-        assert_eq!(shares(12, 5), ["0-1", "2-3", "4-6", "7-8", "9-11"]);
-        assert_eq!(shares(3, 3), ["0-0", "1-1", "2-2"]);
-    }
 }

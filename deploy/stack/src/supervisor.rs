@@ -313,8 +313,8 @@ impl Supervisor {
 
     fn begin_stop(&mut self) {
         if self.phase != Phase::Stopping {
-            self.announce("stopping");
             self.phase = Phase::Stopping;
+            self.announce("stopping");
         }
     }
 

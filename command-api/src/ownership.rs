@@ -1,0 +1,139 @@
+//! The engines of all partitions, and what moves them: the group, and the end of this instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::shutdown::{Shutdown, Tasks};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{Config, Share};
+use crate::dispatch::{Dispatcher, Mailbox};
+use crate::engine::{self, Engine, Kafka, Status};
+use crate::group::{Assignment, Group, HEARTBEAT};
+use crate::kafka::producer::Producers;
+use crate::kafka::reader::LogReader;
+use crate::link::Links;
+use crate::metrics::Metrics;
+use crate::owners::Owners;
+use crate::partition::{Partition, Role};
+use crate::takeover::Takeover;
+
+/// Threads that replay partitions and look in doubt.
+const REPLAY_THREADS: usize = 2;
+/// How long the others have to take over what an instance that ends still owns.
+const HANDS_OVER_WITHIN: Duration = Duration::from_secs(4);
+
+pub(crate) struct Ownership {
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) engines: Tasks,
+    /// By partition.
+    pub(crate) statuses: Vec<watch::Receiver<Status>>,
+    pub(crate) assignment: watch::Receiver<Assignment>,
+    /// Reads single records, beside the replays.
+    pub(crate) log_reader: LogReader,
+    producers: Arc<Producers>,
+    /// `None` where the share is fixed.
+    group: Option<Group>,
+    /// Of the engines, which end after the servers.
+    shutdown: Shutdown,
+}
+
+impl Ownership {
+    pub(crate) fn start(
+        config: &Config,
+        partitions: u32,
+        internal_url: &str,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let (producers, reports) = Producers::new(&config.kafka, &config.topic, partitions, config.producers)?;
+        let producers = Arc::new(producers);
+        let replay = LogReader::start(&config.kafka, &config.topic, REPLAY_THREADS)?;
+        let log_reader = LogReader::start(&config.kafka, &config.topic, 1)?;
+        let own_url: Arc<str> = internal_url.into();
+        let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
+        let links = Arc::new(Links::new(config.service_token.clone()));
+        let (sender, assignment) = watch::channel(None);
+        let group = match &config.share {
+            Share::Assigned => Some(Group::join(&config.kafka, &config.topic, sender)?),
+            Share::These(share) => {
+                sender.send_replace(Some(Arc::new(share.clone())));
+                None
+            }
+        };
+        let shutdown = Shutdown::new();
+        let mut engines = Tasks::new();
+        let (mut statuses, mut mailboxes) = (Vec::new(), Vec::new());
+        for (partition, reports) in (0..partitions).zip(reports) {
+            let (jobs, waiting) = mpsc::channel(engine::MAX_MAILBOX);
+            let (requests, asked) = mpsc::channel(engine::MAX_REQUESTS);
+            let (status, watching) = watch::channel(Status::Role(Role::Idle));
+            let takeover = Takeover::new(partition, own_url.clone(), owners.clone(), links.clone(), log_reader.clone());
+            let kafka = Kafka {
+                partition,
+                producers: producers.clone(),
+                reader: replay.clone(),
+                metrics: metrics.clone(),
+                reading: None,
+            };
+            let machine = Partition::new(partition, internal_url.to_owned(), config.window);
+            let assignment = assignment.clone();
+            let engine =
+                Engine { machine, mailbox: waiting, requests: asked, reports, status, assignment, takeover, kafka };
+            engines.spawn("engine", engine.run(shutdown.clone()));
+            mailboxes.push(Mailbox { jobs, requests, status: watching.clone() });
+            statuses.push(watching);
+        }
+        let dispatcher = Arc::new(Dispatcher::new(mailboxes, own_url, owners, links, config.window, metrics));
+        Ok(Self { dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
+    }
+
+    /// Until shutdown is asked for, or an engine ends, which none should: then its name and why.
+    pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                () = shutdown.requested() => return Ok(()),
+                _ = heartbeat.tick() => self.group.iter().for_each(Group::tick),
+                Some((name, result)) = self.engines.ended() => {
+                    result?;
+                    anyhow::bail!("the task {name:?} ended");
+                }
+            }
+        }
+    }
+
+    /// Leaves the group, whose other members then ask for the partitions, and returns when none is left here. Where
+    /// nobody is there to ask, it does not wait.
+    pub(crate) async fn hand_over(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        let is_alone = self.assignment.borrow().as_ref().is_none_or(|assigned| assigned.len() == self.statuses.len());
+        // Leaving blocks. Its outcome shows in who asks.
+        let left = tokio::task::spawn_blocking(move || group.leave());
+        if is_alone || left.await.is_err() {
+            return;
+        }
+        let handed_over = async {
+            for status in &mut self.statuses {
+                // An engine that ended owns nothing.
+                let _ = status.wait_for(|status| !matches!(status, Status::Role(role) if role.serves())).await;
+            }
+        };
+        if tokio::time::timeout(HANDS_OVER_WITHIN, handed_over).await.is_err() {
+            tracing::warn!("nobody took over all partitions in time");
+        }
+    }
+
+    /// Lets go of what is left, and answers what was decided.
+    pub(crate) async fn end(self, grace: Duration) -> anyhow::Result<()> {
+        self.shutdown.trigger();
+        let settled = self.engines.drain(grace).await;
+        let producers = self.producers;
+        // Flushing and dropping a Kafka client block.
+        tokio::task::spawn_blocking(move || {
+            producers.flush(grace);
+            drop(producers);
+        })
+        .await?;
+        Ok(settled?)
+    }
+}

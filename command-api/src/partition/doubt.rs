@@ -1,0 +1,93 @@
+//! What an owner does when it no longer knows what counts: it looks, and only then claims.
+
+use domain::TimeMs;
+use schemas::answers::Answer;
+use schemas::chain::{Doubt, Reader, Settled, Writer};
+use schemas::record::Epoch;
+
+use super::pending::Pending;
+use super::{DoubtCause, Outside, Partition, Phase, ReadTo, Request};
+
+impl<R> Partition<R> {
+    /// Others' records stand among ours: reads on from what is acknowledged, to the offset that tells.
+    pub(super) fn look(&mut self, doubt: Doubt, out: &mut impl Outside<Reply = R>) {
+        let Phase::Owner(writer) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("only an owner has records of its own")
+        };
+        out.doubted(DoubtCause::Displaced);
+        let Doubt { offset } = doubt;
+        let reader = writer.reader();
+        out.read(reader.next_offset, ReadTo::Offset(offset + 1));
+        self.phase = Phase::Looking { writer, reader };
+    }
+
+    pub(super) fn looked(&mut self, mut writer: Writer, reader: &Reader, out: &mut impl Outside<Reply = R>) {
+        let (base, proven) = (writer.offset_of(0), writer.offset_of(writer.acknowledged()));
+        let settled = writer.settle(reader);
+        self.move_positions(proven, writer.offset_of(0) - base);
+        match settled {
+            Ok(Settled::Deposed) => self.catch_up(true, out),
+            Ok(Settled::Broken) => self.doubt(DoubtCause::Broken, out),
+            Ok(Settled::Continues) => {
+                self.phase = Phase::Owner(writer);
+                self.answer_proven(out);
+            }
+            Err(doubt) => {
+                self.phase = Phase::Owner(writer);
+                self.answer_proven(out);
+                self.look(doubt, out);
+            }
+        }
+    }
+
+    /// What was decided in this epoch may not count, and the state in memory holds it: fold the log anew, look
+    /// for a foreign claim on the way, claim if there is none.
+    pub(super) fn doubt(&mut self, cause: DoubtCause, out: &mut impl Outside<Reply = R>) {
+        out.doubted(cause);
+        self.catch_up(true, out);
+    }
+
+    pub(super) fn is_deposed(&self) -> bool {
+        let foreign = |epoch: Epoch| !self.claims.contains(&epoch.nonce);
+        !self.claims.is_empty() && self.memory.reader.epoch.is_some_and(foreign)
+    }
+
+    /// A foreign claim ended the epoch, and the log was read past it: what counts is known for ever.
+    pub(super) fn step_down(&mut self, out: &mut impl Outside<Reply = R>) {
+        for Pending { request, .. } in self.pending.take() {
+            let answer = self.counted(&request).unwrap_or(Answer::NoOwner);
+            out.answer(request.reply, answer);
+        }
+        self.rest();
+    }
+
+    /// The owner again, after doubt: what counts is answered, what does not is decided anew. All that counts comes
+    /// first: what is decided anew enters its key, and does not count yet.
+    pub(super) fn settle_pending(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        let mut open = Vec::new();
+        for Pending { request, appended, .. } in self.pending.take() {
+            match self.counted(&request).filter(|_| appended) {
+                Some(answer) => out.answer(request.reply, answer),
+                None => open.push(request),
+            }
+        }
+        for request in open {
+            self.command(request, now, out);
+        }
+        self.leave_if_settled();
+    }
+
+    fn counted(&self, request: &Request<R>) -> Option<Answer> {
+        let repeat = self.memory.repeats.get(&request.aggregate, request.key.as_str())?;
+        (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
+    }
+
+    /// Others' records took offsets among ours: what was expected behind `proven` stands up to `shift` later.
+    /// A position that names too late an offset asks a reader for more than it must; too early a one would lie.
+    fn move_positions(&mut self, proven: i64, shift: i64) {
+        if shift != 0 {
+            self.memory.move_positions(proven, shift);
+            self.pending.move_positions(proven, shift);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What stands between being prepared and claiming: the owner is asked to let go, or is given time to show that it
+//! lives.
+//!
+//! It is courtesy, not safety: whoever claims owns. Without it commands would be decided and then not count.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::kafka::reader::LogReader;
+use crate::link::Links;
+use crate::owners::{self, Owners};
+
+/// An owner drains in milliseconds; one that does not answer is claimed over.
+const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
+
+pub(crate) struct Takeover {
+    pub(crate) partition: u32,
+    pub(crate) own_url: Arc<str>,
+    pub(crate) owners: Arc<Owners>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) log_reader: LogReader,
+    /// Whether to claim.
+    waiting: Option<BoxFuture<'static, bool>>,
+    /// Instances that wait for this one to let go.
+    askers: Vec<oneshot::Sender<()>>,
+}
+
+impl Takeover {
+    pub(crate) fn new(
+        partition: u32,
+        own_url: Arc<str>,
+        owners: Arc<Owners>,
+        links: Arc<Links>,
+        log_reader: LogReader,
+    ) -> Self {
+        Self { partition, own_url, owners, links, log_reader, waiting: None, askers: Vec::new() }
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.waiting = None;
+    }
+
+    /// For a partition that is assigned to this instance.
+    pub(crate) fn ask_owner(&mut self) {
+        let (partition, own_url) = (self.partition, self.own_url.clone());
+        let (owners, links) = (self.owners.clone(), self.links.clone());
+        self.waiting = Some(Box::pin(async move {
+            if let Some(url) = owners.url_since(partition, Instant::now()).await.filter(|url| *url != own_url) {
+                let asked = tokio::time::timeout(LETS_GO_WITHIN, links.let_go(&url, partition)).await;
+                tracing::info!(
+                    kafka.partition = partition,
+                    owner.url = &*url,
+                    let_go = asked == Ok(true),
+                    "asked the owner"
+                );
+            }
+            true
+        }));
+    }
+
+    /// For a partition whose owner does not answer.
+    pub(crate) fn await_silence(&mut self) {
+        let (partition, reader) = (self.partition, self.log_reader.clone());
+        self.waiting = Some(Box::pin(async move {
+            let silent = owners::is_silent(&reader, partition).await;
+            tracing::info!(kafka.partition = partition, silent, "suspected the owner");
+            silent
+        }));
+    }
+
+    /// Whether to claim; waits for ever where nothing is under way. Cancel safe.
+    pub(crate) async fn cleared(&mut self) -> bool {
+        let Some(waiting) = &mut self.waiting else { return std::future::pending().await };
+        let claims = waiting.await;
+        self.waiting = None;
+        claims
+    }
+
+    /// By [`Self::gone`].
+    pub(crate) fn tell_when_gone(&mut self, asker: oneshot::Sender<()>) {
+        self.askers.push(asker);
+    }
+
+    /// This instance does not own the partition.
+    pub(crate) fn gone(&mut self) {
+        for asker in self.askers.drain(..) {
+            // It may have claimed without waiting longer.
+            let _ = asker.send(());
+        }
+    }
+}
