@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
-
-use crate::kafka::topic::TopicSettings;
+use schemas::topic::LogTopic;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
-    /// `EVENTS_TOPIC`, default `events`.
-    pub topic: String,
+    pub topic: LogTopic,
     /// `HTTP_ADDR`, default 127.0.0.1:8081: what clients and the edge call.
     pub http_addr: SocketAddr,
     /// `INTERNAL_ADDR`, default 127.0.0.1:8181: links of other instances, and commands that finish what an event
@@ -42,7 +40,7 @@ impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
-            topic: env.or("EVENTS_TOPIC", "events".to_owned())?,
+            topic: topic(env)?,
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
             internal_addr: env.or("INTERNAL_ADDR", loopback(8181))?,
             internal_url: env.optional("INTERNAL_URL")?,
@@ -56,16 +54,15 @@ impl Config {
     }
 }
 
-/// For `create-topic`: `EVENTS_TOPIC`, `EVENTS_PARTITIONS` (default 12), `EVENTS_REPLICATION` and
-/// `EVENTS_MIN_ISR` (default 1 each).
-pub fn topic(env: &Env) -> Result<(KafkaSettings, TopicSettings), EnvError> {
-    let settings = TopicSettings {
+/// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are; 12 in a new log),
+/// `EVENTS_REPLICATION` and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
+pub fn topic(env: &Env) -> Result<LogTopic, EnvError> {
+    Ok(LogTopic {
         name: env.or("EVENTS_TOPIC", "events".to_owned())?,
-        partitions: env.or("EVENTS_PARTITIONS", 12)?,
+        partitions: env.optional("EVENTS_PARTITIONS")?,
         replication: env.or("EVENTS_REPLICATION", 1)?,
         min_isr: env.or("EVENTS_MIN_ISR", 1)?,
-    };
-    Ok((KafkaSettings::from_env(env)?, settings))
+    })
 }
 
 fn loopback(port: u16) -> SocketAddr {

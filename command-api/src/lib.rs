@@ -31,9 +31,11 @@ use anyhow::Context as _;
 use chassis::admin::AdminServer;
 use chassis::http::Limits;
 use chassis::kafka::KafkaSettings;
+use chassis::kafka::topic::TopicFacts;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
+use schemas::topic::LogTopic;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -43,7 +45,7 @@ use engine::Status;
 use group::Assignment;
 use http::{AppState, Log};
 use kafka::reader::LogReader;
-use kafka::topic::{self, TopicSettings};
+use kafka::topic;
 use metrics::Metrics;
 use ownership::Ownership;
 use partition::Role;
@@ -105,7 +107,9 @@ impl App {
         servers.spawn("http", serve(self.http, http::public(state.clone()), limits, servers_shutdown.clone()));
         servers.spawn("internal", serve(self.internal, http::internal(state), limits, servers_shutdown.clone()));
 
-        let Some(partitions) = count_partitions(&config, &kafka_ready, &shutdown).await? else {
+        let (kafka, topic) = (&config.kafka, &config.topic);
+        let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
+        let Some(partitions) = kafka.await_topic(&topic.name, judge, &kafka_ready, &shutdown).await? else {
             servers_shutdown.trigger();
             servers.drain(config.grace).await?;
             admin.stop().await;
@@ -130,8 +134,8 @@ impl App {
 }
 
 /// Makes the topic of the log; harmless where it exists.
-pub async fn create_topic((kafka, settings): &(KafkaSettings, TopicSettings)) -> anyhow::Result<()> {
-    topic::create(kafka, settings).await
+pub async fn create_topic(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
+    topic::create(kafka, topic).await
 }
 
 async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -143,22 +147,6 @@ async fn serve(listener: TcpListener, router: axum::Router, limits: Limits, shut
     if served.cut > 0 {
         tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
     }
-}
-
-/// Waits for Kafka and the topic; `None`: told to stop before.
-async fn count_partitions(config: &Config, kafka: &Condition, shutdown: &Shutdown) -> anyhow::Result<Option<u32>> {
-    while !shutdown.is_requested() {
-        let (settings, topic) = (config.kafka.clone(), config.topic.clone());
-        if let Some(count) = tokio::task::spawn_blocking(move || settings.partitions(&topic)).await?? {
-            return Ok(Some(count));
-        }
-        kafka.waiting(format!("no topic {:?} at {}", config.topic, config.kafka.brokers));
-        tokio::select! {
-            () = tokio::time::sleep(KAFKA_RETRY) => {}
-            () = shutdown.requested() => {}
-        }
-    }
-    Ok(None)
 }
 
 /// The log's name is in the first record of partition 0, which its first owner writes.

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use chassis::env::Env;
+use chassis::kafka::KafkaSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
 use command_api::{App, Config, config, create_topic};
@@ -15,7 +16,7 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init_logs(&env)?;
     match std::env::args().nth(1).as_deref() {
         None => App::build(Config::from_env(&env)?).await?.run(Shutdown::on_signals()?).await,
-        Some("create-topic") => create_topic(&config::topic(&env)?).await,
+        Some("create-topic") => create_topic(&KafkaSettings::from_env(&env)?, &config::topic(&env)?).await,
         Some(other) => bail!("there is no subcommand {other:?}; there is create-topic"),
     }
 }

@@ -45,16 +45,16 @@ impl Ownership {
         internal_url: &str,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let (producers, reports) = Producers::new(&config.kafka, &config.topic, partitions, config.producers)?;
+        let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
         let producers = Arc::new(producers);
-        let replay = LogReader::start(&config.kafka, &config.topic, REPLAY_THREADS)?;
-        let log_reader = LogReader::start(&config.kafka, &config.topic, 1)?;
+        let replay = LogReader::start(&config.kafka, &config.topic.name, REPLAY_THREADS)?;
+        let log_reader = LogReader::start(&config.kafka, &config.topic.name, 1)?;
         let own_url: Arc<str> = internal_url.into();
         let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
         let links = Arc::new(Links::new(config.service_token.clone()));
         let (sender, assignment) = watch::channel(None);
         let group = match &config.share {
-            Share::Assigned => Some(Group::join(&config.kafka, &config.topic, sender)?),
+            Share::Assigned => Some(Group::join(&config.kafka, &config.topic.name, sender)?),
             Share::These(share) => {
                 sender.send_replace(Some(Arc::new(share.clone())));
                 None

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use schemas::topic::LogTopic;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
-    /// `EVENTS_TOPIC`, default `events`.
-    pub topic: String,
+    /// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are), `EVENTS_REPLICATION`
+    /// and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
+    pub topic: LogTopic,
     /// `POSTGRES_URL`.
     pub postgres_url: Secret,
     /// `REDIS_URL`.
@@ -27,7 +29,12 @@ impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
-            topic: env.or("EVENTS_TOPIC", "events".to_owned())?,
+            topic: LogTopic {
+                name: env.or("EVENTS_TOPIC", "events".to_owned())?,
+                partitions: env.optional("EVENTS_PARTITIONS")?,
+                replication: env.or("EVENTS_REPLICATION", 1)?,
+                min_isr: env.or("EVENTS_MIN_ISR", 1)?,
+            },
             postgres_url: env.required("POSTGRES_URL")?,
             redis_url: env.required("REDIS_URL")?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,

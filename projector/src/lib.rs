@@ -21,10 +21,10 @@ mod migrate;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chassis::admin::AdminServer;
-use chassis::readiness::{Condition, Readiness};
+use chassis::kafka::topic::TopicFacts;
+use chassis::readiness::Readiness;
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 
@@ -34,8 +34,6 @@ pub use migrate::migrate;
 use metrics::Metrics;
 use projector::{Projector, Ready};
 use redis::Cache;
-
-const KAFKA_RETRY: Duration = Duration::from_millis(250);
 
 /// A projector that is bound and folds nothing yet.
 pub struct App {
@@ -74,7 +72,9 @@ impl App {
         let Self { config, admin, readiness: _, ready, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;
-        if let Some(partitions) = count_partitions(&config, &ready.log, &shutdown).await? {
+        let (kafka, topic) = (&config.kafka, &config.topic);
+        let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
+        if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
             let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
             let grace = config.grace;
             let projector = Projector { config, partitions, cache, metrics, ready };
@@ -89,20 +89,4 @@ impl App {
         admin.stop().await;
         Ok(())
     }
-}
-
-/// Waits for Kafka and the topic; `None`: told to stop before.
-async fn count_partitions(config: &Config, ready: &Condition, shutdown: &Shutdown) -> anyhow::Result<Option<u32>> {
-    while !shutdown.is_requested() {
-        let (kafka, topic) = (config.kafka.clone(), config.topic.clone());
-        if let Some(count) = tokio::task::spawn_blocking(move || kafka.partitions(&topic)).await?? {
-            return Ok(Some(count));
-        }
-        ready.waiting(format!("no topic {:?} at {}", config.topic, config.kafka.brokers));
-        tokio::select! {
-            () = tokio::time::sleep(KAFKA_RETRY) => {}
-            () = shutdown.requested() => {}
-        }
-    }
-    Ok(None)
 }

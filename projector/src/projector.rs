@@ -86,7 +86,8 @@ impl Projector {
         }
         let standings = store.standings(self.partitions).await?;
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
-        let mut batches = log::follow(&self.config.kafka, &self.config.topic, &from).map_err(ProjectorError::Reader)?;
+        let mut batches =
+            log::follow(&self.config.kafka, &self.config.topic.name, &from).map_err(ProjectorError::Reader)?;
         tracing::info!("folding");
         self.metrics.active(true);
         self.cache.lose_step();

@@ -9,6 +9,7 @@
 //!
 //! Absent on purpose: I/O of any kind.
 
+pub mod topic;
 pub mod aggregate;
 pub mod record;
 pub mod events;

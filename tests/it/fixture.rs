@@ -8,6 +8,7 @@ mod service;
 use std::time::Duration;
 
 use chassis::env::Env;
+use chassis::kafka::KafkaSettings;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -44,7 +45,8 @@ impl Shop {
             partitions,
         };
         let env = shop.env([("EVENTS_PARTITIONS", partitions.to_string())]);
-        command_api::create_topic(&command_api::config::topic(&env).unwrap()).await.unwrap();
+        let kafka = KafkaSettings::from_env(&env).unwrap();
+        command_api::create_topic(&kafka, &command_api::config::topic(&env).unwrap()).await.unwrap();
         shop
     }
 

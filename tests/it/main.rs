@@ -4,6 +4,7 @@
 
 mod fixture;
 
+mod startup;
 mod commands;
 mod bad_input;
 mod batches;

@@ -3,11 +3,9 @@
 //! librdkafka's messages reach the logs under the target `librdkafka`, when the client is polled. Its level is taken from
 //! the log filter when a configuration is made, so turn the logs on first.
 
-use std::time::Duration;
+pub mod topic;
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
 
 use crate::env::{Env, EnvError};
 
@@ -29,8 +27,6 @@ const FETCH_BYTES: &str = "4194304";
 
 /// Bytes of one partition in such an answer (the default, 1 MiB): a partition with a long tail leaves room for others.
 const PARTITION_FETCH_BYTES: &str = "1048576";
-
-const METADATA_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where Kafka is; makes the configurations of all clients.
 #[derive(Debug, Clone)]
@@ -129,26 +125,6 @@ impl KafkaSettings {
         self.common(client_id)
     }
 
-    /// The number of a topic's partitions; `None` as long as Kafka does not answer or has no such topic. Blocks for up
-    /// to 2 s: call it from a plain thread.
-    ///
-    /// # Errors
-    /// A client cannot be made.
-    pub fn partitions(&self, topic: &str) -> Result<Option<u32>, KafkaError> {
-        let client: BaseConsumer = self.reader("partitions").create()?;
-        match client.fetch_metadata(Some(topic), METADATA_WITHIN) {
-            Ok(metadata) => {
-                let found = metadata.topics().first().filter(|topic| topic.error().is_none());
-                let count = found.map_or(0, |topic| topic.partitions().len());
-                Ok(u32::try_from(count).ok().filter(|count| *count > 0))
-            }
-            Err(error) => {
-                tracing::debug!(error = %error, "Kafka does not tell of the topic");
-                Ok(None)
-            }
-        }
-    }
-
     fn common(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -181,6 +157,7 @@ impl KafkaSettings {
 mod tests {
     use rdkafka::admin::AdminClient;
     use rdkafka::client::DefaultClientContext;
+    use rdkafka::consumer::BaseConsumer;
     use rdkafka::producer::{BaseProducer, DefaultProducerContext};
 
     use super::*;

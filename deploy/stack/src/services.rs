@@ -64,7 +64,7 @@ pub(crate) fn build(profile: Profile) -> Part {
 pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Vec<Part>> {
     let binaries = binaries(profile)?;
     let common = Common::of(layout, size)?;
-    let mut parts = vec![build(profile), create_topic(&binaries, &common, size), migrate(&binaries, &common)];
+    let mut parts = vec![build(profile), create_topic(&binaries, &common, size.brokers), migrate(&binaries, &common)];
     let token = layout.secret("service-token")?;
     parts.extend((1..=size.command_apis).map(|instance| {
         let launch = Launch::new(binaries.join("command-api"), [""; 0])
@@ -91,9 +91,11 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     Ok(parts)
 }
 
-/// Addresses of the servers, for every service.
+/// Addresses of the servers, and what the log is like, for every service.
 struct Common {
     kafka: String,
+    partitions: u16,
+    copies: u16,
     postgres: String,
     redis: String,
 }
@@ -102,6 +104,8 @@ impl Common {
     fn of(layout: &Layout, size: &Size) -> Result<Self> {
         Ok(Self {
             kafka: kafka::bootstrap(layout.ports, size.brokers),
+            partitions: size.partitions,
+            copies: size.brokers.min(3),
             postgres: postgres::url(layout)?,
             redis: redis::url(layout),
         })
@@ -110,18 +114,17 @@ impl Common {
     fn add_to(&self, launch: Launch) -> Launch {
         launch
             .env("KAFKA_BROKERS", self.kafka.as_str())
+            .env("EVENTS_PARTITIONS", self.partitions.to_string())
+            .env("EVENTS_REPLICATION", self.copies.to_string())
+            .env("EVENTS_MIN_ISR", self.copies.div_ceil(2).to_string())
             .env("POSTGRES_URL", self.postgres.as_str())
             .env("REDIS_URL", self.redis.as_str())
     }
 }
 
-fn create_topic(binaries: &Path, common: &Common, size: &Size) -> Part {
-    let copies = size.brokers.min(3);
-    let launch = Launch::new(binaries.join("command-api"), ["create-topic"])
-        .env("EVENTS_PARTITIONS", size.partitions.to_string())
-        .env("EVENTS_REPLICATION", copies.to_string())
-        .env("EVENTS_MIN_ISR", copies.div_ceil(2).to_string());
-    Part::task(TOPIC, common.add_to(launch)).needing([BUILD]).needing((1..=size.brokers).map(kafka::name))
+fn create_topic(binaries: &Path, common: &Common, brokers: u16) -> Part {
+    let launch = Launch::new(binaries.join("command-api"), ["create-topic"]);
+    Part::task(TOPIC, common.add_to(launch)).needing([BUILD]).needing((1..=brokers).map(kafka::name))
 }
 
 fn migrate(binaries: &Path, common: &Common) -> Part {
