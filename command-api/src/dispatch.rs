@@ -1,6 +1,6 @@
 //! Brings each command to the owner of its partition: the mailbox of an engine in this process, or a peer.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,14 +10,15 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::commands::{CommandError, Precondition, is_internal, parse};
 use schemas::idempotency::IdempotencyKey;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::engine::{EngineRequest, Status};
+use crate::engine::EngineRequest;
 use crate::link::{Delivery, Links};
+use crate::mailbox::{Mailbox, Patience};
 use crate::metrics::Metrics;
 use crate::owners::Owners;
-use crate::partition::Request;
+use crate::partition::{Quarantine, Release, Request};
 
 /// A key's clock may run ahead of ours by so much.
 const MAX_KEY_LEAD_MS: u64 = 120_000;
@@ -35,16 +36,8 @@ pub(crate) struct Incoming {
     pub(crate) trace: Option<Box<str>>,
     /// Came through the internal listener: may finish what an event began, at any distance in time.
     pub(crate) internal: bool,
-    /// Nobody waits for the answer after this.
-    pub(crate) deadline: Instant,
+    pub(crate) patience: Patience,
     pub(crate) order: Option<Arc<BatchOrder>>,
-}
-
-/// What waits in a partition's mailbox.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) request: Request<Reply>,
-    pub(crate) deadline: Instant,
 }
 
 /// Where an answer goes.
@@ -89,7 +82,11 @@ impl Reply {
 /// Whether a retry may be answered otherwise: a 503.
 pub(crate) fn is_unavailable(answer: &Answer) -> bool {
     match answer {
-        Answer::Overloaded { .. } | Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown => true,
+        Answer::Overloaded { .. }
+        | Answer::Quarantined
+        | Answer::NoOwner
+        | Answer::Misdirected
+        | Answer::OutcomeUnknown => true,
         Answer::Accepted { .. }
         | Answer::Rejected { .. }
         | Answer::PreconditionFailed { .. }
@@ -97,20 +94,6 @@ pub(crate) fn is_unavailable(answer: &Answer) -> bool {
         | Answer::KeyExpired { .. }
         | Answer::Invalid { .. }
         | Answer::NoSuchCommand => false,
-    }
-}
-
-/// The way into one partition's engine.
-pub(crate) struct Mailbox {
-    /// Bounded by [`crate::engine::MAX_MAILBOX`].
-    pub(crate) jobs: mpsc::Sender<Job>,
-    pub(crate) requests: mpsc::Sender<EngineRequest>,
-    pub(crate) status: watch::Receiver<Status>,
-}
-
-impl Mailbox {
-    fn serves(&self) -> bool {
-        matches!(*self.status.borrow(), Status::Role(role) if role.serves())
     }
 }
 
@@ -137,13 +120,20 @@ impl Dispatcher {
         Self { mailboxes, own_url, owners, links, window, metrics }
     }
 
+    /// By partition.
+    pub(crate) fn mailboxes(&self) -> &[Mailbox] {
+        &self.mailboxes
+    }
+
     pub(crate) fn partitions(&self) -> u32 {
         u32::try_from(self.mailboxes.len()).expect("partitions were counted in 32 bits")
     }
 
     /// The command's outcome, whoever owns its partition; at the deadline, that it is not known.
     pub(crate) async fn submit(&self, incoming: Incoming) -> Answer {
-        tokio::time::timeout_at(incoming.deadline, self.bring(&incoming)).await.unwrap_or(Answer::OutcomeUnknown)
+        tokio::time::timeout_at(incoming.patience.deadline, self.bring(&incoming))
+            .await
+            .unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// As [`Self::submit`], for a command that was forwarded once already.
@@ -153,7 +143,7 @@ impl Dispatcher {
             return Answer::Misdirected;
         }
         let outcome = self.deliver(mailbox, &incoming);
-        tokio::time::timeout_at(incoming.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
+        tokio::time::timeout_at(incoming.patience.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// Returns once this instance does not own the partition, for a peer that is to own it.
@@ -164,6 +154,27 @@ impl Dispatcher {
             // An engine that ended owns nothing either.
             let _ = gone.await;
         }
+    }
+
+    /// Of all partitions that this instance owns.
+    pub(crate) async fn quarantined(&self) -> BTreeMap<AggregateId, Quarantine> {
+        let mut all = BTreeMap::new();
+        for mailbox in &self.mailboxes {
+            let (answer, outcome) = oneshot::channel();
+            if mailbox.requests.send(EngineRequest::Quarantined(answer)).await.is_ok() {
+                all.extend(outcome.await.unwrap_or_default());
+            }
+        }
+        all
+    }
+
+    pub(crate) async fn release(&self, aggregate: AggregateId) -> Release {
+        let (answer, outcome) = oneshot::channel();
+        let mailbox = self.mailbox(aggregate.partition(self.partitions()));
+        if mailbox.requests.send(EngineRequest::Release(aggregate, answer)).await.is_err() {
+            return Release::NotQuarantined;
+        }
+        outcome.await.unwrap_or(Release::NotQuarantined)
     }
 
     fn partition_of(&self, incoming: &Incoming) -> u32 {
@@ -186,7 +197,7 @@ impl Dispatcher {
                 false => self.forward(partition, incoming).await,
             };
             let is_final = !matches!(answer, Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown);
-            if is_final || incoming.order.is_some() || Instant::now() + pause >= incoming.deadline {
+            if is_final || incoming.order.is_some() || Instant::now() + pause >= incoming.patience.deadline {
                 return if matches!(answer, Answer::Misdirected) { Answer::NoOwner } else { answer };
             }
             tokio::time::sleep(pause).await;
@@ -221,24 +232,20 @@ impl Dispatcher {
 
     async fn deliver(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
         let (answer, outcome) = oneshot::channel();
-        let job = match self.read(incoming, answer) {
-            Ok(job) => job,
+        let request = match self.read(incoming, answer) {
+            Ok(request) => request,
             Err(answer) => return answer,
         };
-        // A line of a batch waits for its turn, a lone command is refused early.
-        let taken = if job.request.reply.order.is_some() {
-            mailbox.jobs.send(job).await.is_ok()
-        } else {
-            mailbox.jobs.try_send(job).is_ok()
-        };
-        if !taken {
-            return Answer::Overloaded { detail: "too many commands wait for this partition".into() };
+        if mailbox.put(request, incoming.patience, incoming.internal).await.is_err() {
+            return Answer::Overloaded {
+                detail: "too many commands wait for this partition, or for this aggregate".into(),
+            };
         }
         outcome.await.unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// Reads the body and checks the key: what the border of the owning instance is for.
-    fn read(&self, incoming: &Incoming, answer: oneshot::Sender<Answer>) -> Result<Job, Answer> {
+    fn read(&self, incoming: &Incoming, answer: oneshot::Sender<Answer>) -> Result<Request<Reply>, Answer> {
         let aggregate = incoming.aggregate.aggregate();
         if is_internal(aggregate, &incoming.command) && !incoming.internal {
             return Err(Answer::NoSuchCommand);
@@ -255,7 +262,7 @@ impl Dispatcher {
             )?;
         let order = incoming.order.clone().map(|order| (order, incoming.aggregate.clone()));
         let reply = Reply { answer, order };
-        let request = Request {
+        Ok(Request {
             aggregate: incoming.aggregate.clone(),
             command: parsed.command,
             fingerprint: parsed.fingerprint,
@@ -264,8 +271,7 @@ impl Dispatcher {
             cause: None,
             trace: incoming.trace.clone(),
             reply,
-        };
-        Ok(Job { request, deadline: incoming.deadline })
+        })
     }
 
     fn check_age(&self, key: &IdempotencyKey) -> Result<(), Answer> {

@@ -3,29 +3,33 @@
 //!
 //! Invariant: the machine belongs to one task; nothing of it is shared or locked.
 
+mod kafka;
+mod rest;
+
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
+use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
-use schemas::chain::Passed;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::dispatch::{Job, Reply, now};
+use crate::dispatch::{Reply, now};
 use crate::group::Assignment;
-use crate::kafka::producer::{Producers, Report, Reports};
-use crate::kafka::reader::{LogReader, ReadEvent};
-use crate::metrics::Metrics;
-use crate::partition::{DoubtCause, HaltError, Outside, Partition, QueueFull, ReadTo, Role, Ticket};
+use crate::kafka::producer::{Report, Reports};
+use crate::kafka::reader::ReadEvent;
+use crate::mailbox::{Gauges, Job, Lanes};
+use crate::partition::{HaltError, Partition, Quarantine, Release, Role};
 use crate::takeover::Takeover;
 
-/// Commands that may wait for one partition.
-pub(crate) const MAX_MAILBOX: usize = 4096;
-/// Requests that may wait for one partition's engine.
-pub(crate) const MAX_REQUESTS: usize = 64;
+pub(crate) use kafka::Kafka;
+use rest::Rest;
+
 /// Commands of one partition whose answers may wait for the log.
 const MAX_PENDING: usize = 10_000;
 /// Commands decided in one turn.
@@ -33,19 +37,19 @@ const MAX_TURN: usize = 256;
 const MAX_REPORTS_A_TURN: usize = 1024;
 /// What the producer refused is tried again.
 const RETRY: Duration = Duration::from_millis(20);
-/// How long a deposed owner leaves the partition alone; doubled each time, to the maximum.
-const FIRST_REST: Duration = Duration::from_secs(1);
-const MAX_REST: Duration = Duration::from_secs(60);
 
 pub(crate) struct Engine {
     pub(crate) machine: Partition<Reply>,
-    pub(crate) mailbox: mpsc::Receiver<Job>,
+    pub(crate) lanes: Lanes,
     pub(crate) requests: mpsc::Receiver<EngineRequest>,
     pub(crate) reports: Reports,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) assignment: watch::Receiver<Assignment>,
     pub(crate) takeover: Takeover,
     pub(crate) kafka: Kafka,
+    pub(crate) gauges: Arc<Gauges>,
+    /// Waiting for an owner costs a command nothing of its patience.
+    pub(crate) served_since: Instant,
 }
 
 /// What is asked of an engine, apart from commands.
@@ -55,15 +59,8 @@ pub(crate) enum EngineRequest {
     LetGo(oneshot::Sender<()>),
     /// The owner does not answer: take over, unless the log shows that it lives.
     Suspect,
-}
-
-/// What an engine needs of Kafka, and where it counts.
-pub(crate) struct Kafka {
-    pub(crate) partition: u32,
-    pub(crate) producers: Arc<Producers>,
-    pub(crate) reader: LogReader,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
+    Quarantined(oneshot::Sender<BTreeMap<AggregateId, Quarantine>>),
+    Release(AggregateId, oneshot::Sender<Release>),
 }
 
 /// What others may know of an engine.
@@ -108,6 +105,7 @@ impl Engine {
                 return self.halt(&error, &shutdown).await;
             }
             self.machine.end_turn(&mut self.kafka);
+            self.show();
             self.publish(&mut rest);
             if stopping && self.machine.role() == Role::Idle {
                 return;
@@ -153,7 +151,7 @@ impl Engine {
                 Turn::Reports(reports)
             }
             event = next(&mut self.kafka.reading) => Turn::Read(event),
-            count = self.mailbox.recv_many(&mut jobs, MAX_TURN), if takes && !stopping => {
+            count = self.lanes.take(&mut jobs, MAX_TURN), if takes && !stopping => {
                 if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
             }
             Some(request) = self.requests.recv() => Turn::Request(request),
@@ -168,6 +166,7 @@ impl Engine {
         match turn {
             Turn::Reports(reports) => {
                 for Report { ticket, offset } in reports {
+                    self.kafka.reported(ticket);
                     self.machine.delivered(ticket, offset, &mut self.kafka);
                 }
             }
@@ -188,7 +187,7 @@ impl Engine {
             Turn::Cleared(false) => self.machine.let_go(),
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
-                self.mailbox.close();
+                self.lanes.close();
                 self.machine.let_go();
             }
         }
@@ -207,6 +206,12 @@ impl Engine {
                     self.takeover.gone();
                 }
             }
+            // Whoever asked may be gone.
+            EngineRequest::Quarantined(answer) => _ = answer.send(self.machine.quarantined().clone()),
+            EngineRequest::Release(aggregate, answer) => {
+                tracing::info!(aggregate = aggregate.as_str(), "release from quarantine was asked for");
+                let _ = answer.send(self.machine.release(&aggregate));
+            }
             EngineRequest::Suspect => {
                 if self.machine.role() == Role::Idle && !self.takeover.is_under_way() {
                     self.kafka.metrics.suspected(self.kafka.partition);
@@ -218,19 +223,36 @@ impl Engine {
     }
 
     fn decide(&mut self, jobs: Vec<Job>) {
-        let (now, instant) = (now(), Instant::now());
-        for Job { request, deadline } in jobs {
-            if deadline < instant || request.reply.is_refused() {
+        let (now, instant, count) = (now(), Instant::now(), jobs.len());
+        let longest_wait = jobs.iter().map(|job| instant.saturating_duration_since(job.came)).max();
+        for job in jobs {
+            if job.waited_too_long(instant, self.served_since) || job.request.reply.is_refused() {
                 let detail = "it waited too long for its turn; nothing was done".into();
-                request.reply.send(Answer::Overloaded { detail });
+                job.request.reply.send(Answer::Overloaded { detail });
             } else {
-                self.machine.command(request, now, &mut self.kafka);
+                self.machine.command(job.request, now, &mut self.kafka);
             }
+        }
+        let mean = instant.elapsed() / u32::try_from(count).unwrap_or(1).max(1);
+        self.kafka.metrics.decided(longest_wait.unwrap_or_default(), mean);
+    }
+
+    /// For the metrics, and to tell of a new quarantine.
+    fn show(&self) {
+        self.gauges.in_flight.store(self.machine.pending() as u64, Ordering::Relaxed);
+        self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
+        let quarantined = self.machine.quarantined();
+        let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);
+        if quarantined.len() as u64 > known {
+            self.kafka.metrics.quarantined(self.kafka.partition);
+            let names: Vec<_> = quarantined.keys().map(AggregateId::as_str).collect();
+            tracing::error!(kafka.partition = self.kafka.partition, aggregates = ?names, "the rules panicked; in quarantine");
         }
     }
 
     fn publish(&mut self, rest: &mut Rest) {
         let role = self.machine.role();
+        let was = self.status.borrow().clone();
         let changed = self.status.send_if_modified(|status| {
             let new = Status::Role(role);
             let changed = *status != new;
@@ -244,10 +266,20 @@ impl Engine {
         self.kafka.metrics.owned(self.kafka.partition, role == Role::Owner);
         match role {
             Role::Idle => {
+                match was {
+                    Status::Role(Role::Leaving) => self.kafka.metrics.stepped_down(self.kafka.partition, "asked"),
+                    Status::Role(Role::Owner | Role::Unsettled) => {
+                        self.kafka.metrics.stepped_down(self.kafka.partition, "deposed");
+                    }
+                    Status::Role(Role::Idle | Role::Preparing | Role::Prepared) | Status::Halted(_) => {}
+                }
                 rest.begin();
                 self.takeover.gone();
             }
-            Role::Owner => self.kafka.metrics.claimed(self.kafka.partition),
+            Role::Owner => {
+                self.served_since = Instant::now();
+                self.kafka.metrics.claimed(self.kafka.partition);
+            }
             Role::Preparing | Role::Prepared | Role::Unsettled | Role::Leaving => {}
         }
     }
@@ -258,12 +290,15 @@ impl Engine {
         tracing::error!(kafka.partition = self.kafka.partition, error = reason, "halted: the log cannot be read on");
         self.status.send_replace(Status::Halted(reason));
         self.kafka.metrics.owned(self.kafka.partition, false);
+        let mut jobs = Vec::new();
         loop {
             tokio::select! {
-                job = self.mailbox.recv() => match job {
-                    Some(job) => job.request.reply.send(Answer::NoOwner),
-                    None => return,
-                },
+                count = self.lanes.take(&mut jobs, MAX_TURN) => {
+                    if count == 0 {
+                        return;
+                    }
+                    jobs.drain(..).for_each(|job| job.request.reply.send(Answer::NoOwner));
+                }
                 () = shutdown.requested() => return,
             }
         }
@@ -285,57 +320,5 @@ async fn next(reading: &mut Option<mpsc::Receiver<ReadEvent>>) -> Option<ReadEve
     match reading {
         Some(reading) => reading.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-impl Outside for Kafka {
-    type Reply = Reply;
-
-    fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull> {
-        self.producers.append(self.partition, key, value, ticket)
-    }
-
-    fn read(&mut self, from: i64, to: ReadTo) {
-        self.reading = Some(self.reader.read(self.partition, from, to));
-    }
-
-    fn answer(&mut self, reply: Reply, answer: Answer) {
-        reply.send(answer);
-    }
-
-    fn nonce(&mut self) -> u64 {
-        rand::random()
-    }
-
-    fn doubted(&mut self, cause: DoubtCause) {
-        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "in doubt about what counts; looking");
-        self.metrics.doubted(self.partition, cause);
-    }
-
-    fn passed_over(&mut self, reason: Passed) {
-        self.metrics.passed_over(self.partition, reason);
-    }
-}
-
-/// How long a deposed owner leaves the partition alone.
-#[derive(Default)]
-struct Rest {
-    until: Option<Instant>,
-    length: Duration,
-}
-
-impl Rest {
-    fn begin(&mut self) {
-        self.length = (self.length * 2).clamp(FIRST_REST, MAX_REST);
-        // Two instances that want the same partition must not meet again.
-        self.until = Some(Instant::now() + self.length.mul_f64(rand::random_range(0.5..1.5)));
-    }
-
-    fn left(&self) -> Option<Duration> {
-        self.until.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
-    }
-
-    fn is_over(&self) -> bool {
-        self.left().is_none()
     }
 }

@@ -1,5 +1,7 @@
 //! The two listeners: one for clients, one for other instances and for commands that finish what an event began.
 
+mod admission;
+pub(crate) mod admin;
 mod answers;
 mod batch;
 mod commands;
@@ -20,6 +22,8 @@ use schemas::problem::{Problem, ProblemKind};
 use schemas::token::LogId;
 use tokio::sync::watch;
 
+use admission::Admission;
+
 use crate::dispatch::Dispatcher;
 use crate::link;
 use crate::metrics::Metrics;
@@ -34,9 +38,10 @@ pub(crate) struct Log {
 #[derive(Clone)]
 pub(crate) struct AppState {
     /// `None` until the log has its first claim: then nothing can be answered yet.
-    pub(crate) log: watch::Receiver<Option<Log>>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) service_token: Secret,
+    log: watch::Receiver<Option<Log>>,
+    metrics: Arc<Metrics>,
+    service_token: Secret,
+    admission: Admission,
 }
 
 /// Which listener a request came through.
@@ -79,6 +84,11 @@ async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> 
 }
 
 impl AppState {
+    /// For one listener.
+    pub(crate) fn new(log: watch::Receiver<Option<Log>>, metrics: Arc<Metrics>, service_token: Secret) -> Self {
+        Self { log, metrics, service_token, admission: Admission::default() }
+    }
+
     fn log(&self) -> Result<Log, Problem> {
         self.log.borrow().clone().ok_or(Problem::new(ProblemKind::Unavailable, "the log is not there yet"))
     }

@@ -19,6 +19,7 @@ mod link;
 mod group;
 mod takeover;
 mod ownership;
+mod mailbox;
 mod engine;
 pub mod partition;
 pub mod kafka;
@@ -98,14 +99,14 @@ impl App {
         let (config, kafka_ready) = (self.config, self.kafka_ready);
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
         let internal_url = config.internal_url.clone().unwrap_or(format!("http://{}", self.internal.local_addr()?));
-        let admin = self.admin.serve(shutdown.clone())?;
         let (log_sender, log) = watch::channel(None);
-        let state = AppState { log, metrics: self.metrics.clone(), service_token: config.service_token.clone() };
+        let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
+        let state = || AppState::new(log.clone(), self.metrics.clone(), config.service_token.clone());
         let limits = Limits::new(config.grace);
         let mut servers = Tasks::new();
         let servers_shutdown = Shutdown::new();
-        servers.spawn("http", serve(self.http, http::public(state.clone()), limits, servers_shutdown.clone()));
-        servers.spawn("internal", serve(self.internal, http::internal(state), limits, servers_shutdown.clone()));
+        servers.spawn("http", serve(self.http, http::public(state()), limits, servers_shutdown.clone()));
+        servers.spawn("internal", serve(self.internal, http::internal(state()), limits, servers_shutdown.clone()));
 
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));

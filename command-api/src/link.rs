@@ -60,6 +60,8 @@ struct Forwarded<'a> {
     internal: bool,
     /// Of a batch: its lines keep their order.
     ordered: bool,
+    /// See [`crate::mailbox::Patience`].
+    in_mailbox_ms: u64,
     /// Milliseconds since 1970: the answer is of no use afterwards.
     deadline_ms: u64,
 }

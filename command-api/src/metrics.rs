@@ -1,25 +1,45 @@
 //! What this service counts. Names and units are part of its interface.
 
+mod answered;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
 
+use crate::dispatch::Dispatcher;
+use crate::mailbox::Mailbox;
 use crate::partition::DoubtCause;
+use answered::Answered;
 
-#[derive(Debug)]
 pub(crate) struct Metrics {
-    /// `stampede_commands_total{outcome}`: answers.
-    commands: Counter<u64>,
+    meter: Meter,
+    /// `stampede_commands_total{aggregate,command,outcome}`: answers.
+    answered: Arc<Answered>,
+    /// `stampede_commands_refused_total{reason}`: refused before they were read.
+    refused: Counter<u64>,
     /// `stampede_command_seconds`: from receipt to answer.
     duration: Histogram<f64>,
+    /// `stampede_command_mailbox_seconds`: waiting for a turn; of each turn the longest.
+    mailbox: Histogram<f64>,
+    /// `stampede_command_decide_seconds`: deciding and handing to the producer; of each turn the mean.
+    decide: Histogram<f64>,
+    /// `stampede_command_append_seconds`: from there to the delivery report; of each partition one record at a time.
+    append: Histogram<f64>,
+    /// `stampede_command_fence_seconds`: the same for fences, which prove what appended nothing.
+    fence: Histogram<f64>,
     /// `stampede_partition_owned{partition}`: 1 where this instance owns the partition.
     owned: Gauge<u64>,
     /// `stampede_claims_total{partition}`: claims that made this instance the owner.
     claims: Counter<u64>,
+    /// `stampede_steps_down_total{partition,cause}`: `asked`: it let go; `deposed`: another one claimed.
+    steps_down: Counter<u64>,
     /// `stampede_suspicions_total{partition}`: owners that did not answer.
     suspicions: Counter<u64>,
     /// `stampede_doubts_total{partition,cause}`.
@@ -28,44 +48,89 @@ pub(crate) struct Metrics {
     passed_over: Counter<u64>,
     /// `stampede_commands_forwarded_total`: commands that another instance owned.
     forwarded: Counter<u64>,
+    /// `stampede_quarantines_total{partition}`: aggregates whose rules panicked.
+    quarantines: Counter<u64>,
+}
+
+/// A record in flight whose time is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Appended {
+    Commit,
+    Fence,
 }
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry) -> Self {
         let meter = telemetry.meter();
+        let counter = |name: &'static str, what: &'static str| meter.u64_counter(name).with_description(what).build();
+        let seconds = |name: &'static str, what: &'static str| telemetry.latency_histogram(name, what);
+        let owned = "1 where this instance owns the partition.";
         Self {
-            commands: meter.u64_counter("stampede_commands").with_description("Commands answered, by outcome.").build(),
-            duration: telemetry.latency_histogram("stampede_command", "From the receipt of a command to its answer."),
-            owned: meter
-                .u64_gauge("stampede_partition_owned")
-                .with_description("1 where this instance owns the partition.")
-                .build(),
-            claims: meter
-                .u64_counter("stampede_claims")
-                .with_description("Claims that made this instance the owner.")
-                .build(),
-            suspicions: meter
-                .u64_counter("stampede_suspicions")
-                .with_description("Times that an owner did not answer.")
-                .build(),
-            doubts: meter
-                .u64_counter("stampede_doubts")
-                .with_description("Times that a delivery report left open what counts.")
-                .build(),
-            passed_over: meter
-                .u64_counter("stampede_records_passed_over")
-                .with_description("Records of the log that do not count.")
-                .build(),
-            forwarded: meter
-                .u64_counter("stampede_commands_forwarded")
-                .with_description("Commands that another instance owned.")
-                .build(),
+            answered: Answered::observed(&meter),
+            refused: counter("stampede_commands_refused", "Commands and batches refused before they were read."),
+            duration: seconds("stampede_command", "From the receipt of a command to its answer."),
+            mailbox: seconds("stampede_command_mailbox", "Waiting for a turn; of each turn the longest."),
+            decide: seconds("stampede_command_decide", "Deciding and handing to the producer; of each turn the mean."),
+            append: seconds("stampede_command_append", "From the producer to the log; a sample."),
+            fence: seconds("stampede_command_fence", "The same for fences; a sample."),
+            owned: meter.u64_gauge("stampede_partition_owned").with_description(owned).build(),
+            claims: counter("stampede_claims", "Claims that made this instance the owner."),
+            steps_down: counter("stampede_steps_down", "Times that this instance ceased to own a partition."),
+            suspicions: counter("stampede_suspicions", "Times that an owner did not answer."),
+            doubts: counter("stampede_doubts", "Times that a delivery report left open what counts."),
+            passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
+            forwarded: counter("stampede_commands_forwarded", "Commands that another instance owned."),
+            quarantines: counter("stampede_quarantines", "Aggregates whose rules panicked."),
+            meter,
         }
     }
 
-    pub(crate) fn answered(&self, answer: &Answer, after: Duration) {
-        self.commands.add(1, &[KeyValue::new("outcome", outcome(answer))]);
+    /// `stampede_mailbox_depth{partition}`: commands that wait for a turn. `stampede_in_flight{partition}`: commands
+    /// whose answer waits for the log. `stampede_resident_aggregates{partition}`, `stampede_quarantined{partition}`.
+    pub(crate) fn observe(&self, dispatcher: &Arc<Dispatcher>) {
+        let weak = Arc::downgrade(dispatcher);
+        let gauge = |name: &'static str, what: &'static str, value: fn(&Mailbox) -> u64| {
+            let dispatcher: Weak<Dispatcher> = weak.clone();
+            let callback = move |gauge: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+                let Some(dispatcher) = dispatcher.upgrade() else { return };
+                for (partition, mailbox) in (0..).zip(dispatcher.mailboxes()) {
+                    gauge.observe(value(mailbox), &[label(partition)]);
+                }
+            };
+            self.meter.u64_observable_gauge(name).with_description(what).with_callback(callback).build();
+        };
+        gauge("stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| mailbox.depth() as u64);
+        gauge("stampede_in_flight", "Commands whose answer waits for the log.", |mailbox| {
+            mailbox.gauges.in_flight.load(Ordering::Relaxed)
+        });
+        gauge("stampede_resident_aggregates", "Aggregates in memory.", |mailbox| {
+            mailbox.gauges.residents.load(Ordering::Relaxed)
+        });
+        gauge("stampede_quarantined", "Aggregates in quarantine.", |mailbox| {
+            mailbox.gauges.quarantined.load(Ordering::Relaxed)
+        });
+    }
+
+    pub(crate) fn answered(&self, aggregate: &AggregateId, command: &str, answer: &Answer, after: Duration) {
+        self.answered.count(aggregate.aggregate(), command, answer);
         self.duration.record(after.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    pub(crate) fn decided(&self, longest_wait: Duration, mean: Duration) {
+        self.mailbox.record(longest_wait.as_secs_f64(), &[]);
+        self.decide.record(mean.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn appended(&self, what: Appended, after: Duration) {
+        let histogram = match what {
+            Appended::Commit => &self.append,
+            Appended::Fence => &self.fence,
+        };
+        histogram.record(after.as_secs_f64(), &[]);
     }
 
     pub(crate) fn forwarded(&self) {
@@ -80,8 +145,16 @@ impl Metrics {
         self.claims.add(1, &[label(partition)]);
     }
 
+    pub(crate) fn stepped_down(&self, partition: u32, cause: &'static str) {
+        self.steps_down.add(1, &[label(partition), KeyValue::new("cause", cause)]);
+    }
+
     pub(crate) fn suspected(&self, partition: u32) {
         self.suspicions.add(1, &[label(partition)]);
+    }
+
+    pub(crate) fn quarantined(&self, partition: u32) {
+        self.quarantines.add(1, &[label(partition)]);
     }
 
     pub(crate) fn doubted(&self, partition: u32, cause: DoubtCause) {
@@ -105,20 +178,4 @@ impl Metrics {
 
 fn label(partition: u32) -> KeyValue {
     KeyValue::new("partition", i64::from(partition))
-}
-
-fn outcome(answer: &Answer) -> &'static str {
-    match answer {
-        Answer::Accepted { replayed: true, .. } => "repeated",
-        Answer::Accepted { .. } => "accepted",
-        Answer::Rejected { .. } => "rejected",
-        Answer::PreconditionFailed { .. } => "precondition-failed",
-        Answer::KeyReused => "key-reused",
-        Answer::KeyExpired { .. } => "key-expired",
-        Answer::Invalid { .. } => "invalid",
-        Answer::NoSuchCommand => "no-such-command",
-        Answer::Overloaded { .. } => "overloaded",
-        Answer::NoOwner | Answer::Misdirected => "no-owner",
-        Answer::OutcomeUnknown => "unknown",
-    }
 }

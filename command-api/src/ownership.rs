@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::shutdown::{Shutdown, Tasks};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::{Config, Share};
-use crate::dispatch::{Dispatcher, Mailbox};
-use crate::engine::{self, Engine, Kafka, Status};
+use crate::dispatch::Dispatcher;
+use crate::engine::{Engine, Kafka, Status};
 use crate::group::{Assignment, Group, HEARTBEAT};
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::LogReader;
 use crate::link::Links;
+use crate::mailbox;
 use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::{Partition, Role};
@@ -64,8 +66,6 @@ impl Ownership {
         let mut engines = Tasks::new();
         let (mut statuses, mut mailboxes) = (Vec::new(), Vec::new());
         for (partition, reports) in (0..partitions).zip(reports) {
-            let (jobs, waiting) = mpsc::channel(engine::MAX_MAILBOX);
-            let (requests, asked) = mpsc::channel(engine::MAX_REQUESTS);
             let (status, watching) = watch::channel(Status::Role(Role::Idle));
             let takeover = Takeover::new(partition, own_url.clone(), owners.clone(), links.clone(), log_reader.clone());
             let kafka = Kafka {
@@ -74,16 +74,20 @@ impl Ownership {
                 reader: replay.clone(),
                 metrics: metrics.clone(),
                 reading: None,
+                timed: None,
             };
             let machine = Partition::new(partition, internal_url.to_owned(), config.window);
-            let assignment = assignment.clone();
+            let (mailbox, lanes, requests) = mailbox::new(watching.clone());
+            let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
             let engine =
-                Engine { machine, mailbox: waiting, requests: asked, reports, status, assignment, takeover, kafka };
+                Engine { machine, lanes, requests, reports, status, assignment, takeover, kafka, gauges, served_since };
             engines.spawn("engine", engine.run(shutdown.clone()));
-            mailboxes.push(Mailbox { jobs, requests, status: watching.clone() });
+            mailboxes.push(mailbox);
             statuses.push(watching);
         }
-        let dispatcher = Arc::new(Dispatcher::new(mailboxes, own_url, owners, links, config.window, metrics));
+        let dispatcher = Dispatcher::new(mailboxes, own_url, owners, links, config.window, metrics.clone());
+        let dispatcher = Arc::new(dispatcher);
+        metrics.observe(&dispatcher);
         Ok(Self { dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
     }
 

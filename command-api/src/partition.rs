@@ -19,17 +19,21 @@ mod repeats;
 mod pending;
 mod doubt;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::{Event, TimeMs};
+use schemas::aggregate::AggregateId;
 use schemas::answers::{Answer, rejection_name};
 use schemas::chain::{Reader, Verdict, Writer};
 use schemas::commands::Precondition;
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
+pub use aggregates::{Quarantine, Release};
 pub use outside::{DoubtCause, HaltError, NoOffset, Outside, QueueFull, ReadTo, Request, Role, Ticket};
 
+use aggregates::Refusal;
 use memory::Memory;
 use pending::{Pending, PendingAnswers};
 use repeats::Repeat;
@@ -116,6 +120,21 @@ impl<R> Partition<R> {
         self.pending.len()
     }
 
+    /// Aggregates in memory.
+    pub fn residents(&self) -> usize {
+        self.memory.aggregates.len()
+    }
+
+    /// Aggregates on which nothing is decided, because the rules panicked.
+    pub fn quarantined(&self) -> &BTreeMap<AggregateId, Quarantine> {
+        self.memory.aggregates.quarantined()
+    }
+
+    /// Lets an aggregate out of quarantine, for another try.
+    pub fn release(&mut self, aggregate: &AggregateId) -> Release {
+        self.memory.aggregates.release(aggregate)
+    }
+
     /// Whether something waits for another try, though nothing comes in.
     pub fn wants_turn(&self) -> bool {
         match &self.phase {
@@ -185,7 +204,8 @@ impl<R> Partition<R> {
                 self.prove(request, Answer::Accepted { version, events: vec![], position, replayed: false });
             }
             Ok(events) => self.append(request, &events, at, out),
-            Err(rejection) => {
+            Err(Refusal::Quarantined) => out.answer(request.reply, Answer::Quarantined),
+            Err(Refusal::Rejected(rejection)) => {
                 let rejection = rejection_name(&rejection).into();
                 self.prove(request, Answer::Rejected { rejection, version, position });
             }
@@ -303,7 +323,7 @@ impl<R> Partition<R> {
         writer.sent();
         let offset = writer.offset_of(seq);
         self.memory.last_at = at;
-        self.memory.aggregates.apply(&request.aggregate, events, version, offset);
+        self.memory.aggregates.apply(&request.aggregate, events, version, offset, at);
         let repeat = Repeat { offset, fingerprint: request.fingerprint, version, events: names.into() };
         let answer = repeat.accepted(self.partition);
         self.memory.repeats.insert(&request.aggregate, request.key.as_str(), at, repeat);

@@ -44,6 +44,8 @@ pub enum Answer {
     Overloaded {
         detail: Cow<'static, str>,
     },
+    /// The rules failed on this aggregate before: nothing is decided on it until somebody looked.
+    Quarantined,
     /// Nobody, or nobody who can be reached, owns the partition.
     NoOwner,
     /// It was forwarded to an instance that does not own the partition.
@@ -66,6 +68,7 @@ impl Answer {
             Self::Invalid { detail } => Problem::new(ProblemKind::InvalidRequest, detail.clone()),
             Self::NoSuchCommand => Problem::new(ProblemKind::NotFound, "there is no such command"),
             Self::Overloaded { detail } => Problem::new(ProblemKind::Overloaded, detail.clone()),
+            Self::Quarantined => Problem::new(ProblemKind::Quarantined, "nothing was done"),
             Self::NoOwner => Problem::new(ProblemKind::NoOwner, "retry under the same Idempotency-Key"),
             Self::Misdirected => Problem::new(ProblemKind::Misdirected, "this instance does not own the partition"),
             Self::OutcomeUnknown => {
@@ -85,6 +88,7 @@ impl Answer {
             | Self::Invalid { .. }
             | Self::NoSuchCommand
             | Self::Overloaded { .. }
+            | Self::Quarantined
             | Self::NoOwner
             | Self::Misdirected
             | Self::OutcomeUnknown => None,
@@ -102,6 +106,7 @@ impl Answer {
             | Self::Invalid { .. }
             | Self::NoSuchCommand
             | Self::Overloaded { .. }
+            | Self::Quarantined
             | Self::NoOwner
             | Self::Misdirected
             | Self::OutcomeUnknown => None,

@@ -74,6 +74,14 @@ pub struct BatchLine<'a> {
     pub if_match: Option<Cow<'a, str>>,
 }
 
+/// The names of an aggregate's commands, as in routes.
+pub fn names(aggregate: AggregateType) -> &'static [&'static str] {
+    match aggregate {
+        AggregateType::Product => &product::NAMES,
+        AggregateType::Order => &order::NAMES,
+    }
+}
+
 /// Whether `command` finishes what an event began: served on the internal listener only.
 pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
     match aggregate {

@@ -26,6 +26,8 @@ pub enum ProblemKind {
     /// The views do not show the token's events yet.
     NotYet,
     Overloaded,
+    /// The rules failed on this aggregate.
+    Quarantined,
     /// Nobody owns the aggregate's partition just now.
     NoOwner,
     /// The command may or may not have been written; a retry under its key tells.
@@ -69,7 +71,7 @@ impl Problem {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -84,6 +86,7 @@ impl ProblemKind {
         Self::Internal,
         Self::NotYet,
         Self::Overloaded,
+        Self::Quarantined,
         Self::NoOwner,
         Self::OutcomeUnknown,
         Self::Unavailable,
@@ -102,7 +105,12 @@ impl ProblemKind {
             Self::Misdirected => 421,
             Self::Rejected | Self::KeyReused => 422,
             Self::Internal => 500,
-            Self::NotYet | Self::Overloaded | Self::NoOwner | Self::OutcomeUnknown | Self::Unavailable => 503,
+            Self::NotYet
+            | Self::Overloaded
+            | Self::Quarantined
+            | Self::NoOwner
+            | Self::OutcomeUnknown
+            | Self::Unavailable => 503,
         }
     }
 
@@ -123,6 +131,7 @@ impl ProblemKind {
             Self::Internal => "internal",
             Self::NotYet => "not-yet",
             Self::Overloaded => "overloaded",
+            Self::Quarantined => "quarantined",
             Self::NoOwner => "no-owner",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::Unavailable => "unavailable",
@@ -145,6 +154,7 @@ impl ProblemKind {
             Self::Internal => "A fault on our side",
             Self::NotYet => "The views are not there yet",
             Self::Overloaded => "Too many commands wait",
+            Self::Quarantined => "The aggregate is in quarantine",
             Self::NoOwner => "No instance owns this partition just now",
             Self::OutcomeUnknown => "The outcome is not known yet",
             Self::Unavailable => "A part that this needs is away",
@@ -180,6 +190,10 @@ impl ProblemKind {
             Self::Internal => "Something broke that should not. The server's log knows more.",
             Self::NotYet => {
                 "The views did not reach the Consistency-Token within the time of Prefer: wait. The answer's token tells how far they are. Try again, or ask with Prefer: handling=lenient."
+            }
+            Self::Quarantined => {
+                "The rules failed on this aggregate, so nothing is decided on it; all others are served. Nothing was \
+                 done, and a retry under the same Idempotency-Key is safe. An operator has to look."
             }
             Self::Overloaded => {
                 "The command was refused before anything was done. Try again after Retry-After, under the same key."

@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 pub(crate) use http::{Answer, Client, batch_line};
-pub(crate) use log::read_log;
+pub(crate) use log::{append, read_log};
 pub(crate) use proxy::Proxy;
 pub(crate) use service::Service;
 

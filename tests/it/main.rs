@@ -9,6 +9,7 @@ mod commands;
 mod bad_input;
 mod batches;
 mod ownership;
+mod quarantine;
 mod views;
 mod outages;
 mod stack;

@@ -18,9 +18,11 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
 
+use super::admission::BatchUnderWay;
 use super::commands::{media_type, wait};
 use super::{AppState, Listener, Log, answers};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable};
+use crate::mailbox::Patience;
 use crate::metrics::Metrics;
 
 /// A batch may wait longer than one command: it brings its own queue.
@@ -33,10 +35,11 @@ const MAX_CHUNK_LINES: usize = 256;
 pub(super) async fn take(
     State(state): State<AppState>,
     Extension(listener): Extension<Listener>,
+    admitted: BatchUnderWay,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    match begin(&state, listener, &headers, body) {
+    match begin(&state, listener, admitted, &headers, body) {
         Ok(body) => {
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -49,6 +52,7 @@ pub(super) async fn take(
 fn begin(
     state: &AppState,
     listener: Listener,
+    admitted: BatchUnderWay,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Body, Problem> {
@@ -64,20 +68,22 @@ fn begin(
     if lines.len() > MAX_BATCH_LINES {
         return Err(Problem::new(ProblemKind::TooLarge, "a batch has at most 10,000 lines"));
     }
-    let deadline = Instant::now() + wait(headers)?.unwrap_or(ANSWER_WITHIN);
+    // It was told when to end, and is slowed down instead of refused.
+    let in_mailbox = wait(headers)?.unwrap_or(ANSWER_WITHIN);
+    let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox };
     let order = Arc::new(BatchOrder::default());
     let internal = listener == Listener::Internal;
-    let under_way = UnderWay { log, metrics: state.metrics.clone(), order, internal, deadline };
+    let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience };
     let answers = futures_util::stream::unfold(
-        (under_way, lines.into_iter(), FuturesOrdered::new()),
-        async |(under_way, mut lines, mut answering)| {
+        (under_way, admitted, lines.into_iter(), FuturesOrdered::new()),
+        async |(under_way, admitted, mut lines, mut answering)| {
             while answering.len() < MAX_UNDER_WAY
                 && let Some(line) = lines.next()
             {
                 answering.push_back(under_way.clone().answer(line));
             }
             let line: Vec<u8> = answering.next().await?;
-            Some((line, (under_way, lines, answering)))
+            Some((line, (under_way, admitted, lines, answering)))
         },
     );
     let chunks = answers.ready_chunks(MAX_CHUNK_LINES).map(|lines| Ok::<_, std::convert::Infallible>(lines.concat()));
@@ -92,15 +98,15 @@ fn lines(body: &Bytes) -> Vec<Bytes> {
 
 /// What the lines of a batch share.
 #[derive(Clone)]
-struct UnderWay {
+struct Shared {
     log: Log,
     metrics: Arc<Metrics>,
     order: Arc<BatchOrder>,
     internal: bool,
-    deadline: Instant,
+    patience: Patience,
 }
 
-impl UnderWay {
+impl Shared {
     async fn answer(self, line: Bytes) -> Vec<u8> {
         let received = Instant::now();
         let (incoming, id) = match self.read(&line) {
@@ -111,9 +117,9 @@ impl UnderWay {
                 return line;
             }
         };
-        let (aggregate, key) = (incoming.aggregate.clone(), incoming.key.clone());
+        let (aggregate, key, name) = (incoming.aggregate.clone(), incoming.key.clone(), incoming.command.clone());
         let answer = submit(&self.log.dispatcher, &self.order, &aggregate, incoming).await;
-        self.metrics.answered(&answer, received.elapsed());
+        self.metrics.answered(&aggregate, &name, &answer, received.elapsed());
         answers::line(&answer, &id, &key, self.log.id)
     }
 
@@ -144,7 +150,7 @@ impl UnderWay {
             precondition,
             trace: None,
             internal: self.internal,
-            deadline: self.deadline,
+            patience: self.patience,
             order: Some(self.order.clone()),
         };
         Ok((incoming, id.to_owned()))

@@ -14,11 +14,16 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
 
+use super::admission::UnderWay;
 use super::{AppState, Listener, answers};
 use crate::dispatch::Incoming;
+use crate::mailbox::Patience;
 
 /// How long an answer may take; what has none then is "not known yet".
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a command waits for its turn unless its client says otherwise: under overload, who is refused early can try
+/// elsewhere or later.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
 const MAX_TRACE_CHARS: usize = 128;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -26,6 +31,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) async fn take(
     State(state): State<AppState>,
     Extension(listener): Extension<Listener>,
+    _under_way: UnderWay,
     Path((aggregates, id, command)): Path<(String, String, String)>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -43,8 +49,9 @@ pub(super) async fn take(
         Ok(incoming) => incoming,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
+    let (aggregate, name) = (incoming.aggregate.clone(), incoming.command.clone());
     let answer = log.dispatcher.submit(incoming).await;
-    state.metrics.answered(&answer, received.elapsed());
+    state.metrics.answered(&aggregate, &name, &answer, received.elapsed());
     answers::with_key(answers::answer(&answer, &id, log.id), &key)
 }
 
@@ -78,12 +85,17 @@ fn incoming(
         precondition: precondition(headers)?,
         trace: trace(headers),
         internal: listener == Listener::Internal,
-        deadline: received + wait(headers)?.unwrap_or(ANSWER_WITHIN),
+        patience: patience(wait(headers)?, received),
         order: None,
     })
 }
 
-fn key(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
+fn patience(wait: Option<Duration>, received: Instant) -> Patience {
+    let in_mailbox = wait.unwrap_or(TURN_WITHIN);
+    Patience { in_mailbox, deadline: received + wait.unwrap_or(ANSWER_WITHIN) }
+}
+
+pub(super) fn key(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
     let Some(value) = headers.get(answers::IDEMPOTENCY_KEY) else { return Ok(IdempotencyKey::random()) };
     let invalid = |error: String| Problem::new(ProblemKind::InvalidRequest, format!("Idempotency-Key: {error}"));
     let text = value.to_str().map_err(|_| invalid(schemas::idempotency::KeyError.to_string()))?;

@@ -241,7 +241,8 @@ fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Fo
         trace: incoming.trace.as_deref(),
         internal: incoming.internal,
         ordered: incoming.order.is_some(),
-        deadline_ms: unix_ms + millis(incoming.deadline.saturating_duration_since(instant)),
+        in_mailbox_ms: millis(incoming.patience.in_mailbox),
+        deadline_ms: unix_ms + millis(incoming.patience.deadline.saturating_duration_since(instant)),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, ToOwner};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, now};
+use crate::mailbox::Patience;
 
 /// Until the peer closes it, or sends what cannot be read.
 pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
@@ -85,7 +86,10 @@ fn incoming(forwarded: Vec<Forwarded<'_>>) -> impl Iterator<Item = (u64, Option<
             precondition: command.precondition,
             trace: command.trace.map(Box::from),
             internal: command.internal,
-            deadline: instant + Duration::from_millis(command.deadline_ms.saturating_sub(unix_ms)),
+            patience: Patience {
+                in_mailbox: Duration::from_millis(command.in_mailbox_ms),
+                deadline: instant + Duration::from_millis(command.deadline_ms.saturating_sub(unix_ms)),
+            },
             order: command.ordered.then(|| order.clone()),
         })
     };

@@ -53,7 +53,7 @@ impl Memory {
             .name(&commit.aggregate)
             .ok_or_else(|| HaltError::Aggregate { offset, aggregate: commit.aggregate.to_string() })?;
         let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
-        self.aggregates.apply(&aggregate, &events, commit.version, offset);
+        self.aggregates.apply(&aggregate, &events, commit.version, offset, TimeMs(commit.at_ms));
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
         // As its owner did before it decided: a key that took effect again after its window is kept for another.
         self.repeats.expire(self.last_at);

@@ -61,6 +61,7 @@ impl<R> PendingAnswers<R> {
                 | Answer::Invalid { .. }
                 | Answer::NoSuchCommand
                 | Answer::Overloaded { .. }
+                | Answer::Quarantined
                 | Answer::NoOwner
                 | Answer::Misdirected
                 | Answer::OutcomeUnknown => {}

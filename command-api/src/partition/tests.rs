@@ -4,6 +4,7 @@ mod commands;
 mod takeover;
 mod handover;
 mod doubt;
+mod quarantine;
 mod simulation;
 
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ use schemas::commands::Precondition;
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
-use super::{DoubtCause, HaltError, NoOffset, Outside, Partition, QueueFull, ReadTo, Request, Role, Ticket};
+use super::{DoubtCause, HaltError, NoOffset, Outside, Partition, QueueFull, ReadTo, Release, Request, Role, Ticket};
 
 const PARTITION: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(900);

@@ -25,7 +25,8 @@ pub const LATENCY_BUCKETS_SECS: [f64; 14] =
 /// in `LOG` brings them back.
 const QUIET: &str = "rdkafka::client=off";
 
-/// Turns structured logs on, on standard error: standard output belongs to the answers of subcommands.
+/// Turns structured logs on, on standard error: standard output belongs to the answers of subcommands. Panics become
+/// log lines, too.
 ///
 /// `LOG` is a tracing filter (default `info`), `LOG_FORMAT` is `json` (default, one object a line) or `text`. Done
 /// again in the same process it checks both and changes nothing, so that every test may call it.
@@ -37,11 +38,18 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
     let format = env.or("LOG_FORMAT", LogFormat::Json)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
-    // The one error is that the process has a subscriber already.
-    let _already_on = match format {
+    let turned_on = match format {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
         LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
     };
+    // The one error is that the process has a subscriber already.
+    if turned_on.is_ok() {
+        std::panic::set_hook(Box::new(|panic| {
+            let location = panic.location().map(ToString::to_string);
+            let message = panic.payload_as_str().unwrap_or_default();
+            tracing::error!(code.location = location, panic.message = message, "a thread or task panicked");
+        }));
+    }
     Ok(())
 }
 

@@ -48,6 +48,8 @@ struct Cancel {
 
 struct Time(TimeMs);
 
+pub(super) const NAMES: [&str; 4] = ["place", "confirm-line", "reject-line", "cancel"];
+
 pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "confirm-line" | "reject-line")
 }

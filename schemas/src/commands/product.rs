@@ -45,6 +45,8 @@ struct Held {
 #[serde(deny_unknown_fields)]
 struct Discontinue {}
 
+pub(super) const NAMES: [&str; 7] = ["register", "restock", "reprice", "reserve", "release", "commit", "discontinue"];
+
 pub(super) fn is_internal(command: &str) -> bool {
     command == "commit"
 }

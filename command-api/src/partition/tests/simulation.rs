@@ -432,8 +432,7 @@ impl World {
                     assert!(commit.offset < int(*answered), "it was accepted before it counted");
                     let names: Vec<_> = commit.events.iter().map(|event| WireEvent::newest(event).name()).collect();
                     assert_eq!((commit.wish, commit.version, names), (asked.wish, *version, names_of(events)));
-                    seen.accepted += usize::from(!*replayed);
-                    seen.replayed += usize::from(*replayed);
+                    *(if *replayed { &mut seen.replayed } else { &mut seen.accepted }) += 1;
                     seen.accepted_by_another_attempt += usize::from(!*replayed && commit.attempt != attempt);
                 }
                 Answer::Rejected { rejection, version, .. } => {
@@ -461,9 +460,11 @@ impl World {
                     seen.overloaded += usize::from(matches!(answer, Answer::Overloaded { .. }));
                     seen.no_owner += usize::from(*answer == Answer::NoOwner);
                 }
-                Answer::KeyExpired { .. } | Answer::Invalid { .. } | Answer::NoSuchCommand | Answer::OutcomeUnknown => {
-                    panic!("no machine answers {answer:?}")
-                }
+                Answer::KeyExpired { .. }
+                | Answer::Invalid { .. }
+                | Answer::NoSuchCommand
+                | Answer::OutcomeUnknown
+                | Answer::Quarantined => panic!("no machine of this shop answers {answer:?}"),
             }
         }
     }

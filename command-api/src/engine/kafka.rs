@@ -1,0 +1,66 @@
+//! The world of a partition's state machine: Kafka, and where things are counted.
+
+use std::sync::Arc;
+
+use schemas::answers::Answer;
+use schemas::chain::Passed;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::dispatch::Reply;
+use crate::kafka::producer::Producers;
+use crate::kafka::reader::{LogReader, ReadEvent};
+use crate::metrics::{Appended, Metrics};
+use crate::partition::{DoubtCause, Outside, QueueFull, ReadTo, Ticket};
+
+pub(crate) struct Kafka {
+    pub(crate) partition: u32,
+    pub(crate) producers: Arc<Producers>,
+    pub(crate) reader: LogReader,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
+    /// A record in flight whose time is taken: one at a time.
+    pub(crate) timed: Option<(Ticket, Appended, Instant)>,
+}
+
+impl Kafka {
+    pub(super) fn reported(&mut self, ticket: Ticket) {
+        if let Some((_, what, since)) = self.timed.take_if(|(timed, ..)| *timed == ticket) {
+            self.metrics.appended(what, since.elapsed());
+        }
+    }
+}
+
+impl Outside for Kafka {
+    type Reply = Reply;
+
+    fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull> {
+        self.producers.append(self.partition, key, value, ticket)?;
+        if self.timed.is_none_or(|(timed, ..)| timed.generation != ticket.generation) {
+            let what = if key.is_empty() { Appended::Fence } else { Appended::Commit };
+            self.timed = Some((ticket, what, Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, from: i64, to: ReadTo) {
+        self.reading = Some(self.reader.read(self.partition, from, to));
+    }
+
+    fn answer(&mut self, reply: Reply, answer: Answer) {
+        reply.send(answer);
+    }
+
+    fn nonce(&mut self) -> u64 {
+        rand::random()
+    }
+
+    fn doubted(&mut self, cause: DoubtCause) {
+        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "in doubt about what counts; looking");
+        self.metrics.doubted(self.partition, cause);
+    }
+
+    fn passed_over(&mut self, reason: Passed) {
+        self.metrics.passed_over(self.partition, reason);
+    }
+}
