@@ -19,6 +19,8 @@ pub struct Config {
     pub redis_url: Secret,
     /// `REDIS_PREFIX`, default `st`: what the names of all keys begin with.
     pub redis_prefix: String,
+    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long keys are remembered, as for command-api.
+    pub window: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000.
@@ -38,6 +40,7 @@ impl Config {
             postgres_url: env.required("POSTGRES_URL")?,
             redis_url: env.required("REDIS_URL")?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
+            window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })

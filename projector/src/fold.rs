@@ -7,10 +7,12 @@ use std::collections::{HashMap, HashSet};
 
 use domain::Event;
 use schemas::chain::{ChainError, Passed, Reader, Verdict};
+use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record, RecordError};
 use schemas::views::{FEEDS, OrderRow, ProductRow};
 
 use crate::log::Batch;
+use crate::snapshots;
 use crate::views::customer::{self, CustomerDelta};
 use crate::views::journal::JournalRows;
 use crate::views::revenue::{self, RevenueDelta};
@@ -47,11 +49,29 @@ pub(crate) struct Standing {
     recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
     pub(crate) nonce: Option<u64>,
+    pub(crate) times: Times,
+}
+
+/// Of the commits that were read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) last_at_ms: u64,
+    /// The latest time that a key told.
+    pub(crate) max_key_ms: u64,
+}
+
+impl Times {
+    fn note(&mut self, commit: &Commit<'_>) {
+        self.last_at_ms = self.last_at_ms.max(commit.at_ms);
+        let key = IdempotencyKey::from_bare(&commit.command_id).ok().and_then(|key| key.time());
+        self.max_key_ms = self.max_key_ms.max(key.map_or(0, |time| time.0));
+    }
 }
 
 impl Standing {
     pub(crate) fn new(readers: [Reader; FEEDS.len()], nonce: Option<u64>) -> Self {
-        Self { recognized: readers.map(|reader| reader.last_counted < 0), readers, nonce }
+        let recognized = readers.map(|reader| reader.last_counted < 0);
+        Self { recognized, readers, nonce, times: Times::default() }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.
@@ -69,6 +89,8 @@ pub(crate) struct Changes {
     pub(crate) customers: HashMap<(String, u32), CustomerDelta>,
     pub(crate) revenue: HashMap<(String, u32), RevenueDelta>,
     pub(crate) journal: JournalRows,
+    /// Aggregates whose state should be kept anew, with their versions.
+    pub(crate) due: Vec<(String, u64)>,
     pub(crate) commits: usize,
     /// Partitions in which something counted that a view shows.
     pub(crate) moved: HashSet<u32>,
@@ -136,6 +158,7 @@ impl Folder {
             if let Some(Record::Commit(commit)) = record
                 && counts.contains(&true)
             {
+                standing.times.note(&commit);
                 changes.moved.insert(partition);
                 changes.commits += 1;
                 self.commit(partition, offset, &commit, counts, &mut changes);
@@ -154,6 +177,9 @@ impl Folder {
     ) {
         if counts[JOURNAL_INDEX] {
             changes.journal.push(partition, offset, commit);
+            if snapshots::is_due(commit) {
+                changes.due.push((commit.aggregate.to_string(), commit.version));
+            }
         }
         let id = commit.aggregate.split_once('/').map_or("", |(_, id)| id);
         for event in &commit.events {

@@ -15,6 +15,7 @@ mod projector;
 mod log;
 mod fold;
 mod views;
+mod snapshots;
 mod postgres;
 mod redis;
 mod migrate;

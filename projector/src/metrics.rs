@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     cache_failures: Counter<u64>,
     /// `stampede_incarnations_total`: times that all of Redis was declared stale.
     incarnations: Counter<u64>,
+    /// `stampede_snapshots_total{outcome}`: states considered: `kept`, `not-worth-it` or `failed`.
+    snapshots: Counter<u64>,
     /// `stampede_projector_active`: 1 where this instance folds.
     active: Gauge<u64>,
 }
@@ -40,6 +42,7 @@ impl Metrics {
             cache: telemetry.latency_histogram("stampede_cache", "From a commit to the applied positions in Redis."),
             cache_failures: counter("stampede_cache_failures", "Times that Redis did not take what was committed."),
             incarnations: counter("stampede_incarnations", "Times that all of Redis was declared stale."),
+            snapshots: counter("stampede_snapshots", "States of aggregates that were due to be kept."),
             active: meter
                 .u64_gauge("stampede_projector_active")
                 .with_description("1 where this instance folds, 0 where it stands by.")
@@ -75,6 +78,14 @@ impl Metrics {
 
     pub(crate) fn incarnation_begun(&self) {
         self.incarnations.add(1, &[]);
+    }
+
+    pub(crate) fn kept(&self, kept: bool) {
+        self.snapshots.add(1, &[KeyValue::new("outcome", if kept { "kept" } else { "not-worth-it" })]);
+    }
+
+    pub(crate) fn snapshot_failed(&self) {
+        self.snapshots.add(1, &[KeyValue::new("outcome", "failed")]);
     }
 
     pub(crate) fn active(&self, active: bool) {

@@ -4,9 +4,11 @@
 //! read or wrote last. A process that slept while another took over writes nothing.
 
 mod columns;
+mod repeats;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
@@ -17,13 +19,14 @@ use schemas::views::{FEEDS, OrderRow, ProductRow};
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
-use columns::{Checkpoints, Param, Parts, Rows, journal_params};
+use columns::{Checkpoints, Param, Parts, Rows, journal_params, repeats_params};
 
-use crate::fold::{Changes, Missing, Standing};
+use crate::fold::{Changes, Missing, Standing, Times};
 
 /// One projector at a time holds this lock in its database.
 const LEAD_LOCK: i64 = 0x5354_414d_5045_4445;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -39,6 +42,8 @@ pub(crate) enum StoreError {
     Read(#[source] tokio_postgres::Error),
     #[error("could not commit a batch, or another projector moved its checkpoints")]
     Commit(#[source] tokio_postgres::Error),
+    #[error("could not look after the partitions of the repeats")]
+    Maintain(#[source] tokio_postgres::Error),
     #[error("a row does not read as what this build writes")]
     Row(#[source] serde_json::Error),
 }
@@ -47,6 +52,8 @@ pub(crate) enum StoreError {
 pub(crate) struct Store {
     client: Client,
     statements: Statements,
+    /// When the partitions of the repeats were looked after, and the times that they take.
+    repeats: (Option<Instant>, Range<i64>),
 }
 
 struct Statements {
@@ -59,6 +66,7 @@ struct Statements {
     add_customers: Statement,
     add_revenue: Statement,
     insert_journal: Statement,
+    insert_repeats: Statement,
     read_customers: Statement,
     read_revenue: Statement,
 }
@@ -79,6 +87,7 @@ pub(crate) struct Move {
     pub(crate) partition: u32,
     pub(crate) from: Reader,
     pub(crate) to: Reader,
+    pub(crate) times: Times,
 }
 
 impl Store {
@@ -92,7 +101,7 @@ impl Store {
             }
         });
         let statements = Statements::prepare(&client).await.map_err(StoreError::Connect)?;
-        Ok(Self { client, statements })
+        Ok(Self { client, statements, repeats: (None, 0..0) })
     }
 
     /// Whether this session is now the one that folds. It stays so until the session ends.
@@ -107,19 +116,36 @@ impl Store {
             .execute(include_str!("postgres/begin_checkpoints.sql"), &[&FEEDS.as_slice(), &partitions.cast_signed()])
             .await
             .map_err(StoreError::Load)?;
-        let rows =
+        let checkpoints =
             self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
         let readers: HashMap<(String, i32), Reader> =
-            rows.iter().map(|row| ((row.get("view"), row.get("partition")), reader(row))).collect();
+            checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), reader(row))).collect();
         let rows =
             self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
         let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
+        let mut times: HashMap<i32, Times> = HashMap::new();
+        for row in &checkpoints {
+            let known = times.entry(row.get("partition")).or_default();
+            known.last_at_ms = known.last_at_ms.max(row.get::<_, i64>("last_at_ms").cast_unsigned());
+            known.max_key_ms = known.max_key_ms.max(row.get::<_, i64>("max_key_ms").cast_unsigned());
+        }
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
             let of = |view: &str| readers.get(&(view.to_owned(), partition)).copied().unwrap_or(Reader::START);
-            Standing::new(FEEDS.map(of), nonces.get(&partition).copied())
+            let mut standing = Standing::new(FEEDS.map(of), nonces.get(&partition).copied());
+            standing.times = times.get(&partition).copied().unwrap_or_default();
+            standing
         };
         Ok((0..partitions).map(standing).collect())
+    }
+
+    /// To be called before each commit; it has something to do once a minute.
+    pub(crate) async fn maintain_repeats(&mut self, window: Duration) -> Result<(), StoreError> {
+        if self.repeats.0.is_none_or(|last| last.elapsed() > MAINTAIN_EVERY) {
+            let taken = repeats::maintain(&self.client, window).await.map_err(StoreError::Maintain)?;
+            self.repeats = (Some(Instant::now()), taken);
+        }
+        Ok(())
     }
 
     #[allow(clippy::type_complexity, reason = "two lists of rows with their versions")]
@@ -160,7 +186,7 @@ impl Store {
         moves: &[Move],
         standings: &[Standing],
     ) -> Result<Sums, StoreError> {
-        let Statements { insert_partitions, move_checkpoints, insert_journal, .. } = &self.statements;
+        let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, .. } = &self.statements;
         let Statements { upsert_products, upsert_orders, add_customers, add_revenue, .. } = &self.statements;
         let client = &self.client;
         let moves = Checkpoints::new(moves);
@@ -179,6 +205,7 @@ impl Store {
             customers,
             revenue,
             journal,
+            repeats,
             committed,
             customers_now,
             revenue_now,
@@ -191,11 +218,17 @@ impl Store {
             run(client, add_customers, customers.params_with_dates(), customers.keys.is_empty()),
             run(client, add_revenue, revenue.params(), revenue.keys.is_empty()),
             run(client, insert_journal, journal_params(&changes.journal), changes.journal.versions.is_empty()),
+            run(
+                client,
+                insert_repeats,
+                repeats_params(&changes.journal.repeats, &self.repeats.1),
+                changes.journal.versions.is_empty()
+            ),
             client.batch_execute("COMMIT"),
             read(client, &self.statements.read_customers, &customer_keys),
             read(client, &self.statements.read_revenue, &revenue_keys)
         );
-        let rows = products.and(orders).and(customers).and(revenue).and(journal);
+        let rows = products.and(orders).and(customers).and(revenue).and(journal).and(repeats);
         begun.and(moved).and(identified).and(rows).and(committed).map_err(StoreError::Commit)?;
         let customers = customers_now.map_err(StoreError::Read)?;
         Ok(Sums { customers, revenue: revenue_now.map_err(StoreError::Read)? })
@@ -221,6 +254,7 @@ impl Statements {
             add_customers: client.prepare(include_str!("postgres/add_customers.sql")).await?,
             add_revenue: client.prepare(include_str!("postgres/add_revenue.sql")).await?,
             insert_journal: client.prepare(include_str!("postgres/insert_journal.sql")).await?,
+            insert_repeats: client.prepare(include_str!("postgres/insert_repeats.sql")).await?,
             read_customers: client
                 .prepare("SELECT key, version, data::text FROM view_customer WHERE key = ANY($1)")
                 .await?,

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::fold::{Changes, FoldError, Folder, Standing};
@@ -13,6 +15,7 @@ use crate::log::{self, Batch, Batches};
 use crate::metrics::Metrics;
 use crate::postgres::{Move, Store, StoreError, Sums};
 use crate::redis::Cache;
+use crate::snapshots::{self, Due};
 
 /// Between tries to take the lead, and after something broke.
 const RETRY: Duration = Duration::from_millis(300);
@@ -91,6 +94,10 @@ impl Projector {
         tracing::info!("folding");
         self.metrics.active(true);
         self.cache.lose_step();
+        let (due, waiting) = snapshots::channel();
+        // It ends with this stretch of folding.
+        let mut background = JoinSet::new();
+        background.spawn(snapshots::keep(self.config.postgres_url.clone(), waiting, self.metrics.clone()));
         let mut fold = Fold {
             metrics: self.metrics.clone(),
             store,
@@ -98,6 +105,8 @@ impl Projector {
             committed: standings.clone(),
             standings,
             last_move: Instant::now(),
+            window: self.config.window,
+            due,
         };
         let mut last_try = None;
         let mut committed = None;
@@ -168,6 +177,9 @@ struct Fold {
     standings: Vec<Standing>,
     committed: Vec<Standing>,
     last_move: Instant,
+    /// How long keys are remembered.
+    window: Duration,
+    due: mpsc::Sender<Due>,
 }
 
 /// What Postgres has of a batch.
@@ -206,8 +218,13 @@ impl Fold {
         let moves = self.moves(&changes);
         let mut sums = Sums::default();
         if !moves.is_empty() {
+            self.store.maintain_repeats(self.window).await?;
             sums = self.store.commit(&changes, &moves, &self.standings).await?;
             self.metrics.committed(begun.elapsed());
+            for due in &changes.due {
+                // Without room it comes again later.
+                let _ = self.due.try_send(due.clone());
+            }
             for Move { partition, .. } in &moves {
                 self.committed[*partition as usize] = self.standings[*partition as usize].clone();
             }
@@ -228,7 +245,7 @@ impl Fold {
             }
             for (view, (to, from)) in now.readers.iter().zip(&committed.readers).enumerate() {
                 if to != from {
-                    moves.push(Move { view, partition, from: *from, to: *to });
+                    moves.push(Move { view, partition, from: *from, to: *to, times: now.times });
                 }
             }
         }

@@ -87,6 +87,12 @@ impl<'a> WireEvent<'a> {
         whole[before..whole.len() - 1].to_owned()
     }
 
+    /// The domain's event from the parts in which the journal keeps it. Unknown names and other data are errors.
+    pub fn upcast_parts(name: &str, data_json: &str) -> Result<Event, serde_json::Error> {
+        let whole = format!(r#"{{"type":"{name}","data":{data_json}}}"#);
+        serde_json::from_str(&whole).map(|event: WireEvent<'_>| event.upcast())
+    }
+
     /// The event's name and version, e.g. `product.reserved.v1`.
     pub fn name(&self) -> &'static str {
         match self {

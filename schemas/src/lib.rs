@@ -20,6 +20,7 @@ pub mod time;
 pub mod commands;
 pub mod answers;
 pub mod problem;
+pub mod snapshots;
 pub mod tables;
 pub mod views;
 pub mod cache;

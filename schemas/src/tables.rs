@@ -1,10 +1,26 @@
-//! The read side's tables: `sql/V*.sql`, applied in their order by `projector migrate`.
+//! The tables: `sql/V*.sql`, applied in their order by `projector migrate`.
 //!
 //! Each view has a table of rows or of parts, which only its projector knows, and an SQL view `view_{name}` with
 //! the columns `key`, `version` and `data`, which is all that readers use.
 
+use uuid::Uuid;
+use xxhash_rust::xxh3::Xxh3Default;
+
 /// Where the migrations lie, for tools that read them from disk.
-pub const MIGRATIONS: &[(&str, &str)] = &[("V1__read_side", include_str!("../sql/V1__read_side.sql"))];
+pub const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__read_side", include_str!("../sql/V1__read_side.sql")),
+    ("V2__write_side", include_str!("../sql/V2__write_side.sql")),
+];
+
+/// The key of the table `repeats`: an index entry, not a proof. The record that it leads to tells whose it is.
+pub fn repeat_key(aggregate: &str, key: &str) -> Uuid {
+    let mut hash = Xxh3Default::new();
+    hash.update(aggregate.as_bytes());
+    // No name of an aggregate has this byte, so no two pairs run together.
+    hash.update(&[0]);
+    hash.update(key.as_bytes());
+    Uuid::from_u128(hash.digest128())
+}
 
 /// A nonce as Postgres stores it: the same 64 bits, signed.
 pub fn nonce_to_sql(nonce: u64) -> i64 {

@@ -1,6 +1,7 @@
 //! Rows turned into columns: a statement takes an array of each.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
@@ -10,7 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::{Move, StoreError};
 use crate::fold::Changes;
-use crate::views::journal::JournalRows;
+use crate::views::journal::{JournalRows, RepeatRows};
 use crate::views::revenue::Sums;
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -27,6 +28,8 @@ pub(super) struct Checkpoints {
     nonces: Vec<i64>,
     seqs: Vec<i64>,
     counted: Vec<i64>,
+    last_at_ms: Vec<i64>,
+    max_key_ms: Vec<i64>,
     count: i64,
 }
 
@@ -34,7 +37,7 @@ impl Checkpoints {
     pub(super) fn new(moves: &[Move]) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { view, partition, from, to } in moves {
+        for Move { view, partition, from, to, times } in moves {
             columns.views.push(FEEDS[*view]);
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);
@@ -44,11 +47,13 @@ impl Checkpoints {
             columns.nonces.push(nonce(to));
             columns.seqs.push(to.last_seq.cast_signed());
             columns.counted.push(to.last_counted);
+            columns.last_at_ms.push(times.last_at_ms.cast_signed());
+            columns.max_key_ms.push(times.max_key_ms.cast_signed());
         }
         columns
     }
 
-    pub(super) fn params(&self) -> [Param<'_>; 10] {
+    pub(super) fn params(&self) -> [Param<'_>; 12] {
         [
             &self.views,
             &self.partitions,
@@ -59,6 +64,8 @@ impl Checkpoints {
             &self.nonces,
             &self.seqs,
             &self.counted,
+            &self.last_at_ms,
+            &self.max_key_ms,
             &self.count,
         ]
     }
@@ -100,6 +107,10 @@ pub(super) fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
         &rows.causes,
         &rows.traces,
     ]
+}
+
+pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 6] {
+    [&rows.keys, &rows.at_ms, &rows.partitions, &rows.offsets, &taken.start, &taken.end]
 }
 
 /// Columns of a summed view; the dates are `customer`'s alone.

@@ -1,2 +1,2 @@
-SELECT view, partition, next_offset, epoch_claim, epoch_nonce, last_seq, last_counted
+SELECT view, partition, next_offset, epoch_claim, epoch_nonce, last_seq, last_counted, last_at_ms, max_key_ms
 FROM checkpoints

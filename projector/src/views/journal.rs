@@ -1,6 +1,8 @@
-//! The journal: every event, by aggregate and version.
+//! The journal: every event, by aggregate and version; and, for a while, every command by its key.
 
 use schemas::record::Commit;
+use schemas::tables::repeat_key;
+use uuid::Uuid;
 
 /// Columns of the journal, a row an event.
 #[derive(Debug, Default)]
@@ -15,10 +17,24 @@ pub(crate) struct JournalRows {
     pub(crate) command_ids: Vec<String>,
     pub(crate) causes: Vec<Option<String>>,
     pub(crate) traces: Vec<Option<String>>,
+    pub(crate) repeats: RepeatRows,
+}
+
+/// Columns of the keys that took effect, a row a command.
+#[derive(Debug, Default)]
+pub(crate) struct RepeatRows {
+    pub(crate) keys: Vec<Uuid>,
+    pub(crate) at_ms: Vec<i64>,
+    pub(crate) partitions: Vec<i32>,
+    pub(crate) offsets: Vec<i64>,
 }
 
 impl JournalRows {
     pub(crate) fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
+        self.repeats.keys.push(repeat_key(&commit.aggregate, &commit.command_id));
+        self.repeats.at_ms.push(commit.at_ms.cast_signed());
+        self.repeats.partitions.push(partition.cast_signed());
+        self.repeats.offsets.push(offset);
         let first = commit.version + 1 - commit.events.len() as u64;
         for (event, version) in commit.events.iter().zip(first..) {
             self.aggregates.push(commit.aggregate.to_string());

@@ -1,0 +1,45 @@
+//! The partitions of the table `repeats`: five minutes each, made ahead of time, dropped when the window is over.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio_postgres::Client;
+
+const SLOT: Duration = Duration::from_secs(300);
+/// A command's time may be ahead of this process's clock by a minute; the rest is for a projector that pauses.
+const AHEAD: Duration = Duration::from_secs(900);
+/// A key may tell a time two minutes after its command's, and is kept for the window from there.
+const BEHIND: Duration = Duration::from_secs(180);
+
+/// Makes what is missing and drops what is over. Returns the times, in milliseconds since 1970, that the table takes.
+pub(super) async fn maintain(client: &Client, window: Duration) -> Result<Range<i64>, tokio_postgres::Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (first, last) = (slot(now.saturating_sub(window + BEHIND)), slot(now + AHEAD));
+    let mut statements = String::new();
+    for slot in first..=last {
+        let (from, to) = (slot * SLOT.as_secs(), (slot + 1) * SLOT.as_secs());
+        write!(
+            statements,
+            "CREATE TABLE IF NOT EXISTS repeats_{slot} PARTITION OF repeats \
+             FOR VALUES FROM (to_timestamp({from})) TO (to_timestamp({to}));"
+        )
+        .expect("a String takes all");
+    }
+    client.batch_execute(&statements).await?;
+    let sql = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'repeats'::regclass";
+    for row in client.query(sql, &[]).await? {
+        let name: String = row.get(0);
+        let is_over =
+            name.rsplit_once('_').and_then(|(_, slot)| slot.parse::<u64>().ok()).is_some_and(|slot| slot < first);
+        if is_over {
+            client.batch_execute(&format!("DROP TABLE {name}")).await?;
+        }
+    }
+    let ms = |slot: u64| i64::try_from(slot * SLOT.as_secs() * 1000).unwrap_or(i64::MAX);
+    Ok(ms(first)..ms(last + 1))
+}
+
+fn slot(time: Duration) -> u64 {
+    time.as_secs() / SLOT.as_secs()
+}

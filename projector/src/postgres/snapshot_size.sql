@@ -1,0 +1,1 @@
+SELECT version, octet_length(state) FROM snapshots WHERE aggregate = $1 AND form = $2
