@@ -13,6 +13,12 @@ use schemas::topic::LogTopic;
 pub struct Config {
     pub kafka: KafkaSettings,
     pub topic: LogTopic,
+    /// `POSTGRES_URL`: where the projector keeps the journal. Without it everything is folded from the log's beginning
+    /// and stays in memory.
+    pub postgres_url: Option<Secret>,
+    /// `STATE_MAX_MIB`, default 1024: what the aggregates in memory may take. Those that were not used lately are let
+    /// go as far as Postgres has them; where that is not enough, commands on others are refused.
+    pub state_max_bytes: usize,
     /// `HTTP_ADDR`, default 127.0.0.1:8081: what clients and the edge call.
     pub http_addr: SocketAddr,
     /// `INTERNAL_ADDR`, default 127.0.0.1:8181: links of other instances, and commands that finish what an event
@@ -41,6 +47,8 @@ impl Config {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
+            postgres_url: env.optional("POSTGRES_URL")?,
+            state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
             internal_addr: env.or("INTERNAL_ADDR", loopback(8181))?,
             internal_url: env.optional("INTERNAL_URL")?,

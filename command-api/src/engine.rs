@@ -23,7 +23,9 @@ use crate::dispatch::{Reply, now};
 use crate::group::Assignment;
 use crate::kafka::producer::{Report, Reports};
 use crate::kafka::reader::ReadEvent;
+use crate::keeper::{Brought, Known, Shelf};
 use crate::mailbox::{Gauges, Job, Lanes};
+use crate::memory_budget::MemoryBudget;
 use crate::partition::{HaltError, Partition, Quarantine, Release, Role};
 use crate::takeover::Takeover;
 
@@ -48,6 +50,9 @@ pub(crate) struct Engine {
     pub(crate) takeover: Takeover,
     pub(crate) kafka: Kafka,
     pub(crate) gauges: Arc<Gauges>,
+    /// `None`: nothing is kept outside.
+    pub(crate) shelf: Option<Shelf>,
+    pub(crate) budget: MemoryBudget,
     /// Waiting for an owner costs a command nothing of its patience.
     pub(crate) served_since: Instant,
 }
@@ -85,6 +90,9 @@ enum Turn {
     Read(Option<ReadEvent>),
     Jobs(Vec<Job>),
     Request(EngineRequest),
+    Brought(Vec<Brought>),
+    /// How far Postgres is, or that it is there still.
+    Known(Known),
     /// The way is free, or not.
     Cleared(bool),
     Assigned,
@@ -124,7 +132,7 @@ impl Engine {
             return;
         }
         match role {
-            Role::Idle if rest.is_over() => self.machine.prepare(&mut self.kafka),
+            Role::Idle if rest.is_over() && self.knows_where_to_begin() => self.machine.prepare(&mut self.kafka),
             Role::Prepared if !self.takeover.is_under_way() => self.takeover.ask_owner(),
             _ => {}
         }
@@ -132,6 +140,11 @@ impl Engine {
 
     fn is_assigned(&self) -> bool {
         self.assignment.borrow().as_ref().is_some_and(|partitions| partitions.contains(&self.kafka.partition))
+    }
+
+    /// A moment after the start Postgres has told of a checkpoint, or is known to be away.
+    fn knows_where_to_begin(&self) -> bool {
+        self.shelf.as_ref().is_none_or(|shelf| *shelf.known.borrow() != Known::NotYet)
     }
 
     async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, rest: &Rest) -> Turn {
@@ -154,6 +167,7 @@ impl Engine {
             count = self.lanes.take(&mut jobs, MAX_TURN), if takes && !stopping => {
                 if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
             }
+            turn = from_shelf(&mut self.shelf) => turn,
             Some(request) = self.requests.recv() => Turn::Request(request),
             cleared = self.takeover.cleared() => Turn::Cleared(cleared),
             Ok(()) = self.assignment.changed() => Turn::Assigned,
@@ -177,12 +191,18 @@ impl Engine {
             }
             Turn::Read(Some(ReadEvent::Ended)) => {
                 self.kafka.reading = None;
-                self.machine.read_ended(now(), &mut self.kafka);
+                self.machine.read_ended(now(), &mut self.kafka)?;
             }
             Turn::Read(Some(ReadEvent::Failed(error))) => return Err(EngineError::Read(error)),
             Turn::Read(None) => self.kafka.reading = None,
             Turn::Jobs(jobs) => self.decide(jobs),
             Turn::Request(request) => self.answer_request(request),
+            Turn::Brought(all) => {
+                for Brought { wanted, kept } in all {
+                    self.machine.loaded(&wanted, kept, now(), &mut self.kafka);
+                }
+            }
+            Turn::Known(known) => self.keep_house(known),
             Turn::Cleared(true) => self.machine.take_over(&mut self.kafka),
             Turn::Cleared(false) => self.machine.let_go(),
             Turn::Assigned | Turn::Tick => {}
@@ -222,6 +242,16 @@ impl Engine {
         }
     }
 
+    /// Lets go of what memory need not hold.
+    fn keep_house(&mut self, known: Known) {
+        if let Known::At(checkpoint) = known {
+            self.machine.checkpointed(checkpoint);
+        }
+        self.machine.forget(self.budget.keys(), now());
+        let limit = self.budget.limit(self.kafka.partition, self.machine.resident_bytes());
+        self.machine.evict(limit.unwrap_or(usize::MAX));
+    }
+
     fn decide(&mut self, jobs: Vec<Job>) {
         let (now, instant, count) = (now(), Instant::now(), jobs.len());
         let longest_wait = jobs.iter().map(|job| instant.saturating_duration_since(job.came)).max();
@@ -241,6 +271,8 @@ impl Engine {
     fn show(&self) {
         self.gauges.in_flight.store(self.machine.pending() as u64, Ordering::Relaxed);
         self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
+        self.gauges.resident_bytes.store(self.machine.resident_bytes() as u64, Ordering::Relaxed);
+        self.gauges.keys.store(self.machine.remembered_keys() as u64, Ordering::Relaxed);
         let quarantined = self.machine.quarantined();
         let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);
         if quarantined.len() as u64 > known {
@@ -313,6 +345,19 @@ fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Waits for ever where nothing is kept.
+async fn from_shelf(shelf: &mut Option<Shelf>) -> Turn {
+    let Some(Shelf { brought, known }) = shelf else { return std::future::pending().await };
+    let mut all = Vec::new();
+    tokio::select! {
+        count = brought.recv_many(&mut all, MAX_TURN) => {
+            if count == 0 { std::future::pending().await } else { Turn::Brought(all) }
+        }
+        Ok(()) = known.changed() => Turn::Known(*known.borrow_and_update()),
+        else => std::future::pending().await,
+    }
 }
 
 /// Waits for ever where nothing is read.

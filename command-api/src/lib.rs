@@ -17,6 +17,8 @@ mod dispatch;
 mod owners;
 mod link;
 mod group;
+mod keeper;
+mod memory_budget;
 mod takeover;
 mod ownership;
 mod mailbox;
@@ -123,14 +125,15 @@ impl App {
         let roles = watch_roles(statuses.clone(), assignment.clone(), self.partitions_ready, shutdown.clone());
         servers.spawn("readiness", roles);
         let ran = ownership.run(&shutdown).await;
+        shutdown.trigger();
         // Others take over while this instance still serves and forwards.
         ownership.hand_over().await;
         servers_shutdown.trigger();
         let drained = servers.drain(config.grace).await;
         let settled = ownership.end(config.grace).await;
         admin.stop().await;
-        drained?;
-        ran.and(settled)
+        ran.and(settled)?;
+        Ok(drained?)
     }
 }
 

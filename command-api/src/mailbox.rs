@@ -72,6 +72,8 @@ pub(crate) struct Gauges {
     /// Commands whose answer waits for the log.
     pub(crate) in_flight: AtomicU64,
     pub(crate) residents: AtomicU64,
+    pub(crate) resident_bytes: AtomicU64,
+    pub(crate) keys: AtomicU64,
     pub(crate) quarantined: AtomicU64,
 }
 

@@ -86,7 +86,8 @@ impl Metrics {
     }
 
     /// `stampede_mailbox_depth{partition}`: commands that wait for a turn. `stampede_in_flight{partition}`: commands
-    /// whose answer waits for the log. `stampede_resident_aggregates{partition}`, `stampede_quarantined{partition}`.
+    /// whose answer waits for the log. `stampede_resident_aggregates{partition}`, `stampede_resident_bytes{partition}`,
+    /// `stampede_remembered_keys{partition}`, `stampede_quarantined{partition}`.
     pub(crate) fn observe(&self, dispatcher: &Arc<Dispatcher>) {
         let weak = Arc::downgrade(dispatcher);
         let gauge = |name: &'static str, what: &'static str, value: fn(&Mailbox) -> u64| {
@@ -105,6 +106,12 @@ impl Metrics {
         });
         gauge("stampede_resident_aggregates", "Aggregates in memory.", |mailbox| {
             mailbox.gauges.residents.load(Ordering::Relaxed)
+        });
+        gauge("stampede_resident_bytes", "About how much memory the aggregates in it take.", |mailbox| {
+            mailbox.gauges.resident_bytes.load(Ordering::Relaxed)
+        });
+        gauge("stampede_remembered_keys", "Idempotency keys in memory.", |mailbox| {
+            mailbox.gauges.keys.load(Ordering::Relaxed)
         });
         gauge("stampede_quarantined", "Aggregates in quarantine.", |mailbox| {
             mailbox.gauges.quarantined.load(Ordering::Relaxed)

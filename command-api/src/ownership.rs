@@ -13,8 +13,10 @@ use crate::engine::{Engine, Kafka, Status};
 use crate::group::{Assignment, Group, HEARTBEAT};
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::LogReader;
+use crate::keeper::Keeper;
 use crate::link::Links;
 use crate::mailbox;
+use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::{Partition, Role};
@@ -33,6 +35,8 @@ pub(crate) struct Ownership {
     pub(crate) assignment: watch::Receiver<Assignment>,
     /// Reads single records, beside the replays.
     pub(crate) log_reader: LogReader,
+    /// Why the tables in Postgres are not this log's.
+    other_log: watch::Receiver<Option<String>>,
     producers: Arc<Producers>,
     /// `None` where the share is fixed.
     group: Option<Group>,
@@ -64,8 +68,17 @@ impl Ownership {
         };
         let shutdown = Shutdown::new();
         let mut engines = Tasks::new();
+        let (wrong, other_log) = watch::channel(None);
+        let (keeper, shelves) = match &config.postgres_url {
+            Some(url) => {
+                let (keeper, shelves) = Keeper::start(url, partitions, &log_reader, &mut engines, wrong, &shutdown)?;
+                (Some(keeper), shelves.into_iter().map(Some).collect())
+            }
+            None => (None, (0..partitions).map(|_| None).collect::<Vec<_>>()),
+        };
+        let budget = MemoryBudget::new(config.state_max_bytes, partitions);
         let (mut statuses, mut mailboxes) = (Vec::new(), Vec::new());
-        for (partition, reports) in (0..partitions).zip(reports) {
+        for ((partition, reports), shelf) in (0..partitions).zip(reports).zip(shelves) {
             let (status, watching) = watch::channel(Status::Role(Role::Idle));
             let takeover = Takeover::new(partition, own_url.clone(), owners.clone(), links.clone(), log_reader.clone());
             let kafka = Kafka {
@@ -74,13 +87,26 @@ impl Ownership {
                 reader: replay.clone(),
                 metrics: metrics.clone(),
                 reading: None,
+                keeper: keeper.clone(),
                 timed: None,
             };
             let machine = Partition::new(partition, internal_url.to_owned(), config.window);
             let (mailbox, lanes, requests) = mailbox::new(watching.clone());
             let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
-            let engine =
-                Engine { machine, lanes, requests, reports, status, assignment, takeover, kafka, gauges, served_since };
+            let engine = Engine {
+                machine,
+                lanes,
+                requests,
+                reports,
+                status,
+                assignment,
+                takeover,
+                kafka,
+                gauges,
+                shelf,
+                budget: budget.clone(),
+                served_since,
+            };
             engines.spawn("engine", engine.run(shutdown.clone()));
             mailboxes.push(mailbox);
             statuses.push(watching);
@@ -88,7 +114,7 @@ impl Ownership {
         let dispatcher = Dispatcher::new(mailboxes, own_url, owners, links, config.window, metrics.clone());
         let dispatcher = Arc::new(dispatcher);
         metrics.observe(&dispatcher);
-        Ok(Self { dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
+        Ok(Self { other_log, dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
     }
 
     /// Until shutdown is asked for, or an engine ends, which none should: then its name and why.
@@ -97,6 +123,11 @@ impl Ownership {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
+                Ok(()) = self.other_log.changed() => {
+                    if let Some(why) = self.other_log.borrow_and_update().clone() {
+                        anyhow::bail!("the tables belong to another log: {why}");
+                    }
+                }
                 _ = heartbeat.tick() => self.group.iter().for_each(Group::tick),
                 Some((name, result)) = self.engines.ended() => {
                     result?;

@@ -15,9 +15,12 @@
 mod outside;
 mod memory;
 mod aggregates;
+mod quarantine;
 mod repeats;
+mod parked;
 mod pending;
 mod doubt;
+mod keeping;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,18 +33,24 @@ use schemas::commands::Precondition;
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
-pub use aggregates::{Quarantine, Release};
-pub use outside::{DoubtCause, HaltError, NoOffset, Outside, QueueFull, ReadTo, Request, Role, Ticket};
+pub use outside::{
+    Checkpoint, DoubtCause, HaltError, Kept, KeptState, NoOffset, Outside, QueueFull, ReadTo, Request, Role, Ticket,
+    Unavailable, Wanted,
+};
+pub(crate) use quarantine::panic_text;
+pub use quarantine::{Quarantine, Release};
+pub use repeats::Repeat;
 
 use aggregates::Refusal;
 use memory::Memory;
+use parked::Parked;
 use pending::{Pending, PendingAnswers};
-use repeats::Repeat;
 
 /// An instance's clock may be this far behind the partition's last record; further, it refuses commands.
 const MAX_CLOCK_LAG_MS: u64 = 60_000;
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum Phase {
     /// Not the owner, and not about to be.
     Idle,
@@ -69,6 +78,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Partition<R> {
     partition: u32,
     url: String,
@@ -78,6 +88,12 @@ pub struct Partition<R> {
     phase: Phase,
     memory: Memory,
     pending: PendingAnswers<R>,
+    /// Commands that wait for what is kept outside.
+    parked: Parked<R>,
+    /// The newest that is known; without one, everything is read from the log and nothing is let go.
+    checkpoint: Option<Checkpoint>,
+    /// No room for aggregates that are not in memory.
+    full: bool,
     /// Of the last fence that was sent.
     fence_seq: u64,
     /// Decides nothing more, and is idle once everything is answered.
@@ -96,6 +112,9 @@ impl<R> Partition<R> {
             phase: Phase::Idle,
             memory: Memory::new(window),
             pending: PendingAnswers::default(),
+            parked: Parked::default(),
+            checkpoint: None,
+            full: false,
             fence_seq: 0,
             leaving: false,
             buffer: Vec::with_capacity(1024),
@@ -127,12 +146,12 @@ impl<R> Partition<R> {
 
     /// Aggregates on which nothing is decided, because the rules panicked.
     pub fn quarantined(&self) -> &BTreeMap<AggregateId, Quarantine> {
-        self.memory.aggregates.quarantined()
+        self.memory.aggregates.quarantined.all()
     }
 
     /// Lets an aggregate out of quarantine, for another try.
     pub fn release(&mut self, aggregate: &AggregateId) -> Release {
-        self.memory.aggregates.release(aggregate)
+        self.memory.aggregates.quarantined.release(aggregate)
     }
 
     /// Whether something waits for another try, though nothing comes in.
@@ -185,9 +204,21 @@ impl<R> Partition<R> {
             return out.answer(request.reply, Answer::Misdirected);
         }
         self.memory.repeats.expire(now);
+        self.take_up(request, false, now, out);
+    }
+
+    /// Decides it now, or when what it needs was brought. `may_count`: it was sent to the log before.
+    fn take_up(&mut self, request: Request<R>, may_count: bool, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        match self.missing(&request) {
+            Some(wanted) => self.park(request, may_count, wanted, out),
+            None => self.decide(request, may_count, now, out),
+        }
+    }
+
+    fn decide(&mut self, request: Request<R>, may_count: bool, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         if let Some(repeat) = self.memory.repeats.get(&request.aggregate, request.key.as_str()) {
             let answer = repeat.answer(self.partition, request.fingerprint);
-            return self.prove(request, answer);
+            return self.prove(request, may_count, answer);
         }
         if self.memory.last_at.0 > now.0 + MAX_CLOCK_LAG_MS {
             let detail = "the clock of this instance is over a minute behind the log".into();
@@ -196,18 +227,18 @@ impl<R> Partition<R> {
         let (version, position) = self.memory.aggregates.version(&request.aggregate);
         let position = (self.partition, position);
         if !holds(request.precondition, version) {
-            return self.prove(request, Answer::PreconditionFailed { version, position });
+            return self.prove(request, may_count, Answer::PreconditionFailed { version, position });
         }
         let at = now.max(self.memory.last_at);
         match self.memory.aggregates.decide(&request.aggregate, &request.command, at) {
             Ok(events) if events.is_empty() => {
-                self.prove(request, Answer::Accepted { version, events: vec![], position, replayed: false });
+                self.prove(request, may_count, Answer::Accepted { version, events: vec![], position, replayed: false });
             }
             Ok(events) => self.append(request, &events, at, out),
             Err(Refusal::Quarantined) => out.answer(request.reply, Answer::Quarantined),
             Err(Refusal::Rejected(rejection)) => {
                 let rejection = rejection_name(&rejection).into();
-                self.prove(request, Answer::Rejected { rejection, version, position });
+                self.prove(request, may_count, Answer::Rejected { rejection, version, position });
             }
         }
     }
@@ -261,19 +292,25 @@ impl<R> Partition<R> {
     }
 
     /// Everything that was asked for was read.
-    pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) -> Result<(), HaltError> {
+        self.memory.check_recognized()?;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::CatchingUp { .. } if self.is_deposed() => self.step_down(out),
             Phase::CatchingUp { then_claim: true } => self.claim(out),
-            Phase::CatchingUp { then_claim: false } => self.phase = Phase::Prepared,
+            Phase::CatchingUp { then_claim: false } => {
+                self.phase = Phase::Prepared;
+                self.preload(out);
+            }
             Phase::ReadingBack { epoch } => {
                 self.phase = Phase::Owner(Writer::new(epoch));
                 self.fence_seq = 0;
+                self.preload(out);
                 self.settle_pending(now, out);
             }
             Phase::Looking { writer, reader } => self.looked(writer, &reader, out),
             phase @ (Phase::Idle | Phase::Prepared | Phase::Claiming { .. } | Phase::Owner(_)) => self.phase = phase,
         }
+        Ok(())
     }
 
     /// The end of a turn: sends what the commands of this turn share. While one fence is in flight the next
@@ -281,6 +318,9 @@ impl<R> Partition<R> {
     pub fn end_turn(&mut self, out: &mut impl Outside<Reply = R>) {
         if let Phase::Claiming { sent: false, .. } = self.phase {
             self.send_claim(out);
+        }
+        if self.role() != Role::Owner {
+            self.dismiss_parked(out);
         }
         let Phase::Owner(writer) = &mut self.phase else { return };
         let wanted = self.pending.last_needed() > writer.last_sent();
@@ -327,13 +367,13 @@ impl<R> Partition<R> {
         let repeat = Repeat { offset, fingerprint: request.fingerprint, version, events: names.into() };
         let answer = repeat.accepted(self.partition);
         self.memory.repeats.insert(&request.aggregate, request.key.as_str(), at, repeat);
-        self.pending.push(Pending { needs: seq, appended: true, answer, request });
+        self.pending.push(Pending { needs: seq, may_count: true, answer, request });
     }
 
     /// Nothing to append: the answer waits for the next record.
-    fn prove(&mut self, request: Request<R>, answer: Answer) {
+    fn prove(&mut self, request: Request<R>, may_count: bool, answer: Answer) {
         let Phase::Owner(writer) = &self.phase else { unreachable!("only an owner decides") };
-        self.pending.push(Pending { needs: writer.next_seq(), appended: false, answer, request });
+        self.pending.push(Pending { needs: writer.next_seq(), may_count, answer, request });
     }
 
     fn answer_proven(&mut self, out: &mut impl Outside<Reply = R>) {
@@ -354,13 +394,13 @@ impl<R> Partition<R> {
     fn rest(&mut self) {
         self.leaving = false;
         self.phase = Phase::Idle;
-        self.memory.clear();
+        self.memory.restart(None);
     }
 
     fn catch_up(&mut self, then_claim: bool, out: &mut impl Outside<Reply = R>) {
-        self.memory.clear();
+        self.memory.restart(self.checkpoint.as_ref());
         self.phase = Phase::CatchingUp { then_claim };
-        out.read(self.memory.reader.next_offset, ReadTo::End);
+        out.read(self.memory.from(), ReadTo::End);
     }
 
     fn claim(&mut self, out: &mut impl Outside<Reply = R>) {

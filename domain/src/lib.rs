@@ -68,6 +68,14 @@ impl State {
             AggregateType::Order => Self::Order(order::State::default()),
         }
     }
+
+    /// About how much memory it takes beyond its own size, in bytes; in a time that does not grow with it.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Product(state) => state.heap_bytes(),
+            Self::Order(state) => state.heap_bytes(),
+        }
+    }
 }
 
 impl Command {

@@ -90,6 +90,21 @@ pub enum Rejection {
     NoSuchLine,
 }
 
+impl State {
+    /// About how much memory it takes beyond its own size, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        /// A line with its product's id.
+        const LINE: usize = size_of::<Line>() + 32;
+        match self {
+            Self::New => 0,
+            Self::Placed(open) => size_of::<Open>() + open.placement.lines.len() * LINE,
+            Self::Confirmed(placement) | Self::Rejected(placement) | Self::Cancelled(placement) => {
+                size_of::<Placement>() + placement.lines.len() * LINE
+            }
+        }
+    }
+}
+
 pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match command {
         Command::Place { customer, lines, sale, ordered_at } => {

@@ -71,6 +71,20 @@ pub enum Rejection {
     NotReserved,
 }
 
+impl State {
+    /// About how much memory it takes beyond its own size, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        /// An id with the allocator's share, its place in the map, and the map's own byte.
+        const RESERVATION: usize = 32 + size_of::<(OrderId, u32)>() + 1;
+        match self {
+            Self::Unregistered => 0,
+            Self::OnSale(product) | Self::Discontinued(product) => {
+                size_of::<Product>() + product.registration.name.len() + product.reservations.len() * RESERVATION
+            }
+        }
+    }
+}
+
 pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection> {
     match (command, state) {
         (Command::Register(registration), state) => register(state, registration),

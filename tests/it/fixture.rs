@@ -30,6 +30,7 @@ pub(crate) struct Shop {
     pub(crate) topic: String,
     pub(crate) prefix: String,
     pub(crate) partitions: u32,
+    has_tables: bool,
 }
 
 impl Shop {
@@ -43,6 +44,7 @@ impl Shop {
             topic: name.clone(),
             prefix: name,
             partitions,
+            has_tables: false,
         };
         let env = shop.env([("EVENTS_PARTITIONS", partitions.to_string())]);
         let kafka = KafkaSettings::from_env(&env).unwrap();
@@ -55,6 +57,7 @@ impl Shop {
         shop.sql(&format!("CREATE DATABASE {}", shop.topic)).await;
         let (server, _) = shop.postgres_url.rsplit_once('/').expect("a URL ends with a database");
         shop.postgres_url = format!("{server}/{}", shop.topic);
+        shop.has_tables = true;
         projector::migrate(&shop.postgres_url.as_str().into()).await.unwrap();
         shop
     }
@@ -76,6 +79,12 @@ impl Shop {
         common.into_iter().chain(more).collect()
     }
 
+    /// For a command-api: without tables it keeps everything in memory.
+    pub(crate) fn write_env(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Env {
+        let without = (!self.has_tables).then(|| ("POSTGRES_URL", String::new()));
+        self.env(without.into_iter().chain(more))
+    }
+
     /// Ready to take every command.
     pub(crate) async fn command_api(&self) -> Service {
         self.command_api_for(&format!("0-{}", self.partitions - 1)).await
@@ -90,13 +99,13 @@ impl Shop {
 
     /// One that owns what the group of all assigns to it.
     pub(crate) async fn member(&self) -> Service {
-        let service = Service::command_api(&self.env([])).await;
+        let service = Service::command_api(&self.write_env([])).await;
         service.wait_ready().await;
         service
     }
 
     pub(crate) async fn start_command_api(&self, share: &str) -> Service {
-        Service::command_api(&self.env([("PARTITIONS", share.to_owned())])).await
+        Service::command_api(&self.write_env([("PARTITIONS", share.to_owned())])).await
     }
 
     pub(crate) async fn projector(&self) -> Service {

@@ -10,6 +10,7 @@ mod bad_input;
 mod batches;
 mod ownership;
 mod quarantine;
+mod keeping;
 mod views;
 mod outages;
 mod stack;

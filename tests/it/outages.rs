@@ -10,18 +10,8 @@ use crate::fixture::{Proxy, Service, Shop, eventually};
 /// A shop whose Postgres and Redis can be cut off.
 async fn behind_proxies() -> (Shop, Arc<Proxy>, Arc<Proxy>) {
     let mut shop = Shop::with_views(2).await;
-    let (postgres, redis) = (proxy_to(&mut shop.postgres_url).await, proxy_to(&mut shop.redis_url).await);
+    let (postgres, redis) = (Proxy::in_url(&mut shop.postgres_url).await, Proxy::in_url(&mut shop.redis_url).await);
     (shop, postgres, redis)
-}
-
-/// Changes the address in a URL to that of a proxy to it.
-async fn proxy_to(url: &mut String) -> Arc<Proxy> {
-    let (_, rest) = url.split_once("://").unwrap();
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    let host = host.split('/').next().unwrap().to_owned();
-    let proxy = Proxy::to(&host).await;
-    *url = url.replace(&host, &proxy.addr.to_string());
-    proxy
 }
 
 async fn readyz_names(service: &Service, what: &str) {

@@ -291,7 +291,10 @@ async fn every_process_tells_its_life_its_readiness_and_its_metrics() {
     whole.commands.post("/v1/products/cd/register", record()).await;
     whole.queries.get("/v1/products/none").await;
     for (service, metric) in [
-        (&whole.command_api, "stampede_commands_total{aggregate=\"product\",command=\"register\",outcome=\"accepted\"} 1"),
+        (
+            &whole.command_api,
+            "stampede_commands_total{aggregate=\"product\",command=\"register\",outcome=\"accepted\"} 1",
+        ),
         (whole.projector.as_ref().unwrap(), "stampede_projector_active 1"),
         (&whole.query_api, "stampede_queries_total{route=\"/v1/products/{id}\",status=\"404\"} 1"),
     ] {

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::dispatch::Reply;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::{LogReader, ReadEvent};
+use crate::keeper::Keeper;
 use crate::metrics::{Appended, Metrics};
-use crate::partition::{DoubtCause, Outside, QueueFull, ReadTo, Ticket};
+use crate::partition::{DoubtCause, Outside, QueueFull, ReadTo, Ticket, Unavailable, Wanted};
 
 pub(crate) struct Kafka {
     pub(crate) partition: u32,
@@ -19,6 +20,8 @@ pub(crate) struct Kafka {
     pub(crate) reader: LogReader,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
+    /// Asked for what is not in memory; `None`: all of it is.
+    pub(crate) keeper: Option<Keeper>,
     /// A record in flight whose time is taken: one at a time.
     pub(crate) timed: Option<(Ticket, Appended, Instant)>,
 }
@@ -45,6 +48,10 @@ impl Outside for Kafka {
 
     fn read(&mut self, from: i64, to: ReadTo) {
         self.reading = Some(self.reader.read(self.partition, from, to));
+    }
+
+    fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+        self.keeper.as_ref().ok_or(Unavailable)?.ask(self.partition, wanted)
     }
 
     fn answer(&mut self, reply: Reply, answer: Answer) {

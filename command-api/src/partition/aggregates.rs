@@ -1,46 +1,53 @@
 //! The aggregates in memory, each at its newest version.
 //!
+//! Where reading began at the log's beginning and nothing was let go, what is not here has no events. Else it is cold:
+//! its state is kept outside, as of a checkpoint. The floor is the offset that such a checkpoint must have reached: up
+//! to it, events of aggregates that are not here may stand in the log.
+//!
 //! Invariant: rules that panic take down nobody but their aggregate: it is put into quarantine.
 
-use std::any::Any;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use domain::{Command, Event, Rejection, State, TimeMs, decide, evolve};
 use hashbrown::HashMap;
 use schemas::aggregate::AggregateId;
 
+use super::outside::KeptState;
+use super::quarantine::{Quarantined, panic_text};
+
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Aggregates {
     residents: HashMap<AggregateId, Resident>,
-    quarantined: BTreeMap<AggregateId, Quarantine>,
+    /// What was read of aggregates whose earlier state is kept outside.
+    tails: HashMap<AggregateId, Vec<Tail>>,
+    pub(super) quarantined: Quarantined,
+    /// 0: what is not here has no events.
+    floor: i64,
+    /// About how much memory the residents take.
+    bytes: usize,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Resident {
     state: State,
     /// The number of its events.
     version: u64,
     /// Of its last commit.
     offset: i64,
+    /// Used since the last look for what may go.
+    used: bool,
 }
 
-/// Why nothing is decided on an aggregate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quarantine {
-    /// What the panic said.
-    pub reason: String,
-    pub since: TimeMs,
-    /// Its events cannot be folded: only a build that can fold them brings it back.
-    pub state_lost: bool,
-}
-
-/// What became of a wish to end a quarantine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
-    Released,
-    StateLost,
-    NotQuarantined,
+/// One commit.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+struct Tail {
+    events: Vec<Event>,
+    version: u64,
+    offset: i64,
+    at: TimeMs,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -50,14 +57,37 @@ pub(super) enum Refusal {
 }
 
 impl Aggregates {
+    /// Reading begins at this offset.
+    pub(super) fn starting_at(floor: i64) -> Self {
+        Self { floor, ..Self::default() }
+    }
+
     /// The version and the offset of the last commit. One that never had an event is at version 0, and its
     /// state is as old as the log.
     pub(super) fn version(&self, aggregate: &AggregateId) -> (u64, i64) {
         self.residents.get(aggregate).map_or((0, 0), |resident| (resident.version, resident.offset))
     }
 
+    pub(super) fn floor(&self) -> i64 {
+        self.floor
+    }
+
     pub(super) fn len(&self) -> usize {
         self.residents.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether its state has to be brought before anything is decided on it.
+    pub(super) fn is_cold(&self, aggregate: &AggregateId) -> bool {
+        self.floor > 0 && !self.residents.contains_key(aggregate) && !self.quarantined.contains(aggregate)
+    }
+
+    /// Aggregates of which only the end is here.
+    pub(super) fn tails(&self) -> impl Iterator<Item = &AggregateId> {
+        self.tails.keys()
     }
 
     pub(super) fn decide(
@@ -66,12 +96,15 @@ impl Aggregates {
         command: &Command,
         at: TimeMs,
     ) -> Result<Vec<Event>, Refusal> {
-        if self.is_quarantined(aggregate) {
+        if self.quarantined.contains(aggregate) {
             return Err(Refusal::Quarantined);
         }
         let initial;
-        let state = match self.residents.get(aggregate) {
-            Some(resident) => &resident.state,
+        let state = match self.residents.get_mut(aggregate) {
+            Some(resident) => {
+                resident.used = true;
+                &resident.state
+            }
             None => {
                 initial = State::initial(aggregate.aggregate());
                 &initial
@@ -80,45 +113,81 @@ impl Aggregates {
         // Nothing can be seen half changed: the rules borrow the state.
         let decided = catch_unwind(AssertUnwindSafe(|| decide(state, command, at)));
         decided.map(|decided| decided.map_err(Refusal::Rejected)).unwrap_or_else(|panic| {
-            self.quarantine(aggregate, panic.as_ref(), at, false);
+            self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, false);
             Err(Refusal::Quarantined)
         })
     }
 
+    /// Takes in what was decided on it.
     pub(super) fn apply(&mut self, aggregate: &AggregateId, events: &[Event], version: u64, offset: i64, at: TimeMs) {
         let initial = || State::initial(aggregate.aggregate());
-        let resident =
-            self.residents.entry_ref(aggregate).or_insert_with(|| Resident { state: initial(), version: 0, offset });
+        let mut arrived = false;
+        let resident = self.residents.entry_ref(aggregate).or_insert_with(|| {
+            arrived = true;
+            Resident { state: initial(), version: 0, offset, used: true }
+        });
         resident.version = version;
         resident.offset = offset;
-        if !self.quarantined.is_empty() && self.quarantined.get(aggregate).is_some_and(|known| known.state_lost) {
+        if self.quarantined.is_state_lost(aggregate) {
             return;
         }
+        let before = if arrived { 0 } else { weight(aggregate, &resident.state) };
         let state = std::mem::replace(&mut resident.state, initial());
         // A state that was half changed is gone with the panic.
         match catch_unwind(AssertUnwindSafe(|| events.iter().fold(state, evolve))) {
             Ok(state) => resident.state = state,
-            Err(panic) => self.quarantine(aggregate, panic.as_ref(), at, true),
+            Err(panic) => self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, true),
+        }
+        self.bytes = (self.bytes + weight(aggregate, &resident.state)).saturating_sub(before);
+    }
+
+    /// Takes in what was read. What was brought from outside may be ahead of it.
+    pub(super) fn read(&mut self, aggregate: &AggregateId, events: Vec<Event>, version: u64, offset: i64, at: TimeMs) {
+        if self.is_cold(aggregate) {
+            self.tails.entry_ref(aggregate).or_default().push(Tail { events, version, offset, at });
+        } else if self.residents.get(aggregate).is_none_or(|resident| resident.version < version) {
+            self.apply(aggregate, &events, version, offset, at);
         }
     }
 
-    pub(super) fn is_quarantined(&self, aggregate: &AggregateId) -> bool {
-        !self.quarantined.is_empty() && self.quarantined.contains_key(aggregate)
-    }
-
-    pub(super) fn quarantined(&self) -> &BTreeMap<AggregateId, Quarantine> {
-        &self.quarantined
-    }
-
-    pub(super) fn release(&mut self, aggregate: &AggregateId) -> Release {
-        match self.quarantined.get(aggregate) {
-            None => Release::NotQuarantined,
-            Some(Quarantine { state_lost: true, .. }) => Release::StateLost,
-            Some(_) => {
-                self.quarantined.remove(aggregate);
-                Release::Released
+    /// Its earlier state was brought; it reaches up to the floor at least.
+    pub(super) fn bring(&mut self, aggregate: &AggregateId, kept: KeptState) {
+        if !self.is_cold(aggregate) {
+            return;
+        }
+        let tail = self.tails.remove(aggregate).unwrap_or_default();
+        match kept.folded {
+            Err(reason) => self.quarantined.insert(aggregate, reason, TimeMs(0), true),
+            Ok(state) => {
+                self.bytes += weight(aggregate, &state);
+                let resident = Resident { state, version: kept.version, offset: kept.offset, used: true };
+                self.residents.insert(aggregate.clone(), resident);
+                for Tail { events, version, offset, at } in tail {
+                    self.read(aggregate, events, version, offset, at);
+                }
             }
         }
+    }
+
+    /// Lets go of residents that were not used since the last time, and of which the checkpoint has everything, until
+    /// about `bytes` are left. Returns whether that was reached.
+    pub(super) fn evict(&mut self, checkpoint: i64, bytes: usize) -> bool {
+        let Self { residents, quarantined, floor, bytes: held, .. } = self;
+        residents.retain(|aggregate, resident| {
+            let keep = *held <= bytes
+                || resident.offset >= checkpoint
+                || std::mem::take(&mut resident.used)
+                || quarantined.contains(aggregate);
+            if !keep {
+                *held = held.saturating_sub(weight(aggregate, &resident.state));
+                *floor = (*floor).max(resident.offset + 1);
+            }
+            keep
+        });
+        if self.bytes <= bytes {
+            self.residents.shrink_to(self.residents.len() * 2);
+        }
+        self.bytes <= bytes
     }
 
     /// The name of an aggregate in a record, shared with the resident one. `None`: no such name.
@@ -134,10 +203,11 @@ impl Aggregates {
             resident.offset += shift;
         }
     }
+}
 
-    fn quarantine(&mut self, aggregate: &AggregateId, panic: &(dyn Any + Send), since: TimeMs, state_lost: bool) {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let reason = text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default();
-        self.quarantined.insert(aggregate.clone(), Quarantine { reason, since, state_lost });
-    }
+/// About how much memory a resident takes: its place in the map and its name with their shares of what is unused.
+fn weight(aggregate: &AggregateId, state: &State) -> usize {
+    const PLACE: usize = (size_of::<AggregateId>() + size_of::<Resident>() + 1) * 3 / 2;
+    const SHARED: usize = 32;
+    PLACE + SHARED + aggregate.as_str().len() + state.heap_bytes()
 }

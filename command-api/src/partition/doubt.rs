@@ -54,8 +54,11 @@ impl<R> Partition<R> {
 
     /// A foreign claim ended the epoch, and the log was read past it: what counts is known for ever.
     pub(super) fn step_down(&mut self, out: &mut impl Outside<Reply = R>) {
-        for Pending { request, .. } in self.pending.take() {
-            let answer = self.counted(&request).unwrap_or(Answer::NoOwner);
+        for Pending { request, may_count, .. } in self.pending.take() {
+            // It may count so far back that only a look at what is kept would tell.
+            let is_open = may_count && self.memory.repeats.may_have_forgotten(&request.key);
+            let otherwise = if is_open { Answer::OutcomeUnknown } else { Answer::NoOwner };
+            let answer = self.counted(&request).unwrap_or(otherwise);
             out.answer(request.reply, answer);
         }
         self.rest();
@@ -65,14 +68,14 @@ impl<R> Partition<R> {
     /// first: what is decided anew enters its key, and does not count yet.
     pub(super) fn settle_pending(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         let mut open = Vec::new();
-        for Pending { request, appended, .. } in self.pending.take() {
-            match self.counted(&request).filter(|_| appended) {
+        for Pending { request, may_count, .. } in self.pending.take() {
+            match self.counted(&request).filter(|_| may_count) {
                 Some(answer) => out.answer(request.reply, answer),
-                None => open.push(request),
+                None => open.push((request, may_count)),
             }
         }
-        for request in open {
-            self.command(request, now, out);
+        for (request, may_count) in open {
+            self.take_up(request, may_count, now, out);
         }
         self.leave_if_settled();
     }

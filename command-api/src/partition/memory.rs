@@ -7,14 +7,17 @@ use schemas::chain::{Reader, Verdict};
 use schemas::events::WireEvent;
 use schemas::record::{Commit, Record};
 
-use super::HaltError;
 use super::aggregates::Aggregates;
 use super::repeats::{Repeat, Repeats};
+use super::{Checkpoint, HaltError};
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Memory {
     /// Where it stands in the log; an owner's is ahead of that by its own records.
     pub(super) reader: Reader,
+    /// Whether the record that a checkpoint counted last was found where it should be.
+    recognized: bool,
     pub(super) aggregates: Aggregates,
     pub(super) repeats: Repeats,
     /// Of the last commit.
@@ -25,21 +28,49 @@ impl Memory {
     pub(super) fn new(window: Duration) -> Self {
         Self {
             reader: Reader::START,
+            recognized: true,
             aggregates: Aggregates::default(),
             repeats: Repeats::new(window),
             last_at: TimeMs(0),
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.reader = Reader::START;
-        self.aggregates = Aggregates::default();
-        self.repeats.clear();
-        self.last_at = TimeMs(0);
+    /// Empty, to be read from the checkpoint on, or from the log's beginning.
+    pub(super) fn restart(&mut self, checkpoint: Option<&Checkpoint>) {
+        let start = checkpoint.filter(|checkpoint| checkpoint.reader.last_counted >= 0);
+        self.reader = start.map_or(Reader::START, |start| start.reader);
+        self.recognized = start.is_none();
+        self.aggregates = Aggregates::starting_at(self.reader.next_offset);
+        self.repeats.restart(start.map(|start| start.max_key));
+        self.last_at = start.map_or(TimeMs(0), |start| start.last_at);
+    }
+
+    /// Where to read from: the record that the checkpoint counted last is read again.
+    pub(super) fn from(&self) -> i64 {
+        if self.recognized { self.reader.next_offset } else { self.reader.last_counted }
+    }
+
+    /// Whether what was read continues what the checkpoint knows.
+    pub(super) fn check_recognized(&self) -> Result<(), HaltError> {
+        let offset = self.reader.last_counted;
+        if self.recognized { Ok(()) } else { Err(HaltError::OtherHistory { offset }) }
+    }
+
+    /// What is kept outside completes what is here if it reaches up to this offset.
+    pub(super) fn floor(&self) -> i64 {
+        self.aggregates.floor().max(self.repeats.floor())
     }
 
     /// Takes the next record of the log in, if it counts.
     pub(super) fn read(&mut self, offset: i64, record: Option<&Record<'_>>) -> Result<Verdict, HaltError> {
+        if !self.recognized {
+            if offset == self.reader.last_counted && !self.reader.recognizes(record) {
+                return Err(HaltError::OtherHistory { offset });
+            }
+            // What stands between it and the checkpoint did not count.
+            self.recognized = offset + 1 >= self.reader.next_offset;
+            return Ok(Verdict::Counts);
+        }
         let verdict = self.reader.read(offset, record)?;
         if let (Verdict::Counts, Some(Record::Commit(commit))) = (verdict, record) {
             self.fold(offset, commit)?;
@@ -53,7 +84,7 @@ impl Memory {
             .name(&commit.aggregate)
             .ok_or_else(|| HaltError::Aggregate { offset, aggregate: commit.aggregate.to_string() })?;
         let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
-        self.aggregates.apply(&aggregate, &events, commit.version, offset, TimeMs(commit.at_ms));
+        self.aggregates.read(&aggregate, events, commit.version, offset, TimeMs(commit.at_ms));
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
         // As its owner did before it decided: a key that took effect again after its window is kept for another.
         self.repeats.expire(self.last_at);

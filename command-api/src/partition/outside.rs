@@ -1,15 +1,18 @@
 //! What the machine is asked, and what it asks of the world.
 
-use domain::Command;
+use domain::{Command, State, TimeMs};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
-use schemas::chain::{ChainError, Passed};
+use schemas::chain::{ChainError, Passed, Reader};
 use schemas::commands::Precondition;
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::RecordError;
 
+use super::Repeat;
+
 /// A command on its way, with where its answer goes.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Request<R> {
     pub aggregate: AggregateId,
     pub command: Command,
@@ -47,6 +50,49 @@ pub enum ReadTo {
     Offset(i64),
 }
 
+/// How far the log's events are kept outside, where states and keys can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub reader: Reader,
+    /// Of the last commit before it.
+    pub last_at: TimeMs,
+    /// The latest time that a key of a commit before it told.
+    pub max_key: TimeMs,
+}
+
+/// What the machine lacks of an aggregate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub aggregate: AggregateId,
+    pub state: bool,
+    /// Whether this key took effect.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// What is kept of an aggregate, all of it as of one moment.
+#[derive(Debug)]
+pub struct Kept {
+    /// Every event before this offset is in it.
+    pub checkpoint: i64,
+    /// If it was asked for.
+    pub state: Option<KeptState>,
+    /// What the key led to, if it was asked for and took effect.
+    pub repeat: Option<Repeat>,
+}
+
+#[derive(Debug)]
+pub struct KeptState {
+    /// The error is what the rules' panic said: its events cannot be folded.
+    pub folded: Result<State, String>,
+    pub version: u64,
+    /// Of its last commit; 0 where it has none.
+    pub offset: i64,
+}
+
+/// What is kept cannot be asked just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
 /// What the machine asks of the world.
 pub trait Outside {
     type Reply;
@@ -55,6 +101,9 @@ pub trait Outside {
     /// Begins to read; whatever is being read is dropped. Records come as [`super::Partition::record`], then
     /// [`super::Partition::read_ended`].
     fn read(&mut self, from: i64, to: ReadTo);
+    /// Asks for what is kept of an aggregate. It comes as [`super::Partition::loaded`]. Called only by a machine that
+    /// was told of a checkpoint. An error: too much was asked for already.
+    fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
     fn answer(&mut self, reply: Self::Reply, answer: Answer);
     /// A random number for a claim.
     fn nonce(&mut self) -> u64;
@@ -78,6 +127,8 @@ pub enum DoubtCause {
 pub enum HaltError {
     #[error("the record at offset {offset} cannot be read")]
     Record { offset: i64, source: RecordError },
+    #[error("offset {offset} holds another record than the one that the checkpoint counted there")]
+    OtherHistory { offset: i64 },
     #[error("the log does not continue what was read of it")]
     Chain(#[from] ChainError),
     #[error("the record at offset {offset} names an aggregate {aggregate:?} that cannot be")]

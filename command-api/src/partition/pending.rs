@@ -7,16 +7,18 @@ use schemas::answers::Answer;
 use super::Request;
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Pending<R> {
     /// The record of the epoch whose acknowledgement proves the answer. Never less than that of an earlier one.
     pub(super) needs: u64,
-    /// Whether that record is the command's own.
-    pub(super) appended: bool,
+    /// The command was sent to the log, by this record or in an epoch before.
+    pub(super) may_count: bool,
     pub(super) answer: Answer,
     pub(super) request: Request<R>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct PendingAnswers<R>(VecDeque<Pending<R>>);
 
 impl<R> Default for PendingAnswers<R> {

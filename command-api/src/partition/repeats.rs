@@ -8,22 +8,25 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use domain::TimeMs;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
+use schemas::idempotency::IdempotencyKey;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
 /// A key made by a clock that runs ahead is kept as much longer.
 const MAX_KEY_LEAD: Duration = Duration::from_secs(120);
+/// What came within this time stays in memory, wherever else it is kept: a retry usually comes sooner.
+const REMEMBERED_MS: u64 = 10_000;
 
 /// How an accepted command was answered.
-#[derive(Debug, Clone)]
-pub(super) struct Repeat {
-    pub(super) offset: i64,
-    pub(super) fingerprint: u64,
-    pub(super) version: u64,
-    pub(super) events: Box<[&'static str]>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repeat {
+    pub offset: i64,
+    pub fingerprint: u64,
+    pub version: u64,
+    pub events: Box<[&'static str]>,
 }
 
 impl Repeat {
@@ -51,13 +54,27 @@ impl Repeat {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Repeats {
     /// By a keyed hash of aggregate and key, 128 bits wide: nobody outside can make two of them meet.
     by_key: HashMap<u128, Repeat>,
     hasher: SipHasher13,
-    /// In the order of entry, with the time until which each is kept.
-    kept_until: VecDeque<(TimeMs, u128)>,
+    /// In the order of entry.
+    entries: VecDeque<Entry>,
     window_ms: u64,
+    /// Keys that told a time up to this may have been forgotten here; `None`: none was.
+    forgotten: Option<TimeMs>,
+    /// They stand before this offset.
+    floor: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    hash: u128,
+    /// Of the command.
+    at: TimeMs,
+    /// That the key told.
+    made: Option<TimeMs>,
 }
 
 impl Repeats {
@@ -67,30 +84,93 @@ impl Repeats {
         Self {
             by_key: HashMap::new(),
             hasher: SipHasher13::new_with_keys(seed.hash_one(0), seed.hash_one(1)),
-            kept_until: VecDeque::new(),
+            entries: VecDeque::new(),
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+            forgotten: None,
+            floor: 0,
         }
+    }
+
+    pub(super) fn floor(&self) -> i64 {
+        self.floor
     }
 
     pub(super) fn get(&self, aggregate: &AggregateId, key: &str) -> Option<&Repeat> {
         self.by_key.get(&self.hash(aggregate, key))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether the key may have taken effect though it is not here. One that tells no time always may, once anything
+    /// was forgotten.
+    pub(super) fn may_have_forgotten(&self, key: &IdempotencyKey) -> bool {
+        self.forgotten.is_some_and(|forgotten| key.time().is_none_or(|made| made <= forgotten))
+    }
+
     pub(super) fn insert(&mut self, aggregate: &AggregateId, key: &str, at: TimeMs, repeat: Repeat) {
         let hash = self.hash(aggregate, key);
         self.by_key.insert(hash, repeat);
-        self.kept_until.push_back((TimeMs(at.0.saturating_add(self.window_ms)), hash));
+        let made = IdempotencyKey::from_bare(key).ok().and_then(|key| key.time());
+        self.entries.push_back(Entry { hash, at, made });
     }
 
     pub(super) fn expire(&mut self, now: TimeMs) {
-        while let Some((_, hash)) = self.kept_until.pop_front_if(|(until, _)| *until < now) {
-            self.by_key.remove(&hash);
+        while let Some(over) = self.entries.pop_front_if(|entry| entry.at.0.saturating_add(self.window_ms) < now.0) {
+            self.by_key.remove(&over.hash);
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Lets go of what is kept outside up to the checkpoint, until `keys` are left. What came lately, or tells a later
+    /// time, stays: so a fresh key need not be asked for. So do keys that somebody waits with: it was looked already
+    /// whether they took effect.
+    pub(super) fn forget<'a>(
+        &mut self,
+        checkpoint: i64,
+        keys: usize,
+        waiting: impl Iterator<Item = (&'a AggregateId, &'a str)>,
+        now: TimeMs,
+    ) {
+        if self.by_key.len() <= keys {
+            return;
+        }
+        let waiting: HashSet<u128> = waiting.map(|(aggregate, key)| self.hash(aggregate, key)).collect();
+        let until = TimeMs(now.0.saturating_sub(REMEMBERED_MS));
+        let mut forgotten = false;
+        for _ in 0..self.entries.len() {
+            if self.by_key.len() <= keys {
+                break;
+            }
+            let Some(entry) = self.entries.pop_front_if(|entry| entry.at <= until) else { break };
+            match self.by_key.get(&entry.hash) {
+                None => {}
+                Some(repeat) if repeat.offset >= checkpoint => {
+                    // Everything behind it is, too.
+                    self.entries.push_front(entry);
+                    break;
+                }
+                Some(_) if waiting.contains(&entry.hash) || entry.made.is_some_and(|made| made > until) => {
+                    self.entries.push_back(entry);
+                }
+                Some(repeat) => {
+                    self.floor = self.floor.max(repeat.offset + 1);
+                    self.by_key.remove(&entry.hash);
+                    forgotten = true;
+                }
+            }
+        }
+        if forgotten {
+            self.forgotten = self.forgotten.max(Some(until));
+        }
+    }
+
+    /// Empty. `forgotten`: keys of commits that will not be read tell a time up to this.
+    pub(super) fn restart(&mut self, forgotten: Option<TimeMs>) {
         self.by_key = HashMap::new();
-        self.kept_until = VecDeque::new();
+        self.entries = VecDeque::new();
+        self.forgotten = forgotten;
+        self.floor = 0;
     }
 
     pub(super) fn move_positions(&mut self, proven: i64, shift: i64) {

@@ -5,6 +5,7 @@ mod takeover;
 mod handover;
 mod doubt;
 mod quarantine;
+mod keeping;
 mod simulation;
 
 use std::collections::VecDeque;
@@ -21,7 +22,10 @@ use schemas::commands::Precondition;
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
-use super::{DoubtCause, HaltError, NoOffset, Outside, Partition, QueueFull, ReadTo, Release, Request, Role, Ticket};
+use super::{
+    DoubtCause, HaltError, NoOffset, Outside, Partition, QueueFull, ReadTo, Release, Request, Role, Ticket,
+    Unavailable, Wanted,
+};
 
 const PARTITION: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(900);
@@ -48,6 +52,8 @@ struct Recorder<R> {
     answers: Vec<(R, Answer)>,
     doubts: Vec<DoubtCause>,
     passed: Vec<Passed>,
+    wanted: Vec<Wanted>,
+    refuses_loads: bool,
     next_nonce: u64,
     /// So many records more are refused.
     refusals: usize,
@@ -61,6 +67,8 @@ impl<R> Recorder<R> {
             answers: vec![],
             doubts: vec![],
             passed: vec![],
+            wanted: vec![],
+            refuses_loads: false,
             next_nonce,
             refusals: 0,
         }
@@ -81,6 +89,14 @@ impl<R> Outside for Recorder<R> {
 
     fn read(&mut self, from: i64, to: ReadTo) {
         self.reading = Some((from, to));
+    }
+
+    fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+        if self.refuses_loads {
+            return Err(Unavailable);
+        }
+        self.wanted.push(wanted);
+        Ok(())
     }
 
     fn answer(&mut self, reply: R, answer: Answer) {
@@ -184,7 +200,7 @@ impl Shop {
         for offset in from..to {
             self.machine.record(offset, &self.log[index(offset)], &mut self.out)?;
         }
-        self.machine.read_ended(NOW, &mut self.out);
+        self.machine.read_ended(NOW, &mut self.out)?;
         self.machine.end_turn(&mut self.out);
         Ok(())
     }

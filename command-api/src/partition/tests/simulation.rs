@@ -1,6 +1,8 @@
 //! Several machines on one log, with a network that loses, doubles, delays and reorders, crashes, pauses and
 //! full queues: what is answered is what the log says.
 
+mod keeping;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -18,6 +20,8 @@ use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Record};
 
 use super::{PARTITION, Recorder, Sent, WINDOW, encoded, end_of, index, int, product, register, request, stray};
+use keeping::{Ask, Reading};
+
 use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket, holds};
 
 /// Picks one of what is there, by its number modulo how many there are.
@@ -34,7 +38,15 @@ struct Wish {
 
 const PRODUCTS: [&str; 2] = ["p", "q"];
 const STOCK: u32 = 3;
-const KEYS: [&str; 6] = ["k-0", "k-1", "k-2", "k-3", "k-4", "k-5"];
+/// Three of them tell the time at which they were made: about as the simulation begins, in it, and after it.
+const KEYS: [&str; 6] = [
+    "k-0",
+    "k-1",
+    "k-2",
+    "0000000f-4240-7000-8000-000000000003",
+    "0000000f-42e0-7000-8000-000000000004",
+    "0000000f-ffff-7000-8000-000000000005",
+];
 const ORDERS: [&str; 4] = ["o-0", "o-1", "o-2", "o-3"];
 
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +71,15 @@ enum Op {
     Refuse(Pick, usize),
     /// A record that is not ours.
     Stray,
+    /// So many more records are kept outside.
+    Keep(usize),
+    /// A machine hears how far that is.
+    Tell(Pick),
+    /// A machine gets what it asked of it.
+    Bring(Pick, Reading),
+    /// A machine lets go of what it need not hold.
+    Evict(Pick),
+    Forget(Pick, u64),
     /// What would count next, but of another life of the topic, where the same offset held another claim.
     Ghost,
 }
@@ -125,6 +146,11 @@ struct Seen {
     passed_out_of_sequence: usize,
     counted_elsewhere: usize,
     accepted_by_another_attempt: usize,
+    outcome_unknown: usize,
+    evicted: usize,
+    forgotten: usize,
+    brought: usize,
+    repeats_brought: usize,
 }
 
 struct World {
@@ -134,6 +160,9 @@ struct World {
     flights: Vec<Flight>,
     reports: Vec<Report>,
     asked: Vec<Asked>,
+    /// Records of the log that are kept outside.
+    kept: usize,
+    asks: Vec<Ask>,
     clock: u64,
     seen: Seen,
 }
@@ -148,6 +177,8 @@ impl World {
             flights: vec![],
             reports: vec![],
             asked: vec![],
+            kept: 0,
+            asks: vec![],
             clock: 1_000_000,
             seen: Seen::default(),
         };
@@ -211,6 +242,11 @@ impl World {
                 self.machines[it].out.refusals = records;
             }
             Op::Stray => self.log.push(stray()),
+            Op::Keep(records) => self.keep(records),
+            Op::Tell(pick) => self.tell(pick % self.machines.len()),
+            Op::Bring(pick, reading) => self.bring(pick, reading),
+            Op::Evict(pick) => self.evict(pick % self.machines.len()),
+            Op::Forget(pick, ahead) => self.forget(pick % self.machines.len(), ahead),
             Op::Ghost => self.haunt(),
         }
     }
@@ -227,6 +263,8 @@ impl World {
                 self.report(0);
             } else if let Some(it) = self.pick(0, |machine| machine.out.reading.is_some()) {
                 self.read(it, usize::MAX);
+            } else if !self.asks.is_empty() {
+                self.bring(0, Reading::AtLast);
             } else if let Some(it) = self.pick(0, |machine| machine.partition.wants_turn()) {
                 self.end_turn(it);
             } else {
@@ -324,7 +362,7 @@ impl World {
         machine.out.reading = Some((to, ReadTo::Offset(end)));
         if to == end {
             machine.out.reading = None;
-            machine.partition.read_ended(now, &mut machine.out);
+            machine.partition.read_ended(now, &mut machine.out).unwrap();
         }
         self.end_turn(it);
     }
@@ -336,7 +374,9 @@ impl World {
         if let Some((_, to)) = &mut machine.out.reading {
             *to = ReadTo::Offset(end_of(*to, self.log.len()));
         }
-        let life = machine.life;
+        let (life, kept) = (machine.life, self.kept);
+        let wanted = machine.out.wanted.drain(..);
+        self.asks.extend(wanted.map(|wanted| Ask { machine: it, life, wanted, kept }));
         let sent = machine.out.sent.drain(..);
         self.flights.extend(sent.map(|sent| Flight { machine: it, life, sent, is_reported: true }));
         for (attempt, answer) in machine.out.answers.drain(..) {
@@ -390,7 +430,7 @@ impl World {
             match &self.asked[last].answer {
                 Some((Answer::Accepted { .. }, _)) => return,
                 // It was deposed and did not know.
-                Some((Answer::NoOwner, _)) => {}
+                Some((Answer::NoOwner | Answer::OutcomeUnknown, _)) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -460,11 +500,11 @@ impl World {
                     seen.overloaded += usize::from(matches!(answer, Answer::Overloaded { .. }));
                     seen.no_owner += usize::from(*answer == Answer::NoOwner);
                 }
-                Answer::KeyExpired { .. }
-                | Answer::Invalid { .. }
-                | Answer::NoSuchCommand
-                | Answer::OutcomeUnknown
-                | Answer::Quarantined => panic!("no machine of this shop answers {answer:?}"),
+                // Nothing is said, so nothing can be wrong.
+                Answer::OutcomeUnknown => seen.outcome_unknown += 1,
+                Answer::KeyExpired { .. } | Answer::Invalid { .. } | Answer::NoSuchCommand | Answer::Quarantined => {
+                    panic!("no machine of this shop answers {answer:?}")
+                }
             }
         }
     }
@@ -616,6 +656,10 @@ fn any_fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
+fn any_reading() -> impl Strategy<Value = Reading> {
+    prop_oneof![4 => Just(Reading::AtOnce), 4 => Just(Reading::AtLast), 1 => Just(Reading::Failed)]
+}
+
 /// The oldest, as a rule.
 fn any_pick() -> impl Strategy<Value = Pick> {
     prop_oneof![5 => Just(0), 1 => 1..6_usize]
@@ -657,6 +701,11 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (machine(), 1..4_usize).prop_map(|(pick, records)| Op::Refuse(pick, records)),
         1 => Just(Op::Stray),
         1 => Just(Op::Ghost),
+        3 => prop_oneof![1..6_usize, Just(usize::MAX)].prop_map(Op::Keep),
+        3 => machine().prop_map(Op::Tell),
+        8 => (any_pick(), any_reading()).prop_map(|(pick, reading)| Op::Bring(pick, reading)),
+        2 => machine().prop_map(Op::Evict),
+        2 => (machine(), prop_oneof![0..300_u64, Just(10_000_000)]).prop_map(|(pick, ahead)| Op::Forget(pick, ahead)),
     ]
 }
 
@@ -708,6 +757,11 @@ fn the_simulation_meets_every_fate() {
             ("passed over, out of sequence", seen.passed_out_of_sequence),
             ("counted elsewhere than expected", seen.counted_elsewhere),
             ("accepted by another attempt", seen.accepted_by_another_attempt),
+            ("outcome unknown", seen.outcome_unknown),
+            ("evicted", seen.evicted),
+            ("forgotten", seen.forgotten),
+            ("brought", seen.brought),
+            ("repeats brought", seen.repeats_brought),
         ] {
             *all.entry(name).or_default() += count;
         }

@@ -1,0 +1,101 @@
+//! How far the journal has come, told to the engines again and again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chassis::shutdown::Shutdown;
+use schemas::record::Record;
+use tokio::sync::watch;
+
+use super::postgres::{Store, StoreError};
+use crate::kafka::reader::LogReader;
+use crate::partition::Checkpoint;
+
+pub(super) const EVERY: Duration = Duration::from_millis(500);
+/// Without an answer for so long, whoever takes over reads the whole log instead.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(3);
+
+/// What is known of a partition's checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Wait a moment.
+    NotYet,
+    /// Postgres does not answer, or has nothing of the partition.
+    Nothing,
+    At(Checkpoint),
+}
+
+/// Until shutdown, or until the tables turn out to be of another log.
+pub(super) async fn follow(
+    store: Arc<Store>,
+    reader: LogReader,
+    tell: Vec<watch::Sender<Known>>,
+    wrong: watch::Sender<Option<String>>,
+    shutdown: Shutdown,
+) {
+    let (mut since, mut checked) = (Instant::now(), false);
+    while !shutdown.is_requested() {
+        match look(&store, &reader, tell.len(), &mut checked).await {
+            Ok(checkpoints) => {
+                since = Instant::now();
+                for (tell, checkpoint) in tell.iter().zip(checkpoints) {
+                    tell.send_replace(checkpoint.map_or(Known::Nothing, Known::At));
+                }
+            }
+            Err(LookError::OtherLog(partition)) => {
+                let message = format!("partition {partition} begins with another claim than the one in Postgres");
+                wrong.send_replace(Some(message));
+                return;
+            }
+            Err(LookError::Store(error)) => {
+                tracing::debug!(error = %error, "the checkpoints cannot be read");
+                let given_up = since.elapsed() > GIVES_UP_AFTER;
+                for tell in &tell {
+                    tell.send_modify(|known| {
+                        if *known == Known::NotYet && given_up {
+                            tracing::warn!("Postgres does not tell of a checkpoint: reading whole partitions");
+                            *known = Known::Nothing;
+                        }
+                    });
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+enum LookError {
+    Store(StoreError),
+    /// Than the one whose partition this is.
+    OtherLog(u32),
+}
+
+/// By partition.
+async fn look(
+    store: &Store,
+    reader: &LogReader,
+    partitions: usize,
+    checked: &mut bool,
+) -> Result<Vec<Option<Checkpoint>>, LookError> {
+    if !*checked {
+        for (partition, nonce) in store.identities().await.map_err(LookError::Store)? {
+            let first = reader.record(partition, 0).await.unwrap_or_default();
+            if let Ok(Some(Record::Claim(claim))) = Record::decode(&first)
+                && claim.nonce != nonce
+            {
+                return Err(LookError::OtherLog(partition));
+            }
+        }
+        *checked = true;
+    }
+    let mut checkpoints = vec![None; partitions];
+    for (partition, checkpoint) in store.checkpoints().await.map_err(LookError::Store)? {
+        if let Some(slot) = checkpoints.get_mut(partition as usize) {
+            *slot = Some(checkpoint);
+        }
+    }
+    Ok(checkpoints)
+}

@@ -1,0 +1,173 @@
+//! What is kept outside of memory, and how commands wait for it.
+//!
+//! Invariant: nothing is decided on an aggregate before its state is here, and nothing under a key before it is known
+//! whether it took effect. What is kept is used only if it reaches up to everything that memory lacks.
+
+use domain::TimeMs;
+use schemas::answers::Answer;
+use schemas::chain::Writer;
+
+use super::parked::ParkedRequest;
+use super::{Checkpoint, Kept, Outside, Partition, Phase, Request, Unavailable, Wanted};
+
+impl<R> Partition<R> {
+    /// What is kept outside reaches up to here: memory need not hold it, and the next take-over reads from here.
+    pub fn checkpointed(&mut self, checkpoint: Checkpoint) {
+        let is_news = |known: &Checkpoint| known.reader.next_offset < checkpoint.reader.next_offset;
+        if self.checkpoint.as_ref().is_none_or(is_news) {
+            self.checkpoint = Some(checkpoint);
+        }
+    }
+
+    /// Lets go of keys that are kept outside, the oldest first, until so many are left.
+    pub fn forget(&mut self, keys: usize, now: TimeMs) {
+        let settled = self.settled_checkpoint();
+        self.memory.repeats.forget(settled, keys, self.parked.keys(), now);
+    }
+
+    /// Lets go of aggregates that were not used since the last time, until about `bytes` are left. Where that cannot
+    /// be reached, commands on aggregates that are not in memory are refused.
+    pub fn evict(&mut self, bytes: usize) {
+        let settled = self.settled_checkpoint();
+        self.full = !self.memory.aggregates.evict(settled, bytes);
+    }
+
+    /// About how much memory the aggregates take.
+    pub fn resident_bytes(&self) -> usize {
+        self.memory.aggregates.bytes()
+    }
+
+    /// Keys in memory.
+    pub fn remembered_keys(&self) -> usize {
+        self.memory.repeats.len()
+    }
+
+    /// What [`Outside::load`] asked for came.
+    pub fn loaded(
+        &mut self,
+        wanted: &Wanted,
+        kept: Result<Kept, Unavailable>,
+        now: TimeMs,
+        out: &mut impl Outside<Reply = R>,
+    ) {
+        match kept {
+            Ok(kept) if kept.checkpoint < self.memory.floor() => {
+                if out.load(wanted.clone()).is_err() {
+                    self.refuse_parked(wanted, out);
+                }
+            }
+            Ok(kept) => {
+                self.take_in(wanted, kept, now);
+                self.resume(wanted, now, out);
+            }
+            Err(Unavailable) => self.refuse_parked(wanted, out),
+        }
+    }
+
+    /// What has to be brought before the command can be decided.
+    pub(super) fn missing(&self, request: &Request<R>) -> Option<Wanted> {
+        let (aggregate, key) = (&request.aggregate, &request.key);
+        let waits = self.parked.waits(aggregate);
+        if !waits && self.memory.repeats.get(aggregate, key.as_str()).is_some() {
+            return None;
+        }
+        let state = self.memory.aggregates.is_cold(aggregate);
+        let key = self.memory.repeats.may_have_forgotten(key).then(|| key.clone());
+        (waits || state || key.is_some()).then(|| Wanted { aggregate: aggregate.clone(), state, key })
+    }
+
+    /// `may_count`: it was sent to the log before.
+    pub(super) fn park(
+        &mut self,
+        request: Request<R>,
+        may_count: bool,
+        mut wanted: Wanted,
+        out: &mut impl Outside<Reply = R>,
+    ) {
+        let key_known = wanted.key.is_none();
+        let parked = ParkedRequest { request, may_count, key_known };
+        let overloaded = |detail: &'static str| Answer::Overloaded { detail: detail.into() };
+        if self.parked.is_full() || self.full && wanted.state {
+            return parked.set_back(overloaded("there is no room for what is kept of this aggregate"), out);
+        }
+        // Whoever waits already asked for it.
+        wanted.state &= !self.parked.waits(&wanted.aggregate);
+        if (wanted.state || wanted.key.is_some()) && out.load(wanted).is_err() {
+            return parked.set_back(overloaded("too many commands wait for what is kept of their aggregates"), out);
+        }
+        self.parked.push(parked);
+    }
+
+    /// Asks for the states of which only the end was read: whoever takes over is warm soon. What finds no room is
+    /// asked for when a command wants it.
+    pub(super) fn preload(&mut self, out: &mut impl Outside<Reply = R>) {
+        for aggregate in self.memory.aggregates.tails() {
+            if out.load(Wanted { aggregate: aggregate.clone(), state: true, key: None }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Of an instance that decides nothing: another one will.
+    pub(super) fn dismiss_parked(&mut self, out: &mut impl Outside<Reply = R>) {
+        if !self.parked.is_empty() {
+            self.parked.take().for_each(|parked| parked.set_back(Answer::NoOwner, out));
+        }
+    }
+
+    fn take_in(&mut self, wanted: &Wanted, kept: Kept, now: TimeMs) {
+        let Wanted { aggregate, key, .. } = wanted;
+        if let Some(state) = kept.state {
+            self.memory.aggregates.bring(aggregate, state);
+        }
+        let Some(key) = key else { return };
+        if let Some(repeat) = kept.repeat
+            && self.memory.repeats.get(aggregate, key.as_str()).is_none()
+        {
+            self.memory.repeats.insert(aggregate, key.as_str(), now, repeat);
+        }
+        self.parked.know_key(aggregate, key.as_str());
+    }
+
+    fn resume(&mut self, wanted: &Wanted, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        let aggregate = &wanted.aggregate;
+        while matches!(self.phase, Phase::Owner(_)) && !self.leaving {
+            let memory = &self.memory;
+            let goes_on = |ParkedRequest { request, key_known, .. }: &ParkedRequest<R>| {
+                memory.repeats.get(aggregate, request.key.as_str()).is_some()
+                    || *key_known && !memory.aggregates.is_cold(aggregate)
+            };
+            match self.parked.pop_if(aggregate, goes_on) {
+                Some(ParkedRequest { request, may_count, .. }) => self.decide(request, may_count, now, out),
+                None => break,
+            }
+        }
+        // It was let go of while its commands waited for something else.
+        let asks_again = !wanted.state && self.parked.waits(aggregate) && self.memory.aggregates.is_cold(aggregate);
+        if asks_again && out.load(Wanted { state: true, key: None, ..wanted.clone() }).is_err() {
+            self.refuse_parked(wanted, out);
+        }
+    }
+
+    fn refuse_parked(&mut self, wanted: &Wanted, out: &mut impl Outside<Reply = R>) {
+        for parked in self.parked.take_of(&wanted.aggregate) {
+            let detail = "what is kept of the aggregate cannot be read just now".into();
+            parked.set_back(Answer::Overloaded { detail }, out);
+        }
+    }
+
+    /// What stands before this offset is kept outside for certain. An owner's records in flight may come to stand
+    /// later than expected: an offset is theirs only when it was acknowledged.
+    fn settled_checkpoint(&self) -> i64 {
+        let checkpoint = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.reader.next_offset);
+        let proven = |writer: &Writer| writer.offset_of(writer.acknowledged()) + 1;
+        match &self.phase {
+            Phase::Owner(writer) | Phase::Looking { writer, .. } => checkpoint.min(proven(writer)),
+            Phase::Idle
+            | Phase::CatchingUp { .. }
+            | Phase::Prepared
+            | Phase::Claiming { .. }
+            | Phase::ReadingBack { .. } => checkpoint,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What is kept outside: who waits for it, and what it is trusted for.
+
+use domain::{State, TimeMs};
+use schemas::answers::Answer;
+use schemas::chain::Reader;
+use schemas::commands::Precondition;
+use schemas::record::Epoch;
+
+use super::{
+    FOREIGN_NONCE, HaltError, Kind, NOW, REGISTERED, RESTOCKED, Role, Shop, Unavailable, Wanted, accepted, claim,
+    fence, product, register, replayed, request, reserve,
+};
+use crate::partition::{Checkpoint, Kept, KeptState, Repeat};
+
+const RESTOCK: domain::product::Command = domain::product::Command::Restock { quantity: 1 };
+
+/// As of the record at this offset, in the foreign epoch at offset 0.
+fn checkpoint(last_counted: i64) -> Checkpoint {
+    let epoch = Epoch { claim: 0, nonce: FOREIGN_NONCE };
+    let reader = Reader::behind(epoch, last_counted.cast_unsigned(), last_counted);
+    Checkpoint { reader, last_at: NOW, max_key: TimeMs(NOW.0 - 1) }
+}
+
+/// Owns a partition whose first records are kept outside.
+fn shop_with_a_past() -> Shop {
+    let mut shop = Shop::closed();
+    let epoch = Epoch { claim: 0, nonce: FOREIGN_NONCE };
+    for record in [claim(FOREIGN_NONCE), fence(epoch, 1), fence(epoch, 2)] {
+        shop.write(record);
+    }
+    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.take_over(&mut shop.out);
+    shop.settle();
+    assert_eq!(shop.machine.role(), Role::Owner);
+    shop
+}
+
+/// A product on sale at version 1, of which the record at offset 1 told.
+fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat>) {
+    let registered = domain::Event::Product(match register(1) {
+        domain::product::Command::Register(registration) => domain::product::Event::Registered(registration),
+        _ => unreachable!(),
+    });
+    let folded = domain::evolve(State::initial(domain::AggregateType::Product), &registered);
+    let state = wanted.state.then(|| KeptState { folded: Ok(folded), version: 1, offset: 1 });
+    shop.machine.loaded(wanted, Ok(Kept { checkpoint, state, repeat }), NOW, &mut shop.out);
+    shop.machine.end_turn(&mut shop.out);
+}
+
+fn wanted(shop: &mut Shop) -> Vec<Wanted> {
+    std::mem::take(&mut shop.out.wanted)
+}
+
+#[test]
+fn a_take_over_begins_to_read_at_the_checkpoint() {
+    let mut shop = Shop::closed();
+    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.prepare(&mut shop.out);
+    assert_eq!(shop.out.reading.map(|(from, _)| from), Some(2), "the last record that it knows is read again");
+}
+
+#[test]
+fn a_log_that_does_not_continue_the_checkpoint_is_not_read_on() {
+    let mut shop = Shop::closed();
+    let epoch = Epoch { claim: 0, nonce: FOREIGN_NONCE };
+    for record in [claim(FOREIGN_NONCE), fence(epoch, 1), claim(FOREIGN_NONCE + 1)] {
+        shop.write(record);
+    }
+    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.prepare(&mut shop.out);
+    assert!(matches!(shop.try_read(), Err(HaltError::OtherHistory { offset: 2 })));
+    // A log that is shorter than the checkpoint, as after a restore.
+    let mut shop = Shop::closed();
+    shop.write(claim(FOREIGN_NONCE));
+    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.prepare(&mut shop.out);
+    assert!(matches!(shop.try_read(), Err(HaltError::OtherHistory { offset: 2 })));
+}
+
+#[test]
+fn commands_on_a_cold_aggregate_wait_for_its_state_in_their_order() {
+    let mut shop = shop_with_a_past();
+    shop.ask_for("a", reserve("o-1"));
+    shop.ask_for("b", RESTOCK);
+    assert_eq!(shop.sent(), [], "nothing is decided");
+    let [first, second] = wanted(&mut shop).try_into().unwrap();
+    assert!(first.state && !second.state, "one load serves both");
+    kept(&mut shop, &second, 3, None);
+    assert_eq!(shop.sent(), [], "the first one waits, and nobody overtakes");
+    kept(&mut shop, &first, 3, None);
+    assert_eq!(shop.sent(), [(1, Kind::Commit), (2, Kind::Commit)]);
+    shop.settle();
+    assert_eq!(shop.answers(), [("a", accepted(2, super::RESERVED, 4)), ("b", accepted(3, RESTOCKED, 5))]);
+}
+
+#[test]
+fn a_key_that_may_have_been_forgotten_is_asked_for_and_a_fresh_one_is_not() {
+    let mut shop = shop_with_a_past();
+    shop.ask("registration", "01a207a9-06da-7393-ba71-dff74814781b", register(1));
+    let [state] = wanted(&mut shop).try_into().unwrap();
+    assert_eq!(state.key, None, "it was made after everything that was forgotten");
+    kept(&mut shop, &state, 3, None);
+    shop.settle();
+    shop.answers();
+    shop.ask_for("a", RESTOCK);
+    let [untimed] = wanted(&mut shop).try_into().unwrap();
+    assert!(!untimed.state && untimed.key.is_some());
+    let fingerprint = request("a", "a", RESTOCK, Precondition::None).fingerprint;
+    let repeat = Repeat { offset: 1, fingerprint, version: 1, events: [REGISTERED].into() };
+    kept(&mut shop, &untimed, 3, Some(repeat));
+    shop.settle();
+    assert_eq!(shop.answers(), [("a", replayed(1, REGISTERED, 1))]);
+}
+
+#[test]
+fn what_is_kept_is_asked_for_again_where_it_is_older_than_what_memory_lacks() {
+    let mut shop = shop_with_a_past();
+    shop.ask_for("a", RESTOCK);
+    let [first] = wanted(&mut shop).try_into().unwrap();
+    kept(&mut shop, &first, 2, None);
+    assert_eq!((shop.sent(), shop.answers()), (vec![], vec![]));
+    let [again] = wanted(&mut shop).try_into().unwrap();
+    kept(&mut shop, &again, 3, None);
+    shop.settle();
+    assert_eq!(shop.answers(), [("a", accepted(2, RESTOCKED, 4))]);
+}
+
+#[test]
+fn without_what_is_kept_a_cold_aggregate_is_refused_and_a_resident_one_served() {
+    let mut shop = shop_with_a_past();
+    let fresh = "01a207a9-06da-7393-ba71-dff74814781b";
+    shop.ask("a", fresh, RESTOCK);
+    let [first] = wanted(&mut shop).try_into().unwrap();
+    shop.machine.loaded(&first, Err(Unavailable), NOW, &mut shop.out);
+    assert!(matches!(shop.answers()[..], [("a", Answer::Overloaded { .. })]));
+    shop.ask("b", fresh, RESTOCK);
+    let [again] = wanted(&mut shop).try_into().unwrap();
+    kept(&mut shop, &again, 3, None);
+    shop.out.refuses_loads = true;
+    shop.ask("c", "01a207a9-06fe-77ea-bdb9-c6c8b328ab9e", RESTOCK);
+    shop.settle();
+    assert_eq!(shop.answers(), [("b", accepted(2, RESTOCKED, 4)), ("c", accepted(3, RESTOCKED, 5))]);
+}
+
+#[test]
+fn an_aggregate_is_let_go_only_when_all_of_it_is_kept() {
+    let mut shop = Shop::stocked(1);
+    let evict = |shop: &mut Shop| (0..2).for_each(|_| shop.machine.evict(0));
+    evict(&mut shop);
+    assert_eq!(shop.machine.residents(), 1, "nothing is known to be kept");
+    let reader = |next| Reader { next_offset: next, ..Reader::START };
+    let checkpoint = |next| Checkpoint { reader: reader(next), last_at: NOW, max_key: NOW };
+    shop.machine.checkpointed(checkpoint(1));
+    evict(&mut shop);
+    assert_eq!(shop.machine.residents(), 1, "its last event is not kept");
+    shop.machine.checkpointed(checkpoint(2));
+    evict(&mut shop);
+    assert_eq!((shop.machine.residents(), shop.machine.resident_bytes()), (0, 0));
+    shop.ask_for("a", RESTOCK);
+    let [cold] = wanted(&mut shop).try_into().unwrap();
+    assert_eq!((cold.aggregate.clone(), cold.state), (product("p"), true));
+}
+
+#[test]
+fn a_full_memory_refuses_what_is_not_in_it() {
+    let mut shop = Shop::stocked(1);
+    shop.machine.checkpointed(Checkpoint {
+        reader: Reader { next_offset: 2, ..Reader::START },
+        last_at: NOW,
+        max_key: NOW,
+    });
+    (0..2).for_each(|_| shop.machine.evict(0));
+    shop.ask_for("a", RESTOCK);
+    let [cold] = wanted(&mut shop).try_into().unwrap();
+    kept(&mut shop, &cold, 2, None);
+    shop.settle();
+    shop.answers();
+    // What was used just now is not let go.
+    shop.machine.evict(0);
+    let mut other = request("b", "b", RESTOCK, Precondition::None);
+    other.aggregate = product("q");
+    shop.machine.command(other, NOW, &mut shop.out);
+    assert!(matches!(shop.answers()[..], [("b", Answer::Overloaded { .. })]));
+}

@@ -1,0 +1,104 @@
+//! What is kept outside, some way behind the log's end: told late, asked for, read at any moment in between.
+
+use domain::{State, TimeMs};
+use schemas::idempotency::IdempotencyKey;
+
+use super::{Counted, History, Pick, World, product};
+use crate::partition::tests::int;
+use crate::partition::{Checkpoint, Kept, KeptState, Repeat, Unavailable, Wanted};
+
+/// What a machine asked for.
+pub(super) struct Ask {
+    pub(super) machine: usize,
+    pub(super) life: u32,
+    pub(super) wanted: Wanted,
+    /// How much of the log was kept then.
+    pub(super) kept: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reading {
+    AtOnce,
+    AtLast,
+    Failed,
+}
+
+impl World {
+    /// More of the log is kept.
+    pub(super) fn keep(&mut self, records: usize) {
+        self.kept = self.log.len().min(self.kept.saturating_add(records));
+    }
+
+    pub(super) fn tell(&mut self, it: usize) {
+        if self.kept > 0 {
+            let checkpoint = checkpoint(&History::of(&self.log[..self.kept]));
+            self.machines[it].partition.checkpointed(checkpoint);
+        }
+    }
+
+    /// Memory is short. What was just used stays at first.
+    pub(super) fn evict(&mut self, it: usize) {
+        let before = self.machines[it].partition.residents();
+        for _ in 0..2 {
+            self.machines[it].partition.evict(0);
+        }
+        self.seen.evicted += before - self.machines[it].partition.residents();
+        self.machines[it].partition.evict(usize::MAX);
+    }
+
+    /// Keys that told a time up to `ahead` from now may go.
+    pub(super) fn forget(&mut self, it: usize, ahead: u64) {
+        let now = TimeMs(self.now(it).0 + 10_000 + ahead);
+        let partition = &mut self.machines[it].partition;
+        let before = partition.remembered_keys();
+        partition.forget(0, now);
+        self.seen.forgotten += before - partition.remembered_keys();
+    }
+
+    pub(super) fn bring(&mut self, pick: Pick, reading: Reading) {
+        let awake: Vec<_> = (0..self.asks.len()).filter(|it| self.is_awake(self.asks[*it].machine)).collect();
+        let Some(nth) = pick.checked_rem(awake.len()) else { return };
+        let Ask { machine: it, life, wanted, kept } = self.asks.remove(awake[nth]);
+        if self.machines[it].life != life {
+            return;
+        }
+        let kept = match reading {
+            Reading::AtOnce => Ok(self.read_kept(kept, &wanted)),
+            Reading::AtLast => Ok(self.read_kept(self.kept, &wanted)),
+            Reading::Failed => Err(Unavailable),
+        };
+        let found = kept.as_ref().is_ok_and(|kept| kept.repeat.is_some());
+        self.seen.repeats_brought += usize::from(found);
+        self.seen.brought += usize::from(!found && kept.is_ok());
+        let now = self.now(it);
+        let machine = &mut self.machines[it];
+        machine.partition.loaded(&wanted, kept, now, &mut machine.out);
+        self.end_turn(it);
+    }
+
+    fn read_kept(&self, length: usize, wanted: &Wanted) -> Kept {
+        let history = History::of(&self.log[..length]);
+        let of_it = |commit: &&Counted| commit.product == wanted.aggregate.as_str();
+        let state = wanted.state.then(|| {
+            let super::Product { state, version } = history.product(length, wanted.aggregate.id());
+            let offset = history.commits.iter().filter(of_it).map(|commit| commit.offset).max().unwrap_or(0);
+            KeptState { folded: Ok::<State, String>(state), version, offset }
+        });
+        let repeat = wanted.key.as_ref().and_then(|key| {
+            let commit = history.commits.iter().filter(of_it).find(|commit| commit.key == key.as_str())?;
+            let events = commit.events.iter().map(|event| schemas::events::WireEvent::newest(event).name()).collect();
+            Some(Repeat { offset: commit.offset, fingerprint: commit.wish as u64, version: commit.version, events })
+        });
+        assert_eq!(product(wanted.aggregate.id()), wanted.aggregate);
+        Kept { checkpoint: int(length), state, repeat }
+    }
+}
+
+fn checkpoint(history: &History) -> Checkpoint {
+    let time = |commit: &Counted| IdempotencyKey::from_bare(&commit.key).unwrap().time();
+    Checkpoint {
+        reader: history.reader,
+        last_at: TimeMs(history.commits.iter().map(|commit| commit.at).max().unwrap_or(0)),
+        max_key: history.commits.iter().filter_map(time).max().unwrap_or(TimeMs(0)),
+    }
+}

@@ -1,0 +1,118 @@
+//! What an owner does not hold in memory, because Postgres has it.
+
+use serde_json::json;
+
+use crate::fixture::{Proxy, Service, Shop, eventually};
+
+/// The journal has everything that is in the log.
+async fn caught_up(shop: &Shop, journal: i64) {
+    eventually("the journal has every event", async || {
+        (shop.sql("SELECT count(*) FROM journal").await == Some(journal)).then_some(())
+    })
+    .await;
+}
+
+async fn residents(service: &Service) -> u64 {
+    let metrics = service.admin_client().get("/metrics").await.text;
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix("stampede_resident_aggregates{"));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn a_new_owner_has_the_past_from_postgres_and_the_end_from_the_log() {
+    let shop = Shop::with_views(2).await;
+    let projector = shop.projector().await;
+    let first = shop.command_api().await;
+    let client = first.client();
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    let key = [("idempotency-key", "the-first")];
+    let before = client.post_with("/v1/products/cold/register", &key, registered.clone()).await;
+    client.post("/v1/products/long/register", registered.clone()).await;
+    // Long enough for a snapshot.
+    let lines: Vec<_> =
+        (0..600).map(|_| crate::fixture::batch_line("products", "long", "restock", json!({ "quantity": 1 }))).collect();
+    assert!(client.batch(&lines).await.iter().all(|answer| answer["status"] == 200));
+    caught_up(&shop, 602).await;
+    eventually("a snapshot is kept", async || {
+        shop.sql("SELECT version FROM snapshots WHERE aggregate = 'product/long'").await
+    })
+    .await;
+    projector.stop().await;
+    // The journal lacks this one.
+    client.post("/v1/products/cold/restock", json!({ "quantity": 2 })).await.accepted(&["product.restocked.v1"]);
+    first.crash().await;
+
+    let second = shop.command_api().await;
+    assert!(residents(&second).await <= 1, "only what the journal lacks is read");
+    let client = second.client();
+    let again = client.post_with("/v1/products/cold/register", &key, registered).await;
+    assert_eq!((again.json(), again.header("idempotent-replayed")), (before.json(), Some("true")));
+    let reserved = client.post("/v1/products/cold/reserve", json!({ "order": "o", "quantity": 7 })).await;
+    assert_eq!(reserved.accepted(&["product.reserved.v1"]).header("etag"), Some("\"3\""));
+    let reserved = client.post("/v1/products/long/reserve", json!({ "order": "o", "quantity": 605 })).await;
+    assert_eq!(reserved.accepted(&["product.reserved.v1"]).header("etag"), Some("\"602\""));
+    client.post("/v1/products/long/reserve", json!({ "order": "p", "quantity": 1 })).await.rejected("out_of_stock");
+    client.post("/v1/products/never/restock", json!({ "quantity": 1 })).await.rejected("not_registered");
+}
+
+#[tokio::test]
+async fn without_postgres_an_owner_serves_what_it_holds_and_refuses_what_it_does_not() {
+    let mut shop = Shop::with_views(1).await;
+    let projector = shop.projector().await;
+    let first = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    for product in ["one", "other"] {
+        first.client().post(&format!("/v1/products/{product}/register"), registered.clone()).await;
+    }
+    caught_up(&shop, 2).await;
+    first.stop().await;
+    let postgres = proxy_to_postgres(&mut shop).await;
+    let second = shop.command_api().await;
+    let client = second.client();
+    let restock = json!({ "quantity": 1 });
+    client.post("/v1/products/one/restock", restock.clone()).await.accepted(&["product.restocked.v1"]);
+    postgres.cut().await;
+    client.post("/v1/products/one/restock", restock.clone()).await.accepted(&["product.restocked.v1"]);
+    client.post("/v1/products/other/restock", restock.clone()).await.problem(503, "overloaded", "");
+    postgres.restore().await;
+    eventually("the other one is served again", async || {
+        let answer = client.post("/v1/products/other/restock", restock.clone()).await;
+        (answer.status == 200).then(|| assert_eq!(answer.header("etag"), Some("\"2\"")))
+    })
+    .await;
+    drop(projector);
+}
+
+#[tokio::test]
+async fn without_postgres_at_the_start_an_owner_reads_the_whole_log() {
+    let mut shop = Shop::with_views(1).await;
+    let first = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    first.client().post("/v1/products/cd/register", registered).await;
+    first.stop().await;
+    let _never_there = Proxy::in_url(&mut shop.postgres_url).await;
+    let second = shop.command_api().await;
+    let restocked = second.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+    assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+}
+
+#[tokio::test]
+async fn tables_of_another_log_are_refused() {
+    let shop = Shop::with_views(1).await;
+    let projector = shop.projector().await;
+    let first = shop.command_api().await;
+    first.client().post("/v1/products/cd/discontinue", json!({})).await;
+    eventually("the log's name is in the tables", async || shop.sql("SELECT nonce FROM log_partitions").await).await;
+    projector.stop().await;
+    first.stop().await;
+    shop.sql("UPDATE log_partitions SET nonce = nonce + 1").await;
+    let failure = shop.start_command_api("0").await.failure().await;
+    assert!(failure.contains("the tables belong to another log"), "{failure}");
+}
+
+/// That lets connections through at first.
+async fn proxy_to_postgres(shop: &mut Shop) -> std::sync::Arc<Proxy> {
+    let proxy = Proxy::in_url(&mut shop.postgres_url).await;
+    proxy.restore().await;
+    proxy
+}
