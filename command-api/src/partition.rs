@@ -19,6 +19,7 @@ mod quarantine;
 mod repeats;
 mod parked;
 mod pending;
+mod claiming;
 mod doubt;
 mod keeping;
 
@@ -31,7 +32,7 @@ use schemas::answers::{Answer, rejection_name};
 use schemas::chain::{Reader, Verdict, Writer};
 use schemas::commands::Precondition;
 use schemas::events::WireEvent;
-use schemas::record::{Claim, Commit, Epoch, Fence, Record};
+use schemas::record::{Commit, Epoch, Fence, Record};
 
 pub use outside::{
     Checkpoint, DoubtCause, HaltError, Kept, KeptState, NoOffset, Outside, QueueFull, ReadTo, Request, Role, Ticket,
@@ -160,41 +161,6 @@ impl<R> Partition<R> {
             Phase::Owner(writer) => self.pending.last_needed() > writer.last_sent(),
             Phase::Claiming { sent, .. } => !sent,
             _ => false,
-        }
-    }
-
-    /// Reads the partition to its end and waits there: what is left to read when it takes over is short.
-    pub fn prepare(&mut self, out: &mut impl Outside<Reply = R>) {
-        if matches!(self.phase, Phase::Idle) {
-            self.leaving = false;
-            self.claims.clear();
-            self.catch_up(false, out);
-        }
-    }
-
-    /// Wants to own the partition: claims it, once it has read it to its end.
-    pub fn take_over(&mut self, out: &mut impl Outside<Reply = R>) {
-        self.prepare(out);
-        match &mut self.phase {
-            Phase::CatchingUp { then_claim } => *then_claim = true,
-            Phase::Prepared => self.claim(out),
-            Phase::Idle
-            | Phase::Claiming { .. }
-            | Phase::ReadingBack { .. }
-            | Phase::Owner(_)
-            | Phase::Looking { .. } => {}
-        }
-    }
-
-    /// Wants the partition no more: decides nothing from here on, answers what it decided, then is idle.
-    pub fn let_go(&mut self) {
-        match self.phase {
-            Phase::Idle => {}
-            Phase::CatchingUp { .. } | Phase::Prepared if self.claims.is_empty() => self.rest(),
-            _ => {
-                self.leaving = true;
-                self.leave_if_settled();
-            }
         }
     }
 
@@ -388,34 +354,6 @@ impl<R> Partition<R> {
         if self.leaving && matches!(self.phase, Phase::Owner(_)) && self.pending.len() == 0 {
             self.rest();
         }
-    }
-
-    /// Idle, and without what only an owner needs.
-    fn rest(&mut self) {
-        self.leaving = false;
-        self.phase = Phase::Idle;
-        self.memory.restart(None);
-    }
-
-    fn catch_up(&mut self, then_claim: bool, out: &mut impl Outside<Reply = R>) {
-        self.memory.restart(self.checkpoint.as_ref());
-        self.phase = Phase::CatchingUp { then_claim };
-        out.read(self.memory.from(), ReadTo::End);
-    }
-
-    fn claim(&mut self, out: &mut impl Outside<Reply = R>) {
-        let nonce = out.nonce();
-        self.claims.push(nonce);
-        self.generation = self.generation.wrapping_add(1);
-        self.phase = Phase::Claiming { nonce, sent: false };
-        self.send_claim(out);
-    }
-
-    fn send_claim(&mut self, out: &mut impl Outside<Reply = R>) {
-        let Phase::Claiming { nonce, sent } = &mut self.phase else { return };
-        self.buffer.clear();
-        Record::Claim(Claim { nonce: *nonce, url: self.url.as_str().into() }).encode(&mut self.buffer);
-        *sent = out.append("", &self.buffer, Ticket { generation: self.generation, seq: 0 }).is_ok();
     }
 }
 
