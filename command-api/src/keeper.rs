@@ -13,10 +13,6 @@ use std::sync::Arc;
 
 use chassis::env::Secret;
 use chassis::shutdown::{Shutdown, Tasks};
-use schemas::events::WireEvent;
-use schemas::idempotency::IdempotencyKey;
-use schemas::record::{Commit, Record};
-use schemas::tables::repeat_key;
 use tokio::sync::{mpsc, watch};
 
 use crate::kafka::reader::LogReader;
@@ -73,12 +69,7 @@ impl Keeper {
         let (tell, known): (Vec<_>, Vec<_>) = (0..partitions).map(|_| watch::channel(Known::NotYet)).unzip();
         let to_engines: Arc<[_]> = to_engines.into();
         for _ in 0..WORKERS {
-            let worker = Worker {
-                store: store.clone(),
-                reader: reader.clone(),
-                waiting: waiting.clone(),
-                to_engines: to_engines.clone(),
-            };
+            let worker = Worker { store: store.clone(), waiting: waiting.clone(), to_engines: to_engines.clone() };
             tasks.spawn("keeper", worker.run(shutdown.clone()));
         }
         tasks.spawn("checkpoints", watermarks::follow(store, reader.clone(), tell, wrong, shutdown.clone()));
@@ -93,7 +84,6 @@ impl Keeper {
 
 struct Worker {
     store: Arc<Store>,
-    reader: LogReader,
     waiting: async_channel::Receiver<Asked>,
     to_engines: Arc<[mpsc::UnboundedSender<Brought>]>,
 }
@@ -132,21 +122,16 @@ impl Worker {
     /// In the order of the batch; `None` where a part could not be read.
     async fn bring(&self, batch: &[Asked]) -> anyhow::Result<Vec<Option<Kept>>> {
         let (states, repeats) = tokio::try_join!(self.states(batch), self.repeats(batch))?;
-        let kept = states.into_iter().zip(repeats).map(|(state, repeat)| {
-            let checkpoint = match (&state, &repeat) {
-                (Some((one, _)), Some((other, _))) => *one.min(other),
-                (Some((one, _)), None) | (None, Some((one, _))) => *one,
-                (None, None) => return None,
-            };
-            Some(Kept {
-                checkpoint,
-                state: state.map(|(_, state)| state),
-                repeat: repeat.and_then(|(_, repeat)| repeat),
-            })
+        let kept = batch.iter().zip(states.into_iter().zip(repeats)).map(|(Asked { wanted, .. }, (state, repeat))| {
+            if wanted.state != state.is_some() || wanted.key.is_some() != repeat.is_some() {
+                return None;
+            }
+            let checkpoints = state.iter().map(|(checkpoint, _)| *checkpoint);
+            let checkpoint = checkpoints.chain(repeat.iter().map(|(checkpoint, _)| *checkpoint)).min()?;
+            let repeat = repeat.and_then(|(_, repeat)| repeat);
+            Some(Kept { checkpoint, state: state.map(|(_, state)| state), repeat })
         });
-        let complete =
-            |(kept, asked): (Option<Kept>, &Asked)| kept.filter(|kept| kept.state.is_some() || !asked.wanted.state);
-        Ok(kept.zip(batch).map(complete).collect())
+        Ok(kept.collect())
     }
 
     async fn states(&self, batch: &[Asked]) -> Result<Vec<Option<(i64, KeptState)>>, StoreError> {
@@ -154,35 +139,11 @@ impl Worker {
         self.store.states(wanted.collect()).await
     }
 
-    /// The table leads to records, and they tell whose they are.
     async fn repeats(&self, batch: &[Asked]) -> Result<Vec<Option<(i64, Option<Repeat>)>>, StoreError> {
-        let key = |asked: &Asked| {
-            let key = asked.wanted.key.as_ref()?;
-            Some((repeat_key(asked.wanted.aggregate.as_str(), key.as_str()), asked.partition))
-        };
-        let found = self.store.repeats(batch.iter().map(key).collect()).await?;
-        let mut repeats = Vec::with_capacity(batch.len());
-        for (asked, found) in batch.iter().zip(found) {
-            repeats.push(match found {
-                None => None,
-                Some((checkpoint, offsets)) => self.repeat_at(asked, &offsets).await.map(|found| (checkpoint, found)),
-            });
-        }
-        Ok(repeats)
-    }
-
-    /// `None`: a record that should be there could not be read.
-    async fn repeat_at(&self, asked: &Asked, offsets: &[i64]) -> Option<Option<Repeat>> {
-        for offset in offsets {
-            let value = self.reader.record(asked.partition, *offset).await?;
-            let Ok(Some(Record::Commit(commit))) = Record::decode(&value) else { continue };
-            let is_this = |key: &IdempotencyKey| key.as_str() == commit.command_id;
-            if commit.aggregate == asked.wanted.aggregate.as_str() && asked.wanted.key.as_ref().is_some_and(is_this) {
-                let events = commit.events.iter().map(WireEvent::name).collect();
-                let Commit { fingerprint, version, .. } = commit;
-                return Some(Some(Repeat { offset: *offset, fingerprint, version, events }));
-            }
-        }
-        Some(None)
+        let wanted = batch.iter().map(|Asked { partition, wanted }| {
+            let key = wanted.key.as_ref()?;
+            Some((&wanted.aggregate, key, *partition))
+        });
+        self.store.repeats(wanted.collect()).await
     }
 }

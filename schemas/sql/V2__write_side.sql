@@ -11,13 +11,16 @@ CREATE TABLE snapshots (
 -- A state that is compressed already, or small: do not try.
 ALTER TABLE snapshots ALTER COLUMN state SET STORAGE EXTERNAL;
 
--- Which keys took effect within the window: a hash of aggregate and key, and where its record stands, which tells the
--- rest. Partitions by time, made and dropped by the projector.
+-- Which keys took effect within the window: a hash of aggregate and key, and what of the answer the journal does not
+-- tell: its events are the last so many up to the version. Partitions by time, made and dropped by the projector.
 CREATE TABLE repeats (
     key uuid NOT NULL,
     at timestamptz NOT NULL,
     partition int NOT NULL,
-    "offset" bigint NOT NULL
+    "offset" bigint NOT NULL,
+    fingerprint bigint NOT NULL,
+    version bigint NOT NULL,
+    events smallint NOT NULL
 ) PARTITION BY RANGE (at);
 
 CREATE INDEX repeats_key ON repeats (key);

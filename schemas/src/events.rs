@@ -51,6 +51,28 @@ pub enum WireEvent<'a> {
     OrderCancelledV1(OrderCancelledV1<'a>),
 }
 
+/// Of every event, as [`WireEvent::name`] gives them.
+pub const NAMES: [&str; 13] = [
+    "product.registered.v1",
+    "product.restocked.v1",
+    "product.repriced.v1",
+    "product.reserved.v1",
+    "product.released.v1",
+    "product.committed.v1",
+    "product.discontinued.v1",
+    "order.placed.v1",
+    "order.line-confirmed.v1",
+    "order.confirmed.v1",
+    "order.line-rejected.v1",
+    "order.rejected.v1",
+    "order.cancelled.v1",
+];
+
+/// The same name, kept for ever; `None`: this build knows no such event.
+pub fn known_name(name: &str) -> Option<&'static str> {
+    NAMES.into_iter().find(|known| *known == name)
+}
+
 impl<'a> WireEvent<'a> {
     /// The newest version of `event`: what this build writes.
     pub fn newest(event: &'a Event) -> Self {

@@ -12,7 +12,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__write_side", include_str!("../sql/V2__write_side.sql")),
 ];
 
-/// The key of the table `repeats`: an index entry, not a proof. The record that it leads to tells whose it is.
+/// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.
 pub fn repeat_key(aggregate: &str, key: &str) -> Uuid {
     let mut hash = Xxh3Default::new();
     hash.update(aggregate.as_bytes());

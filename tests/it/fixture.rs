@@ -1,10 +1,12 @@
 //! What every test stands on: a shop with a topic, a database and a Redis prefix of its own, on shared servers.
 
 mod http;
+mod load;
 mod log;
 mod proxy;
 mod service;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::Env;
@@ -13,7 +15,8 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 pub(crate) use http::{Answer, Client, batch_line};
-pub(crate) use log::{append, read_log};
+pub(crate) use load::{Load, prove};
+pub(crate) use log::{append, read_log, read_log_of};
 pub(crate) use proxy::Proxy;
 pub(crate) use service::Service;
 
@@ -104,6 +107,20 @@ impl Shop {
         service
     }
 
+    /// As [`Self::member`], but its peers reach it through a proxy.
+    pub(crate) async fn member_behind_a_proxy(&self) -> (Arc<Proxy>, Service) {
+        let internal = Proxy::to("127.0.0.1:0").await;
+        let link = Proxy::to(&internal.addr.to_string()).await;
+        link.restore().await;
+        let env = self.write_env([
+            ("INTERNAL_ADDR", internal.addr.to_string()),
+            ("INTERNAL_URL", format!("http://{}", link.addr)),
+        ]);
+        let service = Service::command_api(&env).await;
+        service.wait_ready().await;
+        (link, service)
+    }
+
     pub(crate) async fn start_command_api(&self, share: &str) -> Service {
         Service::command_api(&self.write_env([("PARTITIONS", share.to_owned())])).await
     }
@@ -144,6 +161,11 @@ pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `cargo stack test`"))
 }
 
+/// Between two tries.
+pub(crate) async fn pause() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
 /// Tries until it is so; `what` says what was waited for.
 pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let tries = async {
@@ -151,7 +173,7 @@ pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> 
             if let Some(found) = attempt().await {
                 return found;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause().await;
         }
     };
     tokio::time::timeout(DEADLINE, tries).await.unwrap_or_else(|_| panic!("waited for {DEADLINE:?}: {what}"))

@@ -14,3 +14,4 @@ mod keeping;
 mod views;
 mod outages;
 mod stack;
+mod faults;

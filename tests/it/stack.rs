@@ -21,17 +21,21 @@ const START: Duration = Duration::from_secs(120);
 static TURN: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 
 /// Runs until it is dropped.
-struct Stack {
+pub(crate) struct Stack {
     state: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Stack {
     async fn up() -> Self {
+        Self::up_with(&[]).await
+    }
+
+    pub(crate) async fn up_with(options: &[&str]) -> Self {
         let turn = TURN.lock().await;
         let state = std::env::temp_dir().join(format!("stampede-{}", Uuid::new_v4().simple()));
         let stack = Self { state, _turn: turn };
-        let output = tokio::time::timeout(START, stack.command(&["up", "--detach"]).output());
+        let output = tokio::time::timeout(START, stack.command(&["up", "--detach"]).args(options).output());
         let output = output.await.expect("the stack starts in time").unwrap();
         assert!(output.status.success(), "{}", text(&output));
         stack
@@ -44,7 +48,7 @@ impl Stack {
         command
     }
 
-    async fn tell(&self, args: &[&str]) {
+    pub(crate) async fn tell(&self, args: &[&str]) {
         let output = self.command(args).output().await.unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output));
     }
@@ -61,7 +65,7 @@ impl Stack {
     }
 
     /// Kills a service; the supervisor starts it again.
-    async fn kill(&self, name: &str) {
+    pub(crate) async fn kill(&self, name: &str) {
         let restarts = |process: &Value| process["restarts"].as_u64().unwrap();
         let before = restarts(&self.process(name).await);
         self.tell(&["kill", name]).await;
@@ -72,7 +76,12 @@ impl Stack {
         .await;
     }
 
-    fn client(&self) -> Client {
+    /// Its brokers, topic and partitions.
+    pub(crate) fn log(&self) -> (String, String, u32) {
+        (format!("127.0.0.1:{}", BASE_PORT + 1), "events".to_owned(), 12)
+    }
+
+    pub(crate) fn client(&self) -> Client {
         Client::new(&format!("http://127.0.0.1:{BASE_PORT}"))
     }
 }

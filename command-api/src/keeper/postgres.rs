@@ -8,16 +8,16 @@ use deadpool_postgres::{Object, Pool};
 use domain::{State, TimeMs, evolve};
 use schemas::aggregate::AggregateId;
 use schemas::chain::Reader;
-use schemas::events::WireEvent;
+use schemas::events::{WireEvent, known_name};
+use schemas::idempotency::IdempotencyKey;
 use schemas::record::Epoch;
 use schemas::snapshots::{FORM, decode};
-use schemas::tables::nonce_from_sql;
+use schemas::tables::{nonce_from_sql, repeat_key};
 use schemas::views::JOURNAL;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use uuid::Uuid;
 
-use crate::partition::{Checkpoint, KeptState, panic_text};
+use crate::partition::{Checkpoint, KeptState, Repeat, panic_text};
 
 const STATES: &str = include_str!("states.sql");
 /// A form that no snapshot has.
@@ -98,26 +98,28 @@ impl Store {
         Ok(folded.into_iter().next().and_then(|(_, state)| state))
     }
 
-    /// Where records of the keys may stand; in the order in which they are wanted.
+    /// What took effect under the keys; in the order in which they are wanted.
     pub(super) async fn repeats(
         &self,
-        wanted: Vec<Option<(Uuid, u32)>>,
-    ) -> Result<Vec<Option<AsOf<Vec<i64>>>>, StoreError> {
+        wanted: Vec<Option<(&AggregateId, &IdempotencyKey, u32)>>,
+    ) -> Result<Vec<Option<AsOf<Option<Repeat>>>>, StoreError> {
         let mut repeats: Vec<_> = wanted.iter().map(|_| None).collect();
-        let mut columns = (Vec::new(), Vec::new(), Vec::new());
-        for (index, (key, partition)) in
+        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (index, (aggregate, key, partition)) in
             wanted.iter().enumerate().filter_map(|(index, wanted)| Some((index, (*wanted)?)))
         {
             columns.0.push(i32::try_from(index).expect("a batch is short"));
-            columns.1.push(key);
-            columns.2.push(partition.cast_signed());
+            columns.1.push(repeat_key(aggregate.as_str(), key.as_str()));
+            columns.2.push(aggregate.as_str());
+            columns.3.push(key.as_str());
+            columns.4.push(partition.cast_signed());
         }
         if columns.0.is_empty() {
             return Ok(repeats);
         }
-        let sql = include_str!("repeats.sql");
-        for row in self.query(sql, &[&columns.0, &columns.1, &columns.2, &JOURNAL]).await? {
-            repeats[index(&row)] = Some((row.get(1), row.get::<_, Option<Vec<i64>>>(2).unwrap_or_default()));
+        let params: [&(dyn ToSql + Sync); 6] = [&columns.0, &columns.1, &columns.2, &columns.3, &columns.4, &JOURNAL];
+        for row in self.query(include_str!("repeats.sql"), &params).await? {
+            repeats[index(&row)] = repeat(&row).map(|repeat| (row.get(1), repeat));
         }
         Ok(repeats)
     }
@@ -144,6 +146,16 @@ fn checkpoint(row: &Row) -> (u32, Checkpoint) {
     let last_at = TimeMs(row.get::<_, i64>("last_at_ms").cast_unsigned());
     let max_key = TimeMs(row.get::<_, i64>("max_key_ms").cast_unsigned());
     (row.get::<_, i32>("partition").cast_unsigned(), Checkpoint { reader, last_at, max_key })
+}
+
+/// `None`: it has events that this build does not know. To another build they would be its answer.
+fn repeat(row: &Row) -> Option<Option<Repeat>> {
+    let Some(offset) = row.get::<_, Option<i64>>(2) else { return Some(None) };
+    let types: Vec<&str> = row.get(5);
+    let fingerprint = row.get::<_, i64>(3).cast_unsigned();
+    let version = row.get::<_, i64>(4).cast_unsigned();
+    let events = types.into_iter().map(known_name).collect::<Option<_>>()?;
+    Some(Some(Repeat { offset, fingerprint, version, events }))
 }
 
 /// By index; `None` where the snapshot cannot be read. Beside the runtime's other work: a state may be large.

@@ -45,7 +45,7 @@ pub(super) async fn follow(
             Err(LookError::OtherLog(partition)) => {
                 let message = format!("partition {partition} begins with another claim than the one in Postgres");
                 wrong.send_replace(Some(message));
-                return;
+                return shutdown.requested().await;
             }
             Err(LookError::Store(error)) => {
                 tracing::debug!(error = %error, "the checkpoints cannot be read");

@@ -109,8 +109,9 @@ pub(super) fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
     ]
 }
 
-pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 6] {
-    [&rows.keys, &rows.at_ms, &rows.partitions, &rows.offsets, &taken.start, &taken.end]
+pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 9] {
+    let RepeatRows { keys, at_ms, partitions, offsets, fingerprints, versions, events } = rows;
+    [keys, at_ms, partitions, offsets, fingerprints, versions, events, &taken.start, &taken.end]
 }
 
 /// Columns of a summed view; the dates are `customer`'s alone.

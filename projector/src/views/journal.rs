@@ -27,6 +27,9 @@ pub(crate) struct RepeatRows {
     pub(crate) at_ms: Vec<i64>,
     pub(crate) partitions: Vec<i32>,
     pub(crate) offsets: Vec<i64>,
+    pub(crate) fingerprints: Vec<i64>,
+    pub(crate) versions: Vec<i64>,
+    pub(crate) events: Vec<i16>,
 }
 
 impl JournalRows {
@@ -35,6 +38,9 @@ impl JournalRows {
         self.repeats.at_ms.push(commit.at_ms.cast_signed());
         self.repeats.partitions.push(partition.cast_signed());
         self.repeats.offsets.push(offset);
+        self.repeats.fingerprints.push(commit.fingerprint.cast_signed());
+        self.repeats.versions.push(commit.version.cast_signed());
+        self.repeats.events.push(i16::try_from(commit.events.len()).unwrap_or(i16::MAX));
         let first = commit.version + 1 - commit.events.len() as u64;
         for (event, version) in commit.events.iter().zip(first..) {
             self.aggregates.push(commit.aggregate.to_string());

@@ -1,0 +1,120 @@
+//! Three brokers, three owners, and what befalls them under load. After each fault every answer is proved from the log;
+//! the time for which nobody was answered is printed.
+
+use std::time::Instant;
+
+use tokio::time::{Duration, timeout};
+
+use crate::fixture::{Client, Load, Shop, eventually, pause, prove, read_log, read_log_of};
+use crate::stack::Stack;
+
+/// Longer than any fail-over and a busy machine.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    stack: Stack,
+    edge: Client,
+}
+
+impl Cluster {
+    async fn up() -> Self {
+        let stack = Stack::up_with(&["--brokers", "3", "--command-apis", "3"]).await;
+        let edge = stack.client();
+        Self { stack, edge }
+    }
+
+    /// Loads the cluster while `fault` happens and for a while after, and proves what was heard.
+    async fn under_load(&self, name: &str, fault: impl AsyncFnOnce(&Stack)) {
+        let load = Load::start(vec![self.edge.clone()]);
+        load.answered(100).await;
+        let begun = Instant::now();
+        fault(&self.stack).await;
+        timeout(ENDS_WITHIN, load.answered(300)).await.expect("the load goes on after the fault");
+        let took = begun.elapsed();
+        let tried_again = load.refused();
+        let (brokers, topic, partitions) = self.stack.log();
+        let heard = load.end().await;
+        let heard = prove(heard, &read_log_of(&brokers, &topic, partitions).await);
+        println!("{name}: {heard}, tried again {tried_again} times, in {took:?}");
+        assert!(heard.accepted > 0);
+    }
+}
+
+async fn signal(stack: &Stack, name: &str, signal: &str) {
+    stack.tell(&["kill", name, signal]).await;
+}
+
+/// Stands still for so long that the others take it for dead, and wakes up as if nothing had been.
+async fn freeze(stack: &Stack, names: &[&str], length: Duration) {
+    for name in names {
+        signal(stack, name, "STOP").await;
+    }
+    let until = Instant::now() + length;
+    while Instant::now() < until {
+        pause().await;
+    }
+    for name in names {
+        signal(stack, name, "CONT").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_befalls_owners_brokers_and_postgres_every_answer_is_what_the_log_says() {
+    let cluster = Cluster::up().await;
+    cluster.under_load("an owner is killed", async |stack| stack.kill("command-api-1").await).await;
+    let past_its_session = Duration::from_secs(8);
+    cluster
+        .under_load("an owner stands still past its session", async |stack| {
+            freeze(stack, &["command-api-2"], past_its_session).await;
+        })
+        .await;
+    for broker in ["kafka-1", "kafka-2"] {
+        // Each leads some of the partitions and follows in the others.
+        cluster
+            .under_load("a broker is killed", async |stack| {
+                stack.tell(&["kill", broker]).await;
+                freeze(stack, &[], past_its_session).await;
+                stack.tell(&["start", broker]).await;
+            })
+            .await;
+    }
+    cluster
+        .under_load("two of three brokers stand still", async |stack| {
+            freeze(stack, &["kafka-2", "kafka-3"], Duration::from_secs(5)).await;
+        })
+        .await;
+    cluster
+        .under_load("an owner leaves and comes back", async |stack| {
+            stack.tell(&["stop", "command-api-3"]).await;
+            stack.tell(&["start", "command-api-3"]).await;
+        })
+        .await;
+    cluster
+        .under_load("Postgres is gone for a while", async |stack| {
+            stack.tell(&["stop", "postgres"]).await;
+            stack.tell(&["start", "postgres"]).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_owner_that_its_peers_cannot_reach_harms_nothing() {
+    let shop = Shop::new(4).await;
+    let (link, first) = shop.member_behind_a_proxy().await;
+    let second = shop.member().await;
+    let load = Load::start(vec![first.client(), second.client()]);
+    load.answered(200).await;
+    link.cut().await;
+    // Clients of the one still reach it, those of the other try again or find that it took over.
+    load.answered(200).await;
+    link.restore().await;
+    load.answered(200).await;
+    prove(load.end().await, &read_log(&shop).await);
+    for service in [&first, &second] {
+        eventually("both serve everything again", async || {
+            let answer = service.client().post("/v1/products/cd-0/restock", serde_json::json!({ "quantity": 1 })).await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+}
