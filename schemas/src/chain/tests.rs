@@ -1,5 +1,6 @@
 //! Each verdict, doubt and settlement by example; [`simulation`] has the whole.
 
+mod golden_log;
 mod simulation;
 
 use super::{ChainError, Doubt, Passed, Reader, Settled, Verdict, Writer};

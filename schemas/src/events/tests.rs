@@ -12,7 +12,7 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::WireEvent;
+use super::{NAMES, WireEvent};
 use crate::time::{MAX_TIME, parse_rfc3339};
 
 /// Members that a version may lack.
