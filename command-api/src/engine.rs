@@ -273,6 +273,7 @@ impl Engine {
         self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
         self.gauges.resident_bytes.store(self.machine.resident_bytes() as u64, Ordering::Relaxed);
         self.gauges.keys.store(self.machine.remembered_keys() as u64, Ordering::Relaxed);
+        self.gauges.tail_records.store(self.machine.tail_records(), Ordering::Relaxed);
         let quarantined = self.machine.quarantined();
         let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);
         if quarantined.len() as u64 > known {

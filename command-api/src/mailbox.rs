@@ -74,6 +74,7 @@ pub(crate) struct Gauges {
     pub(crate) residents: AtomicU64,
     pub(crate) resident_bytes: AtomicU64,
     pub(crate) keys: AtomicU64,
+    pub(crate) tail_records: AtomicU64,
     pub(crate) quarantined: AtomicU64,
 }
 

@@ -87,7 +87,7 @@ impl Metrics {
 
     /// `stampede_mailbox_depth{partition}`: commands that wait for a turn. `stampede_in_flight{partition}`: commands
     /// whose answer waits for the log. `stampede_resident_aggregates{partition}`, `stampede_resident_bytes{partition}`,
-    /// `stampede_remembered_keys{partition}`, `stampede_quarantined{partition}`.
+    /// `stampede_remembered_keys{partition}`, `stampede_tail_records{partition}`, `stampede_quarantined{partition}`.
     pub(crate) fn observe(&self, dispatcher: &Arc<Dispatcher>) {
         let weak = Arc::downgrade(dispatcher);
         let gauge = |name: &'static str, what: &'static str, value: fn(&Mailbox) -> u64| {
@@ -112,6 +112,9 @@ impl Metrics {
         });
         gauge("stampede_remembered_keys", "Idempotency keys in memory.", |mailbox| {
             mailbox.gauges.keys.load(Ordering::Relaxed)
+        });
+        gauge("stampede_tail_records", "Records behind the journal's checkpoint.", |mailbox| {
+            mailbox.gauges.tail_records.load(Ordering::Relaxed)
         });
         gauge("stampede_quarantined", "Aggregates in quarantine.", |mailbox| {
             mailbox.gauges.quarantined.load(Ordering::Relaxed)

@@ -37,6 +37,14 @@ impl<R> Partition<R> {
         self.memory.aggregates.bytes()
     }
 
+    /// Records that a take-over would have to read, as far as an owner knows.
+    pub fn tail_records(&self) -> u64 {
+        let (Phase::Owner(writer) | Phase::Looking { writer, .. }) = &self.phase else { return 0 };
+        let kept = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.reader.next_offset);
+        let end = writer.offset_of(writer.acknowledged()) + 1;
+        u64::try_from(end - kept).unwrap_or(0)
+    }
+
     /// Keys in memory.
     pub fn remembered_keys(&self) -> usize {
         self.memory.repeats.len()
