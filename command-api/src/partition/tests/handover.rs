@@ -2,7 +2,7 @@
 
 use schemas::answers::Answer;
 
-use super::{RESERVED, Shop, accepted, rejected, reserve};
+use super::{NOW, RESERVED, Shop, accepted, rejected, reserve};
 use crate::partition::Role;
 
 #[test]
@@ -73,4 +73,19 @@ fn one_that_only_prepares_lets_go_at_once() {
     shop.machine.prepare(&mut shop.out);
     shop.machine.let_go();
     assert_eq!(shop.machine.role(), Role::Idle);
+}
+
+#[test]
+fn one_that_lets_go_in_the_middle_of_a_read_has_no_use_for_the_rest() {
+    let mut shop = Shop { log: Shop::stocked(5).log, ..Shop::closed() };
+    shop.machine.prepare(&mut shop.out);
+    shop.machine.record(0, &shop.log[0], &mut shop.out).unwrap();
+    shop.machine.let_go();
+    shop.machine.record(1, &shop.log[1], &mut shop.out).unwrap();
+    shop.machine.read_ended(NOW, &mut shop.out).unwrap();
+    assert_eq!(shop.machine.role(), Role::Idle);
+    // And it may come back.
+    shop.machine.take_over(&mut shop.out);
+    shop.settle();
+    assert_eq!(shop.machine.role(), Role::Owner);
 }
