@@ -53,6 +53,8 @@ pub(crate) struct Engine {
     /// `None`: nothing is kept outside.
     pub(crate) shelf: Option<Shelf>,
     pub(crate) budget: MemoryBudget,
+    /// Another instance asked for the partition, or this one ends.
+    pub(crate) was_asked: bool,
     /// Waiting for an owner costs a command nothing of its patience.
     pub(crate) served_since: Instant,
 }
@@ -208,6 +210,7 @@ impl Engine {
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
                 self.lanes.close();
+                self.was_asked = true;
                 self.machine.let_go();
             }
         }
@@ -219,6 +222,7 @@ impl Engine {
             EngineRequest::LetGo(done) => {
                 if matches!(self.machine.role(), Role::Owner | Role::Unsettled) {
                     tracing::info!(kafka.partition = self.kafka.partition, "handing the partition over");
+                    self.was_asked = true;
                     self.machine.let_go();
                 }
                 self.takeover.tell_when_gone(done);
@@ -299,13 +303,11 @@ impl Engine {
         self.kafka.metrics.owned(self.kafka.partition, role == Role::Owner);
         match role {
             Role::Idle => {
-                match was {
-                    Status::Role(Role::Leaving) => self.kafka.metrics.stepped_down(self.kafka.partition, "asked"),
-                    Status::Role(Role::Owner | Role::Unsettled) => {
-                        self.kafka.metrics.stepped_down(self.kafka.partition, "deposed");
-                    }
-                    Status::Role(Role::Idle | Role::Preparing | Role::Prepared) | Status::Halted(_) => {}
+                if matches!(was, Status::Role(Role::Leaving | Role::Owner | Role::Unsettled)) {
+                    let cause = if self.was_asked { "asked" } else { "deposed" };
+                    self.kafka.metrics.stepped_down(self.kafka.partition, cause);
                 }
+                self.was_asked = false;
                 rest.begin();
                 self.takeover.gone();
             }

@@ -8,6 +8,7 @@ mod commands;
 mod problems;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
@@ -44,6 +45,9 @@ pub(crate) struct AppState {
     admission: Admission,
 }
 
+/// How long a request waits for an instance that has just begun to listen.
+const STARTS_WITHIN: Duration = Duration::from_secs(3);
+
 /// Which listener a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listener {
@@ -77,7 +81,7 @@ fn routes(listener: Listener) -> Router<AppState> {
 }
 
 async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> Response {
-    match state.log() {
+    match state.log().await {
         Ok(log) => upgrade.on_upgrade(move |socket| link::serve(socket, log.dispatcher)),
         Err(problem) => answers::problem(&problem),
     }
@@ -89,8 +93,15 @@ impl AppState {
         Self { log, metrics, service_token, admission: Admission::default() }
     }
 
-    fn log(&self) -> Result<Log, Problem> {
-        self.log.borrow().clone().ok_or(Problem::new(ProblemKind::Unavailable, "the log is not there yet"))
+    /// Of an instance that starts just now, after a moment: no command fails because it came early.
+    async fn log(&self) -> Result<Log, Problem> {
+        if let Some(log) = &*self.log.borrow() {
+            return Ok(log.clone());
+        }
+        let mut log = self.log.clone();
+        let known = tokio::time::timeout(STARTS_WITHIN, log.wait_for(Option::is_some)).await;
+        let known = known.ok().and_then(|known| known.ok()?.clone());
+        known.ok_or(Problem::new(ProblemKind::Unavailable, "the log is not there yet"))
     }
 }
 

@@ -105,6 +105,7 @@ impl Ownership {
                 gauges,
                 shelf,
                 budget: budget.clone(),
+                was_asked: false,
                 served_since,
             };
             engines.spawn("engine", engine.run(shutdown.clone()));

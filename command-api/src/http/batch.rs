@@ -39,7 +39,7 @@ pub(super) async fn take(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    match begin(&state, listener, admitted, &headers, body) {
+    match begin(&state, listener, admitted, &headers, body).await {
         Ok(body) => {
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -49,7 +49,7 @@ pub(super) async fn take(
     }
 }
 
-fn begin(
+async fn begin(
     state: &AppState,
     listener: Listener,
     admitted: BatchUnderWay,
@@ -63,7 +63,7 @@ fn begin(
     if media_type(headers) != Some("application/x-ndjson") {
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a batch is application/x-ndjson"));
     }
-    let log = state.log()?;
+    let log = state.log().await?;
     let lines = lines(&body);
     if lines.len() > MAX_BATCH_LINES {
         return Err(Problem::new(ProblemKind::TooLarge, "a batch has at most 10,000 lines"));

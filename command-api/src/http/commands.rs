@@ -41,7 +41,7 @@ pub(super) async fn take(
         Ok(key) => key,
         Err(problem) => return answers::problem(&problem),
     };
-    let log = match state.log() {
+    let log = match state.log().await {
         Ok(log) => log,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };

@@ -115,8 +115,8 @@ impl KafkaSettings {
             .set("max.poll.interval.ms", "6000")
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "latest")
-            // There is nothing to fetch: ask seldom.
-            .set("fetch.wait.max.ms", "5000");
+            // There is nothing to fetch: ask seldom, but well within socket.timeout.ms, or the connection is given up.
+            .set("fetch.wait.max.ms", "1500");
         config
     }
 
