@@ -107,6 +107,15 @@ impl Shop {
         service
     }
 
+    /// Ready to take every command, with a MiB for all aggregates.
+    pub(crate) async fn small_command_api(&self) -> Service {
+        let share = format!("0-{}", self.partitions - 1);
+        let env = self.write_env([("PARTITIONS", share), ("STATE_MAX_MIB", "1".to_owned())]);
+        let service = Service::command_api(&env).await;
+        service.wait_ready().await;
+        service
+    }
+
     /// As [`Self::member`], but its peers reach it through a proxy.
     pub(crate) async fn member_behind_a_proxy(&self) -> (Arc<Proxy>, Service) {
         let internal = Proxy::to("127.0.0.1:0").await;

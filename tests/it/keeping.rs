@@ -96,6 +96,54 @@ async fn without_postgres_at_the_start_an_owner_reads_the_whole_log() {
     assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
 }
 
+/// As many products as do not fit into a MiB, by the owner's own count.
+async fn register_too_many(client: &crate::fixture::Client) {
+    for range in (0..8000).collect::<Vec<_>>().chunks(2000) {
+        let register = |n: &i32| {
+            let data = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+            crate::fixture::batch_line("products", &format!("p-{n}"), "register", data)
+        };
+        let lines: Vec<_> = range.iter().map(register).collect();
+        let refused = client.batch(&lines).await.iter().filter(|answer| answer["status"] == 503).count();
+        if refused > 0 {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_memory_lets_go_of_what_postgres_has_and_serves_it_all_the_same() {
+    let shop = Shop::with_views(1).await;
+    let _projector = shop.projector().await;
+    let service = shop.small_command_api().await;
+    let client = service.client();
+    register_too_many(&client).await;
+    eventually("what was not used is let go", async || (residents(&service).await < 4000).then_some(())).await;
+    for n in [0, 1000, 1999] {
+        let restocked = eventually("a product that was let go is served", async || {
+            let answer = client.post(&format!("/v1/products/p-{n}/restock"), json!({ "quantity": 1 })).await;
+            (answer.status == 200).then_some(answer)
+        });
+        assert_eq!(restocked.await.header("etag"), Some("\"2\""));
+    }
+}
+
+#[tokio::test]
+async fn a_full_memory_that_nobody_empties_refuses_what_is_new_and_serves_what_it_holds() {
+    let shop = Shop::with_views(1).await;
+    let service = shop.small_command_api().await;
+    let client = service.client();
+    register_too_many(&client).await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    eventually("what is new is refused", async || {
+        let answer = client.post("/v1/products/new/register", registered.clone()).await;
+        (answer.status == 503).then(|| answer.problem(503, "overloaded", "no room"))
+    })
+    .await;
+    let restocked = client.post("/v1/products/p-0/restock", json!({ "quantity": 1 })).await;
+    assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+}
+
 #[tokio::test]
 async fn tables_of_another_log_are_refused() {
     let shop = Shop::with_views(1).await;

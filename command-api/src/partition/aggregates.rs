@@ -80,9 +80,14 @@ impl Aggregates {
         self.bytes
     }
 
+    /// Whether it is here, or nothing more of it will be.
+    pub(super) fn knows(&self, aggregate: &AggregateId) -> bool {
+        self.residents.contains_key(aggregate) || self.quarantined.contains(aggregate)
+    }
+
     /// Whether its state has to be brought before anything is decided on it.
     pub(super) fn is_cold(&self, aggregate: &AggregateId) -> bool {
-        self.floor > 0 && !self.residents.contains_key(aggregate) && !self.quarantined.contains(aggregate)
+        self.floor > 0 && !self.knows(aggregate)
     }
 
     /// Aggregates of which only the end is here.

@@ -79,7 +79,8 @@ impl<R> Partition<R> {
         if !waits && self.memory.repeats.get(aggregate, key.as_str()).is_some() {
             return None;
         }
-        let state = self.memory.aggregates.is_cold(aggregate);
+        // Without room for it, it is as good as cold: nobody brings it.
+        let state = self.memory.aggregates.is_cold(aggregate) || self.full && !self.memory.aggregates.knows(aggregate);
         let key = self.memory.repeats.may_have_forgotten(key).then(|| key.clone());
         (waits || state || key.is_some()).then(|| Wanted { aggregate: aggregate.clone(), state, key })
     }
@@ -96,7 +97,7 @@ impl<R> Partition<R> {
         let parked = ParkedRequest { request, may_count, key_known };
         let overloaded = |detail: &'static str| Answer::Overloaded { detail: detail.into() };
         if self.parked.is_full() || self.full && wanted.state {
-            return parked.set_back(overloaded("there is no room for what is kept of this aggregate"), out);
+            return parked.set_back(overloaded("there is no room for another aggregate in memory just now"), out);
         }
         // Whoever waits already asked for it.
         wanted.state &= !self.parked.waits(&wanted.aggregate);
