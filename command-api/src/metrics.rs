@@ -2,19 +2,19 @@
 
 mod answered;
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
 
 use crate::dispatch::Dispatcher;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Gauges, Mailbox};
 use crate::partition::DoubtCause;
 use answered::Answered;
 
@@ -52,6 +52,18 @@ pub(crate) struct Metrics {
     quarantines: Counter<u64>,
 }
 
+type Shown = (&'static str, &'static str, fn(&Gauges) -> &AtomicU64);
+
+/// What an engine tells of itself: name, meaning, number.
+const SHOWN: [Shown; 6] = [
+    ("stampede_in_flight", "Commands whose answer waits for the log.", |gauges| &gauges.in_flight),
+    ("stampede_resident_aggregates", "Aggregates in memory.", |gauges| &gauges.residents),
+    ("stampede_resident_bytes", "About how much memory they take.", |gauges| &gauges.resident_bytes),
+    ("stampede_remembered_keys", "Idempotency keys in memory.", |gauges| &gauges.keys),
+    ("stampede_tail_records", "Records behind the journal's checkpoint.", |gauges| &gauges.tail_records),
+    ("stampede_quarantined", "Aggregates in quarantine.", |gauges| &gauges.quarantined),
+];
+
 /// A record in flight whose time is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Appended {
@@ -85,40 +97,31 @@ impl Metrics {
         }
     }
 
-    /// `stampede_mailbox_depth{partition}`: commands that wait for a turn. `stampede_in_flight{partition}`: commands
-    /// whose answer waits for the log. `stampede_resident_aggregates{partition}`, `stampede_resident_bytes{partition}`,
-    /// `stampede_remembered_keys{partition}`, `stampede_tail_records{partition}`, `stampede_quarantined{partition}`.
+    /// By partition: `stampede_mailbox_depth` is the number of commands that wait for a turn, [`SHOWN`] are the others.
     pub(crate) fn observe(&self, dispatcher: &Arc<Dispatcher>) {
-        let weak = Arc::downgrade(dispatcher);
-        let gauge = |name: &'static str, what: &'static str, value: fn(&Mailbox) -> u64| {
-            let dispatcher: Weak<Dispatcher> = weak.clone();
-            let callback = move |gauge: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-                let Some(dispatcher) = dispatcher.upgrade() else { return };
-                for (partition, mailbox) in (0..).zip(dispatcher.mailboxes()) {
-                    gauge.observe(value(mailbox), &[label(partition)]);
-                }
-            };
-            self.meter.u64_observable_gauge(name).with_description(what).with_callback(callback).build();
+        self.observe_one(dispatcher, "stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| {
+            mailbox.depth() as u64
+        });
+        for (name, what, of) in SHOWN {
+            self.observe_one(dispatcher, name, what, move |mailbox| of(&mailbox.gauges).load(Ordering::Relaxed));
+        }
+    }
+
+    fn observe_one(
+        &self,
+        dispatcher: &Arc<Dispatcher>,
+        name: &'static str,
+        what: &'static str,
+        value: impl Fn(&Mailbox) -> u64 + Send + Sync + 'static,
+    ) {
+        let dispatcher = Arc::downgrade(dispatcher);
+        let callback = move |gauge: &dyn AsyncInstrument<u64>| {
+            let Some(dispatcher) = dispatcher.upgrade() else { return };
+            for (partition, mailbox) in (0..).zip(dispatcher.mailboxes()) {
+                gauge.observe(value(mailbox), &[label(partition)]);
+            }
         };
-        gauge("stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| mailbox.depth() as u64);
-        gauge("stampede_in_flight", "Commands whose answer waits for the log.", |mailbox| {
-            mailbox.gauges.in_flight.load(Ordering::Relaxed)
-        });
-        gauge("stampede_resident_aggregates", "Aggregates in memory.", |mailbox| {
-            mailbox.gauges.residents.load(Ordering::Relaxed)
-        });
-        gauge("stampede_resident_bytes", "About how much memory the aggregates in it take.", |mailbox| {
-            mailbox.gauges.resident_bytes.load(Ordering::Relaxed)
-        });
-        gauge("stampede_remembered_keys", "Idempotency keys in memory.", |mailbox| {
-            mailbox.gauges.keys.load(Ordering::Relaxed)
-        });
-        gauge("stampede_tail_records", "Records behind the journal's checkpoint.", |mailbox| {
-            mailbox.gauges.tail_records.load(Ordering::Relaxed)
-        });
-        gauge("stampede_quarantined", "Aggregates in quarantine.", |mailbox| {
-            mailbox.gauges.quarantined.load(Ordering::Relaxed)
-        });
+        self.meter.u64_observable_gauge(name).with_description(what).with_callback(callback).build();
     }
 
     pub(crate) fn answered(&self, aggregate: &AggregateId, command: &str, answer: &Answer, after: Duration) {

@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn three_brokers_keep_three_copies_and_need_two() {
-        let layout = Layout::new(Some(Path::new("/tmp/none")), Some(20000)).unwrap();
+        let layout = Layout::new(Some(Path::new("state")), Some(20000)).unwrap();
         let three = properties_of(&layout, 2, 3);
         for line in [
             "node.id=2",
