@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::bench::{self, Bench};
 use crate::control::{self, Request};
 use crate::layout::Layout;
 use crate::plan::Wanted;
@@ -82,6 +83,9 @@ enum Command {
     },
     /// Send a real shop's orders through the system and compare every view with the file's own sums
     Replay(replay::Args),
+    /// Measure how fast it is, on a stack of its own; a stack that runs is not disturbed, but disturbs
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 pub(crate) fn run(cli: Cli) -> ExitCode {
@@ -114,6 +118,7 @@ impl Command {
             Self::Start { name } => println!("{}", control::tell(&layout, &Request::Start { name })?),
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
             Self::Test { filter } => return test::run(&layout, base_port, filter),
+            Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
             Self::Replay(args) => return replay::run(layout, profile, &args),
         }
         Ok(ExitCode::SUCCESS)

@@ -27,6 +27,7 @@ mod logs;
 mod up;
 mod test;
 mod replay;
+mod bench;
 
 use clap::Parser;
 

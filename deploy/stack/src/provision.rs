@@ -7,7 +7,7 @@ mod find;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// Programs of this machine that are new enough.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packa
 const NGINX_PERL: Need =
     Need { name: "nginx's perl module", find: find::nginx_perl, packages: &["libnginx-mod-http-perl"] };
 
+const WRK: Need = Need { name: "wrk", find: || find::program("wrk"), packages: &["wrk"] };
+
 /// For the services' build: librdkafka is C and C++, built by make.
 const TOOLCHAIN: [Need; 6] = [
     Need { name: "a C compiler (cc)", find: || find::program("cc"), packages: &["gcc"] },
@@ -59,6 +61,14 @@ pub(crate) fn ensure(log: &Path) -> Result<Tools> {
         apt::install(&missing, log)?;
     }
     found()
+}
+
+/// What makes load for benches; nothing else needs it. `log`: as in [`ensure`].
+pub(crate) fn ensure_wrk(log: &Path) -> Result<PathBuf> {
+    if (WRK.find)().is_none() {
+        apt::install(&[&WRK], log)?;
+    }
+    (WRK.find)().context("the package `wrk` was installed, but there is no program of that name")
 }
 
 fn missing() -> Vec<&'static Need> {

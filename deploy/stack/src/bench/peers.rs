@@ -1,0 +1,103 @@
+//! The programs of `tests/peers`: built apart from the workspace, started as parts of the bench's stack.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use crate::layout::{Layout, root};
+use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
+use crate::probe::Probe;
+use crate::provision::Tools;
+use crate::services::{self, Profile};
+use crate::{kafka, postgres};
+
+pub(super) const LIMIT: &str = "limit";
+pub(super) const SHOP: &str = "cqrs-es-shop";
+pub(super) const OWN_DATABASE: &str = "peers";
+const BUILD: &str = "peers-build";
+const DATABASE: &str = "peers-database";
+/// Nothing of theirs is worth waiting for.
+const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(2) };
+
+pub(super) fn parts(layout: &Layout, tools: &Tools) -> Result<Vec<Part>> {
+    let limit = server(layout, LIMIT, &[BUILD, &kafka::name(1)])?;
+    let shop = server(layout, SHOP, &[BUILD, DATABASE])?;
+    Ok(vec![build()?, database(layout, tools)?, limit, shop])
+}
+
+/// One of the clients, told where Kafka is.
+pub(super) fn program(layout: &Layout, name: &str) -> Result<Launch> {
+    let launch = Launch::new(target()?.join("release").join(name), [""; 0]);
+    Ok(launch.env("KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1)))
+}
+
+pub(super) fn address(layout: &Layout, name: &str) -> String {
+    format!("127.0.0.1:{}", port(layout, name))
+}
+
+/// A program of Postgres that works in a database. The password stays out of its arguments.
+pub(super) fn of_postgres(layout: &Layout, tools: &Tools, program: &str, database: &str) -> Result<Launch> {
+    let password = layout.secret("postgres-password")?;
+    let url = postgres_url(layout, database)?.replace(&format!(":{password}@"), "@");
+    Ok(Launch::new(tools.postgres.join(program), [url]).env("PGPASSWORD", password))
+}
+
+fn postgres_url(layout: &Layout, database: &str) -> Result<String> {
+    let url = postgres::url(layout)?;
+    let (server, _) = url.rsplit_once('/').context("Postgres has no address")?;
+    Ok(format!("{server}/{database}"))
+}
+
+/// Beside the services' own folders: another build of the same libraries must not take their place.
+fn target() -> Result<PathBuf> {
+    let binaries = services::binaries(Profile::Release)?;
+    Ok(binaries.parent().context("the binaries lie in no folder")?.join("peers"))
+}
+
+/// Between the servers' ports and the services'.
+fn port(layout: &Layout, name: &str) -> u16 {
+    layout.ports.redis() + if name == LIMIT { 10 } else { 11 }
+}
+
+fn build() -> Result<Part> {
+    let (manifest, target) = (root().join("tests/peers/Cargo.toml"), target()?);
+    let mut launch = services::build(Profile::Release).launch;
+    launch.args = vec![
+        String::from("build"),
+        String::from("--release"),
+        String::from("--locked"),
+        format!("--manifest-path={}", manifest.display()),
+        format!("--target-dir={}", target.display()),
+    ];
+    launch.output = Output::Terminal;
+    Ok(Part::task(BUILD, launch))
+}
+
+fn database(layout: &Layout, tools: &Tools) -> Result<Part> {
+    // It begins in another one: its own is not there yet.
+    let mut launch = of_postgres(layout, tools, "psql", "postgres")?;
+    launch.args.extend(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"].map(String::from));
+    launch.stdin = Some(String::from(include_str!("peers/database.sql")));
+    Ok(Part::task(DATABASE, launch).needing([postgres::NAME]))
+}
+
+fn server(layout: &Layout, name: &str, needs: &[&str]) -> Result<Part> {
+    let launch = program(layout, name)?.env("ADDRESS", address(layout, name));
+    let port = port(layout, name);
+    let role = Role::Server {
+        ready: Probe::Http { port, path: "/readyz" },
+        stop: STOP,
+        on_death: OnDeath::Leave,
+        tier: Tier::Service,
+    };
+    Ok(Part {
+        name: name.to_owned(),
+        launch: launch.env("DATABASE_URL", postgres_url(layout, OWN_DATABASE)?),
+        role,
+        needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+        ports: BTreeMap::from([("http", port)]),
+    })
+}

@@ -1,0 +1,205 @@
+//! A stack of the bench's own, and which of its services run while something is measured.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::Cancelled;
+use crate::control::{self, Request};
+use crate::layout::Layout;
+use crate::part::Part;
+use crate::plan::{self, Size};
+use crate::provision::{self, Tools};
+use crate::services::Profile;
+use crate::status::State;
+use crate::supervisor::{Supervisor, Words};
+use crate::{logs, process};
+
+/// From the end of one owner to another one's serving everything, and much more than that.
+const OWNED_WITHIN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const COMMAND_API: &str = "command-api";
+const OWNED: &str = "stampede_partition_owned";
+
+/// What runs beside the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cast {
+    pub(super) command_apis: u16,
+    pub(super) projectors: u16,
+}
+
+impl Cast {
+    /// Enough for both.
+    pub(super) fn or_more(self, other: Self) -> Self {
+        Self {
+            command_apis: self.command_apis.max(other.command_apis),
+            projectors: self.projectors.max(other.projectors),
+        }
+    }
+}
+
+/// A stack that runs.
+pub(super) struct Scene<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) tools: &'a Tools,
+    pub(super) cancelled: &'a Cancelled,
+    size: Size,
+    agent: ureq::Agent,
+}
+
+/// Starts an empty stack with `most` of each service, plays on it, and ends it.
+pub(super) fn on_empty_stack<T>(
+    layout: &Layout,
+    most: Cast,
+    others: impl FnOnce(&Layout, &Tools) -> Result<Vec<Part>>,
+    cancelled: &Cancelled,
+    play: impl FnOnce(&Scene<'_>) -> Result<T>,
+) -> Result<T> {
+    layout.create()?;
+    let _lock = control::lock(layout)?.context("a bench is going on already")?;
+    process::end_leftovers(layout);
+    layout.clear_data()?;
+    logs::rotate(layout);
+    let tools = provision::ensure(&layout.log("apt"))?;
+    let Cast { command_apis, projectors } = most;
+    let size = Size { brokers: 1, partitions: 12, command_apis, query_apis: 1, projectors, servers_only: false };
+    let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;
+    // The edge has to name one, but nobody asks it anything, and without projectors it would never be ready.
+    parts.retain(|part| !part.name.starts_with("query-api"));
+    parts.extend(others(layout, &tools)?);
+    let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
+    thread::scope(|scope| {
+        let (ready, became_ready) = mpsc::channel();
+        let servers = scope.spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
+        let played = became_ready.recv().ok().map(|()| play(&Scene::new(layout, &tools, cancelled, size)));
+        // An error: it is ending already.
+        let _ = control::ask(layout, &Request::Down);
+        servers.join().map_err(|_| anyhow!("the supervisor panicked"))??;
+        played.context("the stack was ended before it was ready")?
+    })
+}
+
+impl<'a> Scene<'a> {
+    fn new(layout: &'a Layout, tools: &'a Tools, cancelled: &'a Cancelled, size: Size) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT));
+        Self { layout, tools, cancelled, size, agent: config.build().new_agent() }
+    }
+
+    /// Starts and stops services until these run, and waits until they own every partition.
+    pub(super) fn set(&self, cast: Cast) -> Result<()> {
+        let now = self.states()?;
+        let instances = |kind: &'static str, wanted: u16, most: u16| {
+            (1..=most).map(move |instance| (format!("{kind}-{instance}"), instance <= wanted))
+        };
+        let wanted = instances("projector", cast.projectors, self.size.projectors).chain(instances(
+            COMMAND_API,
+            cast.command_apis,
+            self.size.command_apis,
+        ));
+        for (name, wanted) in wanted {
+            self.cancelled.check()?;
+            match (wanted, now.get(&name)) {
+                (true, Some(State::Ready)) | (false, Some(State::Stopped)) => {}
+                (true, _) => drop(control::tell(self.layout, &Request::Start { name })?),
+                (false, _) => drop(control::tell(self.layout, &Request::Stop { name })?),
+            }
+        }
+        self.await_owners(cast.command_apis)
+    }
+
+    /// The sum of a metric over the command services that run, of the series that have this in their labels.
+    pub(super) fn count(&self, metric: &str, label: &str) -> Result<f64> {
+        let counts = self.running_instances()?.into_iter().map(|instance| self.count_of(instance, metric, label));
+        counts.sum()
+    }
+
+    /// Processor time that the processes of a kind have used so far, in seconds.
+    pub(super) fn cpu_seconds(&self, kind: &str) -> Result<f64> {
+        let processes = control::status(self.layout)?.processes.into_iter();
+        let pids = processes.filter(|process| process.name.starts_with(kind)).filter_map(|process| process.pid);
+        pids.map(|pid| cpu_seconds(pid).with_context(|| format!("{kind} is gone"))).sum()
+    }
+
+    pub(super) fn post(&self, url: &str, body: &str) -> Result<u16> {
+        Ok(self.agent.post(url).header("Content-Type", "application/json").send(body)?.status().as_u16())
+    }
+
+    /// Each of them some, and all together all.
+    fn await_owners(&self, instances: u16) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            self.cancelled.check()?;
+            let owned = self.running_instances()?.into_iter().map(|instance| self.count_of(instance, OWNED, ""));
+            let owned: Vec<f64> = owned.collect::<Result<_>>().unwrap_or_default();
+            let each = owned.len() == usize::from(instances) && owned.iter().all(|count| *count > 0.0);
+            if each && owned.iter().sum::<f64>() == f64::from(self.size.partitions) {
+                return Ok(());
+            }
+            if begun.elapsed() > OWNED_WITHIN {
+                bail!("after {} s the instances own {owned:?} partitions", OWNED_WITHIN.as_secs());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn count_of(&self, instance: u16, metric: &str, label: &str) -> Result<f64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.layout.ports.command_admin(instance));
+        let text = self.agent.get(url).call()?.into_body().read_to_string()?;
+        Ok(sum_of(&text, metric, label))
+    }
+
+    fn running_instances(&self) -> Result<Vec<u16>> {
+        let states = self.states()?;
+        let runs = |instance: &u16| states.get(&format!("{COMMAND_API}-{instance}")) == Some(&State::Ready);
+        Ok((1..=self.size.command_apis).filter(runs).collect())
+    }
+
+    fn states(&self) -> Result<BTreeMap<String, State>> {
+        let processes = control::status(self.layout)?.processes;
+        Ok(processes.into_iter().map(|process| (process.name, process.state)).collect())
+    }
+}
+
+/// Of a metric's series in Prometheus's text.
+fn sum_of(text: &str, metric: &str, label: &str) -> f64 {
+    let series = text.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
+    let ours = series.filter(|(labels, _)| (labels.is_empty() || labels.starts_with('{')) && labels.contains(label));
+    ours.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
+}
+
+/// In user and kernel mode, of all its threads.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let text = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    parse_cpu_ticks(&text).map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn parse_cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_series_and_of_no_other_metric() {
+        let text = "# HELP a What.\na{x=\"1\"} 2\na{x=\"2\"} 3\na_total{x=\"1\"} 100\nb 7\n";
+        assert_eq!(sum_of(text, "a", ""), 5.0);
+        assert_eq!(sum_of(text, "a", "x=\"2\""), 3.0);
+        assert_eq!(sum_of(text, "b", ""), 7.0);
+        assert_eq!(sum_of(text, "c", ""), 0.0);
+    }
+
+    #[test]
+    fn processor_time_is_that_of_user_and_kernel() {
+        let line = "42 (a) (b c) S 1 40 40 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 1 0 987654 1000 50 rest";
+        assert_eq!(parse_cpu_ticks(line), Some(56));
+    }
+}

@@ -1,0 +1,69 @@
+//! `cargo stack bench write`: commands a second and the time until each is answered.
+//!
+//! The rows take turns, so that what the machine does besides falls on all of them; each round has a stack of its own
+//! with empty data, so that no row inherits what another one wrote in the round before.
+
+mod row;
+mod load;
+mod measure;
+mod ratio;
+mod report;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::scene::{Cast, on_empty_stack};
+use super::{Cancelled, peers};
+use crate::layout::Layout;
+use crate::provision;
+use measure::{Measurement, Meter};
+use report::Report;
+use row::Row;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How long each row is measured in each round
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How often each row has its turn
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Measure these alone [default: all]
+    #[arg(value_enum, value_name = "ROW")]
+    rows: Vec<Row>,
+}
+
+/// Of each row, one entry a round; `None`: it failed.
+type Measurements = BTreeMap<Row, Vec<Option<Measurement>>>;
+
+/// `results`: the folder for the file of this run.
+pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
+    layout.create()?;
+    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let rows: Vec<_> = Row::ALL.into_iter().filter(|row| args.rows.is_empty() || args.rows.contains(row)).collect();
+    let most = rows.iter().map(|row| row.cast());
+    let most = most.reduce(Cast::or_more).unwrap_or(Cast { command_apis: 1, projectors: 0 });
+    let mut measurements = Measurements::new();
+    for round in 1..=args.rounds {
+        println!("Round {round} of {}, on an empty stack of its own in {}:", args.rounds, layout.state.display());
+        on_empty_stack(layout, most, peers::parts, cancelled, |scene| {
+            let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
+            for row in &rows {
+                let measured = meter.measure(*row);
+                cancelled.check()?;
+                match &measured {
+                    Ok(measurement) => println!("          {:<18} {measurement}", row.name()),
+                    Err(error) => println!("          {:<18} failed: {error:#}", row.name()),
+                }
+                measurements.entry(*row).or_default().push(measured.ok());
+            }
+            Ok(())
+        })?;
+    }
+    let report = Report { seconds: args.seconds, rounds: args.rounds, measurements: &measurements };
+    print!("\n{report}");
+    println!("\n{}", report.save(results)?.display());
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! The clients of the rows, and what they report.
+
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{env, fs, process};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::measure::Meter;
+use super::row::{Client, Row, Server};
+use crate::bench::{peers, tool};
+use crate::layout::root;
+use crate::part::Launch;
+
+/// Of wrk; with two threads.
+const CONNECTIONS: &str = "256";
+/// Of pgbench, which has a server process for each.
+const PG_CONNECTIONS: &str = "64";
+/// What a client may take beyond the time that it was given.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What a client saw.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub(super) struct Load {
+    pub(super) requests: u64,
+    /// Of these, without the answer that was wanted.
+    pub(super) failed: u64,
+    pub(super) seconds: f64,
+    pub(super) p50_us: Option<u64>,
+    pub(super) p99_us: Option<u64>,
+}
+
+impl Meter<'_> {
+    /// `run`: begins the ids of this run's orders.
+    pub(super) fn load(&self, row: Row, run: &str, seconds: u64) -> Result<Load> {
+        let launch = match row.client() {
+            Client::Wrk(server) => self.wrk(server, seconds),
+            Client::OpenLoop(server) => {
+                peers::program(self.scene.layout, "open-loop")?.env("ADDRESS", self.address(server))
+            }
+            Client::Batch => {
+                peers::program(self.scene.layout, "batch")?.env("ADDRESS", self.address(Server::CommandApi))
+            }
+            Client::Produce => peers::program(self.scene.layout, "produce")?,
+            Client::Pgbench => return self.pgbench(row, seconds),
+        };
+        let launch = launch
+            .env("PRODUCTS", row.products().to_string())
+            .env("PREFIX", format!("{}-", row.name()))
+            .env("RUN", run)
+            .env("SECONDS", seconds.to_string());
+        let text = self.run(&launch, seconds)?;
+        let line =
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
+        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+    }
+
+    pub(super) fn address(&self, server: Server) -> String {
+        let layout = self.scene.layout;
+        match server {
+            Server::Limit => peers::address(layout, peers::LIMIT),
+            Server::CqrsEs => peers::address(layout, peers::SHOP),
+            Server::CommandApi => format!("127.0.0.1:{}", layout.ports.command_http(1)),
+            Server::Edge => format!("127.0.0.1:{}", layout.ports.edge()),
+        }
+    }
+
+    fn wrk(&self, server: Server, seconds: u64) -> Launch {
+        let script = root().join("deploy/stack/src/bench/write/reserve.lua").display().to_string();
+        let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address(server)));
+        let args = ["-t", "2", "-c", CONNECTIONS, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
+        Launch::new(self.wrk, args)
+    }
+
+    fn run(&self, launch: &Launch, seconds: u64) -> Result<String> {
+        let limit = Duration::from_secs(seconds) + GRACE;
+        tool::run(self.scene.layout, "load", launch, limit, self.scene.cancelled)
+    }
+
+    /// Its own log of a tenth of the transactions tells their times.
+    fn pgbench(&self, row: Row, seconds: u64) -> Result<Load> {
+        let times = Times { prefix: format!("stampede-pgbench-{}", process::id()) };
+        let mut launch = peers::of_postgres(self.scene.layout, self.scene.tools, "pgbench", peers::OWN_DATABASE)?;
+        let script = root().join("deploy/stack/src/bench/write/reserve.pgbench");
+        let options = [
+            format!("--file={}", script.display()),
+            format!("--time={seconds}"),
+            format!("--define=products={}", row.products()),
+            format!("--client={PG_CONNECTIONS}"),
+            String::from("--jobs=2"),
+            String::from("--protocol=prepared"),
+            String::from("--no-vacuum"),
+            String::from("--log"),
+            String::from("--sampling-rate=0.1"),
+            format!("--log-prefix={}", env::temp_dir().join(&times.prefix).display()),
+        ];
+        launch.args = options.into_iter().chain(launch.args).collect();
+        let text = self.run(&launch, seconds)?;
+        let number = |label: &str| {
+            text.lines().find_map(|line| line.strip_prefix(label)?.split_whitespace().next()?.parse::<f64>().ok())
+        };
+        let done =
+            number("number of transactions actually processed:").with_context(|| format!("no result: {text}"))?;
+        let failed = number("number of failed transactions:").unwrap_or_default();
+        let rate = number("tps =").with_context(|| format!("no rate: {text}"))?;
+        let sorted = times.sorted();
+        let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied();
+        Ok(Load {
+            requests: (done + failed) as u64,
+            failed: failed as u64,
+            seconds: done / rate,
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+        })
+    }
+}
+
+/// The files that pgbench logs to, one a thread.
+struct Times {
+    prefix: String,
+}
+
+impl Times {
+    /// In microseconds: the third column.
+    fn sorted(&self) -> Vec<u64> {
+        let texts = self.files().into_iter().filter_map(|path| fs::read_to_string(path).ok());
+        let of =
+            |text: &str| -> Vec<u64> { text.lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok()).collect() };
+        let mut times: Vec<_> = texts.flat_map(|text| of(&text)).collect();
+        times.sort_unstable();
+        times
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(env::temp_dir()).into_iter().flatten().flatten();
+        let ours = files.filter(|file| file.file_name().to_string_lossy().starts_with(&self.prefix));
+        ours.map(|file| file.path()).collect()
+    }
+}
+
+impl Drop for Times {
+    fn drop(&mut self) {
+        for path in self.files() {
+            // Left in a folder that is emptied anyhow.
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Rows beside each other, and what the ratio should be.
+
+use super::measure::Measurement;
+use super::row::Row;
+
+/// `of` divided by `to`.
+pub(super) struct Ratio {
+    pub(super) name: &'static str,
+    of: Row,
+    to: Row,
+    quantity: Quantity,
+    pub(super) target: Target,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Quantity {
+    Rate,
+    P50,
+    P99,
+    /// Processor time of a forwarded command; what was not forwarded is taken to cost what it does in `to`.
+    ForwardedCpu,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+use Quantity::{ForwardedCpu, P50, P99, Rate};
+use Target::{AtLeast, AtMost};
+
+pub(super) const RATIOS: [Ratio; 13] = [
+    ratio("spread / limit", Row::Spread, Row::Limit, Rate, AtLeast(0.8)),
+    ratio("hot / limit", Row::Hot, Row::Limit, Rate, AtLeast(0.8)),
+    ratio("spread / limit, projectors running", Row::SpreadProjected, Row::Limit, Rate, AtLeast(0.5)),
+    ratio("hot / limit, projectors running", Row::HotProjected, Row::Limit, Rate, AtLeast(0.5)),
+    ratio("spread / limit, p99", Row::Spread, Row::Limit, P99, AtMost(2.0)),
+    ratio("hot / limit, p99", Row::Hot, Row::Limit, P99, AtMost(2.0)),
+    ratio("sold out / hot", Row::SoldOut, Row::Hot, Rate, AtLeast(1.0)),
+    ratio("batch / raw produce", Row::Batch, Row::Produce, Rate, AtLeast(0.5)),
+    ratio("spread / cqrs-es", Row::Spread, Row::CqrsSpread, Rate, AtLeast(20.0)),
+    ratio("hot / cqrs-es", Row::Hot, Row::CqrsHot, Rate, AtLeast(100.0)),
+    ratio("spread / limit, 1,000 a second, p50", Row::SpreadSteady, Row::LimitSteady, P50, AtMost(1.5)),
+    ratio("spread / limit, 1,000 a second, p99", Row::SpreadSteady, Row::LimitSteady, P99, AtMost(2.0)),
+    ratio("forwarded / local, processor time", Row::EdgeTwo, Row::EdgeOne, ForwardedCpu, AtMost(1.5)),
+];
+
+const fn ratio(name: &'static str, of: Row, to: Row, quantity: Quantity, target: Target) -> Ratio {
+    Ratio { name, of, to, quantity, target }
+}
+
+impl Ratio {
+    /// In each round in which both were measured.
+    pub(super) fn values(&self, measured: impl Fn(Row) -> Vec<Option<Measurement>>) -> Vec<f64> {
+        let pairs = measured(self.of).into_iter().zip(measured(self.to));
+        pairs.filter_map(|(of, to)| self.quantity.ratio(&of?, &to?)).filter(|ratio| ratio.is_finite()).collect()
+    }
+}
+
+impl Quantity {
+    fn ratio(self, of: &Measurement, to: &Measurement) -> Option<f64> {
+        match self {
+            Self::Rate => Some(of.rate / to.rate),
+            Self::P50 => Some(of.p50_us? as f64 / to.p50_us? as f64),
+            Self::P99 => Some(of.p99_us? as f64 / to.p99_us? as f64),
+            Self::ForwardedCpu => {
+                let (share, local) = (of.forwarded?, to.cpu_seconds_per_1000?);
+                Some((of.cpu_seconds_per_1000? - (1.0 - share) * local) / (share * local))
+            }
+        }
+    }
+}
+
+impl Target {
+    pub(super) fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => value >= least,
+            Self::AtMost(most) => value <= most,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measurement(cpu: f64, forwarded: f64) -> Measurement {
+        Measurement {
+            rate: 1_000.0,
+            failed: 0,
+            p50_us: Some(1),
+            p99_us: None,
+            cpu_seconds_per_1000: Some(cpu),
+            forwarded: Some(forwarded),
+        }
+    }
+
+    #[test]
+    fn what_forwarding_costs_is_told_apart_from_what_was_not_forwarded() {
+        let (one, two) = (measurement(2.0, 0.0), measurement(3.0, 0.5));
+        assert_eq!(ForwardedCpu.ratio(&two, &one), Some(2.0));
+        assert_eq!(Rate.ratio(&two, &one), Some(1.0));
+        assert_eq!(P99.ratio(&two, &one), None);
+    }
+}

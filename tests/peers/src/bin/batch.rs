@@ -1,0 +1,89 @@
+//! Reservations by `POST /v1/commands`, several batches at a time, each the next one as soon as the last is answered.
+//!
+//! `ADDRESS`, `SECONDS`, `CONNECTIONS` (default 8), `LINES` of a batch (default 500), `PRODUCTS`, `PREFIX` of their
+//! ids, `RUN`: the beginning of this run's orders.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use peers::connection::Connection;
+use peers::seen::Seen;
+use peers::setting;
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+struct Lines {
+    batch: u64,
+    products: u64,
+    prefix: String,
+    run: String,
+}
+
+/// Of one line; the rest of it does not matter here.
+#[derive(Deserialize)]
+struct LineAnswer {
+    status: u16,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let (address, duration) = (setting::required("ADDRESS")?, setting::duration()?);
+    let connections = setting::or("CONNECTIONS", 8)?;
+    let began = Instant::now();
+    let mut workers = JoinSet::new();
+    for worker in 0..connections {
+        let lines = Lines {
+            batch: setting::or("LINES", 500)?,
+            products: setting::or("PRODUCTS", 1)?,
+            prefix: setting::required("PREFIX")?,
+            run: format!("{}-{worker}", setting::required("RUN")?),
+        };
+        let connection = Connection::open(&address).await?;
+        workers.spawn(work(connection, lines, began + duration));
+    }
+    let mut seen = Seen::new()?;
+    while let Some(result) = workers.join_next().await {
+        seen.add(&result??)?;
+    }
+    seen.print(began.elapsed());
+    Ok(())
+}
+
+async fn work(mut connection: Connection, lines: Lines, until: Instant) -> Result<Seen> {
+    let mut seen = Seen::new()?;
+    let mut first = 0;
+    while Instant::now() < until {
+        let (body, sent) = (lines.from(first), Instant::now());
+        first += lines.batch;
+        let answer = connection.post("/v1/commands", "application/x-ndjson", body);
+        let limit = Duration::from_secs(60);
+        let (status, answers) = tokio::time::timeout(limit, answer).await.context("a batch has no answer")??;
+        ensure!(status == StatusCode::OK, "a batch was answered {status}");
+        seen.answered(lines.batch, lines.batch.saturating_sub(count_accepted(&answers)), sent.elapsed());
+    }
+    Ok(seen)
+}
+
+fn count_accepted(answers: &Bytes) -> u64 {
+    let accepted = |line: &&[u8]| serde_json::from_slice(line).is_ok_and(|answer: LineAnswer| answer.status == 200);
+    answers.split(|byte| *byte == b'\n').filter(accepted).count() as u64
+}
+
+impl Lines {
+    fn from(&self, first: u64) -> String {
+        let mut lines = String::new();
+        for number in first..first + self.batch {
+            let Self { prefix, run, .. } = self;
+            let product = number % self.products + 1;
+            writeln!(
+                lines,
+                r#"{{"aggregate":"products","id":"{prefix}{product}","command":"reserve","data":{{"order":"{run}-{number:09}","quantity":1}}}}"#
+            )
+            .expect("a String takes all");
+        }
+        lines
+    }
+}

@@ -1,0 +1,81 @@
+//! The product's aggregate on `cqrs-es` and `postgres-es`, behind the same server and routes.
+//!
+//! It has less to do than what it is compared with: no views, no list of the orders that hold something, no memory of
+//! repeats.
+//!
+//! `ADDRESS`, `DATABASE_URL`, `STORAGE`: `events`, `snapshots` (default) or `aggregates`, as the framework has them.
+
+mod product;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use cqrs_es::AggregateError;
+use peers::body::{Register, Reserve};
+use peers::setting;
+use postgres_es::{PostgresCqrs, postgres_aggregate_cqrs, postgres_cqrs, postgres_snapshot_cqrs};
+use sqlx::Executor as _;
+use sqlx::postgres::PgPoolOptions;
+
+use product::{Command, Product};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// More of them gain nothing on a machine of few cores.
+const CONNECTIONS: u32 = 32;
+/// Events between two snapshots.
+const SNAPSHOT_EVERY: usize = 100;
+
+type Shop = State<Arc<PostgresCqrs<Product>>>;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let address = setting::required("ADDRESS")?;
+    let url = setting::required("DATABASE_URL")?;
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect(&url).await.context("Postgres is away")?;
+    pool.execute(include_str!("tables.sql")).await.context("the tables cannot be made")?;
+    let cqrs = match setting::or("STORAGE", String::from("snapshots"))?.as_str() {
+        "events" => postgres_cqrs(pool, vec![], ()),
+        "snapshots" => postgres_snapshot_cqrs(pool, vec![], SNAPSHOT_EVERY, ()),
+        "aggregates" => postgres_aggregate_cqrs(pool, vec![], ()),
+        other => bail!("there is no storage {other:?}"),
+    };
+    let routes = Router::new()
+        .route("/v1/products/{id}/register", post(register))
+        .route("/v1/products/{id}/reserve", post(reserve))
+        .route("/readyz", get(async || "ready"))
+        .with_state(Arc::new(cqrs));
+    let listener = tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot bind {address}"))?;
+    Ok(axum::serve(listener, routes).await?)
+}
+
+async fn register(State(shop): Shop, Path(id): Path<String>, Json(body): Json<Register>) -> Response {
+    let Register { name, price_cents, stock } = body;
+    execute(&shop, &id, Command::Register { name, price_cents, stock }).await
+}
+
+async fn reserve(State(shop): Shop, Path(id): Path<String>, Json(body): Json<Reserve>) -> Response {
+    let Reserve { order, quantity } = body;
+    execute(&shop, &id, Command::Reserve { order, quantity }).await
+}
+
+/// Once: whether a lost race is run again is the client's choice.
+async fn execute(shop: &PostgresCqrs<Product>, id: &str, command: Command) -> Response {
+    match shop.execute(id, command).await {
+        Ok(()) => {
+            let answer = serde_json::json!({ "id": id });
+            ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
+        }
+        Err(AggregateError::UserError(rejection)) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, rejection.to_string()).into_response()
+        }
+        Err(AggregateError::AggregateConflict) => StatusCode::CONFLICT.into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,24 @@
+//! Settings from the environment.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+/// A variable that has to be there.
+pub fn required(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| format!("{name} has to be set"))
+}
+
+/// `default` where the variable is not set.
+pub fn or<T: FromStr>(name: &str, default: T) -> Result<T> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|_| anyhow!("{name}: {text:?} does not read")),
+        Err(_) => Ok(default),
+    }
+}
+
+/// `SECONDS`, default 10: how long a client goes on.
+pub fn duration() -> Result<Duration> {
+    Ok(Duration::from_secs(or("SECONDS", 10)?))
+}
