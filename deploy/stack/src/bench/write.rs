@@ -10,9 +10,10 @@ mod ratio;
 mod report;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::scene::{Cast, on_empty_stack};
 use super::{Cancelled, peers};
@@ -45,25 +46,42 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let rows: Vec<_> = Row::ALL.into_iter().filter(|row| args.rows.is_empty() || args.rows.contains(row)).collect();
     let most = rows.iter().map(|row| row.cast());
     let most = most.reduce(Cast::or_more).unwrap_or(Cast { command_apis: 1, projectors: 0 });
+    let load_average = load_average()?;
+    if load_average > 1.0 {
+        println!("The machine is busy already (load average {load_average}): no number below is what it could be.");
+    }
     let mut measurements = Measurements::new();
-    for round in 1..=args.rounds {
-        println!("Round {round} of {}, on an empty stack of its own in {}:", args.rounds, layout.state.display());
+    let ended = (1..=args.rounds).try_for_each(|round| {
+        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
         on_empty_stack(layout, most, peers::parts, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
-            for row in &rows {
-                let measured = meter.measure(*row);
-                cancelled.check()?;
-                match &measured {
-                    Ok(measurement) => println!("          {:<18} {measurement}", row.name()),
-                    Err(error) => println!("          {:<18} failed: {error:#}", row.name()),
-                }
-                measurements.entry(*row).or_default().push(measured.ok());
-            }
-            Ok(())
-        })?;
+            rows.iter().try_for_each(|row| take_turn(&meter, *row, &mut measurements))
+        })
+    });
+    // What there is, is shown, whatever ended it.
+    if !measurements.is_empty() {
+        let report = Report { seconds: args.seconds, load_average, measurements: &measurements };
+        print!("\n{report}");
+        println!("\n{}", report.save(results)?.display());
     }
-    let report = Report { seconds: args.seconds, rounds: args.rounds, measurements: &measurements };
-    print!("\n{report}");
-    println!("\n{}", report.save(results)?.display());
+    ended
+}
+
+/// A row that fails leaves the others their turns.
+fn take_turn(meter: &Meter<'_>, row: Row, measurements: &mut Measurements) -> Result<()> {
+    let measured = meter.measure(row);
+    meter.scene.cancelled.check()?;
+    match &measured {
+        Ok(measurement) => println!("          {:<18} {measurement}", row.name()),
+        Err(error) => println!("          {:<18} failed: {error:#}", row.name()),
+    }
+    measurements.entry(row).or_default().push(measured.ok());
     Ok(())
+}
+
+/// Of the last minute.
+fn load_average() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context("cannot read the load average")?;
+    let first = text.split(' ').next().and_then(|first| first.parse().ok());
+    first.with_context(|| format!("{text:?} is no load average"))
 }

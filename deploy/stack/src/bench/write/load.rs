@@ -16,7 +16,7 @@ use crate::part::Launch;
 /// Of wrk; with two threads.
 const CONNECTIONS: &str = "256";
 /// Of pgbench, which has a server process for each.
-const PG_CONNECTIONS: &str = "64";
+const PG_CONNECTIONS: &str = "32";
 /// What a client may take beyond the time that it was given.
 const GRACE: Duration = Duration::from_secs(60);
 

@@ -30,13 +30,16 @@ pub(super) enum Target {
 use Quantity::{ForwardedCpu, P50, P99, Rate};
 use Target::{AtLeast, AtMost};
 
-pub(super) const RATIOS: [Ratio; 13] = [
+pub(super) const RATIOS: [Ratio; 16] = [
     ratio("spread / limit", Row::Spread, Row::Limit, Rate, AtLeast(0.8)),
     ratio("hot / limit", Row::Hot, Row::Limit, Rate, AtLeast(0.8)),
+    ratio("hot / limit on one partition", Row::Hot, Row::LimitHot, Rate, AtLeast(0.8)),
     ratio("spread / limit, projectors running", Row::SpreadProjected, Row::Limit, Rate, AtLeast(0.5)),
     ratio("hot / limit, projectors running", Row::HotProjected, Row::Limit, Rate, AtLeast(0.5)),
+    ratio("hot / limit on one partition, projectors running", Row::HotProjected, Row::LimitHot, Rate, AtLeast(0.5)),
     ratio("spread / limit, p99", Row::Spread, Row::Limit, P99, AtMost(2.0)),
     ratio("hot / limit, p99", Row::Hot, Row::Limit, P99, AtMost(2.0)),
+    ratio("hot / limit on one partition, p99", Row::Hot, Row::LimitHot, P99, AtMost(2.0)),
     ratio("sold out / hot", Row::SoldOut, Row::Hot, Rate, AtLeast(1.0)),
     ratio("batch / raw produce", Row::Batch, Row::Produce, Rate, AtLeast(0.5)),
     ratio("spread / cqrs-es", Row::Spread, Row::CqrsSpread, Rate, AtLeast(20.0)),

@@ -15,7 +15,8 @@ use super::row::Row;
 
 pub(super) struct Report<'a> {
     pub(super) seconds: u64,
-    pub(super) rounds: u32,
+    /// Of the machine, before the first round; what others do to it is in every number.
+    pub(super) load_average: f64,
     pub(super) measurements: &'a Measurements,
 }
 
@@ -54,7 +55,7 @@ impl Report<'_> {
         json!({
             "time": time,
             "seconds": self.seconds,
-            "rounds": self.rounds,
+            "load_average": self.load_average,
             "processors": std::thread::available_parallelism().map_or(0, usize::from),
             "rows": rows,
             "ratios": ratios.collect::<Vec<_>>(),
@@ -99,7 +100,8 @@ impl Report<'_> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "median (least to most) of {} rounds of {} s\n", self.rounds, self.seconds)?;
+        let rounds = self.measurements.values().map(Vec::len).max().unwrap_or_default();
+        writeln!(f, "median (least to most) of {rounds} rounds of {} s\n", self.seconds)?;
         let head = ["ROW", "PER SECOND", "P50 MS", "P99 MS", "FAILED", "CPU S PER 1,000"];
         write_table(f, &head, self.measurements.keys().map(|row| self.row_cells(*row)).collect())?;
         let ratios = self.ratio_rows();

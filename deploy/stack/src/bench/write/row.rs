@@ -17,8 +17,10 @@ pub(super) enum Row {
     SpreadProjected,
     /// Ours on one product, projectors running
     HotProjected,
-    /// A bare server that awaits one produce per request
+    /// A bare server that awaits one produce per request, over as many partitions as ours
     Limit,
+    /// The same on one partition
+    LimitHot,
     /// Ours over 2,000 products, one instance that owns all partitions
     Spread,
     /// Ours on one product
@@ -70,10 +72,11 @@ pub(super) enum Server {
 }
 
 impl Row {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::SpreadProjected,
         Self::HotProjected,
         Self::Limit,
+        Self::LimitHot,
         Self::Spread,
         Self::Hot,
         Self::SoldOut,
@@ -104,7 +107,7 @@ impl Row {
 
     pub(super) fn client(self) -> Client {
         match self {
-            Self::Limit => Client::Wrk(Server::Limit),
+            Self::Limit | Self::LimitHot => Client::Wrk(Server::Limit),
             Self::SpreadProjected | Self::HotProjected | Self::Spread | Self::Hot | Self::SoldOut => {
                 Client::Wrk(Server::CommandApi)
             }
@@ -120,7 +123,7 @@ impl Row {
 
     pub(super) fn products(self) -> u32 {
         match self {
-            Self::HotProjected | Self::Hot | Self::SoldOut | Self::CqrsHot | Self::PgHot => 1,
+            Self::HotProjected | Self::LimitHot | Self::Hot | Self::SoldOut | Self::CqrsHot | Self::PgHot => 1,
             _ => PRODUCTS,
         }
     }

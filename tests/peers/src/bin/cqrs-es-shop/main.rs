@@ -21,6 +21,7 @@ use peers::setting;
 use postgres_es::{PostgresCqrs, postgres_aggregate_cqrs, postgres_cqrs, postgres_snapshot_cqrs};
 use sqlx::Executor as _;
 use sqlx::postgres::PgPoolOptions;
+use tokio::sync::Semaphore;
 
 use product::{Command, Product};
 
@@ -29,10 +30,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// More of them gain nothing on a machine of few cores.
 const CONNECTIONS: u32 = 32;
+/// Commands under way at once. One that has loaded its aggregate must not wait for a connection behind others that
+/// have not: it would lose the race for certain.
+const TURNS: usize = 8;
 /// Events between two snapshots.
 const SNAPSHOT_EVERY: usize = 100;
 
-type Shop = State<Arc<PostgresCqrs<Product>>>;
+#[derive(Clone)]
+struct Shop {
+    cqrs: Arc<PostgresCqrs<Product>>,
+    turns: Arc<Semaphore>,
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -50,24 +58,25 @@ async fn main() -> Result<()> {
         .route("/v1/products/{id}/register", post(register))
         .route("/v1/products/{id}/reserve", post(reserve))
         .route("/readyz", get(async || "ready"))
-        .with_state(Arc::new(cqrs));
+        .with_state(Shop { cqrs: Arc::new(cqrs), turns: Arc::new(Semaphore::new(setting::or("TURNS", TURNS)?)) });
     let listener = tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot bind {address}"))?;
     Ok(axum::serve(listener, routes).await?)
 }
 
-async fn register(State(shop): Shop, Path(id): Path<String>, Json(body): Json<Register>) -> Response {
+async fn register(State(shop): State<Shop>, Path(id): Path<String>, Json(body): Json<Register>) -> Response {
     let Register { name, price_cents, stock } = body;
     execute(&shop, &id, Command::Register { name, price_cents, stock }).await
 }
 
-async fn reserve(State(shop): Shop, Path(id): Path<String>, Json(body): Json<Reserve>) -> Response {
+async fn reserve(State(shop): State<Shop>, Path(id): Path<String>, Json(body): Json<Reserve>) -> Response {
     let Reserve { order, quantity } = body;
     execute(&shop, &id, Command::Reserve { order, quantity }).await
 }
 
 /// Once: whether a lost race is run again is the client's choice.
-async fn execute(shop: &PostgresCqrs<Product>, id: &str, command: Command) -> Response {
-    match shop.execute(id, command).await {
+async fn execute(shop: &Shop, id: &str, command: Command) -> Response {
+    let _turn = shop.turns.acquire().await.expect("nobody closes it");
+    match shop.cqrs.execute(id, command).await {
         Ok(()) => {
             let answer = serde_json::json!({ "id": id });
             ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
