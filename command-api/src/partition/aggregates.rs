@@ -68,6 +68,11 @@ impl Aggregates {
         self.residents.get(aggregate).map_or((0, 0), |resident| (resident.version, resident.offset))
     }
 
+    #[cfg(test)]
+    pub(super) fn state(&self, aggregate: &AggregateId) -> Option<&State> {
+        self.residents.get(aggregate).map(|resident| &resident.state)
+    }
+
     pub(super) fn floor(&self) -> i64 {
         self.floor
     }

@@ -7,6 +7,7 @@ mod doubt;
 mod quarantine;
 mod keeping;
 mod simulation;
+mod model;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};

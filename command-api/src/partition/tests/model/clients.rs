@@ -1,0 +1,97 @@
+//! What clients ask for, and what they were told.
+
+use domain::ids::OrderId;
+use domain::product::Command;
+use schemas::answers::Answer;
+
+use crate::partition::DoubtCause;
+use crate::partition::tests::register;
+
+/// What clients may ask for.
+pub(super) struct Wish {
+    pub(super) key: &'static str,
+    pub(super) command: fn() -> Command,
+}
+
+/// One that the stock rejects until the other counts. The first is asked before all begins.
+pub(super) const WISHES: [Wish; 4] = [
+    Wish { key: "registration", command: || register(0) },
+    Wish { key: "restock", command: || Command::Restock { quantity: 1 } },
+    Wish { key: "reserve", command: || Command::Reserve { order: OrderId("o".into()), quantity: 1 } },
+    Wish { key: "last", command: || Command::Restock { quantity: 1 } },
+];
+pub(super) const RESTOCK: usize = 1;
+pub(super) const RESERVE: usize = 2;
+pub(super) const LAST: usize = 3;
+
+/// How often each may be asked for, at most, under the same key.
+pub(super) const TRIES: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Attempt {
+    NotYet,
+    /// Sent to an owner when the log was so long.
+    Open {
+        owner: usize,
+        asked_at: usize,
+    },
+    Answered,
+    /// Told that it does not count.
+    Refused,
+    /// Its owner crashed.
+    Forgotten,
+}
+
+/// An answer, or a doubt that an owner had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Told {
+    Accepted,
+    Replayed,
+    Rejected,
+    Overloaded,
+    NoOwner,
+    Displaced,
+    NoOffset,
+    Broken,
+}
+
+impl Told {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Accepted,
+        Self::Replayed,
+        Self::Rejected,
+        Self::Overloaded,
+        Self::NoOwner,
+        Self::Displaced,
+        Self::NoOffset,
+        Self::Broken,
+    ];
+
+    /// `None`: nobody of this shop says that.
+    pub(super) fn of(answer: &Answer) -> Option<Self> {
+        Some(match answer {
+            Answer::Accepted { replayed: true, .. } => Self::Replayed,
+            Answer::Accepted { .. } => Self::Accepted,
+            Answer::Rejected { .. } => Self::Rejected,
+            Answer::Overloaded { .. } => Self::Overloaded,
+            Answer::NoOwner | Answer::Misdirected => Self::NoOwner,
+            Answer::PreconditionFailed { .. }
+            | Answer::KeyReused
+            | Answer::KeyExpired { .. }
+            | Answer::Invalid { .. }
+            | Answer::NoSuchCommand
+            | Answer::Quarantined
+            | Answer::OutcomeUnknown => return None,
+        })
+    }
+}
+
+impl From<DoubtCause> for Told {
+    fn from(cause: DoubtCause) -> Self {
+        match cause {
+            DoubtCause::Displaced => Self::Displaced,
+            DoubtCause::NoOffset => Self::NoOffset,
+            DoubtCause::Broken => Self::Broken,
+        }
+    }
+}
