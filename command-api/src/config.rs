@@ -36,7 +36,8 @@ pub struct Config {
     pub service_token: Secret,
     /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long a key is remembered.
     pub window: Duration,
-    /// `PRODUCERS`, default 2: Kafka producers, over which the partitions are spread.
+    /// `PRODUCERS`, default 1: Kafka producers, over which the partitions are spread. Each has threads of its own and
+    /// sends its own requests: on two cores a second one costs a tenth more, and there is nothing for it to do.
     pub producers: usize,
     /// `SHUTDOWN_GRACE_MS`, default 10,000.
     pub grace: Duration,
@@ -56,7 +57,7 @@ impl Config {
             share: env.or("PARTITIONS", Share::Assigned)?,
             service_token: env.required("SERVICE_TOKEN")?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
-            producers: env.or("PRODUCERS", Producers(2))?.0,
+            producers: env.or("PRODUCERS", Producers(1))?.0,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
     }

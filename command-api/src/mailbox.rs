@@ -150,6 +150,12 @@ impl Lanes {
             else => return 0,
         };
         jobs.push(first);
+        self.take_waiting(jobs, max);
+        jobs.len()
+    }
+
+    /// What waits now, until there are `max`.
+    pub(crate) fn take_waiting(&mut self, jobs: &mut Vec<Job>, max: usize) {
         drain(&mut self.internal, jobs, max);
         let half = jobs.len() + (max - jobs.len()) / 2;
         drain(&mut self.lines, jobs, half);
@@ -158,7 +164,6 @@ impl Lanes {
         for slot in jobs.iter_mut().filter_map(|job| job.slot.take()) {
             self.waiting.leave(slot);
         }
-        jobs.len()
     }
 
     /// Takes nothing more in; what waits is still given out.

@@ -152,6 +152,13 @@ impl Link {
                         // Nobody owed a sign of life while nothing waited.
                         heard = Instant::now();
                     }
+                    // Who else is about to forward something gets into the same message.
+                    tokio::task::yield_now().await;
+                    while batch.len() < MAX_MESSAGE_COMMANDS
+                        && let Ok(next) = outgoing.try_recv()
+                    {
+                        batch.push(next);
+                    }
                     self.send(&mut batch).await?;
                 }
                 message = stream.next() => {

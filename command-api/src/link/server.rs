@@ -41,6 +41,8 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
                 Some(Err(_)) | None => return,
             },
             Some(first) = deciding.next() => {
+                // The engine has answered several, as a rule, and some of them in a moment.
+                tokio::task::yield_now().await;
                 let mut answers = vec![first];
                 while answers.len() < MAX_MESSAGE_COMMANDS {
                     let Some(Some(next)) = futures_util::FutureExt::now_or_never(deciding.next()) else { break };

@@ -12,11 +12,14 @@ use rustix::process::Signal;
 
 use crate::layout::{Layout, Ports, root, shared_cache};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use crate::plan::Purpose;
 use crate::probe::Probe;
 use crate::provision::Tools;
 
 /// Of the task that fetches the jars.
 const JARS: &str = "kafka-jars";
+/// The quick compiler alone: a node is up in half the time, and takes twice the time for each record.
+const FAST_START: &str = "-XX:TieredStopAtLevel=1";
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(15) };
 /// Fetched aside and moved into place: a run that is cut short leaves nothing that looks whole.
 const FETCH: &str = r#"
@@ -36,7 +39,7 @@ pub(crate) fn bootstrap(ports: Ports, brokers: u16) -> String {
     addresses.join(",")
 }
 
-pub(crate) fn parts(layout: &Layout, tools: &Tools, brokers: u16) -> Result<Vec<Part>> {
+pub(crate) fn parts(layout: &Layout, tools: &Tools, brokers: u16, purpose: Purpose) -> Result<Vec<Part>> {
     let pom = fs::read_to_string(pom()).with_context(|| format!("cannot read {}", pom().display()))?;
     let libs = libs(&pom);
     let mut parts = vec![jars(tools, &libs, &pom)?];
@@ -45,7 +48,7 @@ pub(crate) fn parts(layout: &Layout, tools: &Tools, brokers: u16) -> Result<Vec<
         let text = properties_of(layout, broker, brokers);
         fs::write(&properties, text).with_context(|| format!("cannot write {}", properties.display()))?;
         parts.push(format(layout, tools, &libs, &properties, broker)?);
-        parts.push(server(layout, tools, &libs, &properties, broker));
+        parts.push(server(layout, tools, &libs, &properties, broker, purpose));
     }
     Ok(parts)
 }
@@ -73,14 +76,17 @@ fn jars(tools: &Tools, libs: &Path, content: &str) -> Result<Part> {
 fn format(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16) -> Result<Part> {
     let cluster = cluster_id(&layout.secret("cluster-id")?);
     let args = ["format", "--ignore-formatted", "-t", &cluster, "-c", text(properties)];
-    let launch = java(tools, libs, &["-Xmx128m", "-Xshare:auto"], "kafka.tools.StorageTool", &args);
+    let launch = java(tools, libs, &["-Xmx128m", "-Xshare:auto", FAST_START], "kafka.tools.StorageTool", &args);
     let stamp = layout.data().join(format!("{}.formatted", name(broker)));
     Ok(Part::task(format!("kafka-format-{broker}"), launch).stamped(stamp, cluster).needing([JARS]))
 }
 
-fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16) -> Part {
+fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16, purpose: Purpose) -> Part {
     let port = layout.ports.kafka(broker);
-    let flags = ["-Xms128m", "-Xmx384m", "-XX:MaxDirectMemorySize=128m", "-XX:+ExitOnOutOfMemoryError"];
+    let mut flags = vec!["-Xms128m", "-Xmx384m", "-XX:MaxDirectMemorySize=128m", "-XX:+ExitOnOutOfMemoryError"];
+    if purpose == Purpose::Tests {
+        flags.push(FAST_START);
+    }
     Part {
         name: name(broker),
         launch: java(tools, libs, &flags, "kafka.Kafka", &[text(properties)]),
@@ -97,8 +103,7 @@ fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker
 
 fn java(tools: &Tools, libs: &Path, flags: &[&str], class: &str, args: &[&str]) -> Launch {
     let log4j = format!("-Dlog4j2.configurationFile={}", text(&root().join("deploy/kafka/log4j2.xml")));
-    // C1 alone: a node is up in half the time, which a development machine sees at every start.
-    let fixed = ["-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true", &log4j, "-cp"];
+    let fixed = ["-Djava.awt.headless=true", &log4j, "-cp"];
     let class_path = format!("{}/*", text(libs));
     let all = flags.iter().chain(&fixed).copied().chain([class_path.as_str(), class]).chain(args.iter().copied());
     Launch::new(&tools.java, all)

@@ -9,10 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::{Layout, MAX_INSTANCES};
 use crate::part::Part;
-use crate::postgres::Durability;
 use crate::provision::Tools;
 use crate::services::{self, Profile};
 use crate::{edge, kafka, postgres, redis};
+
+/// What the servers are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Use,
+    /// Started often, not worked for long, and their data is thrown away.
+    Tests,
+}
 
 /// How large a stack is to be. What the data fixes keeps its size from one start to the next.
 #[derive(Debug, Clone, Args)]
@@ -86,16 +93,16 @@ impl Size {
 }
 
 /// The servers alone, for tests, which bring their own services.
-pub(crate) fn servers(layout: &Layout, tools: &Tools, brokers: u16, durability: Durability) -> Result<Vec<Part>> {
-    let mut parts = kafka::parts(layout, tools, brokers)?;
-    parts.extend(postgres::parts(layout, tools, durability)?);
+pub(crate) fn servers(layout: &Layout, tools: &Tools, brokers: u16, purpose: Purpose) -> Result<Vec<Part>> {
+    let mut parts = kafka::parts(layout, tools, brokers, purpose)?;
+    parts.extend(postgres::parts(layout, tools, purpose)?);
     parts.push(redis::part(layout, tools));
     Ok(parts)
 }
 
 /// The whole system.
 pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
-    let mut parts = servers(layout, tools, size.brokers, Durability::Full)?;
+    let mut parts = servers(layout, tools, size.brokers, Purpose::Use)?;
     if size.servers_only {
         return Ok(parts);
     }

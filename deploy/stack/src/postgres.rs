@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::layout::{Layout, remove_dir, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use crate::plan::Purpose;
 use crate::probe::Probe;
 use crate::provision::Tools;
 
@@ -24,21 +25,12 @@ const OWNER: &str = "stampede";
 /// SIGINT is the fast shutdown: sessions are ended, the data is written out.
 const STOP: Stop = Stop { signal: Signal::INT, grace: Duration::from_secs(20) };
 
-/// What the data is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// As Postgres does by itself.
-    Full,
-    /// Survives SIGKILL, not a power cut: for data that is thrown away after the run.
-    Process,
-}
-
 pub(crate) fn url(layout: &Layout) -> Result<String> {
     let password = layout.secret("postgres-password")?;
     Ok(format!("postgresql://{OWNER}:{password}@127.0.0.1:{}/{OWNER}", layout.ports.postgres()))
 }
 
-pub(crate) fn parts(layout: &Layout, tools: &Tools, durability: Durability) -> Result<Vec<Part>> {
+pub(crate) fn parts(layout: &Layout, tools: &Tools, purpose: Purpose) -> Result<Vec<Part>> {
     let account = account::choose(&layout.data())?;
     let data = layout.data().join(NAME);
     let dir = data.to_str().context("the state directory's path must be UTF-8")?;
@@ -63,7 +55,7 @@ pub(crate) fn parts(layout: &Layout, tools: &Tools, durability: Durability) -> R
     let database =
         Part::task(DATABASE, create).stamped(layout.data().join("postgres.has-database"), "").needing([INIT]);
 
-    let settings = settings(layout.ports.postgres(), durability);
+    let settings = settings(layout.ports.postgres(), purpose);
     let args: Vec<_> = ["-D", dir].into_iter().chain(settings.iter().flat_map(|set| ["-c", set])).collect();
     let server = server(layout, tools, run("postgres", &args));
     Ok(vec![init, database, server])
@@ -97,7 +89,7 @@ fn prepare(layout: &Layout, data: &Path, password_file: &Path, account: &account
     attempt().with_context(|| format!("cannot prepare {}", data.display()))
 }
 
-fn settings(port: u16, durability: Durability) -> Vec<String> {
+fn settings(port: u16, purpose: Purpose) -> Vec<String> {
     let mut settings = vec![
         format!("port={port}"),
         String::from("listen_addresses=127.0.0.1"),
@@ -108,9 +100,10 @@ fn settings(port: u16, durability: Durability) -> Vec<String> {
         String::from("max_wal_size=1GB"),
         String::from("log_min_messages=warning"),
     ];
-    match durability {
-        Durability::Full => {}
-        Durability::Process => {
+    match purpose {
+        Purpose::Use => {}
+        // The data survives SIGKILL, not a power cut: it is thrown away after the run.
+        Purpose::Tests => {
             settings.extend(["fsync=off", "full_page_writes=off", "synchronous_commit=off"].map(String::from));
         }
     }

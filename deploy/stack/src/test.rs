@@ -12,7 +12,8 @@ use rustix::process::Signal;
 use crate::control::{self, Request};
 use crate::layout::{Layout, root};
 use crate::part::{Launch, Output};
-use crate::postgres::{self, Durability};
+use crate::plan::Purpose;
+use crate::postgres;
 use crate::services::{self, Profile};
 use crate::supervisor::{Ended, Supervisor, Words};
 use crate::{kafka, logs, plan, process, provision, redis};
@@ -30,7 +31,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     layout.clear_data()?;
     logs::rotate(&layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let mut parts = plan::servers(&layout, &tools, 1, Durability::Process)?;
+    let mut parts = plan::servers(&layout, &tools, 1, Purpose::Tests)?;
     parts.push(services::build(Profile::Dev));
 
     let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
