@@ -228,6 +228,8 @@ impl Engine {
             Turn::Known(known) => self.keep_house(known),
             Turn::Cleared(true) => self.machine.take_over(&mut self.kafka),
             Turn::Cleared(false) => self.machine.let_go(),
+            // The group gave it to another, or lost sight of this instance for so long that another may have claimed.
+            Turn::Assigned if !self.is_assigned() => self.machine.probe(&mut self.kafka),
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
                 self.lanes.close();
@@ -258,7 +260,9 @@ impl Engine {
                 let _ = answer.send(self.machine.release(&aggregate));
             }
             EngineRequest::Suspect => {
-                if self.machine.role() == Role::Idle && !self.takeover.is_under_way() {
+                // One that just started is asked again before long; until then it would read the log from its beginning.
+                let may = self.machine.role() == Role::Idle && self.knows_where_to_begin();
+                if may && !self.takeover.is_under_way() {
                     self.kafka.metrics.suspected(self.kafka.partition);
                     self.takeover.await_silence();
                     self.machine.prepare(&mut self.kafka);

@@ -292,11 +292,24 @@ impl<R> Partition<R> {
         if self.role() != Role::Owner {
             self.dismiss_parked(out);
         }
-        let Phase::Owner(writer) = &mut self.phase else { return };
+        let Phase::Owner(writer) = &self.phase else { return };
         let wanted = self.pending.last_needed() > writer.last_sent();
         if !wanted || self.fence_seq > writer.acknowledged() {
             return;
         }
+        self.send_fence(out);
+    }
+
+    /// Finds out whether it still owns the partition: an owner that slept does not know of the claims since, and as long
+    /// as it has nothing to append it never would.
+    pub fn probe(&mut self, out: &mut impl Outside<Reply = R>) {
+        if self.role() == Role::Owner {
+            self.send_fence(out);
+        }
+    }
+
+    fn send_fence(&mut self, out: &mut impl Outside<Reply = R>) {
+        let Phase::Owner(writer) = &mut self.phase else { return };
         let (epoch, seq) = (writer.epoch(), writer.next_seq());
         self.buffer.clear();
         Record::Fence(Fence { epoch, seq }).encode(&mut self.buffer);

@@ -2,7 +2,7 @@
 
 use schemas::answers::Answer;
 
-use super::{NOW, RESERVED, Shop, accepted, rejected, reserve};
+use super::{FOREIGN_NONCE, Kind, NOW, RESERVED, Shop, accepted, claim, rejected, reserve};
 use crate::partition::Role;
 
 #[test]
@@ -88,4 +88,24 @@ fn one_that_lets_go_in_the_middle_of_a_read_has_no_use_for_the_rest() {
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Owner);
+}
+
+#[test]
+fn an_owner_that_slept_finds_out_that_it_was_deposed_before_anybody_commands_it() {
+    let mut shop = Shop::stocked(5);
+    shop.write(claim(FOREIGN_NONCE));
+    shop.machine.probe(&mut shop.out);
+    shop.settle();
+    assert_eq!(shop.machine.role(), Role::Idle);
+}
+
+#[test]
+fn an_owner_that_has_no_reason_to_doubt_goes_on_after_a_probe() {
+    let mut shop = Shop::stocked(5);
+    shop.machine.probe(&mut shop.out);
+    assert_eq!(shop.sent(), [(2, Kind::Fence)]);
+    shop.settle();
+    shop.ask_for("a", reserve("o-1"));
+    shop.settle();
+    assert_eq!(shop.answers(), [("a", accepted(2, RESERVED, 3))]);
 }

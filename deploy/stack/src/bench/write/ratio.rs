@@ -46,7 +46,7 @@ pub(super) const RATIOS: [Ratio; 16] = [
     ratio("hot / cqrs-es", Row::Hot, Row::CqrsHot, Rate, AtLeast(100.0)),
     ratio("spread / limit, 1,000 a second, p50", Row::SpreadSteady, Row::LimitSteady, P50, AtMost(1.5)),
     ratio("spread / limit, 1,000 a second, p99", Row::SpreadSteady, Row::LimitSteady, P99, AtMost(2.0)),
-    ratio("forwarded / local, processor time", Row::EdgeTwo, Row::EdgeOne, ForwardedCpu, AtMost(1.5)),
+    ratio("forwarded / local, processor time", Row::SpreadTwo, Row::Spread, ForwardedCpu, AtMost(1.5)),
 ];
 
 const fn ratio(name: &'static str, of: Row, to: Row, quantity: Quantity, target: Target) -> Ratio {

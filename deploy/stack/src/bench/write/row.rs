@@ -35,6 +35,8 @@ pub(super) enum Row {
     LimitSteady,
     /// Ours at 1,000 a second, open loop
     SpreadSteady,
+    /// Ours over 2,000 products, asked of one of two instances: it forwards half of the commands
+    SpreadTwo,
     /// Ours behind the edge, one instance
     EdgeOne,
     /// Ours behind the edge, two instances: each is sent half of what the other one owns
@@ -72,7 +74,7 @@ pub(super) enum Server {
 }
 
 impl Row {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::SpreadProjected,
         Self::HotProjected,
         Self::Limit,
@@ -84,6 +86,7 @@ impl Row {
         Self::Produce,
         Self::LimitSteady,
         Self::SpreadSteady,
+        Self::SpreadTwo,
         Self::EdgeOne,
         Self::EdgeTwo,
         Self::CqrsSpread,
@@ -100,7 +103,7 @@ impl Row {
     pub(super) fn cast(self) -> Cast {
         match self {
             Self::SpreadProjected | Self::HotProjected => Cast { command_apis: 1, projectors: 1 },
-            Self::EdgeTwo => Cast { command_apis: 2, projectors: 0 },
+            Self::SpreadTwo | Self::EdgeTwo => Cast { command_apis: 2, projectors: 0 },
             _ => Cast { command_apis: 1, projectors: 0 },
         }
     }
@@ -108,7 +111,7 @@ impl Row {
     pub(super) fn client(self) -> Client {
         match self {
             Self::Limit | Self::LimitHot => Client::Wrk(Server::Limit),
-            Self::SpreadProjected | Self::HotProjected | Self::Spread | Self::Hot | Self::SoldOut => {
+            Self::SpreadProjected | Self::HotProjected | Self::Spread | Self::Hot | Self::SoldOut | Self::SpreadTwo => {
                 Client::Wrk(Server::CommandApi)
             }
             Self::EdgeOne | Self::EdgeTwo => Client::Wrk(Server::Edge),
