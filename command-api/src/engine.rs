@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 use schemas::aggregate::AggregateId;
@@ -20,7 +21,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::dispatch::{Reply, now};
-use crate::group::Assignment;
 use crate::kafka::producer::{Report, Reports};
 use crate::kafka::reader::ReadEvent;
 use crate::keeper::{Brought, Known, Shelf};

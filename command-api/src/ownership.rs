@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::kafka::group::{Assignment, Group};
 use chassis::shutdown::{Shutdown, Tasks};
+use schemas::topic::meeting;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Config, Share};
 use crate::dispatch::Dispatcher;
 use crate::engine::{Engine, Kafka, Status};
-use crate::group::{Assignment, Group, HEARTBEAT};
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::LogReader;
 use crate::keeper::Keeper;
@@ -60,7 +61,10 @@ impl Ownership {
         let links = Arc::new(Links::new(config.service_token.clone()));
         let (sender, assignment) = watch::channel(None);
         let group = match &config.share {
-            Share::Assigned => Some(Group::join(&config.kafka, &config.topic.name, sender)?),
+            Share::Assigned => {
+                let topic = meeting(&config.topic.name);
+                Some(Group::join(&config.kafka, "command-api", (&topic, &topic), sender)?)
+            }
             Share::These(share) => {
                 sender.send_replace(Some(Arc::new(share.clone())));
                 None
@@ -120,7 +124,6 @@ impl Ownership {
 
     /// Until shutdown is asked for, or an engine ends, which none should: then its name and why.
     pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
@@ -129,7 +132,6 @@ impl Ownership {
                         anyhow::bail!("the tables belong to another log: {why}");
                     }
                 }
-                _ = heartbeat.tick() => self.group.iter().for_each(Group::tick),
                 Some((name, result)) = self.engines.ended() => {
                     result?;
                     anyhow::bail!("the task {name:?} ended");

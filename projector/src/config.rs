@@ -1,11 +1,13 @@
 //! What the environment says.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
 use schemas::topic::LogTopic;
+use schemas::views::FEEDS;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -13,6 +15,9 @@ pub struct Config {
     /// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are), `EVENTS_REPLICATION`
     /// and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
     pub topic: LogTopic,
+    /// `PROJECTOR_VIEWS`, e.g. `product,order`: what this process folds; default: all. Those who fold the same share
+    /// the partitions.
+    pub feeds: Feeds,
     /// `POSTGRES_URL`.
     pub postgres_url: Secret,
     /// `REDIS_URL`.
@@ -37,6 +42,7 @@ impl Config {
                 replication: env.or("EVENTS_REPLICATION", 1)?,
                 min_isr: env.or("EVENTS_MIN_ISR", 1)?,
             },
+            feeds: env.or("PROJECTOR_VIEWS", Feeds::ALL)?,
             postgres_url: env.required("POSTGRES_URL")?,
             redis_url: env.required("REDIS_URL")?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
@@ -44,5 +50,59 @@ impl Config {
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
+    }
+}
+
+/// Some of [`FEEDS`], by their names in a list with commas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feeds([bool; FEEDS.len()]);
+
+impl Feeds {
+    pub const ALL: Self = Self([true; FEEDS.len()]);
+
+    /// `feed`: its index in [`FEEDS`].
+    pub fn contain(self, feed: usize) -> bool {
+        self.0[feed]
+    }
+
+    /// Indices in [`FEEDS`].
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..FEEDS.len()).filter(move |feed| self.contain(*feed))
+    }
+
+    /// The names, in one order however they were given.
+    pub fn names(self) -> String {
+        self.iter().map(|feed| FEEDS[feed]).collect::<Vec<_>>().join("+")
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a list of {}", FEEDS.join(", "))]
+pub struct NoFeed;
+
+impl FromStr for Feeds {
+    type Err = NoFeed;
+
+    fn from_str(text: &str) -> Result<Self, NoFeed> {
+        let mut feeds = Self([false; FEEDS.len()]);
+        for name in text.split(',') {
+            let feed = FEEDS.iter().position(|feed| *feed == name.trim()).ok_or(NoFeed)?;
+            feeds.0[feed] = true;
+        }
+        Ok(feeds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn feeds_are_named_in_any_order_and_unknown_ones_are_refused() {
+        assert_eq!("order, product".parse::<Feeds>().unwrap().names(), "product+order");
+        assert_eq!(FEEDS.join(",").parse::<Feeds>().unwrap(), Feeds::ALL);
+        for text in ["", "product,", "products"] {
+            assert!(text.parse::<Feeds>().is_err(), "{text:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record, RecordError};
 use schemas::views::{FEEDS, OrderRow, ProductRow};
 
+use crate::config::Feeds;
 use crate::log::Batch;
 use crate::snapshots;
 use crate::views::customer::{self, CustomerDelta};
@@ -45,6 +46,8 @@ pub(crate) enum FoldError {
 pub(crate) struct Standing {
     /// One a view, in the order of [`FEEDS`].
     pub(crate) readers: [Reader; FEEDS.len()],
+    /// Those of them that are folded here.
+    feeds: Feeds,
     /// Whether the record that each view counted last was seen again since the start.
     recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
@@ -69,14 +72,14 @@ impl Times {
 }
 
 impl Standing {
-    pub(crate) fn new(readers: [Reader; FEEDS.len()], nonce: Option<u64>) -> Self {
+    pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
-        Self { recognized, readers, nonce, times: Times::default() }
+        Self { recognized, readers, feeds, nonce, times: Times::default() }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.
     pub(crate) fn from(&self) -> i64 {
-        self.readers.iter().map(|reader| reader.last_counted.max(0)).min().unwrap_or(0)
+        self.feeds.iter().map(|feed| self.readers[feed].last_counted.max(0)).min().unwrap_or(0)
     }
 }
 
@@ -237,7 +240,8 @@ impl Standing {
         }
         let mut counts = [false; FEEDS.len()];
         let mut passed = None;
-        for ((reader, recognized), counts) in self.readers.iter_mut().zip(&mut self.recognized).zip(&mut counts) {
+        for feed in self.feeds.iter() {
+            let (reader, recognized) = (&mut self.readers[feed], &mut self.recognized[feed]);
             if offset < reader.next_offset {
                 if offset == reader.last_counted && !reader.recognizes(record) {
                     return Err(FoldError::OtherHistory { partition, offset });
@@ -249,7 +253,7 @@ impl Standing {
                 return Err(FoldError::OtherHistory { partition, offset: reader.last_counted });
             }
             match reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })? {
-                Verdict::Counts => *counts = true,
+                Verdict::Counts => counts[feed] = true,
                 Verdict::Claimed(_) => {}
                 Verdict::PassedOver(reason) => passed = Some(reason),
             }

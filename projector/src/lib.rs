@@ -3,7 +3,8 @@
 //! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints; Redis follows.
 //!
 //! Invariant: a view is what a fold of the counted records is, each once, in offset order. The checkpoints move by
-//! compare-and-set in the transaction that writes the rows: that is the fence, and the lead is only a hint.
+//! compare-and-set in the transaction that writes the rows: that is the fence, and who is assigned what is only a
+//! hint.
 //!
 //! Invariant: what cannot be read is never skipped. The projector halts at it and says where.
 //!
@@ -24,10 +25,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use chassis::admin::AdminServer;
+use chassis::kafka::group::Group;
 use chassis::kafka::topic::TopicFacts;
 use chassis::readiness::Readiness;
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
+
+use schemas::topic::meeting;
+use tokio::sync::watch;
 
 pub use config::Config;
 pub use migrate::migrate;
@@ -68,7 +73,7 @@ impl App {
         self.readiness.clone()
     }
 
-    /// Folds, or stands by, until shutdown; the batch in hand is finished first.
+    /// Folds what it is assigned, until shutdown; the batch in hand is finished first.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, admin, readiness: _, ready, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
@@ -76,9 +81,12 @@ impl App {
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
+            let (sender, assignment) = watch::channel(None);
+            let group = format!("{}.projectors.{}", topic.name, config.feeds.names());
+            let group = Group::join(kafka, "projector", (&group, &meeting(&topic.name)), sender)?;
             let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
             let grace = config.grace;
-            let projector = Projector { config, partitions, cache, metrics, ready };
+            let projector = Projector { config, partitions, cache, metrics, ready, assignment };
             let mut tasks = Tasks::new();
             tasks.spawn("projector", projector.run(shutdown.clone()));
             tokio::select! {
@@ -86,6 +94,8 @@ impl App {
                 Some((_, result)) = tasks.ended() => result?,
             }
             tasks.drain(grace).await?;
+            // Leaving blocks; others take over then.
+            tokio::task::spawn_blocking(move || group.leave()).await?;
         }
         admin.stop().await;
         Ok(())

@@ -63,12 +63,12 @@ impl Batch {
 /// What the thread sends; its end is the channel's.
 pub(crate) type Batches = mpsc::Receiver<Result<Batch, KafkaError>>;
 
-/// Begins at the given offsets, by partition. Dropping the receiver ends the thread.
-pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[i64]) -> anyhow::Result<Batches> {
+/// Begins at the given offset of each partition. Dropping the receiver ends the thread.
+pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
     let consumer: BaseConsumer = kafka.reader("projector").create().context("create a Kafka consumer")?;
     let mut assignment = TopicPartitionList::new();
-    for (partition, offset) in (0..).zip(from) {
-        assignment.add_partition_offset(topic, partition, Offset::Offset(*offset))?;
+    for (partition, offset) in from {
+        assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
     let (sender, batches) = mpsc::channel(1);

@@ -45,7 +45,7 @@ impl Metrics {
             snapshots: counter("stampede_snapshots", "States of aggregates that were due to be kept."),
             active: meter
                 .u64_gauge("stampede_projector_active")
-                .with_description("1 where this instance folds, 0 where it stands by.")
+                .with_description("Whether this instance folds: 1, or stands by: 0.")
                 .build(),
         }
     }

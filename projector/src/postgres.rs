@@ -21,10 +21,9 @@ use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use columns::{Checkpoints, Param, Parts, Rows, journal_params, repeats_params};
 
+use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};
 
-/// One projector at a time holds this lock in its database.
-const LEAD_LOCK: i64 = 0x5354_414d_5045_4445;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -48,7 +47,7 @@ pub(crate) enum StoreError {
     Row(#[source] serde_json::Error),
 }
 
-/// One session: it holds the lead lock, and with it ends the right to fold.
+/// One session.
 pub(crate) struct Store {
     client: Client,
     statements: Statements,
@@ -104,14 +103,8 @@ impl Store {
         Ok(Self { client, statements, repeats: (None, 0..0) })
     }
 
-    /// Whether this session is now the one that folds. It stays so until the session ends.
-    pub(crate) async fn take_lead(&self) -> Result<bool, StoreError> {
-        let row = self.client.query_one("SELECT pg_try_advisory_lock($1)", &[&LEAD_LOCK]).await;
-        row.map(|row| row.get(0)).map_err(StoreError::Load)
-    }
-
     /// Where every view stands, by partition; at the start where it never stood anywhere.
-    pub(crate) async fn standings(&self, partitions: u32) -> Result<Vec<Standing>, StoreError> {
+    pub(crate) async fn standings(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Standing>, StoreError> {
         self.client
             .execute(include_str!("postgres/begin_checkpoints.sql"), &[&FEEDS.as_slice(), &partitions.cast_signed()])
             .await
@@ -132,7 +125,7 @@ impl Store {
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
             let of = |view: &str| readers.get(&(view.to_owned(), partition)).copied().unwrap_or(Reader::START);
-            let mut standing = Standing::new(FEEDS.map(of), nonces.get(&partition).copied());
+            let mut standing = Standing::new(FEEDS.map(of), feeds, nonces.get(&partition).copied());
             standing.times = times.get(&partition).copied().unwrap_or_default();
             standing
         };

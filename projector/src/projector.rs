@@ -1,24 +1,32 @@
-//! The loop: stand by, take the lead, fold, and begin again when something breaks.
+//! The loop: fold the share of the log that the group assigns, and begin again when it changes or something breaks.
+//!
+//! The assignment is a hint. Two projectors that fold the same partition for a moment move the same checkpoints: one of
+//! them fails, and begins again from where the other one is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{Config, Feeds};
 use crate::fold::{Changes, FoldError, Folder, Standing};
 use crate::log::{self, Batch, Batches};
 use crate::metrics::Metrics;
 use crate::postgres::{Move, Store, StoreError, Sums};
-use crate::redis::Cache;
+use crate::redis::{Cache, Resumed};
 use crate::snapshots::{self, Due};
 
-/// Between tries to take the lead, and after something broke.
+/// After something broke.
 const RETRY: Duration = Duration::from_millis(300);
+/// Who folded a partition before may still have to show in Redis what it committed last. After so long it won't.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What counts for no view (claims, fences, strangers) moves a checkpoint this often at most.
 const IDLE_MOVE: Duration = Duration::from_secs(1);
 /// Between tries to bring Redis back in step.
@@ -42,6 +50,22 @@ pub(crate) struct Projector {
     pub(crate) cache: Cache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Ready,
+    /// Told by the group.
+    pub(crate) assignment: watch::Receiver<Assignment>,
+}
+
+/// What one projector folds.
+#[derive(Debug, Clone)]
+pub(crate) struct Share {
+    pub(crate) feeds: Feeds,
+    pub(crate) partitions: Arc<BTreeSet<u32>>,
+}
+
+impl Share {
+    /// Each as feed and partition.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.partitions.iter().flat_map(|partition| self.feeds.iter().map(move |feed| (feed, *partition)))
+    }
 }
 
 /// What `/readyz` may wait for.
@@ -55,10 +79,10 @@ impl Projector {
     /// Until shutdown. Only a log that cannot be read on ends it in place: it halts and says so.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
-            let outcome = self.lead(&shutdown).await;
+            let outcome = self.stretch(&shutdown).await;
             self.metrics.active(false);
             match outcome {
-                Ok(()) => {}
+                Ok(()) => continue,
                 Err(error @ (ProjectorError::Fold(_) | ProjectorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::error!(error = reason, "halted: a person must look at the log");
@@ -75,27 +99,29 @@ impl Projector {
         }
     }
 
-    /// Stands by until this session has the lead, then folds until it ends.
-    async fn lead(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
+    /// Folds until the assignment changes.
+    async fn stretch(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
         let store = Store::connect(&self.config.postgres_url).await?;
         self.ready.postgres.ready();
-        self.ready.log.ready();
-        while !store.take_lead().await? {
+        let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
+        let share = Share { feeds: self.config.feeds, partitions: assigned };
+        self.cache.lose_step();
+        if share.partitions.is_empty() {
+            self.ready.log.ready();
             self.ready.redis.ready();
-            pause(RETRY, shutdown).await;
-            if shutdown.is_requested() {
-                return Ok(());
-            }
+            changed(&mut self.assignment, shutdown).await;
+            return Ok(());
         }
-        let standings = store.standings(self.partitions).await?;
-        let from: Vec<i64> = standings.iter().map(Standing::from).collect();
+        let standings = self.take_on(&store, &share).await?;
+        let from: Vec<_> =
+            share.partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
         let mut batches =
             log::follow(&self.config.kafka, &self.config.topic.name, &from).map_err(ProjectorError::Reader)?;
-        tracing::info!("folding");
+        self.ready.log.ready();
+        tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
         self.metrics.active(true);
-        self.cache.lose_step();
         let (due, waiting) = snapshots::channel();
-        // It ends with this stretch of folding.
+        // It ends with this stretch.
         let mut background = JoinSet::new();
         background.spawn(snapshots::keep(self.config.postgres_url.clone(), waiting, self.metrics.clone()));
         let mut fold = Fold {
@@ -104,21 +130,44 @@ impl Projector {
             folder: Folder::default(),
             committed: standings.clone(),
             standings,
+            share,
             last_move: Instant::now(),
             window: self.config.window,
             due,
         };
         let mut last_try = None;
         let mut committed = None;
+        let mut assignment = self.assignment.clone();
         loop {
             if !self.cache.is_in_step() {
                 self.mend_cache(&fold, &mut last_try).await;
             }
             // Redis shows one batch while Postgres takes the next.
-            let (next, ()) = tokio::join!(fold.next(&mut batches, shutdown), self.show(committed.take()));
+            let next = fold.next(&mut batches, &mut assignment, shutdown);
+            let (next, ()) = tokio::join!(next, self.show(committed.take()));
             match next? {
                 Some(batch) => committed = Some(batch),
                 None => return Ok(()),
+            }
+        }
+    }
+
+    /// Where the share stands, once Redis shows it: who folded it before may be about to.
+    async fn take_on(&mut self, store: &Store, share: &Share) -> Result<Vec<Standing>, ProjectorError> {
+        let begun = Instant::now();
+        loop {
+            let standings = store.standings(self.partitions, share.feeds).await?;
+            let or_begin = (begun.elapsed() > SHOWN_WITHIN).then_some(&standings[..]);
+            match self.cache.resume(share, &standings, or_begin).await {
+                Ok(Resumed::NotYet) => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(resumed) => {
+                    self.resumed(resumed);
+                    return Ok(standings);
+                }
+                Err(error) => {
+                    self.cache_failed(error);
+                    return Ok(standings);
+                }
             }
         }
     }
@@ -134,30 +183,30 @@ impl Projector {
         }
     }
 
-    /// Brings Redis back in step, if this projector still leads: its checkpoints in Postgres say so.
+    /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so.
     async fn mend_cache(&mut self, fold: &Fold, last_try: &mut Option<Instant>) {
         if last_try.is_some_and(|last| last.elapsed() < CACHE_RETRY) {
             return;
         }
         *last_try = Some(Instant::now());
-        let own = match fold.store.standings(self.partitions).await {
-            Ok(found) => found.iter().zip(&fold.committed).all(|(found, own)| found.readers == own.readers),
-            // The next commit tells.
-            Err(_) => return,
-        };
-        if !own {
+        // Where they cannot be read, the next commit tells.
+        let Ok(found) = fold.store.standings(self.partitions, fold.share.feeds).await else { return };
+        let reader = |standings: &[Standing], (feed, partition)| standings[partition as usize].readers[feed];
+        if !fold.share.places().all(|place| reader(&found, place) == reader(&fold.committed, place)) {
             return;
         }
-        match self.cache.resume(&fold.committed).await {
-            Ok(begun) => {
-                if begun {
-                    tracing::info!("Redis did not show the checkpoints: all of it is declared stale");
-                    self.metrics.incarnation_begun();
-                }
-                self.ready.redis.ready();
-            }
+        match self.cache.resume(&fold.share, &found, Some(&found)).await {
+            Ok(resumed) => self.resumed(resumed),
             Err(error) => self.cache_failed(error),
         }
+    }
+
+    fn resumed(&self, resumed: Resumed) {
+        if resumed == Resumed::Anew {
+            tracing::info!("Redis did not show the checkpoints: all of it is declared stale");
+            self.metrics.incarnation_begun();
+        }
+        self.ready.redis.ready();
     }
 
     fn cache_failed(&mut self, error: crate::redis::CacheError) {
@@ -168,7 +217,7 @@ impl Projector {
     }
 }
 
-/// One stretch of folding, from taking the lead to losing it.
+/// One stretch of folding.
 struct Fold {
     metrics: Arc<Metrics>,
     store: Store,
@@ -176,6 +225,7 @@ struct Fold {
     /// Where the fold stands, and where the checkpoints do.
     standings: Vec<Standing>,
     committed: Vec<Standing>,
+    share: Share,
     last_move: Instant,
     /// How long keys are remembered.
     window: Duration,
@@ -190,11 +240,16 @@ struct Committed {
 }
 
 impl Fold {
-    /// The next batch, once it is committed; `None`: told to stop.
-    async fn next(&mut self, batches: &mut Batches, shutdown: &Shutdown) -> Result<Option<Committed>, ProjectorError> {
+    /// The next batch, once it is committed; `None`: told to stop, or to fold another share.
+    async fn next(
+        &mut self,
+        batches: &mut Batches,
+        assignment: &mut watch::Receiver<Assignment>,
+        shutdown: &Shutdown,
+    ) -> Result<Option<Committed>, ProjectorError> {
         let batch = tokio::select! {
             biased;
-            () = shutdown.requested() => return Ok(None),
+            () = changed(assignment, shutdown) => return Ok(None),
             batch = batches.recv() => batch,
             () = tokio::time::sleep(IDLE_MOVE) => Some(Ok(Batch::default())),
         };
@@ -239,17 +294,23 @@ impl Fold {
             self.last_move = Instant::now();
         }
         let mut moves = Vec::new();
-        for (partition, (now, committed)) in (0..).zip(self.standings.iter().zip(&self.committed)) {
-            if !all && !changes.moved.contains(&partition) {
-                continue;
-            }
-            for (view, (to, from)) in now.readers.iter().zip(&committed.readers).enumerate() {
-                if to != from {
-                    moves.push(Move { view, partition, from: *from, to: *to, times: now.times });
-                }
+        for (view, partition) in self.share.places().filter(|(_, partition)| all || changes.moved.contains(partition)) {
+            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
+            let (from, to) = (committed.readers[view], now.readers[view]);
+            if to != from {
+                moves.push(Move { view, partition, from, to, times: now.times });
             }
         }
         moves
+    }
+}
+
+/// The share did, or it is time to end.
+async fn changed(assignment: &mut watch::Receiver<Assignment>, shutdown: &Shutdown) {
+    tokio::select! {
+        // The group ends after the projector.
+        Ok(()) = assignment.changed() => {}
+        () = shutdown.requested() => {}
     }
 }
 

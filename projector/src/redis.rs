@@ -1,7 +1,7 @@
 //! The views in Redis: written after the commit, only over what is older, and followed by the applied positions.
 //!
 //! Invariant: whatever goes wrong here (no answer, a late one, a position that somebody else moved) puts this
-//! cache out of step, and then nothing more is written until [`Cache::begin`] declares all of Redis stale.
+//! cache out of step, and then nothing more is written until [`Cache::resume`] finds it to be right, or declares all of Redis stale.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::fold::{Changes, Standing};
 use crate::postgres::{Move, Sums};
+use crate::projector::Share;
 
 /// Rows in one call of the script: it blocks Redis while it runs.
 const MAX_ROWS_A_CALL: usize = 500;
@@ -37,7 +38,17 @@ pub(crate) struct Cache {
     step: Option<Step>,
 }
 
-/// What this projector knows of Redis while nobody else writes there.
+/// How a cache got back in step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    AsItStood,
+    /// All that was there is stale.
+    Anew,
+    /// It did not: Redis does not show the share's checkpoints.
+    NotYet,
+}
+
+/// What this projector knows of Redis while nobody else writes its share there.
 struct Step {
     incarnation: String,
     /// By field, as this projector wrote them.
@@ -67,10 +78,15 @@ impl Cache {
         self.step = None;
     }
 
-    /// Goes on with what stands in Redis if it shows exactly these checkpoints; else declares all of it stale.
-    /// Whether it did is the answer. Call it only while the checkpoints in Postgres are this projector's own.
-    pub(crate) async fn resume(&mut self, standings: &[Standing]) -> Result<bool, CacheError> {
-        let wanted: HashMap<String, i64> = positions(standings).collect();
+    /// Goes on with what stands in Redis, if it shows exactly where `standings` say that this projector's share is. If
+    /// not, and `or_begin` is given, all of Redis is declared stale: it is to show the checkpoints of all projectors.
+    /// Call it only while the checkpoints in Postgres are this projector's own.
+    pub(crate) async fn resume(
+        &mut self,
+        share: &Share,
+        standings: &[Standing],
+        or_begin: Option<&[Standing]>,
+    ) -> Result<Resumed, CacheError> {
         let scripts = self.load_scripts().await?;
         let (live, applied, time): (Option<String>, HashMap<String, i64>, (u64, u64)) = redis::pipe()
             .get(self.keys.live())
@@ -79,14 +95,19 @@ impl Cache {
             .query_async(&mut self.connection)
             .await?;
         let clock = (time.0 * 1000 + time.1 / 1000, Instant::now());
-        let stands = live.filter(|_| applied == wanted);
-        let begun = stands.is_none();
-        let incarnation = match stands {
-            Some(live) => live,
-            None => self.begin(&scripts, &wanted).await?,
+        let wanted: HashMap<String, i64> =
+            share.places().filter_map(|(feed, partition)| position(standings, feed, partition)).collect();
+        let is_shown = |(feed, partition)| {
+            let field = position_field(FEEDS[feed], partition);
+            applied.get(&field) == wanted.get(&field)
+        };
+        let (incarnation, resumed) = match (live.filter(|_| share.places().all(is_shown)), or_begin) {
+            (Some(live), _) => (live, Resumed::AsItStood),
+            (None, Some(all)) => (self.begin(&scripts, all).await?, Resumed::Anew),
+            (None, None) => return Ok(Resumed::NotYet),
         };
         self.step = Some(Step { incarnation, applied: wanted, clock, scripts });
-        Ok(begun)
+        Ok(resumed)
     }
 
     /// Shows a committed batch: its rows, then its positions, in one round trip.
@@ -137,13 +158,16 @@ impl Cache {
         }
     }
 
-    async fn begin(&mut self, scripts: &Scripts, positions: &HashMap<String, i64>) -> Result<String, CacheError> {
+    async fn begin(&mut self, scripts: &Scripts, standings: &[Standing]) -> Result<String, CacheError> {
         let incarnation = format!("{:016x}", rand::random::<u64>());
         let mut call = redis::cmd("EVALSHA");
         call.arg(&scripts.begin).arg(2).arg(self.keys.live()).arg(self.keys.applied());
         call.arg(self.keys.applied()).arg(&incarnation);
-        for (field, offset) in positions {
-            call.arg(field).arg(offset);
+        let partitions = (0..).zip(standings).map(|(partition, _)| partition);
+        for place in partitions.flat_map(|partition| (0..FEEDS.len()).map(move |feed| (feed, partition))) {
+            if let Some((field, offset)) = position(standings, place.0, place.1) {
+                call.arg(field).arg(offset);
+            }
         }
         call.query_async::<i64>(&mut self.connection).await?;
         Ok(incarnation)
@@ -170,15 +194,10 @@ fn put_newer(pipe: &mut Pipeline, script: &str, deadline: u64, rows: &[(String, 
     }
 }
 
-/// What each view shows, by field; one that never read anything shows nothing.
-fn positions(standings: &[Standing]) -> impl Iterator<Item = (String, i64)> {
-    (0..).zip(standings).flat_map(|(partition, standing)| {
-        FEEDS
-            .iter()
-            .zip(&standing.readers)
-            .filter(|(_, reader)| reader.next_offset > 0)
-            .map(move |(view, reader)| (position_field(view, partition), reader.next_offset - 1))
-    })
+/// What a view shows of a partition; one that never read anything shows nothing.
+fn position(standings: &[Standing], feed: usize, partition: u32) -> Option<(String, i64)> {
+    let next = standings[partition as usize].readers[feed].next_offset;
+    (next > 0).then(|| (position_field(FEEDS[feed], partition), next - 1))
 }
 
 fn json(row: &impl Serialize) -> String {

@@ -11,6 +11,11 @@ pub const SETTINGS: [(&str, &str); 4] = [
 ];
 pub const MIN_ISR: &str = "min.insync.replicas";
 
+/// The empty topic on which instances meet to share out the log's partitions.
+pub fn meeting(log: &str) -> String {
+    format!("{log}.owners")
+}
+
 /// What a deployment says of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTopic {

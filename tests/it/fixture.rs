@@ -144,6 +144,11 @@ impl Shop {
         Service::projector(&self.env([]))
     }
 
+    /// One that folds some views only.
+    pub(crate) fn projector_of(&self, views: &str) -> Service {
+        Service::projector(&self.env([("PROJECTOR_VIEWS", views.to_owned())]))
+    }
+
     pub(crate) async fn query_api(&self) -> Service {
         let service = self.start_query_api().await;
         service.wait_ready().await;

@@ -7,9 +7,7 @@ use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
-use schemas::topic::{LogTopic, MIN_ISR, SETTINGS};
-
-use crate::group;
+use schemas::topic::{LogTopic, MIN_ISR, SETTINGS, meeting};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -24,7 +22,7 @@ pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<(
     let (count, copies) = (i32::try_from(partitions)?, i32::try_from(topic.replication)?);
     let log = NewTopic::new(&topic.name, count, TopicReplication::Fixed(copies)).set(MIN_ISR, &min_isr);
     let log = SETTINGS.iter().fold(log, |log, (name, value)| log.set(name, value));
-    let owners = group::topic(&topic.name);
+    let owners = meeting(&topic.name);
     let owners = NewTopic::new(&owners, count, TopicReplication::Fixed(copies));
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_WITHIN)).request_timeout(Some(ANSWER_WITHIN));
     let results = admin.create_topics([&log, &owners], &options).await.context("ask Kafka for the topics")?;

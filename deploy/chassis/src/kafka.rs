@@ -3,6 +3,7 @@
 //! librdkafka's messages reach the logs under the target `librdkafka`, when the client is polled. Its level is taken from
 //! the log filter when a configuration is made, so turn the logs on first.
 
+pub mod group;
 pub mod topic;
 
 use rdkafka::ClientConfig;

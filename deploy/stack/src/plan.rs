@@ -36,7 +36,7 @@ pub(crate) struct Wanted {
     /// Instances of the read tier
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     query_apis: u16,
-    /// Projectors; one at a time is active, the others stand by
+    /// Projectors, which share the partitions among them
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     projectors: u16,
     /// Kafka, Postgres and Redis alone

@@ -197,7 +197,8 @@ impl Store {
 
 fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
     let mut store = Store::default();
-    let mut standings: Vec<_> = (0..PARTITIONS).map(|_| Standing::new([Reader::START; FEEDS.len()], None)).collect();
+    let mut standings: Vec<_> =
+        (0..PARTITIONS).map(|_| Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None)).collect();
     let mut folder = Folder::default();
     let (mut next, mut cuts) = (0, batches.iter().cycle());
     while next < log.len() {
@@ -207,7 +208,8 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         if starts_again {
             // From the checkpoints, with nothing in memory; the last counted record comes again.
             folder = Folder::default();
-            standings = standings.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+            standings =
+                standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
             records = &log[..end];
         }
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
@@ -250,12 +252,14 @@ fn a_view_that_stands_behind_the_others_gets_there_alone() {
     let steps = [Step::Place { order: 1, customer: 1, day: 1, units: 2 }, Step::Cancel { order: 1 }];
     let log = log(&[steps.to_vec(), vec![]]);
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-    let start = || vec![Standing::new([Reader::START; FEEDS.len()], None); PARTITIONS as usize];
+    let start = || vec![Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None); PARTITIONS as usize];
     let mut standings = start();
     Folder::default().fold(&batch, &mut standings).unwrap();
-    let mut behind: Vec<_> = standings.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+    let mut behind: Vec<_> =
+        standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     behind[0].readers[CUSTOMER_INDEX] = Reader::START;
-    let mut behind: Vec<_> = behind.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+    let mut behind: Vec<_> =
+        behind.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     let changes = Folder::default().fold(&batch, &mut behind).unwrap();
     assert_eq!(changes.customers.len(), 1);
     assert!(changes.orders.is_empty() && changes.revenue.is_empty() && changes.journal.versions.is_empty());
@@ -268,9 +272,10 @@ fn another_history_at_a_checkpoint_halts_the_fold() {
     let batch = |log: &[(u32, i64, Vec<u8>)]| {
         Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
-    let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], None); PARTITIONS as usize];
+    let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None); PARTITIONS as usize];
     Folder::default().fold(&batch(&one), &mut standings).unwrap();
-    let mut again: Vec<_> = standings.iter().map(|standing| Standing::new(standing.readers, standing.nonce)).collect();
+    let mut again: Vec<_> =
+        standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     let mut other = one.clone();
     let last = other.iter().rposition(|(partition, ..)| *partition == 0).unwrap();
     other[last].2 = b"another topic's".to_vec();

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
 
+/// Of one who changes the partitions, in the database.
+const LOCK: i64 = 0x5354_414d_5045_4445;
 const SLOT: Duration = Duration::from_secs(300);
 /// A command's time may be ahead of this process's clock by a minute; the rest is for a projector that pauses.
 const AHEAD: Duration = Duration::from_secs(900);
@@ -16,7 +18,8 @@ const BEHIND: Duration = Duration::from_secs(180);
 pub(super) async fn maintain(client: &Client, window: Duration) -> Result<Range<i64>, tokio_postgres::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (first, last) = (slot(now.saturating_sub(window + BEHIND)), slot(now + AHEAD));
-    let mut statements = String::new();
+    // Whoever else looks after them waits.
+    let mut statements = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK});");
     for slot in first..=last {
         let (from, to) = (slot * SLOT.as_secs(), (slot + 1) * SLOT.as_secs());
         write!(
@@ -26,6 +29,7 @@ pub(super) async fn maintain(client: &Client, window: Duration) -> Result<Range<
         )
         .expect("a String takes all");
     }
+    statements.push_str("COMMIT");
     client.batch_execute(&statements).await?;
     let sql = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'repeats'::regclass";
     for row in client.query(sql, &[]).await? {
@@ -33,7 +37,7 @@ pub(super) async fn maintain(client: &Client, window: Duration) -> Result<Range<
         let is_over =
             name.rsplit_once('_').and_then(|(_, slot)| slot.parse::<u64>().ok()).is_some_and(|slot| slot < first);
         if is_over {
-            client.batch_execute(&format!("DROP TABLE {name}")).await?;
+            client.batch_execute(&format!("DROP TABLE IF EXISTS {name}")).await?;
         }
     }
     let ms = |slot: u64| i64::try_from(slot * SLOT.as_secs() * 1000).unwrap_or(i64::MAX);

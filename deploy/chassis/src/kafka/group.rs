@@ -1,7 +1,7 @@
-//! The consumer group that spreads the partitions over the instances and notices the dead.
+//! A consumer group that spreads the partitions over the instances of a service and notices the dead.
 //!
-//! It is a hint: what it says moves wishes, never ownership. It is joined on an empty topic of as many partitions
-//! as the log has, so that no record is ever read through it.
+//! It is a hint: what it says moves wishes, and what fences a partition is elsewhere. It is joined on an empty topic of
+//! as many partitions as the log has, so that no record is ever read through it.
 //!
 //! Invariant: it is polled only while the runtime's tasks make progress: an instance that hangs loses its
 //! membership, though Kafka's client would go on to sound alive.
@@ -12,34 +12,42 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use chassis::kafka::KafkaSettings;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::KafkaSettings;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Between the ticks by which the runtime shows that it lives.
-pub(crate) const HEARTBEAT: Duration = Duration::from_millis(200);
+const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Without a tick for so long the runtime is taken to hang.
 const HANGS_AFTER: Duration = Duration::from_secs(2);
 
-/// The partitions that this instance should own; `None` until the group has said so for the first time.
-pub(crate) type Assignment = Option<Arc<BTreeSet<u32>>>;
+/// The partitions that this instance should take; `None` until the group has said so for the first time.
+pub type Assignment = Option<Arc<BTreeSet<u32>>>;
 
-/// The empty topic on which the group is joined.
-pub(crate) fn topic(log: &str) -> String {
-    format!("{log}.owners")
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    #[error("the group's member could not be made")]
+    Client(#[from] KafkaError),
+    #[error("the group has no thread")]
+    Thread(#[from] std::io::Error),
 }
 
-pub(crate) struct Group {
+/// This instance's membership. Dropping it leaves the group soon.
+#[derive(Debug)]
+pub struct Group {
     stopped: Arc<AtomicBool>,
-    heartbeat: Arc<Heartbeat>,
+    ticking: AbortHandle,
     /// `None` once it was left.
     thread: Option<JoinHandle<()>>,
 }
 
 /// Ticked by a task of the runtime, looked at by the group's thread.
+#[derive(Debug)]
 struct Heartbeat {
     began: Instant,
     last_ms: AtomicU64,
@@ -60,32 +68,35 @@ impl ConsumerContext for Listener {
 }
 
 impl Group {
-    pub(crate) fn join(
+    /// `assignment` is told what this instance should take, from a thread of the group's own. Call it on the runtime
+    /// whose life the membership is to show.
+    pub fn join(
         kafka: &KafkaSettings,
-        log: &str,
+        client_id: &str,
+        (group, topic): (&str, &str),
         assignment: watch::Sender<Assignment>,
-    ) -> anyhow::Result<Self> {
-        let topic = topic(log);
+    ) -> Result<Self, GroupError> {
         let context = Listener { joined: AtomicBool::new(false) };
-        let consumer: BaseConsumer<Listener> =
-            kafka.member("command-api", &topic).create_with_context(context).context("create a group's member")?;
-        consumer.subscribe(&[&topic]).context("join the group of owners")?;
+        let consumer: BaseConsumer<Listener> = kafka.member(client_id, group).create_with_context(context)?;
+        consumer.subscribe(&[topic])?;
         let stopped = Arc::new(AtomicBool::new(false));
         let heartbeat = Arc::new(Heartbeat { began: Instant::now(), last_ms: AtomicU64::new(0) });
         let thread = std::thread::Builder::new().name("group".into()).spawn({
             let (stopped, heartbeat) = (stopped.clone(), heartbeat.clone());
             move || poll(consumer, &stopped, &heartbeat, &assignment)
         })?;
-        Ok(Self { stopped, heartbeat, thread: Some(thread) })
-    }
-
-    /// To be called every [`HEARTBEAT`].
-    pub(crate) fn tick(&self) {
-        self.heartbeat.tick();
+        let ticking = tokio::spawn(async move {
+            let mut interval = tokio::time::interval(HEARTBEAT);
+            loop {
+                interval.tick().await;
+                heartbeat.tick();
+            }
+        });
+        Ok(Self { stopped, ticking: ticking.abort_handle(), thread: Some(thread) })
     }
 
     /// Returns when the group knows that this instance is gone. Blocks: call it from a plain thread.
-    pub(crate) fn leave(mut self) {
+    pub fn leave(mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the group's thread had panicked");
@@ -96,6 +107,7 @@ impl Group {
 /// Its thread ends soon, and leaves the group then.
 impl Drop for Group {
     fn drop(&mut self) {
+        self.ticking.abort();
         self.stopped.store(true, Ordering::Relaxed);
     }
 }

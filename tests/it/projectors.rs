@@ -1,0 +1,123 @@
+//! Several projectors: they share the partitions, and the views, and move them without gap or double.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Service, Shop, batch_line, eventually};
+
+/// Orders of seven customers, in batches that name every partition, and what the views must come to show of them.
+struct Orders {
+    command_api: Service,
+    query_api: Service,
+    expected: BTreeMap<String, u64>,
+    token: String,
+}
+
+impl Orders {
+    async fn new(shop: &Shop) -> Self {
+        let (command_api, query_api) = (shop.command_api().await, shop.start_query_api().await);
+        Self { command_api, query_api, expected: BTreeMap::new(), token: String::new() }
+    }
+
+    /// After each batch, a query with its token shows all of it.
+    async fn place(&mut self, round: &str, batches: usize) {
+        self.query_api.wait_ready().await;
+        for batch in 0..batches {
+            let lines: Vec<Value> = (0..50)
+                .map(|n| {
+                    let customer = format!("c-{}", n % 7);
+                    *self.expected.entry(customer.clone()).or_default() += 1;
+                    let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 100 }]);
+                    let data = json!({ "customer": customer, "lines": lines });
+                    batch_line("orders", &format!("o-{round}-{batch}-{n}"), "place", data)
+                })
+                .collect();
+            let answers = self.command_api.client().batch(&lines).await;
+            let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
+            self.token = tokens.join(",");
+            self.shown("c-0").await;
+        }
+    }
+
+    async fn shown(&self, customer: &str) {
+        let headers = [("consistency-token", self.token.as_str()), ("prefer", "wait=10")];
+        let answer = self.query_api.client().get_with(&format!("/v1/customers/{customer}"), &headers).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let (data, orders) = (&answer.json()["data"], self.expected[customer]);
+        assert_eq!((&data["orders"], &data["amount_cents"]), (&json!(orders), &json!(orders * 100)), "{customer}");
+    }
+
+    async fn all_shown(&self) {
+        for customer in self.expected.keys() {
+            self.shown(customer).await;
+        }
+    }
+}
+
+/// Waits until so many of them fold.
+async fn active(wanted: usize, projectors: &[&Service]) {
+    eventually("as many fold as should", async || {
+        let mut active = 0;
+        for projector in projectors {
+            let metrics = projector.admin_client().get("/metrics").await.text;
+            active += usize::from(metrics.contains("stampede_projector_active 1"));
+        }
+        (active == wanted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn partitions_move_between_projectors_and_every_view_stays_exact() {
+    let shop = Shop::with_views(6).await;
+    let mut orders = Orders::new(&shop).await;
+    let first = shop.projector().await;
+    orders.place("one", 3).await;
+    let (second, third) = (shop.projector().await, shop.projector().await);
+    orders.place("joining", 3).await;
+    active(3, &[&first, &second, &third]).await;
+    orders.place("three", 3).await;
+    first.stop().await;
+    orders.place("stopped", 3).await;
+    second.crash().await;
+    orders.place("crashed", 3).await;
+    orders.all_shown().await;
+    drop(third);
+}
+
+#[tokio::test]
+async fn views_may_be_split_over_projectors_and_the_split_may_change() {
+    let shop = Shop::with_views(3).await;
+    let mut orders = Orders::new(&shop).await;
+    let customers = shop.projector_of("customer,revenue");
+    let rest = shop.projector_of("product,order,journal");
+    active(2, &[&customers, &rest]).await;
+    orders.place("split", 3).await;
+    customers.stop().await;
+    rest.stop().await;
+    let whole = shop.projector().await;
+    orders.place("whole", 3).await;
+    orders.all_shown().await;
+    // Another split, while the first one still folds: whoever is too many gives way.
+    let again = shop.projector_of("customer");
+    orders.place("both", 3).await;
+    whole.stop().await;
+    orders.place("alone", 3).await;
+    orders.all_shown().await;
+    drop(again);
+}
+
+#[tokio::test]
+async fn more_projectors_than_partitions_stand_by_ready() {
+    let shop = Shop::with_views(1).await;
+    let mut orders = Orders::new(&shop).await;
+    let projectors = [shop.projector().await, shop.projector().await];
+    orders.place("one", 1).await;
+    active(1, &[&projectors[0], &projectors[1]]).await;
+    let [first, second] = projectors;
+    first.stop().await;
+    orders.place("after", 1).await;
+    orders.all_shown().await;
+    drop(second);
+}
