@@ -84,7 +84,11 @@ impl Reads {
                     self.metrics.read(view, Origin::Redis);
                     return Ok(Shown { found: Some(row), token });
                 }
-                Ok(Hit::Absent) => {}
+                Ok(Hit::Absent) => {
+                    self.metrics.read(view, Origin::Redis);
+                    return Ok(Shown { found: None, token });
+                }
+                Ok(Hit::Miss) => {}
                 Ok(Hit::OtherIncarnation) => self.positions.doubt_cache(),
                 Err(error) => {
                     tracing::debug!(error = %error, "a read from Redis failed");
@@ -168,10 +172,10 @@ impl Reads {
         let loaded = self.store.row(view, key).await;
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&(view, key.to_owned()));
         let loaded = loaded.map_err(unavailable)?;
-        if let (Some(cached), Some(row)) = (cache, loaded.found.clone()) {
-            let (cache, key) = (self.cache.clone(), key.to_owned());
+        if let Some(cached) = cache {
+            let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
-                if let Err(error) = cache.fill(&cached.incarnation, cached.clock, view, &key, &row).await {
+                if let Err(error) = cache.fill(&cached.incarnation, cached.clock, view, &key, row.as_ref()).await {
                     tracing::debug!(error = %error, "a row was not put into Redis");
                 }
             });

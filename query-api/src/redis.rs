@@ -12,7 +12,9 @@ use chassis::shutdown::Shutdown;
 use futures_util::StreamExt as _;
 use redis::aio::ConnectionManager;
 use redis::{Client, RedisError, Script};
-use schemas::cache::{Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, parse_news, split_value};
+use schemas::cache::{
+    ABSENT, ABSENT_TTL_SECS, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, parse_news, split_value, value,
+};
 use schemas::views::FEEDS;
 
 use crate::positions::Positions;
@@ -47,7 +49,10 @@ pub(crate) enum CacheError {
 /// What Redis has for a key.
 pub(crate) enum Hit {
     Row(Row),
+    /// Postgres had no such row, and no projector has written one since.
     Absent,
+    /// Nothing: Postgres knows.
+    Miss,
     /// All that was known of Redis is void.
     OtherIncarnation,
 }
@@ -77,10 +82,15 @@ impl Cache {
             let (version, body) = split_value(&value)?;
             Some(Row { version, body: Bytes::from(value).slice(body..) })
         });
-        Ok(row.map_or(Hit::Absent, Hit::Row))
+        Ok(match row {
+            Some(row) if row.version == ABSENT => Hit::Absent,
+            Some(row) => Hit::Row(row),
+            None => Hit::Miss,
+        })
     }
 
-    /// Puts a row that Postgres gave, unless Redis has a newer one, or it is too late to be sure of that.
+    /// Puts what Postgres gave, a row or its absence, unless Redis has a newer one, or it is too late to be sure of
+    /// that.
     ///
     /// `clock`: Redis's own, from before the row was read.
     pub(crate) async fn fill(
@@ -89,12 +99,13 @@ impl Cache {
         clock: (u64, Instant),
         feed: usize,
         key: &str,
-        row: &Row,
+        row: Option<&Row>,
     ) -> Result<(), CacheError> {
         let begun = clock.0 + u64::try_from(clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let value = [row.version.to_string().as_bytes(), b"\n", &row.body].concat();
+        let (version, body, ttl_secs) =
+            row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));
         let mut call = self.put_newer.key(self.keys.row(incarnation, FEEDS[feed], key));
-        call.arg(begun + WRITE_WITHIN_MS).arg(ROW_TTL_SECS).arg(row.version).arg(value);
+        call.arg(begun + WRITE_WITHIN_MS).arg(ttl_secs).arg(version).arg(value(version, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())
     }

@@ -13,5 +13,6 @@ mod quarantine;
 mod keeping;
 mod views;
 mod outages;
+mod query_tier;
 mod stack;
 mod faults;
