@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use schemas::cache::Applied;
@@ -18,6 +18,9 @@ use tokio::sync::{Notify, watch};
 
 /// Requests that may wait at a time; each is small, but their wake-ups are not free.
 const MAX_WAITERS: usize = 10_000;
+
+/// Postgres is looked at every second; a look that fails may take a few.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where no record is shown yet.
 const NOTHING: i64 = -1;
@@ -76,13 +79,29 @@ pub(crate) enum NotReached {
     TooManyWaiters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Positions {
+    begun: Instant,
+    /// When Postgres last told its checkpoints, or Redis of a view that moved, in ms since `begun`.
+    confirmed_ms: AtomicU64,
     state: watch::Sender<State>,
     waiters: AtomicUsize,
     someone_waits: Notify,
     /// See [`Positions::doubt_cache`].
     cache_doubted: Notify,
+}
+
+impl Default for Positions {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            confirmed_ms: AtomicU64::default(),
+            state: watch::Sender::default(),
+            waiters: AtomicUsize::default(),
+            someone_waits: Notify::default(),
+            cache_doubted: Notify::default(),
+        }
+    }
 }
 
 impl Offsets {
@@ -194,8 +213,19 @@ impl Positions {
         self.state.send_if_modified(|state| state.log.replace(log) != Some(log));
     }
 
+    /// How long nothing was heard of the views, if for long: what Redis has may be that old.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let confirmed = Duration::from_millis(self.confirmed_ms.load(Ordering::Relaxed));
+        Some(self.begun.elapsed().saturating_sub(confirmed)).filter(|age| *age > CONFIRMED_WITHIN)
+    }
+
+    fn confirm(&self) {
+        self.confirmed_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Checkpoints seen in Postgres.
     pub(crate) fn advance_store<'a>(&self, applied: impl IntoIterator<Item = Applied<'a>>) {
+        self.confirm();
         self.state.send_if_modified(|state| {
             let Some(log) = state.log else { return false };
             state.store.get_or_insert_with(|| Offsets::none(log.partitions)).advance(applied)
@@ -223,6 +253,7 @@ impl Positions {
                 return false;
             };
             known = true;
+            self.confirm();
             cache.offsets.advance(applied)
         });
         known

@@ -18,7 +18,7 @@ use schemas::views::FEEDS;
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
 use crate::postgres::{JournalEvent, Loaded, PageQuery, Store, StoreError};
-use crate::redis::{Cache, Hit};
+use crate::redis::{Cache, CacheError, Hit};
 
 /// A load that ends right after a request's token was reached may still have begun before; the next one did not.
 const MAX_LOADS: usize = 3;
@@ -43,6 +43,8 @@ pub(crate) struct Freshness {
 pub(crate) struct Shown<T> {
     pub(crate) found: T,
     pub(crate) token: Option<String>,
+    /// Set where Redis answers while Postgres is away: what it has may be that old.
+    pub(crate) age: Option<Duration>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,6 +53,8 @@ pub(crate) enum ReadError {
     NotYet { token: Option<String> },
     #[error("too many requests wait for the views")]
     TooManyWaiters,
+    #[error("too many queries are under way")]
+    Busy { server: &'static str },
     #[error("neither Redis nor Postgres gave an answer")]
     Unavailable,
 }
@@ -82,14 +86,16 @@ impl Reads {
             match self.cache.row(&incarnation, view, key).await {
                 Ok(Hit::Row(row)) => {
                     self.metrics.read(view, Origin::Redis);
-                    return Ok(Shown { found: Some(row), token });
+                    return Ok(Shown { found: Some(row), token, age: self.positions.age() });
                 }
                 Ok(Hit::Absent) => {
                     self.metrics.read(view, Origin::Redis);
-                    return Ok(Shown { found: None, token });
+                    return Ok(Shown { found: None, token, age: self.positions.age() });
                 }
                 Ok(Hit::Miss) => {}
                 Ok(Hit::OtherIncarnation) => self.positions.doubt_cache(),
+                // To send them all to Postgres would only move the crowd.
+                Err(CacheError::Busy(_)) => return Err(self.refused(ReadError::Busy { server: "redis" })),
                 Err(error) => {
                     tracing::debug!(error = %error, "a read from Redis failed");
                     self.positions.doubt_cache();
@@ -98,9 +104,10 @@ impl Reads {
         }
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         for _ in 0..MAX_LOADS {
-            let loaded = self.load(view, key).await?;
+            let loaded = self.load(view, key).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
-                return Ok(Shown { found: loaded.found.clone(), token: token_of(log, &loaded.offsets, scope) });
+                let token = token_of(log, &loaded.offsets, scope);
+                return Ok(Shown { found: loaded.found.clone(), token, age: None });
             }
         }
         Err(ReadError::NotYet { token: self.positions.shown(view) })
@@ -114,9 +121,9 @@ impl Reads {
         fresh: &Freshness,
     ) -> Result<Shown<Vec<(String, String)>>, ReadError> {
         self.reach(view, Scope::All, fresh).await?;
-        let loaded = self.store.page(view, query).await.map_err(unavailable)?;
+        let loaded = self.store.page(view, query).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(view, Origin::Postgres);
-        Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found })
+        Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found, age: None })
     }
 
     pub(crate) async fn history(
@@ -128,9 +135,9 @@ impl Reads {
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         let scope = Scope::One(partition);
         self.reach(FEEDS.len() - 1, scope, fresh).await?;
-        let loaded = self.store.history(aggregate, after, limit).await.map_err(unavailable)?;
+        let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FEEDS.len() - 1, Origin::Postgres);
-        Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found })
+        Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
     }
 
     async fn reach(&self, feed: usize, scope: Scope, fresh: &Freshness) -> Result<Place, ReadError> {
@@ -143,6 +150,14 @@ impl Reads {
             Err(NotReached::Behind { token }) => Err(ReadError::NotYet { token }),
             Err(NotReached::TooManyWaiters) => Err(ReadError::TooManyWaiters),
         }
+    }
+
+    /// Counts it.
+    fn refused(&self, error: ReadError) -> ReadError {
+        if let ReadError::Busy { server } = error {
+            self.metrics.refused(server);
+        }
+        error
     }
 
     /// Joins the load of this row that is in flight, or begins one, which goes on if the request is given up.
@@ -171,7 +186,7 @@ impl Reads {
         let cache = self.positions.cache();
         let loaded = self.store.row(view, key).await;
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&(view, key.to_owned()));
-        let loaded = loaded.map_err(unavailable)?;
+        let loaded = loaded.map_err(failed)?;
         if let Some(cached) = cache {
             let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
@@ -191,7 +206,10 @@ fn token_of(log: Log, offsets: &[i64], scope: Scope) -> Option<String> {
     }
 }
 
-fn unavailable(error: StoreError) -> ReadError {
+fn failed(error: StoreError) -> ReadError {
+    if let StoreError::Busy(_) = error {
+        return ReadError::Busy { server: "postgres" };
+    }
     tracing::debug!(error = %error, "a read from Postgres failed");
     ReadError::Unavailable
 }

@@ -17,12 +17,15 @@ use schemas::cache::{
 };
 use schemas::views::FEEDS;
 
+use crate::gate::{Busy, Gate};
 use crate::positions::Positions;
 use crate::reads::Row;
 
 /// Between looks at Redis without news: it notices a subscription that died silently.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// For a turn to ask, where too many do.
+const TURN_WITHIN: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Cheap to clone.
@@ -30,12 +33,15 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Cache {
     client: Client,
     connection: ConnectionManager,
+    gate: Arc<Gate>,
     keys: Arc<Keys>,
     put_newer: Arc<Script>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
+    #[error("Redis has too much to do")]
+    Busy(#[from] Busy),
     #[error("Redis did not do what was asked")]
     Call(#[from] RedisError),
     #[error("Redis did not answer in time")]
@@ -58,10 +64,11 @@ pub(crate) enum Hit {
 }
 
 impl Cache {
-    pub(crate) fn connect(url: &Secret, prefix: &str) -> anyhow::Result<Self> {
+    pub(crate) fn connect(url: &Secret, prefix: &str, calls: usize) -> anyhow::Result<Self> {
         Ok(Self {
             client: Client::open(url.expose())?,
             connection: chassis::redis::connect(url)?,
+            gate: Arc::new(Gate::new(calls, calls, TURN_WITHIN)),
             keys: Arc::new(Keys::new(prefix)),
             put_newer: Arc::new(Script::new(PUT_NEWER)),
         })
@@ -69,6 +76,7 @@ impl Cache {
 
     /// One round trip: the row, and whether its incarnation is still the live one.
     pub(crate) async fn row(&self, incarnation: &str, feed: usize, key: &str) -> Result<Hit, CacheError> {
+        let _place = self.gate.enter().await?;
         let mut connection = self.connection.clone();
         let (live, value): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
             .arg(self.keys.live())
@@ -90,7 +98,7 @@ impl Cache {
     }
 
     /// Puts what Postgres gave, a row or its absence, unless Redis has a newer one, or it is too late to be sure of
-    /// that.
+    /// that, or too many ask Redis just now.
     ///
     /// `clock`: Redis's own, from before the row was read.
     pub(crate) async fn fill(
@@ -101,6 +109,7 @@ impl Cache {
         key: &str,
         row: Option<&Row>,
     ) -> Result<(), CacheError> {
+        let _place = self.gate.try_enter()?;
         let begun = clock.0 + u64::try_from(clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (version, body, ttl_secs) =
             row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));

@@ -154,6 +154,13 @@ impl Shop {
         Service::query_api(&self.env([])).await
     }
 
+    /// One that is told more than the others.
+    pub(crate) async fn query_api_with(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Service {
+        let service = Service::query_api(&self.env(more)).await;
+        service.wait_ready().await;
+        service
+    }
+
     /// One statement, whose first column of its first row is a number or nothing.
     pub(crate) async fn sql(&self, statement: &str) -> Option<i64> {
         let (client, connection) = tokio_postgres::connect(&self.postgres_url, NoTls).await.unwrap();

@@ -3,9 +3,10 @@
 use redis::aio::MultiplexedConnection;
 use schemas::cache::{ABSENT, ABSENT_TTL_SECS, PUT_NEWER, ROW_TTL_SECS, value};
 use serde_json::{Value, json};
+use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::fixture::{Client, Service, Shop, eventually};
+use crate::fixture::{Answer, Client, Proxy, Service, Shop, eventually};
 
 fn record() -> Value {
     json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
@@ -25,6 +26,11 @@ async fn metric(service: &Service, name: &str) -> u64 {
     let text = service.admin_client().get("/metrics").await.text;
     let line = text.lines().find(|line| line.starts_with(name));
     line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+}
+
+async fn shown(queries: &Client, id: &str, token: &str) -> Answer {
+    let headers = [("consistency-token", token), ("prefer", "wait=10")];
+    queries.get_with(&format!("/v1/products/{id}"), &headers).await
 }
 
 /// Registers a product and gives its token.
@@ -100,4 +106,97 @@ async fn an_absence_takes_no_rows_place_and_a_row_takes_an_absences() {
     let (_, standing, ttl) = put(0, ABSENT_TTL_SECS, ABSENT, &absence).await;
     assert_eq!(standing, Some(row));
     assert!(ttl > ABSENT_TTL_SECS.cast_signed(), "{ttl}");
+}
+
+#[tokio::test]
+async fn postgres_is_asked_within_a_limit_and_what_is_over_it_is_refused_at_once() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let limits = [("POSTGRES_CONNECTIONS", "2"), ("POSTGRES_QUEUE", "3"), ("POSTGRES_QUEUE_MS", "60000")];
+    let query_api = shop.query_api_with(limits.map(|(name, value)| (name, value.to_owned()))).await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE product_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let asked = |n| {
+        let queries = queries.clone();
+        tokio::spawn(async move { queries.get(&format!("/v1/products/stranger-{n}")).await })
+    };
+    let first: Vec<_> = (0..5).map(asked).collect();
+    eventually("five queries are under way or wait", async || (reads(&query_api, "postgres").await == 5).then_some(()))
+        .await;
+    for n in 5..30 {
+        let refused = queries.get(&format!("/v1/products/stranger-{n}")).await.problem(503, "overloaded", "");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    assert_eq!(metric(&query_api, "stampede_reads_refused_total{server=\"postgres\"}").await, 25);
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200, "Redis answers all the while");
+    client.batch_execute("COMMIT").await.unwrap();
+    for answer in first {
+        answer.await.unwrap().problem(404, "not-found", "");
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_query_that_waited_long_enough_for_its_turn_is_refused() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let limits = [("POSTGRES_CONNECTIONS", "1"), ("POSTGRES_QUEUE", "100"), ("POSTGRES_QUEUE_MS", "50")];
+    let query_api = shop.query_api_with(limits.map(|(name, value)| (name, value.to_owned()))).await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE product_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let answers =
+        futures_util::future::join_all((0..20).map(async |n| queries.get(&format!("/v1/products/stranger-{n}")).await));
+    let refused = |answers: Vec<Answer>| answers.iter().filter(|answer| answer.status == 503).count();
+    // The one that was inside is refused by Postgres, which waits for no lock as long as that.
+    assert_eq!(refused(answers.await), 20);
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn without_postgres_what_redis_has_is_served_and_told_its_age() {
+    let mut shop = Shop::with_views(2).await;
+    let (command_api, projector) = (shop.command_api().await, shop.projector().await);
+    let postgres = Proxy::in_url(&mut shop.postgres_url).await;
+    let redis = Proxy::in_url(&mut shop.redis_url).await;
+    postgres.restore().await;
+    redis.restore().await;
+    let query_api = shop.query_api().await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.header("age"), None);
+
+    // Postgres is away for the query service alone: Redis's news still tell that the views move.
+    postgres.cut().await;
+    let token = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
+    let answer = shown(&queries, "cd", &token).await;
+    assert_eq!((answer.status.as_u16(), answer.header("age")), (200, None), "a token that Redis has reached");
+    projector.stop().await;
+    let aged = eventually("nothing was heard of the views for a while", async || {
+        Some(queries.get("/v1/products/cd").await).filter(|answer| answer.header("age").is_some())
+    });
+    let aged = aged.await;
+    assert_eq!((aged.json()["data"]["price_cents"].clone(), aged.token()), (json!(7), token.clone()));
+    assert!(aged.header("age").unwrap().parse::<u64>().unwrap() >= 5, "{aged:?}");
+    queries.get("/v1/products/stranger").await.problem(503, "unavailable", "");
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    redis.cut().await;
+    queries.get("/v1/products/cd").await.problem(503, "unavailable", "");
+    postgres.restore().await;
+    let answer = eventually("Postgres answers again", async || {
+        Some(shown(&queries, "cd", &token).await).filter(|answer| answer.status == 200)
+    });
+    assert_eq!(answer.await.header("age"), None);
 }
