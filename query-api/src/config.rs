@@ -18,7 +18,7 @@ pub struct Config {
     pub postgres_queue_wait: Duration,
     /// `REDIS_URL`.
     pub redis_url: Secret,
-    /// `REDIS_CALLS`, default 2,048: reads under way at a time; the same number more wait for up to half a second.
+    /// `REDIS_CALLS`, default 2,048: reads under way at a time; more wait for up to two seconds.
     pub redis_calls: usize,
     /// `REDIS_PREFIX`, default `st`: what the names of all keys begin with.
     pub redis_prefix: String,

@@ -3,10 +3,11 @@
 //! Invariant: an answer names only what it is sure to show: positions known before its read was sent, or read in
 //! the same statement.
 //!
-//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time.
+//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
+//! moment, except by a token that the last answer does not show.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,10 @@ use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
 use crate::postgres::{JournalEvent, Loaded, PageQuery, Store, StoreError};
 use crate::redis::{Cache, CacheError, Hit};
+
+/// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
+/// there begins no other. It answers no token that it does not show.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// A load that ends right after a request's token was reached may still have begun before; the next one did not.
 const MAX_LOADS: usize = 3;
@@ -59,6 +64,7 @@ pub(crate) enum ReadError {
     Unavailable,
 }
 
+type Flights = HashMap<(usize, String), Flight>;
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
 
 /// Shared by all requests.
@@ -67,8 +73,8 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    /// Loads of single rows that have not ended.
-    flights: Mutex<HashMap<(usize, String), Flight>>,
+    /// Loads of single rows that have not ended, or just now.
+    flights: Mutex<Flights>,
 }
 
 impl Reads {
@@ -104,7 +110,7 @@ impl Reads {
         }
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         for _ in 0..MAX_LOADS {
-            let loaded = self.load(view, key).await.map_err(|error| self.refused(error))?;
+            let loaded = self.load(view, key, wanted).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
                 let token = token_of(log, &loaded.offsets, scope);
                 return Ok(Shown { found: loaded.found.clone(), token, age: None });
@@ -160,33 +166,46 @@ impl Reads {
         error
     }
 
-    /// Joins the load of this row that is in flight, or begins one, which goes on if the request is given up.
-    fn load(self: &Arc<Self>, view: usize, key: &str) -> Flight {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
+    /// is given up.
+    fn load(self: &Arc<Self>, view: usize, key: &str, wanted: Option<&Token>) -> Flight {
+        let mut flights = self.flights();
         let place = (view, key.to_owned());
-        // One that ended and is still here panicked.
-        if let Some(flight) = flights.get(&place).filter(|flight| flight.peek().is_none()) {
+        let is_enough = |flight: &&Flight| match flight.peek() {
+            None => true,
+            Some(Ok(loaded)) => wanted.is_none_or(|token| covers(&loaded.offsets, token)),
+            Some(Err(_)) => false,
+        };
+        if let Some(flight) = flights.get(&place).filter(is_enough) {
             self.metrics.read(view, Origin::Joined);
             return flight.clone();
         }
         self.metrics.read(view, Origin::Postgres);
-        let reads = self.clone();
-        let task = tokio::spawn({
-            let (view, key) = place.clone();
-            async move { reads.load_alone(view, &key).await }
-        });
+        let (reads, (view, key)) = (self.clone(), place.clone());
+        let task = tokio::spawn(async move { reads.load_alone(view, &key).await });
         // A task that panicked is an outage of this row, not of its readers.
         let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
-        flights.insert(place, flight.clone());
+        flights.insert(place.clone(), flight.clone());
+        tokio::spawn(self.clone().end_of_load(place, flight.clone()));
         flight
+    }
+
+    /// Nobody joins it any more.
+    async fn end_of_load(self: Arc<Self>, place: (usize, String), flight: Flight) {
+        if flight.clone().await.is_ok() {
+            tokio::time::sleep(LINGER).await;
+        }
+        let mut flights = self.flights();
+        // A later one may have taken its place.
+        if flights.get(&place).is_some_and(|standing| standing.ptr_eq(&flight)) {
+            flights.remove(&place);
+        }
     }
 
     async fn load_alone(&self, view: usize, key: &str) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         // From before the read: a fill that arrives long after may be older than what was there since.
         let cache = self.positions.cache();
-        let loaded = self.store.row(view, key).await;
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&(view, key.to_owned()));
-        let loaded = loaded.map_err(failed)?;
+        let loaded = self.store.row(view, key).await.map_err(failed)?;
         if let Some(cached) = cache {
             let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
@@ -196,6 +215,10 @@ impl Reads {
             });
         }
         Ok(Arc::new(loaded))
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -24,8 +24,12 @@ use crate::reads::Row;
 /// Between looks at Redis without news: it notices a subscription that died silently.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
-/// For a turn to ask, where too many do.
-const TURN_WITHIN: Duration = Duration::from_millis(500);
+/// For a turn to ask, where many do.
+const TURN_WITHIN: Duration = Duration::from_secs(2);
+/// That wait for their turn: one for each connection that the server takes.
+const MAX_QUEUE: usize = chassis::http::MAX_CONNECTIONS;
+/// Under way at a time, apart from the reads: each spares many of them.
+const MAX_FILLS: usize = 256;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Cheap to clone.
@@ -33,7 +37,8 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Cache {
     client: Client,
     connection: ConnectionManager,
-    gate: Arc<Gate>,
+    reads: Arc<Gate>,
+    fills: Arc<Gate>,
     keys: Arc<Keys>,
     put_newer: Arc<Script>,
 }
@@ -68,7 +73,8 @@ impl Cache {
         Ok(Self {
             client: Client::open(url.expose())?,
             connection: chassis::redis::connect(url)?,
-            gate: Arc::new(Gate::new(calls, calls, TURN_WITHIN)),
+            reads: Arc::new(Gate::new(calls, MAX_QUEUE, TURN_WITHIN)),
+            fills: Arc::new(Gate::new(MAX_FILLS, 0, Duration::ZERO)),
             keys: Arc::new(Keys::new(prefix)),
             put_newer: Arc::new(Script::new(PUT_NEWER)),
         })
@@ -76,7 +82,7 @@ impl Cache {
 
     /// One round trip: the row, and whether its incarnation is still the live one.
     pub(crate) async fn row(&self, incarnation: &str, feed: usize, key: &str) -> Result<Hit, CacheError> {
-        let _place = self.gate.enter().await?;
+        let _place = self.reads.enter().await?;
         let mut connection = self.connection.clone();
         let (live, value): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
             .arg(self.keys.live())
@@ -98,7 +104,7 @@ impl Cache {
     }
 
     /// Puts what Postgres gave, a row or its absence, unless Redis has a newer one, or it is too late to be sure of
-    /// that, or too many ask Redis just now.
+    /// that, or too many do just now.
     ///
     /// `clock`: Redis's own, from before the row was read.
     pub(crate) async fn fill(
@@ -109,7 +115,7 @@ impl Cache {
         key: &str,
         row: Option<&Row>,
     ) -> Result<(), CacheError> {
-        let _place = self.gate.try_enter()?;
+        let _place = self.fills.try_enter()?;
         let begun = clock.0 + u64::try_from(clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (version, body, ttl_secs) =
             row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));

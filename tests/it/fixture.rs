@@ -1,8 +1,10 @@
 //! What every test stands on: a shop with a topic, a database and a Redis prefix of its own, on shared servers.
 
+mod crowd;
 mod http;
 mod load;
 mod log;
+mod process;
 mod proxy;
 mod service;
 
@@ -14,9 +16,11 @@ use chassis::kafka::KafkaSettings;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
+pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
 pub(crate) use load::{Load, prove};
 pub(crate) use log::{append, read_log, read_log_of};
+pub(crate) use process::QueryProcess;
 pub(crate) use proxy::Proxy;
 pub(crate) use service::Service;
 

@@ -3,10 +3,11 @@
 use redis::aio::MultiplexedConnection;
 use schemas::cache::{ABSENT, ABSENT_TTL_SECS, PUT_NEWER, ROW_TTL_SECS, value};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::fixture::{Answer, Client, Proxy, Service, Shop, eventually};
+use crate::fixture::{Answer, Client, Crowd, Proxy, QueryProcess, Service, Shop, crowd_size, eventually};
 
 fn record() -> Value {
     json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
@@ -18,12 +19,16 @@ async fn redis_of(shop: &Shop) -> MultiplexedConnection {
 
 /// Reads of `product` that were answered by `origin` so far.
 async fn reads(service: &Service, origin: &str) -> u64 {
-    metric(service, &format!("stampede_reads_total{{origin=\"{origin}\",view=\"product\"}}")).await
+    metric(&service.admin_client(), &reads_by(origin)).await
+}
+
+fn reads_by(origin: &str) -> String {
+    format!("stampede_reads_total{{origin=\"{origin}\",view=\"product\"}}")
 }
 
 /// 0 where there is none.
-async fn metric(service: &Service, name: &str) -> u64 {
-    let text = service.admin_client().get("/metrics").await.text;
+async fn metric(admin: &Client, name: &str) -> u64 {
+    let text = admin.get("/metrics").await.text;
     let line = text.lines().find(|line| line.starts_with(name));
     line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
 }
@@ -132,7 +137,7 @@ async fn postgres_is_asked_within_a_limit_and_what_is_over_it_is_refused_at_once
         let refused = queries.get(&format!("/v1/products/stranger-{n}")).await.problem(503, "overloaded", "");
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
-    assert_eq!(metric(&query_api, "stampede_reads_refused_total{server=\"postgres\"}").await, 25);
+    assert_eq!(metric(&query_api.admin_client(), "stampede_reads_refused_total{server=\"postgres\"}").await, 25);
     assert_eq!(shown(&queries, "cd", &token).await.status, 200, "Redis answers all the while");
     client.batch_execute("COMMIT").await.unwrap();
     for answer in first {
@@ -199,4 +204,76 @@ async fn without_postgres_what_redis_has_is_served_and_told_its_age() {
         Some(shown(&queries, "cd", &token).await).filter(|answer| answer.status == 200)
     });
     assert_eq!(answer.await.header("age"), None);
+}
+
+/// Each crowd has the machine to itself.
+static CROWDED: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_queries_to_postgres() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let (_turn, crowd_size) = (CROWDED.lock().await, crowd_size(10_000));
+    let query_api = QueryProcess::start(&shop).await;
+    let queries = Client::new(&format!("http://{}", query_api.addr));
+    let token = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    // One connection is the client's own.
+    let request = "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+    let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, request).await;
+    let mut redis = redis_of(&shop).await;
+    let rows = format!("{}:*:product:cd", shop.prefix);
+    let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
+    let before = metric(&query_api.admin, &reads_by("postgres")).await;
+    redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
+    crowd.ask().await;
+    let statuses = crowd.statuses().await;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(
+        served > crowd_size / 2 && statuses.iter().all(|status| [200, 503].contains(status)),
+        "{served} were served"
+    );
+    let queries = metric(&query_api.admin, &reads_by("postgres")).await - before;
+    let joined = metric(&query_api.admin, &reads_by("joined")).await;
+    println!("{} requests at once, {served} served: {queries} to Postgres, {joined} joined one", statuses.len());
+    // One, and ten a second for as long as Redis is too busy to take the row: by this machine.
+    assert!((1..=30).contains(&queries), "{queries}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let (_turn, crowd_size) = (CROWDED.lock().await, crowd_size(10_000));
+    let query_api = QueryProcess::start(&shop).await;
+    let queries = Client::new(&format!("http://{}", query_api.addr));
+    let token = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    let (partition, offset) = token.rsplit_once('-').unwrap();
+    let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
+    let request = format!(
+        "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nPrefer: wait=10\r\n\
+         Consistency-Token: {ahead}\r\n\r\n"
+    );
+    let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, &request).await;
+    let connected = query_api.resident_kib();
+    crowd.ask().await;
+    eventually("all wait", async || {
+        let waiters = metric(&query_api.admin, "stampede_token_waiters").await;
+        (waiters == u64::try_from(crowd_size - 1).unwrap()).then_some(())
+    })
+    .await;
+    let waiting = query_api.resident_kib();
+    command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await;
+    let statuses = crowd.statuses().await;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(
+        served > crowd_size / 2 && statuses.iter().all(|status| [200, 503].contains(status)),
+        "{served} were served"
+    );
+    println!("{} that wait, {served} served: from {connected} to {waiting} KiB", statuses.len());
+    // A connection's buffers included, which are made when it is first read from.
+    assert!(waiting - connected < 20 * u64::try_from(crowd_size).unwrap(), "from {connected} to {waiting} KiB");
 }

@@ -56,6 +56,31 @@ async fn a_wait_ends_with_the_news_that_reach_its_token() {
 }
 
 #[tokio::test]
+async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
+    let positions = Arc::new(positions());
+    know_cache(&positions, "a", 5);
+    let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
+    let waits = tokio::spawn({
+        let positions = positions.clone();
+        async move { positions.reach(PRODUCT, Scope::All, &both, SOON).await }
+    });
+    positions.someone_waits().await;
+    // Either place has one half: neither shows the token.
+    positions.advance_cache("a", applied(0, 7));
+    positions.advance_store(applied(1, 4));
+    tokio::task::yield_now().await;
+    assert!(!waits.is_finished());
+    // Redis begins again, further behind, and gets there.
+    positions.lose_cache();
+    know_cache(&positions, "b", 6);
+    positions.advance_cache("b", applied(1, 9));
+    tokio::task::yield_now().await;
+    assert!(!waits.is_finished());
+    positions.advance_cache("b", applied(0, 8));
+    assert_eq!(waits.await.unwrap(), Ok(cache("b", "0-8,1-9")));
+}
+
+#[tokio::test]
 async fn another_incarnation_is_read_before_it_is_believed() {
     let positions = positions();
     know_cache(&positions, "a", 5);
@@ -71,10 +96,10 @@ async fn another_incarnation_is_read_before_it_is_believed() {
 #[test]
 fn positions_never_go_back_and_strangers_are_passed_over() {
     let mut offsets = Offsets::none(2);
-    assert!(offsets.advance(applied(0, 3)));
-    assert!(!offsets.advance(applied(0, 2)));
-    assert!(!offsets.advance(applied(2, 9)));
-    assert!(!offsets.advance([Applied { view: "of another build", partition: 0, offset: 9 }]));
+    assert_eq!(offsets.advance(applied(0, 3)), [(PRODUCT, 0, 3)]);
+    assert_eq!(offsets.advance(applied(0, 2)), []);
+    assert_eq!(offsets.advance(applied(2, 9)), []);
+    assert_eq!(offsets.advance([Applied { view: "of another build", partition: 0, offset: 9 }]), []);
     assert_eq!(offsets.of(PRODUCT), [3, NOTHING]);
 }
 
