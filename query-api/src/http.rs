@@ -1,6 +1,7 @@
 //! The routes, made from the catalogue of views.
 
 mod answers;
+mod caching;
 mod history;
 mod request;
 mod rows;
@@ -48,6 +49,7 @@ pub(crate) fn router(reads: Arc<Reads>) -> Router {
         .method_not_allowed_fallback(async || {
             answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "queries are GET or HEAD"))
         })
+        .layer(middleware::from_fn(caching::state))
         .layer(middleware::from_fn_with_state(reads.clone(), measure))
         .with_state(reads)
 }

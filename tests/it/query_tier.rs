@@ -8,6 +8,7 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 use crate::fixture::{Answer, Client, Crowd, Proxy, QueryProcess, Service, Shop, crowd_size, eventually};
+use crate::stack::Stack;
 
 fn record() -> Value {
     json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
@@ -276,4 +277,69 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
     println!("{} that wait, {served} served: from {connected} to {waiting} KiB", statuses.len());
     // A connection's buffers included, which are made when it is first read from.
     assert!(waiting - connected < 20 * u64::try_from(crowd_size).unwrap(), "from {connected} to {waiting} KiB");
+}
+
+#[tokio::test]
+async fn who_may_keep_an_answer_is_said_with_every_answer() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let queries = query_api.client();
+    let token = register(&command_api.client(), "cd").await;
+    let shared = "public, max-age=0, s-maxage=1, stale-while-revalidate=1";
+    assert_eq!(shown(&queries, "cd", &token).await.header("cache-control"), Some("private, no-cache"));
+    let stated = async |path: &str, headers: &[(&str, &str)]| {
+        let answer = queries.get_with(path, headers).await;
+        assert_eq!(answer.header("vary"), Some("Consistency-Token, Prefer"), "{answer:?}");
+        (answer.status.as_u16(), answer.header("cache-control").unwrap().to_owned())
+    };
+    for path in ["/v1/products/cd", "/v1/views/product", "/v1/revenue", "/v1/products/cd/history", "/v1/views"] {
+        assert_eq!(stated(path, &[]).await, (200, shared.to_owned()), "{path}");
+        assert_eq!(stated(path, &[("prefer", "wait=1")]).await, (200, "private, no-cache".to_owned()), "{path}");
+    }
+    assert_eq!(stated("/v1/products/none", &[]).await, (404, shared.to_owned()));
+    assert_eq!(stated("/v1/products/cd", &[("if-none-match", "\"1\"")]).await, (304, shared.to_owned()));
+    assert_eq!(stated("/v1/products/cd?x=1", &[]).await, (400, "no-store".to_owned()));
+    let ahead = format!("{}999", token);
+    let headers = [("consistency-token", ahead.as_str()), ("prefer", "wait=0.01")];
+    assert_eq!(stated("/v1/products/cd", &headers).await, (503, "no-store".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_command() {
+    let stack = Stack::up_with(&[]).await;
+    let edge = stack.client();
+    let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
+    let mut token = register(&edge, "cd").await;
+    assert_eq!(edge.get("/v1/products/none").await.status, 404);
+
+    let kept = eventually("an answer is kept", async || {
+        Some(edge.get("/v1/products/cd").await).filter(|answer| answer.header("x-cache") == Some("HIT"))
+    });
+    assert_eq!(price(&kept.await), json!(1177));
+    for tags in ["\"1\"", "W/\"1\"", "\"x\", \"1\""] {
+        let not_modified = edge.get_with("/v1/products/cd", &[("if-none-match", tags)]).await;
+        assert_eq!((not_modified.status.as_u16(), not_modified.header("etag")), (304, Some("\"1\"")), "{tags}");
+    }
+    for round in 1..=20 {
+        edge.get("/v1/products/cd").await.json();
+        let reprice = json!({ "price_cents": round });
+        token = edge.post("/v1/products/cd/reprice", reprice).await.accepted(&["product.repriced.v1"]).token();
+        let own = shown(&edge, "cd", &token).await;
+        assert_eq!((price(&own), own.header("x-cache")), (json!(round), Some("BYPASS")));
+    }
+    let headers = [("consistency-token", token.as_str()), ("if-none-match", "\"21\"")];
+    assert_eq!(edge.get_with("/v1/products/cd", &headers).await.status, 304);
+    let asked = std::time::Instant::now();
+    eventually("everybody sees it", async || (price(&edge.get("/v1/products/cd").await) == json!(20)).then_some(()))
+        .await;
+    println!("seen without a token after {:?}", asked.elapsed());
+
+    // What was not there is there at once for who made it, and soon for everybody.
+    let token = register(&edge, "none").await;
+    assert_eq!(shown(&edge, "none", &token).await.status, 200);
+    eventually("everybody sees it", async || (edge.get("/v1/products/none").await.status == 200).then_some(())).await;
+    // A condition of a command is the command's own.
+    let only_new = [("if-none-match", "*")];
+    assert_eq!(edge.post_with("/v1/products/cd/register", &only_new, record()).await.status, 412);
 }

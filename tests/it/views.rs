@@ -159,7 +159,7 @@ async fn what_a_client_has_already_is_not_sent_again() {
         assert_eq!((answer.header("etag"), answer.token()), (Some("\"1\""), token.clone()));
     }
     let answer = whole.queries.get_with("/v1/products/cd", &[("if-none-match", "\"2\"")]).await;
-    assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, Some("no-cache")));
+    assert_eq!(answer.status, 200);
     let head = whole.queries.head("/v1/products/cd").await;
     assert_eq!((head.status.as_u16(), head.text.as_str()), (200, ""));
     assert_eq!(head.header("content-length"), answer.header("content-length"));

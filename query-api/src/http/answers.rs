@@ -15,8 +15,6 @@ use crate::reads::{ReadError, Row};
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
-/// Kept where it likes, but asked about each time: a view has a new version at any moment.
-const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
@@ -47,7 +45,6 @@ pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked:
         if asked.has(row.version) { StatusCode::NOT_MODIFIED.into_response() } else { json(row.body, JSON) };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, etag);
-    headers.insert(header::CACHE_CONTROL, NO_CACHE);
     put_token(headers, token);
     put_age(headers, age);
     response
@@ -56,7 +53,6 @@ pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked:
 /// Nothing has that name, as far as the token knows.
 pub(super) fn no_row(detail: String, token: Option<String>, age: Option<Duration>) -> Response {
     let mut response = problem(&Problem::new(ProblemKind::NotFound, detail));
-    response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
     put_token(response.headers_mut(), token);
     put_age(response.headers_mut(), age);
     response
@@ -76,7 +72,6 @@ pub(super) fn events(body: Vec<u8>, token: Option<String>, next: Option<String>)
 }
 
 fn of_many(mut response: Response, token: Option<String>) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
     put_token(response.headers_mut(), token);
     response
 }
