@@ -41,6 +41,8 @@ use redis::Cache;
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(50);
 /// While nobody does: answers tell how long ago the last one was.
 const IDLE_CHECKPOINTS_EVERY: Duration = Duration::from_secs(1);
+/// Between looks at the replicas: one that failed is left alone until the next.
+const REPLICAS_EVERY: Duration = Duration::from_secs(2);
 const LOG_RETRY: Duration = Duration::from_millis(250);
 
 /// A service that is bound and serves nothing yet.
@@ -66,7 +68,7 @@ impl App {
             queue: config.postgres_queue,
             wait: config.postgres_queue_wait,
         };
-        let store = Store::connect(&config.postgres_url, limits)?;
+        let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
         let reads = Reads::new(positions, cache, store, metrics);
         let http =
             TcpListener::bind(config.http_addr).await.with_context(|| format!("listen on {}", config.http_addr))?;
@@ -146,7 +148,7 @@ async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, s
         }
     }
     let cache = reads.cache.clone().follow(reads.positions.clone(), redis_seen, shutdown.clone());
-    tokio::join!(cache, follow_checkpoints(&reads, &shutdown));
+    tokio::join!(cache, follow_checkpoints(&reads, &shutdown), follow_replicas(&reads, &shutdown));
 }
 
 async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
@@ -161,6 +163,16 @@ async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
                 // Its end is as good as somebody's waiting.
                 let _ = tokio::time::timeout(IDLE_CHECKPOINTS_EVERY, reads.positions.someone_waits()).await;
             } => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+async fn follow_replicas(reads: &Reads, shutdown: &Shutdown) {
+    while let (Some(log), false) = (reads.positions.log(), shutdown.is_requested()) {
+        reads.store.look_at_replicas(log).await;
+        tokio::select! {
+            () = tokio::time::sleep(REPLICAS_EVERY) => {}
             () = shutdown.requested() => {}
         }
     }

@@ -28,6 +28,8 @@ pub(crate) struct Metrics {
 pub(crate) enum Origin {
     Redis,
     Postgres,
+    /// A replica was asked first.
+    Replica,
     /// A read of Postgres that another request had begun.
     Joined,
 }
@@ -66,6 +68,7 @@ impl Metrics {
         let origin = match origin {
             Origin::Redis => "redis",
             Origin::Postgres => "postgres",
+            Origin::Replica => "replica",
             Origin::Joined => "joined",
         };
         self.reads.add(1, &[KeyValue::new("view", FEEDS[feed]), KeyValue::new("origin", origin)]);

@@ -4,12 +4,11 @@
 //! it came from.
 
 mod server;
+mod replicas;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use schemas::cache::Applied;
-use schemas::tables::nonce_from_sql;
-use schemas::token::LogId;
 use schemas::views::{FEEDS, JOURNAL, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
 
@@ -17,10 +16,12 @@ pub(crate) use server::{Limits, StoreError};
 
 use crate::positions::Log;
 use crate::reads::Row;
+use replicas::Replicas;
 use server::{Param, Server};
 
 pub(crate) struct Store {
     primary: Server,
+    replicas: Replicas,
     row_sql: [String; VIEWS.len()],
     page_sql: [String; VIEWS.len()],
 }
@@ -30,6 +31,16 @@ pub(crate) struct Store {
 pub(crate) struct Loaded<T> {
     pub(crate) found: T,
     pub(crate) offsets: Vec<i64>,
+    /// Whether a replica gave it, which may be behind.
+    pub(crate) is_copy: bool,
+}
+
+/// Which servers may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    /// A replica, or the primary where none can.
+    Any,
+    Primary,
 }
 
 /// Which rows of a view, by key.
@@ -57,38 +68,40 @@ pub(crate) struct JournalEvent {
 
 impl Store {
     /// Postgres need not be there.
-    pub(crate) fn connect(url: &Secret, limits: Limits) -> Result<Self, PostgresError> {
+    pub(crate) fn connect(url: &Secret, replicas: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
         let of_views = |sql: &str| VIEWS.map(|view: &View| sql.replace("{relation}", view.relation));
         Ok(Self {
             primary: Server::connect(url, limits)?,
+            replicas: Replicas::connect(replicas, limits)?,
             row_sql: of_views(include_str!("postgres/row.sql")),
             page_sql: of_views(include_str!("postgres/page.sql")),
         })
     }
 
-    pub(crate) async fn row(&self, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
-        let rows = self.primary.query(&self.row_sql[view], &[&FEEDS[view], &key]).await?;
+    pub(crate) async fn row(&self, side: Side, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
+        let (rows, is_copy) = self.query(side, &self.row_sql[view], &[&FEEDS[view], &key]).await?;
         let row = rows.first().and_then(|row| {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
             Some(Row { version, body: row_body(key, version, row.get(2)).into() })
         });
-        Ok(Loaded { found: row, offsets: offsets(&rows) })
+        Ok(Loaded { found: row, offsets: offsets(&rows), is_copy })
     }
 
     /// Keys and bodies.
     pub(crate) async fn page(
         &self,
+        side: Side,
         view: usize,
         query: &PageQuery,
     ) -> Result<Loaded<Vec<(String, String)>>, StoreError> {
         let params: [Param<'_>; 5] = [&FEEDS[view], &query.after, &query.from, &query.to, &query.limit];
-        let rows = self.primary.query(&self.page_sql[view], &params).await?;
+        let (rows, is_copy) = self.query(side, &self.page_sql[view], &params).await?;
         let found = rows.iter().filter_map(|row| {
             let key: String = row.get::<_, Option<_>>(1)?;
             let body = row_body(&key, row.get::<_, i64>(2).cast_unsigned(), row.get(3));
             Some((key, body))
         });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy })
     }
 
     /// Events after a version.
@@ -113,16 +126,32 @@ impl Store {
                 trace: row.get(9),
             })
         });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy: false })
     }
 
-    /// Beside the limits. `None` until the projector has folded the log's first record.
+    /// See [`Server::log`].
     pub(crate) async fn log(&self) -> Result<Option<Log>, StoreError> {
-        let rows = self.primary.query_apart(include_str!("postgres/log.sql"), &[&JOURNAL]).await?;
-        Ok(rows.first().map(|row| {
-            let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a count of partitions");
-            Log { id: LogId::of_nonce(nonce_from_sql(row.get(0))), partitions }
-        }))
+        self.primary.log().await
+    }
+
+    /// Finds out which replicas may be asked. Until then none is.
+    pub(crate) async fn look_at_replicas(&self, log: Log) {
+        self.replicas.look(log).await;
+    }
+
+    /// Where a read may go that needs not show anything in particular.
+    pub(crate) fn nearest(&self) -> Side {
+        if self.replicas.is_any_usable() { Side::Any } else { Side::Primary }
+    }
+
+    /// And whether a replica answered.
+    async fn query(&self, side: Side, sql: &str, params: &[Param<'_>]) -> Result<(Vec<SqlRow>, bool), StoreError> {
+        if side == Side::Any
+            && let Some(rows) = self.replicas.query(sql, params).await
+        {
+            return Ok((rows, true));
+        }
+        Ok((self.primary.query(sql, params).await?, false))
     }
 
     /// Every checkpoint, beside the limits.

@@ -18,7 +18,7 @@ use schemas::views::FEEDS;
 
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
-use crate::postgres::{JournalEvent, Loaded, PageQuery, Store, StoreError};
+use crate::postgres::{JournalEvent, Loaded, PageQuery, Side, Store, StoreError};
 use crate::redis::{Cache, CacheError, Hit};
 
 /// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
@@ -64,7 +64,9 @@ pub(crate) enum ReadError {
     Unavailable,
 }
 
-type Flights = HashMap<(usize, String), Flight>;
+type Flights = HashMap<Load, Flight>;
+/// View, key, and who may answer.
+type Load = (usize, String, Side);
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
 
 /// Shared by all requests.
@@ -109,8 +111,10 @@ impl Reads {
             }
         }
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        for _ in 0..MAX_LOADS {
-            let loaded = self.load(view, key, wanted).await.map_err(|error| self.refused(error))?;
+        // A replica that is behind the token is not asked twice.
+        let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
+        for side in sides.take(MAX_LOADS) {
+            let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
                 let token = token_of(log, &loaded.offsets, scope);
                 return Ok(Shown { found: loaded.found.clone(), token, age: None });
@@ -127,9 +131,23 @@ impl Reads {
         fresh: &Freshness,
     ) -> Result<Shown<Vec<(String, String)>>, ReadError> {
         self.reach(view, Scope::All, fresh).await?;
-        let loaded = self.store.page(view, query).await.map_err(|error| self.refused(failed(error)))?;
-        self.metrics.read(view, Origin::Postgres);
+        let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
+        let mut loaded = self.page_from(self.store.nearest(), view, query).await?;
+        if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
+            loaded = self.page_from(Side::Primary, view, query).await?;
+        }
         Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found, age: None })
+    }
+
+    async fn page_from(
+        &self,
+        side: Side,
+        view: usize,
+        query: &PageQuery,
+    ) -> Result<Loaded<Vec<(String, String)>>, ReadError> {
+        let loaded = self.store.page(side, view, query).await.map_err(|error| self.refused(failed(error)))?;
+        self.metrics.read(view, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
+        Ok(loaded)
     }
 
     pub(crate) async fn history(
@@ -168,9 +186,9 @@ impl Reads {
 
     /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
     /// is given up.
-    fn load(self: &Arc<Self>, view: usize, key: &str, wanted: Option<&Token>) -> Flight {
+    fn load(self: &Arc<Self>, (view, key, scope): (usize, &str, Scope), side: Side, wanted: Option<&Token>) -> Flight {
         let mut flights = self.flights();
-        let place = (view, key.to_owned());
+        let place = (view, key.to_owned(), side);
         let is_enough = |flight: &&Flight| match flight.peek() {
             None => true,
             Some(Ok(loaded)) => wanted.is_none_or(|token| covers(&loaded.offsets, token)),
@@ -180,9 +198,9 @@ impl Reads {
             self.metrics.read(view, Origin::Joined);
             return flight.clone();
         }
-        self.metrics.read(view, Origin::Postgres);
-        let (reads, (view, key)) = (self.clone(), place.clone());
-        let task = tokio::spawn(async move { reads.load_alone(view, &key).await });
+        self.metrics.read(view, if side == Side::Any { Origin::Replica } else { Origin::Postgres });
+        let (reads, (_, key, _)) = (self.clone(), place.clone());
+        let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), side).await });
         // A task that panicked is an outage of this row, not of its readers.
         let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
         flights.insert(place.clone(), flight.clone());
@@ -191,7 +209,7 @@ impl Reads {
     }
 
     /// Nobody joins it any more.
-    async fn end_of_load(self: Arc<Self>, place: (usize, String), flight: Flight) {
+    async fn end_of_load(self: Arc<Self>, place: Load, flight: Flight) {
         if flight.clone().await.is_ok() {
             tokio::time::sleep(LINGER).await;
         }
@@ -202,11 +220,16 @@ impl Reads {
         }
     }
 
-    async fn load_alone(&self, view: usize, key: &str) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
+    async fn load_alone(
+        &self,
+        (view, key, scope): (usize, &str, Scope),
+        side: Side,
+    ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         // From before the read: a fill that arrives long after may be older than what was there since.
         let cache = self.positions.cache();
-        let loaded = self.store.row(view, key).await.map_err(failed)?;
-        if let Some(cached) = cache {
+        let loaded = self.store.row(side, view, key).await.map_err(failed)?;
+        // What a replica gives may be older than what Redis had: then it would show less than Redis's positions say.
+        if let Some(cached) = cache.filter(|cached| shows(&loaded.offsets, cached.offsets.of(view), scope)) {
             let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
                 if let Err(error) = cache.fill(&cached.incarnation, cached.clock, view, &key, row.as_ref()).await {
@@ -219,6 +242,16 @@ impl Reads {
 
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether what was read shows as much as Redis does.
+fn shows(offsets: &[i64], cached: &[i64], scope: Scope) -> bool {
+    let is_shown =
+        |partition: usize| offsets.get(partition).zip(cached.get(partition)).is_some_and(|(at, to)| at >= to);
+    match scope {
+        Scope::One(partition) => usize::try_from(partition).is_ok_and(is_shown),
+        Scope::All => (0..cached.len()).all(is_shown),
     }
 }
 

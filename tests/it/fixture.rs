@@ -37,7 +37,7 @@ pub(crate) struct Shop {
     pub(crate) topic: String,
     pub(crate) prefix: String,
     pub(crate) partitions: u32,
-    has_tables: bool,
+    pub(crate) has_tables: bool,
 }
 
 impl Shop {

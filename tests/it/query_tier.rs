@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::fixture::{Answer, Client, Crowd, Proxy, QueryProcess, Service, Shop, crowd_size, eventually};
+use crate::fixture::{Answer, Client, Crowd, Proxy, QueryProcess, Service, Shop, crowd_size, eventually, server};
 use crate::stack::Stack;
 
 fn record() -> Value {
@@ -342,4 +342,99 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     // A condition of a command is the command's own.
     let only_new = [("if-none-match", "*")];
     assert_eq!(edge.post_with("/v1/products/cd/register", &only_new, record()).await.status, 412);
+}
+
+/// A replica that stands still: a copy of the shop's database as it is now. Nobody may be connected to it.
+async fn stale_replica(shop: &Shop) -> String {
+    let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
+    let copy = format!("{}_copy", shop.topic);
+    eventually("all have gone", async || {
+        let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", shop.topic);
+        (postgres.sql(&sessions).await == Some(0)).then_some(())
+    })
+    .await;
+    postgres.sql(&format!("CREATE DATABASE {copy} TEMPLATE {}", shop.topic)).await;
+    shop.postgres_url.replace(&shop.topic, &copy)
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_redis() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let old = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&query_api.client(), "cd", &old).await.status, 200);
+    command_api.stop().await;
+    projector.stop().await;
+    query_api.stop().await;
+    let replica = ("POSTGRES_REPLICA_URLS", stale_replica(&shop).await);
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    // One that finds nothing in Redis, ever, and one that does.
+    let apart = shop.query_api_with([replica.clone(), ("REDIS_PREFIX", format!("{}_apart", shop.prefix))]).await;
+    let query_api = shop.query_api_with([replica]).await;
+    let (commands, queries) = (command_api.client(), apart.client());
+    eventually("the replica is asked", async || {
+        assert_eq!(queries.get("/v1/products/cd").await.status, 200);
+        (reads(&apart, "replica").await > 0).then_some(())
+    })
+    .await;
+
+    let mut redis = redis_of(&shop).await;
+    let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
+    for round in 1..=20 {
+        let reprice = json!({ "price_cents": round });
+        let token = commands.post("/v1/products/cd/reprice", reprice).await.token();
+        assert_eq!(price(&shown(&queries, "cd", &token).await), round);
+        let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+        let page = queries.get_with("/v1/views/product", &headers).await;
+        assert_eq!(page.json()["rows"][0]["data"]["price_cents"], round);
+        // Redis is not told what is older than its positions.
+        let rows = format!("{}:*:product:cd", shop.prefix);
+        let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
+        redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
+        query_api.client().get("/v1/products/cd").await.json();
+        assert_eq!(price(&shown(&query_api.client(), "cd", &token).await), round);
+    }
+    // Whoever names nothing may get what is old, and is told how old.
+    let answer = eventually("the replica answers", async || {
+        Some(queries.get("/v1/products/cd").await).filter(|answer| price(answer) == 1177)
+    });
+    assert_eq!(answer.await.token(), old);
+
+    let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
+    postgres.sql(&format!("DROP DATABASE {}_copy WITH (FORCE)", shop.topic)).await;
+    eventually("the primary stands in", async || {
+        let answer = queries.get("/v1/products/cd").await;
+        assert_eq!(answer.status, 200);
+        (price(&answer) == 20).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replica_of_another_log_is_never_asked() {
+    let (shop, other) = (Shop::with_views(2).await, Shop::with_views(2).await);
+    let (command_api, projector) = (other.command_api().await, other.projector().await);
+    let of_other = register(&command_api.client(), "cd").await;
+    let query_api = other.query_api().await;
+    assert_eq!(shown(&query_api.client(), "cd", &of_other).await.status, 200);
+    drop((command_api, projector, query_api));
+
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let token = register(&command_api.client(), "lp").await;
+    let query_api = shop.query_api_with([("POSTGRES_REPLICA_URLS", other.postgres_url.clone())]).await;
+    let queries = query_api.client();
+    assert_eq!(shown(&queries, "lp", &token).await.status, 200);
+    eventually("the replica was looked at", async || {
+        let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", other.topic);
+        let waiting = format!("{sessions} AND application_name = 'query-api' AND state = 'idle'");
+        (other.sql(&waiting).await > Some(0)).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        queries.get("/v1/products/cd").await.problem(404, "not-found", "cd");
+        let page = queries.get("/v1/views/product").await.json();
+        assert_eq!(page["rows"][0]["key"], "lp");
+    }
+    assert_eq!(reads(&query_api, "replica").await, 0);
 }

@@ -5,10 +5,14 @@ use std::time::Duration;
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use deadpool_postgres::{Object, Pool};
+use schemas::tables::nonce_from_sql;
+use schemas::token::LogId;
+use schemas::views::JOURNAL;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::gate::{Busy, Gate};
+use crate::positions::Log;
 
 /// Every statement here looks up a key or walks an index in its order, and stops at its limit. A planner without
 /// statistics, as after a large import, may think that it is better to sum up a whole table first (74 ms a page
@@ -62,6 +66,15 @@ impl Server {
     pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
         let _place = self.gate.enter().await?;
         self.query_apart(sql, params).await
+    }
+
+    /// Beside the limits. `None` until the projector has folded the log's first record.
+    pub(super) async fn log(&self) -> Result<Option<Log>, StoreError> {
+        let rows = self.query_apart(include_str!("log.sql"), &[&JOURNAL]).await?;
+        Ok(rows.first().map(|row| {
+            let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a count of partitions");
+            Log { id: LogId::of_nonce(nonce_from_sql(row.get(0))), partitions }
+        }))
     }
 
     /// Beside the limits; one at a time.
