@@ -169,8 +169,18 @@ impl Positions {
     /// The furthest that is known of any place.
     pub(crate) fn shown(&self, feed: usize) -> Option<String> {
         let state = self.read();
-        let offsets = state.store.as_ref().or(state.cache.as_ref().map(|cached| &cached.offsets))?;
-        token_text(state.log?.id, offsets.of(feed), Scope::All)
+        token_text(state.log?.id, &state.furthest(feed)?, Scope::All)
+    }
+
+    /// How many records some other feed shows that this one does not. How far the log goes is not known here.
+    pub(crate) fn lag(&self, feed: usize) -> Option<u64> {
+        let state = self.read();
+        let feeds: Vec<Vec<i64>> = (0..FEEDS.len()).map(|feed| state.furthest(feed)).collect::<Option<_>>()?;
+        let behind = feeds[feed].iter().enumerate().map(|(partition, at)| {
+            let furthest = feeds.iter().map(|feed| feed[partition]).max().unwrap_or(NOTHING);
+            furthest.abs_diff(*at)
+        });
+        Some(behind.sum())
     }
 
     /// Where to read now.
@@ -324,6 +334,17 @@ impl State {
             (at, feed, *partition, *offset)
         };
         [of_place(At::Cache, self.cache.as_ref().map(|cache| &cache.offsets)), of_place(At::Store, self.store.as_ref())]
+    }
+
+    /// By partition, of both places.
+    fn furthest(&self, feed: usize) -> Option<Vec<i64>> {
+        let of_feed = |offsets: &Offsets| offsets.of(feed).to_vec();
+        let (store, cache) =
+            (self.store.as_ref().map(of_feed), self.cache.as_ref().map(|cache| of_feed(&cache.offsets)));
+        match (store, cache) {
+            (Some(store), Some(cache)) => Some(store.into_iter().zip(cache).map(|(a, b)| a.max(b)).collect()),
+            (store, cache) => store.or(cache),
+        }
     }
 
     /// What any place shows of the partitions that the token names.

@@ -119,3 +119,15 @@ fn an_answers_token_names_what_its_scope_shows() {
     assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::One(2)), Some(format!("{id}.2-0")));
     assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::One(1)), None);
 }
+
+#[test]
+fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
+    let positions = positions();
+    assert_eq!(positions.lag(PRODUCT), None);
+    positions.advance_store(applied(0, 7));
+    positions.advance_store([Applied { view: "journal", partition: 1, offset: 2 }]);
+    know_cache(&positions, "a", 9);
+    assert_eq!(positions.lag(PRODUCT), Some(3));
+    assert_eq!(positions.lag(FEEDS.len() - 1), Some(10));
+    assert_eq!(positions.shown(PRODUCT), Some(format!("{}.0-9", LogId::of_nonce(1))));
+}
