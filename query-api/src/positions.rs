@@ -35,7 +35,7 @@ pub(crate) struct Log {
 
 /// Offsets by partition, by feed in the order of [`FEEDS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offsets(Vec<Vec<i64>>);
+pub(crate) struct Offsets(Vec<Arc<[i64]>>);
 
 /// Redis, as long as it is known to follow the log.
 #[derive(Debug, Clone)]
@@ -63,10 +63,10 @@ pub(crate) enum Scope {
 /// Where a request can be answered from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Redis, in this incarnation, with what it is sure to show.
+    /// Redis, in this incarnation, with what it is sure to show of the feed.
     Cache {
         incarnation: Arc<str>,
-        token: Option<String>,
+        offsets: Arc<[i64]>,
     },
     Store,
 }
@@ -107,7 +107,7 @@ impl Default for Positions {
 
 impl Offsets {
     pub(crate) fn none(partitions: u32) -> Self {
-        Self(vec![vec![NOTHING; to_index(partitions)]; FEEDS.len()])
+        Self(vec![vec![NOTHING; to_index(partitions)].into(); FEEDS.len()])
     }
 
     pub(crate) fn of(&self, feed: usize) -> &[i64] {
@@ -119,9 +119,9 @@ impl Offsets {
         let mut moved = Vec::new();
         for Applied { view, partition, offset } in applied {
             let Some(feed) = FEEDS.iter().position(|feed| *feed == view) else { continue };
-            let Some(standing) = self.0[feed].get_mut(to_index(partition)) else { continue };
+            let Some(standing) = self.0[feed].get(to_index(partition)) else { continue };
             if offset > *standing {
-                *standing = offset;
+                Arc::make_mut(&mut self.0[feed])[to_index(partition)] = offset;
                 moved.push((feed, partition, offset));
             }
         }
@@ -184,19 +184,13 @@ impl Positions {
     }
 
     /// Where to read now.
-    pub(crate) fn place(&self, feed: usize, scope: Scope) -> Place {
-        self.read().cached(feed, scope, None).unwrap_or(Place::Store)
+    pub(crate) fn place(&self, feed: usize) -> Place {
+        self.read().cached(feed, None).unwrap_or(Place::Store)
     }
 
     /// Where to read what the token names, once it is shown anywhere; Redis rather than Postgres.
-    pub(crate) async fn reach(
-        &self,
-        feed: usize,
-        scope: Scope,
-        token: &Token,
-        within: Duration,
-    ) -> Result<Place, NotReached> {
-        if let Some(place) = self.read().place(feed, scope, token) {
+    pub(crate) async fn reach(&self, feed: usize, token: &Token, within: Duration) -> Result<Place, NotReached> {
+        if let Some(place) = self.read().place(feed, token) {
             return Ok(place);
         }
         let deadline = tokio::time::Instant::now() + within;
@@ -205,7 +199,7 @@ impl Positions {
         loop {
             let entry = {
                 let state = self.read();
-                if let Some(place) = state.place(feed, scope, token) {
+                if let Some(place) = state.place(feed, token) {
                     return Ok(place);
                 }
                 waiter.wait_for(state.missing(feed, token))
@@ -308,18 +302,18 @@ impl Positions {
 }
 
 impl State {
-    fn place(&self, feed: usize, scope: Scope, token: &Token) -> Option<Place> {
+    fn place(&self, feed: usize, token: &Token) -> Option<Place> {
         let stored = self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
-        self.cached(feed, scope, Some(token)).or(stored.then_some(Place::Store))
+        self.cached(feed, Some(token)).or(stored.then_some(Place::Store))
     }
 
-    fn cached(&self, feed: usize, scope: Scope, token: Option<&Token>) -> Option<Place> {
-        let (log, cache) = (self.log?, self.cache.as_ref()?);
-        let offsets = cache.offsets.of(feed);
+    fn cached(&self, feed: usize, token: Option<&Token>) -> Option<Place> {
+        let cache = self.cache.as_ref()?;
+        let offsets = &cache.offsets.0[feed];
         if !token.is_none_or(|token| covers(offsets, token)) {
             return None;
         }
-        Some(Place::Cache { incarnation: cache.incarnation.clone(), token: token_text(log.id, offsets, scope) })
+        Some(Place::Cache { incarnation: cache.incarnation.clone(), offsets: offsets.clone() })
     }
 
     /// In each place a position that has to come before the token is shown there.

@@ -6,6 +6,8 @@
 //! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
 //! moment, except by a token that the last answer does not show.
 
+mod looks;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use schemas::token::Token;
 use schemas::views::FEEDS;
+
+use looks::{Look, Looks};
 
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
@@ -75,13 +79,14 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
+    looks: Looks,
     /// Loads of single rows that have not ended, or just now.
     flights: Mutex<Flights>,
 }
 
 impl Reads {
     pub(crate) fn new(positions: Arc<Positions>, cache: Cache, store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { positions, cache, store, metrics, flights: Mutex::default() })
+        Arc::new(Self { positions, cache, store, metrics, looks: Looks::default(), flights: Mutex::default() })
     }
 
     pub(crate) async fn row(
@@ -90,27 +95,20 @@ impl Reads {
         (view, key, scope): (usize, &str, Scope),
         fresh: &Freshness,
     ) -> Result<Shown<Option<Row>>, ReadError> {
-        if let Place::Cache { incarnation, token } = self.reach(view, scope, fresh).await? {
-            match self.cache.row(&incarnation, view, key).await {
-                Ok(Hit::Row(row)) => {
-                    self.metrics.read(view, Origin::Redis);
-                    return Ok(Shown { found: Some(row), token, age: self.positions.age() });
-                }
-                Ok(Hit::Absent) => {
-                    self.metrics.read(view, Origin::Redis);
-                    return Ok(Shown { found: None, token, age: self.positions.age() });
-                }
-                Ok(Hit::Miss) => {}
-                Ok(Hit::OtherIncarnation) => self.positions.doubt_cache(),
-                // To send them all to Postgres would only move the crowd.
-                Err(CacheError::Busy(_)) => return Err(self.refused(ReadError::Busy { server: "redis" })),
-                Err(error) => {
-                    tracing::debug!(error = %error, "a read from Redis failed");
-                    self.positions.doubt_cache();
-                }
+        let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
+        if let Place::Cache { incarnation, offsets } = self.reach(view, fresh).await? {
+            let look = self.look((view, key), wanted, incarnation, offsets);
+            let found = match look.answer.await.map_err(|error| self.refused(error))? {
+                Hit::Row(row) => Some(Some(row)),
+                Hit::Absent => Some(None),
+                Hit::Miss | Hit::OtherIncarnation => None,
+            };
+            if let Some(found) = found {
+                self.metrics.read(view, Origin::Redis);
+                let token = token_of(log, &look.offsets, scope);
+                return Ok(Shown { found, token, age: self.positions.age() });
             }
         }
-        let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         // A replica that is behind the token is not asked twice.
         let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
         for side in sides.take(MAX_LOADS) {
@@ -130,7 +128,7 @@ impl Reads {
         query: &PageQuery,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<(String, String)>>, ReadError> {
-        self.reach(view, Scope::All, fresh).await?;
+        self.reach(view, fresh).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let mut loaded = self.page_from(self.store.nearest(), view, query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
@@ -158,21 +156,59 @@ impl Reads {
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         let scope = Scope::One(partition);
-        self.reach(FEEDS.len() - 1, scope, fresh).await?;
+        self.reach(FEEDS.len() - 1, fresh).await?;
         let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FEEDS.len() - 1, Origin::Postgres);
         Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
     }
 
-    async fn reach(&self, feed: usize, scope: Scope, fresh: &Freshness) -> Result<Place, ReadError> {
-        let Some(token) = &fresh.token else { return Ok(self.positions.place(feed, scope)) };
-        let reached = self.positions.reach(feed, scope, token, fresh.wait).await;
+    async fn reach(&self, feed: usize, fresh: &Freshness) -> Result<Place, ReadError> {
+        let Some(token) = &fresh.token else { return Ok(self.positions.place(feed)) };
+        let reached = self.positions.reach(feed, token, fresh.wait).await;
         self.metrics.waited(&reached);
         match reached {
             Ok(place) => Ok(place),
-            Err(NotReached::Behind { .. }) if fresh.lenient => Ok(self.positions.place(feed, scope)),
+            Err(NotReached::Behind { .. }) if fresh.lenient => Ok(self.positions.place(feed)),
             Err(NotReached::Behind { token }) => Err(ReadError::NotYet { token }),
             Err(NotReached::TooManyWaiters) => Err(ReadError::TooManyWaiters),
+        }
+    }
+
+    /// Joins the look for this row that is under way, or begins one, which goes on if the request is given up.
+    fn look(
+        self: &Arc<Self>,
+        (view, key): (usize, &str),
+        wanted: Option<&Token>,
+        incarnation: Arc<str>,
+        offsets: Arc<[i64]>,
+    ) -> Look {
+        self.looks.join((view, key), wanted, offsets, |id| {
+            let (reads, key) = (self.clone(), key.to_owned());
+            let task = tokio::spawn(async move {
+                let answer = reads.look_alone(&incarnation, view, &key).await;
+                reads.looks.end(view, &key, id);
+                answer
+            });
+            // A task that panicked is an outage of Redis.
+            task.map(|joined| joined.unwrap_or(Ok(Hit::Miss)))
+        })
+    }
+
+    async fn look_alone(&self, incarnation: &str, view: usize, key: &str) -> Result<Hit, ReadError> {
+        match self.cache.row(incarnation, view, key).await {
+            Ok(hit) => {
+                if let Hit::OtherIncarnation = hit {
+                    self.positions.doubt_cache();
+                }
+                Ok(hit)
+            }
+            // To send them all to Postgres would only move the crowd.
+            Err(CacheError::Busy(_)) => Err(ReadError::Busy { server: "redis" }),
+            Err(error) => {
+                tracing::debug!(error = %error, "a read from Redis failed");
+                self.positions.doubt_cache();
+                Ok(Hit::Miss)
+            }
         }
     }
 

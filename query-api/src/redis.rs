@@ -58,6 +58,7 @@ pub(crate) enum CacheError {
 }
 
 /// What Redis has for a key.
+#[derive(Clone)]
 pub(crate) enum Hit {
     Row(Row),
     /// Postgres had no such row, and no projector has written one since.

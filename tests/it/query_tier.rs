@@ -238,8 +238,8 @@ async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_querie
     let queries = metric(&query_api.admin, &reads_by("postgres")).await - before;
     let joined = metric(&query_api.admin, &reads_by("joined")).await;
     println!("{} requests at once, {served} served: {queries} to Postgres, {joined} joined one", statuses.len());
-    // One, and ten a second for as long as Redis is too busy to take the row: by this machine.
-    assert!((1..=30).contains(&queries), "{queries}");
+    // One, and another for each 100 ms that Redis takes to have the row, on a busy machine.
+    assert!((1..=10).contains(&queries), "{queries}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
