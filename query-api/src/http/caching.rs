@@ -1,8 +1,6 @@
 //! Who may keep an answer, and for how long.
 
-use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::Response;
 
 use super::answers::CONSISTENCY_TOKEN;
@@ -19,9 +17,8 @@ const NOBODYS: HeaderValue = HeaderValue::from_static("no-store");
 /// What an answer depends on besides its path.
 const VARY: HeaderValue = HeaderValue::from_static("Consistency-Token, Prefer");
 
-pub(super) async fn state(request: Request, next: Next) -> Response {
-    let is_own = is_own(request.headers());
-    let mut response = next.run(request).await;
+/// `is_own`: of the request, by [`is_own`].
+pub(super) fn state(response: &mut Response, is_own: bool) {
     let cache_control = match response.status() {
         StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND if is_own => OWN,
         StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND => SHARED,
@@ -30,9 +27,9 @@ pub(super) async fn state(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, cache_control);
     headers.insert(header::VARY, VARY);
-    response
 }
 
-fn is_own(headers: &HeaderMap) -> bool {
+/// Whether a request wants to see something in particular.
+pub(super) fn is_own(headers: &HeaderMap) -> bool {
     headers.contains_key(CONSISTENCY_TOKEN) || headers.contains_key(PREFER)
 }
