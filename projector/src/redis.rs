@@ -137,7 +137,7 @@ impl Cache {
 
     fn rows(&self, incarnation: &str, changes: &Changes, sums: &Sums) -> Vec<(String, u64, Vec<u8>)> {
         let row = |view: &str, key: &str, version: u64, data: &str| {
-            (self.keys.row(incarnation, view, key), version, value(version, &row_body(key, version, data)))
+            (self.keys.row(incarnation, view, key), version, value(version, row_body(key, version, data).as_bytes()))
         };
         let products =
             changes.products.iter().map(|(key, (version, data))| row(PRODUCT.name, key, *version, &json(data)));

@@ -9,10 +9,20 @@ use chassis::env::{Env, EnvError, Secret};
 pub struct Config {
     /// `POSTGRES_URL`.
     pub postgres_url: Secret,
-    /// `POSTGRES_CONNECTIONS`, default 16: the most that this instance opens.
+    /// `POSTGRES_REPLICA_URLS`, separated by commas, default none: read replicas, which rows and lists are asked of
+    /// first. The limits below are for each server.
+    pub postgres_replica_urls: Vec<Secret>,
+    /// `POSTGRES_CONNECTIONS`, default 16: queries under way at a time. One connection more looks how far the views
+    /// are.
     pub postgres_connections: usize,
+    /// `POSTGRES_QUEUE`, default 1,000: queries that wait for one of those to end; what is over it is refused.
+    pub postgres_queue: usize,
+    /// `POSTGRES_QUEUE_MS`, default 500: for how long; then they are refused.
+    pub postgres_queue_wait: Duration,
     /// `REDIS_URL`.
     pub redis_url: Secret,
+    /// `REDIS_CALLS`, default 2,048: reads under way at a time; more wait for up to two seconds.
+    pub redis_calls: usize,
     /// `REDIS_PREFIX`, default `st`: what the names of all keys begin with.
     pub redis_prefix: String,
     /// `HTTP_ADDR`, default 127.0.0.1:8082.
@@ -27,12 +37,34 @@ impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         Ok(Self {
             postgres_url: env.required("POSTGRES_URL")?,
+            postgres_replica_urls: urls(env.optional("POSTGRES_REPLICA_URLS")?.as_ref()),
             postgres_connections: env.or("POSTGRES_CONNECTIONS", 16)?,
+            postgres_queue: env.or("POSTGRES_QUEUE", 1000)?,
+            postgres_queue_wait: env.millis_or("POSTGRES_QUEUE_MS", Duration::from_millis(500))?,
             redis_url: env.required("REDIS_URL")?,
+            redis_calls: env.or("REDIS_CALLS", 2048)?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             http_addr: env.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8082)))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8282)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
+    }
+}
+
+fn urls(list: Option<&Secret>) -> Vec<Secret> {
+    let urls = list.map_or("", Secret::expose).split(',').map(str::trim);
+    urls.filter(|url| !url.is_empty()).map(Secret::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_separated_by_commas_and_need_not_be() {
+        let exposed = |text: &str| urls(Some(&Secret::from(text))).iter().map(|url| url.expose().to_owned()).collect();
+        let list: Vec<String> = exposed("postgres://a/x, postgres://b/x,");
+        assert_eq!(list, ["postgres://a/x", "postgres://b/x"]);
+        assert!(urls(None).is_empty());
     }
 }

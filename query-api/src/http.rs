@@ -1,6 +1,7 @@
 //! The routes, made from the catalogue of views.
 
 mod answers;
+mod caching;
 mod history;
 mod request;
 mod rows;
@@ -48,14 +49,17 @@ pub(crate) fn router(reads: Arc<Reads>) -> Router {
         .method_not_allowed_fallback(async || {
             answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "queries are GET or HEAD"))
         })
-        .layer(middleware::from_fn_with_state(reads.clone(), measure))
+        .layer(middleware::from_fn_with_state(reads.clone(), finish))
         .with_state(reads)
 }
 
-async fn measure(State(reads): State<Arc<Reads>>, request: Request, next: Next) -> Response {
+/// What every answer has, in one layer: each costs a request an allocation or two.
+async fn finish(State(reads): State<Arc<Reads>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    let is_own = caching::is_own(request.headers());
+    let mut response = next.run(request).await;
+    caching::state(&mut response, is_own);
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     reads.metrics.answered(route.to_owned(), response.status().as_u16(), begun.elapsed());
     response

@@ -13,6 +13,7 @@ pub mod config;
 mod metrics;
 mod http;
 mod reads;
+mod gate;
 mod positions;
 mod redis;
 mod postgres;
@@ -23,7 +24,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
-use chassis::http::Limits;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
@@ -33,12 +33,16 @@ pub use config::Config;
 
 use metrics::Metrics;
 use positions::Positions;
-use postgres::{Store, StoreError};
+use postgres::{Limits, Store, StoreError};
 use reads::Reads;
 use redis::Cache;
 
 /// Between looks at the checkpoints while somebody waits: what Redis's news should tell sooner.
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(50);
+/// While nobody does: answers tell how long ago the last one was.
+const IDLE_CHECKPOINTS_EVERY: Duration = Duration::from_secs(1);
+/// Between looks at the replicas: one that failed is left alone until the next.
+const REPLICAS_EVERY: Duration = Duration::from_secs(2);
 const LOG_RETRY: Duration = Duration::from_millis(250);
 
 /// A service that is bound and serves nothing yet.
@@ -58,8 +62,13 @@ impl App {
         let telemetry = Telemetry::new("query-api")?;
         let positions = Arc::new(Positions::default());
         let metrics = Arc::new(Metrics::new(&telemetry, &positions));
-        let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
-        let store = Store::connect(&config.postgres_url, config.postgres_connections)?;
+        let cache = Cache::connect(&config.redis_url, &config.redis_prefix, config.redis_calls)?;
+        let limits = Limits {
+            connections: config.postgres_connections,
+            queue: config.postgres_queue,
+            wait: config.postgres_queue_wait,
+        };
+        let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
         let reads = Reads::new(positions, cache, store, metrics);
         let http =
             TcpListener::bind(config.http_addr).await.with_context(|| format!("listen on {}", config.http_addr))?;
@@ -92,7 +101,7 @@ impl App {
         let mut tasks = Tasks::new();
         tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));
         let router = http::router(reads);
-        let limits = Limits::new(config.grace);
+        let limits = chassis::http::Limits::new(config.grace);
         tasks.spawn("http", {
             let shutdown = shutdown.clone();
             async move {
@@ -139,7 +148,7 @@ async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, s
         }
     }
     let cache = reads.cache.clone().follow(reads.positions.clone(), redis_seen, shutdown.clone());
-    tokio::join!(cache, follow_checkpoints(&reads, &shutdown));
+    tokio::join!(cache, follow_checkpoints(&reads, &shutdown), follow_replicas(&reads, &shutdown));
 }
 
 async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
@@ -151,8 +160,19 @@ async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
         tokio::select! {
             () = async {
                 tokio::time::sleep(CHECKPOINTS_EVERY).await;
-                reads.positions.someone_waits().await;
+                // Its end is as good as somebody's waiting.
+                let _ = tokio::time::timeout(IDLE_CHECKPOINTS_EVERY, reads.positions.someone_waits()).await;
             } => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+async fn follow_replicas(reads: &Reads, shutdown: &Shutdown) {
+    while let (Some(log), false) = (reads.positions.log(), shutdown.is_requested()) {
+        reads.store.look_at_replicas(log).await;
+        tokio::select! {
+            () = tokio::time::sleep(REPLICAS_EVERY) => {}
             () = shutdown.requested() => {}
         }
     }

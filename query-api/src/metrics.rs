@@ -19,6 +19,8 @@ pub(crate) struct Metrics {
     reads: Counter<u64>,
     /// `stampede_token_waits_total{outcome}`: requests with a token.
     token_waits: Counter<u64>,
+    /// `stampede_reads_refused_total{server}`: queries that found too many before them.
+    refused: Counter<u64>,
 }
 
 /// Where an answer came from.
@@ -26,6 +28,8 @@ pub(crate) struct Metrics {
 pub(crate) enum Origin {
     Redis,
     Postgres,
+    /// A replica was asked first.
+    Replica,
     /// A read of Postgres that another request had begun.
     Joined,
 }
@@ -47,6 +51,10 @@ impl Metrics {
                 .u64_counter("stampede_token_waits")
                 .with_description("Queries with a consistency token, by outcome.")
                 .build(),
+            refused: meter
+                .u64_counter("stampede_reads_refused")
+                .with_description("Queries refused because too many were under way, by server.")
+                .build(),
         }
     }
 
@@ -60,9 +68,14 @@ impl Metrics {
         let origin = match origin {
             Origin::Redis => "redis",
             Origin::Postgres => "postgres",
+            Origin::Replica => "replica",
             Origin::Joined => "joined",
         };
         self.reads.add(1, &[KeyValue::new("view", FEEDS[feed]), KeyValue::new("origin", origin)]);
+    }
+
+    pub(crate) fn refused(&self, server: &'static str) {
+        self.refused.add(1, &[KeyValue::new("server", server)]);
     }
 
     pub(crate) fn waited(&self, reached: &Result<Place, NotReached>) {

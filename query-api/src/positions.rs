@@ -6,18 +6,22 @@
 //! Invariant: positions are lower bounds. What is read from a place after a position of it was known shows at
 //! least that position.
 
+mod waiters;
+
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use schemas::cache::Applied;
 use schemas::token::{LogId, Token};
 use schemas::views::FEEDS;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-/// Requests that may wait at a time; each is small, but their wake-ups are not free.
-const MAX_WAITERS: usize = 10_000;
+use waiters::{At, Position, Waiters};
+
+/// Postgres is looked at every second; a look that fails may take a few.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where no record is shown yet.
 const NOTHING: i64 = -1;
@@ -31,7 +35,7 @@ pub(crate) struct Log {
 
 /// Offsets by partition, by feed in the order of [`FEEDS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offsets(Vec<Vec<i64>>);
+pub(crate) struct Offsets(Vec<Arc<[i64]>>);
 
 /// Redis, as long as it is known to follow the log.
 #[derive(Debug, Clone)]
@@ -59,10 +63,10 @@ pub(crate) enum Scope {
 /// Where a request can be answered from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Redis, in this incarnation, with what it is sure to show.
+    /// Redis, in this incarnation, with what it is sure to show of the feed.
     Cache {
         incarnation: Arc<str>,
-        token: Option<String>,
+        offsets: Arc<[i64]>,
     },
     Store,
 }
@@ -76,32 +80,50 @@ pub(crate) enum NotReached {
     TooManyWaiters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Positions {
-    state: watch::Sender<State>,
-    waiters: AtomicUsize,
+    begun: Instant,
+    /// When Postgres last told its checkpoints, or Redis of a view that moved, in ms since `begun`.
+    confirmed_ms: AtomicU64,
+    state: RwLock<State>,
+    waiters: Waiters,
     someone_waits: Notify,
     /// See [`Positions::doubt_cache`].
     cache_doubted: Notify,
 }
 
+impl Default for Positions {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            confirmed_ms: AtomicU64::default(),
+            state: RwLock::default(),
+            waiters: Waiters::default(),
+            someone_waits: Notify::default(),
+            cache_doubted: Notify::default(),
+        }
+    }
+}
+
 impl Offsets {
     pub(crate) fn none(partitions: u32) -> Self {
-        Self(vec![vec![NOTHING; to_index(partitions)]; FEEDS.len()])
+        Self(vec![vec![NOTHING; to_index(partitions)].into(); FEEDS.len()])
     }
 
     pub(crate) fn of(&self, feed: usize) -> &[i64] {
         &self.0[feed]
     }
 
-    /// Whether anything moved. What this build does not know is passed over.
-    pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> bool {
-        let mut moved = false;
+    /// What moved: feed, partition, offset. What this build does not know is passed over.
+    pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(usize, u32, i64)> {
+        let mut moved = Vec::new();
         for Applied { view, partition, offset } in applied {
             let Some(feed) = FEEDS.iter().position(|feed| *feed == view) else { continue };
-            let Some(standing) = self.0[feed].get_mut(to_index(partition)) else { continue };
-            moved |= offset > *standing;
-            *standing = offset.max(*standing);
+            let Some(standing) = self.0[feed].get(to_index(partition)) else { continue };
+            if offset > *standing {
+                Arc::make_mut(&mut self.0[feed])[to_index(partition)] = offset;
+                moved.push((feed, partition, offset));
+            }
         }
         moved
     }
@@ -136,51 +158,60 @@ pub(crate) fn token_text(log: LogId, offsets: &[i64], scope: Scope) -> Option<St
 impl Positions {
     /// `None` until the projector has folded the log's first record and Postgres told of it.
     pub(crate) fn log(&self) -> Option<Log> {
-        self.state.borrow().log
+        self.read().log
     }
 
     /// Redis as it is known just now.
     pub(crate) fn cache(&self) -> Option<Cached> {
-        self.state.borrow().cache.clone()
+        self.read().cache.clone()
     }
 
     /// The furthest that is known of any place.
     pub(crate) fn shown(&self, feed: usize) -> Option<String> {
-        let state = self.state.borrow();
-        let offsets = state.store.as_ref().or(state.cache.as_ref().map(|cached| &cached.offsets))?;
-        token_text(state.log?.id, offsets.of(feed), Scope::All)
+        let state = self.read();
+        token_text(state.log?.id, &state.furthest(feed)?, Scope::All)
+    }
+
+    /// How many records some other feed shows that this one does not. How far the log goes is not known here.
+    pub(crate) fn lag(&self, feed: usize) -> Option<u64> {
+        let state = self.read();
+        let feeds: Vec<Vec<i64>> = (0..FEEDS.len()).map(|feed| state.furthest(feed)).collect::<Option<_>>()?;
+        let behind = feeds[feed].iter().enumerate().map(|(partition, at)| {
+            let furthest = feeds.iter().map(|feed| feed[partition]).max().unwrap_or(NOTHING);
+            furthest.abs_diff(*at)
+        });
+        Some(behind.sum())
     }
 
     /// Where to read now.
-    pub(crate) fn place(&self, feed: usize, scope: Scope) -> Place {
-        self.state.borrow().cached(feed, scope, None).unwrap_or(Place::Store)
+    pub(crate) fn place(&self, feed: usize) -> Place {
+        self.read().cached(feed, None).unwrap_or(Place::Store)
     }
 
     /// Where to read what the token names, once it is shown anywhere; Redis rather than Postgres.
-    pub(crate) async fn reach(
-        &self,
-        feed: usize,
-        scope: Scope,
-        token: &Token,
-        within: Duration,
-    ) -> Result<Place, NotReached> {
-        let now = self.state.borrow().place(feed, scope, token);
-        if let Some(place) = now {
+    pub(crate) async fn reach(&self, feed: usize, token: &Token, within: Duration) -> Result<Place, NotReached> {
+        if let Some(place) = self.read().place(feed, token) {
             return Ok(place);
         }
-        let _waiter = Waiter::enter(self).ok_or(NotReached::TooManyWaiters)?;
-        let mut changes = self.state.subscribe();
-        let reached = changes.wait_for(|state| state.place(feed, scope, token).is_some());
-        let in_time = tokio::time::timeout(within, reached).await.is_ok();
-        let state = self.state.borrow();
-        match state.place(feed, scope, token) {
-            Some(place) if in_time => Ok(place),
-            Some(_) | None => Err(NotReached::Behind { token: state.reached_of(feed, token) }),
+        let deadline = tokio::time::Instant::now() + within;
+        let waiter = self.waiters.enter().ok_or(NotReached::TooManyWaiters)?;
+        self.someone_waits.notify_one();
+        loop {
+            let entry = {
+                let state = self.read();
+                if let Some(place) = state.place(feed, token) {
+                    return Ok(place);
+                }
+                waiter.wait_for(state.missing(feed, token))
+            };
+            if tokio::time::timeout_at(deadline, entry.woken()).await.is_err() {
+                return Err(NotReached::Behind { token: self.read().reached_of(feed, token) });
+            }
         }
     }
 
     pub(crate) fn waiters(&self) -> usize {
-        self.waiters.load(Ordering::Relaxed)
+        self.waiters.count()
     }
 
     /// Returns when somebody waits; then Postgres should be looked at, in case Redis does not tell.
@@ -191,45 +222,58 @@ impl Positions {
     }
 
     pub(crate) fn know_log(&self, log: Log) {
-        self.state.send_if_modified(|state| state.log.replace(log) != Some(log));
+        self.write().log = Some(log);
+    }
+
+    /// How long nothing was heard of the views, if for long: what Redis has may be that old.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let confirmed = Duration::from_millis(self.confirmed_ms.load(Ordering::Relaxed));
+        Some(self.begun.elapsed().saturating_sub(confirmed)).filter(|age| *age > CONFIRMED_WITHIN)
+    }
+
+    fn confirm(&self) {
+        self.confirmed_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Checkpoints seen in Postgres.
     pub(crate) fn advance_store<'a>(&self, applied: impl IntoIterator<Item = Applied<'a>>) {
-        self.state.send_if_modified(|state| {
-            let Some(log) = state.log else { return false };
-            state.store.get_or_insert_with(|| Offsets::none(log.partitions)).advance(applied)
-        });
+        self.confirm();
+        let mut state = self.write();
+        let Some(log) = state.log else { return };
+        let moved = state.store.get_or_insert_with(|| Offsets::none(log.partitions)).advance(applied);
+        drop(state);
+        self.wake(At::Store, moved);
     }
 
     /// All of what Redis shows, read there.
     pub(crate) fn know_cache(&self, incarnation: &str, applied: &HashMap<String, i64>, clock: (u64, Instant)) {
-        self.state.send_modify(|state| {
-            let Some(log) = state.log else { return };
-            let mut offsets = Offsets::none(log.partitions);
-            offsets.advance(applied.iter().filter_map(|(field, offset)| {
-                let (view, partition) = schemas::cache::parse_position_field(field)?;
-                Some(Applied { view, partition, offset: *offset })
-            }));
-            state.cache = Some(Cached { incarnation: incarnation.into(), offsets, clock });
-        });
+        let mut state = self.write();
+        let Some(log) = state.log else { return };
+        let mut offsets = Offsets::none(log.partitions);
+        let shown = offsets.advance(applied.iter().filter_map(|(field, offset)| {
+            let (view, partition) = schemas::cache::parse_position_field(field)?;
+            Some(Applied { view, partition, offset: *offset })
+        }));
+        state.cache = Some(Cached { incarnation: incarnation.into(), offsets, clock });
+        drop(state);
+        self.wake(At::Cache, shown);
     }
 
     /// News of Redis. `false`: they are of another incarnation than is known here, and Redis has to be read.
     pub(crate) fn advance_cache<'a>(&self, incarnation: &str, applied: impl IntoIterator<Item = Applied<'a>>) -> bool {
-        let mut known = false;
-        self.state.send_if_modified(|state| {
-            let Some(cache) = state.cache.as_mut().filter(|cache| *cache.incarnation == *incarnation) else {
-                return false;
-            };
-            known = true;
-            cache.offsets.advance(applied)
-        });
-        known
+        let mut state = self.write();
+        let Some(cache) = state.cache.as_mut().filter(|cache| *cache.incarnation == *incarnation) else {
+            return false;
+        };
+        let moved = cache.offsets.advance(applied);
+        drop(state);
+        self.confirm();
+        self.wake(At::Cache, moved);
+        true
     }
 
     pub(crate) fn lose_cache(&self) {
-        self.state.send_if_modified(|state| state.cache.take().is_some());
+        self.write().cache = None;
     }
 
     /// Redis failed a request or shows another incarnation: nobody reads there until it was looked at anew.
@@ -241,21 +285,60 @@ impl Positions {
     pub(crate) async fn cache_doubted(&self) {
         self.cache_doubted.notified().await;
     }
+
+    fn wake(&self, at: At, moved: Vec<(usize, u32, i64)>) {
+        if self.waiters.count() > 0 {
+            moved.into_iter().for_each(|(feed, partition, offset)| self.waiters.wake((at, feed, partition, offset)));
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl State {
-    fn place(&self, feed: usize, scope: Scope, token: &Token) -> Option<Place> {
+    fn place(&self, feed: usize, token: &Token) -> Option<Place> {
         let stored = self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
-        self.cached(feed, scope, Some(token)).or(stored.then_some(Place::Store))
+        self.cached(feed, Some(token)).or(stored.then_some(Place::Store))
     }
 
-    fn cached(&self, feed: usize, scope: Scope, token: Option<&Token>) -> Option<Place> {
-        let (log, cache) = (self.log?, self.cache.as_ref()?);
-        let offsets = cache.offsets.of(feed);
+    fn cached(&self, feed: usize, token: Option<&Token>) -> Option<Place> {
+        let cache = self.cache.as_ref()?;
+        let offsets = &cache.offsets.0[feed];
         if !token.is_none_or(|token| covers(offsets, token)) {
             return None;
         }
-        Some(Place::Cache { incarnation: cache.incarnation.clone(), token: token_text(log.id, offsets, scope) })
+        Some(Place::Cache { incarnation: cache.incarnation.clone(), offsets: offsets.clone() })
+    }
+
+    /// In each place a position that has to come before the token is shown there.
+    fn missing(&self, feed: usize, token: &Token) -> [Position; 2] {
+        let of_place = |at, offsets: Option<&Offsets>| {
+            let offsets = offsets.map_or(&[][..], |offsets| offsets.of(feed));
+            let is_missing = |(partition, offset): &(&u32, &i64)| {
+                offsets.get(to_index(**partition)).is_none_or(|shown| shown < *offset)
+            };
+            let missing = token.positions.iter().find(is_missing);
+            let (partition, offset) = missing.expect("the place does not show the token");
+            (at, feed, *partition, *offset)
+        };
+        [of_place(At::Cache, self.cache.as_ref().map(|cache| &cache.offsets)), of_place(At::Store, self.store.as_ref())]
+    }
+
+    /// By partition, of both places.
+    fn furthest(&self, feed: usize) -> Option<Vec<i64>> {
+        let of_feed = |offsets: &Offsets| offsets.of(feed).to_vec();
+        let (store, cache) =
+            (self.store.as_ref().map(of_feed), self.cache.as_ref().map(|cache| of_feed(&cache.offsets)));
+        match (store, cache) {
+            (Some(store), Some(cache)) => Some(store.into_iter().zip(cache).map(|(a, b)| a.max(b)).collect()),
+            (store, cache) => store.or(cache),
+        }
     }
 
     /// What any place shows of the partitions that the token names.
@@ -268,24 +351,6 @@ impl State {
             }
         }
         token_text(self.log?.id, &offsets, Scope::All)
-    }
-}
-
-/// Counted while it lives.
-struct Waiter<'a>(&'a Positions);
-
-impl<'a> Waiter<'a> {
-    fn enter(positions: &'a Positions) -> Option<Self> {
-        let waiter = Self(positions);
-        let before = positions.waiters.fetch_add(1, Ordering::Relaxed);
-        positions.someone_waits.notify_one();
-        (before < MAX_WAITERS).then_some(waiter)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

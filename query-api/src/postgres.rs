@@ -3,43 +3,27 @@
 //! Every statement also gives the checkpoints of the same moment: an answer knows what it shows, whichever server
 //! it came from.
 
-use std::time::Duration;
+mod server;
+mod replicas;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use deadpool_postgres::{Object, Pool};
 use schemas::cache::Applied;
-use schemas::tables::nonce_from_sql;
-use schemas::token::LogId;
 use schemas::views::{FEEDS, JOURNAL, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
-use tokio_postgres::types::ToSql;
+
+pub(crate) use server::{Limits, StoreError};
 
 use crate::positions::Log;
 use crate::reads::Row;
-
-/// Every statement here looks up a key or walks an index in its order, and stops at its limit. A planner without
-/// statistics, as after a large import, may think that it is better to sum up a whole table first (74 ms a page
-/// instead of 8).
-const PLANNER: &str = "-c enable_hashagg=off -c enable_sort=off -c enable_seqscan=off -c enable_bitmapscan=off";
-
-/// An answer that takes longer is better refused than waited for.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+use replicas::Replicas;
+use server::{Param, Server};
 
 pub(crate) struct Store {
-    pool: Pool,
+    primary: Server,
+    replicas: Replicas,
     row_sql: [String; VIEWS.len()],
     page_sql: [String; VIEWS.len()],
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error("no connection to Postgres")]
-    Connection(#[from] deadpool_postgres::PoolError),
-    #[error("Postgres failed a query")]
-    Query(#[from] tokio_postgres::Error),
-    #[error("Postgres did not answer in time")]
-    Silent,
 }
 
 /// What was read, and the offsets by partition that it is sure to show.
@@ -47,6 +31,16 @@ pub(crate) enum StoreError {
 pub(crate) struct Loaded<T> {
     pub(crate) found: T,
     pub(crate) offsets: Vec<i64>,
+    /// Whether a replica gave it, which may be behind.
+    pub(crate) is_copy: bool,
+}
+
+/// Which servers may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    /// A replica, or the primary where none can.
+    Any,
+    Primary,
 }
 
 /// Which rows of a view, by key.
@@ -74,39 +68,40 @@ pub(crate) struct JournalEvent {
 
 impl Store {
     /// Postgres need not be there.
-    pub(crate) fn connect(url: &Secret, connections: usize) -> Result<Self, PostgresError> {
-        let pool = chassis::postgres::pool(url, PLANNER, connections, "query-api")?;
+    pub(crate) fn connect(url: &Secret, replicas: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
         let of_views = |sql: &str| VIEWS.map(|view: &View| sql.replace("{relation}", view.relation));
         Ok(Self {
-            pool,
+            primary: Server::connect(url, limits)?,
+            replicas: Replicas::connect(replicas, limits)?,
             row_sql: of_views(include_str!("postgres/row.sql")),
             page_sql: of_views(include_str!("postgres/page.sql")),
         })
     }
 
-    pub(crate) async fn row(&self, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
-        let rows = self.query(&self.row_sql[view], &[&FEEDS[view], &key]).await?;
+    pub(crate) async fn row(&self, side: Side, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
+        let (rows, is_copy) = self.query(side, &self.row_sql[view], &[&FEEDS[view], &key]).await?;
         let row = rows.first().and_then(|row| {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
             Some(Row { version, body: row_body(key, version, row.get(2)).into() })
         });
-        Ok(Loaded { found: row, offsets: offsets(&rows) })
+        Ok(Loaded { found: row, offsets: offsets(&rows), is_copy })
     }
 
     /// Keys and bodies.
     pub(crate) async fn page(
         &self,
+        side: Side,
         view: usize,
         query: &PageQuery,
     ) -> Result<Loaded<Vec<(String, String)>>, StoreError> {
         let params: [Param<'_>; 5] = [&FEEDS[view], &query.after, &query.from, &query.to, &query.limit];
-        let rows = self.query(&self.page_sql[view], &params).await?;
+        let (rows, is_copy) = self.query(side, &self.page_sql[view], &params).await?;
         let found = rows.iter().filter_map(|row| {
             let key: String = row.get::<_, Option<_>>(1)?;
             let body = row_body(&key, row.get::<_, i64>(2).cast_unsigned(), row.get(3));
             Some((key, body))
         });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy })
     }
 
     /// Events after a version.
@@ -116,7 +111,8 @@ impl Store {
         after: i64,
         limit: i64,
     ) -> Result<Loaded<Vec<JournalEvent>>, StoreError> {
-        let rows = self.query(include_str!("postgres/history.sql"), &[&JOURNAL, &aggregate, &after, &limit]).await?;
+        let rows =
+            self.primary.query(include_str!("postgres/history.sql"), &[&JOURNAL, &aggregate, &after, &limit]).await?;
         let found = rows.iter().filter_map(|row| {
             Some(JournalEvent {
                 version: row.get::<_, Option<i64>>(1)?,
@@ -130,34 +126,39 @@ impl Store {
                 trace: row.get(9),
             })
         });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy: false })
     }
 
-    /// `None` until the projector has folded the log's first record.
+    /// See [`Server::log`].
     pub(crate) async fn log(&self) -> Result<Option<Log>, StoreError> {
-        let rows = self.query(include_str!("postgres/log.sql"), &[&JOURNAL]).await?;
-        Ok(rows.first().map(|row| {
-            let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a count of partitions");
-            Log { id: LogId::of_nonce(nonce_from_sql(row.get(0))), partitions }
-        }))
+        self.primary.log().await
     }
 
-    /// Every checkpoint.
+    /// Finds out which replicas may be asked. Until then none is.
+    pub(crate) async fn look_at_replicas(&self, log: Log) {
+        self.replicas.look(log).await;
+    }
+
+    /// Where a read may go that needs not show anything in particular.
+    pub(crate) fn nearest(&self) -> Side {
+        if self.replicas.is_any_usable() { Side::Any } else { Side::Primary }
+    }
+
+    /// And whether a replica answered.
+    async fn query(&self, side: Side, sql: &str, params: &[Param<'_>]) -> Result<(Vec<SqlRow>, bool), StoreError> {
+        if side == Side::Any
+            && let Some(rows) = self.replicas.query(sql, params).await
+        {
+            return Ok((rows, true));
+        }
+        Ok((self.primary.query(sql, params).await?, false))
+    }
+
+    /// Every checkpoint, beside the limits.
     pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
-        self.query("SELECT view, partition, next_offset - 1 FROM checkpoints", &[]).await
-    }
-
-    async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<SqlRow>, StoreError> {
-        let answer = tokio::time::timeout(ANSWER_WITHIN, async {
-            let client: Object = self.pool.get().await?;
-            let statement = client.prepare_cached(sql).await?;
-            Ok(client.query(&statement, params).await?)
-        });
-        answer.await.map_err(|_| StoreError::Silent)?
+        self.primary.query_apart("SELECT view, partition, next_offset - 1 FROM checkpoints", &[]).await
     }
 }
-
-type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// A row of [`Store::checkpoints`].
 pub(crate) fn applied(row: &SqlRow) -> Applied<'_> {

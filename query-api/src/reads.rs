@@ -3,10 +3,13 @@
 //! Invariant: an answer names only what it is sure to show: positions known before its read was sent, or read in
 //! the same statement.
 //!
-//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time.
+//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
+//! moment, except by a token that the last answer does not show.
+
+mod looks;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +18,16 @@ use futures_util::future::{BoxFuture, Shared};
 use schemas::token::Token;
 use schemas::views::FEEDS;
 
+use looks::{Look, Looks};
+
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
-use crate::postgres::{JournalEvent, Loaded, PageQuery, Store, StoreError};
-use crate::redis::{Cache, Hit};
+use crate::postgres::{JournalEvent, Loaded, PageQuery, Side, Store, StoreError};
+use crate::redis::{Cache, CacheError, Hit};
+
+/// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
+/// there begins no other. It answers no token that it does not show.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// A load that ends right after a request's token was reached may still have begun before; the next one did not.
 const MAX_LOADS: usize = 3;
@@ -43,6 +52,8 @@ pub(crate) struct Freshness {
 pub(crate) struct Shown<T> {
     pub(crate) found: T,
     pub(crate) token: Option<String>,
+    /// Set where Redis answers while Postgres is away: what it has may be that old.
+    pub(crate) age: Option<Duration>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,10 +62,15 @@ pub(crate) enum ReadError {
     NotYet { token: Option<String> },
     #[error("too many requests wait for the views")]
     TooManyWaiters,
+    #[error("too many queries are under way")]
+    Busy { server: &'static str },
     #[error("neither Redis nor Postgres gave an answer")]
     Unavailable,
 }
 
+type Flights = HashMap<Load, Flight>;
+/// View, key, and who may answer.
+type Load = (usize, String, Side);
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
 
 /// Shared by all requests.
@@ -63,13 +79,14 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    /// Loads of single rows that have not ended.
-    flights: Mutex<HashMap<(usize, String), Flight>>,
+    looks: Looks,
+    /// Loads of single rows that have not ended, or just now.
+    flights: Mutex<Flights>,
 }
 
 impl Reads {
     pub(crate) fn new(positions: Arc<Positions>, cache: Cache, store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { positions, cache, store, metrics, flights: Mutex::default() })
+        Arc::new(Self { positions, cache, store, metrics, looks: Looks::default(), flights: Mutex::default() })
     }
 
     pub(crate) async fn row(
@@ -78,25 +95,27 @@ impl Reads {
         (view, key, scope): (usize, &str, Scope),
         fresh: &Freshness,
     ) -> Result<Shown<Option<Row>>, ReadError> {
-        if let Place::Cache { incarnation, token } = self.reach(view, scope, fresh).await? {
-            match self.cache.row(&incarnation, view, key).await {
-                Ok(Hit::Row(row)) => {
-                    self.metrics.read(view, Origin::Redis);
-                    return Ok(Shown { found: Some(row), token });
-                }
-                Ok(Hit::Absent) => {}
-                Ok(Hit::OtherIncarnation) => self.positions.doubt_cache(),
-                Err(error) => {
-                    tracing::debug!(error = %error, "a read from Redis failed");
-                    self.positions.doubt_cache();
-                }
+        let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
+        if let Place::Cache { incarnation, offsets } = self.reach(view, fresh).await? {
+            let look = self.look((view, key), wanted, incarnation, offsets);
+            let found = match look.answer.await.map_err(|error| self.refused(error))? {
+                Hit::Row(row) => Some(Some(row)),
+                Hit::Absent => Some(None),
+                Hit::Miss | Hit::OtherIncarnation => None,
+            };
+            if let Some(found) = found {
+                self.metrics.read(view, Origin::Redis);
+                let token = token_of(log, &look.offsets, scope);
+                return Ok(Shown { found, token, age: self.positions.age() });
             }
         }
-        let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        for _ in 0..MAX_LOADS {
-            let loaded = self.load(view, key).await?;
+        // A replica that is behind the token is not asked twice.
+        let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
+        for side in sides.take(MAX_LOADS) {
+            let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
-                return Ok(Shown { found: loaded.found.clone(), token: token_of(log, &loaded.offsets, scope) });
+                let token = token_of(log, &loaded.offsets, scope);
+                return Ok(Shown { found: loaded.found.clone(), token, age: None });
             }
         }
         Err(ReadError::NotYet { token: self.positions.shown(view) })
@@ -109,10 +128,24 @@ impl Reads {
         query: &PageQuery,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<(String, String)>>, ReadError> {
-        self.reach(view, Scope::All, fresh).await?;
-        let loaded = self.store.page(view, query).await.map_err(unavailable)?;
-        self.metrics.read(view, Origin::Postgres);
-        Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found })
+        self.reach(view, fresh).await?;
+        let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
+        let mut loaded = self.page_from(self.store.nearest(), view, query).await?;
+        if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
+            loaded = self.page_from(Side::Primary, view, query).await?;
+        }
+        Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found, age: None })
+    }
+
+    async fn page_from(
+        &self,
+        side: Side,
+        view: usize,
+        query: &PageQuery,
+    ) -> Result<Loaded<Vec<(String, String)>>, ReadError> {
+        let loaded = self.store.page(side, view, query).await.map_err(|error| self.refused(failed(error)))?;
+        self.metrics.read(view, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
+        Ok(loaded)
     }
 
     pub(crate) async fn history(
@@ -123,60 +156,138 @@ impl Reads {
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         let scope = Scope::One(partition);
-        self.reach(FEEDS.len() - 1, scope, fresh).await?;
-        let loaded = self.store.history(aggregate, after, limit).await.map_err(unavailable)?;
+        self.reach(FEEDS.len() - 1, fresh).await?;
+        let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FEEDS.len() - 1, Origin::Postgres);
-        Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found })
+        Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
     }
 
-    async fn reach(&self, feed: usize, scope: Scope, fresh: &Freshness) -> Result<Place, ReadError> {
-        let Some(token) = &fresh.token else { return Ok(self.positions.place(feed, scope)) };
-        let reached = self.positions.reach(feed, scope, token, fresh.wait).await;
+    async fn reach(&self, feed: usize, fresh: &Freshness) -> Result<Place, ReadError> {
+        let Some(token) = &fresh.token else { return Ok(self.positions.place(feed)) };
+        let reached = self.positions.reach(feed, token, fresh.wait).await;
         self.metrics.waited(&reached);
         match reached {
             Ok(place) => Ok(place),
-            Err(NotReached::Behind { .. }) if fresh.lenient => Ok(self.positions.place(feed, scope)),
+            Err(NotReached::Behind { .. }) if fresh.lenient => Ok(self.positions.place(feed)),
             Err(NotReached::Behind { token }) => Err(ReadError::NotYet { token }),
             Err(NotReached::TooManyWaiters) => Err(ReadError::TooManyWaiters),
         }
     }
 
-    /// Joins the load of this row that is in flight, or begins one, which goes on if the request is given up.
-    fn load(self: &Arc<Self>, view: usize, key: &str) -> Flight {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = (view, key.to_owned());
-        // One that ended and is still here panicked.
-        if let Some(flight) = flights.get(&place).filter(|flight| flight.peek().is_none()) {
+    /// Joins the look for this row that is under way, or begins one, which goes on if the request is given up.
+    fn look(
+        self: &Arc<Self>,
+        (view, key): (usize, &str),
+        wanted: Option<&Token>,
+        incarnation: Arc<str>,
+        offsets: Arc<[i64]>,
+    ) -> Look {
+        self.looks.join((view, key), wanted, offsets, |id| {
+            let (reads, key) = (self.clone(), key.to_owned());
+            let task = tokio::spawn(async move {
+                let answer = reads.look_alone(&incarnation, view, &key).await;
+                reads.looks.end(view, &key, id);
+                answer
+            });
+            // A task that panicked is an outage of Redis.
+            task.map(|joined| joined.unwrap_or(Ok(Hit::Miss)))
+        })
+    }
+
+    async fn look_alone(&self, incarnation: &str, view: usize, key: &str) -> Result<Hit, ReadError> {
+        match self.cache.row(incarnation, view, key).await {
+            Ok(hit) => {
+                if let Hit::OtherIncarnation = hit {
+                    self.positions.doubt_cache();
+                }
+                Ok(hit)
+            }
+            // To send them all to Postgres would only move the crowd.
+            Err(CacheError::Busy(_)) => Err(ReadError::Busy { server: "redis" }),
+            Err(error) => {
+                tracing::debug!(error = %error, "a read from Redis failed");
+                self.positions.doubt_cache();
+                Ok(Hit::Miss)
+            }
+        }
+    }
+
+    /// Counts it.
+    fn refused(&self, error: ReadError) -> ReadError {
+        if let ReadError::Busy { server } = error {
+            self.metrics.refused(server);
+        }
+        error
+    }
+
+    /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
+    /// is given up.
+    fn load(self: &Arc<Self>, (view, key, scope): (usize, &str, Scope), side: Side, wanted: Option<&Token>) -> Flight {
+        let mut flights = self.flights();
+        let place = (view, key.to_owned(), side);
+        let is_enough = |flight: &&Flight| match flight.peek() {
+            None => true,
+            Some(Ok(loaded)) => wanted.is_none_or(|token| covers(&loaded.offsets, token)),
+            Some(Err(_)) => false,
+        };
+        if let Some(flight) = flights.get(&place).filter(is_enough) {
             self.metrics.read(view, Origin::Joined);
             return flight.clone();
         }
-        self.metrics.read(view, Origin::Postgres);
-        let reads = self.clone();
-        let task = tokio::spawn({
-            let (view, key) = place.clone();
-            async move { reads.load_alone(view, &key).await }
-        });
+        self.metrics.read(view, if side == Side::Any { Origin::Replica } else { Origin::Postgres });
+        let (reads, (_, key, _)) = (self.clone(), place.clone());
+        let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), side).await });
         // A task that panicked is an outage of this row, not of its readers.
         let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
-        flights.insert(place, flight.clone());
+        flights.insert(place.clone(), flight.clone());
+        tokio::spawn(self.clone().end_of_load(place, flight.clone()));
         flight
     }
 
-    async fn load_alone(&self, view: usize, key: &str) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
+    /// Nobody joins it any more.
+    async fn end_of_load(self: Arc<Self>, place: Load, flight: Flight) {
+        if flight.clone().await.is_ok() {
+            tokio::time::sleep(LINGER).await;
+        }
+        let mut flights = self.flights();
+        // A later one may have taken its place.
+        if flights.get(&place).is_some_and(|standing| standing.ptr_eq(&flight)) {
+            flights.remove(&place);
+        }
+    }
+
+    async fn load_alone(
+        &self,
+        (view, key, scope): (usize, &str, Scope),
+        side: Side,
+    ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         // From before the read: a fill that arrives long after may be older than what was there since.
         let cache = self.positions.cache();
-        let loaded = self.store.row(view, key).await;
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&(view, key.to_owned()));
-        let loaded = loaded.map_err(unavailable)?;
-        if let (Some(cached), Some(row)) = (cache, loaded.found.clone()) {
-            let (cache, key) = (self.cache.clone(), key.to_owned());
+        let loaded = self.store.row(side, view, key).await.map_err(failed)?;
+        // What a replica gives may be older than what Redis had: then it would show less than Redis's positions say.
+        if let Some(cached) = cache.filter(|cached| shows(&loaded.offsets, cached.offsets.of(view), scope)) {
+            let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
-                if let Err(error) = cache.fill(&cached.incarnation, cached.clock, view, &key, &row).await {
+                if let Err(error) = cache.fill(&cached.incarnation, cached.clock, view, &key, row.as_ref()).await {
                     tracing::debug!(error = %error, "a row was not put into Redis");
                 }
             });
         }
         Ok(Arc::new(loaded))
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether what was read shows as much as Redis does.
+fn shows(offsets: &[i64], cached: &[i64], scope: Scope) -> bool {
+    let is_shown =
+        |partition: usize| offsets.get(partition).zip(cached.get(partition)).is_some_and(|(at, to)| at >= to);
+    match scope {
+        Scope::One(partition) => usize::try_from(partition).is_ok_and(is_shown),
+        Scope::All => (0..cached.len()).all(is_shown),
     }
 }
 
@@ -187,7 +298,10 @@ fn token_of(log: Log, offsets: &[i64], scope: Scope) -> Option<String> {
     }
 }
 
-fn unavailable(error: StoreError) -> ReadError {
+fn failed(error: StoreError) -> ReadError {
+    if let StoreError::Busy(_) = error {
+        return ReadError::Busy { server: "postgres" };
+    }
     tracing::debug!(error = %error, "a read from Postgres failed");
     ReadError::Unavailable
 }

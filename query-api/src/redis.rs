@@ -12,15 +12,24 @@ use chassis::shutdown::Shutdown;
 use futures_util::StreamExt as _;
 use redis::aio::ConnectionManager;
 use redis::{Client, RedisError, Script};
-use schemas::cache::{Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, parse_news, split_value};
+use schemas::cache::{
+    ABSENT, ABSENT_TTL_SECS, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, parse_news, split_value, value,
+};
 use schemas::views::FEEDS;
 
+use crate::gate::{Busy, Gate};
 use crate::positions::Positions;
 use crate::reads::Row;
 
 /// Between looks at Redis without news: it notices a subscription that died silently.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// For a turn to ask, where many do.
+const TURN_WITHIN: Duration = Duration::from_secs(2);
+/// That wait for their turn: one for each connection that the server takes.
+const MAX_QUEUE: usize = chassis::http::MAX_CONNECTIONS;
+/// Under way at a time, apart from the reads: each spares many of them.
+const MAX_FILLS: usize = 256;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Cheap to clone.
@@ -28,12 +37,16 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Cache {
     client: Client,
     connection: ConnectionManager,
+    reads: Arc<Gate>,
+    fills: Arc<Gate>,
     keys: Arc<Keys>,
     put_newer: Arc<Script>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
+    #[error("Redis has too much to do")]
+    Busy(#[from] Busy),
     #[error("Redis did not do what was asked")]
     Call(#[from] RedisError),
     #[error("Redis did not answer in time")]
@@ -45,18 +58,24 @@ pub(crate) enum CacheError {
 }
 
 /// What Redis has for a key.
+#[derive(Clone)]
 pub(crate) enum Hit {
     Row(Row),
+    /// Postgres had no such row, and no projector has written one since.
     Absent,
+    /// Nothing: Postgres knows.
+    Miss,
     /// All that was known of Redis is void.
     OtherIncarnation,
 }
 
 impl Cache {
-    pub(crate) fn connect(url: &Secret, prefix: &str) -> anyhow::Result<Self> {
+    pub(crate) fn connect(url: &Secret, prefix: &str, calls: usize) -> anyhow::Result<Self> {
         Ok(Self {
             client: Client::open(url.expose())?,
             connection: chassis::redis::connect(url)?,
+            reads: Arc::new(Gate::new(calls, MAX_QUEUE, TURN_WITHIN)),
+            fills: Arc::new(Gate::new(MAX_FILLS, 0, Duration::ZERO)),
             keys: Arc::new(Keys::new(prefix)),
             put_newer: Arc::new(Script::new(PUT_NEWER)),
         })
@@ -64,6 +83,7 @@ impl Cache {
 
     /// One round trip: the row, and whether its incarnation is still the live one.
     pub(crate) async fn row(&self, incarnation: &str, feed: usize, key: &str) -> Result<Hit, CacheError> {
+        let _place = self.reads.enter().await?;
         let mut connection = self.connection.clone();
         let (live, value): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
             .arg(self.keys.live())
@@ -77,10 +97,15 @@ impl Cache {
             let (version, body) = split_value(&value)?;
             Some(Row { version, body: Bytes::from(value).slice(body..) })
         });
-        Ok(row.map_or(Hit::Absent, Hit::Row))
+        Ok(match row {
+            Some(row) if row.version == ABSENT => Hit::Absent,
+            Some(row) => Hit::Row(row),
+            None => Hit::Miss,
+        })
     }
 
-    /// Puts a row that Postgres gave, unless Redis has a newer one, or it is too late to be sure of that.
+    /// Puts what Postgres gave, a row or its absence, unless Redis has a newer one, or it is too late to be sure of
+    /// that, or too many do just now.
     ///
     /// `clock`: Redis's own, from before the row was read.
     pub(crate) async fn fill(
@@ -89,12 +114,14 @@ impl Cache {
         clock: (u64, Instant),
         feed: usize,
         key: &str,
-        row: &Row,
+        row: Option<&Row>,
     ) -> Result<(), CacheError> {
+        let _place = self.fills.try_enter()?;
         let begun = clock.0 + u64::try_from(clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let value = [row.version.to_string().as_bytes(), b"\n", &row.body].concat();
+        let (version, body, ttl_secs) =
+            row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));
         let mut call = self.put_newer.key(self.keys.row(incarnation, FEEDS[feed], key));
-        call.arg(begun + WRITE_WITHIN_MS).arg(ROW_TTL_SECS).arg(row.version).arg(value);
+        call.arg(begun + WRITE_WITHIN_MS).arg(ttl_secs).arg(version).arg(value(version, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())
     }

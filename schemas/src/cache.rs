@@ -3,16 +3,25 @@
 //! | key | value |
 //! |---|---|
 //! | `{prefix}:live` | the live incarnation, 16 hexadecimal digits |
-//! | `{prefix}:{incarnation}:{view}:{key}` | `{version}\n{body}`, the body as it is served |
+//! | `{prefix}:{incarnation}:{view}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
 //! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows |
 //!
 //! The channel `{prefix}:applied` tells of moved positions: `{incarnation} {view}/{partition}={offset} …`.
 //!
 //! Invariant: rows are written after their transaction committed and before the positions that cover them, and
 //! never over a newer row: so a row read after its position was seen shows at least that position.
+//!
+//! That there is no row is written by readers alone, under the same guard, as version 0, which every row's version is
+//! above. It never hides a row whose position its reader has seen: that row was written before its position. Written
+//! before the absence, it stands, for it outlives the deadline of whatever was read earlier, and 0 is not newer; written
+//! after, it took the absence's place.
 
 /// Seconds that a row lives after it was written last.
 pub const ROW_TTL_SECS: u64 = 3600;
+/// Seconds for which a row is known not to be there. Only what asks for strangers' keys is spared by it, so it is short.
+pub const ABSENT_TTL_SECS: u64 = 5;
+/// The version of what is not there.
+pub const ABSENT: u64 = 0;
 /// A write that took longer than this to reach Redis is refused there: it may be older than what was evicted since.
 pub const WRITE_WITHIN_MS: u64 = 2000;
 
@@ -79,8 +88,8 @@ fn parse_position(word: &str) -> Option<Applied<'_>> {
 }
 
 /// A row's value.
-pub fn value(version: u64, body: &str) -> Vec<u8> {
-    [version.to_string().as_bytes(), b"\n", body.as_bytes()].concat()
+pub fn value(version: u64, body: &[u8]) -> Vec<u8> {
+    [version.to_string().as_bytes(), b"\n", body].concat()
 }
 
 /// The version, and where in `value` the body begins.
@@ -96,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_value_gives_back_its_version_and_body() {
-        let bytes = value(8, "{}");
+        let bytes = value(8, b"{}");
         let (version, body) = split_value(&bytes).unwrap();
         assert_eq!((version, &bytes[body..]), (8, &b"{}"[..]));
         for broken in ["", "8", "x\n{}", "\n{}", "-1\n{}"] {

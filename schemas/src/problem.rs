@@ -153,7 +153,7 @@ impl ProblemKind {
             Self::KeyReused => "The idempotency key was used for another command",
             Self::Internal => "A fault on our side",
             Self::NotYet => "The views are not there yet",
-            Self::Overloaded => "Too many commands wait",
+            Self::Overloaded => "Too many requests wait",
             Self::Quarantined => "The aggregate is in quarantine",
             Self::NoOwner => "No instance owns this partition just now",
             Self::OutcomeUnknown => "The outcome is not known yet",
@@ -196,7 +196,7 @@ impl ProblemKind {
                  done, and a retry under the same Idempotency-Key is safe. An operator has to look."
             }
             Self::Overloaded => {
-                "The command was refused before anything was done. Try again after Retry-After, under the same key."
+                "The request was refused before anything was done. Try again after Retry-After, a command under the same key."
             }
             Self::NoOwner => "Ownership of the partition is moving. Try again after Retry-After, under the same key.",
             Self::OutcomeUnknown => {

@@ -1,8 +1,10 @@
 //! What every test stands on: a shop with a topic, a database and a Redis prefix of its own, on shared servers.
 
+mod crowd;
 mod http;
 mod load;
 mod log;
+mod process;
 mod proxy;
 mod service;
 
@@ -14,9 +16,11 @@ use chassis::kafka::KafkaSettings;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
+pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
 pub(crate) use load::{Load, prove};
 pub(crate) use log::{append, read_log, read_log_of};
+pub(crate) use process::QueryProcess;
 pub(crate) use proxy::Proxy;
 pub(crate) use service::Service;
 
@@ -33,7 +37,7 @@ pub(crate) struct Shop {
     pub(crate) topic: String,
     pub(crate) prefix: String,
     pub(crate) partitions: u32,
-    has_tables: bool,
+    pub(crate) has_tables: bool,
 }
 
 impl Shop {
@@ -157,6 +161,13 @@ impl Shop {
 
     pub(crate) async fn start_query_api(&self) -> Service {
         Service::query_api(&self.env([])).await
+    }
+
+    /// One that is told more than the others.
+    pub(crate) async fn query_api_with(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Service {
+        let service = Service::query_api(&self.env(more)).await;
+        service.wait_ready().await;
+        service
     }
 
     /// One statement, whose first column of its first row is a number or nothing.

@@ -14,5 +14,6 @@ mod keeping;
 mod views;
 mod projectors;
 mod outages;
+mod query_tier;
 mod stack;
 mod faults;

@@ -1,5 +1,7 @@
 //! What was read, as HTTP answers.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -13,8 +15,6 @@ use crate::reads::{ReadError, Row};
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
-/// Kept where it likes, but asked about each time: a view has a new version at any moment.
-const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
@@ -28,7 +28,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
 pub(super) fn refused(error: ReadError) -> Response {
     let kind = match &error {
         ReadError::NotYet { .. } => ProblemKind::NotYet,
-        ReadError::TooManyWaiters => ProblemKind::Overloaded,
+        ReadError::TooManyWaiters | ReadError::Busy { .. } => ProblemKind::Overloaded,
         ReadError::Unavailable => ProblemKind::Unavailable,
     };
     let mut response = problem(&Problem::new(kind, error.to_string()));
@@ -38,22 +38,23 @@ pub(super) fn refused(error: ReadError) -> Response {
     response
 }
 
-pub(super) fn row(row: Row, token: Option<String>, asked: &Asked) -> Response {
+/// `age`: see [`crate::reads::Shown`].
+pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked: &Asked) -> Response {
     let etag = HeaderValue::try_from(format!("\"{}\"", row.version)).expect("digits");
     let mut response =
         if asked.has(row.version) { StatusCode::NOT_MODIFIED.into_response() } else { json(row.body, JSON) };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, etag);
-    headers.insert(header::CACHE_CONTROL, NO_CACHE);
     put_token(headers, token);
+    put_age(headers, age);
     response
 }
 
 /// Nothing has that name, as far as the token knows.
-pub(super) fn no_row(detail: String, token: Option<String>) -> Response {
+pub(super) fn no_row(detail: String, token: Option<String>, age: Option<Duration>) -> Response {
     let mut response = problem(&Problem::new(ProblemKind::NotFound, detail));
-    response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
     put_token(response.headers_mut(), token);
+    put_age(response.headers_mut(), age);
     response
 }
 
@@ -71,7 +72,6 @@ pub(super) fn events(body: Vec<u8>, token: Option<String>, next: Option<String>)
 }
 
 fn of_many(mut response: Response, token: Option<String>) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
     put_token(response.headers_mut(), token);
     response
 }
@@ -85,5 +85,11 @@ fn json(body: Bytes, content_type: HeaderValue) -> Response {
 fn put_token(headers: &mut HeaderMap, token: Option<String>) {
     if let Some(token) = token.and_then(|token| HeaderValue::try_from(token).ok()) {
         headers.insert(CONSISTENCY_TOKEN, token);
+    }
+}
+
+fn put_age(headers: &mut HeaderMap, age: Option<Duration>) {
+    if let Some(age) = age {
+        headers.insert(header::AGE, age.as_secs().into());
     }
 }

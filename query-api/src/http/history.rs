@@ -40,7 +40,7 @@ pub(super) async fn of(
     };
     let page = &shown.found[..shown.found.len().min(usize::try_from(limit).expect("checked when it was parsed"))];
     if page.is_empty() && after == 0 {
-        return answers::no_row(format!("{id} has no events", id = id.as_str()), shown.token);
+        return answers::no_row(format!("{id} has no events", id = id.as_str()), shown.token, None);
     }
     let log = format!("/logs/{}", asked.log.id);
     let body: Result<Vec<_>, _> = page.iter().map(|event| cloud_event(event, id.as_str(), &log)).collect();

@@ -15,7 +15,7 @@ use super::answers;
 use crate::positions::Log;
 use crate::reads::{Freshness, Reads};
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(10);
 

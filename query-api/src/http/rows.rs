@@ -70,8 +70,11 @@ async fn one(
     };
     match reads.row(asked.log, (view, key, scope), &asked.fresh).await {
         Ok(shown) => match shown.found {
-            Some(row) => answers::row(row, shown.token, &asked),
-            None => answers::no_row(format!("the view {} has no row {key:?}", VIEWS[view].name), shown.token),
+            Some(row) => answers::row(row, shown.token, shown.age, &asked),
+            None => {
+                let detail = format!("the view {} has no row {key:?}", VIEWS[view].name);
+                answers::no_row(detail, shown.token, shown.age)
+            }
         },
         Err(error) => answers::refused(error),
     }

@@ -11,6 +11,9 @@ use super::answers;
 use super::request::{Asked, Parameters, invalid};
 use crate::reads::Reads;
 
+/// Views are made once.
+const GENERATION: u32 = 1;
+
 #[derive(Serialize)]
 struct Catalogue<'a> {
     views: Vec<Entry<'a>>,
@@ -23,8 +26,12 @@ struct Entry<'a> {
     fields: &'a [Field],
     /// Query parameters of its list.
     filters: Vec<&'a str>,
+    /// Which making of the view answers.
+    generation: u32,
     /// As a consistency token; `null`: it shows nothing yet.
     applied: Option<String>,
+    /// Records that another view shows and this one does not. How far the log goes, this tier does not know.
+    lag: Option<u64>,
 }
 
 pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters, _: Asked) -> Response {
@@ -34,7 +41,15 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
     let views = VIEWS.iter().enumerate().map(|(index, view)| {
         let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
         let filters = ["limit", "after"].into_iter().chain(range).collect();
-        Entry { name: view.name, key: view.key, fields: view.fields, filters, applied: reads.positions.shown(index) }
+        Entry {
+            name: view.name,
+            key: view.key,
+            fields: view.fields,
+            filters,
+            generation: GENERATION,
+            applied: reads.positions.shown(index),
+            lag: reads.positions.lag(index),
+        }
     });
     let body = serde_json::to_string(&Catalogue { views: views.collect() }).expect("the catalogue is JSON");
     answers::list(body, None)

@@ -23,8 +23,8 @@ fn know_cache(positions: &Positions, incarnation: &str, offset: i64) {
     positions.know_cache(incarnation, &applied, (0, Instant::now()));
 }
 
-fn cache(incarnation: &str, token: &str) -> Place {
-    Place::Cache { incarnation: incarnation.into(), token: Some(format!("{}.{token}", LogId::of_nonce(1))) }
+fn cache(incarnation: &str, offsets: [i64; 2]) -> Place {
+    Place::Cache { incarnation: incarnation.into(), offsets: offsets.into() }
 }
 
 #[tokio::test]
@@ -32,8 +32,8 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_i
     let positions = positions();
     positions.advance_store(applied(0, 7));
     know_cache(&positions, "a", 5);
-    let reach = async |offset| positions.reach(PRODUCT, Scope::One(0), &token(0, offset), NO_TIME).await;
-    assert_eq!(reach(5).await, Ok(cache("a", "0-5")));
+    let reach = async |offset| positions.reach(PRODUCT, &token(0, offset), NO_TIME).await;
+    assert_eq!(reach(5).await, Ok(cache("a", [5, NOTHING])));
     assert_eq!(reach(7).await, Ok(Place::Store));
     let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
     assert_eq!(reach(8).await, Err(NotReached::Behind { token: behind }));
@@ -45,14 +45,39 @@ async fn a_wait_ends_with_the_news_that_reach_its_token() {
     know_cache(&positions, "a", 5);
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(PRODUCT, Scope::One(0), &token(0, 7), SOON).await }
+        async move { positions.reach(PRODUCT, &token(0, 7), SOON).await }
     });
     positions.someone_waits().await;
     assert!(positions.advance_cache("a", applied(0, 6)));
     assert!(positions.advance_cache("a", applied(1, 9)));
     assert!(positions.advance_cache("a", applied(0, 7)));
-    assert_eq!(waits.await.unwrap(), Ok(cache("a", "0-7")));
+    assert_eq!(waits.await.unwrap(), Ok(cache("a", [7, 9])));
     assert_eq!(positions.waiters(), 0);
+}
+
+#[tokio::test]
+async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
+    let positions = Arc::new(positions());
+    know_cache(&positions, "a", 5);
+    let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
+    let waits = tokio::spawn({
+        let positions = positions.clone();
+        async move { positions.reach(PRODUCT, &both, SOON).await }
+    });
+    positions.someone_waits().await;
+    // Either place has one half: neither shows the token.
+    positions.advance_cache("a", applied(0, 7));
+    positions.advance_store(applied(1, 4));
+    tokio::task::yield_now().await;
+    assert!(!waits.is_finished());
+    // Redis begins again, further behind, and gets there.
+    positions.lose_cache();
+    know_cache(&positions, "b", 6);
+    positions.advance_cache("b", applied(1, 9));
+    tokio::task::yield_now().await;
+    assert!(!waits.is_finished());
+    positions.advance_cache("b", applied(0, 8));
+    assert_eq!(waits.await.unwrap(), Ok(cache("b", [8, 9])));
 }
 
 #[tokio::test]
@@ -60,21 +85,21 @@ async fn another_incarnation_is_read_before_it_is_believed() {
     let positions = positions();
     know_cache(&positions, "a", 5);
     assert!(!positions.advance_cache("b", applied(0, 9)));
-    assert_eq!(positions.place(PRODUCT, Scope::One(0)), cache("a", "0-5"));
+    assert_eq!(positions.place(PRODUCT), cache("a", [5, NOTHING]));
     // It may be behind what the old one showed: then its positions are the truth.
     know_cache(&positions, "b", 4);
-    assert_eq!(positions.place(PRODUCT, Scope::One(0)), cache("b", "0-4"));
+    assert_eq!(positions.place(PRODUCT), cache("b", [4, NOTHING]));
     positions.lose_cache();
-    assert_eq!(positions.place(PRODUCT, Scope::One(0)), Place::Store);
+    assert_eq!(positions.place(PRODUCT), Place::Store);
 }
 
 #[test]
 fn positions_never_go_back_and_strangers_are_passed_over() {
     let mut offsets = Offsets::none(2);
-    assert!(offsets.advance(applied(0, 3)));
-    assert!(!offsets.advance(applied(0, 2)));
-    assert!(!offsets.advance(applied(2, 9)));
-    assert!(!offsets.advance([Applied { view: "of another build", partition: 0, offset: 9 }]));
+    assert_eq!(offsets.advance(applied(0, 3)), [(PRODUCT, 0, 3)]);
+    assert_eq!(offsets.advance(applied(0, 2)), []);
+    assert_eq!(offsets.advance(applied(2, 9)), []);
+    assert_eq!(offsets.advance([Applied { view: "of another build", partition: 0, offset: 9 }]), []);
     assert_eq!(offsets.of(PRODUCT), [3, NOTHING]);
 }
 
@@ -93,4 +118,16 @@ fn an_answers_token_names_what_its_scope_shows() {
     assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::All), Some(format!("{id}.0-3,2-0")));
     assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::One(2)), Some(format!("{id}.2-0")));
     assert_eq!(token_text(log.id, &[3, NOTHING, 0], Scope::One(1)), None);
+}
+
+#[test]
+fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
+    let positions = positions();
+    assert_eq!(positions.lag(PRODUCT), None);
+    positions.advance_store(applied(0, 7));
+    positions.advance_store([Applied { view: "journal", partition: 1, offset: 2 }]);
+    know_cache(&positions, "a", 9);
+    assert_eq!(positions.lag(PRODUCT), Some(3));
+    assert_eq!(positions.lag(FEEDS.len() - 1), Some(10));
+    assert_eq!(positions.shown(PRODUCT), Some(format!("{}.0-9", LogId::of_nonce(1))));
 }

@@ -1,0 +1,78 @@
+//! How much one server is asked at a time.
+//!
+//! Invariant: whatever is over the limit waits in a queue that has an end, for a time that has an end, and is then
+//! refused: a slow server makes refusals, never a pile of requests.
+
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+#[derive(Debug)]
+pub(crate) struct Gate {
+    places: Semaphore,
+    queue: Semaphore,
+    wait: Duration,
+}
+
+/// Too many are before this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests are under way")]
+pub(crate) struct Busy;
+
+impl Gate {
+    /// `places` may be inside, `queue` may wait for it, each for `wait` at most.
+    pub(crate) fn new(places: usize, queue: usize, wait: Duration) -> Self {
+        Self { places: Semaphore::new(places), queue: Semaphore::new(queue), wait }
+    }
+
+    /// A place, until the permit is dropped.
+    pub(crate) async fn enter(&self) -> Result<SemaphorePermit<'_>, Busy> {
+        // Nobody is overtaken: a place that is given back goes to whoever waits.
+        if let Ok(place) = self.places.try_acquire() {
+            return Ok(place);
+        }
+        let _waits = self.queue.try_acquire().map_err(|_| Busy)?;
+        let place = tokio::time::timeout(self.wait, self.places.acquire()).await.map_err(|_| Busy)?;
+        place.map_err(|_| Busy)
+    }
+
+    /// A place, if there is one at once.
+    pub(crate) fn try_enter(&self) -> Result<SemaphorePermit<'_>, Busy> {
+        self.places.try_acquire().map_err(|_| Busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn who_finds_the_queue_full_is_refused_at_once() {
+        let gate = Gate::new(1, 1, LONG);
+        let place = gate.enter().await.unwrap();
+        assert!(gate.try_enter().is_err());
+        let mut first = Box::pin(gate.enter());
+        assert!((&mut first).now_or_never().is_none());
+        assert!(matches!(gate.enter().await, Err(Busy)));
+        drop(place);
+        assert!(first.await.is_ok());
+        assert!(gate.try_enter().is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waited_long_enough_is_refused_and_leaves_the_queue() {
+        let gate = Gate::new(1, 1, Duration::from_millis(1));
+        let _place = gate.enter().await.unwrap();
+        for _ in 0..3 {
+            let begun = Instant::now();
+            assert!(matches!(gate.enter().await, Err(Busy)));
+            assert!(begun.elapsed() >= Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Who waits for which position. News wake only those whose position they bring: ten thousand that wait cost nothing
+//! while others' news pass by.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Requests that may wait at a time.
+const MAX_WAITERS: usize = 10_000;
+
+/// Where a position is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum At {
+    Cache,
+    Store,
+}
+
+/// A position of a place: place, feed, partition, offset.
+pub(super) type Position = (At, usize, u32, i64);
+
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    count: AtomicUsize,
+    next_id: AtomicUsize,
+    /// By position, and an id that makes each entry one waiter's own.
+    waiting: Mutex<BTreeMap<(Position, usize), Arc<Notify>>>,
+}
+
+/// Counted while it lives.
+pub(super) struct Waiter<'a> {
+    waiters: &'a Waiters,
+    id: usize,
+    woken: Arc<Notify>,
+}
+
+/// One waiter's entries, gone when it is dropped.
+pub(super) struct Entry<'a> {
+    waiter: &'a Waiter<'a>,
+    positions: [Position; 2],
+}
+
+impl Waiters {
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// `None`: too many wait already.
+    pub(super) fn enter(&self) -> Option<Waiter<'_>> {
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let waiter = Waiter { waiters: self, id, woken: Arc::default() };
+        (before < MAX_WAITERS).then_some(waiter)
+    }
+
+    /// The place shows the partition up to and with this offset now.
+    pub(super) fn wake(&self, (at, feed, partition, offset): Position) {
+        let mut waiting = self.lock();
+        let (first, last) = (((at, feed, partition, i64::MIN), 0), ((at, feed, partition, offset), usize::MAX));
+        while let Some(key) = waiting.range(first..=last).next().map(|(key, _)| *key) {
+            if let Some(woken) = waiting.remove(&key) {
+                woken.notify_one();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Position, usize), Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiter<'_> {
+    /// To be woken by either. Nothing may move between the look that found these missing and this call.
+    pub(super) fn wait_for(&self, positions: [Position; 2]) -> Entry<'_> {
+        let mut waiting = self.waiters.lock();
+        for position in positions {
+            waiting.insert((position, self.id), self.woken.clone());
+        }
+        Entry { waiter: self, positions }
+    }
+}
+
+impl Entry<'_> {
+    pub(super) async fn woken(&self) {
+        self.waiter.woken.notified().await;
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.waiter.waiters.lock();
+        for position in self.positions {
+            waiting.remove(&(position, self.waiter.id));
+        }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.waiters.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn news_wake_those_whose_position_they_bring_and_nobody_else() {
+        let waiters = Waiters::default();
+        let (first, second) = (waiters.enter().unwrap(), waiters.enter().unwrap());
+        let early = first.wait_for([(At::Cache, 0, 1, 5), (At::Store, 0, 1, 5)]);
+        let late = second.wait_for([(At::Cache, 0, 1, 6), (At::Store, 0, 1, 6)]);
+        for others in [(At::Cache, 0, 1, 4), (At::Cache, 0, 0, 9), (At::Cache, 1, 1, 9)] {
+            waiters.wake(others);
+        }
+        assert!(early.woken().now_or_never().is_none());
+        waiters.wake((At::Store, 0, 1, 5));
+        assert!(early.woken().now_or_never().is_some());
+        assert!(late.woken().now_or_never().is_none());
+        waiters.wake((At::Cache, 0, 1, 7));
+        assert!(late.woken().now_or_never().is_some());
+        drop((early, late));
+        assert!(waiters.lock().is_empty());
+    }
+
+    #[test]
+    fn there_are_never_more_than_the_limit() {
+        let waiters = Waiters::default();
+        let all: Vec<_> = (0..MAX_WAITERS).map(|_| waiters.enter().unwrap()).collect();
+        assert!(waiters.enter().is_none());
+        assert_eq!(waiters.count(), MAX_WAITERS);
+        drop(all);
+        assert_eq!(waiters.count(), 0);
+    }
+}

@@ -1,0 +1,74 @@
+//! Copies of the primary, which follow it at some distance, and take reads off it.
+//!
+//! Invariant: a replica is asked only while its last look said that it holds the same log. How far it is, each answer
+//! says itself.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use chassis::env::Secret;
+use chassis::postgres::PostgresError;
+use tokio_postgres::Row;
+
+use super::server::{Limits, Param, Server, StoreError};
+use crate::positions::Log;
+
+#[derive(Default)]
+pub(super) struct Replicas {
+    all: Vec<Replica>,
+    /// They take turns.
+    turn: AtomicUsize,
+}
+
+struct Replica {
+    server: Server,
+    /// From a look that went well to the next failure.
+    is_usable: AtomicBool,
+}
+
+impl Replicas {
+    /// They need not be there. `limits`: of each.
+    pub(super) fn connect(urls: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
+        let connect = |url| Ok(Replica { server: Server::connect(url, limits)?, is_usable: AtomicBool::new(false) });
+        Ok(Self { all: urls.iter().map(connect).collect::<Result<_, _>>()?, turn: AtomicUsize::default() })
+    }
+
+    pub(super) fn is_any_usable(&self) -> bool {
+        self.all.iter().any(Replica::is_usable)
+    }
+
+    /// `None`: none could answer. One that failed is left alone until a look finds it well again.
+    pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Option<Vec<Row>> {
+        let usable: Vec<&Replica> = self.all.iter().filter(|replica| replica.is_usable()).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;
+        match usable[turn].server.query(sql, params).await {
+            Ok(rows) => Some(rows),
+            Err(StoreError::Busy(_)) => None,
+            Err(error) => {
+                usable[turn].is_usable.store(false, Ordering::Relaxed);
+                tracing::warn!(error = %error, postgres.replica = turn, "a replica failed a query: it is left alone");
+                None
+            }
+        }
+    }
+
+    /// At each, beside the limits.
+    pub(super) async fn look(&self, log: Log) {
+        futures_util::future::join_all(self.all.iter().map(async |replica| {
+            let is_usable = match replica.server.log().await {
+                Ok(found) => found == Some(log),
+                Err(error) => {
+                    tracing::debug!(error = %error, "a replica was looked at in vain");
+                    false
+                }
+            };
+            replica.is_usable.store(is_usable, Ordering::Relaxed);
+        }))
+        .await;
+    }
+}
+
+impl Replica {
+    fn is_usable(&self) -> bool {
+        self.is_usable.load(Ordering::Relaxed)
+    }
+}

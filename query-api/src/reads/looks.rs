@@ -1,0 +1,100 @@
+//! Looks into Redis that are under way: whoever asks for the same row meanwhile shares their answer. A row that
+//! thousands ask for at once costs Redis one look at a time.
+//!
+//! Invariant: a look answers no token that was not shown before the look was sent.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use schemas::token::Token;
+use schemas::views::VIEWS;
+
+use super::ReadError;
+use crate::positions::covers;
+use crate::redis::Hit;
+
+#[derive(Clone)]
+pub(super) struct Look {
+    id: u64,
+    /// What Redis was known to show when the look was sent.
+    pub(super) offsets: Arc<[i64]>,
+    pub(super) answer: Shared<BoxFuture<'static, Result<Hit, ReadError>>>,
+}
+
+/// By view.
+#[derive(Default)]
+pub(super) struct Looks([Mutex<OfView>; VIEWS.len()]);
+
+#[derive(Default)]
+struct OfView {
+    next_id: u64,
+    by_key: HashMap<String, Look>,
+}
+
+impl Looks {
+    /// The look that is under way, or the one that `begin` makes. It has to be ended by its id.
+    pub(super) fn join<F>(
+        &self,
+        (view, key): (usize, &str),
+        wanted: Option<&Token>,
+        offsets: Arc<[i64]>,
+        begin: impl FnOnce(u64) -> F,
+    ) -> Look
+    where
+        F: Future<Output = Result<Hit, ReadError>> + Send + 'static,
+    {
+        let mut of_view = self.lock(view);
+        // One that ended and is still here panicked.
+        let is_enough =
+            |look: &&Look| look.answer.peek().is_none() && wanted.is_none_or(|token| covers(&look.offsets, token));
+        if let Some(look) = of_view.by_key.get(key).filter(is_enough) {
+            return look.clone();
+        }
+        let id = of_view.next_id;
+        of_view.next_id += 1;
+        let look = Look { id, offsets, answer: begin(id).boxed().shared() };
+        of_view.by_key.insert(key.to_owned(), look.clone());
+        look
+    }
+
+    pub(super) fn end(&self, view: usize, key: &str, id: u64) {
+        let mut of_view = self.lock(view);
+        // A later one may have taken its place.
+        if of_view.by_key.get(key).is_some_and(|look| look.id == id) {
+            of_view.by_key.remove(key);
+        }
+    }
+
+    fn lock(&self, view: usize) -> MutexGuard<'_, OfView> {
+        self.0[view].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::token::LogId;
+
+    use super::*;
+
+    fn begin(looks: &Looks, offset: i64, wanted: Option<i64>) -> u64 {
+        let token = wanted.map(|offset| Token::new(LogId::of_nonce(1), 0, offset));
+        looks.join((0, "cd"), token.as_ref(), [offset].into(), |_| async { Ok(Hit::Miss) }).id
+    }
+
+    #[test]
+    fn a_look_is_shared_only_by_those_whose_token_was_shown_before_it() {
+        let looks = Looks::default();
+        let first = begin(&looks, 5, None);
+        assert_eq!(begin(&looks, 6, None), first);
+        assert_eq!(begin(&looks, 6, Some(5)), first);
+        let second = begin(&looks, 6, Some(6));
+        assert_ne!(second, first);
+        // The first one's end is not the second one's.
+        looks.end(0, "cd", first);
+        assert_eq!(begin(&looks, 7, Some(6)), second);
+        looks.end(0, "cd", second);
+        assert_ne!(begin(&looks, 7, None), second);
+    }
+}

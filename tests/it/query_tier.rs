@@ -1,0 +1,440 @@
+//! What the query tier holds back from its servers, and what it answers when they hold back from it.
+
+use redis::aio::MultiplexedConnection;
+use schemas::cache::{ABSENT, ABSENT_TTL_SECS, PUT_NEWER, ROW_TTL_SECS, value};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use crate::fixture::{Answer, Client, Crowd, Proxy, QueryProcess, Service, Shop, crowd_size, eventually, server};
+use crate::stack::Stack;
+
+fn record() -> Value {
+    json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
+}
+
+async fn redis_of(shop: &Shop) -> MultiplexedConnection {
+    redis::Client::open(shop.redis_url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+/// Reads of `product` that were answered by `origin` so far.
+async fn reads(service: &Service, origin: &str) -> u64 {
+    metric(&service.admin_client(), &reads_by(origin)).await
+}
+
+fn reads_by(origin: &str) -> String {
+    format!("stampede_reads_total{{origin=\"{origin}\",view=\"product\"}}")
+}
+
+/// 0 where there is none.
+async fn metric(admin: &Client, name: &str) -> u64 {
+    let text = admin.get("/metrics").await.text;
+    let line = text.lines().find(|line| line.starts_with(name));
+    line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+}
+
+async fn shown(queries: &Client, id: &str, token: &str) -> Answer {
+    let headers = [("consistency-token", token), ("prefer", "wait=10")];
+    queries.get_with(&format!("/v1/products/{id}"), &headers).await
+}
+
+/// Registers a product and gives its token.
+async fn register(commands: &Client, id: &str) -> String {
+    commands.post(&format!("/v1/products/{id}/register"), record()).await.accepted(&["product.registered.v1"]).token()
+}
+
+#[tokio::test]
+async fn postgres_is_not_asked_again_for_what_it_just_did_not_have() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    queries.get_with("/v1/products/cd", &[("consistency-token", &token), ("prefer", "wait=10")]).await.json();
+    eventually("Redis knows that there is no such row", async || {
+        queries.get("/v1/products/none").await.problem(404, "not-found", "none");
+        (reads(&query_api, "redis").await > 1).then_some(())
+    })
+    .await;
+    let asked = reads(&query_api, "postgres").await;
+    for _ in 0..50 {
+        queries.get("/v1/products/none").await.problem(404, "not-found", "none");
+    }
+    assert_eq!(reads(&query_api, "postgres").await, asked);
+}
+
+#[tokio::test]
+async fn that_a_row_was_not_there_never_hides_it_from_a_reader_with_its_token() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    for round in 0..40 {
+        let path = format!("/v1/products/p-{round}");
+        // Absences are being written all the while.
+        let strangers = tokio::spawn({
+            let (queries, path) = (queries.clone(), path.clone());
+            async move { while queries.get(&path).await.status == 404 {} }
+        });
+        let token = register(&commands, &format!("p-{round}")).await;
+        for _ in 0..3 {
+            let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+            assert_eq!(queries.get_with(&path, &headers).await.status, 200, "{path} {token}");
+        }
+        strangers.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_absence_takes_no_rows_place_and_a_row_takes_an_absences() {
+    let shop = Shop::new(1).await;
+    let mut redis = redis_of(&shop).await;
+    let key = format!("{}:{}", shop.prefix, Uuid::new_v4());
+    let (absence, put_newer) = (value(ABSENT, b""), redis::Script::new(PUT_NEWER));
+    let mut put = async |deadline: u64, ttl_secs: u64, version: u64, value: &[u8]| {
+        let mut call = put_newer.key(&key);
+        call.arg(deadline).arg(ttl_secs).arg(version).arg(value);
+        let answer: i64 = call.invoke_async(&mut redis).await.unwrap();
+        let standing: Option<Vec<u8>> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+        let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut redis).await.unwrap();
+        (answer, standing, ttl)
+    };
+    // Long after it was read: nobody knows what came and went in between.
+    let (answer, standing, _) = put(1, ABSENT_TTL_SECS, ABSENT, &absence).await;
+    assert_eq!((answer, standing), (-1, None));
+    let (_, standing, ttl) = put(0, ABSENT_TTL_SECS, ABSENT, &absence).await;
+    assert_eq!(standing, Some(absence.clone()));
+    assert!(ttl <= ABSENT_TTL_SECS.cast_signed(), "{ttl}");
+    let row = value(1, b"{}");
+    let (_, standing, _) = put(0, ROW_TTL_SECS, 1, &row).await;
+    assert_eq!(standing, Some(row.clone()));
+    let (_, standing, ttl) = put(0, ABSENT_TTL_SECS, ABSENT, &absence).await;
+    assert_eq!(standing, Some(row));
+    assert!(ttl > ABSENT_TTL_SECS.cast_signed(), "{ttl}");
+}
+
+#[tokio::test]
+async fn postgres_is_asked_within_a_limit_and_what_is_over_it_is_refused_at_once() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let limits = [("POSTGRES_CONNECTIONS", "2"), ("POSTGRES_QUEUE", "3"), ("POSTGRES_QUEUE_MS", "60000")];
+    let query_api = shop.query_api_with(limits.map(|(name, value)| (name, value.to_owned()))).await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE product_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let asked = |n| {
+        let queries = queries.clone();
+        tokio::spawn(async move { queries.get(&format!("/v1/products/stranger-{n}")).await })
+    };
+    let first: Vec<_> = (0..5).map(asked).collect();
+    eventually("five queries are under way or wait", async || (reads(&query_api, "postgres").await == 5).then_some(()))
+        .await;
+    for n in 5..30 {
+        let refused = queries.get(&format!("/v1/products/stranger-{n}")).await.problem(503, "overloaded", "");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    assert_eq!(metric(&query_api.admin_client(), "stampede_reads_refused_total{server=\"postgres\"}").await, 25);
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200, "Redis answers all the while");
+    client.batch_execute("COMMIT").await.unwrap();
+    for answer in first {
+        answer.await.unwrap().problem(404, "not-found", "");
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_query_that_waited_long_enough_for_its_turn_is_refused() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let limits = [("POSTGRES_CONNECTIONS", "1"), ("POSTGRES_QUEUE", "100"), ("POSTGRES_QUEUE_MS", "50")];
+    let query_api = shop.query_api_with(limits.map(|(name, value)| (name, value.to_owned()))).await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE product_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let answers =
+        futures_util::future::join_all((0..20).map(async |n| queries.get(&format!("/v1/products/stranger-{n}")).await));
+    let refused = |answers: Vec<Answer>| answers.iter().filter(|answer| answer.status == 503).count();
+    // The one that was inside is refused by Postgres, which waits for no lock as long as that.
+    assert_eq!(refused(answers.await), 20);
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn without_postgres_what_redis_has_is_served_and_told_its_age() {
+    let mut shop = Shop::with_views(2).await;
+    let (command_api, projector) = (shop.command_api().await, shop.projector().await);
+    let postgres = Proxy::in_url(&mut shop.postgres_url).await;
+    let redis = Proxy::in_url(&mut shop.redis_url).await;
+    postgres.restore().await;
+    redis.restore().await;
+    let query_api = shop.query_api().await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.header("age"), None);
+
+    // Postgres is away for the query service alone: Redis's news still tell that the views move.
+    postgres.cut().await;
+    let token = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
+    let answer = shown(&queries, "cd", &token).await;
+    assert_eq!((answer.status.as_u16(), answer.header("age")), (200, None), "a token that Redis has reached");
+    projector.stop().await;
+    let aged = eventually("nothing was heard of the views for a while", async || {
+        Some(queries.get("/v1/products/cd").await).filter(|answer| answer.header("age").is_some())
+    });
+    let aged = aged.await;
+    assert_eq!((aged.json()["data"]["price_cents"].clone(), aged.token()), (json!(7), token.clone()));
+    assert!(aged.header("age").unwrap().parse::<u64>().unwrap() >= 5, "{aged:?}");
+    queries.get("/v1/products/stranger").await.problem(503, "unavailable", "");
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    redis.cut().await;
+    queries.get("/v1/products/cd").await.problem(503, "unavailable", "");
+    postgres.restore().await;
+    let answer = eventually("Postgres answers again", async || {
+        Some(shown(&queries, "cd", &token).await).filter(|answer| answer.status == 200)
+    });
+    assert_eq!(answer.await.header("age"), None);
+}
+
+/// Each crowd has the machine to itself.
+static CROWDED: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_queries_to_postgres() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let (_turn, crowd_size) = (CROWDED.lock().await, crowd_size(10_000));
+    let query_api = QueryProcess::start(&shop).await;
+    let queries = Client::new(&format!("http://{}", query_api.addr));
+    let token = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    // One connection is the client's own.
+    let request = "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+    let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, request).await;
+    let mut redis = redis_of(&shop).await;
+    let rows = format!("{}:*:product:cd", shop.prefix);
+    let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
+    let before = metric(&query_api.admin, &reads_by("postgres")).await;
+    redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
+    crowd.ask().await;
+    let statuses = crowd.statuses().await;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(
+        served > crowd_size / 2 && statuses.iter().all(|status| [200, 503].contains(status)),
+        "{served} were served"
+    );
+    let queries = metric(&query_api.admin, &reads_by("postgres")).await - before;
+    let joined = metric(&query_api.admin, &reads_by("joined")).await;
+    println!("{} requests at once, {served} served: {queries} to Postgres, {joined} joined one", statuses.len());
+    // One, and another for each 100 ms that Redis takes to have the row, on a busy machine.
+    assert!((1..=10).contains(&queries), "{queries}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let (_turn, crowd_size) = (CROWDED.lock().await, crowd_size(10_000));
+    let query_api = QueryProcess::start(&shop).await;
+    let queries = Client::new(&format!("http://{}", query_api.addr));
+    let token = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+
+    let (partition, offset) = token.rsplit_once('-').unwrap();
+    let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
+    let request = format!(
+        "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nPrefer: wait=10\r\n\
+         Consistency-Token: {ahead}\r\n\r\n"
+    );
+    let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, &request).await;
+    let connected = query_api.resident_kib();
+    crowd.ask().await;
+    eventually("all wait", async || {
+        let waiters = metric(&query_api.admin, "stampede_token_waiters").await;
+        (waiters == u64::try_from(crowd_size - 1).unwrap()).then_some(())
+    })
+    .await;
+    let waiting = query_api.resident_kib();
+    command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await;
+    let statuses = crowd.statuses().await;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(
+        served > crowd_size / 2 && statuses.iter().all(|status| [200, 503].contains(status)),
+        "{served} were served"
+    );
+    println!("{} that wait, {served} served: from {connected} to {waiting} KiB", statuses.len());
+    // A connection's buffers included, which are made when it is first read from.
+    assert!(waiting - connected < 20 * u64::try_from(crowd_size).unwrap(), "from {connected} to {waiting} KiB");
+}
+
+#[tokio::test]
+async fn who_may_keep_an_answer_is_said_with_every_answer() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let queries = query_api.client();
+    let token = register(&command_api.client(), "cd").await;
+    let shared = "public, max-age=0, s-maxage=1, stale-while-revalidate=1";
+    assert_eq!(shown(&queries, "cd", &token).await.header("cache-control"), Some("private, no-cache"));
+    let stated = async |path: &str, headers: &[(&str, &str)]| {
+        let answer = queries.get_with(path, headers).await;
+        assert_eq!(answer.header("vary"), Some("Consistency-Token, Prefer"), "{answer:?}");
+        (answer.status.as_u16(), answer.header("cache-control").unwrap().to_owned())
+    };
+    for path in ["/v1/products/cd", "/v1/views/product", "/v1/revenue", "/v1/products/cd/history", "/v1/views"] {
+        assert_eq!(stated(path, &[]).await, (200, shared.to_owned()), "{path}");
+        assert_eq!(stated(path, &[("prefer", "wait=1")]).await, (200, "private, no-cache".to_owned()), "{path}");
+    }
+    assert_eq!(stated("/v1/products/none", &[]).await, (404, shared.to_owned()));
+    assert_eq!(stated("/v1/products/cd", &[("if-none-match", "\"1\"")]).await, (304, shared.to_owned()));
+    assert_eq!(stated("/v1/products/cd?x=1", &[]).await, (400, "no-store".to_owned()));
+    let ahead = format!("{}999", token);
+    let headers = [("consistency-token", ahead.as_str()), ("prefer", "wait=0.01")];
+    assert_eq!(stated("/v1/products/cd", &headers).await, (503, "no-store".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_command() {
+    let stack = Stack::up_with(&[]).await;
+    let edge = stack.client();
+    let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
+    let mut token = register(&edge, "cd").await;
+    assert_eq!(edge.get("/v1/products/none").await.status, 404);
+
+    let kept = eventually("an answer is kept", async || {
+        Some(edge.get("/v1/products/cd").await).filter(|answer| answer.header("x-cache") == Some("HIT"))
+    });
+    assert_eq!(price(&kept.await), json!(1177));
+    for tags in ["\"1\"", "W/\"1\"", "\"x\", \"1\""] {
+        let not_modified = edge.get_with("/v1/products/cd", &[("if-none-match", tags)]).await;
+        assert_eq!((not_modified.status.as_u16(), not_modified.header("etag")), (304, Some("\"1\"")), "{tags}");
+    }
+    for round in 1..=20 {
+        edge.get("/v1/products/cd").await.json();
+        let reprice = json!({ "price_cents": round });
+        token = edge.post("/v1/products/cd/reprice", reprice).await.accepted(&["product.repriced.v1"]).token();
+        let own = shown(&edge, "cd", &token).await;
+        assert_eq!((price(&own), own.header("x-cache")), (json!(round), Some("BYPASS")));
+    }
+    let headers = [("consistency-token", token.as_str()), ("if-none-match", "\"21\"")];
+    assert_eq!(edge.get_with("/v1/products/cd", &headers).await.status, 304);
+    let asked = std::time::Instant::now();
+    eventually("everybody sees it", async || (price(&edge.get("/v1/products/cd").await) == json!(20)).then_some(()))
+        .await;
+    println!("seen without a token after {:?}", asked.elapsed());
+
+    // What was not there is there at once for who made it, and soon for everybody.
+    let token = register(&edge, "none").await;
+    assert_eq!(shown(&edge, "none", &token).await.status, 200);
+    eventually("everybody sees it", async || (edge.get("/v1/products/none").await.status == 200).then_some(())).await;
+    // A condition of a command is the command's own.
+    let only_new = [("if-none-match", "*")];
+    assert_eq!(edge.post_with("/v1/products/cd/register", &only_new, record()).await.status, 412);
+}
+
+/// A replica that stands still: a copy of the shop's database as it is now. Nobody may be connected to it.
+async fn stale_replica(shop: &Shop) -> String {
+    let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
+    let copy = format!("{}_copy", shop.topic);
+    eventually("all have gone", async || {
+        let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", shop.topic);
+        (postgres.sql(&sessions).await == Some(0)).then_some(())
+    })
+    .await;
+    postgres.sql(&format!("CREATE DATABASE {copy} TEMPLATE {}", shop.topic)).await;
+    shop.postgres_url.replace(&shop.topic, &copy)
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_redis() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let old = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&query_api.client(), "cd", &old).await.status, 200);
+    command_api.stop().await;
+    projector.stop().await;
+    query_api.stop().await;
+    let replica = ("POSTGRES_REPLICA_URLS", stale_replica(&shop).await);
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    // One that finds nothing in Redis, ever, and one that does.
+    let apart = shop.query_api_with([replica.clone(), ("REDIS_PREFIX", format!("{}_apart", shop.prefix))]).await;
+    let query_api = shop.query_api_with([replica]).await;
+    let (commands, queries) = (command_api.client(), apart.client());
+    eventually("the replica is asked", async || {
+        assert_eq!(queries.get("/v1/products/cd").await.status, 200);
+        (reads(&apart, "replica").await > 0).then_some(())
+    })
+    .await;
+
+    let mut redis = redis_of(&shop).await;
+    let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
+    for round in 1..=20 {
+        let reprice = json!({ "price_cents": round });
+        let token = commands.post("/v1/products/cd/reprice", reprice).await.token();
+        assert_eq!(price(&shown(&queries, "cd", &token).await), round);
+        let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+        let page = queries.get_with("/v1/views/product", &headers).await;
+        assert_eq!(page.json()["rows"][0]["data"]["price_cents"], round);
+        // Redis is not told what is older than its positions.
+        let rows = format!("{}:*:product:cd", shop.prefix);
+        let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
+        redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
+        query_api.client().get("/v1/products/cd").await.json();
+        assert_eq!(price(&shown(&query_api.client(), "cd", &token).await), round);
+    }
+    // Whoever names nothing may get what is old, and is told how old.
+    let answer = eventually("the replica answers", async || {
+        Some(queries.get("/v1/products/cd").await).filter(|answer| price(answer) == 1177)
+    });
+    assert_eq!(answer.await.token(), old);
+
+    let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
+    postgres.sql(&format!("DROP DATABASE {}_copy WITH (FORCE)", shop.topic)).await;
+    eventually("the primary stands in", async || {
+        let answer = queries.get("/v1/products/cd").await;
+        assert_eq!(answer.status, 200);
+        (price(&answer) == 20).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replica_of_another_log_is_never_asked() {
+    let (shop, other) = (Shop::with_views(2).await, Shop::with_views(2).await);
+    let (command_api, projector) = (other.command_api().await, other.projector().await);
+    let of_other = register(&command_api.client(), "cd").await;
+    let query_api = other.query_api().await;
+    assert_eq!(shown(&query_api.client(), "cd", &of_other).await.status, 200);
+    drop((command_api, projector, query_api));
+
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let token = register(&command_api.client(), "lp").await;
+    let query_api = shop.query_api_with([("POSTGRES_REPLICA_URLS", other.postgres_url.clone())]).await;
+    let queries = query_api.client();
+    assert_eq!(shown(&queries, "lp", &token).await.status, 200);
+    eventually("the replica was looked at", async || {
+        let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", other.topic);
+        let waiting = format!("{sessions} AND application_name = 'query-api' AND state = 'idle'");
+        (other.sql(&waiting).await > Some(0)).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        queries.get("/v1/products/cd").await.problem(404, "not-found", "cd");
+        let page = queries.get("/v1/views/product").await.json();
+        assert_eq!(page["rows"][0]["key"], "lp");
+    }
+    assert_eq!(reads(&query_api, "replica").await, 0);
+}
