@@ -12,10 +12,11 @@
 pub mod config;
 mod metrics;
 mod http;
+pub mod lists;
 mod reads;
 mod positions;
 mod redis;
-mod postgres;
+pub mod postgres;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

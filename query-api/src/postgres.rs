@@ -15,13 +15,14 @@ use schemas::views::{FEEDS, JOURNAL, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
 use tokio_postgres::types::ToSql;
 
+use crate::lists::{ListQuery, Position};
 use crate::positions::Log;
 use crate::reads::Row;
 
 /// Every statement here looks up a key or walks an index in its order, and stops at its limit. A planner without
 /// statistics, as after a large import, may think that it is better to sum up a whole table first (74 ms a page
 /// instead of 8).
-const PLANNER: &str = "-c enable_hashagg=off -c enable_sort=off -c enable_seqscan=off -c enable_bitmapscan=off";
+pub const PLANNER: &str = "-c enable_hashagg=off -c enable_sort=off -c enable_seqscan=off -c enable_bitmapscan=off";
 
 /// An answer that takes longer is better refused than waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -29,7 +30,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 pub(crate) struct Store {
     pool: Pool,
     row_sql: [String; VIEWS.len()],
-    page_sql: [String; VIEWS.len()],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +49,11 @@ pub(crate) struct Loaded<T> {
     pub(crate) offsets: Vec<i64>,
 }
 
-/// Which rows of a view, by key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct PageQuery {
-    pub(crate) after: String,
-    pub(crate) from: Option<String>,
-    pub(crate) to: Option<String>,
-    pub(crate) limit: i64,
+/// A row of a list.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) position: Position,
+    pub(crate) body: String,
 }
 
 /// An event of the journal.
@@ -76,12 +74,8 @@ impl Store {
     /// Postgres need not be there.
     pub(crate) fn connect(url: &Secret, connections: usize) -> Result<Self, PostgresError> {
         let pool = chassis::postgres::pool(url, PLANNER, connections, "query-api")?;
-        let of_views = |sql: &str| VIEWS.map(|view: &View| sql.replace("{relation}", view.relation));
-        Ok(Self {
-            pool,
-            row_sql: of_views(include_str!("postgres/row.sql")),
-            page_sql: of_views(include_str!("postgres/page.sql")),
-        })
+        let row_sql = VIEWS.map(|view: &View| include_str!("postgres/row.sql").replace("{relation}", view.relation));
+        Ok(Self { pool, row_sql })
     }
 
     pub(crate) async fn row(&self, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
@@ -93,18 +87,15 @@ impl Store {
         Ok(Loaded { found: row, offsets: offsets(&rows) })
     }
 
-    /// Keys and bodies.
-    pub(crate) async fn page(
-        &self,
-        view: usize,
-        query: &PageQuery,
-    ) -> Result<Loaded<Vec<(String, String)>>, StoreError> {
-        let params: [Param<'_>; 5] = [&FEEDS[view], &query.after, &query.from, &query.to, &query.limit];
-        let rows = self.query(&self.page_sql[view], &params).await?;
+    pub(crate) async fn page(&self, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, StoreError> {
+        let (sql, values) = query.statement();
+        let mut params: Vec<Param<'_>> = vec![&FEEDS[query.view], &query.limit];
+        params.extend(values.into_iter().map(|value| -> Param<'_> { value }));
+        let rows = self.query(&sql, &params).await?;
         let found = rows.iter().filter_map(|row| {
             let key: String = row.get::<_, Option<_>>(1)?;
             let body = row_body(&key, row.get::<_, i64>(2).cast_unsigned(), row.get(3));
-            Some((key, body))
+            Some(Listed { position: Position { value: row.get(4), key }, body })
         });
         Ok(Loaded { found: found.collect(), offsets: offsets(&rows) })
     }

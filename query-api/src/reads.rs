@@ -15,9 +15,10 @@ use futures_util::future::{BoxFuture, Shared};
 use schemas::token::Token;
 use schemas::views::FEEDS;
 
+use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
-use crate::postgres::{JournalEvent, Loaded, PageQuery, Store, StoreError};
+use crate::postgres::{JournalEvent, Listed, Loaded, Store, StoreError};
 use crate::redis::{Cache, Hit};
 
 /// A load that ends right after a request's token was reached may still have begun before; the next one did not.
@@ -105,13 +106,12 @@ impl Reads {
     pub(crate) async fn page(
         &self,
         log: Log,
-        view: usize,
-        query: &PageQuery,
+        query: &ListQuery,
         fresh: &Freshness,
-    ) -> Result<Shown<Vec<(String, String)>>, ReadError> {
-        self.reach(view, Scope::All, fresh).await?;
-        let loaded = self.store.page(view, query).await.map_err(unavailable)?;
-        self.metrics.read(view, Origin::Postgres);
+    ) -> Result<Shown<Vec<Listed>>, ReadError> {
+        self.reach(query.view, Scope::All, fresh).await?;
+        let loaded = self.store.page(query).await.map_err(unavailable)?;
+        self.metrics.read(query.view, Origin::Postgres);
         Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found })
     }
 

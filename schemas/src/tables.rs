@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__read_side", include_str!("../sql/V1__read_side.sql")),
     ("V2__write_side", include_str!("../sql/V2__write_side.sql")),
+    ("V3__lists", include_str!("../sql/V3__lists.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.

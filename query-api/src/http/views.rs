@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use schemas::views::{Field, Key, VIEWS};
+use schemas::views::{Field, Key, List, VIEWS};
 use serde::Serialize;
 
 use super::answers;
 use super::request::{Asked, Parameters, invalid};
+use crate::lists;
 use crate::reads::Reads;
 
 #[derive(Serialize)]
@@ -21,8 +22,10 @@ struct Entry<'a> {
     name: &'a str,
     key: Key,
     fields: &'a [Field],
-    /// Query parameters of its list.
+    /// Query parameters of its lists.
     filters: Vec<&'a str>,
+    /// The orders that there are, and with which filters; each goes backwards, too.
+    lists: &'a [List],
     /// As a consistency token; `null`: it shows nothing yet.
     applied: Option<String>,
 }
@@ -33,8 +36,14 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
     }
     let views = VIEWS.iter().enumerate().map(|(index, view)| {
         let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
-        let filters = ["limit", "after"].into_iter().chain(range).collect();
-        Entry { name: view.name, key: view.key, fields: view.fields, filters, applied: reads.positions.shown(index) }
+        Entry {
+            name: view.name,
+            key: view.key,
+            fields: view.fields,
+            filters: ["limit", "after", "order"].into_iter().chain(range).chain(lists::filters(view)).collect(),
+            lists: view.lists,
+            applied: reads.positions.shown(index),
+        }
     });
     let body = serde_json::to_string(&Catalogue { views: views.collect() }).expect("the catalogue is JSON");
     answers::list(body, None)
