@@ -12,6 +12,7 @@ mod ownership;
 mod quarantine;
 mod keeping;
 mod views;
+mod lists;
 mod outages;
 mod stack;
 mod faults;
