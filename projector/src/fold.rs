@@ -9,14 +9,15 @@ use domain::Event;
 use schemas::chain::{ChainError, Passed, Reader, Verdict};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record, RecordError};
-use schemas::views::{FEEDS, OrderRow, ProductRow};
+use schemas::views::FEEDS;
+use schemas::views::customer::{self, CustomerDelta};
+use schemas::views::order::{self, OrderRow};
+use schemas::views::product::{self, ProductRow};
+use schemas::views::revenue::{self, RevenueDelta};
 
+use crate::journal::JournalRows;
 use crate::log::Batch;
 use crate::snapshots;
-use crate::views::customer::{self, CustomerDelta};
-use crate::views::journal::JournalRows;
-use crate::views::revenue::{self, RevenueDelta};
-use crate::views::{order, product};
 
 const PRODUCT_INDEX: usize = 0;
 const ORDER_INDEX: usize = 1;

@@ -14,7 +14,7 @@ mod metrics;
 mod projector;
 mod log;
 mod fold;
-mod views;
+mod journal;
 mod snapshots;
 mod postgres;
 mod redis;

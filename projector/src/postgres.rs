@@ -15,7 +15,9 @@ use chassis::postgres::PostgresError;
 use schemas::chain::Reader;
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
-use schemas::views::{FEEDS, OrderRow, ProductRow};
+use schemas::views::FEEDS;
+use schemas::views::order::OrderRow;
+use schemas::views::product::ProductRow;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 

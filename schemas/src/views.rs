@@ -2,13 +2,23 @@
 //!
 //! The query tier serves every view of this list without code of its own.
 //!
+//! The folds, from events to rows, are the modules below, pure. A view fed by one aggregate folds its row from row and
+//! event. A view fed by many turns events into deltas, which are added up, so that no row need be read.
+//!
 //! Invariant: every [`List`] has an index, so that a page costs what its rows cost, however many rows there are.
 
-use domain::{AggregateType, TimeMs};
-use serde::{Deserialize, Serialize, Serializer};
+pub mod product;
+pub mod order;
+pub mod customer;
+pub mod revenue;
+
+use domain::{AggregateType, Event};
+use serde::{Serialize, Serializer};
 
 use crate::aggregate::check_id;
 use crate::time::parse_rfc3339;
+use order::OrderRow;
+use product::ProductRow;
 
 /// A view as its readers know it.
 #[derive(Debug, PartialEq, Eq)]
@@ -265,49 +275,26 @@ pub const JOURNAL: &str = "journal";
 /// All that have checkpoints and applied positions: the views in the order of [`VIEWS`], then the journal.
 pub const FEEDS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
 
-/// A row of `product`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProductRow {
-    pub name: String,
-    pub price_cents: u64,
-    /// Units on hand: available and reserved.
-    pub stock: u64,
-    pub available: u64,
-    pub reserved: u64,
-    pub sold: u64,
-    pub discontinued: bool,
+/// The row of the view that one aggregate alone feeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AggregateRow {
+    Product(ProductRow),
+    Order(OrderRow),
 }
 
-/// A row of `order`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderRow {
-    pub customer: String,
-    pub lines: Vec<OrderLine>,
-    pub status: OrderStatus,
-    pub total_cents: u64,
-    #[serde(with = "crate::time::rfc3339")]
-    pub ordered_at: TimeMs,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderLine {
-    pub product: String,
-    pub quantity: u32,
-    pub amount_cents: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OrderStatus {
-    #[serde(rename = "placed")]
-    Placed,
-    #[serde(rename = "confirmed")]
-    Confirmed,
-    #[serde(rename = "rejected")]
-    Rejected,
-    #[serde(rename = "cancelled")]
-    Cancelled,
+impl AggregateRow {
+    /// What an aggregate's next event makes of its row. A first event that begins nothing makes none.
+    pub fn fold(row: Option<Self>, event: &Event) -> Option<Self> {
+        match (row, event) {
+            (Some(Self::Product(row)), Event::Product(event)) => product::fold(Some(row), event).map(Self::Product),
+            (None, Event::Product(event)) => product::fold(None, event).map(Self::Product),
+            (Some(Self::Order(row)), Event::Order(event)) => order::fold(Some(row), event).map(Self::Order),
+            (None, Event::Order(event)) => order::fold(None, event).map(Self::Order),
+            // No aggregate has another one's events.
+            (row @ Some(Self::Product(_)), Event::Order(_)) | (row @ Some(Self::Order(_)), Event::Product(_)) => row,
+        }
+    }
 }
 
 /// The bytes that are served for a row.
@@ -343,6 +330,7 @@ pub struct CloudEvent<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::order::OrderStatus;
     use super::*;
 
     #[test]

@@ -124,6 +124,38 @@ async fn the_history_of_an_aggregate_is_its_events_oldest_first() {
 }
 
 #[tokio::test]
+async fn the_state_of_an_aggregate_at_a_version_or_a_time_is_the_row_of_then() {
+    let whole = Whole::new().await;
+    let mut rows = Vec::new();
+    let mut token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    for price in 1..=5 {
+        rows.push(whole.get("/v1/products/cd", &token).await);
+        token = whole.commands.post("/v1/products/cd/reprice", json!({ "price_cents": price })).await.token();
+    }
+    let events = whole.get("/v1/products/cd/history", &token).await.json();
+    for (version, row) in (1..).zip(&rows) {
+        let then = whole.get(&format!("/v1/products/cd/history?version={version}"), &token).await;
+        assert_eq!((&then.text, then.header("etag")), (&row.text, row.header("etag")));
+        // The last event of a time is what it shows.
+        let time = events[version - 1]["time"].as_str().unwrap();
+        let last = events.as_array().unwrap().iter().filter(|event| event["time"].as_str().unwrap() <= time).count();
+        let then = whole.get(&format!("/v1/products/cd/history?at={time}"), &token).await.json();
+        assert_eq!(then["version"], last);
+    }
+    for (when, said) in
+        [("version=0", "did not exist"), ("at=1997-01-01T00:00:00Z", "did not exist"), ("version=7", "the newest is 6")]
+    {
+        whole.get(&format!("/v1/products/cd/history?{when}"), &token).await.problem(404, "not-found", said);
+    }
+    whole.get("/v1/products/none/history?version=1", &token).await.problem(404, "not-found", "newest is 0");
+
+    let placed = whole.place("o-1", "ann", "1997-01-01", 1, 5).await;
+    let row = whole.get("/v1/orders/o-1", &placed).await;
+    let cancelled = whole.commands.post("/v1/orders/o-1/cancel", json!({})).await.token();
+    assert_eq!(whole.get("/v1/orders/o-1/history?version=1", &cancelled).await.text, row.text);
+}
+
+#[tokio::test]
 async fn a_token_that_is_not_reached_in_time_is_not_yet_or_leniently_what_there_is() {
     let whole = Whole::new().await;
     let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
@@ -180,6 +212,10 @@ async fn a_malformed_query_is_refused() {
         "/v1/products/a%00b",
         "/v1/products/cd/history?after=-1",
         "/v1/products/cd/history?after=x",
+        "/v1/products/cd/history?version=-1",
+        "/v1/products/cd/history?at=yesterday",
+        "/v1/products/cd/history?version=1&at=1997-01-01T00:00:00Z",
+        "/v1/products/cd/history?version=1&limit=5",
         "/v1/revenue?from=1997-13-01",
         "/v1/revenue?after=yesterday",
         "/v1/revenue?order=amount_cents",

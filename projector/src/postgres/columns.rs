@@ -6,13 +6,13 @@ use std::ops::Range;
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
 use schemas::views::FEEDS;
+use schemas::views::revenue::Sums;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
 use super::{Move, StoreError};
 use crate::fold::Changes;
-use crate::views::journal::{JournalRows, RepeatRows};
-use crate::views::revenue::Sums;
+use crate::journal::{JournalRows, RepeatRows};
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
