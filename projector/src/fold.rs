@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use domain::Event;
-use schemas::chain::{ChainError, Passed, Reader, Verdict};
+use schemas::chain::{ChainError, Digest, Passed, Reader, Tally, Verdict};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record, RecordError};
 use schemas::views::FEEDS;
@@ -46,6 +46,8 @@ pub(crate) enum FoldError {
 pub(crate) struct Standing {
     /// One a view, in the order of [`FEEDS`].
     pub(crate) readers: [Reader; FEEDS.len()],
+    /// Of what each counted.
+    pub(crate) tallies: [Tally; FEEDS.len()],
     /// Whether the record that each view counted last was seen again since the start.
     recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
@@ -72,7 +74,7 @@ impl Times {
 impl Standing {
     pub(crate) fn new(readers: [Reader; FEEDS.len()], nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
-        Self { recognized, readers, nonce, times: Times::default() }
+        Self { recognized, readers, nonce, tallies: Default::default(), times: Times::default() }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.
@@ -155,7 +157,7 @@ impl Folder {
         for (partition, offset, value) in batch.iter() {
             let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
             let standing = &mut standings[partition as usize];
-            let counts = standing.read(partition, offset, record.as_ref(), &mut changes.passed_over)?;
+            let counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
             if let Some(Record::Commit(commit)) = record
                 && counts.contains(&true)
             {
@@ -228,7 +230,7 @@ impl Standing {
         &mut self,
         partition: u32,
         offset: i64,
-        record: Option<&Record<'_>>,
+        (record, value): (Option<&Record<'_>>, &[u8]),
         passed_over: &mut Vec<Passed>,
     ) -> Result<[bool; FEEDS.len()], FoldError> {
         if let (0, Some(Record::Claim(claim))) = (offset, record)
@@ -238,7 +240,9 @@ impl Standing {
         }
         let mut counts = [false; FEEDS.len()];
         let mut passed = None;
-        for ((reader, recognized), counts) in self.readers.iter_mut().zip(&mut self.recognized).zip(&mut counts) {
+        let digest = Digest::of(value);
+        for (view, counts) in counts.iter_mut().enumerate() {
+            let (reader, recognized) = (&mut self.readers[view], &mut self.recognized[view]);
             if offset < reader.next_offset {
                 if offset == reader.last_counted && !reader.recognizes(record) {
                     return Err(FoldError::OtherHistory { partition, offset });
@@ -250,8 +254,11 @@ impl Standing {
                 return Err(FoldError::OtherHistory { partition, offset: reader.last_counted });
             }
             match reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })? {
-                Verdict::Counts => *counts = true,
-                Verdict::Claimed(_) => {}
+                Verdict::Counts => {
+                    *counts = true;
+                    self.tallies[view].take(offset, digest);
+                }
+                Verdict::Claimed(_) => self.tallies[view].take(offset, digest),
                 Verdict::PassedOver(reason) => passed = Some(reason),
             }
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use schemas::chain::Reader;
+use schemas::chain::{Reader, Tally};
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
 use schemas::views::FEEDS;
@@ -89,6 +89,7 @@ pub(crate) struct Move {
     pub(crate) partition: u32,
     pub(crate) from: Reader,
     pub(crate) to: Reader,
+    pub(crate) tally: Tally,
     pub(crate) times: Times,
 }
 
@@ -120,8 +121,10 @@ impl Store {
             .map_err(StoreError::Load)?;
         let checkpoints =
             self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
-        let readers: HashMap<(String, i32), Reader> =
-            checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), reader(row))).collect();
+        let known: HashMap<(String, i32), (Reader, Tally)> = checkpoints
+            .iter()
+            .map(|row| ((row.get("view"), row.get("partition")), (reader(row), tally(row))))
+            .collect();
         let rows =
             self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
         let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
@@ -133,8 +136,10 @@ impl Store {
         }
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
-            let of = |view: &str| readers.get(&(view.to_owned(), partition)).copied().unwrap_or(Reader::START);
-            let mut standing = Standing::new(FEEDS.map(of), nonces.get(&partition).copied());
+            let start = (Reader::START, Tally::default());
+            let of = |view: &str| known.get(&(view.to_owned(), partition)).copied().unwrap_or(start);
+            let mut standing = Standing::new(FEEDS.map(|view| of(view).0), nonces.get(&partition).copied());
+            standing.tallies = FEEDS.map(|view| of(view).1);
             standing.times = times.get(&partition).copied().unwrap_or_default();
             standing
         };
@@ -294,6 +299,11 @@ async fn read(
 fn read_row(row: &Row) -> ReadRow {
     let version: i64 = row.get(1);
     (row.get(0), version.cast_unsigned(), row.get(2))
+}
+
+fn tally(row: &Row) -> Tally {
+    let counted: i64 = row.get("counted");
+    Tally { counted: counted.cast_unsigned(), hash: nonce_from_sql(row.get("counted_hash")) }
 }
 
 fn reader(row: &Row) -> Reader {

@@ -245,7 +245,8 @@ impl Fold {
             }
             for (view, (to, from)) in now.readers.iter().zip(&committed.readers).enumerate() {
                 if to != from {
-                    moves.push(Move { view, partition, from: *from, to: *to, times: now.times });
+                    let tally = now.tallies[view];
+                    moves.push(Move { view, partition, from: *from, to: *to, tally, times: now.times });
                 }
             }
         }
