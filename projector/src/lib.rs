@@ -19,6 +19,7 @@ mod snapshots;
 mod postgres;
 mod redis;
 mod migrate;
+pub mod audit;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -301,12 +301,12 @@ fn read_row(row: &Row) -> ReadRow {
     (row.get(0), version.cast_unsigned(), row.get(2))
 }
 
-fn tally(row: &Row) -> Tally {
+pub(crate) fn tally(row: &Row) -> Tally {
     let counted: i64 = row.get("counted");
     Tally { counted: counted.cast_unsigned(), hash: nonce_from_sql(row.get("counted_hash")) }
 }
 
-fn reader(row: &Row) -> Reader {
+pub(crate) fn reader(row: &Row) -> Reader {
     let claim: i64 = row.get("epoch_claim");
     let last_seq: i64 = row.get("last_seq");
     Reader {

@@ -13,6 +13,7 @@ mod quarantine;
 mod keeping;
 mod views;
 mod lists;
+mod audit;
 mod outages;
 mod stack;
 mod faults;

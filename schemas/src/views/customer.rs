@@ -2,6 +2,7 @@
 
 use domain::TimeMs;
 use domain::order::Event;
+use serde::Serialize;
 
 use super::revenue::Sums;
 
@@ -13,6 +14,24 @@ pub struct CustomerDelta {
     /// Of all orders ever placed: these are not taken back.
     pub first_order_at: TimeMs,
     pub last_order_at: TimeMs,
+}
+
+/// A row, of all its parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CustomerRow {
+    #[serde(flatten)]
+    sums: Sums,
+    #[serde(with = "crate::time::rfc3339")]
+    first_order_at: TimeMs,
+    #[serde(with = "crate::time::rfc3339")]
+    last_order_at: TimeMs,
+}
+
+impl From<&CustomerDelta> for CustomerRow {
+    fn from(whole: &CustomerDelta) -> Self {
+        let CustomerDelta { events: _, sums, first_order_at, last_order_at } = whole;
+        Self { sums: *sums, first_order_at: *first_order_at, last_order_at: *last_order_at }
+    }
 }
 
 /// The customer whom the event concerns, and what it adds.

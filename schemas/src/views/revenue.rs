@@ -2,9 +2,10 @@
 
 use crate::time::day_of;
 use domain::order::Event;
+use serde::Serialize;
 
-/// Orders, units and money, with their sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Orders, units and money, with their sign. Added up they are a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Sums {
     pub orders: i64,
     pub units: i64,
