@@ -4,7 +4,8 @@
 //! one snapshot of Postgres tells how far each view stands in each partition, to which the log is read on. So the
 //! writes of a live system are no differences.
 //!
-//! Compared are every checkpoint with its tally, and the rows of a sample of keys, or all. Rows that the log knows
+//! Compared are every checkpoint with its tally, and the rows of a sample of keys, or all; of the journal, how many
+//! events its aggregates have. Rows that the log knows
 //! nothing of show only where all are compared.
 
 mod sample;
@@ -94,9 +95,8 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
     refold.close_sample();
     await_checkpoints(&postgres, &ends).await?;
 
-    let keys = VIEWS.map(|view| {
-        most.map(|_| refold.rows(view.name).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>())
-    });
+    let keys = FEEDS
+        .map(|view| most.map(|_| refold.rows(view).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>()));
     let (checkpoints, rows) = postgres.snapshot(&keys).await?;
     let until = offsets(&checkpoints, partitions, |checkpoint| checkpoint.reader.next_offset);
     refold.limit(&until);
@@ -127,10 +127,10 @@ impl Report {
     }
 
     fn compare_rows(&mut self, refold: &Refold, found: &[Rows], all: bool) {
-        for (view, found) in VIEWS.iter().zip(found) {
-            let Compared { rows, differences, .. } = compare::postgres(view.name, &refold.rows(view.name), found, all);
+        for (view, found) in FEEDS.iter().zip(found) {
+            let Compared { rows, differences, .. } = compare::postgres(view, &refold.rows(view), found, all);
             let how = if all { "rows, all that there are" } else { "rows, a sample" };
-            self.lines.push(format!("Postgres     {}: {rows} {how}", view.name));
+            self.lines.push(format!("Postgres     {}: {rows} {how}", view));
             self.rows += rows;
             self.differences.extend(differences);
         }

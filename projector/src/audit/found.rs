@@ -16,6 +16,11 @@ use crate::postgres::{reader, tally};
 /// Rows in one command to Redis.
 const MAX_ROWS_A_CALL: usize = 500;
 
+/// How far the journal of each aggregate goes, and how many events it has.
+const JOURNAL_BY_AGGREGATE: &str = "(
+    SELECT aggregate AS key, max(version) AS version, count(*) AS data FROM journal GROUP BY aggregate
+) AS journal";
+
 pub(super) struct Checkpoint {
     pub(super) reader: Reader,
     pub(super) tally: Tally,
@@ -51,17 +56,18 @@ impl Postgres {
         Ok(checkpoints(&rows))
     }
 
-    /// Of one moment: the checkpoints, and the rows of each view that have these keys, or all.
+    /// Of one moment: the checkpoints, and the rows of each of [`FEEDS`] that have these keys, or all.
     pub(super) async fn snapshot(
         &mut self,
-        keys: &[Option<Vec<String>>; VIEWS.len()],
+        keys: &[Option<Vec<String>>; FEEDS.len()],
     ) -> anyhow::Result<(Checkpoints, Vec<Rows>)> {
         let transaction = self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
         let transaction = transaction.read_only(true).start().await?;
         let known = transaction.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
         let mut views = Vec::new();
-        for (view, keys) in VIEWS.iter().zip(keys) {
-            let all = format!("SELECT key, version, data::text FROM {}", view.relation);
+        let relations = VIEWS.iter().map(|view| view.relation).chain([JOURNAL_BY_AGGREGATE]);
+        for (relation, keys) in relations.zip(keys) {
+            let all = format!("SELECT key, version, data::text FROM {relation}");
             let rows = match keys {
                 Some(keys) => transaction.query(&format!("{all} WHERE key = ANY($1)"), &[keys]).await?,
                 None => transaction.query(&all, &[]).await?,

@@ -18,6 +18,7 @@ const PRODUCT_INDEX: usize = 0;
 const ORDER_INDEX: usize = 1;
 const CUSTOMER_INDEX: usize = 2;
 const REVENUE_INDEX: usize = 3;
+const JOURNAL_INDEX: usize = 4;
 
 /// How far a view is folded in a partition, and how far it is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) struct Refold {
     orders: Sample<Row<OrderRow>>,
     customers: Sample<Option<CustomerDelta>>,
     revenue: Sample<Option<RevenueDelta>>,
+    /// Versions of aggregates.
+    journal: Sample<u64>,
     pub(super) commits: u64,
 }
 
@@ -58,6 +61,7 @@ impl Refold {
             orders: Sample::new(most),
             customers: Sample::new(most),
             revenue: Sample::new(most),
+            journal: Sample::new(most),
             commits: 0,
         }
     }
@@ -77,6 +81,7 @@ impl Refold {
         self.orders.close();
         self.customers.close();
         self.revenue.close();
+        self.journal.close();
     }
 
     pub(super) fn is_at_its_limit(&self) -> bool {
@@ -113,6 +118,11 @@ impl Refold {
     }
 
     fn commit(&mut self, commit: &Commit<'_>, counts: [bool; FEEDS.len()]) {
+        if counts[JOURNAL_INDEX]
+            && let Some(version) = self.journal.entry(&commit.aggregate)
+        {
+            *version = commit.version;
+        }
         let id = commit.aggregate.split_once('/').map_or("", |(_, id)| id);
         for event in &commit.events {
             match event.upcast() {
@@ -154,7 +164,7 @@ impl Refold {
         }
     }
 
-    /// The rows of a view that the log says there are.
+    /// The rows of a view that the log says there are; of the journal, how many events each aggregate has.
     pub(super) fn rows(&self, view: &str) -> Vec<(&str, ReadRow)> {
         let row = |version, data: String| ReadRow { version, data };
         if view == PRODUCT.name {
@@ -170,7 +180,8 @@ impl Refold {
             let made = self.revenue.iter().filter_map(|(key, sum)| Some((key, sum.as_ref()?)));
             made.map(|(key, sum)| (key, row(sum.events.cast_unsigned(), json(&sum.sums)))).collect()
         } else {
-            Vec::new()
+            let events = |version: &u64| row(*version, version.to_string());
+            self.journal.iter().map(|(aggregate, version)| (aggregate, events(version))).collect()
         }
     }
 }
