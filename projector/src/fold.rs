@@ -6,18 +6,19 @@
 use std::collections::{HashMap, HashSet};
 
 use domain::Event;
-use schemas::chain::{ChainError, Passed, Reader, Verdict};
+use schemas::chain::{ChainError, Digest, Passed, Reader, Tally, Verdict};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record, RecordError};
-use schemas::views::{FEEDS, OrderRow, ProductRow};
+use schemas::views::FEEDS;
+use schemas::views::customer::{self, CustomerDelta};
+use schemas::views::order::{self, OrderRow};
+use schemas::views::product::{self, ProductRow};
+use schemas::views::revenue::{self, RevenueDelta};
 
 use crate::config::Feeds;
+use crate::journal::JournalRows;
 use crate::log::Batch;
 use crate::snapshots;
-use crate::views::customer::{self, CustomerDelta};
-use crate::views::journal::JournalRows;
-use crate::views::revenue::{self, RevenueDelta};
-use crate::views::{order, product};
 
 const PRODUCT_INDEX: usize = 0;
 const ORDER_INDEX: usize = 1;
@@ -48,6 +49,8 @@ pub(crate) struct Standing {
     pub(crate) readers: [Reader; FEEDS.len()],
     /// Those of them that are folded here.
     feeds: Feeds,
+    /// Of what each counted.
+    pub(crate) tallies: [Tally; FEEDS.len()],
     /// Whether the record that each view counted last was seen again since the start.
     recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
@@ -74,7 +77,7 @@ impl Times {
 impl Standing {
     pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
-        Self { recognized, readers, feeds, nonce, times: Times::default() }
+        Self { recognized, readers, feeds, nonce, tallies: Default::default(), times: Times::default() }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.
@@ -157,7 +160,7 @@ impl Folder {
         for (partition, offset, value) in batch.iter() {
             let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
             let standing = &mut standings[partition as usize];
-            let counts = standing.read(partition, offset, record.as_ref(), &mut changes.passed_over)?;
+            let counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
             if let Some(Record::Commit(commit)) = record
                 && counts.contains(&true)
             {
@@ -230,7 +233,7 @@ impl Standing {
         &mut self,
         partition: u32,
         offset: i64,
-        record: Option<&Record<'_>>,
+        (record, value): (Option<&Record<'_>>, &[u8]),
         passed_over: &mut Vec<Passed>,
     ) -> Result<[bool; FEEDS.len()], FoldError> {
         if let (0, Some(Record::Claim(claim))) = (offset, record)
@@ -240,6 +243,7 @@ impl Standing {
         }
         let mut counts = [false; FEEDS.len()];
         let mut passed = None;
+        let digest = Digest::of(value);
         for feed in self.feeds.iter() {
             let (reader, recognized) = (&mut self.readers[feed], &mut self.recognized[feed]);
             if offset < reader.next_offset {
@@ -253,8 +257,11 @@ impl Standing {
                 return Err(FoldError::OtherHistory { partition, offset: reader.last_counted });
             }
             match reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })? {
-                Verdict::Counts => counts[feed] = true,
-                Verdict::Claimed(_) => {}
+                Verdict::Counts => {
+                    counts[feed] = true;
+                    self.tallies[feed].take(offset, digest);
+                }
+                Verdict::Claimed(_) => self.tallies[feed].take(offset, digest),
                 Verdict::PassedOver(reason) => passed = Some(reason),
             }
         }

@@ -15,11 +15,12 @@ mod metrics;
 mod projector;
 mod log;
 mod fold;
-mod views;
+mod journal;
 mod snapshots;
 mod postgres;
 mod redis;
 mod migrate;
+pub mod audit;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
-//! `projector` folds the log; `projector migrate` brings the tables up to date and ends.
+//! `projector` folds the log; `projector migrate` brings the tables up to date and ends; `projector audit` compares the
+//! views with the log.
 
 use anyhow::bail;
 use chassis::env::Env;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
-use projector::{App, Config, migrate};
+use projector::{App, Config, audit, migrate};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,6 +17,7 @@ async fn main() -> anyhow::Result<()> {
     match std::env::args().nth(1).as_deref() {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
         Some("migrate") => migrate(&env.required("POSTGRES_URL")?).await,
-        Some(other) => bail!("there is no subcommand {other:?}; there is migrate"),
+        Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
+        Some(other) => bail!("there is no subcommand {other:?}; there are migrate and audit"),
     }
 }

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use schemas::chain::Reader;
+use schemas::chain::{Reader, Tally};
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
-use schemas::views::{FEEDS, OrderRow, ProductRow};
+use schemas::views::FEEDS;
+use schemas::views::order::OrderRow;
+use schemas::views::product::ProductRow;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
@@ -86,6 +88,7 @@ pub(crate) struct Move {
     pub(crate) partition: u32,
     pub(crate) from: Reader,
     pub(crate) to: Reader,
+    pub(crate) tally: Tally,
     pub(crate) times: Times,
 }
 
@@ -111,8 +114,10 @@ impl Store {
             .map_err(StoreError::Load)?;
         let checkpoints =
             self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
-        let readers: HashMap<(String, i32), Reader> =
-            checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), reader(row))).collect();
+        let known: HashMap<(String, i32), (Reader, Tally)> = checkpoints
+            .iter()
+            .map(|row| ((row.get("view"), row.get("partition")), (reader(row), tally(row))))
+            .collect();
         let rows =
             self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
         let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
@@ -124,8 +129,10 @@ impl Store {
         }
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
-            let of = |view: &str| readers.get(&(view.to_owned(), partition)).copied().unwrap_or(Reader::START);
-            let mut standing = Standing::new(FEEDS.map(of), feeds, nonces.get(&partition).copied());
+            let start = (Reader::START, Tally::default());
+            let of = |view: &str| known.get(&(view.to_owned(), partition)).copied().unwrap_or(start);
+            let mut standing = Standing::new(FEEDS.map(|view| of(view).0), feeds, nonces.get(&partition).copied());
+            standing.tallies = FEEDS.map(|view| of(view).1);
             standing.times = times.get(&partition).copied().unwrap_or_default();
             standing
         };
@@ -287,7 +294,12 @@ fn read_row(row: &Row) -> ReadRow {
     (row.get(0), version.cast_unsigned(), row.get(2))
 }
 
-fn reader(row: &Row) -> Reader {
+pub(crate) fn tally(row: &Row) -> Tally {
+    let counted: i64 = row.get("counted");
+    Tally { counted: counted.cast_unsigned(), hash: nonce_from_sql(row.get("counted_hash")) }
+}
+
+pub(crate) fn reader(row: &Row) -> Reader {
     let claim: i64 = row.get("epoch_claim");
     let last_seq: i64 = row.get("last_seq");
     Reader {

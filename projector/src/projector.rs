@@ -298,7 +298,7 @@ impl Fold {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
             let (from, to) = (committed.readers[view], now.readers[view]);
             if to != from {
-                moves.push(Move { view, partition, from, to, times: now.times });
+                moves.push(Move { view, partition, from, to, tally: now.tallies[view], times: now.times });
             }
         }
         moves

@@ -38,6 +38,14 @@ pub(crate) fn router(reads: Arc<Reads>) -> Router {
             ),
         };
     }
+    for (view, declared) in VIEWS.iter().enumerate() {
+        for nested in declared.nested {
+            router = router.route(
+                &format!("/v1/{}/{{id}}/{}", nested.owner, nested.name),
+                get(async move |reads, id, asked| rows::page_under(reads, (view, nested), id, asked).await),
+            );
+        }
+    }
     for aggregate in TYPES {
         router = router.route(
             &format!("/v1/{}/{{id}}/history", route_name(aggregate)),

@@ -12,11 +12,12 @@
 pub mod config;
 mod metrics;
 mod http;
+pub mod lists;
 mod reads;
 mod gate;
 mod positions;
 mod redis;
-mod postgres;
+pub mod postgres;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -12,8 +12,10 @@ use schemas::cache::Applied;
 use schemas::views::{FEEDS, JOURNAL, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
 
+pub use server::PLANNER;
 pub(crate) use server::{Limits, StoreError};
 
+use crate::lists::{ListQuery, Position};
 use crate::positions::Log;
 use crate::reads::Row;
 use replicas::Replicas;
@@ -23,7 +25,6 @@ pub(crate) struct Store {
     primary: Server,
     replicas: Replicas,
     row_sql: [String; VIEWS.len()],
-    page_sql: [String; VIEWS.len()],
 }
 
 /// What was read, and the offsets by partition that it is sure to show.
@@ -43,13 +44,11 @@ pub(crate) enum Side {
     Primary,
 }
 
-/// Which rows of a view, by key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct PageQuery {
-    pub(crate) after: String,
-    pub(crate) from: Option<String>,
-    pub(crate) to: Option<String>,
-    pub(crate) limit: i64,
+/// A row of a list.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) position: Position,
+    pub(crate) body: String,
 }
 
 /// An event of the journal.
@@ -69,12 +68,10 @@ pub(crate) struct JournalEvent {
 impl Store {
     /// Postgres need not be there.
     pub(crate) fn connect(url: &Secret, replicas: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
-        let of_views = |sql: &str| VIEWS.map(|view: &View| sql.replace("{relation}", view.relation));
         Ok(Self {
             primary: Server::connect(url, limits)?,
             replicas: Replicas::connect(replicas, limits)?,
-            row_sql: of_views(include_str!("postgres/row.sql")),
-            page_sql: of_views(include_str!("postgres/page.sql")),
+            row_sql: VIEWS.map(|view: &View| include_str!("postgres/row.sql").replace("{relation}", view.relation)),
         })
     }
 
@@ -87,19 +84,15 @@ impl Store {
         Ok(Loaded { found: row, offsets: offsets(&rows), is_copy })
     }
 
-    /// Keys and bodies.
-    pub(crate) async fn page(
-        &self,
-        side: Side,
-        view: usize,
-        query: &PageQuery,
-    ) -> Result<Loaded<Vec<(String, String)>>, StoreError> {
-        let params: [Param<'_>; 5] = [&FEEDS[view], &query.after, &query.from, &query.to, &query.limit];
-        let (rows, is_copy) = self.query(side, &self.page_sql[view], &params).await?;
+    pub(crate) async fn page(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, StoreError> {
+        let (sql, values) = query.statement();
+        let mut params: Vec<Param<'_>> = vec![&FEEDS[query.view], &query.limit];
+        params.extend(values.into_iter().map(|value| -> Param<'_> { value }));
+        let (rows, is_copy) = self.query(side, &sql, &params).await?;
         let found = rows.iter().filter_map(|row| {
             let key: String = row.get::<_, Option<_>>(1)?;
             let body = row_body(&key, row.get::<_, i64>(2).cast_unsigned(), row.get(3));
-            Some((key, body))
+            Some(Listed { position: Position { value: row.get(4), key }, body })
         });
         Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy })
     }

@@ -20,9 +20,10 @@ use schemas::views::FEEDS;
 
 use looks::{Look, Looks};
 
+use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
-use crate::postgres::{JournalEvent, Loaded, PageQuery, Side, Store, StoreError};
+use crate::postgres::{JournalEvent, Listed, Loaded, Side, Store, StoreError};
 use crate::redis::{Cache, CacheError, Hit};
 
 /// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
@@ -124,27 +125,21 @@ impl Reads {
     pub(crate) async fn page(
         &self,
         log: Log,
-        view: usize,
-        query: &PageQuery,
+        query: &ListQuery,
         fresh: &Freshness,
-    ) -> Result<Shown<Vec<(String, String)>>, ReadError> {
-        self.reach(view, fresh).await?;
+    ) -> Result<Shown<Vec<Listed>>, ReadError> {
+        self.reach(query.view, fresh).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        let mut loaded = self.page_from(self.store.nearest(), view, query).await?;
+        let mut loaded = self.page_from(self.store.nearest(), query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
-            loaded = self.page_from(Side::Primary, view, query).await?;
+            loaded = self.page_from(Side::Primary, query).await?;
         }
         Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found, age: None })
     }
 
-    async fn page_from(
-        &self,
-        side: Side,
-        view: usize,
-        query: &PageQuery,
-    ) -> Result<Loaded<Vec<(String, String)>>, ReadError> {
-        let loaded = self.store.page(side, view, query).await.map_err(|error| self.refused(failed(error)))?;
-        self.metrics.read(view, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
+    async fn page_from(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, ReadError> {
+        let loaded = self.store.page(side, query).await.map_err(|error| self.refused(failed(error)))?;
+        self.metrics.read(query.view, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
         Ok(loaded)
     }
 

@@ -8,9 +8,11 @@
 //! whatever other writers, lost, doubled or late records do.
 
 mod reader;
+mod tally;
 mod writer;
 
 pub use reader::{ChainError, Passed, Reader, Verdict};
+pub use tally::{Digest, Tally};
 pub use writer::{Doubt, Settled, Writer};
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use xxhash_rust::xxh3::Xxh3Default;
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__read_side", include_str!("../sql/V1__read_side.sql")),
     ("V2__write_side", include_str!("../sql/V2__write_side.sql")),
+    ("V3__lists", include_str!("../sql/V3__lists.sql")),
+    ("V4__tallies", include_str!("../sql/V4__tallies.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.
@@ -22,7 +24,7 @@ pub fn repeat_key(aggregate: &str, key: &str) -> Uuid {
     Uuid::from_u128(hash.digest128())
 }
 
-/// A nonce as Postgres stores it: the same 64 bits, signed.
+/// A nonce or a hash as Postgres stores it: the same 64 bits, signed.
 pub fn nonce_to_sql(nonce: u64) -> i64 {
     nonce.cast_signed()
 }

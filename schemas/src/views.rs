@@ -1,11 +1,24 @@
 //! The views: what each shows, and what a reader may ask of it.
 //!
 //! The query tier serves every view of this list without code of its own.
+//!
+//! The folds, from events to rows, are the modules below, pure. A view fed by one aggregate folds its row from row and
+//! event. A view fed by many turns events into deltas, which are added up, so that no row need be read.
+//!
+//! Invariant: every [`List`] has an index, so that a page costs what its rows cost, however many rows there are.
 
-use domain::{AggregateType, TimeMs};
-use serde::{Deserialize, Serialize};
+pub mod product;
+pub mod order;
+pub mod customer;
+pub mod revenue;
+
+use domain::{AggregateType, Event};
+use serde::{Serialize, Serializer};
 
 use crate::aggregate::check_id;
+use crate::time::parse_rfc3339;
+use order::OrderRow;
+use product::ProductRow;
 
 /// A view as its readers know it.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +32,35 @@ pub struct View {
     pub fields: &'static [Field],
     /// Query parameters that bound the key, both inclusive.
     pub key_range: Option<(&'static str, &'static str)>,
+    /// The table that has the lists' indexes, and every field that they name as a column of that name.
+    pub table: &'static str,
+    /// The first of those with the filters that a reader gave is the one meant where no order is named.
+    pub lists: &'static [List],
+    pub nested: &'static [Nested],
+}
+
+/// An order in which rows can be walked, forwards or backwards; those of equal value by their keys.
+///
+/// It has an index of its own: the filters, then the order, then the key. A filter without an index would make a page
+/// as slow as the rows that it leaves out are many.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct List {
+    /// `key`, or a field.
+    pub order: &'static str,
+    /// Fields of which the reader gives the values; with other filters it is another list.
+    pub filters: &'static [&'static str],
+}
+
+/// A list under a row of another view: `customers/{id}/orders`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Nested {
+    /// As in [`Natural::Row`].
+    pub owner: &'static str,
+    pub name: &'static str,
+    /// The filter that the owner's id is the value of.
+    pub filter: &'static str,
+    /// Where the reader names none, as a reader would write it.
+    pub order: &'static str,
 }
 
 /// The path under `/v1/` by which a view goes besides `views/{name}`.
@@ -63,13 +105,83 @@ pub enum Source {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Field {
     pub name: &'static str,
-    /// As in JSON Schema, with the format where there is one: `string date-time`.
-    pub kind: &'static str,
+    pub kind: Kind,
 }
 
-const fn field(name: &'static str, kind: &'static str) -> Field {
+const fn field(name: &'static str, kind: Kind) -> Field {
     Field { name, kind }
 }
+
+/// What the values of a field are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Id,
+    Text,
+    OneOf(&'static [&'static str]),
+    Integer,
+    Boolean,
+    /// As RFC 3339 in the row. Its column leaves out the `Z`, so that times compare as text does.
+    Time,
+    Array,
+}
+
+impl Kind {
+    /// As in JSON Schema, with the format where there is one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Id | Self::Text | Self::OneOf(_) => "string",
+            Self::Integer => "integer",
+            Self::Boolean => "boolean",
+            Self::Time => "string date-time",
+            Self::Array => "array",
+        }
+    }
+
+    /// Of the field's column.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::Id | Self::Text | Self::OneOf(_) | Self::Time => "text",
+            Self::Integer => "bigint",
+            Self::Boolean => "boolean",
+            Self::Array => "json",
+        }
+    }
+
+    /// What is wrong with a value of the field's column, for a client.
+    pub fn check(self, value: &str) -> Result<(), String> {
+        match self {
+            Self::Id => check_id(value).map_err(|error| error.to_string()),
+            Self::OneOf(values) if values.contains(&value) => Ok(()),
+            Self::OneOf(values) => Err(format!("it is one of {}", values.join(", "))),
+            Self::Text if value.contains('\0') => Err("text has no U+0000".to_owned()),
+            Self::Text => Ok(()),
+            Self::Integer => value.parse::<i64>().map(drop).map_err(|_| "it is an integer".to_owned()),
+            Self::Boolean if matches!(value, "true" | "false") => Ok(()),
+            Self::Boolean => Err("it is true or false".to_owned()),
+            Self::Time => parse_rfc3339(&format!("{value}Z")).map(drop),
+            Self::Array => Err("arrays do not compare".to_owned()),
+        }
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl View {
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+const fn list(order: &'static str, filters: &'static [&'static str]) -> List {
+    List { order, filters }
+}
+
+/// Not a field: what every row has.
+pub const KEY_ORDER: &str = "key";
 
 pub const PRODUCT: View = View {
     name: "product",
@@ -78,15 +190,23 @@ pub const PRODUCT: View = View {
     natural: Natural::Row("products"),
     key: Key::Id,
     fields: &[
-        field("name", "string"),
-        field("price_cents", "integer"),
-        field("stock", "integer"),
-        field("available", "integer"),
-        field("reserved", "integer"),
-        field("sold", "integer"),
-        field("discontinued", "boolean"),
+        field("name", Kind::Text),
+        field("price_cents", Kind::Integer),
+        field("stock", Kind::Integer),
+        field("available", Kind::Integer),
+        field("reserved", Kind::Integer),
+        field("sold", Kind::Integer),
+        field("discontinued", Kind::Boolean),
     ],
     key_range: None,
+    table: "product_rows",
+    lists: &[
+        list(KEY_ORDER, &[]),
+        list("price_cents", &[]),
+        list(KEY_ORDER, &["discontinued"]),
+        list("price_cents", &["discontinued"]),
+    ],
+    nested: &[],
 };
 
 pub const ORDER: View = View {
@@ -96,14 +216,22 @@ pub const ORDER: View = View {
     natural: Natural::Row("orders"),
     key: Key::Id,
     fields: &[
-        field("customer", "string"),
-        field("lines", "array"),
-        field("status", "string"),
-        field("total_cents", "integer"),
-        field("ordered_at", "string date-time"),
-        field("reason", "string"),
+        field("customer", Kind::Id),
+        field("lines", Kind::Array),
+        field("status", Kind::OneOf(&["placed", "confirmed", "rejected", "cancelled"])),
+        field("total_cents", Kind::Integer),
+        field("ordered_at", Kind::Time),
+        field("reason", Kind::Text),
     ],
     key_range: None,
+    table: "order_rows",
+    lists: &[
+        list(KEY_ORDER, &[]),
+        list("ordered_at", &[]),
+        list("ordered_at", &["customer"]),
+        list("ordered_at", &["status"]),
+    ],
+    nested: &[Nested { owner: "customers", name: "orders", filter: "customer", order: "-ordered_at" }],
 };
 
 pub const CUSTOMER: View = View {
@@ -113,13 +241,17 @@ pub const CUSTOMER: View = View {
     natural: Natural::Row("customers"),
     key: Key::Id,
     fields: &[
-        field("orders", "integer"),
-        field("units", "integer"),
-        field("amount_cents", "integer"),
-        field("first_order_at", "string date-time"),
-        field("last_order_at", "string date-time"),
+        field("orders", Kind::Integer),
+        field("units", Kind::Integer),
+        field("amount_cents", Kind::Integer),
+        field("first_order_at", Kind::Time),
+        field("last_order_at", Kind::Time),
     ],
     key_range: None,
+    table: "customer_parts",
+    // No index has sums that are made when they are read.
+    lists: &[list(KEY_ORDER, &[])],
+    nested: &[],
 };
 
 pub const REVENUE: View = View {
@@ -128,8 +260,11 @@ pub const REVENUE: View = View {
     source: Source::Sum,
     natural: Natural::List("revenue"),
     key: Key::Day,
-    fields: &[field("orders", "integer"), field("units", "integer"), field("amount_cents", "integer")],
+    fields: &[field("orders", Kind::Integer), field("units", Kind::Integer), field("amount_cents", Kind::Integer)],
     key_range: Some(("from", "to")),
+    table: "revenue_parts",
+    lists: &[list(KEY_ORDER, &[])],
+    nested: &[],
 };
 
 pub const VIEWS: [&View; 4] = [&PRODUCT, &ORDER, &CUSTOMER, &REVENUE];
@@ -140,49 +275,26 @@ pub const JOURNAL: &str = "journal";
 /// All that have checkpoints and applied positions: the views in the order of [`VIEWS`], then the journal.
 pub const FEEDS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
 
-/// A row of `product`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProductRow {
-    pub name: String,
-    pub price_cents: u64,
-    /// Units on hand: available and reserved.
-    pub stock: u64,
-    pub available: u64,
-    pub reserved: u64,
-    pub sold: u64,
-    pub discontinued: bool,
+/// The row of the view that one aggregate alone feeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AggregateRow {
+    Product(ProductRow),
+    Order(OrderRow),
 }
 
-/// A row of `order`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderRow {
-    pub customer: String,
-    pub lines: Vec<OrderLine>,
-    pub status: OrderStatus,
-    pub total_cents: u64,
-    #[serde(with = "crate::time::rfc3339")]
-    pub ordered_at: TimeMs,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderLine {
-    pub product: String,
-    pub quantity: u32,
-    pub amount_cents: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OrderStatus {
-    #[serde(rename = "placed")]
-    Placed,
-    #[serde(rename = "confirmed")]
-    Confirmed,
-    #[serde(rename = "rejected")]
-    Rejected,
-    #[serde(rename = "cancelled")]
-    Cancelled,
+impl AggregateRow {
+    /// What an aggregate's next event makes of its row. A first event that begins nothing makes none.
+    pub fn fold(row: Option<Self>, event: &Event) -> Option<Self> {
+        match (row, event) {
+            (Some(Self::Product(row)), Event::Product(event)) => product::fold(Some(row), event).map(Self::Product),
+            (None, Event::Product(event)) => product::fold(None, event).map(Self::Product),
+            (Some(Self::Order(row)), Event::Order(event)) => order::fold(Some(row), event).map(Self::Order),
+            (None, Event::Order(event)) => order::fold(None, event).map(Self::Order),
+            // No aggregate has another one's events.
+            (row @ Some(Self::Product(_)), Event::Order(_)) | (row @ Some(Self::Order(_)), Event::Product(_)) => row,
+        }
+    }
 }
 
 /// The bytes that are served for a row.
@@ -214,4 +326,49 @@ pub struct CloudEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
     pub data: &'a serde_json::value::RawValue,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::order::OrderStatus;
+    use super::*;
+
+    #[test]
+    fn a_list_names_fields_of_its_view_and_no_two_are_the_same() {
+        for view in VIEWS {
+            for (index, list) in view.lists.iter().enumerate() {
+                let known = |name: &&str| *name == KEY_ORDER || view.field(name).is_some();
+                assert!(list.filters.iter().chain([&list.order]).all(known), "{}: {list:?}", view.name);
+                assert!(!view.lists[..index].contains(list), "{}: {list:?}", view.name);
+            }
+            for Nested { filter, order, .. } in view.nested {
+                let order = order.trim_start_matches('-');
+                let serves = |list: &List| list.order == order && list.filters == [*filter];
+                assert!(view.lists.iter().any(serves), "{}", view.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_catalogue_names_every_status() {
+        let all = [OrderStatus::Placed, OrderStatus::Confirmed, OrderStatus::Rejected, OrderStatus::Cancelled];
+        let names = all.map(|status| serde_json::to_value(status).unwrap());
+        let field = ORDER.field("status").unwrap();
+        assert!(matches!(field.kind, Kind::OneOf(values) if names.iter().eq(values.iter())));
+    }
+
+    #[test]
+    fn a_value_that_is_none_of_its_kind_is_refused() {
+        for (kind, good, bad) in [
+            (Kind::Id, "a-1", "a b"),
+            (Kind::Text, "a b", "\0"),
+            (Kind::OneOf(&["x"]), "x", "y"),
+            (Kind::Integer, "-7", "7.0"),
+            (Kind::Boolean, "true", "1"),
+            (Kind::Time, "1997-01-01T00:00:00.25", "1997-01-01"),
+        ] {
+            assert_eq!(kind.check(good), Ok(()), "{kind:?}");
+            assert!(kind.check(bad).is_err(), "{kind:?}");
+        }
+    }
 }

@@ -13,6 +13,8 @@ mod quarantine;
 mod keeping;
 mod views;
 mod projectors;
+mod lists;
+mod audit;
 mod outages;
 mod query_tier;
 mod stack;

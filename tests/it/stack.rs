@@ -121,6 +121,11 @@ async fn a_replay_shows_no_difference_though_every_service_is_killed_in_its_mids
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("differences 0"), "{}", text(&output));
 
+    for options in [&["audit"][..], &["audit", "--full"], &["audit", "--sample", "10"]] {
+        let audit = stack.command(options).output().await.unwrap();
+        assert!(audit.status.success() && text(&audit).contains("differences  0"), "{}", text(&audit));
+    }
+
     let again = stack.command(&["replay"]).output().await.unwrap();
     assert!(again.status.success(), "{}", text(&again));
     assert!(text(&again).contains("this replay changed nothing"), "{}", text(&again));
@@ -209,4 +214,24 @@ async fn what_was_stored_is_there_after_down_and_up_and_a_second_up_is_refused()
     stack.tell(&["up", "--detach"]).await;
     let answer = stack.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     assert_eq!(answer.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_fails_where_a_view_is_wrong_and_where_nothing_runs() {
+    let stack = Stack::up().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    let token = stack.client().post("/v1/products/cd/register", registered).await.token();
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    assert_eq!(stack.client().get_with("/v1/products/cd", &headers).await.status, 200);
+    let password = std::fs::read_to_string(stack.state.join("postgres-password")).unwrap();
+    let url = format!("postgresql://stampede:{password}@127.0.0.1:{}/stampede", BASE_PORT + 20);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("UPDATE product_rows SET version = 7 WHERE key = 'cd'").await.unwrap();
+    let audit = stack.command(&["audit"]).output().await.unwrap();
+    assert!(!audit.status.success(), "{}", text(&audit));
+    assert!(text(&audit).contains("difference   product cd, Postgres: expected version 1 {"), "{}", text(&audit));
+    stack.tell(&["down"]).await;
+    let audit = stack.command(&["audit"]).output().await.unwrap();
+    assert!(!audit.status.success() && text(&audit).contains("no stack is ready"), "{}", text(&audit));
 }

@@ -12,7 +12,7 @@ use crate::layout::Layout;
 use crate::plan::Wanted;
 use crate::services::Profile;
 use crate::status::Phase;
-use crate::{logs, process, provision, replay, test, up};
+use crate::{audit, logs, process, provision, replay, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -83,6 +83,8 @@ enum Command {
     },
     /// Send a real shop's orders through the system and compare every view with the file's own sums
     Replay(replay::Args),
+    /// Read the whole log and compare every checkpoint and a sample of rows with it; exits with 1 where something differs
+    Audit(audit::Args),
     /// Measure how fast it is, on a stack of its own; a stack that runs is not disturbed, but disturbs
     #[command(subcommand)]
     Bench(Bench),
@@ -119,6 +121,7 @@ impl Command {
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
             Self::Test { filter } => return test::run(&layout, base_port, filter),
             Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
+            Self::Audit(args) => return Err(audit::run(&layout, profile, &args)?),
             Self::Replay(args) => return replay::run(layout, profile, &args),
         }
         Ok(ExitCode::SUCCESS)

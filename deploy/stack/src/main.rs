@@ -27,6 +27,7 @@ mod logs;
 mod up;
 mod test;
 mod replay;
+mod audit;
 mod bench;
 
 use clap::Parser;

@@ -47,6 +47,13 @@ pub(crate) struct Wanted {
 /// Of each service: enough to see them share the work, and one take over from another.
 const INSTANCES: u16 = 2;
 
+impl Wanted {
+    /// Beside data that is there.
+    pub(crate) fn one_of_each() -> Self {
+        Self { command_apis: 1, query_apis: 1, projectors: 1, ..Self::default() }
+    }
+}
+
 impl Default for Wanted {
     fn default() -> Self {
         Self {

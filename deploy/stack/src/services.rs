@@ -132,6 +132,13 @@ fn migrate(binaries: &Path, common: &Common) -> Part {
     Part::task(TABLES, common.add_to(launch)).needing([BUILD, postgres::NAME])
 }
 
+/// Of the views, beside a stack that runs.
+pub(crate) fn audit(layout: &Layout, size: &Size, profile: Profile, options: Vec<String>) -> Result<Launch> {
+    let args = ["audit".to_owned()].into_iter().chain(options);
+    let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
+    Ok(Common::of(layout, size)?.add_to(launch))
+}
+
 fn service(kind: &str, instance: u16, launch: Launch, admin: u16, ports: &[(&'static str, u16)]) -> Part {
     Part {
         name: format!("{kind}-{instance}"),

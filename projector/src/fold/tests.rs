@@ -164,6 +164,8 @@ fn is_claim(value: &[u8]) -> bool {
 struct Store {
     products: BTreeMap<String, (u64, ProductRow)>,
     orders: BTreeMap<String, (u64, OrderRow)>,
+    /// By partition.
+    tallies: Vec<[Tally; FEEDS.len()]>,
     customers: BTreeMap<(String, u32), CustomerDelta>,
     revenue: BTreeMap<(String, u32), RevenueDelta>,
     journal: BTreeMap<(String, i64), String>,
@@ -208,8 +210,7 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         if starts_again {
             // From the checkpoints, with nothing in memory; the last counted record comes again.
             folder = Folder::default();
-            standings =
-                standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
+            standings = standings.iter().map(again).collect();
             records = &log[..end];
         }
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
@@ -220,7 +221,13 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         store.take(folder.fold(&batch, &mut standings).unwrap());
         next = end;
     }
+    store.tallies = standings.iter().map(|standing| standing.tallies).collect();
     store
+}
+
+/// As its checkpoints give it back.
+fn again(standing: &Standing) -> Standing {
+    Standing { tallies: standing.tallies, ..Standing::new(standing.readers, Feeds::ALL, standing.nonce) }
 }
 
 fn log(partitions: &[Vec<Step>]) -> Vec<(u32, i64, Vec<u8>)> {

@@ -6,13 +6,13 @@ use std::ops::Range;
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
 use schemas::views::FEEDS;
+use schemas::views::revenue::Sums;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
 use super::{Move, StoreError};
 use crate::fold::Changes;
-use crate::views::journal::{JournalRows, RepeatRows};
-use crate::views::revenue::Sums;
+use crate::journal::{JournalRows, RepeatRows};
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
@@ -27,7 +27,9 @@ pub(super) struct Checkpoints {
     claims: Vec<i64>,
     nonces: Vec<i64>,
     seqs: Vec<i64>,
+    last_counted: Vec<i64>,
     counted: Vec<i64>,
+    hashes: Vec<i64>,
     last_at_ms: Vec<i64>,
     max_key_ms: Vec<i64>,
     count: i64,
@@ -37,7 +39,7 @@ impl Checkpoints {
     pub(super) fn new(moves: &[Move]) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { view, partition, from, to, times } in moves {
+        for Move { view, partition, from, to, tally, times } in moves {
             columns.views.push(FEEDS[*view]);
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);
@@ -46,14 +48,16 @@ impl Checkpoints {
             columns.claims.push(to.epoch.map_or(-1, |epoch| epoch.claim));
             columns.nonces.push(nonce(to));
             columns.seqs.push(to.last_seq.cast_signed());
-            columns.counted.push(to.last_counted);
+            columns.last_counted.push(to.last_counted);
+            columns.counted.push(tally.counted.cast_signed());
+            columns.hashes.push(nonce_to_sql(tally.hash));
             columns.last_at_ms.push(times.last_at_ms.cast_signed());
             columns.max_key_ms.push(times.max_key_ms.cast_signed());
         }
         columns
     }
 
-    pub(super) fn params(&self) -> [Param<'_>; 12] {
+    pub(super) fn params(&self) -> [Param<'_>; 14] {
         [
             &self.views,
             &self.partitions,
@@ -63,7 +67,9 @@ impl Checkpoints {
             &self.claims,
             &self.nonces,
             &self.seqs,
+            &self.last_counted,
             &self.counted,
+            &self.hashes,
             &self.last_at_ms,
             &self.max_key_ms,
             &self.count,

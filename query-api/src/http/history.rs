@@ -1,4 +1,6 @@
-//! `GET /v1/{aggregates}/{id}/history`: every event of an aggregate.
+//! `GET /v1/{aggregates}/{id}/history`: every event of an aggregate, or its state then.
+
+mod then;
 
 use std::sync::Arc;
 
@@ -8,6 +10,8 @@ use schemas::aggregate::{AggregateId, AggregateType, route_name};
 use schemas::time::{TimeMs, to_rfc3339};
 use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
+
+use then::Moment;
 
 use super::answers;
 use super::request::{Asked, Parameters, invalid};
@@ -28,6 +32,16 @@ pub(super) async fn of(
         Ok(id) => id,
         Err(error) => return invalid(error.to_string()),
     };
+    match Moment::take(&mut parameters) {
+        Ok(None) => {}
+        Ok(Some(moment)) => {
+            return match parameters.end() {
+                Ok(()) => then::of(&reads, &id, moment, &asked).await,
+                Err(detail) => invalid(detail),
+            };
+        }
+        Err(detail) => return invalid(detail),
+    }
     let (after, limit) = match page(&mut parameters).and_then(|page| parameters.end().map(|()| page)) {
         Ok(page) => page,
         Err(detail) => return invalid(detail),

@@ -6,12 +6,13 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use schemas::aggregate::AggregateId;
 use schemas::problem::{Problem, ProblemKind};
-use schemas::views::{Source, VIEWS};
+use schemas::views::{Nested, Source, VIEWS};
 
 use super::answers;
 use super::request::{Asked, Parameters, invalid};
+use crate::lists::ListQuery;
 use crate::positions::Scope;
-use crate::postgres::PageQuery;
+use crate::postgres::Listed;
 use crate::reads::Reads;
 
 const DEFAULT_LIMIT: i64 = 50;
@@ -82,56 +83,66 @@ async fn one(
 
 /// `view`: its index in [`VIEWS`].
 pub(super) async fn page_of(
-    State(reads): State<Arc<Reads>>,
+    reads: State<Arc<Reads>>,
     view: usize,
-    parameters: Parameters,
+    mut parameters: Parameters,
     asked: Asked,
 ) -> Response {
-    let mut query = match page_query(view, parameters) {
+    let query = limit(&mut parameters)
+        .and_then(|limit| ListQuery::parse(view, limit, None, |name| parameters.take(name)))
+        .and_then(|query| parameters.end().map(|()| query));
+    page(reads, query, &asked).await
+}
+
+/// A list under the row `id` of another view.
+pub(super) async fn page_under(
+    reads: State<Arc<Reads>>,
+    (view, nested): (usize, &Nested),
+    Path(id): Path<String>,
+    (mut parameters, asked): (Parameters, Asked),
+) -> Response {
+    let query = limit(&mut parameters)
+        .and_then(|limit| {
+            let given = |name: &str| if name == nested.filter { Some(id.clone()) } else { parameters.take(name) };
+            ListQuery::parse(view, limit, Some(nested.order), given)
+        })
+        .and_then(|query| parameters.end().map(|()| query));
+    page(reads, query, &asked).await
+}
+
+fn limit(parameters: &mut Parameters) -> Result<i64, String> {
+    parameters.take_limit(DEFAULT_LIMIT, MAX_LIMIT)
+}
+
+async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>, asked: &Asked) -> Response {
+    let mut query = match query {
         Ok(query) => query,
         Err(detail) => return invalid(detail),
     };
     let limit = usize::try_from(query.limit).expect("checked when it was parsed");
     // One more tells whether there is a next page.
     query.limit += 1;
-    match reads.page(asked.log, view, &query, &asked.fresh).await {
-        Ok(shown) => answers::list(page_body(&shown.found, limit), shown.token),
+    match reads.page(asked.log, &query, &asked.fresh).await {
+        Ok(shown) => answers::list(page_body(&query, &shown.found, limit), shown.token),
         Err(error) => answers::refused(error),
     }
 }
 
-fn page_query(view: usize, mut parameters: Parameters) -> Result<PageQuery, String> {
-    let view = VIEWS[view];
-    let mut query = PageQuery { limit: parameters.take_limit(DEFAULT_LIMIT, MAX_LIMIT)?, ..PageQuery::default() };
-    if let Some(after) = parameters.take("after") {
-        view.key.check(&after).map_err(|error| format!("after: {error}"))?;
-        query.after = after;
-    }
-    if let Some((from, to)) = view.key_range {
-        for (name, bound) in [(from, &mut query.from), (to, &mut query.to)] {
-            *bound = parameters.take(name);
-            bound.as_deref().map_or(Ok(()), |key| view.key.check(key)).map_err(|error| format!("{name}: {error}"))?;
-        }
-    }
-    parameters.end()?;
-    Ok(query)
-}
-
 /// `{"rows":[…],"next":"…"}`, of rows that are JSON already.
-fn page_body(rows: &[(String, String)], limit: usize) -> String {
+fn page_body(query: &ListQuery, rows: &[Listed], limit: usize) -> String {
     let page = &rows[..rows.len().min(limit)];
-    let mut body = String::with_capacity(32 + page.iter().map(|(_, row)| row.len() + 1).sum::<usize>());
+    let mut body = String::with_capacity(256 + page.iter().map(|row| row.body.len() + 1).sum::<usize>());
     body.push_str("{\"rows\":[");
-    for (index, (_, row)) in page.iter().enumerate() {
+    for (index, row) in page.iter().enumerate() {
         if index > 0 {
             body.push(',');
         }
-        body.push_str(row);
+        body.push_str(&row.body);
     }
     body.push_str("],\"next\":");
     match page.last() {
-        // Keys need no escapes.
-        Some((key, _)) if rows.len() > limit => body.extend(["\"", key, "\"}"]),
+        // Cursors need no escapes.
+        Some(last) if rows.len() > limit => body.extend(["\"", &query.cursor(&last.position), "\"}"]),
         _ => body.push_str("null}"),
     }
     body
@@ -149,12 +160,19 @@ fn no_view(name: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lists::Position;
 
     #[test]
     fn a_page_names_the_next_one_only_if_there_is_one() {
-        let rows = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())];
-        assert_eq!(page_body(&rows, 2), r#"{"rows":[1,2],"next":null}"#);
-        assert_eq!(page_body(&rows, 1), r#"{"rows":[1],"next":"a"}"#);
-        assert_eq!(page_body(&[], 1), r#"{"rows":[],"next":null}"#);
+        let query = ListQuery::parse(0, 1, None, |_| None).unwrap();
+        let row = |key: &str, body: &str| Listed {
+            position: Position { value: key.to_owned(), key: key.to_owned() },
+            body: body.to_owned(),
+        };
+        let rows = [row("a", "1"), row("b", "2")];
+        assert_eq!(page_body(&query, &rows, 2), r#"{"rows":[1,2],"next":null}"#);
+        let next = query.cursor(&rows[0].position);
+        assert_eq!(page_body(&query, &rows, 1), format!(r#"{{"rows":[1],"next":"{next}"}}"#));
+        assert_eq!(page_body(&query, &[], 1), r#"{"rows":[],"next":null}"#);
     }
 }

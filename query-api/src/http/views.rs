@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use schemas::views::{Field, Key, VIEWS};
+use schemas::views::{Field, Key, List, VIEWS};
 use serde::Serialize;
 
 use super::answers;
 use super::request::{Asked, Parameters, invalid};
+use crate::lists;
 use crate::reads::Reads;
 
 /// Views are made once.
@@ -24,10 +25,12 @@ struct Entry<'a> {
     name: &'a str,
     key: Key,
     fields: &'a [Field],
-    /// Query parameters of its list.
+    /// Query parameters of its lists.
     filters: Vec<&'a str>,
     /// Which making of the view answers.
     generation: u32,
+    /// The orders that there are, and with which filters; each goes backwards, too.
+    lists: &'a [List],
     /// As a consistency token; `null`: it shows nothing yet.
     applied: Option<String>,
     /// Records that another view shows and this one does not. How far the log goes, this tier does not know.
@@ -40,13 +43,13 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
     }
     let views = VIEWS.iter().enumerate().map(|(index, view)| {
         let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
-        let filters = ["limit", "after"].into_iter().chain(range).collect();
         Entry {
             name: view.name,
             key: view.key,
             fields: view.fields,
-            filters,
             generation: GENERATION,
+            filters: ["limit", "after", "order"].into_iter().chain(range).chain(lists::filters(view)).collect(),
+            lists: view.lists,
             applied: reads.positions.shown(index),
             lag: reads.positions.lag(index),
         }

@@ -1,25 +1,26 @@
 //! `revenue`: what was ordered on a day. Counted when placed, taken back when an order ends unserved.
 
+use crate::time::day_of;
 use domain::order::Event;
-use schemas::time::day_of;
+use serde::Serialize;
 
-/// Orders, units and money, with their sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Sums {
-    pub(crate) orders: i64,
-    pub(crate) units: i64,
-    pub(crate) amount_cents: i64,
+/// Orders, units and money, with their sign. Added up they are a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Sums {
+    pub orders: i64,
+    pub units: i64,
+    pub amount_cents: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RevenueDelta {
+pub struct RevenueDelta {
     /// Events folded into it.
-    pub(crate) events: i64,
-    pub(crate) sums: Sums,
+    pub events: i64,
+    pub sums: Sums,
 }
 
 /// The day that the event concerns, and what it adds.
-pub(crate) fn delta(event: &Event) -> Option<(String, RevenueDelta)> {
+pub fn delta(event: &Event) -> Option<(String, RevenueDelta)> {
     let at = match event {
         Event::Placed(placement) => placement.ordered_at,
         Event::Rejected(ending) | Event::Cancelled(ending) => ending.ordered_at,
@@ -29,14 +30,14 @@ pub(crate) fn delta(event: &Event) -> Option<(String, RevenueDelta)> {
 }
 
 impl RevenueDelta {
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.events += other.events;
         self.sums.add(&other.sums);
     }
 }
 
 impl Sums {
-    pub(crate) fn of(event: &Event) -> Option<Self> {
+    pub fn of(event: &Event) -> Option<Self> {
         match event {
             Event::Placed(placement) => Some(Self {
                 orders: 1,
@@ -50,7 +51,7 @@ impl Sums {
         }
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.orders += other.orders;
         self.units += other.units;
         self.amount_cents += other.amount_cents;

@@ -1,10 +1,23 @@
 //! `product`: a product's price and stock.
 
 use domain::product::Event;
-use schemas::views::ProductRow;
+use serde::{Deserialize, Serialize};
+
+/// A row of `product`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProductRow {
+    pub name: String,
+    pub price_cents: u64,
+    /// Units on hand: available and reserved.
+    pub stock: u64,
+    pub available: u64,
+    pub reserved: u64,
+    pub sold: u64,
+    pub discontinued: bool,
+}
 
 /// A first event that registers nothing makes no row.
-pub(crate) fn fold(row: Option<ProductRow>, event: &Event) -> Option<ProductRow> {
+pub fn fold(row: Option<ProductRow>, event: &Event) -> Option<ProductRow> {
     let Some(mut row) = row else { return first(event) };
     match event {
         Event::Registered(_) => {}

@@ -1,10 +1,43 @@
 //! `order`: what was ordered, and how far it has come.
 
+use domain::TimeMs;
 use domain::order::{Ending, Event};
-use schemas::views::{OrderLine, OrderRow, OrderStatus};
+use serde::{Deserialize, Serialize};
+
+/// A row of `order`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRow {
+    pub customer: String,
+    pub lines: Vec<OrderLine>,
+    pub status: OrderStatus,
+    pub total_cents: u64,
+    #[serde(with = "crate::time::rfc3339")]
+    pub ordered_at: TimeMs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderLine {
+    pub product: String,
+    pub quantity: u32,
+    pub amount_cents: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OrderStatus {
+    #[serde(rename = "placed")]
+    Placed,
+    #[serde(rename = "confirmed")]
+    Confirmed,
+    #[serde(rename = "rejected")]
+    Rejected,
+    #[serde(rename = "cancelled")]
+    Cancelled,
+}
 
 /// A first event that places nothing makes no row.
-pub(crate) fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
+pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
     match (row, event) {
         (None, Event::Placed(placement)) => Some(OrderRow {
             customer: placement.customer.0.to_string(),

@@ -1,0 +1,231 @@
+//! `projector audit`: reads the log from its beginning, and says where the views are not what a fold of it is.
+//!
+//! What is compared is of one moment of Postgres: the log is read to its end, the checkpoints are waited for, and then
+//! one snapshot of Postgres tells how far each view stands in each partition, to which the log is read on. So the
+//! writes of a live system are no differences.
+//!
+//! Compared are every checkpoint with its tally, and the rows of a sample of keys, or all; of the journal, how many
+//! events its aggregates have. Rows that the log knows
+//! nothing of show only where all are compared.
+
+mod sample;
+mod refold;
+mod found;
+mod compare;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use chassis::kafka::KafkaSettings;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use schemas::views::{FEEDS, VIEWS};
+
+pub use compare::Difference;
+
+use crate::config::Config;
+use crate::log;
+use compare::Compared;
+use found::{Checkpoints, Postgres, Redis, Rows};
+use refold::Refold;
+
+/// Kafka gives an answer, or the next records.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The views get from one position to another.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(100);
+const TELL_EVERY: Duration = Duration::from_secs(2);
+/// Differences that are told one by one.
+const TOLD: usize = 100;
+
+/// Rows of a view that are folded again where not all are.
+pub const DEFAULT_SAMPLE: usize = 1000;
+
+/// By partition and view.
+type Offsets = Vec<[i64; FEEDS.len()]>;
+
+/// What an audit came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub records: i64,
+    pub commits: u64,
+    pub checkpoints: usize,
+    /// Rows that were compared in Postgres, and in Redis.
+    pub rows: usize,
+    pub cached_rows: usize,
+    pub differences: Vec<Difference>,
+    lines: Vec<String>,
+}
+
+/// Of the command line behind `audit`: `--sample N` or `--full`. It prints what it comes to; an error: differences.
+pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut most = Some(DEFAULT_SAMPLE);
+    while let Some(arg) = args.next() {
+        most = match arg.as_str() {
+            "--full" => None,
+            "--sample" => {
+                let number = args.next().context("--sample is followed by a number")?;
+                Some(number.parse().with_context(|| format!("{number:?} is no number of rows"))?)
+            }
+            other => bail!("there is no option {other:?}; there are --sample N and --full"),
+        };
+    }
+    let began = Instant::now();
+    let report = audit(config, most).await?;
+    report.lines.iter().for_each(|line| println!("{line}"));
+    println!("time         {:.1} s", began.elapsed().as_secs_f64());
+    report.differences.iter().take(TOLD).for_each(|difference| println!("difference   {difference}"));
+    println!("differences  {}", report.differences.len());
+    if report.differences.is_empty() {
+        return Ok(());
+    }
+    bail!("the views are not what the log says")
+}
+
+/// `most`: rows of a view that are folded again; `None`: all, and all are in memory.
+pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Report> {
+    let mut postgres = Postgres::connect(&config.postgres_url).await?;
+    let mut redis = Redis::connect(&config.redis_url, &config.redis_prefix)?;
+    let ends = ends(&config.kafka, &config.topic.name).await?;
+    let partitions = u32::try_from(ends.len()).context("a number of partitions")?;
+
+    let known = postgres.checkpoints().await?;
+    let mut refold = Refold::new(most, &offsets(&known, partitions, |checkpoint| checkpoint.tally_from));
+    refold.limit(&ends.iter().map(|end| [*end; FEEDS.len()]).collect::<Offsets>());
+    read(config, &mut refold, ends.iter().sum()).await?;
+    refold.close_sample();
+    await_checkpoints(&postgres, &ends).await?;
+
+    let keys = FEEDS
+        .map(|view| most.map(|_| refold.rows(view).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>()));
+    let (checkpoints, rows) = postgres.snapshot(&keys).await?;
+    let until = offsets(&checkpoints, partitions, |checkpoint| checkpoint.reader.next_offset);
+    refold.limit(&until);
+    read(config, &mut refold, 0).await?;
+
+    let mut report = Report { commits: refold.commits, ..Report::default() };
+    report.records = until.iter().filter_map(|views| views.iter().max()).sum();
+    let told =
+        format!("log          {} records in {partitions} partitions, {} commits", report.records, report.commits);
+    report.lines.push(told);
+    report.compare_checkpoints(&refold, &checkpoints);
+    report.compare_rows(&refold, &rows, most.is_none());
+    report.compare_cache(&mut redis, &refold, &until).await?;
+    Ok(report)
+}
+
+impl Report {
+    fn compare_checkpoints(&mut self, refold: &Refold, found: &Checkpoints) {
+        for (partition, feeds) in refold.feeds() {
+            for (view, feed) in FEEDS.iter().zip(feeds) {
+                let found = found.get(&((*view).to_owned(), partition));
+                self.checkpoints += 1;
+                self.differences.extend(compare::checkpoint(view, partition, feed, found));
+            }
+        }
+        let line = format!("checkpoints  {} compared with their tallies", self.checkpoints);
+        self.lines.push(line);
+    }
+
+    fn compare_rows(&mut self, refold: &Refold, found: &[Rows], all: bool) {
+        for (view, found) in FEEDS.iter().zip(found) {
+            let Compared { rows, differences, .. } = compare::postgres(view, &refold.rows(view), found, all);
+            let how = if all { "rows, all that there are" } else { "rows, a sample" };
+            self.lines.push(format!("Postgres     {}: {rows} {how}", view));
+            self.rows += rows;
+            self.differences.extend(differences);
+        }
+    }
+
+    /// Redis follows Postgres, and goes on meanwhile.
+    async fn compare_cache(&mut self, redis: &mut Redis, refold: &Refold, until: &Offsets) -> anyhow::Result<()> {
+        let partitions = u32::try_from(until.len()).context("a number of partitions")?;
+        let begun = Instant::now();
+        loop {
+            let applied = redis.applied(partitions).await.context("Redis does not answer")?;
+            let mut places = applied.iter().flatten().zip(until.iter().flatten());
+            if places.all(|(applied, until)| applied + 1 >= *until) {
+                break;
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("Redis does not come to show what Postgres does");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        for view in VIEWS {
+            let expected = refold.rows(view.name);
+            let keys: Vec<_> = expected.iter().map(|(key, _)| *key).collect();
+            let found = redis.rows(view.name, &keys).await.context("Redis does not answer")?;
+            let Compared { rows, absent, newer, differences } = compare::redis(view.name, &expected, &found);
+            self.lines.push(format!("Redis        {}: {rows} rows, {absent} not there, {newer} newer", view.name));
+            self.cached_rows += rows;
+            self.differences.extend(differences);
+        }
+        Ok(())
+    }
+}
+
+/// Where the log ends now, by partition. Its beginning must still be there.
+async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<Vec<i64>> {
+    let (settings, topic) = (kafka.clone(), topic.to_owned());
+    // Making, asking and dropping a client block.
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = settings.reader("audit").create().context("create a Kafka consumer")?;
+        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_WITHIN).context("Kafka does not answer")?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        if partitions == 0 {
+            bail!("there is no topic {topic:?}");
+        }
+        let end = |partition| {
+            let (low, high) = consumer.fetch_watermarks(&topic, partition, ANSWER_WITHIN)?;
+            if low > 0 {
+                bail!("partition {partition} of the log begins at offset {low}: what was before is gone");
+            }
+            Ok(high)
+        };
+        (0..i32::try_from(partitions)?).map(end).collect()
+    });
+    asked.await?
+}
+
+/// Up to the limit. `total`: records to tell of, unless they are few.
+async fn read(config: &Config, refold: &mut Refold, total: i64) -> anyhow::Result<()> {
+    if refold.is_at_its_limit() {
+        return Ok(());
+    }
+    let mut batches = log::follow(&config.kafka, &config.topic.name, &(0..).zip(refold.from()).collect::<Vec<_>>())?;
+    let (begun, mut told) = (Instant::now(), Instant::now());
+    while !refold.is_at_its_limit() {
+        let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
+        let batch = batch.context("Kafka gives no more records")?.context("the log's reader ended")?;
+        refold.take(&batch.context("read the log")?)?;
+        if total > 0 && told.elapsed() > TELL_EVERY {
+            told = Instant::now();
+            let read: i64 = refold.from().iter().sum();
+            let rate = read as f64 / begun.elapsed().as_secs_f64();
+            println!("{read:>12} of {total} records  {rate:.0}/s");
+        }
+    }
+    Ok(())
+}
+
+async fn await_checkpoints(postgres: &Postgres, ends: &[i64]) -> anyhow::Result<()> {
+    let partitions = u32::try_from(ends.len())?;
+    let begun = Instant::now();
+    loop {
+        let reached = offsets(&postgres.checkpoints().await?, partitions, |checkpoint| checkpoint.reader.next_offset);
+        let behind = (0..).zip(reached.iter().zip(ends)).find_map(|(partition, (views, end)): (u32, _)| {
+            let view = views.iter().position(|reached| reached < end)?;
+            Some((FEEDS[view], partition, views[view], *end))
+        });
+        let Some((view, partition, reached, end)) = behind else { return Ok(()) };
+        if begun.elapsed() > PATIENCE {
+            bail!("{view} stands at offset {reached} of partition {partition}, and does not come to {end}");
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn offsets(checkpoints: &Checkpoints, partitions: u32, of: impl Fn(&found::Checkpoint) -> i64) -> Offsets {
+    let of = |view: &str, partition| checkpoints.get(&(view.to_owned(), partition)).map_or(0, &of);
+    (0..partitions).map(|partition| FEEDS.map(|view| of(view, partition))).collect()
+}

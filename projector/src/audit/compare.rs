@@ -1,0 +1,177 @@
+//! What is there beside what the log says should be.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use schemas::chain::{Reader, Tally};
+use schemas::views::row_body;
+use serde_json::Value;
+
+use super::found::{Checkpoint, Rows};
+use super::refold::{Feed, ReadRow};
+
+/// Where something is not as the log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub view: String,
+    /// Of the row, or the partition.
+    pub key: String,
+    /// `Postgres`, `Redis`, or what of a checkpoint.
+    pub place: &'static str,
+    pub expected: String,
+    pub found: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { view, key, place, expected, found } = self;
+        write!(f, "{view} {key}, {place}: expected {expected}, found {found}")
+    }
+}
+
+/// Of the rows of a view in one place.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    pub(super) rows: usize,
+    /// Only for Redis, which may forget.
+    pub(super) absent: usize,
+    /// Only for Redis: written since the moment that is looked at.
+    pub(super) newer: usize,
+    pub(super) differences: Vec<Difference>,
+}
+
+pub(super) fn checkpoint(view: &str, partition: u32, feed: &Feed, found: Option<&Checkpoint>) -> Vec<Difference> {
+    let difference = |place, expected: String, found: String| Difference {
+        view: view.to_owned(),
+        key: format!("partition {partition}"),
+        place,
+        expected,
+        found,
+    };
+    let Some(found) = found else {
+        return vec![difference("checkpoint", reader(&feed.reader), "none".to_owned())];
+    };
+    let mut differences = Vec::new();
+    if found.reader != feed.reader {
+        differences.push(difference("checkpoint", reader(&feed.reader), reader(&found.reader)));
+    }
+    if found.tally != feed.tally {
+        differences.push(difference("tally of its checkpoint", tally(feed.tally), tally(found.tally)));
+    }
+    differences
+}
+
+fn reader(reader: &Reader) -> String {
+    let Reader { next_offset, epoch, last_seq, last_counted } = reader;
+    let claim = epoch.map_or("no claim".to_owned(), |epoch| format!("claim {} of {:016x}", epoch.claim, epoch.nonce));
+    format!("next offset {next_offset}, {claim}, sequence {last_seq}, last counted {last_counted}")
+}
+
+fn tally(Tally { counted, hash }: Tally) -> String {
+    format!("{counted} records of hash {hash:016x}")
+}
+
+/// `all`: rows that the log does not have are differences, too.
+pub(super) fn postgres(view: &str, expected: &[(&str, ReadRow)], found: &Rows, all: bool) -> Compared {
+    let mut compared = Compared::default();
+    let difference = |key: &str, expected: String, found: String| Difference {
+        view: view.to_owned(),
+        key: key.to_owned(),
+        place: "Postgres",
+        expected,
+        found,
+    };
+    for (key, expected) in expected {
+        compared.rows += 1;
+        match found.get(*key) {
+            None => compared.differences.push(difference(key, text(expected), "no row".to_owned())),
+            Some(found) if found.version == expected.version && same(&found.data, &expected.data) => {}
+            Some(found) => compared.differences.push(difference(key, text(expected), text(found))),
+        }
+    }
+    if all {
+        let known: HashSet<_> = expected.iter().map(|(key, _)| *key).collect();
+        let surplus = found.iter().filter(|(key, _)| !known.contains(key.as_str()));
+        compared.differences.extend(surplus.map(|(key, row)| difference(key, "no row".to_owned(), text(row))));
+    }
+    compared
+}
+
+/// To be read once Redis shows at least the moment of `expected`: then an older row is a stale one.
+pub(super) fn redis(view: &str, expected: &[(&str, ReadRow)], found: &Rows) -> Compared {
+    let mut compared = Compared::default();
+    for (key, expected) in expected {
+        let Some(found) = found.get(*key) else {
+            compared.absent += 1;
+            continue;
+        };
+        if found.version > expected.version {
+            compared.newer += 1;
+            continue;
+        }
+        compared.rows += 1;
+        let body = row_body(key, expected.version, &expected.data);
+        if found.version != expected.version || !same(&found.data, &body) {
+            compared.differences.push(Difference {
+                view: view.to_owned(),
+                key: (*key).to_owned(),
+                place: "Redis",
+                expected: text(&ReadRow { version: expected.version, data: body }),
+                found: text(found),
+            });
+        }
+    }
+    compared
+}
+
+/// Spaces and the order of members mean nothing.
+fn same(one: &str, other: &str) -> bool {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
+    one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
+}
+
+fn text(ReadRow { version, data }: &ReadRow) -> String {
+    format!("version {version} {data}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(version: u64, data: &str) -> ReadRow {
+        ReadRow { version, data: data.to_owned() }
+    }
+
+    fn rows(rows: &[(&str, ReadRow)]) -> Rows {
+        rows.iter().map(|(key, row)| ((*key).to_owned(), row.clone())).collect()
+    }
+
+    #[test]
+    fn a_row_that_is_missing_changed_or_too_many_is_a_difference() {
+        let expected = [("a", row(1, "{\"x\":1}")), ("b", row(2, "{}")), ("c", row(3, "{}")), ("d", row(4, "{}"))];
+        let found = rows(&[
+            ("a", row(1, "{ \"x\": 1 }")),
+            ("b", row(9, "{}")),
+            ("c", row(3, "{\"x\":1}")),
+            ("e", row(1, "{}")),
+        ]);
+        let named = |all| postgres("v", &expected, &found, all).differences.into_iter().map(|found| found.key);
+        assert!(named(false).eq(["b", "c", "d"]));
+        assert!(named(true).eq(["b", "c", "d", "e"]));
+    }
+
+    #[test]
+    fn redis_may_lack_a_row_or_have_a_newer_one_but_no_older_or_other_one() {
+        let expected = ["a", "b", "c", "d", "e"].map(|key| (key, row(5, "{}")));
+        let body = |key, version, data| row(version, &row_body(key, version, data));
+        let found = rows(&[
+            ("a", body("a", 5, "{}")),
+            ("b", body("b", 6, "{}")),
+            ("c", body("c", 4, "{}")),
+            ("d", body("d", 5, "{\"x\":1}")),
+        ]);
+        let Compared { rows, absent, newer, differences } = redis("v", &expected, &found);
+        assert_eq!((rows, absent, newer), (3, 1, 1));
+        assert!(differences.iter().map(|difference| difference.key.as_str()).eq(["c", "d"]));
+    }
+}

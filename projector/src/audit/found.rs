@@ -1,0 +1,131 @@
+//! What Postgres and Redis show.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use chassis::env::Secret;
+use redis::aio::ConnectionManager;
+use schemas::cache::{Keys, position_field, split_value};
+use schemas::chain::{Reader, Tally};
+use schemas::views::{FEEDS, VIEWS};
+use tokio_postgres::{Client, IsolationLevel, NoTls};
+
+use super::refold::ReadRow;
+use crate::postgres::{reader, tally};
+
+/// Rows in one command to Redis.
+const MAX_ROWS_A_CALL: usize = 500;
+
+/// How far the journal of each aggregate goes, and how many events it has.
+const JOURNAL_BY_AGGREGATE: &str = "(
+    SELECT aggregate AS key, max(version) AS version, count(*) AS data FROM journal GROUP BY aggregate
+) AS journal";
+
+pub(super) struct Checkpoint {
+    pub(super) reader: Reader,
+    pub(super) tally: Tally,
+    pub(super) tally_from: i64,
+}
+
+/// By view and partition.
+pub(super) type Checkpoints = HashMap<(String, u32), Checkpoint>;
+
+/// By key.
+pub(super) type Rows = HashMap<String, ReadRow>;
+
+pub(super) struct Postgres {
+    client: Client,
+}
+
+impl Postgres {
+    pub(super) async fn connect(url: &Secret) -> anyhow::Result<Self> {
+        let config = chassis::postgres::session(url, "", "projector audit")?;
+        let (client, connection) = config.connect(NoTls).await.context("connect to Postgres")?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "the audit's connection to Postgres is gone");
+            }
+        });
+        // All rows of a view may take a while.
+        client.batch_execute("SET statement_timeout = 0").await?;
+        Ok(Self { client })
+    }
+
+    pub(super) async fn checkpoints(&self) -> anyhow::Result<Checkpoints> {
+        let rows = self.client.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
+        Ok(checkpoints(&rows))
+    }
+
+    /// Of one moment: the checkpoints, and the rows of each of [`FEEDS`] that have these keys, or all.
+    pub(super) async fn snapshot(
+        &mut self,
+        keys: &[Option<Vec<String>>; FEEDS.len()],
+    ) -> anyhow::Result<(Checkpoints, Vec<Rows>)> {
+        let transaction = self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+        let transaction = transaction.read_only(true).start().await?;
+        let known = transaction.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
+        let mut views = Vec::new();
+        let relations = VIEWS.iter().map(|view| view.relation).chain([JOURNAL_BY_AGGREGATE]);
+        for (relation, keys) in relations.zip(keys) {
+            let all = format!("SELECT key, version, data::text FROM {relation}");
+            let rows = match keys {
+                Some(keys) => transaction.query(&format!("{all} WHERE key = ANY($1)"), &[keys]).await?,
+                None => transaction.query(&all, &[]).await?,
+            };
+            let rows = rows.iter().map(|row| {
+                let version: i64 = row.get(1);
+                (row.get(0), ReadRow { version: version.cast_unsigned(), data: row.get(2) })
+            });
+            views.push(rows.collect());
+        }
+        transaction.commit().await?;
+        Ok((checkpoints(&known), views))
+    }
+}
+
+fn checkpoints(rows: &[tokio_postgres::Row]) -> Checkpoints {
+    let place = |row: &tokio_postgres::Row| (row.get("view"), row.get::<_, i32>("partition").cast_unsigned());
+    let checkpoint = |row| Checkpoint { reader: reader(row), tally: tally(row), tally_from: row.get("counted_from") };
+    rows.iter().map(|row| (place(row), checkpoint(row))).collect()
+}
+
+pub(super) struct Redis {
+    connection: ConnectionManager,
+    keys: Keys,
+}
+
+impl Redis {
+    pub(super) fn connect(url: &Secret, prefix: &str) -> anyhow::Result<Self> {
+        Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix) })
+    }
+
+    /// Up to which offset each view shows each partition, in the order of [`FEEDS`]; −1: nothing.
+    pub(super) async fn applied(&mut self, partitions: u32) -> anyhow::Result<Vec<[i64; FEEDS.len()]>> {
+        let hash: HashMap<String, i64> =
+            redis::cmd("HGETALL").arg(self.keys.applied()).query_async(&mut self.connection).await?;
+        let of = |view: &str, partition| hash.get(&position_field(view, partition)).copied().unwrap_or(-1);
+        Ok((0..partitions).map(|partition| FEEDS.map(|view| of(view, partition))).collect())
+    }
+
+    /// Whole bodies. Keys that are not there are left out.
+    pub(super) async fn rows(&mut self, view: &str, keys: &[&str]) -> anyhow::Result<Rows> {
+        let live: Option<String> = redis::cmd("GET").arg(self.keys.live()).query_async(&mut self.connection).await?;
+        let Some(live) = live else { return Ok(Rows::new()) };
+        let mut found = Rows::new();
+        for keys in keys.chunks(MAX_ROWS_A_CALL) {
+            let mut call = redis::cmd("MGET");
+            for key in keys {
+                call.arg(self.keys.row(&live, view, key));
+            }
+            let values: Vec<Option<Vec<u8>>> = call.query_async(&mut self.connection).await?;
+            for (key, value) in keys.iter().zip(values) {
+                let Some(value) = value else { continue };
+                let (version, body) =
+                    split_value(&value).map_or((0, &value[..]), |(version, body)| (version, &value[body..]));
+                let data = String::from_utf8_lossy(body).into_owned();
+                found.insert((*key).to_owned(), ReadRow { version, data });
+            }
+        }
+        Ok(found)
+    }
+}

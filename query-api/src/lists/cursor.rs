@@ -1,0 +1,57 @@
+//! Where a page ended, as a reader hands it back: opaque to it, and good for the list alone that it came from.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+/// The last row of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Of what the list is ordered by.
+    pub(crate) value: String,
+    pub(crate) key: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written<'a> {
+    list: &'a str,
+    value: &'a str,
+    key: &'a str,
+}
+
+/// `list`: whatever tells it from every other one.
+pub(super) fn write(list: &str, Position { value, key }: &Position) -> String {
+    let written = serde_json::to_vec(&Written { list, value, key }).expect("text is JSON");
+    URL_SAFE_NO_PAD.encode(written)
+}
+
+pub(super) fn read(list: &str, text: &str) -> Result<Position, String> {
+    let malformed = || "it is no cursor of this service".to_owned();
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed())?;
+    let written: Written<'_> = serde_json::from_slice(&bytes).map_err(|_| malformed())?;
+    if written.list != list {
+        return Err("it is of a list with another order or other filters".to_owned());
+    }
+    Ok(Position { value: written.value.to_owned(), key: written.key.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_names_its_place_in_its_own_list_alone() {
+        let position = Position { value: "-7".to_owned(), key: "cd~1".to_owned() };
+        let text = write("product?order=-price_cents", &position);
+        assert_eq!(read("product?order=-price_cents", &text), Ok(position));
+        assert!(read("product?order=price_cents", &text).is_err());
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_refused() {
+        for text in ["", "cd-1", "????", "e30", &URL_SAFE_NO_PAD.encode("null"), &URL_SAFE_NO_PAD.encode(b"\xff")] {
+            assert!(read("product?order=key", text).is_err(), "{text}");
+        }
+    }
+}

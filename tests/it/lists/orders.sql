@@ -1,0 +1,15 @@
+-- Several in one second, with and without a fraction of it.
+INSERT INTO order_rows (key, version, data)
+SELECT
+    'o-' || (n * 7919) % {rows},
+    n,
+    json_build_object(
+        'customer', 'c-' || n % 5,
+        'lines', '[]'::json,
+        'status', (ARRAY['placed', 'confirmed', 'rejected', 'cancelled'])[1 + n % 4],
+        'total_cents', n,
+        'ordered_at', '1997-01-01T00:00:' || lpad(((n * 31) % 7)::text, 2, '0')
+            || (ARRAY['Z', '.5Z', '.25Z', '.125Z', '.51Z'])[1 + (n * 17) % 13 % 5]
+    )
+FROM generate_series(1, {rows}) AS n
+ON CONFLICT DO NOTHING

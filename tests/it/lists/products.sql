@@ -1,0 +1,11 @@
+-- Keys in an order of their own; some are the beginnings of others.
+INSERT INTO product_rows (key, version, data)
+SELECT
+    'p-' || (n * 7919) % {rows},
+    n,
+    json_build_object(
+        'name', 'A CD', 'price_cents', (n * 31) % 97, 'stock', n, 'available', n, 'reserved', 0, 'sold', 0,
+        'discontinued', n % 5 = 0
+    )
+FROM generate_series(1, {rows}) AS n
+ON CONFLICT DO NOTHING
