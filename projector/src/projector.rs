@@ -141,6 +141,8 @@ impl Projector {
         loop {
             if !self.cache.is_in_step() {
                 self.mend_cache(&fold, &mut last_try).await;
+                // What Redis shows now covers it, and its sums may lack what others have added since.
+                committed = None;
             }
             // Redis shows one batch while Postgres takes the next.
             let next = fold.next(&mut batches, &mut assignment, shutdown);

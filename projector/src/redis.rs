@@ -114,19 +114,19 @@ impl Cache {
     pub(crate) async fn show(&mut self, changes: &Changes, sums: &Sums, moves: &[Move]) -> Result<(), CacheError> {
         let Some(mut step) = self.step.take() else { return Ok(()) };
         let now = step.clock.0 + u64::try_from(step.clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let deadline = now + WRITE_WITHIN_MS;
         let rows = self.rows(&step.incarnation, changes, sums);
         let mut pipe = redis::pipe();
         for rows in rows.chunks(MAX_ROWS_A_CALL) {
-            put_newer(&mut pipe, &step.scripts.put_newer, now + WRITE_WITHIN_MS, rows);
+            put_newer(&mut pipe, &step.scripts.put_newer, deadline, rows);
         }
-        self.advance(&mut pipe, &mut step, moves);
+        self.advance(&mut pipe, deadline, &mut step, moves);
         let answers: Vec<i64> = pipe.query_async(&mut self.connection).await?;
         let (advanced, put) = answers.split_last().ok_or(CacheError::Mixed)?;
-        if put.contains(&-1) {
-            return Err(CacheError::Late);
-        }
-        if *advanced != 1 {
-            return Err(CacheError::Mixed);
+        match advanced {
+            1 => {}
+            -1 => return Err(CacheError::Late),
+            _ => return Err(CacheError::Mixed),
         }
         if let Some(time) = put.last() {
             step.clock = (time.cast_unsigned(), Instant::now());
@@ -147,9 +147,9 @@ impl Cache {
         products.chain(orders).chain(customers).chain(revenue).collect()
     }
 
-    fn advance(&self, pipe: &mut Pipeline, step: &mut Step, moves: &[Move]) {
+    fn advance(&self, pipe: &mut Pipeline, deadline: u64, step: &mut Step, moves: &[Move]) {
         let call = pipe.cmd("EVALSHA").arg(&step.scripts.advance).arg(2).arg(self.keys.live()).arg(self.keys.applied());
-        call.arg(self.keys.applied()).arg(&step.incarnation);
+        call.arg(self.keys.applied()).arg(deadline).arg(&step.incarnation);
         for Move { view, partition, to, .. } in moves {
             let field = position_field(FEEDS[*view], *partition);
             let offset = to.next_offset - 1;

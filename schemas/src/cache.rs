@@ -11,6 +11,9 @@
 //! Invariant: rows are written after their transaction committed and before the positions that cover them, and
 //! never over a newer row: so a row read after its position was seen shows at least that position.
 //!
+//! A guard sees only what still stands. So every write has a deadline, which times to live outlast; and Redis is to evict
+//! what was used longest ago (`allkeys-lru`), and to have room for far more than is written until that deadline.
+//!
 //! That there is no row is written by readers alone, under the same guard, as version 0, which every row's version is
 //! above. It never hides a row whose position its reader has seen: that row was written before its position. Written
 //! before the absence, it stands, for it outlives the deadline of whatever was read earlier, and 0 is not newer; written

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
+use redis::aio::MultiplexedConnection;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -67,6 +68,10 @@ impl Shop {
         shop.has_tables = true;
         projector::migrate(&shop.postgres_url.as_str().into()).await.unwrap();
         shop
+    }
+
+    pub(crate) async fn redis(&self) -> MultiplexedConnection {
+        redis::Client::open(self.redis_url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
     /// What a service of this shop is told, on ports that the system picks.

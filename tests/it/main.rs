@@ -12,6 +12,7 @@ mod ownership;
 mod quarantine;
 mod keeping;
 mod views;
+mod cache;
 mod projectors;
 mod lists;
 mod audit;

@@ -1,21 +1,14 @@
 //! What the query tier holds back from its servers, and what it answers when they hold back from it.
 
-use redis::aio::MultiplexedConnection;
-use schemas::cache::{ABSENT, ABSENT_TTL_SECS, PUT_NEWER, ROW_TTL_SECS, value};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_postgres::NoTls;
-use uuid::Uuid;
 
 use crate::fixture::{Answer, Client, Crowd, Proxy, QueryProcess, Service, Shop, crowd_size, eventually, server};
 use crate::stack::Stack;
 
 fn record() -> Value {
     json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
-}
-
-async fn redis_of(shop: &Shop) -> MultiplexedConnection {
-    redis::Client::open(shop.redis_url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
 /// Reads of `product` that were answered by `origin` so far.
@@ -84,34 +77,6 @@ async fn that_a_row_was_not_there_never_hides_it_from_a_reader_with_its_token() 
         }
         strangers.await.unwrap();
     }
-}
-
-#[tokio::test]
-async fn an_absence_takes_no_rows_place_and_a_row_takes_an_absences() {
-    let shop = Shop::new(1).await;
-    let mut redis = redis_of(&shop).await;
-    let key = format!("{}:{}", shop.prefix, Uuid::new_v4());
-    let (absence, put_newer) = (value(ABSENT, b""), redis::Script::new(PUT_NEWER));
-    let mut put = async |deadline: u64, ttl_secs: u64, version: u64, value: &[u8]| {
-        let mut call = put_newer.key(&key);
-        call.arg(deadline).arg(ttl_secs).arg(version).arg(value);
-        let answer: i64 = call.invoke_async(&mut redis).await.unwrap();
-        let standing: Option<Vec<u8>> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
-        let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut redis).await.unwrap();
-        (answer, standing, ttl)
-    };
-    // Long after it was read: nobody knows what came and went in between.
-    let (answer, standing, _) = put(1, ABSENT_TTL_SECS, ABSENT, &absence).await;
-    assert_eq!((answer, standing), (-1, None));
-    let (_, standing, ttl) = put(0, ABSENT_TTL_SECS, ABSENT, &absence).await;
-    assert_eq!(standing, Some(absence.clone()));
-    assert!(ttl <= ABSENT_TTL_SECS.cast_signed(), "{ttl}");
-    let row = value(1, b"{}");
-    let (_, standing, _) = put(0, ROW_TTL_SECS, 1, &row).await;
-    assert_eq!(standing, Some(row.clone()));
-    let (_, standing, ttl) = put(0, ABSENT_TTL_SECS, ABSENT, &absence).await;
-    assert_eq!(standing, Some(row));
-    assert!(ttl > ABSENT_TTL_SECS.cast_signed(), "{ttl}");
 }
 
 #[tokio::test]
@@ -223,7 +188,7 @@ async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_querie
     // One connection is the client's own.
     let request = "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
     let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, request).await;
-    let mut redis = redis_of(&shop).await;
+    let mut redis = shop.redis().await;
     let rows = format!("{}:*:product:cd", shop.prefix);
     let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
     let before = metric(&query_api.admin, &reads_by("postgres")).await;
@@ -379,7 +344,7 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
     })
     .await;
 
-    let mut redis = redis_of(&shop).await;
+    let mut redis = shop.redis().await;
     let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
     for round in 1..=20 {
         let reprice = json!({ "price_cents": round });
