@@ -151,10 +151,10 @@ impl Report {
             }
             tokio::time::sleep(RETRY).await;
         }
-        for view in VIEWS {
+        for (index, view) in VIEWS.iter().enumerate() {
             let expected = refold.rows(view.name);
             let keys: Vec<_> = expected.iter().map(|(key, _)| *key).collect();
-            let found = redis.rows(view.name, &keys).await.context("Redis does not answer")?;
+            let found = redis.rows(index, &keys).await.context("Redis does not answer")?;
             let Compared { rows, absent, newer, differences } = compare::redis(view.name, &expected, &found);
             self.lines.push(format!("Redis        {}: {rows} rows, {absent} not there, {newer} newer", view.name));
             self.cached_rows += rows;

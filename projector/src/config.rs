@@ -61,6 +61,11 @@ impl Feeds {
     pub const ALL: Self = Self([true; FEEDS.len()]);
 
     /// `feed`: its index in [`FEEDS`].
+    pub fn only(feed: usize) -> Self {
+        Self(std::array::from_fn(|index| index == feed))
+    }
+
+    /// `feed`: as above.
     pub fn contain(self, feed: usize) -> bool {
         self.0[feed]
     }

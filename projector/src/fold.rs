@@ -20,10 +20,10 @@ use crate::journal::JournalRows;
 use crate::log::Batch;
 use crate::snapshots;
 
-const PRODUCT_INDEX: usize = 0;
-const ORDER_INDEX: usize = 1;
-const CUSTOMER_INDEX: usize = 2;
-const REVENUE_INDEX: usize = 3;
+pub(crate) const PRODUCT_INDEX: usize = 0;
+pub(crate) const ORDER_INDEX: usize = 1;
+pub(crate) const CUSTOMER_INDEX: usize = 2;
+pub(crate) const REVENUE_INDEX: usize = 3;
 const JOURNAL_INDEX: usize = 4;
 
 /// Rows of one view that stay in memory; at the limit all are let go.
@@ -51,6 +51,8 @@ pub(crate) struct Standing {
     feeds: Feeds,
     /// Of what each counted.
     pub(crate) tallies: [Tally; FEEDS.len()],
+    /// Which making of its rows each is.
+    pub(crate) generations: [i32; FEEDS.len()],
     /// Whether the record that each view counted last was seen again since the start.
     recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
@@ -77,7 +79,8 @@ impl Times {
 impl Standing {
     pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
-        Self { recognized, readers, feeds, nonce, tallies: Default::default(), times: Times::default() }
+        let (tallies, generations) = (Default::default(), [1; FEEDS.len()]);
+        Self { recognized, readers, feeds, nonce, tallies, generations, times: Times::default() }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.
@@ -110,20 +113,58 @@ pub(crate) struct Missing {
     pub(crate) orders: Vec<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Folder {
     products: HashMap<String, (u64, ProductRow)>,
     orders: HashMap<String, (u64, OrderRow)>,
+    max_rows: usize,
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::with_room(MAX_CACHED_ROWS)
+    }
+}
+
+impl Changes {
+    /// What `later` changed, too.
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.products.extend(later.products);
+        self.orders.extend(later.orders);
+        for (key, delta) in later.customers {
+            self.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        }
+        for (key, delta) in later.revenue {
+            self.revenue.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        }
+        self.commits += later.commits;
+        self.moved.extend(later.moved);
+        self.passed_over.extend(later.passed_over);
+    }
+
+    /// Rows and parts.
+    pub(crate) fn rows(&self) -> usize {
+        self.products.len() + self.orders.len() + self.customers.len() + self.revenue.len()
+    }
 }
 
 impl Folder {
+    /// For so many rows of a view.
+    pub(crate) fn with_room(max_rows: usize) -> Self {
+        Self { products: HashMap::new(), orders: HashMap::new(), max_rows }
+    }
+
+    /// Whether it will let go of its rows at the next [`Self::missing`]: what it changed must be in Postgres by then.
+    pub(crate) fn is_full(&self) -> bool {
+        self.products.len().max(self.orders.len()) > self.max_rows
+    }
+
     /// What [`Self::fold`] will ask for. Records that do not decode are that one's business.
-    pub(crate) fn missing(&mut self, batch: &Batch) -> Missing {
-        for cached in [self.products.len(), self.orders.len()] {
-            if cached > MAX_CACHED_ROWS {
-                self.clear();
-            }
+    pub(crate) fn missing(&mut self, batch: &Batch, feeds: Feeds) -> Missing {
+        if self.is_full() {
+            self.clear();
         }
+        let (of_products, of_orders) = (feeds.contain(PRODUCT_INDEX), feeds.contain(ORDER_INDEX));
         let (mut products, mut orders) = (HashSet::new(), HashSet::new());
         for (_, _, value) in batch.iter() {
             let Ok(Some(Record::Commit(commit))) = Record::decode(value) else { continue };
@@ -132,8 +173,10 @@ impl Folder {
                 continue;
             }
             match commit.aggregate.split_once('/') {
-                Some(("product", id)) if !self.products.contains_key(id) => products.insert(id.to_owned()),
-                Some(("order", id)) if !self.orders.contains_key(id) => orders.insert(id.to_owned()),
+                Some(("product", id)) if of_products && !self.products.contains_key(id) => {
+                    products.insert(id.to_owned())
+                }
+                Some(("order", id)) if of_orders && !self.orders.contains_key(id) => orders.insert(id.to_owned()),
                 Some(_) | None => continue,
             };
         }
@@ -208,10 +251,12 @@ impl Folder {
                 }
             }
         }
-        if let Some(row) = self.products.get(id).filter(|_| commit.aggregate.starts_with("product/")) {
+        // Rows of a view that did not count this are another projector's to write.
+        let is_of = |kind: &str, view: usize| counts[view] && commit.aggregate.starts_with(kind);
+        if let Some(row) = self.products.get(id).filter(|_| is_of("product/", PRODUCT_INDEX)) {
             changes.products.insert(id.to_owned(), row.clone());
         }
-        if let Some(row) = self.orders.get(id).filter(|_| commit.aggregate.starts_with("order/")) {
+        if let Some(row) = self.orders.get(id).filter(|_| is_of("order/", ORDER_INDEX)) {
             changes.orders.insert(id.to_owned(), row.clone());
         }
     }

@@ -21,6 +21,7 @@ mod postgres;
 mod redis;
 mod migrate;
 pub mod audit;
+pub mod rebuild;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

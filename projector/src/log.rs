@@ -37,6 +37,14 @@ impl Batch {
         self.index.iter().map(|(partition, offset, range)| (*partition, *offset, &self.bytes[range.clone()]))
     }
 
+    /// Leaves what is below `until` of its partition, and gives the rest, if there is any.
+    pub(crate) fn split_off(&mut self, until: &[i64]) -> Option<Self> {
+        let is_below = |(partition, offset, _): &(u32, i64, Range<usize>)| *offset < until[*partition as usize];
+        let (below, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.index).into_iter().partition(is_below);
+        self.index = below;
+        (!rest.is_empty()).then(|| Self { bytes: self.bytes.clone(), index: rest })
+    }
+
     fn push(&mut self, message: &BorrowedMessage<'_>) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(message.payload().unwrap_or_default());

@@ -1,11 +1,11 @@
 //! `projector` folds the log; `projector migrate` brings the tables up to date and ends; `projector audit` compares the
-//! views with the log.
+//! views with the log; `projector rebuild` makes one anew.
 
 use anyhow::bail;
 use chassis::env::Env;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
-use projector::{App, Config, audit, migrate};
+use projector::{App, Config, audit, migrate, rebuild};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +18,7 @@ async fn main() -> anyhow::Result<()> {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
         Some("migrate") => migrate(&env.required("POSTGRES_URL")?).await,
         Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
-        Some(other) => bail!("there is no subcommand {other:?}; there are migrate and audit"),
+        Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
+        Some(other) => bail!("there is no subcommand {other:?}; there are migrate, audit and rebuild"),
     }
 }

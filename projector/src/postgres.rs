@@ -15,10 +15,11 @@ use chassis::postgres::PostgresError;
 use schemas::chain::{Reader, Tally};
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
-use schemas::views::FEEDS;
 use schemas::views::order::OrderRow;
 use schemas::views::product::ProductRow;
+use schemas::views::{FEEDS, FOLDS, VIEWS};
 use serde::de::DeserializeOwned;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use columns::{Checkpoints, Param, Parts, Rows, journal_params, repeats_params};
@@ -41,10 +42,14 @@ pub(crate) enum StoreError {
     Load(#[source] tokio_postgres::Error),
     #[error("could not read rows")]
     Read(#[source] tokio_postgres::Error),
-    #[error("could not commit a batch, or another projector moved its checkpoints")]
+    #[error("another process moved the checkpoints")]
+    Moved,
+    #[error("could not commit a batch")]
     Commit(#[source] tokio_postgres::Error),
     #[error("could not look after the partitions of the repeats")]
     Maintain(#[source] tokio_postgres::Error),
+    #[error("the rows of {0} were made by another fold than this build's; rebuild {0} with this build")]
+    OtherFold(String),
     #[error("a row does not read as what this build writes")]
     Row(#[source] serde_json::Error),
 }
@@ -52,6 +57,7 @@ pub(crate) enum StoreError {
 /// One session.
 pub(crate) struct Store {
     client: Client,
+    target: Target,
     statements: Statements,
     /// When the partitions of the repeats were looked after, and the times that they take.
     repeats: (Option<Instant>, Range<i64>),
@@ -90,10 +96,38 @@ pub(crate) struct Move {
     pub(crate) to: Reader,
     pub(crate) tally: Tally,
     pub(crate) times: Times,
+    pub(crate) generation: i32,
+}
+
+/// Which rows a store writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Those that readers see.
+    Live,
+    /// Those that are to take the place of this view's.
+    Next(usize),
+}
+
+impl Target {
+    /// Of a view's checkpoints.
+    pub(crate) fn name(self, view: usize) -> String {
+        match self {
+            Self::Live => FEEDS[view].to_owned(),
+            Self::Next(_) => format!("{}@next", FEEDS[view]),
+        }
+    }
+
+    /// A statement that names live tables.
+    pub(crate) fn of(self, sql: &str) -> String {
+        match self {
+            Self::Live => sql.to_owned(),
+            Self::Next(view) => sql.replace(VIEWS[view].table, &format!("{}_next", VIEWS[view].table)),
+        }
+    }
 }
 
 impl Store {
-    pub(crate) async fn connect(url: &Secret) -> Result<Self, StoreError> {
+    pub(crate) async fn connect(url: &Secret, target: Target) -> Result<Self, StoreError> {
         let config = chassis::postgres::session(url, "", "projector")?;
         let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
         let (client, connection) = connecting.await.map_err(|_| StoreError::Silent)?.map_err(StoreError::Connect)?;
@@ -102,22 +136,31 @@ impl Store {
                 tracing::warn!(error = %error, "the connection to Postgres is gone");
             }
         });
-        let statements = Statements::prepare(&client).await.map_err(StoreError::Connect)?;
-        Ok(Self { client, statements, repeats: (None, 0..0) })
+        let statements = Statements::prepare(&client, target).await.map_err(StoreError::Connect)?;
+        Ok(Self { client, target, statements, repeats: (None, 0..0) })
     }
 
     /// Where every view stands, by partition; at the start where it never stood anywhere.
     pub(crate) async fn standings(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Standing>, StoreError> {
+        let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), FOLDS[feed])).unzip();
         self.client
-            .execute(include_str!("postgres/begin_checkpoints.sql"), &[&FEEDS.as_slice(), &partitions.cast_signed()])
+            .execute(include_str!("postgres/begin_checkpoints.sql"), &[&names, &partitions.cast_signed(), &folds])
             .await
             .map_err(StoreError::Load)?;
         let checkpoints =
             self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
-        let known: HashMap<(String, i32), (Reader, Tally)> = checkpoints
+        let known: HashMap<(String, i32), (Reader, Tally, i32)> = checkpoints
             .iter()
-            .map(|row| ((row.get("view"), row.get("partition")), (reader(row), tally(row))))
+            .map(|row| ((row.get("view"), row.get("partition")), (reader(row), tally(row), row.get("generation"))))
             .collect();
+        let is_other = |row: &&Row| {
+            feeds.iter().any(|feed| {
+                row.get::<_, &str>("view") == self.target.name(feed) && row.get::<_, i32>("fold") != FOLDS[feed]
+            })
+        };
+        if let Some(row) = checkpoints.iter().find(is_other) {
+            return Err(StoreError::OtherFold(row.get("view")));
+        }
         let rows =
             self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
         let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
@@ -129,10 +172,12 @@ impl Store {
         }
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
-            let start = (Reader::START, Tally::default());
-            let of = |view: &str| known.get(&(view.to_owned(), partition)).copied().unwrap_or(start);
-            let mut standing = Standing::new(FEEDS.map(|view| of(view).0), feeds, nonces.get(&partition).copied());
-            standing.tallies = FEEDS.map(|view| of(view).1);
+            let start = (Reader::START, Tally::default(), 1);
+            let of = |feed| known.get(&(self.target.name(feed), partition)).copied().unwrap_or(start);
+            let all = std::array::from_fn::<_, { FEEDS.len() }, _>(of);
+            let mut standing = Standing::new(all.map(|of| of.0), feeds, nonces.get(&partition).copied());
+            standing.tallies = all.map(|of| of.1);
+            standing.generations = all.map(|of| of.2);
             standing.times = times.get(&partition).copied().unwrap_or_default();
             standing
         };
@@ -189,10 +234,14 @@ impl Store {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, .. } = &self.statements;
         let Statements { upsert_products, upsert_orders, add_customers, add_revenue, .. } = &self.statements;
         let client = &self.client;
-        let moves = Checkpoints::new(moves);
+        let moves = Checkpoints::new(moves, |view| self.target.name(view));
         let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
         let (customers, revenue) = (Parts::of_customers(changes), Parts::of_revenue(changes));
-        let (customer_keys, revenue_keys) = (customers.distinct_keys(), revenue.distinct_keys());
+        let (customer_keys, revenue_keys) = match self.target {
+            Target::Live => (customers.distinct_keys(), revenue.distinct_keys()),
+            // Nobody reads them yet.
+            Target::Next(_) => Default::default(),
+        };
         let (partitions, nonces) = identities(standings);
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
@@ -229,6 +278,10 @@ impl Store {
             read(client, &self.statements.read_revenue, &revenue_keys)
         );
         let rows = products.and(orders).and(customers).and(revenue).and(journal).and(repeats);
+        // See `move_checkpoints.sql`.
+        if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
+            return Err(StoreError::Moved);
+        }
         begun.and(moved).and(identified).and(rows).and(committed).map_err(StoreError::Commit)?;
         let customers = customers_now.map_err(StoreError::Read)?;
         Ok(Sums { customers, revenue: revenue_now.map_err(StoreError::Read)? })
@@ -241,26 +294,21 @@ fn identities(standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
 }
 
 impl Statements {
-    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
+    async fn prepare(client: &Client, target: Target) -> Result<Self, tokio_postgres::Error> {
+        let prepare = async |sql: &str| client.prepare(&target.of(sql)).await;
         Ok(Self {
-            load_products: client
-                .prepare("SELECT key, version, data::text FROM product_rows WHERE key = ANY($1)")
-                .await?,
-            load_orders: client.prepare("SELECT key, version, data::text FROM order_rows WHERE key = ANY($1)").await?,
-            insert_partitions: client.prepare(include_str!("postgres/insert_partitions.sql")).await?,
-            move_checkpoints: client.prepare(include_str!("postgres/move_checkpoints.sql")).await?,
-            upsert_products: client.prepare(include_str!("postgres/upsert_products.sql")).await?,
-            upsert_orders: client.prepare(include_str!("postgres/upsert_orders.sql")).await?,
-            add_customers: client.prepare(include_str!("postgres/add_customers.sql")).await?,
-            add_revenue: client.prepare(include_str!("postgres/add_revenue.sql")).await?,
-            insert_journal: client.prepare(include_str!("postgres/insert_journal.sql")).await?,
-            insert_repeats: client.prepare(include_str!("postgres/insert_repeats.sql")).await?,
-            read_customers: client
-                .prepare("SELECT key, version, data::text FROM view_customer WHERE key = ANY($1)")
-                .await?,
-            read_revenue: client
-                .prepare("SELECT key, version, data::text FROM view_revenue WHERE key = ANY($1)")
-                .await?,
+            load_products: prepare("SELECT key, version, data::text FROM product_rows WHERE key = ANY($1)").await?,
+            load_orders: prepare("SELECT key, version, data::text FROM order_rows WHERE key = ANY($1)").await?,
+            insert_partitions: prepare(include_str!("postgres/insert_partitions.sql")).await?,
+            move_checkpoints: prepare(include_str!("postgres/move_checkpoints.sql")).await?,
+            upsert_products: prepare(include_str!("postgres/upsert_products.sql")).await?,
+            upsert_orders: prepare(include_str!("postgres/upsert_orders.sql")).await?,
+            add_customers: prepare(include_str!("postgres/add_customers.sql")).await?,
+            add_revenue: prepare(include_str!("postgres/add_revenue.sql")).await?,
+            insert_journal: prepare(include_str!("postgres/insert_journal.sql")).await?,
+            insert_repeats: prepare(include_str!("postgres/insert_repeats.sql")).await?,
+            read_customers: prepare("SELECT key, version, data::text FROM view_customer WHERE key = ANY($1)").await?,
+            read_revenue: prepare("SELECT key, version, data::text FROM view_revenue WHERE key = ANY($1)").await?,
         })
     }
 }

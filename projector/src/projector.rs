@@ -18,7 +18,7 @@ use crate::config::{Config, Feeds};
 use crate::fold::{Changes, FoldError, Folder, Standing};
 use crate::log::{self, Batch, Batches};
 use crate::metrics::Metrics;
-use crate::postgres::{Move, Store, StoreError, Sums};
+use crate::postgres::{Move, Store, StoreError, Sums, Target};
 use crate::redis::{Cache, Resumed};
 use crate::snapshots::{self, Due};
 
@@ -89,6 +89,11 @@ impl Projector {
                     self.ready.log.waiting(format!("halted: {reason}"));
                     return shutdown.requested().await;
                 }
+                Err(ProjectorError::Store(StoreError::Moved)) => {
+                    tracing::info!("another process moved the checkpoints; beginning again from there");
+                    pause(LOOK_EVERY, &shutdown).await;
+                    continue;
+                }
                 Err(error) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
@@ -101,7 +106,7 @@ impl Projector {
 
     /// Folds until the assignment changes.
     async fn stretch(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
-        let store = Store::connect(&self.config.postgres_url).await?;
+        let store = Store::connect(&self.config.postgres_url, Target::Live).await?;
         self.ready.postgres.ready();
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
         let share = Share { feeds: self.config.feeds, partitions: assigned };
@@ -264,7 +269,7 @@ impl Fold {
 
     async fn take(&mut self, batch: &Batch) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
-        let missing = self.folder.missing(batch);
+        let missing = self.folder.missing(batch, self.share.feeds);
         let (products, orders) = self.store.rows(&missing).await?;
         self.folder.remember(products, orders);
         let changes = self.folder.fold(batch, &mut self.standings)?;
@@ -300,7 +305,8 @@ impl Fold {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
             let (from, to) = (committed.readers[view], now.readers[view]);
             if to != from {
-                moves.push(Move { view, partition, from, to, tally: now.tallies[view], times: now.times });
+                let (tally, generation) = (now.tallies[view], now.generations[view]);
+                moves.push(Move { view, partition, from, to, tally, times: now.times, generation });
             }
         }
         moves

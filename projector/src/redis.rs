@@ -10,11 +10,13 @@ use chassis::env::Secret;
 use chassis::redis::RedisSetupError;
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, RedisError};
-use schemas::cache::{ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, position_field, value};
-use schemas::views::{CUSTOMER, FEEDS, ORDER, PRODUCT, REVENUE, row_body};
+use schemas::cache::{
+    ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, generation, incarnation, position_field, value,
+};
+use schemas::views::{FEEDS, VIEWS, row_body};
 use serde::Serialize;
 
-use crate::fold::{Changes, Standing};
+use crate::fold::{CUSTOMER_INDEX, Changes, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Standing};
 use crate::postgres::{Move, Sums};
 use crate::projector::Share;
 
@@ -44,7 +46,7 @@ pub(crate) enum Resumed {
     AsItStood,
     /// All that was there is stale.
     Anew,
-    /// It did not: Redis does not show the share's checkpoints.
+    /// It did not: Redis does not show the share's checkpoints, or other generations.
     NotYet,
 }
 
@@ -95,13 +97,15 @@ impl Cache {
             .query_async(&mut self.connection)
             .await?;
         let clock = (time.0 * 1000 + time.1 / 1000, Instant::now());
+        let generations = generations(standings);
+        let is_live = |live: &String| (0..VIEWS.len()).all(|view| generation(live, view) == Some(generations[view]));
         let wanted: HashMap<String, i64> =
             share.places().filter_map(|(feed, partition)| position(standings, feed, partition)).collect();
         let is_shown = |(feed, partition)| {
             let field = position_field(FEEDS[feed], partition);
             applied.get(&field) == wanted.get(&field)
         };
-        let (incarnation, resumed) = match (live.filter(|_| share.places().all(is_shown)), or_begin) {
+        let (incarnation, resumed) = match (live.filter(is_live).filter(|_| share.places().all(is_shown)), or_begin) {
             (Some(live), _) => (live, Resumed::AsItStood),
             (None, Some(all)) => (self.begin(&scripts, all).await?, Resumed::Anew),
             (None, None) => return Ok(Resumed::NotYet),
@@ -136,14 +140,14 @@ impl Cache {
     }
 
     fn rows(&self, incarnation: &str, changes: &Changes, sums: &Sums) -> Vec<(String, u64, Vec<u8>)> {
-        let row = |view: &str, key: &str, version: u64, data: &str| {
+        let row = |view: usize, key: &str, version: u64, data: &str| {
             (self.keys.row(incarnation, view, key), version, value(version, row_body(key, version, data).as_bytes()))
         };
         let products =
-            changes.products.iter().map(|(key, (version, data))| row(PRODUCT.name, key, *version, &json(data)));
-        let orders = changes.orders.iter().map(|(key, (version, data))| row(ORDER.name, key, *version, &json(data)));
-        let customers = sums.customers.iter().map(|(key, version, data)| row(CUSTOMER.name, key, *version, data));
-        let revenue = sums.revenue.iter().map(|(key, version, data)| row(REVENUE.name, key, *version, data));
+            changes.products.iter().map(|(key, (version, data))| row(PRODUCT_INDEX, key, *version, &json(data)));
+        let orders = changes.orders.iter().map(|(key, (version, data))| row(ORDER_INDEX, key, *version, &json(data)));
+        let customers = sums.customers.iter().map(|(key, version, data)| row(CUSTOMER_INDEX, key, *version, data));
+        let revenue = sums.revenue.iter().map(|(key, version, data)| row(REVENUE_INDEX, key, *version, data));
         products.chain(orders).chain(customers).chain(revenue).collect()
     }
 
@@ -159,7 +163,7 @@ impl Cache {
     }
 
     async fn begin(&mut self, scripts: &Scripts, standings: &[Standing]) -> Result<String, CacheError> {
-        let incarnation = format!("{:016x}", rand::random::<u64>());
+        let incarnation = incarnation(rand::random(), generations(standings));
         let mut call = redis::cmd("EVALSHA");
         call.arg(&scripts.begin).arg(2).arg(self.keys.live()).arg(self.keys.applied());
         call.arg(self.keys.applied()).arg(&incarnation);
@@ -192,6 +196,12 @@ fn put_newer(pipe: &mut Pipeline, script: &str, deadline: u64, rows: &[(String, 
     for (_, version, value) in rows {
         call.arg(*version).arg(value);
     }
+}
+
+/// Of each view; every partition has the same.
+fn generations(standings: &[Standing]) -> [u32; VIEWS.len()] {
+    let known = standings.first().map(|standing| standing.generations);
+    std::array::from_fn(|view| known.map_or(1, |known| known[view].cast_unsigned()))
 }
 
 /// What a view shows of a partition; one that never read anything shows nothing.

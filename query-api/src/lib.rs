@@ -155,7 +155,10 @@ async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, s
 async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
     while !shutdown.is_requested() {
         match reads.store.checkpoints().await {
-            Ok(rows) => reads.positions.advance_store(rows.iter().map(postgres::applied)),
+            Ok(rows) => {
+                rows.iter().map(postgres::made).for_each(|(view, is)| reads.positions.know_generation(view, is));
+                reads.positions.advance_store(rows.iter().map(postgres::applied));
+            }
             Err(error) => tracing::debug!(error = %error, "the checkpoints could not be read"),
         }
         tokio::select! {

@@ -9,13 +9,13 @@
 mod waiters;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use schemas::cache::Applied;
 use schemas::token::{LogId, Token};
-use schemas::views::FEEDS;
+use schemas::views::{FEEDS, VIEWS};
 use tokio::sync::Notify;
 
 use waiters::{At, Position, Waiters};
@@ -86,6 +86,8 @@ pub(crate) struct Positions {
     /// When Postgres last told its checkpoints, or Redis of a view that moved, in ms since `begun`.
     confirmed_ms: AtomicU64,
     state: RwLock<State>,
+    /// By view, as Postgres told last.
+    generations: [AtomicU32; VIEWS.len()],
     waiters: Waiters,
     someone_waits: Notify,
     /// See [`Positions::doubt_cache`].
@@ -98,6 +100,7 @@ impl Default for Positions {
             begun: Instant::now(),
             confirmed_ms: AtomicU64::default(),
             state: RwLock::default(),
+            generations: [const { AtomicU32::new(1) }; VIEWS.len()],
             waiters: Waiters::default(),
             someone_waits: Notify::default(),
             cache_doubted: Notify::default(),
@@ -243,6 +246,16 @@ impl Positions {
         let moved = state.store.get_or_insert_with(|| Offsets::none(log.partitions)).advance(applied);
         drop(state);
         self.wake(At::Store, moved);
+    }
+
+    pub(crate) fn know_generation(&self, view: &str, generation: u32) {
+        if let Some(view) = VIEWS.iter().position(|known| known.name == view) {
+            self.generations[view].store(generation, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn generation(&self, view: usize) -> u32 {
+        self.generations[view].load(Ordering::Relaxed)
     }
 
     /// All of what Redis shows, read there.

@@ -79,7 +79,8 @@ impl Store {
         let (rows, is_copy) = self.query(side, &self.row_sql[view], &[&FEEDS[view], &key]).await?;
         let row = rows.first().and_then(|row| {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
-            Some(Row { version, body: row_body(key, version, row.get(2)).into() })
+            let generation = row.get::<_, i32>(3).cast_unsigned();
+            Some(Row { version, generation, body: row_body(key, version, row.get(2)).into() })
         });
         Ok(Loaded { found: row, offsets: offsets(&rows), is_copy })
     }
@@ -149,13 +150,18 @@ impl Store {
 
     /// Every checkpoint, beside the limits.
     pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
-        self.primary.query_apart("SELECT view, partition, next_offset - 1 FROM checkpoints", &[]).await
+        self.primary.query_apart("SELECT view, partition, next_offset - 1, generation FROM checkpoints", &[]).await
     }
 }
 
 /// A row of [`Store::checkpoints`].
 pub(crate) fn applied(row: &SqlRow) -> Applied<'_> {
     Applied { view: row.get(0), partition: row.get::<_, i32>(1).cast_unsigned(), offset: row.get(2) }
+}
+
+/// The same row's view and generation.
+pub(crate) fn made(row: &SqlRow) -> (&str, u32) {
+    (row.get(0), row.get::<_, i32>(3).cast_unsigned())
 }
 
 fn offsets(rows: &[SqlRow]) -> Vec<i64> {

@@ -37,7 +37,19 @@ const MAX_LOADS: usize = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) version: u64,
+    /// Which making of its view it is of.
+    pub(crate) generation: u32,
     pub(crate) body: Bytes,
+}
+
+impl Row {
+    /// Equal only for equal bytes: another making of a view may make another row of the same events.
+    pub(crate) fn tag(&self) -> String {
+        match self.generation {
+            1 => self.version.to_string(),
+            generation => format!("{}-{generation}", self.version),
+        }
+    }
 }
 
 /// What a request wants to be sure to see.

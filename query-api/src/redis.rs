@@ -13,9 +13,8 @@ use futures_util::StreamExt as _;
 use redis::aio::ConnectionManager;
 use redis::{Client, RedisError, Script};
 use schemas::cache::{
-    ABSENT, ABSENT_TTL_SECS, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, parse_news, split_value, value,
+    ABSENT, ABSENT_TTL_SECS, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, generation, parse_news, split_value, value,
 };
-use schemas::views::FEEDS;
 
 use crate::gate::{Busy, Gate};
 use crate::positions::Positions;
@@ -82,12 +81,12 @@ impl Cache {
     }
 
     /// One round trip: the row, and whether its incarnation is still the live one.
-    pub(crate) async fn row(&self, incarnation: &str, feed: usize, key: &str) -> Result<Hit, CacheError> {
+    pub(crate) async fn row(&self, incarnation: &str, view: usize, key: &str) -> Result<Hit, CacheError> {
         let _place = self.reads.enter().await?;
         let mut connection = self.connection.clone();
         let (live, value): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
             .arg(self.keys.live())
-            .arg(self.keys.row(incarnation, FEEDS[feed], key))
+            .arg(self.keys.row(incarnation, view, key))
             .query_async(&mut connection)
             .await?;
         if live.as_deref() != Some(incarnation.as_bytes()) {
@@ -95,7 +94,8 @@ impl Cache {
         }
         let row = value.and_then(|value| {
             let (version, body) = split_value(&value)?;
-            Some(Row { version, body: Bytes::from(value).slice(body..) })
+            let generation = generation(incarnation, view)?;
+            Some(Row { version, generation, body: Bytes::from(value).slice(body..) })
         });
         Ok(match row {
             Some(row) if row.version == ABSENT => Hit::Absent,
@@ -112,7 +112,7 @@ impl Cache {
         &self,
         incarnation: &str,
         clock: (u64, Instant),
-        feed: usize,
+        view: usize,
         key: &str,
         row: Option<&Row>,
     ) -> Result<(), CacheError> {
@@ -120,7 +120,7 @@ impl Cache {
         let begun = clock.0 + u64::try_from(clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (version, body, ttl_secs) =
             row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));
-        let mut call = self.put_newer.key(self.keys.row(incarnation, FEEDS[feed], key));
+        let mut call = self.put_newer.key(self.keys.row(incarnation, view, key));
         call.arg(begun + WRITE_WITHIN_MS).arg(ttl_secs).arg(version).arg(value(version, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())

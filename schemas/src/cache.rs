@@ -2,11 +2,14 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `{prefix}:live` | the live incarnation, 16 hexadecimal digits |
-//! | `{prefix}:{incarnation}:{view}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
+//! | `{prefix}:live` | the live incarnation: 16 hexadecimal digits, then each view's generation behind a dot |
+//! | `{prefix}:{digits}:{view}.{generation}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
 //! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows |
 //!
 //! The channel `{prefix}:applied` tells of moved positions: `{incarnation} {view}/{partition}={offset} …`.
+//!
+//! A view that was rebuilt has another generation: its rows are under other keys from one moment to the next, while all
+//! other views' stay. What stands behind a generation's number (`2-9f3c`) keeps apart the attempts to get to it.
 //!
 //! Invariant: rows are written after their transaction committed and before the positions that cover them, and
 //! never over a newer row: so a row read after its position was seen shows at least that position.
@@ -18,6 +21,8 @@
 //! above. It never hides a row whose position its reader has seen: that row was written before its position. Written
 //! before the absence, it stands, for it outlives the deadline of whatever was read earlier, and 0 is not newer; written
 //! after, it took the absence's place.
+
+use crate::views::VIEWS;
 
 /// Seconds that a row lives after it was written last.
 pub const ROW_TTL_SECS: u64 = 3600;
@@ -32,8 +37,40 @@ pub const WRITE_WITHIN_MS: u64 = 2000;
 pub const PUT_NEWER: &str = include_str!("../redis/put_newer.lua");
 /// See `redis/advance.lua`.
 pub const ADVANCE: &str = include_str!("../redis/advance.lua");
+/// See `redis/switch.lua`.
+pub const SWITCH: &str = include_str!("../redis/switch.lua");
 /// See `redis/begin.lua`.
 pub const BEGIN: &str = include_str!("../redis/begin.lua");
+
+/// An incarnation in which nothing was written yet. `generations`: in the order of [`VIEWS`].
+pub fn incarnation(digits: u64, generations: impl IntoIterator<Item = u32>) -> String {
+    let mut text = format!("{digits:016x}");
+    for generation in generations {
+        text.push('.');
+        text.push_str(&generation.to_string());
+    }
+    text
+}
+
+/// The same, with another generation of one view; `attempt`: as no other one's.
+pub fn switched(incarnation: &str, view: usize, generation: u32, attempt: u32) -> String {
+    let mut parts: Vec<_> = incarnation.split('.').collect();
+    let another = format!("{generation}-{attempt:08x}");
+    if let Some(part) = parts.get_mut(view + 1) {
+        *part = &another;
+    }
+    parts.join(".")
+}
+
+/// Of a view in [`VIEWS`].
+pub fn generation(incarnation: &str, view: usize) -> Option<u32> {
+    let part = generation_part(incarnation, view)?;
+    part.split_once('-').map_or(part, |(number, _)| number).parse().ok()
+}
+
+fn generation_part(incarnation: &str, view: usize) -> Option<&str> {
+    incarnation.split('.').nth(view + 1)
+}
 
 /// Names of keys.
 #[derive(Debug, Clone)]
@@ -50,8 +87,11 @@ impl Keys {
         format!("{}:live", self.prefix)
     }
 
-    pub fn row(&self, incarnation: &str, view: &str, key: &str) -> String {
-        [&self.prefix, ":", incarnation, ":", view, ":", key].concat()
+    /// `view`: its index in [`VIEWS`].
+    pub fn row(&self, incarnation: &str, view: usize, key: &str) -> String {
+        let digits = incarnation.split('.').next().unwrap_or_default();
+        let generation = generation_part(incarnation, view).unwrap_or_default();
+        [&self.prefix, ":", digits, ":", VIEWS[view].name, ".", generation, ":", key].concat()
     }
 
     /// Both the hash and the channel.
@@ -105,6 +145,18 @@ pub fn split_value(value: &[u8]) -> Option<(u64, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_moves_the_rows_of_one_view_to_other_keys() {
+        let (keys, began) = (Keys::new("st"), incarnation(0xab, [1, 7, 1, 1]));
+        assert_eq!(began, "00000000000000ab.1.7.1.1");
+        assert_eq!(keys.row(&began, 1, "o-1"), "st:00000000000000ab:order.7:o-1");
+        let switched = switched(&began, 1, 8, 0x9f3c);
+        assert_eq!(keys.row(&switched, 1, "o-1"), "st:00000000000000ab:order.8-00009f3c:o-1");
+        assert_eq!(keys.row(&switched, 0, "cd"), keys.row(&began, 0, "cd"));
+        assert_eq!([0, 1].map(|view| generation(&switched, view)), [Some(1), Some(8)]);
+        assert_eq!(generation("00000000000000ab", 0), None, "of another build");
+    }
 
     #[test]
     fn a_value_gives_back_its_version_and_body() {

@@ -106,12 +106,16 @@ pub fn parse(
     Ok(ParsedCommand { command, fingerprint: fingerprint.0.digest() })
 }
 
-/// `If-Match`'s value: `"7"`, or `W/"7"`, which nginx makes of it when it compresses.
+/// `If-Match`'s value: `"7"`, or `W/"7"`, which nginx makes of it when it compresses. A query's ETag is one, too: the
+/// generation behind its version (`"7-2"`) says nothing of the aggregate.
 pub fn parse_if_match(text: &str) -> Option<Precondition> {
     let text = text.trim();
     let quoted = text.strip_prefix("W/").unwrap_or(text);
-    let digits = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))?;
-    parse_version(digits)
+    let tag = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))?;
+    match tag.split_once('-') {
+        Some((version, generation)) => parse_version(generation).and_then(|_| parse_version(version)),
+        None => parse_version(tag),
+    }
 }
 
 /// As [`parse_if_match`], and the bare number too: in JSON the quotes are a nuisance.

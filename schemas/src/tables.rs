@@ -12,6 +12,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__write_side", include_str!("../sql/V2__write_side.sql")),
     ("V3__lists", include_str!("../sql/V3__lists.sql")),
     ("V4__tallies", include_str!("../sql/V4__tallies.sql")),
+    ("V6__generations", include_str!("../sql/V6__generations.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.

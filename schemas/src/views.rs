@@ -34,6 +34,9 @@ pub struct View {
     pub key_range: Option<(&'static str, &'static str)>,
     /// The table that has the lists' indexes, and every field that they name as a column of that name.
     pub table: &'static str,
+    /// The form of its fold: another one where the same events make other rows. Rows of another form are not folded
+    /// further, but rebuilt.
+    pub fold: i32,
     /// The first of those with the filters that a reader gave is the one meant where no order is named.
     pub lists: &'static [List],
     pub nested: &'static [Nested],
@@ -200,6 +203,7 @@ pub const PRODUCT: View = View {
     ],
     key_range: None,
     table: "product_rows",
+    fold: 1,
     lists: &[
         list(KEY_ORDER, &[]),
         list("price_cents", &[]),
@@ -225,6 +229,7 @@ pub const ORDER: View = View {
     ],
     key_range: None,
     table: "order_rows",
+    fold: 1,
     lists: &[
         list(KEY_ORDER, &[]),
         list("ordered_at", &[]),
@@ -249,6 +254,7 @@ pub const CUSTOMER: View = View {
     ],
     key_range: None,
     table: "customer_parts",
+    fold: 1,
     // No index has sums that are made when they are read.
     lists: &[list(KEY_ORDER, &[])],
     nested: &[],
@@ -263,6 +269,7 @@ pub const REVENUE: View = View {
     fields: &[field("orders", Kind::Integer), field("units", Kind::Integer), field("amount_cents", Kind::Integer)],
     key_range: Some(("from", "to")),
     table: "revenue_parts",
+    fold: 1,
     lists: &[list(KEY_ORDER, &[])],
     nested: &[],
 };
@@ -274,6 +281,9 @@ pub const JOURNAL: &str = "journal";
 
 /// All that have checkpoints and applied positions: the views in the order of [`VIEWS`], then the journal.
 pub const FEEDS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
+
+/// The form of each one's fold, in the order of [`FEEDS`]. The journal's rows are the events themselves.
+pub const FOLDS: [i32; FEEDS.len()] = [PRODUCT.fold, ORDER.fold, CUSTOMER.fold, REVENUE.fold, 1];
 
 /// The row of the view that one aggregate alone feeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -16,6 +16,7 @@ mod cache;
 mod projectors;
 mod lists;
 mod audit;
+mod rebuild;
 mod outages;
 mod query_tier;
 mod stack;

@@ -12,7 +12,7 @@ use crate::layout::Layout;
 use crate::plan::Wanted;
 use crate::services::Profile;
 use crate::status::Phase;
-use crate::{audit, logs, process, provision, replay, test, up};
+use crate::{logs, process, projections, provision, replay, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -84,7 +84,9 @@ enum Command {
     /// Send a real shop's orders through the system and compare every view with the file's own sums
     Replay(replay::Args),
     /// Read the whole log and compare every checkpoint and a sample of rows with it; exits with 1 where something differs
-    Audit(audit::Args),
+    Audit(projections::Audit),
+    /// Fold a view anew from the whole log, compare it with the live one, and put it in its place, while all goes on
+    Rebuild(projections::Rebuild),
     /// Measure how fast it is, on a stack of its own; a stack that runs is not disturbed, but disturbs
     #[command(subcommand)]
     Bench(Bench),
@@ -121,7 +123,8 @@ impl Command {
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
             Self::Test { filter } => return test::run(&layout, base_port, filter),
             Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
-            Self::Audit(args) => return Err(audit::run(&layout, profile, &args)?),
+            Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
+            Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
             Self::Replay(args) => return replay::run(layout, profile, &args),
         }
         Ok(ExitCode::SUCCESS)

@@ -27,7 +27,7 @@ mod logs;
 mod up;
 mod test;
 mod replay;
-mod audit;
+mod projections;
 mod bench;
 
 use clap::Parser;

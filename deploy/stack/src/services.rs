@@ -133,8 +133,8 @@ fn migrate(binaries: &Path, common: &Common) -> Part {
 }
 
 /// Of the views, beside a stack that runs.
-pub(crate) fn audit(layout: &Layout, size: &Size, profile: Profile, options: Vec<String>) -> Result<Launch> {
-    let args = ["audit".to_owned()].into_iter().chain(options);
+pub(crate) fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
+    let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
     Ok(Common::of(layout, size)?.add_to(launch))
 }

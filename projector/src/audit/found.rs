@@ -108,7 +108,7 @@ impl Redis {
     }
 
     /// Whole bodies. Keys that are not there are left out.
-    pub(super) async fn rows(&mut self, view: &str, keys: &[&str]) -> anyhow::Result<Rows> {
+    pub(super) async fn rows(&mut self, view: usize, keys: &[&str]) -> anyhow::Result<Rows> {
         let live: Option<String> = redis::cmd("GET").arg(self.keys.live()).query_async(&mut self.connection).await?;
         let Some(live) = live else { return Ok(Rows::new()) };
         let mut found = Rows::new();

@@ -216,7 +216,7 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
         let records = records.iter().filter(|(partition, offset, _)| *offset >= from[*partition as usize]);
         let batch = Batch::of(records.map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-        let missing = folder.missing(&batch);
+        let missing = folder.missing(&batch, Feeds::ALL);
         folder.remember(store.product_rows(&missing), store.order_rows(&missing));
         store.take(folder.fold(&batch, &mut standings).unwrap());
         next = end;
@@ -270,6 +270,22 @@ fn a_view_that_stands_behind_the_others_gets_there_alone() {
     let changes = Folder::default().fold(&batch, &mut behind).unwrap();
     assert_eq!(changes.customers.len(), 1);
     assert!(changes.orders.is_empty() && changes.revenue.is_empty() && changes.journal.versions.is_empty());
+}
+
+#[test]
+fn what_others_fold_is_neither_asked_for_nor_written() {
+    let place = |order| Step::Place { order, customer: 1, day: 1, units: 2 };
+    let log = log(&[vec![place(1), Step::Restock { product: 1, quantity: 1 }, Step::Cancel { order: 1 }], vec![]]);
+    let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
+    let feeds = Feeds::only(CUSTOMER_INDEX);
+    let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], feeds, None); PARTITIONS as usize];
+    let mut folder = Folder::default();
+    let missing = folder.missing(&batch, feeds);
+    assert!(missing.products.is_empty() && missing.orders.is_empty());
+    // Rows that are there all the same.
+    folder.remember(fold_all(&log, &[]).products, fold_all(&log, &[]).orders);
+    let changes = folder.fold(&batch, &mut standings).unwrap();
+    assert_eq!((changes.customers.len(), changes.products.len(), changes.orders.len()), (1, 0, 0));
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
-use schemas::views::FEEDS;
 use schemas::views::revenue::Sums;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
@@ -19,7 +18,7 @@ pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 /// Columns of the checkpoints that move.
 #[derive(Default)]
 pub(super) struct Checkpoints {
-    views: Vec<&'static str>,
+    views: Vec<String>,
     partitions: Vec<i32>,
     old_next: Vec<i64>,
     old_nonces: Vec<i64>,
@@ -32,15 +31,17 @@ pub(super) struct Checkpoints {
     hashes: Vec<i64>,
     last_at_ms: Vec<i64>,
     max_key_ms: Vec<i64>,
+    generations: Vec<i32>,
     count: i64,
 }
 
 impl Checkpoints {
-    pub(super) fn new(moves: &[Move]) -> Self {
+    /// `name`: of a view's checkpoints.
+    pub(super) fn new(moves: &[Move], name: impl Fn(usize) -> String) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { view, partition, from, to, tally, times } in moves {
-            columns.views.push(FEEDS[*view]);
+        for Move { view, partition, from, to, tally, times, generation } in moves {
+            columns.views.push(name(*view));
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);
             columns.old_nonces.push(nonce(from));
@@ -53,11 +54,12 @@ impl Checkpoints {
             columns.hashes.push(nonce_to_sql(tally.hash));
             columns.last_at_ms.push(times.last_at_ms.cast_signed());
             columns.max_key_ms.push(times.max_key_ms.cast_signed());
+            columns.generations.push(*generation);
         }
         columns
     }
 
-    pub(super) fn params(&self) -> [Param<'_>; 14] {
+    pub(super) fn params(&self) -> [Param<'_>; 15] {
         [
             &self.views,
             &self.partitions,
@@ -73,6 +75,7 @@ impl Checkpoints {
             &self.last_at_ms,
             &self.max_key_ms,
             &self.count,
+            &self.generations,
         ]
     }
 }

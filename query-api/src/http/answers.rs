@@ -40,9 +40,9 @@ pub(super) fn refused(error: ReadError) -> Response {
 
 /// `age`: see [`crate::reads::Shown`].
 pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked: &Asked) -> Response {
-    let etag = HeaderValue::try_from(format!("\"{}\"", row.version)).expect("digits");
-    let mut response =
-        if asked.has(row.version) { StatusCode::NOT_MODIFIED.into_response() } else { json(row.body, JSON) };
+    let tag = row.tag();
+    let etag = HeaderValue::try_from(format!("\"{tag}\"")).expect("digits");
+    let mut response = if asked.has(&tag) { StatusCode::NOT_MODIFIED.into_response() } else { json(row.body, JSON) };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, etag);
     put_token(headers, token);

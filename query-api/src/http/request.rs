@@ -31,16 +31,17 @@ pub(super) struct Asked {
 #[derive(Debug, PartialEq, Eq)]
 enum IfNoneMatch {
     Any,
-    These(Vec<u64>),
+    /// Without their quotes.
+    These(Vec<String>),
 }
 
 impl Asked {
-    /// Whether the client has this version already.
-    pub(super) fn has(&self, version: u64) -> bool {
+    /// Whether the client has what goes by this tag already.
+    pub(super) fn has(&self, tag: &str) -> bool {
         match &self.if_none_match {
             None => false,
             Some(IfNoneMatch::Any) => true,
-            Some(IfNoneMatch::These(versions)) => versions.contains(&version),
+            Some(IfNoneMatch::These(tags)) => tags.iter().any(|known| known == tag),
         }
     }
 }
@@ -114,17 +115,17 @@ fn seconds(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// Tags that are none of ours match nothing. The comparison is the weak one, as RFC 9110 wants it here.
+/// What is no tag matches nothing. The comparison is the weak one, as RFC 9110 wants it here.
 fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
     let text = joined(headers, &header::IF_NONE_MATCH).ok()??;
     if text.trim() == "*" {
         return Some(IfNoneMatch::Any);
     }
-    let version = |tag: &str| {
+    let opaque = |tag: &str| {
         let tag = tag.trim();
-        tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+        tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"').map(str::to_owned)
     };
-    Some(IfNoneMatch::These(text.split(',').filter_map(version).collect()))
+    Some(IfNoneMatch::These(text.split(',').filter_map(opaque).collect()))
 }
 
 /// The parameters of a query, each at most once, none unknown.

@@ -12,9 +12,6 @@ use super::request::{Asked, Parameters, invalid};
 use crate::lists;
 use crate::reads::Reads;
 
-/// Views are made once.
-const GENERATION: u32 = 1;
-
 #[derive(Serialize)]
 struct Catalogue<'a> {
     views: Vec<Entry<'a>>,
@@ -27,7 +24,7 @@ struct Entry<'a> {
     fields: &'a [Field],
     /// Query parameters of its lists.
     filters: Vec<&'a str>,
-    /// Which making of the view answers.
+    /// How often the view was made anew, and once for its first making.
     generation: u32,
     /// The orders that there are, and with which filters; each goes backwards, too.
     lists: &'a [List],
@@ -47,7 +44,7 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
             name: view.name,
             key: view.key,
             fields: view.fields,
-            generation: GENERATION,
+            generation: reads.positions.generation(index),
             filters: ["limit", "after", "order"].into_iter().chain(range).chain(lists::filters(view)).collect(),
             lists: view.lists,
             applied: reads.positions.shown(index),

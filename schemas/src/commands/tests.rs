@@ -76,7 +76,8 @@ fn the_fingerprint_is_of_what_was_asked_not_of_how_it_was_written() {
 fn a_version_is_accepted_strong_or_weak_and_nothing_else_is() {
     assert_eq!(parse_if_match("\"7\""), Some(Precondition::Version(7)));
     assert_eq!(parse_if_match(" W/\"7\""), Some(Precondition::Version(7)));
-    for text in ["7", "*", "\"\"", "\"x\"", "\"1\", \"2\"", "\"-1\"", "\"+1\""] {
+    assert_eq!(parse_if_match("\"7-2\""), Some(Precondition::Version(7)), "a query's, of a view that was rebuilt");
+    for text in ["7", "*", "\"\"", "\"x\"", "\"1\", \"2\"", "\"-1\"", "\"+1\"", "\"7-\"", "\"7-x\""] {
         assert_eq!(parse_if_match(text), None, "{text}");
     }
     assert_eq!(parse_if_match_field("7"), Some(Precondition::Version(7)));

@@ -32,8 +32,11 @@ fn if_none_match_compares_weakly_and_knows_lists() {
     let asked = |values: &[&'static str]| if_none_match(&headers(header::IF_NONE_MATCH, values));
     assert_eq!(asked(&[]), None);
     assert_eq!(asked(&["*"]), Some(IfNoneMatch::Any));
-    assert_eq!(asked(&["\"7\", W/\"8\"", "\"9\""]), Some(IfNoneMatch::These(vec![7, 8, 9])));
-    assert_eq!(asked(&["7, \"x\", \"\", W/8"]), Some(IfNoneMatch::These(vec![])));
+    assert_eq!(
+        asked(&["\"7\", W/\"8\"", "\"9-2\""]),
+        Some(IfNoneMatch::These(vec!["7".into(), "8".into(), "9-2".into()]))
+    );
+    assert_eq!(asked(&["7, \"x, W/8"]), Some(IfNoneMatch::These(vec![])));
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! `cargo stack audit` and `cargo stack rebuild`: whether every view of the stack that runs is what the log says, and
+//! how to make it so. The projector's own program does both; this one knows neither Kafka nor Postgres.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::{Error, Result, bail};
+
+use crate::control;
+use crate::layout::Layout;
+use crate::plan::{Size, Wanted};
+use crate::services::{self, Profile};
+use crate::status::Phase;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Audit {
+    /// Fold so many rows of each view again, and compare them in Postgres and Redis
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "full")]
+    sample: u32,
+    /// All rows; they have to fit into memory
+    #[arg(long)]
+    full: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Rebuild {
+    /// `product`, `order`, …: see `GET /v1/views`
+    view: String,
+    /// Bring back the rows from before the last rebuild, with what came since
+    #[arg(long)]
+    rollback: bool,
+    /// Switch though rows differ from the live ones
+    #[arg(long)]
+    accept: bool,
+}
+
+impl Audit {
+    pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<Error> {
+        let sample = self.sample.to_string();
+        let args = if self.full { vec!["audit", "--full"] } else { vec!["audit", "--sample", &sample] };
+        become_projector(layout, profile, &args)
+    }
+}
+
+impl Rebuild {
+    pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<Error> {
+        let options = [(self.rollback, "--rollback"), (self.accept, "--accept")];
+        let options = options.into_iter().filter_map(|(is_wanted, option)| is_wanted.then_some(option));
+        become_projector(layout, profile, &["rebuild", &self.view].into_iter().chain(options).collect::<Vec<_>>())
+    }
+}
+
+/// This process becomes that one: it ends as that does.
+fn become_projector(layout: &Layout, profile: Profile, args: &[&str]) -> Result<Error> {
+    if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
+        bail!("no stack is ready here; `cargo stack up` starts one");
+    }
+    let size = Size::decide(layout, &Wanted::one_of_each())?;
+    let launch = services::projector_tool(layout, &size, profile, args)?;
+    let error = Command::new(&launch.program).args(&launch.args).envs(launch.env).exec();
+    Ok(Error::new(error).context(format!("cannot start {}", launch.program.display())))
+}

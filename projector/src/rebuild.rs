@@ -1,0 +1,230 @@
+//! `projector rebuild VIEW`: folds a view anew from the log's beginning beside the live rows, compares the two, and puts
+//! the one in the place of the other, while everything goes on.
+//!
+//! The next rows have a table and checkpoints of their own (`…_next`, `…@next`), so that a rebuild that was killed goes
+//! on from there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the tables
+//! change names in the same transaction. The checkpoints' generation moves with it: whoever folded the old rows finds
+//! that out by its next commit, which fails.
+//!
+//! Redis has the rows of a generation under keys of their own. What is hot is copied there before the switch, and what
+//! changes while it is copied is written again, under the lock; then one key makes it all live. Where Redis does not
+//! play along, the projectors declare all that it has stale.
+//!
+//! The rows from before stay (`…_kept`, `…@kept`). The way back is the same: they are folded on to where the log is.
+
+mod cache;
+mod compare;
+mod tables;
+mod worker;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use schemas::views::VIEWS;
+use tokio::task::JoinSet;
+
+pub use compare::{Compared, Comparison, Difference};
+
+use crate::config::Config;
+use cache::Cache;
+use tables::{Origin, Tables};
+use worker::Worker;
+
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// The switch waits for readers of the tables, and they for it, a moment each time.
+const SWITCH_TRIES: u32 = 20;
+const SWITCH_RETRY: Duration = Duration::from_millis(300);
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    pub view: String,
+    /// Bring the rows from before the last rebuild back.
+    pub rollback: bool,
+    /// Switch though rows differ: the fold has changed, or the live rows are wrong.
+    pub accept: bool,
+}
+
+/// What a rebuild came to.
+#[derive(Debug)]
+pub struct Report {
+    pub records: i64,
+    pub folded_in: Duration,
+    pub comparison: Comparison,
+    /// The generation that is live now; `None`: nothing was switched, because rows differ.
+    pub generation: Option<i32>,
+    /// Rows that Redis had, and has of the new generation.
+    pub copied: usize,
+}
+
+/// Of the command line behind `rebuild`. It prints how it goes; an error: nothing was switched.
+pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut wish = Wish::default();
+    for arg in args {
+        match arg.as_str() {
+            "--rollback" => wish.rollback = true,
+            "--accept" => wish.accept = true,
+            view if wish.view.is_empty() && !view.starts_with('-') => view.clone_into(&mut wish.view),
+            other => bail!("{other:?} is not understood: rebuild VIEW, with --rollback or --accept"),
+        }
+    }
+    let report = rebuild(config, &wish, |line| println!("{line}")).await?;
+    let Comparison { partitions, differences } = &report.comparison;
+    for (partition, Compared { rows, differences }) in partitions.iter().enumerate() {
+        println!("partition {partition:>3}  {rows:>9} rows compared, {differences} differ");
+    }
+    differences.iter().for_each(|difference| println!("difference     {difference}"));
+    match report.generation {
+        Some(generation) => {
+            println!("live           generation {generation} of {}; {} rows in Redis", wish.view, report.copied);
+            Ok(())
+        }
+        None => bail!(
+            "{} rows differ, and the live ones stay. If that is what a changed fold is to do, or the live rows are \
+             wrong: the same again with --accept goes on from here",
+            report.comparison.total()
+        ),
+    }
+}
+
+/// `tell` hears how far it is.
+pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> anyhow::Result<Report> {
+    let Some(view) = VIEWS.iter().position(|view| view.name == wish.view) else {
+        let names: Vec<_> = VIEWS.iter().map(|view| view.name).collect();
+        bail!("there is no view {:?} to rebuild; there are {}", wish.view, names.join(", "));
+    };
+    let mut tables = Tables::connect(&config.postgres_url, view).await?;
+    match tables.prepare(wish.rollback).await? {
+        Origin::Nothing => {}
+        Origin::Unfinished => tell("going on with a rebuild that did not come to its end".to_owned()),
+        Origin::Kept => tell("going on with the rows from before the last rebuild".to_owned()),
+    }
+    let live = tables.live().await?;
+    let partitions = u32::try_from(live.len()).context("a number of partitions")?;
+    let mut fold = Fold::new(config, view, partitions).await?;
+    fold.to(&live, Some(&tell)).await?;
+    // The live rows went on meanwhile; now it is little.
+    fold.to(&tables.live().await?, None).await?;
+    let (records, folded_in) = (fold.progress.load(Ordering::Relaxed), fold.begun.elapsed());
+
+    let moment = tables.snapshot().await?;
+    fold.to(&moment, None).await?;
+    let comparison = tables.compare(partitions).await?;
+    if comparison.total() > 0 && !wish.accept && !wish.rollback {
+        return Ok(Report { records, folded_in, comparison, generation: None, copied: 0 });
+    }
+
+    fold.note_changes();
+    let mut cache = None;
+    let mut copied = 0;
+    match copy(config, view, &tables, &mut fold).await {
+        Ok(Some((copy, rows))) => (cache, copied) = (Some(copy), rows),
+        Ok(None) => {}
+        Err(error) => tell(format!("Redis is left to the projectors: {error:#}")),
+    }
+    let mut tries = 0;
+    let generation = loop {
+        tries += 1;
+        match switch(&mut tables, &mut fold, &mut cache).await {
+            Ok(generation) => break generation,
+            Err(error) if tries < SWITCH_TRIES && tables.is_worth_a_retry(&error) => {
+                tables.abandon().await?;
+                tokio::time::sleep(SWITCH_RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    if let Some(cache) = &mut cache
+        && !cache.switch().await.unwrap_or(false)
+    {
+        tell("Redis did not switch: the projectors declare what it has stale".to_owned());
+    }
+    Ok(Report { records, folded_in, comparison, generation: Some(generation), copied })
+}
+
+/// What is hot, and what changed meanwhile.
+async fn copy(
+    config: &Config,
+    view: usize,
+    tables: &Tables,
+    fold: &mut Fold,
+) -> anyhow::Result<Option<(Cache, usize)>> {
+    let Some(mut cache) = Cache::connect(config, view, tables.generation()).await? else { return Ok(None) };
+    let copied = cache.copy(tables).await?;
+    fold.to(&tables.live().await?, None).await?;
+    cache.put(tables, fold.changes()).await?;
+    Ok(Some((cache, copied)))
+}
+
+/// While it runs no projector commits to the view.
+async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>) -> anyhow::Result<i32> {
+    let live = tables.lock().await?;
+    fold.to(&live, None).await?;
+    if let Some(copy) = cache
+        && copy.put(tables, fold.changes()).await.is_err()
+    {
+        *cache = None;
+    }
+    tables.switch().await
+}
+
+/// Some workers, a thread's work each.
+struct Fold {
+    workers: Vec<Worker>,
+    progress: Arc<AtomicI64>,
+    begun: Instant,
+}
+
+impl Fold {
+    async fn new(config: &Config, view: usize, partitions: u32) -> anyhow::Result<Self> {
+        let progress = Arc::new(AtomicI64::new(0));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(partitions as usize);
+        let mut workers = Vec::new();
+        for thread in 0..threads {
+            let share = (0..partitions).skip(thread).step_by(threads).collect();
+            workers.push(Worker::new(config, view, (partitions, share), progress.clone()).await?);
+        }
+        Ok(Self { workers, progress, begun: Instant::now() })
+    }
+
+    /// Folds on, and commits, up to these next offsets. A fold that failed is over: the next one begins at its last commit.
+    async fn to(&mut self, until: &[i64], tell: Option<&dyn Fn(String)>) -> anyhow::Result<()> {
+        let until: Arc<[i64]> = until.into();
+        let mut tasks = JoinSet::new();
+        for worker in self.workers.drain(..) {
+            tasks.spawn(worker.fold_to(until.clone()));
+        }
+        let (total, began) = (until.iter().sum::<i64>(), self.progress.load(Ordering::Relaxed));
+        let mut ticks = tokio::time::interval_at((Instant::now() + TELL_EVERY).into(), TELL_EVERY);
+        loop {
+            tokio::select! {
+                ended = tasks.join_next() => match ended {
+                    Some(ended) => self.workers.push(ended.context("a worker panicked")??),
+                    None => return Ok(()),
+                },
+                _ = ticks.tick() => {
+                    let done = self.progress.load(Ordering::Relaxed);
+                    let rate = (done - began) as f64 / self.begun.elapsed().as_secs_f64();
+                    let left = (total - done) as f64 / rate.max(1.0);
+                    if let Some(tell) = tell {
+                        tell(format!("{done:>12} of {total} records  {rate:.0}/s  {left:.0} s to go"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// From now on.
+    fn note_changes(&mut self) {
+        self.workers.iter_mut().for_each(|worker| worker.touched = Some(HashSet::new()));
+    }
+
+    /// Keys of rows that changed since the last call.
+    fn changes(&mut self) -> Vec<String> {
+        let touched = self.workers.iter_mut().filter_map(|worker| worker.touched.replace(HashSet::new()));
+        touched.flatten().collect::<HashSet<_>>().into_iter().collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! Rows of the next generation in Redis, before it is live there.
+
+use anyhow::Context as _;
+use redis::aio::ConnectionManager;
+use schemas::cache::{Keys, PUT_NEWER, ROW_TTL_SECS, SWITCH, generation, switched, value};
+use schemas::views::row_body;
+
+use super::tables::Tables;
+use crate::config::Config;
+
+/// What is hot is far less.
+const MAX_COPIED: usize = 200_000;
+const ROWS_A_CALL: usize = 500;
+
+pub(super) struct Cache {
+    connection: ConnectionManager,
+    keys: Keys,
+    view: usize,
+    live: String,
+    next: String,
+}
+
+impl Cache {
+    /// `None`: Redis does not have the live generation either.
+    pub(super) async fn connect(config: &Config, view: usize, live_generation: i32) -> anyhow::Result<Option<Self>> {
+        let mut connection = chassis::redis::connect(&config.redis_url)?;
+        let keys = Keys::new(&config.redis_prefix);
+        let live: Option<String> = redis::cmd("GET").arg(keys.live()).query_async(&mut connection).await?;
+        let is = live_generation.cast_unsigned();
+        let Some(live) = live.filter(|live| generation(live, view) == Some(is)) else { return Ok(None) };
+        // No other attempt may have left anything there.
+        let next = switched(&live, view, is + 1, rand::random());
+        Ok(Some(Self { connection, keys, view, live, next }))
+    }
+
+    /// What Redis has of the live generation, as the next rows have it.
+    pub(super) async fn copy(&mut self, tables: &Tables) -> anyhow::Result<usize> {
+        let (mut cursor, mut copied) = (0u64, 0);
+        let start = self.keys.row(&self.live, self.view, "");
+        loop {
+            let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(format!("{start}*"))
+                .arg("COUNT")
+                .arg(ROWS_A_CALL)
+                .query_async(&mut self.connection)
+                .await
+                .context("look for what Redis has")?;
+            let keys: Vec<_> = found.iter().filter_map(|key| key.strip_prefix(&start)).map(str::to_owned).collect();
+            copied += keys.len();
+            self.put(tables, keys).await?;
+            cursor = next;
+            if cursor == 0 || copied >= MAX_COPIED {
+                return Ok(copied);
+            }
+        }
+    }
+
+    /// Rows as they stand in the next table.
+    pub(super) async fn put(&mut self, tables: &Tables, keys: Vec<String>) -> anyhow::Result<()> {
+        for keys in keys.chunks(ROWS_A_CALL) {
+            let rows = tables.next_rows(keys).await?;
+            if rows.is_empty() {
+                continue;
+            }
+            let script = redis::Script::new(PUT_NEWER);
+            let mut call = script.prepare_invoke();
+            for (key, ..) in &rows {
+                call.key(self.keys.row(&self.next, self.view, key));
+            }
+            // Nobody else writes these keys: no deadline.
+            call.arg(0).arg(ROW_TTL_SECS);
+            for (key, version, data) in &rows {
+                call.arg(*version).arg(value(*version, row_body(key, *version, data).as_bytes()));
+            }
+            call.invoke_async::<i64>(&mut self.connection).await.context("put the next rows into Redis")?;
+        }
+        Ok(())
+    }
+
+    /// `false`: another incarnation has begun meanwhile.
+    pub(super) async fn switch(&mut self) -> anyhow::Result<bool> {
+        let script = redis::Script::new(SWITCH);
+        let mut call = script.key(self.keys.live());
+        call.arg(self.keys.applied()).arg(&self.live).arg(&self.next);
+        Ok(call.invoke_async::<i64>(&mut self.connection).await? == 1)
+    }
+}

@@ -1,0 +1,147 @@
+//! The next rows beside the live ones, of the same moment of the log.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use anyhow::Context as _;
+use futures_util::{Stream, TryStreamExt as _};
+use schemas::aggregate::AggregateId;
+use schemas::views::{Source, View};
+use tokio_postgres::{Client, Row};
+
+/// Differences that are kept to be told.
+const TOLD: usize = 20;
+
+/// What a comparison came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// By partition; of a view of sums, the parts that each partition made.
+    pub partitions: Vec<Compared>,
+    /// Some of them.
+    pub differences: Vec<Difference>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    pub rows: u64,
+    pub differences: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub partition: u32,
+    pub key: String,
+    /// As JSON; `None`: no such row.
+    pub live: Option<String>,
+    pub next: Option<String>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |row: &Option<String>| row.clone().unwrap_or_else(|| "no row".to_owned());
+        write!(f, "{}: it is {}, it will be {}", self.key, text(&self.live), text(&self.next))
+    }
+}
+
+impl Comparison {
+    pub fn total(&self) -> u64 {
+        self.partitions.iter().map(|partition| partition.differences).sum()
+    }
+
+    fn take(&mut self, live: Option<Found>, next: Option<Found>) {
+        let Some((partition, key)) = live.as_ref().or(next.as_ref()).map(|row| (row.partition, row.key.clone())) else {
+            return;
+        };
+        let compared = &mut self.partitions[partition as usize];
+        compared.rows += 1;
+        let (live, next) = (live.map(|row| row.text), next.map(|row| row.text));
+        if live != next {
+            compared.differences += 1;
+            if self.differences.len() < TOLD {
+                self.differences.push(Difference { partition, key, live, next });
+            }
+        }
+    }
+}
+
+struct Found {
+    key: String,
+    partition: u32,
+    text: String,
+}
+
+/// `live`: within a snapshot of the moment that the next rows stand at. Neither side's rows need fit into memory.
+pub(super) async fn compare(view: &View, partitions: u32, live: &Client, next: &Client) -> anyhow::Result<Comparison> {
+    let mut comparison =
+        Comparison { partitions: vec![Compared::default(); partitions as usize], ..Default::default() };
+    let next_table = format!("{}_next", view.table);
+    let (live, next) = tokio::try_join!(rows(live, view, view.table), rows(next, view, &next_table))?;
+    let (mut live, mut next) = (std::pin::pin!(live), std::pin::pin!(next));
+    let (mut from_live, mut from_next) =
+        (pull(&mut live, view, partitions).await?, pull(&mut next, view, partitions).await?);
+    loop {
+        let order = match (&from_live, &from_next) {
+            (None, None) => return Ok(comparison),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(live), Some(next)) => (&live.key, live.partition).cmp(&(&next.key, next.partition)),
+        };
+        let (mut one, mut other) = (None, None);
+        if order.is_le() {
+            one = std::mem::replace(&mut from_live, pull(&mut live, view, partitions).await?);
+        }
+        if order.is_ge() {
+            other = std::mem::replace(&mut from_next, pull(&mut next, view, partitions).await?);
+        }
+        comparison.take(one, other);
+    }
+}
+
+/// By key and partition, in the order of bytes.
+async fn rows(
+    client: &Client,
+    view: &View,
+    table: &str,
+) -> anyhow::Result<impl Stream<Item = Result<Row, tokio_postgres::Error>>> {
+    let partition = if view.source == Source::Sum { "partition" } else { "NULL::int" };
+    let sql = format!(
+        "SELECT key, {partition}, row_to_json(rows)::text FROM {table} AS rows ORDER BY key COLLATE \"C\", {partition}"
+    );
+    client.query_raw(&sql, Vec::<i32>::new()).await.with_context(|| format!("read {table}"))
+}
+
+async fn pull<S>(rows: &mut std::pin::Pin<&mut S>, view: &View, partitions: u32) -> anyhow::Result<Option<Found>>
+where
+    S: Stream<Item = Result<Row, tokio_postgres::Error>>,
+{
+    let Some(row) = rows.try_next().await.context("read the rows to compare")? else { return Ok(None) };
+    let key: String = row.get(0);
+    let partition = match view.source {
+        Source::Aggregate(aggregate) => AggregateId::new(aggregate, &key)?.partition(partitions),
+        Source::Sum => row.get::<_, i32>(1).cast_unsigned(),
+    };
+    Ok(Some(Found { key, partition, text: row.get(2) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_missing_too_many_or_another_is_told_with_its_partition() {
+        let mut comparison = Comparison { partitions: vec![Compared::default(); 2], ..Default::default() };
+        let row =
+            |key: &str, partition, text: &str| Some(Found { key: key.to_owned(), partition, text: text.to_owned() });
+        comparison.take(row("a", 0, "1"), row("a", 0, "1"));
+        comparison.take(row("b", 1, "1"), row("b", 1, "2"));
+        comparison.take(row("c", 1, "1"), None);
+        comparison.take(None, row("d", 0, "1"));
+        let [zero, one] = [Compared { rows: 2, differences: 1 }, Compared { rows: 2, differences: 2 }];
+        assert_eq!((comparison.total(), &comparison.partitions), (3, &vec![zero, one]));
+        let told: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            ["b: it is 1, it will be 2", "c: it is 1, it will be no row", "d: it is no row, it will be 1"]
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! Folds some partitions of one view into its next rows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::config::{Config, Feeds};
+use crate::fold::{Changes, Folder, Standing};
+use crate::log::{self, Batch, Batches};
+use crate::postgres::{Move, Store, Target};
+
+/// Kafka gives the next records.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Rows that stay in memory, and that are written at once: a row that many records change is written rarely.
+const MAX_ROWS: usize = 100_000;
+const MAX_CHANGED_ROWS: usize = 20_000;
+const COMMIT_EVERY: Duration = Duration::from_secs(2);
+
+pub(super) struct Worker {
+    view: usize,
+    partitions: Vec<u32>,
+    store: Store,
+    folder: Folder,
+    /// Of all partitions; its own ones move.
+    standings: Vec<Standing>,
+    committed: Vec<Standing>,
+    batches: Batches,
+    /// What was read beyond the last limit.
+    ahead: Option<Batch>,
+    changes: Changes,
+    last_commit: Instant,
+    /// Keys that changed, where somebody asked for them.
+    pub(super) touched: Option<HashSet<String>>,
+    /// Records read, by all workers.
+    progress: Arc<AtomicI64>,
+}
+
+impl Worker {
+    /// Goes on from where the next rows stand.
+    pub(super) async fn new(
+        config: &Config,
+        view: usize,
+        (all, partitions): (u32, Vec<u32>),
+        progress: Arc<AtomicI64>,
+    ) -> anyhow::Result<Self> {
+        let store = Store::connect(&config.postgres_url, Target::Next(view)).await?;
+        let standings = store.standings(all, Feeds::only(view)).await?;
+        let from: Vec<_> =
+            partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
+        let batches = log::follow(&config.kafka, &config.topic.name, &from)?;
+        let folder = Folder::with_room(MAX_ROWS);
+        let worker = Self {
+            view,
+            partitions,
+            store,
+            folder,
+            committed: standings.clone(),
+            standings,
+            batches,
+            ahead: None,
+            changes: Changes::default(),
+            last_commit: Instant::now(),
+            touched: None,
+            progress,
+        };
+        worker.progress.fetch_add(worker.position(), Ordering::Relaxed);
+        Ok(worker)
+    }
+
+    /// Until the next rows stand there, by partition, and are committed.
+    pub(super) async fn fold_to(mut self, until: Arc<[i64]>) -> anyhow::Result<Self> {
+        while !self.is_at(&until) {
+            let mut batch = match self.ahead.take() {
+                Some(batch) => batch,
+                None => {
+                    let next = tokio::time::timeout(ANSWER_WITHIN, self.batches.recv()).await;
+                    next.context("Kafka gives no more records")?.context("the log's reader ended")??
+                }
+            };
+            self.ahead = batch.split_off(&until);
+            self.take(&batch).await?;
+            if self.changes.rows() >= MAX_CHANGED_ROWS || self.last_commit.elapsed() > COMMIT_EVERY {
+                self.commit().await?;
+            }
+        }
+        self.commit().await?;
+        Ok(self)
+    }
+
+    async fn take(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        if self.folder.is_full() {
+            self.commit().await?;
+        }
+        let before = self.position();
+        let missing = self.folder.missing(batch, Feeds::only(self.view));
+        let (products, orders) = self.store.rows(&missing).await?;
+        self.folder.remember(products, orders);
+        let changes = self.folder.fold(batch, &mut self.standings)?;
+        if let Some(touched) = &mut self.touched {
+            touched.extend(changes.products.keys().chain(changes.orders.keys()).cloned());
+            touched.extend(changes.customers.keys().chain(changes.revenue.keys()).map(|(key, _)| key.clone()));
+        }
+        self.changes.merge(changes);
+        self.progress.fetch_add(self.position() - before, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        self.last_commit = Instant::now();
+        let mut moves = Vec::new();
+        for partition in self.partitions.iter().copied() {
+            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
+            let (from, to, tally) = (committed.readers[self.view], now.readers[self.view], now.tallies[self.view]);
+            if to != from {
+                let generation = now.generations[self.view];
+                moves.push(Move { view: self.view, partition, from, to, tally, times: now.times, generation });
+            }
+        }
+        if !moves.is_empty() {
+            self.store.commit(&std::mem::take(&mut self.changes), &moves, &self.standings).await?;
+            self.committed.clone_from(&self.standings);
+        }
+        Ok(())
+    }
+
+    fn is_at(&self, until: &[i64]) -> bool {
+        self.partitions.iter().all(|partition| self.next_offset(*partition) >= until[*partition as usize])
+    }
+
+    fn position(&self) -> i64 {
+        self.partitions.iter().map(|partition| self.next_offset(*partition)).sum()
+    }
+
+    fn next_offset(&self, partition: u32) -> i64 {
+        self.standings[partition as usize].readers[self.view].next_offset
+    }
+}
