@@ -106,6 +106,7 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
     let partitions = u32::try_from(live.len()).context("a number of partitions")?;
     let mut fold = Fold::new(config, view, partitions).await?;
     fold.to(&live, Some(&tell)).await?;
+    tables.analyze().await?;
     // The live rows went on meanwhile; now it is little.
     fold.to(&tables.live().await?, None).await?;
     let (records, folded_in) = (fold.progress.load(Ordering::Relaxed), fold.begun.elapsed());

@@ -105,6 +105,11 @@ impl Tables {
         offsets(&self.snapshot.query(POSITIONS, &[&self.view.name]).await?)
     }
 
+    /// So that Postgres plans for the next rows as it does for those that live.
+    pub(super) async fn analyze(&self) -> anyhow::Result<()> {
+        Ok(self.client.batch_execute(&format!("ANALYZE {}_next", self.view.table)).await?)
+    }
+
     pub(super) async fn compare(&self, partitions: u32) -> anyhow::Result<Comparison> {
         let comparison = compare::compare(self.view, partitions, &self.snapshot, &self.client).await?;
         self.snapshot.batch_execute("COMMIT").await?;
