@@ -4,6 +4,7 @@
 //! rule from where that view stands.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use domain::Event;
 use schemas::chain::{ChainError, Digest, Passed, Reader, Tally, Verdict};
@@ -18,6 +19,7 @@ use schemas::views::revenue::{self, RevenueDelta};
 use crate::config::Feeds;
 use crate::journal::JournalRows;
 use crate::log::Batch;
+use crate::poison::{self, Parked, ParkedRecord};
 use crate::snapshots;
 
 pub(crate) const PRODUCT_INDEX: usize = 0;
@@ -40,6 +42,8 @@ pub(crate) enum FoldError {
     OtherHistory { partition: u32, offset: i64 },
     #[error("partition {partition} begins with another claim than the one that the views know")]
     OtherLog { partition: u32 },
+    #[error("the fold of {} panicked at {aggregate}: {reason}", FEEDS[*view])]
+    Panicked { view: usize, aggregate: String, reason: String },
 }
 
 /// Where the views stand in one partition.
@@ -53,6 +57,8 @@ pub(crate) struct Standing {
     pub(crate) tallies: [Tally; FEEDS.len()],
     /// Which making of its rows each is.
     pub(crate) generations: [i32; FEEDS.len()],
+    /// See `V7__parked.sql`.
+    pub(crate) revisions: [i64; FEEDS.len()],
     /// Whether the record that each view counted last was seen again since the start.
     recognized: [bool; FEEDS.len()],
     /// The partition's first claim, once known.
@@ -79,8 +85,8 @@ impl Times {
 impl Standing {
     pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
-        let (tallies, generations) = (Default::default(), [1; FEEDS.len()]);
-        Self { recognized, readers, feeds, nonce, tallies, generations, times: Times::default() }
+        let (tallies, generations, revisions) = (Default::default(), [1; FEEDS.len()], [0; FEEDS.len()]);
+        Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times: Times::default() }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.
@@ -104,6 +110,7 @@ pub(crate) struct Changes {
     /// Partitions in which something counted that a view shows.
     pub(crate) moved: HashSet<u32>,
     pub(crate) passed_over: Vec<Passed>,
+    pub(crate) parked: Vec<ParkedRecord>,
 }
 
 /// Rows that a batch folds further and that are not in memory.
@@ -118,6 +125,9 @@ pub(crate) struct Folder {
     products: HashMap<String, (u64, ProductRow)>,
     orders: HashMap<String, (u64, OrderRow)>,
     max_rows: usize,
+    pub(crate) parked: Parked,
+    /// The view that is being folded.
+    at: usize,
 }
 
 impl Default for Folder {
@@ -151,7 +161,7 @@ impl Changes {
 impl Folder {
     /// For so many rows of a view.
     pub(crate) fn with_room(max_rows: usize) -> Self {
-        Self { products: HashMap::new(), orders: HashMap::new(), max_rows }
+        Self { products: HashMap::new(), orders: HashMap::new(), max_rows, parked: Parked::default(), at: 0 }
     }
 
     /// Whether it will let go of its rows at the next [`Self::missing`]: what it changed must be in Postgres by then.
@@ -203,14 +213,28 @@ impl Folder {
         for (partition, offset, value) in batch.iter() {
             let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
             let standing = &mut standings[partition as usize];
-            let counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
+            let mut counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
             if let Some(Record::Commit(commit)) = record
                 && counts.contains(&true)
             {
                 standing.times.note(&commit);
                 changes.moved.insert(partition);
                 changes.commits += 1;
-                self.commit(partition, offset, &commit, counts, &mut changes);
+                self.parked.take((partition, offset, value), &commit, &mut counts, &mut changes.parked);
+                self.commit(partition, offset, &commit, counts, &mut changes)?;
+            }
+        }
+        Ok(changes)
+    }
+
+    /// What was parked of a view, whether it counts was decided then.
+    pub(crate) fn refold(&mut self, batch: &Batch, view: usize) -> Result<Changes, FoldError> {
+        let mut changes = Changes::default();
+        for (partition, offset, value) in batch.iter() {
+            let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
+            if let Some(Record::Commit(commit)) = record {
+                let counts = std::array::from_fn(|feed| feed == view);
+                self.commit(partition, offset, &commit, counts, &mut changes)?;
             }
         }
         Ok(changes)
@@ -223,7 +247,25 @@ impl Folder {
         commit: &Commit<'_>,
         counts: [bool; FEEDS.len()],
         changes: &mut Changes,
+    ) -> Result<(), FoldError> {
+        // What it leaves half done is dropped by whoever hears of it.
+        let folded = catch_unwind(AssertUnwindSafe(|| self.fold_commit(partition, offset, commit, counts, changes)));
+        folded.map_err(|panic| FoldError::Panicked {
+            view: self.at,
+            aggregate: commit.aggregate.to_string(),
+            reason: poison::panic_text(panic.as_ref()),
+        })
+    }
+
+    fn fold_commit(
+        &mut self,
+        partition: u32,
+        offset: i64,
+        commit: &Commit<'_>,
+        counts: [bool; FEEDS.len()],
+        changes: &mut Changes,
     ) {
+        self.at = JOURNAL_INDEX;
         if counts[JOURNAL_INDEX] {
             changes.journal.push(partition, offset, commit);
             if snapshots::is_due(commit) {
@@ -234,6 +276,7 @@ impl Folder {
         for event in &commit.events {
             match event.upcast() {
                 Event::Product(event) if counts[PRODUCT_INDEX] => {
+                    self.at = PRODUCT_INDEX;
                     let row = self.products.remove(id).map(|(_, row)| row);
                     if let Some(row) = product::fold(row, &event) {
                         self.products.insert(id.to_owned(), (commit.version, row));
@@ -242,12 +285,13 @@ impl Folder {
                 Event::Product(_) => {}
                 Event::Order(event) => {
                     if counts[ORDER_INDEX] {
+                        self.at = ORDER_INDEX;
                         let row = self.orders.remove(id).map(|(_, row)| row);
                         if let Some(row) = order::fold(row, &event) {
                             self.orders.insert(id.to_owned(), (commit.version, row));
                         }
                     }
-                    sums(partition, &event, counts, changes);
+                    self.sums(partition, &event, counts, changes);
                 }
             }
         }
@@ -260,15 +304,23 @@ impl Folder {
             changes.orders.insert(id.to_owned(), row.clone());
         }
     }
-}
 
-fn sums(partition: u32, event: &domain::order::Event, counts: [bool; FEEDS.len()], changes: &mut Changes) {
-    if let Some((customer, delta)) = customer::delta(event).filter(|_| counts[CUSTOMER_INDEX]) {
-        let key = (customer.to_owned(), partition);
-        changes.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
-    }
-    if let Some((day, delta)) = revenue::delta(event).filter(|_| counts[REVENUE_INDEX]) {
-        changes.revenue.entry((day, partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+    fn sums(
+        &mut self,
+        partition: u32,
+        event: &domain::order::Event,
+        counts: [bool; FEEDS.len()],
+        changes: &mut Changes,
+    ) {
+        self.at = CUSTOMER_INDEX;
+        if let Some((customer, delta)) = customer::delta(event).filter(|_| counts[CUSTOMER_INDEX]) {
+            let key = (customer.to_owned(), partition);
+            changes.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        }
+        self.at = REVENUE_INDEX;
+        if let Some((day, delta)) = revenue::delta(event).filter(|_| counts[REVENUE_INDEX]) {
+            changes.revenue.entry((day, partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        }
     }
 }
 

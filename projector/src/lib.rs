@@ -11,10 +11,12 @@
 //! Absent on purpose: offsets kept in Kafka; they could only disagree with the checkpoints.
 
 pub mod config;
+mod admin;
 mod metrics;
 mod projector;
 mod log;
 mod fold;
+mod poison;
 mod journal;
 mod snapshots;
 mod postgres;
@@ -63,7 +65,8 @@ impl App {
             postgres: readiness.condition("postgres"),
             redis: readiness.condition("redis"),
         };
-        let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?;
+        let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?
+            .merge(admin::routes(&config));
         Ok(Self { config, admin, readiness, ready, metrics })
     }
 

@@ -52,7 +52,6 @@ impl Batch {
     }
 
     /// Of records that no client fetched.
-    #[cfg(test)]
     pub(crate) fn of<'a>(records: impl IntoIterator<Item = (u32, i64, &'a [u8])>) -> Self {
         let mut batch = Self::default();
         for (partition, offset, value) in records {

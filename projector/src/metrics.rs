@@ -7,6 +7,8 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
 
+use crate::poison::Parked;
+
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// `stampede_records_read_total`.
@@ -25,6 +27,8 @@ pub(crate) struct Metrics {
     incarnations: Counter<u64>,
     /// `stampede_snapshots_total{outcome}`: states considered: `kept`, `not-worth-it` or `failed`.
     snapshots: Counter<u64>,
+    /// `stampede_parked{view}`: aggregates that a view does not take.
+    parked: Gauge<u64>,
     /// `stampede_projector_active`: 1 where this instance folds.
     active: Gauge<u64>,
 }
@@ -43,6 +47,10 @@ impl Metrics {
             cache_failures: counter("stampede_cache_failures", "Times that Redis did not take what was committed."),
             incarnations: counter("stampede_incarnations", "Times that all of Redis was declared stale."),
             snapshots: counter("stampede_snapshots", "States of aggregates that were due to be kept."),
+            parked: meter
+                .u64_gauge("stampede_parked")
+                .with_description("Aggregates that a view does not take, with their later records.")
+                .build(),
             active: meter
                 .u64_gauge("stampede_projector_active")
                 .with_description("Whether this instance folds: 1, or stands by: 0.")
@@ -86,6 +94,12 @@ impl Metrics {
 
     pub(crate) fn snapshot_failed(&self) {
         self.snapshots.add(1, &[KeyValue::new("outcome", "failed")]);
+    }
+
+    pub(crate) fn parked(&self, parked: &Parked) {
+        for (view, aggregates) in parked.counts() {
+            self.parked.record(aggregates as u64, &[KeyValue::new("view", view)]);
+        }
     }
 
     pub(crate) fn active(&self, active: bool) {

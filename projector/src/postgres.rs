@@ -4,6 +4,7 @@
 //! read or wrote last. A process that slept while another took over writes nothing.
 
 mod columns;
+mod parked;
 mod repeats;
 
 use std::collections::HashMap;
@@ -22,10 +23,10 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
-use columns::{Checkpoints, Param, Parts, Rows, journal_params, repeats_params};
+use columns::{Checkpoints, Param, ParkedRecords, Parts, Rows, journal_params, repeats_params};
 
 use crate::config::Feeds;
-use crate::fold::{Changes, Missing, Standing, Times};
+use crate::fold::{CUSTOMER_INDEX, Changes, Missing, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Standing, Times};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
@@ -44,6 +45,10 @@ pub(crate) enum StoreError {
     Read(#[source] tokio_postgres::Error),
     #[error("another process moved the checkpoints")]
     Moved,
+    #[error("the rows of {} were refused", FEEDS[*view])]
+    Refused { view: usize, source: tokio_postgres::Error },
+    #[error("{0}")]
+    Fold(String),
     #[error("could not commit a batch")]
     Commit(#[source] tokio_postgres::Error),
     #[error("could not look after the partitions of the repeats")]
@@ -74,6 +79,7 @@ struct Statements {
     add_revenue: Statement,
     insert_journal: Statement,
     insert_repeats: Statement,
+    insert_parked: Statement,
     read_customers: Statement,
     read_revenue: Statement,
 }
@@ -96,7 +102,15 @@ pub(crate) struct Move {
     pub(crate) to: Reader,
     pub(crate) tally: Tally,
     pub(crate) times: Times,
-    pub(crate) generation: i32,
+    pub(crate) revision: i64,
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Commit,
+    /// It was only to see what becomes of it.
+    Rollback,
 }
 
 /// Which rows a store writes.
@@ -149,10 +163,8 @@ impl Store {
             .map_err(StoreError::Load)?;
         let checkpoints =
             self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
-        let known: HashMap<(String, i32), (Reader, Tally, i32)> = checkpoints
-            .iter()
-            .map(|row| ((row.get("view"), row.get("partition")), (reader(row), tally(row), row.get("generation"))))
-            .collect();
+        let known: HashMap<(String, i32), &Row> =
+            checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), row)).collect();
         let is_other = |row: &&Row| {
             feeds.iter().any(|feed| {
                 row.get::<_, &str>("view") == self.target.name(feed) && row.get::<_, i32>("fold") != FOLDS[feed]
@@ -172,12 +184,13 @@ impl Store {
         }
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
-            let start = (Reader::START, Tally::default(), 1);
-            let of = |feed| known.get(&(self.target.name(feed), partition)).copied().unwrap_or(start);
-            let all = std::array::from_fn::<_, { FEEDS.len() }, _>(of);
-            let mut standing = Standing::new(all.map(|of| of.0), feeds, nonces.get(&partition).copied());
-            standing.tallies = all.map(|of| of.1);
-            standing.generations = all.map(|of| of.2);
+            let rows: [Option<&Row>; FEEDS.len()] =
+                std::array::from_fn(|feed| known.get(&(self.target.name(feed), partition)).copied());
+            let readers = rows.map(|row| row.map_or(Reader::START, reader));
+            let mut standing = Standing::new(readers, feeds, nonces.get(&partition).copied());
+            standing.tallies = rows.map(|row| row.map_or(Tally::default(), tally));
+            standing.generations = rows.map(|row| row.map_or(1, |row| row.get("generation")));
+            standing.revisions = rows.map(|row| row.map_or(0, |row| row.get("revision")));
             standing.times = times.get(&partition).copied().unwrap_or_default();
             standing
         };
@@ -230,8 +243,10 @@ impl Store {
         changes: &Changes,
         moves: &[Move],
         standings: &[Standing],
+        end: End,
     ) -> Result<Sums, StoreError> {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, .. } = &self.statements;
+        let parked_records = ParkedRecords::new(&changes.parked);
         let Statements { upsert_products, upsert_orders, add_customers, add_revenue, .. } = &self.statements;
         let client = &self.client;
         let moves = Checkpoints::new(moves, |view| self.target.name(view));
@@ -255,6 +270,7 @@ impl Store {
             revenue,
             journal,
             repeats,
+            parked,
             committed,
             customers_now,
             revenue_now,
@@ -273,19 +289,33 @@ impl Store {
                 repeats_params(&changes.journal.repeats, &self.repeats.1),
                 changes.journal.versions.is_empty()
             ),
-            client.batch_execute("COMMIT"),
+            run(client, &self.statements.insert_parked, parked_records.params(), changes.parked.is_empty()),
+            client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" }),
             read(client, &self.statements.read_customers, &customer_keys),
             read(client, &self.statements.read_revenue, &revenue_keys)
         );
-        let rows = products.and(orders).and(customers).and(revenue).and(journal).and(repeats);
         // See `move_checkpoints.sql`.
         if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
             return Err(StoreError::Moved);
         }
-        begun.and(moved).and(identified).and(rows).and(committed).map_err(StoreError::Commit)?;
+        let views =
+            [(PRODUCT_INDEX, products), (ORDER_INDEX, orders), (CUSTOMER_INDEX, customers), (REVENUE_INDEX, revenue)];
+        begun.and(moved).and(identified).map_err(StoreError::Commit)?;
+        for (view, written) in views {
+            written.map_err(|source| {
+                if is_refusal(&source) { StoreError::Refused { view, source } } else { StoreError::Commit(source) }
+            })?;
+        }
+        journal.and(repeats).and(parked).and(committed).map_err(StoreError::Commit)?;
         let customers = customers_now.map_err(StoreError::Read)?;
         Ok(Sums { customers, revenue: revenue_now.map_err(StoreError::Read)? })
     }
+}
+
+/// Of the rows: they will be refused again.
+fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    // Data exceptions, integrity constraints, limits of the server's own.
+    error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 
 fn identities(standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
@@ -307,6 +337,7 @@ impl Statements {
             add_revenue: prepare(include_str!("postgres/add_revenue.sql")).await?,
             insert_journal: prepare(include_str!("postgres/insert_journal.sql")).await?,
             insert_repeats: prepare(include_str!("postgres/insert_repeats.sql")).await?,
+            insert_parked: prepare(include_str!("postgres/insert_parked.sql")).await?,
             read_customers: prepare("SELECT key, version, data::text FROM view_customer WHERE key = ANY($1)").await?,
             read_revenue: prepare("SELECT key, version, data::text FROM view_revenue WHERE key = ANY($1)").await?,
         })

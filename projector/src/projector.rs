@@ -18,7 +18,7 @@ use crate::config::{Config, Feeds};
 use crate::fold::{Changes, FoldError, Folder, Standing};
 use crate::log::{self, Batch, Batches};
 use crate::metrics::Metrics;
-use crate::postgres::{Move, Store, StoreError, Sums, Target};
+use crate::postgres::{End, Move, Store, StoreError, Sums, Target};
 use crate::redis::{Cache, Resumed};
 use crate::snapshots::{self, Due};
 
@@ -118,6 +118,9 @@ impl Projector {
             return Ok(());
         }
         let standings = self.take_on(&store, &share).await?;
+        let mut folder = Folder::default();
+        folder.parked = store.parked().await?;
+        self.metrics.parked(&folder.parked);
         let from: Vec<_> =
             share.partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
         let mut batches =
@@ -132,7 +135,7 @@ impl Projector {
         let mut fold = Fold {
             metrics: self.metrics.clone(),
             store,
-            folder: Folder::default(),
+            folder,
             committed: standings.clone(),
             standings,
             share,
@@ -225,12 +228,12 @@ impl Projector {
 }
 
 /// One stretch of folding.
-struct Fold {
-    metrics: Arc<Metrics>,
+pub(crate) struct Fold {
+    pub(crate) metrics: Arc<Metrics>,
     store: Store,
-    folder: Folder,
+    pub(crate) folder: Folder,
     /// Where the fold stands, and where the checkpoints do.
-    standings: Vec<Standing>,
+    pub(crate) standings: Vec<Standing>,
     committed: Vec<Standing>,
     share: Share,
     last_move: Instant,
@@ -240,7 +243,7 @@ struct Fold {
 }
 
 /// What Postgres has of a batch.
-struct Committed {
+pub(crate) struct Committed {
     changes: Changes,
     sums: Sums,
     moves: Vec<Move>,
@@ -268,20 +271,33 @@ impl Fold {
     }
 
     async fn take(&mut self, batch: &Batch) -> Result<Committed, ProjectorError> {
+        let before = self.standings.clone();
+        match self.try_take(batch, End::Commit).await {
+            Ok(committed) => Ok(committed),
+            Err(error) => self.take_apart(batch, &before, error).await,
+        }
+    }
+
+    pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
         let missing = self.folder.missing(batch, self.share.feeds);
         let (products, orders) = self.store.rows(&missing).await?;
         self.folder.remember(products, orders);
         let changes = self.folder.fold(batch, &mut self.standings)?;
-        self.metrics.folded(batch.len(), changes.commits);
-        for reason in &changes.passed_over {
-            self.metrics.passed_over(*reason);
-        }
         let moves = self.moves(&changes);
         let mut sums = Sums::default();
         if !moves.is_empty() {
             self.store.maintain_repeats(self.window).await?;
-            sums = self.store.commit(&changes, &moves, &self.standings).await?;
+            sums = self.store.commit(&changes, &moves, &self.standings, end).await?;
+        }
+        if end == End::Rollback {
+            return Ok(Committed { changes, sums, moves });
+        }
+        self.metrics.folded(batch.len(), changes.commits);
+        for reason in &changes.passed_over {
+            self.metrics.passed_over(*reason);
+        }
+        if !moves.is_empty() {
             self.metrics.committed(begun.elapsed());
             for due in &changes.due {
                 // Without room it comes again later.
@@ -305,8 +321,8 @@ impl Fold {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
             let (from, to) = (committed.readers[view], now.readers[view]);
             if to != from {
-                let (tally, generation) = (now.tallies[view], now.generations[view]);
-                moves.push(Move { view, partition, from, to, tally, times: now.times, generation });
+                let (tally, revision) = (now.tallies[view], now.revisions[view]);
+                moves.push(Move { view, partition, from, to, tally, times: now.times, revision });
             }
         }
         moves

@@ -17,7 +17,7 @@ use schemas::views::{FEEDS, VIEWS, row_body};
 use serde::Serialize;
 
 use crate::fold::{CUSTOMER_INDEX, Changes, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Standing};
-use crate::postgres::{Move, Sums};
+use crate::postgres::{Move, ReadRow, Sums};
 use crate::projector::Share;
 
 /// Rows in one call of the script: it blocks Redis while it runs.
@@ -196,6 +196,41 @@ fn put_newer(pipe: &mut Pipeline, script: &str, deadline: u64, rows: &[(String, 
     for (_, version, value) in rows {
         call.arg(*version).arg(value);
     }
+}
+
+/// Puts rows of a view into an incarnation, where they are newer than what it has. `deadline`: in ms of Redis's clock; 0:
+/// none.
+pub(crate) async fn put_rows(
+    connection: &mut ConnectionManager,
+    (keys, incarnation, view): (&Keys, &str, usize),
+    deadline: u64,
+    rows: &[ReadRow],
+) -> Result<(), CacheError> {
+    let script = redis::Script::new(PUT_NEWER);
+    for rows in rows.chunks(MAX_ROWS_A_CALL) {
+        let mut call = script.prepare_invoke();
+        for (key, ..) in rows {
+            call.key(keys.row(incarnation, view, key));
+        }
+        call.arg(deadline).arg(ROW_TTL_SECS);
+        for (key, version, data) in rows {
+            call.arg(*version).arg(value(*version, row_body(key, *version, data).as_bytes()));
+        }
+        if call.invoke_async::<i64>(connection).await? == -1 {
+            return Err(CacheError::Late);
+        }
+    }
+    Ok(())
+}
+
+/// The same, into the one that lives, with rows that were just read.
+pub(crate) async fn put_live(url: &Secret, prefix: &str, view: usize, rows: &[ReadRow]) -> anyhow::Result<()> {
+    let (mut connection, keys) = (chassis::redis::connect(url)?, Keys::new(prefix));
+    let (live, time): (Option<String>, (u64, u64)) =
+        redis::pipe().get(keys.live()).cmd("TIME").query_async(&mut connection).await?;
+    let Some(live) = live else { return Ok(()) };
+    let deadline = time.0 * 1000 + time.1 / 1000 + WRITE_WITHIN_MS;
+    Ok(put_rows(&mut connection, (&keys, &live, view), deadline, rows).await?)
 }
 
 /// Of each view; every partition has the same.

@@ -148,6 +148,11 @@ impl Store {
         Ok((self.primary.query(sql, params).await?, false))
     }
 
+    /// As (view, aggregate), beside the limits.
+    pub(crate) async fn parked(&self) -> Result<Vec<SqlRow>, StoreError> {
+        self.primary.query_apart("SELECT DISTINCT view, aggregate FROM parked LIMIT 10000", &[]).await
+    }
+
     /// Every checkpoint, beside the limits.
     pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
         self.primary.query_apart("SELECT view, partition, next_offset - 1, generation FROM checkpoints", &[]).await

@@ -22,6 +22,7 @@ use looks::{Look, Looks};
 
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
+use crate::parked::Parked;
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
 use crate::postgres::{JournalEvent, Listed, Loaded, Side, Store, StoreError};
 use crate::redis::{Cache, CacheError, Hit};
@@ -92,6 +93,7 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) parked: Parked,
     looks: Looks,
     /// Loads of single rows that have not ended, or just now.
     flights: Mutex<Flights>,
@@ -99,7 +101,8 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn new(positions: Arc<Positions>, cache: Cache, store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { positions, cache, store, metrics, looks: Looks::default(), flights: Mutex::default() })
+        let (parked, looks, flights) = (Parked::default(), Looks::default(), Mutex::default());
+        Arc::new(Self { positions, cache, store, metrics, parked, looks, flights })
     }
 
     pub(crate) async fn row(

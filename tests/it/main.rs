@@ -17,6 +17,7 @@ mod projectors;
 mod lists;
 mod audit;
 mod rebuild;
+mod parked;
 mod outages;
 mod query_tier;
 mod stack;

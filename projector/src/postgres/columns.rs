@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
+use schemas::views::FEEDS;
 use schemas::views::revenue::Sums;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
@@ -12,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::{Move, StoreError};
 use crate::fold::Changes;
 use crate::journal::{JournalRows, RepeatRows};
+use crate::poison::ParkedRecord;
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
@@ -31,7 +33,7 @@ pub(super) struct Checkpoints {
     hashes: Vec<i64>,
     last_at_ms: Vec<i64>,
     max_key_ms: Vec<i64>,
-    generations: Vec<i32>,
+    revisions: Vec<i64>,
     count: i64,
 }
 
@@ -40,7 +42,7 @@ impl Checkpoints {
     pub(super) fn new(moves: &[Move], name: impl Fn(usize) -> String) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { view, partition, from, to, tally, times, generation } in moves {
+        for Move { view, partition, from, to, tally, times, revision } in moves {
             columns.views.push(name(*view));
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);
@@ -54,7 +56,7 @@ impl Checkpoints {
             columns.hashes.push(nonce_to_sql(tally.hash));
             columns.last_at_ms.push(times.last_at_ms.cast_signed());
             columns.max_key_ms.push(times.max_key_ms.cast_signed());
-            columns.generations.push(*generation);
+            columns.revisions.push(*revision);
         }
         columns
     }
@@ -75,7 +77,7 @@ impl Checkpoints {
             &self.last_at_ms,
             &self.max_key_ms,
             &self.count,
-            &self.generations,
+            &self.revisions,
         ]
     }
 }
@@ -121,6 +123,39 @@ pub(super) fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
 pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 9] {
     let RepeatRows { keys, at_ms, partitions, offsets, fingerprints, versions, events } = rows;
     [keys, at_ms, partitions, offsets, fingerprints, versions, events, &taken.start, &taken.end]
+}
+
+/// Columns of what is parked.
+#[derive(Default)]
+pub(super) struct ParkedRecords<'a> {
+    views: Vec<&'static str>,
+    aggregates: Vec<&'a str>,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+    versions: Vec<i64>,
+    reasons: Vec<Option<&'a str>>,
+    records: Vec<&'a [u8]>,
+}
+
+impl<'a> ParkedRecords<'a> {
+    pub(super) fn new(parked: &'a [ParkedRecord]) -> Self {
+        let mut columns = Self::default();
+        for ParkedRecord { view, aggregate, partition, offset, version, reason, record } in parked {
+            columns.views.push(FEEDS[*view]);
+            columns.aggregates.push(aggregate);
+            columns.partitions.push(partition.cast_signed());
+            columns.offsets.push(*offset);
+            columns.versions.push(version.cast_signed());
+            columns.reasons.push(reason.as_deref());
+            columns.records.push(record);
+        }
+        columns
+    }
+
+    pub(super) fn params(&self) -> [Param<'_>; 7] {
+        let Self { views, aggregates, partitions, offsets, versions, reasons, records } = self;
+        [views, aggregates, partitions, offsets, versions, reasons, records]
+    }
 }
 
 /// Columns of a summed view; the dates are `customer`'s alone.

@@ -2,11 +2,11 @@
 
 use anyhow::Context as _;
 use redis::aio::ConnectionManager;
-use schemas::cache::{Keys, PUT_NEWER, ROW_TTL_SECS, SWITCH, generation, switched, value};
-use schemas::views::row_body;
+use schemas::cache::{Keys, SWITCH, generation, switched};
 
 use super::tables::Tables;
 use crate::config::Config;
+use crate::redis::put_rows;
 
 /// What is hot is far less.
 const MAX_COPIED: usize = 200_000;
@@ -61,20 +61,9 @@ impl Cache {
     pub(super) async fn put(&mut self, tables: &Tables, keys: Vec<String>) -> anyhow::Result<()> {
         for keys in keys.chunks(ROWS_A_CALL) {
             let rows = tables.next_rows(keys).await?;
-            if rows.is_empty() {
-                continue;
-            }
-            let script = redis::Script::new(PUT_NEWER);
-            let mut call = script.prepare_invoke();
-            for (key, ..) in &rows {
-                call.key(self.keys.row(&self.next, self.view, key));
-            }
-            // Nobody else writes these keys: no deadline.
-            call.arg(0).arg(ROW_TTL_SECS);
-            for (key, version, data) in &rows {
-                call.arg(*version).arg(value(*version, row_body(key, *version, data).as_bytes()));
-            }
-            call.invoke_async::<i64>(&mut self.connection).await.context("put the next rows into Redis")?;
+            // Nobody else writes there: no deadline.
+            let place = (&self.keys, self.next.as_str(), self.view);
+            put_rows(&mut self.connection, place, 0, &rows).await.context("put the next rows into Redis")?;
         }
         Ok(())
     }

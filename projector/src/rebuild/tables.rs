@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row};
 
 use super::compare::{self, Comparison};
+use crate::postgres::ReadRow;
 
 /// One rebuild at a time in a database. The number says nothing.
 const LOCK: &str = "SELECT pg_try_advisory_lock(8)";
@@ -117,7 +118,7 @@ impl Tables {
     }
 
     /// Of the next rows, as readers would see them: key, version, data.
-    pub(super) async fn next_rows(&self, keys: &[String]) -> anyhow::Result<Vec<(String, u64, String)>> {
+    pub(super) async fn next_rows(&self, keys: &[String]) -> anyhow::Result<Vec<ReadRow>> {
         // Within the transaction that switches, too.
         let definition = self.definition().await?.replace(self.view.table, &format!("{}_next", self.view.table));
         let sql = format!("SELECT key, version, data::text FROM ({definition}) AS rows WHERE key = ANY($1)");
@@ -159,6 +160,8 @@ impl Tables {
         self.client.execute(include_str!("keep.sql"), &[&self.view.name, &kept]).await?;
         self.client.execute(include_str!("adopt.sql"), &[&self.view.name, &next]).await?;
         self.client.execute(FORGET, &[&next]).await?;
+        // The next rows took it.
+        self.client.execute("DELETE FROM parked WHERE view = $1", &[&self.view.name]).await?;
         self.client.batch_execute("COMMIT").await?;
         self.generation += 1;
         Ok(self.generation)

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::config::{Config, Feeds};
 use crate::fold::{Changes, Folder, Standing};
 use crate::log::{self, Batch, Batches};
-use crate::postgres::{Move, Store, Target};
+use crate::postgres::{End, Move, Store, Target};
 
 /// Kafka gives the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -115,12 +115,12 @@ impl Worker {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
             let (from, to, tally) = (committed.readers[self.view], now.readers[self.view], now.tallies[self.view]);
             if to != from {
-                let generation = now.generations[self.view];
-                moves.push(Move { view: self.view, partition, from, to, tally, times: now.times, generation });
+                let revision = now.revisions[self.view];
+                moves.push(Move { view: self.view, partition, from, to, tally, times: now.times, revision });
             }
         }
         if !moves.is_empty() {
-            self.store.commit(&std::mem::take(&mut self.changes), &moves, &self.standings).await?;
+            self.store.commit(&std::mem::take(&mut self.changes), &moves, &self.standings, End::Commit).await?;
             self.committed.clone_from(&self.standings);
         }
         Ok(())

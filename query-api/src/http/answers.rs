@@ -13,6 +13,8 @@ use super::request::Asked;
 use crate::reads::{ReadError, Row};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
+/// Something that the answer should show is left out of the view: see `GET /parked` of the projectors.
+const PARKED: HeaderName = HeaderName::from_static("stampede-parked");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
 
@@ -60,6 +62,14 @@ pub(super) fn no_row(detail: String, token: Option<String>, age: Option<Duration
 
 pub(super) fn list(body: String, token: Option<String>) -> Response {
     of_many(json(body.into(), JSON), token)
+}
+
+/// Whether something that it should show is parked.
+pub(super) fn parked(mut response: Response, is_parked: bool) -> Response {
+    if is_parked {
+        response.headers_mut().insert(PARKED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// `next`: the path of the page behind this one.

@@ -69,7 +69,7 @@ async fn one(
             Err(error) => return invalid(error.to_string()),
         },
     };
-    match reads.row(asked.log, (view, key, scope), &asked.fresh).await {
+    let response = match reads.row(asked.log, (view, key, scope), &asked.fresh).await {
         Ok(shown) => match shown.found {
             Some(row) => answers::row(row, shown.token, shown.age, &asked),
             None => {
@@ -78,7 +78,8 @@ async fn one(
             }
         },
         Err(error) => answers::refused(error),
-    }
+    };
+    answers::parked(response, reads.parked.feeds(view, Some(key)))
 }
 
 /// `view`: its index in [`VIEWS`].
@@ -123,7 +124,10 @@ async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>,
     // One more tells whether there is a next page.
     query.limit += 1;
     match reads.page(asked.log, &query, &asked.fresh).await {
-        Ok(shown) => answers::list(page_body(&query, &shown.found, limit), shown.token),
+        Ok(shown) => {
+            let response = answers::list(page_body(&query, &shown.found, limit), shown.token);
+            answers::parked(response, reads.parked.feeds(query.view, None))
+        }
         Err(error) => answers::refused(error),
     }
 }

@@ -1,0 +1,113 @@
+//! What operators ask on the admin port: what is parked, and what is to become of it. Any projector answers.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use chassis::env::Secret;
+use schemas::time::{TimeMs, to_rfc3339};
+use schemas::views::VIEWS;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::postgres::{Store, StoreError, Target};
+use crate::redis::put_live;
+
+const SHOW_TRIES: u32 = 5;
+const SHOW_RETRY: Duration = Duration::from_millis(300);
+
+#[derive(Clone)]
+struct Servers {
+    postgres_url: Secret,
+    redis_url: Secret,
+    redis_prefix: String,
+}
+
+/// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`.
+pub(crate) fn routes(config: &Config) -> Router {
+    let Config { postgres_url, redis_url, redis_prefix, .. } = config.clone();
+    Router::new()
+        .route("/parked", get(list))
+        .route("/parked/{view}/{type}/{id}/retry", post(retry))
+        .route("/parked/{view}/{type}/{id}/discard", post(discard))
+        .with_state(Servers { postgres_url, redis_url, redis_prefix })
+}
+
+async fn list(State(servers): State<Servers>) -> Result<Json<Value>, Response> {
+    let parked = servers.store().await?.list_parked().await.map_err(|error| failed(&error))?;
+    let entries: Vec<_> = parked
+        .into_iter()
+        .map(|parked| {
+            json!({
+                "view": parked.view,
+                "aggregate": parked.aggregate,
+                "records": parked.records,
+                "first_version": parked.first_version,
+                "reason": parked.reason,
+                "since": to_rfc3339(TimeMs(parked.since_ms.cast_unsigned())),
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "parked": entries })))
+}
+
+async fn retry(
+    State(servers): State<Servers>,
+    Path(place): Path<(String, String, String)>,
+) -> Result<Response, Response> {
+    let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
+    let rows = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
+    let Some(rows) = rows else { return Err(not_parked()) };
+    tracing::info!(view = VIEWS[view].name, aggregate, "what was parked is folded");
+    for _ in 0..SHOW_TRIES {
+        match put_live(&servers.redis_url, &servers.redis_prefix, view, &rows).await {
+            Ok(()) => return Ok(StatusCode::NO_CONTENT.into_response()),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "Redis does not take the rows"),
+        }
+        tokio::time::sleep(SHOW_RETRY).await;
+    }
+    let detail = "it is folded, but Redis does not take the rows: once it is back, empty it";
+    Ok((StatusCode::SERVICE_UNAVAILABLE, detail).into_response())
+}
+
+async fn discard(
+    State(servers): State<Servers>,
+    Path(place): Path<(String, String, String)>,
+) -> Result<Response, Response> {
+    let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
+    let was_there = servers.store().await?.discard_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
+    if !was_there {
+        return Err(not_parked());
+    }
+    tracing::warn!(view = VIEWS[view].name, aggregate, "what was parked is given up");
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+impl Servers {
+    async fn store(&self) -> Result<Store, Response> {
+        Store::connect(&self.postgres_url, Target::Live).await.map_err(|error| failed(&error))
+    }
+}
+
+/// The view's index, and the aggregate's name.
+fn parse((view, kind, id): &(String, String, String)) -> Option<(usize, String)> {
+    Some((VIEWS.iter().position(|known| known.name == view)?, format!("{kind}/{id}")))
+}
+
+fn not_parked() -> Response {
+    (StatusCode::NOT_FOUND, "nothing is parked there").into_response()
+}
+
+fn failed(error: &StoreError) -> Response {
+    match error {
+        StoreError::Refused { source, .. } => {
+            let why = source.as_db_error().map_or_else(|| source.to_string(), ToString::to_string);
+            (StatusCode::CONFLICT, format!("it stays parked: {why}")).into_response()
+        }
+        StoreError::Fold(why) => (StatusCode::CONFLICT, format!("it stays parked: {why}")).into_response(),
+        error => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,135 @@
+//! What is parked: looked at, folded after all, or given up.
+
+use schemas::views::FEEDS;
+use tokio_postgres::Row;
+
+use super::columns::{Parts, Rows};
+use super::{ReadRow, Store, StoreError, is_refusal, read, run};
+use crate::config::Feeds;
+use crate::fold::{CUSTOMER_INDEX, Folder, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX};
+use crate::log::Batch;
+use crate::poison::Parked;
+
+const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
+const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";
+const RECORDS: &str = "SELECT \"offset\", record FROM parked WHERE view = $1 AND aggregate = $2 ORDER BY \"offset\"";
+/// Whoever folds the partition finds out by its next commit.
+const REVISE: &str = "UPDATE checkpoints SET revision = revision + 1 WHERE view = $1 AND partition = $2";
+const FORGET: &str = "DELETE FROM parked WHERE view = $1 AND aggregate = $2";
+
+/// An aggregate of which a view has records parked.
+#[derive(Debug)]
+pub(crate) struct ParkedAggregate {
+    pub(crate) view: String,
+    pub(crate) aggregate: String,
+    pub(crate) records: i64,
+    pub(crate) first_version: i64,
+    pub(crate) reason: Option<String>,
+    pub(crate) since_ms: i64,
+}
+
+impl Store {
+    /// To be read after the checkpoints that it goes with.
+    pub(crate) async fn parked(&self) -> Result<Parked, StoreError> {
+        let mut parked = Parked::default();
+        for row in self.client.query(NAMES, &[]).await.map_err(StoreError::Load)? {
+            let name: &str = row.get(0);
+            if let Some(view) = FEEDS.iter().position(|feed| *feed == name) {
+                parked.insert(view, row.get(1), None);
+            }
+        }
+        Ok(parked)
+    }
+
+    pub(crate) async fn list_parked(&self) -> Result<Vec<ParkedAggregate>, StoreError> {
+        let rows = self.client.query(include_str!("list_parked.sql"), &[]).await.map_err(StoreError::Read)?;
+        let parked = |row: &Row| ParkedAggregate {
+            view: row.get(0),
+            aggregate: row.get(1),
+            records: row.get(2),
+            first_version: row.get(3),
+            reason: row.get(4),
+            since_ms: row.get(5),
+        };
+        Ok(rows.iter().map(parked).collect())
+    }
+
+    /// Folds what is parked, in its order. `None`: nothing is. Else the rows as they stand now.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked.
+    pub(crate) async fn retry_parked(&self, view: usize, aggregate: &str) -> Result<Option<Vec<ReadRow>>, StoreError> {
+        let keys = self.in_transaction(self.retry(view, aggregate)).await?;
+        let Some(keys) = keys else { return Ok(None) };
+        let sql = format!(
+            "SELECT key, version, data::text FROM {} WHERE key = ANY($1)",
+            schemas::views::VIEWS[view].relation
+        );
+        let statement = self.client.prepare(&sql).await.map_err(StoreError::Read)?;
+        read(&self.client, &statement, &keys).await.map(Some).map_err(StoreError::Read)
+    }
+
+    async fn retry(&self, view: usize, aggregate: &str) -> Result<Option<Vec<String>>, StoreError> {
+        let Some(partition) = self.revise(view, aggregate).await? else { return Ok(None) };
+        let rows = self.client.query(RECORDS, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Read)?;
+        let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
+        let mut folder = Folder::default();
+        let missing = folder.missing(&batch, Feeds::only(view));
+        let (products, orders) = self.rows(&missing).await?;
+        folder.remember(products, orders);
+        let changes = folder.refold(&batch, view).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let (statements, client) = (&self.statements, &self.client);
+        let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
+        let (customers, revenue) = (Parts::of_customers(&changes), Parts::of_revenue(&changes));
+        let (written, keys) = match view {
+            PRODUCT_INDEX => {
+                (run(client, &statements.upsert_products, products.params(), false).await, products.keys.clone())
+            }
+            ORDER_INDEX => (run(client, &statements.upsert_orders, orders.params(), false).await, orders.keys.clone()),
+            CUSTOMER_INDEX => {
+                let written = run(client, &statements.add_customers, customers.params_with_dates(), false).await;
+                (written, customers.distinct_keys())
+            }
+            REVENUE_INDEX => {
+                (run(client, &statements.add_revenue, revenue.params(), false).await, revenue.distinct_keys())
+            }
+            other => unreachable!("nothing is parked for {}", FEEDS[other]),
+        };
+        written.map_err(|source| {
+            if is_refusal(&source) { StoreError::Refused { view, source } } else { StoreError::Commit(source) }
+        })?;
+        client.execute(FORGET, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Commit)?;
+        Ok(Some(keys))
+    }
+
+    /// Gives up what is parked, and writes that down; the aggregate's later records are folded again. `false`: nothing
+    /// is.
+    pub(crate) async fn discard_parked(&self, view: usize, aggregate: &str) -> Result<bool, StoreError> {
+        self.in_transaction(async {
+            if self.revise(view, aggregate).await?.is_none() {
+                return Ok(false);
+            }
+            let discard = include_str!("discard_parked.sql");
+            self.client.execute(discard, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Commit)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// From here on, until the transaction ends, nothing is folded or parked where this aggregate is, and then nothing by
+    /// whoever does not know what became of it. Gives its partition; `None`: nothing of it is parked.
+    async fn revise(&self, view: usize, aggregate: &str) -> Result<Option<i32>, StoreError> {
+        let found = self.client.query_opt(PARTITION, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Read)?;
+        let Some(partition) = found.map(|row| row.get::<_, i32>(0)) else { return Ok(None) };
+        self.client.execute(REVISE, &[&FEEDS[view], &partition]).await.map_err(StoreError::Commit)?;
+        Ok(Some(partition))
+    }
+
+    async fn in_transaction<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.client.batch_execute("BEGIN").await.map_err(StoreError::Commit)?;
+        let outcome = work.await;
+        let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        self.client.batch_execute(end).await.map_err(StoreError::Commit)?;
+        outcome
+    }
+}

@@ -1,0 +1,53 @@
+//! What the views do not take: their readers are told.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use schemas::aggregate::type_name;
+use schemas::views::{Source, VIEWS};
+
+/// Aggregates by view, as Postgres told last: about a second ago. Cheap to ask where there are none.
+#[derive(Debug, Default)]
+pub(crate) struct Parked(RwLock<Option<Arc<[HashSet<String>; VIEWS.len()]>>>);
+
+impl Parked {
+    /// As (view, aggregate).
+    pub(crate) fn know<'a>(&self, parked: impl Iterator<Item = (&'a str, &'a str)>) {
+        let mut aggregates: [HashSet<String>; VIEWS.len()] = Default::default();
+        for (name, aggregate) in parked {
+            if let Some(view) = VIEWS.iter().position(|view| view.name == name) {
+                aggregates[view].insert(aggregate.to_owned());
+            }
+        }
+        let is_any = aggregates.iter().any(|aggregates| !aggregates.is_empty());
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = is_any.then(|| Arc::new(aggregates));
+    }
+
+    /// Whether something that feeds a row is left out of it; of a list (`None`), of any of its rows.
+    pub(crate) fn feeds(&self, view: usize, key: Option<&str>) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(aggregates) = known.as_ref().map(|known| &known[view]) else { return false };
+        match (VIEWS[view].source, key) {
+            (Source::Aggregate(kind), Some(key)) => aggregates.contains(&[type_name(kind), "/", key].concat()),
+            // Whose sums it would be in, nobody knows.
+            (Source::Sum, _) | (Source::Aggregate(_), None) => !aggregates.is_empty(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_told_of_its_own_aggregate_and_a_sum_of_any() {
+        let parked = Parked::default();
+        assert!(!parked.feeds(0, Some("cd")));
+        parked.know([("product", "product/cd"), ("customer", "order/o")].into_iter());
+        let feeds = |view: &str, key| parked.feeds(VIEWS.iter().position(|known| known.name == view).unwrap(), key);
+        assert!(feeds("product", Some("cd")) && !feeds("product", Some("other")) && feeds("product", None));
+        assert!(feeds("customer", Some("c")) && !feeds("order", Some("o")) && !feeds("revenue", None));
+        parked.know(std::iter::empty());
+        assert!(!feeds("product", Some("cd")));
+    }
+}
