@@ -2,6 +2,8 @@
 
 use projector::audit::{Difference, audit};
 use redis::AsyncTypedCommands as _;
+use schemas::cache::Keys;
+use schemas::views::VIEWS;
 use serde_json::json;
 
 use crate::fixture::{Client, Service, Shop, batch_line};
@@ -139,7 +141,8 @@ async fn an_audit_names_the_row_that_is_stale_or_another_in_redis() {
     let redis = redis::Client::open(audited.shop.redis_url.as_str()).unwrap();
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
     let live = redis.get(format!("{}:live", audited.shop.prefix)).await.unwrap().unwrap();
-    let key = |view: &str, key: &str| format!("{}:{live}:{view}:{key}", audited.shop.prefix);
+    let keys = Keys::new(&audited.shop.prefix);
+    let key = |view: &str, key: &str| keys.row(&live, VIEWS.iter().position(|known| known.name == view).unwrap(), key);
     redis.del(key("product", "p-1")).await.unwrap();
     assert_eq!(audited.differences(None).await, [], "Redis may forget");
     let cancelled = redis.get(key("order", "o-0-7")).await.unwrap().unwrap();

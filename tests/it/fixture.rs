@@ -7,6 +7,7 @@ mod log;
 mod process;
 mod proxy;
 mod service;
+mod tripwire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +22,10 @@ pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
 pub(crate) use load::{Load, prove};
 pub(crate) use log::{append, read_log, read_log_of};
-pub(crate) use process::QueryProcess;
+pub(crate) use process::{ProjectorProcess, QueryProcess};
 pub(crate) use proxy::Proxy;
 pub(crate) use service::Service;
+pub(crate) use tripwire::{Heard, Step, Tripwire};
 
 /// Longer than anything takes that works.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);

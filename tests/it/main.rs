@@ -14,6 +14,7 @@ mod keeping;
 mod views;
 mod cache;
 mod projectors;
+mod fence;
 mod lists;
 mod audit;
 mod rebuild;

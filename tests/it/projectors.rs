@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Service, Shop, batch_line, eventually};
 
 /// Orders of seven customers, in batches that name every partition, and what the views must come to show of them.
-struct Orders {
+pub(crate) struct Orders {
     command_api: Service,
     query_api: Service,
     expected: BTreeMap<String, u64>,
@@ -15,29 +15,49 @@ struct Orders {
 }
 
 impl Orders {
-    async fn new(shop: &Shop) -> Self {
+    pub(crate) async fn new(shop: &Shop) -> Self {
         let (command_api, query_api) = (shop.command_api().await, shop.start_query_api().await);
         Self { command_api, query_api, expected: BTreeMap::new(), token: String::new() }
     }
 
     /// After each batch, a query with its token shows all of it.
-    async fn place(&mut self, round: &str, batches: usize) {
+    pub(crate) async fn place(&mut self, round: &str, batches: usize) {
         self.query_api.wait_ready().await;
         for batch in 0..batches {
-            let lines: Vec<Value> = (0..50)
-                .map(|n| {
-                    let customer = format!("c-{}", n % 7);
-                    *self.expected.entry(customer.clone()).or_default() += 1;
-                    let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 100 }]);
-                    let data = json!({ "customer": customer, "lines": lines });
-                    batch_line("orders", &format!("o-{round}-{batch}-{n}"), "place", data)
-                })
-                .collect();
-            let answers = self.command_api.client().batch(&lines).await;
-            let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
-            self.token = tokens.join(",");
+            self.send(&format!("{round}-{batch}")).await;
             self.shown("c-0").await;
         }
+    }
+
+    /// A batch, of which nothing need be shown yet.
+    pub(crate) async fn send(&mut self, round: &str) {
+        let lines: Vec<Value> = (0..50)
+            .map(|n| {
+                let customer = format!("c-{}", n % 7);
+                *self.expected.entry(customer.clone()).or_default() += 1;
+                let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 100 }]);
+                batch_line(
+                    "orders",
+                    &format!("o-{round}-{n}"),
+                    "place",
+                    json!({ "customer": customer, "lines": lines }),
+                )
+            })
+            .collect();
+        let answers = self.command_api.client().batch(&lines).await;
+        let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
+        self.token = tokens.join(",");
+    }
+
+    /// Waits as long as a projector that died may hold its share.
+    pub(crate) async fn come_to_be_shown(&self) {
+        eventually("the views show the last batch", async || {
+            let headers = [("consistency-token", self.token.as_str()), ("prefer", "wait=5")];
+            let answer = self.query_api.client().get_with("/v1/customers/c-0", &headers).await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        self.all_shown().await;
     }
 
     async fn shown(&self, customer: &str) {
@@ -48,7 +68,7 @@ impl Orders {
         assert_eq!((&data["orders"], &data["amount_cents"]), (&json!(orders), &json!(orders * 100)), "{customer}");
     }
 
-    async fn all_shown(&self) {
+    pub(crate) async fn all_shown(&self) {
         for customer in self.expected.keys() {
             self.shown(customer).await;
         }

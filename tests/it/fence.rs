@@ -1,0 +1,79 @@
+//! A projector that is stopped at any step of a batch, and goes on long after others took its share, writes nothing, and
+//! holds nobody up for longer than the time-outs.
+
+use crate::fixture::{Heard, ProjectorProcess, Shop, Step, Tripwire};
+use crate::projectors::Orders;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Postgres,
+    Redis,
+}
+
+async fn stopped_at(server: Server, words: &'static [u8], heard: Heard) {
+    let shop = Shop::with_views(2).await;
+    let mut orders = Orders::new(&shop).await;
+    let mut seen = shop.clone();
+    let wire = match server {
+        Server::Postgres => Tripwire::in_url(&mut seen.postgres_url).await,
+        Server::Redis => Tripwire::in_url(&mut seen.redis_url).await,
+    };
+    let first = ProjectorProcess::start(&seen).await;
+    orders.place("before", 2).await;
+    let second = shop.projector().await;
+    orders.place("two", 2).await;
+
+    wire.arm(Step { words, heard }, first.pid());
+    // Not every batch is of its share.
+    let mut round = 0;
+    loop {
+        round += 1;
+        orders.send(&format!("stop-{round}")).await;
+        if tokio::time::timeout(std::time::Duration::from_millis(200), wire.tripped()).await.is_ok() {
+            break;
+        }
+        assert!(round < 50, "it was never at this step");
+    }
+    orders.come_to_be_shown().await;
+    orders.place("without", 3).await;
+    orders.all_shown().await;
+
+    first.wake();
+    orders.place("awake", 5).await;
+    orders.all_shown().await;
+    let config = projector::Config::from_env(&shop.env([])).unwrap();
+    let report = projector::audit::audit(&config, None).await.unwrap();
+    assert_eq!(report.differences, [], "{server:?}");
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn a_projector_stopped_before_its_transaction() {
+    stopped_at(Server::Postgres, b"BEGIN", Heard::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_projector_stopped_within_its_transaction() {
+    stopped_at(Server::Postgres, b"COMMIT", Heard::UpToThem).await;
+}
+
+#[tokio::test]
+async fn a_projector_stopped_between_its_transaction_and_its_answer() {
+    stopped_at(Server::Postgres, b"COMMIT", Heard::All).await;
+}
+
+#[tokio::test]
+async fn a_projector_stopped_before_redis_hears_of_a_batch() {
+    stopped_at(Server::Redis, b"EVALSHA", Heard::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_projector_stopped_between_the_rows_and_the_positions() {
+    // The last of a batch's calls moves the positions.
+    stopped_at(Server::Redis, b"EVALSHA", Heard::UpToThem).await;
+}
+
+#[tokio::test]
+async fn a_projector_stopped_before_redis_answers() {
+    stopped_at(Server::Redis, b"EVALSHA", Heard::All).await;
+}
