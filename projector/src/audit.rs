@@ -196,8 +196,7 @@ async fn read(config: &Config, refold: &mut Refold, total: i64) -> anyhow::Resul
     let (begun, mut told) = (Instant::now(), Instant::now());
     while !refold.is_at_its_limit() {
         let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
-        let batch = batch.context("Kafka gives no more records")?.context("the log's reader ended")?;
-        refold.take(&batch.context("read the log")?)?;
+        refold.take(&batch.context("Kafka gives no more records")?.context("read the log")?)?;
         if total > 0 && told.elapsed() > TELL_EVERY {
             told = Instant::now();
             let read: i64 = refold.from().iter().sum();

@@ -1,9 +1,10 @@
 //! Reads the log, all partitions in one, on a thread of its own.
 //!
 //! Invariant: records leave in offset order within a partition, none twice, none left out. Memory is bounded: one
-//! batch being filled, one waiting, one being folded.
+//! batch being filled, one being folded.
 
 use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,13 +13,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
-/// A batch grows to this while the one before it is folded; an idle log's batches are single records.
+/// A batch grows to this until it is taken; an idle log's batches are single records.
 const MAX_BATCH_RECORDS: usize = 4_000;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
-const FULL_PAUSE: Duration = Duration::from_micros(500);
 
 /// Records of several partitions, in one piece of memory.
 #[derive(Debug, Default)]
@@ -42,7 +42,9 @@ impl Batch {
         let is_below = |(partition, offset, _): &(u32, i64, Range<usize>)| *offset < until[*partition as usize];
         let (below, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.index).into_iter().partition(is_below);
         self.index = below;
-        (!rest.is_empty()).then(|| Self { bytes: self.bytes.clone(), index: rest })
+        let record =
+            |(partition, offset, range): &(u32, i64, Range<usize>)| (*partition, *offset, &self.bytes[range.clone()]);
+        (!rest.is_empty()).then(|| Self::of(rest.iter().map(record)))
     }
 
     fn push(&mut self, message: &BorrowedMessage<'_>) {
@@ -67,10 +69,27 @@ impl Batch {
     }
 }
 
-/// What the thread sends; its end is the channel's.
-pub(crate) type Batches = mpsc::Receiver<Result<Batch, KafkaError>>;
+/// What was read and is not taken yet. Whoever takes it gets all that is there at that moment.
+pub(crate) struct Batches(Arc<Shared>);
 
-/// Begins at the given offset of each partition. Dropping the receiver ends the thread.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to take.
+    filled: Notify,
+    /// There is room.
+    taken: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    batch: Batch,
+    error: Option<KafkaError>,
+    /// Nobody takes any more.
+    is_closed: bool,
+}
+
+/// Begins at the given offset of each partition. Dropping what it returns ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
     let consumer: BaseConsumer = kafka.reader("projector").create().context("create a Kafka consumer")?;
     let mut assignment = TopicPartitionList::new();
@@ -78,48 +97,74 @@ pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) ->
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
-    let (sender, batches) = mpsc::channel(1);
-    std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &sender))?;
-    Ok(batches)
+    let shared = Arc::new(Shared::default());
+    let reader = shared.clone();
+    std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader))?;
+    Ok(Batches(shared))
 }
 
-fn read(consumer: &BaseConsumer, sender: &mpsc::Sender<Result<Batch, KafkaError>>) {
-    let mut batch = Batch::default();
-    while !sender.is_closed() {
-        let wait = if batch.index.is_empty() { IDLE_POLL } else { Duration::ZERO };
-        match consumer.poll(wait) {
-            Some(Ok(message)) => {
-                batch.push(&message);
-                if !batch.is_full() {
-                    continue;
+impl Batches {
+    /// Waits for something. After an error nothing comes any more. Nothing is lost where the wait is given up.
+    pub(crate) async fn recv(&mut self) -> Result<Batch, KafkaError> {
+        loop {
+            {
+                let mut state = self.0.lock();
+                if !state.batch.index.is_empty() {
+                    self.0.taken.notify_one();
+                    return Ok(std::mem::take(&mut state.batch));
+                }
+                if let Some(error) = &state.error {
+                    return Err(error.clone());
                 }
             }
-            Some(Err(error)) if is_final(&error) => {
-                // Whoever listens may be gone.
-                let _ = sender.blocking_send(Err(error));
-                return;
-            }
-            Some(Err(error)) => tracing::debug!(error = %error, "Kafka does not answer; reading on"),
-            None => {}
+            self.0.filled.notified().await;
         }
-        // The client has nothing more at hand, or the batch holds all it may.
-        if !batch.index.is_empty() && !hand_over(sender, &mut batch) {
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.taken.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room. `false`: nobody listens.
+    fn push(&self, message: &BorrowedMessage<'_>) -> bool {
+        let state = self.taken.wait_while(self.lock(), |state| state.batch.is_full() && !state.is_closed);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if state.batch.index.is_empty() {
+            self.filled.notify_one();
+        }
+        state.batch.push(message);
+        !state.is_closed
+    }
+}
+
+fn read(consumer: &BaseConsumer, shared: &Shared) {
+    loop {
+        let goes_on = match consumer.poll(IDLE_POLL) {
+            Some(Ok(message)) => shared.push(&message),
+            Some(Err(error)) if is_final(&error) => {
+                shared.lock().error = Some(error);
+                shared.filled.notify_one();
+                false
+            }
+            Some(Err(error)) => {
+                tracing::debug!(error = %error, "Kafka does not answer; reading on");
+                true
+            }
+            None => !shared.lock().is_closed,
+        };
+        if !goes_on {
             return;
         }
     }
-}
-
-/// A batch waits for the fold only when it is full; else more records join it meanwhile. `false`: nobody listens.
-fn hand_over(sender: &mpsc::Sender<Result<Batch, KafkaError>>, batch: &mut Batch) -> bool {
-    if batch.is_full() {
-        return sender.blocking_send(Ok(std::mem::take(batch))).is_ok();
-    }
-    match sender.try_reserve() {
-        Ok(permit) => permit.send(Ok(std::mem::take(batch))),
-        Err(mpsc::error::TrySendError::Full(())) => std::thread::sleep(FULL_PAUSE),
-        Err(mpsc::error::TrySendError::Closed(())) => return false,
-    }
-    true
 }
 
 /// Errors that waiting does not mend. librdkafka retries all others by itself.

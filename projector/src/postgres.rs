@@ -7,7 +7,7 @@ mod columns;
 mod parked;
 mod repeats;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -249,6 +249,7 @@ impl Store {
         let parked_records = ParkedRecords::new(&changes.parked);
         let Statements { upsert_products, upsert_orders, add_customers, add_revenue, .. } = &self.statements;
         let client = &self.client;
+        let (partitions, nonces) = identities(moves, standings);
         let moves = Checkpoints::new(moves, |view| self.target.name(view));
         let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
         let (customers, revenue) = (Parts::of_customers(changes), Parts::of_revenue(changes));
@@ -257,7 +258,6 @@ impl Store {
             // Nobody reads them yet.
             Target::Next(_) => Default::default(),
         };
-        let (partitions, nonces) = identities(standings);
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
         let (
@@ -318,9 +318,12 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 
-fn identities(standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
-    let known = (0..).zip(standings).filter_map(|(partition, standing)| Some((partition, standing.nonce?)));
-    known.map(|(partition, nonce)| (partition, nonce_to_sql(nonce))).unzip()
+/// Of partitions that are read from their beginning.
+fn identities(moves: &[Move], standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
+    let begun: BTreeSet<u32> =
+        moves.iter().filter(|step| step.from.next_offset == 0).map(|step| step.partition).collect();
+    let known = begun.into_iter().filter_map(|partition| Some((partition, standings[partition as usize].nonce?)));
+    known.map(|(partition, nonce)| (partition.cast_signed(), nonce_to_sql(nonce))).unzip()
 }
 
 impl Statements {

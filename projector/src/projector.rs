@@ -260,14 +260,10 @@ impl Fold {
         let batch = tokio::select! {
             biased;
             () = changed(assignment, shutdown) => return Ok(None),
-            batch = batches.recv() => batch,
-            () = tokio::time::sleep(IDLE_MOVE) => Some(Ok(Batch::default())),
+            batch = batches.recv() => batch.map_err(ProjectorError::Log)?,
+            () = tokio::time::sleep(IDLE_MOVE) => Batch::default(),
         };
-        match batch {
-            Some(Ok(batch)) => self.take(&batch).await.map(Some),
-            Some(Err(error)) => Err(ProjectorError::Log(error)),
-            None => Ok(None),
-        }
+        self.take(&batch).await.map(Some)
     }
 
     async fn take(&mut self, batch: &Batch) -> Result<Committed, ProjectorError> {

@@ -72,6 +72,7 @@ pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow:
         }
     }
     let report = rebuild(config, &wish, |line| println!("{line}")).await?;
+    println!("folded         {} records in {:.2} s", report.records, report.folded_in.as_secs_f64());
     let Comparison { partitions, differences } = &report.comparison;
     for (partition, Compared { rows, differences }) in partitions.iter().enumerate() {
         println!("partition {partition:>3}  {rows:>9} rows compared, {differences} differ");

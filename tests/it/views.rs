@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemas::time::parse_rfc3339;
 use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Client, Service, Shop, batch_line, eventually};
@@ -137,8 +138,9 @@ async fn the_state_of_an_aggregate_at_a_version_or_a_time_is_the_row_of_then() {
         let then = whole.get(&format!("/v1/products/cd/history?version={version}"), &token).await;
         assert_eq!((&then.text, then.header("etag")), (&row.text, row.header("etag")));
         // The last event of a time is what it shows.
-        let time = events[version - 1]["time"].as_str().unwrap();
-        let last = events.as_array().unwrap().iter().filter(|event| event["time"].as_str().unwrap() <= time).count();
+        let at = |event: &Value| parse_rfc3339(event["time"].as_str().unwrap()).unwrap();
+        let (time, moment) = (events[version - 1]["time"].as_str().unwrap(), at(&events[version - 1]));
+        let last = events.as_array().unwrap().iter().filter(|event| at(event) <= moment).count();
         let then = whole.get(&format!("/v1/products/cd/history?at={time}"), &token).await.json();
         assert_eq!(then["version"], last);
     }
@@ -321,7 +323,7 @@ async fn however_many_ask_for_a_row_that_redis_lacks_all_get_it() {
     let redis = redis::Client::open(whole.shop.redis_url.as_str()).unwrap();
     let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
     let row: Vec<String> = redis::cmd("KEYS")
-        .arg(format!("{}:*:product:cd", whole.shop.prefix))
+        .arg(format!("{}:*:product.*:cd", whole.shop.prefix))
         .query_async(&mut connection)
         .await
         .unwrap();

@@ -5,7 +5,11 @@
 mod scene;
 mod peers;
 mod tool;
+mod figures;
+mod comparison;
 mod write;
+mod read;
+mod projection;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,6 +20,9 @@ use clap::Subcommand;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::layout::Layout;
+use crate::part::Launch;
+use crate::plan::{Size, Wanted};
+use crate::services::{self, Profile};
 
 /// Beside a stack that runs, and beside a test run.
 const BASE_PORT: u16 = 22000;
@@ -24,6 +31,10 @@ const BASE_PORT: u16 = 22000;
 pub(crate) enum Bench {
     /// How many commands a second are accepted, and how fast each is answered
     Write(write::Args),
+    /// How many queries a second are answered, and how soon a command shows
+    Read(comparison::Args),
+    /// How fast the views follow a log that is there already
+    Projection(comparison::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -32,11 +43,19 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
     let cancelled = Cancelled::by_signals()?;
     let finished = match bench {
         Bench::Write(args) => write::run(&own, &results, args, &cancelled),
+        Bench::Read(args) => read::run(&own, &results, args, &cancelled),
+        Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {
         return Ok(ExitCode::from(130));
     }
     finished.map(|()| ExitCode::SUCCESS)
+}
+
+/// A subcommand of the projector's own program, beside a stack of the bench's.
+fn projector_tool(layout: &Layout, args: &[&str]) -> Result<Launch> {
+    let size = Size { brokers: 1, partitions: 12, ..Size::decide(layout, &Wanted::one_of_each())? };
+    services::projector_tool(layout, &size, Profile::Release, args)
 }
 
 /// Whether somebody wants the bench to end. A stack hears signals only while it runs; a bench begins several.

@@ -28,8 +28,8 @@ pub(super) struct Worker {
     standings: Vec<Standing>,
     committed: Vec<Standing>,
     batches: Batches,
-    /// What was read beyond the last limit.
-    ahead: Option<Batch>,
+    /// What was read beyond the last limit: as much as came to the log while the rest was read up to there.
+    ahead: Vec<Batch>,
     changes: Changes,
     last_commit: Instant,
     /// Keys that changed, where somebody asked for them.
@@ -60,7 +60,7 @@ impl Worker {
             committed: standings.clone(),
             standings,
             batches,
-            ahead: None,
+            ahead: Vec::new(),
             changes: Changes::default(),
             last_commit: Instant::now(),
             touched: None,
@@ -72,22 +72,25 @@ impl Worker {
 
     /// Until the next rows stand there, by partition, and are committed.
     pub(super) async fn fold_to(mut self, until: Arc<[i64]>) -> anyhow::Result<Self> {
+        for batch in std::mem::take(&mut self.ahead) {
+            self.take_below(batch, &until).await?;
+        }
         while !self.is_at(&until) {
-            let mut batch = match self.ahead.take() {
-                Some(batch) => batch,
-                None => {
-                    let next = tokio::time::timeout(ANSWER_WITHIN, self.batches.recv()).await;
-                    next.context("Kafka gives no more records")?.context("the log's reader ended")??
-                }
-            };
-            self.ahead = batch.split_off(&until);
-            self.take(&batch).await?;
-            if self.changes.rows() >= MAX_CHANGED_ROWS || self.last_commit.elapsed() > COMMIT_EVERY {
-                self.commit().await?;
-            }
+            let next = tokio::time::timeout(ANSWER_WITHIN, self.batches.recv()).await;
+            let batch = next.context("Kafka gives no more records")?.context("read the log")?;
+            self.take_below(batch, &until).await?;
         }
         self.commit().await?;
         Ok(self)
+    }
+
+    async fn take_below(&mut self, mut batch: Batch, until: &[i64]) -> anyhow::Result<()> {
+        self.ahead.extend(batch.split_off(until));
+        self.take(&batch).await?;
+        if self.changes.rows() >= MAX_CHANGED_ROWS || self.last_commit.elapsed() > COMMIT_EVERY {
+            self.commit().await?;
+        }
+        Ok(())
     }
 
     async fn take(&mut self, batch: &Batch) -> anyhow::Result<()> {

@@ -27,10 +27,20 @@ impl Connection {
 
     /// Sends a body and reads the answer whole.
     pub async fn post(&mut self, path: &str, content_type: &str, body: String) -> Result<(StatusCode, Bytes)> {
-        let request = Request::post(path)
+        let request = Request::post(path).header(HOST, &self.address).header(CONTENT_TYPE, content_type);
+        self.send(request.body(Full::new(Bytes::from(body)))?).await
+    }
+
+    /// With what a query says of the state that it wants to see.
+    pub async fn get(&mut self, path: &str, token: &str, wait_secs: u32) -> Result<(StatusCode, Bytes)> {
+        let request = Request::get(path)
             .header(HOST, &self.address)
-            .header(CONTENT_TYPE, content_type)
-            .body(Full::new(Bytes::from(body)))?;
+            .header("consistency-token", token)
+            .header("prefer", format!("wait={wait_secs}"));
+        self.send(request.body(Full::default())?).await
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let status = response.status();

@@ -1,6 +1,7 @@
 //! The programs of `tests/peers`: built apart from the workspace, started as parts of the bench's stack.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
 use crate::services::{self, Profile};
-use crate::{kafka, postgres};
+use crate::{kafka, postgres, redis};
 
 pub(super) const LIMIT: &str = "limit";
+pub(super) const LIMIT_READ: &str = "limit-read";
+pub(super) const NGINX: &str = "nginx";
 pub(super) const SHOP: &str = "cqrs-es-shop";
 pub(super) const OWN_DATABASE: &str = "peers";
 const BUILD: &str = "peers-build";
@@ -22,10 +25,42 @@ const DATABASE: &str = "peers-database";
 /// Nothing of theirs is worth waiting for.
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(2) };
 
-pub(super) fn parts(layout: &Layout, tools: &Tools) -> Result<Vec<Part>> {
+/// Beside the whole system, whose own parts it leaves.
+pub(super) fn of_write(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) -> Result<()> {
     let limit = server(layout, LIMIT, &[BUILD, &kafka::name(1)])?;
     let shop = server(layout, SHOP, &[BUILD, DATABASE])?;
-    Ok(vec![build()?, database(layout, tools)?, limit, shop])
+    parts.extend([build()?, database(layout, tools)?, limit, shop]);
+    Ok(())
+}
+
+pub(super) fn of_read(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) -> Result<()> {
+    let mut limit = server(layout, LIMIT_READ, &[BUILD, postgres::NAME, redis::NAME])?;
+    let system = [("REDIS_URL", redis::url(layout)), ("DATABASE_URL", postgres::url(layout)?)];
+    limit.launch.env.retain(|(name, _)| name != "DATABASE_URL");
+    limit.launch.env.extend(system.map(|(name, value)| (name.to_owned(), value)));
+    let shop = server(layout, SHOP, &[BUILD, DATABASE])?;
+    parts.extend([build()?, database(layout, tools)?, limit, shop, nginx(layout, tools)?]);
+    Ok(())
+}
+
+/// Programs alone.
+pub(super) fn of_projection(_: &Layout, _: &Tools, parts: &mut Vec<Part>) -> Result<()> {
+    parts.push(build()?);
+    Ok(())
+}
+
+/// nginx with a cache in front of the bare server for reads.
+fn nginx(layout: &Layout, tools: &Tools) -> Result<Part> {
+    let folder = layout.config().join(NGINX);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let file = folder.join("nginx.conf");
+    let text = include_str!("peers/nginx.conf.template")
+        .replace("{{folder}}", &folder.display().to_string())
+        .replace("{{port}}", &port(layout, NGINX).to_string())
+        .replace("{{server}}", &address(layout, LIMIT_READ));
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let args = ["-p", &folder.to_string_lossy(), "-e", "stderr", "-c", &file.to_string_lossy()].map(str::to_owned);
+    Ok(Part { launch: Launch::new(&tools.nginx, args), ..server(layout, NGINX, &[LIMIT_READ])? })
 }
 
 /// One of the clients, told where Kafka is.
@@ -59,7 +94,9 @@ fn target() -> Result<PathBuf> {
 
 /// Between the servers' ports and the services'.
 fn port(layout: &Layout, name: &str) -> u16 {
-    layout.ports.redis() + if name == LIMIT { 10 } else { 11 }
+    let names = [LIMIT, SHOP, LIMIT_READ, NGINX];
+    let place = (10..).zip(names).find_map(|(place, known)| (known == name).then_some(place));
+    layout.ports.redis() + place.expect("every server is named here")
 }
 
 fn build() -> Result<Part> {

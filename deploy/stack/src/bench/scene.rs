@@ -25,6 +25,7 @@ const OWNED_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMAND_API: &str = "command-api";
+const QUERY_API: &str = "query-api";
 const OWNED: &str = "stampede_partition_owned";
 
 /// What runs beside the servers.
@@ -32,14 +33,18 @@ const OWNED: &str = "stampede_partition_owned";
 pub(super) struct Cast {
     pub(super) command_apis: u16,
     pub(super) projectors: u16,
+    pub(super) query_apis: u16,
 }
 
 impl Cast {
+    pub(super) const NONE: Self = Self { command_apis: 0, projectors: 0, query_apis: 0 };
+
     /// Enough for both.
     pub(super) fn or_more(self, other: Self) -> Self {
         Self {
             command_apis: self.command_apis.max(other.command_apis),
             projectors: self.projectors.max(other.projectors),
+            query_apis: self.query_apis.max(other.query_apis),
         }
     }
 }
@@ -53,11 +58,11 @@ pub(super) struct Scene<'a> {
     agent: ureq::Agent,
 }
 
-/// Starts an empty stack with `most` of each service, plays on it, and ends it.
+/// Starts an empty stack with `most` of each service, and with what `adapt` makes of it, plays on it, and ends it.
 pub(super) fn on_empty_stack<T>(
     layout: &Layout,
     most: Cast,
-    others: impl FnOnce(&Layout, &Tools) -> Result<Vec<Part>>,
+    adapt: impl FnOnce(&Layout, &Tools, &mut Vec<Part>) -> Result<()>,
     cancelled: &Cancelled,
     play: impl FnOnce(&Scene<'_>) -> Result<T>,
 ) -> Result<T> {
@@ -67,12 +72,16 @@ pub(super) fn on_empty_stack<T>(
     layout.clear_data()?;
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let Cast { command_apis, projectors } = most;
-    let size = Size { brokers: 1, partitions: 12, command_apis, query_apis: 1, projectors, servers_only: false };
+    let Cast { command_apis, projectors, query_apis } = most;
+    // The edge has to name one.
+    let of_plan = query_apis.max(1);
+    let size = Size { brokers: 1, partitions: 12, command_apis, query_apis: of_plan, projectors, servers_only: false };
     let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;
-    // The edge has to name one, but nobody asks it anything, and without projectors it would never be ready.
-    parts.retain(|part| !part.name.starts_with("query-api"));
-    parts.extend(others(layout, &tools)?);
+    if query_apis == 0 {
+        // Nobody asks it anything, and without projectors it would never be ready.
+        parts.retain(|part| !part.name.starts_with(QUERY_API));
+    }
+    adapt(layout, &tools, &mut parts)?;
     let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
     thread::scope(|scope| {
         let (ready, became_ready) = mpsc::channel();
@@ -128,6 +137,22 @@ impl<'a> Scene<'a> {
 
     pub(super) fn post(&self, url: &str, body: &str) -> Result<u16> {
         Ok(self.agent.post(url).header("Content-Type", "application/json").send(body)?.status().as_u16())
+    }
+
+    /// Starts or stops a part of the stack, and waits until it is so.
+    pub(super) fn tell(&self, request: &Request) -> Result<()> {
+        self.cancelled.check()?;
+        control::tell(self.layout, request).map(drop)
+    }
+
+    pub(super) fn get(&self, url: &str) -> Result<(u16, String)> {
+        let response = self.agent.get(url).call()?;
+        Ok((response.status().as_u16(), response.into_body().read_to_string()?))
+    }
+
+    /// The sum of a metric's series at an admin port.
+    pub(super) fn metric(&self, admin_port: u16, metric: &str) -> Result<f64> {
+        Ok(sum_of(&self.get(&format!("http://127.0.0.1:{admin_port}/metrics"))?.1, metric, ""))
     }
 
     /// Each of them some, and all together all.

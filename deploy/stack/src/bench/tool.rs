@@ -9,11 +9,16 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use super::Cancelled;
-use crate::layout::Layout;
+use crate::layout::{Layout, root};
 use crate::part::Launch;
 use crate::{logs, process};
 
 const POLL: Duration = Duration::from_millis(20);
+
+/// Of wrk's scripts.
+pub(super) fn seen_script() -> String {
+    root().join("deploy/stack/src/bench/seen.lua").display().to_string()
+}
 
 /// Runs a program to its end and returns what it wrote. One that takes longer than `limit` is killed.
 pub(super) fn run(

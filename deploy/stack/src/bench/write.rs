@@ -10,13 +10,12 @@ mod ratio;
 mod report;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::scene::{Cast, on_empty_stack};
-use super::{Cancelled, peers};
+use super::{Cancelled, figures, peers};
 use crate::layout::Layout;
 use crate::provision;
 use measure::{Measurement, Meter};
@@ -45,15 +44,15 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
     let rows: Vec<_> = Row::ALL.into_iter().filter(|row| args.rows.is_empty() || args.rows.contains(row)).collect();
     let most = rows.iter().map(|row| row.cast());
-    let most = most.reduce(Cast::or_more).unwrap_or(Cast { command_apis: 1, projectors: 0 });
-    let load_average = load_average()?;
+    let most = most.reduce(Cast::or_more).unwrap_or(Cast { command_apis: 1, ..Cast::NONE });
+    let load_average = figures::load_average()?;
     if load_average > 1.0 {
         println!("The machine is busy already (load average {load_average}): no number below is what it could be.");
     }
     let mut measurements = Measurements::new();
     let ended = (1..=args.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
-        on_empty_stack(layout, most, peers::parts, cancelled, |scene| {
+        on_empty_stack(layout, most, peers::of_write, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
             rows.iter().try_for_each(|row| take_turn(&meter, *row, &mut measurements))
         })
@@ -77,11 +76,4 @@ fn take_turn(meter: &Meter<'_>, row: Row, measurements: &mut Measurements) -> Re
     }
     measurements.entry(row).or_default().push(measured.ok());
     Ok(())
-}
-
-/// Of the last minute.
-fn load_average() -> Result<f64> {
-    let text = fs::read_to_string("/proc/loadavg").context("cannot read the load average")?;
-    let first = text.split(' ').next().and_then(|first| first.parse().ok());
-    first.with_context(|| format!("{text:?} is no load average"))
 }

@@ -1,6 +1,7 @@
-//! Reservations by `POST /v1/commands`, several batches at a time, each the next one as soon as the last is answered.
+//! Reservations, or orders that are placed, by `POST /v1/commands`, several batches at a time, each the next one as soon as the last is answered.
 //!
-//! `ADDRESS`, `SECONDS`, `CONNECTIONS` (default 8), `LINES` of a batch (default 500), `PRODUCTS`, `PREFIX` of their
+//! `ADDRESS`, `SECONDS`, `CONNECTIONS` (default 8), `LINES` of a batch (default 500), `AGGREGATES`: `products` (default)
+//! or `orders`, `PRODUCTS`, `PREFIX` of their
 //! ids, `RUN`: the beginning of this run's orders.
 
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 struct Lines {
+    are_orders: bool,
     batch: u64,
     products: u64,
     prefix: String,
@@ -36,6 +38,7 @@ async fn main() -> Result<()> {
     let mut workers = JoinSet::new();
     for worker in 0..connections {
         let lines = Lines {
+            are_orders: setting::or("AGGREGATES", String::from("products"))? == "orders",
             batch: setting::or("LINES", 500)?,
             products: setting::or("PRODUCTS", 1)?,
             prefix: setting::required("PREFIX")?,
@@ -78,6 +81,14 @@ impl Lines {
         for number in first..first + self.batch {
             let Self { prefix, run, .. } = self;
             let product = number % self.products + 1;
+            if self.are_orders {
+                writeln!(
+                    lines,
+                    r#"{{"aggregate":"orders","id":"{run}-{number:09}","command":"place","data":{{"customer":"c-{product}","lines":[{{"product":"{prefix}{product}","quantity":1,"amount_cents":1177}}]}}}}"#
+                )
+                .expect("a String takes all");
+                continue;
+            }
             writeln!(
                 lines,
                 r#"{{"aggregate":"products","id":"{prefix}{product}","command":"reserve","data":{{"order":"{run}-{number:09}","quantity":1}}}}"#

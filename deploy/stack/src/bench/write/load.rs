@@ -70,7 +70,7 @@ impl Meter<'_> {
         let script = root().join("deploy/stack/src/bench/write/reserve.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address(server)));
         let args = ["-t", "2", "-c", CONNECTIONS, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        Launch::new(self.wrk, args)
+        Launch::new(self.wrk, args).env("SEEN", tool::seen_script())
     }
 
     fn run(&self, launch: &Launch, seconds: u64) -> Result<String> {

@@ -2,6 +2,7 @@
 
 use super::measure::Measurement;
 use super::row::Row;
+use crate::bench::figures::Target;
 
 /// `of` divided by `to`.
 pub(super) struct Ratio {
@@ -19,12 +20,6 @@ enum Quantity {
     P99,
     /// Processor time of a forwarded command; what was not forwarded is taken to cost what it does in `to`.
     ForwardedCpu,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Target {
-    AtLeast(f64),
-    AtMost(f64),
 }
 
 use Quantity::{ForwardedCpu, P50, P99, Rate};
@@ -71,15 +66,6 @@ impl Quantity {
                 let (share, local) = (of.forwarded?, to.cpu_seconds_per_1000?);
                 Some((of.cpu_seconds_per_1000? - (1.0 - share) * local) / (share * local))
             }
-        }
-    }
-}
-
-impl Target {
-    pub(super) fn is_met(self, value: f64) -> bool {
-        match self {
-            Self::AtLeast(least) => value >= least,
-            Self::AtMost(most) => value <= most,
         }
     }
 }

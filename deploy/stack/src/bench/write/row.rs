@@ -102,9 +102,9 @@ impl Row {
 
     pub(super) fn cast(self) -> Cast {
         match self {
-            Self::SpreadProjected | Self::HotProjected => Cast { command_apis: 1, projectors: 1 },
-            Self::SpreadTwo | Self::EdgeTwo => Cast { command_apis: 2, projectors: 0 },
-            _ => Cast { command_apis: 1, projectors: 0 },
+            Self::SpreadProjected | Self::HotProjected => Cast { command_apis: 1, projectors: 1, ..Cast::NONE },
+            Self::SpreadTwo | Self::EdgeTwo => Cast { command_apis: 2, ..Cast::NONE },
+            _ => Cast { command_apis: 1, ..Cast::NONE },
         }
     }
 

@@ -20,7 +20,7 @@ use peers::body::{Register, Reserve};
 use peers::setting;
 use postgres_es::{PostgresCqrs, postgres_aggregate_cqrs, postgres_cqrs, postgres_snapshot_cqrs};
 use sqlx::Executor as _;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::sync::Semaphore;
 
 use product::{Command, Product};
@@ -38,6 +38,7 @@ const SNAPSHOT_EVERY: usize = 100;
 
 #[derive(Clone)]
 struct Shop {
+    pool: PgPool,
     cqrs: Arc<PostgresCqrs<Product>>,
     turns: Arc<Semaphore>,
 }
@@ -48,6 +49,7 @@ async fn main() -> Result<()> {
     let url = setting::required("DATABASE_URL")?;
     let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect(&url).await.context("Postgres is away")?;
     pool.execute(include_str!("tables.sql")).await.context("the tables cannot be made")?;
+    let of_queries = pool.clone();
     let cqrs = match setting::or("STORAGE", String::from("snapshots"))?.as_str() {
         "events" => postgres_cqrs(pool, vec![], ()),
         "snapshots" => postgres_snapshot_cqrs(pool, vec![], SNAPSHOT_EVERY, ()),
@@ -55,12 +57,24 @@ async fn main() -> Result<()> {
         other => bail!("there is no storage {other:?}"),
     };
     let routes = Router::new()
+        .route("/v1/products/{id}", get(read))
         .route("/v1/products/{id}/register", post(register))
         .route("/v1/products/{id}/reserve", post(reserve))
         .route("/readyz", get(async || "ready"))
-        .with_state(Shop { cqrs: Arc::new(cqrs), turns: Arc::new(Semaphore::new(setting::or("TURNS", TURNS)?)) });
+        .with_state(Shop { pool: of_queries, cqrs: Arc::new(cqrs), turns: Arc::new(Semaphore::new(setting::or("TURNS", TURNS)?)) });
     let listener = tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot bind {address}"))?;
     Ok(axum::serve(listener, routes).await?)
+}
+
+/// As a view of its framework's is read: one row by its key; here the last event, which every product has.
+async fn read(State(shop): State<Shop>, Path(id): Path<String>) -> Response {
+    let select = "SELECT payload::text FROM events WHERE aggregate_type = 'product' AND aggregate_id = $1 \
+                  ORDER BY sequence DESC LIMIT 1";
+    match sqlx::query_scalar::<_, String>(select).bind(id).fetch_optional(&shop.pool).await {
+        Ok(Some(row)) => ([(header::CONTENT_TYPE, "application/json")], row).into_response(),
+        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
 }
 
 async fn register(State(shop): State<Shop>, Path(id): Path<String>, Json(body): Json<Register>) -> Response {

@@ -1,0 +1,150 @@
+//! `cargo stack bench projection`: how fast a projector folds a log that is there.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
+use super::figures::Target::AtLeast;
+use super::scene::{Cast, Scene, on_empty_stack};
+use super::{Cancelled, peers, tool};
+use crate::control::Request;
+use crate::layout::Layout;
+use crate::part::{Launch, Part};
+use crate::postgres;
+use crate::provision::Tools;
+
+const PRODUCTS: u32 = 2_000;
+const PROJECTOR: &str = "projector-1";
+const POLL: Duration = Duration::from_millis(20);
+/// All that is there is folded by then, and what a client does.
+const GRACE: Duration = Duration::from_secs(600);
+
+const GOALS: &[Goal] = &[
+    value("all views, events a second", "all", 150_000.0),
+    value("product alone, events a second", "product", 250_000.0),
+    ratio("orders / raw upserts", "orders", "upserts", 0.6),
+    ratio("rebuild of product / raw consumer", "rebuild", "consume", 0.5),
+];
+
+const fn value(name: &'static str, of: &'static str, least: f64) -> Goal {
+    Goal { name, of, to: None, quantity: Quantity::Rate, target: AtLeast(least) }
+}
+
+const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f64) -> Goal {
+    Goal { name, of, to: Some(to), quantity: Quantity::Rate, target: AtLeast(least) }
+}
+
+/// `results`: the folder for the file of this run.
+pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
+    let mut comparison = Comparison::new("projection", args.seconds, GOALS)?;
+    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 0 };
+    let ended = (1..=args.rounds).try_for_each(|round| {
+        for (row, views) in [("all", ""), ("product", "product"), ("orders", "order")] {
+            println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+            let adapt = |layout: &Layout, tools: &Tools, parts: &mut Vec<Part>| {
+                let projector =
+                    parts.iter_mut().find(|part| part.name == PROJECTOR).context("there is no projector")?;
+                if !views.is_empty() {
+                    projector.launch.env.push(("PROJECTOR_VIEWS".to_owned(), views.to_owned()));
+                }
+                peers::of_projection(layout, tools, parts)
+            };
+            on_empty_stack(layout, cast, adapt, cancelled, |scene| {
+                let meter = Meter { scene, seconds: args.seconds };
+                let commits = meter.fill(if row == "orders" { "orders" } else { "products" })?;
+                comparison.take(row, meter.fold(commits), cancelled)?;
+                match row {
+                    "all" => {
+                        comparison.take("rebuild", meter.rebuild(), cancelled)?;
+                        comparison.take("consume", meter.client("consume"), cancelled)
+                    }
+                    "orders" => comparison.take("upserts", meter.client("upserts"), cancelled),
+                    _ => Ok(()),
+                }
+            })?;
+        }
+        Ok(())
+    });
+    comparison.report(results)?;
+    ended
+}
+
+struct Meter<'a> {
+    scene: &'a Scene<'a>,
+    seconds: u64,
+}
+
+impl Meter<'_> {
+    /// Fills the log while no projector runs. Gives how many commands it took.
+    fn fill(&self, aggregates: &str) -> Result<u64> {
+        self.scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
+        let address = format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1));
+        let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
+        for product in 1..=PRODUCTS {
+            match self.scene.post(&format!("http://{address}/v1/products/p-{product}/register"), body)? {
+                200 => {}
+                status => bail!("a product could not be registered: {status}"),
+            }
+        }
+        let launch = peers::program(self.scene.layout, "batch")?
+            .env("ADDRESS", address)
+            .env("AGGREGATES", aggregates)
+            .env("PRODUCTS", PRODUCTS.to_string())
+            .env("PREFIX", "p-")
+            .env("RUN", "run")
+            .env("SECONDS", self.seconds.to_string());
+        let Turn { requests, failed, .. } = self.turn(&launch)?;
+        Ok(requests - failed + u64::from(PRODUCTS))
+    }
+
+    /// Starts the projector and waits until it has folded so many commands; its start and its last tenth count.
+    fn fold(&self, commits: u64) -> Result<Turn> {
+        self.scene.tell(&Request::Start { name: PROJECTOR.to_owned() })?;
+        let admin = self.scene.layout.ports.projector_admin(1);
+        let mut began = None;
+        let begun = Instant::now();
+        loop {
+            self.scene.cancelled.check()?;
+            let folded = self.scene.metric(admin, "stampede_commits_folded_total")? as u64;
+            let now = Instant::now();
+            if folded == 0 && began.is_none_or(|(_, folded)| folded == 0) {
+                began = Some((now, 0));
+            }
+            let (since, before) = *began.get_or_insert((now, folded));
+            if folded >= commits {
+                let seconds = now.duration_since(since).as_secs_f64();
+                return Ok(Turn { requests: folded - before, seconds, ..Turn::default() });
+            }
+            if begun.elapsed() > GRACE {
+                bail!("after {} s it has folded {folded} of {commits} commands", GRACE.as_secs());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn rebuild(&self) -> Result<Turn> {
+        let launch = super::projector_tool(self.scene.layout, &["rebuild", "product"])?;
+        let text = tool::run(self.scene.layout, "rebuild", &launch, GRACE, self.scene.cancelled)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("folded"));
+        let mut numbers = line.with_context(|| format!("no result in {text:?}"))?.split_whitespace();
+        let mut number = || numbers.find_map(|word| word.parse::<f64>().ok()).context("a number is missing");
+        Ok(Turn { requests: number()? as u64, seconds: number()?, ..Turn::default() })
+    }
+
+    fn client(&self, name: &str) -> Result<Turn> {
+        let launch = peers::program(self.scene.layout, name)?
+            .env("DATABASE_URL", postgres::url(self.scene.layout)?)
+            .env("SECONDS", self.seconds.to_string());
+        self.turn(&launch)
+    }
+
+    fn turn(&self, launch: &Launch) -> Result<Turn> {
+        let text = tool::run(self.scene.layout, "load", launch, GRACE, self.scene.cancelled)?;
+        let line =
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
+        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+    }
+}

@@ -1,0 +1,185 @@
+//! `cargo stack bench read`: queries a second, and how soon a command shows.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
+use super::figures::Target::{AtLeast, AtMost};
+use super::scene::{Cast, Scene, on_empty_stack};
+use super::{Cancelled, peers, tool};
+use crate::control::Request;
+use crate::layout::{Layout, root};
+use crate::part::Launch;
+use crate::{provision, redis};
+
+/// What is read where not one row is.
+const PRODUCTS: u32 = 2_000;
+const REGISTERED: &str = "read-";
+/// Each goal of the last two rows is for this many commands a second.
+const RATE: u32 = 2_000;
+const WARM_UP_SECONDS: u64 = 1;
+const GRACE: Duration = Duration::from_secs(60);
+
+const GOALS: &[Goal] = &[
+    ratio("hit / limit, 64 connections", "hit-64", "limit-64", 0.85),
+    ratio("hit / limit, 256 connections", "hit-256", "limit-256", 0.85),
+    ratio("edge / nginx", "edge", "nginx", 0.9),
+    ratio("Postgres / limit", "postgres", "limit-postgres", 0.8),
+    ratio("hit / cqrs-es", "hit-64", "cqrs-get", 1.0),
+    Goal { name: "visible, p50 ms", of: "visible", to: None, quantity: Quantity::P50Ms, target: AtMost(5.0) },
+    Goal { name: "visible, p99 ms", of: "visible", to: None, quantity: Quantity::P99Ms, target: AtMost(25.0) },
+    Goal {
+        name: "visible while a view is rebuilt, p99 ms",
+        of: "visible-rebuild",
+        to: None,
+        quantity: Quantity::P99Ms,
+        target: AtMost(50.0),
+    },
+];
+
+const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f64) -> Goal {
+    Goal { name, of, to: Some(to), quantity: Quantity::Rate, target: AtLeast(least) }
+}
+
+/// `results`: the folder for the file of this run.
+pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
+    layout.create()?;
+    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let mut comparison = Comparison::new("read", args.seconds, GOALS)?;
+    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 1 };
+    let ended = (1..=args.rounds).try_for_each(|round| {
+        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+        on_empty_stack(layout, cast, peers::of_read, cancelled, |scene| {
+            let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
+            meter.prepare()?;
+            meter.rows(&mut comparison)
+        })
+    });
+    comparison.report(results)?;
+    ended
+}
+
+struct Meter<'a> {
+    scene: &'a Scene<'a>,
+    wrk: &'a Path,
+    seconds: u64,
+}
+
+impl Meter<'_> {
+    /// Products are shown, and the bare server has what it is to answer.
+    fn prepare(&self) -> Result<()> {
+        let (commands, shop) = (self.commands(), peers::address(self.scene.layout, peers::SHOP));
+        let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
+        for product in 1..=PRODUCTS {
+            for server in [&commands, &shop] {
+                let url = format!("http://{server}/v1/products/{REGISTERED}{product}/register");
+                match self.scene.post(&url, body)? {
+                    200 => {}
+                    status => bail!("a product could not be registered: {status}"),
+                }
+            }
+        }
+        let last = format!("http://{}/v1/products/{REGISTERED}{PRODUCTS}", self.queries());
+        while self.scene.get(&last)?.0 != 200 {
+            self.scene.cancelled.check()?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        let (_, row) = self.scene.get(&format!("http://{}/v1/products/{REGISTERED}1", self.queries()))?;
+        let limit = peers::address(self.scene.layout, peers::LIMIT_READ);
+        match self.scene.post(&format!("http://{limit}/prime"), &row)? {
+            200 => Ok(()),
+            status => bail!("the bare server could not be told its row: {status}"),
+        }
+    }
+
+    fn rows(&self, comparison: &mut Comparison) -> Result<()> {
+        let cancelled = self.scene.cancelled;
+        let (queries, limit) = (self.queries(), peers::address(self.scene.layout, peers::LIMIT_READ));
+        let (shop, nginx) =
+            (peers::address(self.scene.layout, peers::SHOP), peers::address(self.scene.layout, peers::NGINX));
+        let edge = format!("127.0.0.1:{}", self.scene.layout.ports.edge());
+        for (row, server, connections) in [
+            ("hit-64", &queries, "64"),
+            ("limit-64", &limit, "64"),
+            ("hit-256", &queries, "256"),
+            ("limit-256", &limit, "256"),
+            ("edge", &edge, "256"),
+            ("nginx", &nginx, "256"),
+            ("cqrs-get", &shop, "64"),
+        ] {
+            comparison.take(row, self.wrk(server, "/v1/products/", 1, connections), cancelled)?;
+        }
+        // Without Redis our service has only Postgres; the other row asks it by itself.
+        let without = self.without_redis(|| self.wrk(&queries, "/v1/products/", PRODUCTS, "64"));
+        comparison.take("postgres", without, cancelled)?;
+        comparison.take("limit-postgres", self.wrk(&limit, "/postgres/", PRODUCTS, "64"), cancelled)?;
+        comparison.take("visible", self.visible("visible"), cancelled)?;
+        comparison.take("visible-rebuild", self.visible_while_rebuilt(), cancelled)
+    }
+
+    fn wrk(&self, server: &str, path: &str, products: u32, connections: &str) -> Result<Turn> {
+        let script = root().join("deploy/stack/src/bench/read.lua").display().to_string();
+        let turn = |seconds: u64| {
+            let (duration, url) = (format!("{seconds}s"), format!("http://{server}"));
+            let args = ["-t", "2", "-c", connections, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
+            let launch = Launch::new(self.wrk, args)
+                .env("SEEN", tool::seen_script())
+                .env("PRODUCTS", products.to_string())
+                .env("FIRST", format!("{path}{REGISTERED}"));
+            self.turn(&launch, seconds)
+        };
+        turn(WARM_UP_SECONDS)?;
+        turn(self.seconds)
+    }
+
+    fn without_redis(&self, turn: impl FnOnce() -> Result<Turn>) -> Result<Turn> {
+        let redis = redis::NAME.to_owned();
+        self.scene.tell(&Request::Stop { name: redis.clone() })?;
+        let turn = turn();
+        self.scene.tell(&Request::Start { name: redis })?;
+        turn
+    }
+
+    fn visible(&self, run: &str) -> Result<Turn> {
+        let launch = peers::program(self.scene.layout, "visible")?
+            .env("ADDRESS", self.commands())
+            .env("QUERIES", self.queries())
+            .env("RATE", RATE.to_string())
+            .env("PRODUCTS", PRODUCTS.to_string())
+            .env("PREFIX", REGISTERED)
+            .env("RUN", run)
+            .env("SECONDS", self.seconds.to_string());
+        self.turn(&launch, self.seconds)
+    }
+
+    /// Again and again, as long as the row goes on.
+    fn visible_while_rebuilt(&self) -> Result<Turn> {
+        let rebuild = super::projector_tool(self.scene.layout, &["rebuild", "product"])?;
+        thread::scope(|scope| {
+            let visible = scope.spawn(|| self.visible("rebuild"));
+            while !visible.is_finished() {
+                tool::run(self.scene.layout, "rebuild", &rebuild, GRACE, self.scene.cancelled)?;
+            }
+            visible.join().expect("it does not panic")
+        })
+    }
+
+    fn turn(&self, launch: &Launch, seconds: u64) -> Result<Turn> {
+        let limit = Duration::from_secs(seconds) + GRACE;
+        let text = tool::run(self.scene.layout, "load", launch, limit, self.scene.cancelled)?;
+        let line =
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
+        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+    }
+
+    fn commands(&self) -> String {
+        format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1))
+    }
+
+    fn queries(&self) -> String {
+        format!("127.0.0.1:{}", self.scene.layout.ports.query_http(1))
+    }
+}

@@ -1,0 +1,49 @@
+//! Rows like the product's view of orders, upserted from arrays by one connection as fast as Postgres takes them.
+//!
+//! `DATABASE_URL`, `SECONDS`, `ROWS` of a statement (default 4,000).
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use peers::seen::Seen;
+use peers::setting;
+use tokio_postgres::NoTls;
+
+const UPSERT: &str = "INSERT INTO upserts (key, version, data)
+    SELECT key, version, data::json FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (key, version, data)
+    ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let (duration, rows) = (setting::duration()?, setting::or("ROWS", 4_000_usize)?);
+    let (client, connection) =
+        tokio_postgres::connect(&setting::required("DATABASE_URL")?, NoTls).await.context("Postgres is away")?;
+    tokio::spawn(connection);
+    client
+        .batch_execute("DROP TABLE IF EXISTS upserts; CREATE TABLE upserts (LIKE order_rows INCLUDING ALL)")
+        .await
+        .context("the table cannot be made")?;
+    let upsert = client.prepare(UPSERT).await?;
+    let began = Instant::now();
+    let mut seen = Seen::new()?;
+    let mut first = 0;
+    while began.elapsed() < duration {
+        let numbers = first..first + rows;
+        first += rows;
+        let keys: Vec<_> = numbers.clone().map(|number| format!("run-0-{number:09}")).collect();
+        let data: Vec<_> = numbers.map(row).collect();
+        let sent = Instant::now();
+        client.execute(&upsert, &[&keys, &vec![1_i64; rows], &data]).await?;
+        seen.answered(rows as u64, 0, sent.elapsed());
+    }
+    seen.print(began.elapsed());
+    Ok(())
+}
+
+fn row(number: usize) -> String {
+    let product = number % 2_000 + 1;
+    format!(
+        r#"{{"customer":"c-{product}","lines":[{{"product":"p-{product}","quantity":1,"amount_cents":1177}}],"status":"placed","total_cents":1177,"ordered_at":"2026-11-27T08:00:00.{:03}Z"}}"#,
+        number % 1_000
+    )
+}
