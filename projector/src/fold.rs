@@ -3,18 +3,21 @@
 //! Invariant: a record is folded into a view at most once, in offset order, and only if it counts by the reader's
 //! rule from where that view stands.
 
+mod standing;
+
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use domain::Event;
-use schemas::chain::{ChainError, Digest, Passed, Reader, Tally, Verdict};
-use schemas::idempotency::IdempotencyKey;
+use schemas::chain::{ChainError, Passed};
 use schemas::record::{Commit, Record, RecordError};
 use schemas::views::FEEDS;
 use schemas::views::customer::{self, CustomerDelta};
 use schemas::views::order::{self, OrderRow};
 use schemas::views::product::{self, ProductRow};
 use schemas::views::revenue::{self, RevenueDelta};
+
+pub(crate) use standing::{Standing, Times};
 
 use crate::config::Feeds;
 use crate::journal::JournalRows;
@@ -46,55 +49,6 @@ pub(crate) enum FoldError {
     Panicked { view: usize, aggregate: String, reason: String },
 }
 
-/// Where the views stand in one partition.
-#[derive(Debug, Clone)]
-pub(crate) struct Standing {
-    /// One a view, in the order of [`FEEDS`].
-    pub(crate) readers: [Reader; FEEDS.len()],
-    /// Those of them that are folded here.
-    feeds: Feeds,
-    /// Of what each counted.
-    pub(crate) tallies: [Tally; FEEDS.len()],
-    /// Which making of its rows each is.
-    pub(crate) generations: [i32; FEEDS.len()],
-    /// See `V7__parked.sql`.
-    pub(crate) revisions: [i64; FEEDS.len()],
-    /// Whether the record that each view counted last was seen again since the start.
-    recognized: [bool; FEEDS.len()],
-    /// The partition's first claim, once known.
-    pub(crate) nonce: Option<u64>,
-    pub(crate) times: Times,
-}
-
-/// Of the commits that were read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Times {
-    pub(crate) last_at_ms: u64,
-    /// The latest time that a key told.
-    pub(crate) max_key_ms: u64,
-}
-
-impl Times {
-    fn note(&mut self, commit: &Commit<'_>) {
-        self.last_at_ms = self.last_at_ms.max(commit.at_ms);
-        let key = IdempotencyKey::from_bare(&commit.command_id).ok().and_then(|key| key.time());
-        self.max_key_ms = self.max_key_ms.max(key.map_or(0, |time| time.0));
-    }
-}
-
-impl Standing {
-    pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
-        let recognized = readers.map(|reader| reader.last_counted < 0);
-        let (tallies, generations, revisions) = (Default::default(), [1; FEEDS.len()], [0; FEEDS.len()]);
-        Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times: Times::default() }
-    }
-
-    /// Where to read from: the last record that the hindmost view counted is read again.
-    pub(crate) fn from(&self) -> i64 {
-        self.feeds.iter().map(|feed| self.readers[feed].last_counted.max(0)).min().unwrap_or(0)
-    }
-}
-
 /// What one or more batches changed since the last [`Folder::take`].
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -113,6 +67,30 @@ pub(crate) struct Changes {
     pub(crate) parked: Vec<ParkedRecord>,
 }
 
+/// The records of a batch, read once: partition, offset, bytes, and what they say, unless it is a stranger's.
+pub(crate) struct Records<'a>(Vec<(u32, i64, &'a [u8], Option<Record<'a>>)>);
+
+impl<'a> Records<'a> {
+    pub(crate) fn of(batch: &'a Batch) -> Result<Self, FoldError> {
+        let read = |(partition, offset, value)| match Record::decode(value) {
+            Ok(record) => Ok((partition, offset, value, record)),
+            Err(source) => Err(FoldError::Record { partition, offset, source }),
+        };
+        batch.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn commits(&self) -> impl Iterator<Item = &Commit<'a>> {
+        self.0.iter().filter_map(|(_, _, _, record)| match record {
+            Some(Record::Commit(commit)) => Some(commit),
+            _ => None,
+        })
+    }
+}
+
 /// Rows that a batch folds further and that are not in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Missing {
@@ -124,6 +102,9 @@ pub(crate) struct Missing {
 pub(crate) struct Folder {
     products: HashMap<String, (u64, ProductRow)>,
     orders: HashMap<String, (u64, OrderRow)>,
+    /// Since the last batch's end.
+    changed_products: HashSet<String>,
+    changed_orders: HashSet<String>,
     max_rows: usize,
     pub(crate) parked: Parked,
     /// The view that is being folded.
@@ -161,7 +142,15 @@ impl Changes {
 impl Folder {
     /// For so many rows of a view.
     pub(crate) fn with_room(max_rows: usize) -> Self {
-        Self { products: HashMap::new(), orders: HashMap::new(), max_rows, parked: Parked::default(), at: 0 }
+        Self {
+            products: HashMap::new(),
+            orders: HashMap::new(),
+            changed_products: HashSet::new(),
+            changed_orders: HashSet::new(),
+            max_rows,
+            parked: Parked::default(),
+            at: 0,
+        }
     }
 
     /// Whether it will let go of its rows at the next [`Self::missing`]: what it changed must be in Postgres by then.
@@ -169,28 +158,26 @@ impl Folder {
         self.products.len().max(self.orders.len()) > self.max_rows
     }
 
-    /// What [`Self::fold`] will ask for. Records that do not decode are that one's business.
-    pub(crate) fn missing(&mut self, batch: &Batch, feeds: Feeds) -> Missing {
+    /// What [`Self::fold`] will ask for.
+    pub(crate) fn missing(&mut self, records: &Records<'_>, feeds: Feeds) -> Missing {
         if self.is_full() {
             self.clear();
         }
         let (of_products, of_orders) = (feeds.contain(PRODUCT_INDEX), feeds.contain(ORDER_INDEX));
         let (mut products, mut orders) = (HashSet::new(), HashSet::new());
-        for (_, _, value) in batch.iter() {
-            let Ok(Some(Record::Commit(commit))) = Record::decode(value) else { continue };
+        for commit in records.commits() {
             // An aggregate's first commit has no row before it.
             if commit.version == commit.events.len() as u64 {
                 continue;
             }
             match commit.aggregate.split_once('/') {
-                Some(("product", id)) if of_products && !self.products.contains_key(id) => {
-                    products.insert(id.to_owned())
-                }
-                Some(("order", id)) if of_orders && !self.orders.contains_key(id) => orders.insert(id.to_owned()),
+                Some(("product", id)) if of_products && !self.products.contains_key(id) => products.insert(id),
+                Some(("order", id)) if of_orders && !self.orders.contains_key(id) => orders.insert(id),
                 Some(_) | None => continue,
             };
         }
-        Missing { products: products.into_iter().collect(), orders: orders.into_iter().collect() }
+        let owned = |keys: HashSet<&str>| keys.into_iter().map(str::to_owned).collect();
+        Missing { products: owned(products), orders: owned(orders) }
     }
 
     pub(crate) fn remember(
@@ -206,37 +193,46 @@ impl Folder {
     pub(crate) fn clear(&mut self) {
         self.products.clear();
         self.orders.clear();
+        self.changed_products.clear();
+        self.changed_orders.clear();
     }
 
-    pub(crate) fn fold(&mut self, batch: &Batch, standings: &mut [Standing]) -> Result<Changes, FoldError> {
+    pub(crate) fn fold(&mut self, records: &Records<'_>, standings: &mut [Standing]) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        for (partition, offset, value) in batch.iter() {
-            let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
+        for (partition, offset, value, record) in &records.0 {
+            let (partition, offset) = (*partition, *offset);
             let standing = &mut standings[partition as usize];
             let mut counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
             if let Some(Record::Commit(commit)) = record
                 && counts.contains(&true)
             {
-                standing.times.note(&commit);
+                standing.times.note(commit);
                 changes.moved.insert(partition);
                 changes.commits += 1;
-                self.parked.take((partition, offset, value), &commit, &mut counts, &mut changes.parked);
-                self.commit(partition, offset, &commit, counts, &mut changes)?;
+                self.parked.take((partition, offset, value), commit, &mut counts, &mut changes.parked);
+                self.commit(partition, offset, commit, counts, &mut changes)?;
             }
         }
+        self.finish(&mut changes);
         Ok(changes)
     }
 
+    /// The rows of what changed, each once, as it is now.
+    fn finish(&mut self, changes: &mut Changes) {
+        changes.products = drain_rows(&mut self.changed_products, &self.products);
+        changes.orders = drain_rows(&mut self.changed_orders, &self.orders);
+    }
+
     /// What was parked of a view, whether it counts was decided then.
-    pub(crate) fn refold(&mut self, batch: &Batch, view: usize) -> Result<Changes, FoldError> {
+    pub(crate) fn refold(&mut self, records: &Records<'_>, view: usize) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        for (partition, offset, value) in batch.iter() {
-            let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
+        for (partition, offset, _, record) in &records.0 {
             if let Some(Record::Commit(commit)) = record {
                 let counts = std::array::from_fn(|feed| feed == view);
-                self.commit(partition, offset, &commit, counts, &mut changes)?;
+                self.commit(*partition, *offset, commit, counts, &mut changes)?;
             }
         }
+        self.finish(&mut changes);
         Ok(changes)
     }
 
@@ -277,18 +273,18 @@ impl Folder {
             match event.upcast() {
                 Event::Product(event) if counts[PRODUCT_INDEX] => {
                     self.at = PRODUCT_INDEX;
-                    let row = self.products.remove(id).map(|(_, row)| row);
+                    let (id, row) = take_row(&mut self.products, id);
                     if let Some(row) = product::fold(row, &event) {
-                        self.products.insert(id.to_owned(), (commit.version, row));
+                        self.products.insert(id, (commit.version, row));
                     }
                 }
                 Event::Product(_) => {}
                 Event::Order(event) => {
                     if counts[ORDER_INDEX] {
                         self.at = ORDER_INDEX;
-                        let row = self.orders.remove(id).map(|(_, row)| row);
+                        let (id, row) = take_row(&mut self.orders, id);
                         if let Some(row) = order::fold(row, &event) {
-                            self.orders.insert(id.to_owned(), (commit.version, row));
+                            self.orders.insert(id, (commit.version, row));
                         }
                     }
                     self.sums(partition, &event, counts, changes);
@@ -297,11 +293,11 @@ impl Folder {
         }
         // Rows of a view that did not count this are another projector's to write.
         let is_of = |kind: &str, view: usize| counts[view] && commit.aggregate.starts_with(kind);
-        if let Some(row) = self.products.get(id).filter(|_| is_of("product/", PRODUCT_INDEX)) {
-            changes.products.insert(id.to_owned(), row.clone());
+        if is_of("product/", PRODUCT_INDEX) && !self.changed_products.contains(id) {
+            self.changed_products.insert(id.to_owned());
         }
-        if let Some(row) = self.orders.get(id).filter(|_| is_of("order/", ORDER_INDEX)) {
-            changes.orders.insert(id.to_owned(), row.clone());
+        if is_of("order/", ORDER_INDEX) && !self.changed_orders.contains(id) {
+            self.changed_orders.insert(id.to_owned());
         }
     }
 
@@ -324,46 +320,16 @@ impl Folder {
     }
 }
 
-impl Standing {
-    /// For which views the record counts.
-    fn read(
-        &mut self,
-        partition: u32,
-        offset: i64,
-        (record, value): (Option<&Record<'_>>, &[u8]),
-        passed_over: &mut Vec<Passed>,
-    ) -> Result<[bool; FEEDS.len()], FoldError> {
-        if let (0, Some(Record::Claim(claim))) = (offset, record)
-            && *self.nonce.get_or_insert(claim.nonce) != claim.nonce
-        {
-            return Err(FoldError::OtherLog { partition });
-        }
-        let mut counts = [false; FEEDS.len()];
-        let mut passed = None;
-        let digest = Digest::of(value);
-        for feed in self.feeds.iter() {
-            let (reader, recognized) = (&mut self.readers[feed], &mut self.recognized[feed]);
-            if offset < reader.next_offset {
-                if offset == reader.last_counted && !reader.recognizes(record) {
-                    return Err(FoldError::OtherHistory { partition, offset });
-                }
-                *recognized |= offset == reader.last_counted;
-                continue;
-            }
-            if !*recognized {
-                return Err(FoldError::OtherHistory { partition, offset: reader.last_counted });
-            }
-            match reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })? {
-                Verdict::Counts => {
-                    counts[feed] = true;
-                    self.tallies[feed].take(offset, digest);
-                }
-                Verdict::Claimed(_) => self.tallies[feed].take(offset, digest),
-                Verdict::PassedOver(reason) => passed = Some(reason),
-            }
-        }
-        passed_over.extend(passed);
-        Ok(counts)
+fn drain_rows<T: Clone>(changed: &mut HashSet<String>, rows: &HashMap<String, (u64, T)>) -> HashMap<String, (u64, T)> {
+    let row = |id: String| rows.get(&id).cloned().map(|row| (id, row));
+    changed.drain().filter_map(row).collect()
+}
+
+/// Out of the map, with the key that it had there.
+fn take_row<T>(rows: &mut HashMap<String, (u64, T)>, id: &str) -> (String, Option<T>) {
+    match rows.remove_entry(id) {
+        Some((id, (_, row))) => (id, Some(row)),
+        None => (id.to_owned(), None),
     }
 }
 

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
 /// A batch grows to this until it is taken; an idle log's batches are single records.
-const MAX_BATCH_RECORDS: usize = 4_000;
+const MAX_BATCH_RECORDS: usize = 12_000;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 
@@ -28,10 +28,6 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn len(&self) -> usize {
-        self.index.len()
-    }
-
     /// As (partition, offset, value).
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, i64, &[u8])> {
         self.index.iter().map(|(partition, offset, range)| (*partition, *offset, &self.bytes[range.clone()]))

@@ -7,10 +7,10 @@
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 
-use schemas::record::{Commit, Record};
+use schemas::record::Commit;
 use schemas::views::{FEEDS, Source, VIEWS};
 
-use crate::fold::{FoldError, Standing};
+use crate::fold::{FoldError, Records, Standing};
 use crate::log::Batch;
 use crate::postgres::{End, StoreError};
 use crate::projector::{Committed, Fold, ProjectorError};
@@ -139,7 +139,7 @@ impl Fold {
 
     /// The aggregate whose rows are refused, by halves; several where they are refused only together.
     async fn find(&mut self, batch: &Batch, before: &[Standing], view: usize) -> Result<Vec<String>, ProjectorError> {
-        let all = self.suspects(batch, view);
+        let all = self.suspects(&Records::of(batch)?, view);
         let mut suspects = all.clone();
         while suspects.len() > 1 {
             let rest = suspects.split_off(suspects.len() / 2);
@@ -179,7 +179,7 @@ impl Fold {
     }
 
     /// Of the kind that feeds the view, in order.
-    fn suspects(&self, batch: &Batch, view: usize) -> Vec<String> {
+    fn suspects(&self, records: &Records<'_>, view: usize) -> Vec<String> {
         let kind = match VIEWS[view].source {
             Source::Aggregate(kind) => Some(kind),
             Source::Sum => None,
@@ -188,11 +188,8 @@ impl Fold {
             schemas::aggregate::AggregateId::parse(name).is_ok_and(|id| kind.is_none_or(|kind| kind == id.aggregate()))
         };
         let mut suspects = BTreeSet::new();
-        for (_, _, value) in batch.iter() {
-            if let Ok(Some(Record::Commit(commit))) = Record::decode(value)
-                && of_kind(&commit.aggregate)
-                && !self.folder.parked.contains(view, &commit.aggregate)
-            {
+        for commit in records.commits() {
+            if of_kind(&commit.aggregate) && !self.folder.parked.contains(view, &commit.aggregate) {
                 suspects.insert(commit.aggregate.to_string());
             }
         }

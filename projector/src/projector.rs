@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Feeds};
-use crate::fold::{Changes, FoldError, Folder, Standing};
+use crate::fold::{Changes, FoldError, Folder, Records, Standing};
 use crate::log::{self, Batch, Batches};
 use crate::metrics::Metrics;
 use crate::postgres::{End, Move, Store, StoreError, Sums, Target};
@@ -276,10 +276,11 @@ impl Fold {
 
     pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
-        let missing = self.folder.missing(batch, self.share.feeds);
+        let records = Records::of(batch)?;
+        let missing = self.folder.missing(&records, self.share.feeds);
         let (products, orders) = self.store.rows(&missing).await?;
         self.folder.remember(products, orders);
-        let changes = self.folder.fold(batch, &mut self.standings)?;
+        let changes = self.folder.fold(&records, &mut self.standings)?;
         let moves = self.moves(&changes);
         let mut sums = Sums::default();
         if !moves.is_empty() {
@@ -289,7 +290,7 @@ impl Fold {
         if end == End::Rollback {
             return Ok(Committed { changes, sums, moves });
         }
-        self.metrics.folded(batch.len(), changes.commits);
+        self.metrics.folded(records.len(), changes.commits);
         for reason in &changes.passed_over {
             self.metrics.passed_over(*reason);
         }

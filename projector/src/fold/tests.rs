@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Epoch, Fence};
 
+use schemas::chain::{Reader, Tally};
+
 use super::*;
 
 const PARTITIONS: u32 = 2;
@@ -216,9 +218,9 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
         let records = records.iter().filter(|(partition, offset, _)| *offset >= from[*partition as usize]);
         let batch = Batch::of(records.map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-        let missing = folder.missing(&batch, Feeds::ALL);
+        let missing = folder.missing(&Records::of(&batch).unwrap(), Feeds::ALL);
         folder.remember(store.product_rows(&missing), store.order_rows(&missing));
-        store.take(folder.fold(&batch, &mut standings).unwrap());
+        store.take(folder.fold(&Records::of(&batch).unwrap(), &mut standings).unwrap());
         next = end;
     }
     store.tallies = standings.iter().map(|standing| standing.tallies).collect();
@@ -227,7 +229,9 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
 
 /// As its checkpoints give it back.
 fn again(standing: &Standing) -> Standing {
-    Standing { tallies: standing.tallies, ..Standing::new(standing.readers, Feeds::ALL, standing.nonce) }
+    let mut again = Standing::new(standing.readers, Feeds::ALL, standing.nonce);
+    again.tallies = standing.tallies;
+    again
 }
 
 fn log(partitions: &[Vec<Step>]) -> Vec<(u32, i64, Vec<u8>)> {
@@ -261,13 +265,13 @@ fn a_view_that_stands_behind_the_others_gets_there_alone() {
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
     let start = || vec![Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None); PARTITIONS as usize];
     let mut standings = start();
-    Folder::default().fold(&batch, &mut standings).unwrap();
+    Folder::default().fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
     let mut behind: Vec<_> =
         standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     behind[0].readers[CUSTOMER_INDEX] = Reader::START;
     let mut behind: Vec<_> =
         behind.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
-    let changes = Folder::default().fold(&batch, &mut behind).unwrap();
+    let changes = Folder::default().fold(&Records::of(&batch).unwrap(), &mut behind).unwrap();
     assert_eq!(changes.customers.len(), 1);
     assert!(changes.orders.is_empty() && changes.revenue.is_empty() && changes.journal.versions.is_empty());
 }
@@ -280,11 +284,11 @@ fn what_others_fold_is_neither_asked_for_nor_written() {
     let feeds = Feeds::only(CUSTOMER_INDEX);
     let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], feeds, None); PARTITIONS as usize];
     let mut folder = Folder::default();
-    let missing = folder.missing(&batch, feeds);
+    let missing = folder.missing(&Records::of(&batch).unwrap(), feeds);
     assert!(missing.products.is_empty() && missing.orders.is_empty());
     // Rows that are there all the same.
     folder.remember(fold_all(&log, &[]).products, fold_all(&log, &[]).orders);
-    let changes = folder.fold(&batch, &mut standings).unwrap();
+    let changes = folder.fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
     assert_eq!((changes.customers.len(), changes.products.len(), changes.orders.len()), (1, 0, 0));
 }
 
@@ -296,12 +300,12 @@ fn another_history_at_a_checkpoint_halts_the_fold() {
         Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
     let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None); PARTITIONS as usize];
-    Folder::default().fold(&batch(&one), &mut standings).unwrap();
+    Folder::default().fold(&Records::of(&batch(&one)).unwrap(), &mut standings).unwrap();
     let mut again: Vec<_> =
         standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     let mut other = one.clone();
     let last = other.iter().rposition(|(partition, ..)| *partition == 0).unwrap();
     other[last].2 = b"another topic's".to_vec();
-    let error = Folder::default().fold(&batch(&other), &mut again).unwrap_err();
+    let error = Folder::default().fold(&Records::of(&batch(&other)).unwrap(), &mut again).unwrap_err();
     assert!(matches!(error, FoldError::OtherHistory { partition: 0, .. }), "{error:?}");
 }

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use super::columns::{Parts, Rows};
 use super::{ReadRow, Store, StoreError, is_refusal, read, run};
 use crate::config::Feeds;
-use crate::fold::{CUSTOMER_INDEX, Folder, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX};
+use crate::fold::{CUSTOMER_INDEX, Folder, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Records};
 use crate::log::Batch;
 use crate::poison::Parked;
 
@@ -74,10 +74,11 @@ impl Store {
         let rows = self.client.query(RECORDS, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
-        let missing = folder.missing(&batch, Feeds::only(view));
+        let records = Records::of(&batch).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let missing = folder.missing(&records, Feeds::only(view));
         let (products, orders) = self.rows(&missing).await?;
         folder.remember(products, orders);
-        let changes = folder.refold(&batch, view).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
         let (statements, client) = (&self.statements, &self.client);
         let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
         let (customers, revenue) = (Parts::of_customers(&changes), Parts::of_revenue(&changes));

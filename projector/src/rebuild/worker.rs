@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::config::{Config, Feeds};
-use crate::fold::{Changes, Folder, Standing};
+use crate::fold::{Changes, Folder, Records, Standing};
 use crate::log::{self, Batch, Batches};
 use crate::postgres::{End, Move, Store, Target};
 
@@ -98,10 +98,11 @@ impl Worker {
             self.commit().await?;
         }
         let before = self.position();
-        let missing = self.folder.missing(batch, Feeds::only(self.view));
+        let records = Records::of(batch)?;
+        let missing = self.folder.missing(&records, Feeds::only(self.view));
         let (products, orders) = self.store.rows(&missing).await?;
         self.folder.remember(products, orders);
-        let changes = self.folder.fold(batch, &mut self.standings)?;
+        let changes = self.folder.fold(&records, &mut self.standings)?;
         if let Some(touched) = &mut self.touched {
             touched.extend(changes.products.keys().chain(changes.orders.keys()).cloned());
             touched.extend(changes.customers.keys().chain(changes.revenue.keys()).map(|(key, _)| key.clone()));

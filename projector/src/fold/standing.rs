@@ -1,0 +1,101 @@
+//! How far each view is, by the reader's rule.
+
+use schemas::chain::{Digest, Passed, Reader, Tally, Verdict};
+use schemas::idempotency::IdempotencyKey;
+use schemas::record::{Commit, Record};
+use schemas::views::FEEDS;
+
+use super::FoldError;
+use crate::config::Feeds;
+
+/// Where the views stand in one partition.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    /// One a view, in the order of [`FEEDS`].
+    pub(crate) readers: [Reader; FEEDS.len()],
+    /// Those of them that are folded here.
+    feeds: Feeds,
+    /// Of what each counted.
+    pub(crate) tallies: [Tally; FEEDS.len()],
+    /// Which making of its rows each is.
+    pub(crate) generations: [i32; FEEDS.len()],
+    /// See `V7__parked.sql`.
+    pub(crate) revisions: [i64; FEEDS.len()],
+    /// Whether the record that each view counted last was seen again since the start.
+    recognized: [bool; FEEDS.len()],
+    /// The partition's first claim, once known.
+    pub(crate) nonce: Option<u64>,
+    pub(crate) times: Times,
+}
+
+/// Of the commits that were read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) last_at_ms: u64,
+    /// The latest time that a key told.
+    pub(crate) max_key_ms: u64,
+}
+
+impl Times {
+    pub(super) fn note(&mut self, commit: &Commit<'_>) {
+        self.last_at_ms = self.last_at_ms.max(commit.at_ms);
+        let key = IdempotencyKey::from_bare(&commit.command_id).ok().and_then(|key| key.time());
+        self.max_key_ms = self.max_key_ms.max(key.map_or(0, |time| time.0));
+    }
+}
+
+impl Standing {
+    pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
+        let recognized = readers.map(|reader| reader.last_counted < 0);
+        let (tallies, generations, revisions) = (Default::default(), [1; FEEDS.len()], [0; FEEDS.len()]);
+        Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times: Times::default() }
+    }
+
+    /// Where to read from: the last record that the hindmost view counted is read again.
+    pub(crate) fn from(&self) -> i64 {
+        self.feeds.iter().map(|feed| self.readers[feed].last_counted.max(0)).min().unwrap_or(0)
+    }
+}
+
+impl Standing {
+    /// For which views the record counts.
+    pub(super) fn read(
+        &mut self,
+        partition: u32,
+        offset: i64,
+        (record, value): (Option<&Record<'_>>, &[u8]),
+        passed_over: &mut Vec<Passed>,
+    ) -> Result<[bool; FEEDS.len()], FoldError> {
+        if let (0, Some(Record::Claim(claim))) = (offset, record)
+            && *self.nonce.get_or_insert(claim.nonce) != claim.nonce
+        {
+            return Err(FoldError::OtherLog { partition });
+        }
+        let mut counts = [false; FEEDS.len()];
+        let mut passed = None;
+        let digest = Digest::of(value);
+        for feed in self.feeds.iter() {
+            let (reader, recognized) = (&mut self.readers[feed], &mut self.recognized[feed]);
+            if offset < reader.next_offset {
+                if offset == reader.last_counted && !reader.recognizes(record) {
+                    return Err(FoldError::OtherHistory { partition, offset });
+                }
+                *recognized |= offset == reader.last_counted;
+                continue;
+            }
+            if !*recognized {
+                return Err(FoldError::OtherHistory { partition, offset: reader.last_counted });
+            }
+            match reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })? {
+                Verdict::Counts => {
+                    counts[feed] = true;
+                    self.tallies[feed].take(offset, digest);
+                }
+                Verdict::Claimed(_) => self.tallies[feed].take(offset, digest),
+                Verdict::PassedOver(reason) => passed = Some(reason),
+            }
+        }
+        passed_over.extend(passed);
+        Ok(counts)
+    }
+}
