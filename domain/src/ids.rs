@@ -12,4 +12,7 @@ pub struct OrderId(pub Box<str>);
 pub struct CustomerId(pub Box<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PaymentId(pub Box<str>);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SaleId(pub Box<str>);

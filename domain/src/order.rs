@@ -1,11 +1,14 @@
-//! An order: what a customer wants, and how far each line of it has come.
+//! An order: what a customer wants, and how far it has come.
+//!
+//! Placed → confirmed, once every line is → paid → shipped → delivered. One refused line rejects a placed order; a
+//! confirmed one that is not paid in time expires; until it is shipped it can be cancelled. What has ended stays so.
 
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::TimeMs;
-use crate::ids::{CustomerId, ProductId, SaleId};
+use crate::ids::{CustomerId, PaymentId, ProductId, SaleId};
 
 /// The most lines that an order may have; it bounds the size of its events.
 pub const MAX_LINES: usize = 100;
@@ -15,7 +18,11 @@ pub enum Command {
     Place { customer: CustomerId, lines: Vec<Line>, sale: Option<SaleId>, ordered_at: Option<TimeMs> },
     ConfirmLine { product: ProductId },
     RejectLine { product: ProductId, reason: Option<Box<str>> },
+    Pay { payment: PaymentId, amount_cents: u64 },
+    Ship(Parcel),
+    Deliver(Parcel),
     Cancel { reason: Option<Box<str>> },
+    Expire,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +38,11 @@ pub enum Event {
         reason: Option<Box<str>>,
     },
     Rejected(Ending),
+    Paid(Payment),
+    Shipped(Parcel),
+    Delivered(Parcel),
     Cancelled(Ending),
+    Expired(Ending),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +62,7 @@ pub struct Line {
 }
 
 /// Why an order ended, and what its placement had added to sums over many orders: who keeps such sums takes
-/// it back from this event alone.
+/// it back from this event alone. Likewise who holds something for it lets go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
     pub reason: Option<Box<str>>,
@@ -59,6 +70,31 @@ pub struct Ending {
     pub units: u64,
     pub amount_cents: u64,
     pub ordered_at: TimeMs,
+    /// Empty of orders that ended before this was told.
+    pub held: Vec<Held>,
+    pub sale: Option<SaleId>,
+}
+
+/// Who holds something for the order hands it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payment {
+    pub payment: PaymentId,
+    pub amount_cents: u64,
+    pub held: Vec<Held>,
+    pub sale: Option<SaleId>,
+}
+
+/// What is held of a product for an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub product: ProductId,
+    pub quantity: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parcel {
+    pub carrier: Option<Box<str>>,
+    pub tracking: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,7 +104,18 @@ pub enum State {
     Placed(Box<Open>),
     Confirmed(Box<Placement>),
     Rejected(Box<Placement>),
+    Paid(Box<Settled>),
+    Shipped(Box<Settled>),
+    Delivered(Box<Settled>),
     Cancelled(Box<Placement>),
+    Expired(Box<Placement>),
+}
+
+/// An order that was paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    pub placement: Placement,
+    pub payment: PaymentId,
 }
 
 /// An order that waits for its lines.
@@ -88,6 +135,14 @@ pub enum Rejection {
     /// Not, or no longer, in the stage that the command belongs to.
     NotPlaced,
     NoSuchLine,
+    NotConfirmed,
+    WrongAmount,
+    Expired,
+    /// By another payment; or it cannot expire any more.
+    AlreadyPaid,
+    NotPaid,
+    NotShipped,
+    AlreadyShipped,
 }
 
 impl State {
@@ -98,8 +153,12 @@ impl State {
         match self {
             Self::New => 0,
             Self::Placed(open) => size_of::<Open>() + open.placement.lines.len() * LINE,
-            Self::Confirmed(placement) | Self::Rejected(placement) | Self::Cancelled(placement) => {
-                size_of::<Placement>() + placement.lines.len() * LINE
+            Self::Confirmed(placement)
+            | Self::Rejected(placement)
+            | Self::Cancelled(placement)
+            | Self::Expired(placement) => size_of::<Placement>() + placement.lines.len() * LINE,
+            Self::Paid(settled) | Self::Shipped(settled) | Self::Delivered(settled) => {
+                size_of::<Settled>() + 32 + settled.placement.lines.len() * LINE
             }
         }
     }
@@ -118,7 +177,11 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
         }
         Command::ConfirmLine { product } => confirm_line(state, product),
         Command::RejectLine { product, reason } => reject_line(state, product, reason.as_deref()),
+        Command::Pay { payment, amount_cents } => pay(state, payment, *amount_cents),
+        Command::Ship(parcel) => ship(state, parcel),
+        Command::Deliver(parcel) => deliver(state, parcel),
         Command::Cancel { reason } => cancel(state, reason.as_deref()),
+        Command::Expire => expire(state),
     }
 }
 
@@ -140,9 +203,17 @@ pub fn evolve(state: State, event: &Event) -> State {
         (Event::Rejected(_), State::Placed(open)) => State::Rejected(Box::new(open.placement)),
         (Event::Cancelled(_), State::Placed(open)) => State::Cancelled(Box::new(open.placement)),
         (Event::Cancelled(_), State::Confirmed(placement)) => State::Cancelled(placement),
+        (Event::Cancelled(_), State::Paid(settled)) => State::Cancelled(Box::new(settled.placement)),
+        (Event::Expired(_), State::Confirmed(placement)) => State::Expired(placement),
+        (Event::Paid(Payment { payment, .. }), State::Confirmed(placement)) => {
+            State::Paid(Box::new(Settled { placement: *placement, payment: payment.clone() }))
+        }
+        (Event::Shipped(_), State::Paid(settled)) => State::Shipped(settled),
+        (Event::Delivered(_), State::Shipped(settled)) => State::Delivered(settled),
         // No decision leads here.
         (Event::Placed(_) | Event::LineConfirmed { .. } | Event::Confirmed, state) => state,
-        (Event::Rejected(_) | Event::Cancelled(_), state) => state,
+        (Event::Rejected(_) | Event::Cancelled(_) | Event::Expired(_), state) => state,
+        (Event::Paid(_) | Event::Shipped(_) | Event::Delivered(_), state) => state,
     }
 }
 
@@ -162,9 +233,11 @@ fn place(state: &State, wish: Placement, dated: bool) -> Result<Vec<Event>, Reje
 fn confirm_line(state: &State, product: &ProductId) -> Result<Vec<Event>, Rejection> {
     match state {
         State::Placed(open) => confirm_open_line(open, product),
-        State::Confirmed(placement) if has_line(placement, product) => Ok(vec![]),
-        State::Confirmed(_) => Err(Rejection::NoSuchLine),
-        State::New | State::Rejected(_) | State::Cancelled(_) => Err(Rejection::NotPlaced),
+        State::Confirmed(_) | State::Paid(_) | State::Shipped(_) | State::Delivered(_) => {
+            let has_line = placement(state).is_some_and(|placement| has_line(placement, product));
+            if has_line { Ok(vec![]) } else { Err(Rejection::NoSuchLine) }
+        }
+        State::New | State::Rejected(_) | State::Cancelled(_) | State::Expired(_) => Err(Rejection::NotPlaced),
     }
 }
 
@@ -192,16 +265,79 @@ fn reject_line(state: &State, product: &ProductId, reason: Option<&str>) -> Resu
         ]),
         State::Rejected(placement) if has_line(placement, product) => Ok(vec![]),
         State::Placed(_) | State::Rejected(_) => Err(Rejection::NoSuchLine),
-        State::New | State::Confirmed(_) | State::Cancelled(_) => Err(Rejection::NotPlaced),
+        State::New
+        | State::Confirmed(_)
+        | State::Paid(_)
+        | State::Shipped(_)
+        | State::Delivered(_)
+        | State::Cancelled(_)
+        | State::Expired(_) => Err(Rejection::NotPlaced),
     }
 }
 
+fn pay(state: &State, payment: &PaymentId, amount_cents: u64) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Confirmed(placement) if amount_cents == total_cents(placement) => Ok(vec![Event::Paid(Payment {
+            payment: payment.clone(),
+            amount_cents,
+            held: held(placement),
+            sale: placement.sale.clone(),
+        })]),
+        State::Confirmed(_) => Err(Rejection::WrongAmount),
+        State::Paid(settled) | State::Shipped(settled) | State::Delivered(settled) if settled.payment == *payment => {
+            Ok(vec![])
+        }
+        State::Paid(_) | State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyPaid),
+        State::Expired(_) => Err(Rejection::Expired),
+        State::New | State::Placed(_) | State::Rejected(_) | State::Cancelled(_) => Err(Rejection::NotConfirmed),
+    }
+}
+
+fn ship(state: &State, parcel: &Parcel) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Paid(_) => Ok(vec![Event::Shipped(parcel.clone())]),
+        State::Shipped(_) | State::Delivered(_) => Ok(vec![]),
+        State::New
+        | State::Placed(_)
+        | State::Confirmed(_)
+        | State::Rejected(_)
+        | State::Cancelled(_)
+        | State::Expired(_) => Err(Rejection::NotPaid),
+    }
+}
+
+fn deliver(state: &State, parcel: &Parcel) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Shipped(_) => Ok(vec![Event::Delivered(parcel.clone())]),
+        State::Delivered(_) => Ok(vec![]),
+        State::Paid(_) => Err(Rejection::NotShipped),
+        State::New
+        | State::Placed(_)
+        | State::Confirmed(_)
+        | State::Rejected(_)
+        | State::Cancelled(_)
+        | State::Expired(_) => Err(Rejection::NotPaid),
+    }
+}
+
+fn expire(state: &State) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Confirmed(placement) => Ok(vec![Event::Expired(ending(placement, None))]),
+        State::Expired(_) => Ok(vec![]),
+        State::Paid(_) | State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyPaid),
+        State::New | State::Placed(_) | State::Rejected(_) | State::Cancelled(_) => Err(Rejection::NotConfirmed),
+    }
+}
+
+/// A paid order that is cancelled keeps what it paid for out of the stock: its units were handed out before.
 fn cancel(state: &State, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
     match state {
         State::Placed(open) => Ok(vec![Event::Cancelled(ending(&open.placement, reason))]),
         State::Confirmed(placement) => Ok(vec![Event::Cancelled(ending(placement, reason))]),
+        State::Paid(settled) => Ok(vec![Event::Cancelled(ending(&settled.placement, reason))]),
+        State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyShipped),
         State::Cancelled(_) => Ok(vec![]),
-        State::New | State::Rejected(_) => Err(Rejection::NotPlaced),
+        State::New | State::Rejected(_) | State::Expired(_) => Err(Rejection::NotPlaced),
     }
 }
 
@@ -209,7 +345,11 @@ fn placement(state: &State) -> Option<&Placement> {
     match state {
         State::New => None,
         State::Placed(open) => Some(&open.placement),
-        State::Confirmed(placement) | State::Rejected(placement) | State::Cancelled(placement) => Some(placement),
+        State::Confirmed(placement)
+        | State::Rejected(placement)
+        | State::Cancelled(placement)
+        | State::Expired(placement) => Some(placement),
+        State::Paid(settled) | State::Shipped(settled) | State::Delivered(settled) => Some(&settled.placement),
     }
 }
 
@@ -222,10 +362,21 @@ fn ending(placement: &Placement, reason: Option<&str>) -> Ending {
         reason: reason.map(Box::from),
         customer: placement.customer.clone(),
         units: placement.lines.iter().map(|line| u64::from(line.quantity)).sum(),
-        // The border's limits keep the sum far from the end of u64; without them it must not wrap or panic.
-        amount_cents: placement.lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount_cents)),
+        amount_cents: total_cents(placement),
         ordered_at: placement.ordered_at,
+        held: held(placement),
+        sale: placement.sale.clone(),
     }
+}
+
+fn held(placement: &Placement) -> Vec<Held> {
+    let of = |line: &Line| Held { product: line.product.clone(), quantity: line.quantity };
+    placement.lines.iter().map(of).collect()
+}
+
+fn total_cents(placement: &Placement) -> u64 {
+    // The border's limits keep the sum far from the end of u64; without them it must not wrap or panic.
+    placement.lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount_cents))
 }
 
 #[cfg(test)]

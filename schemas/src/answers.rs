@@ -132,6 +132,13 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             OrderRejection::TooManyLines => "too_many_lines",
             OrderRejection::NotPlaced => "not_placed",
             OrderRejection::NoSuchLine => "no_such_line",
+            OrderRejection::NotConfirmed => "not_confirmed",
+            OrderRejection::WrongAmount => "wrong_amount",
+            OrderRejection::Expired => "expired",
+            OrderRejection::AlreadyPaid => "already_paid",
+            OrderRejection::NotPaid => "not_paid",
+            OrderRejection::NotShipped => "not_shipped",
+            OrderRejection::AlreadyShipped => "already_shipped",
         },
     }
 }

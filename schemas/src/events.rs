@@ -9,10 +9,12 @@ pub mod order;
 pub mod product;
 
 use domain::Event;
+use domain::order::Event as OrderEvent;
 use serde::{Deserialize, Serialize};
 
 use order::{
-    OrderCancelledV1, OrderConfirmedV1, OrderLineConfirmedV1, OrderLineRejectedV1, OrderPlacedV1, OrderRejectedV1,
+    OrderCancelledV1, OrderConfirmedV1, OrderEndedV2, OrderLineConfirmedV1, OrderLineRejectedV1, OrderPaidV1,
+    OrderPlacedV1, OrderRejectedV1, ParcelV1,
 };
 use product::{
     ProductCommittedV1, ProductDiscontinuedV1, ProductRegisteredV1, ProductReleasedV1, ProductRepricedV1,
@@ -49,10 +51,22 @@ pub enum WireEvent<'a> {
     OrderRejectedV1(OrderRejectedV1<'a>),
     #[serde(rename = "order.cancelled.v1", borrow)]
     OrderCancelledV1(OrderCancelledV1<'a>),
+    #[serde(rename = "order.rejected.v2", borrow)]
+    OrderRejectedV2(OrderEndedV2<'a>),
+    #[serde(rename = "order.cancelled.v2", borrow)]
+    OrderCancelledV2(OrderEndedV2<'a>),
+    #[serde(rename = "order.expired.v1", borrow)]
+    OrderExpiredV1(OrderEndedV2<'a>),
+    #[serde(rename = "order.paid.v1", borrow)]
+    OrderPaidV1(OrderPaidV1<'a>),
+    #[serde(rename = "order.shipped.v1", borrow)]
+    OrderShippedV1(ParcelV1<'a>),
+    #[serde(rename = "order.delivered.v1", borrow)]
+    OrderDeliveredV1(ParcelV1<'a>),
 }
 
 /// Of every event, as [`WireEvent::name`] gives them.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 19] = [
     "product.registered.v1",
     "product.restocked.v1",
     "product.repriced.v1",
@@ -66,6 +80,12 @@ pub const NAMES: [&str; 13] = [
     "order.line-rejected.v1",
     "order.rejected.v1",
     "order.cancelled.v1",
+    "order.rejected.v2",
+    "order.cancelled.v2",
+    "order.expired.v1",
+    "order.paid.v1",
+    "order.shipped.v1",
+    "order.delivered.v1",
 ];
 
 /// The same name, kept for ever; `None`: this build knows no such event.
@@ -98,6 +118,12 @@ impl<'a> WireEvent<'a> {
             Self::OrderLineRejectedV1(event) => event.into(),
             Self::OrderRejectedV1(event) => event.into(),
             Self::OrderCancelledV1(event) => event.into(),
+            Self::OrderRejectedV2(event) => Event::Order(OrderEvent::Rejected(event.into())),
+            Self::OrderCancelledV2(event) => Event::Order(OrderEvent::Cancelled(event.into())),
+            Self::OrderExpiredV1(event) => Event::Order(OrderEvent::Expired(event.into())),
+            Self::OrderPaidV1(event) => event.into(),
+            Self::OrderShippedV1(event) => Event::Order(OrderEvent::Shipped(event.into())),
+            Self::OrderDeliveredV1(event) => Event::Order(OrderEvent::Delivered(event.into())),
         }
     }
 
@@ -131,6 +157,12 @@ impl<'a> WireEvent<'a> {
             Self::OrderLineRejectedV1(_) => "order.line-rejected.v1",
             Self::OrderRejectedV1(_) => "order.rejected.v1",
             Self::OrderCancelledV1(_) => "order.cancelled.v1",
+            Self::OrderRejectedV2(_) => "order.rejected.v2",
+            Self::OrderCancelledV2(_) => "order.cancelled.v2",
+            Self::OrderExpiredV1(_) => "order.expired.v1",
+            Self::OrderPaidV1(_) => "order.paid.v1",
+            Self::OrderShippedV1(_) => "order.shipped.v1",
+            Self::OrderDeliveredV1(_) => "order.delivered.v1",
         }
     }
 }

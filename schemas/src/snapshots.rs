@@ -6,14 +6,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use domain::ids::{CustomerId, OrderId, ProductId, SaleId};
-use domain::order::{Line, Open, Placement};
+use domain::ids::{CustomerId, OrderId, PaymentId, ProductId, SaleId};
+use domain::order::{Line, Open, Placement, Settled};
 use domain::product::{Product, Registration};
 use domain::{State, TimeMs, order, product};
 use serde::{Deserialize, Serialize};
 
 /// The form that this build writes, and the only one that it reads.
-pub const FORM: i16 = 1;
+pub const FORM: i16 = 2;
 
 /// In postcard's encoding, which names no field: members are never reordered within a form.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ struct OrderSnapshot<'a> {
     ordered_at_ms: u64,
     /// Of an order that waits for its lines.
     confirmed: Vec<bool>,
+    /// Of one that was paid.
+    payment: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +66,10 @@ enum OrderStage {
     Confirmed,
     Rejected,
     Cancelled,
+    Paid,
+    Shipped,
+    Delivered,
+    Expired,
 }
 
 /// `None` for a state without events: there is nothing to keep.
@@ -82,7 +88,7 @@ pub fn decode(form: i16, bytes: &[u8]) -> Option<State> {
     }
     Some(match postcard::from_bytes(bytes).ok()? {
         Snapshot::Product(snapshot) => State::Product(to_product(snapshot)),
-        Snapshot::Order(snapshot) => State::Order(to_order(snapshot)),
+        Snapshot::Order(snapshot) => State::Order(to_order(snapshot)?),
     })
 }
 
@@ -127,12 +133,16 @@ fn to_product(snapshot: ProductSnapshot<'_>) -> product::State {
 }
 
 fn of_order(state: &order::State) -> Option<OrderSnapshot<'_>> {
-    let (stage, placement, confirmed) = match state {
+    let (stage, placement, confirmed, payment) = match state {
         order::State::New => return None,
-        order::State::Placed(open) => (OrderStage::Placed, &open.placement, open.confirmed.clone()),
-        order::State::Confirmed(placement) => (OrderStage::Confirmed, &**placement, vec![]),
-        order::State::Rejected(placement) => (OrderStage::Rejected, &**placement, vec![]),
-        order::State::Cancelled(placement) => (OrderStage::Cancelled, &**placement, vec![]),
+        order::State::Placed(open) => (OrderStage::Placed, &open.placement, open.confirmed.clone(), None),
+        order::State::Confirmed(placement) => (OrderStage::Confirmed, &**placement, vec![], None),
+        order::State::Rejected(placement) => (OrderStage::Rejected, &**placement, vec![], None),
+        order::State::Cancelled(placement) => (OrderStage::Cancelled, &**placement, vec![], None),
+        order::State::Expired(placement) => (OrderStage::Expired, &**placement, vec![], None),
+        order::State::Paid(settled) => (OrderStage::Paid, &settled.placement, vec![], Some(&settled.payment)),
+        order::State::Shipped(settled) => (OrderStage::Shipped, &settled.placement, vec![], Some(&settled.payment)),
+        order::State::Delivered(settled) => (OrderStage::Delivered, &settled.placement, vec![], Some(&settled.payment)),
     };
     Some(OrderSnapshot {
         stage,
@@ -141,10 +151,12 @@ fn of_order(state: &order::State) -> Option<OrderSnapshot<'_>> {
         sale: placement.sale.as_ref().map(|sale| &*sale.0),
         ordered_at_ms: placement.ordered_at.0,
         confirmed,
+        payment: payment.map(|payment| &*payment.0),
     })
 }
 
-fn to_order(snapshot: OrderSnapshot<'_>) -> order::State {
+/// `None`: it was paid, and by nothing.
+fn to_order(snapshot: OrderSnapshot<'_>) -> Option<order::State> {
     let line = |(product, quantity, amount_cents): &(&str, u32, u64)| Line {
         product: ProductId((*product).into()),
         quantity: *quantity,
@@ -156,12 +168,18 @@ fn to_order(snapshot: OrderSnapshot<'_>) -> order::State {
         sale: snapshot.sale.map(|sale| SaleId(sale.into())),
         ordered_at: TimeMs(snapshot.ordered_at_ms),
     };
-    match snapshot.stage {
+    let payment = snapshot.payment.map(|payment| PaymentId(payment.into()));
+    let settled = |placement| Some(Box::new(Settled { placement, payment: payment? }));
+    Some(match snapshot.stage {
         OrderStage::Placed => order::State::Placed(Box::new(Open { placement, confirmed: snapshot.confirmed })),
         OrderStage::Confirmed => order::State::Confirmed(Box::new(placement)),
         OrderStage::Rejected => order::State::Rejected(Box::new(placement)),
         OrderStage::Cancelled => order::State::Cancelled(Box::new(placement)),
-    }
+        OrderStage::Expired => order::State::Expired(Box::new(placement)),
+        OrderStage::Paid => order::State::Paid(settled(placement)?),
+        OrderStage::Shipped => order::State::Shipped(settled(placement)?),
+        OrderStage::Delivered => order::State::Delivered(settled(placement)?),
+    })
 }
 
 #[cfg(test)]
@@ -190,6 +208,10 @@ mod tests {
         })
     }
 
+    fn settled() -> Box<Settled> {
+        Box::new(Settled { placement: *placement(), payment: PaymentId("pay-1".into()) })
+    }
+
     #[test]
     fn every_state_comes_back_as_it_was() {
         let product::State::OnSale(on_sale) = product() else { unreachable!() };
@@ -201,6 +223,10 @@ mod tests {
             State::Order(order::State::Confirmed(placement())),
             State::Order(order::State::Rejected(placement())),
             State::Order(order::State::Cancelled(placement())),
+            State::Order(order::State::Expired(placement())),
+            State::Order(order::State::Paid(settled())),
+            State::Order(order::State::Shipped(settled())),
+            State::Order(order::State::Delivered(settled())),
         ] {
             assert_eq!(decode(FORM, &encode(&state).unwrap()), Some(state));
         }

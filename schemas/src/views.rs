@@ -222,7 +222,10 @@ pub const ORDER: View = View {
     fields: &[
         field("customer", Kind::Id),
         field("lines", Kind::Array),
-        field("status", Kind::OneOf(&["placed", "confirmed", "rejected", "cancelled"])),
+        field(
+            "status",
+            Kind::OneOf(&["placed", "confirmed", "rejected", "cancelled", "paid", "shipped", "delivered", "expired"]),
+        ),
         field("total_cents", Kind::Integer),
         field("ordered_at", Kind::Time),
         field("reason", Kind::Text),
@@ -361,7 +364,16 @@ mod tests {
 
     #[test]
     fn the_catalogue_names_every_status() {
-        let all = [OrderStatus::Placed, OrderStatus::Confirmed, OrderStatus::Rejected, OrderStatus::Cancelled];
+        let all = [
+            OrderStatus::Placed,
+            OrderStatus::Confirmed,
+            OrderStatus::Rejected,
+            OrderStatus::Cancelled,
+            OrderStatus::Paid,
+            OrderStatus::Shipped,
+            OrderStatus::Delivered,
+            OrderStatus::Expired,
+        ];
         let names = all.map(|status| serde_json::to_value(status).unwrap());
         let field = ORDER.field("status").unwrap();
         assert!(matches!(field.kind, Kind::OneOf(values) if names.iter().eq(values.iter())));

@@ -29,7 +29,7 @@ impl Audited {
             token = format!("{token},{}", audited.commands.post(&path, product.clone()).await.token());
         }
         let cancelled = audited.commands.post("/v1/orders/o-0-7/cancel", json!({ "reason": "too late" })).await;
-        token = format!("{token},{}", cancelled.accepted(&["order.cancelled.v1"]).token());
+        token = format!("{token},{}", cancelled.accepted(&["order.cancelled.v2"]).token());
         let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
         for path in ["/v1/views/product", "/v1/views/order", "/v1/views/customer", "/v1/views/revenue"] {
             assert_eq!(audited.queries.get_with(path, &fresh).await.status, 200);

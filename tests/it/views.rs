@@ -84,7 +84,7 @@ async fn a_view_of_many_aggregates_is_the_sum_of_what_happened_to_each() {
     tokens.push(whole.place("of-bob", "bob", "1997-01-02", 1, 5).await);
     // Answered from one aggregate's row, and back again: cancelled orders do not count, but were placed once.
     let cancelled = whole.commands.post("/v1/orders/o-19/cancel", json!({ "reason": "too late" })).await;
-    tokens.push(cancelled.accepted(&["order.cancelled.v1"]).token());
+    tokens.push(cancelled.accepted(&["order.cancelled.v2"]).token());
     let token = tokens.join(",");
     assert_eq!(
         whole.data("/v1/customers/ann", &token).await,

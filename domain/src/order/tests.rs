@@ -7,9 +7,12 @@ use alloc::vec::Vec;
 use proptest::collection::vec as vec_of;
 use proptest::prelude::*;
 
-use super::{Command, Ending, Event, Line, MAX_LINES, Open, Placement, Rejection, State, decide, evolve};
+use super::{
+    Command, Ending, Event, Held, Line, MAX_LINES, Open, Parcel, Payment, Placement, Rejection, Settled, State, decide,
+    evolve,
+};
 use crate::TimeMs;
-use crate::ids::{CustomerId, ProductId, SaleId};
+use crate::ids::{CustomerId, PaymentId, ProductId, SaleId};
 
 const AT: TimeMs = TimeMs(1_000);
 const LATER: TimeMs = TimeMs(2_000);
@@ -73,7 +76,47 @@ fn line_confirmed(id: &str) -> Event {
 }
 
 fn ending(reason: Option<&str>) -> Ending {
-    Ending { reason: reason.map(Box::from), customer: customer(), units: 3, amount_cents: 1_500, ordered_at: AT }
+    Ending {
+        reason: reason.map(Box::from),
+        customer: customer(),
+        units: 3,
+        amount_cents: 1_500,
+        ordered_at: AT,
+        held: held(),
+        sale: None,
+    }
+}
+
+fn held() -> Vec<Held> {
+    vec![Held { product: product("p-1"), quantity: 2 }, Held { product: product("p-2"), quantity: 1 }]
+}
+
+fn pay(payment: &str, amount_cents: u64) -> Command {
+    Command::Pay { payment: PaymentId(payment.into()), amount_cents }
+}
+
+fn paid() -> Event {
+    Event::Paid(Payment { payment: PaymentId("pay-1".into()), amount_cents: 1_500, held: held(), sale: None })
+}
+
+fn parcel() -> Parcel {
+    Parcel { carrier: Some("by bike".into()), tracking: None }
+}
+
+fn after_payment() -> Vec<Event> {
+    after_confirmation().into_iter().chain([paid()]).collect()
+}
+
+fn after_shipping() -> Vec<Event> {
+    after_payment().into_iter().chain([Event::Shipped(parcel())]).collect()
+}
+
+fn after_delivery() -> Vec<Event> {
+    after_shipping().into_iter().chain([Event::Delivered(Parcel::default())]).collect()
+}
+
+fn after_expiry() -> Vec<Event> {
+    after_confirmation().into_iter().chain([Event::Expired(ending(None))]).collect()
 }
 
 fn rejection(id: &str) -> [Event; 2] {
@@ -119,7 +162,7 @@ fn an_order_keeps_the_sale_it_belongs_to() {
 
 #[test]
 fn a_placement_is_repeated_harmlessly_in_every_stage() {
-    for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation()] {
+    for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation(), after_delivery()] {
         check(&given, place_dated(None), Ok(vec![]));
         check(&given, place_dated(Some(AT)), Ok(vec![]));
         assert_eq!(decide(&fold(&given), &place_dated(None), LATER), Ok(vec![]), "given {given:?}, repeated later");
@@ -134,7 +177,7 @@ fn a_placement_with_any_other_datum_is_rejected_in_every_stage() {
         sale: sale.map(|sale| SaleId(sale.into())),
         ordered_at,
     };
-    for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation()] {
+    for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation(), after_delivery()] {
         for other in [
             place("c-2", lines(), None, None),
             place("c-1", vec![line("p-1", 2, 1_000)], None, None),
@@ -245,9 +288,78 @@ fn an_order_that_never_was_or_was_rejected_is_not_cancelled() {
 }
 
 #[test]
+fn a_confirmed_order_is_paid_once_with_its_whole_amount() {
+    check(&after_confirmation(), pay("pay-1", 1_500), Ok(vec![paid()]));
+    for amount_cents in [0, 1_499, 1_501] {
+        check(&after_confirmation(), pay("pay-1", amount_cents), Err(Rejection::WrongAmount));
+    }
+    for given in [after_payment(), after_shipping(), after_delivery()] {
+        check(&given, pay("pay-1", 1_500), Ok(vec![]));
+        check(&given, pay("pay-2", 1_500), Err(Rejection::AlreadyPaid));
+    }
+}
+
+#[test]
+fn only_a_confirmed_order_is_paid() {
+    check(&after_expiry(), pay("pay-1", 1_500), Err(Rejection::Expired));
+    for given in [vec![], vec![placed()], after_rejection(), after_cancellation()] {
+        check(&given, pay("pay-1", 1_500), Err(Rejection::NotConfirmed));
+    }
+}
+
+#[test]
+fn a_paid_order_is_shipped_and_then_delivered_each_once() {
+    check(&after_payment(), Command::Ship(parcel()), Ok(vec![Event::Shipped(parcel())]));
+    check(&after_shipping(), Command::Ship(Parcel::default()), Ok(vec![]));
+    check(&after_shipping(), Command::Deliver(Parcel::default()), Ok(vec![Event::Delivered(Parcel::default())]));
+    check(&after_delivery(), Command::Deliver(parcel()), Ok(vec![]));
+    check(&after_delivery(), Command::Ship(parcel()), Ok(vec![]));
+    check(&after_payment(), Command::Deliver(parcel()), Err(Rejection::NotShipped));
+    for given in [vec![], vec![placed()], after_confirmation(), after_rejection(), after_cancellation(), after_expiry()]
+    {
+        check(&given, Command::Ship(parcel()), Err(Rejection::NotPaid));
+        check(&given, Command::Deliver(parcel()), Err(Rejection::NotPaid));
+    }
+}
+
+#[test]
+fn a_confirmed_order_expires_once_unless_it_is_paid() {
+    check(&after_confirmation(), Command::Expire, Ok(vec![Event::Expired(ending(None))]));
+    check(&after_expiry(), Command::Expire, Ok(vec![]));
+    for given in [after_payment(), after_shipping(), after_delivery()] {
+        check(&given, Command::Expire, Err(Rejection::AlreadyPaid));
+    }
+    for given in [vec![], vec![placed()], after_rejection(), after_cancellation()] {
+        check(&given, Command::Expire, Err(Rejection::NotConfirmed));
+    }
+}
+
+#[test]
+fn a_paid_order_is_cancelled_until_it_is_shipped() {
+    check(&after_payment(), cancel(), Ok(vec![cancelled()]));
+    for given in [after_shipping(), after_delivery()] {
+        check(&given, cancel(), Err(Rejection::AlreadyShipped));
+    }
+    check(&after_expiry(), cancel(), Err(Rejection::NotPlaced));
+}
+
+#[test]
+fn lines_of_an_order_that_went_on_are_confirmed_already() {
+    for given in [after_payment(), after_shipping(), after_delivery()] {
+        check(&given, confirm("p-1"), Ok(vec![]));
+        check(&given, confirm("p-3"), Err(Rejection::NoSuchLine));
+        check(&given, reject("p-1"), Err(Rejection::NotPlaced));
+    }
+    check(&after_expiry(), confirm("p-1"), Err(Rejection::NotPlaced));
+    check(&after_expiry(), reject("p-1"), Err(Rejection::NotPlaced));
+}
+
+#[test]
 fn a_sum_that_no_border_let_in_neither_wraps_nor_panics() {
     let given = [placed_lines(vec![line("p-1", u32::MAX, u64::MAX), line("p-2", u32::MAX, 1)])];
-    let ending = Ending { units: 2 * u64::from(u32::MAX), amount_cents: u64::MAX, ..ending(None) };
+    let held = [("p-1", u32::MAX), ("p-2", u32::MAX)].map(|(id, quantity)| Held { product: product(id), quantity });
+    let sums = Ending { units: 2 * u64::from(u32::MAX), amount_cents: u64::MAX, ..ending(None) };
+    let ending = Ending { held: held.into(), ..sums };
     check(&given, Command::Cancel { reason: None }, Ok(vec![Event::Cancelled(ending)]));
 }
 
@@ -257,7 +369,7 @@ fn any_product() -> impl Strategy<Value = ProductId> {
 }
 
 fn any_lines(count: core::ops::Range<usize>) -> impl Strategy<Value = Vec<Line>> {
-    let amount_cents = prop_oneof![9 => 0..1_000_u64, 1 => Just(u64::MAX)];
+    let amount_cents = prop_oneof![9 => 0..20_u64, 1 => Just(u64::MAX)];
     let line = (any_product(), any::<u32>(), amount_cents).prop_map(|(product, quantity, amount_cents)| Line {
         product,
         quantity,
@@ -281,6 +393,11 @@ fn any_command() -> impl Strategy<Value = Command> {
         12 => any_product().prop_map(|product| Command::ConfirmLine { product }),
         2 => (any_product(), any_reason()).prop_map(|(product, reason)| Command::RejectLine { product, reason }),
         1 => any_reason().prop_map(|reason| Command::Cancel { reason }),
+        1 => Just(Command::Expire),
+        // Lines cost so little that one of these is right now and then.
+        4 => (0..3_u8, 0..40_u64).prop_map(|(payment, cents)| pay(if payment == 0 { "pay-2" } else { "pay-1" }, cents)),
+        2 => Just(Command::Ship(parcel())),
+        2 => Just(Command::Deliver(parcel())),
     ]
 }
 
@@ -308,6 +425,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             units,
             amount_cents,
             ordered_at: AT,
+            held: held(),
+            sale: None,
         })
     };
     prop_oneof![
@@ -317,7 +436,16 @@ fn any_event() -> impl Strategy<Value = Event> {
         (any_product(), any_reason()).prop_map(|(product, reason)| Event::LineRejected { product, reason }),
         any_ending().prop_map(Event::Rejected),
         any_ending().prop_map(Event::Cancelled),
+        any_ending().prop_map(Event::Expired),
+        Just(paid()),
+        Just(Event::Shipped(parcel())),
+        Just(Event::Delivered(parcel())),
     ]
+}
+
+fn any_settled() -> impl Strategy<Value = Settled> {
+    let payment = PaymentId("pay-1".into());
+    any_placement().prop_map(move |placement| Settled { placement, payment: payment.clone() })
 }
 
 /// Also states that no history leads to: the marks need not fit the lines.
@@ -330,6 +458,10 @@ fn any_state() -> impl Strategy<Value = State> {
         1 => any_placement().prop_map(|placement| State::Confirmed(Box::new(placement))),
         1 => any_placement().prop_map(|placement| State::Rejected(Box::new(placement))),
         1 => any_placement().prop_map(|placement| State::Cancelled(Box::new(placement))),
+        1 => any_placement().prop_map(|placement| State::Expired(Box::new(placement))),
+        1 => any_settled().prop_map(|settled| State::Paid(Box::new(settled))),
+        1 => any_settled().prop_map(|settled| State::Shipped(Box::new(settled))),
+        1 => any_settled().prop_map(|settled| State::Delivered(Box::new(settled))),
     ]
 }
 
@@ -350,11 +482,11 @@ fn log(history: &[(Command, TimeMs)]) -> Vec<Event> {
     accepted(history).into_iter().flat_map(|(_, events, _)| events).collect()
 }
 
-/// A confirmed order may still be cancelled; out of the others no way leads.
+/// No way leads out of it.
 fn has_ended(state: &State) -> bool {
     match state {
-        State::New | State::Placed(_) | State::Confirmed(_) => false,
-        State::Rejected(_) | State::Cancelled(_) => true,
+        State::New | State::Placed(_) | State::Confirmed(_) | State::Paid(_) | State::Shipped(_) => false,
+        State::Rejected(_) | State::Cancelled(_) | State::Expired(_) | State::Delivered(_) => true,
     }
 }
 
@@ -369,9 +501,14 @@ proptest! {
         let confirmed = count(&log, |event| matches!(event, Event::Confirmed));
         let rejected = count(&log, |event| matches!(event, Event::Rejected(_)));
         let cancelled = count(&log, |event| matches!(event, Event::Cancelled(_)));
-        prop_assert!(rejected + cancelled <= 1, "ended twice: {log:?}");
+        let expired = count(&log, |event| matches!(event, Event::Expired(_)));
+        let paid = count(&log, |event| matches!(event, Event::Paid(_)));
+        let shipped = count(&log, |event| matches!(event, Event::Shipped(_)));
+        prop_assert!(rejected + cancelled + expired <= 1, "ended twice: {log:?}");
+        prop_assert!(paid + expired <= 1 && shipped <= paid, "paid twice, or late, or shipped unpaid: {log:?}");
+        prop_assert!(shipped + cancelled <= 1, "cancelled and shipped: {log:?}");
         prop_assert!(confirmed + rejected <= 1, "confirmed twice, or confirmed and rejected: {log:?}");
-        let end = log.iter().position(|event| matches!(event, Event::Rejected(_) | Event::Cancelled(_)));
+        let end = log.iter().position(|event| matches!(event, Event::Rejected(_) | Event::Cancelled(_) | Event::Expired(_)));
         prop_assert!(end.is_none_or(|end| end + 1 == log.len()), "it went on after its end: {log:?}");
     }
 
@@ -389,7 +526,7 @@ proptest! {
     #[test]
     fn an_ending_takes_back_what_its_placement_added(history in any_history()) {
         let log = log(&history);
-        if let Some(Event::Rejected(ending) | Event::Cancelled(ending)) = log.last() {
+        if let Some(Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending)) = log.last() {
             let Some(Event::Placed(placement)) = log.first() else { panic!("an end without a beginning: {log:?}") };
             let units: u64 = placement.lines.iter().map(|line| u64::from(line.quantity)).sum();
             let amount_cents: u128 = placement.lines.iter().map(|line| u128::from(line.amount_cents)).sum();

@@ -109,6 +109,8 @@ impl Writer {
                     units: placement.lines[0].quantity.into(),
                     amount_cents: 100,
                     ordered_at: placement.ordered_at,
+                    held: vec![],
+                    sale: None,
                 };
                 self.commit(name, &Event::Order(order::Event::Cancelled(ending)));
             }

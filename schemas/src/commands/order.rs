@@ -1,8 +1,8 @@
 //! Bodies of order commands.
 
 use domain::TimeMs;
-use domain::ids::{CustomerId, ProductId, SaleId};
-use domain::order::{Command, Line as DomainLine};
+use domain::ids::{CustomerId, PaymentId, ProductId, SaleId};
+use domain::order::{Command, Line as DomainLine, Parcel};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -46,12 +46,31 @@ struct Cancel {
     reason: Option<Text>,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pay {
+    payment: Id,
+    amount_cents: Cents,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sent {
+    carrier: Option<Text>,
+    tracking: Option<Text>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expire {}
+
 struct Time(TimeMs);
 
-pub(super) const NAMES: [&str; 4] = ["place", "confirm-line", "reject-line", "cancel"];
+pub(super) const NAMES: [&str; 8] =
+    ["place", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
 
 pub(super) fn is_internal(command: &str) -> bool {
-    matches!(command, "confirm-line" | "reject-line")
+    matches!(command, "confirm-line" | "reject-line" | "expire")
 }
 
 pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
@@ -70,9 +89,25 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
             let RejectLine { product, reason } = fingerprint.body(body)?;
             Command::RejectLine { product: ProductId(product.0), reason: reason.map(|text| text.0) }
         }
+        "pay" => {
+            let Pay { payment, amount_cents } = fingerprint.body(body)?;
+            Command::Pay { payment: PaymentId(payment.0), amount_cents: amount_cents.0 }
+        }
+        "ship" => Command::Ship(fingerprint.body::<Sent>(body)?.into()),
+        "deliver" => Command::Deliver(fingerprint.body::<Sent>(body)?.into()),
+        "expire" => {
+            let Expire {} = fingerprint.body(body)?;
+            Command::Expire
+        }
         "cancel" => Command::Cancel { reason: fingerprint.body::<Cancel>(body)?.reason.map(|text| text.0) },
         _ => return Err(CommandError::Unknown),
     })
+}
+
+impl From<Sent> for Parcel {
+    fn from(sent: Sent) -> Self {
+        Self { carrier: sent.carrier.map(|text| text.0), tracking: sent.tracking.map(|text| text.0) }
+    }
 }
 
 impl From<Line> for DomainLine {

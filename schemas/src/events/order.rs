@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use domain::ids::{CustomerId, ProductId, SaleId};
-use domain::order::{Ending, Event as OrderEvent, Line, Placement};
+use domain::ids::{CustomerId, PaymentId, ProductId, SaleId};
+use domain::order::{Ending, Event as OrderEvent, Held, Line, Parcel, Payment, Placement};
 use domain::{Event, TimeMs};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,54 @@ pub struct OrderRejectedV1<'a> {
     pub ordered_at: TimeMs,
 }
 
+/// The second form of both endings: also what was held for the order, and in which sale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderEndedV2<'a> {
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub customer: Cow<'a, str>,
+    pub units: u64,
+    pub amount_cents: u64,
+    #[serde(with = "crate::time::rfc3339")]
+    pub ordered_at: TimeMs,
+    #[serde(borrow)]
+    pub held: Vec<HeldV1<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub sale: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldV1<'a> {
+    #[serde(borrow)]
+    pub product: Cow<'a, str>,
+    pub quantity: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderPaidV1<'a> {
+    #[serde(borrow)]
+    pub payment: Cow<'a, str>,
+    pub amount_cents: u64,
+    #[serde(borrow)]
+    pub held: Vec<HeldV1<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub sale: Option<Cow<'a, str>>,
+}
+
+/// Of what was shipped, and of what was delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParcelV1<'a> {
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Cow<'a, str>>,
+}
+
 /// With what the order's placement had added to sums over many orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,20 +143,83 @@ pub(super) fn newest(event: &OrderEvent) -> WireEvent<'_> {
             product: Cow::Borrowed(&product.0),
             reason: reason.as_deref().map(Cow::Borrowed),
         }),
-        OrderEvent::Rejected(ending) => WireEvent::OrderRejectedV1(OrderRejectedV1 {
+        OrderEvent::Rejected(ending) => WireEvent::OrderRejectedV2(ending.into()),
+        OrderEvent::Paid(Payment { payment, amount_cents, held, sale }) => WireEvent::OrderPaidV1(OrderPaidV1 {
+            payment: Cow::Borrowed(&payment.0),
+            amount_cents: *amount_cents,
+            held: held.iter().map(HeldV1::from).collect(),
+            sale: sale.as_ref().map(|sale| Cow::Borrowed(&*sale.0)),
+        }),
+        OrderEvent::Shipped(parcel) => WireEvent::OrderShippedV1(parcel.into()),
+        OrderEvent::Delivered(parcel) => WireEvent::OrderDeliveredV1(parcel.into()),
+        OrderEvent::Cancelled(ending) => WireEvent::OrderCancelledV2(ending.into()),
+        OrderEvent::Expired(ending) => WireEvent::OrderExpiredV1(ending.into()),
+    }
+}
+
+impl<'a> From<&'a Ending> for OrderEndedV2<'a> {
+    fn from(ending: &'a Ending) -> Self {
+        Self {
             reason: ending.reason.as_deref().map(Cow::Borrowed),
             customer: Cow::Borrowed(&ending.customer.0),
             units: ending.units,
             amount_cents: ending.amount_cents,
             ordered_at: ending.ordered_at,
-        }),
-        OrderEvent::Cancelled(ending) => WireEvent::OrderCancelledV1(OrderCancelledV1 {
-            reason: ending.reason.as_deref().map(Cow::Borrowed),
-            customer: Cow::Borrowed(&ending.customer.0),
-            units: ending.units,
-            amount_cents: ending.amount_cents,
-            ordered_at: ending.ordered_at,
-        }),
+            held: ending.held.iter().map(HeldV1::from).collect(),
+            sale: ending.sale.as_ref().map(|sale| Cow::Borrowed(&*sale.0)),
+        }
+    }
+}
+
+impl From<&OrderEndedV2<'_>> for Ending {
+    fn from(event: &OrderEndedV2<'_>) -> Self {
+        Self {
+            reason: event.reason.as_deref().map(Box::from),
+            customer: CustomerId(event.customer.as_ref().into()),
+            units: event.units,
+            amount_cents: event.amount_cents,
+            ordered_at: event.ordered_at,
+            held: event.held.iter().map(Held::from).collect(),
+            sale: event.sale.as_deref().map(sale),
+        }
+    }
+}
+
+impl<'a> From<&'a Held> for HeldV1<'a> {
+    fn from(held: &'a Held) -> Self {
+        Self { product: Cow::Borrowed(&held.product.0), quantity: held.quantity }
+    }
+}
+
+impl From<&HeldV1<'_>> for Held {
+    fn from(held: &HeldV1<'_>) -> Self {
+        Self { product: product(&held.product), quantity: held.quantity }
+    }
+}
+
+impl<'a> From<&'a Parcel> for ParcelV1<'a> {
+    fn from(parcel: &'a Parcel) -> Self {
+        Self {
+            carrier: parcel.carrier.as_deref().map(Cow::Borrowed),
+            tracking: parcel.tracking.as_deref().map(Cow::Borrowed),
+        }
+    }
+}
+
+impl From<&ParcelV1<'_>> for Parcel {
+    fn from(parcel: &ParcelV1<'_>) -> Self {
+        Self { carrier: parcel.carrier.as_deref().map(Box::from), tracking: parcel.tracking.as_deref().map(Box::from) }
+    }
+}
+
+impl From<&OrderPaidV1<'_>> for Event {
+    fn from(event: &OrderPaidV1<'_>) -> Self {
+        Self::Order(OrderEvent::Paid(Payment {
+            payment: PaymentId(event.payment.as_ref().into()),
+            amount_cents: event.amount_cents,
+            held: event.held.iter().map(Held::from).collect(),
+            sale: event.sale.as_deref().map(sale),
+        }))
     }
 }
 
@@ -129,7 +240,7 @@ impl From<&OrderPlacedV1<'_>> for Event {
         Self::Order(OrderEvent::Placed(Placement {
             customer: CustomerId(event.customer.as_ref().into()),
             lines: event.lines.iter().map(Line::from).collect(),
-            sale: event.sale.as_ref().map(|sale| SaleId(sale.as_ref().into())),
+            sale: event.sale.as_deref().map(sale),
             ordered_at: event.ordered_at,
         }))
     }
@@ -162,6 +273,9 @@ impl From<&OrderRejectedV1<'_>> for Event {
             units: event.units,
             amount_cents: event.amount_cents,
             ordered_at: event.ordered_at,
+            // Nobody held anything for an order by itself then.
+            held: vec![],
+            sale: None,
         }))
     }
 }
@@ -174,8 +288,15 @@ impl From<&OrderCancelledV1<'_>> for Event {
             units: event.units,
             amount_cents: event.amount_cents,
             ordered_at: event.ordered_at,
+            // Nobody held anything for an order by itself then.
+            held: vec![],
+            sale: None,
         }))
     }
+}
+
+fn sale(id: &str) -> SaleId {
+    SaleId(id.into())
 }
 
 fn product(id: &str) -> ProductId {

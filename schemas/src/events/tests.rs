@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use domain::ids::{CustomerId, OrderId, ProductId, SaleId};
-use domain::order::{Ending, Event as OrderEvent, Line, Placement};
+use domain::ids::{CustomerId, OrderId, PaymentId, ProductId, SaleId};
+use domain::order::{Ending, Event as OrderEvent, Held, Line, Parcel, Payment, Placement};
 use domain::product::{Event as ProductEvent, Registration};
 use domain::{Event, TimeMs};
 use proptest::collection::vec;
@@ -16,7 +16,7 @@ use super::{NAMES, WireEvent};
 use crate::time::{MAX_TIME, parse_rfc3339};
 
 /// Members that a version may lack.
-const OPTIONAL: [&str; 3] = ["limit_per_order", "sale", "reason"];
+const OPTIONAL: [&str; 5] = ["limit_per_order", "sale", "reason", "carrier", "tracking"];
 
 /// The golden file of each version. A new one does not compile before it has its arm, nor the arm before the
 /// file is there; and a file without its event below fails the tests.
@@ -35,21 +35,22 @@ fn golden(version: &WireEvent<'_>) -> &'static str {
         WireEvent::OrderLineRejectedV1(_) => include_str!("../../golden/order.line-rejected.v1.json"),
         WireEvent::OrderRejectedV1(_) => include_str!("../../golden/order.rejected.v1.json"),
         WireEvent::OrderCancelledV1(_) => include_str!("../../golden/order.cancelled.v1.json"),
+        WireEvent::OrderRejectedV2(_) => include_str!("../../golden/order.rejected.v2.json"),
+        WireEvent::OrderCancelledV2(_) => include_str!("../../golden/order.cancelled.v2.json"),
+        WireEvent::OrderExpiredV1(_) => include_str!("../../golden/order.expired.v1.json"),
+        WireEvent::OrderPaidV1(_) => include_str!("../../golden/order.paid.v1.json"),
+        WireEvent::OrderShippedV1(_) => include_str!("../../golden/order.shipped.v1.json"),
+        WireEvent::OrderDeliveredV1(_) => include_str!("../../golden/order.delivered.v1.json"),
     }
 }
 
 /// What each golden file says.
 fn meanings() -> Vec<(&'static str, Event)> {
+    product_meanings().into_iter().chain(order_meanings()).collect()
+}
+
+fn product_meanings() -> Vec<(&'static str, Event)> {
     let product = |event| Event::Product(event);
-    let order = |event| Event::Order(event);
-    let noon = parse_rfc3339("1997-01-01T12:30:00.25Z").unwrap();
-    let ending = Ending {
-        reason: Some("out_of_stock".into()),
-        customer: CustomerId("c-9".into()),
-        units: 3,
-        amount_cents: 3998,
-        ordered_at: noon,
-    };
     vec![
         (
             "product.registered.v1",
@@ -66,6 +67,31 @@ fn meanings() -> Vec<(&'static str, Event)> {
         ("product.released.v1", product(ProductEvent::Released { order: OrderId("o-17".into()), quantity: 2 })),
         ("product.committed.v1", product(ProductEvent::Committed { order: OrderId("o-18".into()), quantity: 1 })),
         ("product.discontinued.v1", product(ProductEvent::Discontinued)),
+    ]
+}
+
+fn order_meanings() -> Vec<(&'static str, Event)> {
+    let order = |event| Event::Order(event);
+    let noon = parse_rfc3339("1997-01-01T12:30:00.25Z").unwrap();
+    let ending = Ending {
+        reason: Some("out_of_stock".into()),
+        customer: CustomerId("c-9".into()),
+        units: 3,
+        amount_cents: 3998,
+        ordered_at: noon,
+        // The first version told neither.
+        held: vec![],
+        sale: None,
+    };
+    let held =
+        || [("cd-1", 2), ("cd-2", 1)].map(|(id, quantity)| Held { product: ProductId(id.into()), quantity }).into();
+    let sale = || Some(SaleId("black-friday".into()));
+    let told = Ending { held: held(), sale: sale(), ..ending.clone() };
+    let cancelled = |ending| {
+        let ordered_at = TimeMs(852_076_800_000);
+        order(OrderEvent::Cancelled(Ending { reason: Some("changed my mind".into()), ordered_at, ..ending }))
+    };
+    vec![
         (
             "order.placed.v1",
             order(OrderEvent::Placed(Placement {
@@ -85,13 +111,26 @@ fn meanings() -> Vec<(&'static str, Event)> {
             order(OrderEvent::LineRejected { product: ProductId("cd-2".into()), reason: Some("out_of_stock".into()) }),
         ),
         ("order.rejected.v1", order(OrderEvent::Rejected(ending.clone()))),
+        ("order.cancelled.v1", cancelled(ending)),
+        ("order.rejected.v2", order(OrderEvent::Rejected(told.clone()))),
+        ("order.cancelled.v2", cancelled(told.clone())),
+        ("order.expired.v1", order(OrderEvent::Expired(Ending { reason: None, ..told }))),
         (
-            "order.cancelled.v1",
-            order(OrderEvent::Cancelled(Ending {
-                reason: Some("changed my mind".into()),
-                ordered_at: TimeMs(852_076_800_000),
-                ..ending
+            "order.paid.v1",
+            order(OrderEvent::Paid(Payment {
+                payment: PaymentId("pay-7".into()),
+                amount_cents: 3998,
+                held: held(),
+                sale: sale(),
             })),
+        ),
+        (
+            "order.shipped.v1",
+            order(OrderEvent::Shipped(Parcel { carrier: Some("by bike".into()), tracking: Some("BIKE-1".into()) })),
+        ),
+        (
+            "order.delivered.v1",
+            order(OrderEvent::Delivered(Parcel { carrier: Some("the neighbour".into()), tracking: None })),
         ),
     ]
 }
@@ -232,15 +271,30 @@ fn placed() -> impl Strategy<Value = OrderEvent> {
 }
 
 fn ending() -> impl Strategy<Value = Ending> {
-    (option::of(text()), text().prop_map(CustomerId), any::<u64>(), any::<u64>(), time()).prop_map(
-        |(reason, customer, units, amount_cents, ordered_at)| Ending {
+    let sums = (any::<u64>(), any::<u64>());
+    (option::of(text()), text().prop_map(CustomerId), sums, time(), held(), option::of(text().prop_map(SaleId)))
+        .prop_map(|(reason, customer, (units, amount_cents), ordered_at, held, sale)| Ending {
             reason,
             customer,
             units,
             amount_cents,
             ordered_at,
-        },
-    )
+            held,
+            sale,
+        })
+}
+
+fn held() -> impl Strategy<Value = Vec<Held>> {
+    vec((text().prop_map(ProductId), any::<u32>()).prop_map(|(product, quantity)| Held { product, quantity }), 0..4)
+}
+
+fn parcel() -> impl Strategy<Value = Parcel> {
+    (option::of(text()), option::of(text())).prop_map(|(carrier, tracking)| Parcel { carrier, tracking })
+}
+
+fn payment() -> impl Strategy<Value = Payment> {
+    (text().prop_map(PaymentId), any::<u64>(), held(), option::of(text().prop_map(SaleId)))
+        .prop_map(|(payment, amount_cents, held, sale)| Payment { payment, amount_cents, held, sale })
 }
 
 fn any_order_event() -> impl Strategy<Value = OrderEvent> {
@@ -252,6 +306,10 @@ fn any_order_event() -> impl Strategy<Value = OrderEvent> {
             .prop_map(|(product, reason)| OrderEvent::LineRejected { product, reason }),
         ending().prop_map(OrderEvent::Rejected),
         ending().prop_map(OrderEvent::Cancelled),
+        ending().prop_map(OrderEvent::Expired),
+        payment().prop_map(OrderEvent::Paid),
+        parcel().prop_map(OrderEvent::Shipped),
+        parcel().prop_map(OrderEvent::Delivered),
     ]
 }
 

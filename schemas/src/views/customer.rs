@@ -38,8 +38,15 @@ impl From<&CustomerDelta> for CustomerRow {
 pub fn delta(event: &Event) -> Option<(&str, CustomerDelta)> {
     let (customer, at) = match event {
         Event::Placed(placement) => (&placement.customer, placement.ordered_at),
-        Event::Rejected(ending) | Event::Cancelled(ending) => (&ending.customer, ending.ordered_at),
-        Event::LineConfirmed { .. } | Event::Confirmed | Event::LineRejected { .. } => return None,
+        Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => {
+            (&ending.customer, ending.ordered_at)
+        }
+        Event::LineConfirmed { .. }
+        | Event::Confirmed
+        | Event::LineRejected { .. }
+        | Event::Paid(_)
+        | Event::Shipped(_)
+        | Event::Delivered(_) => return None,
     };
     let sums = Sums::of(event)?;
     Some((&customer.0, CustomerDelta { events: 1, sums, first_order_at: at, last_order_at: at }))

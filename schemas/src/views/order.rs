@@ -34,6 +34,14 @@ pub enum OrderStatus {
     Rejected,
     #[serde(rename = "cancelled")]
     Cancelled,
+    #[serde(rename = "paid")]
+    Paid,
+    #[serde(rename = "shipped")]
+    Shipped,
+    #[serde(rename = "delivered")]
+    Delivered,
+    #[serde(rename = "expired")]
+    Expired,
 }
 
 /// A first event that places nothing makes no row.
@@ -58,6 +66,10 @@ pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
         (Some(row), Event::Confirmed) => Some(OrderRow { status: OrderStatus::Confirmed, ..row }),
         (Some(row), Event::Rejected(ending)) => Some(ended(row, OrderStatus::Rejected, ending)),
         (Some(row), Event::Cancelled(ending)) => Some(ended(row, OrderStatus::Cancelled, ending)),
+        (Some(row), Event::Expired(ending)) => Some(ended(row, OrderStatus::Expired, ending)),
+        (Some(row), Event::Paid(_)) => Some(OrderRow { status: OrderStatus::Paid, ..row }),
+        (Some(row), Event::Shipped(_)) => Some(OrderRow { status: OrderStatus::Shipped, ..row }),
+        (Some(row), Event::Delivered(_)) => Some(OrderRow { status: OrderStatus::Delivered, ..row }),
         (row @ Some(_), Event::Placed(_) | Event::LineConfirmed { .. } | Event::LineRejected { .. }) => row,
         (
             None,
@@ -65,7 +77,11 @@ pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
             | Event::Confirmed
             | Event::LineRejected { .. }
             | Event::Rejected(_)
-            | Event::Cancelled(_),
+            | Event::Paid(_)
+            | Event::Shipped(_)
+            | Event::Delivered(_)
+            | Event::Cancelled(_)
+            | Event::Expired(_),
         ) => None,
     }
 }

@@ -23,8 +23,13 @@ pub struct RevenueDelta {
 pub fn delta(event: &Event) -> Option<(String, RevenueDelta)> {
     let at = match event {
         Event::Placed(placement) => placement.ordered_at,
-        Event::Rejected(ending) | Event::Cancelled(ending) => ending.ordered_at,
-        Event::LineConfirmed { .. } | Event::Confirmed | Event::LineRejected { .. } => return None,
+        Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => ending.ordered_at,
+        Event::LineConfirmed { .. }
+        | Event::Confirmed
+        | Event::LineRejected { .. }
+        | Event::Paid(_)
+        | Event::Shipped(_)
+        | Event::Delivered(_) => return None,
     };
     Some((day_of(at), RevenueDelta { events: 1, sums: Sums::of(event)? }))
 }
@@ -44,10 +49,15 @@ impl Sums {
                 units: placement.lines.iter().map(|line| i64::from(line.quantity)).sum(),
                 amount_cents: signed(placement.lines.iter().map(|line| line.amount_cents).sum()),
             }),
-            Event::Rejected(ending) | Event::Cancelled(ending) => {
+            Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => {
                 Some(Self { orders: -1, units: -signed(ending.units), amount_cents: -signed(ending.amount_cents) })
             }
-            Event::LineConfirmed { .. } | Event::Confirmed | Event::LineRejected { .. } => None,
+            Event::LineConfirmed { .. }
+            | Event::Confirmed
+            | Event::LineRejected { .. }
+            | Event::Paid(_)
+            | Event::Shipped(_)
+            | Event::Delivered(_) => None,
         }
     }
 
@@ -81,7 +91,15 @@ mod tests {
             sale: None,
             ordered_at,
         });
-        let ending = Ending { reason: None, customer: customer(), units: 3, amount_cents: 300, ordered_at };
+        let ending = Ending {
+            reason: None,
+            customer: customer(),
+            units: 3,
+            amount_cents: 300,
+            ordered_at,
+            held: vec![],
+            sale: None,
+        };
         let (day, mut sum) = delta(&placed).unwrap();
         assert_eq!(day, "1997-01-01");
         assert_eq!(sum.sums, Sums { orders: 1, units: 3, amount_cents: 300 });
