@@ -7,6 +7,7 @@ mod fixture;
 mod startup;
 mod commands;
 mod bad_input;
+mod orders;
 mod batches;
 mod ownership;
 mod quarantine;

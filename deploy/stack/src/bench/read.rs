@@ -55,7 +55,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
         on_empty_stack(layout, cast, peers::of_read, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
             meter.prepare()?;
-            meter.rows(&mut comparison)
+            meter.rows(&mut comparison, round % 2 == 0)
         })
     });
     comparison.report(results)?;
@@ -95,13 +95,14 @@ impl Meter<'_> {
         }
     }
 
-    fn rows(&self, comparison: &mut Comparison) -> Result<()> {
+    /// `backwards`: so that no row always comes before the one that it is compared with.
+    fn rows(&self, comparison: &mut Comparison, backwards: bool) -> Result<()> {
         let cancelled = self.scene.cancelled;
         let (queries, limit) = (self.queries(), peers::address(self.scene.layout, peers::LIMIT_READ));
         let (shop, nginx) =
             (peers::address(self.scene.layout, peers::SHOP), peers::address(self.scene.layout, peers::NGINX));
         let edge = format!("127.0.0.1:{}", self.scene.layout.ports.edge());
-        for (row, server, connections) in [
+        let mut reads = [
             ("hit-64", &queries, "64"),
             ("limit-64", &limit, "64"),
             ("hit-256", &queries, "256"),
@@ -109,7 +110,11 @@ impl Meter<'_> {
             ("edge", &edge, "256"),
             ("nginx", &nginx, "256"),
             ("cqrs-get", &shop, "64"),
-        ] {
+        ];
+        if backwards {
+            reads.reverse();
+        }
+        for (row, server, connections) in reads {
             comparison.take(row, self.wrk(server, "/v1/products/", 1, connections), cancelled)?;
         }
         // Without Redis our service has only Postgres; the other row asks it by itself.
@@ -155,8 +160,16 @@ impl Meter<'_> {
         self.turn(&launch, self.seconds)
     }
 
-    /// Again and again, as long as the row goes on.
+    /// Again and again, as long as the row goes on; of a log that has something to fold.
     fn visible_while_rebuilt(&self) -> Result<Turn> {
+        let batch = peers::program(self.scene.layout, "batch")?
+            .env("ADDRESS", self.commands())
+            .env("PRODUCTS", PRODUCTS.to_string())
+            .env("PREFIX", REGISTERED)
+            .env("RUN", "fill")
+            .env("SECONDS", self.seconds.to_string());
+        self.turn(&batch, self.seconds)?;
+        self.visible("settle")?;
         let rebuild = super::projector_tool(self.scene.layout, &["rebuild", "product"])?;
         thread::scope(|scope| {
             let visible = scope.spawn(|| self.visible("rebuild"));

@@ -1,5 +1,6 @@
 //! Reservations at a fixed rate, and after some of them a query with the answer's token: how long after a command was
-//! accepted its product is answered as it then is.
+//! accepted its product is answered as it then is. What counts as failed is a query without the row and any command that
+//! was not accepted.
 //!
 //! `ADDRESS` of the commands, `QUERIES`: the address of those, `SECONDS`, `RATE` a second (default 2,000),
 //! `CONNECTIONS` (default 64), `EVERY`: one query to so many commands (default 20), `PRODUCTS`, `PREFIX` of their ids,
@@ -30,10 +31,11 @@ async fn main() -> Result<()> {
     let (duration, rate) = (setting::duration()?, setting::or("RATE", 2_000_u32)?);
     let mut senders = Vec::new();
     let mut workers = JoinSet::new();
-    for _ in 0..setting::or("CONNECTIONS", 64)? {
+    for first in 0..setting::or("CONNECTIONS", 64)? {
         let (sender, numbers) = unbounded_channel();
         senders.push(sender);
-        workers.spawn(work(Connection::open(&commands).await?, Connection::open(&queries).await?, numbers));
+        let connections = (Connection::open(&commands).await?, Connection::open(&queries).await?);
+        workers.spawn(work(connections, first, numbers));
     }
     let began = Instant::now();
     // A plain thread: the runtime's timers are no finer than a millisecond.
@@ -56,19 +58,27 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn work(mut commands: Connection, mut queries: Connection, mut numbers: UnboundedReceiver<u64>) -> Result<Seen> {
+/// `own`: how many this connection has to have sent already, so that the connections do not all query at once.
+async fn work(
+    (mut commands, mut queries): (Connection, Connection),
+    mut own: u64,
+    mut numbers: UnboundedReceiver<u64>,
+) -> Result<Seen> {
     let (products, prefix, run) =
         (setting::or("PRODUCTS", 1_u64)?, setting::required("PREFIX")?, setting::required("RUN")?);
     let every = setting::or("EVERY", 20_u64)?;
     let mut seen = Seen::new()?;
-    // The connections take turns: one in so many of each one's own.
-    let mut own = 0_u64;
     while let Some(number) = numbers.recv().await {
         own += 1;
         let product = format!("/v1/products/{prefix}{}", number % products + 1);
         let body = format!(r#"{{"order":"{run}-{number:09}","quantity":1}}"#);
         let (status, answer) = commands.post(&format!("{product}/reserve"), "application/json", body).await?;
-        if own % every != 0 || status != StatusCode::OK {
+        if status != StatusCode::OK {
+            seen.requests += 1;
+            seen.failed += 1;
+            continue;
+        }
+        if own % every != 0 {
             continue;
         }
         let accepted = Instant::now();
