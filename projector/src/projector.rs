@@ -139,6 +139,7 @@ impl Projector {
             committed: standings.clone(),
             standings,
             share,
+            held: None,
             last_move: Instant::now(),
             window: self.config.window,
             due,
@@ -156,8 +157,16 @@ impl Projector {
             let next = fold.next(&mut batches, &mut assignment, shutdown);
             let (next, ()) = tokio::join!(next, self.show(committed.take()));
             match next? {
-                Some(batch) => committed = Some(batch),
-                None => return Ok(()),
+                Next::Committed(batch) => committed = Some(*batch),
+                Next::Overtaken => {
+                    // It costs readers less than to begin again, if only what is folded on has changed. It may once
+                    // more while Redis is waited for.
+                    fold.adopt(self.partitions).await?;
+                    self.cache.lose_step();
+                    self.take_on(&fold.store, &fold.share).await?;
+                    fold.adopt(self.partitions).await?;
+                }
+                Next::Over => return Ok(()),
             }
         }
     }
@@ -236,10 +245,21 @@ pub(crate) struct Fold {
     pub(crate) standings: Vec<Standing>,
     committed: Vec<Standing>,
     share: Share,
+    /// A batch that is to be taken once more.
+    held: Option<Batch>,
     last_move: Instant,
     /// How long keys are remembered.
     window: Duration,
     due: mpsc::Sender<Due>,
+}
+
+/// What became of a wait for a batch.
+enum Next {
+    Committed(Box<Committed>),
+    /// Somebody else has changed what the batch was folded on; it is held.
+    Overtaken,
+    /// It is time to stop, or to fold another share.
+    Over,
 }
 
 /// What Postgres has of a batch.
@@ -250,28 +270,54 @@ pub(crate) struct Committed {
 }
 
 impl Fold {
-    /// The next batch, once it is committed; `None`: told to stop, or to fold another share.
+    /// The next batch, once it is committed.
     async fn next(
         &mut self,
         batches: &mut Batches,
         assignment: &mut watch::Receiver<Assignment>,
         shutdown: &Shutdown,
-    ) -> Result<Option<Committed>, ProjectorError> {
-        let batch = tokio::select! {
-            biased;
-            () = changed(assignment, shutdown) => return Ok(None),
-            batch = batches.recv() => batch.map_err(ProjectorError::Log)?,
-            () = tokio::time::sleep(IDLE_MOVE) => Batch::default(),
+    ) -> Result<Next, ProjectorError> {
+        let batch = match self.held.take() {
+            Some(batch) => batch,
+            None => tokio::select! {
+                biased;
+                () = changed(assignment, shutdown) => return Ok(Next::Over),
+                batch = batches.recv() => batch.map_err(ProjectorError::Log)?,
+                () = tokio::time::sleep(IDLE_MOVE) => Batch::default(),
+            },
         };
-        self.take(&batch).await.map(Some)
+        let before = self.standings.clone();
+        match self.try_take(&batch, End::Commit).await {
+            Ok(committed) => Ok(Next::Committed(Box::new(committed))),
+            Err(ProjectorError::Store(StoreError::Moved)) => {
+                (self.standings, self.held) = (before, Some(batch));
+                Ok(Next::Overtaken)
+            }
+            Err(error) => self.take_apart(&batch, &before, error).await.map(|batch| Next::Committed(Box::new(batch))),
+        }
     }
 
-    async fn take(&mut self, batch: &Batch) -> Result<Committed, ProjectorError> {
-        let before = self.standings.clone();
-        match self.try_take(batch, End::Commit).await {
-            Ok(committed) => Ok(committed),
-            Err(error) => self.take_apart(batch, &before, error).await,
+    /// Goes on from the same places, with the rows as others have changed them.
+    ///
+    /// # Errors
+    /// [`StoreError::Moved`] where the checkpoints are elsewhere: another projector folds this share.
+    async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
+        let found = self.store.standings(partitions, self.share.feeds).await?;
+        let is_there = |(feed, partition): (usize, u32)| {
+            found[partition as usize].readers[feed] == self.committed[partition as usize].readers[feed]
+        };
+        if !self.share.places().all(is_there) {
+            return Err(StoreError::Moved.into());
         }
+        for known in [&mut self.standings, &mut self.committed] {
+            for (known, found) in known.iter_mut().zip(&found) {
+                (known.generations, known.revisions) = (found.generations, found.revisions);
+            }
+        }
+        self.folder.clear();
+        self.folder.parked = self.store.parked().await?;
+        self.metrics.parked(&self.folder.parked);
+        Ok(())
     }
 
     pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
