@@ -14,6 +14,7 @@ mod quarantine;
 mod keeping;
 mod views;
 mod cache;
+mod forgetful;
 mod projectors;
 mod fence;
 mod lists;
