@@ -23,6 +23,8 @@ extern crate std;
 pub mod ids;
 pub mod order;
 pub mod product;
+pub mod sale;
+pub mod reactions;
 
 use alloc::vec::Vec;
 
@@ -34,30 +36,35 @@ pub struct TimeMs(pub u64);
 pub enum AggregateType {
     Product,
     Order,
+    Sale,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Product(product::Command),
     Order(order::Command),
+    Sale(sale::Command),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Product(product::Event),
     Order(order::Event),
+    Sale(sale::Event),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     Product(product::State),
     Order(order::State),
+    Sale(sale::State),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
     Product(product::Rejection),
     Order(order::Rejection),
+    Sale(sale::Rejection),
 }
 
 impl State {
@@ -66,6 +73,7 @@ impl State {
         match aggregate {
             AggregateType::Product => Self::Product(product::State::default()),
             AggregateType::Order => Self::Order(order::State::default()),
+            AggregateType::Sale => Self::Sale(sale::State::default()),
         }
     }
 
@@ -74,6 +82,7 @@ impl State {
         match self {
             Self::Product(state) => state.heap_bytes(),
             Self::Order(state) => state.heap_bytes(),
+            Self::Sale(state) => state.heap_bytes(),
         }
     }
 }
@@ -83,6 +92,7 @@ impl Command {
         match self {
             Self::Product(_) => AggregateType::Product,
             Self::Order(_) => AggregateType::Order,
+            Self::Sale(_) => AggregateType::Sale,
         }
     }
 }
@@ -92,6 +102,7 @@ impl Event {
         match self {
             Self::Product(_) => AggregateType::Product,
             Self::Order(_) => AggregateType::Order,
+            Self::Sale(_) => AggregateType::Sale,
         }
     }
 }
@@ -109,7 +120,12 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
         (State::Order(state), Command::Order(command)) => order::decide(state, command, at)
             .map(|events| events.into_iter().map(Event::Order).collect())
             .map_err(Rejection::Order),
-        (State::Product(_) | State::Order(_), _) => panic!("state and command of different aggregates"),
+        (State::Sale(state), Command::Sale(command)) => sale::decide(state, command, at)
+            .map(|events| events.into_iter().map(Event::Sale).collect())
+            .map_err(Rejection::Sale),
+        (State::Product(_) | State::Order(_) | State::Sale(_), _) => {
+            panic!("state and command of different aggregates")
+        }
     }
 }
 
@@ -121,6 +137,7 @@ pub fn evolve(state: State, event: &Event) -> State {
     match (state, event) {
         (State::Product(state), Event::Product(event)) => State::Product(product::evolve(state, event)),
         (State::Order(state), Event::Order(event)) => State::Order(order::evolve(state, event)),
-        (State::Product(_) | State::Order(_), _) => panic!("state and event of different aggregates"),
+        (State::Sale(state), Event::Sale(event)) => State::Sale(sale::evolve(state, event)),
+        (State::Product(_) | State::Order(_) | State::Sale(_), _) => panic!("state and event of different aggregates"),
     }
 }

@@ -80,7 +80,7 @@ pub struct Ending {
 pub struct Payment {
     pub payment: PaymentId,
     pub amount_cents: u64,
-    pub held: Vec<Held>,
+    pub lines: Vec<Line>,
     pub sale: Option<SaleId>,
 }
 
@@ -280,7 +280,7 @@ fn pay(state: &State, payment: &PaymentId, amount_cents: u64) -> Result<Vec<Even
         State::Confirmed(placement) if amount_cents == total_cents(placement) => Ok(vec![Event::Paid(Payment {
             payment: payment.clone(),
             amount_cents,
-            held: held(placement),
+            lines: placement.lines.clone(),
             sale: placement.sale.clone(),
         })]),
         State::Confirmed(_) => Err(Rejection::WrongAmount),

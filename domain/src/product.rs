@@ -4,29 +4,75 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-use crate::ids::OrderId;
+use crate::ids::{OrderId, SaleId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Register(Registration),
-    Restock { quantity: u32 },
-    Reprice { price_cents: u64 },
-    Reserve { order: OrderId, quantity: u32 },
-    Release { order: OrderId },
-    Commit { order: OrderId },
+    Restock {
+        quantity: u32,
+    },
+    Reprice {
+        price_cents: u64,
+    },
+    Reserve {
+        order: OrderId,
+        quantity: u32,
+    },
+    Release {
+        order: OrderId,
+    },
+    /// `amount_cents`: what the order pays for all units.
+    Commit {
+        order: OrderId,
+        amount_cents: u64,
+    },
+    Allot {
+        sale: SaleId,
+        units: u32,
+    },
+    TakeBack {
+        sale: SaleId,
+        total: u32,
+    },
     Discontinue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Registered(Registration),
-    Restocked { quantity: u32 },
-    Repriced { price_cents: u64 },
-    Reserved { order: OrderId, quantity: u32 },
-    Released { order: OrderId, quantity: u32 },
-    Committed { order: OrderId, quantity: u32 },
+    Restocked {
+        quantity: u32,
+    },
+    Repriced {
+        price_cents: u64,
+    },
+    Reserved {
+        order: OrderId,
+        quantity: u32,
+    },
+    Released {
+        order: OrderId,
+        quantity: u32,
+    },
+    Committed {
+        order: OrderId,
+        quantity: u32,
+        amount_cents: u64,
+    },
+    /// Units of a sale: nobody else may have them.
+    Allotted {
+        sale: SaleId,
+        units: u32,
+    },
+    /// `total`: of all that the sale gave back.
+    TakenBack {
+        sale: SaleId,
+        units: u32,
+        total: u32,
+    },
     Discontinued,
 }
 
@@ -56,6 +102,16 @@ pub struct Product {
     pub available: u64,
     /// Units that open orders hold, each until it is released or committed.
     pub reservations: HashMap<OrderId, u32>,
+    /// Orders that got theirs, by their fingerprints: they get it once, however late they ask again.
+    pub committed: HashSet<u64>,
+    pub allotments: HashMap<SaleId, Allotment>,
+}
+
+/// Units that a sale got, and those of them that it gave back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allotment {
+    pub units: u32,
+    pub taken_back: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +125,10 @@ pub enum Rejection {
     /// The order holds this product already, with another quantity.
     AlreadyReserved,
     NotReserved,
+    /// The sale has units of this product already, in another number.
+    AlreadyAllotted,
+    /// Or not as many as it would give back.
+    NotAllotted,
 }
 
 impl State {
@@ -76,10 +136,14 @@ impl State {
     pub fn heap_bytes(&self) -> usize {
         /// An id with the allocator's share, its place in the map, and the map's own byte.
         const RESERVATION: usize = 32 + size_of::<(OrderId, u32)>() + 1;
+        /// The same of a set that is between half full and full.
+        const COMMITTED: usize = 12;
         match self {
             Self::Unregistered => 0,
             Self::OnSale(product) | Self::Discontinued(product) => {
-                size_of::<Product>() + product.registration.name.len() + product.reservations.len() * RESERVATION
+                let held = product.reservations.len() + product.allotments.len();
+                let sold = product.committed.len() * COMMITTED;
+                size_of::<Product>() + product.registration.name.len() + held * RESERVATION + sold
             }
         }
     }
@@ -100,9 +164,16 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
             let quantity = held(product, order)?;
             Ok(vec![Event::Released { order: order.clone(), quantity }])
         }
-        (Command::Commit { order }, State::OnSale(product) | State::Discontinued(product)) => {
+        (Command::Commit { order, amount_cents }, State::OnSale(product) | State::Discontinued(product)) => {
+            if product.committed.contains(&order.fingerprint()) {
+                return Ok(vec![]);
+            }
             let quantity = held(product, order)?;
-            Ok(vec![Event::Committed { order: order.clone(), quantity }])
+            Ok(vec![Event::Committed { order: order.clone(), quantity, amount_cents: *amount_cents }])
+        }
+        (Command::Allot { sale, units }, state) => allot(state, sale, *units),
+        (Command::TakeBack { sale, total }, State::OnSale(product) | State::Discontinued(product)) => {
+            take_back(product, sale, *total)
         }
         (Command::Discontinue, State::OnSale(_)) => Ok(vec![Event::Discontinued]),
         (Command::Discontinue, State::Discontinued(_)) => Ok(vec![]),
@@ -116,6 +187,8 @@ pub fn evolve(state: State, event: &Event) -> State {
             price_cents: registration.price_cents,
             available: registration.stock.into(),
             reservations: HashMap::new(),
+            committed: HashSet::new(),
+            allotments: HashMap::new(),
         })),
         (Event::Restocked { quantity }, state) => update(state, |product| put_back(product, *quantity)),
         (Event::Repriced { price_cents }, state) => update(state, |product| product.price_cents = *price_cents),
@@ -127,8 +200,19 @@ pub fn evolve(state: State, event: &Event) -> State {
             put_back(product, *quantity);
             product.reservations.remove(order);
         }),
-        (Event::Committed { order, quantity: _ }, state) => update(state, |product| {
+        (Event::Committed { order, .. }, state) => update(state, |product| {
             product.reservations.remove(order);
+            product.committed.insert(order.fingerprint());
+        }),
+        (Event::Allotted { sale, units }, state) => update(state, |product| {
+            product.available = product.available.saturating_sub(u64::from(*units));
+            product.allotments.insert(sale.clone(), Allotment { units: *units, taken_back: 0 });
+        }),
+        (Event::TakenBack { sale, units, total }, state) => update(state, |product| {
+            put_back(product, *units);
+            if let Some(allotment) = product.allotments.get_mut(sale) {
+                allotment.taken_back = *total;
+            }
         }),
         (Event::Discontinued, State::OnSale(product)) => State::Discontinued(product),
         // No decision leads here.
@@ -160,6 +244,7 @@ fn reserve(state: &State, order: &OrderId, quantity: u32) -> Result<Vec<Event>, 
     match product.reservations.get(order) {
         Some(held) if *held == quantity => return Ok(vec![]),
         Some(_) => return Err(Rejection::AlreadyReserved),
+        None if product.committed.contains(&order.fingerprint()) => return Ok(vec![]),
         None => {}
     }
     if matches!(state, State::Discontinued(_)) {
@@ -172,6 +257,36 @@ fn reserve(state: &State, order: &OrderId, quantity: u32) -> Result<Vec<Event>, 
         return Err(Rejection::OutOfStock);
     }
     Ok(vec![Event::Reserved { order: order.clone(), quantity }])
+}
+
+/// As with a reservation, what the sale has already comes first.
+fn allot(state: &State, sale: &SaleId, units: u32) -> Result<Vec<Event>, Rejection> {
+    let product = match state {
+        State::Unregistered => return Err(Rejection::NotRegistered),
+        State::OnSale(product) | State::Discontinued(product) => product,
+    };
+    match product.allotments.get(sale) {
+        Some(allotment) if allotment.units == units => return Ok(vec![]),
+        Some(_) => return Err(Rejection::AlreadyAllotted),
+        None => {}
+    }
+    if matches!(state, State::Discontinued(_)) {
+        return Err(Rejection::Discontinued);
+    }
+    if u64::from(units) > product.available {
+        return Err(Rejection::OutOfStock);
+    }
+    Ok(vec![Event::Allotted { sale: sale.clone(), units }])
+}
+
+/// `total` only grows: an older one that comes late, or again, changes nothing.
+fn take_back(product: &Product, sale: &SaleId, total: u32) -> Result<Vec<Event>, Rejection> {
+    let allotment = product.allotments.get(sale).filter(|allotment| total <= allotment.units);
+    let taken_back = allotment.ok_or(Rejection::NotAllotted)?.taken_back;
+    match total.checked_sub(taken_back) {
+        None | Some(0) => Ok(vec![]),
+        Some(units) => Ok(vec![Event::TakenBack { sale: sale.clone(), units, total }]),
+    }
 }
 
 fn held(product: &Product, order: &OrderId) -> Result<u32, Rejection> {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use chassis::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use schemas::views::{FEEDS, VIEWS};
+use schemas::views::{FEEDS, STORED, VIEWS};
 
 pub use compare::Difference;
 
@@ -95,8 +95,8 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
     refold.close_sample();
     await_checkpoints(&postgres, &ends).await?;
 
-    let keys = FEEDS
-        .map(|view| most.map(|_| refold.rows(view).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>()));
+    let of = |feed| refold.rows(feed).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>();
+    let keys = std::array::from_fn(|feed| most.map(|_| of(feed)));
     let (checkpoints, rows) = postgres.snapshot(&keys).await?;
     let until = offsets(&checkpoints, partitions, |checkpoint| checkpoint.reader.next_offset);
     refold.limit(&until);
@@ -127,8 +127,8 @@ impl Report {
     }
 
     fn compare_rows(&mut self, refold: &Refold, found: &[Rows], all: bool) {
-        for (view, found) in FEEDS.iter().zip(found) {
-            let Compared { rows, differences, .. } = compare::postgres(view, &refold.rows(view), found, all);
+        for (feed, (view, found)) in FEEDS.iter().zip(found).enumerate() {
+            let Compared { rows, differences, .. } = compare::postgres(view, &refold.rows(feed), found, all);
             let how = if all { "rows, all that there are" } else { "rows, a sample" };
             self.lines.push(format!("Postgres     {}: {rows} {how}", view));
             self.rows += rows;
@@ -151,8 +151,8 @@ impl Report {
             }
             tokio::time::sleep(RETRY).await;
         }
-        for (index, view) in VIEWS.iter().enumerate() {
-            let expected = refold.rows(view.name);
+        for (index, view) in VIEWS[..STORED].iter().enumerate() {
+            let expected = refold.rows(index);
             let keys: Vec<_> = expected.iter().map(|(key, _)| *key).collect();
             let found = redis.rows(index, &keys).await.context("Redis does not answer")?;
             let Compared { rows, absent, newer, differences } = compare::redis(view.name, &expected, &found);

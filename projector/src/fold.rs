@@ -8,14 +8,12 @@ mod standing;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use domain::Event;
+use domain::{Event, TimeMs};
+use schemas::aggregate::type_name;
 use schemas::chain::{ChainError, Passed};
 use schemas::record::{Commit, Record, RecordError};
-use schemas::views::FEEDS;
-use schemas::views::customer::{self, CustomerDelta};
-use schemas::views::order::{self, OrderRow};
-use schemas::views::product::{self, ProductRow};
-use schemas::views::revenue::{self, RevenueDelta};
+use schemas::views::sums::Delta;
+use schemas::views::{AggregateRow, FEEDS, STORED, Source, VIEWS};
 
 pub(crate) use standing::{Standing, Times};
 
@@ -25,11 +23,10 @@ use crate::log::Batch;
 use crate::poison::{self, Parked, ParkedRecord};
 use crate::snapshots;
 
-pub(crate) const PRODUCT_INDEX: usize = 0;
-pub(crate) const ORDER_INDEX: usize = 1;
-pub(crate) const CUSTOMER_INDEX: usize = 2;
-pub(crate) const REVENUE_INDEX: usize = 3;
-const JOURNAL_INDEX: usize = 4;
+const JOURNAL_INDEX: usize = STORED;
+
+/// Rows of a view that one aggregate feeds, by key, with their versions.
+pub(crate) type Rows = HashMap<String, (u64, AggregateRow)>;
 
 /// Rows of one view that stay in memory; at the limit all are let go.
 const MAX_CACHED_ROWS: usize = 10_000;
@@ -49,14 +46,13 @@ pub(crate) enum FoldError {
     Panicked { view: usize, aggregate: String, reason: String },
 }
 
-/// What one or more batches changed since the last [`Folder::take`].
+/// What one or more batches changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    pub(crate) products: HashMap<String, (u64, ProductRow)>,
-    pub(crate) orders: HashMap<String, (u64, OrderRow)>,
-    /// By key and partition.
-    pub(crate) customers: HashMap<(String, u32), CustomerDelta>,
-    pub(crate) revenue: HashMap<(String, u32), RevenueDelta>,
+    /// By view, of those that one aggregate feeds.
+    pub(crate) rows: [Rows; STORED],
+    /// By view, of those that many feed; by key and partition.
+    pub(crate) sums: [HashMap<(String, u32), Delta>; STORED],
     pub(crate) journal: JournalRows,
     /// Aggregates whose state should be kept anew, with their versions.
     pub(crate) due: Vec<(String, u64)>,
@@ -91,20 +87,15 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Rows that a batch folds further and that are not in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Missing {
-    pub(crate) products: Vec<String>,
-    pub(crate) orders: Vec<String>,
-}
+/// Keys of rows that a batch folds further and that are not in memory, by view.
+pub(crate) type Missing = [Vec<String>; STORED];
 
 #[derive(Debug)]
 pub(crate) struct Folder {
-    products: HashMap<String, (u64, ProductRow)>,
-    orders: HashMap<String, (u64, OrderRow)>,
+    /// By view.
+    rows: [Rows; STORED],
     /// Since the last batch's end.
-    changed_products: HashSet<String>,
-    changed_orders: HashSet<String>,
+    changed: [HashSet<String>; STORED],
     max_rows: usize,
     pub(crate) parked: Parked,
     /// The view that is being folded.
@@ -120,13 +111,13 @@ impl Default for Folder {
 impl Changes {
     /// What `later` changed, too.
     pub(crate) fn merge(&mut self, later: Self) {
-        self.products.extend(later.products);
-        self.orders.extend(later.orders);
-        for (key, delta) in later.customers {
-            self.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        for (rows, later) in self.rows.iter_mut().zip(later.rows) {
+            rows.extend(later);
         }
-        for (key, delta) in later.revenue {
-            self.revenue.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        for (sums, later) in self.sums.iter_mut().zip(later.sums) {
+            for (key, delta) in later {
+                sums.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+            }
         }
         self.commits += later.commits;
         self.moved.extend(later.moved);
@@ -134,28 +125,27 @@ impl Changes {
     }
 
     /// Rows and parts.
-    pub(crate) fn rows(&self) -> usize {
-        self.products.len() + self.orders.len() + self.customers.len() + self.revenue.len()
+    pub(crate) fn len(&self) -> usize {
+        self.rows.iter().map(HashMap::len).chain(self.sums.iter().map(HashMap::len)).sum()
+    }
+
+    /// Of rows and parts, some twice.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        let parts = self.sums.iter().flat_map(HashMap::keys).map(|(key, _)| key);
+        self.rows.iter().flat_map(HashMap::keys).chain(parts)
     }
 }
 
 impl Folder {
     /// For so many rows of a view.
     pub(crate) fn with_room(max_rows: usize) -> Self {
-        Self {
-            products: HashMap::new(),
-            orders: HashMap::new(),
-            changed_products: HashSet::new(),
-            changed_orders: HashSet::new(),
-            max_rows,
-            parked: Parked::default(),
-            at: 0,
-        }
+        let (rows, changed) = Default::default();
+        Self { rows, changed, max_rows, parked: Parked::default(), at: 0 }
     }
 
     /// Whether it will let go of its rows at the next [`Self::missing`]: what it changed must be in Postgres by then.
     pub(crate) fn is_full(&self) -> bool {
-        self.products.len().max(self.orders.len()) > self.max_rows
+        self.rows.iter().any(|rows| rows.len() > self.max_rows)
     }
 
     /// What [`Self::fold`] will ask for.
@@ -163,38 +153,33 @@ impl Folder {
         if self.is_full() {
             self.clear();
         }
-        let (of_products, of_orders) = (feeds.contain(PRODUCT_INDEX), feeds.contain(ORDER_INDEX));
-        let (mut products, mut orders) = (HashSet::new(), HashSet::new());
+        let mut missing: [HashSet<&str>; STORED] = Default::default();
         for commit in records.commits() {
             // An aggregate's first commit has no row before it.
             if commit.version == commit.events.len() as u64 {
                 continue;
             }
-            match commit.aggregate.split_once('/') {
-                Some(("product", id)) if of_products && !self.products.contains_key(id) => products.insert(id),
-                Some(("order", id)) if of_orders && !self.orders.contains_key(id) => orders.insert(id),
-                Some(_) | None => continue,
-            };
+            let Some((kind, id)) = commit.aggregate.split_once('/') else { continue };
+            for (view, missing) in missing.iter_mut().enumerate() {
+                if feeds.contain(view) && is_of(view, kind) && !self.rows[view].contains_key(id) {
+                    missing.insert(id);
+                }
+            }
         }
-        let owned = |keys: HashSet<&str>| keys.into_iter().map(str::to_owned).collect();
-        Missing { products: owned(products), orders: owned(orders) }
+        missing.map(|keys| keys.into_iter().map(str::to_owned).collect())
     }
 
-    pub(crate) fn remember(
-        &mut self,
-        products: impl IntoIterator<Item = (String, (u64, ProductRow))>,
-        orders: impl IntoIterator<Item = (String, (u64, OrderRow))>,
-    ) {
-        self.products.extend(products);
-        self.orders.extend(orders);
+    /// By view.
+    pub(crate) fn remember(&mut self, rows: impl IntoIterator<Item = Vec<(String, (u64, AggregateRow))>>) {
+        for (known, rows) in self.rows.iter_mut().zip(rows) {
+            known.extend(rows);
+        }
     }
 
     /// What stands in Postgres may differ from what is in memory.
     pub(crate) fn clear(&mut self) {
-        self.products.clear();
-        self.orders.clear();
-        self.changed_products.clear();
-        self.changed_orders.clear();
+        self.rows.iter_mut().for_each(HashMap::clear);
+        self.changed.iter_mut().for_each(HashSet::clear);
     }
 
     pub(crate) fn fold(&mut self, records: &Records<'_>, standings: &mut [Standing]) -> Result<Changes, FoldError> {
@@ -219,8 +204,10 @@ impl Folder {
 
     /// The rows of what changed, each once, as it is now.
     fn finish(&mut self, changes: &mut Changes) {
-        changes.products = drain_rows(&mut self.changed_products, &self.products);
-        changes.orders = drain_rows(&mut self.changed_orders, &self.orders);
+        for ((changed, rows), changes) in self.changed.iter_mut().zip(&self.rows).zip(&mut changes.rows) {
+            let row = |id: String| rows.get(&id).cloned().map(|row| (id, row));
+            *changes = changed.drain().filter_map(row).collect();
+        }
     }
 
     /// What was parked of a view, whether it counts was decided then.
@@ -268,65 +255,57 @@ impl Folder {
                 changes.due.push((commit.aggregate.to_string(), commit.version));
             }
         }
-        let id = commit.aggregate.split_once('/').map_or("", |(_, id)| id);
+        let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
+        let at = TimeMs(commit.at_ms);
         for event in &commit.events {
-            match event.upcast() {
-                Event::Product(event) if counts[PRODUCT_INDEX] => {
-                    self.at = PRODUCT_INDEX;
-                    let (id, row) = take_row(&mut self.products, id);
-                    if let Some(row) = product::fold(row, &event) {
-                        self.products.insert(id, (commit.version, row));
-                    }
-                }
-                Event::Product(_) => {}
-                Event::Order(event) => {
-                    if counts[ORDER_INDEX] {
-                        self.at = ORDER_INDEX;
-                        let (id, row) = take_row(&mut self.orders, id);
-                        if let Some(row) = order::fold(row, &event) {
-                            self.orders.insert(id, (commit.version, row));
-                        }
-                    }
-                    self.sums(partition, &event, counts, changes);
-                }
+            let event = event.upcast();
+            for view in (0..STORED).filter(|view| counts[*view]) {
+                self.at = view;
+                self.fold_event(view, partition, (commit.version, at), (id, &event), changes);
             }
         }
         // Rows of a view that did not count this are another projector's to write.
-        let is_of = |kind: &str, view: usize| counts[view] && commit.aggregate.starts_with(kind);
-        if is_of("product/", PRODUCT_INDEX) && !self.changed_products.contains(id) {
-            self.changed_products.insert(id.to_owned());
-        }
-        if is_of("order/", ORDER_INDEX) && !self.changed_orders.contains(id) {
-            self.changed_orders.insert(id.to_owned());
+        for view in (0..STORED).filter(|view| counts[*view] && is_of(*view, kind)) {
+            if !self.changed[view].contains(id) {
+                self.changed[view].insert(id.to_owned());
+            }
         }
     }
 
-    fn sums(
+    fn fold_event(
         &mut self,
+        view: usize,
         partition: u32,
-        event: &domain::order::Event,
-        counts: [bool; FEEDS.len()],
+        (version, at): (u64, TimeMs),
+        (id, event): (&str, &Event),
         changes: &mut Changes,
     ) {
-        self.at = CUSTOMER_INDEX;
-        if let Some((customer, delta)) = customer::delta(event).filter(|_| counts[CUSTOMER_INDEX]) {
-            let key = (customer.to_owned(), partition);
-            changes.customers.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
-        }
-        self.at = REVENUE_INDEX;
-        if let Some((day, delta)) = revenue::delta(event).filter(|_| counts[REVENUE_INDEX]) {
-            changes.revenue.entry((day, partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+        match VIEWS[view].source {
+            Source::Aggregate(row) if row.aggregate == event.aggregate() => {
+                let rows = &mut self.rows[view];
+                let (id, before) = take_row(rows, id);
+                if let Some(row) = (row.fold)(before, event, at) {
+                    rows.insert(id, (version, row));
+                }
+            }
+            Source::Sum(sum) => {
+                if let Some((key, delta)) = (sum.delta)(id, event) {
+                    let sums = &mut changes.sums[view];
+                    sums.entry((key, partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+                }
+            }
+            Source::Aggregate(_) | Source::View(_) => {}
         }
     }
 }
 
-fn drain_rows<T: Clone>(changed: &mut HashSet<String>, rows: &HashMap<String, (u64, T)>) -> HashMap<String, (u64, T)> {
-    let row = |id: String| rows.get(&id).cloned().map(|row| (id, row));
-    changed.drain().filter_map(row).collect()
+/// Whether aggregates of this kind have rows of their own in the view.
+fn is_of(view: usize, kind: &str) -> bool {
+    matches!(VIEWS[view].source, Source::Aggregate(row) if type_name(row.aggregate) == kind)
 }
 
 /// Out of the map, with the key that it had there.
-fn take_row<T>(rows: &mut HashMap<String, (u64, T)>, id: &str) -> (String, Option<T>) {
+fn take_row(rows: &mut Rows, id: &str) -> (String, Option<AggregateRow>) {
     match rows.remove_entry(id) {
         Some((id, (_, row))) => (id, Some(row)),
         None => (id.to_owned(), None),

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 
 use schemas::record::Commit;
-use schemas::views::{FEEDS, Source, VIEWS};
+use schemas::views::{FEEDS, STORED, Source, VIEWS};
 
 use crate::fold::{FoldError, Records, Standing};
 use crate::log::Batch;
@@ -17,7 +17,7 @@ use crate::projector::{Committed, Fold, ProjectorError};
 
 /// The aggregates that are not folded into a view, with the reason until it is written down.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Parked([HashMap<String, Option<String>>; VIEWS.len()]);
+pub(crate) struct Parked([HashMap<String, Option<String>>; STORED]);
 
 /// A record that a view did not take.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Poison {
         let reason = format!("{error:#}");
         match error {
             // The write tier stands on the journal: no gap is let into it.
-            ProjectorError::Fold(FoldError::Panicked { view, aggregate, .. }) if *view < VIEWS.len() => {
+            ProjectorError::Fold(FoldError::Panicked { view, aggregate, .. }) if *view < STORED => {
                 Some(Self { view: *view, aggregate: Some(aggregate.clone()), reason })
             }
             ProjectorError::Store(StoreError::Refused { view, source }) => {
@@ -181,8 +181,8 @@ impl Fold {
     /// Of the kind that feeds the view, in order.
     fn suspects(&self, records: &Records<'_>, view: usize) -> Vec<String> {
         let kind = match VIEWS[view].source {
-            Source::Aggregate(kind) => Some(kind),
-            Source::Sum => None,
+            Source::Aggregate(row) => Some(row.aggregate),
+            Source::Sum(_) | Source::View(_) => None,
         };
         let of_kind = |name: &str| {
             schemas::aggregate::AggregateId::parse(name).is_ok_and(|id| kind.is_none_or(|kind| kind == id.aggregate()))

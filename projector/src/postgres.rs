@@ -13,20 +13,18 @@ use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
+use futures_util::future::{join_all, try_join_all};
 use schemas::chain::{Reader, Tally};
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
-use schemas::views::order::OrderRow;
-use schemas::views::product::ProductRow;
-use schemas::views::{FEEDS, FOLDS, VIEWS};
-use serde::de::DeserializeOwned;
+use schemas::views::{AggregateRow, FEEDS, FOLDS, STORED, Source, SumTable, VIEWS};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use columns::{Checkpoints, Param, ParkedRecords, Parts, Rows, journal_params, repeats_params};
 
 use crate::config::Feeds;
-use crate::fold::{CUSTOMER_INDEX, Changes, Missing, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Standing, Times};
+use crate::fold::{Changes, Missing, Standing, Times};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
@@ -69,30 +67,27 @@ pub(crate) struct Store {
 }
 
 struct Statements {
-    load_products: Statement,
-    load_orders: Statement,
     insert_partitions: Statement,
     move_checkpoints: Statement,
-    upsert_products: Statement,
-    upsert_orders: Statement,
-    add_customers: Statement,
-    add_revenue: Statement,
     insert_journal: Statement,
     insert_repeats: Statement,
     insert_parked: Statement,
-    read_customers: Statement,
-    read_revenue: Statement,
+    views: Vec<ViewStatements>,
+}
+
+/// Of one view, in the order of [`VIEWS`].
+struct ViewStatements {
+    /// Rows or parts.
+    write: Statement,
+    /// Rows to fold on, or sums as they stand.
+    read: Statement,
 }
 
 /// A row as readers see it: key, version, data.
 pub(crate) type ReadRow = (String, u64, String);
 
-/// Rows of the summed views as they stand after a commit.
-#[derive(Debug, Default)]
-pub(crate) struct Sums {
-    pub(crate) customers: Vec<ReadRow>,
-    pub(crate) revenue: Vec<ReadRow>,
-}
+/// Rows of the summed views as they stand after a commit, by view.
+pub(crate) type Sums = [Vec<ReadRow>; STORED];
 
 /// A checkpoint to move: view and partition, from where to where.
 pub(crate) struct Move {
@@ -206,33 +201,17 @@ impl Store {
         Ok(())
     }
 
-    #[allow(clippy::type_complexity, reason = "two lists of rows with their versions")]
-    pub(crate) async fn rows(
-        &self,
-        missing: &Missing,
-    ) -> Result<(Vec<(String, (u64, ProductRow))>, Vec<(String, (u64, OrderRow))>), StoreError> {
-        let (products, orders) = tokio::try_join!(
-            self.load(&self.statements.load_products, &missing.products),
-            self.load(&self.statements.load_orders, &missing.orders),
-        )?;
-        Ok((products, orders))
+    /// By view.
+    pub(crate) async fn rows(&self, missing: &Missing) -> Result<Vec<Vec<(String, (u64, AggregateRow))>>, StoreError> {
+        try_join_all(missing.iter().enumerate().map(|(view, keys)| self.load(view, keys))).await
     }
 
-    async fn load<T: DeserializeOwned>(
-        &self,
-        statement: &Statement,
-        keys: &Vec<String>,
-    ) -> Result<Vec<(String, (u64, T))>, StoreError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = self.client.query(statement, &[keys]).await.map_err(StoreError::Read)?;
-        rows.iter()
-            .map(|row| {
-                let (key, version, data) = read_row(row);
-                Ok((key, (version, serde_json::from_str(&data).map_err(StoreError::Row)?)))
-            })
-            .collect()
+    async fn load(&self, view: usize, keys: &Vec<String>) -> Result<Vec<(String, (u64, AggregateRow))>, StoreError> {
+        let Source::Aggregate(row) = VIEWS[view].source else { return Ok(Vec::new()) };
+        let statement = &self.statements.views[view].read;
+        let rows = read(&self.client, statement, keys).await.map_err(StoreError::Read)?;
+        let parse = |(key, version, data): ReadRow| Ok((key, (version, (row.read)(&data).map_err(StoreError::Row)?)));
+        rows.into_iter().map(parse).collect()
     }
 
     /// Everything in one transaction and one round trip: the statements are sent without waiting for each other's
@@ -245,71 +224,90 @@ impl Store {
         standings: &[Standing],
         end: End,
     ) -> Result<Sums, StoreError> {
-        let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, .. } = &self.statements;
-        let parked_records = ParkedRecords::new(&changes.parked);
-        let Statements { upsert_products, upsert_orders, add_customers, add_revenue, .. } = &self.statements;
+        let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, insert_parked, .. } =
+            &self.statements;
         let client = &self.client;
         let (partitions, nonces) = identities(moves, standings);
         let moves = Checkpoints::new(moves, |view| self.target.name(view));
-        let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
-        let (customers, revenue) = (Parts::of_customers(changes), Parts::of_revenue(changes));
-        let (customer_keys, revenue_keys) = match self.target {
-            Target::Live => (customers.distinct_keys(), revenue.distinct_keys()),
+        let written = written(changes)?;
+        let writes = written.iter().map(|(view, columns)| self.write(*view, columns));
+        let sums = written.iter().filter_map(|(view, columns)| match (columns, self.target) {
+            (Columns::Parts(parts), Target::Live) => Some((*view, parts.distinct_keys())),
             // Nobody reads them yet.
-            Target::Next(_) => Default::default(),
-        };
+            (Columns::Parts(_), Target::Next(_)) | (Columns::Rows(_), _) => None,
+        });
+        let sums: Vec<_> = sums.collect();
+        let reads = sums.iter().map(|(view, keys)| read(client, &self.statements.views[*view].read, keys));
+        let journal = journal_params(&changes.journal);
+        let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
+        let (no_events, parked) = (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked));
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
-        let (
-            begun,
-            moved,
-            identified,
-            products,
-            orders,
-            customers,
-            revenue,
-            journal,
-            repeats,
-            parked,
-            committed,
-            customers_now,
-            revenue_now,
-        ) = tokio::join!(
+        let (begun, moved, identified, writes, journal, repeats, parked, committed, reads) = tokio::join!(
             client.batch_execute("BEGIN"),
             run(client, move_checkpoints, moves.params(), false),
             run(client, insert_partitions, [&partitions, &nonces], partitions.is_empty()),
-            run(client, upsert_products, products.params(), products.keys.is_empty()),
-            run(client, upsert_orders, orders.params(), orders.keys.is_empty()),
-            run(client, add_customers, customers.params_with_dates(), customers.keys.is_empty()),
-            run(client, add_revenue, revenue.params(), revenue.keys.is_empty()),
-            run(client, insert_journal, journal_params(&changes.journal), changes.journal.versions.is_empty()),
-            run(
-                client,
-                insert_repeats,
-                repeats_params(&changes.journal.repeats, &self.repeats.1),
-                changes.journal.versions.is_empty()
-            ),
-            run(client, &self.statements.insert_parked, parked_records.params(), changes.parked.is_empty()),
+            join_all(writes),
+            run(client, insert_journal, journal, no_events),
+            run(client, insert_repeats, repeats, no_events),
+            run(client, insert_parked, parked.params(), changes.parked.is_empty()),
             client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" }),
-            read(client, &self.statements.read_customers, &customer_keys),
-            read(client, &self.statements.read_revenue, &revenue_keys)
+            join_all(reads)
         );
         // See `move_checkpoints.sql`.
         if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
             return Err(StoreError::Moved);
         }
-        let views =
-            [(PRODUCT_INDEX, products), (ORDER_INDEX, orders), (CUSTOMER_INDEX, customers), (REVENUE_INDEX, revenue)];
         begun.and(moved).and(identified).map_err(StoreError::Commit)?;
-        for (view, written) in views {
-            written.map_err(|source| {
-                if is_refusal(&source) { StoreError::Refused { view, source } } else { StoreError::Commit(source) }
-            })?;
-        }
+        writes.into_iter().collect::<Result<(), _>>()?;
         journal.and(repeats).and(parked).and(committed).map_err(StoreError::Commit)?;
-        let customers = customers_now.map_err(StoreError::Read)?;
-        Ok(Sums { customers, revenue: revenue_now.map_err(StoreError::Read)? })
+        let mut shown = Sums::default();
+        for ((view, _), rows) in sums.iter().zip(reads) {
+            shown[*view] = rows.map_err(StoreError::Read)?;
+        }
+        Ok(shown)
     }
+
+    async fn write(&self, view: usize, columns: &Columns) -> Result<(), StoreError> {
+        let statement = &self.statements.views[view].write;
+        let written = match columns {
+            Columns::Rows(rows) => run(&self.client, statement, rows.params(), false).await,
+            Columns::Parts(parts) => run(&self.client, statement, parts.params(), false).await,
+        };
+        written.map_err(|source| match is_refusal(&source) {
+            true => StoreError::Refused { view, source },
+            false => StoreError::Commit(source),
+        })
+    }
+}
+
+/// What a view is to be given.
+enum Columns {
+    Rows(Rows),
+    Parts(Parts),
+}
+
+impl Columns {
+    fn distinct_keys(&self) -> Vec<String> {
+        match self {
+            Self::Rows(rows) => rows.keys.clone(),
+            Self::Parts(parts) => parts.distinct_keys(),
+        }
+    }
+}
+
+/// Views of which something changed.
+fn written(changes: &Changes) -> Result<Vec<(usize, Columns)>, StoreError> {
+    let mut written = Vec::new();
+    for view in 0..STORED {
+        if !changes.rows[view].is_empty() {
+            written.push((view, Columns::Rows(Rows::new(&changes.rows[view])?)));
+        }
+        if !changes.sums[view].is_empty() {
+            written.push((view, Columns::Parts(Parts::new(&changes.sums[view]))));
+        }
+    }
+    Ok(written)
 }
 
 /// Of the rows: they will be refused again.
@@ -329,20 +327,28 @@ fn identities(moves: &[Move], standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
 impl Statements {
     async fn prepare(client: &Client, target: Target) -> Result<Self, tokio_postgres::Error> {
         let prepare = async |sql: &str| client.prepare(&target.of(sql)).await;
+        let mut views = Vec::new();
+        for view in &VIEWS[..STORED] {
+            let (write, read) = match view.source {
+                Source::Aggregate(_) | Source::View(_) => (include_str!("postgres/upsert_rows.sql"), view.table),
+                Source::Sum(sum) => match sum.table {
+                    SumTable::Parts => (include_str!("postgres/add_parts.sql"), view.relation),
+                    SumTable::DatedParts => (include_str!("postgres/add_dated_parts.sql"), view.relation),
+                    SumTable::Totals => (include_str!("postgres/add_totals.sql"), view.relation),
+                },
+            };
+            views.push(ViewStatements {
+                write: prepare(&write.replace("{table}", view.table)).await?,
+                read: prepare(&include_str!("postgres/read_rows.sql").replace("{relation}", read)).await?,
+            });
+        }
         Ok(Self {
-            load_products: prepare("SELECT key, version, data::text FROM product_rows WHERE key = ANY($1)").await?,
-            load_orders: prepare("SELECT key, version, data::text FROM order_rows WHERE key = ANY($1)").await?,
             insert_partitions: prepare(include_str!("postgres/insert_partitions.sql")).await?,
             move_checkpoints: prepare(include_str!("postgres/move_checkpoints.sql")).await?,
-            upsert_products: prepare(include_str!("postgres/upsert_products.sql")).await?,
-            upsert_orders: prepare(include_str!("postgres/upsert_orders.sql")).await?,
-            add_customers: prepare(include_str!("postgres/add_customers.sql")).await?,
-            add_revenue: prepare(include_str!("postgres/add_revenue.sql")).await?,
             insert_journal: prepare(include_str!("postgres/insert_journal.sql")).await?,
             insert_repeats: prepare(include_str!("postgres/insert_repeats.sql")).await?,
             insert_parked: prepare(include_str!("postgres/insert_parked.sql")).await?,
-            read_customers: prepare("SELECT key, version, data::text FROM view_customer WHERE key = ANY($1)").await?,
-            read_revenue: prepare("SELECT key, version, data::text FROM view_revenue WHERE key = ANY($1)").await?,
+            views,
         })
     }
 }

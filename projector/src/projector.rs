@@ -324,8 +324,7 @@ impl Fold {
         let begun = Instant::now();
         let records = Records::of(batch)?;
         let missing = self.folder.missing(&records, self.share.feeds);
-        let (products, orders) = self.store.rows(&missing).await?;
-        self.folder.remember(products, orders);
+        self.folder.remember(self.store.rows(&missing).await?);
         let changes = self.folder.fold(&records, &mut self.standings)?;
         let moves = self.moves(&changes);
         let mut sums = Sums::default();

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use schemas::views::VIEWS;
+use schemas::views::{STORED, VIEWS};
 use tokio::task::JoinSet;
 
 pub use compare::{Compared, Comparison, Difference};
@@ -93,8 +93,8 @@ pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow:
 
 /// `tell` hears how far it is.
 pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> anyhow::Result<Report> {
-    let Some(view) = VIEWS.iter().position(|view| view.name == wish.view) else {
-        let names: Vec<_> = VIEWS.iter().map(|view| view.name).collect();
+    let Some(view) = VIEWS[..STORED].iter().position(|view| view.name == wish.view) else {
+        let names: Vec<_> = VIEWS[..STORED].iter().map(|view| view.name).collect();
         bail!("there is no view {:?} to rebuild; there are {}", wish.view, names.join(", "));
     };
     let mut tables = Tables::connect(&config.postgres_url, view).await?;

@@ -13,10 +13,10 @@ use redis::{Pipeline, RedisError};
 use schemas::cache::{
     ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, generation, incarnation, position_field, value,
 };
-use schemas::views::{FEEDS, VIEWS, row_body};
+use schemas::views::{FEEDS, STORED, row_body};
 use serde::Serialize;
 
-use crate::fold::{CUSTOMER_INDEX, Changes, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Standing};
+use crate::fold::{Changes, Standing};
 use crate::postgres::{Move, ReadRow, Sums};
 use crate::projector::Share;
 
@@ -98,7 +98,7 @@ impl Cache {
             .await?;
         let clock = (time.0 * 1000 + time.1 / 1000, Instant::now());
         let generations = generations(standings);
-        let is_live = |live: &String| (0..VIEWS.len()).all(|view| generation(live, view) == Some(generations[view]));
+        let is_live = |live: &String| (0..STORED).all(|view| generation(live, view) == Some(generations[view]));
         let wanted: HashMap<String, i64> =
             share.places().filter_map(|(feed, partition)| position(standings, feed, partition)).collect();
         let is_shown = |(feed, partition)| {
@@ -143,12 +143,11 @@ impl Cache {
         let row = |view: usize, key: &str, version: u64, data: &str| {
             (self.keys.row(incarnation, view, key), version, value(version, row_body(key, version, data).as_bytes()))
         };
-        let products =
-            changes.products.iter().map(|(key, (version, data))| row(PRODUCT_INDEX, key, *version, &json(data)));
-        let orders = changes.orders.iter().map(|(key, (version, data))| row(ORDER_INDEX, key, *version, &json(data)));
-        let customers = sums.customers.iter().map(|(key, version, data)| row(CUSTOMER_INDEX, key, *version, data));
-        let revenue = sums.revenue.iter().map(|(key, version, data)| row(REVENUE_INDEX, key, *version, data));
-        products.chain(orders).chain(customers).chain(revenue).collect()
+        let own = changes.rows.iter().enumerate();
+        let own = own.flat_map(|(view, rows)| rows.iter().map(move |(key, row)| (view, key, row)));
+        let own = own.map(|(view, key, (version, data))| row(view, key, *version, &json(data)));
+        let sums = sums.iter().enumerate().flat_map(|(view, rows)| rows.iter().map(move |row| (view, row)));
+        own.chain(sums.map(|(view, (key, version, data))| row(view, key, *version, data))).collect()
     }
 
     fn advance(&self, pipe: &mut Pipeline, deadline: u64, step: &mut Step, moves: &[Move]) {
@@ -234,7 +233,7 @@ pub(crate) async fn put_live(url: &Secret, prefix: &str, view: usize, rows: &[Re
 }
 
 /// Of each view; every partition has the same.
-fn generations(standings: &[Standing]) -> [u32; VIEWS.len()] {
+fn generations(standings: &[Standing]) -> [u32; STORED] {
     let known = standings.first().map(|standing| standing.generations);
     std::array::from_fn(|view| known.map_or(1, |known| known[view].cast_unsigned()))
 }

@@ -160,13 +160,13 @@ pub fn statements() -> Vec<(String, String)> {
 
 /// The list that has this order and these filters.
 fn chosen(view: &View, order: Option<&str>, given: &[(&str, String)]) -> Result<(&'static List, bool), String> {
-    let descending = order.is_some_and(|order| order.starts_with('-'));
+    let descending = order.map(|order| order.starts_with('-'));
     let order = order.map(|order| order.strip_prefix('-').unwrap_or(order));
     let fits =
         |list: &&List| list.filters.len() == given.len() && given.iter().all(|(name, _)| list.filters.contains(name));
     let lists = view.lists;
     if let Some(list) = lists.iter().find(|list| fits(list) && order.is_none_or(|order| list.order == order)) {
-        return Ok((list, descending));
+        return Ok((list, descending.unwrap_or(list.descending)));
     }
     let given: Vec<_> = given.iter().map(|(name, _)| *name).collect();
     let with = if given.is_empty() { String::new() } else { format!(" with the filter {}", given.join(" and ")) };

@@ -6,7 +6,6 @@ use std::time::Duration;
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
-use schemas::views::FEEDS;
 
 use crate::positions::{NotReached, Place, Positions};
 
@@ -64,14 +63,14 @@ impl Metrics {
         self.duration.record(after.as_secs_f64(), &[]);
     }
 
-    pub(crate) fn read(&self, feed: usize, origin: Origin) {
+    pub(crate) fn read(&self, view: &'static str, origin: Origin) {
         let origin = match origin {
             Origin::Redis => "redis",
             Origin::Postgres => "postgres",
             Origin::Replica => "replica",
             Origin::Joined => "joined",
         };
-        self.reads.add(1, &[KeyValue::new("view", FEEDS[feed]), KeyValue::new("origin", origin)]);
+        self.reads.add(1, &[KeyValue::new("view", view), KeyValue::new("origin", origin)]);
     }
 
     pub(crate) fn refused(&self, server: &'static str) {

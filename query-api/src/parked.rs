@@ -4,18 +4,18 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use schemas::aggregate::type_name;
-use schemas::views::{Source, VIEWS};
+use schemas::views::{FEEDS, STORED, Source, VIEWS, feed};
 
 /// Aggregates by view, as Postgres told last: about a second ago. Cheap to ask where there are none.
 #[derive(Debug, Default)]
-pub(crate) struct Parked(RwLock<Option<Arc<[HashSet<String>; VIEWS.len()]>>>);
+pub(crate) struct Parked(RwLock<Option<Arc<[HashSet<String>; STORED]>>>);
 
 impl Parked {
     /// As (view, aggregate).
     pub(crate) fn know<'a>(&self, parked: impl Iterator<Item = (&'a str, &'a str)>) {
-        let mut aggregates: [HashSet<String>; VIEWS.len()] = Default::default();
+        let mut aggregates: [HashSet<String>; STORED] = Default::default();
         for (name, aggregate) in parked {
-            if let Some(view) = VIEWS.iter().position(|view| view.name == name) {
+            if let Some(view) = FEEDS[..STORED].iter().position(|view| *view == name) {
                 aggregates[view].insert(aggregate.to_owned());
             }
         }
@@ -26,11 +26,12 @@ impl Parked {
     /// Whether something that feeds a row is left out of it; of a list (`None`), of any of its rows.
     pub(crate) fn feeds(&self, view: usize, key: Option<&str>) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let view = feed(view);
         let Some(aggregates) = known.as_ref().map(|known| &known[view]) else { return false };
         match (VIEWS[view].source, key) {
-            (Source::Aggregate(kind), Some(key)) => aggregates.contains(&[type_name(kind), "/", key].concat()),
+            (Source::Aggregate(row), Some(key)) => aggregates.contains(&[type_name(row.aggregate), "/", key].concat()),
             // Whose sums it would be in, nobody knows.
-            (Source::Sum, _) | (Source::Aggregate(_), None) => !aggregates.is_empty(),
+            (Source::Sum(_) | Source::View(_), _) | (Source::Aggregate(_), None) => !aggregates.is_empty(),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use schemas::cache::Applied;
 use schemas::token::{LogId, Token};
-use schemas::views::{FEEDS, VIEWS};
+use schemas::views::{FEEDS, STORED};
 use tokio::sync::Notify;
 
 use waiters::{At, Position, Waiters};
@@ -87,7 +87,7 @@ pub(crate) struct Positions {
     confirmed_ms: AtomicU64,
     state: RwLock<State>,
     /// By view, as Postgres told last.
-    generations: [AtomicU32; VIEWS.len()],
+    generations: [AtomicU32; STORED],
     waiters: Waiters,
     someone_waits: Notify,
     /// See [`Positions::doubt_cache`].
@@ -100,7 +100,7 @@ impl Default for Positions {
             begun: Instant::now(),
             confirmed_ms: AtomicU64::default(),
             state: RwLock::default(),
-            generations: [const { AtomicU32::new(1) }; VIEWS.len()],
+            generations: [const { AtomicU32::new(1) }; STORED],
             waiters: Waiters::default(),
             someone_waits: Notify::default(),
             cache_doubted: Notify::default(),
@@ -249,7 +249,7 @@ impl Positions {
     }
 
     pub(crate) fn know_generation(&self, view: &str, generation: u32) {
-        if let Some(view) = VIEWS.iter().position(|known| known.name == view) {
+        if let Some(view) = FEEDS[..STORED].iter().position(|known| *known == view) {
             self.generations[view].store(generation, Ordering::Relaxed);
         }
     }

@@ -9,7 +9,7 @@ mod replicas;
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use schemas::cache::Applied;
-use schemas::views::{FEEDS, JOURNAL, VIEWS, View, row_body};
+use schemas::views::{FEEDS, JOURNAL, VIEWS, View, feed, row_body};
 use tokio_postgres::Row as SqlRow;
 
 pub use server::PLANNER;
@@ -76,7 +76,7 @@ impl Store {
     }
 
     pub(crate) async fn row(&self, side: Side, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
-        let (rows, is_copy) = self.query(side, &self.row_sql[view], &[&FEEDS[view], &key]).await?;
+        let (rows, is_copy) = self.query(side, &self.row_sql[view], &[&FEEDS[feed(view)], &key]).await?;
         let row = rows.first().and_then(|row| {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
             let generation = row.get::<_, i32>(3).cast_unsigned();
@@ -87,7 +87,7 @@ impl Store {
 
     pub(crate) async fn page(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, StoreError> {
         let (sql, values) = query.statement();
-        let mut params: Vec<Param<'_>> = vec![&FEEDS[query.view], &query.limit];
+        let mut params: Vec<Param<'_>> = vec![&FEEDS[feed(query.view)], &query.limit];
         params.extend(values.into_iter().map(|value| -> Param<'_> { value }));
         let (rows, is_copy) = self.query(side, &sql, &params).await?;
         let found = rows.iter().filter_map(|row| {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use schemas::token::Token;
-use schemas::views::FEEDS;
+use schemas::views::{FEEDS, JOURNAL, STORED, VIEWS, feed};
 
 use looks::{Look, Looks};
 
@@ -112,7 +112,9 @@ impl Reads {
         fresh: &Freshness,
     ) -> Result<Shown<Option<Row>>, ReadError> {
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        if let Place::Cache { incarnation, offsets } = self.reach(view, fresh).await? {
+        let place = self.reach(feed(view), fresh).await?;
+        // Redis has rows of stored views alone.
+        if let (Place::Cache { incarnation, offsets }, ..STORED) = (place, view) {
             let look = self.look((view, key), wanted, incarnation, offsets);
             let found = match look.answer.await.map_err(|error| self.refused(error))? {
                 Hit::Row(row) => Some(Some(row)),
@@ -120,7 +122,7 @@ impl Reads {
                 Hit::Miss | Hit::OtherIncarnation => None,
             };
             if let Some(found) = found {
-                self.metrics.read(view, Origin::Redis);
+                self.metrics.read(VIEWS[view].name, Origin::Redis);
                 let token = token_of(log, &look.offsets, scope);
                 return Ok(Shown { found, token, age: self.positions.age() });
             }
@@ -134,7 +136,7 @@ impl Reads {
                 return Ok(Shown { found: loaded.found.clone(), token, age: None });
             }
         }
-        Err(ReadError::NotYet { token: self.positions.shown(view) })
+        Err(ReadError::NotYet { token: self.positions.shown(feed(view)) })
     }
 
     pub(crate) async fn page(
@@ -143,7 +145,7 @@ impl Reads {
         query: &ListQuery,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<Listed>>, ReadError> {
-        self.reach(query.view, fresh).await?;
+        self.reach(feed(query.view), fresh).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let mut loaded = self.page_from(self.store.nearest(), query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
@@ -154,7 +156,7 @@ impl Reads {
 
     async fn page_from(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, ReadError> {
         let loaded = self.store.page(side, query).await.map_err(|error| self.refused(failed(error)))?;
-        self.metrics.read(query.view, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
+        self.metrics.read(VIEWS[query.view].name, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
         Ok(loaded)
     }
 
@@ -168,7 +170,7 @@ impl Reads {
         let scope = Scope::One(partition);
         self.reach(FEEDS.len() - 1, fresh).await?;
         let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
-        self.metrics.read(FEEDS.len() - 1, Origin::Postgres);
+        self.metrics.read(JOURNAL, Origin::Postgres);
         Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
     }
 
@@ -241,10 +243,10 @@ impl Reads {
             Some(Err(_)) => false,
         };
         if let Some(flight) = flights.get(&place).filter(is_enough) {
-            self.metrics.read(view, Origin::Joined);
+            self.metrics.read(VIEWS[view].name, Origin::Joined);
             return flight.clone();
         }
-        self.metrics.read(view, if side == Side::Any { Origin::Replica } else { Origin::Postgres });
+        self.metrics.read(VIEWS[view].name, if side == Side::Any { Origin::Replica } else { Origin::Postgres });
         let (reads, (_, key, _)) = (self.clone(), place.clone());
         let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), side).await });
         // A task that panicked is an outage of this row, not of its readers.
@@ -272,7 +274,7 @@ impl Reads {
         side: Side,
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         // From before the read: a fill that arrives long after may be older than what was there since.
-        let cache = self.positions.cache();
+        let cache = self.positions.cache().filter(|_| view < STORED);
         let loaded = self.store.row(side, view, key).await.map_err(failed)?;
         // What a replica gives may be older than what Redis had: then it would show less than Redis's positions say.
         if let Some(cached) = cache.filter(|cached| shows(&loaded.offsets, cached.offsets.of(view), scope)) {

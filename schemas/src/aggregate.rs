@@ -67,6 +67,7 @@ pub fn type_name(aggregate: AggregateType) -> &'static str {
     match aggregate {
         AggregateType::Product => "product",
         AggregateType::Order => "order",
+        AggregateType::Sale => "sale",
     }
 }
 
@@ -75,10 +76,11 @@ pub fn route_name(aggregate: AggregateType) -> &'static str {
     match aggregate {
         AggregateType::Product => "products",
         AggregateType::Order => "orders",
+        AggregateType::Sale => "sales",
     }
 }
 
-pub const TYPES: [AggregateType; 2] = [AggregateType::Product, AggregateType::Order];
+pub const TYPES: [AggregateType; 3] = [AggregateType::Product, AggregateType::Order, AggregateType::Sale];
 
 pub fn type_named(name: &str) -> Option<AggregateType> {
     TYPES.into_iter().find(|aggregate| type_name(*aggregate) == name)

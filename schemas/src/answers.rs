@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use domain::Rejection;
 use domain::order::Rejection as OrderRejection;
 use domain::product::Rejection as ProductRejection;
+use domain::sale::Rejection as SaleRejection;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Problem, ProblemKind};
@@ -125,6 +126,8 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             ProductRejection::Discontinued => "discontinued",
             ProductRejection::AlreadyReserved => "already_reserved",
             ProductRejection::NotReserved => "not_reserved",
+            ProductRejection::AlreadyAllotted => "already_allotted",
+            ProductRejection::NotAllotted => "not_allotted",
         },
         Rejection::Order(rejection) => match rejection {
             OrderRejection::AlreadyPlaced => "already_placed",
@@ -139,6 +142,19 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             OrderRejection::NotPaid => "not_paid",
             OrderRejection::NotShipped => "not_shipped",
             OrderRejection::AlreadyShipped => "already_shipped",
+        },
+        Rejection::Sale(rejection) => match rejection {
+            SaleRejection::AlreadyScheduled => "already_scheduled",
+            SaleRejection::BadWindow => "bad_window",
+            SaleRejection::NotScheduled => "not_scheduled",
+            SaleRejection::AlreadyClosed => "already_closed",
+            SaleRejection::AlreadyStocked => "already_stocked",
+            SaleRejection::SaleNotOpen => "sale_not_open",
+            SaleRejection::SoldOut => "sold_out",
+            SaleRejection::OverLimit => "over_limit",
+            SaleRejection::AlreadyClaimed => "already_claimed",
+            SaleRejection::OtherProduct => "other_product",
+            SaleRejection::NotClaimed => "not_claimed",
         },
     }
 }

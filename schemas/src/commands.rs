@@ -7,6 +7,7 @@
 mod fields;
 mod order;
 mod product;
+mod sale;
 
 use std::borrow::Cow;
 
@@ -79,6 +80,7 @@ pub fn names(aggregate: AggregateType) -> &'static [&'static str] {
     match aggregate {
         AggregateType::Product => &product::NAMES,
         AggregateType::Order => &order::NAMES,
+        AggregateType::Sale => &sale::NAMES,
     }
 }
 
@@ -87,6 +89,7 @@ pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
     match aggregate {
         AggregateType::Product => product::is_internal(command),
         AggregateType::Order => order::is_internal(command),
+        AggregateType::Sale => sale::is_internal(command),
     }
 }
 
@@ -102,8 +105,22 @@ pub fn parse(
     let command = match aggregate {
         AggregateType::Product => Command::Product(product::parse(command, body, &mut fingerprint)?),
         AggregateType::Order => Command::Order(order::parse(command, body, &mut fingerprint)?),
+        AggregateType::Sale => Command::Sale(sale::parse(command, body, &mut fingerprint)?),
     };
     Ok(ParsedCommand { command, fingerprint: fingerprint.0.digest() })
+}
+
+/// A command's name and body, from which [`parse`] makes it again.
+pub fn encode(command: &Command) -> (&'static str, String) {
+    match command {
+        Command::Product(command) => product::encode(command),
+        Command::Order(command) => order::encode(command),
+        Command::Sale(command) => sale::encode(command),
+    }
+}
+
+fn to_body(fields: &impl Serialize) -> String {
+    serde_json::to_string(fields).expect("bodies hold nothing that JSON cannot")
 }
 
 /// `If-Match`'s value: `"7"`, or `W/"7"`, which nginx makes of it when it compresses. A query's ETag is one, too: the

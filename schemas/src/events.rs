@@ -7,6 +7,7 @@
 
 pub mod order;
 pub mod product;
+pub mod sale;
 
 use domain::Event;
 use domain::order::Event as OrderEvent;
@@ -14,11 +15,15 @@ use serde::{Deserialize, Serialize};
 
 use order::{
     OrderCancelledV1, OrderConfirmedV1, OrderEndedV2, OrderLineConfirmedV1, OrderLineRejectedV1, OrderPaidV1,
-    OrderPlacedV1, OrderRejectedV1, ParcelV1,
+    OrderPaidV2, OrderPlacedV1, OrderRejectedV1, ParcelV1,
 };
 use product::{
-    ProductCommittedV1, ProductDiscontinuedV1, ProductRegisteredV1, ProductReleasedV1, ProductRepricedV1,
-    ProductReservedV1, ProductRestockedV1,
+    ProductAllottedV1, ProductCommittedV1, ProductCommittedV2, ProductDiscontinuedV1, ProductRegisteredV1,
+    ProductReleasedV1, ProductRepricedV1, ProductReservedV1, ProductRestockedV1, ProductTakenBackV1,
+};
+use sale::{
+    SaleClaimedV1, SaleClosedV1, SaleCommittedV1, SaleOpenedV1, SaleRefusedV1, SaleReturnedV1, SaleScheduledV1,
+    SaleStockedV1,
 };
 
 /// `{"type": "product.reserved.v1", "data": {…}}`.
@@ -63,10 +68,34 @@ pub enum WireEvent<'a> {
     OrderShippedV1(ParcelV1<'a>),
     #[serde(rename = "order.delivered.v1", borrow)]
     OrderDeliveredV1(ParcelV1<'a>),
+    #[serde(rename = "product.committed.v2", borrow)]
+    ProductCommittedV2(ProductCommittedV2<'a>),
+    #[serde(rename = "order.paid.v2", borrow)]
+    OrderPaidV2(OrderPaidV2<'a>),
+    #[serde(rename = "product.allotted.v1", borrow)]
+    ProductAllottedV1(ProductAllottedV1<'a>),
+    #[serde(rename = "product.taken-back.v1", borrow)]
+    ProductTakenBackV1(ProductTakenBackV1<'a>),
+    #[serde(rename = "sale.scheduled.v1", borrow)]
+    SaleScheduledV1(SaleScheduledV1<'a>),
+    #[serde(rename = "sale.stocked.v1")]
+    SaleStockedV1(SaleStockedV1),
+    #[serde(rename = "sale.refused.v1", borrow)]
+    SaleRefusedV1(SaleRefusedV1<'a>),
+    #[serde(rename = "sale.opened.v1")]
+    SaleOpenedV1(SaleOpenedV1),
+    #[serde(rename = "sale.closed.v1", borrow)]
+    SaleClosedV1(SaleClosedV1<'a>),
+    #[serde(rename = "sale.claimed.v1", borrow)]
+    SaleClaimedV1(SaleClaimedV1<'a>),
+    #[serde(rename = "sale.returned.v1", borrow)]
+    SaleReturnedV1(SaleReturnedV1<'a>),
+    #[serde(rename = "sale.committed.v1", borrow)]
+    SaleCommittedV1(SaleCommittedV1<'a>),
 }
 
 /// Of every event, as [`WireEvent::name`] gives them.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 31] = [
     "product.registered.v1",
     "product.restocked.v1",
     "product.repriced.v1",
@@ -86,6 +115,18 @@ pub const NAMES: [&str; 19] = [
     "order.paid.v1",
     "order.shipped.v1",
     "order.delivered.v1",
+    "product.committed.v2",
+    "order.paid.v2",
+    "product.allotted.v1",
+    "product.taken-back.v1",
+    "sale.scheduled.v1",
+    "sale.stocked.v1",
+    "sale.refused.v1",
+    "sale.opened.v1",
+    "sale.closed.v1",
+    "sale.claimed.v1",
+    "sale.returned.v1",
+    "sale.committed.v1",
 ];
 
 /// The same name, kept for ever; `None`: this build knows no such event.
@@ -99,6 +140,7 @@ impl<'a> WireEvent<'a> {
         match event {
             Event::Product(event) => product::newest(event),
             Event::Order(event) => order::newest(event),
+            Event::Sale(event) => sale::newest(event),
         }
     }
 
@@ -124,6 +166,18 @@ impl<'a> WireEvent<'a> {
             Self::OrderPaidV1(event) => event.into(),
             Self::OrderShippedV1(event) => Event::Order(OrderEvent::Shipped(event.into())),
             Self::OrderDeliveredV1(event) => Event::Order(OrderEvent::Delivered(event.into())),
+            Self::ProductCommittedV2(event) => event.into(),
+            Self::OrderPaidV2(event) => event.into(),
+            Self::ProductAllottedV1(event) => event.into(),
+            Self::ProductTakenBackV1(event) => event.into(),
+            Self::SaleScheduledV1(event) => event.into(),
+            Self::SaleStockedV1(event) => event.into(),
+            Self::SaleRefusedV1(event) => event.into(),
+            Self::SaleOpenedV1(event) => event.into(),
+            Self::SaleClosedV1(event) => event.into(),
+            Self::SaleClaimedV1(event) => event.into(),
+            Self::SaleReturnedV1(event) => event.into(),
+            Self::SaleCommittedV1(event) => event.into(),
         }
     }
 
@@ -163,6 +217,18 @@ impl<'a> WireEvent<'a> {
             Self::OrderPaidV1(_) => "order.paid.v1",
             Self::OrderShippedV1(_) => "order.shipped.v1",
             Self::OrderDeliveredV1(_) => "order.delivered.v1",
+            Self::ProductCommittedV2(_) => "product.committed.v2",
+            Self::OrderPaidV2(_) => "order.paid.v2",
+            Self::ProductAllottedV1(_) => "product.allotted.v1",
+            Self::ProductTakenBackV1(_) => "product.taken-back.v1",
+            Self::SaleScheduledV1(_) => "sale.scheduled.v1",
+            Self::SaleStockedV1(_) => "sale.stocked.v1",
+            Self::SaleRefusedV1(_) => "sale.refused.v1",
+            Self::SaleOpenedV1(_) => "sale.opened.v1",
+            Self::SaleClosedV1(_) => "sale.closed.v1",
+            Self::SaleClaimedV1(_) => "sale.claimed.v1",
+            Self::SaleReturnedV1(_) => "sale.returned.v1",
+            Self::SaleCommittedV1(_) => "sale.committed.v1",
         }
     }
 }

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 
 use domain::ids::{CustomerId, OrderId, PaymentId, ProductId, SaleId};
 use domain::order::{Line, Open, Placement, Settled};
-use domain::product::{Product, Registration};
-use domain::{State, TimeMs, order, product};
+use domain::product::{Allotment, Product, Registration};
+use domain::sale::{Claimed, Sale, Schedule, Stock};
+use domain::{State, TimeMs, order, product, sale};
 use serde::{Deserialize, Serialize};
 
 /// The form that this build writes, and the only one that it reads.
-pub const FORM: i16 = 2;
+pub const FORM: i16 = 3;
 
 /// In postcard's encoding, which names no field: members are never reordered within a form.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ enum Snapshot<'a> {
     Product(ProductSnapshot<'a>),
     #[serde(borrow)]
     Order(OrderSnapshot<'a>),
+    #[serde(borrow)]
+    Sale(SaleSnapshot<'a>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +40,11 @@ struct ProductSnapshot<'a> {
     /// In the order of their names, so that equal states have equal bytes.
     #[serde(borrow)]
     reservations: Vec<(&'a str, u32)>,
+    /// Fingerprints of the orders that got theirs, in their order.
+    committed: Vec<u64>,
+    /// Sales with the units that each got, and those of them that it gave back; ordered likewise.
+    #[serde(borrow)]
+    allotments: Vec<(&'a str, u32, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +80,38 @@ enum OrderStage {
     Expired,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct SaleSnapshot<'a> {
+    #[serde(borrow)]
+    product: &'a str,
+    opens_at_ms: u64,
+    closes_at_ms: u64,
+    price_cents: u64,
+    units: u32,
+    limit_per_customer: u32,
+    stock: SaleStock,
+    is_opened: bool,
+    is_closed: bool,
+    given_back: u32,
+    /// Order, customer, quantity, whether the order was there before, and whether it is committed; in the order of the orders' names. The rest of a sale
+    /// is their sums.
+    #[serde(borrow)]
+    claims: Vec<(&'a str, &'a str, u32, bool, bool)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum SaleStock {
+    Awaited,
+    Taken,
+    Refused,
+}
+
 /// `None` for a state without events: there is nothing to keep.
 pub fn encode(state: &State) -> Option<Vec<u8>> {
     let snapshot = match state {
         State::Product(state) => Snapshot::Product(of_product(state)?),
         State::Order(state) => Snapshot::Order(of_order(state)?),
+        State::Sale(state) => Snapshot::Sale(of_sale(state)?),
     };
     Some(postcard::to_allocvec(&snapshot).expect("it holds nothing that postcard cannot"))
 }
@@ -89,6 +124,7 @@ pub fn decode(form: i16, bytes: &[u8]) -> Option<State> {
     Some(match postcard::from_bytes(bytes).ok()? {
         Snapshot::Product(snapshot) => State::Product(to_product(snapshot)),
         Snapshot::Order(snapshot) => State::Order(to_order(snapshot)?),
+        Snapshot::Sale(snapshot) => State::Sale(to_sale(&snapshot)),
     })
 }
 
@@ -100,6 +136,11 @@ fn of_product(state: &product::State) -> Option<ProductSnapshot<'_>> {
     };
     let reservations: BTreeMap<&str, u32> =
         product.reservations.iter().map(|(order, quantity)| (&*order.0, *quantity)).collect();
+    let mut committed: Vec<u64> = product.committed.iter().copied().collect();
+    committed.sort_unstable();
+    let allotment = |(sale, allotment): (_, &Allotment)| (sale, (allotment.units, allotment.taken_back));
+    let allotments: BTreeMap<&str, (u32, u32)> =
+        product.allotments.iter().map(|(sale, held)| allotment((&*sale.0, held))).collect();
     Some(ProductSnapshot {
         stage,
         name: Cow::Borrowed(&product.registration.name),
@@ -109,6 +150,8 @@ fn of_product(state: &product::State) -> Option<ProductSnapshot<'_>> {
         price_cents: product.price_cents,
         available: product.available,
         reservations: reservations.into_iter().collect(),
+        committed,
+        allotments: allotments.into_iter().map(|(sale, (units, taken_back))| (sale, units, taken_back)).collect(),
     })
 }
 
@@ -120,11 +163,16 @@ fn to_product(snapshot: ProductSnapshot<'_>) -> product::State {
         limit_per_order: snapshot.limit_per_order,
     };
     let held = snapshot.reservations.iter().map(|(order, quantity)| (OrderId((*order).into()), *quantity));
+    let allotments = snapshot.allotments.iter().map(|(sale, units, taken_back)| {
+        (SaleId((*sale).into()), Allotment { units: *units, taken_back: *taken_back })
+    });
     let product = Box::new(Product {
         registration,
         price_cents: snapshot.price_cents,
         available: snapshot.available,
         reservations: held.collect(),
+        committed: snapshot.committed.into_iter().collect(),
+        allotments: allotments.collect(),
     });
     match snapshot.stage {
         ProductStage::OnSale => product::State::OnSale(product),
@@ -182,9 +230,98 @@ fn to_order(snapshot: OrderSnapshot<'_>) -> Option<order::State> {
     })
 }
 
+fn of_sale(state: &sale::State) -> Option<SaleSnapshot<'_>> {
+    let sale::State::Scheduled(sale) = state else { return None };
+    let mut claims: Vec<_> = sale
+        .claims
+        .iter()
+        .map(|(order, claimed)| {
+            let Claimed { customer, quantity, is_ordered, is_committed } = claimed;
+            (&*order.0, &*customer.0, *quantity, *is_ordered, *is_committed)
+        })
+        .collect();
+    claims.sort_unstable();
+    Some(SaleSnapshot {
+        product: &sale.schedule.product.0,
+        opens_at_ms: sale.schedule.opens_at.0,
+        closes_at_ms: sale.schedule.closes_at.0,
+        price_cents: sale.schedule.price_cents,
+        units: sale.schedule.units,
+        limit_per_customer: sale.schedule.limit_per_customer,
+        stock: match sale.stock {
+            Stock::Awaited => SaleStock::Awaited,
+            Stock::Taken => SaleStock::Taken,
+            Stock::Refused => SaleStock::Refused,
+        },
+        is_opened: sale.is_opened,
+        is_closed: sale.is_closed,
+        given_back: sale.given_back,
+        claims,
+    })
+}
+
+fn to_sale(snapshot: &SaleSnapshot<'_>) -> sale::State {
+    let mut sale = Sale {
+        schedule: Schedule {
+            product: ProductId(snapshot.product.into()),
+            opens_at: TimeMs(snapshot.opens_at_ms),
+            closes_at: TimeMs(snapshot.closes_at_ms),
+            price_cents: snapshot.price_cents,
+            units: snapshot.units,
+            limit_per_customer: snapshot.limit_per_customer,
+        },
+        stock: match snapshot.stock {
+            SaleStock::Awaited => Stock::Awaited,
+            SaleStock::Taken => Stock::Taken,
+            SaleStock::Refused => Stock::Refused,
+        },
+        is_opened: snapshot.is_opened,
+        is_closed: snapshot.is_closed,
+        claimed: 0,
+        claims: Default::default(),
+        customers: Default::default(),
+        given_back: snapshot.given_back,
+    };
+    sale.claims.reserve(snapshot.claims.len());
+    for (order, customer, quantity, is_ordered, is_committed) in &snapshot.claims {
+        let customer = CustomerId((*customer).into());
+        sale.claimed = sale.claimed.saturating_add(*quantity);
+        let units = sale.customers.entry(customer.clone()).or_default();
+        *units = units.saturating_add(*quantity);
+        let (quantity, is_ordered, is_committed) = (*quantity, *is_ordered, *is_committed);
+        let claimed = Claimed { customer, quantity, is_ordered, is_committed };
+        sale.claims.insert(OrderId((*order).into()), claimed);
+    }
+    sale::State::Scheduled(Box::new(sale))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With a claim that is open and one that is committed, both of one customer.
+    fn sale() -> sale::State {
+        let customer = || CustomerId("c".into());
+        let claimed =
+            |quantity, is: bool| Claimed { customer: customer(), quantity, is_ordered: !is, is_committed: is };
+        sale::State::Scheduled(Box::new(Sale {
+            schedule: Schedule {
+                product: ProductId("a".into()),
+                opens_at: TimeMs(7),
+                closes_at: TimeMs(1 << 40),
+                price_cents: 900,
+                units: 10,
+                limit_per_customer: 5,
+            },
+            stock: Stock::Taken,
+            is_opened: true,
+            is_closed: true,
+            claimed: 3,
+            claims: [(OrderId("o-1".into()), claimed(2, false)), (OrderId("o-2".into()), claimed(1, true))].into(),
+            customers: [(customer(), 3)].into(),
+            given_back: 7,
+        }))
+    }
 
     fn product() -> product::State {
         let registration =
@@ -195,6 +332,8 @@ mod tests {
             price_cents: 999,
             available: 6,
             reservations: reservations.into_iter().collect(),
+            committed: [7, 300].into(),
+            allotments: [(SaleId("s".into()), Allotment { units: 5, taken_back: 1 })].into(),
         }))
     }
 
@@ -227,6 +366,7 @@ mod tests {
             State::Order(order::State::Paid(settled())),
             State::Order(order::State::Shipped(settled())),
             State::Order(order::State::Delivered(settled())),
+            State::Sale(sale()),
         ] {
             assert_eq!(decode(FORM, &encode(&state).unwrap()), Some(state));
         }
@@ -236,6 +376,7 @@ mod tests {
     fn a_state_without_events_is_not_kept() {
         assert_eq!(encode(&State::Product(product::State::Unregistered)), None);
         assert_eq!(encode(&State::Order(order::State::New)), None);
+        assert_eq!(encode(&State::Sale(sale::State::Unscheduled)), None);
     }
 
     /// These bytes lie in databases: where they change, [`FORM`] has to.
@@ -245,6 +386,7 @@ mod tests {
         let mut expected = vec![0, 0, 12];
         expected.extend(b"Kind of Blue");
         expected.extend([0x99, 0x09, 9, 1, 3, 0xE7, 0x07, 6, 2, 3, b'o', b'-', b'1', 2, 3, b'o', b'-', b'2', 1]);
+        expected.extend([2, 7, 0xAC, 2, 1, 1, b's', 5, 1]);
         assert_eq!(bytes, expected);
     }
 

@@ -14,6 +14,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V4__tallies", include_str!("../sql/V4__tallies.sql")),
     ("V6__generations", include_str!("../sql/V6__generations.sql")),
     ("V7__parked", include_str!("../sql/V7__parked.sql")),
+    ("V8__shop", include_str!("../sql/V8__shop.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.

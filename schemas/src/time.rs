@@ -18,6 +18,11 @@ pub fn day_of(time: TimeMs) -> String {
     timestamp(time).strftime("%Y-%m-%d").to_string()
 }
 
+/// The minute in UTC, `YYYY-MM-DDTHH:MM`.
+pub fn minute_of(time: TimeMs) -> String {
+    timestamp(time).strftime("%Y-%m-%dT%H:%M").to_string()
+}
+
 pub fn parse_rfc3339(text: &str) -> Result<TimeMs, String> {
     let time: Timestamp =
         text.parse().map_err(|_| String::from("expected a time in RFC 3339, like 2026-01-31T12:00:00Z"))?;

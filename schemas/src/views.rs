@@ -9,19 +9,26 @@
 
 pub mod product;
 pub mod order;
+pub mod sale;
+pub mod sums;
 pub mod customer;
 pub mod revenue;
+pub mod revenue_by_minute;
+pub mod best_sellers;
+pub mod low_stock;
 
-use domain::{AggregateType, Event};
+use domain::{AggregateType, Event, TimeMs};
 use serde::{Serialize, Serializer};
 
 use crate::aggregate::check_id;
 use crate::time::parse_rfc3339;
 use order::OrderRow;
 use product::ProductRow;
+use sale::SaleRow;
+use sums::Delta;
 
 /// A view as its readers know it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct View {
     pub name: &'static str,
     /// The SQL view that has its rows.
@@ -36,7 +43,7 @@ pub struct View {
     pub table: &'static str,
     /// The form of its fold: another one where the same events make other rows. Rows of another form are not folded
     /// further, but rebuilt.
-    pub fold: i32,
+    pub form: i32,
     /// The first of those with the filters that a reader gave is the one meant where no order is named.
     pub lists: &'static [List],
     pub nested: &'static [Nested],
@@ -50,6 +57,8 @@ pub struct View {
 pub struct List {
     /// `key`, or a field.
     pub order: &'static str,
+    /// Where the reader names no order.
+    pub descending: bool,
     /// Fields of which the reader gives the values; with other filters it is another list.
     pub filters: &'static [&'static str],
 }
@@ -83,6 +92,8 @@ pub enum Key {
     Id,
     /// `YYYY-MM-DD` in UTC.
     Day,
+    /// `YYYY-MM-DDTHH:MM` in UTC.
+    Minute,
 }
 
 impl Key {
@@ -92,17 +103,50 @@ impl Key {
             Self::Id => check_id(key).map_err(|error| error.to_string()),
             Self::Day if key.len() == 10 && key.parse::<jiff::civil::Date>().is_ok() => Ok(()),
             Self::Day => Err("a day is written YYYY-MM-DD".to_owned()),
+            Self::Minute if key.len() == 16 && key.parse::<jiff::civil::DateTime>().is_ok() => Ok(()),
+            Self::Minute => Err("a minute is written YYYY-MM-DDTHH:MM".to_owned()),
         }
     }
 }
 
 /// What feeds a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Source {
     /// One aggregate, whose id is the key and whose version is the row's.
-    Aggregate(AggregateType),
+    Aggregate(RowFold),
     /// Many aggregates, in all partitions.
-    Sum,
+    Sum(SumFold),
+    /// A row of the view of this name, shown otherwise. Redis has none of it.
+    View(&'static str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct RowFold {
+    pub aggregate: AggregateType,
+    /// What an aggregate's next event, of a time, makes of its row. A first event that begins nothing makes none.
+    pub fold: fn(Option<AggregateRow>, &Event, TimeMs) -> Option<AggregateRow>,
+    /// From its JSON.
+    pub read: fn(&str) -> Result<AggregateRow, serde_json::Error>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct SumFold {
+    /// The key of the row that an event of the aggregate with this id concerns, and what it adds.
+    pub delta: fn(&str, &Event) -> Option<(String, Delta)>,
+    /// The row as JSON: of its key and of all that was added.
+    pub row: fn(&str, &Delta) -> String,
+    pub table: SumTable,
+}
+
+/// What the table of a summed view is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SumTable {
+    /// A row by key and partition, so that each has one writer.
+    Parts,
+    /// The same, with the first and the last time.
+    DatedParts,
+    /// A row by key, which several may add to: an index has the sums.
+    Totals,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -180,134 +224,78 @@ impl View {
 }
 
 const fn list(order: &'static str, filters: &'static [&'static str]) -> List {
-    List { order, filters }
+    List { order, descending: false, filters }
 }
 
 /// Not a field: what every row has.
 pub const KEY_ORDER: &str = "key";
 
-pub const PRODUCT: View = View {
-    name: "product",
-    relation: "view_product",
-    source: Source::Aggregate(AggregateType::Product),
-    natural: Natural::Row("products"),
-    key: Key::Id,
-    fields: &[
-        field("name", Kind::Text),
-        field("price_cents", Kind::Integer),
-        field("stock", Kind::Integer),
-        field("available", Kind::Integer),
-        field("reserved", Kind::Integer),
-        field("sold", Kind::Integer),
-        field("discontinued", Kind::Boolean),
-    ],
-    key_range: None,
-    table: "product_rows",
-    fold: 1,
-    lists: &[
-        list(KEY_ORDER, &[]),
-        list("price_cents", &[]),
-        list(KEY_ORDER, &["discontinued"]),
-        list("price_cents", &["discontinued"]),
-    ],
-    nested: &[],
-};
-
-pub const ORDER: View = View {
-    name: "order",
-    relation: "view_order",
-    source: Source::Aggregate(AggregateType::Order),
-    natural: Natural::Row("orders"),
-    key: Key::Id,
-    fields: &[
-        field("customer", Kind::Id),
-        field("lines", Kind::Array),
-        field(
-            "status",
-            Kind::OneOf(&["placed", "confirmed", "rejected", "cancelled", "paid", "shipped", "delivered", "expired"]),
-        ),
-        field("total_cents", Kind::Integer),
-        field("ordered_at", Kind::Time),
-        field("reason", Kind::Text),
-    ],
-    key_range: None,
-    table: "order_rows",
-    fold: 1,
-    lists: &[
-        list(KEY_ORDER, &[]),
-        list("ordered_at", &[]),
-        list("ordered_at", &["customer"]),
-        list("ordered_at", &["status"]),
-    ],
-    nested: &[Nested { owner: "customers", name: "orders", filter: "customer", order: "-ordered_at" }],
-};
-
-pub const CUSTOMER: View = View {
-    name: "customer",
-    relation: "view_customer",
-    source: Source::Sum,
-    natural: Natural::Row("customers"),
-    key: Key::Id,
-    fields: &[
-        field("orders", Kind::Integer),
-        field("units", Kind::Integer),
-        field("amount_cents", Kind::Integer),
-        field("first_order_at", Kind::Time),
-        field("last_order_at", Kind::Time),
-    ],
-    key_range: None,
-    table: "customer_parts",
-    fold: 1,
-    // No index has sums that are made when they are read.
-    lists: &[list(KEY_ORDER, &[])],
-    nested: &[],
-};
-
-pub const REVENUE: View = View {
-    name: "revenue",
-    relation: "view_revenue",
-    source: Source::Sum,
-    natural: Natural::List("revenue"),
-    key: Key::Day,
-    fields: &[field("orders", Kind::Integer), field("units", Kind::Integer), field("amount_cents", Kind::Integer)],
-    key_range: Some(("from", "to")),
-    table: "revenue_parts",
-    fold: 1,
-    lists: &[list(KEY_ORDER, &[])],
-    nested: &[],
-};
-
-pub const VIEWS: [&View; 4] = [&PRODUCT, &ORDER, &CUSTOMER, &REVENUE];
+/// Those of the first [`STORED`] have rows of their own.
+pub const VIEWS: [&View; 8] = [
+    &product::VIEW,
+    &order::VIEW,
+    &customer::VIEW,
+    &revenue::VIEW,
+    &revenue_by_minute::VIEW,
+    &sale::VIEW,
+    &best_sellers::VIEW,
+    &low_stock::VIEW,
+];
 
 /// The journal has checkpoints like a view, and rows of another kind.
 pub const JOURNAL: &str = "journal";
 
-/// All that have checkpoints and applied positions: the views in the order of [`VIEWS`], then the journal.
-pub const FEEDS: [&str; 5] = [PRODUCT.name, ORDER.name, CUSTOMER.name, REVENUE.name, JOURNAL];
+/// How many views have rows, and so checkpoints, of their own.
+pub const STORED: usize = 7;
+
+/// All that have checkpoints and applied positions: the stored views in the order of [`VIEWS`], then the journal.
+pub const FEEDS: [&str; STORED + 1] = {
+    let mut names = [JOURNAL; STORED + 1];
+    let mut view = 0;
+    while view < STORED {
+        names[view] = VIEWS[view].name;
+        view += 1;
+    }
+    names
+};
 
 /// The form of each one's fold, in the order of [`FEEDS`]. The journal's rows are the events themselves.
-pub const FOLDS: [i32; FEEDS.len()] = [PRODUCT.fold, ORDER.fold, CUSTOMER.fold, REVENUE.fold, 1];
+pub const FOLDS: [i32; FEEDS.len()] = {
+    let mut forms = [1; FEEDS.len()];
+    let mut view = 0;
+    while view < STORED {
+        forms[view] = VIEWS[view].form;
+        view += 1;
+    }
+    forms
+};
 
-/// The row of the view that one aggregate alone feeds.
+/// The index in [`FEEDS`] of what moves a view's rows. `view`: its index in [`VIEWS`].
+pub fn feed(view: usize) -> usize {
+    match VIEWS[view].source {
+        Source::Aggregate(_) | Source::Sum(_) => view,
+        Source::View(other) => {
+            FEEDS.iter().position(|feed| *feed == other).expect("the tests look that each is derived from one")
+        }
+    }
+}
+
+/// How the row that an aggregate alone feeds comes of its events.
+pub fn row_fold(aggregate: AggregateType) -> (&'static View, RowFold) {
+    let of = |view: &&'static View| match view.source {
+        Source::Aggregate(fold) if fold.aggregate == aggregate => Some((*view, fold)),
+        Source::Aggregate(_) | Source::Sum(_) | Source::View(_) => None,
+    };
+    VIEWS.iter().find_map(of).expect("the tests look that each aggregate has one")
+}
+
+/// A row of a view that one aggregate alone feeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum AggregateRow {
     Product(ProductRow),
     Order(OrderRow),
-}
-
-impl AggregateRow {
-    /// What an aggregate's next event makes of its row. A first event that begins nothing makes none.
-    pub fn fold(row: Option<Self>, event: &Event) -> Option<Self> {
-        match (row, event) {
-            (Some(Self::Product(row)), Event::Product(event)) => product::fold(Some(row), event).map(Self::Product),
-            (None, Event::Product(event)) => product::fold(None, event).map(Self::Product),
-            (Some(Self::Order(row)), Event::Order(event)) => order::fold(Some(row), event).map(Self::Order),
-            (None, Event::Order(event)) => order::fold(None, event).map(Self::Order),
-            // No aggregate has another one's events.
-            (row @ Some(Self::Product(_)), Event::Order(_)) | (row @ Some(Self::Order(_)), Event::Product(_)) => row,
-        }
-    }
+    Sale(SaleRow),
 }
 
 /// The bytes that are served for a row.
@@ -344,7 +332,9 @@ pub struct CloudEvent<'a> {
 #[cfg(test)]
 mod tests {
     use super::order::OrderStatus;
+    use super::sale::SaleStatus;
     use super::*;
+    use crate::aggregate::TYPES;
 
     #[test]
     fn a_list_names_fields_of_its_view_and_no_two_are_the_same() {
@@ -375,8 +365,24 @@ mod tests {
             OrderStatus::Expired,
         ];
         let names = all.map(|status| serde_json::to_value(status).unwrap());
-        let field = ORDER.field("status").unwrap();
+        let field = order::VIEW.field("status").unwrap();
         assert!(matches!(field.kind, Kind::OneOf(values) if names.iter().eq(values.iter())));
+        let all =
+            [SaleStatus::Scheduled, SaleStatus::Stocked, SaleStatus::Open, SaleStatus::Closed, SaleStatus::Refused];
+        let names = all.map(|status| serde_json::to_value(status).unwrap());
+        let field = sale::VIEW.field("status").unwrap();
+        assert!(matches!(field.kind, Kind::OneOf(values) if names.iter().eq(values.iter())));
+    }
+
+    #[test]
+    fn views_with_rows_come_first_and_each_aggregate_has_one() {
+        for (index, view) in VIEWS.iter().enumerate() {
+            assert_eq!(index < STORED, !matches!(view.source, Source::View(_)), "{}", view.name);
+            assert!(feed(index) < STORED, "{}", view.name);
+        }
+        for aggregate in TYPES {
+            assert_eq!(row_fold(aggregate).1.aggregate, aggregate);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use projector::audit::{Difference, audit};
 use redis::AsyncTypedCommands as _;
 use schemas::cache::Keys;
-use schemas::views::VIEWS;
+use schemas::views::{FEEDS, VIEWS};
 use serde_json::json;
 
 use crate::fixture::{Client, Service, Shop, batch_line};
@@ -78,7 +78,7 @@ async fn an_audit_finds_nothing_where_the_views_are_right_though_commands_go_on(
         let (report, ()) = tokio::join!(audit(&config, most), orders);
         let report = report.unwrap();
         assert_eq!(report.differences, []);
-        assert_eq!(report.checkpoints, 15);
+        assert_eq!(report.checkpoints, 3 * FEEDS.len());
         assert!(report.commits > 120 && report.rows >= 20, "{report:?}");
     }
     let report = audit(&config, None).await.unwrap();

@@ -4,6 +4,10 @@
 use crate::fixture::{Heard, ProjectorProcess, Shop, Step, Tripwire};
 use crate::projectors::Orders;
 
+const EVERYTHING: &str = "product,order,customer,revenue,revenue_by_minute,sale,best_sellers,journal";
+/// Split over two projectors.
+const SUMS_AND_REST: (&str, &str) = ("customer,revenue,revenue_by_minute,best_sellers", "product,order,sale,journal");
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Server {
     Postgres,
@@ -23,7 +27,7 @@ async fn stopped(server: Server, step: Step, views: Option<(&str, &str)>) {
         Server::Postgres => Tripwire::in_url(&mut seen.postgres_url).await,
         Server::Redis => Tripwire::in_url(&mut seen.redis_url).await,
     };
-    let (ours, rest) = views.unwrap_or(("product,order,customer,revenue,journal", ""));
+    let (ours, rest) = views.unwrap_or((EVERYTHING, ""));
     let rest = (!rest.is_empty()).then(|| shop.projector_of(rest));
     let first = ProjectorProcess::start(&seen, ours).await;
     orders.place("before", 2).await;
@@ -64,7 +68,7 @@ async fn a_projector_stopped_before_its_transaction() {
 #[tokio::test]
 async fn a_projector_of_sums_stopped_before_its_transaction() {
     let step = Step { words: b"BEGIN", heard: Heard::Nothing };
-    stopped(Server::Postgres, step, Some(("customer,revenue", "product,order,journal"))).await;
+    stopped(Server::Postgres, step, Some(SUMS_AND_REST)).await;
 }
 
 #[tokio::test]

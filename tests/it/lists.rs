@@ -5,11 +5,14 @@ use tokio_postgres::NoTls;
 
 use crate::fixture::{Client, Service, Shop};
 
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 7] = [
     ("product_rows", include_str!("lists/products.sql")),
     ("order_rows", include_str!("lists/orders.sql")),
     ("customer_parts", include_str!("lists/customers.sql")),
     ("revenue_parts", include_str!("lists/revenue.sql")),
+    ("revenue_by_minute_parts", include_str!("lists/revenue_by_minute.sql")),
+    ("sale_rows", include_str!("lists/sales.sql")),
+    ("best_sellers_rows", include_str!("lists/best_sellers.sql")),
 ];
 
 /// A shop whose tables the test fills itself.
@@ -68,14 +71,14 @@ fn statement(sql: &str, rows: u32) -> String {
 /// How a row of these lists compares with another: by a field as a number, a text or a time, then by key.
 fn place(row: &Value, order: &str) -> (i64, String) {
     let value = match (order, &row["data"][order]) {
-        ("ordered_at", Value::String(time)) => schemas::time::parse_rfc3339(time).unwrap().0.cast_signed(),
+        ("ordered_at" | "opens_at", Value::String(time)) => schemas::time::parse_rfc3339(time).unwrap().0.cast_signed(),
         (_, Value::Number(number)) => number.as_i64().unwrap(),
         (_, _) => 0,
     };
     (value, row["key"].as_str().unwrap().to_owned())
 }
 
-const LISTS: [(&str, &str, &str, &str); 10] = [
+const LISTS: [(&str, &str, &str, &str); 18] = [
     ("product", "", "", "key"),
     ("product", "", "", "price_cents"),
     ("product", "discontinued", "false", "key"),
@@ -86,6 +89,14 @@ const LISTS: [(&str, &str, &str, &str); 10] = [
     ("order", "status", "confirmed", "ordered_at"),
     ("customer", "", "", "key"),
     ("revenue", "", "", "key"),
+    ("revenue_by_minute", "", "", "key"),
+    ("sale", "", "", "key"),
+    ("sale", "", "", "opens_at"),
+    ("sale", "status", "open", "opens_at"),
+    ("sale", "product", "cd-1", "opens_at"),
+    ("best_sellers", "", "", "units"),
+    ("best_sellers", "", "", "amount_cents"),
+    ("low_stock", "", "", "available"),
 ];
 
 #[tokio::test]
@@ -93,7 +104,9 @@ async fn walking_the_pages_of_a_list_gives_every_row_once_and_in_order() {
     let shelves = Shelves::new().await;
     shelves.fill(300).await;
     for (view, filter, value, order) in LISTS {
-        let all = shelves.walk(&format!("/v1/views/{view}?order=key"), 1000, async |_| {}).await;
+        // The list of what is low has one order.
+        let any = if view == "low_stock" { order } else { "key" };
+        let all = shelves.walk(&format!("/v1/views/{view}?order={any}"), 1000, async |_| {}).await;
         let matches = |row: &&Value| filter.is_empty() || row["data"][filter].to_string().trim_matches('"') == value;
         let mut expected: Vec<_> = all.iter().filter(matches).map(|row| place(row, order)).collect();
         assert!(expected.len() > 20, "{view} {filter}={value} has few rows: {}", expected.len());
@@ -175,7 +188,9 @@ fn assert_walks_an_index(node: &Value, limited: bool, name: &str) {
             ["Unique", "Result", "Index Scan", "Index Only Scan", "Aggregate", "Subquery Scan"].contains(&kind),
             "{name}: {node:#}"
         );
-        assert_eq!(node["Filter"], Value::Null, "{name}: {node:#}");
+        // Looked at in a row that was found by its key, too.
+        let is_known = node["Filter"] == "(low_available IS NOT NULL)" && node["Index Cond"].is_string();
+        assert!(node["Filter"].is_null() || is_known, "{name}: {node:#}");
         assert_ne!(node["Strategy"], "Hashed", "{name}: {node:#}");
     }
     for child in node["Plans"].as_array().into_iter().flatten() {

@@ -60,7 +60,7 @@ async fn an_order_is_paid_shipped_and_delivered_and_its_row_tells_how_far_it_is(
     orders.send("o", "ship", json!({})).await.rejected("not_paid");
     let pay = |payment: &str, cents: u32| json!({ "payment": payment, "amount_cents": cents });
     orders.send("o", "pay", pay("p-1", 899)).await.rejected("wrong_amount");
-    let paid = orders.send("o", "pay", pay("p-1", 900)).await.accepted(&["order.paid.v1"]);
+    let paid = orders.send("o", "pay", pay("p-1", 900)).await.accepted(&["order.paid.v2"]);
     assert_eq!(orders.shown("o", &paid).await, (json!("paid"), json!(1), json!(900)));
     orders.send("o", "pay", pay("p-1", 900)).await.accepted(&[]);
     orders.send("o", "pay", pay("p-2", 900)).await.rejected("already_paid");

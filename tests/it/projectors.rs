@@ -110,8 +110,8 @@ async fn partitions_move_between_projectors_and_every_view_stays_exact() {
 async fn views_may_be_split_over_projectors_and_the_split_may_change() {
     let shop = Shop::with_views(3).await;
     let mut orders = Orders::new(&shop).await;
-    let customers = shop.projector_of("customer,revenue");
-    let rest = shop.projector_of("product,order,journal");
+    let customers = shop.projector_of("customer,revenue,revenue_by_minute,best_sellers");
+    let rest = shop.projector_of("product,order,sale,journal");
     active(2, &[&customers, &rest]).await;
     orders.place("split", 3).await;
     customers.stop().await;

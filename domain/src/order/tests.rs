@@ -96,7 +96,7 @@ fn pay(payment: &str, amount_cents: u64) -> Command {
 }
 
 fn paid() -> Event {
-    Event::Paid(Payment { payment: PaymentId("pay-1".into()), amount_cents: 1_500, held: held(), sale: None })
+    Event::Paid(Payment { payment: PaymentId("pay-1".into()), amount_cents: 1_500, lines: lines(), sale: None })
 }
 
 fn parcel() -> Parcel {

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use proptest::collection::{hash_map, vec as vec_of};
 use proptest::prelude::*;
 
-use super::{Command, Event, Product, Registration, Rejection, State, decide, evolve};
-use crate::ids::OrderId;
+use super::{Allotment, Command, Event, Product, Registration, Rejection, State, decide, evolve};
+use crate::ids::{OrderId, SaleId};
 
 #[track_caller]
 fn check(given: &[Event], when: Command, then: Result<Vec<Event>, Rejection>) {
@@ -37,6 +37,53 @@ fn scarce() -> Event {
     Event::Registered(Registration { stock: 3, limit_per_order: None, ..blue() })
 }
 
+fn sale(id: &str) -> SaleId {
+    SaleId(id.into())
+}
+
+fn allot(units: u32) -> Command {
+    Command::Allot { sale: sale("s-1"), units }
+}
+
+fn allotted(units: u32) -> Event {
+    Event::Allotted { sale: sale("s-1"), units }
+}
+
+fn take_back(total: u32) -> Command {
+    Command::TakeBack { sale: sale("s-1"), total }
+}
+
+fn taken_back(units: u32, total: u32) -> Event {
+    Event::TakenBack { sale: sale("s-1"), units, total }
+}
+
+#[test]
+fn a_sale_gets_units_once_if_they_are_there() {
+    check(&[registered()], allot(10), Ok(vec![allotted(10)]));
+    check(&[registered()], allot(11), Err(Rejection::OutOfStock));
+    check(&[registered(), reserved("o-1", 1)], allot(10), Err(Rejection::OutOfStock));
+    check(&[registered(), allotted(10)], allot(10), Ok(vec![]));
+    check(&[registered(), allotted(10)], allot(9), Err(Rejection::AlreadyAllotted));
+    check(&[registered(), allotted(8)], reserve("o-1", 3), Err(Rejection::OutOfStock));
+    check(&[registered(), Event::Discontinued], allot(1), Err(Rejection::Discontinued));
+    check(&[registered(), allotted(1), Event::Discontinued], allot(1), Ok(vec![]));
+    check(&[], allot(1), Err(Rejection::NotRegistered));
+}
+
+#[test]
+fn what_a_sale_gives_back_counts_once_in_whatever_order_it_is_told() {
+    check(&[registered(), allotted(10)], take_back(4), Ok(vec![taken_back(4, 4)]));
+    let given = [registered(), allotted(10), taken_back(4, 4)];
+    check(&given, take_back(4), Ok(vec![]));
+    check(&given, take_back(3), Ok(vec![]));
+    check(&given, take_back(10), Ok(vec![taken_back(6, 10)]));
+    check(&given, take_back(11), Err(Rejection::NotAllotted));
+    check(&given, reserve("o-1", 4), Ok(vec![reserved("o-1", 4)]));
+    check(&[registered()], take_back(1), Err(Rejection::NotAllotted));
+    check(&[registered(), allotted(10), Event::Discontinued], take_back(4), Ok(vec![taken_back(4, 4)]));
+    check(&[], take_back(1), Err(Rejection::NotRegistered));
+}
+
 fn reserve(id: &str, quantity: u32) -> Command {
     Command::Reserve { order: order(id), quantity }
 }
@@ -46,7 +93,7 @@ fn release(id: &str) -> Command {
 }
 
 fn commit(id: &str) -> Command {
-    Command::Commit { order: order(id) }
+    Command::Commit { order: order(id), amount_cents: 70 }
 }
 
 fn reserved(id: &str, quantity: u32) -> Event {
@@ -58,7 +105,7 @@ fn released(id: &str, quantity: u32) -> Event {
 }
 
 fn committed(id: &str, quantity: u32) -> Event {
-    Event::Committed { order: order(id), quantity }
+    Event::Committed { order: order(id), quantity, amount_cents: 70 }
 }
 
 #[test]
@@ -193,17 +240,26 @@ fn open_reservations_of_a_discontinued_product_can_end() {
 
 #[test]
 fn only_a_reservation_that_is_open_can_end() {
+    let committed = vec![registered(), reserved("o-1", 1), committed("o-1", 1)];
     for end in [release("o-1"), commit("o-1")] {
         for given in [
             vec![registered()],
             vec![registered(), reserved("o-2", 1)],
             vec![registered(), reserved("o-1", 1), released("o-1", 1)],
-            vec![registered(), reserved("o-1", 1), committed("o-1", 1)],
             vec![registered(), Event::Discontinued],
         ] {
             check(&given, end.clone(), Err(Rejection::NotReserved));
         }
     }
+    check(&committed, release("o-1"), Err(Rejection::NotReserved));
+}
+
+#[test]
+fn an_order_gets_its_units_once_however_late_it_asks_again() {
+    let given = [registered(), reserved("o-1", 1), committed("o-1", 1)];
+    check(&given, commit("o-1"), Ok(vec![]));
+    check(&given, reserve("o-1", 1), Ok(vec![]));
+    check(&given, reserve("o-2", 1), Ok(vec![reserved("o-2", 1)]));
 }
 
 #[test]
@@ -235,7 +291,9 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => (0..3_u64).prop_map(|price_cents| Command::Reprice { price_cents }),
         8 => (any_order(), 0..8_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity }),
         4 => any_order().prop_map(|order| Command::Release { order }),
-        4 => any_order().prop_map(|order| Command::Commit { order }),
+        4 => (any_order(), any_u64()).prop_map(|(order, amount_cents)| Command::Commit { order, amount_cents }),
+        2 => (any_sale(), 0..8_u32).prop_map(|(sale, units)| Command::Allot { sale, units }),
+        3 => (any_sale(), 0..8_u32).prop_map(|(sale, total)| Command::TakeBack { sale, total }),
         1 => Just(Command::Discontinue),
     ]
 }
@@ -254,6 +312,10 @@ fn any_u32() -> impl Strategy<Value = u32> {
     prop_oneof![Just(0), Just(u32::MAX), any::<u32>()]
 }
 
+fn any_sale() -> impl Strategy<Value = SaleId> {
+    prop_oneof![Just("s-1"), Just("s-2")].prop_map(sale)
+}
+
 /// Also events that no decision leads to.
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
@@ -262,7 +324,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         any_u64().prop_map(|price_cents| Event::Repriced { price_cents }),
         (any_order(), any_u32()).prop_map(|(order, quantity)| Event::Reserved { order, quantity }),
         (any_order(), any_u32()).prop_map(|(order, quantity)| Event::Released { order, quantity }),
-        (any_order(), any_u32()).prop_map(|(order, quantity)| Event::Committed { order, quantity }),
+        (any_order(), any_u32(), any_u64()).prop_map(|(order, quantity, amount_cents)| Event::Committed {
+            order,
+            quantity,
+            amount_cents
+        }),
+        (any_sale(), any_u32()).prop_map(|(sale, units)| Event::Allotted { sale, units }),
+        (any_sale(), any_u32(), any_u32()).prop_map(|(sale, units, total)| Event::TakenBack { sale, units, total }),
         Just(Event::Discontinued),
     ]
 }
@@ -272,7 +340,9 @@ fn any_product() -> impl Strategy<Value = Box<Product>> {
     (any_registration(), any_u64(), any_u64(), hash_map(any_order(), any_u32(), 0..4)).prop_map(
         |(registration, price_cents, available, reservations)| {
             let reservations = reservations.into_iter().collect();
-            Box::new(Product { registration, price_cents, available, reservations })
+            let allotments = [(sale("s-1"), Allotment { units: 3, taken_back: 1 })].into_iter().collect();
+            let committed = [OrderId("o-3".into()).fingerprint()].into();
+            Box::new(Product { registration, price_cents, available, reservations, committed, allotments })
         },
     )
 }
@@ -304,6 +374,7 @@ struct Ledger {
     supplied: i128,
     reserved: i128,
     committed: i128,
+    allotted: i128,
 }
 
 impl Ledger {
@@ -317,12 +388,14 @@ impl Ledger {
                 self.reserved -= i128::from(*quantity);
                 self.committed += i128::from(*quantity);
             }
+            Event::Allotted { units, .. } => self.allotted += i128::from(*units),
+            Event::TakenBack { units, .. } => self.allotted -= i128::from(*units),
             Event::Repriced { .. } | Event::Discontinued => {}
         }
     }
 
     fn available(&self) -> i128 {
-        self.supplied - self.reserved - self.committed
+        self.supplied - self.reserved - self.committed - self.allotted
     }
 }
 
@@ -354,7 +427,7 @@ proptest! {
                 prop_assert!(ledger.available() >= 0, "{event:?} took what was not there");
             }
             let (available, reserved) = units(&state);
-            prop_assert_eq!(ledger.supplied, available + reserved + ledger.committed);
+            prop_assert_eq!(ledger.supplied, available + reserved + ledger.committed + ledger.allotted);
             prop_assert_eq!((ledger.available(), ledger.reserved), (available, reserved));
         }
     }
@@ -373,11 +446,15 @@ proptest! {
     fn a_command_repeated_at_once_changes_nothing_more(history in any_history()) {
         for (command, events, state) in accepted(&history) {
             let expected = match command {
-                Command::Register(_) | Command::Reprice { .. } | Command::Reserve { .. } | Command::Discontinue => {
-                    Ok(vec![])
-                }
-                // What ended is forgotten, or the state would grow with every order ever made.
-                Command::Release { .. } | Command::Commit { .. } => Err(Rejection::NotReserved),
+                Command::Register(_)
+                | Command::Reprice { .. }
+                | Command::Reserve { .. }
+                | Command::Commit { .. }
+                | Command::Allot { .. }
+                | Command::TakeBack { .. }
+                | Command::Discontinue => Ok(vec![]),
+                // What was released is forgotten, or the state would grow with every order ever made.
+                Command::Release { .. } => Err(Rejection::NotReserved),
                 // Two restocks are two deliveries; only their keys, which the domain does not see, tell a
                 // repeat from a second one.
                 Command::Restock { .. } => Ok(events),

@@ -7,7 +7,7 @@ use chassis::env::Secret;
 use redis::aio::ConnectionManager;
 use schemas::cache::{Keys, position_field, split_value};
 use schemas::chain::{Reader, Tally};
-use schemas::views::{FEEDS, VIEWS};
+use schemas::views::{FEEDS, STORED, VIEWS};
 use tokio_postgres::{Client, IsolationLevel, NoTls};
 
 use super::refold::ReadRow;
@@ -65,7 +65,7 @@ impl Postgres {
         let transaction = transaction.read_only(true).start().await?;
         let known = transaction.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
         let mut views = Vec::new();
-        let relations = VIEWS.iter().map(|view| view.relation).chain([JOURNAL_BY_AGGREGATE]);
+        let relations = VIEWS[..STORED].iter().map(|view| view.relation).chain([JOURNAL_BY_AGGREGATE]);
         for (relation, keys) in relations.zip(keys) {
             let all = format!("SELECT key, version, data::text FROM {relation}");
             let rows = match keys {

@@ -1,24 +1,17 @@
 //! What the log says: the checkpoints' tallies, and the rows of the sample.
 
-use domain::Event;
+use domain::TimeMs;
 use schemas::chain::{Digest, Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
-use schemas::views::customer::{self, CustomerDelta, CustomerRow};
-use schemas::views::order::{self, OrderRow};
-use schemas::views::product::{self, ProductRow};
-use schemas::views::revenue::{self, RevenueDelta};
-use schemas::views::{CUSTOMER, FEEDS, ORDER, PRODUCT, REVENUE};
+use schemas::views::sums::Delta;
+use schemas::views::{AggregateRow, FEEDS, STORED, Source, VIEWS};
 use serde::Serialize;
 
 use super::sample::Sample;
 use crate::fold::FoldError;
 use crate::log::Batch;
 
-const PRODUCT_INDEX: usize = 0;
-const ORDER_INDEX: usize = 1;
-const CUSTOMER_INDEX: usize = 2;
-const REVENUE_INDEX: usize = 3;
-const JOURNAL_INDEX: usize = 4;
+const JOURNAL_INDEX: usize = STORED;
 
 /// How far a view is folded in a partition, and how far it is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,16 +22,19 @@ pub(super) struct Feed {
     until: i64,
 }
 
-/// A row of a view with its version, if its events made one.
-type Row<T> = (u64, Option<T>);
+/// What the events of a row came to.
+#[derive(Debug, Default)]
+struct Folded {
+    version: u64,
+    row: Option<AggregateRow>,
+    sum: Option<Delta>,
+}
 
 pub(super) struct Refold {
     /// By partition and view.
     feeds: Vec<[Feed; FEEDS.len()]>,
-    products: Sample<Row<ProductRow>>,
-    orders: Sample<Row<OrderRow>>,
-    customers: Sample<Option<CustomerDelta>>,
-    revenue: Sample<Option<RevenueDelta>>,
+    /// By view.
+    views: [Sample<Folded>; STORED],
     /// Versions of aggregates.
     journal: Sample<u64>,
     pub(super) commits: u64,
@@ -57,10 +53,7 @@ impl Refold {
         let feed = |tally_from| Feed { reader: Reader::START, tally: Tally::default(), tally_from, until: 0 };
         Self {
             feeds: tally_from.iter().map(|views| views.map(feed)).collect(),
-            products: Sample::new(most),
-            orders: Sample::new(most),
-            customers: Sample::new(most),
-            revenue: Sample::new(most),
+            views: std::array::from_fn(|_| Sample::new(most)),
             journal: Sample::new(most),
             commits: 0,
         }
@@ -77,10 +70,7 @@ impl Refold {
 
     /// From now on no row comes that was not there.
     pub(super) fn close_sample(&mut self) {
-        self.products.close();
-        self.orders.close();
-        self.customers.close();
-        self.revenue.close();
+        self.views.iter_mut().for_each(Sample::close);
         self.journal.close();
     }
 
@@ -125,64 +115,43 @@ impl Refold {
         }
         let id = commit.aggregate.split_once('/').map_or("", |(_, id)| id);
         for event in &commit.events {
-            match event.upcast() {
-                Event::Product(event) => {
-                    if counts[PRODUCT_INDEX]
-                        && let Some(row) = self.products.entry(id)
-                    {
-                        *row = (commit.version, product::fold(row.1.take(), &event));
+            let event = event.upcast();
+            for (view, rows) in self.views.iter_mut().enumerate().filter(|(view, _)| counts[*view]) {
+                match VIEWS[view].source {
+                    Source::Aggregate(fold) if fold.aggregate == event.aggregate() => {
+                        if let Some(folded) = rows.entry(id) {
+                            folded.version = commit.version;
+                            folded.row = (fold.fold)(folded.row.take(), &event, TimeMs(commit.at_ms));
+                        }
                     }
-                }
-                Event::Order(event) => {
-                    if counts[ORDER_INDEX]
-                        && let Some(row) = self.orders.entry(id)
-                    {
-                        *row = (commit.version, order::fold(row.1.take(), &event));
+                    Source::Sum(fold) => {
+                        if let Some((key, delta)) = (fold.delta)(id, &event)
+                            && let Some(folded) = rows.entry(&key)
+                        {
+                            folded.sum.get_or_insert_default().add(&delta);
+                        }
                     }
-                    self.sums(&event, counts);
+                    Source::Aggregate(_) | Source::View(_) => {}
                 }
-            }
-        }
-    }
-
-    fn sums(&mut self, event: &domain::order::Event, counts: [bool; FEEDS.len()]) {
-        if let Some((key, delta)) = customer::delta(event).filter(|_| counts[CUSTOMER_INDEX])
-            && let Some(sum) = self.customers.entry(key)
-        {
-            match sum {
-                Some(sum) => sum.add(&delta),
-                None => *sum = Some(delta),
-            }
-        }
-        if let Some((key, delta)) = revenue::delta(event).filter(|_| counts[REVENUE_INDEX])
-            && let Some(sum) = self.revenue.entry(&key)
-        {
-            match sum {
-                Some(sum) => sum.add(&delta),
-                None => *sum = Some(delta),
             }
         }
     }
 
     /// The rows of a view that the log says there are; of the journal, how many events each aggregate has.
-    pub(super) fn rows(&self, view: &str) -> Vec<(&str, ReadRow)> {
-        let row = |version, data: String| ReadRow { version, data };
-        if view == PRODUCT.name {
-            let made = self.products.iter().filter_map(|(key, (version, data))| Some((key, *version, data.as_ref()?)));
-            made.map(|(key, version, data)| (key, row(version, json(data)))).collect()
-        } else if view == ORDER.name {
-            let made = self.orders.iter().filter_map(|(key, (version, data))| Some((key, *version, data.as_ref()?)));
-            made.map(|(key, version, data)| (key, row(version, json(data)))).collect()
-        } else if view == CUSTOMER.name {
-            let made = self.customers.iter().filter_map(|(key, sum)| Some((key, sum.as_ref()?)));
-            made.map(|(key, sum)| (key, row(sum.events.cast_unsigned(), json(&CustomerRow::from(sum))))).collect()
-        } else if view == REVENUE.name {
-            let made = self.revenue.iter().filter_map(|(key, sum)| Some((key, sum.as_ref()?)));
-            made.map(|(key, sum)| (key, row(sum.events.cast_unsigned(), json(&sum.sums)))).collect()
-        } else {
-            let events = |version: &u64| row(*version, version.to_string());
-            self.journal.iter().map(|(aggregate, version)| (aggregate, events(version))).collect()
+    pub(super) fn rows(&self, feed: usize) -> Vec<(&str, ReadRow)> {
+        if feed == JOURNAL_INDEX {
+            let events = |version: &u64| ReadRow { version: *version, data: version.to_string() };
+            return self.journal.iter().map(|(aggregate, version)| (aggregate, events(version))).collect();
         }
+        let row = |key: &str, folded: &Folded| match VIEWS[feed].source {
+            Source::Aggregate(_) => Some(ReadRow { version: folded.version, data: json(folded.row.as_ref()?) }),
+            Source::Sum(fold) => {
+                let sum = folded.sum.as_ref()?;
+                Some(ReadRow { version: sum.events.cast_unsigned(), data: (fold.row)(key, sum) })
+            }
+            Source::View(_) => None,
+        };
+        self.views[feed].iter().filter_map(|(key, folded)| Some((key, row(key, folded)?))).collect()
     }
 }
 

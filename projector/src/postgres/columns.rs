@@ -6,12 +6,11 @@ use std::ops::Range;
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
 use schemas::views::FEEDS;
-use schemas::views::revenue::Sums;
-use serde::Serialize;
+use schemas::views::sums::Delta;
 use tokio_postgres::types::ToSql;
 
 use super::{Move, StoreError};
-use crate::fold::Changes;
+use crate::fold;
 use crate::journal::{JournalRows, RepeatRows};
 use crate::poison::ParkedRecord;
 
@@ -90,7 +89,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new<T: Serialize>(rows: &HashMap<String, (u64, T)>) -> Result<Self, StoreError> {
+    pub(super) fn new(rows: &fold::Rows) -> Result<Self, StoreError> {
         let mut columns = Self { keys: Vec::new(), versions: Vec::new(), data: Vec::new() };
         for (key, (version, row)) in rows {
             columns.keys.push(key.clone());
@@ -158,10 +157,10 @@ impl<'a> ParkedRecords<'a> {
     }
 }
 
-/// Columns of a summed view; the dates are `customer`'s alone.
+/// Columns of a summed view. Those that name no times have zeros.
 #[derive(Default)]
 pub(super) struct Parts {
-    pub(super) keys: Vec<String>,
+    keys: Vec<String>,
     partitions: Vec<i32>,
     events: Vec<i64>,
     orders: Vec<i64>,
@@ -172,40 +171,25 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn of_customers(changes: &Changes) -> Self {
+    pub(super) fn new(parts: &HashMap<(String, u32), Delta>) -> Self {
         let mut columns = Self::default();
-        for ((key, partition), delta) in &changes.customers {
-            columns.push(key, *partition, delta.events, delta.sums);
-            columns.first_ms.push(delta.first_order_at.0.cast_signed());
-            columns.last_ms.push(delta.last_order_at.0.cast_signed());
+        for ((key, partition), Delta { events, sums, times }) in parts {
+            columns.keys.push(key.clone());
+            columns.partitions.push(partition.cast_signed());
+            columns.events.push(*events);
+            columns.orders.push(sums.orders);
+            columns.units.push(sums.units);
+            columns.amounts.push(sums.amount_cents);
+            let (first, last) = times.unwrap_or_default();
+            columns.first_ms.push(first.0.cast_signed());
+            columns.last_ms.push(last.0.cast_signed());
         }
         columns
     }
 
-    pub(super) fn of_revenue(changes: &Changes) -> Self {
-        let mut columns = Self::default();
-        for ((key, partition), delta) in &changes.revenue {
-            columns.push(key, *partition, delta.events, delta.sums);
-        }
-        columns
-    }
-
-    fn push(&mut self, key: &str, partition: u32, events: i64, sums: Sums) {
-        self.keys.push(key.to_owned());
-        self.partitions.push(partition.cast_signed());
-        self.events.push(events);
-        self.orders.push(sums.orders);
-        self.units.push(sums.units);
-        self.amounts.push(sums.amount_cents);
-    }
-
-    pub(super) fn params(&self) -> [Param<'_>; 6] {
-        [&self.keys, &self.partitions, &self.events, &self.orders, &self.units, &self.amounts]
-    }
-
-    pub(super) fn params_with_dates(&self) -> [Param<'_>; 8] {
-        let [keys, partitions, events, orders, units, amounts] = self.params();
-        [keys, partitions, events, orders, units, amounts, &self.first_ms, &self.last_ms]
+    pub(super) fn params(&self) -> [Param<'_>; 8] {
+        let Self { keys, partitions, events, orders, units, amounts, first_ms, last_ms } = self;
+        [keys, partitions, events, orders, units, amounts, first_ms, last_ms]
     }
 
     pub(super) fn distinct_keys(&self) -> Vec<String> {

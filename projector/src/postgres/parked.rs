@@ -3,10 +3,9 @@
 use schemas::views::FEEDS;
 use tokio_postgres::Row;
 
-use super::columns::{Parts, Rows};
-use super::{ReadRow, Store, StoreError, is_refusal, read, run};
+use super::{ReadRow, Store, StoreError, read, written};
 use crate::config::Feeds;
-use crate::fold::{CUSTOMER_INDEX, Folder, ORDER_INDEX, PRODUCT_INDEX, REVENUE_INDEX, Records};
+use crate::fold::{Folder, Records};
 use crate::log::Batch;
 use crate::poison::Parked;
 
@@ -76,30 +75,14 @@ impl Store {
         let mut folder = Folder::default();
         let records = Records::of(&batch).map_err(|error| StoreError::Fold(error.to_string()))?;
         let missing = folder.missing(&records, Feeds::only(view));
-        let (products, orders) = self.rows(&missing).await?;
-        folder.remember(products, orders);
+        folder.remember(self.rows(&missing).await?);
         let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
-        let (statements, client) = (&self.statements, &self.client);
-        let (products, orders) = (Rows::new(&changes.products)?, Rows::new(&changes.orders)?);
-        let (customers, revenue) = (Parts::of_customers(&changes), Parts::of_revenue(&changes));
-        let (written, keys) = match view {
-            PRODUCT_INDEX => {
-                (run(client, &statements.upsert_products, products.params(), false).await, products.keys.clone())
-            }
-            ORDER_INDEX => (run(client, &statements.upsert_orders, orders.params(), false).await, orders.keys.clone()),
-            CUSTOMER_INDEX => {
-                let written = run(client, &statements.add_customers, customers.params_with_dates(), false).await;
-                (written, customers.distinct_keys())
-            }
-            REVENUE_INDEX => {
-                (run(client, &statements.add_revenue, revenue.params(), false).await, revenue.distinct_keys())
-            }
-            other => unreachable!("nothing is parked for {}", FEEDS[other]),
-        };
-        written.map_err(|source| {
-            if is_refusal(&source) { StoreError::Refused { view, source } } else { StoreError::Commit(source) }
-        })?;
-        client.execute(FORGET, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Commit)?;
+        let mut keys = Vec::new();
+        for (view, columns) in written(&changes)? {
+            self.write(view, &columns).await?;
+            keys.extend(columns.distinct_keys());
+        }
+        self.client.execute(FORGET, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Commit)?;
         Ok(Some(keys))
     }
 

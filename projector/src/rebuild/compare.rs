@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Context as _;
 use futures_util::{Stream, TryStreamExt as _};
 use schemas::aggregate::AggregateId;
-use schemas::views::{Source, View};
+use schemas::views::{Source, SumFold, SumTable, View};
 use tokio_postgres::{Client, Row};
 
 /// Differences that are kept to be told.
@@ -15,7 +15,7 @@ const TOLD: usize = 20;
 /// What a comparison came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// By partition; of a view of sums, the parts that each partition made.
+    /// By partition; of a view of sums, the parts that each partition made, or all as the first one's.
     pub partitions: Vec<Compared>,
     /// Some of them.
     pub differences: Vec<Difference>,
@@ -103,11 +103,15 @@ async fn rows(
     view: &View,
     table: &str,
 ) -> anyhow::Result<impl Stream<Item = Result<Row, tokio_postgres::Error>>> {
-    let partition = if view.source == Source::Sum { "partition" } else { "NULL::int" };
+    let partition = if has_parts(view) { "partition" } else { "NULL::int" };
     let sql = format!(
         "SELECT key, {partition}, row_to_json(rows)::text FROM {table} AS rows ORDER BY key COLLATE \"C\", {partition}"
     );
     client.query_raw(&sql, Vec::<i32>::new()).await.with_context(|| format!("read {table}"))
+}
+
+fn has_parts(view: &View) -> bool {
+    matches!(view.source, Source::Sum(SumFold { table: SumTable::Parts | SumTable::DatedParts, .. }))
 }
 
 async fn pull<S>(rows: &mut std::pin::Pin<&mut S>, view: &View, partitions: u32) -> anyhow::Result<Option<Found>>
@@ -117,8 +121,10 @@ where
     let Some(row) = rows.try_next().await.context("read the rows to compare")? else { return Ok(None) };
     let key: String = row.get(0);
     let partition = match view.source {
-        Source::Aggregate(aggregate) => AggregateId::new(aggregate, &key)?.partition(partitions),
-        Source::Sum => row.get::<_, i32>(1).cast_unsigned(),
+        Source::Aggregate(row) => AggregateId::new(row.aggregate, &key)?.partition(partitions),
+        Source::Sum(_) if has_parts(view) => row.get::<_, i32>(1).cast_unsigned(),
+        // Of all together.
+        Source::Sum(_) | Source::View(_) => 0,
     };
     Ok(Some(Found { key, partition, text: row.get(2) }))
 }

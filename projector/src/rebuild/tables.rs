@@ -145,14 +145,18 @@ impl Tables {
         if let Some(row) = differ.first() {
             bail!("the next rows counted other records than the live ones in partition {}", row.get::<_, i32>(0));
         }
-        let (table, relation) = (self.view.table, self.view.relation);
-        let definition = self.definition().await?;
+        let table = self.view.table;
+        // An SQL view goes with the table that it was made from, whatever the table is called.
+        let mut views = String::new();
+        for row in self.client.query(include_str!("dependents.sql"), &[&table]).await? {
+            views.push_str(&format!("CREATE OR REPLACE VIEW {} AS {};", row.get::<_, &str>(0), row.get::<_, &str>(1)));
+        }
         self.client
             .batch_execute(&format!(
                 "DROP TABLE IF EXISTS {table}_kept;
                  ALTER TABLE {table} RENAME TO {table}_kept;
                  ALTER TABLE {table}_next RENAME TO {table};
-                 CREATE OR REPLACE VIEW {relation} AS {definition}"
+                 {views}"
             ))
             .await?;
         let (next, kept) = (self.next(), self.kept());

@@ -87,7 +87,7 @@ impl Worker {
     async fn take_below(&mut self, mut batch: Batch, until: &[i64]) -> anyhow::Result<()> {
         self.ahead.extend(batch.split_off(until));
         self.take(&batch).await?;
-        if self.changes.rows() >= MAX_CHANGED_ROWS || self.last_commit.elapsed() > COMMIT_EVERY {
+        if self.changes.len() >= MAX_CHANGED_ROWS || self.last_commit.elapsed() > COMMIT_EVERY {
             self.commit().await?;
         }
         Ok(())
@@ -100,12 +100,10 @@ impl Worker {
         let before = self.position();
         let records = Records::of(batch)?;
         let missing = self.folder.missing(&records, Feeds::only(self.view));
-        let (products, orders) = self.store.rows(&missing).await?;
-        self.folder.remember(products, orders);
+        self.folder.remember(self.store.rows(&missing).await?);
         let changes = self.folder.fold(&records, &mut self.standings)?;
         if let Some(touched) = &mut self.touched {
-            touched.extend(changes.products.keys().chain(changes.orders.keys()).cloned());
-            touched.extend(changes.customers.keys().chain(changes.revenue.keys()).map(|(key, _)| key.clone()));
+            touched.extend(changes.keys().cloned());
         }
         self.changes.merge(changes);
         self.progress.fetch_add(self.position() - before, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use schemas::aggregate::AggregateId;
 use schemas::problem::{Problem, ProblemKind};
-use schemas::views::{Nested, Source, VIEWS};
+use schemas::views::{Nested, Source, VIEWS, feed};
 
 use super::answers;
 use super::request::{Asked, Parameters, invalid};
@@ -62,9 +62,9 @@ async fn one(
     if let Err(detail) = VIEWS[view].key.check(key).and_then(|()| parameters.end()) {
         return invalid(detail);
     }
-    let scope = match VIEWS[view].source {
-        Source::Sum => Scope::All,
-        Source::Aggregate(aggregate) => match AggregateId::new(aggregate, key) {
+    let scope = match VIEWS[feed(view)].source {
+        Source::Sum(_) | Source::View(_) => Scope::All,
+        Source::Aggregate(row) => match AggregateId::new(row.aggregate, key) {
             Ok(id) => Scope::One(id.partition(asked.log.partitions)),
             Err(error) => return invalid(error.to_string()),
         },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use schemas::views::{Field, Key, List, VIEWS};
+use schemas::views::{Field, Key, List, VIEWS, feed};
 use serde::Serialize;
 
 use super::answers;
@@ -44,11 +44,11 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
             name: view.name,
             key: view.key,
             fields: view.fields,
-            generation: reads.positions.generation(index),
+            generation: reads.positions.generation(feed(index)),
             filters: ["limit", "after", "order"].into_iter().chain(range).chain(lists::filters(view)).collect(),
             lists: view.lists,
-            applied: reads.positions.shown(index),
-            lag: reads.positions.lag(index),
+            applied: reads.positions.shown(feed(index)),
+            lag: reads.positions.lag(feed(index)),
         }
     });
     let body = serde_json::to_string(&Catalogue { views: views.collect() }).expect("the catalogue is JSON");

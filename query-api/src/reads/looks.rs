@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use schemas::token::Token;
-use schemas::views::VIEWS;
+use schemas::views::STORED;
 
 use super::ReadError;
 use crate::positions::covers;
@@ -25,7 +25,7 @@ pub(super) struct Look {
 
 /// By view.
 #[derive(Default)]
-pub(super) struct Looks([Mutex<OfView>; VIEWS.len()]);
+pub(super) struct Looks([Mutex<OfView>; STORED]);
 
 #[derive(Default)]
 struct OfView {

@@ -1,15 +1,16 @@
 //! Fields with limits. Each is read as JSON and refused, by name, when it is out of bounds.
 
 use std::borrow::Cow;
-
 use std::fmt::{self, Formatter};
 use std::marker::PhantomData;
 
+use domain::TimeMs;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::aggregate::check_id;
+use crate::time::{parse_rfc3339, rfc3339};
 
 /// The most units in one command: sums over them stay exact in 64 bits.
 pub const MAX_QUANTITY: u32 = 1_000_000_000;
@@ -36,6 +37,10 @@ pub(super) struct Id(pub(super) Box<str>);
 /// 1 to [`MAX_TEXT_CHARS`] characters without U+0000.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Text(pub(super) Box<str>);
+
+/// RFC 3339.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Time(pub(super) TimeMs);
 
 /// A JSON object and nothing else: serde would take an array of the fields' values for a struct too.
 #[derive(Debug, Clone, Serialize)]
@@ -107,5 +112,18 @@ impl<'de> Deserialize<'de> for Text {
             return Err(D::Error::custom("text may not contain U+0000"));
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        rfc3339::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        parse_rfc3339(&text).map(Self).map_err(D::Error::custom)
     }
 }

@@ -1,14 +1,11 @@
 //! Bodies of order commands.
 
-use domain::TimeMs;
 use domain::ids::{CustomerId, PaymentId, ProductId, SaleId};
 use domain::order::{Command, Line as DomainLine, Parcel};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::fields::{Cents, Id, Object, Quantity, Text};
-use super::{CommandError, Fingerprint};
-use crate::time::{parse_rfc3339, rfc3339};
+use super::fields::{Cents, Id, Object, Quantity, Text, Time};
+use super::{CommandError, Fingerprint, to_body};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,8 +61,6 @@ struct Sent {
 #[serde(deny_unknown_fields)]
 struct Expire {}
 
-struct Time(TimeMs);
-
 pub(super) const NAMES: [&str; 8] =
     ["place", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
 
@@ -104,6 +99,45 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
     })
 }
 
+pub(super) fn encode(command: &Command) -> (&'static str, String) {
+    match command {
+        Command::Place { customer, lines, sale, ordered_at } => {
+            let place = Place {
+                customer: Id(customer.0.clone()),
+                lines: lines.iter().map(|line| Object(line.into())).collect(),
+                sale: sale.as_ref().map(|sale| Id(sale.0.clone())),
+                ordered_at: ordered_at.map(Time),
+            };
+            ("place", to_body(&place))
+        }
+        Command::ConfirmLine { product } => ("confirm-line", to_body(&ConfirmLine { product: Id(product.0.clone()) })),
+        Command::RejectLine { product, reason } => {
+            let refused = RejectLine { product: Id(product.0.clone()), reason: reason.clone().map(Text) };
+            ("reject-line", to_body(&refused))
+        }
+        Command::Pay { payment, amount_cents } => {
+            ("pay", to_body(&Pay { payment: Id(payment.0.clone()), amount_cents: Cents(*amount_cents) }))
+        }
+        Command::Ship(parcel) => ("ship", to_body(&Sent::from(parcel))),
+        Command::Deliver(parcel) => ("deliver", to_body(&Sent::from(parcel))),
+        Command::Cancel { reason } => ("cancel", to_body(&Cancel { reason: reason.clone().map(Text) })),
+        Command::Expire => ("expire", to_body(&Expire {})),
+    }
+}
+
+impl From<&Parcel> for Sent {
+    fn from(parcel: &Parcel) -> Self {
+        Self { carrier: parcel.carrier.clone().map(Text), tracking: parcel.tracking.clone().map(Text) }
+    }
+}
+
+impl From<&DomainLine> for Line {
+    fn from(line: &DomainLine) -> Self {
+        let DomainLine { product, quantity, amount_cents } = line;
+        Self { product: Id(product.0.clone()), quantity: Quantity(*quantity), amount_cents: Cents(*amount_cents) }
+    }
+}
+
 impl From<Sent> for Parcel {
     fn from(sent: Sent) -> Self {
         Self { carrier: sent.carrier.map(|text| text.0), tracking: sent.tracking.map(|text| text.0) }
@@ -113,18 +147,5 @@ impl From<Sent> for Parcel {
 impl From<Line> for DomainLine {
     fn from(line: Line) -> Self {
         Self { product: ProductId(line.product.0), quantity: line.quantity.0, amount_cents: line.amount_cents.0 }
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        rfc3339::serialize(&self.0, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        parse_rfc3339(&text).map(Self).map_err(D::Error::custom)
     }
 }

@@ -1,11 +1,11 @@
 //! Bodies of product commands.
 
-use domain::ids::OrderId;
+use domain::ids::{OrderId, SaleId};
 use domain::product::{Command, Registration};
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Quantity, Stock, Text};
-use super::{CommandError, Fingerprint};
+use super::{CommandError, Fingerprint, to_body};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,12 +43,35 @@ struct Held {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Sold {
+    order: Id,
+    #[serde(default)]
+    amount_cents: Option<Cents>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Allotted {
+    sale: Id,
+    units: Quantity,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TakenBack {
+    sale: Id,
+    total: Stock,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Discontinue {}
 
-pub(super) const NAMES: [&str; 7] = ["register", "restock", "reprice", "reserve", "release", "commit", "discontinue"];
+pub(super) const NAMES: [&str; 9] =
+    ["register", "restock", "reprice", "reserve", "release", "commit", "allot", "take-back", "discontinue"];
 
 pub(super) fn is_internal(command: &str) -> bool {
-    command == "commit"
+    matches!(command, "commit" | "allot" | "take-back")
 }
 
 pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
@@ -69,11 +92,52 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
             Command::Reserve { order: OrderId(order.0), quantity: quantity.0 }
         }
         "release" => Command::Release { order: OrderId(fingerprint.body::<Held>(body)?.order.0) },
-        "commit" => Command::Commit { order: OrderId(fingerprint.body::<Held>(body)?.order.0) },
+        "commit" => {
+            let Sold { order, amount_cents } = fingerprint.body(body)?;
+            Command::Commit { order: OrderId(order.0), amount_cents: amount_cents.map_or(0, |amount| amount.0) }
+        }
+        "allot" => {
+            let Allotted { sale, units } = fingerprint.body(body)?;
+            Command::Allot { sale: SaleId(sale.0), units: units.0 }
+        }
+        "take-back" => {
+            let TakenBack { sale, total } = fingerprint.body(body)?;
+            Command::TakeBack { sale: SaleId(sale.0), total: total.0 }
+        }
         "discontinue" => {
             fingerprint.body::<Discontinue>(body)?;
             Command::Discontinue
         }
         _ => return Err(CommandError::Unknown),
     })
+}
+
+pub(super) fn encode(command: &Command) -> (&'static str, String) {
+    match command {
+        Command::Register(Registration { name, price_cents, stock, limit_per_order }) => {
+            let register = Register {
+                name: Text(name.clone()),
+                price_cents: Cents(*price_cents),
+                stock: Stock(*stock),
+                limit_per_order: limit_per_order.map(Quantity),
+            };
+            ("register", to_body(&register))
+        }
+        Command::Restock { quantity } => ("restock", to_body(&Restock { quantity: Quantity(*quantity) })),
+        Command::Reprice { price_cents } => ("reprice", to_body(&Reprice { price_cents: Cents(*price_cents) })),
+        Command::Reserve { order, quantity } => {
+            ("reserve", to_body(&Reserve { order: Id(order.0.clone()), quantity: Quantity(*quantity) }))
+        }
+        Command::Release { order } => ("release", to_body(&Held { order: Id(order.0.clone()) })),
+        Command::Commit { order, amount_cents } => {
+            ("commit", to_body(&Sold { order: Id(order.0.clone()), amount_cents: Some(Cents(*amount_cents)) }))
+        }
+        Command::Allot { sale, units } => {
+            ("allot", to_body(&Allotted { sale: Id(sale.0.clone()), units: Quantity(*units) }))
+        }
+        Command::TakeBack { sale, total } => {
+            ("take-back", to_body(&TakenBack { sale: Id(sale.0.clone()), total: Stock(*total) }))
+        }
+        Command::Discontinue => ("discontinue", to_body(&Discontinue {})),
+    }
 }

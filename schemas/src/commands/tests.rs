@@ -82,3 +82,49 @@ fn a_version_is_accepted_strong_or_weak_and_nothing_else_is() {
     }
     assert_eq!(parse_if_match_field("7"), Some(Precondition::Version(7)));
 }
+
+#[test]
+fn a_command_that_was_written_is_read_as_it_was() {
+    for (aggregate, command, body) in [
+        (AggregateType::Product, "register", r#"{"name":"Blue","price_cents":1999,"stock":0,"limit_per_order":3}"#),
+        (AggregateType::Product, "restock", r#"{"quantity":5}"#),
+        (AggregateType::Product, "reprice", r#"{"price_cents":5}"#),
+        (AggregateType::Product, "reserve", r#"{"order":"o","quantity":2}"#),
+        (AggregateType::Product, "release", r#"{"order":"o"}"#),
+        (AggregateType::Product, "commit", r#"{"order":"o","amount_cents":700}"#),
+        (AggregateType::Product, "allot", r#"{"sale":"s","units":9}"#),
+        (AggregateType::Product, "take-back", r#"{"sale":"s","total":0}"#),
+        (AggregateType::Product, "discontinue", "{}"),
+        (
+            AggregateType::Order,
+            "place",
+            r#"{"customer":"c","lines":[{"product":"p","quantity":2,"amount_cents":7}],"sale":"s","ordered_at":"1997-01-01T00:00:00Z"}"#,
+        ),
+        (AggregateType::Order, "confirm-line", r#"{"product":"p"}"#),
+        (AggregateType::Order, "reject-line", r#"{"product":"p","reason":"out_of_stock"}"#),
+        (AggregateType::Order, "pay", r#"{"payment":"y","amount_cents":7}"#),
+        (AggregateType::Order, "ship", r#"{"carrier":"by bike"}"#),
+        (AggregateType::Order, "deliver", r#"{"tracking":"1"}"#),
+        (AggregateType::Order, "cancel", "{}"),
+        (AggregateType::Order, "expire", "{}"),
+        (
+            AggregateType::Sale,
+            "schedule",
+            r#"{"product":"p","opens_at":"2026-01-01T00:00:00Z","closes_at":"2026-01-02T00:00:00Z","price_cents":1,"units":9,"limit_per_customer":2}"#,
+        ),
+        (AggregateType::Sale, "stock", "{}"),
+        (AggregateType::Sale, "refuse", r#"{"reason":"out_of_stock"}"#),
+        (AggregateType::Sale, "open", "{}"),
+        (AggregateType::Sale, "close", "{}"),
+        (AggregateType::Sale, "claim", r#"{"customer":"c","quantity":1,"order":"o"}"#),
+        (AggregateType::Sale, "hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p"}"#),
+        (AggregateType::Sale, "return", r#"{"order":"o","is_ordered":false}"#),
+        (AggregateType::Sale, "commit", r#"{"order":"o"}"#),
+    ] {
+        assert!(names(aggregate).contains(&command), "{command}");
+        let read = parse(aggregate, command, body.as_bytes(), Precondition::None).unwrap();
+        let (name, written) = encode(&read.command);
+        assert_eq!(name, command);
+        assert_eq!(parse(aggregate, name, written.as_bytes(), Precondition::None), Ok(read), "{written}");
+    }
+}

@@ -103,6 +103,19 @@ pub struct OrderPaidV1<'a> {
     pub sale: Option<Cow<'a, str>>,
 }
 
+/// The second form: also what each line is paid with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderPaidV2<'a> {
+    #[serde(borrow)]
+    pub payment: Cow<'a, str>,
+    pub amount_cents: u64,
+    #[serde(borrow)]
+    pub lines: Vec<LineV1<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub sale: Option<Cow<'a, str>>,
+}
+
 /// Of what was shipped, and of what was delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,10 +157,10 @@ pub(super) fn newest(event: &OrderEvent) -> WireEvent<'_> {
             reason: reason.as_deref().map(Cow::Borrowed),
         }),
         OrderEvent::Rejected(ending) => WireEvent::OrderRejectedV2(ending.into()),
-        OrderEvent::Paid(Payment { payment, amount_cents, held, sale }) => WireEvent::OrderPaidV1(OrderPaidV1 {
+        OrderEvent::Paid(Payment { payment, amount_cents, lines, sale }) => WireEvent::OrderPaidV2(OrderPaidV2 {
             payment: Cow::Borrowed(&payment.0),
             amount_cents: *amount_cents,
-            held: held.iter().map(HeldV1::from).collect(),
+            lines: lines.iter().map(LineV1::from).collect(),
             sale: sale.as_ref().map(|sale| Cow::Borrowed(&*sale.0)),
         }),
         OrderEvent::Shipped(parcel) => WireEvent::OrderShippedV1(parcel.into()),
@@ -217,7 +230,29 @@ impl From<&OrderPaidV1<'_>> for Event {
         Self::Order(OrderEvent::Paid(Payment {
             payment: PaymentId(event.payment.as_ref().into()),
             amount_cents: event.amount_cents,
-            held: event.held.iter().map(Held::from).collect(),
+            lines: paid_lines(event),
+            sale: event.sale.as_deref().map(sale),
+        }))
+    }
+}
+
+/// Which line was paid with what it did not tell: the first has it all, so that it is right in sum.
+fn paid_lines(event: &OrderPaidV1<'_>) -> Vec<Line> {
+    let amounts = std::iter::once(event.amount_cents).chain(std::iter::repeat(0));
+    let line = |(held, amount_cents): (&HeldV1<'_>, u64)| Line {
+        product: product(&held.product),
+        quantity: held.quantity,
+        amount_cents,
+    };
+    event.held.iter().zip(amounts).map(line).collect()
+}
+
+impl From<&OrderPaidV2<'_>> for Event {
+    fn from(event: &OrderPaidV2<'_>) -> Self {
+        Self::Order(OrderEvent::Paid(Payment {
+            payment: PaymentId(event.payment.as_ref().into()),
+            amount_cents: event.amount_cents,
+            lines: event.lines.iter().map(Line::from).collect(),
             sale: event.sale.as_deref().map(sale),
         }))
     }

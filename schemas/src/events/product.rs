@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use domain::Event;
-use domain::ids::OrderId;
+use domain::ids::{OrderId, SaleId};
 use domain::product::{Event as ProductEvent, Registration};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,36 @@ pub struct ProductCommittedV1<'a> {
     pub quantity: u32,
 }
 
+/// The second form: also what the order pays for all units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductCommittedV2<'a> {
+    #[serde(borrow)]
+    pub order: Cow<'a, str>,
+    pub quantity: u32,
+    pub amount_cents: u64,
+}
+
+/// Out of the stock for a sale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductAllottedV1<'a> {
+    #[serde(borrow)]
+    pub sale: Cow<'a, str>,
+    pub units: u32,
+}
+
+/// Back into the stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductTakenBackV1<'a> {
+    #[serde(borrow)]
+    pub sale: Cow<'a, str>,
+    pub units: u32,
+    /// Of all that the sale gave back.
+    pub total: u32,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProductDiscontinuedV1 {}
@@ -80,9 +110,21 @@ pub(super) fn newest(event: &ProductEvent) -> WireEvent<'_> {
         ProductEvent::Released { order, quantity } => {
             WireEvent::ProductReleasedV1(ProductReleasedV1 { order: Cow::Borrowed(&order.0), quantity: *quantity })
         }
-        ProductEvent::Committed { order, quantity } => {
-            WireEvent::ProductCommittedV1(ProductCommittedV1 { order: Cow::Borrowed(&order.0), quantity: *quantity })
+        ProductEvent::Committed { order, quantity, amount_cents } => {
+            WireEvent::ProductCommittedV2(ProductCommittedV2 {
+                order: Cow::Borrowed(&order.0),
+                quantity: *quantity,
+                amount_cents: *amount_cents,
+            })
         }
+        ProductEvent::Allotted { sale, units } => {
+            WireEvent::ProductAllottedV1(ProductAllottedV1 { sale: Cow::Borrowed(&sale.0), units: *units })
+        }
+        ProductEvent::TakenBack { sale, units, total } => WireEvent::ProductTakenBackV1(ProductTakenBackV1 {
+            sale: Cow::Borrowed(&sale.0),
+            units: *units,
+            total: *total,
+        }),
         ProductEvent::Discontinued => WireEvent::ProductDiscontinuedV1(ProductDiscontinuedV1 {}),
     }
 }
@@ -124,7 +166,29 @@ impl From<&ProductReleasedV1<'_>> for Event {
 
 impl From<&ProductCommittedV1<'_>> for Event {
     fn from(event: &ProductCommittedV1<'_>) -> Self {
-        Self::Product(ProductEvent::Committed { order: order(&event.order), quantity: event.quantity })
+        let (order, quantity) = (order(&event.order), event.quantity);
+        // It did not tell.
+        Self::Product(ProductEvent::Committed { order, quantity, amount_cents: 0 })
+    }
+}
+
+impl From<&ProductCommittedV2<'_>> for Event {
+    fn from(event: &ProductCommittedV2<'_>) -> Self {
+        let (order, quantity) = (order(&event.order), event.quantity);
+        Self::Product(ProductEvent::Committed { order, quantity, amount_cents: event.amount_cents })
+    }
+}
+
+impl From<&ProductAllottedV1<'_>> for Event {
+    fn from(event: &ProductAllottedV1<'_>) -> Self {
+        Self::Product(ProductEvent::Allotted { sale: SaleId(event.sale.as_ref().into()), units: event.units })
+    }
+}
+
+impl From<&ProductTakenBackV1<'_>> for Event {
+    fn from(event: &ProductTakenBackV1<'_>) -> Self {
+        let sale = SaleId(event.sale.as_ref().into());
+        Self::Product(ProductEvent::TakenBack { sale, units: event.units, total: event.total })
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use domain::ids::{CustomerId, OrderId, PaymentId, ProductId, SaleId};
 use domain::order::{Ending, Event as OrderEvent, Held, Line, Parcel, Payment, Placement};
 use domain::product::{Event as ProductEvent, Registration};
+use domain::sale::{Event as SaleEvent, Schedule};
 use domain::{Event, TimeMs};
 use proptest::collection::vec;
 use proptest::option;
@@ -16,7 +17,14 @@ use super::{NAMES, WireEvent};
 use crate::time::{MAX_TIME, parse_rfc3339};
 
 /// Members that a version may lack.
-const OPTIONAL: [&str; 5] = ["limit_per_order", "sale", "reason", "carrier", "tracking"];
+fn is_optional(event: &str, member: &str) -> bool {
+    match member {
+        "limit_per_order" | "reason" | "carrier" | "tracking" => true,
+        "sale" => event.starts_with("order."),
+        "given_back" => event == "sale.returned.v1",
+        _ => false,
+    }
+}
 
 /// The golden file of each version. A new one does not compile before it has its arm, nor the arm before the
 /// file is there; and a file without its event below fails the tests.
@@ -41,16 +49,29 @@ fn golden(version: &WireEvent<'_>) -> &'static str {
         WireEvent::OrderPaidV1(_) => include_str!("../../golden/order.paid.v1.json"),
         WireEvent::OrderShippedV1(_) => include_str!("../../golden/order.shipped.v1.json"),
         WireEvent::OrderDeliveredV1(_) => include_str!("../../golden/order.delivered.v1.json"),
+        WireEvent::ProductCommittedV2(_) => include_str!("../../golden/product.committed.v2.json"),
+        WireEvent::OrderPaidV2(_) => include_str!("../../golden/order.paid.v2.json"),
+        WireEvent::ProductAllottedV1(_) => include_str!("../../golden/product.allotted.v1.json"),
+        WireEvent::ProductTakenBackV1(_) => include_str!("../../golden/product.taken-back.v1.json"),
+        WireEvent::SaleScheduledV1(_) => include_str!("../../golden/sale.scheduled.v1.json"),
+        WireEvent::SaleStockedV1(_) => include_str!("../../golden/sale.stocked.v1.json"),
+        WireEvent::SaleRefusedV1(_) => include_str!("../../golden/sale.refused.v1.json"),
+        WireEvent::SaleOpenedV1(_) => include_str!("../../golden/sale.opened.v1.json"),
+        WireEvent::SaleClosedV1(_) => include_str!("../../golden/sale.closed.v1.json"),
+        WireEvent::SaleClaimedV1(_) => include_str!("../../golden/sale.claimed.v1.json"),
+        WireEvent::SaleReturnedV1(_) => include_str!("../../golden/sale.returned.v1.json"),
+        WireEvent::SaleCommittedV1(_) => include_str!("../../golden/sale.committed.v1.json"),
     }
 }
 
 /// What each golden file says.
 fn meanings() -> Vec<(&'static str, Event)> {
-    product_meanings().into_iter().chain(order_meanings()).collect()
+    product_meanings().into_iter().chain(order_meanings()).chain(sale_meanings()).collect()
 }
 
 fn product_meanings() -> Vec<(&'static str, Event)> {
     let product = |event| Event::Product(event);
+    let sold = || OrderId("o-18".into());
     vec![
         (
             "product.registered.v1",
@@ -65,9 +86,20 @@ fn product_meanings() -> Vec<(&'static str, Event)> {
         ("product.repriced.v1", product(ProductEvent::Repriced { price_cents: 1499 })),
         ("product.reserved.v1", product(ProductEvent::Reserved { order: OrderId("o-17".into()), quantity: 2 })),
         ("product.released.v1", product(ProductEvent::Released { order: OrderId("o-17".into()), quantity: 2 })),
-        ("product.committed.v1", product(ProductEvent::Committed { order: OrderId("o-18".into()), quantity: 1 })),
+        // The first version did not tell the amount.
+        ("product.committed.v1", product(ProductEvent::Committed { order: sold(), quantity: 1, amount_cents: 0 })),
+        ("product.committed.v2", product(ProductEvent::Committed { order: sold(), quantity: 1, amount_cents: 1499 })),
+        ("product.allotted.v1", product(ProductEvent::Allotted { sale: SaleId("black-friday".into()), units: 100 })),
+        (
+            "product.taken-back.v1",
+            product(ProductEvent::TakenBack { sale: SaleId("black-friday".into()), units: 7, total: 12 }),
+        ),
         ("product.discontinued.v1", product(ProductEvent::Discontinued)),
     ]
+}
+
+fn line(product: &str, quantity: u32, amount_cents: u64) -> Line {
+    Line { product: ProductId(product.into()), quantity, amount_cents }
 }
 
 fn order_meanings() -> Vec<(&'static str, Event)> {
@@ -86,6 +118,12 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
     let held =
         || [("cd-1", 2), ("cd-2", 1)].map(|(id, quantity)| Held { product: ProductId(id.into()), quantity }).into();
     let sale = || Some(SaleId("black-friday".into()));
+    let paid = |[first, second]: [u64; 2]| Payment {
+        payment: PaymentId("pay-7".into()),
+        amount_cents: 3998,
+        lines: vec![line("cd-1", 2, first), line("cd-2", 1, second)],
+        sale: sale(),
+    };
     let told = Ending { held: held(), sale: sale(), ..ending.clone() };
     let cancelled = |ending| {
         let ordered_at = TimeMs(852_076_800_000);
@@ -96,10 +134,7 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
             "order.placed.v1",
             order(OrderEvent::Placed(Placement {
                 customer: CustomerId("c-9".into()),
-                lines: vec![
-                    Line { product: ProductId("cd-1".into()), quantity: 2, amount_cents: 3998 },
-                    Line { product: ProductId("cd-2".into()), quantity: 1, amount_cents: 0 },
-                ],
+                lines: vec![line("cd-1", 2, 3998), line("cd-2", 1, 0)],
                 sale: Some(SaleId("black-friday".into())),
                 ordered_at: noon,
             })),
@@ -117,13 +152,10 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
         ("order.expired.v1", order(OrderEvent::Expired(Ending { reason: None, ..told }))),
         (
             "order.paid.v1",
-            order(OrderEvent::Paid(Payment {
-                payment: PaymentId("pay-7".into()),
-                amount_cents: 3998,
-                held: held(),
-                sale: sale(),
-            })),
+            // The first version did not tell what each line is paid with.
+            order(OrderEvent::Paid(paid([3998, 0]))),
         ),
+        ("order.paid.v2", order(OrderEvent::Paid(paid([2999, 999])))),
         (
             "order.shipped.v1",
             order(OrderEvent::Shipped(Parcel { carrier: Some("by bike".into()), tracking: Some("BIKE-1".into()) })),
@@ -131,6 +163,56 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
         (
             "order.delivered.v1",
             order(OrderEvent::Delivered(Parcel { carrier: Some("the neighbour".into()), tracking: None })),
+        ),
+    ]
+}
+
+fn sale_meanings() -> Vec<(&'static str, Event)> {
+    let sale = |event| Event::Sale(event);
+    let (order, customer) = (|| OrderId("o-17".into()), || CustomerId("c-9".into()));
+    let product = || ProductId("cd-1".into());
+    vec![
+        (
+            "sale.scheduled.v1",
+            sale(SaleEvent::Scheduled(Schedule {
+                product: product(),
+                opens_at: parse_rfc3339("2026-11-27T08:00:00Z").unwrap(),
+                closes_at: parse_rfc3339("2026-11-27T20:30:00.5Z").unwrap(),
+                price_cents: 999,
+                units: 100,
+                limit_per_customer: 2,
+            })),
+        ),
+        ("sale.stocked.v1", sale(SaleEvent::Stocked)),
+        ("sale.refused.v1", sale(SaleEvent::Refused { reason: Some("out_of_stock".into()) })),
+        ("sale.opened.v1", sale(SaleEvent::Opened)),
+        ("sale.closed.v1", sale(SaleEvent::Closed { product: product(), given_back: 12 })),
+        (
+            "sale.claimed.v1",
+            sale(SaleEvent::Claimed {
+                order: order(),
+                customer: customer(),
+                quantity: 2,
+                product: product(),
+                amount_cents: 1998,
+                is_first: true,
+                is_ordered: false,
+            }),
+        ),
+        (
+            "sale.returned.v1",
+            sale(SaleEvent::Returned {
+                order: order(),
+                customer: customer(),
+                quantity: 2,
+                product: product(),
+                given_back: Some(14),
+                is_last: false,
+            }),
+        ),
+        (
+            "sale.committed.v1",
+            sale(SaleEvent::Committed { order: order(), product: product(), quantity: 2, amount_cents: 1998 }),
         ),
     ]
 }
@@ -221,7 +303,7 @@ fn a_missing_member_is_an_error_unless_it_is_optional() {
             let mut rest = whole.clone();
             rest["data"].as_object_mut().unwrap().remove(member).unwrap();
             let decoded = decode(&rest.to_string()).is_ok();
-            assert_eq!(decoded, OPTIONAL.contains(&member.as_str()), "{name} without {member}");
+            assert_eq!(decoded, is_optional(&name, member), "{name} without {member}");
         }
     }
 }
@@ -257,17 +339,29 @@ fn any_product_event() -> impl Strategy<Value = ProductEvent> {
         any::<u64>().prop_map(|price_cents| ProductEvent::Repriced { price_cents }),
         held().prop_map(|(order, quantity)| ProductEvent::Reserved { order, quantity }),
         held().prop_map(|(order, quantity)| ProductEvent::Released { order, quantity }),
-        held().prop_map(|(order, quantity)| ProductEvent::Committed { order, quantity }),
+        (held(), any::<u64>()).prop_map(|((order, quantity), amount_cents)| {
+            ProductEvent::Committed { order, quantity, amount_cents }
+        }),
+        (text(), any::<u32>()).prop_map(|(sale, units)| ProductEvent::Allotted { sale: SaleId(sale), units }),
+        (text(), any::<u32>(), any::<u32>()).prop_map(|(sale, units, total)| ProductEvent::TakenBack {
+            sale: SaleId(sale),
+            units,
+            total
+        }),
         Just(ProductEvent::Discontinued),
     ]
 }
 
 fn placed() -> impl Strategy<Value = OrderEvent> {
-    let line = (text().prop_map(ProductId), any::<u32>(), any::<u64>())
-        .prop_map(|(product, quantity, amount_cents)| Line { product, quantity, amount_cents });
-    (text().prop_map(CustomerId), vec(line, 0..4), option::of(text().prop_map(SaleId)), time()).prop_map(
+    (text().prop_map(CustomerId), lines(), option::of(text().prop_map(SaleId)), time()).prop_map(
         |(customer, lines, sale, ordered_at)| OrderEvent::Placed(Placement { customer, lines, sale, ordered_at }),
     )
+}
+
+fn lines() -> impl Strategy<Value = Vec<Line>> {
+    let line = (text().prop_map(ProductId), any::<u32>(), any::<u64>())
+        .prop_map(|(product, quantity, amount_cents)| Line { product, quantity, amount_cents });
+    vec(line, 0..4)
 }
 
 fn ending() -> impl Strategy<Value = Ending> {
@@ -293,8 +387,8 @@ fn parcel() -> impl Strategy<Value = Parcel> {
 }
 
 fn payment() -> impl Strategy<Value = Payment> {
-    (text().prop_map(PaymentId), any::<u64>(), held(), option::of(text().prop_map(SaleId)))
-        .prop_map(|(payment, amount_cents, held, sale)| Payment { payment, amount_cents, held, sale })
+    (text().prop_map(PaymentId), any::<u64>(), lines(), option::of(text().prop_map(SaleId)))
+        .prop_map(|(payment, amount_cents, lines, sale)| Payment { payment, amount_cents, lines, sale })
 }
 
 fn any_order_event() -> impl Strategy<Value = OrderEvent> {
@@ -313,8 +407,46 @@ fn any_order_event() -> impl Strategy<Value = OrderEvent> {
     ]
 }
 
+fn scheduled() -> impl Strategy<Value = SaleEvent> {
+    let numbers = (any::<u64>(), any::<u32>(), any::<u32>());
+    (text(), time(), time(), numbers).prop_map(|(product, opens_at, closes_at, numbers)| {
+        let (price_cents, units, limit_per_customer) = numbers;
+        let product = ProductId(product);
+        SaleEvent::Scheduled(Schedule { product, opens_at, closes_at, price_cents, units, limit_per_customer })
+    })
+}
+
+fn any_sale_event() -> impl Strategy<Value = SaleEvent> {
+    let ids = || (text().prop_map(OrderId), text().prop_map(CustomerId), text().prop_map(ProductId));
+    prop_oneof![
+        scheduled(),
+        Just(SaleEvent::Stocked),
+        option::of(text()).prop_map(|reason| SaleEvent::Refused { reason }),
+        Just(SaleEvent::Opened),
+        (text().prop_map(ProductId), any::<u32>())
+            .prop_map(|(product, given_back)| SaleEvent::Closed { product, given_back }),
+        (ids(), any::<u32>(), any::<u64>(), any::<(bool, bool)>()).prop_map(
+            |((order, customer, product), quantity, amount_cents, (is_first, is_ordered))| {
+                SaleEvent::Claimed { order, customer, quantity, product, amount_cents, is_first, is_ordered }
+            }
+        ),
+        (ids(), any::<u32>(), any::<Option<u32>>(), any::<bool>()).prop_map(
+            |((order, customer, product), quantity, given_back, is_last)| {
+                SaleEvent::Returned { order, customer, quantity, product, given_back, is_last }
+            }
+        ),
+        (ids(), any::<u32>(), any::<u64>()).prop_map(|((order, _, product), quantity, amount_cents)| {
+            SaleEvent::Committed { order, product, quantity, amount_cents }
+        }),
+    ]
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
-    prop_oneof![any_product_event().prop_map(Event::Product), any_order_event().prop_map(Event::Order)]
+    prop_oneof![
+        any_product_event().prop_map(Event::Product),
+        any_order_event().prop_map(Event::Order),
+        any_sale_event().prop_map(Event::Sale),
+    ]
 }
 
 proptest! {

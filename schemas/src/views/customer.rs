@@ -1,62 +1,68 @@
 //! `customer`: what a customer ordered in all. Counted when placed, taken back when an order ends unserved.
 
-use domain::TimeMs;
-use domain::order::Event;
+use domain::order::Event as OrderEvent;
+use domain::{Event, TimeMs};
 use serde::Serialize;
 
-use super::revenue::Sums;
+use super::sums::{Delta, Sums, json, ordered_at};
+use super::{KEY_ORDER, Key, Kind, Natural, Source, SumFold, SumTable, View, field, list};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CustomerDelta {
-    /// Events folded into it.
-    pub events: i64,
-    pub sums: Sums,
-    /// Of all orders ever placed: these are not taken back.
-    pub first_order_at: TimeMs,
-    pub last_order_at: TimeMs,
-}
+pub const VIEW: View = View {
+    name: "customer",
+    relation: "view_customer",
+    source: Source::Sum(SumFold {
+        delta,
+        row: |_, whole| json(&CustomerRow::from(whole)),
+        table: SumTable::DatedParts,
+    }),
+    natural: Natural::Row("customers"),
+    key: Key::Id,
+    fields: &[
+        field("orders", Kind::Integer),
+        field("units", Kind::Integer),
+        field("amount_cents", Kind::Integer),
+        field("first_order_at", Kind::Time),
+        field("last_order_at", Kind::Time),
+    ],
+    key_range: None,
+    table: "customer_parts",
+    form: 1,
+    // No index has sums that are made when they are read.
+    lists: &[list(KEY_ORDER, &[])],
+    nested: &[],
+};
 
 /// A row, of all its parts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CustomerRow {
+#[derive(Serialize)]
+struct CustomerRow {
     #[serde(flatten)]
     sums: Sums,
+    /// Of all orders ever placed.
     #[serde(with = "crate::time::rfc3339")]
     first_order_at: TimeMs,
     #[serde(with = "crate::time::rfc3339")]
     last_order_at: TimeMs,
 }
 
-impl From<&CustomerDelta> for CustomerRow {
-    fn from(whole: &CustomerDelta) -> Self {
-        let CustomerDelta { events: _, sums, first_order_at, last_order_at } = whole;
-        Self { sums: *sums, first_order_at: *first_order_at, last_order_at: *last_order_at }
+impl From<&Delta> for CustomerRow {
+    fn from(whole: &Delta) -> Self {
+        let (first_order_at, last_order_at) = whole.times.unwrap_or_default();
+        Self { sums: whole.sums, first_order_at, last_order_at }
     }
 }
 
-/// The customer whom the event concerns, and what it adds.
-pub fn delta(event: &Event) -> Option<(&str, CustomerDelta)> {
-    let (customer, at) = match event {
-        Event::Placed(placement) => (&placement.customer, placement.ordered_at),
-        Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => {
-            (&ending.customer, ending.ordered_at)
-        }
-        Event::LineConfirmed { .. }
-        | Event::Confirmed
-        | Event::LineRejected { .. }
-        | Event::Paid(_)
-        | Event::Shipped(_)
-        | Event::Delivered(_) => return None,
+fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
+    let Event::Order(event) = event else { return None };
+    let at = ordered_at(event)?;
+    let customer = match event {
+        OrderEvent::Placed(placement) => &placement.customer,
+        OrderEvent::Rejected(ending) | OrderEvent::Cancelled(ending) | OrderEvent::Expired(ending) => &ending.customer,
+        OrderEvent::LineConfirmed { .. }
+        | OrderEvent::Confirmed
+        | OrderEvent::LineRejected { .. }
+        | OrderEvent::Paid(_)
+        | OrderEvent::Shipped(_)
+        | OrderEvent::Delivered(_) => return None,
     };
-    let sums = Sums::of(event)?;
-    Some((&customer.0, CustomerDelta { events: 1, sums, first_order_at: at, last_order_at: at }))
-}
-
-impl CustomerDelta {
-    pub fn add(&mut self, other: &Self) {
-        self.events += other.events;
-        self.sums.add(&other.sums);
-        self.first_order_at = self.first_order_at.min(other.first_order_at);
-        self.last_order_at = self.last_order_at.max(other.last_order_at);
-    }
+    Some((customer.0.to_string(), Delta { times: Some((at, at)), ..Delta::of(Sums::of(event)?) }))
 }

@@ -1,8 +1,48 @@
 //! `order`: what was ordered, and how far it has come.
 
-use domain::TimeMs;
 use domain::order::{Ending, Event};
+use domain::{AggregateType, Event as AnyEvent, TimeMs};
 use serde::{Deserialize, Serialize};
+
+use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, Nested, RowFold, Source, View, field, list};
+
+pub const VIEW: View = View {
+    name: "order",
+    relation: "view_order",
+    source: Source::Aggregate(RowFold {
+        aggregate: AggregateType::Order,
+        fold: |row, event, _| match (row, event) {
+            (Some(AggregateRow::Order(row)), AnyEvent::Order(event)) => fold(Some(row), event).map(AggregateRow::Order),
+            (None, AnyEvent::Order(event)) => fold(None, event).map(AggregateRow::Order),
+            // No aggregate has another one's events.
+            (row, _) => row,
+        },
+        read: |json| serde_json::from_str(json).map(AggregateRow::Order),
+    }),
+    natural: Natural::Row("orders"),
+    key: Key::Id,
+    fields: &[
+        field("customer", Kind::Id),
+        field("lines", Kind::Array),
+        field(
+            "status",
+            Kind::OneOf(&["placed", "confirmed", "rejected", "cancelled", "paid", "shipped", "delivered", "expired"]),
+        ),
+        field("total_cents", Kind::Integer),
+        field("ordered_at", Kind::Time),
+        field("reason", Kind::Text),
+    ],
+    key_range: None,
+    table: "order_rows",
+    form: 1,
+    lists: &[
+        list(KEY_ORDER, &[]),
+        list("ordered_at", &[]),
+        list("ordered_at", &["customer"]),
+        list("ordered_at", &["status"]),
+    ],
+    nested: &[Nested { owner: "customers", name: "orders", filter: "customer", order: "-ordered_at" }],
+};
 
 /// A row of `order`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,48 @@
 //! `product`: a product's price and stock.
 
 use domain::product::Event;
+use domain::{AggregateType, Event as AnyEvent};
 use serde::{Deserialize, Serialize};
+
+use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, field, list};
+
+pub const VIEW: View = View {
+    name: "product",
+    relation: "view_product",
+    source: Source::Aggregate(RowFold {
+        aggregate: AggregateType::Product,
+        fold: |row, event, _| match (row, event) {
+            (Some(AggregateRow::Product(row)), AnyEvent::Product(event)) => {
+                fold(Some(row), event).map(AggregateRow::Product)
+            }
+            (None, AnyEvent::Product(event)) => fold(None, event).map(AggregateRow::Product),
+            // No aggregate has another one's events.
+            (row, _) => row,
+        },
+        read: |json| serde_json::from_str(json).map(AggregateRow::Product),
+    }),
+    natural: Natural::Row("products"),
+    key: Key::Id,
+    fields: &[
+        field("name", Kind::Text),
+        field("price_cents", Kind::Integer),
+        field("stock", Kind::Integer),
+        field("available", Kind::Integer),
+        field("reserved", Kind::Integer),
+        field("sold", Kind::Integer),
+        field("discontinued", Kind::Boolean),
+    ],
+    key_range: None,
+    table: "product_rows",
+    form: 1,
+    lists: &[
+        list(KEY_ORDER, &[]),
+        list("price_cents", &[]),
+        list(KEY_ORDER, &["discontinued"]),
+        list("price_cents", &["discontinued"]),
+    ],
+    nested: &[],
+};
 
 /// A row of `product`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +80,14 @@ pub fn fold(row: Option<ProductRow>, event: &Event) -> Option<ProductRow> {
             row.stock -= u64::from(*quantity);
             row.sold += u64::from(*quantity);
         }
+        Event::Allotted { units, .. } => {
+            row.stock -= u64::from(*units);
+            row.available -= u64::from(*units);
+        }
+        Event::TakenBack { units, .. } => {
+            row.stock += u64::from(*units);
+            row.available += u64::from(*units);
+        }
         Event::Discontinued => row.discontinued = true,
     }
     Some(row)
@@ -60,13 +109,15 @@ fn first(event: &Event) -> Option<ProductRow> {
         | Event::Reserved { .. }
         | Event::Released { .. }
         | Event::Committed { .. }
+        | Event::Allotted { .. }
+        | Event::TakenBack { .. }
         | Event::Discontinued => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::ids::OrderId;
+    use domain::ids::{OrderId, SaleId};
     use domain::product::Registration;
 
     use super::*;
@@ -85,12 +136,22 @@ mod tests {
         let row = folded(&[
             registered(10),
             Event::Reserved { order: order(), quantity: 4 },
-            Event::Committed { order: order(), quantity: 4 },
+            Event::Committed { order: order(), quantity: 4, amount_cents: 0 },
             Event::Reserved { order: order(), quantity: 2 },
             Event::Released { order: order(), quantity: 1 },
             Event::Restocked { quantity: 5 },
         ]);
         assert_eq!((row.stock, row.available, row.reserved, row.sold), (11, 10, 1, 4));
+    }
+
+    #[test]
+    fn a_sales_units_are_out_of_the_stock_until_they_come_back() {
+        let sale = || SaleId("s".into());
+        let allotted = [registered(10), Event::Allotted { sale: sale(), units: 6 }];
+        assert_eq!((folded(&allotted).stock, folded(&allotted).available), (4, 4));
+        let [registered, allotted] = allotted;
+        let row = folded(&[registered, allotted, Event::TakenBack { sale: sale(), units: 2, total: 2 }]);
+        assert_eq!((row.stock, row.available, row.sold), (6, 6, 0));
     }
 
     #[test]

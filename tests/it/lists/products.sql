@@ -4,7 +4,7 @@ SELECT
     'p-' || (n * 7919) % {rows},
     n,
     json_build_object(
-        'name', 'A CD', 'price_cents', (n * 31) % 97, 'stock', n, 'available', n, 'reserved', 0, 'sold', 0,
+        'name', 'A CD', 'price_cents', (n * 31) % 97, 'stock', n, 'available', n % 50, 'reserved', 0, 'sold', 0,
         'discontinued', n % 5 = 0
     )
 FROM generate_series(1, {rows}) AS n

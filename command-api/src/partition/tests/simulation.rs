@@ -522,7 +522,7 @@ impl Product {
         let command = domain::Command::Product(wish.command.clone());
         domain::decide(&self.state, &command, TimeMs(0)).map_err(|rejection| match rejection {
             domain::Rejection::Product(rejection) => rejection,
-            domain::Rejection::Order(_) => unreachable!("only products are asked"),
+            domain::Rejection::Order(_) | domain::Rejection::Sale(_) => unreachable!("only products are asked"),
         })
     }
 }
@@ -629,9 +629,12 @@ fn units(event: &domain::Event) -> i64 {
     match event {
         domain::Event::Product(Event::Registered(registration)) => registration.stock.into(),
         domain::Event::Product(Event::Restocked { quantity } | Event::Released { quantity, .. }) => (*quantity).into(),
+        domain::Event::Product(Event::TakenBack { units, .. }) => (*units).into(),
         domain::Event::Product(Event::Reserved { quantity, .. }) => -i64::from(*quantity),
+        domain::Event::Product(Event::Allotted { units, .. }) => -i64::from(*units),
         domain::Event::Product(Event::Repriced { .. } | Event::Committed { .. } | Event::Discontinued)
-        | domain::Event::Order(_) => 0,
+        | domain::Event::Order(_)
+        | domain::Event::Sale(_) => 0,
     }
 }
 
@@ -670,7 +673,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => (order(), 1..3_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity }),
         3 => order().prop_map(|order| Command::Release { order }),
-        1 => order().prop_map(|order| Command::Commit { order }),
+        1 => order().prop_map(|order| Command::Commit { order, amount_cents: 7 }),
         2 => (1..3_u32).prop_map(|quantity| Command::Restock { quantity }),
         1 => (STOCK..STOCK + 2).prop_map(register),
     ]

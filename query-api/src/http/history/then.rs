@@ -7,7 +7,7 @@ use schemas::aggregate::AggregateId;
 use schemas::events::WireEvent;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::time::{TimeMs, parse_rfc3339};
-use schemas::views::{AggregateRow, Source, VIEWS, row_body};
+use schemas::views::{AggregateRow, RowFold, row_body, row_fold};
 
 use super::super::answers;
 use super::super::request::{Asked, Parameters};
@@ -68,13 +68,13 @@ struct Folded {
 
 impl Folded {
     /// Whether the moment is behind these events.
-    fn take(&mut self, events: &[JournalEvent], moment: Moment) -> Result<bool, serde_json::Error> {
+    fn take(&mut self, fold: RowFold, events: &[JournalEvent], moment: Moment) -> Result<bool, serde_json::Error> {
         for event in events {
             if !moment.includes(event) {
                 return Ok(true);
             }
             let event_then = WireEvent::upcast_parts(&event.r#type, &event.data)?;
-            self.row = AggregateRow::fold(self.row.take(), &event_then);
+            self.row = (fold.fold)(self.row.take(), &event_then, TimeMs(event.at_ms.cast_unsigned()));
             self.version = event.version;
         }
         Ok(moment.is_reached(self.version))
@@ -84,13 +84,14 @@ impl Folded {
 pub(super) async fn of(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -> Response {
     let name = id.as_str();
     let place = (name, id.partition(asked.log.partitions));
+    let (view, fold) = row_fold(id.aggregate());
     let mut folded = Folded::default();
     loop {
         let shown = match reads.history(asked.log, place, (folded.version, MAX_LIMIT), &asked.fresh).await {
             Ok(shown) => shown,
             Err(error) => return answers::refused(error),
         };
-        let is_past = match folded.take(&shown.found, moment) {
+        let is_past = match folded.take(fold, &shown.found, moment) {
             Ok(is_past) => is_past,
             Err(error) => {
                 tracing::error!(aggregate = name, error = %error, "the journal holds an event that does not read");
@@ -99,7 +100,8 @@ pub(super) async fn of(reads: &Reads, id: &AggregateId, moment: Moment, asked: &
         };
         let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < MAX_LIMIT);
         if is_past || is_end {
-            return answer(id, moment, folded, shown.token, asked);
+            // It is no row of the view, but made the way that this build makes them.
+            return answer(id, view.form.cast_unsigned(), (moment, folded), shown.token, asked);
         }
         if folded.version >= MAX_EVENTS {
             let detail = format!("{name} had more than {MAX_EVENTS} events by then: fold them from its history");
@@ -108,7 +110,13 @@ pub(super) async fn of(reads: &Reads, id: &AggregateId, moment: Moment, asked: &
     }
 }
 
-fn answer(id: &AggregateId, moment: Moment, folded: Folded, token: Option<String>, asked: &Asked) -> Response {
+fn answer(
+    id: &AggregateId,
+    generation: u32,
+    (moment, folded): (Moment, Folded),
+    token: Option<String>,
+    asked: &Asked,
+) -> Response {
     let Folded { row, version } = folded;
     let name = id.as_str();
     match (row, moment) {
@@ -118,9 +126,6 @@ fn answer(id: &AggregateId, moment: Moment, folded: Folded, token: Option<String
         (Some(row), Moment::Version(_) | Moment::At(_)) => {
             let data = serde_json::to_string(&row).expect("rows hold nothing that JSON cannot");
             let version = version.cast_unsigned();
-            // It is no row of a view, but made the way that this build makes them.
-            let fold = VIEWS.iter().find(|view| view.source == Source::Aggregate(id.aggregate())).map(|view| view.fold);
-            let generation = fold.map_or(1, i32::cast_unsigned);
             let body = row_body(id.id(), version, &data).into();
             answers::row(Row { version, generation, body }, token, None, asked)
         }
@@ -158,10 +163,11 @@ mod tests {
 
     fn price(moment: Moment) -> (Option<u64>, i64, bool) {
         let mut folded = Folded::default();
-        let is_past = folded.take(&history(), moment).unwrap();
+        let fold = row_fold(schemas::aggregate::AggregateType::Product).1;
+        let is_past = folded.take(fold, &history(), moment).unwrap();
         let price = folded.row.map(|row| match row {
             AggregateRow::Product(row) => row.price_cents,
-            AggregateRow::Order(_) => panic!("an order came of a product's events"),
+            AggregateRow::Order(_) | AggregateRow::Sale(_) => panic!("another row came of a product's events"),
         });
         (price, folded.version, is_past)
     }

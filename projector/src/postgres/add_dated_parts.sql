@@ -1,4 +1,4 @@
-INSERT INTO customer_parts AS part
+INSERT INTO {table} AS part
     (key, partition, version, orders, units, amount_cents, first_order_at, last_order_at)
 SELECT
     key, partition, events, orders, units, amount_cents,

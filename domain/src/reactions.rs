@@ -1,0 +1,373 @@
+//! What an event of one aggregate makes others do.
+//!
+//! An order with its reservations is a transaction over several aggregates without a lock over any: each [`Step`] is a
+//! command to one of them, and its outcome leads to the next step, or ends the chain. What was taken is given back by a
+//! step of its own.
+//!
+//! Invariant: every step is harmless whenever it comes, again or late. Whoever is asked knows what it did for the order
+//! or the sale already; and what is taken for an order that has ended meanwhile is given back, because the order refuses
+//! to be confirmed.
+//!
+//! Invariant: an event's steps depend on the event alone, so that they can be taken again from the log.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::ids::{CustomerId, OrderId, ProductId, SaleId};
+use crate::order::{Ending, Event as OrderEvent, Held, Line, Payment, Placement};
+use crate::sale::{Claim, Event as SaleEvent};
+use crate::{AggregateType, Command, Event, TimeMs, order, product, sale};
+
+/// The most units of one product that are reserved for an order, however many of its lines name it.
+const MAX_UNITS: u32 = 1_000_000_000;
+
+/// A command that an event causes, or the outcome of another step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Reserve {
+        product: ProductId,
+        order: OrderId,
+        quantity: u32,
+    },
+    /// The same, of a sale's units.
+    Hold {
+        sale: SaleId,
+        product: ProductId,
+        claim: Claim,
+    },
+    ConfirmLine {
+        order: OrderId,
+        product: ProductId,
+        /// Where the units are taken from, if not from the product itself.
+        sale: Option<SaleId>,
+    },
+    RejectLine {
+        order: OrderId,
+        product: ProductId,
+        reason: Box<str>,
+    },
+    Release {
+        product: ProductId,
+        order: OrderId,
+    },
+    Return {
+        sale: SaleId,
+        order: OrderId,
+        /// As in the command.
+        is_ordered: Option<bool>,
+    },
+    Commit {
+        product: ProductId,
+        order: OrderId,
+        amount_cents: u64,
+    },
+    CommitClaim {
+        sale: SaleId,
+        order: OrderId,
+    },
+    /// The order of a claim.
+    Place {
+        order: OrderId,
+        customer: CustomerId,
+        line: Line,
+        sale: SaleId,
+    },
+    Allot {
+        product: ProductId,
+        sale: SaleId,
+        units: u32,
+    },
+    Stock {
+        sale: SaleId,
+        product: ProductId,
+        units: u32,
+    },
+    Refuse {
+        sale: SaleId,
+        reason: Box<str>,
+    },
+    TakeBack {
+        product: ProductId,
+        sale: SaleId,
+        total: u32,
+    },
+    Due {
+        alarm: Alarm,
+        id: Box<str>,
+    },
+}
+
+/// What happens at a time unless it is called off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Alarm {
+    /// An order that is not paid in time expires.
+    ExpireOrder,
+    OpenSale,
+    CloseSale,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    Accepted,
+    /// By the name of the rule.
+    Rejected(&'a str),
+}
+
+/// What an event causes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reaction {
+    pub steps: Vec<Step>,
+    /// Of the event's own aggregate; `None` calls it off.
+    pub alarms: Vec<(Alarm, Option<TimeMs>)>,
+}
+
+/// `id`: of the event's aggregate. `is_caused`: a reaction's step made the event. `payment_window_ms`: how long an order
+/// waits to be paid.
+pub fn react(id: &str, event: &Event, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
+    match event {
+        Event::Product(_) => Reaction::default(),
+        Event::Order(event) => of_order(&OrderId(id.into()), event, at, is_caused, payment_window_ms),
+        Event::Sale(event) => of_sale(&SaleId(id.into()), event),
+    }
+}
+
+fn of_order(id: &OrderId, event: &OrderEvent, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
+    let expire = |due| vec![(Alarm::ExpireOrder, due)];
+    match event {
+        // It is a record of what was ordered elsewhere, long ago.
+        OrderEvent::Placed(placement) if placement.ordered_at < at => Reaction::default(),
+        // Its lines are confirmed by whoever placed it.
+        OrderEvent::Placed(placement) if placement.sale.is_some() && is_caused => Reaction::default(),
+        OrderEvent::Placed(placement) => placed(id, placement).into(),
+        OrderEvent::Confirmed => {
+            Reaction { steps: vec![], alarms: expire(Some(TimeMs(at.0.saturating_add(payment_window_ms)))) }
+        }
+        OrderEvent::Paid(payment) => Reaction { steps: paid(id, payment), alarms: expire(None) },
+        OrderEvent::Rejected(ending) => ended(id, ending).into(),
+        OrderEvent::Cancelled(ending) | OrderEvent::Expired(ending) => {
+            Reaction { steps: ended(id, ending), alarms: expire(None) }
+        }
+        OrderEvent::LineConfirmed { .. }
+        | OrderEvent::LineRejected { .. }
+        | OrderEvent::Shipped(_)
+        | OrderEvent::Delivered(_) => Reaction::default(),
+    }
+}
+
+fn of_sale(id: &SaleId, event: &SaleEvent) -> Reaction {
+    let take_back = |product: &ProductId, total: u32| {
+        Reaction::from(vec![Step::TakeBack { product: product.clone(), sale: id.clone(), total }])
+    };
+    match event {
+        SaleEvent::Scheduled(schedule) => Reaction {
+            steps: vec![Step::Allot { product: schedule.product.clone(), sale: id.clone(), units: schedule.units }],
+            alarms: vec![(Alarm::OpenSale, Some(schedule.opens_at)), (Alarm::CloseSale, Some(schedule.closes_at))],
+        },
+        SaleEvent::Refused { .. } => {
+            Reaction { steps: vec![], alarms: vec![(Alarm::OpenSale, None), (Alarm::CloseSale, None)] }
+        }
+        SaleEvent::Closed { product, given_back } => Reaction {
+            alarms: vec![(Alarm::OpenSale, None), (Alarm::CloseSale, None)],
+            ..take_back(product, *given_back)
+        },
+        SaleEvent::Returned { product, given_back: Some(total), .. } => take_back(product, *total),
+        SaleEvent::Claimed { order, customer, quantity, product, amount_cents, is_ordered: false, .. } => {
+            let line = Line { product: product.clone(), quantity: *quantity, amount_cents: *amount_cents };
+            vec![Step::Place { order: order.clone(), customer: customer.clone(), line, sale: id.clone() }].into()
+        }
+        SaleEvent::Claimed { .. }
+        | SaleEvent::Returned { .. }
+        | SaleEvent::Stocked
+        | SaleEvent::Opened
+        | SaleEvent::Committed { .. } => Reaction::default(),
+    }
+}
+
+fn placed(id: &OrderId, placement: &Placement) -> Vec<Step> {
+    let Placement { customer, lines, sale, .. } = placement;
+    let mut units: BTreeMap<&ProductId, u32> = BTreeMap::new();
+    for line in lines {
+        let sum = units.entry(&line.product).or_default();
+        *sum = sum.saturating_add(line.quantity);
+    }
+    let step = |(product, quantity): (&ProductId, u32)| {
+        let (order, product) = (id.clone(), product.clone());
+        match sale {
+            _ if quantity > MAX_UNITS => Step::RejectLine { order, product, reason: "over_limit".into() },
+            None => Step::Reserve { product, order, quantity },
+            Some(sale) => {
+                let claim = Claim { customer: customer.clone(), quantity, order };
+                Step::Hold { sale: sale.clone(), product, claim }
+            }
+        }
+    };
+    units.into_iter().map(step).collect()
+}
+
+fn paid(id: &OrderId, Payment { lines, sale, .. }: &Payment) -> Vec<Step> {
+    if let Some(sale) = sale {
+        return vec![Step::CommitClaim { sale: sale.clone(), order: id.clone() }];
+    }
+    let mut amounts: BTreeMap<&ProductId, u64> = BTreeMap::new();
+    for line in lines {
+        let sum = amounts.entry(&line.product).or_default();
+        *sum = sum.saturating_add(line.amount_cents);
+    }
+    let commit = |(product, amount_cents): (&ProductId, u64)| Step::Commit {
+        product: product.clone(),
+        order: id.clone(),
+        amount_cents,
+    };
+    amounts.into_iter().map(commit).collect()
+}
+
+fn ended(id: &OrderId, Ending { held, sale, .. }: &Ending) -> Vec<Step> {
+    if let Some(sale) = sale {
+        return vec![Step::Return { sale: sale.clone(), order: id.clone(), is_ordered: None }];
+    }
+    let mut products: Vec<&ProductId> = held.iter().map(|Held { product, .. }| product).collect();
+    products.sort_unstable();
+    products.dedup();
+    products.into_iter().map(|product| Step::Release { product: product.clone(), order: id.clone() }).collect()
+}
+
+impl Step {
+    /// The aggregate that it goes to, and what it asks of it.
+    pub fn command(&self) -> (AggregateType, &str, Command) {
+        match self {
+            Self::Reserve { product, order, quantity } => {
+                of_product(product, product::Command::Reserve { order: order.clone(), quantity: *quantity })
+            }
+            Self::Release { product, order } => of_product(product, product::Command::Release { order: order.clone() }),
+            Self::Commit { product, order, amount_cents } => {
+                of_product(product, product::Command::Commit { order: order.clone(), amount_cents: *amount_cents })
+            }
+            Self::Allot { product, sale, units } => {
+                of_product(product, product::Command::Allot { sale: sale.clone(), units: *units })
+            }
+            Self::TakeBack { product, sale, total } => {
+                of_product(product, product::Command::TakeBack { sale: sale.clone(), total: *total })
+            }
+            Self::ConfirmLine { order, product, .. } => {
+                to_order(order, order::Command::ConfirmLine { product: product.clone() })
+            }
+            Self::RejectLine { order, product, reason } => {
+                to_order(order, order::Command::RejectLine { product: product.clone(), reason: Some(reason.clone()) })
+            }
+            Self::Place { order, customer, line, sale } => {
+                let (customer, lines, sale) = (customer.clone(), vec![line.clone()], Some(sale.clone()));
+                to_order(order, order::Command::Place { customer, lines, sale, ordered_at: None })
+            }
+            Self::Hold { sale, product, claim } => {
+                to_sale(&sale.0, sale::Command::Hold { claim: claim.clone(), product: product.clone() })
+            }
+            Self::Return { sale, order, is_ordered } => {
+                to_sale(&sale.0, sale::Command::Return { order: order.clone(), is_ordered: *is_ordered })
+            }
+            Self::CommitClaim { sale, order } => to_sale(&sale.0, sale::Command::Commit { order: order.clone() }),
+            Self::Stock { sale, .. } => to_sale(&sale.0, sale::Command::Stock),
+            Self::Refuse { sale, reason } => to_sale(&sale.0, sale::Command::Refuse { reason: Some(reason.clone()) }),
+            Self::Due { alarm: Alarm::ExpireOrder, id } => {
+                (AggregateType::Order, id, Command::Order(order::Command::Expire))
+            }
+            Self::Due { alarm: Alarm::OpenSale, id } => to_sale(id, sale::Command::Open),
+            Self::Due { alarm: Alarm::CloseSale, id } => to_sale(id, sale::Command::Close),
+        }
+    }
+
+    /// Tells it from every other step to the same aggregate; the same one again has the same.
+    pub fn nature(&self) -> String {
+        match self {
+            Self::Reserve { order, .. } => format!("reserve {}", order.0),
+            Self::Release { order, .. } => format!("release {}", order.0),
+            Self::Commit { order, .. } | Self::CommitClaim { order, .. } => format!("commit {}", order.0),
+            Self::Hold { claim, .. } => format!("hold {}", claim.order.0),
+            Self::Return { order, is_ordered: None, .. } => format!("return {}", order.0),
+            Self::Return { order, is_ordered: Some(_), .. } => format!("return claim {}", order.0),
+            Self::ConfirmLine { product, .. } => format!("confirm {}", product.0),
+            Self::RejectLine { product, .. } => format!("reject {}", product.0),
+            Self::Place { sale, .. } => format!("place {}", sale.0),
+            Self::Allot { sale, .. } => format!("allot {}", sale.0),
+            Self::TakeBack { sale, total, .. } => format!("take back {} {total}", sale.0),
+            Self::Stock { .. } => String::from("stock"),
+            Self::Refuse { .. } => String::from("refuse"),
+            Self::Due { alarm: Alarm::ExpireOrder, .. } => String::from("expire"),
+            Self::Due { alarm: Alarm::OpenSale, .. } => String::from("open"),
+            Self::Due { alarm: Alarm::CloseSale, .. } => String::from("close"),
+        }
+    }
+
+    /// What comes next. A step that only lets go of something, and is refused, had been taken before or has nothing to
+    /// let go of.
+    pub fn then(&self, outcome: Outcome<'_>) -> Option<Self> {
+        match (self, outcome) {
+            (Self::Reserve { product, order, .. }, Outcome::Accepted) => {
+                Some(Self::ConfirmLine { order: order.clone(), product: product.clone(), sale: None })
+            }
+            (Self::Hold { sale, product, claim }, Outcome::Accepted) => Some(Self::ConfirmLine {
+                order: claim.order.clone(),
+                product: product.clone(),
+                sale: Some(sale.clone()),
+            }),
+            (Self::Reserve { product, order, .. }, Outcome::Rejected(reason))
+            | (Self::Hold { product, claim: Claim { order, .. }, .. }, Outcome::Rejected(reason)) => {
+                Some(Self::RejectLine { order: order.clone(), product: product.clone(), reason: reason.into() })
+            }
+            // The order has ended.
+            (Self::ConfirmLine { order, product, sale: None }, Outcome::Rejected(_)) => {
+                Some(Self::Release { product: product.clone(), order: order.clone() })
+            }
+            (Self::ConfirmLine { order, sale: Some(sale), .. }, Outcome::Rejected(_)) => {
+                Some(Self::Return { sale: sale.clone(), order: order.clone(), is_ordered: None })
+            }
+            // It may have been placed and ended before.
+            (Self::Place { order, line, sale, .. }, Outcome::Accepted) => Some(Self::ConfirmLine {
+                order: order.clone(),
+                product: line.product.clone(),
+                sale: Some(sale.clone()),
+            }),
+            // There is another order of this name, which may hold units of its own.
+            (Self::Place { order, sale, .. }, Outcome::Rejected(_)) => {
+                Some(Self::Return { sale: sale.clone(), order: order.clone(), is_ordered: Some(false) })
+            }
+            (Self::Allot { product, sale, units }, Outcome::Accepted) => {
+                Some(Self::Stock { sale: sale.clone(), product: product.clone(), units: *units })
+            }
+            (Self::Allot { sale, .. }, Outcome::Rejected(reason)) => {
+                Some(Self::Refuse { sale: sale.clone(), reason: reason.into() })
+            }
+            // It had been refused by what the product said before.
+            (Self::Stock { sale, product, units }, Outcome::Rejected(_)) => {
+                Some(Self::TakeBack { product: product.clone(), sale: sale.clone(), total: *units })
+            }
+            (Self::ConfirmLine { .. } | Self::Stock { .. }, Outcome::Accepted) => None,
+            (Self::RejectLine { .. } | Self::Release { .. } | Self::Return { .. } | Self::Commit { .. }, _) => None,
+            (Self::CommitClaim { .. } | Self::Refuse { .. } | Self::TakeBack { .. } | Self::Due { .. }, _) => None,
+        }
+    }
+}
+
+fn of_product(id: &ProductId, command: product::Command) -> (AggregateType, &str, Command) {
+    (AggregateType::Product, &id.0, Command::Product(command))
+}
+
+fn to_order(id: &OrderId, command: order::Command) -> (AggregateType, &str, Command) {
+    (AggregateType::Order, &id.0, Command::Order(command))
+}
+
+fn to_sale(id: &str, command: sale::Command) -> (AggregateType, &str, Command) {
+    (AggregateType::Sale, id, Command::Sale(command))
+}
+
+impl From<Vec<Step>> for Reaction {
+    fn from(steps: Vec<Step>) -> Self {
+        Self { steps, alarms: vec![] }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! A sale: some units of a product, at a price, for a while, so many for each customer.
+//!
+//! Its units come out of the product's stock before anything is claimed, so that a claim is decided here alone. What is
+//! not claimed when it closes goes back, and what is returned after that, too.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+
+use crate::TimeMs;
+use crate::ids::{CustomerId, OrderId, ProductId};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Schedule(Schedule),
+    /// The units are out of the product's stock.
+    Stock,
+    /// The product gives no units.
+    Refuse {
+        reason: Option<Box<str>>,
+    },
+    Open,
+    Close,
+    Claim(Claim),
+    /// The same for an order that was placed already.
+    Hold {
+        claim: Claim,
+        product: ProductId,
+    },
+    /// `is_ordered`: only a claim of an order that was, or was not, there before.
+    Return {
+        order: OrderId,
+        is_ordered: Option<bool>,
+    },
+    Commit {
+        order: OrderId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Scheduled(Schedule),
+    Stocked,
+    Refused {
+        reason: Option<Box<str>>,
+    },
+    Opened,
+    /// `given_back`: units that the product has back by now.
+    Closed {
+        product: ProductId,
+        given_back: u32,
+    },
+    Claimed {
+        order: OrderId,
+        customer: CustomerId,
+        quantity: u32,
+        product: ProductId,
+        amount_cents: u64,
+        /// The customer had no other claim.
+        is_first: bool,
+        /// The order was there before the claim.
+        is_ordered: bool,
+    },
+    /// `given_back`: as above, once the sale is closed; before, the units can be claimed again.
+    Returned {
+        order: OrderId,
+        customer: CustomerId,
+        quantity: u32,
+        product: ProductId,
+        given_back: Option<u32>,
+        /// The customer has no other claim.
+        is_last: bool,
+    },
+    Committed {
+        order: OrderId,
+        product: ProductId,
+        quantity: u32,
+        amount_cents: u64,
+    },
+}
+
+/// What a sale is scheduled with; a second schedule is compared with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    pub product: ProductId,
+    pub opens_at: TimeMs,
+    pub closes_at: TimeMs,
+    /// Of one unit.
+    pub price_cents: u64,
+    pub units: u32,
+    pub limit_per_customer: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub customer: CustomerId,
+    pub quantity: u32,
+    pub order: OrderId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum State {
+    #[default]
+    Unscheduled,
+    Scheduled(Box<Sale>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sale {
+    pub schedule: Schedule,
+    pub stock: Stock,
+    /// By hand, before its time.
+    pub is_opened: bool,
+    pub is_closed: bool,
+    /// Units of open and of committed claims.
+    pub claimed: u32,
+    pub claims: HashMap<OrderId, Claimed>,
+    /// Units that each customer claimed and did not return.
+    pub customers: HashMap<CustomerId, u32>,
+    /// Units that the product has back.
+    pub given_back: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stock {
+    Awaited,
+    Taken,
+    Refused,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    pub customer: CustomerId,
+    pub quantity: u32,
+    /// As in the event.
+    pub is_ordered: bool,
+    /// Sold for good. It stays, so that its order does not claim again, however late.
+    pub is_committed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Scheduled before, with other data.
+    AlreadyScheduled,
+    BadWindow,
+    NotScheduled,
+    AlreadyClosed,
+    AlreadyStocked,
+    SaleNotOpen,
+    SoldOut,
+    OverLimit,
+    /// The order claimed before, with other data.
+    AlreadyClaimed,
+    /// The sale is of another one.
+    OtherProduct,
+    NotClaimed,
+}
+
+impl State {
+    /// About how much memory it takes beyond its own size, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        /// Two ids with the allocator's share, their places in the maps, and the maps' own bytes; each customer claims
+        /// once, mostly.
+        const CLAIM: usize = 3 * 32 + size_of::<(OrderId, Claimed)>() + size_of::<(CustomerId, u32)>() + 2;
+        match self {
+            Self::Unscheduled => 0,
+            Self::Scheduled(sale) => size_of::<Sale>() + sale.claims.len() * CLAIM,
+        }
+    }
+}
+
+impl Sale {
+    fn is_open(&self, at: TimeMs) -> bool {
+        let Schedule { opens_at, closes_at, .. } = self.schedule;
+        self.stock == Stock::Taken && !self.is_closed && at < closes_at && (self.is_opened || at >= opens_at)
+    }
+
+    /// Nothing more is claimed, whatever comes.
+    fn has_ended(&self) -> bool {
+        self.is_closed || self.stock == Stock::Refused
+    }
+}
+
+pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    let sale = match (state, command) {
+        (state, Command::Schedule(schedule)) => return self::schedule(state, schedule, at),
+        (State::Scheduled(sale), _) => sale,
+        (State::Unscheduled, Command::Claim(_) | Command::Hold { .. }) => return Err(Rejection::SaleNotOpen),
+        (State::Unscheduled, Command::Return { .. } | Command::Commit { .. }) => return Err(Rejection::NotClaimed),
+        (State::Unscheduled, Command::Stock | Command::Refuse { .. } | Command::Open | Command::Close) => {
+            return Err(Rejection::NotScheduled);
+        }
+    };
+    match command {
+        Command::Schedule(_) => Err(Rejection::AlreadyScheduled),
+        Command::Stock => stock(sale),
+        Command::Refuse { reason } => refuse(sale, reason.as_deref()),
+        Command::Open if sale.has_ended() => Err(Rejection::AlreadyClosed),
+        Command::Open if sale.is_opened => Ok(vec![]),
+        Command::Open => Ok(vec![Event::Opened]),
+        Command::Close if sale.has_ended() => Ok(vec![]),
+        Command::Close => {
+            let left = if sale.stock == Stock::Taken { sale.schedule.units - sale.claimed } else { 0 };
+            Ok(vec![closed(sale, left)])
+        }
+        Command::Claim(claim) => self::claim(sale, claim, false, at),
+        Command::Hold { product, .. } if *product != sale.schedule.product => Err(Rejection::OtherProduct),
+        Command::Hold { claim, .. } => self::claim(sale, claim, true, at),
+        Command::Return { order, is_ordered } => give_back(sale, order, *is_ordered),
+        Command::Commit { order } => commit(sale, order),
+    }
+}
+
+pub fn evolve(state: State, event: &Event) -> State {
+    let mut sale = match (event, state) {
+        (Event::Scheduled(schedule), State::Unscheduled) => {
+            return State::Scheduled(Box::new(Sale {
+                schedule: schedule.clone(),
+                stock: Stock::Awaited,
+                is_opened: false,
+                is_closed: false,
+                claimed: 0,
+                claims: HashMap::new(),
+                customers: HashMap::new(),
+                given_back: 0,
+            }));
+        }
+        // No decision leads here.
+        (_, State::Unscheduled) => return State::Unscheduled,
+        (_, State::Scheduled(sale)) => sale,
+    };
+    match event {
+        // No decision leads here.
+        Event::Scheduled(_) => {}
+        Event::Stocked => sale.stock = Stock::Taken,
+        Event::Refused { .. } => sale.stock = Stock::Refused,
+        Event::Opened => sale.is_opened = true,
+        Event::Closed { given_back, .. } => {
+            sale.is_closed = true;
+            sale.given_back = *given_back;
+        }
+        Event::Claimed { order, customer, quantity, is_ordered, .. } => {
+            sale.claimed = sale.claimed.saturating_add(*quantity);
+            let (quantity, is_ordered) = (*quantity, *is_ordered);
+            let claimed = Claimed { customer: customer.clone(), quantity, is_ordered, is_committed: false };
+            sale.claims.insert(order.clone(), claimed);
+            let units = sale.customers.entry(customer.clone()).or_default();
+            *units = units.saturating_add(quantity);
+        }
+        Event::Returned { order, customer, quantity, given_back, .. } => {
+            sale.claimed = sale.claimed.saturating_sub(*quantity);
+            sale.claims.remove(order);
+            if let Some(units) = sale.customers.get_mut(customer) {
+                *units = units.saturating_sub(*quantity);
+                if *units == 0 {
+                    sale.customers.remove(customer);
+                }
+            }
+            sale.given_back = given_back.unwrap_or(sale.given_back);
+        }
+        Event::Committed { order, .. } => {
+            if let Some(claimed) = sale.claims.get_mut(order) {
+                claimed.is_committed = true;
+            }
+        }
+    }
+    State::Scheduled(sale)
+}
+
+fn schedule(state: &State, wish: &Schedule, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    match state {
+        State::Scheduled(sale) if sale.schedule == *wish => Ok(vec![]),
+        State::Scheduled(_) => Err(Rejection::AlreadyScheduled),
+        State::Unscheduled if wish.opens_at >= wish.closes_at || wish.closes_at <= at => Err(Rejection::BadWindow),
+        State::Unscheduled => Ok(vec![Event::Scheduled(wish.clone())]),
+    }
+}
+
+/// A sale that was closed while it waited gives all of it back at once.
+fn stock(sale: &Sale) -> Result<Vec<Event>, Rejection> {
+    match sale.stock {
+        Stock::Awaited if sale.is_closed => Ok(vec![Event::Stocked, closed(sale, sale.schedule.units)]),
+        Stock::Awaited => Ok(vec![Event::Stocked]),
+        Stock::Taken => Ok(vec![]),
+        Stock::Refused => Err(Rejection::AlreadyClosed),
+    }
+}
+
+fn refuse(sale: &Sale, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
+    match sale.stock {
+        Stock::Awaited => Ok(vec![Event::Refused { reason: reason.map(Box::from) }]),
+        Stock::Refused => Ok(vec![]),
+        Stock::Taken => Err(Rejection::AlreadyStocked),
+    }
+}
+
+fn closed(sale: &Sale, given_back: u32) -> Event {
+    Event::Closed { product: sale.schedule.product.clone(), given_back }
+}
+
+/// What the order claimed already comes first: a repeat is not judged by what the sale is now.
+/// An order either claims or is placed first, not both.
+fn claim(sale: &Sale, claim: &Claim, is_ordered: bool, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    let Claim { customer, quantity, order } = claim;
+    if let Some(claimed) = sale.claims.get(order) {
+        let same = claimed.customer == *customer && claimed.quantity == *quantity && claimed.is_ordered == is_ordered;
+        return if same { Ok(vec![]) } else { Err(Rejection::AlreadyClaimed) };
+    }
+    if !sale.is_open(at) {
+        return Err(Rejection::SaleNotOpen);
+    }
+    if *quantity > sale.schedule.units - sale.claimed {
+        return Err(Rejection::SoldOut);
+    }
+    let before = sale.customers.get(customer).copied().unwrap_or_default();
+    if before.saturating_add(*quantity) > sale.schedule.limit_per_customer {
+        return Err(Rejection::OverLimit);
+    }
+    Ok(vec![Event::Claimed {
+        order: order.clone(),
+        customer: customer.clone(),
+        quantity: *quantity,
+        product: sale.schedule.product.clone(),
+        amount_cents: amount_cents(sale, *quantity),
+        is_first: before == 0,
+        is_ordered,
+    }])
+}
+
+fn give_back(sale: &Sale, order: &OrderId, is_ordered: Option<bool>) -> Result<Vec<Event>, Rejection> {
+    let is_meant = |claimed: &&Claimed| {
+        !claimed.is_committed && is_ordered.is_none_or(|is_ordered| is_ordered == claimed.is_ordered)
+    };
+    let claimed = sale.claims.get(order).filter(is_meant).ok_or(Rejection::NotClaimed)?;
+    Ok(vec![Event::Returned {
+        order: order.clone(),
+        customer: claimed.customer.clone(),
+        quantity: claimed.quantity,
+        product: sale.schedule.product.clone(),
+        given_back: sale.is_closed.then(|| sale.given_back.saturating_add(claimed.quantity)),
+        is_last: sale.customers.get(&claimed.customer).is_none_or(|units| *units <= claimed.quantity),
+    }])
+}
+
+fn commit(sale: &Sale, order: &OrderId) -> Result<Vec<Event>, Rejection> {
+    let claimed = sale.claims.get(order).ok_or(Rejection::NotClaimed)?;
+    if claimed.is_committed {
+        return Ok(vec![]);
+    }
+    Ok(vec![Event::Committed {
+        order: order.clone(),
+        product: sale.schedule.product.clone(),
+        quantity: claimed.quantity,
+        amount_cents: amount_cents(sale, claimed.quantity),
+    }])
+}
+
+fn amount_cents(sale: &Sale, quantity: u32) -> u64 {
+    sale.schedule.price_cents.saturating_mul(u64::from(quantity))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! Bodies of sale commands.
+
+use domain::ids::{CustomerId, OrderId, ProductId};
+use domain::sale::{Claim as DomainClaim, Command, Schedule as DomainSchedule};
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Cents, Id, Quantity, Text, Time};
+use super::{CommandError, Fingerprint, to_body};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Schedule {
+    product: Id,
+    opens_at: Time,
+    closes_at: Time,
+    price_cents: Cents,
+    units: Quantity,
+    limit_per_customer: Quantity,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refuse {
+    reason: Option<Text>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claim {
+    customer: Id,
+    quantity: Quantity,
+    order: Id,
+}
+
+/// As [`Claim`], of an order that was placed with this product.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hold {
+    customer: Id,
+    quantity: Quantity,
+    order: Id,
+    product: Id,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claimed {
+    order: Id,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Return {
+    order: Id,
+    is_ordered: Option<bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+pub(super) const NAMES: [&str; 9] =
+    ["schedule", "stock", "refuse", "open", "close", "claim", "hold", "return", "commit"];
+
+pub(super) fn is_internal(command: &str) -> bool {
+    matches!(command, "stock" | "refuse" | "hold" | "return" | "commit")
+}
+
+pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
+    Ok(match command {
+        "schedule" => Command::Schedule(fingerprint.body::<Schedule>(body)?.into()),
+        "stock" => fingerprint.body::<Nothing>(body).map(|Nothing {}| Command::Stock)?,
+        "refuse" => Command::Refuse { reason: fingerprint.body::<Refuse>(body)?.reason.map(|text| text.0) },
+        "open" => fingerprint.body::<Nothing>(body).map(|Nothing {}| Command::Open)?,
+        "close" => fingerprint.body::<Nothing>(body).map(|Nothing {}| Command::Close)?,
+        "claim" => Command::Claim(fingerprint.body::<Claim>(body)?.into()),
+        "hold" => {
+            let Hold { customer, quantity, order, product } = fingerprint.body(body)?;
+            Command::Hold { claim: Claim { customer, quantity, order }.into(), product: ProductId(product.0) }
+        }
+        "return" => {
+            let Return { order, is_ordered } = fingerprint.body(body)?;
+            Command::Return { order: OrderId(order.0), is_ordered }
+        }
+        "commit" => Command::Commit { order: OrderId(fingerprint.body::<Claimed>(body)?.order.0) },
+        _ => return Err(CommandError::Unknown),
+    })
+}
+
+pub(super) fn encode(command: &Command) -> (&'static str, String) {
+    match command {
+        Command::Schedule(wish) => ("schedule", to_body(&Schedule::from(wish))),
+        Command::Stock => ("stock", to_body(&Nothing {})),
+        Command::Refuse { reason } => ("refuse", to_body(&Refuse { reason: reason.clone().map(Text) })),
+        Command::Open => ("open", to_body(&Nothing {})),
+        Command::Close => ("close", to_body(&Nothing {})),
+        Command::Claim(claim) => ("claim", to_body(&Claim::from(claim))),
+        Command::Hold { claim, product } => {
+            let Claim { customer, quantity, order } = claim.into();
+            ("hold", to_body(&Hold { customer, quantity, order, product: Id(product.0.clone()) }))
+        }
+        Command::Return { order, is_ordered } => {
+            ("return", to_body(&Return { order: Id(order.0.clone()), is_ordered: *is_ordered }))
+        }
+        Command::Commit { order } => ("commit", to_body(&Claimed { order: Id(order.0.clone()) })),
+    }
+}
+
+impl From<Schedule> for DomainSchedule {
+    fn from(wish: Schedule) -> Self {
+        Self {
+            product: ProductId(wish.product.0),
+            opens_at: wish.opens_at.0,
+            closes_at: wish.closes_at.0,
+            price_cents: wish.price_cents.0,
+            units: wish.units.0,
+            limit_per_customer: wish.limit_per_customer.0,
+        }
+    }
+}
+
+impl From<&DomainSchedule> for Schedule {
+    fn from(wish: &DomainSchedule) -> Self {
+        Self {
+            product: Id(wish.product.0.clone()),
+            opens_at: Time(wish.opens_at),
+            closes_at: Time(wish.closes_at),
+            price_cents: Cents(wish.price_cents),
+            units: Quantity(wish.units),
+            limit_per_customer: Quantity(wish.limit_per_customer),
+        }
+    }
+}
+
+impl From<Claim> for DomainClaim {
+    fn from(claim: Claim) -> Self {
+        Self { customer: CustomerId(claim.customer.0), quantity: claim.quantity.0, order: OrderId(claim.order.0) }
+    }
+}
+
+impl From<&DomainClaim> for Claim {
+    fn from(claim: &DomainClaim) -> Self {
+        let DomainClaim { customer, quantity, order } = claim;
+        Self { customer: Id(customer.0.clone()), quantity: Quantity(*quantity), order: Id(order.0.clone()) }
+    }
+}

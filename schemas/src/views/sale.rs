@@ -1,0 +1,224 @@
+//! `sale`: how far a sale has come, and how fast.
+
+use domain::sale::{Event, Schedule};
+use domain::{AggregateType, Event as AnyEvent, TimeMs};
+use serde::{Deserialize, Serialize};
+
+use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, field, list};
+
+pub const VIEW: View = View {
+    name: "sale",
+    relation: "view_sale",
+    source: Source::Aggregate(RowFold {
+        aggregate: AggregateType::Sale,
+        fold: |row, event, at| match (row, event) {
+            (Some(AggregateRow::Sale(row)), AnyEvent::Sale(event)) => Some(AggregateRow::Sale(next(row, event, at))),
+            (None, AnyEvent::Sale(Event::Scheduled(schedule))) => Some(AggregateRow::Sale(first(schedule))),
+            // Nothing else begins a row, and no aggregate has another one's events.
+            (row, _) => row,
+        },
+        read: |json| serde_json::from_str(json).map(AggregateRow::Sale),
+    }),
+    natural: Natural::Row("sales"),
+    key: Key::Id,
+    fields: &[
+        field("product", Kind::Id),
+        field("status", Kind::OneOf(&["scheduled", "stocked", "open", "closed", "refused"])),
+        field("units", Kind::Integer),
+        field("claimed", Kind::Integer),
+        field("left", Kind::Integer),
+        field("committed", Kind::Integer),
+        field("returned", Kind::Integer),
+        field("customers", Kind::Integer),
+        field("claims_per_second", Kind::Integer),
+        field("last_claim_at", Kind::Time),
+        field("price_cents", Kind::Integer),
+        field("limit_per_customer", Kind::Integer),
+        field("opens_at", Kind::Time),
+        field("closes_at", Kind::Time),
+        field("reason", Kind::Text),
+    ],
+    key_range: None,
+    table: "sale_rows",
+    form: 1,
+    lists: &[
+        list(KEY_ORDER, &[]),
+        list("opens_at", &[]),
+        list("opens_at", &["status"]),
+        list("opens_at", &["product"]),
+    ],
+    nested: &[],
+};
+
+/// A row of `sale`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaleRow {
+    pub product: String,
+    pub status: SaleStatus,
+    pub units: u64,
+    /// Units of claims that were not returned.
+    pub claimed: u64,
+    /// Units that can be claimed, or could when it closed.
+    pub left: u64,
+    /// Units of claims that were paid.
+    pub committed: u64,
+    /// Units of claims that were returned.
+    pub returned: u64,
+    /// With a claim that was not returned.
+    pub customers: u64,
+    /// In the last whole second that had any before the one of `last_claim_at`.
+    pub claims_per_second: u64,
+    /// Since the beginning of the second of `last_claim_at`.
+    pub claims_since: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "option_rfc3339")]
+    pub last_claim_at: Option<TimeMs>,
+    pub price_cents: u64,
+    pub limit_per_customer: u64,
+    #[serde(with = "crate::time::rfc3339")]
+    pub opens_at: TimeMs,
+    #[serde(with = "crate::time::rfc3339")]
+    pub closes_at: TimeMs,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaleStatus {
+    /// Its units are not out of the product's stock yet.
+    Scheduled,
+    /// They are. It opens at its time, which claims are decided by.
+    Stocked,
+    Open,
+    Closed,
+    /// The product had no units for it.
+    Refused,
+}
+
+fn first(schedule: &Schedule) -> SaleRow {
+    SaleRow {
+        product: schedule.product.0.to_string(),
+        status: SaleStatus::Scheduled,
+        units: schedule.units.into(),
+        claimed: 0,
+        left: schedule.units.into(),
+        committed: 0,
+        returned: 0,
+        customers: 0,
+        claims_per_second: 0,
+        claims_since: 0,
+        last_claim_at: None,
+        price_cents: schedule.price_cents,
+        limit_per_customer: schedule.limit_per_customer.into(),
+        opens_at: schedule.opens_at,
+        closes_at: schedule.closes_at,
+        reason: None,
+    }
+}
+
+fn next(mut row: SaleRow, event: &Event, at: TimeMs) -> SaleRow {
+    match event {
+        Event::Scheduled(_) => {}
+        // Opened by hand, it may have been before.
+        Event::Stocked if row.status == SaleStatus::Scheduled => row.status = SaleStatus::Stocked,
+        Event::Stocked => {}
+        Event::Refused { reason } => {
+            (row.status, row.left) = (SaleStatus::Refused, 0);
+            row.reason = reason.as_deref().map(str::to_owned);
+        }
+        Event::Opened => row.status = SaleStatus::Open,
+        Event::Closed { .. } => row.status = SaleStatus::Closed,
+        Event::Claimed { quantity, is_first, .. } => {
+            row.claimed += u64::from(*quantity);
+            row.left = row.left.saturating_sub(u64::from(*quantity));
+            row.customers += u64::from(*is_first);
+            count(&mut row, at);
+        }
+        Event::Returned { quantity, is_last, given_back, .. } => {
+            row.claimed = row.claimed.saturating_sub(u64::from(*quantity));
+            row.returned += u64::from(*quantity);
+            row.customers = row.customers.saturating_sub(u64::from(*is_last));
+            if given_back.is_none() {
+                row.left += u64::from(*quantity);
+            }
+        }
+        Event::Committed { quantity, .. } => row.committed += u64::from(*quantity),
+    }
+    row
+}
+
+fn count(row: &mut SaleRow, at: TimeMs) {
+    let second = |time: TimeMs| time.0 / 1000;
+    if row.last_claim_at.is_none_or(|last| second(last) != second(at)) {
+        (row.claims_per_second, row.claims_since) = (row.claims_since, 0);
+    }
+    row.claims_since += 1;
+    row.last_claim_at = Some(at);
+}
+
+mod option_rfc3339 {
+    use domain::TimeMs;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Option<TimeMs>, serializer: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => crate::time::rfc3339::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TimeMs>, D::Error> {
+        #[derive(Deserialize)]
+        struct Time(#[serde(with = "crate::time::rfc3339")] TimeMs);
+        Ok(Option::<Time>::deserialize(deserializer)?.map(|time| time.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::ids::{CustomerId, OrderId, ProductId};
+
+    use super::*;
+
+    fn row(events: &[(u64, Event)]) -> SaleRow {
+        let schedule = Schedule {
+            product: ProductId("cd".into()),
+            opens_at: TimeMs(0),
+            closes_at: TimeMs(9_000),
+            price_cents: 5,
+            units: 10,
+            limit_per_customer: 4,
+        };
+        events.iter().fold(first(&schedule), |row, (at, event)| next(row, event, TimeMs(*at)))
+    }
+
+    fn claimed(quantity: u32, is_first: bool) -> Event {
+        let (order, customer, product) = (OrderId("o".into()), CustomerId("c".into()), ProductId("cd".into()));
+        Event::Claimed { order, customer, quantity, product, amount_cents: 5, is_first, is_ordered: false }
+    }
+
+    fn returned(quantity: u32, given_back: Option<u32>, is_last: bool) -> Event {
+        let (order, customer, product) = (OrderId("o".into()), CustomerId("c".into()), ProductId("cd".into()));
+        Event::Returned { order, customer, quantity, product, given_back, is_last }
+    }
+
+    #[test]
+    fn units_are_left_until_they_are_claimed_and_again_when_they_are_returned() {
+        let given = [(1, Event::Stocked), (2, claimed(3, true)), (3, claimed(1, false)), (4, returned(1, None, false))];
+        let now = row(&given);
+        assert_eq!((now.status, now.claimed, now.left, now.returned, now.customers), (SaleStatus::Stocked, 3, 7, 1, 1));
+        let closed = Event::Closed { product: ProductId("cd".into()), given_back: 7 };
+        let after = row(&[&given[..], &[(5, closed), (6, returned(3, Some(10), true))]].concat());
+        assert_eq!((after.status, after.claimed, after.left, after.customers), (SaleStatus::Closed, 0, 7, 0));
+    }
+
+    #[test]
+    fn claims_are_counted_by_the_second() {
+        let claims = [100, 200, 1_000, 1_999, 1_999, 2_000].map(|at| (at, claimed(1, true)));
+        let now = row(&claims);
+        assert_eq!((now.claims_per_second, now.claims_since, now.last_claim_at), (3, 1, Some(TimeMs(2_000))));
+        let json = serde_json::to_string(&now).unwrap();
+        assert_eq!(serde_json::from_str::<SaleRow>(&json).unwrap(), now);
+    }
+}
