@@ -34,6 +34,8 @@ pub(crate) struct Incoming {
     pub(crate) key: IdempotencyKey,
     pub(crate) precondition: Precondition,
     pub(crate) trace: Option<Box<str>>,
+    /// The event that it follows from.
+    pub(crate) cause: Option<Box<str>>,
     /// Came through the internal listener: may finish what an event began, at any distance in time.
     pub(crate) internal: bool,
     pub(crate) patience: Patience,
@@ -268,7 +270,7 @@ impl Dispatcher {
             fingerprint: parsed.fingerprint,
             precondition: incoming.precondition,
             key: incoming.key.clone(),
-            cause: None,
+            cause: incoming.cause.clone(),
             trace: incoming.trace.clone(),
             reply,
         })

@@ -57,6 +57,7 @@ struct Forwarded<'a> {
     key: &'a str,
     precondition: Precondition,
     trace: Option<&'a str>,
+    cause: Option<&'a str>,
     internal: bool,
     /// Of a batch: its lines keep their order.
     ordered: bool,

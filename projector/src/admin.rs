@@ -1,5 +1,6 @@
 //! What operators ask on the admin port: what is parked, and what is to become of it. Any projector answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::postgres::{Store, StoreError, Target};
+use crate::reactor::{self, Commands, REACTOR};
 use crate::redis::put_live;
 
 const SHOW_TRIES: u32 = 5;
@@ -24,16 +26,20 @@ struct Servers {
     postgres_url: Secret,
     redis_url: Secret,
     redis_prefix: String,
+    /// Where this process reacts to events.
+    commands: Option<Arc<Commands>>,
+    payment_window: Duration,
 }
 
 /// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`.
-pub(crate) fn routes(config: &Config) -> Router {
-    let Config { postgres_url, redis_url, redis_prefix, .. } = config.clone();
+/// `commands`: where this process reacts to events.
+pub(crate) fn routes(config: &Config, commands: Option<Arc<Commands>>) -> Router {
+    let Config { postgres_url, redis_url, redis_prefix, payment_window, .. } = config.clone();
     Router::new()
         .route("/parked", get(list))
         .route("/parked/{view}/{type}/{id}/retry", post(retry))
         .route("/parked/{view}/{type}/{id}/discard", post(discard))
-        .with_state(Servers { postgres_url, redis_url, redis_prefix })
+        .with_state(Servers { postgres_url, redis_url, redis_prefix, commands, payment_window })
 }
 
 async fn list(State(servers): State<Servers>) -> Result<Json<Value>, Response> {
@@ -58,6 +64,9 @@ async fn retry(
     State(servers): State<Servers>,
     Path(place): Path<(String, String, String)>,
 ) -> Result<Response, Response> {
+    if let Some(aggregate) = of_reactor(&place) {
+        return servers.react_again(&aggregate).await;
+    }
     let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
     let rows = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
     let Some(rows) = rows else { return Err(not_parked()) };
@@ -77,19 +86,44 @@ async fn discard(
     State(servers): State<Servers>,
     Path(place): Path<(String, String, String)>,
 ) -> Result<Response, Response> {
-    let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
+    let (view, aggregate) = match of_reactor(&place) {
+        Some(aggregate) => (REACTOR, aggregate),
+        None => parse(&place).map(|(view, aggregate)| (VIEWS[view].name, aggregate)).ok_or_else(not_parked)?,
+    };
     let was_there = servers.store().await?.discard_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
     if !was_there {
         return Err(not_parked());
     }
-    tracing::warn!(view = VIEWS[view].name, aggregate, "what was parked is given up");
+    tracing::warn!(view, aggregate, "what was parked is given up");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 impl Servers {
+    /// What was not reacted to, in its order.
+    async fn react_again(&self, aggregate: &str) -> Result<Response, Response> {
+        let Some(commands) = &self.commands else {
+            let detail = "this projector does not react to events: ask one that does";
+            return Err((StatusCode::CONFLICT, detail).into_response());
+        };
+        let store = self.store().await?;
+        let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
+        let Some(records) = parked else { return Err(not_parked()) };
+        let done = reactor::again(commands, &records, self.payment_window).await;
+        done.map_err(|reason| failed(&StoreError::Fold(reason)))?;
+        let last = records.iter().map(|(_, offset, _)| offset).max().unwrap_or_default();
+        store.forget_reactions(aggregate, last).await.map_err(|error| failed(&error))?;
+        tracing::info!(aggregate, "what was parked is reacted to");
+        Ok(StatusCode::NO_CONTENT.into_response())
+    }
+
     async fn store(&self) -> Result<Store, Response> {
         Store::connect(&self.postgres_url, Target::Live).await.map_err(|error| failed(&error))
     }
+}
+
+/// The aggregate's name, where it is the reactor that it is parked for.
+fn of_reactor((view, kind, id): &(String, String, String)) -> Option<String> {
+    (view == REACTOR).then(|| format!("{kind}/{id}"))
 }
 
 /// The view's index, and the aggregate's name.

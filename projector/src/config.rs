@@ -15,8 +15,8 @@ pub struct Config {
     /// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are), `EVENTS_REPLICATION`
     /// and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
     pub topic: LogTopic,
-    /// `PROJECTOR_VIEWS`, e.g. `product,order`: what this process folds; default: all. Those who fold the same share
-    /// the partitions.
+    /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: what this process folds; default: all. Those who fold the
+    /// same share the partitions.
     pub feeds: Feeds,
     /// `POSTGRES_URL`.
     pub postgres_url: Secret,
@@ -26,6 +26,13 @@ pub struct Config {
     pub redis_prefix: String,
     /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long keys are remembered, as for command-api.
     pub window: Duration,
+    /// `REACTOR_COMMAND_URLS`, e.g. `http://127.0.0.1:8181,http://127.0.0.1:8182`: internal listeners of command-api, to
+    /// which this process sends what events cause; unset: it leaves that to others.
+    pub command_urls: Vec<String>,
+    /// `SERVICE_TOKEN`: for those listeners.
+    pub service_token: Option<Secret>,
+    /// `PAYMENT_WINDOW_SECS`, default 600: how long a confirmed order waits to be paid.
+    pub payment_window: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000.
@@ -47,9 +54,32 @@ impl Config {
             redis_url: env.required("REDIS_URL")?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
+            command_urls: env.or("REACTOR_COMMAND_URLS", Urls::default())?.0,
+            service_token: env.optional("SERVICE_TOKEN")?,
+            payment_window: env.secs_or("PAYMENT_WINDOW_SECS", Duration::from_secs(600))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
+    }
+}
+
+/// With commas between them.
+#[derive(Debug, Default)]
+struct Urls(Vec<String>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("a list of URLs that begin with http://")]
+struct NoUrl;
+
+impl FromStr for Urls {
+    type Err = NoUrl;
+
+    fn from_str(text: &str) -> Result<Self, NoUrl> {
+        let url = |part: &str| {
+            let url = part.trim().trim_end_matches('/');
+            url.starts_with("http://").then(|| url.to_owned()).ok_or(NoUrl)
+        };
+        text.split(',').map(url).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -70,6 +100,10 @@ impl Feeds {
         self.0[feed]
     }
 
+    pub fn is_empty(self) -> bool {
+        self.iter().next().is_none()
+    }
+
     /// Indices in [`FEEDS`].
     pub fn iter(self) -> impl Iterator<Item = usize> {
         (0..FEEDS.len()).filter(move |feed| self.contain(*feed))
@@ -82,7 +116,7 @@ impl Feeds {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a list of {}", FEEDS.join(", "))]
+#[error("a list of {}, or none", FEEDS.join(", "))]
 pub struct NoFeed;
 
 impl FromStr for Feeds {
@@ -90,6 +124,9 @@ impl FromStr for Feeds {
 
     fn from_str(text: &str) -> Result<Self, NoFeed> {
         let mut feeds = Self([false; FEEDS.len()]);
+        if text.trim() == "none" {
+            return Ok(feeds);
+        }
         for name in text.split(',') {
             let feed = FEEDS.iter().position(|feed| *feed == name.trim()).ok_or(NoFeed)?;
             feeds.0[feed] = true;
@@ -106,7 +143,8 @@ mod tests {
     fn feeds_are_named_in_any_order_and_unknown_ones_are_refused() {
         assert_eq!("order, product".parse::<Feeds>().unwrap().names(), "product+order");
         assert_eq!(FEEDS.join(",").parse::<Feeds>().unwrap(), Feeds::ALL);
-        for text in ["", "product,", "products"] {
+        assert!("none".parse::<Feeds>().unwrap().is_empty());
+        for text in ["", "product,", "products", "none,product"] {
             assert!(text.parse::<Feeds>().is_err(), "{text:?}");
         }
     }

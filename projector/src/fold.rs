@@ -79,6 +79,10 @@ impl<'a> Records<'a> {
         self.0.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, i64, &'a [u8], Option<&Record<'a>>)> {
+        self.0.iter().map(|(partition, offset, value, record)| (*partition, *offset, *value, record.as_ref()))
+    }
+
     pub(crate) fn commits(&self) -> impl Iterator<Item = &Commit<'a>> {
         self.0.iter().filter_map(|(_, _, _, record)| match record {
             Some(Record::Commit(commit)) => Some(commit),

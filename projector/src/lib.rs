@@ -1,6 +1,7 @@
 //! The bridge from the write side to the read side: folds the log into views in Postgres and Redis.
 //!
-//! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints; Redis follows.
+//! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints; Redis follows. Where it is
+//! told of command-api, it also does what events cause: the [`reactor`].
 //!
 //! Invariant: a view is what a fold of the counted records is, each once, in offset order. The checkpoints move by
 //! compare-and-set in the transaction that writes the rows: that is the fence, and who is assigned what is only a
@@ -21,6 +22,7 @@ mod journal;
 mod snapshots;
 mod postgres;
 mod redis;
+mod reactor;
 mod migrate;
 pub mod audit;
 pub mod rebuild;
@@ -31,7 +33,7 @@ use std::sync::Arc;
 use chassis::admin::AdminServer;
 use chassis::kafka::group::Group;
 use chassis::kafka::topic::TopicFacts;
-use chassis::readiness::Readiness;
+use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 
@@ -43,6 +45,7 @@ pub use migrate::migrate;
 
 use metrics::Metrics;
 use projector::{Projector, Ready};
+use reactor::{Commands, Reactor, deadlines};
 use redis::Cache;
 
 /// A projector that is bound and folds nothing yet.
@@ -51,6 +54,9 @@ pub struct App {
     admin: AdminServer,
     readiness: Readiness,
     ready: Ready,
+    reactor_ready: Condition,
+    /// Where it reacts to events.
+    commands: Option<Arc<Commands>>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,9 +71,11 @@ impl App {
             postgres: readiness.condition("postgres"),
             redis: readiness.condition("redis"),
         };
+        let reactor_ready = readiness.condition("reactor");
+        let commands = Commands::of(&config)?.map(Arc::new);
         let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?
-            .merge(admin::routes(&config));
-        Ok(Self { config, admin, readiness, ready, metrics })
+            .merge(admin::routes(&config, commands.clone()));
+        Ok(Self { config, admin, readiness, ready, reactor_ready, commands, metrics })
     }
 
     pub fn admin_addr(&self) -> SocketAddr {
@@ -80,29 +88,72 @@ impl App {
 
     /// Folds what it is assigned, until shutdown; the batch in hand is finished first.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, admin, readiness: _, ready, metrics } = self;
+        let Self { config, admin, readiness: _, ready, reactor_ready, commands, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
-            let (sender, assignment) = watch::channel(None);
-            let group = format!("{}.projectors.{}", topic.name, config.feeds.names());
-            let group = Group::join(kafka, "projector", (&group, &meeting(&topic.name)), sender)?;
-            let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
-            let grace = config.grace;
-            let projector = Projector { config, partitions, cache, metrics, ready, assignment };
             let mut tasks = Tasks::new();
-            tasks.spawn("projector", projector.run(shutdown.clone()));
+            let reactors =
+                start_reactor(&config, partitions, (&metrics, commands), reactor_ready, (&mut tasks, &shutdown))?;
+            let grace = config.grace;
+            let projectors = start_projector(config, partitions, metrics, ready, (&mut tasks, &shutdown))?;
             tokio::select! {
                 () = shutdown.requested() => {}
                 Some((_, result)) = tasks.ended() => result?,
             }
             tasks.drain(grace).await?;
             // Leaving blocks; others take over then.
-            tokio::task::spawn_blocking(move || group.leave()).await?;
+            let leave = move || projectors.into_iter().chain(reactors).for_each(Group::leave);
+            tokio::task::spawn_blocking(leave).await?;
         }
         admin.stop().await;
         Ok(())
     }
+}
+
+/// `None`: this process folds nothing.
+fn start_projector(
+    config: Config,
+    partitions: u32,
+    metrics: Arc<Metrics>,
+    ready: Ready,
+    (tasks, shutdown): (&mut Tasks, &Shutdown),
+) -> anyhow::Result<Option<Group>> {
+    if config.feeds.is_empty() {
+        [ready.log, ready.postgres, ready.redis].iter().for_each(Condition::ready);
+        return Ok(None);
+    }
+    let (sender, assignment) = watch::channel(None);
+    let topic = &config.topic.name;
+    let name = format!("{topic}.projectors.{}", config.feeds.names());
+    let group = Group::join(&config.kafka, "projector", (&name, &meeting(topic)), sender)?;
+    let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
+    let projector = Projector { config, partitions, cache, metrics, ready, assignment };
+    tasks.spawn("projector", projector.run(shutdown.clone()));
+    Ok(Some(group))
+}
+
+/// `None`: this process reacts to nothing.
+fn start_reactor(
+    config: &Config,
+    partitions: u32,
+    (metrics, commands): (&Arc<Metrics>, Option<Arc<Commands>>),
+    ready: Condition,
+    (tasks, shutdown): (&mut Tasks, &Shutdown),
+) -> anyhow::Result<Option<Group>> {
+    let Some(commands) = commands else {
+        ready.ready();
+        return Ok(None);
+    };
+    let (sender, assignment) = watch::channel(None);
+    let topic = &config.topic.name;
+    let group = Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &meeting(topic)), sender)?;
+    let fire = deadlines::fire(config.postgres_url.clone(), commands.clone(), metrics.clone(), shutdown.clone());
+    let (config, metrics) = (config.clone(), metrics.clone());
+    let reactor = Reactor { config, partitions, commands, metrics, ready, assignment };
+    tasks.spawn("reactor", reactor.run(shutdown.clone()));
+    tasks.spawn("deadlines", fire);
+    Ok(Some(group))
 }

@@ -8,6 +8,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
 
 use crate::poison::Parked;
+use crate::reactor::{Answered, REACTOR};
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -29,6 +30,13 @@ pub(crate) struct Metrics {
     snapshots: Counter<u64>,
     /// `stampede_parked{view}`: aggregates that a view does not take.
     parked: Gauge<u64>,
+    /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by what became of them; `later` and
+    /// `quarantined` are sent again.
+    steps: Counter<u64>,
+    /// `stampede_reaction_seconds`: from an event to the end of what it causes.
+    reaction: Histogram<f64>,
+    /// `stampede_deadlines_fired_total`.
+    deadlines: Counter<u64>,
     /// `stampede_projector_active`: 1 where this instance folds.
     active: Gauge<u64>,
 }
@@ -51,6 +59,10 @@ impl Metrics {
                 .u64_gauge("stampede_parked")
                 .with_description("Aggregates that a view does not take, with their later records.")
                 .build(),
+            steps: counter("stampede_reaction_steps", "Commands that events caused, by what became of them."),
+            reaction: telemetry
+                .latency_histogram("stampede_reaction", "From an event to the end of a chain of what it causes."),
+            deadlines: counter("stampede_deadlines_fired", "Deadlines that came and had their effect."),
             active: meter
                 .u64_gauge("stampede_projector_active")
                 .with_description("Whether this instance folds: 1, or stands by: 0.")
@@ -100,6 +112,29 @@ impl Metrics {
         for (view, aggregates) in parked.counts() {
             self.parked.record(aggregates as u64, &[KeyValue::new("view", view)]);
         }
+    }
+
+    pub(crate) fn step_answered(&self, answered: &Answered) {
+        let outcome = match answered {
+            Answered::Accepted => "accepted",
+            Answered::Rejected(_) => "rejected",
+            Answered::Quarantined => "quarantined",
+            Answered::Later => "later",
+            Answered::Refused(_) => "refused",
+        };
+        self.steps.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    pub(crate) fn reacted(&self, after: Duration) {
+        self.reaction.record(after.as_secs_f64(), &[]);
+    }
+
+    pub(crate) fn fired(&self, deadlines: usize) {
+        self.deadlines.add(deadlines as u64, &[]);
+    }
+
+    pub(crate) fn reactor_parked(&self, aggregates: usize) {
+        self.parked.record(aggregates as u64, &[KeyValue::new("view", REACTOR)]);
     }
 
     pub(crate) fn active(&self, active: bool) {

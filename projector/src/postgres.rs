@@ -21,7 +21,8 @@ use schemas::views::{AggregateRow, FEEDS, FOLDS, STORED, Source, SumTable, VIEWS
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
-use columns::{Checkpoints, Param, ParkedRecords, Parts, Rows, journal_params, repeats_params};
+pub(crate) use columns::{Checkpoints, ParkedRecords};
+use columns::{Param, Parts, Rows, journal_params, repeats_params};
 
 use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};
@@ -240,7 +241,8 @@ impl Store {
         let reads = sums.iter().map(|(view, keys)| read(client, &self.statements.views[*view].read, keys));
         let journal = journal_params(&changes.journal);
         let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
-        let (no_events, parked) = (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked));
+        let (no_events, parked) =
+            (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked, |view| FEEDS[view]));
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
         let (begun, moved, identified, writes, journal, repeats, parked, committed, reads) = tokio::join!(

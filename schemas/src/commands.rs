@@ -70,6 +70,9 @@ pub struct BatchLine<'a> {
     pub data: Option<&'a serde_json::value::RawValue>,
     #[serde(borrow, default)]
     pub key: Option<Cow<'a, str>>,
+    /// The event that the command follows from; only the internal listener takes it.
+    #[serde(borrow, default)]
+    pub cause: Option<Cow<'a, str>>,
     /// As the header: `"7"` with its quotes, or the bare number.
     #[serde(borrow, default)]
     pub if_match: Option<Cow<'a, str>>,

@@ -4,7 +4,8 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use domain::TimeMs;
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
+use xxhash_rust::xxh3::xxh3_128;
 
 pub const MAX_KEY_CHARS: usize = 255;
 
@@ -37,6 +38,14 @@ impl IdempotencyKey {
     /// For a command that came without one.
     pub fn random() -> Self {
         Self(Uuid::now_v7().to_string().into())
+    }
+
+    /// For a command that has to be the same one whenever it is sent: named by what it does, and by the time of what it
+    /// follows from.
+    pub fn by_nature(at: TimeMs, nature: &str) -> Self {
+        let hash = xxh3_128(nature.as_bytes()).to_le_bytes();
+        let bytes = std::array::from_fn(|index| hash[index]);
+        Self(Builder::from_unix_timestamp_millis(at.0, &bytes).into_uuid().to_string().into())
     }
 
     pub fn as_str(&self) -> &str {

@@ -160,6 +160,17 @@ impl Shop {
         Service::projector(&self.env([("PROJECTOR_VIEWS", views.to_owned())]))
     }
 
+    /// One that folds nothing, and does what events cause. Ready.
+    pub(crate) async fn reactor(&self, command_api: &Service, payment_window_secs: u32) -> Service {
+        let service = Service::projector(&self.env([
+            ("PROJECTOR_VIEWS", "none".to_owned()),
+            ("REACTOR_COMMAND_URLS", format!("http://{}", command_api.internal_addr())),
+            ("PAYMENT_WINDOW_SECS", payment_window_secs.to_string()),
+        ]));
+        service.wait_ready().await;
+        service
+    }
+
     pub(crate) async fn query_api(&self) -> Service {
         let service = self.start_query_api().await;
         service.wait_ready().await;

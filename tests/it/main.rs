@@ -8,6 +8,7 @@ mod startup;
 mod commands;
 mod bad_input;
 mod orders;
+mod reactions;
 mod batches;
 mod ownership;
 mod quarantine;

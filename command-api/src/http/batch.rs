@@ -29,6 +29,8 @@ use crate::metrics::Metrics;
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Lines of one batch that are under way at once.
 const MAX_UNDER_WAY: usize = 1024;
+/// A cause is `{partition}-{offset}-{version}`.
+const MAX_CAUSE_CHARS: usize = 64;
 /// Answered lines that leave in one piece.
 const MAX_CHUNK_LINES: usize = 256;
 
@@ -135,6 +137,12 @@ impl Shared {
             None => IdempotencyKey::random(),
             Some(key) => key.map_err(|error| invalid(format!("key: {error}"), id))?,
         };
+        let cause = match parsed.cause.as_deref() {
+            Some(cause) if self.internal && cause.len() <= MAX_CAUSE_CHARS => Some(cause.into()),
+            Some(_) if self.internal => return Err(invalid("cause: it is too long".to_owned(), id)),
+            Some(_) => return Err(invalid("unknown field `cause`".to_owned(), id)),
+            None => None,
+        };
         let precondition = match parsed.if_match.as_deref() {
             None => Precondition::None,
             Some(text) => {
@@ -149,6 +157,7 @@ impl Shared {
             key,
             precondition,
             trace: None,
+            cause,
             internal: self.internal,
             patience: self.patience,
             order: Some(self.order.clone()),

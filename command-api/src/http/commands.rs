@@ -84,6 +84,7 @@ fn incoming(
         key,
         precondition: precondition(headers)?,
         trace: trace(headers),
+        cause: None,
         internal: listener == Listener::Internal,
         patience: patience(wait(headers)?, received),
         order: None,

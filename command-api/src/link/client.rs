@@ -246,6 +246,7 @@ fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Fo
         key: incoming.key.as_str(),
         precondition: incoming.precondition,
         trace: incoming.trace.as_deref(),
+        cause: incoming.cause.as_deref(),
         internal: incoming.internal,
         ordered: incoming.order.is_some(),
         in_mailbox_ms: millis(incoming.patience.in_mailbox),

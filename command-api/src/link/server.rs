@@ -87,6 +87,7 @@ fn incoming(forwarded: Vec<Forwarded<'_>>) -> impl Iterator<Item = (u64, Option<
             key: IdempotencyKey::from_bare(command.key).ok()?,
             precondition: command.precondition,
             trace: command.trace.map(Box::from),
+            cause: command.cause.map(Box::from),
             internal: command.internal,
             patience: Patience {
                 in_mailbox: Duration::from_millis(command.in_mailbox_ms),

@@ -85,10 +85,19 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     }));
     parts.extend((1..=size.projectors).map(|instance| {
         let admin = layout.ports.projector_admin(instance);
-        let launch = Launch::new(binaries.join("projector"), [""; 0]).env("ADMIN_ADDR", local(admin));
+        let launch = Launch::new(binaries.join("projector"), [""; 0])
+            .env("ADMIN_ADDR", local(admin))
+            .env("REACTOR_COMMAND_URLS", internal_urls(layout, size))
+            .env("SERVICE_TOKEN", token.as_str());
         service("projector", instance, common.add_to(launch), admin, &[])
     }));
     Ok(parts)
+}
+
+/// Where command-api takes what finishes what an event began.
+fn internal_urls(layout: &Layout, size: &Size) -> String {
+    let url = |instance| format!("http://{}", local(layout.ports.command_internal(instance)));
+    (1..=size.command_apis).map(url).collect::<Vec<_>>().join(",")
 }
 
 /// Addresses of the servers, and what the log is like, for every service.

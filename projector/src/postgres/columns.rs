@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
-use schemas::views::FEEDS;
 use schemas::views::sums::Delta;
 use tokio_postgres::types::ToSql;
 
@@ -14,11 +13,11 @@ use crate::fold;
 use crate::journal::{JournalRows, RepeatRows};
 use crate::poison::ParkedRecord;
 
-pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
+pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// Columns of the checkpoints that move.
 #[derive(Default)]
-pub(super) struct Checkpoints {
+pub(crate) struct Checkpoints {
     views: Vec<String>,
     partitions: Vec<i32>,
     old_next: Vec<i64>,
@@ -38,7 +37,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// `name`: of a view's checkpoints.
-    pub(super) fn new(moves: &[Move], name: impl Fn(usize) -> String) -> Self {
+    pub(crate) fn new(moves: &[Move], name: impl Fn(usize) -> String) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
         for Move { view, partition, from, to, tally, times, revision } in moves {
@@ -60,7 +59,7 @@ impl Checkpoints {
         columns
     }
 
-    pub(super) fn params(&self) -> [Param<'_>; 15] {
+    pub(crate) fn params(&self) -> [Param<'_>; 15] {
         [
             &self.views,
             &self.partitions,
@@ -126,7 +125,7 @@ pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) ->
 
 /// Columns of what is parked.
 #[derive(Default)]
-pub(super) struct ParkedRecords<'a> {
+pub(crate) struct ParkedRecords<'a> {
     views: Vec<&'static str>,
     aggregates: Vec<&'a str>,
     partitions: Vec<i32>,
@@ -137,10 +136,11 @@ pub(super) struct ParkedRecords<'a> {
 }
 
 impl<'a> ParkedRecords<'a> {
-    pub(super) fn new(parked: &'a [ParkedRecord]) -> Self {
+    /// `name`: of a record's view.
+    pub(crate) fn new(parked: &'a [ParkedRecord], name: impl Fn(usize) -> &'static str) -> Self {
         let mut columns = Self::default();
         for ParkedRecord { view, aggregate, partition, offset, version, reason, record } in parked {
-            columns.views.push(FEEDS[*view]);
+            columns.views.push(name(*view));
             columns.aggregates.push(aggregate);
             columns.partitions.push(partition.cast_signed());
             columns.offsets.push(*offset);
@@ -151,7 +151,7 @@ impl<'a> ParkedRecords<'a> {
         columns
     }
 
-    pub(super) fn params(&self) -> [Param<'_>; 7] {
+    pub(crate) fn params(&self) -> [Param<'_>; 7] {
         let Self { views, aggregates, partitions, offsets, versions, reasons, records } = self;
         [views, aggregates, partitions, offsets, versions, reasons, records]
     }

@@ -8,6 +8,7 @@ use crate::config::Feeds;
 use crate::fold::{Folder, Records};
 use crate::log::Batch;
 use crate::poison::Parked;
+use crate::reactor::REACTOR;
 
 const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
 const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";
@@ -69,7 +70,7 @@ impl Store {
     }
 
     async fn retry(&self, view: usize, aggregate: &str) -> Result<Option<Vec<String>>, StoreError> {
-        let Some(partition) = self.revise(view, aggregate).await? else { return Ok(None) };
+        let Some(partition) = self.revise(FEEDS[view], aggregate).await? else { return Ok(None) };
         let rows = self.client.query(RECORDS, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
@@ -86,15 +87,34 @@ impl Store {
         Ok(Some(keys))
     }
 
+    /// What the reactor parked, in its order. `None`: nothing is.
+    pub(crate) async fn parked_reactions(&self, aggregate: &str) -> Result<Option<Batch>, StoreError> {
+        let found = self.client.query_opt(PARTITION, &[&REACTOR, &aggregate]).await.map_err(StoreError::Read)?;
+        let Some(partition) = found.map(|row| row.get::<_, i32>(0)) else { return Ok(None) };
+        let rows = self.client.query(RECORDS, &[&REACTOR, &aggregate]).await.map_err(StoreError::Read)?;
+        Ok(Some(Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))))))
+    }
+
+    /// They are done, up to and with the last offset. What the reactor parked behind them meanwhile stays.
+    pub(crate) async fn forget_reactions(&self, aggregate: &str, last: i64) -> Result<(), StoreError> {
+        self.in_transaction(async {
+            self.revise(REACTOR, aggregate).await?;
+            let forget = "DELETE FROM parked WHERE view = $1 AND aggregate = $2 AND \"offset\" <= $3";
+            self.client.execute(forget, &[&REACTOR, &aggregate, &last]).await.map_err(StoreError::Commit)?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Gives up what is parked, and writes that down; the aggregate's later records are folded again. `false`: nothing
     /// is.
-    pub(crate) async fn discard_parked(&self, view: usize, aggregate: &str) -> Result<bool, StoreError> {
+    pub(crate) async fn discard_parked(&self, view: &str, aggregate: &str) -> Result<bool, StoreError> {
         self.in_transaction(async {
             if self.revise(view, aggregate).await?.is_none() {
                 return Ok(false);
             }
             let discard = include_str!("discard_parked.sql");
-            self.client.execute(discard, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Commit)?;
+            self.client.execute(discard, &[&view, &aggregate]).await.map_err(StoreError::Commit)?;
             Ok(true)
         })
         .await
@@ -102,10 +122,10 @@ impl Store {
 
     /// From here on, until the transaction ends, nothing is folded or parked where this aggregate is, and then nothing by
     /// whoever does not know what became of it. Gives its partition; `None`: nothing of it is parked.
-    async fn revise(&self, view: usize, aggregate: &str) -> Result<Option<i32>, StoreError> {
-        let found = self.client.query_opt(PARTITION, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Read)?;
+    async fn revise(&self, view: &str, aggregate: &str) -> Result<Option<i32>, StoreError> {
+        let found = self.client.query_opt(PARTITION, &[&view, &aggregate]).await.map_err(StoreError::Read)?;
         let Some(partition) = found.map(|row| row.get::<_, i32>(0)) else { return Ok(None) };
-        self.client.execute(REVISE, &[&FEEDS[view], &partition]).await.map_err(StoreError::Commit)?;
+        self.client.execute(REVISE, &[&view, &partition]).await.map_err(StoreError::Commit)?;
         Ok(Some(partition))
     }
 

@@ -1,0 +1,14 @@
+-- What is due and nobody fires at the moment is this process's for a while. Nothing is locked meanwhile.
+WITH due AS (
+    SELECT kind, aggregate
+    FROM deadlines
+    WHERE due_at <= now() AND leased_until < now()
+    ORDER BY due_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE deadlines AS d
+SET leased_until = now() + $2::bigint * interval '1 millisecond'
+FROM due
+WHERE d.kind = due.kind AND d.aggregate = due.aggregate
+RETURNING d.kind, d.aggregate, (extract(epoch FROM d.due_at) * 1000)::bigint, d.cause

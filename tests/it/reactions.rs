@@ -1,0 +1,243 @@
+//! What events cause, whoever dies on the way: orders find their way, sales give back what they took, and nothing stays
+//! reserved for ever.
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Answer, Client, Service, Shop, eventually};
+
+/// Everything, with a reactor.
+struct Whole {
+    shop: Shop,
+    commands: Client,
+    queries: Client,
+    command_api: Option<Service>,
+    reactor: Option<Service>,
+    _services: [Service; 2],
+}
+
+impl Whole {
+    async fn new(payment_window_secs: u32) -> Self {
+        let shop = Shop::with_views(3).await;
+        let command_api = shop.command_api().await;
+        let reactor = shop.reactor(&command_api, payment_window_secs).await;
+        let services = [shop.projector().await, shop.query_api().await];
+        let (commands, queries) = (command_api.client(), services[1].client());
+        Self { shop, commands, queries, command_api: Some(command_api), reactor: Some(reactor), _services: services }
+    }
+
+    async fn register(&self, product: &str, stock: u32) {
+        let data = json!({ "name": product, "price_cents": 500, "stock": stock });
+        self.commands
+            .post(&format!("/v1/products/{product}/register"), data)
+            .await
+            .accepted(&["product.registered.v1"]);
+    }
+
+    /// `lines`: product and quantity, at 500 cents each.
+    async fn place(&self, id: &str, lines: &[(&str, u32)]) -> Answer {
+        let line = |(product, quantity): &(&str, u32)| json!({ "product": product, "quantity": quantity, "amount_cents": 500 * quantity });
+        let lines: Vec<_> = lines.iter().map(line).collect();
+        self.commands.post(&format!("/v1/orders/{id}/place"), json!({ "customer": "ann", "lines": lines })).await
+    }
+
+    async fn pay(&self, id: &str, amount_cents: u32) -> Answer {
+        let data = json!({ "payment": format!("pay-{id}"), "amount_cents": amount_cents });
+        self.commands.post(&format!("/v1/orders/{id}/pay"), data).await
+    }
+
+    async fn schedule(&self, sale: &str, units: u32, limit: u32) {
+        let data = json!({
+            "product": "cd", "opens_at": "2020-01-01T00:00:00Z", "closes_at": "2999-01-01T00:00:00Z",
+            "price_cents": 300, "units": units, "limit_per_customer": limit,
+        });
+        self.commands.post(&format!("/v1/sales/{sale}/schedule"), data).await.accepted(&["sale.scheduled.v1"]);
+    }
+
+    async fn claim(&self, order: &str, customer: &str, quantity: u32) -> Answer {
+        let data = json!({ "customer": customer, "quantity": quantity, "order": order });
+        self.commands.post("/v1/sales/drop/claim", data).await
+    }
+
+    /// Null where there is none.
+    async fn row(&self, path: &str) -> Value {
+        self.queries.get(path).await.json()["data"].take()
+    }
+
+    /// Once a row's fields are these.
+    async fn comes_to(&self, path: &str, fields: Value) -> Value {
+        eventually(&format!("{path} comes to {fields}"), async || {
+            let row = self.row(path).await;
+            let is = |(name, value): (&String, &Value)| row[name] == *value;
+            fields.as_object().unwrap().iter().all(is).then_some(row)
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_confirmed_when_all_its_lines_are_reserved_and_its_payment_commits_them() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 5).await;
+    whole.register("lp", 5).await;
+    // Two lines of one product are one reservation.
+    whole.place("o", &[("cd", 1), ("lp", 2), ("cd", 2)]).await;
+    whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 2, "reserved": 3 })).await;
+    whole.comes_to("/v1/products/lp", json!({ "available": 3, "reserved": 2 })).await;
+    whole.pay("o", 2500).await.accepted(&["order.paid.v2"]);
+    whole.comes_to("/v1/products/cd", json!({ "stock": 2, "reserved": 0, "sold": 3 })).await;
+    whole.comes_to("/v1/products/lp", json!({ "stock": 3, "reserved": 0, "sold": 2 })).await;
+    whole.comes_to("/v1/views/best_sellers/cd", json!({ "units": 3, "amount_cents": 1500 })).await;
+    let best = whole.queries.get("/v1/best-sellers?limit=1").await.json();
+    assert_eq!(best["rows"][0]["data"], json!({ "product": "cd", "units": 3, "amount_cents": 1500 }));
+    let low = whole.queries.get("/v1/low-stock").await.json();
+    assert_eq!(low["rows"][0]["data"], json!({ "product": "cd", "available": 2 }));
+}
+
+#[tokio::test]
+async fn one_line_that_cannot_be_had_rejects_the_order_and_gives_back_the_others() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 5).await;
+    whole.register("lp", 1).await;
+    whole.place("o", &[("cd", 2), ("lp", 2)]).await;
+    whole.comes_to("/v1/orders/o", json!({ "status": "rejected", "reason": "out_of_stock" })).await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 5, "reserved": 0 })).await;
+    whole.place("none", &[("unknown", 1)]).await;
+    whole.comes_to("/v1/orders/none", json!({ "status": "rejected", "reason": "not_registered" })).await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_not_paid_in_time_expires_and_one_that_is_cancelled_gives_back() {
+    let whole = Whole::new(1).await;
+    whole.register("cd", 5).await;
+    whole.place("late", &[("cd", 2)]).await;
+    whole.place("paid", &[("cd", 1)]).await;
+    whole.comes_to("/v1/orders/paid", json!({ "status": "confirmed" })).await;
+    whole.pay("paid", 500).await.accepted(&["order.paid.v2"]);
+    whole.comes_to("/v1/orders/late", json!({ "status": "expired" })).await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 4, "reserved": 0, "sold": 1 })).await;
+    whole.pay("late", 1000).await.rejected("expired");
+    let left = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(0)).then_some(());
+    eventually("no deadline is left", left).await;
+    assert_eq!(whole.row("/v1/orders/paid").await["status"], "paid");
+}
+
+#[tokio::test]
+async fn a_sale_takes_its_units_from_the_stock_and_each_claim_becomes_an_order() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 10).await;
+    whole.schedule("drop", 6, 3).await;
+    whole.comes_to("/v1/sales/drop", json!({ "status": "open", "left": 6 })).await;
+    whole.comes_to("/v1/products/cd", json!({ "stock": 4, "available": 4 })).await;
+    whole.claim("o-1", "ann", 2).await.accepted(&["sale.claimed.v1"]);
+    whole.claim("o-3", "ann", 2).await.rejected("over_limit");
+    whole.claim("o-2", "bob", 3).await.accepted(&["sale.claimed.v1"]);
+    whole.claim("o-3", "eve", 2).await.rejected("sold_out");
+    whole.comes_to("/v1/orders/o-1", json!({ "status": "confirmed", "customer": "ann", "total_cents": 600 })).await;
+    whole.comes_to("/v1/orders/o-2", json!({ "status": "confirmed", "total_cents": 900 })).await;
+    whole.pay("o-1", 600).await.accepted(&["order.paid.v2"]);
+    let fields = json!({ "claimed": 5, "committed": 2, "left": 1, "customers": 2 });
+    whole.comes_to("/v1/sales/drop", fields).await;
+    whole.commands.post("/v1/sales/drop/close", json!({})).await.accepted(&["sale.closed.v1"]);
+    whole.comes_to("/v1/products/cd", json!({ "stock": 5, "available": 5 })).await;
+    // What is returned after the end goes back to the product, too.
+    whole.commands.post("/v1/orders/o-2/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
+    whole.comes_to("/v1/products/cd", json!({ "stock": 8, "available": 8 })).await;
+    whole.comes_to("/v1/sales/drop", json!({ "claimed": 2, "returned": 3, "status": "closed" })).await;
+    whole.claim("o-4", "eve", 1).await.rejected("sale_not_open");
+    whole.comes_to("/v1/views/best_sellers/cd", json!({ "units": 2, "amount_cents": 600 })).await;
+}
+
+#[tokio::test]
+async fn a_sale_whose_product_lacks_the_units_is_refused_and_an_order_of_it_rejected() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 1).await;
+    whole.schedule("drop", 6, 3).await;
+    whole.comes_to("/v1/sales/drop", json!({ "status": "refused", "reason": "out_of_stock" })).await;
+    let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 300 }]);
+    let data = json!({ "customer": "ann", "lines": lines, "sale": "drop" });
+    whole.commands.post("/v1/orders/o/place", data).await.accepted(&["order.placed.v1"]);
+    whole.comes_to("/v1/orders/o", json!({ "status": "rejected", "reason": "sale_not_open" })).await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 1 })).await;
+}
+
+#[tokio::test]
+async fn an_order_imported_with_its_date_causes_nothing() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 5).await;
+    let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 500 }]);
+    let data = json!({ "customer": "ann", "lines": lines, "ordered_at": "1997-01-01T00:00:00Z" });
+    whole.commands.post("/v1/orders/old/place", data).await.accepted(&["order.placed.v1"]);
+    whole.place("new", &[("cd", 1)]).await;
+    whole.comes_to("/v1/orders/new", json!({ "status": "confirmed" })).await;
+    whole.comes_to("/v1/products/cd", json!({ "reserved": 1 })).await;
+    assert_eq!(whole.row("/v1/orders/old").await["status"], "placed");
+}
+
+/// Of each, where it stands.
+async fn statuses(whole: &Whole, orders: usize) -> Vec<String> {
+    let mut statuses = Vec::new();
+    for order in 0..orders {
+        let row = whole.row(&format!("/v1/orders/o-{order}")).await;
+        statuses.push(row["status"].as_str().unwrap_or("missing").to_owned());
+    }
+    statuses
+}
+
+/// Kills one of the two again and again while orders come, are paid or not; then everything comes to its end.
+async fn survives(kill: impl AsyncFn(&mut Whole)) {
+    const ORDERS: usize = 60;
+    let mut whole = Whole::new(2).await;
+    whole.register("cd", 70).await;
+    whole.register("lp", 30).await;
+    for order in 0..ORDERS {
+        let id = format!("o-{order}");
+        whole.place(&id, &[("cd", 1), ("lp", 1)]).await;
+        if order % 3 == 0 && order >= 6 {
+            // Confirmed or not yet.
+            whole.pay(&format!("o-{}", order - 6), 1000).await;
+        }
+        if order % 10 == 5 {
+            kill(&mut whole).await;
+        }
+    }
+    let ended = eventually("every order comes to an end", async || {
+        let statuses = statuses(&whole, ORDERS).await;
+        statuses.iter().all(|status| ["rejected", "paid", "expired"].contains(&status.as_str())).then_some(statuses)
+    })
+    .await;
+    let paid = ended.iter().filter(|status| *status == "paid").count();
+    let fields =
+        |stock: usize| json!({ "available": stock - paid, "stock": stock - paid, "reserved": 0, "sold": paid });
+    whole.comes_to("/v1/products/cd", fields(70)).await;
+    whole.comes_to("/v1/products/lp", fields(30)).await;
+    let config = projector::Config::from_env(&whole.shop.env([])).unwrap();
+    let report = projector::audit::audit(&config, None).await.unwrap();
+    assert_eq!(report.differences, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stays_reserved_nor_is_released_twice_though_the_reactor_dies_again_and_again() {
+    survives(async |whole: &mut Whole| {
+        whole.reactor.take().unwrap().crash().await;
+        whole.reactor = Some(whole.shop.reactor(whole.command_api.as_ref().unwrap(), 2).await);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stays_reserved_nor_is_released_twice_though_command_api_dies_again_and_again() {
+    survives(async |whole: &mut Whole| {
+        let env = whole.shop.write_env([
+            ("PARTITIONS", format!("0-{}", whole.shop.partitions - 1)),
+            ("HTTP_ADDR", whole.command_api.as_ref().unwrap().http_addr()),
+            ("INTERNAL_ADDR", whole.command_api.as_ref().unwrap().internal_addr()),
+        ]);
+        whole.command_api.take().unwrap().crash().await;
+        let next = eventually("its addresses are free", async || Service::try_command_api(&env).await).await;
+        next.wait_ready().await;
+        whole.commands = next.client();
+        whole.command_api = Some(next);
+    })
+    .await;
+}
