@@ -30,8 +30,8 @@ pub(crate) struct Metrics {
     snapshots: Counter<u64>,
     /// `stampede_parked{view}`: aggregates that a view does not take.
     parked: Gauge<u64>,
-    /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by what became of them; `later` and
-    /// `quarantined` are sent again.
+    /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by what became of them; those that
+    /// came `later` are sent again.
     steps: Counter<u64>,
     /// `stampede_reaction_seconds`: from an event to the end of what it causes.
     reaction: Histogram<f64>,
@@ -118,7 +118,6 @@ impl Metrics {
         let outcome = match answered {
             Answered::Accepted => "accepted",
             Answered::Rejected(_) => "rejected",
-            Answered::Quarantined => "quarantined",
             Answered::Later => "later",
             Answered::Refused(_) => "refused",
         };

@@ -1,9 +1,13 @@
 //! What events cause, whoever dies on the way: orders find their way, sales give back what they took, and nothing stays
 //! reserved for ever.
 
+use schemas::events::WireEvent;
+use schemas::idempotency::IdempotencyKey;
+use schemas::record::{Claim, Commit, Epoch, Record};
+use schemas::time::parse_rfc3339;
 use serde_json::{Value, json};
 
-use crate::fixture::{Answer, Client, Service, Shop, eventually};
+use crate::fixture::{Answer, Client, Service, Shop, append, eventually};
 
 /// Everything, with a reactor.
 struct Whole {
@@ -17,12 +21,30 @@ struct Whole {
 
 impl Whole {
     async fn new(payment_window_secs: u32) -> Self {
-        let shop = Shop::with_views(3).await;
+        Self::of(Shop::with_views(3).await, payment_window_secs).await
+    }
+
+    async fn of(shop: Shop, payment_window_secs: u32) -> Self {
         let command_api = shop.command_api().await;
         let reactor = shop.reactor(&command_api, payment_window_secs).await;
         let services = [shop.projector().await, shop.query_api().await];
         let (commands, queries) = (command_api.client(), services[1].client());
         Self { shop, commands, queries, command_api: Some(command_api), reactor: Some(reactor), _services: services }
+    }
+
+    /// As a crash does, at its old addresses.
+    async fn restart_command_api(&mut self) {
+        let old = self.command_api.take().unwrap();
+        let env = self.shop.write_env([
+            ("PARTITIONS", format!("0-{}", self.shop.partitions - 1)),
+            ("HTTP_ADDR", old.http_addr()),
+            ("INTERNAL_ADDR", old.internal_addr()),
+        ]);
+        old.crash().await;
+        let next = eventually("its addresses are free", async || Service::try_command_api(&env).await).await;
+        next.wait_ready().await;
+        self.commands = next.client();
+        self.command_api = Some(next);
     }
 
     async fn register(&self, product: &str, stock: u32) {
@@ -228,16 +250,92 @@ async fn nothing_stays_reserved_nor_is_released_twice_though_the_reactor_dies_ag
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stays_reserved_nor_is_released_twice_though_command_api_dies_again_and_again() {
     survives(async |whole: &mut Whole| {
-        let env = whole.shop.write_env([
-            ("PARTITIONS", format!("0-{}", whole.shop.partitions - 1)),
-            ("HTTP_ADDR", whole.command_api.as_ref().unwrap().http_addr()),
-            ("INTERNAL_ADDR", whole.command_api.as_ref().unwrap().internal_addr()),
-        ]);
-        whole.command_api.take().unwrap().crash().await;
-        let next = eventually("its addresses are free", async || Service::try_command_api(&env).await).await;
-        next.wait_ready().await;
-        whole.commands = next.client();
-        whole.command_api = Some(next);
+        whole.restart_command_api().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_can_never_be_done_is_parked_alone_and_given_up_by_an_operator() {
+    let shop = Shop::with_views(1).await;
+    append_broken(&shop).await;
+    let whole = Whole::of(shop, 600).await;
+    whole.register("cd", 5).await;
+    whole.place("stuck", &[("broken", 1)]).await;
+    whole.place("fine", &[("cd", 1)]).await;
+    whole.comes_to("/v1/orders/fine", json!({ "status": "confirmed" })).await;
+    let admin = whole.reactor.as_ref().unwrap().admin_client();
+    let listed = eventually("it is parked", async || {
+        let listed = admin.get("/parked").await.json()["parked"].take();
+        (listed != json!([])).then_some(listed)
+    })
+    .await;
+    assert_eq!((&listed[0]["view"], &listed[0]["aggregate"]), (&json!("reactor"), &json!("order/stuck")));
+    assert!(listed[0]["reason"].as_str().unwrap().contains("quarantine"), "{listed}");
+    // What else comes of the same aggregate waits behind it.
+    whole.commands.post("/v1/orders/stuck/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
+    eventually("the cancellation is parked, too", async || {
+        (admin.get("/parked").await.json()["parked"][0]["records"] == 2).then_some(())
+    })
+    .await;
+    assert_eq!(admin.post("/parked/reactor/order/stuck/retry", json!({})).await.status, 409);
+    assert_eq!(admin.post("/parked/reactor/order/fine/retry", json!({})).await.status, 404);
+    assert_eq!(admin.post("/parked/reactor/order/stuck/discard", json!({})).await.status, 204);
+    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]));
+    whole.place("later", &[("cd", 1)]).await;
+    whole.comes_to("/v1/orders/later", json!({ "status": "confirmed" })).await;
+}
+
+#[tokio::test]
+async fn what_was_parked_is_done_when_an_operator_says_so() {
+    let shop = Shop::with_views(1).await;
+    let command_api = shop.command_api().await;
+    let services = [shop.projector().await, shop.query_api().await];
+    let (commands, queries) = (command_api.client(), services[1].client());
+    let mut whole =
+        Whole { shop, commands, queries, command_api: Some(command_api), reactor: None, _services: services };
+    whole.register("cd", 5).await;
+    let token = whole.place("o", &[("cd", 1)]).await.token();
+    // Somebody has used the reactor's key for something else, and for as long as it is remembered nothing can be done.
+    let fresh = [("consistency-token", &*token), ("prefer", "wait=10")];
+    let history = whole.queries.get_with("/v1/orders/o/history?limit=1", &fresh).await.json();
+    let at = parse_rfc3339(history[0]["time"].as_str().unwrap()).unwrap();
+    let key = IdempotencyKey::by_nature(at, "reserve o").to_string();
+    let other = json!({ "order": "other", "quantity": 2 });
+    let used = whole.commands.post_with("/v1/products/cd/reserve", &[("idempotency-key", &key)], other).await;
+    used.accepted(&["product.reserved.v1"]);
+    whole.reactor = Some(whole.shop.reactor(whole.command_api.as_ref().unwrap(), 600).await);
+    let admin = whole.reactor.as_ref().unwrap().admin_client();
+    eventually("it is parked", async || {
+        (admin.get("/parked").await.json()["parked"][0]["aggregate"] == "order/o").then_some(())
+    })
+    .await;
+    // As when its window is over.
+    whole.shop.sql("DELETE FROM repeats").await;
+    whole.restart_command_api().await;
+    eventually("it is done", async || {
+        (admin.post("/parked/reactor/order/o/retry", json!({})).await.status == 204).then_some(())
+    })
+    .await;
+    whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
+    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]));
+}
+
+/// The first records of partition 0: a product has an event that no product can have.
+async fn append_broken(shop: &Shop) {
+    let nonce = 7;
+    append(shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into() })).await;
+    let commit = Commit {
+        epoch: Epoch { claim: 0, nonce },
+        seq: 1,
+        command_id: "k".into(),
+        at_ms: 1,
+        aggregate: "product/broken".into(),
+        version: 1,
+        events: vec![WireEvent::newest(&domain::Event::Order(domain::order::Event::Confirmed))],
+        fingerprint: 0,
+        cause: None,
+        trace: None,
+    };
+    append(shop, 0, "product/broken", &Record::Commit(commit)).await;
 }

@@ -1,7 +1,7 @@
 //! Steps, each with what it comes from, taken in waves until none is left.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use domain::reactions::{Alarm, Outcome, Step, react};
 use domain::{Event, TimeMs};
@@ -12,8 +12,6 @@ use crate::metrics::Metrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// An aggregate on which nothing is decided holds its chain up for so long, then is parked.
-const QUARANTINE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A step that is to be taken, and where it comes from.
 #[derive(Debug, Clone)]
@@ -84,7 +82,6 @@ pub(crate) fn of(
 pub(crate) async fn finish(commands: &Commands, metrics: Option<&Metrics>, mut chains: Vec<Chain>) -> Vec<Failed> {
     let mut failed = Vec::new();
     let mut pause = FIRST_PAUSE;
-    let begun = Instant::now();
     while !chains.is_empty() {
         let answers = commands.send(&chains).await;
         let sent = chains.len();
@@ -95,11 +92,7 @@ pub(crate) async fn finish(commands: &Commands, metrics: Option<&Metrics>, mut c
             let outcome = match &answer {
                 Answered::Accepted => Outcome::Accepted,
                 Answered::Rejected(reason) => Outcome::Rejected(reason),
-                Answered::Quarantined if begun.elapsed() > QUARANTINE_PATIENCE => {
-                    failed.push(Failed { source: chain.source, reason: "the aggregate is in quarantine".to_owned() });
-                    continue;
-                }
-                Answered::Quarantined | Answered::Later => {
+                Answered::Later => {
                     again += 1;
                     next.push(chain);
                     continue;

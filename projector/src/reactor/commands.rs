@@ -31,11 +31,9 @@ pub(crate) enum Answered {
     Accepted,
     /// By a rule, of this name: an outcome like any other.
     Rejected(String),
-    /// Nothing is decided on the aggregate until somebody looked.
-    Quarantined,
     /// Not now, or nobody knows.
     Later,
-    /// Never.
+    /// Never, or not until somebody looked.
     Refused(String),
 }
 
@@ -157,8 +155,7 @@ impl From<LineAnswer> for Answered {
         match (answer.status, answer.rejection) {
             (200, _) => Self::Accepted,
             (422, Some(rejection)) => Self::Rejected(rejection),
-            (503, _) if answer.r#type.ends_with("quarantined") => Self::Quarantined,
-            (503, _) => Self::Later,
+            (503, _) if !answer.r#type.ends_with("quarantined") => Self::Later,
             (status, _) => Self::Refused(format!("{status} {}: {}", answer.r#type, answer.detail)),
         }
     }
@@ -180,10 +177,9 @@ mod tests {
         let rejected = r#"{"status":422,"type":"/problems/rejected","rejection":"out_of_stock"}"#;
         assert_eq!(answered(rejected), Answered::Rejected("out_of_stock".to_owned()));
         assert_eq!(answered(r#"{"status":503,"type":"/problems/overloaded"}"#), Answered::Later);
-        assert_eq!(answered(r#"{"status":503,"type":"/problems/quarantined"}"#), Answered::Quarantined);
-        for status in [400, 404, 409, 422] {
-            let refused = format!(r#"{{"status":{status},"type":"/problems/x","detail":"why"}}"#);
-            assert_eq!(answered(&refused), Answered::Refused(format!("{status} /problems/x: why")));
+        for (status, slug) in [(400, "x"), (404, "x"), (409, "x"), (422, "x"), (503, "quarantined")] {
+            let refused = format!(r#"{{"status":{status},"type":"/problems/{slug}","detail":"why"}}"#);
+            assert_eq!(answered(&refused), Answered::Refused(format!("{status} /problems/{slug}: why")));
         }
     }
 
