@@ -10,6 +10,7 @@ mod comparison;
 mod write;
 mod read;
 mod projection;
+mod sale;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub(crate) enum Bench {
     Read(comparison::Args),
     /// How fast the views follow a log that is there already
     Projection(comparison::Args),
+    /// How many claims of a sale a second are accepted, and how fast orders find their way
+    Sale(comparison::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -44,6 +47,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
     let finished = match bench {
         Bench::Write(args) => write::run(&own, &results, args, &cancelled),
         Bench::Read(args) => read::run(&own, &results, args, &cancelled),
+        Bench::Sale(args) => sale::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {

@@ -47,6 +47,8 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
             let adapt = |layout: &Layout, tools: &Tools, parts: &mut Vec<Part>| {
                 let projector =
                     parts.iter_mut().find(|part| part.name == PROJECTOR).context("there is no projector")?;
+                // What the orders of the log cause is another bench's.
+                projector.launch.env.retain(|(name, _)| name != "REACTOR_COMMAND_URLS");
                 if !views.is_empty() {
                     projector.launch.env.push(("PROJECTOR_VIEWS".to_owned(), views.to_owned()));
                 }

@@ -139,6 +139,13 @@ impl<'a> Scene<'a> {
         Ok(self.agent.post(url).header("Content-Type", "application/json").send(body)?.status().as_u16())
     }
 
+    /// With the service token.
+    pub(super) fn post_internal(&self, url: &str, body: &str) -> Result<u16> {
+        let bearer = format!("Bearer {}", self.layout.secret("service-token")?);
+        let request = self.agent.post(url).header("Content-Type", "application/json").header("Authorization", bearer);
+        Ok(request.send(body)?.status().as_u16())
+    }
+
     /// Starts or stops a part of the stack, and waits until it is so.
     pub(super) fn tell(&self, request: &Request) -> Result<()> {
         self.cancelled.check()?;
@@ -153,6 +160,12 @@ impl<'a> Scene<'a> {
     /// The sum of a metric's series at an admin port.
     pub(super) fn metric(&self, admin_port: u16, metric: &str) -> Result<f64> {
         Ok(sum_of(&self.get(&format!("http://127.0.0.1:{admin_port}/metrics"))?.1, metric, ""))
+    }
+
+    /// All series of a histogram at an admin port, together.
+    pub(super) fn histogram(&self, admin_port: u16, metric: &str) -> Result<Histogram> {
+        let text = self.get(&format!("http://127.0.0.1:{admin_port}/metrics"))?.1;
+        Ok(Histogram::parse(&text, metric))
     }
 
     /// Each of them some, and all together all.
@@ -198,6 +211,38 @@ fn sum_of(text: &str, metric: &str, label: &str) -> f64 {
     ours.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
 }
 
+/// Counts up to each bound, in seconds.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Histogram(Vec<(f64, f64)>);
+
+impl Histogram {
+    fn parse(text: &str, metric: &str) -> Self {
+        let mut bounds: Vec<(f64, f64)> = Vec::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix("_bucket{")) {
+            let Some((labels, count)) = line.rsplit_once("} ") else { continue };
+            let bound = labels.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()?.parse::<f64>().ok());
+            let (Some(bound), Ok(count)) = (bound, count.parse::<f64>()) else { continue };
+            match bounds.iter_mut().find(|(known, _)| *known == bound) {
+                Some((_, sum)) => *sum += count,
+                None => bounds.push((bound, count)),
+            }
+        }
+        Self(bounds)
+    }
+
+    /// What came after another look at it.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let of = |bound: f64| before.0.iter().find(|(known, _)| *known == bound).map_or(0.0, |(_, count)| *count);
+        Self(self.0.iter().map(|(bound, count)| (*bound, count - of(*bound))).collect())
+    }
+
+    /// The bound that this share stays below.
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let wanted = self.0.last()?.1 * share;
+        self.0.iter().find(|(_, count)| *count >= wanted && wanted > 0.0).map(|(bound, _)| *bound)
+    }
+}
+
 /// In user and kernel mode, of all its threads.
 fn cpu_seconds(pid: u32) -> Option<f64> {
     let text = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
@@ -220,6 +265,15 @@ mod tests {
         assert_eq!(sum_of(text, "a", "x=\"2\""), 3.0);
         assert_eq!(sum_of(text, "b", ""), 7.0);
         assert_eq!(sum_of(text, "c", ""), 0.0);
+    }
+
+    #[test]
+    fn a_quantile_is_the_bound_that_its_share_stays_below() {
+        let text = |low, high| format!("a_bucket{{le=\"0.1\"}} {low}\na_bucket{{le=\"+Inf\"}} {high}\na_count 9\n");
+        let during = Histogram::parse(&text(19, 20), "a").since(&Histogram::parse(&text(10, 10), "a"));
+        assert_eq!(during, Histogram(vec![(0.1, 9.0), (f64::INFINITY, 10.0)]));
+        assert_eq!((during.quantile(0.9), during.quantile(0.99)), (Some(0.1), Some(f64::INFINITY)));
+        assert_eq!(Histogram::default().quantile(0.5), None);
     }
 
     #[test]

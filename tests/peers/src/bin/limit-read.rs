@@ -81,10 +81,7 @@ fn answer(row: Bytes) -> Response {
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::ETAG, HeaderValue::from_static("\"1\"")),
         (HeaderName::from_static("consistency-token"), HeaderValue::from_static("gg61.10-1234")),
-        (
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("public, max-age=0, s-maxage=1, stale-while-revalidate=1"),
-        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=0, s-maxage=1, stale-while-revalidate=1")),
         (header::VARY, HeaderValue::from_static("Consistency-Token, Prefer")),
     ];
     (headers, row).into_response()

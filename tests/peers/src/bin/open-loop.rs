@@ -1,8 +1,8 @@
-//! Reservations at a fixed rate, however long the answers take. Each one's latency counts from the moment at which it
+//! Reservations, or orders that are placed, at a fixed rate, however long the answers take. Each one's latency counts from the moment at which it
 //! was due, so that a server that stalls is charged for everybody who would have come in the meantime.
 //!
-//! `ADDRESS`, `SECONDS`, `RATE` a second (default 1,000), `CONNECTIONS` (default 64), `PRODUCTS`, `PREFIX` of their
-//! ids, `RUN`: the beginning of this run's orders.
+//! `ADDRESS`, `SECONDS`, `RATE` a second (default 1,000), `CONNECTIONS` (default 64), `AGGREGATES`: `products` (default)
+//! or `orders`, `PRODUCTS`, `PREFIX` of their ids, `RUN`: the beginning of this run's orders.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -75,10 +75,16 @@ fn pace(workers: &[UnboundedSender<Request>], began: Instant, rate: u32, duratio
 async fn work(mut connection: Connection, mut requests: UnboundedReceiver<Request>) -> Result<Seen> {
     let (products, prefix, run) =
         (setting::or("PRODUCTS", 1_u64)?, setting::required("PREFIX")?, setting::required("RUN")?);
+    let are_orders = setting::or("AGGREGATES", String::from("products"))? == "orders";
     let mut seen = Seen::new()?;
     while let Some(Request { number, due }) = requests.recv().await {
-        let path = format!("/v1/products/{prefix}{}/reserve", number % products + 1);
-        let body = format!(r#"{{"order":"{run}-{number:09}","quantity":1}}"#);
+        let product = format!("{prefix}{}", number % products + 1);
+        let (path, body) = if are_orders {
+            let line = format!(r#"{{"product":"{product}","quantity":1,"amount_cents":1177}}"#);
+            (format!("/v1/orders/{run}-{number:09}/place"), format!(r#"{{"customer":"{product}","lines":[{line}]}}"#))
+        } else {
+            (format!("/v1/products/{product}/reserve"), format!(r#"{{"order":"{run}-{number:09}","quantity":1}}"#))
+        };
         let Ok((status, _)) = connection.post(&path, "application/json", body).await else { break };
         seen.answered(1, u64::from(status != StatusCode::OK), due.elapsed());
     }

@@ -61,7 +61,11 @@ async fn main() -> Result<()> {
         .route("/v1/products/{id}/register", post(register))
         .route("/v1/products/{id}/reserve", post(reserve))
         .route("/readyz", get(async || "ready"))
-        .with_state(Shop { pool: of_queries, cqrs: Arc::new(cqrs), turns: Arc::new(Semaphore::new(setting::or("TURNS", TURNS)?)) });
+        .with_state(Shop {
+            pool: of_queries,
+            cqrs: Arc::new(cqrs),
+            turns: Arc::new(Semaphore::new(setting::or("TURNS", TURNS)?)),
+        });
     let listener = tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot bind {address}"))?;
     Ok(axum::serve(listener, routes).await?)
 }

@@ -1,0 +1,190 @@
+//! `cargo stack bench sale`: claims a second beside reservations, and orders through all that their placing causes.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
+use super::figures::Target::{AtLeast, AtMost};
+use super::scene::{Cast, Scene, on_empty_stack};
+use super::{Cancelled, peers, tool};
+use crate::layout::{Layout, root};
+use crate::part::Launch;
+use crate::provision;
+
+const PRODUCTS: u32 = 2_000;
+/// More than any run takes.
+const PLENTY: u32 = 1_000_000_000;
+/// Of one sale, before it is measured once more.
+const MANY_CLAIMS: f64 = 1_000_000.0;
+/// Orders a second whose way is timed.
+const STEADY: u32 = 500;
+const WARM_UP_SECONDS: u64 = 1;
+const GRACE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(20);
+const REACTED: &str = "stampede_reaction_seconds";
+
+const GOALS: &[Goal] = &[
+    ratio("claim / reserve on one product", "claim", "reserve", 0.9),
+    ratio("claim after 1,000,000 claims / reserve", "claim-late", "reserve", 0.9),
+    Goal {
+        name: "orders placed and confirmed, a second",
+        of: "chain",
+        to: None,
+        quantity: Quantity::Rate,
+        target: AtLeast(5_000.0),
+    },
+    Goal {
+        name: "placed to confirmed at 500 a second, p99 ms",
+        of: "chain-steady",
+        to: None,
+        quantity: Quantity::P99Ms,
+        target: AtMost(150.0),
+    },
+];
+
+const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f64) -> Goal {
+    Goal { name, of, to: Some(to), quantity: Quantity::Rate, target: AtLeast(least) }
+}
+
+/// `results`: the folder for the file of this run.
+pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
+    layout.create()?;
+    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let mut comparison = Comparison::new("sale", args.seconds, GOALS)?;
+    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 0 };
+    let ended = (1..=args.rounds).try_for_each(|round| {
+        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+        on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
+            let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
+            meter.prepare()?;
+            scene.set(cast)?;
+            comparison.take("chain-steady", meter.steady(), cancelled)?;
+            comparison.take("chain", meter.chains(), cancelled)?;
+            scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
+            comparison.take("reserve", meter.reserve(), cancelled)?;
+            comparison.take("claim", meter.claim(), cancelled)?;
+            comparison.take("claim-late", meter.claim_late(), cancelled)
+        })
+    });
+    comparison.report(results)?;
+    ended
+}
+
+struct Meter<'a> {
+    scene: &'a Scene<'a>,
+    wrk: &'a Path,
+    seconds: u64,
+}
+
+impl Meter<'_> {
+    /// Products for orders, and a sale that has its units: it is told so in the place of the reactor.
+    fn prepare(&self) -> Result<()> {
+        self.scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
+        let product = format!(r#"{{"name":"A thing","price_cents":1177,"stock":{PLENTY}}}"#);
+        for number in 1..=PRODUCTS {
+            self.post(&format!("/v1/products/p-{number}/register"), &product)?;
+        }
+        let window = r#""opens_at":"2020-01-01T00:00:00Z","closes_at":"2999-01-01T00:00:00Z""#;
+        let sale = format!(
+            r#"{{"product":"of-a-sale",{window},"price_cents":1,"units":{PLENTY},"limit_per_customer":{PLENTY}}}"#
+        );
+        self.post("/v1/sales/drop/schedule", &sale)?;
+        let url = format!("http://127.0.0.1:{}/v1/sales/drop/stock", self.scene.layout.ports.command_internal(1));
+        ensure!(self.scene.post_internal(&url, "{}")? == 200, "the sale did not get its units");
+        Ok(())
+    }
+
+    fn post(&self, path: &str, body: &str) -> Result<()> {
+        let status = self.scene.post(&format!("http://{}{path}", self.commands()), body)?;
+        ensure!(status == 200, "{path} was answered {status}");
+        Ok(())
+    }
+
+    fn commands(&self) -> String {
+        format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1))
+    }
+
+    fn reserve(&self) -> Result<Turn> {
+        self.wrk("reserve.lua", "warm", WARM_UP_SECONDS)?;
+        self.wrk("reserve.lua", "run", self.seconds)
+    }
+
+    fn claim(&self) -> Result<Turn> {
+        self.wrk("claim.lua", "warm", WARM_UP_SECONDS)?;
+        self.wrk("claim.lua", "run", self.seconds)
+    }
+
+    fn claim_late(&self) -> Result<Turn> {
+        let claims = || self.scene.count("stampede_commands_total", r#"command="claim",outcome="accepted""#);
+        for fill in 0.. {
+            if claims()? >= MANY_CLAIMS {
+                break;
+            }
+            self.wrk("claim.lua", &format!("fill-{fill}"), 10)?;
+        }
+        self.wrk("claim.lua", "late", self.seconds)
+    }
+
+    /// `run`: begins the ids of this run's orders.
+    fn wrk(&self, script: &str, run: &str, seconds: u64) -> Result<Turn> {
+        let script = root().join("deploy/stack/src/bench/write").join(script).display().to_string();
+        let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
+        let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
+        let launch = Launch::new(self.wrk, args).env("SEEN", tool::seen_script()).env("PRODUCTS", "1");
+        self.turn(&launch.env("PREFIX", "p-").env("RUN", run))
+    }
+
+    /// As fast as they are placed and find their way, to the end of the last one.
+    fn chains(&self) -> Result<Turn> {
+        let before = self.reacted()?;
+        let begun = Instant::now();
+        let Turn { requests, failed, .. } = self.orders("batch", "burst")?;
+        let wanted = before + (requests - failed) as f64;
+        while self.reacted()? < wanted {
+            self.scene.cancelled.check()?;
+            if begun.elapsed() > GRACE {
+                bail!("after {} s {} of {wanted} orders are confirmed", GRACE.as_secs(), self.reacted()?);
+            }
+            thread::sleep(POLL);
+        }
+        Ok(Turn { requests, failed, seconds: begun.elapsed().as_secs_f64(), ..Turn::default() })
+    }
+
+    /// Its times are the reactor's own, from an order's event to the answer that confirms it.
+    fn steady(&self) -> Result<Turn> {
+        self.orders("open-loop", "warm")?;
+        let admin = self.scene.layout.ports.projector_admin(1);
+        let before = self.scene.histogram(admin, REACTED)?;
+        let turn = self.orders("open-loop", "steady")?;
+        thread::sleep(Duration::from_secs(1));
+        let during = self.scene.histogram(admin, REACTED)?.since(&before);
+        let us = |share| during.quantile(share).map(|seconds| (seconds * 1e6) as u64);
+        Ok(Turn { p50_us: us(0.5), p99_us: us(0.99), ..turn })
+    }
+
+    fn reacted(&self) -> Result<f64> {
+        self.scene.metric(self.scene.layout.ports.projector_admin(1), &format!("{REACTED}_count"))
+    }
+
+    fn orders(&self, client: &str, run: &str) -> Result<Turn> {
+        let launch = peers::program(self.scene.layout, client)?
+            .env("ADDRESS", self.commands())
+            .env("AGGREGATES", "orders")
+            .env("RATE", STEADY.to_string())
+            .env("PRODUCTS", PRODUCTS.to_string())
+            .env("PREFIX", "p-")
+            .env("RUN", run)
+            .env("SECONDS", self.seconds.to_string());
+        self.turn(&launch)
+    }
+
+    fn turn(&self, launch: &Launch) -> Result<Turn> {
+        let text = tool::run(self.scene.layout, "load", launch, GRACE, self.scene.cancelled)?;
+        let line =
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
+        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+    }
+}
