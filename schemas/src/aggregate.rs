@@ -8,6 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The longest id that a client may give to anything, in characters.
 pub const MAX_ID_CHARS: usize = 128;
+/// What [`check_id`] takes, as a regular expression.
+pub const ID_PATTERN: &str = "^[A-Za-z0-9._~-]+$";
 
 /// `type/id`, e.g. `product/cd-1`: the name of an aggregate in records, tables and Kafka keys. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,6 +12,7 @@ mod sale;
 use std::borrow::Cow;
 
 use domain::{AggregateType, Command};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
@@ -56,7 +57,7 @@ pub enum Precondition {
 }
 
 /// A line of `POST /v1/commands`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchLine<'a> {
     /// As in routes: `products`.
@@ -66,8 +67,11 @@ pub struct BatchLine<'a> {
     pub id: Cow<'a, str>,
     #[serde(borrow)]
     pub command: Cow<'a, str>,
+    /// The body that the command would have by itself.
     #[serde(borrow, default)]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub data: Option<&'a serde_json::value::RawValue>,
+    /// As the header `Idempotency-Key`, without quotes.
     #[serde(borrow, default)]
     pub key: Option<Cow<'a, str>>,
     /// The event that the command follows from; only the internal listener takes it.
@@ -76,6 +80,35 @@ pub struct BatchLine<'a> {
     /// As the header: `"7"` with its quotes, or the bare number.
     #[serde(borrow, default)]
     pub if_match: Option<Cow<'a, str>>,
+}
+
+/// What the API's description says of a command.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandContract {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Of its body.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// The names of the rules by which it may be rejected.
+    pub rejections: &'static [&'static str],
+}
+
+/// `T`: the command's body.
+const fn contract<T: JsonSchema>(
+    name: &'static str,
+    about: &'static str,
+    rejections: &'static [&'static str],
+) -> CommandContract {
+    CommandContract { name, about, schema: SchemaGenerator::subschema_for::<T>, rejections }
+}
+
+/// Of an aggregate's commands, in the order of [`names`].
+pub fn contracts(aggregate: AggregateType) -> &'static [CommandContract] {
+    match aggregate {
+        AggregateType::Product => &product::CONTRACTS,
+        AggregateType::Order => &order::CONTRACTS,
+        AggregateType::Sale => &sale::CONTRACTS,
+    }
 }
 
 /// The names of an aggregate's commands, as in routes.

@@ -11,6 +11,7 @@ pub mod sale;
 
 use domain::Event;
 use domain::order::Event as OrderEvent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use order::{
@@ -27,69 +28,100 @@ use sale::{
 };
 
 /// `{"type": "product.reserved.v1", "data": {…}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", deny_unknown_fields)]
 pub enum WireEvent<'a> {
+    /// A product is known and on sale.
     #[serde(rename = "product.registered.v1", borrow)]
     ProductRegisteredV1(ProductRegisteredV1<'a>),
+    /// Units were added to a product's stock.
     #[serde(rename = "product.restocked.v1")]
     ProductRestockedV1(ProductRestockedV1),
+    /// A product has another price.
     #[serde(rename = "product.repriced.v1")]
     ProductRepricedV1(ProductRepricedV1),
+    /// Units of a product are held for an order.
     #[serde(rename = "product.reserved.v1", borrow)]
     ProductReservedV1(ProductReservedV1<'a>),
+    /// Units that were held for an order are available again.
     #[serde(rename = "product.released.v1", borrow)]
     ProductReleasedV1(ProductReleasedV1<'a>),
+    /// Units that were held for an order are sold.
     #[serde(rename = "product.committed.v1", borrow)]
     ProductCommittedV1(ProductCommittedV1<'a>),
+    /// A product is not on sale any more.
     #[serde(rename = "product.discontinued.v1")]
     ProductDiscontinuedV1(ProductDiscontinuedV1),
+    /// A customer wants something.
     #[serde(rename = "order.placed.v1", borrow)]
     OrderPlacedV1(OrderPlacedV1<'a>),
+    /// What one line of an order asks for is held for it.
     #[serde(rename = "order.line-confirmed.v1", borrow)]
     OrderLineConfirmedV1(OrderLineConfirmedV1<'a>),
+    /// Everything that an order asks for is held for it.
     #[serde(rename = "order.confirmed.v1")]
     OrderConfirmedV1(OrderConfirmedV1),
+    /// What one line of an order asks for cannot be had.
     #[serde(rename = "order.line-rejected.v1", borrow)]
     OrderLineRejectedV1(OrderLineRejectedV1<'a>),
+    /// An order ended, because something that it asks for cannot be had.
     #[serde(rename = "order.rejected.v1", borrow)]
     OrderRejectedV1(OrderRejectedV1<'a>),
+    /// An order ended, because it is not wanted any more.
     #[serde(rename = "order.cancelled.v1", borrow)]
     OrderCancelledV1(OrderCancelledV1<'a>),
+    /// An order ended, because something that it asks for cannot be had.
     #[serde(rename = "order.rejected.v2", borrow)]
     OrderRejectedV2(OrderEndedV2<'a>),
+    /// An order ended, because it is not wanted any more.
     #[serde(rename = "order.cancelled.v2", borrow)]
     OrderCancelledV2(OrderEndedV2<'a>),
+    /// An order ended, because it was not paid in time.
     #[serde(rename = "order.expired.v1", borrow)]
     OrderExpiredV1(OrderEndedV2<'a>),
+    /// An order is paid.
     #[serde(rename = "order.paid.v1", borrow)]
     OrderPaidV1(OrderPaidV1<'a>),
+    /// An order is on its way.
     #[serde(rename = "order.shipped.v1", borrow)]
     OrderShippedV1(ParcelV1<'a>),
+    /// An order has arrived.
     #[serde(rename = "order.delivered.v1", borrow)]
     OrderDeliveredV1(ParcelV1<'a>),
+    /// Units that were held for an order are sold.
     #[serde(rename = "product.committed.v2", borrow)]
     ProductCommittedV2(ProductCommittedV2<'a>),
+    /// An order is paid.
     #[serde(rename = "order.paid.v2", borrow)]
     OrderPaidV2(OrderPaidV2<'a>),
+    /// Units of a product are set aside for a sale.
     #[serde(rename = "product.allotted.v1", borrow)]
     ProductAllottedV1(ProductAllottedV1<'a>),
+    /// Units that a sale did not sell are back.
     #[serde(rename = "product.taken-back.v1", borrow)]
     ProductTakenBackV1(ProductTakenBackV1<'a>),
+    /// A sale is known.
     #[serde(rename = "sale.scheduled.v1", borrow)]
     SaleScheduledV1(SaleScheduledV1<'a>),
+    /// A sale has its units.
     #[serde(rename = "sale.stocked.v1")]
     SaleStockedV1(SaleStockedV1),
+    /// A sale ended before it began.
     #[serde(rename = "sale.refused.v1", borrow)]
     SaleRefusedV1(SaleRefusedV1<'a>),
+    /// A sale may sell, from its time on.
     #[serde(rename = "sale.opened.v1")]
     SaleOpenedV1(SaleOpenedV1),
+    /// A sale ended.
     #[serde(rename = "sale.closed.v1", borrow)]
     SaleClosedV1(SaleClosedV1<'a>),
+    /// Units of a sale are held for an order.
     #[serde(rename = "sale.claimed.v1", borrow)]
     SaleClaimedV1(SaleClaimedV1<'a>),
+    /// Units that an order had claimed are given back.
     #[serde(rename = "sale.returned.v1", borrow)]
     SaleReturnedV1(SaleReturnedV1<'a>),
+    /// Units that an order had claimed are sold.
     #[serde(rename = "sale.committed.v1", borrow)]
     SaleCommittedV1(SaleCommittedV1<'a>),
 }

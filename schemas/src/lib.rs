@@ -24,3 +24,4 @@ pub mod snapshots;
 pub mod tables;
 pub mod views;
 pub mod cache;
+pub mod contracts;

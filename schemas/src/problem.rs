@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -36,13 +37,15 @@ pub enum ProblemKind {
 }
 
 /// The body of an error answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
+    /// A path under `/problems/`, which explains it to a person.
     pub r#type: String,
     pub title: &'static str,
     pub status: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub detail: Cow<'static, str>,
+    /// The name of the rule that rejected the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<Cow<'static, str>>,
 }

@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::events::WireEvent;
@@ -27,7 +28,7 @@ pub struct Epoch {
     pub nonce: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Record<'a> {
     #[serde(rename = "claim", borrow)]
     Claim(Claim<'a>),
@@ -38,9 +39,10 @@ pub enum Record<'a> {
 }
 
 /// Makes its sender the owner of the partition from here on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Claim<'a> {
     #[serde(with = "hex")]
+    #[schemars(schema_with = "hex::schema")]
     pub nonce: u64,
     /// Where the owner's internal listener answers.
     #[serde(borrow)]
@@ -48,9 +50,10 @@ pub struct Claim<'a> {
 }
 
 /// One accepted command with all its events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Commit<'a> {
     #[serde(with = "epoch")]
+    #[schemars(schema_with = "epoch::schema")]
     pub epoch: Epoch,
     /// 1 for the first record of the epoch; commits and fences share the count.
     pub seq: u64,
@@ -68,6 +71,7 @@ pub struct Commit<'a> {
     pub events: Vec<WireEvent<'a>>,
     /// Of what the command asked for; tells a repeat from another command under the same key.
     #[serde(with = "hex")]
+    #[schemars(schema_with = "hex::schema")]
     pub fingerprint: u64,
     /// The event that a reaction answers, as a token.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -78,9 +82,10 @@ pub struct Commit<'a> {
 }
 
 /// Proves, once acknowledged, that its sender still owned the partition when it was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fence {
     #[serde(with = "epoch")]
+    #[schemars(schema_with = "epoch::schema")]
     pub epoch: Epoch,
     pub seq: u64,
 }
@@ -118,6 +123,7 @@ impl<'a> Record<'a> {
 
 /// A `u64` as 16 hexadecimal digits: readers in other languages lose the low bits of large JSON numbers.
 mod hex {
+    use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -130,6 +136,10 @@ mod hex {
         parse(text).ok_or_else(|| D::Error::custom("expected 16 hexadecimal digits"))
     }
 
+    pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9a-fA-F]{16}$" })
+    }
+
     pub(super) fn parse(text: &str) -> Option<u64> {
         // `from_str_radix` alone would let a sign pass for a digit.
         let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -138,6 +148,7 @@ mod hex {
 }
 
 mod epoch {
+    use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -159,6 +170,17 @@ mod epoch {
         let (claim, nonce) = <(i64, &str)>::deserialize(deserializer)?;
         let nonce = hex::parse(nonce).ok_or_else(|| D::Error::custom("expected 16 hexadecimal digits"))?;
         Ok(Epoch { claim, nonce })
+    }
+
+    /// In words that every draft of JSON Schema has.
+    pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The offset of the claim, and its nonce.",
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 2,
+            "items": { "type": ["integer", "string"] },
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub use domain::TimeMs;
 use jiff::Timestamp;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
@@ -49,6 +50,11 @@ pub mod rfc3339 {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TimeMs, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         parse_rfc3339(&text).map_err(D::Error::custom)
+    }
+
+    /// For `#[schemars(schema_with = "crate::time::rfc3339::schema")]`.
+    pub fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
     }
 }
 

@@ -18,6 +18,7 @@ pub mod best_sellers;
 pub mod low_stock;
 
 use domain::{AggregateType, Event, TimeMs};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use crate::aggregate::check_id;
@@ -305,8 +306,9 @@ pub fn row_body(key: &str, version: u64, data: &str) -> String {
 }
 
 /// A CloudEvent of the journal, in JSON: <https://github.com/cloudevents/spec>.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct CloudEvent<'a> {
+    #[schemars(extend("const" = "1.0"))]
     pub specversion: &'static str,
     /// `{partition}-{offset}-{version}`.
     pub id: String,
@@ -315,6 +317,7 @@ pub struct CloudEvent<'a> {
     pub r#type: &'a str,
     /// `type/id` of the aggregate.
     pub subject: &'a str,
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     pub datacontenttype: &'static str,
     /// The aggregate's version after the event. This and the following are extensions of ours.
@@ -326,6 +329,7 @@ pub struct CloudEvent<'a> {
     pub cause: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub data: &'a serde_json::value::RawValue,
 }
 

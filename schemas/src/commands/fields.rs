@@ -5,11 +5,12 @@ use std::fmt::{self, Formatter};
 use std::marker::PhantomData;
 
 use domain::TimeMs;
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::aggregate::check_id;
+use crate::aggregate::{ID_PATTERN, MAX_ID_CHARS, check_id};
 use crate::time::{parse_rfc3339, rfc3339};
 
 /// The most units in one command: sums over them stay exact in 64 bits.
@@ -17,33 +18,41 @@ pub const MAX_QUANTITY: u32 = 1_000_000_000;
 /// The most money in one field, in cents.
 pub const MAX_CENTS: u64 = 1_000_000_000_000;
 pub const MAX_TEXT_CHARS: usize = 500;
+/// Anything but U+0000, as a regular expression.
+const TEXT_PATTERN: &str = r"^[^\u0000]*$";
 
 /// 1 to [`MAX_QUANTITY`].
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(description = "Units.", extend("minimum" = 1, "maximum" = MAX_QUANTITY))]
 pub(super) struct Quantity(pub(super) u32);
 
 /// 0 to [`MAX_QUANTITY`].
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(description = "Units.", extend("minimum" = 0, "maximum" = MAX_QUANTITY))]
 pub(super) struct Stock(pub(super) u32);
 
 /// 0 to [`MAX_CENTS`].
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(description = "Cents.", extend("minimum" = 0, "maximum" = MAX_CENTS))]
 pub(super) struct Cents(pub(super) u64);
 
 /// A name that a client gave.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("minLength" = 1, "maxLength" = MAX_ID_CHARS, "pattern" = ID_PATTERN))]
 pub(super) struct Id(pub(super) Box<str>);
 
 /// 1 to [`MAX_TEXT_CHARS`] characters without U+0000.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(description = "Text.", extend("minLength" = 1, "maxLength" = MAX_TEXT_CHARS, "pattern" = TEXT_PATTERN))]
 pub(super) struct Text(pub(super) Box<str>);
 
 /// RFC 3339.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Time(pub(super) TimeMs);
+#[derive(Debug, Clone, Copy, JsonSchema)]
+#[schemars(extend("format" = "date-time"))]
+pub(super) struct Time(#[schemars(with = "String")] pub(super) TimeMs);
 
 /// A JSON object and nothing else: serde would take an array of the fields' values for a struct too.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub(super) struct Object<T>(pub(super) T);
 

@@ -2,12 +2,13 @@
 
 use domain::ids::{CustomerId, PaymentId, ProductId, SaleId};
 use domain::order::{Command, Line as DomainLine, Parcel};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Object, Quantity, Text, Time};
-use super::{CommandError, Fingerprint, to_body};
+use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Place {
     customer: Id,
@@ -16,7 +17,7 @@ struct Place {
     ordered_at: Option<Time>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Line {
     product: Id,
@@ -24,45 +25,56 @@ struct Line {
     amount_cents: Cents,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConfirmLine {
     product: Id,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RejectLine {
     product: Id,
     reason: Option<Text>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Cancel {
     reason: Option<Text>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Pay {
     payment: Id,
     amount_cents: Cents,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Sent {
     carrier: Option<Text>,
     tracking: Option<Text>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Expire {}
 
 pub(super) const NAMES: [&str; 8] =
     ["place", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
+
+pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
+    contract::<Place>("place", "Places an order.", &["already_placed", "no_lines", "too_many_lines"]),
+    contract::<ConfirmLine>("confirm-line", "Tells that a line is held.", &["not_placed", "no_such_line"]),
+    contract::<RejectLine>("reject-line", "Tells that a line cannot be had.", &["not_placed", "no_such_line"]),
+    contract::<Pay>("pay", "Pays a confirmed order.", &["not_confirmed", "wrong_amount", "expired", "already_paid"]),
+    contract::<Sent>("ship", "Tells that a paid order is on its way.", &["not_paid"]),
+    contract::<Sent>("deliver", "Tells that a shipped order has arrived.", &["not_paid", "not_shipped"]),
+    contract::<Cancel>("cancel", "Ends an order that was not shipped yet.", &["not_placed", "already_shipped"]),
+    contract::<Expire>("expire", "Ends a confirmed order that was not paid.", &["not_confirmed", "already_paid"]),
+];
 
 pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "confirm-line" | "reject-line" | "expire")

@@ -2,12 +2,13 @@
 
 use domain::ids::{OrderId, SaleId};
 use domain::product::{Command, Registration};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Quantity, Stock, Text};
-use super::{CommandError, Fingerprint, to_body};
+use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Register {
     name: Text,
@@ -16,32 +17,32 @@ struct Register {
     limit_per_order: Option<Quantity>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Restock {
     quantity: Quantity,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Reprice {
     price_cents: Cents,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Reserve {
     order: Id,
     quantity: Quantity,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Held {
     order: Id,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Sold {
     order: Id,
@@ -49,26 +50,46 @@ struct Sold {
     amount_cents: Option<Cents>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Allotted {
     sale: Id,
     units: Quantity,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TakenBack {
     sale: Id,
     total: Stock,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Discontinue {}
 
 pub(super) const NAMES: [&str; 9] =
     ["register", "restock", "reprice", "reserve", "release", "commit", "allot", "take-back", "discontinue"];
+
+pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
+    contract::<Register>("register", "Makes a product known, and puts it on sale.", &["already_registered"]),
+    contract::<Restock>("restock", "Adds units to the stock.", &["not_registered"]),
+    contract::<Reprice>("reprice", "Gives the product another price.", &["not_registered"]),
+    contract::<Reserve>(
+        "reserve",
+        "Holds units for an order.",
+        &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved"],
+    ),
+    contract::<Held>("release", "Lets go what is held for an order.", &["not_registered", "not_reserved"]),
+    contract::<Sold>("commit", "Sells what is held for an order.", &["not_registered", "not_reserved"]),
+    contract::<Allotted>(
+        "allot",
+        "Takes units out of the stock for a sale.",
+        &["not_registered", "already_allotted", "discontinued", "out_of_stock"],
+    ),
+    contract::<TakenBack>("take-back", "Puts units of a sale back.", &["not_registered", "not_allotted"]),
+    contract::<Discontinue>("discontinue", "Takes the product off sale for good.", &["not_registered"]),
+];
 
 pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "commit" | "allot" | "take-back")

@@ -2,12 +2,13 @@
 
 use domain::ids::{CustomerId, OrderId, ProductId};
 use domain::sale::{Claim as DomainClaim, Command, Schedule as DomainSchedule};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Quantity, Text, Time};
-use super::{CommandError, Fingerprint, to_body};
+use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Schedule {
     product: Id,
@@ -18,13 +19,13 @@ struct Schedule {
     limit_per_customer: Quantity,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Refuse {
     reason: Option<Text>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Claim {
     customer: Id,
@@ -33,7 +34,7 @@ struct Claim {
 }
 
 /// As [`Claim`], of an order that was placed with this product.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Hold {
     customer: Id,
@@ -42,25 +43,45 @@ struct Hold {
     product: Id,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Claimed {
     order: Id,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Return {
     order: Id,
     is_ordered: Option<bool>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
 pub(super) const NAMES: [&str; 9] =
     ["schedule", "stock", "refuse", "open", "close", "claim", "hold", "return", "commit"];
+
+pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
+    contract::<Schedule>("schedule", "Makes a sale known.", &["already_scheduled", "bad_window"]),
+    contract::<Nothing>("stock", "Tells that the product gave its units.", &["not_scheduled", "already_closed"]),
+    contract::<Refuse>("refuse", "Tells that the product has no units.", &["not_scheduled", "already_stocked"]),
+    contract::<Nothing>("open", "Opens the sale; it sells from `opens_at` on.", &["not_scheduled", "already_closed"]),
+    contract::<Nothing>("close", "Ends the sale.", &["not_scheduled"]),
+    contract::<Claim>(
+        "claim",
+        "Claims units for a customer's order.",
+        &["sale_not_open", "already_claimed", "sold_out", "over_limit"],
+    ),
+    contract::<Hold>(
+        "hold",
+        "Claims units for an order that was placed.",
+        &["sale_not_open", "already_claimed", "sold_out", "over_limit", "other_product"],
+    ),
+    contract::<Return>("return", "Gives back what an order claimed.", &["not_claimed"]),
+    contract::<Claimed>("commit", "Sells what an order claimed.", &["not_claimed"]),
+];
 
 pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "stock" | "refuse" | "hold" | "return" | "commit")

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use domain::ids::{CustomerId, PaymentId, ProductId, SaleId};
 use domain::order::{Ending, Event as OrderEvent, Held, Line, Parcel, Payment, Placement};
 use domain::{Event, TimeMs};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WireEvent;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderPlacedV1<'a> {
     #[serde(borrow)]
@@ -19,10 +20,11 @@ pub struct OrderPlacedV1<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub sale: Option<Cow<'a, str>>,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub ordered_at: TimeMs,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LineV1<'a> {
     #[serde(borrow)]
@@ -31,18 +33,18 @@ pub struct LineV1<'a> {
     pub amount_cents: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderLineConfirmedV1<'a> {
     #[serde(borrow)]
     pub product: Cow<'a, str>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderConfirmedV1 {}
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderLineRejectedV1<'a> {
     #[serde(borrow)]
@@ -52,7 +54,7 @@ pub struct OrderLineRejectedV1<'a> {
 }
 
 /// With what the order's placement had added to sums over many orders.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderRejectedV1<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -62,11 +64,12 @@ pub struct OrderRejectedV1<'a> {
     pub units: u64,
     pub amount_cents: u64,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub ordered_at: TimeMs,
 }
 
 /// The second form of both endings: also what was held for the order, and in which sale.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderEndedV2<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +79,7 @@ pub struct OrderEndedV2<'a> {
     pub units: u64,
     pub amount_cents: u64,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub ordered_at: TimeMs,
     #[serde(borrow)]
     pub held: Vec<HeldV1<'a>>,
@@ -83,7 +87,7 @@ pub struct OrderEndedV2<'a> {
     pub sale: Option<Cow<'a, str>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeldV1<'a> {
     #[serde(borrow)]
@@ -91,7 +95,7 @@ pub struct HeldV1<'a> {
     pub quantity: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderPaidV1<'a> {
     #[serde(borrow)]
@@ -104,7 +108,7 @@ pub struct OrderPaidV1<'a> {
 }
 
 /// The second form: also what each line is paid with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderPaidV2<'a> {
     #[serde(borrow)]
@@ -117,7 +121,7 @@ pub struct OrderPaidV2<'a> {
 }
 
 /// Of what was shipped, and of what was delivered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParcelV1<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -127,7 +131,7 @@ pub struct ParcelV1<'a> {
 }
 
 /// With what the order's placement had added to sums over many orders.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderCancelledV1<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -137,6 +141,7 @@ pub struct OrderCancelledV1<'a> {
     pub units: u64,
     pub amount_cents: u64,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub ordered_at: TimeMs,
 }
 

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use domain::Event;
 use domain::ids::{OrderId, SaleId};
 use domain::product::{Event as ProductEvent, Registration};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WireEvent;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductRegisteredV1<'a> {
     #[serde(borrow)]
@@ -20,19 +21,19 @@ pub struct ProductRegisteredV1<'a> {
     pub limit_per_order: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductRestockedV1 {
     pub quantity: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductRepricedV1 {
     pub price_cents: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductReservedV1<'a> {
     #[serde(borrow)]
@@ -40,7 +41,7 @@ pub struct ProductReservedV1<'a> {
     pub quantity: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductReleasedV1<'a> {
     #[serde(borrow)]
@@ -48,7 +49,7 @@ pub struct ProductReleasedV1<'a> {
     pub quantity: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductCommittedV1<'a> {
     #[serde(borrow)]
@@ -57,7 +58,7 @@ pub struct ProductCommittedV1<'a> {
 }
 
 /// The second form: also what the order pays for all units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductCommittedV2<'a> {
     #[serde(borrow)]
@@ -67,7 +68,7 @@ pub struct ProductCommittedV2<'a> {
 }
 
 /// Out of the stock for a sale.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductAllottedV1<'a> {
     #[serde(borrow)]
@@ -76,7 +77,7 @@ pub struct ProductAllottedV1<'a> {
 }
 
 /// Back into the stock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductTakenBackV1<'a> {
     #[serde(borrow)]
@@ -86,7 +87,7 @@ pub struct ProductTakenBackV1<'a> {
     pub total: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductDiscontinuedV1 {}
 

@@ -5,18 +5,21 @@ use std::borrow::Cow;
 use domain::ids::{CustomerId, OrderId, ProductId};
 use domain::sale::{Event as SaleEvent, Schedule};
 use domain::{Event, TimeMs};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WireEvent;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleScheduledV1<'a> {
     #[serde(borrow)]
     pub product: Cow<'a, str>,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub opens_at: TimeMs,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub closes_at: TimeMs,
     /// Of one unit.
     pub price_cents: u64,
@@ -25,23 +28,23 @@ pub struct SaleScheduledV1<'a> {
 }
 
 /// The sale's units are out of its product's stock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleStockedV1 {}
 
 /// The product had no units for it: the sale never opens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleRefusedV1<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleOpenedV1 {}
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleClosedV1<'a> {
     #[serde(borrow)]
@@ -50,7 +53,7 @@ pub struct SaleClosedV1<'a> {
     pub given_back: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleClaimedV1<'a> {
     #[serde(borrow)]
@@ -68,7 +71,7 @@ pub struct SaleClaimedV1<'a> {
     pub is_ordered: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleReturnedV1<'a> {
     #[serde(borrow)]
@@ -85,7 +88,7 @@ pub struct SaleReturnedV1<'a> {
     pub is_last: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleCommittedV1<'a> {
     #[serde(borrow)]

@@ -2,6 +2,7 @@
 
 use domain::order::{Ending, Event};
 use domain::{AggregateType, Event as AnyEvent, TimeMs};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, Nested, RowFold, Source, View, field, list};
@@ -45,26 +46,27 @@ pub const VIEW: View = View {
 };
 
 /// A row of `order`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OrderRow {
     pub customer: String,
     pub lines: Vec<OrderLine>,
     pub status: OrderStatus,
     pub total_cents: u64,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub ordered_at: TimeMs,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OrderLine {
     pub product: String,
     pub quantity: u32,
     pub amount_cents: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OrderStatus {
     #[serde(rename = "placed")]
     Placed,

@@ -2,6 +2,7 @@
 
 use domain::product::Event;
 use domain::{AggregateType, Event as AnyEvent};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, field, list};
@@ -45,7 +46,7 @@ pub const VIEW: View = View {
 };
 
 /// A row of `product`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProductRow {
     pub name: String,
     pub price_cents: u64,

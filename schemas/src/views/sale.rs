@@ -2,6 +2,7 @@
 
 use domain::sale::{Event, Schedule};
 use domain::{AggregateType, Event as AnyEvent, TimeMs};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, field, list};
@@ -51,7 +52,7 @@ pub const VIEW: View = View {
 };
 
 /// A row of `sale`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SaleRow {
     pub product: String,
     pub status: SaleStatus,
@@ -71,19 +72,22 @@ pub struct SaleRow {
     /// Since the beginning of the second of `last_claim_at`.
     pub claims_since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", with = "option_rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub last_claim_at: Option<TimeMs>,
     pub price_cents: u64,
     pub limit_per_customer: u64,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub opens_at: TimeMs,
     #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub closes_at: TimeMs,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SaleStatus {
     /// Its units are not out of the product's stock yet.

@@ -1,0 +1,88 @@
+//! The HTTP interface of both tiers as OpenAPI 3.1: what clients reach through the edge. Commands that finish what an
+//! event began are not in it; they are the system's own.
+
+mod commands;
+mod queries;
+mod documents;
+mod components;
+
+use serde_json::{Map, Value, json};
+
+use crate::problem::{CONTENT_TYPE, ProblemKind};
+
+const ABOUT: &str = "Commands are decided by the write tier and end in a log; queries are answered by the read tier from \
+    views of it. A command's answer carries a `Consistency-Token`; a query that sends it back sees at least what the \
+    command did.\n\nTimes are RFC 3339 in UTC, money is in integer cents, ids are the client's own. Errors are RFC 9457 \
+    problems; the path in `type` explains each. What can be got by GET can be asked for by HEAD. A method that does not \
+    fit a path is answered 405.\n\nThe log itself is described by [/asyncapi.json](/asyncapi.json), every event by a \
+    JSON Schema under `/schemas/`.";
+
+/// Of everything that the edge serves.
+pub fn document() -> Value {
+    let mut paths = Map::new();
+    for (path, method, operation) in [commands::operations(), queries::operations(), documents::operations()].concat() {
+        let item = paths.entry(path).or_insert_with(|| json!({}));
+        item[method] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Stampede",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "Commerce under a stampede: commands, and queries that show them.",
+            "description": ABOUT,
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
+        "servers": [{ "url": "/", "description": "The edge, which serves both tiers. Each tier serves its own part, too." }],
+        "tags": [
+            { "name": "commands", "description": "The write tier." },
+            { "name": "queries", "description": "The read tier." },
+            { "name": "history", "description": "Every event of an aggregate, and its state at any time." },
+            { "name": "documents", "description": "What describes all this." },
+        ],
+        "security": [],
+        "paths": paths,
+        "components": components::all(),
+    })
+}
+
+/// A path, a method, and what they do.
+type Operation = (String, &'static str, Value);
+
+fn reference(kind: &str, name: &str) -> Value {
+    json!({ "$ref": format!("#/components/{kind}/{name}") })
+}
+
+fn references<'a>(kind: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
+    names.into_iter().map(|name| reference(kind, name)).collect()
+}
+
+/// By their names on the wire.
+fn headers(names: &[&str]) -> Value {
+    names.iter().map(|name| ((*name).to_owned(), reference("headers", name))).collect::<Map<_, _>>().into()
+}
+
+/// An answer for each status that the problems have, with these headers.
+fn problems(kinds: &[ProblemKind], with: &[&str]) -> Map<String, Value> {
+    let mut answers = Map::new();
+    for kind in kinds {
+        let words = format!("`{}`: {}", kind.slug(), kind.explanation());
+        let answer = answers.entry(kind.status().to_string()).or_insert_with(|| {
+            let retry: &[&str] = if kind.status() == 503 { &["Retry-After"] } else { &[] };
+            json!({
+                "description": "",
+                "headers": headers(&[with, retry].concat()),
+                "content": { CONTENT_TYPE: { "schema": reference("schemas", "Problem") } },
+            })
+        });
+        let known = answer["description"].as_str().filter(|known| !known.is_empty());
+        answer["description"] = known.map_or(words.clone(), |known| format!("{known}\n\n{words}")).into();
+    }
+    answers
+}
+
+/// What the edge says by itself where no instance answers.
+fn edge_problems() -> [(String, Value); 2] {
+    ["502", "504"].map(|status| (status.to_owned(), reference("responses", "NoAnswer")))
+}

@@ -1,0 +1,130 @@
+//! `POST /v1/{aggregates}/{id}/{command}` for each command, and `POST /v1/commands`.
+
+use serde_json::{Map, Value, json};
+
+use super::{Operation, edge_problems, headers, problems, reference, references};
+use crate::aggregate::{TYPES, route_name};
+use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts, is_internal};
+use crate::problem::ProblemKind;
+
+/// Of a command that was decided, whatever came of it.
+const DECIDED: [&str; 3] = ["Consistency-Token", "ETag", "Idempotency-Key"];
+
+pub(super) fn operations() -> Vec<Operation> {
+    let mut all = vec![("/v1/commands".to_owned(), "post", batch())];
+    for (aggregates, command) in public() {
+        let path = format!("/v1/{aggregates}/{{id}}/{}", command.name);
+        all.push((path, "post", operation(aggregates, command)));
+    }
+    all
+}
+
+/// With the aggregate's name in routes.
+pub(super) fn public() -> impl Iterator<Item = (&'static str, &'static CommandContract)> {
+    TYPES.into_iter().flat_map(|aggregate| {
+        let own = contracts(aggregate).iter().filter(move |command| !is_internal(aggregate, command.name));
+        own.map(move |command| (route_name(aggregate), command))
+    })
+}
+
+/// Of a command's body, among the components.
+pub(super) fn schema_name(aggregates: &str, command: &str) -> String {
+    format!("{aggregates}.{command}")
+}
+
+fn operation(aggregates: &str, command: &CommandContract) -> Value {
+    let name = schema_name(aggregates, command.name);
+    let parameters = ["id", "Idempotency-Key", "If-Match", "If-None-Match-any", "Prefer-turn", "traceparent"];
+    let mut responses: Map<_, _> =
+        problems_of_all().keys().map(|status| (status.clone(), reference("responses", &shared_name(status)))).collect();
+    responses.extend(problems(&[ProblemKind::Rejected, ProblemKind::KeyReused], &DECIDED));
+    responses["422"]["content"]["application/problem+json"]["schema"] = json!({
+        "allOf": [
+            reference("schemas", "Problem"),
+            { "properties": { "rejection": { "enum": command.rejections } } },
+        ],
+    });
+    responses.insert("200".to_owned(), reference("responses", "Accepted"));
+    responses.extend(edge_problems());
+    json!({
+        "operationId": name,
+        "tags": ["commands"],
+        "summary": command.about,
+        "description": format!("Rejections: {}.", command.rejections.join(", ")),
+        "parameters": references("parameters", parameters),
+        "requestBody": {
+            "description": format!("At most {} KiB. No body stands for `{{}}`.", MAX_BODY_BYTES / 1024),
+            "content": { "application/json": { "schema": reference("schemas", &name) } },
+        },
+        "responses": responses,
+    })
+}
+
+/// What every command may be answered, by status.
+fn problems_of_all() -> Map<String, Value> {
+    let mut responses = problems(
+        &[
+            ProblemKind::InvalidRequest,
+            ProblemKind::NotFound,
+            ProblemKind::KeyExpired,
+            ProblemKind::TooLarge,
+            ProblemKind::UnsupportedMediaType,
+            ProblemKind::Overloaded,
+            ProblemKind::Quarantined,
+            ProblemKind::NoOwner,
+            ProblemKind::OutcomeUnknown,
+            ProblemKind::Unavailable,
+        ],
+        &["Idempotency-Key"],
+    );
+    responses.extend(problems(&[ProblemKind::PreconditionFailed], &DECIDED));
+    responses
+}
+
+fn shared_name(status: &str) -> String {
+    format!("command.{status}")
+}
+
+/// Answers that all commands share, by their names among the components.
+pub(super) fn shared() -> Map<String, Value> {
+    problems_of_all().into_iter().map(|(status, answer)| (shared_name(&status), answer)).collect()
+}
+
+fn batch() -> Value {
+    let mut responses = problems(
+        &[
+            ProblemKind::InvalidRequest,
+            ProblemKind::TooLarge,
+            ProblemKind::UnsupportedMediaType,
+            ProblemKind::Overloaded,
+            ProblemKind::Unavailable,
+        ],
+        &[],
+    );
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "An answer for each line, in the order of the lines, as they come. A line fails alone, \
+                except that after a 503 the later lines of the same aggregate are 503, too.",
+            "headers": headers(&[]),
+            "content": { "application/x-ndjson": { "schema": reference("schemas", "BatchAnswer") } },
+        }),
+    );
+    responses.extend(edge_problems());
+    json!({
+        "operationId": "commands.batch",
+        "tags": ["commands"],
+        "summary": "Takes many commands.",
+        "description": "Those of one aggregate are decided in the order of their lines.",
+        "parameters": references("parameters", ["Prefer-batch"]),
+        "requestBody": {
+            "required": true,
+            "description": format!(
+                "A command a line, at most {MAX_BATCH_LINES} lines and {} MiB.",
+                MAX_BATCH_BYTES / 1024 / 1024
+            ),
+            "content": { "application/x-ndjson": { "schema": reference("schemas", "BatchLine") } },
+        },
+        "responses": responses,
+    })
+}

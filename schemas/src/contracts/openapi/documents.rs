@@ -1,0 +1,73 @@
+//! What describes the interface, served by the interface.
+
+use serde_json::{Value, json};
+
+use super::{Operation, headers, problems, references};
+use crate::events::NAMES;
+use crate::problem::ProblemKind;
+
+pub(super) fn operations() -> Vec<Operation> {
+    let event = json!({
+        "name": "event",
+        "in": "path",
+        "required": true,
+        "schema": { "type": "string", "enum": NAMES },
+    });
+    let slug = json!({
+        "name": "slug",
+        "in": "path",
+        "required": true,
+        "schema": { "type": "string", "enum": ProblemKind::ALL.map(ProblemKind::slug) },
+    });
+    let cached = |id: &str, summary: &str, media_type: &str, parameters: &[Value], kinds: &[ProblemKind]| {
+        document(id, summary, media_type, parameters, kinds, &["ETag", "Cache-Control"])
+    };
+    let none = [ProblemKind::NotFound];
+    [
+        ("/openapi.json", cached("openapi", "This description; of each tier.", "application/json", &[], &[])),
+        ("/asyncapi.json", cached("asyncapi", "The log, as AsyncAPI; of each tier.", "application/json", &[], &[])),
+        (
+            "/schemas/{event}.json",
+            cached("schema", "The JSON Schema of an event's data.", "application/schema+json", &[event], &none),
+        ),
+        ("/docs", cached("docs", "This description, to be read by people.", "text/html", &[], &[])),
+        (
+            "/problems/{slug}",
+            document("problem", "What the `type` of a problem means.", "text/plain", &[slug], &none, &[]),
+        ),
+    ]
+    .map(|(path, operation)| (path.to_owned(), "get", operation))
+    .into()
+}
+
+fn document(
+    id: &str,
+    summary: &str,
+    media_type: &str,
+    parameters: &[Value],
+    kinds: &[ProblemKind],
+    with: &[&str],
+) -> Value {
+    let mut responses = problems(kinds, &[]);
+    let schema = match media_type {
+        "application/json" | "application/schema+json" => json!({ "type": "object" }),
+        _ => json!({ "type": "string" }),
+    };
+    let mut parameters = parameters.to_vec();
+    if with.contains(&"ETag") {
+        parameters.extend(references("parameters", ["If-None-Match"]));
+        let unchanged = json!({ "description": "`If-None-Match` has it already.", "headers": headers(with) });
+        responses.insert("304".to_owned(), unchanged);
+    }
+    responses.insert(
+        "200".to_owned(),
+        json!({ "description": summary, "headers": headers(with), "content": { media_type: { "schema": schema } } }),
+    );
+    json!({
+        "operationId": format!("documents.{id}"),
+        "tags": ["documents"],
+        "summary": summary,
+        "parameters": parameters,
+        "responses": responses,
+    })
+}

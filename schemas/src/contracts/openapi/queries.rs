@@ -1,0 +1,289 @@
+//! Rows and lists of every view, and the history of every aggregate, from their catalogues.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::super::json_schema::written;
+use super::{Operation, edge_problems, headers, problems, reference, references};
+use crate::aggregate::{AggregateType, ID_PATTERN, MAX_ID_CHARS, TYPES, route_name};
+use crate::problem::ProblemKind;
+use crate::views::order::OrderRow;
+use crate::views::product::ProductRow;
+use crate::views::sale::SaleRow;
+use crate::views::{Field, Key, Kind, Natural, Nested, RowFold, Source, VIEWS, View, row_fold};
+
+/// Of every query.
+const ASKED: [&str; 3] = ["Consistency-Token", "Prefer", "If-None-Match"];
+/// Of an answer that shows a row.
+const SHOWN: [&str; 6] = ["Consistency-Token", "ETag", "Cache-Control", "Vary", "Age", "Stampede-Parked"];
+/// Of one that shows many.
+const LISTED: [&str; 4] = ["Consistency-Token", "Cache-Control", "Vary", "Stampede-Parked"];
+
+pub(super) fn operations() -> Vec<Operation> {
+    let mut all = vec![
+        ("/v1/views".to_owned(), "get", views()),
+        ("/v1/views/{view}".to_owned(), "get", any_list()),
+        ("/v1/views/{view}/{key}".to_owned(), "get", any_row()),
+    ];
+    for view in VIEWS {
+        all.push(match view.natural {
+            Natural::Row(name) => (format!("/v1/{name}/{{id}}"), "get", row(view)),
+            Natural::List(name) => (format!("/v1/{name}"), "get", list(view, view.name, None)),
+        });
+        all.extend(view.nested.iter().map(|nested| {
+            let path = format!("/v1/{}/{{id}}/{}", nested.owner, nested.name);
+            (path, "get", list(view, &format!("{}.{}", nested.owner, nested.name), Some(nested)))
+        }));
+    }
+    for aggregate in TYPES {
+        let path = format!("/v1/{}/{{id}}/history", route_name(aggregate));
+        all.push((path, "get", history(aggregate)));
+    }
+    all
+}
+
+/// Of a view's row, among the components.
+fn schema_name(view: &View) -> String {
+    format!("views.{}", view.name)
+}
+
+/// Of the rows of every view.
+pub(super) fn schemas() -> Map<String, Value> {
+    VIEWS.iter().map(|view| (schema_name(view), row_schema(view))).collect()
+}
+
+fn row_schema(view: &View) -> Value {
+    json!({
+        "type": "object",
+        "description": format!("A row of the view `{}`.", view.name),
+        "properties": {
+            "key": key(view.key),
+            "version": { "type": "integer", "minimum": 0, "description": "What the `ETag` tells, too." },
+            "data": data(view),
+        },
+        "required": ["key", "version", "data"],
+    })
+}
+
+fn data(view: &View) -> Value {
+    match view.source {
+        Source::Aggregate(RowFold { aggregate: AggregateType::Product, .. }) => written::<ProductRow>(),
+        Source::Aggregate(RowFold { aggregate: AggregateType::Order, .. }) => written::<OrderRow>(),
+        Source::Aggregate(RowFold { aggregate: AggregateType::Sale, .. }) => written::<SaleRow>(),
+        Source::Sum(_) | Source::View(_) => {
+            let names: Vec<_> = view.fields.iter().map(|field| field.name).collect();
+            json!({ "type": "object", "properties": fields(view.fields), "required": names })
+        }
+    }
+}
+
+fn fields(fields: &[Field]) -> Value {
+    fields.iter().map(|field| (field.name.to_owned(), kind(field.kind))).collect::<Map<_, _>>().into()
+}
+
+fn kind(kind: Kind) -> Value {
+    match kind {
+        Kind::Id => id(),
+        Kind::Text => json!({ "type": "string" }),
+        Kind::OneOf(values) => json!({ "type": "string", "enum": values }),
+        Kind::Integer => json!({ "type": "integer", "format": "int64" }),
+        Kind::Boolean => json!({ "type": "boolean" }),
+        Kind::Time => json!({ "type": "string", "format": "date-time" }),
+        Kind::Array => json!({ "type": "array" }),
+    }
+}
+
+pub(super) fn id() -> Value {
+    json!({ "type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": MAX_ID_CHARS })
+}
+
+fn key(key: Key) -> Value {
+    match key {
+        Key::Id => id(),
+        Key::Day => json!({ "type": "string", "format": "date" }),
+        Key::Minute => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}$" }),
+    }
+}
+
+fn in_query(name: &str, words: &str, schema: &Value) -> Value {
+    json!({ "name": name, "in": "query", "description": words, "schema": schema })
+}
+
+fn in_path(name: &str, schema: &Value) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "schema": schema })
+}
+
+/// What every query may be answered, by status.
+fn problems_of_all() -> Map<String, Value> {
+    let kinds = [ProblemKind::InvalidRequest, ProblemKind::NotYet, ProblemKind::Overloaded, ProblemKind::Unavailable];
+    let mut answers = problems(&kinds, &["Consistency-Token", "Cache-Control", "Vary"]);
+    answers.extend(problems(&[ProblemKind::NotFound], &["Consistency-Token", "Cache-Control", "Vary", "Age"]));
+    let unchanged = json!({ "description": "`If-None-Match` has it already.", "headers": headers(&SHOWN) });
+    answers.insert("304".to_owned(), unchanged);
+    answers
+}
+
+fn shared_name(status: &str) -> String {
+    format!("query.{status}")
+}
+
+/// Answers that all queries share, by their names among the components.
+pub(super) fn shared() -> Map<String, Value> {
+    problems_of_all().into_iter().map(|(status, answer)| (shared_name(&status), answer)).collect()
+}
+
+/// `is_one`: it may be missing, or be what the client has.
+fn responses(found: Value, is_one: bool) -> Map<String, Value> {
+    let mut responses = Map::from_iter(edge_problems());
+    let statuses: &[&str] = if is_one { &["304", "400", "404", "503"] } else { &["400", "503"] };
+    for status in statuses {
+        responses.insert((*status).to_owned(), reference("responses", &shared_name(status)));
+    }
+    responses.insert("200".to_owned(), found);
+    responses
+}
+
+fn ok(words: &str, with: &[&str], media_type: &str, schema: &Value) -> Value {
+    json!({ "description": words, "headers": headers(with), "content": { media_type: { "schema": schema } } })
+}
+
+fn one_of_all() -> Value {
+    json!({ "anyOf": VIEWS.map(|view| reference("schemas", &schema_name(view))) })
+}
+
+fn page(row: &Value) -> Value {
+    let next = json!({ "type": ["string", "null"], "description": "To be given back as `after`; `null`: the end." });
+    json!({
+        "type": "object",
+        "properties": { "rows": { "type": "array", "items": row }, "next": next },
+        "required": ["rows", "next"],
+    })
+}
+
+fn row(view: &View) -> Value {
+    let mut parameters = vec![in_path("id", &key(view.key))];
+    parameters.extend(references("parameters", ASKED));
+    let found = ok("The row.", &SHOWN, "application/json", &reference("schemas", &schema_name(view)));
+    json!({
+        "operationId": format!("{}.row", view.name),
+        "tags": ["queries"],
+        "summary": format!("A row of the view `{}`.", view.name),
+        "parameters": parameters,
+        "responses": responses(found, true),
+    })
+}
+
+fn any_row() -> Value {
+    let mut parameters = references("parameters", ["view"]);
+    parameters.push(in_path("key", &json!({ "type": "string" })));
+    parameters.extend(references("parameters", ASKED));
+    json!({
+        "operationId": "views.row",
+        "tags": ["queries"],
+        "summary": "A row of any view.",
+        "parameters": parameters,
+        "responses": responses(ok("The row.", &SHOWN, "application/json", &one_of_all()), true),
+    })
+}
+
+fn list(view: &View, name: &str, nested: Option<&Nested>) -> Value {
+    let mut parameters: Vec<_> = nested.iter().map(|_| in_path("id", &id())).collect();
+    parameters.extend(list_parameters(view, nested));
+    parameters.extend(references("parameters", ["limit", "after", "Consistency-Token", "Prefer"]));
+    let schema = page(&reference("schemas", &schema_name(view)));
+    json!({
+        "operationId": format!("{name}.list"),
+        "tags": ["queries"],
+        "summary": format!("Rows of the view `{}`, page by page.", view.name),
+        "description": orders(view),
+        "parameters": parameters,
+        "responses": responses(ok("A page.", &LISTED, "application/json", &schema), false),
+    })
+}
+
+fn any_list() -> Value {
+    let mut parameters = references("parameters", ["view", "limit", "after", "Consistency-Token", "Prefer"]);
+    let order = json!({ "type": "string", "pattern": "^-?[a-z_]+$" });
+    parameters.push(in_query("order", "A field that the view has an order by; `-` before it: backwards.", &order));
+    for view in VIEWS {
+        for own in list_parameters(view, None).iter().filter(|own| own["name"] != "order") {
+            if !parameters.iter().any(|known| known["name"] == own["name"]) {
+                parameters.push(own.clone());
+            }
+        }
+    }
+    let lists: Vec<_> = VIEWS.iter().map(|view| format!("`{}`: {}", view.name, orders(view))).collect();
+    let mut responses = responses(ok("A page.", &LISTED, "application/json", &page(&one_of_all())), false);
+    responses.insert("404".to_owned(), reference("responses", &shared_name("404")));
+    json!({
+        "operationId": "views.list",
+        "tags": ["queries"],
+        "summary": "Rows of any view, page by page.",
+        "description": lists.join("\n\n"),
+        "parameters": parameters,
+        "responses": responses,
+    })
+}
+
+/// `order`, filters and the range, as the view declares them.
+fn list_parameters(view: &View, nested: Option<&Nested>) -> Vec<Value> {
+    let is_fixed = |name: &str| nested.is_some_and(|nested| nested.filter == name);
+    let orders: BTreeSet<_> = view.lists.iter().map(|list| list.order).collect();
+    let orders: Vec<_> = orders.into_iter().flat_map(|order| [order.to_owned(), format!("-{order}")]).collect();
+    let mut parameters = vec![in_query("order", "`-`: backwards.", &json!({ "type": "string", "enum": orders }))];
+    let filters: BTreeSet<_> = view.lists.iter().flat_map(|list| list.filters).copied().collect();
+    for field in view.fields.iter().filter(|field| filters.contains(field.name) && !is_fixed(field.name)) {
+        parameters.push(in_query(field.name, "Rows with this value.", &kind(field.kind)));
+    }
+    if let Some((from, to)) = view.key_range {
+        parameters.push(in_query(from, "The first key.", &key(view.key)));
+        parameters.push(in_query(to, "The last key.", &key(view.key)));
+    }
+    parameters
+}
+
+/// Which filters go with which order: what has no index is refused.
+fn orders(view: &View) -> String {
+    let orders = view.lists.iter().map(|list| match list.filters {
+        [] => format!("by `{}`", list.order),
+        filters => format!("by `{}` with `{}`", list.order, filters.join("`, `")),
+    });
+    format!("There are lists {}.", orders.collect::<Vec<_>>().join(", "))
+}
+
+fn views() -> Value {
+    let found = ok("The views.", &["Cache-Control", "Vary"], "application/json", &reference("schemas", "Views"));
+    json!({
+        "operationId": "views",
+        "tags": ["queries"],
+        "summary": "The views, their fields and lists, and how far each is.",
+        "responses": responses(found, false),
+    })
+}
+
+fn history(aggregate: AggregateType) -> Value {
+    let aggregates = route_name(aggregate);
+    let mut parameters = references("parameters", ["id", "history-limit", "history-after", "version", "at"]);
+    parameters.extend(references("parameters", ASKED));
+    let (then, _) = row_fold(aggregate);
+    let content = json!({
+        "application/json": { "schema": reference("schemas", &schema_name(then)) },
+        "application/cloudevents-batch+json": {
+            "schema": { "type": "array", "items": reference("schemas", "CloudEvent") },
+        },
+    });
+    let found = json!({
+        "description": "A page of events, oldest first, with a `Link` to the next one; or, with `version` or `at`, the \
+            row as it was then.",
+        "headers": headers(&["Consistency-Token", "ETag", "Cache-Control", "Vary", "Link"]),
+        "content": content,
+    });
+    json!({
+        "operationId": format!("{aggregates}.history"),
+        "tags": ["history"],
+        "summary": "Its events as CloudEvents, or its state then.",
+        "parameters": parameters,
+        "responses": responses(found, true),
+    })
+}

@@ -1,0 +1,269 @@
+//! What is checked in is what the code says, what was published still holds, and all of it is valid.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::breaking::{breaking_changes, without_words};
+use super::catalogue::{Entry, markdown, written_as};
+use super::{asyncapi, json_schema, openapi};
+use crate::aggregate::TYPES;
+use crate::commands;
+use crate::events::{NAMES, WireEvent};
+use crate::views::VIEWS;
+
+const ANEW: &str = "UPDATE_CONTRACTS=1 cargo test -p schemas contracts";
+
+type Published = BTreeMap<String, Value>;
+
+fn path(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+fn read(relative: &str) -> Option<String> {
+    std::fs::read_to_string(path(relative)).ok()
+}
+
+fn read_json(relative: &str) -> Value {
+    let text = read(relative).unwrap_or_else(|| panic!("there is no {relative}; write it by {ANEW}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{relative}: {error}"))
+}
+
+fn golden(name: &str) -> Value {
+    read_json(&format!("golden/{name}.json"))
+}
+
+/// With the events that were not there before.
+fn published(events: &[(&'static str, Value)]) -> Result<Published, Vec<String>> {
+    let mut published: Published =
+        read("json/published.json").map_or_else(BTreeMap::new, |text| serde_json::from_str(&text).unwrap());
+    let mut broken = Vec::new();
+    for name in published.keys().filter(|name| !NAMES.contains(&name.as_str())) {
+        broken.push(format!("{name}: was published, and the code has it no more"));
+    }
+    for (name, schema) in events {
+        match published.get_mut(*name) {
+            Some(entry) => {
+                let found = breaking_changes(&entry["schema"], schema);
+                broken.extend(found.iter().map(|change| format!("{name}: {change}")));
+                entry["schema"] = without_words(schema);
+            }
+            None => {
+                let entry = json!({ "since": env!("CARGO_PKG_VERSION"), "schema": without_words(schema) });
+                published.insert((*name).to_owned(), entry);
+            }
+        }
+    }
+    if broken.is_empty() { Ok(published) } else { Err(broken) }
+}
+
+fn catalogue(events: &[(&'static str, Value)], published: &Published) -> String {
+    let newest: Vec<_> = events
+        .iter()
+        .map(|(name, _)| {
+            let text = golden(name).to_string();
+            written_as(&serde_json::from_str::<WireEvent<'_>>(&text).unwrap())
+        })
+        .collect();
+    let entries = events.iter().zip(&newest).map(|((name, schema), written_as)| {
+        let since = published[*name]["since"].as_str().unwrap();
+        Entry { name, since, written_as, schema }
+    });
+    markdown(&entries.collect::<Vec<_>>())
+}
+
+/// Every file, by its path.
+fn files() -> Result<BTreeMap<String, String>, Vec<String>> {
+    let events = json_schema::events();
+    let published = published(&events)?;
+    let mut files = BTreeMap::from([
+        ("EVENTS.md".to_owned(), catalogue(&events, &published)),
+        ("json/openapi.json".to_owned(), text(&openapi::document())),
+        ("json/asyncapi.json".to_owned(), text(&asyncapi::document())),
+        ("json/published.json".to_owned(), text(&serde_json::to_value(&published).unwrap())),
+    ]);
+    files.extend(events.iter().map(|(name, schema)| (format!("json/{name}.json"), text(schema))));
+    Ok(files)
+}
+
+fn text(json: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(json).unwrap();
+    text.push('\n');
+    text
+}
+
+/// The order of a map's members hangs on the features of a build, and means nothing.
+fn is_same(file: &str, found: &str, wanted: &str) -> bool {
+    if file.ends_with(".json") {
+        let parsed = |text: &str| serde_json::from_str::<Value>(text).ok();
+        return parsed(found).is_some() && parsed(found) == parsed(wanted);
+    }
+    found == wanted
+}
+
+#[test]
+fn what_is_checked_in_is_what_the_code_says() {
+    let files = files().unwrap_or_else(|broken| {
+        panic!(
+            "these changes break who builds on a published event:\n  {}\nLeave the version as it was, and add another.",
+            broken.join("\n  ")
+        )
+    });
+    let stale: Vec<_> =
+        files.iter().filter(|(file, wanted)| !read(file).is_some_and(|found| is_same(file, &found, wanted))).collect();
+    if std::env::var_os("UPDATE_CONTRACTS").is_some() {
+        for (file, wanted) in &stale {
+            std::fs::write(path(file), wanted).unwrap();
+        }
+    } else {
+        let names: Vec<_> = stale.iter().map(|(file, _)| file.as_str()).collect();
+        assert!(names.is_empty(), "{} differ from the code; write them anew by {ANEW}", names.join(", "));
+    }
+    let json = path("json").read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let there: BTreeSet<_> = json.map(|path| format!("json/{}", path.file_name().unwrap().display())).collect();
+    let stray: Vec<_> = there.iter().filter(|file| !files.contains_key(*file)).collect();
+    assert!(stray.is_empty(), "nothing writes {stray:?}");
+}
+
+#[test]
+fn every_event_of_the_golden_files_is_valid_by_its_schema_and_by_no_more() {
+    for (name, schema) in json_schema::events() {
+        let validator = jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let data = golden(name)["data"].clone();
+        assert_eq!(validator.validate(&data).map_err(|error| error.to_string()), Ok(()), "{name}");
+        let mut more = data;
+        more["gift"] = json!(true);
+        assert!(!validator.is_valid(&more), "{name}");
+        assert!(schema["description"].as_str().is_some_and(|words| words.len() > 10), "{name} says nothing of itself");
+    }
+}
+
+#[test]
+fn every_command_has_a_contract_whose_body_can_be_read() {
+    for aggregate in TYPES {
+        let contracts = commands::contracts(aggregate);
+        let names: Vec<_> = contracts.iter().map(|contract| contract.name).collect();
+        assert_eq!(names, commands::names(aggregate));
+        for contract in contracts {
+            let schema = json_schema::taken(contract.schema);
+            assert_eq!(schema["additionalProperties"], false, "{}: {schema}", contract.name);
+        }
+    }
+}
+
+#[test]
+fn a_body_that_the_border_refuses_is_invalid_by_its_schema() {
+    for (command, body, is_valid) in [
+        ("register", json!({ "name": "Blue", "price_cents": 1, "stock": 0 }), true),
+        ("register", json!({ "name": "Blue", "price_cents": 1, "stock": 0, "limit_per_order": null }), true),
+        ("register", json!({ "name": "", "price_cents": 1, "stock": 0 }), false),
+        ("register", json!({ "name": "a\u{0}", "price_cents": 1, "stock": 0 }), false),
+        ("register", json!({ "name": "Blue", "price_cents": -1, "stock": 0 }), false),
+        ("register", json!({ "name": "Blue", "price_cents": 1_000_000_000_001_u64, "stock": 0 }), false),
+        ("register", json!({ "name": "Blue", "price_cents": 1, "stock": 0, "limit_per_order": 0 }), false),
+        ("reserve", json!({ "order": "o-1", "quantity": 1 }), true),
+        ("reserve", json!({ "order": "o 1", "quantity": 1 }), false),
+        ("reserve", json!({ "order": "x".repeat(129), "quantity": 1 }), false),
+        ("reserve", json!({ "order": "o-1" }), false),
+        ("reserve", json!({ "order": "o-1", "quantity": 1, "gift": true }), false),
+        ("discontinue", json!({}), true),
+    ] {
+        let product = domain::AggregateType::Product;
+        let contract = commands::contracts(product).iter().find(|contract| contract.name == command).unwrap();
+        let validator = jsonschema::draft202012::new(&json_schema::taken(contract.schema)).unwrap();
+        assert_eq!(validator.is_valid(&body), is_valid, "{command}: {body}");
+        let parsed = commands::parse(product, command, body.to_string().as_bytes(), commands::Precondition::None);
+        assert_eq!(parsed.is_ok(), is_valid, "{command}: {body}");
+    }
+}
+
+#[test]
+fn the_rows_of_the_interface_have_the_fields_of_their_views() {
+    let document = openapi::document();
+    for view in VIEWS {
+        let data = &document["components"]["schemas"][format!("views.{}", view.name)]["properties"]["data"];
+        let told: BTreeSet<_> = data["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        // Rows may say more than can be asked for.
+        assert!(view.fields.iter().all(|field| told.contains(field.name)), "{}: {told:?}", view.name);
+    }
+}
+
+#[test]
+fn what_is_internal_is_not_described_to_clients() {
+    let document = openapi::document();
+    let paths: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(paths.contains("/v1/products/{id}/reserve"));
+    for aggregate in TYPES {
+        for command in commands::names(aggregate) {
+            let path = format!("/v1/{}/{{id}}/{command}", crate::aggregate::route_name(aggregate));
+            assert_eq!(paths.contains(&*path), !commands::is_internal(aggregate, command), "{path}");
+        }
+    }
+    let mut ids: Vec<_> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "every operation has a name of its own");
+}
+
+#[test]
+fn both_descriptions_are_what_their_specifications_ask_for() {
+    let openapi = jsonschema::draft202012::new(&read_json("json/meta/openapi-3.1.json")).unwrap();
+    let asyncapi = jsonschema::draft7::new(&read_json("json/meta/asyncapi-3.0.json")).unwrap();
+    for (validator, document) in [(openapi, openapi::document()), (asyncapi, asyncapi::document())] {
+        let errors: Vec<_> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
+        assert_eq!(errors, [""; 0]);
+        let mut other = document;
+        other["paths"] = json!(7);
+        assert!(!validator.is_valid(&other));
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_component_is_referred_to() {
+    for document in [openapi::document(), asyncapi::document()] {
+        let mut references = BTreeSet::new();
+        collect(&document, &mut references);
+        for reference in &references {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        for (kind, components) in document["components"].as_object().unwrap() {
+            for name in components.as_object().unwrap().keys() {
+                let reference = format!("#/components/{kind}/{name}");
+                assert!(references.contains(&reference) || kind == "messages", "nobody refers to {reference}");
+            }
+        }
+    }
+}
+
+fn collect(json: &Value, references: &mut BTreeSet<String>) {
+    match json {
+        Value::Object(members) => {
+            references.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            members.values().for_each(|member| collect(member, references));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, references)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_record_of_the_golden_files_is_valid_by_the_description_of_the_log() {
+    let mut document = asyncapi::document();
+    for name in ["claim", "commit", "fence"] {
+        document["$ref"] = format!("#/components/schemas/{name}").into();
+        let validator = jsonschema::draft202012::new(&document).unwrap();
+        let text = read(&format!("golden/record.{name}.st1")).unwrap();
+        let record: Value = serde_json::from_str(text.strip_prefix("st1").unwrap()).unwrap();
+        assert_eq!(validator.validate(&record).map_err(|error| error.to_string()), Ok(()), "{name}");
+        assert!(!validator.is_valid(&json!({ name: {} })));
+    }
+}
