@@ -17,8 +17,10 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use chassis::document;
 use chassis::env::Secret;
 use schemas::commands::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
+use schemas::contracts::{ASYNCAPI, OPENAPI};
 use schemas::problem::{Problem, ProblemKind};
 use schemas::token::LogId;
 use tokio::sync::watch;
@@ -73,6 +75,8 @@ fn routes(listener: Listener) -> Router<AppState> {
         .route("/v1/commands", post(batch::take).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)))
         .route("/v1/{aggregates}/{id}/{command}", post(commands::take).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)))
         .route("/problems/{slug}", get(problems::explain))
+        .route("/openapi.json", document::serve("application/json", OPENAPI))
+        .route("/asyncapi.json", document::serve("application/json", ASYNCAPI))
         .fallback(async || answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such route")))
         .method_not_allowed_fallback(async || {
             answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "commands are posted"))

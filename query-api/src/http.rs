@@ -2,6 +2,7 @@
 
 mod answers;
 mod caching;
+mod documents;
 mod history;
 mod request;
 mod rows;
@@ -53,6 +54,7 @@ pub(crate) fn router(reads: Arc<Reads>) -> Router {
         );
     }
     router
+        .merge(documents::routes())
         .fallback(async || answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such route")))
         .method_not_allowed_fallback(async || {
             answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "queries are GET or HEAD"))

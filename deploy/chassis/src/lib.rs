@@ -20,6 +20,7 @@ pub mod readiness;
 pub mod shutdown;
 pub mod admin;
 pub mod http;
+pub mod document;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;

@@ -17,8 +17,11 @@ const NOBODYS: HeaderValue = HeaderValue::from_static("no-store");
 /// What an answer depends on besides its path.
 const VARY: HeaderValue = HeaderValue::from_static("Consistency-Token, Prefer");
 
-/// `is_own`: of the request, by [`is_own`].
+/// `is_own`: of the request, by [`is_own`]. An answer that says it itself is left as it is.
 pub(super) fn state(response: &mut Response, is_own: bool) {
+    if response.headers().contains_key(header::CACHE_CONTROL) {
+        return;
+    }
     let cache_control = match response.status() {
         StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND if is_own => OWN,
         StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND => SHARED,

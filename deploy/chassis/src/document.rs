@@ -1,0 +1,76 @@
+//! Documents that a build carries: the same bytes for everyone, as long as it runs.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, get};
+
+/// Another build may bring another document; until then nobody needs to ask again.
+const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+#[derive(Debug)]
+struct Document {
+    media_type: HeaderValue,
+    etag: HeaderValue,
+    body: Bytes,
+}
+
+/// A route that answers with these bytes, or with 304 where the client has them.
+pub fn serve<S: Clone + Send + Sync + 'static>(media_type: &'static str, body: impl Into<Bytes>) -> MethodRouter<S> {
+    let body = body.into();
+    // Its keys are fixed: instances of one build agree.
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    let etag = HeaderValue::try_from(format!("\"{:016x}\"", hasher.finish())).expect("hexadecimal digits");
+    let document = Document { media_type: HeaderValue::from_static(media_type), etag, body };
+    get(answer).with_state(Arc::new(document))
+}
+
+async fn answer(State(document): State<Arc<Document>>, headers: HeaderMap) -> Response {
+    let mut response = if document.is_known(&headers) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut response = Response::new(Body::from(document.body.clone()));
+        response.headers_mut().insert(header::CONTENT_TYPE, document.media_type.clone());
+        response
+    };
+    response.headers_mut().insert(header::ETAG, document.etag.clone());
+    response.headers_mut().insert(header::CACHE_CONTROL, CACHE_CONTROL);
+    response
+}
+
+impl Document {
+    /// By the weak comparison, as RFC 9110 wants it here.
+    fn is_known(&self, headers: &HeaderMap) -> bool {
+        let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
+        tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == self.etag.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))])
+    }
+
+    #[tokio::test]
+    async fn who_has_it_is_not_sent_it_again() {
+        let media_type = HeaderValue::from_static("text/plain");
+        let document =
+            Arc::new(Document { media_type, etag: HeaderValue::from_static("\"a\""), body: Bytes::from("words") });
+        for (value, status) in [("\"b\"", 200), ("\"b\", W/\"a\"", 304), ("\"a\"", 304), ("*", 304), ("a", 200)] {
+            let response = answer(State(document.clone()), asked(value)).await;
+            assert_eq!(response.status(), status, "{value}");
+            assert_eq!(response.headers()["etag"], "\"a\"");
+            assert_eq!(response.headers()["cache-control"], "public, max-age=300");
+        }
+        assert_eq!(answer(State(document), HeaderMap::new()).await.headers()["content-type"], "text/plain");
+    }
+}

@@ -1,0 +1,61 @@
+//! What describes the interface and the events, and a page that shows it.
+//!
+//! The page loads nothing from anywhere else: its viewer is in the build, and its policy forbids the rest.
+
+use axum::Router;
+use chassis::document;
+use schemas::contracts::{ASYNCAPI, OPENAPI, json_schema, schema_path};
+
+const PAGE: &str = include_str!("documents/docs.html");
+
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let viewer = scalar_api_reference::get_asset("scalar.js").expect("the crate carries its viewer");
+    let mut router = Router::new()
+        .route("/openapi.json", document::serve("application/json", OPENAPI))
+        .route("/asyncapi.json", document::serve("application/json", ASYNCAPI))
+        .route("/docs", document::serve("text/html; charset=utf-8", PAGE))
+        .route("/docs/viewer.js", document::serve("text/javascript; charset=utf-8", viewer));
+    for (name, schema) in json_schema::events() {
+        router = router.route(&schema_path(name), document::serve("application/schema+json", schema.to_string()));
+    }
+    router
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use chassis::http::Limits;
+    use chassis::shutdown::Shutdown;
+    use schemas::events::NAMES;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_document_is_served_and_the_page_names_no_other_server() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::new();
+        let limits = Limits::new(Duration::from_secs(5));
+        let server = tokio::spawn(chassis::http::serve(listener, routes(), limits, shutdown.clone()));
+        let asked = tokio::task::spawn_blocking(move || {
+            let paths = ["/openapi.json", "/asyncapi.json", "/docs", "/docs/viewer.js"].map(str::to_owned);
+            for path in paths.into_iter().chain(NAMES.map(schema_path)) {
+                let mut stream = TcpStream::connect(address).unwrap();
+                write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(head.starts_with("HTTP/1.1 200") && head.contains("etag: "), "{path}: {head}");
+                assert!(!body.is_empty(), "{path}");
+            }
+        });
+        asked.await.unwrap();
+        shutdown.trigger();
+        server.await.unwrap();
+        assert!(!PAGE.contains("http:") && !PAGE.contains("https:"));
+    }
+}
