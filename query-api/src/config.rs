@@ -27,6 +27,8 @@ pub struct Config {
     pub redis_prefix: String,
     /// `HTTP_ADDR`, default 127.0.0.1:8082.
     pub http_addr: SocketAddr,
+    /// `PUBLIC_URL`, default http://127.0.0.1:8080: where clients reach the system. Events name their schemas by it.
+    pub public_url: String,
     /// `ADMIN_ADDR`, default 127.0.0.1:8282.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000.
@@ -45,6 +47,7 @@ impl Config {
             redis_calls: env.or("REDIS_CALLS", 2048)?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             http_addr: env.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8082)))?,
+            public_url: env.or("PUBLIC_URL", "http://127.0.0.1:8080".to_owned())?.trim_end_matches('/').to_owned(),
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8282)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })

@@ -11,18 +11,19 @@ mod views;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use schemas::aggregate::{TYPES, route_name};
 use schemas::problem::{Problem, ProblemKind};
 use schemas::views::{Natural, VIEWS};
 
 use crate::reads::Reads;
 
-pub(crate) fn router(reads: Arc<Reads>) -> Router {
+/// `public_url`: where clients reach the system, without a slash at the end.
+pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
     let mut router = Router::new()
         .route("/v1/views", get(views::list))
         .route("/v1/views/{view}", get(rows::page_by_name))
@@ -50,7 +51,8 @@ pub(crate) fn router(reads: Arc<Reads>) -> Router {
     for aggregate in TYPES {
         router = router.route(
             &format!("/v1/{}/{{id}}/history", route_name(aggregate)),
-            get(async move |reads, id, query, asked| history::of(reads, aggregate, id, query, asked).await),
+            get(async move |reads, url, id, query, asked| history::of(reads, url, aggregate, id, query, asked).await)
+                .layer(Extension(public_url.clone())),
         );
     }
     router

@@ -104,7 +104,7 @@ impl App {
         let admin = admin.serve(shutdown.clone())?;
         let mut tasks = Tasks::new();
         tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));
-        let router = http::router(reads);
+        let router = http::router(reads, config.public_url.into());
         let limits = chassis::http::Limits::new(config.grace);
         tasks.spawn("http", {
             let shutdown = shutdown.clone();

@@ -76,6 +76,7 @@ pub struct BatchLine<'a> {
     pub key: Option<Cow<'a, str>>,
     /// The event that the command follows from; only the internal listener takes it.
     #[serde(borrow, default)]
+    #[schemars(skip)]
     pub cause: Option<Cow<'a, str>>,
     /// As the header: `"7"` with its quotes, or the bare number.
     #[serde(borrow, default)]

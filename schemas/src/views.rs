@@ -320,6 +320,9 @@ pub struct CloudEvent<'a> {
     #[schemars(extend("format" = "date-time"))]
     pub time: String,
     pub datacontenttype: &'static str,
+    /// Where the JSON Schema of `data` is served.
+    #[schemars(extend("format" = "uri"))]
+    pub dataschema: String,
     /// The aggregate's version after the event. This and the following are extensions of ours.
     pub version: u64,
     /// The idempotency key of the command, which with the subject is the command's name.

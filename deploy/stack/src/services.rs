@@ -79,6 +79,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     parts.extend((1..=size.query_apis).map(|instance| {
         let launch = Launch::new(binaries.join("query-api"), [""; 0])
             .env("HTTP_ADDR", local(layout.ports.query_http(instance)))
+            .env("PUBLIC_URL", format!("http://{}", local(layout.ports.edge())))
             .env("ADMIN_ADDR", local(layout.ports.query_admin(instance)));
         let http = ("http", layout.ports.query_http(instance));
         service("query-api", instance, common.add_to(launch), layout.ports.query_admin(instance), &[http])

@@ -4,9 +4,11 @@ mod then;
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use schemas::aggregate::{AggregateId, AggregateType, route_name};
+use schemas::contracts::schema_path;
 use schemas::time::{TimeMs, to_rfc3339};
 use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
@@ -23,6 +25,7 @@ const MAX_LIMIT: i64 = 1000;
 /// A page is an array; the path of the next one is in `Link`.
 pub(super) async fn of(
     State(reads): State<Arc<Reads>>,
+    Extension(public_url): Extension<Arc<str>>,
     aggregate: AggregateType,
     Path(id): Path<String>,
     mut parameters: Parameters,
@@ -57,7 +60,8 @@ pub(super) async fn of(
         return answers::no_row(format!("{id} has no events", id = id.as_str()), shown.token, None);
     }
     let log = format!("/logs/{}", asked.log.id);
-    let body: Result<Vec<_>, _> = page.iter().map(|event| cloud_event(event, id.as_str(), &log)).collect();
+    let about = About { aggregate: id.as_str(), log: &log, public_url: &public_url };
+    let body: Result<Vec<_>, _> = page.iter().map(|event| cloud_event(event, &about)).collect();
     match body.and_then(|events| serde_json::to_vec(&events)) {
         Ok(body) => {
             let next = page.last().filter(|_| page.len() < shown.found.len()).map(|last| {
@@ -82,23 +86,72 @@ fn page(parameters: &mut Parameters) -> Result<(i64, i64), String> {
     Ok((after, limit))
 }
 
-fn cloud_event<'a>(
-    event: &'a JournalEvent,
+/// What the events of a page share.
+struct About<'a> {
     aggregate: &'a str,
     log: &'a str,
-) -> Result<CloudEvent<'a>, serde_json::Error> {
+    public_url: &'a str,
+}
+
+fn cloud_event<'a>(event: &'a JournalEvent, about: &About<'a>) -> Result<CloudEvent<'a>, serde_json::Error> {
     Ok(CloudEvent {
         specversion: "1.0",
         id: format!("{}-{}-{}", event.partition, event.offset, event.version),
-        source: log,
+        source: about.log,
         r#type: &event.r#type,
-        subject: aggregate,
+        subject: about.aggregate,
         time: to_rfc3339(TimeMs(event.at_ms.cast_unsigned())),
         datacontenttype: "application/json",
+        dataschema: format!("{}{}", about.public_url, schema_path(&event.r#type)),
         version: event.version.cast_unsigned(),
         commandid: &event.command_id,
         cause: event.cause.as_deref(),
         traceparent: event.trace.as_deref(),
         data: serde_json::from_str::<&RawValue>(&event.data)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn journalled() -> JournalEvent {
+        JournalEvent {
+            version: 2,
+            r#type: "product.repriced.v1".to_owned(),
+            data: r#"{"price_cents":7}"#.to_owned(),
+            at_ms: 852_121_800_250,
+            partition: 3,
+            offset: 1042,
+            command_id: "key".to_owned(),
+            cause: None,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn an_event_leaves_as_a_cloud_event_that_names_its_schema() {
+        let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "https://shop.example" };
+        let event = serde_json::to_value(cloud_event(&journalled(), &about).unwrap()).unwrap();
+        let expected = json!({
+            "specversion": "1.0",
+            "id": "3-1042-2",
+            "source": "/logs/k7x2",
+            "type": "product.repriced.v1",
+            "subject": "product/cd-1",
+            "time": "1997-01-01T12:30:00.25Z",
+            "datacontenttype": "application/json",
+            "dataschema": "https://shop.example/schemas/product.repriced.v1.json",
+            "version": 2,
+            "commandid": "key",
+            "data": { "price_cents": 7 },
+        });
+        assert_eq!(event, expected);
+        // Of all attributes the specification wants lower-case letters and digits, 20 at most.
+        let is_name =
+            |name: &String| name.len() <= 20 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9'));
+        assert!(event.as_object().unwrap().keys().all(is_name));
+    }
 }
