@@ -32,6 +32,7 @@ pub const VIEW: View = View {
         field("returned", Kind::Integer),
         field("customers", Kind::Integer),
         field("claims_per_second", Kind::Integer),
+        field("claims_since", Kind::Integer),
         field("last_claim_at", Kind::Time),
         field("price_cents", Kind::Integer),
         field("limit_per_customer", Kind::Integer),

@@ -11,7 +11,7 @@ pub(super) fn operations() -> Vec<Operation> {
         "name": "event",
         "in": "path",
         "required": true,
-        "schema": { "type": "string", "enum": NAMES },
+        "schema": { "type": "string", "enum": NAMES.as_slice() },
     });
     let slug = json!({
         "name": "slug",

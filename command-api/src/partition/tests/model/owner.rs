@@ -116,7 +116,7 @@ impl Owner {
                 .and_then(|()| write!(text, "{fence_seq} {leaving} {reader:?} {last_at:?} {position:?} "))
                 .and_then(|()| match memory.aggregates.state(&product) {
                     Some(State::Product(state)) => write!(text, "{state:?}"),
-                    Some(State::Order(_) | State::Sale(_)) | None => Ok(()),
+                    _ => Ok(()),
                 })
                 .and_then(|()| {
                     WISHES
