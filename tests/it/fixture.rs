@@ -22,7 +22,7 @@ pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
 pub(crate) use load::{Load, prove};
 pub(crate) use log::{append, read_log, read_log_of};
-pub(crate) use process::{ProjectorProcess, QueryProcess};
+pub(crate) use process::{Program, ProjectorProcess, QueryProcess};
 pub(crate) use proxy::Proxy;
 pub(crate) use service::Service;
 pub(crate) use tripwire::{Heard, Step, Tripwire};
@@ -63,12 +63,17 @@ impl Shop {
     }
 
     pub(crate) async fn with_views(partitions: u32) -> Self {
+        let shop = Self::with_empty_database(partitions).await;
+        projector::migrate(&shop.postgres_url.as_str().into()).await.unwrap();
+        shop
+    }
+
+    pub(crate) async fn with_empty_database(partitions: u32) -> Self {
         let mut shop = Self::new(partitions).await;
         shop.sql(&format!("CREATE DATABASE {}", shop.topic)).await;
         let (server, _) = shop.postgres_url.rsplit_once('/').expect("a URL ends with a database");
         shop.postgres_url = format!("{server}/{}", shop.topic);
         shop.has_tables = true;
-        projector::migrate(&shop.postgres_url.as_str().into()).await.unwrap();
         shop
     }
 

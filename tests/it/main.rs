@@ -24,5 +24,6 @@ mod rebuild;
 mod parked;
 mod outages;
 mod query_tier;
+mod adding;
 mod stack;
 mod faults;
