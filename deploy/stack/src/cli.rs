@@ -12,7 +12,7 @@ use crate::layout::Layout;
 use crate::plan::Wanted;
 use crate::services::Profile;
 use crate::status::Phase;
-use crate::{logs, process, projections, provision, replay, test, up};
+use crate::{logs, process, projections, provision, replay, sale, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -83,6 +83,8 @@ enum Command {
     },
     /// Send a real shop's orders through the system and compare every view with the file's own sums
     Replay(replay::Args),
+    /// Play a flash sale on the running stack: buyers, watchers, payments; then compare all of it with the log
+    Sale(sale::Args),
     /// Read the whole log and compare every checkpoint and a sample of rows with it; exits with 1 where something differs
     Audit(projections::Audit),
     /// Fold a view anew from the whole log, compare it with the live one, and put it in its place, while all goes on
@@ -125,6 +127,7 @@ impl Command {
             Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
+            Self::Sale(args) => return sale::run(&layout, &args),
             Self::Replay(args) => return replay::run(layout, profile, &args),
         }
         Ok(ExitCode::SUCCESS)

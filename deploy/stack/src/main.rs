@@ -27,6 +27,7 @@ mod logs;
 mod up;
 mod test;
 mod replay;
+mod sale;
 mod projections;
 mod bench;
 

@@ -39,6 +39,9 @@ pub(crate) struct Wanted {
     /// Projectors, which share the partitions among them
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     projectors: u16,
+    /// Seconds that a confirmed order waits to be paid
+    #[arg(long, default_value_t = PAYMENT_WINDOW_SECS, value_parser = clap::value_parser!(u32).range(1..))]
+    payment_window: u32,
     /// Kafka, Postgres and Redis alone
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
@@ -46,6 +49,8 @@ pub(crate) struct Wanted {
 
 /// Of each service: enough to see them share the work, and one take over from another.
 const INSTANCES: u16 = 2;
+/// As the projector's own.
+pub(crate) const PAYMENT_WINDOW_SECS: u32 = 600;
 
 impl Wanted {
     /// Beside data that is there.
@@ -62,6 +67,7 @@ impl Default for Wanted {
             command_apis: INSTANCES,
             query_apis: INSTANCES,
             projectors: INSTANCES,
+            payment_window: PAYMENT_WINDOW_SECS,
             servers_only: false,
         }
     }
@@ -75,6 +81,7 @@ pub(crate) struct Size {
     pub(crate) command_apis: u16,
     pub(crate) query_apis: u16,
     pub(crate) projectors: u16,
+    pub(crate) payment_window_secs: u32,
     pub(crate) servers_only: bool,
 }
 
@@ -134,8 +141,9 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     if wanted.command_apis > partitions {
         bail!("--command-apis {}: there are only {partitions} partitions to share", wanted.command_apis);
     }
-    let Wanted { command_apis, query_apis, projectors, servers_only, .. } = *wanted;
-    Ok(Size { brokers, partitions, command_apis, query_apis, projectors, servers_only })
+    let Wanted { command_apis, query_apis, projectors, payment_window: payment_window_secs, servers_only, .. } =
+        *wanted;
+    Ok(Size { brokers, partitions, command_apis, query_apis, projectors, payment_window_secs, servers_only })
 }
 
 fn fixed_path(layout: &Layout) -> PathBuf {

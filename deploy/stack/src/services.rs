@@ -89,6 +89,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
         let launch = Launch::new(binaries.join("projector"), [""; 0])
             .env("ADMIN_ADDR", local(admin))
             .env("REACTOR_COMMAND_URLS", internal_urls(layout, size))
+            .env("PAYMENT_WINDOW_SECS", size.payment_window_secs.to_string())
             .env("SERVICE_TOKEN", token.as_str());
         service("projector", instance, common.add_to(launch), admin, &[])
     }));

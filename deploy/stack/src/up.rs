@@ -1,7 +1,8 @@
 //! `cargo stack up`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::control::{self, Lock};
 use crate::layout::Layout;
 use crate::part::Part;
-use crate::plan::{self, Size, Wanted};
+use crate::plan::{self, PAYMENT_WINDOW_SECS, Size, Wanted};
 use crate::services::Profile;
 use crate::status::{Phase, Status};
 use crate::supervisor::{Ended, Supervisor, Words};
@@ -97,7 +98,20 @@ pub(crate) fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<P
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
     let size = Size::decide(layout, &options.wanted)?;
+    let path = payment_window_path(layout);
+    fs::write(&path, size.payment_window_secs.to_string())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok((lock, plan::system(layout, &tools, &size, options.profile)?))
+}
+
+/// Of the stack that runs.
+pub(crate) fn payment_window(layout: &Layout) -> Duration {
+    let told = fs::read_to_string(payment_window_path(layout)).ok().and_then(|text| text.trim().parse().ok());
+    Duration::from_secs(told.unwrap_or(u64::from(PAYMENT_WINDOW_SECS)))
+}
+
+fn payment_window_path(layout: &Layout) -> PathBuf {
+    layout.state.join("payment-window")
 }
 
 pub(crate) fn url(layout: &Layout) -> String {

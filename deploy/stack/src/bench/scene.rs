@@ -13,7 +13,7 @@ use super::Cancelled;
 use crate::control::{self, Request};
 use crate::layout::Layout;
 use crate::part::Part;
-use crate::plan::{self, Size};
+use crate::plan::{self, PAYMENT_WINDOW_SECS, Size};
 use crate::provision::{self, Tools};
 use crate::services::Profile;
 use crate::status::State;
@@ -75,7 +75,15 @@ pub(super) fn on_empty_stack<T>(
     let Cast { command_apis, projectors, query_apis } = most;
     // The edge has to name one.
     let of_plan = query_apis.max(1);
-    let size = Size { brokers: 1, partitions: 12, command_apis, query_apis: of_plan, projectors, servers_only: false };
+    let size = Size {
+        brokers: 1,
+        partitions: 12,
+        command_apis,
+        query_apis: of_plan,
+        projectors,
+        payment_window_secs: PAYMENT_WINDOW_SECS,
+        servers_only: false,
+    };
     let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;
     if query_apis == 0 {
         // Nobody asks it anything, and without projectors it would never be ready.

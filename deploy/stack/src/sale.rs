@@ -1,0 +1,110 @@
+//! `cargo stack sale`: a flash sale as a visitor sees it: a rush of buyers, watchers beside them, then every order to its
+//! end, and everything compared with the log.
+
+mod shop;
+mod rush;
+mod display;
+mod orders;
+mod verdict;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+
+use crate::control;
+use crate::layout::Layout;
+use crate::status::Phase;
+use crate::up;
+use rush::Rush;
+use shop::Shop;
+
+/// In the product's stock beside the sale's units.
+const BESIDE: u64 = 100;
+pub(crate) const LIMIT_PER_CUSTOMER: u64 = 2;
+const PRICE_CENTS: u64 = 999;
+/// A sale gets its units, and orders come to their ends, within much less.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A longer payment window is not waited for.
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Customers who want a unit
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    buyers: u64,
+    /// Units of the sale
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    units: u64,
+    /// Customers who only look, once a second
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    watchers: u64,
+    /// Connections of the buyers
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    connections: u64,
+    /// Ask the first write instance itself instead of the edge
+    #[arg(long)]
+    direct: bool,
+}
+
+/// A run's own names.
+pub(crate) struct Names {
+    pub(crate) run: String,
+    pub(crate) product: String,
+    pub(crate) sale: String,
+}
+
+pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
+    if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
+        bail!("no stack is ready here; start one by `cargo stack up`, best with --payment-window 5");
+    }
+    let run = format!("{:x}", Timestamp::now().as_millisecond());
+    let names = Names { product: format!("cd-{run}"), sale: format!("drop-{run}"), run };
+    let commands = match args.direct {
+        true => format!("http://127.0.0.1:{}", layout.ports.command_http(1)),
+        false => up::url(layout),
+    };
+    let shop = Shop::new(&commands, &up::url(layout));
+    open(&shop, &names, args.units)?;
+    println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, up::url(layout), names.sale);
+
+    let rush = Rush::new(args.buyers, args.watchers, &names);
+    let opened = Instant::now();
+    thread::scope(|scope| {
+        rush.start(scope, &shop, args.connections);
+        display::show(&rush, opened);
+    });
+    let seen = rush.seen(opened);
+    println!("{seen}");
+
+    let window = up::payment_window(layout);
+    let ended = orders::end(&shop, &names, &seen.accepted, (window <= LONGEST_WINDOW).then_some(window))?;
+    let verdict = verdict::of(&shop, &names, args.units, &seen, &ended)?;
+    print!("{verdict}");
+    Ok(if verdict.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns when the sale has its units.
+fn open(shop: &Shop, names: &Names, units: u64) -> Result<()> {
+    let stock = units + BESIDE;
+    let product = format!(r#"{{"name":"Kind of Blue","price_cents":1499,"stock":{stock}}}"#);
+    shop.must(&format!("/v1/products/{}/register", names.product), &product)?;
+    let sale = format!(
+        r#"{{"product":"{}","opens_at":"2020-01-01T00:00:00Z","closes_at":"2999-01-01T00:00:00Z","price_cents":{PRICE_CENTS},"units":{units},"limit_per_customer":{LIMIT_PER_CUSTOMER}}}"#,
+        names.product
+    );
+    shop.must(&format!("/v1/sales/{}/schedule", names.sale), &sale)?;
+    let path = format!("/v1/sales/{}", names.sale);
+    let begun = Instant::now();
+    loop {
+        let row = shop.row(&path)?.unwrap_or_default();
+        match row["status"].as_str() {
+            Some("stocked" | "open") => return Ok(()),
+            Some("refused") => bail!("the product has no units for the sale: {row}"),
+            _ if begun.elapsed() > PATIENCE => bail!("the sale did not get its units: {row}; does a projector react?"),
+            _ => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! After the rush: four of five orders are paid, the others are left to expire, and the sale is closed.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::rush::Claim;
+use super::shop::{LineAnswer, Shop};
+use super::{Names, PATIENCE, PRICE_CENTS};
+
+/// Lines of a batch.
+const LINES: usize = 1_000;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How each order is to end.
+pub(super) struct Ended {
+    pub(super) statuses: HashMap<String, &'static str>,
+    pub(super) paid: u64,
+}
+
+/// `window`: how long an order waits to be paid; `None`: too long to be waited for, and the rest is cancelled.
+pub(super) fn end(shop: &Shop, names: &Names, claims: &[Claim], window: Option<Duration>) -> Result<Ended> {
+    let begun = Instant::now();
+    let (paid, left): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| is_paid(&claim.order));
+    let pay = |claim: &Claim| format!(r#""pay","data":{{"payment":"p-{}","amount_cents":{PRICE_CENTS}}}"#, claim.order);
+    send(shop, &paid, pay)?;
+    println!("paid        {} orders, {:.2} s after the rush", paid.len(), begun.elapsed().as_secs_f64());
+    let status = match window {
+        Some(window) => {
+            println!("            {} are left to expire after {} s", left.len(), window.as_secs());
+            "expired"
+        }
+        None => {
+            println!(
+                "            {} are cancelled: the payment window of this stack is too long to wait for",
+                left.len()
+            );
+            send(shop, &left, |_| r#""cancel","data":{}"#.to_owned())?;
+            "cancelled"
+        }
+    };
+    let ends = paid.iter().map(|claim| (claim.order.clone(), "paid"));
+    let statuses = ends.chain(left.iter().map(|claim| (claim.order.clone(), status))).collect();
+    await_orders(shop, &statuses, window.unwrap_or_default() + PATIENCE)?;
+    shop.must(&format!("/v1/sales/{}/close", names.sale), "{}")?;
+    Ok(Ended { statuses, paid: paid.len() as u64 })
+}
+
+/// By chance, but the same whenever it is asked.
+fn is_paid(order: &str) -> bool {
+    let hash = order
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash >> 32) % 5 != 0
+}
+
+/// Again and again until each is accepted: an order is confirmed a moment after its claim.
+fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> Result<()> {
+    let mut waiting: HashMap<&str, &Claim> = claims.iter().map(|claim| (claim.order.as_str(), *claim)).collect();
+    let begun = Instant::now();
+    while !waiting.is_empty() {
+        let claims: Vec<&Claim> = waiting.values().copied().collect();
+        for some in claims.chunks(LINES) {
+            for LineAnswer { id, status, rejection } in shop.batch(&lines(some, &command))? {
+                match (status, rejection.as_deref()) {
+                    (200, _) => drop(waiting.remove(id.as_str())),
+                    (503, _) | (422, Some("not_confirmed" | "not_placed")) => {}
+                    other => bail!("the order {id} was answered {other:?}"),
+                }
+            }
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("{} orders were not confirmed within {} s", waiting.len(), PATIENCE.as_secs());
+        }
+        if !waiting.is_empty() {
+            thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+fn lines(claims: &[&Claim], command: impl Fn(&Claim) -> String) -> String {
+    let mut lines = String::new();
+    for claim in claims {
+        let command = command(claim);
+        writeln!(lines, r#"{{"aggregate":"orders","id":"{}","command":{command}}}"#, claim.order)
+            .expect("a String takes all");
+    }
+    lines
+}
+
+/// Until every one has come to its end.
+fn await_orders(shop: &Shop, statuses: &HashMap<String, &'static str>, patience: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut waiting: Vec<&String> = statuses.keys().collect();
+    loop {
+        let mut still = Vec::new();
+        for (index, order) in waiting.iter().enumerate() {
+            let row = shop.row(&format!("/v1/orders/{order}"))?.unwrap_or_default();
+            if row["status"].as_str() != Some(statuses[*order]) {
+                // One that waits is enough to wait: they are looked at in one order.
+                still.extend_from_slice(&waiting[index..]);
+                break;
+            }
+        }
+        if still.is_empty() {
+            println!("ended       {} orders, {:.2} s later", statuses.len(), begun.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        if begun.elapsed() > patience {
+            bail!(
+                "{} orders or fewer have not ended after {} s, {} among them",
+                still.len(),
+                patience.as_secs(),
+                still[0]
+            );
+        }
+        waiting = still;
+        thread::sleep(PAUSE);
+    }
+}
