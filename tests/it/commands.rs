@@ -137,7 +137,7 @@ async fn commands_that_finish_what_an_event_began_need_the_internal_listener_and
     internal.post_with("/v1/products/cd/commit", &wrong, commit.clone()).await.problem(403, "forbidden", "");
     let bearer = format!("Bearer {SERVICE_TOKEN}");
     let committed = internal.post_with("/v1/products/cd/commit", &[("authorization", &bearer)], commit).await;
-    committed.accepted(&["product.committed.v1"]);
+    committed.accepted(&["product.committed.v2"]);
 }
 
 #[tokio::test]

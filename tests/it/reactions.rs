@@ -339,3 +339,45 @@ async fn append_broken(shop: &Shop) {
     };
     append(shop, 0, "product/broken", &Record::Commit(commit)).await;
 }
+
+#[tokio::test]
+async fn a_deadline_that_somebody_leased_and_did_not_fire_is_fired_by_another_when_the_lease_is_over() {
+    let whole = Whole::new(3).await;
+    whole.register("cd", 5).await;
+    whole.place("o", &[("cd", 1)]).await;
+    // Whoever it was, stopped with it.
+    let leased = "UPDATE deadlines SET leased_until = now() + interval '6 s' WHERE kind = 'expire-order'";
+    eventually("the deadline is set", async || {
+        whole.shop.sql(leased).await;
+        (whole.shop.sql("SELECT count(*) FROM deadlines WHERE leased_until > now()").await == Some(1)).then_some(())
+    })
+    .await;
+    let due = "SELECT count(*) FROM deadlines WHERE due_at < now()";
+    eventually("it is due", async || (whole.shop.sql(due).await == Some(1)).then_some(())).await;
+    assert_eq!(whole.row("/v1/orders/o").await["status"], "confirmed");
+    whole.comes_to("/v1/orders/o", json!({ "status": "expired" })).await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 5, "reserved": 0 })).await;
+    let history = whole.queries.get("/v1/orders/o/history").await.json();
+    let expired = history.as_array().unwrap().iter().filter(|event| event["type"] == "order.expired.v1");
+    assert_eq!(expired.count(), 1);
+}
+
+#[tokio::test]
+async fn two_reactors_share_the_deadlines_and_each_has_one_effect_though_the_clock_jumps() {
+    let whole = Whole::new(600).await;
+    let second = whole.shop.reactor(whole.command_api.as_ref().unwrap(), 600).await;
+    whole.register("cd", 100).await;
+    for order in 0..40 {
+        whole.place(&format!("o-{order}"), &[("cd", 1)]).await;
+    }
+    let set = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(40)).then_some(());
+    eventually("each order has its deadline", set).await;
+    // As if it were ten minutes later, by the clock of Postgres.
+    whole.shop.sql("UPDATE deadlines SET due_at = due_at - interval '10 min'").await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 100, "reserved": 0 })).await;
+    let expired = "SELECT count(*) FROM journal WHERE type = 'order.expired.v1'";
+    assert_eq!(whole.shop.sql(expired).await, Some(40));
+    let left = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(0)).then_some(());
+    eventually("no deadline is left", left).await;
+    drop(second);
+}

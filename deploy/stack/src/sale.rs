@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     watchers: u64,
     /// Connections of the buyers
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
     connections: u64,
     /// Ask the first write instance itself instead of the edge
     #[arg(long)]

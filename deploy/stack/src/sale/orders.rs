@@ -1,6 +1,6 @@
 //! After the rush: four of five orders are paid, the others are left to expire, and the sale is closed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,8 +26,11 @@ pub(super) fn end(shop: &Shop, names: &Names, claims: &[Claim], window: Option<D
     let begun = Instant::now();
     let (paid, left): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| is_paid(&claim.order));
     let pay = |claim: &Claim| format!(r#""pay","data":{{"payment":"p-{}","amount_cents":{PRICE_CENTS}}}"#, claim.order);
-    send(shop, &paid, pay)?;
-    println!("paid        {} orders, {:.2} s after the rush", paid.len(), begun.elapsed().as_secs_f64());
+    // Those that had expired before it was their turn.
+    let late = send(shop, &paid, pay)?;
+    let (paid, late): (Vec<_>, Vec<_>) = paid.into_iter().partition(|claim| !late.contains(&claim.order));
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("paid        {} orders, {seconds:.2} s after the rush; {} came too late for it", paid.len(), late.len());
     let status = match window {
         Some(window) => {
             println!("            {} are left to expire after {} s", left.len(), window.as_secs());
@@ -38,11 +41,12 @@ pub(super) fn end(shop: &Shop, names: &Names, claims: &[Claim], window: Option<D
                 "            {} are cancelled: the payment window of this stack is too long to wait for",
                 left.len()
             );
-            send(shop, &left, |_| r#""cancel","data":{}"#.to_owned())?;
+            send(shop, &left, |_| r#""cancel","data":{}"#.to_owned()).map(drop)?;
             "cancelled"
         }
     };
     let ends = paid.iter().map(|claim| (claim.order.clone(), "paid"));
+    let ends = ends.chain(late.iter().map(|claim| (claim.order.clone(), "expired")));
     let statuses = ends.chain(left.iter().map(|claim| (claim.order.clone(), status))).collect();
     await_orders(shop, &statuses, window.unwrap_or_default() + PATIENCE)?;
     shop.must(&format!("/v1/sales/{}/close", names.sale), "{}")?;
@@ -57,8 +61,9 @@ fn is_paid(order: &str) -> bool {
     (hash >> 32) % 5 != 0
 }
 
-/// Again and again until each is accepted: an order is confirmed a moment after its claim.
-fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> Result<()> {
+/// Again and again until each is accepted: an order is confirmed a moment after its claim. Gives those that have expired.
+fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> Result<HashSet<String>> {
+    let mut expired = HashSet::new();
     let mut waiting: HashMap<&str, &Claim> = claims.iter().map(|claim| (claim.order.as_str(), *claim)).collect();
     let begun = Instant::now();
     while !waiting.is_empty() {
@@ -67,6 +72,10 @@ fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> R
             for LineAnswer { id, status, rejection } in shop.batch(&lines(some, &command))? {
                 match (status, rejection.as_deref()) {
                     (200, _) => drop(waiting.remove(id.as_str())),
+                    (422, Some("expired")) => {
+                        waiting.remove(id.as_str());
+                        expired.insert(id);
+                    }
                     (503, _) | (422, Some("not_confirmed" | "not_placed")) => {}
                     other => bail!("the order {id} was answered {other:?}"),
                 }
@@ -79,7 +88,7 @@ fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> R
             thread::sleep(PAUSE);
         }
     }
-    Ok(())
+    Ok(expired)
 }
 
 fn lines(claims: &[&Claim], command: impl Fn(&Claim) -> String) -> String {

@@ -118,6 +118,7 @@ impl Rush {
     }
 
     fn buy<'s>(&'s self, scope: &'s Scope<'s, '_>, shop: &'s Shop) {
+        let own = shop.again();
         let mut local = Local { state: State::default(), flushed: Instant::now() };
         loop {
             let buyer = self.next.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +127,7 @@ impl Rush {
             }
             let wishes = if buyer.is_multiple_of(GREEDY) { LIMIT_PER_CUSTOMER + 1 } else { 1 };
             for wish in 0..wishes {
-                self.wish(scope, shop, &mut local, (buyer, wish));
+                self.wish((scope, shop), &own, &mut local, (buyer, wish));
             }
             self.answered.fetch_add(1, Ordering::Relaxed);
             if local.flushed.elapsed() > FLUSH_EVERY {
@@ -139,23 +140,31 @@ impl Rush {
         }
     }
 
-    fn wish<'s>(&'s self, scope: &'s Scope<'s, '_>, shop: &'s Shop, local: &mut Local, (buyer, wish): (u64, u64)) {
+    /// `probing`: for those who look how soon it shows.
+    fn wish<'s>(
+        &'s self,
+        (scope, probing): (&'s Scope<'s, '_>, &'s Shop),
+        shop: &Shop,
+        local: &mut Local,
+        (buyer, wish): (u64, u64),
+    ) {
         let (order, customer) = (format!("o-{}-{buyer}-{wish}", self.run), format!("c-{}-{buyer}", self.run));
         let body = format!(r#"{{"customer":"{customer}","quantity":1,"order":"{order}"}}"#);
-        let first = self.claim(shop, local, (buyer, &order), &body);
+        let mut last = self.claim(shop, local, (buyer, &order), &body);
         if (buyer + wish).is_multiple_of(AGAIN) {
             local.state.counts.again += 1;
             let again = self.claim(shop, local, (buyer, &order), &body);
-            if !is_same(&first, &again) {
-                local.state.odd.push(format!("{order} was answered {first:?}, and again {again:?}"));
+            if !may_follow(&last, &again) {
+                local.state.odd.push(format!("{order} was answered {last:?}, and again {again:?}"));
             }
+            last = again;
         }
-        match first {
+        match last {
             Answer::Accepted { token, .. } => {
                 local.state.counts.accepted += 1;
                 local.state.accepted.push(Claim { order, customer });
                 if buyer.is_multiple_of(PROBED) {
-                    scope.spawn(move || self.probe(shop, &token));
+                    scope.spawn(move || self.probe(probing, &token));
                 }
             }
             Answer::Rejected(rule) if rule == "sold_out" => local.state.counts.sold_out += 1,
@@ -184,6 +193,7 @@ impl Rush {
     }
 
     fn watch(&self, shop: &Shop, watching: u64) {
+        let shop = &shop.again();
         let mut local = Local { state: State::default(), flushed: Instant::now() };
         let mut tags = vec![[None, None]; usize::try_from(self.watchers.div_ceil(WATCHING)).unwrap_or_default()];
         let pause = WATCH_EVERY.div_f64(tags.len().max(1) as f64);
@@ -231,11 +241,11 @@ impl Rush {
     }
 }
 
-/// A rejection may be decided anew, as another one.
-fn is_same(first: &Answer, again: &Answer) -> bool {
+/// What was accepted stays so, under one version; a rejection may be decided anew, when units have come back.
+fn may_follow(first: &Answer, again: &Answer) -> bool {
     match (first, again) {
         (Answer::Accepted { version, .. }, Answer::Accepted { version: other, .. }) => version == other,
-        (Answer::Rejected(_), Answer::Rejected(_)) => true,
+        (Answer::Rejected(_), Answer::Rejected(_) | Answer::Accepted { .. }) => true,
         _ => false,
     }
 }
@@ -246,8 +256,8 @@ fn histogram() -> Histogram<u64> {
 
 fn record(all: &mut Option<Histogram<u64>>, took: Duration) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-    // It grows by itself.
-    all.get_or_insert_with(histogram).saturating_record(micros);
+    // It grows by itself, and takes all that fits its digits.
+    let _ = all.get_or_insert_with(histogram).record(micros);
 }
 
 impl Local {

@@ -50,12 +50,13 @@ pub(super) struct LineAnswer {
 
 impl Shop {
     pub(super) fn new(commands: &str, queries: &str) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            .max_idle_connections(2048);
-        let config = config.max_idle_connections_per_host(2048).build();
+        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
         Self { agent: config.new_agent(), commands: commands.to_owned(), queries: queries.to_owned() }
+    }
+
+    /// The same over connections of its own: many threads would wait for each other at one agent's.
+    pub(super) fn again(&self) -> Self {
+        Self::new(&self.commands, &self.queries)
     }
 
     /// Under a key of its own.
