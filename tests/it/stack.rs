@@ -132,6 +132,15 @@ async fn a_replay_shows_no_difference_though_every_service_is_killed_in_its_mids
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sale_sells_its_units_to_just_so_many_buyers_and_every_order_comes_to_its_end() {
+    let stack = Stack::up_with(&["--payment-window", "3"]).await;
+    let sale = ["sale", "--buyers", "400", "--units", "60", "--watchers", "20", "--connections", "16"];
+    let output = stack.command(&sale).output().await.unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("The sale was right."), "{}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn projectors_that_sleep_and_a_redis_that_forgets_change_no_view() {
     let stack = Stack::up_with(&["--projectors", "3"]).await;
     let replay = tokio::spawn(stack.command(&["replay", "--rate", "4000"]).output());
