@@ -8,6 +8,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use jiff::Timestamp;
 
 use super::shop::{Answer, Shop};
 use super::{LIMIT_PER_CUSTOMER, Names};
@@ -20,7 +21,7 @@ const GREEDY: u64 = 50;
 const PROBED: u64 = 100;
 /// A buyer gives up after so many refusals: that is an error.
 const TRIES: u32 = 60;
-const WATCHING: u64 = 8;
+const WATCHING: u64 = 64;
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 
@@ -150,10 +151,11 @@ impl Rush {
     ) {
         let (order, customer) = (format!("o-{}-{buyer}-{wish}", self.run), format!("c-{}-{buyer}", self.run));
         let body = format!(r#"{{"customer":"{customer}","quantity":1,"order":"{order}"}}"#);
-        let mut last = self.claim(shop, local, (buyer, &order), &body);
+        let key = key(Timestamp::now(), buyer, wish);
+        let mut last = self.claim(shop, local, (buyer, &key), &body);
         if (buyer + wish).is_multiple_of(AGAIN) {
             local.state.counts.again += 1;
-            let again = self.claim(shop, local, (buyer, &order), &body);
+            let again = self.claim(shop, local, (buyer, &key), &body);
             if !may_follow(&last, &again) {
                 local.state.odd.push(format!("{order} was answered {last:?}, and again {again:?}"));
             }
@@ -174,11 +176,11 @@ impl Rush {
     }
 
     /// Under the same key until there is an answer.
-    fn claim(&self, shop: &Shop, local: &mut Local, (buyer, order): (u64, &str), body: &str) -> Answer {
+    fn claim(&self, shop: &Shop, local: &mut Local, (buyer, key): (u64, &str), body: &str) -> Answer {
         let mut tries = 0;
         loop {
             let sent = Instant::now();
-            let answer = shop.send(&self.claim, order, body);
+            let answer = shop.send(&self.claim, key, body);
             record(&mut local.state.commands, sent.elapsed());
             tries += 1;
             match answer {
@@ -239,6 +241,18 @@ impl Rush {
         let [commands, queries, visible] = [commands, queries, visible].map(|all| all.unwrap_or_else(histogram));
         Seen { accepted, counts, odd, buyers: self.buyers, within, commands, queries, visible }
     }
+}
+
+/// A UUIDv7: its time tells command-api that it cannot be the repeat of something long ago.
+fn key(at: Timestamp, buyer: u64, wish: u64) -> String {
+    let ms = at.as_millisecond().cast_unsigned();
+    format!(
+        "{:08x}-{:04x}-7{:03x}-8000-{:012x}",
+        ms >> 16 & 0xffff_ffff,
+        ms & 0xffff,
+        wish & 0xfff,
+        buyer & 0xffff_ffff_ffff
+    )
 }
 
 /// What was accepted stays so, under one version; a rejection may be decided anew, when units have come back.

@@ -50,7 +50,9 @@ pub(super) struct LineAnswer {
 
 impl Shop {
     pub(super) fn new(commands: &str, queries: &str) -> Self {
-        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
+        // A bound of the whole would cost a thread for each request, in which ureq resolves the name.
+        let config = Agent::config_builder().http_status_as_error(false);
+        let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT)).build();
         Self { agent: config.new_agent(), commands: commands.to_owned(), queries: queries.to_owned() }
     }
 
