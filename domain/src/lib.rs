@@ -20,6 +20,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod growing_map;
 pub mod ids;
 pub mod order;
 pub mod product;

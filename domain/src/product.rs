@@ -4,8 +4,9 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
+use crate::growing_map::GrowingMap;
 use crate::ids::{OrderId, SaleId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,9 +102,9 @@ pub struct Product {
     /// Units that an order may still reserve.
     pub available: u64,
     /// Units that open orders hold, each until it is released or committed.
-    pub reservations: HashMap<OrderId, u32>,
+    pub reservations: GrowingMap<OrderId, u32>,
     /// Orders that got theirs, by their fingerprints: they get it once, however late they ask again.
-    pub committed: HashSet<u64>,
+    pub committed: GrowingMap<u64, ()>,
     pub allotments: HashMap<SaleId, Allotment>,
 }
 
@@ -136,7 +137,7 @@ impl State {
     pub fn heap_bytes(&self) -> usize {
         /// An id with the allocator's share, its place in the map, and the map's own byte.
         const RESERVATION: usize = 32 + size_of::<(OrderId, u32)>() + 1;
-        /// The same of a set that is between half full and full.
+        /// The same of a map that is between half full and full.
         const COMMITTED: usize = 12;
         match self {
             Self::Unregistered => 0,
@@ -165,7 +166,7 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
             Ok(vec![Event::Released { order: order.clone(), quantity }])
         }
         (Command::Commit { order, amount_cents }, State::OnSale(product) | State::Discontinued(product)) => {
-            if product.committed.contains(&order.fingerprint()) {
+            if product.committed.contains_key(&order.fingerprint()) {
                 return Ok(vec![]);
             }
             let quantity = held(product, order)?;
@@ -186,8 +187,8 @@ pub fn evolve(state: State, event: &Event) -> State {
             registration: registration.clone(),
             price_cents: registration.price_cents,
             available: registration.stock.into(),
-            reservations: HashMap::new(),
-            committed: HashSet::new(),
+            reservations: GrowingMap::default(),
+            committed: GrowingMap::default(),
             allotments: HashMap::new(),
         })),
         (Event::Restocked { quantity }, state) => update(state, |product| put_back(product, *quantity)),
@@ -202,7 +203,7 @@ pub fn evolve(state: State, event: &Event) -> State {
         }),
         (Event::Committed { order, .. }, state) => update(state, |product| {
             product.reservations.remove(order);
-            product.committed.insert(order.fingerprint());
+            product.committed.insert(order.fingerprint(), ());
         }),
         (Event::Allotted { sale, units }, state) => update(state, |product| {
             product.available = product.available.saturating_sub(u64::from(*units));
@@ -244,7 +245,7 @@ fn reserve(state: &State, order: &OrderId, quantity: u32) -> Result<Vec<Event>, 
     match product.reservations.get(order) {
         Some(held) if *held == quantity => return Ok(vec![]),
         Some(_) => return Err(Rejection::AlreadyReserved),
-        None if product.committed.contains(&order.fingerprint()) => return Ok(vec![]),
+        None if product.committed.contains_key(&order.fingerprint()) => return Ok(vec![]),
         None => {}
     }
     if matches!(state, State::Discontinued(_)) {

@@ -7,9 +7,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
-
 use crate::TimeMs;
+use crate::growing_map::GrowingMap;
 use crate::ids::{CustomerId, OrderId, ProductId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,11 +115,21 @@ pub struct Sale {
     pub is_closed: bool,
     /// Units of open and of committed claims.
     pub claimed: u32,
-    pub claims: HashMap<OrderId, Claimed>,
+    pub claims: GrowingMap<OrderId, Claimed>,
     /// Units that each customer claimed and did not return.
-    pub customers: HashMap<CustomerId, u32>,
+    pub customers: GrowingMap<CustomerId, u32>,
     /// Units that the product has back.
     pub given_back: u32,
+}
+
+impl Sale {
+    /// The customer has so many units more.
+    pub fn add(&mut self, customer: &CustomerId, quantity: u32) {
+        match self.customers.get_mut(customer) {
+            Some(units) => *units = units.saturating_add(quantity),
+            None => drop(self.customers.insert(customer.clone(), quantity)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,8 +231,8 @@ pub fn evolve(state: State, event: &Event) -> State {
                 is_opened: false,
                 is_closed: false,
                 claimed: 0,
-                claims: HashMap::new(),
-                customers: HashMap::new(),
+                claims: GrowingMap::default(),
+                customers: GrowingMap::default(),
                 given_back: 0,
             }));
         }
@@ -246,8 +255,7 @@ pub fn evolve(state: State, event: &Event) -> State {
             let (quantity, is_ordered) = (*quantity, *is_ordered);
             let claimed = Claimed { customer: customer.clone(), quantity, is_ordered, is_committed: false };
             sale.claims.insert(order.clone(), claimed);
-            let units = sale.customers.entry(customer.clone()).or_default();
-            *units = units.saturating_add(quantity);
+            sale.add(customer, quantity);
         }
         Event::Returned { order, customer, quantity, given_back, .. } => {
             sale.claimed = sale.claimed.saturating_sub(*quantity);

@@ -1,7 +1,6 @@
 //! The views in Postgres.
 //!
-//! Invariant: rows and checkpoints move in one transaction, and only while the checkpoints are what this process
-//! read or wrote last. A process that slept while another took over writes nothing.
+//! Invariant: rows and checkpoints move in one transaction, and only while nobody else moved them since they were read.
 
 mod columns;
 mod parked;

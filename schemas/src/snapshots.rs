@@ -136,7 +136,7 @@ fn of_product(state: &product::State) -> Option<ProductSnapshot<'_>> {
     };
     let reservations: BTreeMap<&str, u32> =
         product.reservations.iter().map(|(order, quantity)| (&*order.0, *quantity)).collect();
-    let mut committed: Vec<u64> = product.committed.iter().copied().collect();
+    let mut committed: Vec<u64> = product.committed.iter().map(|(order, ())| *order).collect();
     committed.sort_unstable();
     let allotment = |(sale, allotment): (_, &Allotment)| (sale, (allotment.units, allotment.taken_back));
     let allotments: BTreeMap<&str, (u32, u32)> =
@@ -171,7 +171,7 @@ fn to_product(snapshot: ProductSnapshot<'_>) -> product::State {
         price_cents: snapshot.price_cents,
         available: snapshot.available,
         reservations: held.collect(),
-        committed: snapshot.committed.into_iter().collect(),
+        committed: snapshot.committed.into_iter().map(|order| (order, ())).collect(),
         allotments: allotments.collect(),
     });
     match snapshot.stage {
@@ -282,12 +282,10 @@ fn to_sale(snapshot: &SaleSnapshot<'_>) -> sale::State {
         customers: Default::default(),
         given_back: snapshot.given_back,
     };
-    sale.claims.reserve(snapshot.claims.len());
     for (order, customer, quantity, is_ordered, is_committed) in &snapshot.claims {
         let customer = CustomerId((*customer).into());
         sale.claimed = sale.claimed.saturating_add(*quantity);
-        let units = sale.customers.entry(customer.clone()).or_default();
-        *units = units.saturating_add(*quantity);
+        sale.add(&customer, *quantity);
         let (quantity, is_ordered, is_committed) = (*quantity, *is_ordered, *is_committed);
         let claimed = Claimed { customer, quantity, is_ordered, is_committed };
         sale.claims.insert(OrderId((*order).into()), claimed);
@@ -332,7 +330,7 @@ mod tests {
             price_cents: 999,
             available: 6,
             reservations: reservations.into_iter().collect(),
-            committed: [7, 300].into(),
+            committed: [(7, ()), (300, ())].into(),
             allotments: [(SaleId("s".into()), Allotment { units: 5, taken_back: 1 })].into(),
         }))
     }

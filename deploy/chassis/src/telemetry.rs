@@ -17,8 +17,8 @@ use crate::env::{Env, EnvError};
 
 /// Upper bounds of latency histograms, in seconds: fine where a command's latency lies (0.3 to 25 ms), and wide enough
 /// to show a broker's fail-over.
-pub const LATENCY_BUCKETS_SECS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const LATENCY_BUCKETS_SECS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// rdkafka repeats each of librdkafka's errors here, dozens a second while no broker can be reached. librdkafka itself
 /// logs them too, identical ones together, and whoever polls hears of them. `rdkafka::client=error`

@@ -341,7 +341,7 @@ fn any_product() -> impl Strategy<Value = Box<Product>> {
         |(registration, price_cents, available, reservations)| {
             let reservations = reservations.into_iter().collect();
             let allotments = [(sale("s-1"), Allotment { units: 3, taken_back: 1 })].into_iter().collect();
-            let committed = [OrderId("o-3".into()).fingerprint()].into();
+            let committed = [(OrderId("o-3".into()).fingerprint(), ())].into();
             Box::new(Product { registration, price_cents, available, reservations, committed, allotments })
         },
     )

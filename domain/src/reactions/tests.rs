@@ -199,7 +199,7 @@ impl Shop {
                 }
             }
         }
-        for id in sale.claims.keys() {
+        for (id, _) in sale.claims.iter() {
             assert!(self.orders().any(|(order, _)| order == *id), "{id:?} was claimed and has no order");
         }
     }

@@ -289,7 +289,7 @@ proptest! {
         let claimed: u32 = sale.claims.values().map(|claimed| claimed.quantity).sum();
         prop_assert_eq!(claimed, sale.claimed);
         prop_assert!(sale.claimed <= sale.schedule.units, "{log:?}");
-        for (customer, units) in &sale.customers {
+        for (customer, units) in sale.customers.iter() {
             let of = |claimed: &&super::Claimed| claimed.customer == *customer;
             prop_assert_eq!(sale.claims.values().filter(of).map(|claimed| claimed.quantity).sum::<u32>(), *units);
             prop_assert!(*units > 0 && *units <= sale.schedule.limit_per_customer, "{log:?}");

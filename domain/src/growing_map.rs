@@ -1,0 +1,182 @@
+//! A hash map that grows without a pause.
+//!
+//! A plain one moves all that it holds whenever it is full: 0.4 s for the claims of a sale at a million of them, and every
+//! command of the partition waits. This one is many small ones from some size on, each of which moves by itself.
+
+use alloc::boxed::Box;
+use core::fmt;
+use core::hash::{BuildHasher as _, Hash};
+
+use hashbrown::HashMap;
+use hashbrown::hash_map;
+
+/// Entries of a map that is still one.
+const SPLIT_AT: usize = 4096;
+const PARTS: usize = 256;
+
+/// Each operation moves about a 256th of the entries at most, or 4,096 of them.
+#[derive(Clone)]
+pub struct GrowingMap<K, V>(Parts<K, V>);
+
+#[derive(Clone)]
+enum Parts<K, V> {
+    One(HashMap<K, V>),
+    Many { parts: Box<[HashMap<K, V>]>, len: usize },
+}
+
+impl<K: Eq + Hash, V> GrowingMap<K, V> {
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Parts::One(map) => map.len(),
+            Parts::Many { len, .. } => *len,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn get(&self, key: &K) -> Option<&V> {
+        match &self.0 {
+            Parts::One(map) => map.get(key),
+            Parts::Many { parts, .. } => parts[part_of(parts, key)].get(key),
+        }
+    }
+
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        match &mut self.0 {
+            Parts::One(map) => map.get_mut(key),
+            Parts::Many { parts, .. } => parts[part_of(parts, key)].get_mut(key),
+        }
+    }
+
+    pub fn contains_key(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Gives what was there before.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        self.split_if_full();
+        match &mut self.0 {
+            Parts::One(map) => map.insert(key, value),
+            Parts::Many { parts, len } => {
+                let before = parts[part_of(parts, &key)].insert(key, value);
+                *len += usize::from(before.is_none());
+                before
+            }
+        }
+    }
+
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        match &mut self.0 {
+            Parts::One(map) => map.remove(key),
+            Parts::Many { parts, len } => {
+                let removed = parts[part_of(parts, key)].remove(key);
+                *len -= usize::from(removed.is_some());
+                removed
+            }
+        }
+    }
+
+    /// In no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        match &self.0 {
+            Parts::One(map) => core::slice::from_ref(map),
+            Parts::Many { parts, .. } => parts,
+        }
+        .iter()
+        .flat_map(hash_map::HashMap::iter)
+    }
+
+    /// In no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+
+    fn split_if_full(&mut self) {
+        let Parts::One(map) = &mut self.0 else { return };
+        if map.len() < SPLIT_AT {
+            return;
+        }
+        let len = map.len();
+        let whole = core::mem::take(map);
+        let mut parts: Box<[HashMap<K, V>]> = (0..PARTS).map(|_| HashMap::new()).collect();
+        for (key, value) in whole {
+            parts[part_of(&parts, &key)].insert(key, value);
+        }
+        self.0 = Parts::Many { parts, len };
+    }
+}
+
+/// By bits that the parts themselves, of less than 2^32 places, don't look at.
+fn part_of<K: Hash, V>(parts: &[HashMap<K, V>], key: &K) -> usize {
+    (parts[0].hasher().hash_one(key) >> 32) as usize % PARTS
+}
+
+impl<K, V> Default for GrowingMap<K, V> {
+    fn default() -> Self {
+        Self(Parts::One(HashMap::default()))
+    }
+}
+
+impl<K: Eq + Hash, V> FromIterator<(K, V)> for GrowingMap<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut map = Self::default();
+        for (key, value) in entries {
+            map.insert(key, value);
+        }
+        map
+    }
+}
+
+impl<K: Eq + Hash, V, const N: usize> From<[(K, V); N]> for GrowingMap<K, V> {
+    fn from(entries: [(K, V); N]) -> Self {
+        entries.into_iter().collect()
+    }
+}
+
+impl<K: Eq + Hash, V: PartialEq> PartialEq for GrowingMap<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().all(|(key, value)| other.get(key) == Some(value))
+    }
+}
+
+impl<K: Eq + Hash, V: Eq> Eq for GrowingMap<K, V> {}
+
+impl<K: Eq + Hash + fmt::Debug, V: fmt::Debug> fmt::Debug for GrowingMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        #[test]
+        fn it_is_a_map_whatever_its_size(steps in proptest::collection::vec((0..9_000_u32, 0..4_u8), 30_000)) {
+            let (mut map, mut model) = (GrowingMap::default(), BTreeMap::new());
+            for (key, what) in steps {
+                match what {
+                    0 => prop_assert_eq!(map.remove(&key), model.remove(&key)),
+                    _ => prop_assert_eq!(map.insert(key, what), model.insert(key, what)),
+                }
+                prop_assert_eq!(map.len(), model.len());
+            }
+            let is_split = matches!(map.0, Parts::Many { .. });
+            prop_assert!(is_split);
+            prop_assert_eq!(map.iter().map(|(key, value)| (*key, *value)).collect::<BTreeMap<_, _>>(), model.clone());
+            prop_assert!((0..9_000).all(|key| map.get(&key) == model.get(&key)));
+            prop_assert_eq!(&map, &model.into_iter().collect());
+            map.insert(9_000, 1);
+            prop_assert_ne!(map.clone(), map.iter().filter(|entry| *entry.0 < 9_000).map(|(k, v)| (*k, *v)).collect());
+        }
+    }
+}
