@@ -303,14 +303,16 @@ async fn what_was_parked_is_done_when_an_operator_says_so() {
     let key = IdempotencyKey::by_nature(at, "reserve o").to_string();
     let other = json!({ "order": "other", "quantity": 2 });
     let used = whole.commands.post_with("/v1/products/cd/reserve", &[("idempotency-key", &key)], other).await;
-    used.accepted(&["product.reserved.v1"]);
+    let used = used.accepted(&["product.reserved.v1"]);
     whole.reactor = Some(whole.shop.reactor(whole.command_api.as_ref().unwrap(), 600).await);
     let admin = whole.reactor.as_ref().unwrap().admin_client();
     eventually("it is parked", async || {
         (admin.get("/parked").await.json()["parked"][0]["aggregate"] == "order/o").then_some(())
     })
     .await;
-    // As when its window is over.
+    // As when its window is over: once the projector has written it down, or it would do so afterwards.
+    let written = [("consistency-token", &*used.token()), ("prefer", "wait=10")];
+    assert_eq!(whole.queries.get_with("/v1/products/cd", &written).await.status, 200);
     whole.shop.sql("DELETE FROM repeats").await;
     whole.restart_command_api().await;
     eventually("it is done", async || {

@@ -58,7 +58,7 @@ pub(crate) struct Names {
 
 pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
-        bail!("no stack is ready here; start one by `cargo stack up`, best with --payment-window 5");
+        bail!("no stack is ready here; start one by `cargo stack up`, best with --payment-window 60");
     }
     let run = format!("{:x}", Timestamp::now().as_millisecond());
     let names = Names { product: format!("cd-{run}"), sale: format!("drop-{run}"), run };

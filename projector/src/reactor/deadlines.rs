@@ -19,12 +19,12 @@ use super::commands::Commands;
 use super::positions::{ReactorStoreError, connect, of_kind};
 use crate::metrics::Metrics;
 
-/// Between looks while nothing is due: one index entry is read.
+/// Between looks, unless there is more than one look takes. While nothing is due, one index entry is read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 /// What could not be done is tried again when it is over.
 const LEASE: Duration = Duration::from_secs(10);
-const MAX_AT_ONCE: i64 = 1000;
+const MAX_AT_ONCE: u32 = 1000;
 
 struct Due {
     kind: String,
@@ -39,7 +39,7 @@ pub(crate) async fn fire(url: Secret, commands: Arc<Commands>, metrics: Arc<Metr
     while !shutdown.is_requested() {
         let wait = tokio::select! {
             fired = fire_due(&url, &mut client, &commands, &metrics) => match fired {
-                Ok(0) => LOOK_EVERY,
+                Ok(fired) if fired < MAX_AT_ONCE as usize => LOOK_EVERY,
                 Ok(_) => Duration::ZERO,
                 Err(error) => {
                     client = None;
@@ -68,7 +68,7 @@ async fn fire_due(
         None => client.insert(connect(url).await?),
     };
     let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-    let rows = client.query(include_str!("lease_deadlines.sql"), &[&MAX_AT_ONCE, &lease_ms]).await?;
+    let rows = client.query(include_str!("lease_deadlines.sql"), &[&i64::from(MAX_AT_ONCE), &lease_ms]).await?;
     let due: Vec<Due> = rows.iter().enumerate().filter_map(|(source, row)| read(row, source)).collect();
     if due.is_empty() {
         return Ok(0);
