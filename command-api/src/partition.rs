@@ -182,7 +182,7 @@ impl<R> Partition<R> {
     }
 
     fn decide(&mut self, request: Request<R>, may_count: bool, now: TimeMs, out: &mut impl Outside<Reply = R>) {
-        if let Some(repeat) = self.memory.repeats.get(&request.aggregate, request.key.as_str()) {
+        if let Some(repeat) = self.memory.repeats.of(&request) {
             let answer = repeat.answer(self.partition, request.fingerprint);
             return self.prove(request, may_count, answer);
         }
@@ -349,7 +349,9 @@ impl<R> Partition<R> {
         self.memory.aggregates.apply(&request.aggregate, events, version, offset, at);
         let repeat = Repeat { offset, fingerprint: request.fingerprint, version, events: names.into() };
         let answer = repeat.accepted(self.partition);
-        self.memory.repeats.insert(&request.aggregate, request.key.as_str(), at, repeat);
+        if let Some(key) = request.remembered_key() {
+            self.memory.repeats.insert(&request.aggregate, key.as_str(), at, repeat);
+        }
         self.pending.push(Pending { needs: seq, may_count: true, answer, request });
     }
 

@@ -2,6 +2,8 @@
 
 use alloc::boxed::Box;
 
+use sha2::{Digest as _, Sha256};
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProductId(pub Box<str>);
 
@@ -9,10 +11,11 @@ pub struct ProductId(pub Box<str>);
 pub struct OrderId(pub Box<str>);
 
 impl OrderId {
-    /// In 64 bits, the same for ever (FNV-1a): for sets of orders that only grow. Of a million orders one is taken for
-    /// another with a chance of one in 10^13.
-    pub fn fingerprint(&self) -> u64 {
-        self.0.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    /// Half of its SHA-256, for sets of orders that only grow. Clients choose the names of their orders: two that share
+    /// a fingerprint would get the units of one, so nobody may be able to find such a pair.
+    pub fn fingerprint(&self) -> u128 {
+        let hash = Sha256::digest(self.0.as_bytes());
+        u128::from_be_bytes(core::array::from_fn(|index| hash[index]))
     }
 }
 

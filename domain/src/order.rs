@@ -15,14 +15,32 @@ pub const MAX_LINES: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Place { customer: CustomerId, lines: Vec<Line>, sale: Option<SaleId>, ordered_at: Option<TimeMs> },
-    ConfirmLine { product: ProductId },
-    RejectLine { product: ProductId, reason: Option<Box<str>> },
-    Pay { payment: PaymentId, amount_cents: u64 },
+    Place {
+        customer: CustomerId,
+        lines: Vec<Line>,
+        sale: Option<SaleId>,
+        ordered_at: Option<TimeMs>,
+    },
+    ConfirmLine {
+        product: ProductId,
+    },
+    RejectLine {
+        product: ProductId,
+        reason: Option<Box<str>>,
+    },
+    Pay {
+        payment: PaymentId,
+        amount_cents: u64,
+    },
     Ship(Parcel),
     Deliver(Parcel),
-    Cancel { reason: Option<Box<str>> },
-    Expire,
+    Cancel {
+        reason: Option<Box<str>>,
+    },
+    /// `due_at`: not before.
+    Expire {
+        due_at: Option<TimeMs>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +156,8 @@ pub enum Rejection {
     NotConfirmed,
     WrongAmount,
     Expired,
+    /// It is too early to expire.
+    NotDue,
     /// By another payment; or it cannot expire any more.
     AlreadyPaid,
     NotPaid,
@@ -181,7 +201,7 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
         Command::Ship(parcel) => ship(state, parcel),
         Command::Deliver(parcel) => deliver(state, parcel),
         Command::Cancel { reason } => cancel(state, reason.as_deref()),
-        Command::Expire => expire(state),
+        Command::Expire { due_at } => expire(state, *due_at, at),
     }
 }
 
@@ -320,8 +340,9 @@ fn deliver(state: &State, parcel: &Parcel) -> Result<Vec<Event>, Rejection> {
     }
 }
 
-fn expire(state: &State) -> Result<Vec<Event>, Rejection> {
+fn expire(state: &State, due_at: Option<TimeMs>, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match state {
+        State::Confirmed(_) if due_at.is_some_and(|due_at| at < due_at) => Err(Rejection::NotDue),
         State::Confirmed(placement) => Ok(vec![Event::Expired(ending(placement, None))]),
         State::Expired(_) => Ok(vec![]),
         State::Paid(_) | State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyPaid),

@@ -104,7 +104,7 @@ pub struct Product {
     /// Units that open orders hold, each until it is released or committed.
     pub reservations: GrowingMap<OrderId, u32>,
     /// Orders that got theirs, by their fingerprints: they get it once, however late they ask again.
-    pub committed: GrowingMap<u64, ()>,
+    pub committed: GrowingMap<u128, ()>,
     pub allotments: HashMap<SaleId, Allotment>,
 }
 
@@ -138,7 +138,7 @@ impl State {
         /// An id with the allocator's share, its place in the map, and the map's own byte.
         const RESERVATION: usize = 32 + size_of::<(OrderId, u32)>() + 1;
         /// The same of a map that is between half full and full.
-        const COMMITTED: usize = 12;
+        const COMMITTED: usize = 24;
         match self {
             Self::Unregistered => 0,
             Self::OnSale(product) | Self::Discontinued(product) => {

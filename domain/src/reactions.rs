@@ -25,6 +25,11 @@ use crate::{AggregateType, Command, Event, TimeMs, order, product, sale};
 /// The most units of one product that are reserved for an order, however many of its lines name it.
 const MAX_UNITS: u32 = 1_000_000_000;
 
+/// The rule that refuses what comes too early, by its name.
+pub const NOT_DUE: &str = "not_due";
+/// An order that was ordered longer ago than this when it was placed is a record of what happened elsewhere.
+const RECORD_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// A command that an event causes, or the outcome of another step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -98,6 +103,7 @@ pub enum Step {
     Due {
         alarm: Alarm,
         id: Box<str>,
+        due_at: TimeMs,
     },
 }
 
@@ -115,6 +121,18 @@ pub enum Outcome<'a> {
     Accepted,
     /// By the name of the rule.
     Rejected(&'a str),
+}
+
+/// What comes after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Step(Step),
+    /// The chain ends.
+    Done,
+    /// The same step, once its time has come.
+    NotDue,
+    /// What was promised cannot be had: a person has to look.
+    Stuck,
 }
 
 /// What an event causes.
@@ -138,8 +156,7 @@ pub fn react(id: &str, event: &Event, at: TimeMs, is_caused: bool, payment_windo
 fn of_order(id: &OrderId, event: &OrderEvent, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
     let expire = |due| vec![(Alarm::ExpireOrder, due)];
     match event {
-        // It is a record of what was ordered elsewhere, long ago.
-        OrderEvent::Placed(placement) if placement.ordered_at < at => Reaction::default(),
+        OrderEvent::Placed(placement) if is_record(placement, at) => Reaction::default(),
         // Its lines are confirmed by whoever placed it.
         OrderEvent::Placed(placement) if placement.sale.is_some() && is_caused => Reaction::default(),
         OrderEvent::Placed(placement) => placed(id, placement).into(),
@@ -185,6 +202,10 @@ fn of_sale(id: &SaleId, event: &SaleEvent) -> Reaction {
         | SaleEvent::Opened
         | SaleEvent::Committed { .. } => Reaction::default(),
     }
+}
+
+fn is_record(placement: &Placement, at: TimeMs) -> bool {
+    placement.ordered_at.0.saturating_add(RECORD_AFTER_MS) < at.0
 }
 
 fn placed(id: &OrderId, placement: &Placement) -> Vec<Step> {
@@ -271,11 +292,14 @@ impl Step {
             Self::CommitClaim { sale, order } => to_sale(&sale.0, sale::Command::Commit { order: order.clone() }),
             Self::Stock { sale, .. } => to_sale(&sale.0, sale::Command::Stock),
             Self::Refuse { sale, reason } => to_sale(&sale.0, sale::Command::Refuse { reason: Some(reason.clone()) }),
-            Self::Due { alarm: Alarm::ExpireOrder, id } => {
-                (AggregateType::Order, id, Command::Order(order::Command::Expire))
+            Self::Due { alarm, id, due_at } => {
+                let due_at = Some(*due_at);
+                match alarm {
+                    Alarm::ExpireOrder => (AggregateType::Order, id, Command::Order(order::Command::Expire { due_at })),
+                    Alarm::OpenSale => to_sale(id, sale::Command::Open { due_at }),
+                    Alarm::CloseSale => to_sale(id, sale::Command::Close { due_at }),
+                }
             }
-            Self::Due { alarm: Alarm::OpenSale, id } => to_sale(id, sale::Command::Open),
-            Self::Due { alarm: Alarm::CloseSale, id } => to_sale(id, sale::Command::Close),
         }
     }
 
@@ -302,51 +326,58 @@ impl Step {
     }
 
     /// What comes next. A step that only lets go of something, and is refused, had been taken before or has nothing to
-    /// let go of.
-    pub fn then(&self, outcome: Outcome<'_>) -> Option<Self> {
-        match (self, outcome) {
-            (Self::Reserve { product, order, .. }, Outcome::Accepted) => {
-                Some(Self::ConfirmLine { order: order.clone(), product: product.clone(), sale: None })
+    /// let go of. One that was paid for is never refused, unless somebody else let go of it.
+    pub fn then(&self, outcome: Outcome<'_>) -> Next {
+        match outcome {
+            Outcome::Accepted => self.when_accepted(),
+            Outcome::Rejected(rule) => self.when_rejected(rule),
+        }
+    }
+
+    fn when_accepted(&self) -> Next {
+        let confirm = |order: &OrderId, product: &ProductId, sale: Option<&SaleId>| {
+            Next::Step(Self::ConfirmLine { order: order.clone(), product: product.clone(), sale: sale.cloned() })
+        };
+        match self {
+            Self::Reserve { product, order, .. } => confirm(order, product, None),
+            Self::Hold { sale, product, claim } => confirm(&claim.order, product, Some(sale)),
+            // It may have been placed and ended before.
+            Self::Place { order, line, sale, .. } => confirm(order, &line.product, Some(sale)),
+            Self::Allot { product, sale, units } => {
+                Next::Step(Self::Stock { sale: sale.clone(), product: product.clone(), units: *units })
             }
-            (Self::Hold { sale, product, claim }, Outcome::Accepted) => Some(Self::ConfirmLine {
-                order: claim.order.clone(),
-                product: product.clone(),
-                sale: Some(sale.clone()),
-            }),
-            (Self::Reserve { product, order, .. }, Outcome::Rejected(reason))
-            | (Self::Hold { product, claim: Claim { order, .. }, .. }, Outcome::Rejected(reason)) => {
-                Some(Self::RejectLine { order: order.clone(), product: product.clone(), reason: reason.into() })
+            Self::ConfirmLine { .. } | Self::RejectLine { .. } | Self::Release { .. } | Self::Return { .. } => {
+                Next::Done
+            }
+            Self::Commit { .. } | Self::CommitClaim { .. } | Self::Stock { .. } | Self::Refuse { .. } => Next::Done,
+            Self::TakeBack { .. } | Self::Due { .. } => Next::Done,
+        }
+    }
+
+    fn when_rejected(&self, rule: &str) -> Next {
+        let give_back = |sale: &SaleId, order: &OrderId, is_ordered| {
+            Next::Step(Self::Return { sale: sale.clone(), order: order.clone(), is_ordered })
+        };
+        match self {
+            Self::Reserve { product, order, .. } | Self::Hold { product, claim: Claim { order, .. }, .. } => {
+                Next::Step(Self::RejectLine { order: order.clone(), product: product.clone(), reason: rule.into() })
             }
             // The order has ended.
-            (Self::ConfirmLine { order, product, sale: None }, Outcome::Rejected(_)) => {
-                Some(Self::Release { product: product.clone(), order: order.clone() })
+            Self::ConfirmLine { order, product, sale: None } => {
+                Next::Step(Self::Release { product: product.clone(), order: order.clone() })
             }
-            (Self::ConfirmLine { order, sale: Some(sale), .. }, Outcome::Rejected(_)) => {
-                Some(Self::Return { sale: sale.clone(), order: order.clone(), is_ordered: None })
-            }
-            // It may have been placed and ended before.
-            (Self::Place { order, line, sale, .. }, Outcome::Accepted) => Some(Self::ConfirmLine {
-                order: order.clone(),
-                product: line.product.clone(),
-                sale: Some(sale.clone()),
-            }),
+            Self::ConfirmLine { order, sale: Some(sale), .. } => give_back(sale, order, None),
             // There is another order of this name, which may hold units of its own.
-            (Self::Place { order, sale, .. }, Outcome::Rejected(_)) => {
-                Some(Self::Return { sale: sale.clone(), order: order.clone(), is_ordered: Some(false) })
-            }
-            (Self::Allot { product, sale, units }, Outcome::Accepted) => {
-                Some(Self::Stock { sale: sale.clone(), product: product.clone(), units: *units })
-            }
-            (Self::Allot { sale, .. }, Outcome::Rejected(reason)) => {
-                Some(Self::Refuse { sale: sale.clone(), reason: reason.into() })
-            }
+            Self::Place { order, sale, .. } => give_back(sale, order, Some(false)),
+            Self::Allot { sale, .. } => Next::Step(Self::Refuse { sale: sale.clone(), reason: rule.into() }),
             // It had been refused by what the product said before.
-            (Self::Stock { sale, product, units }, Outcome::Rejected(_)) => {
-                Some(Self::TakeBack { product: product.clone(), sale: sale.clone(), total: *units })
+            Self::Stock { sale, product, units } => {
+                Next::Step(Self::TakeBack { product: product.clone(), sale: sale.clone(), total: *units })
             }
-            (Self::ConfirmLine { .. } | Self::Stock { .. }, Outcome::Accepted) => None,
-            (Self::RejectLine { .. } | Self::Release { .. } | Self::Return { .. } | Self::Commit { .. }, _) => None,
-            (Self::CommitClaim { .. } | Self::Refuse { .. } | Self::TakeBack { .. } | Self::Due { .. }, _) => None,
+            Self::Commit { .. } | Self::CommitClaim { .. } => Next::Stuck,
+            Self::Due { .. } if rule == NOT_DUE => Next::NotDue,
+            Self::RejectLine { .. } | Self::Release { .. } | Self::Return { .. } => Next::Done,
+            Self::Refuse { .. } | Self::TakeBack { .. } | Self::Due { .. } => Next::Done,
         }
     }
 }

@@ -20,8 +20,14 @@ pub enum Command {
     Refuse {
         reason: Option<Box<str>>,
     },
-    Open,
-    Close,
+    /// `due_at`: not before.
+    Open {
+        due_at: Option<TimeMs>,
+    },
+    /// As above.
+    Close {
+        due_at: Option<TimeMs>,
+    },
     Claim(Claim),
     /// The same for an order that was placed already.
     Hold {
@@ -156,6 +162,8 @@ pub enum Rejection {
     BadWindow,
     NotScheduled,
     AlreadyClosed,
+    /// It is too early to open or to close by itself.
+    NotDue,
     AlreadyStocked,
     SaleNotOpen,
     SoldOut,
@@ -198,7 +206,10 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
         (State::Scheduled(sale), _) => sale,
         (State::Unscheduled, Command::Claim(_) | Command::Hold { .. }) => return Err(Rejection::SaleNotOpen),
         (State::Unscheduled, Command::Return { .. } | Command::Commit { .. }) => return Err(Rejection::NotClaimed),
-        (State::Unscheduled, Command::Stock | Command::Refuse { .. } | Command::Open | Command::Close) => {
+        (
+            State::Unscheduled,
+            Command::Stock | Command::Refuse { .. } | Command::Open { .. } | Command::Close { .. },
+        ) => {
             return Err(Rejection::NotScheduled);
         }
     };
@@ -206,11 +217,14 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
         Command::Schedule(_) => Err(Rejection::AlreadyScheduled),
         Command::Stock => stock(sale),
         Command::Refuse { reason } => refuse(sale, reason.as_deref()),
-        Command::Open if sale.has_ended() => Err(Rejection::AlreadyClosed),
-        Command::Open if sale.is_opened => Ok(vec![]),
-        Command::Open => Ok(vec![Event::Opened]),
-        Command::Close if sale.has_ended() => Ok(vec![]),
-        Command::Close => {
+        Command::Open { .. } if sale.has_ended() => Err(Rejection::AlreadyClosed),
+        Command::Open { .. } if sale.is_opened => Ok(vec![]),
+        Command::Close { .. } if sale.has_ended() => Ok(vec![]),
+        Command::Open { due_at: Some(due_at) } | Command::Close { due_at: Some(due_at) } if at < *due_at => {
+            Err(Rejection::NotDue)
+        }
+        Command::Open { .. } => Ok(vec![Event::Opened]),
+        Command::Close { .. } => {
             let left = if sale.stock == Stock::Taken { sale.schedule.units - sale.claimed } else { 0 };
             Ok(vec![closed(sale, left)])
         }

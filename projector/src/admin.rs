@@ -1,6 +1,6 @@
 //! What operators ask on the admin port: what is parked, and what is to become of it. Any projector answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -14,8 +14,8 @@ use schemas::views::VIEWS;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::postgres::{Store, StoreError, Target};
-use crate::reactor::{self, Commands, REACTOR};
+use crate::postgres::{DEADLINES, Store, StoreError, Target};
+use crate::reactor::{self, REACTOR, WeakLanes};
 use crate::redis::put_live;
 
 const SHOW_TRIES: u32 = 5;
@@ -26,20 +26,20 @@ struct Servers {
     postgres_url: Secret,
     redis_url: Secret,
     redis_prefix: String,
-    /// Where this process reacts to events.
-    commands: Option<Arc<Commands>>,
+    /// Set where this process reacts to events.
+    lanes: Arc<OnceLock<WeakLanes>>,
     payment_window: Duration,
 }
 
 /// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`.
-/// `commands`: where this process reacts to events.
-pub(crate) fn routes(config: &Config, commands: Option<Arc<Commands>>) -> Router {
+/// `lanes`: set where this process reacts to events.
+pub(crate) fn routes(config: &Config, lanes: Arc<OnceLock<WeakLanes>>) -> Router {
     let Config { postgres_url, redis_url, redis_prefix, payment_window, .. } = config.clone();
     Router::new()
         .route("/parked", get(list))
         .route("/parked/{view}/{type}/{id}/retry", post(retry))
         .route("/parked/{view}/{type}/{id}/discard", post(discard))
-        .with_state(Servers { postgres_url, redis_url, redis_prefix, commands, payment_window })
+        .with_state(Servers { postgres_url, redis_url, redis_prefix, lanes, payment_window })
 }
 
 async fn list(State(servers): State<Servers>) -> Result<Json<Value>, Response> {
@@ -67,6 +67,10 @@ async fn retry(
     if let Some(aggregate) = of_reactor(&place) {
         return servers.react_again(&aggregate).await;
     }
+    if let Some(aggregate) = of_deadlines(&place) {
+        let is_there = servers.store().await?.fire_again(&aggregate).await.map_err(|error| failed(&error))?;
+        return if is_there { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(not_parked()) };
+    }
     let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
     let rows = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
     let Some(rows) = rows else { return Err(not_parked()) };
@@ -86,6 +90,10 @@ async fn discard(
     State(servers): State<Servers>,
     Path(place): Path<(String, String, String)>,
 ) -> Result<Response, Response> {
+    if let Some(aggregate) = of_deadlines(&place) {
+        let was_there = servers.store().await?.discard_deadlines(&aggregate).await.map_err(|error| failed(&error))?;
+        return if was_there { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(not_parked()) };
+    }
     let (view, aggregate) = match of_reactor(&place) {
         Some(aggregate) => (REACTOR, aggregate),
         None => parse(&place).map(|(view, aggregate)| (VIEWS[view].name, aggregate)).ok_or_else(not_parked)?,
@@ -101,19 +109,20 @@ async fn discard(
 impl Servers {
     /// What was not reacted to, in its order.
     async fn react_again(&self, aggregate: &str) -> Result<Response, Response> {
-        let Some(commands) = &self.commands else {
+        let Some(lanes) = self.lanes.get().and_then(WeakLanes::upgrade) else {
             let detail = "this projector does not react to events: ask one that does";
             return Err((StatusCode::CONFLICT, detail).into_response());
         };
         let store = self.store().await?;
         let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
         let Some(records) = parked else { return Err(not_parked()) };
-        let done = reactor::again(commands, &records, self.payment_window).await;
-        done.map_err(|reason| failed(&StoreError::Fold(reason)))?;
-        let last = records.iter().map(|(_, offset, _)| offset).max().unwrap_or_default();
-        store.forget_reactions(aggregate, last).await.map_err(|error| failed(&error))?;
-        tracing::info!(aggregate, "what was parked is reacted to");
-        Ok(StatusCode::NO_CONTENT.into_response())
+        let (done, why_not) = reactor::again(&lanes, &records, self.payment_window).await;
+        store.forget_reactions(aggregate, &done).await.map_err(|error| failed(&error))?;
+        tracing::info!(aggregate, records = done.len(), "what was parked is reacted to");
+        match why_not {
+            None => Ok(StatusCode::NO_CONTENT.into_response()),
+            Some(reason) => Err(failed(&StoreError::Fold(reason))),
+        }
     }
 
     async fn store(&self) -> Result<Store, Response> {
@@ -124,6 +133,11 @@ impl Servers {
 /// The aggregate's name, where it is the reactor that it is parked for.
 fn of_reactor((view, kind, id): &(String, String, String)) -> Option<String> {
     (view == REACTOR).then(|| format!("{kind}/{id}"))
+}
+
+/// The same of deadlines that failed.
+fn of_deadlines((view, kind, id): &(String, String, String)) -> Option<String> {
+    (view == DEADLINES).then(|| format!("{kind}/{id}"))
 }
 
 /// The view's index, and the aggregate's name.

@@ -32,15 +32,25 @@ pub(crate) struct RepeatRows {
     pub(crate) events: Vec<i16>,
 }
 
+impl RepeatRows {
+    /// What an event caused is never asked for by its key.
+    fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
+        if commit.cause.is_some() {
+            return;
+        }
+        self.keys.push(repeat_key(&commit.aggregate, &commit.command_id));
+        self.at_ms.push(commit.at_ms.cast_signed());
+        self.partitions.push(partition.cast_signed());
+        self.offsets.push(offset);
+        self.fingerprints.push(commit.fingerprint.cast_signed());
+        self.versions.push(commit.version.cast_signed());
+        self.events.push(i16::try_from(commit.events.len()).unwrap_or(i16::MAX));
+    }
+}
+
 impl JournalRows {
     pub(crate) fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
-        self.repeats.keys.push(repeat_key(&commit.aggregate, &commit.command_id));
-        self.repeats.at_ms.push(commit.at_ms.cast_signed());
-        self.repeats.partitions.push(partition.cast_signed());
-        self.repeats.offsets.push(offset);
-        self.repeats.fingerprints.push(commit.fingerprint.cast_signed());
-        self.repeats.versions.push(commit.version.cast_signed());
-        self.repeats.events.push(i16::try_from(commit.events.len()).unwrap_or(i16::MAX));
+        self.repeats.push(partition, offset, commit);
         let first = commit.version + 1 - commit.events.len() as u64;
         for (event, version) in commit.events.iter().zip(first..) {
             self.aggregates.push(commit.aggregate.to_string());

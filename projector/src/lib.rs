@@ -28,7 +28,7 @@ pub mod audit;
 pub mod rebuild;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use chassis::admin::AdminServer;
 use chassis::kafka::group::Group;
@@ -45,7 +45,8 @@ pub use migrate::migrate;
 
 use metrics::Metrics;
 use projector::{Projector, Ready};
-use reactor::{Commands, Reactor, deadlines};
+use reactor::deadlines::Deadlines;
+use reactor::{Commands, Lanes, Reactor, WeakLanes};
 use redis::Cache;
 
 /// A projector that is bound and folds nothing yet.
@@ -56,7 +57,9 @@ pub struct App {
     ready: Ready,
     reactor_ready: Condition,
     /// Where it reacts to events.
-    commands: Option<Arc<Commands>>,
+    commands: Option<Commands>,
+    /// From there, once it reacts.
+    lanes: Arc<OnceLock<WeakLanes>>,
     metrics: Arc<Metrics>,
 }
 
@@ -72,10 +75,11 @@ impl App {
             redis: readiness.condition("redis"),
         };
         let reactor_ready = readiness.condition("reactor");
-        let commands = Commands::of(&config)?.map(Arc::new);
+        let commands = Commands::of(&config)?;
+        let lanes = Arc::default();
         let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?
-            .merge(admin::routes(&config, commands.clone()));
-        Ok(Self { config, admin, readiness, ready, reactor_ready, commands, metrics })
+            .merge(admin::routes(&config, Arc::clone(&lanes)));
+        Ok(Self { config, admin, readiness, ready, reactor_ready, commands, lanes, metrics })
     }
 
     pub fn admin_addr(&self) -> SocketAddr {
@@ -88,15 +92,18 @@ impl App {
 
     /// Folds what it is assigned, until shutdown; the batch in hand is finished first.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, admin, readiness: _, ready, reactor_ready, commands, metrics } = self;
+        let Self { config, admin, readiness: _, ready, reactor_ready, commands, lanes, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
             let mut tasks = Tasks::new();
+            let to_commands = commands.map(|commands| Lanes::start(commands, partitions, metrics.clone(), &mut tasks));
+            // It is set here alone.
+            let _ = to_commands.as_ref().map(|to_commands| lanes.set(to_commands.weak()));
             let reactors =
-                start_reactor(&config, partitions, (&metrics, commands), reactor_ready, (&mut tasks, &shutdown))?;
+                start_reactor(&config, partitions, (&metrics, to_commands), reactor_ready, (&mut tasks, &shutdown))?;
             let grace = config.grace;
             let projectors = start_projector(config, partitions, metrics, ready, (&mut tasks, &shutdown))?;
             tokio::select! {
@@ -139,21 +146,21 @@ fn start_projector(
 fn start_reactor(
     config: &Config,
     partitions: u32,
-    (metrics, commands): (&Arc<Metrics>, Option<Arc<Commands>>),
+    (metrics, lanes): (&Arc<Metrics>, Option<Lanes>),
     ready: Condition,
     (tasks, shutdown): (&mut Tasks, &Shutdown),
 ) -> anyhow::Result<Option<Group>> {
-    let Some(commands) = commands else {
+    let Some(lanes) = lanes else {
         ready.ready();
         return Ok(None);
     };
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
     let group = Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &meeting(topic)), sender)?;
-    let fire = deadlines::fire(config.postgres_url.clone(), commands.clone(), metrics.clone(), shutdown.clone());
+    let deadlines = Deadlines { url: config.postgres_url.clone(), lanes: lanes.clone(), metrics: metrics.clone() };
     let (config, metrics) = (config.clone(), metrics.clone());
-    let reactor = Reactor { config, partitions, commands, metrics, ready, assignment };
+    let reactor = Reactor { config, partitions, lanes, metrics, ready, assignment };
     tasks.spawn("reactor", reactor.run(shutdown.clone()));
-    tasks.spawn("deadlines", fire);
+    tasks.spawn("deadlines", deadlines.fire(shutdown.clone()));
     Ok(Some(group))
 }

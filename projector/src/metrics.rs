@@ -119,7 +119,7 @@ impl Metrics {
             Answered::Accepted => "accepted",
             Answered::Rejected(_) => "rejected",
             Answered::Later => "later",
-            Answered::Refused(_) => "refused",
+            Answered::Refused(_) | Answered::Quarantined(_) => "refused",
         };
         self.steps.add(1, &[KeyValue::new("outcome", outcome)]);
     }

@@ -22,6 +22,7 @@ use tokio_postgres::{Client, NoTls, Row, Statement};
 
 pub(crate) use columns::{Checkpoints, ParkedRecords};
 use columns::{Param, Parts, Rows, journal_params, repeats_params};
+pub(crate) use parked::DEADLINES;
 
 use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};

@@ -1,39 +1,42 @@
 //! Does what events cause: sends the steps of `domain::reactions` to command-api, and sets the alarms.
 //!
-//! It reads the log by itself, from checkpoints of its own. The steps of a batch are taken in waves, each of what the
-//! outcomes of the one before lead to; the checkpoint moves when none is left, with the alarms in the same transaction.
+//! It reads the log by itself, from checkpoints of its own. Each step goes into the lane of the aggregate that it asks,
+//! and leads to the next one there; the checkpoint follows what has ended.
 //!
-//! Invariant: every step of every event is taken at least once, in whatever order, before the checkpoint passes the event.
-//! That it may be taken again, at any time, is what the steps are made for.
+//! Invariant: every step of every event is taken at least once, those to one aggregate in their order, before the
+//! checkpoint passes the event. That it may be taken again, at any time, is what the steps are made for.
 //!
-//! Invariant: a step that cannot be taken is parked with its event's aggregate, and holds up nothing else. Overload and
+//! Invariant: a step that cannot be taken is parked with its event's record, and holds up nothing else. Overload and
 //! outages are no reason: then everything waits.
 
 mod chains;
 mod commands;
-pub(crate) mod deadlines;
+mod lanes;
 mod positions;
+pub(crate) mod deadlines;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
+use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::chain::Verdict;
 use schemas::record::Record;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::fold::{FoldError, Records};
 use crate::log::{self, Batch};
 use crate::metrics::Metrics;
-use crate::poison::ParkedRecord;
-use chains::{Chain, Failed};
+use chains::{Chain, End, Ended, Lease, Sender};
 pub(crate) use commands::{Answered, Commands};
-pub(crate) use positions::{Positions, REACTOR, ReactorStoreError};
+pub(crate) use lanes::{Lanes, WeakLanes};
+use positions::Positions;
+pub(crate) use positions::{REACTOR, ReactorStoreError};
 
 /// After something broke.
 const RETRY: Duration = Duration::from_millis(300);
@@ -41,6 +44,16 @@ const RETRY: Duration = Duration::from_millis(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The checkpoints follow this much behind at most: what they have not passed is only taken again after a crash.
 const MOVE_EVERY: Duration = Duration::from_millis(100);
+/// That nobody else moved them is proved at least this often.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+/// Chains under way; above it nothing more is read.
+const MAX_OPEN: usize = 4096;
+/// How long one step may be refused while others are taken.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a reactor that gives partitions away, or ends, waits for what it began.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+/// How long an operator waits for what was parked.
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 enum ReactorError {
@@ -52,16 +65,28 @@ enum ReactorError {
     Log(#[source] KafkaError),
     #[error("the log's reader could not start")]
     Reader(#[source] anyhow::Error),
+    #[error("it was not certain for a while that no other reactor had taken over")]
+    Lapsed,
 }
 
 pub(crate) struct Reactor {
     pub(crate) config: Config,
     pub(crate) partitions: u32,
-    pub(crate) commands: Arc<Commands>,
+    pub(crate) lanes: Lanes,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Condition,
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
+}
+
+/// From a load of the checkpoints to the next.
+struct Stretch<'a> {
+    reactor: &'a Reactor,
+    positions: Positions,
+    lease: Arc<Lease>,
+    sender: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    verified: Instant,
 }
 
 impl Reactor {
@@ -70,7 +95,7 @@ impl Reactor {
         while !shutdown.is_requested() {
             let wait = match self.stretch(&shutdown).await {
                 Ok(()) => continue,
-                Err(ReactorError::Store(ReactorStoreError::Moved)) => LOOK_AGAIN,
+                Err(ReactorError::Store(ReactorStoreError::Moved) | ReactorError::Lapsed) => LOOK_AGAIN,
                 Err(error @ (ReactorError::Read(_) | ReactorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::error!(error = reason, "the reactor halted: a person must look at the log");
@@ -99,107 +124,149 @@ impl Reactor {
             changed(&mut self.assignment, shutdown).await;
             return Ok(());
         }
-        let mut positions = Positions::load(&self.config.postgres_url, self.partitions, &assigned).await?;
-        self.metrics.reactor_parked(positions.parked.len());
-        let mut batches = log::follow(&self.config.kafka, &self.config.topic.name, &positions.from())
+        let mut assignment = self.assignment.clone();
+        let stretch = Stretch::begin(self, &assigned).await?;
+        let batches = log::follow(&self.config.kafka, &self.config.topic.name, &stretch.positions.from())
             .map_err(ReactorError::Reader)?;
         self.ready.ready();
         tracing::info!(partitions = ?assigned, "reacting");
-        let mut assignment = self.assignment.clone();
-        let mut last_move = Instant::now();
-        loop {
-            let batch = tokio::select! {
-                biased;
-                () = changed(&mut assignment, shutdown) => None,
-                batch = batches.recv() => Some(batch.map_err(ReactorError::Log)?),
-                () = tokio::time::sleep(MOVE_EVERY) => Some(Batch::default()),
-            };
-            let Some(batch) = batch else {
-                positions.commit().await?;
-                return Ok(());
-            };
-            tokio::select! {
-                // What is under way is given up: whoever takes over begins it again.
-                () = changed(&mut assignment, shutdown) => return Ok(()),
-                taken = self.take(&batch, &mut positions, &assigned) => taken?,
-            }
-            if last_move.elapsed() >= MOVE_EVERY {
-                positions.commit().await?;
-                last_move = Instant::now();
-            }
-        }
-    }
-
-    async fn take(
-        &self,
-        batch: &Batch,
-        positions: &mut Positions,
-        assigned: &BTreeSet<u32>,
-    ) -> Result<(), ReactorError> {
-        let records = Records::of(batch)?;
-        let window = u64::try_from(self.config.payment_window.as_millis()).unwrap_or(u64::MAX);
-        let mut chains = Vec::new();
-        let mut read = Vec::new();
-        for (partition, offset, value, record) in records.iter() {
-            if !assigned.contains(&partition) || positions.read(partition, offset, record)? != Some(Verdict::Counts) {
-                continue;
-            }
-            let Some(Record::Commit(commit)) = record else { continue };
-            let parked = |reason| ParkedRecord {
-                view: 0,
-                aggregate: commit.aggregate.to_string(),
-                partition,
-                offset,
-                version: commit.version,
-                reason,
-                record: value.to_vec(),
-            };
-            if positions.parked.contains(&*commit.aggregate) {
-                positions.park(parked(None));
-                continue;
-            }
-            let caused = chains::of(commit, (partition, offset), window, read.len());
-            positions.set(caused.alarms);
-            if !caused.chains.is_empty() {
-                chains.extend(caused.chains);
-                read.push((partition, offset, value, commit));
-            }
-        }
-        for Failed { source, reason } in self.finish(chains).await {
-            let (partition, offset, value, commit) = read[source];
-            tracing::error!(aggregate = &*commit.aggregate, reason, "parked: what it causes cannot be done");
-            let (aggregate, version, record) = (commit.aggregate.to_string(), commit.version, value.to_vec());
-            positions.park(ParkedRecord {
-                view: 0,
-                aggregate,
-                partition,
-                offset,
-                version,
-                reason: Some(reason),
-                record,
-            });
-        }
-        self.metrics.reactor_parked(positions.parked.len());
-        Ok(())
-    }
-
-    async fn finish(&self, chains: Vec<Chain>) -> Vec<Failed> {
-        chains::finish(&self.commands, Some(&self.metrics), chains).await
+        stretch.run(batches, changed(&mut assignment, shutdown)).await
     }
 }
 
-/// What the records of one aggregate cause, once more. An error says why it cannot be done.
-pub(crate) async fn again(commands: &Commands, batch: &Batch, payment_window: Duration) -> Result<(), String> {
-    let window = u64::try_from(payment_window.as_millis()).unwrap_or(u64::MAX);
-    let records = Records::of(batch).map_err(|error| error.to_string())?;
+impl<'a> Stretch<'a> {
+    async fn begin(reactor: &'a Reactor, assigned: &BTreeSet<u32>) -> Result<Self, ReactorError> {
+        let asked = Instant::now();
+        let positions = Positions::load(&reactor.config.postgres_url, reactor.partitions, assigned).await?;
+        let (sender, ended) = mpsc::unbounded_channel();
+        let mut stretch =
+            Self { reactor, positions, lease: Arc::new(Lease::new(asked)), sender, ended, verified: asked };
+        stretch.verify().await?;
+        Ok(stretch)
+    }
+
+    /// Until another reactor is to have its partitions, some of them at least, or this process ends.
+    async fn run(mut self, mut batches: log::Batches, over: impl Future<Output = ()>) -> Result<(), ReactorError> {
+        let mut over = std::pin::pin!(over);
+        let mut next_move = tokio::time::Instant::now() + MOVE_EVERY;
+        let mut all = Vec::new();
+        let outcome = loop {
+            let may_read = self.positions.open_chains() < MAX_OPEN;
+            let step = tokio::select! {
+                biased;
+                () = &mut over => break self.settle().await,
+                _ = self.ended.recv_many(&mut all, MAX_OPEN) => self.take_ended(&mut all),
+                () = tokio::time::sleep_until(next_move) => {
+                    next_move = tokio::time::Instant::now() + MOVE_EVERY;
+                    self.keep().await
+                }
+                batch = batches.recv(), if may_read => batch.map_err(ReactorError::Log).and_then(|batch| self.take(&batch)),
+            };
+            if let Err(error) = step {
+                break Err(error);
+            }
+        };
+        // Whatever has not begun is somebody else's, or this process's once more.
+        self.lease.end();
+        outcome
+    }
+
+    /// Begins what the records cause.
+    fn take(&mut self, batch: &Batch) -> Result<(), ReactorError> {
+        for (partition, offset, value, record) in Records::of(batch)?.iter() {
+            let source = (partition, offset);
+            if self.positions.read(source, record)? != Some(Verdict::Counts) {
+                continue;
+            }
+            let Some(Record::Commit(commit)) = record else { continue };
+            let caused = chains::of(commit, source, self.reactor.config.payment_window);
+            self.positions.set(caused.alarms);
+            self.positions.begin(source, value, commit, caused.steps.len());
+            for (step, cause) in caused.steps {
+                let (ended, lease) = (self.sender.clone(), Some(self.lease.clone()));
+                let sender = Sender { source, ended, lease, patience: PATIENCE };
+                self.reactor.lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
+            }
+        }
+        Ok(())
+    }
+
+    fn take_ended(&mut self, all: &mut Vec<Ended>) -> Result<(), ReactorError> {
+        let mut have_begun = true;
+        for ended in all.drain(..) {
+            have_begun &= self.positions.ended(ended);
+        }
+        if have_begun { Ok(()) } else { Err(ReactorError::Lapsed) }
+    }
+
+    /// Writes down how far it is, and makes sure that nobody else did.
+    async fn keep(&mut self) -> Result<(), ReactorError> {
+        let asked = Instant::now();
+        if self.positions.commit().await? {
+            self.lease.renew(asked);
+        }
+        if self.verified.elapsed() >= VERIFY_EVERY {
+            self.verify().await?;
+        }
+        Ok(())
+    }
+
+    async fn verify(&mut self) -> Result<(), ReactorError> {
+        let asked = Instant::now();
+        self.reactor.metrics.reactor_parked(self.positions.verify().await?);
+        self.lease.renew(asked);
+        self.verified = asked;
+        Ok(())
+    }
+
+    /// What has begun ends; what has not is left to others.
+    async fn settle(&mut self) -> Result<(), ReactorError> {
+        self.lease.end();
+        let deadline = tokio::time::Instant::now() + SETTLES_WITHIN;
+        while self.positions.open_chains() > 0 {
+            match tokio::time::timeout_at(deadline, self.ended.recv()).await {
+                Ok(Some(ended)) => _ = self.positions.ended(ended),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.positions.commit().await?;
+        Ok(())
+    }
+}
+
+/// What the records of one aggregate cause, once more. Gives the offsets of those that are done, and why others are not.
+pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration) -> (Vec<i64>, Option<String>) {
+    let (ended, mut answers) = mpsc::unbounded_channel();
+    let mut open: BTreeMap<i64, usize> = BTreeMap::new();
+    let records = match Records::of(batch) {
+        Ok(records) => records,
+        Err(error) => return (Vec::new(), Some(error.to_string())),
+    };
     for (partition, offset, _, record) in records.iter() {
         let Some(Record::Commit(commit)) = record else { continue };
-        let caused = chains::of(commit, (partition, offset), window, 0);
-        if let Some(Failed { reason, .. }) = chains::finish(commands, None, caused.chains).await.pop() {
-            return Err(reason);
+        let caused = chains::of(commit, (partition, offset), payment_window);
+        open.insert(offset, caused.steps.len());
+        for (step, cause) in caused.steps {
+            let sender =
+                Sender { source: (partition, offset), ended: ended.clone(), lease: None, patience: AGAIN_WITHIN };
+            lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
         }
     }
-    Ok(())
+    drop(ended);
+    let mut why_not = None;
+    let all = async {
+        while let Some(Ended { source: (_, offset), how }) = answers.recv().await {
+            match how {
+                End::Failed(reason) | End::Late(reason) => why_not = Some(reason),
+                End::Done | End::NotDue | End::Dropped => *open.entry(offset).or_default() -= 1,
+            }
+        }
+    };
+    if tokio::time::timeout(AGAIN_WITHIN, all).await.is_err() {
+        why_not.get_or_insert_with(|| "command-api does not take it just now".to_owned());
+    }
+    let done = open.into_iter().filter(|(_, chains)| *chains == 0).map(|(offset, _)| offset);
+    (done.collect(), why_not)
 }
 
 /// The share did, or it is time to end.

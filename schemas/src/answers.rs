@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use domain::Rejection;
 use domain::order::Rejection as OrderRejection;
 use domain::product::Rejection as ProductRejection;
+use domain::reactions::NOT_DUE;
 use domain::sale::Rejection as SaleRejection;
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,7 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             OrderRejection::NotConfirmed => "not_confirmed",
             OrderRejection::WrongAmount => "wrong_amount",
             OrderRejection::Expired => "expired",
+            OrderRejection::NotDue => NOT_DUE,
             OrderRejection::AlreadyPaid => "already_paid",
             OrderRejection::NotPaid => "not_paid",
             OrderRejection::NotShipped => "not_shipped",
@@ -148,6 +150,7 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             SaleRejection::BadWindow => "bad_window",
             SaleRejection::NotScheduled => "not_scheduled",
             SaleRejection::AlreadyClosed => "already_closed",
+            SaleRejection::NotDue => NOT_DUE,
             SaleRejection::AlreadyStocked => "already_stocked",
             SaleRejection::SaleNotOpen => "sale_not_open",
             SaleRejection::SoldOut => "sold_out",

@@ -26,6 +26,10 @@ pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The most lines of a batch.
 pub const MAX_BATCH_LINES: usize = 10_000;
 
+/// The header by which a batch to the internal listener says, in milliseconds since 1970, when its sender waits no
+/// longer: what was not decided by then must not be, whoever slept in between.
+pub const UNTIL: &str = "stampede-until";
+
 /// A command as it came in, checked, with what tells it from another one under the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedCommand {

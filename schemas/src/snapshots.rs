@@ -14,7 +14,7 @@ use domain::{State, TimeMs, order, product, sale};
 use serde::{Deserialize, Serialize};
 
 /// The form that this build writes, and the only one that it reads.
-pub const FORM: i16 = 3;
+pub const FORM: i16 = 4;
 
 /// In postcard's encoding, which names no field: members are never reordered within a form.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ struct ProductSnapshot<'a> {
     #[serde(borrow)]
     reservations: Vec<(&'a str, u32)>,
     /// Fingerprints of the orders that got theirs, in their order.
-    committed: Vec<u64>,
+    committed: Vec<u128>,
     /// Sales with the units that each got, and those of them that it gave back; ordered likewise.
     #[serde(borrow)]
     allotments: Vec<(&'a str, u32, u32)>,
@@ -93,8 +93,8 @@ struct SaleSnapshot<'a> {
     is_opened: bool,
     is_closed: bool,
     given_back: u32,
-    /// Order, customer, quantity, whether the order was there before, and whether it is committed; in the order of the orders' names. The rest of a sale
-    /// is their sums.
+    /// Order, customer, quantity, whether the order was there before, and whether it is committed; in the order of the
+    /// orders' names. The rest of a sale is their sums.
     #[serde(borrow)]
     claims: Vec<(&'a str, &'a str, u32, bool, bool)>,
 }
@@ -136,7 +136,7 @@ fn of_product(state: &product::State) -> Option<ProductSnapshot<'_>> {
     };
     let reservations: BTreeMap<&str, u32> =
         product.reservations.iter().map(|(order, quantity)| (&*order.0, *quantity)).collect();
-    let mut committed: Vec<u64> = product.committed.iter().map(|(order, ())| *order).collect();
+    let mut committed: Vec<u128> = product.committed.iter().map(|(order, ())| *order).collect();
     committed.sort_unstable();
     let allotment = |(sale, allotment): (_, &Allotment)| (sale, (allotment.units, allotment.taken_back));
     let allotments: BTreeMap<&str, (u32, u32)> =

@@ -261,7 +261,7 @@ async fn what_can_never_be_done_is_parked_alone_and_given_up_by_an_operator() {
     append_broken(&shop).await;
     let whole = Whole::of(shop, 600).await;
     whole.register("cd", 5).await;
-    whole.place("stuck", &[("broken", 1)]).await;
+    whole.place("stuck", &[("broken", 1), ("cd", 1)]).await;
     whole.place("fine", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/fine", json!({ "status": "confirmed" })).await;
     let admin = whole.reactor.as_ref().unwrap().admin_client();
@@ -272,22 +272,45 @@ async fn what_can_never_be_done_is_parked_alone_and_given_up_by_an_operator() {
     .await;
     assert_eq!((&listed[0]["view"], &listed[0]["aggregate"]), (&json!("reactor"), &json!("order/stuck")));
     assert!(listed[0]["reason"].as_str().unwrap().contains("quarantine"), "{listed}");
-    // What else comes of the same aggregate waits behind it.
-    whole.commands.post("/v1/orders/stuck/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
-    eventually("the cancellation is parked, too", async || {
-        (admin.get("/parked").await.json()["parked"][0]["records"] == 2).then_some(())
-    })
-    .await;
     assert_eq!(admin.post("/parked/reactor/order/stuck/retry", json!({})).await.status, 409);
     assert_eq!(admin.post("/parked/reactor/order/fine/retry", json!({})).await.status, 404);
+    // What else comes of the same aggregate is done: the other line's units go back.
+    whole.comes_to("/v1/products/cd", json!({ "reserved": 2 })).await;
+    whole.commands.post("/v1/orders/stuck/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
+    whole.comes_to("/v1/products/cd", json!({ "reserved": 1 })).await;
     assert_eq!(admin.post("/parked/reactor/order/stuck/discard", json!({})).await.status, 204);
-    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]));
+    let again = || admin.post("/parked/reactor/order/stuck/discard", json!({}));
+    eventually("what comes of the cancellation is given up, too", async || (again().await.status == 404).then_some(()))
+        .await;
     whole.place("later", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/later", json!({ "status": "confirmed" })).await;
 }
 
 #[tokio::test]
-async fn what_was_parked_is_done_when_an_operator_says_so() {
+async fn a_payment_for_units_that_are_gone_is_parked_and_kept_when_they_are_back() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 5).await;
+    whole.place("o", &[("cd", 1)]).await;
+    whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
+    whole.commands.post("/v1/products/cd/release", json!({ "order": "o" })).await.accepted(&["product.released.v1"]);
+    whole.pay("o", 500).await.accepted(&["order.paid.v2"]);
+    let admin = whole.reactor.as_ref().unwrap().admin_client();
+    let reason = eventually("it is parked", async || {
+        let parked = admin.get("/parked").await.json()["parked"].take();
+        parked.get(0).filter(|one| one["aggregate"] == "order/o").map(|one| one["reason"].to_string())
+    })
+    .await;
+    assert!(reason.contains("not_reserved"), "{reason}");
+    assert_eq!(admin.post("/parked/reactor/order/o/retry", json!({})).await.status, 409);
+    let again = json!({ "order": "o", "quantity": 1 });
+    whole.commands.post("/v1/products/cd/reserve", again).await.accepted(&["product.reserved.v1"]);
+    assert_eq!(admin.post("/parked/reactor/order/o/retry", json!({})).await.status, 204);
+    whole.comes_to("/v1/products/cd", json!({ "stock": 4, "reserved": 0, "sold": 1 })).await;
+    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]));
+}
+
+#[tokio::test]
+async fn a_client_that_uses_the_reactors_key_first_keeps_it_from_nothing() {
     let shop = Shop::with_views(1).await;
     let command_api = shop.command_api().await;
     let services = [shop.projector().await, shop.query_api().await];
@@ -296,31 +319,40 @@ async fn what_was_parked_is_done_when_an_operator_says_so() {
         Whole { shop, commands, queries, command_api: Some(command_api), reactor: None, _services: services };
     whole.register("cd", 5).await;
     let token = whole.place("o", &[("cd", 1)]).await.token();
-    // Somebody has used the reactor's key for something else, and for as long as it is remembered nothing can be done.
     let fresh = [("consistency-token", &*token), ("prefer", "wait=10")];
     let history = whole.queries.get_with("/v1/orders/o/history?limit=1", &fresh).await.json();
     let at = parse_rfc3339(history[0]["time"].as_str().unwrap()).unwrap();
     let key = IdempotencyKey::by_nature(at, "reserve o").to_string();
     let other = json!({ "order": "other", "quantity": 2 });
     let used = whole.commands.post_with("/v1/products/cd/reserve", &[("idempotency-key", &key)], other).await;
-    let used = used.accepted(&["product.reserved.v1"]);
+    used.accepted(&["product.reserved.v1"]);
     whole.reactor = Some(whole.shop.reactor(whole.command_api.as_ref().unwrap(), 600).await);
-    let admin = whole.reactor.as_ref().unwrap().admin_client();
-    eventually("it is parked", async || {
-        (admin.get("/parked").await.json()["parked"][0]["aggregate"] == "order/o").then_some(())
-    })
-    .await;
-    // As when its window is over: once the projector has written it down, or it would do so afterwards.
-    let written = [("consistency-token", &*used.token()), ("prefer", "wait=10")];
-    assert_eq!(whole.queries.get_with("/v1/products/cd", &written).await.status, 200);
-    whole.shop.sql("DELETE FROM repeats").await;
-    whole.restart_command_api().await;
-    eventually("it is done", async || {
-        (admin.post("/parked/reactor/order/o/retry", json!({})).await.status == 204).then_some(())
-    })
-    .await;
     whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
-    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]));
+    whole.comes_to("/v1/products/cd", json!({ "reserved": 3 })).await;
+}
+
+#[tokio::test]
+async fn a_deadline_that_can_have_no_effect_is_listed_fired_again_and_given_up_by_an_operator() {
+    let whole = Whole::new(600).await;
+    let broken =
+        "INSERT INTO deadlines (kind, aggregate, due_at, cause) VALUES ('expire-order', 'order/a b', now(), '')";
+    whole.shop.sql(broken).await;
+    let admin = whole.reactor.as_ref().unwrap().admin_client();
+    let listed = async || {
+        let parked = admin.get("/parked").await.json()["parked"].take();
+        parked
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["view"] == "deadlines" && one["aggregate"] == "order/a b")
+            .then_some(())
+    };
+    eventually("it is listed", listed).await;
+    assert_eq!(admin.post("/parked/deadlines/order/a%20b/retry", json!({})).await.status, 204);
+    eventually("it fails once more", listed).await;
+    assert_eq!(admin.post("/parked/deadlines/order/a%20b/discard", json!({})).await.status, 204);
+    assert_eq!(admin.post("/parked/deadlines/order/a%20b/retry", json!({})).await.status, 404);
+    assert_eq!(whole.shop.sql("SELECT count(*) FROM deadlines").await, Some(0));
 }
 
 /// The first records of partition 0: a product has an event that no product can have.

@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
 use schemas::answers::Answer;
-use schemas::commands::{BatchLine, MAX_BATCH_LINES, Precondition, parse_if_match_field};
+use schemas::commands::{BatchLine, MAX_BATCH_LINES, Precondition, UNTIL, parse_if_match_field};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::admission::BatchUnderWay;
 use super::commands::{media_type, wait};
 use super::{AppState, Listener, Log, answers};
-use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable};
+use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable, now};
 use crate::mailbox::Patience;
 use crate::metrics::Metrics;
 
@@ -72,9 +72,10 @@ async fn begin(
     }
     // It was told when to end, and is slowed down instead of refused.
     let in_mailbox = wait(headers)?.unwrap_or(ANSWER_WITHIN);
-    let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox };
-    let order = Arc::new(BatchOrder::default());
     let internal = listener == Listener::Internal;
+    let left = if internal { left(headers)? } else { None };
+    let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };
+    let order = Arc::new(BatchOrder::default());
     let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience };
     let answers = futures_util::stream::unfold(
         (under_way, admitted, lines.into_iter(), FuturesOrdered::new()),
@@ -90,6 +91,14 @@ async fn begin(
     );
     let chunks = answers.ready_chunks(MAX_CHUNK_LINES).map(|lines| Ok::<_, std::convert::Infallible>(lines.concat()));
     Ok(Body::from_stream(chunks))
+}
+
+/// How long its sender still waits, if it says so.
+fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    let Some(until) = headers.get(UNTIL) else { return Ok(None) };
+    let until = until.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+    let until = until.ok_or_else(|| Problem::new(ProblemKind::InvalidRequest, format!("{UNTIL}: milliseconds")))?;
+    Ok(Some(Duration::from_millis(until.saturating_sub(now().0))))
 }
 
 /// Blank lines, such as one at the end, are nobody's.

@@ -56,7 +56,8 @@ impl<R> Partition<R> {
     pub(super) fn step_down(&mut self, out: &mut impl Outside<Reply = R>) {
         for Pending { request, may_count, .. } in self.pending.take() {
             // It may count so far back that only a look at what is kept would tell.
-            let is_open = may_count && self.memory.repeats.may_have_forgotten(&request.key);
+            let is_forgotten = |key| self.memory.repeats.may_have_forgotten(key);
+            let is_open = may_count && request.remembered_key().is_none_or(is_forgotten);
             let otherwise = if is_open { Answer::OutcomeUnknown } else { Answer::NoOwner };
             let answer = self.counted(&request).unwrap_or(otherwise);
             out.answer(request.reply, answer);
@@ -81,7 +82,7 @@ impl<R> Partition<R> {
     }
 
     fn counted(&self, request: &Request<R>) -> Option<Answer> {
-        let repeat = self.memory.repeats.get(&request.aggregate, request.key.as_str())?;
+        let repeat = self.memory.repeats.of(request)?;
         (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
     }
 

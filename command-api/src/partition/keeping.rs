@@ -74,14 +74,14 @@ impl<R> Partition<R> {
 
     /// What has to be brought before the command can be decided.
     pub(super) fn missing(&self, request: &Request<R>) -> Option<Wanted> {
-        let (aggregate, key) = (&request.aggregate, &request.key);
+        let aggregate = &request.aggregate;
         let waits = self.parked.waits(aggregate);
-        if !waits && self.memory.repeats.get(aggregate, key.as_str()).is_some() {
+        if !waits && self.memory.repeats.of(request).is_some() {
             return None;
         }
         // Without room for it, it is as good as cold: nobody brings it.
         let state = self.memory.aggregates.is_cold(aggregate) || self.full && !self.memory.aggregates.knows(aggregate);
-        let key = self.memory.repeats.may_have_forgotten(key).then(|| key.clone());
+        let key = request.remembered_key().filter(|key| self.memory.repeats.may_have_forgotten(key)).cloned();
         (waits || state || key.is_some()).then(|| Wanted { aggregate: aggregate.clone(), state, key })
     }
 
@@ -143,8 +143,7 @@ impl<R> Partition<R> {
         while matches!(self.phase, Phase::Owner(_)) && !self.leaving {
             let memory = &self.memory;
             let goes_on = |ParkedRequest { request, key_known, .. }: &ParkedRequest<R>| {
-                memory.repeats.get(aggregate, request.key.as_str()).is_some()
-                    || *key_known && !memory.aggregates.is_cold(aggregate)
+                memory.repeats.of(request).is_some() || *key_known && !memory.aggregates.is_cold(aggregate)
             };
             match self.parked.pop_if(aggregate, goes_on) {
                 Some(ParkedRequest { request, may_count, .. }) => self.decide(request, may_count, now, out),

@@ -88,9 +88,12 @@ impl Memory {
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
         // As its owner did before it decided: a key that took effect again after its window is kept for another.
         self.repeats.expire(self.last_at);
-        let events = commit.events.iter().map(WireEvent::name).collect();
-        let repeat = Repeat { offset, fingerprint: commit.fingerprint, version: commit.version, events };
-        self.repeats.insert(&aggregate, &commit.command_id, TimeMs(commit.at_ms), repeat);
+        // See `Request::remembered_key`.
+        if commit.cause.is_none() {
+            let events = commit.events.iter().map(WireEvent::name).collect();
+            let repeat = Repeat { offset, fingerprint: commit.fingerprint, version: commit.version, events };
+            self.repeats.insert(&aggregate, &commit.command_id, TimeMs(commit.at_ms), repeat);
+        }
         Ok(())
     }
 

@@ -24,6 +24,14 @@ pub struct Request<R> {
     pub reply: R,
 }
 
+impl<R> Request<R> {
+    /// The key under which it is answered once. A command that an event caused has none: its rules know it again,
+    /// whenever it comes, and what they say then is what is true then.
+    pub(super) fn remembered_key(&self) -> Option<&IdempotencyKey> {
+        self.cause.is_none().then_some(&self.key)
+    }
+}
+
 /// Names a record in its delivery report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {

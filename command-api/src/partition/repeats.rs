@@ -15,6 +15,8 @@ use schemas::idempotency::IdempotencyKey;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
+use super::Request;
+
 /// A key made by a clock that runs ahead is kept as much longer.
 const MAX_KEY_LEAD: Duration = Duration::from_secs(120);
 /// What came within this time stays in memory, wherever else it is kept: a retry usually comes sooner.
@@ -97,6 +99,11 @@ impl Repeats {
 
     pub(super) fn get(&self, aggregate: &AggregateId, key: &str) -> Option<&Repeat> {
         self.by_key.get(&self.hash(aggregate, key))
+    }
+
+    /// Of a command that may be one.
+    pub(super) fn of<R>(&self, request: &Request<R>) -> Option<&Repeat> {
+        self.get(&request.aggregate, request.remembered_key()?.as_str())
     }
 
     pub(super) fn len(&self) -> usize {

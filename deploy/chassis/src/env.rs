@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
+use std::num::ParseIntError;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Longer than any setting makes sense: a time of today and it add up within 64 bits of milliseconds, and in Postgres.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 /// A snapshot of the environment: later changes of the process's variables do not show.
 ///
@@ -77,8 +81,11 @@ impl Env {
         unit: fn(u64) -> Duration,
         default: Duration,
     ) -> Result<Duration, EnvError> {
-        let number = self.parse(name, expected, |text| text.parse::<u64>().map_err(|error| error.to_string()))?;
-        Ok(number.map_or(default, unit))
+        let duration = self.parse(name, expected, |text| {
+            let number = text.parse().map_err(|error: ParseIntError| error.to_string())?;
+            Some(unit(number)).filter(|duration| *duration <= LONGEST).ok_or_else(|| "over ten years".to_owned())
+        })?;
+        Ok(duration.unwrap_or(default))
     }
 
     fn parse<T>(
@@ -193,6 +200,8 @@ mod tests {
         assert_eq!(port, "PORT is set, but not to what is expected: u16 (invalid digit found in string)");
         let grace = env.millis_or("GRACE_MS", Duration::ZERO).unwrap_err().to_string();
         assert!(grace.starts_with("GRACE_MS is set, but not to what is expected: a whole number of milliseconds"));
+        let env = Env::from([("WINDOW_SECS", u64::MAX.to_string())]);
+        assert!(env.secs_or("WINDOW_SECS", Duration::ZERO).is_err(), "sums with a time would overflow");
     }
 
     #[test]

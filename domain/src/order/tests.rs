@@ -324,13 +324,16 @@ fn a_paid_order_is_shipped_and_then_delivered_each_once() {
 
 #[test]
 fn a_confirmed_order_expires_once_unless_it_is_paid() {
-    check(&after_confirmation(), Command::Expire, Ok(vec![Event::Expired(ending(None))]));
-    check(&after_expiry(), Command::Expire, Ok(vec![]));
+    check(&after_confirmation(), Command::Expire { due_at: None }, Ok(vec![Event::Expired(ending(None))]));
+    check(&after_expiry(), Command::Expire { due_at: None }, Ok(vec![]));
+    let due_in = |ms| Command::Expire { due_at: Some(TimeMs(AT.0 + ms)) };
+    check(&after_confirmation(), due_in(0), Ok(vec![Event::Expired(ending(None))]));
+    check(&after_confirmation(), due_in(1), Err(Rejection::NotDue));
     for given in [after_payment(), after_shipping(), after_delivery()] {
-        check(&given, Command::Expire, Err(Rejection::AlreadyPaid));
+        check(&given, Command::Expire { due_at: None }, Err(Rejection::AlreadyPaid));
     }
     for given in [vec![], vec![placed()], after_rejection(), after_cancellation()] {
-        check(&given, Command::Expire, Err(Rejection::NotConfirmed));
+        check(&given, Command::Expire { due_at: None }, Err(Rejection::NotConfirmed));
     }
 }
 
@@ -393,7 +396,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         12 => any_product().prop_map(|product| Command::ConfirmLine { product }),
         2 => (any_product(), any_reason()).prop_map(|(product, reason)| Command::RejectLine { product, reason }),
         1 => any_reason().prop_map(|reason| Command::Cancel { reason }),
-        1 => Just(Command::Expire),
+        1 => Just(Command::Expire { due_at: None }),
         // Lines cost so little that one of these is right now and then.
         4 => (0..3_u8, 0..40_u64).prop_map(|(payment, cents)| pay(if payment == 0 { "pay-2" } else { "pay-1" }, cents)),
         2 => Just(Command::Ship(parcel())),

@@ -34,7 +34,9 @@ enum Move {
 #[derive(Default)]
 struct Shop {
     states: BTreeMap<Name, State>,
-    log: Vec<(String, Event, bool)>,
+    log: Vec<(String, Event, TimeMs, bool)>,
+    /// What has passed without an event.
+    waited_ms: u64,
     /// Events that were reacted to.
     read: usize,
     waiting: Vec<Step>,
@@ -65,7 +67,7 @@ impl Shop {
     }
 
     fn now(&self) -> TimeMs {
-        TimeMs(1 + self.log.len() as u64)
+        TimeMs(1 + self.log.len() as u64 + self.waited_ms)
     }
 
     fn send(&mut self, aggregate: AggregateType, id: &str, command: &Command, is_caused: bool) -> Result<(), String> {
@@ -79,15 +81,15 @@ impl Shop {
                 Event::Product(product::Event::Committed { quantity, .. }) => self.committed += u64::from(*quantity),
                 _ => {}
             }
-            self.log.push((id.to_string(), event, is_caused));
+            self.log.push((id.to_string(), event, at, is_caused));
         }
         Ok(())
     }
 
     /// The steps of an event, again or for the first time. Its alarms are told once: they are written with the checkpoint.
     fn react(&mut self, index: usize) {
-        let (id, event, is_caused) = &self.log[index];
-        let reaction = react(id, event, TimeMs(1 + index as u64), *is_caused, WINDOW_MS);
+        let (id, event, at, is_caused) = &self.log[index];
+        let reaction = react(id, event, *at, *is_caused, WINDOW_MS);
         self.waiting.extend(reaction.steps);
         if index == self.read {
             self.read += 1;
@@ -110,7 +112,12 @@ impl Shop {
         let (aggregate, id, command) = step.command();
         let outcome = self.send(aggregate, id, &command, true);
         let outcome = outcome.as_ref().map_or_else(|reason| Outcome::Rejected(reason), |()| Outcome::Accepted);
-        self.waiting.extend(step.then(outcome));
+        match step.then(outcome) {
+            Next::Step(next) => self.waiting.push(next),
+            // What was let go of before it was paid for: the steps of one event overtook those of another.
+            Next::Done | Next::Stuck => {}
+            Next::NotDue => panic!("{step:?} comes when it is due"),
+        }
     }
 
     fn make(&mut self, next: &Move) {
@@ -138,9 +145,10 @@ impl Shop {
     fn pass(&mut self, until: TimeMs) {
         let due: Vec<_> =
             self.alarms.iter().filter(|(_, due)| **due <= until).map(|(alarm, _)| alarm.clone()).collect();
+        self.waited_ms = self.waited_ms.max(until.0);
         for alarm in due {
-            self.alarms.remove(&alarm);
-            self.take(&Step::Due { alarm: alarm.0, id: alarm.1.into() });
+            let due_at = self.alarms.remove(&alarm).unwrap();
+            self.take(&Step::Due { alarm: alarm.0, id: alarm.1.into(), due_at });
             self.settle();
         }
     }
@@ -229,7 +237,7 @@ fn any_client() -> impl Strategy<Value = Move> {
         (String::from("s"), Command::Sale(sale::Command::Claim(claim)))
     });
     let cancel = Just(Command::Order(order::Command::Cancel { reason: None }));
-    let close = Just((String::from("s"), Command::Sale(sale::Command::Close)));
+    let close = Just((String::from("s"), Command::Sale(sale::Command::Close { due_at: None })));
     prop_oneof![
         6 => (order_id(), place).prop_map(client(AggregateType::Order)),
         6 => (order_id(), pay).prop_map(client(AggregateType::Order)),
@@ -296,8 +304,9 @@ fn an_order_from_long_ago_causes_nothing() {
         sale: None,
         ordered_at: TimeMs(ordered_at),
     };
+    let day = TimeMs(24 * 60 * 60 * 1000 + 9);
     let steps = |ordered_at| {
-        react("o", &Event::Order(OrderEvent::Placed(placement(ordered_at))), TimeMs(9), false, WINDOW_MS).steps.len()
+        react("o", &Event::Order(OrderEvent::Placed(placement(ordered_at))), day, false, WINDOW_MS).steps.len()
     };
     assert_eq!((steps(8), steps(9)), (0, 1));
 }
@@ -321,4 +330,17 @@ fn a_payment_calls_the_alarm_off_that_the_confirmation_set() {
     assert_eq!(expire(OrderEvent::Confirmed), [(Alarm::ExpireOrder, Some(TimeMs(107)))]);
     let payment = Payment { payment: PaymentId("p".into()), amount_cents: 1, lines: vec![], sale: None };
     assert_eq!(expire(OrderEvent::Paid(payment)), [(Alarm::ExpireOrder, None)]);
+}
+
+#[test]
+fn a_payment_that_cannot_be_kept_and_an_alarm_that_comes_early_are_told_from_what_is_done() {
+    let (product, order, sale) = (ProductId("a".into()), OrderId("o".into()), SaleId("s".into()));
+    let rejected = |step: Step, rule| step.then(Outcome::Rejected(rule));
+    let commit = Step::Commit { product: product.clone(), order: order.clone(), amount_cents: 1 };
+    assert_eq!(rejected(commit, "not_reserved"), Next::Stuck);
+    assert_eq!(rejected(Step::CommitClaim { sale, order: order.clone() }, "not_claimed"), Next::Stuck);
+    assert_eq!(rejected(Step::Release { product, order }, "not_reserved"), Next::Done);
+    let due = || Step::Due { alarm: Alarm::ExpireOrder, id: "o".into(), due_at: TimeMs(7) };
+    assert_eq!(rejected(due(), NOT_DUE), Next::NotDue);
+    assert_eq!(rejected(due(), "already_paid"), Next::Done);
 }

@@ -123,7 +123,12 @@ fn units_come_once_or_are_refused_once() {
 
 #[test]
 fn nothing_happens_to_a_sale_that_is_not_scheduled() {
-    for command in [Command::Stock, Command::Refuse { reason: None }, Command::Open, Command::Close] {
+    for command in [
+        Command::Stock,
+        Command::Refuse { reason: None },
+        Command::Open { due_at: None },
+        Command::Close { due_at: None },
+    ] {
         check(&[], DURING, command, Err(Rejection::NotScheduled));
     }
     check(&[], DURING, claim("o", "c", 1), Err(Rejection::SaleNotOpen));
@@ -206,12 +211,24 @@ fn a_claim_is_returned_or_committed_once() {
 }
 
 #[test]
+fn nothing_opens_or_closes_by_itself_before_its_time() {
+    let given = stocked(&[]);
+    let due = |ms| Some(TimeMs(DURING.0 + ms));
+    check(&given, DURING, Command::Open { due_at: due(1) }, Err(Rejection::NotDue));
+    check(&given, DURING, Command::Open { due_at: due(0) }, Ok(vec![Event::Opened]));
+    check(&given, DURING, Command::Close { due_at: due(1) }, Err(Rejection::NotDue));
+    check(&given, DURING, Command::Close { due_at: due(0) }, Ok(vec![closed(10)]));
+    let ended = [&given[..], &[closed(10)]].concat();
+    check(&ended, DURING, Command::Close { due_at: due(1) }, Ok(vec![]));
+}
+
+#[test]
 fn what_is_left_goes_back_at_the_end_and_what_is_returned_after_it_too() {
     let given = stocked(&[claimed("o-1", "a", 4), claimed("o-2", "b", 3)]);
-    check(&given, DURING, Command::Close, Ok(vec![closed(3)]));
+    check(&given, DURING, Command::Close { due_at: None }, Ok(vec![closed(3)]));
     let ended = [&given[..], &[closed(3)]].concat();
-    check(&ended, DURING, Command::Close, Ok(vec![]));
-    check(&ended, DURING, Command::Open, Err(Rejection::AlreadyClosed));
+    check(&ended, DURING, Command::Close { due_at: None }, Ok(vec![]));
+    check(&ended, DURING, Command::Open { due_at: None }, Err(Rejection::AlreadyClosed));
     check(&ended, CLOSES, give_back("o-1"), Ok(vec![returned("o-1", "a", 4, Some(7))]));
     let later = [&ended[..], &[returned("o-1", "a", 4, Some(7))]].concat();
     check(&later, CLOSES, give_back("o-2"), Ok(vec![returned("o-2", "b", 3, Some(10))]));
@@ -220,18 +237,18 @@ fn what_is_left_goes_back_at_the_end_and_what_is_returned_after_it_too() {
 
 #[test]
 fn a_sale_that_closed_before_its_units_came_gives_them_back_when_they_do() {
-    check(&scheduled(), BEFORE, Command::Close, Ok(vec![closed(0)]));
+    check(&scheduled(), BEFORE, Command::Close { due_at: None }, Ok(vec![closed(0)]));
     let ended = [&scheduled()[..], &[closed(0)]].concat();
     check(&ended, BEFORE, Command::Stock, Ok(vec![Event::Stocked, closed(10)]));
-    check(&refused(), BEFORE, Command::Close, Ok(vec![]));
-    check(&refused(), BEFORE, Command::Open, Err(Rejection::AlreadyClosed));
+    check(&refused(), BEFORE, Command::Close { due_at: None }, Ok(vec![]));
+    check(&refused(), BEFORE, Command::Open { due_at: None }, Err(Rejection::AlreadyClosed));
 }
 
 #[test]
 fn a_sale_is_opened_by_hand_once() {
-    check(&stocked(&[]), BEFORE, Command::Open, Ok(vec![Event::Opened]));
-    check(&stocked(&[Event::Opened]), BEFORE, Command::Open, Ok(vec![]));
-    check(&scheduled(), BEFORE, Command::Open, Ok(vec![Event::Opened]));
+    check(&stocked(&[]), BEFORE, Command::Open { due_at: None }, Ok(vec![Event::Opened]));
+    check(&stocked(&[Event::Opened]), BEFORE, Command::Open { due_at: None }, Ok(vec![]));
+    check(&scheduled(), BEFORE, Command::Open { due_at: None }, Ok(vec![Event::Opened]));
 }
 
 fn any_order() -> impl Strategy<Value = OrderId> {
@@ -247,8 +264,8 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => Just(Command::Schedule(schedule())),
         1 => Just(Command::Stock),
         1 => Just(Command::Refuse { reason: None }),
-        1 => Just(Command::Open),
-        1 => Just(Command::Close),
+        1 => Just(Command::Open { due_at: None }),
+        1 => Just(Command::Close { due_at: None }),
         12 => claims,
         4 => any_order().prop_map(|order| Command::Return { order, is_ordered: None }),
         4 => any_order().prop_map(|order| Command::Commit { order }),

@@ -5,7 +5,11 @@ SELECT
     min(version) AS first_version,
     (array_agg(reason ORDER BY "offset"))[1] AS reason,
     (extract(epoch FROM min(at)) * 1000)::bigint AS since_ms
-FROM parked
+FROM (
+    SELECT view, aggregate, "offset", version, reason, at FROM parked
+    UNION ALL
+    SELECT 'deadlines', aggregate, 0, 0, reason, due_at FROM deadlines WHERE reason IS NOT NULL
+) AS parked
 GROUP BY view, aggregate
 ORDER BY min(at), view, aggregate
 LIMIT 1000

@@ -10,6 +10,9 @@ use crate::log::Batch;
 use crate::poison::Parked;
 use crate::reactor::REACTOR;
 
+/// As what deadlines that failed are listed.
+pub(crate) const DEADLINES: &str = "deadlines";
+
 const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
 const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";
 const RECORDS: &str = "SELECT \"offset\", record FROM parked WHERE view = $1 AND aggregate = $2 ORDER BY \"offset\"";
@@ -95,15 +98,28 @@ impl Store {
         Ok(Some(Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))))))
     }
 
-    /// They are done, up to and with the last offset. What the reactor parked behind them meanwhile stays.
-    pub(crate) async fn forget_reactions(&self, aggregate: &str, last: i64) -> Result<(), StoreError> {
-        self.in_transaction(async {
-            self.revise(REACTOR, aggregate).await?;
-            let forget = "DELETE FROM parked WHERE view = $1 AND aggregate = $2 AND \"offset\" <= $3";
-            self.client.execute(forget, &[&REACTOR, &aggregate, &last]).await.map_err(StoreError::Commit)?;
-            Ok(())
-        })
-        .await
+    /// They are done, by their offsets.
+    pub(crate) async fn forget_reactions(&self, aggregate: &str, offsets: &[i64]) -> Result<(), StoreError> {
+        let forget = "DELETE FROM parked WHERE view = $1 AND aggregate = $2 AND \"offset\" = ANY($3)";
+        self.client.execute(forget, &[&REACTOR, &aggregate, &offsets]).await.map_err(StoreError::Commit)?;
+        Ok(())
+    }
+
+    /// Deadlines of an aggregate that failed are due again. `false`: there are none.
+    pub(crate) async fn fire_again(&self, aggregate: &str) -> Result<bool, StoreError> {
+        let sql = "UPDATE deadlines SET reason = NULL, leased_until = '-infinity' \
+                   WHERE aggregate = $1 AND reason IS NOT NULL";
+        Ok(self.client.execute(sql, &[&aggregate]).await.map_err(StoreError::Commit)? > 0)
+    }
+
+    /// They are given up. `false`: there are none.
+    pub(crate) async fn discard_deadlines(&self, aggregate: &str) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM deadlines WHERE aggregate = $1 AND reason IS NOT NULL";
+        let discarded = self.client.execute(sql, &[&aggregate]).await.map_err(StoreError::Commit)? > 0;
+        if discarded {
+            tracing::warn!(aggregate, "deadlines that failed are given up");
+        }
+        Ok(discarded)
     }
 
     /// Gives up what is parked, and writes that down; the aggregate's later records are folded again. `false`: nothing

@@ -1,17 +1,16 @@
-//! Steps, each with what it comes from, taken in waves until none is left.
+//! What an event causes: steps, each of which leads to the next by its outcome, until the chain ends.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use domain::reactions::{Alarm, Outcome, Step, react};
+use domain::reactions::{Alarm, Step, react};
 use domain::{Event, TimeMs};
 use schemas::record::Commit;
+use tokio::sync::mpsc;
 
-use super::commands::{Answered, Commands};
-use crate::metrics::Metrics;
-
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The record that a chain comes of, or whatever else its sender knows it by: partition and offset.
+pub(crate) type Source = (u32, i64);
 
 /// A step that is to be taken, and where it comes from.
 #[derive(Debug, Clone)]
@@ -21,15 +20,78 @@ pub(crate) struct Chain {
     pub(crate) at: TimeMs,
     /// The event: `{partition}-{offset}-{version}`.
     pub(crate) cause: Arc<str>,
-    /// Whatever the caller knows it by.
-    pub(crate) source: usize,
+    pub(crate) sender: Sender,
 }
 
-/// What cannot be done, however often it is tried.
+/// Who began a chain, and on which terms.
+#[derive(Debug, Clone)]
+pub(crate) struct Sender {
+    pub(crate) source: Source,
+    pub(crate) ended: mpsc::UnboundedSender<Ended>,
+    /// `None`: the chain may begin at any time.
+    pub(crate) lease: Option<Arc<Lease>>,
+    /// How long a step may be refused while others are taken.
+    pub(crate) patience: Duration,
+}
+
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Failed {
-    pub(crate) source: usize,
-    pub(crate) reason: String,
+pub(crate) struct Ended {
+    pub(crate) source: Source,
+    pub(crate) how: End,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Done,
+    /// Its time has not come by the clock of command-api.
+    NotDue,
+    /// It had not begun when its lease ended, and never will.
+    Dropped,
+    /// It cannot be done, for this reason, however often it is tried.
+    Failed(String),
+    /// It was refused for longer than its sender's patience, while others were taken.
+    Late(String),
+}
+
+impl Sender {
+    /// Nobody may wait for it any more.
+    pub(super) fn tell(&self, how: End) {
+        let _ = self.ended.send(Ended { source: self.source, how });
+    }
+}
+
+/// For how long whoever holds it may begin what events cause. It is renewed by what proves that nobody else has taken
+/// over, so that a process that slept begins nothing that another one did meanwhile.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    made: Instant,
+    /// In milliseconds from there.
+    until_ms: AtomicU64,
+}
+
+impl Lease {
+    /// Less than the group takes to give another one what this process had.
+    const LENGTH: Duration = Duration::from_secs(3);
+
+    /// `proven`: when it was certain that nobody else had taken over.
+    pub(crate) fn new(proven: Instant) -> Self {
+        let lease = Self { made: Instant::now(), until_ms: AtomicU64::new(0) };
+        lease.renew(proven);
+        lease
+    }
+
+    pub(crate) fn renew(&self, proven: Instant) {
+        let until = (proven + Self::LENGTH).saturating_duration_since(self.made);
+        self.until_ms.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.until_ms.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.made.elapsed() < Duration::from_millis(self.until_ms.load(Ordering::Relaxed))
+    }
 }
 
 /// An alarm of an aggregate, by its name: when, or not any more; and the event that says so.
@@ -41,33 +103,27 @@ pub(crate) struct Set {
     pub(crate) cause: Arc<str>,
 }
 
+/// What the events of a commit cause: steps, each with its event, and alarms.
 #[derive(Debug, Default)]
 pub(crate) struct Caused {
-    pub(crate) chains: Vec<Chain>,
+    pub(crate) steps: Vec<(Step, Arc<str>)>,
     pub(crate) alarms: Vec<Set>,
 }
 
-/// What the events of a commit cause.
-pub(crate) fn of(
-    commit: &Commit<'_>,
-    (partition, offset): (u32, i64),
-    payment_window_ms: u64,
-    source: usize,
-) -> Caused {
+pub(crate) fn of(commit: &Commit<'_>, (partition, offset): Source, payment_window: Duration) -> Caused {
     let mut caused = Caused::default();
-    let at = TimeMs(commit.at_ms);
     let first = commit.version + 1 - commit.events.len() as u64;
     let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
     // Nothing follows from what products do, and that is most of what happens.
     if kind == "product" {
         return caused;
     }
+    let window_ms = u64::try_from(payment_window.as_millis()).unwrap_or(u64::MAX);
     for (event, version) in commit.events.iter().zip(first..) {
         let event: Event = event.upcast();
-        let reaction = react(id, &event, at, commit.cause.is_some(), payment_window_ms);
+        let reaction = react(id, &event, TimeMs(commit.at_ms), commit.cause.is_some(), window_ms);
         let cause: Arc<str> = format!("{partition}-{offset}-{version}").into();
-        let chain = |step| Chain { step, at, cause: cause.clone(), source };
-        caused.chains.extend(reaction.steps.into_iter().map(chain));
+        caused.steps.extend(reaction.steps.into_iter().map(|step| (step, cause.clone())));
         caused.alarms.extend(reaction.alarms.into_iter().map(|(alarm, due)| Set {
             alarm,
             aggregate: commit.aggregate.to_string(),
@@ -76,50 +132,4 @@ pub(crate) fn of(
         }));
     }
     caused
-}
-
-/// Every chain to its end. Returns only when nothing is left to be tried again.
-pub(crate) async fn finish(commands: &Commands, metrics: Option<&Metrics>, mut chains: Vec<Chain>) -> Vec<Failed> {
-    let mut failed = Vec::new();
-    let mut pause = FIRST_PAUSE;
-    while !chains.is_empty() {
-        let answers = commands.send(&chains).await;
-        let sent = chains.len();
-        let mut again = 0;
-        let mut next = Vec::with_capacity(sent);
-        for (chain, answer) in chains.into_iter().zip(answers) {
-            metrics.inspect(|metrics| metrics.step_answered(&answer));
-            let outcome = match &answer {
-                Answered::Accepted => Outcome::Accepted,
-                Answered::Rejected(reason) => Outcome::Rejected(reason),
-                Answered::Later => {
-                    again += 1;
-                    next.push(chain);
-                    continue;
-                }
-                Answered::Refused(reason) => {
-                    failed.push(Failed { source: chain.source, reason: reason.clone() });
-                    continue;
-                }
-            };
-            match chain.step.then(outcome) {
-                Some(step) => next.push(Chain { step, ..chain }),
-                None => drop(metrics.inspect(|metrics| metrics.reacted(since(chain.at)))),
-            }
-        }
-        chains = next;
-        if again == sent {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        } else {
-            pause = FIRST_PAUSE;
-        }
-    }
-    failed.dedup_by_key(|failed| failed.source);
-    failed
-}
-
-fn since(at: TimeMs) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_millis(at.0))
 }

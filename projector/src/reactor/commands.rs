@@ -1,29 +1,26 @@
 //! Commands in batches to command-api's internal listeners.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use chassis::env::Secret;
 use domain::TimeMs;
 use domain::reactions::Step;
 use futures_util::StreamExt as _;
-use futures_util::future::join_all;
 use reqwest::Client;
 use schemas::aggregate::route_name;
-use schemas::commands::encode;
+use schemas::commands::{UNTIL, encode};
 use schemas::idempotency::IdempotencyKey;
 use serde::{Deserialize, Serialize};
 
 use super::chains::Chain;
 use crate::config::Config;
 
-/// Lines in one request, and requests under way.
-const MAX_LINES: usize = 1000;
-const MAX_REQUESTS: usize = 4;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// command-api answers a batch within 30 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(35);
+/// What command-api has not decided by then it leaves: whoever asked may be gone, and somebody else have asked again.
+const DECIDED_WITHIN: Duration = Duration::from_secs(3);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +30,9 @@ pub(crate) enum Answered {
     Rejected(String),
     /// Not now, or nobody knows.
     Later,
-    /// Never, or not until somebody looked.
+    /// Its rules panicked: not until somebody looked at the aggregate.
+    Quarantined(String),
+    /// Never.
     Refused(String),
 }
 
@@ -43,6 +42,8 @@ pub(crate) struct Commands {
     token: Secret,
     /// The one that answered last.
     preferred: AtomicUsize,
+    /// It was told that command-api takes nothing.
+    has_complained: AtomicBool,
 }
 
 #[derive(Serialize)]
@@ -72,47 +73,52 @@ impl Commands {
             return Ok(None);
         }
         let token = config.service_token.clone().context("REACTOR_COMMAND_URLS needs the SERVICE_TOKEN, too")?;
-        let client = Client::builder().connect_timeout(CONNECT_WITHIN).timeout(ANSWER_WITHIN).build()?;
-        Ok(Some(Self { client, urls: config.command_urls.clone(), token, preferred: AtomicUsize::new(0) }))
+        let client = Client::builder().connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
+        let (urls, preferred) = (config.command_urls.clone(), AtomicUsize::new(0));
+        Ok(Some(Self { client, urls, token, preferred, has_complained: AtomicBool::new(false) }))
     }
 
-    /// In their order. Those for one aggregate are decided in it, as far as they are in one request.
-    pub(super) async fn send(&self, chains: &[Chain]) -> Vec<Answered> {
-        let mut answers = Vec::with_capacity(chains.len());
-        for chains in chains.chunks(MAX_LINES * MAX_REQUESTS) {
-            let mut requests = Vec::new();
-            for lines in chains.chunks(MAX_LINES) {
-                requests.push(self.request(lines));
-            }
-            answers.extend(join_all(requests).await.into_iter().flatten());
-        }
-        answers
-    }
-
-    async fn request(&self, chains: &[Chain]) -> Vec<Answered> {
+    /// In one request, and answered in their order. Those for one aggregate are decided in it.
+    pub(super) async fn send<'a>(&self, chains: impl ExactSizeIterator<Item = &'a Chain> + Clone) -> Vec<Answered> {
         let index = self.preferred.load(Ordering::Relaxed) % self.urls.len();
+        let count = chains.len();
         let mut answers = match self.post(&self.urls[index], chains).await {
-            Ok(answers) => answers,
+            Ok(answers) => {
+                if self.has_complained.swap(false, Ordering::Relaxed) {
+                    tracing::info!("command-api takes what events cause again");
+                }
+                answers
+            }
             Err(error) => {
-                tracing::debug!(error = format!("{error:#}"), "command-api did not answer; another one is asked");
                 self.preferred.store(index + 1, Ordering::Relaxed);
+                if !self.has_complained.swap(true, Ordering::Relaxed) {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "command-api takes nothing; what events cause waits for it");
+                }
                 Vec::new()
             }
         };
-        answers.resize(chains.len(), Answered::Later);
+        answers.resize(count, Answered::Later);
         answers
     }
 
     /// As many answers as came before the connection broke.
-    async fn post(&self, url: &str, chains: &[Chain]) -> anyhow::Result<Vec<Answered>> {
+    async fn post<'a>(
+        &self,
+        url: &str,
+        chains: impl ExactSizeIterator<Item = &'a Chain>,
+    ) -> anyhow::Result<Vec<Answered>> {
+        let mut answers = Vec::with_capacity(chains.len());
         let mut body = Vec::with_capacity(chains.len() * 200);
         for chain in chains {
             write_line(&mut body, chain)?;
         }
+        let until = SystemTime::now().duration_since(UNIX_EPOCH)? + DECIDED_WITHIN;
         let request = self.client.post(format!("{url}/v1/commands")).bearer_auth(self.token.expose());
-        let response = request.header("content-type", "application/x-ndjson").body(body).send().await?;
+        let request =
+            request.header("content-type", "application/x-ndjson").header(UNTIL, until.as_millis().to_string());
+        let response = request.body(body).send().await?;
         let response = response.error_for_status()?;
-        let mut answers = Vec::with_capacity(chains.len());
         let mut rest = Vec::new();
         let mut chunks = response.bytes_stream();
         while let Some(chunk) = chunks.next().await {
@@ -145,18 +151,20 @@ fn write_line(body: &mut Vec<u8>, chain: &Chain) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// By nature, with the time of the cause: what is done soon after it is not looked for among what was done long ago.
+/// By nature: what the log shows of the same step taken twice has the same name.
 fn key(step: &Step, at: TimeMs) -> IdempotencyKey {
     IdempotencyKey::by_nature(at, &step.nature())
 }
 
 impl From<LineAnswer> for Answered {
     fn from(answer: LineAnswer) -> Self {
+        let reason = format!("{} {}: {}", answer.status, answer.r#type, answer.detail);
         match (answer.status, answer.rejection) {
             (200, _) => Self::Accepted,
             (422, Some(rejection)) => Self::Rejected(rejection),
-            (503, _) if !answer.r#type.ends_with("quarantined") => Self::Later,
-            (status, _) => Self::Refused(format!("{status} {}: {}", answer.r#type, answer.detail)),
+            (503, _) if answer.r#type.ends_with("quarantined") => Self::Quarantined(reason),
+            (503, _) => Self::Later,
+            _ => Self::Refused(reason),
         }
     }
 }
@@ -177,10 +185,12 @@ mod tests {
         let rejected = r#"{"status":422,"type":"/problems/rejected","rejection":"out_of_stock"}"#;
         assert_eq!(answered(rejected), Answered::Rejected("out_of_stock".to_owned()));
         assert_eq!(answered(r#"{"status":503,"type":"/problems/overloaded"}"#), Answered::Later);
-        for (status, slug) in [(400, "x"), (404, "x"), (409, "x"), (422, "x"), (503, "quarantined")] {
-            let refused = format!(r#"{{"status":{status},"type":"/problems/{slug}","detail":"why"}}"#);
-            assert_eq!(answered(&refused), Answered::Refused(format!("{status} /problems/{slug}: why")));
+        for status in [400, 404, 409, 422] {
+            let refused = format!(r#"{{"status":{status},"type":"/problems/x","detail":"why"}}"#);
+            assert_eq!(answered(&refused), Answered::Refused(format!("{status} /problems/x: why")));
         }
+        let quarantined = r#"{"status":503,"type":"/problems/quarantined","detail":"why"}"#;
+        assert_eq!(answered(quarantined), Answered::Quarantined("503 /problems/quarantined: why".to_owned()));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //!
 //! What a deadline does is done once however often it is fired: its command is one to an aggregate that knows.
 //!
-//! When something is due, Postgres's clock says, for all alike. A jump of it fires early or late, and loses nothing.
+//! When to look at one, Postgres's clock says, for all alike; whether its time has come, the command's, which is refused
+//! before. So a jump of the one clock fires late at most, and loses nothing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +14,12 @@ use chassis::env::Secret;
 use chassis::shutdown::Shutdown;
 use domain::TimeMs;
 use domain::reactions::Step;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_postgres::{Client, Row};
 
-use super::chains::{self, Chain};
-use super::commands::Commands;
+use super::chains::{Chain, End, Ended, Sender};
+use super::lanes::Lanes;
 use super::positions::{ReactorStoreError, connect, of_kind};
 use crate::metrics::Metrics;
 
@@ -24,79 +28,136 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 /// What could not be done is tried again when it is over.
 const LEASE: Duration = Duration::from_secs(10);
-const MAX_AT_ONCE: u32 = 1000;
+/// A clock that is behind Postgres's is asked again after this.
+const NOT_DUE_FOR: Duration = Duration::from_millis(500);
+/// Fired and not answered yet.
+const MAX_UNDER_WAY: usize = 4096;
+const MAX_AT_ONCE: usize = 1000;
 
+pub(crate) struct Deadlines {
+    pub(crate) url: Secret,
+    pub(crate) lanes: Lanes,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// The names of one, as in the table.
 struct Due {
     kind: String,
     aggregate: String,
     due_ms: i64,
-    chain: Chain,
 }
 
-/// Until shutdown.
-pub(crate) async fn fire(url: Secret, commands: Arc<Commands>, metrics: Arc<Metrics>, shutdown: Shutdown) {
-    let mut client = None;
-    while !shutdown.is_requested() {
-        let wait = tokio::select! {
-            fired = fire_due(&url, &mut client, &commands, &metrics) => match fired {
-                Ok(fired) if fired < MAX_AT_ONCE as usize => LOOK_EVERY,
-                Ok(_) => Duration::ZERO,
-                Err(error) => {
-                    client = None;
-                    tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "deadlines wait for Postgres");
-                    RETRY
+/// What one connection has under way.
+struct Firing<'a> {
+    deadlines: &'a Deadlines,
+    client: Client,
+    under_way: HashMap<i64, Due>,
+    next: i64,
+    sender: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+}
+
+impl Deadlines {
+    /// Until shutdown. What is under way then is left to its lease.
+    pub(crate) async fn fire(self, shutdown: Shutdown) {
+        while !shutdown.is_requested() {
+            let error = tokio::select! {
+                Err(error) = self.fire_on() => error,
+                () = shutdown.requested() => return,
+            };
+            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "deadlines wait for Postgres");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = shutdown.requested() => {}
+            }
+        }
+    }
+
+    /// Until Postgres fails.
+    async fn fire_on(&self) -> Result<(), ReactorStoreError> {
+        let client = connect(&self.url).await?;
+        let (sender, ended) = mpsc::unbounded_channel();
+        let mut firing = Firing { deadlines: self, client, under_way: HashMap::new(), next: 0, sender, ended };
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut all = Vec::new();
+            tokio::select! {
+                _ = look.tick(), if firing.under_way.len() < MAX_UNDER_WAY => {
+                    // There may be more.
+                    if firing.lease().await? == MAX_AT_ONCE {
+                        look.reset_immediately();
+                    }
                 }
-            },
-            () = shutdown.requested() => return,
-        };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shutdown.requested() => {}
+                _ = firing.ended.recv_many(&mut all, MAX_AT_ONCE) => firing.end(all).await?,
+            }
         }
     }
 }
 
-/// How many.
-async fn fire_due(
-    url: &Secret,
-    client: &mut Option<Client>,
-    commands: &Commands,
-    metrics: &Metrics,
-) -> Result<usize, ReactorStoreError> {
-    let client = match client {
-        Some(client) => client,
-        None => client.insert(connect(url).await?),
-    };
-    let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-    let rows = client.query(include_str!("lease_deadlines.sql"), &[&i64::from(MAX_AT_ONCE), &lease_ms]).await?;
-    let due: Vec<Due> = rows.iter().enumerate().filter_map(|(source, row)| read(row, source)).collect();
-    if due.is_empty() {
-        return Ok(0);
+impl Firing<'_> {
+    /// How many.
+    async fn lease(&mut self) -> Result<usize, ReactorStoreError> {
+        let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+        let most = i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX);
+        let rows = self.client.query(include_str!("lease_deadlines.sql"), &[&most, &lease_ms]).await?;
+        for row in &rows {
+            self.begin(row);
+        }
+        Ok(rows.len())
     }
-    let steps = due.iter().map(|due| due.chain.clone()).collect();
-    // A command that takes longer than the lease may be sent by another one, too.
-    let failed = chains::finish(commands, Some(metrics), steps).await;
-    let is_done = |due: &&Due| failed.iter().all(|failed| failed.source != due.chain.source);
-    for failed in &failed {
-        let Some(due) = due.iter().find(|due| due.chain.source == failed.source) else { continue };
-        tracing::error!(kind = due.kind, aggregate = due.aggregate, reason = failed.reason, "a deadline has no effect");
+
+    /// One of a kind that this build does not know is left to another.
+    fn begin(&mut self, row: &Row) {
+        let (kind, aggregate, due_ms): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
+        let Some((alarm, (_, id))) = of_kind(&kind).zip(aggregate.split_once('/')) else { return };
+        let due_at = TimeMs(due_ms.cast_unsigned());
+        let step = Step::Due { alarm, id: id.into(), due_at };
+        self.next += 1;
+        let (source, ended) = ((0, self.next), self.sender.clone());
+        let sender = Sender { source, ended, lease: None, patience: LEASE };
+        self.under_way.insert(self.next, Due { kind, aggregate, due_ms });
+        self.deadlines.lanes.begin(Chain { step, at: due_at, cause: row.get::<_, &str>(3).into(), sender });
     }
-    let done: Vec<&Due> = due.iter().filter(is_done).collect();
-    let kinds: Vec<&str> = done.iter().map(|due| due.kind.as_str()).collect();
-    let aggregates: Vec<&str> = done.iter().map(|due| due.aggregate.as_str()).collect();
-    let due_ms: Vec<i64> = done.iter().map(|due| due.due_ms).collect();
-    client.execute(include_str!("end_deadlines.sql"), &[&kinds, &aggregates, &due_ms]).await?;
-    metrics.fired(done.len());
-    Ok(due.len())
+
+    async fn end(&mut self, all: Vec<Ended>) -> Result<(), ReactorStoreError> {
+        let (mut done, mut held) = (Vec::new(), Vec::new());
+        for Ended { source: (_, number), how } in all {
+            let Some(due) = self.under_way.remove(&number) else { continue };
+            match how {
+                End::Done => done.push(due),
+                End::NotDue => held.push((due, None)),
+                End::Failed(reason) => {
+                    tracing::error!(kind = due.kind, aggregate = due.aggregate, reason, "a deadline has no effect");
+                    held.push((due, Some(reason)));
+                }
+                // Its lease ends.
+                End::Late(_) | End::Dropped => {}
+            }
+        }
+        if !done.is_empty() {
+            let (kinds, aggregates, due_ms) = columns(done.iter());
+            self.client.execute(include_str!("end_deadlines.sql"), &[&kinds, &aggregates, &due_ms]).await?;
+            self.deadlines.metrics.fired(done.len());
+        }
+        if !held.is_empty() {
+            let (kinds, aggregates, due_ms) = columns(held.iter().map(|(due, _)| due));
+            let reasons: Vec<Option<&str>> = held.iter().map(|(_, reason)| reason.as_deref()).collect();
+            let pause_ms = i64::try_from(NOT_DUE_FOR.as_millis()).unwrap_or(i64::MAX);
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                [&kinds, &aggregates, &due_ms, &reasons, &pause_ms];
+            self.client.execute(include_str!("hold_deadlines.sql"), &params).await?;
+        }
+        Ok(())
+    }
 }
 
-/// `None`: of a kind that this build does not know. Another one fires it.
-fn read(row: &Row, source: usize) -> Option<Due> {
-    let (kind, aggregate, due_ms): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
-    let alarm = of_kind(&kind)?;
-    let id = aggregate.split_once('/')?.1.into();
-    let cause: &str = row.get(3);
-    let chain =
-        Chain { step: Step::Due { alarm, id }, at: TimeMs(due_ms.cast_unsigned()), cause: cause.into(), source };
-    Some(Due { kind, aggregate, due_ms, chain })
+fn columns<'a>(all: impl Iterator<Item = &'a Due>) -> (Vec<&'a str>, Vec<&'a str>, Vec<i64>) {
+    let (mut kinds, mut aggregates, mut due_ms) = (Vec::new(), Vec::new(), Vec::new());
+    for due in all {
+        kinds.push(due.kind.as_str());
+        aggregates.push(due.aggregate.as_str());
+        due_ms.push(due.due_ms);
+    }
+    (kinds, aggregates, due_ms)
 }

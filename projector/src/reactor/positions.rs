@@ -1,24 +1,31 @@
-//! Where the reactor is, in Postgres: its checkpoints, the alarms that it set, and what is parked.
+//! Where the reactor is: what it read, which of that is not done yet, and, in Postgres, its checkpoints, the alarms that it
+//! set and what is parked.
 //!
-//! Invariant: all of it moves in one transaction, and only while the checkpoints are what this process read or wrote last.
+//! Invariant: the checkpoints move only while they are what this process read or wrote last, and with them, in one
+//! transaction, what was parked before them. An alarm is written before its event is passed.
+//!
+//! Invariant: no checkpoint passes a record of which a chain has not ended.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use domain::reactions::Alarm;
 use schemas::chain::{Reader, Tally, Verdict};
-use schemas::record::Record;
+use schemas::record::{Commit, Record};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-use super::chains::Set;
+use super::chains::{End, Ended, Set, Source};
 use crate::fold::{FoldError, Times};
 use crate::poison::ParkedRecord;
 use crate::postgres::{Checkpoints, Move, ParkedRecords, reader};
 
 /// The name of its checkpoints, and of what is parked of it.
 pub(crate) const REACTOR: &str = "reactor";
+/// Fences alone move a checkpoint at most this often.
+const FENCES_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReactorStoreError {
@@ -30,22 +37,39 @@ pub(crate) enum ReactorStoreError {
     Moved,
 }
 
+/// Of one partition.
 struct Position {
     reader: Reader,
+    /// As it was before the last record.
+    before: Reader,
     committed: Reader,
     revision: i64,
     /// Whether the record that was counted last was seen again since the start.
     is_recognized: bool,
+    /// In the order of the log.
+    open: VecDeque<Open>,
+}
+
+/// A record of which chains were begun.
+struct Open {
+    /// What may be committed as long as it is not done.
+    before: Reader,
+    record: ParkedRecord,
+    /// Chains that have not ended.
+    chains: usize,
 }
 
 pub(crate) struct Positions {
     client: Client,
     by_partition: BTreeMap<u32, Position>,
-    /// Aggregates of which nothing is reacted to until somebody looked.
-    pub(super) parked: HashSet<String>,
+    open_chains: usize,
+    /// A commit was read since the last time.
+    has_news: bool,
+    last_commit: Instant,
     /// Not written yet.
-    new_parked: Vec<ParkedRecord>,
-    alarms: HashMap<(Alarm, String), Set>,
+    parked: Vec<ParkedRecord>,
+    /// In one order, in which all lock their rows.
+    alarms: BTreeMap<(Alarm, String), Set>,
 }
 
 impl Positions {
@@ -63,14 +87,26 @@ impl Positions {
             let partition = row.get::<_, i32>("partition").cast_unsigned();
             if row.get::<_, &str>("view") == REACTOR && assigned.contains(&partition) {
                 let reader = reader(&row);
-                let (committed, is_recognized) = (reader, reader.last_counted < 0);
-                let revision = row.get("revision");
-                by_partition.insert(partition, Position { reader, committed, revision, is_recognized });
+                let position = Position {
+                    reader,
+                    before: reader,
+                    committed: reader,
+                    revision: row.get("revision"),
+                    is_recognized: reader.last_counted < 0,
+                    open: VecDeque::new(),
+                };
+                by_partition.insert(partition, position);
             }
         }
-        let sql = "SELECT DISTINCT aggregate FROM parked WHERE view = $1";
-        let parked = client.query(sql, &[&REACTOR]).await?.iter().map(|row| row.get(0)).collect();
-        Ok(Self { client, by_partition, parked, new_parked: Vec::new(), alarms: HashMap::new() })
+        Ok(Self {
+            client,
+            by_partition,
+            open_chains: 0,
+            has_news: false,
+            last_commit: Instant::now(),
+            parked: Vec::new(),
+            alarms: BTreeMap::new(),
+        })
     }
 
     /// Where to read from: what was counted last is read again.
@@ -78,11 +114,15 @@ impl Positions {
         self.by_partition.iter().map(|(partition, at)| (*partition, at.reader.last_counted.max(0))).collect()
     }
 
-    /// `None`: it was read before.
+    /// Chains that were begun and have not ended.
+    pub(super) fn open_chains(&self) -> usize {
+        self.open_chains
+    }
+
+    /// `None`: it was read before, or is of a partition that is not this process's.
     pub(super) fn read(
         &mut self,
-        partition: u32,
-        offset: i64,
+        (partition, offset): Source,
         record: Option<&Record<'_>>,
     ) -> Result<Option<Verdict>, FoldError> {
         let Some(position) = self.by_partition.get_mut(&partition) else { return Ok(None) };
@@ -96,41 +136,67 @@ impl Positions {
         if !position.is_recognized {
             return Err(FoldError::OtherHistory { partition, offset: position.reader.last_counted });
         }
-        let verdict = position.reader.read(offset, record);
-        verdict.map(Some).map_err(|source| FoldError::Chain { partition, source })
+        position.before = position.reader;
+        let verdict = position.reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })?;
+        self.has_news |= matches!(record, Some(Record::Commit(_)));
+        Ok(Some(verdict))
     }
 
     pub(super) fn set(&mut self, alarms: Vec<Set>) {
         self.alarms.extend(alarms.into_iter().map(|set| ((set.alarm, set.aggregate.clone()), set)));
     }
 
-    pub(super) fn park(&mut self, record: ParkedRecord) {
-        self.parked.insert(record.aggregate.clone());
-        self.new_parked.push(record);
+    /// So many chains of the record that was read last begin.
+    pub(super) fn begin(&mut self, (partition, offset): Source, value: &[u8], commit: &Commit<'_>, chains: usize) {
+        let Some(position) = self.by_partition.get_mut(&partition).filter(|_| chains > 0) else { return };
+        let record = ParkedRecord {
+            view: 0,
+            aggregate: commit.aggregate.to_string(),
+            partition,
+            offset,
+            version: commit.version,
+            reason: None,
+            record: value.to_vec(),
+        };
+        self.open_chains += chains;
+        position.open.push_back(Open { before: position.before, record, chains });
     }
 
-    /// What was done since the last time.
-    pub(super) async fn commit(&mut self) -> Result<(), ReactorStoreError> {
-        let moves: Vec<Move> = self
-            .by_partition
-            .iter()
-            .filter(|(_, at)| at.reader != at.committed)
-            .map(|(partition, at)| Move {
-                view: 0,
-                partition: *partition,
-                from: at.committed,
-                to: at.reader,
-                tally: Tally::default(),
-                times: Times::default(),
-                revision: at.revision,
-            })
-            .collect();
-        if moves.is_empty() {
-            return Ok(());
+    /// A chain did. `false`: it never began, and will not: another process may have taken over.
+    pub(super) fn ended(&mut self, Ended { source: (partition, offset), how }: Ended) -> bool {
+        self.open_chains -= 1;
+        let Some(position) = self.by_partition.get_mut(&partition) else { return true };
+        let Ok(index) = position.open.binary_search_by_key(&offset, |open| open.record.offset) else { return true };
+        let open = &mut position.open[index];
+        match how {
+            // It stays open: no checkpoint passes it.
+            End::Dropped => return false,
+            End::Failed(reason) | End::Late(reason) => open.record.reason = Some(reason),
+            End::Done | End::NotDue => {}
+        }
+        open.chains -= 1;
+        while let Some(done) = position.open.pop_front_if(|open| open.chains == 0) {
+            if let Some(reason) = &done.record.reason {
+                let aggregate = done.record.aggregate.as_str();
+                tracing::error!(aggregate, reason, "parked: what it causes cannot be done");
+                self.parked.push(done.record);
+            }
+        }
+        true
+    }
+
+    /// What was done since the last time. `true`: the checkpoints are proved to be this process's.
+    pub(super) async fn commit(&mut self) -> Result<bool, ReactorStoreError> {
+        let is_due = self.has_news || !self.parked.is_empty() || self.last_commit.elapsed() >= FENCES_EVERY;
+        let moves: Vec<Move> = self.by_partition.iter().filter_map(|(partition, at)| at.due(*partition)).collect();
+        // Alarms do not wait for what is open before them: then the checkpoints are written as they are.
+        let is_news = !self.alarms.is_empty() || is_due && moves.iter().any(|to| to.from != to.to);
+        if !is_news {
+            return Ok(false);
         }
         let (set, off) = self.alarms.values().partition::<Vec<_>, _>(|set| set.due.is_some());
         let checkpoints = Checkpoints::new(&moves, |_| REACTOR.to_owned());
-        let parked = ParkedRecords::new(&self.new_parked, |_| REACTOR);
+        let parked = ParkedRecords::new(&self.parked, |_| REACTOR);
         let transaction = self.client.transaction().await?;
         let moved = transaction.execute(include_str!("../postgres/move_checkpoints.sql"), &checkpoints.params()).await;
         if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
@@ -147,14 +213,53 @@ impl Positions {
             let (kinds, aggregates) = names(&off);
             transaction.execute(include_str!("call_off_deadlines.sql"), &[&kinds, &aggregates]).await?;
         }
-        if !self.new_parked.is_empty() {
+        if !self.parked.is_empty() {
             transaction.execute(include_str!("../postgres/insert_parked.sql"), &parked.params()).await?;
         }
         transaction.commit().await?;
         self.alarms.clear();
-        self.new_parked.clear();
-        self.by_partition.values_mut().for_each(|at| at.committed = at.reader);
-        Ok(())
+        self.parked.clear();
+        self.has_news = false;
+        self.last_commit = Instant::now();
+        self.by_partition.values_mut().for_each(|at| at.committed = at.settled());
+        Ok(true)
+    }
+
+    /// That the checkpoints are still this process's. Gives the number of aggregates of which something is parked.
+    pub(super) async fn verify(&self) -> Result<usize, ReactorStoreError> {
+        let (mut partitions, mut offsets, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
+        for (partition, at) in &self.by_partition {
+            partitions.push(partition.cast_signed());
+            offsets.push(at.committed.next_offset);
+            revisions.push(at.revision);
+        }
+        let sql = include_str!("verify_checkpoints.sql");
+        let row = self.client.query_one(sql, &[&REACTOR, &partitions, &offsets, &revisions]).await?;
+        if usize::try_from(row.get::<_, i64>(0)).ok() != Some(partitions.len()) {
+            return Err(ReactorStoreError::Moved);
+        }
+        Ok(usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX))
+    }
+}
+
+impl Position {
+    /// Everything before it is done.
+    fn settled(&self) -> Reader {
+        self.open.front().map_or(self.reader, |open| open.before)
+    }
+
+    fn due(&self, partition: u32) -> Option<Move> {
+        let to = self.settled();
+        // Nothing was ever read of it.
+        (to.next_offset > 0).then(|| Move {
+            view: 0,
+            partition,
+            from: self.committed,
+            to,
+            tally: Tally::default(),
+            times: Times::default(),
+            revision: self.revision,
+        })
     }
 }
 

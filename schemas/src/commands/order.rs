@@ -60,7 +60,10 @@ struct Sent {
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Expire {}
+struct Expire {
+    /// Not before.
+    due_at: Option<Time>,
+}
 
 pub(super) const NAMES: [&str; 8] =
     ["place", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
@@ -73,7 +76,11 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Sent>("ship", "Tells that a paid order is on its way.", &["not_paid"]),
     contract::<Sent>("deliver", "Tells that a shipped order has arrived.", &["not_paid", "not_shipped"]),
     contract::<Cancel>("cancel", "Ends an order that was not shipped yet.", &["not_placed", "already_shipped"]),
-    contract::<Expire>("expire", "Ends a confirmed order that was not paid.", &["not_confirmed", "already_paid"]),
+    contract::<Expire>(
+        "expire",
+        "Ends a confirmed order that was not paid.",
+        &["not_confirmed", "already_paid", "not_due"],
+    ),
 ];
 
 pub(super) fn is_internal(command: &str) -> bool {
@@ -103,8 +110,8 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
         "ship" => Command::Ship(fingerprint.body::<Sent>(body)?.into()),
         "deliver" => Command::Deliver(fingerprint.body::<Sent>(body)?.into()),
         "expire" => {
-            let Expire {} = fingerprint.body(body)?;
-            Command::Expire
+            let Expire { due_at } = fingerprint.body(body)?;
+            Command::Expire { due_at: due_at.map(|time| time.0) }
         }
         "cancel" => Command::Cancel { reason: fingerprint.body::<Cancel>(body)?.reason.map(|text| text.0) },
         _ => return Err(CommandError::Unknown),
@@ -133,7 +140,7 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         Command::Ship(parcel) => ("ship", to_body(&Sent::from(parcel))),
         Command::Deliver(parcel) => ("deliver", to_body(&Sent::from(parcel))),
         Command::Cancel { reason } => ("cancel", to_body(&Cancel { reason: reason.clone().map(Text) })),
-        Command::Expire => ("expire", to_body(&Expire {})),
+        Command::Expire { due_at } => ("expire", to_body(&Expire { due_at: due_at.map(Time) })),
     }
 }
 

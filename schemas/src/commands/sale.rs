@@ -1,11 +1,12 @@
 //! Bodies of sale commands.
 
+use domain::TimeMs;
 use domain::ids::{CustomerId, OrderId, ProductId};
 use domain::sale::{Claim as DomainClaim, Command, Schedule as DomainSchedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::fields::{Cents, Id, Quantity, Text, Time};
+use super::fields::{Cents, Id, MAX_CENTS, Quantity, Text, Time};
 use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -58,6 +59,13 @@ struct Return {
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+struct InTime {
+    /// Not before; absent: now.
+    due_at: Option<Time>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Nothing {}
 
 pub(super) const NAMES: [&str; 9] =
@@ -67,8 +75,12 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Schedule>("schedule", "Makes a sale known.", &["already_scheduled", "bad_window"]),
     contract::<Nothing>("stock", "Tells that the product gave its units.", &["not_scheduled", "already_closed"]),
     contract::<Refuse>("refuse", "Tells that the product has no units.", &["not_scheduled", "already_stocked"]),
-    contract::<Nothing>("open", "Opens the sale; it sells from `opens_at` on.", &["not_scheduled", "already_closed"]),
-    contract::<Nothing>("close", "Ends the sale.", &["not_scheduled"]),
+    contract::<InTime>(
+        "open",
+        "Opens the sale before its time; it opens by itself at `opens_at`.",
+        &["not_scheduled", "already_closed", "not_due"],
+    ),
+    contract::<InTime>("close", "Ends the sale.", &["not_scheduled", "not_due"]),
     contract::<Claim>(
         "claim",
         "Claims units for a customer's order.",
@@ -89,11 +101,15 @@ pub(super) fn is_internal(command: &str) -> bool {
 
 pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
     Ok(match command {
-        "schedule" => Command::Schedule(fingerprint.body::<Schedule>(body)?.into()),
+        "schedule" => {
+            let wish = fingerprint.body(body)?;
+            check_amount(&wish)?;
+            Command::Schedule(wish.into())
+        }
         "stock" => fingerprint.body::<Nothing>(body).map(|Nothing {}| Command::Stock)?,
         "refuse" => Command::Refuse { reason: fingerprint.body::<Refuse>(body)?.reason.map(|text| text.0) },
-        "open" => fingerprint.body::<Nothing>(body).map(|Nothing {}| Command::Open)?,
-        "close" => fingerprint.body::<Nothing>(body).map(|Nothing {}| Command::Close)?,
+        "open" => Command::Open { due_at: due_at(fingerprint.body(body)?) },
+        "close" => Command::Close { due_at: due_at(fingerprint.body(body)?) },
         "claim" => Command::Claim(fingerprint.body::<Claim>(body)?.into()),
         "hold" => {
             let Hold { customer, quantity, order, product } = fingerprint.body(body)?;
@@ -113,8 +129,8 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         Command::Schedule(wish) => ("schedule", to_body(&Schedule::from(wish))),
         Command::Stock => ("stock", to_body(&Nothing {})),
         Command::Refuse { reason } => ("refuse", to_body(&Refuse { reason: reason.clone().map(Text) })),
-        Command::Open => ("open", to_body(&Nothing {})),
-        Command::Close => ("close", to_body(&Nothing {})),
+        Command::Open { due_at } => ("open", to_body(&InTime { due_at: due_at.map(Time) })),
+        Command::Close { due_at } => ("close", to_body(&InTime { due_at: due_at.map(Time) })),
         Command::Claim(claim) => ("claim", to_body(&Claim::from(claim))),
         Command::Hold { claim, product } => {
             let Claim { customer, quantity, order } = claim.into();
@@ -125,6 +141,20 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         }
         Command::Commit { order } => ("commit", to_body(&Claimed { order: Id(order.0.clone()) })),
     }
+}
+
+fn due_at(InTime { due_at }: InTime) -> Option<TimeMs> {
+    due_at.map(|time| time.0)
+}
+
+/// What a customer may claim is what an order may cost, or its order could not be placed.
+fn check_amount(wish: &Schedule) -> Result<(), CommandError> {
+    let most = wish.units.0.min(wish.limit_per_customer.0);
+    if wish.price_cents.0.saturating_mul(u64::from(most)) > MAX_CENTS {
+        let detail = format!("price_cents: all that one customer may claim costs over {MAX_CENTS} cents");
+        return Err(CommandError::Body(detail));
+    }
+    Ok(())
 }
 
 impl From<Schedule> for DomainSchedule {

@@ -10,8 +10,8 @@ use schemas::commands::Precondition;
 use schemas::record::Record;
 
 use super::{
-    Kind, NOW, PARTITION, REGISTERED, RESERVED, RESTOCKED, Shop, WINDOW, accepted, register, rejected, replayed,
-    request, reserve,
+    Kind, NOW, PARTITION, REGISTERED, RESERVED, RESTOCKED, Request, Shop, WINDOW, accepted, register, rejected,
+    replayed, request, reserve,
 };
 
 #[test]
@@ -136,6 +136,29 @@ fn a_repeat_is_answered_as_the_first_time_whatever_happened_since() {
     shop.ask("second", "key", reserve("o-1"));
     shop.settle();
     assert_eq!(shop.answers()[2], ("second", replayed(2, RESERVED, 2)));
+}
+
+#[test]
+fn what_an_event_caused_is_decided_anew_whenever_it_comes_and_under_whatever_key() {
+    let mut shop = Shop::stocked(1);
+    let caused = |shop: &mut Shop, reply, command| {
+        let cause = Some("0-7-1".into());
+        let request = Request { cause, ..request(reply, "key", command, Precondition::None) };
+        shop.machine.command(request, NOW, &mut shop.out);
+        shop.machine.end_turn(&mut shop.out);
+    };
+    shop.ask("client", "key", Command::Restock { quantity: 1 });
+    caused(&mut shop, "reserve", reserve("o-1"));
+    caused(&mut shop, "again", reserve("o-1"));
+    caused(&mut shop, "release", Command::Release { order: OrderId("o-1".into()) });
+    caused(&mut shop, "late", reserve("o-1"));
+    shop.ask("client again", "key", Command::Restock { quantity: 1 });
+    shop.settle();
+    let nothing = Answer::Accepted { version: 3, events: vec![], position: (PARTITION, 3), replayed: false };
+    let answers = shop.answers();
+    assert_eq!(answers[1..3], [("reserve", accepted(3, RESERVED, 3)), ("again", nothing)]);
+    assert!(matches!(&answers[4], ("late", Answer::Accepted { version: 5, replayed: false, .. })), "{answers:?}");
+    assert_eq!(answers[5], ("client again", replayed(2, RESTOCKED, 2)));
 }
 
 #[test]
