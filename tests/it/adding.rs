@@ -79,6 +79,17 @@ fn the_patch_touches_the_rules_and_what_crosses_borders_alone() {
     assert!(files.iter().all(is_meant), "{files:?}");
 }
 
+#[test]
+fn the_guide_names_every_file_that_the_patch_changes() {
+    let guide = include_str!("../../README.md").split("### To add an event").nth(1).unwrap();
+    let guide = guide.split("\n## ").next().unwrap();
+    let patch = fs::read_to_string(PATCH).unwrap();
+    for file in patch.lines().filter_map(|line| line.strip_prefix("--- a/")) {
+        let name = Path::new(file).file_stem().unwrap().to_str().unwrap();
+        assert!(guide.contains(name), "{file}");
+    }
+}
+
 /// A log that a build wrote which had the first version of the event alone.
 fn old_log() -> Vec<(String, Vec<u8>)> {
     let nonce = "00c0ffee00c0ffee";
