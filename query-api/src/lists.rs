@@ -204,6 +204,7 @@ mod tests {
     const PRODUCT: usize = 0;
     const ORDER: usize = 1;
     const REVENUE: usize = 3;
+    const REVENUE_BY_MINUTE: usize = 4;
 
     fn parse(view: usize, query: &str) -> Result<ListQuery, String> {
         let pairs: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
@@ -232,6 +233,8 @@ mod tests {
             (ORDER, "customer=ann&order=key", "\"key\" with the filter customer"),
             (ORDER, "customer=ann&status=placed", "customer and status"),
             (REVENUE, "from=1997-1-1", "from"),
+            (REVENUE_BY_MINUTE, "from=1997-01-01 10:00", "from"),
+            (REVENUE_BY_MINUTE, "to=1997-01-01t10:00", "to"),
             (REVENUE, "after=1997-01-01", "after"),
         ] {
             let error = parse(view, query).unwrap_err();

@@ -17,7 +17,10 @@ pub mod revenue_by_minute;
 pub mod best_sellers;
 pub mod low_stock;
 
+use std::str::FromStr;
+
 use domain::{AggregateType, Event, TimeMs};
+use jiff::civil::{Date, DateTime};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
@@ -32,6 +35,8 @@ use sums::Delta;
 #[derive(Debug)]
 pub struct View {
     pub name: &'static str,
+    /// What it shows, for its readers.
+    pub about: &'static str,
     /// The SQL view that has its rows.
     pub relation: &'static str,
     pub source: Source,
@@ -102,12 +107,17 @@ impl Key {
     pub fn check(self, key: &str) -> Result<(), String> {
         match self {
             Self::Id => check_id(key).map_err(|error| error.to_string()),
-            Self::Day if key.len() == 10 && key.parse::<jiff::civil::Date>().is_ok() => Ok(()),
+            Self::Day if is_written::<Date>(key, "%Y-%m-%d") => Ok(()),
             Self::Day => Err("a day is written YYYY-MM-DD".to_owned()),
-            Self::Minute if key.len() == 16 && key.parse::<jiff::civil::DateTime>().is_ok() => Ok(()),
+            Self::Minute if is_written::<DateTime>(key, "%Y-%m-%dT%H:%M") => Ok(()),
             Self::Minute => Err("a minute is written YYYY-MM-DDTHH:MM".to_owned()),
         }
     }
+}
+
+/// Whether it is a time in just this form: keys compare as text, so that another form would name another row.
+fn is_written<T: FromStr + Into<DateTime>>(key: &str, form: &str) -> bool {
+    key.parse::<T>().is_ok_and(|time| time.into().strftime(form).to_string() == key)
 }
 
 /// What feeds a row.
@@ -389,6 +399,24 @@ mod tests {
         }
         for aggregate in TYPES {
             assert_eq!(row_fold(aggregate).1.aggregate, aggregate);
+        }
+    }
+
+    #[test]
+    fn a_key_is_written_in_one_form() {
+        for (key, good, bad) in [
+            (Key::Id, "a-1", &["", "a b"][..]),
+            (Key::Day, "1997-01-31", &["1997-1-1", "1997-02-30", "19970101", "1997-W01-3", "1997-01-01T10:00"]),
+            (
+                Key::Minute,
+                "1997-01-01T10:00",
+                &["1997-01-01 10:00", "1997-01-01t10:00", "1997-01-01T24:00", "1997-01-01T10:0", "1997-01-01T10:00:00"],
+            ),
+        ] {
+            assert_eq!(key.check(good), Ok(()), "{key:?}");
+            for bad in bad {
+                assert!(key.check(bad).is_err(), "{key:?}: {bad}");
+            }
         }
     }
 

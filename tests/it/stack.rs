@@ -5,6 +5,7 @@ use std::process::Output;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
@@ -206,6 +207,8 @@ async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     for path in ["/metrics", "/readyz", "/link", "/internal/link"] {
         assert_eq!(client.get(path).await.status, 404, "{path}");
     }
+    client.try_send(Method::TRACE, "/v1/products/cd", &[], None).await.unwrap().problem(405, "method-not-allowed", "");
+    what_describes_it_is_served(&client).await;
 
     // With a token, the edge itself has no answer to give.
     let token = answer.token();
@@ -262,4 +265,30 @@ async fn an_audit_fails_where_a_view_is_wrong_and_where_nothing_runs() {
     stack.tell(&["down"]).await;
     let audit = stack.command(&["audit"]).output().await.unwrap();
     assert!(!audit.status.success() && text(&audit).contains("no stack is ready"), "{}", text(&audit));
+}
+
+/// Through the edge, from the system itself alone.
+async fn what_describes_it_is_served(client: &Client) {
+    for (path, media_type, member) in [
+        ("/openapi.json", "application/json", "openapi"),
+        ("/asyncapi.json", "application/json", "asyncapi"),
+        ("/schemas/order.placed.v1.json", "application/schema+json", "$schema"),
+    ] {
+        let answer = client.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, Some(media_type)), "{path}");
+        assert!(answer.json()[member].is_string(), "{path}");
+    }
+    client.get("/schemas/order.placed.v9.json").await.problem(404, "not-found", "");
+    for path in ["/docs", "/docs?api=log"] {
+        let page = client.get(path).await;
+        assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+        let (_, policy) =
+            page.text.split_once("\"Content-Security-Policy\" content=\"").expect("the page has a policy");
+        let (policy, _) = policy.split_once('"').unwrap();
+        let mut sources = policy.split(';').flat_map(|directive| directive.split_whitespace().skip(1));
+        assert!(policy.starts_with("default-src 'self';"), "{policy}");
+        assert!(sources.all(|source| ["'self'", "'unsafe-inline'", "data:", "blob:"].contains(&source)), "{policy}");
+    }
+    let viewer = client.get("/docs/viewer.js").await;
+    assert_eq!(viewer.header("content-type"), Some("text/javascript; charset=utf-8"));
 }

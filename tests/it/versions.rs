@@ -2,11 +2,13 @@
 
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Commit, Epoch, Record};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fixture::{SERVICE_TOKEN, Service, Shop, append_all, eventually};
+use crate::fixture::{Client, SERVICE_TOKEN, Service, Shop, append_all, eventually};
 
 const NONCE: u64 = 7;
+/// The first version did not tell what each line is paid with.
+const PAID: &str = r#"{"payment":"p","amount_cents":1000,"held":[{"product":"cd","quantity":2}]}"#;
 
 /// Records as an older build wrote them.
 struct OldLog(Vec<(String, Record<'static>)>);
@@ -55,6 +57,11 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     log.write("order/gone", 1, placed);
     let ended = r#"{"type":"order.cancelled.v1","data":{"customer":"ann","units":2,"amount_cents":1000,"ordered_at":"1997-01-01T00:00:00Z"}}"#;
     log.write("order/gone", 2, ended);
+    let placed = placed.replace("ann", "bob");
+    log.write("order/kept", 1, &placed);
+    log.write("order/kept", 2, r#"{"type":"order.line-confirmed.v1","data":{"product":"cd"}}"#);
+    log.write("order/kept", 3, r#"{"type":"order.confirmed.v1","data":{}}"#);
+    log.write("order/kept", 4, &format!(r#"{{"type":"order.paid.v1","data":{PAID}}}"#));
     // As long a history as a snapshot is made of.
     for version in 5..=300 {
         log.write("product/cd", version, r#"{"type":"product.repriced.v1","data":{"price_cents":700}}"#);
@@ -78,6 +85,11 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     let best = row("/v1/views/best_sellers/cd").await;
     assert_eq!((&best["units"], &best["amount_cents"]), (&json!(4), &json!(900)));
     assert_eq!(row("/v1/orders/gone").await["status"], "cancelled");
+    the_past_is_as_it_was(&queries, &fresh).await;
+    // To the rules, the order is paid.
+    let pay = json!({ "payment": "other", "amount_cents": 1000 });
+    services[0].client().post("/v1/orders/kept/pay", pay).await.rejected("already_paid");
+    services[0].client().post("/v1/orders/kept/ship", json!({})).await.accepted(&["order.shipped.v1"]);
     assert_eq!(row("/v1/customers/ann").await["orders"], 0);
     let config = projector::Config::from_env(&shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
@@ -101,4 +113,28 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
             .await
             .rejected("not_reserved");
     }
+}
+
+/// A history has what was written, and a state of long ago is what the events up to it make, whatever their version.
+async fn the_past_is_as_it_was(queries: &Client, fresh: &[(&str, &str)]) {
+    let get = async |path: &str| queries.get_with(path, fresh).await.json();
+    let events = get("/v1/orders/kept/history").await;
+    assert_eq!((&events[3]["type"], &events[3]["version"]), (&json!("order.paid.v1"), &json!(4)));
+    assert_eq!(events[3]["data"], serde_json::from_str::<Value>(PAID).unwrap());
+    for (path, version, member, value) in [
+        ("orders/kept", 3, "status", json!("confirmed")),
+        ("orders/kept", 4, "status", json!("paid")),
+        ("orders/gone", 1, "status", json!("placed")),
+        ("orders/gone", 2, "status", json!("cancelled")),
+        ("products/cd", 2, "reserved", json!(2)),
+        ("products/cd", 3, "sold", json!(2)),
+        // Behind the command of the test: of the second version.
+        ("products/cd", 301, "sold", json!(4)),
+    ] {
+        let then = get(&format!("/v1/{path}/history?version={version}")).await;
+        assert_eq!((&then["version"], &then["data"][member]), (&json!(version), &value), "{path} at {version}");
+    }
+    let events = get("/v1/products/cd/history?limit=3").await;
+    assert_eq!(events[2]["type"], "product.committed.v1");
+    assert_eq!(events[2]["data"], json!({ "order": "sold", "quantity": 2 }));
 }

@@ -1,4 +1,4 @@
-//! What describes the interface and the events, and a page that shows it.
+//! What describes the interface and the log, and a page that shows both: `/docs`, and `/docs?api=log`.
 //!
 //! The page loads nothing from anywhere else: its viewer is in the build, and its policy forbids the rest.
 
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn each_document_is_served_and_the_page_names_no_other_server() {
+    async fn each_document_is_served() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
@@ -56,6 +56,12 @@ mod tests {
         asked.await.unwrap();
         shutdown.trigger();
         server.await.unwrap();
-        assert!(!PAGE.contains("http:") && !PAGE.contains("https:"));
+    }
+
+    #[test]
+    fn the_page_shows_both_descriptions_and_names_no_other_server() {
+        assert!(PAGE.contains("Content-Security-Policy\" content=\"default-src 'self';"));
+        assert!(!PAGE.contains("http:") && !PAGE.contains("https:") && !PAGE.contains("\"//"));
+        assert!(PAGE.contains("url: '/openapi.json'") && PAGE.contains("url: '/asyncapi.json'"));
     }
 }

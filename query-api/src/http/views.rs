@@ -20,6 +20,8 @@ struct Catalogue<'a> {
 #[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,
+    /// What it shows.
+    about: &'a str,
     key: Key,
     fields: &'a [Field],
     /// Query parameters of its lists.
@@ -42,6 +44,7 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
         let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
         Entry {
             name: view.name,
+            about: view.about,
             key: view.key,
             fields: view.fields,
             generation: reads.positions.generation(feed(index)),

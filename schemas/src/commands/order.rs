@@ -14,6 +14,8 @@ struct Place {
     customer: Id,
     lines: Vec<Object<Line>>,
     sale: Option<Id>,
+    /// The time of its placing, unless told. An order whose `ordered_at` lies more than a day before it is placed is a
+    /// record from elsewhere, and causes nothing: no units are held for it, and nobody confirms it.
     ordered_at: Option<Time>,
 }
 

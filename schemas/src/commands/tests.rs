@@ -1,5 +1,7 @@
 //! What is refused at the border, and by which words.
 
+mod rejections;
+
 use domain::product::{Command as ProductCommand, Registration};
 
 use super::*;

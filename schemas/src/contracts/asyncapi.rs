@@ -15,6 +15,11 @@ const RULE: &str = "Offset order is commit order within a partition; an aggregat
     are that JSON. A value without `st` is none of the log's; a reader stops at a format or an event that it does not \
     know.";
 
+const ABOUT: &str = "Every accepted command with its events, in Apache Kafka. The topic is internal to the system: its \
+    own processes append to it and read it, whoever else runs beside them keeps to the rule below, and what its records \
+    look like may change with a release. To others events leave the system as CloudEvents 1.0, by \
+    `GET /v1/{aggregates}/{id}/history` of the [HTTP interface](/docs), and an event's data is the same in both.";
+
 /// Of the topic `events`.
 pub fn document() -> Value {
     json!({
@@ -22,8 +27,7 @@ pub fn document() -> Value {
         "info": {
             "title": "Stampede's log",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Every accepted command with its events, in Apache Kafka. Readers may be anybody's; \
-                the owners of its partitions alone append to it.",
+            "description": ABOUT,
             "license": { "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0" },
         },
         "defaultContentType": CONTENT_TYPE,
@@ -37,7 +41,7 @@ pub fn document() -> Value {
             "read": {
                 "action": "receive",
                 "channel": { "$ref": "#/channels/events" },
-                "summary": "Projectors fold the records that count; so may anybody else.",
+                "summary": "Projectors, and owners that start, fold the records that count.",
             },
         },
         "components": { "messages": messages(), "schemas": schemas() },

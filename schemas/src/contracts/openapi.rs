@@ -14,8 +14,8 @@ const ABOUT: &str = "Commands are decided by the write tier and end in a log; qu
     views of it. A command's answer carries a `Consistency-Token`; a query that sends it back sees at least what the \
     command did.\n\nTimes are RFC 3339 in UTC, money is in integer cents, ids are the client's own. Errors are RFC 9457 \
     problems; the path in `type` explains each. What can be got by GET can be asked for by HEAD. A method that does not \
-    fit a path is answered 405.\n\nThe log itself is described by [/asyncapi.json](/asyncapi.json), every event by a \
-    JSON Schema under `/schemas/`.";
+    fit a path is answered 405.\n\nThe log itself is described by [/asyncapi.json](/asyncapi.json), [to be read \
+    here](/docs?api=log), every event by a JSON Schema under `/schemas/`.";
 
 /// Of everything that the edge serves.
 pub fn document() -> Value {

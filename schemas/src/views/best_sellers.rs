@@ -10,6 +10,7 @@ use super::{KEY_ORDER, Key, Kind, List, Natural, Source, SumFold, SumTable, View
 
 pub const VIEW: View = View {
     name: "best_sellers",
+    about: "What was sold for good of a product, in sales and out of them.",
     relation: "view_best_sellers",
     source: Source::Sum(SumFold { delta, row: |key, whole| json(&Row::new(key, whole)), table: SumTable::Totals }),
     natural: Natural::List("best-sellers"),
@@ -41,12 +42,41 @@ impl<'a> Row<'a> {
 
 fn delta(id: &str, event: &Event) -> Option<(String, Delta)> {
     let (product, quantity, amount_cents) = match event {
-        Event::Product(ProductEvent::Committed { quantity, amount_cents, .. }) => (id, *quantity, *amount_cents),
-        Event::Sale(SaleEvent::Committed { product, quantity, amount_cents, .. }) => {
-            (&*product.0, *quantity, *amount_cents)
-        }
-        Event::Product(_) | Event::Order(_) | Event::Sale(_) => return None,
+        Event::Product(event) => of_product(id, event)?,
+        Event::Sale(event) => of_sale(event)?,
+        // Whoever held its units tells what an order got.
+        Event::Order(_) => return None,
     };
     let sums = Sums { orders: 0, units: i64::from(quantity), amount_cents: signed(amount_cents) };
     Some((product.to_owned(), Delta::of(sums)))
+}
+
+/// The product, the units that were sold, and what was paid for them.
+type Sold<'a> = (&'a str, u32, u64);
+
+fn of_product<'a>(id: &'a str, event: &ProductEvent) -> Option<Sold<'a>> {
+    match event {
+        ProductEvent::Committed { quantity, amount_cents, .. } => Some((id, *quantity, *amount_cents)),
+        ProductEvent::Registered(_)
+        | ProductEvent::Restocked { .. }
+        | ProductEvent::Repriced { .. }
+        | ProductEvent::Reserved { .. }
+        | ProductEvent::Released { .. }
+        | ProductEvent::Allotted { .. }
+        | ProductEvent::TakenBack { .. }
+        | ProductEvent::Discontinued => None,
+    }
+}
+
+fn of_sale(event: &SaleEvent) -> Option<Sold<'_>> {
+    match event {
+        SaleEvent::Committed { product, quantity, amount_cents, .. } => Some((&product.0, *quantity, *amount_cents)),
+        SaleEvent::Scheduled(_)
+        | SaleEvent::Stocked
+        | SaleEvent::Refused { .. }
+        | SaleEvent::Opened
+        | SaleEvent::Closed { .. }
+        | SaleEvent::Claimed { .. }
+        | SaleEvent::Returned { .. } => None,
+    }
 }

@@ -9,6 +9,7 @@ use super::{KEY_ORDER, Key, Kind, Natural, Source, SumFold, SumTable, View, fiel
 
 pub const VIEW: View = View {
     name: "customer",
+    about: "What a customer ordered in all: counted when placed, taken back when an order ends unserved.",
     relation: "view_customer",
     source: Source::Sum(SumFold {
         delta,
@@ -52,6 +53,7 @@ impl From<&Delta> for CustomerRow {
 }
 
 fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
+    // Orders alone are counted: whatever else happens adds nothing.
     let Event::Order(event) = event else { return None };
     let at = ordered_at(event)?;
     let customer = match event {

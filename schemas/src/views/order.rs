@@ -9,6 +9,7 @@ use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, Nested, RowFold, Source
 
 pub const VIEW: View = View {
     name: "order",
+    about: "An order: what was ordered, and how far it has come.",
     relation: "view_order",
     source: Source::Aggregate(RowFold {
         aggregate: AggregateType::Order,

@@ -9,6 +9,7 @@ use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, 
 
 pub const VIEW: View = View {
     name: "product",
+    about: "A product: its price, and its units.",
     relation: "view_product",
     source: Source::Aggregate(RowFold {
         aggregate: AggregateType::Product,

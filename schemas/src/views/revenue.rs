@@ -8,6 +8,7 @@ use crate::time::day_of;
 
 pub const VIEW: View = View {
     name: "revenue",
+    about: "What was ordered on a day, in UTC: counted when placed, taken back when an order ends unserved.",
     relation: "view_revenue",
     source: Source::Sum(SumFold { delta, row: |_, whole| json(&whole.sums), table: SumTable::Parts }),
     natural: Natural::List("revenue"),
@@ -21,6 +22,7 @@ pub const VIEW: View = View {
 };
 
 fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
+    // Orders alone are counted: whatever else happens adds nothing.
     let Event::Order(event) = event else { return None };
     Some((day_of(ordered_at(event)?), Delta::of(Sums::of(event)?)))
 }

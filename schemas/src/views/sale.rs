@@ -9,6 +9,7 @@ use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, 
 
 pub const VIEW: View = View {
     name: "sale",
+    about: "How far a sale has come, and how fast.",
     relation: "view_sale",
     source: Source::Aggregate(RowFold {
         aggregate: AggregateType::Sale,
@@ -42,7 +43,7 @@ pub const VIEW: View = View {
     ],
     key_range: None,
     table: "sale_rows",
-    form: 1,
+    form: 2,
     lists: &[
         list(KEY_ORDER, &[]),
         list("opens_at", &[]),
@@ -68,9 +69,10 @@ pub struct SaleRow {
     pub returned: u64,
     /// With a claim that was not returned.
     pub customers: u64,
-    /// In the last whole second that had any before the one of `last_claim_at`.
+    /// In the whole second before the one of `last_claim_at`; 0 once the sale is closed. A row changes with an event
+    /// alone: where `last_claim_at` is long ago, the rate is 0 by now.
     pub claims_per_second: u64,
-    /// Since the beginning of the second of `last_claim_at`.
+    /// Since the beginning of the second of `last_claim_at`; 0 once the sale is closed.
     pub claims_since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", with = "option_rfc3339")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
@@ -133,7 +135,10 @@ fn next(mut row: SaleRow, event: &Event, at: TimeMs) -> SaleRow {
             row.reason = reason.as_deref().map(str::to_owned);
         }
         Event::Opened => row.status = SaleStatus::Open,
-        Event::Closed { .. } => row.status = SaleStatus::Closed,
+        Event::Closed { .. } => {
+            row.status = SaleStatus::Closed;
+            (row.claims_per_second, row.claims_since) = (0, 0);
+        }
         Event::Claimed { quantity, is_first, .. } => {
             row.claimed += u64::from(*quantity);
             row.left = row.left.saturating_sub(u64::from(*quantity));
@@ -155,8 +160,9 @@ fn next(mut row: SaleRow, event: &Event, at: TimeMs) -> SaleRow {
 
 fn count(row: &mut SaleRow, at: TimeMs) {
     let second = |time: TimeMs| time.0 / 1000;
-    if row.last_claim_at.is_none_or(|last| second(last) != second(at)) {
-        (row.claims_per_second, row.claims_since) = (row.claims_since, 0);
+    let passed = row.last_claim_at.map_or(u64::MAX, |last| second(at).saturating_sub(second(last)));
+    if passed > 0 {
+        (row.claims_per_second, row.claims_since) = (if passed == 1 { row.claims_since } else { 0 }, 0);
     }
     row.claims_since += 1;
     row.last_claim_at = Some(at);
@@ -225,5 +231,14 @@ mod tests {
         assert_eq!((now.claims_per_second, now.claims_since, now.last_claim_at), (3, 1, Some(TimeMs(2_000))));
         let json = serde_json::to_string(&now).unwrap();
         assert_eq!(serde_json::from_str::<SaleRow>(&json).unwrap(), now);
+        let after_a_pause = row(&[(100, claimed(1, true)), (2_100, claimed(1, true))]);
+        assert_eq!((after_a_pause.claims_per_second, after_a_pause.claims_since), (0, 1));
+    }
+
+    #[test]
+    fn a_closed_sale_has_no_rate() {
+        let closed = Event::Closed { product: ProductId("cd".into()), given_back: 7 };
+        let now = row(&[(100, claimed(1, true)), (1_100, claimed(1, true)), (1_200, closed)]);
+        assert_eq!((now.claims_per_second, now.claims_since, now.last_claim_at), (0, 0, Some(TimeMs(1_100))));
     }
 }

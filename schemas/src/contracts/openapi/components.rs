@@ -203,9 +203,14 @@ fn views() -> Value {
         json!({ "type": "object", "properties": properties, "required": required })
     };
     let field = object(json!({ "name": text(), "kind": text() }));
-    let list = object(json!({ "order": text(), "filters": names }));
+    let list = object(json!({
+        "order": { "type": "string", "description": "A field, or `key`." },
+        "descending": { "type": "boolean", "description": "Which way it goes where the reader names no order." },
+        "filters": names,
+    }));
     let view = object(json!({
         "name": text(),
+        "about": { "type": "string", "description": "What it shows." },
         "key": text(),
         "fields": { "type": "array", "items": field },
         "filters": { "type": "array", "items": text(), "description": "Parameters of its lists." },

@@ -30,7 +30,16 @@ pub(super) fn operations() -> Vec<Operation> {
             "/schemas/{event}.json",
             cached("schema", "The JSON Schema of an event's data.", "application/schema+json", &[event], &none),
         ),
-        ("/docs", cached("docs", "This description, to be read by people.", "text/html", &[], &[])),
+        (
+            "/docs",
+            cached(
+                "docs",
+                "This description, and with `?api=log` that of the log, to be read by people.",
+                "text/html",
+                &[],
+                &[],
+            ),
+        ),
         (
             "/problems/{slug}",
             document("problem", "What the `type` of a problem means.", "text/plain", &[slug], &none, &[]),

@@ -11,7 +11,7 @@ use crate::problem::ProblemKind;
 use crate::views::order::OrderRow;
 use crate::views::product::ProductRow;
 use crate::views::sale::SaleRow;
-use crate::views::{Field, Key, Kind, Natural, Nested, RowFold, Source, VIEWS, View, row_fold};
+use crate::views::{Field, Key, Kind, List, Natural, Nested, RowFold, Source, VIEWS, View, row_fold};
 
 /// Of every query.
 const ASKED: [&str; 3] = ["Consistency-Token", "Prefer", "If-None-Match"];
@@ -56,7 +56,7 @@ pub(super) fn schemas() -> Map<String, Value> {
 fn row_schema(view: &View) -> Value {
     json!({
         "type": "object",
-        "description": format!("A row of the view `{}`.", view.name),
+        "description": format!("A row of the view `{}`. {}", view.name, view.about),
         "properties": {
             "key": key(view.key),
             "version": { "type": "integer", "minimum": 0, "description": "What the `ETag` tells, too." },
@@ -169,6 +169,7 @@ fn row(view: &View) -> Value {
         "operationId": format!("{}.row", view.name),
         "tags": ["queries"],
         "summary": format!("A row of the view `{}`.", view.name),
+        "description": view.about,
         "parameters": parameters,
         "responses": responses(found, true),
     })
@@ -196,7 +197,7 @@ fn list(view: &View, name: &str, nested: Option<&Nested>) -> Value {
         "operationId": format!("{name}.list"),
         "tags": ["queries"],
         "summary": format!("Rows of the view `{}`, page by page.", view.name),
-        "description": orders(view),
+        "description": format!("{} {}", view.about, orders(view, nested)),
         "parameters": parameters,
         "responses": responses(ok("A page.", &LISTED, "application/json", &schema), false),
     })
@@ -204,16 +205,8 @@ fn list(view: &View, name: &str, nested: Option<&Nested>) -> Value {
 
 fn any_list() -> Value {
     let mut parameters = references("parameters", ["view", "limit", "after", "Consistency-Token", "Prefer"]);
-    let order = json!({ "type": "string", "pattern": "^-?[a-z_]+$" });
-    parameters.push(in_query("order", "A field that the view has an order by; `-` before it: backwards.", &order));
-    for view in VIEWS {
-        for own in list_parameters(view, None).iter().filter(|own| own["name"] != "order") {
-            if !parameters.iter().any(|known| known["name"] == own["name"]) {
-                parameters.push(own.clone());
-            }
-        }
-    }
-    let lists: Vec<_> = VIEWS.iter().map(|view| format!("`{}`: {}", view.name, orders(view))).collect();
+    parameters.extend(any_list_parameters());
+    let lists: Vec<_> = VIEWS.iter().map(|view| format!("`{}`: {}", view.name, orders(view, None))).collect();
     let mut responses = responses(ok("A page.", &LISTED, "application/json", &page(&one_of_all())), false);
     responses.insert("404".to_owned(), reference("responses", &shared_name("404")));
     json!({
@@ -226,13 +219,47 @@ fn any_list() -> Value {
     })
 }
 
+/// Those of every view. What several views name alike takes what any of them takes: which one is asked, the path tells.
+fn any_list_parameters() -> Vec<Value> {
+    let order = json!({ "type": "string", "pattern": "^-?[a-z_]+$" });
+    let mut parameters =
+        vec![in_query("order", "A field that the view has an order by; `-` before it: backwards.", &order)];
+    for own in VIEWS.iter().flat_map(|view| list_parameters(view, None)).filter(|own| own["name"] != "order") {
+        match parameters.iter_mut().find(|known| known["name"] == own["name"]) {
+            Some(known) => known["schema"] = either(&known["schema"], &own["schema"]),
+            None => parameters.push(own),
+        }
+    }
+    parameters
+}
+
+fn either(known: &Value, own: &Value) -> Value {
+    let mut schemas = known["anyOf"].as_array().cloned().unwrap_or_else(|| vec![known.clone()]);
+    if !schemas.contains(own) {
+        schemas.push(own.clone());
+    }
+    match <[Value; 1]>::try_from(schemas) {
+        Ok([only]) => only,
+        Err(several) => json!({ "anyOf": several }),
+    }
+}
+
+/// Those that can be had: all, or those under a row of another view.
+fn lists<'a>(view: &'a View, nested: Option<&'a Nested>) -> impl Iterator<Item = &'a List> {
+    view.lists.iter().filter(move |list| nested.is_none_or(|nested| list.filters.contains(&nested.filter)))
+}
+
 /// `order`, filters and the range, as the view declares them.
 fn list_parameters(view: &View, nested: Option<&Nested>) -> Vec<Value> {
     let is_fixed = |name: &str| nested.is_some_and(|nested| nested.filter == name);
-    let orders: BTreeSet<_> = view.lists.iter().map(|list| list.order).collect();
+    let orders: BTreeSet<_> = lists(view, nested).map(|list| list.order).collect();
     let orders: Vec<_> = orders.into_iter().flat_map(|order| [order.to_owned(), format!("-{order}")]).collect();
-    let mut parameters = vec![in_query("order", "`-`: backwards.", &json!({ "type": "string", "enum": orders }))];
-    let filters: BTreeSet<_> = view.lists.iter().flat_map(|list| list.filters).copied().collect();
+    let mut schema = json!({ "type": "string", "enum": orders });
+    if let Some(default) = default_order(view, nested) {
+        schema["default"] = default.into();
+    }
+    let mut parameters = vec![in_query("order", "`-`: backwards.", &schema)];
+    let filters: BTreeSet<_> = lists(view, nested).flat_map(|list| list.filters).copied().collect();
     for field in view.fields.iter().filter(|field| filters.contains(field.name) && !is_fixed(field.name)) {
         parameters.push(in_query(field.name, "Rows with this value.", &kind(field.kind)));
     }
@@ -243,13 +270,32 @@ fn list_parameters(view: &View, nested: Option<&Nested>) -> Vec<Value> {
     parameters
 }
 
+/// Where the reader names none, and gives no filter.
+fn default_order(view: &View, nested: Option<&Nested>) -> Option<String> {
+    let declared = nested.map(|nested| nested.order.to_owned());
+    declared.or_else(|| view.lists.iter().find(|list| list.filters.is_empty()).map(directed))
+}
+
+/// As it goes where the reader does not say which way.
+fn directed(list: &List) -> String {
+    format!("{}{}", if list.descending { "-" } else { "" }, list.order)
+}
+
 /// Which filters go with which order: what has no index is refused.
-fn orders(view: &View) -> String {
-    let orders = view.lists.iter().map(|list| match list.filters {
-        [] => format!("by `{}`", list.order),
-        filters => format!("by `{}` with `{}`", list.order, filters.join("`, `")),
+fn orders(view: &View, nested: Option<&Nested>) -> String {
+    let is_free = |name: &&&str| nested.is_none_or(|nested| nested.filter != **name);
+    let orders = lists(view, nested).map(|list| {
+        let filters: Vec<_> = list.filters.iter().filter(is_free).copied().collect();
+        match &*filters {
+            [] => format!("by `{}`", directed(list)),
+            filters => format!("by `{}` with `{}`", directed(list), filters.join("`, `")),
+        }
     });
-    format!("There are lists {}.", orders.collect::<Vec<_>>().join(", "))
+    let orders: Vec<_> = orders.collect();
+    match nested {
+        Some(nested) => format!("There are lists {}. Without `order`: `{}`.", orders.join(", "), nested.order),
+        None => format!("There are lists {}. Without `order`: the first with the given filters.", orders.join(", ")),
+    }
 }
 
 fn views() -> Value {

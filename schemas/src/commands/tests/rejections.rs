@@ -1,0 +1,123 @@
+//! What a command may be rejected by is told of it, and nothing else is.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use domain::{State, decide, evolve};
+
+use super::super::*;
+use crate::aggregate::TYPES;
+use crate::answers::rejection_name;
+use crate::time::parse_rfc3339;
+
+/// As far as the longest way to a rejection: an order that is placed, confirmed, paid and shipped, then cancelled.
+const COMMANDS: usize = 5;
+
+/// Commands that come to every state worth telling apart.
+fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
+    let wishes: &[(&str, &str)] = match aggregate {
+        AggregateType::Product => &[
+            ("register", r#"{"name":"A","price_cents":1,"stock":5,"limit_per_order":3}"#),
+            ("register", r#"{"name":"B","price_cents":1,"stock":5}"#),
+            ("restock", r#"{"quantity":1}"#),
+            ("reprice", r#"{"price_cents":2}"#),
+            ("reserve", r#"{"order":"o","quantity":3}"#),
+            ("reserve", r#"{"order":"o","quantity":2}"#),
+            ("reserve", r#"{"order":"p","quantity":3}"#),
+            ("reserve", r#"{"order":"p","quantity":4}"#),
+            ("release", r#"{"order":"o"}"#),
+            ("commit", r#"{"order":"o","amount_cents":3}"#),
+            ("allot", r#"{"sale":"s","units":2}"#),
+            ("allot", r#"{"sale":"s","units":1}"#),
+            ("allot", r#"{"sale":"t","units":9}"#),
+            ("take-back", r#"{"sale":"s","total":2}"#),
+            ("discontinue", "{}"),
+        ],
+        AggregateType::Order => &[
+            ("place", r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
+            ("place", r#"{"customer":"d","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
+            ("place", r#"{"customer":"c","lines":[]}"#),
+            ("place", "too many lines"),
+            ("confirm-line", r#"{"product":"p"}"#),
+            ("confirm-line", r#"{"product":"q"}"#),
+            ("reject-line", r#"{"product":"p"}"#),
+            ("reject-line", r#"{"product":"q"}"#),
+            ("pay", r#"{"payment":"x","amount_cents":7}"#),
+            ("pay", r#"{"payment":"y","amount_cents":7}"#),
+            ("pay", r#"{"payment":"x","amount_cents":8}"#),
+            ("ship", "{}"),
+            ("deliver", "{}"),
+            ("cancel", "{}"),
+            ("expire", "{}"),
+        ],
+        AggregateType::Sale => &[
+            ("schedule", "2026-01-03"),
+            ("schedule", "2026-01-04"),
+            ("schedule", "2026-01-01"),
+            ("stock", "{}"),
+            ("refuse", "{}"),
+            ("open", "{}"),
+            ("close", "{}"),
+            ("claim", r#"{"customer":"c","quantity":1,"order":"o"}"#),
+            ("claim", r#"{"customer":"c","quantity":3,"order":"o"}"#),
+            ("claim", r#"{"customer":"c","quantity":9,"order":"o"}"#),
+            ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p"}"#),
+            ("hold", r#"{"customer":"c","quantity":3,"order":"o","product":"p"}"#),
+            ("hold", r#"{"customer":"c","quantity":9,"order":"o","product":"p"}"#),
+            ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"q"}"#),
+            ("return", r#"{"order":"o"}"#),
+            ("commit", r#"{"order":"o"}"#),
+        ],
+    };
+    wishes.iter().map(|(command, body)| (*command, whole(command, body))).collect()
+}
+
+/// Bodies that would be long to write out.
+fn whole(command: &str, body: &str) -> String {
+    match command {
+        "place" if body == "too many lines" => {
+            let lines = [r#"{"product":"p","quantity":1,"amount_cents":7}"#; domain::order::MAX_LINES + 1].join(",");
+            format!(r#"{{"customer":"c","lines":[{lines}]}}"#)
+        }
+        "schedule" => format!(
+            r#"{{"product":"p","opens_at":"2026-01-01T00:00:00Z","closes_at":"{body}T00:00:00Z","price_cents":1,"units":4,"limit_per_customer":2}}"#
+        ),
+        _ => body.to_owned(),
+    }
+}
+
+/// Every rejection that some history of so many commands leads to, by the command.
+fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let at = parse_rfc3339("2026-01-02T00:00:00Z").unwrap();
+    let wishes: Vec<_> = wishes(aggregate)
+        .into_iter()
+        .map(|(name, body)| {
+            let parsed = parse(aggregate, name, body.as_bytes(), Precondition::None);
+            (name, parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command)
+        })
+        .collect();
+    let mut met: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let (mut known, mut states) = (HashSet::new(), vec![State::initial(aggregate)]);
+    for _ in 0..COMMANDS {
+        let mut next = Vec::new();
+        for (state, (name, command)) in states.iter().flat_map(|state| wishes.iter().map(move |wish| (state, wish))) {
+            match decide(state, command, at) {
+                Ok(events) => next.push(events.iter().fold(state.clone(), evolve)),
+                Err(rejection) => drop(met.entry(*name).or_default().insert(rejection_name(&rejection))),
+            }
+        }
+        next.retain(|state| known.insert(format!("{state:?}")));
+        states = next;
+    }
+    met
+}
+
+#[test]
+fn a_command_is_rejected_by_the_rules_that_are_told_of_it_and_by_no_others() {
+    for aggregate in TYPES {
+        let met = met(aggregate);
+        for contract in contracts(aggregate) {
+            let told = contract.rejections.iter().copied().collect();
+            assert_eq!(met.get(contract.name).unwrap_or(&BTreeSet::new()), &told, "{}", contract.name);
+        }
+    }
+}
