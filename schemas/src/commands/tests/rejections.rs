@@ -48,6 +48,7 @@ fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
             ("deliver", "{}"),
             ("cancel", "{}"),
             ("expire", "{}"),
+            ("expire", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
         ],
         AggregateType::Sale => &[
             ("schedule", "2026-01-03"),
@@ -57,6 +58,8 @@ fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
             ("refuse", "{}"),
             ("open", "{}"),
             ("close", "{}"),
+            ("open", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
+            ("close", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
             ("claim", r#"{"customer":"c","quantity":1,"order":"o"}"#),
             ("claim", r#"{"customer":"c","quantity":3,"order":"o"}"#),
             ("claim", r#"{"customer":"c","quantity":9,"order":"o"}"#),
