@@ -115,7 +115,7 @@ impl Engine {
             if let Err(error) = self.take(turn) {
                 return self.halt(&error, &shutdown).await;
             }
-            self.machine.end_turn(&mut self.kafka);
+            self.machine.end_turn(now(), &mut self.kafka);
             self.show();
             self.publish(&mut rest);
             if stopping && self.machine.role() == Role::Idle {
@@ -161,6 +161,7 @@ impl Engine {
         };
         let (mut reports, mut jobs) = (Vec::new(), Vec::new());
         let retries = role == Role::Unsettled || self.machine.wants_turn() || !rest.is_over();
+        let pause = self.machine.fence_due_in(now()).or(rest.left()).unwrap_or(RETRY);
         tokio::select! {
             count = self.reports.recv_many(&mut reports, MAX_REPORTS_A_TURN), if !self.reports.is_closed() => {
                 debug_assert!(count > 0, "the producers outlive the engines");
@@ -174,7 +175,7 @@ impl Engine {
             Some(request) = self.requests.recv() => Turn::Request(request),
             cleared = self.takeover.cleared() => Turn::Cleared(cleared),
             Ok(()) = self.assignment.changed() => Turn::Assigned,
-            () = tokio::time::sleep(rest.left().unwrap_or(RETRY)), if retries => Turn::Tick,
+            () = tokio::time::sleep(pause), if retries => Turn::Tick,
             () = shutdown.requested(), if !stopping => Turn::Stop,
         }
     }
@@ -229,7 +230,7 @@ impl Engine {
             Turn::Cleared(true) => self.machine.take_over(&mut self.kafka),
             Turn::Cleared(false) => self.machine.let_go(),
             // The group gave it to another, or lost sight of this instance for so long that another may have claimed.
-            Turn::Assigned if !self.is_assigned() => self.machine.probe(&mut self.kafka),
+            Turn::Assigned if !self.is_assigned() => self.machine.probe(now(), &mut self.kafka),
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
                 self.lanes.close();

@@ -19,6 +19,7 @@ mod quarantine;
 mod repeats;
 mod parked;
 mod pending;
+mod fences;
 mod claiming;
 mod doubt;
 mod keeping;
@@ -43,6 +44,7 @@ pub use quarantine::{Quarantine, Release};
 pub use repeats::Repeat;
 
 use aggregates::Refusal;
+use fences::Fences;
 use memory::Memory;
 use parked::Parked;
 use pending::{Pending, PendingAnswers};
@@ -95,8 +97,7 @@ pub struct Partition<R> {
     checkpoint: Option<Checkpoint>,
     /// No room for aggregates that are not in memory.
     full: bool,
-    /// Of the last fence that was sent.
-    fence_seq: u64,
+    fences: Fences,
     /// Decides nothing more, and is idle once everything is answered.
     leaving: bool,
     buffer: Vec<u8>,
@@ -116,7 +117,7 @@ impl<R> Partition<R> {
             parked: Parked::default(),
             checkpoint: None,
             full: false,
-            fence_seq: 0,
+            fences: Fences::default(),
             leaving: false,
             buffer: Vec::with_capacity(1024),
         }
@@ -273,7 +274,7 @@ impl<R> Partition<R> {
             }
             Phase::ReadingBack { epoch } => {
                 self.phase = Phase::Owner(Writer::new(epoch));
-                self.fence_seq = 0;
+                self.fences = Fences::default();
                 self.preload(out);
                 self.settle_pending(now, out);
             }
@@ -283,9 +284,14 @@ impl<R> Partition<R> {
         Ok(())
     }
 
-    /// The end of a turn: sends what the commands of this turn share. While one fence is in flight the next
-    /// waits for it, so that a storm of rejections shares a few.
-    pub fn end_turn(&mut self, out: &mut impl Outside<Reply = R>) {
+    /// For how long what waits for a fence is to wait for company yet.
+    pub fn fence_due_in(&self, now: TimeMs) -> Option<Duration> {
+        self.fences.due_in(now)
+    }
+
+    /// The end of a turn: sends what the commands of this turn share. A fence that is not due yet is sent at the end of a
+    /// later turn, so that a storm of rejections shares a few.
+    pub fn end_turn(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         if let Phase::Claiming { sent: false, .. } = self.phase {
             self.send_claim(out);
         }
@@ -294,27 +300,26 @@ impl<R> Partition<R> {
         }
         let Phase::Owner(writer) = &self.phase else { return };
         let wanted = self.pending.last_needed() > writer.last_sent();
-        if !wanted || self.fence_seq > writer.acknowledged() {
-            return;
+        if wanted && self.fences.is_due(writer.acknowledged(), now) {
+            self.send_fence(now, out);
         }
-        self.send_fence(out);
     }
 
     /// Finds out whether it still owns the partition: an owner that slept does not know of the claims since, and as long
     /// as it has nothing to append it never would.
-    pub fn probe(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub fn probe(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         if self.role() == Role::Owner {
-            self.send_fence(out);
+            self.send_fence(now, out);
         }
     }
 
-    fn send_fence(&mut self, out: &mut impl Outside<Reply = R>) {
+    fn send_fence(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         let Phase::Owner(writer) = &mut self.phase else { return };
         let (epoch, seq) = (writer.epoch(), writer.next_seq());
         self.buffer.clear();
         Record::Fence(Fence { epoch, seq }).encode(&mut self.buffer);
         if out.append("", &self.buffer, Ticket { generation: self.generation, seq }).is_ok() {
-            self.fence_seq = writer.sent();
+            self.fences.sent(writer.sent(), self.pending.needing(seq), now);
         }
     }
 

@@ -42,6 +42,11 @@ impl<R> PendingAnswers<R> {
         self.0.back().map_or(0, |pending| pending.needs)
     }
 
+    /// Answers that this very record is to prove, the last one that any needs.
+    pub(super) fn needing(&self, seq: u64) -> usize {
+        self.0.iter().rev().take_while(|pending| pending.needs == seq).count()
+    }
+
     pub(super) fn pop_proven(&mut self, acknowledged: u64) -> Option<Pending<R>> {
         self.0.pop_front_if(|pending| pending.needs <= acknowledged)
     }

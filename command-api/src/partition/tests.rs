@@ -123,12 +123,14 @@ struct Shop {
     machine: Partition<&'static str>,
     out: Recorder<&'static str>,
     log: Vec<Vec<u8>>,
+    now: TimeMs,
 }
 
 impl Shop {
     /// Nothing was read and nothing claimed.
     fn closed() -> Self {
-        Self { machine: Partition::new(PARTITION, "http://me".into(), WINDOW), out: Recorder::new(0), log: vec![] }
+        let machine = Partition::new(PARTITION, "http://me".into(), WINDOW);
+        Self { machine, out: Recorder::new(0), log: vec![], now: NOW }
     }
 
     /// Owns the partition by the claim at offset 0.
@@ -160,8 +162,12 @@ impl Shop {
 
     fn ask_when(&mut self, precondition: Precondition, reply: &'static str, key: &str, command: Command) {
         let request = request(reply, key, command, precondition);
-        self.machine.command(request, NOW, &mut self.out);
-        self.machine.end_turn(&mut self.out);
+        self.machine.command(request, self.now, &mut self.out);
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
+        self.machine.end_turn(self.now, &mut self.out);
     }
 
     /// The oldest record on its way reaches the log.
@@ -182,12 +188,12 @@ impl Shop {
 
     fn report(&mut self, (ticket, offset): (Ticket, i64)) {
         self.machine.delivered(ticket, Ok(offset), &mut self.out);
-        self.machine.end_turn(&mut self.out);
+        self.end_turn();
     }
 
     fn report_failure(&mut self, ticket: Ticket) {
         self.machine.delivered(ticket, Err(NoOffset), &mut self.out);
-        self.machine.end_turn(&mut self.out);
+        self.end_turn();
     }
 
     /// Carries out the read that the machine asked for.
@@ -201,8 +207,8 @@ impl Shop {
         for offset in from..to {
             self.machine.record(offset, &self.log[index(offset)], &mut self.out)?;
         }
-        self.machine.read_ended(NOW, &mut self.out)?;
-        self.machine.end_turn(&mut self.out);
+        self.machine.read_ended(self.now, &mut self.out)?;
+        self.end_turn();
         Ok(())
     }
 
@@ -214,6 +220,9 @@ impl Shop {
             } else if !self.out.sent.is_empty() {
                 let carried = self.carry();
                 self.report(carried);
+            } else if self.machine.wants_turn() {
+                self.now.0 += 1;
+                self.end_turn();
             } else {
                 return;
             }

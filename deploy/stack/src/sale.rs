@@ -2,11 +2,14 @@
 //! end, and everything compared with the log.
 
 mod shop;
+mod visitor;
 mod rush;
+mod seen;
 mod display;
 mod orders;
 mod verdict;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +21,7 @@ use crate::control;
 use crate::layout::Layout;
 use crate::status::Phase;
 use crate::up;
-use rush::Rush;
+use rush::Crowd;
 use shop::Shop;
 
 /// In the product's stock beside the sale's units.
@@ -38,8 +41,8 @@ pub(crate) struct Args {
     /// Units of the sale
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     units: u64,
-    /// Customers who only look, once a second
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    /// Customers who only look, once a second, each over a connection of its own
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=3_000))]
     watchers: u64,
     /// Connections of the buyers
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
@@ -62,21 +65,11 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     }
     let run = format!("{:x}", Timestamp::now().as_millisecond());
     let names = Names { product: format!("cd-{run}"), sale: format!("drop-{run}"), run };
-    let commands = match args.direct {
-        true => format!("http://127.0.0.1:{}", layout.ports.command_http(1)),
-        false => up::url(layout),
-    };
-    let shop = Shop::new(&commands, &up::url(layout));
+    let shop = Shop::new(up::url(layout));
     open(&shop, &names, args.units)?;
     println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, up::url(layout), names.sale);
 
-    let rush = Rush::new(args.buyers, args.watchers, &names);
-    let opened = Instant::now();
-    thread::scope(|scope| {
-        rush.start(scope, &shop, args.connections);
-        display::show(&rush, opened);
-    });
-    let seen = rush.seen(opened);
+    let seen = rush::play(crowd(layout, args), &names)?;
     println!("{seen}");
 
     let window = up::payment_window(layout);
@@ -84,6 +77,19 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let verdict = verdict::of(&shop, &names, args.units, &seen, &ended)?;
     print!("{verdict}");
     Ok(if verdict.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn crowd(layout: &Layout, args: &Args) -> Crowd {
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let edge = layout.ports.edge();
+    let commands = if args.direct { layout.ports.command_http(1) } else { edge };
+    Crowd {
+        buyers: args.buyers,
+        watchers: args.watchers,
+        connections: args.connections,
+        commands: at(commands),
+        queries: at(edge),
+    }
 }
 
 /// Returns when the sale has its units.

@@ -67,18 +67,33 @@ fn a_fence_proves_nothing_that_was_decided_after_it_was_sent() {
 }
 
 #[test]
-fn a_storm_of_rejections_shares_fences() {
+fn a_storm_of_rejections_shares_a_fence_every_few_milliseconds() {
     let mut shop = Shop::stocked(0);
-    for _ in 0..3 {
+    for passed_ms in [0, 4, 4] {
         for _ in 0..100 {
             shop.ask("storm", "storm", reserve("o-1"));
         }
-        assert_eq!(shop.sent().len(), 1, "more than one fence in flight");
+        shop.now.0 += passed_ms;
+        shop.end_turn();
+        assert_eq!(shop.sent().len(), 1, "more than one fence in flight, or none");
         let carried = shop.carry();
         shop.report(carried);
     }
     shop.settle();
     assert_eq!((shop.answers().len(), shop.log.len()), (300, 2 + 4));
+}
+
+#[test]
+fn a_crowd_waits_for_company_though_the_last_fence_is_acknowledged_and_a_lone_rejection_does_not() {
+    let mut shop = Shop::stocked(0);
+    for (asked, is_sent_at_once) in [(1, true), (10, true), (1, false), (1, true)] {
+        for _ in 0..asked {
+            shop.ask("rejected", "rejected", reserve("o-1"));
+        }
+        assert_eq!(!shop.sent().is_empty(), is_sent_at_once, "{asked} were asked");
+        shop.settle();
+        assert_eq!(shop.answers().len(), asked);
+    }
 }
 
 #[test]
@@ -187,7 +202,7 @@ fn a_key_that_came_back_after_its_window_is_kept_for_another() {
         let now = TimeMs(NOW.0 + u64::try_from(after.as_millis()).unwrap());
         let request = request("repeat", "key", Command::Restock { quantity: 1 }, Precondition::None);
         shop.machine.command(request, now, &mut shop.out);
-        shop.machine.end_turn(&mut shop.out);
+        shop.end_turn();
         shop.settle();
         shop.answers()
     };
@@ -221,14 +236,14 @@ fn a_fence_or_a_claim_that_a_full_queue_refused_is_tried_again_next_turn() {
     shop.out.refusals = 1;
     shop.ask_for("rejected", reserve("o-1"));
     assert!(shop.sent().is_empty() && shop.machine.wants_turn());
-    shop.machine.end_turn(&mut shop.out);
+    shop.end_turn();
     assert_eq!((shop.sent(), shop.machine.wants_turn()), (vec![(2, Kind::Fence)], false));
     let mut shop = Shop::closed();
     shop.out.refusals = 2;
     shop.machine.take_over(&mut shop.out);
     shop.read();
     assert!(shop.sent().is_empty() && shop.machine.wants_turn());
-    shop.machine.end_turn(&mut shop.out);
+    shop.end_turn();
     assert_eq!((shop.sent(), shop.machine.wants_turn()), (vec![(0, Kind::Claim)], false));
 }
 

@@ -94,7 +94,7 @@ fn one_that_lets_go_in_the_middle_of_a_read_has_no_use_for_the_rest() {
 fn an_owner_that_slept_finds_out_that_it_was_deposed_before_anybody_commands_it() {
     let mut shop = Shop::stocked(5);
     shop.write(claim(FOREIGN_NONCE));
-    shop.machine.probe(&mut shop.out);
+    shop.machine.probe(NOW, &mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Idle);
 }
@@ -102,7 +102,7 @@ fn an_owner_that_slept_finds_out_that_it_was_deposed_before_anybody_commands_it(
 #[test]
 fn an_owner_that_has_no_reason_to_doubt_goes_on_after_a_probe() {
     let mut shop = Shop::stocked(5);
-    shop.machine.probe(&mut shop.out);
+    shop.machine.probe(NOW, &mut shop.out);
     assert_eq!(shop.sent(), [(2, Kind::Fence)]);
     shop.settle();
     shop.ask_for("a", reserve("o-1"));

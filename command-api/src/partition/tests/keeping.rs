@@ -44,7 +44,7 @@ fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat
     let folded = domain::evolve(State::initial(domain::AggregateType::Product), &registered);
     let state = wanted.state.then(|| KeptState { folded: Ok(folded), version: 1, offset: 1 });
     shop.machine.loaded(wanted, Ok(Kept { checkpoint, state, repeat }), NOW, &mut shop.out);
-    shop.machine.end_turn(&mut shop.out);
+    shop.end_turn();
 }
 
 fn wanted(shop: &mut Shop) -> Vec<Wanted> {

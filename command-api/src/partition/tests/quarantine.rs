@@ -16,14 +16,14 @@ fn ask_nonsense(shop: &mut Shop, key: &'static str) {
     let mut request = request(key, key, register(1), Precondition::None);
     request.command = domain::Command::Order(order::Command::Cancel { reason: None });
     shop.machine.command(request, NOW, &mut shop.out);
-    shop.machine.end_turn(&mut shop.out);
+    shop.end_turn();
 }
 
 fn ask_other(shop: &mut Shop, key: &'static str, command: Command) {
     let mut request = request(key, key, command, Precondition::None);
     request.aggregate = product("q");
     shop.machine.command(request, NOW, &mut shop.out);
-    shop.machine.end_turn(&mut shop.out);
+    shop.end_turn();
 }
 
 #[test]

@@ -266,6 +266,7 @@ impl World {
             } else if !self.asks.is_empty() {
                 self.bring(0, Reading::AtLast);
             } else if let Some(it) = self.pick(0, |machine| machine.partition.wants_turn()) {
+                self.clock += 1;
                 self.end_turn(it);
             } else {
                 return;
@@ -369,8 +370,9 @@ impl World {
 
     /// Ends a machine's turn, then does what it asked for.
     fn end_turn(&mut self, it: usize) {
+        let now = self.now(it);
         let machine = &mut self.machines[it];
-        machine.partition.end_turn(&mut machine.out);
+        machine.partition.end_turn(now, &mut machine.out);
         if let Some((_, to)) = &mut machine.out.reading {
             *to = ReadTo::Offset(end_of(*to, self.log.len()));
         }

@@ -1,5 +1,6 @@
-//! The running stack as buyers and watchers use it.
+//! The running stack as its shopkeeper uses it, before the rush and after it.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,34 +11,12 @@ use ureq::{Agent, Body};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: u64 = 64 << 20;
+const TRIES: u32 = 30;
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Shop {
     agent: Agent,
-    commands: String,
-    queries: String,
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
-    Accepted {
-        version: u64,
-        token: String,
-    },
-    Rejected(String),
-    /// Nothing was done, or nobody knows: the same again is safe.
-    Later {
-        after: Duration,
-    },
-    /// None of these.
-    Odd(String),
-}
-
-#[derive(Deserialize)]
-struct AnswerBody {
-    version: Option<u64>,
-    token: Option<String>,
-    rejection: Option<String>,
+    url: String,
 }
 
 /// A line of a batch's answer.
@@ -49,71 +28,38 @@ pub(super) struct LineAnswer {
 }
 
 impl Shop {
-    pub(super) fn new(commands: &str, queries: &str) -> Self {
+    pub(super) fn new(url: String) -> Self {
         // A bound of the whole would cost a thread for each request, in which ureq resolves the name.
         let config = Agent::config_builder().http_status_as_error(false);
         let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT)).build();
-        Self { agent: config.new_agent(), commands: commands.to_owned(), queries: queries.to_owned() }
+        Self { agent: config.new_agent(), url }
     }
 
-    /// The same over connections of its own: many threads would wait for each other at one agent's.
-    pub(super) fn again(&self) -> Self {
-        Self::new(&self.commands, &self.queries)
-    }
-
-    /// Under a key of its own.
-    pub(super) fn send(&self, path: &str, key: &str, body: &str) -> Answer {
-        let request = self.agent.post(format!("{}{path}", self.commands));
-        let request = request.header("Content-Type", "application/json").header("Idempotency-Key", key);
-        match request.send(body) {
-            Ok(mut response) => answer(&mut response),
-            Err(_) => Answer::Later { after: Duration::from_millis(50) },
-        }
-    }
-
-    /// Until it is accepted.
+    /// A command, again and again until it is accepted: its path is its key.
     pub(super) fn must(&self, path: &str, body: &str) -> Result<()> {
-        for _ in 0..30 {
-            match self.send(path, path, body) {
-                Answer::Accepted { .. } => return Ok(()),
-                Answer::Later { after } => std::thread::sleep(after),
-                other => bail!("{path} was answered {other:?}"),
+        for _ in 0..TRIES {
+            let request = self.agent.post(format!("{}{path}", self.url));
+            let request = request.header("Content-Type", "application/json").header("Idempotency-Key", path);
+            if let Ok(mut response) = request.send(body) {
+                match response.status().as_u16() {
+                    200 => return Ok(()),
+                    502..=504 => {}
+                    status => bail!("{path} was answered {status}: {}", text(&mut response)?),
+                }
             }
+            thread::sleep(PAUSE);
         }
         bail!("{path} was refused again and again")
     }
 
     /// The answers that came.
     pub(super) fn batch(&self, lines: &str) -> Result<Vec<LineAnswer>> {
-        let request = self.agent.post(format!("{}/v1/commands", self.queries));
+        let request = self.agent.post(format!("{}/v1/commands", self.url));
         let Ok(mut response) = request.header("Content-Type", "application/x-ndjson").send(lines) else {
             return Ok(Vec::new());
         };
         let text = text(&mut response)?;
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
-    }
-
-    /// As a watcher asks: with what it has. Gives the new tag, if there is another row.
-    pub(super) fn look(&self, path: &str, tag: Option<&str>) -> Option<Option<String>> {
-        let mut request = self.agent.get(format!("{}{path}", self.queries));
-        if let Some(tag) = tag {
-            request = request.header("If-None-Match", tag);
-        }
-        let response = request.call().ok()?;
-        let status = response.status().as_u16();
-        let tag = response.headers().get("etag").and_then(|tag| Some(tag.to_str().ok()?.to_owned()));
-        // Read to its end, or the connection is of no use any more.
-        let whole = response.into_body().read_to_vec();
-        (matches!(status, 200 | 304) && whole.is_ok()).then_some(tag)
-    }
-
-    /// Whether the views show the token within ten seconds.
-    pub(super) fn shows(&self, path: &str, token: &str) -> bool {
-        let request = self.agent.get(format!("{}{path}", self.queries));
-        let request = request.header("Consistency-Token", token).header("Prefer", "wait=10");
-        let Ok(response) = request.call() else { return false };
-        let is_shown = response.status().as_u16() == 200;
-        response.into_body().read_to_vec().is_ok() && is_shown
     }
 
     /// A row's data. `None`: there is none.
@@ -123,7 +69,7 @@ impl Shop {
 
     pub(super) fn get(&self, path: &str) -> Result<Option<Value>> {
         // Never what the edge keeps.
-        let request = self.agent.get(format!("{}{path}", self.queries)).header("Prefer", "wait=1");
+        let request = self.agent.get(format!("{}{path}", self.url)).header("Prefer", "wait=1");
         let mut response = request.call().with_context(|| format!("{path} was not answered"))?;
         let text = text(&mut response)?;
         match response.status().as_u16() {
@@ -131,19 +77,6 @@ impl Shop {
             404 => Ok(None),
             status => bail!("{path} was answered {status}: {text}"),
         }
-    }
-}
-
-fn answer(response: &mut Response<Body>) -> Answer {
-    let status = response.status().as_u16();
-    let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
-    let Ok(text) = text(response) else { return Answer::Later { after: Duration::ZERO } };
-    let body = serde_json::from_str::<AnswerBody>(&text);
-    match (status, body) {
-        (200, Ok(AnswerBody { version: Some(version), token: Some(token), .. })) => Answer::Accepted { version, token },
-        (422, Ok(AnswerBody { rejection: Some(rejection), .. })) => Answer::Rejected(rejection),
-        (502..=504, _) => Answer::Later { after: Duration::from_secs(after.unwrap_or(1)) },
-        _ => Answer::Odd(format!("{status} {text}")),
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::orders::Ended;
-use super::rush::Seen;
+use super::seen::Seen;
 use super::shop::Shop;
 use super::{BESIDE, LIMIT_PER_CUSTOMER, Names, PATIENCE, PRICE_CENTS};
 

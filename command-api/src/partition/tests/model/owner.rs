@@ -86,7 +86,8 @@ impl Owner {
     /// Owners of the same digest do the same from here on.
     ///
     /// In memory the machine keeps two maps whose order is chance; what they hold of the one product and of the wishes'
-    /// keys is all they hold. No time passes here, so that keys do not grow old, and nothing is kept outside of memory.
+    /// keys is all they hold. No time passes here, so that keys do not grow old, no crowd comes that a fence would wait
+    /// for, and nothing is kept outside of memory.
     pub(super) fn digested(&self) -> u64 {
         if let Some(digest) = self.digest {
             return digest;
@@ -104,7 +105,7 @@ impl Owner {
             parked: _,
             checkpoint: _,
             full: _,
-            fence_seq,
+            fences,
             leaving,
             buffer: _,
         } = partition;
@@ -113,7 +114,7 @@ impl Owner {
         let mut text = String::with_capacity(2048);
         let written =
             write!(text, "{life} {nonces} {refuses} {reading:?} {generation} {claims:?} {phase:?} {pending:?} ")
-                .and_then(|()| write!(text, "{fence_seq} {leaving} {reader:?} {last_at:?} {position:?} "))
+                .and_then(|()| write!(text, "{} {leaving} {reader:?} {last_at:?} {position:?} ", fences.seq))
                 .and_then(|()| match memory.aggregates.state(&product) {
                     Some(State::Product(state)) => write!(text, "{state:?}"),
                     _ => Ok(()),

@@ -300,7 +300,7 @@ impl World {
         let mut out = Recorder::new(owner.nonces);
         out.refusals = usize::from(owner.refuses);
         let taken = input(owner, &mut out).map_err(|_| Flaw::Halted);
-        owner.partition.end_turn(&mut out);
+        owner.partition.end_turn(NOW, &mut out);
         (owner.nonces, owner.refuses) = (out.next_nonce, out.refusals > 0);
         owner.reading = out.reading.or(owner.reading);
         owner.digest = None;

@@ -1,0 +1,126 @@
+//! What the rush is like, as those who took part in it saw it.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+/// A claim that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) order: String,
+    pub(super) customer: String,
+}
+
+pub(super) struct Seen {
+    pub(super) buyers: u64,
+    /// Buyers who know what they got.
+    pub(super) answered: u64,
+    pub(super) accepted: Vec<Claim>,
+    pub(super) odd: Vec<String>,
+    pub(super) counts: Counts,
+    pub(super) commands: Times,
+    pub(super) queries: Times,
+    pub(super) visible: Times,
+    opened: Instant,
+    /// From the beginning to the last answer of a buyer.
+    within: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) sold_out: u64,
+    pub(super) over_limit: u64,
+    pub(super) retried: u64,
+    pub(super) again: u64,
+    pub(super) failed_queries: u64,
+}
+
+/// In microseconds.
+pub(super) struct Times(Histogram<u64>);
+
+impl Seen {
+    pub(super) fn new(buyers: u64) -> Self {
+        Self {
+            buyers,
+            answered: 0,
+            accepted: Vec::new(),
+            odd: Vec::new(),
+            counts: Counts::default(),
+            commands: Times::default(),
+            queries: Times::default(),
+            visible: Times::default(),
+            opened: Instant::now(),
+            within: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn buyer_answered(&mut self) {
+        self.answered += 1;
+        self.within = self.opened.elapsed();
+    }
+
+    /// In a line, while it goes on.
+    pub(super) fn so_far(&self) -> String {
+        let seconds = self.opened.elapsed().as_secs_f64();
+        let rate = self.commands.0.len() as f64 / seconds;
+        let times = |times: &Times| format!("{:.1}/{:.1} ms", times.ms(0.5), times.ms(0.99));
+        format!(
+            "{seconds:.1} s  {rate:.0}/s  {} accepted  {} sold out  {} again  commands {}  queries {}  visible {}",
+            self.accepted.len(),
+            self.counts.sold_out,
+            self.counts.retried,
+            times(&self.commands),
+            times(&self.queries),
+            times(&self.visible),
+        )
+    }
+}
+
+impl Times {
+    pub(super) fn record(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        // It grows by itself, and takes all that fits its digits.
+        let _ = self.0.record(micros);
+    }
+
+    fn ms(&self, share: f64) -> f64 {
+        self.0.value_at_quantile(share) as f64 / 1_000.0
+    }
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self(Histogram::new(3).expect("three digits are within its bounds"))
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {:.1} ms, p99 {:.1} ms", self.ms(0.5), self.ms(0.99))
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { sold_out, over_limit, retried, again, failed_queries } = self.counts;
+        let seconds = self.within.as_secs_f64();
+        writeln!(f, "rush        {} buyers answered within {seconds:.2} s", self.answered)?;
+        writeln!(
+            f,
+            "commands    {:.0}/s, {}; {} accepted, {sold_out} sold out, {over_limit} over the limit, {retried} refused \
+             and sent again, {again} sent again though answered",
+            self.commands.0.len() as f64 / seconds,
+            self.commands,
+            self.accepted.len(),
+        )?;
+        writeln!(
+            f,
+            "queries     {:.0}/s, {}; {failed_queries} of {} failed",
+            self.queries.0.len() as f64 / seconds,
+            self.queries,
+            self.queries.0.len(),
+        )?;
+        write!(f, "visible     {} after the answer, of {} claims", self.visible, self.visible.0.len())
+    }
+}
