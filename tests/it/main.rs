@@ -9,6 +9,7 @@ mod commands;
 mod bad_input;
 mod orders;
 mod reactions;
+mod deaths;
 mod versions;
 mod batches;
 mod ownership;
