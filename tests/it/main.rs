@@ -10,6 +10,7 @@ mod bad_input;
 mod orders;
 mod reactions;
 mod deaths;
+mod deadlines;
 mod versions;
 mod batches;
 mod ownership;
