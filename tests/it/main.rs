@@ -11,6 +11,7 @@ mod orders;
 mod reactions;
 mod deaths;
 mod deadlines;
+mod large_sale;
 mod versions;
 mod batches;
 mod ownership;
