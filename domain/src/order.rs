@@ -168,17 +168,21 @@ pub enum Rejection {
 impl State {
     /// About how much memory it takes beyond its own size, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        /// A line with its product's id.
-        const LINE: usize = size_of::<Line>() + 32;
+        /// As long as a UUID, with the allocator's share.
+        const ID: usize = 40;
+        /// With its product's id.
+        const LINE: usize = size_of::<Line>() + ID;
+        // The customer, and perhaps a sale.
+        let of = |placement: &Placement| 2 * ID + placement.lines.len() * LINE;
         match self {
             Self::New => 0,
-            Self::Placed(open) => size_of::<Open>() + open.placement.lines.len() * LINE,
+            Self::Placed(open) => size_of::<Open>() + open.confirmed.len() + of(&open.placement),
             Self::Confirmed(placement)
             | Self::Rejected(placement)
             | Self::Cancelled(placement)
-            | Self::Expired(placement) => size_of::<Placement>() + placement.lines.len() * LINE,
+            | Self::Expired(placement) => size_of::<Placement>() + of(placement),
             Self::Paid(settled) | Self::Shipped(settled) | Self::Delivered(settled) => {
-                size_of::<Settled>() + 32 + settled.placement.lines.len() * LINE
+                size_of::<Settled>() + ID + of(&settled.placement)
             }
         }
     }

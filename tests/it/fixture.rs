@@ -8,6 +8,7 @@ mod process;
 mod proxy;
 mod service;
 mod tripwire;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,11 @@ pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
 pub(crate) use load::{Load, prove};
 pub(crate) use log::{append, append_all, append_values, read_log, read_log_of};
-pub(crate) use process::{Program, ProjectorProcess, QueryProcess};
+pub(crate) use process::{CommandProcess, Program, ProjectorProcess, QueryProcess};
 pub(crate) use proxy::Proxy;
-pub(crate) use service::Service;
+pub(crate) use service::{Mortal, Service};
 pub(crate) use tripwire::{Heard, Step, Tripwire};
+pub(crate) use wire::{Cut, Wire};
 
 /// Longer than anything takes that works.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -167,13 +169,18 @@ impl Shop {
 
     /// One that folds nothing, and does what events cause. Ready.
     pub(crate) async fn reactor(&self, command_api: &Service, payment_window_secs: u32) -> Service {
-        let service = Service::projector(&self.env([
-            ("PROJECTOR_VIEWS", "none".to_owned()),
-            ("REACTOR_COMMAND_URLS", format!("http://{}", command_api.internal_addr())),
-            ("PAYMENT_WINDOW_SECS", payment_window_secs.to_string()),
-        ]));
+        let service = Service::projector(&self.reactor_env(&command_api.internal_addr(), payment_window_secs));
         service.wait_ready().await;
         service
+    }
+
+    /// `commands`: the address of a command-api's internal listener.
+    pub(crate) fn reactor_env(&self, commands: &str, payment_window_secs: u32) -> Env {
+        self.env([
+            ("PROJECTOR_VIEWS", "none".to_owned()),
+            ("REACTOR_COMMAND_URLS", format!("http://{commands}")),
+            ("PAYMENT_WINDOW_SECS", payment_window_secs.to_string()),
+        ])
     }
 
     pub(crate) async fn query_api(&self) -> Service {

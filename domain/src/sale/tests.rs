@@ -12,6 +12,8 @@ use super::{Claim, Command, Event, Rejection, Sale, Schedule, State, Stock, deci
 use crate::TimeMs;
 use crate::ids::{CustomerId, OrderId, ProductId};
 
+mod orders;
+
 const BEFORE: TimeMs = TimeMs(10);
 const OPENS: TimeMs = TimeMs(100);
 const DURING: TimeMs = TimeMs(150);
@@ -255,19 +257,25 @@ fn any_order() -> impl Strategy<Value = OrderId> {
     (0..6_u8).prop_map(|order| OrderId(format!("o-{order}").into()))
 }
 
-fn any_command() -> impl Strategy<Value = Command> {
-    let claims = (any_order(), 0..3_u8, 1..5_u32).prop_map(|(order, customer, quantity)| {
+fn any_claim() -> impl Strategy<Value = Claim> {
+    (any_order(), 0..3_u8, 1..5_u32).prop_map(|(order, customer, quantity)| {
         let customer = CustomerId(format!("c-{customer}").into());
-        Command::Claim(Claim { customer, quantity, order })
-    });
+        Claim { customer, quantity, order }
+    })
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let product = prop_oneof![4 => Just(product()), 1 => Just(ProductId("lp".into()))];
     prop_oneof![
         1 => Just(Command::Schedule(schedule())),
         1 => Just(Command::Stock),
         1 => Just(Command::Refuse { reason: None }),
         1 => Just(Command::Open { due_at: None }),
         1 => Just(Command::Close { due_at: None }),
-        12 => claims,
-        4 => any_order().prop_map(|order| Command::Return { order, is_ordered: None }),
+        8 => any_claim().prop_map(Command::Claim),
+        4 => (any_claim(), product).prop_map(|(claim, product)| Command::Hold { claim, product }),
+        4 => (any_order(), any::<Option<bool>>())
+            .prop_map(|(order, is_ordered)| Command::Return { order, is_ordered }),
         4 => any_order().prop_map(|order| Command::Commit { order }),
     ]
 }

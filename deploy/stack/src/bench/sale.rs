@@ -5,11 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 
 use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
 use super::figures::Target::{AtLeast, AtMost};
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
+use crate::control::Request;
 use crate::layout::{Layout, root};
 use crate::part::Launch;
 use crate::provision;
@@ -67,7 +69,9 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
             scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
             comparison.take("reserve", meter.reserve(), cancelled)?;
             comparison.take("claim", meter.claim(), cancelled)?;
-            comparison.take("claim-late", meter.claim_late(), cancelled)
+            comparison.take("claim-late", meter.claim_late(), cancelled)?;
+            // Everything that the next owner must know, it reads from the log: the projectors did not run meanwhile.
+            comparison.take("take-over", meter.take_over(), cancelled)
         })
     });
     comparison.report(results)?;
@@ -127,6 +131,25 @@ impl Meter<'_> {
             self.wrk("claim.lua", &format!("fill-{fill}"), 10)?;
         }
         self.wrk("claim.lua", "late", self.seconds)
+    }
+
+    /// From the death of the only owner to the first claim that the next one accepts. As a killed one's the membership of
+    /// the group ends only when its session does.
+    fn take_over(&self) -> Result<Turn> {
+        let claim = r#"{"customer":"c-after","quantity":1,"order":"after"}"#;
+        let url = format!("http://{}/v1/sales/drop/claim", self.commands());
+        let (name, signal) = (String::from("command-api-1"), Signal::KILL.as_raw());
+        let begun = Instant::now();
+        self.scene.tell(&Request::Kill { name, signal })?;
+        // An error: nobody listens.
+        while !self.scene.post(&url, claim).is_ok_and(|status| status == 200) {
+            self.scene.cancelled.check()?;
+            ensure!(begun.elapsed() < GRACE, "nobody took over within {} s", GRACE.as_secs());
+            thread::sleep(POLL);
+        }
+        let took = begun.elapsed();
+        let us = Some(took.as_micros() as u64);
+        Ok(Turn { requests: 1, failed: 0, seconds: took.as_secs_f64(), p50_us: us, p99_us: us })
     }
 
     /// `run`: begins the ids of this run's orders.

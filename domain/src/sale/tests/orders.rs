@@ -1,0 +1,95 @@
+//! Units that a sale holds for orders that were placed first, and what is returned only if it was claimed the one way or
+//! the other.
+
+use super::*;
+
+fn hold(order: &str, customer: &str, quantity: u32) -> Command {
+    let (order, customer) = (OrderId(order.into()), CustomerId(customer.into()));
+    Command::Hold { claim: Claim { customer, quantity, order }, product: product() }
+}
+
+/// As the only claim of its customer.
+fn held(order: &str, customer: &str, quantity: u32) -> Event {
+    let Event::Claimed { order, customer, quantity, product, amount_cents, is_first, .. } =
+        claimed(order, customer, quantity)
+    else {
+        unreachable!()
+    };
+    Event::Claimed { order, customer, quantity, product, amount_cents, is_first, is_ordered: true }
+}
+
+fn give_back_if(order: &str, is_ordered: bool) -> Command {
+    Command::Return { order: OrderId(order.into()), is_ordered: Some(is_ordered) }
+}
+
+#[test]
+fn a_return_that_means_one_kind_of_claim_leaves_the_other_alone() {
+    let (of_claim, of_order) = (stocked(&[claimed("o", "c", 2)]), stocked(&[held("o", "c", 2)]));
+    let returned = || Ok(vec![returned("o", "c", 2, None)]);
+    check(&of_claim, DURING, give_back_if("o", false), returned());
+    check(&of_claim, DURING, give_back_if("o", true), Err(Rejection::NotClaimed));
+    check(&of_order, DURING, give_back_if("o", true), returned());
+    check(&of_order, DURING, give_back_if("o", false), Err(Rejection::NotClaimed));
+    // One that means neither returns both.
+    check(&of_claim, DURING, give_back("o"), returned());
+    check(&of_order, DURING, give_back("o"), returned());
+}
+
+#[test]
+fn whichever_kind_a_return_means_it_returns_what_is_open_and_once() {
+    for is_ordered in [false, true] {
+        let made = if is_ordered { held("o", "c", 2) } else { claimed("o", "c", 2) };
+        let give_back = || give_back_if("o", is_ordered);
+        for given in [
+            vec![],
+            scheduled(),
+            refused(),
+            stocked(&[]),
+            stocked(&[made.clone(), returned("o", "c", 2, None)]),
+            stocked(&[made.clone(), committed("o", 2)]),
+            stocked(&[held("other", "d", 2), claimed("another", "e", 2)]),
+        ] {
+            check(&given, DURING, give_back(), Err(Rejection::NotClaimed));
+        }
+        // After the end the units go on to the product.
+        let ended = stocked(&[made, closed(8)]);
+        check(&ended, CLOSES, give_back(), Ok(vec![returned("o", "c", 2, Some(10))]));
+    }
+}
+
+#[test]
+fn a_hold_is_refused_by_the_same_rules_as_a_claim() {
+    for (given, at) in [
+        (vec![], DURING),
+        (scheduled(), DURING),
+        (refused(), DURING),
+        (stocked(&[]), TimeMs(99)),
+        (stocked(&[]), CLOSES),
+        (stocked(&[Event::Opened]), CLOSES),
+        (stocked(&[closed(10)]), DURING),
+    ] {
+        check(&given, at, hold("o", "c", 1), Err(Rejection::SaleNotOpen));
+    }
+    let given = stocked(&[held("o-1", "a", 4), claimed("o-2", "b", 4)]);
+    check(&given, DURING, hold("o-3", "c", 3), Err(Rejection::SoldOut));
+    check(&given, DURING, hold("o-3", "c", 2), Ok(vec![held("o-3", "c", 2)]));
+    check(&given, DURING, hold("o-3", "a", 1), Err(Rejection::OverLimit));
+    check(&given, DURING, hold("o-3", "b", 1), Err(Rejection::OverLimit));
+    check(&stocked(&[]), DURING, hold("o", "c", 5), Err(Rejection::OverLimit));
+}
+
+#[test]
+fn an_order_that_has_its_units_keeps_them_whatever_the_sale_is_now() {
+    let given = stocked(&[held("o", "c", 2), closed(8)]);
+    check(&given, CLOSES, hold("o", "c", 2), Ok(vec![]));
+    check(&given, CLOSES, hold("o", "c", 3), Err(Rejection::AlreadyClaimed));
+    check(&given, CLOSES, hold("o", "d", 2), Err(Rejection::AlreadyClaimed));
+    let sold = stocked(&[held("o", "c", 2), committed("o", 2)]);
+    check(&sold, DURING, hold("o", "c", 2), Ok(vec![]));
+    // Of another product it would not be the same order's.
+    let other = Command::Hold {
+        claim: Claim { customer: CustomerId("c".into()), quantity: 2, order: OrderId("o".into()) },
+        product: ProductId("lp".into()),
+    };
+    check(&given, DURING, other, Err(Rejection::OtherProduct));
+}

@@ -1,0 +1,158 @@
+//! What a state costs for each order that it knows, and that the estimate which bounds a service's memory is near it.
+//!
+//! The truth is what the process grows by, under the allocator of the services. `cargo test -p domain --test memory --
+//! --nocapture` prints it.
+
+#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+
+use std::fs;
+use std::process::Command;
+
+use domain::ids::{CustomerId, OrderId, ProductId, SaleId};
+use domain::order::{self, Line};
+use domain::product::{self, Registration};
+use domain::sale::{self, Claim, Schedule};
+use domain::{AggregateType, State, TimeMs, decide, evolve};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Enough that pages and the smallest tables don't count. What a map costs for each entry depends on their number by up to
+/// a third: it doubles its tables when they are full.
+const MANY: u32 = 100_000;
+const PAGE: usize = 4096;
+/// In percent of the truth.
+const TOLERANCE: usize = 33;
+
+/// Of an id: that of a UUID, for which the estimates are made, and a short one.
+const LENGTHS: [usize; 2] = [36, 12];
+
+fn id(kind: &str, number: u32, length: usize) -> Box<str> {
+    let mut id = format!("{kind}-{number}-");
+    id.extend(std::iter::repeat_n('x', length - id.len()));
+    id.into()
+}
+
+/// Of this process.
+fn resident_bytes() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE
+}
+
+fn take(state: State, command: &domain::Command) -> State {
+    let events = decide(&state, command, TimeMs(1)).unwrap();
+    events.iter().fold(state, evolve)
+}
+
+type Grow = fn(usize) -> Vec<State>;
+
+const CASES: [(&str, Grow); 4] = [
+    ("open reservation", reserved),
+    ("committed order", committed),
+    ("claim of a customer of its own", claimed),
+    ("placed order of two lines", placed),
+];
+
+/// Of a process of its own.
+const CASE: &str = "MEASURED_CASE";
+
+/// Bytes for each of them, as measured and as estimated.
+fn measure(grow: Grow, length: usize) -> (usize, usize) {
+    let before = resident_bytes();
+    let states = grow(length);
+    let truth = (resident_bytes() - before) / MANY as usize;
+    let estimate = states.iter().map(|state| size_of::<State>() + state.heap_bytes()).sum::<usize>() / MANY as usize;
+    (truth, estimate)
+}
+
+/// In a process of its own: in one that has measured before, there is room that nobody counts. It gives nothing back of
+/// what it took while a map moved: when it would, is a matter of time.
+fn measure_alone(case: usize, length: usize) -> (usize, usize) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", NAME, "--nocapture"]).env(CASE, format!("{case} {length}"));
+    command.env("MIMALLOC_PURGE_DELAY", "-1");
+    let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let line = output.lines().find_map(|line| line.strip_prefix("measured ")).expect("it measures");
+    let (truth, estimate) = line.split_once(' ').unwrap();
+    (truth.parse().unwrap(), estimate.parse().unwrap())
+}
+
+fn product() -> State {
+    let registration = Registration { name: "A thing".into(), price_cents: 1, stock: u32::MAX, limit_per_order: None };
+    take(State::initial(AggregateType::Product), &domain::Command::Product(product::Command::Register(registration)))
+}
+
+fn reserved(length: usize) -> Vec<State> {
+    let state = (0..MANY).fold(product(), |state, number| {
+        let order = OrderId(id("o", number, length));
+        take(state, &domain::Command::Product(product::Command::Reserve { order, quantity: 1 }))
+    });
+    vec![state]
+}
+
+/// Each order's units are committed before the next one comes.
+fn committed(length: usize) -> Vec<State> {
+    let state = (0..MANY).fold(product(), |state, number| {
+        let order = || OrderId(id("o", number, length));
+        let state = take(state, &domain::Command::Product(product::Command::Reserve { order: order(), quantity: 1 }));
+        take(state, &domain::Command::Product(product::Command::Commit { order: order(), amount_cents: 1 }))
+    });
+    vec![state]
+}
+
+/// Every customer claims once.
+fn claimed(length: usize) -> Vec<State> {
+    let schedule = Schedule {
+        product: ProductId("p".into()),
+        opens_at: TimeMs(0),
+        closes_at: TimeMs(10),
+        price_cents: 1,
+        units: MANY,
+        limit_per_customer: 1,
+    };
+    let begin = [sale::Command::Schedule(schedule), sale::Command::Stock].map(domain::Command::Sale);
+    let state = begin.iter().fold(State::initial(AggregateType::Sale), take);
+    let state = (0..MANY).fold(state, |state, number| {
+        let (customer, order) = (CustomerId(id("c", number, length)), OrderId(id("o", number, length)));
+        take(state, &domain::Command::Sale(sale::Command::Claim(Claim { customer, quantity: 1, order })))
+    });
+    vec![state]
+}
+
+/// Two lines each, half of them of a sale.
+fn placed(length: usize) -> Vec<State> {
+    let mut states = Vec::with_capacity(MANY as usize);
+    states.extend((0..MANY).map(|number| {
+        let line = |product| Line { product: ProductId(id("p", product, length)), quantity: 1, amount_cents: 1 };
+        let place = order::Command::Place {
+            customer: CustomerId(id("c", number, length)),
+            lines: vec![line(number), line(number + 1)],
+            sale: (number % 2 == 0).then(|| SaleId(id("s", 1, length))),
+            ordered_at: None,
+        };
+        take(State::initial(AggregateType::Order), &domain::Command::Order(place))
+    }));
+    states
+}
+
+const NAME: &str = "a_state_takes_about_as_much_memory_as_it_is_counted_for";
+
+#[test]
+fn a_state_takes_about_as_much_memory_as_it_is_counted_for() {
+    if let Ok(case) = std::env::var(CASE) {
+        let (case, length) = case.split_once(' ').unwrap();
+        let (truth, estimate) = measure(CASES[case.parse::<usize>().unwrap()].1, length.parse().unwrap());
+        return println!("\nmeasured {truth} {estimate}");
+    }
+    for (case, (what, _)) in CASES.iter().enumerate() {
+        for length in LENGTHS {
+            let (truth, estimate) = measure_alone(case, length);
+            let told = format!("{what}, ids of {length} characters: {truth} bytes, estimated {estimate}");
+            println!("{told}");
+            let (least, most) = (truth * (100 - TOLERANCE) / 100, truth * (100 + TOLERANCE) / 100);
+            assert!(estimate >= least, "{told}");
+            // Of short ids more is counted than there is.
+            assert!(length < LENGTHS[0] || estimate <= most, "{told}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A sale that very many have claimed of: it is kept, taken over and goes on, and delays nobody meanwhile.
+//!
+//! `CLAIMS=1000000 cargo stack test very_many_claims` prints what that costs at a million.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Client, SERVICE_TOKEN, Service, Shop, batch_line, pause};
+
+const CLAIMS: u32 = 20_000;
+/// In one request: small, so that others find their turn.
+const LINES: u32 = 500;
+/// For all that has to follow at a million.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn claim(number: u32) -> Value {
+    let id = |kind: &str| format!("{kind}-{number:034}");
+    json!({ "customer": id("c"), "quantity": 1, "order": id("o") })
+}
+
+/// Returns once `what` gives a number that is not less.
+async fn reaches(shop: &Shop, what: &str, least: i64) -> i64 {
+    let tries = async {
+        loop {
+            match shop.sql(what).await {
+                Some(number) if number >= least => return number,
+                _ => pause().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, tries).await.unwrap_or_else(|_| panic!("{what} does not reach {least}"))
+}
+
+/// Others of the partition are answered, one after the other; `longest`: how long one of them waited.
+async fn beside(commands: &Client, longest: &mut Duration) {
+    for number in 0.. {
+        let begun = Instant::now();
+        let data = json!({ "order": format!("p-{number}"), "quantity": 1 });
+        commands.post("/v1/products/cd/reserve", data).await.accepted(&["product.reserved.v1"]);
+        *longest = begun.elapsed().max(*longest);
+        pause().await;
+    }
+}
+
+async fn schedule(commands: &Client, internal: &Client, units: u32) {
+    let data = json!({ "name": "cd", "price_cents": 5, "stock": 1_000_000_000 });
+    commands.post("/v1/products/cd/register", data).await.accepted(&["product.registered.v1"]);
+    let data = json!({
+        "product": "cd", "opens_at": "2020-01-01T00:00:00Z", "closes_at": "2999-01-01T00:00:00Z",
+        "price_cents": 5, "units": units, "limit_per_customer": 1,
+    });
+    commands.post("/v1/sales/drop/schedule", data).await.accepted(&["sale.scheduled.v1"]);
+    let bearer = [("authorization", &*format!("Bearer {SERVICE_TOKEN}"))];
+    internal.post_with("/v1/sales/drop/stock", &bearer, json!({})).await.accepted(&["sale.stocked.v1"]);
+}
+
+async fn fill(commands: &Client, claims: u32) {
+    for first in (0..claims).step_by(LINES as usize) {
+        let numbers = first..(first + LINES).min(claims);
+        let lines: Vec<_> = numbers.map(|number| batch_line("sales", "drop", "claim", claim(number))).collect();
+        for answer in commands.batch(&lines).await {
+            assert_eq!(answer["status"], 200, "{answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_of_very_many_claims_is_kept_and_taken_over_and_goes_on() {
+    let claims = std::env::var("CLAIMS").map_or(CLAIMS, |claims| claims.parse().unwrap());
+    let shop = Shop::with_views(1).await;
+    let command_api = shop.command_api().await;
+    let _projector: Service = shop.projector().await;
+    let commands = command_api.client();
+    schedule(&commands, &command_api.internal_client(), claims + 2).await;
+
+    let begun = Instant::now();
+    let mut waited = Duration::ZERO;
+    tokio::select! {
+        () = fill(&commands, claims) => {}
+        () = beside(&commands, &mut waited) => {}
+    }
+    let filled = begun.elapsed();
+
+    let begun = Instant::now();
+    let journal = "SELECT max(version) FROM journal WHERE aggregate = 'sale/drop'";
+    reaches(&shop, journal, i64::from(claims) + 2).await;
+    // A state is kept anew when about as much has happened since as it holds.
+    let kept = "SELECT version FROM snapshots WHERE aggregate = 'sale/drop'";
+    let version = reaches(&shop, kept, i64::from(claims) / 4).await;
+    let followed = begun.elapsed();
+    let bytes = shop.sql("SELECT length(state)::bigint FROM snapshots WHERE aggregate = 'sale/drop'").await.unwrap();
+
+    command_api.crash().await;
+    let begun = Instant::now();
+    let command_api = shop.command_api().await;
+    let commands = command_api.client();
+    commands.post("/v1/sales/drop/claim", claim(claims)).await.accepted(&["sale.claimed.v1"]);
+    let taken_over = begun.elapsed();
+    commands.post("/v1/sales/drop/claim", claim(0)).await.accepted(&[]);
+    let over = json!({ "customer": claim(0)["customer"], "quantity": 1, "order": "another" });
+    commands.post("/v1/sales/drop/claim", over).await.rejected("over_limit");
+    // Past what tests capture.
+    writeln!(
+        std::io::stderr(),
+        "{claims} claims in {filled:?}, the longest wait beside them {waited:?}; the views followed {followed:?} later, \
+         kept at version {version} in {bytes} bytes; taken over in {taken_over:?}"
+    )
+    .unwrap();
+}
