@@ -87,7 +87,10 @@ struct State {
 
 /// Begins at the given offset of each partition. Dropping what it returns ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
-    let consumer: BaseConsumer = kafka.reader("projector").create().context("create a Kafka consumer")?;
+    let mut config = kafka.reader("projector");
+    // Its partitions stay the same, so nothing waits for a fetch to end; and short ones would keep an idle broker busy.
+    config.set("fetch.wait.max.ms", "500");
+    let consumer: BaseConsumer = config.create().context("create a Kafka consumer")?;
     let mut assignment = TopicPartitionList::new();
     for (partition, offset) in from {
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;

@@ -17,7 +17,7 @@ pub(crate) mod deadlines;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
@@ -194,6 +194,9 @@ impl<'a> Stretch<'a> {
     fn take_ended(&mut self, all: &mut Vec<Ended>) -> Result<(), ReactorError> {
         let mut have_begun = true;
         for ended in all.drain(..) {
+            if ended.how == End::Done {
+                self.reactor.metrics.reacted(since(ended.at));
+            }
             have_begun &= self.positions.ended(ended);
         }
         if have_begun { Ok(()) } else { Err(ReactorError::Lapsed) }
@@ -234,6 +237,11 @@ impl<'a> Stretch<'a> {
     }
 }
 
+fn since(at: TimeMs) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(at.0))
+}
+
 /// What the records of one aggregate cause, once more. Gives the offsets of those that are done, and why others are not.
 pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration) -> (Vec<i64>, Option<String>) {
     let (ended, mut answers) = mpsc::unbounded_channel();
@@ -255,7 +263,7 @@ pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration
     drop(ended);
     let mut why_not = None;
     let all = async {
-        while let Some(Ended { source: (_, offset), how }) = answers.recv().await {
+        while let Some(Ended { source: (_, offset), how, .. }) = answers.recv().await {
             match how {
                 End::Failed(reason) | End::Late(reason) => why_not = Some(reason),
                 End::Done | End::NotDue | End::Dropped => *open.entry(offset).or_default() -= 1,

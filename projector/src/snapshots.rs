@@ -18,14 +18,16 @@ use schemas::events::WireEvent;
 use schemas::record::Commit;
 use schemas::snapshots::{FORM, decode, encode};
 use tokio::sync::mpsc;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Row};
 
 use crate::metrics::Metrics;
 
 /// Events after which it is looked at whether a state should be kept.
 const EVERY: u64 = 256;
 /// Bytes of a kept state that one event since then outweighs.
-const BYTES_AN_EVENT: u64 = 64;
+const BYTES_AN_EVENT: u64 = 256;
+/// Events that are read and folded in one go.
+const PAGE: i64 = 10_000;
 /// Aggregates that may wait. One that finds no room comes again after [`EVERY`] more events.
 const MAX_DUE: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
@@ -94,24 +96,37 @@ async fn keep_one(
         return Ok(false);
     }
     let name = AggregateId::parse(aggregate).map_err(|_| SnapshotError::Name(aggregate.to_owned()))?;
-    let snapshot =
-        client.query_opt("SELECT form, version, state FROM snapshots WHERE aggregate = $1", &[&aggregate]).await?;
-    let known = snapshot.and_then(|row| Some((decode(row.get(0), row.get(2))?, row.get::<_, i64>(1))));
-    let (state, from) = known.unwrap_or_else(|| (State::initial(name.aggregate()), 0));
-    let journal = client.query(include_str!("postgres/journal_since.sql"), &[&aggregate, &from]).await?;
-    let Some(version) = journal.last().map(|row| row.get::<_, i64>(2)) else { return Ok(false) };
-    let mut events = Vec::with_capacity(journal.len());
-    for row in &journal {
-        let event = WireEvent::upcast_parts(row.get(0), row.get(1));
-        events.push(event.map_err(|source| SnapshotError::Journal { aggregate: aggregate.to_owned(), source })?);
+    let known = "SELECT form, version, state FROM snapshots WHERE aggregate = $1";
+    let known = client.query_opt(known, &[&aggregate]).await?;
+    let known = beside(aggregate, move || known.and_then(|row| Some((decode(row.get(0), row.get(2))?, row.get(1)))));
+    let (mut state, mut version) = known.await?.unwrap_or_else(|| (State::initial(name.aggregate()), 0_i64));
+    let from = version;
+    loop {
+        let journal = client.query(include_str!("postgres/journal_since.sql"), &[&aggregate, &version, &PAGE]).await?;
+        let Some(last) = journal.last() else { break };
+        version = last.get(2);
+        let folded = beside(aggregate, move || fold(state, &journal)).await?;
+        state = folded.map_err(|source| SnapshotError::Journal { aggregate: aggregate.to_owned(), source })?;
     }
-    // A large state takes a while; the folding of the log goes on beside it.
-    let folded = tokio::task::spawn_blocking(move || {
-        catch_unwind(AssertUnwindSafe(|| encode(&events.iter().fold(state, evolve)))).ok().flatten()
-    });
-    let bytes = folded.await.ok().flatten().ok_or_else(|| SnapshotError::Fold(aggregate.to_owned()))?;
+    if version == from {
+        return Ok(false);
+    }
+    let Some(bytes) = beside(aggregate, move || encode(&state)).await? else { return Ok(false) };
     client.execute(include_str!("postgres/upsert_snapshot.sql"), &[&aggregate, &FORM, &version, &bytes]).await?;
     Ok(true)
+}
+
+/// A large state takes a while: other work goes on beside it.
+async fn beside<T: Send + 'static>(
+    aggregate: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SnapshotError> {
+    let done = tokio::task::spawn_blocking(move || catch_unwind(AssertUnwindSafe(work)).ok()).await;
+    done.ok().flatten().ok_or_else(|| SnapshotError::Fold(aggregate.to_owned()))
+}
+
+fn fold(state: State, journal: &[Row]) -> Result<State, serde_json::Error> {
+    journal.iter().try_fold(state, |state, row| Ok(evolve(state, &WireEvent::upcast_parts(row.get(0), row.get(1))?)))
 }
 
 async fn connect(url: &Secret) -> Result<Client, SnapshotError> {

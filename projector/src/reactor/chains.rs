@@ -37,6 +37,8 @@ pub(crate) struct Sender {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) source: Source,
+    /// Of the chain.
+    pub(crate) at: TimeMs,
     pub(crate) how: End,
 }
 
@@ -53,10 +55,10 @@ pub(crate) enum End {
     Late(String),
 }
 
-impl Sender {
+impl Chain {
     /// Nobody may wait for it any more.
-    pub(super) fn tell(&self, how: End) {
-        let _ = self.ended.send(Ended { source: self.source, how });
+    pub(super) fn end(&self, how: End) {
+        let _ = self.sender.ended.send(Ended { source: self.sender.source, at: self.at, how });
     }
 }
 

@@ -122,7 +122,7 @@ impl Firing<'_> {
 
     async fn end(&mut self, all: Vec<Ended>) -> Result<(), ReactorStoreError> {
         let (mut done, mut held) = (Vec::new(), Vec::new());
-        for Ended { source: (_, number), how } in all {
+        for Ended { source: (_, number), how, .. } in all {
             let Some(due) = self.under_way.remove(&number) else { continue };
             match how {
                 End::Done => done.push(due),

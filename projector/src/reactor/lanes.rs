@@ -7,10 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use chassis::shutdown::Tasks;
-use domain::TimeMs;
 use domain::reactions::{Next, Outcome};
 use schemas::aggregate::AggregateId;
 use tokio::sync::{Semaphore, mpsc};
@@ -105,7 +104,7 @@ impl Lanes {
         let (aggregate, id, _) = chain.step.command();
         let target = match AggregateId::new(aggregate, id) {
             Ok(target) => target,
-            Err(error) => return chain.sender.tell(End::Failed(format!("{id:?} names nothing: {error}"))),
+            Err(error) => return chain.end(End::Failed(format!("{id:?} names nothing: {error}"))),
         };
         let partitions = u32::try_from(self.0.len()).expect("partitions were counted in 32 bits");
         let way = &self.0[target.partition(partitions) as usize];
@@ -160,9 +159,9 @@ impl Lane {
                 Answered::Accepted => self.follow(waiting, Outcome::Accepted),
                 Answered::Rejected(rule) => self.follow(waiting, Outcome::Rejected(&rule)),
                 Answered::Later => later.push(waiting),
-                Answered::Refused(reason) => waiting.chain.sender.tell(End::Failed(reason)),
+                Answered::Refused(reason) => waiting.chain.end(End::Failed(reason)),
                 Answered::Quarantined(reason) => {
-                    waiting.chain.sender.tell(End::Failed(reason.clone()));
+                    waiting.chain.end(End::Failed(reason.clone()));
                     broken.insert(waiting.target, reason);
                 }
             }
@@ -170,7 +169,7 @@ impl Lane {
         later.retain(|waiting| match broken.get(&waiting.target) {
             // They were refused for standing behind it.
             Some(reason) => {
-                waiting.chain.sender.tell(End::Failed(reason.clone()));
+                waiting.chain.end(End::Failed(reason.clone()));
                 false
             }
             None => true,
@@ -186,14 +185,11 @@ impl Lane {
                     lanes.put(Chain { step, ..chain }, true);
                 }
             }
-            Next::Done => {
-                self.shared.metrics.reacted(since(chain.at));
-                chain.sender.tell(End::Done);
-            }
-            Next::NotDue => chain.sender.tell(End::NotDue),
+            Next::Done => chain.end(End::Done),
+            Next::NotDue => chain.end(End::NotDue),
             Next::Stuck => {
                 let Outcome::Rejected(rule) = outcome else { unreachable!("what is accepted goes on") };
-                chain.sender.tell(End::Failed(format!("{} rejects it: {rule}", target.as_str())));
+                chain.end(End::Failed(format!("{} rejects it: {rule}", target.as_str())));
             }
         }
     }
@@ -206,7 +202,7 @@ impl Lane {
             let since = *waiting.refused_since.get_or_insert(now);
             if now - since > waiting.chain.sender.patience && !is_silent {
                 let reason = format!("{} has not taken it for {} s", waiting.target.as_str(), (now - since).as_secs());
-                waiting.chain.sender.tell(End::Late(reason));
+                waiting.chain.end(End::Late(reason));
                 continue;
             }
             self.queue.hold(&waiting.target, now);
@@ -218,10 +214,9 @@ impl Lane {
 impl Waiting {
     /// Once sent, it is sent again and followed to its end.
     fn may_be_sent(&mut self) -> bool {
-        let sender = &self.chain.sender;
-        self.has_begun |= sender.lease.as_ref().is_none_or(|lease| lease.holds());
+        self.has_begun |= self.chain.sender.lease.as_ref().is_none_or(|lease| lease.holds());
         if !self.has_begun {
-            sender.tell(End::Dropped);
+            self.chain.end(End::Dropped);
         }
         self.has_begun
     }
@@ -281,13 +276,9 @@ impl Queue {
     }
 }
 
-fn since(at: TimeMs) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_millis(at.0))
-}
-
 #[cfg(test)]
 mod tests {
+    use domain::TimeMs;
     use domain::ids::{OrderId, ProductId};
     use domain::reactions::Step;
 

@@ -163,7 +163,7 @@ impl Positions {
     }
 
     /// A chain did. `false`: it never began, and will not: another process may have taken over.
-    pub(super) fn ended(&mut self, Ended { source: (partition, offset), how }: Ended) -> bool {
+    pub(super) fn ended(&mut self, Ended { source: (partition, offset), how, .. }: Ended) -> bool {
         self.open_chains -= 1;
         let Some(position) = self.by_partition.get_mut(&partition) else { return true };
         let Ok(index) = position.open.binary_search_by_key(&offset, |open| open.record.offset) else { return true };

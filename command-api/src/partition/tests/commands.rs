@@ -160,7 +160,7 @@ fn what_an_event_caused_is_decided_anew_whenever_it_comes_and_under_whatever_key
         let cause = Some("0-7-1".into());
         let request = Request { cause, ..request(reply, "key", command, Precondition::None) };
         shop.machine.command(request, NOW, &mut shop.out);
-        shop.machine.end_turn(&mut shop.out);
+        shop.end_turn();
     };
     shop.ask("client", "key", Command::Restock { quantity: 1 });
     caused(&mut shop, "reserve", reserve("o-1"));
