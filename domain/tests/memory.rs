@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Enough that pages and the smallest tables don't count. What a map costs for each entry depends on their number by up to
 /// a third: it doubles its tables when they are full.
-const MANY: u32 = 100_000;
+const MANY: u32 = 300_000;
 const PAGE: usize = 4096;
 /// In percent of the truth.
 const TOLERANCE: usize = 33;
