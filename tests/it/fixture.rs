@@ -207,7 +207,7 @@ impl Shop {
         let rows = client.query(statement, &[]).await.unwrap();
         drop(client);
         connection.await.unwrap().unwrap();
-        rows.first().map(|row| row.get(0))
+        rows.first().and_then(|row| row.get(0))
     }
 }
 

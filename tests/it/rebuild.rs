@@ -103,10 +103,11 @@ async fn a_rebuild_under_writes_changes_no_row_and_hides_nothing_from_a_token() 
         let after = eventually("the new generation is served", async || {
             let answer = shown.queries.get(path).await;
             answer.header("etag").unwrap().ends_with(&tag).then_some(answer)
-        });
+        })
+        .await;
         let known = before.header("etag").unwrap();
         assert_eq!(shown.queries.get_with(path, &[("if-none-match", known)]).await.status, 200, "another making");
-        let tag = after.await.header("etag").unwrap().to_owned();
+        let tag = after.header("etag").unwrap().to_owned();
         if view == "customer" {
             assert_eq!(shown.queries.get_with(path, &[("if-none-match", &tag)]).await.status, 304);
         }

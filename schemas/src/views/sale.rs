@@ -58,6 +58,8 @@ pub const VIEW: View = View {
 pub struct SaleRow {
     pub product: String,
     pub status: SaleStatus,
+    /// By its time or by hand: it is open as soon as it has its units.
+    pub opened: bool,
     pub units: u64,
     /// Units of claims that were not returned.
     pub claimed: u64,
@@ -97,6 +99,7 @@ pub enum SaleStatus {
     Scheduled,
     /// They are. It opens at its time, which claims are decided by.
     Stocked,
+    /// Claims are taken.
     Open,
     Closed,
     /// The product had no units for it.
@@ -107,6 +110,7 @@ fn first(schedule: &Schedule) -> SaleRow {
     SaleRow {
         product: schedule.product.0.to_string(),
         status: SaleStatus::Scheduled,
+        opened: false,
         units: schedule.units.into(),
         claimed: 0,
         left: schedule.units.into(),
@@ -127,14 +131,21 @@ fn first(schedule: &Schedule) -> SaleRow {
 fn next(mut row: SaleRow, event: &Event, at: TimeMs) -> SaleRow {
     match event {
         Event::Scheduled(_) => {}
-        // Opened by hand, it may have been before.
-        Event::Stocked if row.status == SaleStatus::Scheduled => row.status = SaleStatus::Stocked,
+        Event::Stocked if row.status == SaleStatus::Scheduled => {
+            row.status = if row.opened { SaleStatus::Open } else { SaleStatus::Stocked };
+        }
+        // It was closed before.
         Event::Stocked => {}
         Event::Refused { reason } => {
             (row.status, row.left) = (SaleStatus::Refused, 0);
             row.reason = reason.as_deref().map(str::to_owned);
         }
-        Event::Opened => row.status = SaleStatus::Open,
+        Event::Opened => {
+            row.opened = true;
+            if row.status == SaleStatus::Stocked {
+                row.status = SaleStatus::Open;
+            }
+        }
         Event::Closed { .. } => {
             row.status = SaleStatus::Closed;
             (row.claims_per_second, row.claims_since) = (0, 0);
@@ -222,6 +233,14 @@ mod tests {
         let closed = Event::Closed { product: ProductId("cd".into()), given_back: 7 };
         let after = row(&[&given[..], &[(5, closed), (6, returned(3, Some(10), true))]].concat());
         assert_eq!((after.status, after.claimed, after.left, after.customers), (SaleStatus::Closed, 0, 7, 0));
+    }
+
+    #[test]
+    fn a_sale_is_open_once_it_is_opened_and_has_its_units_whichever_comes_first() {
+        let statuses =
+            |events: [Event; 2]| [1, 2].map(|many| row(&events.clone().map(|event| (1, event))[..many]).status);
+        assert_eq!(statuses([Event::Stocked, Event::Opened]), [SaleStatus::Stocked, SaleStatus::Open]);
+        assert_eq!(statuses([Event::Opened, Event::Stocked]), [SaleStatus::Scheduled, SaleStatus::Open]);
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Rush {
         let (order, customer) = (format!("o-{}-{buyer}-{wish}", self.run), format!("c-{}-{buyer}", self.run));
         let body = format!(r#"{{"customer":"{customer}","quantity":1,"order":"{order}"}}"#);
         let key = key(Timestamp::now(), buyer, wish);
+        let page = if buyer.is_multiple_of(PROBED) { Some(self.open_page().await) } else { None };
         let mut last = self.claim(visitor, buyer, &key, &body).await;
         if (buyer + wish).is_multiple_of(AGAIN) {
             let again = self.claim(visitor, buyer, &key, &body).await;
@@ -126,8 +127,8 @@ impl Rush {
         match last {
             Answer::Accepted { token, .. } => {
                 seen.accepted.push(Claim { order, customer });
-                if buyer.is_multiple_of(PROBED) {
-                    self.probes.borrow_mut().spawn_local(self.clone().probe(token));
+                if let Some(page) = page {
+                    self.probes.borrow_mut().spawn_local(self.clone().probe(page, token));
                 }
             }
             Answer::Rejected(rule) if rule == "sold_out" => seen.counts.sold_out += 1,
@@ -175,10 +176,17 @@ impl Rush {
         }
     }
 
+    /// As a buyer has it before a claim. One that fails is opened by the next look.
+    async fn open_page(&self) -> Visitor {
+        let mut page = Visitor::new(self.crowd.queries);
+        let _ = page.look(&self.pages[0], None).await;
+        page
+    }
+
     /// From the answer to a claim until the sale's page shows it.
-    async fn probe(self: Rc<Self>, token: String) {
+    async fn probe(self: Rc<Self>, mut page: Visitor, token: String) {
         let answered = Instant::now();
-        let is_shown = Visitor::new(self.crowd.queries).is_shown(&self.pages[0], &token).await;
+        let is_shown = page.is_shown(&self.pages[0], &token).await;
         let mut seen = self.seen.borrow_mut();
         match is_shown {
             true => seen.visible.record(answered.elapsed()),
