@@ -1,6 +1,8 @@
 //! The tables and checkpoints of a view: those that live, the next ones, and those from before.
 
-use anyhow::{Context as _, bail};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
 use chassis::env::Secret;
 use schemas::views::{FOLDS, VIEWS, View};
 use tokio_postgres::error::SqlState;
@@ -11,6 +13,9 @@ use crate::postgres::ReadRow;
 
 /// One rebuild at a time in a database. The number says nothing.
 const LOCK: &str = "SELECT pg_try_advisory_lock(8)";
+/// The session of one that has just ended, or was killed, may have it for a moment more.
+const FREE_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Whoever waits for the switch waits for so long at most, and tries again.
 const SWITCH_LIMITS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
@@ -37,8 +42,10 @@ impl Tables {
     /// Also where another rebuild runs.
     pub(super) async fn connect(url: &Secret, view: usize) -> anyhow::Result<Self> {
         let client = session(url).await?;
-        if !client.query_one(LOCK, &[]).await?.get::<_, bool>(0) {
-            bail!("another rebuild runs");
+        let begun = Instant::now();
+        while !client.query_one(LOCK, &[]).await?.get::<_, bool>(0) {
+            ensure!(begun.elapsed() < FREE_WITHIN, "another rebuild runs");
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         let snapshot = session(url).await?;
         let sql = "SELECT max(generation) FROM checkpoints WHERE view = $1";
