@@ -130,7 +130,7 @@ async fn one_line_that_cannot_be_had_rejects_the_order_and_gives_back_the_others
 
 #[tokio::test]
 async fn an_order_that_is_not_paid_in_time_expires_and_one_that_is_cancelled_gives_back() {
-    let whole = Whole::new(1).await;
+    let whole = Whole::new(3).await;
     whole.register("cd", 5).await;
     whole.place("late", &[("cd", 2)]).await;
     whole.place("paid", &[("cd", 1)]).await;
@@ -410,6 +410,7 @@ async fn two_reactors_share_the_deadlines_and_each_has_one_effect_though_the_clo
     whole.shop.sql("UPDATE deadlines SET due_at = due_at - interval '10 min'").await;
     whole.comes_to("/v1/products/cd", json!({ "available": 100, "reserved": 0 })).await;
     let expired = "SELECT count(*) FROM journal WHERE type = 'order.expired.v1'";
+    eventually("each has expired", async || (whole.shop.sql(expired).await >= Some(40)).then_some(())).await;
     assert_eq!(whole.shop.sql(expired).await, Some(40));
     let left = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(0)).then_some(());
     eventually("no deadline is left", left).await;
