@@ -8,7 +8,7 @@ use bytes::Bytes;
 use domain::TimeMs;
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
-use schemas::commands::{CommandError, Precondition, is_internal, parse};
+use schemas::commands::{CommandError, Origin, Precondition, is_internal, parse};
 use schemas::idempotency::IdempotencyKey;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -40,6 +40,12 @@ pub(crate) struct Incoming {
     pub(crate) internal: bool,
     pub(crate) patience: Patience,
     pub(crate) order: Option<Arc<BatchOrder>>,
+}
+
+impl Incoming {
+    fn origin(&self) -> Origin {
+        if self.internal && self.cause.is_some() { Origin::Reaction } else { Origin::Client }
+    }
 }
 
 /// Where an answer goes.
@@ -255,13 +261,11 @@ impl Dispatcher {
         if !incoming.internal {
             self.check_age(&incoming.key)?;
         }
-        let parsed =
-            parse(aggregate, &incoming.command, &incoming.body, incoming.precondition).map_err(
-                |error| match error {
-                    CommandError::Unknown => Answer::NoSuchCommand,
-                    CommandError::Body(detail) => Answer::Invalid { detail },
-                },
-            )?;
+        let (command, body, precondition) = (&incoming.command, &incoming.body, incoming.precondition);
+        let parsed = parse(aggregate, command, body, precondition, incoming.origin()).map_err(|error| match error {
+            CommandError::Unknown => Answer::NoSuchCommand,
+            CommandError::Body(detail) => Answer::Invalid { detail },
+        })?;
         let order = incoming.order.clone().map(|order| (order, incoming.aggregate.clone()));
         let reply = Reply { answer, order };
         Ok(Request {

@@ -21,9 +21,11 @@ pub enum Command {
     Reserve {
         order: OrderId,
         quantity: u32,
+        by: By,
     },
     Release {
         order: OrderId,
+        by: Holder,
     },
     /// `amount_cents`: what the order pays for all units.
     Commit {
@@ -39,6 +41,23 @@ pub enum Command {
         total: u32,
     },
     Discontinue,
+}
+
+/// Who reserves, and on which terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The order's own reaction. `amount_cents`: what the buyer agreed to pay for all units; `None` is not checked.
+    Order { amount_cents: Option<u64> },
+    /// A client, under a name that it chose.
+    Client,
+}
+
+/// Whose reservation it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// The order's, made by its own reaction.
+    Order,
+    Client,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,8 +180,8 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
         (Command::Reprice { price_cents }, State::OnSale(product) | State::Discontinued(product)) => {
             Ok(reprice(product, *price_cents))
         }
-        (Command::Reserve { order, quantity }, state) => reserve(state, order, *quantity),
-        (Command::Release { order }, State::OnSale(product) | State::Discontinued(product)) => {
+        (Command::Reserve { order, quantity, .. }, state) => reserve(state, order, *quantity),
+        (Command::Release { order, .. }, State::OnSale(product) | State::Discontinued(product)) => {
             let quantity = held(product, order)?;
             Ok(vec![Event::Released { order: order.clone(), quantity }])
         }

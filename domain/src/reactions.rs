@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{CustomerId, OrderId, ProductId, SaleId};
 use crate::order::{Ending, Event as OrderEvent, Held, Line, Payment, Placement};
+use crate::product::{By, Holder};
 use crate::sale::{Claim, Event as SaleEvent};
 use crate::{AggregateType, Command, Event, TimeMs, order, product, sale};
 
@@ -261,9 +262,12 @@ impl Step {
     pub fn command(&self) -> (AggregateType, &str, Command) {
         match self {
             Self::Reserve { product, order, quantity } => {
-                of_product(product, product::Command::Reserve { order: order.clone(), quantity: *quantity })
+                let by = By::Order { amount_cents: None };
+                of_product(product, product::Command::Reserve { order: order.clone(), quantity: *quantity, by })
             }
-            Self::Release { product, order } => of_product(product, product::Command::Release { order: order.clone() }),
+            Self::Release { product, order } => {
+                of_product(product, product::Command::Release { order: order.clone(), by: Holder::Order })
+            }
             Self::Commit { product, order, amount_cents } => {
                 of_product(product, product::Command::Commit { order: order.clone(), amount_cents: *amount_cents })
             }

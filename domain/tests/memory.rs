@@ -10,7 +10,7 @@ use std::process::Command;
 
 use domain::ids::{CustomerId, OrderId, ProductId, SaleId};
 use domain::order::{self, Line};
-use domain::product::{self, Registration};
+use domain::product::{self, By, Registration};
 use domain::sale::{self, Claim, Schedule};
 use domain::{AggregateType, State, TimeMs, decide, evolve};
 
@@ -82,10 +82,14 @@ fn product() -> State {
     take(State::initial(AggregateType::Product), &domain::Command::Product(product::Command::Register(registration)))
 }
 
+fn reserve(order: OrderId) -> product::Command {
+    product::Command::Reserve { order, quantity: 1, by: By::Order { amount_cents: None } }
+}
+
 fn reserved(length: usize) -> Vec<State> {
     let state = (0..MANY).fold(product(), |state, number| {
         let order = OrderId(id("o", number, length));
-        take(state, &domain::Command::Product(product::Command::Reserve { order, quantity: 1 }))
+        take(state, &domain::Command::Product(reserve(order)))
     });
     vec![state]
 }
@@ -94,7 +98,7 @@ fn reserved(length: usize) -> Vec<State> {
 fn committed(length: usize) -> Vec<State> {
     let state = (0..MANY).fold(product(), |state, number| {
         let order = || OrderId(id("o", number, length));
-        let state = take(state, &domain::Command::Product(product::Command::Reserve { order: order(), quantity: 1 }));
+        let state = take(state, &domain::Command::Product(reserve(order())));
         take(state, &domain::Command::Product(product::Command::Commit { order: order(), amount_cents: 1 }))
     });
     vec![state]

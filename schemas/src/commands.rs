@@ -134,17 +134,26 @@ pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
     }
 }
 
-/// `body` is the command's data as JSON; empty stands for `{}`.
+/// Who asks for a command. The same name may take other fields, or mean more, when an order's own reaction uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Client,
+    /// The reactor, by the internal listener and with the event that the command follows from.
+    Reaction,
+}
+
+/// Reads and checks a command. `body` is its data as JSON; empty stands for `{}`.
 pub fn parse(
     aggregate: AggregateType,
     command: &str,
     body: &[u8],
     precondition: Precondition,
+    origin: Origin,
 ) -> Result<ParsedCommand, CommandError> {
     let body = if body.is_empty() { b"{}" } else { body };
     let mut fingerprint = Fingerprint::of(command, precondition);
     let command = match aggregate {
-        AggregateType::Product => Command::Product(product::parse(command, body, &mut fingerprint)?),
+        AggregateType::Product => Command::Product(product::parse(command, body, origin, &mut fingerprint)?),
         AggregateType::Order => Command::Order(order::parse(command, body, &mut fingerprint)?),
         AggregateType::Sale => Command::Sale(sale::parse(command, body, &mut fingerprint)?),
     };

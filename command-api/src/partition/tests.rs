@@ -14,7 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use domain::ids::OrderId;
-use domain::product::{Command, Registration};
+use domain::product::{By, Command, Registration};
 use domain::{AggregateType, TimeMs};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
@@ -279,7 +279,7 @@ fn register(stock: u32) -> Command {
 }
 
 fn reserve(order: &str) -> Command {
-    Command::Reserve { order: OrderId(order.into()), quantity: 1 }
+    Command::Reserve { order: OrderId(order.into()), quantity: 1, by: By::Client }
 }
 
 fn accepted(version: u64, event: &'static str, offset: i64) -> Answer {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use proptest::collection::{hash_map, vec as vec_of};
 use proptest::prelude::*;
 
-use super::{Allotment, Command, Event, Product, Registration, Rejection, State, decide, evolve};
+use super::{Allotment, By, Command, Event, Holder, Product, Registration, Rejection, State, decide, evolve};
 use crate::ids::{OrderId, SaleId};
 
 #[track_caller]
@@ -85,11 +85,11 @@ fn what_a_sale_gives_back_counts_once_in_whatever_order_it_is_told() {
 }
 
 fn reserve(id: &str, quantity: u32) -> Command {
-    Command::Reserve { order: order(id), quantity }
+    Command::Reserve { order: order(id), quantity, by: By::Order { amount_cents: None } }
 }
 
 fn release(id: &str) -> Command {
-    Command::Release { order: order(id) }
+    Command::Release { order: order(id), by: Holder::Order }
 }
 
 fn commit(id: &str) -> Command {
@@ -289,8 +289,12 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_registration().prop_map(Command::Register),
         2 => (0..6_u32).prop_map(|quantity| Command::Restock { quantity }),
         2 => (0..3_u64).prop_map(|price_cents| Command::Reprice { price_cents }),
-        8 => (any_order(), 0..8_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity }),
-        4 => any_order().prop_map(|order| Command::Release { order }),
+        8 => (any_order(), 0..8_u32).prop_map(|(order, quantity)| Command::Reserve {
+            order,
+            quantity,
+            by: By::Order { amount_cents: None }
+        }),
+        4 => any_order().prop_map(|order| Command::Release { order, by: Holder::Order }),
         4 => (any_order(), any_u64()).prop_map(|(order, amount_cents)| Command::Commit { order, amount_cents }),
         2 => (any_sale(), 0..8_u32).prop_map(|(sale, units)| Command::Allot { sale, units }),
         3 => (any_sale(), 0..8_u32).prop_map(|(sale, total)| Command::TakeBack { sale, total }),

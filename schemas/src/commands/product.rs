@@ -1,12 +1,12 @@
 //! Bodies of product commands.
 
 use domain::ids::{OrderId, SaleId};
-use domain::product::{Command, Registration};
+use domain::product::{By, Command, Holder, Registration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Quantity, Stock, Text};
-use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
+use super::{CommandContract, CommandError, Fingerprint, Origin, contract, to_body};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +34,16 @@ struct Reprice {
 struct Reserve {
     order: Id,
     quantity: Quantity,
+}
+
+/// A reservation that an order's own reaction makes.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReserveForOrder {
+    order: Id,
+    quantity: Quantity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount_cents: Option<Cents>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -95,7 +105,12 @@ pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "commit" | "allot" | "take-back")
 }
 
-pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
+pub(super) fn parse(
+    command: &str,
+    body: &[u8],
+    origin: Origin,
+    fingerprint: &mut Fingerprint,
+) -> Result<Command, CommandError> {
     Ok(match command {
         "register" => {
             let Register { name, price_cents, stock, limit_per_order } = fingerprint.body(body)?;
@@ -108,11 +123,14 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
         }
         "restock" => Command::Restock { quantity: fingerprint.body::<Restock>(body)?.quantity.0 },
         "reprice" => Command::Reprice { price_cents: fingerprint.body::<Reprice>(body)?.price_cents.0 },
-        "reserve" => {
-            let Reserve { order, quantity } = fingerprint.body(body)?;
-            Command::Reserve { order: OrderId(order.0), quantity: quantity.0 }
+        "reserve" => reserve(body, origin, fingerprint)?,
+        "release" => {
+            let by = match origin {
+                Origin::Client => Holder::Client,
+                Origin::Reaction => Holder::Order,
+            };
+            Command::Release { order: OrderId(fingerprint.body::<Held>(body)?.order.0), by }
         }
-        "release" => Command::Release { order: OrderId(fingerprint.body::<Held>(body)?.order.0) },
         "commit" => {
             let Sold { order, amount_cents } = fingerprint.body(body)?;
             Command::Commit { order: OrderId(order.0), amount_cents: amount_cents.map_or(0, |amount| amount.0) }
@@ -133,6 +151,20 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
     })
 }
 
+fn reserve(body: &[u8], origin: Origin, fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
+    let (order, quantity, by) = match origin {
+        Origin::Client => {
+            let Reserve { order, quantity } = fingerprint.body(body)?;
+            (order, quantity, By::Client)
+        }
+        Origin::Reaction => {
+            let ReserveForOrder { order, quantity, amount_cents } = fingerprint.body(body)?;
+            (order, quantity, By::Order { amount_cents: amount_cents.map(|amount| amount.0) })
+        }
+    };
+    Ok(Command::Reserve { order: OrderId(order.0), quantity: quantity.0, by })
+}
+
 pub(super) fn encode(command: &Command) -> (&'static str, String) {
     match command {
         Command::Register(Registration { name, price_cents, stock, limit_per_order }) => {
@@ -146,10 +178,17 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         }
         Command::Restock { quantity } => ("restock", to_body(&Restock { quantity: Quantity(*quantity) })),
         Command::Reprice { price_cents } => ("reprice", to_body(&Reprice { price_cents: Cents(*price_cents) })),
-        Command::Reserve { order, quantity } => {
-            ("reserve", to_body(&Reserve { order: Id(order.0.clone()), quantity: Quantity(*quantity) }))
+        Command::Reserve { order, quantity, by } => {
+            let (order, quantity) = (Id(order.0.clone()), Quantity(*quantity));
+            let body = match by {
+                By::Client => to_body(&Reserve { order, quantity }),
+                By::Order { amount_cents } => {
+                    to_body(&ReserveForOrder { order, quantity, amount_cents: amount_cents.map(Cents) })
+                }
+            };
+            ("reserve", body)
         }
-        Command::Release { order } => ("release", to_body(&Held { order: Id(order.0.clone()) })),
+        Command::Release { order, .. } => ("release", to_body(&Held { order: Id(order.0.clone()) })),
         Command::Commit { order, amount_cents } => {
             ("commit", to_body(&Sold { order: Id(order.0.clone()), amount_cents: Some(Cents(*amount_cents)) }))
         }

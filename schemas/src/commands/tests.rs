@@ -7,20 +7,20 @@ use domain::product::{Command as ProductCommand, Registration};
 use super::*;
 
 fn detail(aggregate: AggregateType, command: &str, body: &str) -> String {
-    match parse(aggregate, command, body.as_bytes(), Precondition::None) {
+    match parse(aggregate, command, body.as_bytes(), Precondition::None, Origin::Client) {
         Err(CommandError::Body(detail)) => detail,
         other => panic!("expected a refused body, got {other:?}"),
     }
 }
 
 fn fingerprint(command: &str, body: &str, precondition: Precondition) -> u64 {
-    parse(AggregateType::Product, command, body.as_bytes(), precondition).unwrap().fingerprint
+    parse(AggregateType::Product, command, body.as_bytes(), precondition, Origin::Client).unwrap().fingerprint
 }
 
 #[test]
 fn a_good_body_becomes_the_domains_command() {
     let body = br#"{"name":"Blue","price_cents":1999,"stock":0}"#;
-    let parsed = parse(AggregateType::Product, "register", body, Precondition::None).unwrap();
+    let parsed = parse(AggregateType::Product, "register", body, Precondition::None, Origin::Client).unwrap();
     let wish = Registration { name: "Blue".into(), price_cents: 1999, stock: 0, limit_per_order: None };
     assert_eq!(parsed.command, Command::Product(ProductCommand::Register(wish)));
 }
@@ -59,7 +59,7 @@ fn a_refusal_names_the_field() {
 
 #[test]
 fn an_unknown_command_is_not_a_bad_body() {
-    assert_eq!(parse(AggregateType::Order, "reserve", b"{}", Precondition::None), Err(CommandError::Unknown));
+    assert_eq!(parse(AggregateType::Order, "reserve", b"{}", Precondition::None, Origin::Client), Err(CommandError::Unknown));
 }
 
 #[test]
@@ -124,9 +124,9 @@ fn a_command_that_was_written_is_read_as_it_was() {
         (AggregateType::Sale, "commit", r#"{"order":"o"}"#),
     ] {
         assert!(names(aggregate).contains(&command), "{command}");
-        let read = parse(aggregate, command, body.as_bytes(), Precondition::None).unwrap();
+        let read = parse(aggregate, command, body.as_bytes(), Precondition::None, Origin::Client).unwrap();
         let (name, written) = encode(&read.command);
         assert_eq!(name, command);
-        assert_eq!(parse(aggregate, name, written.as_bytes(), Precondition::None), Ok(read), "{written}");
+        assert_eq!(parse(aggregate, name, written.as_bytes(), Precondition::None, Origin::Client), Ok(read), "{written}");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::TimeMs;
 use domain::ids::OrderId;
-use domain::product::Command;
+use domain::product::{Command, Holder};
 use schemas::answers::Answer;
 use schemas::commands::Precondition;
 use schemas::record::Record;
@@ -147,7 +147,7 @@ fn a_repeat_joins_the_command_in_flight() {
 fn a_repeat_is_answered_as_the_first_time_whatever_happened_since() {
     let mut shop = Shop::stocked(1);
     shop.ask("first", "key", reserve("o-1"));
-    shop.ask_for("release", Command::Release { order: OrderId("o-1".into()) });
+    shop.ask_for("release", Command::Release { order: OrderId("o-1".into()), by: Holder::Client });
     shop.ask("second", "key", reserve("o-1"));
     shop.settle();
     assert_eq!(shop.answers()[2], ("second", replayed(2, RESERVED, 2)));
@@ -165,7 +165,7 @@ fn what_an_event_caused_is_decided_anew_whenever_it_comes_and_under_whatever_key
     shop.ask("client", "key", Command::Restock { quantity: 1 });
     caused(&mut shop, "reserve", reserve("o-1"));
     caused(&mut shop, "again", reserve("o-1"));
-    caused(&mut shop, "release", Command::Release { order: OrderId("o-1".into()) });
+    caused(&mut shop, "release", Command::Release { order: OrderId("o-1".into()), by: Holder::Client });
     caused(&mut shop, "late", reserve("o-1"));
     shop.ask("client again", "key", Command::Restock { quantity: 1 });
     shop.settle();

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use domain::ids::OrderId;
-use domain::product::{Command, Event, Rejection};
+use domain::product::{By, Command, Event, Holder, Rejection};
 use domain::{AggregateType, State, TimeMs};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -672,8 +672,8 @@ fn any_pick() -> impl Strategy<Value = Pick> {
 fn any_command() -> impl Strategy<Value = Command> {
     let order = || prop::sample::select(&ORDERS[..]).prop_map(|order| OrderId(order.into()));
     prop_oneof![
-        8 => (order(), 1..3_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity }),
-        3 => order().prop_map(|order| Command::Release { order }),
+        8 => (order(), 1..3_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity, by: By::Client }),
+        3 => order().prop_map(|order| Command::Release { order, by: Holder::Client }),
         1 => order().prop_map(|order| Command::Commit { order, amount_cents: 7 }),
         2 => (1..3_u32).prop_map(|quantity| Command::Restock { quantity }),
         1 => (STOCK..STOCK + 2).prop_map(register),

@@ -94,7 +94,7 @@ fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str
     let wishes: Vec<_> = wishes(aggregate)
         .into_iter()
         .map(|(name, body)| {
-            let parsed = parse(aggregate, name, body.as_bytes(), Precondition::None);
+            let parsed = parse(aggregate, name, body.as_bytes(), Precondition::None, Origin::Client);
             (name, parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command)
         })
         .collect();

@@ -1,7 +1,7 @@
 //! What clients ask for, and what they were told.
 
 use domain::ids::OrderId;
-use domain::product::Command;
+use domain::product::{By, Command};
 use schemas::answers::Answer;
 
 use crate::partition::DoubtCause;
@@ -17,7 +17,7 @@ pub(super) struct Wish {
 pub(super) const WISHES: [Wish; 4] = [
     Wish { key: "registration", command: || register(0) },
     Wish { key: "restock", command: || Command::Restock { quantity: 1 } },
-    Wish { key: "reserve", command: || Command::Reserve { order: OrderId("o".into()), quantity: 1 } },
+    Wish { key: "reserve", command: || Command::Reserve { order: OrderId("o".into()), quantity: 1, by: By::Client } },
     Wish { key: "last", command: || Command::Restock { quantity: 1 } },
 ];
 pub(super) const RESTOCK: usize = 1;
