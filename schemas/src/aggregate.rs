@@ -8,8 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The longest id that a client may give to anything, in characters.
 pub const MAX_ID_CHARS: usize = 128;
-/// What [`check_id`] takes, as a regular expression.
-pub const ID_PATTERN: &str = "^[A-Za-z0-9._~-]+$";
+/// The ids that [`check_id`] takes, as a regular expression without look-ahead, which not every reader of it has.
+pub const ID_PATTERN: &str = r"^(\.*[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.{3,})$";
 
 /// `type/id`, e.g. `product/cd-1`: the name of an aggregate in records, tables and Kafka keys. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,19 +19,29 @@ pub struct AggregateId(Arc<str>);
 pub enum AggregateIdError {
     #[error("an id has 1 to {MAX_ID_CHARS} characters of A-Z a-z 0-9 . _ ~ -")]
     Id,
+    #[error("an id is not . or .., which no URL can name")]
+    Dots,
     #[error("an aggregate is named type/id")]
     Form,
 }
 
 impl AggregateId {
+    /// Names what a client names: the id is one that it may give.
     pub fn new(aggregate: AggregateType, id: &str) -> Result<Self, AggregateIdError> {
         check_id(id)?;
+        Self::of_log(aggregate, id)
+    }
+
+    /// Names what the log holds already, where an id may also be one that was allowed once.
+    pub fn of_log(aggregate: AggregateType, id: &str) -> Result<Self, AggregateIdError> {
+        check_characters(id)?;
         Ok(Self([type_name(aggregate), "/", id].concat().into()))
     }
 
+    /// Reads a name from the log, as [`Self::of_log`].
     pub fn parse(name: &str) -> Result<Self, AggregateIdError> {
         let (aggregate, id) = name.split_once('/').ok_or(AggregateIdError::Form)?;
-        check_id(id)?;
+        check_characters(id)?;
         type_named(aggregate).ok_or(AggregateIdError::Form)?;
         Ok(Self(name.into()))
     }
@@ -92,8 +102,15 @@ pub fn type_routed(route: &str) -> Option<AggregateType> {
     TYPES.into_iter().find(|aggregate| route_name(*aggregate) == route)
 }
 
-/// Characters that need no escape in a URL, a Redis key or a log line.
+/// Checks an id that a client gives to anything. `.` and `..` are steps of a path: whoever sends them, escaped or not,
+/// names something else.
 pub fn check_id(id: &str) -> Result<(), AggregateIdError> {
+    check_characters(id)?;
+    if matches!(id, "." | "..") { Err(AggregateIdError::Dots) } else { Ok(()) }
+}
+
+/// Takes characters that need no escape in a URL, a Redis key or a log line.
+fn check_characters(id: &str) -> Result<(), AggregateIdError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
     if id.is_empty() || id.len() > MAX_ID_CHARS || !id.bytes().all(plain) {
         return Err(AggregateIdError::Id);
@@ -120,5 +137,17 @@ mod tests {
         assert_eq!(AggregateId::parse("basket/1"), Err(AggregateIdError::Form));
         assert_eq!(AggregateId::parse("product"), Err(AggregateIdError::Form));
         assert_eq!(AggregateId::new(AggregateType::Order, &"x".repeat(128)).unwrap().id().len(), 128);
+    }
+
+    #[test]
+    fn an_id_that_no_url_can_name_is_read_from_the_log_and_given_to_nothing_more() {
+        for id in [".", ".."] {
+            assert_eq!(AggregateId::new(AggregateType::Product, id), Err(AggregateIdError::Dots), "{id}");
+            assert_eq!(AggregateId::parse(&format!("product/{id}")).unwrap().id(), id);
+            assert_eq!(AggregateId::of_log(AggregateType::Product, id).unwrap().id(), id);
+        }
+        for id in ["...", ".a", "..a", "a.", "a..", "~", "-"] {
+            assert_eq!(check_id(id), Ok(()), "{id}");
+        }
     }
 }

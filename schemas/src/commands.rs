@@ -17,6 +17,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::idempotency::MAX_KEY_CHARS;
+
 pub use fields::{MAX_CENTS, MAX_QUANTITY, MAX_TEXT_CHARS};
 
 /// The largest body of one command, in bytes.
@@ -25,6 +27,12 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The most lines of a batch.
 pub const MAX_BATCH_LINES: usize = 10_000;
+
+/// The longest name of an aggregate's type or of a command that a line of a batch may hold, in characters: beyond what
+/// any has.
+const MAX_NAME_CHARS: usize = 64;
+/// The longest condition that a line of a batch may hold, in characters.
+const MAX_CONDITION_CHARS: usize = 64;
 
 /// The header by which a batch to the internal listener says, in milliseconds since 1970, when its sender waits no
 /// longer: what was not decided by then must not be, whoever slept in between.
@@ -66,10 +74,13 @@ pub enum Precondition {
 pub struct BatchLine<'a> {
     /// As in routes: `products`.
     #[serde(borrow)]
+    #[schemars(extend("maxLength" = MAX_NAME_CHARS))]
     pub aggregate: Cow<'a, str>,
     #[serde(borrow)]
+    #[schemars(with = "fields::Id")]
     pub id: Cow<'a, str>,
     #[serde(borrow)]
+    #[schemars(extend("maxLength" = MAX_NAME_CHARS))]
     pub command: Cow<'a, str>,
     /// The body that the command would have by itself.
     #[serde(borrow, default)]
@@ -77,6 +88,7 @@ pub struct BatchLine<'a> {
     pub data: Option<&'a serde_json::value::RawValue>,
     /// As the header `Idempotency-Key`, without quotes.
     #[serde(borrow, default)]
+    #[schemars(extend("minLength" = 1, "maxLength" = MAX_KEY_CHARS))]
     pub key: Option<Cow<'a, str>>,
     /// The event that the command follows from; only the internal listener takes it.
     #[serde(borrow, default)]
@@ -84,6 +96,7 @@ pub struct BatchLine<'a> {
     pub cause: Option<Cow<'a, str>>,
     /// As the header: `"7"` with its quotes, or the bare number.
     #[serde(borrow, default)]
+    #[schemars(extend("maxLength" = MAX_CONDITION_CHARS))]
     pub if_match: Option<Cow<'a, str>>,
 }
 
@@ -187,6 +200,7 @@ pub fn parse_if_match(text: &str) -> Option<Precondition> {
 
 /// As [`parse_if_match`], and the bare number too: in JSON the quotes are a nuisance.
 pub fn parse_if_match_field(text: &str) -> Option<Precondition> {
+    let text = Some(text).filter(|text| text.len() <= MAX_CONDITION_CHARS)?;
     parse_if_match(text).or_else(|| parse_version(text))
 }
 

@@ -17,6 +17,7 @@ pub mod chain;
 pub mod token;
 pub mod idempotency;
 pub mod time;
+pub mod trace;
 pub mod commands;
 pub mod answers;
 pub mod problem;

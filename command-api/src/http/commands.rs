@@ -12,6 +12,7 @@ use schemas::aggregate::{AggregateId, type_routed};
 use schemas::commands::{Precondition, parse_if_match};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
+use schemas::trace::is_traceparent;
 use tokio::time::Instant;
 
 use super::admission::UnderWay;
@@ -24,7 +25,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a command waits for its turn unless its client says otherwise: under overload, who is refused early can try
 /// elsewhere or later.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
-const MAX_TRACE_CHARS: usize = 128;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -128,10 +128,10 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
     Some(value.split(';').next().unwrap_or_default().trim())
 }
 
-/// What does not look like a trace context is dropped, as its standard asks.
+/// Drops what is no trace context, as its standard asks: nothing else gets into the log by it.
 fn trace(headers: &HeaderMap) -> Option<Box<str>> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    (value.len() <= MAX_TRACE_CHARS && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| value.into())
+    is_traceparent(value).then(|| value.into())
 }
 
 /// `Prefer: wait=2`, in seconds.

@@ -102,7 +102,7 @@ impl Lanes {
 
     fn put(&self, chain: Chain, has_begun: bool) {
         let (aggregate, id, _) = chain.step.command();
-        let target = match AggregateId::new(aggregate, id) {
+        let target = match AggregateId::of_log(aggregate, id) {
             Ok(target) => target,
             Err(error) => return chain.end(End::Failed(format!("{id:?} names nothing: {error}"))),
         };

@@ -121,7 +121,7 @@ where
     let Some(row) = rows.try_next().await.context("read the rows to compare")? else { return Ok(None) };
     let key: String = row.get(0);
     let partition = match view.source {
-        Source::Aggregate(row) => AggregateId::new(row.aggregate, &key)?.partition(partitions),
+        Source::Aggregate(row) => AggregateId::of_log(row.aggregate, &key)?.partition(partitions),
         Source::Sum(_) if has_parts(view) => row.get::<_, i32>(1).cast_unsigned(),
         // Of all together.
         Source::Sum(_) | Source::View(_) => 0,

@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 use domain::TimeMs;
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::aggregate::{ID_PATTERN, MAX_ID_CHARS, check_id};
-use crate::time::{parse_rfc3339, rfc3339};
+use crate::time::{TIME_ABOUT, parse_rfc3339, rfc3339};
 
 /// The most units in one command: sums over them stay exact in 64 bits.
 pub const MAX_QUANTITY: u32 = 1_000_000_000;
@@ -48,7 +48,7 @@ pub(super) struct Text(pub(super) Box<str>);
 
 /// RFC 3339.
 #[derive(Debug, Clone, Copy, JsonSchema)]
-#[schemars(extend("format" = "date-time"))]
+#[schemars(description = TIME_ABOUT, extend("format" = "date-time"))]
 pub(super) struct Time(#[schemars(with = "String")] pub(super) TimeMs);
 
 /// A JSON object and nothing else: serde would take an array of the fields' values for a struct too.
@@ -76,9 +76,53 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
+/// Reads a whole number, also one that is written as `2.0` or `2e0`: JSON Schema's `integer` is about values, and some
+/// clients have no other way to write numbers.
+fn integer<'de, T: TryFrom<u64>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    deserializer.deserialize_u64(IntegerVisitor(PhantomData))
+}
+
+struct IntegerVisitor<T>(PhantomData<T>);
+
+impl<T: TryFrom<u64>> Visitor<'_> for IntegerVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number that is not negative")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<T, E> {
+        T::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &"a smaller number"))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is whole, and far within the limits"
+    )]
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<T, E> {
+        /// 2^53: beyond it a float may stand for another number than was written.
+        const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+        if number.fract() != 0.0 {
+            return Err(E::invalid_type(Unexpected::Float(number), &self));
+        }
+        if !(0.0..EXACT_BELOW).contains(&number) {
+            return Err(E::invalid_value(Unexpected::Float(number), &self));
+        }
+        self.visit_u64(number as u64)
+    }
+}
+
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u32::deserialize(deserializer)? {
+        match integer(deserializer)? {
             quantity @ 1..=MAX_QUANTITY => Ok(Self(quantity)),
             _ => Err(D::Error::custom(format_args!("expected 1 to {MAX_QUANTITY}"))),
         }
@@ -87,7 +131,7 @@ impl<'de> Deserialize<'de> for Quantity {
 
 impl<'de> Deserialize<'de> for Stock {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u32::deserialize(deserializer)? {
+        match integer(deserializer)? {
             stock @ 0..=MAX_QUANTITY => Ok(Self(stock)),
             _ => Err(D::Error::custom(format_args!("expected 0 to {MAX_QUANTITY}"))),
         }
@@ -96,7 +140,7 @@ impl<'de> Deserialize<'de> for Stock {
 
 impl<'de> Deserialize<'de> for Cents {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u64::deserialize(deserializer)? {
+        match integer(deserializer)? {
             cents @ 0..=MAX_CENTS => Ok(Self(cents)),
             _ => Err(D::Error::custom(format_args!("expected 0 to {MAX_CENTS} cents"))),
         }

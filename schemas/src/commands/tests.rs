@@ -34,7 +34,12 @@ fn a_refusal_names_the_field() {
         (product, "reserve", r#"{"order":"o-1","quantity":-1}"#, "quantity: invalid value"),
         (product, "reserve", r#"{"order":"o-1","quantity":99999999999}"#, "quantity: invalid value"),
         (product, "reserve", r#"{"order":"o-1","quantity":1.5}"#, "quantity: invalid type"),
+        (product, "reserve", r#"{"order":"o-1","quantity":-1.0}"#, "quantity: invalid value"),
+        (product, "reserve", r#"{"order":"o-1","quantity":"1"}"#, "quantity: invalid type"),
+        (product, "reserve", r#"{"order":"o-1","quantity":1e300}"#, "quantity: invalid value"),
         (product, "reserve", r#"{"order":"o 1","quantity":1}"#, "order: an id has"),
+        (product, "reserve", r#"{"order":"..","quantity":1}"#, "order: an id is not . or .."),
+        (order, "place", r#"{"customer":".","lines":[]}"#, "customer: an id is not . or .."),
         (product, "reserve", r#"{"order":"o-1"}"#, "missing field `quantity`"),
         (product, "reserve", r#"{"order":"o-1","quantity":1,"gift":true}"#, "unknown field `gift`"),
         (product, "register", r#"{"name":"a\u0000b","price_cents":1,"stock":1}"#, "name: text may not contain U+0000"),
@@ -59,7 +64,10 @@ fn a_refusal_names_the_field() {
 
 #[test]
 fn an_unknown_command_is_not_a_bad_body() {
-    assert_eq!(parse(AggregateType::Order, "reserve", b"{}", Precondition::None, Origin::Client), Err(CommandError::Unknown));
+    assert_eq!(
+        parse(AggregateType::Order, "reserve", b"{}", Precondition::None, Origin::Client),
+        Err(CommandError::Unknown)
+    );
 }
 
 #[test]
@@ -70,6 +78,8 @@ fn the_fingerprint_is_of_what_was_asked_not_of_how_it_was_written() {
     assert_ne!(fingerprint("register", r#"{"name":"a","price_cents":1,"stock":2}"#, Precondition::None), bare);
     assert_ne!(fingerprint("register", other, Precondition::Version(1)), bare);
     assert_ne!(fingerprint("register", other, Precondition::Absent), bare);
+    let whole = r#"{"name":"a","price_cents":1.0,"stock":10e-1}"#;
+    assert_eq!(fingerprint("register", whole, Precondition::None), bare);
     let [release, commit] = ["release", "commit"].map(|name| fingerprint(name, r#"{"order":"o"}"#, Precondition::None));
     assert_ne!(release, commit);
 }
@@ -127,6 +137,10 @@ fn a_command_that_was_written_is_read_as_it_was() {
         let read = parse(aggregate, command, body.as_bytes(), Precondition::None, Origin::Client).unwrap();
         let (name, written) = encode(&read.command);
         assert_eq!(name, command);
-        assert_eq!(parse(aggregate, name, written.as_bytes(), Precondition::None, Origin::Client), Ok(read), "{written}");
+        assert_eq!(
+            parse(aggregate, name, written.as_bytes(), Precondition::None, Origin::Client),
+            Ok(read),
+            "{written}"
+        );
     }
 }

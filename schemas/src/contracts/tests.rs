@@ -230,7 +230,13 @@ fn a_body_that_the_border_refuses_is_invalid_by_its_schema() {
         ("register", json!({ "name": "Blue", "price_cents": 1_000_000_000_001_u64, "stock": 0 }), false),
         ("register", json!({ "name": "Blue", "price_cents": 1, "stock": 0, "limit_per_order": 0 }), false),
         ("reserve", json!({ "order": "o-1", "quantity": 1 }), true),
+        ("reserve", json!({ "order": "o-1", "quantity": 1.0 }), true),
+        ("reserve", json!({ "order": "o-1", "quantity": 1.5 }), false),
         ("reserve", json!({ "order": "o 1", "quantity": 1 }), false),
+        ("reserve", json!({ "order": ".", "quantity": 1 }), false),
+        ("reserve", json!({ "order": "..", "quantity": 1 }), false),
+        ("reserve", json!({ "order": "...", "quantity": 1 }), true),
+        ("reserve", json!({ "order": "..a", "quantity": 1 }), true),
         ("reserve", json!({ "order": "x".repeat(129), "quantity": 1 }), false),
         ("reserve", json!({ "order": "o-1" }), false),
         ("reserve", json!({ "order": "o-1", "quantity": 1, "gift": true }), false),
@@ -244,6 +250,41 @@ fn a_body_that_the_border_refuses_is_invalid_by_its_schema() {
         let parsed = commands::parse(product, command, &bytes, none, commands::Origin::Client);
         assert_eq!(parsed.is_ok(), is_valid, "{command}: {body}");
     }
+}
+
+/// The places of strings in a body that may be of any length.
+fn endless(place: &str, schema: &Value, found: &mut Vec<String>) {
+    let is_string = match &schema["type"] {
+        Value::Array(types) => types.contains(&json!("string")),
+        only => only == "string",
+    };
+    let has_end = ["maxLength", "enum", "const", "format"].iter().any(|limit| schema.get(limit).is_some());
+    if is_string && !has_end {
+        found.push(place.to_owned());
+    }
+    match schema {
+        Value::Object(members) => {
+            members.iter().for_each(|(name, inner)| endless(&format!("{place}/{name}"), inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| endless(place, inner, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_text_that_is_taken_has_a_limit_that_is_told() {
+    let mut found = Vec::new();
+    for contract in crate::aggregate::TYPES.into_iter().flat_map(commands::contracts) {
+        endless(contract.name, &json_schema::taken(contract.schema), &mut found);
+    }
+    endless(
+        "line",
+        &json_schema::taken(schemars::SchemaGenerator::subschema_for::<commands::BatchLine<'_>>),
+        &mut found,
+    );
+    assert_eq!(found, [""; 0]);
+    endless("x", &json!({ "properties": { "y": { "type": ["string", "null"] } } }), &mut found);
+    assert_eq!(found, ["x/properties/y"], "one without a limit is seen");
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn command_parameters() -> Map<String, Value> {
     );
     let wait = |most: &str| format!("`wait=2`: how many seconds the client waits, {most}.");
     let any = json!({ "type": "string", "const": "*" });
-    let trace = "W3C trace context, carried into the log.";
+    let trace = "W3C trace context of version 00, carried into the log; anything else is passed over.";
     let seconds = json!({ "type": "string", "examples": ["wait=2"] });
     Map::from_iter([
         ("id".to_owned(), json!({ "name": "id", "in": "path", "required": true, "schema": queries::id() })),
