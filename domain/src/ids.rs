@@ -10,12 +10,16 @@ pub struct ProductId(pub Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderId(pub Box<str>);
 
+/// Half of the SHA-256 of an order's name, for maps of orders that only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub [u8; 16]);
+
 impl OrderId {
-    /// Half of its SHA-256, for sets of orders that only grow. Clients choose the names of their orders: two that share
-    /// a fingerprint would get the units of one, so nobody may be able to find such a pair.
-    pub fn fingerprint(&self) -> u128 {
+    /// Stands for the name. Clients choose the names of their orders: two that share a fingerprint would get the units of
+    /// one, so nobody may be able to find such a pair.
+    pub fn fingerprint(&self) -> Fingerprint {
         let hash = Sha256::digest(self.0.as_bytes());
-        u128::from_be_bytes(core::array::from_fn(|index| hash[index]))
+        Fingerprint(core::array::from_fn(|index| hash[index]))
     }
 }
 

@@ -115,7 +115,7 @@ impl Event {
 /// When state and command belong to different aggregates: the caller looked up the wrong state.
 pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match (state, command) {
-        (State::Product(state), Command::Product(command)) => product::decide(state, command)
+        (State::Product(state), Command::Product(command)) => product::decide(state, command, at)
             .map(|events| events.into_iter().map(Event::Product).collect())
             .map_err(Rejection::Product),
         (State::Order(state), Command::Order(command)) => order::decide(state, command, at)

@@ -1,4 +1,8 @@
-//! A product: its price, its stock, and which orders hold how much of it.
+//! A product: its price, its stock, and who holds how much of it.
+//!
+//! A reservation is an order's, made by the order's own reaction, or a client's own. Both take units, and beyond that know
+//! nothing of each other: what was taken for an order is given back, or sold, by that order's reactions alone, whatever
+//! clients do under its name.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -6,8 +10,13 @@ use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
+use crate::TimeMs;
 use crate::growing_map::GrowingMap;
-use crate::ids::{OrderId, SaleId};
+use crate::ids::{Fingerprint, OrderId, SaleId};
+
+pub use holds::{Hold, Holds};
+
+mod holds;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -40,6 +49,10 @@ pub enum Command {
         sale: SaleId,
         total: u32,
     },
+    /// Puts back what clients held until now. `due_at`: not before.
+    LapseHolds {
+        due_at: Option<TimeMs>,
+    },
     Discontinue,
 }
 
@@ -48,8 +61,8 @@ pub enum Command {
 pub enum By {
     /// The order's own reaction. `amount_cents`: what the buyer agreed to pay for all units; `None` is not checked.
     Order { amount_cents: Option<u64> },
-    /// A client, under a name that it chose.
-    Client,
+    /// A client, under a name that it chose, for so long, or until it lets go.
+    Client { hold_secs: Option<u32> },
 }
 
 /// Whose reservation it is.
@@ -69,13 +82,26 @@ pub enum Event {
     Repriced {
         price_cents: u64,
     },
+    /// `until`, of a client's alone: from then on the units are free. `alarm_at`: the product is to be asked at this time
+    /// for what has ended, instead of at the time that was told before.
     Reserved {
         order: OrderId,
         quantity: u32,
+        by: Holder,
+        until: Option<TimeMs>,
+        alarm_at: Option<TimeMs>,
     },
     Released {
         order: OrderId,
         quantity: u32,
+        by: Holder,
+    },
+    /// What clients held until this time is available again. `alarm_at`: the product is to be asked again; `None`: not any
+    /// more.
+    HoldsLapsed {
+        until: TimeMs,
+        quantity: u64,
+        alarm_at: Option<TimeMs>,
     },
     Committed {
         order: OrderId,
@@ -122,8 +148,9 @@ pub struct Product {
     pub available: u64,
     /// Units that open orders hold, each until it is released or committed.
     pub reservations: GrowingMap<OrderId, u32>,
-    /// Orders that got theirs, by their fingerprints: they get it once, however late they ask again.
-    pub committed: GrowingMap<u128, ()>,
+    pub holds: Holds,
+    /// Units of orders that got theirs: they get it once, however late they ask again.
+    pub committed: GrowingMap<Fingerprint, u32>,
     pub allotments: HashMap<SaleId, Allotment>,
 }
 
@@ -142,9 +169,13 @@ pub enum Rejection {
     OutOfStock,
     OverLimit,
     Discontinued,
-    /// The order holds this product already, with another quantity.
+    /// The order holds or got this product already, with another quantity.
     AlreadyReserved,
     NotReserved,
+    /// The reservation is the order's, and no client's to let go.
+    HeldByOrder,
+    /// It is too early to put back what ends then.
+    NotDue,
     /// The sale has units of this product already, in another number.
     AlreadyAllotted,
     /// Or not as many as it would give back.
@@ -158,19 +189,20 @@ impl State {
         /// as measured, since it depends on the allocator. The domain's test of memory tells by how much.
         const RESERVATION: usize = 100;
         /// A place alone.
-        const COMMITTED: usize = 48;
+        const COMMITTED: usize = 57;
         match self {
             Self::Unregistered => 0,
             Self::OnSale(product) | Self::Discontinued(product) => {
                 let held = product.reservations.len() + product.allotments.len();
                 let sold = product.committed.len() * COMMITTED;
-                size_of::<Product>() + product.registration.name.len() + held * RESERVATION + sold
+                let holds = product.holds.heap_bytes();
+                size_of::<Product>() + product.registration.name.len() + held * RESERVATION + sold + holds
             }
         }
     }
 }
 
-pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection> {
+pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match (command, state) {
         (Command::Register(registration), state) => register(state, registration),
         (_, State::Unregistered) => Err(Rejection::NotRegistered),
@@ -180,10 +212,9 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
         (Command::Reprice { price_cents }, State::OnSale(product) | State::Discontinued(product)) => {
             Ok(reprice(product, *price_cents))
         }
-        (Command::Reserve { order, quantity, .. }, state) => reserve(state, order, *quantity),
-        (Command::Release { order, .. }, State::OnSale(product) | State::Discontinued(product)) => {
-            let quantity = held(product, order)?;
-            Ok(vec![Event::Released { order: order.clone(), quantity }])
+        (Command::Reserve { order, quantity, by }, state) => reserve(state, order, *quantity, *by, at),
+        (Command::Release { order, by }, State::OnSale(product) | State::Discontinued(product)) => {
+            release(product, order, *by, at)
         }
         (Command::Commit { order, amount_cents }, State::OnSale(product) | State::Discontinued(product)) => {
             if product.committed.contains_key(&order.fingerprint()) {
@@ -192,9 +223,13 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Rejection>
             let quantity = held(product, order)?;
             Ok(vec![Event::Committed { order: order.clone(), quantity, amount_cents: *amount_cents }])
         }
-        (Command::Allot { sale, units }, state) => allot(state, sale, *units),
+        (Command::Allot { sale, units }, state) => allot(state, sale, *units, at),
         (Command::TakeBack { sale, total }, State::OnSale(product) | State::Discontinued(product)) => {
             take_back(product, sale, *total)
+        }
+        (Command::LapseHolds { due_at: Some(due_at) }, _) if at < *due_at => Err(Rejection::NotDue),
+        (Command::LapseHolds { .. }, State::OnSale(product) | State::Discontinued(product)) => {
+            Ok(product.holds.lapse(at).into_iter().collect())
         }
         (Command::Discontinue, State::OnSale(_)) => Ok(vec![Event::Discontinued]),
         (Command::Discontinue, State::Discontinued(_)) => Ok(vec![]),
@@ -208,29 +243,44 @@ pub fn evolve(state: State, event: &Event) -> State {
             price_cents: registration.price_cents,
             available: registration.stock.into(),
             reservations: GrowingMap::default(),
+            holds: Holds::default(),
             committed: GrowingMap::default(),
             allotments: HashMap::new(),
         })),
-        (Event::Restocked { quantity }, state) => update(state, |product| put_back(product, *quantity)),
+        (Event::Restocked { quantity }, state) => update(state, |product| put_back(product, (*quantity).into())),
         (Event::Repriced { price_cents }, state) => update(state, |product| product.price_cents = *price_cents),
-        (Event::Reserved { order, quantity }, state) => update(state, |product| {
+        (Event::Reserved { order, quantity, by, until, alarm_at }, state) => update(state, |product| {
             product.available = product.available.saturating_sub(u64::from(*quantity));
-            product.reservations.insert(order.clone(), *quantity);
+            match by {
+                Holder::Order => drop(product.reservations.insert(order.clone(), *quantity)),
+                Holder::Client => {
+                    product.holds.insert(order.fingerprint(), Hold { quantity: *quantity, until: *until });
+                    product.holds.set_alarm(alarm_at.or(product.holds.alarm_at()));
+                }
+            }
         }),
-        (Event::Released { order, quantity }, state) => update(state, |product| {
+        (Event::Released { order, quantity, by }, state) => update(state, |product| {
+            put_back(product, (*quantity).into());
+            match by {
+                Holder::Order => drop(product.reservations.remove(order)),
+                Holder::Client => product.holds.remove(&order.fingerprint()),
+            }
+        }),
+        (Event::HoldsLapsed { until, quantity, alarm_at }, state) => update(state, |product| {
             put_back(product, *quantity);
-            product.reservations.remove(order);
+            product.holds.remove_until(*until);
+            product.holds.set_alarm(*alarm_at);
         }),
-        (Event::Committed { order, .. }, state) => update(state, |product| {
+        (Event::Committed { order, quantity, .. }, state) => update(state, |product| {
             product.reservations.remove(order);
-            product.committed.insert(order.fingerprint(), ());
+            product.committed.insert(order.fingerprint(), *quantity);
         }),
         (Event::Allotted { sale, units }, state) => update(state, |product| {
             product.available = product.available.saturating_sub(u64::from(*units));
             product.allotments.insert(sale.clone(), Allotment { units: *units, taken_back: 0 });
         }),
         (Event::TakenBack { sale, units, total }, state) => update(state, |product| {
-            put_back(product, *units);
+            put_back(product, (*units).into());
             if let Some(allotment) = product.allotments.get_mut(sale) {
                 allotment.taken_back = *total;
             }
@@ -256,32 +306,58 @@ fn reprice(product: &Product, price_cents: u64) -> Vec<Event> {
     vec![Event::Repriced { price_cents }]
 }
 
-/// What the order holds already comes first: a repeat is not judged by a stock or a limit that changed since.
-fn reserve(state: &State, order: &OrderId, quantity: u32) -> Result<Vec<Event>, Rejection> {
+/// Reserves, or repeats what was reserved: that is not judged by a stock or a limit that changed since.
+fn reserve(state: &State, order: &OrderId, quantity: u32, by: By, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let product = match state {
         State::Unregistered => return Err(Rejection::NotRegistered),
         State::OnSale(product) | State::Discontinued(product) => product,
     };
-    match product.reservations.get(order) {
-        Some(held) if *held == quantity => return Ok(vec![]),
+    let name = order.fingerprint();
+    match reserved(product, order, &name, by, at) {
+        Some(reserved) if reserved == quantity => return Ok(vec![]),
         Some(_) => return Err(Rejection::AlreadyReserved),
-        None if product.committed.contains_key(&order.fingerprint()) => return Ok(vec![]),
+        None if matches!(state, State::Discontinued(_)) => return Err(Rejection::Discontinued),
         None => {}
-    }
-    if matches!(state, State::Discontinued(_)) {
-        return Err(Rejection::Discontinued);
     }
     if product.registration.limit_per_order.is_some_and(|limit| quantity > limit) {
         return Err(Rejection::OverLimit);
     }
-    if u64::from(quantity) > product.available {
-        return Err(Rejection::OutOfStock);
-    }
-    Ok(vec![Event::Reserved { order: order.clone(), quantity }])
+    let (holder, hold_secs) = match by {
+        By::Order { .. } => (Holder::Order, None),
+        By::Client { hold_secs } => (Holder::Client, hold_secs),
+    };
+    let missing = u64::from(quantity).saturating_sub(product.available);
+    let lapsed = product.holds.make_room(missing, (holder == Holder::Client).then_some(&name), at)?;
+    let until = hold_secs.map(|secs| TimeMs(at.0.saturating_add(u64::from(secs) * 1000)));
+    let alarm_at = until.and_then(|until| product.holds.alarm_with(until, at, lapsed));
+    let reserved = Event::Reserved { order: order.clone(), quantity, by: holder, until, alarm_at };
+    Ok(lapsed.map(Event::from).into_iter().chain([reserved]).collect())
+}
+
+/// Gives what is, or was, had under this name by whoever asks. A client learns of an order's too; what clients hold is
+/// nothing to an order.
+fn reserved(product: &Product, order: &OrderId, name: &Fingerprint, by: By, at: TimeMs) -> Option<u32> {
+    let own = match by {
+        By::Order { .. } => None,
+        By::Client { .. } => product.holds.get(name, at).map(|hold| hold.quantity),
+    };
+    own.or_else(|| product.reservations.get(order).copied()).or_else(|| product.committed.get(name).copied())
+}
+
+fn release(product: &Product, order: &OrderId, by: Holder, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    let quantity = match by {
+        Holder::Order => held(product, order)?,
+        Holder::Client => match product.holds.get(&order.fingerprint(), at) {
+            Some(hold) => hold.quantity,
+            None if product.reservations.contains_key(order) => return Err(Rejection::HeldByOrder),
+            None => return Err(Rejection::NotReserved),
+        },
+    };
+    Ok(vec![Event::Released { order: order.clone(), quantity, by }])
 }
 
 /// As with a reservation, what the sale has already comes first.
-fn allot(state: &State, sale: &SaleId, units: u32) -> Result<Vec<Event>, Rejection> {
+fn allot(state: &State, sale: &SaleId, units: u32, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let product = match state {
         State::Unregistered => return Err(Rejection::NotRegistered),
         State::OnSale(product) | State::Discontinued(product) => product,
@@ -294,10 +370,8 @@ fn allot(state: &State, sale: &SaleId, units: u32) -> Result<Vec<Event>, Rejecti
     if matches!(state, State::Discontinued(_)) {
         return Err(Rejection::Discontinued);
     }
-    if u64::from(units) > product.available {
-        return Err(Rejection::OutOfStock);
-    }
-    Ok(vec![Event::Allotted { sale: sale.clone(), units }])
+    let lapsed = product.holds.make_room(u64::from(units).saturating_sub(product.available), None, at)?;
+    Ok(lapsed.map(Event::from).into_iter().chain([Event::Allotted { sale: sale.clone(), units }]).collect())
 }
 
 /// `total` only grows: an older one that comes late, or again, changes nothing.
@@ -323,8 +397,8 @@ fn update(mut state: State, change: impl FnOnce(&mut Product)) -> State {
     state
 }
 
-fn put_back(product: &mut Product, quantity: u32) {
-    product.available = product.available.saturating_add(u64::from(quantity));
+fn put_back(product: &mut Product, quantity: u64) {
+    product.available = product.available.saturating_add(quantity);
 }
 
 #[cfg(test)]

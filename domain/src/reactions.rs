@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{CustomerId, OrderId, ProductId, SaleId};
 use crate::order::{Ending, Event as OrderEvent, Held, Line, Payment, Placement};
-use crate::product::{By, Holder};
+use crate::product::{By, Event as ProductEvent, Holder};
 use crate::sale::{Claim, Event as SaleEvent};
 use crate::{AggregateType, Command, Event, TimeMs, order, product, sale};
 
@@ -115,6 +115,8 @@ pub enum Alarm {
     ExpireOrder,
     OpenSale,
     CloseSale,
+    /// What clients held of a product until then is put back.
+    LapseHolds,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,9 +150,26 @@ pub struct Reaction {
 /// waits to be paid.
 pub fn react(id: &str, event: &Event, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
     match event {
-        Event::Product(_) => Reaction::default(),
+        Event::Product(event) => of_product(event),
         Event::Order(event) => of_order(&OrderId(id.into()), event, at, is_caused, payment_window_ms),
         Event::Sale(event) => of_sale(&SaleId(id.into()), event),
+    }
+}
+
+fn of_product(event: &ProductEvent) -> Reaction {
+    let lapse = |due| Reaction { steps: vec![], alarms: vec![(Alarm::LapseHolds, due)] };
+    match event {
+        ProductEvent::Reserved { alarm_at: Some(due), .. } => lapse(Some(*due)),
+        ProductEvent::HoldsLapsed { alarm_at, .. } => lapse(*alarm_at),
+        ProductEvent::Registered(_)
+        | ProductEvent::Restocked { .. }
+        | ProductEvent::Repriced { .. }
+        | ProductEvent::Reserved { alarm_at: None, .. }
+        | ProductEvent::Released { .. }
+        | ProductEvent::Committed { .. }
+        | ProductEvent::Allotted { .. }
+        | ProductEvent::TakenBack { .. }
+        | ProductEvent::Discontinued => Reaction::default(),
     }
 }
 
@@ -263,19 +282,19 @@ impl Step {
         match self {
             Self::Reserve { product, order, quantity } => {
                 let by = By::Order { amount_cents: None };
-                of_product(product, product::Command::Reserve { order: order.clone(), quantity: *quantity, by })
+                to_product(&product.0, product::Command::Reserve { order: order.clone(), quantity: *quantity, by })
             }
             Self::Release { product, order } => {
-                of_product(product, product::Command::Release { order: order.clone(), by: Holder::Order })
+                to_product(&product.0, product::Command::Release { order: order.clone(), by: Holder::Order })
             }
             Self::Commit { product, order, amount_cents } => {
-                of_product(product, product::Command::Commit { order: order.clone(), amount_cents: *amount_cents })
+                to_product(&product.0, product::Command::Commit { order: order.clone(), amount_cents: *amount_cents })
             }
             Self::Allot { product, sale, units } => {
-                of_product(product, product::Command::Allot { sale: sale.clone(), units: *units })
+                to_product(&product.0, product::Command::Allot { sale: sale.clone(), units: *units })
             }
             Self::TakeBack { product, sale, total } => {
-                of_product(product, product::Command::TakeBack { sale: sale.clone(), total: *total })
+                to_product(&product.0, product::Command::TakeBack { sale: sale.clone(), total: *total })
             }
             Self::ConfirmLine { order, product, .. } => {
                 to_order(order, order::Command::ConfirmLine { product: product.clone() })
@@ -302,6 +321,7 @@ impl Step {
                     Alarm::ExpireOrder => (AggregateType::Order, id, Command::Order(order::Command::Expire { due_at })),
                     Alarm::OpenSale => to_sale(id, sale::Command::Open { due_at }),
                     Alarm::CloseSale => to_sale(id, sale::Command::Close { due_at }),
+                    Alarm::LapseHolds => to_product(id, product::Command::LapseHolds { due_at }),
                 }
             }
         }
@@ -326,6 +346,7 @@ impl Step {
             Self::Due { alarm: Alarm::ExpireOrder, .. } => String::from("expire"),
             Self::Due { alarm: Alarm::OpenSale, .. } => String::from("open"),
             Self::Due { alarm: Alarm::CloseSale, .. } => String::from("close"),
+            Self::Due { alarm: Alarm::LapseHolds, .. } => String::from("lapse holds"),
         }
     }
 
@@ -386,8 +407,8 @@ impl Step {
     }
 }
 
-fn of_product(id: &ProductId, command: product::Command) -> (AggregateType, &str, Command) {
-    (AggregateType::Product, &id.0, Command::Product(command))
+fn to_product(id: &str, command: product::Command) -> (AggregateType, &str, Command) {
+    (AggregateType::Product, id, Command::Product(command))
 }
 
 fn to_order(id: &OrderId, command: order::Command) -> (AggregateType, &str, Command) {

@@ -46,8 +46,10 @@ fn take(state: State, command: &domain::Command) -> State {
 
 type Grow = fn(usize) -> Vec<State>;
 
-const CASES: [(&str, Grow); 4] = [
+const CASES: [(&str, Grow); 6] = [
     ("open reservation", reserved),
+    ("hold of a client", held),
+    ("hold of a client that ends", held_for_a_while),
     ("committed order", committed),
     ("claim of a customer of its own", claimed),
     ("placed order of two lines", placed),
@@ -80,6 +82,22 @@ fn measure_alone(case: usize, length: usize) -> (usize, usize) {
 fn product() -> State {
     let registration = Registration { name: "A thing".into(), price_cents: 1, stock: u32::MAX, limit_per_order: None };
     take(State::initial(AggregateType::Product), &domain::Command::Product(product::Command::Register(registration)))
+}
+
+fn hold(length: usize, hold_secs: Option<u32>) -> Vec<State> {
+    let state = (0..MANY).fold(product(), |state, number| {
+        let (order, by) = (OrderId(id("o", number, length)), By::Client { hold_secs });
+        take(state, &domain::Command::Product(product::Command::Reserve { order, quantity: 1, by }))
+    });
+    vec![state]
+}
+
+fn held(length: usize) -> Vec<State> {
+    hold(length, None)
+}
+
+fn held_for_a_while(length: usize) -> Vec<State> {
+    hold(length, Some(60))
 }
 
 fn reserve(order: OrderId) -> product::Command {

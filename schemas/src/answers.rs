@@ -127,6 +127,8 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             ProductRejection::Discontinued => "discontinued",
             ProductRejection::AlreadyReserved => "already_reserved",
             ProductRejection::NotReserved => "not_reserved",
+            ProductRejection::HeldByOrder => "held_by_order",
+            ProductRejection::NotDue => NOT_DUE,
             ProductRejection::AlreadyAllotted => "already_allotted",
             ProductRejection::NotAllotted => "not_allotted",
         },

@@ -19,8 +19,9 @@ use order::{
     OrderPaidV2, OrderPlacedV1, OrderRejectedV1, ParcelV1,
 };
 use product::{
-    ProductAllottedV1, ProductCommittedV1, ProductCommittedV2, ProductDiscontinuedV1, ProductRegisteredV1,
-    ProductReleasedV1, ProductRepricedV1, ProductReservedV1, ProductRestockedV1, ProductTakenBackV1,
+    ProductAllottedV1, ProductCommittedV1, ProductCommittedV2, ProductDiscontinuedV1, ProductHoldsLapsedV1,
+    ProductRegisteredV1, ProductReleasedV1, ProductReleasedV2, ProductRepricedV1, ProductReservedV1, ProductReservedV2,
+    ProductRestockedV1, ProductTakenBackV1,
 };
 use sale::{
     SaleClaimedV1, SaleClosedV1, SaleCommittedV1, SaleOpenedV1, SaleRefusedV1, SaleReturnedV1, SaleScheduledV1,
@@ -100,6 +101,15 @@ pub enum WireEvent<'a> {
     /// Units that a sale did not sell are back.
     #[serde(rename = "product.taken-back.v1", borrow)]
     ProductTakenBackV1(ProductTakenBackV1<'a>),
+    /// Units of a product are held.
+    #[serde(rename = "product.reserved.v2", borrow)]
+    ProductReservedV2(ProductReservedV2<'a>),
+    /// Units that were held are available again.
+    #[serde(rename = "product.released.v2", borrow)]
+    ProductReleasedV2(ProductReleasedV2<'a>),
+    /// What clients held for a while is available again.
+    #[serde(rename = "product.holds-lapsed.v1")]
+    ProductHoldsLapsedV1(ProductHoldsLapsedV1),
     /// A sale is known.
     #[serde(rename = "sale.scheduled.v1", borrow)]
     SaleScheduledV1(SaleScheduledV1<'a>),
@@ -127,7 +137,7 @@ pub enum WireEvent<'a> {
 }
 
 /// Of every event, as [`WireEvent::name`] gives them.
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 34] = [
     "product.registered.v1",
     "product.restocked.v1",
     "product.repriced.v1",
@@ -151,6 +161,9 @@ pub const NAMES: [&str; 31] = [
     "order.paid.v2",
     "product.allotted.v1",
     "product.taken-back.v1",
+    "product.reserved.v2",
+    "product.released.v2",
+    "product.holds-lapsed.v1",
     "sale.scheduled.v1",
     "sale.stocked.v1",
     "sale.refused.v1",
@@ -202,6 +215,9 @@ impl<'a> WireEvent<'a> {
             Self::OrderPaidV2(event) => event.into(),
             Self::ProductAllottedV1(event) => event.into(),
             Self::ProductTakenBackV1(event) => event.into(),
+            Self::ProductReservedV2(event) => event.into(),
+            Self::ProductReleasedV2(event) => event.into(),
+            Self::ProductHoldsLapsedV1(event) => event.into(),
             Self::SaleScheduledV1(event) => event.into(),
             Self::SaleStockedV1(event) => event.into(),
             Self::SaleRefusedV1(event) => event.into(),
@@ -253,6 +269,9 @@ impl<'a> WireEvent<'a> {
             Self::OrderPaidV2(_) => "order.paid.v2",
             Self::ProductAllottedV1(_) => "product.allotted.v1",
             Self::ProductTakenBackV1(_) => "product.taken-back.v1",
+            Self::ProductReservedV2(_) => "product.reserved.v2",
+            Self::ProductReleasedV2(_) => "product.released.v2",
+            Self::ProductHoldsLapsedV1(_) => "product.holds-lapsed.v1",
             Self::SaleScheduledV1(_) => "sale.scheduled.v1",
             Self::SaleStockedV1(_) => "sale.stocked.v1",
             Self::SaleRefusedV1(_) => "sale.refused.v1",

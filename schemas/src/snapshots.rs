@@ -6,15 +6,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use domain::ids::{CustomerId, OrderId, PaymentId, ProductId, SaleId};
+use domain::ids::{CustomerId, Fingerprint, OrderId, PaymentId, ProductId, SaleId};
 use domain::order::{Line, Open, Placement, Settled};
-use domain::product::{Allotment, Product, Registration};
+use domain::product::{Allotment, Hold, Holds, Product, Registration};
 use domain::sale::{Claimed, Sale, Schedule, Stock};
 use domain::{State, TimeMs, order, product, sale};
 use serde::{Deserialize, Serialize};
 
 /// The form that this build writes, and the only one that it reads.
-pub const FORM: i16 = 4;
+pub const FORM: i16 = 5;
 
 /// In postcard's encoding, which names no field: members are never reordered within a form.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,8 +40,11 @@ struct ProductSnapshot<'a> {
     /// In the order of their names, so that equal states have equal bytes.
     #[serde(borrow)]
     reservations: Vec<(&'a str, u32)>,
-    /// Fingerprints of the orders that got theirs, in their order.
-    committed: Vec<u128>,
+    /// Fingerprints of clients' names, with units and the end, in milliseconds; in their order.
+    holds: Vec<([u8; 16], u32, Option<u64>)>,
+    alarm_at_ms: Option<u64>,
+    /// Fingerprints of the orders that got theirs, with their units, in their order.
+    committed: Vec<([u8; 16], u32)>,
     /// Sales with the units that each got, and those of them that it gave back; ordered likewise.
     #[serde(borrow)]
     allotments: Vec<(&'a str, u32, u32)>,
@@ -136,7 +139,10 @@ fn of_product(state: &product::State) -> Option<ProductSnapshot<'_>> {
     };
     let reservations: BTreeMap<&str, u32> =
         product.reservations.iter().map(|(order, quantity)| (&*order.0, *quantity)).collect();
-    let mut committed: Vec<u128> = product.committed.iter().map(|(order, ())| *order).collect();
+    let hold = |(name, hold): (Fingerprint, Hold)| (name.0, hold.quantity, hold.until.map(|until| until.0));
+    let mut holds: Vec<_> = product.holds.iter().map(hold).collect();
+    holds.sort_unstable();
+    let mut committed: Vec<_> = product.committed.iter().map(|(order, quantity)| (order.0, *quantity)).collect();
     committed.sort_unstable();
     let allotment = |(sale, allotment): (_, &Allotment)| (sale, (allotment.units, allotment.taken_back));
     let allotments: BTreeMap<&str, (u32, u32)> =
@@ -150,6 +156,8 @@ fn of_product(state: &product::State) -> Option<ProductSnapshot<'_>> {
         price_cents: product.price_cents,
         available: product.available,
         reservations: reservations.into_iter().collect(),
+        holds,
+        alarm_at_ms: product.holds.alarm_at().map(|alarm_at| alarm_at.0),
         committed,
         allotments: allotments.into_iter().map(|(sale, (units, taken_back))| (sale, units, taken_back)).collect(),
     })
@@ -162,6 +170,9 @@ fn to_product(snapshot: ProductSnapshot<'_>) -> product::State {
         stock: snapshot.registered_stock,
         limit_per_order: snapshot.limit_per_order,
     };
+    let hold = |(name, quantity, until): ([u8; 16], u32, Option<u64>)| {
+        (Fingerprint(name), Hold { quantity, until: until.map(TimeMs) })
+    };
     let held = snapshot.reservations.iter().map(|(order, quantity)| (OrderId((*order).into()), *quantity));
     let allotments = snapshot.allotments.iter().map(|(sale, units, taken_back)| {
         (SaleId((*sale).into()), Allotment { units: *units, taken_back: *taken_back })
@@ -171,7 +182,8 @@ fn to_product(snapshot: ProductSnapshot<'_>) -> product::State {
         price_cents: snapshot.price_cents,
         available: snapshot.available,
         reservations: held.collect(),
-        committed: snapshot.committed.into_iter().map(|order| (order, ())).collect(),
+        holds: Holds::of(snapshot.holds.into_iter().map(hold), snapshot.alarm_at_ms.map(TimeMs)),
+        committed: snapshot.committed.into_iter().map(|(order, quantity)| (Fingerprint(order), quantity)).collect(),
         allotments: allotments.collect(),
     });
     match snapshot.stage {
@@ -325,12 +337,15 @@ mod tests {
         let registration =
             Registration { name: "Kind of Blue".into(), price_cents: 1177, stock: 9, limit_per_order: Some(3) };
         let reservations = [("o-2", 1), ("o-1", 2)].map(|(order, quantity)| (OrderId(order.into()), quantity));
+        let holds = [(9, None), (8, Some(TimeMs(300)))];
+        let holds = holds.map(|(name, until)| (Fingerprint([name; 16]), Hold { quantity: 1, until }));
         product::State::OnSale(Box::new(Product {
             registration,
             price_cents: 999,
             available: 6,
             reservations: reservations.into_iter().collect(),
-            committed: [(7, ()), (300, ())].into(),
+            holds: Holds::of(holds, Some(TimeMs(300))),
+            committed: [(Fingerprint([2; 16]), 3), (Fingerprint([1; 16]), 1)].into(),
             allotments: [(SaleId("s".into()), Allotment { units: 5, taken_back: 1 })].into(),
         }))
     }
@@ -384,7 +399,13 @@ mod tests {
         let mut expected = vec![0, 0, 12];
         expected.extend(b"Kind of Blue");
         expected.extend([0x99, 0x09, 9, 1, 3, 0xE7, 0x07, 6, 2, 3, b'o', b'-', b'1', 2, 3, b'o', b'-', b'2', 1]);
-        expected.extend([2, 7, 0xAC, 2, 1, 1, b's', 5, 1]);
+        expected.push(2);
+        expected.extend([8; 16].into_iter().chain([1, 1, 0xAC, 2]));
+        expected.extend([9; 16].into_iter().chain([1, 0]));
+        expected.extend([1, 0xAC, 2, 2]);
+        expected.extend([1; 16].into_iter().chain([1]));
+        expected.extend([2; 16].into_iter().chain([3]));
+        expected.extend([1, 1, b's', 5, 1]);
         assert_eq!(bytes, expected);
     }
 

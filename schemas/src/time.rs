@@ -113,6 +113,23 @@ pub mod rfc3339 {
         parse_rfc3339(&text).map_err(D::Error::custom)
     }
 
+    /// Likewise of a time that may be absent.
+    pub mod option {
+        use super::*;
+
+        pub fn serialize<S: Serializer>(time: &Option<TimeMs>, serializer: S) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TimeMs>, D::Error> {
+            let text = Option::<std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+            text.map(|text| parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
+        }
+    }
+
     /// For `#[schemars(schema_with = "crate::time::rfc3339::schema")]`.
     pub fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "date-time" })

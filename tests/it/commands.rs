@@ -34,7 +34,7 @@ async fn an_accepted_command_tells_its_version_events_and_token_and_is_in_the_lo
     assert_eq!(key.get_version_num(), 7);
 
     let reserved = client.post("/v1/products/cd/reserve", reserve("o-1", 2)).await;
-    assert_eq!(reserved.accepted(&["product.reserved.v1"]).header("etag"), Some("\"2\""));
+    assert_eq!(reserved.accepted(&["product.reserved.v2"]).header("etag"), Some("\"2\""));
     let log = read_log(&shop).await;
     let versions: Vec<_> = log.iter().map(|commit| (commit.aggregate.as_str(), commit.version)).collect();
     assert_eq!(versions, [("product/cd", 1), ("product/cd", 2)]);
@@ -67,7 +67,7 @@ async fn a_repeat_under_one_key_is_answered_as_before_and_changes_nothing() {
     client.post("/v1/products/cd/register", record()).await;
     let key = [("idempotency-key", "\"order-1\"")];
     let first = client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 2)).await;
-    client.post("/v1/products/cd/reserve", reserve("o-2", 1)).await.accepted(&["product.reserved.v1"]);
+    client.post("/v1/products/cd/reserve", reserve("o-2", 1)).await.accepted(&["product.reserved.v2"]);
     // Bare is the same key as quoted; blanks and the order of fields do not make it other data.
     let bare = [("idempotency-key", "order-1"), ("content-type", "application/json")];
     let body = "{ \"quantity\": 2, \"order\": \"o-1\" }";
@@ -82,7 +82,7 @@ async fn a_key_that_named_another_command_is_refused() {
     let (_shop, _service, client) = shop().await;
     client.post("/v1/products/cd/register", record()).await;
     let key = [("idempotency-key", "order-1")];
-    client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 2)).await.accepted(&["product.reserved.v1"]);
+    client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 2)).await.accepted(&["product.reserved.v2"]);
     let reused = client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 3)).await;
     assert_eq!(reused.problem(422, "idempotency-key-reused", "").header("idempotency-key"), Some("order-1"));
     // The scope of a key is one aggregate.
@@ -115,10 +115,10 @@ async fn a_condition_holds_or_the_command_does_nothing() {
     let stale = client.post_with("/v1/products/cd/reserve", &[("if-match", "\"7\"")], reserve("o-1", 1)).await;
     assert_eq!(stale.problem(412, "precondition-failed", "").header("etag"), Some("\"1\""));
     let weak = [("if-match", "W/\"1\""), ("idempotency-key", "second")];
-    client.post_with("/v1/products/cd/reserve", &weak, reserve("o-1", 1)).await.accepted(&["product.reserved.v1"]);
+    client.post_with("/v1/products/cd/reserve", &weak, reserve("o-1", 1)).await.accepted(&["product.reserved.v2"]);
     // A repeat of what was accepted is not asked for its condition again.
     let again = client.post_with("/v1/products/cd/reserve", &weak, reserve("o-1", 1)).await;
-    assert_eq!(again.accepted(&["product.reserved.v1"]).header("idempotent-replayed"), Some("true"));
+    assert_eq!(again.accepted(&["product.reserved.v2"]).header("idempotent-replayed"), Some("true"));
     assert_eq!(read_log(&shop).await.len(), 2);
 }
 
@@ -126,7 +126,7 @@ async fn a_condition_holds_or_the_command_does_nothing() {
 async fn commands_that_finish_what_an_event_began_need_the_internal_listener_and_its_token() {
     let (_shop, service, client) = shop().await;
     client.post("/v1/products/cd/register", record()).await;
-    client.post("/v1/products/cd/reserve", reserve("o-1", 2)).await;
+    service.caused("products", "cd", "reserve", reserve("o-1", 2)).await;
     let commit = json!({ "order": "o-1" });
     client.post("/v1/products/cd/commit", commit.clone()).await.problem(404, "not-found", "");
     client.post("/v1/orders/o-1/confirm-line", json!({ "product": "cd" })).await.problem(404, "not-found", "");
@@ -153,7 +153,7 @@ async fn of_many_who_want_the_last_units_just_so_many_get_one() {
     assert_eq!(sold.len(), 10);
     refused.into_iter().for_each(|answer| drop(answer.rejected("out_of_stock")));
     let log = read_log(&shop).await;
-    assert_eq!(log.iter().filter(|commit| commit.events == ["product.reserved.v1"]).count(), 10);
+    assert_eq!(log.iter().filter(|commit| commit.events == ["product.reserved.v2"]).count(), 10);
 }
 
 #[tokio::test]

@@ -48,9 +48,9 @@ async fn a_new_owner_has_the_past_from_postgres_and_the_end_from_the_log() {
     let again = client.post_with("/v1/products/cold/register", &key, registered).await;
     assert_eq!((again.json(), again.header("idempotent-replayed")), (before.json(), Some("true")));
     let reserved = client.post("/v1/products/cold/reserve", json!({ "order": "o", "quantity": 7 })).await;
-    assert_eq!(reserved.accepted(&["product.reserved.v1"]).header("etag"), Some("\"3\""));
+    assert_eq!(reserved.accepted(&["product.reserved.v2"]).header("etag"), Some("\"3\""));
     let reserved = client.post("/v1/products/long/reserve", json!({ "order": "o", "quantity": 605 })).await;
-    assert_eq!(reserved.accepted(&["product.reserved.v1"]).header("etag"), Some("\"602\""));
+    assert_eq!(reserved.accepted(&["product.reserved.v2"]).header("etag"), Some("\"602\""));
     client.post("/v1/products/long/reserve", json!({ "order": "p", "quantity": 1 })).await.rejected("out_of_stock");
     client.post("/v1/products/never/restock", json!({ "quantity": 1 })).await.rejected("not_registered");
 }

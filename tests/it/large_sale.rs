@@ -38,7 +38,7 @@ async fn beside(commands: &Client, longest: &mut Duration) {
     for number in 0.. {
         let begun = Instant::now();
         let data = json!({ "order": format!("p-{number}"), "quantity": 1 });
-        commands.post("/v1/products/cd/reserve", data).await.accepted(&["product.reserved.v1"]);
+        commands.post("/v1/products/cd/reserve", data).await.accepted(&["product.reserved.v2"]);
         *longest = begun.elapsed().max(*longest);
         pause().await;
     }

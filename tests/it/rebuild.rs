@@ -68,7 +68,7 @@ impl Shown {
                 for n in 0..20 {
                     let data = json!({ "order": format!("r-{round}"), "quantity": 1 });
                     let reserved = commands.post(&format!("/v1/products/p-{n}/reserve"), data).await;
-                    let token = reserved.accepted(&["product.reserved.v1"]).token();
+                    let token = reserved.accepted(&["product.reserved.v2"]).token();
                     let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
                     let row = queries.get_with(&format!("/v1/products/p-{n}"), &fresh).await;
                     assert_eq!((row.status.as_u16(), &row.json()["data"]["reserved"]), (200, &json!(round)), "{row:?}");

@@ -34,7 +34,7 @@ const NOW: TimeMs = TimeMs(1_000_000);
 const FOREIGN_NONCE: u64 = 0xF0;
 
 const REGISTERED: &str = "product.registered.v1";
-const RESERVED: &str = "product.reserved.v1";
+const RESERVED: &str = "product.reserved.v2";
 const RESTOCKED: &str = "product.restocked.v1";
 
 /// A record that the producer accepted.
@@ -279,7 +279,7 @@ fn register(stock: u32) -> Command {
 }
 
 fn reserve(order: &str) -> Command {
-    Command::Reserve { order: OrderId(order.into()), quantity: 1, by: By::Client }
+    Command::Reserve { order: OrderId(order.into()), quantity: 1, by: By::Client { hold_secs: None } }
 }
 
 fn accepted(version: u64, event: &'static str, offset: i64) -> Answer {

@@ -1,19 +1,30 @@
 //! What each command does to a product, and what holds after any history of them.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use proptest::collection::{hash_map, vec as vec_of};
 use proptest::prelude::*;
 
-use super::{Allotment, By, Command, Event, Holder, Product, Registration, Rejection, State, decide, evolve};
-use crate::ids::{OrderId, SaleId};
+use super::{
+    Allotment, By, Command, Event, Hold, Holder, Holds, Product, Registration, Rejection, State, decide, evolve,
+};
+use crate::TimeMs;
+use crate::ids::{Fingerprint, OrderId, SaleId};
 
 #[track_caller]
 fn check(given: &[Event], when: Command, then: Result<Vec<Event>, Rejection>) {
-    assert_eq!(decide(&fold(given), &when), then, "given {given:?}, when {when:?}");
+    check_at(NOW, given, when, then);
 }
+
+#[track_caller]
+fn check_at(at: TimeMs, given: &[Event], when: Command, then: Result<Vec<Event>, Rejection>) {
+    assert_eq!(decide(&fold(given), &when, at), then, "given {given:?}, when {when:?}, at {at:?}");
+}
+
+const NOW: TimeMs = TimeMs(1_000_000);
 
 fn fold(events: &[Event]) -> State {
     events.iter().fold(State::default(), evolve)
@@ -97,11 +108,11 @@ fn commit(id: &str) -> Command {
 }
 
 fn reserved(id: &str, quantity: u32) -> Event {
-    Event::Reserved { order: order(id), quantity }
+    Event::Reserved { order: order(id), quantity, by: Holder::Order, until: None, alarm_at: None }
 }
 
 fn released(id: &str, quantity: u32) -> Event {
-    Event::Released { order: order(id), quantity }
+    Event::Released { order: order(id), quantity, by: Holder::Order }
 }
 
 fn committed(id: &str, quantity: u32) -> Event {
@@ -262,6 +273,123 @@ fn an_order_gets_its_units_once_however_late_it_asks_again() {
     check(&given, reserve("o-2", 1), Ok(vec![reserved("o-2", 1)]));
 }
 
+/// By a client.
+fn hold(id: &str, quantity: u32, hold_secs: Option<u32>) -> Command {
+    Command::Reserve { order: order(id), quantity, by: By::Client { hold_secs } }
+}
+
+fn let_go(id: &str) -> Command {
+    Command::Release { order: order(id), by: Holder::Client }
+}
+
+fn own(id: &str, quantity: u32) -> Event {
+    Event::Reserved { order: order(id), quantity, by: Holder::Client, until: None, alarm_at: None }
+}
+
+/// `secs`: from [`NOW`].
+fn own_until(id: &str, quantity: u32, secs: u64, alarm: Option<u64>) -> Event {
+    let (until, alarm_at) = (Some(after(secs)), alarm.map(after));
+    Event::Reserved { order: order(id), quantity, by: Holder::Client, until, alarm_at }
+}
+
+fn own_released(id: &str, quantity: u32) -> Event {
+    Event::Released { order: order(id), quantity, by: Holder::Client }
+}
+
+/// As above.
+fn lapsed(secs: u64, quantity: u64, alarm: Option<u64>) -> Event {
+    Event::HoldsLapsed { until: after(secs), quantity, alarm_at: alarm.map(after) }
+}
+
+fn after(secs: u64) -> TimeMs {
+    TimeMs(NOW.0 + secs * 1000)
+}
+
+#[test]
+fn what_an_order_holds_is_no_clients_to_let_go() {
+    check(&[scarce(), reserved("o-1", 2)], let_go("o-1"), Err(Rejection::HeldByOrder));
+    check(&[scarce(), reserved("o-1", 2), committed("o-1", 2)], let_go("o-1"), Err(Rejection::NotReserved));
+    check(&[scarce()], let_go("o-1"), Err(Rejection::NotReserved));
+    check(&[scarce(), own("o-1", 2)], let_go("o-1"), Ok(vec![own_released("o-1", 2)]));
+    // Of both, its own.
+    check(&[scarce(), reserved("o-1", 2), own("o-1", 1)], let_go("o-1"), Ok(vec![own_released("o-1", 1)]));
+    check(&[scarce(), reserved("o-1", 2), own("o-1", 1)], release("o-1"), Ok(vec![released("o-1", 2)]));
+}
+
+#[test]
+fn what_a_client_holds_under_an_orders_name_is_nothing_to_the_order() {
+    let given = [scarce(), own("o-1", 1)];
+    check(&given, reserve("o-1", 2), Ok(vec![reserved("o-1", 2)]));
+    check(&given, reserve("o-1", 3), Err(Rejection::OutOfStock));
+    check(&given, release("o-1"), Err(Rejection::NotReserved));
+    check(&given, commit("o-1"), Err(Rejection::NotReserved));
+    check(&[scarce(), own("o-1", 1), reserved("o-1", 2)], commit("o-1"), Ok(vec![committed("o-1", 2)]));
+}
+
+#[test]
+fn a_client_that_reserves_for_an_order_learns_what_it_has_and_gets_no_more() {
+    for given in [
+        vec![registered(), reserved("o-1", 1)],
+        vec![registered(), reserved("o-1", 1), committed("o-1", 1)],
+        vec![registered(), own("o-1", 1)],
+    ] {
+        check(&given, hold("o-1", 1, None), Ok(vec![]));
+        check(&given, hold("o-1", 3, None), Err(Rejection::AlreadyReserved));
+    }
+    check(&[registered(), reserved("o-1", 1), committed("o-1", 1)], reserve("o-1", 3), Err(Rejection::AlreadyReserved));
+}
+
+#[test]
+fn a_hold_ends_by_itself_and_its_units_are_free_at_that_moment() {
+    check(&[scarce()], hold("c-1", 3, Some(10)), Ok(vec![own_until("c-1", 3, 10, Some(10))]));
+    let given = [scarce(), own_until("c-1", 3, 10, Some(10))];
+    check_at(TimeMs(after(10).0 - 1), &given, hold("c-2", 1, None), Err(Rejection::OutOfStock));
+    check_at(TimeMs(after(10).0 - 1), &given, let_go("c-1"), Ok(vec![own_released("c-1", 3)]));
+    check_at(after(10), &given, hold("c-2", 1, None), Ok(vec![lapsed(10, 3, None), own("c-2", 1)]));
+    check_at(after(10), &given, reserve("o-1", 3), Ok(vec![lapsed(10, 3, None), reserved("o-1", 3)]));
+    check_at(after(10), &given, allot(3), Ok(vec![lapsed(10, 3, None), allotted(3)]));
+    check_at(after(10), &given, hold("c-2", 4, None), Err(Rejection::OutOfStock));
+    check_at(after(10), &given, let_go("c-1"), Err(Rejection::NotReserved));
+    // The same name holds anew.
+    let again = Ok(vec![lapsed(10, 3, None), own_until("c-1", 2, 15, Some(15))]);
+    check_at(after(10), &given, hold("c-1", 2, Some(5)), again);
+}
+
+#[test]
+fn where_there_are_units_what_has_ended_waits_for_its_alarm() {
+    let given = [registered(), own_until("c-1", 3, 10, Some(10))];
+    check_at(after(10), &given, hold("c-2", 4, None), Ok(vec![own("c-2", 4)]));
+}
+
+#[test]
+fn a_product_has_one_alarm_that_follows_the_first_end() {
+    let given = [registered(), own_until("c-1", 1, 10, Some(10))];
+    check(&given, hold("c-2", 1, Some(20)), Ok(vec![own_until("c-2", 1, 20, None)]));
+    check(&given, hold("c-2", 1, Some(5)), Ok(vec![own_until("c-2", 1, 5, Some(5))]));
+    let lapse = |secs| Command::LapseHolds { due_at: Some(after(secs)) };
+    check_at(after(9), &given, lapse(10), Err(Rejection::NotDue));
+    check_at(after(11), &given, lapse(10), Ok(vec![lapsed(10, 1, None)]));
+    let given = [&given[..], &[own_until("c-2", 2, 20, None), own_until("c-3", 1, 10, None)]].concat();
+    check_at(after(10), &given, lapse(10), Ok(vec![lapsed(10, 2, Some(20))]));
+    // Not more than one a second.
+    check_at(
+        TimeMs(after(20).0 - 400),
+        &given,
+        lapse(10),
+        Ok(vec![Event::HoldsLapsed { until: after(10), quantity: 2, alarm_at: Some(TimeMs(after(20).0 + 600)) }]),
+    );
+    // It was for one that was let go.
+    let given =
+        [registered(), own_until("c-1", 1, 10, Some(10)), own_until("c-2", 2, 20, None), own_released("c-1", 1)];
+    check_at(after(12), &given, lapse(10), Ok(vec![lapsed(12, 0, Some(20))]));
+    check_at(after(12), &given, hold("c-3", 1, Some(30)), Ok(vec![own_until("c-3", 1, 42, Some(20))]));
+    let given = [registered(), own_until("c-1", 1, 10, Some(10)), own_released("c-1", 1)];
+    check_at(after(12), &given, lapse(10), Ok(vec![]));
+    check_at(after(12), &given, hold("c-3", 1, Some(30)), Ok(vec![own_until("c-3", 1, 42, Some(42))]));
+    check(&[registered()], Command::LapseHolds { due_at: None }, Ok(vec![]));
+    check(&[], Command::LapseHolds { due_at: None }, Err(Rejection::NotRegistered));
+}
+
 #[test]
 fn a_product_is_discontinued_once() {
     check(&[registered()], Command::Discontinue, Ok(vec![Event::Discontinued]));
@@ -289,12 +417,9 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_registration().prop_map(Command::Register),
         2 => (0..6_u32).prop_map(|quantity| Command::Restock { quantity }),
         2 => (0..3_u64).prop_map(|price_cents| Command::Reprice { price_cents }),
-        8 => (any_order(), 0..8_u32).prop_map(|(order, quantity)| Command::Reserve {
-            order,
-            quantity,
-            by: By::Order { amount_cents: None }
-        }),
-        4 => any_order().prop_map(|order| Command::Release { order, by: Holder::Order }),
+        8 => (any_order(), 0..8_u32, any_by()).prop_map(|(order, quantity, by)| Command::Reserve { order, quantity, by }),
+        4 => (any_order(), any_holder()).prop_map(|(order, by)| Command::Release { order, by }),
+        1 => Just(Command::LapseHolds { due_at: None }),
         4 => (any_order(), any_u64()).prop_map(|(order, amount_cents)| Command::Commit { order, amount_cents }),
         2 => (any_sale(), 0..8_u32).prop_map(|(sale, units)| Command::Allot { sale, units }),
         3 => (any_sale(), 0..8_u32).prop_map(|(sale, total)| Command::TakeBack { sale, total }),
@@ -302,10 +427,24 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Most begin with a registration: without one there is little to see.
-fn any_history() -> impl Strategy<Value = Vec<Command>> {
-    (proptest::option::weighted(0.9, any_registration()), vec_of(any_command(), 0..50))
-        .prop_map(|(first, rest)| first.map(Command::Register).into_iter().chain(rest).collect())
+fn any_by() -> impl Strategy<Value = By> {
+    prop_oneof![
+        Just(By::Order { amount_cents: None }),
+        Just(By::Client { hold_secs: None }),
+        (1..5_u32).prop_map(|secs| By::Client { hold_secs: Some(secs) }),
+    ]
+}
+
+fn any_holder() -> impl Strategy<Value = Holder> {
+    prop_oneof![Just(Holder::Order), Just(Holder::Client)]
+}
+
+/// Commands, each with the milliseconds since the one before. Most begin with a registration: without one there is little
+/// to see.
+fn any_history() -> impl Strategy<Value = Vec<(u64, Command)>> {
+    let pause = prop_oneof![2 => Just(0), 1 => 0..2_000_u64];
+    (proptest::option::weighted(0.9, any_registration()), vec_of((pause, any_command()), 0..50))
+        .prop_map(|(first, rest)| first.map(|first| (0, Command::Register(first))).into_iter().chain(rest).collect())
 }
 
 fn any_u64() -> impl Strategy<Value = u64> {
@@ -326,8 +465,19 @@ fn any_event() -> impl Strategy<Value = Event> {
         any_registration().prop_map(Event::Registered),
         any_u32().prop_map(|quantity| Event::Restocked { quantity }),
         any_u64().prop_map(|price_cents| Event::Repriced { price_cents }),
-        (any_order(), any_u32()).prop_map(|(order, quantity)| Event::Reserved { order, quantity }),
-        (any_order(), any_u32()).prop_map(|(order, quantity)| Event::Released { order, quantity }),
+        (any_order(), any_u32(), any_holder(), any_time(), any_time()).prop_map(
+            |(order, quantity, by, until, alarm_at)| Event::Reserved { order, quantity, by, until, alarm_at }
+        ),
+        (any_order(), any_u32(), any_holder()).prop_map(|(order, quantity, by)| Event::Released {
+            order,
+            quantity,
+            by
+        }),
+        (any_u64(), any_u64(), any_time()).prop_map(|(until, quantity, alarm_at)| Event::HoldsLapsed {
+            until: TimeMs(until),
+            quantity,
+            alarm_at
+        }),
         (any_order(), any_u32(), any_u64()).prop_map(|(order, quantity, amount_cents)| Event::Committed {
             order,
             quantity,
@@ -339,14 +489,20 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn any_time() -> impl Strategy<Value = Option<TimeMs>> {
+    proptest::option::of(any_u64().prop_map(TimeMs))
+}
+
 /// Also products that no history leads to.
 fn any_product() -> impl Strategy<Value = Box<Product>> {
     (any_registration(), any_u64(), any_u64(), hash_map(any_order(), any_u32(), 0..4)).prop_map(
         |(registration, price_cents, available, reservations)| {
             let reservations = reservations.into_iter().collect();
             let allotments = [(sale("s-1"), Allotment { units: 3, taken_back: 1 })].into_iter().collect();
-            let committed = [(OrderId("o-3".into()).fingerprint(), ())].into();
-            Box::new(Product { registration, price_cents, available, reservations, committed, allotments })
+            let committed = [(order("o-3").fingerprint(), 2)].into();
+            let hold = |id, until| (order(id).fingerprint(), Hold { quantity: 1, until });
+            let holds = Holds::of([hold("o-1", None), hold("o-2", Some(TimeMs(5)))], Some(TimeMs(5)));
+            Box::new(Product { registration, price_cents, available, reservations, holds, committed, allotments })
         },
     )
 }
@@ -359,14 +515,23 @@ fn any_state() -> impl Strategy<Value = State> {
     ]
 }
 
-/// The state after each accepted command, with the command and its events. What was rejected is left out.
-fn accepted(history: &[Command]) -> Vec<(&Command, Vec<Event>, State)> {
-    let mut state = State::default();
+/// An accepted command, its time and events, and the state after it.
+struct Step<'a> {
+    command: &'a Command,
+    at: TimeMs,
+    events: Vec<Event>,
+    state: State,
+}
+
+/// Decides a history. What was rejected is left out.
+fn accepted(history: &[(u64, Command)]) -> Vec<Step<'_>> {
+    let (mut state, mut at) = (State::default(), NOW);
     let mut steps = vec![];
-    for command in history {
-        if let Ok(events) = decide(&state, command) {
+    for (pause_ms, command) in history {
+        at.0 += pause_ms;
+        if let Ok(events) = decide(&state, command, at) {
             state = events.iter().fold(state, evolve);
-            steps.push((command, events, state.clone()));
+            steps.push(Step { command, at, events, state: state.clone() });
         }
     }
     steps
@@ -388,6 +553,7 @@ impl Ledger {
             Event::Restocked { quantity } => self.supplied += i128::from(*quantity),
             Event::Reserved { quantity, .. } => self.reserved += i128::from(*quantity),
             Event::Released { quantity, .. } => self.reserved -= i128::from(*quantity),
+            Event::HoldsLapsed { quantity, .. } => self.reserved -= i128::from(*quantity),
             Event::Committed { quantity, .. } => {
                 self.reserved -= i128::from(*quantity);
                 self.committed += i128::from(*quantity);
@@ -408,7 +574,24 @@ fn units(state: &State) -> (i128, i128) {
     match state {
         State::Unregistered => (0, 0),
         State::OnSale(product) | State::Discontinued(product) => {
-            (product.available.into(), product.reservations.values().map(|held| i128::from(*held)).sum())
+            let held = product.reservations.values().map(|held| i128::from(*held));
+            let own = product.holds.iter().map(|(_, hold)| i128::from(hold.quantity));
+            (product.available.into(), held.chain(own).sum())
+        }
+    }
+}
+
+fn is_reserved(state: &State, order: &OrderId) -> bool {
+    of_orders(state).keys().any(|(name, is_committed)| !is_committed && *name == order.fingerprint())
+}
+
+/// What orders have, and whether it is sold.
+fn of_orders(state: &State) -> BTreeMap<(Fingerprint, bool), u32> {
+    match state {
+        State::Unregistered => BTreeMap::new(),
+        State::OnSale(product) | State::Discontinued(product) => {
+            let held = product.reservations.iter().map(|(order, quantity)| ((order.fingerprint(), false), *quantity));
+            held.chain(product.committed.iter().map(|(name, quantity)| ((*name, true), *quantity))).collect()
         }
     }
 }
@@ -425,7 +608,7 @@ proptest! {
     #[test]
     fn stock_is_conserved_and_never_below_zero(history in any_history()) {
         let mut ledger = Ledger::default();
-        for (_, events, state) in accepted(&history) {
+        for Step { events, state, .. } in accepted(&history) {
             for event in &events {
                 ledger.book(event);
                 prop_assert!(ledger.available() >= 0, "{event:?} took what was not there");
@@ -438,17 +621,18 @@ proptest! {
 
     #[test]
     fn no_order_holds_more_than_its_limit(history in any_history()) {
-        for (_, _, state) in accepted(&history) {
+        for Step { state, .. } in accepted(&history) {
             if let State::OnSale(product) | State::Discontinued(product) = state {
                 let limit = product.registration.limit_per_order.unwrap_or(u32::MAX);
                 prop_assert!(product.reservations.values().all(|held| *held <= limit));
+                prop_assert!(product.holds.iter().all(|(_, hold)| hold.quantity <= limit));
             }
         }
     }
 
     #[test]
     fn a_command_repeated_at_once_changes_nothing_more(history in any_history()) {
-        for (command, events, state) in accepted(&history) {
+        for Step { command, at, events, state } in accepted(&history) {
             let expected = match command {
                 Command::Register(_)
                 | Command::Reprice { .. }
@@ -456,14 +640,78 @@ proptest! {
                 | Command::Commit { .. }
                 | Command::Allot { .. }
                 | Command::TakeBack { .. }
+                | Command::LapseHolds { .. }
                 | Command::Discontinue => Ok(vec![]),
                 // What was released is forgotten, or the state would grow with every order ever made.
+                Command::Release { order, by: Holder::Client } if is_reserved(&state, order) => {
+                    Err(Rejection::HeldByOrder)
+                }
                 Command::Release { .. } => Err(Rejection::NotReserved),
                 // Two restocks are two deliveries; only their keys, which the domain does not see, tell a
                 // repeat from a second one.
                 Command::Restock { .. } => Ok(events),
             };
-            prop_assert_eq!(decide(&state, command), expected);
+            prop_assert_eq!(decide(&state, command, at), expected);
+        }
+    }
+
+    /// Whatever clients do under the name of an order: reservations of orders are what their own reactions made of them.
+    #[test]
+    fn nothing_that_a_client_does_changes_what_an_order_has(history in any_history()) {
+        let is_clients = |command: &Command| {
+            matches!(
+                command,
+                Command::Reserve { by: By::Client { .. }, .. } | Command::Release { by: Holder::Client, .. }
+            )
+        };
+        let mut before = BTreeMap::new();
+        for Step { command, state, .. } in accepted(&history) {
+            let after = of_orders(&state);
+            prop_assert!(!is_clients(command) || before == after, "{command:?}: {before:?} became {after:?}");
+            before = after;
+        }
+    }
+
+    /// As if each hold let go by itself: a reservation finds the units, told by an event or not.
+    #[test]
+    fn what_has_ended_is_free_from_that_moment(history in any_history(), later_ms in 0..5_000_u64) {
+        for Step { at, state, .. } in accepted(&history) {
+            let at = TimeMs(at.0 + later_ms);
+            let State::OnSale(product) = &state else { continue };
+            let ended = product.holds.iter().filter(|(_, hold)| hold.until.is_some_and(|until| until <= at));
+            let free = product.available + ended.map(|(_, hold)| u64::from(hold.quantity)).sum::<u64>();
+            let all = Command::Allot { sale: sale("all"), units: u32::try_from(free).unwrap() };
+            prop_assert!(decide(&state, &all, at).is_ok());
+            let more = Command::Allot { sale: sale("all"), units: u32::try_from(free + 1).unwrap() };
+            prop_assert_eq!(decide(&state, &more, at), Err(Rejection::OutOfStock));
+        }
+    }
+
+    /// One alarm a product is enough. It fires late or in time, and is gone once it is answered, unless another was set.
+    #[test]
+    fn what_has_ended_is_put_back_by_alarms_alone(history in any_history(), late in vec_of(any::<bool>(), 50)) {
+        let (mut state, mut at, mut alarm) = (State::default(), NOW, None);
+        let late = late.into_iter().chain(core::iter::repeat(false));
+        let idle = core::iter::repeat_n((1_100, Command::LapseHolds { due_at: Some(TimeMs(u64::MAX)) }), 12);
+        for ((pause_ms, command), is_late) in history.into_iter().chain(idle).zip(late) {
+            at.0 += pause_ms;
+            let fired = alarm.filter(|due| *due <= at && !is_late).map(|due| Command::LapseHolds { due_at: Some(due) });
+            if fired.is_some() {
+                alarm = None;
+            }
+            for command in fired.into_iter().chain([command]) {
+                for event in decide(&state, &command, at).unwrap_or_default() {
+                    match &event {
+                        Event::Reserved { alarm_at: Some(due), .. } => alarm = Some(*due),
+                        Event::HoldsLapsed { alarm_at, .. } => alarm = *alarm_at,
+                        _ => {}
+                    }
+                    state = evolve(state, &event);
+                }
+            }
+        }
+        if let State::OnSale(product) | State::Discontinued(product) = state {
+            prop_assert!(product.holds.iter().all(|(_, hold)| hold.until.is_none()), "{product:?}");
         }
     }
 
@@ -478,8 +726,8 @@ proptest! {
     }
 
     #[test]
-    fn any_command_has_an_answer_in_any_state(state in any_state(), command in any_command()) {
-        let _ = decide(&state, &command);
+    fn any_command_has_an_answer_in_any_state(state in any_state(), command in any_command(), at in any_u64()) {
+        let _ = decide(&state, &command, TimeMs(at));
     }
 
     #[test]
@@ -489,10 +737,11 @@ proptest! {
         next in any_command(),
     ) {
         let steps = accepted(&history);
-        let last = steps.last().map_or_else(State::default, |(_, _, state)| state.clone());
-        let log: Vec<Event> = steps.into_iter().flat_map(|(_, events, _)| events).collect();
+        let last = steps.last().map_or_else(State::default, |step| step.state.clone());
+        let at = steps.last().map_or(NOW, |step| step.at);
+        let log: Vec<Event> = steps.into_iter().flat_map(|step| step.events).collect();
         prop_assert_eq!(&fold(&log), &last);
-        prop_assert_eq!(decide(&fold(&log), &next), decide(&last, &next));
+        prop_assert_eq!(decide(&fold(&log), &next, at), decide(&last, &next, at));
         // A snapshot anywhere and the tail after it.
         let (before, after) = log.split_at(cut.index(log.len() + 1));
         prop_assert_eq!(after.iter().fold(fold(before), evolve), last);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use domain::reactions::{Alarm, Step, react};
 use domain::{Event, TimeMs};
+use schemas::events::WireEvent;
 use schemas::record::Commit;
 use tokio::sync::mpsc;
 
@@ -112,12 +113,21 @@ pub(crate) struct Caused {
     pub(crate) alarms: Vec<Set>,
 }
 
+/// Tells if a product's event does, without reading it whole.
+fn sets_alarm(event: &WireEvent<'_>) -> bool {
+    match event {
+        WireEvent::ProductReservedV2(reserved) => reserved.alarm_at.is_some(),
+        WireEvent::ProductHoldsLapsedV1(_) => true,
+        _ => false,
+    }
+}
+
 pub(crate) fn of(commit: &Commit<'_>, (partition, offset): Source, payment_window: Duration) -> Caused {
     let mut caused = Caused::default();
     let first = commit.version + 1 - commit.events.len() as u64;
     let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
-    // Nothing follows from what products do, and that is most of what happens.
-    if kind == "product" {
+    // Little follows from what products do, and that is most of what happens.
+    if kind == "product" && !commit.events.iter().any(sets_alarm) {
         return caused;
     }
     let window_ms = u64::try_from(payment_window.as_millis()).unwrap_or(u64::MAX);

@@ -273,11 +273,13 @@ pub(super) fn kind(alarm: Alarm) -> &'static str {
         Alarm::ExpireOrder => "expire-order",
         Alarm::OpenSale => "open-sale",
         Alarm::CloseSale => "close-sale",
+        Alarm::LapseHolds => "lapse-holds",
     }
 }
 
 pub(super) fn of_kind(kind: &str) -> Option<Alarm> {
-    [Alarm::ExpireOrder, Alarm::OpenSale, Alarm::CloseSale].into_iter().find(|alarm| self::kind(*alarm) == kind)
+    let all = [Alarm::ExpireOrder, Alarm::OpenSale, Alarm::CloseSale, Alarm::LapseHolds];
+    all.into_iter().find(|alarm| self::kind(*alarm) == kind)
 }
 
 pub(super) async fn connect(url: &Secret) -> Result<Client, ReactorStoreError> {

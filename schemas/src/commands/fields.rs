@@ -18,6 +18,8 @@ pub const MAX_QUANTITY: u32 = 1_000_000_000;
 /// The most money in one field, in cents.
 pub const MAX_CENTS: u64 = 1_000_000_000_000;
 pub const MAX_TEXT_CHARS: usize = 500;
+/// The longest that a client may hold units by one reservation with an end.
+const MAX_HOLD_SECS: u32 = 86_400;
 /// Anything but U+0000, as a regular expression.
 const TEXT_PATTERN: &str = r"^[^\u0000]*$";
 
@@ -35,6 +37,11 @@ pub(super) struct Stock(pub(super) u32);
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[schemars(description = "Cents.", extend("minimum" = 0, "maximum" = MAX_CENTS))]
 pub(super) struct Cents(pub(super) u64);
+
+/// 1 to [`MAX_HOLD_SECS`].
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(description = "Seconds.", extend("minimum" = 1, "maximum" = MAX_HOLD_SECS))]
+pub(super) struct HoldSecs(pub(super) u32);
 
 /// A name that a client gave.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -143,6 +150,15 @@ impl<'de> Deserialize<'de> for Cents {
         match integer(deserializer)? {
             cents @ 0..=MAX_CENTS => Ok(Self(cents)),
             _ => Err(D::Error::custom(format_args!("expected 0 to {MAX_CENTS} cents"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HoldSecs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match integer(deserializer)? {
+            secs @ 1..=MAX_HOLD_SECS => Ok(Self(secs)),
+            _ => Err(D::Error::custom(format_args!("expected 1 to {MAX_HOLD_SECS} seconds"))),
         }
     }
 }

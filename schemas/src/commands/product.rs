@@ -5,7 +5,7 @@ use domain::product::{By, Command, Holder, Registration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::fields::{Cents, Id, Quantity, Stock, Text};
+use super::fields::{Cents, HoldSecs, Id, Quantity, Stock, Text, Time};
 use super::{CommandContract, CommandError, Fingerprint, Origin, contract, to_body};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -34,6 +34,9 @@ struct Reprice {
 struct Reserve {
     order: Id,
     quantity: Quantity,
+    /// How long the units are held; without it until they are released.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_secs: Option<HoldSecs>,
 }
 
 /// A reservation that an order's own reaction makes.
@@ -76,10 +79,27 @@ struct TakenBack {
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+struct LapseHolds {
+    /// Not before.
+    due_at: Option<Time>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Discontinue {}
 
-pub(super) const NAMES: [&str; 9] =
-    ["register", "restock", "reprice", "reserve", "release", "commit", "allot", "take-back", "discontinue"];
+pub(super) const NAMES: [&str; 10] = [
+    "register",
+    "restock",
+    "reprice",
+    "reserve",
+    "release",
+    "commit",
+    "allot",
+    "take-back",
+    "lapse-holds",
+    "discontinue",
+];
 
 pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Register>("register", "Makes a product known, and puts it on sale.", &["already_registered"]),
@@ -87,10 +107,14 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Reprice>("reprice", "Gives the product another price.", &["not_registered"]),
     contract::<Reserve>(
         "reserve",
-        "Holds units for an order.",
+        "Holds units under a name, apart from what an order's own reactions hold for it.",
         &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved"],
     ),
-    contract::<Held>("release", "Lets go what is held for an order.", &["not_registered", "not_reserved"]),
+    contract::<Held>(
+        "release",
+        "Lets go what was reserved under a name, unless an order's own reaction did.",
+        &["not_registered", "not_reserved", "held_by_order"],
+    ),
     contract::<Sold>("commit", "Sells what is held for an order.", &["not_registered", "not_reserved"]),
     contract::<Allotted>(
         "allot",
@@ -98,11 +122,12 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
         &["not_registered", "already_allotted", "discontinued", "out_of_stock"],
     ),
     contract::<TakenBack>("take-back", "Puts units of a sale back.", &["not_registered", "not_allotted"]),
+    contract::<LapseHolds>("lapse-holds", "Puts back what was held until now.", &["not_registered", "not_due"]),
     contract::<Discontinue>("discontinue", "Takes the product off sale for good.", &["not_registered"]),
 ];
 
 pub(super) fn is_internal(command: &str) -> bool {
-    matches!(command, "commit" | "allot" | "take-back")
+    matches!(command, "commit" | "allot" | "take-back" | "lapse-holds")
 }
 
 pub(super) fn parse(
@@ -143,6 +168,10 @@ pub(super) fn parse(
             let TakenBack { sale, total } = fingerprint.body(body)?;
             Command::TakeBack { sale: SaleId(sale.0), total: total.0 }
         }
+        "lapse-holds" => {
+            let LapseHolds { due_at } = fingerprint.body(body)?;
+            Command::LapseHolds { due_at: due_at.map(|time| time.0) }
+        }
         "discontinue" => {
             fingerprint.body::<Discontinue>(body)?;
             Command::Discontinue
@@ -154,8 +183,8 @@ pub(super) fn parse(
 fn reserve(body: &[u8], origin: Origin, fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
     let (order, quantity, by) = match origin {
         Origin::Client => {
-            let Reserve { order, quantity } = fingerprint.body(body)?;
-            (order, quantity, By::Client)
+            let Reserve { order, quantity, hold_secs } = fingerprint.body(body)?;
+            (order, quantity, By::Client { hold_secs: hold_secs.map(|secs| secs.0) })
         }
         Origin::Reaction => {
             let ReserveForOrder { order, quantity, amount_cents } = fingerprint.body(body)?;
@@ -181,7 +210,7 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         Command::Reserve { order, quantity, by } => {
             let (order, quantity) = (Id(order.0.clone()), Quantity(*quantity));
             let body = match by {
-                By::Client => to_body(&Reserve { order, quantity }),
+                By::Client { hold_secs } => to_body(&Reserve { order, quantity, hold_secs: hold_secs.map(HoldSecs) }),
                 By::Order { amount_cents } => {
                     to_body(&ReserveForOrder { order, quantity, amount_cents: amount_cents.map(Cents) })
                 }
@@ -198,6 +227,7 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         Command::TakeBack { sale, total } => {
             ("take-back", to_body(&TakenBack { sale: Id(sale.0.clone()), total: Stock(*total) }))
         }
+        Command::LapseHolds { due_at } => ("lapse-holds", to_body(&LapseHolds { due_at: due_at.map(Time) })),
         Command::Discontinue => ("discontinue", to_body(&Discontinue {})),
     }
 }

@@ -2,7 +2,7 @@
 
 mod rejections;
 
-use domain::product::{Command as ProductCommand, Registration};
+use domain::product::{By, Command as ProductCommand, Registration};
 
 use super::*;
 
@@ -63,6 +63,33 @@ fn a_refusal_names_the_field() {
 }
 
 #[test]
+fn a_reservation_has_other_terms_when_an_orders_reaction_makes_it() {
+    let read = |body: &str, origin| {
+        let parsed = parse(AggregateType::Product, "reserve", body.as_bytes(), Precondition::None, origin);
+        match parsed.map(|parsed| parsed.command) {
+            Ok(Command::Product(ProductCommand::Reserve { by, .. })) => Ok(by),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let bare = r#"{"order":"o","quantity":1}"#;
+    assert_eq!(read(bare, Origin::Client), Ok(By::Client { hold_secs: None }));
+    assert_eq!(read(bare, Origin::Reaction), Ok(By::Order { amount_cents: None }));
+    let held = r#"{"order":"o","quantity":1,"hold_secs":60}"#;
+    assert_eq!(read(held, Origin::Client), Ok(By::Client { hold_secs: Some(60) }));
+    assert!(read(held, Origin::Reaction).unwrap_err().contains("unknown field `hold_secs`"));
+    let priced = r#"{"order":"o","quantity":1,"amount_cents":7}"#;
+    assert_eq!(read(priced, Origin::Reaction), Ok(By::Order { amount_cents: Some(7) }));
+    assert!(read(priced, Origin::Client).unwrap_err().contains("unknown field `amount_cents`"));
+    for secs in [0, 86_401] {
+        let held = format!(r#"{{"order":"o","quantity":1,"hold_secs":{secs}}}"#);
+        assert!(read(&held, Origin::Client).unwrap_err().contains("hold_secs: expected 1 to 86400"), "{secs}");
+    }
+    // What was asked before there were such terms has the fingerprint that it had.
+    assert_ne!(fingerprint("reserve", held, Precondition::None), fingerprint("reserve", bare, Precondition::None));
+}
+
+#[test]
 fn an_unknown_command_is_not_a_bad_body() {
     assert_eq!(
         parse(AggregateType::Order, "reserve", b"{}", Precondition::None, Origin::Client),
@@ -102,6 +129,8 @@ fn a_command_that_was_written_is_read_as_it_was() {
         (AggregateType::Product, "restock", r#"{"quantity":5}"#),
         (AggregateType::Product, "reprice", r#"{"price_cents":5}"#),
         (AggregateType::Product, "reserve", r#"{"order":"o","quantity":2}"#),
+        (AggregateType::Product, "reserve", r#"{"order":"o","quantity":2,"hold_secs":60}"#),
+        (AggregateType::Product, "lapse-holds", r#"{"due_at":"2026-01-01T00:00:00Z"}"#),
         (AggregateType::Product, "release", r#"{"order":"o"}"#),
         (AggregateType::Product, "commit", r#"{"order":"o","amount_cents":700}"#),
         (AggregateType::Product, "allot", r#"{"sale":"s","units":9}"#),

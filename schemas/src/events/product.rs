@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use domain::Event;
 use domain::ids::{OrderId, SaleId};
-use domain::product::{Event as ProductEvent, Registration};
+use domain::product::{Event as ProductEvent, Holder, Registration};
+use domain::{Event, TimeMs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,59 @@ pub struct ProductReleasedV1<'a> {
     #[serde(borrow)]
     pub order: Cow<'a, str>,
     pub quantity: u32,
+}
+
+/// The second form: also whose reservation it is, and how long it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProductReservedV2<'a> {
+    #[serde(borrow)]
+    pub order: Cow<'a, str>,
+    pub quantity: u32,
+    /// `order`: made by the order's own reaction, and ended by its reactions alone. `client`: by a client, under this name.
+    pub by: HeldBy,
+    /// From then on the units are free.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
+    pub until: Option<TimeMs>,
+    /// When the product is to be asked for what has ended, if not as was told before.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
+    pub alarm_at: Option<TimeMs>,
+}
+
+/// The second form: also whose reservation it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProductReleasedV2<'a> {
+    #[serde(borrow)]
+    pub order: Cow<'a, str>,
+    pub quantity: u32,
+    /// As when it was reserved.
+    pub by: HeldBy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HeldBy {
+    #[serde(rename = "order")]
+    Order,
+    #[serde(rename = "client")]
+    Client,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProductHoldsLapsedV1 {
+    /// All reservations of clients that ended by then are over.
+    #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
+    pub until: TimeMs,
+    /// All of them together.
+    pub quantity: u64,
+    /// When the product is to be asked again; absent where nothing is left that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
+    pub alarm_at: Option<TimeMs>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -105,11 +158,23 @@ pub(super) fn newest(event: &ProductEvent) -> WireEvent<'_> {
         ProductEvent::Repriced { price_cents } => {
             WireEvent::ProductRepricedV1(ProductRepricedV1 { price_cents: *price_cents })
         }
-        ProductEvent::Reserved { order, quantity } => {
-            WireEvent::ProductReservedV1(ProductReservedV1 { order: Cow::Borrowed(&order.0), quantity: *quantity })
+        ProductEvent::Reserved { order, quantity, by, until, alarm_at } => {
+            WireEvent::ProductReservedV2(ProductReservedV2 {
+                order: Cow::Borrowed(&order.0),
+                quantity: *quantity,
+                by: (*by).into(),
+                until: *until,
+                alarm_at: *alarm_at,
+            })
         }
-        ProductEvent::Released { order, quantity } => {
-            WireEvent::ProductReleasedV1(ProductReleasedV1 { order: Cow::Borrowed(&order.0), quantity: *quantity })
+        ProductEvent::Released { order, quantity, by } => WireEvent::ProductReleasedV2(ProductReleasedV2 {
+            order: Cow::Borrowed(&order.0),
+            quantity: *quantity,
+            by: (*by).into(),
+        }),
+        ProductEvent::HoldsLapsed { until, quantity, alarm_at } => {
+            let (until, quantity, alarm_at) = (*until, *quantity, *alarm_at);
+            WireEvent::ProductHoldsLapsedV1(ProductHoldsLapsedV1 { until, quantity, alarm_at })
         }
         ProductEvent::Committed { order, quantity, amount_cents } => {
             WireEvent::ProductCommittedV2(ProductCommittedV2 {
@@ -155,13 +220,38 @@ impl From<&ProductRepricedV1> for Event {
 
 impl From<&ProductReservedV1<'_>> for Event {
     fn from(event: &ProductReservedV1<'_>) -> Self {
-        Self::Product(ProductEvent::Reserved { order: order(&event.order), quantity: event.quantity })
+        // It did not tell whose: then only the order may end it, whoever made it.
+        let (order, quantity, by) = (order(&event.order), event.quantity, Holder::Order);
+        Self::Product(ProductEvent::Reserved { order, quantity, by, until: None, alarm_at: None })
     }
 }
 
 impl From<&ProductReleasedV1<'_>> for Event {
     fn from(event: &ProductReleasedV1<'_>) -> Self {
-        Self::Product(ProductEvent::Released { order: order(&event.order), quantity: event.quantity })
+        let (order, quantity, by) = (order(&event.order), event.quantity, Holder::Order);
+        Self::Product(ProductEvent::Released { order, quantity, by })
+    }
+}
+
+impl From<&ProductReservedV2<'_>> for Event {
+    fn from(event: &ProductReservedV2<'_>) -> Self {
+        let (order, quantity, by) = (order(&event.order), event.quantity, event.by.into());
+        let (until, alarm_at) = (event.until, event.alarm_at);
+        Self::Product(ProductEvent::Reserved { order, quantity, by, until, alarm_at })
+    }
+}
+
+impl From<&ProductReleasedV2<'_>> for Event {
+    fn from(event: &ProductReleasedV2<'_>) -> Self {
+        let (order, quantity, by) = (order(&event.order), event.quantity, event.by.into());
+        Self::Product(ProductEvent::Released { order, quantity, by })
+    }
+}
+
+impl From<&ProductHoldsLapsedV1> for Event {
+    fn from(event: &ProductHoldsLapsedV1) -> Self {
+        let (until, quantity, alarm_at) = (event.until, event.quantity, event.alarm_at);
+        Self::Product(ProductEvent::HoldsLapsed { until, quantity, alarm_at })
     }
 }
 
@@ -196,6 +286,24 @@ impl From<&ProductTakenBackV1<'_>> for Event {
 impl From<&ProductDiscontinuedV1> for Event {
     fn from(ProductDiscontinuedV1 {}: &ProductDiscontinuedV1) -> Self {
         Self::Product(ProductEvent::Discontinued)
+    }
+}
+
+impl From<Holder> for HeldBy {
+    fn from(holder: Holder) -> Self {
+        match holder {
+            Holder::Order => Self::Order,
+            Holder::Client => Self::Client,
+        }
+    }
+}
+
+impl From<HeldBy> for Holder {
+    fn from(by: HeldBy) -> Self {
+        match by {
+            HeldBy::Order => Self::Order,
+            HeldBy::Client => Self::Client,
+        }
     }
 }
 

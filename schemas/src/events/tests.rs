@@ -5,7 +5,7 @@ use std::path::Path;
 
 use domain::ids::{CustomerId, OrderId, PaymentId, ProductId, SaleId};
 use domain::order::{Ending, Event as OrderEvent, Held, Line, Parcel, Payment, Placement};
-use domain::product::{Event as ProductEvent, Registration};
+use domain::product::{Event as ProductEvent, Holder, Registration};
 use domain::sale::{Event as SaleEvent, Schedule};
 use domain::{Event, TimeMs};
 use proptest::collection::vec;
@@ -21,6 +21,8 @@ fn is_optional(event: &str, member: &str) -> bool {
     match member {
         "limit_per_order" | "reason" | "carrier" | "tracking" => true,
         "sale" => event.starts_with("order."),
+        "until" => event == "product.reserved.v2",
+        "alarm_at" => true,
         "given_back" => event == "sale.returned.v1",
         _ => false,
     }
@@ -53,6 +55,9 @@ fn golden(version: &WireEvent<'_>) -> &'static str {
         WireEvent::OrderPaidV2(_) => include_str!("../../golden/order.paid.v2.json"),
         WireEvent::ProductAllottedV1(_) => include_str!("../../golden/product.allotted.v1.json"),
         WireEvent::ProductTakenBackV1(_) => include_str!("../../golden/product.taken-back.v1.json"),
+        WireEvent::ProductReservedV2(_) => include_str!("../../golden/product.reserved.v2.json"),
+        WireEvent::ProductReleasedV2(_) => include_str!("../../golden/product.released.v2.json"),
+        WireEvent::ProductHoldsLapsedV1(_) => include_str!("../../golden/product.holds-lapsed.v1.json"),
         WireEvent::SaleScheduledV1(_) => include_str!("../../golden/sale.scheduled.v1.json"),
         WireEvent::SaleStockedV1(_) => include_str!("../../golden/sale.stocked.v1.json"),
         WireEvent::SaleRefusedV1(_) => include_str!("../../golden/sale.refused.v1.json"),
@@ -67,6 +72,19 @@ fn golden(version: &WireEvent<'_>) -> &'static str {
 /// What each golden file says.
 fn meanings() -> Vec<(&'static str, Event)> {
     product_meanings().into_iter().chain(order_meanings()).chain(sale_meanings()).collect()
+}
+
+fn time_of(text: &str) -> TimeMs {
+    parse_rfc3339(text).unwrap()
+}
+
+fn reserved(order: &str) -> ProductEvent {
+    let (order, by) = (OrderId(order.into()), Holder::Order);
+    ProductEvent::Reserved { order, quantity: 2, by, until: None, alarm_at: None }
+}
+
+fn released() -> ProductEvent {
+    ProductEvent::Released { order: OrderId("o-17".into()), quantity: 2, by: Holder::Order }
 }
 
 fn product_meanings() -> Vec<(&'static str, Event)> {
@@ -84,8 +102,28 @@ fn product_meanings() -> Vec<(&'static str, Event)> {
         ),
         ("product.restocked.v1", product(ProductEvent::Restocked { quantity: 250 })),
         ("product.repriced.v1", product(ProductEvent::Repriced { price_cents: 1499 })),
-        ("product.reserved.v1", product(ProductEvent::Reserved { order: OrderId("o-17".into()), quantity: 2 })),
-        ("product.released.v1", product(ProductEvent::Released { order: OrderId("o-17".into()), quantity: 2 })),
+        // The first version did not tell whose: it is the order's.
+        ("product.reserved.v1", product(reserved("o-17"))),
+        ("product.released.v1", product(released())),
+        (
+            "product.reserved.v2",
+            product(ProductEvent::Reserved {
+                order: OrderId("basket-3".into()),
+                quantity: 2,
+                by: Holder::Client,
+                until: Some(time_of("2026-11-27T08:10:00.25Z")),
+                alarm_at: Some(time_of("2026-11-27T08:05:00Z")),
+            }),
+        ),
+        ("product.released.v2", product(released())),
+        (
+            "product.holds-lapsed.v1",
+            product(ProductEvent::HoldsLapsed {
+                until: time_of("2026-11-27T08:05:00Z"),
+                quantity: 7_000_000_000,
+                alarm_at: Some(time_of("2026-11-27T08:10:00.25Z")),
+            }),
+        ),
         // The first version did not tell the amount.
         ("product.committed.v1", product(ProductEvent::Committed { order: sold(), quantity: 1, amount_cents: 0 })),
         ("product.committed.v2", product(ProductEvent::Committed { order: sold(), quantity: 1, amount_cents: 1499 })),
@@ -260,13 +298,13 @@ fn a_version_is_written_under_its_own_name_with_its_data_beside_it() {
 #[test]
 fn the_order_of_members_does_not_matter() {
     let swapped = r#"{"data":{"quantity":2,"order":"o-\u0031"},"type":"product.reserved.v1"}"#;
-    let meant = Event::Product(ProductEvent::Reserved { order: OrderId("o-1".into()), quantity: 2 });
+    let meant = Event::Product(reserved("o-1"));
     assert_eq!(decode(swapped).unwrap().upcast(), meant);
 }
 
 #[test]
 fn an_unknown_event_type_is_an_error() {
-    for name in ["product.reserved.v2", "product.reserved", "Product.Reserved.v1", "ProductReservedV1", ""] {
+    for name in ["product.reserved.v3", "product.reserved", "Product.Reserved.v1", "ProductReservedV1", ""] {
         let text = json!({"type": name, "data": {"order": "o-17", "quantity": 2}}).to_string();
         assert!(decode(&text).is_err(), "{name:?}");
     }
@@ -331,14 +369,22 @@ fn registered() -> impl Strategy<Value = ProductEvent> {
     )
 }
 
+fn holder() -> impl Strategy<Value = Holder> {
+    prop_oneof![Just(Holder::Order), Just(Holder::Client)]
+}
+
 fn any_product_event() -> impl Strategy<Value = ProductEvent> {
     let held = || (text().prop_map(OrderId), any::<u32>());
     prop_oneof![
         registered(),
         any::<u32>().prop_map(|quantity| ProductEvent::Restocked { quantity }),
         any::<u64>().prop_map(|price_cents| ProductEvent::Repriced { price_cents }),
-        held().prop_map(|(order, quantity)| ProductEvent::Reserved { order, quantity }),
-        held().prop_map(|(order, quantity)| ProductEvent::Released { order, quantity }),
+        (held(), holder(), option::of(time()), option::of(time())).prop_map(
+            |((order, quantity), by, until, alarm_at)| ProductEvent::Reserved { order, quantity, by, until, alarm_at }
+        ),
+        (held(), holder()).prop_map(|((order, quantity), by)| ProductEvent::Released { order, quantity, by }),
+        (time(), any::<u64>(), option::of(time()))
+            .prop_map(|(until, quantity, alarm_at)| { ProductEvent::HoldsLapsed { until, quantity, alarm_at } }),
         (held(), any::<u64>()).prop_map(|((order, quantity), amount_cents)| {
             ProductEvent::Committed { order, quantity, amount_cents }
         }),

@@ -62,6 +62,7 @@ fn of_product<'a>(id: &'a str, event: &ProductEvent) -> Option<Sold<'a>> {
         | ProductEvent::Repriced { .. }
         | ProductEvent::Reserved { .. }
         | ProductEvent::Released { .. }
+        | ProductEvent::HoldsLapsed { .. }
         | ProductEvent::Allotted { .. }
         | ProductEvent::TakenBack { .. }
         | ProductEvent::Discontinued => None,

@@ -77,6 +77,10 @@ pub fn fold(row: Option<ProductRow>, event: &Event) -> Option<ProductRow> {
             row.reserved -= u64::from(*quantity);
             row.available += u64::from(*quantity);
         }
+        Event::HoldsLapsed { quantity, .. } => {
+            row.reserved -= quantity;
+            row.available += quantity;
+        }
         Event::Committed { quantity, .. } => {
             row.reserved -= u64::from(*quantity);
             row.stock -= u64::from(*quantity);
@@ -110,6 +114,7 @@ fn first(event: &Event) -> Option<ProductRow> {
         | Event::Repriced { .. }
         | Event::Reserved { .. }
         | Event::Released { .. }
+        | Event::HoldsLapsed { .. }
         | Event::Committed { .. }
         | Event::Allotted { .. }
         | Event::TakenBack { .. }
@@ -119,8 +124,9 @@ fn first(event: &Event) -> Option<ProductRow> {
 
 #[cfg(test)]
 mod tests {
+    use domain::TimeMs;
     use domain::ids::{OrderId, SaleId};
-    use domain::product::Registration;
+    use domain::product::{Holder, Registration};
 
     use super::*;
 
@@ -132,15 +138,21 @@ mod tests {
         Event::Registered(Registration { name: "Blue".into(), price_cents: 100, stock, limit_per_order: None })
     }
 
+    fn reserved(by: Holder, quantity: u32) -> Event {
+        Event::Reserved { order: OrderId("o-1".into()), quantity, by, until: None, alarm_at: None }
+    }
+
     #[test]
     fn stock_is_what_is_on_hand_and_sold_is_what_was_committed() {
         let order = || OrderId("o-1".into());
         let row = folded(&[
             registered(10),
-            Event::Reserved { order: order(), quantity: 4 },
+            reserved(Holder::Order, 4),
             Event::Committed { order: order(), quantity: 4, amount_cents: 0 },
-            Event::Reserved { order: order(), quantity: 2 },
-            Event::Released { order: order(), quantity: 1 },
+            reserved(Holder::Client, 2),
+            reserved(Holder::Client, 3),
+            Event::Released { order: order(), quantity: 1, by: Holder::Client },
+            Event::HoldsLapsed { until: TimeMs(7), quantity: 3, alarm_at: None },
             Event::Restocked { quantity: 5 },
         ]);
         assert_eq!((row.stock, row.available, row.reserved, row.sold), (11, 10, 1, 4));

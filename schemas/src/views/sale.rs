@@ -76,7 +76,7 @@ pub struct SaleRow {
     pub claims_per_second: u64,
     /// Since the beginning of the second of `last_claim_at`; 0 once the sale is closed.
     pub claims_since: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "option_rfc3339")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub last_claim_at: Option<TimeMs>,
     pub price_cents: u64,
@@ -177,24 +177,6 @@ fn count(row: &mut SaleRow, at: TimeMs) {
     }
     row.claims_since += 1;
     row.last_claim_at = Some(at);
-}
-
-mod option_rfc3339 {
-    use domain::TimeMs;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(time: &Option<TimeMs>, serializer: S) -> Result<S::Ok, S::Error> {
-        match time {
-            Some(time) => crate::time::rfc3339::serialize(time, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TimeMs>, D::Error> {
-        #[derive(Deserialize)]
-        struct Time(#[serde(with = "crate::time::rfc3339")] TimeMs);
-        Ok(Option::<Time>::deserialize(deserializer)?.map(|time| time.0))
-    }
 }
 
 #[cfg(test)]

@@ -672,7 +672,7 @@ fn any_pick() -> impl Strategy<Value = Pick> {
 fn any_command() -> impl Strategy<Value = Command> {
     let order = || prop::sample::select(&ORDERS[..]).prop_map(|order| OrderId(order.into()));
     prop_oneof![
-        8 => (order(), 1..3_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity, by: By::Client }),
+        8 => (order(), 1..3_u32).prop_map(|(order, quantity)| Command::Reserve { order, quantity, by: By::Client { hold_secs: None } }),
         3 => order().prop_map(|order| Command::Release { order, by: Holder::Client }),
         1 => order().prop_map(|order| Command::Commit { order, amount_cents: 7 }),
         2 => (1..3_u32).prop_map(|quantity| Command::Restock { quantity }),

@@ -25,6 +25,8 @@ fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
             ("reserve", r#"{"order":"p","quantity":3}"#),
             ("reserve", r#"{"order":"p","quantity":4}"#),
             ("release", r#"{"order":"o"}"#),
+            ("lapse-holds", "{}"),
+            ("lapse-holds", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
             ("commit", r#"{"order":"o","amount_cents":3}"#),
             ("allot", r#"{"sale":"s","units":2}"#),
             ("allot", r#"{"sale":"s","units":1}"#),
@@ -91,11 +93,17 @@ fn whole(command: &str, body: &str) -> String {
 /// Every rejection that some history of so many commands leads to, by the command.
 fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let at = parse_rfc3339("2026-01-02T00:00:00Z").unwrap();
+    let read = |name, body: &str, origin| {
+        let parsed = parse(aggregate, name, body.as_bytes(), Precondition::None, origin);
+        parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command
+    };
+    // Of an order's reaction, too, where that is another command.
     let wishes: Vec<_> = wishes(aggregate)
-        .into_iter()
-        .map(|(name, body)| {
-            let parsed = parse(aggregate, name, body.as_bytes(), Precondition::None, Origin::Client);
-            (name, parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command)
+        .iter()
+        .flat_map(|(name, body)| {
+            let commands = [Origin::Client, Origin::Reaction].map(|origin| (*name, read(name, body, origin)));
+            let is_same = commands[0] == commands[1];
+            commands.into_iter().take(if is_same { 1 } else { 2 })
         })
         .collect();
     let mut met: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();

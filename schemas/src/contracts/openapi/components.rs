@@ -159,7 +159,7 @@ fn accepted() -> Value {
             "version": { "type": "integer", "minimum": 0, "description": "Of the aggregate, after the events." },
             "events": {
                 "type": "array",
-                "items": { "type": "string", "examples": ["product.reserved.v1"] },
+                "items": { "type": "string", "examples": ["product.reserved.v2"] },
                 "description": "Empty where the command found its wish already so.",
             },
             "token": reference("schemas", "Token"),

@@ -17,7 +17,10 @@ pub(super) struct Wish {
 pub(super) const WISHES: [Wish; 4] = [
     Wish { key: "registration", command: || register(0) },
     Wish { key: "restock", command: || Command::Restock { quantity: 1 } },
-    Wish { key: "reserve", command: || Command::Reserve { order: OrderId("o".into()), quantity: 1, by: By::Client } },
+    Wish {
+        key: "reserve",
+        command: || Command::Reserve { order: OrderId("o".into()), quantity: 1, by: By::Client { hold_secs: None } },
+    },
     Wish { key: "last", command: || Command::Restock { quantity: 1 } },
 ];
 pub(super) const RESTOCK: usize = 1;

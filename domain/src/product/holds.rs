@@ -1,0 +1,204 @@
+//! What clients hold for themselves, each for a while or until they let go.
+//!
+//! A hold that has ended is free from that moment for whoever asks. That its units are put back is told by an event later:
+//! when somebody needs them, or when the product is asked at the time of its alarm, which is the end of the first one.
+
+use alloc::collections::BTreeSet;
+
+use super::{Event, Rejection};
+use crate::TimeMs;
+use crate::growing_map::GrowingMap;
+use crate::ids::Fingerprint;
+
+/// The most holds of different ends that one event puts back, unless more of their units are needed: to remove them takes
+/// milliseconds, in which other commands wait.
+const MAX_AT_ONCE: usize = 10_000;
+/// The next alarm comes this much later at least, so that holds that end one by one are put back together.
+const ALARM_EVERY_MS: u64 = 1000;
+
+/// Units that a client reserved for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    pub quantity: u32,
+    /// From then on its units are free.
+    pub until: Option<TimeMs>,
+}
+
+/// A hold in little room: eight bytes that want no alignment, since there may be millions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kept {
+    quantity: u32,
+    /// In milliseconds; [`NEVER`] without an end.
+    until: [u32; 2],
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl From<Hold> for Kept {
+    fn from(Hold { quantity, until }: Hold) -> Self {
+        let until = until.map_or(NEVER, |until| until.0).to_le_bytes();
+        let half = |at: usize| u32::from_le_bytes(core::array::from_fn(|index| until[at + index]));
+        Self { quantity, until: [half(0), half(4)] }
+    }
+}
+
+impl From<Kept> for Hold {
+    fn from(Kept { quantity, until: [low, high] }: Kept) -> Self {
+        let until = u64::from(high) << 32 | u64::from(low);
+        Self { quantity, until: (until != NEVER).then_some(TimeMs(until)) }
+    }
+}
+
+/// Clients' own reservations, by the fingerprints of the names that they chose.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Holds {
+    by_name: GrowingMap<Fingerprint, Kept>,
+    /// Those that end, in the order of their ends.
+    ends: BTreeSet<(TimeMs, Fingerprint)>,
+    alarm_at: Option<TimeMs>,
+}
+
+/// Holds that have ended, and are to be put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lapsed {
+    /// All that ended by then.
+    until: TimeMs,
+    quantity: u64,
+    /// The end of the first one that is left.
+    next: Option<TimeMs>,
+    /// When to ask for the next ones.
+    alarm_at: Option<TimeMs>,
+}
+
+impl Holds {
+    /// Puts holds together that were taken apart by [`Self::iter`].
+    pub fn of(holds: impl IntoIterator<Item = (Fingerprint, Hold)>, alarm_at: Option<TimeMs>) -> Self {
+        let mut all = Self { alarm_at, ..Self::default() };
+        holds.into_iter().for_each(|(name, hold)| all.insert(name, hold));
+        all
+    }
+
+    /// Gives all that were not put back, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Fingerprint, Hold)> {
+        self.by_name.iter().map(|(name, kept)| (*name, (*kept).into()))
+    }
+
+    /// Tells when the product is to be asked for what has ended, as an event told last.
+    pub fn alarm_at(&self) -> Option<TimeMs> {
+        self.alarm_at
+    }
+
+    /// Estimates the memory that it takes beyond its own size, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        /// A place in a map, as measured by the domain's test of memory.
+        const HOLD: usize = 75;
+        /// A place in the order of ends.
+        const END: usize = 45;
+        self.by_name.len() * HOLD + self.ends.len() * END
+    }
+
+    /// Finds the hold of this name, unless it has ended.
+    pub(super) fn get(&self, name: &Fingerprint, at: TimeMs) -> Option<Hold> {
+        self.find(name).filter(|hold| hold.until.is_none_or(|until| until > at))
+    }
+
+    /// Finds what is to be put back before so many units that are `missing` can be taken, and a hold by the name `new`: what
+    /// has ended is free, though no event has told so.
+    pub(super) fn make_room(
+        &self,
+        missing: u64,
+        new: Option<&Fingerprint>,
+        at: TimeMs,
+    ) -> Result<Option<Lapsed>, Rejection> {
+        if missing == 0 && new.is_none_or(|name| !self.by_name.contains_key(name)) {
+            return Ok(None);
+        }
+        let lapsed = self.lapsed(missing, new, at);
+        if missing > lapsed.map_or(0, |lapsed| lapsed.quantity) {
+            return Err(Rejection::OutOfStock);
+        }
+        Ok(lapsed)
+    }
+
+    /// Puts back what has ended. Where nothing has, and the last alarm was for a hold that was let go, it tells another.
+    pub(super) fn lapse(&self, at: TimeMs) -> Option<Event> {
+        if let Some(lapsed) = self.lapsed(0, None, at) {
+            return Some(lapsed.into());
+        }
+        let is_missing = self.alarm_at.is_none_or(|alarm_at| alarm_at <= at);
+        let alarm_at = self.first().filter(|_| is_missing).map(|end| alarm_for(end, at))?;
+        Some(Event::HoldsLapsed { until: at, quantity: 0, alarm_at: Some(alarm_at) })
+    }
+
+    /// Finds what has ended: at least `units`, if there are so many, and the hold `name`, if it is one of them.
+    fn lapsed(&self, units: u64, name: Option<&Fingerprint>, at: TimeMs) -> Option<Lapsed> {
+        let needed = name.and_then(|name| self.find(name)?.until);
+        let (mut until, mut quantity, mut count, mut next) = (None, 0, 0, None);
+        for (end, name) in &self.ends {
+            let is_enough = count >= MAX_AT_ONCE && quantity >= units && needed.is_none_or(|needed| *end > needed);
+            if *end > at || is_enough && until != Some(*end) {
+                next = Some(*end);
+                break;
+            }
+            quantity += self.by_name.get(name).map_or(0, |hold| u64::from(hold.quantity));
+            count += 1;
+            until = Some(*end);
+        }
+        let alarm_at = next.map(|end| alarm_for(end, at));
+        until.map(|until| Lapsed { until, quantity, next, alarm_at })
+    }
+
+    /// Tells the alarm that a new hold until `until` makes necessary, after `lapsed` is put back.
+    pub(super) fn alarm_with(&self, until: TimeMs, at: TimeMs, lapsed: Option<Lapsed>) -> Option<TimeMs> {
+        let (told, first) = lapsed.map_or((self.alarm_at, self.first()), |lapsed| (lapsed.alarm_at, lapsed.next));
+        match told {
+            // It is to come, or has come and not been answered, since there still is what has ended.
+            Some(told) if told > at || first.is_some_and(|first| first <= at) => (until < told).then_some(until),
+            // There is none, or it came to nothing.
+            Some(_) | None => Some(first.map_or(until, |first| first.min(until))),
+        }
+    }
+
+    pub(super) fn insert(&mut self, name: Fingerprint, hold: Hold) {
+        self.remove(&name);
+        self.by_name.insert(name, hold.into());
+        self.ends.extend(hold.until.map(|until| (until, name)));
+    }
+
+    pub(super) fn remove(&mut self, name: &Fingerprint) {
+        if let Some(Hold { until: Some(until), .. }) = self.by_name.remove(name).map(Hold::from) {
+            self.ends.remove(&(until, *name));
+        }
+    }
+
+    pub(super) fn remove_until(&mut self, until: TimeMs) {
+        while self.first().is_some_and(|end| end <= until) {
+            if let Some((_, name)) = self.ends.pop_first() {
+                self.by_name.remove(&name);
+            }
+        }
+    }
+
+    pub(super) fn set_alarm(&mut self, alarm_at: Option<TimeMs>) {
+        self.alarm_at = alarm_at;
+    }
+
+    fn find(&self, name: &Fingerprint) -> Option<Hold> {
+        self.by_name.get(name).copied().map(Hold::from)
+    }
+
+    fn first(&self) -> Option<TimeMs> {
+        self.ends.first().map(|(end, _)| *end)
+    }
+}
+
+impl From<Lapsed> for Event {
+    fn from(Lapsed { until, quantity, alarm_at, .. }: Lapsed) -> Self {
+        Self::HoldsLapsed { until, quantity, alarm_at }
+    }
+}
+
+/// Tells when to ask for a hold that ends at `end`. What has ended already is asked for at once.
+fn alarm_for(end: TimeMs, at: TimeMs) -> TimeMs {
+    if end <= at { end } else { end.max(TimeMs(at.0.saturating_add(ALARM_EVERY_MS))) }
+}
