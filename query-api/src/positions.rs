@@ -86,7 +86,8 @@ pub(crate) struct Positions {
     /// When Postgres last told its checkpoints, or Redis of a view that moved, in ms since `begun`.
     confirmed_ms: AtomicU64,
     state: RwLock<State>,
-    /// By view, as Postgres told last.
+    /// The latest generation of each stored view that Postgres told or an answer showed. It never goes back: what a
+    /// client has seen of a row must not be newer than what it is told of the view.
     generations: [AtomicU32; STORED],
     waiters: Waiters,
     someone_waits: Notify,
@@ -248,9 +249,18 @@ impl Positions {
         self.wake(At::Store, moved);
     }
 
+    /// Takes in the generation of a view as the checkpoints in Postgres tell it.
     pub(crate) fn know_generation(&self, view: &str, generation: u32) {
         if let Some(view) = FEEDS[..STORED].iter().position(|known| *known == view) {
-            self.generations[view].store(generation, Ordering::Relaxed);
+            self.note_generation(view, generation);
+        }
+    }
+
+    /// Takes in the generation of a row that is about to be served. `feed`: that of a stored view.
+    pub(crate) fn note_generation(&self, feed: usize, generation: u32) {
+        // Nearly always known already: a load leaves the cache line shared by all readers.
+        if self.generation(feed) < generation {
+            self.generations[feed].fetch_max(generation, Ordering::Relaxed);
         }
     }
 

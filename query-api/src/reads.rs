@@ -122,6 +122,7 @@ impl Reads {
                 Hit::Miss | Hit::OtherIncarnation => None,
             };
             if let Some(found) = found {
+                self.note(view, found.as_ref());
                 self.metrics.read(VIEWS[view].name, Origin::Redis);
                 let token = token_of(log, &look.offsets, scope);
                 return Ok(Shown { found, token, age: self.positions.age() });
@@ -132,6 +133,7 @@ impl Reads {
         for side in sides.take(MAX_LOADS) {
             let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
+                self.note(view, loaded.found.as_ref());
                 let token = token_of(log, &loaded.offsets, scope);
                 return Ok(Shown { found: loaded.found.clone(), token, age: None });
             }
@@ -221,6 +223,13 @@ impl Reads {
                 self.positions.doubt_cache();
                 Ok(Hit::Miss)
             }
+        }
+    }
+
+    /// Remembers the generation of a row before it is served, so that `GET /v1/views` never tells an older one.
+    fn note(&self, view: usize, row: Option<&Row>) {
+        if let Some(row) = row {
+            self.positions.note_generation(feed(view), row.generation);
         }
     }
 

@@ -105,6 +105,10 @@ async fn a_rebuild_under_writes_changes_no_row_and_hides_nothing_from_a_token() 
             answer.header("etag").unwrap().ends_with(&tag).then_some(answer)
         })
         .await;
+        let catalogue = shown.queries.get("/v1/views").await.json();
+        let entries = catalogue["views"].as_array().unwrap();
+        let told = &entries.iter().find(|entry| entry["name"] == view).unwrap()["generation"];
+        assert_eq!(told, generation, "the catalogue is not older than a row that was served");
         let known = before.header("etag").unwrap();
         assert_eq!(shown.queries.get_with(path, &[("if-none-match", known)]).await.status, 200, "another making");
         let tag = after.header("etag").unwrap().to_owned();

@@ -131,3 +131,14 @@ fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
     assert_eq!(positions.lag(FEEDS.len() - 1), Some(10));
     assert_eq!(positions.shown(PRODUCT), Some(format!("{}.0-9", LogId::of_nonce(1))));
 }
+
+#[test]
+fn a_generation_that_was_served_is_told_although_an_older_look_at_postgres_ends_later() {
+    let positions = positions();
+    positions.know_generation("product", 1);
+    positions.note_generation(PRODUCT, 2);
+    positions.know_generation("product", 1);
+    assert_eq!(positions.generation(PRODUCT), 2);
+    positions.know_generation("product", 3);
+    assert_eq!(positions.generation(PRODUCT), 3);
+}
