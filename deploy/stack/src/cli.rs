@@ -76,10 +76,12 @@ enum Command {
         #[arg(default_value = "KILL", value_parser = signal)]
         signal: i32,
     },
-    /// Run all tests, on servers of their own
+    /// Run the tests, on servers of their own
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
+        #[command(flatten)]
+        scope: test::Scope,
     },
     /// Send a real shop's orders through the system and compare every view with the file's own sums
     Replay(replay::Args),
@@ -123,7 +125,7 @@ impl Command {
             Self::Stop { name } => println!("{}", control::tell(&layout, &Request::Stop { name })?),
             Self::Start { name } => println!("{}", control::tell(&layout, &Request::Start { name })?),
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
-            Self::Test { filter } => return test::run(&layout, base_port, filter),
+            Self::Test { filter, scope } => return test::run(&layout, base_port, filter, &scope),
             Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),

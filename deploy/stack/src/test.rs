@@ -1,4 +1,10 @@
-//! `cargo stack test`: every test of the workspace, on servers of their own.
+//! `cargo stack test`: the tests of the workspace, on servers of their own.
+//!
+//! There are two gates. The first one is every test that is not ignored, and what a change has to pass before it lands.
+//! `--all` is the second: the first, then the binary `it` again and again, half of the times on a machine whose cores
+//! are kept busy, then the tests that are ignored because they take long or install other people's tools.
+
+mod gates;
 
 use std::path::PathBuf;
 use std::process::{Child, ExitCode};
@@ -16,12 +22,16 @@ use crate::plan::Purpose;
 use crate::postgres;
 use crate::services::{self, Profile};
 use crate::supervisor::{Ended, Supervisor, Words};
+use gates::Stage;
+
 use crate::{kafka, logs, plan, process, provision, redis};
 
 /// Of the runner, in the state directory.
 const NAME: &str = "tests";
 
-pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String>) -> Result<ExitCode> {
+pub(crate) use gates::Scope;
+
+pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String>, scope: &Scope) -> Result<ExitCode> {
     let layout = layout.for_tests(base_port);
     layout.create()?;
     let Some(_lock) = control::lock(&layout)? else {
@@ -38,7 +48,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     let (ready, became_ready) = mpsc::channel();
     let servers = thread::spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
     let code = match became_ready.recv() {
-        Ok(()) => Some(run_tests(&layout, filter, &servers)?),
+        Ok(()) => Some(gates::run(scope, |stage| run_tests(&layout, stage, filter.as_deref(), &servers))?),
         // It failed or was told to end before it was ready.
         Err(_) => None,
     };
@@ -52,33 +62,39 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     }
 }
 
-fn run_tests(layout: &Layout, filter: Option<String>, servers: &JoinHandle<Result<Ended>>) -> Result<ExitCode> {
-    let mut runner = process::spawn(layout, NAME, &launch(layout, filter)?, Signal::TERM)?;
+fn run_tests(
+    layout: &Layout,
+    stage: Stage,
+    filter: Option<&str>,
+    servers: &JoinHandle<Result<Ended>>,
+) -> Result<Option<ExitCode>> {
+    let mut runner = process::spawn(layout, NAME, &launch(layout, stage, filter)?, Signal::TERM)?;
     let code = await_tests(&mut runner, servers);
     process::signal_group(runner.id(), Signal::KILL);
     process::forget(layout, NAME);
     code
 }
 
-/// Its end, or the servers': then there is nothing left to test.
-fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Result<ExitCode> {
+/// Waits for the runner to end, or the servers: `None`, there is nothing left to test.
+fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Result<Option<ExitCode>> {
     loop {
         if let Some(status) = runner.try_wait().context("cannot wait for the tests")? {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
-            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+            return Ok(Some(code.map_or(ExitCode::FAILURE, ExitCode::from)));
         }
         if servers.is_finished() {
             process::signal_group(runner.id(), Signal::TERM);
             runner.wait().context("cannot wait for the tests")?;
-            return Ok(ExitCode::FAILURE);
+            return Ok(None);
         }
         thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn launch(layout: &Layout, filter: Option<String>) -> Result<Launch> {
+fn launch(layout: &Layout, stage: Stage, filter: Option<&str>) -> Result<Launch> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let args = ["test", "--workspace", "--no-fail-fast"].into_iter().map(String::from).chain(filter);
+    let args = ["test", "--no-fail-fast"].iter().chain(stage.selection()).copied();
+    let args = args.chain(filter).chain(stage.options().iter().copied());
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut launch = Launch::new(cargo, args)
         .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))

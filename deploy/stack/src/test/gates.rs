@@ -1,0 +1,153 @@
+//! The stages of a test run, one after the other, and what became of each.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+/// How much is tested.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Scope {
+    /// Then run the end-to-end tests ten times more, five of them beside busy cores, and the tests that are ignored
+    #[arg(long)]
+    all: bool,
+    /// Run the end-to-end tests so many times more
+    #[arg(long, requires = "all", default_value_t = 10, value_name = "NUMBER")]
+    rounds: u32,
+}
+
+/// One run of the test runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    FirstGate,
+    Round { number: u32, is_busy: bool },
+    Ignored,
+}
+
+impl Stage {
+    /// Returns the packages and targets, as the runner's arguments.
+    pub(super) fn selection(self) -> &'static [&'static str] {
+        match self {
+            Self::FirstGate | Self::Ignored => &["--workspace"],
+            Self::Round { .. } => &["--package", "tests", "--test", "it"],
+        }
+    }
+
+    /// Returns the arguments that follow the filter.
+    pub(super) fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::FirstGate | Self::Round { .. } => &[],
+            Self::Ignored => &["--", "--ignored"],
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::FirstGate => String::from("first gate"),
+            Self::Round { number, is_busy: false } => format!("round {number}"),
+            Self::Round { number, is_busy: true } => format!("round {number}, cores busy"),
+            Self::Ignored => String::from("ignored tests"),
+        }
+    }
+}
+
+/// Runs every stage, after one that failed as well, prints how each of them ended, and succeeds if all of them did.
+/// `test` gives `None` where there are no servers any more: then nothing else is run.
+pub(super) fn run(scope: &Scope, mut test: impl FnMut(Stage) -> Result<Option<ExitCode>>) -> Result<ExitCode> {
+    let stages = stages(scope);
+    let mut results = Vec::new();
+    for stage in &stages {
+        if stages.len() > 1 {
+            println!("\n=== {} ({} of {}) ===", stage.name(), results.len() + 1, stages.len());
+        }
+        let begun = Instant::now();
+        let code = match stage {
+            Stage::Round { is_busy: true, .. } => beside_busy_cores(|| test(*stage))?,
+            Stage::FirstGate | Stage::Round { .. } | Stage::Ignored => test(*stage)?,
+        };
+        let Some(code) = code else { return Ok(ExitCode::FAILURE) };
+        results.push((stage.name(), code, begun.elapsed()));
+    }
+    if results.len() > 1 {
+        print_summary(&results);
+    }
+    let failed = results.into_iter().map(|(_, code, _)| code).find(|code| *code != ExitCode::SUCCESS);
+    Ok(failed.unwrap_or(ExitCode::SUCCESS))
+}
+
+/// Returns the stages of a run; the busy rounds come last, when a quiet machine has shown what fails by itself.
+fn stages(scope: &Scope) -> Vec<Stage> {
+    let mut stages = vec![Stage::FirstGate];
+    if scope.all {
+        let round = |number| Stage::Round { number, is_busy: number > scope.rounds.div_ceil(2) };
+        stages.extend((1..=scope.rounds).map(round));
+        stages.push(Stage::Ignored);
+    }
+    stages
+}
+
+fn print_summary(results: &[(String, ExitCode, Duration)]) {
+    println!();
+    for (name, code, took) in results {
+        let outcome = if *code == ExitCode::SUCCESS { "passed" } else { "FAILED" };
+        println!("{name:<22} {outcome} in {:.0} s", took.as_secs_f64());
+    }
+    let failed = results.iter().filter(|(_, code, _)| *code != ExitCode::SUCCESS).count();
+    println!("stages: {} passed, {failed} failed", results.len() - failed);
+}
+
+/// Takes a thread for each core from `work`, which has to share the cores with them.
+fn beside_busy_cores<T>(work: impl FnOnce() -> T) -> T {
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let result = work();
+        is_over.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_gate_is_the_first_and_rounds_of_which_the_later_half_is_disturbed_and_what_is_ignored() {
+        let round = |number, is_busy| Stage::Round { number, is_busy };
+        let all = Scope { all: true, rounds: 3 };
+        let expected = [Stage::FirstGate, round(1, false), round(2, false), round(3, true), Stage::Ignored];
+        assert_eq!(stages(&all), expected);
+        assert_eq!(stages(&Scope { all: false, rounds: 10 }), [Stage::FirstGate]);
+    }
+
+    #[test]
+    fn one_stage_that_fails_fails_the_run_and_holds_up_no_other() {
+        let mut ran = 0;
+        let code = run(&Scope { all: true, rounds: 2 }, |stage| {
+            ran += 1;
+            let fails = stage == Stage::Round { number: 2, is_busy: true };
+            Ok(Some(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }))
+        });
+        assert_eq!((code.unwrap(), ran), (ExitCode::FAILURE, 4));
+    }
+
+    #[test]
+    fn nothing_is_run_without_servers() {
+        let mut ran = 0;
+        let code = run(&Scope { all: true, rounds: 2 }, |_| {
+            ran += 1;
+            Ok(None)
+        });
+        assert_eq!((code.unwrap(), ran), (ExitCode::FAILURE, 1));
+    }
+}
