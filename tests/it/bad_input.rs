@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::fixture::{Shop, read_log};
+use crate::fixture::{Shop, batch_line, read_log};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -34,6 +34,9 @@ async fn a_malformed_command_is_refused_with_the_name_of_its_field_and_writes_no
         (reserve, r#"{"order":"o-1","quantity":-2}"#.to_owned(), "quantity"),
         (reserve, r#"{"order":"o-1","quantity":4294967296}"#.to_owned(), "quantity"),
         (reserve, r#"{"order":"o 1","quantity":1}"#.to_owned(), "order"),
+        (reserve, r#"{"order":"..","quantity":1}"#.to_owned(), "order"),
+        (reserve, r#"{"order":"o-1","quantity":1,"hold_secs":86401}"#.to_owned(), "hold_secs"),
+        (reserve, r#"{"order":"o-1","quantity":1,"amount_cents":1}"#.to_owned(), "amount_cents"),
         (place, line(r#"{"product":"cd","quantity":0,"amount_cents":1}"#), "quantity"),
         (place, line(r#"{"product":"cd","quantity":1,"amount_cents":-1}"#), "amount_cents"),
         (place, line(r#"{"product":"ä","quantity":1,"amount_cents":1}"#), "product"),
@@ -44,6 +47,12 @@ async fn a_malformed_command_is_refused_with_the_name_of_its_field_and_writes_no
         client.post_raw(path, &[JSON], body).await.problem(400, "invalid-request", field);
     }
     client.post(place, json!({ "customer": "c", "lines": [] })).await.rejected("no_lines");
+    for id in [".", ".."] {
+        let data = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+        let line = client.batch(&[batch_line("products", id, "register", data)]).await.remove(0);
+        assert_eq!((&line["status"], &line["type"]), (&json!(400), &json!("/problems/invalid-request")), "{line}");
+        assert!(line["detail"].as_str().unwrap().starts_with("id: "), "{line}");
+    }
     assert_eq!(read_log(&shop).await, []);
 }
 

@@ -110,7 +110,9 @@ async fn the_history_of_an_aggregate_is_its_events_oldest_first() {
     let key =
         [("idempotency-key", "the-key"), ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")];
     whole.commands.post_with("/v1/products/cd/register", &key, record()).await;
-    let token = whole.commands.post("/v1/products/cd/reprice", json!({ "price_cents": 999 })).await.token();
+    let no_trace = [("traceparent", "ann@example.org")];
+    let reprice = json!({ "price_cents": 999 });
+    let token = whole.commands.post_with("/v1/products/cd/reprice", &no_trace, reprice).await.token();
     let answer = whole.get("/v1/products/cd/history", &token).await;
     assert_eq!(answer.header("content-type"), Some("application/cloudevents-batch+json"));
     let events = answer.json();
@@ -118,6 +120,7 @@ async fn the_history_of_an_aggregate_is_its_events_oldest_first() {
     assert_eq!((&events[0]["type"], &events[0]["version"]), (&json!("product.registered.v1"), &json!(1)));
     assert_eq!((&events[0]["commandid"], &events[0]["traceparent"]), (&json!(key[0].1), &json!(key[1].1)));
     assert_eq!((&events[1]["subject"], &events[1]["data"]), (&json!("product/cd"), &json!({ "price_cents": 999 })));
+    assert_eq!(events[1].get("traceparent"), None, "what is no trace context is not kept");
     let page = whole.get("/v1/products/cd/history?limit=1", &token).await;
     assert_eq!(page.header("link"), Some("</v1/products/cd/history?after=1&limit=1>; rel=\"next\""));
     assert_eq!(page.json().as_array().unwrap().len(), 1);
