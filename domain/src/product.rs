@@ -169,6 +169,10 @@ pub enum Rejection {
     OutOfStock,
     OverLimit,
     Discontinued,
+    /// The units cost something else than the buyer agreed to. `price_cents`: of one, now.
+    WrongPrice {
+        price_cents: u64,
+    },
     /// The order holds or got this product already, with another quantity.
     AlreadyReserved,
     NotReserved,
@@ -306,7 +310,7 @@ fn reprice(product: &Product, price_cents: u64) -> Vec<Event> {
     vec![Event::Repriced { price_cents }]
 }
 
-/// Reserves, or repeats what was reserved: that is not judged by a stock or a limit that changed since.
+/// Reserves, or repeats what was reserved: that is not judged by a price, a stock or a limit that changed since.
 fn reserve(state: &State, order: &OrderId, quantity: u32, by: By, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let product = match state {
         State::Unregistered => return Err(Rejection::NotRegistered),
@@ -319,6 +323,7 @@ fn reserve(state: &State, order: &OrderId, quantity: u32, by: By, at: TimeMs) ->
         None if matches!(state, State::Discontinued(_)) => return Err(Rejection::Discontinued),
         None => {}
     }
+    check_price(by, quantity, product.price_cents)?;
     if product.registration.limit_per_order.is_some_and(|limit| quantity > limit) {
         return Err(Rejection::OverLimit);
     }
@@ -354,6 +359,16 @@ fn release(product: &Product, order: &OrderId, by: Holder, at: TimeMs) -> Result
         },
     };
     Ok(vec![Event::Released { order: order.clone(), quantity, by }])
+}
+
+/// Compares what the buyer agreed to with the price of this moment.
+fn check_price(by: By, quantity: u32, price_cents: u64) -> Result<(), Rejection> {
+    match by {
+        By::Order { amount_cents: Some(agreed) } if price_cents.checked_mul(quantity.into()) != Some(agreed) => {
+            Err(Rejection::WrongPrice { price_cents })
+        }
+        By::Order { .. } | By::Client { .. } => Ok(()),
+    }
 }
 
 /// As with a reservation, what the sale has already comes first.

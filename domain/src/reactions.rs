@@ -34,16 +34,19 @@ const RECORD_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 /// A command that an event causes, or the outcome of another step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// `amount_cents`: what the buyer agreed to pay for all units.
     Reserve {
         product: ProductId,
         order: OrderId,
         quantity: u32,
+        amount_cents: u64,
     },
     /// The same, of a sale's units.
     Hold {
         sale: SaleId,
         product: ProductId,
         claim: Claim,
+        amount_cents: u64,
     },
     ConfirmLine {
         order: OrderId,
@@ -74,6 +77,7 @@ pub enum Step {
     CommitClaim {
         sale: SaleId,
         order: OrderId,
+        amount_cents: u64,
     },
     /// The order of a claim.
     Place {
@@ -230,28 +234,30 @@ fn is_record(placement: &Placement, at: TimeMs) -> bool {
 
 fn placed(id: &OrderId, placement: &Placement) -> Vec<Step> {
     let Placement { customer, lines, sale, .. } = placement;
-    let mut units: BTreeMap<&ProductId, u32> = BTreeMap::new();
+    let mut sums: BTreeMap<&ProductId, (u32, u64)> = BTreeMap::new();
     for line in lines {
-        let sum = units.entry(&line.product).or_default();
-        *sum = sum.saturating_add(line.quantity);
+        let (quantity, amount_cents) = sums.entry(&line.product).or_default();
+        *quantity = quantity.saturating_add(line.quantity);
+        *amount_cents = amount_cents.saturating_add(line.amount_cents);
     }
-    let step = |(product, quantity): (&ProductId, u32)| {
+    let step = |(product, (quantity, amount_cents)): (&ProductId, (u32, u64))| {
         let (order, product) = (id.clone(), product.clone());
         match sale {
             _ if quantity > MAX_UNITS => Step::RejectLine { order, product, reason: "over_limit".into() },
-            None => Step::Reserve { product, order, quantity },
+            None => Step::Reserve { product, order, quantity, amount_cents },
             Some(sale) => {
                 let claim = Claim { customer: customer.clone(), quantity, order };
-                Step::Hold { sale: sale.clone(), product, claim }
+                Step::Hold { sale: sale.clone(), product, claim, amount_cents }
             }
         }
     };
-    units.into_iter().map(step).collect()
+    sums.into_iter().map(step).collect()
 }
 
-fn paid(id: &OrderId, Payment { lines, sale, .. }: &Payment) -> Vec<Step> {
+fn paid(id: &OrderId, Payment { amount_cents, lines, sale, .. }: &Payment) -> Vec<Step> {
     if let Some(sale) = sale {
-        return vec![Step::CommitClaim { sale: sale.clone(), order: id.clone() }];
+        let (sale, order) = (sale.clone(), id.clone());
+        return vec![Step::CommitClaim { sale, order, amount_cents: *amount_cents }];
     }
     let mut amounts: BTreeMap<&ProductId, u64> = BTreeMap::new();
     for line in lines {
@@ -280,8 +286,8 @@ impl Step {
     /// The aggregate that it goes to, and what it asks of it.
     pub fn command(&self) -> (AggregateType, &str, Command) {
         match self {
-            Self::Reserve { product, order, quantity } => {
-                let by = By::Order { amount_cents: None };
+            Self::Reserve { product, order, quantity, amount_cents } => {
+                let by = By::Order { amount_cents: Some(*amount_cents) };
                 to_product(&product.0, product::Command::Reserve { order: order.clone(), quantity: *quantity, by })
             }
             Self::Release { product, order } => {
@@ -306,13 +312,17 @@ impl Step {
                 let (customer, lines, sale) = (customer.clone(), vec![line.clone()], Some(sale.clone()));
                 to_order(order, order::Command::Place { customer, lines, sale, ordered_at: None })
             }
-            Self::Hold { sale, product, claim } => {
-                to_sale(&sale.0, sale::Command::Hold { claim: claim.clone(), product: product.clone() })
+            Self::Hold { sale, product, claim, amount_cents } => {
+                let (claim, product, amount_cents) = (claim.clone(), product.clone(), Some(*amount_cents));
+                to_sale(&sale.0, sale::Command::Hold { claim, product, amount_cents })
             }
             Self::Return { sale, order, is_ordered } => {
                 to_sale(&sale.0, sale::Command::Return { order: order.clone(), is_ordered: *is_ordered })
             }
-            Self::CommitClaim { sale, order } => to_sale(&sale.0, sale::Command::Commit { order: order.clone() }),
+            Self::CommitClaim { sale, order, amount_cents } => {
+                let amount_cents = Some(*amount_cents);
+                to_sale(&sale.0, sale::Command::Commit { order: order.clone(), amount_cents })
+            }
             Self::Stock { sale, .. } => to_sale(&sale.0, sale::Command::Stock),
             Self::Refuse { sale, reason } => to_sale(&sale.0, sale::Command::Refuse { reason: Some(reason.clone()) }),
             Self::Due { alarm, id, due_at } => {
@@ -365,7 +375,7 @@ impl Step {
         };
         match self {
             Self::Reserve { product, order, .. } => confirm(order, product, None),
-            Self::Hold { sale, product, claim } => confirm(&claim.order, product, Some(sale)),
+            Self::Hold { sale, product, claim, .. } => confirm(&claim.order, product, Some(sale)),
             // It may have been placed and ended before.
             Self::Place { order, line, sale, .. } => confirm(order, &line.product, Some(sale)),
             Self::Allot { product, sale, units } => {

@@ -29,18 +29,22 @@ pub enum Command {
         due_at: Option<TimeMs>,
     },
     Claim(Claim),
-    /// The same for an order that was placed already.
+    /// The same for an order that was placed already. `amount_cents`: what the buyer agreed to pay for all units; `None`
+    /// is not checked.
     Hold {
         claim: Claim,
         product: ProductId,
+        amount_cents: Option<u64>,
     },
     /// `is_ordered`: only a claim of an order that was, or was not, there before.
     Return {
         order: OrderId,
         is_ordered: Option<bool>,
     },
+    /// `amount_cents`: what the order pays for all units; `None`: their price in the sale.
     Commit {
         order: OrderId,
+        amount_cents: Option<u64>,
     },
 }
 
@@ -172,6 +176,10 @@ pub enum Rejection {
     AlreadyClaimed,
     /// The sale is of another one.
     OtherProduct,
+    /// The units cost something else than the buyer agreed to. `price_cents`: of one, in the sale.
+    WrongPrice {
+        price_cents: u64,
+    },
     NotClaimed,
 }
 
@@ -228,11 +236,13 @@ pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>
             let left = if sale.stock == Stock::Taken { sale.schedule.units - sale.claimed } else { 0 };
             Ok(vec![closed(sale, left)])
         }
-        Command::Claim(claim) => self::claim(sale, claim, false, at),
+        Command::Claim(claim) => self::claim(sale, claim, Claimer::Buyer, at),
         Command::Hold { product, .. } if *product != sale.schedule.product => Err(Rejection::OtherProduct),
-        Command::Hold { claim, .. } => self::claim(sale, claim, true, at),
+        Command::Hold { claim, amount_cents, .. } => {
+            self::claim(sale, claim, Claimer::Order { amount_cents: *amount_cents }, at)
+        }
         Command::Return { order, is_ordered } => give_back(sale, order, *is_ordered),
-        Command::Commit { order } => commit(sale, order),
+        Command::Commit { order, amount_cents } => commit(sale, order, *amount_cents),
     }
 }
 
@@ -322,16 +332,33 @@ fn closed(sale: &Sale, given_back: u32) -> Event {
     Event::Closed { product: sale.schedule.product.clone(), given_back }
 }
 
-/// What the order claimed already comes first: a repeat is not judged by what the sale is now.
-/// An order either claims or is placed first, not both.
-fn claim(sale: &Sale, claim: &Claim, is_ordered: bool, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+/// Who claims.
+#[derive(Debug, Clone, Copy)]
+enum Claimer {
+    /// Before the order is there.
+    Buyer,
+    /// An order that was placed for this amount, if it tells.
+    Order { amount_cents: Option<u64> },
+}
+
+/// Claims, or repeats what was claimed: that is not judged by what the sale is now. An order either claims or is placed
+/// first, not both.
+fn claim(sale: &Sale, claim: &Claim, by: Claimer, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let Claim { customer, quantity, order } = claim;
+    let (is_ordered, agreed) = match by {
+        Claimer::Buyer => (false, None),
+        Claimer::Order { amount_cents } => (true, amount_cents),
+    };
     if let Some(claimed) = sale.claims.get(order) {
         let same = claimed.customer == *customer && claimed.quantity == *quantity && claimed.is_ordered == is_ordered;
         return if same { Ok(vec![]) } else { Err(Rejection::AlreadyClaimed) };
     }
     if !sale.is_open(at) {
         return Err(Rejection::SaleNotOpen);
+    }
+    let price_cents = sale.schedule.price_cents;
+    if agreed.is_some_and(|agreed| price_cents.checked_mul((*quantity).into()) != Some(agreed)) {
+        return Err(Rejection::WrongPrice { price_cents });
     }
     if *quantity > sale.schedule.units - sale.claimed {
         return Err(Rejection::SoldOut);
@@ -366,7 +393,7 @@ fn give_back(sale: &Sale, order: &OrderId, is_ordered: Option<bool>) -> Result<V
     }])
 }
 
-fn commit(sale: &Sale, order: &OrderId) -> Result<Vec<Event>, Rejection> {
+fn commit(sale: &Sale, order: &OrderId, paid_cents: Option<u64>) -> Result<Vec<Event>, Rejection> {
     let claimed = sale.claims.get(order).ok_or(Rejection::NotClaimed)?;
     if claimed.is_committed {
         return Ok(vec![]);
@@ -375,7 +402,7 @@ fn commit(sale: &Sale, order: &OrderId) -> Result<Vec<Event>, Rejection> {
         order: order.clone(),
         product: sale.schedule.product.clone(),
         quantity: claimed.quantity,
-        amount_cents: amount_cents(sale, claimed.quantity),
+        amount_cents: paid_cents.unwrap_or_else(|| amount_cents(sale, claimed.quantity)),
     }])
 }
 

@@ -116,6 +116,9 @@ impl Answer {
     }
 }
 
+/// Of a product, and of a sale.
+const WRONG_PRICE: &str = "wrong_price";
+
 /// The rule's name on the wire.
 pub fn rejection_name(rejection: &Rejection) -> &'static str {
     match rejection {
@@ -125,6 +128,7 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             ProductRejection::OutOfStock => "out_of_stock",
             ProductRejection::OverLimit => "over_limit",
             ProductRejection::Discontinued => "discontinued",
+            ProductRejection::WrongPrice { .. } => WRONG_PRICE,
             ProductRejection::AlreadyReserved => "already_reserved",
             ProductRejection::NotReserved => "not_reserved",
             ProductRejection::HeldByOrder => "held_by_order",
@@ -159,6 +163,7 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             SaleRejection::OverLimit => "over_limit",
             SaleRejection::AlreadyClaimed => "already_claimed",
             SaleRejection::OtherProduct => "other_product",
+            SaleRejection::WrongPrice { .. } => WRONG_PRICE,
             SaleRejection::NotClaimed => "not_claimed",
         },
     }

@@ -171,6 +171,44 @@ async fn a_sale_takes_its_units_from_the_stock_and_each_claim_becomes_an_order()
 }
 
 #[tokio::test]
+async fn a_buyer_pays_the_price_and_every_view_shows_that_one_amount() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 10).await;
+    whole.schedule("drop", 4, 3).await;
+    whole.comes_to("/v1/sales/drop", json!({ "status": "open", "left": 4 })).await;
+    let place = async |id: &str, sale: Option<&str>, lines: &[(u32, u32)]| {
+        let line =
+            |(quantity, cents): &(u32, u32)| json!({ "product": "cd", "quantity": quantity, "amount_cents": cents });
+        let lines: Vec<_> = lines.iter().map(line).collect();
+        let data = json!({ "customer": "ann", "lines": lines, "sale": sale });
+        whole.commands.post(&format!("/v1/orders/{id}/place"), data).await.accepted(&["order.placed.v1"]);
+    };
+    place("free", None, &[(5, 0)]).await;
+    place("dear", None, &[(1, 501)]).await;
+    place("a-cent", Some("drop"), &[(1, 1)]).await;
+    place("not-of-the-sale", None, &[(1, 300)]).await;
+    for order in ["free", "dear", "a-cent", "not-of-the-sale"] {
+        let path = format!("/v1/orders/{order}");
+        whole.comes_to(&path, json!({ "status": "rejected", "reason": "wrong_price" })).await;
+    }
+    whole.comes_to("/v1/products/cd", json!({ "available": 6, "reserved": 0 })).await;
+    // Lines of one product are right in sum.
+    place("o", None, &[(1, 400), (1, 600)]).await;
+    place("of-the-sale", Some("drop"), &[(2, 600)]).await;
+    for (order, cents) in [("o", 1000), ("of-the-sale", 600)] {
+        let path = format!("/v1/orders/{order}");
+        whole.comes_to(&path, json!({ "status": "confirmed", "total_cents": cents })).await;
+        whole.pay(order, cents).await.accepted(&["order.paid.v2"]);
+    }
+    let sums = json!({ "units": 4, "amount_cents": 1600 });
+    whole.comes_to("/v1/views/best_sellers/cd", sums.clone()).await;
+    whole.comes_to("/v1/customers/ann", sums.clone()).await;
+    let revenue = whole.queries.get("/v1/revenue").await.json();
+    assert_eq!(revenue["rows"][0]["data"], json!({ "orders": 2, "units": 4, "amount_cents": 1600 }));
+    whole.comes_to("/v1/sales/drop", json!({ "claimed": 2, "committed": 2 })).await;
+}
+
+#[tokio::test]
 async fn a_sale_whose_product_lacks_the_units_is_refused_and_an_order_of_it_rejected() {
     let whole = Whole::new(600).await;
     whole.register("cd", 1).await;

@@ -99,6 +99,10 @@ fn reserve(id: &str, quantity: u32) -> Command {
     Command::Reserve { order: order(id), quantity, by: By::Order { amount_cents: None } }
 }
 
+fn reserve_for(id: &str, quantity: u32, amount_cents: u64) -> Command {
+    Command::Reserve { order: order(id), quantity, by: By::Order { amount_cents: Some(amount_cents) } }
+}
+
 fn release(id: &str) -> Command {
     Command::Release { order: order(id), by: Holder::Order }
 }
@@ -158,6 +162,23 @@ fn before_its_registration_a_product_takes_no_other_command() {
     ] {
         check(&[], command, Err(Rejection::NotRegistered));
     }
+}
+
+#[test]
+fn an_order_gets_its_units_for_their_price_at_that_moment_alone() {
+    check(&[registered()], reserve_for("o-1", 2, 1_000), Ok(vec![reserved("o-1", 2)]));
+    let repriced = Event::Repriced { price_cents: 501 };
+    check(&[registered(), repriced.clone()], reserve_for("o-1", 2, 1_002), Ok(vec![reserved("o-1", 2)]));
+    for amount_cents in [0, 1, 999, 1_001, u64::MAX] {
+        let wrong = || reserve_for("o-1", 2, amount_cents);
+        check(&[registered()], wrong(), Err(Rejection::WrongPrice { price_cents: 500 }));
+        // It has them already.
+        check(&[registered(), reserved("o-1", 2), repriced.clone()], wrong(), Ok(vec![]));
+        check(&[registered(), reserved("o-1", 2), committed("o-1", 2)], wrong(), Ok(vec![]));
+    }
+    let dear = Event::Registered(Registration { price_cents: u64::MAX, ..blue() });
+    let wrong = Err(Rejection::WrongPrice { price_cents: u64::MAX });
+    check(&[dear], reserve_for("o-1", 2, u64::MAX - 1), wrong);
 }
 
 #[test]

@@ -20,6 +20,9 @@ mod interleavings;
 const CLOSES: TimeMs = TimeMs(1_000_000);
 const WINDOW_MS: u64 = 600_000;
 const PRODUCTS: [&str; 2] = ["a", "b"];
+/// Of one unit, and of one in the sale.
+const PRICE_CENTS: u64 = 5;
+const SALE_PRICE_CENTS: u64 = 3;
 const ORDERS: u8 = 6;
 
 type Name = (AggregateType, String);
@@ -70,7 +73,7 @@ impl Shop {
     fn of(stock: u32, units: u32, limit: u32) -> Self {
         let mut shop = Self::default();
         for product in PRODUCTS {
-            let wish = Registration { name: product.into(), price_cents: 5, stock, limit_per_order: None };
+            let wish = Registration { name: product.into(), price_cents: PRICE_CENTS, stock, limit_per_order: None };
             shop.send(AggregateType::Product, product, &Command::Product(product::Command::Register(wish)), false)
                 .unwrap();
         }
@@ -78,7 +81,7 @@ impl Shop {
             product: ProductId("a".into()),
             opens_at: TimeMs(0),
             closes_at: CLOSES,
-            price_cents: 3,
+            price_cents: SALE_PRICE_CENTS,
             units,
             limit_per_customer: limit,
         };
@@ -268,6 +271,10 @@ fn next(step: &Step, outcome: &Result<(), String>) -> Option<Step> {
     }
 }
 
+fn line_of(product: &str, quantity: u32, price_cents: u64) -> Line {
+    Line { product: ProductId(product.into()), quantity, amount_cents: price_cents * u64::from(quantity) }
+}
+
 fn order_id() -> impl Strategy<Value = String> {
     (0..ORDERS).prop_map(|number| std::format!("o-{number}"))
 }
@@ -275,16 +282,17 @@ fn order_id() -> impl Strategy<Value = String> {
 fn any_client() -> impl Strategy<Value = Move> {
     let client = |aggregate: AggregateType| move |(id, command)| Move::Client(aggregate, id, command);
     let customer = || (0..2_u8).prop_map(|number| CustomerId(std::format!("c-{number}").into()));
-    let line = (prop::sample::select(&PRODUCTS[..]), 1..5_u32).prop_map(|(product, quantity)| Line {
-        product: ProductId(product.into()),
-        quantity,
-        amount_cents: 10,
-    });
+    let line = (prop::sample::select(&PRODUCTS[..]), 1..5_u32);
     let sale = prop_oneof![3 => Just(None), 1 => Just(Some(SaleId("s".into())))];
-    let place = (customer(), vec_of(line, 1..4), sale).prop_map(|(customer, lines, sale)| {
+    // Now and then a buyer names another price.
+    let discount = prop_oneof![9 => Just(0), 1 => 1..3_u64];
+    let place = (customer(), vec_of(line, 1..4), sale, discount).prop_map(|(customer, lines, sale, discount)| {
+        let price_cents = if sale.is_some() { SALE_PRICE_CENTS } else { PRICE_CENTS } - discount;
+        let line = |(product, quantity): (&str, u32)| line_of(product, quantity, price_cents);
+        let lines = lines.into_iter().map(line).collect();
         Command::Order(order::Command::Place { customer, lines, sale, ordered_at: None })
     });
-    let amount = prop_oneof![Just(3_u64), Just(6), Just(9), Just(10), Just(20), Just(30)];
+    let amount = prop::sample::select(vec![3_u64, 5, 6, 9, 10, 15, 20, 25, 30]);
     let pay = amount
         .prop_map(|amount_cents| Command::Order(order::Command::Pay { payment: PaymentId("p".into()), amount_cents }));
     let claim = (order_id(), customer(), 1..4_u32).prop_map(|(order, customer, quantity)| {
@@ -380,7 +388,7 @@ fn lines_of_one_product_are_reserved_together() {
     let steps =
         |lines| react("o", &Event::Order(OrderEvent::Placed(placement(lines))), TimeMs(1), false, WINDOW_MS).steps;
     let (product, order) = (ProductId("a".into()), OrderId("o".into()));
-    let reserve = Step::Reserve { product: product.clone(), order: order.clone(), quantity: 5 };
+    let reserve = Step::Reserve { product: product.clone(), order: order.clone(), quantity: 5, amount_cents: 2 };
     assert_eq!(steps(vec![line(2), line(3)]), [reserve]);
     let reject = Step::RejectLine { product, order, reason: "over_limit".into() };
     assert_eq!(steps(vec![line(MAX_UNITS), line(MAX_UNITS)]), [reject]);
@@ -400,7 +408,7 @@ fn a_payment_that_cannot_be_kept_and_an_alarm_that_comes_early_are_told_from_wha
     let rejected = |step: Step, rule| step.then(Outcome::Rejected(rule));
     let commit = Step::Commit { product: product.clone(), order: order.clone(), amount_cents: 1 };
     assert_eq!(rejected(commit, "not_reserved"), Next::Stuck);
-    assert_eq!(rejected(Step::CommitClaim { sale, order: order.clone() }, "not_claimed"), Next::Stuck);
+    assert_eq!(rejected(Step::CommitClaim { sale, order: order.clone(), amount_cents: 1 }, "not_claimed"), Next::Stuck);
     assert_eq!(rejected(Step::Release { product, order }, "not_reserved"), Next::Done);
     let due = || Step::Due { alarm: Alarm::ExpireOrder, id: "o".into(), due_at: TimeMs(7) };
     assert_eq!(rejected(due(), NOT_DUE), Next::NotDue);

@@ -76,7 +76,7 @@ fn give_back(order: &str) -> Command {
 }
 
 fn commit(order: &str) -> Command {
-    Command::Commit { order: OrderId(order.into()) }
+    Command::Commit { order: OrderId(order.into()), amount_cents: None }
 }
 
 fn closed(given_back: u32) -> Event {
@@ -171,7 +171,7 @@ fn an_order_claims_once_whenever_it_asks_again() {
 fn units_are_held_for_an_order_of_this_product_that_did_not_claim() {
     let hold = |product: &str| {
         let Command::Claim(claim) = claim("o", "c", 1) else { unreachable!() };
-        Command::Hold { claim, product: ProductId(product.into()) }
+        Command::Hold { claim, product: ProductId(product.into()), amount_cents: None }
     };
     let held = || {
         let Event::Claimed { order, customer, quantity, product, amount_cents, is_first, .. } = claimed("o", "c", 1)
@@ -273,10 +273,10 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => Just(Command::Open { due_at: None }),
         1 => Just(Command::Close { due_at: None }),
         8 => any_claim().prop_map(Command::Claim),
-        4 => (any_claim(), product).prop_map(|(claim, product)| Command::Hold { claim, product }),
+        4 => (any_claim(), product).prop_map(|(claim, product)| Command::Hold { claim, product, amount_cents: None }),
         4 => (any_order(), any::<Option<bool>>())
             .prop_map(|(order, is_ordered)| Command::Return { order, is_ordered }),
-        4 => any_order().prop_map(|order| Command::Commit { order }),
+        4 => any_order().prop_map(|order| Command::Commit { order, amount_cents: None }),
     ]
 }
 

@@ -195,8 +195,12 @@ mod tests {
 
     #[test]
     fn a_step_has_the_same_key_whenever_it_is_taken() {
-        let reserve =
-            |order: &str| Step::Reserve { product: ProductId("cd".into()), order: OrderId(order.into()), quantity: 1 };
+        let reserve = |order: &str| Step::Reserve {
+            product: ProductId("cd".into()),
+            order: OrderId(order.into()),
+            quantity: 1,
+            amount_cents: 500,
+        };
         let at = TimeMs(1_790_000_000_000);
         assert_eq!(key(&reserve("o"), at), key(&reserve("o"), at));
         assert_ne!(key(&reserve("o"), at), key(&reserve("p"), at));

@@ -45,8 +45,9 @@ struct Reserve {
 struct ReserveForOrder {
     order: Id,
     quantity: Quantity,
+    /// Without a limit: the order was placed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    amount_cents: Option<Cents>,
+    amount_cents: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -60,7 +61,7 @@ struct Held {
 struct Sold {
     order: Id,
     #[serde(default)]
-    amount_cents: Option<Cents>,
+    amount_cents: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -158,7 +159,7 @@ pub(super) fn parse(
         }
         "commit" => {
             let Sold { order, amount_cents } = fingerprint.body(body)?;
-            Command::Commit { order: OrderId(order.0), amount_cents: amount_cents.map_or(0, |amount| amount.0) }
+            Command::Commit { order: OrderId(order.0), amount_cents: amount_cents.unwrap_or_default() }
         }
         "allot" => {
             let Allotted { sale, units } = fingerprint.body(body)?;
@@ -188,7 +189,7 @@ fn reserve(body: &[u8], origin: Origin, fingerprint: &mut Fingerprint) -> Result
         }
         Origin::Reaction => {
             let ReserveForOrder { order, quantity, amount_cents } = fingerprint.body(body)?;
-            (order, quantity, By::Order { amount_cents: amount_cents.map(|amount| amount.0) })
+            (order, quantity, By::Order { amount_cents })
         }
     };
     Ok(Command::Reserve { order: OrderId(order.0), quantity: quantity.0, by })
@@ -212,14 +213,14 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
             let body = match by {
                 By::Client { hold_secs } => to_body(&Reserve { order, quantity, hold_secs: hold_secs.map(HoldSecs) }),
                 By::Order { amount_cents } => {
-                    to_body(&ReserveForOrder { order, quantity, amount_cents: amount_cents.map(Cents) })
+                    to_body(&ReserveForOrder { order, quantity, amount_cents: *amount_cents })
                 }
             };
             ("reserve", body)
         }
         Command::Release { order, .. } => ("release", to_body(&Held { order: Id(order.0.clone()) })),
         Command::Commit { order, amount_cents } => {
-            ("commit", to_body(&Sold { order: Id(order.0.clone()), amount_cents: Some(Cents(*amount_cents)) }))
+            ("commit", to_body(&Sold { order: Id(order.0.clone()), amount_cents: Some(*amount_cents) }))
         }
         Command::Allot { sale, units } => {
             ("allot", to_body(&Allotted { sale: Id(sale.0.clone()), units: Quantity(*units) }))

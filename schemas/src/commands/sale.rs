@@ -42,12 +42,18 @@ struct Hold {
     quantity: Quantity,
     order: Id,
     product: Id,
+    /// For all units, as the order was placed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount_cents: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Claimed {
+struct Sold {
     order: Id,
+    /// For all units; absent: their price in the sale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount_cents: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -89,10 +95,10 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Hold>(
         "hold",
         "Claims units for an order that was placed.",
-        &["sale_not_open", "already_claimed", "sold_out", "over_limit", "other_product"],
+        &["sale_not_open", "already_claimed", "sold_out", "over_limit", "other_product", "wrong_price"],
     ),
     contract::<Return>("return", "Gives back what an order claimed.", &["not_claimed"]),
-    contract::<Claimed>("commit", "Sells what an order claimed.", &["not_claimed"]),
+    contract::<Sold>("commit", "Sells what an order claimed.", &["not_claimed"]),
 ];
 
 pub(super) fn is_internal(command: &str) -> bool {
@@ -112,14 +118,18 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
         "close" => Command::Close { due_at: due_at(fingerprint.body(body)?) },
         "claim" => Command::Claim(fingerprint.body::<Claim>(body)?.into()),
         "hold" => {
-            let Hold { customer, quantity, order, product } = fingerprint.body(body)?;
-            Command::Hold { claim: Claim { customer, quantity, order }.into(), product: ProductId(product.0) }
+            let Hold { customer, quantity, order, product, amount_cents } = fingerprint.body(body)?;
+            let claim = Claim { customer, quantity, order }.into();
+            Command::Hold { claim, product: ProductId(product.0), amount_cents }
         }
         "return" => {
             let Return { order, is_ordered } = fingerprint.body(body)?;
             Command::Return { order: OrderId(order.0), is_ordered }
         }
-        "commit" => Command::Commit { order: OrderId(fingerprint.body::<Claimed>(body)?.order.0) },
+        "commit" => {
+            let Sold { order, amount_cents } = fingerprint.body(body)?;
+            Command::Commit { order: OrderId(order.0), amount_cents }
+        }
         _ => return Err(CommandError::Unknown),
     })
 }
@@ -132,14 +142,17 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         Command::Open { due_at } => ("open", to_body(&InTime { due_at: due_at.map(Time) })),
         Command::Close { due_at } => ("close", to_body(&InTime { due_at: due_at.map(Time) })),
         Command::Claim(claim) => ("claim", to_body(&Claim::from(claim))),
-        Command::Hold { claim, product } => {
+        Command::Hold { claim, product, amount_cents } => {
             let Claim { customer, quantity, order } = claim.into();
-            ("hold", to_body(&Hold { customer, quantity, order, product: Id(product.0.clone()) }))
+            let (product, amount_cents) = (Id(product.0.clone()), *amount_cents);
+            ("hold", to_body(&Hold { customer, quantity, order, product, amount_cents }))
         }
         Command::Return { order, is_ordered } => {
             ("return", to_body(&Return { order: Id(order.0.clone()), is_ordered: *is_ordered }))
         }
-        Command::Commit { order } => ("commit", to_body(&Claimed { order: Id(order.0.clone()) })),
+        Command::Commit { order, amount_cents } => {
+            ("commit", to_body(&Sold { order: Id(order.0.clone()), amount_cents: *amount_cents }))
+        }
     }
 }
 

@@ -159,8 +159,10 @@ fn a_command_that_was_written_is_read_as_it_was() {
         (AggregateType::Sale, "close", "{}"),
         (AggregateType::Sale, "claim", r#"{"customer":"c","quantity":1,"order":"o"}"#),
         (AggregateType::Sale, "hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p"}"#),
+        (AggregateType::Sale, "hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p","amount_cents":7}"#),
         (AggregateType::Sale, "return", r#"{"order":"o","is_ordered":false}"#),
         (AggregateType::Sale, "commit", r#"{"order":"o"}"#),
+        (AggregateType::Sale, "commit", r#"{"order":"o","amount_cents":7}"#),
     ] {
         assert!(names(aggregate).contains(&command), "{command}");
         let read = parse(aggregate, command, body.as_bytes(), Precondition::None, Origin::Client).unwrap();

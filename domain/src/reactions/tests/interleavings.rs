@@ -69,10 +69,6 @@ impl Network {
     }
 
     fn wish(&mut self, id: String, customer: CustomerId, wish: &Wish, way: Way) {
-        let line = |(product, quantity): &(&str, u32)| {
-            let product = ProductId((*product).into());
-            Line { product, quantity: *quantity, amount_cents: u64::from(*quantity) }
-        };
         let (lines, sale) = match wish {
             Wish::Claimed(quantity) => {
                 let claim = Claim { customer, quantity: *quantity, order: OrderId(id.as_str().into()) };
@@ -81,8 +77,11 @@ impl Network {
                 self.ways.insert(id, way);
                 return;
             }
-            Wish::Lines(lines) => (lines.iter().map(line).collect(), None),
-            Wish::Held(quantity) => (vec![line(&("a", *quantity))], Some(SaleId("s".into()))),
+            Wish::Lines(lines) => {
+                let line = |(product, quantity): &(&str, u32)| line_of(product, *quantity, PRICE_CENTS);
+                (lines.iter().map(line).collect(), None)
+            }
+            Wish::Held(quantity) => (vec![line_of("a", *quantity, SALE_PRICE_CENTS)], Some(SaleId("s".into()))),
         };
         let command = Command::Order(order::Command::Place { customer, lines, sale, ordered_at: None });
         self.send((AggregateType::Order, id.clone()), Sent::Client(command));

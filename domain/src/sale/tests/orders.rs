@@ -3,9 +3,13 @@
 
 use super::*;
 
-fn hold(order: &str, customer: &str, quantity: u32) -> Command {
+fn hold_for(order: &str, customer: &str, quantity: u32, amount_cents: Option<u64>) -> Command {
     let (order, customer) = (OrderId(order.into()), CustomerId(customer.into()));
-    Command::Hold { claim: Claim { customer, quantity, order }, product: product() }
+    Command::Hold { claim: Claim { customer, quantity, order }, product: product(), amount_cents }
+}
+
+fn hold(order: &str, customer: &str, quantity: u32) -> Command {
+    hold_for(order, customer, quantity, None)
 }
 
 /// As the only claim of its customer.
@@ -90,6 +94,28 @@ fn an_order_that_has_its_units_keeps_them_whatever_the_sale_is_now() {
     let other = Command::Hold {
         claim: Claim { customer: CustomerId("c".into()), quantity: 2, order: OrderId("o".into()) },
         product: ProductId("lp".into()),
+        amount_cents: None,
     };
     check(&given, DURING, other, Err(Rejection::OtherProduct));
+}
+
+#[test]
+fn an_order_holds_units_at_the_sales_price_alone_and_keeps_them_at_whatever_it_names() {
+    for amount_cents in [0, 9, 11, u64::MAX] {
+        let wrong = hold_for("o", "c", 2, Some(amount_cents));
+        check(&stocked(&[]), DURING, wrong, Err(Rejection::WrongPrice { price_cents: 5 }));
+        check(&stocked(&[held("o", "c", 2)]), DURING, hold_for("o", "c", 2, Some(amount_cents)), Ok(vec![]));
+    }
+    check(&stocked(&[]), DURING, hold_for("o", "c", 2, Some(10)), Ok(vec![held("o", "c", 2)]));
+}
+
+#[test]
+fn units_are_sold_for_what_their_order_paid() {
+    let given = stocked(&[held("o", "c", 2)]);
+    let sold = |amount_cents| {
+        Ok(vec![Event::Committed { order: OrderId("o".into()), product: product(), quantity: 2, amount_cents }])
+    };
+    let pay = |amount_cents| Command::Commit { order: OrderId("o".into()), amount_cents };
+    check(&given, DURING, pay(Some(7)), sold(7));
+    check(&given, DURING, pay(None), sold(10));
 }

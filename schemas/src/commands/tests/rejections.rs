@@ -69,6 +69,7 @@ fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
             ("hold", r#"{"customer":"c","quantity":3,"order":"o","product":"p"}"#),
             ("hold", r#"{"customer":"c","quantity":9,"order":"o","product":"p"}"#),
             ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"q"}"#),
+            ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p","amount_cents":2}"#),
             ("return", r#"{"order":"o"}"#),
             ("commit", r#"{"order":"o"}"#),
         ],
