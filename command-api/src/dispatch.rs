@@ -262,7 +262,8 @@ impl Dispatcher {
             self.check_age(&incoming.key)?;
         }
         let (command, body, precondition) = (&incoming.command, &incoming.body, incoming.precondition);
-        let parsed = parse(aggregate, command, body, precondition, incoming.origin()).map_err(|error| match error {
+        let id = &incoming.aggregate;
+        let parsed = parse(id, command, body, precondition, incoming.origin()).map_err(|error| match error {
             CommandError::Unknown => Answer::NoSuchCommand,
             CommandError::Body(detail) => Answer::Invalid { detail },
         })?;

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use domain::{Event, TimeMs};
 use schemas::aggregate::AggregateId;
-use schemas::answers::{Answer, rejection_name};
+use schemas::answers::Answer;
 use schemas::chain::{Reader, Verdict, Writer};
 use schemas::commands::Precondition;
 use schemas::events::WireEvent;
@@ -199,13 +199,13 @@ impl<R> Partition<R> {
         let at = now.max(self.memory.last_at);
         match self.memory.aggregates.decide(&request.aggregate, &request.command, at) {
             Ok(events) if events.is_empty() => {
-                self.prove(request, may_count, Answer::Accepted { version, events: vec![], position, replayed: false });
+                let answer = Answer::Accepted { version, events: vec![], position, replayed: false, order: None };
+                self.prove(request, may_count, answer);
             }
             Ok(events) => self.append(request, &events, at, out),
             Err(Refusal::Quarantined) => out.answer(request.reply, Answer::Quarantined),
-            Err(Refusal::Rejected(rejection)) => {
-                let rejection = rejection_name(&rejection).into();
-                self.prove(request, may_count, Answer::Rejected { rejection, version, position });
+            Err(Refusal::Rejected(rejection, state)) => {
+                self.prove(request, may_count, Answer::rejected(&rejection, state, version, position));
             }
         }
     }
@@ -357,12 +357,14 @@ impl<R> Partition<R> {
         if let Some(key) = request.remembered_key() {
             self.memory.repeats.insert(&request.aggregate, key.as_str(), at, repeat);
         }
+        let answer = answer.naming_order(&request.command);
         self.pending.push(Pending { needs: seq, may_count: true, answer, request });
     }
 
     /// Nothing to append: the answer waits for the next record.
     fn prove(&mut self, request: Request<R>, may_count: bool, answer: Answer) {
         let Phase::Owner(writer) = &self.phase else { unreachable!("only an owner decides") };
+        let answer = answer.naming_order(&request.command);
         self.pending.push(Pending { needs: writer.next_seq(), may_count, answer, request });
     }
 

@@ -1,6 +1,7 @@
 //! Names that clients give to things. Their characters are checked at the border, in `schemas`.
 
 use alloc::boxed::Box;
+use alloc::format;
 
 use sha2::{Digest as _, Sha256};
 
@@ -14,7 +15,16 @@ pub struct OrderId(pub Box<str>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 16]);
 
+/// Stands before the last part of the names of claims' orders, and in no name that a client gives to an order.
+pub const CLAIM_MARK: char = '~';
+
 impl OrderId {
+    /// Names a claim's order under the sale's own name: nobody else can have placed another one there. `order` has no
+    /// [`CLAIM_MARK`], so that the two can be told apart again.
+    pub fn of_claim(sale: &str, order: &str) -> Self {
+        Self(format!("{sale}{CLAIM_MARK}{order}").into())
+    }
+
     /// Stands for the name. Clients choose the names of their orders: two that share a fingerprint would get the units of
     /// one, so nobody may be able to find such a pair.
     pub fn fingerprint(&self) -> Fingerprint {

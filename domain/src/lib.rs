@@ -78,6 +78,15 @@ impl State {
         }
     }
 
+    /// Tells in a word how far the aggregate has come at this time, as its view does.
+    pub fn status(&self, at: TimeMs) -> &'static str {
+        match self {
+            Self::Product(state) => state.status(),
+            Self::Order(state) => state.status(),
+            Self::Sale(state) => state.status(at),
+        }
+    }
+
     /// About how much memory it takes beyond its own size, in bytes; in a time that does not grow with it.
     pub fn heap_bytes(&self) -> usize {
         match self {

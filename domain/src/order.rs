@@ -2,6 +2,8 @@
 //!
 //! Placed → confirmed, once every line is → paid → shipped → delivered. One refused line rejects a placed order; a
 //! confirmed one that is not paid in time expires; until it is shipped it can be cancelled. What has ended stays so.
+//!
+//! An order from elsewhere is recorded: it counts, and nobody does anything for it.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -12,14 +14,26 @@ use crate::ids::{CustomerId, PaymentId, ProductId, SaleId};
 
 /// The most lines that an order may have; it bounds the size of its events.
 pub const MAX_LINES: usize = 100;
+/// The most that all lines of an order may cost, and the most units that they may have: sums over many orders stay small
+/// enough to be added up.
+pub const MAX_TOTAL_CENTS: u64 = 1_000_000_000_000;
+const MAX_TOTAL_UNITS: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
+    /// `has_reserved_name`: a client asks for a name that only a claim gives to its order.
     Place {
         customer: CustomerId,
         lines: Vec<Line>,
         sale: Option<SaleId>,
-        ordered_at: Option<TimeMs>,
+        has_reserved_name: bool,
+    },
+    /// What was ordered, and served, elsewhere, for the amounts that were paid there. `has_reserved_name`: as above.
+    Record {
+        customer: CustomerId,
+        lines: Vec<Line>,
+        ordered_at: TimeMs,
+        has_reserved_name: bool,
     },
     ConfirmLine {
         product: ProductId,
@@ -46,6 +60,8 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Placed(Placement),
+    /// Of no sale.
+    Recorded(Placement),
     LineConfirmed {
         product: ProductId,
     },
@@ -120,12 +136,13 @@ pub enum State {
     #[default]
     New,
     Placed(Box<Open>),
+    Recorded(Box<Placement>),
     Confirmed(Box<Placement>),
     Rejected(Box<Placement>),
     Paid(Box<Settled>),
     Shipped(Box<Settled>),
     Delivered(Box<Settled>),
-    Cancelled(Box<Placement>),
+    Cancelled(Box<Cancelled>),
     Expired(Box<Placement>),
 }
 
@@ -134,6 +151,13 @@ pub enum State {
 pub struct Settled {
     pub placement: Placement,
     pub payment: PaymentId,
+}
+
+/// An order that was cancelled, perhaps after it was paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancelled {
+    pub placement: Placement,
+    pub payment: Option<PaymentId>,
 }
 
 /// An order that waits for its lines.
@@ -148,12 +172,25 @@ pub struct Open {
 pub enum Rejection {
     /// Placed before, with other data.
     AlreadyPlaced,
+    /// The name is one that a claim gives to its order.
+    ReservedName,
     NoLines,
     TooManyLines,
-    /// Not, or no longer, in the stage that the command belongs to.
+    /// Its lines cost more, or have more units, than those of an order may.
+    TotalTooLarge,
+    /// What is recorded has happened.
+    OrderedInFuture,
+    /// It was served elsewhere, if at all.
+    IsRecorded,
     NotPlaced,
     NoSuchLine,
     NotConfirmed,
+    /// All of its lines are.
+    AlreadyConfirmed,
+    AlreadyRejected,
+    AlreadyCancelled,
+    /// This very payment was taken, and then the order was cancelled.
+    CancelledAfterPayment,
     WrongAmount,
     Expired,
     /// It is too early to expire.
@@ -166,6 +203,22 @@ pub enum Rejection {
 }
 
 impl State {
+    /// Tells in a word how far it has come.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::New => "unplaced",
+            Self::Placed(_) => "placed",
+            Self::Recorded(_) => "recorded",
+            Self::Confirmed(_) => "confirmed",
+            Self::Rejected(_) => "rejected",
+            Self::Paid(_) => "paid",
+            Self::Shipped(_) => "shipped",
+            Self::Delivered(_) => "delivered",
+            Self::Cancelled(_) => "cancelled",
+            Self::Expired(_) => "expired",
+        }
+    }
+
     /// About how much memory it takes beyond its own size, in bytes.
     pub fn heap_bytes(&self) -> usize {
         /// As long as a UUID, with the allocator's share.
@@ -177,9 +230,10 @@ impl State {
         match self {
             Self::New => 0,
             Self::Placed(open) => size_of::<Open>() + open.confirmed.len() + of(&open.placement),
-            Self::Confirmed(placement)
+            Self::Cancelled(cancelled) => size_of::<Cancelled>() + ID + of(&cancelled.placement),
+            Self::Recorded(placement)
+            | Self::Confirmed(placement)
             | Self::Rejected(placement)
-            | Self::Cancelled(placement)
             | Self::Expired(placement) => size_of::<Placement>() + of(placement),
             Self::Paid(settled) | Self::Shipped(settled) | Self::Delivered(settled) => {
                 size_of::<Settled>() + ID + of(&settled.placement)
@@ -190,14 +244,18 @@ impl State {
 
 pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match command {
-        Command::Place { customer, lines, sale, ordered_at } => {
-            let wish = Placement {
-                customer: customer.clone(),
-                lines: lines.clone(),
-                sale: sale.clone(),
-                ordered_at: ordered_at.unwrap_or(at),
-            };
-            place(state, wish, ordered_at.is_some())
+        Command::Place { has_reserved_name: true, .. } | Command::Record { has_reserved_name: true, .. }
+            if matches!(state, State::New) =>
+        {
+            Err(Rejection::ReservedName)
+        }
+        Command::Place { customer, lines, sale, .. } => {
+            let (customer, lines, sale) = (customer.clone(), lines.clone(), sale.clone());
+            place(state, Placement { customer, lines, sale, ordered_at: at })
+        }
+        Command::Record { customer, lines, ordered_at, .. } => {
+            let (customer, lines, ordered_at) = (customer.clone(), lines.clone(), *ordered_at);
+            record(state, Placement { customer, lines, sale: None, ordered_at }, at)
         }
         Command::ConfirmLine { product } => confirm_line(state, product),
         Command::RejectLine { product, reason } => reject_line(state, product, reason.as_deref()),
@@ -215,6 +273,7 @@ pub fn evolve(state: State, event: &Event) -> State {
             confirmed: vec![false; placement.lines.len()],
             placement: placement.clone(),
         })),
+        (Event::Recorded(placement), State::New) => State::Recorded(Box::new(placement.clone())),
         (Event::LineConfirmed { product }, State::Placed(mut open)) => {
             for (line, confirmed) in open.placement.lines.iter().zip(&mut open.confirmed) {
                 *confirmed |= line.product == *product;
@@ -225,9 +284,9 @@ pub fn evolve(state: State, event: &Event) -> State {
         // `Rejected`, which comes with it, ends the order.
         (Event::LineRejected { .. }, state) => state,
         (Event::Rejected(_), State::Placed(open)) => State::Rejected(Box::new(open.placement)),
-        (Event::Cancelled(_), State::Placed(open)) => State::Cancelled(Box::new(open.placement)),
-        (Event::Cancelled(_), State::Confirmed(placement)) => State::Cancelled(placement),
-        (Event::Cancelled(_), State::Paid(settled)) => State::Cancelled(Box::new(settled.placement)),
+        (Event::Cancelled(_), State::Placed(open)) => cancelled(open.placement, None),
+        (Event::Cancelled(_), State::Confirmed(placement) | State::Recorded(placement)) => cancelled(*placement, None),
+        (Event::Cancelled(_), State::Paid(settled)) => cancelled(settled.placement, Some(settled.payment)),
         (Event::Expired(_), State::Confirmed(placement)) => State::Expired(placement),
         (Event::Paid(Payment { payment, .. }), State::Confirmed(placement)) => {
             State::Paid(Box::new(Settled { placement: *placement, payment: payment.clone() }))
@@ -235,23 +294,49 @@ pub fn evolve(state: State, event: &Event) -> State {
         (Event::Shipped(_), State::Paid(settled)) => State::Shipped(settled),
         (Event::Delivered(_), State::Shipped(settled)) => State::Delivered(settled),
         // No decision leads here.
-        (Event::Placed(_) | Event::LineConfirmed { .. } | Event::Confirmed, state) => state,
+        (Event::Placed(_) | Event::Recorded(_) | Event::LineConfirmed { .. } | Event::Confirmed, state) => state,
         (Event::Rejected(_) | Event::Cancelled(_) | Event::Expired(_), state) => state,
         (Event::Paid(_) | Event::Shipped(_) | Event::Delivered(_), state) => state,
     }
 }
 
-fn place(state: &State, wish: Placement, dated: bool) -> Result<Vec<Event>, Rejection> {
+fn cancelled(placement: Placement, payment: Option<PaymentId>) -> State {
+    State::Cancelled(Box::new(Cancelled { placement, payment }))
+}
+
+fn place(state: &State, wish: Placement) -> Result<Vec<Event>, Rejection> {
     if let Some(placed) = placement(state) {
-        // An order without a date of its own was dated when it was first placed.
-        let same = Placement { ordered_at: if dated { wish.ordered_at } else { placed.ordered_at }, ..wish } == *placed;
-        return if same { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
+        // It was dated when it was first placed.
+        let is_same = Placement { ordered_at: placed.ordered_at, ..wish } == *placed;
+        let is_repeat = is_same && !matches!(state, State::Recorded(_));
+        return if is_repeat { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
     }
-    match wish.lines.len() {
-        0 => Err(Rejection::NoLines),
-        1..=MAX_LINES => Ok(vec![Event::Placed(wish)]),
-        _ => Err(Rejection::TooManyLines),
+    check_size(&wish.lines)?;
+    Ok(vec![Event::Placed(wish)])
+}
+
+/// Records an order. Before there were records, orders from elsewhere were placed with their dates: such a one is known.
+fn record(state: &State, wish: Placement, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    if let Some(known) = placement(state) {
+        return if wish == *known { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
     }
+    check_size(&wish.lines)?;
+    if wish.ordered_at > at {
+        return Err(Rejection::OrderedInFuture);
+    }
+    Ok(vec![Event::Recorded(wish)])
+}
+
+fn check_size(lines: &[Line]) -> Result<(), Rejection> {
+    match lines.len() {
+        0 => return Err(Rejection::NoLines),
+        1..=MAX_LINES => {}
+        _ => return Err(Rejection::TooManyLines),
+    }
+    if total_cents(lines) > MAX_TOTAL_CENTS || total_units(lines) > MAX_TOTAL_UNITS {
+        return Err(Rejection::TotalTooLarge);
+    }
+    Ok(())
 }
 
 fn confirm_line(state: &State, product: &ProductId) -> Result<Vec<Event>, Rejection> {
@@ -261,7 +346,11 @@ fn confirm_line(state: &State, product: &ProductId) -> Result<Vec<Event>, Reject
             let has_line = placement(state).is_some_and(|placement| has_line(placement, product));
             if has_line { Ok(vec![]) } else { Err(Rejection::NoSuchLine) }
         }
-        State::New | State::Rejected(_) | State::Cancelled(_) | State::Expired(_) => Err(Rejection::NotPlaced),
+        State::New => Err(Rejection::NotPlaced),
+        State::Recorded(_) => Err(Rejection::IsRecorded),
+        State::Rejected(_) => Err(Rejection::AlreadyRejected),
+        State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
+        State::Expired(_) => Err(Rejection::Expired),
     }
 }
 
@@ -289,31 +378,40 @@ fn reject_line(state: &State, product: &ProductId, reason: Option<&str>) -> Resu
         ]),
         State::Rejected(placement) if has_line(placement, product) => Ok(vec![]),
         State::Placed(_) | State::Rejected(_) => Err(Rejection::NoSuchLine),
-        State::New
-        | State::Confirmed(_)
-        | State::Paid(_)
-        | State::Shipped(_)
-        | State::Delivered(_)
-        | State::Cancelled(_)
-        | State::Expired(_) => Err(Rejection::NotPlaced),
+        State::New => Err(Rejection::NotPlaced),
+        State::Recorded(_) => Err(Rejection::IsRecorded),
+        State::Confirmed(_) | State::Paid(_) | State::Shipped(_) | State::Delivered(_) => {
+            Err(Rejection::AlreadyConfirmed)
+        }
+        State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
+        State::Expired(_) => Err(Rejection::Expired),
     }
 }
 
 fn pay(state: &State, payment: &PaymentId, amount_cents: u64) -> Result<Vec<Event>, Rejection> {
     match state {
-        State::Confirmed(placement) if amount_cents == total_cents(placement) => Ok(vec![Event::Paid(Payment {
-            payment: payment.clone(),
-            amount_cents,
-            lines: placement.lines.clone(),
-            sale: placement.sale.clone(),
-        })]),
+        State::Confirmed(placement) if amount_cents == total_cents(&placement.lines) => {
+            Ok(vec![Event::Paid(Payment {
+                payment: payment.clone(),
+                amount_cents,
+                lines: placement.lines.clone(),
+                sale: placement.sale.clone(),
+            })])
+        }
         State::Confirmed(_) => Err(Rejection::WrongAmount),
         State::Paid(settled) | State::Shipped(settled) | State::Delivered(settled) if settled.payment == *payment => {
             Ok(vec![])
         }
         State::Paid(_) | State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyPaid),
         State::Expired(_) => Err(Rejection::Expired),
-        State::New | State::Placed(_) | State::Rejected(_) | State::Cancelled(_) => Err(Rejection::NotConfirmed),
+        State::Recorded(_) => Err(Rejection::IsRecorded),
+        State::Rejected(_) => Err(Rejection::AlreadyRejected),
+        // Whoever took this payment has to pay it back.
+        State::Cancelled(cancelled) if cancelled.payment.as_ref() == Some(payment) => {
+            Err(Rejection::CancelledAfterPayment)
+        }
+        State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
+        State::New | State::Placed(_) => Err(Rejection::NotConfirmed),
     }
 }
 
@@ -321,12 +419,12 @@ fn ship(state: &State, parcel: &Parcel) -> Result<Vec<Event>, Rejection> {
     match state {
         State::Paid(_) => Ok(vec![Event::Shipped(parcel.clone())]),
         State::Shipped(_) | State::Delivered(_) => Ok(vec![]),
-        State::New
-        | State::Placed(_)
-        | State::Confirmed(_)
-        | State::Rejected(_)
-        | State::Cancelled(_)
-        | State::Expired(_) => Err(Rejection::NotPaid),
+        State::Recorded(_) => Err(Rejection::IsRecorded),
+        // It may have been paid.
+        State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
+        State::New | State::Placed(_) | State::Confirmed(_) | State::Rejected(_) | State::Expired(_) => {
+            Err(Rejection::NotPaid)
+        }
     }
 }
 
@@ -335,12 +433,12 @@ fn deliver(state: &State, parcel: &Parcel) -> Result<Vec<Event>, Rejection> {
         State::Shipped(_) => Ok(vec![Event::Delivered(parcel.clone())]),
         State::Delivered(_) => Ok(vec![]),
         State::Paid(_) => Err(Rejection::NotShipped),
-        State::New
-        | State::Placed(_)
-        | State::Confirmed(_)
-        | State::Rejected(_)
-        | State::Cancelled(_)
-        | State::Expired(_) => Err(Rejection::NotPaid),
+        State::Recorded(_) => Err(Rejection::IsRecorded),
+        // It may have been paid.
+        State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
+        State::New | State::Placed(_) | State::Confirmed(_) | State::Rejected(_) | State::Expired(_) => {
+            Err(Rejection::NotPaid)
+        }
     }
 }
 
@@ -349,20 +447,27 @@ fn expire(state: &State, due_at: Option<TimeMs>, at: TimeMs) -> Result<Vec<Event
         State::Confirmed(_) if due_at.is_some_and(|due_at| at < due_at) => Err(Rejection::NotDue),
         State::Confirmed(placement) => Ok(vec![Event::Expired(ending(placement, None))]),
         State::Expired(_) => Ok(vec![]),
+        State::Recorded(_) => Err(Rejection::IsRecorded),
         State::Paid(_) | State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyPaid),
-        State::New | State::Placed(_) | State::Rejected(_) | State::Cancelled(_) => Err(Rejection::NotConfirmed),
+        State::Rejected(_) => Err(Rejection::AlreadyRejected),
+        State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
+        State::New | State::Placed(_) => Err(Rejection::NotConfirmed),
     }
 }
 
-/// A paid order that is cancelled keeps what it paid for out of the stock: its units were handed out before.
+/// Ends an order. A paid one keeps what it paid for out of the stock: its units were handed out before. Nothing was ever held
+/// for one that was recorded.
 fn cancel(state: &State, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
     match state {
         State::Placed(open) => Ok(vec![Event::Cancelled(ending(&open.placement, reason))]),
         State::Confirmed(placement) => Ok(vec![Event::Cancelled(ending(placement, reason))]),
         State::Paid(settled) => Ok(vec![Event::Cancelled(ending(&settled.placement, reason))]),
+        State::Recorded(placement) => Ok(vec![Event::Cancelled(Ending { held: vec![], ..ending(placement, reason) })]),
         State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyShipped),
         State::Cancelled(_) => Ok(vec![]),
-        State::New | State::Rejected(_) | State::Expired(_) => Err(Rejection::NotPlaced),
+        State::New => Err(Rejection::NotPlaced),
+        State::Rejected(_) => Err(Rejection::AlreadyRejected),
+        State::Expired(_) => Err(Rejection::Expired),
     }
 }
 
@@ -370,9 +475,10 @@ fn placement(state: &State) -> Option<&Placement> {
     match state {
         State::New => None,
         State::Placed(open) => Some(&open.placement),
-        State::Confirmed(placement)
+        State::Cancelled(cancelled) => Some(&cancelled.placement),
+        State::Recorded(placement)
+        | State::Confirmed(placement)
         | State::Rejected(placement)
-        | State::Cancelled(placement)
         | State::Expired(placement) => Some(placement),
         State::Paid(settled) | State::Shipped(settled) | State::Delivered(settled) => Some(&settled.placement),
     }
@@ -386,8 +492,8 @@ fn ending(placement: &Placement, reason: Option<&str>) -> Ending {
     Ending {
         reason: reason.map(Box::from),
         customer: placement.customer.clone(),
-        units: placement.lines.iter().map(|line| u64::from(line.quantity)).sum(),
-        amount_cents: total_cents(placement),
+        units: total_units(&placement.lines),
+        amount_cents: total_cents(&placement.lines),
         ordered_at: placement.ordered_at,
         held: held(placement),
         sale: placement.sale.clone(),
@@ -399,9 +505,13 @@ fn held(placement: &Placement) -> Vec<Held> {
     placement.lines.iter().map(of).collect()
 }
 
-fn total_cents(placement: &Placement) -> u64 {
-    // The border's limits keep the sum far from the end of u64; without them it must not wrap or panic.
-    placement.lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount_cents))
+fn total_cents(lines: &[Line]) -> u64 {
+    // What no rule let in must not wrap or panic either.
+    lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount_cents))
+}
+
+fn total_units(lines: &[Line]) -> u64 {
+    lines.iter().map(|line| u64::from(line.quantity)).sum()
 }
 
 #[cfg(test)]

@@ -187,6 +187,15 @@ pub enum Rejection {
 }
 
 impl State {
+    /// Tells in a word how far it has come.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Unregistered => "unregistered",
+            Self::OnSale(_) => "on_sale",
+            Self::Discontinued(_) => "discontinued",
+        }
+    }
+
     /// About how much memory it takes beyond its own size, in bytes.
     pub fn heap_bytes(&self) -> usize {
         /// An id as long as a UUID, and its place in a map that is between half full and full and was smaller before:

@@ -28,7 +28,8 @@ const MAX_UNITS: u32 = 1_000_000_000;
 
 /// The rule that refuses what comes too early, by its name.
 pub const NOT_DUE: &str = "not_due";
-/// An order that was ordered longer ago than this when it was placed is a record of what happened elsewhere.
+/// Before there were records, an order could be placed with a date: one that was longer ago than this was a record of what
+/// happened elsewhere. An order that is dated when it is placed never is.
 const RECORD_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A command that an event causes, or the outcome of another step.
@@ -180,6 +181,7 @@ fn of_product(event: &ProductEvent) -> Reaction {
 fn of_order(id: &OrderId, event: &OrderEvent, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
     let expire = |due| vec![(Alarm::ExpireOrder, due)];
     match event {
+        OrderEvent::Recorded(_) => Reaction::default(),
         OrderEvent::Placed(placement) if is_record(placement, at) => Reaction::default(),
         // Its lines are confirmed by whoever placed it.
         OrderEvent::Placed(placement) if placement.sale.is_some() && is_caused => Reaction::default(),
@@ -310,7 +312,7 @@ impl Step {
             }
             Self::Place { order, customer, line, sale } => {
                 let (customer, lines, sale) = (customer.clone(), vec![line.clone()], Some(sale.clone()));
-                to_order(order, order::Command::Place { customer, lines, sale, ordered_at: None })
+                to_order(order, order::Command::Place { customer, lines, sale, has_reserved_name: false })
             }
             Self::Hold { sale, product, claim, amount_cents } => {
                 let (claim, product, amount_cents) = (claim.clone(), product.clone(), Some(*amount_cents));

@@ -135,7 +135,8 @@ fn claimed(length: usize) -> Vec<State> {
     let begin = [sale::Command::Schedule(schedule), sale::Command::Stock].map(domain::Command::Sale);
     let state = begin.iter().fold(State::initial(AggregateType::Sale), take);
     let state = (0..MANY).fold(state, |state, number| {
-        let (customer, order) = (CustomerId(id("c", number, length)), OrderId(id("o", number, length)));
+        let (customer, order) =
+            (CustomerId(id("c", number, length)), OrderId::of_claim(&id("s", 1, length), &id("o", number, length)));
         take(state, &domain::Command::Sale(sale::Command::Claim(Claim { customer, quantity: 1, order })))
     });
     vec![state]
@@ -150,7 +151,7 @@ fn placed(length: usize) -> Vec<State> {
             customer: CustomerId(id("c", number, length)),
             lines: vec![line(number), line(number + 1)],
             sale: (number % 2 == 0).then(|| SaleId(id("s", 1, length))),
-            ordered_at: None,
+            has_reserved_name: false,
         };
         take(State::initial(AggregateType::Order), &domain::Command::Order(place))
     }));

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use domain::Rejection;
 use domain::order::Rejection as OrderRejection;
 use domain::product::Rejection as ProductRejection;
 use domain::reactions::NOT_DUE;
-use domain::sale::Rejection as SaleRejection;
+use domain::sale::{Command as SaleCommand, Rejection as SaleRejection};
+use domain::{Command, Rejection};
 use serde::{Deserialize, Serialize};
 
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind, Rejected};
 
 /// Seconds after which a refused client may try again.
 pub const RETRY_AFTER_SECS: u32 = 1;
@@ -23,11 +23,17 @@ pub enum Answer {
         events: Vec<Cow<'static, str>>,
         position: (u32, i64),
         replayed: bool,
+        /// The name of the order that a claim made.
+        order: Option<Box<str>>,
     },
     Rejected {
         rejection: Cow<'static, str>,
         version: u64,
         position: (u32, i64),
+        /// How far the aggregate has come, in a word.
+        state: Option<Cow<'static, str>>,
+        /// Of one unit, where the price was another than the buyer agreed to.
+        price_cents: Option<u64>,
     },
     PreconditionFailed {
         version: u64,
@@ -57,11 +63,33 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Answers a command that the rules refused in this state.
+    pub fn rejected(rejection: &Rejection, state: &'static str, version: u64, position: (u32, i64)) -> Self {
+        let price_cents = match rejection {
+            Rejection::Product(ProductRejection::WrongPrice { price_cents })
+            | Rejection::Sale(SaleRejection::WrongPrice { price_cents }) => Some(*price_cents),
+            Rejection::Product(_) | Rejection::Order(_) | Rejection::Sale(_) => None,
+        };
+        let rejection = rejection_name(rejection).into();
+        Self::Rejected { rejection, version, position, state: Some(state.into()), price_cents }
+    }
+
+    /// Adds the name of the order that a claim makes, to an answer that accepts it.
+    pub fn naming_order(mut self, command: &Command) -> Self {
+        if let (Self::Accepted { order, .. }, Command::Sale(SaleCommand::Claim(claim))) = (&mut self, command) {
+            *order = Some(claim.order.0.clone());
+        }
+        self
+    }
+
     /// `None` for an accepted command.
     pub fn problem(&self) -> Option<Problem> {
         Some(match self {
             Self::Accepted { .. } => return None,
-            Self::Rejected { rejection, .. } => Problem::rejected(rejection.clone()),
+            Self::Rejected { rejection, state, price_cents, .. } => {
+                let (rejection, state) = (rejection.clone(), state.clone());
+                Problem::rejected(Rejected { rejection, state, price_cents: *price_cents })
+            }
             Self::PreconditionFailed { version, .. } => {
                 Problem::new(ProblemKind::PreconditionFailed, format!("the aggregate is at version {version}"))
             }
@@ -138,11 +166,19 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
         },
         Rejection::Order(rejection) => match rejection {
             OrderRejection::AlreadyPlaced => "already_placed",
+            OrderRejection::ReservedName => "reserved_name",
             OrderRejection::NoLines => "no_lines",
             OrderRejection::TooManyLines => "too_many_lines",
+            OrderRejection::TotalTooLarge => "total_too_large",
+            OrderRejection::OrderedInFuture => "ordered_in_future",
+            OrderRejection::IsRecorded => "is_recorded",
             OrderRejection::NotPlaced => "not_placed",
             OrderRejection::NoSuchLine => "no_such_line",
             OrderRejection::NotConfirmed => "not_confirmed",
+            OrderRejection::AlreadyConfirmed => "already_confirmed",
+            OrderRejection::AlreadyRejected => "already_rejected",
+            OrderRejection::AlreadyCancelled => "already_cancelled",
+            OrderRejection::CancelledAfterPayment => "cancelled_after_payment",
             OrderRejection::WrongAmount => "wrong_amount",
             OrderRejection::Expired => "expired",
             OrderRejection::NotDue => NOT_DUE,
@@ -156,6 +192,7 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             SaleRejection::BadWindow => "bad_window",
             SaleRejection::NotScheduled => "not_scheduled",
             SaleRejection::AlreadyClosed => "already_closed",
+            SaleRejection::AlreadyRefused => "already_refused",
             SaleRejection::NotDue => NOT_DUE,
             SaleRejection::AlreadyStocked => "already_stocked",
             SaleRejection::SaleNotOpen => "sale_not_open",

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::aggregate::AggregateId;
 use crate::idempotency::MAX_KEY_CHARS;
 
 pub use fields::{MAX_CENTS, MAX_QUANTITY, MAX_TEXT_CHARS};
@@ -155,9 +156,9 @@ pub enum Origin {
     Reaction,
 }
 
-/// Reads and checks a command. `body` is its data as JSON; empty stands for `{}`.
+/// Reads and checks a command to this aggregate. `body` is its data as JSON; empty stands for `{}`.
 pub fn parse(
-    aggregate: AggregateType,
+    aggregate: &AggregateId,
     command: &str,
     body: &[u8],
     precondition: Precondition,
@@ -165,10 +166,11 @@ pub fn parse(
 ) -> Result<ParsedCommand, CommandError> {
     let body = if body.is_empty() { b"{}" } else { body };
     let mut fingerprint = Fingerprint::of(command, precondition);
-    let command = match aggregate {
+    let id = aggregate.id();
+    let command = match aggregate.aggregate() {
         AggregateType::Product => Command::Product(product::parse(command, body, origin, &mut fingerprint)?),
-        AggregateType::Order => Command::Order(order::parse(command, body, &mut fingerprint)?),
-        AggregateType::Sale => Command::Sale(sale::parse(command, body, &mut fingerprint)?),
+        AggregateType::Order => Command::Order(order::parse(id, command, body, origin, &mut fingerprint)?),
+        AggregateType::Sale => Command::Sale(sale::parse(id, command, body, &mut fingerprint)?),
     };
     Ok(ParsedCommand { command, fingerprint: fingerprint.0.digest() })
 }

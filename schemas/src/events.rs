@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use order::{
     OrderCancelledV1, OrderConfirmedV1, OrderEndedV2, OrderLineConfirmedV1, OrderLineRejectedV1, OrderPaidV1,
-    OrderPaidV2, OrderPlacedV1, OrderRejectedV1, ParcelV1,
+    OrderPaidV2, OrderPlacedV1, OrderRecordedV1, OrderRejectedV1, ParcelV1,
 };
 use product::{
     ProductAllottedV1, ProductCommittedV1, ProductCommittedV2, ProductDiscontinuedV1, ProductHoldsLapsedV1,
@@ -134,10 +134,13 @@ pub enum WireEvent<'a> {
     /// Units that an order had claimed are sold.
     #[serde(rename = "sale.committed.v1", borrow)]
     SaleCommittedV1(SaleCommittedV1<'a>),
+    /// An order that was served elsewhere counts here, too.
+    #[serde(rename = "order.recorded.v1", borrow)]
+    OrderRecordedV1(OrderRecordedV1<'a>),
 }
 
 /// Of every event, as [`WireEvent::name`] gives them.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 35] = [
     "product.registered.v1",
     "product.restocked.v1",
     "product.repriced.v1",
@@ -172,6 +175,7 @@ pub const NAMES: [&str; 34] = [
     "sale.claimed.v1",
     "sale.returned.v1",
     "sale.committed.v1",
+    "order.recorded.v1",
 ];
 
 /// The same name, kept for ever; `None`: this build knows no such event.
@@ -226,6 +230,7 @@ impl<'a> WireEvent<'a> {
             Self::SaleClaimedV1(event) => event.into(),
             Self::SaleReturnedV1(event) => event.into(),
             Self::SaleCommittedV1(event) => event.into(),
+            Self::OrderRecordedV1(event) => event.into(),
         }
     }
 
@@ -280,6 +285,7 @@ impl<'a> WireEvent<'a> {
             Self::SaleClaimedV1(_) => "sale.claimed.v1",
             Self::SaleReturnedV1(_) => "sale.returned.v1",
             Self::SaleCommittedV1(_) => "sale.committed.v1",
+            Self::OrderRecordedV1(_) => "order.recorded.v1",
         }
     }
 }

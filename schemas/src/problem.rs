@@ -45,9 +45,23 @@ pub struct Problem {
     pub status: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub detail: Cow<'static, str>,
+    /// Apart, since few problems have it.
+    #[serde(flatten)]
+    pub rejected: Option<Box<Rejected>>,
+}
+
+/// What a problem tells of a command that the rules rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Rejected {
     /// The name of the rule that rejected the command.
+    pub rejection: Cow<'static, str>,
+    /// How far the aggregate has come that rejected the command: the `status` of its row; of a product `on_sale` or
+    /// `discontinued`; `unregistered`, `unplaced` or `unscheduled` where there is none yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejection: Option<Cow<'static, str>>,
+    pub state: Option<Cow<'static, str>>,
+    /// The price of one unit, where the command named another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_cents: Option<u64>,
 }
 
 impl Problem {
@@ -57,15 +71,14 @@ impl Problem {
             title: kind.title(),
             status: kind.status(),
             detail: detail.into(),
-            rejection: None,
+            rejected: None,
         }
     }
 
-    /// Refused by the rules; `rejection` is the rule's name, e.g. `out_of_stock`.
-    pub fn rejected(rejection: impl Into<Cow<'static, str>>) -> Self {
-        let rejection = rejection.into();
-        let detail = format!("the command was rejected: {rejection}");
-        Self { rejection: Some(rejection), ..Self::new(ProblemKind::Rejected, detail) }
+    /// Tells that the rules refused a command.
+    pub fn rejected(rejected: Rejected) -> Self {
+        let detail = format!("the command was rejected: {}", rejected.rejection);
+        Self { rejected: Some(Box::new(rejected)), ..Self::new(ProblemKind::Rejected, detail) }
     }
 
     pub fn to_json(&self) -> Vec<u8> {
@@ -223,9 +236,12 @@ mod tests {
 
     #[test]
     fn a_rejection_carries_its_machine_name() {
-        let json: serde_json::Value = serde_json::from_slice(&Problem::rejected("out_of_stock").to_json()).unwrap();
+        let rejected = Rejected { rejection: "out_of_stock".into(), state: Some("on_sale".into()), price_cents: None };
+        let json: serde_json::Value = serde_json::from_slice(&Problem::rejected(rejected).to_json()).unwrap();
         assert_eq!(json["type"], "/problems/rejected");
         assert_eq!(json["status"], 422);
-        assert_eq!(json["rejection"], "out_of_stock");
+        assert_eq!((&json["rejection"], &json["state"]), (&"out_of_stock".into(), &"on_sale".into()));
+        assert_eq!(json.get("price_cents"), None);
+        assert_eq!(serde_json::to_value(Problem::new(ProblemKind::NotFound, "")).unwrap().get("rejection"), None);
     }
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use domain::ids::{CustomerId, Fingerprint, OrderId, PaymentId, ProductId, SaleId};
-use domain::order::{Line, Open, Placement, Settled};
+use domain::order::{Cancelled, Line, Open, Placement, Settled};
 use domain::product::{Allotment, Hold, Holds, Product, Registration};
 use domain::sale::{Claimed, Sale, Schedule, Stock};
 use domain::{State, TimeMs, order, product, sale};
@@ -67,7 +67,7 @@ struct OrderSnapshot<'a> {
     ordered_at_ms: u64,
     /// Of an order that waits for its lines.
     confirmed: Vec<bool>,
-    /// Of one that was paid.
+    /// Of one that was paid, and perhaps cancelled then.
     payment: Option<&'a str>,
 }
 
@@ -81,6 +81,7 @@ enum OrderStage {
     Shipped,
     Delivered,
     Expired,
+    Recorded,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -196,9 +197,12 @@ fn of_order(state: &order::State) -> Option<OrderSnapshot<'_>> {
     let (stage, placement, confirmed, payment) = match state {
         order::State::New => return None,
         order::State::Placed(open) => (OrderStage::Placed, &open.placement, open.confirmed.clone(), None),
+        order::State::Recorded(placement) => (OrderStage::Recorded, &**placement, vec![], None),
         order::State::Confirmed(placement) => (OrderStage::Confirmed, &**placement, vec![], None),
         order::State::Rejected(placement) => (OrderStage::Rejected, &**placement, vec![], None),
-        order::State::Cancelled(placement) => (OrderStage::Cancelled, &**placement, vec![], None),
+        order::State::Cancelled(cancelled) => {
+            (OrderStage::Cancelled, &cancelled.placement, vec![], cancelled.payment.as_ref())
+        }
         order::State::Expired(placement) => (OrderStage::Expired, &**placement, vec![], None),
         order::State::Paid(settled) => (OrderStage::Paid, &settled.placement, vec![], Some(&settled.payment)),
         order::State::Shipped(settled) => (OrderStage::Shipped, &settled.placement, vec![], Some(&settled.payment)),
@@ -229,12 +233,13 @@ fn to_order(snapshot: OrderSnapshot<'_>) -> Option<order::State> {
         ordered_at: TimeMs(snapshot.ordered_at_ms),
     };
     let payment = snapshot.payment.map(|payment| PaymentId(payment.into()));
-    let settled = |placement| Some(Box::new(Settled { placement, payment: payment? }));
+    let settled = |placement| Some(Box::new(Settled { placement, payment: payment.clone()? }));
     Some(match snapshot.stage {
         OrderStage::Placed => order::State::Placed(Box::new(Open { placement, confirmed: snapshot.confirmed })),
+        OrderStage::Recorded => order::State::Recorded(Box::new(placement)),
         OrderStage::Confirmed => order::State::Confirmed(Box::new(placement)),
         OrderStage::Rejected => order::State::Rejected(Box::new(placement)),
-        OrderStage::Cancelled => order::State::Cancelled(Box::new(placement)),
+        OrderStage::Cancelled => order::State::Cancelled(Box::new(Cancelled { placement, payment })),
         OrderStage::Expired => order::State::Expired(Box::new(placement)),
         OrderStage::Paid => order::State::Paid(settled(placement)?),
         OrderStage::Shipped => order::State::Shipped(settled(placement)?),
@@ -372,9 +377,14 @@ mod tests {
             State::Product(product()),
             State::Product(product::State::Discontinued(on_sale)),
             State::Order(order::State::Placed(Box::new(open))),
+            State::Order(order::State::Recorded(placement())),
             State::Order(order::State::Confirmed(placement())),
             State::Order(order::State::Rejected(placement())),
-            State::Order(order::State::Cancelled(placement())),
+            State::Order(order::State::Cancelled(Box::new(Cancelled { placement: *placement(), payment: None }))),
+            State::Order(order::State::Cancelled(Box::new(Cancelled {
+                placement: *placement(),
+                payment: Some(PaymentId("pay-1".into())),
+            }))),
             State::Order(order::State::Expired(placement())),
             State::Order(order::State::Paid(settled())),
             State::Order(order::State::Shipped(settled())),

@@ -373,6 +373,7 @@ mod tests {
     fn the_catalogue_names_every_status() {
         let all = [
             OrderStatus::Placed,
+            OrderStatus::Recorded,
             OrderStatus::Confirmed,
             OrderStatus::Rejected,
             OrderStatus::Cancelled,

@@ -44,7 +44,7 @@ impl Audited {
                 let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": n }]);
                 let at = format!("1997-01-{:02}T12:00:00.{}Z", n % 28 + 1, n % 5);
                 let data = json!({ "customer": format!("c-{}", n % 7), "lines": lines, "ordered_at": at });
-                batch_line("orders", &format!("o-{round}-{n}"), "place", data)
+                batch_line("orders", &format!("o-{round}-{n}"), "record", data)
             })
             .collect();
         let answers = self.commands.batch(&lines).await;

@@ -41,7 +41,8 @@ async fn a_malformed_command_is_refused_with_the_name_of_its_field_and_writes_no
         (place, line(r#"{"product":"cd","quantity":1,"amount_cents":-1}"#), "amount_cents"),
         (place, line(r#"{"product":"ä","quantity":1,"amount_cents":1}"#), "product"),
         (place, r#"{"customer":"c","lines":{}}"#.to_owned(), "lines"),
-        (place, r#"{"customer":"c","lines":[],"ordered_at":"yesterday"}"#.to_owned(), "ordered_at"),
+        (place, r#"{"customer":"c","lines":[],"ordered_at":"1997-01-01T00:00:00Z"}"#.to_owned(), "ordered_at"),
+        ("/v1/orders/o-1/record", r#"{"customer":"c","lines":[],"ordered_at":"yesterday"}"#.to_owned(), "ordered_at"),
     ];
     for (path, body, field) in cases {
         client.post_raw(path, &[JSON], body).await.problem(400, "invalid-request", field);

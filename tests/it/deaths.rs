@@ -72,7 +72,8 @@ impl Story<'_> {
     }
 
     async fn claim(&self, order: &str, quantity: u32) {
-        let data = json!({ "customer": order, "quantity": quantity, "order": order });
+        let name = order.strip_prefix("drop~").unwrap();
+        let data = json!({ "customer": order, "quantity": quantity, "order": name });
         // The path is the key, and there are other claims.
         self.insist(&format!("/v1/sales/drop/claim?{order}"), data).await;
     }
@@ -139,32 +140,37 @@ impl Story<'_> {
         self.place("refused", &[("cd", 1), ("few", 2)], None).await;
         self.place("unpaid", &[("lp", 1)], None).await;
         self.place("cancelled", &[("lp", 1)], None).await;
-        for (order, quantity) in [("c-paid", 2), ("c-unpaid", 1), ("c-cancelled", 1), ("c-late", 1)] {
+        for (order, quantity) in [("drop~c-paid", 2), ("drop~c-unpaid", 1), ("drop~c-cancelled", 1), ("drop~c-late", 1)]
+        {
             self.claim(order, quantity).await;
         }
         self.place("h-paid", &[("cd", 2)], Some("drop")).await;
         self.place("h-cancelled", &[("cd", 1)], Some("drop")).await;
         self.place("h-refused", &[("cd", 4)], Some("drop")).await;
         self.all_come_to(&["paid", "unpaid", "cancelled"], "confirmed").await;
-        self.all_come_to(&["c-paid", "c-unpaid", "c-cancelled", "c-late", "h-paid", "h-cancelled"], "confirmed").await;
+        self.all_come_to(
+            &["drop~c-paid", "drop~c-unpaid", "drop~c-cancelled", "drop~c-late", "h-paid", "h-cancelled"],
+            "confirmed",
+        )
+        .await;
         self.all_come_to(&["refused", "h-refused"], "rejected").await;
     }
 
     async fn end(&self) {
-        for (order, amount_cents) in [("paid", 15), ("c-paid", 10), ("h-paid", 10)] {
+        for (order, amount_cents) in [("paid", 15), ("drop~c-paid", 10), ("h-paid", 10)] {
             self.pay(order, amount_cents).await;
         }
-        for order in ["cancelled", "c-cancelled", "h-cancelled"] {
+        for order in ["cancelled", "drop~c-cancelled", "h-cancelled"] {
             self.cancel(order).await;
         }
-        for order in ["unpaid", "c-unpaid"] {
+        for order in ["unpaid", "drop~c-unpaid"] {
             self.is_due("expire-order", &format!("order/{order}"), &format!("/v1/orders/{order}"), "expired").await;
         }
         self.comes_to("/v1/sales/drop", json!({ "claimed": 5, "committed": 4 })).await;
         self.is_due("close-sale", "sale/drop", "/v1/sales/drop", "closed").await;
-        self.cancel("c-late").await;
-        self.all_come_to(&["paid", "c-paid", "h-paid"], "paid").await;
-        self.all_come_to(&["cancelled", "c-cancelled", "h-cancelled", "c-late"], "cancelled").await;
+        self.cancel("drop~c-late").await;
+        self.all_come_to(&["paid", "drop~c-paid", "h-paid"], "paid").await;
+        self.all_come_to(&["cancelled", "drop~c-cancelled", "h-cancelled", "drop~c-late"], "cancelled").await;
         self.comes_to("/v1/sales/drop", json!({ "claimed": 4, "committed": 4 })).await;
         self.comes_to("/v1/products/cd", json!({ "available": 95, "stock": 95, "reserved": 0 })).await;
         self.comes_to("/v1/products/lp", json!({ "available": 98, "stock": 98, "reserved": 0 })).await;

@@ -208,8 +208,8 @@ async fn the_orders_of_a_customer_come_newest_first() {
     {
         let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 100 }]);
         let data = json!({ "customer": customer, "lines": lines, "ordered_at": format!("1997-01-{day}T12:00:00Z") });
-        let placed = commands.post(&format!("/v1/orders/{order}/place"), data).await;
-        tokens.push(placed.accepted(&["order.placed.v1"]).token());
+        let recorded = commands.post(&format!("/v1/orders/{order}/record"), data).await;
+        tokens.push(recorded.accepted(&["order.recorded.v1"]).token());
     }
     let fresh = [("consistency-token", &*tokens.join(",")), ("prefer", "wait=10")];
     let first = shelves.queries.get_with("/v1/customers/ann/orders?limit=3", &fresh).await.json();

@@ -57,7 +57,8 @@ async fn an_order_is_paid_shipped_and_delivered_and_its_row_tells_how_far_it_is(
     let orders = Orders::new().await;
     let confirmed = orders.confirmed("o").await;
     assert_eq!(orders.shown("o", &confirmed).await, (json!("confirmed"), json!(1), json!(900)));
-    orders.send("o", "ship", json!({})).await.rejected("not_paid");
+    let refused = orders.send("o", "ship", json!({})).await.rejected("not_paid");
+    assert_eq!(refused.json()["state"], "confirmed");
     let pay = |payment: &str, cents: u32| json!({ "payment": payment, "amount_cents": cents });
     orders.send("o", "pay", pay("p-1", 899)).await.rejected("wrong_amount");
     let paid = orders.send("o", "pay", pay("p-1", 900)).await.accepted(&["order.paid.v2"]);
@@ -82,6 +83,43 @@ async fn an_order_that_expires_is_taken_back_from_every_sum_and_is_paid_no_more(
     assert_eq!(orders.shown("o", &expired).await, (json!("expired"), json!(0), json!(0)));
     let pay = json!({ "payment": "p", "amount_cents": 900 });
     orders.send("o", "pay", pay).await.rejected("expired");
+}
+
+#[tokio::test]
+async fn a_rejection_tells_how_far_the_aggregate_is_and_what_to_do() {
+    let orders = Orders::new().await;
+    let state = |answer: Answer, rejection: &str| answer.rejected(rejection).json()["state"].clone();
+    let pay = |payment: &str| json!({ "payment": payment, "amount_cents": 900 });
+    assert_eq!(state(orders.send("none", "cancel", json!({})).await, "not_placed"), "unplaced");
+    orders.confirmed("o").await;
+    orders.send("o", "pay", pay("p-1")).await.accepted(&["order.paid.v2"]);
+    orders.send("o", "cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
+    assert_eq!(state(orders.send("o", "pay", pay("p-1")).await, "cancelled_after_payment"), "cancelled");
+    assert_eq!(state(orders.send("o", "pay", pay("p-2")).await, "already_cancelled"), "cancelled");
+    let lines = json!([{ "product": "a", "quantity": 1, "amount_cents": 900 }]);
+    orders.send("r", "place", json!({ "customer": "ann", "lines": lines })).await.accepted(&["order.placed.v1"]);
+    let events = ["order.line-rejected.v1", "order.rejected.v2"];
+    orders.finish("r", "reject-line", json!({ "product": "a" })).await.accepted(&events);
+    for command in ["cancel", "pay"] {
+        let data = if command == "pay" { pay("p") } else { json!({}) };
+        assert_eq!(state(orders.send("r", command, data).await, "already_rejected"), "rejected");
+    }
+    let claim = json!({ "customer": "ann", "quantity": 1, "order": "o" });
+    let refused = orders.commands.post("/v1/sales/none/claim", claim).await;
+    assert_eq!(state(refused, "sale_not_open"), "unscheduled");
+    // A product's price is told to whoever asks for units at another one.
+    let product = json!({ "name": "A", "price_cents": 500, "stock": 5 });
+    orders.commands.post("/v1/products/a/register", product).await.accepted(&["product.registered.v1"]);
+    let line = json!({ "aggregate": "products", "id": "a", "command": "reserve", "key": "k", "cause": "0-1-1",
+        "data": { "order": "x", "quantity": 2, "amount_cents": 999 } });
+    let bearer = format!("Bearer {SERVICE_TOKEN}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/x-ndjson")];
+    let answer = orders.internal.post_raw("/v1/commands", &headers, line.to_string()).await;
+    let told = answer.json();
+    assert_eq!((&told["rejection"], &told["price_cents"]), (&json!("wrong_price"), &json!(500)), "{told}");
+    assert_eq!(told["state"], "on_sale");
+    let public = json!({ "order": "x", "quantity": 2, "amount_cents": 1000 });
+    orders.commands.post("/v1/products/a/reserve", public).await.problem(400, "invalid-request", "amount_cents");
 }
 
 #[tokio::test]

@@ -151,23 +151,55 @@ async fn a_sale_takes_its_units_from_the_stock_and_each_claim_becomes_an_order()
     whole.schedule("drop", 6, 3).await;
     whole.comes_to("/v1/sales/drop", json!({ "status": "open", "left": 6 })).await;
     whole.comes_to("/v1/products/cd", json!({ "stock": 4, "available": 4 })).await;
-    whole.claim("o-1", "ann", 2).await.accepted(&["sale.claimed.v1"]);
+    let claimed = whole.claim("o-1", "ann", 2).await.accepted(&["sale.claimed.v1"]);
+    assert_eq!(claimed.json()["order"], "drop~o-1");
     whole.claim("o-3", "ann", 2).await.rejected("over_limit");
     whole.claim("o-2", "bob", 3).await.accepted(&["sale.claimed.v1"]);
     whole.claim("o-3", "eve", 2).await.rejected("sold_out");
-    whole.comes_to("/v1/orders/o-1", json!({ "status": "confirmed", "customer": "ann", "total_cents": 600 })).await;
-    whole.comes_to("/v1/orders/o-2", json!({ "status": "confirmed", "total_cents": 900 })).await;
-    whole.pay("o-1", 600).await.accepted(&["order.paid.v2"]);
+    let first = json!({ "status": "confirmed", "customer": "ann", "total_cents": 600 });
+    whole.comes_to("/v1/orders/drop~o-1", first).await;
+    whole.comes_to("/v1/orders/drop~o-2", json!({ "status": "confirmed", "total_cents": 900 })).await;
+    whole.pay("drop~o-1", 600).await.accepted(&["order.paid.v2"]);
     let fields = json!({ "claimed": 5, "committed": 2, "left": 1, "customers": 2 });
     whole.comes_to("/v1/sales/drop", fields).await;
     whole.commands.post("/v1/sales/drop/close", json!({})).await.accepted(&["sale.closed.v1"]);
     whole.comes_to("/v1/products/cd", json!({ "stock": 5, "available": 5 })).await;
     // What is returned after the end goes back to the product, too.
-    whole.commands.post("/v1/orders/o-2/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
+    whole.commands.post("/v1/orders/drop~o-2/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
     whole.comes_to("/v1/products/cd", json!({ "stock": 8, "available": 8 })).await;
     whole.comes_to("/v1/sales/drop", json!({ "claimed": 2, "returned": 3, "status": "closed" })).await;
     whole.claim("o-4", "eve", 1).await.rejected("sale_not_open");
     whole.comes_to("/v1/views/best_sellers/cd", json!({ "units": 2, "amount_cents": 600 })).await;
+}
+
+#[tokio::test]
+async fn an_acknowledged_claim_has_its_order_whatever_strangers_placed() {
+    let whole = Whole::new(600).await;
+    whole.register("cd", 10).await;
+    whole.schedule("drop", 6, 3).await;
+    whole.comes_to("/v1/sales/drop", json!({ "status": "open", "left": 6 })).await;
+    // Under the name that a buyer is going to use; and under the one that his order will have.
+    whole.place("mine", &[("cd", 1)]).await.accepted(&["order.placed.v1"]);
+    whole.place("drop~mine", &[("cd", 1)]).await.rejected("reserved_name");
+    let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 0 }]);
+    let record = json!({ "customer": "eve", "lines": lines, "ordered_at": "2000-01-01T00:00:00Z" });
+    whole.commands.post("/v1/orders/drop~mine/record", record).await.rejected("reserved_name");
+    for events in [&["sale.claimed.v1"][..], &[]] {
+        let claimed = whole.claim("mine", "bob", 2).await.accepted(events);
+        assert_eq!(claimed.json()["order"], "drop~mine", "under a key of its own, too");
+    }
+    let claim = json!({ "aggregate": "sales", "id": "drop", "command": "claim",
+        "data": { "customer": "bob", "quantity": 1, "order": "more" }, "key": "k" });
+    for replayed in [json!(null), json!(true)] {
+        let line = whole.commands.batch(std::slice::from_ref(&claim)).await.remove(0);
+        assert_eq!((&line["order"], &line["replayed"]), (&json!("drop~more"), &replayed), "{line}");
+    }
+    let fields = json!({ "status": "confirmed", "customer": "bob", "total_cents": 600 });
+    whole.comes_to("/v1/orders/drop~mine", fields).await;
+    whole.comes_to("/v1/orders/drop~more", json!({ "status": "confirmed" })).await;
+    whole.comes_to("/v1/orders/mine", json!({ "status": "confirmed", "customer": "ann" })).await;
+    whole.comes_to("/v1/sales/drop", json!({ "claimed": 3, "returned": 0 })).await;
+    whole.claim("a~b", "bob", 1).await.problem(400, "invalid-request", "order: ");
 }
 
 #[tokio::test]
@@ -222,16 +254,40 @@ async fn a_sale_whose_product_lacks_the_units_is_refused_and_an_order_of_it_reje
 }
 
 #[tokio::test]
-async fn an_order_imported_with_its_date_causes_nothing() {
+async fn an_order_from_elsewhere_counts_and_causes_nothing() {
     let whole = Whole::new(600).await;
     whole.register("cd", 5).await;
-    let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 500 }]);
-    let data = json!({ "customer": "ann", "lines": lines, "ordered_at": "1997-01-01T00:00:00Z" });
-    whole.commands.post("/v1/orders/old/place", data).await.accepted(&["order.placed.v1"]);
+    // For another amount than the price, and of what nobody knows.
+    let lines = json!([
+        { "product": "cd", "quantity": 1, "amount_cents": 7 },
+        { "product": "of-old", "quantity": 2, "amount_cents": 8 },
+    ]);
+    let record = async |id: &str, at: &str| {
+        let data = json!({ "customer": "bob", "lines": lines, "ordered_at": at });
+        whole.commands.post(&format!("/v1/orders/{id}/record"), data).await
+    };
+    for (id, at) in
+        [("old", "1997-01-01T00:00:00Z"), ("gone", "1997-01-01T00:00:00Z"), ("offline", "2026-01-02T09:00:00Z")]
+    {
+        record(id, at).await.accepted(&["order.recorded.v1"]);
+        record(id, at).await.accepted(&[]);
+    }
+    record("ahead", "2999-01-01T00:00:00Z").await.rejected("ordered_in_future");
+    record("old", "1997-01-02T00:00:00Z").await.rejected("already_placed");
+    whole.place("old", &[("cd", 1)]).await.rejected("already_placed");
+    whole.pay("old", 15).await.rejected("is_recorded");
+    whole.commands.post("/v1/orders/gone/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
     whole.place("new", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/new", json!({ "status": "confirmed" })).await;
-    whole.comes_to("/v1/products/cd", json!({ "reserved": 1 })).await;
-    assert_eq!(whole.row("/v1/orders/old").await["status"], "placed");
+    whole.comes_to("/v1/products/cd", json!({ "reserved": 1, "available": 4 })).await;
+    for (id, status) in [("old", "recorded"), ("offline", "recorded"), ("gone", "cancelled")] {
+        assert_eq!(whole.row(&format!("/v1/orders/{id}")).await["status"], status);
+    }
+    let sums = json!({ "orders": 2, "units": 6, "amount_cents": 30, "first_order_at": "1997-01-01T00:00:00Z" });
+    whole.comes_to("/v1/customers/bob", sums).await;
+    let day = whole.queries.get("/v1/revenue?to=1997-12-31").await.json();
+    assert_eq!(day["rows"][0]["data"], json!({ "orders": 1, "units": 3, "amount_cents": 15 }));
+    assert_eq!(whole.queries.get("/v1/best-sellers").await.json()["rows"], json!([]));
 }
 
 /// Of each, where it stands.

@@ -38,10 +38,10 @@ impl Whole {
         answer.json()["data"].clone()
     }
 
-    async fn place(&self, order: &str, customer: &str, day: &str, units: u32, cents: u64) -> String {
+    async fn record(&self, order: &str, customer: &str, day: &str, units: u32, cents: u64) -> String {
         let lines = json!([{ "product": "cd", "quantity": units, "amount_cents": cents }]);
         let data = json!({ "customer": customer, "lines": lines, "ordered_at": format!("{day}T12:00:00Z") });
-        self.commands.post(&format!("/v1/orders/{order}/place"), data).await.accepted(&["order.placed.v1"]).token()
+        self.commands.post(&format!("/v1/orders/{order}/record"), data).await.accepted(&["order.recorded.v1"]).token()
     }
 }
 
@@ -80,9 +80,9 @@ async fn a_view_of_many_aggregates_is_the_sum_of_what_happened_to_each() {
     let mut tokens = Vec::new();
     for order in 0..20 {
         let day = if order % 2 == 0 { "1997-01-01" } else { "1997-01-02" };
-        tokens.push(whole.place(&format!("o-{order}"), "ann", day, 2, 1000 + order).await);
+        tokens.push(whole.record(&format!("o-{order}"), "ann", day, 2, 1000 + order).await);
     }
-    tokens.push(whole.place("of-bob", "bob", "1997-01-02", 1, 5).await);
+    tokens.push(whole.record("of-bob", "bob", "1997-01-02", 1, 5).await);
     // Answered from one aggregate's row, and back again: cancelled orders do not count, but were placed once.
     let cancelled = whole.commands.post("/v1/orders/o-19/cancel", json!({ "reason": "too late" })).await;
     tokens.push(cancelled.accepted(&["order.cancelled.v2"]).token());
@@ -155,7 +155,7 @@ async fn the_state_of_an_aggregate_at_a_version_or_a_time_is_the_row_of_then() {
     }
     whole.get("/v1/products/none/history?version=1", &token).await.problem(404, "not-found", "newest is 0");
 
-    let placed = whole.place("o-1", "ann", "1997-01-01", 1, 5).await;
+    let placed = whole.record("o-1", "ann", "1997-01-01", 1, 5).await;
     let row = whole.get("/v1/orders/o-1", &placed).await;
     let cancelled = whole.commands.post("/v1/orders/o-1/cancel", json!({})).await.token();
     assert_eq!(whole.get("/v1/orders/o-1/history?version=1", &cancelled).await.text, row.text);

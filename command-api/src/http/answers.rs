@@ -32,8 +32,9 @@ pub(super) fn with_key(mut response: Response, key: &IdempotencyKey) -> Response
 pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
     let token = answer.position().map(|(partition, offset)| Token::new(log_id, partition, offset).to_string());
     let mut response = match answer {
-        Answer::Accepted { version, events, replayed, .. } => {
-            let body = accepted_body(id, *version, events, token.as_deref().unwrap_or_default(), None);
+        Answer::Accepted { version, events, replayed, order, .. } => {
+            let token = token.as_deref().unwrap_or_default();
+            let body = accepted_body(id, *version, events, token, order.as_deref(), None);
             let mut response = Response::new(Body::from(body));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             if *replayed {
@@ -57,9 +58,9 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
 pub(super) fn line(answer: &Answer, id: &str, key: &IdempotencyKey, log_id: LogId) -> Vec<u8> {
     let token = answer.position().map(|(partition, offset)| Token::new(log_id, partition, offset).to_string());
     let mut line = match answer {
-        Answer::Accepted { version, events, replayed, .. } => {
-            let extra = Some((key, *replayed));
-            accepted_body(id, *version, events, token.as_deref().unwrap_or_default(), extra).into_bytes()
+        Answer::Accepted { version, events, replayed, order, .. } => {
+            let (token, extra) = (token.as_deref().unwrap_or_default(), Some((key, *replayed)));
+            accepted_body(id, *version, events, token, order.as_deref(), extra).into_bytes()
         }
         other => problem_line(&other.problem().expect("only an accepted command has none"), id, Some(key), token),
     };
@@ -94,6 +95,7 @@ fn accepted_body<E: AsRef<str>>(
     version: u64,
     events: &[E],
     token: &str,
+    order: Option<&str>,
     line: Option<(&IdempotencyKey, bool)>,
 ) -> String {
     use std::fmt::Write as _;
@@ -108,6 +110,9 @@ fn accepted_body<E: AsRef<str>>(
         write!(body, "{comma}\"{}\"", event.as_ref()).expect("a string takes all");
     }
     write!(body, "],\"token\":\"{token}\"").expect("a string takes all");
+    if let Some(order) = order {
+        write!(body, ",\"order\":\"{order}\"").expect("a string takes all");
+    }
     if let Some((key, replayed)) = line {
         let key = serde_json::to_string(key.as_str()).expect("a key is a string");
         write!(body, ",\"idempotency_key\":{key}").expect("a string takes all");

@@ -52,7 +52,8 @@ struct Tail {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    Rejected(Rejection),
+    /// In a state that goes by this word.
+    Rejected(Rejection, &'static str),
     Quarantined,
 }
 
@@ -121,8 +122,8 @@ impl Aggregates {
             }
         };
         // Nothing can be seen half changed: the rules borrow the state.
-        let decided = catch_unwind(AssertUnwindSafe(|| decide(state, command, at)));
-        decided.map(|decided| decided.map_err(Refusal::Rejected)).unwrap_or_else(|panic| {
+        let decide = || decide(state, command, at).map_err(|rejection| Refusal::Rejected(rejection, state.status(at)));
+        catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|panic| {
             self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, false);
             Err(Refusal::Quarantined)
         })

@@ -38,6 +38,7 @@ impl Repeat {
             events: self.events.iter().map(|name| (*name).into()).collect(),
             position: (partition, self.offset),
             replayed: false,
+            order: None,
         }
     }
 
@@ -47,8 +48,8 @@ impl Repeat {
             return Answer::KeyReused;
         }
         match self.accepted(partition) {
-            Answer::Accepted { version, events, position, .. } => {
-                Answer::Accepted { version, events, position, replayed: true }
+            Answer::Accepted { version, events, position, order, .. } => {
+                Answer::Accepted { version, events, position, replayed: true, order }
             }
             other => other,
         }

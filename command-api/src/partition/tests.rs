@@ -283,15 +283,22 @@ fn reserve(order: &str) -> Command {
 }
 
 fn accepted(version: u64, event: &'static str, offset: i64) -> Answer {
-    Answer::Accepted { version, events: vec![event.into()], position: (PARTITION, offset), replayed: false }
+    Answer::Accepted {
+        version,
+        events: vec![event.into()],
+        position: (PARTITION, offset),
+        replayed: false,
+        order: None,
+    }
 }
 
 fn replayed(version: u64, event: &'static str, offset: i64) -> Answer {
-    Answer::Accepted { version, events: vec![event.into()], position: (PARTITION, offset), replayed: true }
+    Answer::Accepted { version, events: vec![event.into()], position: (PARTITION, offset), replayed: true, order: None }
 }
 
 fn rejected(rejection: &'static str, version: u64, offset: i64) -> Answer {
-    Answer::Rejected { rejection: rejection.into(), version, position: (PARTITION, offset) }
+    let (state, position) = (Some("on_sale".into()), (PARTITION, offset));
+    Answer::Rejected { rejection: rejection.into(), version, position, state, price_cents: None }
 }
 
 fn encoded(record: &Record<'_>) -> Vec<u8> {

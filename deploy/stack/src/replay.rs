@@ -130,10 +130,10 @@ fn register(client: &Client, cancelled: &AtomicBool) -> Result<()> {
 fn tell(commands: usize, sent: &Sent, expected: &Expected, compared: &Compared) {
     let ms = |quantile| sent.latency.value_at_quantile(quantile) as f64 / 1000.0;
     println!(
-        "commands    {commands}: {} placed, {} repeated, {} already placed; {} sent again after a refusal",
-        sent.placed, sent.repeated, sent.already, sent.retried
+        "commands    {commands}: {} recorded, {} repeated, {} already known; {} sent again after a refusal",
+        sent.recorded, sent.repeated, sent.already, sent.retried
     );
-    if sent.placed == 0 {
+    if sent.recorded == 0 {
         println!("            everything was there already: this replay changed nothing");
     }
     println!("latency     p50 {:.1} ms, p99 {:.1} ms from a batch's sending to a command's answer", ms(0.5), ms(0.99));

@@ -241,7 +241,7 @@ impl Shop {
             let claim = sale.claims.get(&id);
             let open = claim.is_some_and(|claim| !claim.is_committed);
             match state {
-                OrderState::New => assert!(!reserved && claim.is_none()),
+                OrderState::New | OrderState::Recorded(_) => assert!(!reserved && claim.is_none(), "{id:?}"),
                 OrderState::Placed(open) => panic!("{id:?} waits for ever: {open:?}"),
                 OrderState::Confirmed(placement) => match placement.sale {
                     Some(_) => assert!(open && !reserved, "{id:?}"),
@@ -275,8 +275,15 @@ fn line_of(product: &str, quantity: u32, price_cents: u64) -> Line {
     Line { product: ProductId(product.into()), quantity, amount_cents: price_cents * u64::from(quantity) }
 }
 
-fn order_id() -> impl Strategy<Value = String> {
+fn order_name() -> impl Strategy<Value = String> {
     (0..ORDERS).prop_map(|number| std::format!("o-{number}"))
+}
+
+/// Of an order that was placed, or of a claim's.
+fn order_id() -> impl Strategy<Value = String> {
+    (order_name(), any::<bool>()).prop_map(|(name, is_claims)| {
+        if is_claims { String::from(OrderId::of_claim("s", &name).0) } else { name }
+    })
 }
 
 fn any_client() -> impl Strategy<Value = Move> {
@@ -290,13 +297,17 @@ fn any_client() -> impl Strategy<Value = Move> {
         let price_cents = if sale.is_some() { SALE_PRICE_CENTS } else { PRICE_CENTS } - discount;
         let line = |(product, quantity): (&str, u32)| line_of(product, quantity, price_cents);
         let lines = lines.into_iter().map(line).collect();
-        Command::Order(order::Command::Place { customer, lines, sale, ordered_at: None })
+        Command::Order(order::Command::Place { customer, lines, sale, has_reserved_name: false })
+    });
+    let record = (customer(), 1..4_u32).prop_map(|(customer, quantity)| {
+        let lines = vec![line_of("a", quantity, 1)];
+        Command::Order(order::Command::Record { customer, lines, ordered_at: TimeMs(0), has_reserved_name: false })
     });
     let amount = prop::sample::select(vec![3_u64, 5, 6, 9, 10, 15, 20, 25, 30]);
     let pay = amount
         .prop_map(|amount_cents| Command::Order(order::Command::Pay { payment: PaymentId("p".into()), amount_cents }));
-    let claim = (order_id(), customer(), 1..4_u32).prop_map(|(order, customer, quantity)| {
-        let claim = Claim { customer, quantity, order: OrderId(order.into()) };
+    let claim = (order_name(), customer(), 1..4_u32).prop_map(|(order, customer, quantity)| {
+        let claim = Claim { customer, quantity, order: OrderId::of_claim("s", &order) };
         (String::from("s"), Command::Sale(sale::Command::Claim(claim)))
     });
     let cancel = Just(Command::Order(order::Command::Cancel { reason: None }));
@@ -309,7 +320,8 @@ fn any_client() -> impl Strategy<Value = Move> {
     let discontinue = Just(Command::Product(product::Command::Discontinue));
     let close = Just((String::from("s"), Command::Sale(sale::Command::Close { due_at: None })));
     prop_oneof![
-        6 => (order_id(), place).prop_map(client(AggregateType::Order)),
+        6 => (order_name(), place).prop_map(client(AggregateType::Order)),
+        1 => (order_name(), record).prop_map(client(AggregateType::Order)),
         6 => (order_id(), pay).prop_map(client(AggregateType::Order)),
         2 => (order_id(), cancel).prop_map(client(AggregateType::Order)),
         3 => (order_id(), parcel).prop_map(client(AggregateType::Order)),
@@ -366,7 +378,7 @@ proptest! {
 }
 
 #[test]
-fn an_order_from_long_ago_causes_nothing() {
+fn an_order_that_was_placed_with_a_date_of_long_ago_causes_nothing_nor_does_a_record() {
     let line = Line { product: ProductId("a".into()), quantity: 1, amount_cents: 1 };
     let placement = |ordered_at| Placement {
         customer: CustomerId("c".into()),
@@ -379,6 +391,8 @@ fn an_order_from_long_ago_causes_nothing() {
         react("o", &Event::Order(OrderEvent::Placed(placement(ordered_at))), day, false, WINDOW_MS).steps.len()
     };
     assert_eq!((steps(8), steps(9)), (0, 1));
+    let recorded = Event::Order(OrderEvent::Recorded(placement(9)));
+    assert_eq!(react("o", &recorded, TimeMs(9), false, WINDOW_MS), Reaction::default());
 }
 
 #[test]

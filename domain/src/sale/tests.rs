@@ -113,10 +113,28 @@ fn a_sale_is_scheduled_once_for_a_time_that_is_to_come() {
 }
 
 #[test]
+fn a_sale_tells_how_far_it_is_by_its_times_and_by_its_events() {
+    for (given, at, status) in [
+        (vec![], DURING, "unscheduled"),
+        (scheduled(), DURING, "scheduled"),
+        (scheduled(), CLOSES, "closed"),
+        (refused(), DURING, "refused"),
+        (refused(), CLOSES, "refused"),
+        (stocked(&[]), BEFORE, "stocked"),
+        (stocked(&[Event::Opened]), BEFORE, "open"),
+        (stocked(&[]), DURING, "open"),
+        (stocked(&[]), CLOSES, "closed"),
+        (stocked(&[closed(10)]), DURING, "closed"),
+    ] {
+        assert_eq!(fold(&given).status(at), status, "{given:?} at {at:?}");
+    }
+}
+
+#[test]
 fn units_come_once_or_are_refused_once() {
     check(&scheduled(), BEFORE, Command::Stock, Ok(vec![Event::Stocked]));
     check(&stocked(&[]), BEFORE, Command::Stock, Ok(vec![]));
-    check(&refused(), BEFORE, Command::Stock, Err(Rejection::AlreadyClosed));
+    check(&refused(), BEFORE, Command::Stock, Err(Rejection::AlreadyRefused));
     let refuse = Command::Refuse { reason: Some("out_of_stock".into()) };
     check(&scheduled(), BEFORE, refuse.clone(), Ok(vec![refused()[1].clone()]));
     check(&refused(), BEFORE, refuse.clone(), Ok(vec![]));
@@ -243,7 +261,7 @@ fn a_sale_that_closed_before_its_units_came_gives_them_back_when_they_do() {
     let ended = [&scheduled()[..], &[closed(0)]].concat();
     check(&ended, BEFORE, Command::Stock, Ok(vec![Event::Stocked, closed(10)]));
     check(&refused(), BEFORE, Command::Close { due_at: None }, Ok(vec![]));
-    check(&refused(), BEFORE, Command::Open { due_at: None }, Err(Rejection::AlreadyClosed));
+    check(&refused(), BEFORE, Command::Open { due_at: None }, Err(Rejection::AlreadyRefused));
 }
 
 #[test]

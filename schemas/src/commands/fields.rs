@@ -5,6 +5,7 @@ use std::fmt::{self, Formatter};
 use std::marker::PhantomData;
 
 use domain::TimeMs;
+use domain::ids::CLAIM_MARK;
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Unexpected, Visitor};
@@ -20,6 +21,10 @@ pub const MAX_CENTS: u64 = 1_000_000_000_000;
 pub const MAX_TEXT_CHARS: usize = 500;
 /// The longest that a client may hold units by one reservation with an end.
 const MAX_HOLD_SECS: u32 = 86_400;
+/// The longest name that fits behind the shortest one of a sale.
+const MAX_ORDER_NAME_CHARS: usize = MAX_ID_CHARS - 2;
+/// As [`ID_PATTERN`], without the mark of a claim's order.
+const ORDER_NAME_PATTERN: &str = r"^(\.*[A-Za-z0-9_-][A-Za-z0-9._-]*|\.{3,})$";
 /// Anything but U+0000, as a regular expression.
 const TEXT_PATTERN: &str = r"^[^\u0000]*$";
 
@@ -47,6 +52,11 @@ pub(super) struct HoldSecs(pub(super) u32);
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(extend("minLength" = 1, "maxLength" = MAX_ID_CHARS, "pattern" = ID_PATTERN))]
 pub(super) struct Id(pub(super) Box<str>);
+
+/// A name that a client gives to the order of a claim, without the mark between the sale's name and this one.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(extend("minLength" = 1, "maxLength" = MAX_ORDER_NAME_CHARS, "pattern" = ORDER_NAME_PATTERN))]
+pub(super) struct OrderName(pub(super) Box<str>);
 
 /// 1 to [`MAX_TEXT_CHARS`] characters without U+0000.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -168,6 +178,18 @@ impl<'de> Deserialize<'de> for Id {
         let text = Cow::<str>::deserialize(deserializer)?;
         check_id(&text).map_err(D::Error::custom)?;
         Ok(Self(text.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for OrderName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Id(name) = Id::deserialize(deserializer)?;
+        if name.contains(CLAIM_MARK) {
+            return Err(D::Error::custom(format_args!(
+                "a claim's order has no {CLAIM_MARK} in its name, which stands between the sale's name and this one"
+            )));
+        }
+        Ok(Self(name))
     }
 }
 

@@ -1,12 +1,12 @@
 //! Bodies of order commands.
 
-use domain::ids::{CustomerId, PaymentId, ProductId, SaleId};
+use domain::ids::{CLAIM_MARK, CustomerId, PaymentId, ProductId, SaleId};
 use domain::order::{Command, Line as DomainLine, Parcel};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Object, Quantity, Text, Time};
-use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
+use super::{CommandContract, CommandError, Fingerprint, Origin, contract, to_body};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -14,9 +14,16 @@ struct Place {
     customer: Id,
     lines: Vec<Object<Line>>,
     sale: Option<Id>,
-    /// The time of its placing, unless told. An order whose `ordered_at` lies more than a day before it is placed is a
-    /// record from elsewhere, and causes nothing: no units are held for it, and nobody confirms it.
-    ordered_at: Option<Time>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    customer: Id,
+    /// For the amounts that were paid; the products need not be known here.
+    lines: Vec<Object<Line>>,
+    /// Not ahead of the time at which it is recorded.
+    ordered_at: Time,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -24,6 +31,7 @@ struct Place {
 struct Line {
     product: Id,
     quantity: Quantity,
+    /// For all units of the line, as the buyer agreed to.
     amount_cents: Cents,
 }
 
@@ -67,21 +75,63 @@ struct Expire {
     due_at: Option<Time>,
 }
 
-pub(super) const NAMES: [&str; 8] =
-    ["place", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
+pub(super) const NAMES: [&str; 9] =
+    ["place", "record", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
 
 pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
-    contract::<Place>("place", "Places an order.", &["already_placed", "no_lines", "too_many_lines"]),
-    contract::<ConfirmLine>("confirm-line", "Tells that a line is held.", &["not_placed", "no_such_line"]),
-    contract::<RejectLine>("reject-line", "Tells that a line cannot be had.", &["not_placed", "no_such_line"]),
-    contract::<Pay>("pay", "Pays a confirmed order.", &["not_confirmed", "wrong_amount", "expired", "already_paid"]),
-    contract::<Sent>("ship", "Tells that a paid order is on its way.", &["not_paid"]),
-    contract::<Sent>("deliver", "Tells that a shipped order has arrived.", &["not_paid", "not_shipped"]),
-    contract::<Cancel>("cancel", "Ends an order that was not shipped yet.", &["not_placed", "already_shipped"]),
+    contract::<Place>(
+        "place",
+        "Places an order, dated now.",
+        &["already_placed", "reserved_name", "no_lines", "too_many_lines", "total_too_large"],
+    ),
+    contract::<Record>(
+        "record",
+        "Records an order that was served elsewhere: it counts for its customer and its day, and causes nothing.",
+        &["already_placed", "reserved_name", "no_lines", "too_many_lines", "total_too_large", "ordered_in_future"],
+    ),
+    contract::<ConfirmLine>(
+        "confirm-line",
+        "Tells that a line is held.",
+        &["not_placed", "no_such_line", "is_recorded", "already_rejected", "already_cancelled", "expired"],
+    ),
+    contract::<RejectLine>(
+        "reject-line",
+        "Tells that a line cannot be had.",
+        &["not_placed", "no_such_line", "is_recorded", "already_confirmed", "already_cancelled", "expired"],
+    ),
+    contract::<Pay>(
+        "pay",
+        "Pays a confirmed order.",
+        &[
+            "not_confirmed",
+            "wrong_amount",
+            "expired",
+            "already_paid",
+            "is_recorded",
+            "already_rejected",
+            "already_cancelled",
+            "cancelled_after_payment",
+        ],
+    ),
+    contract::<Sent>(
+        "ship",
+        "Tells that a paid order is on its way.",
+        &["not_paid", "is_recorded", "already_cancelled"],
+    ),
+    contract::<Sent>(
+        "deliver",
+        "Tells that a shipped order has arrived.",
+        &["not_paid", "not_shipped", "is_recorded", "already_cancelled"],
+    ),
+    contract::<Cancel>(
+        "cancel",
+        "Ends an order that was not shipped yet.",
+        &["not_placed", "already_shipped", "already_rejected", "expired"],
+    ),
     contract::<Expire>(
         "expire",
         "Ends a confirmed order that was not paid.",
-        &["not_confirmed", "already_paid", "not_due"],
+        &["not_confirmed", "already_paid", "not_due", "is_recorded", "already_rejected", "already_cancelled"],
     ),
 ];
 
@@ -89,15 +139,35 @@ pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "confirm-line" | "reject-line" | "expire")
 }
 
-pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
+/// `id`: of the order.
+pub(super) fn parse(
+    id: &str,
+    command: &str,
+    body: &[u8],
+    origin: Origin,
+    fingerprint: &mut Fingerprint,
+) -> Result<Command, CommandError> {
+    let has_reserved_name = match origin {
+        Origin::Client => id.contains(CLAIM_MARK),
+        Origin::Reaction => false,
+    };
     Ok(match command {
         "place" => {
-            let Place { customer, lines, sale, ordered_at } = fingerprint.body(body)?;
+            let Place { customer, lines, sale } = fingerprint.body(body)?;
             Command::Place {
                 customer: CustomerId(customer.0),
                 lines: lines.into_iter().map(|line| line.0.into()).collect(),
                 sale: sale.map(|sale| SaleId(sale.0)),
-                ordered_at: ordered_at.map(|time| time.0),
+                has_reserved_name,
+            }
+        }
+        "record" => {
+            let Record { customer, lines, ordered_at } = fingerprint.body(body)?;
+            Command::Record {
+                customer: CustomerId(customer.0),
+                lines: lines.into_iter().map(|line| line.0.into()).collect(),
+                ordered_at: ordered_at.0,
+                has_reserved_name,
             }
         }
         "confirm-line" => Command::ConfirmLine { product: ProductId(fingerprint.body::<ConfirmLine>(body)?.product.0) },
@@ -122,14 +192,21 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
 
 pub(super) fn encode(command: &Command) -> (&'static str, String) {
     match command {
-        Command::Place { customer, lines, sale, ordered_at } => {
+        Command::Place { customer, lines, sale, .. } => {
             let place = Place {
                 customer: Id(customer.0.clone()),
                 lines: lines.iter().map(|line| Object(line.into())).collect(),
                 sale: sale.as_ref().map(|sale| Id(sale.0.clone())),
-                ordered_at: ordered_at.map(Time),
             };
             ("place", to_body(&place))
+        }
+        Command::Record { customer, lines, ordered_at, .. } => {
+            let record = Record {
+                customer: Id(customer.0.clone()),
+                lines: lines.iter().map(|line| Object(line.into())).collect(),
+                ordered_at: Time(*ordered_at),
+            };
+            ("record", to_body(&record))
         }
         Command::ConfirmLine { product } => ("confirm-line", to_body(&ConfirmLine { product: Id(product.0.clone()) })),
         Command::RejectLine { product, reason } => {

@@ -1,13 +1,14 @@
 //! Bodies of sale commands.
 
 use domain::TimeMs;
-use domain::ids::{CustomerId, OrderId, ProductId};
+use domain::ids::{CLAIM_MARK, CustomerId, OrderId, ProductId};
 use domain::sale::{Claim as DomainClaim, Command, Schedule as DomainSchedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::fields::{Cents, Id, MAX_CENTS, Quantity, Text, Time};
+use super::fields::{Cents, Id, MAX_CENTS, OrderName, Quantity, Text, Time};
 use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
+use crate::aggregate::MAX_ID_CHARS;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -31,7 +32,8 @@ struct Refuse {
 struct Claim {
     customer: Id,
     quantity: Quantity,
-    order: Id,
+    /// The order's name is the sale's, `~` and this one: so it has no `~`, and all of it has up to 128 characters.
+    order: OrderName,
 }
 
 /// As [`Claim`], of an order that was placed with this product.
@@ -79,12 +81,12 @@ pub(super) const NAMES: [&str; 9] =
 
 pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Schedule>("schedule", "Makes a sale known.", &["already_scheduled", "bad_window"]),
-    contract::<Nothing>("stock", "Tells that the product gave its units.", &["not_scheduled", "already_closed"]),
+    contract::<Nothing>("stock", "Tells that the product gave its units.", &["not_scheduled", "already_refused"]),
     contract::<Refuse>("refuse", "Tells that the product has no units.", &["not_scheduled", "already_stocked"]),
     contract::<InTime>(
         "open",
         "Opens the sale before its time; it opens by itself at `opens_at`.",
-        &["not_scheduled", "already_closed", "not_due"],
+        &["not_scheduled", "already_closed", "already_refused", "not_due"],
     ),
     contract::<InTime>("close", "Ends the sale.", &["not_scheduled", "not_due"]),
     contract::<Claim>(
@@ -105,7 +107,13 @@ pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "stock" | "refuse" | "hold" | "return" | "commit")
 }
 
-pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -> Result<Command, CommandError> {
+/// `id`: of the sale.
+pub(super) fn parse(
+    id: &str,
+    command: &str,
+    body: &[u8],
+    fingerprint: &mut Fingerprint,
+) -> Result<Command, CommandError> {
     Ok(match command {
         "schedule" => {
             let wish = fingerprint.body(body)?;
@@ -116,10 +124,11 @@ pub(super) fn parse(command: &str, body: &[u8], fingerprint: &mut Fingerprint) -
         "refuse" => Command::Refuse { reason: fingerprint.body::<Refuse>(body)?.reason.map(|text| text.0) },
         "open" => Command::Open { due_at: due_at(fingerprint.body(body)?) },
         "close" => Command::Close { due_at: due_at(fingerprint.body(body)?) },
-        "claim" => Command::Claim(fingerprint.body::<Claim>(body)?.into()),
+        "claim" => Command::Claim(claim(id, fingerprint.body(body)?)?),
         "hold" => {
             let Hold { customer, quantity, order, product, amount_cents } = fingerprint.body(body)?;
-            let claim = Claim { customer, quantity, order }.into();
+            let (customer, order) = (CustomerId(customer.0), OrderId(order.0));
+            let claim = DomainClaim { customer, quantity: quantity.0, order };
             Command::Hold { claim, product: ProductId(product.0), amount_cents }
         }
         "return" => {
@@ -141,9 +150,14 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
         Command::Refuse { reason } => ("refuse", to_body(&Refuse { reason: reason.clone().map(Text) })),
         Command::Open { due_at } => ("open", to_body(&InTime { due_at: due_at.map(Time) })),
         Command::Close { due_at } => ("close", to_body(&InTime { due_at: due_at.map(Time) })),
-        Command::Claim(claim) => ("claim", to_body(&Claim::from(claim))),
+        Command::Claim(DomainClaim { customer, quantity, order }) => {
+            let name = order.0.rsplit_once(CLAIM_MARK).map_or(&*order.0, |(_, name)| name);
+            let (customer, order) = (Id(customer.0.clone()), OrderName(name.into()));
+            ("claim", to_body(&Claim { customer, quantity: Quantity(*quantity), order }))
+        }
         Command::Hold { claim, product, amount_cents } => {
-            let Claim { customer, quantity, order } = claim.into();
+            let (customer, order) = (Id(claim.customer.0.clone()), Id(claim.order.0.clone()));
+            let quantity = Quantity(claim.quantity);
             let (product, amount_cents) = (Id(product.0.clone()), *amount_cents);
             ("hold", to_body(&Hold { customer, quantity, order, product, amount_cents }))
         }
@@ -158,6 +172,16 @@ pub(super) fn encode(command: &Command) -> (&'static str, String) {
 
 fn due_at(InTime { due_at }: InTime) -> Option<TimeMs> {
     due_at.map(|time| time.0)
+}
+
+/// Names the order under the sale.
+fn claim(sale: &str, Claim { customer, quantity, order }: Claim) -> Result<DomainClaim, CommandError> {
+    let order = OrderId::of_claim(sale, &order.0);
+    if order.0.len() > MAX_ID_CHARS {
+        let detail = format!("order: with the sale's name before it, {:?} has over {MAX_ID_CHARS} characters", order.0);
+        return Err(CommandError::Body(detail));
+    }
+    Ok(DomainClaim { customer: CustomerId(customer.0), quantity: quantity.0, order })
 }
 
 /// What a customer may claim is what an order may cost, or its order could not be placed.
@@ -193,18 +217,5 @@ impl From<&DomainSchedule> for Schedule {
             units: Quantity(wish.units),
             limit_per_customer: Quantity(wish.limit_per_customer),
         }
-    }
-}
-
-impl From<Claim> for DomainClaim {
-    fn from(claim: Claim) -> Self {
-        Self { customer: CustomerId(claim.customer.0), quantity: claim.quantity.0, order: OrderId(claim.order.0) }
-    }
-}
-
-impl From<&DomainClaim> for Claim {
-    fn from(claim: &DomainClaim) -> Self {
-        let DomainClaim { customer, quantity, order } = claim;
-        Self { customer: Id(customer.0.clone()), quantity: Quantity(*quantity), order: Id(order.0.clone()) }
     }
 }

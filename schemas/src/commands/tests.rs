@@ -6,6 +6,16 @@ use domain::product::{By, Command as ProductCommand, Registration};
 
 use super::*;
 
+fn parse(
+    aggregate: AggregateType,
+    command: &str,
+    body: &[u8],
+    precondition: Precondition,
+    origin: Origin,
+) -> Result<ParsedCommand, CommandError> {
+    super::parse(&AggregateId::new(aggregate, "x").unwrap(), command, body, precondition, origin)
+}
+
 fn detail(aggregate: AggregateType, command: &str, body: &str) -> String {
     match parse(aggregate, command, body.as_bytes(), Precondition::None, Origin::Client) {
         Err(CommandError::Body(detail)) => detail,
@@ -51,7 +61,7 @@ fn a_refusal_names_the_field() {
             r#"{"customer":"c","lines":[{"product":"p","quantity":0,"amount_cents":1}]}"#,
             "lines[0].quantity",
         ),
-        (order, "place", r#"{"customer":"c","lines":[],"ordered_at":"1997"}"#, "ordered_at: expected a time"),
+        (order, "record", r#"{"customer":"c","lines":[],"ordered_at":"1997"}"#, "ordered_at: expected a time"),
         (product, "reserve", "{", "EOF"),
         (product, "reserve", r#"["o-1",1]"#, "expected a JSON object"),
         (order, "place", r#"{"customer":"c","lines":[["p",1,1]]}"#, "lines[0]: invalid type: sequence"),
@@ -139,7 +149,12 @@ fn a_command_that_was_written_is_read_as_it_was() {
         (
             AggregateType::Order,
             "place",
-            r#"{"customer":"c","lines":[{"product":"p","quantity":2,"amount_cents":7}],"sale":"s","ordered_at":"1997-01-01T00:00:00Z"}"#,
+            r#"{"customer":"c","lines":[{"product":"p","quantity":2,"amount_cents":7}],"sale":"s"}"#,
+        ),
+        (
+            AggregateType::Order,
+            "record",
+            r#"{"customer":"c","lines":[{"product":"p","quantity":2,"amount_cents":7}],"ordered_at":"1997-01-01T00:00:00Z"}"#,
         ),
         (AggregateType::Order, "confirm-line", r#"{"product":"p"}"#),
         (AggregateType::Order, "reject-line", r#"{"product":"p","reason":"out_of_stock"}"#),
@@ -174,4 +189,38 @@ fn a_command_that_was_written_is_read_as_it_was() {
             "{written}"
         );
     }
+}
+
+#[test]
+fn the_name_of_a_claims_order_is_one_that_only_the_sale_gives() {
+    let claim = |sale: &str, order: &str| {
+        let sale = AggregateId::new(AggregateType::Sale, sale).unwrap();
+        let body = format!(r#"{{"customer":"c","quantity":1,"order":"{order}"}}"#);
+        super::parse(&sale, "claim", body.as_bytes(), Precondition::None, Origin::Client).map(|parsed| parsed.command)
+    };
+    for (sale, order, whole) in [("drop", "o-1", "drop~o-1"), ("a~b", "c", "a~b~c"), ("s", &"x".repeat(126), "")] {
+        let Ok(Command::Sale(domain::sale::Command::Claim(claim))) = claim(sale, order) else {
+            panic!("{sale} {order}")
+        };
+        assert!(whole.is_empty() || *claim.order.0 == *whole, "{claim:?}");
+    }
+    let detail = |sale: &str, order: &str| match claim(sale, order) {
+        Err(CommandError::Body(detail)) => detail,
+        other => panic!("{other:?}"),
+    };
+    assert!(detail("drop", "a~b").starts_with("order: a claim's order has no ~"));
+    assert!(detail("drop", &"x".repeat(124)).starts_with("order: with the sale's name before it"));
+    assert!(detail("drop", "").starts_with("order: an id has"));
+}
+
+#[test]
+fn a_client_gives_no_order_a_name_that_claims_have_and_the_reaction_to_a_claim_does() {
+    let place = |id: &str, origin| {
+        let id = AggregateId::new(AggregateType::Order, id).unwrap();
+        let body = br#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#;
+        let parsed = super::parse(&id, "place", body, Precondition::None, origin).unwrap();
+        let Command::Order(domain::order::Command::Place { has_reserved_name, .. }) = parsed.command else { panic!() };
+        has_reserved_name
+    };
+    assert!(place("drop~o-1", Origin::Client) && !place("o-1", Origin::Client) && !place("drop~o-1", Origin::Reaction));
 }

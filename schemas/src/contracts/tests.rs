@@ -247,7 +247,8 @@ fn a_body_that_the_border_refuses_is_invalid_by_its_schema() {
         let validator = jsonschema::draft202012::new(&json_schema::taken(contract.schema)).unwrap();
         assert_eq!(validator.is_valid(&body), is_valid, "{command}: {body}");
         let (bytes, none) = (body.to_string().into_bytes(), commands::Precondition::None);
-        let parsed = commands::parse(product, command, &bytes, none, commands::Origin::Client);
+        let id = crate::aggregate::AggregateId::new(product, "x").unwrap();
+        let parsed = commands::parse(&id, command, &bytes, none, commands::Origin::Client);
         assert_eq!(parsed.is_ok(), is_valid, "{command}: {body}");
     }
 }

@@ -24,6 +24,20 @@ pub struct OrderPlacedV1<'a> {
     pub ordered_at: TimeMs,
 }
 
+/// An order that was served elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderRecordedV1<'a> {
+    #[serde(borrow)]
+    pub customer: Cow<'a, str>,
+    /// For the amounts that were paid there.
+    #[serde(borrow)]
+    pub lines: Vec<LineV1<'a>>,
+    #[serde(with = "crate::time::rfc3339")]
+    #[schemars(schema_with = "crate::time::rfc3339::schema")]
+    pub ordered_at: TimeMs,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LineV1<'a> {
@@ -151,6 +165,11 @@ pub(super) fn newest(event: &OrderEvent) -> WireEvent<'_> {
             customer: Cow::Borrowed(&placement.customer.0),
             lines: placement.lines.iter().map(LineV1::from).collect(),
             sale: placement.sale.as_ref().map(|sale| Cow::Borrowed(&*sale.0)),
+            ordered_at: placement.ordered_at,
+        }),
+        OrderEvent::Recorded(placement) => WireEvent::OrderRecordedV1(OrderRecordedV1 {
+            customer: Cow::Borrowed(&placement.customer.0),
+            lines: placement.lines.iter().map(LineV1::from).collect(),
             ordered_at: placement.ordered_at,
         }),
         OrderEvent::LineConfirmed { product } => {
@@ -281,6 +300,17 @@ impl From<&OrderPlacedV1<'_>> for Event {
             customer: CustomerId(event.customer.as_ref().into()),
             lines: event.lines.iter().map(Line::from).collect(),
             sale: event.sale.as_deref().map(sale),
+            ordered_at: event.ordered_at,
+        }))
+    }
+}
+
+impl From<&OrderRecordedV1<'_>> for Event {
+    fn from(event: &OrderRecordedV1<'_>) -> Self {
+        Self::Order(OrderEvent::Recorded(Placement {
+            customer: CustomerId(event.customer.as_ref().into()),
+            lines: event.lines.iter().map(Line::from).collect(),
+            sale: None,
             ordered_at: event.ordered_at,
         }))
     }

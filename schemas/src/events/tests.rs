@@ -66,6 +66,7 @@ fn golden(version: &WireEvent<'_>) -> &'static str {
         WireEvent::SaleClaimedV1(_) => include_str!("../../golden/sale.claimed.v1.json"),
         WireEvent::SaleReturnedV1(_) => include_str!("../../golden/sale.returned.v1.json"),
         WireEvent::SaleCommittedV1(_) => include_str!("../../golden/sale.committed.v1.json"),
+        WireEvent::OrderRecordedV1(_) => include_str!("../../golden/order.recorded.v1.json"),
     }
 }
 
@@ -174,6 +175,15 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
                 customer: CustomerId("c-9".into()),
                 lines: vec![line("cd-1", 2, 3998), line("cd-2", 1, 0)],
                 sale: Some(SaleId("black-friday".into())),
+                ordered_at: noon,
+            })),
+        ),
+        (
+            "order.recorded.v1",
+            order(OrderEvent::Recorded(Placement {
+                customer: CustomerId("c-9".into()),
+                lines: vec![line("cd-1", 2, 3998), line("cd-2", 1, 0)],
+                sale: None,
                 ordered_at: noon,
             })),
         ),
@@ -404,6 +414,12 @@ fn placed() -> impl Strategy<Value = OrderEvent> {
     )
 }
 
+fn recorded() -> impl Strategy<Value = OrderEvent> {
+    (text().prop_map(CustomerId), lines(), time()).prop_map(|(customer, lines, ordered_at)| {
+        OrderEvent::Recorded(Placement { customer, lines, sale: None, ordered_at })
+    })
+}
+
 fn lines() -> impl Strategy<Value = Vec<Line>> {
     let line = (text().prop_map(ProductId), any::<u32>(), any::<u64>())
         .prop_map(|(product, quantity, amount_cents)| Line { product, quantity, amount_cents });
@@ -440,6 +456,7 @@ fn payment() -> impl Strategy<Value = Payment> {
 fn any_order_event() -> impl Strategy<Value = OrderEvent> {
     prop_oneof![
         placed(),
+        recorded(),
         text().prop_map(|product| OrderEvent::LineConfirmed { product: ProductId(product) }),
         Just(OrderEvent::Confirmed),
         (text().prop_map(ProductId), option::of(text()))

@@ -57,7 +57,7 @@ fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
     let Event::Order(event) = event else { return None };
     let at = ordered_at(event)?;
     let customer = match event {
-        OrderEvent::Placed(placement) => &placement.customer,
+        OrderEvent::Placed(placement) | OrderEvent::Recorded(placement) => &placement.customer,
         OrderEvent::Rejected(ending) | OrderEvent::Cancelled(ending) | OrderEvent::Expired(ending) => &ending.customer,
         OrderEvent::LineConfirmed { .. }
         | OrderEvent::Confirmed

@@ -1,6 +1,6 @@
 //! `order`: what was ordered, and how far it has come.
 
-use domain::order::{Ending, Event};
+use domain::order::{Ending, Event, Line, Placement};
 use domain::{AggregateType, Event as AnyEvent, TimeMs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,17 @@ pub const VIEW: View = View {
         field("lines", Kind::Array),
         field(
             "status",
-            Kind::OneOf(&["placed", "confirmed", "rejected", "cancelled", "paid", "shipped", "delivered", "expired"]),
+            Kind::OneOf(&[
+                "placed",
+                "recorded",
+                "confirmed",
+                "rejected",
+                "cancelled",
+                "paid",
+                "shipped",
+                "delivered",
+                "expired",
+            ]),
         ),
         field("total_cents", Kind::Integer),
         field("ordered_at", Kind::Time),
@@ -71,6 +81,9 @@ pub struct OrderLine {
 pub enum OrderStatus {
     #[serde(rename = "placed")]
     Placed,
+    /// It was served elsewhere, and counts.
+    #[serde(rename = "recorded")]
+    Recorded,
     #[serde(rename = "confirmed")]
     Confirmed,
     #[serde(rename = "rejected")]
@@ -90,22 +103,8 @@ pub enum OrderStatus {
 /// A first event that places nothing makes no row.
 pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
     match (row, event) {
-        (None, Event::Placed(placement)) => Some(OrderRow {
-            customer: placement.customer.0.to_string(),
-            total_cents: placement.lines.iter().map(|line| line.amount_cents).sum(),
-            lines: placement
-                .lines
-                .iter()
-                .map(|line| OrderLine {
-                    product: line.product.0.to_string(),
-                    quantity: line.quantity,
-                    amount_cents: line.amount_cents,
-                })
-                .collect(),
-            status: OrderStatus::Placed,
-            ordered_at: placement.ordered_at,
-            reason: None,
-        }),
+        (None, Event::Placed(placement)) => Some(first(placement, OrderStatus::Placed)),
+        (None, Event::Recorded(placement)) => Some(first(placement, OrderStatus::Recorded)),
         (Some(row), Event::Confirmed) => Some(OrderRow { status: OrderStatus::Confirmed, ..row }),
         (Some(row), Event::Rejected(ending)) => Some(ended(row, OrderStatus::Rejected, ending)),
         (Some(row), Event::Cancelled(ending)) => Some(ended(row, OrderStatus::Cancelled, ending)),
@@ -113,7 +112,8 @@ pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
         (Some(row), Event::Paid(_)) => Some(OrderRow { status: OrderStatus::Paid, ..row }),
         (Some(row), Event::Shipped(_)) => Some(OrderRow { status: OrderStatus::Shipped, ..row }),
         (Some(row), Event::Delivered(_)) => Some(OrderRow { status: OrderStatus::Delivered, ..row }),
-        (row @ Some(_), Event::Placed(_) | Event::LineConfirmed { .. } | Event::LineRejected { .. }) => row,
+        (row @ Some(_), Event::Placed(_) | Event::Recorded(_)) => row,
+        (row @ Some(_), Event::LineConfirmed { .. } | Event::LineRejected { .. }) => row,
         (
             None,
             Event::LineConfirmed { .. }
@@ -126,6 +126,22 @@ pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
             | Event::Cancelled(_)
             | Event::Expired(_),
         ) => None,
+    }
+}
+
+fn first(placement: &Placement, status: OrderStatus) -> OrderRow {
+    let line = |line: &Line| OrderLine {
+        product: line.product.0.to_string(),
+        quantity: line.quantity,
+        amount_cents: line.amount_cents,
+    };
+    OrderRow {
+        customer: placement.customer.0.to_string(),
+        total_cents: placement.lines.iter().map(|line| line.amount_cents).sum(),
+        lines: placement.lines.iter().map(line).collect(),
+        status,
+        ordered_at: placement.ordered_at,
+        reason: None,
     }
 }
 

@@ -41,10 +41,10 @@ impl Delta {
 }
 
 impl Sums {
-    /// An order counts when it is placed, and is taken back when it ends unserved.
+    /// Counts an order when it is placed or recorded, and takes it back when it ends unserved.
     pub fn of(event: &Event) -> Option<Self> {
         match event {
-            Event::Placed(placement) => Some(Self {
+            Event::Placed(placement) | Event::Recorded(placement) => Some(Self {
                 orders: 1,
                 units: placement.lines.iter().map(|line| i64::from(line.quantity)).sum(),
                 amount_cents: signed(placement.lines.iter().map(|line| line.amount_cents).sum()),
@@ -71,7 +71,7 @@ impl Sums {
 /// When the order was made that the event counts, one way or the other.
 pub(super) fn ordered_at(event: &Event) -> Option<TimeMs> {
     match event {
-        Event::Placed(placement) => Some(placement.ordered_at),
+        Event::Placed(placement) | Event::Recorded(placement) => Some(placement.ordered_at),
         Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => Some(ending.ordered_at),
         Event::LineConfirmed { .. }
         | Event::Confirmed

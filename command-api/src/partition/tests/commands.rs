@@ -114,7 +114,8 @@ fn what_is_already_so_is_accepted_without_events() {
     shop.ask_for("again", register(5));
     assert_eq!(shop.sent(), [(2, Kind::Fence)]);
     shop.settle();
-    let answer = Answer::Accepted { version: 1, events: vec![], position: (PARTITION, 1), replayed: false };
+    let answer =
+        Answer::Accepted { version: 1, events: vec![], position: (PARTITION, 1), replayed: false, order: None };
     assert_eq!(shop.answers(), [("again", answer)]);
 }
 
@@ -169,7 +170,8 @@ fn what_an_event_caused_is_decided_anew_whenever_it_comes_and_under_whatever_key
     caused(&mut shop, "late", reserve("o-1"));
     shop.ask("client again", "key", Command::Restock { quantity: 1 });
     shop.settle();
-    let nothing = Answer::Accepted { version: 3, events: vec![], position: (PARTITION, 3), replayed: false };
+    let nothing =
+        Answer::Accepted { version: 3, events: vec![], position: (PARTITION, 3), replayed: false, order: None };
     let answers = shop.answers();
     assert_eq!(answers[1..3], [("reserve", accepted(3, RESERVED, 3)), ("again", nothing)]);
     assert!(matches!(&answers[4], ("late", Answer::Accepted { version: 5, replayed: false, .. })), "{answers:?}");

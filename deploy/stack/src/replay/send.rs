@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// What became of the commands.
 #[derive(Debug)]
 pub(super) struct Sent {
-    pub(super) placed: u64,
+    pub(super) recorded: u64,
     /// Answered as the repeat of an accepted command.
     pub(super) repeated: u64,
     /// Under a key that is not remembered any more, and found already so.
@@ -55,7 +55,7 @@ impl Orders<'_> {
         let (order, customer) = (purchase.order_id(shop), purchase.customer_id(shop));
         writeln!(
             lines,
-            r#"{{"aggregate":"orders","id":"{order}","command":"place","key":"replay-{order}","data":{{"customer":"{customer}","lines":[{{"product":"{PRODUCT}","quantity":{},"amount_cents":{}}}],"ordered_at":"{}T00:00:00Z"}}}}"#,
+            r#"{{"aggregate":"orders","id":"{order}","command":"record","key":"record-{order}","data":{{"customer":"{customer}","lines":[{{"product":"{PRODUCT}","quantity":{},"amount_cents":{}}}],"ordered_at":"{}T00:00:00Z"}}}}"#,
             purchase.units,
             purchase.amount_cents,
             purchase.date_in(shop)?
@@ -153,21 +153,21 @@ fn send_batch(
 impl Sent {
     fn new() -> Result<Self> {
         let latency = Histogram::new(3)?;
-        Ok(Self { placed: 0, repeated: 0, already: 0, retried: 0, tokens: Tokens::default(), latency })
+        Ok(Self { recorded: 0, repeated: 0, already: 0, retried: 0, tokens: Tokens::default(), latency })
     }
 
     fn take(&mut self, answer: &LineAnswer) -> Result<()> {
         match (answer.status, answer.replayed, answer.events.is_empty()) {
             (200, true, _) => self.repeated += 1,
             (200, false, true) => self.already += 1,
-            (200, false, false) => self.placed += 1,
+            (200, false, false) => self.recorded += 1,
             (status, ..) => bail!("an order was answered {status}: {}", answer.detail),
         }
         answer.token.as_deref().map_or(Ok(()), |token| self.tokens.add(token))
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
-        self.placed += other.placed;
+        self.recorded += other.recorded;
         self.repeated += other.repeated;
         self.already += other.already;
         self.retried += other.retried;

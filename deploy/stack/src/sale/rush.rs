@@ -41,6 +41,7 @@ pub(super) struct Crowd {
 struct Rush {
     crowd: Crowd,
     run: String,
+    sale: String,
     claim: Uri,
     pages: [Uri; 2],
     /// The next buyer whose turn it is.
@@ -56,6 +57,7 @@ pub(super) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
         seen: RefCell::new(Seen::new(crowd.buyers)),
         crowd,
         run: names.run.clone(),
+        sale: names.sale.clone(),
         claim: path(format!("/v1/sales/{}/claim", names.sale))?,
         pages: [path(format!("/v1/sales/{}", names.sale))?, path(format!("/v1/products/{}", names.product))?],
         next: Cell::new(0),
@@ -109,8 +111,9 @@ impl Rush {
     }
 
     async fn wish(self: &Rc<Self>, visitor: &mut Visitor, buyer: u64, wish: u64) {
-        let (order, customer) = (format!("o-{}-{buyer}-{wish}", self.run), format!("c-{}-{buyer}", self.run));
-        let body = format!(r#"{{"customer":"{customer}","quantity":1,"order":"{order}"}}"#);
+        let (name, customer) = (format!("o-{}-{buyer}-{wish}", self.run), format!("c-{}-{buyer}", self.run));
+        let body = format!(r#"{{"customer":"{customer}","quantity":1,"order":"{name}"}}"#);
+        let order = format!("{}~{name}", self.sale);
         let key = key(Timestamp::now(), buyer, wish);
         let page = if buyer.is_multiple_of(PROBED) { Some(self.open_page().await) } else { None };
         let mut last = self.claim(visitor, buyer, &key, &body).await;
@@ -125,7 +128,10 @@ impl Rush {
         }
         let mut seen = self.seen.borrow_mut();
         match last {
-            Answer::Accepted { token, .. } => {
+            Answer::Accepted { token, order: named, .. } => {
+                if named.as_deref() != Some(order.as_str()) {
+                    seen.odd.push(format!("{order} was answered as {named:?}"));
+                }
                 seen.accepted.push(Claim { order, customer });
                 if let Some(page) = page {
                     self.probes.borrow_mut().spawn_local(self.clone().probe(page, token));

@@ -34,6 +34,8 @@ pub(super) enum Answer {
     Accepted {
         version: u64,
         token: String,
+        /// The name of the claim's order.
+        order: Option<String>,
     },
     Rejected(String),
     /// Nothing was done, or nobody knows: the same again is safe.
@@ -48,6 +50,7 @@ pub(super) enum Answer {
 struct AnswerBody {
     version: Option<u64>,
     token: Option<String>,
+    order: Option<String>,
     rejection: Option<String>,
 }
 
@@ -126,7 +129,9 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
 fn answer(response: &Response<Bytes>) -> Answer {
     let body = serde_json::from_slice::<AnswerBody>(response.body());
     match (response.status().as_u16(), body) {
-        (200, Ok(AnswerBody { version: Some(version), token: Some(token), .. })) => Answer::Accepted { version, token },
+        (200, Ok(AnswerBody { version: Some(version), token: Some(token), order, .. })) => {
+            Answer::Accepted { version, token, order }
+        }
         (422, Ok(AnswerBody { rejection: Some(rejection), .. })) => Answer::Rejected(rejection),
         (502..=504, _) => {
             let seconds = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());

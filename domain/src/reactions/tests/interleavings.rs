@@ -71,7 +71,9 @@ impl Network {
     fn wish(&mut self, id: String, customer: CustomerId, wish: &Wish, way: Way) {
         let (lines, sale) = match wish {
             Wish::Claimed(quantity) => {
-                let claim = Claim { customer, quantity: *quantity, order: OrderId(id.as_str().into()) };
+                let order = OrderId::of_claim("s", &id);
+                let id = String::from(&*order.0);
+                let claim = Claim { customer, quantity: *quantity, order };
                 let command = Command::Sale(sale::Command::Claim(claim));
                 self.send((AggregateType::Sale, "s".into()), Sent::Client(command));
                 self.ways.insert(id, way);
@@ -83,7 +85,7 @@ impl Network {
             }
             Wish::Held(quantity) => (vec![line_of("a", *quantity, SALE_PRICE_CENTS)], Some(SaleId("s".into()))),
         };
-        let command = Command::Order(order::Command::Place { customer, lines, sale, ordered_at: None });
+        let command = Command::Order(order::Command::Place { customer, lines, sale, has_reserved_name: false });
         self.send((AggregateType::Order, id.clone()), Sent::Client(command));
         self.ways.insert(id, way);
     }

@@ -12,67 +12,99 @@ use crate::time::parse_rfc3339;
 /// As far as the longest way to a rejection: an order that is placed, confirmed, paid and shipped, then cancelled.
 const COMMANDS: usize = 5;
 
+/// The name of an order that is placed by a customer of the same name.
+const RESERVED: &str = "s~o";
+
+const PRODUCT_WISHES: &[(&str, &str)] = &[
+    ("register", r#"{"name":"A","price_cents":1,"stock":5,"limit_per_order":3}"#),
+    ("register", r#"{"name":"B","price_cents":1,"stock":5}"#),
+    ("restock", r#"{"quantity":1}"#),
+    ("reprice", r#"{"price_cents":2}"#),
+    ("reserve", r#"{"order":"o","quantity":3}"#),
+    ("reserve", r#"{"order":"o","quantity":2}"#),
+    ("reserve", r#"{"order":"p","quantity":3}"#),
+    ("reserve", r#"{"order":"p","quantity":4}"#),
+    ("release", r#"{"order":"o"}"#),
+    ("lapse-holds", "{}"),
+    ("lapse-holds", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
+    ("commit", r#"{"order":"o","amount_cents":3}"#),
+    ("allot", r#"{"sale":"s","units":2}"#),
+    ("allot", r#"{"sale":"s","units":1}"#),
+    ("allot", r#"{"sale":"t","units":9}"#),
+    ("take-back", r#"{"sale":"s","total":2}"#),
+    ("discontinue", "{}"),
+];
+
+const ORDER_WISHES: &[(&str, &str)] = &[
+    ("place", r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
+    ("place", r#"{"customer":"d","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
+    ("place", r#"{"customer":"c","lines":[]}"#),
+    ("place", "too many lines"),
+    ("place", r#"{"customer":"s~o","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
+    (
+        "record",
+        r#"{"customer":"s~o","lines":[{"product":"p","quantity":1,"amount_cents":7}],"ordered_at":"2026-01-01T00:00:00Z"}"#,
+    ),
+    (
+        "place",
+        r#"{"customer":"c","lines":[{"product":"p","quantity":1000000000,"amount_cents":7},{"product":"p","quantity":1,"amount_cents":7}]}"#,
+    ),
+    (
+        "record",
+        r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}],"ordered_at":"2026-01-01T00:00:00Z"}"#,
+    ),
+    (
+        "record",
+        r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}],"ordered_at":"2026-01-03T00:00:00Z"}"#,
+    ),
+    ("record", r#"{"customer":"c","lines":[],"ordered_at":"2026-01-01T00:00:00Z"}"#),
+    ("record", "too many lines"),
+    (
+        "record",
+        r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":1000000000000},{"product":"p","quantity":1,"amount_cents":1}],"ordered_at":"2026-01-01T00:00:00Z"}"#,
+    ),
+    ("confirm-line", r#"{"product":"p"}"#),
+    ("confirm-line", r#"{"product":"q"}"#),
+    ("reject-line", r#"{"product":"p"}"#),
+    ("reject-line", r#"{"product":"q"}"#),
+    ("pay", r#"{"payment":"x","amount_cents":7}"#),
+    ("pay", r#"{"payment":"y","amount_cents":7}"#),
+    ("pay", r#"{"payment":"x","amount_cents":8}"#),
+    ("ship", "{}"),
+    ("deliver", "{}"),
+    ("cancel", "{}"),
+    ("expire", "{}"),
+    ("expire", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
+];
+
+const SALE_WISHES: &[(&str, &str)] = &[
+    ("schedule", "2026-01-03"),
+    ("schedule", "2026-01-04"),
+    ("schedule", "2026-01-01"),
+    ("stock", "{}"),
+    ("refuse", "{}"),
+    ("open", "{}"),
+    ("close", "{}"),
+    ("open", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
+    ("close", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
+    ("claim", r#"{"customer":"c","quantity":1,"order":"o"}"#),
+    ("claim", r#"{"customer":"c","quantity":3,"order":"o"}"#),
+    ("claim", r#"{"customer":"c","quantity":9,"order":"o"}"#),
+    ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p"}"#),
+    ("hold", r#"{"customer":"c","quantity":3,"order":"o","product":"p"}"#),
+    ("hold", r#"{"customer":"c","quantity":9,"order":"o","product":"p"}"#),
+    ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"q"}"#),
+    ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p","amount_cents":2}"#),
+    ("return", r#"{"order":"o"}"#),
+    ("commit", r#"{"order":"o"}"#),
+];
+
 /// Commands that come to every state worth telling apart.
 fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
-    let wishes: &[(&str, &str)] = match aggregate {
-        AggregateType::Product => &[
-            ("register", r#"{"name":"A","price_cents":1,"stock":5,"limit_per_order":3}"#),
-            ("register", r#"{"name":"B","price_cents":1,"stock":5}"#),
-            ("restock", r#"{"quantity":1}"#),
-            ("reprice", r#"{"price_cents":2}"#),
-            ("reserve", r#"{"order":"o","quantity":3}"#),
-            ("reserve", r#"{"order":"o","quantity":2}"#),
-            ("reserve", r#"{"order":"p","quantity":3}"#),
-            ("reserve", r#"{"order":"p","quantity":4}"#),
-            ("release", r#"{"order":"o"}"#),
-            ("lapse-holds", "{}"),
-            ("lapse-holds", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
-            ("commit", r#"{"order":"o","amount_cents":3}"#),
-            ("allot", r#"{"sale":"s","units":2}"#),
-            ("allot", r#"{"sale":"s","units":1}"#),
-            ("allot", r#"{"sale":"t","units":9}"#),
-            ("take-back", r#"{"sale":"s","total":2}"#),
-            ("discontinue", "{}"),
-        ],
-        AggregateType::Order => &[
-            ("place", r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
-            ("place", r#"{"customer":"d","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#),
-            ("place", r#"{"customer":"c","lines":[]}"#),
-            ("place", "too many lines"),
-            ("confirm-line", r#"{"product":"p"}"#),
-            ("confirm-line", r#"{"product":"q"}"#),
-            ("reject-line", r#"{"product":"p"}"#),
-            ("reject-line", r#"{"product":"q"}"#),
-            ("pay", r#"{"payment":"x","amount_cents":7}"#),
-            ("pay", r#"{"payment":"y","amount_cents":7}"#),
-            ("pay", r#"{"payment":"x","amount_cents":8}"#),
-            ("ship", "{}"),
-            ("deliver", "{}"),
-            ("cancel", "{}"),
-            ("expire", "{}"),
-            ("expire", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
-        ],
-        AggregateType::Sale => &[
-            ("schedule", "2026-01-03"),
-            ("schedule", "2026-01-04"),
-            ("schedule", "2026-01-01"),
-            ("stock", "{}"),
-            ("refuse", "{}"),
-            ("open", "{}"),
-            ("close", "{}"),
-            ("open", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
-            ("close", r#"{"due_at":"2026-01-03T00:00:00Z"}"#),
-            ("claim", r#"{"customer":"c","quantity":1,"order":"o"}"#),
-            ("claim", r#"{"customer":"c","quantity":3,"order":"o"}"#),
-            ("claim", r#"{"customer":"c","quantity":9,"order":"o"}"#),
-            ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p"}"#),
-            ("hold", r#"{"customer":"c","quantity":3,"order":"o","product":"p"}"#),
-            ("hold", r#"{"customer":"c","quantity":9,"order":"o","product":"p"}"#),
-            ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"q"}"#),
-            ("hold", r#"{"customer":"c","quantity":1,"order":"o","product":"p","amount_cents":2}"#),
-            ("return", r#"{"order":"o"}"#),
-            ("commit", r#"{"order":"o"}"#),
-        ],
+    let wishes = match aggregate {
+        AggregateType::Product => PRODUCT_WISHES,
+        AggregateType::Order => ORDER_WISHES,
+        AggregateType::Sale => SALE_WISHES,
     };
     wishes.iter().map(|(command, body)| (*command, whole(command, body))).collect()
 }
@@ -83,6 +115,9 @@ fn whole(command: &str, body: &str) -> String {
         "place" if body == "too many lines" => {
             let lines = [r#"{"product":"p","quantity":1,"amount_cents":7}"#; domain::order::MAX_LINES + 1].join(",");
             format!(r#"{{"customer":"c","lines":[{lines}]}}"#)
+        }
+        "record" if body == "too many lines" => {
+            whole("place", body).replace("]}", r#"],"ordered_at":"2026-01-01T00:00:00Z"}"#)
         }
         "schedule" => format!(
             r#"{{"product":"p","opens_at":"2026-01-01T00:00:00Z","closes_at":"{body}T00:00:00Z","price_cents":1,"units":4,"limit_per_customer":2}}"#
@@ -95,7 +130,9 @@ fn whole(command: &str, body: &str) -> String {
 fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let at = parse_rfc3339("2026-01-02T00:00:00Z").unwrap();
     let read = |name, body: &str, origin| {
-        let parsed = parse(aggregate, name, body.as_bytes(), Precondition::None, origin);
+        let id = if body.contains(RESERVED) { RESERVED } else { "x" };
+        let id = AggregateId::new(aggregate, id).unwrap();
+        let parsed = parse(&id, name, body.as_bytes(), Precondition::None, origin);
         parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command
     };
     // Of an order's reaction, too, where that is another command.

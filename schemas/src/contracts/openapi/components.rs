@@ -163,6 +163,10 @@ fn accepted() -> Value {
                 "description": "Empty where the command found its wish already so.",
             },
             "token": reference("schemas", "Token"),
+            "order": {
+                "type": "string",
+                "description": "Of a claim: the name of its order, which is the sale's, `~` and the one in the claim.",
+            },
         },
         "required": ["id", "version", "events", "token"],
     })
