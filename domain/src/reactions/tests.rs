@@ -16,6 +16,7 @@ use crate::sale::{Schedule, State as SaleState};
 use crate::{State, decide, evolve};
 
 mod interleavings;
+mod strangers;
 
 const CLOSES: TimeMs = TimeMs(1_000_000);
 const WINDOW_MS: u64 = 600_000;
@@ -61,6 +62,8 @@ struct Shop {
     /// By product, and by sale, counted from the events.
     supplied: BTreeMap<String, u64>,
     committed: BTreeMap<String, u64>,
+    /// Steps after which a person would have to look.
+    stuck: Vec<Step>,
 }
 
 impl Shop {
@@ -132,7 +135,21 @@ impl Shop {
     fn take(&mut self, source: usize, step: &Step) {
         let (aggregate, id, command) = step.command();
         let outcome = self.send(aggregate, id, &command, true);
-        self.waiting.extend(next(step, &outcome).map(|step| (source, step)));
+        let next = self.next(step, &outcome);
+        self.waiting.extend(next.map(|step| (source, step)));
+    }
+
+    /// Finds what the outcome of a step leads to.
+    fn next(&mut self, step: &Step, outcome: &Result<(), String>) -> Option<Step> {
+        match step.then(outcome.as_ref().map_or_else(|reason| Outcome::Rejected(reason), |()| Outcome::Accepted)) {
+            Next::Step(step) => Some(step),
+            Next::Done => None,
+            Next::Stuck => {
+                self.stuck.push(step.clone());
+                None
+            }
+            Next::NotDue => panic!("{step:?} is taken when it is due"),
+        }
     }
 
     fn die(&mut self, index: usize) {
@@ -217,9 +234,10 @@ impl Shop {
         for id in PRODUCTS {
             let product = self.product(id);
             let reserved: u64 = product.reservations.values().map(|units| u64::from(*units)).sum();
+            let held: u64 = product.holds.iter().map(|(_, hold)| u64::from(hold.quantity)).sum();
             let given: u64 = product.allotments.values().map(|of| u64::from(of.units - of.taken_back)).sum();
             let (supplied, committed) = (self.supplied[id], self.committed.get(id).copied().unwrap_or_default());
-            assert_eq!(supplied, product.available + reserved + committed + given, "{id}");
+            assert_eq!(supplied, product.available + reserved + held + committed + given, "{id}");
             given_to_sales += given;
         }
         let sale = self.sale();
@@ -261,16 +279,6 @@ impl Shop {
     }
 }
 
-/// What the outcome of a step leads to.
-fn next(step: &Step, outcome: &Result<(), String>) -> Option<Step> {
-    match step.then(outcome.as_ref().map_or_else(|reason| Outcome::Rejected(reason), |()| Outcome::Accepted)) {
-        Next::Step(step) => Some(step),
-        // Stuck: it was let go of before it was paid for, where the steps of one event overtake those of another.
-        Next::Done | Next::Stuck => None,
-        Next::NotDue => panic!("{step:?} is taken when it is due"),
-    }
-}
-
 fn line_of(product: &str, quantity: u32, price_cents: u64) -> Line {
     Line { product: ProductId(product.into()), quantity, amount_cents: price_cents * u64::from(quantity) }
 }
@@ -281,9 +289,11 @@ fn order_name() -> impl Strategy<Value = String> {
 
 /// Of an order that was placed, or of a claim's.
 fn order_id() -> impl Strategy<Value = String> {
-    (order_name(), any::<bool>()).prop_map(|(name, is_claims)| {
-        if is_claims { String::from(OrderId::of_claim("s", &name).0) } else { name }
-    })
+    (order_name(), any::<bool>()).prop_map(
+        |(name, is_claims)| {
+            if is_claims { String::from(OrderId::of_claim("s", &name).0) } else { name }
+        },
+    )
 }
 
 fn any_client() -> impl Strategy<Value = Move> {

@@ -7,7 +7,7 @@ use super::*;
 
 /// What a customer does.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     Pay,
     PayAndReceive,
     PayAndCancel,
@@ -20,7 +20,7 @@ enum Way {
 }
 
 #[derive(Debug, Clone)]
-enum Wish {
+pub(super) enum Wish {
     /// Products and quantities.
     Lines(Vec<(&'static str, u32)>),
     /// Of the sale's product, by the sale.
@@ -29,25 +29,25 @@ enum Wish {
 }
 
 /// An order, by its place among the others.
-type Plan = (Wish, Way);
+pub(super) type Plan = (Wish, Way);
 
 /// Who takes his turn.
 #[derive(Debug, Clone)]
-enum Turn {
+pub(super) enum Turn {
     Next(Index),
     /// An event is delivered again.
     Again(Index),
 }
 
 #[derive(Debug)]
-enum Sent {
+pub(super) enum Sent {
     Client(Command),
     Step(usize, Step),
 }
 
 /// A shop, and what is on its way.
-struct Network {
-    shop: Shop,
+pub(super) struct Network {
+    pub(super) shop: Shop,
     ways: BTreeMap<String, Way>,
     to: BTreeMap<Name, VecDeque<Sent>>,
     /// Events that were not reacted to, by their places in the log.
@@ -57,7 +57,7 @@ struct Network {
 }
 
 impl Network {
-    fn of(mut shop: Shop, plans: &[Plan]) -> Self {
+    pub(super) fn of(mut shop: Shop, plans: &[Plan]) -> Self {
         shop.settle();
         let seen = shop.log.len();
         let (to, unread, ways) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -90,11 +90,11 @@ impl Network {
         self.ways.insert(id, way);
     }
 
-    fn send(&mut self, to: Name, sent: Sent) {
+    pub(super) fn send(&mut self, to: Name, sent: Sent) {
         self.to.entry(to).or_default().push_back(sent);
     }
 
-    fn make(&mut self, turn: &Turn) {
+    pub(super) fn make(&mut self, turn: &Turn) {
         match turn {
             Turn::Next(index) => {
                 let ready = self.ready();
@@ -107,7 +107,7 @@ impl Network {
         }
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         while let Some(next) = self.ready().into_iter().next() {
             self.go(next);
         }
@@ -134,7 +134,8 @@ impl Network {
             Sent::Client(command) => drop(self.shop.send(name.0, &name.1, &command, false)),
             Sent::Step(source, step) => {
                 let outcome = self.shop.send(name.0, &name.1, &step.command().2, true);
-                self.send_steps([(source, next(&step, &outcome))]);
+                let next = self.shop.next(&step, &outcome);
+                self.send_steps([(source, next)]);
             }
         }
         for index in self.seen..self.shop.log.len() {
@@ -203,6 +204,7 @@ fn play(shop: Shop, plans: &[Plan], turns: &[Turn], is_closed_first: bool) -> Sh
     shop.pass(TimeMs(WINDOW_MS));
     shop.pass(CLOSES);
     shop.check();
+    assert_eq!(shop.stuck, [], "each aggregate was sent its steps in their order");
     assert!(shop.orders().all(|(_, state)| !matches!(state, OrderState::Confirmed(_))), "none waits for ever");
     shop
 }
