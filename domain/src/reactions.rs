@@ -32,6 +32,9 @@ pub const NOT_DUE: &str = "not_due";
 /// happened elsewhere. An order that is dated when it is placed never is.
 const RECORD_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// The reason of an order that ended because a line of it was refused for too long.
+const NOT_CONFIRMED_IN_TIME: &str = "not_confirmed_in_time";
+
 /// A command that an event causes, or the outcome of another step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -359,6 +362,19 @@ impl Step {
             Self::Due { alarm: Alarm::OpenSale, .. } => String::from("open"),
             Self::Due { alarm: Alarm::CloseSale, .. } => String::from("close"),
             Self::Due { alarm: Alarm::LapseHolds, .. } => String::from("lapse holds"),
+        }
+    }
+
+    /// Gives what ends the order, where this step is to confirm a line of it and is refused for too long.
+    pub fn given_up(&self) -> Option<Self> {
+        match self {
+            Self::Reserve { product, order, .. } | Self::Hold { product, claim: Claim { order, .. }, .. } => {
+                let (order, product) = (order.clone(), product.clone());
+                Some(Self::RejectLine { order, product, reason: NOT_CONFIRMED_IN_TIME.into() })
+            }
+            Self::ConfirmLine { .. } | Self::RejectLine { .. } | Self::Release { .. } | Self::Return { .. } => None,
+            Self::Commit { .. } | Self::CommitClaim { .. } | Self::Place { .. } | Self::Allot { .. } => None,
+            Self::Stock { .. } | Self::Refuse { .. } | Self::TakeBack { .. } | Self::Due { .. } => None,
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Config {
     pub service_token: Option<Secret>,
     /// `PAYMENT_WINDOW_SECS`, default 600: how long a confirmed order waits to be paid.
     pub payment_window: Duration,
+    /// `CONFIRM_WITHIN_SECS`, default 900: how long a line of a placed order may be refused before the order is rejected.
+    pub confirm_within: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000.
@@ -57,6 +59,7 @@ impl Config {
             command_urls: env.or("REACTOR_COMMAND_URLS", Urls::default())?.0,
             service_token: env.optional("SERVICE_TOKEN")?,
             payment_window: env.secs_or("PAYMENT_WINDOW_SECS", Duration::from_secs(600))?,
+            confirm_within: env.secs_or("CONFIRM_WITHIN_SECS", Duration::from_secs(900))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })

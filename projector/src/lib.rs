@@ -46,6 +46,7 @@ pub use migrate::migrate;
 use metrics::Metrics;
 use projector::{Projector, Ready};
 use reactor::deadlines::Deadlines;
+use reactor::unconfirmed::Unconfirmed;
 use reactor::{Commands, Lanes, Reactor, WeakLanes};
 use redis::Cache;
 
@@ -158,9 +159,16 @@ fn start_reactor(
     let topic = &config.topic.name;
     let group = Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &meeting(topic)), sender)?;
     let deadlines = Deadlines { url: config.postgres_url.clone(), lanes: lanes.clone(), metrics: metrics.clone() };
+    let unconfirmed = Unconfirmed {
+        url: config.postgres_url.clone(),
+        lanes: lanes.clone(),
+        within: config.confirm_within,
+        payment_window: config.payment_window,
+    };
     let (config, metrics) = (config.clone(), metrics.clone());
     let reactor = Reactor { config, partitions, lanes, metrics, ready, assignment };
     tasks.spawn("reactor", reactor.run(shutdown.clone()));
     tasks.spawn("deadlines", deadlines.fire(shutdown.clone()));
+    tasks.spawn("unconfirmed", unconfirmed.run(shutdown.clone()));
     Ok(Some(group))
 }

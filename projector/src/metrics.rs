@@ -118,7 +118,7 @@ impl Metrics {
         let outcome = match answered {
             Answered::Accepted => "accepted",
             Answered::Rejected(_) => "rejected",
-            Answered::Later => "later",
+            Answered::Later | Answered::Away => "later",
             Answered::Refused(_) | Answered::Quarantined(_) => "refused",
         };
         self.steps.add(1, &[KeyValue::new("outcome", outcome)]);

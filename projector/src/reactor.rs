@@ -14,6 +14,7 @@ mod commands;
 mod lanes;
 mod positions;
 pub(crate) mod deadlines;
+pub(crate) mod unconfirmed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -184,7 +185,7 @@ impl<'a> Stretch<'a> {
             self.positions.begin(source, value, commit, caused.steps.len());
             for (step, cause) in caused.steps {
                 let (ended, lease) = (self.sender.clone(), Some(self.lease.clone()));
-                let sender = Sender { source, ended, lease, patience: PATIENCE };
+                let sender = Sender { source, ended, lease, patience: PATIENCE, waits_for_partition: false };
                 self.reactor.lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
             }
         }
@@ -255,8 +256,8 @@ pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration
         let caused = chains::of(commit, (partition, offset), payment_window);
         open.insert(offset, caused.steps.len());
         for (step, cause) in caused.steps {
-            let sender =
-                Sender { source: (partition, offset), ended: ended.clone(), lease: None, patience: AGAIN_WITHIN };
+            let (source, ended, patience) = ((partition, offset), ended.clone(), AGAIN_WITHIN);
+            let sender = Sender { source, ended, lease: None, patience, waits_for_partition: false };
             lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
         }
     }

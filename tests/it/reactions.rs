@@ -381,6 +381,33 @@ async fn what_can_never_be_done_is_parked_alone_and_given_up_by_an_operator() {
 }
 
 #[tokio::test]
+async fn an_order_of_which_a_line_is_refused_for_too_long_ends_and_gives_back_the_others() {
+    let shop = Shop::with_views(1).await;
+    append_broken(&shop).await;
+    let whole = Whole::of(shop, 600).await;
+    whole.register("cd", 5).await;
+    whole.place("stuck", &[("broken", 1), ("cd", 1)]).await;
+    let admin = whole.reactor.as_ref().unwrap().admin_client();
+    eventually("it is parked", async || (admin.get("/parked").await.json()["parked"] != json!([])).then_some(())).await;
+    whole.comes_to("/v1/products/cd", json!({ "reserved": 1 })).await;
+    whole.comes_to("/v1/orders/stuck", json!({ "status": "placed" })).await;
+    let commands = format!("http://{}", whole.command_api.as_ref().unwrap().internal_addr());
+    let none = ("PROJECTOR_VIEWS", "none".to_owned());
+    let env = [none, ("REACTOR_COMMAND_URLS", commands), ("CONFIRM_WITHIN_SECS", "1".to_owned())];
+    let hasty = Service::projector(&whole.shop.env(env));
+    hasty.wait_ready().await;
+    let ended = json!({ "status": "rejected", "reason": "not_confirmed_in_time" });
+    whole.comes_to("/v1/orders/stuck", ended).await;
+    whole.comes_to("/v1/products/cd", json!({ "available": 5, "reserved": 0 })).await;
+    // What it did not get stays where it is asked to be released, for a person to look at.
+    eventually("what its placing caused is not parked any more", async || {
+        let placed = "SELECT count(*) FROM parked WHERE position('\"order.placed.'::bytea IN record) > 0";
+        (whole.shop.sql(placed).await == Some(0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_taken_for_an_order_is_given_back_by_that_order_alone() {
     let whole = Whole::new(600).await;
     whole.register("last", 1).await;

@@ -33,6 +33,8 @@ pub(crate) struct Sender {
     pub(crate) lease: Option<Arc<Lease>>,
     /// How long a step may be refused while others are taken.
     pub(crate) patience: Duration,
+    /// Time in which the partition of the step is away is not counted.
+    pub(crate) waits_for_partition: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -28,8 +28,10 @@ pub(crate) enum Answered {
     Accepted,
     /// By a rule, of this name: an outcome like any other.
     Rejected(String),
-    /// Not now, or nobody knows.
+    /// Not now.
     Later,
+    /// Not now, or nobody knows: the partition, or all of command-api, is away.
+    Away,
     /// Its rules panicked: not until somebody looked at the aggregate.
     Quarantined(String),
     /// Never.
@@ -98,7 +100,7 @@ impl Commands {
                 Vec::new()
             }
         };
-        answers.resize(count, Answered::Later);
+        answers.resize(count, Answered::Away);
         answers
     }
 
@@ -163,7 +165,8 @@ impl From<LineAnswer> for Answered {
             (200, _) => Self::Accepted,
             (422, Some(rejection)) => Self::Rejected(rejection),
             (503, _) if answer.r#type.ends_with("quarantined") => Self::Quarantined(reason),
-            (503, _) => Self::Later,
+            (503, _) if answer.r#type.ends_with("overloaded") => Self::Later,
+            (503, _) => Self::Away,
             _ => Self::Refused(reason),
         }
     }
@@ -185,6 +188,7 @@ mod tests {
         let rejected = r#"{"status":422,"type":"/problems/rejected","rejection":"out_of_stock"}"#;
         assert_eq!(answered(rejected), Answered::Rejected("out_of_stock".to_owned()));
         assert_eq!(answered(r#"{"status":503,"type":"/problems/overloaded"}"#), Answered::Later);
+        assert_eq!(answered(r#"{"status":503,"type":"/problems/no-owner"}"#), Answered::Away);
         for status in [400, 404, 409, 422] {
             let refused = format!(r#"{{"status":{status},"type":"/problems/x","detail":"why"}}"#);
             assert_eq!(answered(&refused), Answered::Refused(format!("{status} /problems/x: why")));

@@ -115,7 +115,7 @@ impl Firing<'_> {
         let step = Step::Due { alarm, id: id.into(), due_at };
         self.next += 1;
         let (source, ended) = ((0, self.next), self.sender.clone());
-        let sender = Sender { source, ended, lease: None, patience: LEASE };
+        let sender = Sender { source, ended, lease: None, patience: LEASE, waits_for_partition: false };
         self.under_way.insert(self.next, Due { kind, aggregate, due_ms });
         self.deadlines.lanes.begin(Chain { step, at: due_at, cause: row.get::<_, &str>(3).into(), sender });
     }

@@ -15,7 +15,7 @@ use schemas::aggregate::AggregateId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::chains::{Chain, End};
+use super::chains::{Chain, End, Sender};
 use super::commands::{Answered, Commands};
 use crate::metrics::Metrics;
 
@@ -149,16 +149,17 @@ impl Lane {
         drop(permit);
         let mut broken: HashMap<AggregateId, String> = HashMap::new();
         let mut later = Vec::new();
+        let is_away = |answer: &Answered| *answer == Answered::Away;
         for (waiting, answer) in taken.into_iter().zip(answers) {
             self.shared.metrics.step_answered(&answer);
-            if answer != Answered::Later {
+            if !matches!(answer, Answered::Later | Answered::Away) {
                 self.shared.answered();
                 self.queue.held.remove(&waiting.target);
             }
             match answer {
                 Answered::Accepted => self.follow(waiting, Outcome::Accepted),
                 Answered::Rejected(rule) => self.follow(waiting, Outcome::Rejected(&rule)),
-                Answered::Later => later.push(waiting),
+                Answered::Later | Answered::Away => later.push((waiting, is_away(&answer))),
                 Answered::Refused(reason) => waiting.chain.end(End::Failed(reason)),
                 Answered::Quarantined(reason) => {
                     waiting.chain.end(End::Failed(reason.clone()));
@@ -166,7 +167,7 @@ impl Lane {
                 }
             }
         }
-        later.retain(|waiting| match broken.get(&waiting.target) {
+        later.retain(|(waiting, _)| match broken.get(&waiting.target) {
             // They were refused for standing behind it.
             Some(reason) => {
                 waiting.chain.end(End::Failed(reason.clone()));
@@ -194,14 +195,13 @@ impl Lane {
         }
     }
 
-    /// In front, in their order, for another try.
-    fn put_back(&mut self, later: Vec<Waiting>) {
+    /// In front, in their order, for another try; each with whether its partition is away.
+    fn put_back(&mut self, later: Vec<(Waiting, bool)>) {
         let now = Instant::now();
         let is_silent = self.shared.is_silent();
-        for mut waiting in later.into_iter().rev() {
-            let since = *waiting.refused_since.get_or_insert(now);
-            if now - since > waiting.chain.sender.patience && !is_silent {
-                let reason = format!("{} has not taken it for {} s", waiting.target.as_str(), (now - since).as_secs());
+        for (mut waiting, is_away) in later.into_iter().rev() {
+            if let Some(refused_for) = waiting.late(now, is_away).filter(|_| !is_silent) {
+                let reason = format!("{} has not taken it for {} s", waiting.target.as_str(), refused_for.as_secs());
                 waiting.chain.end(End::Late(reason));
                 continue;
             }
@@ -219,6 +219,19 @@ impl Waiting {
             self.chain.end(End::Dropped);
         }
         self.has_begun
+    }
+}
+
+impl Waiting {
+    /// Counts another refusal. Gives for how long it has been refused, if that is more than its sender's patience.
+    fn late(&mut self, now: Instant, is_away: bool) -> Option<Duration> {
+        let Sender { patience, waits_for_partition, .. } = self.chain.sender;
+        if is_away && waits_for_partition {
+            self.refused_since = None;
+            return None;
+        }
+        let refused_for = now - *self.refused_since.get_or_insert(now);
+        (refused_for > patience).then_some(refused_for)
     }
 }
 
@@ -282,14 +295,15 @@ mod tests {
     use domain::ids::{OrderId, ProductId};
     use domain::reactions::Step;
 
-    use super::super::chains::{Ended, Lease, Sender};
+    use super::super::chains::{Ended, Lease};
     use super::*;
 
     /// With what tells of its end.
     fn waiting(product: &str, order: &str, lease: Option<Arc<Lease>>) -> (Waiting, mpsc::UnboundedReceiver<Ended>) {
         let (ended, end) = mpsc::unbounded_channel();
         let step = Step::Release { product: ProductId(product.into()), order: OrderId(order.into()) };
-        let sender = Sender { source: (0, 0), ended, lease, patience: Duration::ZERO };
+        let (source, patience) = ((0, 0), Duration::ZERO);
+        let sender = Sender { source, ended, lease, patience, waits_for_partition: false };
         let chain = Chain { step, at: TimeMs(0), cause: "0-0-1".into(), sender };
         let target = AggregateId::new(domain::AggregateType::Product, product).unwrap();
         (Waiting { chain, target, has_begun: false, refused_since: None }, end)
@@ -340,6 +354,21 @@ mod tests {
         }
         assert_eq!(pauses[..3], [10, 20, 40].map(Duration::from_millis));
         assert_eq!(pauses[9], LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn time_in_which_the_partition_is_away_is_not_counted_where_it_is_waited_for() {
+        let now = Instant::now();
+        let after = |secs| now + Duration::from_secs(secs);
+        let (mut waiting, _end) = waiting("a", "1", None);
+        waiting.chain.sender.patience = Duration::from_secs(5);
+        waiting.chain.sender.waits_for_partition = true;
+        assert_eq!(waiting.late(now, false), None);
+        assert_eq!(waiting.late(after(100), true), None);
+        assert_eq!(waiting.late(after(200), false), None, "it is back, and refuses for the first time");
+        assert_eq!(waiting.late(after(206), false), Some(Duration::from_secs(6)));
+        waiting.chain.sender.waits_for_partition = false;
+        assert_eq!(waiting.late(after(207), true), Some(Duration::from_secs(7)));
     }
 
     #[test]
