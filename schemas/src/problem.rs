@@ -34,6 +34,8 @@ pub enum ProblemKind {
     /// The command may or may not have been written; a retry under its key tells.
     OutcomeUnknown,
     Unavailable,
+    /// One address asked for too much. The edge alone says it.
+    RateLimited,
 }
 
 /// The body of an error answer.
@@ -87,7 +89,7 @@ impl Problem {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -106,6 +108,7 @@ impl ProblemKind {
         Self::NoOwner,
         Self::OutcomeUnknown,
         Self::Unavailable,
+        Self::RateLimited,
     ];
 
     pub fn status(self) -> u16 {
@@ -120,6 +123,7 @@ impl ProblemKind {
             Self::UnsupportedMediaType => 415,
             Self::Misdirected => 421,
             Self::Rejected | Self::KeyReused => 422,
+            Self::RateLimited => 429,
             Self::Internal => 500,
             Self::NotYet
             | Self::Overloaded
@@ -151,6 +155,7 @@ impl ProblemKind {
             Self::NoOwner => "no-owner",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::Unavailable => "unavailable",
+            Self::RateLimited => "rate-limited",
         }
     }
 
@@ -174,6 +179,7 @@ impl ProblemKind {
             Self::NoOwner => "No instance owns this partition just now",
             Self::OutcomeUnknown => "The outcome is not known yet",
             Self::Unavailable => "A part that this needs is away",
+            Self::RateLimited => "Too many requests from one address",
         }
     }
 
@@ -219,6 +225,10 @@ impl ProblemKind {
                 "The command was sent to the log, and no answer came in time. A retry under the same key joins it and tells its outcome."
             }
             Self::Unavailable => "A server that the answer needs does not respond. Try again after Retry-After.",
+            Self::RateLimited => {
+                "Your address asked for more than its share, and nothing was done. Wait as Retry-After says, then send \
+                 the same again, a command under the same Idempotency-Key."
+            }
         }
     }
 }

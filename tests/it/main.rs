@@ -30,4 +30,5 @@ mod outages;
 mod query_tier;
 mod adding;
 mod stack;
+mod edge;
 mod faults;

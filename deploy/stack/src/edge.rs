@@ -1,5 +1,7 @@
 //! The edge: nginx in front of both tiers.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -14,6 +16,8 @@ use crate::plan::Size;
 use crate::probe::Probe;
 use crate::provision::Tools;
 
+pub(crate) use limits::Limits;
+
 pub(crate) const NAME: &str = "edge";
 /// SIGQUIT lets nginx finish the requests that it has.
 const STOP: Stop = Stop { signal: Signal::QUIT, grace: Duration::from_secs(5) };
@@ -23,11 +27,13 @@ const CONNECTIONS: u64 = 4096;
 pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[String]) -> Result<Part> {
     let folder = layout.config().join(NAME);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let path = root().join("deploy/edge/nginx.conf.template");
-    let template = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let values = values(layout, tools, size, &folder);
     let file = folder.join("nginx.conf");
-    fs::write(&file, fill(&template, &values(layout, tools, size, &folder))?)
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    for (template, file) in [("nginx.conf.template", &file), ("index.html.template", &folder.join("index.html"))] {
+        let path = root().join("deploy/edge").join(template);
+        let template = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        fs::write(file, fill(&template, &values)?).with_context(|| format!("cannot write {}", file.display()))?;
+    }
 
     let (folder, file) = (folder.to_string_lossy(), file.to_string_lossy());
     let port = layout.ports.edge();
@@ -46,21 +52,25 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
 }
 
 fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'static str, String)> {
-    // An instance that fails a request is left alone for a second, then tried again.
-    let upstream = |port| format!("        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;");
+    // An instance that fails three requests within a second is left alone for a second, then tried again.
+    let upstream = |port| format!("        server 127.0.0.1:{port} max_fails=3 fail_timeout=1s;");
     let commands: Vec<_> = (1..=size.command_apis).map(|n| upstream(layout.ports.command_http(n))).collect();
     let queries: Vec<_> = (1..=size.query_apis).map(|n| upstream(layout.ports.query_http(n))).collect();
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(4 * CONNECTIONS);
     let files = files.min(4 * CONNECTIONS);
-    vec![
-        ("perl_module", tools.nginx_perl.display().to_string()),
+    let mut values = vec![
+        ("modules", tools.nginx_modules.display().to_string()),
+        ("source", root().join("deploy/edge").display().to_string()),
+        ("url", format!("http://127.0.0.1:{}", layout.ports.edge())),
         ("folder", folder.display().to_string()),
         ("port", layout.ports.edge().to_string()),
         ("files", files.to_string()),
         ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
         ("commands", commands.join("\n")),
         ("queries", queries.join("\n")),
-    ]
+    ];
+    values.extend(size.limits.values());
+    values
 }
 
 fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {

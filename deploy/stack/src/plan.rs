@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::edge::Limits;
 use crate::layout::{Layout, MAX_INSTANCES};
 use crate::part::Part;
 use crate::provision::Tools;
@@ -42,6 +43,8 @@ pub(crate) struct Wanted {
     /// Seconds that a confirmed order waits to be paid
     #[arg(long, default_value_t = PAYMENT_WINDOW_SECS, value_parser = clap::value_parser!(u32).range(1..))]
     payment_window: u32,
+    #[command(flatten)]
+    limits: Limits,
     /// Kafka, Postgres and Redis alone
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
@@ -68,6 +71,7 @@ impl Default for Wanted {
             query_apis: INSTANCES,
             projectors: INSTANCES,
             payment_window: PAYMENT_WINDOW_SECS,
+            limits: Limits::default(),
             servers_only: false,
         }
     }
@@ -82,6 +86,7 @@ pub(crate) struct Size {
     pub(crate) query_apis: u16,
     pub(crate) projectors: u16,
     pub(crate) payment_window_secs: u32,
+    pub(crate) limits: Limits,
     pub(crate) servers_only: bool,
 }
 
@@ -143,7 +148,8 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     }
     let Wanted { command_apis, query_apis, projectors, payment_window: payment_window_secs, servers_only, .. } =
         *wanted;
-    Ok(Size { brokers, partitions, command_apis, query_apis, projectors, payment_window_secs, servers_only })
+    let limits = wanted.limits.clone();
+    Ok(Size { brokers, partitions, command_apis, query_apis, projectors, payment_window_secs, limits, servers_only })
 }
 
 fn fixed_path(layout: &Layout) -> PathBuf {

@@ -18,8 +18,8 @@ pub(crate) struct Tools {
     pub(crate) postgres: PathBuf,
     pub(crate) redis_server: PathBuf,
     pub(crate) nginx: PathBuf,
-    /// The module that makes idempotency keys at the edge.
-    pub(crate) nginx_perl: PathBuf,
+    /// The folder of the modules that run Lua at the edge.
+    pub(crate) nginx_modules: PathBuf,
 }
 
 /// Something that must be there.
@@ -39,8 +39,8 @@ const MAVEN: Need = Need { name: "Maven (mvn)", find: || find::program("mvn"), p
 const POSTGRES: Need = Need { name: "PostgreSQL 15 or newer", find: find::postgres, packages: &["postgresql"] };
 const REDIS: Need = Need { name: "Redis 7 or newer", find: find::redis, packages: &["redis-server"] };
 const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packages: &["nginx"] };
-const NGINX_PERL: Need =
-    Need { name: "nginx's perl module", find: find::nginx_perl, packages: &["libnginx-mod-http-perl"] };
+const NGINX_LUA: Need =
+    Need { name: "nginx's Lua module", find: find::nginx_modules, packages: &["libnginx-mod-http-lua"] };
 
 const WRK: Need = Need { name: "wrk", find: || find::program("wrk"), packages: &["wrk"] };
 
@@ -72,7 +72,7 @@ pub(crate) fn ensure_wrk(log: &Path) -> Result<PathBuf> {
 }
 
 fn missing() -> Vec<&'static Need> {
-    const SERVERS: [&Need; 6] = [&JAVA, &MAVEN, &POSTGRES, &REDIS, &NGINX, &NGINX_PERL];
+    const SERVERS: [&Need; 6] = [&JAVA, &MAVEN, &POSTGRES, &REDIS, &NGINX, &NGINX_LUA];
     TOOLCHAIN.iter().chain(SERVERS).filter(|need| (need.find)().is_none()).collect()
 }
 
@@ -85,7 +85,7 @@ fn found() -> Result<Tools> {
             postgres: (POSTGRES.find)()?,
             redis_server: (REDIS.find)()?,
             nginx: (NGINX.find)()?,
-            nginx_perl: (NGINX_PERL.find)()?,
+            nginx_modules: (NGINX_LUA.find)()?,
         })
     };
     match tools() {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::Cancelled;
 use crate::control::{self, Request};
+use crate::edge::Limits;
 use crate::layout::Layout;
 use crate::part::Part;
 use crate::plan::{self, PAYMENT_WINDOW_SECS, Size};
@@ -82,6 +83,7 @@ pub(super) fn on_empty_stack<T>(
         query_apis: of_plan,
         projectors,
         payment_window_secs: PAYMENT_WINDOW_SECS,
+        limits: Limits::default(),
         servers_only: false,
     };
     let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;

@@ -39,9 +39,12 @@ pub(super) fn redis() -> Option<PathBuf> {
     candidates("redis-server").into_iter().find(|path| is_new_enough(path, "--version", MIN_REDIS))
 }
 
-pub(super) fn nginx_perl() -> Option<PathBuf> {
+/// The folder of nginx's Lua module and of the one that it stands on.
+pub(super) fn nginx_modules() -> Option<PathBuf> {
     let dirs = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];
-    dirs.iter().map(|dir| Path::new(dir).join("ngx_http_perl_module.so")).find(|path| path.is_file())
+    let has_all =
+        |dir: &Path| ["ndk_http_module.so", "ngx_http_lua_module.so"].iter().all(|name| dir.join(name).is_file());
+    dirs.into_iter().map(PathBuf::from).find(|dir| has_all(dir))
 }
 
 pub(super) fn header(name: &str) -> Option<PathBuf> {

@@ -1,0 +1,62 @@
+-- The parts of the edge that nginx's own configuration cannot say.
+
+local edge = {}
+
+local TITLES = {
+    [4] = '"type":"/problems/invalid-request","title":"The request is malformed"',
+    [5] = '"type":"/problems/internal","title":"A fault on our side"',
+}
+
+-- Returns a UUID of version 7: 48 bits of milliseconds, and random bits of nginx's own request id.
+local function uuid_v7()
+    local time = string.format("%012x", ngx.now() * 1000)
+    local random = ngx.var.request_id
+    return string.format("%s-%s-7%s-%x%s-%s", time:sub(1, 8), time:sub(9), random:sub(1, 3),
+        8 + tonumber(random:sub(4, 4), 16) % 4, random:sub(5, 7), random:sub(8, 19))
+end
+
+-- Sees to it that a command has a key, and returns it for the edge's own answers. Keys that a client sent are passed on
+-- as they are, so that the service can refuse an empty one, or two.
+function edge.key()
+    if ngx.req.is_internal() then
+        -- An error led here. The method is GET now, and what was said before still holds.
+        return ngx.var.command_key
+    end
+    local method = ngx.req.get_method()
+    if method == "GET" or method == "HEAD" or method == "OPTIONS" then
+        return ""
+    end
+    local sent = ngx.var.http_idempotency_key
+    if sent then
+        return sent
+    end
+    local made = uuid_v7()
+    ngx.req.set_header("Idempotency-Key", made)
+    return made
+end
+
+-- An instance's HTTP library refuses some requests before any handler sees them, by a bare status. These two functions
+-- make a problem of it, like of every other error.
+function edge.complete_head()
+    local status = ngx.status
+    if status < 400 or ngx.header.content_type then
+        return
+    end
+    ngx.header.content_type = "application/problem+json"
+    ngx.header.content_length = nil
+    ngx.ctx.problem = string.format('{%s,"status":%d,"request_id":"%s"}\n', TITLES[math.floor(status / 100)] or TITLES[4],
+        status, ngx.var.request_name)
+end
+
+function edge.complete_body()
+    if ngx.status < 400 then
+        return
+    end
+    local problem = ngx.ctx.problem
+    if problem then
+        -- The body that came is empty, or says nothing that a problem could.
+        ngx.arg[1] = ngx.arg[2] and problem or nil
+    end
+end
+
+return edge

@@ -1,0 +1,199 @@
+//! The edge: the one address in front of both tiers.
+
+use std::net::SocketAddr;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use uuid::Uuid;
+
+use crate::fixture::{Client, DEADLINE, eventually};
+use crate::stack::Stack;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
+    // Loopback is not limited; here all of it is, but for one address.
+    let limits = ["commands=2", "batches=1", "lists=1", "histories=1"].map(|limit| ["--limit", limit]).concat();
+    let stack = Stack::up_with(&[&limits[..], &["--unlimited", "127.0.0.1/32"]].concat()).await;
+    let client = stack.client();
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    let answer = client.post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    let key: Uuid = answer.header("idempotency-key").unwrap().parse().unwrap();
+    assert_eq!(key.get_version_num(), 7);
+    client.post("/v1/products/cd/commit", json!({ "order": "o" })).await.problem(404, "not-found", "");
+    for path in ["/metrics", "/readyz", "/link", "/internal/link"] {
+        assert_eq!(client.get(path).await.status, 404, "{path}");
+    }
+    client.try_send(Method::TRACE, "/v1/products/cd", &[], None).await.unwrap().problem(405, "method-not-allowed", "");
+    what_describes_it_is_served(&client).await;
+    people_are_told_what_runs_here(&stack).await;
+    what_the_edge_refuses_is_a_problem_that_names_the_request(&stack).await;
+    a_stranger_is_limited_by_the_class_of_its_requests(&stack).await;
+    what_says_who_asks_is_kept_for_nobody(&client).await;
+
+    // With a token, the edge itself has no answer to give.
+    let token = answer.token();
+    let query = async || client.get_with("/v1/products/cd", &[("consistency-token", token.as_str())]).await;
+    stack.tell(&["stop", "query-api-1"]).await;
+    for _ in 0..10 {
+        assert_eq!(query().await.status, 200, "a dead instance is passed over");
+    }
+    stack.tell(&["stop", "query-api-2"]).await;
+    let refused = query().await;
+    assert!([502, 503, 504].contains(&refused.status.as_u16()), "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    stack.tell(&["start", "query-api-1"]).await;
+    eventually("the edge finds it again", async || (query().await.status == 200).then_some(())).await;
+}
+
+/// The page has what README shows, and stands alone.
+async fn people_are_told_what_runs_here(stack: &Stack) {
+    let page = stack.client().get("/").await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let command = format!("curl -i http://{}/v1/products/cd-1/register ", stack.addr());
+    assert!(page.text.contains(&command), "{}", page.text);
+    assert!(!page.text.contains("src=") && !page.text.contains("<script"), "{}", page.text);
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    for link in page.text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert_eq!(stack.client().get(link).await.status, 200, "{link}");
+    }
+    let docs = stack.client().get("/docs").await;
+    assert!(docs.header("content-security-policy").unwrap().contains("frame-ancestors 'none'"), "{docs:?}");
+}
+
+async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack) {
+    let long = "a".repeat(20_000);
+    let many: String = (0..110).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let large: String = (0..9).map(|n| format!("x-{n}: {}\r\n", "a".repeat(9_000))).collect();
+    let announced = "content-length: 5000000\r\n";
+    let cases = [
+        ("GET /v1 HTTP/1.1", "", 404, "not-found"),
+        ("POST /problems HTTP/1.1", "content-length: 0\r\n", 404, "not-found"),
+        ("GET /docs/ HTTP/1.1", "", 404, "not-found"),
+        ("GET /edge/problem/502 HTTP/1.1", "", 404, "not-found"),
+        ("GET /metrics HTTP/1.0", "", 404, "not-found"),
+        ("POST /v1/products/../commands HTTP/1.1", "content-length: 0\r\n", 400, "invalid-request"),
+        ("GET /v1/products/%2E%2e HTTP/1.1", "", 400, "invalid-request"),
+        ("GET /v1//products HTTP/1.1", "", 400, "invalid-request"),
+        ("POST /v1/%63ommands HTTP/1.1", "content-length: 0\r\n", 400, "invalid-request"),
+        ("GET /v1/products/a%2fb HTTP/1.1", "", 400, "invalid-request"),
+        ("GET /v1/products/a%00 HTTP/1.1", "", 400, "invalid-request"),
+        ("GET /v1/products/cd HTTP/1.1", "x\u{1}: 1\r\n", 400, "invalid-request"),
+        // These two pass the edge: it is the service's HTTP library that refuses them, by a bare status.
+        ("GET /v1/products/asked-once HTTP/1.1", "x: \u{1}\r\n", 400, "invalid-request"),
+        ("GET /v1/products/asked-once HTTP/1.1", &many, 431, "invalid-request"),
+        ("GET /v1/products/cd HTTP/1.1", &large, 431, "invalid-request"),
+        (&format!("GET /v1/products/{long} HTTP/1.1"), "", 414, "invalid-request"),
+        ("POST /v1/products/cd/restock HTTP/1.1", announced, 413, "too-large"),
+        ("POST /v1/products/cd/restock HTTP/1.1", "transfer-encoding: x\r\n", 501, "invalid-request"),
+        ("POST / HTTP/1.1", "content-length: 0\r\n", 405, "method-not-allowed"),
+        ("TRACE /v1/products/cd HTTP/1.1", "", 405, "method-not-allowed"),
+        ("CONNECT /v1/products/cd HTTP/1.1", "", 405, "method-not-allowed"),
+        ("GET / HTTP/1.1", "if-match: \"1\"\r\n", 412, "precondition-failed"),
+        ("GET / HTTP/3.0", "", 505, "invalid-request"),
+        ("GARBAGE", "", 400, "invalid-request"),
+    ];
+    for (line, headers, status, slug) in cases {
+        let head = format!("{line}\r\nhost: a\r\nconnection: close\r\nx-request-id: r-1\r\n{headers}\r\n");
+        let answer = ask(stack.addr(), &head).await;
+        let shown = &head[..head.len().min(200)];
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head for {shown}: {answer:?}"));
+        let head = head.to_ascii_lowercase();
+        let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        assert_eq!(head.split(' ').nth(1), Some(&*status.to_string()), "{shown}: {answer}");
+        assert_eq!(header("content-type"), Some("application/problem+json"), "{shown}: {answer}");
+        assert_eq!(header("x-content-type-options"), Some("nosniff"), "{shown}: {answer}");
+        // A body without a length comes in one chunk.
+        let json = &body[body.find('{').unwrap_or_default()..=body.rfind('}').unwrap_or_default()];
+        let problem: Value = serde_json::from_str(json).unwrap_or_else(|_| panic!("{shown}: {answer}"));
+        assert_eq!(problem["type"], format!("/problems/{slug}"), "{shown}");
+        assert_eq!(
+            (&problem["status"], problem["request_id"].as_str()),
+            (&json!(status), header("x-request-id")),
+            "{shown}: {answer}"
+        );
+        if status == 413 {
+            let key: Uuid = header("idempotency-key").unwrap().parse().unwrap();
+            assert_eq!(key.get_version_num(), 7);
+        }
+    }
+    let kept = ask(stack.addr(), "GET /v1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-request-id: r-1\r\n\r\n").await;
+    assert!(kept.contains("X-Request-Id: r-1\r\n"), "a client's own id is kept: {kept}");
+}
+
+/// Sends a head as it is, and returns the answer: up to the end of its problem, since the edge may wait for more of what
+/// it refused.
+async fn ask(addr: SocketAddr, head: &str) -> String {
+    let mut stream = TcpSocket::new_v4().unwrap().connect(addr).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = async {
+        let is_whole = |answer: &[u8]| answer.ends_with(b"}\n") || answer.ends_with(b"\r\n0\r\n\r\n");
+        while !is_whole(&answer) && stream.read_buf(&mut answer).await.unwrap() > 0 {}
+    };
+    tokio::time::timeout(DEADLINE, read).await.unwrap_or_else(|_| panic!("no answer to {head}"));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn a_stranger_is_limited_by_the_class_of_its_requests(stack: &Stack) {
+    let stranger = Client::from([127, 0, 0, 2], &format!("http://{}", stack.addr()));
+    for path in ["/v1/products/cd/history", "/v1/views/product", "/v1/products/cd/reserve", "/v1/commands"] {
+        let ask = async |client: &Client| match path {
+            "/v1/commands" => client.post_raw(path, &[("content-type", "application/x-ndjson")], "").await,
+            "/v1/products/cd/reserve" => client.post(path, json!({})).await,
+            _ => client.get(path).await,
+        };
+        let mut answers = Vec::new();
+        for _ in 0..20 {
+            answers.push(ask(&stranger).await);
+            assert_ne!(ask(&stack.client()).await.status, 429, "{path}");
+        }
+        assert_ne!(answers[0].status, 429, "{path}");
+        let refused = answers.into_iter().find(|answer| answer.status == 429);
+        let refused = refused.unwrap_or_else(|| panic!("{path} is limited")).problem(429, "rate-limited", "");
+        assert_eq!(refused.header("retry-after"), Some("1"), "{refused:?}");
+        // Another class has a limit of its own.
+        assert_eq!(stranger.get("/v1/products/cd").await.status, 200);
+    }
+}
+
+async fn what_says_who_asks_is_kept_for_nobody(client: &Client) {
+    let path = "/v1/products/cd";
+    eventually("others' answers are kept", async || {
+        (client.get(path).await.header("x-cache") == Some("HIT")).then_some(())
+    })
+    .await;
+    for header in [("authorization", "Bearer a"), ("cookie", "a=1")] {
+        assert_eq!(client.get_with(path, &[header]).await.header("x-cache"), Some("BYPASS"), "{header:?}");
+    }
+    let elsewhere = client.get_with(path, &[("origin", "http://elsewhere.example")]).await;
+    assert_ne!(elsewhere.header("x-cache"), Some("HIT"), "it may name the page's origin");
+}
+
+/// Through the edge, from the system itself alone.
+async fn what_describes_it_is_served(client: &Client) {
+    for (path, media_type, member) in [
+        ("/openapi.json", "application/json", "openapi"),
+        ("/asyncapi.json", "application/json", "asyncapi"),
+        ("/schemas/order.placed.v1.json", "application/schema+json", "$schema"),
+    ] {
+        let answer = client.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, Some(media_type)), "{path}");
+        assert!(answer.json()[member].is_string(), "{path}");
+    }
+    client.get("/schemas/order.placed.v9.json").await.problem(404, "not-found", "");
+    for path in ["/docs", "/docs?api=log"] {
+        let page = client.get(path).await;
+        assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+        let (_, policy) =
+            page.text.split_once("\"Content-Security-Policy\" content=\"").expect("the page has a policy");
+        let (policy, _) = policy.split_once('"').unwrap();
+        let mut sources = policy.split(';').flat_map(|directive| directive.split_whitespace().skip(1));
+        assert!(policy.starts_with("default-src 'self';"), "{policy}");
+        assert!(sources.all(|source| ["'self'", "'unsafe-inline'", "data:", "blob:"].contains(&source)), "{policy}");
+    }
+    let viewer = client.get("/docs/viewer.js").await;
+    assert_eq!(viewer.header("content-type"), Some("text/javascript; charset=utf-8"));
+}
