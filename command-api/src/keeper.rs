@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::kafka::reader::LogReader;
 use crate::partition::{Kept, KeptState, Repeat, Unavailable, Wanted};
-use postgres::{Store, StoreError};
+use postgres::{AsOf, Found, Store, StoreError};
 pub(crate) use watermarks::Known;
 
 /// What may wait to be asked, of all partitions.
@@ -26,6 +26,10 @@ const MAX_ASKED: usize = 16_384;
 const MAX_BATCH: usize = 256;
 /// Statements under way at once.
 const WORKERS: usize = 4;
+/// Long histories that are read at once, beside them: whoever wants something short does not wait for these.
+const LONG_WORKERS: usize = 2;
+/// Long histories that may wait; of one that finds no room it is said that it cannot be read just now.
+const MAX_LONG: usize = 256;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -63,14 +67,21 @@ impl Keeper {
         wrong: watch::Sender<Option<String>>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<(Self, Vec<Shelf>)> {
-        let store = Arc::new(Store::connect(url, WORKERS + 1)?);
+        let store = Arc::new(Store::connect(url, WORKERS + LONG_WORKERS + 1)?);
         let (asked, waiting) = async_channel::bounded(MAX_ASKED);
+        let (long, long_waiting) = async_channel::bounded(MAX_LONG);
         let (to_engines, brought): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
         let (tell, known): (Vec<_>, Vec<_>) = (0..partitions).map(|_| watch::channel(Known::NotYet)).unzip();
         let to_engines: Arc<[_]> = to_engines.into();
+        let worker = |waiting: &async_channel::Receiver<Asked>| {
+            let (waiting, long) = (waiting.clone(), long.clone());
+            Worker { store: store.clone(), waiting, long, to_engines: to_engines.clone() }
+        };
         for _ in 0..WORKERS {
-            let worker = Worker { store: store.clone(), waiting: waiting.clone(), to_engines: to_engines.clone() };
-            tasks.spawn("keeper", worker.run(shutdown.clone()));
+            tasks.spawn("keeper", worker(&waiting).run(shutdown.clone()));
+        }
+        for _ in 0..LONG_WORKERS {
+            tasks.spawn("keeper of long histories", worker(&long_waiting).run_long(shutdown.clone()));
         }
         tasks.spawn("checkpoints", watermarks::follow(store, reader.clone(), tell, wrong, shutdown.clone()));
         let shelves = brought.into_iter().zip(known).map(|(brought, known)| Shelf { brought, known }).collect();
@@ -85,7 +96,17 @@ impl Keeper {
 struct Worker {
     store: Arc<Store>,
     waiting: async_channel::Receiver<Asked>,
+    long: async_channel::Sender<Asked>,
     to_engines: Arc<[mpsc::UnboundedSender<Brought>]>,
+}
+
+/// Where the answer to one question stands.
+enum Bringing {
+    Done(Kept),
+    /// A long history has to be read for it.
+    Long,
+    /// A part of it is not there.
+    Failed,
 }
 
 impl Worker {
@@ -102,48 +123,97 @@ impl Worker {
             {
                 batch.push(next);
             }
-            let kept = self.bring(&batch).await;
-            if let Err(error) = &kept {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    count = batch.len(),
-                    "what is kept of aggregates cannot be read"
-                );
+            let brought = self.bring(&batch).await;
+            if let Err(error) = &brought {
+                cannot_be_read(error, batch.len());
             }
-            let mut kept = kept.unwrap_or_default().into_iter();
-            for Asked { partition, wanted } in batch {
-                let kept = kept.next().flatten().ok_or(Unavailable);
-                // An engine that ended wants nothing.
-                let _ = self.to_engines[partition as usize].send(Brought { wanted, kept });
+            let mut brought = brought.unwrap_or_default().into_iter();
+            for asked in batch {
+                match brought.next().unwrap_or(Bringing::Failed) {
+                    Bringing::Done(kept) => self.tell(asked, Ok(kept)),
+                    Bringing::Failed => self.tell(asked, Err(Unavailable)),
+                    Bringing::Long => {
+                        if let Err(refused) = self.long.try_send(asked) {
+                            self.tell(refused.into_inner(), Err(Unavailable));
+                        }
+                    }
+                }
             }
         }
     }
 
-    /// In the order of the batch; `None` where a part could not be read.
-    async fn bring(&self, batch: &[Asked]) -> anyhow::Result<Vec<Option<Kept>>> {
-        let (states, repeats) = tokio::try_join!(self.states(batch), self.repeats(batch))?;
-        let kept = batch.iter().zip(states.into_iter().zip(repeats)).map(|(Asked { wanted, .. }, (state, repeat))| {
-            if wanted.state != state.is_some() || wanted.key.is_some() != repeat.is_some() {
-                return None;
+    /// One by one.
+    async fn run_long(self, shutdown: Shutdown) {
+        loop {
+            let asked = tokio::select! {
+                asked = self.waiting.recv() => asked,
+                () = shutdown.requested() => return,
+            };
+            let Ok(asked) = asked else { return };
+            let kept = tokio::select! {
+                kept = self.bring_long(&asked) => kept,
+                () = shutdown.requested() => return,
+            };
+            if let Err(error) = &kept {
+                cannot_be_read(error, 1);
             }
-            let checkpoints = state.iter().map(|(checkpoint, _)| *checkpoint);
-            let checkpoint = checkpoints.chain(repeat.iter().map(|(checkpoint, _)| *checkpoint)).min()?;
-            let repeat = repeat.and_then(|(_, repeat)| repeat);
-            Some(Kept { checkpoint, state: state.map(|(_, state)| state), repeat })
-        });
-        Ok(kept.collect())
+            self.tell(asked, kept.ok().flatten().ok_or(Unavailable));
+        }
     }
 
-    async fn states(&self, batch: &[Asked]) -> Result<Vec<Option<(i64, KeptState)>>, StoreError> {
+    fn tell(&self, Asked { partition, wanted }: Asked, kept: Result<Kept, Unavailable>) {
+        // An engine that ended wants nothing.
+        let _ = self.to_engines[partition as usize].send(Brought { wanted, kept });
+    }
+
+    /// In the order of the batch.
+    async fn bring(&self, batch: &[Asked]) -> anyhow::Result<Vec<Bringing>> {
+        let (states, repeats) = tokio::try_join!(self.states(batch), self.repeats(batch))?;
+        let bring = |(asked, (state, repeat)): (&Asked, _)| {
+            let state = match state {
+                Some(Found::Long) => return Bringing::Long,
+                Some(Found::State(state)) => Some(state),
+                None => None,
+            };
+            asked.kept(state, repeat).map_or(Bringing::Failed, Bringing::Done)
+        };
+        Ok(batch.iter().zip(states.into_iter().zip(repeats)).map(bring).collect())
+    }
+
+    /// The key is looked up last: the answer is as of the older of its two checkpoints, and a long history takes a while.
+    async fn bring_long(&self, asked: &Asked) -> anyhow::Result<Option<Kept>> {
+        let state = self.store.history(&asked.wanted.aggregate, asked.partition).await?;
+        let repeat = self.repeats(std::slice::from_ref(asked)).await?.pop().flatten();
+        Ok(asked.kept(state, repeat))
+    }
+
+    async fn states(&self, batch: &[Asked]) -> Result<Vec<Option<Found>>, StoreError> {
         let wanted = batch.iter().map(|asked| asked.wanted.state.then_some((&asked.wanted.aggregate, asked.partition)));
         self.store.states(wanted.collect()).await
     }
 
-    async fn repeats(&self, batch: &[Asked]) -> Result<Vec<Option<(i64, Option<Repeat>)>>, StoreError> {
+    async fn repeats(&self, batch: &[Asked]) -> Result<Vec<Option<AsOf<Option<Repeat>>>>, StoreError> {
         let wanted = batch.iter().map(|Asked { partition, wanted }| {
             let key = wanted.key.as_ref()?;
             Some((&wanted.aggregate, key, *partition))
         });
         self.store.repeats(wanted.collect()).await
     }
+}
+
+impl Asked {
+    /// Puts the answer together; `None` where a part of it is missing.
+    fn kept(&self, state: Option<AsOf<KeptState>>, repeat: Option<AsOf<Option<Repeat>>>) -> Option<Kept> {
+        if self.wanted.state != state.is_some() || self.wanted.key.is_some() != repeat.is_some() {
+            return None;
+        }
+        let checkpoints = state.iter().map(|(checkpoint, _)| *checkpoint);
+        let checkpoint = checkpoints.chain(repeat.iter().map(|(checkpoint, _)| *checkpoint)).min()?;
+        let repeat = repeat.and_then(|(_, repeat)| repeat);
+        Some(Kept { checkpoint, state: state.map(|(_, state)| state), repeat })
+    }
+}
+
+fn cannot_be_read(error: &anyhow::Error, count: usize) {
+    tracing::warn!(error = format!("{error:#}"), count, "what is kept of aggregates cannot be read");
 }

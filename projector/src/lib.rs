@@ -19,7 +19,7 @@ mod log;
 mod fold;
 mod poison;
 mod journal;
-mod snapshots;
+pub mod snapshots;
 mod postgres;
 mod redis;
 mod reactor;

@@ -1,11 +1,11 @@
 //! `projector` folds the log; `projector migrate` brings the tables up to date and ends; `projector audit` compares the
-//! views with the log; `projector rebuild` makes one anew.
+//! views with the log; `projector rebuild` makes one anew; `projector snapshots` makes this build's before its release.
 
 use anyhow::bail;
 use chassis::env::Env;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
-use projector::{App, Config, audit, migrate, rebuild};
+use projector::{App, Config, audit, migrate, rebuild, snapshots};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,6 +19,7 @@ async fn main() -> anyhow::Result<()> {
         Some("migrate") => migrate(&env.required("POSTGRES_URL")?).await,
         Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
-        Some(other) => bail!("there is no subcommand {other:?}; there are migrate, audit and rebuild"),
+        Some("snapshots") => snapshots::run(&env.required("POSTGRES_URL")?).await,
+        Some(other) => bail!("there is no subcommand {other:?}; there are migrate, audit, rebuild and snapshots"),
     }
 }

@@ -5,6 +5,11 @@
 //!
 //! Invariant: what it costs stays in proportion: a state is written anew only when as much has happened since as it
 //! is large.
+//!
+//! Each build reads and writes its own form, and leaves the others' alone until nobody used them for a week. So the next
+//! build's snapshots can be made beside this one: see [`prepare`].
+
+mod prepare;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,9 +23,11 @@ use schemas::events::WireEvent;
 use schemas::record::Commit;
 use schemas::snapshots::{FORM, decode, encode};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_postgres::{Client, NoTls, Row};
 
 use crate::metrics::Metrics;
+pub use prepare::{Prepared, prepare, run};
 
 /// Events after which it is looked at whether a state should be kept.
 const EVERY: u64 = 256;
@@ -31,6 +38,10 @@ const PAGE: i64 = 10_000;
 /// Aggregates that may wait. One that finds no room comes again after [`EVERY`] more events.
 const MAX_DUE: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a projector says that its form is in use, and drops what nobody uses.
+const TIDY_EVERY: Duration = Duration::from_secs(3600);
+/// Snapshots that are dropped by one statement.
+const DROPPED_AT_ONCE: i64 = 64;
 
 /// An aggregate and its version.
 pub(crate) type Due = (String, u64);
@@ -62,43 +73,81 @@ pub(crate) fn channel() -> (mpsc::Sender<Due>, mpsc::Receiver<Due>) {
 /// Until nobody sends any more.
 pub(crate) async fn keep(url: Secret, mut due: mpsc::Receiver<Due>, metrics: Arc<Metrics>) {
     let mut client = None;
-    while let Some((aggregate, version)) = due.recv().await {
-        match keep_one(&url, &mut client, &aggregate, version).await {
-            Ok(kept) => metrics.kept(kept),
-            Err(error) => {
-                let is_connection = matches!(error, SnapshotError::Url(_) | SnapshotError::Postgres(_));
-                tracing::warn!(aggregate, error = format!("{:#}", anyhow::Error::from(error)), "no snapshot was kept");
-                metrics.snapshot_failed();
-                if is_connection {
-                    client = None;
-                    tokio::time::sleep(RETRY).await;
-                }
+    let mut tidying = tokio::time::interval(TIDY_EVERY);
+    tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            due = due.recv() => match due {
+                Some((aggregate, version)) => keep_due(&url, &mut client, &aggregate, version, &metrics).await,
+                None => return,
+            },
+            _ = tidying.tick() => tidy(&url, &mut client).await,
+        };
+        if let Err(error) = done {
+            let is_connection = matches!(error, SnapshotError::Url(_) | SnapshotError::Postgres(_));
+            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the snapshots could not be kept up");
+            metrics.snapshot_failed();
+            if is_connection {
+                client = None;
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
 }
 
-/// Whether it was worth it.
-async fn keep_one(
+async fn keep_due(
     url: &Secret,
     client: &mut Option<Client>,
     aggregate: &str,
     version: u64,
-) -> Result<bool, SnapshotError> {
-    let client = match client {
-        Some(client) => client,
-        None => client.insert(connect(url).await?),
-    };
-    let kept = client.query_opt(include_str!("postgres/snapshot_size.sql"), &[&aggregate, &FORM]).await?;
+    metrics: &Metrics,
+) -> Result<(), SnapshotError> {
+    metrics.kept(keep_one(connected(url, client).await?, aggregate, version).await?);
+    Ok(())
+}
+
+/// Says that this build's form is in use, and drops the snapshots of those that are not any more.
+async fn tidy(url: &Secret, client: &mut Option<Client>) -> Result<(), SnapshotError> {
+    let client = connected(url, client).await?;
+    use_form(client).await?;
+    let mut dropped = 0;
+    loop {
+        match client.execute(include_str!("postgres/drop_snapshots.sql"), &[&DROPPED_AT_ONCE]).await? {
+            0 => break,
+            more => dropped += more,
+        }
+    }
+    client.execute("DELETE FROM snapshot_forms WHERE used_at < now() - interval '7 days'", &[]).await?;
+    if dropped > 0 {
+        tracing::info!(count = dropped, "snapshots of forms that nobody used for a week were dropped");
+    }
+    Ok(())
+}
+
+async fn use_form(client: &Client) -> Result<(), SnapshotError> {
+    client.execute(include_str!("postgres/use_form.sql"), &[&FORM]).await?;
+    Ok(())
+}
+
+async fn connected<'a>(url: &Secret, client: &'a mut Option<Client>) -> Result<&'a Client, SnapshotError> {
+    match client {
+        Some(client) => Ok(client),
+        None => Ok(client.insert(connect(url).await?)),
+    }
+}
+
+/// Returns whether it was worth it.
+async fn keep_one(client: &Client, aggregate: &str, version: u64) -> Result<bool, SnapshotError> {
+    let kept = client.query_opt(include_str!("postgres/snapshot_size.sql"), &[&FORM, &aggregate]).await?;
     let (kept_version, bytes) = kept.map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i32>(1)));
     let events = version.saturating_sub(kept_version.cast_unsigned());
     if events * BYTES_AN_EVENT < u64::from(bytes.cast_unsigned()) {
         return Ok(false);
     }
     let name = AggregateId::parse(aggregate).map_err(|_| SnapshotError::Name(aggregate.to_owned()))?;
-    let known = "SELECT form, version, state FROM snapshots WHERE aggregate = $1";
-    let known = client.query_opt(known, &[&aggregate]).await?;
-    let known = beside(aggregate, move || known.and_then(|row| Some((decode(row.get(0), row.get(2))?, row.get(1)))));
+    let known = "SELECT state, version FROM state_snapshots WHERE form = $1 AND aggregate = $2";
+    let known = client.query_opt(known, &[&FORM, &aggregate]).await?;
+    let known = beside(aggregate, move || known.and_then(|row| Some((decode(FORM, row.get(0))?, row.get(1)))));
     let (mut state, mut version) = known.await?.unwrap_or_else(|| (State::initial(name.aggregate()), 0_i64));
     let from = version;
     loop {
@@ -112,7 +161,7 @@ async fn keep_one(
         return Ok(false);
     }
     let Some(bytes) = beside(aggregate, move || encode(&state)).await? else { return Ok(false) };
-    client.execute(include_str!("postgres/upsert_snapshot.sql"), &[&aggregate, &FORM, &version, &bytes]).await?;
+    client.execute(include_str!("postgres/upsert_snapshot.sql"), &[&FORM, &aggregate, &version, &bytes]).await?;
     Ok(true)
 }
 

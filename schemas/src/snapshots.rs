@@ -1,7 +1,7 @@
 //! States of aggregates as they are kept: a shortcut to what their events add up to.
 //!
-//! Invariant: [`FORM`] changes with every change of what is written here. A form that this build does not read is
-//! no error: the events are folded from the beginning.
+//! Invariant: [`FORM`] changes with every change of what is written here. Two builds keep a form each, side by side; what
+//! is not there in this build's is folded from the events, from their beginning.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__parked", include_str!("../sql/V7__parked.sql")),
     ("V8__shop", include_str!("../sql/V8__shop.sql")),
     ("V9__deadlines_that_failed", include_str!("../sql/V9__deadlines_that_failed.sql")),
+    ("V13__states_by_form", include_str!("../sql/V13__states_by_form.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.

@@ -1,5 +1,6 @@
 //! What an owner does not hold in memory, because Postgres has it.
 
+use projector::snapshots::{Prepared, prepare};
 use serde_json::json;
 
 use crate::fixture::{Proxy, Service, Shop, eventually};
@@ -34,7 +35,7 @@ async fn a_new_owner_has_the_past_from_postgres_and_the_end_from_the_log() {
     assert!(client.batch(&lines).await.iter().all(|answer| answer["status"] == 200));
     caught_up(&shop, 602).await;
     eventually("a snapshot is kept", async || {
-        shop.sql("SELECT version FROM snapshots WHERE aggregate = 'product/long'").await
+        shop.sql("SELECT version FROM state_snapshots WHERE aggregate = 'product/long'").await
     })
     .await;
     projector.stop().await;
@@ -53,6 +54,56 @@ async fn a_new_owner_has_the_past_from_postgres_and_the_end_from_the_log() {
     assert_eq!(reserved.accepted(&["product.reserved.v2"]).header("etag"), Some("\"602\""));
     client.post("/v1/products/long/reserve", json!({ "order": "p", "quantity": 1 })).await.rejected("out_of_stock");
     client.post("/v1/products/never/restock", json!({ "quantity": 1 })).await.rejected("not_registered");
+}
+
+#[tokio::test]
+async fn a_state_that_only_another_build_kept_is_folded_in_pages_and_can_be_kept_before_a_release() {
+    let shop = Shop::with_views(1).await;
+    let projector = shop.projector().await;
+    let first = shop.command_api().await;
+    let client = first.client();
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    for product in ["long", "short"] {
+        client.post(&format!("/v1/products/{product}/register"), registered.clone()).await;
+    }
+    // Of two whole pages and a part of one.
+    let restock = crate::fixture::batch_line("products", "long", "restock", json!({ "quantity": 1 }));
+    assert!(client.batch(&vec![restock; 9_000]).await.iter().all(|answer| answer["status"] == 200));
+    caught_up(&shop, 9_002).await;
+    eventually("a snapshot is kept", async || {
+        shop.sql("SELECT version FROM state_snapshots WHERE aggregate = 'product/long'").await
+    })
+    .await;
+    projector.stop().await;
+    first.crash().await;
+    shop.sql("UPDATE state_snapshots SET form = -2").await;
+
+    let second = shop.command_api().await;
+    let client = second.client();
+    let reserve = async |quantity| {
+        let data = json!({ "order": format!("o-{quantity}"), "quantity": quantity });
+        client.post("/v1/products/long/reserve", data).await
+    };
+    let reserved = reserve(9_005).await;
+    assert_eq!(reserved.accepted(&["product.reserved.v2"]).header("etag"), Some("\"9002\""));
+    reserve(1).await.rejected("out_of_stock");
+    let restocked = client.post("/v1/products/short/restock", json!({ "quantity": 1 })).await;
+    assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+
+    // Beside the other build's, of long histories alone, and once.
+    let count = async |what: &str| shop.sql(&format!("SELECT count(*) FROM state_snapshots WHERE {what}")).await;
+    for (made, found) in [(1, 0), (0, 1)] {
+        let prepared = prepare(&shop.postgres_url.as_str().into(), |_| ()).await.unwrap();
+        assert_eq!(prepared, Prepared { looked_at: 2, made, found, failed: 0 });
+        assert_eq!((count("form = -2").await, count("form > 0 AND version = 9001").await), (Some(1), Some(1)));
+    }
+    // Once nobody used the other build for a week, its snapshots go.
+    shop.sql("INSERT INTO snapshot_forms VALUES (-2, now() - interval '8 days')").await;
+    let _projector = shop.projector().await;
+    eventually("the other build's snapshot is dropped", async || (count("form = -2").await == Some(0)).then_some(()))
+        .await;
+    assert_eq!(count("form > 0").await, Some(1));
+    assert_eq!(shop.sql("SELECT count(*) FROM snapshot_forms").await, Some(1));
 }
 
 #[tokio::test]

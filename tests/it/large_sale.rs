@@ -99,10 +99,11 @@ async fn a_sale_of_very_many_claims_is_kept_and_taken_over_and_goes_on() {
     let journal = "SELECT max(version) FROM journal WHERE aggregate = 'sale/drop'";
     reaches(&shop, journal, i64::from(claims) + 2).await;
     // A state is kept anew when about as much has happened since as it holds.
-    let kept = "SELECT version FROM snapshots WHERE aggregate = 'sale/drop'";
+    let kept = "SELECT version FROM state_snapshots WHERE aggregate = 'sale/drop'";
     let version = reaches(&shop, kept, i64::from(claims) / 4).await;
     let followed = begun.elapsed();
-    let bytes = shop.sql("SELECT length(state)::bigint FROM snapshots WHERE aggregate = 'sale/drop'").await.unwrap();
+    let bytes =
+        shop.sql("SELECT length(state)::bigint FROM state_snapshots WHERE aggregate = 'sale/drop'").await.unwrap();
 
     command_api.crash().await;
     let begun = Instant::now();

@@ -95,7 +95,7 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
 
     eventually("a snapshot is kept", async || {
-        let kept = shop.sql("SELECT count(*) FROM snapshots WHERE aggregate = 'product/cd'").await;
+        let kept = shop.sql("SELECT count(*) FROM state_snapshots WHERE aggregate = 'product/cd'").await;
         (kept == Some(1)).then_some(())
     })
     .await;

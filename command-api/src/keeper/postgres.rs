@@ -1,6 +1,7 @@
 //! The statements.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
@@ -19,9 +20,12 @@ use tokio_postgres::types::ToSql;
 
 use crate::partition::{Checkpoint, KeptState, Repeat, panic_text};
 
-const STATES: &str = include_str!("states.sql");
-/// A form that no snapshot has.
-const NO_FORM: i16 = -1;
+/// Events of one aggregate that are read together with others'. A longer history is read alone, in pages.
+const MAX_SHORT: i64 = 512;
+/// Events in one page of a long history.
+const PAGE: i64 = 4096;
+/// Longer than the server lets a statement take: one that is silent for so long is not there.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
 /// Keys are looked up one by one in indexes; a planner without statistics may think otherwise.
 const PLANNER: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off";
 
@@ -31,6 +35,8 @@ pub(super) enum StoreError {
     Connection(#[from] deadpool_postgres::PoolError),
     #[error("Postgres failed a query")]
     Query(#[from] tokio_postgres::Error),
+    #[error("Postgres does not answer")]
+    Silent,
 }
 
 pub(super) struct Store {
@@ -38,7 +44,14 @@ pub(super) struct Store {
 }
 
 /// What was found, with the checkpoint as of which it is.
-type AsOf<T> = (i64, T);
+pub(super) type AsOf<T> = (i64, T);
+
+/// The answer of [`Store::states`] for one aggregate.
+pub(super) enum Found {
+    State(AsOf<KeptState>),
+    /// Too many events, or a snapshot that cannot be read: [`Store::history`] has it.
+    Long,
+}
 
 impl Store {
     pub(super) fn connect(url: &Secret, connections: usize) -> Result<Self, PostgresError> {
@@ -61,7 +74,7 @@ impl Store {
     pub(super) async fn states(
         &self,
         wanted: Vec<Option<(&AggregateId, u32)>>,
-    ) -> Result<Vec<Option<AsOf<KeptState>>>, StoreError> {
+    ) -> Result<Vec<Option<Found>>, StoreError> {
         let mut states: Vec<_> = wanted.iter().map(|_| None).collect();
         let mut columns = (Vec::new(), Vec::new(), Vec::new());
         for (index, (aggregate, partition)) in
@@ -74,28 +87,40 @@ impl Store {
         if columns.0.is_empty() {
             return Ok(states);
         }
-        let rows = self.query(STATES, &[&columns.0, &columns.1, &columns.2, &JOURNAL, &FORM]).await?;
-        let names = wanted.iter().map(|wanted| wanted.map(|(aggregate, _)| aggregate.clone())).collect();
-        for (index, state) in fold(rows, names).await {
-            let Some((aggregate, partition)) = wanted[index] else { continue };
-            states[index] = match state {
-                Some(state) => Some(state),
-                // Its bytes are not what its form says: the whole journal tells.
-                None => self.without_snapshot(aggregate, partition).await?,
-            };
+        let params: [&(dyn ToSql + Sync); 6] = [&columns.0, &columns.1, &columns.2, &JOURNAL, &FORM, &MAX_SHORT];
+        let rows = self.query(include_str!("states.sql"), &params).await?;
+        let names: Vec<_> = wanted.iter().map(|wanted| wanted.map(|(aggregate, _)| aggregate.clone())).collect();
+        let fold = move || rows.iter().map(|row| (index(row), find(row, names[index(row)].as_ref()))).collect();
+        let found: Vec<_> = beside(fold).await;
+        for (index, found) in found {
+            states[index] = Some(found);
         }
         Ok(states)
     }
 
-    async fn without_snapshot(
+    /// A state by itself, its events in as many statements as it takes: the last of them tells the checkpoint. `None`:
+    /// Postgres has nothing of the partition.
+    pub(super) async fn history(
         &self,
         aggregate: &AggregateId,
         partition: u32,
     ) -> Result<Option<AsOf<KeptState>>, StoreError> {
-        let (indexes, names, partitions) = (vec![0_i32], vec![aggregate.as_str()], vec![partition.cast_signed()]);
-        let rows = self.query(STATES, &[&indexes, &names, &partitions, &JOURNAL, &NO_FORM]).await?;
-        let folded = fold(rows, vec![Some(aggregate.clone())]).await;
-        Ok(folded.into_iter().next().and_then(|(_, state)| state))
+        let name = aggregate.as_str();
+        let snapshot = "SELECT version, state FROM state_snapshots WHERE form = $1 AND aggregate = $2";
+        let snapshot = self.query(snapshot, &[&FORM, &name]).await?.pop();
+        let kept = beside(move || snapshot.and_then(|row| Some((decode(FORM, row.get(1))?, row.get(0))))).await;
+        let (mut state, mut version): (State, i64) = kept.unwrap_or((State::initial(aggregate.aggregate()), 0));
+        loop {
+            let params: [&(dyn ToSql + Sync); 5] = [&name, &version, &PAGE, &JOURNAL, &partition.cast_signed()];
+            let Some(row) = self.query(include_str!("page.sql"), &params).await?.pop() else { return Ok(None) };
+            let (checkpoint, is_last) = (row.get("next_offset"), events(&row) < PAGE);
+            match beside(move || fold(&row, state, version)).await {
+                KeptState { folded: Ok(so_far), version: reached, .. } if !is_last => {
+                    (state, version) = (so_far, reached.cast_signed());
+                }
+                whole => return Ok(Some((checkpoint, whole))),
+            }
+        }
     }
 
     /// What took effect under the keys; in the order in which they are wanted.
@@ -126,8 +151,15 @@ impl Store {
 
     async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         let client: Object = self.pool.get().await?;
-        let statement = client.prepare_cached(sql).await?;
-        Ok(client.query(&statement, params).await?)
+        let rows = async { client.query(&client.prepare_cached(sql).await?, params).await };
+        match tokio::time::timeout(ANSWERS_WITHIN, rows).await {
+            Ok(rows) => Ok(rows?),
+            Err(_) => {
+                // Nobody else is to wait for it.
+                drop(Object::take(client));
+                Err(StoreError::Silent)
+            }
+        }
     }
 }
 
@@ -158,37 +190,43 @@ fn repeat(row: &Row) -> Option<Option<Repeat>> {
     Some(Some(Repeat { offset, fingerprint, version, events }))
 }
 
-/// By index; `None` where the snapshot cannot be read. Beside the runtime's other work: a state may be large.
-async fn fold(rows: Vec<Row>, names: Vec<Option<AggregateId>>) -> Vec<(usize, Option<AsOf<KeptState>>)> {
-    let folding = tokio::task::spawn_blocking(move || {
-        let one = |row: &Row| {
-            let index = index(row);
-            let state = names[index].as_ref().and_then(|name| fold_row(row, name));
-            (index, state.map(|state| (row.get(1), state)))
-        };
-        rows.iter().map(one).collect()
-    });
-    folding.await.expect("what may panic is caught")
+/// Works beside the runtime's other tasks: a state may be large.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("what may panic is caught")
 }
 
-fn fold_row(row: &Row, aggregate: &AggregateId) -> Option<KeptState> {
+fn find(row: &Row, aggregate: Option<&AggregateId>) -> Found {
+    let Some(aggregate) = aggregate.filter(|_| !row.get::<_, bool>("is_long")) else { return Found::Long };
     let (initial, from) = match row.get::<_, Option<&[u8]>>("state") {
-        Some(bytes) => (decode(FORM, bytes)?, row.get::<_, Option<i64>>("version").unwrap_or_default()),
+        Some(bytes) => match decode(FORM, bytes) {
+            Some(state) => (state, row.get::<_, Option<i64>>("version").unwrap_or_default()),
+            None => return Found::Long,
+        },
         None => (State::initial(aggregate.aggregate()), 0),
     };
+    Found::State((row.get("next_offset"), fold(row, initial, from)))
+}
+
+/// Returns the number of a row's events.
+fn events(row: &Row) -> i64 {
+    row.get::<_, Option<Vec<i64>>>("versions").map_or(0, |versions| versions.len() as i64)
+}
+
+/// Folds a row's events after the version `from`, which `state` is of.
+fn fold(row: &Row, state: State, from: i64) -> KeptState {
     let types: Vec<&str> = row.get::<_, Option<_>>("types").unwrap_or_default();
     let data: Vec<&str> = row.get::<_, Option<_>>("data").unwrap_or_default();
     let versions: Vec<i64> = row.get::<_, Option<_>>("versions").unwrap_or_default();
     let folded = catch_unwind(AssertUnwindSafe(|| {
         let since = types.iter().zip(&data).zip(&versions).filter(|(_, version)| **version > from);
-        since.fold(initial, |state, ((name, data), _)| {
+        since.fold(state, |state, ((name, data), _)| {
             let event = WireEvent::upcast_parts(name, data).unwrap_or_else(|error| panic!("{name}: {error}"));
             evolve(state, &event)
         })
     }));
-    Some(KeptState {
+    KeptState {
         folded: folded.map_err(|panic| panic_text(panic.as_ref())),
         version: versions.last().copied().unwrap_or(from).cast_unsigned(),
         offset: row.get::<_, Option<i64>>("last_offset").unwrap_or_default(),
-    })
+    }
 }

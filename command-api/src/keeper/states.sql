@@ -1,15 +1,24 @@
 -- The state at the snapshot's version, and what happened since; the snapshot's own last event comes along, for its
--- offset. All as of one moment, and so is the checkpoint.
-SELECT wanted.index, c.next_offset, s.version, s.state, j.types, j.data, j.versions, j.last_offset
+-- offset. All as of one moment, and so is the checkpoint. Of a history of more than $6 events it tells that alone: it
+-- takes statements of its own.
+SELECT
+    wanted.index, c.next_offset, s.version, j.types, j.data, j.versions, j.last_offset, j.is_long,
+    CASE WHEN NOT j.is_long THEN s.state END AS state
 FROM unnest($1::int[], $2::text[], $3::int[]) AS wanted (index, aggregate, partition)
 JOIN checkpoints AS c ON c.view = $4 AND c.partition = wanted.partition
-LEFT JOIN snapshots AS s ON s.aggregate = wanted.aggregate AND s.form = $5
-LEFT JOIN LATERAL (
+LEFT JOIN state_snapshots AS s ON s.form = $5 AND s.aggregate = wanted.aggregate
+CROSS JOIN LATERAL (
     SELECT
-        array_agg(type ORDER BY version) AS types,
-        array_agg(data::text ORDER BY version) AS data,
-        array_agg(version ORDER BY version) AS versions,
-        max("offset") AS last_offset
-    FROM journal
-    WHERE aggregate = wanted.aggregate AND version >= coalesce(s.version, 0)
-) AS j ON true
+        CASE WHEN count(*) <= $6 THEN array_agg(type ORDER BY version) END AS types,
+        CASE WHEN count(*) <= $6 THEN array_agg(data::text ORDER BY version) END AS data,
+        CASE WHEN count(*) <= $6 THEN array_agg(version ORDER BY version) END AS versions,
+        max("offset") AS last_offset,
+        count(*) > $6 AS is_long
+    FROM (
+        SELECT type, data, version, "offset"
+        FROM journal
+        WHERE aggregate = wanted.aggregate AND version >= coalesce(s.version, 0)
+        ORDER BY version
+        LIMIT $6::bigint + 1
+    ) AS page
+) AS j

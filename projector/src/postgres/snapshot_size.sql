@@ -1,1 +1,1 @@
-SELECT version, octet_length(state) FROM snapshots WHERE aggregate = $1 AND form = $2
+SELECT version, octet_length(state) FROM state_snapshots WHERE form = $1 AND aggregate = $2

@@ -1,5 +1,5 @@
-INSERT INTO snapshots AS kept (aggregate, form, version, state)
+INSERT INTO state_snapshots AS kept (form, aggregate, version, state)
 VALUES ($1, $2, $3, $4)
-ON CONFLICT (aggregate) DO UPDATE
-SET form = excluded.form, version = excluded.version, state = excluded.state
-WHERE kept.version < excluded.version OR kept.form <> excluded.form
+ON CONFLICT (form, aggregate) DO UPDATE
+SET version = excluded.version, state = excluded.state
+WHERE kept.version < excluded.version

@@ -1,0 +1,10 @@
+-- Some of those whose form nobody used for a week; $1 how many.
+DELETE FROM state_snapshots AS kept
+USING (
+    SELECT s.form, s.aggregate
+    FROM snapshot_forms AS f
+    JOIN state_snapshots AS s ON s.form = f.form
+    WHERE f.used_at < now() - interval '7 days'
+    LIMIT $1
+) AS unused
+WHERE kept.form = unused.form AND kept.aggregate = unused.aggregate

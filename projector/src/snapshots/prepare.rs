@@ -1,0 +1,76 @@
+//! `projector snapshots`: makes the snapshots of this build's form before it is released, while another build serves.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use chassis::env::Secret;
+use schemas::snapshots::FORM;
+use tokio_postgres::Client;
+
+use super::{EVERY, SnapshotError, connect, keep_one, use_form};
+
+/// Aggregates that are looked at by one statement.
+const NAMES: i64 = 5000;
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The outcome of [`prepare`]: aggregates of the journal, and snapshots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prepared {
+    pub looked_at: u64,
+    pub made: u64,
+    /// There, and recent enough.
+    pub found: u64,
+    /// Of aggregates whose events this build cannot fold; each was told of.
+    pub failed: u64,
+}
+
+/// Makes the snapshots and prints how far it is. It fails where events cannot be folded: the build should not be
+/// released.
+pub async fn run(url: &Secret) -> anyhow::Result<()> {
+    let prepared = prepare(url, |line| println!("{line}")).await?;
+    let Prepared { looked_at, made, found, failed } = prepared;
+    println!("{looked_at} aggregates: {made} snapshots of form {FORM} made, {found} were there");
+    match failed {
+        0 => Ok(()),
+        failed => bail!("the events of {failed} aggregates cannot be folded by this build; do not release it"),
+    }
+}
+
+/// Makes a snapshot of each long history that has none of this build's form, or an old one. It holds one state at a time,
+/// and can be repeated: what is there is not made again. `tell` hears how far it is.
+pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prepared> {
+    let client = connect(url).await?;
+    use_form(&client).await?;
+    let (mut prepared, mut last, mut told) = (Prepared::default(), String::new(), Instant::now());
+    loop {
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&last, &EVERY.cast_signed(), &NAMES];
+        let names = client.query(include_str!("../postgres/journal_names.sql"), &parameters).await?;
+        let Some(end) = names.last() else { return Ok(prepared) };
+        last = end.get(0);
+        prepared.looked_at += names.len() as u64;
+        for name in names.iter().filter(|name| name.get(1)).map(|name| name.get::<_, &str>(0)) {
+            match make(&client, name).await {
+                Ok(true) => prepared.made += 1,
+                Ok(false) => prepared.found += 1,
+                Err(error @ (SnapshotError::Url(_) | SnapshotError::Postgres(_))) => return Err(error.into()),
+                Err(error) => {
+                    prepared.failed += 1;
+                    tell(format!("{:#}", anyhow::Error::from(error)));
+                }
+            }
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                tell(format!(
+                    "{} aggregates looked at, {} snapshots made, now at {name}",
+                    prepared.looked_at, prepared.made
+                ));
+            }
+        }
+    }
+}
+
+/// Returns whether it was missing or too old.
+async fn make(client: &Client, aggregate: &str) -> Result<bool, SnapshotError> {
+    let version = client.query_one("SELECT max(version) FROM journal WHERE aggregate = $1", &[&aggregate]).await?;
+    keep_one(client, aggregate, version.get::<_, i64>(0).cast_unsigned()).await
+}
