@@ -26,8 +26,9 @@ const MAX_SHORT: i64 = 512;
 const PAGE: i64 = 4096;
 /// Longer than the server lets a statement take: one that is silent for so long is not there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
-/// Keys are looked up one by one in indexes; a planner without statistics may think otherwise.
-const PLANNER: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off";
+/// Keys are looked up one by one in indexes, and histories read in their order; a planner without statistics may think
+/// otherwise, and sort the whole rest of a history for each page of it.
+const PLANNER: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c enable_bitmapscan=off";
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
