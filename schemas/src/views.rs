@@ -176,7 +176,10 @@ pub enum Kind {
     Id,
     Text,
     OneOf(&'static [&'static str]),
+    /// Of 64 bits.
     Integer,
+    /// An integer of any size: what many aggregates add up to.
+    Sum,
     Boolean,
     /// As RFC 3339 in the row. Its column leaves out the `Z`, so that times compare as text does.
     Time,
@@ -188,7 +191,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Id | Self::Text | Self::OneOf(_) => "string",
-            Self::Integer => "integer",
+            Self::Integer | Self::Sum => "integer",
             Self::Boolean => "boolean",
             Self::Time => "string date-time",
             Self::Array => "array",
@@ -200,6 +203,7 @@ impl Kind {
         match self {
             Self::Id | Self::Text | Self::OneOf(_) | Self::Time => "text",
             Self::Integer => "bigint",
+            Self::Sum => "numeric",
             Self::Boolean => "boolean",
             Self::Array => "json",
         }
@@ -214,6 +218,7 @@ impl Kind {
             Self::Text if value.contains('\0') => Err("text has no U+0000".to_owned()),
             Self::Text => Ok(()),
             Self::Integer => value.parse::<i64>().map(drop).map_err(|_| "it is an integer".to_owned()),
+            Self::Sum => value.parse::<i128>().map(drop).map_err(|_| "it is an integer".to_owned()),
             Self::Boolean if matches!(value, "true" | "false") => Ok(()),
             Self::Boolean => Err("it is true or false".to_owned()),
             Self::Time => parse_rfc3339(&format!("{value}Z")).map(drop),
@@ -428,6 +433,8 @@ mod tests {
             (Kind::Text, "a b", "\0"),
             (Kind::OneOf(&["x"]), "x", "y"),
             (Kind::Integer, "-7", "7.0"),
+            (Kind::Integer, "9223372036854775807", "9223372036854775808"),
+            (Kind::Sum, "9223372036854775808", "7.0"),
             (Kind::Boolean, "true", "1"),
             (Kind::Time, "1997-01-01T00:00:00.25", "1997-01-01"),
         ] {

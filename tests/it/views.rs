@@ -366,3 +366,39 @@ async fn every_process_tells_its_life_its_readiness_and_its_metrics() {
         assert!(metrics.contains(metric), "{metric} is not in\n{metrics}");
     }
 }
+
+#[tokio::test]
+async fn a_sum_may_pass_what_64_bits_hold_and_stays_exact() {
+    let whole = Whole::new().await;
+    let placed = whole.place("o-0", "ann", "1997-01-01", 2, 1000).await;
+    whole.get("/v1/customers/ann", &placed).await;
+    // The sums of a great many orders. Two partitions can have parts of one row: both at the limit.
+    for (table, key) in
+        [("customer_parts", "ann"), ("revenue_parts", "1997-01-01"), ("revenue_by_minute_parts", "1997-01-01T12:00")]
+    {
+        let limit = i64::MAX;
+        whole
+            .shop
+            .sql(&format!("UPDATE {table} SET units = {limit}, amount_cents = {limit} WHERE key = '{key}'"))
+            .await;
+    }
+    let incarnations = async || {
+        let metrics = whole.projector.as_ref().unwrap().admin_client().get("/metrics").await.text;
+        metrics.lines().find(|line| line.starts_with("stampede_incarnations_total")).map(str::to_owned)
+    };
+    let before = incarnations().await;
+    let mut tokens = Vec::new();
+    for order in 1..=12 {
+        tokens.push(whole.place(&format!("o-{order}"), "ann", "1997-01-01", 1, 100).await);
+    }
+    let token = tokens.join(",");
+    // What 64 bits hold, and twelve orders more.
+    let sums = r#""units":9223372036854775819,"amount_cents":9223372036854777007"#;
+    for path in ["/v1/customers/ann", "/v1/views/revenue/1997-01-01", "/v1/revenue", "/v1/revenue-by-minute"] {
+        let answer = whole.get(path, &token).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        assert!(answer.text.contains(sums), "{path}: {answer:?}");
+        assert_eq!(answer.header("stampede-parked"), None, "{path}");
+    }
+    assert_eq!(incarnations().await, before, "Redis was in step all the while");
+}

@@ -3,8 +3,9 @@ INSERT INTO {table} AS part
 SELECT
     key, partition, events, orders, units, amount_cents,
     to_timestamp(first_ms / 1000.0), to_timestamp(last_ms / 1000.0)
-FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-    AS delta (key, partition, events, orders, units, amount_cents, first_ms, last_ms)
+FROM unnest(
+    $1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[]::numeric[], $6::text[]::numeric[], $7::bigint[], $8::bigint[]
+) AS delta (key, partition, events, orders, units, amount_cents, first_ms, last_ms)
 ON CONFLICT (key, partition) DO UPDATE SET
     version = part.version + excluded.version,
     orders = part.orders + excluded.orders,

@@ -1,8 +1,9 @@
 -- Several projectors may add to a row, and hold it until they commit: all in the order of keys.
 INSERT INTO {table} AS total (key, version, units, amount_cents)
 SELECT key, sum(events), sum(units), sum(amount_cents)
-FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-    AS delta (key, partition, events, orders, units, amount_cents, first_ms, last_ms)
+FROM unnest(
+    $1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[]::numeric[], $6::text[]::numeric[], $7::bigint[], $8::bigint[]
+) AS delta (key, partition, events, orders, units, amount_cents, first_ms, last_ms)
 GROUP BY key
 ORDER BY key
 ON CONFLICT (key) DO UPDATE SET

@@ -164,8 +164,9 @@ pub(super) struct Parts {
     partitions: Vec<i32>,
     events: Vec<i64>,
     orders: Vec<i64>,
-    units: Vec<i64>,
-    amounts: Vec<i64>,
+    /// As text, of which Postgres makes numbers of any size.
+    units: Vec<String>,
+    amounts: Vec<String>,
     first_ms: Vec<i64>,
     last_ms: Vec<i64>,
 }
@@ -178,8 +179,8 @@ impl Parts {
             columns.partitions.push(partition.cast_signed());
             columns.events.push(*events);
             columns.orders.push(sums.orders);
-            columns.units.push(sums.units);
-            columns.amounts.push(sums.amount_cents);
+            columns.units.push(sums.units.to_string());
+            columns.amounts.push(sums.amount_cents.to_string());
             let (first, last) = times.unwrap_or_default();
             columns.first_ms.push(first.0.cast_signed());
             columns.last_ms.push(last.0.cast_signed());

@@ -5,7 +5,7 @@ use domain::product::Event as ProductEvent;
 use domain::sale::Event as SaleEvent;
 use serde::Serialize;
 
-use super::sums::{Delta, Sums, json, signed};
+use super::sums::{Delta, Sums, json};
 use super::{KEY_ORDER, Key, Kind, List, Natural, Source, SumFold, SumTable, View, field, list};
 
 pub const VIEW: View = View {
@@ -15,7 +15,7 @@ pub const VIEW: View = View {
     source: Source::Sum(SumFold { delta, row: |key, whole| json(&Row::new(key, whole)), table: SumTable::Totals }),
     natural: Natural::List("best-sellers"),
     key: Key::Id,
-    fields: &[field("product", Kind::Id), field("units", Kind::Integer), field("amount_cents", Kind::Integer)],
+    fields: &[field("product", Kind::Id), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: None,
     table: "best_sellers_rows",
     form: 1,
@@ -30,8 +30,8 @@ pub const VIEW: View = View {
 #[derive(Serialize)]
 struct Row<'a> {
     product: &'a str,
-    units: i64,
-    amount_cents: i64,
+    units: i128,
+    amount_cents: i128,
 }
 
 impl<'a> Row<'a> {
@@ -47,7 +47,7 @@ fn delta(id: &str, event: &Event) -> Option<(String, Delta)> {
         // Whoever held its units tells what an order got.
         Event::Order(_) => return None,
     };
-    let sums = Sums { orders: 0, units: i64::from(quantity), amount_cents: signed(amount_cents) };
+    let sums = Sums { orders: 0, units: i128::from(quantity), amount_cents: i128::from(amount_cents) };
     Some((product.to_owned(), Delta::of(sums)))
 }
 

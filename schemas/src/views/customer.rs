@@ -20,8 +20,8 @@ pub const VIEW: View = View {
     key: Key::Id,
     fields: &[
         field("orders", Kind::Integer),
-        field("units", Kind::Integer),
-        field("amount_cents", Kind::Integer),
+        field("units", Kind::Sum),
+        field("amount_cents", Kind::Sum),
         field("first_order_at", Kind::Time),
         field("last_order_at", Kind::Time),
     ],

@@ -13,7 +13,7 @@ pub const VIEW: View = View {
     source: Source::Sum(SumFold { delta, row: |_, whole| json(&whole.sums), table: SumTable::Parts }),
     natural: Natural::List("revenue"),
     key: Key::Day,
-    fields: &[field("orders", Kind::Integer), field("units", Kind::Integer), field("amount_cents", Kind::Integer)],
+    fields: &[field("orders", Kind::Integer), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: Some(("from", "to")),
     table: "revenue_parts",
     form: 1,

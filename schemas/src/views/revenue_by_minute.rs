@@ -13,7 +13,7 @@ pub const VIEW: View = View {
     source: Source::Sum(SumFold { delta, row: |_, whole| json(&whole.sums), table: SumTable::Parts }),
     natural: Natural::List("revenue-by-minute"),
     key: Key::Minute,
-    fields: &[field("orders", Kind::Integer), field("units", Kind::Integer), field("amount_cents", Kind::Integer)],
+    fields: &[field("orders", Kind::Integer), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: Some(("from", "to")),
     table: "revenue_by_minute_parts",
     form: 1,

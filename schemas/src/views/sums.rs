@@ -14,12 +14,12 @@ pub struct Delta {
     pub times: Option<(TimeMs, TimeMs)>,
 }
 
-/// Added up they are a row.
+/// Added up they are a row. Nothing bounds how many orders are: 64 bits may not hold their units and cents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Sums {
     pub orders: i64,
-    pub units: i64,
-    pub amount_cents: i64,
+    pub units: i128,
+    pub amount_cents: i128,
 }
 
 impl Delta {
@@ -46,12 +46,14 @@ impl Sums {
         match event {
             Event::Placed(placement) | Event::Recorded(placement) => Some(Self {
                 orders: 1,
-                units: placement.lines.iter().map(|line| i64::from(line.quantity)).sum(),
-                amount_cents: signed(placement.lines.iter().map(|line| line.amount_cents).sum()),
+                units: placement.lines.iter().map(|line| i128::from(line.quantity)).sum(),
+                amount_cents: placement.lines.iter().map(|line| i128::from(line.amount_cents)).sum(),
             }),
-            Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => {
-                Some(Self { orders: -1, units: -signed(ending.units), amount_cents: -signed(ending.amount_cents) })
-            }
+            Event::Rejected(ending) | Event::Cancelled(ending) | Event::Expired(ending) => Some(Self {
+                orders: -1,
+                units: -i128::from(ending.units),
+                amount_cents: -i128::from(ending.amount_cents),
+            }),
             Event::LineConfirmed { .. }
             | Event::Confirmed
             | Event::LineRejected { .. }
@@ -80,10 +82,6 @@ pub(super) fn ordered_at(event: &Event) -> Option<TimeMs> {
         | Event::Shipped(_)
         | Event::Delivered(_) => None,
     }
-}
-
-pub(super) fn signed(amount: u64) -> i64 {
-    i64::try_from(amount).expect("the border bounds what an order may cost")
 }
 
 /// As a row's JSON.

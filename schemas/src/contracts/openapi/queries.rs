@@ -87,7 +87,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Id => id(),
         Kind::Text => json!({ "type": "string" }),
         Kind::OneOf(values) => json!({ "type": "string", "enum": values }),
-        Kind::Integer => json!({ "type": "integer", "format": "int64" }),
+        Kind::Integer | Kind::Sum => json!({ "type": "integer", "format": "int64" }),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Time => json!({ "type": "string", "format": "date-time" }),
         Kind::Array => json!({ "type": "array" }),

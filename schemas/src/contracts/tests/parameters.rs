@@ -34,7 +34,7 @@ fn values(kind: Kind) -> Vec<&'static str> {
         Kind::Id => vec!["a", "cd-1.~_Z"],
         Kind::Text => vec!["a b", "größe"],
         Kind::OneOf(values) => values.to_vec(),
-        Kind::Integer => vec!["-7", "0"],
+        Kind::Integer | Kind::Sum => vec!["-7", "0"],
         Kind::Boolean => vec!["true", "false"],
         Kind::Time | Kind::Array => panic!("no list is filtered by it"),
     };
