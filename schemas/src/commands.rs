@@ -4,6 +4,7 @@
 //! Unknown fields are refused, numbers are within their limits, ids have the agreed characters, and text has
 //! no U+0000, which Postgres cannot hold.
 
+mod canonical;
 mod fields;
 mod order;
 mod product;
@@ -165,14 +166,14 @@ pub fn parse(
     origin: Origin,
 ) -> Result<ParsedCommand, CommandError> {
     let body = if body.is_empty() { b"{}" } else { body };
-    let mut fingerprint = Fingerprint::of(command, precondition);
+    let mut fingerprint = Fingerprint::of(aggregate.aggregate(), command, precondition);
     let id = aggregate.id();
     let command = match aggregate.aggregate() {
         AggregateType::Product => Command::Product(product::parse(command, body, origin, &mut fingerprint)?),
         AggregateType::Order => Command::Order(order::parse(id, command, body, origin, &mut fingerprint)?),
         AggregateType::Sale => Command::Sale(sale::parse(id, command, body, &mut fingerprint)?),
     };
-    Ok(ParsedCommand { command, fingerprint: fingerprint.0.digest() })
+    Ok(ParsedCommand { command, fingerprint: fingerprint.digest() })
 }
 
 /// A command's name and body, from which [`parse`] makes it again.
@@ -212,11 +213,15 @@ fn parse_version(digits: &str) -> Option<Precondition> {
 }
 
 /// A hash of the canonical form of a command: its name, its condition, its fields in their order. Blanks, the
-/// order of fields and `null` for an absent field do not change it.
-struct Fingerprint(Xxh3Default);
+/// order of fields and `null` for an absent field do not change it, nor does a new field that may be left out: the hash
+/// stands in the log, and a retry may come to another build than the one that wrote it.
+struct Fingerprint {
+    hash: Xxh3Default,
+    nulls: &'static [&'static str],
+}
 
 impl Fingerprint {
-    fn of(command: &str, precondition: Precondition) -> Self {
+    fn of(aggregate: AggregateType, command: &str, precondition: Precondition) -> Self {
         let mut hash = Xxh3Default::new();
         hash.update(command.as_bytes());
         match precondition {
@@ -224,14 +229,18 @@ impl Fingerprint {
             Precondition::Absent => hash.update(b"\0-"),
             Precondition::Version(version) => hash.update(&version.to_le_bytes()),
         }
-        Self(hash)
+        Self { hash, nulls: canonical::written_as_null(aggregate, command) }
     }
 
     /// Reads a body and takes its canonical form in.
     fn body<T: DeserializeOwned + Serialize>(&mut self, body: &[u8]) -> Result<T, CommandError> {
         let fields::Object(parsed) = serde_json::from_slice(body).map_err(|_| explain::<T>(body))?;
-        serde_json::to_writer(HashWriter(&mut self.0), &parsed).expect("bodies hold nothing that JSON cannot");
+        canonical::write(&parsed, self.nulls, HashWriter(&mut self.hash));
         Ok(parsed)
+    }
+
+    fn digest(&self) -> u64 {
+        self.hash.digest()
     }
 }
 

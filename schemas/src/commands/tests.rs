@@ -1,5 +1,6 @@
 //! What is refused at the border, and by which words.
 
+mod fingerprints;
 mod rejections;
 
 use domain::product::{By, Command as ProductCommand, Registration};
