@@ -86,7 +86,10 @@ fn routes(listener: Listener) -> Router<AppState> {
 
 async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> Response {
     match state.log().await {
-        Ok(log) => upgrade.on_upgrade(move |socket| link::serve(socket, log.dispatcher)),
+        Ok(log) => upgrade
+            .max_message_size(link::MAX_TAKEN_BYTES)
+            .max_frame_size(link::MAX_TAKEN_BYTES)
+            .on_upgrade(move |socket| link::serve(socket, log.dispatcher)),
         Err(problem) => answers::problem(&problem),
     }
 }

@@ -23,7 +23,12 @@ pub(crate) const PATH: &str = "/internal/link";
 const MAX_MESSAGE_COMMANDS: usize = 256;
 /// Commands of one link that may wait for their answers.
 const MAX_IN_FLIGHT: usize = 16_384;
-const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+/// What is sent in one message, beyond which it is split.
+const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
+/// What is taken in one message, which is one frame: the build before this one sends as much.
+pub(crate) const MAX_TAKEN_BYTES: usize = 16 * 1024 * 1024;
+/// More than what a command's numbers take in a message.
+const FRAMING_BYTES: usize = 128;
 /// A peer that says nothing for so long, while answers are due, is gone.
 const SILENCE: Duration = Duration::from_secs(3);
 

@@ -72,7 +72,7 @@ impl Problem {
             r#type: format!("/problems/{}", kind.slug()),
             title: kind.title(),
             status: kind.status(),
-            detail: detail.into(),
+            detail: cut(detail.into()),
             rejected: None,
         }
     }
@@ -85,6 +85,16 @@ impl Problem {
 
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a problem holds nothing that JSON cannot")
+    }
+}
+
+/// The longest `detail`, in characters: it may repeat what the client wrote, and is not to multiply it.
+const MAX_DETAIL_CHARS: usize = 300;
+
+fn cut(detail: Cow<'static, str>) -> Cow<'static, str> {
+    match detail.char_indices().nth(MAX_DETAIL_CHARS) {
+        None => detail,
+        Some((end, _)) => Cow::Owned(format!("{}…", &detail[..end])),
     }
 }
 
@@ -242,6 +252,13 @@ mod tests {
         let slugs: std::collections::BTreeSet<_> = ProblemKind::ALL.iter().map(|kind| kind.slug()).collect();
         assert_eq!(slugs.len(), ProblemKind::ALL.len());
         assert!(ProblemKind::ALL.iter().all(|kind| !kind.explanation().is_empty() && kind.status() >= 400));
+    }
+
+    #[test]
+    fn a_detail_says_no_more_of_what_came_than_a_few_lines_hold() {
+        let detail = |chars: usize| Problem::new(ProblemKind::InvalidRequest, "ä".repeat(chars)).detail;
+        assert_eq!(detail(300), "ä".repeat(300));
+        assert_eq!(detail(70_000), "ä".repeat(300) + "…");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
 use schemas::answers::Answer;
-use schemas::commands::{BatchLine, MAX_BATCH_LINES, Precondition, UNTIL, parse_if_match_field};
+use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, UNTIL, parse_if_match_field};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
@@ -137,6 +137,9 @@ impl Shared {
     /// With the line's id; a problem has as much of it as could be read.
     fn read(&self, line: &Bytes) -> Result<(Incoming, String), (Problem, String)> {
         let invalid = |detail: String, id: &str| (Problem::new(ProblemKind::InvalidRequest, detail), id.to_owned());
+        if line.len() > MAX_BODY_BYTES {
+            return Err((Problem::new(ProblemKind::TooLarge, "a line of a batch has at most 64 KiB"), String::new()));
+        }
         let parsed: BatchLine<'_> = serde_json::from_slice(line).map_err(|error| invalid(error.to_string(), ""))?;
         let id = &*parsed.id;
         let aggregate = type_routed(&parsed.aggregate)

@@ -18,7 +18,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use super::{
-    Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, PATH, SILENCE, ToOwner,
+    Answered, FRAMING_BYTES, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES,
+    MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner,
 };
 use crate::dispatch::{Incoming, now};
 
@@ -195,10 +196,7 @@ impl Link {
                 Outgoing::LetGo { .. } => None,
             })
             .collect();
-        let mut messages = Vec::with_capacity(1);
-        if !commands.is_empty() {
-            messages.push(encode(&ToOwner::Decide(commands)));
-        }
+        let mut messages: Vec<_> = by_size(commands).map(|commands| encode(&ToOwner::Decide(commands))).collect();
         for outgoing in batch.drain(..) {
             let id = self.next_id;
             self.next_id += 1;
@@ -254,6 +252,33 @@ fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Fo
     }
 }
 
+/// Splits them, in their order, into what fits into a message each.
+fn by_size(commands: Vec<Forwarded<'_>>) -> impl Iterator<Item = Vec<Forwarded<'_>>> {
+    let mut commands = commands.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut message = Vec::with_capacity(commands.len());
+        let mut left = MAX_SENT_BYTES;
+        // A command that is too large by itself goes alone; the border lets none in.
+        while let Some(next) = commands.next_if(|next| message.is_empty() || size(next) <= left) {
+            left = left.saturating_sub(size(&next));
+            message.push(next);
+        }
+        Some(message).filter(|message| !message.is_empty())
+    })
+}
+
+/// Estimates, from above, the bytes that it takes in a message.
+fn size(command: &Forwarded<'_>) -> usize {
+    let optional = |text: Option<&str>| text.map_or(0, str::len);
+    FRAMING_BYTES
+        + command.aggregate.len()
+        + command.command.len()
+        + command.body.len()
+        + command.key.len()
+        + optional(command.trace)
+        + optional(command.cause)
+}
+
 fn encode(message: &ToOwner<'_>) -> Message {
     Message::Binary(postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into())
 }
@@ -263,11 +288,45 @@ async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
     let mut request = address.into_client_request()?;
     let bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))?;
     request.headers_mut().insert("authorization", bearer);
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE_BYTES));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_TAKEN_BYTES)).max_frame_size(Some(MAX_TAKEN_BYTES));
     let (socket, _) = connect_async_with_config(request, Some(config), true).await?;
     Ok(socket)
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::commands::{MAX_BODY_BYTES, Precondition};
+
+    use super::*;
+
+    #[test]
+    fn many_large_commands_go_in_several_messages_and_in_their_order() {
+        let body = vec![b'x'; MAX_BODY_BYTES];
+        let command = |id| Forwarded {
+            id,
+            aggregate: "product-a",
+            command: "register",
+            body: &body,
+            key: "k",
+            precondition: Precondition::Version(u64::MAX),
+            trace: None,
+            cause: None,
+            internal: false,
+            ordered: true,
+            in_mailbox_ms: u64::MAX,
+            deadline_ms: u64::MAX,
+        };
+        let messages: Vec<_> = by_size((0..256).map(command).collect()).collect();
+        assert!(messages.len() > 1);
+        let ids: Vec<_> = messages.iter().flatten().map(|command| command.id).collect();
+        assert_eq!(ids, (0..256).collect::<Vec<_>>());
+        for message in messages {
+            assert!(encode(&ToOwner::Decide(message)).len() <= MAX_SENT_BYTES);
+        }
+    }
 }

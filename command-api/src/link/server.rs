@@ -12,7 +12,7 @@ use schemas::answers::Answer;
 use schemas::idempotency::IdempotencyKey;
 use tokio::time::Instant;
 
-use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, ToOwner};
+use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES, ToOwner};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, now};
 use crate::mailbox::Patience;
 
@@ -48,11 +48,16 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
                     let Some(Some(next)) = futures_util::FutureExt::now_or_never(deciding.next()) else { break };
                     answers.push(next);
                 }
-                if sink.send(encode(&FromOwner::Answers(answers))).await.is_err() {
+                for message in messages(answers) {
+                    if sink.feed(message).await.is_err() {
+                        return;
+                    }
+                }
+                if sink.flush().await.is_err() {
                     return;
                 }
             }
-            Some(id) = letting_go.next() => if sink.send(encode(&FromOwner::Gone { id })).await.is_err() {
+            Some(id) = letting_go.next() => if sink.send(Message::Binary(encode(&FromOwner::Gone { id }))).await.is_err() {
                 return;
             },
         }
@@ -72,8 +77,34 @@ async fn let_go(id: u64, partition: u32, dispatcher: Arc<Dispatcher>) -> u64 {
     id
 }
 
-fn encode(message: &FromOwner) -> Message {
-    Message::Binary(postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into())
+/// Encodes them, in their order, in as many messages as their size wants: one, as a rule.
+fn messages(answers: Vec<Answered>) -> Vec<Message> {
+    let count = answers.len();
+    let mut answers = FromOwner::Answers(answers);
+    let whole = encode(&answers);
+    let bytes = whole.len();
+    if bytes <= MAX_SENT_BYTES {
+        return vec![Message::Binary(whole)];
+    }
+    match &mut answers {
+        FromOwner::Answers(answers) if count > 1 => {
+            let later = answers.split_off(count / 2);
+            let mut all = messages(std::mem::take(answers));
+            all.extend(messages(later));
+            all
+        }
+        // It costs that command its answer, which a retry gets, and not the link all of theirs.
+        FromOwner::Answers(answers) => {
+            tracing::error!(bytes, "an answer is too large for the link to a peer");
+            let unknown = |answer: &Answered| Answered { id: answer.id, answer: Answer::OutcomeUnknown };
+            vec![Message::Binary(encode(&FromOwner::Answers(answers.iter().map(unknown).collect())))]
+        }
+        FromOwner::Gone { .. } => vec![Message::Binary(whole)],
+    }
+}
+
+fn encode(message: &FromOwner) -> Bytes {
+    postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into()
 }
 
 /// `None` in place of a command whose names are not well formed.
@@ -97,4 +128,38 @@ fn incoming(forwarded: Vec<Forwarded<'_>>) -> impl Iterator<Item = (u64, Option<
         })
     };
     forwarded.into_iter().map(move |command| (command.id, incoming(&command)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invalid(id: u64, bytes: usize) -> Answered {
+        Answered { id, answer: Answer::Invalid { detail: "x".repeat(bytes) } }
+    }
+
+    fn answered(messages: &[Message]) -> Vec<(u64, bool)> {
+        let read = |message: &Message| match message {
+            Message::Binary(bytes) if bytes.len() <= MAX_SENT_BYTES => match postcard::from_bytes(bytes).unwrap() {
+                FromOwner::Answers(answers) => answers,
+                FromOwner::Gone { .. } => panic!("no partition was asked for"),
+            },
+            other => panic!("{} bytes in one message", other.clone().into_data().len()),
+        };
+        let all = messages.iter().flat_map(read);
+        all.map(|Answered { id, answer }| (id, matches!(answer, Answer::Invalid { .. }))).collect()
+    }
+
+    #[test]
+    fn large_answers_go_in_several_messages_and_in_their_order() {
+        let answers = messages((0..256).map(|id| invalid(id, 100_000)).collect());
+        assert!(answers.len() > 1);
+        assert_eq!(answered(&answers), (0..256).map(|id| (id, true)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_answer_that_no_message_holds_costs_no_other_its_own() {
+        let answers = messages(vec![invalid(0, 1), invalid(1, MAX_SENT_BYTES), invalid(2, 1)]);
+        assert_eq!(answered(&answers), [(0, true), (1, false), (2, true)]);
+    }
 }
