@@ -25,7 +25,7 @@ pub struct Config {
     /// began.
     pub internal_addr: SocketAddr,
     /// `INTERNAL_URL`, default `http://` and the internal address as bound: what other instances call. It is
-    /// written into claims.
+    /// written into claims. An address that stands for every interface, such as 0.0.0.0, needs it.
     pub internal_url: Option<String>,
     /// `ADMIN_ADDR`, default 127.0.0.1:8281.
     pub admin_addr: SocketAddr,
@@ -45,14 +45,20 @@ pub struct Config {
 
 impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        let internal_addr = env.or("INTERNAL_ADDR", loopback(8181))?;
+        let internal_url = env.optional("INTERNAL_URL")?;
+        if internal_url.is_none() && internal_addr.ip().is_unspecified() {
+            let expected = "a URL like http://host:8181 for other instances, since INTERNAL_ADDR names no host";
+            return Err(EnvError::Missing { name: "INTERNAL_URL".to_owned(), expected });
+        }
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
             postgres_url: env.optional("POSTGRES_URL")?,
             state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
-            internal_addr: env.or("INTERNAL_ADDR", loopback(8181))?,
-            internal_url: env.optional("INTERNAL_URL")?,
+            internal_addr,
+            internal_url,
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
             share: env.or("PARTITIONS", Share::Assigned)?,
             service_token: env.required("SERVICE_TOKEN")?,
@@ -130,6 +136,16 @@ mod tests {
         for text in ["", "a", "2-1", "1-", "0-99999", "-1"] {
             assert!(text.parse::<Share>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_address_that_names_no_host_needs_a_url_for_others() {
+        let settings = [("SERVICE_TOKEN", "hidden"), ("INTERNAL_ADDR", "0.0.0.0:8181")];
+        let error = Config::from_env(&Env::from(settings)).unwrap_err().to_string();
+        assert!(error.starts_with("INTERNAL_URL must be set"), "{error}");
+        let named = settings.into_iter().chain([("INTERNAL_URL", "http://commands-1:8181")]);
+        let config = Config::from_env(&named.collect::<Env>()).unwrap();
+        assert_eq!(config.internal_url.as_deref(), Some("http://commands-1:8181"));
     }
 
     #[test]

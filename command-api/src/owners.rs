@@ -1,4 +1,4 @@
-//! Who owns a partition: its last record names its claim, and the claim names the owner's url.
+//! Who owns a partition: its last records name its newest claim, and the claim names the owner's url.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -13,6 +13,9 @@ use crate::kafka::reader::LogReader;
 /// An owner that appended within this time lives.
 const ALIVE_FOR: Duration = Duration::from_secs(1);
 const MAX_JITTER_MS: u64 = 250;
+/// A deposed owner's late records may stand behind the claim that ended its epoch: the newest claim that any of so many
+/// records names is the owner's.
+const LOOKED_AT: u32 = 64;
 
 pub(crate) struct Owners {
     reader: LogReader,
@@ -56,17 +59,25 @@ impl Owners {
     }
 
     async fn look_up(&self, partition: u32) -> Option<Arc<str>> {
-        let last = self.reader.last_record(partition).await?;
-        let claim = match Record::decode(&last.value).ok()?? {
-            Record::Claim(claim) => return Some(claim.url.as_ref().into()),
-            Record::Commit(commit) => commit.epoch.claim,
-            Record::Fence(fence) => fence.epoch.claim,
-        };
+        let last = self.reader.last_records(partition, LOOKED_AT).await;
+        let claim = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())))?;
         match Record::decode(&self.reader.record(partition, claim).await?).ok()?? {
             Record::Claim(claim) => Some(claim.url.as_ref().into()),
             Record::Commit(_) | Record::Fence(_) => None,
         }
     }
+}
+
+/// Returns the offset of the newest claim that the records are or name.
+fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i64> {
+    let claim = |(offset, value)| {
+        Some(match Record::decode(value).ok()?? {
+            Record::Claim(_) => offset,
+            Record::Commit(commit) => commit.epoch.claim,
+            Record::Fence(fence) => fence.epoch.claim,
+        })
+    };
+    records.filter_map(claim).max()
 }
 
 /// Whether nobody owns the partition, as far as its log tells: a living owner that was asked anything within the

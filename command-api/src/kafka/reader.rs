@@ -109,6 +109,16 @@ impl LogReader {
         None
     }
 
+    /// Returns the values at the partition's end with their offsets, at most `count`; none without an answer.
+    pub(crate) async fn last_records(&self, partition: u32, count: u32) -> Vec<(i64, Vec<u8>)> {
+        let mut events = self.read(partition, -i64::from(count), ReadTo::End);
+        let mut last = Vec::new();
+        while let Some(ReadEvent::Records(records)) = events.recv().await {
+            last.extend(records.iter().map(|(offset, value)| (offset, value.to_vec())));
+        }
+        last
+    }
+
     /// `None` in an empty partition, or without an answer.
     pub(crate) async fn last_record(&self, partition: u32) -> Option<LastRecord> {
         let mut events = self.read(partition, -1, ReadTo::End);

@@ -75,7 +75,9 @@ impl Commands {
             return Ok(None);
         }
         let token = config.service_token.clone().context("REACTOR_COMMAND_URLS needs the SERVICE_TOKEN, too")?;
-        let client = Client::builder().connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
+        // The token goes where the setting says, and nowhere else.
+        let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let client = client.connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
         let (urls, preferred) = (config.command_urls.clone(), AtomicUsize::new(0));
         Ok(Some(Self { client, urls, token, preferred, has_complained: AtomicBool::new(false) }))
     }
