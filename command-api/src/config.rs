@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
 use schemas::topic::LogTopic;
@@ -27,6 +28,9 @@ pub struct Config {
     /// `INTERNAL_URL`, default `http://` and the internal address as bound: what other instances call. It is
     /// written into claims. An address that stands for every interface, such as 0.0.0.0, needs it.
     pub internal_url: Option<String>,
+    /// `CORS_ORIGINS`, default none: sites whose pages may ask from browsers, separated by commas, such as
+    /// `https://shop.example`; `*`: all.
+    pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8281.
     pub admin_addr: SocketAddr,
     /// `PARTITIONS`, e.g. `0-5` or `0,2,4`: owns these, whatever others do; default: what the group of all instances
@@ -59,6 +63,7 @@ impl Config {
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
             internal_addr,
             internal_url,
+            cors_origins: env.or("CORS_ORIGINS", Origins::None)?,
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
             share: env.or("PARTITIONS", Share::Assigned)?,
             service_token: env.required("SERVICE_TOKEN")?,

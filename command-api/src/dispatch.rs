@@ -258,7 +258,8 @@ impl Dispatcher {
         if is_internal(aggregate, &incoming.command) && !incoming.internal {
             return Err(Answer::NoSuchCommand);
         }
-        if !incoming.internal {
+        // What follows from an event may come at any distance in time; the rules know what was done for it.
+        if !incoming.internal || incoming.cause.is_none() {
             self.check_age(&incoming.key)?;
         }
         let (command, body, precondition) = (&incoming.command, &incoming.body, incoming.precondition);

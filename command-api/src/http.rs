@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use chassis::border::{Border, Origins};
 use chassis::document;
 use chassis::env::Secret;
-use schemas::commands::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
-use schemas::contracts::{ASYNCAPI, OPENAPI};
+use schemas::contracts::{ASYNCAPI, OPENAPI, routes};
 use schemas::problem::{Problem, ProblemKind};
 use schemas::token::LogId;
 use tokio::sync::watch;
@@ -57,30 +57,31 @@ enum Listener {
     Internal,
 }
 
+/// The rules of both listeners. A path or method that no route takes is their matter, too.
+pub(crate) fn border(origins: Origins) -> Border {
+    Border { problem: answers::of_status, allow: routes::allow, origins }
+}
+
 /// For clients and the edge.
 pub(crate) fn public(state: AppState) -> Router {
-    routes(Listener::Public).with_state(state)
+    routes_of(Listener::Public).with_state(state)
 }
 
 /// For holders of the service token.
 pub(crate) fn internal(state: AppState) -> Router {
-    routes(Listener::Internal)
+    routes_of(Listener::Internal)
         .route(link::PATH, get(take_link))
         .layer(middleware::from_fn_with_state(state.clone(), check_token))
         .with_state(state)
 }
 
-fn routes(listener: Listener) -> Router<AppState> {
+fn routes_of(listener: Listener) -> Router<AppState> {
     Router::new()
-        .route("/v1/commands", post(batch::take).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)))
-        .route("/v1/{aggregates}/{id}/{command}", post(commands::take).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)))
+        .route("/v1/commands", post(batch::take))
+        .route("/v1/{aggregates}/{id}/{command}", post(commands::take))
         .route("/problems/{slug}", get(problems::explain))
         .route("/openapi.json", document::serve("application/json", OPENAPI))
         .route("/asyncapi.json", document::serve("application/json", ASYNCAPI))
-        .fallback(async || answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such route")))
-        .method_not_allowed_fallback(async || {
-            answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "commands are posted"))
-        })
         .layer(axum::Extension(listener))
 }
 
@@ -113,14 +114,21 @@ impl AppState {
 }
 
 async fn check_token(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let bearer =
-        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let expected = state.service_token.expose().as_bytes();
-    if bearer.is_some_and(|bearer| equals(bearer, expected)) {
-        return next.run(request).await;
-    }
-    let mut response = answers::problem(&Problem::new(ProblemKind::Forbidden, "send the service token as a bearer"));
-    *response.status_mut() = StatusCode::FORBIDDEN;
+    let sent = request.headers().get(header::AUTHORIZATION);
+    let bearer = sent.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let (problem, challenge) = match bearer {
+        Some(bearer) if equals(bearer, state.service_token.expose().as_bytes()) => return next.run(request).await,
+        Some(_) => (
+            Problem::new(ProblemKind::Forbidden, "the service token is wrong"),
+            "Bearer realm=\"internal\", error=\"invalid_token\"",
+        ),
+        None => (
+            Problem::new(ProblemKind::Unauthenticated, "send the service token as a bearer"),
+            "Bearer realm=\"internal\"",
+        ),
+    };
+    let mut response = answers::problem(&problem);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
 }
 

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
+use chassis::border::Border;
 use chassis::http::Limits;
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::Assignment;
@@ -103,11 +104,15 @@ impl App {
         let (log_sender, log) = watch::channel(None);
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
         let state = || AppState::new(log.clone(), self.metrics.clone(), config.service_token.clone());
+        let border = || http::border(config.cors_origins.clone());
         let limits = Limits::new(config.grace);
         let mut servers = Tasks::new();
         let servers_shutdown = Shutdown::new();
-        servers.spawn("http", serve(self.http, http::public(state()), limits, servers_shutdown.clone()));
-        servers.spawn("internal", serve(self.internal, http::internal(state()), limits, servers_shutdown.clone()));
+        servers.spawn("http", serve(self.http, http::public(state()), border(), limits, servers_shutdown.clone()));
+        servers.spawn(
+            "internal",
+            serve(self.internal, http::internal(state()), border(), limits, servers_shutdown.clone()),
+        );
 
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
@@ -145,8 +150,8 @@ async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))
 }
 
-async fn serve(listener: TcpListener, router: axum::Router, limits: Limits, shutdown: Shutdown) {
-    let served = chassis::http::serve(listener, router, limits, shutdown).await;
+async fn serve(listener: TcpListener, router: axum::Router, border: Border, limits: Limits, shutdown: Shutdown) {
+    let served = chassis::http::serve(listener, router, border, limits, shutdown).await;
     if served.cut > 0 {
         tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
     }

@@ -31,7 +31,6 @@ use domain::{Event, TimeMs};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::{Reader, Verdict, Writer};
-use schemas::commands::Precondition;
 use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Fence, Record};
 
@@ -193,7 +192,7 @@ impl<R> Partition<R> {
         }
         let (version, position) = self.memory.aggregates.version(&request.aggregate);
         let position = (self.partition, position);
-        if !holds(request.precondition, version) {
+        if !request.precondition.holds_at(version) {
             return self.prove(request, may_count, Answer::PreconditionFailed { version, position });
         }
         let at = now.max(self.memory.last_at);
@@ -380,14 +379,6 @@ impl<R> Partition<R> {
         if self.leaving && matches!(self.phase, Phase::Owner(_)) && self.pending.len() == 0 {
             self.rest();
         }
-    }
-}
-
-fn holds(precondition: Precondition, version: u64) -> bool {
-    match precondition {
-        Precondition::None => true,
-        Precondition::Version(wanted) => wanted == version,
-        Precondition::Absent => version == 0,
     }
 }
 

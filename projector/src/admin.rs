@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use chassis::border;
 use chassis::env::Secret;
 use schemas::time::{TimeMs, to_rfc3339};
 use schemas::views::VIEWS;
@@ -83,7 +84,7 @@ async fn retry(
         tokio::time::sleep(SHOW_RETRY).await;
     }
     let detail = "it is folded, but Redis does not take the rows: once it is back, empty it";
-    Ok((StatusCode::SERVICE_UNAVAILABLE, detail).into_response())
+    Ok(border::plain(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
 
 async fn discard(
@@ -111,7 +112,7 @@ impl Servers {
     async fn react_again(&self, aggregate: &str) -> Result<Response, Response> {
         let Some(lanes) = self.lanes.get().and_then(WeakLanes::upgrade) else {
             let detail = "this projector does not react to events: ask one that does";
-            return Err((StatusCode::CONFLICT, detail).into_response());
+            return Err(border::plain(StatusCode::CONFLICT, detail));
         };
         let store = self.store().await?;
         let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
@@ -146,16 +147,16 @@ fn parse((view, kind, id): &(String, String, String)) -> Option<(usize, String)>
 }
 
 fn not_parked() -> Response {
-    (StatusCode::NOT_FOUND, "nothing is parked there").into_response()
+    border::plain(StatusCode::NOT_FOUND, "nothing is parked there")
 }
 
 fn failed(error: &StoreError) -> Response {
     match error {
         StoreError::Refused { source, .. } => {
             let why = source.as_db_error().map_or_else(|| source.to_string(), ToString::to_string);
-            (StatusCode::CONFLICT, format!("it stays parked: {why}")).into_response()
+            border::plain(StatusCode::CONFLICT, &format!("it stays parked: {why}"))
         }
-        StoreError::Fold(why) => (StatusCode::CONFLICT, format!("it stays parked: {why}")).into_response(),
-        error => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+        StoreError::Fold(why) => border::plain(StatusCode::CONFLICT, &format!("it stays parked: {why}")),
+        error => border::plain(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 
 #[derive(Debug, Clone)]
@@ -29,6 +30,9 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// `PUBLIC_URL`, default http://127.0.0.1:8080: where clients reach the system. Events name their schemas by it.
     pub public_url: String,
+    /// `CORS_ORIGINS`, default none: sites whose pages may ask from browsers, separated by commas, such as
+    /// `https://shop.example`; `*`: all.
+    pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8282.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000.
@@ -48,6 +52,7 @@ impl Config {
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             http_addr: env.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8082)))?,
             public_url: env.or("PUBLIC_URL", "http://127.0.0.1:8080".to_owned())?.trim_end_matches('/').to_owned(),
+            cors_origins: env.or("CORS_ORIGINS", Origins::None)?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8282)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })

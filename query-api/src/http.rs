@@ -16,11 +16,17 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
+use chassis::border::{Border, Origins};
 use schemas::aggregate::{TYPES, route_name};
-use schemas::problem::{Problem, ProblemKind};
+use schemas::contracts::routes;
 use schemas::views::{Natural, VIEWS};
 
 use crate::reads::Reads;
+
+/// The rules of its listener. A path or method that no route takes is its matter, too.
+pub(crate) fn border(origins: Origins) -> Border {
+    Border { problem: answers::of_status, allow: routes::allow, origins }
+}
 
 /// `public_url`: where clients reach the system, without a slash at the end.
 pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
@@ -55,14 +61,7 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
                 .layer(Extension(public_url.clone())),
         );
     }
-    router
-        .merge(documents::routes())
-        .fallback(async || answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such route")))
-        .method_not_allowed_fallback(async || {
-            answers::problem(&Problem::new(ProblemKind::MethodNotAllowed, "queries are GET or HEAD"))
-        })
-        .layer(middleware::from_fn_with_state(reads.clone(), finish))
-        .with_state(reads)
+    router.merge(documents::routes()).layer(middleware::from_fn_with_state(reads.clone(), finish)).with_state(reads)
 }
 
 /// What every answer has, in one layer: each costs a request an allocation or two.

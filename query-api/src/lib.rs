@@ -105,11 +105,12 @@ impl App {
         let mut tasks = Tasks::new();
         tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));
         let router = http::router(reads, config.public_url.into());
+        let border = http::border(config.cors_origins);
         let limits = chassis::http::Limits::new(config.grace);
         tasks.spawn("http", {
             let shutdown = shutdown.clone();
             async move {
-                let served = chassis::http::serve(http, router, limits, shutdown).await;
+                let served = chassis::http::serve(http, router, border, limits, shutdown).await;
                 if served.cut > 0 {
                     tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
                 }

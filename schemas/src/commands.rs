@@ -36,6 +36,9 @@ const MAX_NAME_CHARS: usize = 64;
 /// The longest condition that a line of a batch may hold, in characters.
 const MAX_CONDITION_CHARS: usize = 64;
 
+/// The most versions that one condition may list.
+pub const MAX_CONDITION_VERSIONS: usize = 4;
+
 /// The header by which a batch to the internal listener says, in milliseconds since 1970, when its sender waits no
 /// longer: what was not decided by then must not be, whoever slept in between.
 pub const UNTIL: &str = "stampede-until";
@@ -68,6 +71,25 @@ pub enum Precondition {
     /// `If-None-Match: *`.
     #[serde(rename = "absent")]
     Absent,
+    /// `If-Match: "7", "9"`: any of these versions. One that stands twice fills what is left.
+    #[serde(rename = "one_of")]
+    OneOf([u64; MAX_CONDITION_VERSIONS]),
+    /// `If-Match: *`: any version at all.
+    #[serde(rename = "present")]
+    Present,
+}
+
+impl Precondition {
+    /// Tells whether a command may be decided at a version; 0: there is nothing yet.
+    pub fn holds_at(self, version: u64) -> bool {
+        match self {
+            Self::None => true,
+            Self::Version(wanted) => wanted == version,
+            Self::OneOf(wanted) => wanted.contains(&version),
+            Self::Absent => version == 0,
+            Self::Present => version > 0,
+        }
+    }
 }
 
 /// A line of `POST /v1/commands`.
@@ -189,10 +211,35 @@ fn to_body(fields: &impl Serialize) -> String {
     serde_json::to_string(fields).expect("bodies hold nothing that JSON cannot")
 }
 
-/// `If-Match`'s value: `"7"`, or `W/"7"`, which nginx makes of it when it compresses. A query's ETag is one, too: the
-/// generation behind its version (`"7-2"`) says nothing of the aggregate.
-pub fn parse_if_match(text: &str) -> Option<Precondition> {
-    let text = text.trim();
+/// Reads `If-Match`, of which a request may have several lines: `*`, or versions with commas in between, as `"7"`, or
+/// as `W/"7"`, which nginx makes of it when it compresses. A query's ETag is one, too: the generation behind its version
+/// (`"7-2"`) says nothing of the aggregate.
+pub fn parse_if_match<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Precondition> {
+    let mut all = lines.into_iter().flat_map(|line| line.split(',')).map(str::trim).filter(|tag| !tag.is_empty());
+    let first = all.next()?;
+    if first == "*" {
+        return all.next().is_none().then_some(Precondition::Present);
+    }
+    let first = parse_tag(first)?;
+    let mut versions = [first; MAX_CONDITION_VERSIONS];
+    let mut count = 1;
+    for tag in all {
+        let version = parse_tag(tag)?;
+        if !versions.contains(&version) {
+            *versions.get_mut(count)? = version;
+            count += 1;
+        }
+    }
+    Some(if count == 1 { Precondition::Version(first) } else { Precondition::OneOf(versions) })
+}
+
+/// As [`parse_if_match`], and the bare number too: in JSON the quotes are a nuisance.
+pub fn parse_if_match_field(text: &str) -> Option<Precondition> {
+    let text = Some(text).filter(|text| text.len() <= MAX_CONDITION_CHARS)?;
+    parse_if_match([text]).or_else(|| parse_version(text).map(Precondition::Version))
+}
+
+fn parse_tag(text: &str) -> Option<u64> {
     let quoted = text.strip_prefix("W/").unwrap_or(text);
     let tag = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))?;
     match tag.split_once('-') {
@@ -201,15 +248,9 @@ pub fn parse_if_match(text: &str) -> Option<Precondition> {
     }
 }
 
-/// As [`parse_if_match`], and the bare number too: in JSON the quotes are a nuisance.
-pub fn parse_if_match_field(text: &str) -> Option<Precondition> {
-    let text = Some(text).filter(|text| text.len() <= MAX_CONDITION_CHARS)?;
-    parse_if_match(text).or_else(|| parse_version(text))
-}
-
-fn parse_version(digits: &str) -> Option<Precondition> {
+fn parse_version(digits: &str) -> Option<u64> {
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten().map(Precondition::Version)
+    plain.then(|| digits.parse().ok()).flatten()
 }
 
 /// A hash of the canonical form of a command: its name, its condition, its fields in their order. Blanks, the
@@ -227,6 +268,11 @@ impl Fingerprint {
         match precondition {
             Precondition::None => hash.update(b"\0*"),
             Precondition::Absent => hash.update(b"\0-"),
+            Precondition::Present => hash.update(b"\0+"),
+            Precondition::OneOf(versions) => {
+                hash.update(b"\0|");
+                versions.iter().for_each(|version| hash.update(&version.to_le_bytes()));
+            }
             Precondition::Version(version) => hash.update(&version.to_le_bytes()),
         }
         Self { hash, nulls: canonical::written_as_null(aggregate, command) }

@@ -14,6 +14,7 @@ pub mod breaking;
 pub mod catalogue;
 pub mod openapi;
 pub mod asyncapi;
+pub mod routes;
 
 /// As it is checked in.
 pub const OPENAPI: &str = include_str!("../json/openapi.json");

@@ -8,6 +8,12 @@ use uuid::{Builder, Uuid};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub const MAX_KEY_CHARS: usize = 255;
+/// The longest key of a whole batch: its lines' keys are made of it.
+pub const MAX_BATCH_KEY_CHARS: usize = MAX_KEY_CHARS - MAX_LINE_CHARS;
+/// A hyphen and five digits.
+const MAX_LINE_CHARS: usize = 6;
+/// A UUID with its hyphens.
+const UUID_CHARS: usize = 36;
 
 /// 1 to 255 visible ASCII characters. Its scope is one aggregate. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,11 +58,25 @@ impl IdempotencyKey {
         &self.0
     }
 
-    /// When the key was made, if it tells: a UUIDv7.
+    /// Makes the key of a line from its batch's: `{key}-{line}`. It tells the same time.
+    pub fn of_line(&self, line: usize) -> Self {
+        Self(format!("{}-{line}", self.0).into())
+    }
+
+    /// Tells when the key was made, if it does: a UUIDv7, or a line's key that was made of one.
     pub fn time(&self) -> Option<TimeMs> {
-        let uuid = Uuid::try_parse(&self.0).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+        let uuid = self.of_batch().unwrap_or(&self.0);
+        let uuid = Uuid::try_parse(uuid).ok().filter(|uuid| uuid.get_version_num() == 7)?;
         let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
         Some(TimeMs(seconds * 1000 + u64::from(nanos / 1_000_000)))
+    }
+
+    /// Returns the part of a line's key that may be a UUID.
+    fn of_batch(&self) -> Option<&str> {
+        let (batch, line) = self.0.split_at_checked(UUID_CHARS)?;
+        let digits = line.strip_prefix('-')?;
+        let is_line = (1..MAX_LINE_CHARS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_line.then_some(batch)
     }
 }
 
@@ -103,5 +123,15 @@ mod tests {
         assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f").time(), Some(TimeMs(1_645_557_742_000)));
         assert_eq!(key("919108f7-52d1-4320-9bac-f847db4148a8").time(), None);
         assert_eq!(key("order-17").time(), None);
+        let line = key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f").of_line(10_000);
+        assert_eq!(line.as_str(), "017f22e2-79b0-7cc3-98c4-dc0c0c07398f-10000");
+        assert_eq!(line.time(), Some(TimeMs(1_645_557_742_000)), "a line's tells its batch's");
+        assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f-").time(), None);
+        assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f-100000").time(), None);
+        assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f-x").time(), None);
+        assert_eq!(
+            IdempotencyKey::parse(&"x".repeat(MAX_BATCH_KEY_CHARS)).unwrap().of_line(10_000).as_str().len(),
+            255
+        );
     }
 }

@@ -15,6 +15,7 @@ pub enum ProblemKind {
     InvalidRequest,
     NotFound,
     MethodNotAllowed,
+    Unauthenticated,
     Forbidden,
     KeyExpired,
     PreconditionFailed,
@@ -42,7 +43,7 @@ pub enum ProblemKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
     /// A path under `/problems/`, which explains it to a person.
-    pub r#type: String,
+    pub r#type: &'static str,
     pub title: &'static str,
     pub status: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -50,6 +51,9 @@ pub struct Problem {
     /// Apart, since few problems have it.
     #[serde(flatten)]
     pub rejected: Option<Box<Rejected>>,
+    /// The request's name, as in `X-Request-Id`: the log's lines about it carry the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Box<str>>,
 }
 
 /// What a problem tells of a command that the rules rejected.
@@ -69,11 +73,12 @@ pub struct Rejected {
 impl Problem {
     pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            r#type: format!("/problems/{}", kind.slug()),
+            r#type: kind.path(),
             title: kind.title(),
             status: kind.status(),
             detail: cut(detail.into()),
             rejected: None,
+            request_id: None,
         }
     }
 
@@ -81,6 +86,11 @@ impl Problem {
     pub fn rejected(rejected: Rejected) -> Self {
         let detail = format!("the command was rejected: {}", rejected.rejection);
         Self { rejected: Some(Box::new(rejected)), ..Self::new(ProblemKind::Rejected, detail) }
+    }
+
+    /// Names the request that met the problem.
+    pub fn of_request(self, id: Option<&str>) -> Self {
+        Self { request_id: id.map(Box::from), ..self }
     }
 
     pub fn to_json(&self) -> Vec<u8> {
@@ -99,10 +109,11 @@ fn cut(detail: Cow<'static, str>) -> Cow<'static, str> {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::Unauthenticated,
         Self::Forbidden,
         Self::KeyExpired,
         Self::PreconditionFailed,
@@ -124,6 +135,7 @@ impl ProblemKind {
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
+            Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
@@ -146,26 +158,41 @@ impl ProblemKind {
 
     /// The last part of the problem's `type`.
     pub fn slug(self) -> &'static str {
+        self.path().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Finds the kind that fits a status best, where nothing more is known.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            503 => Self::Unavailable,
+            400..500 => Self::ALL.into_iter().find(|kind| kind.status() == status).unwrap_or(Self::InvalidRequest),
+            _ => Self::Internal,
+        }
+    }
+
+    /// The problem's `type`.
+    fn path(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "invalid-request",
-            Self::NotFound => "not-found",
-            Self::MethodNotAllowed => "method-not-allowed",
-            Self::Forbidden => "forbidden",
-            Self::KeyExpired => "idempotency-key-expired",
-            Self::PreconditionFailed => "precondition-failed",
-            Self::TooLarge => "too-large",
-            Self::UnsupportedMediaType => "unsupported-media-type",
-            Self::Misdirected => "misdirected",
-            Self::Rejected => "rejected",
-            Self::KeyReused => "idempotency-key-reused",
-            Self::Internal => "internal",
-            Self::NotYet => "not-yet",
-            Self::Overloaded => "overloaded",
-            Self::Quarantined => "quarantined",
-            Self::NoOwner => "no-owner",
-            Self::OutcomeUnknown => "outcome-unknown",
-            Self::Unavailable => "unavailable",
-            Self::RateLimited => "rate-limited",
+            Self::InvalidRequest => "/problems/invalid-request",
+            Self::NotFound => "/problems/not-found",
+            Self::MethodNotAllowed => "/problems/method-not-allowed",
+            Self::Unauthenticated => "/problems/unauthenticated",
+            Self::Forbidden => "/problems/forbidden",
+            Self::KeyExpired => "/problems/idempotency-key-expired",
+            Self::PreconditionFailed => "/problems/precondition-failed",
+            Self::TooLarge => "/problems/too-large",
+            Self::UnsupportedMediaType => "/problems/unsupported-media-type",
+            Self::Misdirected => "/problems/misdirected",
+            Self::Rejected => "/problems/rejected",
+            Self::KeyReused => "/problems/idempotency-key-reused",
+            Self::Internal => "/problems/internal",
+            Self::NotYet => "/problems/not-yet",
+            Self::Overloaded => "/problems/overloaded",
+            Self::Quarantined => "/problems/quarantined",
+            Self::NoOwner => "/problems/no-owner",
+            Self::OutcomeUnknown => "/problems/outcome-unknown",
+            Self::Unavailable => "/problems/unavailable",
+            Self::RateLimited => "/problems/rate-limited",
         }
     }
 
@@ -174,7 +201,8 @@ impl ProblemKind {
             Self::InvalidRequest => "The request is malformed",
             Self::NotFound => "There is no such thing",
             Self::MethodNotAllowed => "The method does not fit the path",
-            Self::Forbidden => "The service token is missing or wrong",
+            Self::Unauthenticated => "The service token is missing",
+            Self::Forbidden => "This may not be done from here",
             Self::KeyExpired => "The idempotency key is too old or from the future",
             Self::PreconditionFailed => "The condition does not hold",
             Self::TooLarge => "The body is too large",
@@ -200,8 +228,13 @@ impl ProblemKind {
                 "A header, an id or a field of the body is not as the API says; detail names it. Mend the request; a retry of the same one fails again."
             }
             Self::NotFound => "The path names no route, aggregate, command, view or row.",
-            Self::MethodNotAllowed => "The path exists, for another method; Allow names it.",
-            Self::Forbidden => "The internal listener serves callers with the service token only.",
+            Self::MethodNotAllowed => "The path exists, for another method; Allow names those that it takes.",
+            Self::Unauthenticated => {
+                "The internal listener serves callers with the service token only: send it as Authorization: Bearer."
+            }
+            Self::Forbidden => {
+                "The service token is wrong; or a page of another site sent a command in a way that browsers do not ask about first: send it as application/json, from a site that CORS_ORIGINS lists."
+            }
             Self::KeyExpired => {
                 "A UUIDv7 key tells when it was made. One older than the window could name a command that is no longer remembered, so it is refused; so is one that is over 2 minutes ahead of the server's clock. Look up whether the command took effect, then send it under a new key."
             }
@@ -209,7 +242,9 @@ impl ProblemKind {
                 "The aggregate is not at the version that If-Match names, or exists where If-None-Match: * wanted it absent. ETag tells the version."
             }
             Self::TooLarge => "A command has at most 64 KiB, a batch at most 10,000 lines and 8 MiB.",
-            Self::UnsupportedMediaType => "Commands are application/json, batches application/x-ndjson.",
+            Self::UnsupportedMediaType => {
+                "Commands are application/json, batches application/x-ndjson, neither with a Content-Encoding."
+            }
             Self::Misdirected => {
                 "The command reached an instance that does not own its partition and may not pass it on again."
             }
@@ -259,6 +294,16 @@ mod tests {
         let detail = |chars: usize| Problem::new(ProblemKind::InvalidRequest, "ä".repeat(chars)).detail;
         assert_eq!(detail(300), "ä".repeat(300));
         assert_eq!(detail(70_000), "ä".repeat(300) + "…");
+    }
+
+    #[test]
+    fn a_bare_status_has_a_problem_of_its_kind() {
+        for (status, slug) in [(400, "invalid-request"), (404, "not-found"), (405, "method-not-allowed")] {
+            assert_eq!(ProblemKind::of_status(status).slug(), slug);
+        }
+        assert_eq!(ProblemKind::of_status(426), ProblemKind::InvalidRequest);
+        assert_eq!(ProblemKind::of_status(500), ProblemKind::Internal);
+        assert_eq!(ProblemKind::of_status(503), ProblemKind::Unavailable);
     }
 
     #[test]

@@ -81,12 +81,16 @@ async fn a_malformed_request_is_refused_by_the_status_that_fits() {
         ("idempotency-key", "two words"),
         ("idempotency-key", "\"unfinished"),
         ("if-match", "7"),
-        ("if-match", "*"),
+        ("if-match", "*, \"7\""),
+        ("idempotency-key", ""),
         ("if-none-match", "\"7\""),
-        ("prefer", "wait=99"),
     ] {
         client.post_raw(register, &[JSON, (header, value)], body).await.problem(400, "invalid-request", "");
     }
+    let keys = [JSON, ("idempotency-key", "a"), ("idempotency-key", "b")];
+    client.post_raw(register, &keys, body).await.problem(400, "invalid-request", "two different");
+    let gzip = [JSON, ("content-encoding", "gzip")];
+    client.post_raw(register, &gzip, body).await.problem(415, "unsupported-media-type", "Content-Encoding");
     let both = [JSON, ("if-match", "\"7\""), ("if-none-match", "*")];
     client.post_raw(register, &both, body).await.problem(400, "invalid-request", "");
     assert_eq!(read_log(&shop).await, []);

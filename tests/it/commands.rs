@@ -132,7 +132,9 @@ async fn commands_that_finish_what_an_event_began_need_the_internal_listener_and
     client.post("/v1/orders/o-1/confirm-line", json!({ "product": "cd" })).await.problem(404, "not-found", "");
 
     let internal = service.internal_client();
-    internal.post("/v1/products/cd/commit", commit.clone()).await.problem(403, "forbidden", "");
+    let missing = internal.post("/v1/products/cd/commit", commit.clone()).await;
+    let missing = missing.problem(401, "unauthenticated", "");
+    assert_eq!(missing.header("www-authenticate"), Some("Bearer realm=\"internal\""));
     let wrong = [("authorization", "Bearer wrong")];
     internal.post_with("/v1/products/cd/commit", &wrong, commit.clone()).await.problem(403, "forbidden", "");
     let bearer = format!("Bearer {SERVICE_TOKEN}");

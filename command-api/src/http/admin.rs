@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use chassis::border;
 use schemas::aggregate::AggregateId;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::time::to_rfc3339;
@@ -52,7 +53,7 @@ async fn release(State(log): LogState, Path((aggregate, id)): Path<(String, Stri
         Release::NotQuarantined => not_found("it is not in quarantine here"),
         Release::StateLost => {
             let detail = "its events cannot be folded; start a build that can fold them";
-            (StatusCode::CONFLICT, detail).into_response()
+            border::plain(StatusCode::CONFLICT, detail)
         }
     }
 }

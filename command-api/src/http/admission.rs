@@ -1,99 +1,197 @@
-//! How many requests a listener works on at once; more are refused before their bodies are read.
+//! How much a listener works on at once; more is refused before its body is read.
 //!
-//! Refusing costs little and waiting costs latency: what is let in keeps its own however many come.
+//! Refusing costs little and waiting costs latency: what is let in keeps its own however many come. A request takes its
+//! place once its body is there, so that senders who are slow, or never finish, keep nobody out.
 
+use std::error::Error as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
-use axum::response::Response;
+use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
+use schemas::commands::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::commands::key;
-use super::{AppState, answers};
+use super::AppState;
 
 /// Single commands: what two cores with everything on them answer in 150 ms, and a machine of its own in 40 ms.
 const MAX_COMMANDS: usize = 2048;
-/// Batches; each may hold its whole body.
 const MAX_BATCHES: usize = 32;
+/// Bodies that are being read or worked on, in bytes together.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A body that says to be no larger takes no share of those: as many as there may be connections are few bytes.
+const FREE_BYTES: usize = 4 * 1024;
+/// From a request's head to the end of its body.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Of one listener.
 #[derive(Clone)]
 pub(super) struct Admission {
-    commands: Arc<Semaphore>,
-    batches: Arc<Semaphore>,
+    commands: Lane,
+    batches: Lane,
+    bytes: Arc<Semaphore>,
+    body_within: Duration,
+}
+
+/// One kind of request.
+#[derive(Clone)]
+struct Lane {
+    places: Arc<Semaphore>,
+    name: &'static str,
+    max_body: usize,
+    too_large: &'static str,
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { commands: Arc::new(Semaphore::new(MAX_COMMANDS)), batches: Arc::new(Semaphore::new(MAX_BATCHES)) }
+        let lane = |places, name, max_body, too_large| Lane {
+            places: Arc::new(Semaphore::new(places)),
+            name,
+            max_body,
+            too_large,
+        };
+        Self {
+            commands: lane(MAX_COMMANDS, "commands", MAX_BODY_BYTES, "a command has at most 64 KiB"),
+            batches: lane(MAX_BATCHES, "batches", MAX_BATCH_BYTES, "a batch has at most 8 MiB"),
+            bytes: Arc::new(Semaphore::new(MAX_BYTES)),
+            body_within: BODY_WITHIN,
+        }
     }
 }
 
-/// A command that was let in; another one may when it is dropped.
-pub(super) struct UnderWay(#[allow(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit);
-
-/// The same for a batch.
-pub(super) struct BatchUnderWay(#[allow(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit);
-
-impl FromRequestParts<AppState> for UnderWay {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
-        let permit = state.admission.commands.clone().try_acquire_owned();
-        permit.map(Self).map_err(|_| {
-            let refusal = refuse(state, "commands");
-            match key(&parts.headers) {
-                Ok(key) => answers::with_key(refusal, &key),
-                Err(problem) => answers::problem(&problem),
-            }
-        })
-    }
+/// A request that was let in; another one may when it is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    _place: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
-impl FromRequestParts<AppState> for BatchUnderWay {
-    type Rejection = Response;
-
-    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, Response> {
-        state.admission.batches.clone().try_acquire_owned().map(Self).map_err(|_| refuse(state, "batches"))
+impl AppState {
+    /// Reads a command's body and lets it in.
+    pub(super) async fn admit_command(&self, body: Body) -> Result<(Bytes, UnderWay), Problem> {
+        self.admit(&self.admission.commands, body).await
     }
-}
 
-fn refuse(state: &AppState, what: &'static str) -> Response {
-    state.metrics.refused(what);
-    answers::problem(&Problem::new(ProblemKind::Overloaded, format!("too many {what} are under way; nothing was done")))
+    /// Reads a batch and lets it in.
+    pub(super) async fn admit_batch(&self, body: Body) -> Result<(Bytes, UnderWay), Problem> {
+        self.admit(&self.admission.batches, body).await
+    }
+
+    async fn admit(&self, lane: &Lane, body: Body) -> Result<(Bytes, UnderWay), Problem> {
+        if lane.places.available_permits() == 0 {
+            return Err(self.refuse(lane));
+        }
+        let too_large = || Problem::new(ProblemKind::TooLarge, lane.too_large);
+        // Chunks do not tell how many come.
+        let announced = body.size_hint().exact().map_or(Ok(lane.max_body), usize::try_from);
+        let announced = announced.ok().filter(|bytes| *bytes <= lane.max_body).ok_or_else(too_large)?;
+        let share = self.share(lane, announced)?;
+        let read = tokio::time::timeout(self.admission.body_within, to_bytes(body, lane.max_body));
+        let detail = || format!("the body did not arrive within {:?}", self.admission.body_within);
+        let body = read.await.map_err(|_| Problem::new(ProblemKind::InvalidRequest, detail()))?;
+        let body = body.map_err(|error| match error.source() {
+            Some(limit) if limit.is::<http_body_util::LengthLimitError>() => too_large(),
+            _ => Problem::new(ProblemKind::InvalidRequest, "the body did not arrive whole"),
+        })?;
+        let place = lane.places.clone().try_acquire_owned().map_err(|_| self.refuse(lane))?;
+        Ok((body, UnderWay { _place: place, _share: share }))
+    }
+
+    /// Takes as many bytes as the body says to have.
+    fn share(&self, lane: &Lane, announced: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        if announced <= FREE_BYTES {
+            return Ok(None);
+        }
+        let bytes = u32::try_from(announced).expect("a body has at most some MiB");
+        let share = self.admission.bytes.clone().try_acquire_many_owned(bytes);
+        share.map(Some).map_err(|_| self.refuse(lane))
+    }
+
+    fn refuse(&self, lane: &Lane) -> Problem {
+        self.metrics.refused(lane.name);
+        Problem::new(ProblemKind::Overloaded, format!("too many {} are under way; nothing was done", lane.name))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Request;
     use chassis::env::Secret;
     use chassis::telemetry::Telemetry;
+    use futures_util::StreamExt as _;
     use tokio::sync::watch;
 
     use super::*;
     use crate::metrics::Metrics;
 
+    fn state() -> AppState {
+        let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
+        AppState::new(watch::channel(None).1, metrics, Secret::from("token"))
+    }
+
+    /// Bytes that never end.
+    fn slow() -> Body {
+        let first = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>("{") });
+        Body::from_stream(first.chain(futures_util::stream::pending()))
+    }
+
     #[tokio::test]
-    async fn more_commands_than_may_be_under_way_are_refused_and_keep_their_key() {
-        let telemetry = Telemetry::new("test").unwrap();
-        let metrics = Arc::new(Metrics::new(&telemetry));
-        let state = AppState::new(watch::channel(None).1, metrics, Secret::from("token"));
-        let (mut parts, ()) = Request::builder().header("idempotency-key", "k").body(()).unwrap().into_parts();
+    async fn more_commands_than_may_be_under_way_are_refused() {
+        let state = state();
         let mut under_way = Vec::new();
         let refused = loop {
-            match UnderWay::from_request_parts(&mut parts, &state).await {
-                Ok(admitted) => under_way.push(admitted),
+            match state.admit_command(Body::from("{}")).await {
+                Ok((_, admitted)) => under_way.push(admitted),
                 Err(refused) => break refused,
             }
         };
         assert_eq!(under_way.len(), MAX_COMMANDS);
-        assert_eq!(refused.status(), 503);
-        assert_eq!(refused.headers()["idempotency-key"], "k");
-        assert!(refused.headers().contains_key("retry-after"));
-        assert!(BatchUnderWay::from_request_parts(&mut parts, &state).await.is_ok(), "batches have room of their own");
+        assert_eq!(refused.status, 503);
+        // Not one byte of it is waited for.
+        assert_eq!(state.admit_command(slow()).await.unwrap_err().status, 503);
+        assert!(state.admit_batch(Body::from("{}")).await.is_ok(), "batches have room of their own");
         under_way.pop();
-        assert!(UnderWay::from_request_parts(&mut parts, &state).await.is_ok());
+        assert!(state.admit_command(Body::from("{}")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn bodies_that_do_not_come_keep_nobody_out_and_are_given_up() {
+        let mut state = state();
+        state.admission.body_within = Duration::from_millis(200);
+        let slow_ones: Vec<_> = (0..MAX_COMMANDS / 2)
+            .map(|_| {
+                let state = state.clone();
+                tokio::spawn(async move { state.admit_command(slow()).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(state.admission.commands.places.available_permits(), MAX_COMMANDS);
+        assert!(state.admit_command(Body::from("{}")).await.is_ok());
+        for slow in slow_ones {
+            let refused = slow.await.unwrap().unwrap_err();
+            assert!(matches!(refused.status, 400 | 503), "{refused:?}");
+        }
+        assert_eq!(state.admission.bytes.available_permits(), MAX_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_refused_by_what_it_announces_and_by_what_comes() {
+        let state = state();
+        let large = vec![b' '; MAX_BODY_BYTES + 1];
+        assert_eq!(state.admit_command(Body::from(large.clone())).await.unwrap_err().status, 413);
+        let chunk = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>(large) });
+        assert_eq!(state.admit_command(Body::from_stream(chunk)).await.unwrap_err().status, 413);
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_number_of_bytes() {
+        let state = state();
+        let mut under_way = Vec::new();
+        while let Ok((_, admitted)) = state.admit_batch(Body::from(vec![b' '; MAX_BATCH_BYTES])).await {
+            under_way.push(admitted);
+        }
+        assert_eq!(under_way.len(), MAX_BYTES / MAX_BATCH_BYTES);
+        assert!(state.admit_command(Body::from("{}")).await.is_ok(), "a small one needs no share");
+        under_way.pop();
+        assert!(state.admit_batch(Body::from(vec![b' '; MAX_BATCH_BYTES])).await.is_ok());
     }
 }

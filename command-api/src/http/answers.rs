@@ -2,10 +2,11 @@
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
+use chassis::border::{self, RequestId, request_id};
 use schemas::answers::{Answer, RETRY_AFTER_SECS};
 use schemas::idempotency::IdempotencyKey;
-use schemas::problem::{CONTENT_TYPE, Problem};
+use schemas::problem::{Problem, ProblemKind};
 use schemas::token::{LogId, Token};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
@@ -14,11 +15,17 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
-    let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECS.into());
-    }
-    response
+    let id = request_id();
+    let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
+    border::problem(status, told.to_json())
+}
+
+/// Writes the problem of a status, for the border.
+pub(super) fn of_status(status: StatusCode, detail: &str) -> Vec<u8> {
+    let problem = Problem::new(ProblemKind::of_status(status.as_u16()), detail.to_owned());
+    let id = request_id();
+    // Where no kind has this very status, the answer's own is the one to tell.
+    Problem { status: status.as_u16(), ..problem }.of_request(id.as_ref().map(RequestId::as_str)).to_json()
 }
 
 /// Every answer tells its key, a 503 too: a retry needs it.
@@ -75,7 +82,9 @@ pub(super) fn problem_line(
     key: Option<&IdempotencyKey>,
     token: Option<String>,
 ) -> Vec<u8> {
-    let mut object = serde_json::to_value(problem).expect("a problem holds nothing that JSON cannot");
+    let request = request_id();
+    let told = problem.clone().of_request(request.as_ref().map(RequestId::as_str));
+    let mut object = serde_json::to_value(told).expect("a problem holds nothing that JSON cannot");
     object["id"] = id.into();
     if let Some(key) = key {
         object["idempotency_key"] = key.as_str().into();

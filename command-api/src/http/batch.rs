@@ -6,84 +6,102 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use chassis::border::{RequestId, request_id};
+use chassis::prefer::Preferences;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
 use schemas::answers::Answer;
 use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, UNTIL, parse_if_match_field};
-use schemas::idempotency::IdempotencyKey;
+use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
 
-use super::admission::BatchUnderWay;
-use super::commands::{media_type, wait};
+use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable, now};
 use crate::mailbox::Patience;
 use crate::metrics::Metrics;
 
 /// A batch may wait longer than one command: it brings its own queue.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const ANSWER_WITHIN: Duration = MAX_WAIT;
 /// Lines of one batch that are under way at once.
 const MAX_UNDER_WAY: usize = 1024;
 /// A cause is `{partition}-{offset}-{version}`.
 const MAX_CAUSE_CHARS: usize = 64;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Answered lines that leave in one piece.
 const MAX_CHUNK_LINES: usize = 256;
 
 pub(super) async fn take(
     State(state): State<AppState>,
     Extension(listener): Extension<Listener>,
-    admitted: BatchUnderWay,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Response {
-    match begin(&state, listener, admitted, &headers, body).await {
+    let key = match batch_key(&headers) {
+        Ok(key) => key,
+        Err(problem) => return answers::problem(&problem),
+    };
+    let response = match begin(&state, listener, key.clone(), &headers, body).await {
         Ok(body) => {
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
             response
         }
         Err(problem) => answers::problem(&problem),
+    };
+    match &key {
+        Some(key) => answers::with_key(response, key),
+        None => response,
+    }
+}
+
+/// Reads the key of the whole batch, of which the lines that have none get theirs.
+fn batch_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    match key(headers)? {
+        Some(key) if key.as_str().len() > MAX_BATCH_KEY_CHARS => {
+            let detail = format!("Idempotency-Key: that of a batch has at most {MAX_BATCH_KEY_CHARS} characters");
+            Err(Problem::new(ProblemKind::InvalidRequest, detail))
+        }
+        key => Ok(key),
     }
 }
 
 async fn begin(
     state: &AppState,
     listener: Listener,
-    admitted: BatchUnderWay,
+    key: Option<IdempotencyKey>,
     headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Body, Problem> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(ProblemKind::TooLarge, "a batch has at most 8 MiB"),
-        _ => Problem::new(ProblemKind::InvalidRequest, "the body did not arrive whole"),
-    })?;
-    if media_type(headers) != Some("application/x-ndjson") {
+    check_encoding(headers)?;
+    if !is_of_type(headers, "application/x-ndjson") {
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a batch is application/x-ndjson"));
     }
+    let (body, admitted) = state.admit_batch(body).await?;
     let log = state.log().await?;
     let lines = lines(&body);
     if lines.len() > MAX_BATCH_LINES {
         return Err(Problem::new(ProblemKind::TooLarge, "a batch has at most 10,000 lines"));
     }
     // It was told when to end, and is slowed down instead of refused.
-    let in_mailbox = wait(headers)?.unwrap_or(ANSWER_WITHIN);
+    let in_mailbox = Preferences::of(headers, MAX_WAIT).wait.unwrap_or(ANSWER_WITHIN);
     let internal = listener == Listener::Internal;
     let left = if internal { left(headers)? } else { None };
     let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };
     let order = Arc::new(BatchOrder::default());
-    let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience };
+    let request = request_id();
+    let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience, key, request };
     let answers = futures_util::stream::unfold(
-        (under_way, admitted, lines.into_iter(), FuturesOrdered::new()),
+        (under_way, admitted, (1..).zip(lines), FuturesOrdered::new()),
         async |(under_way, admitted, mut lines, mut answering)| {
             while answering.len() < MAX_UNDER_WAY
-                && let Some(line) = lines.next()
+                && let Some((number, line)) = lines.next()
             {
-                answering.push_back(under_way.clone().answer(line));
+                answering.push_back(under_way.clone().answer_of_request(number, line));
             }
             let line: Vec<u8> = answering.next().await?;
             Some((line, (under_way, admitted, lines, answering)))
@@ -101,8 +119,9 @@ fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     Ok(Some(Duration::from_millis(until.saturating_sub(now().0))))
 }
 
-/// Blank lines, such as one at the end, are nobody's.
+/// Leaves out blank lines, such as one at the end, and a byte order mark before the first.
 fn lines(body: &Bytes) -> Vec<Bytes> {
+    let body = &body.slice_ref(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body));
     let filled = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     filled.map(|line| body.slice_ref(line)).collect()
 }
@@ -115,12 +134,24 @@ struct Shared {
     order: Arc<BatchOrder>,
     internal: bool,
     patience: Patience,
+    /// Of the whole batch.
+    key: Option<IdempotencyKey>,
+    request: Option<RequestId>,
 }
 
 impl Shared {
-    async fn answer(self, line: Bytes) -> Vec<u8> {
+    /// Answers a line as part of the request, which by then has its answer's head already.
+    async fn answer_of_request(self, number: usize, line: Bytes) -> Vec<u8> {
+        match self.request {
+            Some(request) => request.scope(self.answer(number, line)).await,
+            None => self.answer(number, line).await,
+        }
+    }
+
+    /// `number`: from 1 on, as the answers are counted.
+    async fn answer(self, number: usize, line: Bytes) -> Vec<u8> {
         let received = Instant::now();
-        let (incoming, id) = match self.read(&line) {
+        let (incoming, id) = match self.read(number, &line) {
             Ok(read) => read,
             Err((problem, id)) => {
                 let mut line = answers::problem_line(&problem, &id, None, None);
@@ -135,18 +166,18 @@ impl Shared {
     }
 
     /// With the line's id; a problem has as much of it as could be read.
-    fn read(&self, line: &Bytes) -> Result<(Incoming, String), (Problem, String)> {
-        let invalid = |detail: String, id: &str| (Problem::new(ProblemKind::InvalidRequest, detail), id.to_owned());
+    fn read(&self, number: usize, line: &Bytes) -> Result<(Incoming, String), (Problem, Box<str>)> {
+        let invalid = |detail: String, id: &str| (Problem::new(ProblemKind::InvalidRequest, detail), Box::from(id));
         if line.len() > MAX_BODY_BYTES {
-            return Err((Problem::new(ProblemKind::TooLarge, "a line of a batch has at most 64 KiB"), String::new()));
+            return Err((Problem::new(ProblemKind::TooLarge, "a line of a batch has at most 64 KiB"), Box::default()));
         }
         let parsed: BatchLine<'_> = serde_json::from_slice(line).map_err(|error| invalid(error.to_string(), ""))?;
         let id = &*parsed.id;
         let aggregate = type_routed(&parsed.aggregate)
-            .ok_or_else(|| (Problem::new(ProblemKind::NotFound, "there is no such aggregate"), id.to_owned()))?;
+            .ok_or_else(|| (Problem::new(ProblemKind::NotFound, "there is no such aggregate"), Box::from(id)))?;
         let aggregate = AggregateId::new(aggregate, id).map_err(|error| invalid(format!("id: {error}"), id))?;
         let key = match parsed.key.as_deref().map(IdempotencyKey::from_bare) {
-            None => IdempotencyKey::random(),
+            None => self.key.as_ref().map_or_else(IdempotencyKey::random, |batch| batch.of_line(number)),
             Some(key) => key.map_err(|error| invalid(format!("key: {error}"), id))?,
         };
         let cause = match parsed.cause.as_deref() {

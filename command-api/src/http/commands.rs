@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use chassis::prefer::Preferences;
 use schemas::aggregate::{AggregateId, type_routed};
-use schemas::commands::{Precondition, parse_if_match};
+use schemas::answers::Answer;
+use schemas::commands::{MAX_CONDITION_VERSIONS, Precondition, parse_if_match};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::trace::is_traceparent;
 use tokio::time::Instant;
 
-use super::admission::UnderWay;
 use super::{AppState, Listener, answers};
 use crate::dispatch::Incoming;
 use crate::mailbox::Patience;
@@ -25,68 +25,75 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a command waits for its turn unless its client says otherwise: under overload, who is refused early can try
 /// elsewhere or later.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// Nobody waits longer, whatever `Prefer` says: proxies give up at 30 seconds or later.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(25);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 pub(super) async fn take(
     State(state): State<AppState>,
     Extension(listener): Extension<Listener>,
-    _under_way: UnderWay,
     Path((aggregates, id, command)): Path<(String, String, String)>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Response {
     let received = Instant::now();
     let key = match key(&headers) {
-        Ok(key) => key,
+        Ok(key) => key.unwrap_or_else(IdempotencyKey::random),
         Err(problem) => return answers::problem(&problem),
+    };
+    let Some(aggregate) = type_routed(&aggregates) else {
+        return answers::with_key(StatusCode::NOT_FOUND.into_response(), &key);
+    };
+    // Until it is answered.
+    let (body, _under_way) = match state.admit_command(body).await {
+        Ok(admitted) => admitted,
+        Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
     let log = match state.log().await {
         Ok(log) => log,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
-    let incoming = match incoming(listener, &aggregates, &id, command, &headers, body, key.clone(), received) {
+    let aggregate = AggregateId::new(aggregate, &id)
+        .map_err(|error| Problem::new(ProblemKind::InvalidRequest, format!("id: {error}")));
+    let asked = aggregate.and_then(|aggregate| incoming(listener, aggregate, command, &headers, body, &key, received));
+    let incoming = match asked {
         Ok(incoming) => incoming,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
     let (aggregate, name) = (incoming.aggregate.clone(), incoming.command.clone());
     let answer = log.dispatcher.submit(incoming).await;
     state.metrics.answered(&aggregate, &name, &answer, received.elapsed());
-    answers::with_key(answers::answer(&answer, &id, log.id), &key)
+    let response = match &answer {
+        // The border knows which methods the path takes.
+        Answer::NoSuchCommand => StatusCode::NOT_FOUND.into_response(),
+        answer => answers::answer(answer, &id, log.id),
+    };
+    answers::with_key(response, &key)
 }
 
-#[allow(clippy::too_many_arguments, reason = "each is another part of one request")]
 fn incoming(
     listener: Listener,
-    aggregates: &str,
-    id: &str,
+    aggregate: AggregateId,
     command: String,
     headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-    key: IdempotencyKey,
+    body: Bytes,
+    key: &IdempotencyKey,
     received: Instant,
 ) -> Result<Incoming, Problem> {
-    let aggregate =
-        type_routed(aggregates).ok_or_else(|| Problem::new(ProblemKind::NotFound, "there is no such aggregate"))?;
-    let aggregate = AggregateId::new(aggregate, id)
-        .map_err(|error| Problem::new(ProblemKind::InvalidRequest, format!("id: {error}")))?;
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(ProblemKind::TooLarge, "a command has at most 64 KiB"),
-        _ => Problem::new(ProblemKind::InvalidRequest, "the body did not arrive whole"),
-    })?;
-    if !body.is_empty() && !is_json(headers) {
+    check_encoding(headers)?;
+    if !body.is_empty() && !is_of_type(headers, "application/json") {
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a command's body is application/json"));
     }
     Ok(Incoming {
         aggregate,
         command: command.into(),
         body,
-        key,
+        key: key.clone(),
         precondition: precondition(headers)?,
         trace: trace(headers),
         cause: None,
         internal: listener == Listener::Internal,
-        patience: patience(wait(headers)?, received),
+        patience: patience(Preferences::of(headers, MAX_WAIT).wait, received),
         order: None,
     })
 }
@@ -96,55 +103,61 @@ fn patience(wait: Option<Duration>, received: Instant) -> Patience {
     Patience { in_mailbox, deadline: received + wait.unwrap_or(ANSWER_WITHIN) }
 }
 
-pub(super) fn key(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
-    let Some(value) = headers.get(answers::IDEMPOTENCY_KEY) else { return Ok(IdempotencyKey::random()) };
-    let invalid = |error: String| Problem::new(ProblemKind::InvalidRequest, format!("Idempotency-Key: {error}"));
-    let text = value.to_str().map_err(|_| invalid(schemas::idempotency::KeyError.to_string()))?;
-    IdempotencyKey::parse(text).map_err(|error| invalid(error.to_string()))
+/// Reads the request's key. Two keys name two commands, so a request that has both is refused.
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut lines = headers.get_all(answers::IDEMPOTENCY_KEY).iter();
+    let Some(value) = lines.next() else { return Ok(None) };
+    let invalid = |error: &str| Problem::new(ProblemKind::InvalidRequest, format!("Idempotency-Key: {error}"));
+    let parse = |value: &HeaderValue| {
+        let text = value.to_str().map_err(|_| invalid(&schemas::idempotency::KeyError.to_string()))?;
+        IdempotencyKey::parse(text).map_err(|error| invalid(&error.to_string()))
+    };
+    let key = parse(value)?;
+    for other in lines {
+        if parse(other)? != key {
+            return Err(invalid("the request has two different ones; send one"));
+        }
+    }
+    Ok(Some(key))
 }
 
 fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
-    let invalid = |detail| Problem::new(ProblemKind::InvalidRequest, detail);
-    match (headers.get(header::IF_MATCH), headers.get(header::IF_NONE_MATCH)) {
-        (None, None) => Ok(Precondition::None),
-        (Some(version), None) => version
-            .to_str()
-            .ok()
-            .and_then(parse_if_match)
-            .ok_or_else(|| invalid("If-Match: a version in quotes, like \"7\"")),
-        (None, Some(star)) if star.as_bytes() == b"*" => Ok(Precondition::Absent),
-        (None, Some(_)) => Err(invalid("If-None-Match: only * makes sense for a command")),
-        (Some(_), Some(_)) => Err(invalid("If-Match and If-None-Match exclude each other")),
+    let invalid = |detail: String| Problem::new(ProblemKind::InvalidRequest, detail);
+    let has = |name: &HeaderName| headers.contains_key(name);
+    match (has(&header::IF_MATCH), has(&header::IF_NONE_MATCH)) {
+        (false, false) => Ok(Precondition::None),
+        (true, false) => {
+            // One that is not text is no version either.
+            let lines = headers.get_all(header::IF_MATCH).iter().map(|line| line.to_str().unwrap_or("?"));
+            let help = "versions in quotes, like \"7\"";
+            parse_if_match(lines)
+                .ok_or_else(|| invalid(format!("If-Match: *, or {help}, {MAX_CONDITION_VERSIONS} at most")))
+        }
+        (false, true) if headers.get_all(header::IF_NONE_MATCH).iter().all(|line| line == "*") => {
+            Ok(Precondition::Absent)
+        }
+        (false, true) => Err(invalid("If-None-Match: only * makes sense for a command".to_owned())),
+        (true, true) => Err(invalid("If-Match and If-None-Match exclude each other".to_owned())),
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json"))
+/// Compares the media type without its parameters. Case does not matter.
+pub(super) fn is_of_type(headers: &HeaderMap, expected: &str) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(expected)
 }
 
-/// Without its parameters.
-pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim())
+/// Refuses a body that would have to be decoded first.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemKind::UnsupportedMediaType, "a body has no Content-Encoding: send it as it is"))
 }
 
 /// Drops what is no trace context, as its standard asks: nothing else gets into the log by it.
 fn trace(headers: &HeaderMap) -> Option<Box<str>> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
     is_traceparent(value).then(|| value.into())
-}
-
-/// `Prefer: wait=2`, in seconds.
-pub(super) fn wait(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
-    let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-    let Some(seconds) =
-        preferences.flat_map(|value| value.split([',', ';'])).find_map(|part| part.trim().strip_prefix("wait="))
-    else {
-        return Ok(None);
-    };
-    let seconds: f64 = seconds.trim_matches('"').parse().unwrap_or(f64::NAN);
-    if (0.0..=60.0).contains(&seconds) {
-        return Ok(Some(Duration::from_secs_f64(seconds)));
-    }
-    Err(Problem::new(ProblemKind::InvalidRequest, "Prefer: wait is a number of seconds up to 60"))
 }

@@ -5,14 +5,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
-use crate::http::{self, Limits};
+use crate::border::Border;
+use crate::http::{self, Limits, WhenFull};
 use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
@@ -20,8 +22,12 @@ use crate::telemetry::Telemetry;
 /// How long a scrape in flight may take when the server is stopped.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// More than any prober and scraper needs; it keeps a mistake from using up the process's files.
+/// More than any prober and scraper needs; it keeps a mistake from using up the process's files. A new one takes the
+/// place of the oldest, so that no probe waits behind idle ones.
 const MAX_CONNECTIONS: usize = 64;
+
+/// For a request's head, and between two requests.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// A bound admin server that does not serve yet.
 #[derive(Debug)]
@@ -93,14 +99,19 @@ impl AdminServer {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener).map_err(AdminError::Start)?
         };
-        let router = routes(self.about, shutdown).merge(self.router);
-        let limits = Limits { max_connections: MAX_CONNECTIONS, ..Limits::new(GRACE) };
+        let router = routes(self.about, shutdown).merge(self.router).layer(middleware::from_fn(check_change));
+        let limits = Limits {
+            max_connections: MAX_CONNECTIONS,
+            when_full: WhenFull::CloseOldest,
+            head_read_timeout: IDLE,
+            grace: GRACE,
+        };
         let stop = Shutdown::new();
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                runtime.block_on(http::serve(listener, router, limits, stopped));
+                runtime.block_on(http::serve(listener, router, Border::plain(), limits, stopped));
             })
             .map_err(AdminError::Start)?;
         Ok(AdminHandle { stop, thread: Some(thread) })
@@ -132,6 +143,23 @@ impl Drop for AdminHandle {
     fn drop(&mut self) {
         self.stop.trigger();
     }
+}
+
+/// Lets programs alone change something. Browsers name the page that asks with everything that they post, whatever host
+/// they believe this to be; and they ask before they send JSON.
+async fn check_change(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !sent.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
+    next.run(request).await
 }
 
 fn routes(about: About, shutdown: Shutdown) -> Router {
@@ -216,6 +244,42 @@ mod tests {
         assert_eq!(get_blocking(address, "/nowhere").0, 404);
         handle.stop().await;
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_a_program_that_sends_json_changes_something() {
+        let own = Router::new().route("/own", axum::routing::post("done"));
+        let server = bind(&Readiness::new(), &Telemetry::new("test-service").unwrap()).merge(own);
+        let address = server.local_addr();
+        let handle = server.serve(Shutdown::new()).unwrap();
+        let json = "content-type: application/json\r\n";
+        for (headers, expected) in [
+            (json.to_owned(), 200),
+            (String::new(), 415),
+            ("content-type: text/plain\r\n".to_owned(), 415),
+            (format!("{json}origin: http://evil.example\r\n"), 403),
+            (format!("{json}sec-fetch-site: same-origin\r\n"), 403),
+        ] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "POST /own HTTP/1.1\r\nhost: x\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            assert!(text.starts_with(&format!("HTTP/1.1 {expected} ")), "{headers}: {text}");
+            assert_eq!(text.contains("application/problem+json"), expected != 200, "{text}");
+        }
+        handle.stop().await;
+    }
+
+    #[tokio::test]
+    async fn probes_do_not_wait_behind_idle_connections() {
+        let server = bind(&Readiness::new(), &Telemetry::new("test-service").unwrap());
+        let address = server.local_addr();
+        let handle = server.serve(Shutdown::new()).unwrap();
+        let idle: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert_eq!(get_blocking(address, "/livez"), (200, "ok".to_owned()));
+        drop(idle);
+        handle.stop().await;
     }
 
     #[tokio::test]

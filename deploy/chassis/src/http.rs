@@ -1,21 +1,26 @@
-//! Serves a router over HTTP/1.1.
+//! Serves a router over HTTP/1.1, behind a [`Border`].
 //!
 //! `axum::serve` is not used: it has no limit on the time to read a request's head, none on the number of connections,
 //! and no end to its graceful shutdown. What is missing here too: TLS and HTTP/2 (the edge ends both), a limit on the
 //! time that a request's body or an answer takes (handlers bound what they await; the edge bounds what it passes on),
 //! and tracking of upgraded connections (their owner ends them).
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
+use crate::border::Border;
 use crate::shutdown::Shutdown;
 
 /// Enough for an edge that keeps connections alive; a process's default limit of open files is often lower, and running
@@ -37,8 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The bounds of one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections above this number wait in the kernel's queue.
     pub max_connections: usize,
+    /// A connection above their number.
+    pub when_full: WhenFull,
     /// See [`HEAD_READ_TIMEOUT`].
     pub head_read_timeout: Duration,
     /// How long requests in flight may take after shutdown was asked for.
@@ -48,8 +54,22 @@ pub struct Limits {
 impl Limits {
     /// The usual limits, with the given grace.
     pub fn new(grace: Duration) -> Self {
-        Self { max_connections: MAX_CONNECTIONS, head_read_timeout: HEAD_READ_TIMEOUT, grace }
+        Self {
+            max_connections: MAX_CONNECTIONS,
+            when_full: WhenFull::Wait,
+            head_read_timeout: HEAD_READ_TIMEOUT,
+            grace,
+        }
     }
+}
+
+/// Rules for a connection that comes when there are as many as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits in the kernel's queue.
+    Wait,
+    /// It takes the place of the oldest one, for short requests that must not wait.
+    CloseOldest,
 }
 
 /// How serving ended.
@@ -63,15 +83,34 @@ pub struct Served {
 /// finish within the grace, and returns when every connection's task is joined.
 ///
 /// Answers leave at once (TCP_NODELAY). Dropping the future cuts all connections.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: Shutdown) -> Served {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    border: Border,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Served {
+    let border = Arc::new(border);
     let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         tokio::select! {
             biased;
             () = shutdown.requested() => break,
             Some(ended) = connections.join_next() => log_panic(ended),
-            (stream, peer) = accept(&listener), if connections.len() < limits.max_connections => {
-                connections.spawn(connection(stream, peer, router.clone(), limits.head_read_timeout, shutdown.clone()));
+            (stream, peer) = accept(&listener), if connections.len() < limits.max_connections
+                || limits.when_full == WhenFull::CloseOldest =>
+            {
+                let served = (router.clone(), border.clone());
+                let connection = connection(stream, peer, served, limits.head_read_timeout, shutdown.clone());
+                let handle = connections.spawn(connection);
+                if limits.when_full == WhenFull::CloseOldest {
+                    oldest_first.retain(|connection| !connection.is_finished());
+                    oldest_first.push_back(handle);
+                    if oldest_first.len() > limits.max_connections && let Some(oldest) = oldest_first.pop_front() {
+                        oldest.abort();
+                    }
+                }
             }
         }
     }
@@ -110,17 +149,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    (router, border): (Router, Arc<Border>),
     head_read_timeout: Duration,
     shutdown: Shutdown,
 ) {
     // It fails only on a connection that is gone already, which the first read tells.
     let _gone = stream.set_nodelay(true);
+    let router = TowerToHyperService::new(router);
+    let answer = service_fn(async |request| Ok::<_, Infallible>(border.answer(&router, request).await));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_read_timeout)
         .max_buf_size(MAX_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), answer)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
@@ -136,8 +177,10 @@ async fn connection(
 }
 
 fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(error = %error, "a request handler panicked, its connection is closed");
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(error = %error, "an answer's body panicked, its connection is closed");
     }
 }
 
@@ -156,7 +199,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
-        (address, shutdown.clone(), tokio::spawn(serve(listener, router, limits, shutdown)))
+        (address, shutdown.clone(), tokio::spawn(serve(listener, router, Border::plain(), limits, shutdown)))
     }
 
     async fn send(address: SocketAddr, text: &str) -> TcpStream {
@@ -218,6 +261,17 @@ mod tests {
         let (address, _shutdown, _server) = start(Router::new(), limits).await;
         let slow = send(address, "GET / HTTP/1.1\r\nhost:").await;
         read_to_end(slow).await;
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_takes_the_place_of_the_oldest_where_it_must_not_wait() {
+        let limits = Limits { max_connections: 2, when_full: WhenFull::CloseOldest, ..Limits::new(SOON) };
+        let (address, _shutdown, _server) = start(Router::new().route("/", get("done")), limits).await;
+        let idle = [send(address, "").await, send(address, "").await];
+        let asked = send(address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(read_to_end(asked).await.ends_with("done"));
+        let [oldest, _other] = idle;
+        assert_eq!(read_to_end(oldest).await, "");
     }
 
     #[tokio::test]

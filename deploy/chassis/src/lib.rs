@@ -20,6 +20,8 @@ pub mod readiness;
 pub mod shutdown;
 pub mod admin;
 pub mod http;
+pub mod border;
+pub mod prefer;
 pub mod document;
 pub mod kafka;
 pub mod postgres;

@@ -8,11 +8,16 @@ use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
 use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::border::request_id;
 use crate::env::{Env, EnvError};
 
 /// Upper bounds of latency histograms, in seconds: fine where a command's latency lies (0.3 to 25 ms), and wide enough
@@ -39,8 +44,14 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     let turned_on = match format {
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
-        LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
+        LogFormat::Json => {
+            let event = OfRequest { format, event: tracing_subscriber::fmt::format().json().flatten_event(true) };
+            registry.with(lines.fmt_fields(JsonFields::new()).event_format(event)).try_init()
+        }
+        LogFormat::Text => {
+            let event = OfRequest { format, event: tracing_subscriber::fmt::format().with_ansi(false) };
+            registry.with(lines.with_ansi(false).event_format(event)).try_init()
+        }
     };
     // The one error is that the process has a subscriber already.
     if turned_on.is_ok() {
@@ -51,6 +62,34 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
         }));
     }
     Ok(())
+}
+
+/// A format that ends a line with the id of the request that it is about.
+struct OfRequest<E> {
+    format: LogFormat,
+    event: E,
+}
+
+impl<S, N, E> FormatEvent<S, N> for OfRequest<E>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    E: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(id) = request_id() else { return self.event.format_event(context, writer, event) };
+        let mut line = String::new();
+        self.event.format_event(context, Writer::new(&mut line), event)?;
+        writer.write_str(&with_request(self.format, &line, id.as_str()))
+    }
+}
+
+/// An id needs no escapes.
+fn with_request(format: LogFormat, line: &str, id: &str) -> String {
+    match (format, line.strip_suffix("}\n")) {
+        (LogFormat::Json, Some(open)) => format!("{open},\"request.id\":\"{id}\"}}\n"),
+        (LogFormat::Json | LogFormat::Text, _) => format!("{} request.id={id}\n", line.trim_end_matches('\n')),
+    }
 }
 
 struct LogFilter(EnvFilter);
@@ -163,6 +202,12 @@ mod tests {
         assert!(text.contains("command_duration_seconds_bucket{le=\"0.001\"} 0\n"), "{text}");
         assert!(text.contains("command_duration_seconds_bucket{le=\"0.0025\"} 1\n"), "{text}");
         assert!(!text.contains("otel_scope") && !text.contains("target_info"), "{text}");
+    }
+
+    #[test]
+    fn a_line_about_a_request_ends_with_its_id() {
+        assert_eq!(with_request(LogFormat::Json, "{\"a\":1}\n", "r"), "{\"a\":1,\"request.id\":\"r\"}\n");
+        assert_eq!(with_request(LogFormat::Text, "INFO a={}\n", "r"), "INFO a={} request.id=r\n");
     }
 
     #[test]

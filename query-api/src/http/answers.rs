@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use schemas::answers::RETRY_AFTER_SECS;
-use schemas::problem::{CONTENT_TYPE, Problem, ProblemKind};
+use chassis::border::{self, RequestId, request_id};
+use schemas::problem::{Problem, ProblemKind};
 
 use super::request::Asked;
 use crate::reads::{ReadError, Row};
@@ -20,11 +20,17 @@ const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-ba
 
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
-    let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECS.into());
-    }
-    response
+    let id = request_id();
+    let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
+    border::problem(status, told.to_json())
+}
+
+/// Writes the problem of a status, for the border.
+pub(super) fn of_status(status: StatusCode, detail: &str) -> Vec<u8> {
+    let problem = Problem::new(ProblemKind::of_status(status.as_u16()), detail.to_owned());
+    let id = request_id();
+    // Where no kind has this very status, the answer's own is the one to tell.
+    Problem { status: status.as_u16(), ..problem }.of_request(id.as_ref().map(RequestId::as_str)).to_json()
 }
 
 pub(super) fn refused(error: ReadError) -> Response {

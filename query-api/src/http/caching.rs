@@ -3,8 +3,9 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
+use chassis::prefer::PREFER;
+
 use super::answers::CONSISTENCY_TOKEN;
-use super::request::PREFER;
 
 /// A client asks each time: its own next command may have changed the row. What stands before us answers for a second,
 /// and for one more while it asks us: a row that many watch then costs us one request a second, and nobody waits for it.

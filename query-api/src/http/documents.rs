@@ -27,6 +27,7 @@ mod tests {
     use std::net::TcpStream;
     use std::time::Duration;
 
+    use chassis::border::Border;
     use chassis::http::Limits;
     use chassis::shutdown::Shutdown;
     use schemas::events::NAMES;
@@ -40,7 +41,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
         let limits = Limits::new(Duration::from_secs(5));
-        let server = tokio::spawn(chassis::http::serve(listener, routes(), limits, shutdown.clone()));
+        let server = tokio::spawn(chassis::http::serve(listener, routes(), Border::plain(), limits, shutdown.clone()));
         let asked = tokio::task::spawn_blocking(move || {
             let paths = ["/openapi.json", "/asyncapi.json", "/docs", "/docs/viewer.js"].map(str::to_owned);
             for path in paths.into_iter().chain(NAMES.map(schema_path)) {

@@ -8,6 +8,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::Response;
+use chassis::prefer::Preferences;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::token::Token;
 
@@ -15,7 +16,6 @@ use super::answers;
 use crate::positions::Log;
 use crate::reads::{Freshness, Reads};
 
-pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
@@ -55,8 +55,8 @@ impl FromRequestParts<Arc<Reads>> for Asked {
             return Err(answers::problem(&Problem::new(ProblemKind::Unavailable, detail)));
         };
         let token = token(&parts.headers, log).map_err(invalid)?;
-        let (wait, lenient) = prefer(&parts.headers);
-        let fresh = Freshness { token, wait, lenient };
+        let Preferences { wait, is_lenient } = Preferences::of(&parts.headers, MAX_WAIT);
+        let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), lenient: is_lenient };
         Ok(Self { log, fresh, if_none_match: if_none_match(&parts.headers) })
     }
 }
@@ -89,30 +89,6 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Stri
         text.push_str(value.map_err(|_| format!("{name} is not text"))?);
     }
     Ok(Some(text))
-}
-
-/// RFC 7240: what is not understood is ignored, and the first of two equal names counts.
-fn prefer(headers: &HeaderMap) -> (Duration, bool) {
-    let mut wait = None;
-    let mut lenient = None;
-    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-    for preference in values.flat_map(|value| value.split(',')) {
-        let preference = preference.split(';').next().unwrap_or_default();
-        let Some((name, value)) = preference.split_once('=') else { continue };
-        let value = value.trim().trim_matches('"');
-        match name.trim().to_ascii_lowercase().as_str() {
-            "wait" if wait.is_none() => wait = seconds(value),
-            "handling" if lenient.is_none() => lenient = Some(value.eq_ignore_ascii_case("lenient")),
-            _ => {}
-        }
-    }
-    (wait.unwrap_or(DEFAULT_WAIT).min(MAX_WAIT), lenient.unwrap_or(false))
-}
-
-fn seconds(text: &str) -> Option<Duration> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let seconds = plain.then(|| text.parse::<f64>().ok()).flatten()?;
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// What is no tag matches nothing. The comparison is the weak one, as RFC 9110 wants it here.

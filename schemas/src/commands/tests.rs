@@ -123,14 +123,30 @@ fn the_fingerprint_is_of_what_was_asked_not_of_how_it_was_written() {
 }
 
 #[test]
-fn a_version_is_accepted_strong_or_weak_and_nothing_else_is() {
-    assert_eq!(parse_if_match("\"7\""), Some(Precondition::Version(7)));
-    assert_eq!(parse_if_match(" W/\"7\""), Some(Precondition::Version(7)));
-    assert_eq!(parse_if_match("\"7-2\""), Some(Precondition::Version(7)), "a query's, of a view that was rebuilt");
-    for text in ["7", "*", "\"\"", "\"x\"", "\"1\", \"2\"", "\"-1\"", "\"+1\"", "\"7-\"", "\"7-x\""] {
-        assert_eq!(parse_if_match(text), None, "{text}");
+fn a_condition_is_a_version_or_several_strong_or_weak_and_nothing_else_is() {
+    let version = Some(Precondition::Version(7));
+    assert_eq!(parse_if_match(["\"7\""]), version);
+    assert_eq!(parse_if_match([" W/\"7\""]), version);
+    assert_eq!(parse_if_match(["\"7-2\""]), version, "a query's, of a view that was rebuilt");
+    assert_eq!(parse_if_match(["\"7\"", "\"7-2\""]), version, "the same twice");
+    assert_eq!(parse_if_match(["\"1\", W/\"2\""]), Some(Precondition::OneOf([1, 2, 1, 1])));
+    assert_eq!(parse_if_match(["\"1\"", "\"2\", \"3\""]), Some(Precondition::OneOf([1, 2, 3, 1])));
+    assert_eq!(parse_if_match(["*"]), Some(Precondition::Present));
+    for text in ["", "7", "*, \"7\"", "\"7\", *", "\"\"", "\"x\"", "\"-1\"", "\"+1\"", "\"7-\"", "\"7-x\""] {
+        assert_eq!(parse_if_match([text]), None, "{text}");
     }
+    assert_eq!(parse_if_match(["\"1\",\"2\",\"3\",\"4\",\"5\""]), None, "more than a condition may list");
     assert_eq!(parse_if_match_field("7"), Some(Precondition::Version(7)));
+}
+
+#[test]
+fn a_condition_holds_at_each_version_that_it_lists() {
+    let holds = |condition: Precondition| [0, 1, 2, 3].map(|version| condition.holds_at(version));
+    assert_eq!(holds(Precondition::None), [true; 4]);
+    assert_eq!(holds(Precondition::Version(2)), [false, false, true, false]);
+    assert_eq!(holds(Precondition::OneOf([1, 3, 1, 1])), [false, true, false, true]);
+    assert_eq!(holds(Precondition::Absent), [true, false, false, false]);
+    assert_eq!(holds(Precondition::Present), [false, true, true, true]);
 }
 
 #[test]

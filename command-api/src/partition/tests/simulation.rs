@@ -22,7 +22,7 @@ use schemas::record::{Commit, Epoch, Record};
 use super::{PARTITION, Recorder, Sent, WINDOW, encoded, end_of, index, int, product, register, request, stray};
 use keeping::{Ask, Reading};
 
-use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket, holds};
+use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket};
 
 /// Picks one of what is there, by its number modulo how many there are.
 type Pick = usize;
@@ -486,7 +486,7 @@ impl World {
                     seen.rejected += 1;
                 }
                 Answer::PreconditionFailed { version, .. } => {
-                    assert!(!holds(wish.precondition, *version));
+                    assert!(!wish.precondition.holds_at(*version));
                     assert!(during().any(|state| state.version == *version), "{wish:?}: {answer:?} was never true");
                     seen.precondition_failed += 1;
                 }
@@ -559,7 +559,7 @@ impl Counted {
         assert!(self.is_of(wish));
         let before = history.product(index(self.offset), wish.product);
         assert_eq!(before.decide(wish).as_ref(), Ok(&self.events), "{self:?} was decided on another state");
-        assert!(holds(wish.precondition, before.version));
+        assert!(wish.precondition.holds_at(before.version));
         assert_eq!(self.version, before.version + self.events.len() as u64);
         let earlier = || history.commits.iter().filter(|commit| commit.offset < self.offset);
         assert!(!earlier().any(|commit| commit.is_of(wish)), "{wish:?} counts twice");

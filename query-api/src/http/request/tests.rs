@@ -9,25 +9,6 @@ fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
 }
 
 #[test]
-fn prefer_bounds_the_wait_and_ignores_what_it_does_not_know() {
-    let asked = |values: &[&'static str]| prefer(&headers(PREFER, values));
-    assert_eq!(asked(&[]), (Duration::from_secs(1), false));
-    assert_eq!(asked(&["wait=2"]), (Duration::from_secs(2), false));
-    assert_eq!(asked(&["wait=0.25, handling=lenient"]), (Duration::from_millis(250), true));
-    assert_eq!(asked(&["respond-async", "Handling = \"lenient\"; x=1", "wait=99"]), (MAX_WAIT, true));
-    for odd in ["wait=-1", "wait=", "wait=NaN", "wait=inf", "wait=1e3", "wait", "handling=strict", ";;,="] {
-        assert_eq!(
-            prefer(&headers(PREFER, &[])),
-            prefer(&{
-                let mut headers = HeaderMap::new();
-                headers.insert(PREFER, HeaderValue::try_from(odd).unwrap());
-                headers
-            })
-        );
-    }
-}
-
-#[test]
 fn if_none_match_compares_weakly_and_knows_lists() {
     let asked = |values: &[&'static str]| if_none_match(&headers(header::IF_NONE_MATCH, values));
     assert_eq!(asked(&[]), None);

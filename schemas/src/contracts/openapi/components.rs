@@ -61,8 +61,8 @@ fn command_parameters() -> Map<String, Value> {
             ),
         ),
         ("If-None-Match-any".to_owned(), header("If-None-Match", "Only if the aggregate does not exist yet.", &any)),
-        ("Prefer-turn".to_owned(), header("Prefer", &wait("1 for its turn and 10 in all, at most 60"), &seconds)),
-        ("Prefer-batch".to_owned(), header("Prefer", &wait("30 unless it says so, at most 60"), &seconds)),
+        ("Prefer-turn".to_owned(), header("Prefer", &wait("1 for its turn and 10 in all, at most 25"), &seconds)),
+        ("Prefer-batch".to_owned(), header("Prefer", &wait("25 unless it says so, which is the most"), &seconds)),
         ("traceparent".to_owned(), header("traceparent", trace, &text())),
     ])
 }

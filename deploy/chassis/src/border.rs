@@ -1,0 +1,211 @@
+//! The border of a listener: rules that hold for every request and answer, whatever the routes behind it do.
+//!
+//! A connection calls it directly, not as a layer of the router: so a request pays for no boxed service.
+//!
+//! Invariant: every answer carries `X-Request-Id`, and every one from 400 on is a problem (RFC 9457). A handler that
+//! answers with a bare status leaves it to the border to say the rest; so do the router, which knows no path or
+//! method, an extractor that refuses, and a panic.
+//!
+//! `tower-http` has parts of this. Its `CorsLayer` answers every `OPTIONS` as 200 without `Allow`, on unknown paths
+//! too, and boxes each answer's body.
+
+mod origins;
+mod request_id;
+
+use std::panic::AssertUnwindSafe;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::response::Response;
+use futures_util::FutureExt as _;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+
+pub use origins::Origins;
+pub use request_id::{RequestId, request_id};
+
+use request_id::{REQUEST_ID, X_REQUEST_ID};
+
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// Seconds after which a refused client may try again.
+const RETRY_AFTER_SECS: u32 = 1;
+
+/// The rules of one listener.
+#[derive(Debug, Clone)]
+pub struct Border {
+    /// Writes the problem of a status as JSON. It may ask for [`request_id`].
+    pub problem: fn(StatusCode, &str) -> Vec<u8>,
+    /// Returns the value of `Allow` for a path, `None` where there is no such path.
+    pub allow: fn(&str) -> Option<&'static str>,
+    /// Other sites whose pages may ask.
+    pub origins: Origins,
+}
+
+impl Border {
+    /// A border with plain problems, for routers that describe themselves nowhere.
+    pub fn plain() -> Self {
+        Self { problem: plain_problem, allow: |_| None, origins: Origins::None }
+    }
+
+    /// Answers a request by the router, within the rules.
+    pub(crate) async fn answer<B>(&self, router: &TowerToHyperService<Router>, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let (id, sent) = RequestId::of(request.headers());
+        let origin = self.origins.allowed(request.headers());
+        let mut response = REQUEST_ID.scope(id, self.answer_inside(router, request)).await;
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, sent.unwrap_or_else(|| id.to_header()));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        self.origins.state(headers, origin);
+        response
+    }
+
+    async fn answer_inside<B>(&self, router: &TowerToHyperService<Router>, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        if let Err(detail) = check_path(uri.path()) {
+            return self.refuse(StatusCode::BAD_REQUEST, detail);
+        }
+        if method == Method::OPTIONS
+            && let Some(allow) = (self.allow)(uri.path())
+        {
+            return self.origins.preflight(allow, request.headers());
+        }
+        if self.origins.is_foreign_form(&method, request.headers()) {
+            let detail = "a page of another site may only send this with Content-Type: application/json";
+            return self.refuse(StatusCode::FORBIDDEN, detail);
+        }
+        // Locks that a handler held while it panicked are taken over as they are, by their own rules.
+        match AssertUnwindSafe(router.call(request)).catch_unwind().await {
+            Ok(Ok(response)) => self.complete(response, &method, &uri),
+            // The panic hook has logged it.
+            Err(_) => self.refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request met a fault; the log tells more"),
+        }
+    }
+
+    /// Makes a problem of a bare status and of others' plain text. Headers that a handler set are kept.
+    fn complete(&self, response: Response, method: &Method, uri: &Uri) -> Response {
+        let status = response.status();
+        if !(status.is_client_error() || status.is_server_error()) || !is_bare(&response) {
+            return response;
+        }
+        let takes = |allow: &str| allow.split(", ").any(|name| name == method.as_str());
+        let is_of_route = matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        let allow = if is_of_route { (self.allow)(uri.path()) } else { None };
+        let mut refusal = match allow {
+            Some(allow) if !takes(allow) => {
+                let mut refusal = self
+                    .refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} does not fit; the path takes {allow}"));
+                refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+                refusal
+            }
+            Some(_) => self.refuse(StatusCode::NOT_FOUND, NO_ROUTE),
+            None => self.refuse(status, detail(status)),
+        };
+        for (name, value) in response.headers() {
+            let is_of_body = *name == header::CONTENT_TYPE || *name == header::CONTENT_LENGTH;
+            if !is_of_body && (!refusal.headers().contains_key(name) || *name == header::CACHE_CONTROL) {
+                refusal.headers_mut().insert(name, value.clone());
+            }
+        }
+        refusal
+    }
+
+    fn refuse(&self, status: StatusCode, detail: &str) -> Response {
+        let mut response = problem(status, (self.problem)(status, detail));
+        response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+        response
+    }
+}
+
+const NO_ROUTE: &str = "the path names no route, aggregate or command; /openapi.json lists them";
+
+fn detail(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => NO_ROUTE,
+        StatusCode::METHOD_NOT_ALLOWED => "the path does not take this method; Allow names those that it takes",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than this path takes",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the body is not of a type that this path takes",
+        status if status.is_server_error() => "the request met a fault; the log tells more",
+        _ => "the request does not fit this path",
+    }
+}
+
+/// Returns a problem as an answer. A 503 tells when to try again.
+pub fn problem(status: StatusCode, json: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(json));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECS.into());
+    }
+    response
+}
+
+/// Tells an answer that says nothing yet, or says it in the plain text of a library.
+fn is_bare(response: &Response) -> bool {
+    let media_type = response.headers().get(header::CONTENT_TYPE);
+    media_type.is_none_or(|media_type| media_type.as_bytes().starts_with(b"text/plain"))
+}
+
+/// Returns a problem that has no type but its status, for operators.
+pub fn plain(status: StatusCode, detail: &str) -> Response {
+    problem(status, plain_problem(status, detail))
+}
+
+/// Writes a problem that has no type but its status.
+fn plain_problem(status: StatusCode, detail: &str) -> Vec<u8> {
+    let title = status.canonical_reason().unwrap_or("The request failed");
+    let id = request_id();
+    let id = id.as_ref().map(RequestId::as_str);
+    let problem = serde_json::json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail, "request_id": id,
+    });
+    problem.to_string().into_bytes()
+}
+
+/// Refuses what no route takes, and what an extractor would refuse in its own words.
+fn check_path(path: &str) -> Result<(), &'static str> {
+    if !path.contains('%') {
+        return Ok(());
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let escaped = if byte == b'%' { behind.split_first_chunk::<2>() } else { None };
+        match escaped
+            .and_then(|(digits, behind)| Some((u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?, behind)))
+        {
+            Some((escaped, behind)) => {
+                bytes.push(escaped);
+                rest = behind;
+            }
+            None => {
+                bytes.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    let text = str::from_utf8(&bytes).map_err(|_| "the path is not UTF-8, so no id can be read from it")?;
+    if text.contains(char::is_control) { Err("an id has no control characters") } else { Ok(()) }
+}
+
+/// The names of our own headers, which the border lets pages of other sites send and read.
+const SENT: HeaderValue = HeaderValue::from_static(
+    "Content-Type, Idempotency-Key, If-Match, If-None-Match, Consistency-Token, Prefer, X-Request-Id, traceparent",
+);
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "Consistency-Token, ETag, Idempotency-Key, Idempotent-Replayed, Retry-After, X-Request-Id, Stampede-Parked, Age, Link",
+);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! The name of a request, by which its answer and the log's lines about it are found.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_CHARS: usize = 64;
+
+tokio::task_local! {
+    /// A span would do the same for the log, but costs every request its making; this costs a request nothing that it
+    /// would not pay for its id, and a line of the log a look.
+    pub(super) static REQUEST_ID: RequestId;
+}
+
+/// 1 to 64 of `[A-Za-z0-9._~-]`.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestId {
+    chars: [u8; MAX_CHARS],
+    len: u8,
+}
+
+/// Returns the id of the request that this task works on.
+pub fn request_id() -> Option<RequestId> {
+    REQUEST_ID.try_with(|id| *id).ok()
+}
+
+impl RequestId {
+    /// Takes the client's, if it is one, with the header as it came; else makes one.
+    pub(super) fn of(headers: &HeaderMap) -> (Self, Option<HeaderValue>) {
+        let sent = headers.get(X_REQUEST_ID).and_then(|sent| Some((Self::parse(sent.as_bytes())?, sent)));
+        sent.map_or_else(|| (Self::random(), None), |(id, sent)| (id, Some(sent.clone())))
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let is_taken = |byte: &u8| byte.is_ascii_alphanumeric() || b"._~-".contains(byte);
+        if text.is_empty() || text.len() > MAX_CHARS || !text.iter().all(is_taken) {
+            return None;
+        }
+        let mut chars = [0; MAX_CHARS];
+        chars[..text.len()].copy_from_slice(text);
+        Some(Self { chars, len: u8::try_from(text.len()).ok()? })
+    }
+
+    /// 32 hexadecimal digits.
+    fn random() -> Self {
+        let mut chars = [0; MAX_CHARS];
+        let random: u128 = rand::random();
+        for (index, char) in chars[..32].iter_mut().enumerate() {
+            *char = b"0123456789abcdef"[(random >> (4 * index)) as usize & 15];
+        }
+        Self { chars, len: 32 }
+    }
+
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.chars[..usize::from(self.len)]).expect("it is ASCII")
+    }
+
+    pub(super) fn to_header(self) -> HeaderValue {
+        HeaderValue::from_str(self.as_str()).expect("all of its characters may stand in a header")
+    }
+
+    /// Runs a future as part of the request: one that goes on after the answer's head.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        REQUEST_ID.scope(self, future).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_taken_as_it_is_or_made() {
+        for text in ["a", "A-z.0_9~", &"x".repeat(64)] {
+            assert_eq!(RequestId::parse(text.as_bytes()).unwrap().as_str(), text);
+        }
+        for text in ["", "a b", "ä", "a\"b", "a\nb", &"x".repeat(65)] {
+            assert!(RequestId::parse(text.as_bytes()).is_none(), "{text:?}");
+        }
+        let [one, other] = [RequestId::random(), RequestId::random()];
+        assert_eq!(one.as_str().len(), 32);
+        assert_ne!(one.as_str(), other.as_str());
+        assert!(RequestId::parse(one.as_str().as_bytes()).is_some());
+    }
+}

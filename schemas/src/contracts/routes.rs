@@ -1,0 +1,91 @@
+//! Which methods each path of the interface takes, whichever tier serves it: either tells of the other's paths, too.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::OPENAPI;
+
+/// From the description, so that it and `Allow` agree.
+static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    let described: Described = serde_json::from_str(OPENAPI).expect("a test compares it with the types");
+    described.paths.iter().map(|(path, methods)| Route::of(path, methods)).collect()
+});
+
+#[derive(Deserialize)]
+struct Described {
+    paths: BTreeMap<String, BTreeMap<String, IgnoredAny>>,
+}
+
+struct Route {
+    parts: Vec<Part>,
+    allow: &'static str,
+}
+
+/// Between two slashes. A parameter takes all but nothing, with what stands around it.
+enum Part {
+    Named(String),
+    Parameter { before: String, behind: String },
+}
+
+/// Returns the value of `Allow` for a path, `None` where the interface has no such path.
+pub fn allow(path: &str) -> Option<&'static str> {
+    ROUTES.iter().find(|route| route.matches(path)).map(|route| route.allow)
+}
+
+impl Route {
+    fn of(path: &str, methods: &BTreeMap<String, IgnoredAny>) -> Self {
+        let allow = match (methods.contains_key("get"), methods.contains_key("post")) {
+            (true, true) => "GET, HEAD, OPTIONS, POST",
+            (true, false) => "GET, HEAD, OPTIONS",
+            (false, _) => "OPTIONS, POST",
+        };
+        Self { parts: path.split('/').map(Part::of).collect(), allow }
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        let mut given = path.split('/');
+        self.parts.iter().all(|part| given.next().is_some_and(|given| part.takes(given))) && given.next().is_none()
+    }
+}
+
+impl Part {
+    fn of(text: &str) -> Self {
+        match text.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?.1))) {
+            Some((before, behind)) => Self::Parameter { before: before.to_owned(), behind: behind.to_owned() },
+            None => Self::Named(text.to_owned()),
+        }
+    }
+
+    fn takes(&self, given: &str) -> bool {
+        match self {
+            Self::Named(name) => name == given,
+            Self::Parameter { before, behind } => {
+                let inside = given.strip_prefix(before.as_str()).and_then(|rest| rest.strip_suffix(behind.as_str()));
+                inside.is_some_and(|inside| !inside.is_empty())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allow_names_the_methods_of_either_tier() {
+        for path in ["/v1/products/cd", "/v1/products/cd/history", "/v1/revenue", "/v1/views/product", "/openapi.json"]
+        {
+            assert_eq!(allow(path), Some("GET, HEAD, OPTIONS"), "{path}");
+        }
+        assert_eq!(allow("/schemas/order.placed.v1.json"), Some("GET, HEAD, OPTIONS"));
+        assert_eq!(allow("/v1/products/cd/reserve"), Some("OPTIONS, POST"));
+        assert_eq!(allow("/v1/commands"), Some("OPTIONS, POST"));
+        for path in ["/", "/v1", "/v1/", "/v1/products//reserve", "/v1/products/cd/commit", "/v1/baskets/b/fill", "/x"]
+        {
+            assert_eq!(allow(path), None, "{path}");
+        }
+    }
+}
