@@ -4,6 +4,7 @@ mod answers;
 mod caching;
 mod documents;
 mod history;
+mod as_of;
 mod request;
 mod rows;
 mod views;
@@ -20,6 +21,8 @@ use chassis::border::{Border, Origins};
 use schemas::aggregate::{TYPES, route_name};
 use schemas::contracts::routes;
 use schemas::views::{Natural, VIEWS};
+
+use caching::Asker;
 
 use crate::reads::Reads;
 
@@ -60,6 +63,10 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
             get(async move |reads, url, id, query, asked| history::of(reads, url, aggregate, id, query, asked).await)
                 .layer(Extension(public_url.clone())),
         );
+        router = router.route(
+            &format!("/v1/{}/{{id}}/as-of", route_name(aggregate)),
+            get(async move |reads, id, asked| as_of::of(reads, aggregate, id, asked).await),
+        );
     }
     router.merge(documents::routes()).layer(middleware::from_fn_with_state(reads.clone(), finish)).with_state(reads)
 }
@@ -68,9 +75,9 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
 async fn finish(State(reads): State<Arc<Reads>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let is_own = caching::is_own(request.headers());
+    let asker = Asker::of(request.headers());
     let mut response = next.run(request).await;
-    caching::state(&mut response, is_own);
+    caching::state(&mut response, asker);
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     reads.metrics.answered(route.to_owned(), response.status().as_u16(), begun.elapsed());
     response

@@ -73,7 +73,7 @@ impl App {
             wait: config.postgres_queue_wait,
         };
         let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
-        let reads = Reads::new(positions, cache, store, metrics);
+        let reads = Reads::new(positions, cache, (store, limits), metrics);
         let http =
             TcpListener::bind(config.http_addr).await.with_context(|| format!("listen on {}", config.http_addr))?;
         let readiness = Readiness::new();

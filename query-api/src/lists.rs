@@ -61,7 +61,8 @@ impl ListQuery {
                 checked.map_err(|error| format!("{name}: {error}"))?;
             }
         }
-        if let Some(text) = take("after") {
+        // Some clients send a name without a value for the first page.
+        if let Some(text) = take("after").filter(|text| !text.is_empty()) {
             query.after = Some(query.position(&text).map_err(|error| format!("after: {error}"))?);
         }
         Ok(query)

@@ -123,6 +123,13 @@ impl Store {
         Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy: false })
     }
 
+    /// Returns the version and the JSON of a row that this build's fold made. The primary tells.
+    pub(crate) async fn kept_row(&self, view: &View, key: &str) -> Result<Option<(i64, String)>, StoreError> {
+        let sql = include_str!("postgres/kept_row.sql").replace("{relation}", view.relation);
+        let rows = self.primary.query(&sql, &[&view.name, &key, &view.form]).await?;
+        Ok(rows.first().map(|row| (row.get(0), row.get(1))))
+    }
+
     /// See [`Server::log`].
     pub(crate) async fn log(&self) -> Result<Option<Log>, StoreError> {
         self.primary.log().await

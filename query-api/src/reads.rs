@@ -16,15 +16,17 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use schemas::token::Token;
-use schemas::views::{FEEDS, JOURNAL, STORED, VIEWS, feed};
+use schemas::views::{FEEDS, JOURNAL, STORED, VIEWS, View, feed};
+use tokio::sync::SemaphorePermit;
 
 use looks::{Look, Looks};
 
+use crate::gate::{Busy, Gate};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::parked::Parked;
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
-use crate::postgres::{JournalEvent, Listed, Loaded, Side, Store, StoreError};
+use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Side, Store, StoreError};
 use crate::redis::{Cache, CacheError, Hit};
 
 /// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
@@ -33,6 +35,10 @@ const LINGER: Duration = Duration::from_millis(100);
 
 /// A load that ends right after a request's token was reached may still have begun before; the next one did not.
 const MAX_LOADS: usize = 3;
+
+/// Of the connections to Postgres, one in so many may be used by those who read many events.
+const FOLDS_SHARE: usize = 4;
+const MAX_WAITING_FOLDS: usize = 100;
 
 /// In the bytes that are served.
 #[derive(Debug, Clone)]
@@ -97,12 +103,20 @@ pub(crate) struct Reads {
     looks: Looks,
     /// Loads of single rows that have not ended, or just now.
     flights: Mutex<Flights>,
+    folds: Gate,
 }
 
 impl Reads {
-    pub(crate) fn new(positions: Arc<Positions>, cache: Cache, store: Store, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// `limits`: of the store.
+    pub(crate) fn new(
+        positions: Arc<Positions>,
+        cache: Cache,
+        (store, limits): (Store, Limits),
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let (parked, looks, flights) = (Parked::default(), Looks::default(), Mutex::default());
-        Arc::new(Self { positions, cache, store, metrics, parked, looks, flights })
+        let folds = Gate::new((limits.connections / FOLDS_SHARE).max(1), MAX_WAITING_FOLDS, limits.wait);
+        Arc::new(Self { positions, cache, store, metrics, parked, looks, flights, folds })
     }
 
     pub(crate) async fn row(
@@ -169,11 +183,36 @@ impl Reads {
         (after, limit): (i64, i64),
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
+        self.reach_journal(fresh).await?;
+        self.events(log, (aggregate, partition), (after, limit)).await
+    }
+
+    /// Returns once the journal shows what the token names.
+    pub(crate) async fn reach_journal(&self, fresh: &Freshness) -> Result<(), ReadError> {
+        self.reach(FEEDS.len() - 1, fresh).await.map(drop)
+    }
+
+    /// Reads a page of a history, as far as the journal is.
+    pub(crate) async fn events(
+        &self,
+        log: Log,
+        (aggregate, partition): (&str, u32),
+        (after, limit): (i64, i64),
+    ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         let scope = Scope::One(partition);
-        self.reach(FEEDS.len() - 1, fresh).await?;
         let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(JOURNAL, Origin::Postgres);
         Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
+    }
+
+    /// Waits for one of the few places of those who read many events.
+    pub(crate) async fn turn_to_fold(&self) -> Result<SemaphorePermit<'_>, ReadError> {
+        self.folds.enter().await.map_err(|Busy| self.refused(ReadError::Busy { server: "postgres" }))
+    }
+
+    /// Returns the version and the JSON of a row that this build's fold made.
+    pub(crate) async fn kept_row(&self, view: &View, key: &str) -> Result<Option<(i64, String)>, ReadError> {
+        self.store.kept_row(view, key).await.map_err(|error| self.refused(failed(error)))
     }
 
     async fn reach(&self, feed: usize, fresh: &Freshness) -> Result<Place, ReadError> {

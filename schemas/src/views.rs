@@ -41,6 +41,9 @@ pub struct View {
     pub relation: &'static str,
     pub source: Source,
     pub natural: Natural,
+    /// Set where a row names a customer or an order: no cache keeps it. A sale's row and the sums over many are
+    /// everybody's.
+    pub is_personal: bool,
     pub key: Key,
     pub fields: &'static [Field],
     /// Query parameters that bound the key, both inclusive.
@@ -305,6 +308,9 @@ pub fn row_fold(aggregate: AggregateType) -> (&'static View, RowFold) {
     VIEWS.iter().find_map(of).expect("the tests look that each aggregate has one")
 }
 
+/// The most events that one request for a row of long ago may have folded.
+pub const MAX_EVENTS_FOLDED: i64 = 10_000;
+
 /// A row of a view that one aggregate alone feeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -371,6 +377,15 @@ mod tests {
                 let serves = |list: &List| list.order == order && list.filters == [*filter];
                 assert!(view.lists.iter().any(serves), "{}", view.name);
             }
+        }
+    }
+
+    #[test]
+    fn a_view_that_names_a_customer_or_an_order_is_personal() {
+        for view in VIEWS {
+            let is_a_persons = |name: &str| ["customer", "order"].contains(&name);
+            let names = is_a_persons(view.name) || view.fields.iter().any(|field| is_a_persons(field.name));
+            assert_eq!(view.is_personal, names, "{}", view.name);
         }
     }
 

@@ -140,7 +140,7 @@ async fn an_aggregate_an_event_version_and_a_view_are_added_by_a_patch_and_make_
     assert_eq!(row["data"], json!({ "issued_cents": 500, "left_cents": 300 }));
     let history = shown(&queries, "/v1/cards/c-1/history", &spent.token()).await;
     assert_eq!(history[1]["data"], json!({ "amount_cents": 200, "order": "o-1" }));
-    let then = queries.get("/v1/cards/c-1/history?version=1").await.json();
+    let then = queries.get("/v1/cards/c-1/as-of?version=1").await.json();
     assert_eq!(then["data"]["left_cents"], 500);
     let cards = queries.get("/v1/views/card").await.json();
     assert_eq!(cards["rows"][0]["key"], "c-1");
@@ -162,7 +162,7 @@ async fn the_first_version_means_what_it_meant(commands: &Client, queries: &Clie
     assert_eq!(types, ["card.issued.v1", "card.spent.v1", "card.spent.v2"]);
     // As it was written.
     assert_eq!(history[1]["data"], json!({ "amount_cents": 150 }));
-    let then = queries.get("/v1/cards/old/history?version=2").await.json();
+    let then = queries.get("/v1/cards/old/as-of?version=2").await.json();
     assert_eq!(then["data"]["left_cents"], 350);
 }
 

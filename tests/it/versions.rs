@@ -131,7 +131,7 @@ async fn the_past_is_as_it_was(queries: &Client, fresh: &[(&str, &str)]) {
         // Behind the command of the test: of the second version.
         ("products/cd", 301, "sold", json!(4)),
     ] {
-        let then = get(&format!("/v1/{path}/history?version={version}")).await;
+        let then = get(&format!("/v1/{path}/as-of?version={version}")).await;
         assert_eq!((&then["version"], &then["data"][member]), (&json!(version), &value), "{path} at {version}");
     }
     let events = get("/v1/products/cd/history?limit=3").await;

@@ -125,7 +125,11 @@ async fn the_history_of_an_aggregate_is_its_events_oldest_first() {
     assert_eq!(page.header("link"), Some("</v1/products/cd/history?after=1&limit=1>; rel=\"next\""));
     assert_eq!(page.json().as_array().unwrap().len(), 1);
     assert_eq!(whole.get("/v1/products/cd/history?after=1", &token).await.json()[0], events[1]);
-    whole.get("/v1/products/none/history", &token).await.problem(404, "not-found", "none");
+    assert_eq!(whole.get("/v1/products/cd/history?after=2", &token).await.json(), json!([]));
+    for after in ["", "?after=", "?after=0", "?after=1", "?after=99"] {
+        let path = format!("/v1/products/none/history{after}");
+        whole.get(&path, &token).await.problem(404, "not-found", "none");
+    }
 }
 
 #[tokio::test]
@@ -139,26 +143,58 @@ async fn the_state_of_an_aggregate_at_a_version_or_a_time_is_the_row_of_then() {
     }
     let events = whole.get("/v1/products/cd/history", &token).await.json();
     for (version, row) in (1..).zip(&rows) {
-        let then = whole.get(&format!("/v1/products/cd/history?version={version}"), &token).await;
+        let then = whole.get(&format!("/v1/products/cd/as-of?version={version}"), &token).await;
         assert_eq!((&then.text, then.header("etag")), (&row.text, row.header("etag")));
+        assert_eq!(then.header("deprecation"), None);
         // The last event of a time is what it shows.
         let at = |event: &Value| parse_rfc3339(event["time"].as_str().unwrap()).unwrap();
         let (time, moment) = (events[version - 1]["time"].as_str().unwrap(), at(&events[version - 1]));
         let last = events.as_array().unwrap().iter().filter(|event| at(event) <= moment).count();
-        let then = whole.get(&format!("/v1/products/cd/history?at={time}"), &token).await.json();
-        assert_eq!(then["version"], last);
+        let of_time = whole.get(&format!("/v1/products/cd/as-of?at={time}"), &token).await;
+        assert_eq!(of_time.json()["version"], last);
+        // As it was asked before there was a route for it, and with what generated clients send by themselves.
+        for (query, now) in [(format!("version={version}"), &then), (format!("at={time}&limit=1000"), &of_time)] {
+            let before = whole.get(&format!("/v1/products/cd/history?{query}"), &token).await;
+            assert_eq!((&before.text, before.header("etag")), (&now.text, now.header("etag")), "{query}");
+            assert_eq!(before.header("deprecation"), Some("@1795737600"), "{query}");
+        }
     }
     for (when, said) in
         [("version=0", "did not exist"), ("at=1997-01-01T00:00:00Z", "did not exist"), ("version=7", "the newest is 6")]
     {
-        whole.get(&format!("/v1/products/cd/history?{when}"), &token).await.problem(404, "not-found", said);
+        whole.get(&format!("/v1/products/cd/as-of?{when}"), &token).await.problem(404, "not-found", said);
     }
-    whole.get("/v1/products/none/history?version=1", &token).await.problem(404, "not-found", "newest is 0");
+    whole.get("/v1/products/none/as-of?version=1", &token).await.problem(404, "not-found", "newest is 0");
 
     let placed = whole.record("o-1", "ann", "1997-01-01", 1, 5).await;
     let row = whole.get("/v1/orders/o-1", &placed).await;
     let cancelled = whole.commands.post("/v1/orders/o-1/cancel", json!({})).await.token();
-    assert_eq!(whole.get("/v1/orders/o-1/history?version=1", &cancelled).await.text, row.text);
+    assert_eq!(whole.get("/v1/orders/o-1/as-of?version=1", &cancelled).await.text, row.text);
+}
+
+#[tokio::test]
+async fn a_row_of_long_ago_is_folded_from_ten_thousand_events_at_most_or_from_the_row_of_now() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    // As they would be journalled after so many commands. The row is still the first event's.
+    let events = "INSERT INTO journal (aggregate, version, type, data, at, partition, \"offset\", command_id) \
+                  SELECT 'product/cd', n, 'product.repriced.v1', json_build_object('price_cents', n), now(), 0, n, '' \
+                  FROM generate_series(2, 10003) AS n";
+    whole.shop.sql(events).await;
+    let then = async |when: &str| whole.queries.get(&format!("/v1/products/cd/{when}")).await;
+    assert_eq!(then("as-of?version=10001").await.json()["data"]["price_cents"], 10_001);
+    for when in ["as-of?version=10002", "as-of?at=2100-01-01T00:00:00Z", "history?version=10002"] {
+        then(when).await.problem(400, "invalid-request", "more than 10000 events");
+    }
+    then("as-of?at=1997-01-01T00:00:00Z").await.problem(404, "not-found", "did not exist then");
+    whole.shop.sql("UPDATE product_rows SET version = 10002 WHERE key = 'cd'").await;
+    for when in ["as-of?version=10003", "as-of?at=2100-01-01T00:00:00Z"] {
+        let row = then(when).await.json();
+        assert_eq!((&row["version"], &row["data"]["price_cents"]), (&json!(10_003), &json!(10_003)), "{when}");
+    }
+    then("as-of?version=20000").await.problem(404, "not-found", "the newest is 10003");
+    assert_eq!(then("as-of?version=10001").await.json()["data"]["price_cents"], 10_001);
 }
 
 #[tokio::test]
@@ -221,7 +257,12 @@ async fn a_malformed_query_is_refused() {
         "/v1/products/cd/history?version=-1",
         "/v1/products/cd/history?at=yesterday",
         "/v1/products/cd/history?version=1&at=1997-01-01T00:00:00Z",
-        "/v1/products/cd/history?version=1&limit=5",
+        "/v1/products/cd/history?version=1&limit=0",
+        "/v1/products/cd/as-of",
+        "/v1/products/cd/as-of?version=",
+        "/v1/products/cd/as-of?version=1&at=1997-01-01T00:00:00Z",
+        "/v1/products/cd/as-of?version=1&after=1",
+        "/v1/products/cd?_=1&x=1",
         "/v1/revenue?from=1997-13-01",
         "/v1/revenue?after=yesterday",
         "/v1/revenue?order=amount_cents",
@@ -239,6 +280,17 @@ async fn a_malformed_query_is_refused() {
         "/v1/views?x=1",
     ] {
         whole.queries.get(path).await.problem(400, "invalid-request", "");
+    }
+    for (path, named) in [("/v1/views/product?after=%zz", "after"), ("/v1/revenue?from=%FF&to=1", "from")] {
+        whole.queries.get(path).await.problem(400, "invalid-request", named);
+    }
+    for path in ["/v1/products/none", "/v1/views/product", "/v1/products/none/history", "/v1/views"] {
+        let condition = [("if-match", "\"1\"")];
+        whole.queries.get_with(path, &condition).await.problem(400, "invalid-request", "If-Match");
+    }
+    // Passed over: what is a client's own, a cursor without a value, a range.
+    for path in ["/v1/views/product?after=&_=7&_=8", "/v1/revenue?_ts=1", "/v1/views?_=1", "/v1/views/product?after"] {
+        assert_eq!(whole.queries.get_with(path, &[("range", "bytes=0-3")]).await.status, 200, "{path}");
     }
     for path in ["/v1/products/none", "/v1/views/none", "/v1/views/none/x", "/v1/nothing", "/", "/v1/baskets/x/history"]
     {

@@ -1,11 +1,13 @@
-//! `GET /v1/{aggregates}/{id}/history`: every event of an aggregate, or its state then.
-
-mod then;
+//! `GET /v1/{aggregates}/{id}/history`: every event of an aggregate.
+//!
+//! With `version` or `at` it answers as [`as_of`] does, with a header that says so: clients of the version before have
+//! a release's time to move.
 
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, State};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use schemas::aggregate::{AggregateId, AggregateType, route_name};
 use schemas::contracts::schema_path;
@@ -13,14 +15,16 @@ use schemas::time::{TimeMs, to_rfc3339};
 use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
 
-use then::Moment;
-
-use super::answers;
+use super::as_of::{self, Moment};
 use super::request::{Asked, Parameters, invalid};
+use super::{answers, caching};
 use crate::postgres::JournalEvent;
-use crate::reads::Reads;
+use crate::reads::{ReadError, Reads};
 
 const MAX_LIMIT: i64 = 1000;
+/// RFC 9745: since when a client is told to ask another route, 2026-11-27.
+const DEPRECATION: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("deprecation"), HeaderValue::from_static("@1795737600"));
 
 /// A page is an array; the path of the next one is in `Link`.
 pub(super) async fn of(
@@ -35,20 +39,31 @@ pub(super) async fn of(
         Ok(id) => id,
         Err(error) => return invalid(error.to_string()),
     };
-    match Moment::take(&mut parameters) {
-        Ok(None) => {}
-        Ok(Some(moment)) => {
-            return match parameters.end() {
-                Ok(()) => then::of(&reads, &id, moment, &asked).await,
-                Err(detail) => invalid(detail),
-            };
+    let asked_for = Moment::take(&mut parameters).and_then(|moment| {
+        let page = page(&mut parameters)?;
+        parameters.end()?;
+        Ok((moment, page))
+    });
+    match asked_for {
+        Ok((None, page)) => caching::personal(events(&reads, &public_url, &id, page, &asked).await),
+        Ok((Some(moment), _)) => {
+            let mut response = caching::personal(as_of::row(&reads, &id, moment, &asked).await);
+            let successor = format!("</v1/{}/{}/as-of>; rel=\"successor-version\"", route_name(aggregate), id.id());
+            response.headers_mut().extend([DEPRECATION]);
+            response.headers_mut().extend(HeaderValue::try_from(successor).map(|link| (header::LINK, link)));
+            response
         }
-        Err(detail) => return invalid(detail),
+        Err(detail) => invalid(detail),
     }
-    let (after, limit) = match page(&mut parameters).and_then(|page| parameters.end().map(|()| page)) {
-        Ok(page) => page,
-        Err(detail) => return invalid(detail),
-    };
+}
+
+async fn events(
+    reads: &Reads,
+    public_url: &str,
+    id: &AggregateId,
+    (after, limit): (i64, i64),
+    asked: &Asked,
+) -> Response {
     let place = (id.as_str(), id.partition(asked.log.partitions));
     // One more tells whether there is a next page.
     let shown = match reads.history(asked.log, place, (after, limit + 1), &asked.fresh).await {
@@ -56,30 +71,40 @@ pub(super) async fn of(
         Err(error) => return answers::refused(error),
     };
     let page = &shown.found[..shown.found.len().min(usize::try_from(limit).expect("checked when it was parsed"))];
-    if page.is_empty() && after == 0 {
-        return answers::no_row(format!("{id} has no events", id = id.as_str()), shown.token, None);
+    if page.is_empty() {
+        match is_any(reads, place, after, asked).await {
+            Ok(true) => {}
+            Ok(false) => return answers::no_row(format!("{} has no events", id.as_str()), shown.token, None),
+            Err(error) => return answers::refused(error),
+        }
     }
     let log = format!("/logs/{}", asked.log.id);
-    let about = About { aggregate: id.as_str(), log: &log, public_url: &public_url };
+    let about = About { aggregate: id.as_str(), log: &log, public_url };
     let body: Result<Vec<_>, _> = page.iter().map(|event| cloud_event(event, &about)).collect();
     match body.and_then(|events| serde_json::to_vec(&events)) {
         Ok(body) => {
             let next = page.last().filter(|_| page.len() < shown.found.len()).map(|last| {
-                format!("/v1/{}/{}/history?after={}&limit={limit}", route_name(aggregate), id.id(), last.version)
+                let aggregates = route_name(id.aggregate());
+                format!("/v1/{aggregates}/{}/history?after={}&limit={limit}", id.id(), last.version)
             });
             answers::events(body, shown.token, next)
         }
         Err(error) => {
             tracing::error!(aggregate = id.as_str(), error = %error, "the journal holds data that is not JSON");
-            answers::refused(crate::reads::ReadError::Unavailable)
+            answers::refused(ReadError::Unavailable)
         }
     }
+}
+
+/// Tells the end of a history from the history of what never was. Called where there is nothing after `after`.
+async fn is_any(reads: &Reads, place: (&str, u32), after: i64, asked: &Asked) -> Result<bool, ReadError> {
+    Ok(after > 0 && !reads.events(asked.log, place, (0, 1)).await?.found.is_empty())
 }
 
 /// After which version, and how many.
 fn page(parameters: &mut Parameters) -> Result<(i64, i64), String> {
     let limit = parameters.take_limit(MAX_LIMIT, MAX_LIMIT)?;
-    let after = match parameters.take("after") {
+    let after = match parameters.take_after() {
         Some(text) => text.parse().ok().filter(|after| *after >= 0).ok_or("after is a version")?,
         None => 0,
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::Response;
@@ -54,6 +54,9 @@ impl FromRequestParts<Arc<Reads>> for Asked {
             let detail = "the views have not read anything yet";
             return Err(answers::problem(&Problem::new(ProblemKind::Unavailable, detail)));
         };
+        if parts.headers.contains_key(header::IF_MATCH) {
+            return Err(invalid("If-Match is a condition of commands; a query takes If-None-Match"));
+        }
         let token = token(&parts.headers, log).map_err(invalid)?;
         let Preferences { wait, is_lenient } = Preferences::of(&parts.headers, MAX_WAIT);
         let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), lenient: is_lenient };
@@ -104,7 +107,8 @@ fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
     Some(IfNoneMatch::These(text.split(',').filter_map(opaque).collect()))
 }
 
-/// The parameters of a query, each at most once, none unknown.
+/// The parameters of a query, each at most once, none unknown. A name that begins with `_` is its client's own: some
+/// put one behind a URL to get past caches.
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
@@ -112,21 +116,53 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let Query(pairs) =
-            Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|error| invalid(error.body_text()))?;
+        Self::parse(parts.uri.query().unwrap_or_default()).map_err(invalid)
+    }
+}
+
+/// Decodes a part of a query. `None`: an escape is malformed, or what it stands for is not UTF-8.
+fn decoded(part: &str) -> Option<String> {
+    let mut bytes = part.bytes();
+    let mut text = Vec::with_capacity(part.len());
+    while let Some(byte) = bytes.next() {
+        text.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let (high, low) = (digit()?, digit()?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(text).ok()
+}
+
+impl Parameters {
+    fn parse(query: &str) -> Result<Self, String> {
         let mut parameters = BTreeMap::new();
-        for (name, value) in pairs {
-            if parameters.insert(name.clone(), value).is_some() {
-                return Err(invalid(format!("the parameter {name:?} stands twice")));
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(known) = decoded(name) else {
+                return Err(format!("the name of the parameter {name:?} is not percent-encoded UTF-8"));
+            };
+            let Some(value) = decoded(value) else {
+                return Err(format!("{known}: the value is not percent-encoded UTF-8"));
+            };
+            if !known.starts_with('_') && parameters.insert(known, value).is_some() {
+                return Err(format!("the parameter {name:?} stands twice"));
             }
         }
         Ok(Self(parameters))
     }
-}
 
-impl Parameters {
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
+    }
+
+    /// Takes a cursor. One without a value is none: some clients send the name alone for the first page.
+    pub(super) fn take_after(&mut self) -> Option<String> {
+        self.take("after").filter(|text| !text.is_empty())
     }
 
     /// A number of things on a page.

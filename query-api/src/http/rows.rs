@@ -8,8 +8,8 @@ use schemas::aggregate::AggregateId;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::views::{Nested, Source, VIEWS, feed};
 
-use super::answers;
 use super::request::{Asked, Parameters, invalid};
+use super::{answers, caching};
 use crate::lists::ListQuery;
 use crate::positions::Scope;
 use crate::postgres::Listed;
@@ -79,7 +79,7 @@ async fn one(
         },
         Err(error) => answers::refused(error),
     };
-    answers::parked(response, reads.parked.feeds(view, Some(key)))
+    kept_by(view, answers::parked(response, reads.parked.feeds(view, Some(key))))
 }
 
 /// `view`: its index in [`VIEWS`].
@@ -123,13 +123,19 @@ async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>,
     let limit = usize::try_from(query.limit).expect("checked when it was parsed");
     // One more tells whether there is a next page.
     query.limit += 1;
-    match reads.page(asked.log, &query, &asked.fresh).await {
+    let response = match reads.page(asked.log, &query, &asked.fresh).await {
         Ok(shown) => {
             let response = answers::list(page_body(&query, &shown.found, limit), shown.token);
             answers::parked(response, reads.parked.feeds(query.view, None))
         }
         Err(error) => answers::refused(error),
-    }
+    };
+    kept_by(query.view, response)
+}
+
+/// Of a view that names people, nobody keeps an answer.
+fn kept_by(view: usize, response: Response) -> Response {
+    if VIEWS[view].is_personal { caching::personal(response) } else { response }
 }
 
 /// `{"rows":[…],"next":"…"}`, of rows that are JSON already.

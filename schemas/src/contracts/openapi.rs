@@ -8,6 +8,7 @@ mod components;
 
 use serde_json::{Map, Value, json};
 
+use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::problem::{CONTENT_TYPE, ProblemKind};
 
 const ABOUT: &str = "Commands are decided by the write tier and end in a log; queries are answered by the read tier from \
@@ -24,7 +25,7 @@ pub fn document() -> Value {
         let item = paths.entry(path).or_insert_with(|| json!({}));
         item[method] = operation;
     }
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Stampede",
@@ -35,16 +36,78 @@ pub fn document() -> Value {
         },
         "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
         "servers": [{ "url": "/", "description": "The edge, which serves both tiers. Each tier serves its own part, too." }],
-        "tags": [
-            { "name": "commands", "description": "The write tier." },
-            { "name": "queries", "description": "The read tier." },
-            { "name": "history", "description": "Every event of an aggregate, and its state at any time." },
-            { "name": "documents", "description": "What describes all this." },
-        ],
+        "tags": tags(),
         "security": [],
         "paths": paths,
         "components": components::all(),
-    })
+    });
+    close_sets(&mut document);
+    document
+}
+
+/// What there is by its name in routes, then what goes for all of it.
+fn tags() -> Vec<Value> {
+    let tag = |name: &str, words: &str| json!({ "name": name, "description": words });
+    let own = TYPES.iter().map(|aggregate| {
+        let name = route_name(*aggregate);
+        tag(name, &format!("Commands to {name}, their rows, their events, and what each was as of a time."))
+    });
+    let others = [
+        ("views", "Rows and lists of every view."),
+        ("batch", "Many commands in one request."),
+        ("documents", "What describes all this."),
+    ];
+    own.chain(others.map(|(name, words)| tag(name, words))).collect()
+}
+
+/// Writes each closed set of texts as one `enum`, and each single one, too: generators of clients know no other form.
+/// What a value means goes into the description of the set.
+fn close_sets(json: &mut Value) {
+    if let Some(values) = json["oneOf"].as_array().and_then(|all| all.iter().map(texts).collect::<Option<Vec<_>>>()) {
+        let of = |part: &Value| part["description"].as_str().map(str::to_owned);
+        let meanings =
+            values.iter().flatten().filter_map(|(value, words)| Some(format!("`{value}`: {}", words.as_ref()?)));
+        let words: Vec<_> = of(json).into_iter().chain(meanings).collect();
+        let values: Vec<_> = values.iter().flatten().map(|(value, _)| value).collect();
+        let mut set = json!({ "type": "string", "enum": values });
+        if !words.is_empty() {
+            set["description"] = words.join(" ").into();
+        }
+        *json = set;
+        return;
+    }
+    match json {
+        Value::Object(members) => {
+            if let Some(only) = members.remove("const") {
+                members.insert("enum".to_owned(), json!([only]));
+            }
+            members.values_mut().for_each(close_sets);
+        }
+        Value::Array(items) => items.iter_mut().for_each(close_sets),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Returns the values of a closed set of texts, or of a single one, each with its meaning. `None`: it is none.
+fn texts(schema: &Value) -> Option<Vec<(String, Option<String>)>> {
+    let values = match (&schema["const"], &schema["enum"]) {
+        (Value::String(only), _) => vec![only.clone()],
+        (_, Value::Array(values)) => {
+            values.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    let words = schema["description"].as_str().map(str::to_owned);
+    Some(values.into_iter().map(|value| (value, words.clone())).collect())
+}
+
+fn with_article(name: &str) -> String {
+    let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {name}")
+}
+
+fn possessive(aggregate: AggregateType) -> String {
+    format!("{}'s", with_article(type_name(aggregate)))
 }
 
 /// A path, a method, and what they do.

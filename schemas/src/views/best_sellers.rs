@@ -14,6 +14,7 @@ pub const VIEW: View = View {
     relation: "view_best_sellers",
     source: Source::Sum(SumFold { delta, row: |key, whole| json(&Row::new(key, whole)), table: SumTable::Totals }),
     natural: Natural::List("best-sellers"),
+    is_personal: false,
     key: Key::Id,
     fields: &[field("product", Kind::Id), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: None,

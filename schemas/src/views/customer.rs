@@ -17,6 +17,7 @@ pub const VIEW: View = View {
         table: SumTable::DatedParts,
     }),
     natural: Natural::Row("customers"),
+    is_personal: true,
     key: Key::Id,
     fields: &[
         field("orders", Kind::Integer),

@@ -12,6 +12,7 @@ pub const VIEW: View = View {
     relation: "view_low_stock",
     source: Source::View("product"),
     natural: Natural::List("low-stock"),
+    is_personal: false,
     key: Key::Id,
     fields: &[field("product", Kind::Id), field("available", Kind::Integer)],
     key_range: None,

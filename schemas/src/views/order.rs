@@ -22,6 +22,7 @@ pub const VIEW: View = View {
         read: |json| serde_json::from_str(json).map(AggregateRow::Order),
     }),
     natural: Natural::Row("orders"),
+    is_personal: true,
     key: Key::Id,
     fields: &[
         field("customer", Kind::Id),

@@ -24,6 +24,7 @@ pub const VIEW: View = View {
         read: |json| serde_json::from_str(json).map(AggregateRow::Product),
     }),
     natural: Natural::Row("products"),
+    is_personal: false,
     key: Key::Id,
     fields: &[
         field("name", Kind::Text),

@@ -12,6 +12,7 @@ pub const VIEW: View = View {
     relation: "view_revenue",
     source: Source::Sum(SumFold { delta, row: |_, whole| json(&whole.sums), table: SumTable::Parts }),
     natural: Natural::List("revenue"),
+    is_personal: false,
     key: Key::Day,
     fields: &[field("orders", Kind::Integer), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: Some(("from", "to")),

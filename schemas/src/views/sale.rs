@@ -22,6 +22,7 @@ pub const VIEW: View = View {
         read: |json| serde_json::from_str(json).map(AggregateRow::Sale),
     }),
     natural: Natural::Row("sales"),
+    is_personal: false,
     key: Key::Id,
     fields: &[
         field("product", Kind::Id),

@@ -2,6 +2,7 @@ use axum::http::HeaderValue;
 use axum::http::Request;
 use schemas::token::LogId;
 
+use super::super::caching::Asker;
 use super::*;
 
 fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
@@ -56,7 +57,40 @@ async fn a_parameter_that_stands_twice_or_is_unknown_is_refused() {
     assert_eq!(some.take_limit(50, 1000), Ok(5));
     assert_eq!(some.take("after").as_deref(), Some("a~b"));
     assert!(some.end().is_err());
+    for uri in ["/", "/?", "/?&", "/?after=", "/?after", "/?_=1784&_=1785"] {
+        let mut none = parameters(uri).await.unwrap();
+        assert_eq!(none.take_after(), None, "{uri}");
+        assert_eq!(none.end(), Ok(()), "{uri}");
+    }
     for uri in ["/?limit=0", "/?limit=1001", "/?limit=-1", "/?limit=x", "/?limit="] {
         assert!(parameters(uri).await.unwrap().take_limit(50, 1000).is_err(), "{uri}");
     }
+}
+
+#[test]
+fn what_is_not_percent_encoded_utf_8_is_refused_by_the_parameters_name() {
+    let taken = |query: &str, name: &str| Parameters::parse(query).map(|mut parameters| parameters.take(name));
+    assert_eq!(taken("after=a+b%20%c3%A4&x", "after"), Ok(Some("a b ä".to_owned())));
+    for (query, named) in [
+        ("after=%", "after: "),
+        ("after=%4", "after: "),
+        ("after=%zz", "after: "),
+        ("after=%+4", "after: "),
+        ("after=%ff", "after: "),
+        ("limit=5&order=%C3", "order: "),
+        ("%ff=1", "\"%ff\""),
+        ("a%66ter=1&after=2", "stands twice"),
+    ] {
+        let error = taken(query, "after").unwrap_err();
+        assert!(error.contains(named), "{query}: {error}");
+    }
+}
+
+#[test]
+fn whose_a_request_is_its_headers_tell() {
+    let asker = |name: HeaderName| Asker::of(&headers(name, &["x"]));
+    assert_eq!(Asker::of(&HeaderMap::new()), Asker::Anyone);
+    assert_eq!(asker(header::IF_NONE_MATCH), Asker::Anyone);
+    assert_eq!([asker(PREFER), asker(answers::CONSISTENCY_TOKEN)], [Asker::Particular; 2]);
+    assert_eq!([asker(header::AUTHORIZATION), asker(header::COOKIE)], [Asker::Known; 2]);
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Operation, edge_problems, headers, problems, reference, references};
-use crate::aggregate::{TYPES, route_name};
+use super::{Operation, edge_problems, headers, problems, reference, references, with_article};
+use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts, is_internal};
 use crate::problem::ProblemKind;
 
@@ -12,28 +12,33 @@ const DECIDED: [&str; 3] = ["Consistency-Token", "ETag", "Idempotency-Key"];
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut all = vec![("/v1/commands".to_owned(), "post", batch())];
-    for (aggregates, command) in public() {
-        let path = format!("/v1/{aggregates}/{{id}}/{}", command.name);
-        all.push((path, "post", operation(aggregates, command)));
+    for (aggregate, command) in public() {
+        let path = format!("/v1/{}/{{id}}/{}", route_name(aggregate), command.name);
+        all.push((path, "post", operation(aggregate, command)));
     }
     all
 }
 
-/// With the aggregate's name in routes.
-pub(super) fn public() -> impl Iterator<Item = (&'static str, &'static CommandContract)> {
+pub(super) fn public() -> impl Iterator<Item = (AggregateType, &'static CommandContract)> {
     TYPES.into_iter().flat_map(|aggregate| {
         let own = contracts(aggregate).iter().filter(move |command| !is_internal(aggregate, command.name));
-        own.map(move |command| (route_name(aggregate), command))
+        own.map(move |command| (aggregate, command))
     })
 }
 
 /// Of a command's body, among the components.
-pub(super) fn schema_name(aggregates: &str, command: &str) -> String {
-    format!("{aggregates}.{command}")
+pub(super) fn schema_name(aggregate: AggregateType, command: &str) -> String {
+    format!("{}.{command}", route_name(aggregate))
 }
 
-fn operation(aggregates: &str, command: &CommandContract) -> Value {
-    let name = schema_name(aggregates, command.name);
+/// Returns a command's name as an imperative: "Cancel an order".
+fn imperative(aggregate: AggregateType, command: &str) -> String {
+    let words = format!("{} {}", command.replace('-', " "), with_article(type_name(aggregate)));
+    words[..1].to_ascii_uppercase() + &words[1..]
+}
+
+fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
+    let name = schema_name(aggregate, command.name);
     let parameters = ["id", "Idempotency-Key", "If-Match", "If-None-Match-any", "Prefer-turn", "traceparent"];
     let mut responses: Map<_, _> =
         problems_of_all().keys().map(|status| (status.clone(), reference("responses", &shared_name(status)))).collect();
@@ -41,16 +46,16 @@ fn operation(aggregates: &str, command: &CommandContract) -> Value {
     responses["422"]["content"]["application/problem+json"]["schema"] = json!({
         "allOf": [
             reference("schemas", "Problem"),
-            { "properties": { "rejection": { "enum": command.rejections } } },
+            { "properties": { "rejection": { "type": "string", "enum": command.rejections } } },
         ],
     });
     responses.insert("200".to_owned(), reference("responses", "Accepted"));
     responses.extend(edge_problems());
     json!({
         "operationId": name,
-        "tags": ["commands"],
-        "summary": command.about,
-        "description": format!("Rejections: {}.", command.rejections.join(", ")),
+        "tags": [route_name(aggregate)],
+        "summary": imperative(aggregate, command.name),
+        "description": format!("{} Rejections: {}.", command.about, command.rejections.join(", ")),
         "parameters": references("parameters", parameters),
         "requestBody": {
             "description": format!("At most {} KiB. No body stands for `{{}}`.", MAX_BODY_BYTES / 1024),
@@ -107,14 +112,14 @@ fn batch() -> Value {
             "description": "An answer for each line, in the order of the lines, as they come. A line fails alone, \
                 except that after a 503 the later lines of the same aggregate are 503, too.",
             "headers": headers(&[]),
-            "content": { "application/x-ndjson": { "schema": reference("schemas", "BatchAnswer") } },
+            "content": { "application/x-ndjson": { "schema": lines("BatchAnswer") } },
         }),
     );
     responses.extend(edge_problems());
     json!({
         "operationId": "commands.batch",
-        "tags": ["commands"],
-        "summary": "Takes many commands.",
+        "tags": ["batch"],
+        "summary": "Send many commands",
         "description": "Those of one aggregate are decided in the order of their lines.",
         "parameters": references("parameters", ["Prefer-batch"]),
         "requestBody": {
@@ -123,8 +128,19 @@ fn batch() -> Value {
                 "A command a line, at most {MAX_BATCH_LINES} lines and {} MiB.",
                 MAX_BATCH_BYTES / 1024 / 1024
             ),
-            "content": { "application/x-ndjson": { "schema": reference("schemas", "BatchLine") } },
+            "content": { "application/x-ndjson": { "schema": lines("BatchLine") } },
         },
         "responses": responses,
+    })
+}
+
+/// Returns the schema of a text of lines, each of that schema. Taken for one document of JSON, a client would send one.
+fn lines(each: &str) -> Value {
+    json!({
+        "type": "string",
+        "format": "binary",
+        "contentMediaType": "application/x-ndjson",
+        "contentSchema": reference("schemas", each),
+        "description": format!("Lines, each of them a {each}."),
     })
 }

@@ -46,7 +46,7 @@ fn command_parameters() -> Map<String, Value> {
          aggregate, and an accepted answer is repeated. Absent: one is made, and the answer tells it."
     );
     let wait = |most: &str| format!("`wait=2`: how many seconds the client waits, {most}.");
-    let any = json!({ "type": "string", "const": "*" });
+    let any = json!({ "type": "string", "enum": ["*"] });
     let trace = "W3C trace context of version 00, carried into the log; anything else is passed over.";
     let seconds = json!({ "type": "string", "examples": ["wait=2"] });
     Map::from_iter([
@@ -87,28 +87,37 @@ fn history_parameters() -> Map<String, Value> {
     let version = json!({ "type": "integer", "format": "int64", "minimum": 0 });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 1000 });
     let time = json!({ "type": "string", "format": "date-time" });
+    let deprecated = |mut parameter: Value| {
+        parameter["deprecated"] = true.into();
+        parameter
+    };
+    let (then, at) = ("Deprecated: ask `as-of?version=`.", "Deprecated: ask `as-of?at=`.");
     Map::from_iter([
         ("history-limit".to_owned(), query("limit", "Events on a page.", &limit)),
         ("history-after".to_owned(), query("after", "Events behind this version.", &version)),
-        ("version".to_owned(), query("version", "The row after that many events, instead of events.", &version)),
-        ("at".to_owned(), query("at", "The row at that time, instead of events.", &time)),
+        ("history-version".to_owned(), deprecated(query("version", then, &version))),
+        ("history-at".to_owned(), deprecated(query("at", at, &time))),
+        ("version".to_owned(), query("version", "The row after that many events.", &version)),
+        ("at".to_owned(), query("at", "The row at that time, of all events up to and with it.", &time)),
     ])
 }
 
 fn answer_headers() -> Value {
     let plain = |words: &str, schema: Value| json!({ "description": words, "schema": schema });
+    let always = |value: &str| json!({ "type": "string", "enum": [value] });
     let shows = format!("What the answer is sure to show, or was decided on. {TOKEN}");
     json!({
         "Consistency-Token": plain(&shows, reference("schemas", "Token")),
         "ETag": plain("The version: `\"8\"`; behind a rebuild of its view, with the generation: `\"8-2\"`.", text()),
         "Idempotency-Key": plain("The command's key, for a retry.", text()),
-        "Idempotent-Replayed": plain("The command was accepted before.", json!({ "const": "true" })),
+        "Idempotent-Replayed": plain("The command was accepted before.", always("true")),
         "Retry-After": plain("Seconds.", json!({ "type": "integer" })),
         "Cache-Control": plain("Who may keep the answer, and for how long.", text()),
         "Vary": plain("What else the answer depends on.", text()),
         "Age": plain("Seconds: how old the answer may be while Postgres is away.", json!({ "type": "integer" })),
-        "Stampede-Parked": plain("Something that the answer should show is left out.", json!({ "const": "true" })),
+        "Stampede-Parked": plain("Something that the answer should show is left out.", always("true")),
         "Link": plain("The next page: `</v1/…>; rel=\"next\"`.", text()),
+        "Deprecation": plain("Since when another route is to be asked: `@` and seconds since 1970.", text()),
     })
 }
 
@@ -134,10 +143,10 @@ fn responses() -> Value {
 
 fn schemas() -> Value {
     let mut all = queries::schemas();
-    for (aggregates, command) in commands::public() {
+    for (aggregate, command) in commands::public() {
         let mut schema = taken(command.schema);
         schema["description"] = command.about.into();
-        all.insert(commands::schema_name(aggregates, command.name), schema);
+        all.insert(commands::schema_name(aggregate, command.name), schema);
     }
     all.extend([
         ("Token".to_owned(), json!({ "type": "string", "examples": ["k7x2.3-1042,7-99"] })),
@@ -180,9 +189,9 @@ fn batch_answer() -> Value {
             {
                 "allOf": [reference("schemas", "Accepted")],
                 "properties": {
-                    "status": { "const": 200 },
+                    "status": { "type": "integer", "enum": [200] },
                     "idempotency_key": key,
-                    "replayed": { "const": true },
+                    "replayed": { "type": "boolean", "description": "Set where the command was accepted before." },
                 },
                 "required": ["status", "idempotency_key"],
             },

@@ -24,26 +24,14 @@ pub(super) fn operations() -> Vec<Operation> {
     };
     let none = [ProblemKind::NotFound];
     [
-        ("/openapi.json", cached("openapi", "This description; of each tier.", "application/json", &[], &[])),
-        ("/asyncapi.json", cached("asyncapi", "The log, as AsyncAPI; of each tier.", "application/json", &[], &[])),
+        ("/openapi.json", cached("openapi", "Get this description", "application/json", &[], &[])),
+        ("/asyncapi.json", cached("asyncapi", "Get the log's description", "application/json", &[], &[])),
         (
             "/schemas/{event}.json",
-            cached("schema", "The JSON Schema of an event's data.", "application/schema+json", &[event], &none),
+            cached("schema", "Get the JSON Schema of an event's data", "application/schema+json", &[event], &none),
         ),
-        (
-            "/docs",
-            cached(
-                "docs",
-                "This description, and with `?api=log` that of the log, to be read by people.",
-                "text/html",
-                &[],
-                &[],
-            ),
-        ),
-        (
-            "/problems/{slug}",
-            document("problem", "What the `type` of a problem means.", "text/plain", &[slug], &none, &[]),
-        ),
+        ("/docs", cached("docs", "Read this description, and with `?api=log` that of the log", "text/html", &[], &[])),
+        ("/problems/{slug}", document("problem", "Explain the `type` of a problem", "text/plain", &[slug], &none, &[])),
     ]
     .map(|(path, operation)| (path.to_owned(), "get", operation))
     .into()
@@ -70,7 +58,7 @@ fn document(
     }
     responses.insert(
         "200".to_owned(),
-        json!({ "description": summary, "headers": headers(with), "content": { media_type: { "schema": schema } } }),
+        json!({ "description": "The document.", "headers": headers(with), "content": { media_type: { "schema": schema } } }),
     );
     json!({
         "operationId": format!("documents.{id}"),

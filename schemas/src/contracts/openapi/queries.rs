@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::super::json_schema::written;
-use super::{Operation, edge_problems, headers, problems, reference, references};
-use crate::aggregate::{AggregateType, ID_PATTERN, MAX_ID_CHARS, TYPES, route_name};
+use super::{Operation, edge_problems, headers, possessive, problems, reference, references, with_article};
+use crate::aggregate::{AggregateType, ID_PATTERN, MAX_ID_CHARS, TYPES, route_name, type_name};
 use crate::problem::ProblemKind;
 use crate::views::order::OrderRow;
 use crate::views::product::ProductRow;
 use crate::views::sale::SaleRow;
-use crate::views::{Field, Key, Kind, List, Natural, Nested, RowFold, Source, VIEWS, View, row_fold};
+use crate::views::{
+    Field, Key, Kind, List, MAX_EVENTS_FOLDED, Natural, Nested, RowFold, Source, VIEWS, View, row_fold,
+};
 
 /// Of every query.
 const ASKED: [&str; 3] = ["Consistency-Token", "Prefer", "If-None-Match"];
@@ -37,10 +39,19 @@ pub(super) fn operations() -> Vec<Operation> {
         }));
     }
     for aggregate in TYPES {
-        let path = format!("/v1/{}/{{id}}/history", route_name(aggregate));
-        all.push((path, "get", history(aggregate)));
+        let path = format!("/v1/{}/{{id}}", route_name(aggregate));
+        all.push((format!("{path}/history"), "get", history(aggregate)));
+        all.push((format!("{path}/as-of"), "get", as_of(aggregate)));
     }
     all
+}
+
+/// Returns the name of the aggregates that the view shows one of, or what all other views go by.
+fn tag(view: &View) -> &'static str {
+    match view.source {
+        Source::Aggregate(RowFold { aggregate, .. }) => route_name(aggregate),
+        Source::Sum(_) | Source::View(_) => "views",
+    }
 }
 
 /// Of a view's row, among the components.
@@ -167,8 +178,8 @@ fn row(view: &View) -> Value {
     let found = ok("The row.", &SHOWN, "application/json", &reference("schemas", &schema_name(view)));
     json!({
         "operationId": format!("{}.row", view.name),
-        "tags": ["queries"],
-        "summary": format!("A row of the view `{}`.", view.name),
+        "tags": [tag(view)],
+        "summary": format!("Get {}", with_article(view.name)),
         "description": view.about,
         "parameters": parameters,
         "responses": responses(found, true),
@@ -181,8 +192,8 @@ fn any_row() -> Value {
     parameters.extend(references("parameters", ASKED));
     json!({
         "operationId": "views.row",
-        "tags": ["queries"],
-        "summary": "A row of any view.",
+        "tags": ["views"],
+        "summary": "Get a row of a view",
         "parameters": parameters,
         "responses": responses(ok("The row.", &SHOWN, "application/json", &one_of_all()), true),
     })
@@ -195,8 +206,11 @@ fn list(view: &View, name: &str, nested: Option<&Nested>) -> Value {
     let schema = page(&reference("schemas", &schema_name(view)));
     json!({
         "operationId": format!("{name}.list"),
-        "tags": ["queries"],
-        "summary": format!("Rows of the view `{}`, page by page.", view.name),
+        "tags": [tag(view)],
+        "summary": match nested {
+            Some(nested) => format!("List a {}'s {}", nested.owner.trim_end_matches('s'), nested.name),
+            None => format!("List {}", view.name.replace('_', " ")),
+        },
         "description": format!("{} {}", view.about, orders(view, nested)),
         "parameters": parameters,
         "responses": responses(ok("A page.", &LISTED, "application/json", &schema), false),
@@ -211,8 +225,8 @@ fn any_list() -> Value {
     responses.insert("404".to_owned(), reference("responses", &shared_name("404")));
     json!({
         "operationId": "views.list",
-        "tags": ["queries"],
-        "summary": "Rows of any view, page by page.",
+        "tags": ["views"],
+        "summary": "List a view's rows",
         "description": lists.join("\n\n"),
         "parameters": parameters,
         "responses": responses,
@@ -302,15 +316,17 @@ fn views() -> Value {
     let found = ok("The views.", &["Cache-Control", "Vary"], "application/json", &reference("schemas", "Views"));
     json!({
         "operationId": "views",
-        "tags": ["queries"],
-        "summary": "The views, their fields and lists, and how far each is.",
+        "tags": ["views"],
+        "summary": "List the views",
+        "description": "Their fields and lists, and how far each is.",
         "responses": responses(found, false),
     })
 }
 
 fn history(aggregate: AggregateType) -> Value {
     let aggregates = route_name(aggregate);
-    let mut parameters = references("parameters", ["id", "history-limit", "history-after", "version", "at"]);
+    let mut parameters = references("parameters", ["id", "history-limit", "history-after"]);
+    parameters.extend(references("parameters", ["history-version", "history-at"]));
     parameters.extend(references("parameters", ASKED));
     let (then, _) = row_fold(aggregate);
     let content = json!({
@@ -320,16 +336,37 @@ fn history(aggregate: AggregateType) -> Value {
         },
     });
     let found = json!({
-        "description": "A page of events, oldest first, with a `Link` to the next one; or, with `version` or `at`, the \
-            row as it was then.",
-        "headers": headers(&["Consistency-Token", "ETag", "Cache-Control", "Vary", "Link"]),
+        "description": "A page of events, oldest first, with a `Link` to the next one. With `version` or `at`, which \
+            are deprecated, the row as it was then, with the header `Deprecation`.",
+        "headers": headers(&["Consistency-Token", "ETag", "Cache-Control", "Vary", "Link", "Deprecation"]),
         "content": content,
     });
     json!({
         "operationId": format!("{aggregates}.history"),
-        "tags": ["history"],
-        "summary": "Its events as CloudEvents, or its state then.",
+        "tags": [aggregates],
+        "summary": format!("List {} events", possessive(aggregate)),
+        "description": "Every event of it, as CloudEvents.",
         "parameters": parameters,
         "responses": responses(found, true),
+    })
+}
+
+fn as_of(aggregate: AggregateType) -> Value {
+    let aggregates = route_name(aggregate);
+    let mut parameters = references("parameters", ["id", "version", "at"]);
+    parameters.extend(references("parameters", ASKED));
+    let (view, _) = row_fold(aggregate);
+    let shown = ["Consistency-Token", "ETag", "Cache-Control", "Vary"];
+    let row = ok("The row of then.", &shown, "application/json", &reference("schemas", &schema_name(view)));
+    json!({
+        "operationId": format!("{aggregates}.as-of"),
+        "tags": [aggregates],
+        "summary": format!("Get {} as of a version or a time", with_article(type_name(aggregate))),
+        "description": format!(
+            "Give `version` or `at`. It is folded from the events up to then, or from the newest row and what came \
+             after it; more than {MAX_EVENTS_FOLDED} events are refused."
+        ),
+        "parameters": parameters,
+        "responses": responses(row, true),
     })
 }

@@ -1,22 +1,28 @@
-//! `?version=` and `?at=`: the row that an aggregate had then, folded from its events.
+//! `GET /v1/{aggregates}/{id}/as-of`: the row that an aggregate had at a version or a time, folded from its events.
 //!
-//! A page of events at a time is in memory.
+//! The fold goes on from the row that the view has, if the moment is not before it; else it begins with the first event.
+//! Rows of long ago are not kept.
+//!
+//! Invariant: one request folds at most [`MAX_EVENTS_FOLDED`] events and has a page of them in memory. More are refused
+//! before the first is read. All requests together have a share of Postgres, so that other reads get their turn.
 
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
 use axum::response::Response;
-use schemas::aggregate::AggregateId;
+use schemas::aggregate::{AggregateId, AggregateType};
 use schemas::events::WireEvent;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::time::{TimeMs, parse_rfc3339};
-use schemas::views::{AggregateRow, RowFold, row_body, row_fold};
+use schemas::views::{AggregateRow, MAX_EVENTS_FOLDED, RowFold, row_body, row_fold};
 
-use super::super::answers;
-use super::super::request::{Asked, Parameters};
-use super::MAX_LIMIT;
+use super::request::{Asked, Parameters, invalid};
+use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads, Row};
 
-/// The most that one request folds: about a second's work.
-const MAX_EVENTS: i64 = 100_000;
+/// Events that are read in one go.
+const PAGE: i64 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moment {
@@ -46,6 +52,14 @@ impl Moment {
         match self {
             Self::Version(version) => event.version <= version,
             Self::At(time) => event.at_ms.cast_unsigned() <= time.0,
+        }
+    }
+
+    /// How many events behind this version may be of then, of a page.
+    fn events_after(self, version: i64) -> i64 {
+        match self {
+            Self::Version(wanted) => (wanted - version).clamp(0, PAGE),
+            Self::At(_) => PAGE,
         }
     }
 
@@ -81,44 +95,103 @@ impl Folded {
     }
 }
 
-pub(super) async fn of(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -> Response {
-    let name = id.as_str();
-    let place = (name, id.partition(asked.log.partitions));
-    let (view, fold) = row_fold(id.aggregate());
-    let mut folded = Folded::default();
-    loop {
-        let shown = match reads.history(asked.log, place, (folded.version, MAX_LIMIT), &asked.fresh).await {
-            Ok(shown) => shown,
-            Err(error) => return answers::refused(error),
-        };
-        let is_past = match folded.take(fold, &shown.found, moment) {
-            Ok(is_past) => is_past,
-            Err(error) => {
-                tracing::error!(aggregate = name, error = %error, "the journal holds an event that does not read");
-                return answers::refused(ReadError::Unavailable);
-            }
-        };
-        let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < MAX_LIMIT);
-        if is_past || is_end {
-            // It is no row of the view, but made the way that this build makes them.
-            return answer(id, view.form.cast_unsigned(), (moment, folded), shown.token, asked);
-        }
-        if folded.version >= MAX_EVENTS {
-            let detail = format!("{name} had more than {MAX_EVENTS} events by then: fold them from its history");
-            return answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail));
+pub(super) async fn of(
+    State(reads): State<Arc<Reads>>,
+    aggregate: AggregateType,
+    Path(id): Path<String>,
+    (parameters, asked): (Parameters, Asked),
+) -> Response {
+    match parse(aggregate, &id, parameters) {
+        Ok((id, moment)) => caching::personal(row(&reads, &id, moment, &asked).await),
+        Err(detail) => invalid(detail),
+    }
+}
+
+fn parse(aggregate: AggregateType, id: &str, mut parameters: Parameters) -> Result<(AggregateId, Moment), String> {
+    let id = AggregateId::new(aggregate, id).map_err(|error| error.to_string())?;
+    let moment = Moment::take(&mut parameters)?;
+    parameters.end()?;
+    Ok((id, moment.ok_or("give version, a number of events, or at, a time")?))
+}
+
+/// Answers with the row of then, to whichever route asked.
+pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -> Response {
+    match folded(reads, id, moment, asked).await {
+        Ok((folded, token)) => answer(id, (moment, folded), token, asked),
+        Err(Refusal::Read(error)) => answers::refused(error),
+        Err(Refusal::TooManyEvents) => {
+            let detail = format!(
+                "{} had more than {MAX_EVENTS_FOLDED} events by then, and its row is newer: fold them from its history",
+                id.as_str()
+            );
+            answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail))
         }
     }
 }
 
-fn answer(
+/// Why there is no answer.
+enum Refusal {
+    Read(ReadError),
+    TooManyEvents,
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// Waits for the token, then for a turn, and folds. Returns what it is sure to show, too.
+async fn folded(
+    reads: &Reads,
     id: &AggregateId,
-    generation: u32,
-    (moment, folded): (Moment, Folded),
-    token: Option<String>,
+    moment: Moment,
     asked: &Asked,
-) -> Response {
+) -> Result<(Folded, Option<String>), Refusal> {
+    reads.reach_journal(&asked.fresh).await?;
+    let _turn = reads.turn_to_fold().await?;
+    let place = (id.as_str(), id.partition(asked.log.partitions));
+    let (_, fold) = row_fold(id.aggregate());
+    let mut folded = begin(reads, id, moment, asked).await?;
+    let behind = reads.events(asked.log, place, (folded.version + MAX_EVENTS_FOLDED, 1)).await?;
+    if behind.found.first().is_some_and(|event| moment.includes(event)) {
+        return Err(Refusal::TooManyEvents);
+    }
+    loop {
+        let limit = moment.events_after(folded.version);
+        let shown = reads.events(asked.log, place, (folded.version, limit)).await?;
+        let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < PAGE);
+        let is_past = folded.take(fold, &shown.found, moment).map_err(|error| {
+            tracing::error!(aggregate = id.as_str(), error = %error, "the journal holds an event that does not read");
+            ReadError::Unavailable
+        })?;
+        if is_past || is_end {
+            return Ok((folded, shown.token));
+        }
+    }
+}
+
+/// Returns the row that the view has, if the moment is not before it; else nothing, which the first event follows.
+async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -> Result<Folded, ReadError> {
+    let (view, fold) = row_fold(id.aggregate());
+    let Some((version, data)) = reads.kept_row(view, id.id()).await? else { return Ok(Folded::default()) };
+    let is_then = match moment {
+        Moment::Version(wanted) => version <= wanted,
+        Moment::At(_) => {
+            let place = (id.as_str(), id.partition(asked.log.partitions));
+            let last = reads.events(asked.log, place, (version - 1, 1)).await?;
+            last.found.first().is_some_and(|event| event.version == version && moment.includes(event))
+        }
+    };
+    let row = if is_then { (fold.read)(&data).ok() } else { None };
+    Ok(row.map_or_else(Folded::default, |row| Folded { row: Some(row), version }))
+}
+
+fn answer(id: &AggregateId, (moment, folded): (Moment, Folded), token: Option<String>, asked: &Asked) -> Response {
     let Folded { row, version } = folded;
     let name = id.as_str();
+    // It is no row of the view, but made the way that this build makes them.
+    let generation = row_fold(id.aggregate()).0.form.cast_unsigned();
     match (row, moment) {
         (_, Moment::Version(wanted)) if wanted > version => {
             answers::no_row(format!("{name} has no version {wanted} yet; the newest is {version}"), token, None)
