@@ -16,6 +16,7 @@ mod admin;
 mod metrics;
 mod projector;
 mod log;
+mod log_end;
 mod fold;
 mod poison;
 mod journal;

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Feeds};
 use crate::fold::{Changes, FoldError, Folder, Records, Standing};
 use crate::log::{self, Batch, Batches};
+use crate::log_end;
 use crate::metrics::Metrics;
 use crate::postgres::{End, Move, Store, StoreError, Sums, Target};
 use crate::redis::{Cache, Resumed};
@@ -132,6 +133,8 @@ impl Projector {
         // It ends with this stretch.
         let mut background = JoinSet::new();
         background.spawn(snapshots::keep(self.config.postgres_url.clone(), waiting, self.metrics.clone()));
+        let (connection, keys) = self.cache.connection();
+        background.spawn(log_end::publish(batches.end(), connection, keys));
         let mut fold = Fold {
             metrics: self.metrics.clone(),
             store,

@@ -71,6 +71,11 @@ impl Cache {
         Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix), step: None })
     }
 
+    /// Returns what else may write there, beside the rows and their positions.
+    pub(crate) fn connection(&self) -> (ConnectionManager, Keys) {
+        (self.connection.clone(), self.keys.clone())
+    }
+
     pub(crate) fn is_in_step(&self) -> bool {
         self.step.is_some()
     }

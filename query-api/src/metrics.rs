@@ -82,6 +82,7 @@ impl Metrics {
             Ok(_) => "reached",
             Err(NotReached::Behind { .. }) => "not-yet",
             Err(NotReached::TooManyWaiters) => "refused",
+            Err(NotReached::Ahead) => "ahead",
         };
         self.token_waits.add(1, &[KeyValue::new("outcome", outcome)]);
     }

@@ -7,12 +7,15 @@
 //! least that position.
 
 mod waiters;
+mod ends;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use ends::{Ends, Written};
 use schemas::cache::Applied;
 use schemas::token::{LogId, Token};
 use schemas::views::{FEEDS, STORED};
@@ -22,6 +25,9 @@ use waiters::{At, Position, Waiters};
 
 /// Postgres is looked at every second; a look that fails may take a few.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between looks of one that waits at where the log ends.
+const LOOK_FOR_THE_END_EVERY: Duration = Duration::from_secs(1);
 
 /// Where no record is shown yet.
 const NOTHING: i64 = -1;
@@ -44,6 +50,7 @@ pub(crate) struct Cached {
     pub(crate) offsets: Offsets,
     /// Redis's clock in ms when ours showed the instant.
     pub(crate) clock: (u64, Instant),
+    ends: Ends,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +85,8 @@ pub(crate) enum NotReached {
         token: Option<String>,
     },
     TooManyWaiters,
+    /// Never: the log ends before it.
+    Ahead,
 }
 
 #[derive(Debug)]
@@ -193,12 +202,23 @@ impl Positions {
     }
 
     /// Where to read what the token names, once it is shown anywhere; Redis rather than Postgres.
-    pub(crate) async fn reach(&self, feed: usize, token: &Token, within: Duration) -> Result<Place, NotReached> {
+    ///
+    /// A token that the log does not reach is refused as soon as its end is known to be younger than the request. Until
+    /// then few may wait, of those who come `from` the same address.
+    pub(crate) async fn reach(
+        &self,
+        feed: usize,
+        token: &Token,
+        within: Duration,
+        from: Option<IpAddr>,
+    ) -> Result<Place, NotReached> {
         if let Some(place) = self.read().place(feed, token) {
             return Ok(place);
         }
-        let deadline = tokio::time::Instant::now() + within;
+        let arrived = Instant::now();
+        let deadline = tokio::time::Instant::from_std(arrived) + within;
         let waiter = self.waiters.enter().ok_or(NotReached::TooManyWaiters)?;
+        let mut unproven = None;
         self.someone_waits.notify_one();
         loop {
             let entry = {
@@ -206,9 +226,18 @@ impl Positions {
                 if let Some(place) = state.place(feed, token) {
                     return Ok(place);
                 }
+                match state.is_written(token, arrived) {
+                    Written::Yes => unproven = None,
+                    Written::Never => return Err(NotReached::Ahead),
+                    Written::Unknown if unproven.is_none() => {
+                        unproven = Some(self.waiters.enter_from(from).ok_or(NotReached::TooManyWaiters)?);
+                    }
+                    Written::Unknown => {}
+                }
                 waiter.wait_for(state.missing(feed, token))
             };
-            if tokio::time::timeout_at(deadline, entry.woken()).await.is_err() {
+            let until = deadline.min(tokio::time::Instant::now() + LOOK_FOR_THE_END_EVERY);
+            if tokio::time::timeout_at(until, entry.woken()).await.is_err() && until == deadline {
                 return Err(NotReached::Behind { token: self.read().reached_of(feed, token) });
             }
         }
@@ -272,12 +301,14 @@ impl Positions {
     pub(crate) fn know_cache(&self, incarnation: &str, applied: &HashMap<String, i64>, clock: (u64, Instant)) {
         let mut state = self.write();
         let Some(log) = state.log else { return };
-        let mut offsets = Offsets::none(log.partitions);
-        let shown = offsets.advance(applied.iter().filter_map(|(field, offset)| {
+        let offsets = Offsets::none(log.partitions);
+        let ends = Ends::none(log.partitions);
+        let mut cached = Cached { incarnation: incarnation.into(), offsets, clock, ends };
+        let shown = cached.advance(applied.iter().filter_map(|(field, offset)| {
             let (view, partition) = schemas::cache::parse_position_field(field)?;
             Some(Applied { view, partition, offset: *offset })
         }));
-        state.cache = Some(Cached { incarnation: incarnation.into(), offsets, clock });
+        state.cache = Some(cached);
         drop(state);
         self.wake(At::Cache, shown);
     }
@@ -288,9 +319,12 @@ impl Positions {
         let Some(cache) = state.cache.as_mut().filter(|cache| *cache.incarnation == *incarnation) else {
             return false;
         };
-        let moved = cache.offsets.advance(applied);
+        let mut is_of_views = false;
+        let moved = cache.advance(applied.into_iter().inspect(|applied| is_of_views |= !Ends::are_told_by(applied)));
         drop(state);
-        self.confirm();
+        if is_of_views {
+            self.confirm();
+        }
         self.wake(At::Cache, moved);
         true
     }
@@ -324,7 +358,20 @@ impl Positions {
     }
 }
 
+impl Cached {
+    /// Takes news of it, or all that it has. Returns the positions that moved.
+    fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(usize, u32, i64)> {
+        let Self { offsets, ends, .. } = self;
+        offsets.advance(applied.into_iter().filter(|applied| !ends.know(applied)))
+    }
+}
+
 impl State {
+    /// Tells whether the log has what a token names, of a request that arrived then.
+    fn is_written(&self, token: &Token, arrived: Instant) -> Written {
+        self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
+    }
+
     fn place(&self, feed: usize, token: &Token) -> Option<Place> {
         let stored = self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
         self.cached(feed, Some(token)).or(stored.then_some(Place::Store))

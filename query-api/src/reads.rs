@@ -9,6 +9,7 @@
 mod looks;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ impl Row {
 pub(crate) struct Freshness {
     pub(crate) token: Option<Token>,
     pub(crate) wait: Duration,
+    /// Where it comes from, if it has a token and the edge told.
+    pub(crate) from: Option<IpAddr>,
     /// Whether what is there is good enough when the time is over.
     pub(crate) lenient: bool,
 }
@@ -80,6 +83,8 @@ pub(crate) struct Shown<T> {
 pub(crate) enum ReadError {
     #[error("the views do not show the token's events yet")]
     NotYet { token: Option<String> },
+    #[error("the log ends before what the Consistency-Token names: send a token that an answer gave")]
+    TokenAhead,
     #[error("too many requests wait for the views")]
     TooManyWaiters,
     #[error("too many queries are under way")]
@@ -217,13 +222,14 @@ impl Reads {
 
     async fn reach(&self, feed: usize, fresh: &Freshness) -> Result<Place, ReadError> {
         let Some(token) = &fresh.token else { return Ok(self.positions.place(feed)) };
-        let reached = self.positions.reach(feed, token, fresh.wait).await;
+        let reached = self.positions.reach(feed, token, fresh.wait, fresh.from).await;
         self.metrics.waited(&reached);
         match reached {
             Ok(place) => Ok(place),
             Err(NotReached::Behind { .. }) if fresh.lenient => Ok(self.positions.place(feed)),
             Err(NotReached::Behind { token }) => Err(ReadError::NotYet { token }),
             Err(NotReached::TooManyWaiters) => Err(ReadError::TooManyWaiters),
+            Err(NotReached::Ahead) => Err(ReadError::TokenAhead),
         }
     }
 

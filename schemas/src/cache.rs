@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `{prefix}:live` | the live incarnation: 16 hexadecimal digits, then each view's generation behind a dot |
 //! | `{prefix}:{digits}:{view}.{generation}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
-//! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows |
+//! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows; `end/{partition}` → the offset behind \
+//!   the log's last record, and `end_at/{partition}` → Redis's time in ms from before that was asked of Kafka |
 //!
-//! The channel `{prefix}:applied` tells of moved positions: `{incarnation} {view}/{partition}={offset} …`.
+//! The channel `{prefix}:applied` tells what moved in that hash: `{incarnation} {view}/{partition}={offset} …`.
 //!
 //! A view that was rebuilt has another generation: its rows are under other keys from one moment to the next, while all
 //! other views' stay. What stands behind a generation's number (`2-9f3c`) keeps apart the attempts to get to it.
@@ -32,6 +33,11 @@ pub const ABSENT_TTL_SECS: u64 = 5;
 pub const ABSENT: u64 = 0;
 /// A write that took longer than this to reach Redis is refused there: it may be older than what was evicted since.
 pub const WRITE_WITHIN_MS: u64 = 2000;
+
+/// In the place of a view's name: the log's end. A build that does not know it passes it over.
+pub const END: &str = "end";
+/// When that was so at the latest.
+pub const END_AT: &str = "end_at";
 
 /// See `redis/put_newer.lua`.
 pub const PUT_NEWER: &str = include_str!("../redis/put_newer.lua");
@@ -145,6 +151,7 @@ pub fn split_value(value: &[u8]) -> Option<(u64, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::FEEDS;
 
     #[test]
     fn a_switch_moves_the_rows_of_one_view_to_other_keys() {
@@ -166,6 +173,11 @@ mod tests {
         for broken in ["", "8", "x\n{}", "\n{}", "-1\n{}"] {
             assert_eq!(split_value(broken.as_bytes()), None, "{broken:?}");
         }
+    }
+
+    #[test]
+    fn no_view_goes_by_the_name_of_the_logs_end() {
+        assert!(FEEDS.iter().all(|feed| ![END, END_AT].contains(feed)));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProblemKind {
     InvalidRequest,
+    /// The token names a position that was never written.
+    TokenAhead,
     NotFound,
     MethodNotAllowed,
     Unauthenticated,
@@ -109,8 +111,9 @@ fn cut(detail: Cow<'static, str>) -> Cow<'static, str> {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
+        Self::TokenAhead,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Unauthenticated,
@@ -134,7 +137,7 @@ impl ProblemKind {
 
     pub fn status(self) -> u16 {
         match self {
-            Self::InvalidRequest => 400,
+            Self::InvalidRequest | Self::TokenAhead => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
@@ -174,6 +177,7 @@ impl ProblemKind {
     fn path(self) -> &'static str {
         match self {
             Self::InvalidRequest => "/problems/invalid-request",
+            Self::TokenAhead => "/problems/token-ahead",
             Self::NotFound => "/problems/not-found",
             Self::MethodNotAllowed => "/problems/method-not-allowed",
             Self::Unauthenticated => "/problems/unauthenticated",
@@ -199,6 +203,7 @@ impl ProblemKind {
     fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request is malformed",
+            Self::TokenAhead => "The token names what was never written",
             Self::NotFound => "There is no such thing",
             Self::MethodNotAllowed => "The method does not fit the path",
             Self::Unauthenticated => "The service token is missing",
@@ -226,6 +231,9 @@ impl ProblemKind {
         match self {
             Self::InvalidRequest => {
                 "A header, an id or a field of the body is not as the API says; detail names it. Mend the request; a retry of the same one fails again."
+            }
+            Self::TokenAhead => {
+                "The Consistency-Token names a position behind the end of the log, so no answer gave it: it was made up, or the log was lost and begun anew. Ask without it, or send one that an answer gave."
             }
             Self::NotFound => "The path names no route, aggregate, command, view or row.",
             Self::MethodNotAllowed => "The path exists, for another method; Allow names those that it takes.",

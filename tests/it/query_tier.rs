@@ -1,5 +1,8 @@
 //! What the query tier holds back from its servers, and what it answers when they hold back from it.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
 use schemas::views::VIEWS;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -248,18 +251,19 @@ async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_querie
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered() {
     let shop = Shop::with_views(2).await;
-    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let (command_api, projector) = (shop.command_api().await, shop.projector().await);
     let (_turn, crowd_size) = (CROWDED.lock().await, crowd_size(10_000));
     let query_api = QueryProcess::start(&shop).await;
     let queries = Client::new(&format!("http://{}", query_api.addr));
     let token = register(&command_api.client(), "cd").await;
     assert_eq!(shown(&queries, "cd", &token).await.status, 200);
 
-    let (partition, offset) = token.rsplit_once('-').unwrap();
-    let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
+    // The views stand still behind a command that was decided.
+    projector.stop().await;
+    let token = command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
     let request = format!(
         "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nPrefer: wait=10\r\n\
-         Consistency-Token: {ahead}\r\n\r\n"
+         Consistency-Token: {token}\r\n\r\n"
     );
     let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, &request).await;
     let connected = query_api.resident_kib();
@@ -270,7 +274,7 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
     })
     .await;
     let waiting = query_api.resident_kib();
-    command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await;
+    let _projector = shop.start_projector();
     let statuses = crowd.statuses().await;
     let served = statuses.iter().filter(|status| **status == 200).count();
     assert!(
@@ -280,6 +284,49 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
     println!("{} that wait, {served} served: from {connected} to {waiting} KiB", statuses.len());
     // A connection's buffers included, which are made when it is first read from.
     assert!(waiting - connected < 20 * u64::try_from(crowd_size).unwrap(), "from {connected} to {waiting} KiB");
+}
+
+#[tokio::test]
+async fn a_token_that_was_never_given_is_refused_within_three_seconds_and_a_true_one_waits() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let token = register(&commands, "cd").await;
+    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+    let (place, offset) = token.rsplit_once('-').unwrap();
+    let ahead = format!("{place}-{}", offset.parse::<u64>().unwrap() + 50);
+    for token in [format!("{place}-999999999999"), ahead.clone()] {
+        let asked = Instant::now();
+        for path in
+            ["/v1/products/cd", "/v1/views/product", "/v1/products/cd/history", "/v1/products/cd/as-of?version=1"]
+        {
+            let lenient = [("consistency-token", token.as_str()), ("prefer", "wait=10, handling=lenient")];
+            queries.get_with(path, &lenient).await.problem(400, "token-ahead", "token");
+        }
+        // A busy machine may take longer, but not as long as the client would wait: four times ten seconds.
+        println!("{token} was refused four times in {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
+    }
+    // Nobody publishes the end any more: what is not known to be written is waited for, from few places of an address.
+    projector.stop().await;
+    let token = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
+    let asked = (0..110).map(|_| {
+        let (queries, token) = (queries.clone(), token.clone());
+        let headers =
+            [("consistency-token", token), ("prefer", "wait=2".into()), ("x-forwarded-for", "192.0.2.7".into())];
+        tokio::spawn(async move {
+            let headers = headers.each_ref().map(|(name, value): &(&str, String)| (*name, value.as_str()));
+            queries.get_with("/v1/products/cd", &headers).await
+        })
+    });
+    let mut kinds = BTreeMap::new();
+    for answer in futures_util::future::join_all(asked).await {
+        *kinds.entry(answer.unwrap().json()["type"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(kinds, BTreeMap::from([("/problems/not-yet".to_owned(), 100), ("/problems/overloaded".to_owned(), 10)]));
+    let _projector = shop.projector().await;
+    assert_eq!(shown(&queries, "cd", &token).await.json()["data"]["price_cents"], 7);
 }
 
 #[tokio::test]
@@ -351,7 +398,7 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     }
     let headers = [("consistency-token", token.as_str()), ("if-none-match", "\"21\"")];
     assert_eq!(edge.get_with("/v1/products/cd", &headers).await.status, 304);
-    let asked = std::time::Instant::now();
+    let asked = Instant::now();
     eventually("everybody sees it", async || (price(&edge.get("/v1/products/cd").await) == json!(20)).then_some(()))
         .await;
     println!("seen without a token after {:?}", asked.elapsed());

@@ -36,6 +36,7 @@ pub(super) fn of_status(status: StatusCode, detail: &str) -> Vec<u8> {
 pub(super) fn refused(error: ReadError) -> Response {
     let kind = match &error {
         ReadError::NotYet { .. } => ProblemKind::NotYet,
+        ReadError::TokenAhead => ProblemKind::TokenAhead,
         ReadError::TooManyWaiters | ReadError::Busy { .. } => ProblemKind::Overloaded,
         ReadError::Unavailable => ProblemKind::Unavailable,
     };

@@ -1,6 +1,7 @@
 //! What a request asks for besides its path.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::answers;
 use crate::positions::Log;
 use crate::reads::{Freshness, Reads};
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
@@ -59,7 +61,8 @@ impl FromRequestParts<Arc<Reads>> for Asked {
         }
         let token = token(&parts.headers, log).map_err(invalid)?;
         let Preferences { wait, is_lenient } = Preferences::of(&parts.headers, MAX_WAIT);
-        let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), lenient: is_lenient };
+        let from = token.as_ref().and_then(|_| client(&parts.headers));
+        let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), from, lenient: is_lenient };
         Ok(Self { log, fresh, if_none_match: if_none_match(&parts.headers) })
     }
 }
@@ -81,6 +84,12 @@ fn token(headers: &HeaderMap, log: Log) -> Result<Option<Token>, String> {
         }
         _ => Ok(Some(token)),
     }
+}
+
+/// Returns the address that the edge saw; what stands before it in the header, the client may have made up.
+fn client(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
+    last.rsplit(',').next()?.trim().parse().ok()
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, String> {

@@ -32,7 +32,7 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_i
     let positions = positions();
     positions.advance_store(applied(0, 7));
     know_cache(&positions, "a", 5);
-    let reach = async |offset| positions.reach(PRODUCT, &token(0, offset), NO_TIME).await;
+    let reach = async |offset| positions.reach(PRODUCT, &token(0, offset), NO_TIME, None).await;
     assert_eq!(reach(5).await, Ok(cache("a", [5, NOTHING])));
     assert_eq!(reach(7).await, Ok(Place::Store));
     let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
@@ -45,7 +45,7 @@ async fn a_wait_ends_with_the_news_that_reach_its_token() {
     know_cache(&positions, "a", 5);
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(PRODUCT, &token(0, 7), SOON).await }
+        async move { positions.reach(PRODUCT, &token(0, 7), SOON, None).await }
     });
     positions.someone_waits().await;
     assert!(positions.advance_cache("a", applied(0, 6)));
@@ -62,7 +62,7 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
     let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(PRODUCT, &both, SOON).await }
+        async move { positions.reach(PRODUCT, &both, SOON, None).await }
     });
     positions.someone_waits().await;
     // Either place has one half: neither shows the token.
@@ -141,4 +141,22 @@ fn a_generation_that_was_served_is_told_although_an_older_look_at_postgres_ends_
     assert_eq!(positions.generation(PRODUCT), 2);
     positions.know_generation("product", 3);
     assert_eq!(positions.generation(PRODUCT), 3);
+}
+
+#[tokio::test]
+async fn a_token_that_the_log_does_not_reach_is_refused_and_one_that_it_reached_meanwhile_is_not() {
+    let positions = positions();
+    let told = |next_offset, at_ms| {
+        let applied = HashMap::from([("end/0".to_owned(), next_offset), ("end_at/0".to_owned(), at_ms)]);
+        positions.know_cache("a", &applied, (1_000_000, Instant::now()));
+    };
+    let reach = async |offset| positions.reach(PRODUCT, &token(0, offset), NO_TIME, None).await;
+    told(5, 999_500);
+    assert_eq!(reach(999_999_999_999).await, Err(NotReached::Ahead));
+    assert_eq!(reach(5).await, Err(NotReached::Behind { token: None }));
+    // Asked of Kafka while the request waits.
+    told(5, 1_001_500);
+    assert_eq!(positions.reach(PRODUCT, &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
+    assert_eq!(reach(4).await, Err(NotReached::Behind { token: None }));
+    assert_eq!(positions.age(), None);
 }

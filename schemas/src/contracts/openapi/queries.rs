@@ -127,7 +127,13 @@ fn in_path(name: &str, schema: &Value) -> Value {
 
 /// What every query may be answered, by status.
 fn problems_of_all() -> Map<String, Value> {
-    let kinds = [ProblemKind::InvalidRequest, ProblemKind::NotYet, ProblemKind::Overloaded, ProblemKind::Unavailable];
+    let kinds = [
+        ProblemKind::InvalidRequest,
+        ProblemKind::TokenAhead,
+        ProblemKind::NotYet,
+        ProblemKind::Overloaded,
+        ProblemKind::Unavailable,
+    ];
     let mut answers = problems(&kinds, &["Consistency-Token", "Cache-Control", "Vary"]);
     answers.extend(problems(&[ProblemKind::NotFound], &["Consistency-Token", "Cache-Control", "Vary", "Age"]));
     let unchanged = json!({ "description": "`If-None-Match` has it already.", "headers": headers(&SHOWN) });

@@ -1,0 +1,153 @@
+//! Where the log ends, as the projectors publish it every second.
+//!
+//! A token comes from an answer, so what it names was in the log before its request arrived. An end that was asked for
+//! after that, and is not behind the token, tells that nobody ever gave it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use schemas::cache::{Applied, END, END_AT};
+use schemas::token::Token;
+
+use super::to_index;
+
+/// More than a round trip to Redis, whose clock is known that well.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+/// More than any partition takes: a token that is further ahead of a known end is refused at once.
+const MAX_RECORDS_A_SECOND: i64 = 1_000_000;
+
+/// By partition.
+#[derive(Debug, Clone)]
+pub(super) struct Ends(Arc<[End]>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct End {
+    /// Behind the last record; 0: nothing is known.
+    next_offset: i64,
+    /// By Redis's clock: what was acknowledged before is in front of it.
+    at_ms: i64,
+}
+
+/// Whether the log has what a token names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    Yes,
+    Never,
+    Unknown,
+}
+
+impl Ends {
+    pub(super) fn none(partitions: u32) -> Self {
+        Self(vec![End::default(); to_index(partitions)].into())
+    }
+
+    /// Tells news of the log's end from those of a view.
+    pub(super) fn are_told_by(news: &Applied<'_>) -> bool {
+        news.view == END || news.view == END_AT
+    }
+
+    /// Takes news of the log's end; `false`: they are of a view.
+    pub(super) fn know(&mut self, news: &Applied<'_>) -> bool {
+        if !Self::are_told_by(news) {
+            return false;
+        }
+        if let Some(end) = Arc::make_mut(&mut self.0).get_mut(to_index(news.partition)) {
+            *(if news.view == END { &mut end.next_offset } else { &mut end.at_ms }) = news.offset;
+        }
+        true
+    }
+
+    /// `clock`: Redis's, in ms, when ours showed the instant.
+    pub(super) fn have(&self, token: &Token, arrived: Instant, clock: (u64, Instant)) -> Written {
+        let (arrived_ms, now_ms) = (at(clock, arrived), at(clock, Instant::now()));
+        let of_partition = |(partition, offset): (&u32, &i64)| {
+            let Some(end) = self.0.get(to_index(*partition)).filter(|end| end.next_offset > 0) else {
+                return Written::Unknown;
+            };
+            // Of an end from before, more may have been written since. One of the future is of a clock that went back.
+            let is_younger = (arrived_ms + ms(CLOCK_SLACK)..=now_ms + ms(CLOCK_SLACK)).contains(&end.at_ms);
+            let since_secs = (now_ms - end.at_ms).max(0) / 1000 + 1;
+            let ahead = offset.saturating_sub(end.next_offset);
+            if ahead < 0 {
+                Written::Yes
+            } else if is_younger || ahead > since_secs.saturating_mul(MAX_RECORDS_A_SECOND) {
+                Written::Never
+            } else {
+                Written::Unknown
+            }
+        };
+        let found = token.positions.iter().map(of_partition);
+        found.fold(Written::Yes, |all, one| match (all, one) {
+            (Written::Never, _) | (_, Written::Never) => Written::Never,
+            (Written::Unknown, _) | (_, Written::Unknown) => Written::Unknown,
+            (Written::Yes, Written::Yes) => Written::Yes,
+        })
+    }
+}
+
+/// Returns Redis's time when ours showed the instant; it may have been later by a round trip.
+fn at((then_ms, then): (u64, Instant), instant: Instant) -> i64 {
+    let then_ms = i64::try_from(then_ms).unwrap_or(i64::MAX);
+    let (after, before) = (instant.saturating_duration_since(then), then.saturating_duration_since(instant));
+    then_ms.saturating_add(ms(after)).saturating_sub(ms(before))
+}
+
+fn ms(length: Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::token::LogId;
+
+    use super::*;
+
+    /// Of the partition 0 of two, at a time of Redis's, whose clock shows 60,000 when the request arrives.
+    fn told(next_offset: i64, at_ms: i64, token: &str, waits: Duration) -> Written {
+        let mut ends = Ends::none(2);
+        for (view, offset) in [(END, next_offset), (END_AT, at_ms)] {
+            assert!(ends.know(&Applied { view, partition: 0, offset }));
+        }
+        let arrived = Instant::now().checked_sub(waits).unwrap();
+        let token = format!("{}.{token}", LogId::of_nonce(1)).parse().unwrap();
+        ends.have(&token, arrived, (60_000, arrived))
+    }
+
+    #[test]
+    fn a_token_in_front_of_an_end_was_written_whenever_that_was() {
+        for at_ms in [0, 60_000, 90_000] {
+            assert_eq!(told(5, at_ms, "0-4", Duration::ZERO), Written::Yes);
+        }
+    }
+
+    #[test]
+    fn a_token_behind_an_end_that_is_younger_than_its_request_never_was() {
+        let waits = Duration::from_secs(2);
+        assert_eq!(told(5, 59_000, "0-5", waits), Written::Unknown, "from before");
+        assert_eq!(told(5, 60_500, "0-5", waits), Written::Unknown, "as far as the clocks tell");
+        assert_eq!(told(5, 61_500, "0-5", waits), Written::Never);
+        assert_eq!(told(5, 99_000, "0-5", waits), Written::Unknown, "from a future");
+    }
+
+    #[test]
+    fn a_token_that_no_log_reaches_is_refused_by_an_end_of_any_time() {
+        for at_ms in [0, 59_000] {
+            assert_eq!(told(5, at_ms, "0-999999999999", Duration::ZERO), Written::Never);
+        }
+        assert_eq!(told(5, 0, "0-50000000", Duration::ZERO), Written::Unknown, "a minute is long");
+    }
+
+    #[test]
+    fn of_a_partition_whose_end_is_not_known_nothing_is() {
+        assert_eq!(told(5, 61_500, "1-5", Duration::from_secs(2)), Written::Unknown);
+        assert_eq!(told(0, 0, "0-999999999999", Duration::ZERO), Written::Unknown);
+        assert_eq!(told(5, 61_500, "0-4,1-5", Duration::from_secs(2)), Written::Unknown);
+        assert_eq!(told(5, 61_500, "0-5,1-5", Duration::from_secs(2)), Written::Never);
+    }
+
+    #[test]
+    fn news_of_a_view_are_none_of_the_end() {
+        assert!(!Ends::none(1).know(&Applied { view: "product", partition: 0, offset: 7 }));
+        assert!(Ends::none(1).know(&Applied { view: END, partition: 7, offset: 7 }), "a partition that is not there");
+    }
+}
