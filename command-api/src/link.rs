@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) use client::{Delivery, Links};
 pub(crate) use server::serve;
 
-/// Where a peer's internal listener takes links.
-pub(crate) const PATH: &str = "/internal/link";
+/// The path of links on a peer's internal listener. Its number changes with what is sent: builds that differ in it pass no
+/// commands to each other, which are refused and sent again, instead of misreading them.
+pub(crate) const PATH: &str = "/internal/link/2";
 /// Commands in one message.
 const MAX_MESSAGE_COMMANDS: usize = 256;
 /// Commands of one link that may wait for their answers.

@@ -422,7 +422,7 @@ async fn every_process_tells_its_life_its_readiness_and_its_metrics() {
 #[tokio::test]
 async fn a_sum_may_pass_what_64_bits_hold_and_stays_exact() {
     let whole = Whole::new().await;
-    let placed = whole.place("o-0", "ann", "1997-01-01", 2, 1000).await;
+    let placed = whole.record("o-0", "ann", "1997-01-01", 2, 1000).await;
     whole.get("/v1/customers/ann", &placed).await;
     // The sums of a great many orders. Two partitions can have parts of one row: both at the limit.
     for (table, key) in
@@ -441,7 +441,7 @@ async fn a_sum_may_pass_what_64_bits_hold_and_stays_exact() {
     let before = incarnations().await;
     let mut tokens = Vec::new();
     for order in 1..=12 {
-        tokens.push(whole.place(&format!("o-{order}"), "ann", "1997-01-01", 1, 100).await);
+        tokens.push(whole.record(&format!("o-{order}"), "ann", "1997-01-01", 1, 100).await);
     }
     let token = tokens.join(",");
     // What 64 bits hold, and twelve orders more.

@@ -46,7 +46,6 @@ pub(crate) struct Records {
 #[derive(Debug)]
 pub(crate) struct LastRecord {
     pub(crate) offset: i64,
-    pub(crate) value: Vec<u8>,
     /// When it was sent, by its sender's clock.
     pub(crate) sent_ms: i64,
 }
@@ -125,8 +124,7 @@ impl LogReader {
         let mut last = None;
         while let Some(ReadEvent::Records(records)) = events.recv().await {
             let sent_ms = records.last_sent_ms;
-            let found = records.iter().last().map(|(offset, value)| (offset, value.to_vec()));
-            last = found.map(|(offset, value)| LastRecord { offset, value, sent_ms }).or(last);
+            last = records.iter().last().map(|(offset, _)| LastRecord { offset, sent_ms }).or(last);
         }
         last
     }

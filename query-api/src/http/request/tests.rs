@@ -91,6 +91,6 @@ fn whose_a_request_is_its_headers_tell() {
     let asker = |name: HeaderName| Asker::of(&headers(name, &["x"]));
     assert_eq!(Asker::of(&HeaderMap::new()), Asker::Anyone);
     assert_eq!(asker(header::IF_NONE_MATCH), Asker::Anyone);
-    assert_eq!([asker(PREFER), asker(answers::CONSISTENCY_TOKEN)], [Asker::Particular; 2]);
+    assert_eq!([asker(HeaderName::from_static("prefer")), asker(answers::CONSISTENCY_TOKEN)], [Asker::Particular; 2]);
     assert_eq!([asker(header::AUTHORIZATION), asker(header::COOKIE)], [Asker::Known; 2]);
 }
