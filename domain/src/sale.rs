@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use crate::TimeMs;
 use crate::growing_map::GrowingMap;
 use crate::ids::{CustomerId, OrderId, ProductId};
+use crate::order::MAX_TOTAL_CENTS;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -174,6 +175,7 @@ pub enum Rejection {
     AlreadyStocked,
     SaleNotOpen,
     SoldOut,
+    /// More than a customer may have, or than an order may cost.
     OverLimit,
     /// The order claimed before, with other data.
     AlreadyClaimed,
@@ -380,7 +382,9 @@ fn claim(sale: &Sale, claim: &Claim, by: Claimer, at: TimeMs) -> Result<Vec<Even
         return Err(Rejection::SoldOut);
     }
     let before = sale.customers.get(customer).copied().unwrap_or_default();
-    if before.saturating_add(*quantity) > sale.schedule.limit_per_customer {
+    // What is claimed becomes an order: one that could not be placed must not be promised.
+    let amount_cents = amount_cents(sale, *quantity);
+    if before.saturating_add(*quantity) > sale.schedule.limit_per_customer || amount_cents > MAX_TOTAL_CENTS {
         return Err(Rejection::OverLimit);
     }
     Ok(vec![Event::Claimed {
@@ -388,7 +392,7 @@ fn claim(sale: &Sale, claim: &Claim, by: Claimer, at: TimeMs) -> Result<Vec<Even
         customer: customer.clone(),
         quantity: *quantity,
         product: sale.schedule.product.clone(),
-        amount_cents: amount_cents(sale, *quantity),
+        amount_cents,
         is_first: before == 0,
         is_ordered,
     }])

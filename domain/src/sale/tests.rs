@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::{Claim, Command, Event, Rejection, Sale, Schedule, State, Stock, decide, evolve};
 use crate::TimeMs;
 use crate::ids::{CustomerId, OrderId, ProductId};
+use crate::order::MAX_TOTAL_CENTS;
 
 mod orders;
 
@@ -215,6 +216,16 @@ fn no_more_than_its_units_are_claimed_and_by_nobody_more_than_the_limit() {
     check(&again, DURING, claim("o-3", "a", 4), Ok(vec![claimed("o-3", "a", 4)]));
     let sold = [&given[..], &[committed("o-1", 4)]].concat();
     check(&sold, DURING, claim("o-3", "a", 1), Err(Rejection::OverLimit));
+}
+
+#[test]
+fn no_claim_is_larger_than_the_order_that_it_becomes_may_be() {
+    let dear = Schedule { price_cents: MAX_TOTAL_CENTS / 2, ..schedule() };
+    let given = vec![Event::Scheduled(dear), Event::Stocked];
+    check(&given, DURING, claim("o", "c", 3), Err(Rejection::OverLimit));
+    let state = given.iter().fold(State::default(), evolve);
+    let events = decide(&state, &claim("o", "c", 2), DURING).unwrap();
+    assert!(matches!(&events[..], [Event::Claimed { amount_cents: MAX_TOTAL_CENTS, .. }]), "{events:?}");
 }
 
 #[test]
