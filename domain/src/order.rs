@@ -339,13 +339,15 @@ fn check_size(lines: &[Line]) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Confirms a line. That of an order that was paid is confirmed already, though the order was cancelled then: a rejection
+/// would give back what was paid for, when it comes before the payment is known to the one who holds it.
 fn confirm_line(state: &State, product: &ProductId) -> Result<Vec<Event>, Rejection> {
+    let was_confirmed = |placement| if has_line(placement, product) { Ok(vec![]) } else { Err(Rejection::NoSuchLine) };
     match state {
         State::Placed(open) => confirm_open_line(open, product),
-        State::Confirmed(_) | State::Paid(_) | State::Shipped(_) | State::Delivered(_) => {
-            let has_line = placement(state).is_some_and(|placement| has_line(placement, product));
-            if has_line { Ok(vec![]) } else { Err(Rejection::NoSuchLine) }
-        }
+        State::Confirmed(placement) => was_confirmed(placement),
+        State::Paid(settled) | State::Shipped(settled) | State::Delivered(settled) => was_confirmed(&settled.placement),
+        State::Cancelled(cancelled) if cancelled.payment.is_some() => was_confirmed(&cancelled.placement),
         State::New => Err(Rejection::NotPlaced),
         State::Recorded(_) => Err(Rejection::IsRecorded),
         State::Rejected(_) => Err(Rejection::AlreadyRejected),

@@ -391,6 +391,9 @@ fn only_a_confirmed_order_is_paid() {
 fn a_payment_that_was_taken_before_its_order_was_cancelled_is_told_so() {
     let given: Vec<_> = after_payment().into_iter().chain([cancelled()]).collect();
     check(&given, pay("pay-1", 1_500), Err(Rejection::CancelledAfterPayment));
+    // A line of it that is told again gives nothing back: its units were paid for.
+    check(&given, confirm("p-1"), Ok(vec![]));
+    check(&given, confirm("p-9"), Err(Rejection::NoSuchLine));
     check(&given, pay("pay-2", 1_500), Err(Rejection::AlreadyCancelled));
     for command in [Command::Ship(parcel()), Command::Deliver(parcel())] {
         check(&given, command, Err(Rejection::AlreadyCancelled));
