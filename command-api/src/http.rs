@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -82,6 +82,8 @@ fn routes_of(listener: Listener) -> Router<AppState> {
         .route("/problems/{slug}", get(problems::explain))
         .route("/openapi.json", document::serve("application/json", OPENAPI))
         .route("/asyncapi.json", document::serve("application/json", ASYNCAPI))
+        // The pattern of commands fits names of none. The border knows the paths that there are, and their methods.
+        .method_not_allowed_fallback(async || StatusCode::NOT_FOUND)
         .layer(axum::Extension(listener))
 }
 

@@ -113,7 +113,9 @@ impl Border {
         };
         for (name, value) in response.headers() {
             let is_of_body = *name == header::CONTENT_TYPE || *name == header::CONTENT_LENGTH;
-            if !is_of_body && (!refusal.headers().contains_key(name) || *name == header::CACHE_CONTROL) {
+            // Of a path that there is not, nothing is allowed.
+            let is_void = *name == header::ALLOW && refusal.status() == StatusCode::NOT_FOUND;
+            if !is_of_body && !is_void && (!refusal.headers().contains_key(name) || *name == header::CACHE_CONTROL) {
                 refusal.headers_mut().insert(name, value.clone());
             }
         }
