@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::engine::EngineRequest;
 use crate::link::{Delivery, Links};
-use crate::mailbox::{Mailbox, Patience};
+use crate::mailbox::{Mailbox, NotPut, Patience};
 use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::{Quarantine, Release, Request};
@@ -244,12 +244,13 @@ impl Dispatcher {
             Ok(request) => request,
             Err(answer) => return answer,
         };
-        if mailbox.put(request, incoming.patience, incoming.internal).await.is_err() {
-            return Answer::Overloaded {
-                detail: "too many commands wait for this partition, or for this aggregate".into(),
-            };
+        match mailbox.put(request, incoming.patience, incoming.internal).await {
+            Ok(()) => outcome.await.unwrap_or(Answer::OutcomeUnknown),
+            Err(NotPut::Full) => {
+                Answer::Overloaded { detail: "too many commands wait for this partition, or for this aggregate".into() }
+            }
+            Err(NotPut::Closed) => Answer::Misdirected,
         }
-        outcome.await.unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// Reads the body and checks the key: what the border of the owning instance is for.

@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use schemas::aggregate::AggregateId;
-use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::mpsc::{
+    self,
+    error::{TryRecvError, TrySendError},
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -51,9 +54,13 @@ pub(crate) struct Patience {
     pub(crate) deadline: Instant,
 }
 
-/// The lane was full: nothing was done.
-#[derive(Debug)]
-pub(crate) struct Full;
+/// Why a command was not put into its lane. Nothing was done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotPut {
+    Full,
+    /// The engine ends, or has ended: this instance does not serve the partition any more.
+    Closed,
+}
 
 /// The way into one partition's engine.
 pub(crate) struct Mailbox {
@@ -103,7 +110,7 @@ pub(crate) fn new(status: watch::Receiver<Status>) -> (Mailbox, Lanes, mpsc::Rec
 impl Mailbox {
     /// Whether commands belong here: the engine owns the partition, or will in a moment.
     pub(crate) fn serves(&self) -> bool {
-        matches!(*self.status.borrow(), Status::Role(role) if role.serves())
+        !self.clients.is_closed() && matches!(*self.status.borrow(), Status::Role(role) if role.serves())
     }
 
     /// Commands that wait, in all lanes.
@@ -113,20 +120,29 @@ impl Mailbox {
     }
 
     /// Refuses early, except that a line of a batch waits for room.
-    pub(crate) async fn put(&self, request: Request<Reply>, patience: Patience, internal: bool) -> Result<(), Full> {
+    pub(crate) async fn put(&self, request: Request<Reply>, patience: Patience, internal: bool) -> Result<(), NotPut> {
         let mut job = Job { request, came: Instant::now(), patience, slot: None };
         match (internal, job.request.reply.order.is_some()) {
-            (true, true) => self.internal.send(job).await.map_err(|_| Full),
-            (false, true) => self.lines.send(job).await.map_err(|_| Full),
-            (true, false) => self.internal.try_send(job).map_err(|_| Full),
+            (true, true) => self.internal.send(job).await.map_err(|_| NotPut::Closed),
+            (false, true) => self.lines.send(job).await.map_err(|_| NotPut::Closed),
+            (true, false) => self.internal.try_send(job).map_err(|error| NotPut::from(&error)),
             (false, false) => {
-                let Some(slot) = self.waiting.enter(&job.request.aggregate) else { return Err(Full) };
+                let Some(slot) = self.waiting.enter(&job.request.aggregate) else { return Err(NotPut::Full) };
                 job.slot = Some(slot);
-                self.clients.try_send(job).map_err(|_| {
+                self.clients.try_send(job).map_err(|error| {
                     self.waiting.leave(slot);
-                    Full
+                    NotPut::from(&error)
                 })
             }
+        }
+    }
+}
+
+impl From<&TrySendError<Job>> for NotPut {
+    fn from(error: &TrySendError<Job>) -> Self {
+        match error {
+            TrySendError::Full(_) => Self::Full,
+            TrySendError::Closed(_) => Self::Closed,
         }
     }
 }

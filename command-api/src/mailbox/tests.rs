@@ -103,3 +103,17 @@ async fn patience_begins_when_the_partition_is_served() {
     assert!(!jobs[0].waited_too_long(after(2), after(2)), "until then there was no owner");
     assert!(jobs[0].waited_too_long(after(11), after(11)), "nobody waits for the answer any more");
 }
+
+#[tokio::test]
+async fn a_mailbox_whose_engine_ends_serves_no_more_and_says_so() {
+    let (told, status) = watch::channel(Status::Role(Role::Owner));
+    let (mailbox, mut lanes, _requests) = new(status);
+    assert!(mailbox.serves());
+    lanes.close();
+    assert!(!mailbox.serves(), "the role is the owner's until all that was taken is answered");
+    for (of_batch, internal) in [(false, false), (false, true), (true, false), (true, true)] {
+        let refused = mailbox.put(request("p", 1, of_batch), patience(), internal).await;
+        assert_eq!(refused.unwrap_err(), NotPut::Closed, "of a batch: {of_batch}, internal: {internal}");
+    }
+    drop(told);
+}
