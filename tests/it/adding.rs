@@ -14,6 +14,10 @@ const PATCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/adding/card.patch");
 /// On a machine with two cores, beside other tests, at a low priority.
 const BUILT_WITHIN: Duration = Duration::from_secs(1200);
 
+/// Where the sources are in their copy. Cargo tells the builds of a crate apart by its path in the workspace: by one of its
+/// own, what is built of the copy does not take the place of what is built of the original.
+const FOLDER: &str = "patched";
+
 /// A copy of the sources, without what was built. It goes when dropped.
 struct Sources(PathBuf);
 
@@ -21,21 +25,22 @@ impl Sources {
     fn copy() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let copy = std::env::temp_dir().join(format!("stampede-adding-{}", std::process::id()));
+        let mut workspace = fs::read_to_string(root.join("Cargo.toml")).unwrap();
         for name in ["domain", "schemas", "command-api", "projector", "query-api", "deploy", "tests"] {
-            copy_folder(&root.join(name), &copy.join(name));
+            copy_folder(&root.join(name), &copy.join(FOLDER).join(name));
+            workspace = workspace.replace(&format!("\"{name}"), &format!("\"{FOLDER}/{name}"));
         }
-        for name in ["Cargo.toml", "Cargo.lock"] {
-            fs::copy(root.join(name), copy.join(name)).unwrap();
-        }
+        fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
+        fs::write(copy.join("Cargo.toml"), workspace).unwrap();
         Self(copy)
     }
 
-    async fn run(&self, program: &str, args: &[&str], envs: &[(&str, &str)]) {
+    async fn run(&self, program: &str, args: &[&str], folder: &Path, envs: &[(&str, &str)]) {
         let mut command = Command::new(program);
         command.env_remove("UPDATE_CONTRACTS").envs(envs.iter().copied());
         // What is built for the tests is used again, but for what the patch changes.
         let built = Path::new(&server("TEST_BIN_DIR")).parent().unwrap().to_owned();
-        command.args(args).current_dir(&self.0).kill_on_drop(true);
+        command.args(args).current_dir(folder).kill_on_drop(true);
         command.env("CARGO_BUILD_BUILD_DIR", built).env("CARGO_TARGET_DIR", self.0.join("target"));
         let output = tokio::time::timeout(BUILT_WITHIN, command.output()).await.expect("it ends in time").unwrap();
         let [told, failed] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -44,7 +49,7 @@ impl Sources {
 
     /// In the background: the tests beside this one have deadlines.
     async fn cargo(&self, args: &[&str], envs: &[(&str, &str)]) {
-        self.run("nice", &[&["-n", "19", "cargo"], args].concat(), envs).await;
+        self.run("nice", &[&["-n", "19", "cargo"], args].concat(), &self.0, envs).await;
     }
 
     fn program(&self, name: &str) -> String {
@@ -114,9 +119,17 @@ fn old_log() -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
+async fn the_patch_fits_the_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let output = Command::new("git").args(["apply", "--check", PATCH]).current_dir(root).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+#[ignore = "second gate: builds the services anew"]
 async fn an_aggregate_an_event_version_and_a_view_are_added_by_a_patch_and_make_the_round() {
     let sources = Sources::copy();
-    sources.run("git", &["apply", PATCH], &[]).await;
+    sources.run("git", &["apply", PATCH], &sources.0.join(FOLDER), &[]).await;
     // As the guide says: written anew, then all that holds of what crosses borders.
     sources.cargo(&["test", "--quiet", "-p", "schemas", "contracts"], &[("UPDATE_CONTRACTS", "1")]).await;
     sources.cargo(&["test", "--quiet", "-p", "schemas"], &[]).await;

@@ -15,6 +15,8 @@ use crate::fixture::{Client, eventually, server};
 
 /// Away from the ports of any other stack, that of the tests' servers too.
 const BASE_PORT: u16 = 20_000;
+/// Of the services that were built for the tests.
+const UP: [&str; 3] = ["up", "--detach", "--as-built"];
 /// A start of everything, on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
@@ -36,7 +38,7 @@ impl Stack {
         let turn = TURN.lock().await;
         let state = std::env::temp_dir().join(format!("stampede-{}", Uuid::new_v4().simple()));
         let stack = Self { state, _turn: turn };
-        let output = tokio::time::timeout(START, stack.command(&["up", "--detach"]).args(options).output());
+        let output = tokio::time::timeout(START, stack.command(&UP).args(options).output());
         let output = output.await.expect("the stack starts in time").unwrap();
         assert!(output.status.success(), "{}", text(&output));
         stack
@@ -205,7 +207,7 @@ async fn what_was_stored_is_there_after_down_and_up_and_a_second_up_is_refused()
     let stack = Stack::up().await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
     stack.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
-    let second = stack.command(&["up"]).output().await.unwrap();
+    let second = stack.command(&["up", "--as-built"]).output().await.unwrap();
     assert!(!second.status.success() && text(&second).contains("runs already"), "{}", text(&second));
     let pids: Vec<u64> = stack.status().await["processes"]
         .as_array()
@@ -217,7 +219,7 @@ async fn what_was_stored_is_there_after_down_and_up_and_a_second_up_is_refused()
     for pid in pids {
         assert!(!PathBuf::from(format!("/proc/{pid}")).exists(), "process {pid} has ended");
     }
-    stack.tell(&["up", "--detach"]).await;
+    stack.tell(&UP).await;
     let answer = stack.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     assert_eq!(answer.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
 }

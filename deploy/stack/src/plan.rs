@@ -48,6 +48,9 @@ pub(crate) struct Wanted {
     /// Kafka, Postgres and Redis alone
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
+    /// Start the services as they were built last
+    #[arg(long, hide = true)]
+    as_built: bool,
 }
 
 /// Of each service: enough to see them share the work, and one take over from another.
@@ -73,6 +76,7 @@ impl Default for Wanted {
             payment_window: PAYMENT_WINDOW_SECS,
             limits: Limits::default(),
             servers_only: false,
+            as_built: false,
         }
     }
 }
@@ -88,6 +92,7 @@ pub(crate) struct Size {
     pub(crate) payment_window_secs: u32,
     pub(crate) limits: Limits,
     pub(crate) servers_only: bool,
+    pub(crate) as_built: bool,
 }
 
 /// What the data of a state directory was made for.
@@ -146,10 +151,27 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     if wanted.command_apis > partitions {
         bail!("--command-apis {}: there are only {partitions} partitions to share", wanted.command_apis);
     }
-    let Wanted { command_apis, query_apis, projectors, payment_window: payment_window_secs, servers_only, .. } =
-        *wanted;
+    let Wanted {
+        command_apis,
+        query_apis,
+        projectors,
+        payment_window: payment_window_secs,
+        servers_only,
+        as_built,
+        ..
+    } = *wanted;
     let limits = wanted.limits.clone();
-    Ok(Size { brokers, partitions, command_apis, query_apis, projectors, payment_window_secs, limits, servers_only })
+    Ok(Size {
+        brokers,
+        partitions,
+        command_apis,
+        query_apis,
+        projectors,
+        payment_window_secs,
+        limits,
+        servers_only,
+        as_built,
+    })
 }
 
 fn fixed_path(layout: &Layout) -> PathBuf {

@@ -64,7 +64,10 @@ pub(crate) fn build(profile: Profile) -> Part {
 pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Vec<Part>> {
     let binaries = binaries(profile)?;
     let common = Common::of(layout, size)?;
-    let mut parts = vec![build(profile), create_topic(&binaries, &common, size.brokers), migrate(&binaries, &common)];
+    let build = (!size.as_built).then(|| build(profile));
+    let built = build.as_ref().map(|_| BUILD);
+    let topic = create_topic(&binaries, &common, size.brokers).needing(built);
+    let mut parts: Vec<_> = build.into_iter().chain([topic, migrate(&binaries, &common).needing(built)]).collect();
     let token = layout.secret("service-token")?;
     parts.extend((1..=size.command_apis).map(|instance| {
         let launch = Launch::new(binaries.join("command-api"), [""; 0])
@@ -135,12 +138,12 @@ impl Common {
 
 fn create_topic(binaries: &Path, common: &Common, brokers: u16) -> Part {
     let launch = Launch::new(binaries.join("command-api"), ["create-topic"]);
-    Part::task(TOPIC, common.add_to(launch)).needing([BUILD]).needing((1..=brokers).map(kafka::name))
+    Part::task(TOPIC, common.add_to(launch)).needing((1..=brokers).map(kafka::name))
 }
 
 fn migrate(binaries: &Path, common: &Common) -> Part {
     let launch = Launch::new(binaries.join("projector"), ["migrate"]);
-    Part::task(TABLES, common.add_to(launch)).needing([BUILD, postgres::NAME])
+    Part::task(TABLES, common.add_to(launch)).needing([postgres::NAME])
 }
 
 /// Of the views, beside a stack that runs.

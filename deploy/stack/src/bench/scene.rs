@@ -85,6 +85,7 @@ pub(super) fn on_empty_stack<T>(
         payment_window_secs: PAYMENT_WINDOW_SECS,
         limits: Limits::default(),
         servers_only: false,
+        as_built: false,
     };
     let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;
     if query_apis == 0 {
