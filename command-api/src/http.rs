@@ -57,9 +57,15 @@ enum Listener {
     Internal,
 }
 
-/// The rules of both listeners. A path or method that no route takes is their matter, too.
+/// The rules of the listener for clients. A path or method that no route takes is their matter, too.
 pub(crate) fn border(origins: Origins) -> Border {
-    Border { problem: answers::of_status, allow: routes::allow, origins }
+    Border { problem: Problem::json_of_status, allow: routes::allow, origins }
+}
+
+/// The rules of the internal listener, which takes more paths, and no page asks.
+pub(crate) fn internal_border() -> Border {
+    let allow = |path: &str| if path == link::PATH { Some("GET, OPTIONS") } else { routes::allow_internal(path) };
+    Border { problem: Problem::json_of_status, allow, origins: Origins::None }
 }
 
 /// For clients and the edge.

@@ -20,6 +20,7 @@ use axum::{Extension, Router};
 use chassis::border::{Border, Origins};
 use schemas::aggregate::{TYPES, route_name};
 use schemas::contracts::routes;
+use schemas::problem::Problem;
 use schemas::views::{Natural, VIEWS};
 
 use caching::Asker;
@@ -28,7 +29,7 @@ use crate::reads::Reads;
 
 /// The rules of its listener. A path or method that no route takes is its matter, too.
 pub(crate) fn border(origins: Origins) -> Border {
-    Border { problem: answers::of_status, allow: routes::allow, origins }
+    Border { problem: Problem::json_of_status, allow: routes::allow, origins }
 }
 
 /// `public_url`: where clients reach the system, without a slash at the end.

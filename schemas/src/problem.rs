@@ -84,6 +84,13 @@ impl Problem {
         }
     }
 
+    /// Writes the problem of a failure of which nothing but its status is known, as JSON.
+    pub fn json_of_status(status: u16, detail: &str, request_id: Option<&str>) -> Vec<u8> {
+        let problem = Self::new(ProblemKind::of_status(status), detail.to_owned());
+        // Where no kind has this very status, the answer's own is the one to tell.
+        Self { status, ..problem }.of_request(request_id).to_json()
+    }
+
     /// Tells that the rules refused a command.
     pub fn rejected(rejected: Rejected) -> Self {
         let detail = format!("the command was rejected: {}", rejected.rejection);

@@ -114,7 +114,7 @@ impl AppState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use chassis::env::Secret;
     use chassis::telemetry::Telemetry;
     use futures_util::StreamExt as _;
@@ -123,9 +123,15 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn state() -> AppState {
+    pub(in super::super) fn state() -> AppState {
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
         AppState::new(watch::channel(None).1, metrics, Secret::from("token"))
+    }
+
+    /// Waits until no batch is under way.
+    pub(in super::super) async fn all_places_are_free(state: &AppState) {
+        let all = u32::try_from(MAX_BATCHES).unwrap();
+        drop(state.admission.batches.places.acquire_many(all).await.unwrap());
     }
 
     /// Bytes that never end.

@@ -6,7 +6,7 @@ use axum::response::Response;
 use chassis::border::{self, RequestId, request_id};
 use schemas::answers::{Answer, RETRY_AFTER_SECS};
 use schemas::idempotency::IdempotencyKey;
-use schemas::problem::{Problem, ProblemKind};
+use schemas::problem::Problem;
 use schemas::token::{LogId, Token};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
@@ -18,14 +18,6 @@ pub(super) fn problem(problem: &Problem) -> Response {
     let id = request_id();
     let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
     border::problem(status, told.to_json())
-}
-
-/// Writes the problem of a status, for the border.
-pub(super) fn of_status(status: StatusCode, detail: &str) -> Vec<u8> {
-    let problem = Problem::new(ProblemKind::of_status(status.as_u16()), detail.to_owned());
-    let id = request_id();
-    // Where no kind has this very status, the answer's own is the one to tell.
-    Problem { status: status.as_u16(), ..problem }.of_request(id.as_ref().map(RequestId::as_str)).to_json()
 }
 
 /// Every answer tells its key, a 503 too: a retry needs it.

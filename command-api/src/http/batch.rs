@@ -19,6 +19,7 @@ use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
 
+use super::admission::UnderWay;
 use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
 use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable, now};
@@ -27,6 +28,8 @@ use crate::metrics::Metrics;
 
 /// A batch may wait longer than one command: it brings its own queue.
 const ANSWER_WITHIN: Duration = MAX_WAIT;
+/// From a batch's arrival to the end of its answer, for readers who take it slowly.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 /// Lines of one batch that are under way at once.
 const MAX_UNDER_WAY: usize = 1024;
 /// A cause is `{partition}-{offset}-{version}`.
@@ -95,21 +98,36 @@ async fn begin(
     let order = Arc::new(BatchOrder::default());
     let request = request_id();
     let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience, key, request };
+    let lines = (1..).zip(lines).map(move |(number, line)| under_way.clone().answer_of_request(number, line));
+    Ok(answered(lines, admitted, Instant::now() + READ_WITHIN))
+}
+
+/// Returns a body of answered lines, in their order. It fails at `ends`, which ends the connection of a reader that has
+/// not taken all of it by then, and frees the batch's place.
+fn answered<F>(lines: impl Iterator<Item = F> + Send + 'static, admitted: UnderWay, ends: Instant) -> Body
+where
+    F: Future<Output = Vec<u8>> + Send + 'static,
+{
     let answers = futures_util::stream::unfold(
-        (under_way, admitted, (1..).zip(lines), FuturesOrdered::new()),
-        async |(under_way, admitted, mut lines, mut answering)| {
+        (admitted, lines, FuturesOrdered::new()),
+        async |(admitted, mut lines, mut answering)| {
             while answering.len() < MAX_UNDER_WAY
-                && let Some((number, line)) = lines.next()
+                && let Some(line) = lines.next()
             {
-                answering.push_back(under_way.clone().answer_of_request(number, line));
+                answering.push_back(line);
             }
             let line: Vec<u8> = answering.next().await?;
-            Some((line, (under_way, admitted, lines, answering)))
+            Some((line, (admitted, lines, answering)))
         },
     );
-    let chunks = answers.ready_chunks(MAX_CHUNK_LINES).map(|lines| Ok::<_, std::convert::Infallible>(lines.concat()));
-    Ok(Body::from_stream(chunks))
+    let in_time = answers.map(move |line| if Instant::now() < ends { Ok(line) } else { Err(TooSlow) });
+    let chunks = in_time.ready_chunks(MAX_CHUNK_LINES);
+    Body::from_stream(chunks.map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|lines| lines.concat())))
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("a batch's answer was not read within {READ_WITHIN:?}")]
+struct TooSlow;
 
 /// How long its sender still waits, if it says so.
 fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
@@ -219,4 +237,64 @@ async fn submit(dispatcher: &Dispatcher, order: &BatchOrder, aggregate: &Aggrega
         order.refuse(aggregate);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::Router;
+    use axum::routing::post;
+    use chassis::border::Border;
+    use chassis::http::Limits;
+    use chassis::shutdown::Shutdown;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::admission::tests::{all_places_are_free, state};
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// Serves batches whose answers are far more than a kernel takes. They have to be read within `read_within`.
+    async fn serve(state: AppState, read_within: Duration, limits: Limits) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let take = async move |body: Body| {
+            let (_, admitted) = state.admit_batch(body).await.unwrap();
+            let lines = (0..1_000_000).map(|_| std::future::ready(vec![b' '; 1024]));
+            answered(lines, admitted, Instant::now() + read_within)
+        };
+        let router = Router::new().route("/", post(take));
+        tokio::spawn(chassis::http::serve(listener, router, Border::plain(), limits, Shutdown::new()));
+        address
+    }
+
+    /// Returns a connection on which the answer has begun.
+    async fn begin(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        stream
+    }
+
+    #[tokio::test]
+    async fn who_stops_reading_the_answer_loses_the_place() {
+        let state = state();
+        let limits = Limits { write_timeout: Duration::from_millis(200), ..Limits::new(SOON) };
+        let address = serve(state.clone(), Duration::from_secs(600), limits).await;
+        let _stalled = begin(address).await;
+        tokio::time::timeout(SOON, all_places_are_free(&state)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_reads_the_answer_too_slowly_loses_the_place() {
+        let state = state();
+        let address = serve(state.clone(), Duration::from_millis(200), Limits::new(SOON)).await;
+        let mut reader = begin(address).await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(SOON, reader.read_to_end(&mut answer)).await.unwrap();
+        assert!(read.is_err() || !answer.ends_with(b"0\r\n\r\n"), "it must not look whole");
+        tokio::time::timeout(SOON, all_places_are_free(&state)).await.unwrap();
+    }
 }

@@ -104,7 +104,7 @@ impl AdminServer {
             max_connections: MAX_CONNECTIONS,
             when_full: WhenFull::CloseOldest,
             head_read_timeout: IDLE,
-            grace: GRACE,
+            ..Limits::new(GRACE)
         };
         let stop = Shutdown::new();
         let stopped = stop.clone();

@@ -4,7 +4,7 @@
 //!
 //! Invariant: every answer carries `X-Request-Id`, and every one from 400 on is a problem (RFC 9457). A handler that
 //! answers with a bare status leaves it to the border to say the rest; so do the router, which knows no path or
-//! method, an extractor that refuses, and a panic.
+//! method, an extractor that refuses, a panic, and hyper, which refuses a head that it cannot read.
 //!
 //! `tower-http` has parts of this. Its `CorsLayer` answers every `OPTIONS` as 200 without `Allow`, on unknown paths
 //! too, and boxes each answer's body.
@@ -25,7 +25,9 @@ use hyper_util::service::TowerToHyperService;
 pub use origins::Origins;
 pub use request_id::{RequestId, request_id};
 
-use request_id::{REQUEST_ID, X_REQUEST_ID};
+pub(crate) use request_id::X_REQUEST_ID;
+
+use request_id::REQUEST_ID;
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
@@ -36,8 +38,8 @@ const RETRY_AFTER_SECS: u32 = 1;
 /// The rules of one listener.
 #[derive(Debug, Clone)]
 pub struct Border {
-    /// Writes the problem of a status as JSON. It may ask for [`request_id`].
-    pub problem: fn(StatusCode, &str) -> Vec<u8>,
+    /// Writes the problem of a status as JSON, with its detail and the request's id.
+    pub problem: fn(u16, &str, Option<&str>) -> Vec<u8>,
     /// Returns the value of `Allow` for a path, `None` where there is no such path.
     pub allow: fn(&str) -> Option<&'static str>,
     /// Other sites whose pages may ask.
@@ -123,9 +125,39 @@ impl Border {
     }
 
     fn refuse(&self, status: StatusCode, detail: &str) -> Response {
-        let mut response = problem(status, (self.problem)(status, detail));
+        let id = request_id();
+        let json = (self.problem)(status.as_u16(), detail, id.as_ref().map(RequestId::as_str));
+        let mut response = problem(status, json);
         response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
         response
+    }
+
+    /// Completes the head with which hyper refuses a head that it cannot read: `HTTP/1.1 400 Bad Request`, and no body.
+    /// Nothing is known of such a request, not even the id that its client gave it.
+    pub(crate) fn complete_refusal(&self, bare: &str) -> Vec<u8> {
+        let status = bare.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(400);
+        let detail = match status {
+            414 => "the request line is longer than this takes",
+            431 => "the head is larger than this takes, or has more headers",
+            _ => "the request line or a header is not as HTTP wants it",
+        };
+        let id = RequestId::random();
+        let problem = (self.problem)(status, detail, Some(id.as_str()));
+        let lines = bare.split("\r\n").filter(|line| !line.is_empty() && !line.starts_with("content-length:"));
+        let mut answer: String = lines.flat_map(|line| [line, "\r\n"]).collect();
+        let headers = [
+            (header::CONTENT_TYPE, PROBLEM),
+            (header::CONTENT_LENGTH, problem.len().into()),
+            (header::CACHE_CONTROL, NO_STORE),
+            (header::X_CONTENT_TYPE_OPTIONS, NOSNIFF),
+            (X_REQUEST_ID, id.to_header()),
+        ];
+        for (name, value) in headers {
+            let value = value.to_str().expect("they are ASCII");
+            answer.extend([name.as_str(), ": ", value, "\r\n"]);
+        }
+        answer.push_str("\r\n");
+        [answer.into_bytes(), problem].concat()
     }
 }
 
@@ -161,16 +193,19 @@ fn is_bare(response: &Response) -> bool {
 
 /// Returns a problem that has no type but its status, for operators.
 pub fn plain(status: StatusCode, detail: &str) -> Response {
-    problem(status, plain_problem(status, detail))
+    let id = request_id();
+    problem(status, plain_problem(status.as_u16(), detail, id.as_ref().map(RequestId::as_str)))
 }
 
 /// Writes a problem that has no type but its status.
-fn plain_problem(status: StatusCode, detail: &str) -> Vec<u8> {
-    let title = status.canonical_reason().unwrap_or("The request failed");
-    let id = request_id();
-    let id = id.as_ref().map(RequestId::as_str);
+fn plain_problem(status: u16, detail: &str, request_id: Option<&str>) -> Vec<u8> {
+    let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let problem = serde_json::json!({
-        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail, "request_id": id,
+        "type": "about:blank",
+        "title": known.unwrap_or("The request failed"),
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
     });
     problem.to_string().into_bytes()
 }

@@ -2,8 +2,10 @@
 //!
 //! `axum::serve` is not used: it has no limit on the time to read a request's head, none on the number of connections,
 //! and no end to its graceful shutdown. What is missing here too: TLS and HTTP/2 (the edge ends both), a limit on the
-//! time that a request's body or an answer takes (handlers bound what they await; the edge bounds what it passes on),
-//! and tracking of upgraded connections (their owner ends them).
+//! time that a request's body takes (handlers bound what they await), and tracking of upgraded connections (their owner
+//! ends them).
+
+mod stream;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,6 +24,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::border::Border;
 use crate::shutdown::Shutdown;
+use stream::Stream;
 
 /// Enough for an edge that keeps connections alive; a process's default limit of open files is often lower, and running
 /// into that only pauses accepting.
@@ -31,6 +34,11 @@ pub const MAX_CONNECTIONS: usize = 10_000;
 /// idle connections alike. Longer than the 60 s for which nginx keeps an idle upstream connection: the side that sends
 /// requests should be the one that closes, or a request may meet a closing connection.
 pub const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a peer may leave an answer lying, and a part of it that is too small to count as progress. The kernel takes
+/// a connection's first megabytes whether the peer reads or not, and more only in large parts, so a slow but honest
+/// reader needs a while to get to the next one.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection's read buffer grows no further, and a request's head must fit in it. hyper's default is 400 KiB, which
 /// many connections would turn into much memory.
@@ -47,6 +55,8 @@ pub struct Limits {
     pub when_full: WhenFull,
     /// See [`HEAD_READ_TIMEOUT`].
     pub head_read_timeout: Duration,
+    /// See [`WRITE_TIMEOUT`].
+    pub write_timeout: Duration,
     /// How long requests in flight may take after shutdown was asked for.
     pub grace: Duration,
 }
@@ -58,6 +68,7 @@ impl Limits {
             max_connections: MAX_CONNECTIONS,
             when_full: WhenFull::Wait,
             head_read_timeout: HEAD_READ_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
             grace,
         }
     }
@@ -102,7 +113,7 @@ pub async fn serve(
                 || limits.when_full == WhenFull::CloseOldest =>
             {
                 let served = (router.clone(), border.clone());
-                let connection = connection(stream, peer, served, limits.head_read_timeout, shutdown.clone());
+                let connection = connection(stream, peer, served, limits, shutdown.clone());
                 let handle = connections.spawn(connection);
                 if limits.when_full == WhenFull::CloseOldest {
                     oldest_first.retain(|connection| !connection.is_finished());
@@ -150,16 +161,17 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     (router, border): (Router, Arc<Border>),
-    head_read_timeout: Duration,
+    limits: Limits,
     shutdown: Shutdown,
 ) {
     // It fails only on a connection that is gone already, which the first read tells.
     let _gone = stream.set_nodelay(true);
+    let (stream, mut refusals) = Stream::new(stream, limits.write_timeout);
     let router = TowerToHyperService::new(router);
     let answer = service_fn(async |request| Ok::<_, Infallible>(border.answer(&router, request).await));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_read_timeout)
+        .header_read_timeout(limits.head_read_timeout)
         .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), answer)
         .with_upgrades();
@@ -173,6 +185,9 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %peer, error = %error, "a connection ended early");
+    }
+    if let Ok(refusal) = refusals.try_recv() {
+        refusal.answer(&border).await;
     }
 }
 
@@ -261,6 +276,91 @@ mod tests {
         let (address, _shutdown, _server) = start(Router::new(), limits).await;
         let slow = send(address, "GET / HTTP/1.1\r\nhost:").await;
         read_to_end(slow).await;
+    }
+
+    #[tokio::test]
+    async fn a_head_that_cannot_be_read_is_refused_by_a_problem() {
+        let (address, _shutdown, _server) = start(Router::new(), Limits::new(SOON)).await;
+        let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+        // Not all of it is read before it is refused, and the answer arrives all the same.
+        let large = format!("x: {}\r\n", "a".repeat(300 * 1024));
+        for (request, status) in [
+            ("GARBAGE\r\n\r\n", 400),
+            ("GET /a b HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost : x\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: \u{1}\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: +1\r\n\r\n", 400),
+            ("GET / HTTP/3.0\r\nhost: x\r\n\r\n", 400),
+            (&format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n"), 431),
+            (&format!("GET / HTTP/1.1\r\nhost: x\r\n{large}\r\n"), 431),
+        ] {
+            let answer = read_to_end(send(address, request).await).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let header = |name| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request:.99}: {head}");
+            assert_eq!(header("content-type"), Some("application/problem+json"), "{request:.99}: {head}");
+            assert_eq!(header("x-content-type-options"), Some("nosniff"), "{head}");
+            assert_eq!(header("content-length"), Some(&*body.len().to_string()), "{head}");
+            assert!(header("date").is_some() && header("connection") == Some("close"), "{head}");
+            let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!((&problem["status"], problem["request_id"].as_str()), (&status.into(), header("x-request-id")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_behind_an_answer_on_one_connection_is_a_problem_too() {
+        let (address, _shutdown, _server) = start(Router::new().route("/", get("done")), Limits::new(SOON)).await;
+        let answers = read_to_end(send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\nGARBAGE\r\n\r\n").await).await;
+        let (done, refused) = answers.split_once("done").unwrap();
+        assert!(done.starts_with("HTTP/1.1 200"), "{answers}");
+        assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("application/problem+json"), "{answers}");
+    }
+
+    /// Tells that it is dropped.
+    struct Told(mpsc::UnboundedSender<()>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _nobody_asks = self.0.send(());
+        }
+    }
+
+    /// A route with an answer that never ends, and what tells of each that is given up.
+    fn endless_route() -> (Router, mpsc::UnboundedReceiver<()>) {
+        let (given_up, told) = mpsc::unbounded_channel();
+        let handler = async move || {
+            let held = Told(given_up.clone());
+            let part = move || {
+                let _held = &held;
+                Ok::<_, Infallible>(vec![b' '; 65536])
+            };
+            axum::body::Body::from_stream(futures_util::stream::repeat_with(part))
+        };
+        (Router::new().route("/", get(handler)), told)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_goes_on() {
+        let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::new(SOON) };
+        let (router, mut given_up) = endless_route();
+        let (address, _shutdown, _server) = start(router, limits).await;
+        let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let mut reader = send(address, request).await;
+        let _stalled = send(address, request).await;
+        let mut part = vec![0; 65536];
+        let waiting = async {
+            loop {
+                tokio::select! {
+                    told = given_up.recv() => break told.unwrap(),
+                    read = reader.read(&mut part) => assert!(read.unwrap() > 0),
+                }
+            }
+        };
+        tokio::time::timeout(SOON, waiting).await.unwrap();
+        assert!(reader.read(&mut part).await.unwrap() > 0);
+        assert!(given_up.try_recv().is_err(), "who reads is served on");
+        drop(reader);
+        tokio::time::timeout(SOON, given_up.recv()).await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -25,14 +25,6 @@ pub(super) fn problem(problem: &Problem) -> Response {
     border::problem(status, told.to_json())
 }
 
-/// Writes the problem of a status, for the border.
-pub(super) fn of_status(status: StatusCode, detail: &str) -> Vec<u8> {
-    let problem = Problem::new(ProblemKind::of_status(status.as_u16()), detail.to_owned());
-    let id = request_id();
-    // Where no kind has this very status, the answer's own is the one to tell.
-    Problem { status: status.as_u16(), ..problem }.of_request(id.as_ref().map(RequestId::as_str)).to_json()
-}
-
 pub(super) fn refused(error: ReadError) -> Response {
     let kind = match &error {
         ReadError::NotYet { .. } => ProblemKind::NotYet,

@@ -7,6 +7,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::OPENAPI;
+use crate::aggregate::type_routed;
+use crate::commands::contracts;
+
+const WRITTEN: &str = "OPTIONS, POST";
 
 /// From the description, so that it and `Allow` agree.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
@@ -35,12 +39,23 @@ pub fn allow(path: &str) -> Option<&'static str> {
     ROUTES.iter().find(|route| route.matches(path)).map(|route| route.allow)
 }
 
+/// Returns the value of `Allow` for a path of the internal listener, which takes the commands that are not described, too.
+pub fn allow_internal(path: &str) -> Option<&'static str> {
+    allow(path).or_else(|| {
+        let mut parts = path.strip_prefix("/v1/")?.split('/');
+        let (aggregates, id, command) = (parts.next()?, parts.next()?, parts.next()?);
+        let aggregate = type_routed(aggregates)?;
+        let is_known = contracts(aggregate).iter().any(|known| known.name == command);
+        (is_known && !id.is_empty() && parts.next().is_none()).then_some(WRITTEN)
+    })
+}
+
 impl Route {
     fn of(path: &str, methods: &BTreeMap<String, IgnoredAny>) -> Self {
         let allow = match (methods.contains_key("get"), methods.contains_key("post")) {
             (true, true) => "GET, HEAD, OPTIONS, POST",
             (true, false) => "GET, HEAD, OPTIONS",
-            (false, _) => "OPTIONS, POST",
+            (false, _) => WRITTEN,
         };
         Self { parts: path.split('/').map(Part::of).collect(), allow }
     }
@@ -86,6 +101,18 @@ mod tests {
         for path in ["/", "/v1", "/v1/", "/v1/products//reserve", "/v1/products/cd/commit", "/v1/baskets/b/fill", "/x"]
         {
             assert_eq!(allow(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_internal_listener_takes_what_is_not_described_too() {
+        for path in ["/v1/products/cd/commit", "/v1/orders/o/confirm-line", "/v1/products/cd/reserve", "/v1/commands"] {
+            assert_eq!(allow_internal(path), Some("OPTIONS, POST"), "{path}");
+        }
+        assert_eq!(allow_internal("/v1/products/cd"), Some("GET, HEAD, OPTIONS"));
+        for path in ["/v1/products//commit", "/v1/products/cd/commit/x", "/v1/sales/s/commit/", "/v1/products/cd/paint"]
+        {
+            assert_eq!(allow_internal(path), None, "{path}");
         }
     }
 }

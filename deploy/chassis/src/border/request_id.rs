@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_CHARS: usize = 64;
 
 tokio::task_local! {
@@ -41,7 +41,7 @@ impl RequestId {
     }
 
     /// 32 hexadecimal digits.
-    fn random() -> Self {
+    pub(super) fn random() -> Self {
         let mut chars = [0; MAX_CHARS];
         let random: u128 = rand::random();
         for (index, char) in chars[..32].iter_mut().enumerate() {
