@@ -31,5 +31,6 @@ mod outages;
 mod query_tier;
 mod adding;
 mod stack;
+mod generators;
 mod edge;
 mod faults;

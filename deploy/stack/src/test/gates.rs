@@ -17,6 +17,9 @@ pub(crate) struct Scope {
     /// Run the end-to-end tests so many times more
     #[arg(long, requires = "all", default_value_t = 10, value_name = "NUMBER")]
     rounds: u32,
+    /// Run the tests that are ignored, because they take long or install other people's tools, and no others
+    #[arg(long, conflicts_with = "all")]
+    ignored: bool,
 }
 
 /// One run of the test runner.
@@ -80,6 +83,9 @@ pub(super) fn run(scope: &Scope, mut test: impl FnMut(Stage) -> Result<Option<Ex
 
 /// Returns the stages of a run; the busy rounds come last, when a quiet machine has shown what fails by itself.
 fn stages(scope: &Scope) -> Vec<Stage> {
+    if scope.ignored {
+        return vec![Stage::Ignored];
+    }
     let mut stages = vec![Stage::FirstGate];
     if scope.all {
         let round = |number| Stage::Round { number, is_busy: number > scope.rounds.div_ceil(2) };
@@ -124,16 +130,17 @@ mod tests {
     #[test]
     fn the_second_gate_is_the_first_and_rounds_of_which_the_later_half_is_disturbed_and_what_is_ignored() {
         let round = |number, is_busy| Stage::Round { number, is_busy };
-        let all = Scope { all: true, rounds: 3 };
+        let all = Scope { all: true, rounds: 3, ignored: false };
         let expected = [Stage::FirstGate, round(1, false), round(2, false), round(3, true), Stage::Ignored];
         assert_eq!(stages(&all), expected);
-        assert_eq!(stages(&Scope { all: false, rounds: 10 }), [Stage::FirstGate]);
+        assert_eq!(stages(&Scope { all: false, rounds: 10, ignored: false }), [Stage::FirstGate]);
+        assert_eq!(stages(&Scope { all: false, rounds: 10, ignored: true }), [Stage::Ignored]);
     }
 
     #[test]
     fn one_stage_that_fails_fails_the_run_and_holds_up_no_other() {
         let mut ran = 0;
-        let code = run(&Scope { all: true, rounds: 2 }, |stage| {
+        let code = run(&Scope { all: true, rounds: 2, ignored: false }, |stage| {
             ran += 1;
             let fails = stage == Stage::Round { number: 2, is_busy: true };
             Ok(Some(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }))
@@ -144,7 +151,7 @@ mod tests {
     #[test]
     fn nothing_is_run_without_servers() {
         let mut ran = 0;
-        let code = run(&Scope { all: true, rounds: 2 }, |_| {
+        let code = run(&Scope { all: true, rounds: 2, ignored: false }, |_| {
             ran += 1;
             Ok(None)
         });
