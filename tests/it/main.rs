@@ -10,6 +10,7 @@ mod bad_input;
 mod border;
 mod orders;
 mod reactions;
+mod cases;
 mod deaths;
 mod deadlines;
 mod large_sale;

@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 use crate::fixture::{Answer, Client, Service, Shop, append, eventually};
 
 /// Everything, with a reactor.
-struct Whole {
+pub(crate) struct Whole {
     shop: Shop,
-    commands: Client,
-    queries: Client,
+    pub(crate) commands: Client,
+    pub(crate) queries: Client,
     command_api: Option<Service>,
     reactor: Option<Service>,
     _services: [Service; 2],
 }
 
 impl Whole {
-    async fn new(payment_window_secs: u32) -> Self {
+    pub(crate) async fn new(payment_window_secs: u32) -> Self {
         Self::of(Shop::with_views(3).await, payment_window_secs).await
     }
 
@@ -47,7 +47,7 @@ impl Whole {
         self.command_api = Some(next);
     }
 
-    async fn register(&self, product: &str, stock: u32) {
+    pub(crate) async fn register(&self, product: &str, stock: u32) {
         let data = json!({ "name": product, "price_cents": 500, "stock": stock });
         self.commands
             .post(&format!("/v1/products/{product}/register"), data)
@@ -56,18 +56,18 @@ impl Whole {
     }
 
     /// `lines`: product and quantity, at 500 cents each.
-    async fn place(&self, id: &str, lines: &[(&str, u32)]) -> Answer {
+    pub(crate) async fn place(&self, id: &str, lines: &[(&str, u32)]) -> Answer {
         let line = |(product, quantity): &(&str, u32)| json!({ "product": product, "quantity": quantity, "amount_cents": 500 * quantity });
         let lines: Vec<_> = lines.iter().map(line).collect();
         self.commands.post(&format!("/v1/orders/{id}/place"), json!({ "customer": "ann", "lines": lines })).await
     }
 
-    async fn pay(&self, id: &str, amount_cents: u32) -> Answer {
+    pub(crate) async fn pay(&self, id: &str, amount_cents: u32) -> Answer {
         let data = json!({ "payment": format!("pay-{id}"), "amount_cents": amount_cents });
         self.commands.post(&format!("/v1/orders/{id}/pay"), data).await
     }
 
-    async fn schedule(&self, sale: &str, units: u32, limit: u32) {
+    pub(crate) async fn schedule(&self, sale: &str, units: u32, limit: u32) {
         let data = json!({
             "product": "cd", "opens_at": "2020-01-01T00:00:00Z", "closes_at": "2999-01-01T00:00:00Z",
             "price_cents": 300, "units": units, "limit_per_customer": limit,
@@ -75,7 +75,7 @@ impl Whole {
         self.commands.post(&format!("/v1/sales/{sale}/schedule"), data).await.accepted(&["sale.scheduled.v1"]);
     }
 
-    async fn claim(&self, order: &str, customer: &str, quantity: u32) -> Answer {
+    pub(crate) async fn claim(&self, order: &str, customer: &str, quantity: u32) -> Answer {
         let data = json!({ "customer": customer, "quantity": quantity, "order": order });
         self.commands.post("/v1/sales/drop/claim", data).await
     }
@@ -86,7 +86,7 @@ impl Whole {
     }
 
     /// Once a row's fields are these.
-    async fn comes_to(&self, path: &str, fields: Value) -> Value {
+    pub(crate) async fn comes_to(&self, path: &str, fields: Value) -> Value {
         eventually(&format!("{path} comes to {fields}"), async || {
             let row = self.row(path).await;
             let is = |(name, value): (&String, &Value)| row[name] == *value;
