@@ -157,6 +157,7 @@ fn failed(error: &StoreError) -> Response {
             border::plain(StatusCode::CONFLICT, &format!("it stays parked: {why}"))
         }
         StoreError::Fold(why) => border::plain(StatusCode::CONFLICT, &format!("it stays parked: {why}")),
+        error @ StoreError::OtherFold(_) => border::plain(StatusCode::CONFLICT, &format!("it stays parked: {error}")),
         error => border::plain(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
 }

@@ -98,6 +98,19 @@ impl Feeds {
         Self(std::array::from_fn(|index| index == feed))
     }
 
+    /// Indices in [`FEEDS`].
+    pub fn of(feeds: impl IntoIterator<Item = usize>) -> Self {
+        let mut all = Self([false; FEEDS.len()]);
+        feeds.into_iter().for_each(|feed| all.0[feed] = true);
+        all
+    }
+
+    /// Returns those of which it is so.
+    #[must_use]
+    pub fn filter(self, is_so: impl Fn(usize) -> bool) -> Self {
+        Self(std::array::from_fn(|feed| self.0[feed] && is_so(feed)))
+    }
+
     /// `feed`: as above.
     pub fn contain(self, feed: usize) -> bool {
         self.0[feed]

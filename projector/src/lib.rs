@@ -15,6 +15,7 @@ pub mod config;
 mod admin;
 mod metrics;
 mod projector;
+mod other_folds;
 mod log;
 mod log_end;
 mod fold;
@@ -45,6 +46,7 @@ pub use config::Config;
 pub use migrate::migrate;
 
 use metrics::Metrics;
+use other_folds::Notice;
 use projector::{Projector, Ready};
 use reactor::deadlines::Deadlines;
 use reactor::unconfirmed::Unconfirmed;
@@ -139,7 +141,8 @@ fn start_projector(
     let name = format!("{topic}.projectors.{}", config.feeds.names());
     let group = Group::join(&config.kafka, "projector", (&name, &meeting(topic)), sender)?;
     let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
-    let projector = Projector { config, partitions, cache, metrics, ready, assignment };
+    let notice = Notice::new(metrics.clone());
+    let projector = Projector { config, partitions, cache, metrics, ready, notice, assignment };
     tasks.spawn("projector", projector.run(shutdown.clone()));
     Ok(Some(group))
 }

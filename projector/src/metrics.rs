@@ -6,6 +6,7 @@ use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
+use schemas::views::VIEWS;
 
 use crate::poison::Parked;
 use crate::reactor::{Answered, REACTOR};
@@ -30,6 +31,8 @@ pub(crate) struct Metrics {
     snapshots: Counter<u64>,
     /// `stampede_parked{view}`: aggregates that a view does not take.
     parked: Gauge<u64>,
+    /// `stampede_view_waits_for_rebuild{view}`: 1 where another fold than this build's made the view's rows.
+    waits_for_rebuild: Gauge<u64>,
     /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by what became of them; those that
     /// came `later` are sent again.
     steps: Counter<u64>,
@@ -58,6 +61,10 @@ impl Metrics {
             parked: meter
                 .u64_gauge("stampede_parked")
                 .with_description("Aggregates that a view does not take, with their later records.")
+                .build(),
+            waits_for_rebuild: meter
+                .u64_gauge("stampede_view_waits_for_rebuild")
+                .with_description("Whether a view is not folded on, because another fold made its rows: 1.")
                 .build(),
             steps: counter("stampede_reaction_steps", "Commands that events caused, by what became of them."),
             reaction: telemetry
@@ -112,6 +119,11 @@ impl Metrics {
         for (view, aggregates) in parked.counts() {
             self.parked.record(aggregates as u64, &[KeyValue::new("view", view)]);
         }
+    }
+
+    /// `view`: its index in [`VIEWS`].
+    pub(crate) fn waits_for_rebuild(&self, view: usize, waits: bool) {
+        self.waits_for_rebuild.record(waits.into(), &[KeyValue::new("view", VIEWS[view].name)]);
     }
 
     pub(crate) fn step_answered(&self, answered: &Answered) {

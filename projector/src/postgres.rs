@@ -5,8 +5,9 @@
 mod columns;
 mod parked;
 mod repeats;
+mod standings;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -14,15 +15,15 @@ use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use futures_util::future::{join_all, try_join_all};
 use schemas::chain::{Reader, Tally};
-use schemas::record::Epoch;
-use schemas::tables::{nonce_from_sql, nonce_to_sql};
-use schemas::views::{AggregateRow, FEEDS, FOLDS, STORED, Source, SumTable, VIEWS};
+use schemas::tables::nonce_to_sql;
+use schemas::views::{AggregateRow, FEEDS, STORED, Source, SumTable, VIEWS};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 pub(crate) use columns::{Checkpoints, ParkedRecords};
 use columns::{Param, Parts, Rows, journal_params, repeats_params};
 pub(crate) use parked::DEADLINES;
+pub(crate) use standings::{reader, tally};
 
 use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};
@@ -52,7 +53,7 @@ pub(crate) enum StoreError {
     Commit(#[source] tokio_postgres::Error),
     #[error("could not look after the partitions of the repeats")]
     Maintain(#[source] tokio_postgres::Error),
-    #[error("the rows of {0} were made by another fold than this build's; rebuild {0} with this build")]
+    #[error("the rows of {0} were made by another fold than this build's: they wait for `projector rebuild {0}`")]
     OtherFold(String),
     #[error("a row does not read as what this build writes")]
     Row(#[source] serde_json::Error),
@@ -114,8 +115,8 @@ pub(crate) enum End {
 pub(crate) enum Target {
     /// Those that readers see.
     Live,
-    /// Those that are to take the place of this view's.
-    Next(usize),
+    /// Those that are to take the place of these views'.
+    Next(Feeds),
 }
 
 impl Target {
@@ -131,7 +132,11 @@ impl Target {
     pub(crate) fn of(self, sql: &str) -> String {
         match self {
             Self::Live => sql.to_owned(),
-            Self::Next(view) => sql.replace(VIEWS[view].table, &format!("{}_next", VIEWS[view].table)),
+            Self::Next(views) => {
+                let next =
+                    |sql: String, view: usize| sql.replace(VIEWS[view].table, &format!("{}_next", VIEWS[view].table));
+                views.iter().fold(sql.to_owned(), next)
+            }
         }
     }
 }
@@ -148,49 +153,6 @@ impl Store {
         });
         let statements = Statements::prepare(&client, target).await.map_err(StoreError::Connect)?;
         Ok(Self { client, target, statements, repeats: (None, 0..0) })
-    }
-
-    /// Where every view stands, by partition; at the start where it never stood anywhere.
-    pub(crate) async fn standings(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Standing>, StoreError> {
-        let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), FOLDS[feed])).unzip();
-        self.client
-            .execute(include_str!("postgres/begin_checkpoints.sql"), &[&names, &partitions.cast_signed(), &folds])
-            .await
-            .map_err(StoreError::Load)?;
-        let checkpoints =
-            self.client.query(include_str!("postgres/load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
-        let known: HashMap<(String, i32), &Row> =
-            checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), row)).collect();
-        let is_other = |row: &&Row| {
-            feeds.iter().any(|feed| {
-                row.get::<_, &str>("view") == self.target.name(feed) && row.get::<_, i32>("fold") != FOLDS[feed]
-            })
-        };
-        if let Some(row) = checkpoints.iter().find(is_other) {
-            return Err(StoreError::OtherFold(row.get("view")));
-        }
-        let rows =
-            self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
-        let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
-        let mut times: HashMap<i32, Times> = HashMap::new();
-        for row in &checkpoints {
-            let known = times.entry(row.get("partition")).or_default();
-            known.last_at_ms = known.last_at_ms.max(row.get::<_, i64>("last_at_ms").cast_unsigned());
-            known.max_key_ms = known.max_key_ms.max(row.get::<_, i64>("max_key_ms").cast_unsigned());
-        }
-        let standing = |partition: u32| {
-            let partition = partition.cast_signed();
-            let rows: [Option<&Row>; FEEDS.len()] =
-                std::array::from_fn(|feed| known.get(&(self.target.name(feed), partition)).copied());
-            let readers = rows.map(|row| row.map_or(Reader::START, reader));
-            let mut standing = Standing::new(readers, feeds, nonces.get(&partition).copied());
-            standing.tallies = rows.map(|row| row.map_or(Tally::default(), tally));
-            standing.generations = rows.map(|row| row.map_or(1, |row| row.get("generation")));
-            standing.revisions = rows.map(|row| row.map_or(0, |row| row.get("revision")));
-            standing.times = times.get(&partition).copied().unwrap_or_default();
-            standing
-        };
-        Ok((0..partitions).map(standing).collect())
     }
 
     /// To be called before each commit; it has something to do once a minute.
@@ -382,20 +344,4 @@ async fn read(
 fn read_row(row: &Row) -> ReadRow {
     let version: i64 = row.get(1);
     (row.get(0), version.cast_unsigned(), row.get(2))
-}
-
-pub(crate) fn tally(row: &Row) -> Tally {
-    let counted: i64 = row.get("counted");
-    Tally { counted: counted.cast_unsigned(), hash: nonce_from_sql(row.get("counted_hash")) }
-}
-
-pub(crate) fn reader(row: &Row) -> Reader {
-    let claim: i64 = row.get("epoch_claim");
-    let last_seq: i64 = row.get("last_seq");
-    Reader {
-        next_offset: row.get("next_offset"),
-        epoch: (claim >= 0).then(|| Epoch { claim, nonce: nonce_from_sql(row.get("epoch_nonce")) }),
-        last_seq: last_seq.cast_unsigned(),
-        last_counted: row.get("last_counted"),
-    }
 }

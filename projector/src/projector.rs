@@ -19,6 +19,7 @@ use crate::fold::{Changes, FoldError, Folder, Records, Standing};
 use crate::log::{self, Batch, Batches};
 use crate::log_end;
 use crate::metrics::Metrics;
+use crate::other_folds::{self, Notice, OtherFolds};
 use crate::postgres::{End, Move, Store, StoreError, Sums, Target};
 use crate::redis::{Cache, Resumed};
 use crate::snapshots::{self, Due};
@@ -51,6 +52,7 @@ pub(crate) struct Projector {
     pub(crate) cache: Cache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Ready,
+    pub(crate) notice: Notice,
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
 }
@@ -95,6 +97,11 @@ impl Projector {
                     pause(LOOK_EVERY, &shutdown).await;
                     continue;
                 }
+                Err(ProjectorError::Store(error @ StoreError::OtherFold(_))) => {
+                    tracing::info!(error = %error, "a view was rebuilt by another build; going on without it");
+                    pause(LOOK_EVERY, &shutdown).await;
+                    continue;
+                }
                 Err(error) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
@@ -110,12 +117,12 @@ impl Projector {
         let store = Store::connect(&self.config.postgres_url, Target::Live).await?;
         self.ready.postgres.ready();
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
-        let share = Share { feeds: self.config.feeds, partitions: assigned };
+        let other_folds = OtherFolds::find(&store, self.config.feeds).await?;
+        self.notice.tell(&other_folds);
+        let share = Share { feeds: other_folds.others(), partitions: assigned };
         self.cache.lose_step();
-        if share.partitions.is_empty() {
-            self.ready.log.ready();
-            self.ready.redis.ready();
-            changed(&mut self.assignment, shutdown).await;
+        if share.places().next().is_none() {
+            self.stand_by(&other_folds, shutdown).await;
             return Ok(());
         }
         let standings = self.take_on(&store, &share).await?;
@@ -142,6 +149,7 @@ impl Projector {
             committed: standings.clone(),
             standings,
             share,
+            other_folds,
             held: None,
             last_move: Instant::now(),
             window: self.config.window,
@@ -159,6 +167,9 @@ impl Projector {
             // Redis shows one batch while Postgres takes the next.
             let next = fold.next(&mut batches, &mut assignment, shutdown);
             let (next, ()) = tokio::join!(next, self.show(committed.take()));
+            if !fold.other_folds.is_empty() {
+                self.notice.tell(&fold.other_folds);
+            }
             match next? {
                 Next::Committed(batch) => committed = Some(*batch),
                 Next::Overtaken => {
@@ -171,6 +182,16 @@ impl Projector {
                 }
                 Next::Over => return Ok(()),
             }
+        }
+    }
+
+    /// Waits until there may be something to fold.
+    async fn stand_by(&mut self, other_folds: &OtherFolds, shutdown: &Shutdown) {
+        self.ready.log.ready();
+        self.ready.redis.ready();
+        tokio::select! {
+            () = changed(&mut self.assignment, shutdown) => {}
+            () = tokio::time::sleep(other_folds::LOOK_EVERY), if !other_folds.is_empty() => {}
         }
     }
 
@@ -248,6 +269,7 @@ pub(crate) struct Fold {
     pub(crate) standings: Vec<Standing>,
     committed: Vec<Standing>,
     share: Share,
+    other_folds: OtherFolds,
     /// A batch that is to be taken once more.
     held: Option<Batch>,
     last_move: Instant,
@@ -280,6 +302,9 @@ impl Fold {
         assignment: &mut watch::Receiver<Assignment>,
         shutdown: &Shutdown,
     ) -> Result<Next, ProjectorError> {
+        if self.other_folds.have_changed(&self.store).await? {
+            return Ok(Next::Over);
+        }
         let batch = match self.held.take() {
             Some(batch) => batch,
             None => tokio::select! {

@@ -1,10 +1,16 @@
-//! `projector rebuild VIEW`: folds a view anew from the log's beginning beside the live rows, compares the two, and puts
+//! `projector rebuild VIEW …`: folds views anew from the log's beginning beside the live rows, compares the two, and puts
 //! the one in the place of the other, while everything goes on.
+//!
+//! Several views are folded in one pass up to where the hindmost of them is live. Then each is brought to its end by
+//! itself: one whose rows differ keeps none of the others from its switch.
 //!
 //! The next rows have a table and checkpoints of their own (`…_next`, `…@next`), so that a rebuild that was killed goes
 //! on from there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the tables
 //! change names in the same transaction. The checkpoints' generation moves with it: whoever folded the old rows finds
 //! that out by its next commit, which fails.
+//!
+//! The live rows of a view that waits, because another fold made them, are folded on by nobody. Once they are compared, the
+//! next ones go on to where the other views are, so that these need not wait until it has caught up.
 //!
 //! Redis has the rows of a generation under keys of their own. What is hot is copied there before the switch, and what
 //! changes while it is copied is written again, under the lock; then one key makes it all live. Where Redis does not
@@ -22,13 +28,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use schemas::views::{STORED, VIEWS};
 use tokio::task::JoinSet;
 
 pub use compare::{Compared, Comparison, Difference};
 
-use crate::config::Config;
+use crate::config::{Config, Feeds};
 use cache::Cache;
 use tables::{Origin, Tables};
 use worker::Worker;
@@ -41,18 +47,17 @@ const SWITCH_RETRY: Duration = Duration::from_millis(300);
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
-    pub view: String,
+    pub views: Vec<String>,
     /// Bring the rows from before the last rebuild back.
     pub rollback: bool,
     /// Switch though rows differ: the fold has changed, or the live rows are wrong.
     pub accept: bool,
 }
 
-/// What a rebuild came to.
+/// What the rebuild of a view came to.
 #[derive(Debug)]
 pub struct Report {
-    pub records: i64,
-    pub folded_in: Duration,
+    pub view: &'static str,
     pub comparison: Comparison,
     /// The generation that is live now; `None`: nothing was switched, because rows differ.
     pub generation: Option<i32>,
@@ -60,78 +65,139 @@ pub struct Report {
     pub copied: usize,
 }
 
-/// Of the command line behind `rebuild`. It prints how it goes; an error: nothing was switched.
+/// Of the command line behind `rebuild`. It prints how it goes; an error: something was not switched.
 pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut wish = Wish::default();
     for arg in args {
         match arg.as_str() {
             "--rollback" => wish.rollback = true,
             "--accept" => wish.accept = true,
-            view if wish.view.is_empty() && !view.starts_with('-') => view.clone_into(&mut wish.view),
-            other => bail!("{other:?} is not understood: rebuild VIEW, with --rollback or --accept"),
+            view if !view.starts_with('-') => wish.views.push(view.to_owned()),
+            other => bail!("{other:?} is not understood: rebuild VIEW…, with --rollback or --accept"),
         }
     }
-    let report = rebuild(config, &wish, |line| println!("{line}")).await?;
-    println!("folded         {} records in {:.2} s", report.records, report.folded_in.as_secs_f64());
-    let Comparison { partitions, differences } = &report.comparison;
-    for (partition, Compared { rows, differences }) in partitions.iter().enumerate() {
-        println!("partition {partition:>3}  {rows:>9} rows compared, {differences} differ");
-    }
-    differences.iter().for_each(|difference| println!("difference     {difference}"));
-    match report.generation {
-        Some(generation) => {
-            println!("live           generation {generation} of {}; {} rows in Redis", wish.view, report.copied);
-            Ok(())
+    let mut differing = Vec::new();
+    let reports = rebuild(config, &wish, |line| println!("{line}")).await?;
+    let is_one = reports.len() == 1;
+    for Report { view, comparison: Comparison { partitions, differences }, .. } in &reports {
+        let of = if is_one { String::new() } else { format!(" of {view}") };
+        for (partition, Compared { rows, differences }) in partitions.iter().enumerate() {
+            println!("partition {partition:>3}  {rows:>9} rows{of} compared, {differences} differ");
         }
-        None => bail!(
-            "{} rows differ, and the live ones stay. If that is what a changed fold is to do, or the live rows are \
+        differences.iter().for_each(|difference| println!("difference     {difference}"));
+    }
+    for Report { view, comparison, generation, .. } in &reports {
+        if generation.is_none() {
+            differing.push(format!("{} of {view}", comparison.total()));
+        }
+    }
+    if !differing.is_empty() {
+        bail!(
+            "rows differ ({}), and the live ones stay. If that is what a changed fold is to do, or the live rows are \
              wrong: the same again with --accept goes on from here",
-            report.comparison.total()
-        ),
+            differing.join(", ")
+        );
     }
+    Ok(())
 }
 
-/// `tell` hears how far it is.
-pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> anyhow::Result<Report> {
-    let Some(view) = VIEWS[..STORED].iter().position(|view| view.name == wish.view) else {
-        let names: Vec<_> = VIEWS[..STORED].iter().map(|view| view.name).collect();
-        bail!("there is no view {:?} to rebuild; there are {}", wish.view, names.join(", "));
-    };
-    let mut tables = Tables::connect(&config.postgres_url, view).await?;
-    match tables.prepare(wish.rollback).await? {
-        Origin::Nothing => {}
-        Origin::Unfinished => tell("going on with a rebuild that did not come to its end".to_owned()),
-        Origin::Kept => tell("going on with the rows from before the last rebuild".to_owned()),
+/// Rebuilds the views, one report each. `tell` hears how far it is.
+///
+/// # Errors
+/// Before anything is done where a view cannot be rebuilt. Later, the views that `tell` heard to be live stay so.
+pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
+    let views = views(wish)?;
+    let mut tables = Tables::connect(&config.postgres_url, views[0]).await?;
+    if wish.rollback {
+        for view in &views {
+            tables.turn_to(*view).await?;
+            tables.check_kept().await?;
+        }
     }
-    let live = tables.live().await?;
-    let partitions = u32::try_from(live.len()).context("a number of partitions")?;
-    let mut fold = Fold::new(config, view, partitions).await?;
-    fold.to(&live, Some(&tell)).await?;
+    let mut until: Vec<i64> = Vec::new();
+    for view in &views {
+        tables.turn_to(*view).await?;
+        match tables.prepare(wish.rollback).await? {
+            Origin::Nothing => {}
+            Origin::Unfinished => tell("going on with a rebuild that did not come to its end".to_owned()),
+            Origin::Kept => tell("going on with the rows from before the last rebuild".to_owned()),
+        }
+        let live = tables.live().await?;
+        until =
+            if until.is_empty() { live } else { until.iter().zip(live).map(|(one, other)| *one.min(&other)).collect() };
+    }
+    let mut fold = Fold::new(config, Feeds::of(views.iter().copied()), until.len()).await?;
+    fold.to(&until, Some(&tell)).await?;
+    let (records, folded_in) = (fold.progress.load(Ordering::Relaxed), fold.begun.elapsed().as_secs_f64());
+    tell(format!("folded         {records} records in {folded_in:.2} s"));
+    drop(fold);
+    let mut reports = Vec::new();
+    for view in views {
+        tables.turn_to(view).await?;
+        let report = end(config, (wish, view), &mut tables, &tell).await?;
+        if let Some(generation) = report.generation {
+            let copied = report.copied;
+            tell(format!("live           generation {generation} of {}; {copied} rows in Redis", report.view));
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// Indices in [`VIEWS`], each once.
+fn views(wish: &Wish) -> anyhow::Result<Vec<usize>> {
+    let mut views = Vec::new();
+    for name in &wish.views {
+        let Some(view) = VIEWS[..STORED].iter().position(|view| view.name == name) else {
+            let names: Vec<_> = VIEWS[..STORED].iter().map(|view| view.name).collect();
+            bail!("there is no view {name:?} to rebuild; there are {}", names.join(", "));
+        };
+        if !views.contains(&view) {
+            views.push(view);
+        }
+    }
+    ensure!(!views.is_empty(), "a rebuild wants the name of a view, or several");
+    Ok(views)
+}
+
+/// Brings one view, folded nearly as far as it lives, to its end.
+async fn end(
+    config: &Config,
+    (wish, view): (&Wish, usize),
+    tables: &mut Tables,
+    tell: &dyn Fn(String),
+) -> anyhow::Result<Report> {
     tables.analyze().await?;
+    let live = tables.live().await?;
+    let mut fold = Fold::new(config, Feeds::only(view), live.len()).await?;
     // The live rows went on meanwhile; now it is little.
+    fold.to(&live, Some(tell)).await?;
     fold.to(&tables.live().await?, None).await?;
-    let (records, folded_in) = (fold.progress.load(Ordering::Relaxed), fold.begun.elapsed());
 
     let moment = tables.snapshot().await?;
     fold.to(&moment, None).await?;
-    let comparison = tables.compare(partitions).await?;
+    let comparison = tables.compare(u32::try_from(live.len())?).await?;
+    let view_name = VIEWS[view].name;
     if comparison.total() > 0 && !wish.accept && !wish.rollback {
-        return Ok(Report { records, folded_in, comparison, generation: None, copied: 0 });
+        return Ok(Report { view: view_name, comparison, generation: None, copied: 0 });
+    }
+    if tables.wait() {
+        fold.to(&tables.front().await?, Some(tell)).await?;
     }
 
     fold.note_changes();
     let mut cache = None;
     let mut copied = 0;
-    match copy(config, view, &tables, &mut fold).await {
+    match copy(config, view, tables, &mut fold).await {
         Ok(Some((copy, rows))) => (cache, copied) = (Some(copy), rows),
         Ok(None) => {}
         Err(error) => tell(format!("Redis is left to the projectors: {error:#}")),
     }
     let mut tries = 0;
-    let generation = loop {
+    let Switched { generation, from, to } = loop {
         tries += 1;
-        match switch(&mut tables, &mut fold, &mut cache).await {
-            Ok(generation) => break generation,
+        match switch(tables, &mut fold, &mut cache).await {
+            Ok(switched) => break switched,
             Err(error) if tries < SWITCH_TRIES && tables.is_worth_a_retry(&error) => {
                 tables.abandon().await?;
                 tokio::time::sleep(SWITCH_RETRY).await;
@@ -139,12 +205,16 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
             Err(error) => return Err(error),
         }
     };
-    if let Some(cache) = &mut cache
-        && !cache.switch().await.unwrap_or(false)
-    {
-        tell("Redis did not switch: the projectors declare what it has stale".to_owned());
+    if let Some(cache) = &mut cache {
+        let mut has_switched = cache.switch().await.unwrap_or(false);
+        if has_switched && from != to {
+            has_switched = cache.advance(&from, &to).await.unwrap_or(false);
+        }
+        if !has_switched {
+            tell("Redis did not switch: the projectors declare what it has stale".to_owned());
+        }
     }
-    Ok(Report { records, folded_in, comparison, generation: Some(generation), copied })
+    Ok(Report { view: view_name, comparison, generation: Some(generation), copied })
 }
 
 /// What is hot, and what changed meanwhile.
@@ -161,16 +231,24 @@ async fn copy(
     Ok(Some((cache, copied)))
 }
 
+/// What a switch came to: the generation that lives, and the next offsets of the rows that did, and that do.
+struct Switched {
+    generation: i32,
+    from: Vec<i64>,
+    to: Vec<i64>,
+}
+
 /// While it runs no projector commits to the view.
-async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>) -> anyhow::Result<i32> {
-    let live = tables.lock().await?;
-    fold.to(&live, None).await?;
+async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>) -> anyhow::Result<Switched> {
+    let from = tables.lock().await?;
+    fold.to(&from, None).await?;
     if let Some(copy) = cache
         && copy.put(tables, fold.changes()).await.is_err()
     {
         *cache = None;
     }
-    tables.switch().await
+    let to = tables.next_offsets().await?;
+    Ok(Switched { generation: tables.switch().await?, from, to })
 }
 
 /// Some workers, a thread's work each.
@@ -181,13 +259,14 @@ struct Fold {
 }
 
 impl Fold {
-    async fn new(config: &Config, view: usize, partitions: u32) -> anyhow::Result<Self> {
+    async fn new(config: &Config, views: Feeds, partitions: usize) -> anyhow::Result<Self> {
+        let partitions = u32::try_from(partitions).context("a number of partitions")?;
         let progress = Arc::new(AtomicI64::new(0));
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(partitions as usize);
         let mut workers = Vec::new();
         for thread in 0..threads {
             let share = (0..partitions).skip(thread).step_by(threads).collect();
-            workers.push(Worker::new(config, view, (partitions, share), progress.clone()).await?);
+            workers.push(Worker::new(config, views, (partitions, share), progress.clone()).await?);
         }
         Ok(Self { workers, progress, begun: Instant::now() })
     }

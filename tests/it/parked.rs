@@ -155,12 +155,12 @@ async fn a_rebuild_takes_what_was_parked() {
     let token = shop.send("restock", &json!({ "quantity": 1 })).await;
     assert_eq!(shop.stock("p-2", &token).await, 101);
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
-    let wish = Wish { view: "product".to_owned(), accept: true, rollback: false };
+    let wish = Wish { views: vec!["product".to_owned()], accept: true, rollback: false };
     let error = rebuild(&config, &wish, |_| ()).await.unwrap_err();
     assert!(format!("{error:#}").contains("poison"), "{error:#}");
     shop.accept("product_rows").await;
     shop.accept("product_rows_next").await;
-    assert_eq!(rebuild(&config, &wish, |_| ()).await.unwrap().comparison.total(), 1);
+    assert_eq!(rebuild(&config, &wish, |_| ()).await.unwrap()[0].comparison.total(), 1);
     eventually("it is shown", async || (shop.stock("p-3", &token).await == 101).then_some(())).await;
     assert!(shop.list().await.is_empty());
     let token = shop.send("restock", &json!({ "quantity": 1 })).await;

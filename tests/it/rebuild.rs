@@ -51,11 +51,17 @@ impl Shown {
     }
 
     async fn rebuild(&self, view: &str, how: &str) -> anyhow::Result<(Report, Vec<String>)> {
-        let wish = Wish { view: view.to_owned(), rollback: how == "--rollback", accept: how == "--accept" };
+        let (mut reports, told) = self.rebuild_all(&[view], how).await?;
+        Ok((reports.remove(0), told))
+    }
+
+    async fn rebuild_all(&self, views: &[&str], how: &str) -> anyhow::Result<(Vec<Report>, Vec<String>)> {
+        let views = views.iter().copied().map(str::to_owned).collect();
+        let wish = Wish { views, rollback: how == "--rollback", accept: how == "--accept" };
         let config = projector::Config::from_env(&self.shop.env([])).unwrap();
         let told = std::sync::Mutex::new(Vec::new());
-        let report = rebuild(&config, &wish, |line| told.lock().unwrap().push(line)).await?;
-        Ok((report, told.into_inner().unwrap()))
+        let reports = rebuild(&config, &wish, |line| told.lock().unwrap().push(line)).await?;
+        Ok((reports, told.into_inner().unwrap()))
     }
 
     /// Reserves of all products, again and again, and asks with each answer's token. Gives how often.
@@ -162,22 +168,71 @@ async fn wrong_rows_are_named_and_stay_until_the_rebuild_is_accepted_and_come_ba
 }
 
 #[tokio::test]
-async fn rows_of_another_fold_are_not_folded_further_until_they_are_rebuilt() {
+async fn views_of_another_fold_wait_alone_and_go_on_after_their_rebuild() {
     let mut shown = Shown::new().await;
     shown.projector.take().unwrap().stop().await;
-    shown.shop.sql("UPDATE checkpoints SET fold = 0 WHERE view = 'order'").await;
-    let projector = shown.shop.start_projector();
-    eventually("it says what to do", async || {
-        let waits = projector.admin_client().get("/readyz").await.text;
-        waits.contains("rebuild order with this build").then_some(())
+    shown.shop.sql("UPDATE checkpoints SET fold = 0 WHERE view IN ('order', 'revenue')").await;
+    let projector = shown.shop.projector().await;
+    let metric = async |name: &str| {
+        let text = projector.admin_client().get("/metrics").await.text;
+        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next().map(str::to_owned))
+    };
+    eventually("the metrics tell which wait", async || {
+        let waits = [
+            metric("stampede_view_waits_for_rebuild{view=\"order\"").await,
+            metric("stampede_view_waits_for_rebuild{view=\"product\"").await,
+        ];
+        (waits == [Some("1".to_owned()), Some("0".to_owned())]).then_some(())
     })
     .await;
-    let (report, _) = shown.rebuild("order", "").await.unwrap();
-    assert_eq!(report.generation, Some(2));
-    projector.wait_ready().await;
-    let token = shown.commands.post("/v1/orders/o-1/cancel", json!({})).await.token();
-    let order = shown.get("/v1/orders/o-1", &token).await;
+    let incarnations = metric("stampede_incarnations_total").await;
+
+    let cancelled = shown.commands.post("/v1/orders/o-1/cancel", json!({})).await.token();
+    let customer = shown.get("/v1/customers/c-1", &cancelled).await;
+    assert_eq!((customer.status.as_u16(), &customer.json()["data"]["orders"]), (200, &json!(28)), "others go on");
+    let data = json!({ "order": "r", "quantity": 3 });
+    let reserved = shown.commands.post("/v1/products/p-7/reserve", data).await.token();
+    assert_eq!(shown.get("/v1/products/p-7", &reserved).await.json()["data"]["reserved"], 3);
+    let soon = [("consistency-token", cancelled.as_str()), ("prefer", "wait=0.1")];
+    assert_eq!(shown.queries.get_with("/v1/orders/o-1", &soon).await.status, 503, "these rows wait");
+    let before = shown.queries.get("/v1/orders/o-1").await;
+    assert_eq!((&before.json()["data"]["status"], before.header("etag")), (&json!("placed"), Some("\"1\"")));
+
+    let (reports, _) = shown.rebuild_all(&["order", "revenue"], "").await.unwrap();
+    let live: Vec<_> = reports.iter().map(|report| (report.view, report.generation)).collect();
+    assert_eq!(live, [("order", Some(2)), ("revenue", Some(2))]);
+    let order = shown.get("/v1/orders/o-1", &cancelled).await;
     assert_eq!((&order.json()["data"]["status"], order.header("etag")), (&json!("cancelled"), Some("\"2-2\"")));
+    let cancelled = shown.commands.post("/v1/orders/o-2/cancel", json!({})).await.token();
+    assert_eq!(shown.get("/v1/orders/o-2", &cancelled).await.json()["data"]["status"], "cancelled");
+    assert_eq!(shown.get("/v1/revenue", &cancelled).await.json()["rows"][0]["data"]["orders"], 198);
+    assert_eq!(metric("stampede_incarnations_total").await, incarnations, "what Redis has of others stays");
+    shown.audited().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_are_rebuilt_in_one_pass_and_each_is_switched_or_stays_by_itself() {
+    let shown = Shown::new().await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let busy = shown.keep_busy(&is_over);
+    let (reports, told) = shown.rebuild_all(&["product", "customer", "order", "customer"], "").await.unwrap();
+    let live: Vec<_> = reports.iter().map(|report| (report.view, report.generation)).collect();
+    assert_eq!(live, [("product", Some(2)), ("customer", Some(2)), ("order", Some(2))], "{told:?}");
+    assert_eq!(told.iter().filter(|line| line.starts_with("folded")).count(), 1, "one pass: {told:?}");
+    is_over.store(true, Ordering::Relaxed);
+    assert!(busy.await.unwrap() > 0);
+    shown.audited().await;
+
+    shown.shop.sql("UPDATE product_rows SET data = replace(data::text, '\"A\"', '\"B\"')::json").await;
+    let (reports, _) = shown.rebuild_all(&["product", "customer"], "").await.unwrap();
+    let live: Vec<_> = reports.iter().map(|report| (report.comparison.total(), report.generation)).collect();
+    assert_eq!(live, [(20, None), (0, Some(3))]);
+    let error = shown.rebuild_all(&["customer", "sale"], "--rollback").await.unwrap_err();
+    assert!(error.to_string().contains("nothing is kept of a rebuild of sale"), "{error:#}");
+    let (reports, _) = shown.rebuild_all(&["customer", "product"], "--rollback").await.unwrap();
+    assert_eq!(reports.iter().map(|report| report.generation).collect::<Vec<_>>(), [Some(4), Some(3)]);
+    shown.audited().await;
 }
 
 #[tokio::test]
@@ -186,6 +241,8 @@ async fn what_cannot_be_rebuilt_is_refused_with_a_reason() {
     for (view, how, reason) in
         [("journal", "", "there are product, order"), ("product", "--rollback", "nothing is kept")]
     {
+        let error = shown.rebuild_all(&["order", view], how).await.unwrap_err();
+        assert!(error.to_string().contains("there are product") || how == "--rollback", "{error:#}");
         let error = shown.rebuild(view, how).await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error:#}");
     }

@@ -89,7 +89,7 @@ enum Command {
     Sale(sale::Args),
     /// Read the whole log and compare every checkpoint and a sample of rows with it; exits with 1 where something differs
     Audit(projections::Audit),
-    /// Fold a view anew from the whole log, compare it with the live one, and put it in its place, while all goes on
+    /// Fold views anew from the whole log, compare them with the live ones, and put them in their place, while all goes on
     Rebuild(projections::Rebuild),
     /// Measure how fast it is, on a stack of its own; a stack that runs is not disturbed, but disturbs
     #[command(subcommand)]

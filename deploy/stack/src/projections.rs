@@ -24,8 +24,9 @@ pub(crate) struct Audit {
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Rebuild {
-    /// `product`, `order`, …: see `GET /v1/views`
-    view: String,
+    /// `product`, `order`, …: see `GET /v1/views`; several are made in one pass over the log
+    #[arg(required = true)]
+    views: Vec<String>,
     /// Bring back the rows from before the last rebuild, with what came since
     #[arg(long)]
     rollback: bool,
@@ -46,7 +47,8 @@ impl Rebuild {
     pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<Error> {
         let options = [(self.rollback, "--rollback"), (self.accept, "--accept")];
         let options = options.into_iter().filter_map(|(is_wanted, option)| is_wanted.then_some(option));
-        become_projector(layout, profile, &["rebuild", &self.view].into_iter().chain(options).collect::<Vec<_>>())
+        let views = self.views.iter().map(String::as_str);
+        become_projector(layout, profile, &["rebuild"].into_iter().chain(views).chain(options).collect::<Vec<_>>())
     }
 }
 

@@ -60,8 +60,12 @@ impl Store {
     /// Folds what is parked, in its order. `None`: nothing is. Else the rows as they stand now.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked.
+    /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked. So it does where the
+    /// view waits for a rebuild.
     pub(crate) async fn retry_parked(&self, view: usize, aggregate: &str) -> Result<Option<Vec<ReadRow>>, StoreError> {
+        if !self.of_other_folds(Feeds::only(view)).await?.is_empty() {
+            return Err(StoreError::OtherFold(FEEDS[view].to_owned()));
+        }
         let keys = self.in_transaction(self.retry(view, aggregate)).await?;
         let Some(keys) = keys else { return Ok(None) };
         let sql = format!(

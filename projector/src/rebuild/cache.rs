@@ -2,7 +2,8 @@
 
 use anyhow::Context as _;
 use redis::aio::ConnectionManager;
-use schemas::cache::{Keys, SWITCH, generation, switched};
+use schemas::cache::{ADVANCE, Keys, SWITCH, generation, position_field, switched};
+use schemas::views::FEEDS;
 
 use super::tables::Tables;
 use crate::config::Config;
@@ -11,6 +12,8 @@ use crate::redis::put_rows;
 /// What is hot is far less.
 const MAX_COPIED: usize = 200_000;
 const ROWS_A_CALL: usize = 500;
+/// In ms since 1970: a deadline that does not pass. Nobody else moves the positions of a view that waits.
+const NEVER_MS: u64 = 1 << 52;
 
 pub(super) struct Cache {
     connection: ConnectionManager,
@@ -73,6 +76,19 @@ impl Cache {
         let script = redis::Script::new(SWITCH);
         let mut call = script.key(self.keys.live());
         call.arg(self.keys.applied()).arg(&self.live).arg(&self.next);
+        Ok(call.invoke_async::<i64>(&mut self.connection).await? == 1)
+    }
+
+    /// Moves the view's positions to where the rows of the new incarnation stand, by their next offsets. `false`: they are
+    /// not where the live rows stood.
+    pub(super) async fn advance(&mut self, from: &[i64], to: &[i64]) -> anyhow::Result<bool> {
+        let script = redis::Script::new(ADVANCE);
+        let mut call = script.key(self.keys.live());
+        call.key(self.keys.applied()).arg(self.keys.applied()).arg(NEVER_MS).arg(&self.next);
+        for (partition, (from, to)) in (0..).zip(from.iter().zip(to)).filter(|(_, (from, to))| to > from) {
+            let expected = if *from == 0 { String::new() } else { (from - 1).to_string() };
+            call.arg(position_field(FEEDS[self.view], partition)).arg(expected).arg(to - 1);
+        }
         Ok(call.invoke_async::<i64>(&mut self.connection).await? == 1)
     }
 }

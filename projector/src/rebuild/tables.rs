@@ -1,15 +1,17 @@
 //! The tables and checkpoints of a view: those that live, the next ones, and those from before.
+//!
+//! A view *waits* while another fold than this build's made its live rows: projectors of this build do not fold it on.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chassis::env::Secret;
-use schemas::views::{FOLDS, VIEWS, View};
+use schemas::views::{FEEDS, FOLDS, VIEWS, View};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row};
 
 use super::compare::{self, Comparison};
-use crate::postgres::ReadRow;
+use crate::postgres::{ReadRow, reader, tally};
 
 /// One rebuild at a time in a database. The number says nothing.
 const LOCK: &str = "SELECT pg_try_advisory_lock(8)";
@@ -35,9 +37,12 @@ pub(super) struct Tables {
     view: &'static View,
     /// The live one.
     generation: i32,
+    waits: bool,
 }
 
 impl Tables {
+    /// Of the view in [`VIEWS`].
+    ///
     /// # Errors
     /// Also where another rebuild runs.
     pub(super) async fn connect(url: &Secret, view: usize) -> anyhow::Result<Self> {
@@ -48,10 +53,24 @@ impl Tables {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let snapshot = session(url).await?;
-        let sql = "SELECT max(generation) FROM checkpoints WHERE view = $1";
-        let generation: Option<i32> = client.query_one(sql, &[&VIEWS[view].name]).await?.get(0);
+        let mut tables = Self { client, snapshot, feed: view, view: VIEWS[view], generation: 0, waits: false };
+        tables.turn_to(view).await?;
+        Ok(tables)
+    }
+
+    /// Goes on with another view.
+    pub(super) async fn turn_to(&mut self, view: usize) -> anyhow::Result<()> {
+        let sql = "SELECT max(generation), bool_or(fold <> $2) FROM checkpoints WHERE view = $1";
+        let row = self.client.query_one(sql, &[&VIEWS[view].name, &FOLDS[view]]).await?;
+        let generation: Option<i32> = row.get(0);
         let generation = generation.context("no projector has folded this log yet")?;
-        Ok(Self { client, snapshot, feed: view, view: VIEWS[view], generation })
+        (self.feed, self.view, self.generation, self.waits) = (view, VIEWS[view], generation, row.get(1));
+        Ok(())
+    }
+
+    /// Tells whether projectors of this build leave the live rows alone.
+    pub(super) fn wait(&self) -> bool {
+        self.waits
     }
 
     /// Of the rows that are live.
@@ -59,16 +78,25 @@ impl Tables {
         self.generation
     }
 
+    /// # Errors
+    /// Where this build cannot go on from rows that are kept.
+    pub(super) async fn check_kept(&self) -> anyhow::Result<()> {
+        let (name, fold) = (self.view.name, FOLDS[self.feed]);
+        let of = self.fold_of(&self.kept()).await?;
+        let of = of.with_context(|| format!("nothing is kept of a rebuild of {name}"))?;
+        if of != fold {
+            bail!(
+                "the kept rows of {name} were made by fold {of}, and this build's is {fold}: use the build that made them"
+            );
+        }
+        Ok(())
+    }
+
     /// Makes the next rows' table, empty unless an earlier rebuild left it, or `rollback` brings the kept ones.
     pub(super) async fn prepare(&mut self, rollback: bool) -> anyhow::Result<Origin> {
-        let (table, fold) = (self.view.table, FOLDS[self.feed]);
+        let table = self.view.table;
         let (next, kept) = (self.next(), self.kept());
-        if rollback {
-            let of = self.fold_of(&kept).await?.context("nothing is kept of a rebuild of this view")?;
-            if of != fold {
-                bail!("the kept rows were made by fold {of}, and this build's is {fold}: use the build that made them");
-            }
-        } else if self.fold_of(&next).await? == Some(fold) {
+        if !rollback && self.fold_of(&next).await? == Some(FOLDS[self.feed]) && !self.is_ahead().await? {
             return Ok(Origin::Unfinished);
         }
         let transaction = self.client.transaction().await?;
@@ -94,6 +122,11 @@ impl Tables {
         Ok(self.client.query_one(sql, &[&name]).await?.get(0))
     }
 
+    /// Tells whether the next rows are further than the live ones somewhere: the two cannot be compared any more.
+    async fn is_ahead(&self) -> anyhow::Result<bool> {
+        Ok(!self.client.query(include_str!("behind.sql"), &[&self.next(), &self.view.name]).await?.is_empty())
+    }
+
     fn next(&self) -> String {
         format!("{}@next", self.view.name)
     }
@@ -113,12 +146,37 @@ impl Tables {
         offsets(&self.snapshot.query(POSITIONS, &[&self.view.name]).await?)
     }
 
+    /// How far the furthest view is in each partition.
+    pub(super) async fn front(&self) -> anyhow::Result<Vec<i64>> {
+        offsets(&self.client.query(include_str!("front.sql"), &[&&FEEDS[..]]).await?)
+    }
+
+    /// Where the next rows stand.
+    pub(super) async fn next_offsets(&self) -> anyhow::Result<Vec<i64>> {
+        offsets(&self.client.query(POSITIONS, &[&self.next()]).await?)
+    }
+
     /// So that Postgres plans for the next rows as it does for those that live.
     pub(super) async fn analyze(&self) -> anyhow::Result<()> {
         Ok(self.client.batch_execute(&format!("ANALYZE {}_next", self.view.table)).await?)
     }
 
+    /// # Errors
+    /// Also where the next rows of a view that waits counted other records than the live ones: at the switch they stand
+    /// further on, and nobody could tell.
     pub(super) async fn compare(&self, partitions: u32) -> anyhow::Result<Comparison> {
+        if self.waits {
+            let live = self.snapshot.query(COUNTED, &[&self.view.name]).await?;
+            let next = self.client.query(COUNTED, &[&self.next()]).await?;
+            for (live, next) in live.iter().zip(&next) {
+                // What was folded before there were tallies is in none.
+                let is_in_tally = live.get::<_, i64>("counted_from") == 0;
+                let counted = |row: &Row| is_in_tally.then(|| tally(row));
+                if reader(live) != reader(next) || counted(live) != counted(next) {
+                    bail!("{OTHER_RECORDS} {}", live.get::<_, i32>("partition"));
+                }
+            }
+        }
         let comparison = compare::compare(self.view, partitions, &self.snapshot, &self.client).await?;
         self.snapshot.batch_execute("COMMIT").await?;
         Ok(comparison)
@@ -139,18 +197,24 @@ impl Tables {
         Ok(self.client.query_one(sql, &[&self.view.relation]).await?.get(0))
     }
 
-    /// Begins the switch: nobody moves the live checkpoints until its end. Gives their next offsets.
+    /// Begins the switch: nobody moves the live checkpoints until its end. Gives their next offsets. Where the view waits,
+    /// nobody moves those of the others either: projectors that do not fold it have to learn of the switch, too.
     pub(super) async fn lock(&self) -> anyhow::Result<Vec<i64>> {
         self.client.batch_execute(&format!("BEGIN; {SWITCH_LIMITS}")).await?;
-        let sql = "SELECT next_offset FROM checkpoints WHERE view = $1 ORDER BY partition FOR UPDATE";
-        offsets(&self.client.query(sql, &[&self.view.name]).await?)
+        let locked: Vec<_> = FEEDS.into_iter().filter(|feed| self.waits || *feed == self.view.name).collect();
+        let sql = "SELECT view, next_offset FROM checkpoints WHERE view = ANY($1) ORDER BY partition, view FOR UPDATE";
+        let mut rows = self.client.query(sql, &[&locked]).await?;
+        rows.retain(|row| row.get::<_, &str>("view") == self.view.name);
+        offsets(&rows)
     }
 
-    /// Ends it: the next rows live. They stand where the live ones do, or nothing changes.
+    /// Ends it: the next rows live. They stand where the live ones do, or nothing changes; those of a view that waits may
+    /// stand further on.
     pub(super) async fn switch(&mut self) -> anyhow::Result<i32> {
-        let differ = self.client.query(include_str!("differ.sql"), &[&self.view.name, &self.next()]).await?;
+        let differ = if self.waits { include_str!("behind.sql") } else { include_str!("differ.sql") };
+        let differ = self.client.query(differ, &[&self.view.name, &self.next()]).await?;
         if let Some(row) = differ.first() {
-            bail!("the next rows counted other records than the live ones in partition {}", row.get::<_, i32>(0));
+            bail!("{OTHER_RECORDS} {}", row.get::<_, i32>(0));
         }
         let table = self.view.table;
         // An SQL view goes with the table that it was made from, whatever the table is called.
@@ -171,6 +235,11 @@ impl Tables {
         self.client.execute(include_str!("keep.sql"), &[&self.view.name, &kept]).await?;
         self.client.execute(include_str!("adopt.sql"), &[&self.view.name, &next]).await?;
         self.client.execute(FORGET, &[&next]).await?;
+        if self.waits {
+            // Whoever folds the others finds that out by its next commit, which fails.
+            let revise = "UPDATE checkpoints SET revision = revision + 1 WHERE view = ANY($1) AND view <> $2";
+            self.client.execute(revise, &[&&FEEDS[..], &self.view.name]).await?;
+        }
         // The next rows took it.
         self.client.execute("DELETE FROM parked WHERE view = $1", &[&self.view.name]).await?;
         self.client.batch_execute("COMMIT").await?;
@@ -192,13 +261,17 @@ impl Tables {
 
 const POSITIONS: &str = "SELECT next_offset FROM checkpoints WHERE view = $1 ORDER BY partition";
 
+const COUNTED: &str = "SELECT * FROM checkpoints WHERE view = $1 ORDER BY partition";
+
+const OTHER_RECORDS: &str = "the next rows counted other records than the live ones in partition";
+
 const FORGET: &str = "DELETE FROM checkpoints WHERE view = $1";
 
 fn offsets(rows: &[Row]) -> anyhow::Result<Vec<i64>> {
     if rows.is_empty() {
         bail!("no projector has folded this view yet");
     }
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| row.get("next_offset")).collect())
 }
 
 /// Its statements may take long: they read whole tables.

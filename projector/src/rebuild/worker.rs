@@ -1,4 +1,4 @@
-//! Folds some partitions of one view into its next rows.
+//! Folds some partitions of views into their next rows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const MAX_CHANGED_ROWS: usize = 20_000;
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) struct Worker {
-    view: usize,
+    views: Feeds,
     partitions: Vec<u32>,
     store: Store,
     folder: Folder,
@@ -39,21 +39,21 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Goes on from where the next rows stand.
+    /// Goes on from where the next rows stand: from the hindmost view's on, each takes what it lacks.
     pub(super) async fn new(
         config: &Config,
-        view: usize,
+        views: Feeds,
         (all, partitions): (u32, Vec<u32>),
         progress: Arc<AtomicI64>,
     ) -> anyhow::Result<Self> {
-        let store = Store::connect(&config.postgres_url, Target::Next(view)).await?;
-        let standings = store.standings(all, Feeds::only(view)).await?;
+        let store = Store::connect(&config.postgres_url, Target::Next(views)).await?;
+        let standings = store.standings(all, views).await?;
         let from: Vec<_> =
             partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
         let batches = log::follow(&config.kafka, &config.topic.name, &from)?;
         let folder = Folder::with_room(MAX_ROWS);
         let worker = Self {
-            view,
+            views,
             partitions,
             store,
             folder,
@@ -99,7 +99,7 @@ impl Worker {
         }
         let before = self.position();
         let records = Records::of(batch)?;
-        let missing = self.folder.missing(&records, Feeds::only(self.view));
+        let missing = self.folder.missing(&records, self.views);
         self.folder.remember(self.store.rows(&missing).await?);
         let changes = self.folder.fold(&records, &mut self.standings)?;
         if let Some(touched) = &mut self.touched {
@@ -113,12 +113,13 @@ impl Worker {
     async fn commit(&mut self) -> anyhow::Result<()> {
         self.last_commit = Instant::now();
         let mut moves = Vec::new();
-        for partition in self.partitions.iter().copied() {
+        let places = self.partitions.iter().flat_map(|partition| self.views.iter().map(move |view| (view, *partition)));
+        for (view, partition) in places {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
-            let (from, to, tally) = (committed.readers[self.view], now.readers[self.view], now.tallies[self.view]);
+            let (from, to, tally) = (committed.readers[view], now.readers[view], now.tallies[view]);
             if to != from {
-                let revision = now.revisions[self.view];
-                moves.push(Move { view: self.view, partition, from, to, tally, times: now.times, revision });
+                let revision = now.revisions[view];
+                moves.push(Move { view, partition, from, to, tally, times: now.times, revision });
             }
         }
         if !moves.is_empty() {
@@ -136,7 +137,9 @@ impl Worker {
         self.partitions.iter().map(|partition| self.next_offset(*partition)).sum()
     }
 
+    /// Of the hindmost view.
     fn next_offset(&self, partition: u32) -> i64 {
-        self.standings[partition as usize].readers[self.view].next_offset
+        let readers = &self.standings[partition as usize].readers;
+        self.views.iter().map(|view| readers[view].next_offset).min().unwrap_or(i64::MAX)
     }
 }

@@ -1,0 +1,87 @@
+//! The checkpoints, as a projector finds them.
+
+use std::collections::HashMap;
+
+use schemas::chain::{Reader, Tally};
+use schemas::record::Epoch;
+use schemas::tables::nonce_from_sql;
+use schemas::views::{FEEDS, FOLDS};
+use tokio_postgres::Row;
+
+use super::{Store, StoreError};
+use crate::config::Feeds;
+use crate::fold::{Standing, Times};
+
+impl Store {
+    /// Returns those of the feeds whose live rows were made by another fold than this build's.
+    pub(crate) async fn of_other_folds(&self, feeds: Feeds) -> Result<Feeds, StoreError> {
+        let sql = "SELECT DISTINCT view, fold FROM checkpoints";
+        let known = self.client.query(sql, &[]).await.map_err(StoreError::Load)?;
+        let is_other = |feed: usize| {
+            known.iter().any(|row| row.get::<_, &str>(0) == FEEDS[feed] && row.get::<_, i32>(1) != FOLDS[feed])
+        };
+        Ok(feeds.filter(is_other))
+    }
+
+    /// Where every view stands, by partition; at the start where it never stood anywhere.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherFold`] where one of the feeds has rows of another fold.
+    pub(crate) async fn standings(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Standing>, StoreError> {
+        let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), FOLDS[feed])).unzip();
+        self.client
+            .execute(include_str!("begin_checkpoints.sql"), &[&names, &partitions.cast_signed(), &folds])
+            .await
+            .map_err(StoreError::Load)?;
+        let checkpoints =
+            self.client.query(include_str!("load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
+        let known: HashMap<(String, i32), &Row> =
+            checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), row)).collect();
+        let is_other = |row: &&Row| {
+            feeds.iter().any(|feed| {
+                row.get::<_, &str>("view") == self.target.name(feed) && row.get::<_, i32>("fold") != FOLDS[feed]
+            })
+        };
+        if let Some(row) = checkpoints.iter().find(is_other) {
+            return Err(StoreError::OtherFold(row.get("view")));
+        }
+        let rows =
+            self.client.query("SELECT partition, nonce FROM log_partitions", &[]).await.map_err(StoreError::Load)?;
+        let nonces: HashMap<i32, u64> = rows.iter().map(|row| (row.get(0), nonce_from_sql(row.get(1)))).collect();
+        let mut times: HashMap<i32, Times> = HashMap::new();
+        for row in &checkpoints {
+            let known = times.entry(row.get("partition")).or_default();
+            known.last_at_ms = known.last_at_ms.max(row.get::<_, i64>("last_at_ms").cast_unsigned());
+            known.max_key_ms = known.max_key_ms.max(row.get::<_, i64>("max_key_ms").cast_unsigned());
+        }
+        let standing = |partition: u32| {
+            let partition = partition.cast_signed();
+            let rows: [Option<&Row>; FEEDS.len()] =
+                std::array::from_fn(|feed| known.get(&(self.target.name(feed), partition)).copied());
+            let readers = rows.map(|row| row.map_or(Reader::START, reader));
+            let mut standing = Standing::new(readers, feeds, nonces.get(&partition).copied());
+            standing.tallies = rows.map(|row| row.map_or(Tally::default(), tally));
+            standing.generations = rows.map(|row| row.map_or(1, |row| row.get("generation")));
+            standing.revisions = rows.map(|row| row.map_or(0, |row| row.get("revision")));
+            standing.times = times.get(&partition).copied().unwrap_or_default();
+            standing
+        };
+        Ok((0..partitions).map(standing).collect())
+    }
+}
+
+pub(crate) fn tally(row: &Row) -> Tally {
+    let counted: i64 = row.get("counted");
+    Tally { counted: counted.cast_unsigned(), hash: nonce_from_sql(row.get("counted_hash")) }
+}
+
+pub(crate) fn reader(row: &Row) -> Reader {
+    let claim: i64 = row.get("epoch_claim");
+    let last_seq: i64 = row.get("last_seq");
+    Reader {
+        next_offset: row.get("next_offset"),
+        epoch: (claim >= 0).then(|| Epoch { claim, nonce: nonce_from_sql(row.get("epoch_nonce")) }),
+        last_seq: last_seq.cast_unsigned(),
+        last_counted: row.get("last_counted"),
+    }
+}
