@@ -8,6 +8,7 @@ use std::time::Duration;
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
 
 #[derive(Debug, Clone)]
@@ -71,6 +72,12 @@ impl Config {
             producers: env.or("PRODUCERS", Producers(1))?.0,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
+    }
+
+    /// What other services of the log have to be told alike. `partitions`: of the topic as it is.
+    pub(crate) fn shared(&self, partitions: u32) -> Settings {
+        let told = Settings::default().with_secs(settings::IDEMPOTENCY_WINDOW_SECS, self.window);
+        told.with(settings::PARTITIONS, partitions)
     }
 }
 

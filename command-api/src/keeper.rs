@@ -1,7 +1,8 @@
 //! What is kept of the partitions in Postgres: how far, states of aggregates that are not in memory, and keys that took
 //! effect.
 //!
-//! The projector keeps it; here it is only read, many at once, and never by an engine that has something else to do.
+//! The projector keeps it; here it is only read, many at once, and never by an engine that has something else to do. The
+//! one exception are the settings that all services share, which whoever comes first keeps.
 //!
 //! Invariant: what is read comes with the checkpoint of the same moment, from one statement: whoever uses it knows
 //! which events it has.
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use chassis::env::Secret;
 use chassis::shutdown::{Shutdown, Tasks};
+use schemas::settings::Settings;
 use tokio::sync::{mpsc, watch};
 
 use crate::kafka::reader::LogReader;
@@ -58,9 +60,10 @@ pub(crate) struct Shelf {
 }
 
 impl Keeper {
-    /// Its tasks end with `shutdown`. `wrong` is told when the tables turn out to be of another log.
+    /// Its tasks end with `shutdown`. `wrong` is told when the tables turn out to be of another log, or of services that
+    /// were told otherwise than `settings`.
     pub(crate) fn start(
-        url: &Secret,
+        (url, settings): (&Secret, Settings),
         partitions: u32,
         reader: &LogReader,
         tasks: &mut Tasks,
@@ -83,7 +86,8 @@ impl Keeper {
         for _ in 0..LONG_WORKERS {
             tasks.spawn("keeper of long histories", worker(&long_waiting).run_long(shutdown.clone()));
         }
-        tasks.spawn("checkpoints", watermarks::follow(store, reader.clone(), tell, wrong, shutdown.clone()));
+        tasks
+            .spawn("checkpoints", watermarks::follow((store, settings), reader.clone(), tell, wrong, shutdown.clone()));
         let shelves = brought.into_iter().zip(known).map(|(brought, known)| Shelf { brought, known }).collect();
         Ok((Self { asked }, shelves))
     }

@@ -36,8 +36,8 @@ pub(crate) struct Ownership {
     pub(crate) assignment: watch::Receiver<Assignment>,
     /// Reads single records, beside the replays.
     pub(crate) log_reader: LogReader,
-    /// Why the tables in Postgres are not this log's.
-    other_log: watch::Receiver<Option<String>>,
+    /// Why this instance cannot go on beside the tables in Postgres.
+    wrong_tables: watch::Receiver<Option<String>>,
     producers: Arc<Producers>,
     /// `None` where the share is fixed.
     group: Option<Group>,
@@ -72,10 +72,12 @@ impl Ownership {
         };
         let shutdown = Shutdown::new();
         let mut engines = Tasks::new();
-        let (wrong, other_log) = watch::channel(None);
+        let (wrong, wrong_tables) = watch::channel(None);
         let (keeper, shelves) = match &config.postgres_url {
             Some(url) => {
-                let (keeper, shelves) = Keeper::start(url, partitions, &log_reader, &mut engines, wrong, &shutdown)?;
+                let settings = config.shared(partitions);
+                let (keeper, shelves) =
+                    Keeper::start((url, settings), partitions, &log_reader, &mut engines, wrong, &shutdown)?;
                 (Some(keeper), shelves.into_iter().map(Some).collect())
             }
             None => (None, (0..partitions).map(|_| None).collect::<Vec<_>>()),
@@ -119,7 +121,7 @@ impl Ownership {
         let dispatcher = Dispatcher::new(mailboxes, own_url, owners, links, config.window, metrics.clone());
         let dispatcher = Arc::new(dispatcher);
         metrics.observe(&dispatcher);
-        Ok(Self { other_log, dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
+        Ok(Self { wrong_tables, dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
     }
 
     /// Until shutdown is asked for, or an engine ends, which none should: then its name and why.
@@ -127,9 +129,9 @@ impl Ownership {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
-                Ok(()) = self.other_log.changed() => {
-                    if let Some(why) = self.other_log.borrow_and_update().clone() {
-                        anyhow::bail!("the tables belong to another log: {why}");
+                Ok(()) = self.wrong_tables.changed() => {
+                    if let Some(why) = self.wrong_tables.borrow_and_update().clone() {
+                        anyhow::bail!(why);
                     }
                 }
                 Some((name, result)) = self.engines.ended() => {

@@ -26,6 +26,7 @@ mod postgres;
 mod redis;
 mod reactor;
 mod migrate;
+pub mod settings;
 pub mod audit;
 pub mod rebuild;
 
@@ -102,6 +103,7 @@ impl App {
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
+            settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
             let mut tasks = Tasks::new();
             let to_commands = commands.map(|commands| Lanes::start(commands, partitions, metrics.clone(), &mut tasks));
             // It is set here alone.

@@ -1,11 +1,12 @@
 //! `projector` folds the log; `projector migrate` brings the tables up to date and ends; `projector audit` compares the
-//! views with the log; `projector rebuild` makes one anew; `projector snapshots` makes this build's before its release.
+//! views with the log; `projector rebuild` makes one anew; `projector snapshots` makes this build's before its release;
+//! `projector settings` shows and changes what all services share.
 
 use anyhow::bail;
 use chassis::env::Env;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
-use projector::{App, Config, audit, migrate, rebuild, snapshots};
+use projector::{App, Config, audit, migrate, rebuild, settings, snapshots};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,6 +21,9 @@ async fn main() -> anyhow::Result<()> {
         Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some("snapshots") => snapshots::run(&env.required("POSTGRES_URL")?).await,
-        Some(other) => bail!("there is no subcommand {other:?}; there are migrate, audit, rebuild and snapshots"),
+        Some("settings") => settings::run(&env.required("POSTGRES_URL")?, std::env::args().skip(2)).await,
+        Some(other) => {
+            bail!("there is no subcommand {other:?}; there are migrate, audit, rebuild, snapshots and settings")
+        }
     }
 }

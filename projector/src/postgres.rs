@@ -155,10 +155,13 @@ impl Store {
         Ok(Self { client, target, statements, repeats: (None, 0..0) })
     }
 
-    /// To be called before each commit; it has something to do once a minute.
-    pub(crate) async fn maintain_repeats(&mut self, window: Duration) -> Result<(), StoreError> {
-        if self.repeats.0.is_none_or(|last| last.elapsed() > MAINTAIN_EVERY) {
-            let taken = repeats::maintain(&self.client, window).await.map_err(StoreError::Maintain)?;
+    /// To be called before each commit; it has something to do once a minute, and where the log's time has come further
+    /// than the table takes. `log_ms`: of the last commit that was read.
+    pub(crate) async fn maintain_repeats(&mut self, window: Duration, log_ms: u64) -> Result<(), StoreError> {
+        let (looked, taken) = &self.repeats;
+        let is_behind = repeats::time(log_ms).cast_signed() >= taken.end;
+        if is_behind || looked.is_none_or(|last| last.elapsed() > MAINTAIN_EVERY) {
+            let taken = repeats::maintain(&self.client, window, log_ms).await.map_err(StoreError::Maintain)?;
             self.repeats = (Some(Instant::now()), taken);
         }
         Ok(())

@@ -357,7 +357,8 @@ impl Fold {
         let moves = self.moves(&changes);
         let mut sums = Sums::default();
         if !moves.is_empty() {
-            self.store.maintain_repeats(self.window).await?;
+            let log_ms = self.standings.iter().map(|standing| standing.times.last_at_ms).max().unwrap_or(0);
+            self.store.maintain_repeats(self.window, log_ms).await?;
             sums = self.store.commit(&changes, &moves, &self.standings, end).await?;
         }
         if end == End::Rollback {

@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 pub use compare::{Compared, Comparison, Difference};
 
 use crate::config::{Config, Feeds};
+use crate::settings;
 use cache::Cache;
 use tables::{Origin, Tables};
 use worker::Worker;
@@ -107,6 +108,7 @@ pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow:
 /// Before anything is done where a view cannot be rebuilt. Later, the views that `tell` heard to be live stay so.
 pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
     let views = views(wish)?;
+    settings::compare_prefix(config).await?;
     let mut tables = Tables::connect(&config.postgres_url, views[0]).await?;
     if wish.rollback {
         for view in &views {

@@ -29,7 +29,9 @@ use chassis::admin::AdminServer;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
+use schemas::settings::{self, Difference, Settings};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 pub use config::Config;
 
@@ -47,6 +49,8 @@ const IDLE_CHECKPOINTS_EVERY: Duration = Duration::from_secs(1);
 const PARKED_EVERY: Duration = Duration::from_millis(250);
 /// Between looks at the replicas: one that failed is left alone until the next.
 const REPLICAS_EVERY: Duration = Duration::from_secs(2);
+/// Between looks at what services share, until there is something to compare with.
+const SETTINGS_EVERY: Duration = Duration::from_millis(500);
 const LOG_RETRY: Duration = Duration::from_millis(250);
 
 /// A service that is bound and serves nothing yet.
@@ -104,6 +108,9 @@ impl App {
         let admin = admin.serve(shutdown.clone())?;
         let mut tasks = Tasks::new();
         tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));
+        let (wrong, mut wrong_settings) = watch::channel(None);
+        let told = Settings::default().with(settings::REDIS_PREFIX, config.redis_prefix);
+        tasks.spawn("settings", compare_settings(reads.clone(), told, wrong, shutdown.clone()));
         let router = http::router(reads, config.public_url.into());
         let border = http::border(config.cors_origins);
         let limits = chassis::http::Limits::new(config.grace);
@@ -118,6 +125,7 @@ impl App {
         });
         tokio::select! {
             () = shutdown.requested() => {}
+            Ok(()) = wrong_settings.changed() => shutdown.trigger(),
             Some((name, result)) = tasks.ended() => {
                 shutdown.trigger();
                 result.with_context(|| format!("the task {name:?} ended"))?;
@@ -126,7 +134,33 @@ impl App {
         // A grace is for requests; what ends them comes a little later.
         tasks.drain(config.grace + Duration::from_millis(500)).await?;
         admin.stop().await;
-        Ok(())
+        let differs = wrong_settings.borrow_and_update().clone();
+        differs.map_or(Ok(()), |difference: Difference| Err(difference.into()))
+    }
+}
+
+/// Looks until a projector has kept what it was told; then waits for the shutdown. `wrong` is told what differs.
+async fn compare_settings(
+    reads: Arc<Reads>,
+    told: Settings,
+    wrong: watch::Sender<Option<Difference>>,
+    shutdown: Shutdown,
+) {
+    while !shutdown.is_requested() {
+        match reads.store.redis_prefix().await {
+            Ok(Some(kept)) => {
+                if let Some(difference) = told.difference([(settings::REDIS_PREFIX, kept.as_str())]) {
+                    wrong.send_replace(Some(difference));
+                }
+                return shutdown.requested().await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(error = %error, "the shared settings cannot be compared"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SETTINGS_EVERY) => {}
+            () = shutdown.requested() => {}
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod replicas;
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use schemas::cache::Applied;
+use schemas::settings;
 use schemas::views::{FEEDS, JOURNAL, VIEWS, View, feed, row_body};
 use tokio_postgres::Row as SqlRow;
 
@@ -128,6 +129,13 @@ impl Store {
         let sql = include_str!("postgres/kept_row.sql").replace("{relation}", view.relation);
         let rows = self.primary.query(&sql, &[&view.name, &key, &view.form]).await?;
         Ok(rows.first().map(|row| (row.get(0), row.get(1))))
+    }
+
+    /// Returns the prefix that the projector was told, once one is kept; beside the limits.
+    pub(crate) async fn redis_prefix(&self) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT value FROM settings WHERE name = $1";
+        let rows = self.primary.query_apart(sql, &[&settings::REDIS_PREFIX]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// See [`Server::log`].

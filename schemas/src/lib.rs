@@ -23,6 +23,7 @@ pub mod answers;
 pub mod problem;
 pub mod snapshots;
 pub mod tables;
+pub mod settings;
 pub mod views;
 pub mod cache;
 pub mod contracts;

@@ -18,6 +18,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__deadlines_that_failed", include_str!("../sql/V9__deadlines_that_failed.sql")),
     ("V13__states_by_form", include_str!("../sql/V13__states_by_form.sql")),
     ("V15__exact_sums", include_str!("../sql/V15__exact_sums.sql")),
+    ("V20__settings", include_str!("../sql/V20__settings.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.

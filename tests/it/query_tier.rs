@@ -425,6 +425,11 @@ async fn stale_replica(shop: &Shop) -> String {
     shop.postgres_url.replace(&shop.topic, &copy)
 }
 
+/// A database of the same server that nobody writes to.
+fn another_redis(shop: &Shop) -> String {
+    format!("{}/9", shop.redis_url.trim_end_matches('/'))
+}
+
 #[tokio::test]
 async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_redis() {
     let shop = Shop::with_views(2).await;
@@ -438,7 +443,7 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
     let replica = ("POSTGRES_REPLICA_URLS", stale_replica(&shop).await);
     let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
     // One that finds nothing in Redis, ever, and one that does.
-    let apart = shop.query_api_with([replica.clone(), ("REDIS_PREFIX", format!("{}_apart", shop.prefix))]).await;
+    let apart = shop.query_api_with([replica.clone(), ("REDIS_URL", another_redis(&shop))]).await;
     let query_api = shop.query_api_with([replica]).await;
     let (commands, queries) = (command_api.client(), apart.client());
     eventually("the replica is asked", async || {

@@ -393,6 +393,8 @@ async fn an_order_of_which_a_line_is_refused_for_too_long_ends_and_gives_back_th
     whole.comes_to("/v1/orders/stuck", json!({ "status": "placed" })).await;
     let commands = format!("http://{}", whole.command_api.as_ref().unwrap().internal_addr());
     let none = ("PROJECTOR_VIEWS", "none".to_owned());
+    let url = whole.shop.postgres_url.as_str().into();
+    projector::settings::set(&url, "CONFIRM_WITHIN_SECS", "1").await.unwrap();
     let env = [none, ("REACTOR_COMMAND_URLS", commands), ("CONFIRM_WITHIN_SECS", "1".to_owned())];
     let hasty = Service::projector(&whole.shop.env(env));
     hasty.wait_ready().await;

@@ -4,7 +4,14 @@ use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
-use crate::fixture::{Service, Shop};
+use projector::settings;
+use schemas::events::WireEvent;
+use schemas::idempotency::IdempotencyKey;
+use schemas::record::{Claim, Commit, Epoch, Record};
+use schemas::time::parse_rfc3339;
+use serde_json::json;
+
+use crate::fixture::{Proxy, Service, Shop, append, eventually};
 
 fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
     KafkaSettings { brokers: shop.brokers.clone() }.admin("it").create().unwrap()
@@ -44,4 +51,111 @@ async fn a_log_with_fewer_copies_than_asked_for_is_refused() {
     let failure = Service::command_api(&told).await.failure().await;
     assert!(failure.contains("it has 1 copies, not 3 or more"), "{failure}");
     assert!(failure.contains("min.insync.replicas is \"1\", not 2 or more"), "{failure}");
+}
+
+const WINDOW: &str = "IDEMPOTENCY_WINDOW_SECS";
+
+/// Says what differs, and how to have it so.
+fn names(failure: &str, name: &str, told: &str, kept: &str) {
+    assert!(failure.contains(&format!("{name} is \"{told}\" here, and \"{kept}\" for this log")), "{failure}");
+    assert!(failure.contains(&format!("projector settings set {name} {told}")), "{failure}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_told_otherwise_than_the_first_does_not_start() {
+    let shop = Shop::with_views(2).await;
+    let command_api = shop.command_api().await;
+    let projector = shop.projector().await;
+    let _reactor = shop.reactor(&command_api, 600).await;
+    let short = (WINDOW, "60".to_owned());
+    names(&Service::projector(&shop.env([short.clone()])).failure().await, WINDOW, "60", "900");
+    names(&Service::command_api(&shop.write_env([short])).await.failure().await, WINDOW, "60", "900");
+    let reactor = shop.reactor_env(&command_api.internal_addr(), 60);
+    names(&Service::projector(&reactor).failure().await, "PAYMENT_WINDOW_SECS", "60", "600");
+    let apart = shop.env([("REDIS_PREFIX", "apart".to_owned())]);
+    names(&Service::projector(&apart).failure().await, "REDIS_PREFIX", "apart", &shop.prefix);
+    names(&Service::query_api(&apart).await.failure().await, "REDIS_PREFIX", "apart", &shop.prefix);
+    // One that folds nothing remembers no keys.
+    let none = [("PROJECTOR_VIEWS", "none".to_owned()), (WINDOW, "60".to_owned())];
+    Service::projector(&shop.env(none)).wait_ready().await;
+    for service in [command_api, projector] {
+        service.wait_ready().await;
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_all_services_are_told_can_be_changed_on_purpose() {
+    let shop = Shop::with_views(1).await;
+    shop.projector().await.stop().await;
+    let url = shop.postgres_url.as_str().into();
+    assert!(settings::set(&url, "EVENTS_PARTITIONS", "2").await.is_err());
+    assert!(settings::set(&url, WINDOW, "an hour").await.is_err());
+    settings::set(&url, WINDOW, "3600").await.unwrap();
+    names(&shop.start_projector().failure().await, WINDOW, "900", "3600");
+    let env = shop.write_env([(WINDOW, "3600".to_owned())]);
+    for service in [Service::projector(&env), Service::command_api(&env).await] {
+        service.wait_ready().await;
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn partitions_that_were_added_are_refused_though_nobody_says_how_many_there_were() {
+    let shop = Shop::with_views(2).await;
+    shop.projector().await.stop().await;
+    let grown = NewPartitions::new(&shop.topic, 3);
+    admin(&shop).create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
+        let failure = service.failure().await;
+        assert!(failure.contains("the topic has 3 partitions, and the log was made with 2"), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_api_serves_without_postgres_and_ends_once_postgres_says_that_it_is_told_otherwise() {
+    let mut shop = Shop::with_views(1).await;
+    shop.projector().await.stop().await;
+    let postgres = Proxy::in_url(&mut shop.postgres_url).await;
+    let service = Service::command_api(&shop.write_env([(WINDOW, "3600".to_owned())])).await;
+    service.wait_ready().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    service.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    postgres.restore().await;
+    names(&service.failure().await, WINDOW, "3600", "900");
+}
+
+#[tokio::test]
+async fn keys_are_forgotten_by_the_logs_time_and_not_by_a_projectors_clock() {
+    let shop = Shop::with_views(1).await;
+    // To whoever wrote it, the projector's clock is long past the window.
+    let nonce = 7;
+    append(&shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into() })).await;
+    let event = domain::Event::Product(domain::product::Event::Discontinued);
+    for (seq, at) in [(1, "2026-01-01T00:00:00Z"), (2, "2026-01-01T00:14:00Z")] {
+        let commit = Commit {
+            epoch: Epoch { claim: 0, nonce },
+            seq,
+            command_id: IdempotencyKey::random().to_string().into(),
+            at_ms: parse_rfc3339(at).unwrap().0,
+            aggregate: format!("product/{seq}").into(),
+            version: 1,
+            events: vec![WireEvent::newest(&event)],
+            fingerprint: 0,
+            cause: None,
+            trace: None,
+        };
+        append(&shop, 0, &format!("product/{seq}"), &Record::Commit(commit)).await;
+    }
+    let _projector = shop.projector().await;
+    let kept = async |count: i64| {
+        let is = shop.sql("SELECT (SELECT count(*) FROM repeats) * 1000 + count(*) FROM journal").await;
+        (is == Some(count)).then_some(())
+    };
+    eventually("the journal and the keys have both", async || kept(2_002).await).await;
+    // With the next command it is now, to the log too.
+    let command_api = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    command_api.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    eventually("the journal has all, the keys only the last", async || kept(1_003).await).await;
 }

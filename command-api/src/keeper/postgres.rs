@@ -12,6 +12,7 @@ use schemas::chain::Reader;
 use schemas::events::{WireEvent, known_name};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::Epoch;
+use schemas::settings::{self, Difference, Settings};
 use schemas::snapshots::{FORM, decode};
 use schemas::tables::{nonce_from_sql, repeat_key};
 use schemas::views::JOURNAL;
@@ -63,6 +64,13 @@ impl Store {
     pub(super) async fn identities(&self) -> Result<Vec<(u32, u64)>, StoreError> {
         let rows = self.query("SELECT partition, nonce FROM log_partitions", &[]).await?;
         Ok(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), nonce_from_sql(row.get(1)))).collect())
+    }
+
+    /// Keeps what this instance was told where nothing is kept yet. Returns what it was told otherwise than the others.
+    pub(super) async fn compare(&self, told: &Settings) -> Result<Option<Difference>, StoreError> {
+        self.query(settings::KEEP, &[&told.names, &told.values]).await?;
+        let rows = self.query(settings::READ, &[]).await?;
+        Ok(told.difference(rows.iter().map(|row| (row.get(0), row.get(1)))))
     }
 
     /// Of the journal, by partition.

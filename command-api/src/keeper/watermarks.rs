@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use chassis::shutdown::Shutdown;
 use schemas::record::Record;
+use schemas::settings::Settings;
 use tokio::sync::watch;
 
 use super::postgres::{Store, StoreError};
@@ -25,16 +26,27 @@ pub(crate) enum Known {
     At(Checkpoint),
 }
 
-/// Until shutdown, or until the tables turn out to be of another log.
+/// Until shutdown, or until the tables turn out to be of another log, or of services that were told otherwise.
 pub(super) async fn follow(
-    store: Arc<Store>,
+    (store, settings): (Arc<Store>, Settings),
     reader: LogReader,
     tell: Vec<watch::Sender<Known>>,
     wrong: watch::Sender<Option<String>>,
     shutdown: Shutdown,
 ) {
-    let (mut since, mut checked) = (Instant::now(), false);
+    let (mut since, mut checked, mut compared) = (Instant::now(), false, false);
     while !shutdown.is_requested() {
+        if !compared {
+            match store.compare(&settings).await {
+                Ok(None) => compared = true,
+                Ok(Some(difference)) => {
+                    wrong.send_replace(Some(difference.to_string()));
+                    return shutdown.requested().await;
+                }
+                // Without Postgres it serves, and compares once it is there.
+                Err(error) => tracing::debug!(error = %error, "the shared settings cannot be compared"),
+            }
+        }
         match look(&store, &reader, tell.len(), &mut checked).await {
             Ok(checkpoints) => {
                 since = Instant::now();
@@ -43,7 +55,9 @@ pub(super) async fn follow(
                 }
             }
             Err(LookError::OtherLog(partition)) => {
-                let message = format!("partition {partition} begins with another claim than the one in Postgres");
+                let message = format!(
+                    "the tables belong to another log: partition {partition} begins with another claim than the one in Postgres"
+                );
                 wrong.send_replace(Some(message));
                 return shutdown.requested().await;
             }

@@ -18,6 +18,7 @@ pub(crate) const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"]
 const BUILD: &str = "build";
 const TOPIC: &str = "create-topic";
 const TABLES: &str = "migrate";
+const SETTINGS: &str = "settings";
 /// Longer than the 10 s that a service gives itself to finish what it has.
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(12) };
 
@@ -68,6 +69,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     let built = build.as_ref().map(|_| BUILD);
     let topic = create_topic(&binaries, &common, size.brokers).needing(built);
     let mut parts: Vec<_> = build.into_iter().chain([topic, migrate(&binaries, &common).needing(built)]).collect();
+    parts.push(settings(&binaries, &common, size));
     let token = layout.secret("service-token")?;
     parts.extend((1..=size.command_apis).map(|instance| {
         let launch = Launch::new(binaries.join("command-api"), [""; 0])
@@ -146,6 +148,13 @@ fn migrate(binaries: &Path, common: &Common) -> Part {
     Part::task(TABLES, common.add_to(launch)).needing([postgres::NAME])
 }
 
+/// All services of a stack are started together: what it is told this time is for each of them.
+fn settings(binaries: &Path, common: &Common, size: &Size) -> Part {
+    let window = size.payment_window_secs.to_string();
+    let launch = Launch::new(binaries.join("projector"), ["settings", "set", "PAYMENT_WINDOW_SECS", &window]);
+    Part::task(SETTINGS, common.add_to(launch)).needing([TABLES])
+}
+
 /// Of the views, beside a stack that runs.
 pub(crate) fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
     let args = args.iter().map(|arg| (*arg).to_owned());
@@ -163,7 +172,7 @@ fn service(kind: &str, instance: u16, launch: Launch, admin: u16, ports: &[(&'st
             on_death: OnDeath::Restart,
             tier: Tier::Service,
         },
-        needs: [TOPIC, TABLES, redis::NAME].map(String::from).to_vec(),
+        needs: [TOPIC, SETTINGS, redis::NAME].map(String::from).to_vec(),
         ports: ports.iter().copied().chain([("admin", admin)]).collect::<BTreeMap<_, _>>(),
     }
 }

@@ -1,6 +1,8 @@
--- Within the partitions that there are. What is older than all of them is past its window.
+-- Within the partitions that there are; a later time is taken for the last. One that was dropped, if by another projector
+-- a moment ago, was past its window: this statement's lock on the table keeps the others where they are.
 INSERT INTO repeats (key, at, partition, "offset", fingerprint, version, events)
-SELECT key, to_timestamp(least(at_ms, $9::bigint - 1) / 1000.0), partition, "offset", fingerprint, version, events
+SELECT key, to_timestamp(kept_ms / 1000.0), partition, "offset", fingerprint, version, events
 FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[])
     AS command (key, at_ms, partition, "offset", fingerprint, version, events)
-WHERE at_ms >= $8::bigint
+CROSS JOIN LATERAL (SELECT least(at_ms, $9::bigint - 1) AS kept_ms) AS time
+WHERE at_ms >= $8::bigint AND to_regclass('repeats_' || kept_ms / 300000) IS NOT NULL
