@@ -29,6 +29,12 @@ use crate::{kafka, logs, plan, process, provision, redis};
 /// Of the runner, in the state directory.
 const NAME: &str = "tests";
 
+/// The runner's setting, which a caller may make.
+const THREADS: &str = "RUST_TEST_THREADS";
+/// Tests that run beside one for each core: one waits, as a rule, for its turn with a stack of its own, and others for
+/// servers and deadlines.
+const THREADS_THAT_WAIT: usize = 2;
+
 pub(crate) use gates::Scope;
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String>, scope: &Scope) -> Result<ExitCode> {
@@ -102,6 +108,10 @@ fn launch(layout: &Layout, stage: Stage, filter: Option<&str>) -> Result<Launch>
         .env("TEST_REDIS_URL", redis::url(layout))
         .env("TEST_STACK_BIN", own.to_string_lossy())
         .env("TEST_BIN_DIR", services::binaries(Profile::Dev)?.to_string_lossy());
+    if std::env::var_os(THREADS).is_none() {
+        let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+        launch = launch.env(THREADS, (cores + THREADS_THAT_WAIT).to_string());
+    }
     launch.dir = Some(root().to_owned());
     launch.output = Output::Caller;
     launch.env_of_caller = true;
