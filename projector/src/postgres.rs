@@ -29,6 +29,8 @@ use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// For what could not be read together behind a commit; the next one waits.
+const READ_APART_WITHIN: Duration = Duration::from_secs(1);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +91,12 @@ struct ViewStatements {
 pub(crate) type ReadRow = (String, u64, String);
 
 /// Rows of the summed views as they stand after a commit, by view.
-pub(crate) type Sums = [Vec<ReadRow>; STORED];
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) rows: [Vec<ReadRow>; STORED],
+    /// Keys of those that changed, too, and could not be read.
+    pub(crate) unread: [Vec<String>; STORED],
+}
 
 /// A checkpoint to move: view and partition, from where to where.
 pub(crate) struct Move {
@@ -182,7 +189,7 @@ impl Store {
 
     /// Everything in one transaction and one round trip: the statements are sent without waiting for each other's
     /// answers. The first fails unless every checkpoint is where `moves` says, and with it fails the transaction.
-    /// What it changed in the summed views is read back behind it.
+    /// What it changed in the summed views is read back behind it; that this fails is no failure of the commit.
     pub(crate) async fn commit(
         &self,
         changes: &Changes,
@@ -229,10 +236,44 @@ impl Store {
         writes.into_iter().collect::<Result<(), _>>()?;
         journal.and(repeats).and(parked).and(committed).map_err(StoreError::Commit)?;
         let mut shown = Sums::default();
-        for ((view, _), rows) in sums.iter().zip(reads) {
-            shown[*view] = rows.map_err(StoreError::Read)?;
+        for ((view, keys), rows) in sums.into_iter().zip(reads).filter(|_| end == End::Commit) {
+            match rows {
+                Ok(rows) => shown.rows[view] = rows,
+                Err(error) => self.read_apart(view, keys, &error, &mut shown).await,
+            }
         }
         Ok(shown)
+    }
+
+    /// Reads by halves what cannot be read together. A row that cannot be read by itself stays unread, and so does what is
+    /// left when the time is over.
+    async fn read_apart(&self, view: usize, keys: Vec<String>, error: &tokio_postgres::Error, shown: &mut Sums) {
+        let reason = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+        let begun = Instant::now();
+        let is_over = || begun.elapsed() > READ_APART_WITHIN || self.client.is_closed();
+        let mut failed = vec![keys];
+        while let Some(mut keys) = failed.pop() {
+            if keys.len() == 1 || is_over() {
+                shown.unread[view].extend(keys);
+                continue;
+            }
+            let rest = keys.split_off(keys.len() / 2);
+            for half in [keys, rest] {
+                let statement = &self.statements.views[view].read;
+                match read(&self.client, statement, &half).await {
+                    Ok(rows) => shown.rows[view].extend(rows),
+                    Err(_) => failed.push(half),
+                }
+            }
+        }
+        let (rows, first) = (shown.unread[view].len(), shown.unread[view].first());
+        tracing::warn!(
+            view = FEEDS[view],
+            rows,
+            key = first,
+            reason,
+            "committed rows cannot be read: Redis is without them"
+        );
     }
 
     async fn write(&self, view: usize, columns: &Columns) -> Result<(), StoreError> {

@@ -216,11 +216,13 @@ impl Projector {
     }
 
     async fn show(&mut self, committed: Option<Committed>) {
-        let Some(Committed { changes, sums, moves }) = committed.filter(|committed| !committed.moves.is_empty()) else {
+        let Some(Committed { changes, sums, moves, begun: read_at }) =
+            committed.filter(|committed| !committed.moves.is_empty())
+        else {
             return;
         };
         let begun = Instant::now();
-        match self.cache.show(&changes, &sums, &moves).await {
+        match self.cache.show(&changes, &sums, &moves, read_at).await {
             Ok(()) => self.metrics.cached(begun.elapsed()),
             Err(error) => self.cache_failed(error),
         }
@@ -292,6 +294,8 @@ pub(crate) struct Committed {
     changes: Changes,
     sums: Sums,
     moves: Vec<Move>,
+    /// From before anything of it was read in Postgres.
+    begun: Instant,
 }
 
 impl Fold {
@@ -362,7 +366,7 @@ impl Fold {
             sums = self.store.commit(&changes, &moves, &self.standings, end).await?;
         }
         if end == End::Rollback {
-            return Ok(Committed { changes, sums, moves });
+            return Ok(Committed { changes, sums, moves, begun });
         }
         self.metrics.folded(records.len(), changes.commits);
         for reason in &changes.passed_over {
@@ -378,7 +382,7 @@ impl Fold {
                 self.committed[*partition as usize] = self.standings[*partition as usize].clone();
             }
         }
-        Ok(Committed { changes, sums, moves })
+        Ok(Committed { changes, sums, moves, begun })
     }
 
     /// Partitions in which something counted; now and then the others too.

@@ -11,7 +11,8 @@ use chassis::redis::RedisSetupError;
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, RedisError};
 use schemas::cache::{
-    ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, generation, incarnation, position_field, value,
+    ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WITHDRAW, WRITE_WITHIN_MS, generation, incarnation, position_field,
+    value,
 };
 use schemas::views::{FEEDS, STORED, row_body};
 use serde::Serialize;
@@ -62,6 +63,7 @@ struct Step {
 
 struct Scripts {
     put_newer: String,
+    withdraw: String,
     advance: String,
     begin: String,
 }
@@ -119,15 +121,26 @@ impl Cache {
         Ok(resumed)
     }
 
-    /// Shows a committed batch: its rows, then its positions, in one round trip.
-    pub(crate) async fn show(&mut self, changes: &Changes, sums: &Sums, moves: &[Move]) -> Result<(), CacheError> {
+    /// Shows a committed batch: its rows, then its positions, in one round trip. Rows that could not be read are withdrawn.
+    ///
+    /// `read_at`: from before anything of it was read in Postgres.
+    pub(crate) async fn show(
+        &mut self,
+        changes: &Changes,
+        sums: &Sums,
+        moves: &[Move],
+        read_at: Instant,
+    ) -> Result<(), CacheError> {
         let Some(mut step) = self.step.take() else { return Ok(()) };
-        let now = step.clock.0 + u64::try_from(step.clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let deadline = now + WRITE_WITHIN_MS;
+        let deadline = at(step.clock, Instant::now()) + WRITE_WITHIN_MS;
+        let times = (deadline, at(step.clock, read_at));
         let rows = self.rows(&step.incarnation, changes, sums);
         let mut pipe = redis::pipe();
         for rows in rows.chunks(MAX_ROWS_A_CALL) {
-            put_newer(&mut pipe, &step.scripts.put_newer, deadline, rows);
+            put_newer(&mut pipe, &step.scripts.put_newer, times, rows);
+        }
+        for keys in self.unread(&step.incarnation, sums).chunks(MAX_ROWS_A_CALL) {
+            pipe.cmd("EVALSHA").arg(&step.scripts.withdraw).arg(keys.len()).arg(keys).arg(ROW_TTL_SECS);
         }
         self.advance(&mut pipe, deadline, &mut step, moves);
         let answers: Vec<i64> = pipe.query_async(&mut self.connection).await?;
@@ -151,8 +164,13 @@ impl Cache {
         let own = changes.rows.iter().enumerate();
         let own = own.flat_map(|(view, rows)| rows.iter().map(move |(key, row)| (view, key, row)));
         let own = own.map(|(view, key, (version, data))| row(view, key, *version, &json(data)));
-        let sums = sums.iter().enumerate().flat_map(|(view, rows)| rows.iter().map(move |row| (view, row)));
+        let sums = sums.rows.iter().enumerate().flat_map(|(view, rows)| rows.iter().map(move |row| (view, row)));
         own.chain(sums.map(|(view, (key, version, data))| row(view, key, *version, data))).collect()
+    }
+
+    fn unread(&self, incarnation: &str, sums: &Sums) -> Vec<String> {
+        let keys = sums.unread.iter().enumerate().flat_map(|(view, keys)| keys.iter().map(move |key| (view, key)));
+        keys.map(|(view, key)| self.keys.row(incarnation, view, key)).collect()
     }
 
     fn advance(&self, pipe: &mut Pipeline, deadline: u64, step: &mut Step, moves: &[Move]) {
@@ -183,20 +201,30 @@ impl Cache {
 
     async fn load_scripts(&mut self) -> Result<Scripts, CacheError> {
         let mut pipe = redis::pipe();
-        for script in [PUT_NEWER, ADVANCE, BEGIN] {
+        for script in [PUT_NEWER, WITHDRAW, ADVANCE, BEGIN] {
             pipe.cmd("SCRIPT").arg("LOAD").arg(script);
         }
-        let (put_newer, advance, begin) = pipe.query_async(&mut self.connection).await?;
-        Ok(Scripts { put_newer, advance, begin })
+        let (put_newer, withdraw, advance, begin) = pipe.query_async(&mut self.connection).await?;
+        Ok(Scripts { put_newer, withdraw, advance, begin })
     }
 }
 
-fn put_newer(pipe: &mut Pipeline, script: &str, deadline: u64, rows: &[(String, u64, Vec<u8>)]) {
+/// Redis's time in ms, when ours shows the instant. `clock`: another such pair.
+fn at((time_ms, instant): (u64, Instant), when: Instant) -> u64 {
+    let ms = |length: std::time::Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+    match when.checked_duration_since(instant) {
+        Some(since) => time_ms.saturating_add(ms(since)),
+        // Rounded down, too: the rows were read then or later.
+        None => time_ms.saturating_sub(ms(instant - when) + 1),
+    }
+}
+
+fn put_newer(pipe: &mut Pipeline, script: &str, (deadline, read_at): (u64, u64), rows: &[(String, u64, Vec<u8>)]) {
     let call = pipe.cmd("EVALSHA").arg(script).arg(rows.len());
     for (key, ..) in rows {
         call.arg(key);
     }
-    call.arg(deadline).arg(ROW_TTL_SECS);
+    call.arg(deadline).arg(ROW_TTL_SECS).arg(read_at);
     for (_, version, value) in rows {
         call.arg(*version).arg(value);
     }
@@ -216,7 +244,8 @@ pub(crate) async fn put_rows(
         for (key, ..) in rows {
             call.key(keys.row(incarnation, view, key));
         }
-        call.arg(deadline).arg(ROW_TTL_SECS);
+        // Nobody knows any more when they were read: what was withdrawn stays so.
+        call.arg(deadline).arg(ROW_TTL_SECS).arg(0);
         for (key, version, data) in rows {
             call.arg(*version).arg(value(*version, row_body(key, *version, data).as_bytes()));
         }

@@ -11,7 +11,7 @@ mod looks;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -329,12 +329,15 @@ impl Reads {
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         // From before the read: a fill that arrives long after may be older than what was there since.
         let cache = self.positions.cache().filter(|_| view < STORED);
+        let begun = Instant::now();
         let loaded = self.store.row(side, view, key).await.map_err(failed)?;
         // What a replica gives may be older than what Redis had: then it would show less than Redis's positions say.
         if let Some(cached) = cache.filter(|cached| shows(&loaded.offsets, cached.offsets.of(view), scope)) {
             let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
-                if let Err(error) = cache.fill(&cached.incarnation, cached.clock, view, &key, row.as_ref()).await {
+                if let Err(error) =
+                    cache.fill(&cached.incarnation, (cached.clock, begun), view, &key, row.as_ref()).await
+                {
                     tracing::debug!(error = %error, "a row was not put into Redis");
                 }
             });

@@ -107,21 +107,22 @@ impl Cache {
     /// Puts what Postgres gave, a row or its absence, unless Redis has a newer one, or it is too late to be sure of
     /// that, or too many do just now.
     ///
-    /// `clock`: Redis's own, from before the row was read.
+    /// `clock`: Redis's time in ms when ours showed an instant. `read_at`: from before the row was read.
     pub(crate) async fn fill(
         &self,
         incarnation: &str,
-        clock: (u64, Instant),
+        (clock, read_at): ((u64, Instant), Instant),
         view: usize,
         key: &str,
         row: Option<&Row>,
     ) -> Result<(), CacheError> {
         let _place = self.fills.try_enter()?;
-        let begun = clock.0 + u64::try_from(clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let since = read_at.saturating_duration_since(clock.1);
+        let begun = clock.0 + u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let (version, body, ttl_secs) =
             row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));
         let mut call = self.put_newer.key(self.keys.row(incarnation, view, key));
-        call.arg(begun + WRITE_WITHIN_MS).arg(ttl_secs).arg(version).arg(value(version, body));
+        call.arg(begun + WRITE_WITHIN_MS).arg(ttl_secs).arg(begun).arg(version).arg(value(version, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())
     }

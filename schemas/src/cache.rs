@@ -3,7 +3,8 @@
 //! | key | value |
 //! |---|---|
 //! | `{prefix}:live` | the live incarnation: 16 hexadecimal digits, then each view's generation behind a dot |
-//! | `{prefix}:{digits}:{view}.{generation}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
+//! | `{prefix}:{digits}:{view}.{generation}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row; \
+//!   `-{Redis's time in ms}\n`: withdrawn then |
 //! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows; `end/{partition}` → the offset behind \
 //!   the log's last record, and `end_at/{partition}` → Redis's time in ms from before that was asked of Kafka |
 //!
@@ -17,6 +18,10 @@
 //!
 //! A guard sees only what still stands. So every write has a deadline, which times to live outlast; and Redis is to evict
 //! what was used longest ago (`allkeys-lru`), and to have room for far more than is written until that deadline.
+//!
+//! A row that changed and could not be read behind its commit is withdrawn before its positions move. To delete it would
+//! not do: what was read before the commit may still be under way, and its version be above nothing. So what stands there
+//! names the time, and is taken off by what was read later alone. To a reader it is no row, and not its absence either.
 //!
 //! That there is no row is written by readers alone, under the same guard, as version 0, which every row's version is
 //! above. It never hides a row whose position its reader has seen: that row was written before its position. Written
@@ -41,6 +46,8 @@ pub const END_AT: &str = "end_at";
 
 /// See `redis/put_newer.lua`.
 pub const PUT_NEWER: &str = include_str!("../redis/put_newer.lua");
+/// See `redis/withdraw.lua`.
+pub const WITHDRAW: &str = include_str!("../redis/withdraw.lua");
 /// See `redis/advance.lua`.
 pub const ADVANCE: &str = include_str!("../redis/advance.lua");
 /// See `redis/switch.lua`.
@@ -139,6 +146,11 @@ fn parse_position(word: &str) -> Option<Applied<'_>> {
 /// A row's value.
 pub fn value(version: u64, body: &[u8]) -> Vec<u8> {
     [version.to_string().as_bytes(), b"\n", body].concat()
+}
+
+/// Tells whether a row was withdrawn.
+pub fn is_withdrawn(value: &[u8]) -> bool {
+    value.first() == Some(&b'-')
 }
 
 /// The version, and where in `value` the body begins.

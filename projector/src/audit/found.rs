@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use chassis::env::Secret;
 use redis::aio::ConnectionManager;
-use schemas::cache::{Keys, position_field, split_value};
+use schemas::cache::{Keys, is_withdrawn, position_field, split_value};
 use schemas::chain::{Reader, Tally};
 use schemas::views::{FEEDS, STORED, VIEWS};
 use tokio_postgres::{Client, IsolationLevel, NoTls};
@@ -119,7 +119,7 @@ impl Redis {
             }
             let values: Vec<Option<Vec<u8>>> = call.query_async(&mut self.connection).await?;
             for (key, value) in keys.iter().zip(values) {
-                let Some(value) = value else { continue };
+                let Some(value) = value.filter(|value| !is_withdrawn(value)) else { continue };
                 let (version, body) =
                     split_value(&value).map_or((0, &value[..]), |(version, body)| (version, &value[body..]));
                 let data = String::from_utf8_lossy(body).into_owned();
