@@ -11,6 +11,7 @@ use chassis::kafka::KafkaSettings;
 use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
 
+/// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
@@ -37,7 +38,7 @@ pub struct Config {
     /// `PARTITIONS`, e.g. `0-5` or `0,2,4`: owns these, whatever others do; default: what the group of all instances
     /// assigns.
     pub share: Share,
-    /// `SERVICE_TOKEN`: who may use the internal listener.
+    /// `SERVICE_TOKEN`: who may use the internal listener; 16 characters or more.
     pub service_token: Secret,
     /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long a key is remembered.
     pub window: Duration,
@@ -59,7 +60,7 @@ impl Config {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
-            postgres_url: env.optional("POSTGRES_URL")?,
+            postgres_url: env.optional_secret("POSTGRES_URL")?,
             state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
             internal_addr,
@@ -67,7 +68,7 @@ impl Config {
             cors_origins: env.or("CORS_ORIGINS", Origins::None)?,
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
             share: env.or("PARTITIONS", Share::Assigned)?,
-            service_token: env.required("SERVICE_TOKEN")?,
+            service_token: env.token("SERVICE_TOKEN")?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             producers: env.or("PRODUCERS", Producers(1))?.0,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn an_address_that_names_no_host_needs_a_url_for_others() {
-        let settings = [("SERVICE_TOKEN", "hidden"), ("INTERNAL_ADDR", "0.0.0.0:8181")];
+        let settings = [("SERVICE_TOKEN", "hidden-from-others"), ("INTERNAL_ADDR", "0.0.0.0:8181")];
         let error = Config::from_env(&Env::from(settings)).unwrap_err().to_string();
         assert!(error.starts_with("INTERNAL_URL must be set"), "{error}");
         let named = settings.into_iter().chain([("INTERNAL_URL", "http://commands-1:8181")]);
@@ -163,7 +164,19 @@ mod tests {
     #[test]
     fn the_service_token_has_no_default_and_is_never_shown() {
         assert!(Config::from_env(&Env::from([("HTTP_ADDR", "127.0.0.1:0")])).is_err());
-        let config = Config::from_env(&Env::from([("SERVICE_TOKEN", "hidden")])).unwrap();
+        let config = Config::from_env(&Env::from([("SERVICE_TOKEN", "hidden-from-others")])).unwrap();
+        assert!(!format!("{config:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn every_secret_can_come_from_a_file_and_none_is_shown() {
+        let file = std::env::temp_dir().join(format!("stampede-config-{}-command-api", std::process::id()));
+        std::fs::write(&file, "hidden-in-a-file\n").unwrap();
+        let env = ["POSTGRES_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
+        let config = Config::from_env(&Env::from(env)).unwrap();
+        let told = [config.postgres_url.as_ref().unwrap(), &config.service_token];
+        std::fs::remove_file(&file).unwrap();
+        assert!(told.iter().all(|secret| secret.expose() == "hidden-in-a-file"));
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -9,6 +9,7 @@ use chassis::kafka::KafkaSettings;
 use schemas::topic::LogTopic;
 use schemas::views::FEEDS;
 
+/// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
@@ -52,12 +53,12 @@ impl Config {
                 min_isr: env.or("EVENTS_MIN_ISR", 1)?,
             },
             feeds: env.or("PROJECTOR_VIEWS", Feeds::ALL)?,
-            postgres_url: env.required("POSTGRES_URL")?,
-            redis_url: env.required("REDIS_URL")?,
+            postgres_url: env.secret("POSTGRES_URL")?,
+            redis_url: env.secret("REDIS_URL")?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             command_urls: env.or("REACTOR_COMMAND_URLS", Urls::default())?.0,
-            service_token: env.optional("SERVICE_TOKEN")?,
+            service_token: env.optional_token("SERVICE_TOKEN")?,
             payment_window: env.secs_or("PAYMENT_WINDOW_SECS", Duration::from_secs(600))?,
             confirm_within: env.secs_or("CONFIRM_WITHIN_SECS", Duration::from_secs(900))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
@@ -163,5 +164,17 @@ mod tests {
         for text in ["", "product,", "products", "none,product"] {
             assert!(text.parse::<Feeds>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn every_secret_can_come_from_a_file_and_none_is_shown() {
+        let file = std::env::temp_dir().join(format!("stampede-config-{}-projector", std::process::id()));
+        std::fs::write(&file, "hidden-in-a-file\n").unwrap();
+        let env = ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
+        let config = Config::from_env(&Env::from(env)).unwrap();
+        let told = [&config.postgres_url, &config.redis_url, config.service_token.as_ref().unwrap()];
+        std::fs::remove_file(&file).unwrap();
+        assert!(told.iter().all(|secret| secret.expose() == "hidden-in-a-file"));
+        assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -17,11 +17,11 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init_logs(&env)?;
     match std::env::args().nth(1).as_deref() {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
-        Some("migrate") => migrate(&env.required("POSTGRES_URL")?).await,
+        Some("migrate") => migrate(&env.secret("POSTGRES_URL")?).await,
         Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
-        Some("snapshots") => snapshots::run(&env.required("POSTGRES_URL")?).await,
-        Some("settings") => settings::run(&env.required("POSTGRES_URL")?, std::env::args().skip(2)).await,
+        Some("snapshots") => snapshots::run(&env.secret("POSTGRES_URL")?).await,
+        Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
         Some(other) => {
             bail!("there is no subcommand {other:?}; there are migrate, audit, rebuild, snapshots and settings")
         }

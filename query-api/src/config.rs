@@ -6,6 +6,7 @@ use std::time::Duration;
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 
+/// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `POSTGRES_URL`.
@@ -42,12 +43,12 @@ pub struct Config {
 impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         Ok(Self {
-            postgres_url: env.required("POSTGRES_URL")?,
-            postgres_replica_urls: urls(env.optional("POSTGRES_REPLICA_URLS")?.as_ref()),
+            postgres_url: env.secret("POSTGRES_URL")?,
+            postgres_replica_urls: urls(env.optional_secret("POSTGRES_REPLICA_URLS")?.as_ref()),
             postgres_connections: env.or("POSTGRES_CONNECTIONS", 16)?,
             postgres_queue: env.or("POSTGRES_QUEUE", 1000)?,
             postgres_queue_wait: env.millis_or("POSTGRES_QUEUE_MS", Duration::from_millis(500))?,
-            redis_url: env.required("REDIS_URL")?,
+            redis_url: env.secret("REDIS_URL")?,
             redis_calls: env.or("REDIS_CALLS", 2048)?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             http_addr: env.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8082)))?,
@@ -74,5 +75,18 @@ mod tests {
         let list: Vec<String> = exposed("postgres://a/x, postgres://b/x,");
         assert_eq!(list, ["postgres://a/x", "postgres://b/x"]);
         assert!(urls(None).is_empty());
+    }
+
+    #[test]
+    fn every_secret_can_come_from_a_file_and_none_is_shown() {
+        let file = std::env::temp_dir().join(format!("stampede-config-{}-query-api", std::process::id()));
+        std::fs::write(&file, "hidden-in-a-file\n").unwrap();
+        let env =
+            ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "POSTGRES_REPLICA_URLS_FILE"].map(|name| (name, file.as_os_str()));
+        let config = Config::from_env(&Env::from(env)).unwrap();
+        let told = [&config.postgres_url, &config.redis_url, &config.postgres_replica_urls[0]];
+        std::fs::remove_file(&file).unwrap();
+        assert!(told.iter().all(|secret| secret.expose() == "hidden-in-a-file"));
+        assert!(!format!("{config:?}").contains("hidden"));
     }
 }

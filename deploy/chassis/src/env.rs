@@ -1,13 +1,16 @@
 //! The process's environment, read once.
 
+mod secret;
+
 use std::any::type_name;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 use std::time::Duration;
+
+pub use secret::Secret;
 
 /// Longer than any setting makes sense: a time of today and it add up within 64 bits of milliseconds, and in Postgres.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
@@ -27,6 +30,14 @@ pub enum EnvError {
     Missing { name: String, expected: &'static str },
     #[error("{name} is set, but not to what is expected: {expected} ({reason})")]
     Unparsable { name: String, expected: &'static str, reason: String },
+    #[error("{name} and {name}_FILE are both set: unset one of them")]
+    Both { name: String },
+    #[error("{name}_FILE names a file that cannot be read as a text: {reason}")]
+    File { name: String, reason: String },
+    #[error("{name}_FILE names a file that is empty")]
+    EmptyFile { name: String },
+    #[error("{name} cannot be used: {reason}")]
+    Unfit { name: String, reason: &'static str },
 }
 
 impl Env {
@@ -40,7 +51,7 @@ impl Env {
     /// The value, or `None` where it is unset or empty.
     ///
     /// The parser's own message becomes part of the error: a type whose values are secret must not repeat its input
-    /// there ([`Secret`] cannot fail).
+    /// there. [`Secret`] has no parser: see [`Env::secret`].
     pub fn optional<T>(&self, name: &str) -> Result<Option<T>, EnvError>
     where
         T: FromStr<Err: fmt::Display>,
@@ -129,46 +140,6 @@ fn expected<T>() -> &'static str {
     name.rsplit("::").next().unwrap_or(name)
 }
 
-/// A text that neither `Debug` nor `Display` shows: passwords, tokens, URLs that carry them.
-///
-/// It has no `PartialEq` on purpose: `==` stops at the first difference, and its duration tells how far a guess is
-/// right.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself, for the one place that hands it to a server.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<S: Into<String>> From<S> for Secret {
-    fn from(text: S) -> Self {
-        Self(text.into())
-    }
-}
-
-impl FromStr for Secret {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;
@@ -208,19 +179,5 @@ mod tests {
     fn a_variable_that_is_not_utf8_never_defaults() {
         let env = Env::from([("NAME", OsString::from_vec(vec![0xff]))]);
         assert!(matches!(env.or("NAME", String::new()), Err(EnvError::Unparsable { .. })));
-    }
-
-    #[test]
-    fn a_required_variable_that_is_missing_is_named() {
-        let error = Env::default().required::<Secret>("POSTGRES_URL").unwrap_err();
-        assert_eq!(error.to_string(), "POSTGRES_URL must be set (expected: Secret)");
-    }
-
-    #[test]
-    fn a_secret_is_never_printed() {
-        let env = Env::from([("SERVICE_TOKEN", "hunter2")]);
-        let secret = env.required::<Secret>("SERVICE_TOKEN").unwrap();
-        assert_eq!(format!("{secret} {secret:?} {env:?}"), "*** *** {\"SERVICE_TOKEN\"}");
-        assert_eq!(secret.expose(), "hunter2");
     }
 }

@@ -1,0 +1,173 @@
+//! Secrets: from a variable, or from the file that `{NAME}_FILE` names.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{Env, EnvError};
+
+/// Shorter ones can be guessed.
+const MIN_TOKEN_CHARS: usize = 16;
+
+/// A text that neither `Debug` nor `Display` shows: passwords, tokens, URLs that carry them.
+///
+/// It has no `PartialEq` on purpose: `==` stops at the first difference, and its duration tells how far a guess is
+/// right. It has no `FromStr` on purpose, either: so [`Env`] gives one by the methods below alone, and every secret can
+/// come from a file.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that hands it to a server.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Env {
+    /// Returns the secret, or `None` where neither the variable nor its file is set. White space around a file's content
+    /// does not belong to it: an editor ends it with a newline.
+    pub fn optional_secret(&self, name: &str) -> Result<Option<Secret>, EnvError> {
+        let told = self.optional::<String>(name)?;
+        let Some(file) = self.optional::<String>(&format!("{name}_FILE"))? else { return Ok(told.map(Secret)) };
+        match told {
+            Some(_) => Err(EnvError::Both { name: name.to_owned() }),
+            None => read(name, Path::new(&file)).map(Some),
+        }
+    }
+
+    /// Returns the secret; unset is an error.
+    pub fn secret(&self, name: &str) -> Result<Secret, EnvError> {
+        self.optional_secret(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// Returns a secret that goes into an HTTP header and that nobody can guess, or `None` where it is unset.
+    pub fn optional_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
+        let unfit = |reason| Err(EnvError::Unfit { name: name.to_owned(), reason });
+        match self.optional_secret(name)? {
+            Some(token) if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) => {
+                unfit("a token has visible ASCII characters alone, no space and no newline")
+            }
+            Some(token) if token.expose().len() < MIN_TOKEN_CHARS => unfit("a token has 16 characters or more"),
+            token => Ok(token),
+        }
+    }
+
+    /// Returns such a secret; unset is an error.
+    pub fn token(&self, name: &str) -> Result<Secret, EnvError> {
+        self.optional_token(name)?.ok_or_else(|| missing(name))
+    }
+}
+
+fn missing(name: &str) -> EnvError {
+    EnvError::Missing {
+        name: name.to_owned(),
+        expected: "a secret; a variable of this name and _FILE may name its file",
+    }
+}
+
+fn read(name: &str, file: &Path) -> Result<Secret, EnvError> {
+    // Whoever confuses the two variables has the secret in the place of the file's name: it is not shown, either.
+    let content = std::fs::read_to_string(file)
+        .map_err(|error| EnvError::File { name: name.to_owned(), reason: error.to_string() })?;
+    match content.trim() {
+        "" => Err(EnvError::EmptyFile { name: name.to_owned() }),
+        content => Ok(Secret(content.to_owned())),
+    }
+}
+
+impl<S: Into<String>> From<S> for Secret {
+    fn from(text: S) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A file of its own, which goes with the test.
+    struct File(PathBuf);
+
+    impl File {
+        fn new(name: &str, content: &[u8]) -> Self {
+            let path = std::env::temp_dir().join(format!("stampede-secret-{}-{name}", std::process::id()));
+            std::fs::write(&path, content).unwrap();
+            Self(path)
+        }
+
+        fn told(&self) -> Env {
+            Env::from([("PASSWORD_FILE", self.0.as_os_str())])
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_secret_comes_from_its_variable_or_from_its_file_without_what_an_editor_adds() {
+        let env = Env::from([("PASSWORD", "hunter2")]);
+        assert_eq!(env.secret("PASSWORD").unwrap().expose(), "hunter2");
+        let file = File::new("editor", b" hunter2\r\n\n");
+        assert_eq!(file.told().secret("PASSWORD").unwrap().expose(), "hunter2");
+        assert!(Env::default().optional_secret("PASSWORD").unwrap().is_none());
+        let empty = Env::from([("PASSWORD", ""), ("PASSWORD_FILE", "")]);
+        assert!(empty.optional_secret("PASSWORD").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_that_gives_no_secret_is_an_error_that_names_the_setting_alone() {
+        let error = |env: &Env| {
+            let error = env.optional_secret("PASSWORD").unwrap_err().to_string();
+            assert!(error.starts_with("PASSWORD") && !error.contains("hunter2"), "{error}");
+            error
+        };
+        assert!(error(&File::new("empty", b" \n").told()).contains("is empty"));
+        assert!(error(&File::new("binary", b"hunter2\xff").told()).contains("cannot be read"));
+        assert!(error(&Env::from([("PASSWORD_FILE", "hunter2")])).contains("No such file"));
+        assert!(error(&Env::from([("PASSWORD_FILE", "/")])).contains("cannot be read"));
+        let file = File::new("both", b"hunter2");
+        let both =
+            [("PASSWORD".into(), "hunter2".into()), ("PASSWORD_FILE".to_owned(), file.0.clone().into_os_string())];
+        assert!(error(&Env::from(both)).contains("both set"));
+    }
+
+    #[test]
+    fn a_token_is_long_and_fits_into_a_header() {
+        let token = |text: &str| Env::from([("TOKEN", text)]).token("TOKEN").map(|token| token.expose().to_owned());
+        assert_eq!(token("0123456789abcdef").unwrap(), "0123456789abcdef");
+        for text in ["0123456789abcde", "0123456789abcdef\n", "0123456789 abcdef", "0123456789abcdeé", ""] {
+            let error = token(text).unwrap_err().to_string();
+            assert!(error.starts_with("TOKEN") && !error.contains("0123"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_missing_is_named() {
+        let error = Env::default().secret("PASSWORD").unwrap_err().to_string();
+        assert!(error.starts_with("PASSWORD must be set"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let env = Env::from([("PASSWORD", "hunter2")]);
+        let secret = env.secret("PASSWORD").unwrap();
+        assert_eq!(format!("{secret} {secret:?} {env:?}"), "*** *** {\"PASSWORD\"}");
+    }
+}
