@@ -35,12 +35,17 @@ function edge.key()
     return made
 end
 
--- An instance's HTTP library refuses some requests before any handler sees them, by a bare status. These two functions
--- make a problem of it, like of every other error.
+-- A service cannot tell the id of a request whose head it cannot read: its answer has another one. These two functions
+-- make a problem of it that names the request, as every other error does.
 function edge.complete_head()
-    local status = ngx.status
-    if status < 400 or ngx.header.content_type then
+    local status, named = ngx.status, ngx.var.upstream_http_x_request_id
+    local is_of_head = status == 400 or status == 414 or status == 431
+    if not is_of_head or not named or named == ngx.var.request_name then
         return
+    end
+    if ngx.var.allowed_origin ~= "" then
+        ngx.header.access_control_allow_origin = ngx.var.allowed_origin
+        ngx.header.access_control_expose_headers = ngx.var.exposed_headers
     end
     ngx.header.content_type = "application/problem+json"
     ngx.header.content_length = nil
@@ -54,7 +59,6 @@ function edge.complete_body()
     end
     local problem = ngx.ctx.problem
     if problem then
-        -- The body that came is empty, or says nothing that a problem could.
         ngx.arg[1] = ngx.arg[2] and problem or nil
     end
 end

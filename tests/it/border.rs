@@ -2,9 +2,11 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::fixture::{Answer, Client, Service, Shop, batch_line, read_log};
+use crate::fixture::{Answer, Client, DEADLINE, SERVICE_TOKEN, Service, Shop, batch_line, read_log};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const READ: &str = "GET, HEAD, OPTIONS";
@@ -108,6 +110,53 @@ async fn whatever_is_sent_to_either_tier_is_answered_in_the_documented_form() {
         assert_eq!(Some(made.json()["request_id"].as_str().unwrap()), made.header("x-request-id"));
     }
     check_all(&commands.client(), &OF_COMMANDS).await;
+    for addr in [commands.http_addr(), commands.internal_addr(), queries.http_addr()] {
+        a_head_that_cannot_be_read_is_refused_by_a_problem(&addr).await;
+    }
+    the_internal_listener_knows_the_commands_that_are_not_described(&commands).await;
+}
+
+async fn a_head_that_cannot_be_read_is_refused_by_a_problem(addr: &str) {
+    let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+    for (line, headers, status) in [
+        ("GARBAGE", "", 400),
+        ("GET /v1/views HTTP/9.9", "", 400),
+        ("GET /v1/views HTTP/1.1", "x : 1\r\n", 400),
+        ("POST /v1/commands HTTP/1.1", "content-length: 1\r\ncontent-length: 2\r\n", 400),
+        ("GET /v1/views HTTP/1.1", &many, 431),
+    ] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(format!("{line}\r\nhost: a\r\n{headers}\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {answer}");
+        assert!(head.contains("content-type: application/problem+json\r\n"), "{line}: {answer}");
+        let problem: Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&problem["type"], &problem["status"]), (&json!("/problems/invalid-request"), &json!(status)));
+        let id = problem["request_id"].as_str().unwrap();
+        assert!(head.contains(&format!("x-request-id: {id}")), "{line}: {answer}");
+    }
+}
+
+async fn the_internal_listener_knows_the_commands_that_are_not_described(commands: &Service) {
+    let bearer = format!("Bearer {SERVICE_TOKEN}");
+    let (internal, public) = (commands.internal_client(), commands.client());
+    for (path, allow) in [
+        ("/v1/products/cd/commit", WRITTEN),
+        ("/v1/orders/o/confirm-line", WRITTEN),
+        ("/v1/products/cd/reserve", WRITTEN),
+        ("/internal/link/2", "GET, OPTIONS"),
+    ] {
+        let asked = internal.try_send(Method::DELETE, path, &[("authorization", bearer.as_str())], None).await.unwrap();
+        assert_eq!(asked.problem(405, "method-not-allowed", "").header("allow"), Some(allow), "{path}");
+        if path != "/v1/products/cd/reserve" {
+            public.try_send(Method::DELETE, path, &[], None).await.unwrap().problem(404, "not-found", "");
+        }
+    }
+    let unknown = [("authorization", bearer.as_str())];
+    let unknown = internal.try_send(Method::DELETE, "/v1/products/cd/paint", &unknown, None).await.unwrap();
+    unknown.problem(404, "not-found", "");
 }
 
 #[tokio::test]

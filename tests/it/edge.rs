@@ -15,7 +15,8 @@ use crate::stack::Stack;
 async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     // Loopback is not limited; here all of it is, but for one address.
     let limits = ["commands=2", "batches=1", "lists=1", "histories=1"].map(|limit| ["--limit", limit]).concat();
-    let stack = Stack::up_with(&[&limits[..], &["--unlimited", "127.0.0.1/32"]].concat()).await;
+    let others = ["--unlimited", "127.0.0.1/32", "--cors-origin", "https://shop.example"];
+    let stack = Stack::up_with(&[&limits[..], &others].concat()).await;
     let client = stack.client();
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
     let answer = client.post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
@@ -25,10 +26,12 @@ async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     for path in ["/metrics", "/readyz", "/link", "/internal/link"] {
         assert_eq!(client.get(path).await.status, 404, "{path}");
     }
-    client.try_send(Method::TRACE, "/v1/products/cd", &[], None).await.unwrap().problem(405, "method-not-allowed", "");
     what_describes_it_is_served(&client).await;
     people_are_told_what_runs_here(&stack).await;
     what_the_edge_refuses_is_a_problem_that_names_the_request(&stack).await;
+    a_method_that_no_path_takes_is_told_which_ones_this_one_takes(&client).await;
+    a_page_of_an_allowed_site_may_read_the_edges_own_answers(&stack).await;
+    a_part_of_an_answer_is_not_to_be_had(&client).await;
     a_stranger_is_limited_by_the_class_of_its_requests(&stack).await;
     what_says_who_asks_is_kept_for_nobody(&client).await;
 
@@ -59,8 +62,56 @@ async fn people_are_told_what_runs_here(stack: &Stack) {
     for link in page.text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert_eq!(stack.client().get(link).await.status, 200, "{link}");
     }
-    let docs = stack.client().get("/docs").await;
-    assert!(docs.header("content-security-policy").unwrap().contains("frame-ancestors 'none'"), "{docs:?}");
+}
+
+async fn a_method_that_no_path_takes_is_told_which_ones_this_one_takes(client: &Client) {
+    for (path, status, allow) in [
+        ("/", 405, Some("GET, HEAD")),
+        ("/v1/products/cd", 405, Some("GET, HEAD, OPTIONS")),
+        ("/v1/customers/c/orders?limit=1", 405, Some("GET, HEAD, OPTIONS")),
+        ("/v1/products/cd/restock", 405, Some("OPTIONS, POST")),
+        ("/v1/commands", 405, Some("OPTIONS, POST")),
+        ("/nowhere", 404, None),
+    ] {
+        let answer = client.try_send(Method::TRACE, path, &[], None).await.unwrap();
+        let slug = if status == 405 { "method-not-allowed" } else { "not-found" };
+        assert_eq!(answer.problem(status, slug, "").header("allow"), allow, "{path}");
+    }
+}
+
+async fn a_page_of_an_allowed_site_may_read_the_edges_own_answers(stack: &Stack) {
+    let stranger = Client::from([127, 0, 0, 3], &format!("http://{}", stack.addr()));
+    let limited = async |origin: &str| {
+        eventually("one is limited", async || {
+            let answer = stranger.get_with("/v1/views/product", &[("origin", origin)]).await;
+            (answer.status == 429).then_some(answer)
+        })
+        .await
+    };
+    let nowhere = async |origin: &str| stack.client().get_with("/v1", &[("origin", origin)]).await;
+    let (shop, elsewhere) = ("https://shop.example", "https://shop.example.org");
+    for answer in [nowhere(shop).await, limited(shop).await] {
+        assert_eq!(answer.header("access-control-allow-origin"), Some(shop), "{answer:?}");
+        assert!(answer.header("access-control-expose-headers").unwrap().contains("Retry-After"), "{answer:?}");
+        assert_eq!(answer.header("vary"), Some("Origin"), "{answer:?}");
+    }
+    for answer in [nowhere(elsewhere).await, limited(elsewhere).await] {
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{answer:?}");
+        assert_eq!(answer.header("vary"), Some("Origin"), "{answer:?}");
+    }
+}
+
+/// Not of one that is kept either.
+async fn a_part_of_an_answer_is_not_to_be_had(client: &Client) {
+    let part = ("range", "bytes=0-1");
+    for path in ["/v1/products/cd", "/openapi.json", "/"] {
+        let whole = client.get(path).await;
+        for _ in 0..2 {
+            let answer = client.get_with(path, &[part]).await;
+            assert_eq!((answer.status.as_u16(), answer.header("accept-ranges")), (200, None), "{path}");
+            assert_eq!(answer.text, whole.text, "{path}");
+        }
+    }
 }
 
 async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack) {
@@ -81,7 +132,7 @@ async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack
         ("GET /v1/products/a%2fb HTTP/1.1", "", 400, "invalid-request"),
         ("GET /v1/products/a%00 HTTP/1.1", "", 400, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", "x\u{1}: 1\r\n", 400, "invalid-request"),
-        // These two pass the edge: it is the service's HTTP library that refuses them, by a bare status.
+        // These two pass the edge: it is the service that cannot read them, and cannot tell their name.
         ("GET /v1/products/asked-once HTTP/1.1", "x: \u{1}\r\n", 400, "invalid-request"),
         ("GET /v1/products/asked-once HTTP/1.1", &many, 431, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", &large, 431, "invalid-request"),
@@ -187,12 +238,14 @@ async fn what_describes_it_is_served(client: &Client) {
     for path in ["/docs", "/docs?api=log"] {
         let page = client.get(path).await;
         assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
-        let (_, policy) =
-            page.text.split_once("\"Content-Security-Policy\" content=\"").expect("the page has a policy");
-        let (policy, _) = policy.split_once('"').unwrap();
+        let policies: Vec<_> = page.headers.get_all("content-security-policy").iter().collect();
+        let [policy] = &*policies else { panic!("the page has one policy: {page:?}") };
+        let policy = policy.to_str().unwrap();
         let mut sources = policy.split(';').flat_map(|directive| directive.split_whitespace().skip(1));
-        assert!(policy.starts_with("default-src 'self';"), "{policy}");
-        assert!(sources.all(|source| ["'self'", "'unsafe-inline'", "data:", "blob:"].contains(&source)), "{policy}");
+        assert!(policy.starts_with("default-src 'self'; script-src 'self'; "), "{policy}");
+        assert!(policy.ends_with("frame-ancestors 'none'"), "{policy}");
+        let known = ["'self'", "'none'", "'unsafe-inline'", "data:", "blob:"];
+        assert!(sources.all(|source| known.contains(&source)), "{policy}");
     }
     let viewer = client.get("/docs/viewer.js").await;
     assert_eq!(viewer.header("content-type"), Some("text/javascript; charset=utf-8"));

@@ -34,4 +34,5 @@ mod adding;
 mod stack;
 mod generators;
 mod edge;
+mod schemathesis;
 mod faults;

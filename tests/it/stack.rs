@@ -18,7 +18,7 @@ const BASE_PORT: u16 = 20_000;
 /// Of the services that were built for the tests.
 const UP: [&str; 3] = ["up", "--detach", "--as-built"];
 /// A start of everything, on a busy machine.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(300);
 
 /// One at a time: they share their ports, and a machine.
 static TURN: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);

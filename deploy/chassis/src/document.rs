@@ -16,17 +16,31 @@ const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, max-age=300
 struct Document {
     media_type: HeaderValue,
     etag: HeaderValue,
+    /// Of a page: what it may load and do, and who may frame it.
+    policy: Option<HeaderValue>,
     body: Bytes,
 }
 
 /// A route that answers with these bytes, or with 304 where the client has them.
 pub fn serve<S: Clone + Send + Sync + 'static>(media_type: &'static str, body: impl Into<Bytes>) -> MethodRouter<S> {
-    let body = body.into();
+    route(media_type, None, body.into())
+}
+
+/// A route that answers with a page under a `Content-Security-Policy`.
+pub fn serve_page<S: Clone + Send + Sync + 'static>(policy: &'static str, body: impl Into<Bytes>) -> MethodRouter<S> {
+    route("text/html; charset=utf-8", Some(HeaderValue::from_static(policy)), body.into())
+}
+
+fn route<S: Clone + Send + Sync + 'static>(
+    media_type: &'static str,
+    policy: Option<HeaderValue>,
+    body: Bytes,
+) -> MethodRouter<S> {
     // Its keys are fixed: instances of one build agree.
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let etag = HeaderValue::try_from(format!("\"{:016x}\"", hasher.finish())).expect("hexadecimal digits");
-    let document = Document { media_type: HeaderValue::from_static(media_type), etag, body };
+    let document = Document { media_type: HeaderValue::from_static(media_type), etag, policy, body };
     get(answer).with_state(Arc::new(document))
 }
 
@@ -40,6 +54,9 @@ async fn answer(State(document): State<Arc<Document>>, headers: HeaderMap) -> Re
     };
     response.headers_mut().insert(header::ETAG, document.etag.clone());
     response.headers_mut().insert(header::CACHE_CONTROL, CACHE_CONTROL);
+    if let Some(policy) = &document.policy {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.clone());
+    }
     response
 }
 
@@ -63,13 +80,14 @@ mod tests {
     #[tokio::test]
     async fn who_has_it_is_not_sent_it_again() {
         let media_type = HeaderValue::from_static("text/plain");
-        let document =
-            Arc::new(Document { media_type, etag: HeaderValue::from_static("\"a\""), body: Bytes::from("words") });
+        let (etag, policy) = (HeaderValue::from_static("\"a\""), Some(HeaderValue::from_static("default-src 'none'")));
+        let document = Arc::new(Document { media_type, etag, policy, body: Bytes::from("words") });
         for (value, status) in [("\"b\"", 200), ("\"b\", W/\"a\"", 304), ("\"a\"", 304), ("*", 304), ("a", 200)] {
             let response = answer(State(document.clone()), asked(value)).await;
             assert_eq!(response.status(), status, "{value}");
             assert_eq!(response.headers()["etag"], "\"a\"");
             assert_eq!(response.headers()["cache-control"], "public, max-age=300");
+            assert_eq!(response.headers()["content-security-policy"], "default-src 'none'");
         }
         assert_eq!(answer(State(document), HeaderMap::new()).await.headers()["content-type"], "text/plain");
     }

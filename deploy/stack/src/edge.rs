@@ -1,6 +1,7 @@
 //! The edge: nginx in front of both tiers.
 
 mod limits;
+mod origins;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,7 @@ use crate::probe::Probe;
 use crate::provision::Tools;
 
 pub(crate) use limits::Limits;
+pub(crate) use origins::Origins;
 
 pub(crate) const NAME: &str = "edge";
 /// SIGQUIT lets nginx finish the requests that it has.
@@ -70,6 +72,7 @@ fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'
         ("queries", queries.join("\n")),
     ];
     values.extend(size.limits.values());
+    values.extend(size.origins.values());
     values
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::edge::Limits;
+use crate::edge::{Limits, Origins};
 use crate::layout::{Layout, MAX_INSTANCES};
 use crate::part::Part;
 use crate::provision::Tools;
@@ -45,6 +45,8 @@ pub(crate) struct Wanted {
     payment_window: u32,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    origins: Origins,
     /// Kafka, Postgres and Redis alone
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
@@ -75,6 +77,7 @@ impl Default for Wanted {
             projectors: INSTANCES,
             payment_window: PAYMENT_WINDOW_SECS,
             limits: Limits::default(),
+            origins: Origins::default(),
             servers_only: false,
             as_built: false,
         }
@@ -91,6 +94,7 @@ pub(crate) struct Size {
     pub(crate) projectors: u16,
     pub(crate) payment_window_secs: u32,
     pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
     pub(crate) servers_only: bool,
     pub(crate) as_built: bool,
 }
@@ -160,7 +164,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         as_built,
         ..
     } = *wanted;
-    let limits = wanted.limits.clone();
+    let (limits, origins) = (wanted.limits.clone(), wanted.origins.clone());
     Ok(Size {
         brokers,
         partitions,
@@ -169,6 +173,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         projectors,
         payment_window_secs,
         limits,
+        origins,
         servers_only,
         as_built,
     })

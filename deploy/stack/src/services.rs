@@ -79,7 +79,8 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
             .env("SERVICE_TOKEN", token.as_str());
         let internal = ("internal", layout.ports.command_internal(instance));
         let http = ("http", layout.ports.command_http(instance));
-        service("command-api", instance, common.add_to(launch), layout.ports.command_admin(instance), &[http, internal])
+        let launch = common.add_to(size.origins.add_to(launch));
+        service("command-api", instance, launch, layout.ports.command_admin(instance), &[http, internal])
     }));
     parts.extend((1..=size.query_apis).map(|instance| {
         let launch = Launch::new(binaries.join("query-api"), [""; 0])
@@ -87,7 +88,8 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
             .env("PUBLIC_URL", format!("http://{}", local(layout.ports.edge())))
             .env("ADMIN_ADDR", local(layout.ports.query_admin(instance)));
         let http = ("http", layout.ports.query_http(instance));
-        service("query-api", instance, common.add_to(launch), layout.ports.query_admin(instance), &[http])
+        let launch = common.add_to(size.origins.add_to(launch));
+        service("query-api", instance, launch, layout.ports.query_admin(instance), &[http])
     }));
     parts.extend((1..=size.projectors).map(|instance| {
         let admin = layout.ports.projector_admin(instance);

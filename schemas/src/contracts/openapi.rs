@@ -14,7 +14,8 @@ use crate::problem::{CONTENT_TYPE, ProblemKind};
 const ABOUT: &str = "Commands are decided by the write tier and end in a log; queries are answered by the read tier from \
     views of it. A command's answer carries a `Consistency-Token`; a query that sends it back sees at least what the \
     command did.\n\nTimes are RFC 3339 in UTC, money is in integer cents, ids are the client's own. Errors are RFC 9457 \
-    problems; the path in `type` explains each. What can be got by GET can be asked for by HEAD. A method that does not \
+    problems; the path in `type` explains each. A request may give its own name by `X-Request-Id`, 1 to 64 of \
+    `A-Z a-z 0-9 . _ ~ -`; every answer tells it. What can be got by GET can be asked for by HEAD. A method that does not \
     fit a path is answered 405.\n\nThe log itself is described by [/asyncapi.json](/asyncapi.json), [to be read \
     here](/docs?api=log), every event by a JSON Schema under `/schemas/`.";
 
@@ -42,7 +43,24 @@ pub fn document() -> Value {
         "components": components::all(),
     });
     close_sets(&mut document);
+    name_requests(&mut document);
     document
+}
+
+/// Tells that every answer names its request.
+fn name_requests(document: &mut Value) {
+    let own = document["components"]["responses"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    own.for_each(name_request);
+    let items = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    let operations = items.flat_map(|item| item.as_object_mut().into_iter().flat_map(Map::values_mut));
+    for operation in operations {
+        let answers = operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut);
+        answers.filter(|answer| answer.get("$ref").is_none()).for_each(name_request);
+    }
+}
+
+fn name_request(answer: &mut Value) {
+    answer["headers"]["X-Request-Id"] = reference("headers", "X-Request-Id");
 }
 
 /// What there is by its name in routes, then what goes for all of it.
@@ -145,7 +163,8 @@ fn problems(kinds: &[ProblemKind], with: &[&str]) -> Map<String, Value> {
     answers
 }
 
-/// What the edge says by itself where no instance answers.
-fn edge_problems() -> [(String, Value); 2] {
-    ["502", "504"].map(|status| (status.to_owned(), reference("responses", "NoAnswer")))
+/// What the edge says by itself: of who asks too much, and where no instance answers.
+fn edge_problems() -> [(String, Value); 3] {
+    [("429", "RateLimited"), ("502", "NoAnswer"), ("504", "NoAnswer")]
+        .map(|(status, name)| (status.to_owned(), reference("responses", name)))
 }

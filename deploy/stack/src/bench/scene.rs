@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::Cancelled;
 use crate::control::{self, Request};
-use crate::edge::Limits;
+use crate::edge::{Limits, Origins};
 use crate::layout::Layout;
 use crate::part::Part;
 use crate::plan::{self, PAYMENT_WINDOW_SECS, Size};
@@ -84,6 +84,7 @@ pub(super) fn on_empty_stack<T>(
         projectors,
         payment_window_secs: PAYMENT_WINDOW_SECS,
         limits: Limits::default(),
+        origins: Origins::default(),
         servers_only: false,
         as_built: false,
     };

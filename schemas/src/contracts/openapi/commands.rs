@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::json_schema::taken;
 use super::{Operation, edge_problems, headers, problems, reference, references, with_article};
 use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts, is_internal};
@@ -51,6 +52,9 @@ fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
     });
     responses.insert("200".to_owned(), reference("responses", "Accepted"));
     responses.extend(edge_problems());
+    let schema = taken(command.schema);
+    let is_needed = schema["required"].as_array().is_some_and(|required| !required.is_empty());
+    let of_none = if is_needed { "" } else { " No body stands for `{}`." };
     json!({
         "operationId": name,
         "tags": [route_name(aggregate)],
@@ -58,7 +62,8 @@ fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
         "description": format!("{} Rejections: {}.", command.about, command.rejections.join(", ")),
         "parameters": references("parameters", parameters),
         "requestBody": {
-            "description": format!("At most {} KiB. No body stands for `{{}}`.", MAX_BODY_BYTES / 1024),
+            "required": is_needed,
+            "description": format!("At most {} KiB.{of_none}", MAX_BODY_BYTES / 1024),
             "content": { "application/json": { "schema": reference("schemas", &name) } },
         },
         "responses": responses,
@@ -70,6 +75,7 @@ fn problems_of_all() -> Map<String, Value> {
     let mut responses = problems(
         &[
             ProblemKind::InvalidRequest,
+            ProblemKind::Forbidden,
             ProblemKind::NotFound,
             ProblemKind::KeyExpired,
             ProblemKind::TooLarge,
@@ -99,19 +105,20 @@ fn batch() -> Value {
     let mut responses = problems(
         &[
             ProblemKind::InvalidRequest,
+            ProblemKind::Forbidden,
             ProblemKind::TooLarge,
             ProblemKind::UnsupportedMediaType,
             ProblemKind::Overloaded,
             ProblemKind::Unavailable,
         ],
-        &[],
+        &["Idempotency-Key"],
     );
     responses.insert(
         "200".to_owned(),
         json!({
             "description": "An answer for each line, in the order of the lines, as they come. A line fails alone, \
                 except that after a 503 the later lines of the same aggregate are 503, too.",
-            "headers": headers(&[]),
+            "headers": headers(&["Idempotency-Key"]),
             "content": { "application/x-ndjson": { "schema": lines("BatchAnswer") } },
         }),
     );
@@ -121,7 +128,7 @@ fn batch() -> Value {
         "tags": ["batch"],
         "summary": "Send many commands",
         "description": "Those of one aggregate are decided in the order of their lines.",
-        "parameters": references("parameters", ["Prefer-batch"]),
+        "parameters": references("parameters", ["Idempotency-Key-batch", "Prefer-batch"]),
         "requestBody": {
             "required": true,
             "description": format!(

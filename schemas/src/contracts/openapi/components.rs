@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::super::json_schema::{taken, written};
 use super::{commands, headers, queries, reference};
 use crate::commands::BatchLine;
-use crate::idempotency::MAX_KEY_CHARS;
-use crate::problem::{CONTENT_TYPE, Problem};
+use crate::idempotency::{MAX_BATCH_KEY_CHARS, MAX_KEY_CHARS};
+use crate::problem::{CONTENT_TYPE, Problem, ProblemKind};
 use crate::views::{CloudEvent, VIEWS};
 
 const TOKEN: &str = "A log's id, and positions: `k7x2.3-1042,7-99` names all events of partition 3 up to and with \
@@ -41,23 +41,36 @@ fn text() -> Value {
 }
 
 fn command_parameters() -> Map<String, Value> {
+    let key_of = |most: usize| {
+        let quoted = format!(r#""([!#-\[\]-~]|\\["\\]){{1,{most}}}""#);
+        json!({ "type": "string", "pattern": format!("^([!#-~][!-~]{{0,{}}}|{quoted})$", most - 1) })
+    };
     let key = format!(
         "1 to {MAX_KEY_CHARS} visible characters, quoted or bare. The same key and data never take effect twice on an \
          aggregate, and an accepted answer is repeated. Absent: one is made, and the answer tells it."
     );
+    let batch_key = format!(
+        "1 to {MAX_BATCH_KEY_CHARS} visible characters, quoted or bare. Line n of the batch has this key with `-n` behind \
+         it, unless it has a `key`: so the batch may be sent again as it was. Absent: each such line gets a key of its own, \
+         and its answer tells it."
+    );
     let wait = |most: &str| format!("`wait=2`: how many seconds the client waits, {most}.");
+    let version = r#"(W/)?"[0-9]{1,15}(-[0-9]{1,9})?""#;
+    let versions = format!(r"^(\*|{version}( ?, ?{version}){{0,3}})$");
     let any = json!({ "type": "string", "enum": ["*"] });
     let trace = "W3C trace context of version 00, carried into the log; anything else is passed over.";
     let seconds = json!({ "type": "string", "examples": ["wait=2"] });
     Map::from_iter([
         ("id".to_owned(), json!({ "name": "id", "in": "path", "required": true, "schema": queries::id() })),
-        ("Idempotency-Key".to_owned(), header("Idempotency-Key", &key, &text())),
+        ("Idempotency-Key".to_owned(), header("Idempotency-Key", &key, &key_of(MAX_KEY_CHARS))),
+        ("Idempotency-Key-batch".to_owned(), header("Idempotency-Key", &batch_key, &key_of(MAX_BATCH_KEY_CHARS))),
         (
             "If-Match".to_owned(),
             header(
                 "If-Match",
-                "Only at this version of the aggregate: `\"7\"`; `W/\"7\"` and a query's `\"7-2\"` are the same.",
-                &json!({ "type": "string", "pattern": r#"^(W/)?"[0-9]+(-[0-9]+)?"$"# }),
+                "Only at this version of the aggregate, or at one of up to four: `\"7\"`; `W/\"7\"` and a query's `\"7-2\"` \
+                 are the same. `*`: at any version, where it exists.",
+                &json!({ "type": "string", "pattern": versions }),
             ),
         ),
         ("If-None-Match-any".to_owned(), header("If-None-Match", "Only if the aggregate does not exist yet.", &any)),
@@ -109,13 +122,14 @@ fn answer_headers() -> Value {
     json!({
         "Consistency-Token": plain(&shows, reference("schemas", "Token")),
         "ETag": plain("The version: `\"8\"`; behind a rebuild of its view, with the generation: `\"8-2\"`.", text()),
-        "Idempotency-Key": plain("The command's key, for a retry.", text()),
+        "Idempotency-Key": plain("The key of the command or of the batch, for a retry.", text()),
         "Idempotent-Replayed": plain("The command was accepted before.", always("true")),
         "Retry-After": plain("Seconds.", json!({ "type": "integer" })),
         "Cache-Control": plain("Who may keep the answer, and for how long.", text()),
         "Vary": plain("What else the answer depends on.", text()),
         "Age": plain("Seconds: how old the answer may be while Postgres is away.", json!({ "type": "integer" })),
         "Stampede-Parked": plain("Something that the answer should show is left out.", always("true")),
+        "X-Request-Id": plain("The request's name: the client's own, or one that was made for it.", text()),
         "Link": plain("The next page: `</v1/…>; rel=\"next\"`.", text()),
         "Deprecation": plain("Since when another route is to be asked: `@` and seconds since 1970.", text()),
     })
@@ -123,6 +137,7 @@ fn answer_headers() -> Value {
 
 fn responses() -> Value {
     let names = ["Consistency-Token", "ETag", "Idempotency-Key", "Idempotent-Replayed"];
+    let limited = ProblemKind::RateLimited;
     let mut all = commands::shared();
     all.extend(queries::shared());
     let own = json!({
@@ -130,6 +145,11 @@ fn responses() -> Value {
             "description": "Accepted, and in the log for ever.",
             "headers": headers(&names),
             "content": { "application/json": { "schema": reference("schemas", "Accepted") } },
+        },
+        "RateLimited": {
+            "description": format!("`{}`: {}", limited.slug(), limited.explanation()),
+            "headers": headers(&["Retry-After", "Idempotency-Key"]),
+            "content": { CONTENT_TYPE: { "schema": reference("schemas", "Problem") } },
         },
         "NoAnswer": {
             "description": "No instance answered. A retry, of a command under the same key, is safe.",

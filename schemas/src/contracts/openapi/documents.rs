@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Operation, headers, problems, references};
+use super::{Operation, edge_problems, headers, problems, references};
 use crate::events::NAMES;
 use crate::problem::ProblemKind;
 
@@ -22,7 +22,7 @@ pub(super) fn operations() -> Vec<Operation> {
     let cached = |id: &str, summary: &str, media_type: &str, parameters: &[Value], kinds: &[ProblemKind]| {
         document(id, summary, media_type, parameters, kinds, &["ETag", "Cache-Control"])
     };
-    let none = [ProblemKind::NotFound];
+    let none = [ProblemKind::InvalidRequest, ProblemKind::NotFound];
     [
         ("/openapi.json", cached("openapi", "Get this description", "application/json", &[], &[])),
         ("/asyncapi.json", cached("asyncapi", "Get the log's description", "application/json", &[], &[])),
@@ -46,6 +46,7 @@ fn document(
     with: &[&str],
 ) -> Value {
     let mut responses = problems(kinds, &[]);
+    responses.extend(edge_problems());
     let schema = match media_type {
         "application/json" | "application/schema+json" => json!({ "type": "object" }),
         _ => json!({ "type": "string" }),
