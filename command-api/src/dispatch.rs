@@ -1,7 +1,7 @@
 //! Brings each command to the owner of its partition: the mailbox of an engine in this process, or a peer.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use schemas::idempotency::IdempotencyKey;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::batch_order::{BatchOrder, Route, in_order};
 use crate::engine::EngineRequest;
 use crate::link::{Delivery, Links};
 use crate::mailbox::{Mailbox, NotPut, Patience};
@@ -53,22 +54,6 @@ impl Incoming {
 pub(crate) struct Reply {
     pub(crate) answer: oneshot::Sender<Answer>,
     pub(crate) order: Option<(Arc<BatchOrder>, AggregateId)>,
-}
-
-/// The aggregates of a batch that had a line refused: their later lines are refused too.
-#[derive(Debug, Default)]
-pub(crate) struct BatchOrder {
-    refused: Mutex<HashSet<AggregateId>>,
-}
-
-impl BatchOrder {
-    pub(crate) fn refuse(&self, aggregate: &AggregateId) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(aggregate.clone());
-    }
-
-    pub(crate) fn is_refused(&self, aggregate: &AggregateId) -> bool {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(aggregate)
-    }
 }
 
 impl Reply {
@@ -221,15 +206,20 @@ impl Dispatcher {
             Answer::Misdirected
         } else {
             self.metrics.forwarded();
-            match self.links.send(&url, incoming.clone()).await {
-                Delivery::Answered(answer) if !matches!(answer, Answer::Misdirected | Answer::NoOwner) => {
-                    return answer;
+            let peer = self.links.peer(&url);
+            let (order, aggregate) = (incoming.order.as_ref(), &incoming.aggregate);
+            let delivered = async {
+                match peer.send(incoming.clone()).await {
+                    Delivery::Answered(answer) => answer,
+                    Delivery::Unreachable { sent: true } => Answer::OutcomeUnknown,
+                    Delivery::Unreachable { sent: false } => Answer::NoOwner,
                 }
-                Delivery::Answered(answer) => answer,
-                Delivery::Unreachable { sent: true } => Answer::OutcomeUnknown,
-                Delivery::Unreachable { sent: false } => Answer::NoOwner,
-            }
+            };
+            in_order(order, aggregate, Route::Link(peer.connection), delivered).await
         };
+        if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
+            return answer;
+        }
         let failed = std::time::Instant::now();
         if self.owners.url_since(partition, failed).await == Some(url) {
             // A full channel holds the same request already.
@@ -239,6 +229,11 @@ impl Dispatcher {
     }
 
     async fn deliver(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
+        let decided = self.decide(mailbox, incoming);
+        in_order(incoming.order.as_ref(), &incoming.aggregate, Route::Here, decided).await
+    }
+
+    async fn decide(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
         let (answer, outcome) = oneshot::channel();
         let request = match self.read(incoming, answer) {
             Ok(request) => request,

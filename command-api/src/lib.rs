@@ -14,6 +14,7 @@ pub mod config;
 mod metrics;
 mod http;
 mod dispatch;
+mod batch_order;
 mod owners;
 mod link;
 mod keeper;

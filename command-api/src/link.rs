@@ -65,8 +65,8 @@ struct Forwarded<'a> {
     trace: Option<&'a str>,
     cause: Option<&'a str>,
     internal: bool,
-    /// Of a batch: its lines keep their order.
-    ordered: bool,
+    /// Names the batch that it is a line of: those of one keep their order, in however many messages they come.
+    batch: Option<u64>,
     /// See [`crate::mailbox::Patience`].
     in_mailbox_ms: u64,
     /// Milliseconds since 1970: the answer is of no use afterwards.

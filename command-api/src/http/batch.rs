@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use super::admission::UnderWay;
 use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
-use crate::dispatch::{BatchOrder, Dispatcher, Incoming, is_unavailable, now};
+use crate::batch_order::{BatchOrder, overtaking};
+use crate::dispatch::{Dispatcher, Incoming, is_unavailable, now};
 use crate::mailbox::Patience;
 use crate::metrics::Metrics;
 
@@ -95,7 +96,7 @@ async fn begin(
     let internal = listener == Listener::Internal;
     let left = if internal { left(headers)? } else { None };
     let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };
-    let order = Arc::new(BatchOrder::default());
+    let order = BatchOrder::new();
     let request = request_id();
     let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience, key, request };
     let lines = (1..).zip(lines).map(move |(number, line)| under_way.clone().answer_of_request(number, line));
@@ -230,7 +231,7 @@ impl Shared {
 /// After a 503 the later lines of the same aggregate are 503 too: they would overtake it.
 async fn submit(dispatcher: &Dispatcher, order: &BatchOrder, aggregate: &AggregateId, incoming: Incoming) -> Answer {
     if order.is_refused(aggregate) {
-        return Answer::Overloaded { detail: "an earlier line for the same aggregate was refused".into() };
+        return overtaking();
     }
     let answer = dispatcher.submit(incoming).await;
     if is_unavailable(&answer) {

@@ -1,7 +1,8 @@
 //! The side that forwards.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chassis::env::Secret;
@@ -26,6 +27,8 @@ use crate::dispatch::{Incoming, now};
 /// Commands that may wait to be sent to one peer.
 const MAX_QUEUE: usize = 4096;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// Peers of which it is remembered that they cannot be reached. Those that went long ago come back under other names.
+const MAX_OUTAGES: usize = 256;
 /// A link that carried nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -33,7 +36,17 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct Links {
     token: Secret,
     /// By the peer's url.
-    peers: Mutex<HashMap<Arc<str>, mpsc::Sender<Outgoing>>>,
+    peers: Mutex<HashMap<Arc<str>, Peer>>,
+    connections: AtomicU64,
+    outages: Outages,
+}
+
+/// One connection to a peer, which may not have begun yet, or have ended.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    /// Tells it from every other of this process.
+    pub(crate) connection: u64,
+    queue: mpsc::Sender<Outgoing>,
 }
 
 enum Outgoing {
@@ -61,16 +74,37 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl Links {
     pub(crate) fn new(token: Secret) -> Self {
-        Self { token, peers: Mutex::default() }
+        Self { token, peers: Mutex::default(), connections: AtomicU64::new(0), outages: Outages::default() }
     }
 
-    pub(crate) async fn send(&self, url: &Arc<str>, incoming: Incoming) -> Delivery {
+    /// Asks the peer to let go of a partition. `false`: the peer could not be asked.
+    pub(crate) async fn let_go(&self, url: &Arc<str>, partition: u32) -> bool {
+        let (done, outcome) = oneshot::channel();
+        self.peer(url).queue.send(Outgoing::LetGo { partition, done }).await.is_ok() && outcome.await.is_ok()
+    }
+
+    /// Returns the connection that commands to the peer go by now.
+    pub(crate) fn peer(&self, url: &Arc<str>) -> Peer {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(url).filter(|peer| !peer.queue.is_closed()) {
+            return peer.clone();
+        }
+        let (queue, outgoing) = mpsc::channel(MAX_QUEUE);
+        tokio::spawn(Link::run(url.clone(), self.token.clone(), outgoing, self.outages.clone()));
+        peers.retain(|_, peer| !peer.queue.is_closed());
+        let peer = Peer { connection: self.connections.fetch_add(1, Ordering::Relaxed), queue };
+        peers.insert(url.clone(), peer.clone());
+        peer
+    }
+}
+
+impl Peer {
+    pub(crate) async fn send(&self, incoming: Incoming) -> Delivery {
         let (answer, outcome) = oneshot::channel();
-        let queue = self.queue(url);
         let ordered = incoming.order.is_some();
-        let sent = match queue.try_send(Outgoing::Command { incoming, answer }) {
+        let sent = match self.queue.try_send(Outgoing::Command { incoming, answer }) {
             // A batch waits for its turn.
-            Err(mpsc::error::TrySendError::Full(outgoing)) if ordered => queue.send(outgoing).await.is_ok(),
+            Err(mpsc::error::TrySendError::Full(outgoing)) if ordered => self.queue.send(outgoing).await.is_ok(),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 let detail = "too many commands wait for another instance".into();
                 return Delivery::Answered(Answer::Overloaded { detail });
@@ -83,24 +117,6 @@ impl Links {
         }
         outcome.await.unwrap_or(Delivery::Unreachable { sent: true })
     }
-
-    /// Asks the peer to let go of a partition. `false`: the peer could not be asked.
-    pub(crate) async fn let_go(&self, url: &Arc<str>, partition: u32) -> bool {
-        let (done, outcome) = oneshot::channel();
-        self.queue(url).send(Outgoing::LetGo { partition, done }).await.is_ok() && outcome.await.is_ok()
-    }
-
-    fn queue(&self, url: &Arc<str>) -> mpsc::Sender<Outgoing> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = peers.get(url).filter(|queue| !queue.is_closed()) {
-            return queue.clone();
-        }
-        let (queue, outgoing) = mpsc::channel(MAX_QUEUE);
-        tokio::spawn(Link::run(url.clone(), self.token.clone(), outgoing));
-        peers.retain(|_, queue| !queue.is_closed());
-        peers.insert(url.clone(), queue.clone());
-        queue
-    }
 }
 
 struct Link {
@@ -111,20 +127,22 @@ struct Link {
 
 impl Link {
     /// Lives as long as its connection; the next command to the peer begins another.
-    async fn run(url: Arc<str>, token: Secret, mut outgoing: mpsc::Receiver<Outgoing>) {
+    async fn run(url: Arc<str>, token: Secret, mut outgoing: mpsc::Receiver<Outgoing>, outages: Outages) {
         let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&url, &token)).await;
         match connected {
             Ok(Ok(socket)) => {
+                outages.end(&url);
                 let (sink, stream) = socket.split();
                 let mut link = Self { sink, waiting: HashMap::new(), next_id: 0 };
                 match link.carry(stream, &mut outgoing).await {
                     Ok(()) => return,
-                    Err(error) => tracing::warn!(peer.url = &*url, error = %error, "the link to a peer is gone"),
+                    Err(error) => {
+                        tracing::warn!(peer.url = without_user(&url), error = %error, "the link to a peer is gone");
+                    }
                 }
             }
-            // Every command to a peer that is away tries again: what comes of it is told elsewhere.
-            Ok(Err(error)) => tracing::debug!(peer.url = &*url, error = %error, "a peer cannot be reached"),
-            Err(_) => tracing::debug!(peer.url = &*url, "a peer does not answer"),
+            Ok(Err(error)) => outages.note(&url, &error.to_string()),
+            Err(_) => outages.note(&url, "it does not answer"),
         }
         outgoing.close();
         while let Some(unsent) = outgoing.recv().await {
@@ -246,7 +264,7 @@ fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Fo
         trace: incoming.trace.as_deref(),
         cause: incoming.cause.as_deref(),
         internal: incoming.internal,
-        ordered: incoming.order.is_some(),
+        batch: incoming.order.as_ref().map(|order| order.name()),
         in_mailbox_ms: millis(incoming.patience.in_mailbox),
         deadline_ms: unix_ms + millis(incoming.patience.deadline.saturating_duration_since(instant)),
     }
@@ -294,6 +312,57 @@ async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
     Ok(socket)
 }
 
+/// Peers that could not be reached when it was tried last, and since when. Every command to such a peer tries again: a log
+/// that said so each time would hide everything else.
+#[derive(Debug, Clone, Default)]
+struct Outages(Arc<Mutex<HashMap<Arc<str>, Instant>>>);
+
+impl Outages {
+    fn note(&self, url: &Arc<str>, error: &str) {
+        let peer = without_user(url);
+        if self.begins(url) {
+            tracing::warn!(
+                peer.url = peer,
+                error,
+                "a peer cannot be reached: commands of its partitions are 503 until it can, or another instance takes over"
+            );
+        } else {
+            tracing::debug!(peer.url = peer, error, "a peer cannot be reached");
+        }
+    }
+
+    /// Returns whether the peer could be reached before.
+    fn begins(&self, url: &Arc<str>) -> bool {
+        let mut since = self.since();
+        if since.contains_key(url) {
+            return false;
+        }
+        if since.len() >= MAX_OUTAGES
+            && let Some(oldest) = since.iter().min_by_key(|(_, since)| **since).map(|(url, _)| url.clone())
+        {
+            since.remove(&oldest);
+        }
+        since.insert(url.clone(), Instant::now());
+        true
+    }
+
+    fn end(&self, url: &Arc<str>) {
+        if let Some(since) = self.since().remove(url) {
+            let duration_ms = millis(since.elapsed());
+            tracing::info!(peer.url = without_user(url), duration_ms, "a peer can be reached again");
+        }
+    }
+
+    fn since(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves out what a URL says before an `@`, which may be a password.
+fn without_user(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, host)| host)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -303,6 +372,24 @@ mod tests {
     use schemas::commands::{MAX_BODY_BYTES, Precondition};
 
     use super::*;
+
+    #[test]
+    fn a_peer_that_is_away_is_told_of_once_until_it_comes_back() {
+        let (outages, url): (_, Arc<str>) = (Outages::default(), "http://127.0.0.1:1".into());
+        assert!(outages.begins(&url) && !outages.begins(&url));
+        outages.end(&url);
+        assert!(outages.begins(&url));
+        for other in 0..1_000 {
+            assert!(outages.begins(&Arc::from(format!("http://127.0.0.1:{other}/"))));
+        }
+        assert_eq!(outages.since().len(), MAX_OUTAGES);
+    }
+
+    #[test]
+    fn a_password_in_a_peers_url_is_not_told() {
+        assert_eq!(without_user("http://me:hunter2@commands-1:8181"), "commands-1:8181");
+        assert_eq!(without_user("http://commands-1:8181"), "http://commands-1:8181");
+    }
 
     #[test]
     fn many_large_commands_go_in_several_messages_and_in_their_order() {
@@ -317,7 +404,7 @@ mod tests {
             trace: None,
             cause: None,
             internal: false,
-            ordered: true,
+            batch: Some(u64::MAX),
             in_mailbox_ms: u64::MAX,
             deadline_ms: u64::MAX,
         };

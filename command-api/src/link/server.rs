@@ -13,7 +13,8 @@ use schemas::idempotency::IdempotencyKey;
 use tokio::time::Instant;
 
 use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES, ToOwner};
-use crate::dispatch::{BatchOrder, Dispatcher, Incoming, now};
+use crate::batch_order::Batches;
+use crate::dispatch::{Dispatcher, Incoming, now};
 use crate::mailbox::Patience;
 
 /// Until the peer closes it, or sends what cannot be read.
@@ -23,13 +24,14 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
     // poll of each puts its command into the mailbox: so the order of the link is the order of deciding.
     let mut deciding = FuturesUnordered::new();
     let mut letting_go = FuturesUnordered::new();
+    let mut batches = Batches::default();
     loop {
         tokio::select! {
             message = stream.next(), if deciding.len() < MAX_IN_FLIGHT => match message {
                 Some(Ok(Message::Binary(bytes))) => match postcard::from_bytes(&bytes) {
                     Ok(ToOwner::Decide(commands)) => {
-                        let decided = incoming(commands).map(|(id, incoming)| decide(id, incoming, dispatcher.clone()));
-                        deciding.extend(decided);
+                        let decided = incoming(commands, &mut batches);
+                        deciding.extend(decided.map(|(id, incoming)| decide(id, incoming, dispatcher.clone())));
                     }
                     Ok(ToOwner::LetGo { id, partition }) => letting_go.push(let_go(id, partition, dispatcher.clone())),
                     Err(error) => {
@@ -64,10 +66,10 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
     }
 }
 
-async fn decide(id: u64, incoming: Option<Incoming>, dispatcher: Arc<Dispatcher>) -> Answered {
+async fn decide(id: u64, incoming: Result<Incoming, Answer>, dispatcher: Arc<Dispatcher>) -> Answered {
     let answer = match incoming {
-        Some(incoming) => dispatcher.submit_forwarded(incoming).await,
-        None => Answer::Invalid { detail: "a name or a key that no instance would send".to_owned() },
+        Ok(incoming) => dispatcher.submit_forwarded(incoming).await,
+        Err(answer) => answer,
     };
     Answered { id, answer }
 }
@@ -107,24 +109,28 @@ fn encode(message: &FromOwner) -> Bytes {
     postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into()
 }
 
-/// `None` in place of a command whose names are not well formed.
-fn incoming(forwarded: Vec<Forwarded<'_>>) -> impl Iterator<Item = (u64, Option<Incoming>)> {
-    let (unix_ms, instant, order) = (now().0, Instant::now(), Arc::new(BatchOrder::default()));
-    let incoming = move |command: &Forwarded<'_>| {
-        Some(Incoming {
-            aggregate: AggregateId::parse(command.aggregate).ok()?,
+/// Reads commands of a peer. An error is the answer to one that cannot be decided.
+fn incoming<'a>(
+    forwarded: Vec<Forwarded<'a>>,
+    batches: &'a mut Batches,
+) -> impl Iterator<Item = (u64, Result<Incoming, Answer>)> {
+    let (unix_ms, instant) = (now().0, Instant::now());
+    let mut incoming = move |command: &Forwarded<'_>| {
+        let malformed = || Answer::Invalid { detail: "a name or a key that no instance would send".to_owned() };
+        let deadline = instant + Duration::from_millis(command.deadline_ms.saturating_sub(unix_ms));
+        let too_many = || Answer::Overloaded { detail: "too many batches are under way here".into() };
+        let order = command.batch.map(|batch| batches.order(batch, deadline).ok_or_else(too_many)).transpose()?;
+        Ok(Incoming {
+            aggregate: AggregateId::parse(command.aggregate).map_err(|_| malformed())?,
             command: command.command.into(),
             body: Bytes::copy_from_slice(command.body),
-            key: IdempotencyKey::from_bare(command.key).ok()?,
+            key: IdempotencyKey::from_bare(command.key).map_err(|_| malformed())?,
             precondition: command.precondition,
             trace: command.trace.map(Box::from),
             cause: command.cause.map(Box::from),
             internal: command.internal,
-            patience: Patience {
-                in_mailbox: Duration::from_millis(command.in_mailbox_ms),
-                deadline: instant + Duration::from_millis(command.deadline_ms.saturating_sub(unix_ms)),
-            },
-            order: command.ordered.then(|| order.clone()),
+            patience: Patience { in_mailbox: Duration::from_millis(command.in_mailbox_ms), deadline },
+            order,
         })
     };
     forwarded.into_iter().map(move |command| (command.id, incoming(&command)))

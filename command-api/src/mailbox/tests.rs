@@ -5,7 +5,7 @@ use schemas::idempotency::IdempotencyKey;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::dispatch::BatchOrder;
+use crate::batch_order::BatchOrder;
 use crate::partition::Role;
 
 fn open() -> (Mailbox, Lanes) {
@@ -16,7 +16,7 @@ fn open() -> (Mailbox, Lanes) {
 
 fn request(product: &str, key: usize, of_batch: bool) -> Request<Reply> {
     let aggregate = AggregateId::new(AggregateType::Product, product).unwrap();
-    let order = of_batch.then(|| (Arc::new(BatchOrder::default()), aggregate.clone()));
+    let order = of_batch.then(|| (BatchOrder::new(), aggregate.clone()));
     Request {
         aggregate,
         command: Command::Product(product::Command::Discontinue),

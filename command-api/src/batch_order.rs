@@ -1,0 +1,269 @@
+//! Keeps the lines of a batch in order, wherever they are decided.
+//!
+//! Invariant: after a 503 every later line of the same aggregate is 503, too, for it would overtake it. Whoever decides
+//! lines of a batch shares one [`BatchOrder`] for them: the process that took the batch, and each owner for each link,
+//! where the lines name their batch.
+//!
+//! Invariant: lines of one aggregate are under way by one [`Route`] at a time. Two owners, or two links to the same one,
+//! know nothing of what the other refused.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use schemas::aggregate::AggregateId;
+use schemas::answers::Answer;
+use tokio::time::Instant;
+
+use crate::dispatch::is_unavailable;
+
+/// Batches that a tidying is not worth while for.
+const MIN_TIDIED: usize = 1024;
+/// Batches of one link that are remembered. Lines of others are refused.
+const MAX_BATCHES: usize = 65_536;
+
+/// Where a line is decided. Lines that go by the same route keep their order on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    Here,
+    /// One connection to a peer, by its number in this process.
+    Link(u64),
+}
+
+/// The lines of one batch.
+#[derive(Debug)]
+pub(crate) struct BatchOrder {
+    name: u64,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    /// Aggregates that had a line refused.
+    refused: HashSet<AggregateId>,
+    /// Aggregates that have lines under way, with how many.
+    under_way: HashMap<AggregateId, (Route, usize)>,
+}
+
+impl BatchOrder {
+    pub(crate) fn new() -> Arc<Self> {
+        Self::named(rand::random())
+    }
+
+    fn named(name: u64) -> Arc<Self> {
+        Arc::new(Self { name, lines: Mutex::default() })
+    }
+
+    /// Names the batch to owners. It is random: no two batches of one link share it.
+    pub(crate) fn name(&self) -> u64 {
+        self.name
+    }
+
+    pub(crate) fn refuse(&self, aggregate: &AggregateId) {
+        self.lines().refused.insert(aggregate.clone());
+    }
+
+    pub(crate) fn is_refused(&self, aggregate: &AggregateId) -> bool {
+        self.lines().refused.contains(aggregate)
+    }
+
+    /// Sends a line on its way. An error is its answer: it would overtake an earlier one.
+    fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<UnderWay, Answer> {
+        let mut lines = self.lines();
+        if lines.refused.contains(aggregate) {
+            return Err(overtaking());
+        }
+        match lines.under_way.entry(aggregate.clone()) {
+            Entry::Vacant(first) => {
+                first.insert((route, 1));
+            }
+            Entry::Occupied(mut earlier) if earlier.get().0 == route => earlier.get_mut().1 += 1,
+            Entry::Occupied(_) => {
+                lines.refused.insert(aggregate.clone());
+                let detail = "the owner changed while earlier lines for the same aggregate were under way".into();
+                return Err(Answer::Overloaded { detail });
+            }
+        }
+        Ok(UnderWay { order: self.clone(), aggregate: aggregate.clone(), answered: false })
+    }
+
+    fn has_refused(&self) -> bool {
+        !self.lines().refused.is_empty()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers a line that comes behind a refused one of the same aggregate.
+pub(crate) fn overtaking() -> Answer {
+    Answer::Overloaded { detail: "an earlier line for the same aggregate was refused".into() }
+}
+
+/// A line on its way; dropped without an answer it counts as refused.
+struct UnderWay {
+    order: Arc<BatchOrder>,
+    aggregate: AggregateId,
+    answered: bool,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut lines = self.order.lines();
+        if !self.answered {
+            lines.refused.insert(self.aggregate.clone());
+        }
+        if let Entry::Occupied(mut earlier) = lines.under_way.entry(self.aggregate.clone()) {
+            earlier.get_mut().1 -= 1;
+            if earlier.get().1 == 0 {
+                earlier.remove();
+            }
+        }
+    }
+}
+
+/// Answers a command by `decide`, in the order of its batch where it is of one.
+pub(crate) async fn in_order(
+    order: Option<&Arc<BatchOrder>>,
+    aggregate: &AggregateId,
+    route: Route,
+    decide: impl Future<Output = Answer>,
+) -> Answer {
+    let Some(order) = order else { return decide.await };
+    let mut line = match order.enter(aggregate, route) {
+        Ok(line) => line,
+        Err(answer) => return answer,
+    };
+    let answer = decide.await;
+    line.answered = !is_unavailable(&answer);
+    answer
+}
+
+/// The batches of one link to this instance.
+#[derive(Debug)]
+pub(crate) struct Batches {
+    /// Each with the time from which on nobody waits for a line of it.
+    known: HashMap<u64, (Arc<BatchOrder>, Instant)>,
+    /// Forgets what it can once it has grown to this.
+    tidied_at: usize,
+}
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self { known: HashMap::new(), tidied_at: MIN_TIDIED }
+    }
+}
+
+impl Batches {
+    /// Returns the order that all lines of a batch share; `None` where too many batches are remembered.
+    pub(crate) fn order(&mut self, name: u64, until: Instant) -> Option<Arc<BatchOrder>> {
+        if let Some((order, last)) = self.known.get_mut(&name) {
+            *last = until.max(*last);
+            return Some(order.clone());
+        }
+        if self.known.len() >= self.tidied_at.min(MAX_BATCHES) {
+            // Another one would be the same as one without lines under way that refused nothing.
+            let now = Instant::now();
+            self.known
+                .retain(|_, (order, until)| Arc::strong_count(order) > 1 || (order.has_refused() && *until > now));
+            self.tidied_at = MIN_TIDIED.max(self.known.len() * 2);
+            if self.known.len() >= MAX_BATCHES {
+                return None;
+            }
+        }
+        let order = BatchOrder::named(name);
+        self.known.insert(name, (order.clone(), until));
+        Some(order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domain::AggregateType;
+
+    use super::*;
+
+    fn product(id: &str) -> AggregateId {
+        AggregateId::new(AggregateType::Product, id).unwrap()
+    }
+
+    fn refused() -> Answer {
+        Answer::NoOwner
+    }
+
+    fn taken() -> Answer {
+        Answer::NoSuchCommand
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    async fn decide(order: &Arc<BatchOrder>, id: &str, route: Route, answer: Answer) -> bool {
+        !is_unavailable(&in_order(Some(order), &product(id), route, async { answer }).await)
+    }
+
+    #[tokio::test]
+    async fn behind_a_refused_line_no_other_of_the_same_aggregate_is_taken() {
+        let order = BatchOrder::new();
+        assert!(decide(&order, "a", Route::Here, taken()).await);
+        assert!(!decide(&order, "a", Route::Here, refused()).await);
+        assert!(!decide(&order, "a", Route::Here, taken()).await);
+        assert!(!decide(&order, "a", Route::Link(1), taken()).await);
+        assert!(decide(&order, "b", Route::Link(1), taken()).await);
+    }
+
+    #[tokio::test]
+    async fn a_line_goes_no_other_way_than_an_earlier_one_that_is_under_way() {
+        let order = BatchOrder::new();
+        let first = order.enter(&product("a"), Route::Link(1)).unwrap();
+        let mut second = order.enter(&product("a"), Route::Link(1)).unwrap();
+        assert!(decide(&order, "b", Route::Link(2), taken()).await);
+        second.answered = true;
+        drop(second);
+        // The connection broke, and the first may be lost with it.
+        assert!(!decide(&order, "a", Route::Link(2), taken()).await);
+        drop(first);
+        assert!(!decide(&order, "a", Route::Link(2), taken()).await);
+    }
+
+    #[tokio::test]
+    async fn once_the_earlier_ones_are_answered_the_next_goes_another_way() {
+        let order = BatchOrder::new();
+        assert!(decide(&order, "a", Route::Link(1), taken()).await);
+        assert!(decide(&order, "a", Route::Here, taken()).await);
+        // Nobody asked on: the outcome is not known.
+        drop(order.enter(&product("a"), Route::Here).unwrap());
+        assert!(!decide(&order, "a", Route::Here, taken()).await);
+    }
+
+    #[tokio::test]
+    async fn lines_that_come_in_several_messages_share_what_was_refused() {
+        let mut batches = Batches::default();
+        let first = batches.order(7, later()).unwrap();
+        assert!(!decide(&first, "a", Route::Here, refused()).await);
+        // Its answer has left before the next message comes.
+        drop(first);
+        for other in 0..5_000 {
+            assert!(decide(&batches.order(1_000 + other, later()).unwrap(), "a", Route::Here, taken()).await);
+        }
+        assert!(!decide(&batches.order(7, later()).unwrap(), "a", Route::Here, taken()).await);
+        assert!(batches.known.len() <= MIN_TIDIED, "those that refused nothing are forgotten");
+    }
+
+    #[tokio::test]
+    async fn what_a_link_remembers_of_batches_is_bounded() {
+        let mut batches = Batches::default();
+        let mut held = Vec::new();
+        while let Some(order) = batches.order(held.len() as u64, later()) {
+            held.push(order);
+        }
+        assert_eq!(held.len(), MAX_BATCHES);
+        assert!(batches.order(0, later()).is_some(), "a known one goes on");
+        held.clear();
+        assert!(batches.order(u64::MAX, later()).is_some());
+    }
+}
