@@ -1,8 +1,10 @@
 //! `POST /v1/commands`: many commands, each with an answer of its own.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
-use crate::fixture::{Shop, batch_line, read_log};
+use crate::fixture::{Client, DEADLINE, Proxy, Service, Shop, batch_line, eventually, pause, read_log};
 
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
@@ -91,4 +93,102 @@ async fn a_batch_is_bounded_in_lines_and_bytes() {
     let json = [("content-type", "application/json")];
     client.post_raw("/v1/commands", &json, "{}").await.problem(415, "unsupported-media-type", "ndjson");
     assert_eq!(read_log(&shop).await, []);
+}
+
+/// Makes products, some of each partition, by an instance that knows every owner afterwards.
+async fn register_all(client: &Client, count: usize) {
+    let data = json!({ "name": "A", "price_cents": 1, "stock": 0 });
+    for n in 0..count {
+        let path = format!("/v1/products/cd-{n}/register");
+        eventually("the owner is known", async || (client.post(&path, data.clone()).await.status == 200).then_some(()))
+            .await;
+    }
+}
+
+/// After a 503 the later lines of the same product are 503, too. Returns how many were.
+fn no_line_overtakes(answers: &[Value]) -> usize {
+    let mut refused = HashSet::new();
+    for (number, answer) in answers.iter().enumerate() {
+        let id = answer["id"].as_str().unwrap();
+        if answer["status"] == 503 {
+            refused.insert(id);
+        } else {
+            assert!(answer["status"] == 200 && !refused.contains(id), "line {number} overtook: {answer}");
+        }
+    }
+    answers.iter().filter(|answer| answer["status"] == 503).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_line_overtakes_a_refused_one_though_the_link_to_its_owner_breaks_again_and_again() {
+    let shop = Shop::new(2).await;
+    let internal = Proxy::to("127.0.0.1:0").await;
+    let link = Proxy::to(&internal.addr.to_string()).await;
+    link.restore().await;
+    let env = shop.write_env([
+        ("INTERNAL_ADDR", internal.addr.to_string()),
+        ("INTERNAL_URL", format!("http://{}", link.addr)),
+        ("PARTITIONS", "0".to_owned()),
+    ]);
+    let owner = Service::command_api(&env).await;
+    owner.wait_ready().await;
+    let other = shop.command_api_for("1").await;
+    register_all(&other.client(), 300).await;
+    let line = |n| batch_line("products", &format!("cd-{}", n % 300), "restock", json!({ "quantity": 1 }));
+    let lines: Vec<_> = (0..6_000).map(line).collect();
+    let breaking = async {
+        loop {
+            pause().await;
+            link.cut().await;
+            link.restore().await;
+        }
+    };
+    let told = async {
+        let (mut refused, mut taken) = (0, 0);
+        while refused < 2_000 || taken < 2_000 {
+            let answers = other.client().batch(&lines).await;
+            let away = no_line_overtakes(&answers);
+            (refused, taken) = (refused + away, taken + answers.len() - away);
+        }
+    };
+    tokio::select! {
+        told = tokio::time::timeout(DEADLINE, told) => told.expect("both happen in time"),
+        () = breaking => {}
+    }
+    owner.wait_ready().await;
+}
+
+async fn suspicions(service: &Service) -> u64 {
+    let metrics = service.admin_client().get("/metrics").await.text;
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix("stampede_suspicions_total{"));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn a_line_as_long_as_a_whole_batch_is_refused_and_costs_the_link_to_its_owner_nothing() {
+    let shop = Shop::new(2).await;
+    let services = [shop.start_command_api("0").await, shop.start_command_api("1").await];
+    for service in &services {
+        service.wait_ready().await;
+        register_all(&service.client(), 8).await;
+    }
+    // A field that is not known is named in the answer, however long it is.
+    let line = |bytes: usize| {
+        let (head, tail) = (r#"{"aggregate":"sales","id":"q","command":"schedule","data":{""#, r#"":1}}"#);
+        format!("{head}{}{tail}", "u".repeat(bytes - head.len() - tail.len()))
+    };
+    // Each is the owner for the other.
+    for service in &services {
+        let before = suspicions(service).await;
+        for (bytes, status) in [(8 * 1024 * 1024, 413), (64 * 1024, 400)] {
+            let answer = service.client().post_raw("/v1/commands", &[NDJSON], line(bytes)).await;
+            assert_eq!(answer.json()["status"], status, "{answer:?}");
+            assert!(answer.text.len() < 140_000, "{} bytes", answer.text.len());
+        }
+        for n in 0..8 {
+            let path = format!("/v1/products/cd-{n}/restock");
+            service.client().post(&path, json!({ "quantity": 1 })).await.accepted(&["product.restocked.v1"]);
+        }
+        assert_eq!(suspicions(service).await, before);
+    }
 }

@@ -1,8 +1,15 @@
 //! Partitions and their owners: what one instance acknowledged, every other one knows.
 
-use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
 
-use crate::fixture::{Load, Shop, eventually, prove, read_log};
+use domain::AggregateType;
+use schemas::aggregate::AggregateId;
+use schemas::record::{Claim, Record};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::fixture::{Load, SERVICE_TOKEN, Shop, append, batch_line, eventually, prove, read_log};
 
 fn restock() -> Value {
     json!({ "quantity": 1 })
@@ -139,4 +146,58 @@ async fn when_an_instance_dies_another_one_takes_over_and_commands_wait_for_it()
     load.answered(200).await;
     assert_eq!(load.refused(), 0, "they wait until the owner is known to be dead");
     prove(load.end().await, &read_log(&shop).await);
+}
+
+/// Serves links of another form than this build's: whoever asks for one of this form is told that there is none. Returns
+/// its url, and all that it hears.
+async fn another_build() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, heard) = (format!("http://{}", listener.local_addr().unwrap()), Arc::<Mutex<Vec<String>>>::default());
+    let told = heard.clone();
+    tokio::spawn(async move {
+        while let Ok((mut peer, _)) = listener.accept().await {
+            let mut all = Vec::new();
+            while !all.ends_with(b"\r\n\r\n") && peer.read_buf(&mut all).await.is_ok_and(|read| read > 0) {}
+            peer.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            let _ = peer.read_to_end(&mut all).await;
+            told.lock().unwrap().push(String::from_utf8_lossy(&all).into_owned());
+        }
+    });
+    (url, heard)
+}
+
+#[tokio::test]
+async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
+    let shop = Shop::new(2).await;
+    let (url, heard) = another_build().await;
+    append(&shop, 0, "", &Record::Claim(Claim { nonce: 7, url: url.into() })).await;
+    let service = shop.command_api_for("1").await;
+    let is_there = |id: &String| AggregateId::new(AggregateType::Product, id).unwrap().partition(2) == 0;
+    let id = (0..).map(|n| format!("cd-{n}")).find(is_there).unwrap();
+    let path = format!("/v1/products/{id}/register");
+    // A line is sent once, and may be sent again.
+    let answers = service.client().batch(&[batch_line("products", &id, "register", record())]).await;
+    assert_eq!((&answers[0]["status"], &answers[0]["type"]), (&json!(503), &json!("/problems/no-owner")));
+    let heard = heard.lock().unwrap().clone();
+    assert!(!heard.is_empty());
+    for request in heard {
+        assert!(request.starts_with("GET /internal/link/2 HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
+    }
+
+    let bearer = format!("Bearer {SERVICE_TOKEN}");
+    let get = async |path: &str| {
+        let answer = service.internal_client().get_with(path, &[("authorization", &bearer)]).await;
+        answer.status.as_u16()
+    };
+    for form in ["/internal/link", "/internal/link/1", "/internal/link/3"] {
+        assert_eq!(get(form).await, 404, "{form}");
+    }
+    assert_ne!(get("/internal/link/2").await, 404);
+
+    // The log hears nothing of the other one: it is taken over from, and the same again is taken, once.
+    eventually("it has another owner", async || {
+        (service.client().post(&path, record()).await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(read_log(&shop).await.len(), 1);
 }
