@@ -11,7 +11,7 @@ use schemas::record::{Claim, Commit, Epoch, Record};
 use schemas::time::parse_rfc3339;
 use serde_json::json;
 
-use crate::fixture::{Proxy, Service, Shop, append, eventually};
+use crate::fixture::{DEADLINE, Proxy, Service, Shop, append, eventually};
 
 fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
     KafkaSettings { brokers: shop.brokers.clone() }.admin("it").create().unwrap()
@@ -20,7 +20,27 @@ fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
 async fn set(shop: &Shop, name: &str, value: &str) {
     // Whatever is not said here falls back to the broker's own.
     let config = AlterConfig::new(ResourceSpecifier::Topic(&shop.topic)).set(name, value);
-    admin(shop).alter_configs([&config], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    let admin = admin(shop);
+    admin.alter_configs([&config], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    // The broker answers before it tells others.
+    eventually("the broker tells of it", async || {
+        let topic = ResourceSpecifier::Topic(&shop.topic);
+        let told = admin.describe_configs([&topic], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        (told.get(name)?.value.as_deref() == Some(value)).then_some(())
+    })
+    .await;
+}
+
+/// Adds partitions to the topic.
+async fn grow(shop: &Shop, partitions: usize) {
+    let admin = admin(shop);
+    let grown = NewPartitions::new(&shop.topic, partitions);
+    admin.create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    eventually("the broker tells of them", async || {
+        let told = admin.inner().fetch_metadata(Some(&shop.topic), DEADLINE).unwrap();
+        (told.topics()[0].partitions().len() == partitions).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -37,8 +57,7 @@ async fn a_log_that_could_forget_is_refused_with_every_reason() {
 #[tokio::test]
 async fn a_log_with_other_partitions_than_it_was_made_with_is_refused() {
     let shop = Shop::new(2).await;
-    let grown = NewPartitions::new(&shop.topic, 3);
-    admin(&shop).create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    grow(&shop, 3).await;
     let told = shop.env([("EVENTS_PARTITIONS", "2".to_owned())]);
     let failure = Service::command_api(&told).await.failure().await;
     assert!(failure.contains("it has 3 partitions, not 2"), "{failure}");
@@ -104,8 +123,7 @@ async fn what_all_services_are_told_can_be_changed_on_purpose() {
 async fn partitions_that_were_added_are_refused_though_nobody_says_how_many_there_were() {
     let shop = Shop::with_views(2).await;
     shop.projector().await.stop().await;
-    let grown = NewPartitions::new(&shop.topic, 3);
-    admin(&shop).create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    grow(&shop, 3).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
         let failure = service.failure().await;
         assert!(failure.contains("the topic has 3 partitions, and the log was made with 2"), "{failure}");
