@@ -137,6 +137,21 @@ async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack
         ("GET /v1/products/asked-once HTTP/1.1", &many, 431, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", &large, 431, "invalid-request"),
         (&format!("GET /v1/products/{long} HTTP/1.1"), "", 414, "invalid-request"),
+        // A condition without a value is none, and no reason to do what it was to guard.
+        ("POST /v1/products/cd/discontinue HTTP/1.1", "content-length: 0\r\nif-match:\r\n", 400, "invalid-request"),
+        (
+            "POST /v1/products/cd/discontinue HTTP/1.1",
+            "content-length: 0\r\nif-none-match:\r\n",
+            400,
+            "invalid-request",
+        ),
+        (
+            "POST /v1/products/cd/discontinue HTTP/1.1",
+            "content-length: 0\r\nidempotency-key:\r\n",
+            400,
+            "invalid-request",
+        ),
+        ("GET /v1/products/cd HTTP/1.1", "if-match:\r\n", 400, "invalid-request"),
         ("POST /v1/products/cd/restock HTTP/1.1", announced, 413, "too-large"),
         ("POST /v1/products/cd/restock HTTP/1.1", "transfer-encoding: x\r\n", 501, "invalid-request"),
         ("POST / HTTP/1.1", "content-length: 0\r\n", 405, "method-not-allowed"),
