@@ -34,7 +34,8 @@ pub struct Config {
     pub service_token: Option<Secret>,
     /// `PAYMENT_WINDOW_SECS`, default 600: how long a confirmed order waits to be paid.
     pub payment_window: Duration,
-    /// `CONFIRM_WITHIN_SECS`, default 900: how long a line of a placed order may be refused before the order is rejected.
+    /// `CONFIRM_WITHIN_SECS`, default 900: how long a parked line of a placed order may be refused, time in which a partition
+    /// is away not counted, before the order is rejected.
     pub confirm_within: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283.
     pub admin_addr: SocketAddr,

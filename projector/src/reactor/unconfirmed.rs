@@ -2,11 +2,11 @@
 //! buyers waiting, until a person looks.
 //!
 //! Nothing is written for this when an order is placed: what its placing causes is an open chain until it is done or
-//! parked, and here is looked at what is parked. A line that has been parked for long enough is tried once more, and its
-//! order is rejected where that is refused again. A try at a partition that is away waits until the partition is back: such
-//! time is not the product's, and does not end an order.
+//! parked, and here is looked at what is parked. A line that is parked is tried again and again, and its order is rejected
+//! once it has been refused for long enough. A try at a partition that is away waits until the partition is back: such time
+//! is not the product's, and does not count. Nor does time in which nobody tried: a reactor that starts counts anew.
 //!
-//! Any reactor may end any order, and two at the same time: a last try and a rejection are steps like all others.
+//! Any reactor may end any order, and two at the same time: a try and a rejection are steps like all others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +28,10 @@ use super::positions::{REACTOR, ReactorStoreError, connect};
 /// Between looks, which read what is parked and nothing else.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
+/// Of the time after which an order ends: between tries at its lines.
+const TRIES: u32 = 15;
+/// More than command-api takes to refuse a line twice: a try that took longer has waited for a partition.
+const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 /// An order that could not even be rejected is tried again after this.
 const FAILED_FOR: Duration = Duration::from_secs(60);
 /// Records of which chains are under way.
@@ -36,7 +40,7 @@ const MAX_AT_ONCE: usize = 1000;
 pub(crate) struct Unconfirmed {
     pub(crate) url: Secret,
     pub(crate) lanes: Lanes,
-    /// How long a line may be parked.
+    /// How long a parked line may be refused.
     pub(crate) within: Duration,
     pub(crate) payment_window: Duration,
 }
@@ -47,16 +51,38 @@ type Place = (String, i64);
 /// A chain under way.
 struct Attempt {
     place: Place,
-    /// The last try for a line, or the rejection of its order.
+    /// A try for a line, or the rejection of its order.
     step: Step,
     cause: Arc<str>,
+    begun: Instant,
 }
 
-/// Chains of a record that have not ended, and whether one of them failed.
+/// For how long whoever owns a record's lines has refused them.
+#[derive(Debug)]
+struct Refused {
+    length: Duration,
+    last: Instant,
+}
+
+impl Refused {
+    /// Notes a refusal, and returns for how long there were some. The time since the last one counts, unless the try that
+    /// was refused now has waited for a partition meanwhile.
+    fn note(known: Option<Self>, begun: Instant, now: Instant) -> Self {
+        let Some(Self { length, last }) = known else { return Self { length: Duration::ZERO, last: now } };
+        let counts = now.duration_since(begun) <= REFUSED_WITHIN;
+        let since = if counts { now.duration_since(last) } else { Duration::ZERO };
+        Self { length: length + since, last: now }
+    }
+}
+
+/// Chains of a record that have not ended, and what became of the others.
 #[derive(Default)]
 struct Open {
     chains: usize,
+    /// Not even the rejection was taken.
     has_failed: bool,
+    /// A line was refused, and its order does not end yet.
+    was_refused: bool,
 }
 
 /// What one connection has under way.
@@ -67,6 +93,8 @@ struct Round<'a> {
     open: HashMap<Place, Open>,
     /// Records of which not even the rejection was taken, with the time.
     failed: HashMap<Place, Instant>,
+    /// It outlives the connection.
+    refused: &'a mut HashMap<Place, Refused>,
     next: i64,
     sender: mpsc::UnboundedSender<Ended>,
     ended: mpsc::UnboundedReceiver<Ended>,
@@ -75,9 +103,10 @@ struct Round<'a> {
 impl Unconfirmed {
     /// Looks again and again, until shutdown.
     pub(crate) async fn run(self, shutdown: Shutdown) {
+        let mut refused = HashMap::new();
         while !shutdown.is_requested() {
             let error = tokio::select! {
-                Err(error) = self.look_on() => error,
+                Err(error) = self.look_on(&mut refused) => error,
                 () = shutdown.requested() => return,
             };
             let error = format!("{:#}", anyhow::Error::from(error));
@@ -90,11 +119,11 @@ impl Unconfirmed {
     }
 
     /// Looks until Postgres fails.
-    async fn look_on(&self) -> Result<(), ReactorStoreError> {
+    async fn look_on(&self, refused: &mut HashMap<Place, Refused>) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
         let (sender, ended) = mpsc::unbounded_channel();
         let (attempts, open, failed) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let mut round = Round { unconfirmed: self, client, attempts, open, failed, next: 0, sender, ended };
+        let mut round = Round { unconfirmed: self, client, attempts, open, failed, refused, next: 0, sender, ended };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -109,25 +138,32 @@ impl Unconfirmed {
 
 impl Round<'_> {
     async fn look(&mut self) -> Result<(), ReactorStoreError> {
-        let within_ms = i64::try_from(self.unconfirmed.within.as_millis()).unwrap_or(i64::MAX);
+        let within = self.unconfirmed.within;
+        let pause = within / TRIES;
+        let pause_ms = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
         let most = i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX);
-        let rows = self.client.query(include_str!("list_unconfirmed.sql"), &[&REACTOR, &within_ms, &most]).await?;
         self.failed.retain(|_, since| since.elapsed() < FAILED_FOR);
+        let open = &self.open;
+        // Somebody else may have done or discarded what is not tried any more.
+        self.refused.retain(|place, known| open.contains_key(place) || known.last.elapsed() < within + FAILED_FOR);
+        let resting = self.refused.iter().filter(|(_, known)| known.last.elapsed() < pause).map(|(place, _)| place);
+        let passed_over = self.open.keys().chain(self.failed.keys()).chain(resting);
+        let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
+            passed_over.map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
+        let list = include_str!("list_unconfirmed.sql");
+        let rows = self.client.query(list, &[&REACTOR, &pause_ms, &most, &aggregates, &offsets]).await?;
         rows.iter().for_each(|row| self.try_again(row));
         Ok(())
     }
 
-    /// Tries what the placing of an order caused, a last time.
+    /// Tries what the placing of an order caused once more.
     fn try_again(&mut self, row: &Row) {
         let (place, partition): (Place, i32) = ((row.get(0), row.get(1)), row.get(2));
-        if self.open.contains_key(&place) || self.failed.contains_key(&place) {
-            return;
-        }
         let Ok(Some(Record::Commit(commit))) = Record::decode(row.get(3)) else { return };
         let source = (partition.cast_unsigned(), place.1);
         let caused = chains::of(&commit, source, self.unconfirmed.payment_window);
         for (step, cause) in caused.steps.into_iter().filter(|(step, _)| step.given_up().is_some()) {
-            self.begin(Attempt { place: place.clone(), step, cause }, TimeMs(commit.at_ms));
+            self.begin(Attempt { place: place.clone(), step, cause, begun: Instant::now() }, TimeMs(commit.at_ms));
         }
     }
 
@@ -149,24 +185,34 @@ impl Round<'_> {
     async fn end(&mut self, all: Vec<Ended>) -> Result<(), ReactorStoreError> {
         let (mut aggregates, mut offsets) = (Vec::new(), Vec::new());
         for Ended { source: (_, number), how, at } in all {
-            let Some(Attempt { place, step, cause }) = self.attempts.remove(&number) else { continue };
+            let Some(Attempt { place, step, cause, begun }) = self.attempts.remove(&number) else { continue };
             let (is_done, rejection) = (matches!(how, End::Done | End::NotDue), step.given_up());
             if is_done && rejection.is_none() {
                 tracing::warn!(aggregate = place.0, "an order that could not be confirmed is rejected");
             }
             let has_failed = !is_done && rejection.is_none();
+            let mut was_refused = false;
             if let Some(step) = rejection.filter(|_| !is_done) {
-                self.begin(Attempt { place: place.clone(), step, cause }, at);
+                let now = Instant::now();
+                let refused = Refused::note(self.refused.remove(&place), begun, now);
+                was_refused = refused.length < self.unconfirmed.within;
+                self.refused.insert(place.clone(), refused);
+                if !was_refused {
+                    self.begin(Attempt { place: place.clone(), step, cause, begun: now }, at);
+                }
             }
             let Some(open) = self.open.get_mut(&place) else { continue };
             open.chains -= 1;
             open.has_failed |= has_failed;
+            open.was_refused |= was_refused;
             if open.chains > 0 {
                 continue;
             }
-            if self.open.remove(&place).is_some_and(|open| open.has_failed) {
+            let Open { has_failed, was_refused, .. } = self.open.remove(&place).unwrap_or_default();
+            if has_failed {
                 self.failed.insert(place, Instant::now());
-            } else {
+            } else if !was_refused {
+                self.refused.remove(&place);
                 aggregates.push(place.0);
                 offsets.push(place.1);
             }
@@ -176,5 +222,28 @@ impl Round<'_> {
             self.client.execute(forget, &[&REACTOR, &aggregates, &offsets]).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_counts_between_refusals_and_not_while_a_partition_is_away() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut known = None;
+        let mut refused = |begun, ended| {
+            let noted = Refused::note(known.take(), at(begun), at(ended));
+            let length = noted.length.as_secs();
+            known = Some(noted);
+            length
+        };
+        assert_eq!(refused(100, 101), 0, "how long it was refused before nobody knows");
+        assert_eq!(refused(160, 162), 61);
+        assert_eq!(refused(222, 1500), 61, "it waited for a partition");
+        assert_eq!(refused(1560, 1561), 122, "and from its return on it is refused again");
+        assert_eq!(refused(1561, 1561), 122, "another line of the same record");
     }
 }
