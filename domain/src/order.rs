@@ -457,14 +457,15 @@ fn expire(state: &State, due_at: Option<TimeMs>, at: TimeMs) -> Result<Vec<Event
     }
 }
 
-/// Ends an order. A paid one keeps what it paid for out of the stock: its units were handed out before. Nothing was ever held
-/// for one that was recorded.
+/// Ends an order. Nothing is given back for one that was paid, whether its units were handed out yet or not: a release that
+/// came before the payment would give away what was paid for. Nothing was ever held for one that was recorded.
 fn cancel(state: &State, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
+    let nothing_back = |placement| Event::Cancelled(Ending { held: vec![], sale: None, ..ending(placement, reason) });
     match state {
         State::Placed(open) => Ok(vec![Event::Cancelled(ending(&open.placement, reason))]),
         State::Confirmed(placement) => Ok(vec![Event::Cancelled(ending(placement, reason))]),
-        State::Paid(settled) => Ok(vec![Event::Cancelled(ending(&settled.placement, reason))]),
-        State::Recorded(placement) => Ok(vec![Event::Cancelled(Ending { held: vec![], ..ending(placement, reason) })]),
+        State::Paid(settled) => Ok(vec![nothing_back(&settled.placement)]),
+        State::Recorded(placement) => Ok(vec![nothing_back(placement)]),
         State::Shipped(_) | State::Delivered(_) => Err(Rejection::AlreadyShipped),
         State::Cancelled(_) => Ok(vec![]),
         State::New => Err(Rejection::NotPlaced),

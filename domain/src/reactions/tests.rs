@@ -387,6 +387,33 @@ proptest! {
     }
 }
 
+/// The step that was caused last is taken first: what the cancellation causes before what the payment does.
+#[test]
+fn what_was_paid_for_is_handed_out_though_the_order_is_cancelled_first() {
+    let place = order::Command::Place {
+        customer: CustomerId("c-0".into()),
+        lines: vec![line_of("a", 2, PRICE_CENTS)],
+        sale: None,
+        has_reserved_name: false,
+    };
+    let mut shop = Shop::open();
+    shop.catch_up();
+    shop.make(&Move::Client(AggregateType::Order, "o-0".into(), Command::Order(place)));
+    shop.settle();
+    let pay = order::Command::Pay { payment: PaymentId("p".into()), amount_cents: 2 * PRICE_CENTS };
+    for command in [pay, order::Command::Cancel { reason: None }] {
+        shop.make(&Move::Client(AggregateType::Order, "o-0".into(), Command::Order(command)));
+    }
+    shop.settle();
+    assert_eq!((shop.committed.get("a"), shop.stuck.len()), (Some(&2), 0));
+    for index in 0..shop.log.len() {
+        shop.react(index);
+        shop.settle();
+    }
+    assert!(shop.product("a").reservations.is_empty(), "placed once more it takes nothing");
+    shop.check();
+}
+
 #[test]
 fn an_order_that_was_placed_with_a_date_of_long_ago_causes_nothing_nor_does_a_record() {
     let line = Line { product: ProductId("a".into()), quantity: 1, amount_cents: 1 };
