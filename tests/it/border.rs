@@ -45,7 +45,7 @@ const MALFORMED: [Case; 4] = [
     ("POST", "/v1/products/%FF/reserve", &[JSON], 400, None),
 ];
 
-const OF_COMMANDS: [Case; 8] = [
+const OF_COMMANDS: [Case; 10] = [
     ("POST", "/v1/products/cd/discontinue", &[("origin", "http://evil.example")], 403, None),
     (
         "POST",
@@ -60,6 +60,9 @@ const OF_COMMANDS: [Case; 8] = [
     ("POST", "/v1/commands", &[JSON], 415, None),
     ("POST", "/v1/commands", &[("content-type", "application/x-ndjson"), ("content-encoding", "gzip")], 415, None),
     ("POST", "/v1/products/cd/paint", &[JSON], 404, None),
+    // The path comes first, whatever is wrong with what was sent there.
+    ("POST", "/v1/products/cd/paint", &[("idempotency-key", "")], 404, None),
+    ("POST", "/v1/orders/o/as-of", &[("if-none-match", "")], 405, Some(READ)),
 ];
 
 async fn send(client: &Client, case: &Case) -> Answer {

@@ -8,9 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chassis::prefer::Preferences;
-use schemas::aggregate::{AggregateId, type_routed};
-use schemas::answers::Answer;
-use schemas::commands::{MAX_CONDITION_VERSIONS, Precondition, parse_if_match};
+use schemas::aggregate::{AggregateId, AggregateType, type_routed};
+use schemas::commands::{MAX_CONDITION_VERSIONS, Precondition, is_internal, names, parse_if_match};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::trace::is_traceparent;
@@ -37,12 +36,13 @@ pub(super) async fn take(
     body: Body,
 ) -> Response {
     let received = Instant::now();
+    // Before anything is said of what was sent there: the border knows which methods the path takes.
+    let Some(aggregate) = type_routed(&aggregates).filter(|aggregate| takes(listener, *aggregate, &command)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     let key = match key(&headers) {
         Ok(key) => key.unwrap_or_else(IdempotencyKey::random),
         Err(problem) => return answers::problem(&problem),
-    };
-    let Some(aggregate) = type_routed(&aggregates) else {
-        return answers::with_key(StatusCode::NOT_FOUND.into_response(), &key);
     };
     // Until it is answered.
     let (body, _under_way) = match state.admit_command(body).await {
@@ -63,12 +63,12 @@ pub(super) async fn take(
     let (aggregate, name) = (incoming.aggregate.clone(), incoming.command.clone());
     let answer = log.dispatcher.submit(incoming).await;
     state.metrics.answered(&aggregate, &name, &answer, received.elapsed());
-    let response = match &answer {
-        // The border knows which methods the path takes.
-        Answer::NoSuchCommand => StatusCode::NOT_FOUND.into_response(),
-        answer => answers::answer(answer, &id, log.id),
-    };
-    answers::with_key(response, &key)
+    answers::with_key(answers::answer(&answer, &id, log.id), &key)
+}
+
+/// Whether the listener takes this command.
+fn takes(listener: Listener, aggregate: AggregateType, command: &str) -> bool {
+    names(aggregate).contains(&command) && (listener == Listener::Internal || !is_internal(aggregate, command))
 }
 
 fn incoming(
