@@ -219,6 +219,9 @@ impl Projector {
         let Some(Committed { changes, sums, moves, begun: read_at }) =
             committed.filter(|committed| !committed.moves.is_empty())
         else {
+            if let Err(error) = self.cache.look().await {
+                self.cache_failed(error);
+            }
             return;
         };
         let begun = Instant::now();

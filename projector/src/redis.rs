@@ -4,7 +4,7 @@
 //! cache out of step, and then nothing more is written until [`Cache::resume`] finds it to be right, or declares all of Redis stale.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::redis::RedisSetupError;
@@ -23,6 +23,8 @@ use crate::projector::Share;
 
 /// Rows in one call of the script: it blocks Redis while it runs.
 const MAX_ROWS_A_CALL: usize = 500;
+/// While nothing is written: every write looks, too.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
@@ -97,13 +99,7 @@ impl Cache {
         or_begin: Option<&[Standing]>,
     ) -> Result<Resumed, CacheError> {
         let scripts = self.load_scripts().await?;
-        let (live, applied, time): (Option<String>, HashMap<String, i64>, (u64, u64)) = redis::pipe()
-            .get(self.keys.live())
-            .hgetall(self.keys.applied())
-            .cmd("TIME")
-            .query_async(&mut self.connection)
-            .await?;
-        let clock = (time.0 * 1000 + time.1 / 1000, Instant::now());
+        let (live, applied, clock) = self.read().await?;
         let generations = generations(standings);
         let is_live = |live: &String| (0..STORED).all(|view| generation(live, view) == Some(generations[view]));
         let wanted: HashMap<String, i64> =
@@ -119,6 +115,28 @@ impl Cache {
         };
         self.step = Some(Step { incarnation, applied: wanted, clock, scripts });
         Ok(resumed)
+    }
+
+    /// Looks whether Redis still shows what this projector wrote, though it writes nothing now: Redis may have been emptied, or
+    /// another projector have begun an incarnation with positions that it had read before this one moved them.
+    pub(crate) async fn look(&mut self) -> Result<(), CacheError> {
+        let Some(mut step) = self.step.take_if(|step| step.clock.1.elapsed() >= LOOK_EVERY) else { return Ok(()) };
+        let (live, applied, time) = self.read().await?;
+        let is_shown = step.applied.iter().all(|(field, offset)| applied.get(field) == Some(offset));
+        if live.as_ref() != Some(&step.incarnation) || !is_shown {
+            return Err(CacheError::Mixed);
+        }
+        step.clock = time;
+        self.step = Some(step);
+        Ok(())
+    }
+
+    /// Returns the live incarnation, the applied positions by field, and Redis's clock.
+    async fn read(&mut self) -> Result<(Option<String>, HashMap<String, i64>, (u64, Instant)), CacheError> {
+        let mut pipe = redis::pipe();
+        pipe.get(self.keys.live()).hgetall(self.keys.applied()).cmd("TIME");
+        let (live, applied, (secs, micros)): (_, _, (u64, u64)) = pipe.query_async(&mut self.connection).await?;
+        Ok((live, applied, (secs * 1000 + micros / 1000, Instant::now())))
     }
 
     /// Shows a committed batch: its rows, then its positions, in one round trip. Rows that could not be read are withdrawn.
@@ -211,7 +229,7 @@ impl Cache {
 
 /// Redis's time in ms, when ours shows the instant. `clock`: another such pair.
 fn at((time_ms, instant): (u64, Instant), when: Instant) -> u64 {
-    let ms = |length: std::time::Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+    let ms = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     match when.checked_duration_since(instant) {
         Some(since) => time_ms.saturating_add(ms(since)),
         // Rounded down, too: the rows were read then or later.

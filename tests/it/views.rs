@@ -1,6 +1,6 @@
 //! From a command to what a query shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use schemas::time::parse_rfc3339;
 use schemas::views::VIEWS;
@@ -375,6 +375,31 @@ async fn an_emptied_redis_changes_no_answer() {
         metrics.contains("origin=\"redis\",view=\"product\"").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_loses_what_it_was_told_shows_it_again_though_nothing_happens() {
+    let whole = Whole::new().await;
+    let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
+    whole.data("/v1/products/cd", &token).await;
+    let keys = schemas::cache::Keys::new(&whole.shop.prefix);
+    let mut redis = whole.shop.redis().await;
+    let shown: HashMap<String, i64> = redis::cmd("HGETALL").arg(keys.applied()).query_async(&mut redis).await.unwrap();
+    let (field, offset) = shown.iter().find(|(field, _)| field.starts_with("product/")).expect("it is shown");
+
+    let emptied = || vec!["DEL".into(), keys.live(), keys.applied()];
+    let begun_by_another = || vec!["SET".into(), keys.live(), "0.1".into()];
+    let put_back = || vec!["HSET".into(), keys.applied(), field.clone(), (offset - 1).to_string()];
+    for mischief in [emptied(), begun_by_another(), put_back()] {
+        let mut call = redis::cmd(&mischief[0]);
+        call.arg(&mischief[1..]).query_async::<redis::Value>(&mut redis).await.unwrap();
+        eventually("Redis shows it again", async || {
+            let (live, at): (Option<String>, Option<i64>) =
+                redis::pipe().get(keys.live()).hget(keys.applied(), field).query_async(&mut redis).await.unwrap();
+            (live.is_some_and(|live| live != "0.1") && at >= Some(*offset)).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
