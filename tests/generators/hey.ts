@@ -1,38 +1,9 @@
 // Sells a unit by a client of @hey-api/openapi-ts: node hey.js URL
 import { client } from "./hey/client.gen.js";
 import * as api from "./hey/sdk.gen.js";
+import { assert, customer, eventually, fresh, order, product, sale, sent, shown } from "./shop.js";
 
 client.setConfig({ baseUrl: process.argv[2] ?? "" });
-const [product, order, customer, sale] = ["product", "order", "customer", "sale"].map(
-  (kind) => `${kind}-${crypto.randomUUID()}`,
-) as [string, string, string, string];
-let token = "";
-
-function assert(fact: unknown, words: string): asserts fact {
-  if (!fact) throw new Error(words);
-}
-
-async function sent(answer: Promise<{ data?: { token: string }; error?: unknown }>): Promise<void> {
-  const { data, error } = await answer;
-  assert(data, JSON.stringify(error));
-  token = data.token;
-}
-
-async function shown<T>(answer: Promise<{ data?: T; error?: unknown }>): Promise<NonNullable<T>> {
-  const { data, error } = await answer;
-  assert(data, JSON.stringify(error));
-  return data;
-}
-
-async function eventually<T>(look: () => Promise<T>, wanted: T): Promise<void> {
-  const end = Date.now() + 30_000;
-  while ((await look()) !== wanted) {
-    assert(Date.now() < end, `it is not ${wanted}`);
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-}
-
-const fresh = () => ({ "Consistency-Token": token, Prefer: "wait=10" });
 const of = (id: string) => ({ path: { id }, headers: fresh() });
 const orderRow = async () => (await shown(api.orderRow(of(order)))).data.status;
 const productRow = async () => (await shown(api.productRow(of(product)))).data;

@@ -172,7 +172,7 @@ async fn a_client_of_openapi_generator_has_every_operation_and_sells_a_unit() {
 #[ignore = "second gate: installs openapi-typescript and openapi-fetch from npm"]
 async fn a_client_of_openapi_typescript_has_every_operation_and_sells_a_unit() {
     install_from_npm().await;
-    let workshop = Workshop::new("openapi-typescript", &["fetch.ts", "tsconfig.json"]).await;
+    let workshop = Workshop::new("openapi-typescript", &["fetch.ts", "shop.ts", "tsconfig.json"]).await;
     workshop.npx(&["openapi-typescript", "openapi.json", "--output", "schema.d.ts"]).await;
     workshop.has_every_operation("schema.d.ts", "\n    ", ": {");
     workshop.npx(&["tsc", "--project", "."]).await;
@@ -183,7 +183,7 @@ async fn a_client_of_openapi_typescript_has_every_operation_and_sells_a_unit() {
 #[ignore = "second gate: installs @hey-api/openapi-ts from npm"]
 async fn a_client_of_hey_api_has_every_operation_and_sells_a_unit() {
     install_from_npm().await;
-    let workshop = Workshop::new("hey-api", &["hey.ts", "openapi-ts.config.js", "tsconfig.json"]).await;
+    let workshop = Workshop::new("hey-api", &["hey.ts", "shop.ts", "openapi-ts.config.js", "tsconfig.json"]).await;
     workshop.npx(&["openapi-ts"]).await;
     workshop.has_every_operation("hey/sdk.gen.ts", "export const ", " = ");
     workshop.npx(&["tsc", "--project", "."]).await;

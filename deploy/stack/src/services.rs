@@ -1,6 +1,7 @@
 //! The services of this workspace: built, prepared, started.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,8 +55,19 @@ pub(crate) fn binaries(profile: Profile) -> Result<PathBuf> {
 
 pub(crate) fn build(profile: Profile) -> Part {
     let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
+    cargo_build(["--profile", profile.name()].into_iter().chain(packages))
+}
+
+/// Builds the services together with the tests, so that the crates that both need are compiled once, with one set of features.
+pub(crate) fn build_for_tests() -> Part {
+    // Not `--bins`: this program's own file would be replaced under it.
+    let bins = PACKAGES.iter().flat_map(|package| ["--bin", package]);
+    cargo_build(["--workspace", "--tests"].into_iter().chain(bins))
+}
+
+fn cargo_build<'a>(args: impl IntoIterator<Item = &'a str>) -> Part {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let mut launch = Launch::new(cargo, ["build", "--profile", profile.name()].into_iter().chain(packages));
+    let mut launch = Launch::new(cargo, iter::once("build").chain(args));
     launch.dir = Some(root().to_owned());
     launch.output = Output::Terminal;
     launch.env_of_caller = true;

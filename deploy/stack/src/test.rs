@@ -48,7 +48,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     logs::rotate(&layout);
     let tools = provision::ensure(&layout.log("apt"))?;
     let mut parts = plan::servers(&layout, &tools, 1, Purpose::Tests)?;
-    parts.push(services::build(Profile::Dev));
+    parts.push(services::build_for_tests());
 
     let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
     let (ready, became_ready) = mpsc::channel();
