@@ -37,7 +37,7 @@ impl Stack {
             port = BASE_PORTS[0].lock() => port,
             port = BASE_PORTS[1].lock() => port,
         };
-        let state = std::env::temp_dir().join(format!("stampede-{}", Uuid::new_v4().simple()));
+        let state = PathBuf::from(server("TEST_STACKS_DIR")).join(Uuid::new_v4().simple().to_string());
         let stack = Self { state, base_port };
         let output = tokio::time::timeout(START, stack.command(&UP).args(options).output());
         let output = output.await.expect("the stack starts in time").unwrap();

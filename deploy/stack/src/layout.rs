@@ -42,6 +42,11 @@ impl Layout {
         Self { state: self.state.join("test"), ports: Ports::new(Some(base_port.unwrap_or(TEST_BASE_PORT))) }
     }
 
+    /// The state directories of the stacks that its tests start.
+    pub(crate) fn stacks_of_tests(&self) -> PathBuf {
+        self.state.join("stacks")
+    }
+
     pub(crate) fn create(&self) -> Result<()> {
         for dir in [self.state.clone(), self.data(), self.logs(), self.records(), self.config()] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -82,7 +87,7 @@ impl Layout {
 
     /// Empties what a fresh start must not find.
     pub(crate) fn clear_data(&self) -> Result<()> {
-        for dir in [self.data(), self.config()] {
+        for dir in [self.data(), self.config(), self.stacks_of_tests()] {
             remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         self.create()

@@ -6,6 +6,7 @@
 
 mod gates;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, ExitCode};
 use std::sync::mpsc;
@@ -44,6 +45,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
         bail!("a test run is going on already; its state is in {}", layout.state.display());
     };
     process::end_leftovers(&layout);
+    end_stacks(&layout)?;
     layout.clear_data()?;
     logs::rotate(&layout);
     let tools = provision::ensure(&layout.log("apt"))?;
@@ -78,7 +80,20 @@ fn run_tests(
     let code = await_tests(&mut runner, servers);
     process::signal_group(runner.id(), Signal::KILL);
     process::forget(layout, NAME);
+    end_stacks(layout)?;
     code
+}
+
+/// Ends the stacks that tests have left: a test that is killed ends none, and a stack that lives on keeps its ports.
+fn end_stacks(layout: &Layout) -> Result<()> {
+    for state in fs::read_dir(layout.stacks_of_tests()).into_iter().flatten().flatten() {
+        let left = Layout::new(Some(&state.path()), None)?;
+        if control::is_locked(&left)? {
+            control::down(&left)?;
+        }
+        process::end_leftovers(&left);
+    }
+    Ok(())
 }
 
 /// Waits for the runner to end, or the servers: `None`, there is nothing left to test.
@@ -107,6 +122,7 @@ fn launch(layout: &Layout, stage: Stage, filter: Option<&str>) -> Result<Launch>
         .env("TEST_POSTGRES_URL", postgres::url(layout)?)
         .env("TEST_REDIS_URL", redis::url(layout))
         .env("TEST_STACK_BIN", own.to_string_lossy())
+        .env("TEST_STACKS_DIR", layout.stacks_of_tests().to_string_lossy())
         .env("TEST_BIN_DIR", services::binaries(Profile::Dev)?.to_string_lossy());
     if std::env::var_os(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
