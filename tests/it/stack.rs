@@ -12,19 +12,20 @@ use uuid::Uuid;
 
 use crate::fixture::{Client, eventually, server};
 
+/// Away from the ports of any other stack, that of the tests' servers too.
+const BASE_PORT: u16 = 20_000;
 /// Of the services that were built for the tests.
 const UP: [&str; 3] = ["up", "--detach", "--as-built"];
 /// A start of everything, on a busy machine.
 const START: Duration = Duration::from_secs(300);
 
-/// The ports that stacks begin at, away from those of any other stack, that of the tests' servers too. So many run at a time:
-/// a test mostly waits for its stack to start, or to come back.
-static BASE_PORTS: [Mutex<u16>; 2] = [Mutex::const_new(20_000), Mutex::const_new(20_300)];
+/// One at a time: they share their ports, and a machine.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Runs until it is dropped.
 pub(crate) struct Stack {
     state: PathBuf,
-    base_port: MutexGuard<'static, u16>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Stack {
@@ -33,12 +34,9 @@ impl Stack {
     }
 
     pub(crate) async fn up_with(options: &[&str]) -> Self {
-        let base_port = tokio::select! {
-            port = BASE_PORTS[0].lock() => port,
-            port = BASE_PORTS[1].lock() => port,
-        };
+        let turn = TURN.lock().await;
         let state = PathBuf::from(server("TEST_STACKS_DIR")).join(Uuid::new_v4().simple().to_string());
-        let stack = Self { state, base_port };
+        let stack = Self { state, _turn: turn };
         let output = tokio::time::timeout(START, stack.command(&UP).args(options).output());
         let output = output.await.expect("the stack starts in time").unwrap();
         assert!(output.status.success(), "{}", text(&output));
@@ -47,7 +45,7 @@ impl Stack {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(server("TEST_STACK_BIN"));
-        command.args(["--profile", "dev", "--base-port", &self.base_port.to_string(), "--state-dir"]);
+        command.args(["--profile", "dev", "--base-port", &BASE_PORT.to_string(), "--state-dir"]);
         command.arg(&self.state).args(args).kill_on_drop(true);
         command
     }
@@ -82,12 +80,12 @@ impl Stack {
 
     /// Its brokers, topic and partitions.
     pub(crate) fn log(&self) -> (String, String, u32) {
-        (format!("127.0.0.1:{}", *self.base_port + 1), "events".to_owned(), 12)
+        (format!("127.0.0.1:{}", BASE_PORT + 1), "events".to_owned(), 12)
     }
 
     /// Of the edge.
     pub(crate) fn addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], *self.base_port))
+        SocketAddr::from(([127, 0, 0, 1], BASE_PORT))
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -158,7 +156,7 @@ async fn projectors_that_sleep_and_a_redis_that_forgets_change_no_view() {
         stack.tell(&["kill", projector, "STOP"]).await;
         tokio::time::sleep(Duration::from_secs_f64(asleep)).await;
         stack.tell(&["kill", projector, "CONT"]).await;
-        let redis = redis::Client::open(format!("redis://127.0.0.1:{}", *stack.base_port + 21)).unwrap();
+        let redis = redis::Client::open(format!("redis://127.0.0.1:{}", BASE_PORT + 21)).unwrap();
         let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
         redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
     }
@@ -233,7 +231,7 @@ async fn an_audit_fails_where_a_view_is_wrong_and_where_nothing_runs() {
     let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
     assert_eq!(stack.client().get_with("/v1/products/cd", &headers).await.status, 200);
     let password = std::fs::read_to_string(stack.state.join("postgres-password")).unwrap();
-    let url = format!("postgresql://stampede:{password}@127.0.0.1:{}/stampede", *stack.base_port + 20);
+    let url = format!("postgresql://stampede:{password}@127.0.0.1:{}/stampede", BASE_PORT + 20);
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("UPDATE product_rows SET version = 7 WHERE key = 'cd'").await.unwrap();
