@@ -9,6 +9,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemas::aggregate::AggregateId;
@@ -123,12 +124,13 @@ impl Drop for UnderWay {
     }
 }
 
-/// Answers a command by `decide`, in the order of its batch where it is of one.
+/// Answers a command by `decide`, in the order of its batch where it is of one. `decide` stays where it is: moved, it would
+/// take its room in the caller's future twice.
 pub(crate) async fn in_order(
     order: Option<&Arc<BatchOrder>>,
     aggregate: &AggregateId,
     route: Route,
-    decide: impl Future<Output = Answer>,
+    decide: Pin<&mut impl Future<Output = Answer>>,
 ) -> Answer {
     let Some(order) = order else { return decide.await };
     let mut line = match order.enter(aggregate, route) {
@@ -180,6 +182,7 @@ impl Batches {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Duration;
 
     use domain::AggregateType;
@@ -203,7 +206,7 @@ mod tests {
     }
 
     async fn decide(order: &Arc<BatchOrder>, id: &str, route: Route, answer: Answer) -> bool {
-        !is_unavailable(&in_order(Some(order), &product(id), route, async { answer }).await)
+        !is_unavailable(&in_order(Some(order), &product(id), route, pin!(async { answer })).await)
     }
 
     #[tokio::test]

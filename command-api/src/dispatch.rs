@@ -1,6 +1,7 @@
 //! Brings each command to the owner of its partition: the mailbox of an engine in this process, or a peer.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -123,19 +124,19 @@ impl Dispatcher {
     }
 
     /// The command's outcome, whoever owns its partition; at the deadline, that it is not known.
-    pub(crate) async fn submit(&self, incoming: Incoming) -> Answer {
-        tokio::time::timeout_at(incoming.patience.deadline, self.bring(&incoming))
+    pub(crate) async fn submit(&self, incoming: &Incoming) -> Answer {
+        tokio::time::timeout_at(incoming.patience.deadline, self.bring(incoming))
             .await
             .unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// As [`Self::submit`], for a command that was forwarded once already.
-    pub(crate) async fn submit_forwarded(&self, incoming: Incoming) -> Answer {
-        let mailbox = self.mailbox(self.partition_of(&incoming));
+    pub(crate) async fn submit_forwarded(&self, incoming: &Incoming) -> Answer {
+        let mailbox = self.mailbox(self.partition_of(incoming));
         if !mailbox.serves() {
             return Answer::Misdirected;
         }
-        let outcome = self.deliver(mailbox, &incoming);
+        let outcome = self.deliver(mailbox, incoming);
         tokio::time::timeout_at(incoming.patience.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
     }
 
@@ -208,13 +209,13 @@ impl Dispatcher {
             self.metrics.forwarded();
             let peer = self.links.peer(&url);
             let (order, aggregate) = (incoming.order.as_ref(), &incoming.aggregate);
-            let delivered = async {
+            let delivered = pin!(async {
                 match peer.send(incoming.clone()).await {
                     Delivery::Answered(answer) => answer,
                     Delivery::Unreachable { sent: true } => Answer::OutcomeUnknown,
                     Delivery::Unreachable { sent: false } => Answer::NoOwner,
                 }
-            };
+            });
             in_order(order, aggregate, Route::Link(peer.connection), delivered).await
         };
         if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
@@ -229,7 +230,7 @@ impl Dispatcher {
     }
 
     async fn deliver(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
-        let decided = self.decide(mailbox, incoming);
+        let decided = pin!(self.decide(mailbox, incoming));
         in_order(incoming.order.as_ref(), &incoming.aggregate, Route::Here, decided).await
     }
 

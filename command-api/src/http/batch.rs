@@ -98,7 +98,8 @@ async fn begin(
     let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };
     let order = BatchOrder::new();
     let request = request_id();
-    let under_way = Shared { log, metrics: state.metrics.clone(), order, internal, patience, key, request };
+    let metrics = state.metrics.clone();
+    let under_way = Arc::new(Shared { log, metrics, order, internal, patience, key, request });
     let lines = (1..).zip(lines).map(move |(number, line)| under_way.clone().answer_of_request(number, line));
     Ok(answered(lines, admitted, Instant::now() + READ_WITHIN))
 }
@@ -146,7 +147,6 @@ fn lines(body: &Bytes) -> Vec<Bytes> {
 }
 
 /// What the lines of a batch share.
-#[derive(Clone)]
 struct Shared {
     log: Log,
     metrics: Arc<Metrics>,
@@ -160,7 +160,7 @@ struct Shared {
 
 impl Shared {
     /// Answers a line as part of the request, which by then has its answer's head already.
-    async fn answer_of_request(self, number: usize, line: Bytes) -> Vec<u8> {
+    async fn answer_of_request(self: Arc<Self>, number: usize, line: Bytes) -> Vec<u8> {
         match self.request {
             Some(request) => request.scope(self.answer(number, line)).await,
             None => self.answer(number, line).await,
@@ -168,7 +168,7 @@ impl Shared {
     }
 
     /// `number`: from 1 on, as the answers are counted.
-    async fn answer(self, number: usize, line: Bytes) -> Vec<u8> {
+    async fn answer(&self, number: usize, line: Bytes) -> Vec<u8> {
         let received = Instant::now();
         let (incoming, id) = match self.read(number, &line) {
             Ok(read) => read,
@@ -178,10 +178,9 @@ impl Shared {
                 return line;
             }
         };
-        let (aggregate, key, name) = (incoming.aggregate.clone(), incoming.key.clone(), incoming.command.clone());
-        let answer = submit(&self.log.dispatcher, &self.order, &aggregate, incoming).await;
-        self.metrics.answered(&aggregate, &name, &answer, received.elapsed());
-        answers::line(&answer, &id, &key, self.log.id)
+        let answer = submit(&self.log.dispatcher, &self.order, &incoming).await;
+        self.metrics.answered(&incoming.aggregate, &incoming.command, &answer, received.elapsed());
+        answers::line(&answer, &id, &incoming.key, self.log.id)
     }
 
     /// With the line's id; a problem has as much of it as could be read.
@@ -229,13 +228,13 @@ impl Shared {
 }
 
 /// After a 503 the later lines of the same aggregate are 503 too: they would overtake it.
-async fn submit(dispatcher: &Dispatcher, order: &BatchOrder, aggregate: &AggregateId, incoming: Incoming) -> Answer {
-    if order.is_refused(aggregate) {
+async fn submit(dispatcher: &Dispatcher, order: &BatchOrder, incoming: &Incoming) -> Answer {
+    if order.is_refused(&incoming.aggregate) {
         return overtaking();
     }
     let answer = dispatcher.submit(incoming).await;
     if is_unavailable(&answer) {
-        order.refuse(aggregate);
+        order.refuse(&incoming.aggregate);
     }
     answer
 }

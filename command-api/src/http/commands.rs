@@ -60,9 +60,8 @@ pub(super) async fn take(
         Ok(incoming) => incoming,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
     };
-    let (aggregate, name) = (incoming.aggregate.clone(), incoming.command.clone());
-    let answer = log.dispatcher.submit(incoming).await;
-    state.metrics.answered(&aggregate, &name, &answer, received.elapsed());
+    let answer = log.dispatcher.submit(&incoming).await;
+    state.metrics.answered(&incoming.aggregate, &incoming.command, &answer, received.elapsed());
     answers::with_key(answers::answer(&answer, &id, log.id), &key)
 }
 

@@ -68,7 +68,7 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
 
 async fn decide(id: u64, incoming: Result<Incoming, Answer>, dispatcher: Arc<Dispatcher>) -> Answered {
     let answer = match incoming {
-        Ok(incoming) => dispatcher.submit_forwarded(incoming).await,
+        Ok(incoming) => dispatcher.submit_forwarded(&incoming).await,
         Err(answer) => answer,
     };
     Answered { id, answer }

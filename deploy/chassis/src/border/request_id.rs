@@ -59,8 +59,8 @@ impl RequestId {
     }
 
     /// Runs a future as part of the request: one that goes on after the answer's head.
-    pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        REQUEST_ID.scope(self, future).await
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        REQUEST_ID.scope(self, future)
     }
 }
 
