@@ -10,8 +10,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use chassis::border;
 use chassis::env::Secret;
+use schemas::feeds::StoredView;
 use schemas::time::{TimeMs, to_rfc3339};
-use schemas::views::VIEWS;
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -75,7 +75,7 @@ async fn retry(
     let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
     let rows = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
     let Some(rows) = rows else { return Err(not_parked()) };
-    tracing::info!(view = VIEWS[view].name, aggregate, "what was parked is folded");
+    tracing::info!(view = view.name(), aggregate, "what was parked is folded");
     for _ in 0..SHOW_TRIES {
         match put_live(&servers.redis_url, &servers.redis_prefix, view, &rows).await {
             Ok(()) => return Ok(StatusCode::NO_CONTENT.into_response()),
@@ -97,7 +97,7 @@ async fn discard(
     }
     let (view, aggregate) = match of_reactor(&place) {
         Some(aggregate) => (REACTOR, aggregate),
-        None => parse(&place).map(|(view, aggregate)| (VIEWS[view].name, aggregate)).ok_or_else(not_parked)?,
+        None => parse(&place).map(|(view, aggregate)| (view.name(), aggregate)).ok_or_else(not_parked)?,
     };
     let was_there = servers.store().await?.discard_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
     if !was_there {
@@ -141,9 +141,9 @@ fn of_deadlines((view, kind, id): &(String, String, String)) -> Option<String> {
     (view == DEADLINES).then(|| format!("{kind}/{id}"))
 }
 
-/// The view's index, and the aggregate's name.
-fn parse((view, kind, id): &(String, String, String)) -> Option<(usize, String)> {
-    Some((VIEWS.iter().position(|known| known.name == view)?, format!("{kind}/{id}")))
+/// Returns the view, and the aggregate's name.
+fn parse((view, kind, id): &(String, String, String)) -> Option<(StoredView, String)> {
+    Some((StoredView::named(view)?, format!("{kind}/{id}")))
 }
 
 fn not_parked() -> Response {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use chassis::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use schemas::views::{FEEDS, STORED, VIEWS};
+use schemas::feeds::{FeedId, PerFeed, StoredView};
 
 pub use compare::Difference;
 
@@ -40,8 +40,8 @@ const TOLD: usize = 100;
 /// Rows of a view that are folded again where not all are.
 pub const DEFAULT_SAMPLE: usize = 1000;
 
-/// By partition and view.
-type Offsets = Vec<[i64; FEEDS.len()]>;
+/// Offsets by partition and feed.
+type Offsets = Vec<PerFeed<i64>>;
 
 /// What an audit came to.
 #[derive(Debug, Default)]
@@ -90,13 +90,13 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
 
     let known = postgres.checkpoints().await?;
     let mut refold = Refold::new(most, &offsets(&known, partitions, |checkpoint| checkpoint.tally_from));
-    refold.limit(&ends.iter().map(|end| [*end; FEEDS.len()]).collect::<Offsets>());
+    refold.limit(&ends.iter().map(|end| [*end; FeedId::COUNT]).collect::<Offsets>());
     read(config, &mut refold, ends.iter().sum()).await?;
     refold.close_sample();
     await_checkpoints(&postgres, &ends).await?;
 
     let of = |feed| refold.rows(feed).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>();
-    let keys = std::array::from_fn(|feed| most.map(|_| of(feed)));
+    let keys = FeedId::all().map(|feed| most.map(|_| of(feed)));
     let (checkpoints, rows) = postgres.snapshot(&keys).await?;
     let until = offsets(&checkpoints, partitions, |checkpoint| checkpoint.reader.next_offset);
     refold.limit(&until);
@@ -116,21 +116,22 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
 impl Report {
     fn compare_checkpoints(&mut self, refold: &Refold, found: &Checkpoints) {
         for (partition, feeds) in refold.feeds() {
-            for (view, feed) in FEEDS.iter().zip(feeds) {
-                let found = found.get(&((*view).to_owned(), partition));
+            for (feed, folded) in FeedId::all().into_iter().zip(feeds) {
                 self.checkpoints += 1;
-                self.differences.extend(compare::checkpoint(view, partition, feed, found));
+                let found = found.get(&(feed, partition));
+                self.differences.extend(compare::checkpoint(feed.name(), partition, folded, found));
             }
         }
         let line = format!("checkpoints  {} compared with their tallies", self.checkpoints);
         self.lines.push(line);
     }
 
-    fn compare_rows(&mut self, refold: &Refold, found: &[Rows], all: bool) {
-        for (feed, (view, found)) in FEEDS.iter().zip(found).enumerate() {
-            let Compared { rows, differences, .. } = compare::postgres(view, &refold.rows(feed), found, all);
+    fn compare_rows(&mut self, refold: &Refold, found: &PerFeed<Rows>, all: bool) {
+        for feed in FeedId::all() {
+            let name = feed.name();
+            let Compared { rows, differences, .. } = compare::postgres(name, &refold.rows(feed), &found[feed], all);
             let how = if all { "rows, all that there are" } else { "rows, a sample" };
-            self.lines.push(format!("Postgres     {}: {rows} {how}", view));
+            self.lines.push(format!("Postgres     {name}: {rows} {how}"));
             self.rows += rows;
             self.differences.extend(differences);
         }
@@ -151,12 +152,12 @@ impl Report {
             }
             tokio::time::sleep(RETRY).await;
         }
-        for (index, view) in VIEWS[..STORED].iter().enumerate() {
-            let expected = refold.rows(index);
+        for view in StoredView::all() {
+            let (name, expected) = (view.name(), refold.rows(FeedId::View(view)));
             let keys: Vec<_> = expected.iter().map(|(key, _)| *key).collect();
-            let found = redis.rows(index, &keys).await.context("Redis does not answer")?;
-            let Compared { rows, absent, newer, differences } = compare::redis(view.name, &expected, &found);
-            self.lines.push(format!("Redis        {}: {rows} rows, {absent} not there, {newer} newer", view.name));
+            let found = redis.rows(view, &keys).await.context("Redis does not answer")?;
+            let Compared { rows, absent, newer, differences } = compare::redis(name, &expected, &found);
+            self.lines.push(format!("Redis        {name}: {rows} rows, {absent} not there, {newer} newer"));
             self.cached_rows += rows;
             self.differences.extend(differences);
         }
@@ -212,19 +213,19 @@ async fn await_checkpoints(postgres: &Postgres, ends: &[i64]) -> anyhow::Result<
     let begun = Instant::now();
     loop {
         let reached = offsets(&postgres.checkpoints().await?, partitions, |checkpoint| checkpoint.reader.next_offset);
-        let behind = (0..).zip(reached.iter().zip(ends)).find_map(|(partition, (views, end)): (u32, _)| {
-            let view = views.iter().position(|reached| reached < end)?;
-            Some((FEEDS[view], partition, views[view], *end))
+        let behind = (0..).zip(reached.iter().zip(ends)).find_map(|(partition, (reached, end)): (u32, _)| {
+            let feed = FeedId::all().into_iter().find(|feed| reached[*feed] < *end)?;
+            Some((feed.name(), partition, reached[feed], *end))
         });
-        let Some((view, partition, reached, end)) = behind else { return Ok(()) };
+        let Some((feed, partition, reached, end)) = behind else { return Ok(()) };
         if begun.elapsed() > PATIENCE {
-            bail!("{view} stands at offset {reached} of partition {partition}, and does not come to {end}");
+            bail!("{feed} stands at offset {reached} of partition {partition}, and does not come to {end}");
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
 fn offsets(checkpoints: &Checkpoints, partitions: u32, of: impl Fn(&found::Checkpoint) -> i64) -> Offsets {
-    let of = |view: &str, partition| checkpoints.get(&(view.to_owned(), partition)).map_or(0, &of);
-    (0..partitions).map(|partition| FEEDS.map(|view| of(view, partition))).collect()
+    let of = |feed, partition| checkpoints.get(&(feed, partition)).map_or(0, &of);
+    (0..partitions).map(|partition| FeedId::all().map(|feed| of(feed, partition))).collect()
 }

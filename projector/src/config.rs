@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use schemas::feeds::{FeedId, PerFeed, StoredView};
 use schemas::topic::LogTopic;
-use schemas::views::FEEDS;
 
 /// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
 #[derive(Debug, Clone)]
@@ -88,33 +88,30 @@ impl FromStr for Urls {
     }
 }
 
-/// Some of [`FEEDS`], by their names in a list with commas.
+/// A set of feeds; written as a list of their names with commas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Feeds([bool; FEEDS.len()]);
+pub struct Feeds(PerFeed<bool>);
 
 impl Feeds {
-    pub const ALL: Self = Self([true; FEEDS.len()]);
+    pub const ALL: Self = Self([true; FeedId::COUNT]);
 
-    /// `feed`: its index in [`FEEDS`].
-    pub fn only(feed: usize) -> Self {
-        Self(std::array::from_fn(|index| index == feed))
+    pub fn only(feed: FeedId) -> Self {
+        Self::of([feed])
     }
 
-    /// Indices in [`FEEDS`].
-    pub fn of(feeds: impl IntoIterator<Item = usize>) -> Self {
-        let mut all = Self([false; FEEDS.len()]);
+    pub fn of(feeds: impl IntoIterator<Item = FeedId>) -> Self {
+        let mut all = Self([false; FeedId::COUNT]);
         feeds.into_iter().for_each(|feed| all.0[feed] = true);
         all
     }
 
     /// Returns those of which it is so.
     #[must_use]
-    pub fn filter(self, is_so: impl Fn(usize) -> bool) -> Self {
-        Self(std::array::from_fn(|feed| self.0[feed] && is_so(feed)))
+    pub fn filter(self, is_so: impl Fn(FeedId) -> bool) -> Self {
+        Self(FeedId::all().map(|feed| self.0[feed] && is_so(feed)))
     }
 
-    /// `feed`: as above.
-    pub fn contain(self, feed: usize) -> bool {
+    pub fn contain(self, feed: FeedId) -> bool {
         self.0[feed]
     }
 
@@ -122,34 +119,34 @@ impl Feeds {
         self.iter().next().is_none()
     }
 
-    /// Indices in [`FEEDS`].
-    pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..FEEDS.len()).filter(move |feed| self.contain(*feed))
+    pub fn iter(self) -> impl Iterator<Item = FeedId> {
+        FeedId::all().into_iter().filter(move |feed| self.contain(*feed))
+    }
+
+    /// Returns those that are views.
+    pub fn views(self) -> impl Iterator<Item = StoredView> {
+        StoredView::all().into_iter().filter(move |view| self.contain(FeedId::View(*view)))
     }
 
     /// The names, in one order however they were given.
     pub fn names(self) -> String {
-        self.iter().map(|feed| FEEDS[feed]).collect::<Vec<_>>().join("+")
+        self.iter().map(FeedId::name).collect::<Vec<_>>().join("+")
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a list of {}, or none", FEEDS.join(", "))]
+#[error("a list of {}, or none", FeedId::names().join(", "))]
 pub struct NoFeed;
 
 impl FromStr for Feeds {
     type Err = NoFeed;
 
     fn from_str(text: &str) -> Result<Self, NoFeed> {
-        let mut feeds = Self([false; FEEDS.len()]);
         if text.trim() == "none" {
-            return Ok(feeds);
+            return Ok(Self::of([]));
         }
-        for name in text.split(',') {
-            let feed = FEEDS.iter().position(|feed| *feed == name.trim()).ok_or(NoFeed)?;
-            feeds.0[feed] = true;
-        }
-        Ok(feeds)
+        let feeds = text.split(',').map(|name| FeedId::named(name.trim()).ok_or(NoFeed));
+        Ok(Self::of(feeds.collect::<Result<Vec<_>, _>>()?))
     }
 }
 
@@ -160,7 +157,7 @@ mod tests {
     #[test]
     fn feeds_are_named_in_any_order_and_unknown_ones_are_refused() {
         assert_eq!("order, product".parse::<Feeds>().unwrap().names(), "product+order");
-        assert_eq!(FEEDS.join(",").parse::<Feeds>().unwrap(), Feeds::ALL);
+        assert_eq!(FeedId::names().join(",").parse::<Feeds>().unwrap(), Feeds::ALL);
         assert!("none".parse::<Feeds>().unwrap().is_empty());
         for text in ["", "product,", "products", "none,product"] {
             assert!(text.parse::<Feeds>().is_err(), "{text:?}");

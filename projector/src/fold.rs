@@ -11,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use domain::{Event, TimeMs};
 use schemas::aggregate::type_name;
 use schemas::chain::{ChainError, Passed};
+use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::{Commit, Record, RecordError};
 use schemas::views::sums::Delta;
-use schemas::views::{AggregateRow, FEEDS, STORED, Source, VIEWS};
+use schemas::views::{AggregateRow, Source};
 
 pub(crate) use standing::{Standing, Times};
 
@@ -22,8 +23,6 @@ use crate::journal::JournalRows;
 use crate::log::Batch;
 use crate::poison::{self, Parked, ParkedRecord};
 use crate::snapshots;
-
-const JOURNAL_INDEX: usize = STORED;
 
 /// Rows of a view that one aggregate feeds, by key, with their versions.
 pub(crate) type Rows = HashMap<String, (u64, AggregateRow)>;
@@ -42,17 +41,17 @@ pub(crate) enum FoldError {
     OtherHistory { partition: u32, offset: i64 },
     #[error("partition {partition} begins with another claim than the one that the views know")]
     OtherLog { partition: u32 },
-    #[error("the fold of {} panicked at {aggregate}: {reason}", FEEDS[*view])]
-    Panicked { view: usize, aggregate: String, reason: String },
+    #[error("the fold of {} panicked at {aggregate}: {reason}", feed.name())]
+    Panicked { feed: FeedId, aggregate: String, reason: String },
 }
 
 /// What one or more batches changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// By view, of those that one aggregate feeds.
-    pub(crate) rows: [Rows; STORED],
-    /// By view, of those that many feed; by key and partition.
-    pub(crate) sums: [HashMap<(String, u32), Delta>; STORED],
+    /// Of views that one aggregate feeds.
+    pub(crate) rows: PerView<Rows>,
+    /// Of views that many feed; by key and partition.
+    pub(crate) sums: PerView<HashMap<(String, u32), Delta>>,
     pub(crate) journal: JournalRows,
     /// Aggregates whose state should be kept anew, with their versions.
     pub(crate) due: Vec<(String, u64)>,
@@ -91,19 +90,18 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Keys of rows that a batch folds further and that are not in memory, by view.
-pub(crate) type Missing = [Vec<String>; STORED];
+/// Keys of rows that a batch folds further and that are not in memory.
+pub(crate) type Missing = PerView<Vec<String>>;
 
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// By view.
-    rows: [Rows; STORED],
+    rows: PerView<Rows>,
     /// Since the last batch's end.
-    changed: [HashSet<String>; STORED],
+    changed: PerView<HashSet<String>>,
     max_rows: usize,
     pub(crate) parked: Parked,
-    /// The view that is being folded.
-    at: usize,
+    /// Folded just now.
+    at: FeedId,
 }
 
 impl Default for Folder {
@@ -144,7 +142,7 @@ impl Folder {
     /// For so many rows of a view.
     pub(crate) fn with_room(max_rows: usize) -> Self {
         let (rows, changed) = Default::default();
-        Self { rows, changed, max_rows, parked: Parked::default(), at: 0 }
+        Self { rows, changed, max_rows, parked: Parked::default(), at: FeedId::Journal }
     }
 
     /// Whether it will let go of its rows at the next [`Self::missing`]: what it changed must be in Postgres by then.
@@ -157,16 +155,16 @@ impl Folder {
         if self.is_full() {
             self.clear();
         }
-        let mut missing: [HashSet<&str>; STORED] = Default::default();
+        let mut missing: PerView<HashSet<&str>> = Default::default();
         for commit in records.commits() {
             // An aggregate's first commit has no row before it.
             if commit.version == commit.events.len() as u64 {
                 continue;
             }
             let Some((kind, id)) = commit.aggregate.split_once('/') else { continue };
-            for (view, missing) in missing.iter_mut().enumerate() {
-                if feeds.contain(view) && is_of(view, kind) && !self.rows[view].contains_key(id) {
-                    missing.insert(id);
+            for view in StoredView::all() {
+                if feeds.contain(FeedId::View(view)) && is_of(view, kind) && !self.rows[view].contains_key(id) {
+                    missing[view].insert(id);
                 }
             }
         }
@@ -215,11 +213,11 @@ impl Folder {
     }
 
     /// What was parked of a view, whether it counts was decided then.
-    pub(crate) fn refold(&mut self, records: &Records<'_>, view: usize) -> Result<Changes, FoldError> {
+    pub(crate) fn refold(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
         for (partition, offset, _, record) in &records.0 {
             if let Some(Record::Commit(commit)) = record {
-                let counts = std::array::from_fn(|feed| feed == view);
+                let counts = FeedId::all().map(|feed| feed == FeedId::View(view));
                 self.commit(*partition, *offset, commit, counts, &mut changes)?;
             }
         }
@@ -232,13 +230,13 @@ impl Folder {
         partition: u32,
         offset: i64,
         commit: &Commit<'_>,
-        counts: [bool; FEEDS.len()],
+        counts: PerFeed<bool>,
         changes: &mut Changes,
     ) -> Result<(), FoldError> {
         // What it leaves half done is dropped by whoever hears of it.
         let folded = catch_unwind(AssertUnwindSafe(|| self.fold_commit(partition, offset, commit, counts, changes)));
         folded.map_err(|panic| FoldError::Panicked {
-            view: self.at,
+            feed: self.at,
             aggregate: commit.aggregate.to_string(),
             reason: poison::panic_text(panic.as_ref()),
         })
@@ -249,11 +247,11 @@ impl Folder {
         partition: u32,
         offset: i64,
         commit: &Commit<'_>,
-        counts: [bool; FEEDS.len()],
+        counts: PerFeed<bool>,
         changes: &mut Changes,
     ) {
-        self.at = JOURNAL_INDEX;
-        if counts[JOURNAL_INDEX] {
+        self.at = FeedId::Journal;
+        if counts[FeedId::Journal] {
             changes.journal.push(partition, offset, commit);
             if snapshots::is_due(commit) {
                 changes.due.push((commit.aggregate.to_string(), commit.version));
@@ -261,15 +259,16 @@ impl Folder {
         }
         let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
         let at = TimeMs(commit.at_ms);
+        let views = || StoredView::all().into_iter().filter(|view| counts[FeedId::View(*view)]);
         for event in &commit.events {
             let event = event.upcast();
-            for view in (0..STORED).filter(|view| counts[*view]) {
-                self.at = view;
+            for view in views() {
+                self.at = FeedId::View(view);
                 self.fold_event(view, partition, (commit.version, at), (id, &event), changes);
             }
         }
         // Rows of a view that did not count this are another projector's to write.
-        for view in (0..STORED).filter(|view| counts[*view] && is_of(*view, kind)) {
+        for view in views().filter(|view| is_of(*view, kind)) {
             if !self.changed[view].contains(id) {
                 self.changed[view].insert(id.to_owned());
             }
@@ -278,13 +277,13 @@ impl Folder {
 
     fn fold_event(
         &mut self,
-        view: usize,
+        view: StoredView,
         partition: u32,
         (version, at): (u64, TimeMs),
         (id, event): (&str, &Event),
         changes: &mut Changes,
     ) {
-        match VIEWS[view].source {
+        match view.view().source {
             Source::Aggregate(row) if row.aggregate == event.aggregate() => {
                 let rows = &mut self.rows[view];
                 let (id, before) = take_row(rows, id);
@@ -303,9 +302,9 @@ impl Folder {
     }
 }
 
-/// Whether aggregates of this kind have rows of their own in the view.
-fn is_of(view: usize, kind: &str) -> bool {
-    matches!(VIEWS[view].source, Source::Aggregate(row) if type_name(row.aggregate) == kind)
+/// Tells whether aggregates of this kind have rows of their own in the view.
+fn is_of(view: StoredView, kind: &str) -> bool {
+    matches!(view.view().source, Source::Aggregate(row) if type_name(row.aggregate) == kind)
 }
 
 /// Out of the map, with the key that it had there.

@@ -6,7 +6,7 @@ use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
-use schemas::views::VIEWS;
+use schemas::feeds::StoredView;
 
 use crate::poison::Parked;
 use crate::reactor::{Answered, REACTOR};
@@ -121,9 +121,8 @@ impl Metrics {
         }
     }
 
-    /// `view`: its index in [`VIEWS`].
-    pub(crate) fn waits_for_rebuild(&self, view: usize, waits: bool) {
-        self.waits_for_rebuild.record(waits.into(), &[KeyValue::new("view", VIEWS[view].name)]);
+    pub(crate) fn waits_for_rebuild(&self, view: StoredView, waits: bool) {
+        self.waits_for_rebuild.record(waits.into(), &[KeyValue::new("view", view.name())]);
     }
 
     pub(crate) fn step_answered(&self, answered: &Answered) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use schemas::views::STORED;
+use schemas::feeds::FeedId;
 
 use crate::config::Feeds;
 use crate::metrics::Metrics;
@@ -62,8 +62,8 @@ impl Notice {
 
     /// Warns at the first time, at every change, and once a minute.
     pub(crate) fn tell(&mut self, OtherFolds { wanted, waiting, .. }: &OtherFolds) {
-        for view in wanted.iter().filter(|feed| *feed < STORED) {
-            self.metrics.waits_for_rebuild(view, waiting.contain(view));
+        for view in wanted.views() {
+            self.metrics.waits_for_rebuild(view, waiting.contain(FeedId::View(view)));
         }
         let is_told = |(feeds, at): (Feeds, Instant)| feeds == *waiting && at.elapsed() < TELL_EVERY;
         if waiting.is_empty() {

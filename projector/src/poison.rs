@@ -7,8 +7,9 @@
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 
+use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::Commit;
-use schemas::views::{FEEDS, STORED, Source, VIEWS};
+use schemas::views::Source;
 
 use crate::fold::{FoldError, Records, Standing};
 use crate::log::Batch;
@@ -17,12 +18,12 @@ use crate::projector::{Committed, Fold, ProjectorError};
 
 /// The aggregates that are not folded into a view, with the reason until it is written down.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Parked([HashMap<String, Option<String>>; STORED]);
+pub(crate) struct Parked(PerView<HashMap<String, Option<String>>>);
 
-/// A record that a view did not take.
+/// A record that a view, or the reactor, did not take.
 #[derive(Debug)]
 pub(crate) struct ParkedRecord {
-    pub(crate) view: usize,
+    pub(crate) view: &'static str,
     pub(crate) aggregate: String,
     pub(crate) partition: u32,
     pub(crate) offset: i64,
@@ -32,17 +33,17 @@ pub(crate) struct ParkedRecord {
 }
 
 impl Parked {
-    pub(crate) fn insert(&mut self, view: usize, aggregate: &str, reason: Option<String>) {
+    pub(crate) fn insert(&mut self, view: StoredView, aggregate: &str, reason: Option<String>) {
         self.0[view].insert(aggregate.to_owned(), reason);
     }
 
-    pub(crate) fn contains(&self, view: usize, aggregate: &str) -> bool {
+    pub(crate) fn contains(&self, view: StoredView, aggregate: &str) -> bool {
         self.0[view].contains_key(aggregate)
     }
 
-    /// Aggregates, by view.
+    /// Counts the aggregates of each view.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        VIEWS.iter().zip(&self.0).map(|(view, aggregates)| (view.name, aggregates.len()))
+        StoredView::all().into_iter().map(|view| (view.name(), self.0[view].len()))
     }
 
     /// Parks a record for the views that its aggregate is parked for, and tells that it does not count for them.
@@ -50,14 +51,15 @@ impl Parked {
         &mut self,
         (partition, offset, record): (u32, i64, &[u8]),
         commit: &Commit<'_>,
-        counts: &mut [bool; FEEDS.len()],
+        counts: &mut PerFeed<bool>,
         records: &mut Vec<ParkedRecord>,
     ) {
-        for (view, parked) in self.0.iter_mut().enumerate().filter(|(_, parked)| !parked.is_empty()) {
-            let Some(reason) = parked.get_mut(&*commit.aggregate).filter(|_| counts[view]) else { continue };
-            counts[view] = false;
+        for (view, parked) in StoredView::all().into_iter().zip(&mut self.0).filter(|(_, parked)| !parked.is_empty()) {
+            let counts = &mut counts[FeedId::View(view)];
+            let Some(reason) = parked.get_mut(&*commit.aggregate).filter(|_| *counts) else { continue };
+            *counts = false;
             records.push(ParkedRecord {
-                view,
+                view: view.name(),
                 aggregate: commit.aggregate.to_string(),
                 partition,
                 offset,
@@ -77,7 +79,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 /// The view that did not take something, and what it said; of a panic also the aggregate.
 struct Poison {
-    view: usize,
+    view: StoredView,
     aggregate: Option<String>,
     reason: String,
 }
@@ -87,7 +89,7 @@ impl Poison {
         let reason = format!("{error:#}");
         match error {
             // The write tier stands on the journal: no gap is let into it.
-            ProjectorError::Fold(FoldError::Panicked { view, aggregate, .. }) if *view < STORED => {
+            ProjectorError::Fold(FoldError::Panicked { feed: FeedId::View(view), aggregate, .. }) => {
                 Some(Self { view: *view, aggregate: Some(aggregate.clone()), reason })
             }
             ProjectorError::Store(StoreError::Refused { view, source }) => {
@@ -124,7 +126,7 @@ impl Fold {
                 return Err(error);
             }
             for aggregate in culprits {
-                tracing::error!(view = FEEDS[view], aggregate, reason, "parked: the view does not take it");
+                tracing::error!(view = view.name(), aggregate, reason, "parked: the view does not take it");
                 self.folder.parked.insert(view, &aggregate, Some(reason.clone()));
             }
             self.metrics.parked(&self.folder.parked);
@@ -138,7 +140,12 @@ impl Fold {
     }
 
     /// The aggregate whose rows are refused, by halves; several where they are refused only together.
-    async fn find(&mut self, batch: &Batch, before: &[Standing], view: usize) -> Result<Vec<String>, ProjectorError> {
+    async fn find(
+        &mut self,
+        batch: &Batch,
+        before: &[Standing],
+        view: StoredView,
+    ) -> Result<Vec<String>, ProjectorError> {
         let all = self.suspects(&Records::of(batch)?, view);
         let mut suspects = all.clone();
         while suspects.len() > 1 {
@@ -155,12 +162,12 @@ impl Fold {
         Ok(suspects)
     }
 
-    /// Whether a batch would be, of which the view takes these aggregates alone.
+    /// Tells whether Postgres refuses the batch where the view takes these of its aggregates alone.
     async fn is_refused(
         &mut self,
         batch: &Batch,
         before: &[Standing],
-        view: usize,
+        view: StoredView,
         (all, these): (&[String], &[String]),
     ) -> Result<bool, ProjectorError> {
         let parked = self.folder.parked.clone();
@@ -178,9 +185,9 @@ impl Fold {
         }
     }
 
-    /// Of the kind that feeds the view, in order.
-    fn suspects(&self, records: &Records<'_>, view: usize) -> Vec<String> {
-        let kind = match VIEWS[view].source {
+    /// Returns the aggregates of the kind that feeds the view, in order.
+    fn suspects(&self, records: &Records<'_>, view: StoredView) -> Vec<String> {
+        let kind = match view.view().source {
             Source::Aggregate(row) => Some(row.aggregate),
             Source::Sum(_) | Source::View(_) => None,
         };

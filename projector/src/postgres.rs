@@ -15,8 +15,9 @@ use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use futures_util::future::{join_all, try_join_all};
 use schemas::chain::{Reader, Tally};
+use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::tables::nonce_to_sql;
-use schemas::views::{AggregateRow, FEEDS, STORED, Source, SumTable, VIEWS};
+use schemas::views::{AggregateRow, Source, SumTable};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
@@ -47,8 +48,8 @@ pub(crate) enum StoreError {
     Read(#[source] tokio_postgres::Error),
     #[error("another process moved the checkpoints")]
     Moved,
-    #[error("the rows of {} were refused", FEEDS[*view])]
-    Refused { view: usize, source: tokio_postgres::Error },
+    #[error("the rows of {} were refused", view.name())]
+    Refused { view: StoredView, source: tokio_postgres::Error },
     #[error("{0}")]
     Fold(String),
     #[error("could not commit a batch")]
@@ -76,10 +77,11 @@ struct Statements {
     insert_journal: Statement,
     insert_repeats: Statement,
     insert_parked: Statement,
+    /// By [`StoredView::index`].
     views: Vec<ViewStatements>,
 }
 
-/// Of one view, in the order of [`VIEWS`].
+/// Statements of one view.
 struct ViewStatements {
     /// Rows or parts.
     write: Statement,
@@ -90,17 +92,18 @@ struct ViewStatements {
 /// A row as readers see it: key, version, data.
 pub(crate) type ReadRow = (String, u64, String);
 
-/// Rows of the summed views as they stand after a commit, by view.
+/// Rows of the summed views as they stand after a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
-    pub(crate) rows: [Vec<ReadRow>; STORED],
+    pub(crate) rows: PerView<Vec<ReadRow>>,
     /// Keys of those that changed, too, and could not be read.
-    pub(crate) unread: [Vec<String>; STORED],
+    pub(crate) unread: PerView<Vec<String>>,
 }
 
-/// A checkpoint to move: view and partition, from where to where.
+/// A checkpoint to move: from where to where.
 pub(crate) struct Move {
-    pub(crate) view: usize,
+    /// The feed's name, or that of its next rows' checkpoints.
+    pub(crate) name: String,
     pub(crate) partition: u32,
     pub(crate) from: Reader,
     pub(crate) to: Reader,
@@ -127,11 +130,11 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Of a view's checkpoints.
-    pub(crate) fn name(self, view: usize) -> String {
+    /// Returns the name of a feed's checkpoints.
+    pub(crate) fn name(self, feed: FeedId) -> String {
         match self {
-            Self::Live => FEEDS[view].to_owned(),
-            Self::Next(_) => format!("{}@next", FEEDS[view]),
+            Self::Live => feed.name().to_owned(),
+            Self::Next(_) => format!("{}@next", feed.name()),
         }
     }
 
@@ -139,10 +142,9 @@ impl Target {
     pub(crate) fn of(self, sql: &str) -> String {
         match self {
             Self::Live => sql.to_owned(),
-            Self::Next(views) => {
-                let next =
-                    |sql: String, view: usize| sql.replace(VIEWS[view].table, &format!("{}_next", VIEWS[view].table));
-                views.iter().fold(sql.to_owned(), next)
+            Self::Next(feeds) => {
+                let tables = feeds.views().map(|view| view.view().table);
+                tables.fold(sql.to_owned(), |sql, table| sql.replace(table, &format!("{table}_next")))
             }
         }
     }
@@ -176,12 +178,16 @@ impl Store {
 
     /// By view.
     pub(crate) async fn rows(&self, missing: &Missing) -> Result<Vec<Vec<(String, (u64, AggregateRow))>>, StoreError> {
-        try_join_all(missing.iter().enumerate().map(|(view, keys)| self.load(view, keys))).await
+        try_join_all(StoredView::all().map(|view| self.load(view, &missing[view]))).await
     }
 
-    async fn load(&self, view: usize, keys: &Vec<String>) -> Result<Vec<(String, (u64, AggregateRow))>, StoreError> {
-        let Source::Aggregate(row) = VIEWS[view].source else { return Ok(Vec::new()) };
-        let statement = &self.statements.views[view].read;
+    async fn load(
+        &self,
+        view: StoredView,
+        keys: &Vec<String>,
+    ) -> Result<Vec<(String, (u64, AggregateRow))>, StoreError> {
+        let Source::Aggregate(row) = view.view().source else { return Ok(Vec::new()) };
+        let statement = &self.statements.views[view.index()].read;
         let rows = read(&self.client, statement, keys).await.map_err(StoreError::Read)?;
         let parse = |(key, version, data): ReadRow| Ok((key, (version, (row.read)(&data).map_err(StoreError::Row)?)));
         rows.into_iter().map(parse).collect()
@@ -201,7 +207,7 @@ impl Store {
             &self.statements;
         let client = &self.client;
         let (partitions, nonces) = identities(moves, standings);
-        let moves = Checkpoints::new(moves, |view| self.target.name(view));
+        let moves = Checkpoints::new(moves);
         let written = written(changes)?;
         let writes = written.iter().map(|(view, columns)| self.write(*view, columns));
         let sums = written.iter().filter_map(|(view, columns)| match (columns, self.target) {
@@ -210,11 +216,10 @@ impl Store {
             (Columns::Parts(_), Target::Next(_)) | (Columns::Rows(_), _) => None,
         });
         let sums: Vec<_> = sums.collect();
-        let reads = sums.iter().map(|(view, keys)| read(client, &self.statements.views[*view].read, keys));
+        let reads = sums.iter().map(|(view, keys)| read(client, &self.statements.views[view.index()].read, keys));
         let journal = journal_params(&changes.journal);
         let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
-        let (no_events, parked) =
-            (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked, |view| FEEDS[view]));
+        let (no_events, parked) = (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked));
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
         let (begun, moved, identified, writes, journal, repeats, parked, committed, reads) = tokio::join!(
@@ -247,7 +252,7 @@ impl Store {
 
     /// Reads by halves what cannot be read together. A row that cannot be read by itself stays unread, and so does what is
     /// left when the time is over.
-    async fn read_apart(&self, view: usize, keys: Vec<String>, error: &tokio_postgres::Error, shown: &mut Sums) {
+    async fn read_apart(&self, view: StoredView, keys: Vec<String>, error: &tokio_postgres::Error, shown: &mut Sums) {
         let reason = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
         let begun = Instant::now();
         let is_over = || begun.elapsed() > READ_APART_WITHIN || self.client.is_closed();
@@ -259,25 +264,19 @@ impl Store {
             }
             let rest = keys.split_off(keys.len() / 2);
             for half in [keys, rest] {
-                let statement = &self.statements.views[view].read;
+                let statement = &self.statements.views[view.index()].read;
                 match read(&self.client, statement, &half).await {
                     Ok(rows) => shown.rows[view].extend(rows),
                     Err(_) => failed.push(half),
                 }
             }
         }
-        let (rows, first) = (shown.unread[view].len(), shown.unread[view].first());
-        tracing::warn!(
-            view = FEEDS[view],
-            rows,
-            key = first,
-            reason,
-            "committed rows cannot be read: Redis is without them"
-        );
+        let (view, rows, key) = (view.name(), shown.unread[view].len(), shown.unread[view].first());
+        tracing::warn!(view, rows, key, reason, "committed rows cannot be read: Redis is without them");
     }
 
-    async fn write(&self, view: usize, columns: &Columns) -> Result<(), StoreError> {
-        let statement = &self.statements.views[view].write;
+    async fn write(&self, view: StoredView, columns: &Columns) -> Result<(), StoreError> {
+        let statement = &self.statements.views[view.index()].write;
         let written = match columns {
             Columns::Rows(rows) => run(&self.client, statement, rows.params(), false).await,
             Columns::Parts(parts) => run(&self.client, statement, parts.params(), false).await,
@@ -305,9 +304,9 @@ impl Columns {
 }
 
 /// Views of which something changed.
-fn written(changes: &Changes) -> Result<Vec<(usize, Columns)>, StoreError> {
+fn written(changes: &Changes) -> Result<Vec<(StoredView, Columns)>, StoreError> {
     let mut written = Vec::new();
-    for view in 0..STORED {
+    for view in StoredView::all() {
         if !changes.rows[view].is_empty() {
             written.push((view, Columns::Rows(Rows::new(&changes.rows[view])?)));
         }
@@ -336,7 +335,7 @@ impl Statements {
     async fn prepare(client: &Client, target: Target) -> Result<Self, tokio_postgres::Error> {
         let prepare = async |sql: &str| client.prepare(&target.of(sql)).await;
         let mut views = Vec::new();
-        for view in &VIEWS[..STORED] {
+        for view in StoredView::all().map(StoredView::view) {
             let (write, read) = match view.source {
                 Source::Aggregate(_) | Source::View(_) => (include_str!("postgres/upsert_rows.sql"), view.table),
                 Source::Sum(sum) => match sum.table {

@@ -11,6 +11,7 @@ use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
+use schemas::feeds::FeedId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -65,8 +66,8 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Each as feed and partition.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, u32)> {
+    /// Returns each feed in each partition.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (FeedId, u32)> {
         self.partitions.iter().flat_map(|partition| self.feeds.iter().map(move |feed| (feed, *partition)))
     }
 }
@@ -338,7 +339,7 @@ impl Fold {
     /// [`StoreError::Moved`] where the checkpoints are elsewhere: another projector folds this share.
     async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
         let found = self.store.standings(partitions, self.share.feeds).await?;
-        let is_there = |(feed, partition): (usize, u32)| {
+        let is_there = |(feed, partition): (FeedId, u32)| {
             found[partition as usize].readers[feed] == self.committed[partition as usize].readers[feed]
         };
         if !self.share.places().all(is_there) {
@@ -395,12 +396,12 @@ impl Fold {
             self.last_move = Instant::now();
         }
         let mut moves = Vec::new();
-        for (view, partition) in self.share.places().filter(|(_, partition)| all || changes.moved.contains(partition)) {
+        for (feed, partition) in self.share.places().filter(|(_, partition)| all || changes.moved.contains(partition)) {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
-            let (from, to) = (committed.readers[view], now.readers[view]);
+            let (from, to) = (committed.readers[feed], now.readers[feed]);
             if to != from {
-                let (tally, revision) = (now.tallies[view], now.revisions[view]);
-                moves.push(Move { view, partition, from, to, tally, times: now.times, revision });
+                let (name, tally, revision) = (Target::Live.name(feed), now.tallies[feed], now.revisions[feed]);
+                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
             }
         }
         moves

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use schemas::views::{STORED, VIEWS};
+use schemas::feeds::{FeedId, StoredView};
 use tokio::task::JoinSet;
 
 pub use compare::{Compared, Comparison, Difference};
@@ -128,7 +128,7 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
         until =
             if until.is_empty() { live } else { until.iter().zip(live).map(|(one, other)| *one.min(&other)).collect() };
     }
-    let mut fold = Fold::new(config, Feeds::of(views.iter().copied()), until.len()).await?;
+    let mut fold = Fold::new(config, Feeds::of(views.iter().copied().map(FeedId::View)), until.len()).await?;
     fold.to(&until, Some(&tell)).await?;
     let (records, folded_in) = (fold.progress.load(Ordering::Relaxed), fold.begun.elapsed().as_secs_f64());
     tell(format!("folded         {records} records in {folded_in:.2} s"));
@@ -146,13 +146,13 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
     Ok(reports)
 }
 
-/// Indices in [`VIEWS`], each once.
-fn views(wish: &Wish) -> anyhow::Result<Vec<usize>> {
+/// Returns the views that are named, each once.
+fn views(wish: &Wish) -> anyhow::Result<Vec<StoredView>> {
     let mut views = Vec::new();
     for name in &wish.views {
-        let Some(view) = VIEWS[..STORED].iter().position(|view| view.name == name) else {
-            let names: Vec<_> = VIEWS[..STORED].iter().map(|view| view.name).collect();
-            bail!("there is no view {name:?} to rebuild; there are {}", names.join(", "));
+        let Some(view) = StoredView::named(name) else {
+            let names = StoredView::all().map(StoredView::name).join(", ");
+            bail!("there is no view {name:?} to rebuild; there are {names}");
         };
         if !views.contains(&view) {
             views.push(view);
@@ -165,13 +165,13 @@ fn views(wish: &Wish) -> anyhow::Result<Vec<usize>> {
 /// Brings one view, folded nearly as far as it lives, to its end.
 async fn end(
     config: &Config,
-    (wish, view): (&Wish, usize),
+    (wish, view): (&Wish, StoredView),
     tables: &mut Tables,
     tell: &dyn Fn(String),
 ) -> anyhow::Result<Report> {
     tables.analyze().await?;
     let live = tables.live().await?;
-    let mut fold = Fold::new(config, Feeds::only(view), live.len()).await?;
+    let mut fold = Fold::new(config, Feeds::only(FeedId::View(view)), live.len()).await?;
     // The live rows went on meanwhile; now it is little.
     fold.to(&live, Some(tell)).await?;
     fold.to(&tables.live().await?, None).await?;
@@ -179,9 +179,8 @@ async fn end(
     let moment = tables.snapshot().await?;
     fold.to(&moment, None).await?;
     let comparison = tables.compare(u32::try_from(live.len())?).await?;
-    let view_name = VIEWS[view].name;
     if comparison.total() > 0 && !wish.accept && !wish.rollback {
-        return Ok(Report { view: view_name, comparison, generation: None, copied: 0 });
+        return Ok(Report { view: view.name(), comparison, generation: None, copied: 0 });
     }
     if tables.wait() {
         fold.to(&tables.front().await?, Some(tell)).await?;
@@ -216,13 +215,13 @@ async fn end(
             tell("Redis did not switch: the projectors declare what it has stale".to_owned());
         }
     }
-    Ok(Report { view: view_name, comparison, generation: Some(generation), copied })
+    Ok(Report { view: view.name(), comparison, generation: Some(generation), copied })
 }
 
 /// What is hot, and what changed meanwhile.
 async fn copy(
     config: &Config,
-    view: usize,
+    view: StoredView,
     tables: &Tables,
     fold: &mut Fold,
 ) -> anyhow::Result<Option<(Cache, usize)>> {

@@ -14,7 +14,8 @@ use schemas::cache::{
     ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WITHDRAW, WRITE_WITHIN_MS, generation, incarnation, position_field,
     value,
 };
-use schemas::views::{FEEDS, STORED, row_body};
+use schemas::feeds::{FeedId, PerView, StoredView};
+use schemas::views::row_body;
 use serde::Serialize;
 
 use crate::fold::{Changes, Standing};
@@ -101,11 +102,12 @@ impl Cache {
         let scripts = self.load_scripts().await?;
         let (live, applied, clock) = self.read().await?;
         let generations = generations(standings);
-        let is_live = |live: &String| (0..STORED).all(|view| generation(live, view) == Some(generations[view]));
+        let is_live =
+            |live: &String| StoredView::all().into_iter().all(|view| generation(live, view) == Some(generations[view]));
         let wanted: HashMap<String, i64> =
             share.places().filter_map(|(feed, partition)| position(standings, feed, partition)).collect();
-        let is_shown = |(feed, partition)| {
-            let field = position_field(FEEDS[feed], partition);
+        let is_shown = |(feed, partition): (FeedId, u32)| {
+            let field = position_field(feed.name(), partition);
             applied.get(&field) == wanted.get(&field)
         };
         let (incarnation, resumed) = match (live.filter(is_live).filter(|_| share.places().all(is_shown)), or_begin) {
@@ -176,26 +178,27 @@ impl Cache {
     }
 
     fn rows(&self, incarnation: &str, changes: &Changes, sums: &Sums) -> Vec<(String, u64, Vec<u8>)> {
-        let row = |view: usize, key: &str, version: u64, data: &str| {
+        let row = |view: StoredView, key: &str, version: u64, data: &str| {
             (self.keys.row(incarnation, view, key), version, value(version, row_body(key, version, data).as_bytes()))
         };
-        let own = changes.rows.iter().enumerate();
+        let own = StoredView::all().into_iter().zip(&changes.rows);
         let own = own.flat_map(|(view, rows)| rows.iter().map(move |(key, row)| (view, key, row)));
         let own = own.map(|(view, key, (version, data))| row(view, key, *version, &json(data)));
-        let sums = sums.rows.iter().enumerate().flat_map(|(view, rows)| rows.iter().map(move |row| (view, row)));
+        let sums = StoredView::all().into_iter().zip(&sums.rows);
+        let sums = sums.flat_map(|(view, rows)| rows.iter().map(move |row| (view, row)));
         own.chain(sums.map(|(view, (key, version, data))| row(view, key, *version, data))).collect()
     }
 
     fn unread(&self, incarnation: &str, sums: &Sums) -> Vec<String> {
-        let keys = sums.unread.iter().enumerate().flat_map(|(view, keys)| keys.iter().map(move |key| (view, key)));
-        keys.map(|(view, key)| self.keys.row(incarnation, view, key)).collect()
+        let keys = |view: StoredView| sums.unread[view].iter().map(move |key| self.keys.row(incarnation, view, key));
+        StoredView::all().into_iter().flat_map(keys).collect()
     }
 
     fn advance(&self, pipe: &mut Pipeline, deadline: u64, step: &mut Step, moves: &[Move]) {
         let call = pipe.cmd("EVALSHA").arg(&step.scripts.advance).arg(2).arg(self.keys.live()).arg(self.keys.applied());
         call.arg(self.keys.applied()).arg(deadline).arg(&step.incarnation);
-        for Move { view, partition, to, .. } in moves {
-            let field = position_field(FEEDS[*view], *partition);
+        for Move { name, partition, to, .. } in moves {
+            let field = position_field(name, *partition);
             let offset = to.next_offset - 1;
             let expected = step.applied.insert(field.clone(), offset);
             call.arg(field).arg(expected.map_or(String::new(), |offset| offset.to_string())).arg(offset);
@@ -208,7 +211,7 @@ impl Cache {
         call.arg(&scripts.begin).arg(2).arg(self.keys.live()).arg(self.keys.applied());
         call.arg(self.keys.applied()).arg(&incarnation);
         let partitions = (0..).zip(standings).map(|(partition, _)| partition);
-        for place in partitions.flat_map(|partition| (0..FEEDS.len()).map(move |feed| (feed, partition))) {
+        for place in partitions.flat_map(|partition| FeedId::all().map(|feed| (feed, partition))) {
             if let Some((field, offset)) = position(standings, place.0, place.1) {
                 call.arg(field).arg(offset);
             }
@@ -252,7 +255,7 @@ fn put_newer(pipe: &mut Pipeline, script: &str, (deadline, read_at): (u64, u64),
 /// none.
 pub(crate) async fn put_rows(
     connection: &mut ConnectionManager,
-    (keys, incarnation, view): (&Keys, &str, usize),
+    (keys, incarnation, view): (&Keys, &str, StoredView),
     deadline: u64,
     rows: &[ReadRow],
 ) -> Result<(), CacheError> {
@@ -275,7 +278,7 @@ pub(crate) async fn put_rows(
 }
 
 /// The same, into the one that lives, with rows that were just read.
-pub(crate) async fn put_live(url: &Secret, prefix: &str, view: usize, rows: &[ReadRow]) -> anyhow::Result<()> {
+pub(crate) async fn put_live(url: &Secret, prefix: &str, view: StoredView, rows: &[ReadRow]) -> anyhow::Result<()> {
     let (mut connection, keys) = (chassis::redis::connect(url)?, Keys::new(prefix));
     let (live, time): (Option<String>, (u64, u64)) =
         redis::pipe().get(keys.live()).cmd("TIME").query_async(&mut connection).await?;
@@ -284,16 +287,16 @@ pub(crate) async fn put_live(url: &Secret, prefix: &str, view: usize, rows: &[Re
     Ok(put_rows(&mut connection, (&keys, &live, view), deadline, rows).await?)
 }
 
-/// Of each view; every partition has the same.
-fn generations(standings: &[Standing]) -> [u32; STORED] {
+/// Returns each view's generation; every partition has the same.
+fn generations(standings: &[Standing]) -> PerView<u32> {
     let known = standings.first().map(|standing| standing.generations);
-    std::array::from_fn(|view| known.map_or(1, |known| known[view].cast_unsigned()))
+    StoredView::all().map(|view| known.map_or(1, |known| known[FeedId::View(view)].cast_unsigned()))
 }
 
-/// What a view shows of a partition; one that never read anything shows nothing.
-fn position(standings: &[Standing], feed: usize, partition: u32) -> Option<(String, i64)> {
+/// Returns the last offset that a feed shows of a partition, with its field. `None`: it never read anything.
+fn position(standings: &[Standing], feed: FeedId, partition: u32) -> Option<(String, i64)> {
     let next = standings[partition as usize].readers[feed].next_offset;
-    (next > 0).then(|| (position_field(FEEDS[feed], partition), next - 1))
+    (next > 0).then(|| (position_field(feed.name(), partition), next - 1))
 }
 
 fn json(row: &impl Serialize) -> String {

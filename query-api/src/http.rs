@@ -20,8 +20,9 @@ use axum::{Extension, Router};
 use chassis::border::{Border, Origins};
 use schemas::aggregate::{TYPES, route_name};
 use schemas::contracts::routes;
+use schemas::feeds::ViewId;
 use schemas::problem::Problem;
-use schemas::views::{Natural, VIEWS};
+use schemas::views::Natural;
 
 use caching::Asker;
 
@@ -38,8 +39,8 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
         .route("/v1/views", get(views::list))
         .route("/v1/views/{view}", get(rows::page_by_name))
         .route("/v1/views/{view}/{key}", get(rows::row_by_name));
-    for (view, natural) in VIEWS.iter().map(|view| view.natural).enumerate() {
-        router = match natural {
+    for view in ViewId::all() {
+        router = match view.view().natural {
             Natural::Row(name) => router.route(
                 &format!("/v1/{name}/{{id}}"),
                 get(async move |reads, key, asked| rows::row_of(reads, view, key, asked).await),
@@ -49,9 +50,7 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
                 get(async move |reads, query, asked| rows::page_of(reads, view, query, asked).await),
             ),
         };
-    }
-    for (view, declared) in VIEWS.iter().enumerate() {
-        for nested in declared.nested {
+        for nested in view.view().nested {
             router = router.route(
                 &format!("/v1/{}/{{id}}/{}", nested.owner, nested.name),
                 get(async move |reads, id, asked| rows::page_under(reads, (view, nested), id, asked).await),

@@ -7,14 +7,15 @@
 
 mod cursor;
 
-use schemas::views::{KEY_ORDER, List, VIEWS, View};
+use schemas::feeds::ViewId;
+use schemas::views::{KEY_ORDER, List, View};
 
 pub(crate) use cursor::Position;
 
 /// A page of a list, as a reader asked for it; every value is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListQuery {
-    pub(crate) view: usize,
+    pub(crate) view: ViewId,
     list: &'static List,
     descending: bool,
     /// In the order of the list's filters.
@@ -29,12 +30,12 @@ impl ListQuery {
     /// `take` gives a parameter's value, once; `order` is meant where there is none. An error says what is wrong,
     /// for a client.
     pub(crate) fn parse(
-        view: usize,
+        view: ViewId,
         limit: i64,
         order: Option<&str>,
         mut take: impl FnMut(&str) -> Option<String>,
     ) -> Result<Self, String> {
-        let declared = VIEWS[view];
+        let declared = view.view();
         let mut given = Vec::new();
         for field in declared.fields.iter().filter(|field| is_filter(declared, field.name)) {
             if let Some(value) = take(field.name) {
@@ -75,7 +76,7 @@ impl ListQuery {
 
     fn position(&self, text: &str) -> Result<Position, String> {
         let position = cursor::read(&self.name(), text)?;
-        let view = VIEWS[self.view];
+        let view = self.view.view();
         view.key.check(&position.key)?;
         view.field(self.list.order).map_or(Ok(()), |field| field.kind.check(&position.value))?;
         Ok(position)
@@ -83,7 +84,7 @@ impl ListQuery {
 
     /// Tells this list from every other one, whatever page of it is asked for.
     fn name(&self) -> String {
-        let mut name = format!("{}?order={}{}", VIEWS[self.view].name, minus(self.descending), self.list.order);
+        let mut name = format!("{}?order={}{}", self.view.name(), minus(self.descending), self.list.order);
         let filters = self.list.filters.iter().zip(&self.filters);
         let bounds = [("from", &self.from), ("to", &self.to)];
         let bounds = bounds.iter().filter_map(|(name, bound)| Some((name, bound.as_ref()?)));
@@ -117,16 +118,17 @@ impl ListQuery {
                 }
             });
         }
+        let View { table, relation, .. } = self.view.view();
         let columns = if order == KEY_ORDER { vec![KEY_ORDER] } else { vec![order, KEY_ORDER] };
         let and = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
         let directed: Vec<_> = columns.iter().map(|column| format!("{column}{direction}")).collect();
         let sql = include_str!("lists/page.sql")
             .replace("{order}", order)
             .replace("{columns}", &columns.join(", "))
-            .replace("{table}", VIEWS[self.view].table)
+            .replace("{table}", table)
             .replace("{conditions}", &and)
             .replace("{direction}", &directed.join(", "))
-            .replace("{relation}", VIEWS[self.view].relation);
+            .replace("{relation}", relation);
         (sql, values)
     }
 }
@@ -135,7 +137,8 @@ impl ListQuery {
 /// to see their plans. All parameters are text, but the second, which is a bigint.
 pub fn statements() -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for (view, declared) in VIEWS.iter().enumerate() {
+    for view in ViewId::all() {
+        let declared = view.view();
         for list in declared.lists {
             for choice in 0..16 {
                 let bound = |bit: u8| (choice & bit != 0).then(String::new);
@@ -194,23 +197,23 @@ fn minus(descending: bool) -> &'static str {
     if descending { "-" } else { "" }
 }
 
-fn sql_of(view: usize, field: &str) -> &'static str {
-    VIEWS[view].field(field).map_or("text", |field| field.kind.sql())
+fn sql_of(view: ViewId, field: &str) -> &'static str {
+    view.view().field(field).map_or("text", |field| field.kind.sql())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PRODUCT: usize = 0;
-    const ORDER: usize = 1;
-    const REVENUE: usize = 3;
-    const REVENUE_BY_MINUTE: usize = 4;
+    const PRODUCT: &str = "product";
+    const ORDER: &str = "order";
+    const REVENUE: &str = "revenue";
+    const REVENUE_BY_MINUTE: &str = "revenue_by_minute";
 
-    fn parse(view: usize, query: &str) -> Result<ListQuery, String> {
+    fn parse(view: &str, query: &str) -> Result<ListQuery, String> {
         let pairs: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
         let value = |name: &str| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned());
-        ListQuery::parse(view, 10, None, value)
+        ListQuery::parse(ViewId::named(view).unwrap(), 10, None, value)
     }
 
     #[test]

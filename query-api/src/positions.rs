@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use ends::{Ends, Written};
 use schemas::cache::Applied;
+use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::token::{LogId, Token};
-use schemas::views::{FEEDS, STORED};
 use tokio::sync::Notify;
 
 use waiters::{At, Position, Waiters};
@@ -39,9 +39,9 @@ pub(crate) struct Log {
     pub(crate) partitions: u32,
 }
 
-/// Offsets by partition, by feed in the order of [`FEEDS`].
+/// Offsets by feed and partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offsets(Vec<Arc<[i64]>>);
+pub(crate) struct Offsets(PerFeed<Arc<[i64]>>);
 
 /// Redis, as long as it is known to follow the log.
 #[derive(Debug, Clone)]
@@ -97,7 +97,7 @@ pub(crate) struct Positions {
     state: RwLock<State>,
     /// The latest generation of each stored view that Postgres told or an answer showed. It never goes back: what a
     /// client has seen of a row must not be newer than what it is told of the view.
-    generations: [AtomicU32; STORED],
+    generations: PerView<AtomicU32>,
     waiters: Waiters,
     someone_waits: Notify,
     /// See [`Positions::doubt_cache`].
@@ -110,7 +110,7 @@ impl Default for Positions {
             begun: Instant::now(),
             confirmed_ms: AtomicU64::default(),
             state: RwLock::default(),
-            generations: [const { AtomicU32::new(1) }; STORED],
+            generations: [const { AtomicU32::new(1) }; StoredView::COUNT],
             waiters: Waiters::default(),
             someone_waits: Notify::default(),
             cache_doubted: Notify::default(),
@@ -120,18 +120,19 @@ impl Default for Positions {
 
 impl Offsets {
     pub(crate) fn none(partitions: u32) -> Self {
-        Self(vec![vec![NOTHING; to_index(partitions)].into(); FEEDS.len()])
+        let offsets: Arc<[i64]> = vec![NOTHING; to_index(partitions)].into();
+        Self(FeedId::all().map(|_| offsets.clone()))
     }
 
-    pub(crate) fn of(&self, feed: usize) -> &[i64] {
+    pub(crate) fn of(&self, feed: FeedId) -> &[i64] {
         &self.0[feed]
     }
 
-    /// What moved: feed, partition, offset. What this build does not know is passed over.
-    pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(usize, u32, i64)> {
+    /// Returns what moved: feed, partition, offset. Views that this build does not know are passed over.
+    pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(FeedId, u32, i64)> {
         let mut moved = Vec::new();
         for Applied { view, partition, offset } in applied {
-            let Some(feed) = FEEDS.iter().position(|feed| *feed == view) else { continue };
+            let Some(feed) = FeedId::named(view) else { continue };
             let Some(standing) = self.0[feed].get(to_index(partition)) else { continue };
             if offset > *standing {
                 Arc::make_mut(&mut self.0[feed])[to_index(partition)] = offset;
@@ -180,24 +181,24 @@ impl Positions {
     }
 
     /// The furthest that is known of any place.
-    pub(crate) fn shown(&self, feed: usize) -> Option<String> {
+    pub(crate) fn shown(&self, feed: FeedId) -> Option<String> {
         let state = self.read();
         token_text(state.log?.id, &state.furthest(feed)?, Scope::All)
     }
 
     /// How many records some other feed shows that this one does not. How far the log goes is not known here.
-    pub(crate) fn lag(&self, feed: usize) -> Option<u64> {
+    pub(crate) fn lag(&self, feed: FeedId) -> Option<u64> {
         let state = self.read();
-        let feeds: Vec<Vec<i64>> = (0..FEEDS.len()).map(|feed| state.furthest(feed)).collect::<Option<_>>()?;
-        let behind = feeds[feed].iter().enumerate().map(|(partition, at)| {
+        let feeds: Vec<_> = FeedId::all().into_iter().map(|feed| state.furthest(feed)).collect::<Option<_>>()?;
+        let behind = state.furthest(feed)?.into_iter().enumerate().map(|(partition, at)| {
             let furthest = feeds.iter().map(|feed| feed[partition]).max().unwrap_or(NOTHING);
-            furthest.abs_diff(*at)
+            furthest.abs_diff(at)
         });
         Some(behind.sum())
     }
 
     /// Where to read now.
-    pub(crate) fn place(&self, feed: usize) -> Place {
+    pub(crate) fn place(&self, feed: FeedId) -> Place {
         self.read().cached(feed, None).unwrap_or(Place::Store)
     }
 
@@ -207,7 +208,7 @@ impl Positions {
     /// then few may wait, of those who come `from` the same address.
     pub(crate) async fn reach(
         &self,
-        feed: usize,
+        feed: FeedId,
         token: &Token,
         within: Duration,
         from: Option<IpAddr>,
@@ -280,20 +281,20 @@ impl Positions {
 
     /// Takes in the generation of a view as the checkpoints in Postgres tell it.
     pub(crate) fn know_generation(&self, view: &str, generation: u32) {
-        if let Some(view) = FEEDS[..STORED].iter().position(|known| *known == view) {
+        if let Some(view) = StoredView::named(view) {
             self.note_generation(view, generation);
         }
     }
 
-    /// Takes in the generation of a row that is about to be served. `feed`: that of a stored view.
-    pub(crate) fn note_generation(&self, feed: usize, generation: u32) {
+    /// Takes in the generation of a row that is about to be served.
+    pub(crate) fn note_generation(&self, view: StoredView, generation: u32) {
         // Nearly always known already: a load leaves the cache line shared by all readers.
-        if self.generation(feed) < generation {
-            self.generations[feed].fetch_max(generation, Ordering::Relaxed);
+        if self.generation(view) < generation {
+            self.generations[view].fetch_max(generation, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn generation(&self, view: usize) -> u32 {
+    pub(crate) fn generation(&self, view: StoredView) -> u32 {
         self.generations[view].load(Ordering::Relaxed)
     }
 
@@ -343,7 +344,7 @@ impl Positions {
         self.cache_doubted.notified().await;
     }
 
-    fn wake(&self, at: At, moved: Vec<(usize, u32, i64)>) {
+    fn wake(&self, at: At, moved: Vec<(FeedId, u32, i64)>) {
         if self.waiters.count() > 0 {
             moved.into_iter().for_each(|(feed, partition, offset)| self.waiters.wake((at, feed, partition, offset)));
         }
@@ -360,7 +361,7 @@ impl Positions {
 
 impl Cached {
     /// Takes news of it, or all that it has. Returns the positions that moved.
-    fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(usize, u32, i64)> {
+    fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(FeedId, u32, i64)> {
         let Self { offsets, ends, .. } = self;
         offsets.advance(applied.into_iter().filter(|applied| !ends.know(applied)))
     }
@@ -372,12 +373,12 @@ impl State {
         self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
     }
 
-    fn place(&self, feed: usize, token: &Token) -> Option<Place> {
+    fn place(&self, feed: FeedId, token: &Token) -> Option<Place> {
         let stored = self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
         self.cached(feed, Some(token)).or(stored.then_some(Place::Store))
     }
 
-    fn cached(&self, feed: usize, token: Option<&Token>) -> Option<Place> {
+    fn cached(&self, feed: FeedId, token: Option<&Token>) -> Option<Place> {
         let cache = self.cache.as_ref()?;
         let offsets = &cache.offsets.0[feed];
         if !token.is_none_or(|token| covers(offsets, token)) {
@@ -387,7 +388,7 @@ impl State {
     }
 
     /// In each place a position that has to come before the token is shown there.
-    fn missing(&self, feed: usize, token: &Token) -> [Position; 2] {
+    fn missing(&self, feed: FeedId, token: &Token) -> [Position; 2] {
         let of_place = |at, offsets: Option<&Offsets>| {
             let offsets = offsets.map_or(&[][..], |offsets| offsets.of(feed));
             let is_missing = |(partition, offset): &(&u32, &i64)| {
@@ -401,7 +402,7 @@ impl State {
     }
 
     /// By partition, of both places.
-    fn furthest(&self, feed: usize) -> Option<Vec<i64>> {
+    fn furthest(&self, feed: FeedId) -> Option<Vec<i64>> {
         let of_feed = |offsets: &Offsets| offsets.of(feed).to_vec();
         let (store, cache) =
             (self.store.as_ref().map(of_feed), self.cache.as_ref().map(|cache| of_feed(&cache.offsets)));
@@ -412,7 +413,7 @@ impl State {
     }
 
     /// What any place shows of the partitions that the token names.
-    fn reached_of(&self, feed: usize, token: &Token) -> Option<String> {
+    fn reached_of(&self, feed: FeedId, token: &Token) -> Option<String> {
         let mut offsets = vec![NOTHING; to_index(self.log?.partitions)];
         let places = [self.store.as_ref(), self.cache.as_ref().map(|cache| &cache.offsets)];
         for place in places.into_iter().flatten() {

@@ -9,8 +9,9 @@ mod replicas;
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use schemas::cache::Applied;
+use schemas::feeds::ViewId;
 use schemas::settings;
-use schemas::views::{FEEDS, JOURNAL, VIEWS, View, feed, row_body};
+use schemas::views::{JOURNAL, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
 
 pub use server::PLANNER;
@@ -76,8 +77,8 @@ impl Store {
         })
     }
 
-    pub(crate) async fn row(&self, side: Side, view: usize, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
-        let (rows, is_copy) = self.query(side, &self.row_sql[view], &[&FEEDS[feed(view)], &key]).await?;
+    pub(crate) async fn row(&self, side: Side, view: ViewId, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
+        let (rows, is_copy) = self.query(side, &self.row_sql[view.index()], &[&view.feed().name(), &key]).await?;
         let row = rows.first().and_then(|row| {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
             let generation = row.get::<_, i32>(3).cast_unsigned();
@@ -87,8 +88,8 @@ impl Store {
     }
 
     pub(crate) async fn page(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, StoreError> {
-        let (sql, values) = query.statement();
-        let mut params: Vec<Param<'_>> = vec![&FEEDS[feed(query.view)], &query.limit];
+        let ((sql, values), feed) = (query.statement(), query.view.feed().name());
+        let mut params: Vec<Param<'_>> = vec![&feed, &query.limit];
         params.extend(values.into_iter().map(|value| -> Param<'_> { value }));
         let (rows, is_copy) = self.query(side, &sql, &params).await?;
         let found = rows.iter().filter_map(|row| {

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use schemas::feeds::{FeedId, StoredView, ViewId};
 use schemas::token::Token;
-use schemas::views::{FEEDS, JOURNAL, STORED, VIEWS, View, feed};
+use schemas::views::View;
 use tokio::sync::SemaphorePermit;
 
 use looks::{Look, Looks};
@@ -95,7 +96,7 @@ pub(crate) enum ReadError {
 
 type Flights = HashMap<Load, Flight>;
 /// View, key, and who may answer.
-type Load = (usize, String, Side);
+type Load = (ViewId, String, Side);
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
 
 /// Shared by all requests.
@@ -127,14 +128,14 @@ impl Reads {
     pub(crate) async fn row(
         self: &Arc<Self>,
         log: Log,
-        (view, key, scope): (usize, &str, Scope),
+        (view, key, scope): (ViewId, &str, Scope),
         fresh: &Freshness,
     ) -> Result<Shown<Option<Row>>, ReadError> {
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        let place = self.reach(feed(view), fresh).await?;
+        let place = self.reach(view.feed(), fresh).await?;
         // Redis has rows of stored views alone.
-        if let (Place::Cache { incarnation, offsets }, ..STORED) = (place, view) {
-            let look = self.look((view, key), wanted, incarnation, offsets);
+        if let (Place::Cache { incarnation, offsets }, Some(stored)) = (place, view.stored()) {
+            let look = self.look((stored, key), wanted, incarnation, offsets);
             let found = match look.answer.await.map_err(|error| self.refused(error))? {
                 Hit::Row(row) => Some(Some(row)),
                 Hit::Absent => Some(None),
@@ -142,7 +143,7 @@ impl Reads {
             };
             if let Some(found) = found {
                 self.note(view, found.as_ref());
-                self.metrics.read(VIEWS[view].name, Origin::Redis);
+                self.metrics.read(view.name(), Origin::Redis);
                 let token = token_of(log, &look.offsets, scope);
                 return Ok(Shown { found, token, age: self.positions.age() });
             }
@@ -157,7 +158,7 @@ impl Reads {
                 return Ok(Shown { found: loaded.found.clone(), token, age: None });
             }
         }
-        Err(ReadError::NotYet { token: self.positions.shown(feed(view)) })
+        Err(ReadError::NotYet { token: self.positions.shown(view.feed()) })
     }
 
     pub(crate) async fn page(
@@ -166,7 +167,7 @@ impl Reads {
         query: &ListQuery,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<Listed>>, ReadError> {
-        self.reach(feed(query.view), fresh).await?;
+        self.reach(query.view.feed(), fresh).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let mut loaded = self.page_from(self.store.nearest(), query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
@@ -177,7 +178,7 @@ impl Reads {
 
     async fn page_from(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, ReadError> {
         let loaded = self.store.page(side, query).await.map_err(|error| self.refused(failed(error)))?;
-        self.metrics.read(VIEWS[query.view].name, if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
+        self.metrics.read(query.view.name(), if loaded.is_copy { Origin::Replica } else { Origin::Postgres });
         Ok(loaded)
     }
 
@@ -194,7 +195,7 @@ impl Reads {
 
     /// Returns once the journal shows what the token names.
     pub(crate) async fn reach_journal(&self, fresh: &Freshness) -> Result<(), ReadError> {
-        self.reach(FEEDS.len() - 1, fresh).await.map(drop)
+        self.reach(FeedId::Journal, fresh).await.map(drop)
     }
 
     /// Reads a page of a history, as far as the journal is.
@@ -206,7 +207,7 @@ impl Reads {
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         let scope = Scope::One(partition);
         let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
-        self.metrics.read(JOURNAL, Origin::Postgres);
+        self.metrics.read(FeedId::Journal.name(), Origin::Postgres);
         Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
     }
 
@@ -220,7 +221,7 @@ impl Reads {
         self.store.kept_row(view, key).await.map_err(|error| self.refused(failed(error)))
     }
 
-    async fn reach(&self, feed: usize, fresh: &Freshness) -> Result<Place, ReadError> {
+    async fn reach(&self, feed: FeedId, fresh: &Freshness) -> Result<Place, ReadError> {
         let Some(token) = &fresh.token else { return Ok(self.positions.place(feed)) };
         let reached = self.positions.reach(feed, token, fresh.wait, fresh.from).await;
         self.metrics.waited(&reached);
@@ -236,7 +237,7 @@ impl Reads {
     /// Joins the look for this row that is under way, or begins one, which goes on if the request is given up.
     fn look(
         self: &Arc<Self>,
-        (view, key): (usize, &str),
+        (view, key): (StoredView, &str),
         wanted: Option<&Token>,
         incarnation: Arc<str>,
         offsets: Arc<[i64]>,
@@ -253,7 +254,7 @@ impl Reads {
         })
     }
 
-    async fn look_alone(&self, incarnation: &str, view: usize, key: &str) -> Result<Hit, ReadError> {
+    async fn look_alone(&self, incarnation: &str, view: StoredView, key: &str) -> Result<Hit, ReadError> {
         match self.cache.row(incarnation, view, key).await {
             Ok(hit) => {
                 if let Hit::OtherIncarnation = hit {
@@ -272,9 +273,9 @@ impl Reads {
     }
 
     /// Remembers the generation of a row before it is served, so that `GET /v1/views` never tells an older one.
-    fn note(&self, view: usize, row: Option<&Row>) {
+    fn note(&self, view: ViewId, row: Option<&Row>) {
         if let Some(row) = row {
-            self.positions.note_generation(feed(view), row.generation);
+            self.positions.note_generation(view.base(), row.generation);
         }
     }
 
@@ -288,7 +289,7 @@ impl Reads {
 
     /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
     /// is given up.
-    fn load(self: &Arc<Self>, (view, key, scope): (usize, &str, Scope), side: Side, wanted: Option<&Token>) -> Flight {
+    fn load(self: &Arc<Self>, (view, key, scope): (ViewId, &str, Scope), side: Side, wanted: Option<&Token>) -> Flight {
         let mut flights = self.flights();
         let place = (view, key.to_owned(), side);
         let is_enough = |flight: &&Flight| match flight.peek() {
@@ -297,10 +298,10 @@ impl Reads {
             Some(Err(_)) => false,
         };
         if let Some(flight) = flights.get(&place).filter(is_enough) {
-            self.metrics.read(VIEWS[view].name, Origin::Joined);
+            self.metrics.read(view.name(), Origin::Joined);
             return flight.clone();
         }
-        self.metrics.read(VIEWS[view].name, if side == Side::Any { Origin::Replica } else { Origin::Postgres });
+        self.metrics.read(view.name(), if side == Side::Any { Origin::Replica } else { Origin::Postgres });
         let (reads, (_, key, _)) = (self.clone(), place.clone());
         let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), side).await });
         // A task that panicked is an outage of this row, not of its readers.
@@ -324,15 +325,17 @@ impl Reads {
 
     async fn load_alone(
         &self,
-        (view, key, scope): (usize, &str, Scope),
+        (view, key, scope): (ViewId, &str, Scope),
         side: Side,
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         // From before the read: a fill that arrives long after may be older than what was there since.
-        let cache = self.positions.cache().filter(|_| view < STORED);
+        let cache = view.stored().and_then(|stored| Some((stored, self.positions.cache()?)));
         let begun = Instant::now();
         let loaded = self.store.row(side, view, key).await.map_err(failed)?;
         // What a replica gives may be older than what Redis had: then it would show less than Redis's positions say.
-        if let Some(cached) = cache.filter(|cached| shows(&loaded.offsets, cached.offsets.of(view), scope)) {
+        if let Some((view, cached)) = cache
+            && shows(&loaded.offsets, cached.offsets.of(FeedId::View(view)), scope)
+        {
             let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
             tokio::spawn(async move {
                 if let Err(error) =

@@ -15,6 +15,7 @@ use redis::{Client, RedisError, Script};
 use schemas::cache::{
     ABSENT, ABSENT_TTL_SECS, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, generation, parse_news, split_value, value,
 };
+use schemas::feeds::StoredView;
 
 use crate::gate::{Busy, Gate};
 use crate::positions::Positions;
@@ -81,7 +82,7 @@ impl Cache {
     }
 
     /// One round trip: the row, and whether its incarnation is still the live one.
-    pub(crate) async fn row(&self, incarnation: &str, view: usize, key: &str) -> Result<Hit, CacheError> {
+    pub(crate) async fn row(&self, incarnation: &str, view: StoredView, key: &str) -> Result<Hit, CacheError> {
         let _place = self.reads.enter().await?;
         let mut connection = self.connection.clone();
         let (live, value): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
@@ -112,7 +113,7 @@ impl Cache {
         &self,
         incarnation: &str,
         (clock, read_at): ((u64, Instant), Instant),
-        view: usize,
+        view: StoredView,
         key: &str,
         row: Option<&Row>,
     ) -> Result<(), CacheError> {

@@ -28,7 +28,7 @@
 //! before the absence, it stands, for it outlives the deadline of whatever was read earlier, and 0 is not newer; written
 //! after, it took the absence's place.
 
-use crate::views::VIEWS;
+use crate::feeds::StoredView;
 
 /// Seconds that a row lives after it was written last.
 pub const ROW_TTL_SECS: u64 = 3600;
@@ -55,7 +55,7 @@ pub const SWITCH: &str = include_str!("../redis/switch.lua");
 /// See `redis/begin.lua`.
 pub const BEGIN: &str = include_str!("../redis/begin.lua");
 
-/// An incarnation in which nothing was written yet. `generations`: in the order of [`VIEWS`].
+/// Returns an incarnation in which nothing was written yet. `generations`: of the stored views, in their order.
 pub fn incarnation(digits: u64, generations: impl IntoIterator<Item = u32>) -> String {
     let mut text = format!("{digits:016x}");
     for generation in generations {
@@ -66,23 +66,23 @@ pub fn incarnation(digits: u64, generations: impl IntoIterator<Item = u32>) -> S
 }
 
 /// The same, with another generation of one view; `attempt`: as no other one's.
-pub fn switched(incarnation: &str, view: usize, generation: u32, attempt: u32) -> String {
+pub fn switched(incarnation: &str, view: StoredView, generation: u32, attempt: u32) -> String {
     let mut parts: Vec<_> = incarnation.split('.').collect();
     let another = format!("{generation}-{attempt:08x}");
-    if let Some(part) = parts.get_mut(view + 1) {
+    if let Some(part) = parts.get_mut(view.index() + 1) {
         *part = &another;
     }
     parts.join(".")
 }
 
-/// Of a view in [`VIEWS`].
-pub fn generation(incarnation: &str, view: usize) -> Option<u32> {
+/// Returns a view's generation in an incarnation, unless that is another build's.
+pub fn generation(incarnation: &str, view: StoredView) -> Option<u32> {
     let part = generation_part(incarnation, view)?;
     part.split_once('-').map_or(part, |(number, _)| number).parse().ok()
 }
 
-fn generation_part(incarnation: &str, view: usize) -> Option<&str> {
-    incarnation.split('.').nth(view + 1)
+fn generation_part(incarnation: &str, view: StoredView) -> Option<&str> {
+    incarnation.split('.').nth(view.index() + 1)
 }
 
 /// Names of keys.
@@ -100,11 +100,10 @@ impl Keys {
         format!("{}:live", self.prefix)
     }
 
-    /// `view`: its index in [`VIEWS`].
-    pub fn row(&self, incarnation: &str, view: usize, key: &str) -> String {
+    pub fn row(&self, incarnation: &str, view: StoredView, key: &str) -> String {
         let digits = incarnation.split('.').next().unwrap_or_default();
         let generation = generation_part(incarnation, view).unwrap_or_default();
-        [&self.prefix, ":", digits, ":", VIEWS[view].name, ".", generation, ":", key].concat()
+        [&self.prefix, ":", digits, ":", view.name(), ".", generation, ":", key].concat()
     }
 
     /// Both the hash and the channel.
@@ -163,18 +162,19 @@ pub fn split_value(value: &[u8]) -> Option<(u64, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::views::FEEDS;
+    use crate::feeds::FeedId;
 
     #[test]
     fn a_switch_moves_the_rows_of_one_view_to_other_keys() {
         let (keys, began) = (Keys::new("st"), incarnation(0xab, [1, 7, 1, 1]));
+        let [product, order] = ["product", "order"].map(|name| StoredView::named(name).unwrap());
         assert_eq!(began, "00000000000000ab.1.7.1.1");
-        assert_eq!(keys.row(&began, 1, "o-1"), "st:00000000000000ab:order.7:o-1");
-        let switched = switched(&began, 1, 8, 0x9f3c);
-        assert_eq!(keys.row(&switched, 1, "o-1"), "st:00000000000000ab:order.8-00009f3c:o-1");
-        assert_eq!(keys.row(&switched, 0, "cd"), keys.row(&began, 0, "cd"));
-        assert_eq!([0, 1].map(|view| generation(&switched, view)), [Some(1), Some(8)]);
-        assert_eq!(generation("00000000000000ab", 0), None, "of another build");
+        assert_eq!(keys.row(&began, order, "o-1"), "st:00000000000000ab:order.7:o-1");
+        let switched = switched(&began, order, 8, 0x9f3c);
+        assert_eq!(keys.row(&switched, order, "o-1"), "st:00000000000000ab:order.8-00009f3c:o-1");
+        assert_eq!(keys.row(&switched, product, "cd"), keys.row(&began, product, "cd"));
+        assert_eq!([product, order].map(|view| generation(&switched, view)), [Some(1), Some(8)]);
+        assert_eq!(generation("00000000000000ab", product), None, "of another build");
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn no_view_goes_by_the_name_of_the_logs_end() {
-        assert!(FEEDS.iter().all(|feed| ![END, END_AT].contains(feed)));
+        assert!(FeedId::names().iter().all(|feed| ![END, END_AT].contains(feed)));
     }
 
     #[test]

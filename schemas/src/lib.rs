@@ -25,5 +25,6 @@ pub mod snapshots;
 pub mod tables;
 pub mod settings;
 pub mod views;
+pub mod feeds;
 pub mod cache;
 pub mod contracts;

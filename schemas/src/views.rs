@@ -249,7 +249,7 @@ const fn list(order: &'static str, filters: &'static [&'static str]) -> List {
 /// Not a field: what every row has.
 pub const KEY_ORDER: &str = "key";
 
-/// Those of the first [`STORED`] have rows of their own.
+/// All views; those without rows of their own come last. Their ids are in [`crate::feeds`].
 pub const VIEWS: [&View; 8] = [
     &product::VIEW,
     &order::VIEW,
@@ -263,41 +263,6 @@ pub const VIEWS: [&View; 8] = [
 
 /// The journal has checkpoints like a view, and rows of another kind.
 pub const JOURNAL: &str = "journal";
-
-/// How many views have rows, and so checkpoints, of their own.
-pub const STORED: usize = 7;
-
-/// All that have checkpoints and applied positions: the stored views in the order of [`VIEWS`], then the journal.
-pub const FEEDS: [&str; STORED + 1] = {
-    let mut names = [JOURNAL; STORED + 1];
-    let mut view = 0;
-    while view < STORED {
-        names[view] = VIEWS[view].name;
-        view += 1;
-    }
-    names
-};
-
-/// The form of each one's fold, in the order of [`FEEDS`]. The journal's rows are the events themselves.
-pub const FOLDS: [i32; FEEDS.len()] = {
-    let mut forms = [1; FEEDS.len()];
-    let mut view = 0;
-    while view < STORED {
-        forms[view] = VIEWS[view].form;
-        view += 1;
-    }
-    forms
-};
-
-/// The index in [`FEEDS`] of what moves a view's rows. `view`: its index in [`VIEWS`].
-pub fn feed(view: usize) -> usize {
-    match VIEWS[view].source {
-        Source::Aggregate(_) | Source::Sum(_) => view,
-        Source::View(other) => {
-            FEEDS.iter().position(|feed| *feed == other).expect("the tests look that each is derived from one")
-        }
-    }
-}
 
 /// How the row that an aggregate alone feeds comes of its events.
 pub fn row_fold(aggregate: AggregateType) -> (&'static View, RowFold) {
@@ -413,11 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn views_with_rows_come_first_and_each_aggregate_has_one() {
-        for (index, view) in VIEWS.iter().enumerate() {
-            assert_eq!(index < STORED, !matches!(view.source, Source::View(_)), "{}", view.name);
-            assert!(feed(index) < STORED, "{}", view.name);
-        }
+    fn each_aggregate_has_a_view_of_its_own() {
         for aggregate in TYPES {
             assert_eq!(row_fold(aggregate).1.aggregate, aggregate);
         }

@@ -3,7 +3,7 @@
 use projector::audit::{Difference, audit};
 use redis::AsyncTypedCommands as _;
 use schemas::cache::Keys;
-use schemas::views::{FEEDS, VIEWS};
+use schemas::feeds::{FeedId, StoredView};
 use serde_json::json;
 
 use crate::fixture::{Client, Service, Shop, batch_line};
@@ -78,7 +78,7 @@ async fn an_audit_finds_nothing_where_the_views_are_right_though_commands_go_on(
         let (report, ()) = tokio::join!(audit(&config, most), orders);
         let report = report.unwrap();
         assert_eq!(report.differences, []);
-        assert_eq!(report.checkpoints, 3 * FEEDS.len());
+        assert_eq!(report.checkpoints, 3 * FeedId::COUNT);
         assert!(report.commits > 120 && report.rows >= 20, "{report:?}");
     }
     let report = audit(&config, None).await.unwrap();
@@ -142,7 +142,7 @@ async fn an_audit_names_the_row_that_is_stale_or_another_in_redis() {
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
     let live = redis.get(format!("{}:live", audited.shop.prefix)).await.unwrap().unwrap();
     let keys = Keys::new(&audited.shop.prefix);
-    let key = |view: &str, key: &str| keys.row(&live, VIEWS.iter().position(|known| known.name == view).unwrap(), key);
+    let key = |view: &str, key: &str| keys.row(&live, StoredView::named(view).unwrap(), key);
     redis.del(key("product", "p-1")).await.unwrap();
     assert_eq!(audited.differences(None).await, [], "Redis may forget");
     let cancelled = redis.get(key("order", "o-0-7")).await.unwrap().unwrap();

@@ -3,7 +3,7 @@
 use schemas::cache::{
     ABSENT, ABSENT_TTL_SECS, ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WITHDRAW, is_withdrawn, split_value, value,
 };
-use schemas::views::VIEWS;
+use schemas::feeds::StoredView;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -115,7 +115,7 @@ async fn a_row_that_cannot_be_read_behind_its_commit_is_withdrawn_and_others_are
     let keys = Keys::new(&shop.prefix);
     let mut standing = async |customer: &str| {
         let live: String = redis::cmd("GET").arg(keys.live()).query_async(&mut redis).await.unwrap();
-        let view = VIEWS.iter().position(|view| view.name == "customer").unwrap();
+        let view = StoredView::named("customer").unwrap();
         let key = keys.row(&live, view, customer);
         redis::cmd("GET").arg(key).query_async::<Option<Vec<u8>>>(&mut redis).await.unwrap().unwrap_or_default()
     };

@@ -7,7 +7,7 @@ use chassis::env::Secret;
 use redis::aio::ConnectionManager;
 use schemas::cache::{Keys, is_withdrawn, position_field, split_value};
 use schemas::chain::{Reader, Tally};
-use schemas::views::{FEEDS, STORED, VIEWS};
+use schemas::feeds::{FeedId, PerFeed, StoredView};
 use tokio_postgres::{Client, IsolationLevel, NoTls};
 
 use super::refold::ReadRow;
@@ -27,8 +27,8 @@ pub(super) struct Checkpoint {
     pub(super) tally_from: i64,
 }
 
-/// By view and partition.
-pub(super) type Checkpoints = HashMap<(String, u32), Checkpoint>;
+/// Checkpoints by feed and partition.
+pub(super) type Checkpoints = HashMap<(FeedId, u32), Checkpoint>;
 
 /// By key.
 pub(super) type Rows = HashMap<String, ReadRow>;
@@ -56,19 +56,22 @@ impl Postgres {
         Ok(checkpoints(&rows))
     }
 
-    /// Of one moment: the checkpoints, and the rows of each of [`FEEDS`] that have these keys, or all.
+    /// Reads, as of one moment, the checkpoints, and the rows of each feed that have these keys, or all.
     pub(super) async fn snapshot(
         &mut self,
-        keys: &[Option<Vec<String>>; FEEDS.len()],
-    ) -> anyhow::Result<(Checkpoints, Vec<Rows>)> {
+        keys: &PerFeed<Option<Vec<String>>>,
+    ) -> anyhow::Result<(Checkpoints, PerFeed<Rows>)> {
         let transaction = self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
         let transaction = transaction.read_only(true).start().await?;
         let known = transaction.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
-        let mut views = Vec::new();
-        let relations = VIEWS[..STORED].iter().map(|view| view.relation).chain([JOURNAL_BY_AGGREGATE]);
-        for (relation, keys) in relations.zip(keys) {
+        let mut found = PerFeed::<Rows>::default();
+        for feed in FeedId::all() {
+            let relation = match feed {
+                FeedId::View(view) => view.view().relation,
+                FeedId::Journal => JOURNAL_BY_AGGREGATE,
+            };
             let all = format!("SELECT key, version, data::text FROM {relation}");
-            let rows = match keys {
+            let rows = match &keys[feed] {
                 Some(keys) => transaction.query(&format!("{all} WHERE key = ANY($1)"), &[keys]).await?,
                 None => transaction.query(&all, &[]).await?,
             };
@@ -76,17 +79,20 @@ impl Postgres {
                 let version: i64 = row.get(1);
                 (row.get(0), ReadRow { version: version.cast_unsigned(), data: row.get(2) })
             });
-            views.push(rows.collect());
+            found[feed] = rows.collect();
         }
         transaction.commit().await?;
-        Ok((checkpoints(&known), views))
+        Ok((checkpoints(&known), found))
     }
 }
 
 fn checkpoints(rows: &[tokio_postgres::Row]) -> Checkpoints {
-    let place = |row: &tokio_postgres::Row| (row.get("view"), row.get::<_, i32>("partition").cast_unsigned());
-    let checkpoint = |row| Checkpoint { reader: reader(row), tally: tally(row), tally_from: row.get("counted_from") };
-    rows.iter().map(|row| (place(row), checkpoint(row))).collect()
+    let checkpoint = |row: &tokio_postgres::Row| {
+        let place = (FeedId::named(row.get("view"))?, row.get::<_, i32>("partition").cast_unsigned());
+        let (reader, tally) = (reader(row), tally(row));
+        Some((place, Checkpoint { reader, tally, tally_from: row.get("counted_from") }))
+    };
+    rows.iter().filter_map(checkpoint).collect()
 }
 
 pub(super) struct Redis {
@@ -99,16 +105,16 @@ impl Redis {
         Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix) })
     }
 
-    /// Up to which offset each view shows each partition, in the order of [`FEEDS`]; −1: nothing.
-    pub(super) async fn applied(&mut self, partitions: u32) -> anyhow::Result<Vec<[i64; FEEDS.len()]>> {
+    /// Returns up to which offset each feed shows each partition; −1: nothing.
+    pub(super) async fn applied(&mut self, partitions: u32) -> anyhow::Result<Vec<PerFeed<i64>>> {
         let hash: HashMap<String, i64> =
             redis::cmd("HGETALL").arg(self.keys.applied()).query_async(&mut self.connection).await?;
-        let of = |view: &str, partition| hash.get(&position_field(view, partition)).copied().unwrap_or(-1);
-        Ok((0..partitions).map(|partition| FEEDS.map(|view| of(view, partition))).collect())
+        let of = |feed, partition| hash.get(&position_field(feed, partition)).copied().unwrap_or(-1);
+        Ok((0..partitions).map(|partition| FeedId::names().map(|feed| of(feed, partition))).collect())
     }
 
     /// Whole bodies. Keys that are not there are left out.
-    pub(super) async fn rows(&mut self, view: usize, keys: &[&str]) -> anyhow::Result<Rows> {
+    pub(super) async fn rows(&mut self, view: StoredView, keys: &[&str]) -> anyhow::Result<Rows> {
         let live: Option<String> = redis::cmd("GET").arg(self.keys.live()).query_async(&mut self.connection).await?;
         let Some(live) = live else { return Ok(Rows::new()) };
         let mut found = Rows::new();

@@ -2,16 +2,15 @@
 
 use domain::TimeMs;
 use schemas::chain::{Digest, Reader, Tally, Verdict};
+use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::{Commit, Record};
 use schemas::views::sums::Delta;
-use schemas::views::{AggregateRow, FEEDS, STORED, Source, VIEWS};
+use schemas::views::{AggregateRow, Source};
 use serde::Serialize;
 
 use super::sample::Sample;
 use crate::fold::FoldError;
 use crate::log::Batch;
-
-const JOURNAL_INDEX: usize = STORED;
 
 /// How far a view is folded in a partition, and how far it is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +30,9 @@ struct Folded {
 }
 
 pub(super) struct Refold {
-    /// By partition and view.
-    feeds: Vec<[Feed; FEEDS.len()]>,
-    /// By view.
-    views: [Sample<Folded>; STORED],
+    /// By partition.
+    feeds: Vec<PerFeed<Feed>>,
+    views: PerView<Sample<Folded>>,
     /// Versions of aggregates.
     journal: Sample<u64>,
     pub(super) commits: u64,
@@ -48,11 +46,11 @@ pub(super) struct ReadRow {
 }
 
 impl Refold {
-    /// `most`: rows of a view, or all. `tally_from`: the offset from which each view's tally counts in each partition.
-    pub(super) fn new(most: Option<usize>, tally_from: &[[i64; FEEDS.len()]]) -> Self {
+    /// `most`: rows of a view, or all. `tally_from`: the offset from which each feed's tally counts in each partition.
+    pub(super) fn new(most: Option<usize>, tally_from: &[PerFeed<i64>]) -> Self {
         let feed = |tally_from| Feed { reader: Reader::START, tally: Tally::default(), tally_from, until: 0 };
         Self {
-            feeds: tally_from.iter().map(|views| views.map(feed)).collect(),
+            feeds: tally_from.iter().map(|feeds| feeds.map(feed)).collect(),
             views: std::array::from_fn(|_| Sample::new(most)),
             journal: Sample::new(most),
             commits: 0,
@@ -60,7 +58,7 @@ impl Refold {
     }
 
     /// What comes at these offsets and behind is left alone.
-    pub(super) fn limit(&mut self, until: &[[i64; FEEDS.len()]]) {
+    pub(super) fn limit(&mut self, until: &[PerFeed<i64>]) {
         for (feeds, until) in self.feeds.iter_mut().zip(until) {
             for (feed, until) in feeds.iter_mut().zip(until) {
                 feed.until = *until;
@@ -80,11 +78,11 @@ impl Refold {
 
     /// Where to read on, by partition.
     pub(super) fn from(&self) -> Vec<i64> {
-        let next = |feeds: &[Feed; FEEDS.len()]| feeds.iter().map(|feed| feed.reader.next_offset).min();
+        let next = |feeds: &PerFeed<Feed>| feeds.iter().map(|feed| feed.reader.next_offset).min();
         self.feeds.iter().map(|feeds| next(feeds).unwrap_or_default()).collect()
     }
 
-    pub(super) fn feeds(&self) -> impl Iterator<Item = (u32, &[Feed; FEEDS.len()])> {
+    pub(super) fn feeds(&self) -> impl Iterator<Item = (u32, &PerFeed<Feed>)> {
         (0..).zip(&self.feeds)
     }
 
@@ -92,7 +90,7 @@ impl Refold {
         for (partition, offset, value) in batch.iter() {
             let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
             let digest = Digest::of(value);
-            let mut counts = [false; FEEDS.len()];
+            let mut counts = [false; FeedId::COUNT];
             for (feed, counts) in self.feeds[partition as usize].iter_mut().zip(&mut counts) {
                 let read = feed.take(offset, record.as_ref(), digest);
                 *counts = read.map_err(|source| FoldError::Chain { partition, source })?;
@@ -107,8 +105,8 @@ impl Refold {
         Ok(())
     }
 
-    fn commit(&mut self, commit: &Commit<'_>, counts: [bool; FEEDS.len()]) {
-        if counts[JOURNAL_INDEX]
+    fn commit(&mut self, commit: &Commit<'_>, counts: PerFeed<bool>) {
+        if counts[FeedId::Journal]
             && let Some(version) = self.journal.entry(&commit.aggregate)
         {
             *version = commit.version;
@@ -116,8 +114,9 @@ impl Refold {
         let id = commit.aggregate.split_once('/').map_or("", |(_, id)| id);
         for event in &commit.events {
             let event = event.upcast();
-            for (view, rows) in self.views.iter_mut().enumerate().filter(|(view, _)| counts[*view]) {
-                match VIEWS[view].source {
+            for view in StoredView::all().into_iter().filter(|view| counts[FeedId::View(*view)]) {
+                let rows = &mut self.views[view];
+                match view.view().source {
                     Source::Aggregate(fold) if fold.aggregate == event.aggregate() => {
                         if let Some(folded) = rows.entry(id) {
                             folded.version = commit.version;
@@ -137,13 +136,13 @@ impl Refold {
         }
     }
 
-    /// The rows of a view that the log says there are; of the journal, how many events each aggregate has.
-    pub(super) fn rows(&self, feed: usize) -> Vec<(&str, ReadRow)> {
-        if feed == JOURNAL_INDEX {
+    /// Returns the rows of a view that the log says there are; of the journal, how many events each aggregate has.
+    pub(super) fn rows(&self, feed: FeedId) -> Vec<(&str, ReadRow)> {
+        let FeedId::View(view) = feed else {
             let events = |version: &u64| ReadRow { version: *version, data: version.to_string() };
             return self.journal.iter().map(|(aggregate, version)| (aggregate, events(version))).collect();
-        }
-        let row = |key: &str, folded: &Folded| match VIEWS[feed].source {
+        };
+        let row = |key: &str, folded: &Folded| match view.view().source {
             Source::Aggregate(_) => Some(ReadRow { version: folded.version, data: json(folded.row.as_ref()?) }),
             Source::Sum(fold) => {
                 let sum = folded.sum.as_ref()?;
@@ -151,7 +150,7 @@ impl Refold {
             }
             Source::View(_) => None,
         };
-        self.views[feed].iter().filter_map(|(key, folded)| Some((key, row(key, folded)?))).collect()
+        self.views[view].iter().filter_map(|(key, folded)| Some((key, row(key, folded)?))).collect()
     }
 }
 

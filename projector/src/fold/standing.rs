@@ -1,9 +1,9 @@
 //! How far each view is, by the reader's rule.
 
 use schemas::chain::{Digest, Passed, Reader, Tally, Verdict};
+use schemas::feeds::{FeedId, PerFeed};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record};
-use schemas::views::FEEDS;
 
 use super::FoldError;
 use crate::config::Feeds;
@@ -11,18 +11,17 @@ use crate::config::Feeds;
 /// Where the views stand in one partition.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
-    /// One a view, in the order of [`FEEDS`].
-    pub(crate) readers: [Reader; FEEDS.len()],
+    pub(crate) readers: PerFeed<Reader>,
     /// Those of them that are folded here.
     feeds: Feeds,
     /// Of what each counted.
-    pub(crate) tallies: [Tally; FEEDS.len()],
+    pub(crate) tallies: PerFeed<Tally>,
     /// Which making of its rows each is.
-    pub(crate) generations: [i32; FEEDS.len()],
+    pub(crate) generations: PerFeed<i32>,
     /// See `V7__parked.sql`.
-    pub(crate) revisions: [i64; FEEDS.len()],
+    pub(crate) revisions: PerFeed<i64>,
     /// Whether the record that each view counted last was seen again since the start.
-    recognized: [bool; FEEDS.len()],
+    recognized: PerFeed<bool>,
     /// The partition's first claim, once known.
     pub(crate) nonce: Option<u64>,
     pub(crate) times: Times,
@@ -45,9 +44,9 @@ impl Times {
 }
 
 impl Standing {
-    pub(crate) fn new(readers: [Reader; FEEDS.len()], feeds: Feeds, nonce: Option<u64>) -> Self {
+    pub(crate) fn new(readers: PerFeed<Reader>, feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
-        let (tallies, generations, revisions) = (Default::default(), [1; FEEDS.len()], [0; FEEDS.len()]);
+        let (tallies, generations, revisions) = (Default::default(), [1; FeedId::COUNT], [0; FeedId::COUNT]);
         Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times: Times::default() }
     }
 
@@ -58,20 +57,20 @@ impl Standing {
 }
 
 impl Standing {
-    /// For which views the record counts.
+    /// Tells for which feeds the record counts.
     pub(super) fn read(
         &mut self,
         partition: u32,
         offset: i64,
         (record, value): (Option<&Record<'_>>, &[u8]),
         passed_over: &mut Vec<Passed>,
-    ) -> Result<[bool; FEEDS.len()], FoldError> {
+    ) -> Result<PerFeed<bool>, FoldError> {
         if let (0, Some(Record::Claim(claim))) = (offset, record)
             && *self.nonce.get_or_insert(claim.nonce) != claim.nonce
         {
             return Err(FoldError::OtherLog { partition });
         }
-        let mut counts = [false; FEEDS.len()];
+        let mut counts = [false; FeedId::COUNT];
         let mut passed = None;
         let digest = Digest::of(value);
         for feed in self.feeds.iter() {

@@ -15,7 +15,10 @@ use schemas::chain::{Reader, Tally};
 use super::*;
 
 const PARTITIONS: u32 = 2;
-const CUSTOMER_INDEX: usize = 2;
+
+fn customer() -> StoredView {
+    StoredView::named("customer").unwrap()
+}
 
 /// One record of the log.
 #[derive(Debug, Clone)]
@@ -167,11 +170,10 @@ fn is_claim(value: &[u8]) -> bool {
 /// What Postgres holds: it takes changes as the statements do.
 #[derive(Debug, Default, PartialEq)]
 struct Store {
-    /// By view.
-    rows: [Rows; STORED],
-    sums: [HashMap<(String, u32), Delta>; STORED],
+    rows: PerView<Rows>,
+    sums: PerView<HashMap<(String, u32), Delta>>,
     /// By partition.
-    tallies: Vec<[Tally; FEEDS.len()]>,
+    tallies: Vec<PerFeed<Tally>>,
     journal: BTreeMap<(String, i64), String>,
 }
 
@@ -203,7 +205,7 @@ impl Store {
 fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
     let mut store = Store::default();
     let mut standings: Vec<_> =
-        (0..PARTITIONS).map(|_| Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None)).collect();
+        (0..PARTITIONS).map(|_| Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None)).collect();
     let mut folder = Folder::default();
     let (mut next, mut cuts) = (0, batches.iter().cycle());
     while next < log.len() {
@@ -264,16 +266,16 @@ fn a_view_that_stands_behind_the_others_gets_there_alone() {
     let steps = [Step::Place { order: 1, customer: 1, day: 1, units: 2 }, Step::Cancel { order: 1 }];
     let log = log(&[steps.to_vec(), vec![]]);
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-    let start = || vec![Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None); PARTITIONS as usize];
+    let start = || vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
     let mut standings = start();
     Folder::default().fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
     let mut behind: Vec<_> =
         standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
-    behind[0].readers[CUSTOMER_INDEX] = Reader::START;
+    behind[0].readers[FeedId::View(customer())] = Reader::START;
     let mut behind: Vec<_> =
         behind.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     let changes = Folder::default().fold(&Records::of(&batch).unwrap(), &mut behind).unwrap();
-    assert_eq!((changes.sums[CUSTOMER_INDEX].len(), changes.len()), (1, 1));
+    assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
     assert!(changes.journal.versions.is_empty());
 }
 
@@ -282,15 +284,15 @@ fn what_others_fold_is_neither_asked_for_nor_written() {
     let place = |order| Step::Place { order, customer: 1, day: 1, units: 2 };
     let log = log(&[vec![place(1), Step::Restock { product: 1, quantity: 1 }, Step::Cancel { order: 1 }], vec![]]);
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-    let feeds = Feeds::only(CUSTOMER_INDEX);
-    let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], feeds, None); PARTITIONS as usize];
+    let feeds = Feeds::only(FeedId::View(customer()));
+    let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], feeds, None); PARTITIONS as usize];
     let mut folder = Folder::default();
     let missing = folder.missing(&Records::of(&batch).unwrap(), feeds);
     assert!(missing.iter().all(Vec::is_empty));
     // Rows that are there all the same.
     folder.remember(fold_all(&log, &[]).rows.map(|rows| rows.into_iter().collect()));
     let changes = folder.fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
-    assert_eq!((changes.sums[CUSTOMER_INDEX].len(), changes.len()), (1, 1));
+    assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
 }
 
 #[test]
@@ -300,7 +302,7 @@ fn another_history_at_a_checkpoint_halts_the_fold() {
     let batch = |log: &[(u32, i64, Vec<u8>)]| {
         Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
-    let mut standings = vec![Standing::new([Reader::START; FEEDS.len()], Feeds::ALL, None); PARTITIONS as usize];
+    let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
     Folder::default().fold(&Records::of(&batch(&one)).unwrap(), &mut standings).unwrap();
     let mut again: Vec<_> =
         standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();

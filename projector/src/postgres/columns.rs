@@ -17,8 +17,8 @@ pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// Columns of the checkpoints that move.
 #[derive(Default)]
-pub(crate) struct Checkpoints {
-    views: Vec<String>,
+pub(crate) struct Checkpoints<'a> {
+    views: Vec<&'a str>,
     partitions: Vec<i32>,
     old_next: Vec<i64>,
     old_nonces: Vec<i64>,
@@ -35,13 +35,12 @@ pub(crate) struct Checkpoints {
     count: i64,
 }
 
-impl Checkpoints {
-    /// `name`: of a view's checkpoints.
-    pub(crate) fn new(moves: &[Move], name: impl Fn(usize) -> String) -> Self {
+impl<'a> Checkpoints<'a> {
+    pub(crate) fn new(moves: &'a [Move]) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { view, partition, from, to, tally, times, revision } in moves {
-            columns.views.push(name(*view));
+        for Move { name, partition, from, to, tally, times, revision } in moves {
+            columns.views.push(name);
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);
             columns.old_nonces.push(nonce(from));
@@ -136,11 +135,10 @@ pub(crate) struct ParkedRecords<'a> {
 }
 
 impl<'a> ParkedRecords<'a> {
-    /// `name`: of a record's view.
-    pub(crate) fn new(parked: &'a [ParkedRecord], name: impl Fn(usize) -> &'static str) -> Self {
+    pub(crate) fn new(parked: &'a [ParkedRecord]) -> Self {
         let mut columns = Self::default();
         for ParkedRecord { view, aggregate, partition, offset, version, reason, record } in parked {
-            columns.views.push(name(*view));
+            columns.views.push(view);
             columns.aggregates.push(aggregate);
             columns.partitions.push(partition.cast_signed());
             columns.offsets.push(*offset);

@@ -1,6 +1,6 @@
 //! What is parked: looked at, folded after all, or given up.
 
-use schemas::views::FEEDS;
+use schemas::feeds::{FeedId, StoredView};
 use tokio_postgres::Row;
 
 use super::{ReadRow, Store, StoreError, read, written};
@@ -36,8 +36,7 @@ impl Store {
     pub(crate) async fn parked(&self) -> Result<Parked, StoreError> {
         let mut parked = Parked::default();
         for row in self.client.query(NAMES, &[]).await.map_err(StoreError::Load)? {
-            let name: &str = row.get(0);
-            if let Some(view) = FEEDS.iter().position(|feed| *feed == name) {
+            if let Some(view) = StoredView::named(row.get(0)) {
                 parked.insert(view, row.get(1), None);
             }
         }
@@ -62,27 +61,28 @@ impl Store {
     /// # Errors
     /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked. So it does where the
     /// view waits for a rebuild.
-    pub(crate) async fn retry_parked(&self, view: usize, aggregate: &str) -> Result<Option<Vec<ReadRow>>, StoreError> {
-        if !self.of_other_folds(Feeds::only(view)).await?.is_empty() {
-            return Err(StoreError::OtherFold(FEEDS[view].to_owned()));
+    pub(crate) async fn retry_parked(
+        &self,
+        view: StoredView,
+        aggregate: &str,
+    ) -> Result<Option<Vec<ReadRow>>, StoreError> {
+        if !self.of_other_folds(Feeds::only(FeedId::View(view))).await?.is_empty() {
+            return Err(StoreError::OtherFold(view.name().to_owned()));
         }
         let keys = self.in_transaction(self.retry(view, aggregate)).await?;
         let Some(keys) = keys else { return Ok(None) };
-        let sql = format!(
-            "SELECT key, version, data::text FROM {} WHERE key = ANY($1)",
-            schemas::views::VIEWS[view].relation
-        );
+        let sql = format!("SELECT key, version, data::text FROM {} WHERE key = ANY($1)", view.view().relation);
         let statement = self.client.prepare(&sql).await.map_err(StoreError::Read)?;
         read(&self.client, &statement, &keys).await.map(Some).map_err(StoreError::Read)
     }
 
-    async fn retry(&self, view: usize, aggregate: &str) -> Result<Option<Vec<String>>, StoreError> {
-        let Some(partition) = self.revise(FEEDS[view], aggregate).await? else { return Ok(None) };
-        let rows = self.client.query(RECORDS, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Read)?;
+    async fn retry(&self, view: StoredView, aggregate: &str) -> Result<Option<Vec<String>>, StoreError> {
+        let Some(partition) = self.revise(view.name(), aggregate).await? else { return Ok(None) };
+        let rows = self.client.query(RECORDS, &[&view.name(), &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
         let records = Records::of(&batch).map_err(|error| StoreError::Fold(error.to_string()))?;
-        let missing = folder.missing(&records, Feeds::only(view));
+        let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
         let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
         let mut keys = Vec::new();
@@ -90,7 +90,7 @@ impl Store {
             self.write(view, &columns).await?;
             keys.extend(columns.distinct_keys());
         }
-        self.client.execute(FORGET, &[&FEEDS[view], &aggregate]).await.map_err(StoreError::Commit)?;
+        self.client.execute(FORGET, &[&view.name(), &aggregate]).await.map_err(StoreError::Commit)?;
         Ok(Some(keys))
     }
 

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use schemas::chain::{Reader, Tally};
+use schemas::feeds::{FeedId, PerFeed};
 use schemas::record::Epoch;
 use schemas::tables::nonce_from_sql;
-use schemas::views::{FEEDS, FOLDS};
 use tokio_postgres::Row;
 
 use super::{Store, StoreError};
@@ -17,8 +17,8 @@ impl Store {
     pub(crate) async fn of_other_folds(&self, feeds: Feeds) -> Result<Feeds, StoreError> {
         let sql = "SELECT DISTINCT view, fold FROM checkpoints";
         let known = self.client.query(sql, &[]).await.map_err(StoreError::Load)?;
-        let is_other = |feed: usize| {
-            known.iter().any(|row| row.get::<_, &str>(0) == FEEDS[feed] && row.get::<_, i32>(1) != FOLDS[feed])
+        let is_other = |feed: FeedId| {
+            known.iter().any(|row| row.get::<_, &str>(0) == feed.name() && row.get::<_, i32>(1) != feed.form())
         };
         Ok(feeds.filter(is_other))
     }
@@ -28,7 +28,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OtherFold`] where one of the feeds has rows of another fold.
     pub(crate) async fn standings(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Standing>, StoreError> {
-        let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), FOLDS[feed])).unzip();
+        let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), feed.form())).unzip();
         self.client
             .execute(include_str!("begin_checkpoints.sql"), &[&names, &partitions.cast_signed(), &folds])
             .await
@@ -39,7 +39,7 @@ impl Store {
             checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), row)).collect();
         let is_other = |row: &&Row| {
             feeds.iter().any(|feed| {
-                row.get::<_, &str>("view") == self.target.name(feed) && row.get::<_, i32>("fold") != FOLDS[feed]
+                row.get::<_, &str>("view") == self.target.name(feed) && row.get::<_, i32>("fold") != feed.form()
             })
         };
         if let Some(row) = checkpoints.iter().find(is_other) {
@@ -56,8 +56,8 @@ impl Store {
         }
         let standing = |partition: u32| {
             let partition = partition.cast_signed();
-            let rows: [Option<&Row>; FEEDS.len()] =
-                std::array::from_fn(|feed| known.get(&(self.target.name(feed), partition)).copied());
+            let rows: PerFeed<Option<&Row>> =
+                FeedId::all().map(|feed| known.get(&(self.target.name(feed), partition)).copied());
             let readers = rows.map(|row| row.map_or(Reader::START, reader));
             let mut standing = Standing::new(readers, feeds, nonces.get(&partition).copied());
             standing.tallies = rows.map(|row| row.map_or(Tally::default(), tally));

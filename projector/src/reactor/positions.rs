@@ -150,7 +150,7 @@ impl Positions {
     pub(super) fn begin(&mut self, (partition, offset): Source, value: &[u8], commit: &Commit<'_>, chains: usize) {
         let Some(position) = self.by_partition.get_mut(&partition).filter(|_| chains > 0) else { return };
         let record = ParkedRecord {
-            view: 0,
+            view: REACTOR,
             aggregate: commit.aggregate.to_string(),
             partition,
             offset,
@@ -195,8 +195,8 @@ impl Positions {
             return Ok(false);
         }
         let (set, off) = self.alarms.values().partition::<Vec<_>, _>(|set| set.due.is_some());
-        let checkpoints = Checkpoints::new(&moves, |_| REACTOR.to_owned());
-        let parked = ParkedRecords::new(&self.parked, |_| REACTOR);
+        let checkpoints = Checkpoints::new(&moves);
+        let parked = ParkedRecords::new(&self.parked);
         let transaction = self.client.transaction().await?;
         let moved = transaction.execute(include_str!("../postgres/move_checkpoints.sql"), &checkpoints.params()).await;
         if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
@@ -252,7 +252,7 @@ impl Position {
         let to = self.settled();
         // Nothing was ever read of it.
         (to.next_offset > 0).then(|| Move {
-            view: 0,
+            name: REACTOR.to_owned(),
             partition,
             from: self.committed,
             to,

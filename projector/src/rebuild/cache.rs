@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use redis::aio::ConnectionManager;
 use schemas::cache::{ADVANCE, Keys, SWITCH, generation, position_field, switched};
-use schemas::views::FEEDS;
+use schemas::feeds::StoredView;
 
 use super::tables::Tables;
 use crate::config::Config;
@@ -18,14 +18,18 @@ const NEVER_MS: u64 = 1 << 52;
 pub(super) struct Cache {
     connection: ConnectionManager,
     keys: Keys,
-    view: usize,
+    view: StoredView,
     live: String,
     next: String,
 }
 
 impl Cache {
     /// `None`: Redis does not have the live generation either.
-    pub(super) async fn connect(config: &Config, view: usize, live_generation: i32) -> anyhow::Result<Option<Self>> {
+    pub(super) async fn connect(
+        config: &Config,
+        view: StoredView,
+        live_generation: i32,
+    ) -> anyhow::Result<Option<Self>> {
         let mut connection = chassis::redis::connect(&config.redis_url)?;
         let keys = Keys::new(&config.redis_prefix);
         let live: Option<String> = redis::cmd("GET").arg(keys.live()).query_async(&mut connection).await?;
@@ -87,7 +91,7 @@ impl Cache {
         call.key(self.keys.applied()).arg(self.keys.applied()).arg(NEVER_MS).arg(&self.next);
         for (partition, (from, to)) in (0..).zip(from.iter().zip(to)).filter(|(_, (from, to))| to > from) {
             let expected = if *from == 0 { String::new() } else { (from - 1).to_string() };
-            call.arg(position_field(FEEDS[self.view], partition)).arg(expected).arg(to - 1);
+            call.arg(position_field(self.view.name(), partition)).arg(expected).arg(to - 1);
         }
         Ok(call.invoke_async::<i64>(&mut self.connection).await? == 1)
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chassis::env::Secret;
-use schemas::views::{FEEDS, FOLDS, VIEWS, View};
+use schemas::feeds::{FeedId, StoredView};
+use schemas::views::View;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row};
 
@@ -33,7 +34,6 @@ pub(super) struct Tables {
     client: Client,
     /// In it a snapshot is taken; apart, because what is folded after it must be seen.
     snapshot: Client,
-    feed: usize,
     view: &'static View,
     /// The live one.
     generation: i32,
@@ -41,11 +41,9 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Of the view in [`VIEWS`].
-    ///
     /// # Errors
     /// Also where another rebuild runs.
-    pub(super) async fn connect(url: &Secret, view: usize) -> anyhow::Result<Self> {
+    pub(super) async fn connect(url: &Secret, view: StoredView) -> anyhow::Result<Self> {
         let client = session(url).await?;
         let begun = Instant::now();
         while !client.query_one(LOCK, &[]).await?.get::<_, bool>(0) {
@@ -53,18 +51,19 @@ impl Tables {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let snapshot = session(url).await?;
-        let mut tables = Self { client, snapshot, feed: view, view: VIEWS[view], generation: 0, waits: false };
+        let mut tables = Self { client, snapshot, view: view.view(), generation: 0, waits: false };
         tables.turn_to(view).await?;
         Ok(tables)
     }
 
     /// Goes on with another view.
-    pub(super) async fn turn_to(&mut self, view: usize) -> anyhow::Result<()> {
+    pub(super) async fn turn_to(&mut self, view: StoredView) -> anyhow::Result<()> {
         let sql = "SELECT max(generation), bool_or(fold <> $2) FROM checkpoints WHERE view = $1";
-        let row = self.client.query_one(sql, &[&VIEWS[view].name, &FOLDS[view]]).await?;
+        let view = view.view();
+        let row = self.client.query_one(sql, &[&view.name, &view.form]).await?;
         let generation: Option<i32> = row.get(0);
         let generation = generation.context("no projector has folded this log yet")?;
-        (self.feed, self.view, self.generation, self.waits) = (view, VIEWS[view], generation, row.get(1));
+        (self.view, self.generation, self.waits) = (view, generation, row.get(1));
         Ok(())
     }
 
@@ -81,7 +80,7 @@ impl Tables {
     /// # Errors
     /// Where this build cannot go on from rows that are kept.
     pub(super) async fn check_kept(&self) -> anyhow::Result<()> {
-        let (name, fold) = (self.view.name, FOLDS[self.feed]);
+        let (name, fold) = (self.view.name, self.view.form);
         let of = self.fold_of(&self.kept()).await?;
         let of = of.with_context(|| format!("nothing is kept of a rebuild of {name}"))?;
         if of != fold {
@@ -96,7 +95,7 @@ impl Tables {
     pub(super) async fn prepare(&mut self, rollback: bool) -> anyhow::Result<Origin> {
         let table = self.view.table;
         let (next, kept) = (self.next(), self.kept());
-        if !rollback && self.fold_of(&next).await? == Some(FOLDS[self.feed]) && !self.is_ahead().await? {
+        if !rollback && self.fold_of(&next).await? == Some(self.view.form) && !self.is_ahead().await? {
             return Ok(Origin::Unfinished);
         }
         let transaction = self.client.transaction().await?;
@@ -148,7 +147,7 @@ impl Tables {
 
     /// How far the furthest view is in each partition.
     pub(super) async fn front(&self) -> anyhow::Result<Vec<i64>> {
-        offsets(&self.client.query(include_str!("front.sql"), &[&&FEEDS[..]]).await?)
+        offsets(&self.client.query(include_str!("front.sql"), &[&&FeedId::names()[..]]).await?)
     }
 
     /// Where the next rows stand.
@@ -201,7 +200,7 @@ impl Tables {
     /// nobody moves those of the others either: projectors that do not fold it have to learn of the switch, too.
     pub(super) async fn lock(&self) -> anyhow::Result<Vec<i64>> {
         self.client.batch_execute(&format!("BEGIN; {SWITCH_LIMITS}")).await?;
-        let locked: Vec<_> = FEEDS.into_iter().filter(|feed| self.waits || *feed == self.view.name).collect();
+        let locked: Vec<_> = FeedId::names().into_iter().filter(|feed| self.waits || *feed == self.view.name).collect();
         let sql = "SELECT view, next_offset FROM checkpoints WHERE view = ANY($1) ORDER BY partition, view FOR UPDATE";
         let mut rows = self.client.query(sql, &[&locked]).await?;
         rows.retain(|row| row.get::<_, &str>("view") == self.view.name);
@@ -238,7 +237,7 @@ impl Tables {
         if self.waits {
             // Whoever folds the others finds that out by its next commit, which fails.
             let revise = "UPDATE checkpoints SET revision = revision + 1 WHERE view = ANY($1) AND view <> $2";
-            self.client.execute(revise, &[&&FEEDS[..], &self.view.name]).await?;
+            self.client.execute(revise, &[&&FeedId::names()[..], &self.view.name]).await?;
         }
         // The next rows took it.
         self.client.execute("DELETE FROM parked WHERE view = $1", &[&self.view.name]).await?;

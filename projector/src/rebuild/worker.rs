@@ -113,13 +113,13 @@ impl Worker {
     async fn commit(&mut self) -> anyhow::Result<()> {
         self.last_commit = Instant::now();
         let mut moves = Vec::new();
-        let places = self.partitions.iter().flat_map(|partition| self.views.iter().map(move |view| (view, *partition)));
-        for (view, partition) in places {
+        let places = self.partitions.iter().flat_map(|partition| self.views.iter().map(move |feed| (feed, *partition)));
+        for (feed, partition) in places {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
-            let (from, to, tally) = (committed.readers[view], now.readers[view], now.tallies[view]);
+            let (from, to, tally) = (committed.readers[feed], now.readers[feed], now.tallies[feed]);
             if to != from {
-                let revision = now.revisions[view];
-                moves.push(Move { view, partition, from, to, tally, times: now.times, revision });
+                let (name, revision) = (Target::Next(self.views).name(feed), now.revisions[feed]);
+                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
             }
         }
         if !moves.is_empty() {
@@ -140,6 +140,6 @@ impl Worker {
     /// Of the hindmost view.
     fn next_offset(&self, partition: u32) -> i64 {
         let readers = &self.standings[partition as usize].readers;
-        self.views.iter().map(|view| readers[view].next_offset).min().unwrap_or(i64::MAX)
+        self.views.iter().map(|feed| readers[feed].next_offset).min().unwrap_or(i64::MAX)
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use schemas::aggregate::AggregateId;
+use schemas::feeds::ViewId;
 use schemas::problem::{Problem, ProblemKind};
-use schemas::views::{Nested, Source, VIEWS, feed};
+use schemas::views::{Nested, Source};
 
 use super::request::{Asked, Parameters, invalid};
 use super::{answers, caching};
@@ -24,7 +25,7 @@ pub(super) async fn row_by_name(
     parameters: Parameters,
     asked: Asked,
 ) -> Response {
-    match named(&view) {
+    match ViewId::named(&view) {
         Some(view) => one(reads, view, &key, parameters, asked).await,
         None => no_view(&view),
     }
@@ -36,16 +37,15 @@ pub(super) async fn page_by_name(
     parameters: Parameters,
     asked: Asked,
 ) -> Response {
-    match named(&view) {
+    match ViewId::named(&view) {
         Some(view) => page_of(reads, view, parameters, asked).await,
         None => no_view(&view),
     }
 }
 
-/// `view`: its index in [`VIEWS`].
 pub(super) async fn row_of(
     reads: State<Arc<Reads>>,
-    view: usize,
+    view: ViewId,
     Path(key): Path<String>,
     (parameters, asked): (Parameters, Asked),
 ) -> Response {
@@ -54,15 +54,15 @@ pub(super) async fn row_of(
 
 async fn one(
     State(reads): State<Arc<Reads>>,
-    view: usize,
+    view: ViewId,
     key: &str,
     parameters: Parameters,
     asked: Asked,
 ) -> Response {
-    if let Err(detail) = VIEWS[view].key.check(key).and_then(|()| parameters.end()) {
+    if let Err(detail) = view.view().key.check(key).and_then(|()| parameters.end()) {
         return invalid(detail);
     }
-    let scope = match VIEWS[feed(view)].source {
+    let scope = match view.base().view().source {
         Source::Sum(_) | Source::View(_) => Scope::All,
         Source::Aggregate(row) => match AggregateId::new(row.aggregate, key) {
             Ok(id) => Scope::One(id.partition(asked.log.partitions)),
@@ -73,7 +73,7 @@ async fn one(
         Ok(shown) => match shown.found {
             Some(row) => answers::row(row, shown.token, shown.age, &asked),
             None => {
-                let detail = format!("the view {} has no row {key:?}", VIEWS[view].name);
+                let detail = format!("the view {} has no row {key:?}", view.name());
                 answers::no_row(detail, shown.token, shown.age)
             }
         },
@@ -82,10 +82,9 @@ async fn one(
     kept_by(view, answers::parked(response, reads.parked.feeds(view, Some(key))))
 }
 
-/// `view`: its index in [`VIEWS`].
 pub(super) async fn page_of(
     reads: State<Arc<Reads>>,
-    view: usize,
+    view: ViewId,
     mut parameters: Parameters,
     asked: Asked,
 ) -> Response {
@@ -98,7 +97,7 @@ pub(super) async fn page_of(
 /// A list under the row `id` of another view.
 pub(super) async fn page_under(
     reads: State<Arc<Reads>>,
-    (view, nested): (usize, &Nested),
+    (view, nested): (ViewId, &Nested),
     Path(id): Path<String>,
     (mut parameters, asked): (Parameters, Asked),
 ) -> Response {
@@ -133,9 +132,9 @@ async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>,
     kept_by(query.view, response)
 }
 
-/// Of a view that names people, nobody keeps an answer.
-fn kept_by(view: usize, response: Response) -> Response {
-    if VIEWS[view].is_personal { caching::personal(response) } else { response }
+/// Forbids caches to keep an answer of a view that names people.
+fn kept_by(view: ViewId, response: Response) -> Response {
+    if view.view().is_personal { caching::personal(response) } else { response }
 }
 
 /// `{"rows":[…],"next":"…"}`, of rows that are JSON already.
@@ -158,12 +157,8 @@ fn page_body(query: &ListQuery, rows: &[Listed], limit: usize) -> String {
     body
 }
 
-fn named(name: &str) -> Option<usize> {
-    VIEWS.iter().position(|view| view.name == name)
-}
-
 fn no_view(name: &str) -> Response {
-    let names = VIEWS.map(|view| view.name).join(", ");
+    let names = ViewId::all().map(ViewId::name).join(", ");
     answers::problem(&Problem::new(ProblemKind::NotFound, format!("there is no view {name:?}; there are {names}")))
 }
 
@@ -174,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_page_names_the_next_one_only_if_there_is_one() {
-        let query = ListQuery::parse(0, 1, None, |_| None).unwrap();
+        let query = ListQuery::parse(ViewId::named("product").unwrap(), 1, None, |_| None).unwrap();
         let row = |key: &str, body: &str| Listed {
             position: Position { value: key.to_owned(), key: key.to_owned() },
             body: body.to_owned(),

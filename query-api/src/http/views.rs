@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use schemas::views::{Field, Key, List, VIEWS, feed};
+use schemas::feeds::ViewId;
+use schemas::views::{Field, Key, List, VIEWS};
 use serde::Serialize;
 
 use super::answers;
@@ -14,7 +15,7 @@ use crate::reads::Reads;
 
 #[derive(Serialize)]
 struct Catalogue<'a> {
-    views: Vec<Entry<'a>>,
+    views: [Entry<'a>; VIEWS.len()],
 }
 
 #[derive(Serialize)]
@@ -40,20 +41,21 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
     if let Err(detail) = parameters.end() {
         return invalid(detail);
     }
-    let views = VIEWS.iter().enumerate().map(|(index, view)| {
+    let views = ViewId::all().map(|id| {
+        let view = id.view();
         let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
         Entry {
             name: view.name,
             about: view.about,
             key: view.key,
             fields: view.fields,
-            generation: reads.positions.generation(feed(index)),
+            generation: reads.positions.generation(id.base()),
             filters: ["limit", "after", "order"].into_iter().chain(range).chain(lists::filters(view)).collect(),
             lists: view.lists,
-            applied: reads.positions.shown(feed(index)),
-            lag: reads.positions.lag(feed(index)),
+            applied: reads.positions.shown(id.feed()),
+            lag: reads.positions.lag(id.feed()),
         }
     });
-    let body = serde_json::to_string(&Catalogue { views: views.collect() }).expect("the catalogue is JSON");
+    let body = serde_json::to_string(&Catalogue { views }).expect("the catalogue is JSON");
     answers::list(body, None)
 }

@@ -1,8 +1,11 @@
 use super::*;
 
-const PRODUCT: usize = 0;
 const SOON: Duration = Duration::from_secs(5);
 const NO_TIME: Duration = Duration::from_millis(1);
+
+fn product() -> FeedId {
+    FeedId::named("product").unwrap()
+}
 
 fn positions() -> Positions {
     let positions = Positions::default();
@@ -32,7 +35,7 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_i
     let positions = positions();
     positions.advance_store(applied(0, 7));
     know_cache(&positions, "a", 5);
-    let reach = async |offset| positions.reach(PRODUCT, &token(0, offset), NO_TIME, None).await;
+    let reach = async |offset| positions.reach(product(), &token(0, offset), NO_TIME, None).await;
     assert_eq!(reach(5).await, Ok(cache("a", [5, NOTHING])));
     assert_eq!(reach(7).await, Ok(Place::Store));
     let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
@@ -45,7 +48,7 @@ async fn a_wait_ends_with_the_news_that_reach_its_token() {
     know_cache(&positions, "a", 5);
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(PRODUCT, &token(0, 7), SOON, None).await }
+        async move { positions.reach(product(), &token(0, 7), SOON, None).await }
     });
     positions.someone_waits().await;
     assert!(positions.advance_cache("a", applied(0, 6)));
@@ -62,7 +65,7 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
     let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(PRODUCT, &both, SOON, None).await }
+        async move { positions.reach(product(), &both, SOON, None).await }
     });
     positions.someone_waits().await;
     // Either place has one half: neither shows the token.
@@ -85,22 +88,22 @@ async fn another_incarnation_is_read_before_it_is_believed() {
     let positions = positions();
     know_cache(&positions, "a", 5);
     assert!(!positions.advance_cache("b", applied(0, 9)));
-    assert_eq!(positions.place(PRODUCT), cache("a", [5, NOTHING]));
+    assert_eq!(positions.place(product()), cache("a", [5, NOTHING]));
     // It may be behind what the old one showed: then its positions are the truth.
     know_cache(&positions, "b", 4);
-    assert_eq!(positions.place(PRODUCT), cache("b", [4, NOTHING]));
+    assert_eq!(positions.place(product()), cache("b", [4, NOTHING]));
     positions.lose_cache();
-    assert_eq!(positions.place(PRODUCT), Place::Store);
+    assert_eq!(positions.place(product()), Place::Store);
 }
 
 #[test]
 fn positions_never_go_back_and_strangers_are_passed_over() {
     let mut offsets = Offsets::none(2);
-    assert_eq!(offsets.advance(applied(0, 3)), [(PRODUCT, 0, 3)]);
+    assert_eq!(offsets.advance(applied(0, 3)), [(product(), 0, 3)]);
     assert_eq!(offsets.advance(applied(0, 2)), []);
     assert_eq!(offsets.advance(applied(2, 9)), []);
     assert_eq!(offsets.advance([Applied { view: "of another build", partition: 0, offset: 9 }]), []);
-    assert_eq!(offsets.of(PRODUCT), [3, NOTHING]);
+    assert_eq!(offsets.of(product()), [3, NOTHING]);
 }
 
 #[test]
@@ -123,24 +126,24 @@ fn an_answers_token_names_what_its_scope_shows() {
 #[test]
 fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
     let positions = positions();
-    assert_eq!(positions.lag(PRODUCT), None);
+    assert_eq!(positions.lag(product()), None);
     positions.advance_store(applied(0, 7));
     positions.advance_store([Applied { view: "journal", partition: 1, offset: 2 }]);
     know_cache(&positions, "a", 9);
-    assert_eq!(positions.lag(PRODUCT), Some(3));
-    assert_eq!(positions.lag(FEEDS.len() - 1), Some(10));
-    assert_eq!(positions.shown(PRODUCT), Some(format!("{}.0-9", LogId::of_nonce(1))));
+    assert_eq!(positions.lag(product()), Some(3));
+    assert_eq!(positions.lag(FeedId::Journal), Some(10));
+    assert_eq!(positions.shown(product()), Some(format!("{}.0-9", LogId::of_nonce(1))));
 }
 
 #[test]
 fn a_generation_that_was_served_is_told_although_an_older_look_at_postgres_ends_later() {
-    let positions = positions();
+    let (positions, product) = (positions(), StoredView::named("product").unwrap());
     positions.know_generation("product", 1);
-    positions.note_generation(PRODUCT, 2);
+    positions.note_generation(product, 2);
     positions.know_generation("product", 1);
-    assert_eq!(positions.generation(PRODUCT), 2);
+    assert_eq!(positions.generation(product), 2);
     positions.know_generation("product", 3);
-    assert_eq!(positions.generation(PRODUCT), 3);
+    assert_eq!(positions.generation(product), 3);
 }
 
 #[tokio::test]
@@ -150,13 +153,13 @@ async fn a_token_that_the_log_does_not_reach_is_refused_and_one_that_it_reached_
         let applied = HashMap::from([("end/0".to_owned(), next_offset), ("end_at/0".to_owned(), at_ms)]);
         positions.know_cache("a", &applied, (1_000_000, Instant::now()));
     };
-    let reach = async |offset| positions.reach(PRODUCT, &token(0, offset), NO_TIME, None).await;
+    let reach = async |offset| positions.reach(product(), &token(0, offset), NO_TIME, None).await;
     told(5, 999_500);
     assert_eq!(reach(999_999_999_999).await, Err(NotReached::Ahead));
     assert_eq!(reach(5).await, Err(NotReached::Behind { token: None }));
     // Asked of Kafka while the request waits.
     told(5, 1_001_500);
-    assert_eq!(positions.reach(PRODUCT, &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
+    assert_eq!(positions.reach(product(), &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
     assert_eq!(reach(4).await, Err(NotReached::Behind { token: None }));
     assert_eq!(positions.age(), None);
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use schemas::feeds::FeedId;
 use tokio::sync::Notify;
 
 /// Requests that may wait at a time.
@@ -22,7 +23,7 @@ pub(super) enum At {
 }
 
 /// A position of a place: place, feed, partition, offset.
-pub(super) type Position = (At, usize, u32, i64);
+pub(super) type Position = (At, FeedId, u32, i64);
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
@@ -160,16 +161,17 @@ mod tests {
     fn news_wake_those_whose_position_they_bring_and_nobody_else() {
         let waiters = Waiters::default();
         let (first, second) = (waiters.enter().unwrap(), waiters.enter().unwrap());
-        let early = first.wait_for([(At::Cache, 0, 1, 5), (At::Store, 0, 1, 5)]);
-        let late = second.wait_for([(At::Cache, 0, 1, 6), (At::Store, 0, 1, 6)]);
-        for others in [(At::Cache, 0, 1, 4), (At::Cache, 0, 0, 9), (At::Cache, 1, 1, 9)] {
+        let [feed, other, ..] = FeedId::all();
+        let early = first.wait_for([(At::Cache, feed, 1, 5), (At::Store, feed, 1, 5)]);
+        let late = second.wait_for([(At::Cache, feed, 1, 6), (At::Store, feed, 1, 6)]);
+        for others in [(At::Cache, feed, 1, 4), (At::Cache, feed, 0, 9), (At::Cache, other, 1, 9)] {
             waiters.wake(others);
         }
         assert!(early.woken().now_or_never().is_none());
-        waiters.wake((At::Store, 0, 1, 5));
+        waiters.wake((At::Store, feed, 1, 5));
         assert!(early.woken().now_or_never().is_some());
         assert!(late.woken().now_or_never().is_none());
-        waiters.wake((At::Cache, 0, 1, 7));
+        waiters.wake((At::Cache, feed, 1, 7));
         assert!(late.woken().now_or_never().is_some());
         drop((early, late));
         assert!(waiters.lock().is_empty());

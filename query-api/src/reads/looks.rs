@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use schemas::feeds::{PerView, StoredView};
 use schemas::token::Token;
-use schemas::views::STORED;
 
 use super::ReadError;
 use crate::positions::covers;
@@ -23,9 +23,9 @@ pub(super) struct Look {
     pub(super) answer: Shared<BoxFuture<'static, Result<Hit, ReadError>>>,
 }
 
-/// By view.
+/// Looks by view.
 #[derive(Default)]
-pub(super) struct Looks([Mutex<OfView>; STORED]);
+pub(super) struct Looks(PerView<Mutex<OfView>>);
 
 #[derive(Default)]
 struct OfView {
@@ -37,7 +37,7 @@ impl Looks {
     /// The look that is under way, or the one that `begin` makes. It has to be ended by its id.
     pub(super) fn join<F>(
         &self,
-        (view, key): (usize, &str),
+        (view, key): (StoredView, &str),
         wanted: Option<&Token>,
         offsets: Arc<[i64]>,
         begin: impl FnOnce(u64) -> F,
@@ -59,7 +59,7 @@ impl Looks {
         look
     }
 
-    pub(super) fn end(&self, view: usize, key: &str, id: u64) {
+    pub(super) fn end(&self, view: StoredView, key: &str, id: u64) {
         let mut of_view = self.lock(view);
         // A later one may have taken its place.
         if of_view.by_key.get(key).is_some_and(|look| look.id == id) {
@@ -67,7 +67,7 @@ impl Looks {
         }
     }
 
-    fn lock(&self, view: usize) -> MutexGuard<'_, OfView> {
+    fn lock(&self, view: StoredView) -> MutexGuard<'_, OfView> {
         self.0[view].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,9 +78,13 @@ mod tests {
 
     use super::*;
 
+    fn product() -> StoredView {
+        StoredView::named("product").unwrap()
+    }
+
     fn begin(looks: &Looks, offset: i64, wanted: Option<i64>) -> u64 {
         let token = wanted.map(|offset| Token::new(LogId::of_nonce(1), 0, offset));
-        looks.join((0, "cd"), token.as_ref(), [offset].into(), |_| async { Ok(Hit::Miss) }).id
+        looks.join((product(), "cd"), token.as_ref(), [offset].into(), |_| async { Ok(Hit::Miss) }).id
     }
 
     #[test]
@@ -92,9 +96,9 @@ mod tests {
         let second = begin(&looks, 6, Some(6));
         assert_ne!(second, first);
         // The first one's end is not the second one's.
-        looks.end(0, "cd", first);
+        looks.end(product(), "cd", first);
         assert_eq!(begin(&looks, 7, Some(6)), second);
-        looks.end(0, "cd", second);
+        looks.end(product(), "cd", second);
         assert_ne!(begin(&looks, 7, None), second);
     }
 }
