@@ -138,8 +138,7 @@ async fn an_audit_names_the_checkpoint_whose_tally_is_another() {
 #[tokio::test]
 async fn an_audit_names_the_row_that_is_stale_or_another_in_redis() {
     let audited = Audited::new().await;
-    let redis = redis::Client::open(audited.shop.redis_url.as_str()).unwrap();
-    let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = audited.shop.redis().await;
     let live = redis.get(format!("{}:live", audited.shop.prefix)).await.unwrap().unwrap();
     let keys = Keys::new(&audited.shop.prefix);
     let key = |view: &str, key: &str| keys.row(&live, StoredView::named(view).unwrap(), key);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -80,7 +81,7 @@ impl Shop {
     }
 
     pub(crate) async fn redis(&self) -> MultiplexedConnection {
-        redis::Client::open(self.redis_url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap()
+        connect_to_redis(&self.redis_url).await.unwrap()
     }
 
     /// What a service of this shop is told, on ports that the system picks.
@@ -212,6 +213,13 @@ impl Shop {
 }
 
 /// Set by `cargo stack test`.
+/// Waits for answers as long as anything may take: the client's own limit of half a second is short on a busy machine.
+pub(crate) async fn connect_to_redis(url: &str) -> redis::RedisResult<MultiplexedConnection> {
+    let patient =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(DEADLINE)).set_response_timeout(Some(DEADLINE));
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient).await
+}
+
 pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `cargo stack test`"))
 }

@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::fixture::{Shop, eventually};
+use crate::fixture::{Shop, connect_to_redis, eventually};
 use crate::projectors::Orders;
 
 async fn keys(redis: &mut MultiplexedConnection, shop: &Shop) -> Vec<String> {
@@ -40,7 +40,7 @@ impl OwnRedis {
     }
 
     async fn ask(&self, command: &str) -> redis::RedisResult<()> {
-        let mut redis = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
+        let mut redis = connect_to_redis(&self.url()).await?;
         redis::cmd(command).query_async(&mut redis).await
     }
 

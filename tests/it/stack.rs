@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::fixture::{Client, eventually, server};
+use crate::fixture::{Client, connect_to_redis, eventually, server};
 
 /// Away from the ports of any other stack, that of the tests' servers too.
 const BASE_PORT: u16 = 20_000;
@@ -156,8 +156,7 @@ async fn projectors_that_sleep_and_a_redis_that_forgets_change_no_view() {
         stack.tell(&["kill", projector, "STOP"]).await;
         tokio::time::sleep(Duration::from_secs_f64(asleep)).await;
         stack.tell(&["kill", projector, "CONT"]).await;
-        let redis = redis::Client::open(format!("redis://127.0.0.1:{}", BASE_PORT + 21)).unwrap();
-        let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = connect_to_redis(&format!("redis://127.0.0.1:{}", BASE_PORT + 21)).await.unwrap();
         redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
     }
     let output = replay.await.unwrap().unwrap();

@@ -357,8 +357,7 @@ async fn an_emptied_redis_changes_no_answer() {
     let whole = Whole::new().await;
     let mut token = whole.commands.post("/v1/products/cd/register", record()).await.token();
     whole.data("/v1/products/cd", &token).await;
-    let redis = redis::Client::open(whole.shop.redis_url.as_str()).unwrap();
-    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = whole.shop.redis().await;
     for price in 1..=20 {
         let keys: Vec<String> =
             redis::cmd("KEYS").arg(format!("{}:*", whole.shop.prefix)).query_async(&mut connection).await.unwrap();
@@ -407,8 +406,7 @@ async fn however_many_ask_for_a_row_that_redis_lacks_all_get_it() {
     let whole = Whole::new().await;
     let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
     whole.data("/v1/products/cd", &token).await;
-    let redis = redis::Client::open(whole.shop.redis_url.as_str()).unwrap();
-    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = whole.shop.redis().await;
     let row: Vec<String> = redis::cmd("KEYS")
         .arg(format!("{}:*:product.*:cd", whole.shop.prefix))
         .query_async(&mut connection)
