@@ -124,8 +124,8 @@ impl Drop for UnderWay {
     }
 }
 
-/// Answers a command by `decide`, in the order of its batch where it is of one. `decide` stays where it is: moved, it would
-/// take its room in the caller's future twice.
+/// Answers a command by `decide`, in the order of its batch where it is of one. The caller pins
+/// `decide`: an async fn keeps room for a future that it takes by value twice.
 pub(crate) async fn in_order(
     order: Option<&Arc<BatchOrder>>,
     aggregate: &AggregateId,

@@ -220,7 +220,7 @@ impl Projector {
         let Some(Committed { changes, sums, moves, begun: read_at }) =
             committed.filter(|committed| !committed.moves.is_empty())
         else {
-            if let Err(error) = self.cache.look().await {
+            if let Err(error) = self.cache.verify().await {
                 self.cache_failed(error);
             }
             return;

@@ -24,8 +24,8 @@ use crate::projector::Share;
 
 /// Rows in one call of the script: it blocks Redis while it runs.
 const MAX_ROWS_A_CALL: usize = 500;
-/// While nothing is written: every write looks, too.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// While nothing is written; every write checks as well.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
@@ -119,12 +119,12 @@ impl Cache {
         Ok(resumed)
     }
 
-    /// Looks whether Redis still shows what this projector wrote, though it writes nothing now: Redis may have been emptied, or
-    /// another projector have begun an incarnation with positions that it had read before this one moved them.
-    pub(crate) async fn look(&mut self) -> Result<(), CacheError> {
-        let Some(mut step) = self.step.take_if(|step| step.clock.1.elapsed() >= LOOK_EVERY) else { return Ok(()) };
+    /// Checks, while nothing is written, that Redis still shows what this projector wrote. It may have been emptied, or another
+    /// projector may have begun an incarnation with positions that it had read before this one moved them.
+    pub(crate) async fn verify(&mut self) -> Result<(), CacheError> {
+        let Some(mut step) = self.step.take_if(|step| step.clock.1.elapsed() >= VERIFY_EVERY) else { return Ok(()) };
         let Ok((live, applied, time)) = self.read().await else {
-            // It may be right all the same: the next look or write tells.
+            // No answer proves nothing: the next check or write will tell.
             self.step = Some(step);
             return Ok(());
         };

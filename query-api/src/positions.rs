@@ -189,10 +189,10 @@ impl Positions {
     /// How many records some other feed shows that this one does not. How far the log goes is not known here.
     pub(crate) fn lag(&self, feed: FeedId) -> Option<u64> {
         let state = self.read();
-        let feeds: Vec<_> = FeedId::all().into_iter().map(|feed| state.furthest(feed)).collect::<Option<_>>()?;
-        let behind = state.furthest(feed)?.into_iter().enumerate().map(|(partition, at)| {
-            let furthest = feeds.iter().map(|feed| feed[partition]).max().unwrap_or(NOTHING);
-            furthest.abs_diff(at)
+        let feeds = FeedId::all().map(|feed| state.furthest(feed));
+        let behind = feeds[feed].as_ref()?.iter().enumerate().map(|(partition, at)| {
+            let furthest = feeds.iter().flatten().map(|feed| feed[partition]).max().unwrap_or(NOTHING);
+            furthest.abs_diff(*at)
         });
         Some(behind.sum())
     }

@@ -70,7 +70,7 @@ fn a_sale_of_very_many_claims_is_read_back_whole_and_goes_on() {
 }
 
 #[test]
-#[ignore = "it measures, and takes a while"]
+#[ignore = "second gate: it measures, and takes a while"]
 fn a_sale_of_a_million_claims_is_read_back_whole_and_goes_on() {
     goes_on(1_000_000);
 }

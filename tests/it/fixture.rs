@@ -213,7 +213,7 @@ impl Shop {
 }
 
 /// Set by `cargo stack test`.
-/// Waits for answers as long as anything may take: the client's own limit of half a second is short on a busy machine.
+/// Connects with the deadline of every other wait: the client's own, half a second, is short on a busy machine.
 pub(crate) async fn connect_to_redis(url: &str) -> redis::RedisResult<MultiplexedConnection> {
     let patient =
         AsyncConnectionConfig::new().set_connection_timeout(Some(DEADLINE)).set_response_timeout(Some(DEADLINE));

@@ -386,12 +386,11 @@ async fn a_redis_that_loses_what_it_was_told_shows_it_again_though_nothing_happe
     let shown: HashMap<String, i64> = redis::cmd("HGETALL").arg(keys.applied()).query_async(&mut redis).await.unwrap();
     let (field, offset) = shown.iter().find(|(field, _)| field.starts_with("product/")).expect("it is shown");
 
-    let emptied = || vec!["DEL".into(), keys.live(), keys.applied()];
-    let begun_by_another = || vec!["SET".into(), keys.live(), "0.1".into()];
-    let put_back = || vec!["HSET".into(), keys.applied(), field.clone(), (offset - 1).to_string()];
-    for mischief in [emptied(), begun_by_another(), put_back()] {
-        let mut call = redis::cmd(&mischief[0]);
-        call.arg(&mischief[1..]).query_async::<redis::Value>(&mut redis).await.unwrap();
+    let emptied = ("DEL", vec![keys.live(), keys.applied()]);
+    let begun_by_another = ("SET", vec![keys.live(), "0.1".to_owned()]);
+    let put_back = ("HSET", vec![keys.applied(), field.clone(), (offset - 1).to_string()]);
+    for (command, args) in [emptied, begun_by_another, put_back] {
+        redis::cmd(command).arg(args).query_async::<redis::Value>(&mut redis).await.unwrap();
         eventually("Redis shows it again", async || {
             let (live, at): (Option<String>, Option<i64>) =
                 redis::pipe().get(keys.live()).hget(keys.applied(), field).query_async(&mut redis).await.unwrap();

@@ -130,6 +130,7 @@ pub(crate) fn servers(layout: &Layout, tools: &Tools, brokers: u16, purpose: Pur
 
 /// The whole system.
 pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
+    // Only tests start services that were built before.
     let purpose = if size.as_built { Purpose::Tests } else { Purpose::Use };
     let mut parts = servers(layout, tools, size.brokers, purpose)?;
     if size.servers_only {

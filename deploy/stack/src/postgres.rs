@@ -104,7 +104,7 @@ fn settings(port: u16, purpose: Purpose) -> Vec<String> {
         Purpose::Use => {}
         // The data survives SIGKILL, not a power cut: it is thrown away after the run.
         Purpose::Tests => {
-            settings.extend(["fsync=off", "full_page_writes=off", "synchronous_commit=off"].map(String::from));
+            settings.extend(["fsync=off", "full_page_writes=off"].map(String::from));
         }
     }
     settings

@@ -88,9 +88,7 @@ fn run_tests(
 fn end_stacks(layout: &Layout) -> Result<()> {
     for state in fs::read_dir(layout.stacks_of_tests()).into_iter().flatten().flatten() {
         let left = Layout::new(Some(&state.path()), None)?;
-        if control::is_locked(&left)? {
-            control::down(&left)?;
-        }
+        control::down(&left)?;
         process::end_leftovers(&left);
     }
     Ok(())

@@ -59,6 +59,7 @@ impl RequestId {
     }
 
     /// Runs a future as part of the request: one that goes on after the answer's head.
+    // No async fn, which would keep room for the future twice.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         REQUEST_ID.scope(self, future)
     }
