@@ -89,7 +89,7 @@ fn stages(scope: &Scope) -> Vec<Stage> {
     }
     let mut stages = vec![Stage::FirstGate];
     if scope.all {
-        let round = |number| Stage::Round { number, is_busy: number > scope.rounds.div_ceil(2) };
+        let round = |number| Stage::Round { number, is_busy: number > scope.rounds / 2 };
         stages.extend((1..=scope.rounds).map(round));
         stages.push(Stage::Ignored);
     }
@@ -132,7 +132,7 @@ mod tests {
     fn the_second_gate_is_the_first_and_rounds_of_which_the_later_half_is_disturbed_and_what_is_ignored() {
         let round = |number, is_busy| Stage::Round { number, is_busy };
         let all = Scope { all: true, rounds: 3, ignored: false };
-        let expected = [Stage::FirstGate, round(1, false), round(2, false), round(3, true), Stage::Ignored];
+        let expected = [Stage::FirstGate, round(1, false), round(2, true), round(3, true), Stage::Ignored];
         assert_eq!(stages(&all), expected);
         assert_eq!(stages(&Scope { all: false, rounds: 10, ignored: false }), [Stage::FirstGate]);
         assert_eq!(stages(&Scope { all: false, rounds: 10, ignored: true }), [Stage::Ignored]);
