@@ -3,6 +3,7 @@
 //! Nothing is asserted: a number means something only beside the others of the same run.
 
 mod scene;
+mod processor_time;
 mod peers;
 mod tool;
 mod figures;
@@ -11,6 +12,7 @@ mod write;
 mod read;
 mod projection;
 mod sale;
+mod cost;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub(crate) enum Bench {
     Projection(comparison::Args),
     /// How many claims of a sale a second are accepted, and how fast orders find their way
     Sale(comparison::Args),
+    /// What a command costs: processor time of each process, from its request until its views show it
+    Cost(cost::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -48,6 +52,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Write(args) => write::run(&own, &results, args, &cancelled),
         Bench::Read(args) => read::run(&own, &results, args, &cancelled),
         Bench::Sale(args) => sale::run(&own, &results, args, &cancelled),
+        Bench::Cost(args) => cost::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {

@@ -1,15 +1,13 @@
 //! A stack of the bench's own, and which of its services run while something is measured.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::Cancelled;
+use super::{Cancelled, processor_time};
 use crate::control::{self, Request};
 use crate::edge::{Limits, Origins};
 use crate::layout::Layout;
@@ -144,7 +142,7 @@ impl<'a> Scene<'a> {
     pub(super) fn cpu_seconds(&self, kind: &str) -> Result<f64> {
         let processes = control::status(self.layout)?.processes.into_iter();
         let pids = processes.filter(|process| process.name.starts_with(kind)).filter_map(|process| process.pid);
-        pids.map(|pid| cpu_seconds(pid).with_context(|| format!("{kind} is gone"))).sum()
+        pids.map(|pid| processor_time::of_tree(pid).with_context(|| format!("{kind} is gone"))).sum()
     }
 
     pub(super) fn post(&self, url: &str, body: &str) -> Result<u16> {
@@ -255,17 +253,6 @@ impl Histogram {
     }
 }
 
-/// In user and kernel mode, of all its threads.
-fn cpu_seconds(pid: u32) -> Option<f64> {
-    let text = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    parse_cpu_ticks(&text).map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-fn parse_cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,11 +273,5 @@ mod tests {
         assert_eq!(during, Histogram(vec![(0.1, 9.0), (f64::INFINITY, 10.0)]));
         assert_eq!((during.quantile(0.9), during.quantile(0.99)), (Some(0.1), Some(f64::INFINITY)));
         assert_eq!(Histogram::default().quantile(0.5), None);
-    }
-
-    #[test]
-    fn processor_time_is_that_of_user_and_kernel() {
-        let line = "42 (a) (b c) S 1 40 40 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 1 0 987654 1000 50 rest";
-        assert_eq!(parse_cpu_ticks(line), Some(56));
     }
 }

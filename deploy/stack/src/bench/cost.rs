@@ -1,0 +1,241 @@
+//! `cargo stack bench cost`: processor time of a command, by process, from its request until its views show it.
+//!
+//! On cores that everything shares it is the truest figure: a rate tells as well what the client leaves of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use super::comparison::Turn;
+use super::figures::{self, Spread, write_table};
+use super::scene::{Cast, Scene, on_empty_stack};
+use super::{Cancelled, peers, tool};
+use crate::layout::{Layout, root};
+use crate::part::Launch;
+use crate::provision;
+
+const PRODUCTS: u32 = 2_000;
+/// Of a connection pool, a batch, a cache to fill.
+const WARM_UP_SECONDS: u64 = 2;
+/// All is folded by then, and what a client does.
+const GRACE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+/// In the order of a command's way.
+const PROCESSES: [&str; 5] = ["command-api", "kafka", "projector", "postgres", "redis"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How long commands are sent in each row of each round
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How often each row has its turn
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Row {
+    /// Units added, a request each.
+    Restock,
+    /// Reservations, 500 a request.
+    Batch,
+    /// Orders placed, 500 a request, each through all that its placing causes.
+    Orders,
+}
+
+impl Row {
+    const ALL: [Self; 3] = [Self::Restock, Self::Batch, Self::Orders];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Restock => "restock",
+            Self::Batch => "reserve, batches",
+            Self::Orders => "place, batches",
+        }
+    }
+}
+
+/// Of one row in one round.
+#[derive(Debug, Clone, Copy)]
+struct Measurement {
+    /// Accepted, a second, while they were sent.
+    rate: f64,
+    /// For each accepted command, of each process.
+    micros: [f64; PROCESSES.len()],
+}
+
+/// `results`: the folder for the file of this run.
+pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
+    layout.create()?;
+    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let mut report =
+        Report { seconds: args.seconds, load_average: figures::load_average()?, measurements: BTreeMap::new() };
+    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 0 };
+    let ended = (1..=args.rounds).try_for_each(|round| {
+        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+        on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
+            let meter = Meter { scene, wrk: &wrk };
+            scene.set(cast)?;
+            meter.register()?;
+            Row::ALL.into_iter().try_for_each(|row| {
+                meter.measure(row, "warm", WARM_UP_SECONDS)?;
+                let measurement = meter.measure(row, "run", args.seconds)?;
+                println!("          {:<18} {measurement}", row.name());
+                report.measurements.entry(row).or_default().push(measurement);
+                Ok(())
+            })
+        })
+    });
+    // What there is, is shown, whatever ended it.
+    if !report.measurements.is_empty() {
+        print!("\n{report}");
+        println!("\n{}", report.save(results)?.display());
+    }
+    ended
+}
+
+struct Meter<'a> {
+    scene: &'a Scene<'a>,
+    wrk: &'a Path,
+}
+
+impl Meter<'_> {
+    fn register(&self) -> Result<()> {
+        let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
+        (1..=PRODUCTS).try_for_each(|product| {
+            let status =
+                self.scene.post(&format!("http://{}/v1/products/p-{product}/register", self.commands()), body)?;
+            ensure!(status == 200, "a product could not be registered: {status}");
+            self.scene.cancelled.check()
+        })
+    }
+
+    /// `run`: begins the ids of this run's orders.
+    fn measure(&self, row: Row, run: &str, seconds: u64) -> Result<Measurement> {
+        self.await_views()?;
+        let before = self.used()?;
+        let Turn { requests, failed, seconds, .. } = self.load(row, run, seconds)?;
+        ensure!(failed == 0 && requests > 0, "{failed} of {requests} commands were not accepted");
+        self.await_views()?;
+        let after = self.used()?;
+        let micros = std::array::from_fn(|process| (after[process] - before[process]) * 1e6 / requests as f64);
+        Ok(Measurement { rate: requests as f64 / seconds, micros })
+    }
+
+    /// Waits until the projector has folded everything that was accepted, and what that caused.
+    fn await_views(&self) -> Result<()> {
+        let admin = self.scene.layout.ports.projector_admin(1);
+        let begun = Instant::now();
+        let mut before = None;
+        loop {
+            self.scene.cancelled.check()?;
+            let accepted = self.scene.count("stampede_commands_total", r#"outcome="accepted""#)?;
+            let folded = self.scene.metric(admin, "stampede_commits_folded_total")?;
+            // What was folded last may have caused a command that is still on its way.
+            if folded >= accepted && before == Some(accepted) {
+                return Ok(());
+            }
+            if begun.elapsed() > GRACE {
+                bail!("after {} s the views show {folded} of {accepted} commands", GRACE.as_secs());
+            }
+            before = Some(accepted);
+            thread::sleep(POLL);
+        }
+    }
+
+    /// In seconds.
+    fn used(&self) -> Result<[f64; PROCESSES.len()]> {
+        let used: Vec<_> = PROCESSES.iter().map(|process| self.scene.cpu_seconds(process)).collect::<Result<_>>()?;
+        Ok(std::array::from_fn(|process| used[process]))
+    }
+
+    fn load(&self, row: Row, run: &str, seconds: u64) -> Result<Turn> {
+        let launch = match row {
+            Row::Restock => self.wrk(seconds),
+            Row::Batch => self.batches("products", seconds)?,
+            Row::Orders => self.batches("orders", seconds)?,
+        };
+        let launch = launch.env("PRODUCTS", PRODUCTS.to_string()).env("PREFIX", "p-");
+        let launch = launch.env("RUN", format!("{run}-{}", row as u8));
+        let limit = Duration::from_secs(seconds) + GRACE;
+        let text = tool::run(self.scene.layout, "load", &launch, limit, self.scene.cancelled)?;
+        let line =
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
+        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+    }
+
+    fn wrk(&self, seconds: u64) -> Launch {
+        let script = root().join("deploy/stack/src/bench/write/restock.lua").display().to_string();
+        let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
+        let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
+        Launch::new(self.wrk, args).env("SEEN", tool::seen_script())
+    }
+
+    fn batches(&self, aggregates: &str, seconds: u64) -> Result<Launch> {
+        let launch = peers::program(self.scene.layout, "batch")?.env("ADDRESS", self.commands());
+        Ok(launch.env("AGGREGATES", aggregates).env("SECONDS", seconds.to_string()))
+    }
+
+    fn commands(&self) -> String {
+        format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1))
+    }
+}
+
+struct Report {
+    seconds: u64,
+    load_average: f64,
+    measurements: BTreeMap<Row, Vec<Measurement>>,
+}
+
+impl Report {
+    fn save(&self, folder: &Path) -> Result<std::path::PathBuf> {
+        let rows = self.measurements.iter().map(|(row, rounds)| {
+            let of = |round: &Measurement| {
+                let micros: BTreeMap<_, _> = PROCESSES.into_iter().zip(round.micros).collect();
+                json!({ "commands_per_second": round.rate, "micros_per_command": micros })
+            };
+            json!({ "row": row.name(), "rounds": rounds.iter().map(of).collect::<Vec<_>>() })
+        });
+        let rows: Vec<_> = rows.collect();
+        figures::save(
+            folder,
+            "cost",
+            |time| json!({ "time": time, "seconds": self.seconds, "load_average": self.load_average, "rows": rows }),
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rounds = self.measurements.values().map(Vec::len).max().unwrap_or_default();
+        writeln!(
+            f,
+            "µs of processor time for each command: median (least to most) of {rounds} rounds of {} s\n",
+            self.seconds
+        )?;
+        let head: Vec<_> = ["ROW", "PER SECOND"].into_iter().chain(PROCESSES).chain(["all"]).collect();
+        let rows = self.measurements.iter().map(|(row, rounds)| {
+            let cell = |digits, value: &dyn Fn(&Measurement) -> f64| {
+                let values: Vec<_> = rounds.iter().map(value).collect();
+                Spread::of(&values).map_or_else(String::new, |spread| spread.text(digits))
+            };
+            let mut cells = vec![row.name().to_owned(), cell(0, &|round| round.rate)];
+            cells.extend((0..PROCESSES.len()).map(|process| cell(1, &|round| round.micros[process])));
+            cells.push(cell(1, &|round| round.micros.iter().sum()));
+            cells
+        });
+        write_table(f, &head, rows.collect())
+    }
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0}/s", self.rate)?;
+        PROCESSES.iter().zip(self.micros).try_for_each(|(process, micros)| write!(f, ", {process} {micros:.1} µs"))
+    }
+}

@@ -1,0 +1,28 @@
+-- For wrk: units that are added to PRODUCTS products in turn, whose ids begin with PREFIX; each command's key is made by
+-- who answers it. The requests are put together once: wrk.format would take longer than the answer.
+
+local threads = 0
+
+function setup(thread)
+   threads = threads + 1
+   thread:set("number", threads)
+end
+
+function init()
+   requests, count, products = {}, 0, tonumber(os.getenv("PRODUCTS"))
+   local body = '{"quantity":1}'
+   for product = 1, products do
+      requests[product] = "POST /v1/products/" .. os.getenv("PREFIX") .. product .. "/restock HTTP/1.1\r\n"
+         .. "Host: " .. wrk.host .. ":" .. wrk.port .. "\r\n"
+         .. "Content-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
+   end
+end
+
+function request()
+   count = count + 1
+   -- The threads are half the products apart, so that they do not go through them side by side.
+   return requests[(count + number * math.floor(products / 2)) % products + 1]
+end
+
+-- What it saw.
+dofile(os.getenv("SEEN"))
