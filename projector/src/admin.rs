@@ -10,14 +10,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use chassis::border;
 use chassis::env::Secret;
-use schemas::feeds::StoredView;
+use schemas::feeds::{FeedId, StoredView};
 use schemas::time::{TimeMs, to_rfc3339};
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::postgres::{DEADLINES, Store, StoreError, Target};
 use crate::reactor::{self, REACTOR, WeakLanes};
-use crate::redis::put_live;
+use crate::redis::declare_stale;
 
 const SHOW_TRIES: u32 = 5;
 const SHOW_RETRY: Duration = Duration::from_millis(300);
@@ -73,17 +73,17 @@ async fn retry(
         return if is_there { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(not_parked()) };
     }
     let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
-    let rows = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
-    let Some(rows) = rows else { return Err(not_parked()) };
+    let partition = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
+    let Some(partition) = partition else { return Err(not_parked()) };
     tracing::info!(view = view.name(), aggregate, "what was parked is folded");
     for _ in 0..SHOW_TRIES {
-        match put_live(&servers.redis_url, &servers.redis_prefix, view, &rows).await {
+        match declare_stale(&servers.redis_url, &servers.redis_prefix, (FeedId::View(view), partition)).await {
             Ok(()) => return Ok(StatusCode::NO_CONTENT.into_response()),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "Redis does not take the rows"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "Redis does not answer"),
         }
         tokio::time::sleep(SHOW_RETRY).await;
     }
-    let detail = "it is folded, but Redis does not take the rows: once it is back, empty it";
+    let detail = "it is folded, but Redis did not answer: once it is back, empty it";
     Ok(border::plain(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
 

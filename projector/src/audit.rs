@@ -142,9 +142,9 @@ impl Report {
         let partitions = u32::try_from(until.len()).context("a number of partitions")?;
         let begun = Instant::now();
         loop {
-            let applied = redis.applied(partitions).await.context("Redis does not answer")?;
-            let mut places = applied.iter().flatten().zip(until.iter().flatten());
-            if places.all(|(applied, until)| applied + 1 >= *until) {
+            let shown = redis.shown(partitions).await.context("Redis does not answer")?;
+            let mut places = shown.iter().flatten().zip(until.iter().flatten());
+            if places.all(|(shown, until)| shown.is_some_and(|shown| shown.offset + 1 >= *until)) {
                 break;
             }
             if begun.elapsed() > PATIENCE {
@@ -155,7 +155,7 @@ impl Report {
         for view in StoredView::all() {
             let (name, expected) = (view.name(), refold.rows(FeedId::View(view)));
             let keys: Vec<_> = expected.iter().map(|(key, _)| *key).collect();
-            let found = redis.rows(view, &keys).await.context("Redis does not answer")?;
+            let found = redis.rows((view, partitions), &keys).await.context("Redis does not answer")?;
             let Compared { rows, absent, newer, differences } = compare::redis(name, &expected, &found);
             self.lines.push(format!("Redis        {name}: {rows} rows, {absent} not there, {newer} newer"));
             self.cached_rows += rows;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use redis::RedisError;
 use redis::aio::ConnectionManager;
-use schemas::cache::{END, END_AT, Keys, position_field};
+use schemas::cache::End as Told;
+use schemas::cache::{END, Keys};
 
 use crate::log::End;
 
@@ -39,8 +40,7 @@ pub(crate) async fn publish(end: End, mut connection: ConnectionManager, keys: K
 /// Returns `false` once the log is read no more.
 async fn publish_once(end: &End, connection: &mut ConnectionManager, keys: &Keys) -> Result<bool, EndError> {
     // From before: whatever was acknowledged by then is in front of the end.
-    let (live, time): (Option<String>, (u64, u64)) =
-        redis::pipe().get(keys.live()).cmd("TIME").query_async(connection).await?;
+    let time: (i64, i64) = redis::cmd("TIME").query_async(connection).await?;
     let at_ms = time.0 * 1000 + time.1 / 1000;
     let end = end.clone();
     let offsets = tokio::task::spawn_blocking(move || end.offsets()).await;
@@ -48,19 +48,12 @@ async fn publish_once(end: &End, connection: &mut ConnectionManager, keys: &Keys
         Ok(Some(offsets)) => offsets?,
         Ok(None) | Err(_) => return Ok(false),
     };
-    let Some(live) = live else { return Ok(true) };
-    let fields = offsets.iter().flat_map(|(partition, next)| {
-        let at_ms = i64::try_from(at_ms).unwrap_or(i64::MAX);
-        [(position_field(END, *partition), *next), (position_field(END_AT, *partition), at_ms)]
-    });
-    let fields: Vec<(String, i64)> = fields.collect();
-    if fields.is_empty() {
-        return Ok(true);
-    }
-    let news: Vec<String> = fields.iter().map(|(field, value)| format!("{field}={value}")).collect();
     let mut pipe = redis::pipe();
-    pipe.hset_multiple(keys.applied(), &fields).ignore();
-    pipe.publish(keys.applied(), format!("{live} {}", news.join(" "))).ignore();
+    for (partition, next_offset) in offsets {
+        let end = Told { next_offset, at_ms }.to_string();
+        pipe.set(keys.end(partition), &end).ignore();
+        pipe.publish(keys.news(), format!("{partition} {END}={end}")).ignore();
+    }
     let () = pipe.query_async(connection).await?;
     Ok(true)
 }

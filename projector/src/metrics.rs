@@ -25,7 +25,7 @@ pub(crate) struct Metrics {
     cache: Histogram<f64>,
     /// `stampede_cache_failures_total`: times that Redis did not take what was committed.
     cache_failures: Counter<u64>,
-    /// `stampede_incarnations_total`: times that all of Redis was declared stale.
+    /// `stampede_incarnations_total`: times that what Redis has of a view in a partition was declared stale.
     incarnations: Counter<u64>,
     /// `stampede_snapshots_total{outcome}`: states considered: `kept`, `not-worth-it` or `failed`.
     snapshots: Counter<u64>,
@@ -56,7 +56,10 @@ impl Metrics {
                 .latency_histogram("stampede_projection", "From a batch's arrival to its commit in Postgres."),
             cache: telemetry.latency_histogram("stampede_cache", "From a commit to the applied positions in Redis."),
             cache_failures: counter("stampede_cache_failures", "Times that Redis did not take what was committed."),
-            incarnations: counter("stampede_incarnations", "Times that all of Redis was declared stale."),
+            incarnations: counter(
+                "stampede_incarnations",
+                "Times that what Redis has of a view in a partition was declared stale.",
+            ),
             snapshots: counter("stampede_snapshots", "States of aggregates that were due to be kept."),
             parked: meter
                 .u64_gauge("stampede_parked")
@@ -103,8 +106,8 @@ impl Metrics {
         self.cache_failures.add(1, &[]);
     }
 
-    pub(crate) fn incarnation_begun(&self) {
-        self.incarnations.add(1, &[]);
+    pub(crate) fn incarnations_begun(&self, places: usize) {
+        self.incarnations.add(places as u64, &[]);
     }
 
     pub(crate) fn kept(&self, kept: bool) {

@@ -15,7 +15,7 @@ use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use futures_util::future::{join_all, try_join_all};
 use schemas::chain::{Reader, Tally};
-use schemas::feeds::{FeedId, PerView, StoredView};
+use schemas::feeds::{FeedId, StoredView};
 use schemas::tables::nonce_to_sql;
 use schemas::views::{AggregateRow, Source, SumTable};
 use tokio_postgres::error::SqlState;
@@ -30,8 +30,6 @@ use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// For what could not be read together behind a commit; the next one waits.
-const READ_APART_WITHIN: Duration = Duration::from_secs(1);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -85,20 +83,12 @@ struct Statements {
 struct ViewStatements {
     /// Rows or parts.
     write: Statement,
-    /// Rows to fold on, or sums as they stand.
-    read: Statement,
+    /// Rows to fold on; of a summed view there are none.
+    read: Option<Statement>,
 }
 
 /// A row as readers see it: key, version, data.
 pub(crate) type ReadRow = (String, u64, String);
-
-/// Rows of the summed views as they stand after a commit.
-#[derive(Debug, Default)]
-pub(crate) struct Sums {
-    pub(crate) rows: PerView<Vec<ReadRow>>,
-    /// Keys of those that changed, too, and could not be read.
-    pub(crate) unread: PerView<Vec<String>>,
-}
 
 /// A checkpoint to move: from where to where.
 pub(crate) struct Move {
@@ -187,7 +177,7 @@ impl Store {
         keys: &Vec<String>,
     ) -> Result<Vec<(String, (u64, AggregateRow))>, StoreError> {
         let Source::Aggregate(row) = view.view().source else { return Ok(Vec::new()) };
-        let statement = &self.statements.views[view.index()].read;
+        let Some(statement) = &self.statements.views[view.index()].read else { return Ok(Vec::new()) };
         let rows = read(&self.client, statement, keys).await.map_err(StoreError::Read)?;
         let parse = |(key, version, data): ReadRow| Ok((key, (version, (row.read)(&data).map_err(StoreError::Row)?)));
         rows.into_iter().map(parse).collect()
@@ -195,14 +185,13 @@ impl Store {
 
     /// Everything in one transaction and one round trip: the statements are sent without waiting for each other's
     /// answers. The first fails unless every checkpoint is where `moves` says, and with it fails the transaction.
-    /// What it changed in the summed views is read back behind it; that this fails is no failure of the commit.
     pub(crate) async fn commit(
         &self,
         changes: &Changes,
         moves: &[Move],
         standings: &[Standing],
         end: End,
-    ) -> Result<Sums, StoreError> {
+    ) -> Result<(), StoreError> {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, insert_parked, .. } =
             &self.statements;
         let client = &self.client;
@@ -210,19 +199,12 @@ impl Store {
         let moves = Checkpoints::new(moves);
         let written = written(changes)?;
         let writes = written.iter().map(|(view, columns)| self.write(*view, columns));
-        let sums = written.iter().filter_map(|(view, columns)| match (columns, self.target) {
-            (Columns::Parts(parts), Target::Live) => Some((*view, parts.distinct_keys())),
-            // Nobody reads them yet.
-            (Columns::Parts(_), Target::Next(_)) | (Columns::Rows(_), _) => None,
-        });
-        let sums: Vec<_> = sums.collect();
-        let reads = sums.iter().map(|(view, keys)| read(client, &self.statements.views[view.index()].read, keys));
         let journal = journal_params(&changes.journal);
         let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
         let (no_events, parked) = (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked));
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
-        let (begun, moved, identified, writes, journal, repeats, parked, committed, reads) = tokio::join!(
+        let (begun, moved, identified, writes, journal, repeats, parked, committed) = tokio::join!(
             client.batch_execute("BEGIN"),
             run(client, move_checkpoints, moves.params(), false),
             run(client, insert_partitions, [&partitions, &nonces], partitions.is_empty()),
@@ -230,8 +212,7 @@ impl Store {
             run(client, insert_journal, journal, no_events),
             run(client, insert_repeats, repeats, no_events),
             run(client, insert_parked, parked.params(), changes.parked.is_empty()),
-            client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" }),
-            join_all(reads)
+            client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" })
         );
         // See `move_checkpoints.sql`.
         if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
@@ -239,40 +220,7 @@ impl Store {
         }
         begun.and(moved).and(identified).map_err(StoreError::Commit)?;
         writes.into_iter().collect::<Result<(), _>>()?;
-        journal.and(repeats).and(parked).and(committed).map_err(StoreError::Commit)?;
-        let mut shown = Sums::default();
-        for ((view, keys), rows) in sums.into_iter().zip(reads).filter(|_| end == End::Commit) {
-            match rows {
-                Ok(rows) => shown.rows[view] = rows,
-                Err(error) => self.read_apart(view, keys, &error, &mut shown).await,
-            }
-        }
-        Ok(shown)
-    }
-
-    /// Reads by halves what cannot be read together. A row that cannot be read by itself stays unread, and so does what is
-    /// left when the time is over.
-    async fn read_apart(&self, view: StoredView, keys: Vec<String>, error: &tokio_postgres::Error, shown: &mut Sums) {
-        let reason = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
-        let begun = Instant::now();
-        let is_over = || begun.elapsed() > READ_APART_WITHIN || self.client.is_closed();
-        let mut failed = vec![keys];
-        while let Some(mut keys) = failed.pop() {
-            if keys.len() == 1 || is_over() {
-                shown.unread[view].extend(keys);
-                continue;
-            }
-            let rest = keys.split_off(keys.len() / 2);
-            for half in [keys, rest] {
-                let statement = &self.statements.views[view.index()].read;
-                match read(&self.client, statement, &half).await {
-                    Ok(rows) => shown.rows[view].extend(rows),
-                    Err(_) => failed.push(half),
-                }
-            }
-        }
-        let (view, rows, key) = (view.name(), shown.unread[view].len(), shown.unread[view].first());
-        tracing::warn!(view, rows, key, reason, "committed rows cannot be read: Redis is without them");
+        journal.and(repeats).and(parked).and(committed).map_err(StoreError::Commit).map(drop)
     }
 
     async fn write(&self, view: StoredView, columns: &Columns) -> Result<(), StoreError> {
@@ -292,15 +240,6 @@ impl Store {
 enum Columns {
     Rows(Rows),
     Parts(Parts),
-}
-
-impl Columns {
-    fn distinct_keys(&self) -> Vec<String> {
-        match self {
-            Self::Rows(rows) => rows.keys.clone(),
-            Self::Parts(parts) => parts.distinct_keys(),
-        }
-    }
 }
 
 /// Views of which something changed.
@@ -337,17 +276,20 @@ impl Statements {
         let mut views = Vec::new();
         for view in StoredView::all().map(StoredView::view) {
             let (write, read) = match view.source {
-                Source::Aggregate(_) | Source::View(_) => (include_str!("postgres/upsert_rows.sql"), view.table),
-                Source::Sum(sum) => match sum.table {
-                    SumTable::Parts => (include_str!("postgres/add_parts.sql"), view.relation),
-                    SumTable::DatedParts => (include_str!("postgres/add_dated_parts.sql"), view.relation),
-                    SumTable::Totals => (include_str!("postgres/add_totals.sql"), view.relation),
-                },
+                Source::Aggregate(_) | Source::View(_) => {
+                    let read = include_str!("postgres/read_rows.sql").replace("{table}", view.table);
+                    (include_str!("postgres/upsert_rows.sql"), Some(prepare(&read).await?))
+                }
+                Source::Sum(sum) => {
+                    let write = match sum.table {
+                        SumTable::Parts => include_str!("postgres/add_parts.sql"),
+                        SumTable::DatedParts => include_str!("postgres/add_dated_parts.sql"),
+                        SumTable::Totals => include_str!("postgres/add_totals.sql"),
+                    };
+                    (write, None)
+                }
             };
-            views.push(ViewStatements {
-                write: prepare(&write.replace("{table}", view.table)).await?,
-                read: prepare(&include_str!("postgres/read_rows.sql").replace("{relation}", read)).await?,
-            });
+            views.push(ViewStatements { write: prepare(&write.replace("{table}", view.table)).await?, read });
         }
         Ok(Self {
             insert_partitions: prepare(include_str!("postgres/insert_partitions.sql")).await?,

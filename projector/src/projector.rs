@@ -21,7 +21,7 @@ use crate::log::{self, Batch, Batches};
 use crate::log_end;
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
-use crate::postgres::{End, Move, Store, StoreError, Sums, Target};
+use crate::postgres::{End, Move, Store, StoreError, Target};
 use crate::redis::{Cache, Resumed};
 use crate::snapshots::{self, Due};
 
@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_millis(300);
 /// Who folded a partition before may still have to show in Redis what it committed last. After so long it won't.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Then it is folded though somebody else folds it as well: the checkpoints tell whose it is.
+const TAKEN_ON_WITHIN: Duration = Duration::from_secs(5);
 /// What counts for no view (claims, fences, strangers) moves a checkpoint this often at most.
 const IDLE_MOVE: Duration = Duration::from_secs(1);
 /// Between tries to bring Redis back in step.
@@ -127,6 +129,9 @@ impl Projector {
             return Ok(());
         }
         let standings = self.take_on(&store, &share).await?;
+        if self.assignment.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
         let mut folder = Folder::default();
         folder.parked = store.parked().await?;
         self.metrics.parked(&folder.parked);
@@ -162,8 +167,6 @@ impl Projector {
         loop {
             if !self.cache.is_in_step() {
                 self.mend_cache(&fold, &mut last_try).await;
-                // What Redis shows now covers it, and its sums may lack what others have added since.
-                committed = None;
             }
             // Redis shows one batch while Postgres takes the next.
             let next = fold.next(&mut batches, &mut assignment, shutdown);
@@ -196,13 +199,20 @@ impl Projector {
         }
     }
 
-    /// Where the share stands, once Redis shows it: who folded it before may be about to.
+    /// Returns where the share stands, once Redis shows it: who folded it before may be about to, and is left the time to as
+    /// long as the checkpoints move.
     async fn take_on(&mut self, store: &Store, share: &Share) -> Result<Vec<Standing>, ProjectorError> {
-        let begun = Instant::now();
+        let (begun, mut moved, mut last) = (Instant::now(), Instant::now(), Vec::new());
         loop {
             let standings = store.standings(self.partitions, share.feeds).await?;
-            let or_begin = (begun.elapsed() > SHOWN_WITHIN).then_some(&standings[..]);
-            match self.cache.resume(share, &standings, or_begin).await {
+            let now: Vec<_> =
+                share.places().map(|(feed, at)| standings[at as usize].readers[feed].next_offset).collect();
+            if now != last {
+                (moved, last) = (Instant::now(), now);
+            }
+            match self.cache.resume(share, &standings, moved.elapsed() > SHOWN_WITHIN).await {
+                Ok(Resumed::NotYet) if begun.elapsed() > TAKEN_ON_WITHIN => return Ok(standings),
+                Ok(Resumed::NotYet) if self.assignment.has_changed().unwrap_or(false) => return Ok(standings),
                 Ok(Resumed::NotYet) => tokio::time::sleep(LOOK_EVERY).await,
                 Ok(resumed) => {
                     self.resumed(resumed);
@@ -217,16 +227,14 @@ impl Projector {
     }
 
     async fn show(&mut self, committed: Option<Committed>) {
-        let Some(Committed { changes, sums, moves, begun: read_at }) =
-            committed.filter(|committed| !committed.moves.is_empty())
-        else {
+        let Some(Committed { changes, moves }) = committed.filter(|committed| !committed.moves.is_empty()) else {
             if let Err(error) = self.cache.verify().await {
                 self.cache_failed(error);
             }
             return;
         };
         let begun = Instant::now();
-        match self.cache.show(&changes, &sums, &moves, read_at).await {
+        match self.cache.show(&changes, &moves).await {
             Ok(()) => self.metrics.cached(begun.elapsed()),
             Err(error) => self.cache_failed(error),
         }
@@ -244,16 +252,16 @@ impl Projector {
         if !fold.share.places().all(|place| reader(&found, place) == reader(&fold.committed, place)) {
             return;
         }
-        match self.cache.resume(&fold.share, &found, Some(&found)).await {
+        match self.cache.resume(&fold.share, &found, true).await {
             Ok(resumed) => self.resumed(resumed),
             Err(error) => self.cache_failed(error),
         }
     }
 
     fn resumed(&self, resumed: Resumed) {
-        if resumed == Resumed::Anew {
-            tracing::info!("Redis did not show the checkpoints: all of it is declared stale");
-            self.metrics.incarnation_begun();
+        if let Resumed::Anew(places) = resumed {
+            tracing::info!(places, "Redis did not show the checkpoints: what it has of these places is declared stale");
+            self.metrics.incarnations_begun(places);
         }
         self.ready.redis.ready();
     }
@@ -296,10 +304,7 @@ enum Next {
 /// What Postgres has of a batch.
 pub(crate) struct Committed {
     changes: Changes,
-    sums: Sums,
     moves: Vec<Move>,
-    /// From before anything of it was read in Postgres.
-    begun: Instant,
 }
 
 impl Fold {
@@ -363,14 +368,13 @@ impl Fold {
         self.folder.remember(self.store.rows(&missing).await?);
         let changes = self.folder.fold(&records, &mut self.standings)?;
         let moves = self.moves(&changes);
-        let mut sums = Sums::default();
         if !moves.is_empty() {
             let log_ms = self.standings.iter().map(|standing| standing.times.last_at_ms).max().unwrap_or(0);
             self.store.maintain_repeats(self.window, log_ms).await?;
-            sums = self.store.commit(&changes, &moves, &self.standings, end).await?;
+            self.store.commit(&changes, &moves, &self.standings, end).await?;
         }
         if end == End::Rollback {
-            return Ok(Committed { changes, sums, moves, begun });
+            return Ok(Committed { changes, moves });
         }
         self.metrics.folded(records.len(), changes.commits);
         for reason in &changes.passed_over {
@@ -386,7 +390,7 @@ impl Fold {
                 self.committed[*partition as usize] = self.standings[*partition as usize].clone();
             }
         }
-        Ok(Committed { changes, sums, moves, begun })
+        Ok(Committed { changes, moves })
     }
 
     /// Partitions in which something counted; now and then the others too.

@@ -13,8 +13,8 @@
 //! next ones go on to where the other views are, so that these need not wait until it has caught up.
 //!
 //! Redis has the rows of a generation under keys of their own. What is hot is copied there before the switch, and what
-//! changes while it is copied is written again, under the lock; then one key makes it all live. Where Redis does not
-//! play along, the projectors declare all that it has stale.
+//! changes while it is copied is written again, under the lock; then one key a partition makes it live. Where Redis does not
+//! play along, the projectors declare stale what it has of the view.
 //!
 //! The rows from before stay (`…_kept`, `…@kept`). The way back is the same: they are folded on to where the log is.
 
@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 pub use compare::{Compared, Comparison, Difference};
 
 use crate::config::{Config, Feeds};
+use crate::redis::declare_stale;
 use crate::settings;
 use cache::Cache;
 use tables::{Origin, Tables};
@@ -195,7 +196,7 @@ async fn end(
         Err(error) => tell(format!("Redis is left to the projectors: {error:#}")),
     }
     let mut tries = 0;
-    let Switched { generation, from, to } = loop {
+    let Switched { generation, to } = loop {
         tries += 1;
         match switch(tables, &mut fold, &mut cache).await {
             Ok(switched) => break switched,
@@ -206,13 +207,21 @@ async fn end(
             Err(error) => return Err(error),
         }
     };
-    if let Some(cache) = &mut cache {
-        let mut has_switched = cache.switch().await.unwrap_or(false);
-        if has_switched && from != to {
-            has_switched = cache.advance(&from, &to).await.unwrap_or(false);
-        }
-        if !has_switched {
-            tell("Redis did not switch: the projectors declare what it has stale".to_owned());
+    if let Some(cache) = cache.as_mut().filter(|_| tables.wait()) {
+        cache.revise_others().await;
+    }
+    let has_switched = match &mut cache {
+        Some(cache) => cache.switch(&to).await,
+        None => false,
+    };
+    if !has_switched {
+        // Nothing tells the projector of a partition in which nothing is written.
+        for partition in 0..u32::try_from(to.len())? {
+            let place = (FeedId::View(view), partition);
+            if let Err(error) = declare_stale(&config.redis_url, &config.redis_prefix, place).await {
+                tell(format!("Redis did not switch: once it is back, empty it: {error:#}"));
+                break;
+            }
         }
     }
     Ok(Report { view: view.name(), comparison, generation: Some(generation), copied })
@@ -225,17 +234,18 @@ async fn copy(
     tables: &Tables,
     fold: &mut Fold,
 ) -> anyhow::Result<Option<(Cache, usize)>> {
-    let Some(mut cache) = Cache::connect(config, view, tables.generation()).await? else { return Ok(None) };
+    let live = tables.live().await?;
+    let place = (tables.generation(), u32::try_from(live.len())?);
+    let Some(mut cache) = Cache::connect(config, view, place).await? else { return Ok(None) };
     let copied = cache.copy(tables).await?;
     fold.to(&tables.live().await?, None).await?;
     cache.put(tables, fold.changes()).await?;
     Ok(Some((cache, copied)))
 }
 
-/// What a switch came to: the generation that lives, and the next offsets of the rows that did, and that do.
+/// What a switch came to: the generation that lives, and the next offsets of its rows.
 struct Switched {
     generation: i32,
-    from: Vec<i64>,
     to: Vec<i64>,
 }
 
@@ -249,7 +259,7 @@ async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>)
         *cache = None;
     }
     let to = tables.next_offsets().await?;
-    Ok(Switched { generation: tables.switch().await?, from, to })
+    Ok(Switched { generation: tables.switch().await?, to })
 }
 
 /// Some workers, a thread's work each.

@@ -1,46 +1,44 @@
-//! The views in Redis: written after the commit, only over what is older, and followed by the applied positions.
+//! The views in Redis: written after the commit, each partition's rows with the positions that cover them.
 //!
-//! Invariant: whatever goes wrong here (no answer, a late one, a position that somebody else moved) puts this
-//! cache out of step, and then nothing more is written until [`Cache::resume`] finds it to be right, or declares all of Redis stale.
+//! Invariant: whatever goes wrong here (no answer, a position that somebody else moved) puts a view of a partition out of
+//! step, and then nothing more of it is written until [`Cache::resume`] finds its position to be right, or begins a new
+//! incarnation of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::redis::RedisSetupError;
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, RedisError};
-use schemas::cache::{
-    ADVANCE, BEGIN, Keys, PUT_NEWER, ROW_TTL_SECS, WITHDRAW, WRITE_WITHIN_MS, generation, incarnation, position_field,
-    value,
-};
-use schemas::feeds::{FeedId, PerView, StoredView};
-use schemas::views::row_body;
-use serde::Serialize;
+use schemas::aggregate;
+use schemas::cache::{Keys, Making, ROW_TTL_SECS, SHOW, Shown, value};
+use schemas::feeds::{FeedId, StoredView};
+use schemas::views::{Source, row_body};
 
 use crate::fold::{Changes, Standing};
-use crate::postgres::{Move, ReadRow, Sums};
+use crate::postgres::Move;
 use crate::projector::Share;
 
-/// Rows in one call of the script: it blocks Redis while it runs.
-const MAX_ROWS_A_CALL: usize = 500;
-/// While nothing is written; every write checks as well.
+/// Rows in one call of a script: it blocks Redis while it runs.
+pub(crate) const MAX_ROWS_A_CALL: usize = 500;
+/// Between looks at what others write, and at this projector's own positions while it writes nothing.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
+/// How often a position is changed again that somebody else moves meanwhile.
+const CHANGE_TRIES: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
     #[error("Redis did not do what was asked")]
     Call(#[from] RedisError),
-    #[error("a write reached Redis too late")]
-    Late,
-    #[error("the applied positions are not what this projector wrote")]
-    Mixed,
+    #[error("the positions of {0} are not what this projector wrote")]
+    Mixed(String),
 }
 
 pub(crate) struct Cache {
     connection: ConnectionManager,
     keys: Keys,
-    /// `None` while out of step.
+    /// `None` while out of step everywhere.
     step: Option<Step>,
 }
 
@@ -48,28 +46,29 @@ pub(crate) struct Cache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resumed {
     AsItStood,
-    /// All that was there is stale.
-    Anew,
+    /// New incarnations were begun of so many places.
+    Anew(usize),
     /// It did not: Redis does not show the share's checkpoints, or other generations.
     NotYet,
 }
 
+/// A view, or the journal, in a partition.
+type Place = (FeedId, u32);
+
 /// What this projector knows of Redis while nobody else writes its share there.
 struct Step {
-    incarnation: String,
-    /// By field, as this projector wrote them.
-    applied: HashMap<String, i64>,
-    /// Redis's clock, in ms, when ours showed the instant.
-    clock: (u64, Instant),
-    scripts: Scripts,
+    /// As this projector wrote them; without those that are out of step.
+    shown: HashMap<Place, Shown>,
+    /// All of the share.
+    places: Vec<Place>,
+    partitions: u32,
+    looked: Instant,
+    /// The script that shows a batch, by its name on the server.
+    script: String,
 }
 
-struct Scripts {
-    put_newer: String,
-    withdraw: String,
-    advance: String,
-    begin: String,
-}
+/// A row to write: key, version, value.
+type NewRow = (String, u64, Vec<u8>);
 
 impl Cache {
     pub(crate) fn connect(url: &Secret, prefix: &str) -> Result<Self, RedisSetupError> {
@@ -82,7 +81,7 @@ impl Cache {
     }
 
     pub(crate) fn is_in_step(&self) -> bool {
-        self.step.is_some()
+        self.step.as_ref().is_some_and(|step| step.shown.len() == step.places.len())
     }
 
     /// Another projector may have written since.
@@ -90,219 +89,265 @@ impl Cache {
         self.step = None;
     }
 
-    /// Goes on with what stands in Redis, if it shows exactly where `standings` say that this projector's share is. If
-    /// not, and `or_begin` is given, all of Redis is declared stale: it is to show the checkpoints of all projectors.
+    /// Goes on with what stands in Redis of each place that is out of step, if it shows exactly where `standings` say that it is. If
+    /// not, and `may_begin`, a new incarnation of that place begins there.
     /// Call it only while the checkpoints in Postgres are this projector's own.
     pub(crate) async fn resume(
         &mut self,
         share: &Share,
         standings: &[Standing],
-        or_begin: Option<&[Standing]>,
+        may_begin: bool,
     ) -> Result<Resumed, CacheError> {
-        let scripts = self.load_scripts().await?;
-        let (live, applied, clock) = self.read().await?;
-        let generations = generations(standings);
-        let is_live =
-            |live: &String| StoredView::all().into_iter().all(|view| generation(live, view) == Some(generations[view]));
-        let wanted: HashMap<String, i64> =
-            share.places().filter_map(|(feed, partition)| position(standings, feed, partition)).collect();
-        let is_shown = |(feed, partition): (FeedId, u32)| {
-            let field = position_field(feed.name(), partition);
-            applied.get(&field) == wanted.get(&field)
-        };
-        let (incarnation, resumed) = match (live.filter(is_live).filter(|_| share.places().all(is_shown)), or_begin) {
-            (Some(live), _) => (live, Resumed::AsItStood),
-            (None, Some(all)) => (self.begin(&scripts, all).await?, Resumed::Anew),
-            (None, None) => return Ok(Resumed::NotYet),
-        };
-        self.step = Some(Step { incarnation, applied: wanted, clock, scripts });
-        Ok(resumed)
-    }
-
-    /// Checks, while nothing is written, that Redis still shows what this projector wrote. It may have been emptied, or another
-    /// projector may have begun an incarnation with positions that it had read before this one moved them.
-    pub(crate) async fn verify(&mut self) -> Result<(), CacheError> {
-        let Some(mut step) = self.step.take_if(|step| step.clock.1.elapsed() >= VERIFY_EVERY) else { return Ok(()) };
-        let Ok((live, applied, time)) = self.read().await else {
-            // No answer proves nothing: the next check or write will tell.
-            self.step = Some(step);
-            return Ok(());
-        };
-        let is_shown = step.applied.iter().all(|(field, offset)| applied.get(field) == Some(offset));
-        if live.as_ref() != Some(&step.incarnation) || !is_shown {
-            return Err(CacheError::Mixed);
-        }
-        step.clock = time;
-        self.step = Some(step);
-        Ok(())
-    }
-
-    /// Returns the live incarnation, the applied positions by field, and Redis's clock.
-    async fn read(&mut self) -> Result<(Option<String>, HashMap<String, i64>, (u64, Instant)), CacheError> {
-        let mut pipe = redis::pipe();
-        pipe.get(self.keys.live()).hgetall(self.keys.applied()).cmd("TIME");
-        let (live, applied, (secs, micros)): (_, _, (u64, u64)) = pipe.query_async(&mut self.connection).await?;
-        Ok((live, applied, (secs * 1000 + micros / 1000, Instant::now())))
-    }
-
-    /// Shows a committed batch: its rows, then its positions, in one round trip. Rows that could not be read are withdrawn.
-    ///
-    /// `read_at`: from before anything of it was read in Postgres.
-    pub(crate) async fn show(
-        &mut self,
-        changes: &Changes,
-        sums: &Sums,
-        moves: &[Move],
-        read_at: Instant,
-    ) -> Result<(), CacheError> {
-        let Some(mut step) = self.step.take() else { return Ok(()) };
-        let deadline = at(step.clock, Instant::now()) + WRITE_WITHIN_MS;
-        let times = (deadline, at(step.clock, read_at));
-        let rows = self.rows(&step.incarnation, changes, sums);
-        let mut pipe = redis::pipe();
-        for rows in rows.chunks(MAX_ROWS_A_CALL) {
-            put_newer(&mut pipe, &step.scripts.put_newer, times, rows);
-        }
-        for keys in self.unread(&step.incarnation, sums).chunks(MAX_ROWS_A_CALL) {
-            pipe.cmd("EVALSHA").arg(&step.scripts.withdraw).arg(keys.len()).arg(keys).arg(ROW_TTL_SECS);
-        }
-        self.advance(&mut pipe, deadline, &mut step, moves);
-        let answers: Vec<i64> = pipe.query_async(&mut self.connection).await?;
-        let (advanced, put) = answers.split_last().ok_or(CacheError::Mixed)?;
-        match advanced {
-            1 => {}
-            -1 => return Err(CacheError::Late),
-            _ => return Err(CacheError::Mixed),
-        }
-        if let Some(time) = put.last() {
-            step.clock = (time.cast_unsigned(), Instant::now());
-        }
-        self.step = Some(step);
-        Ok(())
-    }
-
-    fn rows(&self, incarnation: &str, changes: &Changes, sums: &Sums) -> Vec<(String, u64, Vec<u8>)> {
-        let row = |view: StoredView, key: &str, version: u64, data: &str| {
-            (self.keys.row(incarnation, view, key), version, value(version, row_body(key, version, data).as_bytes()))
-        };
-        let own = StoredView::all().into_iter().zip(&changes.rows);
-        let own = own.flat_map(|(view, rows)| rows.iter().map(move |(key, row)| (view, key, row)));
-        let own = own.map(|(view, key, (version, data))| row(view, key, *version, &json(data)));
-        let sums = StoredView::all().into_iter().zip(&sums.rows);
-        let sums = sums.flat_map(|(view, rows)| rows.iter().map(move |row| (view, row)));
-        own.chain(sums.map(|(view, (key, version, data))| row(view, key, *version, data))).collect()
-    }
-
-    fn unread(&self, incarnation: &str, sums: &Sums) -> Vec<String> {
-        let keys = |view: StoredView| sums.unread[view].iter().map(move |key| self.keys.row(incarnation, view, key));
-        StoredView::all().into_iter().flat_map(keys).collect()
-    }
-
-    fn advance(&self, pipe: &mut Pipeline, deadline: u64, step: &mut Step, moves: &[Move]) {
-        let call = pipe.cmd("EVALSHA").arg(&step.scripts.advance).arg(2).arg(self.keys.live()).arg(self.keys.applied());
-        call.arg(self.keys.applied()).arg(deadline).arg(&step.incarnation);
-        for Move { name, partition, to, .. } in moves {
-            let field = position_field(name, *partition);
-            let offset = to.next_offset - 1;
-            let expected = step.applied.insert(field.clone(), offset);
-            call.arg(field).arg(expected.map_or(String::new(), |offset| offset.to_string())).arg(offset);
-        }
-    }
-
-    async fn begin(&mut self, scripts: &Scripts, standings: &[Standing]) -> Result<String, CacheError> {
-        let incarnation = incarnation(rand::random(), generations(standings));
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(&scripts.begin).arg(2).arg(self.keys.live()).arg(self.keys.applied());
-        call.arg(self.keys.applied()).arg(&incarnation);
-        let partitions = (0..).zip(standings).map(|(partition, _)| partition);
-        for place in partitions.flat_map(|partition| FeedId::all().map(|feed| (feed, partition))) {
-            if let Some((field, offset)) = position(standings, place.0, place.1) {
-                call.arg(field).arg(offset);
+        let known = self.step.take().map(|step| step.shown).unwrap_or_default();
+        let places: Vec<_> = share.places().collect();
+        let script = redis::cmd("SCRIPT").arg("LOAD").arg(SHOW).query_async(&mut self.connection).await?;
+        // An older build would go on serving them.
+        () = redis::cmd("UNLINK").arg(&self.keys.of_older_builds()).query_async(&mut self.connection).await?;
+        let mut found = self.read(&places).await?;
+        let (partitions, looked) = (standings.len() as u32, Instant::now());
+        let mut step = Step { shown: known.clone(), places, partitions, looked, script };
+        let mut begun = Vec::new();
+        for place in step.places.clone().into_iter().filter(|place| !known.contains_key(place)) {
+            let wanted = checkpoint(standings, place);
+            let stands = found.get(&place).and_then(|text| Shown::parse(text));
+            let of_stands = stands.map(|Shown { making, offset }| (making.generation, making.revision, offset));
+            let of_wanted = (wanted.making.generation, wanted.making.revision, wanted.offset);
+            if let Some(stands) = stands.filter(|_| of_stands == Some(of_wanted)) {
+                step.shown.insert(place, stands);
+            } else if !may_begin {
+                return Ok(Resumed::NotYet);
+            } else if of_stands
+                .is_some_and(|(generation, revision, _)| (generation, revision) > (of_wanted.0, of_wanted.1))
+            {
+                // The checkpoints were read before somebody changed the rows.
+                return Err(CacheError::Mixed(name(place)));
+            } else {
+                begun.push((place, found.remove(&place).unwrap_or_default(), wanted));
             }
         }
-        call.query_async::<i64>(&mut self.connection).await?;
-        Ok(incarnation)
+        self.begin(&mut step, &begun).await?;
+        self.step = Some(step);
+        Ok(if begun.is_empty() { Resumed::AsItStood } else { Resumed::Anew(begun.len()) })
     }
 
-    async fn load_scripts(&mut self) -> Result<Scripts, CacheError> {
+    /// Begins incarnations of places at which `expected` is found.
+    async fn begin(&mut self, step: &mut Step, begun: &[(Place, String, Shown)]) -> Result<(), CacheError> {
+        if begun.is_empty() {
+            return Ok(());
+        }
         let mut pipe = redis::pipe();
-        for script in [PUT_NEWER, WITHDRAW, ADVANCE, BEGIN] {
-            pipe.cmd("SCRIPT").arg("LOAD").arg(script);
+        for ((feed, partition), expected, shown) in begun {
+            let positions = [Position { feed: *feed, expected: expected.clone(), shown: *shown }];
+            self.call_show(
+                &mut pipe,
+                &step.script,
+                *partition,
+                (&positions, &[]),
+                Turn { is_first: true, is_last: true },
+            );
         }
-        let (put_newer, withdraw, advance, begin) = pipe.query_async(&mut self.connection).await?;
-        Ok(Scripts { put_newer, withdraw, advance, begin })
+        let answers: Vec<u64> = pipe.query_async(&mut self.connection).await?;
+        for ((place, _, shown), answer) in begun.iter().zip(answers) {
+            if answer != 0 {
+                return Err(CacheError::Mixed(name(*place)));
+            }
+            step.shown.insert(*place, *shown);
+        }
+        Ok(())
+    }
+
+    /// Looks, once a second, whether Redis still shows what this projector wrote: it may have been emptied, or somebody else
+    /// may have begun an incarnation.
+    pub(crate) async fn verify(&mut self) -> Result<(), CacheError> {
+        let Some(step) = self.step.as_ref().filter(|step| step.looked.elapsed() >= VERIFY_EVERY) else { return Ok(()) };
+        let places: Vec<_> = step.shown.keys().copied().collect();
+        // No answer proves nothing: the next look or write will tell.
+        let Ok(found) = self.read(&places).await else { return Ok(()) };
+        let Some(step) = &mut self.step else { return Ok(()) };
+        step.looked = Instant::now();
+        let is_lost = |(place, shown): (&Place, &Shown)| found.get(place).is_none_or(|text| *text != shown.to_string());
+        let lost: Vec<_> = step.shown.iter().filter(|entry| is_lost(*entry)).map(|(place, _)| *place).collect();
+        step.lose(&lost)
+    }
+
+    /// Returns what is found at these positions.
+    async fn read(&mut self, places: &[Place]) -> Result<HashMap<Place, String>, CacheError> {
+        let mut pipe = redis::pipe();
+        for (feed, partition) in places {
+            pipe.get(self.keys.shown(feed.name(), *partition));
+        }
+        let found: Vec<Option<String>> = pipe.query_async(&mut self.connection).await?;
+        Ok(places.iter().zip(found).filter_map(|(place, value)| Some((*place, value?))).collect())
+    }
+
+    /// Shows a committed batch, in one round trip. What Redis shows of it already is left out.
+    pub(crate) async fn show(&mut self, changes: &Changes, moves: &[Move]) -> Result<(), CacheError> {
+        let verified = self.verify().await;
+        let Some(mut step) = self.step.take() else { return verified };
+        let mut pipe = redis::pipe();
+        let mut rows = self.rows(&step, changes);
+        let mut calls = Vec::new();
+        let (moving, mut lost) = step.moving(moves);
+        for (partition, positions) in moving {
+            let rows = rows.remove(&partition).unwrap_or_default();
+            let rows: Vec<_> =
+                rows.into_iter().filter_map(|(view, row)| Some((place_in(&positions, view)?, row))).collect();
+            let chunks = rows.chunks(MAX_ROWS_A_CALL).map(Some).chain(rows.is_empty().then_some(None));
+            let count = rows.len().div_ceil(MAX_ROWS_A_CALL).max(1);
+            for (number, chunk) in chunks.enumerate() {
+                let turn = Turn { is_first: number == 0, is_last: number + 1 == count };
+                self.call_show(&mut pipe, &step.script, partition, (&positions, chunk.unwrap_or_default()), turn);
+            }
+            calls.push((partition, positions, count));
+        }
+        let answers: Vec<u64> =
+            if calls.is_empty() { Vec::new() } else { pipe.query_async(&mut self.connection).await? };
+        let mut answers = answers.into_iter();
+        for (partition, positions, count) in calls {
+            let others = answers.by_ref().take(count).fold(0, |all, one| all | one);
+            for (number, Position { feed, shown, .. }) in positions.into_iter().enumerate() {
+                match others >> number & 1 {
+                    0 => drop(step.shown.insert((feed, partition), shown)),
+                    _ => lost.push((feed, partition)),
+                }
+            }
+        }
+        let shown = step.lose(&lost);
+        self.step = Some(step);
+        verified.and(shown)
+    }
+
+    /// Returns rows that one aggregate feeds, by partition.
+    fn rows(&self, step: &Step, changes: &Changes) -> HashMap<u32, Vec<(StoredView, NewRow)>> {
+        let mut rows: HashMap<u32, Vec<_>> = HashMap::new();
+        for view in StoredView::all() {
+            let Source::Aggregate(fold) = view.view().source else { continue };
+            for (key, (version, data)) in &changes.rows[view] {
+                let partition = aggregate::partition(fold.aggregate, key, step.partitions);
+                let Some(shown) = step.shown.get(&(FeedId::View(view), partition)) else { continue };
+                let row = self.keys.row(partition, shown.making.incarnation, view, key);
+                let data = serde_json::to_string(data).expect("rows hold nothing that JSON cannot");
+                let value = value(*version, &[], row_body(key, *version, &data).as_bytes());
+                rows.entry(partition).or_default().push((view, (row, *version, value)));
+            }
+        }
+        rows
+    }
+
+    /// One call of a batch. Between the first one and the last, nobody may read or fill in a row: one that is put might be
+    /// evicted, and one from before the batch take its place.
+    fn call_show(
+        &self,
+        pipe: &mut Pipeline,
+        script: &str,
+        partition: u32,
+        (positions, rows): (&[Position], &[(usize, NewRow)]),
+        turn: Turn,
+    ) {
+        let call = pipe.cmd("EVALSHA").arg(script).arg(positions.len() + rows.len());
+        for Position { feed, .. } in positions {
+            call.arg(self.keys.shown(feed.name(), partition));
+        }
+        for (_, (key, ..)) in rows {
+            call.arg(key);
+        }
+        call.arg(self.keys.news()).arg(partition).arg(positions.len()).arg(ROW_TTL_SECS);
+        for Position { feed, expected, shown } in positions {
+            let between = format!("{expected}+");
+            let next = if turn.is_last { shown.to_string() } else { between.clone() };
+            call.arg(feed.name()).arg(if turn.is_first { expected } else { &between }).arg(next);
+        }
+        for (number, (_, version, value)) in rows {
+            call.arg(number + 1).arg(*version).arg(value);
+        }
     }
 }
 
-/// Redis's time in ms, when ours shows the instant. `clock`: another such pair.
-fn at((time_ms, instant): (u64, Instant), when: Instant) -> u64 {
-    let ms = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-    match when.checked_duration_since(instant) {
-        Some(since) => time_ms.saturating_add(ms(since)),
-        // Rounded down, too: the rows were read then or later.
-        None => time_ms.saturating_sub(ms(instant - when) + 1),
+/// Which of a batch's calls one is.
+#[derive(Clone, Copy)]
+struct Turn {
+    is_first: bool,
+    is_last: bool,
+}
+
+/// A position that a script moves: from what is expected there.
+struct Position {
+    feed: FeedId,
+    expected: String,
+    shown: Shown,
+}
+
+impl Step {
+    /// Returns what moves in each partition, of what is in step there, and the places that have missed a batch.
+    fn moving(&self, moves: &[Move]) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
+        let (mut moving, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
+        for Move { name, partition, from, to, .. } in moves {
+            let Some(feed) = FeedId::named(name) else { continue };
+            let Some(stands) = self.shown.get(&(feed, *partition)) else { continue };
+            let shown = Shown { offset: to.next_offset - 1, ..*stands };
+            if stands.offset == from.next_offset - 1 {
+                moving.entry(*partition).or_default().push(Position { feed, expected: stands.to_string(), shown });
+            } else if stands.offset < shown.offset {
+                missed.push((feed, *partition));
+            }
+        }
+        (moving, missed)
+    }
+
+    fn lose(&mut self, places: &[Place]) -> Result<(), CacheError> {
+        self.shown.retain(|place, _| !places.contains(place));
+        match places {
+            [] => Ok(()),
+            [place] => Err(CacheError::Mixed(name(*place))),
+            [place, others @ ..] => Err(CacheError::Mixed(format!("{} and {} more", name(*place), others.len()))),
+        }
     }
 }
 
-fn put_newer(pipe: &mut Pipeline, script: &str, (deadline, read_at): (u64, u64), rows: &[(String, u64, Vec<u8>)]) {
-    let call = pipe.cmd("EVALSHA").arg(script).arg(rows.len());
-    for (key, ..) in rows {
-        call.arg(key);
-    }
-    call.arg(deadline).arg(ROW_TTL_SECS).arg(read_at);
-    for (_, version, value) in rows {
-        call.arg(*version).arg(value);
-    }
+fn name((feed, partition): Place) -> String {
+    format!("{} in partition {partition}", feed.name())
 }
 
-/// Puts rows of a view into an incarnation, where they are newer than what it has. `deadline`: in ms of Redis's clock; 0:
-/// none.
-pub(crate) async fn put_rows(
+fn place_in(positions: &[Position], view: StoredView) -> Option<usize> {
+    positions.iter().position(|position| position.feed == FeedId::View(view))
+}
+
+/// Gives a place what `change` makes of its position; `false`: of what stands there it makes nothing.
+pub(crate) async fn change_position(
     connection: &mut ConnectionManager,
-    (keys, incarnation, view): (&Keys, &str, StoredView),
-    deadline: u64,
-    rows: &[ReadRow],
-) -> Result<(), CacheError> {
-    let script = redis::Script::new(PUT_NEWER);
-    for rows in rows.chunks(MAX_ROWS_A_CALL) {
-        let mut call = script.prepare_invoke();
-        for (key, ..) in rows {
-            call.key(keys.row(incarnation, view, key));
-        }
-        // Nobody knows any more when they were read: what was withdrawn stays so.
-        call.arg(deadline).arg(ROW_TTL_SECS).arg(0);
-        for (key, version, data) in rows {
-            call.arg(*version).arg(value(*version, row_body(key, *version, data).as_bytes()));
-        }
-        if call.invoke_async::<i64>(connection).await? == -1 {
-            return Err(CacheError::Late);
+    keys: &Keys,
+    (feed, partition): Place,
+    change: impl Fn(Shown) -> Option<Shown>,
+) -> Result<bool, CacheError> {
+    let (script, key) = (redis::Script::new(SHOW), keys.shown(feed.name(), partition));
+    for _ in 0..CHANGE_TRIES {
+        let stands: Option<String> = redis::cmd("GET").arg(&key).query_async(connection).await?;
+        let Some(changed) = stands.as_deref().and_then(Shown::parse).and_then(&change) else { return Ok(false) };
+        let mut call = script.key(&key);
+        call.arg(keys.news()).arg(partition).arg(1).arg(ROW_TTL_SECS);
+        call.arg(feed.name()).arg(stands.unwrap_or_default()).arg(changed.to_string());
+        if call.invoke_async::<u64>(connection).await? == 0 {
+            return Ok(true);
         }
     }
-    Ok(())
+    Err(CacheError::Mixed(name((feed, partition))))
 }
 
-/// The same, into the one that lives, with rows that were just read.
-pub(crate) async fn put_live(url: &Secret, prefix: &str, view: StoredView, rows: &[ReadRow]) -> anyhow::Result<()> {
-    let (mut connection, keys) = (chassis::redis::connect(url)?, Keys::new(prefix));
-    let (live, time): (Option<String>, (u64, u64)) =
-        redis::pipe().get(keys.live()).cmd("TIME").query_async(&mut connection).await?;
-    let Some(live) = live else { return Ok(()) };
-    let deadline = time.0 * 1000 + time.1 / 1000 + WRITE_WITHIN_MS;
-    Ok(put_rows(&mut connection, (&keys, &live, view), deadline, rows).await?)
+/// Declares stale what Redis has of a place, whose rows in Postgres have changed at the position where they were. Queries go
+/// to Postgres until its projector begins a new incarnation.
+pub(crate) async fn declare_stale(url: &Secret, prefix: &str, (feed, partition): Place) -> anyhow::Result<()> {
+    let mut connection = chassis::redis::connect(url)?;
+    let position = Keys::new(prefix).shown(feed.name(), partition);
+    Ok(redis::cmd("DEL").arg(position).query_async(&mut connection).await?)
 }
 
-/// Returns each view's generation; every partition has the same.
-fn generations(standings: &[Standing]) -> PerView<u32> {
-    let known = standings.first().map(|standing| standing.generations);
-    StoredView::all().map(|view| known.map_or(1, |known| known[FeedId::View(view)].cast_unsigned()))
-}
-
-/// Returns the last offset that a feed shows of a partition, with its field. `None`: it never read anything.
-fn position(standings: &[Standing], feed: FeedId, partition: u32) -> Option<(String, i64)> {
-    let next = standings[partition as usize].readers[feed].next_offset;
-    (next > 0).then(|| (position_field(feed.name(), partition), next - 1))
-}
-
-fn json(row: &impl Serialize) -> String {
-    serde_json::to_string(row).expect("rows hold nothing that JSON cannot")
+/// Returns what Redis shows of a place that begins at its checkpoint.
+fn checkpoint(standings: &[Standing], (feed, partition): Place) -> Shown {
+    let Standing { generations, revisions, readers, .. } = &standings[partition as usize];
+    let (generation, revision) =
+        (generations[feed].cast_unsigned(), u32::try_from(revisions[feed]).unwrap_or(u32::MAX));
+    Shown {
+        making: Making { incarnation: rand::random(), generation, revision },
+        offset: readers[feed].next_offset - 1,
+    }
 }

@@ -22,7 +22,7 @@ pub mod postgres;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
@@ -213,7 +213,7 @@ async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
         match reads.store.checkpoints().await {
             Ok(rows) => {
                 rows.iter().map(postgres::made).for_each(|(view, is)| reads.positions.know_generation(view, is));
-                reads.positions.advance_store(rows.iter().map(postgres::applied));
+                reads.positions.advance_store(rows.iter().map(postgres::applied), Instant::now());
             }
             Err(error) => tracing::debug!(error = %error, "the checkpoints could not be read"),
         }

@@ -3,20 +3,19 @@
 //! There are two places to read from, and what one shows the other need not show yet: Postgres is ahead of Redis
 //! by the time between a commit and the write that follows it, or by all of an outage of Redis.
 //!
-//! Invariant: positions are lower bounds. What is read from a place after a position of it was known shows at
-//! least that position.
+//! Invariant: positions of Postgres are lower bounds. Those of Redis only tell when it is worth to look: what an answer
+//! shows, the position tells that came with it.
 
 mod waiters;
 mod ends;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use ends::{Ends, Written};
-use schemas::cache::Applied;
+use schemas::cache::{END, End, Making, News, Shown};
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::token::{LogId, Token};
 use tokio::sync::Notify;
@@ -28,6 +27,9 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Between looks of one that waits at where the log ends.
 const LOOK_FOR_THE_END_EVERY: Duration = Duration::from_secs(1);
+
+/// Redis has so long to show what Postgres does, and less than twice that.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where no record is shown yet.
 const NOTHING: i64 = -1;
@@ -45,18 +47,33 @@ pub(crate) struct Offsets(PerFeed<Arc<[i64]>>);
 
 /// Redis, as long as it is known to follow the log.
 #[derive(Debug, Clone)]
-pub(crate) struct Cached {
-    pub(crate) incarnation: Arc<str>,
-    pub(crate) offsets: Offsets,
+struct Cached {
+    makings: PerFeed<Makings>,
+    offsets: Offsets,
     /// Redis's clock in ms when ours showed the instant.
-    pub(crate) clock: (u64, Instant),
+    clock: (u64, Instant),
     ends: Ends,
+}
+
+/// What names the rows of a view in Redis, by partition; `None`: nothing is shown there.
+pub(crate) type Makings = Arc<[Option<Making>]>;
+
+/// A view shows a partition up to and with this offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Applied<'a> {
+    pub(crate) view: &'a str,
+    pub(crate) partition: u32,
+    pub(crate) offset: i64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     log: Option<Log>,
     store: Option<Offsets>,
+    /// What Postgres showed then; it becomes the floor.
+    recent: Option<(Instant, Offsets)>,
+    /// What Postgres showed a moment ago. A Redis that shows less is not followed any more: it can be read, and not written.
+    floor: Option<Offsets>,
     cache: Option<Cached>,
 }
 
@@ -70,9 +87,9 @@ pub(crate) enum Scope {
 /// Where a request can be answered from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Redis, in this incarnation, with what it is sure to show of the feed.
+    /// Redis, with what it is known to show of the feed.
     Cache {
-        incarnation: Arc<str>,
+        makings: Makings,
         offsets: Arc<[i64]>,
     },
     Store,
@@ -175,9 +192,9 @@ impl Positions {
         self.read().log
     }
 
-    /// Redis as it is known just now.
-    pub(crate) fn cache(&self) -> Option<Cached> {
-        self.read().cache.clone()
+    /// What names the rows of a view in Redis, as it is known just now.
+    pub(crate) fn makings(&self, view: StoredView) -> Option<Makings> {
+        Some(self.read().cache.as_ref()?.makings[FeedId::View(view)].clone())
     }
 
     /// The furthest that is known of any place.
@@ -269,12 +286,13 @@ impl Positions {
         self.confirmed_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Checkpoints seen in Postgres.
-    pub(crate) fn advance_store<'a>(&self, applied: impl IntoIterator<Item = Applied<'a>>) {
+    /// Checkpoints seen in Postgres at this moment.
+    pub(crate) fn advance_store<'a>(&self, applied: impl IntoIterator<Item = Applied<'a>>, now: Instant) {
         self.confirm();
         let mut state = self.write();
         let Some(log) = state.log else { return };
         let moved = state.store.get_or_insert_with(|| Offsets::none(log.partitions)).advance(applied);
+        state.raise_floor(now);
         drop(state);
         self.wake(At::Store, moved);
     }
@@ -299,42 +317,43 @@ impl Positions {
     }
 
     /// All of what Redis shows, read there.
-    pub(crate) fn know_cache(&self, incarnation: &str, applied: &HashMap<String, i64>, clock: (u64, Instant)) {
+    pub(crate) fn know_cache<'a>(&self, all: impl IntoIterator<Item = News<'a>>, clock: (u64, Instant)) {
         let mut state = self.write();
         let Some(log) = state.log else { return };
-        let offsets = Offsets::none(log.partitions);
-        let ends = Ends::none(log.partitions);
-        let mut cached = Cached { incarnation: incarnation.into(), offsets, clock, ends };
-        let shown = cached.advance(applied.iter().filter_map(|(field, offset)| {
-            let (view, partition) = schemas::cache::parse_position_field(field)?;
-            Some(Applied { view, partition, offset: *offset })
-        }));
+        let mut cached = Cached::none(log.partitions, clock);
+        let moved: Vec<_> = all.into_iter().flat_map(|news| cached.take(&news, state.floor.as_ref())).collect();
         state.cache = Some(cached);
         drop(state);
-        self.wake(At::Cache, shown);
+        self.wake(At::Cache, moved);
     }
 
-    /// News of Redis. `false`: they are of another incarnation than is known here, and Redis has to be read.
-    pub(crate) fn advance_cache<'a>(&self, incarnation: &str, applied: impl IntoIterator<Item = Applied<'a>>) -> bool {
+    /// Takes news of Redis. `false`: nothing is known of it, and it has to be read.
+    pub(crate) fn advance_cache(&self, news: &News<'_>) -> bool {
         let mut state = self.write();
-        let Some(cache) = state.cache.as_mut().filter(|cache| *cache.incarnation == *incarnation) else {
-            return false;
-        };
-        let mut is_of_views = false;
-        let moved = cache.advance(applied.into_iter().inspect(|applied| is_of_views |= !Ends::are_told_by(applied)));
+        let State { cache: Some(cache), floor, .. } = &mut *state else { return false };
+        let moved = cache.take(news, floor.as_ref());
         drop(state);
-        if is_of_views {
+        if news.values.iter().any(|(name, _)| *name != END) {
             self.confirm();
         }
         self.wake(At::Cache, moved);
         true
     }
 
+    /// Takes what was found at a view's position in a partition; `None`: nothing that this build understands.
+    pub(crate) fn know_shown(&self, (view, partition): (StoredView, u32), shown: Option<Shown>) {
+        let mut state = self.write();
+        let State { cache: Some(cache), floor, .. } = &mut *state else { return };
+        let moved = cache.know((FeedId::View(view), partition), shown, floor.as_ref());
+        drop(state);
+        self.wake(At::Cache, moved.into_iter().collect());
+    }
+
     pub(crate) fn lose_cache(&self) {
         self.write().cache = None;
     }
 
-    /// Redis failed a request or shows another incarnation: nobody reads there until it was looked at anew.
+    /// Redis failed a request: nobody reads there until it was looked at anew.
     pub(crate) fn doubt_cache(&self) {
         self.lose_cache();
         self.cache_doubted.notify_one();
@@ -360,14 +379,73 @@ impl Positions {
 }
 
 impl Cached {
-    /// Takes news of it, or all that it has. Returns the positions that moved.
-    fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(FeedId, u32, i64)> {
-        let Self { offsets, ends, .. } = self;
-        offsets.advance(applied.into_iter().filter(|applied| !ends.know(applied)))
+    fn none(partitions: u32, clock: (u64, Instant)) -> Self {
+        let makings: Makings = vec![None; to_index(partitions)].into();
+        let makings = FeedId::all().map(|_| makings.clone());
+        Self { makings, offsets: Offsets::none(partitions), clock, ends: Ends::none(partitions) }
+    }
+
+    /// Follows no position any more that is below the floor.
+    fn distrust(&mut self, floor: &Offsets) {
+        for feed in FeedId::all() {
+            for (index, floor) in floor.of(feed).iter().enumerate() {
+                if self.makings[feed][index].is_some() && self.offsets.of(feed)[index] < *floor {
+                    Arc::make_mut(&mut self.makings[feed])[index] = None;
+                    Arc::make_mut(&mut self.offsets.0[feed])[index] = NOTHING;
+                }
+            }
+        }
+    }
+
+    /// Returns the positions that moved.
+    fn take(&mut self, news: &News<'_>, floor: Option<&Offsets>) -> Vec<(FeedId, u32, i64)> {
+        let mut moved = Vec::new();
+        for (name, value) in &news.values {
+            if *name == END {
+                self.ends.know(news.partition, End::parse(value).unwrap_or_default());
+            } else if let Some(feed) = FeedId::named(name) {
+                moved.extend(self.know((feed, news.partition), Shown::parse(value), floor));
+            }
+        }
+        moved
+    }
+
+    /// A new incarnation may begin behind what the one before showed.
+    fn know(
+        &mut self,
+        (feed, partition): (FeedId, u32),
+        shown: Option<Shown>,
+        floor: Option<&Offsets>,
+    ) -> Option<(FeedId, u32, i64)> {
+        let index = to_index(partition);
+        let floor = floor.and_then(|floor| floor.of(feed).get(index)).copied().unwrap_or(NOTHING);
+        let shown = shown.filter(|shown| shown.offset >= floor);
+        let (known, at) = (*self.makings[feed].get(index)?, self.offsets.of(feed)[index]);
+        let making = shown.map(|shown| shown.making);
+        let offset = shown.map_or(NOTHING, |shown| shown.offset);
+        if known != making {
+            Arc::make_mut(&mut self.makings[feed])[index] = making;
+        } else if offset <= at {
+            return None;
+        }
+        Arc::make_mut(&mut self.offsets.0[feed])[index] = offset;
+        Some((feed, partition, offset))
     }
 }
 
 impl State {
+    fn raise_floor(&mut self, now: Instant) {
+        let Self { store: Some(store), recent, floor, cache, .. } = self else { return };
+        if recent.as_ref().is_some_and(|(at, _)| now.saturating_duration_since(*at) < SHOWN_WITHIN) {
+            return;
+        }
+        let Some((_, offsets)) = recent.replace((now, store.clone())) else { return };
+        if let Some(cache) = cache {
+            cache.distrust(&offsets);
+        }
+        *floor = Some(offsets);
+    }
+
     /// Tells whether the log has what a token names, of a request that arrived then.
     fn is_written(&self, token: &Token, arrived: Instant) -> Written {
         self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
@@ -384,7 +462,7 @@ impl State {
         if !token.is_none_or(|token| covers(offsets, token)) {
             return None;
         }
-        Some(Place::Cache { incarnation: cache.incarnation.clone(), offsets: offsets.clone() })
+        Some(Place::Cache { makings: cache.makings[feed].clone(), offsets: offsets.clone() })
     }
 
     /// In each place a position that has to come before the token is shown there.

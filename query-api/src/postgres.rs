@@ -8,7 +8,6 @@ mod replicas;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use schemas::cache::Applied;
 use schemas::feeds::ViewId;
 use schemas::settings;
 use schemas::views::{JOURNAL, VIEWS, View, row_body};
@@ -18,8 +17,9 @@ pub use server::PLANNER;
 pub(crate) use server::{Limits, StoreError};
 
 use crate::lists::{ListQuery, Position};
-use crate::positions::Log;
+use crate::positions::{Applied, Log};
 use crate::reads::Row;
+use crate::redis::Place;
 use replicas::Replicas;
 use server::{Param, Server};
 
@@ -36,6 +36,23 @@ pub(crate) struct Loaded<T> {
     pub(crate) offsets: Vec<i64>,
     /// Whether a replica gave it, which may be behind.
     pub(crate) is_copy: bool,
+}
+
+/// Which making of a view's rows was read.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    generation: u32,
+    /// By partition.
+    revisions: Vec<i64>,
+}
+
+impl Made {
+    /// Tells whether it is what Redis shows at a place.
+    pub(crate) fn is_of(&self, place: &Place) -> bool {
+        let of_partition = || usize::try_from(place.partition).ok().and_then(|at| self.revisions.get(at).copied());
+        let revision = if place.is_sum { Some(self.revisions.iter().sum()) } else { of_partition() };
+        self.generation == place.making.generation && revision == Some(place.revision)
+    }
 }
 
 /// Which servers may answer.
@@ -77,14 +94,24 @@ impl Store {
         })
     }
 
-    pub(crate) async fn row(&self, side: Side, view: ViewId, key: &str) -> Result<Loaded<Option<Row>>, StoreError> {
+    /// Returns a row, and how the view was made that it is of, or that has none.
+    pub(crate) async fn row(
+        &self,
+        side: Side,
+        view: ViewId,
+        key: &str,
+    ) -> Result<(Loaded<Option<Row>>, Made), StoreError> {
         let (rows, is_copy) = self.query(side, &self.row_sql[view.index()], &[&view.feed().name(), &key]).await?;
+        let made = rows.first().and_then(|row| {
+            let generation = row.get::<_, Option<i32>>(3)?.cast_unsigned();
+            Some(Made { generation, revisions: row.get(4) })
+        });
+        let made = made.unwrap_or_default();
         let row = rows.first().and_then(|row| {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
-            let generation = row.get::<_, i32>(3).cast_unsigned();
-            Some(Row { version, generation, body: row_body(key, version, row.get(2)).into() })
+            Some(Row { version, generation: made.generation, body: row_body(key, version, row.get(2)).into() })
         });
-        Ok(Loaded { found: row, offsets: offsets(&rows), is_copy })
+        Ok((Loaded { found: row, offsets: offsets(&rows), is_copy }, made))
     }
 
     pub(crate) async fn page(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, StoreError> {

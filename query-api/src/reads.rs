@@ -1,7 +1,6 @@
 //! The read path: Redis, then Postgres, which then fills Redis.
 //!
-//! Invariant: an answer names only what it is sure to show: positions known before its read was sent, or read in
-//! the same statement.
+//! Invariant: an answer names only what it is sure to show: positions that were read together with it.
 //!
 //! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
 //! moment, except by a token that the last answer does not show.
@@ -11,7 +10,7 @@ mod looks;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -29,7 +28,7 @@ use crate::metrics::{Metrics, Origin};
 use crate::parked::Parked;
 use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
 use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Side, Store, StoreError};
-use crate::redis::{Cache, CacheError, Hit};
+use crate::redis::{self, Cache, CacheError, Hit};
 
 /// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
 /// there begins no other. It answers no token that it does not show.
@@ -134,18 +133,16 @@ impl Reads {
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let place = self.reach(view.feed(), fresh).await?;
         // Redis has rows of stored views alone.
-        if let (Place::Cache { incarnation, offsets }, Some(stored)) = (place, view.stored()) {
-            let look = self.look((stored, key), wanted, incarnation, offsets);
-            let found = match look.answer.await.map_err(|error| self.refused(error))? {
-                Hit::Row(row) => Some(Some(row)),
-                Hit::Absent => Some(None),
-                Hit::Miss | Hit::OtherIncarnation => None,
-            };
-            if let Some(found) = found {
+        if let (Place::Cache { makings, offsets }, Some(stored)) = (place, view.stored())
+            && let Some(place) = self.cache.place(&makings, stored, key, scope)
+        {
+            let look = self.look((stored, key), wanted, place, offsets);
+            if let Hit::Found(found, shows) = look.answer.await.map_err(|error| self.refused(error))?
+                && wanted.is_none_or(|token| shows.covers(token))
+            {
                 self.note(view, found.as_ref());
                 self.metrics.read(view.name(), Origin::Redis);
-                let token = token_of(log, &look.offsets, scope);
-                return Ok(Shown { found, token, age: self.positions.age() });
+                return Ok(Shown { found, token: shows.token(log.id), age: self.positions.age() });
             }
         }
         // A replica that is behind the token is not asked twice.
@@ -172,6 +169,10 @@ impl Reads {
         let mut loaded = self.page_from(self.store.nearest(), query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
             loaded = self.page_from(Side::Primary, query).await?;
+        }
+        // A primary that was restored, or failed over, may have lost what was seen.
+        if wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
+            return Err(ReadError::NotYet { token: token_of(log, &loaded.offsets, Scope::All) });
         }
         Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found, age: None })
     }
@@ -239,13 +240,13 @@ impl Reads {
         self: &Arc<Self>,
         (view, key): (StoredView, &str),
         wanted: Option<&Token>,
-        incarnation: Arc<str>,
+        place: redis::Place,
         offsets: Arc<[i64]>,
     ) -> Look {
         self.looks.join((view, key), wanted, offsets, |id| {
             let (reads, key) = (self.clone(), key.to_owned());
             let task = tokio::spawn(async move {
-                let answer = reads.look_alone(&incarnation, view, &key).await;
+                let answer = reads.look_alone(view, &place).await;
                 reads.looks.end(view, &key, id);
                 answer
             });
@@ -254,11 +255,11 @@ impl Reads {
         })
     }
 
-    async fn look_alone(&self, incarnation: &str, view: StoredView, key: &str) -> Result<Hit, ReadError> {
-        match self.cache.row(incarnation, view, key).await {
+    async fn look_alone(&self, view: StoredView, place: &redis::Place) -> Result<Hit, ReadError> {
+        match self.cache.row(place).await {
             Ok(hit) => {
-                if let Hit::OtherIncarnation = hit {
-                    self.positions.doubt_cache();
+                if let Hit::Elsewhere(shown) = hit {
+                    self.positions.know_shown((view, place.partition), shown);
                 }
                 Ok(hit)
             }
@@ -328,38 +329,26 @@ impl Reads {
         (view, key, scope): (ViewId, &str, Scope),
         side: Side,
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
-        // From before the read: a fill that arrives long after may be older than what was there since.
-        let cache = view.stored().and_then(|stored| Some((stored, self.positions.cache()?)));
-        let begun = Instant::now();
-        let loaded = self.store.row(side, view, key).await.map_err(failed)?;
-        // What a replica gives may be older than what Redis had: then it would show less than Redis's positions say.
-        if let Some((view, cached)) = cache
-            && shows(&loaded.offsets, cached.offsets.of(FeedId::View(view)), scope)
-        {
-            let (cache, key, row) = (self.cache.clone(), key.to_owned(), loaded.found.clone());
+        let place = view.stored().and_then(|view| {
+            let makings = self.positions.makings(view)?;
+            self.cache.place(&makings, view, key, scope)
+        });
+        let (loaded, made) = self.store.row(side, view, key).await.map_err(failed)?;
+        let loaded = Arc::new(loaded);
+        // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
+        if let Some(place) = place.filter(|place| made.is_of(place)) {
+            let (cache, loaded) = (self.cache.clone(), loaded.clone());
             tokio::spawn(async move {
-                if let Err(error) =
-                    cache.fill(&cached.incarnation, (cached.clock, begun), view, &key, row.as_ref()).await
-                {
+                if let Err(error) = cache.fill(&place, loaded.found.as_ref(), &loaded.offsets).await {
                     tracing::debug!(error = %error, "a row was not put into Redis");
                 }
             });
         }
-        Ok(Arc::new(loaded))
+        Ok(loaded)
     }
 
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether what was read shows as much as Redis does.
-fn shows(offsets: &[i64], cached: &[i64], scope: Scope) -> bool {
-    let is_shown =
-        |partition: usize| offsets.get(partition).zip(cached.get(partition)).is_some_and(|(at, to)| at >= to);
-    match scope {
-        Scope::One(partition) => usize::try_from(partition).is_ok_and(is_shown),
-        Scope::All => (0..cached.len()).all(is_shown),
     }
 }
 

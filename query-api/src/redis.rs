@@ -1,6 +1,5 @@
 //! The views in Redis, and the task that follows how far they are.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +12,15 @@ use futures_util::StreamExt as _;
 use redis::aio::ConnectionManager;
 use redis::{Client, RedisError, Script};
 use schemas::cache::{
-    ABSENT, ABSENT_TTL_SECS, Keys, PUT_NEWER, ROW_TTL_SECS, WRITE_WITHIN_MS, generation, parse_news, split_value, value,
+    ABSENT, ABSENT_TTL_SECS, END, FILL, Head, Keys, Making, News, ROW_TTL_SECS, SUM_TTL_SECS, Shown, partition_of_sum,
+    value,
 };
-use schemas::feeds::StoredView;
+use schemas::feeds::{FeedId, StoredView};
+use schemas::token::{LogId, Token};
+use schemas::views::Source;
 
 use crate::gate::{Busy, Gate};
-use crate::positions::Positions;
+use crate::positions::{Makings, Positions, Scope, covers, token_text};
 use crate::reads::Row;
 
 /// Between looks at Redis without news: it notices a subscription that died silently.
@@ -40,7 +42,7 @@ pub(crate) struct Cache {
     reads: Arc<Gate>,
     fills: Arc<Gate>,
     keys: Arc<Keys>,
-    put_newer: Arc<Script>,
+    fill: Arc<Script>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,16 +59,55 @@ pub(crate) enum CacheError {
     Doubted,
 }
 
+/// Where Redis has a row, if it has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    view: StoredView,
+    pub(crate) partition: u32,
+    /// Of the view in that partition.
+    pub(crate) making: Making,
+    /// Of that partition, or of all, added up, for a row that many aggregates feed.
+    pub(crate) revision: i64,
+    key: String,
+    pub(crate) is_sum: bool,
+}
+
 /// What Redis has for a key.
 #[derive(Clone)]
 pub(crate) enum Hit {
-    Row(Row),
-    /// Postgres had no such row, and no projector has written one since.
-    Absent,
+    /// `None`: Postgres had no such row, and no projector has written one since.
+    Found(Option<Row>, Shows),
     /// Nothing: Postgres knows.
     Miss,
-    /// All that was known of Redis is void.
-    OtherIncarnation,
+    /// This stands in the position's place; `None`: nothing that this build understands.
+    Elsewhere(Option<Shown>),
+}
+
+/// What an answer shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shows {
+    /// The partition of its aggregate, up to and with the offset.
+    One(u32, i64),
+    /// Each partition.
+    All(Arc<[i64]>),
+}
+
+impl Shows {
+    /// Tells whether it shows what a token names of the partitions that matter to it.
+    pub(crate) fn covers(&self, token: &Token) -> bool {
+        match self {
+            Self::One(partition, offset) => token.positions.get(partition).is_none_or(|wanted| wanted <= offset),
+            Self::All(offsets) => covers(offsets, token),
+        }
+    }
+
+    pub(crate) fn token(&self, log: LogId) -> Option<String> {
+        match self {
+            Self::One(_, offset) if *offset < 0 => None,
+            Self::One(partition, offset) => Some(format!("{log}.{partition}-{offset}")),
+            Self::All(offsets) => token_text(log, offsets, Scope::All),
+        }
+    }
 }
 
 impl Cache {
@@ -77,53 +118,66 @@ impl Cache {
             reads: Arc::new(Gate::new(calls, MAX_QUEUE, TURN_WITHIN)),
             fills: Arc::new(Gate::new(MAX_FILLS, 0, Duration::ZERO)),
             keys: Arc::new(Keys::new(prefix)),
-            put_newer: Arc::new(Script::new(PUT_NEWER)),
+            fill: Arc::new(Script::new(FILL)),
         })
     }
 
-    /// One round trip: the row, and whether its incarnation is still the live one.
-    pub(crate) async fn row(&self, incarnation: &str, view: StoredView, key: &str) -> Result<Hit, CacheError> {
-        let _place = self.reads.enter().await?;
-        let mut connection = self.connection.clone();
-        let (live, value): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
-            .arg(self.keys.live())
-            .arg(self.keys.row(incarnation, view, key))
-            .query_async(&mut connection)
-            .await?;
-        if live.as_deref() != Some(incarnation.as_bytes()) {
-            return Ok(Hit::OtherIncarnation);
-        }
-        let row = value.and_then(|value| {
-            let (version, body) = split_value(&value)?;
-            let generation = generation(incarnation, view)?;
-            Some(Row { version, generation, body: Bytes::from(value).slice(body..) })
+    /// Returns where the row of a key is to be found, unless Redis shows nothing of its partition; of a row that many
+    /// aggregates feed, of any.
+    pub(crate) fn place(&self, makings: &Makings, view: StoredView, key: &str, scope: Scope) -> Option<Place> {
+        let is_sum = matches!(view.view().source, Source::Sum(_));
+        let partition = match scope {
+            Scope::One(partition) => partition,
+            Scope::All => partition_of_sum(key, u32::try_from(makings.len()).ok()?),
+        };
+        let making = (*makings.get(usize::try_from(partition).ok()?)?)?;
+        let (revision, key) = if is_sum {
+            let revisions = makings.iter().map(|making| Some(i64::from((*making)?.revision))).sum::<Option<_>>()?;
+            (revisions, self.keys.sum(partition, (making.generation, revisions), view, key))
+        } else {
+            (i64::from(making.revision), self.keys.row(partition, making.incarnation, view, key))
+        };
+        Some(Place { view, partition, making, revision, key, is_sum })
+    }
+
+    /// One round trip: the row, and the position that covers it.
+    pub(crate) async fn row(&self, place: &Place) -> Result<Hit, CacheError> {
+        let _turn = self.reads.enter().await?;
+        let position = self.keys.shown(place.view.name(), place.partition);
+        let (shown, value): (Option<String>, Option<Vec<u8>>) =
+            redis::cmd("MGET").arg(position).arg(&place.key).query_async(&mut self.connection.clone()).await?;
+        let shown = shown.as_deref().and_then(Shown::parse);
+        let Some(shown) = shown.filter(|shown| shown.making == place.making) else { return Ok(Hit::Elsewhere(shown)) };
+        let Some((head, value)) = value.and_then(|value| Some((Head::of(&value)?, value))) else {
+            return Ok(Hit::Miss);
+        };
+        let shows = match place.is_sum {
+            true => Shows::All(head.offsets.into()),
+            false => Shows::One(place.partition, shown.offset),
+        };
+        let row = (head.version != ABSENT).then(|| Row {
+            version: head.version,
+            generation: place.making.generation,
+            body: Bytes::from(value).slice(head.len..),
         });
-        Ok(match row {
-            Some(row) if row.version == ABSENT => Hit::Absent,
-            Some(row) => Hit::Row(row),
-            None => Hit::Miss,
-        })
+        Ok(Hit::Found(row, shows))
     }
 
-    /// Puts what Postgres gave, a row or its absence, unless Redis has a newer one, or it is too late to be sure of
-    /// that, or too many do just now.
-    ///
-    /// `clock`: Redis's time in ms when ours showed an instant. `read_at`: from before the row was read.
-    pub(crate) async fn fill(
-        &self,
-        incarnation: &str,
-        (clock, read_at): ((u64, Instant), Instant),
-        view: StoredView,
-        key: &str,
-        row: Option<&Row>,
-    ) -> Result<(), CacheError> {
-        let _place = self.fills.try_enter()?;
-        let since = read_at.saturating_duration_since(clock.1);
-        let begun = clock.0 + u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let (version, body, ttl_secs) =
-            row.map_or((ABSENT, &[][..], ABSENT_TTL_SECS), |row| (row.version, &row.body, ROW_TTL_SECS));
-        let mut call = self.put_newer.key(self.keys.row(incarnation, view, key));
-        call.arg(begun + WRITE_WITHIN_MS).arg(ttl_secs).arg(begun).arg(version).arg(value(version, body));
+    /// Puts what Postgres gave, a row or its absence, unless Redis shows more, or too many do just now. `offsets`: what
+    /// Postgres showed of each partition. The place is from before the row was read.
+    pub(crate) async fn fill(&self, place: &Place, row: Option<&Row>, offsets: &[i64]) -> Result<(), CacheError> {
+        let _turn = self.fills.try_enter()?;
+        let (version, body) = row.map_or((ABSENT, &[][..]), |row| (row.version, &row.body));
+        let ttl_secs = match (place.is_sum, row) {
+            (true, _) => SUM_TTL_SECS,
+            (false, None) => ABSENT_TTL_SECS,
+            (false, Some(_)) => ROW_TTL_SECS,
+        };
+        let shown = offsets.get(usize::try_from(place.partition).unwrap_or(usize::MAX)).copied().unwrap_or(-1);
+        let (shown, offsets) = if place.is_sum { (String::new(), offsets) } else { (shown.to_string(), &[][..]) };
+        let mut call = self.fill.key(self.keys.shown(place.view.name(), place.partition));
+        call.key(&place.key).arg(place.making.to_string()).arg(shown).arg(ttl_secs);
+        call.arg(version).arg(value(version, offsets, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())
     }
@@ -165,7 +219,7 @@ impl Cache {
         is_up: &mut bool,
     ) -> Result<std::convert::Infallible, CacheError> {
         let mut subscription = in_time(self.client.get_async_pubsub()).await?;
-        in_time(subscription.subscribe(self.keys.applied())).await?;
+        in_time(subscription.subscribe(self.keys.news())).await?;
         let mut news = subscription.into_on_message();
         // Only now: what moves from here on is either in this look or in the news.
         self.look(positions).await?;
@@ -179,8 +233,7 @@ impl Cache {
                 message = news.next() => {
                     let message = message.ok_or(CacheError::Unsubscribed)?;
                     let text: String = message.get_payload()?;
-                    let is_known = parse_news(&text)
-                        .is_some_and(|(incarnation, applied)| positions.advance_cache(incarnation, applied));
+                    let is_known = News::parse(&text).is_some_and(|news| positions.advance_cache(&news));
                     if !is_known {
                         self.look(positions).await?;
                     }
@@ -192,19 +245,42 @@ impl Cache {
     }
 
     async fn look(&self, positions: &Positions) -> Result<(), CacheError> {
-        let mut connection = self.connection.clone();
+        let Some(log) = positions.log() else { return Ok(()) };
+        let names: Vec<_> = FeedId::names().into_iter().chain([END]).collect();
         let mut pipe = redis::pipe();
-        pipe.atomic().get(self.keys.live()).hgetall(self.keys.applied()).cmd("TIME");
-        let (live, applied, time): (Option<String>, HashMap<String, i64>, (u64, u64)) =
-            pipe.query_async(&mut connection).await?;
-        match live {
-            Some(live) => positions.know_cache(&live, &applied, (time.0 * 1000 + time.1 / 1000, Instant::now())),
-            None => positions.lose_cache(),
+        for partition in 0..log.partitions {
+            pipe.mget(names.iter().map(|name| self.keys.shown(name, partition)).collect::<Vec<_>>().as_slice());
         }
+        let found: Vec<Vec<Option<String>>> = pipe.query_async(&mut self.connection.clone()).await?;
+        let (secs, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
+        let clock = (secs * 1000 + micros / 1000, Instant::now());
+        let news = (0..).zip(&found).map(|(partition, found)| {
+            let values = names.iter().zip(found).filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+            News { partition, values: values.collect() }
+        });
+        positions.know_cache(news, clock);
         Ok(())
     }
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, CacheError> {
     Ok(tokio::time::timeout(ANSWER_WITHIN, call).await.map_err(|_| CacheError::Silent)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_one_aggregate_answers_for_its_partition_and_one_of_many_for_all() {
+        let log = LogId::of_nonce(1);
+        let token = |text: &str| format!("{log}.{text}").parse::<Token>().unwrap();
+        let (one, all) = (Shows::One(1, 5), Shows::All([5, -1].into()));
+        assert!(one.covers(&token("1-5")) && one.covers(&token("0-9,1-5")) && one.covers(&token("0-9")));
+        assert!(!one.covers(&token("1-6")));
+        assert!(all.covers(&token("0-5")));
+        assert!(!all.covers(&token("0-6")) && !all.covers(&token("0-5,1-0")));
+        let texts = [one, all, Shows::One(1, -1), Shows::All([-1].into())].map(|shows| shows.token(log));
+        assert_eq!(texts, [Some(format!("{log}.1-5")), Some(format!("{log}.0-5")), None, None]);
+    }
 }

@@ -62,9 +62,17 @@ impl AggregateId {
     /// The partition of this aggregate in a log of `partitions` partitions. Stable for ever: the log's order
     /// per aggregate hangs on it.
     pub fn partition(&self, partitions: u32) -> u32 {
-        let bucket = xxh3_64(self.0.as_bytes()) % u64::from(partitions);
-        u32::try_from(bucket).expect("a remainder of a u32 fits one")
+        partition_named(self.as_str(), partitions)
     }
+}
+
+/// Returns the partition of the aggregate with this id.
+pub fn partition(aggregate: AggregateType, id: &str, partitions: u32) -> u32 {
+    partition_named(&[type_name(aggregate), "/", id].concat(), partitions)
+}
+
+fn partition_named(name: &str, partitions: u32) -> u32 {
+    u32::try_from(xxh3_64(name.as_bytes()) % u64::from(partitions)).expect("a remainder of a u32 fits one")
 }
 
 /// Maps by aggregate can be asked by a name that was just read.

@@ -1,88 +1,98 @@
-//! What stands in Redis, under a prefix of the system's own:
+//! What stands in Redis, under a prefix of the system's own. Keys of one partition have one hash tag, so that a script may
+//! name several of them.
 //!
 //! | key | value |
 //! |---|---|
-//! | `{prefix}:live` | the live incarnation: 16 hexadecimal digits, then each view's generation behind a dot |
-//! | `{prefix}:{digits}:{view}.{generation}:{key}` | `{version}\n{body}`, the body as it is served; `0\n`: there is no such row; \
-//!   `-{Redis's time in ms}\n`: withdrawn then |
-//! | `{prefix}:applied` | hash: `{view}/{partition}` → the offset that the view shows; `end/{partition}` → the offset behind \
-//!   the log's last record, and `end_at/{partition}` → Redis's time in ms from before that was asked of Kafka |
+//! | `{st:7}:product` | what is shown of the view in partition 7: `{incarnation}.{generation}.{revision}/{offset}`; with a `+` \
+//!   behind the offset while the rows of a large batch are written: nothing |
+//! | `{st:7}:{incarnation}:product:{key}` | the row: `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
+//! | `{st:7}:revenue.{generation}.{revisions}:{key}` | the row of a view that many aggregates feed: `{version} {offset},…\n{body}`, \
+//!   with the offset that it shows of each partition. It lives in the partition that its key's hash names; the revisions are those \
+//!   of all partitions, added up |
+//! | `{st:7}:end` | the offset behind the log's last record, and Redis's time in ms from before that was asked of Kafka: `{offset}/{ms}` |
 //!
-//! The channel `{prefix}:applied` tells what moved in that hash: `{incarnation} {view}/{partition}={offset} …`.
+//! The channel `st:news` tells what changed of a partition, in the words of these values: `7 product=00ab.1.0/1234 end=…`.
 //!
-//! A view that was rebuilt has another generation: its rows are under other keys from one moment to the next, while all
-//! other views' stay. What stands behind a generation's number (`2-9f3c`) keeps apart the attempts to get to it.
+//! Invariant: rows and the position that covers them are written by one script, which demands that the position is where
+//! its writer left it. So a position and a row that one MGET gave belong together, whatever was evicted, lost, put back or
+//! failed over before: the row shows everything up to the position. A row that was read in Postgres is filled in only if
+//! Postgres showed at least that position, of the same generation and revision.
 //!
-//! Invariant: rows are written after their transaction committed and before the positions that cover them, and
-//! never over a newer row: so a row read after its position was seen shows at least that position.
+//! A position that is not what its writer left there begins a new incarnation of that view in that partition: rows from
+//! before go by other keys, and die by their time to live. No other view and no other partition is touched.
 //!
-//! A guard sees only what still stands. So every write has a deadline, which times to live outlast; and Redis is to evict
-//! what was used longest ago (`allkeys-lru`), and to have room for far more than is written until that deadline.
-//!
-//! A row that changed and could not be read behind its commit is withdrawn before its positions move. To delete it would
-//! not do: what was read before the commit may still be under way, and its version be above nothing. So what stands there
-//! names the time, and is taken off by what was read later alone. To a reader it is no row, and not its absence either.
-//!
-//! That there is no row is written by readers alone, under the same guard, as version 0, which every row's version is
-//! above. It never hides a row whose position its reader has seen: that row was written before its position. Written
-//! before the absence, it stands, for it outlives the deadline of whatever was read earlier, and 0 is not newer; written
-//! after, it took the absence's place.
+//! Rows that many aggregates feed are written by readers alone, from Postgres, and live for a second: no single writer knows
+//! when they change. They tell themselves what they show, and answer no token that they do not cover.
+
+use std::fmt;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::feeds::StoredView;
 
 /// Seconds that a row lives after it was written last.
 pub const ROW_TTL_SECS: u64 = 3600;
+/// Seconds that a row lives which many aggregates feed: as old as an answer without a token may be.
+pub const SUM_TTL_SECS: u64 = 1;
 /// Seconds for which a row is known not to be there. Only what asks for strangers' keys is spared by it, so it is short.
 pub const ABSENT_TTL_SECS: u64 = 5;
 /// The version of what is not there.
 pub const ABSENT: u64 = 0;
-/// A write that took longer than this to reach Redis is refused there: it may be older than what was evicted since.
-pub const WRITE_WITHIN_MS: u64 = 2000;
 
-/// In the place of a view's name: the log's end. A build that does not know it passes it over.
+/// In the place of a view's name: where the log ends. A build that does not know it passes it over.
 pub const END: &str = "end";
-/// When that was so at the latest.
-pub const END_AT: &str = "end_at";
 
-/// See `redis/put_newer.lua`.
-pub const PUT_NEWER: &str = include_str!("../redis/put_newer.lua");
-/// See `redis/withdraw.lua`.
-pub const WITHDRAW: &str = include_str!("../redis/withdraw.lua");
-/// See `redis/advance.lua`.
-pub const ADVANCE: &str = include_str!("../redis/advance.lua");
-/// See `redis/switch.lua`.
-pub const SWITCH: &str = include_str!("../redis/switch.lua");
-/// See `redis/begin.lua`.
-pub const BEGIN: &str = include_str!("../redis/begin.lua");
+/// See `redis/show.lua`.
+pub const SHOW: &str = include_str!("../redis/show.lua");
+/// See `redis/put.lua`.
+pub const PUT: &str = include_str!("../redis/put.lua");
+/// See `redis/fill.lua`.
+pub const FILL: &str = include_str!("../redis/fill.lua");
 
-/// Returns an incarnation in which nothing was written yet. `generations`: of the stored views, in their order.
-pub fn incarnation(digits: u64, generations: impl IntoIterator<Item = u32>) -> String {
-    let mut text = format!("{digits:016x}");
-    for generation in generations {
-        text.push('.');
-        text.push_str(&generation.to_string());
+/// Names the rows of a view in a partition: those of another incarnation, or of another generation, are none of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Making {
+    pub incarnation: u64,
+    /// Which making of its rows in Postgres it is.
+    pub generation: u32,
+    /// How often its rows have changed without a record: by a rebuild, or by what was parked and was folded after all.
+    pub revision: u32,
+}
+
+/// What Redis shows of a view in a partition: everything up to and with the offset; −1: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    pub making: Making,
+    pub offset: i64,
+}
+
+impl fmt::Display for Making {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{}.{}", self.incarnation, self.generation, self.revision)
     }
-    text
 }
 
-/// The same, with another generation of one view; `attempt`: as no other one's.
-pub fn switched(incarnation: &str, view: StoredView, generation: u32, attempt: u32) -> String {
-    let mut parts: Vec<_> = incarnation.split('.').collect();
-    let another = format!("{generation}-{attempt:08x}");
-    if let Some(part) = parts.get_mut(view.index() + 1) {
-        *part = &another;
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.making, self.offset)
     }
-    parts.join(".")
 }
 
-/// Returns a view's generation in an incarnation, unless that is another build's.
-pub fn generation(incarnation: &str, view: StoredView) -> Option<u32> {
-    let part = generation_part(incarnation, view)?;
-    part.split_once('-').map_or(part, |(number, _)| number).parse().ok()
+impl Shown {
+    /// Reads the value of a position. `None`: another build wrote it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (making, offset) = text.split_once('/')?;
+        let (incarnation, rest) = making.split_once('.')?;
+        let (generation, revision) = rest.split_once('.')?;
+        let incarnation = u64::from_str_radix(incarnation, 16).ok()?;
+        let making = Making { incarnation, generation: generation.parse().ok()?, revision: revision.parse().ok()? };
+        Some(Self { making, offset: offset.parse().ok()? })
+    }
 }
 
-fn generation_part(incarnation: &str, view: StoredView) -> Option<&str> {
-    incarnation.split('.').nth(view.index() + 1)
+/// Returns the partition in which the row of a view with many aggregates lives.
+pub fn partition_of_sum(key: &str, partitions: u32) -> u32 {
+    u32::try_from(xxh3_64(key.as_bytes()) % u64::from(partitions)).expect("a remainder of a u32 fits one")
 }
 
 /// Names of keys.
@@ -96,67 +106,107 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    pub fn live(&self) -> String {
-        format!("{}:live", self.prefix)
+    /// What builds had there whose rows had one incarnation in all partitions.
+    pub fn of_older_builds(&self) -> [String; 2] {
+        ["live", "applied"].map(|name| format!("{}:{name}", self.prefix))
     }
 
-    pub fn row(&self, incarnation: &str, view: StoredView, key: &str) -> String {
-        let digits = incarnation.split('.').next().unwrap_or_default();
-        let generation = generation_part(incarnation, view).unwrap_or_default();
-        [&self.prefix, ":", digits, ":", view.name(), ".", generation, ":", key].concat()
+    /// Of a position.
+    pub fn shown(&self, feed: &str, partition: u32) -> String {
+        format!("{{{}:{partition}}}:{feed}", self.prefix)
     }
 
-    /// Both the hash and the channel.
-    pub fn applied(&self) -> String {
-        format!("{}:applied", self.prefix)
+    pub fn row(&self, partition: u32, incarnation: u64, view: StoredView, key: &str) -> String {
+        format!("{{{}:{partition}}}:{incarnation:016x}:{}:{key}", self.prefix, view.name())
+    }
+
+    /// Of a row that many aggregates feed.
+    pub fn sum(&self, partition: u32, (generation, revisions): (u32, i64), view: StoredView, key: &str) -> String {
+        format!("{{{}:{partition}}}:{}.{generation}.{revisions}:{key}", self.prefix, view.name())
+    }
+
+    /// Matches the keys of a view's rows, of whatever partition and incarnation, and maybe others.
+    pub fn rows(&self, view: StoredView) -> String {
+        format!("{{{}:*}}:*:{}:*", self.prefix, view.name())
+    }
+
+    pub fn end(&self, partition: u32) -> String {
+        self.shown(END, partition)
+    }
+
+    pub fn news(&self) -> String {
+        format!("{}:news", self.prefix)
     }
 }
 
-pub fn position_field(view: &str, partition: u32) -> String {
-    format!("{view}/{partition}")
-}
-
-pub fn parse_position_field(field: &str) -> Option<(&str, u32)> {
-    let (view, partition) = field.split_once('/')?;
-    Some((view, partition.parse().ok()?))
-}
-
-/// A view shows a partition up to and with this offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Applied<'a> {
-    pub view: &'a str,
+/// What changed of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News<'a> {
     pub partition: u32,
-    pub offset: i64,
+    /// Names of views, or [`END`], with their values.
+    pub values: Vec<(&'a str, &'a str)>,
 }
 
-/// The incarnation, and the positions that moved in it.
-pub fn parse_news(news: &str) -> Option<(&str, Vec<Applied<'_>>)> {
-    let mut words = news.split(' ');
-    let incarnation = words.next()?;
-    Some((incarnation, words.map(parse_position).collect::<Option<_>>()?))
+impl<'a> News<'a> {
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let partition = words.next()?.parse().ok()?;
+        Some(Self { partition, values: words.map(|word| word.split_once('=')).collect::<Option<_>>()? })
+    }
 }
 
-fn parse_position(word: &str) -> Option<Applied<'_>> {
-    let (field, offset) = word.split_once('=')?;
-    let (view, partition) = parse_position_field(field)?;
-    Some(Applied { view, partition, offset: offset.parse().ok()? })
+/// Where the log ends, as a key or news tell it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct End {
+    /// Behind the last record; 0: nothing is known.
+    pub next_offset: i64,
+    /// By Redis's clock: what was acknowledged before is in front of it.
+    pub at_ms: i64,
 }
 
-/// A row's value.
-pub fn value(version: u64, body: &[u8]) -> Vec<u8> {
-    [version.to_string().as_bytes(), b"\n", body].concat()
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.next_offset, self.at_ms)
+    }
 }
 
-/// Tells whether a row was withdrawn.
-pub fn is_withdrawn(value: &[u8]) -> bool {
-    value.first() == Some(&b'-')
+impl End {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (next_offset, at_ms) = text.split_once('/')?;
+        Some(Self { next_offset: next_offset.parse().ok()?, at_ms: at_ms.parse().ok()? })
+    }
 }
 
-/// The version, and where in `value` the body begins.
-pub fn split_value(value: &[u8]) -> Option<(u64, usize)> {
-    let end = value.iter().take(21).position(|byte| *byte == b'\n')?;
-    let version = std::str::from_utf8(&value[..end]).ok()?.parse().ok()?;
-    Some((version, end + 1))
+/// Returns a row's value. `offsets`: what it shows of each partition; none of a row that one aggregate feeds, which its
+/// partition's position covers.
+pub fn value(version: u64, offsets: &[i64], body: &[u8]) -> Vec<u8> {
+    let mut head = version.to_string();
+    for (partition, offset) in offsets.iter().enumerate() {
+        head.push(if partition == 0 { ' ' } else { ',' });
+        head.push_str(&offset.to_string());
+    }
+    [head.as_bytes(), b"\n", body].concat()
+}
+
+/// What stands in front of a row's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub version: u64,
+    pub offsets: Vec<i64>,
+    /// Where the body begins.
+    pub len: usize,
+}
+
+impl Head {
+    pub fn of(value: &[u8]) -> Option<Self> {
+        let end = value.iter().position(|byte| *byte == b'\n')?;
+        let head = std::str::from_utf8(&value[..end]).ok()?;
+        let (version, offsets) = match head.split_once(' ') {
+            Some((version, offsets)) => (version, offsets.split(',').map(str::parse).collect::<Result<_, _>>().ok()?),
+            None => (head, Vec::new()),
+        };
+        Some(Self { version: version.parse().ok()?, offsets, len: end + 1 })
+    }
 }
 
 #[cfg(test)]
@@ -165,43 +215,61 @@ mod tests {
     use crate::feeds::FeedId;
 
     #[test]
-    fn a_switch_moves_the_rows_of_one_view_to_other_keys() {
-        let (keys, began) = (Keys::new("st"), incarnation(0xab, [1, 7, 1, 1]));
-        let [product, order] = ["product", "order"].map(|name| StoredView::named(name).unwrap());
-        assert_eq!(began, "00000000000000ab.1.7.1.1");
-        assert_eq!(keys.row(&began, order, "o-1"), "st:00000000000000ab:order.7:o-1");
-        let switched = switched(&began, order, 8, 0x9f3c);
-        assert_eq!(keys.row(&switched, order, "o-1"), "st:00000000000000ab:order.8-00009f3c:o-1");
-        assert_eq!(keys.row(&switched, product, "cd"), keys.row(&began, product, "cd"));
-        assert_eq!([product, order].map(|view| generation(&switched, view)), [Some(1), Some(8)]);
-        assert_eq!(generation("00000000000000ab", product), None, "of another build");
+    fn keys_of_a_partition_share_a_hash_tag_and_rows_have_their_incarnation_in_their_names() {
+        let (keys, order) = (Keys::new("st"), StoredView::named("order").unwrap());
+        assert_eq!(keys.shown("order", 7), "{st:7}:order");
+        assert_eq!(keys.row(7, 0xab, order, "o-1"), "{st:7}:00000000000000ab:order:o-1");
+        assert_eq!(keys.sum(7, (2, 5), order, "o-1"), "{st:7}:order.2.5:o-1");
+        assert_eq!((keys.end(7), keys.news()), ("{st:7}:end".to_owned(), "st:news".to_owned()));
     }
 
     #[test]
-    fn a_value_gives_back_its_version_and_body() {
-        let bytes = value(8, b"{}");
-        let (version, body) = split_value(&bytes).unwrap();
-        assert_eq!((version, &bytes[body..]), (8, &b"{}"[..]));
-        for broken in ["", "8", "x\n{}", "\n{}", "-1\n{}"] {
-            assert_eq!(split_value(broken.as_bytes()), None, "{broken:?}");
+    fn a_position_gives_back_what_it_was_written_from() {
+        let shown = Shown { making: Making { incarnation: 0xab, generation: 3, revision: 2 }, offset: -1 };
+        assert_eq!(shown.to_string(), "00000000000000ab.3.2/-1");
+        assert_eq!(Shown::parse(&shown.to_string()), Some(shown));
+        for broken in [
+            "",
+            "ab",
+            "ab.1.1",
+            "ab/1",
+            "ab.1/2",
+            "x.1.1/2",
+            "ab.x.1/2",
+            "ab.1.x/2",
+            "ab.1.1/x",
+            "ab.1.1.1/2",
+            "ab.1.1/2+",
+        ] {
+            assert_eq!(Shown::parse(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_gives_back_its_version_its_offsets_and_its_body() {
+        for offsets in [&[][..], &[4], &[4, -1, 17]] {
+            let bytes = value(8, offsets, b"{\n}");
+            let head = Head::of(&bytes).unwrap();
+            assert_eq!((head.version, &head.offsets[..], &bytes[head.len..]), (8, offsets, &b"{\n}"[..]));
+        }
+        for broken in ["", "8", "x\n{}", "\n{}", "-1\n{}", "8 \n{}", "8 x\n{}", "8 1,\n{}"] {
+            assert_eq!(Head::of(broken.as_bytes()), None, "{broken:?}");
         }
     }
 
     #[test]
     fn no_view_goes_by_the_name_of_the_logs_end() {
-        assert!(FeedId::names().iter().all(|feed| ![END, END_AT].contains(feed)));
+        assert!(FeedId::names().iter().all(|feed| *feed != END));
     }
 
     #[test]
-    fn news_name_the_incarnation_and_every_position() {
-        let at = |view, partition, offset| Applied { view, partition, offset };
-        assert_eq!(
-            parse_news("ab product/3=17 journal/0=0"),
-            Some(("ab", vec![at("product", 3, 17), at("journal", 0, 0)]))
-        );
-        assert_eq!(parse_news("ab"), Some(("ab", vec![])));
-        for broken in ["ab product=1", "ab product/x=1", "ab product/1=y"] {
-            assert_eq!(parse_news(broken), None, "{broken:?}");
+    fn news_name_their_partition_and_every_value() {
+        let news = News::parse("3 product=ab.1/17 end=18/1000").unwrap();
+        assert_eq!(news, News { partition: 3, values: vec![("product", "ab.1/17"), ("end", "18/1000")] });
+        assert_eq!(End::parse(news.values[1].1), Some(End { next_offset: 18, at_ms: 1000 }));
+        assert_eq!(News::parse("3"), Some(News { partition: 3, values: vec![] }));
+        for broken in ["", "x product=1", "3 product"] {
+            assert_eq!(News::parse(broken), None, "{broken:?}");
         }
     }
 }

@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::AsyncTypedCommands as _;
 use redis::aio::MultiplexedConnection;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::fixture::{Shop, connect_to_redis, eventually};
-use crate::projectors::Orders;
+use crate::fixture::{Answer, Shop, connect_to_redis, eventually};
+use crate::projectors::{Orders, active};
 
 async fn keys(redis: &mut MultiplexedConnection, shop: &Shop) -> Vec<String> {
-    redis.keys(format!("{}:*", shop.prefix)).await.unwrap()
+    redis.keys(format!("{{{}:*", shop.prefix)).await.unwrap()
 }
 
 /// A server of its own, which is killed when dropped.
@@ -39,9 +40,11 @@ impl OwnRedis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    async fn ask(&self, command: &str) -> redis::RedisResult<()> {
+    /// A command and its arguments.
+    async fn ask(&self, words: &str) -> redis::RedisResult<()> {
         let mut redis = connect_to_redis(&self.url()).await?;
-        redis::cmd(command).query_async(&mut redis).await
+        let mut words = words.split(' ');
+        redis::cmd(words.next().unwrap_or_default()).arg(words.collect::<Vec<_>>()).query_async(&mut redis).await
     }
 
     /// As it was when it was told to save.
@@ -80,7 +83,7 @@ async fn keys_that_vanish_at_any_moment_hide_nothing() {
         async move {
             let mut evicted = 0_usize;
             while !is_over.load(Ordering::Relaxed) {
-                // Rows, positions, and the name of what lives, in turns.
+                // Rows and positions, in turns.
                 let keys = keys(&mut redis, &shop).await;
                 if let Some(key) = keys.get(evicted * 7919 % keys.len().max(1)) {
                     redis.del(key).await.unwrap();
@@ -95,4 +98,72 @@ async fn keys_that_vanish_at_any_moment_hide_nothing() {
     is_over.store(true, Ordering::Relaxed);
     assert!(evicting.await.unwrap() > 60);
     orders.all_shown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_vanishes_under_load_costs_the_rows_of_its_view_and_partition_alone() {
+    let shop = Shop::with_views(4).await;
+    let mut orders = Orders::new(&shop).await;
+    let projectors = [(); 4].map(|()| shop.projector());
+    let projectors = futures_util::future::join_all(projectors).await;
+    active(4, &projectors.iter().collect::<Vec<_>>()).await;
+    orders.place("before", 5).await;
+    let begun = async || {
+        let mut begun = 0;
+        for projector in &projectors {
+            let metrics = projector.admin_client().get("/metrics").await.text;
+            let line = metrics.lines().find_map(|line| line.strip_prefix("stampede_incarnations_total "));
+            begun += line.map_or(0, |count| count.parse::<u32>().unwrap());
+        }
+        begun
+    };
+    let before = begun().await;
+    let mut redis = shop.redis().await;
+    let positions = redis.keys(format!("{{{}:2}}:order", shop.prefix)).await.unwrap();
+    assert_eq!(redis.del(&positions).await.unwrap(), 1, "{positions:?}");
+    orders.place("after", 40).await;
+    orders.all_shown().await;
+    assert_eq!(begun().await - before, 1);
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
+    let mut shop = Shop::with_views(3).await;
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
+    shop.redis_url = redis.url();
+    let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
+    let query_api = shop.query_api().await;
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let product = json!({ "name": "A", "price_cents": 5, "stock": 1 });
+    let mut token = commands.post("/v1/products/cd/register", product).await.token();
+    let answered_by_redis = async || {
+        let metrics = query_api.admin_client().get("/metrics").await.text;
+        let line = metrics.lines().find(|line| line.contains("origin=\"redis\",view=\"product\""))?.to_owned();
+        line.rsplit(' ').next()?.parse::<u64>().ok()
+    };
+    let answers_come_from_redis = async |token: &str| {
+        let before = answered_by_redis().await;
+        eventually("answers come from Redis", async || {
+            queries.get_with("/v1/products/cd", &[("consistency-token", token), ("prefer", "wait=10")]).await;
+            (answered_by_redis().await > before).then_some(())
+        })
+        .await;
+    };
+    answers_come_from_redis(&token).await;
+    for (round, copies) in [(1, 1), (2, 1), (3, 0), (4, 0)] {
+        // As one whose disk is full, or that was made a replica: it is read, and refuses what is written.
+        redis.ask(&format!("CONFIG SET min-replicas-to-write {copies}")).await.unwrap();
+        let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+        token = restocked.accepted(&["product.restocked.v1"]).token();
+        let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+        let stock = |answer: &Answer| answer.json()["data"]["stock"].clone();
+        assert_eq!(stock(&queries.get_with("/v1/products/cd", &fresh).await), 1 + round);
+        eventually("it is shown to who names nothing", async || {
+            (stock(&queries.get("/v1/products/cd").await) == 1 + round).then_some(())
+        })
+        .await;
+    }
+    answers_come_from_redis(&token).await;
+    std::fs::remove_dir_all(&redis.dir).unwrap();
 }

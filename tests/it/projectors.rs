@@ -76,7 +76,7 @@ impl Orders {
 }
 
 /// Waits until so many of them fold.
-async fn active(wanted: usize, projectors: &[&Service]) {
+pub(crate) async fn active(wanted: usize, projectors: &[&Service]) {
     eventually("as many fold as should", async || {
         let mut active = 0;
         for projector in projectors {

@@ -230,7 +230,7 @@ async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_querie
     let request = "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
     let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, request).await;
     let mut redis = shop.redis().await;
-    let rows = format!("{}:*:product.*:cd", shop.prefix);
+    let rows = format!("{{{}:*:product:cd", shop.prefix);
     let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
     let before = metric(&query_api.admin, &reads_by("postgres")).await;
     redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
@@ -462,7 +462,7 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
         let page = queries.get_with("/v1/views/product", &headers).await;
         assert_eq!(page.json()["rows"][0]["data"]["price_cents"], round);
         // Redis is not told what is older than its positions.
-        let rows = format!("{}:*:product.*:cd", shop.prefix);
+        let rows = format!("{{{}:*:product:cd", shop.prefix);
         let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
         redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
         query_api.client().get("/v1/products/cd").await.json();

@@ -1,7 +1,8 @@
 //! From a command to what a query shows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use schemas::cache::{Making, Shown};
 use schemas::time::parse_rfc3339;
 use schemas::views::VIEWS;
 use serde_json::{Value, json};
@@ -360,7 +361,7 @@ async fn an_emptied_redis_changes_no_answer() {
     let mut connection = whole.shop.redis().await;
     for price in 1..=20 {
         let keys: Vec<String> =
-            redis::cmd("KEYS").arg(format!("{}:*", whole.shop.prefix)).query_async(&mut connection).await.unwrap();
+            redis::cmd("KEYS").arg(format!("{{{}:*", whole.shop.prefix)).query_async(&mut connection).await.unwrap();
         if !keys.is_empty() {
             redis::cmd("DEL").arg(keys).query_async::<i64>(&mut connection).await.unwrap();
         }
@@ -383,18 +384,26 @@ async fn a_redis_that_loses_what_it_was_told_shows_it_again_though_nothing_happe
     whole.data("/v1/products/cd", &token).await;
     let keys = schemas::cache::Keys::new(&whole.shop.prefix);
     let mut redis = whole.shop.redis().await;
-    let shown: HashMap<String, i64> = redis::cmd("HGETALL").arg(keys.applied()).query_async(&mut redis).await.unwrap();
-    let (field, offset) = shown.iter().find(|(field, _)| field.starts_with("product/")).expect("it is shown");
+    let position = (0..whole.shop.partitions).map(|partition| keys.shown("product", partition));
+    let mut shown = None;
+    for position in position {
+        let value: String = redis::cmd("GET").arg(&position).query_async(&mut redis).await.unwrap();
+        shown = Shown::parse(&value).filter(|shown| shown.offset >= 0).map(|shown| (position, shown)).or(shown);
+    }
+    let (position, shown) = shown.expect("it is shown");
 
-    let emptied = ("DEL", vec![keys.live(), keys.applied()]);
-    let begun_by_another = ("SET", vec![keys.live(), "0.1".to_owned()]);
-    let put_back = ("HSET", vec![keys.applied(), field.clone(), (offset - 1).to_string()]);
-    for (command, args) in [emptied, begun_by_another, put_back] {
+    let anew = Shown { making: Making { incarnation: 0, ..shown.making }, ..shown };
+    let back = Shown { offset: shown.offset - 1, ..shown };
+    let lost = ("DEL", vec![position.clone()]);
+    let begun_by_another = ("SET", vec![position.clone(), Shown { offset: shown.offset - 1, ..anew }.to_string()]);
+    let put_back = ("SET", vec![position.clone(), back.to_string()]);
+    let of_another_build = ("SET", vec![position.clone(), "what is this".to_owned()]);
+    for (command, args) in [lost, begun_by_another, put_back, of_another_build] {
         redis::cmd(command).arg(args).query_async::<redis::Value>(&mut redis).await.unwrap();
         eventually("Redis shows it again", async || {
-            let (live, at): (Option<String>, Option<i64>) =
-                redis::pipe().get(keys.live()).hget(keys.applied(), field).query_async(&mut redis).await.unwrap();
-            (live.is_some_and(|live| live != "0.1") && at >= Some(*offset)).then_some(())
+            let value: Option<String> = redis::cmd("GET").arg(&position).query_async(&mut redis).await.unwrap();
+            let again = Shown::parse(&value?)?;
+            (again.making.incarnation != 0 && again.offset >= shown.offset).then_some(())
         })
         .await;
     }
@@ -407,7 +416,7 @@ async fn however_many_ask_for_a_row_that_redis_lacks_all_get_it() {
     whole.data("/v1/products/cd", &token).await;
     let mut connection = whole.shop.redis().await;
     let row: Vec<String> = redis::cmd("KEYS")
-        .arg(format!("{}:*:product.*:cd", whole.shop.prefix))
+        .arg(format!("{{{}:*:product:cd", whole.shop.prefix))
         .query_async(&mut connection)
         .await
         .unwrap();

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use chassis::env::Secret;
 use redis::aio::ConnectionManager;
-use schemas::cache::{Keys, is_withdrawn, position_field, split_value};
+use schemas::aggregate;
+use schemas::cache::{ABSENT, Head, Keys, Shown};
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed, StoredView};
+use schemas::views::Source;
 use tokio_postgres::{Client, IsolationLevel, NoTls};
 
 use super::refold::ReadRow;
@@ -105,30 +107,38 @@ impl Redis {
         Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix) })
     }
 
-    /// Returns up to which offset each feed shows each partition; −1: nothing.
-    pub(super) async fn applied(&mut self, partitions: u32) -> anyhow::Result<Vec<PerFeed<i64>>> {
-        let hash: HashMap<String, i64> =
-            redis::cmd("HGETALL").arg(self.keys.applied()).query_async(&mut self.connection).await?;
-        let of = |feed, partition| hash.get(&position_field(feed, partition)).copied().unwrap_or(-1);
-        Ok((0..partitions).map(|partition| FeedId::names().map(|feed| of(feed, partition))).collect())
+    /// Returns what each feed shows of each partition.
+    pub(super) async fn shown(&mut self, partitions: u32) -> anyhow::Result<Vec<PerFeed<Option<Shown>>>> {
+        let mut pipe = redis::pipe();
+        for partition in 0..partitions {
+            pipe.mget(FeedId::names().map(|feed| self.keys.shown(feed, partition)).as_slice());
+        }
+        let found: Vec<[Option<String>; FeedId::COUNT]> = pipe.query_async(&mut self.connection).await?;
+        Ok(found.into_iter().map(|values| values.map(|value| Shown::parse(&value?))).collect())
     }
 
-    /// Whole bodies. Keys that are not there are left out.
-    pub(super) async fn rows(&mut self, view: StoredView, keys: &[&str]) -> anyhow::Result<Rows> {
-        let live: Option<String> = redis::cmd("GET").arg(self.keys.live()).query_async(&mut self.connection).await?;
-        let Some(live) = live else { return Ok(Rows::new()) };
+    /// Whole bodies. Keys that are not there are left out, and so is a view that many aggregates feed: its rows live for a
+    /// second, and readers alone write them.
+    pub(super) async fn rows(&mut self, (view, partitions): (StoredView, u32), keys: &[&str]) -> anyhow::Result<Rows> {
+        let Source::Aggregate(fold) = view.view().source else { return Ok(Rows::new()) };
+        let shown = self.shown(partitions).await?;
+        let row = |key: &str| {
+            let partition = aggregate::partition(fold.aggregate, key, partitions);
+            let making = shown[partition as usize][FeedId::View(view)]?.making;
+            Some(self.keys.row(partition, making.incarnation, view, key))
+        };
+        let rows: Vec<_> = keys.iter().filter_map(|key| Some((*key, row(key)?))).collect();
         let mut found = Rows::new();
-        for keys in keys.chunks(MAX_ROWS_A_CALL) {
-            let mut call = redis::cmd("MGET");
-            for key in keys {
-                call.arg(self.keys.row(&live, view, key));
+        for rows in rows.chunks(MAX_ROWS_A_CALL) {
+            let mut pipe = redis::pipe();
+            for (_, row) in rows {
+                pipe.get(row);
             }
-            let values: Vec<Option<Vec<u8>>> = call.query_async(&mut self.connection).await?;
-            for (key, value) in keys.iter().zip(values) {
-                let Some(value) = value.filter(|value| !is_withdrawn(value)) else { continue };
-                let (version, body) =
-                    split_value(&value).map_or((0, &value[..]), |(version, body)| (version, &value[body..]));
-                let data = String::from_utf8_lossy(body).into_owned();
+            let values: Vec<Option<Vec<u8>>> = pipe.query_async(&mut self.connection).await?;
+            for ((key, _), value) in rows.iter().zip(values) {
+                let Some(value) = value else { continue };
+                let (version, body) = Head::of(&value).map_or((ABSENT, 0), |head| (head.version, head.len));
+                let data = String::from_utf8_lossy(&value[body..]).into_owned();
                 found.insert((*key).to_owned(), ReadRow { version, data });
             }
         }

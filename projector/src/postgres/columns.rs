@@ -190,11 +190,4 @@ impl Parts {
         let Self { keys, partitions, events, orders, units, amounts, first_ms, last_ms } = self;
         [keys, partitions, events, orders, units, amounts, first_ms, last_ms]
     }
-
-    pub(super) fn distinct_keys(&self) -> Vec<String> {
-        let mut keys = self.keys.clone();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
 }

@@ -3,7 +3,7 @@
 use schemas::feeds::{FeedId, StoredView};
 use tokio_postgres::Row;
 
-use super::{ReadRow, Store, StoreError, read, written};
+use super::{Store, StoreError, written};
 use crate::config::Feeds;
 use crate::fold::{Folder, Records};
 use crate::log::Batch;
@@ -56,27 +56,19 @@ impl Store {
         Ok(rows.iter().map(parked).collect())
     }
 
-    /// Folds what is parked, in its order. `None`: nothing is. Else the rows as they stand now.
+    /// Folds what is parked, in its order. Returns its partition; `None`: nothing is parked.
     ///
     /// # Errors
     /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked. So it does where the
     /// view waits for a rebuild.
-    pub(crate) async fn retry_parked(
-        &self,
-        view: StoredView,
-        aggregate: &str,
-    ) -> Result<Option<Vec<ReadRow>>, StoreError> {
+    pub(crate) async fn retry_parked(&self, view: StoredView, aggregate: &str) -> Result<Option<u32>, StoreError> {
         if !self.of_other_folds(Feeds::only(FeedId::View(view))).await?.is_empty() {
             return Err(StoreError::OtherFold(view.name().to_owned()));
         }
-        let keys = self.in_transaction(self.retry(view, aggregate)).await?;
-        let Some(keys) = keys else { return Ok(None) };
-        let sql = format!("SELECT key, version, data::text FROM {} WHERE key = ANY($1)", view.view().relation);
-        let statement = self.client.prepare(&sql).await.map_err(StoreError::Read)?;
-        read(&self.client, &statement, &keys).await.map(Some).map_err(StoreError::Read)
+        self.in_transaction(self.retry(view, aggregate)).await
     }
 
-    async fn retry(&self, view: StoredView, aggregate: &str) -> Result<Option<Vec<String>>, StoreError> {
+    async fn retry(&self, view: StoredView, aggregate: &str) -> Result<Option<u32>, StoreError> {
         let Some(partition) = self.revise(view.name(), aggregate).await? else { return Ok(None) };
         let rows = self.client.query(RECORDS, &[&view.name(), &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
@@ -85,13 +77,11 @@ impl Store {
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
         let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
-        let mut keys = Vec::new();
         for (view, columns) in written(&changes)? {
             self.write(view, &columns).await?;
-            keys.extend(columns.distinct_keys());
         }
         self.client.execute(FORGET, &[&view.name(), &aggregate]).await.map_err(StoreError::Commit)?;
-        Ok(Some(keys))
+        Ok(Some(partition.cast_unsigned()))
     }
 
     /// What the reactor parked, in its order. `None`: nothing is.

@@ -1,1 +1,1 @@
-SELECT key, version, data::text FROM {relation} WHERE key = ANY($1)
+SELECT key, version, data::text FROM {table} WHERE key = ANY($1)

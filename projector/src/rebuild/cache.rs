@@ -1,26 +1,31 @@
 //! Rows of the next generation in Redis, before it is live there.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use redis::aio::ConnectionManager;
-use schemas::cache::{ADVANCE, Keys, SWITCH, generation, position_field, switched};
-use schemas::feeds::StoredView;
+use schemas::aggregate;
+use schemas::cache::{Keys, Making, PUT, ROW_TTL_SECS, Shown, value};
+use schemas::feeds::{FeedId, StoredView};
+use schemas::views::{Source, row_body};
 
 use super::tables::Tables;
 use crate::config::Config;
-use crate::redis::put_rows;
+use crate::redis::{MAX_ROWS_A_CALL, change_position};
 
 /// What is hot is far less.
 const MAX_COPIED: usize = 200_000;
-const ROWS_A_CALL: usize = 500;
-/// In ms since 1970: a deadline that does not pass. Nobody else moves the positions of a view that waits.
-const NEVER_MS: u64 = 1 << 52;
 
 pub(super) struct Cache {
     connection: ConnectionManager,
     keys: Keys,
     view: StoredView,
-    live: String,
-    next: String,
+    /// By partition.
+    live: Vec<Making>,
+    /// Of the next rows, in every partition; no other attempt has left anything there.
+    incarnation: u64,
+    /// The script that puts rows, by its name on the server.
+    put: String,
 }
 
 impl Cache {
@@ -28,33 +33,41 @@ impl Cache {
     pub(super) async fn connect(
         config: &Config,
         view: StoredView,
-        live_generation: i32,
+        (live_generation, partitions): (i32, u32),
     ) -> anyhow::Result<Option<Self>> {
         let mut connection = chassis::redis::connect(&config.redis_url)?;
         let keys = Keys::new(&config.redis_prefix);
-        let live: Option<String> = redis::cmd("GET").arg(keys.live()).query_async(&mut connection).await?;
-        let is = live_generation.cast_unsigned();
-        let Some(live) = live.filter(|live| generation(live, view) == Some(is)) else { return Ok(None) };
-        // No other attempt may have left anything there.
-        let next = switched(&live, view, is + 1, rand::random());
-        Ok(Some(Self { connection, keys, view, live, next }))
+        let mut pipe = redis::pipe();
+        for partition in 0..partitions {
+            pipe.get(keys.shown(view.name(), partition));
+        }
+        let found: Vec<Option<String>> = pipe.query_async(&mut connection).await?;
+        let generation = live_generation.cast_unsigned();
+        let making = |value: Option<String>| Shown::parse(&value?).map(|shown| shown.making);
+        let live: Option<Vec<_>> = found.into_iter().map(making).collect();
+        let live = live.filter(|live| live.iter().all(|making| making.generation == generation));
+        let put = redis::cmd("SCRIPT").arg("LOAD").arg(PUT).query_async(&mut connection).await?;
+        Ok(live.map(|live| Self { connection, keys, view, live, incarnation: rand::random(), put }))
     }
 
-    /// What Redis has of the live generation, as the next rows have it.
+    /// Puts what Redis has of the live generation as the next rows have it. Returns how many rows that are.
     pub(super) async fn copy(&mut self, tables: &Tables) -> anyhow::Result<usize> {
+        let Source::Aggregate(_) = self.view.view().source else { return Ok(0) };
+        let start = |(partition, making): (u32, &Making)| self.keys.row(partition, making.incarnation, self.view, "");
+        let starts: Vec<_> = (0..).zip(&self.live).map(start).collect();
         let (mut cursor, mut copied) = (0u64, 0);
-        let start = self.keys.row(&self.live, self.view, "");
         loop {
             let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
                 .arg(cursor)
                 .arg("MATCH")
-                .arg(format!("{start}*"))
+                .arg(self.keys.rows(self.view))
                 .arg("COUNT")
-                .arg(ROWS_A_CALL)
+                .arg(MAX_ROWS_A_CALL)
                 .query_async(&mut self.connection)
                 .await
                 .context("look for what Redis has")?;
-            let keys: Vec<_> = found.iter().filter_map(|key| key.strip_prefix(&start)).map(str::to_owned).collect();
+            let key = |found: &String| starts.iter().find_map(|start| found.strip_prefix(start)).map(str::to_owned);
+            let keys: Vec<_> = found.iter().filter_map(key).collect();
             copied += keys.len();
             self.put(tables, keys).await?;
             cursor = next;
@@ -64,35 +77,62 @@ impl Cache {
         }
     }
 
-    /// Rows as they stand in the next table.
+    /// Puts rows as they stand in the next table.
     pub(super) async fn put(&mut self, tables: &Tables, keys: Vec<String>) -> anyhow::Result<()> {
-        for keys in keys.chunks(ROWS_A_CALL) {
-            let rows = tables.next_rows(keys).await?;
-            // Nobody else writes there: no deadline.
-            let place = (&self.keys, self.next.as_str(), self.view);
-            put_rows(&mut self.connection, place, 0, &rows).await.context("put the next rows into Redis")?;
+        let Source::Aggregate(fold) = self.view.view().source else { return Ok(()) };
+        for keys in keys.chunks(MAX_ROWS_A_CALL) {
+            let mut rows: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+            for (key, version, data) in tables.next_rows(keys).await? {
+                let partition = aggregate::partition(fold.aggregate, &key, self.live.len() as u32);
+                let row = self.keys.row(partition, self.incarnation, self.view, &key);
+                let value = value(version, &[], row_body(&key, version, &data).as_bytes());
+                rows.entry(partition).or_default().push((row, version, value));
+            }
+            let mut pipe = redis::pipe();
+            for rows in rows.values() {
+                let call = pipe.cmd("EVALSHA").arg(&self.put).arg(rows.len());
+                for (key, ..) in rows {
+                    call.arg(key);
+                }
+                call.arg(ROW_TTL_SECS);
+                for (_, version, value) in rows {
+                    call.arg(*version).arg(value);
+                }
+            }
+            if !rows.is_empty() {
+                pipe.query_async::<Vec<i64>>(&mut self.connection).await.context("put the next rows into Redis")?;
+            }
         }
         Ok(())
     }
 
-    /// `false`: another incarnation has begun meanwhile.
-    pub(super) async fn switch(&mut self) -> anyhow::Result<bool> {
-        let script = redis::Script::new(SWITCH);
-        let mut call = script.key(self.keys.live());
-        call.arg(self.keys.applied()).arg(&self.live).arg(&self.next);
-        Ok(call.invoke_async::<i64>(&mut self.connection).await? == 1)
+    /// Goes with the checkpoints of all other views, whose revision was raised to make them known to whoever folds these.
+    /// Where it fails, their projectors begin anew.
+    pub(super) async fn revise_others(&mut self) {
+        let feeds = FeedId::all().into_iter().filter(|feed| *feed != FeedId::View(self.view));
+        let partitions = 0..self.live.len() as u32;
+        for place in feeds.flat_map(|feed| partitions.clone().map(move |partition| (feed, partition))) {
+            let revised = |Shown { making, offset }: Shown| {
+                Some(Shown { making: Making { revision: making.revision + 1, ..making }, offset })
+            };
+            if change_position(&mut self.connection, &self.keys, place, revised).await.is_err() {
+                return;
+            }
+        }
     }
 
-    /// Moves the view's positions to where the rows of the new incarnation stand, by their next offsets. `false`: they are
-    /// not where the live rows stood.
-    pub(super) async fn advance(&mut self, from: &[i64], to: &[i64]) -> anyhow::Result<bool> {
-        let script = redis::Script::new(ADVANCE);
-        let mut call = script.key(self.keys.live());
-        call.key(self.keys.applied()).arg(self.keys.applied()).arg(NEVER_MS).arg(&self.next);
-        for (partition, (from, to)) in (0..).zip(from.iter().zip(to)).filter(|(_, (from, to))| to > from) {
-            let expected = if *from == 0 { String::new() } else { (from - 1).to_string() };
-            call.arg(position_field(self.view.name(), partition)).arg(expected).arg(to - 1);
+    /// Makes the next rows live, which stand at these next offsets. `false`: somewhere the rows from before are not live any
+    /// more.
+    pub(super) async fn switch(&mut self, to: &[i64]) -> bool {
+        let mut is_everywhere = true;
+        for ((partition, live), to) in (0..).zip(self.live.clone()).zip(to) {
+            let (generation, revision) = (live.generation + 1, live.revision + 1);
+            let making = Making { incarnation: self.incarnation, generation, revision };
+            let change = |shown: Shown| (shown.making == live).then_some(Shown { making, offset: to - 1 });
+            let place = (FeedId::View(self.view), partition);
+            let changed = change_position(&mut self.connection, &self.keys, place, change).await;
+            is_everywhere &= changed.unwrap_or(false);
         }
-        Ok(call.invoke_async::<i64>(&mut self.connection).await? == 1)
+        is_everywhere
     }
 }

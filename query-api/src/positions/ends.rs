@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use schemas::cache::{Applied, END, END_AT};
+use schemas::cache::End;
 use schemas::token::Token;
 
 use super::to_index;
@@ -19,14 +19,6 @@ const MAX_RECORDS_A_SECOND: i64 = 1_000_000;
 /// By partition.
 #[derive(Debug, Clone)]
 pub(super) struct Ends(Arc<[End]>);
-
-#[derive(Debug, Clone, Copy, Default)]
-struct End {
-    /// Behind the last record; 0: nothing is known.
-    next_offset: i64,
-    /// By Redis's clock: what was acknowledged before is in front of it.
-    at_ms: i64,
-}
 
 /// Whether the log has what a token names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,20 +33,11 @@ impl Ends {
         Self(vec![End::default(); to_index(partitions)].into())
     }
 
-    /// Tells news of the log's end from those of a view.
-    pub(super) fn are_told_by(news: &Applied<'_>) -> bool {
-        news.view == END || news.view == END_AT
-    }
-
-    /// Takes news of the log's end; `false`: they are of a view.
-    pub(super) fn know(&mut self, news: &Applied<'_>) -> bool {
-        if !Self::are_told_by(news) {
-            return false;
+    /// Of a partition that is not there, nothing is known.
+    pub(super) fn know(&mut self, partition: u32, end: End) {
+        if let Some(known) = Arc::make_mut(&mut self.0).get_mut(to_index(partition)) {
+            *known = end;
         }
-        if let Some(end) = Arc::make_mut(&mut self.0).get_mut(to_index(news.partition)) {
-            *(if news.view == END { &mut end.next_offset } else { &mut end.at_ms }) = news.offset;
-        }
-        true
     }
 
     /// `clock`: Redis's, in ms, when ours showed the instant.
@@ -105,9 +88,7 @@ mod tests {
     /// Of the partition 0 of two, at a time of Redis's, whose clock shows 60,000 when the request arrives.
     fn told(next_offset: i64, at_ms: i64, token: &str, waits: Duration) -> Written {
         let mut ends = Ends::none(2);
-        for (view, offset) in [(END, next_offset), (END_AT, at_ms)] {
-            assert!(ends.know(&Applied { view, partition: 0, offset }));
-        }
+        ends.know(0, End { next_offset, at_ms });
         let arrived = Instant::now().checked_sub(waits).unwrap();
         let token = format!("{}.{token}", LogId::of_nonce(1)).parse().unwrap();
         ends.have(&token, arrived, (60_000, arrived))
@@ -146,8 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn news_of_a_view_are_none_of_the_end() {
-        assert!(!Ends::none(1).know(&Applied { view: "product", partition: 0, offset: 7 }));
-        assert!(Ends::none(1).know(&Applied { view: END, partition: 7, offset: 7 }), "a partition that is not there");
+    fn a_partition_that_is_not_there_has_no_end() {
+        Ends::none(1).know(7, End { next_offset: 7, at_ms: 0 });
     }
 }

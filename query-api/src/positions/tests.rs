@@ -21,22 +21,37 @@ fn applied(partition: u32, offset: i64) -> [Applied<'static>; 1] {
     [Applied { view: "product", partition, offset }]
 }
 
-fn know_cache(positions: &Positions, incarnation: &str, offset: i64) {
-    let applied = HashMap::from([("product/0".to_owned(), offset)]);
-    positions.know_cache(incarnation, &applied, (0, Instant::now()));
+fn making(incarnation: u64) -> Making {
+    Making { incarnation, generation: 1, revision: 0 }
 }
 
-fn cache(incarnation: &str, offsets: [i64; 2]) -> Place {
-    Place::Cache { incarnation: incarnation.into(), offsets: offsets.into() }
+/// Of the partition 0.
+fn know_cache(positions: &Positions, incarnation: u64, offset: i64) {
+    let shown = Shown { making: making(incarnation), offset }.to_string();
+    let news = News { partition: 0, values: vec![("product", shown.as_str())] };
+    positions.know_cache([news], (0, Instant::now()));
+}
+
+fn tell(positions: &Positions, (incarnation, partition): (u64, u32), offset: i64) -> bool {
+    let shown = Shown { making: making(incarnation), offset }.to_string();
+    positions.advance_cache(&News { partition, values: vec![("product", shown.as_str())] })
+}
+
+/// By partition, incarnations and offsets.
+fn cache(shown: [Option<(u64, i64)>; 2]) -> Place {
+    Place::Cache {
+        makings: shown.map(|shown| shown.map(|(incarnation, _)| making(incarnation))).into(),
+        offsets: shown.map(|shown| shown.map_or(NOTHING, |(_, offset)| offset)).into(),
+    }
 }
 
 #[tokio::test]
 async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_it_is_ahead() {
     let positions = positions();
-    positions.advance_store(applied(0, 7));
-    know_cache(&positions, "a", 5);
+    positions.advance_store(applied(0, 7), Instant::now());
+    know_cache(&positions, 1, 5);
     let reach = async |offset| positions.reach(product(), &token(0, offset), NO_TIME, None).await;
-    assert_eq!(reach(5).await, Ok(cache("a", [5, NOTHING])));
+    assert_eq!(reach(5).await, Ok(cache([Some((1, 5)), None])));
     assert_eq!(reach(7).await, Ok(Place::Store));
     let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
     assert_eq!(reach(8).await, Err(NotReached::Behind { token: behind }));
@@ -45,23 +60,23 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_i
 #[tokio::test]
 async fn a_wait_ends_with_the_news_that_reach_its_token() {
     let positions = Arc::new(positions());
-    know_cache(&positions, "a", 5);
+    know_cache(&positions, 1, 5);
     let waits = tokio::spawn({
         let positions = positions.clone();
         async move { positions.reach(product(), &token(0, 7), SOON, None).await }
     });
     positions.someone_waits().await;
-    assert!(positions.advance_cache("a", applied(0, 6)));
-    assert!(positions.advance_cache("a", applied(1, 9)));
-    assert!(positions.advance_cache("a", applied(0, 7)));
-    assert_eq!(waits.await.unwrap(), Ok(cache("a", [7, 9])));
+    assert!(tell(&positions, (1, 0), 6));
+    assert!(tell(&positions, (1, 1), 9));
+    assert!(tell(&positions, (1, 0), 7));
+    assert_eq!(waits.await.unwrap(), Ok(cache([Some((1, 7)), Some((1, 9))])));
     assert_eq!(positions.waiters(), 0);
 }
 
 #[tokio::test]
 async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
     let positions = Arc::new(positions());
-    know_cache(&positions, "a", 5);
+    know_cache(&positions, 1, 5);
     let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
     let waits = tokio::spawn({
         let positions = positions.clone();
@@ -69,31 +84,59 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
     });
     positions.someone_waits().await;
     // Either place has one half: neither shows the token.
-    positions.advance_cache("a", applied(0, 7));
-    positions.advance_store(applied(1, 4));
+    tell(&positions, (1, 0), 7);
+    positions.advance_store(applied(1, 4), Instant::now());
     tokio::task::yield_now().await;
     assert!(!waits.is_finished());
-    // Redis begins again, further behind, and gets there.
-    positions.lose_cache();
-    know_cache(&positions, "b", 6);
-    positions.advance_cache("b", applied(1, 9));
+    // One partition begins again, further behind, and gets there.
+    tell(&positions, (2, 0), 6);
+    tell(&positions, (1, 1), 9);
     tokio::task::yield_now().await;
     assert!(!waits.is_finished());
-    positions.advance_cache("b", applied(0, 8));
-    assert_eq!(waits.await.unwrap(), Ok(cache("b", [8, 9])));
+    tell(&positions, (2, 0), 8);
+    assert_eq!(waits.await.unwrap(), Ok(cache([Some((2, 8)), Some((1, 9))])));
 }
 
-#[tokio::test]
-async fn another_incarnation_is_read_before_it_is_believed() {
+#[test]
+fn a_new_incarnation_is_where_it_says_and_harms_no_other_partition() {
     let positions = positions();
-    know_cache(&positions, "a", 5);
-    assert!(!positions.advance_cache("b", applied(0, 9)));
-    assert_eq!(positions.place(product()), cache("a", [5, NOTHING]));
-    // It may be behind what the old one showed: then its positions are the truth.
-    know_cache(&positions, "b", 4);
-    assert_eq!(positions.place(product()), cache("b", [4, NOTHING]));
+    assert!(!tell(&positions, (1, 0), 9), "nothing is known of Redis");
+    know_cache(&positions, 1, 5);
+    tell(&positions, (1, 1), 7);
+    assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]));
+    // News that come late change nothing.
+    tell(&positions, (1, 0), 4);
+    assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]));
+    // It may be behind what the old one showed.
+    tell(&positions, (2, 0), 4);
+    assert_eq!(positions.place(product()), cache([Some((2, 4)), Some((1, 7))]));
+    // What a reader found there instead.
+    let view = StoredView::named("product").unwrap();
+    positions.know_shown((view, 1), Some(Shown { making: making(3), offset: 8 }));
+    positions.know_shown((view, 0), None);
+    assert_eq!(positions.place(product()), cache([None, Some((3, 8))]));
     positions.lose_cache();
     assert_eq!(positions.place(product()), Place::Store);
+}
+
+#[test]
+fn a_redis_that_does_not_come_to_show_what_postgres_does_is_not_followed_until_it_does() {
+    let (positions, begun) = (positions(), Instant::now());
+    let after = |seconds: f64| begun + SHOWN_WITHIN.mul_f64(seconds);
+    know_cache(&positions, 1, 5);
+    tell(&positions, (1, 1), 7);
+    positions.advance_store(applied(0, 6), after(0.0));
+    positions.advance_store(applied(0, 9), after(0.9));
+    assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]), "it may be about to");
+    positions.advance_store(applied(0, 9), after(1.0));
+    assert_eq!(positions.place(product()), cache([None, Some((1, 7))]));
+    // Though a look finds the same again.
+    know_cache(&positions, 1, 5);
+    assert_eq!(positions.place(product()), cache([None, None]));
+    tell(&positions, (1, 0), 6);
+    assert_eq!(positions.place(product()), cache([Some((1, 6)), None]), "it shows what Postgres did then");
+    positions.advance_store(applied(0, 9), after(2.0));
+    assert_eq!(positions.place(product()), cache([None, None]));
 }
 
 #[test]
@@ -127,9 +170,9 @@ fn an_answers_token_names_what_its_scope_shows() {
 fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
     let positions = positions();
     assert_eq!(positions.lag(product()), None);
-    positions.advance_store(applied(0, 7));
-    positions.advance_store([Applied { view: "journal", partition: 1, offset: 2 }]);
-    know_cache(&positions, "a", 9);
+    positions.advance_store(applied(0, 7), Instant::now());
+    positions.advance_store([Applied { view: "journal", partition: 1, offset: 2 }], Instant::now());
+    know_cache(&positions, 1, 9);
     assert_eq!(positions.lag(product()), Some(3));
     assert_eq!(positions.lag(FeedId::Journal), Some(10));
     assert_eq!(positions.shown(product()), Some(format!("{}.0-9", LogId::of_nonce(1))));
@@ -150,8 +193,8 @@ fn a_generation_that_was_served_is_told_although_an_older_look_at_postgres_ends_
 async fn a_token_that_the_log_does_not_reach_is_refused_and_one_that_it_reached_meanwhile_is_not() {
     let positions = positions();
     let told = |next_offset, at_ms| {
-        let applied = HashMap::from([("end/0".to_owned(), next_offset), ("end_at/0".to_owned(), at_ms)]);
-        positions.know_cache("a", &applied, (1_000_000, Instant::now()));
+        let end = End { next_offset, at_ms }.to_string();
+        positions.know_cache([News { partition: 0, values: vec![(END, end.as_str())] }], (1_000_000, Instant::now()));
     };
     let reach = async |offset| positions.reach(product(), &token(0, offset), NO_TIME, None).await;
     told(5, 999_500);

@@ -19,7 +19,7 @@ use crate::redis::Hit;
 pub(super) struct Look {
     id: u64,
     /// What Redis was known to show when the look was sent.
-    pub(super) offsets: Arc<[i64]>,
+    offsets: Arc<[i64]>,
     pub(super) answer: Shared<BoxFuture<'static, Result<Hit, ReadError>>>,
 }
 
