@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio_postgres::NoTls;
 
 use crate::fixture::{Proxy, Service, Shop, eventually};
 
@@ -121,4 +122,28 @@ async fn without_postgres_redis_answers_what_it_has_and_commands_go_on() {
     });
     assert_eq!(answer.await.json()["data"]["price_cents"], 7);
     projector.wait_ready().await;
+}
+
+#[tokio::test]
+async fn a_backup_of_postgres_holds_up_no_view() {
+    let shop = Shop::with_views(2).await;
+    // Of a time that is over: it is to be dropped.
+    shop.sql("CREATE TABLE repeats_1 PARTITION OF repeats FOR VALUES FROM (to_timestamp(300)) TO (to_timestamp(600))")
+        .await;
+    let (backup, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // As pg_dump does with every table, until its end.
+    backup
+        .batch_execute("BEGIN; LOCK TABLE repeats, repeats_1, checkpoints, journal IN ACCESS SHARE MODE")
+        .await
+        .unwrap();
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let product = json!({ "name": "A", "price_cents": 5, "stock": 1 });
+    let token = command_api.client().post("/v1/products/cd/register", product).await.token();
+    let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    let answer = query_api.client().get_with("/v1/products/cd", &fresh).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(shop.sql("SELECT count(*) FROM pg_class WHERE relname = 'repeats_1'").await, Some(1), "it can wait");
+    backup.batch_execute("COMMIT").await.unwrap();
 }

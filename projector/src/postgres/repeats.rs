@@ -3,8 +3,9 @@
 //! The time is the log's: what command-api's clocks said when it decided. A projector whose own clock runs ahead drops
 //! nothing early, and what the log says counts only as far as that clock has come: two would have to be wrong.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
@@ -39,30 +40,48 @@ pub(super) async fn maintain(
     }
     let now = Duration::from_millis(time(log_ms));
     let (first, last) = (slot(now.saturating_sub(window + BEHIND)), slot(now + AHEAD));
+    let attached = attached(client).await?;
+    if (first..=last).any(|slot| !attached.contains(&slot)) {
+        attach(client, first..=last).await?;
+    }
+    for slot in attached.into_iter().filter(|slot| *slot < first) {
+        // It waits for whoever reads the table, as a backup does for long, and others wait behind it: so not for long. The
+        // next call tries again.
+        let drop = format!("BEGIN; SET LOCAL lock_timeout = '50ms'; DROP TABLE IF EXISTS repeats_{slot}; COMMIT");
+        if let Err(error) = client.batch_execute(&drop).await {
+            client.batch_execute("ROLLBACK").await?;
+            tracing::debug!(error = %error, slot, "a partition of the repeats is over and stays for now");
+            break;
+        }
+    }
+    let ms = |slot: u64| i64::try_from(slot * SLOT.as_secs() * 1000).unwrap_or(i64::MAX);
+    Ok(ms(first)..ms(last + 1))
+}
+
+/// Attaches what is missing. To attach a table, unlike to create a partition, waits for no reader.
+async fn attach(client: &Client, slots: RangeInclusive<u64>) -> Result<(), tokio_postgres::Error> {
     // Whoever else looks after them waits.
-    let mut statements = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK});");
-    for slot in first..=last {
+    client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})")).await?;
+    let attached = attached(client).await?;
+    let mut statements = String::new();
+    for slot in slots.filter(|slot| !attached.contains(slot)) {
         let (from, to) = (slot * SLOT.as_secs(), (slot + 1) * SLOT.as_secs());
         write!(
             statements,
-            "CREATE TABLE IF NOT EXISTS repeats_{slot} PARTITION OF repeats \
+            "CREATE TABLE repeats_{slot} (LIKE repeats INCLUDING ALL);
+             ALTER TABLE repeats ATTACH PARTITION repeats_{slot}
              FOR VALUES FROM (to_timestamp({from})) TO (to_timestamp({to}));"
         )
         .expect("a String takes all");
     }
     statements.push_str("COMMIT");
-    client.batch_execute(&statements).await?;
+    client.batch_execute(&statements).await
+}
+
+async fn attached(client: &Client) -> Result<BTreeSet<u64>, tokio_postgres::Error> {
     let sql = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'repeats'::regclass";
-    for row in client.query(sql, &[]).await? {
-        let name: String = row.get(0);
-        let is_over =
-            name.rsplit_once('_').and_then(|(_, slot)| slot.parse::<u64>().ok()).is_some_and(|slot| slot < first);
-        if is_over {
-            client.batch_execute(&format!("DROP TABLE IF EXISTS {name}")).await?;
-        }
-    }
-    let ms = |slot: u64| i64::try_from(slot * SLOT.as_secs() * 1000).unwrap_or(i64::MAX);
-    Ok(ms(first)..ms(last + 1))
+    let rows = client.query(sql, &[]).await?;
+    Ok(rows.iter().filter_map(|row| row.get::<_, &str>(0).rsplit_once('_')?.1.parse().ok()).collect())
 }
 
 fn slot(time: Duration) -> u64 {
