@@ -156,6 +156,9 @@ async fn stopped(words: &'static [u8], wires: impl AsyncFnOnce(&mut Shop, &mut S
     let first = ProjectorProcess::reactor(&seen, &url).await;
     stage.place("o").await;
     stage.comes_to("o", "confirmed").await;
+    // Else the other one reads the order's events again, and sets its deadline to when it is due by them.
+    let written = "checkpoints WHERE view = 'reactor' AND next_offset > (SELECT max(\"offset\") FROM journal)";
+    eventually("it has written how far it is", async || (stage.count(written).await == 1).then_some(())).await;
     wire.arm(Step { words, heard: Heard::Nothing }, first.pid());
     stage.is_due("o").await;
     tokio::time::timeout(crate::fixture::DEADLINE, wire.tripped()).await.expect("it comes to this step");
