@@ -1,5 +1,4 @@
-//! What stands in Redis, under a prefix of the system's own. Keys of one partition have one hash tag, so that a script may
-//! name several of them.
+//! What stands in Redis, under a prefix of the system's own. Keys of one partition have one hash tag: a script names several.
 //!
 //! | key | value |
 //! |---|---|
