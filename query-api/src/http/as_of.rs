@@ -153,13 +153,13 @@ async fn folded(
     let place = (id.as_str(), id.partition(asked.log.partitions));
     let (_, fold) = row_fold(id.aggregate());
     let mut folded = begin(reads, id, moment, asked).await?;
-    let behind = reads.events(asked.log, place, (folded.version + MAX_EVENTS_FOLDED, 1)).await?;
+    let behind = reads.events(asked.log, place, (folded.version + MAX_EVENTS_FOLDED, 1), &asked.fresh).await?;
     if behind.found.first().is_some_and(|event| moment.includes(event)) {
         return Err(Refusal::TooManyEvents);
     }
     loop {
         let limit = moment.events_after(folded.version);
-        let shown = reads.events(asked.log, place, (folded.version, limit)).await?;
+        let shown = reads.events(asked.log, place, (folded.version, limit), &asked.fresh).await?;
         let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < PAGE);
         let is_past = folded.take(fold, &shown.found, moment).map_err(|error| {
             tracing::error!(aggregate = id.as_str(), error = %error, "the journal holds an event that does not read");
@@ -179,7 +179,7 @@ async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -
         Moment::Version(wanted) => version <= wanted,
         Moment::At(_) => {
             let place = (id.as_str(), id.partition(asked.log.partitions));
-            let last = reads.events(asked.log, place, (version - 1, 1)).await?;
+            let last = reads.events(asked.log, place, (version - 1, 1), &asked.fresh).await?;
             last.found.first().is_some_and(|event| event.version == version && moment.includes(event))
         }
     };

@@ -98,7 +98,7 @@ async fn events(
 
 /// Tells the end of a history from the history of what never was. Called where there is nothing after `after`.
 async fn is_any(reads: &Reads, place: (&str, u32), after: i64, asked: &Asked) -> Result<bool, ReadError> {
-    Ok(after > 0 && !reads.events(asked.log, place, (0, 1)).await?.found.is_empty())
+    Ok(after > 0 && !reads.events(asked.log, place, (0, 1), &asked.fresh).await?.found.is_empty())
 }
 
 /// After which version, and how many.
