@@ -7,6 +7,8 @@
 //! shows, the position tells that came with it.
 
 mod waiters;
+mod offsets;
+mod cached;
 mod ends;
 
 use std::net::IpAddr;
@@ -14,9 +16,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use ends::{Ends, Written};
-use schemas::cache::{END, End, Making, News, Shown};
-use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
+use cached::Cached;
+use ends::Written;
+pub(crate) use offsets::{Applied, Offsets, covers, token_text};
+use schemas::cache::{END, Making, News, Shown};
+use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::token::{LogId, Token};
 use tokio::sync::Notify;
 
@@ -41,30 +45,8 @@ pub(crate) struct Log {
     pub(crate) partitions: u32,
 }
 
-/// Offsets by feed and partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offsets(PerFeed<Arc<[i64]>>);
-
-/// Redis, as long as it is known to follow the log.
-#[derive(Debug, Clone)]
-struct Cached {
-    makings: PerFeed<Makings>,
-    offsets: Offsets,
-    /// Redis's clock in ms when ours showed the instant.
-    clock: (u64, Instant),
-    ends: Ends,
-}
-
 /// What names the rows of a view in Redis, by partition; `None`: nothing is shown there.
 pub(crate) type Makings = Arc<[Option<Making>]>;
-
-/// A view shows a partition up to and with this offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Applied<'a> {
-    pub(crate) view: &'a str,
-    pub(crate) partition: u32,
-    pub(crate) offset: i64,
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -133,57 +115,6 @@ impl Default for Positions {
             cache_doubted: Notify::default(),
         }
     }
-}
-
-impl Offsets {
-    pub(crate) fn none(partitions: u32) -> Self {
-        let offsets: Arc<[i64]> = vec![NOTHING; to_index(partitions)].into();
-        Self(FeedId::all().map(|_| offsets.clone()))
-    }
-
-    pub(crate) fn of(&self, feed: FeedId) -> &[i64] {
-        &self.0[feed]
-    }
-
-    /// Returns what moved: feed, partition, offset. Views that this build does not know are passed over.
-    pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(FeedId, u32, i64)> {
-        let mut moved = Vec::new();
-        for Applied { view, partition, offset } in applied {
-            let Some(feed) = FeedId::named(view) else { continue };
-            let Some(standing) = self.0[feed].get(to_index(partition)) else { continue };
-            if offset > *standing {
-                Arc::make_mut(&mut self.0[feed])[to_index(partition)] = offset;
-                moved.push((feed, partition, offset));
-            }
-        }
-        moved
-    }
-}
-
-/// Whether these offsets show all that the token names.
-pub(crate) fn covers(offsets: &[i64], token: &Token) -> bool {
-    token.positions.iter().all(|(partition, offset)| offsets.get(to_index(*partition)).is_some_and(|at| at >= offset))
-}
-
-/// What these offsets are sure to show, as a token's text; `None`: nothing.
-pub(crate) fn token_text(log: LogId, offsets: &[i64], scope: Scope) -> Option<String> {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    let mut write = |partition: usize, offset: i64| {
-        if offset == NOTHING {
-            return;
-        }
-        let written = match text.as_str() {
-            "" => write!(text, "{log}.{partition}-{offset}"),
-            _ => write!(text, ",{partition}-{offset}"),
-        };
-        written.expect("a string takes all");
-    };
-    match scope {
-        Scope::One(partition) => write(to_index(partition), offsets[to_index(partition)]),
-        Scope::All => offsets.iter().enumerate().for_each(|(partition, offset)| write(partition, *offset)),
-    }
-    Some(text).filter(|text| !text.is_empty())
 }
 
 impl Positions {
@@ -375,61 +306,6 @@ impl Positions {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Cached {
-    fn none(partitions: u32, clock: (u64, Instant)) -> Self {
-        let makings: Makings = vec![None; to_index(partitions)].into();
-        let makings = FeedId::all().map(|_| makings.clone());
-        Self { makings, offsets: Offsets::none(partitions), clock, ends: Ends::none(partitions) }
-    }
-
-    /// Follows no position any more that is below the floor.
-    fn distrust(&mut self, floor: &Offsets) {
-        for feed in FeedId::all() {
-            for (index, floor) in floor.of(feed).iter().enumerate() {
-                if self.makings[feed][index].is_some() && self.offsets.of(feed)[index] < *floor {
-                    Arc::make_mut(&mut self.makings[feed])[index] = None;
-                    Arc::make_mut(&mut self.offsets.0[feed])[index] = NOTHING;
-                }
-            }
-        }
-    }
-
-    /// Returns the positions that moved.
-    fn take(&mut self, news: &News<'_>, floor: Option<&Offsets>) -> Vec<(FeedId, u32, i64)> {
-        let mut moved = Vec::new();
-        for (name, value) in &news.values {
-            if *name == END {
-                self.ends.know(news.partition, End::parse(value).unwrap_or_default());
-            } else if let Some(feed) = FeedId::named(name) {
-                moved.extend(self.know((feed, news.partition), Shown::parse(value), floor));
-            }
-        }
-        moved
-    }
-
-    /// A new incarnation may begin behind what the one before showed.
-    fn know(
-        &mut self,
-        (feed, partition): (FeedId, u32),
-        shown: Option<Shown>,
-        floor: Option<&Offsets>,
-    ) -> Option<(FeedId, u32, i64)> {
-        let index = to_index(partition);
-        let floor = floor.and_then(|floor| floor.of(feed).get(index)).copied().unwrap_or(NOTHING);
-        let shown = shown.filter(|shown| shown.offset >= floor);
-        let (known, at) = (*self.makings[feed].get(index)?, self.offsets.of(feed)[index]);
-        let making = shown.map(|shown| shown.making);
-        let offset = shown.map_or(NOTHING, |shown| shown.offset);
-        if known != making {
-            Arc::make_mut(&mut self.makings[feed])[index] = making;
-        } else if offset <= at {
-            return None;
-        }
-        Arc::make_mut(&mut self.offsets.0[feed])[index] = offset;
-        Some((feed, partition, offset))
     }
 }
 

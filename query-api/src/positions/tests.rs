@@ -1,3 +1,5 @@
+use schemas::cache::End;
+
 use super::*;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -1,0 +1,75 @@
+//! What is known of Redis: what names its rows, and how far they are.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::cache::{END, End, News, Shown};
+use schemas::feeds::{FeedId, PerFeed};
+
+use super::ends::Ends;
+use super::{Makings, NOTHING, Offsets, to_index};
+
+/// Redis, as long as it is known to follow the log.
+#[derive(Debug, Clone)]
+pub(super) struct Cached {
+    pub(super) makings: PerFeed<Makings>,
+    pub(super) offsets: Offsets,
+    /// Redis's clock in ms when ours showed the instant.
+    pub(super) clock: (u64, Instant),
+    pub(super) ends: Ends,
+}
+
+impl Cached {
+    pub(super) fn none(partitions: u32, clock: (u64, Instant)) -> Self {
+        let makings: Makings = vec![None; to_index(partitions)].into();
+        let makings = FeedId::all().map(|_| makings.clone());
+        Self { makings, offsets: Offsets::none(partitions), clock, ends: Ends::none(partitions) }
+    }
+
+    /// Follows no position any more that is below the floor.
+    pub(super) fn distrust(&mut self, floor: &Offsets) {
+        for feed in FeedId::all() {
+            for (index, floor) in floor.of(feed).iter().enumerate() {
+                if self.makings[feed][index].is_some() && self.offsets.of(feed)[index] < *floor {
+                    Arc::make_mut(&mut self.makings[feed])[index] = None;
+                    Arc::make_mut(&mut self.offsets.0[feed])[index] = NOTHING;
+                }
+            }
+        }
+    }
+
+    /// Returns the positions that moved.
+    pub(super) fn take(&mut self, news: &News<'_>, floor: Option<&Offsets>) -> Vec<(FeedId, u32, i64)> {
+        let mut moved = Vec::new();
+        for (name, value) in &news.values {
+            if *name == END {
+                self.ends.know(news.partition, End::parse(value).unwrap_or_default());
+            } else if let Some(feed) = FeedId::named(name) {
+                moved.extend(self.know((feed, news.partition), Shown::parse(value), floor));
+            }
+        }
+        moved
+    }
+
+    /// A new incarnation may begin behind what the one before showed.
+    pub(super) fn know(
+        &mut self,
+        (feed, partition): (FeedId, u32),
+        shown: Option<Shown>,
+        floor: Option<&Offsets>,
+    ) -> Option<(FeedId, u32, i64)> {
+        let index = to_index(partition);
+        let floor = floor.and_then(|floor| floor.of(feed).get(index)).copied().unwrap_or(NOTHING);
+        let shown = shown.filter(|shown| shown.offset >= floor);
+        let (known, at) = (*self.makings[feed].get(index)?, self.offsets.of(feed)[index]);
+        let making = shown.map(|shown| shown.making);
+        let offset = shown.map_or(NOTHING, |shown| shown.offset);
+        if known != making {
+            Arc::make_mut(&mut self.makings[feed])[index] = making;
+        } else if offset <= at {
+            return None;
+        }
+        Arc::make_mut(&mut self.offsets.0[feed])[index] = offset;
+        Some((feed, partition, offset))
+    }
+}

@@ -1,0 +1,71 @@
+//! Offsets that are shown, and tokens that they cover.
+
+use std::sync::Arc;
+
+use schemas::feeds::{FeedId, PerFeed};
+use schemas::token::{LogId, Token};
+
+use super::{NOTHING, Scope, to_index};
+
+/// Offsets by feed and partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offsets(pub(super) PerFeed<Arc<[i64]>>);
+
+/// A view shows a partition up to and with this offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Applied<'a> {
+    pub(crate) view: &'a str,
+    pub(crate) partition: u32,
+    pub(crate) offset: i64,
+}
+
+impl Offsets {
+    pub(crate) fn none(partitions: u32) -> Self {
+        let offsets: Arc<[i64]> = vec![NOTHING; to_index(partitions)].into();
+        Self(FeedId::all().map(|_| offsets.clone()))
+    }
+
+    pub(crate) fn of(&self, feed: FeedId) -> &[i64] {
+        &self.0[feed]
+    }
+
+    /// Returns what moved: feed, partition, offset. Views that this build does not know are passed over.
+    pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(FeedId, u32, i64)> {
+        let mut moved = Vec::new();
+        for Applied { view, partition, offset } in applied {
+            let Some(feed) = FeedId::named(view) else { continue };
+            let Some(standing) = self.0[feed].get(to_index(partition)) else { continue };
+            if offset > *standing {
+                Arc::make_mut(&mut self.0[feed])[to_index(partition)] = offset;
+                moved.push((feed, partition, offset));
+            }
+        }
+        moved
+    }
+}
+
+/// Whether these offsets show all that the token names.
+pub(crate) fn covers(offsets: &[i64], token: &Token) -> bool {
+    token.positions.iter().all(|(partition, offset)| offsets.get(to_index(*partition)).is_some_and(|at| at >= offset))
+}
+
+/// What these offsets are sure to show, as a token's text; `None`: nothing.
+pub(crate) fn token_text(log: LogId, offsets: &[i64], scope: Scope) -> Option<String> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let mut write = |partition: usize, offset: i64| {
+        if offset == NOTHING {
+            return;
+        }
+        let written = match text.as_str() {
+            "" => write!(text, "{log}.{partition}-{offset}"),
+            _ => write!(text, ",{partition}-{offset}"),
+        };
+        written.expect("a string takes all");
+    };
+    match scope {
+        Scope::One(partition) => write(to_index(partition), offsets[to_index(partition)]),
+        Scope::All => offsets.iter().enumerate().for_each(|(partition, offset)| write(partition, *offset)),
+    }
+    Some(text).filter(|text| !text.is_empty())
+}
