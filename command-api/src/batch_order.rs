@@ -7,11 +7,12 @@
 //! Invariant: lines of one aggregate are under way by one [`Route`] at a time. Two owners, or two links to the same one,
 //! know nothing of what the other refused.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::hash_map::EntryRef;
+use hashbrown::{HashMap, HashSet};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use tokio::time::Instant;
@@ -36,6 +37,8 @@ pub(crate) enum Route {
 pub(crate) struct BatchOrder {
     name: u64,
     lines: Mutex<Lines>,
+    /// Whether any was refused: seldom, and then only is it looked up which.
+    has_refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ impl BatchOrder {
     }
 
     fn named(name: u64) -> Arc<Self> {
-        Arc::new(Self { name, lines: Mutex::default() })
+        Arc::new(Self { name, lines: Mutex::default(), has_refused: AtomicBool::new(false) })
     }
 
     /// Names the batch to owners. It is random: no two batches of one link share it.
@@ -61,26 +64,24 @@ impl BatchOrder {
     }
 
     pub(crate) fn refuse(&self, aggregate: &AggregateId) {
-        self.lines().refused.insert(aggregate.clone());
+        self.refuse_behind(&mut self.lines(), aggregate);
     }
 
     pub(crate) fn is_refused(&self, aggregate: &AggregateId) -> bool {
-        self.lines().refused.contains(aggregate)
+        self.has_refused() && self.lines().refused.contains(aggregate)
     }
 
     /// Sends a line on its way. An error is its answer: it would overtake an earlier one.
     fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<UnderWay, Answer> {
         let mut lines = self.lines();
-        if lines.refused.contains(aggregate) {
+        if self.has_refused() && lines.refused.contains(aggregate) {
             return Err(overtaking());
         }
-        match lines.under_way.entry(aggregate.clone()) {
-            Entry::Vacant(first) => {
-                first.insert((route, 1));
-            }
-            Entry::Occupied(mut earlier) if earlier.get().0 == route => earlier.get_mut().1 += 1,
-            Entry::Occupied(_) => {
-                lines.refused.insert(aggregate.clone());
+        match lines.under_way.get_mut(aggregate) {
+            None => drop(lines.under_way.insert(aggregate.clone(), (route, 1))),
+            Some((earlier, count)) if *earlier == route => *count += 1,
+            Some(_) => {
+                self.refuse_behind(&mut lines, aggregate);
                 let detail = "the owner changed while earlier lines for the same aggregate were under way".into();
                 return Err(Answer::Overloaded { detail });
             }
@@ -88,8 +89,13 @@ impl BatchOrder {
         Ok(UnderWay { order: self.clone(), aggregate: aggregate.clone(), answered: false })
     }
 
+    fn refuse_behind(&self, lines: &mut Lines, aggregate: &AggregateId) {
+        lines.refused.insert(aggregate.clone());
+        self.has_refused.store(true, Ordering::Release);
+    }
+
     fn has_refused(&self) -> bool {
-        !self.lines().refused.is_empty()
+        self.has_refused.load(Ordering::Acquire)
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -113,9 +119,9 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut lines = self.order.lines();
         if !self.answered {
-            lines.refused.insert(self.aggregate.clone());
+            self.order.refuse_behind(&mut lines, &self.aggregate);
         }
-        if let Entry::Occupied(mut earlier) = lines.under_way.entry(self.aggregate.clone()) {
+        if let EntryRef::Occupied(mut earlier) = lines.under_way.entry_ref(&self.aggregate) {
             earlier.get_mut().1 -= 1;
             if earlier.get().1 == 0 {
                 earlier.remove();

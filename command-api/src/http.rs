@@ -38,8 +38,10 @@ pub(crate) struct Log {
     pub(crate) dispatcher: Arc<Dispatcher>,
 }
 
-#[derive(Clone)]
-pub(crate) struct AppState {
+/// Shared by all requests; axum clones it several times for each.
+pub(crate) type AppState = Arc<HttpState>;
+
+pub(crate) struct HttpState {
     /// `None` until the log has its first claim: then nothing can be answered yet.
     log: watch::Receiver<Option<Log>>,
     metrics: Arc<Metrics>,
@@ -103,7 +105,7 @@ async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> 
     }
 }
 
-impl AppState {
+impl HttpState {
     /// For one listener.
     pub(crate) fn new(log: watch::Receiver<Option<Log>>, metrics: Arc<Metrics>, service_token: Secret) -> Self {
         Self { log, metrics, service_token, admission: Admission::default() }

@@ -47,7 +47,7 @@ use tokio::sync::watch;
 pub use config::Config;
 use dispatch::Dispatcher;
 use engine::Status;
-use http::{AppState, Log};
+use http::{HttpState, Log};
 use kafka::reader::LogReader;
 use kafka::topic;
 use metrics::Metrics;
@@ -104,7 +104,7 @@ impl App {
         let internal_url = config.internal_url.clone().unwrap_or(format!("http://{}", self.internal.local_addr()?));
         let (log_sender, log) = watch::channel(None);
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
-        let state = || AppState::new(log.clone(), self.metrics.clone(), config.service_token.clone());
+        let state = || Arc::new(HttpState::new(log.clone(), self.metrics.clone(), config.service_token.clone()));
         let border = http::border(config.cors_origins.clone());
         let limits = Limits::new(config.grace);
         let mut servers = Tasks::new();

@@ -51,12 +51,14 @@ impl AggregateId {
     }
 
     pub fn aggregate(&self) -> AggregateType {
-        self.0.split_once('/').and_then(|(name, _)| type_named(name)).expect("checked when it was made")
+        // No type's name begins with another one's.
+        let is_of = |aggregate: &AggregateType| self.0.starts_with(type_name(*aggregate));
+        TYPES.into_iter().find(is_of).expect("checked when it was made")
     }
 
     /// The client's part of the name.
     pub fn id(&self) -> &str {
-        self.0.split_once('/').expect("checked when it was made").1
+        &self.0[type_name(self.aggregate()).len() + 1..]
     }
 
     /// The partition of this aggregate in a log of `partitions` partitions. Stable for ever: the log's order

@@ -12,7 +12,7 @@ use schemas::commands::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::AppState;
+use super::HttpState;
 
 /// Single commands: what two cores with everything on them answer in 150 ms, and a machine of its own in 40 ms.
 const MAX_COMMANDS: usize = 2048;
@@ -25,7 +25,6 @@ const FREE_BYTES: usize = 4 * 1024;
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Of one listener.
-#[derive(Clone)]
 pub(super) struct Admission {
     commands: Lane,
     batches: Lane,
@@ -34,7 +33,6 @@ pub(super) struct Admission {
 }
 
 /// One kind of request.
-#[derive(Clone)]
 struct Lane {
     places: Arc<Semaphore>,
     name: &'static str,
@@ -66,7 +64,7 @@ pub(super) struct UnderWay {
     _share: Option<OwnedSemaphorePermit>,
 }
 
-impl AppState {
+impl HttpState {
     /// Reads a command's body and lets it in.
     pub(super) async fn admit_command(&self, body: Body) -> Result<(Bytes, UnderWay), Problem> {
         self.admit(&self.admission.commands, body).await
@@ -123,13 +121,13 @@ pub(super) mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    pub(in super::super) fn state() -> AppState {
+    pub(in super::super) fn app() -> HttpState {
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
-        AppState::new(watch::channel(None).1, metrics, Secret::from("token"))
+        HttpState::new(watch::channel(None).1, metrics, Secret::from("token"))
     }
 
     /// Waits until no batch is under way.
-    pub(in super::super) async fn all_places_are_free(state: &AppState) {
+    pub(in super::super) async fn all_places_are_free(state: &HttpState) {
         let all = u32::try_from(MAX_BATCHES).unwrap();
         drop(state.admission.batches.places.acquire_many(all).await.unwrap());
     }
@@ -142,7 +140,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn more_commands_than_may_be_under_way_are_refused() {
-        let state = state();
+        let state = app();
         let mut under_way = Vec::new();
         let refused = loop {
             match state.admit_command(Body::from("{}")).await {
@@ -161,8 +159,9 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn bodies_that_do_not_come_keep_nobody_out_and_are_given_up() {
-        let mut state = state();
-        state.admission.body_within = Duration::from_millis(200);
+        let mut app = app();
+        app.admission.body_within = Duration::from_millis(200);
+        let state = Arc::new(app);
         let slow_ones: Vec<_> = (0..MAX_COMMANDS / 2)
             .map(|_| {
                 let state = state.clone();
@@ -181,7 +180,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_too_large_is_refused_by_what_it_announces_and_by_what_comes() {
-        let state = state();
+        let state = app();
         let large = vec![b' '; MAX_BODY_BYTES + 1];
         assert_eq!(state.admit_command(Body::from(large.clone())).await.unwrap_err().status, 413);
         let chunk = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>(large) });
@@ -190,7 +189,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn bodies_share_a_number_of_bytes() {
-        let state = state();
+        let state = app();
         let mut under_way = Vec::new();
         while let Ok((_, admitted)) = state.admit_batch(Body::from(vec![b' '; MAX_BATCH_BYTES])).await {
             under_way.push(admitted);

@@ -13,6 +13,9 @@ pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consis
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// Room for all that an answer's head gets, by the connection too, so that it does not grow step by step.
+const ANSWER_HEADERS: usize = 8;
+
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
     let id = request_id();
@@ -35,6 +38,7 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
             let token = token.as_deref().unwrap_or_default();
             let body = accepted_body(id, *version, events, token, order.as_deref(), None);
             let mut response = Response::new(Body::from(body));
+            response.headers_mut().reserve(ANSWER_HEADERS);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             if *replayed {
                 response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

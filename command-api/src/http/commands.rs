@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chassis::prefer::Preferences;
@@ -32,14 +33,15 @@ pub(super) async fn take(
     State(state): State<AppState>,
     Extension(listener): Extension<Listener>,
     Path((aggregates, id, command)): Path<(String, String, String)>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Response {
     let received = Instant::now();
     // Before anything is said of what was sent there: the border knows which methods the path takes.
     let Some(aggregate) = type_routed(&aggregates).filter(|aggregate| takes(listener, *aggregate, &command)) else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    // Taken apart here: an extractor of the headers would copy them.
+    let (Parts { headers, .. }, body) = request.into_parts();
     let key = match key(&headers) {
         Ok(key) => key.unwrap_or_else(IdempotencyKey::random),
         Err(problem) => return answers::problem(&problem),
