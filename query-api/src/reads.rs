@@ -7,7 +7,6 @@
 
 mod looks;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use hashbrown::HashMap;
 use schemas::feeds::{FeedId, StoredView, ViewId};
 use schemas::token::Token;
 use schemas::views::View;
@@ -134,7 +134,7 @@ impl Reads {
         let place = self.reach(view.feed(), fresh).await?;
         // Redis has rows of stored views alone.
         if let (Place::Cache { makings, offsets }, Some(stored)) = (place, view.stored())
-            && let Some(place) = self.cache.place(&makings, stored, key, scope)
+            && let Some(place) = redis::Place::of(&makings, stored, key, scope)
         {
             let look = self.look((stored, key), wanted, place, offsets);
             if let Hit::Found(found, shows) = look.answer.await.map_err(|error| self.refused(error))?
@@ -245,7 +245,7 @@ impl Reads {
         self.looks.join((view, key), wanted, offsets, |id| {
             let (reads, key) = (self.clone(), key.to_owned());
             let task = tokio::spawn(async move {
-                let answer = reads.look_alone(view, &place).await;
+                let answer = reads.look_alone(&place, &key).await;
                 reads.looks.end(view, &key, id);
                 answer
             });
@@ -254,11 +254,11 @@ impl Reads {
         })
     }
 
-    async fn look_alone(&self, view: StoredView, place: &redis::Place) -> Result<Hit, ReadError> {
-        match self.cache.row(place).await {
+    async fn look_alone(&self, place: &redis::Place, key: &str) -> Result<Hit, ReadError> {
+        match self.cache.row(place, key).await {
             Ok(hit) => {
                 if let Hit::Elsewhere(shown) = hit {
-                    self.positions.know_shown((view, place.partition), shown);
+                    self.positions.know_shown((place.view, place.partition), shown);
                 }
                 Ok(hit)
             }
@@ -330,15 +330,15 @@ impl Reads {
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         let place = view.stored().and_then(|view| {
             let makings = self.positions.makings(view)?;
-            self.cache.place(&makings, view, key, scope)
+            redis::Place::of(&makings, view, key, scope)
         });
         let (loaded, made) = self.store.row(side, view, key).await.map_err(failed)?;
         let loaded = Arc::new(loaded);
         // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
         if let Some(place) = place.filter(|place| made.is_of(place)) {
-            let (cache, loaded) = (self.cache.clone(), loaded.clone());
+            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), key.to_owned());
             tokio::spawn(async move {
-                if let Err(error) = cache.fill(&place, loaded.found.as_ref(), &loaded.offsets).await {
+                if let Err(error) = cache.fill((&place, &key), loaded.found.as_ref(), &loaded.offsets).await {
                     tracing::debug!(error = %error, "a row was not put into Redis");
                 }
             });

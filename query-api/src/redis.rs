@@ -59,17 +59,42 @@ pub(crate) enum CacheError {
     Doubted,
 }
 
-/// Where Redis has a row, if it has it.
-#[derive(Debug, Clone)]
+/// Where Redis has the row of a key, if it has it.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
-    view: StoredView,
+    pub(crate) view: StoredView,
     pub(crate) partition: u32,
     /// Of the view in that partition.
     pub(crate) making: Making,
     /// Of that partition, or of all, added up, for a row that many aggregates feed.
     pub(crate) revision: i64,
-    key: String,
     pub(crate) is_sum: bool,
+}
+
+impl Place {
+    /// `None`: Redis shows nothing of its partition; of a row that many aggregates feed, of any.
+    pub(crate) fn of(makings: &Makings, view: StoredView, key: &str, scope: Scope) -> Option<Self> {
+        let is_sum = matches!(view.view().source, Source::Sum(_));
+        let partition = match scope {
+            Scope::One(partition) => partition,
+            Scope::All => partition_of_sum(key, u32::try_from(makings.len()).ok()?),
+        };
+        let making = (*makings.get(usize::try_from(partition).ok()?)?)?;
+        let revision = if is_sum {
+            makings.iter().map(|making| Some(i64::from((*making)?.revision))).sum::<Option<_>>()?
+        } else {
+            i64::from(making.revision)
+        };
+        Some(Self { view, partition, making, revision, is_sum })
+    }
+
+    fn name(&self, keys: &Keys, key: &str) -> String {
+        let Self { view, partition, making, revision, is_sum } = *self;
+        match is_sum {
+            true => keys.sum(partition, (making.generation, revision), view, key),
+            false => keys.row(partition, making.incarnation, view, key),
+        }
+    }
 }
 
 /// What Redis has for a key.
@@ -122,30 +147,15 @@ impl Cache {
         })
     }
 
-    /// Returns where the row of a key is to be found, unless Redis shows nothing of its partition; of a row that many
-    /// aggregates feed, of any.
-    pub(crate) fn place(&self, makings: &Makings, view: StoredView, key: &str, scope: Scope) -> Option<Place> {
-        let is_sum = matches!(view.view().source, Source::Sum(_));
-        let partition = match scope {
-            Scope::One(partition) => partition,
-            Scope::All => partition_of_sum(key, u32::try_from(makings.len()).ok()?),
-        };
-        let making = (*makings.get(usize::try_from(partition).ok()?)?)?;
-        let (revision, key) = if is_sum {
-            let revisions = makings.iter().map(|making| Some(i64::from((*making)?.revision))).sum::<Option<_>>()?;
-            (revisions, self.keys.sum(partition, (making.generation, revisions), view, key))
-        } else {
-            (i64::from(making.revision), self.keys.row(partition, making.incarnation, view, key))
-        };
-        Some(Place { view, partition, making, revision, key, is_sum })
-    }
-
     /// One round trip: the row, and the position that covers it.
-    pub(crate) async fn row(&self, place: &Place) -> Result<Hit, CacheError> {
+    pub(crate) async fn row(&self, place: &Place, key: &str) -> Result<Hit, CacheError> {
         let _turn = self.reads.enter().await?;
         let position = self.keys.shown(place.view.name(), place.partition);
-        let (shown, value): (Option<String>, Option<Vec<u8>>) =
-            redis::cmd("MGET").arg(position).arg(&place.key).query_async(&mut self.connection.clone()).await?;
+        let (shown, value): (Option<String>, Option<Vec<u8>>) = redis::cmd("MGET")
+            .arg(position)
+            .arg(place.name(&self.keys, key))
+            .query_async(&mut self.connection.clone())
+            .await?;
         let shown = shown.as_deref().and_then(Shown::parse);
         let Some(shown) = shown.filter(|shown| shown.making == place.making) else { return Ok(Hit::Elsewhere(shown)) };
         let Some((head, value)) = value.and_then(|value| Some((Head::of(&value)?, value))) else {
@@ -165,7 +175,12 @@ impl Cache {
 
     /// Puts what Postgres gave, a row or its absence, unless Redis shows more, or too many do just now. `offsets`: what
     /// Postgres showed of each partition. The place is from before the row was read.
-    pub(crate) async fn fill(&self, place: &Place, row: Option<&Row>, offsets: &[i64]) -> Result<(), CacheError> {
+    pub(crate) async fn fill(
+        &self,
+        (place, key): (&Place, &str),
+        row: Option<&Row>,
+        offsets: &[i64],
+    ) -> Result<(), CacheError> {
         let _turn = self.fills.try_enter()?;
         let (version, body) = row.map_or((ABSENT, &[][..]), |row| (row.version, &row.body));
         let ttl_secs = match (place.is_sum, row) {
@@ -176,7 +191,7 @@ impl Cache {
         let shown = offsets.get(usize::try_from(place.partition).unwrap_or(usize::MAX)).copied().unwrap_or(-1);
         let (shown, offsets) = if place.is_sum { (String::new(), offsets) } else { (shown.to_string(), &[][..]) };
         let mut call = self.fill.key(self.keys.shown(place.view.name(), place.partition));
-        call.key(&place.key).arg(place.making.to_string()).arg(shown).arg(ttl_secs);
+        call.key(place.name(&self.keys, key)).arg(place.making.to_string()).arg(shown).arg(ttl_secs);
         call.arg(version).arg(value(version, offsets, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())

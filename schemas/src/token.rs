@@ -27,7 +27,7 @@ impl LogId {
 
 impl Display for LogId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+        f.write_str(str::from_utf8(&self.0).expect("the alphabet is ASCII"))
     }
 }
 

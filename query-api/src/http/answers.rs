@@ -17,6 +17,8 @@ pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consis
 const PARKED: HeaderName = HeaderName::from_static("stampede-parked");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
+/// Room for all that an answer's head gets, by the border too, so that it does not grow step by step.
+const ANSWER_HEADERS: usize = 8;
 
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
@@ -87,6 +89,7 @@ fn of_many(mut response: Response, token: Option<String>) -> Response {
 
 fn json(body: Bytes, content_type: HeaderValue) -> Response {
     let mut response = Response::new(Body::from(body));
+    response.headers_mut().reserve(ANSWER_HEADERS);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }

@@ -1,11 +1,13 @@
 -- One row (its columns null where there is none) and what it is sure to show, of one moment.
 SELECT shown.offsets, rows.version, rows.data::text, shown.generation, shown.revisions
 FROM (
+    -- Sorted once, by the index; an aggregate with an order of its own sorts for itself.
     SELECT
-        array_agg(next_offset - 1 ORDER BY partition) AS offsets,
+        array_agg(next_offset - 1) AS offsets,
         max(generation) AS generation,
-        array_agg(revision ORDER BY partition) AS revisions
-    FROM checkpoints
-    WHERE view = $1
+        array_agg(revision) AS revisions
+    FROM (
+        SELECT next_offset, generation, revision FROM checkpoints WHERE view = $1 ORDER BY partition
+    ) AS of_partitions
 ) AS shown
 LEFT JOIN {relation} AS rows ON rows.key = $2

@@ -3,11 +3,11 @@
 //!
 //! Invariant: a look answers no token that was not shown before the look was sent.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use hashbrown::HashMap;
 use schemas::feeds::{PerView, StoredView};
 use schemas::token::Token;
 
