@@ -50,9 +50,12 @@ end
 -- A service cannot tell the id of a request whose head it cannot read: its answer has another one. These two functions
 -- make a problem of it that names the request, as every other error does.
 function edge.complete_head()
-    local status, named = ngx.status, ngx.var.upstream_http_x_request_id
-    local is_of_head = status == 400 or status == 414 or status == 431
-    if not is_of_head or not named or named == ngx.var.request_name then
+    local status = ngx.status
+    if status ~= 400 and status ~= 414 and status ~= 431 then
+        return
+    end
+    local named = ngx.var.upstream_http_x_request_id
+    if not named or named == ngx.var.request_name then
         return
     end
     if ngx.var.allowed_origin ~= "" then

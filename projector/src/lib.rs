@@ -46,13 +46,14 @@ use tokio::sync::watch;
 pub use config::Config;
 pub use migrate::migrate;
 
+use log_end::LogEnd;
 use metrics::Metrics;
 use other_folds::Notice;
 use projector::{Projector, Ready};
 use reactor::deadlines::Deadlines;
 use reactor::unconfirmed::Unconfirmed;
 use reactor::{Commands, Lanes, Reactor, WeakLanes};
-use redis::Cache;
+use redis::{Cache, fitness};
 
 /// A projector that is bound and folds nothing yet.
 pub struct App {
@@ -78,6 +79,7 @@ impl App {
             log: readiness.condition("kafka"),
             postgres: readiness.condition("postgres"),
             redis: readiness.condition("redis"),
+            redis_settings: readiness.condition("redis-settings"),
         };
         let reactor_ready = readiness.condition("reactor");
         let commands = Commands::of(&config)?;
@@ -135,7 +137,7 @@ fn start_projector(
     (tasks, shutdown): (&mut Tasks, &Shutdown),
 ) -> anyhow::Result<Option<Group>> {
     if config.feeds.is_empty() {
-        [ready.log, ready.postgres, ready.redis].iter().for_each(Condition::ready);
+        [ready.log, ready.postgres, ready.redis, ready.redis_settings].iter().for_each(Condition::ready);
         return Ok(None);
     }
     let (sender, assignment) = watch::channel(None);
@@ -143,6 +145,10 @@ fn start_projector(
     let name = format!("{topic}.projectors.{}", config.feeds.names());
     let group = Group::join(&config.kafka, "projector", (&name, &meeting(topic)), sender)?;
     let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
+    let (redis, keys) = cache.connection();
+    let log_end = LogEnd::new(&config.kafka, topic, (redis.clone(), keys))?;
+    tasks.spawn("log-end", log_end.publish(assignment.clone(), shutdown.clone()));
+    tasks.spawn("redis-settings", fitness::watch(redis, ready.redis_settings.clone(), shutdown.clone()));
     let notice = Notice::new(metrics.clone());
     let projector = Projector { config, partitions, cache, metrics, ready, notice, assignment };
     tasks.spawn("projector", projector.run(shutdown.clone()));

@@ -4,7 +4,7 @@
 //! batch being filled, one being folded.
 
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,7 +12,6 @@ use chassis::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
@@ -20,8 +19,6 @@ use tokio::sync::Notify;
 const MAX_BATCH_RECORDS: usize = 12_000;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// For the log's end.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Records of several partitions, in one piece of memory.
 #[derive(Debug, Default)]
@@ -69,32 +66,7 @@ impl Batch {
 }
 
 /// What was read and is not taken yet. Whoever takes it gets all that is there at that moment.
-pub(crate) struct Batches(Arc<Shared>, End);
-
-/// The end of the partitions that are read, by the same client.
-#[derive(Clone)]
-pub(crate) struct End {
-    consumer: Weak<BaseConsumer>,
-    /// Each with [`Offset::End`].
-    partitions: TopicPartitionList,
-}
-
-impl End {
-    /// Asks the brokers, and blocks. Returns the offset behind the last record of each partition; `None`: nobody reads
-    /// any more.
-    pub(crate) fn offsets(&self) -> Option<Result<Vec<(u32, i64)>, KafkaError>> {
-        let consumer = self.consumer.upgrade()?;
-        // Of the end it is a request of its own: one a broker, for all of its partitions.
-        let told = consumer.offsets_for_times(self.partitions.clone(), ANSWER_WITHIN);
-        Some(told.map(|told| {
-            let of_partition = |told: TopicPartitionListElem<'_>| match told.offset() {
-                Offset::Offset(next) if told.error().is_ok() => Some((told.partition().cast_unsigned(), next)),
-                _ => None,
-            };
-            told.elements().into_iter().filter_map(of_partition).collect()
-        }))
-    }
-}
+pub(crate) struct Batches(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -119,24 +91,18 @@ pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) ->
     // Its partitions stay the same, so nothing waits for a fetch to end; and short ones would keep an idle broker busy.
     config.set("fetch.wait.max.ms", "500");
     let consumer: BaseConsumer = config.create().context("create a Kafka consumer")?;
-    let (mut assignment, mut partitions) = (TopicPartitionList::new(), TopicPartitionList::new());
+    let mut assignment = TopicPartitionList::new();
     for (partition, offset) in from {
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
-        partitions.add_partition_offset(topic, partition.cast_signed(), Offset::End)?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
     let shared = Arc::new(Shared::default());
-    let (reader, consumer) = (shared.clone(), Arc::new(consumer));
-    let end = End { consumer: Arc::downgrade(&consumer), partitions };
+    let reader = shared.clone();
     std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader))?;
-    Ok(Batches(shared, end))
+    Ok(Batches(shared))
 }
 
 impl Batches {
-    pub(crate) fn end(&self) -> End {
-        self.1.clone()
-    }
-
     /// Waits for something. After an error nothing comes any more. Nothing is lost where the wait is given up.
     pub(crate) async fn recv(&mut self) -> Result<Batch, KafkaError> {
         loop {

@@ -1,18 +1,27 @@
-//! Tells the readers, every second, where the log ends: a token of a position behind that was never given to anybody.
+//! Tells the readers, every second, where the log ends: a token of a position behind that was never given to anybody, and a
+//! view that shows less is behind.
 //!
-//! It runs beside the folding and never holds it up. Readers wait for tokens where it fails.
+//! It runs beside the folding, whatever becomes of that, and with a client of its own. Readers wait for tokens where it
+//! fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::kafka::KafkaSettings;
+use chassis::kafka::group::Assignment;
+use chassis::shutdown::Shutdown;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
 use redis::RedisError;
 use redis::aio::ConnectionManager;
-use schemas::cache::End as Told;
-use schemas::cache::{END, Keys};
-
-use crate::log::End;
+use schemas::cache::{END, End, Keys};
+use tokio::sync::watch;
+use tokio::task::JoinError;
 
 const EVERY: Duration = Duration::from_secs(1);
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 enum EndError {
@@ -20,40 +29,74 @@ enum EndError {
     Log(#[from] KafkaError),
     #[error("Redis did not take the log's end")]
     Redis(#[from] RedisError),
+    #[error("the question to Kafka was given up")]
+    Asking(#[from] JoinError),
 }
 
-/// Publishes it until the log is read no more.
-pub(crate) async fn publish(end: End, mut connection: ConnectionManager, keys: Keys) {
-    loop {
-        match publish_once(&end, &mut connection, &keys).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
+/// The ends of a log's partitions, asked from Kafka and told by Redis.
+pub(crate) struct LogEnd {
+    consumer: Arc<BaseConsumer>,
+    topic: String,
+    connection: ConnectionManager,
+    keys: Keys,
+}
+
+impl LogEnd {
+    pub(crate) fn new(
+        kafka: &KafkaSettings,
+        topic: &str,
+        (connection, keys): (ConnectionManager, Keys),
+    ) -> Result<Self, KafkaError> {
+        let consumer = Arc::new(kafka.reader("projector-log-end").create()?);
+        Ok(Self { consumer, topic: topic.to_owned(), connection, keys })
+    }
+
+    /// Publishes those of the assigned partitions.
+    pub(crate) async fn publish(mut self, assignment: watch::Receiver<Assignment>, shutdown: Shutdown) {
+        while !shutdown.is_requested() {
+            let assigned = assignment.borrow().clone().unwrap_or_default();
+            if !assigned.is_empty()
+                && let Err(error) = self.publish_once(assigned.iter().copied()).await
+            {
                 let error = format!("{:#}", anyhow::Error::from(error));
                 tracing::debug!(error, "the log's end is not published; queries wait for tokens of any position");
             }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = shutdown.requested() => {}
+            }
         }
-        tokio::time::sleep(EVERY).await;
+    }
+
+    async fn publish_once(&mut self, partitions: impl Iterator<Item = u32>) -> Result<(), EndError> {
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions {
+            asked.add_partition_offset(&self.topic, partition.cast_signed(), Offset::End)?;
+        }
+        // From before: whatever was acknowledged by then is in front of the end.
+        let time: (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection).await?;
+        let at_ms = time.0 * 1000 + time.1 / 1000;
+        let consumer = self.consumer.clone();
+        let ends = tokio::task::spawn_blocking(move || ends(&consumer, asked)).await??;
+        let mut pipe = redis::pipe();
+        for (partition, next_offset) in ends {
+            let end = End { next_offset, at_ms }.to_string();
+            pipe.set(self.keys.end(partition), &end).ignore();
+            pipe.publish(self.keys.news(), format!("{partition} {END}={end}")).ignore();
+        }
+        Ok(pipe.query_async(&mut self.connection).await?)
     }
 }
 
-/// Returns `false` once the log is read no more.
-async fn publish_once(end: &End, connection: &mut ConnectionManager, keys: &Keys) -> Result<bool, EndError> {
-    // From before: whatever was acknowledged by then is in front of the end.
-    let time: (i64, i64) = redis::cmd("TIME").query_async(connection).await?;
-    let at_ms = time.0 * 1000 + time.1 / 1000;
-    let end = end.clone();
-    let offsets = tokio::task::spawn_blocking(move || end.offsets()).await;
-    let offsets = match offsets {
-        Ok(Some(offsets)) => offsets?,
-        Ok(None) | Err(_) => return Ok(false),
+/// Returns the offset behind the last record of each partition that tells it. Blocks.
+fn ends(consumer: &BaseConsumer, partitions: TopicPartitionList) -> Result<Vec<(u32, i64)>, KafkaError> {
+    // Errors of brokers wait there to be taken.
+    while consumer.poll(Duration::ZERO).is_some() {}
+    // Of the end it is a request of its own: one a broker, for all of its partitions.
+    let told = consumer.offsets_for_times(partitions, ANSWER_WITHIN)?;
+    let of_partition = |told: TopicPartitionListElem<'_>| match told.offset() {
+        Offset::Offset(next) if told.error().is_ok() => Some((told.partition().cast_unsigned(), next)),
+        _ => None,
     };
-    let mut pipe = redis::pipe();
-    for (partition, next_offset) in offsets {
-        let end = Told { next_offset, at_ms }.to_string();
-        pipe.set(keys.end(partition), &end).ignore();
-        pipe.publish(keys.news(), format!("{partition} {END}={end}")).ignore();
-    }
-    let () = pipe.query_async(connection).await?;
-    Ok(true)
+    Ok(told.elements().into_iter().filter_map(of_partition).collect())
 }

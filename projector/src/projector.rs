@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Feeds};
 use crate::fold::{Changes, FoldError, Folder, Records, Standing};
 use crate::log::{self, Batch, Batches};
-use crate::log_end;
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
 use crate::postgres::{End, Move, Store, StoreError, Target};
@@ -79,6 +78,8 @@ pub(crate) struct Ready {
     pub(crate) log: Condition,
     pub(crate) postgres: Condition,
     pub(crate) redis: Condition,
+    /// How Redis is set up.
+    pub(crate) redis_settings: Condition,
 }
 
 impl Projector {
@@ -146,8 +147,6 @@ impl Projector {
         // It ends with this stretch.
         let mut background = JoinSet::new();
         background.spawn(snapshots::keep(self.config.postgres_url.clone(), waiting, self.metrics.clone()));
-        let (connection, keys) = self.cache.connection();
-        background.spawn(log_end::publish(batches.end(), connection, keys));
         let mut fold = Fold {
             metrics: self.metrics.clone(),
             store,

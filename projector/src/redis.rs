@@ -4,6 +4,8 @@
 //! step, and then nothing more of it is written until [`Cache::resume`] finds its position to be right, or begins a new
 //! incarnation of it.
 
+pub(crate) mod fitness;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
+use schemas::feeds::FeedId;
 
 use crate::positions::{NotReached, Place, Positions};
 
@@ -36,6 +37,21 @@ pub(crate) enum Origin {
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry, positions: &Arc<Positions>) -> Self {
         let meter = telemetry.meter();
+        let progress = positions.clone();
+        meter
+            .f64_observable_gauge("stampede_view_behind_seconds")
+            .with_description("For how long the log has had records that a server does not show of a view.")
+            .with_callback(move |gauge| {
+                for feed in FeedId::all() {
+                    for (server, progress) in ["redis", "postgres"].into_iter().zip(progress.progress(feed)) {
+                        if let Some(behind) = progress.and_then(|progress| progress.behind) {
+                            let labels = [KeyValue::new("view", feed.name()), KeyValue::new("server", server)];
+                            gauge.observe(behind.as_secs_f64(), &labels);
+                        }
+                    }
+                }
+            })
+            .build();
         let positions = positions.clone();
         meter
             .u64_observable_gauge("stampede_token_waiters")

@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use cached::Cached;
-use ends::Written;
+use ends::{PastEnds, Written};
 pub(crate) use offsets::{Applied, Offsets, covers, token_text};
 use schemas::cache::{END, Making, News, Shown};
 use schemas::feeds::{FeedId, PerView, StoredView};
@@ -57,6 +57,16 @@ struct State {
     /// What Postgres showed a moment ago. A Redis that shows less is not followed any more: it can be read, and not written.
     floor: Option<Offsets>,
     cache: Option<Cached>,
+    ends: Option<PastEnds>,
+}
+
+/// How far a server is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// What it shows of the feed, as a token; `None`: nothing.
+    pub(crate) applied: Option<String>,
+    /// For how long the log has had records, at least, that it does not show.
+    pub(crate) behind: Option<Duration>,
 }
 
 /// Which partitions an answer depends on.
@@ -143,6 +153,17 @@ impl Positions {
             furthest.abs_diff(*at)
         });
         Some(behind.sum())
+    }
+
+    /// Tells how far Redis and Postgres are; `None` of one that nothing is known of.
+    pub(crate) fn progress(&self, feed: FeedId) -> [Option<Progress>; 2] {
+        let (state, now) = (self.read(), Instant::now());
+        let of_server = |offsets: &Offsets| {
+            let offsets = offsets.of(feed);
+            let applied = state.log.and_then(|log| token_text(log.id, offsets, Scope::All));
+            Progress { applied, behind: state.ends.as_ref().and_then(|ends| ends.behind(offsets, now)) }
+        };
+        [state.cache.as_ref().map(|cache| of_server(&cache.offsets)), state.store.as_ref().map(of_server)]
     }
 
     /// Where to read now.
@@ -252,7 +273,10 @@ impl Positions {
         let mut state = self.write();
         let Some(log) = state.log else { return };
         let mut cached = Cached::none(log.partitions, clock);
-        let moved: Vec<_> = all.into_iter().flat_map(|news| cached.take(&news, state.floor.as_ref())).collect();
+        let State { floor, ends, .. } = &mut *state;
+        let ends = ends.get_or_insert_with(|| PastEnds::none(log.partitions, clock));
+        ends.know_clock(clock);
+        let moved: Vec<_> = all.into_iter().flat_map(|news| cached.take(&news, floor.as_ref(), ends)).collect();
         state.cache = Some(cached);
         drop(state);
         self.wake(At::Cache, moved);
@@ -261,8 +285,8 @@ impl Positions {
     /// Takes news of Redis. `false`: nothing is known of it, and it has to be read.
     pub(crate) fn advance_cache(&self, news: &News<'_>) -> bool {
         let mut state = self.write();
-        let State { cache: Some(cache), floor, .. } = &mut *state else { return false };
-        let moved = cache.take(news, floor.as_ref());
+        let State { cache: Some(cache), floor, ends: Some(ends), .. } = &mut *state else { return false };
+        let moved = cache.take(news, floor.as_ref(), ends);
         drop(state);
         if news.values.iter().any(|(name, _)| *name != END) {
             self.confirm();

@@ -17,6 +17,7 @@ use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -34,6 +35,9 @@ pub(crate) use wire::{Cut, Wire};
 /// seconds, a lease ends after ten, and a test may go through several of either.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const SERVICE_TOKEN: &str = "token-of-the-tests";
+
+/// A database with all tables and no rows, of which every test gets a copy: to make them takes longer than to copy them.
+static TABLES: OnceCell<String> = OnceCell::const_new();
 
 /// The addresses of its servers may be proxies.
 #[derive(Clone)]
@@ -67,16 +71,24 @@ impl Shop {
     }
 
     pub(crate) async fn with_views(partitions: u32) -> Self {
-        let shop = Self::with_empty_database(partitions).await;
-        projector::migrate(&shop.postgres_url.as_str().into()).await.unwrap();
-        shop
+        let tables = TABLES.get_or_init(async || {
+            let name = format!("it_{}", Uuid::new_v4().simple());
+            sql(&server("TEST_POSTGRES_URL"), &format!("CREATE DATABASE {name}")).await;
+            projector::migrate(&url_of(&name).as_str().into()).await.unwrap();
+            name
+        });
+        Self::with_database(partitions, tables.await).await
     }
 
     pub(crate) async fn with_empty_database(partitions: u32) -> Self {
+        Self::with_database(partitions, "template1").await
+    }
+
+    /// `template`: what the database is a copy of.
+    async fn with_database(partitions: u32, template: &str) -> Self {
         let mut shop = Self::new(partitions).await;
-        shop.sql(&format!("CREATE DATABASE {}", shop.topic)).await;
-        let (server, _) = shop.postgres_url.rsplit_once('/').expect("a URL ends with a database");
-        shop.postgres_url = format!("{server}/{}", shop.topic);
+        shop.sql(&format!("CREATE DATABASE {} TEMPLATE {template}", shop.topic)).await;
+        shop.postgres_url = url_of(&shop.topic);
         shop.has_tables = true;
         shop
     }
@@ -204,13 +216,23 @@ impl Shop {
 
     /// One statement, whose first column of its first row is a number or nothing.
     pub(crate) async fn sql(&self, statement: &str) -> Option<i64> {
-        let (client, connection) = tokio_postgres::connect(&self.postgres_url, NoTls).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let rows = client.query(statement, &[]).await.unwrap();
-        drop(client);
-        connection.await.unwrap().unwrap();
-        rows.first().and_then(|row| row.get(0))
+        sql(&self.postgres_url, statement).await
     }
+}
+
+async fn sql(url: &str, statement: &str) -> Option<i64> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let rows = client.query(statement, &[]).await.unwrap();
+    drop(client);
+    connection.await.unwrap().unwrap();
+    rows.first().and_then(|row| row.get(0))
+}
+
+fn url_of(database: &str) -> String {
+    let url = server("TEST_POSTGRES_URL");
+    let (server, _) = url.rsplit_once('/').expect("a URL ends with a database");
+    format!("{server}/{database}")
 }
 
 /// Set by `cargo stack test`.

@@ -127,6 +127,32 @@ async fn a_position_that_vanishes_under_load_costs_the_rows_of_its_view_and_part
 }
 
 #[tokio::test]
+async fn a_redis_that_may_drop_positions_or_is_a_replica_is_told_of() {
+    let mut shop = Shop::with_views(2).await;
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
+    redis.ask("CONFIG SET maxmemory 100000000 maxmemory-policy allkeys-lru").await.unwrap();
+    shop.redis_url = redis.url();
+    let projector = shop.start_projector();
+    let tells = async |what: Option<&str>| {
+        eventually("readyz tells of it", async || {
+            let answer = projector.admin_client().get("/readyz").await;
+            let is_told = what.map_or(answer.status == 200, |what| answer.text.contains(what));
+            is_told.then_some(())
+        })
+        .await;
+    };
+    tells(Some("may evict positions")).await;
+    redis.ask("CONFIG SET maxmemory-policy noeviction").await.unwrap();
+    tells(Some("is noeviction")).await;
+    redis.ask("CONFIG SET maxmemory-policy volatile-lru").await.unwrap();
+    tells(None).await;
+    redis.ask("REPLICAOF 127.0.0.1 1").await.unwrap();
+    tells(Some("names a replica")).await;
+    std::fs::remove_dir_all(&redis.dir).unwrap();
+}
+
+#[tokio::test]
 async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
     let mut shop = Shop::with_views(3).await;
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();

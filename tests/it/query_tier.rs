@@ -409,6 +409,7 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     let edge = stack.client();
     let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
     let mut token = register(&edge, "cd").await;
+    assert_eq!(shown(&edge, "cd", &token).await.status, 200);
     assert_eq!(edge.get("/v1/products/none").await.status, 404);
 
     let kept = eventually("an answer is kept", async || {

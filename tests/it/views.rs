@@ -7,7 +7,7 @@ use schemas::time::parse_rfc3339;
 use schemas::views::VIEWS;
 use serde_json::{Value, json};
 
-use crate::fixture::{Answer, Client, Service, Shop, batch_line, eventually};
+use crate::fixture::{Answer, Client, Proxy, Service, Shop, batch_line, eventually};
 
 struct Whole {
     shop: Shop,
@@ -318,6 +318,39 @@ async fn the_catalogue_names_every_view_and_how_far_it_is() {
     })
     .await;
     assert!(views["views"][0]["applied"].as_str().unwrap().starts_with(token.split_once('.').unwrap().0));
+}
+
+#[tokio::test]
+async fn the_catalogue_and_the_metrics_tell_for_how_long_each_server_lacks_what_the_log_has() {
+    let mut shop = Shop::with_views(2).await;
+    let postgres = Proxy::in_url(&mut shop.postgres_url).await;
+    postgres.restore().await;
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    commands.post("/v1/products/cd/register", record()).await.accepted(&["product.registered.v1"]);
+    let behind = async |server: &str| {
+        let views = queries.get("/v1/views").await.json();
+        views["views"][0][server]["behind_secs"].as_f64()
+    };
+    for server in ["redis", "postgres"] {
+        eventually("it shows all", async || (behind(server).await == Some(0.0)).then_some(())).await;
+    }
+    // Without Postgres nothing is folded, and Redis is told nothing either. Its clock and the log go on.
+    postgres.cut().await;
+    commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await.accepted(&["product.restocked.v1"]);
+    for server in ["redis", "postgres"] {
+        eventually("it lacks something for two seconds", async || (behind(server).await > Some(2.0)).then_some(()))
+            .await;
+        let metrics = query_api.admin_client().get("/metrics").await.text;
+        let name = format!("stampede_view_behind_seconds{{server=\"{server}\",view=\"product\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&*name)).unwrap_or_else(|| panic!("{metrics}"));
+        assert!(value.parse::<f64>().unwrap() > 2.0, "{value}");
+    }
+    postgres.restore().await;
+    for server in ["redis", "postgres"] {
+        eventually("it shows all", async || (behind(server).await == Some(0.0)).then_some(())).await;
+    }
 }
 
 #[tokio::test]

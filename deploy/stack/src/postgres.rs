@@ -104,7 +104,9 @@ fn settings(port: u16, purpose: Purpose) -> Vec<String> {
         Purpose::Use => {}
         // The data survives SIGKILL, not a power cut: it is thrown away after the run.
         Purpose::Tests => {
-            settings.extend(["fsync=off", "full_page_writes=off"].map(String::from));
+            // Every test has a database of its own, and each would be looked at once a minute.
+            let settings_of_tests = ["fsync=off", "full_page_writes=off", "autovacuum_naptime=10min"];
+            settings.extend(settings_of_tests.map(String::from));
         }
     }
     settings

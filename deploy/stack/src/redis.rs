@@ -21,8 +21,8 @@ pub(crate) fn part(layout: &Layout, tools: &Tools) -> Part {
     let port = layout.ports.redis();
     let port_text = port.to_string();
     let args = ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    // What it drops at its limit is read from Postgres again.
-    let limits = ["--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru", "--daemonize", "no"];
+    // What it drops at its limit is read from Postgres again: rows, which end at some time, and no position, which does not.
+    let limits = ["--maxmemory", "256mb", "--maxmemory-policy", "volatile-lru", "--daemonize", "no"];
     let mut launch = Launch::new(&tools.redis_server, args.into_iter().chain(limits));
     launch.dir = Some(layout.config());
     Part {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::answers;
 use super::request::{Asked, Parameters, invalid};
 use crate::lists;
+use crate::positions;
 use crate::reads::Reads;
 
 #[derive(Serialize)]
@@ -35,6 +36,22 @@ struct Entry<'a> {
     applied: Option<String>,
     /// Records that another view shows and this one does not. How far the log goes, this tier does not know.
     lag: Option<u64>,
+    /// How far each server is; `null`: it was not heard of.
+    redis: Option<Progress>,
+    postgres: Option<Progress>,
+}
+
+#[derive(Serialize)]
+struct Progress {
+    applied: Option<String>,
+    /// For how long the log has had records that are not shown; `null`: nobody has told where it ends.
+    behind_secs: Option<f64>,
+}
+
+impl Progress {
+    fn of(positions::Progress { applied, behind }: positions::Progress) -> Self {
+        Self { applied, behind_secs: behind.map(|behind| behind.as_secs_f64()) }
+    }
 }
 
 pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters, _: Asked) -> Response {
@@ -43,6 +60,7 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
     }
     let views = ViewId::all().map(|id| {
         let view = id.view();
+        let [redis, postgres] = reads.positions.progress(id.feed()).map(|progress| progress.map(Progress::of));
         let range = view.key_range.map_or(vec![], |(from, to)| vec![from, to]);
         Entry {
             name: view.name,
@@ -54,6 +72,8 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
             lists: view.lists,
             applied: reads.positions.shown(id.feed()),
             lag: reads.positions.lag(id.feed()),
+            redis,
+            postgres,
         }
     });
     let body = serde_json::to_string(&Catalogue { views }).expect("the catalogue is JSON");

@@ -6,7 +6,7 @@ use std::time::Instant;
 use schemas::cache::{END, End, News, Shown};
 use schemas::feeds::{FeedId, PerFeed};
 
-use super::ends::Ends;
+use super::ends::{Ends, PastEnds};
 use super::{Makings, NOTHING, Offsets, to_index};
 
 /// Redis, as long as it is known to follow the log.
@@ -39,11 +39,18 @@ impl Cached {
     }
 
     /// Returns the positions that moved.
-    pub(super) fn take(&mut self, news: &News<'_>, floor: Option<&Offsets>) -> Vec<(FeedId, u32, i64)> {
+    pub(super) fn take(
+        &mut self,
+        news: &News<'_>,
+        floor: Option<&Offsets>,
+        past: &mut PastEnds,
+    ) -> Vec<(FeedId, u32, i64)> {
         let mut moved = Vec::new();
         for (name, value) in &news.values {
             if *name == END {
-                self.ends.know(news.partition, End::parse(value).unwrap_or_default());
+                let end = End::parse(value).unwrap_or_default();
+                self.ends.know(news.partition, end);
+                past.know(news.partition, end);
             } else if let Some(feed) = FeedId::named(name) {
                 moved.extend(self.know((feed, news.partition), Shown::parse(value), floor));
             }

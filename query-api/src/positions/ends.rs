@@ -2,7 +2,10 @@
 //!
 //! A token comes from an answer, so what it names was in the log before its request arrived. An end that was asked for
 //! after that, and is not behind the token, tells that nobody ever gave it.
+//!
+//! Those of before tell for how long a place has not shown what is in the log.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +19,30 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// More than any partition takes: a token that is further ahead of a known end is refused at once.
 const MAX_RECORDS_A_SECOND: i64 = 1_000_000;
 
+/// Ends of one partition that are remembered: a place that is further behind than ten minutes is so at least.
+const MAX_KNOWN: usize = 600;
+/// An end is published every second.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
 /// By partition.
 #[derive(Debug, Clone)]
 pub(super) struct Ends(Arc<[End]>);
+
+/// The ends of some time. Redis may go away meanwhile.
+#[derive(Debug)]
+pub(super) struct PastEnds {
+    /// Redis's, in ms, when ours showed the instant.
+    clock: (u64, Instant),
+    by_partition: Vec<Past>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Past {
+    /// Those at which there was more than before.
+    ends: VecDeque<End>,
+    /// When the last one was published, by Redis's clock.
+    heard_ms: i64,
+}
 
 /// Whether the log has what a token names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +89,45 @@ impl Ends {
             (Written::Unknown, _) | (_, Written::Unknown) => Written::Unknown,
             (Written::Yes, Written::Yes) => Written::Yes,
         })
+    }
+}
+
+impl PastEnds {
+    pub(super) fn none(partitions: u32, clock: (u64, Instant)) -> Self {
+        Self { clock, by_partition: vec![Past::default(); to_index(partitions)] }
+    }
+
+    pub(super) fn know_clock(&mut self, clock: (u64, Instant)) {
+        self.clock = clock;
+    }
+
+    pub(super) fn know(&mut self, partition: u32, end: End) {
+        let Some(Past { ends, heard_ms }) = self.by_partition.get_mut(to_index(partition)) else { return };
+        *heard_ms = end.at_ms;
+        // A log that was replaced ends earlier.
+        ends.retain(|earlier| earlier.next_offset <= end.next_offset);
+        if ends.back().is_some_and(|last| last.next_offset == end.next_offset) {
+            return;
+        }
+        if ends.len() == MAX_KNOWN {
+            ends.pop_front();
+        }
+        ends.push_back(end);
+    }
+
+    /// Returns for how long there have been records, at least, that these offsets do not show; `None`: it is not known
+    /// where the log ends.
+    pub(super) fn behind(&self, offsets: &[i64], now: Instant) -> Option<Duration> {
+        let now_ms = at(self.clock, now);
+        let (mut since, mut is_known) = (None, true);
+        for (Past { ends, heard_ms }, shown) in self.by_partition.iter().zip(offsets) {
+            match ends.get(ends.partition_point(|end| end.next_offset <= shown + 1)) {
+                Some(first) => since = Some(since.unwrap_or(first.at_ms).min(first.at_ms)),
+                None => is_known &= now_ms - heard_ms < ms(HEARD_WITHIN),
+            }
+        }
+        let behind_ms = since.map(|since| now_ms - since).or(is_known.then_some(0))?;
+        Some(Duration::from_millis(u64::try_from(behind_ms).unwrap_or(0)))
     }
 }
 
@@ -124,6 +187,38 @@ mod tests {
         assert_eq!(told(0, 0, "0-999999999999", Duration::ZERO), Written::Unknown);
         assert_eq!(told(5, 61_500, "0-4,1-5", Duration::from_secs(2)), Written::Unknown);
         assert_eq!(told(5, 61_500, "0-5,1-5", Duration::from_secs(2)), Written::Never);
+    }
+
+    #[test]
+    fn a_place_is_behind_since_there_was_more_than_it_shows() {
+        let begun = Instant::now();
+        let mut ends = PastEnds::none(2, (60_000, begun));
+        // At 70,000.
+        let behind = |ends: &PastEnds, offsets: [i64; 2]| {
+            ends.behind(&offsets, begun + Duration::from_secs(10)).map(|behind| behind.as_secs())
+        };
+        assert_eq!(behind(&ends, [-1, -1]), None);
+        for (next_offset, at_ms) in [(5, 60_000), (5, 61_000), (8, 62_000), (8, 63_000), (9, 64_000), (9, 69_000)] {
+            ends.know(0, End { next_offset, at_ms });
+        }
+        assert_eq!(behind(&ends, [8, -1]), None, "nothing is known of the other partition");
+        ends.know(1, End { next_offset: 1, at_ms: 65_500 });
+        let told = [-1, 3, 4, 6, 7, 8, 20].map(|shown| behind(&ends, [shown, 0]));
+        assert_eq!(told, [10, 10, 8, 8, 6, 0, 0].map(Some));
+        assert_eq!(behind(&ends, [8, -1]), Some(4));
+        assert_eq!(behind(&ends, [7, -1]), Some(6));
+        let later = begun + Duration::from_secs(20);
+        assert_eq!(ends.behind(&[8, 0], later), None, "nobody publishes it any more");
+        assert_eq!(ends.behind(&[7, 0], later), Some(Duration::from_secs(16)), "at least");
+    }
+
+    #[test]
+    fn past_ends_are_bounded_and_go_with_their_log() {
+        let mut ends = PastEnds::none(1, (0, Instant::now()));
+        (0..1_000).for_each(|second| ends.know(0, End { next_offset: 10 + second, at_ms: second * 1_000 }));
+        assert_eq!(ends.by_partition[0].ends.len(), MAX_KNOWN);
+        ends.know(0, End { next_offset: 3, at_ms: 0 });
+        assert_eq!(ends.by_partition[0].ends.len(), 1, "another log");
     }
 
     #[test]

@@ -241,6 +241,14 @@ fn views() -> Value {
         "descending": { "type": "boolean", "description": "Which way it goes where the reader names no order." },
         "filters": names,
     }));
+    let mut progress = object(json!({
+        "applied": { "type": ["string", "null"], "description": "As a token; `null`: it shows nothing yet." },
+        "behind_secs": {
+            "type": ["number", "null"],
+            "description": "For how long the log has had records that it does not show, to the second; `null`: not known.",
+        },
+    }));
+    progress["type"] = json!(["object", "null"]);
     let view = object(json!({
         "name": text(),
         "about": { "type": "string", "description": "What it shows." },
@@ -251,6 +259,8 @@ fn views() -> Value {
         "lists": { "type": "array", "items": list },
         "applied": { "type": ["string", "null"], "description": "As a token; `null`: it shows nothing yet." },
         "lag": { "type": ["integer", "null"], "description": "Records that another view shows and this one does not." },
+        "redis": progress,
+        "postgres": progress,
     }));
     object(json!({ "views": { "type": "array", "items": view } }))
 }
