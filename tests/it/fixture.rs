@@ -31,8 +31,8 @@ pub(crate) use service::{Mortal, Service};
 pub(crate) use tripwire::{Heard, Step, Tripwire};
 pub(crate) use wire::{Cut, Wire};
 
-/// Longer than anything takes that works, on a machine whose cores are busy: Kafka gives a dead consumer's share away after six
-/// seconds, a lease ends after ten, and a test may go through several of either.
+/// Longer than anything takes that works, on a machine whose cores are busy: Kafka gives a dead consumer's share away
+/// after six seconds, a lease ends after ten, and a test may go through several of either.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const SERVICE_TOKEN: &str = "token-of-the-tests";
 
