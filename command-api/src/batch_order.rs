@@ -8,7 +8,6 @@
 //! know nothing of what the other refused.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::hash_map::EntryRef;
@@ -37,8 +36,6 @@ pub(crate) enum Route {
 pub(crate) struct BatchOrder {
     name: u64,
     lines: Mutex<Lines>,
-    /// Whether any was refused: seldom, and then only is it looked up which.
-    has_refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +52,7 @@ impl BatchOrder {
     }
 
     fn named(name: u64) -> Arc<Self> {
-        Arc::new(Self { name, lines: Mutex::default(), has_refused: AtomicBool::new(false) })
+        Arc::new(Self { name, lines: Mutex::default() })
     }
 
     /// Names the batch to owners. It is random: no two batches of one link share it.
@@ -64,24 +61,24 @@ impl BatchOrder {
     }
 
     pub(crate) fn refuse(&self, aggregate: &AggregateId) {
-        self.refuse_behind(&mut self.lines(), aggregate);
+        self.lines().refused.insert(aggregate.clone());
     }
 
     pub(crate) fn is_refused(&self, aggregate: &AggregateId) -> bool {
-        self.has_refused() && self.lines().refused.contains(aggregate)
+        self.lines().refused.contains(aggregate)
     }
 
     /// Sends a line on its way. An error is its answer: it would overtake an earlier one.
     fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<UnderWay, Answer> {
         let mut lines = self.lines();
-        if self.has_refused() && lines.refused.contains(aggregate) {
+        if lines.refused.contains(aggregate) {
             return Err(overtaking());
         }
         match lines.under_way.get_mut(aggregate) {
             None => drop(lines.under_way.insert(aggregate.clone(), (route, 1))),
             Some((earlier, count)) if *earlier == route => *count += 1,
             Some(_) => {
-                self.refuse_behind(&mut lines, aggregate);
+                lines.refused.insert(aggregate.clone());
                 let detail = "the owner changed while earlier lines for the same aggregate were under way".into();
                 return Err(Answer::Overloaded { detail });
             }
@@ -89,13 +86,8 @@ impl BatchOrder {
         Ok(UnderWay { order: self.clone(), aggregate: aggregate.clone(), answered: false })
     }
 
-    fn refuse_behind(&self, lines: &mut Lines, aggregate: &AggregateId) {
-        lines.refused.insert(aggregate.clone());
-        self.has_refused.store(true, Ordering::Release);
-    }
-
     fn has_refused(&self) -> bool {
-        self.has_refused.load(Ordering::Acquire)
+        !self.lines().refused.is_empty()
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -119,7 +111,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut lines = self.order.lines();
         if !self.answered {
-            self.order.refuse_behind(&mut lines, &self.aggregate);
+            lines.refused.insert(self.aggregate.clone());
         }
         if let EntryRef::Occupied(mut earlier) = lines.under_way.entry_ref(&self.aggregate) {
             earlier.get_mut().1 -= 1;

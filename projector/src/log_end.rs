@@ -55,9 +55,18 @@ impl LogEnd {
     pub(crate) async fn publish(mut self, assignment: watch::Receiver<Assignment>, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let assigned = assignment.borrow().clone().unwrap_or_default();
-            if !assigned.is_empty()
-                && let Err(error) = self.publish_once(assigned.iter().copied()).await
-            {
+            let published = async {
+                match assigned.is_empty() {
+                    true => Ok(()),
+                    false => self.publish_once(assigned.iter().copied()).await,
+                }
+            };
+            // A broker that does not answer must not hold up the shutdown.
+            let published = tokio::select! {
+                published = published => published,
+                () = shutdown.requested() => return,
+            };
+            if let Err(error) = published {
                 let error = format!("{:#}", anyhow::Error::from(error));
                 tracing::debug!(error, "the log's end is not published; queries wait for tokens of any position");
             }

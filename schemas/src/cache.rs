@@ -94,10 +94,10 @@ pub fn partition_of_sum(key: &str, partitions: u32) -> u32 {
     u32::try_from(xxh3_64(key.as_bytes()) % u64::from(partitions)).expect("a remainder of a u32 fits one")
 }
 
-/// Most names are no longer.
-const MANY_NAME_BYTES: usize = 96;
+/// Enough for most names.
+const NAME_CAPACITY: usize = 96;
 
-// Two names are made for each read, one for each row that is written: `write!` takes four times as long for them.
+// Two names are made for each read and one for each row that is written: there `write!` shows in a profile.
 
 fn push_decimal(to: &mut String, number: u32) {
     if number >= 10 {
@@ -154,7 +154,7 @@ impl Keys {
 
     /// Returns what the names of a partition begin with.
     fn of_partition(&self, partition: u32) -> String {
-        let mut name = String::with_capacity(MANY_NAME_BYTES);
+        let mut name = String::with_capacity(NAME_CAPACITY);
         name.push('{');
         name.push_str(&self.prefix);
         name.push(':');

@@ -253,8 +253,8 @@ fn parse_version(digits: &str) -> Option<u64> {
     plain.then(|| digits.parse().ok()).flatten()
 }
 
-/// Most commands have a form that is no longer.
-const MANY_FORM_BYTES: usize = 256;
+/// Enough for the canonical form of most commands.
+const FORM_CAPACITY: usize = 256;
 
 /// A hash of the canonical form of a command: its name, its condition, its fields in their order. Blanks, the
 /// order of fields and `null` for an absent field do not change it, nor does a new field that may be left out: the hash
@@ -266,7 +266,7 @@ struct Fingerprint {
 
 impl Fingerprint {
     fn of(aggregate: AggregateType, command: &str, precondition: Precondition) -> Self {
-        let mut form = Vec::with_capacity(MANY_FORM_BYTES);
+        let mut form = Vec::with_capacity(FORM_CAPACITY);
         form.extend_from_slice(command.as_bytes());
         match precondition {
             Precondition::None => form.extend_from_slice(b"\0*"),

@@ -121,7 +121,7 @@ pub(super) mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    pub(in super::super) fn app() -> HttpState {
+    pub(in super::super) fn http_state() -> HttpState {
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
         HttpState::new(watch::channel(None).1, metrics, Secret::from("token"))
     }
@@ -140,7 +140,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn more_commands_than_may_be_under_way_are_refused() {
-        let state = app();
+        let state = http_state();
         let mut under_way = Vec::new();
         let refused = loop {
             match state.admit_command(Body::from("{}")).await {
@@ -159,9 +159,9 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn bodies_that_do_not_come_keep_nobody_out_and_are_given_up() {
-        let mut app = app();
-        app.admission.body_within = Duration::from_millis(200);
-        let state = Arc::new(app);
+        let mut state = http_state();
+        state.admission.body_within = Duration::from_millis(200);
+        let state = Arc::new(state);
         let slow_ones: Vec<_> = (0..MAX_COMMANDS / 2)
             .map(|_| {
                 let state = state.clone();
@@ -180,7 +180,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_too_large_is_refused_by_what_it_announces_and_by_what_comes() {
-        let state = app();
+        let state = http_state();
         let large = vec![b' '; MAX_BODY_BYTES + 1];
         assert_eq!(state.admit_command(Body::from(large.clone())).await.unwrap_err().status, 413);
         let chunk = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>(large) });
@@ -189,7 +189,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn bodies_share_a_number_of_bytes() {
-        let state = app();
+        let state = http_state();
         let mut under_way = Vec::new();
         while let Ok((_, admitted)) = state.admit_batch(Body::from(vec![b' '; MAX_BATCH_BYTES])).await {
             under_way.push(admitted);

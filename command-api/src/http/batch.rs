@@ -251,7 +251,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::admission::tests::{all_places_are_free, app};
+    use super::super::admission::tests::{all_places_are_free, http_state};
     use super::*;
 
     const SOON: Duration = Duration::from_secs(10);
@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_stops_reading_the_answer_loses_the_place() {
-        let state = Arc::new(app());
+        let state = Arc::new(http_state());
         let limits = Limits { write_timeout: Duration::from_millis(200), ..Limits::new(SOON) };
         let address = serve(state.clone(), Duration::from_secs(600), limits).await;
         let _stalled = begin(address).await;
@@ -289,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_reads_the_answer_too_slowly_loses_the_place() {
-        let state = Arc::new(app());
+        let state = Arc::new(http_state());
         let address = serve(state.clone(), Duration::from_millis(200), Limits::new(SOON)).await;
         let mut reader = begin(address).await;
         let mut answer = Vec::new();

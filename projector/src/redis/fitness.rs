@@ -1,4 +1,4 @@
-//! Whether the server that `REDIS_URL` names is set up for what is kept there.
+//! Checks how the server that `REDIS_URL` names is set up.
 //!
 //! Nothing wrong is served where it is not: a replica takes no writes, so that Postgres answers, and a position that is
 //! evicted takes the rows of its view and partition with it. Operators are told, in `/readyz` and the log.
@@ -12,26 +12,29 @@ use redis::aio::ConnectionManager;
 
 const EVERY: Duration = Duration::from_secs(3);
 
-/// Keeps the condition at what the server says of itself. One that does not answer is the matter of another condition.
-pub(crate) async fn watch(mut connection: ConnectionManager, fit: Condition, shutdown: Shutdown) {
-    let mut told = None;
+/// Keeps the condition at what the server tells of itself, until shutdown. It does not wait for a server that is away:
+/// another condition does.
+pub(crate) async fn watch(mut connection: ConnectionManager, settings: Condition, shutdown: Shutdown) {
+    let mut asked = redis::pipe();
+    asked.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
+    let mut logged = None;
     while !shutdown.is_requested() {
-        let mut asked = redis::pipe();
-        asked.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
-        let unfit = match asked.query_async::<[String; 2]>(&mut connection).await {
-            Ok(info) => unfit(&info.concat()),
-            Err(_) => None,
-        };
-        match &unfit {
-            Some(reason) => fit.waiting(*reason),
-            None => fit.ready(),
-        }
-        if unfit != told {
-            match unfit {
-                Some(reason) => tracing::warn!(reason, "Redis is not set up as it should be"),
-                None => tracing::info!("Redis is set up as it should be"),
+        match asked.query_async::<[String; 2]>(&mut connection).await {
+            Err(_) => settings.ready(),
+            Ok(info) => {
+                let unfit = unfit(&info.concat());
+                match unfit {
+                    Some(reason) => settings.waiting(reason),
+                    None => settings.ready(),
+                }
+                if logged != unfit {
+                    match unfit {
+                        Some(reason) => tracing::warn!(reason, "Redis is not set up as it should be"),
+                        None => tracing::info!("Redis is set up as it should be"),
+                    }
+                    logged = unfit;
+                }
             }
-            told = unfit;
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -40,7 +43,7 @@ pub(crate) async fn watch(mut connection: ConnectionManager, fit: Condition, shu
     }
 }
 
-/// Returns what is wrong, by the server's `INFO`.
+/// Returns what is wrong, from the text of `INFO`.
 fn unfit(info: &str) -> Option<&'static str> {
     let fields: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
     if fields.get("role") == Some(&"slave") {

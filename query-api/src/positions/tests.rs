@@ -1,5 +1,6 @@
 use schemas::cache::End;
 
+use super::state::SHOWN_WITHIN;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -1,0 +1,96 @@
+//! What is known of both places at one moment.
+
+use std::time::{Duration, Instant};
+
+use schemas::feeds::FeedId;
+use schemas::token::Token;
+
+use super::cached::Cached;
+use super::ends::{PastEnds, Written};
+use super::waiters::{At, Position};
+use super::{Log, NOTHING, Offsets, Place, Scope, covers, to_index, token_text};
+
+/// Redis has so long to show what Postgres does, and less than twice that.
+pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) log: Option<Log>,
+    pub(super) store: Option<Offsets>,
+    /// What Postgres showed then; it becomes the floor.
+    recent: Option<(Instant, Offsets)>,
+    /// What Postgres showed a moment ago. A Redis that shows less is not followed any more: it can be read, and not written.
+    pub(super) floor: Option<Offsets>,
+    pub(super) cache: Option<Cached>,
+    pub(super) ends: Option<PastEnds>,
+}
+
+impl State {
+    pub(super) fn raise_floor(&mut self, now: Instant) {
+        let Self { store: Some(store), recent, floor, cache, .. } = self else { return };
+        if recent.as_ref().is_some_and(|(at, _)| now.saturating_duration_since(*at) < SHOWN_WITHIN) {
+            return;
+        }
+        let Some((_, offsets)) = recent.replace((now, store.clone())) else { return };
+        if let Some(cache) = cache {
+            cache.distrust(&offsets);
+        }
+        *floor = Some(offsets);
+    }
+
+    /// Tells whether the log has what a token names, of a request that arrived then.
+    pub(super) fn is_written(&self, token: &Token, arrived: Instant) -> Written {
+        self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
+    }
+
+    pub(super) fn place(&self, feed: FeedId, token: &Token) -> Option<Place> {
+        let stored = self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
+        self.cached(feed, Some(token)).or(stored.then_some(Place::Store))
+    }
+
+    pub(super) fn cached(&self, feed: FeedId, token: Option<&Token>) -> Option<Place> {
+        let cache = self.cache.as_ref()?;
+        let offsets = &cache.offsets.0[feed];
+        if !token.is_none_or(|token| covers(offsets, token)) {
+            return None;
+        }
+        Some(Place::Cache { makings: cache.makings[feed].clone(), offsets: offsets.clone() })
+    }
+
+    /// In each place a position that has to come before the token is shown there.
+    pub(super) fn missing(&self, feed: FeedId, token: &Token) -> [Position; 2] {
+        let of_place = |at, offsets: Option<&Offsets>| {
+            let offsets = offsets.map_or(&[][..], |offsets| offsets.of(feed));
+            let is_missing = |(partition, offset): &(&u32, &i64)| {
+                offsets.get(to_index(**partition)).is_none_or(|shown| shown < *offset)
+            };
+            let missing = token.positions.iter().find(is_missing);
+            let (partition, offset) = missing.expect("the place does not show the token");
+            (at, feed, *partition, *offset)
+        };
+        [of_place(At::Cache, self.cache.as_ref().map(|cache| &cache.offsets)), of_place(At::Store, self.store.as_ref())]
+    }
+
+    /// By partition, of both places.
+    pub(super) fn furthest(&self, feed: FeedId) -> Option<Vec<i64>> {
+        let of_feed = |offsets: &Offsets| offsets.of(feed).to_vec();
+        let (store, cache) =
+            (self.store.as_ref().map(of_feed), self.cache.as_ref().map(|cache| of_feed(&cache.offsets)));
+        match (store, cache) {
+            (Some(store), Some(cache)) => Some(store.into_iter().zip(cache).map(|(a, b)| a.max(b)).collect()),
+            (store, cache) => store.or(cache),
+        }
+    }
+
+    /// What any place shows of the partitions that the token names.
+    pub(super) fn reached_of(&self, feed: FeedId, token: &Token) -> Option<String> {
+        let mut offsets = vec![NOTHING; to_index(self.log?.partitions)];
+        let places = [self.store.as_ref(), self.cache.as_ref().map(|cache| &cache.offsets)];
+        for place in places.into_iter().flatten() {
+            for partition in token.positions.keys().map(|partition| to_index(*partition)) {
+                offsets[partition] = offsets[partition].max(place.of(feed)[partition]);
+            }
+        }
+        token_text(self.log?.id, &offsets, Scope::All)
+    }
+}
