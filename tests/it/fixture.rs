@@ -10,7 +10,10 @@ mod service;
 mod tripwire;
 mod wire;
 
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use chassis::env::Env;
@@ -245,6 +248,23 @@ pub(crate) async fn connect_to_redis(url: &str) -> redis::RedisResult<Multiplexe
 
 pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `cargo stack test`"))
+}
+
+/// Returns an address on which nobody listens, and that nobody else comes to have: its port is none of those that the
+/// system gives out by itself.
+pub(crate) fn free_addr() -> SocketAddr {
+    /// Behind those of stacks, before those that Linux gives out.
+    const PORTS: Range<u16> = 24_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        // Another run of the tests begins elsewhere.
+        let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) + std::process::id();
+        let port = PORTS.start + (next % u32::from(PORTS.end - PORTS.start)) as u16;
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 /// Between two tries.

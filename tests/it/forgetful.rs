@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redis::AsyncTypedCommands as _;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::fixture::{Answer, Shop, connect_to_redis, eventually};
+use crate::fixture::{Answer, Shop, connect_to_redis, eventually, free_addr};
 use crate::projectors::{Orders, active};
 
 async fn keys(redis: &mut MultiplexedConnection, shop: &Shop) -> Vec<String> {
@@ -57,7 +56,7 @@ impl OwnRedis {
 #[tokio::test]
 async fn a_restart_with_an_old_dump_shows_nothing_that_was_changed_since() {
     let mut shop = Shop::with_views(3).await;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = free_addr().port();
     let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
     shop.redis_url = redis.url();
     let mut orders = Orders::new(&shop).await;
@@ -129,7 +128,7 @@ async fn a_position_that_vanishes_under_load_costs_the_rows_of_its_view_and_part
 #[tokio::test]
 async fn a_redis_that_may_drop_positions_or_is_a_replica_is_told_of() {
     let mut shop = Shop::with_views(2).await;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = free_addr().port();
     let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
     redis.ask("CONFIG SET maxmemory 100000000 maxmemory-policy allkeys-lru").await.unwrap();
     shop.redis_url = redis.url();
@@ -155,7 +154,7 @@ async fn a_redis_that_may_drop_positions_or_is_a_replica_is_told_of() {
 #[tokio::test]
 async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
     let mut shop = Shop::with_views(3).await;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = free_addr().port();
     let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
     shop.redis_url = redis.url();
     let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
