@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
 /// A batch grows to this until it is taken; an idle log's batches are single records.
-const MAX_BATCH_RECORDS: usize = 12_000;
+pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 
@@ -60,8 +60,8 @@ impl Batch {
         batch
     }
 
-    fn is_full(&self) -> bool {
-        self.index.len() >= MAX_BATCH_RECORDS || self.bytes.len() >= MAX_BATCH_BYTES
+    fn is_full(&self, max_records: usize) -> bool {
+        self.index.len() >= max_records || self.bytes.len() >= MAX_BATCH_BYTES
     }
 }
 
@@ -71,6 +71,8 @@ pub(crate) struct Batches(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// A batch grows to so many records.
+    max_records: usize,
     /// There is something to take.
     filled: Notify,
     /// There is room.
@@ -87,6 +89,16 @@ struct State {
 
 /// Begins at the given offset of each partition. Dropping what it returns ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
+    follow_by(MAX_BATCH_RECORDS, kafka, topic, from)
+}
+
+/// Gives so many records at a time at most.
+pub(crate) fn follow_by(
+    max_records: usize,
+    kafka: &KafkaSettings,
+    topic: &str,
+    from: &[(u32, i64)],
+) -> anyhow::Result<Batches> {
     let mut config = kafka.reader("projector");
     // Its partitions stay the same, so nothing waits for a fetch to end; and short ones would keep an idle broker busy.
     config.set("fetch.wait.max.ms", "500");
@@ -96,7 +108,7 @@ pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) ->
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared { max_records, ..Shared::default() });
     let reader = shared.clone();
     std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader))?;
     Ok(Batches(shared))
@@ -135,7 +147,8 @@ impl Shared {
 
     /// Waits for room. `false`: nobody listens.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
-        let state = self.taken.wait_while(self.lock(), |state| state.batch.is_full() && !state.is_closed);
+        let is_full = |state: &mut State| state.batch.is_full(self.max_records) && !state.is_closed;
+        let state = self.taken.wait_while(self.lock(), is_full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.batch.index.is_empty() {
             self.filled.notify_one();

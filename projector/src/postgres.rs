@@ -128,6 +128,16 @@ impl Target {
         }
     }
 
+    /// Returns what its sessions do otherwise than others.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Live => "",
+            // Rows and checkpoints that are lost together are folded again. The switch, by another session, flushes the
+            // commits before its own, too.
+            Self::Next(_) => "-c synchronous_commit=off",
+        }
+    }
+
     /// A statement that names live tables.
     pub(crate) fn of(self, sql: &str) -> String {
         match self {
@@ -142,7 +152,7 @@ impl Target {
 
 impl Store {
     pub(crate) async fn connect(url: &Secret, target: Target) -> Result<Self, StoreError> {
-        let config = chassis::postgres::session(url, "", "projector")?;
+        let config = chassis::postgres::session(url, target.options(), "projector")?;
         let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
         let (client, connection) = connecting.await.map_err(|_| StoreError::Silent)?.map_err(StoreError::Connect)?;
         tokio::spawn(async move {

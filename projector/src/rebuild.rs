@@ -4,6 +4,9 @@
 //! Several views are folded in one pass up to where the hindmost of them is live. Then each is brought to its end by
 //! itself: one whose rows differ keeps none of the others from its switch.
 //!
+//! Live work comes first: the rebuild keeps to [`Limits`] while it folds, compares and copies to Redis. What is little it
+//! does at full speed: the last records before the comparison and before the switch, and those that live work waits for.
+//!
 //! The next rows have a table and checkpoints of their own (`…_next`, `…@next`), so that a rebuild that was killed goes
 //! on from there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the tables
 //! change names in the same transaction. The checkpoints' generation moves with it: whoever folded the old rows finds
@@ -18,30 +21,29 @@
 //!
 //! The rows from before stay (`…_kept`, `…@kept`). The way back is the same: they are folded on to where the log is.
 
-mod cache;
-mod compare;
-mod tables;
+mod limits;
+mod fold;
 mod worker;
+mod tables;
+mod compare;
+mod cache;
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use schemas::feeds::{FeedId, StoredView};
-use tokio::task::JoinSet;
 
 pub use compare::{Compared, Comparison, Difference};
+pub use limits::{Limits, Share};
 
 use crate::config::{Config, Feeds};
 use crate::redis::declare_stale;
 use crate::settings;
 use cache::Cache;
+use fold::Fold;
 use tables::{Origin, Tables};
-use worker::Worker;
 
-const TELL_EVERY: Duration = Duration::from_secs(1);
 /// The switch waits for readers of the tables, and they for it, a moment each time.
 const SWITCH_TRIES: u32 = 20;
 const SWITCH_RETRY: Duration = Duration::from_millis(300);
@@ -54,6 +56,7 @@ pub struct Wish {
     pub rollback: bool,
     /// Switch though rows differ: the fold has changed, or the live rows are wrong.
     pub accept: bool,
+    pub limits: Limits,
 }
 
 /// What the rebuild of a view came to.
@@ -67,17 +70,42 @@ pub struct Report {
     pub copied: usize,
 }
 
-/// Of the command line behind `rebuild`. It prints how it goes; an error: something was not switched.
-pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let mut wish = Wish::default();
-    for arg in args {
-        match arg.as_str() {
-            "--rollback" => wish.rollback = true,
-            "--accept" => wish.accept = true,
-            view if !view.starts_with('-') => wish.views.push(view.to_owned()),
-            other => bail!("{other:?} is not understood: rebuild VIEW…, with --rollback or --accept"),
+impl Wish {
+    /// Reads the command line behind `rebuild`.
+    pub fn from_args(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        let mut wish = Self::default();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--rollback" => wish.rollback = true,
+                "--accept" => wish.accept = true,
+                "--threads" => wish.limits.threads = value(&arg, args.next())?,
+                "--share" => wish.limits.share = value(&arg, args.next())?,
+                "--fast" => wish.limits = Limits::fast(),
+                view if !view.starts_with('-') => wish.views.push(view.to_owned()),
+                other => bail!(
+                    "{other:?} is not understood: rebuild VIEW…, with --rollback or --accept; with --threads N and --share \
+                     PERCENT for other limits beside live work, or --fast for none"
+                ),
+            }
         }
+        Ok(wish)
     }
+}
+
+fn value<T>(option: &str, value: Option<String>) -> anyhow::Result<T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let value = value.with_context(|| format!("{option} is followed by a number"))?;
+    value.parse().with_context(|| format!("{option} {value} is not understood"))
+}
+
+/// Carries out the command line behind `rebuild`, and prints how it goes.
+///
+/// # Errors
+/// Also where something was not switched.
+pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let wish = Wish::from_args(args)?;
     let mut differing = Vec::new();
     let reports = rebuild(config, &wish, |line| println!("{line}")).await?;
     let is_one = reports.len() == 1;
@@ -117,7 +145,6 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
             tables.check_kept().await?;
         }
     }
-    let mut until: Vec<i64> = Vec::new();
     for view in &views {
         tables.turn_to(*view).await?;
         match tables.prepare(wish.rollback).await? {
@@ -125,14 +152,14 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
             Origin::Unfinished => tell("going on with a rebuild that did not come to its end".to_owned()),
             Origin::Kept => tell("going on with the rows from before the last rebuild".to_owned()),
         }
-        let live = tables.live().await?;
-        until =
-            if until.is_empty() { live } else { until.iter().zip(live).map(|(one, other)| *one.min(&other)).collect() };
     }
-    let mut fold = Fold::new(config, Feeds::of(views.iter().copied().map(FeedId::View)), until.len()).await?;
-    fold.to(&until, Some(&tell)).await?;
-    let (records, folded_in) = (fold.progress.load(Ordering::Relaxed), fold.begun.elapsed().as_secs_f64());
-    tell(format!("folded         {records} records in {folded_in:.2} s"));
+    let hindmost = async || tables.hindmost(&views).await;
+    let partitions = hindmost().await?.len();
+    let feeds = Feeds::of(views.iter().copied().map(FeedId::View));
+    let mut fold = Fold::new(config, feeds, partitions, wish.limits).await?;
+    fold.follow(hindmost, &tell).await?;
+    let (records, time) = fold.folded();
+    tell(format!("folded         {records} records in {:.2} s", time.as_secs_f64()));
     drop(fold);
     let mut reports = Vec::new();
     for view in views {
@@ -171,26 +198,23 @@ async fn end(
     tell: &dyn Fn(String),
 ) -> anyhow::Result<Report> {
     tables.analyze().await?;
-    let live = tables.live().await?;
-    let mut fold = Fold::new(config, Feeds::only(FeedId::View(view)), live.len()).await?;
-    // The live rows went on meanwhile; now it is little.
-    fold.to(&live, Some(tell)).await?;
-    fold.to(&tables.live().await?, None).await?;
+    let partitions = tables.live().await?.len();
+    let mut fold = Fold::new(config, Feeds::only(FeedId::View(view)), partitions, wish.limits).await?;
+    fold.follow(async || tables.live().await, tell).await?;
 
     let moment = tables.snapshot().await?;
-    fold.to(&moment, None).await?;
-    let comparison = tables.compare(u32::try_from(live.len())?).await?;
+    fold.to(&moment).await?;
+    let comparison = tables.compare(u32::try_from(partitions)?, wish.limits.share).await?;
     if comparison.total() > 0 && !wish.accept && !wish.rollback {
         return Ok(Report { view: view.name(), comparison, generation: None, copied: 0 });
     }
-    if tables.wait() {
-        fold.to(&tables.front().await?, Some(tell)).await?;
-    }
+    // The live rows, or those of the other views, went on meanwhile.
+    fold.follow(async || tables.goal().await, tell).await?;
 
     fold.note_changes();
     let mut cache = None;
     let mut copied = 0;
-    match copy(config, view, tables, &mut fold).await {
+    match copy(config, (wish, view), (tables, &mut fold), tell).await {
         Ok(Some((copy, rows))) => (cache, copied) = (Some(copy), rows),
         Ok(None) => {}
         Err(error) => tell(format!("Redis is left to the projectors: {error:#}")),
@@ -198,6 +222,8 @@ async fn end(
     let mut tries = 0;
     let Switched { generation, to } = loop {
         tries += 1;
+        // Live work waits while the rest is folded: let it be what comes in a moment.
+        fold.to(&tables.goal().await?).await?;
         match switch(tables, &mut fold, &mut cache).await {
             Ok(switched) => break switched,
             Err(error) if tries < SWITCH_TRIES && tables.is_worth_a_retry(&error) => {
@@ -227,18 +253,18 @@ async fn end(
     Ok(Report { view: view.name(), comparison, generation: Some(generation), copied })
 }
 
-/// What is hot, and what changed meanwhile.
+/// Copies what is hot to Redis, and what changed meanwhile. `None`: Redis does not have the live rows either.
 async fn copy(
     config: &Config,
-    view: StoredView,
-    tables: &Tables,
-    fold: &mut Fold,
+    (wish, view): (&Wish, StoredView),
+    (tables, fold): (&Tables, &mut Fold),
+    tell: &dyn Fn(String),
 ) -> anyhow::Result<Option<(Cache, usize)>> {
     let live = tables.live().await?;
     let place = (tables.generation(), u32::try_from(live.len())?);
     let Some(mut cache) = Cache::connect(config, view, place).await? else { return Ok(None) };
-    let copied = cache.copy(tables).await?;
-    fold.to(&tables.live().await?, None).await?;
+    let copied = cache.copy(tables, wish.limits.share).await?;
+    fold.follow(async || tables.goal().await, tell).await?;
     cache.put(tables, fold.changes()).await?;
     Ok(Some((cache, copied)))
 }
@@ -252,7 +278,7 @@ struct Switched {
 /// While it runs no projector commits to the view.
 async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>) -> anyhow::Result<Switched> {
     let from = tables.lock().await?;
-    fold.to(&from, None).await?;
+    fold.to(&from).await?;
     if let Some(copy) = cache
         && copy.put(tables, fold.changes()).await.is_err()
     {
@@ -262,61 +288,34 @@ async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>)
     Ok(Switched { generation: tables.switch().await?, to })
 }
 
-/// Some workers, a thread's work each.
-struct Fold {
-    workers: Vec<Worker>,
-    progress: Arc<AtomicI64>,
-    begun: Instant,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Fold {
-    async fn new(config: &Config, views: Feeds, partitions: usize) -> anyhow::Result<Self> {
-        let partitions = u32::try_from(partitions).context("a number of partitions")?;
-        let progress = Arc::new(AtomicI64::new(0));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(partitions as usize);
-        let mut workers = Vec::new();
-        for thread in 0..threads {
-            let share = (0..partitions).skip(thread).step_by(threads).collect();
-            workers.push(Worker::new(config, views, (partitions, share), progress.clone()).await?);
-        }
-        Ok(Self { workers, progress, begun: Instant::now() })
+    fn wish(args: &str) -> anyhow::Result<Wish> {
+        Wish::from_args(args.split_whitespace().map(str::to_owned))
     }
 
-    /// Folds on, and commits, up to these next offsets. A fold that failed is over: the next one begins at its last commit.
-    async fn to(&mut self, until: &[i64], tell: Option<&dyn Fn(String)>) -> anyhow::Result<()> {
-        let until: Arc<[i64]> = until.into();
-        let mut tasks = JoinSet::new();
-        for worker in self.workers.drain(..) {
-            tasks.spawn(worker.fold_to(until.clone()));
-        }
-        let (total, began) = (until.iter().sum::<i64>(), self.progress.load(Ordering::Relaxed));
-        let mut ticks = tokio::time::interval_at((Instant::now() + TELL_EVERY).into(), TELL_EVERY);
-        loop {
-            tokio::select! {
-                ended = tasks.join_next() => match ended {
-                    Some(ended) => self.workers.push(ended.context("a worker panicked")??),
-                    None => return Ok(()),
-                },
-                _ = ticks.tick() => {
-                    let done = self.progress.load(Ordering::Relaxed);
-                    let rate = (done - began) as f64 / self.begun.elapsed().as_secs_f64();
-                    let left = (total - done) as f64 / rate.max(1.0);
-                    if let Some(tell) = tell {
-                        tell(format!("{done:>12} of {total} records  {rate:.0}/s  {left:.0} s to go"));
-                    }
-                }
-            }
-        }
+    #[test]
+    fn limits_are_those_beside_live_work_unless_others_are_given() {
+        let limits = |args: &str| wish(args).unwrap().limits;
+        assert_eq!(limits("product --accept"), Limits::default());
+        assert_eq!(limits("product order --fast"), Limits::fast());
+        let given = limits("--threads 3 product --share 20");
+        assert_eq!((given.threads.get(), given.share), (3, "20".parse().unwrap()));
+        assert_eq!(wish("--threads 3 product order").unwrap().views, ["product", "order"]);
     }
 
-    /// From now on.
-    fn note_changes(&mut self) {
-        self.workers.iter_mut().for_each(|worker| worker.touched = Some(HashSet::new()));
-    }
-
-    /// Keys of rows that changed since the last call.
-    fn changes(&mut self) -> Vec<String> {
-        let touched = self.workers.iter_mut().filter_map(|worker| worker.touched.replace(HashSet::new()));
-        touched.flatten().collect::<HashSet<_>>().into_iter().collect()
+    #[test]
+    fn an_option_that_is_not_understood_is_named() {
+        for (args, named) in [
+            ("product --share 0", "--share 0"),
+            ("product --threads none", "--threads none"),
+            ("product --threads", "--threads is followed by a number"),
+            ("product --slow", "--slow"),
+        ] {
+            let error = wish(args).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 }

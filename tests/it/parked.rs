@@ -155,7 +155,7 @@ async fn a_rebuild_takes_what_was_parked() {
     let token = shop.send("restock", &json!({ "quantity": 1 })).await;
     assert_eq!(shop.stock("p-2", &token).await, 101);
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
-    let wish = Wish { views: vec!["product".to_owned()], accept: true, rollback: false };
+    let wish = Wish { views: vec!["product".to_owned()], accept: true, ..Wish::default() };
     let error = rebuild(&config, &wish, |_| ()).await.unwrap_err();
     assert!(format!("{error:#}").contains("poison"), "{error:#}");
     shop.accept("product_rows").await;

@@ -56,8 +56,7 @@ impl Shown {
     }
 
     async fn rebuild_all(&self, views: &[&str], how: &str) -> anyhow::Result<(Vec<Report>, Vec<String>)> {
-        let views = views.iter().copied().map(str::to_owned).collect();
-        let wish = Wish { views, rollback: how == "--rollback", accept: how == "--accept" };
+        let wish = Wish::from_args(views.iter().copied().chain(how.split_whitespace()).map(str::to_owned))?;
         let config = projector::Config::from_env(&self.shop.env([])).unwrap();
         let told = std::sync::Mutex::new(Vec::new());
         let reports = rebuild(&config, &wish, |line| told.lock().unwrap().push(line)).await?;
@@ -96,11 +95,13 @@ async fn a_rebuild_under_writes_changes_no_row_and_hides_nothing_from_a_token() 
     let shown = Shown::new().await;
     let is_over = Arc::new(AtomicBool::new(false));
     let busy = shown.keep_busy(&is_over);
-    for (view, path, generation) in
-        [("product", "/v1/products/p-1", 2), ("customer", "/v1/customers/c-1", 2), ("product", "/v1/products/p-1", 3)]
-    {
+    for (view, path, generation, limits) in [
+        ("product", "/v1/products/p-1", 2, "--threads 1 --share 10"),
+        ("customer", "/v1/customers/c-1", 2, ""),
+        ("product", "/v1/products/p-1", 3, "--fast"),
+    ] {
         let before = shown.queries.get(path).await;
-        let (report, told) = shown.rebuild(view, "").await.unwrap();
+        let (report, told) = shown.rebuild(view, limits).await.unwrap();
         assert_eq!(report.comparison.differences, [], "{view}");
         assert!(report.comparison.partitions.iter().map(|partition| partition.rows).sum::<u64>() >= 7);
         assert_eq!(report.generation, Some(generation), "{told:?}");

@@ -33,6 +33,16 @@ pub(crate) struct Rebuild {
     /// Switch though rows differ from the live ones
     #[arg(long)]
     accept: bool,
+    /// Fold by so many threads, each of which keeps one core busy at most, here or in Postgres [default: half of the cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Let each thread work for so much of the time: after each piece of work it pauses in proportion to how long that took,
+    /// which on a busy machine is longer [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    share: Option<u8>,
+    /// Fold by a thread for each core, without pauses and more at a time: for a system that has nothing else to do
+    #[arg(long, conflicts_with_all = ["threads", "share"])]
+    fast: bool,
 }
 
 impl Audit {
@@ -45,10 +55,15 @@ impl Audit {
 
 impl Rebuild {
     pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<Error> {
-        let options = [(self.rollback, "--rollback"), (self.accept, "--accept")];
-        let options = options.into_iter().filter_map(|(is_wanted, option)| is_wanted.then_some(option));
-        let views = self.views.iter().map(String::as_str);
-        become_projector(layout, profile, &["rebuild"].into_iter().chain(views).chain(options).collect::<Vec<_>>())
+        let mut args = vec!["rebuild".to_owned()];
+        args.extend(self.views.iter().cloned());
+        for (is_wanted, option) in [(self.rollback, "--rollback"), (self.accept, "--accept"), (self.fast, "--fast")] {
+            args.extend(is_wanted.then(|| option.to_owned()));
+        }
+        for (option, value) in [("--threads", self.threads), ("--share", self.share.map(u16::from))] {
+            args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value.to_string()]));
+        }
+        become_projector(layout, profile, &args.iter().map(String::as_str).collect::<Vec<_>>())
     }
 }
 

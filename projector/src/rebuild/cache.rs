@@ -1,6 +1,7 @@
 //! Rows of the next generation in Redis, before it is live there.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use redis::aio::ConnectionManager;
@@ -9,6 +10,7 @@ use schemas::cache::{Keys, Making, PUT, ROW_TTL_SECS, Shown, value};
 use schemas::feeds::{FeedId, StoredView};
 use schemas::views::{Source, row_body};
 
+use super::limits::Share;
 use super::tables::Tables;
 use crate::config::Config;
 use crate::redis::{MAX_ROWS_A_CALL, change_position};
@@ -50,13 +52,15 @@ impl Cache {
         Ok(live.map(|live| Self { connection, keys, view, live, incarnation: rand::random(), put }))
     }
 
-    /// Puts what Redis has of the live generation as the next rows have it. Returns how many rows that are.
-    pub(super) async fn copy(&mut self, tables: &Tables) -> anyhow::Result<usize> {
+    /// Puts what Redis has of the live generation as the next rows have it, for this share of the time. Returns how many
+    /// rows that are.
+    pub(super) async fn copy(&mut self, tables: &Tables, share: Share) -> anyhow::Result<usize> {
         let Source::Aggregate(_) = self.view.view().source else { return Ok(0) };
         let start = |(partition, making): (u32, &Making)| self.keys.row(partition, making.incarnation, self.view, "");
         let starts: Vec<_> = (0..).zip(&self.live).map(start).collect();
         let (mut cursor, mut copied) = (0u64, 0);
         loop {
+            let begun = Instant::now();
             let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
                 .arg(cursor)
                 .arg("MATCH")
@@ -74,6 +78,7 @@ impl Cache {
             if cursor == 0 || copied >= MAX_COPIED {
                 return Ok(copied);
             }
+            share.rest(begun).await;
         }
     }
 

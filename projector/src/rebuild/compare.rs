@@ -2,15 +2,19 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::time::Instant;
 
 use anyhow::Context as _;
-use futures_util::{Stream, TryStreamExt as _};
 use schemas::aggregate::AggregateId;
 use schemas::views::{Source, SumFold, SumTable, View};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
+
+use super::limits::Share;
 
 /// Differences that are kept to be told.
 const TOLD: usize = 20;
+/// Rows that are read at a time, and compared between two pauses.
+const PAGE: u64 = 1_000;
 
 /// What a comparison came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,63 +74,88 @@ struct Found {
     text: String,
 }
 
-/// `live`: within a snapshot of the moment that the next rows stand at. Neither side's rows need fit into memory.
-pub(super) async fn compare(view: &View, partitions: u32, live: &Client, next: &Client) -> anyhow::Result<Comparison> {
+/// Compares for this share of the time. `live`: within a snapshot of the moment that the next rows stand at. Neither side's
+/// rows need fit into memory.
+pub(super) async fn compare(
+    view: &View,
+    partitions: u32,
+    (live, next): (&Client, &Client),
+    share: Share,
+) -> anyhow::Result<Comparison> {
+    let mut begun = Instant::now();
     let mut comparison =
         Comparison { partitions: vec![Compared::default(); partitions as usize], ..Default::default() };
-    let next_table = format!("{}_next", view.table);
-    let (live, next) = tokio::try_join!(rows(live, view, view.table), rows(next, view, &next_table))?;
-    let (mut live, mut next) = (std::pin::pin!(live), std::pin::pin!(next));
-    let (mut from_live, mut from_next) =
-        (pull(&mut live, view, partitions).await?, pull(&mut next, view, partitions).await?);
-    loop {
+    next.batch_execute("BEGIN").await?;
+    let mut live = Rows::open(live, (view, partitions), view.table).await?;
+    let mut next = Rows::open(next, (view, partitions), &format!("{}_next", view.table)).await?;
+    let (mut from_live, mut from_next) = (live.pull().await?, next.pull().await?);
+    for compared in 1_u64.. {
         let order = match (&from_live, &from_next) {
-            (None, None) => return Ok(comparison),
+            (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(live), Some(next)) => (&live.key, live.partition).cmp(&(&next.key, next.partition)),
         };
         let (mut one, mut other) = (None, None);
         if order.is_le() {
-            one = std::mem::replace(&mut from_live, pull(&mut live, view, partitions).await?);
+            one = std::mem::replace(&mut from_live, live.pull().await?);
         }
         if order.is_ge() {
-            other = std::mem::replace(&mut from_next, pull(&mut next, view, partitions).await?);
+            other = std::mem::replace(&mut from_next, next.pull().await?);
         }
         comparison.take(one, other);
+        if compared % PAGE == 0 {
+            share.rest(begun).await;
+            begun = Instant::now();
+        }
     }
+    next.client.batch_execute("COMMIT").await?;
+    Ok(comparison)
 }
 
-/// By key and partition, in the order of bytes.
-async fn rows(
-    client: &Client,
-    view: &View,
-    table: &str,
-) -> anyhow::Result<impl Stream<Item = Result<Row, tokio_postgres::Error>>> {
-    let partition = if has_parts(view) { "partition" } else { "NULL::int" };
-    let sql = format!(
-        "SELECT key, {partition}, row_to_json(rows)::text FROM {table} AS rows ORDER BY key COLLATE \"C\", {partition}"
-    );
-    client.query_raw(&sql, Vec::<i32>::new()).await.with_context(|| format!("read {table}"))
+/// One side's rows, by key and partition, in the order of bytes. A cursor gives them page by page: Postgres ends a session
+/// that leaves what it sends unread, as a stream's is in a pause.
+struct Rows<'a> {
+    client: &'a Client,
+    view: &'a View,
+    partitions: u32,
+    fetch: Statement,
+    page: std::vec::IntoIter<Row>,
+}
+
+impl<'a> Rows<'a> {
+    /// Begins, within the transaction that the client is in.
+    async fn open(client: &'a Client, (view, partitions): (&'a View, u32), table: &str) -> anyhow::Result<Self> {
+        let partition = if has_parts(view) { "partition" } else { "NULL::int" };
+        let sql = format!(
+            "DECLARE rows NO SCROLL CURSOR FOR SELECT key, {partition}, row_to_json(rows)::text FROM {table} AS rows ORDER \
+             BY key COLLATE \"C\", {partition}"
+        );
+        client.batch_execute(&sql).await.with_context(|| format!("read {table}"))?;
+        let fetch = client.prepare(&format!("FETCH {PAGE} FROM rows")).await?;
+        Ok(Self { client, view, partitions, fetch, page: Vec::new().into_iter() })
+    }
+
+    /// Returns the next row, unless this was the last one.
+    async fn pull(&mut self) -> anyhow::Result<Option<Found>> {
+        if self.page.as_slice().is_empty() {
+            let page = self.client.query(&self.fetch, &[]).await.context("read the rows to compare")?;
+            self.page = page.into_iter();
+        }
+        let Some(row) = self.page.next() else { return Ok(None) };
+        let key: String = row.get(0);
+        let partition = match self.view.source {
+            Source::Aggregate(row) => AggregateId::of_log(row.aggregate, &key)?.partition(self.partitions),
+            Source::Sum(_) if has_parts(self.view) => row.get::<_, i32>(1).cast_unsigned(),
+            // Of all together.
+            Source::Sum(_) | Source::View(_) => 0,
+        };
+        Ok(Some(Found { key, partition, text: row.get(2) }))
+    }
 }
 
 fn has_parts(view: &View) -> bool {
     matches!(view.source, Source::Sum(SumFold { table: SumTable::Parts | SumTable::DatedParts, .. }))
-}
-
-async fn pull<S>(rows: &mut std::pin::Pin<&mut S>, view: &View, partitions: u32) -> anyhow::Result<Option<Found>>
-where
-    S: Stream<Item = Result<Row, tokio_postgres::Error>>,
-{
-    let Some(row) = rows.try_next().await.context("read the rows to compare")? else { return Ok(None) };
-    let key: String = row.get(0);
-    let partition = match view.source {
-        Source::Aggregate(row) => AggregateId::of_log(row.aggregate, &key)?.partition(partitions),
-        Source::Sum(_) if has_parts(view) => row.get::<_, i32>(1).cast_unsigned(),
-        // Of all together.
-        Source::Sum(_) | Source::View(_) => 0,
-    };
-    Ok(Some(Found { key, partition, text: row.get(2) }))
 }
 
 #[cfg(test)]

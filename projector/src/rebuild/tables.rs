@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row};
 
 use super::compare::{self, Comparison};
+use super::limits::Share;
 use crate::postgres::{ReadRow, reader, tally};
 
 /// One rebuild at a time in a database. The number says nothing.
@@ -145,8 +146,17 @@ impl Tables {
         offsets(&self.snapshot.query(POSITIONS, &[&self.view.name]).await?)
     }
 
-    /// How far the furthest view is in each partition.
-    pub(super) async fn front(&self) -> anyhow::Result<Vec<i64>> {
+    /// How far the hindmost of these views is in each partition.
+    pub(super) async fn hindmost(&self, views: &[StoredView]) -> anyhow::Result<Vec<i64>> {
+        let names: Vec<_> = views.iter().copied().map(StoredView::name).collect();
+        offsets(&self.client.query(include_str!("hindmost.sql"), &[&names]).await?)
+    }
+
+    /// How far the next rows are to come: as far as the live ones; where these wait, as far as the furthest view.
+    pub(super) async fn goal(&self) -> anyhow::Result<Vec<i64>> {
+        if !self.waits {
+            return self.live().await;
+        }
         offsets(&self.client.query(include_str!("front.sql"), &[&&FeedId::names()[..]]).await?)
     }
 
@@ -163,7 +173,7 @@ impl Tables {
     /// # Errors
     /// Also where the next rows of a view that waits counted other records than the live ones: at the switch they stand
     /// further on, and nobody could tell.
-    pub(super) async fn compare(&self, partitions: u32) -> anyhow::Result<Comparison> {
+    pub(super) async fn compare(&self, partitions: u32, share: Share) -> anyhow::Result<Comparison> {
         if self.waits {
             let live = self.snapshot.query(COUNTED, &[&self.view.name]).await?;
             let next = self.client.query(COUNTED, &[&self.next()]).await?;
@@ -176,7 +186,7 @@ impl Tables {
                 }
             }
         }
-        let comparison = compare::compare(self.view, partitions, &self.snapshot, &self.client).await?;
+        let comparison = compare::compare(self.view, partitions, (&self.snapshot, &self.client), share).await?;
         self.snapshot.batch_execute("COMMIT").await?;
         Ok(comparison)
     }

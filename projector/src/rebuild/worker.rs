@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 
+use super::limits::{Piece, Share};
 use crate::config::{Config, Feeds};
 use crate::fold::{Changes, Folder, Records, Standing};
 use crate::log::{self, Batch, Batches};
@@ -14,9 +16,9 @@ use crate::postgres::{End, Move, Store, Target};
 
 /// Kafka gives the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Rows that stay in memory, and that are written at once: a row that many records change is written rarely.
+/// Rows of a view that stay in memory.
 const MAX_ROWS: usize = 100_000;
-const MAX_CHANGED_ROWS: usize = 20_000;
+/// A row that many records change is written rarely.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) struct Worker {
@@ -28,7 +30,8 @@ pub(super) struct Worker {
     standings: Vec<Standing>,
     committed: Vec<Standing>,
     batches: Batches,
-    /// What was read beyond the last limit: as much as came to the log while the rest was read up to there.
+    piece: Piece,
+    /// What was read beyond the last goal: as much as came to the log while the rest was read up to there.
     ahead: Vec<Batch>,
     changes: Changes,
     last_commit: Instant,
@@ -44,13 +47,14 @@ impl Worker {
         config: &Config,
         views: Feeds,
         (all, partitions): (u32, Vec<u32>),
+        piece: Piece,
         progress: Arc<AtomicI64>,
     ) -> anyhow::Result<Self> {
         let store = Store::connect(&config.postgres_url, Target::Next(views)).await?;
         let standings = store.standings(all, views).await?;
         let from: Vec<_> =
             partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
-        let batches = log::follow(&config.kafka, &config.topic.name, &from)?;
+        let batches = log::follow_by(piece.records, &config.kafka, &config.topic.name, &from)?;
         let folder = Folder::with_room(MAX_ROWS);
         let worker = Self {
             views,
@@ -60,6 +64,7 @@ impl Worker {
             committed: standings.clone(),
             standings,
             batches,
+            piece,
             ahead: Vec::new(),
             changes: Changes::default(),
             last_commit: Instant::now(),
@@ -70,26 +75,35 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Until the next rows stand there, by partition, and are committed.
-    pub(super) async fn fold_to(mut self, until: Arc<[i64]>) -> anyhow::Result<Self> {
-        for batch in std::mem::take(&mut self.ahead) {
-            self.take_below(batch, &until).await?;
+    /// Folds until the next rows stand there, by partition, and are committed; for this share of the time. Where the goal moves
+    /// on meanwhile, a partition that is there goes on, so that no more than what came since the last move is kept for it.
+    pub(super) async fn fold_to(mut self, mut goal: watch::Receiver<Arc<[i64]>>, share: Share) -> anyhow::Result<Self> {
+        loop {
+            let until = goal.borrow_and_update().clone();
+            // Before what is read now: it has lower offsets.
+            for batch in std::mem::take(&mut self.ahead) {
+                self.take_below(batch, &until, share).await?;
+            }
+            while !self.is_at(&until) && !goal.has_changed().unwrap_or(false) {
+                let next = tokio::time::timeout(ANSWER_WITHIN, self.batches.recv()).await;
+                let batch = next.context("Kafka gives no more records")?.context("read the log")?;
+                self.take_below(batch, &until, share).await?;
+            }
+            if self.is_at(&until) {
+                self.commit().await?;
+                return Ok(self);
+            }
         }
-        while !self.is_at(&until) {
-            let next = tokio::time::timeout(ANSWER_WITHIN, self.batches.recv()).await;
-            let batch = next.context("Kafka gives no more records")?.context("read the log")?;
-            self.take_below(batch, &until).await?;
-        }
-        self.commit().await?;
-        Ok(self)
     }
 
-    async fn take_below(&mut self, mut batch: Batch, until: &[i64]) -> anyhow::Result<()> {
+    async fn take_below(&mut self, mut batch: Batch, until: &[i64], share: Share) -> anyhow::Result<()> {
+        let begun = Instant::now();
         self.ahead.extend(batch.split_off(until));
         self.take(&batch).await?;
-        if self.changes.len() >= MAX_CHANGED_ROWS || self.last_commit.elapsed() > COMMIT_EVERY {
+        if self.changes.len() >= self.piece.changed_rows || self.last_commit.elapsed() > COMMIT_EVERY {
             self.commit().await?;
         }
+        share.rest(begun).await;
         Ok(())
     }
 

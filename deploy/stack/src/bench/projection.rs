@@ -128,7 +128,7 @@ impl Meter<'_> {
     }
 
     fn rebuild(&self) -> Result<Turn> {
-        let launch = super::projector_tool(self.scene.layout, &["rebuild", "product"])?;
+        let launch = super::projector_tool(self.scene.layout, &["rebuild", "product", "--fast"])?;
         let text = tool::run(self.scene.layout, "rebuild", &launch, GRACE, self.scene.cancelled)?;
         let line = text.lines().find_map(|line| line.strip_prefix("folded"));
         let mut numbers = line.with_context(|| format!("no result in {text:?}"))?.split_whitespace();

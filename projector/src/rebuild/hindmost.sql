@@ -1,0 +1,6 @@
+-- How far the hindmost of the live checkpoints ($1) is in each partition.
+SELECT min(next_offset) AS next_offset
+FROM checkpoints
+WHERE view = ANY($1)
+GROUP BY partition
+ORDER BY partition
