@@ -17,7 +17,7 @@ end
 
 -- nginx sets no header to nothing: a condition without a value would be gone, and what it guards be done. An empty list
 -- means the same, and the service refuses it.
-local function keep_empty_conditions()
+function edge.keep_empty_conditions()
     if ngx.var.http_if_match == "" then
         ngx.req.set_header("If-Match", ",")
     end
@@ -26,16 +26,15 @@ local function keep_empty_conditions()
     end
 end
 
--- Prepares a request for its service: sees to it that a command has a key, and returns it for the edge's own answers.
+-- Prepares a command for its service: sees to it that it has a key, and returns it for the edge's own answers.
 -- Keys that a client sent are passed on as they are, so that the service can refuse an empty one, or two.
 function edge.prepare()
     if ngx.req.is_internal() then
         -- An error led here. The method is GET now, and what was said before still holds.
         return ngx.var.command_key
     end
-    keep_empty_conditions()
-    local method = ngx.req.get_method()
-    if method == "GET" or method == "HEAD" or method == "OPTIONS" then
+    edge.keep_empty_conditions()
+    if ngx.req.get_method() == "OPTIONS" then
         return ""
     end
     local sent = ngx.var.http_idempotency_key

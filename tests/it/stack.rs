@@ -91,6 +91,11 @@ impl Stack {
     pub(crate) fn client(&self) -> Client {
         Client::new(&format!("http://{}", self.addr()))
     }
+
+    /// A client of a service's admin listener.
+    pub(crate) async fn admin_client(&self, name: &str) -> Client {
+        Client::new(&format!("http://127.0.0.1:{}", self.process(name).await["ports"]["admin"]))
+    }
 }
 
 impl Drop for Stack {

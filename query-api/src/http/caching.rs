@@ -7,8 +7,9 @@ use chassis::prefer::PREFER;
 
 use super::answers::CONSISTENCY_TOKEN;
 
-/// A client asks each time: its own next command may have changed the row. What stands before us answers for a second,
-/// and for one more while it asks us: a row that many watch then costs us one request a second, and nobody waits for it.
+/// A client asks each time: its own next command may have changed the row. A shared cache answers for a second, and for
+/// one more while it asks us: a row that many watch then costs us one request a second, and nobody waits for it. The edge
+/// asks sooner, see `deploy/edge/hot.lua`.
 /// That there is no such row is kept as long: before a launch, that is what many watch.
 const SHARED: HeaderValue = HeaderValue::from_static("public, max-age=0, s-maxage=1, stale-while-revalidate=1");
 /// One client's, who wants to see something in particular.
