@@ -143,6 +143,7 @@ async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack
         ("GET /v1/products/cd HTTP/1.1", &many, 431, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", &large, 431, "invalid-request"),
         (&format!("GET /v1/products/{long} HTTP/1.1"), "", 414, "invalid-request"),
+        (&format!("GET /v1{}/../x HTTP/1.1", "/a".repeat(7_000)), "", 400, "invalid-request"),
         // A condition without a value is none, and no reason to do what it was to guard.
         ("POST /v1/products/cd/discontinue HTTP/1.1", "content-length: 0\r\nif-match:\r\n", 400, "invalid-request"),
         (
