@@ -35,8 +35,8 @@ pub(super) struct Compared {
     pub(super) rows: usize,
     /// Only for Redis, which may forget.
     pub(super) absent: usize,
-    /// Only for Redis: written since the moment that is looked at.
-    pub(super) newer: usize,
+    /// Only for Redis: of a later version than the one of the moment that is looked at.
+    pub(super) newer: Vec<(String, ReadRow)>,
     pub(super) differences: Vec<Difference>,
 }
 
@@ -106,22 +106,36 @@ pub(super) fn redis(view: &str, expected: &[(&str, ReadRow)], found: &Rows) -> C
             continue;
         };
         if found.version > expected.version {
-            compared.newer += 1;
+            compared.newer.push(((*key).to_owned(), found.clone()));
             continue;
         }
         compared.rows += 1;
-        let body = row_body(key, expected.version, &expected.data);
-        if found.version != expected.version || !same(&found.data, &body) {
-            compared.differences.push(Difference {
-                view: view.to_owned(),
-                key: (*key).to_owned(),
-                place: "Redis",
-                expected: text(&ReadRow { version: expected.version, data: body }),
-                found: text(found),
-            });
-        }
+        compared.differences.extend(cached(view, key, expected, found));
     }
     compared
+}
+
+/// Compares a row in Redis with what the log made of it.
+pub(super) fn cached(view: &str, key: &str, expected: &ReadRow, found: &ReadRow) -> Option<Difference> {
+    let body = row_body(key, expected.version, &expected.data);
+    (found.version != expected.version || !same(&found.data, &body)).then(|| Difference {
+        view: view.to_owned(),
+        key: key.to_owned(),
+        place: "Redis",
+        expected: text(&ReadRow { version: expected.version, data: body }),
+        found: text(found),
+    })
+}
+
+/// Returns the difference of a row in Redis whose version the log does not have.
+pub(super) fn unknown(view: &str, key: &str, found: &ReadRow) -> Difference {
+    Difference {
+        view: view.to_owned(),
+        key: key.to_owned(),
+        place: "Redis",
+        expected: "a version that the log has".to_owned(),
+        found: text(found),
+    }
 }
 
 /// Spaces and the order of members mean nothing.
@@ -171,7 +185,7 @@ mod tests {
             ("d", body("d", 5, "{\"x\":1}")),
         ]);
         let Compared { rows, absent, newer, differences } = redis("v", &expected, &found);
-        assert_eq!((rows, absent, newer), (3, 1, 1));
+        assert_eq!((rows, absent, newer), (3, 1, vec![("b".to_owned(), found["b"].clone())]));
         assert!(differences.iter().map(|difference| difference.key.as_str()).eq(["c", "d"]));
     }
 }

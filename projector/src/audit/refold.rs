@@ -1,13 +1,17 @@
 //! What the log says: the checkpoints' tallies, and the rows of the sample.
 
+use std::collections::HashMap;
+
 use domain::TimeMs;
+use schemas::aggregate::type_name;
 use schemas::chain::{Digest, Reader, Tally, Verdict};
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::{Commit, Record};
 use schemas::views::sums::Delta;
-use schemas::views::{AggregateRow, Source};
+use schemas::views::{AggregateRow, RowFold, Source};
 use serde::Serialize;
 
+use super::compare::{self, Difference};
 use super::sample::Sample;
 use crate::fold::FoldError;
 use crate::log::Batch;
@@ -35,6 +39,10 @@ pub(super) struct Refold {
     views: PerView<Sample<Folded>>,
     /// Versions of aggregates.
     journal: Sample<u64>,
+    /// Rows in Redis of versions that are not folded yet.
+    newer: PerView<HashMap<String, ReadRow>>,
+    /// What became of those that are.
+    differences: Vec<Difference>,
     pub(super) commits: u64,
 }
 
@@ -53,6 +61,8 @@ impl Refold {
             feeds: tally_from.iter().map(|feeds| feeds.map(feed)).collect(),
             views: std::array::from_fn(|_| Sample::new(most)),
             journal: Sample::new(most),
+            newer: PerView::default(),
+            differences: Vec::new(),
             commits: 0,
         }
     }
@@ -70,6 +80,21 @@ impl Refold {
     pub(super) fn close_sample(&mut self) {
         self.views.iter_mut().for_each(Sample::close);
         self.journal.close();
+    }
+
+    /// Compares each of these rows with what the log makes of it at its version.
+    pub(super) fn expect(&mut self, view: StoredView, newer: Vec<(String, ReadRow)>) {
+        self.newer[view].extend(newer);
+    }
+
+    /// Returns how the rows that were expected differ. Those of versions that did not come are differences, too.
+    pub(super) fn differences(&mut self) -> Vec<Difference> {
+        let mut differences = std::mem::take(&mut self.differences);
+        for view in StoredView::all() {
+            let unknown = |(key, found): (String, ReadRow)| compare::unknown(view.name(), &key, &found);
+            differences.extend(self.newer[view].drain().map(unknown));
+        }
+        differences
     }
 
     pub(super) fn is_at_its_limit(&self) -> bool {
@@ -134,6 +159,26 @@ impl Refold {
                 }
             }
         }
+        for view in StoredView::all().into_iter().filter(|view| counts[FeedId::View(*view)]) {
+            if let Source::Aggregate(fold) = view.view().source {
+                self.compare_newer((view, fold), (&commit.aggregate, id), commit.version);
+            }
+        }
+    }
+
+    fn compare_newer(&mut self, (view, fold): (StoredView, RowFold), (aggregate, id): (&str, &str), version: u64) {
+        let newer = &mut self.newer[view];
+        if newer.get(id).is_none_or(|found| found.version != version)
+            || !aggregate.starts_with(type_name(fold.aggregate))
+        {
+            return;
+        }
+        let (Some(found), Some(folded)) = (newer.remove(id), self.views[view].entry(id)) else { return };
+        let row = folded.row.as_ref().map(|row| ReadRow { version, data: json(row) });
+        self.differences.extend(match row {
+            Some(expected) => compare::cached(view.name(), id, &expected, &found),
+            None => Some(compare::unknown(view.name(), id, &found)),
+        });
     }
 
     /// Returns the rows of a view that the log says there are; of the journal, how many events each aggregate has.
