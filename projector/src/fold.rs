@@ -121,9 +121,12 @@ impl Changes {
                 sums.entry(key).and_modify(|sum| sum.add(&delta)).or_insert(delta);
             }
         }
+        self.journal.append(later.journal);
+        self.due.extend(later.due);
         self.commits += later.commits;
         self.moved.extend(later.moved);
         self.passed_over.extend(later.passed_over);
+        self.parked.extend(later.parked);
     }
 
     /// Rows and parts.
@@ -145,16 +148,20 @@ impl Folder {
         Self { rows, changed, max_rows, parked: Parked::default(), at: FeedId::Journal }
     }
 
-    /// Whether it will let go of its rows at the next [`Self::missing`]: what it changed must be in Postgres by then.
+    /// Whether it should let go of rows.
     pub(crate) fn is_full(&self) -> bool {
         self.rows.iter().any(|rows| rows.len() > self.max_rows)
     }
 
+    /// Makes room by letting go of all rows but those that Postgres may lack.
+    pub(crate) fn let_go(&mut self, lacking: &[&Changes]) {
+        for view in StoredView::all() {
+            self.rows[view].retain(|key, _| lacking.iter().any(|changes| changes.rows[view].contains_key(key)));
+        }
+    }
+
     /// What [`Self::fold`] will ask for.
     pub(crate) fn missing(&mut self, records: &Records<'_>, feeds: Feeds) -> Missing {
-        if self.is_full() {
-            self.clear();
-        }
         let mut missing: PerView<HashSet<&str>> = Default::default();
         for commit in records.commits() {
             // An aggregate's first commit has no row before it.
@@ -194,6 +201,7 @@ impl Folder {
                 && counts.contains(&true)
             {
                 standing.times.note(commit);
+                standing.last_commit = offset;
                 changes.moved.insert(partition);
                 changes.commits += 1;
                 self.parked.take((partition, offset, value), commit, &mut counts, &mut changes.parked);

@@ -32,6 +32,13 @@ pub(crate) struct RepeatRows {
     pub(crate) events: Vec<i16>,
 }
 
+/// Appends each of the named columns of the one to those of the other.
+macro_rules! append {
+    ($to:ident, $later:ident, $($column:ident),+) => {
+        $($to.$column.append(&mut $later.$column);)+
+    };
+}
+
 impl RepeatRows {
     /// What an event caused is never asked for by its key.
     fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
@@ -49,6 +56,25 @@ impl RepeatRows {
 }
 
 impl JournalRows {
+    pub(crate) fn append(&mut self, mut later: Self) {
+        append!(
+            self,
+            later,
+            aggregates,
+            versions,
+            types,
+            data,
+            at_ms,
+            partitions,
+            offsets,
+            command_ids,
+            causes,
+            traces
+        );
+        let (repeats, mut later) = (&mut self.repeats, later.repeats);
+        append!(repeats, later, keys, at_ms, partitions, offsets, fingerprints, versions, events);
+    }
+
     pub(crate) fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
         self.repeats.push(partition, offset, commit);
         let first = commit.version + 1 - commit.events.len() as u64;

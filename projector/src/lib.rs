@@ -1,7 +1,8 @@
 //! The bridge from the write side to the read side: folds the log into views in Postgres and Redis.
 //!
-//! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints; Redis follows. Where it is
-//! told of command-api, it also does what events cause: the [`reactor`].
+//! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints. Redis shows the rows that one
+//! aggregate feeds while Postgres takes them, and everything else afterwards. Where it is told of command-api, a projector
+//! also does what events cause: the [`reactor`].
 //!
 //! Invariant: a view is what a fold of the counted records is, each once, in offset order. The checkpoints move by
 //! compare-and-set in the transaction that writes the rows: that is the fence, and who is assigned what is only a

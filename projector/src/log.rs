@@ -60,6 +60,10 @@ impl Batch {
         batch
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn is_full(&self, max_records: usize) -> bool {
         self.index.len() >= max_records || self.bytes.len() >= MAX_BATCH_BYTES
     }

@@ -15,6 +15,7 @@ use crate::fold::{FoldError, Records, Standing};
 use crate::log::Batch;
 use crate::postgres::{End, StoreError};
 use crate::projector::{Committed, Fold, ProjectorError};
+use crate::redis::Place;
 
 /// The aggregates that are not folded into a view, with the reason until it is written down.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +40,12 @@ impl Parked {
 
     pub(crate) fn contains(&self, view: StoredView, aggregate: &str) -> bool {
         self.0[view].contains_key(aggregate)
+    }
+
+    /// Tells whether something of a view is parked in a partition.
+    pub(crate) fn are_in(&self, (feed, at): Place, partitions: u32) -> bool {
+        let FeedId::View(view) = feed else { return false };
+        self.0[view].keys().any(|aggregate| partition_of(view, aggregate, partitions).is_none_or(|is| is == at))
     }
 
     /// Counts the aggregates of each view.
@@ -69,6 +76,12 @@ impl Parked {
             });
         }
     }
+}
+
+/// Returns where the rows of an aggregate lie, of a view that it feeds alone.
+fn partition_of(view: StoredView, aggregate: &str, partitions: u32) -> Option<u32> {
+    let (Source::Aggregate(row), Some((_, id))) = (view.view().source, aggregate.split_once('/')) else { return None };
+    Some(schemas::aggregate::partition(row.aggregate, id, partitions))
 }
 
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -112,9 +125,10 @@ impl Fold {
         if Poison::of(&error).is_none() {
             return Err(error);
         }
+        let mut refused = Vec::new();
         loop {
             let error = match self.again(batch, before).await {
-                Ok(committed) => return Ok(committed),
+                Ok(committed) => return Ok(Committed { refused, ..committed }),
                 Err(error) => error,
             };
             let Some(Poison { view, aggregate, reason }) = Poison::of(&error) else { return Err(error) };
@@ -128,6 +142,9 @@ impl Fold {
             for aggregate in culprits {
                 tracing::error!(view = view.name(), aggregate, reason, "parked: the view does not take it");
                 self.folder.parked.insert(view, &aggregate, Some(reason.clone()));
+                // Redis may show it already.
+                let partition = partition_of(view, &aggregate, self.standings.len() as u32);
+                refused.extend(partition.map(|partition| (FeedId::View(view), partition)));
             }
             self.metrics.parked(&self.folder.parked);
         }

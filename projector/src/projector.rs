@@ -3,6 +3,9 @@
 //! The assignment is a hint. Two projectors that fold the same partition for a moment move the same checkpoints: one of
 //! them fails, and begins again from where the other one is.
 
+mod ahead;
+mod stretch;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,18 +14,21 @@ use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
-use schemas::feeds::FeedId;
-use tokio::sync::{mpsc, watch};
+use schemas::feeds::{FeedId, PerView};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Feeds};
-use crate::fold::{Changes, FoldError, Folder, Records, Standing};
-use crate::log::{self, Batch, Batches};
+use crate::fold::{FoldError, Rows, Standing};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
-use crate::postgres::{End, Move, Store, StoreError, Target};
-use crate::redis::{Cache, Resumed};
-use crate::snapshots::{self, Due};
+use crate::poison::Parked;
+use crate::postgres::{Store, StoreError, Target};
+use crate::redis::{Advance, Cache, Place, Resumed};
+use stretch::Next;
+
+pub(crate) use stretch::{Committed, Fold};
 
 /// After something broke.
 const RETRY: Duration = Duration::from_millis(300);
@@ -35,6 +41,8 @@ const TAKEN_ON_WITHIN: Duration = Duration::from_secs(5);
 const IDLE_MOVE: Duration = Duration::from_secs(1);
 /// Between tries to bring Redis back in step.
 const CACHE_RETRY: Duration = Duration::from_millis(250);
+/// For the checkpoints that such a try needs: folding waits for them.
+const FOUND_WITHIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProjectorError {
@@ -129,13 +137,10 @@ impl Projector {
             self.stand_by(&other_folds, shutdown).await;
             return Ok(());
         }
-        let standings = self.take_on(&store, &share).await?;
+        let (standings, parked) = self.take_on(&store, &share).await?;
         if self.assignment.has_changed().unwrap_or(false) {
             return Ok(());
         }
-        let mut folder = Folder::default();
-        folder.parked = store.parked().await?;
-        self.metrics.parked(&folder.parked);
         let from: Vec<_> =
             share.partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
         let mut batches =
@@ -143,49 +148,68 @@ impl Projector {
         self.ready.log.ready();
         tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
         self.metrics.active(true);
-        let (due, waiting) = snapshots::channel();
         // It ends with this stretch.
         let mut background = JoinSet::new();
-        background.spawn(snapshots::keep(self.config.postgres_url.clone(), waiting, self.metrics.clone()));
-        let mut fold = Fold {
-            metrics: self.metrics.clone(),
-            store,
-            folder,
-            committed: standings.clone(),
-            standings,
-            share,
-            other_folds,
-            held: None,
-            last_move: Instant::now(),
-            window: self.config.window,
-            due,
-        };
+        let mut fold = Fold::begin(
+            &self.config,
+            (share, other_folds),
+            (store, standings, parked),
+            (self.metrics.clone(), &mut background),
+        )
+        .await?;
         let mut last_try = None;
-        let mut committed = None;
         let mut assignment = self.assignment.clone();
         loop {
-            if !self.cache.is_in_step() {
-                self.mend_cache(&fold, &mut last_try).await;
-            }
-            // Redis shows one batch while Postgres takes the next.
-            let next = fold.next(&mut batches, &mut assignment, shutdown);
-            let (next, ()) = tokio::join!(next, self.show(committed.take()));
+            let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut last_try).await {
+                true => {
+                    let until = self.cache.foretold(self.partitions);
+                    fold.next((&mut batches, until), &mut assignment, shutdown).await?
+                }
+                false => Next::Overtaken,
+            };
             if !fold.other_folds.is_empty() {
                 self.notice.tell(&fold.other_folds);
             }
-            match next? {
-                Next::Committed(batch) => committed = Some(*batch),
-                Next::Overtaken => {
-                    // It costs readers less than to begin again, if only what is folded on has changed. It may once
-                    // more while Redis is waited for.
-                    fold.adopt(self.partitions).await?;
-                    self.cache.lose_step();
-                    self.take_on(&fold.store, &fold.share).await?;
-                    fold.adopt(self.partitions).await?;
-                }
-                Next::Over => return Ok(()),
+            let is_over = matches!(next, Next::Over);
+            if is_over {
+                next = fold.settle().await?;
+            }
+            match next {
+                Next::Overtaken if !is_over => self.adopt(&mut fold).await?,
+                next => self.take_in(next, &mut fold).await,
+            }
+            if is_over {
+                return Ok(());
             }
         }
+    }
+
+    /// Shows what was folded or committed.
+    async fn take_in(&mut self, next: Next, fold: &mut Fold) {
+        match next {
+            Next::Folded(folded) => {
+                self.show(&folded.changes.rows, &folded.advances, false).await;
+                fold.keep(*folded);
+            }
+            Next::Committed(committed) => {
+                self.show(&committed.rows, &committed.advances, true).await;
+                self.forget(&committed.refused).await;
+            }
+            Next::Overtaken | Next::Over => {}
+        }
+        let contradicted = self.cache.contradicted(&fold.standings);
+        self.forget(&contradicted).await;
+    }
+
+    /// Goes on with what others have changed. It costs readers less than to begin again, if only what is folded on has changed.
+    async fn adopt(&mut self, fold: &mut Fold) -> Result<(), ProjectorError> {
+        let settled = fold.settle().await?;
+        self.take_in(settled, fold).await;
+        fold.adopt(self.partitions).await?;
+        self.cache.lose_step();
+        self.take_on(&fold.store, &fold.share).await?;
+        // It may have changed once more while Redis was waited for.
+        fold.adopt(self.partitions).await
     }
 
     /// Waits until there may be something to fold.
@@ -200,61 +224,73 @@ impl Projector {
 
     /// Returns where the share stands, once Redis shows it: who folded it before may be about to, and is left the time to as
     /// long as the checkpoints move.
-    async fn take_on(&mut self, store: &Store, share: &Share) -> Result<Vec<Standing>, ProjectorError> {
+    async fn take_on(&mut self, store: &Store, share: &Share) -> Result<(Vec<Standing>, Parked), ProjectorError> {
         let (begun, mut moved, mut last) = (Instant::now(), Instant::now(), Vec::new());
         loop {
             let standings = store.standings(self.partitions, share.feeds).await?;
+            let parked = store.parked().await?;
             let now: Vec<_> =
                 share.places().map(|(feed, at)| standings[at as usize].readers[feed].next_offset).collect();
             if now != last {
                 (moved, last) = (Instant::now(), now);
             }
-            match self.cache.resume(share, &standings, moved.elapsed() > SHOWN_WITHIN).await {
-                Ok(Resumed::NotYet) if begun.elapsed() > TAKEN_ON_WITHIN => return Ok(standings),
-                Ok(Resumed::NotYet) if self.assignment.has_changed().unwrap_or(false) => return Ok(standings),
-                Ok(Resumed::NotYet) => tokio::time::sleep(LOOK_EVERY).await,
-                Ok(resumed) => {
-                    self.resumed(resumed);
-                    return Ok(standings);
+            match self.cache.resume(share, (&standings, &parked), moved.elapsed() > SHOWN_WITHIN).await {
+                Ok(Resumed::NotYet) if begun.elapsed() > TAKEN_ON_WITHIN => {}
+                Ok(Resumed::NotYet) if self.assignment.has_changed().unwrap_or(false) => {}
+                Ok(Resumed::NotYet) => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
                 }
-                Err(error) => {
-                    self.cache_failed(error);
-                    return Ok(standings);
-                }
+                Ok(resumed) => self.resumed(resumed),
+                Err(error) => self.cache_failed(error),
             }
+            return Ok((standings, parked));
         }
     }
 
-    async fn show(&mut self, committed: Option<Committed>) {
-        let Some(Committed { changes, moves }) = committed.filter(|committed| !committed.moves.is_empty()) else {
-            if let Err(error) = self.cache.verify().await {
-                self.cache_failed(error);
-            }
-            return;
-        };
+    async fn show(&mut self, rows: &PerView<Rows>, advances: &[Advance], are_committed: bool) {
         let begun = Instant::now();
-        match self.cache.show(&changes, &moves).await {
+        match self.cache.show(rows, advances, are_committed).await {
+            Ok(()) if advances.is_empty() => {}
             Ok(()) => self.metrics.cached(begun.elapsed()),
             Err(error) => self.cache_failed(error),
         }
     }
 
-    /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so.
-    async fn mend_cache(&mut self, fold: &Fold, last_try: &mut Option<Instant>) {
+    async fn forget(&mut self, places: &[Place]) {
+        if !places.is_empty()
+            && let Err(error) = self.cache.forget(places).await
+        {
+            self.cache_failed(error);
+        }
+    }
+
+    /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so. Returns false
+    /// where others have changed what is folded on.
+    async fn mend_cache(&mut self, fold: &Fold, last_try: &mut Option<Instant>) -> bool {
         if last_try.is_some_and(|last| last.elapsed() < CACHE_RETRY) {
-            return;
+            return true;
         }
         *last_try = Some(Instant::now());
         // Where they cannot be read, the next commit tells.
-        let Ok(found) = fold.store.standings(self.partitions, fold.share.feeds).await else { return };
-        let reader = |standings: &[Standing], (feed, partition)| standings[partition as usize].readers[feed];
-        if !fold.share.places().all(|place| reader(&found, place) == reader(&fold.committed, place)) {
-            return;
+        let found = fold.store.standings(self.partitions, fold.share.feeds);
+        let Ok(Ok(found)) = tokio::time::timeout(FOUND_WITHIN, found).await else { return true };
+        if !fold.share.places().all(|place| fold.has_committed(place, &found)) {
+            return true;
         }
-        match self.cache.resume(&fold.share, &found, true).await {
-            Ok(resumed) => self.resumed(resumed),
+        if !fold.share.places().all(|place| fold.is_as_made(place, &found)) {
+            return false;
+        }
+        match self.cache.resume(&fold.share, (&found, &fold.folder.parked), true).await {
+            Ok(resumed) => {
+                self.resumed(resumed);
+                for (rows, advances) in fold.ahead() {
+                    self.show(rows, &advances, false).await;
+                }
+            }
             Err(error) => self.cache_failed(error),
         }
+        true
     }
 
     fn resumed(&self, resumed: Resumed) {
@@ -270,144 +306,6 @@ impl Projector {
         tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
         self.metrics.cache_failed();
         self.ready.redis.waiting(reason);
-    }
-}
-
-/// One stretch of folding.
-pub(crate) struct Fold {
-    pub(crate) metrics: Arc<Metrics>,
-    store: Store,
-    pub(crate) folder: Folder,
-    /// Where the fold stands, and where the checkpoints do.
-    pub(crate) standings: Vec<Standing>,
-    committed: Vec<Standing>,
-    share: Share,
-    other_folds: OtherFolds,
-    /// A batch that is to be taken once more.
-    held: Option<Batch>,
-    last_move: Instant,
-    /// How long keys are remembered.
-    window: Duration,
-    due: mpsc::Sender<Due>,
-}
-
-/// What became of a wait for a batch.
-enum Next {
-    Committed(Box<Committed>),
-    /// Somebody else has changed what the batch was folded on; it is held.
-    Overtaken,
-    /// It is time to stop, or to fold another share.
-    Over,
-}
-
-/// What Postgres has of a batch.
-pub(crate) struct Committed {
-    changes: Changes,
-    moves: Vec<Move>,
-}
-
-impl Fold {
-    /// The next batch, once it is committed.
-    async fn next(
-        &mut self,
-        batches: &mut Batches,
-        assignment: &mut watch::Receiver<Assignment>,
-        shutdown: &Shutdown,
-    ) -> Result<Next, ProjectorError> {
-        if self.other_folds.have_changed(&self.store).await? {
-            return Ok(Next::Over);
-        }
-        let batch = match self.held.take() {
-            Some(batch) => batch,
-            None => tokio::select! {
-                biased;
-                () = changed(assignment, shutdown) => return Ok(Next::Over),
-                batch = batches.recv() => batch.map_err(ProjectorError::Log)?,
-                () = tokio::time::sleep(IDLE_MOVE) => Batch::default(),
-            },
-        };
-        let before = self.standings.clone();
-        match self.try_take(&batch, End::Commit).await {
-            Ok(committed) => Ok(Next::Committed(Box::new(committed))),
-            Err(ProjectorError::Store(StoreError::Moved)) => {
-                (self.standings, self.held) = (before, Some(batch));
-                Ok(Next::Overtaken)
-            }
-            Err(error) => self.take_apart(&batch, &before, error).await.map(|batch| Next::Committed(Box::new(batch))),
-        }
-    }
-
-    /// Goes on from the same places, with the rows as others have changed them.
-    ///
-    /// # Errors
-    /// [`StoreError::Moved`] where the checkpoints are elsewhere: another projector folds this share.
-    async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
-        let found = self.store.standings(partitions, self.share.feeds).await?;
-        let is_there = |(feed, partition): (FeedId, u32)| {
-            found[partition as usize].readers[feed] == self.committed[partition as usize].readers[feed]
-        };
-        if !self.share.places().all(is_there) {
-            return Err(StoreError::Moved.into());
-        }
-        for known in [&mut self.standings, &mut self.committed] {
-            for (known, found) in known.iter_mut().zip(&found) {
-                (known.generations, known.revisions) = (found.generations, found.revisions);
-            }
-        }
-        self.folder.clear();
-        self.folder.parked = self.store.parked().await?;
-        self.metrics.parked(&self.folder.parked);
-        Ok(())
-    }
-
-    pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
-        let begun = Instant::now();
-        let records = Records::of(batch)?;
-        let missing = self.folder.missing(&records, self.share.feeds);
-        self.folder.remember(self.store.rows(&missing).await?);
-        let changes = self.folder.fold(&records, &mut self.standings)?;
-        let moves = self.moves(&changes);
-        if !moves.is_empty() {
-            let log_ms = self.standings.iter().map(|standing| standing.times.last_at_ms).max().unwrap_or(0);
-            self.store.maintain_repeats(self.window, log_ms).await?;
-            self.store.commit(&changes, &moves, &self.standings, end).await?;
-        }
-        if end == End::Rollback {
-            return Ok(Committed { changes, moves });
-        }
-        self.metrics.folded(records.len(), changes.commits);
-        for reason in &changes.passed_over {
-            self.metrics.passed_over(*reason);
-        }
-        if !moves.is_empty() {
-            self.metrics.committed(begun.elapsed());
-            for due in &changes.due {
-                // Without room it comes again later.
-                let _ = self.due.try_send(due.clone());
-            }
-            for Move { partition, .. } in &moves {
-                self.committed[*partition as usize] = self.standings[*partition as usize].clone();
-            }
-        }
-        Ok(Committed { changes, moves })
-    }
-
-    /// Partitions in which something counted; now and then the others too.
-    fn moves(&mut self, changes: &Changes) -> Vec<Move> {
-        let all = self.last_move.elapsed() >= IDLE_MOVE;
-        if all {
-            self.last_move = Instant::now();
-        }
-        let mut moves = Vec::new();
-        for (feed, partition) in self.share.places().filter(|(_, partition)| all || changes.moved.contains(partition)) {
-            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
-            let (from, to) = (committed.readers[feed], now.readers[feed]);
-            if to != from {
-                let (name, tally, revision) = (Target::Live.name(feed), now.tallies[feed], now.revisions[feed]);
-                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
-            }
-        }
-        moves
     }
 }
 

@@ -1,4 +1,7 @@
-//! The views in Redis: written after the commit, each partition's rows with the positions that cover them.
+//! The views in Redis: each partition's rows with the positions that cover them.
+//!
+//! A row that one aggregate feeds is a fold of counted records, and right at its version. So it is shown as soon as it is
+//! folded, while Postgres takes it. Which rows Postgres may lack Redis is told, so that no older one is filled in.
 //!
 //! Invariant: whatever goes wrong here (no answer, a position that somebody else moved) puts a view of a partition out of
 //! step, and then nothing more of it is written until [`Cache::resume`] finds its position to be right, or begins a new
@@ -7,6 +10,7 @@
 pub(crate) mod fitness;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
@@ -14,11 +18,12 @@ use chassis::redis::RedisSetupError;
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, RedisError};
 use schemas::aggregate;
-use schemas::cache::{Keys, Making, ROW_TTL_SECS, SHOW, Shown, value};
-use schemas::feeds::{FeedId, StoredView};
+use schemas::cache::{Keys, Making, ROW_TTL_SECS, SHOW, STORED, Shown, value};
+use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::views::{Source, row_body};
 
-use crate::fold::{Changes, Standing};
+use crate::fold::{Rows, Standing};
+use crate::poison::Parked;
 use crate::postgres::Move;
 use crate::projector::Share;
 
@@ -26,6 +31,8 @@ use crate::projector::Share;
 pub(crate) const MAX_ROWS_A_CALL: usize = 500;
 /// Between looks at what others write, and at this projector's own positions while it writes nothing.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
+/// Folding reaches positions that another projector left ahead of the checkpoints.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
 /// How often a position is changed again that somebody else moves meanwhile.
 const CHANGE_TRIES: u32 = 5;
 
@@ -42,6 +49,17 @@ pub(crate) struct Cache {
     keys: Keys,
     /// `None` while out of step everywhere.
     step: Option<Step>,
+    /// The incarnations that were in step since [`Self::lose_step`].
+    held: HashMap<Place, u64>,
+    /// Positions that another projector left ahead of the checkpoints.
+    foretold: HashMap<Place, Foretold>,
+}
+
+/// A position that is to be reached, by records of this hash.
+struct Foretold {
+    offset: i64,
+    hash: u64,
+    since: Instant,
 }
 
 /// How a cache got back in step.
@@ -55,7 +73,58 @@ pub(crate) enum Resumed {
 }
 
 /// A view, or the journal, in a partition.
-type Place = (FeedId, u32);
+pub(crate) type Place = (FeedId, u32);
+
+/// How far rows bring a place: they show what comes behind `from`, up to and with `to`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Advance {
+    place: Place,
+    from: i64,
+    to: i64,
+    /// Of what was counted up to there.
+    hash: u64,
+}
+
+impl Advance {
+    /// Returns the step of a place from one standing of its partition to another; `None`: it stands still.
+    pub(crate) fn between(place @ (feed, _): Place, before: &Standing, now: &Standing) -> Option<Self> {
+        let offset = |standing: &Standing| standing.readers[feed].next_offset - 1;
+        let to = offset(now);
+        // Behind the last commit nothing has changed a row.
+        let from = before.last_commit.min(offset(before));
+        (to > offset(before)).then(|| Self { place, from, to, hash: now.tallies[feed].hash })
+    }
+
+    /// Tells whether another step is of the same place.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+
+    /// Takes in the step that comes after this one.
+    pub(crate) fn extend(&mut self, next: &Self) {
+        (self.to, self.hash) = (next.to, next.hash);
+    }
+
+    /// Returns the steps of a commit.
+    pub(crate) fn of(moves: &[Move]) -> Vec<Self> {
+        let advance = |Move { name, partition, from, to, tally, .. }: &Move| {
+            let place = (FeedId::named(name)?, *partition);
+            Some(Self { place, from: from.next_offset - 1, to: to.next_offset - 1, hash: tally.hash })
+        };
+        moves.iter().filter_map(advance).collect()
+    }
+}
+
+/// Tells whether rows are shown before Postgres has them: those that one aggregate feeds, while nothing of their place is
+/// parked. What is parked may be folded or given up at any moment, of which a projector knows by its next commit.
+pub(crate) fn is_early((feed, partition): Place, parked: &Parked, partitions: u32) -> bool {
+    has_rows(feed) && !parked.are_in((feed, partition), partitions)
+}
+
+/// Tells whether projectors write rows of a feed to Redis.
+fn has_rows(feed: FeedId) -> bool {
+    matches!(feed, FeedId::View(view) if matches!(view.view().source, Source::Aggregate(_)))
+}
 
 /// What this projector knows of Redis while nobody else writes its share there.
 struct Step {
@@ -74,7 +143,13 @@ type NewRow = (String, u64, Vec<u8>);
 
 impl Cache {
     pub(crate) fn connect(url: &Secret, prefix: &str) -> Result<Self, RedisSetupError> {
-        Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix), step: None })
+        Ok(Self {
+            connection: chassis::redis::connect(url)?,
+            keys: Keys::new(prefix),
+            step: None,
+            held: HashMap::new(),
+            foretold: HashMap::new(),
+        })
     }
 
     /// Returns what else may write there, beside the rows and their positions.
@@ -89,15 +164,17 @@ impl Cache {
     /// Another projector may have written since.
     pub(crate) fn lose_step(&mut self) {
         self.step = None;
+        self.held.clear();
+        self.foretold.clear();
     }
 
-    /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `standings` say. If not,
-    /// and `may_begin`, a new incarnation of the place begins there. Call it only while the checkpoints in Postgres are this
-    /// projector's own.
+    /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `standings` say, or ahead
+    /// of it by rows that may be shown early. If not, and `may_begin`, a new incarnation of the place begins there. Call it only
+    /// while the checkpoints in Postgres are this projector's own.
     pub(crate) async fn resume(
         &mut self,
         share: &Share,
-        standings: &[Standing],
+        (standings, parked): (&[Standing], &Parked),
         may_begin: bool,
     ) -> Result<Resumed, CacheError> {
         let known = self.step.take().map(|step| step.shown).unwrap_or_default();
@@ -108,15 +185,30 @@ impl Cache {
         let mut found = self.read(&places).await?;
         let (partitions, looked) = (standings.len() as u32, Instant::now());
         let mut step = Step { shown: known.clone(), places, partitions, looked, script };
-        let mut begun = Vec::new();
+        let (mut begun, mut noted, mut foretold) = (Vec::new(), Vec::new(), Vec::new());
         for place in step.places.clone().into_iter().filter(|place| !known.contains_key(place)) {
             let wanted = checkpoint(standings, place);
             let stands = found.get(&place).and_then(|text| Shown::parse(text));
+            let is_held = |stands: &Shown| self.held.get(&place) == Some(&stands.making.incarnation);
+            let is_early = is_early(place, parked, partitions);
             let is_there = |stands: &Shown| {
                 let making = Making { incarnation: stands.making.incarnation, ..wanted.making };
-                *stands == Shown { making, ..wanted }
+                let is_at = stands.offset == wanted.offset && stands.hash.is_none_or(|hash| Some(hash) == wanted.hash);
+                // A row that was parked may have been shown before.
+                let may_be_at = is_at && (is_early || is_held(stands) || !has_rows(place.0));
+                // There is nothing that it could be ahead of in a log that has just begun.
+                let may_be_ahead = is_early && stands.hash.is_some() && (is_held(stands) || wanted.offset >= 0);
+                stands.making == making && (may_be_at || stands.offset > wanted.offset && may_be_ahead)
             };
             if let Some(stands) = stands.filter(is_there) {
+                if let Some(hash) = stands.hash.filter(|_| stands.offset > wanted.offset && !is_held(&stands)) {
+                    foretold.push((place, Foretold { offset: stands.offset, hash, since: looked }));
+                } else if stands.hash.is_none() {
+                    // The build that left it there noted no rows.
+                    let (feed, expected, shown) = (place.0, stands.to_string(), stands);
+                    noted
+                        .push((place.1, Position { feed, expected, shown, moves: false, stored: Some(stands.offset) }));
+                }
                 step.shown.insert(place, stands);
             } else if may_begin {
                 begun.push((place, found.remove(&place).unwrap_or_default(), wanted));
@@ -124,19 +216,29 @@ impl Cache {
                 return Ok(Resumed::NotYet);
             }
         }
-        self.begin(&mut step, &begun).await?;
+        self.begin(&mut step, &begun, noted).await?;
+        self.foretold.extend(foretold);
+        let is_own = |place: &Place| !self.foretold.contains_key(place);
+        let own = step.shown.iter().filter(|(place, _)| is_own(place));
+        self.held = own.map(|(place, shown)| (*place, shown.making.incarnation)).collect();
         self.step = Some(step);
         Ok(if begun.is_empty() { Resumed::AsItStood } else { Resumed::Anew(begun.len()) })
     }
 
-    /// Begins incarnations of places at which `expected` is found.
-    async fn begin(&mut self, step: &mut Step, begun: &[(Place, String, Shown)]) -> Result<(), CacheError> {
-        if begun.is_empty() {
+    /// Begins incarnations of places at which `expected` is found. `noted`: positions that stay, of which Postgres has all.
+    async fn begin(
+        &mut self,
+        step: &mut Step,
+        begun: &[(Place, String, Shown)],
+        noted: Vec<(u32, Position)>,
+    ) -> Result<(), CacheError> {
+        if begun.is_empty() && noted.is_empty() {
             return Ok(());
         }
         let mut pipe = redis::pipe();
         for ((feed, partition), expected, shown) in begun {
-            let positions = [Position { feed: *feed, expected: expected.clone(), shown: *shown }];
+            let (expected, stored) = (expected.clone(), Some(shown.offset));
+            let positions = [Position { feed: *feed, expected, shown: *shown, moves: true, stored }];
             self.call_show(
                 &mut pipe,
                 &step.script,
@@ -144,6 +246,10 @@ impl Cache {
                 (&positions, &[]),
                 Turn { is_first: true, is_last: true },
             );
+        }
+        for (partition, position) in noted {
+            let turn = Turn { is_first: true, is_last: true };
+            self.call_show(&mut pipe, &step.script, partition, (&[position], &[]), turn);
         }
         let answers: Vec<u64> = pipe.query_async(&mut self.connection).await?;
         for ((place, _, shown), answer) in begun.iter().zip(answers) {
@@ -179,18 +285,22 @@ impl Cache {
         Ok(places.iter().zip(found).filter_map(|(place, value)| Some((*place, value?))).collect())
     }
 
-    /// Shows a committed batch, in one round trip. What Redis shows of it already is left out.
-    pub(crate) async fn show(&mut self, changes: &Changes, moves: &[Move]) -> Result<(), CacheError> {
+    /// Shows rows, in one round trip. What Redis shows of them already is left out; where it is committed, Redis is told that
+    /// Postgres has it.
+    pub(crate) async fn show(
+        &mut self,
+        rows: &PerView<Rows>,
+        advances: &[Advance],
+        are_committed: bool,
+    ) -> Result<(), CacheError> {
         let verified = self.verify().await;
         let Some(mut step) = self.step.take() else { return verified };
         let mut pipe = redis::pipe();
-        let mut rows = self.rows(&step, changes);
         let mut calls = Vec::new();
-        let (moving, mut lost) = step.moving(moves);
-        for (partition, positions) in moving {
+        let (positions, mut lost) = step.positions(advances, are_committed);
+        let mut rows = self.rows(step.partitions, rows, &positions);
+        for (partition, positions) in positions {
             let rows = rows.remove(&partition).unwrap_or_default();
-            let rows: Vec<_> =
-                rows.into_iter().filter_map(|(view, row)| Some((place_in(&positions, view)?, row))).collect();
             let chunks = rows.chunks(MAX_ROWS_A_CALL).map(Some).chain(rows.is_empty().then_some(None));
             let count = rows.len().div_ceil(MAX_ROWS_A_CALL).max(1);
             for (number, chunk) in chunks.enumerate() {
@@ -199,8 +309,11 @@ impl Cache {
             }
             calls.push((partition, positions, count));
         }
+        if are_committed {
+            self.tell_stored(&mut pipe, advances);
+        }
         let answers: Vec<u64> =
-            if calls.is_empty() { Vec::new() } else { pipe.query_async(&mut self.connection).await? };
+            if pipe.is_empty() { Vec::new() } else { pipe.query_async(&mut self.connection).await? };
         let mut answers = answers.into_iter();
         for (partition, positions, count) in calls {
             let others = answers.by_ref().take(count).fold(0, |all, one| all | one);
@@ -216,18 +329,81 @@ impl Cache {
         verified.and(shown)
     }
 
-    /// Returns rows that one aggregate feeds, by partition.
-    fn rows(&self, step: &Step, changes: &Changes) -> HashMap<u32, Vec<(StoredView, NewRow)>> {
+    /// Tells readers how far Postgres is.
+    fn tell_stored(&self, pipe: &mut Pipeline, advances: &[Advance]) {
+        let mut news = BTreeMap::<u32, String>::new();
+        for Advance { place: (feed, partition), to, .. } in advances {
+            let words = news.entry(*partition).or_insert_with(|| partition.to_string());
+            write!(words, " {}{STORED}={to}", feed.name()).expect("a string takes all");
+        }
+        for words in news.into_values() {
+            pipe.publish(self.keys.news(), words).ignore();
+        }
+    }
+
+    /// Lets go of places: what Redis has of them is declared stale, and begins anew.
+    pub(crate) async fn forget(&mut self, places: &[Place]) -> Result<(), CacheError> {
+        let names: Vec<_> = places.iter().map(|(feed, at)| self.keys.shown(feed.name(), *at)).collect();
+        if let Some(step) = &mut self.step {
+            step.shown.retain(|place, _| !places.contains(place));
+        }
+        self.held.retain(|place, _| !places.contains(place));
+        self.foretold.retain(|place, _| !places.contains(place));
+        Ok(redis::cmd("DEL").arg(names).query_async(&mut self.connection).await?)
+    }
+
+    /// Returns the offsets at which positions from before are to be compared with what is folded, by partition: nothing is to
+    /// be folded in one go across them.
+    pub(crate) fn foretold(&self, partitions: u32) -> Option<Vec<i64>> {
+        if self.foretold.is_empty() {
+            return None;
+        }
+        let mut until = vec![i64::MAX; partitions as usize];
+        for ((_, partition), Foretold { offset, .. }) in &self.foretold {
+            let until = &mut until[*partition as usize];
+            *until = (*until).min(offset + 1);
+        }
+        Some(until)
+    }
+
+    /// Returns places whose position another projector left ahead of the checkpoints, and which were not reached in time, or
+    /// by other records: they are of another log.
+    pub(crate) fn contradicted(&mut self, standings: &[Standing]) -> Vec<Place> {
+        let mut contradicted = Vec::new();
+        self.foretold.retain(|place @ (feed, partition), Foretold { offset, hash, since }| {
+            let standing = &standings[*partition as usize];
+            let next = standing.readers[*feed].next_offset;
+            let is_reached = next > *offset;
+            let is_same = next == *offset + 1 && standing.tallies[*feed].hash == *hash;
+            if (is_reached && !is_same) || (!is_reached && since.elapsed() > REACHED_WITHIN) {
+                contradicted.push(*place);
+            }
+            !is_reached
+        });
+        contradicted
+    }
+
+    /// Returns rows that one aggregate feeds, with the number of their view's position, where that moves, by partition.
+    fn rows(
+        &self,
+        partitions: u32,
+        all: &PerView<Rows>,
+        positions: &BTreeMap<u32, Vec<Position>>,
+    ) -> HashMap<u32, Vec<(usize, NewRow)>> {
         let mut rows: HashMap<u32, Vec<_>> = HashMap::new();
         for view in StoredView::all() {
             let Source::Aggregate(fold) = view.view().source else { continue };
-            for (key, (version, data)) in &changes.rows[view] {
-                let partition = aggregate::partition(fold.aggregate, key, step.partitions);
-                let Some(shown) = step.shown.get(&(FeedId::View(view), partition)) else { continue };
-                let row = self.keys.row(partition, shown.making.incarnation, view, key);
+            for (key, (version, data)) in &all[view] {
+                let partition = aggregate::partition(fold.aggregate, key, partitions);
+                let moves = |position: &Position| position.feed == FeedId::View(view) && position.moves;
+                let Some(number) = positions.get(&partition).and_then(|all| all.iter().position(moves)) else {
+                    continue;
+                };
+                let incarnation = positions[&partition][number].shown.making.incarnation;
+                let row = self.keys.row(partition, incarnation, view, key);
                 let data = serde_json::to_string(data).expect("rows hold nothing that JSON cannot");
                 let value = value(*version, &[], row_body(key, *version, &data).as_bytes());
-                rows.entry(partition).or_default().push((view, (row, *version, value)));
+                rows.entry(partition).or_default().push((number, (row, *version, value)));
             }
         }
         rows
@@ -243,18 +419,22 @@ impl Cache {
         (positions, rows): (&[Position], &[(usize, NewRow)]),
         turn: Turn,
     ) {
-        let call = pipe.cmd("EVALSHA").arg(script).arg(positions.len() + rows.len());
+        let call = pipe.cmd("EVALSHA").arg(script).arg(2 * positions.len() + rows.len());
         for Position { feed, .. } in positions {
             call.arg(self.keys.shown(feed.name(), partition));
+        }
+        for Position { feed, .. } in positions {
+            call.arg(self.keys.ahead(feed.name(), partition));
         }
         for (_, (key, ..)) in rows {
             call.arg(key);
         }
         call.arg(self.keys.news()).arg(partition).arg(positions.len()).arg(ROW_TTL_SECS);
-        for Position { feed, expected, shown } in positions {
-            let between = format!("{expected}+");
+        for Position { feed, expected, shown, moves, stored } in positions {
+            let between = if *moves { format!("{expected}+") } else { expected.clone() };
             let next = if turn.is_last { shown.to_string() } else { between.clone() };
-            call.arg(feed.name()).arg(if turn.is_first { expected } else { &between }).arg(next);
+            call.arg(feed.name()).arg(if turn.is_first { expected } else { &between }).arg(next).arg(shown.offset);
+            call.arg(stored.filter(|_| turn.is_last || !*moves).map_or_else(String::new, |stored| stored.to_string()));
         }
         for (number, (_, version, value)) in rows {
             call.arg(number + 1).arg(*version).arg(value);
@@ -274,23 +454,29 @@ struct Position {
     feed: FeedId,
     expected: String,
     shown: Shown,
+    moves: bool,
+    /// What Postgres is known to show.
+    stored: Option<i64>,
 }
 
 impl Step {
-    /// Returns what moves in each partition, of what is in step there, and the places that have missed a batch.
-    fn moving(&self, moves: &[Move]) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
-        let (mut moving, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
-        for Move { name, partition, from, to, .. } in moves {
-            let Some(feed) = FeedId::named(name) else { continue };
-            let Some(stands) = self.shown.get(&(feed, *partition)) else { continue };
-            let shown = Shown { offset: to.next_offset - 1, ..*stands };
-            if stands.offset == from.next_offset - 1 {
-                moving.entry(*partition).or_default().push(Position { feed, expected: stands.to_string(), shown });
-            } else if stands.offset < shown.offset {
-                missed.push((feed, *partition));
+    /// Returns the positions of what is in step in each partition, and the places that have missed a batch.
+    fn positions(&self, advances: &[Advance], are_committed: bool) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
+        let (mut positions, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
+        for Advance { place: place @ (feed, partition), from, to, hash } in advances {
+            let Some(stands) = self.shown.get(place).filter(|stands| are_committed || stands.offset < *to) else {
+                continue;
+            };
+            if stands.offset < *from {
+                missed.push(*place);
+                continue;
             }
+            let moves = stands.offset < *to;
+            let shown = if moves { Shown { offset: *to, hash: Some(*hash), ..*stands } } else { *stands };
+            let (expected, stored) = (stands.to_string(), are_committed.then_some(*to));
+            positions.entry(*partition).or_default().push(Position { feed: *feed, expected, shown, moves, stored });
         }
-        (moving, missed)
+        (positions, missed)
     }
 
     fn lose(&mut self, places: &[Place]) -> Result<(), CacheError> {
@@ -307,10 +493,6 @@ fn name((feed, partition): Place) -> String {
     format!("{} in partition {partition}", feed.name())
 }
 
-fn place_in(positions: &[Position], view: StoredView) -> Option<usize> {
-    positions.iter().position(|position| position.feed == FeedId::View(view))
-}
-
 /// Gives a place what `change` makes of its position; `false`: of what stands there it makes nothing.
 pub(crate) async fn change_position(
     connection: &mut ConnectionManager,
@@ -323,8 +505,8 @@ pub(crate) async fn change_position(
         let stands: Option<String> = redis::cmd("GET").arg(&key).query_async(connection).await?;
         let Some(changed) = stands.as_deref().and_then(Shown::parse).and_then(&change) else { return Ok(false) };
         let mut call = script.key(&key);
-        call.arg(keys.news()).arg(partition).arg(1).arg(ROW_TTL_SECS);
-        call.arg(feed.name()).arg(stands.unwrap_or_default()).arg(changed.to_string());
+        call.key(keys.ahead(feed.name(), partition)).arg(keys.news()).arg(partition).arg(1).arg(ROW_TTL_SECS);
+        call.arg(feed.name()).arg(stands.unwrap_or_default()).arg(changed.to_string()).arg(changed.offset).arg("");
         if call.invoke_async::<u64>(connection).await? == 0 {
             return Ok(true);
         }
@@ -342,11 +524,12 @@ pub(crate) async fn declare_stale(url: &Secret, prefix: &str, (feed, partition):
 
 /// Returns what Redis shows of a place that begins at its checkpoint.
 fn checkpoint(standings: &[Standing], (feed, partition): Place) -> Shown {
-    let Standing { generations, revisions, readers, .. } = &standings[partition as usize];
+    let Standing { generations, revisions, readers, tallies, .. } = &standings[partition as usize];
     let (generation, revision) =
         (generations[feed].cast_unsigned(), u32::try_from(revisions[feed]).unwrap_or(u32::MAX));
     Shown {
         making: Making { incarnation: rand::random(), generation, revision },
         offset: readers[feed].next_offset - 1,
+        hash: Some(tallies[feed].hash),
     }
 }

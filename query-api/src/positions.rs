@@ -1,7 +1,7 @@
 //! How far the views are, and waiting for them to get further.
 //!
-//! There are two places to read from, and what one shows the other need not show yet: Postgres is ahead of Redis
-//! by the time between a commit and the write that follows it, or by all of an outage of Redis.
+//! There are two places to read from, and what one shows the other need not show yet. So there are two positions of each
+//! view, and who reads Postgres waits for Postgres's own.
 //!
 //! Invariant: positions of Postgres are lower bounds. Those of Redis only tell when it is worth to look: what an answer
 //! shows, the position tells that came with it.
@@ -62,6 +62,14 @@ pub(crate) struct Progress {
 pub(crate) enum Scope {
     One(u32),
     All,
+}
+
+/// Which places may answer a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Places {
+    Any,
+    /// Redis has nothing of what is asked for.
+    StoreAlone,
 }
 
 /// Where a request can be answered from.
@@ -159,18 +167,18 @@ impl Positions {
         self.read().cached(feed, None).unwrap_or(Place::Store)
     }
 
-    /// Where to read what the token names, once it is shown anywhere; Redis rather than Postgres.
+    /// Returns where to read what the token names, once one of `places` shows it; Redis rather than Postgres.
     ///
     /// A token that the log does not reach is refused as soon as its end is known to be younger than the request. Until
     /// then few may wait, of those who come `from` the same address.
     pub(crate) async fn reach(
         &self,
-        feed: FeedId,
+        (feed, places): (FeedId, Places),
         token: &Token,
         within: Duration,
         from: Option<IpAddr>,
     ) -> Result<Place, NotReached> {
-        if let Some(place) = self.read().place(feed, token) {
+        if let Some(place) = self.read().place((feed, places), token) {
             return Ok(place);
         }
         let arrived = Instant::now();
@@ -181,7 +189,7 @@ impl Positions {
         loop {
             let entry = {
                 let state = self.read();
-                if let Some(place) = state.place(feed, token) {
+                if let Some(place) = state.place((feed, places), token) {
                     return Ok(place);
                 }
                 match state.is_written(token, arrived) {
@@ -192,11 +200,11 @@ impl Positions {
                     }
                     Written::Unknown => {}
                 }
-                waiter.wait_for(state.missing(feed, token))
+                waiter.wait_for(state.missing((feed, places), token))
             };
             let until = deadline.min(tokio::time::Instant::now() + LOOK_FOR_THE_END_EVERY);
             if tokio::time::timeout_at(until, entry.woken()).await.is_err() && until == deadline {
-                return Err(NotReached::Behind { token: self.read().reached_of(feed, token) });
+                return Err(NotReached::Behind { token: self.read().reached_of((feed, places), token) });
             }
         }
     }
@@ -280,6 +288,11 @@ impl Positions {
             self.confirm();
         }
         self.wake(At::Cache, moved);
+        let stored = |(view, offset)| Applied { view, partition: news.partition, offset };
+        let mut stored = news.stored().map(stored).peekable();
+        if stored.peek().is_some() {
+            self.advance_store(stored, Instant::now());
+        }
         true
     }
 

@@ -9,7 +9,7 @@ mod looks;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -26,7 +26,7 @@ use crate::gate::{Busy, Gate};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::parked::Parked;
-use crate::positions::{Log, NotReached, Place, Positions, Scope, covers, token_text};
+use crate::positions::{Log, NotReached, Place, Places, Positions, Scope, covers, token_text};
 use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Side, Store, StoreError};
 use crate::redis::{self, Cache, CacheError, Hit};
 
@@ -130,8 +130,10 @@ impl Reads {
         (view, key, scope): (ViewId, &str, Scope),
         fresh: &Freshness,
     ) -> Result<Shown<Option<Row>>, ReadError> {
+        let arrived = Instant::now();
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        let place = self.reach(view.feed(), fresh).await?;
+        let place = self.reach((view.feed(), Places::Any), fresh, fresh.wait).await?;
+        let is_stored = place == Place::Store;
         // Redis has rows of stored views alone.
         if let (Place::Cache { makings, offsets }, Some(stored)) = (place, view.stored())
             && let Some(place) = redis::Place::of(&makings, stored, key, scope)
@@ -144,6 +146,11 @@ impl Reads {
                 self.metrics.read(view.name(), Origin::Redis);
                 return Ok(Shown { found, token: shows.token(log.id), age: self.positions.age() });
             }
+        }
+        // Redis may show more than Postgres does.
+        if !is_stored {
+            let left = fresh.wait.saturating_sub(arrived.elapsed());
+            self.reach((view.feed(), Places::StoreAlone), fresh, left).await?;
         }
         // A replica that is behind the token is not asked twice.
         let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
@@ -164,7 +171,7 @@ impl Reads {
         query: &ListQuery,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<Listed>>, ReadError> {
-        self.reach(query.view.feed(), fresh).await?;
+        self.reach((query.view.feed(), Places::StoreAlone), fresh, fresh.wait).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let mut loaded = self.page_from(self.store.nearest(), query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
@@ -193,7 +200,7 @@ impl Reads {
 
     /// Returns once the journal shows what the token names.
     pub(crate) async fn reach_journal(&self, fresh: &Freshness) -> Result<(), ReadError> {
-        self.reach(FeedId::Journal, fresh).await.map(drop)
+        self.reach((FeedId::Journal, Places::StoreAlone), fresh, fresh.wait).await.map(drop)
     }
 
     /// Reads a page of a history, as far as the journal is.
@@ -221,9 +228,14 @@ impl Reads {
         self.store.kept_row(view, key).await.map_err(|error| self.refused(failed(error)))
     }
 
-    async fn reach(&self, feed: FeedId, fresh: &Freshness) -> Result<Place, ReadError> {
+    async fn reach(
+        &self,
+        (feed, places): (FeedId, Places),
+        fresh: &Freshness,
+        within: Duration,
+    ) -> Result<Place, ReadError> {
         let Some(token) = &fresh.token else { return Ok(self.positions.place(feed)) };
-        let reached = self.positions.reach(feed, token, fresh.wait, fresh.from).await;
+        let reached = self.positions.reach((feed, places), token, within, fresh.from).await;
         self.metrics.waited(&reached);
         match reached {
             Ok(place) => Ok(place),

@@ -191,7 +191,8 @@ impl Cache {
         let shown = offsets.get(usize::try_from(place.partition).unwrap_or(usize::MAX)).copied().unwrap_or(-1);
         let (shown, offsets) = if place.is_sum { (String::new(), offsets) } else { (shown.to_string(), &[][..]) };
         let mut call = self.fill.key(self.keys.shown(place.view.name(), place.partition));
-        call.key(place.name(&self.keys, key)).arg(place.making.to_string()).arg(shown).arg(ttl_secs);
+        call.key(place.name(&self.keys, key)).key(self.keys.ahead(place.view.name(), place.partition));
+        call.arg(place.making.to_string()).arg(shown).arg(ttl_secs);
         call.arg(version).arg(value(version, offsets, body));
         call.invoke_async::<i64>(&mut self.connection.clone()).await?;
         Ok(())

@@ -2,20 +2,24 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `{st:7}:product` | what is shown of the view in partition 7: `{incarnation}.{generation}.{revision}/{offset}`; with a `+` \
-//!   behind the offset while the rows of a large batch are written: nothing |
+//! | `{st:7}:product` | what is shown of the view in partition 7: `{incarnation}.{generation}.{revision}/{offset}`, and `~` \
+//!   with the hash of the records that it counted; with a `+` behind it while the rows of a large batch are written: nothing |
+//! | `{st:7}:product.ahead` | a sorted set: rows that are shown and may not be in Postgres yet, each by the offset that it shows; and \
+//!   the empty name, by the offset that Postgres is known to show |
 //! | `{st:7}:{incarnation}:product:{key}` | the row: `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
 //! | `{st:7}:revenue.{generation}.{revisions}:{key}` | the row of a view that many aggregates feed: `{version} {offset},…\n{body}`, \
 //!   with the offset that it shows of each partition. It lives in the partition that its key's hash names; the revisions are those \
 //!   of all partitions, added up |
 //! | `{st:7}:end` | the offset behind the log's last record, and Redis's time in ms from before that was asked of Kafka: `{offset}/{ms}` |
 //!
-//! The channel `st:news` tells what changed of a partition, in the words of these values: `7 product=00ab.1.0/1234 end=…`.
+//! The channel `st:news` tells what changed of a partition, in the words of these values, and how far Postgres is:
+//! `7 product=00ab.1.0/1234 product@=1234 end=…`.
 //!
 //! Invariant: rows and the position that covers them are written by one script, which demands that the position is where
 //! its writer left it. So a position and a row that one MGET gave belong together, whatever was evicted, lost, put back or
-//! failed over before: the row shows everything up to the position. A row that was read in Postgres is filled in only if
-//! Postgres showed at least that position, of the same generation and revision.
+//! failed over before: the row shows everything up to the position. A row that was read in Postgres, of the same generation
+//! and revision, is filled in only if Postgres showed at least that position, or if the row has not changed since what it
+//! showed: the set of those that are ahead of Postgres tells.
 //!
 //! A position that is not what its writer left there begins a new incarnation of that view in that partition: rows from
 //! before go by other keys, and die by their time to live. No other view and no other partition is touched.
@@ -40,6 +44,8 @@ pub const ABSENT: u64 = 0;
 
 /// In the place of a view's name: where the log ends. A build that does not know it passes it over.
 pub const END: &str = "end";
+/// Behind a view's name, in news: up to and with which offset Postgres shows it, at least.
+pub const STORED: &str = "@";
 
 /// See `redis/show.lua`.
 pub const SHOW: &str = include_str!("../redis/show.lua");
@@ -63,6 +69,10 @@ pub struct Making {
 pub struct Shown {
     pub making: Making,
     pub offset: i64,
+    /// Of the records that its writer counted, see [`Tally`]; whoever goes on from there compares it.
+    ///
+    /// [`Tally`]: crate::chain::Tally
+    pub hash: Option<u64>,
 }
 
 impl fmt::Display for Making {
@@ -73,7 +83,8 @@ impl fmt::Display for Making {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.making, self.offset)
+        write!(f, "{}/{}", self.making, self.offset)?;
+        self.hash.map_or(Ok(()), |hash| write!(f, "~{hash:x}"))
     }
 }
 
@@ -85,7 +96,11 @@ impl Shown {
         let (generation, revision) = rest.split_once('.')?;
         let incarnation = u64::from_str_radix(incarnation, 16).ok()?;
         let making = Making { incarnation, generation: generation.parse().ok()?, revision: revision.parse().ok()? };
-        Some(Self { making, offset: offset.parse().ok()? })
+        let (offset, hash) = match offset.split_once('~') {
+            Some((offset, hash)) => (offset, Some(u64::from_str_radix(hash, 16).ok()?)),
+            None => (offset, None),
+        };
+        Some(Self { making, offset: offset.parse().ok()?, hash })
     }
 }
 
@@ -168,6 +183,13 @@ impl Keys {
         format!("{{{}:*}}:*:{}:*", self.prefix, view.name())
     }
 
+    /// Of the rows that are ahead of Postgres.
+    pub fn ahead(&self, feed: &str, partition: u32) -> String {
+        let mut name = self.shown(feed, partition);
+        name.push_str(".ahead");
+        name
+    }
+
     pub fn end(&self, partition: u32) -> String {
         self.shown(END, partition)
     }
@@ -190,6 +212,11 @@ impl<'a> News<'a> {
         let mut words = text.split(' ');
         let partition = words.next()?.parse().ok()?;
         Some(Self { partition, values: words.map(|word| word.split_once('=')).collect::<Option<_>>()? })
+    }
+
+    /// Returns the views that Postgres shows up to and with an offset.
+    pub fn stored(&self) -> impl Iterator<Item = (&'a str, i64)> {
+        self.values.iter().filter_map(|(name, value)| Some((name.strip_suffix(STORED)?, value.parse().ok()?)))
     }
 }
 
@@ -275,8 +302,11 @@ mod tests {
 
     #[test]
     fn a_position_gives_back_what_it_was_written_from() {
-        let shown = Shown { making: Making { incarnation: 0xab, generation: 3, revision: 2 }, offset: -1 };
+        let shown = Shown { making: Making { incarnation: 0xab, generation: 3, revision: 2 }, offset: -1, hash: None };
         assert_eq!(shown.to_string(), "00000000000000ab.3.2/-1");
+        assert_eq!(Shown::parse(&shown.to_string()), Some(shown));
+        let shown = Shown { offset: 17, hash: Some(0xcd), ..shown };
+        assert_eq!(shown.to_string(), "00000000000000ab.3.2/17~cd");
         assert_eq!(Shown::parse(&shown.to_string()), Some(shown));
         for broken in [
             "",
@@ -290,6 +320,8 @@ mod tests {
             "ab.1.1/x",
             "ab.1.1.1/2",
             "ab.1.1/2+",
+            "ab.1.1/2~",
+            "ab.1.1/2~cd+",
         ] {
             assert_eq!(Shown::parse(broken), None, "{broken:?}");
         }
@@ -308,8 +340,8 @@ mod tests {
     }
 
     #[test]
-    fn no_view_goes_by_the_name_of_the_logs_end() {
-        assert!(FeedId::names().iter().all(|feed| *feed != END));
+    fn no_view_goes_by_a_name_that_means_something_else_in_news() {
+        assert!(FeedId::names().iter().all(|feed| *feed != END && !feed.ends_with(STORED)));
     }
 
     #[test]
@@ -318,6 +350,8 @@ mod tests {
         assert_eq!(news, News { partition: 3, values: vec![("product", "ab.1/17"), ("end", "18/1000")] });
         assert_eq!(End::parse(news.values[1].1), Some(End { next_offset: 18, at_ms: 1000 }));
         assert_eq!(News::parse("3"), Some(News { partition: 3, values: vec![] }));
+        let news = News::parse("3 product=ab.1.0/17 product@=16 journal@=x sale@=9").unwrap();
+        assert!(news.stored().eq([("product", 16), ("sale", 9)]));
         for broken in ["", "x product=1", "3 product"] {
             assert_eq!(News::parse(broken), None, "{broken:?}");
         }

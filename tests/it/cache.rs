@@ -11,29 +11,44 @@ struct Place {
     redis: MultiplexedConnection,
     keys: Keys,
     position: String,
+    ahead: String,
     row: String,
 }
 
 const BEGUN: Making = Making { incarnation: 0xab, generation: 1, revision: 0 };
 
 fn at(offset: i64) -> String {
-    Shown { making: BEGUN, offset }.to_string()
+    Shown { making: BEGUN, offset, hash: None }.to_string()
 }
 
 impl Place {
     async fn new() -> Self {
         let shop = Shop::new(1).await;
         let (keys, view) = (Keys::new(&shop.prefix), StoredView::named("product").unwrap());
-        let (position, row) = (keys.shown(view.name(), 0), keys.row(0, BEGUN.incarnation, view, "cd"));
-        Self { redis: shop.redis().await, keys, position, row }
+        let (position, ahead) = (keys.shown(view.name(), 0), keys.ahead(view.name(), 0));
+        let row = keys.row(0, BEGUN.incarnation, view, "cd");
+        Self { redis: shop.redis().await, keys, position, ahead, row }
     }
 
     /// Gives whether it was what was expected.
     async fn show(&mut self, expected: &str, to: &str, version: u64) -> bool {
+        self.show_with(expected, to, "", Some(version)).await
+    }
+
+    /// `stored`: what Postgres shows, with the row.
+    async fn show_with(&mut self, expected: &str, to: &str, stored: &str, version: Option<u64>) -> bool {
         let script = redis::Script::new(SHOW);
         let mut call = script.key(&self.position);
-        call.key(&self.row).arg(self.keys.news()).arg(0).arg(1).arg(ROW_TTL_SECS);
-        call.arg("product").arg(expected).arg(to).arg(1).arg(version).arg(value(version, &[], b"{}"));
+        call.key(&self.ahead);
+        if version.is_some() {
+            call.key(&self.row);
+        }
+        call.arg(self.keys.news()).arg(0).arg(1).arg(ROW_TTL_SECS);
+        let offset = Shown::parse(to).map_or(0, |shown| shown.offset);
+        call.arg("product").arg(expected).arg(to).arg(offset).arg(stored);
+        if let Some(version) = version {
+            call.arg(1).arg(version).arg(value(version, &[], b"{}"));
+        }
         call.invoke_async::<u64>(&mut self.redis).await.unwrap() == 0
     }
 
@@ -41,7 +56,7 @@ impl Place {
         let script = redis::Script::new(FILL);
         let mut call = script.key(&self.position);
         let ttl_secs = if version == ABSENT { ABSENT_TTL_SECS } else { ROW_TTL_SECS };
-        call.key(&self.row).arg(BEGUN.to_string()).arg(offset).arg(ttl_secs);
+        call.key(&self.row).key(&self.ahead).arg(BEGUN.to_string()).arg(offset).arg(ttl_secs);
         call.arg(version).arg(value(version, &[], b"{}")).invoke_async(&mut self.redis).await.unwrap()
     }
 
@@ -88,8 +103,9 @@ async fn a_view_whose_position_is_another_holds_up_no_other_of_its_partition() {
     let row = place.keys.row(0, BEGUN.incarnation, view, "o");
     let script = redis::Script::new(SHOW);
     let mut call = script.key(&order);
-    call.key(&place.position).key(&row).key(&place.row).arg(place.keys.news()).arg(0).arg(2).arg(ROW_TTL_SECS);
-    call.arg("order").arg(at(4)).arg(at(5)).arg("product").arg(at(4)).arg(at(5));
+    call.key(&place.position).key(place.keys.ahead("order", 0)).key(&place.ahead).key(&row).key(&place.row);
+    call.arg(place.keys.news()).arg(0).arg(2).arg(ROW_TTL_SECS);
+    call.arg("order").arg(at(4)).arg(at(5)).arg(5).arg("").arg("product").arg(at(4)).arg(at(5)).arg(5).arg("");
     call.arg(1).arg(2).arg(value(2, &[], b"{}")).arg(2).arg(2).arg(value(2, &[], b"{}"));
     assert_eq!(call.invoke_async::<u64>(&mut place.redis).await.unwrap(), 1, "the first is not there");
     assert_eq!(place.stands().await, (Some(at(5)), Some(2)));
@@ -112,9 +128,39 @@ async fn a_row_is_filled_in_only_if_postgres_showed_what_redis_does() {
     assert_eq!(place.stands().await, (Some(at(4)), Some(2)), "a newer row stays");
     assert_eq!(place.fill(9, 3).await, 1);
     assert_eq!(place.stands().await, (Some(at(4)), Some(3)));
-    let another = Shown { making: Making { generation: 2, ..BEGUN }, offset: 4 }.to_string();
+    let another = Shown { making: Making { generation: 2, ..BEGUN }, offset: 4, hash: None }.to_string();
     assert!(place.show(&at(4), &another, 0).await);
     assert_eq!(place.fill(9, 4).await, 0, "of another generation");
+}
+
+#[tokio::test]
+async fn beside_rows_that_are_ahead_of_postgres_only_those_are_filled_in_that_have_not_changed() {
+    let mut place = Place::new().await;
+    let hashed = |offset| format!("{}~ab", at(offset));
+    assert!(place.show_with("", &hashed(4), "4", None).await);
+    // Nobody has changed the row since Postgres showed offset 4, though others were.
+    assert!(place.show_with(&hashed(4), &hashed(6), "", None).await);
+    assert_eq!(place.fill(3, 1).await, 0, "Postgres had shown more by then");
+    assert_eq!(place.fill(4, 1).await, 1);
+    // It is changed, put, and evicted.
+    assert!(place.show(&hashed(6), &hashed(7), 2).await);
+    place.evict().await;
+    assert_eq!(place.fill(4, 1).await, 0);
+    assert_eq!(place.fill(6, 1).await, 0);
+    // Postgres has it.
+    assert!(place.show_with(&hashed(7), &hashed(7), "7", None).await);
+    assert_eq!(place.fill(6, 1).await, 0, "from before");
+    assert_eq!(place.stands().await, (Some(hashed(7)), None));
+    assert!(place.show_with(&hashed(7), &hashed(9), "", None).await);
+    assert_eq!(place.fill(7, 2).await, 1);
+    // Whoever is out of step, or comes late, tells nothing.
+    assert!(!place.show_with(&hashed(7), &hashed(7), "9", None).await);
+    assert!(place.show_with(&hashed(9), &hashed(9), "6", None).await);
+    place.evict().await;
+    assert_eq!(place.fill(6, 1).await, 0);
+    // A build that notes no rows has been here.
+    assert!(place.show_with(&hashed(9), &at(10), "", None).await);
+    assert_eq!((place.fill(9, 2).await, place.fill(10, 2).await), (0, 1));
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod quarantine;
 mod keeping;
 mod views;
 mod cache;
+mod ahead;
 mod forgetful;
 mod projectors;
 mod fence;

@@ -25,6 +25,8 @@ pub(crate) struct Standing {
     /// The partition's first claim, once known.
     pub(crate) nonce: Option<u64>,
     pub(crate) times: Times,
+    /// No record behind this offset has changed a row yet.
+    pub(crate) last_commit: i64,
 }
 
 /// Of the commits that were read.
@@ -47,7 +49,9 @@ impl Standing {
     pub(crate) fn new(readers: PerFeed<Reader>, feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
         let (tallies, generations, revisions) = (Default::default(), [1; FeedId::COUNT], [0; FeedId::COUNT]);
-        Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times: Times::default() }
+        let last_commit = feeds.iter().map(|feed| readers[feed].last_counted).max().unwrap_or(-1);
+        let times = Times::default();
+        Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times, last_commit }
     }
 
     /// Where to read from: the last record that the hindmost view counted is read again.

@@ -117,8 +117,9 @@ impl Cache {
         let feeds = FeedId::all().into_iter().filter(|feed| *feed != FeedId::View(self.view));
         let partitions = 0..self.live.len() as u32;
         for place in feeds.flat_map(|feed| partitions.clone().map(move |partition| (feed, partition))) {
-            let revised = |Shown { making, offset }: Shown| {
-                Some(Shown { making: Making { revision: making.revision + 1, ..making }, offset })
+            let revised = |shown: Shown| {
+                let making = Making { revision: shown.making.revision + 1, ..shown.making };
+                Some(Shown { making, ..shown })
             };
             if change_position(&mut self.connection, &self.keys, place, revised).await.is_err() {
                 return;
@@ -133,7 +134,7 @@ impl Cache {
         for ((partition, live), to) in (0..).zip(self.live.clone()).zip(to) {
             let (generation, revision) = (live.generation + 1, live.revision + 1);
             let making = Making { incarnation: self.incarnation, generation, revision };
-            let change = |shown: Shown| (shown.making == live).then_some(Shown { making, offset: to - 1 });
+            let change = |shown: Shown| (shown.making == live).then_some(Shown { making, offset: to - 1, hash: None });
             let place = (FeedId::View(self.view), partition);
             let changed = change_position(&mut self.connection, &self.keys, place, change).await;
             is_everywhere &= changed.unwrap_or(false);

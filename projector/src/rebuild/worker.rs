@@ -110,6 +110,7 @@ impl Worker {
     async fn take(&mut self, batch: &Batch) -> anyhow::Result<()> {
         if self.folder.is_full() {
             self.commit().await?;
+            self.folder.clear();
         }
         let before = self.position();
         let records = Records::of(batch)?;

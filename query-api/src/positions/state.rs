@@ -8,7 +8,7 @@ use schemas::token::Token;
 use super::cached::Cached;
 use super::ends::{PastEnds, Written};
 use super::waiters::{At, Position};
-use super::{Log, NOTHING, Offsets, Place, Scope, covers, to_index, token_text};
+use super::{Log, NOTHING, Offsets, Place, Places, Scope, covers, to_index, token_text};
 
 /// Redis has so long to show what Postgres does, and less than twice that.
 pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -43,9 +43,10 @@ impl State {
         self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
     }
 
-    pub(super) fn place(&self, feed: FeedId, token: &Token) -> Option<Place> {
-        let stored = self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
-        self.cached(feed, Some(token)).or(stored.then_some(Place::Store))
+    pub(super) fn place(&self, (feed, places): (FeedId, Places), token: &Token) -> Option<Place> {
+        let cached = (places == Places::Any).then(|| self.cached(feed, Some(token))).flatten();
+        let stored = || self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
+        cached.or_else(|| stored().then_some(Place::Store))
     }
 
     pub(super) fn cached(&self, feed: FeedId, token: Option<&Token>) -> Option<Place> {
@@ -58,7 +59,7 @@ impl State {
     }
 
     /// In each place a position that has to come before the token is shown there.
-    pub(super) fn missing(&self, feed: FeedId, token: &Token) -> [Position; 2] {
+    pub(super) fn missing(&self, (feed, places): (FeedId, Places), token: &Token) -> Vec<Position> {
         let of_place = |at, offsets: Option<&Offsets>| {
             let offsets = offsets.map_or(&[][..], |offsets| offsets.of(feed));
             let is_missing = |(partition, offset): &(&u32, &i64)| {
@@ -68,7 +69,11 @@ impl State {
             let (partition, offset) = missing.expect("the place does not show the token");
             (at, feed, *partition, *offset)
         };
-        [of_place(At::Cache, self.cache.as_ref().map(|cache| &cache.offsets)), of_place(At::Store, self.store.as_ref())]
+        let stored = of_place(At::Store, self.store.as_ref());
+        match places {
+            Places::Any => vec![of_place(At::Cache, self.cache.as_ref().map(|cache| &cache.offsets)), stored],
+            Places::StoreAlone => vec![stored],
+        }
     }
 
     /// By partition, of both places.
@@ -82,11 +87,11 @@ impl State {
         }
     }
 
-    /// What any place shows of the partitions that the token names.
-    pub(super) fn reached_of(&self, feed: FeedId, token: &Token) -> Option<String> {
+    /// What any of the places shows of the partitions that the token names.
+    pub(super) fn reached_of(&self, (feed, places): (FeedId, Places), token: &Token) -> Option<String> {
         let mut offsets = vec![NOTHING; to_index(self.log?.partitions)];
-        let places = [self.store.as_ref(), self.cache.as_ref().map(|cache| &cache.offsets)];
-        for place in places.into_iter().flatten() {
+        let cached = self.cache.as_ref().filter(|_| places == Places::Any).map(|cache| &cache.offsets);
+        for place in [self.store.as_ref(), cached].into_iter().flatten() {
             for partition in token.positions.keys().map(|partition| to_index(*partition)) {
                 offsets[partition] = offsets[partition].max(place.of(feed)[partition]);
             }

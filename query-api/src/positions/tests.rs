@@ -30,13 +30,13 @@ fn making(incarnation: u64) -> Making {
 
 /// Of the partition 0.
 fn know_cache(positions: &Positions, incarnation: u64, offset: i64) {
-    let shown = Shown { making: making(incarnation), offset }.to_string();
+    let shown = Shown { making: making(incarnation), offset, hash: None }.to_string();
     let news = News { partition: 0, values: vec![("product", shown.as_str())] };
     positions.know_cache([news], (0, Instant::now()));
 }
 
 fn tell(positions: &Positions, (incarnation, partition): (u64, u32), offset: i64) -> bool {
-    let shown = Shown { making: making(incarnation), offset }.to_string();
+    let shown = Shown { making: making(incarnation), offset, hash: None }.to_string();
     positions.advance_cache(&News { partition, values: vec![("product", shown.as_str())] })
 }
 
@@ -53,7 +53,7 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_i
     let positions = positions();
     positions.advance_store(applied(0, 7), Instant::now());
     know_cache(&positions, 1, 5);
-    let reach = async |offset| positions.reach(product(), &token(0, offset), NO_TIME, None).await;
+    let reach = async |offset| positions.reach((product(), Places::Any), &token(0, offset), NO_TIME, None).await;
     assert_eq!(reach(5).await, Ok(cache([Some((1, 5)), None])));
     assert_eq!(reach(7).await, Ok(Place::Store));
     let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
@@ -66,7 +66,7 @@ async fn a_wait_ends_with_the_news_that_reach_its_token() {
     know_cache(&positions, 1, 5);
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(product(), &token(0, 7), SOON, None).await }
+        async move { positions.reach((product(), Places::Any), &token(0, 7), SOON, None).await }
     });
     positions.someone_waits().await;
     assert!(tell(&positions, (1, 0), 6));
@@ -83,7 +83,7 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
     let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach(product(), &both, SOON, None).await }
+        async move { positions.reach((product(), Places::Any), &both, SOON, None).await }
     });
     positions.someone_waits().await;
     // Either place has one half: neither shows the token.
@@ -115,7 +115,7 @@ fn a_new_incarnation_is_where_it_says_and_harms_no_other_partition() {
     assert_eq!(positions.place(product()), cache([Some((2, 4)), Some((1, 7))]));
     // What a reader found there instead.
     let view = StoredView::named("product").unwrap();
-    positions.know_shown((view, 1), Some(Shown { making: making(3), offset: 8 }));
+    positions.know_shown((view, 1), Some(Shown { making: making(3), offset: 8, hash: None }));
     positions.know_shown((view, 0), None);
     assert_eq!(positions.place(product()), cache([None, Some((3, 8))]));
     positions.lose_cache();
@@ -140,6 +140,23 @@ fn a_redis_that_does_not_come_to_show_what_postgres_does_is_not_followed_until_i
     assert_eq!(positions.place(product()), cache([Some((1, 6)), None]), "it shows what Postgres did then");
     positions.advance_store(applied(0, 9), after(2.0));
     assert_eq!(positions.place(product()), cache([None, None]));
+}
+
+#[tokio::test]
+async fn who_reads_postgres_waits_for_its_own_position_of_which_redis_tells() {
+    let positions = Arc::new(positions());
+    positions.advance_store(applied(0, 5), Instant::now());
+    know_cache(&positions, 1, 9);
+    let reach = async |within| positions.reach((product(), Places::StoreAlone), &token(0, 7), within, None).await;
+    let behind = Some(format!("{}.0-5", LogId::of_nonce(1)));
+    assert_eq!(reach(NO_TIME).await, Err(NotReached::Behind { token: behind }));
+    let (reached, told) = tokio::join!(reach(SOON), async {
+        positions.someone_waits().await;
+        let told = |name, value| positions.advance_cache(&News { partition: 0, values: vec![(name, value)] });
+        told("product@", "6") && told("journal@", "7") && told("product@", "7")
+    });
+    assert!(told);
+    assert_eq!(reached, Ok(Place::Store));
 }
 
 #[test]
@@ -199,13 +216,13 @@ async fn a_token_that_the_log_does_not_reach_is_refused_and_one_that_it_reached_
         let end = End { next_offset, at_ms }.to_string();
         positions.know_cache([News { partition: 0, values: vec![(END, end.as_str())] }], (1_000_000, Instant::now()));
     };
-    let reach = async |offset| positions.reach(product(), &token(0, offset), NO_TIME, None).await;
+    let reach = async |offset| positions.reach((product(), Places::Any), &token(0, offset), NO_TIME, None).await;
     told(5, 999_500);
     assert_eq!(reach(999_999_999_999).await, Err(NotReached::Ahead));
     assert_eq!(reach(5).await, Err(NotReached::Behind { token: None }));
     // Asked of Kafka while the request waits.
     told(5, 1_001_500);
-    assert_eq!(positions.reach(product(), &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
+    assert_eq!(positions.reach((product(), Places::Any), &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
     assert_eq!(reach(4).await, Err(NotReached::Behind { token: None }));
     assert_eq!(positions.age(), None);
 }

@@ -51,7 +51,7 @@ pub(super) struct Waiter<'a> {
 /// One waiter's entries, gone when it is dropped.
 pub(super) struct Entry<'a> {
     waiter: &'a Waiter<'a>,
-    positions: [Position; 2],
+    positions: Vec<Position>,
 }
 
 impl Waiters {
@@ -99,11 +99,11 @@ impl Waiters {
 }
 
 impl Waiter<'_> {
-    /// To be woken by either. Nothing may move between the look that found these missing and this call.
-    pub(super) fn wait_for(&self, positions: [Position; 2]) -> Entry<'_> {
+    /// To be woken by any of them. Nothing may move between the look that found these missing and this call.
+    pub(super) fn wait_for(&self, positions: Vec<Position>) -> Entry<'_> {
         let mut waiting = self.waiters.lock();
-        for position in positions {
-            waiting.insert((position, self.id), self.woken.clone());
+        for position in &positions {
+            waiting.insert((*position, self.id), self.woken.clone());
         }
         Entry { waiter: self, positions }
     }
@@ -118,8 +118,8 @@ impl Entry<'_> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let mut waiting = self.waiter.waiters.lock();
-        for position in self.positions {
-            waiting.remove(&(position, self.waiter.id));
+        for position in &self.positions {
+            waiting.remove(&(*position, self.waiter.id));
         }
     }
 }
@@ -162,8 +162,8 @@ mod tests {
         let waiters = Waiters::default();
         let (first, second) = (waiters.enter().unwrap(), waiters.enter().unwrap());
         let [feed, other, ..] = FeedId::all();
-        let early = first.wait_for([(At::Cache, feed, 1, 5), (At::Store, feed, 1, 5)]);
-        let late = second.wait_for([(At::Cache, feed, 1, 6), (At::Store, feed, 1, 6)]);
+        let early = first.wait_for(vec![(At::Cache, feed, 1, 5), (At::Store, feed, 1, 5)]);
+        let late = second.wait_for(vec![(At::Cache, feed, 1, 6), (At::Store, feed, 1, 6)]);
         for others in [(At::Cache, feed, 1, 4), (At::Cache, feed, 0, 9), (At::Cache, other, 1, 9)] {
             waiters.wake(others);
         }

@@ -1,0 +1,155 @@
+//! What is folded and not in Postgres yet.
+//!
+//! A session of its own commits it, while the next batches are folded on what it will leave. What comes while a commit is
+//! under way goes into the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chassis::env::Secret;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::fold::{Changes, Standing};
+use crate::log::Batch;
+use crate::postgres::{End, Move, Store, StoreError, Target};
+
+/// Folding waits for Postgres when it is so far ahead of it.
+const MAX_AHEAD: Duration = Duration::from_secs(2);
+const MAX_AHEAD_BYTES: usize = 8 * 1024 * 1024;
+
+/// Where the fold stood in the partitions of a batch before it took it.
+#[derive(Debug)]
+pub(super) struct Before(BTreeMap<u32, Standing>);
+
+impl Before {
+    pub(super) fn of(batch: &Batch, standings: &[Standing]) -> Self {
+        let mut before = BTreeMap::new();
+        for (partition, ..) in batch.iter() {
+            before.entry(partition).or_insert_with(|| standings[partition as usize].clone());
+        }
+        Self(before)
+    }
+
+    pub(super) fn get(&self, partition: u32) -> Option<&Standing> {
+        self.0.get(&partition)
+    }
+
+    /// Takes in what a later batch found.
+    fn add(&mut self, later: Self) {
+        for (partition, standing) in later.0 {
+            self.0.entry(partition).or_insert(standing);
+        }
+    }
+
+    /// Goes back there.
+    pub(super) fn restore(self, standings: &mut [Standing]) {
+        for (partition, standing) in self.0 {
+            standings[partition as usize] = standing;
+        }
+    }
+}
+
+/// Batches that were folded, with all that they changed.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    pub(super) before: Before,
+    pub(super) batches: Vec<Batch>,
+    pub(super) changes: Changes,
+    pub(super) records: usize,
+    bytes: usize,
+    pub(super) begun: Instant,
+}
+
+impl Ahead {
+    pub(super) fn new() -> Self {
+        let (batches, changes, before) = (Vec::new(), Changes::default(), Before(BTreeMap::new()));
+        Self { before, batches, changes, records: 0, bytes: 0, begun: Instant::now() }
+    }
+
+    pub(super) fn push(&mut self, (before, batch): (Before, Batch), changes: Changes, records: usize) {
+        self.before.add(before);
+        self.bytes += batch.bytes();
+        self.records += records;
+        self.batches.push(batch);
+        self.changes.merge(changes);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= MAX_AHEAD_BYTES || self.begun.elapsed() >= MAX_AHEAD
+    }
+}
+
+/// A commit: what is folded, the checkpoints that it moves, and where the fold stands then.
+pub(super) struct Work {
+    pub(super) ahead: Ahead,
+    pub(super) moves: Vec<Move>,
+    pub(super) standings: Vec<Standing>,
+}
+
+/// Commits one piece of work at a time.
+pub(super) struct Committer {
+    work: mpsc::Sender<Arc<Work>>,
+    ended: mpsc::Receiver<Result<(), StoreError>>,
+    under_way: Option<Arc<Work>>,
+}
+
+impl Committer {
+    /// Its task ends with `tasks`.
+    pub(super) async fn start(url: &Secret, window: Duration, tasks: &mut JoinSet<()>) -> Result<Self, StoreError> {
+        let store = Store::connect(url, Target::Live).await?;
+        let ((work, waiting), (outcomes, ended)) = (mpsc::channel(1), mpsc::channel(1));
+        tasks.spawn(commit(store, window, waiting, outcomes));
+        Ok(Self { work, ended, under_way: None })
+    }
+
+    pub(super) fn under_way(&self) -> Option<&Work> {
+        self.under_way.as_deref()
+    }
+
+    /// Begins a commit. None may be under way.
+    pub(super) async fn begin(&mut self, work: Work) -> Result<(), StoreError> {
+        let work = Arc::new(work);
+        self.work.send(work.clone()).await.map_err(|_| StoreError::Silent)?;
+        self.under_way = Some(work);
+        Ok(())
+    }
+
+    /// Waits for the end of the commit that is under way. Nothing is lost where the wait is given up.
+    pub(super) async fn ended(&mut self) -> (Option<Arc<Work>>, Result<(), StoreError>) {
+        let ended = self.ended.recv().await.unwrap_or(Err(StoreError::Silent));
+        (self.under_way.take(), ended)
+    }
+
+    /// Tells whether more may be folded.
+    pub(super) fn has_room(&self, pending: Option<&Ahead>) -> bool {
+        let is_late = self.under_way.as_ref().is_some_and(|work| work.ahead.begun.elapsed() >= MAX_AHEAD);
+        !is_late && pending.is_none_or(|pending| !pending.is_full())
+    }
+}
+
+async fn commit(
+    mut store: Store,
+    window: Duration,
+    mut waiting: mpsc::Receiver<Arc<Work>>,
+    outcomes: mpsc::Sender<Result<(), StoreError>>,
+) {
+    while let Some(work) = waiting.recv().await {
+        let Work { ahead, moves, standings } = &*work;
+        let outcome = async {
+            store.maintain_repeats(window, log_ms(standings)).await?;
+            store.commit(&ahead.changes, moves, standings, End::Commit).await
+        };
+        let outcome = outcome.await;
+        drop(work);
+        if outcomes.send(outcome).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns the time of the last commit that was read.
+pub(super) fn log_ms(standings: &[Standing]) -> u64 {
+    standings.iter().map(|standing| standing.times.last_at_ms).max().unwrap_or(0)
+}

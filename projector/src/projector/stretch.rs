@@ -1,0 +1,396 @@
+//! Folding from one assignment to the next: batches are folded one after the other, and committed beside that.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chassis::shutdown::Shutdown;
+use schemas::feeds::{FeedId, PerView};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::ahead::{Ahead, Before, Committer, Work, log_ms};
+use super::{IDLE_MOVE, ProjectorError, Share, changed};
+use crate::config::Config;
+use crate::fold::{Changes, Folder, Records, Rows, Standing};
+use crate::log::{Batch, Batches};
+use crate::metrics::Metrics;
+use crate::other_folds::OtherFolds;
+use crate::poison::Parked;
+use crate::postgres::{End, Move, Store, StoreError, Target};
+use crate::redis::{Advance, Place, is_early};
+use crate::snapshots::{self, Due};
+use chassis::kafka::group::Assignment;
+
+/// One stretch of folding.
+pub(crate) struct Fold {
+    pub(crate) metrics: Arc<Metrics>,
+    /// For rows to fold on, and for what is committed by itself.
+    pub(super) store: Store,
+    pub(crate) folder: Folder,
+    /// Where the fold stands, and where the checkpoints do.
+    pub(crate) standings: Vec<Standing>,
+    pub(super) committed: Vec<Standing>,
+    pub(super) share: Share,
+    pub(super) other_folds: OtherFolds,
+    committer: Committer,
+    /// What the next commit takes.
+    pending: Option<Ahead>,
+    /// Batches that are to be taken once more, and whether each is to be committed before the next one is folded.
+    held: VecDeque<Batch>,
+    is_careful: bool,
+    last_move: Instant,
+    /// How long keys are remembered.
+    window: Duration,
+    due: mpsc::Sender<Due>,
+}
+
+/// What became of a wait for a batch.
+pub(super) enum Next {
+    /// A batch was folded, and is not committed.
+    Folded(Box<Folded>),
+    Committed(Box<Committed>),
+    /// Somebody else has changed what was folded on; the batches are held.
+    Overtaken,
+    /// It is time to stop, or to fold another share.
+    Over,
+}
+
+/// A batch that is folded: what it changed, and how far it brings the views that show it early.
+pub(super) struct Folded {
+    pub(super) advances: Vec<Advance>,
+    pub(super) changes: Changes,
+    batch: Batch,
+    before: Before,
+    records: usize,
+}
+
+/// What Postgres has of one or more batches.
+#[derive(Default)]
+pub(crate) struct Committed {
+    pub(crate) rows: PerView<Rows>,
+    pub(crate) advances: Vec<Advance>,
+    /// Of these places Redis may show rows that Postgres refused.
+    pub(crate) refused: Vec<Place>,
+}
+
+impl Fold {
+    pub(super) async fn begin(
+        config: &Config,
+        (share, other_folds): (Share, OtherFolds),
+        (store, standings, parked): (Store, Vec<Standing>, Parked),
+        (metrics, tasks): (Arc<Metrics>, &mut JoinSet<()>),
+    ) -> Result<Self, StoreError> {
+        let committer = Committer::start(&config.postgres_url, config.window, tasks).await?;
+        let (due, waiting) = snapshots::channel();
+        tasks.spawn(snapshots::keep(config.postgres_url.clone(), waiting, metrics.clone()));
+        let mut folder = Folder::default();
+        folder.parked = parked;
+        metrics.parked(&folder.parked);
+        Ok(Self {
+            metrics,
+            store,
+            folder,
+            committed: standings.clone(),
+            standings,
+            share,
+            other_folds,
+            committer,
+            pending: None,
+            held: VecDeque::new(),
+            is_careful: false,
+            last_move: Instant::now(),
+            window: config.window,
+            due,
+        })
+    }
+
+    /// Folds the next batch, up to the offsets in `until`, or waits for the end of the commit that is under way.
+    pub(super) async fn next(
+        &mut self,
+        (batches, until): (&mut Batches, Option<Vec<i64>>),
+        assignment: &mut watch::Receiver<Assignment>,
+        shutdown: &Shutdown,
+    ) -> Result<Next, ProjectorError> {
+        if self.other_folds.have_changed(&self.store).await? {
+            return Ok(Next::Over);
+        }
+        self.begin_commit().await?;
+        let has_room = self.committer.has_room(self.pending.as_ref());
+        let mut batch = match self.held.pop_front() {
+            Some(batch) => batch,
+            None => tokio::select! {
+                biased;
+                () = changed(assignment, shutdown) => return Ok(Next::Over),
+                (work, ended) = self.committer.ended(), if self.committer.under_way().is_some() => {
+                    return self.end_commit(work, ended);
+                }
+                batch = batches.recv(), if has_room => batch.map_err(ProjectorError::Log)?,
+                () = tokio::time::sleep(IDLE_MOVE), if has_room => Batch::default(),
+            },
+        };
+        if let Some(rest) = until.and_then(|until| batch.split_off(&until)) {
+            self.held.push_front(rest);
+        }
+        if self.is_careful {
+            self.is_careful = !self.held.is_empty();
+            let before = self.standings.clone();
+            let taken = match self.try_take(&batch, End::Commit).await {
+                Err(ProjectorError::Store(StoreError::Moved)) => {
+                    self.standings = before;
+                    self.held.push_front(batch);
+                    return Ok(Next::Overtaken);
+                }
+                Err(error) => self.take_apart(&batch, &before, error).await?,
+                Ok(committed) => committed,
+            };
+            return Ok(Next::Committed(Box::new(taken)));
+        }
+        let before = Before::of(&batch, &self.standings);
+        match self.fold(&batch).await {
+            Ok((changes, records)) => {
+                let advances = match changes.commits {
+                    0 => Vec::new(),
+                    _ => self.early(|partition| before.get(partition), &self.standings),
+                };
+                Ok(Next::Folded(Box::new(Folded { advances, changes, batch, before, records })))
+            }
+            Err(ProjectorError::Fold(_)) => {
+                // What was folded before it is to be in Postgres first: it is taken by itself.
+                before.restore(&mut self.standings);
+                self.held.push_front(batch);
+                self.settle().await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what was folded for the next commit.
+    pub(super) fn keep(&mut self, folded: Folded) {
+        let Folded { changes, batch, before, records, .. } = folded;
+        self.pending.get_or_insert_with(Ahead::new).push((before, batch), changes, records);
+    }
+
+    /// Waits until all that was folded is committed, which is shown then. The batches that are held are taken with care.
+    pub(super) async fn settle(&mut self) -> Result<Next, ProjectorError> {
+        let mut all = Committed::default();
+        loop {
+            self.begin_commit().await?;
+            if self.committer.under_way().is_none() {
+                self.folder.clear();
+                self.is_careful = true;
+                return Ok(Next::Committed(Box::new(all)));
+            }
+            let (work, ended) = self.committer.ended().await;
+            match self.end_commit(work, ended)? {
+                Next::Committed(committed) if committed.refused.is_empty() => all.add(*committed),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Returns rows that Postgres may lack, in their order, and how far they bring the views that show them early.
+    pub(super) fn ahead(&self) -> Vec<(&PerView<Rows>, Vec<Advance>)> {
+        let mut all = Vec::new();
+        let mut before = &self.committed;
+        if let Some(Work { ahead, standings, .. }) = self.committer.under_way() {
+            all.push((&ahead.changes.rows, self.early(|at| before.get(at as usize), standings)));
+            before = standings;
+        }
+        if let Some(pending) = &self.pending {
+            all.push((&pending.changes.rows, self.early(|at| before.get(at as usize), &self.standings)));
+        }
+        all
+    }
+
+    /// Returns how far the views come that show their rows early.
+    fn early<'a>(&self, before: impl Fn(u32) -> Option<&'a Standing>, now: &[Standing]) -> Vec<Advance> {
+        let partitions = now.len() as u32;
+        let places = self.share.places().filter(|place| is_early(*place, &self.folder.parked, partitions));
+        places.filter_map(|place| Advance::between(place, before(place.1)?, &now[place.1 as usize])).collect()
+    }
+
+    /// Begins a commit of what is folded, if there is something and none is under way.
+    async fn begin_commit(&mut self) -> Result<(), ProjectorError> {
+        if self.committer.under_way().is_some() {
+            return Ok(());
+        }
+        let Some(ahead) = self.pending.take() else { return Ok(()) };
+        let moves = self.moves(&ahead.changes);
+        if moves.is_empty() {
+            // Nothing counted: it goes with what does.
+            self.note(&ahead.changes, ahead.records);
+            return Ok(());
+        }
+        Ok(self.committer.begin(Work { ahead, moves, standings: self.standings.clone() }).await?)
+    }
+
+    /// Takes in what became of a commit.
+    fn end_commit(&mut self, work: Option<Arc<Work>>, ended: Result<(), StoreError>) -> Result<Next, ProjectorError> {
+        let work = work.and_then(Arc::into_inner).ok_or(StoreError::Silent)?;
+        match ended {
+            Ok(()) => {
+                let Work { ahead, moves, standings } = work;
+                self.commit_ended(&moves, &standings);
+                self.note(&ahead.changes, ahead.records);
+                self.metrics.committed(ahead.begun.elapsed());
+                self.make_due(&ahead.changes);
+                let committed =
+                    Committed { rows: ahead.changes.rows, advances: Advance::of(&moves), refused: Vec::new() };
+                Ok(Next::Committed(Box::new(committed)))
+            }
+            Err(StoreError::Moved) => {
+                self.hold(work.ahead);
+                Ok(Next::Overtaken)
+            }
+            Err(StoreError::Refused { .. }) => {
+                self.hold(work.ahead);
+                self.is_careful = true;
+                Ok(Next::Committed(Box::default()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets what was folded since before these batches, and holds them and those after them.
+    fn hold(&mut self, first: Ahead) {
+        let later = self.pending.take().map(|pending| {
+            pending.before.restore(&mut self.standings);
+            pending.batches
+        });
+        first.before.restore(&mut self.standings);
+        for batch in first.batches.into_iter().chain(later.into_iter().flatten()).rev() {
+            self.held.push_front(batch);
+        }
+        self.folder.clear();
+    }
+
+    /// Tells whether a checkpoint is where this stretch left it, or where the commit that is under way moves it.
+    pub(super) fn has_committed(&self, (feed, partition): Place, found: &[Standing]) -> bool {
+        let reader = |standings: &[Standing]| standings[partition as usize].readers[feed];
+        let under_way = self.committer.under_way().map(|work| reader(&work.standings));
+        reader(found) == reader(&self.committed) || Some(reader(found)) == under_way
+    }
+
+    /// Tells whether a view's rows are still those that are folded on.
+    pub(super) fn is_as_made(&self, (feed, partition): Place, found: &[Standing]) -> bool {
+        let made = |standings: &[Standing]| {
+            let standing = &standings[partition as usize];
+            (standing.generations[feed], standing.revisions[feed])
+        };
+        made(found) == made(&self.committed)
+    }
+
+    /// Goes on from the same places, with the rows as others have changed them.
+    ///
+    /// # Errors
+    /// [`StoreError::Moved`] where the checkpoints are elsewhere: another projector folds this share.
+    pub(super) async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
+        let found = self.store.standings(partitions, self.share.feeds).await?;
+        let is_there = |(feed, partition): (FeedId, u32)| {
+            found[partition as usize].readers[feed] == self.committed[partition as usize].readers[feed]
+        };
+        if !self.share.places().all(is_there) {
+            return Err(StoreError::Moved.into());
+        }
+        for known in [&mut self.standings, &mut self.committed] {
+            for (known, found) in known.iter_mut().zip(&found) {
+                (known.generations, known.revisions) = (found.generations, found.revisions);
+            }
+        }
+        self.folder.clear();
+        self.folder.parked = self.store.parked().await?;
+        self.metrics.parked(&self.folder.parked);
+        Ok(())
+    }
+
+    /// Folds a batch on what is in memory, and on what Postgres has of the rest.
+    async fn fold(&mut self, batch: &Batch) -> Result<(Changes, usize), ProjectorError> {
+        let records = Records::of(batch)?;
+        if self.folder.is_full() {
+            let under_way = self.committer.under_way().map(|work| &work.ahead.changes);
+            let lacking: Vec<_> =
+                under_way.into_iter().chain(self.pending.as_ref().map(|ahead| &ahead.changes)).collect();
+            self.folder.let_go(&lacking);
+        }
+        let missing = self.folder.missing(&records, self.share.feeds);
+        if missing.iter().any(|keys| !keys.is_empty()) {
+            self.folder.remember(self.store.rows(&missing).await?);
+        }
+        Ok((self.folder.fold(&records, &mut self.standings)?, records.len()))
+    }
+
+    /// Folds a batch and commits it. Nothing else may be ahead of Postgres.
+    pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
+        let begun = Instant::now();
+        let (changes, records) = self.fold(batch).await?;
+        let moves = self.moves(&changes);
+        if !moves.is_empty() {
+            self.store.maintain_repeats(self.window, log_ms(&self.standings)).await?;
+            self.store.commit(&changes, &moves, &self.standings, end).await?;
+        }
+        if end == End::Rollback {
+            return Ok(Committed::default());
+        }
+        self.note(&changes, records);
+        if !moves.is_empty() {
+            self.metrics.committed(begun.elapsed());
+            self.make_due(&changes);
+            self.commit_ended(&moves, &self.standings.clone());
+        }
+        Ok(Committed { rows: changes.rows, advances: Advance::of(&moves), refused: Vec::new() })
+    }
+
+    fn commit_ended(&mut self, moves: &[Move], standings: &[Standing]) {
+        for Move { partition, .. } in moves {
+            self.committed[*partition as usize] = standings[*partition as usize].clone();
+        }
+    }
+
+    fn note(&self, changes: &Changes, records: usize) {
+        self.metrics.folded(records, changes.commits);
+        for reason in &changes.passed_over {
+            self.metrics.passed_over(*reason);
+        }
+    }
+
+    fn make_due(&self, changes: &Changes) {
+        for due in &changes.due {
+            // Without room it comes again later.
+            let _ = self.due.try_send(due.clone());
+        }
+    }
+
+    /// Partitions in which something counted; now and then the others too.
+    fn moves(&mut self, changes: &Changes) -> Vec<Move> {
+        let all = self.last_move.elapsed() >= IDLE_MOVE;
+        if all {
+            self.last_move = Instant::now();
+        }
+        let mut moves = Vec::new();
+        for (feed, partition) in self.share.places().filter(|(_, partition)| all || changes.moved.contains(partition)) {
+            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
+            let (from, to) = (committed.readers[feed], now.readers[feed]);
+            if to != from {
+                let (name, tally, revision) = (Target::Live.name(feed), now.tallies[feed], now.revisions[feed]);
+                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
+            }
+        }
+        moves
+    }
+}
+
+impl Committed {
+    fn add(&mut self, later: Self) {
+        for (rows, later) in self.rows.iter_mut().zip(later.rows) {
+            rows.extend(later);
+        }
+        for advance in later.advances {
+            match self.advances.iter_mut().find(|earlier| earlier.is_of(&advance)) {
+                Some(earlier) => earlier.extend(&advance),
+                None => self.advances.push(advance),
+            }
+        }
+        self.refused.extend(later.refused);
+    }
+}
