@@ -57,6 +57,11 @@ impl Poisoned {
         self.projector.admin_client().get("/parked").await.json()["parked"].as_array().unwrap().clone()
     }
 
+    /// Rows are shown before Postgres refuses any.
+    async fn comes_to_be_parked(&self) {
+        eventually("it is parked", async || (!self.list().await.is_empty()).then_some(())).await;
+    }
+
     async fn ask(&self, path: &str) -> Answer {
         self.projector.admin_client().post(path, json!({})).await
     }
@@ -118,6 +123,7 @@ async fn what_is_discarded_leaves_a_record_and_later_events_are_folded() {
     let shop = Poisoned::new().await;
     let token = shop.send("restock", &json!({ "quantity": 1 })).await;
     assert_eq!(shop.stock("p-2", &token).await, 101);
+    shop.comes_to_be_parked().await;
     shop.accept("product_rows").await;
     assert_eq!(shop.ask("/parked/product/product/p-3/discard").await.status, 204);
     let token = shop.send("restock", &json!({ "quantity": 2 })).await;
@@ -155,6 +161,7 @@ async fn a_rebuild_takes_what_was_parked() {
     let shop = Poisoned::new().await;
     let token = shop.send("restock", &json!({ "quantity": 1 })).await;
     assert_eq!(shop.stock("p-2", &token).await, 101);
+    shop.comes_to_be_parked().await;
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
     let wish = Wish { views: vec!["product".to_owned()], accept: true, ..Wish::default() };
     let error = rebuild(&config, &wish, |_| ()).await.unwrap_err();
