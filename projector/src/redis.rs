@@ -7,7 +7,11 @@
 //! step, and then nothing more of it is written until [`Cache::resume`] finds its position to be right, or begins a new
 //! incarnation of it.
 
+mod advance;
 pub(crate) mod fitness;
+mod foretold;
+mod change;
+mod step;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -24,17 +28,16 @@ use schemas::views::{Source, row_body};
 
 use crate::fold::{Rows, Standing};
 use crate::poison::Parked;
-use crate::postgres::Move;
 use crate::projector::Share;
+pub(crate) use advance::Advance;
+pub(crate) use change::{change_position, declare_stale};
+use foretold::Foretold;
+use step::{Position, Step};
 
 /// Rows in one call of a script: it blocks Redis while it runs.
 pub(crate) const MAX_ROWS_A_CALL: usize = 500;
 /// Between looks at what others write, and at this projector's own positions while it writes nothing.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
-/// Folding reaches positions that another projector left ahead of the checkpoints.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
-/// How often a position is changed again that somebody else moves meanwhile.
-const CHANGE_TRIES: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
@@ -51,15 +54,7 @@ pub(crate) struct Cache {
     step: Option<Step>,
     /// The incarnations that were in step since [`Self::lose_step`].
     held: HashMap<Place, u64>,
-    /// Positions that another projector left ahead of the checkpoints.
-    foretold: HashMap<Place, Foretold>,
-}
-
-/// A position that is to be reached, by records of this hash.
-struct Foretold {
-    offset: i64,
-    hash: u64,
-    since: Instant,
+    foretold: Foretold,
 }
 
 /// How a cache got back in step.
@@ -75,46 +70,6 @@ pub(crate) enum Resumed {
 /// A view, or the journal, in a partition.
 pub(crate) type Place = (FeedId, u32);
 
-/// How far rows bring a place: they show what comes behind `from`, up to and with `to`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Advance {
-    place: Place,
-    from: i64,
-    to: i64,
-    /// Of what was counted up to there.
-    hash: u64,
-}
-
-impl Advance {
-    /// Returns the step of a place from one standing of its partition to another; `None`: it stands still.
-    pub(crate) fn between(place @ (feed, _): Place, before: &Standing, now: &Standing) -> Option<Self> {
-        let offset = |standing: &Standing| standing.readers[feed].next_offset - 1;
-        let to = offset(now);
-        // Behind the last commit nothing has changed a row.
-        let from = before.last_commit.min(offset(before));
-        (to > offset(before)).then(|| Self { place, from, to, hash: now.tallies[feed].hash })
-    }
-
-    /// Tells whether another step is of the same place.
-    pub(crate) fn is_of(&self, other: &Self) -> bool {
-        self.place == other.place
-    }
-
-    /// Takes in the step that comes after this one.
-    pub(crate) fn extend(&mut self, next: &Self) {
-        (self.to, self.hash) = (next.to, next.hash);
-    }
-
-    /// Returns the steps of a commit.
-    pub(crate) fn of(moves: &[Move]) -> Vec<Self> {
-        let advance = |Move { name, partition, from, to, tally, .. }: &Move| {
-            let place = (FeedId::named(name)?, *partition);
-            Some(Self { place, from: from.next_offset - 1, to: to.next_offset - 1, hash: tally.hash })
-        };
-        moves.iter().filter_map(advance).collect()
-    }
-}
-
 /// Tells whether rows are shown before Postgres has them: those that one aggregate feeds, while nothing of their place is
 /// parked. What is parked may be folded or given up at any moment, of which a projector knows by its next commit.
 pub(crate) fn is_early((feed, partition): Place, parked: &Parked, partitions: u32) -> bool {
@@ -124,18 +79,6 @@ pub(crate) fn is_early((feed, partition): Place, parked: &Parked, partitions: u3
 /// Tells whether projectors write rows of a feed to Redis.
 fn has_rows(feed: FeedId) -> bool {
     matches!(feed, FeedId::View(view) if matches!(view.view().source, Source::Aggregate(_)))
-}
-
-/// What this projector knows of Redis while nobody else writes its share there.
-struct Step {
-    /// As this projector wrote them; without those that are out of step.
-    shown: HashMap<Place, Shown>,
-    /// All of the share.
-    places: Vec<Place>,
-    partitions: u32,
-    looked: Instant,
-    /// The script that shows a batch, by its name on the server.
-    script: String,
 }
 
 /// A row to write: key, version, value.
@@ -148,7 +91,7 @@ impl Cache {
             keys: Keys::new(prefix),
             step: None,
             held: HashMap::new(),
-            foretold: HashMap::new(),
+            foretold: Foretold::default(),
         })
     }
 
@@ -165,7 +108,7 @@ impl Cache {
     pub(crate) fn lose_step(&mut self) {
         self.step = None;
         self.held.clear();
-        self.foretold.clear();
+        self.foretold = Foretold::default();
     }
 
     /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `standings` say, or ahead
@@ -202,7 +145,7 @@ impl Cache {
             };
             if let Some(stands) = stands.filter(is_there) {
                 if let Some(hash) = stands.hash.filter(|_| stands.offset > wanted.offset && !is_held(&stands)) {
-                    foretold.push((place, Foretold { offset: stands.offset, hash, since: looked }));
+                    foretold.push((place, stands.offset, hash));
                 } else if stands.hash.is_none() {
                     // The build that left it there noted no rows.
                     let (feed, expected, shown) = (place.0, stands.to_string(), stands);
@@ -217,9 +160,8 @@ impl Cache {
             }
         }
         self.begin(&mut step, &begun, noted).await?;
-        self.foretold.extend(foretold);
-        let is_own = |place: &Place| !self.foretold.contains_key(place);
-        let own = step.shown.iter().filter(|(place, _)| is_own(place));
+        self.foretold.add(foretold);
+        let own = step.shown.iter().filter(|(place, _)| !self.foretold.contains(**place));
         self.held = own.map(|(place, shown)| (*place, shown.making.incarnation)).collect();
         self.step = Some(step);
         Ok(if begun.is_empty() { Resumed::AsItStood } else { Resumed::Anew(begun.len()) })
@@ -348,39 +290,19 @@ impl Cache {
             step.shown.retain(|place, _| !places.contains(place));
         }
         self.held.retain(|place, _| !places.contains(place));
-        self.foretold.retain(|place, _| !places.contains(place));
+        self.foretold.forget(places);
         Ok(redis::cmd("DEL").arg(names).query_async(&mut self.connection).await?)
     }
 
     /// Returns the offsets at which positions from before are to be compared with what is folded, by partition: nothing is to
     /// be folded in one go across them.
     pub(crate) fn foretold(&self, partitions: u32) -> Option<Vec<i64>> {
-        if self.foretold.is_empty() {
-            return None;
-        }
-        let mut until = vec![i64::MAX; partitions as usize];
-        for ((_, partition), Foretold { offset, .. }) in &self.foretold {
-            let until = &mut until[*partition as usize];
-            *until = (*until).min(offset + 1);
-        }
-        Some(until)
+        self.foretold.until(partitions)
     }
 
-    /// Returns places whose position another projector left ahead of the checkpoints, and which were not reached in time, or
-    /// by other records: they are of another log.
+    /// See [`Foretold::contradicted`].
     pub(crate) fn contradicted(&mut self, standings: &[Standing]) -> Vec<Place> {
-        let mut contradicted = Vec::new();
-        self.foretold.retain(|place @ (feed, partition), Foretold { offset, hash, since }| {
-            let standing = &standings[*partition as usize];
-            let next = standing.readers[*feed].next_offset;
-            let is_reached = next > *offset;
-            let is_same = next == *offset + 1 && standing.tallies[*feed].hash == *hash;
-            if (is_reached && !is_same) || (!is_reached && since.elapsed() > REACHED_WITHIN) {
-                contradicted.push(*place);
-            }
-            !is_reached
-        });
-        contradicted
+        self.foretold.contradicted(standings)
     }
 
     /// Returns rows that one aggregate feeds, with the number of their view's position, where that moves, by partition.
@@ -449,77 +371,8 @@ struct Turn {
     is_last: bool,
 }
 
-/// A position that a script moves: from what is expected there.
-struct Position {
-    feed: FeedId,
-    expected: String,
-    shown: Shown,
-    moves: bool,
-    /// What Postgres is known to show.
-    stored: Option<i64>,
-}
-
-impl Step {
-    /// Returns the positions of what is in step in each partition, and the places that have missed a batch.
-    fn positions(&self, advances: &[Advance], are_committed: bool) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
-        let (mut positions, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
-        for Advance { place: place @ (feed, partition), from, to, hash } in advances {
-            let Some(stands) = self.shown.get(place).filter(|stands| are_committed || stands.offset < *to) else {
-                continue;
-            };
-            if stands.offset < *from {
-                missed.push(*place);
-                continue;
-            }
-            let moves = stands.offset < *to;
-            let shown = if moves { Shown { offset: *to, hash: Some(*hash), ..*stands } } else { *stands };
-            let (expected, stored) = (stands.to_string(), are_committed.then_some(*to));
-            positions.entry(*partition).or_default().push(Position { feed: *feed, expected, shown, moves, stored });
-        }
-        (positions, missed)
-    }
-
-    fn lose(&mut self, places: &[Place]) -> Result<(), CacheError> {
-        self.shown.retain(|place, _| !places.contains(place));
-        match places {
-            [] => Ok(()),
-            [place] => Err(CacheError::Mixed(name(*place))),
-            [place, others @ ..] => Err(CacheError::Mixed(format!("{} and {} more", name(*place), others.len()))),
-        }
-    }
-}
-
 fn name((feed, partition): Place) -> String {
     format!("{} in partition {partition}", feed.name())
-}
-
-/// Gives a place what `change` makes of its position; `false`: of what stands there it makes nothing.
-pub(crate) async fn change_position(
-    connection: &mut ConnectionManager,
-    keys: &Keys,
-    (feed, partition): Place,
-    change: impl Fn(Shown) -> Option<Shown>,
-) -> Result<bool, CacheError> {
-    let (script, key) = (redis::Script::new(SHOW), keys.shown(feed.name(), partition));
-    for _ in 0..CHANGE_TRIES {
-        let stands: Option<String> = redis::cmd("GET").arg(&key).query_async(connection).await?;
-        let Some(changed) = stands.as_deref().and_then(Shown::parse).and_then(&change) else { return Ok(false) };
-        let mut call = script.key(&key);
-        call.key(keys.ahead(feed.name(), partition)).arg(keys.news()).arg(partition).arg(1).arg(ROW_TTL_SECS);
-        call.arg(feed.name()).arg(stands.unwrap_or_default()).arg(changed.to_string()).arg(changed.offset).arg("");
-        if call.invoke_async::<u64>(connection).await? == 0 {
-            return Ok(true);
-        }
-    }
-    Err(CacheError::Mixed(name((feed, partition))))
-}
-
-/// Declares stale what Redis has of a place, whose rows in Postgres have changed at the position where they were. Queries go
-/// to Postgres until its projector begins a new incarnation.
-pub(crate) async fn declare_stale(url: &Secret, prefix: &str, (feed, partition): Place) -> anyhow::Result<()> {
-    let mut connection = chassis::redis::connect(url)?;
-    let position = Keys::new(prefix).shown(feed.name(), partition);
-    Ok(redis::cmd("DEL").arg(position).query_async(&mut connection).await?)
 }
 
 /// Returns what Redis shows of a place that begins at its checkpoint.

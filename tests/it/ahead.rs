@@ -36,6 +36,15 @@ impl Frozen {
         shop
     }
 
+    /// With a product whose stock is 100 in Postgres, which is frozen, and 101 in Redis; and the token that names that.
+    async fn ahead() -> (Self, String) {
+        let shop = Self::new().await;
+        shop.postgres.freeze();
+        let token = shop.restock("cd").await;
+        assert_eq!(shop.stock("cd", &token).await, 101);
+        (shop, token)
+    }
+
     async fn register(&self, key: &str) -> String {
         let product = json!({ "name": "A", "price_cents": 5, "stock": 100 });
         let path = format!("/v1/products/{key}/register");
@@ -85,10 +94,7 @@ impl Frozen {
 
 #[tokio::test]
 async fn rows_are_shown_while_postgres_is_frozen_and_who_needs_postgres_waits_for_it() {
-    let shop = Frozen::new().await;
-    shop.postgres.freeze();
-    let token = shop.restock("cd").await;
-    assert_eq!(shop.stock("cd", &token).await, 101);
+    let (shop, token) = Frozen::ahead().await;
     // A list and a history need Postgres.
     for path in ["/v1/views/product", "/v1/products/cd/history", "/v1/products/cd/as-of?version=1"] {
         assert_eq!(shop.get(path, &token, "wait=0").await.status, 503, "{path}");
@@ -102,10 +108,7 @@ async fn rows_are_shown_while_postgres_is_frozen_and_who_needs_postgres_waits_fo
 
 #[tokio::test]
 async fn a_row_that_redis_lacks_is_not_answered_by_a_postgres_that_is_behind() {
-    let shop = Frozen::new().await;
-    shop.postgres.freeze();
-    let token = shop.restock("cd").await;
-    assert_eq!(shop.stock("cd", &token).await, 101);
+    let (shop, token) = Frozen::ahead().await;
     shop.forget("cd").await;
     assert_eq!(shop.get("/v1/products/cd", &token, "wait=0").await.status, 503);
     // Readers who name nothing are given the row of before, which is not put into Redis.
@@ -135,10 +138,7 @@ async fn folding_waits_for_a_postgres_that_is_too_far_behind_and_goes_on_with_it
 
 #[tokio::test]
 async fn an_incarnation_that_begins_behind_gets_what_was_shown_since() {
-    let shop = Frozen::new().await;
-    shop.postgres.freeze();
-    let token = shop.restock("cd").await;
-    assert_eq!(shop.stock("cd", &token).await, 101);
+    let (shop, token) = Frozen::ahead().await;
     let mut redis = shop.shop.redis().await;
     let all = redis.keys(format!("{{{}:*", shop.shop.prefix)).await.unwrap();
     redis.del(&all).await.unwrap();
@@ -153,10 +153,7 @@ async fn an_incarnation_that_begins_behind_gets_what_was_shown_since() {
 
 #[tokio::test]
 async fn a_successor_goes_on_from_where_redis_is_ahead() {
-    let mut shop = Frozen::new().await;
-    shop.postgres.freeze();
-    let token = shop.restock("cd").await;
-    assert_eq!(shop.stock("cd", &token).await, 101);
+    let (mut shop, _) = Frozen::ahead().await;
     let successor = shop.shop.start_projector();
     std::mem::replace(&mut shop.projector, successor).crash().await;
     shop.projector.wait_ready().await;

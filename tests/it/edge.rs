@@ -274,10 +274,13 @@ async fn what_many_watch_costs_little(stack: &Stack) {
         sum
     };
     let (begun, before) = (Instant::now(), answered().await);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let (cost, elapsed) = (answered().await - before, begun.elapsed());
+    let cost = eventually("what is kept is renewed often", async || {
+        let cost = answered().await - before;
+        (cost > 2 * WATCHERS).then_some(cost)
+    })
+    .await;
+    let elapsed = begun.elapsed();
     println!("{cost} queries in {elapsed:?}");
-    assert!(cost > 0, "what is kept is renewed");
     assert!(u128::from(cost.saturating_sub(WATCHERS)) <= elapsed.as_millis() / 80, "{cost} queries in {elapsed:?}");
 }
 

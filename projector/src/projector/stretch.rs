@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
 use schemas::feeds::{FeedId, PerView};
 use tokio::sync::{mpsc, watch};
@@ -20,7 +21,6 @@ use crate::poison::Parked;
 use crate::postgres::{End, Move, Store, StoreError, Target};
 use crate::redis::{Advance, Place, is_early};
 use crate::snapshots::{self, Due};
-use chassis::kafka::group::Assignment;
 
 /// One stretch of folding.
 pub(crate) struct Fold {
@@ -206,8 +206,12 @@ impl Fold {
     /// Returns how far the views come that show their rows early.
     fn early<'a>(&self, before: impl Fn(u32) -> Option<&'a Standing>, now: &[Standing]) -> Vec<Advance> {
         let partitions = now.len() as u32;
-        let places = self.share.places().filter(|place| is_early(*place, &self.folder.parked, partitions));
-        places.filter_map(|place| Advance::between(place, before(place.1)?, &now[place.1 as usize])).collect()
+        let advance = |place: Place| {
+            let before = before(place.1)?;
+            is_early(place, &self.folder.parked, partitions)
+                .then(|| Advance::between(place, before, &now[place.1 as usize]))?
+        };
+        self.share.places().filter_map(advance).collect()
     }
 
     /// Begins a commit of what is folded, if there is something and none is under way.

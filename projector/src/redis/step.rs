@@ -1,0 +1,65 @@
+//! What a projector knows of Redis, and how a batch moves it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use schemas::cache::Shown;
+use schemas::feeds::FeedId;
+
+use super::{Advance, CacheError, Place, name};
+
+/// What this projector knows of Redis while nobody else writes its share there.
+pub(super) struct Step {
+    /// As this projector wrote them; without those that are out of step.
+    pub(super) shown: HashMap<Place, Shown>,
+    /// All of the share.
+    pub(super) places: Vec<Place>,
+    pub(super) partitions: u32,
+    pub(super) looked: Instant,
+    /// The script that shows a batch, by its name on the server.
+    pub(super) script: String,
+}
+
+/// A position that a script moves: from what is expected there.
+pub(super) struct Position {
+    pub(super) feed: FeedId,
+    pub(super) expected: String,
+    pub(super) shown: Shown,
+    pub(super) moves: bool,
+    /// What Postgres is known to show.
+    pub(super) stored: Option<i64>,
+}
+
+impl Step {
+    /// Returns the positions of what is in step in each partition, and the places that have missed a batch.
+    pub(super) fn positions(
+        &self,
+        advances: &[Advance],
+        are_committed: bool,
+    ) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
+        let (mut positions, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
+        for Advance { place: place @ (feed, partition), from, to, hash } in advances {
+            let Some(stands) = self.shown.get(place).filter(|stands| are_committed || stands.offset < *to) else {
+                continue;
+            };
+            if stands.offset < *from {
+                missed.push(*place);
+                continue;
+            }
+            let moves = stands.offset < *to;
+            let shown = if moves { Shown { offset: *to, hash: Some(*hash), ..*stands } } else { *stands };
+            let (expected, stored) = (stands.to_string(), are_committed.then_some(*to));
+            positions.entry(*partition).or_default().push(Position { feed: *feed, expected, shown, moves, stored });
+        }
+        (positions, missed)
+    }
+
+    pub(super) fn lose(&mut self, places: &[Place]) -> Result<(), CacheError> {
+        self.shown.retain(|place, _| !places.contains(place));
+        match places {
+            [] => Ok(()),
+            [place] => Err(CacheError::Mixed(name(*place))),
+            [place, others @ ..] => Err(CacheError::Mixed(format!("{} and {} more", name(*place), others.len()))),
+        }
+    }
+}
