@@ -8,9 +8,11 @@
 //! incarnation of it.
 
 mod advance;
+mod change;
 pub(crate) mod fitness;
 mod foretold;
-mod change;
+#[cfg(test)]
+mod model;
 mod step;
 
 use std::collections::{BTreeMap, HashMap};

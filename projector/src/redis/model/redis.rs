@@ -1,0 +1,81 @@
+//! Redis, as its two scripts leave it.
+
+use std::collections::BTreeMap;
+
+use super::world::{Row, Stored};
+use super::{Rule, Rules};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Position {
+    pub(super) incarnation: u8,
+    pub(super) revision: u8,
+    pub(super) next: u8,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Redis {
+    pub(super) position: Option<Position>,
+    /// By incarnation.
+    pub(super) rows: BTreeMap<u8, Row>,
+    /// Of each incarnation whose row Postgres may lack, the next offset that it was put with.
+    pub(super) named: BTreeMap<u8, u8>,
+    /// What Postgres has, as far as it was noted.
+    pub(super) stored: Option<u8>,
+}
+
+/// What one script puts: a row, or nothing but the position.
+pub(super) struct Show<'a> {
+    pub(super) to: Position,
+    pub(super) row: Option<&'a Row>,
+    /// Up to where Postgres has it, if it does.
+    pub(super) stored: Option<u8>,
+}
+
+impl Redis {
+    /// `show.lua`. Tells whether the position was the expected one.
+    pub(super) fn show(&mut self, expected: Option<Position>, show: &Show<'_>, rules: &Rules) -> bool {
+        if self.position != expected && rules.has(Rule::ComparePosition) {
+            return false;
+        }
+        let Show { to, row, stored } = show;
+        if let Some(row) = row {
+            let is_newer = self.rows.get(&to.incarnation).is_none_or(|standing| row.len() > standing.len());
+            if is_newer {
+                self.rows.insert(to.incarnation, (*row).clone());
+            }
+            if stored.is_none() {
+                self.named.insert(to.incarnation, to.next);
+            }
+        }
+        if let Some(stored) = stored {
+            self.named.retain(|_, next| *next > *stored);
+            self.stored = self.stored.max(Some(*stored));
+        }
+        self.position = Some(*to);
+        true
+    }
+
+    pub(super) fn lacks_row(&self) -> bool {
+        self.position.is_some_and(|position| !self.rows.contains_key(&position.incarnation))
+    }
+
+    /// `fill.lua`.
+    pub(super) fn fill(&mut self, before: Position, read: &Stored, rules: &Rules) {
+        let Some(position) = self.position else { return };
+        let is_same = (position.incarnation, position.revision) == (before.incarnation, before.revision);
+        if !is_same {
+            return;
+        }
+        if position.next > read.next {
+            let is_named = self.named.contains_key(&position.incarnation) && rules.has(Rule::NameRowsAhead);
+            let is_noted = self.stored.is_some_and(|stored| stored <= read.next) || !rules.has(Rule::KnowWhatIsNamed);
+            if is_named || !is_noted {
+                return;
+            }
+        }
+        let standing = self.rows.get(&position.incarnation);
+        if standing.is_none_or(|standing| read.row.len() > standing.len()) {
+            self.rows.insert(position.incarnation, read.row.clone());
+        }
+    }
+}

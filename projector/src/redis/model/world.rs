@@ -1,0 +1,301 @@
+//! Who writes, and what each of their steps does.
+
+use super::redis::{Position, Redis, Show};
+use super::{Rule, Rules};
+
+/// The offsets of the records that made a row. All records are of its aggregate.
+pub(super) type Row = Vec<u8>;
+
+/// Postgres, or what a projector knows of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Stored {
+    pub(super) next: u8,
+    pub(super) row: Row,
+    pub(super) parked: Row,
+    pub(super) given_up: Row,
+    pub(super) revision: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Projector {
+    Away,
+    /// It has read the checkpoint, and not looked at Redis yet.
+    Begins(Stored),
+    Folds(Fold),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Fold {
+    /// As it was committed.
+    pub(super) base: Stored,
+    /// What the commit under way leaves, and what became of it.
+    pub(super) commit: Option<(Stored, Option<Ended>)>,
+    pub(super) folded: Stored,
+    /// What it left in Redis, while it is in step.
+    pub(super) shown: Option<Position>,
+    /// It has to declare stale what Redis shows.
+    pub(super) takes_back: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Ended {
+    Committed,
+    Moved,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    /// How many records it has.
+    pub(super) log: u8,
+    pub(super) stored: Stored,
+    pub(super) redis: Redis,
+    /// What Redis goes back to if its master dies.
+    pub(super) replica: Redis,
+    pub(super) projectors: [Projector; 2],
+    /// Sent by a projector that died since: from where, to where.
+    pub(super) adrift: Option<(Stored, Stored)>,
+    /// What a reader found in Postgres, and the position that Redis had before.
+    pub(super) filler: Option<(Position, Stored)>,
+    /// The operator has changed rows in Postgres, and has to declare stale what Redis has.
+    pub(super) is_owed: bool,
+    /// The operator has switched to rows of another revision: Redis shows them under this position, if the one of before
+    /// stands there still.
+    pub(super) switch: Option<(Position, Position)>,
+    pub(super) incarnations: u8,
+    pub(super) troubles: u8,
+}
+
+impl Stored {
+    /// Takes the next record, which is parked if something of its aggregate is.
+    fn fold(&mut self) {
+        let to = if self.parked.is_empty() { &mut self.row } else { &mut self.parked };
+        to.push(self.next);
+        self.next += 1;
+    }
+
+    fn is_early(&self, rules: &Rules) -> bool {
+        self.parked.is_empty() || !rules.has(Rule::ParkedComesAfter)
+    }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let (stored, redis) = (Stored::default(), Redis::default());
+        Self {
+            log: 0,
+            stored: stored.clone(),
+            replica: redis.clone(),
+            redis,
+            projectors: [Projector::Begins(stored), Projector::Away],
+            adrift: None,
+            filler: None,
+            is_owed: false,
+            switch: None,
+            incarnations: 0,
+            troubles: 0,
+        }
+    }
+
+    pub(super) fn incarnation(&mut self, rules: &Rules) -> u8 {
+        if rules.has(Rule::RenameRows) {
+            self.incarnations += 1;
+        }
+        self.incarnations
+    }
+
+    /// Goes on from what Redis shows, if it may, or begins an incarnation at the checkpoint.
+    pub(super) fn resume(&mut self, base: &Stored, rules: &Rules) -> Position {
+        let may_be_there = |position: &Position| {
+            let is_at = position.next == base.next;
+            let is_as_made = position.revision == base.revision || !rules.has(Rule::CompareRevision);
+            is_as_made && base.is_early(rules) && (is_at || (position.next > base.next && base.next > 0))
+        };
+        if let Some(stands) = self.redis.position.filter(may_be_there) {
+            return stands;
+        }
+        let to = Position { incarnation: self.incarnation(rules), revision: base.revision, next: base.next };
+        let expected = self.redis.position;
+        self.redis.show(expected, &Show { to, row: None, stored: Some(base.next) }, rules);
+        to
+    }
+
+    pub(super) fn fold(&mut self, which: usize, rules: &Rules) {
+        let Self { projectors, redis, .. } = self;
+        let Projector::Folds(fold) = &mut projectors[which] else { return };
+        fold.folded.fold();
+        if fold.folded.is_early(rules) {
+            fold.show_ahead(redis, rules);
+        }
+    }
+
+    pub(super) fn commit(stored: &mut Stored, from: &Stored, to: &Stored) -> Ended {
+        if (stored.next, stored.revision) != (from.next, from.revision) {
+            return Ended::Moved;
+        }
+        *stored = to.clone();
+        Ended::Committed
+    }
+
+    pub(super) fn take_in(&mut self, which: usize, rules: &Rules) {
+        let Projector::Folds(fold) = &mut self.projectors[which] else { return };
+        let Some((committed, ended)) = fold.commit.take() else { return };
+        if ended == Some(Ended::Committed) {
+            fold.base = committed;
+            fold.show_committed(&mut self.redis, rules);
+            return;
+        }
+        // Whoever folds on a changed row begins with that row.
+        let is_own = self.stored.next == fold.base.next;
+        self.projectors[which] = if is_own { Projector::Begins(self.stored.clone()) } else { Projector::Away };
+    }
+
+    pub(super) fn mend(&mut self, which: usize, rules: &Rules) {
+        let Projector::Folds(fold) = &self.projectors[which] else { return };
+        let left = |stored: &Stored| (stored.next, stored.revision);
+        let found = left(&self.stored);
+        let under_way = fold.commit.as_ref().map(|(to, _)| left(to));
+        if found.1 != fold.base.revision {
+            self.projectors[which] = Projector::Begins(self.stored.clone());
+            return;
+        }
+        if found != left(&fold.base) && Some(found) != under_way {
+            return;
+        }
+        let stored = self.stored.clone();
+        let position = self.resume(&stored, rules);
+        let Self { projectors, redis, .. } = self;
+        let Projector::Folds(fold) = &mut projectors[which] else { return };
+        fold.shown = Some(position);
+        if fold.folded.is_early(rules) {
+            match rules.has(Rule::CatchUp) {
+                true => fold.show_ahead(redis, rules),
+                // As if everybody knew what was shown before.
+                false => fold.move_on(redis, None, rules),
+            }
+        }
+    }
+
+    /// What Postgres refuses is parked in the transaction that moves the checkpoint.
+    pub(super) fn refuse(&mut self, which: usize, rules: &Rules) {
+        let Projector::Folds(fold) = &mut self.projectors[which] else { return };
+        fold.commit = None;
+        let mut to = fold.base.clone();
+        while to.next < fold.folded.next {
+            to.parked.push(to.next);
+            to.next += 1;
+        }
+        if Self::commit(&mut self.stored, &fold.base, &to) == Ended::Moved {
+            self.projectors[which] = Projector::Away;
+            return;
+        }
+        (fold.base, fold.folded) = (to.clone(), to);
+        fold.takes_back = rules.has(Rule::TakeBackRefused);
+        if !fold.takes_back {
+            fold.show_committed(&mut self.redis, rules);
+        }
+    }
+
+    pub(super) fn crash(&mut self, which: usize) {
+        let gone = std::mem::replace(&mut self.projectors[which], Projector::Away);
+        if let Projector::Folds(Fold { base, commit: Some((to, None)), .. }) = gone {
+            self.adrift = Some((base, to));
+        }
+    }
+
+    /// Folds what is parked, or gives it up.
+    pub(super) fn change_rows(&mut self, is_kept: bool) {
+        let parked = std::mem::take(&mut self.stored.parked);
+        let to = if is_kept { &mut self.stored.row } else { &mut self.stored.given_up };
+        to.extend(&parked);
+        self.stored.revision += 1;
+        self.is_owed = true;
+    }
+
+    pub(super) fn switch_rows(&mut self, rules: &Rules) {
+        let next = self.stored.next;
+        self.stored.revision += 1;
+        let Some(live) = self.redis.position else { return };
+        let to = Position { incarnation: self.incarnation(rules), revision: live.revision + 1, next };
+        self.redis.rows.insert(to.incarnation, self.stored.row.clone());
+        self.switch = Some((live, to));
+    }
+
+    pub(super) fn switch_redis(&mut self, rules: &Rules) {
+        let Some((live, to)) = self.switch.take() else { return };
+        let stands = self.redis.position;
+        let is_live = |stands: &Position| (stands.incarnation, stands.revision) == (live.incarnation, live.revision);
+        if stands.is_some_and(|stands| is_live(&stands)) {
+            self.redis.show(stands, &Show { to, row: None, stored: None }, rules);
+        }
+    }
+
+    /// Leaves out rows that no position will name again: else courses would never meet.
+    pub(super) fn forget_unseen(&mut self) {
+        let of_projectors = self.projectors.iter().filter_map(|projector| match projector {
+            Projector::Folds(fold) => fold.shown,
+            Projector::Away | Projector::Begins(_) => None,
+        });
+        let of_switch = self.switch.iter().flat_map(|(live, to)| [*live, *to]);
+        let of_redis = [self.redis.position, self.replica.position].into_iter().flatten();
+        let seen: Vec<_> =
+            of_projectors.chain(of_switch).chain(of_redis).map(|position| position.incarnation).collect();
+        for redis in [&mut self.redis, &mut self.replica] {
+            redis.rows.retain(|incarnation, _| seen.contains(incarnation));
+            redis.named.retain(|incarnation, _| seen.contains(incarnation));
+        }
+    }
+
+    /// Tells whether a reader is shown all that the position names, and nothing that was given up. That rows were changed
+    /// without a record may be noticed a second later, but a projector that knows it goes on from no row of before.
+    pub(super) fn is_right(&self) -> bool {
+        let Some(position) = self.redis.position else { return true };
+        let Some(row) = self.redis.rows.get(&position.incarnation) else { return true };
+        let is_kept = self.projectors.iter().any(|projector| match projector {
+            Projector::Folds(fold) => fold.shown == Some(position) && fold.base == self.stored && !fold.takes_back,
+            Projector::Away | Projector::Begins(_) => false,
+        });
+        if position.revision != self.stored.revision && !is_kept {
+            return true;
+        }
+        let Stored { parked, given_up, .. } = &self.stored;
+        let last = row.iter().map(|offset| offset + 1).max().unwrap_or(0);
+        let may_lack = |offset| parked.contains(&offset) || given_up.contains(&offset);
+        let has_all = (0..position.next.max(last)).all(|offset| row.contains(&offset) || may_lack(offset));
+        let has_more = row.iter().any(|offset| given_up.contains(offset) || is_kept && parked.contains(offset));
+        has_all && !has_more
+    }
+
+    /// Tells whether each record that Postgres has is in one place there.
+    pub(super) fn is_whole(&self) -> bool {
+        let Stored { next, row, parked, given_up, .. } = &self.stored;
+        let mut all = [&row[..], parked, given_up].concat();
+        all.sort_unstable();
+        all.into_iter().eq(0..*next)
+    }
+}
+
+impl Fold {
+    /// Shows all that is folded and not committed.
+    fn show_ahead(&mut self, redis: &mut Redis, rules: &Rules) {
+        let row = self.folded.row.clone();
+        self.move_on(redis, Some(&row), rules);
+    }
+
+    fn move_on(&mut self, redis: &mut Redis, row: Option<&Row>, rules: &Rules) {
+        let Some(shown) = self.shown.filter(|shown| shown.next < self.folded.next) else { return };
+        let to = Position { next: self.folded.next, ..shown };
+        let is_there = redis.show(Some(shown), &Show { to, row, stored: None }, rules);
+        self.shown = is_there.then_some(to);
+    }
+
+    /// Shows what is committed, where it is not shown yet, and notes that it is committed.
+    fn show_committed(&mut self, redis: &mut Redis, rules: &Rules) {
+        let Some(shown) = self.shown else { return };
+        let stored = Some(self.base.next);
+        let moves = shown.next < self.base.next;
+        let to = if moves { Position { next: self.base.next, ..shown } } else { shown };
+        let row = moves.then_some(&self.base.row);
+        let is_there = redis.show(Some(shown), &Show { to, row, stored }, rules);
+        self.shown = is_there.then_some(to);
+    }
+}
