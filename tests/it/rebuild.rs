@@ -28,7 +28,8 @@ impl Shown {
         let shown = Self { shop, commands, queries, projector, _services: services };
         let product = json!({ "name": "A", "price_cents": 5, "stock": 1_000_000 });
         let register = |n| batch_line("products", &format!("p-{n}"), "register", product.clone());
-        shown.send((0..20).map(register).collect()).await;
+        let registered = shown.send((0..20).map(register).collect()).await;
+        assert_eq!(shown.get("/v1/views/product", &registered).await.status, 200);
         let place = |n| {
             let lines = json!([{ "product": "p-1", "quantity": 1, "amount_cents": n }]);
             let data = json!({ "customer": format!("c-{}", n % 7), "lines": lines });
