@@ -1,12 +1,15 @@
 //! Redis shows rows before Postgres has them, and nobody is told less, or something else, because of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::AsyncTypedCommands as _;
 use schemas::cache::{Keys, Shown};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::fixture::{Answer, Client, Proxy, Service, Shop, eventually};
+use crate::projectors::active;
 
 /// A shop whose projector has a Postgres that can be frozen; that of all others goes on.
 struct Frozen {
@@ -74,21 +77,74 @@ impl Frozen {
         .await;
     }
 
-    async fn incarnations(&self) -> String {
-        let metrics = self.projector.admin_client().get("/metrics").await.text;
-        metrics.lines().find(|line| line.starts_with("stampede_incarnations_total")).unwrap_or_default().to_owned()
-    }
-
-    /// Forgets a row in Redis.
-    async fn forget(&self, key: &str) {
+    /// Forgets keys in Redis, whose names end so. Returns how many.
+    async fn forget(&self, end: &str) -> usize {
         let mut redis = self.shop.redis().await;
-        let rows = redis.keys(format!("{{{}:*:product:{key}", self.shop.prefix)).await.unwrap();
-        assert_eq!(redis.del(&rows).await.unwrap(), rows.len(), "{rows:?}");
+        let keys = redis.keys(format!("{{{}:*{end}", self.shop.prefix)).await.unwrap();
+        if keys.is_empty() { 0 } else { redis.del(&keys).await.unwrap() }
     }
 
     async fn audit(&self) {
         let config = projector::Config::from_env(&self.shop.env([])).unwrap();
         assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
+    }
+}
+
+/// Returns the line of the metric.
+async fn incarnations(projector: &Service) -> String {
+    let metrics = projector.admin_client().get("/metrics").await.text;
+    metrics.lines().find(|line| line.starts_with("stampede_incarnations_total")).unwrap_or_default().to_owned()
+}
+
+/// Four clients, each of which restocks a product of its own, and asks for it with the token that it was given.
+struct Crowd {
+    is_over: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+    members: JoinSet<()>,
+}
+
+impl Crowd {
+    async fn of(shop: &Frozen) -> Self {
+        let mut crowd = Self { is_over: Arc::default(), asked: Arc::default(), members: JoinSet::new() };
+        for member in 0..4 {
+            let key = format!("watched-{member}");
+            shop.register(&key).await;
+            let (is_over, asked) = (crowd.is_over.clone(), crowd.asked.clone());
+            let (commands, queries, path) =
+                (shop.commands.clone(), shop.queries.clone(), format!("/v1/products/{key}"));
+            crowd.members.spawn(async move {
+                let mut stock = 100;
+                while !is_over.load(Ordering::Relaxed) {
+                    stock += 1;
+                    let restocked = commands.post(&format!("{path}/restock"), json!({ "quantity": 1 })).await;
+                    let token = restocked.accepted(&["product.restocked.v1"]).token();
+                    let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=30")];
+                    let row = queries.get_with(&path, &fresh).await;
+                    assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(stock)), "{row:?}");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        crowd
+    }
+
+    /// Waits until they have asked some times more.
+    async fn goes_on(&mut self) {
+        let wanted = self.asked.load(Ordering::Relaxed) + 60;
+        eventually("the crowd goes on", async || {
+            if let Some(ended) = self.members.try_join_next() {
+                ended.expect("nobody is told less than the token names");
+            }
+            (self.asked.load(Ordering::Relaxed) >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.members.join_next().await {
+            ended.expect("nobody is told less than the token names");
+        }
     }
 }
 
@@ -109,7 +165,7 @@ async fn rows_are_shown_while_postgres_is_frozen_and_who_needs_postgres_waits_fo
 #[tokio::test]
 async fn a_row_that_redis_lacks_is_not_answered_by_a_postgres_that_is_behind() {
     let (shop, token) = Frozen::ahead().await;
-    shop.forget("cd").await;
+    assert_eq!(shop.forget(":product:cd").await, 1);
     assert_eq!(shop.get("/v1/products/cd", &token, "wait=0").await.status, 503);
     // Readers who name nothing are given the row of before, which is not put into Redis.
     assert_eq!(shop.queries.get("/v1/products/cd").await.json()["data"]["stock"], 100);
@@ -139,9 +195,7 @@ async fn folding_waits_for_a_postgres_that_is_too_far_behind_and_goes_on_with_it
 #[tokio::test]
 async fn an_incarnation_that_begins_behind_gets_what_was_shown_since() {
     let (shop, token) = Frozen::ahead().await;
-    let mut redis = shop.shop.redis().await;
-    let all = redis.keys(format!("{{{}:*", shop.shop.prefix)).await.unwrap();
-    redis.del(&all).await.unwrap();
+    assert!(shop.forget("").await > 0);
     shop.postgres.thaw();
     // In order: the row of the second product moves the position past the first one's.
     let later = shop.register("other").await;
@@ -160,7 +214,7 @@ async fn a_successor_goes_on_from_where_redis_is_ahead() {
     let later = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &later).await, 102);
     shop.is_stored(&later).await;
-    assert_eq!(shop.incarnations().await, "", "no row was declared stale");
+    assert_eq!(incarnations(&shop.projector).await, "", "no row was declared stale");
     shop.audit().await;
 }
 
@@ -214,4 +268,60 @@ async fn a_row_that_postgres_refuses_after_it_was_shown_is_taken_back() {
     assert_eq!(shop.stock("cd", &last).await, 102);
     shop.audit().await;
     drop(shop.query_api);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_redis_forgets_and_postgres_holds_up_or_refuses_no_token_is_answered_with_less() {
+    let mut shop = Frozen::new().await;
+    let mut crowd = Crowd::of(&shop).await;
+    let mut stock = 100;
+    for forgotten in [":product:*", ":product", ""] {
+        crowd.goes_on().await;
+        shop.forget(forgotten).await;
+        crowd.goes_on().await;
+        shop.postgres.freeze();
+        let token = shop.restock("cd").await;
+        stock += 1;
+        assert_eq!(shop.stock("cd", &token).await, stock);
+        shop.forget(forgotten).await;
+        shop.postgres.thaw();
+        crowd.goes_on().await;
+    }
+    shop.shop.sql("ALTER TABLE product_rows ADD CONSTRAINT poison CHECK (key <> 'cd') NOT VALID").await;
+    let parked = shop.restock("cd").await;
+    eventually("it is parked", async || {
+        let answer = shop.get("/v1/products/cd", &parked, "wait=5").await;
+        (answer.header("stampede-parked") == Some("true")).then_some(())
+    })
+    .await;
+    crowd.goes_on().await;
+    shop.shop.sql("ALTER TABLE product_rows DROP CONSTRAINT poison").await;
+    let retried = shop.projector.admin_client().post("/parked/product/product/cd/retry", json!({})).await;
+    assert_eq!(retried.status, 204, "{retried:?}");
+    crowd.goes_on().await;
+    let successor = shop.shop.start_projector();
+    std::mem::replace(&mut shop.projector, successor).crash().await;
+    crowd.goes_on().await;
+    crowd.end().await;
+    let last = shop.restock("cd").await;
+    assert_eq!(shop.stock("cd", &last).await, stock + 2);
+    shop.is_stored(&last).await;
+    shop.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_under_load_declares_no_row_stale() {
+    let shop = Frozen::new().await;
+    let mut crowd = Crowd::of(&shop).await;
+    crowd.goes_on().await;
+    let begun = incarnations(&shop.projector).await;
+    let second = shop.shop.projector().await;
+    active(2, &[&shop.projector, &second]).await;
+    crowd.goes_on().await;
+    assert_eq!(incarnations(&second).await, "");
+    second.stop().await;
+    crowd.goes_on().await;
+    assert_eq!(incarnations(&shop.projector).await, begun);
+    crowd.end().await;
+    shop.audit().await;
 }
