@@ -77,6 +77,11 @@ impl Frozen {
         .await;
     }
 
+    /// Returns the names of a product's rows in Redis: one of each incarnation.
+    async fn rows(&self, key: &str) -> Vec<String> {
+        self.shop.redis().await.keys(format!("{{{}:*:product:{key}", self.shop.prefix)).await.unwrap()
+    }
+
     /// Forgets keys in Redis, whose names end so. Returns how many.
     async fn forget(&self, end: &str) -> usize {
         let mut redis = self.shop.redis().await;
@@ -208,13 +213,15 @@ async fn an_incarnation_that_begins_behind_gets_what_was_shown_since() {
 #[tokio::test]
 async fn a_successor_goes_on_from_where_redis_is_ahead() {
     let (mut shop, _) = Frozen::ahead().await;
+    let rows = shop.rows("cd").await;
     let successor = shop.shop.start_projector();
     std::mem::replace(&mut shop.projector, successor).crash().await;
     shop.projector.wait_ready().await;
     let later = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &later).await, 102);
     shop.is_stored(&later).await;
-    assert_eq!(incarnations(&shop.projector).await, "", "no row was declared stale");
+    // Places without rows may begin anew: of a commit that Postgres had nobody may have heard.
+    assert_eq!(shop.rows("cd").await, rows, "it was not declared stale");
     shop.audit().await;
 }
 

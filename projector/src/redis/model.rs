@@ -25,7 +25,7 @@ enum Rule {
     ComparePosition,
     /// A row that a reader brings is not put beside a position that is ahead of it, if the row may have changed since.
     NameRowsAhead,
-    /// … or if nobody noted which rows have.
+    /// Nor is it where nobody noted which rows have changed.
     KnowWhatIsNamed,
     /// While something is parked, nothing is shown before it is committed.
     ParkedComesAfter,
