@@ -288,7 +288,7 @@ fn rows_ahead_of_postgres_are_what_their_position_says() {
 }
 
 #[test]
-#[ignore = "takes a minute and a gigabyte"]
+#[ignore = "second gate: takes minutes"]
 fn rows_ahead_of_postgres_are_what_their_position_says_in_longer_courses() {
     for bounds in [Bounds { records: 2, troubles: 2 }, Bounds { records: 1, troubles: 3 }] {
         assert_eq!(explore(None, bounds), None);

@@ -15,11 +15,11 @@ pub(super) struct Position {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Redis {
     pub(super) position: Option<Position>,
-    /// By incarnation.
+    /// The row of each incarnation.
     pub(super) rows: BTreeMap<u8, Row>,
-    /// Of each incarnation whose row Postgres may lack, the next offset that it was put with.
+    /// The next offset that a row was put with, for each incarnation whose row Postgres may lack.
     pub(super) named: BTreeMap<u8, u8>,
-    /// What Postgres has, as far as it was noted.
+    /// The next offset of Postgres, as far as it was noted.
     pub(super) stored: Option<u8>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Redis {
 pub(super) struct Show<'a> {
     pub(super) to: Position,
     pub(super) row: Option<&'a Row>,
-    /// Up to where Postgres has it, if it does.
+    /// The next offset of Postgres, if it has the row.
     pub(super) stored: Option<u8>,
 }
 

@@ -26,12 +26,12 @@ pub(super) enum Projector {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Fold {
-    /// As it was committed.
+    /// The state that was last committed.
     pub(super) base: Stored,
-    /// What the commit under way leaves, and what became of it.
+    /// The state that the commit under way leaves, and how it ended.
     pub(super) commit: Option<(Stored, Option<Ended>)>,
     pub(super) folded: Stored,
-    /// What it left in Redis, while it is in step.
+    /// The position that it left in Redis, while it is in step.
     pub(super) shown: Option<Position>,
     /// It has to declare stale what Redis shows.
     pub(super) takes_back: bool,
@@ -45,16 +45,16 @@ pub(super) enum Ended {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct World {
-    /// How many records it has.
+    /// The number of records.
     pub(super) log: u8,
     pub(super) stored: Stored,
     pub(super) redis: Redis,
-    /// What Redis goes back to if its master dies.
+    /// The state that Redis goes back to if its master dies.
     pub(super) replica: Redis,
     pub(super) projectors: [Projector; 2],
-    /// Sent by a projector that died since: from where, to where.
+    /// A commit that was sent by a projector that died since: from which state, to which.
     pub(super) adrift: Option<(Stored, Stored)>,
-    /// What a reader found in Postgres, and the position that Redis had before.
+    /// The position that Redis had, and the state of Postgres that a reader found afterwards.
     pub(super) filler: Option<(Position, Stored)>,
     /// The operator has changed rows in Postgres, and has to declare stale what Redis has.
     pub(super) is_owed: bool,
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Leaves out rows that no position will name again: else courses would never meet.
+    /// Leaves out rows that no position will name again: otherwise courses would never meet.
     pub(super) fn forget_unseen(&mut self) {
         let of_projectors = self.projectors.iter().filter_map(|projector| match projector {
             Projector::Folds(fold) => fold.shown,
