@@ -97,19 +97,33 @@ impl Frozen {
     }
 }
 
-/// Four clients, each of which restocks a product of its own, and asks for it with the token that it was given.
+/// Four clients, each of which restocks a product of its own, and asks for it five times with the token that it was given.
+/// Beside each somebody asks for the product without a token: what Redis lacks then, Postgres answers as it is, and that may
+/// be filled in.
 struct Crowd {
     is_over: Arc<AtomicBool>,
+    /// How often one of them was done with a token.
     asked: Arc<AtomicU64>,
+    /// How often somebody asked without one.
+    looked: Arc<AtomicU64>,
     members: JoinSet<()>,
 }
 
 impl Crowd {
     async fn of(shop: &Frozen) -> Self {
-        let mut crowd = Self { is_over: Arc::default(), asked: Arc::default(), members: JoinSet::new() };
+        let mut crowd =
+            Self { is_over: Arc::default(), asked: Arc::default(), looked: Arc::default(), members: JoinSet::new() };
         for member in 0..4 {
             let key = format!("watched-{member}");
             shop.register(&key).await;
+            let (queries, path) = (shop.queries.clone(), format!("/v1/products/{key}"));
+            let (is_over, looked) = (crowd.is_over.clone(), crowd.looked.clone());
+            crowd.members.spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    queries.get(&path).await;
+                    looked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
             let (is_over, asked) = (crowd.is_over.clone(), crowd.asked.clone());
             let (commands, queries, path) =
                 (shop.commands.clone(), shop.queries.clone(), format!("/v1/products/{key}"));
@@ -120,8 +134,14 @@ impl Crowd {
                     let restocked = commands.post(&format!("{path}/restock"), json!({ "quantity": 1 })).await;
                     let token = restocked.accepted(&["product.restocked.v1"]).token();
                     let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=30")];
-                    let row = queries.get_with(&path, &fresh).await;
-                    assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(stock)), "{row:?}");
+                    for _ in 0..5 {
+                        let row = queries.get_with(&path, &fresh).await;
+                        assert_eq!(
+                            (row.status.as_u16(), &row.json()["data"]["stock"]),
+                            (200, &json!(stock)),
+                            "{row:?}"
+                        );
+                    }
                     asked.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -131,12 +151,21 @@ impl Crowd {
 
     /// Waits until they have asked some times more.
     async fn goes_on(&mut self) {
-        let wanted = self.asked.load(Ordering::Relaxed) + 60;
+        self.comes_to(60, |crowd| &crowd.asked).await;
+    }
+
+    /// Waits until those without a token have asked some times more.
+    async fn looks_on(&mut self) {
+        self.comes_to(100, |crowd| &crowd.looked).await;
+    }
+
+    async fn comes_to(&mut self, more: u64, count: impl Fn(&Self) -> &AtomicU64) {
+        let wanted = count(self).load(Ordering::Relaxed) + more;
         eventually("the crowd goes on", async || {
             if let Some(ended) = self.members.try_join_next() {
                 ended.expect("nobody is told less than the token names");
             }
-            (self.asked.load(Ordering::Relaxed) >= wanted).then_some(())
+            (count(self).load(Ordering::Relaxed) >= wanted).then_some(())
         })
         .await;
     }
@@ -287,6 +316,10 @@ async fn whatever_redis_forgets_and_postgres_holds_up_or_refuses_no_token_is_ans
         stock += 1;
         assert_eq!(shop.stock("cd", &token).await, stock);
         shop.forget(forgotten).await;
+        shop.queries.get("/v1/products/cd").await;
+        crowd.looks_on().await;
+        let row = shop.get("/v1/products/cd", &token, "wait=0").await;
+        assert!(row.status == 503 || row.json()["data"]["stock"] == stock, "{row:?}");
         shop.postgres.thaw();
         crowd.goes_on().await;
     }
