@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::Assignment;
+use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
 use chassis::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use redis::RedisError;
-use redis::aio::ConnectionManager;
 use schemas::cache::{END, End, Keys};
 use tokio::sync::watch;
 use tokio::task::JoinError;
@@ -37,7 +37,7 @@ enum EndError {
 pub(crate) struct LogEnd {
     consumer: Arc<BaseConsumer>,
     topic: String,
-    connection: ConnectionManager,
+    connection: Connection,
     keys: Keys,
 }
 
@@ -45,7 +45,7 @@ impl LogEnd {
     pub(crate) fn new(
         kafka: &KafkaSettings,
         topic: &str,
-        (connection, keys): (ConnectionManager, Keys),
+        (connection, keys): (Connection, Keys),
     ) -> Result<Self, KafkaError> {
         let consumer = Arc::new(kafka.reader("projector-log-end").create()?);
         Ok(Self { consumer, topic: topic.to_owned(), connection, keys })
@@ -87,13 +87,16 @@ impl LogEnd {
         let at_ms = time.0 * 1000 + time.1 / 1000;
         let consumer = self.consumer.clone();
         let ends = tokio::task::spawn_blocking(move || ends(&consumer, asked)).await??;
-        let mut pipe = redis::pipe();
+        let mut pipelines = Pipelines::default();
         for (partition, next_offset) in ends {
             let end = End { next_offset, at_ms }.to_string();
-            pipe.set(self.keys.end(partition), &end).ignore();
-            pipe.publish(self.keys.news(), format!("{partition} {END}={end}")).ignore();
+            let pipeline = pipelines.of(partition).set(self.keys.end(partition), &end).ignore();
+            pipeline.publish(self.keys.news(), format!("{partition} {END}={end}")).ignore();
         }
-        Ok(pipe.query_async(&mut self.connection).await?)
+        for answer in pipelines.send::<()>(&self.connection, RESPONSE_TIMEOUT).await.into_values() {
+            answer?;
+        }
+        Ok(())
     }
 }
 

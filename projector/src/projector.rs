@@ -62,6 +62,8 @@ pub(crate) struct Projector {
     pub(crate) cache: Cache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Ready,
+    /// Why Redis is out of step, as it was logged.
+    pub(crate) cache_failure: Option<String>,
     pub(crate) notice: Notice,
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
@@ -157,10 +159,10 @@ impl Projector {
             (self.metrics.clone(), &mut background),
         )
         .await?;
-        let mut last_try = None;
+        let mut next_try = Instant::now();
         let mut assignment = self.assignment.clone();
         loop {
-            let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut last_try).await {
+            let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut next_try).await {
                 true => {
                     let until = self.cache.foretold(self.partitions);
                     fold.next((&mut batches, until), &mut assignment, shutdown).await?
@@ -265,13 +267,20 @@ impl Projector {
         }
     }
 
-    /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so. Returns false
-    /// where others have changed what is folded on.
-    async fn mend_cache(&mut self, fold: &Fold, last_try: &mut Option<Instant>) -> bool {
-        if last_try.is_some_and(|last| last.elapsed() < CACHE_RETRY) {
+    /// Tries now and then to bring Redis back in step. Returns false where others have changed what is folded on.
+    async fn mend_cache(&mut self, fold: &Fold, next_try: &mut Instant) -> bool {
+        let begun = Instant::now();
+        if begun < *next_try {
             return true;
         }
-        *last_try = Some(Instant::now());
+        let goes_on = self.try_to_mend_cache(fold).await;
+        // Folding waits for it.
+        *next_try = Instant::now() + CACHE_RETRY.max(4 * begun.elapsed());
+        goes_on
+    }
+
+    /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so.
+    async fn try_to_mend_cache(&mut self, fold: &Fold) -> bool {
         // Where they cannot be read, the next commit tells.
         let found = fold.store.standings(self.partitions, fold.share.feeds);
         let Ok(Ok(found)) = tokio::time::timeout(FOUND_WITHIN, found).await else { return true };
@@ -282,30 +291,38 @@ impl Projector {
             return false;
         }
         match self.cache.resume(&fold.share, (&found, &fold.folder.parked), true).await {
-            Ok(resumed) => {
-                self.resumed(resumed);
-                for (rows, advances) in fold.ahead() {
-                    self.show(rows, &advances, false).await;
-                }
-            }
+            Ok(resumed) => self.resumed(resumed),
             Err(error) => self.cache_failed(error),
+        }
+        // Some places may be back in step, though others are not.
+        for (rows, advances) in fold.ahead() {
+            self.show(rows, &advances, false).await;
         }
         true
     }
 
-    fn resumed(&self, resumed: Resumed) {
+    fn resumed(&mut self, resumed: Resumed) {
         if let Resumed::Anew(places) = resumed {
             tracing::info!(places, "Redis did not show the checkpoints: what it has of these places is declared stale");
             self.metrics.incarnations_begun(places);
         }
+        if !self.cache.is_in_step() {
+            return;
+        }
         self.ready.redis.ready();
+        if self.cache_failure.take().is_some() {
+            tracing::info!("Redis is back in step");
+        }
     }
 
     fn cache_failed(&mut self, error: crate::redis::CacheError) {
         let reason = format!("{:#}", anyhow::Error::from(error));
-        tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
         self.metrics.cache_failed();
-        self.ready.redis.waiting(reason);
+        self.ready.redis.waiting(reason.clone());
+        if self.cache_failure.as_ref() != Some(&reason) {
+            tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
+            self.cache_failure = Some(reason);
+        }
     }
 }
 

@@ -20,9 +20,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
-use chassis::redis::RedisSetupError;
-use redis::aio::ConnectionManager;
-use redis::{Pipeline, RedisError};
+use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT, RedisSetupError};
+use redis::{Pipeline, RedisError, Script};
 use schemas::aggregate;
 use schemas::cache::{Keys, Making, ROW_TTL_SECS, SHOW, STORED, Shown, value};
 use schemas::feeds::{FeedId, PerView, StoredView};
@@ -40,6 +39,8 @@ use step::{Position, Step};
 pub(crate) const MAX_ROWS_A_CALL: usize = 500;
 /// Between looks at what others write, and at this projector's own positions while it writes nothing.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
+/// For such a look: folding waits for it.
+const LOOK_WITHIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
@@ -50,8 +51,10 @@ pub(crate) enum CacheError {
 }
 
 pub(crate) struct Cache {
-    connection: ConnectionManager,
+    connection: Connection,
     keys: Keys,
+    /// The script that shows a batch, by its name on the servers.
+    script: String,
     /// `None` while out of step everywhere.
     step: Option<Step>,
     /// The incarnations that were in step since [`Self::lose_step`].
@@ -83,6 +86,13 @@ fn has_rows(feed: FeedId) -> bool {
     matches!(feed, FeedId::View(view) if matches!(view.view().source, Source::Aggregate(_)))
 }
 
+/// What stands at positions, and the partitions that did not answer.
+#[derive(Default)]
+struct Found {
+    positions: HashMap<Place, String>,
+    away: BTreeMap<u32, RedisError>,
+}
+
 /// A row to write: key, version, value.
 type NewRow = (String, u64, Vec<u8>);
 
@@ -91,6 +101,7 @@ impl Cache {
         Ok(Self {
             connection: chassis::redis::connect(url)?,
             keys: Keys::new(prefix),
+            script: Script::new(SHOW).get_hash().to_owned(),
             step: None,
             held: HashMap::new(),
             foretold: Foretold::default(),
@@ -98,7 +109,7 @@ impl Cache {
     }
 
     /// Returns what else may write there, beside the rows and their positions.
-    pub(crate) fn connection(&self) -> (ConnectionManager, Keys) {
+    pub(crate) fn connection(&self) -> (Connection, Keys) {
         (self.connection.clone(), self.keys.clone())
     }
 
@@ -115,7 +126,7 @@ impl Cache {
 
     /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `standings` say, or ahead
     /// of it by rows that may be shown early. If not, and `may_begin`, a new incarnation of the place begins there. Call it only
-    /// while the checkpoints in Postgres are this projector's own.
+    /// while the checkpoints in Postgres are this projector's own. Partitions of a cluster that do not answer stay out of step.
     pub(crate) async fn resume(
         &mut self,
         share: &Share,
@@ -124,16 +135,18 @@ impl Cache {
     ) -> Result<Resumed, CacheError> {
         let known = self.step.take().map(|step| step.shown).unwrap_or_default();
         let places: Vec<_> = share.places().collect();
-        let script = redis::cmd("SCRIPT").arg("LOAD").arg(SHOW).query_async(&mut self.connection).await?;
-        // An older build would go on serving them.
-        () = redis::cmd("UNLINK").arg(&self.keys.of_older_builds()).query_async(&mut self.connection).await?;
-        let mut found = self.read(&places).await?;
+        let lost: Vec<_> = places.iter().copied().filter(|place| !known.contains_key(place)).collect();
+        if !self.connection.is_cluster() {
+            // An older build would go on serving them.
+            () = redis::cmd("UNLINK").arg(&self.keys.of_older_builds()).query_async(&mut self.connection).await?;
+        }
+        let Found { mut positions, mut away } = self.find(&lost, Some(SHOW)).await;
         let (partitions, looked) = (standings.len() as u32, Instant::now());
-        let mut step = Step { shown: known.clone(), places, partitions, looked, script };
+        let mut step = Step { shown: known, places, partitions, looked };
         let (mut begun, mut noted, mut foretold) = (Vec::new(), Vec::new(), Vec::new());
-        for place in step.places.clone().into_iter().filter(|place| !known.contains_key(place)) {
+        for place in lost.into_iter().filter(|(_, partition)| !away.contains_key(partition)) {
             let wanted = checkpoint(standings, place);
-            let stands = found.get(&place).and_then(|text| Shown::parse(text));
+            let stands = positions.get(&place).and_then(|text| Shown::parse(text));
             let is_held = |stands: &Shown| self.held.get(&place) == Some(&stands.making.incarnation);
             let is_early = is_early(place, parked, partitions);
             let is_there = |stands: &Shown| {
@@ -156,17 +169,22 @@ impl Cache {
                 }
                 step.shown.insert(place, stands);
             } else if may_begin {
-                begun.push((place, found.remove(&place).unwrap_or_default(), wanted));
+                begun.push((place, positions.remove(&place).unwrap_or_default(), wanted));
             } else {
                 return Ok(Resumed::NotYet);
             }
         }
-        self.begin(&mut step, &begun, noted).await?;
+        let outcome = self.begin(&mut step, &begun, noted).await;
         self.foretold.add(foretold);
         let own = step.shown.iter().filter(|(place, _)| !self.foretold.contains(**place));
-        self.held = own.map(|(place, shown)| (*place, shown.making.incarnation)).collect();
+        self.held.extend(own.map(|(place, shown)| (*place, shown.making.incarnation)));
         self.step = Some(step);
-        Ok(if begun.is_empty() { Resumed::AsItStood } else { Resumed::Anew(begun.len()) })
+        outcome?;
+        match away.pop_first() {
+            _ if !begun.is_empty() => Ok(Resumed::Anew(begun.len())),
+            Some((_, error)) => Err(CacheError::Call(error)),
+            None => Ok(Resumed::AsItStood),
+        }
     }
 
     /// Begins incarnations of places at which `expected` is found. `noted`: positions that stay, of which Postgres has all.
@@ -176,33 +194,27 @@ impl Cache {
         begun: &[(Place, String, Shown)],
         noted: Vec<(u32, Position)>,
     ) -> Result<(), CacheError> {
-        if begun.is_empty() && noted.is_empty() {
-            return Ok(());
-        }
-        let mut pipe = redis::pipe();
+        let (mut pipelines, whole) = (Pipelines::default(), Turn { is_first: true, is_last: true });
         for ((feed, partition), expected, shown) in begun {
             let (expected, stored) = (expected.clone(), Some(shown.offset));
             let positions = [Position { feed: *feed, expected, shown: *shown, moves: true, stored }];
-            self.call_show(
-                &mut pipe,
-                &step.script,
-                *partition,
-                (&positions, &[]),
-                Turn { is_first: true, is_last: true },
-            );
+            self.call_show(pipelines.of(*partition), *partition, (&positions, &[]), whole);
         }
         for (partition, position) in noted {
-            let turn = Turn { is_first: true, is_last: true };
-            self.call_show(&mut pipe, &step.script, partition, (&[position], &[]), turn);
+            self.call_show(pipelines.of(partition), partition, (&[position], &[]), whole);
         }
-        let answers: Vec<u64> = pipe.query_async(&mut self.connection).await?;
-        for ((place, _, shown), answer) in begun.iter().zip(answers) {
-            if answer != 0 {
-                return Err(CacheError::Mixed(name(*place)));
+        let mut answers = pipelines.send::<u64>(&self.connection, RESPONSE_TIMEOUT).await;
+        let mut outcome = Ok(());
+        for (place @ (_, partition), _, shown) in begun {
+            match answers.get_mut(partition).expect("each was sent") {
+                Ok(answers) => match answers.remove(0) {
+                    0 => drop(step.shown.insert(*place, *shown)),
+                    _ => outcome = Err(CacheError::Mixed(name(*place))),
+                },
+                Err(error) => outcome = Err(CacheError::Call(error.clone())),
             }
-            step.shown.insert(*place, *shown);
         }
-        Ok(())
+        outcome
     }
 
     /// Looks, once a second, whether Redis still shows what this projector wrote: it may have been emptied, or somebody else
@@ -210,23 +222,45 @@ impl Cache {
     pub(crate) async fn verify(&mut self) -> Result<(), CacheError> {
         let Some(step) = self.step.as_ref().filter(|step| step.looked.elapsed() >= VERIFY_EVERY) else { return Ok(()) };
         let places: Vec<_> = step.shown.keys().copied().collect();
-        // No answer proves nothing: the next look or write will tell.
-        let Ok(found) = self.read(&places).await else { return Ok(()) };
+        let Found { positions, away } = self.find(&places, None).await;
         let Some(step) = &mut self.step else { return Ok(()) };
         step.looked = Instant::now();
-        let is_lost = |(place, shown): (&Place, &Shown)| found.get(place).is_none_or(|text| *text != shown.to_string());
+        // No answer proves nothing: the next look or write will tell.
+        let is_lost = |(place, shown): (&Place, &Shown)| {
+            !away.contains_key(&place.1) && positions.get(place).is_none_or(|text| *text != shown.to_string())
+        };
         let lost: Vec<_> = step.shown.iter().filter(|entry| is_lost(*entry)).map(|(place, _)| *place).collect();
         step.lose(&lost)
     }
 
-    /// Returns what is found at these positions.
-    async fn read(&mut self, places: &[Place]) -> Result<HashMap<Place, String>, CacheError> {
-        let mut pipe = redis::pipe();
+    /// Returns what stands at these positions, and which partitions did not answer. `script`: to be known to the servers that
+    /// have them.
+    async fn find(&self, places: &[Place], script: Option<&str>) -> Found {
+        let mut feeds = BTreeMap::<u32, Vec<FeedId>>::new();
         for (feed, partition) in places {
-            pipe.get(self.keys.shown(feed.name(), *partition));
+            feeds.entry(*partition).or_default().push(*feed);
         }
-        let found: Vec<Option<String>> = pipe.query_async(&mut self.connection).await?;
-        Ok(places.iter().zip(found).filter_map(|(place, value)| Some((*place, value?))).collect())
+        let mut pipelines = Pipelines::default();
+        for (partition, feeds) in &feeds {
+            let pipeline = pipelines.of(*partition);
+            if let Some(script) = script {
+                pipeline.cmd("SCRIPT").arg("LOAD").arg(script).ignore();
+            }
+            pipeline
+                .cmd("MGET")
+                .arg(feeds.iter().map(|feed| self.keys.shown(feed.name(), *partition)).collect::<Vec<_>>());
+        }
+        let mut found = Found::default();
+        for (partition, answers) in pipelines.send::<Vec<Option<String>>>(&self.connection, LOOK_WITHIN).await {
+            match answers {
+                Ok(answers) => {
+                    let values = feeds[&partition].iter().zip(answers.into_iter().flatten());
+                    found.positions.extend(values.filter_map(|(feed, value)| Some(((*feed, partition), value?))));
+                }
+                Err(error) => drop(found.away.insert(partition, error)),
+            }
+        }
+        found
     }
 
     /// Shows rows, in one round trip. What Redis shows of them already is left out; where it is committed, Redis is told that
@@ -239,8 +273,7 @@ impl Cache {
     ) -> Result<(), CacheError> {
         let verified = self.verify().await;
         let Some(mut step) = self.step.take() else { return verified };
-        let mut pipe = redis::pipe();
-        let mut calls = Vec::new();
+        let (mut pipelines, mut calls) = (Pipelines::default(), BTreeMap::new());
         let (positions, mut lost) = step.positions(advances, are_committed);
         let mut rows = self.rows(step.partitions, rows, &positions);
         for (partition, positions) in positions {
@@ -249,19 +282,25 @@ impl Cache {
             let count = rows.len().div_ceil(MAX_ROWS_A_CALL).max(1);
             for (number, chunk) in chunks.enumerate() {
                 let turn = Turn { is_first: number == 0, is_last: number + 1 == count };
-                self.call_show(&mut pipe, &step.script, partition, (&positions, chunk.unwrap_or_default()), turn);
+                let call = (&positions[..], chunk.unwrap_or_default());
+                self.call_show(pipelines.of(partition), partition, call, turn);
             }
-            calls.push((partition, positions, count));
+            calls.insert(partition, positions);
         }
         if are_committed {
-            self.tell_stored(&mut pipe, advances);
+            self.tell_stored(&mut pipelines, advances);
         }
-        let answers: Vec<u64> =
-            if pipe.is_empty() { Vec::new() } else { pipe.query_async(&mut self.connection).await? };
-        let mut answers = answers.into_iter();
-        for (partition, positions, count) in calls {
-            let others = answers.by_ref().take(count).fold(0, |all, one| all | one);
-            for (number, Position { feed, shown, .. }) in positions.into_iter().enumerate() {
+        let mut failed = Ok(());
+        for (partition, answers) in pipelines.send::<u64>(&self.connection, RESPONSE_TIMEOUT).await {
+            // A position at which something else was found is told by its bit.
+            let others = match answers {
+                Ok(answers) => answers.into_iter().fold(0, |all, one| all | one),
+                Err(error) => {
+                    failed = Err(CacheError::Call(error));
+                    u64::MAX
+                }
+            };
+            for (number, Position { feed, shown, .. }) in calls.remove(&partition).into_iter().flatten().enumerate() {
                 match others >> number & 1 {
                     0 => drop(step.shown.insert((feed, partition), shown)),
                     _ => lost.push((feed, partition)),
@@ -270,18 +309,18 @@ impl Cache {
         }
         let shown = step.lose(&lost);
         self.step = Some(step);
-        verified.and(shown)
+        verified.and(failed).and(shown)
     }
 
     /// Tells readers how far Postgres is.
-    fn tell_stored(&self, pipe: &mut Pipeline, advances: &[Advance]) {
+    fn tell_stored(&self, pipelines: &mut Pipelines, advances: &[Advance]) {
         let mut news = BTreeMap::<u32, String>::new();
         for Advance { place: (feed, partition), to, .. } in advances {
             let words = news.entry(*partition).or_insert_with(|| partition.to_string());
             write!(words, " {}{STORED}={to}", feed.name()).expect("a string takes all");
         }
-        for words in news.into_values() {
-            pipe.publish(self.keys.news(), words).ignore();
+        for (partition, words) in news {
+            pipelines.of(partition).publish(self.keys.news(), words).ignore();
         }
     }
 
@@ -337,13 +376,12 @@ impl Cache {
     /// evicted, and one from before the batch take its place.
     fn call_show(
         &self,
-        pipe: &mut Pipeline,
-        script: &str,
+        pipeline: &mut Pipeline,
         partition: u32,
         (positions, rows): (&[Position], &[(usize, NewRow)]),
         turn: Turn,
     ) {
-        let call = pipe.cmd("EVALSHA").arg(script).arg(2 * positions.len() + rows.len());
+        let call = pipeline.cmd("EVALSHA").arg(&self.script).arg(2 * positions.len() + rows.len());
         for Position { feed, .. } in positions {
             call.arg(self.keys.shown(feed.name(), partition));
         }

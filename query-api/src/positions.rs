@@ -309,9 +309,12 @@ impl Positions {
         self.write().cache = None;
     }
 
-    /// Redis failed a request: nobody reads there until it was looked at anew.
-    pub(crate) fn doubt_cache(&self) {
-        self.lose_cache();
+    /// Redis failed a request: nobody reads there, or in that one partition, until it was looked at anew.
+    pub(crate) fn doubt_cache(&self, partition: Option<u32>) {
+        match (partition, &mut self.write().cache) {
+            (Some(partition), Some(cache)) => cache.lose(partition),
+            (_, cache) => *cache = None,
+        }
         self.cache_doubted.notify_one();
     }
 

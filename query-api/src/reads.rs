@@ -278,7 +278,7 @@ impl Reads {
             Err(CacheError::Busy(_)) => Err(ReadError::Busy { server: "redis" }),
             Err(error) => {
                 tracing::debug!(error = %error, "a read from Redis failed");
-                self.positions.doubt_cache();
+                self.positions.doubt_cache(self.cache.is_cluster().then_some(place.partition));
                 Ok(Hit::Miss)
             }
         }

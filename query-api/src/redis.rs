@@ -1,16 +1,18 @@
 //! The views in Redis, and the task that follows how far they are.
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chassis::env::Secret;
 use chassis::readiness::Condition;
+use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT, Subscriber};
 use chassis::shutdown::Shutdown;
 use futures_util::StreamExt as _;
-use redis::aio::ConnectionManager;
-use redis::{Client, RedisError, Script};
+use redis::aio::PubSubStream;
+use redis::{RedisError, Script};
 use schemas::cache::{
     ABSENT, ABSENT_TTL_SECS, END, FILL, Head, Keys, Making, News, ROW_TTL_SECS, SUM_TTL_SECS, Shown, partition_of_sum,
     value,
@@ -25,7 +27,8 @@ use crate::reads::Row;
 
 /// Between looks at Redis without news: it notices a subscription that died silently.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// How often Redis's clock is asked for at a look.
+const CLOCK_TRIES: u32 = 3;
 /// For a turn to ask, where many do.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
 /// That wait for their turn: one for each connection that the server takes.
@@ -37,8 +40,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Cache {
-    client: Client,
-    connection: ConnectionManager,
+    connection: Connection,
+    subscriber: Subscriber,
     reads: Arc<Gate>,
     fills: Arc<Gate>,
     keys: Arc<Keys>,
@@ -51,8 +54,6 @@ pub(crate) enum CacheError {
     Busy(#[from] Busy),
     #[error("Redis did not do what was asked")]
     Call(#[from] RedisError),
-    #[error("Redis did not answer in time")]
-    Silent,
     #[error("Redis ended the subscription")]
     Unsubscribed,
     #[error("a request doubted what is known of Redis")]
@@ -138,8 +139,8 @@ impl Shows {
 impl Cache {
     pub(crate) fn connect(url: &Secret, prefix: &str, calls: usize) -> anyhow::Result<Self> {
         Ok(Self {
-            client: Client::open(url.expose())?,
             connection: chassis::redis::connect(url)?,
+            subscriber: Subscriber::new(url)?,
             reads: Arc::new(Gate::new(calls, MAX_QUEUE, TURN_WITHIN)),
             fills: Arc::new(Gate::new(MAX_FILLS, 0, Duration::ZERO)),
             keys: Arc::new(Keys::new(prefix)),
@@ -198,20 +199,27 @@ impl Cache {
         Ok(())
     }
 
+    /// Tells whether Redis may have some partitions while others are away.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.connection.is_cluster()
+    }
+
     /// Keeps `positions` at what Redis shows, by its news; while it cannot, they know nothing of Redis.
-    pub(crate) async fn follow(self, positions: Arc<Positions>, seen: Condition, shutdown: Shutdown) {
+    pub(crate) async fn follow(mut self, positions: Arc<Positions>, seen: Condition, shutdown: Shutdown) {
         seen.waiting("Redis was not asked yet");
         let mut is_up = true;
         while !shutdown.is_requested() {
-            let error = tokio::select! {
+            let Err(error) = tokio::select! {
                 ended = self.subscribe(&positions, &seen, &mut is_up) => ended,
                 () = shutdown.requested() => return,
             };
-            positions.lose_cache();
-            if !matches!(error, CacheError::Doubted) && std::mem::take(&mut is_up) {
-                let error = anyhow::Error::from(error);
-                tracing::warn!(error = format!("{error:#}"), "Redis is away: answers come from Postgres");
-                // Away at the start is worth waiting for; later, Postgres stands in.
+            if !matches!(error, CacheError::Doubted) {
+                positions.lose_cache();
+                if std::mem::take(&mut is_up) {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(error = format!("{error:#}"), "Redis is away: answers come from Postgres");
+                    // Away at the start is worth waiting for; later, Postgres stands in.
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
@@ -220,25 +228,15 @@ impl Cache {
         }
     }
 
-    /// Returns why it ended.
-    async fn subscribe(&self, positions: &Positions, seen: &Condition, is_up: &mut bool) -> CacheError {
-        match self.try_subscribe(positions, seen, is_up).await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        }
-    }
-
-    async fn try_subscribe(
-        &self,
+    async fn subscribe(
+        &mut self,
         positions: &Positions,
         seen: &Condition,
         is_up: &mut bool,
-    ) -> Result<std::convert::Infallible, CacheError> {
-        let mut subscription = in_time(self.client.get_async_pubsub()).await?;
-        in_time(subscription.subscribe(self.keys.news())).await?;
-        let mut news = subscription.into_on_message();
+    ) -> Result<Infallible, CacheError> {
+        let mut news = self.subscriber.subscribe(&self.keys.news()).await?;
         // Only now: what moves from here on is either in this look or in the news.
-        self.look(positions).await?;
+        self.know(positions, &mut news).await?;
         if !std::mem::replace(is_up, true) {
             tracing::info!("Redis is back");
         }
@@ -247,40 +245,91 @@ impl Cache {
         loop {
             tokio::select! {
                 message = news.next() => {
-                    let message = message.ok_or(CacheError::Unsubscribed)?;
-                    let text: String = message.get_payload()?;
-                    let is_known = News::parse(&text).is_some_and(|news| positions.advance_cache(&news));
-                    if !is_known {
-                        self.look(positions).await?;
+                    if !take(positions, &text(message)?) {
+                        self.know(positions, &mut news).await?;
                     }
                 }
-                _ = looks.tick() => self.look(positions).await?,
+                _ = looks.tick() => self.know(positions, &mut news).await?,
                 () = positions.cache_doubted() => return Err(CacheError::Doubted),
             }
         }
     }
 
-    async fn look(&self, positions: &Positions) -> Result<(), CacheError> {
+    /// Takes in all that Redis shows. News go on beside the look, which may have come before or after them: they are taken
+    /// once more behind it.
+    async fn know(&self, positions: &Positions, news: &mut PubSubStream) -> Result<(), CacheError> {
         let Some(log) = positions.log() else { return Ok(()) };
         let names: Vec<_> = FeedId::names().into_iter().chain([END]).collect();
-        let mut pipe = redis::pipe();
-        for partition in 0..log.partitions {
-            pipe.mget(names.iter().map(|name| self.keys.shown(name, partition)).collect::<Vec<_>>().as_slice());
-        }
-        let found: Vec<Vec<Option<String>>> = pipe.query_async(&mut self.connection.clone()).await?;
-        let (secs, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
-        let clock = (secs * 1000 + micros / 1000, Instant::now());
-        let news = (0..).zip(&found).map(|(partition, found)| {
+        let (mut look, mut meanwhile) = (pin!(self.look(&names, log.partitions)), Vec::new());
+        let (found, clock) = loop {
+            tokio::select! {
+                found = &mut look => break found?,
+                message = news.next() => {
+                    let text = text(message)?;
+                    take(positions, &text);
+                    meanwhile.push(text);
+                }
+            }
+        };
+        let all = found.iter().map(|(partition, found)| {
             let values = names.iter().zip(found).filter_map(|(name, value)| Some((*name, value.as_deref()?)));
-            News { partition, values: values.collect() }
+            News { partition: *partition, values: values.collect() }
         });
-        positions.know_cache(news, clock);
+        positions.know_cache(all, clock);
+        for text in &meanwhile {
+            take(positions, text);
+        }
         Ok(())
+    }
+
+    /// Returns what stands under the names in each partition, and Redis's clock. Of a partition of a cluster that does not
+    /// answer nothing is known.
+    async fn look(
+        &self,
+        names: &[&str],
+        partitions: u32,
+    ) -> Result<(Vec<(u32, Standing)>, (u64, Instant)), CacheError> {
+        let mut pipelines = Pipelines::default();
+        for partition in 0..partitions {
+            let keys: Vec<_> = names.iter().map(|name| self.keys.shown(name, partition)).collect();
+            pipelines.of(partition).mget(keys.as_slice());
+        }
+        let (mut found, mut failed) = (Vec::new(), None);
+        for (partition, answers) in pipelines.send::<Standing>(&self.connection, RESPONSE_TIMEOUT).await {
+            match answers {
+                Ok(answers) => found.push((partition, answers.into_iter().flatten().collect())),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if found.is_empty() => Err(error.into()),
+            _ => Ok((found, self.clock().await?)),
+        }
+    }
+
+    /// Returns Redis's time in ms since 1970, and when that was. Any node of a cluster is asked; one may be away.
+    async fn clock(&self) -> Result<(u64, Instant), CacheError> {
+        let mut tries = CLOCK_TRIES;
+        loop {
+            match redis::cmd("TIME").query_async::<(u64, u64)>(&mut self.connection.clone()).await {
+                Ok((secs, micros)) => return Ok((secs * 1000 + micros / 1000, Instant::now())),
+                Err(_) if tries > 1 => tries -= 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, CacheError> {
-    Ok(tokio::time::timeout(ANSWER_WITHIN, call).await.map_err(|_| CacheError::Silent)??)
+/// What stands under names.
+type Standing = Vec<Option<String>>;
+
+fn text(message: Option<redis::Msg>) -> Result<String, CacheError> {
+    Ok(message.ok_or(CacheError::Unsubscribed)?.get_payload()?)
+}
+
+/// Takes news in; `false`: Redis has to be looked at.
+fn take(positions: &Positions, text: &str) -> bool {
+    News::parse(text).is_some_and(|news| positions.advance_cache(&news))
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::fixture::{Answer, Client, Proxy, Service, Shop, eventually};
 use crate::projectors::active;
 
 /// A shop whose projector has a Postgres that can be frozen; that of all others goes on.
-struct Frozen {
-    shop: Shop,
+pub(crate) struct Frozen {
+    pub(crate) shop: Shop,
     postgres: Arc<Proxy>,
     projector: Service,
     commands: Client,
@@ -24,9 +24,12 @@ struct Frozen {
 }
 
 impl Frozen {
-    /// With a product whose stock is 100.
     async fn new() -> Self {
-        let shop = Shop::with_views(2).await;
+        Self::of(Shop::with_views(2).await).await
+    }
+
+    /// With a product whose stock is 100.
+    pub(crate) async fn of(shop: Shop) -> Self {
         let mut seen = shop.clone();
         let postgres = Proxy::in_url(&mut seen.postgres_url).await;
         postgres.restore().await;
@@ -49,7 +52,7 @@ impl Frozen {
         (shop, token)
     }
 
-    async fn register(&self, key: &str) -> String {
+    pub(crate) async fn register(&self, key: &str) -> String {
         let product = json!({ "name": "A", "price_cents": 5, "stock": 100 });
         let path = format!("/v1/products/{key}/register");
         self.commands.post(&path, product).await.accepted(&["product.registered.v1"]).token()
@@ -91,7 +94,7 @@ impl Frozen {
         if keys.is_empty() { 0 } else { redis.del(&keys).await.unwrap() }
     }
 
-    async fn audit(&self) {
+    pub(crate) async fn audit(&self) {
         let config = projector::Config::from_env(&self.shop.env([])).unwrap();
         assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
     }
@@ -100,7 +103,7 @@ impl Frozen {
 /// Four clients, each of which restocks a product of its own, and asks for it five times with the token that it was given.
 /// Beside each somebody asks for the product without a token: what Redis lacks then, Postgres answers as it is, and that may
 /// be filled in.
-struct Crowd {
+pub(crate) struct Crowd {
     is_over: Arc<AtomicBool>,
     /// How often one of them was done with a token.
     asked: Arc<AtomicU64>,
@@ -110,7 +113,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    async fn of(shop: &Frozen) -> Self {
+    pub(crate) async fn of(shop: &Frozen) -> Self {
         let mut crowd =
             Self { is_over: Arc::default(), asked: Arc::default(), looked: Arc::default(), members: JoinSet::new() };
         for member in 0..4 {
@@ -150,7 +153,7 @@ impl Crowd {
     }
 
     /// Waits until they have asked some times more.
-    async fn goes_on(&mut self) {
+    pub(crate) async fn goes_on(&mut self) {
         self.comes_to(60, |crowd| &crowd.asked).await;
     }
 
@@ -170,7 +173,7 @@ impl Crowd {
         .await;
     }
 
-    async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         while let Some(ended) = self.members.join_next().await {
             ended.expect("nobody is told less than the token names");

@@ -22,6 +22,7 @@ mod keeping;
 mod views;
 mod cache;
 mod ahead;
+mod cluster;
 mod forgetful;
 mod projectors;
 mod fence;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use chassis::env::Secret;
-use redis::aio::ConnectionManager;
+use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
 use schemas::aggregate;
 use schemas::cache::{ABSENT, Head, Keys, Shown};
 use schemas::chain::{Reader, Tally};
@@ -98,7 +98,7 @@ fn checkpoints(rows: &[tokio_postgres::Row]) -> Checkpoints {
 }
 
 pub(super) struct Redis {
-    connection: ConnectionManager,
+    connection: Connection,
     keys: Keys,
 }
 
@@ -109,12 +109,17 @@ impl Redis {
 
     /// Returns what each feed shows of each partition.
     pub(super) async fn shown(&mut self, partitions: u32) -> anyhow::Result<Vec<PerFeed<Option<Shown>>>> {
-        let mut pipe = redis::pipe();
+        let mut pipelines = Pipelines::default();
         for partition in 0..partitions {
-            pipe.mget(FeedId::names().map(|feed| self.keys.shown(feed, partition)).as_slice());
+            pipelines.of(partition).mget(FeedId::names().map(|feed| self.keys.shown(feed, partition)).as_slice());
         }
-        let found: Vec<[Option<String>; FeedId::COUNT]> = pipe.query_async(&mut self.connection).await?;
-        Ok(found.into_iter().map(|values| values.map(|value| Shown::parse(&value?))).collect())
+        let mut shown = Vec::new();
+        for answers in
+            pipelines.send::<[Option<String>; FeedId::COUNT]>(&self.connection, RESPONSE_TIMEOUT).await.into_values()
+        {
+            shown.extend(answers?.into_iter().map(|values| values.map(|value| Shown::parse(&value?))));
+        }
+        Ok(shown)
     }
 
     /// Whole bodies. Keys that are not there are left out, and so is a view that many aggregates feed: its rows live for a
@@ -130,11 +135,8 @@ impl Redis {
         let rows: Vec<_> = keys.iter().filter_map(|key| Some((*key, row(key)?))).collect();
         let mut found = Rows::new();
         for rows in rows.chunks(MAX_ROWS_A_CALL) {
-            let mut pipe = redis::pipe();
-            for (_, row) in rows {
-                pipe.get(row);
-            }
-            let values: Vec<Option<Vec<u8>>> = pipe.query_async(&mut self.connection).await?;
+            let names: Vec<_> = rows.iter().map(|(_, row)| row).collect();
+            let values: Vec<Option<Vec<u8>>> = redis::cmd("MGET").arg(names).query_async(&mut self.connection).await?;
             for ((key, _), value) in rows.iter().zip(values) {
                 let Some(value) = value else { continue };
                 let (version, body) = Head::of(&value).map_or((ABSENT, 0), |head| (head.version, head.len));

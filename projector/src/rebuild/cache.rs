@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use redis::aio::ConnectionManager;
+use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
+use redis::FromRedisValue;
 use schemas::aggregate;
 use schemas::cache::{Keys, Making, PUT, ROW_TTL_SECS, Shown, value};
 use schemas::feeds::{FeedId, StoredView};
@@ -19,15 +20,13 @@ use crate::redis::{MAX_ROWS_A_CALL, change_position};
 const MAX_COPIED: usize = 200_000;
 
 pub(super) struct Cache {
-    connection: ConnectionManager,
+    connection: Connection,
     keys: Keys,
     view: StoredView,
     /// By partition.
     live: Vec<Making>,
     /// Of the next rows, in every partition; no other attempt has left anything there.
     incarnation: u64,
-    /// The script that puts rows, by its name on the server.
-    put: String,
 }
 
 impl Cache {
@@ -39,17 +38,13 @@ impl Cache {
     ) -> anyhow::Result<Option<Self>> {
         let mut connection = chassis::redis::connect(&config.redis_url)?;
         let keys = Keys::new(&config.redis_prefix);
-        let mut pipe = redis::pipe();
-        for partition in 0..partitions {
-            pipe.get(keys.shown(view.name(), partition));
-        }
-        let found: Vec<Option<String>> = pipe.query_async(&mut connection).await?;
+        let positions: Vec<_> = (0..partitions).map(|partition| keys.shown(view.name(), partition)).collect();
+        let found: Vec<Option<String>> = redis::cmd("MGET").arg(positions).query_async(&mut connection).await?;
         let generation = live_generation.cast_unsigned();
         let making = |value: Option<String>| Shown::parse(&value?).map(|shown| shown.making);
         let live: Option<Vec<_>> = found.into_iter().map(making).collect();
         let live = live.filter(|live| live.iter().all(|making| making.generation == generation));
-        let put = redis::cmd("SCRIPT").arg("LOAD").arg(PUT).query_async(&mut connection).await?;
-        Ok(live.map(|live| Self { connection, keys, view, live, incarnation: rand::random(), put }))
+        Ok(live.map(|live| Self { connection, keys, view, live, incarnation: rand::random() }))
     }
 
     /// Puts what Redis has of the live generation as the next rows have it, for this share of the time. Returns how many
@@ -58,28 +53,31 @@ impl Cache {
         let Source::Aggregate(_) = self.view.view().source else { return Ok(0) };
         let start = |(partition, making): (u32, &Making)| self.keys.row(partition, making.incarnation, self.view, "");
         let starts: Vec<_> = (0..).zip(&self.live).map(start).collect();
-        let (mut cursor, mut copied) = (0u64, 0);
-        loop {
-            let begun = Instant::now();
-            let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
-                .arg(cursor)
-                .arg("MATCH")
-                .arg(self.keys.rows(self.view))
-                .arg("COUNT")
-                .arg(MAX_ROWS_A_CALL)
-                .query_async(&mut self.connection)
-                .await
-                .context("look for what Redis has")?;
-            let key = |found: &String| starts.iter().find_map(|start| found.strip_prefix(start)).map(str::to_owned);
-            let keys: Vec<_> = found.iter().filter_map(key).collect();
-            copied += keys.len();
-            self.put(tables, keys).await?;
-            cursor = next;
-            if cursor == 0 || copied >= MAX_COPIED {
-                return Ok(copied);
+        let servers = self.connection.ask_masters(redis::cmd("PING")).await.context("look for Redis's servers")?;
+        let mut copied = 0;
+        for (server, _) in servers {
+            let mut cursor = 0;
+            loop {
+                let begun = Instant::now();
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(self.keys.rows(self.view)).arg("COUNT").arg(MAX_ROWS_A_CALL);
+                let found = self.connection.ask(&server, scan).await.context("look for what Redis has")?;
+                let (next, found): (u64, Vec<String>) = FromRedisValue::from_redis_value(found)?;
+                let key = |found: &String| starts.iter().find_map(|start| found.strip_prefix(start)).map(str::to_owned);
+                let keys: Vec<_> = found.iter().filter_map(key).collect();
+                copied += keys.len();
+                self.put(tables, keys).await?;
+                if copied >= MAX_COPIED {
+                    return Ok(copied);
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+                share.rest(begun).await;
             }
-            share.rest(begun).await;
         }
+        Ok(copied)
     }
 
     /// Puts rows as they stand in the next table.
@@ -93,9 +91,9 @@ impl Cache {
                 let value = value(version, &[], row_body(&key, version, &data).as_bytes());
                 rows.entry(partition).or_default().push((row, version, value));
             }
-            let mut pipe = redis::pipe();
-            for rows in rows.values() {
-                let call = pipe.cmd("EVALSHA").arg(&self.put).arg(rows.len());
+            let mut pipelines = Pipelines::default();
+            for (partition, rows) in &rows {
+                let call = pipelines.of(*partition).cmd("EVAL").arg(PUT).arg(rows.len());
                 for (key, ..) in rows {
                     call.arg(key);
                 }
@@ -104,8 +102,8 @@ impl Cache {
                     call.arg(*version).arg(value);
                 }
             }
-            if !rows.is_empty() {
-                pipe.query_async::<Vec<i64>>(&mut self.connection).await.context("put the next rows into Redis")?;
+            for answer in pipelines.send::<i64>(&self.connection, RESPONSE_TIMEOUT).await.into_values() {
+                answer.context("put the next rows into Redis")?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Positions that others than the projector of their share change.
 
 use chassis::env::Secret;
-use redis::aio::ConnectionManager;
+use chassis::redis::Connection;
 use schemas::cache::{Keys, ROW_TTL_SECS, SHOW, Shown};
 
 use super::{CacheError, Place, name};
@@ -11,7 +11,7 @@ const CHANGE_TRIES: u32 = 5;
 
 /// Gives a place what `change` makes of its position; `false`: of what stands there it makes nothing.
 pub(crate) async fn change_position(
-    connection: &mut ConnectionManager,
+    connection: &mut Connection,
     keys: &Keys,
     (feed, partition): Place,
     change: impl Fn(Shown) -> Option<Shown>,

@@ -7,22 +7,24 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chassis::readiness::Condition;
+use chassis::redis::Connection;
 use chassis::shutdown::Shutdown;
-use redis::aio::ConnectionManager;
+use redis::FromRedisValue as _;
 
 const EVERY: Duration = Duration::from_secs(3);
 
 /// Keeps the condition at what the server tells of itself, until shutdown. It does not wait for a server that is away:
 /// another condition does.
-pub(crate) async fn watch(mut connection: ConnectionManager, settings: Condition, shutdown: Shutdown) {
-    let mut asked = redis::pipe();
-    asked.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
+pub(crate) async fn watch(mut connection: Connection, settings: Condition, shutdown: Shutdown) {
+    let mut info = redis::cmd("INFO");
+    info.arg("replication").arg("memory");
     let mut logged = None;
     while !shutdown.is_requested() {
-        match asked.query_async::<[String; 2]>(&mut connection).await {
+        match connection.ask_masters(info.clone()).await {
             Err(_) => settings.ready(),
-            Ok(info) => {
-                let unfit = unfit(&info.concat());
+            Ok(servers) => {
+                let texts = servers.into_iter().filter_map(|(_, info)| String::from_redis_value(info).ok());
+                let unfit = texts.filter_map(|info| unfit(&info)).next();
                 match unfit {
                     Some(reason) => settings.waiting(reason),
                     None => settings.ready(),

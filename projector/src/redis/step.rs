@@ -16,8 +16,6 @@ pub(super) struct Step {
     pub(super) places: Vec<Place>,
     pub(super) partitions: u32,
     pub(super) looked: Instant,
-    /// The script that shows a batch, by its name on the server.
-    pub(super) script: String,
 }
 
 /// A position that a script moves: from what is expected there.

@@ -38,6 +38,16 @@ impl Cached {
         }
     }
 
+    /// Follows nothing of a partition any more.
+    pub(super) fn lose(&mut self, partition: u32) {
+        for feed in FeedId::all() {
+            if let Some(making) = Arc::make_mut(&mut self.makings[feed]).get_mut(to_index(partition)) {
+                *making = None;
+                Arc::make_mut(&mut self.offsets.0[feed])[to_index(partition)] = NOTHING;
+            }
+        }
+    }
+
     /// Returns the positions that moved.
     pub(super) fn take(
         &mut self,
