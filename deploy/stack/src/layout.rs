@@ -174,6 +174,15 @@ impl Ports {
         self.base + 21
     }
 
+    /// Of a cluster.
+    pub(crate) fn redis_node(self, node: u16) -> u16 {
+        self.base + 40 + node
+    }
+
+    pub(crate) fn redis_bus(self, node: u16) -> u16 {
+        self.base + 50 + node
+    }
+
     pub(crate) fn command_http(self, instance: u16) -> u16 {
         self.base + 100 + instance
     }
@@ -202,11 +211,13 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::NODES;
 
     #[test]
     fn no_two_parts_of_a_stack_share_a_port() {
         let ports = Ports::new(Some(20000));
         let mut all = vec![ports.edge(), ports.postgres(), ports.redis()];
+        all.extend((1..=NODES).flat_map(|n| [ports.redis_node(n), ports.redis_bus(n)]));
         all.extend((1..=3).flat_map(|n| [ports.kafka(n), ports.kafka_controller(n)]));
         all.extend((1..=MAX_INSTANCES).flat_map(|n| {
             [ports.command_http(n), ports.command_internal(n), ports.command_admin(n)].into_iter().chain([

@@ -31,6 +31,9 @@ pub(crate) struct Wanted {
     /// Partitions of the log, fixed when it is created [default: 12, or as the data is]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     partitions: Option<u16>,
+    /// Redis as a cluster of three masters with a replica each, or as one server [default: one, or as it was]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    redis_cluster: Option<bool>,
     /// Instances of the write tier, which share the partitions among them
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     command_apis: u16,
@@ -72,6 +75,7 @@ impl Default for Wanted {
         Self {
             brokers: None,
             partitions: None,
+            redis_cluster: None,
             command_apis: INSTANCES,
             query_apis: INSTANCES,
             projectors: INSTANCES,
@@ -89,6 +93,7 @@ impl Default for Wanted {
 pub(crate) struct Size {
     pub(crate) brokers: u16,
     pub(crate) partitions: u16,
+    pub(crate) redis_cluster: bool,
     pub(crate) command_apis: u16,
     pub(crate) query_apis: u16,
     pub(crate) projectors: u16,
@@ -104,6 +109,9 @@ pub(crate) struct Size {
 struct Fixed {
     brokers: u16,
     partitions: u16,
+    /// May change: nothing is lost with what Redis has.
+    #[serde(default)]
+    redis_cluster: bool,
 }
 
 impl Size {
@@ -114,17 +122,23 @@ impl Size {
             Err(_) => None,
         };
         let size = size(wanted, fixed)?;
-        let now = Fixed { brokers: size.brokers, partitions: size.partitions };
+        let Size { brokers, partitions, redis_cluster, .. } = size;
+        let now = Fixed { brokers, partitions, redis_cluster };
         fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(size)
     }
 }
 
 /// The servers alone, for tests, which bring their own services.
-pub(crate) fn servers(layout: &Layout, tools: &Tools, brokers: u16, purpose: Purpose) -> Result<Vec<Part>> {
+pub(crate) fn servers(
+    layout: &Layout,
+    tools: &Tools,
+    (brokers, redis_cluster): (u16, bool),
+    purpose: Purpose,
+) -> Result<Vec<Part>> {
     let mut parts = kafka::parts(layout, tools, brokers, purpose)?;
     parts.extend(postgres::parts(layout, tools, purpose)?);
-    parts.push(redis::part(layout, tools));
+    parts.extend(redis::parts(layout, tools, redis_cluster)?);
     Ok(parts)
 }
 
@@ -132,7 +146,7 @@ pub(crate) fn servers(layout: &Layout, tools: &Tools, brokers: u16, purpose: Pur
 pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
     // Only tests start services that were built before.
     let purpose = if size.as_built { Purpose::Tests } else { Purpose::Use };
-    let mut parts = servers(layout, tools, size.brokers, purpose)?;
+    let mut parts = servers(layout, tools, (size.brokers, size.redis_cluster), purpose)?;
     if size.servers_only {
         return Ok(parts);
     }
@@ -146,7 +160,8 @@ pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profi
 fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     let brokers = wanted.brokers.or(fixed.map(|fixed| fixed.brokers)).unwrap_or(1);
     let partitions = wanted.partitions.or(fixed.map(|fixed| fixed.partitions)).unwrap_or(12);
-    if let Some(fixed) = fixed.filter(|fixed| *fixed != Fixed { brokers, partitions }) {
+    let redis_cluster = wanted.redis_cluster.or(fixed.map(|fixed| fixed.redis_cluster)).unwrap_or(false);
+    if let Some(fixed) = fixed.filter(|fixed| (fixed.brokers, fixed.partitions) != (brokers, partitions)) {
         bail!(
             "the data here was made for --brokers {} --partitions {}; leave the flags away to keep it, \
              or start empty with --fresh",
@@ -170,6 +185,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     Ok(Size {
         brokers,
         partitions,
+        redis_cluster,
         command_apis,
         query_apis,
         projectors,
@@ -207,9 +223,9 @@ mod tests {
 
     #[test]
     fn data_keeps_the_size_that_it_was_made_for() {
-        let fixed = Some(Fixed { brokers: 3, partitions: 6 });
+        let fixed = Some(Fixed { brokers: 3, partitions: 6, redis_cluster: true });
         let kept = size(&wanted(None, None), fixed).unwrap();
-        assert_eq!((kept.brokers, kept.partitions), (3, 6));
+        assert_eq!((kept.brokers, kept.partitions, kept.redis_cluster), (3, 6, true));
         assert!(size(&wanted(Some(3), Some(6)), fixed).is_ok());
         assert!(size(&wanted(Some(1), None), fixed).is_err());
         assert!(size(&wanted(None, Some(12)), fixed).is_err());

@@ -1,8 +1,10 @@
-//! Redis as a cache: nothing on disk, memory bounded.
+//! Redis as a cache: nothing on disk, memory bounded; one server, or a cluster of three masters with a replica each.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use crate::layout::Layout;
@@ -11,22 +13,70 @@ use crate::probe::Probe;
 use crate::provision::Tools;
 
 pub(crate) const NAME: &str = "redis";
+/// The task that makes servers a cluster.
+const CLUSTER: &str = "redis-cluster";
+/// Half of them are masters.
+pub(crate) const NODES: u16 = 6;
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(5) };
 
-pub(crate) fn url(layout: &Layout) -> String {
-    format!("redis://127.0.0.1:{}/", layout.ports.redis())
+pub(crate) fn url(layout: &Layout, is_cluster: bool) -> String {
+    if !is_cluster {
+        return format!("redis://127.0.0.1:{}/", layout.ports.redis());
+    }
+    let node = |node| format!("127.0.0.1:{}", layout.ports.redis_node(node));
+    let others: Vec<_> = (2..=NODES).map(|other| format!("node={}", node(other))).collect();
+    format!("redis-cluster://{}?{}", node(1), others.join("&"))
+}
+
+/// Returns the part that services need.
+pub(crate) fn needed(is_cluster: bool) -> &'static str {
+    if is_cluster { CLUSTER } else { NAME }
+}
+
+pub(crate) fn parts(layout: &Layout, tools: &Tools, is_cluster: bool) -> Result<Vec<Part>> {
+    if !is_cluster {
+        return Ok(vec![part(layout, tools)]);
+    }
+    let mut parts = (1..=NODES).map(|number| node(layout, tools, number)).collect::<Result<Vec<_>>>()?;
+    let addresses = (1..=NODES).map(|node| format!("127.0.0.1:{}", layout.ports.redis_node(node)));
+    let args = ["--cluster", "create"].map(String::from).into_iter().chain(addresses);
+    let args = args.chain(["--cluster-replicas", "1", "--cluster-yes"].map(String::from));
+    let create = Part::task(CLUSTER, Launch::new(tools.redis_server.with_file_name("redis-cli"), args));
+    // Each node remembers the others in its folder.
+    let create = create.stamped(layout.data().join("redis-cluster.made"), "");
+    parts.push(create.needing((1..=NODES).map(name)));
+    Ok(parts)
 }
 
 pub(crate) fn part(layout: &Layout, tools: &Tools) -> Part {
-    let port = layout.ports.redis();
-    let port_text = port.to_string();
-    let args = ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+    server(NAME.to_owned(), layout.ports.redis(), Launch { dir: Some(layout.config()), ..launch(tools, &[]) })
+}
+
+fn name(node: u16) -> String {
+    format!("{NAME}-{node}")
+}
+
+fn node(layout: &Layout, tools: &Tools, number: u16) -> Result<Part> {
+    let dir = layout.data().join(name(number));
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let bus = layout.ports.redis_bus(number).to_string();
+    // What one master has is no reason to refuse what the others have.
+    let args = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-require-full-coverage", "no"];
+    let args = args.into_iter().chain(["--cluster-node-timeout", "2000"]).collect::<Vec<_>>();
+    Ok(server(name(number), layout.ports.redis_node(number), Launch { dir: Some(dir), ..launch(tools, &args) }))
+}
+
+fn launch(tools: &Tools, more: &[&str]) -> Launch {
+    let args = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     // What it drops at its limit is read from Postgres again: rows, which end at some time, and no position, which does not.
     let limits = ["--maxmemory", "256mb", "--maxmemory-policy", "volatile-lru", "--daemonize", "no"];
-    let mut launch = Launch::new(&tools.redis_server, args.into_iter().chain(limits));
-    launch.dir = Some(layout.config());
+    Launch::new(&tools.redis_server, args.into_iter().chain(limits).chain(more.iter().copied()))
+}
+
+fn server(name: String, port: u16, mut launch: Launch) -> Part {
+    launch.args.extend([String::from("--port"), port.to_string()]);
     Part {
-        name: NAME.to_owned(),
+        name,
         launch,
         role: Role::Server { ready: Probe::Redis { port }, stop: STOP, on_death: OnDeath::Leave, tier: Tier::Redis },
         needs: Vec::new(),

@@ -91,8 +91,8 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
             .env("SERVICE_TOKEN", token.as_str());
         let internal = ("internal", layout.ports.command_internal(instance));
         let http = ("http", layout.ports.command_http(instance));
-        let launch = common.add_to(size.origins.add_to(launch));
-        service("command-api", instance, launch, layout.ports.command_admin(instance), &[http, internal])
+        let ports = [http, internal, ("admin", layout.ports.command_admin(instance))];
+        common.service("command-api", instance, size.origins.add_to(launch), ports)
     }));
     parts.extend((1..=size.query_apis).map(|instance| {
         let launch = Launch::new(binaries.join("query-api"), [""; 0])
@@ -100,8 +100,8 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
             .env("PUBLIC_URL", format!("http://{}", local(layout.ports.edge())))
             .env("ADMIN_ADDR", local(layout.ports.query_admin(instance)));
         let http = ("http", layout.ports.query_http(instance));
-        let launch = common.add_to(size.origins.add_to(launch));
-        service("query-api", instance, launch, layout.ports.query_admin(instance), &[http])
+        let ports = [http, ("admin", layout.ports.query_admin(instance))];
+        common.service("query-api", instance, size.origins.add_to(launch), ports)
     }));
     parts.extend((1..=size.projectors).map(|instance| {
         let admin = layout.ports.projector_admin(instance);
@@ -110,7 +110,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
             .env("REACTOR_COMMAND_URLS", internal_urls(layout, size))
             .env("PAYMENT_WINDOW_SECS", size.payment_window_secs.to_string())
             .env("SERVICE_TOKEN", token.as_str());
-        service("projector", instance, common.add_to(launch), admin, &[])
+        common.service("projector", instance, launch, [("admin", admin)])
     }));
     Ok(parts)
 }
@@ -128,6 +128,8 @@ struct Common {
     copies: u16,
     postgres: String,
     redis: String,
+    /// The part that makes Redis ready.
+    redis_part: &'static str,
 }
 
 impl Common {
@@ -137,7 +139,8 @@ impl Common {
             partitions: size.partitions,
             copies: size.brokers.min(3),
             postgres: postgres::url(layout)?,
-            redis: redis::url(layout),
+            redis: redis::url(layout, size.redis_cluster),
+            redis_part: redis::needed(size.redis_cluster),
         })
     }
 
@@ -149,6 +152,28 @@ impl Common {
             .env("EVENTS_MIN_ISR", self.copies.div_ceil(2).to_string())
             .env("POSTGRES_URL", self.postgres.as_str())
             .env("REDIS_URL", self.redis.as_str())
+    }
+
+    /// `ports`: the admin listener's last.
+    fn service<const N: usize>(
+        &self,
+        kind: &str,
+        instance: u16,
+        launch: Launch,
+        ports: [(&'static str, u16); N],
+    ) -> Part {
+        Part {
+            name: format!("{kind}-{instance}"),
+            launch: self.add_to(launch),
+            role: Role::Server {
+                ready: Probe::Http { port: ports[N - 1].1, path: "/readyz" },
+                stop: STOP,
+                on_death: OnDeath::Restart,
+                tier: Tier::Service,
+            },
+            needs: [TOPIC, SETTINGS, self.redis_part].map(String::from).to_vec(),
+            ports: BTreeMap::from(ports),
+        }
     }
 }
 
@@ -174,21 +199,6 @@ pub(crate) fn projector_tool(layout: &Layout, size: &Size, profile: Profile, arg
     let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
     Ok(Common::of(layout, size)?.add_to(launch))
-}
-
-fn service(kind: &str, instance: u16, launch: Launch, admin: u16, ports: &[(&'static str, u16)]) -> Part {
-    Part {
-        name: format!("{kind}-{instance}"),
-        launch,
-        role: Role::Server {
-            ready: Probe::Http { port: admin, path: "/readyz" },
-            stop: STOP,
-            on_death: OnDeath::Restart,
-            tier: Tier::Service,
-        },
-        needs: [TOPIC, SETTINGS, redis::NAME].map(String::from).to_vec(),
-        ports: ports.iter().copied().chain([("admin", admin)]).collect::<BTreeMap<_, _>>(),
-    }
 }
 
 fn local(port: u16) -> String {

@@ -49,7 +49,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     layout.clear_data()?;
     logs::rotate(&layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let mut parts = plan::servers(&layout, &tools, 1, Purpose::Tests)?;
+    let mut parts = plan::servers(&layout, &tools, (1, false), Purpose::Tests)?;
     parts.push(services::build_for_tests());
 
     let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
@@ -118,7 +118,7 @@ fn launch(layout: &Layout, stage: Stage, filter: Option<&str>) -> Result<Launch>
     let mut launch = Launch::new(cargo, args)
         .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))
         .env("TEST_POSTGRES_URL", postgres::url(layout)?)
-        .env("TEST_REDIS_URL", redis::url(layout))
+        .env("TEST_REDIS_URL", redis::url(layout, false))
         .env("TEST_STACK_BIN", own.to_string_lossy())
         .env("TEST_STACKS_DIR", layout.stacks_of_tests().to_string_lossy())
         .env("TEST_BIN_DIR", services::binaries(Profile::Dev)?.to_string_lossy());

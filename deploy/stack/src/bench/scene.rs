@@ -77,6 +77,7 @@ pub(super) fn on_empty_stack<T>(
     let size = Size {
         brokers: 1,
         partitions: 12,
+        redis_cluster: false,
         command_apis,
         query_apis: of_plan,
         projectors,
