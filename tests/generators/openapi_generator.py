@@ -55,7 +55,7 @@ assert [event.version for event in shown(orders.orders_history, order)] == [1, 2
 assert shown(orders.customers_orders_list, customer).rows[0].key == order
 eventually(lambda: shown(products.product_row, product).data.sold, 1)
 assert shown(products.products_as_of, product, version=1).data.available == 10
-assert any(row.key == product for row in shown(views.best_sellers_list, limit=1000).rows)
+eventually(lambda: any(row.key == product for row in shown(views.best_sellers_list, limit=1000).rows), True)
 assert views.views().views[0].name == "product"
 
 now = datetime.datetime.now(datetime.timezone.utc)

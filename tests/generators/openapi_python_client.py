@@ -60,7 +60,7 @@ assert [event.version for event in shown(orders_history, order)] == [1, 2, 3, 4]
 assert shown(customers_orders_list, customer).rows[0].key == order
 eventually(lambda: shown(product_row, product).data.sold, 1)
 assert shown(products_as_of, product, version=1).data.available == 10
-assert any(row.key == product for row in shown(best_sellers_list, limit=1000).rows)
+eventually(lambda: any(row.key == product for row in shown(best_sellers_list, limit=1000).rows), True)
 assert views.sync(client=client).views[0].name == "product"
 assert shown(views_list, "product").rows[0].data.price_cents >= 0
 

@@ -39,7 +39,7 @@ impl Frozen {
         let shop = Self { shop, postgres, projector, commands, queries, query_api, _command_api: command_api };
         let token = shop.register("cd").await;
         assert_eq!(shop.stock("cd", &token).await, 100);
-        shop.is_stored(&token).await;
+        shop.queries.is_stored(&token).await;
         shop
     }
 
@@ -71,14 +71,6 @@ impl Frozen {
         let answer = self.get(&format!("/v1/products/{key}"), token, "wait=10").await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["data"]["stock"].clone()
-    }
-
-    /// Waits until Postgres shows what the token names.
-    async fn is_stored(&self, token: &str) {
-        eventually("Postgres has it", async || {
-            (self.get("/v1/views/product", token, "wait=5").await.status == 200).then_some(())
-        })
-        .await;
     }
 
     /// Returns the names of products' rows in Redis: one of each incarnation.
@@ -221,7 +213,7 @@ async fn folding_waits_for_a_postgres_that_is_too_far_behind_and_goes_on_with_it
     .await;
     shop.postgres.thaw();
     assert_eq!(shop.stock("cd", &last).await, expected);
-    shop.is_stored(&last).await;
+    shop.queries.is_stored(&last).await;
     shop.audit().await;
 }
 
@@ -233,7 +225,7 @@ async fn an_incarnation_that_begins_behind_gets_what_was_shown_since() {
     // In order: the row of the second product moves the position past the first one's.
     let later = shop.register("other").await;
     assert_eq!(shop.stock("cd", &format!("{token},{later}")).await, 101);
-    shop.is_stored(&later).await;
+    shop.queries.is_stored(&later).await;
     assert_eq!(shop.stock("cd", &later).await, 101);
     shop.audit().await;
 }
@@ -247,7 +239,7 @@ async fn a_successor_goes_on_from_where_redis_is_ahead() {
     shop.projector.wait_ready().await;
     let later = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &later).await, 102);
-    shop.is_stored(&later).await;
+    shop.queries.is_stored(&later).await;
     // Places without rows may begin anew: of a commit that Postgres had nobody may have heard.
     assert_eq!(shop.rows("cd").await, rows, "it was not declared stale");
     shop.audit().await;
@@ -344,7 +336,7 @@ async fn whatever_redis_forgets_and_postgres_holds_up_or_refuses_no_token_is_ans
     crowd.end().await;
     let last = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &last).await, stock + 2);
-    shop.is_stored(&last).await;
+    shop.queries.is_stored(&last).await;
     shop.audit().await;
 }
 

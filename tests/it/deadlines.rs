@@ -38,12 +38,13 @@ impl Stage {
         self.commands.post(&format!("/v1/orders/{order}/place"), data).await.accepted(&["order.placed.v1"]);
     }
 
-    async fn comes_to(&self, order: &str, status: &str) {
+    /// Returns the token of the answer.
+    async fn comes_to(&self, order: &str, status: &str) -> String {
         eventually(&format!("{order} is {status}"), async || {
-            let row = self.queries.get(&format!("/v1/orders/{order}")).await.json();
-            (row["data"]["status"] == status).then_some(())
+            let answer = self.queries.get(&format!("/v1/orders/{order}")).await;
+            (answer.json()["data"]["status"] == status).then(|| answer.token())
         })
-        .await;
+        .await
     }
 
     /// Now, by the clock of Postgres.
@@ -109,17 +110,21 @@ async fn a_million_deadlines_that_are_not_due_cost_a_look_at_an_index_and_delay_
 
     let _reactor = shop.reactor(&stage.command_api, 600).await;
     let mut delays = Vec::new();
-    for order in ["o-1", "o-2", "o-3"] {
-        stage.place(order).await;
-        stage.comes_to(order, "confirmed").await;
-        stage.is_due(order).await;
+    for order in (1..=10).map(|number| format!("o-{number}")) {
+        stage.place(&order).await;
+        stage.comes_to(&order, "confirmed").await;
+        stage.is_due(&order).await;
         let begun = Instant::now();
-        stage.comes_to(order, "expired").await;
+        stage.comes_to(&order, "expired").await;
         delays.push(begun.elapsed());
-        stage.expired_once(order).await;
+        stage.expired_once(&order).await;
+        // Of one that met a busy machine nothing is known.
+        if delays.last() < Some(&Duration::from_secs(1)) {
+            break;
+        }
     }
-    // Of one that met a busy machine nothing is known.
-    assert!(delays.iter().any(|delay| *delay < Duration::from_secs(1)), "{delays:?}");
+    assert!(delays.last() < Some(&Duration::from_secs(1)), "{delays:?}");
+    stage.nothing_is_due().await;
     assert_eq!(stage.count("deadlines").await, 1_000_000);
 }
 
@@ -155,7 +160,8 @@ async fn stopped(words: &'static [u8], wires: impl AsyncFnOnce(&mut Shop, &mut S
     let wire = wires(&mut seen, &mut url).await;
     let first = ProjectorProcess::reactor(&seen, &url).await;
     stage.place("o").await;
-    stage.comes_to("o", "confirmed").await;
+    let confirmed = stage.comes_to("o", "confirmed").await;
+    stage.queries.is_stored(&confirmed).await;
     // Else the other one reads the order's events again, and sets its deadline to when it is due by them.
     let written = "checkpoints WHERE view = 'reactor' AND next_offset > (SELECT max(\"offset\") FROM journal)";
     eventually("it has written how far it is", async || (stage.count(written).await == 1).then_some(())).await;

@@ -238,7 +238,6 @@ fn url_of(database: &str) -> String {
     format!("{server}/{database}")
 }
 
-/// Set by `cargo stack test`.
 /// Connects with the deadline of every other wait: the client's own, half a second, is short on a busy machine.
 pub(crate) async fn connect_to_redis(url: &str) -> redis::RedisResult<MultiplexedConnection> {
     let patient =
@@ -246,6 +245,7 @@ pub(crate) async fn connect_to_redis(url: &str) -> redis::RedisResult<Multiplexe
     redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient).await
 }
 
+/// Returns what `cargo stack test` sets.
 pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `cargo stack test`"))
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio_postgres::NoTls;
 
 use crate::fixture::{Proxy, Service, Shop, eventually};
+use crate::query_tier::given_by_redis;
 
 /// A shop whose Postgres and Redis can be cut off.
 async fn behind_proxies() -> (Shop, Arc<Proxy>, Arc<Proxy>) {
@@ -105,13 +106,16 @@ async fn without_postgres_redis_answers_what_it_has_and_commands_go_on() {
     let (commands, queries) = (command_api.client(), query_api.client());
     let registered = json!({ "name": "A", "price_cents": 1000, "stock": 1 });
     let token = commands.post("/v1/products/cd/register", registered).await.token();
-    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
-    assert_eq!(queries.get_with("/v1/products/cd", &headers).await.status, 200);
+    given_by_redis(&query_api.admin_client(), &queries, "cd", &token).await;
+    queries.is_stored(&token).await;
 
     postgres.cut().await;
     let repriced = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await;
     let token = repriced.accepted(&["product.repriced.v1"]).token();
-    assert_eq!(queries.get("/v1/products/cd").await.json()["data"]["price_cents"], 1000);
+    // As it was, or as it is: the projector may fold one batch more before it misses Postgres.
+    let row = queries.get("/v1/products/cd").await;
+    assert_eq!(row.status, 200, "{row:?}");
+    assert!([json!(1000), json!(7)].contains(&row.json()["data"]["price_cents"]), "{row:?}");
     queries.get("/v1/products/other").await.problem(503, "unavailable", "");
     projector.wait_for_waiting("postgres").await;
 
@@ -142,8 +146,10 @@ async fn a_backup_of_postgres_holds_up_no_view() {
     let product = json!({ "name": "A", "price_cents": 5, "stock": 1 });
     let token = command_api.client().post("/v1/products/cd/register", product).await.token();
     let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
-    let answer = query_api.client().get_with("/v1/products/cd", &fresh).await;
+    // A list: the row alone would come from Redis, whatever holds Postgres up.
+    let answer = query_api.client().get_with("/v1/views/product", &fresh).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["rows"][0]["key"], "cd");
     assert_eq!(shop.sql("SELECT count(*) FROM pg_class WHERE relname = 'repeats_1'").await, Some(1), "it can wait");
     backup.batch_execute("COMMIT").await.unwrap();
 }

@@ -178,9 +178,10 @@ async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
     // A line is sent once, and may be sent again.
     let answers = service.client().batch(&[batch_line("products", &id, "register", record())]).await;
     assert_eq!((&answers[0]["status"], &answers[0]["type"]), (&json!(503), &json!("/problems/no-owner")));
-    let heard = heard.lock().unwrap().clone();
-    assert!(!heard.is_empty());
-    for request in heard {
+    let heard = eventually("the other build was asked", async || {
+        Some(heard.lock().unwrap().clone()).filter(|heard| !heard.is_empty())
+    });
+    for request in heard.await {
         assert!(request.starts_with("GET /internal/link/2 HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
     }
 

@@ -101,6 +101,7 @@ async fn a_row_that_postgres_refuses_is_parked_in_order_and_the_rest_goes_on() {
     std::mem::replace(&mut shop.projector, other).stop().await;
     let token = shop.send("restock", &json!({ "quantity": 4 })).await;
     assert_eq!(shop.stock("p-2", &token).await, 107);
+    shop.queries.is_stored(&token).await;
     assert_eq!(shop.list().await[0]["records"], 3);
 
     shop.accept("product_rows").await;

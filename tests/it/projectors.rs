@@ -101,6 +101,8 @@ async fn partitions_move_between_projectors_and_every_view_stays_exact() {
     first.stop().await;
     orders.place("stopped", 3).await;
     second.crash().await;
+    orders.send("orphaned").await;
+    orders.come_to_be_shown().await;
     orders.place("crashed", 3).await;
     orders.all_shown().await;
     drop(third);

@@ -37,7 +37,7 @@ async fn shown(queries: &Client, id: &str, token: &str) -> Answer {
 }
 
 /// Returns once Redis gives the product. A token alone is served by Postgres where Redis is a moment behind.
-async fn given_by_redis(admin: &Client, queries: &Client, id: &str, token: &str) {
+pub(crate) async fn given_by_redis(admin: &Client, queries: &Client, id: &str, token: &str) {
     let by_redis = async || metric(admin, &reads_by("redis")).await;
     eventually("Redis gives the row", async || {
         let before = by_redis().await;
@@ -60,6 +60,7 @@ async fn postgres_is_not_asked_again_for_what_it_just_did_not_have() {
     let (commands, queries) = (command_api.client(), query_api.client());
     let token = register(&commands, "cd").await;
     queries.get_with("/v1/products/cd", &[("consistency-token", &token), ("prefer", "wait=10")]).await.json();
+    let begun = Instant::now();
     eventually("Redis knows that there is no such row", async || {
         queries.get("/v1/products/none").await.problem(404, "not-found", "none");
         (reads(&query_api, "redis").await > 1).then_some(())
@@ -69,7 +70,9 @@ async fn postgres_is_not_asked_again_for_what_it_just_did_not_have() {
     for _ in 0..50 {
         queries.get("/v1/products/none").await.problem(404, "not-found", "none");
     }
-    assert_eq!(reads(&query_api, "postgres").await, asked);
+    // Redis knows it for five seconds; a busy machine may take longer.
+    let again = reads(&query_api, "postgres").await - asked;
+    assert!(again <= begun.elapsed().as_secs() / 5, "{again} times in {:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -103,6 +106,7 @@ async fn postgres_is_asked_within_a_limit_and_what_is_over_it_is_refused_at_once
     let (commands, queries) = (command_api.client(), query_api.client());
     let token = register(&commands, "cd").await;
     given_by_redis(&query_api.admin_client(), &queries, "cd", &token).await;
+    queries.is_stored(&token).await;
 
     let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -155,7 +159,7 @@ async fn many_who_ask_for_rows_of_long_ago_hold_up_no_other_reads_of_postgres() 
     let query_api = shop.query_api_with(limits.map(|(name, value)| (name, value.to_owned()))).await;
     let queries = query_api.client();
     let token = register(&command_api.client(), "cd").await;
-    assert_eq!(shown(&queries, "cd", &token).await.status, 200);
+    queries.is_stored(&token).await;
 
     let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -167,8 +171,9 @@ async fn many_who_ask_for_rows_of_long_ago_hold_up_no_other_reads_of_postgres() 
         })
         .collect();
     eventually("one of them is under way", async || {
-        let stuck = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = ";
-        (shop.sql(&format!("{stuck}'{}'", shop.topic)).await > Some(0)).then_some(())
+        let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", shop.topic);
+        let stuck = format!("{sessions} AND application_name = 'query-api' AND wait_event_type = 'Lock'");
+        (shop.sql(&stuck).await > Some(0)).then_some(())
     })
     .await;
     for _ in 0..20 {
@@ -255,6 +260,7 @@ async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_querie
     let queries = Client::new(&format!("http://{}", query_api.addr));
     let token = register(&command_api.client(), "cd").await;
     given_by_redis(&query_api.admin, &queries, "cd", &token).await;
+    queries.is_stored(&token).await;
 
     // One connection is the client's own.
     let request = "GET /v1/products/cd HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
@@ -339,12 +345,13 @@ async fn a_token_that_was_never_given_is_refused_within_three_seconds_and_a_true
         assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
     }
     // Nobody publishes the end any more: what is not known to be written is waited for, from few places of an address.
+    // All wait for so long that on a busy machine, too, the last one comes while the first one waits.
     projector.stop().await;
     let token = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
     let asked = (0..110).map(|_| {
         let (queries, token) = (queries.clone(), token.clone());
         let headers =
-            [("consistency-token", token), ("prefer", "wait=2".into()), ("x-forwarded-for", "192.0.2.7".into())];
+            [("consistency-token", token), ("prefer", "wait=6".into()), ("x-forwarded-for", "192.0.2.7".into())];
         tokio::spawn(async move {
             let headers = headers.each_ref().map(|(name, value): &(&str, String)| (*name, value.as_str()));
             queries.get_with("/v1/products/cd", &headers).await
@@ -409,7 +416,7 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     let edge = stack.client();
     let price = |answer: &Answer| answer.json()["data"]["price_cents"].clone();
     let mut token = register(&edge, "cd").await;
-    assert_eq!(shown(&edge, "cd", &token).await.status, 200);
+    edge.is_stored(&token).await;
     assert_eq!(edge.get("/v1/products/none").await.status, 404);
 
     let kept = eventually("an answer is kept", async || {
@@ -427,7 +434,7 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
         let own = shown(&edge, "cd", &token).await;
         assert_eq!((price(&own), own.header("x-cache")), (json!(round), Some("BYPASS")));
     }
-    let headers = [("consistency-token", token.as_str()), ("if-none-match", "\"21\"")];
+    let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10"), ("if-none-match", "\"21\"")];
     assert_eq!(edge.get_with("/v1/products/cd", &headers).await.status, 304);
     let asked = Instant::now();
     eventually("everybody sees it", async || (price(&edge.get("/v1/products/cd").await) == json!(20)).then_some(()))
@@ -521,14 +528,14 @@ async fn a_replica_of_another_log_is_never_asked() {
     let (command_api, projector) = (other.command_api().await, other.projector().await);
     let of_other = register(&command_api.client(), "cd").await;
     let query_api = other.query_api().await;
-    assert_eq!(shown(&query_api.client(), "cd", &of_other).await.status, 200);
+    query_api.client().is_stored(&of_other).await;
     drop((command_api, projector, query_api));
 
     let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
     let token = register(&command_api.client(), "lp").await;
     let query_api = shop.query_api_with([("POSTGRES_REPLICA_URLS", other.postgres_url.clone())]).await;
     let queries = query_api.client();
-    assert_eq!(shown(&queries, "lp", &token).await.status, 200);
+    queries.is_stored(&token).await;
     eventually("the replica was looked at", async || {
         let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", other.topic);
         let waiting = format!("{sessions} AND application_name = 'query-api' AND state = 'idle'");

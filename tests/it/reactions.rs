@@ -85,12 +85,13 @@ impl Whole {
         self.queries.get(path).await.json()["data"].take()
     }
 
-    /// Once a row's fields are these.
-    pub(crate) async fn comes_to(&self, path: &str, fields: Value) -> Value {
+    /// Once a row's fields are these. Returns the token of the answer.
+    pub(crate) async fn comes_to(&self, path: &str, fields: Value) -> String {
         eventually(&format!("{path} comes to {fields}"), async || {
-            let row = self.row(path).await;
+            let answer = self.queries.get(path).await;
+            let row = answer.json()["data"].take();
             let is = |(name, value): (&String, &Value)| row[name] == *value;
-            fields.as_object().unwrap().iter().all(is).then_some(row)
+            fields.as_object().unwrap().iter().all(is).then(|| answer.token())
         })
         .await
     }
@@ -141,7 +142,7 @@ async fn an_order_that_is_not_paid_in_time_expires_and_one_that_is_cancelled_giv
     whole.pay("late", 1000).await.rejected("expired");
     let left = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(0)).then_some(());
     eventually("no deadline is left", left).await;
-    assert_eq!(whole.row("/v1/orders/paid").await["status"], "paid");
+    whole.comes_to("/v1/orders/paid", json!({ "status": "paid" })).await;
 }
 
 #[tokio::test]
@@ -266,23 +267,27 @@ async fn an_order_from_elsewhere_counts_and_causes_nothing() {
         let data = json!({ "customer": "bob", "lines": lines, "ordered_at": at });
         whole.commands.post(&format!("/v1/orders/{id}/record"), data).await
     };
+    let mut tokens = Vec::new();
     for (id, at) in
         [("old", "1997-01-01T00:00:00Z"), ("gone", "1997-01-01T00:00:00Z"), ("offline", "2026-01-02T09:00:00Z")]
     {
-        record(id, at).await.accepted(&["order.recorded.v1"]);
+        tokens.push(record(id, at).await.accepted(&["order.recorded.v1"]).token());
         record(id, at).await.accepted(&[]);
     }
     record("ahead", "2999-01-01T00:00:00Z").await.rejected("ordered_in_future");
     record("old", "1997-01-02T00:00:00Z").await.rejected("already_placed");
     whole.place("old", &[("cd", 1)]).await.rejected("already_placed");
     whole.pay("old", 15).await.rejected("is_recorded");
-    whole.commands.post("/v1/orders/gone/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
+    let cancelled = whole.commands.post("/v1/orders/gone/cancel", json!({})).await;
+    tokens.push(cancelled.accepted(&["order.cancelled.v2"]).token());
     whole.place("new", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/new", json!({ "status": "confirmed" })).await;
     whole.comes_to("/v1/products/cd", json!({ "reserved": 1, "available": 4 })).await;
     for (id, status) in [("old", "recorded"), ("offline", "recorded"), ("gone", "cancelled")] {
-        assert_eq!(whole.row(&format!("/v1/orders/{id}")).await["status"], status);
+        whole.comes_to(&format!("/v1/orders/{id}"), json!({ "status": status })).await;
     }
+    // Before it was cancelled, another order made the same sums.
+    whole.queries.is_stored(&tokens.join(",")).await;
     let sums = json!({ "orders": 2, "units": 6, "amount_cents": 30, "first_order_at": "1997-01-01T00:00:00Z" });
     whole.comes_to("/v1/customers/bob", sums).await;
     let day = whole.queries.get("/v1/revenue?to=1997-12-31").await.json();
@@ -456,7 +461,8 @@ async fn what_a_client_holds_for_a_while_is_free_at_its_end_and_shown_so_soon() 
     assert!(shown["version"].as_u64() >= Some(3), "{shown}");
     // Nobody asks for it: the view shows it by the product's own alarm.
     whole.comes_to("/v1/products/cd", json!({ "available": 1, "reserved": 1 })).await;
-    assert!(started.elapsed().as_secs() < 1 + 5, "{:?}", started.elapsed());
+    // Seconds, of which a busy machine takes more.
+    assert!(started.elapsed().as_secs() < 1 + 20, "{:?}", started.elapsed());
     whole.commands.post("/v1/products/cd/release", json!({ "order": "short" })).await.rejected("not_reserved");
     let one = "SELECT count(*) FROM deadlines WHERE kind = 'lapse-holds' AND aggregate = 'product/cd'";
     eventually("a product has one deadline, whatever is held of it", async || {
@@ -585,9 +591,10 @@ async fn a_deadline_that_somebody_leased_and_did_not_fire_is_fired_by_another_wh
     let due = "SELECT count(*) FROM deadlines WHERE due_at < now()";
     eventually("it is due", async || (whole.shop.sql(due).await == Some(1)).then_some(())).await;
     assert_eq!(whole.row("/v1/orders/o").await["status"], "confirmed");
-    whole.comes_to("/v1/orders/o", json!({ "status": "expired" })).await;
+    let token = whole.comes_to("/v1/orders/o", json!({ "status": "expired" })).await;
     whole.comes_to("/v1/products/cd", json!({ "available": 5, "reserved": 0 })).await;
-    let history = whole.queries.get("/v1/orders/o/history").await.json();
+    let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    let history = whole.queries.get_with("/v1/orders/o/history", &fresh).await.json();
     let expired = history.as_array().unwrap().iter().filter(|event| event["type"] == "order.expired.v1");
     assert_eq!(expired.count(), 1);
 }

@@ -155,7 +155,8 @@ async fn wrong_rows_are_named_and_stay_until_the_rebuild_is_accepted_and_come_ba
 
     let data = json!({ "order": "o", "quantity": 3 });
     let token = shown.commands.post("/v1/products/p-3/reserve", data).await.token();
-    assert_eq!(shown.get("/v1/products/p-3", &token).await.status, 200);
+    // A rollback takes what Postgres has; what comes later is folded on.
+    shown.queries.is_stored(&token).await;
     let (report, _) = shown.rebuild("product", "--rollback").await.unwrap();
     assert_eq!(report.generation, Some(3));
     let row = eventually("the rows from before are served", async || {
