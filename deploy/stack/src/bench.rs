@@ -35,7 +35,7 @@ pub(crate) enum Bench {
     /// How many commands a second are accepted, and how fast each is answered
     Write(write::Args),
     /// How many queries a second are answered, and how soon a command shows
-    Read(comparison::Args),
+    Read(read::Args),
     /// How fast the views follow a log that is there already
     Projection(comparison::Args),
     /// How many claims of a sale a second are accepted, and how fast orders find their way

@@ -14,7 +14,7 @@ use crate::provision::Tools;
 
 pub(crate) const NAME: &str = "redis";
 /// The task that makes servers a cluster.
-const CLUSTER: &str = "redis-cluster";
+pub(crate) const CLUSTER: &str = "redis-cluster";
 /// Half of them are masters.
 pub(crate) const NODES: u16 = 6;
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(5) };
@@ -44,12 +44,17 @@ pub(crate) fn parts(layout: &Layout, tools: &Tools, is_cluster: bool) -> Result<
     let create = Part::task(CLUSTER, Launch::new(tools.redis_server.with_file_name("redis-cli"), args));
     // Each node remembers the others in its folder.
     let create = create.stamped(layout.data().join("redis-cluster.made"), "");
-    parts.push(create.needing((1..=NODES).map(name)));
+    parts.push(create.needing(names(true)));
     Ok(parts)
 }
 
 pub(crate) fn part(layout: &Layout, tools: &Tools) -> Part {
     server(NAME.to_owned(), layout.ports.redis(), Launch { dir: Some(layout.config()), ..launch(tools, &[]) })
+}
+
+/// Returns the names of the servers.
+pub(crate) fn names(is_cluster: bool) -> Vec<String> {
+    if is_cluster { (1..=NODES).map(name).collect() } else { vec![NAME.to_owned()] }
 }
 
 fn name(node: u16) -> String {

@@ -34,8 +34,9 @@ pub(super) fn of_write(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) ->
 }
 
 pub(super) fn of_read(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) -> Result<()> {
-    let mut limit = server(layout, LIMIT_READ, &[BUILD, postgres::NAME, redis::NAME])?;
-    let system = [("REDIS_URL", redis::url(layout, false)), ("DATABASE_URL", postgres::url(layout)?)];
+    let is_cluster = parts.iter().any(|part| part.name == redis::CLUSTER);
+    let mut limit = server(layout, LIMIT_READ, &[BUILD, postgres::NAME, redis::needed(is_cluster)])?;
+    let system = [("REDIS_URL", redis::url(layout, is_cluster)), ("DATABASE_URL", postgres::url(layout)?)];
     limit.launch.env.retain(|(name, _)| name != "DATABASE_URL");
     limit.launch.env.extend(system.map(|(name, value)| (name.to_owned(), value)));
     let shop = server(layout, SHOP, &[BUILD, DATABASE])?;

@@ -40,7 +40,7 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
 /// `results`: the folder for the file of this run.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     let mut comparison = Comparison::new("projection", args.seconds, GOALS)?;
-    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 0 };
+    let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
         for (row, views) in [("all", ""), ("product", "product"), ("orders", "order")] {
             println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());

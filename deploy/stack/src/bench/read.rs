@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
+use super::comparison::{self, Comparison, Goal, Quantity, Turn};
 use super::figures::Target::{AtLeast, AtMost};
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
@@ -18,6 +18,7 @@ use crate::{provision, redis};
 /// What is read where not one row is.
 const PRODUCTS: u32 = 2_000;
 const REGISTERED: &str = "read-";
+const PRODUCT: &str = "/v1/products/";
 /// Each goal of the last two rows is for this many commands a second.
 const RATE: u32 = 2_000;
 const WARM_UP_SECONDS: u64 = 1;
@@ -25,9 +26,19 @@ const GRACE: Duration = Duration::from_secs(60);
 /// A rebuild leaves most of the machine to the load beside it.
 const REBUILT_WITHIN: Duration = Duration::from_secs(300);
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    comparison: comparison::Args,
+    /// Measure on a Redis Cluster, the bare servers as well
+    #[arg(long)]
+    redis_cluster: bool,
+}
+
 const GOALS: &[Goal] = &[
     ratio("hit / limit, 64 connections", "hit-64", "limit-64", 0.85),
     ratio("hit / limit, 256 connections", "hit-256", "limit-256", 0.85),
+    ratio("hot row / memory", "hit-256", "memory", 0.8),
     ratio("edge / nginx", "edge", "nginx", 0.9),
     ratio("Postgres / limit", "postgres", "limit-postgres", 0.8),
     ratio("hit / cqrs-es", "hit-64", "cqrs-get", 1.0),
@@ -50,12 +61,14 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
-    let mut comparison = Comparison::new("read", args.seconds, GOALS)?;
-    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 1 };
-    let ended = (1..=args.rounds).try_for_each(|round| {
-        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+    let comparison::Args { seconds, rounds } = args.comparison;
+    let mut comparison = Comparison::new("read", seconds, GOALS)?;
+    let redis_cluster = args.redis_cluster;
+    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 1, redis_cluster };
+    let ended = (1..=rounds).try_for_each(|round| {
+        println!("Round {round} of {rounds}, on an empty stack of its own in {}", layout.state.display());
         on_empty_stack(layout, cast, peers::of_read, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
+            let meter = Meter { scene, wrk: &wrk, seconds, redis_cluster };
             meter.prepare()?;
             meter.rows(&mut comparison, round % 2 == 0)
         })
@@ -68,6 +81,7 @@ struct Meter<'a> {
     scene: &'a Scene<'a>,
     wrk: &'a Path,
     seconds: u64,
+    redis_cluster: bool,
 }
 
 impl Meter<'_> {
@@ -105,22 +119,23 @@ impl Meter<'_> {
             (peers::address(self.scene.layout, peers::SHOP), peers::address(self.scene.layout, peers::NGINX));
         let edge = format!("127.0.0.1:{}", self.scene.layout.ports.edge());
         let mut reads = [
-            ("hit-64", &queries, "64"),
-            ("limit-64", &limit, "64"),
-            ("hit-256", &queries, "256"),
-            ("limit-256", &limit, "256"),
-            ("edge", &edge, "256"),
-            ("nginx", &nginx, "256"),
-            ("cqrs-get", &shop, "64"),
+            ("hit-64", &queries, PRODUCT, "64"),
+            ("limit-64", &limit, PRODUCT, "64"),
+            ("hit-256", &queries, PRODUCT, "256"),
+            ("limit-256", &limit, PRODUCT, "256"),
+            ("memory", &limit, "/memory/", "256"),
+            ("edge", &edge, PRODUCT, "256"),
+            ("nginx", &nginx, PRODUCT, "256"),
+            ("cqrs-get", &shop, PRODUCT, "64"),
         ];
         if backwards {
             reads.reverse();
         }
-        for (row, server, connections) in reads {
-            comparison.take(row, self.wrk(server, "/v1/products/", 1, connections), cancelled)?;
+        for (row, server, path, connections) in reads {
+            comparison.take(row, self.wrk(server, path, 1, connections), cancelled)?;
         }
         // Without Redis our service has only Postgres; the other row asks it by itself.
-        let without = self.without_redis(|| self.wrk(&queries, "/v1/products/", PRODUCTS, "64"));
+        let without = self.without_redis(|| self.wrk(&queries, PRODUCT, PRODUCTS, "64"));
         comparison.take("postgres", without, cancelled)?;
         comparison.take("limit-postgres", self.wrk(&limit, "/postgres/", PRODUCTS, "64"), cancelled)?;
         comparison.take("visible", self.visible("visible"), cancelled)?;
@@ -143,10 +158,10 @@ impl Meter<'_> {
     }
 
     fn without_redis(&self, turn: impl FnOnce() -> Result<Turn>) -> Result<Turn> {
-        let redis = redis::NAME.to_owned();
-        self.scene.tell(&Request::Stop { name: redis.clone() })?;
+        let servers = redis::names(self.redis_cluster);
+        servers.iter().try_for_each(|name| self.scene.tell(&Request::Stop { name: name.clone() }))?;
         let turn = turn();
-        self.scene.tell(&Request::Start { name: redis })?;
+        servers.into_iter().try_for_each(|name| self.scene.tell(&Request::Start { name }))?;
         turn
     }
 

@@ -56,7 +56,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
     let mut comparison = Comparison::new("sale", args.seconds, GOALS)?;
-    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 0 };
+    let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
         on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {

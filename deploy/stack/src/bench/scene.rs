@@ -33,10 +33,11 @@ pub(super) struct Cast {
     pub(super) command_apis: u16,
     pub(super) projectors: u16,
     pub(super) query_apis: u16,
+    pub(super) redis_cluster: bool,
 }
 
 impl Cast {
-    pub(super) const NONE: Self = Self { command_apis: 0, projectors: 0, query_apis: 0 };
+    pub(super) const NONE: Self = Self { command_apis: 0, projectors: 0, query_apis: 0, redis_cluster: false };
 
     /// Enough for both.
     pub(super) fn or_more(self, other: Self) -> Self {
@@ -44,6 +45,7 @@ impl Cast {
             command_apis: self.command_apis.max(other.command_apis),
             projectors: self.projectors.max(other.projectors),
             query_apis: self.query_apis.max(other.query_apis),
+            redis_cluster: self.redis_cluster || other.redis_cluster,
         }
     }
 }
@@ -71,13 +73,13 @@ pub(super) fn on_empty_stack<T>(
     layout.clear_data()?;
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let Cast { command_apis, projectors, query_apis } = most;
+    let Cast { command_apis, projectors, query_apis, redis_cluster } = most;
     // The edge has to name one.
     let of_plan = query_apis.max(1);
     let size = Size {
         brokers: 1,
         partitions: 12,
-        redis_cluster: false,
+        redis_cluster,
         command_apis,
         query_apis: of_plan,
         projectors,

@@ -1,7 +1,10 @@
 //! The best that a server for queries could do: one `GET` of Redis over one connection that all requests share, or one
-//! prepared statement over a pool as large as the product's, and an answer with the same bytes and headers.
+//! prepared statement over a pool as large as the product's, or nothing but its memory, and an answer with the same bytes
+//! and headers.
 //!
 //! `ADDRESS`, `REDIS_URL`, `DATABASE_URL`. `POST /prime`: the row that it is to answer.
+
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -11,9 +14,9 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chassis::env::Secret;
+use chassis::redis::Connection;
 use deadpool_postgres::Pool;
 use peers::setting;
-use redis::aio::ConnectionManager;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,7 +27,8 @@ const CONNECTIONS: usize = 16;
 
 #[derive(Clone)]
 struct App {
-    redis: ConnectionManager,
+    redis: Connection,
+    memory: Arc<OnceLock<Bytes>>,
     postgres: Pool,
 }
 
@@ -39,13 +43,15 @@ async fn main() -> Result<()> {
         .route("/prime", post(prime))
         .route("/v1/products/{id}", get(from_redis))
         .route("/postgres/{id}", get(from_postgres))
-        .with_state(App { redis, postgres });
+        .route("/memory/{id}", get(from_memory))
+        .with_state(App { redis, postgres, memory: Arc::default() });
     let listener = tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot bind {address}"))?;
     Ok(axum::serve(listener, routes).await?)
 }
 
 async fn prime(State(mut app): State<App>, row: Bytes) -> Response {
     let set: Result<(), _> = redis::cmd("SET").arg(KEY).arg(&row[..]).query_async(&mut app.redis).await;
+    app.memory.get_or_init(|| row);
     if set.is_ok() { StatusCode::OK.into_response() } else { StatusCode::SERVICE_UNAVAILABLE.into_response() }
 }
 
@@ -56,6 +62,10 @@ async fn from_redis(State(mut app): State<App>, Path(_): Path<String>) -> Respon
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
+}
+
+async fn from_memory(State(app): State<App>, Path(_): Path<String>) -> Response {
+    app.memory.get().map_or_else(|| StatusCode::NOT_FOUND.into_response(), |row| answer(row.clone()))
 }
 
 async fn from_postgres(State(app): State<App>, Path(id): Path<String>) -> Response {
