@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use domain::AggregateType;
+use projector::rebuild::{Wish, rebuild};
 use redis::{Cmd, FromRedisValue, cmd};
 use schemas::aggregate;
 use schemas::cache::Keys;
@@ -178,6 +179,12 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;
 
     shop.audit().await;
+
+    let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
+    let wish = Wish { views: vec!["product".to_owned()], ..Wish::default() };
+    let rebuilt = rebuild(&config, &wish, |_| ()).await.unwrap();
+    assert!(rebuilt[0].copied >= 4, "what the masters have goes by its new names: {rebuilt:?}");
+    cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;
 
     // Nobody does, and what other masters have is shown all the same.
     cluster.nodes[successor].child.kill().await.unwrap();

@@ -216,6 +216,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn answers_of_masters_are_told_by_their_addresses() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let answers = Value::Map(vec![(text("a:1"), Value::Okay), (text("b:2"), text("role:master"))]);
+        let answers = Vec::<(String, Value)>::from_redis_value(answers).unwrap();
+        assert_eq!(answers, [("a:1".to_owned(), Value::Okay), ("b:2".to_owned(), text("role:master"))]);
+    }
+
     #[tokio::test]
     async fn an_error_does_not_show_the_url() {
         for url in ["http://me:hunter2@host/", "redis-cluster://me:hunter2@host:x"] {
