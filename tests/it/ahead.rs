@@ -18,8 +18,8 @@ pub(crate) struct Frozen {
     postgres: Arc<Proxy>,
     projector: Service,
     commands: Client,
-    queries: Client,
-    query_api: Service,
+    pub(crate) queries: Client,
+    pub(crate) query_api: Service,
     _command_api: Service,
 }
 

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::ahead::{Crowd, Frozen};
 use crate::fixture::{Shop, connect_to_redis, eventually, free_addr};
+use crate::query_tier::given_by_redis;
 
 const MASTERS: usize = 3;
 
@@ -197,7 +198,8 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
             break product;
         }
     };
-    let register = async || drop(shop.register(&elsewhere).await);
-    cluster.shows_more(&shop.shop, &elsewhere, register()).await;
+    let mut token = String::new();
+    cluster.shows_more(&shop.shop, &elsewhere, async { token = shop.register(&elsewhere).await }).await;
     crowd.end().await;
+    given_by_redis(&shop.query_api.admin_client(), &shop.queries, &elsewhere, &token).await;
 }
