@@ -169,3 +169,15 @@ fn signal(text: &str) -> Result<i32, String> {
     let signal = process::parse_signal(text).ok_or("no such signal; e.g. KILL, TERM, STOP, CONT or a number")?;
     Ok(signal.as_raw())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        Cli::command().debug_assert();
+    }
+}

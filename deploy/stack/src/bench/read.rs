@@ -27,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(60);
 const REBUILT_WITHIN: Duration = Duration::from_secs(300);
 
 #[derive(Debug, clap::Args)]
+// The group has the name of the type, which the flattened one's has already.
+#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     comparison: comparison::Args,
