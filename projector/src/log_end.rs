@@ -90,8 +90,8 @@ impl LogEnd {
         let mut pipelines = Pipelines::default();
         for (partition, next_offset) in ends {
             let end = End { next_offset, at_ms }.to_string();
-            let pipeline = pipelines.of(partition).set(self.keys.end(partition), &end).ignore();
-            pipeline.publish(self.keys.news(), format!("{partition} {END}={end}")).ignore();
+            pipelines.of(partition).set(self.keys.end(partition), &end).ignore();
+            pipelines.news().publish(self.keys.news(), format!("{partition} {END}={end}")).ignore();
         }
         for answer in pipelines.send::<()>(&self.connection, RESPONSE_TIMEOUT).await.into_values() {
             answer?;

@@ -319,8 +319,8 @@ impl Cache {
             let words = news.entry(*partition).or_insert_with(|| partition.to_string());
             write!(words, " {}{STORED}={to}", feed.name()).expect("a string takes all");
         }
-        for (partition, words) in news {
-            pipelines.of(partition).publish(self.keys.news(), words).ignore();
+        for words in news.into_values() {
+            pipelines.news().publish(self.keys.news(), words).ignore();
         }
     }
 

@@ -16,7 +16,7 @@ use crate::projectors::active;
 pub(crate) struct Frozen {
     pub(crate) shop: Shop,
     postgres: Arc<Proxy>,
-    projector: Service,
+    pub(crate) projector: Service,
     commands: Client,
     pub(crate) queries: Client,
     pub(crate) query_api: Service,

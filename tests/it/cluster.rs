@@ -167,6 +167,10 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     let slot = cluster.slot(&shop.shop, "watched-0").await;
     cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;
 
+    let metrics = shop.projector.admin_client().get("/metrics").await.text;
+    // A counter is not told before it counts.
+    assert!(!metrics.contains("\nstampede_cache_failures_total "), "all masters are there: {metrics}");
+
     let from = cluster.master_of(slot).await;
     let to = (0..MASTERS).find(|place| *place != from).unwrap();
     move_slot(slot, (&cluster.nodes[from], &cluster.nodes[to]), crowd.goes_on()).await;

@@ -20,6 +20,11 @@ impl Pipelines {
         self.0.entry(partition).or_default()
     }
 
+    /// Returns what is published, all on one channel, which has a slot of its own. It goes out last.
+    pub fn news(&mut self) -> &mut Pipeline {
+        self.of(u32::MAX)
+    }
+
     /// Returns the answers by partition, in the order of its commands; an error where one of them failed, or there was no
     /// answer in time.
     pub async fn send<T: FromRedisValue>(
