@@ -292,6 +292,8 @@ impl Cache {
         }
         let mut failed = Ok(());
         for (partition, answers) in pipelines.send::<u64>(&self.connection, RESPONSE_TIMEOUT).await {
+            // News that were lost cost nothing but time: whoever waits for Postgres looks at it, too.
+            let Some(positions) = calls.remove(&partition) else { continue };
             // A position at which something else was found is told by its bit.
             let others = match answers {
                 Ok(answers) => answers.into_iter().fold(0, |all, one| all | one),
@@ -300,7 +302,7 @@ impl Cache {
                     u64::MAX
                 }
             };
-            for (number, Position { feed, shown, .. }) in calls.remove(&partition).into_iter().flatten().enumerate() {
+            for (number, Position { feed, shown, .. }) in positions.into_iter().enumerate() {
                 match others >> number & 1 {
                     0 => drop(step.shown.insert((feed, partition), shown)),
                     _ => lost.push((feed, partition)),
