@@ -17,10 +17,12 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::postgres::{DEADLINES, Store, StoreError, Target};
 use crate::reactor::{self, REACTOR, WeakLanes};
-use crate::redis::declare_stale;
+use crate::redis::{Place, await_revision, declare_stale};
 
 const SHOW_TRIES: u32 = 5;
 const SHOW_RETRY: Duration = Duration::from_millis(300);
+/// For the projector that has the partition.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Servers {
@@ -73,11 +75,11 @@ async fn retry(
         return if is_there { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(not_parked()) };
     }
     let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
-    let partition = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
-    let Some(partition) = partition else { return Err(not_parked()) };
+    let folded = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
+    let Some((partition, revision)) = folded else { return Err(not_parked()) };
     tracing::info!(view = view.name(), aggregate, "what was parked is folded");
     for _ in 0..SHOW_TRIES {
-        match declare_stale(&servers.redis_url, &servers.redis_prefix, (FeedId::View(view), partition)).await {
+        match servers.show((FeedId::View(view), partition), revision).await {
             Ok(()) => return Ok(StatusCode::NO_CONTENT.into_response()),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "Redis does not answer"),
         }
@@ -124,6 +126,13 @@ impl Servers {
             None => Ok(StatusCode::NO_CONTENT.into_response()),
             Some(reason) => Err(failed(&StoreError::Fold(reason))),
         }
+    }
+
+    /// Whoever asks from here on is served the place's rows as they were revised.
+    async fn show(&self, place: Place, revision: i64) -> anyhow::Result<()> {
+        let redis = (&self.redis_url, &*self.redis_prefix);
+        declare_stale(redis, place).await?;
+        await_revision(redis, place, revision, SHOWN_WITHIN).await
     }
 
     async fn store(&self) -> Result<Store, Response> {

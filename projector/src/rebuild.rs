@@ -244,7 +244,7 @@ async fn end(
         // Nothing tells the projector of a partition in which nothing is written.
         for partition in 0..u32::try_from(to.len())? {
             let place = (FeedId::View(view), partition);
-            if let Err(error) = declare_stale(&config.redis_url, &config.redis_prefix, place).await {
+            if let Err(error) = declare_stale((&config.redis_url, &config.redis_prefix), place).await {
                 tell(format!("Redis did not switch: once it is back, empty it: {error:#}"));
                 break;
             }

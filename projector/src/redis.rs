@@ -31,7 +31,7 @@ use crate::fold::{Rows, Standing};
 use crate::poison::Parked;
 use crate::projector::Share;
 pub(crate) use advance::Advance;
-pub(crate) use change::{change_position, declare_stale};
+pub(crate) use change::{await_revision, change_position, declare_stale};
 use foretold::Foretold;
 use step::{Position, Step};
 

@@ -3,7 +3,8 @@
 //! Invariant: an answer names only what it is sure to show: positions that were read together with it.
 //!
 //! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
-//! moment, except by a token that the last answer does not show.
+//! moment, except by a token that the last answer does not show, or once Redis names other rows: those of the answer may
+//! have changed where they stood, by a rebuild or by something parked that was folded after all.
 
 mod looks;
 
@@ -93,7 +94,8 @@ pub(crate) enum ReadError {
     Unavailable,
 }
 
-type Flights = HashMap<Load, Flight>;
+/// With where Redis had the row when the load began.
+type Flights = HashMap<Load, (Option<redis::Place>, Flight)>;
 /// View, key, and who may answer.
 type Load = (ViewId, String, Side);
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
@@ -254,7 +256,7 @@ impl Reads {
         place: redis::Place,
         offsets: Arc<[i64]>,
     ) -> Look {
-        self.looks.join((view, key), wanted, offsets, |id| {
+        self.looks.join((view, key), wanted, (place, offsets), |id| {
             let (reads, key) = (self.clone(), key.to_owned());
             let task = tokio::spawn(async move {
                 let answer = reads.look_alone(&place, &key).await;
@@ -302,51 +304,56 @@ impl Reads {
     /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
     /// is given up.
     fn load(self: &Arc<Self>, (view, key, scope): (ViewId, &str, Scope), side: Side, wanted: Option<&Token>) -> Flight {
+        let place = view.stored().and_then(|view| {
+            let makings = self.positions.makings(view)?;
+            redis::Place::of(&makings, view, key, scope)
+        });
         let mut flights = self.flights();
-        let place = (view, key.to_owned(), side);
-        let is_enough = |flight: &&Flight| match flight.peek() {
+        let load = (view, key.to_owned(), side);
+        let is_enough = |(began_at, flight): &&(Option<redis::Place>, Flight)| match flight.peek() {
+            _ if *began_at != place => false,
             None => true,
             Some(Ok(loaded)) => wanted.is_none_or(|token| covers(&loaded.offsets, token)),
             Some(Err(_)) => false,
         };
-        if let Some(flight) = flights.get(&place).filter(is_enough) {
+        if let Some((_, flight)) = flights.get(&load).filter(is_enough) {
             self.metrics.read(view.name(), Origin::Joined);
             return flight.clone();
         }
         self.metrics.read(view.name(), if side == Side::Any { Origin::Replica } else { Origin::Postgres });
-        let (reads, (_, key, _)) = (self.clone(), place.clone());
-        let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), side).await });
+        let (reads, (_, key, _)) = (self.clone(), load.clone());
+        let task = tokio::spawn(async move { reads.load_alone((view, &key), place, side).await });
         // A task that panicked is an outage of this row, not of its readers.
         let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
-        flights.insert(place.clone(), flight.clone());
-        tokio::spawn(self.clone().end_of_load(place, flight.clone()));
+        flights.insert(load.clone(), (place, flight.clone()));
+        tokio::spawn(self.clone().end_of_load(load, flight.clone()));
         flight
     }
 
     /// Nobody joins it any more.
-    async fn end_of_load(self: Arc<Self>, place: Load, flight: Flight) {
+    async fn end_of_load(self: Arc<Self>, load: Load, flight: Flight) {
         if flight.clone().await.is_ok() {
             tokio::time::sleep(LINGER).await;
         }
         let mut flights = self.flights();
         // A later one may have taken its place.
-        if flights.get(&place).is_some_and(|standing| standing.ptr_eq(&flight)) {
-            flights.remove(&place);
+        if flights.get(&load).is_some_and(|(_, standing)| standing.ptr_eq(&flight)) {
+            flights.remove(&load);
         }
     }
 
     async fn load_alone(
         &self,
-        (view, key, scope): (ViewId, &str, Scope),
+        (view, key): (ViewId, &str),
+        place: Option<redis::Place>,
         side: Side,
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
-        let place = view.stored().and_then(|view| {
-            let makings = self.positions.makings(view)?;
-            redis::Place::of(&makings, view, key, scope)
-        });
-        let (loaded, made) = self.store.row(side, view, key).await.map_err(failed)?;
-        let loaded = Arc::new(loaded);
+        let (mut loaded, mut made) = self.store.row(side, view, key).await.map_err(failed)?;
         // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
+        if loaded.is_copy && place.is_some_and(|place| !made.is_of(&place)) {
+            (loaded, made) = self.store.row(Side::Primary, view, key).await.map_err(failed)?;
+        }
+        let loaded = Arc::new(loaded);
         if let Some(place) = place.filter(|place| made.is_of(place)) {
             let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), key.to_owned());
             tokio::spawn(async move {

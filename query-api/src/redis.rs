@@ -61,7 +61,7 @@ pub(crate) enum CacheError {
 }
 
 /// Where Redis has the row of a key, if it has it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) view: StoredView,
     pub(crate) partition: u32,

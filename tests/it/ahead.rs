@@ -297,6 +297,36 @@ async fn a_row_that_postgres_refuses_after_it_was_shown_is_taken_back() {
     drop(shop.query_api);
 }
 
+#[tokio::test]
+async fn once_a_retry_is_answered_nobody_is_given_a_load_of_the_row_as_it_was() {
+    let shop = Frozen::new().await;
+    let admin = shop.projector.admin_client();
+    for stock in 100..103 {
+        shop.shop.sql("ALTER TABLE product_rows ADD CONSTRAINT poison CHECK (key <> 'cd') NOT VALID").await;
+        let token = shop.restock("cd").await;
+        eventually("it is parked", async || {
+            let answer = shop.get("/v1/products/cd", &token, "wait=5").await;
+            (answer.header("stampede-parked") == Some("true") && answer.json()["data"]["stock"] == stock).then_some(())
+        })
+        .await;
+        shop.shop.sql("ALTER TABLE product_rows DROP CONSTRAINT poison").await;
+        // Postgres answers these, and each of its answers serves others for a moment.
+        let looks = async {
+            loop {
+                shop.forget(":product:cd").await;
+                shop.queries.get("/v1/products/cd").await;
+            }
+        };
+        let retried = tokio::select! {
+            retried = admin.post("/parked/product/product/cd/retry", json!({})) => retried,
+            () = looks => unreachable!("they go on"),
+        };
+        assert_eq!(retried.status, 204, "{retried:?}");
+        assert_eq!(shop.stock("cd", &token).await, stock + 1);
+    }
+    shop.audit().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_redis_forgets_and_postgres_holds_up_or_refuses_no_token_is_answered_with_less() {
     let mut shop = Frozen::new().await;

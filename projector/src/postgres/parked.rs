@@ -17,7 +17,8 @@ const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
 const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";
 const RECORDS: &str = "SELECT \"offset\", record FROM parked WHERE view = $1 AND aggregate = $2 ORDER BY \"offset\"";
 /// Whoever folds the partition finds out by its next commit.
-const REVISE: &str = "UPDATE checkpoints SET revision = revision + 1 WHERE view = $1 AND partition = $2";
+const REVISE: &str =
+    "UPDATE checkpoints SET revision = revision + 1 WHERE view = $1 AND partition = $2 RETURNING revision";
 const FORGET: &str = "DELETE FROM parked WHERE view = $1 AND aggregate = $2";
 
 /// An aggregate of which a view has records parked.
@@ -56,20 +57,25 @@ impl Store {
         Ok(rows.iter().map(parked).collect())
     }
 
-    /// Folds what is parked, in its order. Returns its partition; `None`: nothing is parked.
+    /// Folds what is parked, in its order. Returns its partition, and the revision of the rows there; `None`: nothing is
+    /// parked.
     ///
     /// # Errors
     /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked. So it does where the
     /// view waits for a rebuild.
-    pub(crate) async fn retry_parked(&self, view: StoredView, aggregate: &str) -> Result<Option<u32>, StoreError> {
+    pub(crate) async fn retry_parked(
+        &self,
+        view: StoredView,
+        aggregate: &str,
+    ) -> Result<Option<(u32, i64)>, StoreError> {
         if !self.of_other_folds(Feeds::only(FeedId::View(view))).await?.is_empty() {
             return Err(StoreError::OtherFold(view.name().to_owned()));
         }
         self.in_transaction(self.retry(view, aggregate)).await
     }
 
-    async fn retry(&self, view: StoredView, aggregate: &str) -> Result<Option<u32>, StoreError> {
-        let Some(partition) = self.revise(view.name(), aggregate).await? else { return Ok(None) };
+    async fn retry(&self, view: StoredView, aggregate: &str) -> Result<Option<(u32, i64)>, StoreError> {
+        let Some((partition, revision)) = self.revise(view.name(), aggregate).await? else { return Ok(None) };
         let rows = self.client.query(RECORDS, &[&view.name(), &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
@@ -81,7 +87,7 @@ impl Store {
             self.write(view, &columns).await?;
         }
         self.client.execute(FORGET, &[&view.name(), &aggregate]).await.map_err(StoreError::Commit)?;
-        Ok(Some(partition.cast_unsigned()))
+        Ok(Some((partition.cast_unsigned(), revision)))
     }
 
     /// What the reactor parked, in its order. `None`: nothing is.
@@ -131,12 +137,14 @@ impl Store {
     }
 
     /// From here on, until the transaction ends, nothing is folded or parked where this aggregate is, and then nothing by
-    /// whoever does not know what became of it. Gives its partition; `None`: nothing of it is parked.
-    async fn revise(&self, view: &str, aggregate: &str) -> Result<Option<i32>, StoreError> {
+    /// whoever does not know what became of it. Returns its partition, and the revision of the rows there; `None`: nothing
+    /// of it is parked.
+    async fn revise(&self, view: &str, aggregate: &str) -> Result<Option<(i32, i64)>, StoreError> {
         let found = self.client.query_opt(PARTITION, &[&view, &aggregate]).await.map_err(StoreError::Read)?;
         let Some(partition) = found.map(|row| row.get::<_, i32>(0)) else { return Ok(None) };
-        self.client.execute(REVISE, &[&view, &partition]).await.map_err(StoreError::Commit)?;
-        Ok(Some(partition))
+        let revised = self.client.query_opt(REVISE, &[&view, &partition]).await.map_err(StoreError::Commit)?;
+        // The reactor has no rows.
+        Ok(Some((partition, revised.map_or(0, |row| row.get(0)))))
     }
 
     async fn in_transaction<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

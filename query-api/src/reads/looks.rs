@@ -1,7 +1,8 @@
 //! Looks into Redis that are under way: whoever asks for the same row meanwhile shares their answer. A row that
 //! thousands ask for at once costs Redis one look at a time.
 //!
-//! Invariant: a look answers no token that was not shown before the look was sent.
+//! Invariant: a look answers no token that was not shown before the look was sent, and nobody who knows that Redis has
+//! the row elsewhere by now.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,11 +14,12 @@ use schemas::token::Token;
 
 use super::ReadError;
 use crate::positions::covers;
-use crate::redis::Hit;
+use crate::redis::{Hit, Place};
 
 #[derive(Clone)]
 pub(super) struct Look {
     id: u64,
+    place: Place,
     /// What Redis was known to show when the look was sent.
     offsets: Arc<[i64]>,
     pub(super) answer: Shared<BoxFuture<'static, Result<Hit, ReadError>>>,
@@ -39,7 +41,7 @@ impl Looks {
         &self,
         (view, key): (StoredView, &str),
         wanted: Option<&Token>,
-        offsets: Arc<[i64]>,
+        (place, offsets): (Place, Arc<[i64]>),
         begin: impl FnOnce(u64) -> F,
     ) -> Look
     where
@@ -47,14 +49,16 @@ impl Looks {
     {
         let mut of_view = self.lock(view);
         // One that ended and is still here panicked.
-        let is_enough =
-            |look: &&Look| look.answer.peek().is_none() && wanted.is_none_or(|token| covers(&look.offsets, token));
+        let is_enough = |look: &&Look| {
+            let is_fresh = wanted.is_none_or(|token| covers(&look.offsets, token));
+            look.answer.peek().is_none() && look.place == place && is_fresh
+        };
         if let Some(look) = of_view.by_key.get(key).filter(is_enough) {
             return look.clone();
         }
         let id = of_view.next_id;
         of_view.next_id += 1;
-        let look = Look { id, offsets, answer: begin(id).boxed().shared() };
+        let look = Look { id, place, offsets, answer: begin(id).boxed().shared() };
         of_view.by_key.insert(key.to_owned(), look.clone());
         look
     }
@@ -74,6 +78,7 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
+    use schemas::cache::Making;
     use schemas::token::LogId;
 
     use super::*;
@@ -82,9 +87,18 @@ mod tests {
         StoredView::named("product").unwrap()
     }
 
+    fn place(revision: u32) -> Place {
+        let making = Making { incarnation: 1, generation: 1, revision };
+        Place { view: product(), partition: 0, making, revision: i64::from(revision), is_sum: false }
+    }
+
     fn begin(looks: &Looks, offset: i64, wanted: Option<i64>) -> u64 {
+        begin_at(looks, place(0), offset, wanted)
+    }
+
+    fn begin_at(looks: &Looks, place: Place, offset: i64, wanted: Option<i64>) -> u64 {
         let token = wanted.map(|offset| Token::new(LogId::of_nonce(1), 0, offset));
-        looks.join((product(), "cd"), token.as_ref(), [offset].into(), |_| async { Ok(Hit::Miss) }).id
+        looks.join((product(), "cd"), token.as_ref(), (place, [offset].into()), |_| async { Ok(Hit::Miss) }).id
     }
 
     #[test]
@@ -100,5 +114,14 @@ mod tests {
         assert_eq!(begin(&looks, 7, Some(6)), second);
         looks.end(product(), "cd", second);
         assert_ne!(begin(&looks, 7, None), second);
+    }
+
+    #[test]
+    fn a_look_is_shared_only_by_those_who_know_redis_to_have_the_row_there() {
+        let looks = Looks::default();
+        let before = begin_at(&looks, place(0), 5, None);
+        let after = begin_at(&looks, place(1), 5, None);
+        assert_ne!(after, before);
+        assert_eq!(begin_at(&looks, place(1), 5, None), after);
     }
 }
