@@ -194,8 +194,9 @@ impl Projector {
                 fold.keep(*folded);
             }
             Next::Committed(committed) => {
-                self.show(&committed.rows, &committed.advances, true).await;
+                // First, so that no position moves past what is parked while its row stands there.
                 self.forget(&committed.refused).await;
+                self.show(&committed.rows, &committed.advances, true).await;
             }
             Next::Overtaken | Next::Over => {}
         }

@@ -15,7 +15,6 @@ mod http;
 pub mod lists;
 mod reads;
 mod gate;
-mod parked;
 mod positions;
 mod redis;
 pub mod postgres;
@@ -45,8 +44,6 @@ use redis::Cache;
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(50);
 /// While nobody does: answers tell how long ago the last one was.
 const IDLE_CHECKPOINTS_EVERY: Duration = Duration::from_secs(1);
-/// Readers are told of what is parked so long after.
-const PARKED_EVERY: Duration = Duration::from_millis(250);
 /// Between looks at the replicas: one that failed is left alone until the next.
 const REPLICAS_EVERY: Duration = Duration::from_secs(2);
 /// Between looks at what services share, until there is something to compare with.
@@ -187,25 +184,7 @@ async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, s
         }
     }
     let cache = reads.cache.clone().follow(reads.positions.clone(), redis_seen, shutdown.clone());
-    tokio::join!(
-        cache,
-        follow_checkpoints(&reads, &shutdown),
-        follow_parked(&reads, &shutdown),
-        follow_replicas(&reads, &shutdown)
-    );
-}
-
-async fn follow_parked(reads: &Reads, shutdown: &Shutdown) {
-    while !shutdown.is_requested() {
-        match reads.store.parked().await {
-            Ok(rows) => reads.parked.know(rows.iter().map(|row| (row.get(0), row.get(1)))),
-            Err(error) => tracing::debug!(error = %error, "what is parked could not be read"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(PARKED_EVERY) => {}
-            () = shutdown.requested() => {}
-        }
-    }
+    tokio::join!(cache, follow_checkpoints(&reads, &shutdown), follow_replicas(&reads, &shutdown));
 }
 
 async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {

@@ -6,11 +6,15 @@
 mod server;
 mod replicas;
 
+use std::borrow::Cow;
+
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
+use schemas::aggregate::type_name;
 use schemas::feeds::ViewId;
 use schemas::settings;
-use schemas::views::{JOURNAL, VIEWS, View, row_body};
+use schemas::token::Token;
+use schemas::views::{JOURNAL, Source, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
 
 pub use server::PLANNER;
@@ -36,6 +40,30 @@ pub(crate) struct Loaded<T> {
     pub(crate) offsets: Vec<i64>,
     /// Whether a replica gave it, which may be behind.
     pub(crate) is_copy: bool,
+    pub(crate) parked: Option<Parked>,
+}
+
+/// What is left out of what was read, because its view did not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parked {
+    /// Of a row that one aggregate feeds: this record and those after it.
+    From { partition: u32, offset: i64 },
+    /// Records that may or may not belong to it.
+    Something,
+}
+
+impl<T> Loaded<T> {
+    /// Returns the offsets that an answer of it may name: of a row that lacks records, those before the first.
+    pub(crate) fn shown(&self) -> Cow<'_, [i64]> {
+        let mut shown = Cow::Borrowed(&self.offsets[..]);
+        if let Some(Parked::From { partition, offset }) = self.parked
+            && let Some(at) = usize::try_from(partition).ok().filter(|at| *at < shown.len())
+        {
+            let at = &mut shown.to_mut()[at];
+            *at = (*at).min(offset - 1);
+        }
+        shown
+    }
 }
 
 /// Which making of a view's rows was read.
@@ -90,7 +118,7 @@ impl Store {
         Ok(Self {
             primary: Server::connect(url, limits)?,
             replicas: Replicas::connect(replicas, limits)?,
-            row_sql: VIEWS.map(|view: &View| include_str!("postgres/row.sql").replace("{relation}", view.relation)),
+            row_sql: VIEWS.map(row_sql),
         })
     }
 
@@ -111,7 +139,22 @@ impl Store {
             let version = row.get::<_, Option<i64>>(1)?.cast_unsigned();
             Some(Row { version, generation: made.generation, body: row_body(key, version, row.get(2)).into() })
         });
-        Ok((Loaded { found: row, offsets: offsets(&rows), is_copy }, made))
+        let parked = rows.first().and_then(|row| {
+            let (partition, offset) = (row.get::<_, Option<i32>>(5)?.cast_unsigned(), row.get(6));
+            Some(match view.view().source {
+                Source::Aggregate(_) => Parked::From { partition, offset },
+                Source::Sum(_) | Source::View(_) => Parked::Something,
+            })
+        });
+        Ok((Loaded { found: row, offsets: offsets(&rows), is_copy, parked }, made))
+    }
+
+    /// Tells whether a token names a record that is parked for a view: where it lies, not behind it.
+    pub(crate) async fn names_parked(&self, view: ViewId, token: &Token) -> Result<bool, StoreError> {
+        let place = |(partition, offset): (&u32, &i64)| (partition.cast_signed(), *offset);
+        let (partitions, offsets): (Vec<_>, Vec<_>) = token.positions.iter().map(place).unzip();
+        let sql = include_str!("postgres/names_parked.sql");
+        Ok(!self.primary.query(sql, &[&view.feed().name(), &partitions, &offsets]).await?.is_empty())
     }
 
     pub(crate) async fn page(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, StoreError> {
@@ -124,7 +167,8 @@ impl Store {
             let body = row_body(&key, row.get::<_, i64>(2).cast_unsigned(), row.get(3));
             Some(Listed { position: Position { value: row.get(4), key }, body })
         });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy })
+        let parked = rows.first().is_some_and(|row| row.get(5)).then_some(Parked::Something);
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy, parked })
     }
 
     /// Events after a version.
@@ -149,7 +193,7 @@ impl Store {
                 trace: row.get(9),
             })
         });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy: false })
+        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy: false, parked: None })
     }
 
     /// Returns the version and the JSON of a row that this build's fold made. The primary tells.
@@ -191,15 +235,21 @@ impl Store {
         Ok((self.primary.query(sql, params).await?, false))
     }
 
-    /// As (view, aggregate), beside the limits.
-    pub(crate) async fn parked(&self) -> Result<Vec<SqlRow>, StoreError> {
-        self.primary.query_apart("SELECT DISTINCT view, aggregate FROM parked LIMIT 10000", &[]).await
-    }
-
     /// Every checkpoint, beside the limits.
     pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
         self.primary.query_apart("SELECT view, partition, next_offset - 1, generation FROM checkpoints", &[]).await
     }
+}
+
+fn row_sql(view: &View) -> String {
+    let parked = match view.source {
+        Source::Aggregate(row) => {
+            format!("AND aggregate = '{}/' || $2::text ORDER BY \"offset\"", type_name(row.aggregate))
+        }
+        // Whose sums it would be in, nobody knows.
+        Source::Sum(_) | Source::View(_) => String::new(),
+    };
+    include_str!("postgres/row.sql").replace("{relation}", view.relation).replace("{parked}", &parked)
 }
 
 /// A row of [`Store::checkpoints`].

@@ -26,9 +26,8 @@ use looks::{Look, Looks};
 use crate::gate::{Busy, Gate};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
-use crate::parked::Parked;
 use crate::positions::{Log, NotReached, Place, Places, Positions, Scope, covers, token_text};
-use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Side, Store, StoreError};
+use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Parked, Side, Store, StoreError};
 use crate::redis::{self, Cache, CacheError, Hit};
 
 /// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
@@ -78,12 +77,16 @@ pub(crate) struct Shown<T> {
     pub(crate) token: Option<String>,
     /// Set where Redis answers while Postgres is away: what it has may be that old.
     pub(crate) age: Option<Duration>,
+    /// Whether it lacks something that is parked, or may.
+    pub(crate) is_parked: bool,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error("the views do not show the token's events yet")]
     NotYet { token: Option<String> },
+    #[error("a record that the Consistency-Token names is parked: the view did not take it")]
+    Parked,
     #[error("the log ends before what the Consistency-Token names: send a token that an answer gave")]
     TokenAhead,
     #[error("too many requests wait for the views")]
@@ -106,7 +109,6 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) parked: Parked,
     looks: Looks,
     /// Loads of single rows that have not ended, or just now.
     flights: Mutex<Flights>,
@@ -121,9 +123,9 @@ impl Reads {
         (store, limits): (Store, Limits),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (parked, looks, flights) = (Parked::default(), Looks::default(), Mutex::default());
+        let (looks, flights) = (Looks::default(), Mutex::default());
         let folds = Gate::new((limits.connections / FOLDS_SHARE).max(1), MAX_WAITING_FOLDS, limits.wait);
-        Arc::new(Self { positions, cache, store, metrics, parked, looks, flights, folds })
+        Arc::new(Self { positions, cache, store, metrics, looks, flights, folds })
     }
 
     pub(crate) async fn row(
@@ -146,7 +148,7 @@ impl Reads {
             {
                 self.note(view, found.as_ref());
                 self.metrics.read(view.name(), Origin::Redis);
-                return Ok(Shown { found, token: shows.token(log.id), age: self.positions.age() });
+                return Ok(Shown { found, token: shows.token(log.id), age: self.positions.age(), is_parked: false });
             }
         }
         // Redis may show more than Postgres does.
@@ -159,9 +161,11 @@ impl Reads {
         for side in sides.take(MAX_LOADS) {
             let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
+                self.check_parked(view, &loaded, wanted).await?;
                 self.note(view, loaded.found.as_ref());
-                let token = token_of(log, &loaded.offsets, scope);
-                return Ok(Shown { found: loaded.found.clone(), token, age: None });
+                let token = token_of(log, &loaded.shown(), scope);
+                let is_parked = loaded.parked.is_some();
+                return Ok(Shown { found: loaded.found.clone(), token, age: None, is_parked });
             }
         }
         Err(ReadError::NotYet { token: self.positions.shown(view.feed()) })
@@ -180,7 +184,24 @@ impl Reads {
             loaded = self.page_from(Side::Primary, query).await?;
         }
         check(log, &loaded, fresh)?;
-        Ok(Shown { token: token_of(log, &loaded.offsets, Scope::All), found: loaded.found, age: None })
+        self.check_parked(query.view, &loaded, wanted).await?;
+        let token = token_of(log, &loaded.offsets, Scope::All);
+        Ok(Shown { token, found: loaded.found, age: None, is_parked: loaded.parked.is_some() })
+    }
+
+    /// Refuses a token that names something that is left out. Of a list, or of sums, that is what was written where the
+    /// token ends: whoever wrote it asks for it, and all others are to have the rest.
+    async fn check_parked<T>(&self, view: ViewId, loaded: &Loaded<T>, wanted: Option<&Token>) -> Result<(), ReadError> {
+        let is_named = match (loaded.parked, wanted) {
+            (None, _) | (_, None) => false,
+            (Some(Parked::From { partition, offset }), Some(token)) => {
+                token.positions.get(&partition).is_some_and(|wanted| *wanted >= offset)
+            }
+            (Some(Parked::Something), Some(token)) => {
+                self.store.names_parked(view, token).await.map_err(|error| self.refused(failed(error)))?
+            }
+        };
+        if is_named { Err(ReadError::Parked) } else { Ok(()) }
     }
 
     async fn page_from(&self, side: Side, query: &ListQuery) -> Result<Loaded<Vec<Listed>>, ReadError> {
@@ -217,7 +238,8 @@ impl Reads {
         let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FeedId::Journal.name(), Origin::Postgres);
         check(log, &loaded, fresh)?;
-        Ok(Shown { token: token_of(log, &loaded.offsets, scope), found: loaded.found, age: None })
+        let token = token_of(log, &loaded.offsets, scope);
+        Ok(Shown { token, found: loaded.found, age: None, is_parked: false })
     }
 
     /// Waits for one of the few places of those who read many events.
@@ -354,7 +376,8 @@ impl Reads {
             (loaded, made) = self.store.row(Side::Primary, view, key).await.map_err(failed)?;
         }
         let loaded = Arc::new(loaded);
-        if let Some(place) = place.filter(|place| made.is_of(place)) {
+        // Redis has no row that lacks something: it tells neither what, nor that.
+        if let Some(place) = place.filter(|place| made.is_of(place) && loaded.parked.is_none()) {
             let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), key.to_owned());
             tokio::spawn(async move {
                 if let Err(error) = cache.fill((&place, &key), loaded.found.as_ref(), &loaded.offsets).await {

@@ -29,6 +29,8 @@ pub enum ProblemKind {
     Internal,
     /// The views do not show the token's events yet.
     NotYet,
+    /// A view did not take what the token names.
+    Parked,
     Overloaded,
     /// The rules failed on this aggregate.
     Quarantined,
@@ -118,7 +120,7 @@ fn cut(detail: Cow<'static, str>) -> Cow<'static, str> {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::TokenAhead,
         Self::NotFound,
@@ -134,6 +136,7 @@ impl ProblemKind {
         Self::KeyReused,
         Self::Internal,
         Self::NotYet,
+        Self::Parked,
         Self::Overloaded,
         Self::Quarantined,
         Self::NoOwner,
@@ -158,6 +161,7 @@ impl ProblemKind {
             Self::RateLimited => 429,
             Self::Internal => 500,
             Self::NotYet
+            | Self::Parked
             | Self::Overloaded
             | Self::Quarantined
             | Self::NoOwner
@@ -198,6 +202,7 @@ impl ProblemKind {
             Self::KeyReused => "/problems/idempotency-key-reused",
             Self::Internal => "/problems/internal",
             Self::NotYet => "/problems/not-yet",
+            Self::Parked => "/problems/parked",
             Self::Overloaded => "/problems/overloaded",
             Self::Quarantined => "/problems/quarantined",
             Self::NoOwner => "/problems/no-owner",
@@ -224,6 +229,7 @@ impl ProblemKind {
             Self::KeyReused => "The idempotency key was used for another command",
             Self::Internal => "A fault on our side",
             Self::NotYet => "The views are not there yet",
+            Self::Parked => "The view did not take what the token names",
             Self::Overloaded => "Too many requests wait",
             Self::Quarantined => "The aggregate is in quarantine",
             Self::NoOwner => "No instance owns this partition just now",
@@ -272,6 +278,9 @@ impl ProblemKind {
             Self::Internal => "Something broke that should not. The server's log knows more.",
             Self::NotYet => {
                 "The views did not reach the Consistency-Token within the time of Prefer: wait. The answer's token tells how far they are. Try again, or ask with Prefer: handling=lenient."
+            }
+            Self::Parked => {
+                "The view could not take a record that the Consistency-Token names, and goes on without it. An operator has to mend that; until then ask without the token, or with Prefer: handling=lenient, for the row as it was before."
             }
             Self::Quarantined => {
                 "The rules failed on this aggregate, so nothing is decided on it; all others are served. Nothing was \

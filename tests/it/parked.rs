@@ -75,13 +75,22 @@ async fn a_row_that_postgres_refuses_is_parked_in_order_and_the_rest_goes_on() {
     for n in [0, 1, 2, 4, 5, 6, 7, 8, 9] {
         assert_eq!(shop.stock(&format!("p-{n}"), &token).await, 103, "p-{n}");
     }
-    eventually("readers of it are told, and no others", async || {
-        let parked = shop.get("/v1/products/p-3", &token).await;
-        (parked.header("stampede-parked") == Some("true")).then_some(())
-    })
-    .await;
-    assert_eq!(shop.get("/v1/products/p-4", &token).await.header("stampede-parked"), None);
-    assert_eq!(shop.get("/v1/views/product", &token).await.header("stampede-parked"), Some("true"));
+    shop.comes_to_be_parked().await;
+    shop.queries.is_stored(&token).await;
+    shop.get("/v1/products/p-3", &token).await.problem(503, "parked", "");
+    let told = |answer: Answer| (answer.status.as_u16(), answer.header("stampede-parked").map(str::to_owned));
+    let is_told = (200, Some("true".to_owned()));
+    for (path, headers) in [
+        ("/v1/products/p-3", vec![]),
+        ("/v1/products/p-3", vec![("consistency-token", &*token), ("prefer", "handling=lenient")]),
+        ("/v1/views/product", vec![]),
+    ] {
+        assert_eq!(told(shop.queries.get_with(path, &headers).await), is_told, "{path}");
+    }
+    assert_eq!(told(shop.get("/v1/products/p-4", &token).await), (200, None));
+    let before = shop.queries.get("/v1/products/p-3").await;
+    assert_eq!(before.json()["data"]["stock"], 100);
+    assert_eq!(told(shop.get("/v1/products/p-3", &before.token()).await), is_told, "its token names what it shows");
 
     let listed = shop.list().await;
     assert_eq!(listed.len(), 1, "{listed:?}");
@@ -111,10 +120,7 @@ async fn a_row_that_postgres_refuses_is_parked_in_order_and_the_rest_goes_on() {
     assert_eq!(shop.ask("/parked/product/product/p-3/retry").await.status, 404);
     let token = shop.send("restock", &json!({ "quantity": 8 })).await;
     assert_eq!(shop.stock("p-3", &token).await, 115, "and it is folded on from there");
-    eventually("readers are told no more", async || {
-        shop.get("/v1/products/p-3", &token).await.header("stampede-parked").is_none().then_some(())
-    })
-    .await;
+    assert_eq!(told(shop.get("/v1/products/p-3", &token).await), (200, None), "readers are told no more");
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
 }
@@ -145,8 +151,17 @@ async fn of_a_sum_the_aggregate_to_blame_is_found_and_the_others_count() {
         batch_line("orders", &format!("o-{n}"), "place", json!({ "customer": "c", "lines": lines }))
     };
     let answers = shop.commands.batch(&(0..20).map(place).collect::<Vec<_>>()).await;
-    let token = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect::<Vec<_>>().join(",");
-    let customer = shop.get("/v1/customers/c", &token).await;
+    let token_of = |n: usize| answers[n]["token"].as_str().unwrap();
+    let token = (0..20).map(token_of).collect::<Vec<_>>().join(",");
+    shop.comes_to_be_parked().await;
+    // Whoever wrote it is refused, and nobody else.
+    for path in ["/v1/customers/c", "/v1/views/customer"] {
+        shop.get(path, token_of(13)).await.problem(503, "parked", "");
+        let others = shop.get(path, token_of(12)).await;
+        assert_eq!((others.status.as_u16(), others.header("stampede-parked")), (200, Some("true")), "{path}");
+    }
+    let headers = [("consistency-token", &*token), ("prefer", "wait=10, handling=lenient")];
+    let customer = shop.queries.get_with("/v1/customers/c", &headers).await;
     assert_eq!(customer.json()["data"]["orders"], 19, "{customer:?}");
     let listed = shop.list().await;
     assert_eq!((listed.len(), &listed[0]["aggregate"]), (1, &json!("order/o-13")), "{listed:?}");

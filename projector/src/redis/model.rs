@@ -27,6 +27,8 @@ enum Rule {
     NameRowsAhead,
     /// Nor is it where nobody noted which rows have changed.
     KnowWhatIsNamed,
+    /// Nor is one that lacks something parked.
+    FillWhole,
     /// While something is parked, nothing is shown before it is committed.
     ParkedComesAfter,
     /// What Redis shows of rows that Postgres refused is declared stale.
@@ -39,10 +41,11 @@ enum Rule {
     RenameRows,
 }
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule::ComparePosition,
     Rule::NameRowsAhead,
     Rule::KnowWhatIsNamed,
+    Rule::FillWhole,
     Rule::ParkedComesAfter,
     Rule::TakeBackRefused,
     Rule::CompareRevision,

@@ -31,6 +31,7 @@ pub(super) fn refused(error: ReadError) -> Response {
     let kind = match &error {
         ReadError::NotYet { .. } => ProblemKind::NotYet,
         ReadError::TokenAhead => ProblemKind::TokenAhead,
+        ReadError::Parked => ProblemKind::Parked,
         ReadError::TooManyWaiters | ReadError::Busy { .. } => ProblemKind::Overloaded,
         ReadError::Unavailable => ProblemKind::Unavailable,
     };

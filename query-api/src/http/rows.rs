@@ -14,7 +14,7 @@ use super::{answers, caching};
 use crate::lists::ListQuery;
 use crate::positions::Scope;
 use crate::postgres::Listed;
-use crate::reads::Reads;
+use crate::reads::{Reads, Shown};
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
@@ -70,16 +70,16 @@ async fn one(
         },
     };
     let response = match reads.row(asked.log, (view, key, scope), &asked.fresh).await {
-        Ok(shown) => match shown.found {
-            Some(row) => answers::row(row, shown.token, shown.age, &asked),
-            None => {
-                let detail = format!("the view {} has no row {key:?}", view.name());
-                answers::no_row(detail, shown.token, shown.age)
-            }
-        },
+        Ok(Shown { found, token, age, is_parked }) => {
+            let response = match found {
+                Some(row) => answers::row(row, token, age, &asked),
+                None => answers::no_row(format!("the view {} has no row {key:?}", view.name()), token, age),
+            };
+            answers::parked(response, is_parked)
+        }
         Err(error) => answers::refused(error),
     };
-    kept_by(view, answers::parked(response, reads.parked.feeds(view, Some(key))))
+    kept_by(view, response)
 }
 
 pub(super) async fn page_of(
@@ -125,7 +125,7 @@ async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>,
     let response = match reads.page(asked.log, &query, &asked.fresh).await {
         Ok(shown) => {
             let response = answers::list(page_body(&query, &shown.found, limit), shown.token);
-            answers::parked(response, reads.parked.feeds(query.view, None))
+            answers::parked(response, shown.is_parked)
         }
         Err(error) => answers::refused(error),
     };

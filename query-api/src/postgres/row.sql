@@ -1,5 +1,13 @@
--- One row (its columns null where there is none) and what it is sure to show, of one moment.
-SELECT shown.offsets, rows.version, rows.data::text, shown.generation, shown.revisions
+-- One row (its columns null where there is none), what it is sure to show, and the first record that is parked and not in
+-- it, of one moment.
+SELECT
+    shown.offsets,
+    rows.version,
+    rows.data::text,
+    shown.generation,
+    shown.revisions,
+    left_out.partition,
+    left_out."offset"
 FROM (
     -- Sorted once, by the index; an aggregate with an order of its own sorts for itself.
     SELECT
@@ -10,4 +18,5 @@ FROM (
         SELECT next_offset, generation, revision FROM checkpoints WHERE view = $1 ORDER BY partition
     ) AS of_partitions
 ) AS shown
+LEFT JOIN (SELECT partition, "offset" FROM parked WHERE view = $1 {parked} LIMIT 1) AS left_out ON true
 LEFT JOIN {relation} AS rows ON rows.key = $2

@@ -63,7 +63,8 @@ impl Redis {
     pub(super) fn fill(&mut self, before: Position, read: &Stored, rules: &Rules) {
         let Some(position) = self.position else { return };
         let is_same = (position.incarnation, position.revision) == (before.incarnation, before.revision);
-        if !is_same {
+        let is_whole = read.parked.is_empty() || !rules.has(Rule::FillWhole);
+        if !is_same || !is_whole {
             return;
         }
         if position.next > read.next {

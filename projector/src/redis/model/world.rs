@@ -245,8 +245,8 @@ impl World {
         }
     }
 
-    /// Tells whether a reader is shown all that the position names, and nothing that was given up. That rows were changed
-    /// without a record may be noticed a second later, but a projector that knows it goes on from no row of before.
+    /// Tells whether a reader is shown all that the position names and was not given up, and nothing else. That rows were
+    /// changed without a record may be noticed a second later, but a projector that knows it goes on from no row of before.
     pub(super) fn is_right(&self) -> bool {
         let Some(position) = self.redis.position else { return true };
         let Some(row) = self.redis.rows.get(&position.incarnation) else { return true };
@@ -259,8 +259,7 @@ impl World {
         }
         let Stored { parked, given_up, .. } = &self.stored;
         let last = row.iter().map(|offset| offset + 1).max().unwrap_or(0);
-        let may_lack = |offset| parked.contains(&offset) || given_up.contains(&offset);
-        let has_all = (0..position.next.max(last)).all(|offset| row.contains(&offset) || may_lack(offset));
+        let has_all = (0..position.next.max(last)).all(|offset| row.contains(&offset) || given_up.contains(&offset));
         let has_more = row.iter().any(|offset| given_up.contains(offset) || is_kept && parked.contains(offset));
         has_all && !has_more
     }
@@ -294,7 +293,8 @@ impl Fold {
         let stored = Some(self.base.next);
         let moves = shown.next < self.base.next;
         let to = if moves { Position { next: self.base.next, ..shown } } else { shown };
-        let row = moves.then_some(&self.base.row);
+        // Nothing is put of an aggregate whose records are parked.
+        let row = Some(&self.base.row).filter(|_| moves && self.base.parked.is_empty());
         let is_there = redis.show(Some(shown), &Show { to, row, stored }, rules);
         self.shown = is_there.then_some(to);
     }

@@ -133,6 +133,7 @@ fn problems_of_all() -> Map<String, Value> {
         ProblemKind::InvalidRequest,
         ProblemKind::TokenAhead,
         ProblemKind::NotYet,
+        ProblemKind::Parked,
         ProblemKind::Overloaded,
         ProblemKind::Unavailable,
     ];
