@@ -151,8 +151,8 @@ fn start_projector(
     tasks.spawn("log-end", log_end.publish(assignment.clone(), shutdown.clone()));
     tasks.spawn("redis-settings", fitness::watch(redis, ready.redis_settings.clone(), shutdown.clone()));
     let notice = Notice::new(metrics.clone());
-    let cache_failure = None;
-    let projector = Projector { config, partitions, cache, metrics, ready, cache_failure, notice, assignment };
+    let (cache_failure, failure) = (None, None);
+    let projector = Projector { config, partitions, cache, metrics, ready, cache_failure, failure, notice, assignment };
     tasks.spawn("projector", projector.run(shutdown.clone()));
     Ok(Some(group))
 }

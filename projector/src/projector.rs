@@ -64,6 +64,9 @@ pub(crate) struct Projector {
     pub(crate) ready: Ready,
     /// Why Redis is out of step, as it was logged.
     pub(crate) cache_failure: Option<String>,
+    /// Why folding stopped, as it was logged, until it is known to go on: a Postgres that takes no commit, as one whose disk is
+    /// full, answers all else.
+    pub(crate) failure: Option<String>,
     pub(crate) notice: Notice,
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
@@ -118,7 +121,10 @@ impl Projector {
                 }
                 Err(error) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
-                    tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
+                    if self.failure.as_ref() != Some(&reason) {
+                        tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
+                        self.failure = Some(reason.clone());
+                    }
                     self.ready.postgres.waiting(reason);
                 }
             }
@@ -129,13 +135,16 @@ impl Projector {
     /// Folds until the assignment changes.
     async fn stretch(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
         let store = Store::connect(&self.config.postgres_url, Target::Live).await?;
-        self.ready.postgres.ready();
+        if self.failure.is_none() {
+            self.ready.postgres.ready();
+        }
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
         let other_folds = OtherFolds::find(&store, self.config.feeds).await?;
         self.notice.tell(&other_folds);
         let share = Share { feeds: other_folds.others(), partitions: assigned };
         self.cache.lose_step();
         if share.places().next().is_none() {
+            self.goes_on();
             self.stand_by(&other_folds, shutdown).await;
             return Ok(());
         }
@@ -148,7 +157,9 @@ impl Projector {
         let mut batches =
             log::follow(&self.config.kafka, &self.config.topic.name, &from).map_err(ProjectorError::Reader)?;
         self.ready.log.ready();
-        tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
+        if self.failure.is_none() {
+            tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
+        }
         self.metrics.active(true);
         // It ends with this stretch.
         let mut background = JoinSet::new();
@@ -172,6 +183,9 @@ impl Projector {
             if !fold.other_folds.is_empty() {
                 self.notice.tell(&fold.other_folds);
             }
+            if self.failure.is_some() && fold.has_caught_up(&next) {
+                self.goes_on();
+            }
             let is_over = matches!(next, Next::Over);
             if is_over {
                 next = fold.settle().await?;
@@ -183,6 +197,14 @@ impl Projector {
             if is_over {
                 return Ok(());
             }
+        }
+    }
+
+    /// What stopped folding is over.
+    fn goes_on(&mut self) {
+        self.ready.postgres.ready();
+        if self.failure.take().is_some() {
+            tracing::info!("folding goes on");
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::fixture::{Answer, Client, Proxy, Service, Shop, eventually};
 use crate::projectors::active;
+use crate::query_tier::copy_of_postgres;
 
 /// A shop whose projector has a Postgres that can be frozen; that of all others goes on.
 pub(crate) struct Frozen {
@@ -280,6 +281,65 @@ async fn a_position_of_records_that_the_log_does_not_have_is_not_believed() {
         (answer.status == 200 && answer.json()["data"]["stock"] == 101).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_another_log_left_in_redis_under_the_same_prefix_is_served_to_nobody() {
+    let other = Frozen::new().await;
+    for stock in 101..=103 {
+        let token = other.restock("cd").await;
+        assert_eq!(other.stock("cd", &token).await, stock);
+    }
+    let Frozen { shop: other, projector, query_api, _command_api: command_api, .. } = other;
+    projector.stop().await;
+    query_api.stop().await;
+    command_api.stop().await;
+    let shop = Frozen::of(Shop { prefix: other.prefix, ..Shop::with_views(2).await }).await;
+    // There, the row of this name had a later version.
+    let token = shop.restock("cd").await;
+    assert_eq!(shop.stock("cd", &token).await, 101);
+    shop.queries.is_stored(&token).await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_lost_its_last_commits_catches_up_and_no_token_is_answered_with_less() {
+    let shop = Frozen::new().await;
+    let Frozen { shop, projector, query_api, _command_api: command_api, .. } = shop;
+    projector.stop().await;
+    query_api.stop().await;
+    command_api.stop().await;
+    let backup = copy_of_postgres(&shop).await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let mut token = String::new();
+    for _ in 0..5 {
+        let restocked = command_api.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+        token = restocked.accepted(&["product.restocked.v1"]).token();
+    }
+    query_api.client().is_stored(&token).await;
+    projector.stop().await;
+    query_api.stop().await;
+    command_api.stop().await;
+
+    let shop = Shop { postgres_url: backup, ..shop };
+    let (command_api, query_api) = (shop.command_api().await, shop.query_api().await);
+    let queries = query_api.client();
+    let fresh = |wait: &'static str| [("consistency-token", token.clone()), ("prefer", wait.to_owned())];
+    let get = async |path: &str, wait| {
+        let headers = fresh(wait);
+        queries.get_with(path, &headers.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+    };
+    assert_eq!(get("/v1/views/product", "wait=0").await.status, 503);
+    let _projector = shop.projector().await;
+    let row = get("/v1/products/cd", "wait=10").await;
+    assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(105)), "{row:?}");
+    let list = get("/v1/views/product", "wait=10").await;
+    assert_eq!((list.status.as_u16(), &list.json()["rows"][0]["data"]["stock"]), (200, &json!(105)), "{list:?}");
+    let last = command_api.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+    queries.is_stored(&last.accepted(&["product.restocked.v1"]).token()).await;
+    let config = projector::Config::from_env(&shop.env([])).unwrap();
+    assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
 }
 
 #[tokio::test]

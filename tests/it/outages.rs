@@ -129,6 +129,45 @@ async fn without_postgres_redis_answers_what_it_has_and_commands_go_on() {
 }
 
 #[tokio::test]
+async fn a_postgres_whose_disk_is_full_stops_folding_with_a_clear_word_and_nothing_is_lost() {
+    let shop = Shop::with_views(2).await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let product = json!({ "name": "A", "price_cents": 5, "stock": 1 });
+    let token = commands.post("/v1/products/cd/register", product).await.token();
+    queries.is_stored(&token).await;
+    // As Postgres does where a file cannot grow. A sequence goes on though its transaction fails.
+    shop.sql("CREATE SEQUENCE tries").await;
+    shop.sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('tries');
+         RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$",
+    )
+    .await;
+    shop.sql("CREATE TRIGGER full_disk BEFORE INSERT ON journal FOR EACH STATEMENT EXECUTE FUNCTION fail()").await;
+
+    let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+    let token = restocked.accepted(&["product.restocked.v1"]).token();
+    projector.wait_for_waiting("postgres").await;
+    eventually("it was tried again and again", async || {
+        readyz_names(&projector, "No space left on device").await;
+        (shop.sql("SELECT last_value FROM tries").await >= Some(5)).then_some(())
+    })
+    .await;
+    let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    let row = queries.get_with("/v1/products/cd", &fresh).await;
+    assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(2)), "Redis shows it: {row:?}");
+
+    shop.sql("DROP TRIGGER full_disk ON journal").await;
+    projector.wait_ready().await;
+    queries.is_stored(&token).await;
+    let parked = projector.admin_client().get("/parked").await.json();
+    assert_eq!(parked, json!({ "parked": [] }), "it was no record's fault");
+    let config = projector::Config::from_env(&shop.env([])).unwrap();
+    assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
+}
+
+#[tokio::test]
 async fn a_backup_of_postgres_holds_up_no_view() {
     let shop = Shop::with_views(2).await;
     // Of a time that is over: it is to be dropped.

@@ -453,8 +453,9 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     assert_eq!(edge.post_with("/v1/products/cd/register", &only_new, record()).await.status, 412);
 }
 
-/// A replica that stands still: a copy of the shop's database as it is now. Nobody may be connected to it.
-async fn stale_replica(shop: &Shop) -> String {
+/// Copies the shop's database as it is now: a backup, or a replica that stands still. Nobody may stay connected to it. Returns
+/// the copy's URL.
+pub(crate) async fn copy_of_postgres(shop: &Shop) -> String {
     let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
     let copy = format!("{}_copy", shop.topic);
     eventually("all have gone", async || {
@@ -481,7 +482,7 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
     command_api.stop().await;
     projector.stop().await;
     query_api.stop().await;
-    let replica = ("POSTGRES_REPLICA_URLS", stale_replica(&shop).await);
+    let replica = ("POSTGRES_REPLICA_URLS", copy_of_postgres(&shop).await);
     let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
     // One that finds nothing in Redis, ever, and one that does.
     let apart = shop.query_api_with([replica.clone(), ("REDIS_URL", another_redis(&shop))]).await;

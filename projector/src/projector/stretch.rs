@@ -165,6 +165,17 @@ impl Fold {
         }
     }
 
+    /// Tells whether Postgres took a commit, or there is nothing to commit.
+    pub(super) fn has_caught_up(&self, next: &Next) -> bool {
+        match next {
+            Next::Committed(committed) => !committed.advances.is_empty(),
+            Next::Folded(folded) => {
+                folded.records == 0 && self.pending.is_none() && self.committer.under_way().is_none()
+            }
+            Next::Overtaken | Next::Over => false,
+        }
+    }
+
     /// Keeps what was folded for the next commit.
     pub(super) fn keep(&mut self, folded: Folded) {
         let Folded { changes, batch, before, records, .. } = folded;
