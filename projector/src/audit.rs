@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use chassis::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use schemas::cache::Shown;
 use schemas::feeds::{FeedId, PerFeed, StoredView};
 
 pub use compare::Difference;
@@ -148,8 +149,11 @@ impl Report {
         let begun = Instant::now();
         loop {
             let shown = redis.shown(partitions).await.context("Redis does not answer")?;
-            let mut places = shown.iter().flatten().zip(until.iter().flatten());
-            if places.all(|(shown, until)| shown.is_some_and(|shown| shown.offset + 1 >= *until)) {
+            let has_come = |(shown, until): (&PerFeed<Option<Shown>>, &PerFeed<i64>)| {
+                let mut feeds = FeedId::all().into_iter().filter(|feed| feed.has_rows_in_redis());
+                feeds.all(|feed| shown[feed].is_some_and(|shown| shown.offset + 1 >= until[feed]))
+            };
+            if shown.iter().zip(until).all(has_come) {
                 break;
             }
             if begun.elapsed() > PATIENCE {

@@ -78,12 +78,7 @@ pub(crate) type Place = (FeedId, u32);
 /// Tells whether rows are shown before Postgres has them: those that one aggregate feeds, while nothing of their place is
 /// parked. What is parked may be folded or given up at any moment, of which a projector knows by its next commit.
 pub(crate) fn is_early((feed, partition): Place, parked: &Parked, partitions: u32) -> bool {
-    has_rows(feed) && !parked.are_in((feed, partition), partitions)
-}
-
-/// Tells whether projectors write rows of a feed to Redis.
-fn has_rows(feed: FeedId) -> bool {
-    matches!(feed, FeedId::View(view) if matches!(view.view().source, Source::Aggregate(_)))
+    feed.has_rows_in_redis() && !parked.are_in((feed, partition), partitions)
 }
 
 /// What stands at positions, and the partitions that did not answer.
@@ -142,7 +137,8 @@ impl Cache {
         }
         let Found { mut positions, mut away } = self.find(&lost, Some(SHOW)).await;
         let (partitions, looked) = (standings.len() as u32, Instant::now());
-        let mut step = Step { shown: known, places, partitions, looked };
+        let mut step = Step { shown: known, stored: HashMap::new(), places, partitions, looked };
+        step.stored.extend(step.places.iter().map(|place| (*place, checkpoint(standings, *place).offset)));
         let (mut begun, mut noted, mut foretold) = (Vec::new(), Vec::new(), Vec::new());
         for place in lost.into_iter().filter(|(_, partition)| !away.contains_key(partition)) {
             let wanted = checkpoint(standings, place);
@@ -152,8 +148,8 @@ impl Cache {
             let is_there = |stands: &Shown| {
                 let making = Making { incarnation: stands.making.incarnation, ..wanted.making };
                 let is_at = stands.offset == wanted.offset && stands.hash.is_none_or(|hash| Some(hash) == wanted.hash);
-                // A row that was parked may have been shown before.
-                let may_be_at = is_at && (is_early || is_held(stands) || !has_rows(place.0));
+                // A row that was parked may have been shown before. Where there are no rows, nothing moves the position.
+                let may_be_at = !place.0.has_rows_in_redis() || is_at && (is_early || is_held(stands));
                 // There is nothing that it could be ahead of in a log that has just begun.
                 let may_be_ahead = is_early && stands.hash.is_some() && (is_held(stands) || wanted.offset >= 0);
                 stands.making == making && (may_be_at || stands.offset > wanted.offset && may_be_ahead)
@@ -263,8 +259,8 @@ impl Cache {
         found
     }
 
-    /// Shows rows, in one round trip. What Redis shows of them already is left out; where it is committed, Redis is told that
-    /// Postgres has it.
+    /// Shows rows, in one round trip. What Redis shows of them already is left out; where it is committed, readers are told that
+    /// Postgres has it, and Redis by the next call that moves the position.
     pub(crate) async fn show(
         &mut self,
         rows: &PerView<Rows>,
@@ -273,8 +269,11 @@ impl Cache {
     ) -> Result<(), CacheError> {
         let verified = self.verify().await;
         let Some(mut step) = self.step.take() else { return verified };
+        if are_committed {
+            step.stored.extend(advances.iter().map(|advance| (advance.place, advance.to)));
+        }
         let (mut pipelines, mut calls) = (Pipelines::default(), BTreeMap::new());
-        let (positions, mut lost) = step.positions(advances, are_committed);
+        let (positions, mut lost) = step.positions(advances);
         let mut rows = self.rows(step.partitions, rows, &positions);
         for (partition, positions) in positions {
             let rows = rows.remove(&partition).unwrap_or_default();

@@ -154,12 +154,12 @@ impl Positions {
     /// Tells how far Redis and Postgres are; `None` of one that nothing is known of.
     pub(crate) fn progress(&self, feed: FeedId) -> [Option<Progress>; 2] {
         let (state, now) = (self.read(), Instant::now());
-        let of_server = |offsets: &Offsets| {
-            let offsets = offsets.of(feed);
+        let of_server = |offsets: &[i64]| {
             let applied = state.log.and_then(|log| token_text(log.id, offsets, Scope::All));
             Progress { applied, behind: state.ends.as_ref().and_then(|ends| ends.behind(offsets, now)) }
         };
-        [state.cache.as_ref().map(|cache| of_server(&cache.offsets)), state.store.as_ref().map(of_server)]
+        let stored = state.store.as_ref().map(|store| of_server(store.of(feed)));
+        [state.in_cache(feed).map(|offsets| of_server(offsets)), stored]
     }
 
     /// Where to read now.

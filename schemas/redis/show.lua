@@ -1,7 +1,7 @@
 -- Shows a batch of one partition: puts each view's rows where they are newer, then moves the position that covers them.
 -- KEYS: the views' positions, as many sets of rows that are ahead of Postgres, then the rows. ARGV: the channel, the partition,
 -- the number of positions, seconds for rows to live; for each position its view, what is expected to stand there ('':
--- nothing), what is to, the offset that it shows then, and the offset that Postgres shows ('': not known to show the rows);
+-- nothing), what is to, the offset that it shows then, and the offset that Postgres shows ('': not known);
 -- for each row the number of its view's position, its version and its value, which begins with the version.
 -- Returns 0, or the sum of 2^(n-1) of the positions n at which something else was found: of these views nothing was written.
 local count = tonumber(ARGV[3])
@@ -29,7 +29,7 @@ for i = 2 * count + 1, #KEYS do
         elseif version == standing then
             redis.call('EXPIRE', KEYS[i], ARGV[4])
         end
-        if ARGV[5 * place + 4] == '' then
+        if (tonumber(ARGV[5 * place + 4]) or -2) < tonumber(ARGV[5 * place + 3]) then
             redis.call('ZADD', KEYS[count + place], ARGV[5 * place + 3], KEYS[i])
         end
     end

@@ -3,7 +3,8 @@
 //! | key | value |
 //! |---|---|
 //! | `{st:7}:product` | what is shown of the view in partition 7: `{incarnation}.{generation}.{revision}/{offset}`, and `~` \
-//!   with the hash of the records that it counted; with a `+` behind it while the rows of a large batch are written: nothing |
+//!   with the hash of the records that it counted; with a `+` behind it while the rows of a large batch are written: nothing. \
+//!   Of the journal, and of views whose rows readers put there, where its incarnation began |
 //! | `{st:7}:product.ahead` | a sorted set: rows that are shown and may not be in Postgres yet, each by the offset that it shows; and \
 //!   the empty name, by the offset that Postgres is known to show |
 //! | `{st:7}:{incarnation}:product:{key}` | the row: `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |

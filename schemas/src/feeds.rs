@@ -132,6 +132,12 @@ impl FeedId {
         }
     }
 
+    /// Tells whether projectors write its rows to Redis, where its positions then move with them: those that one aggregate
+    /// feeds.
+    pub fn has_rows_in_redis(self) -> bool {
+        matches!(self, Self::View(view) if matches!(view.view().source, Source::Aggregate(_)))
+    }
+
     fn index(self) -> usize {
         match self {
             Self::View(view) => view.0,

@@ -12,13 +12,15 @@ use super::{Advance, CacheError, Place, name};
 pub(super) struct Step {
     /// As this projector wrote them; without those that are out of step.
     pub(super) shown: HashMap<Place, Shown>,
+    /// Up to and with which offset Postgres has each place.
+    pub(super) stored: HashMap<Place, i64>,
     /// All of the share.
     pub(super) places: Vec<Place>,
     pub(super) partitions: u32,
     pub(super) looked: Instant,
 }
 
-/// A position that a script moves: from what is expected there.
+/// A position that a script looks at, and moves from what is expected there.
 pub(super) struct Position {
     pub(super) feed: FeedId,
     pub(super) expected: String,
@@ -29,25 +31,25 @@ pub(super) struct Position {
 }
 
 impl Step {
-    /// Returns the positions of what is in step in each partition, and the places that have missed a batch.
-    pub(super) fn positions(
-        &self,
-        advances: &[Advance],
-        are_committed: bool,
-    ) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
+    /// Returns the positions that move in each partition, of what is in step, and the places that have missed a batch.
+    pub(super) fn positions(&self, advances: &[Advance]) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
         let (mut positions, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
         for Advance { place: place @ (feed, partition), from, to, hash } in advances {
-            let Some(stands) = self.shown.get(place).filter(|stands| are_committed || stands.offset < *to) else {
-                continue;
-            };
+            let stands = self.shown.get(place).filter(|stands| feed.has_rows_in_redis() && stands.offset < *to);
+            let Some(stands) = stands else { continue };
             if stands.offset < *from {
                 missed.push(*place);
                 continue;
             }
-            let moves = stands.offset < *to;
-            let shown = if moves { Shown { offset: *to, hash: Some(*hash), ..*stands } } else { *stands };
-            let (expected, stored) = (stands.to_string(), are_committed.then_some(*to));
-            positions.entry(*partition).or_default().push(Position { feed: *feed, expected, shown, moves, stored });
+            let shown = Shown { offset: *to, hash: Some(*hash), ..*stands };
+            let (expected, stored) = (stands.to_string(), self.stored.get(place).copied());
+            positions.entry(*partition).or_default().push(Position {
+                feed: *feed,
+                expected,
+                shown,
+                moves: true,
+                stored,
+            });
         }
         (positions, missed)
     }

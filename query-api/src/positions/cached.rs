@@ -13,6 +13,7 @@ use super::{Makings, NOTHING, Offsets, to_index};
 #[derive(Debug, Clone)]
 pub(super) struct Cached {
     pub(super) makings: PerFeed<Makings>,
+    /// Of feeds whose rows projectors write there. What readers put there shows what Postgres did.
     pub(super) offsets: Offsets,
     /// Redis's clock in ms when ours showed the instant.
     pub(super) clock: (u64, Instant),
@@ -28,7 +29,7 @@ impl Cached {
 
     /// Follows no position any more that is below the floor.
     pub(super) fn distrust(&mut self, floor: &Offsets) {
-        for feed in FeedId::all() {
+        for feed in FeedId::all().into_iter().filter(|feed| feed.has_rows_in_redis()) {
             for (index, floor) in floor.of(feed).iter().enumerate() {
                 if self.makings[feed][index].is_some() && self.offsets.of(feed)[index] < *floor {
                     Arc::make_mut(&mut self.makings[feed])[index] = None;
@@ -77,7 +78,7 @@ impl Cached {
     ) -> Option<(FeedId, u32, i64)> {
         let index = to_index(partition);
         let floor = floor.and_then(|floor| floor.of(feed).get(index)).copied().unwrap_or(NOTHING);
-        let shown = shown.filter(|shown| shown.offset >= floor);
+        let shown = shown.filter(|shown| !feed.has_rows_in_redis() || shown.offset >= floor);
         let (known, at) = (*self.makings[feed].get(index)?, self.offsets.of(feed)[index]);
         let making = shown.map(|shown| shown.making);
         let offset = shown.map_or(NOTHING, |shown| shown.offset);

@@ -1,5 +1,6 @@
 //! What is known of both places at one moment.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::feeds::FeedId;
@@ -50,18 +51,24 @@ impl State {
     }
 
     pub(super) fn cached(&self, feed: FeedId, token: Option<&Token>) -> Option<Place> {
-        let cache = self.cache.as_ref()?;
-        let offsets = &cache.offsets.0[feed];
+        let (cache, offsets) = (self.cache.as_ref()?, self.in_cache(feed)?);
         if !token.is_none_or(|token| covers(offsets, token)) {
             return None;
         }
         Some(Place::Cache { makings: cache.makings[feed].clone(), offsets: offsets.clone() })
     }
 
+    /// Returns the offsets that Redis shows of a feed. Rows that readers put there show what Postgres does.
+    pub(super) fn in_cache(&self, feed: FeedId) -> Option<&Arc<[i64]>> {
+        let cache = self.cache.as_ref()?;
+        let offsets = if feed.has_rows_in_redis() { &cache.offsets } else { self.store.as_ref()? };
+        Some(&offsets.0[feed])
+    }
+
     /// In each place a position that has to come before the token is shown there.
     pub(super) fn missing(&self, (feed, places): (FeedId, Places), token: &Token) -> Vec<Position> {
-        let of_place = |at, offsets: Option<&Offsets>| {
-            let offsets = offsets.map_or(&[][..], |offsets| offsets.of(feed));
+        let of_place = |at, offsets: Option<&[i64]>| {
+            let offsets = offsets.unwrap_or_default();
             let is_missing = |(partition, offset): &(&u32, &i64)| {
                 offsets.get(to_index(**partition)).is_none_or(|shown| shown < *offset)
             };
@@ -69,18 +76,19 @@ impl State {
             let (partition, offset) = missing.expect("the place does not show the token");
             (at, feed, *partition, *offset)
         };
-        let stored = of_place(At::Store, self.store.as_ref());
+        let stored = of_place(At::Store, self.store.as_ref().map(|store| store.of(feed)));
         match places {
-            Places::Any => vec![of_place(At::Cache, self.cache.as_ref().map(|cache| &cache.offsets)), stored],
-            Places::StoreAlone => vec![stored],
+            Places::Any if feed.has_rows_in_redis() => {
+                vec![of_place(At::Cache, self.in_cache(feed).map(|offsets| &**offsets)), stored]
+            }
+            Places::Any | Places::StoreAlone => vec![stored],
         }
     }
 
     /// By partition, of both places.
     pub(super) fn furthest(&self, feed: FeedId) -> Option<Vec<i64>> {
-        let of_feed = |offsets: &Offsets| offsets.of(feed).to_vec();
         let (store, cache) =
-            (self.store.as_ref().map(of_feed), self.cache.as_ref().map(|cache| of_feed(&cache.offsets)));
+            (self.store.as_ref().map(|store| store.of(feed).to_vec()), self.in_cache(feed).map(|cache| cache.to_vec()));
         match (store, cache) {
             (Some(store), Some(cache)) => Some(store.into_iter().zip(cache).map(|(a, b)| a.max(b)).collect()),
             (store, cache) => store.or(cache),
@@ -90,10 +98,10 @@ impl State {
     /// What any of the places shows of the partitions that the token names.
     pub(super) fn reached_of(&self, (feed, places): (FeedId, Places), token: &Token) -> Option<String> {
         let mut offsets = vec![NOTHING; to_index(self.log?.partitions)];
-        let cached = self.cache.as_ref().filter(|_| places == Places::Any).map(|cache| &cache.offsets);
-        for place in [self.store.as_ref(), cached].into_iter().flatten() {
+        let cached = self.in_cache(feed).filter(|_| places == Places::Any).map(|offsets| &**offsets);
+        for place in [self.store.as_ref().map(|store| store.of(feed)), cached].into_iter().flatten() {
             for partition in token.positions.keys().map(|partition| to_index(*partition)) {
-                offsets[partition] = offsets[partition].max(place.of(feed)[partition]);
+                offsets[partition] = offsets[partition].max(place[partition]);
             }
         }
         token_text(self.log?.id, &offsets, Scope::All)

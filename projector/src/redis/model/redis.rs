@@ -27,7 +27,7 @@ pub(super) struct Redis {
 pub(super) struct Show<'a> {
     pub(super) to: Position,
     pub(super) row: Option<&'a Row>,
-    /// The next offset of Postgres, if it has the row.
+    /// The next offset of Postgres, as far as it is known.
     pub(super) stored: Option<u8>,
 }
 
@@ -43,7 +43,7 @@ impl Redis {
             if is_newer {
                 self.rows.insert(to.incarnation, (*row).clone());
             }
-            if stored.is_none() {
+            if stored.is_none_or(|stored| stored < to.next) {
                 self.named.insert(to.incarnation, to.next);
             }
         }

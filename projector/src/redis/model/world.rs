@@ -3,7 +3,7 @@
 use super::redis::{Position, Redis, Show};
 use super::{Rule, Rules};
 
-/// The offsets of the records that made a row. All records are of its aggregate.
+/// The offsets of the records that made a row. All records are of its aggregate, but for [`World::stranger`].
 pub(super) type Row = Vec<u8>;
 
 /// Postgres, or what a projector knows of it.
@@ -47,6 +47,8 @@ pub(super) enum Ended {
 pub(super) struct World {
     /// The number of records.
     pub(super) log: u8,
+    /// The offset of a record that changes another row, and moves this one's position.
+    pub(super) stranger: Option<u8>,
     pub(super) stored: Stored,
     pub(super) redis: Redis,
     /// The state that Redis goes back to if its master dies.
@@ -67,9 +69,11 @@ pub(super) struct World {
 
 impl Stored {
     /// Takes the next record, which is parked if something of its aggregate is.
-    fn fold(&mut self) {
-        let to = if self.parked.is_empty() { &mut self.row } else { &mut self.parked };
-        to.push(self.next);
+    fn fold(&mut self, stranger: Option<u8>) {
+        if stranger != Some(self.next) {
+            let to = if self.parked.is_empty() { &mut self.row } else { &mut self.parked };
+            to.push(self.next);
+        }
         self.next += 1;
     }
 
@@ -79,10 +83,11 @@ impl Stored {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(stranger: Option<u8>) -> Self {
         let (stored, redis) = (Stored::default(), Redis::default());
         Self {
             log: 0,
+            stranger,
             stored: stored.clone(),
             replica: redis.clone(),
             redis,
@@ -120,9 +125,9 @@ impl World {
     }
 
     pub(super) fn fold(&mut self, which: usize, rules: &Rules) {
-        let Self { projectors, redis, .. } = self;
+        let Self { projectors, redis, stranger, .. } = self;
         let Projector::Folds(fold) = &mut projectors[which] else { return };
-        fold.folded.fold();
+        fold.folded.fold(*stranger);
         if fold.folded.is_early(rules) {
             fold.show_ahead(redis, rules);
         }
@@ -180,10 +185,8 @@ impl World {
         let Projector::Folds(fold) = &mut self.projectors[which] else { return };
         fold.commit = None;
         let mut to = fold.base.clone();
-        while to.next < fold.folded.next {
-            to.parked.push(to.next);
-            to.next += 1;
-        }
+        to.parked.extend((to.next..fold.folded.next).filter(|offset| self.stranger != Some(*offset)));
+        to.next = fold.folded.next;
         if Self::commit(&mut self.stored, &fold.base, &to) == Ended::Moved {
             self.projectors[which] = Projector::Away;
             return;
@@ -259,7 +262,8 @@ impl World {
         }
         let Stored { parked, given_up, .. } = &self.stored;
         let last = row.iter().map(|offset| offset + 1).max().unwrap_or(0);
-        let has_all = (0..position.next.max(last)).all(|offset| row.contains(&offset) || given_up.contains(&offset));
+        let mut named = (0..position.next.max(last)).filter(|offset| self.stranger != Some(*offset));
+        let has_all = named.all(|offset| row.contains(&offset) || given_up.contains(&offset));
         let has_more = row.iter().any(|offset| given_up.contains(offset) || is_kept && parked.contains(offset));
         has_all && !has_more
     }
@@ -269,7 +273,7 @@ impl World {
         let Stored { next, row, parked, given_up, .. } = &self.stored;
         let mut all = [&row[..], parked, given_up].concat();
         all.sort_unstable();
-        all.into_iter().eq(0..*next)
+        all.into_iter().eq((0..*next).filter(|offset| self.stranger != Some(*offset)))
     }
 }
 
@@ -283,19 +287,23 @@ impl Fold {
     fn move_on(&mut self, redis: &mut Redis, row: Option<&Row>, rules: &Rules) {
         let Some(shown) = self.shown.filter(|shown| shown.next < self.folded.next) else { return };
         let to = Position { next: self.folded.next, ..shown };
-        let is_there = redis.show(Some(shown), &Show { to, row, stored: None }, rules);
+        let row = row.filter(|row| has_changed(row, shown, to));
+        let is_there = redis.show(Some(shown), &Show { to, row, stored: Some(self.base.next) }, rules);
         self.shown = is_there.then_some(to);
     }
 
-    /// Shows what is committed, where it is not shown yet, and notes that it is committed.
+    /// Shows what is committed, where it is not shown yet. That it is committed is noted by the next script.
     fn show_committed(&mut self, redis: &mut Redis, rules: &Rules) {
-        let Some(shown) = self.shown else { return };
-        let stored = Some(self.base.next);
-        let moves = shown.next < self.base.next;
-        let to = if moves { Position { next: self.base.next, ..shown } } else { shown };
+        let Some(shown) = self.shown.filter(|shown| shown.next < self.base.next) else { return };
+        let (to, stored) = (Position { next: self.base.next, ..shown }, Some(self.base.next));
         // Nothing is put of an aggregate whose records are parked.
-        let row = Some(&self.base.row).filter(|_| moves && self.base.parked.is_empty());
+        let row = Some(&self.base.row).filter(|row| self.base.parked.is_empty() && has_changed(row, shown, to));
         let is_there = redis.show(Some(shown), &Show { to, row, stored }, rules);
         self.shown = is_there.then_some(to);
     }
+}
+
+/// Tells whether a row has changed between two positions.
+fn has_changed(row: &[u8], from: Position, to: Position) -> bool {
+    row.iter().any(|offset| (from.next..to.next).contains(offset))
 }
