@@ -4,12 +4,13 @@
 //! one snapshot of Postgres tells how far each view stands in each partition, to which the log is read on. So the
 //! writes of a live system are no differences.
 //!
-//! Compared are every checkpoint with its tally, and the rows of a sample of keys, or all; of the journal, how many
-//! events its aggregates have. Rows that the log knows
-//! nothing of show only where all are compared.
+//! Compared are every checkpoint with its tally, and the rows of a sample of keys, or all; of the journal the hash of each
+//! closed segment, and how many events its aggregates have. Rows that the log knows nothing of show only where all are
+//! compared.
 
 mod sample;
 mod refold;
+mod segments;
 mod found;
 mod compare;
 
@@ -26,7 +27,7 @@ pub use compare::Difference;
 use crate::config::Config;
 use crate::log;
 use compare::Compared;
-use found::{Checkpoints, Postgres, Redis, Rows};
+use found::{Checkpoints, Postgres, Redis, Rows, Segment};
 use refold::Refold;
 
 /// Kafka gives an answer, or the next records.
@@ -98,7 +99,7 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
 
     let of = |feed| refold.rows(feed).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>();
     let keys = FeedId::all().map(|feed| most.map(|_| of(feed)));
-    let (checkpoints, rows) = postgres.snapshot(&keys).await?;
+    let (checkpoints, rows, segments) = postgres.snapshot(&keys, partitions).await?;
     let until = offsets(&checkpoints, partitions, |checkpoint| checkpoint.reader.next_offset);
     refold.limit(&until);
     read(config, &mut refold, 0).await?;
@@ -110,6 +111,7 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
     report.lines.push(told);
     report.compare_checkpoints(&refold, &checkpoints);
     report.compare_rows(&refold, &rows, most.is_none());
+    report.compare_segments(&refold, &segments);
     report.compare_cache(&mut redis, &mut refold, &until).await?;
     // Redis shows rows before Postgres has them: each is compared at its own version.
     let ends = self::ends(&config.kafka, &config.topic.name).await?;
@@ -141,6 +143,11 @@ impl Report {
             self.rows += rows;
             self.differences.extend(differences);
         }
+    }
+
+    fn compare_segments(&mut self, refold: &Refold, found: &[Segment]) {
+        self.lines.push(format!("Postgres     journal: {} closed segments, by their hashes", found.len()));
+        self.differences.extend(found.iter().filter_map(|segment| compare::segment(segment, refold)));
     }
 
     /// Redis goes on meanwhile. What it has of later versions is left to the rest of the log.

@@ -196,8 +196,17 @@ impl Folder {
         for (partition, offset, value, record) in &records.0 {
             let (partition, offset) = (*partition, *offset);
             let standing = &mut standings[partition as usize];
+            let is_journalled = standing.passes(FeedId::Journal, offset);
             let mut counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
-            if let Some(Record::Commit(commit)) = record
+            let commit = match record {
+                Some(Record::Commit(commit)) => Some(commit),
+                Some(Record::Claim(_) | Record::Fence(_)) | None => None,
+            };
+            if is_journalled {
+                let commit = commit.filter(|_| counts[FeedId::Journal]);
+                changes.journal.push((partition, offset, value), commit);
+            }
+            if let Some(commit) = commit
                 && counts.contains(&true)
             {
                 standing.times.note(commit);
@@ -205,7 +214,7 @@ impl Folder {
                 changes.moved.insert(partition);
                 changes.commits += 1;
                 self.parked.take((partition, offset, value), commit, &mut counts, &mut changes.parked);
-                self.commit(partition, offset, commit, counts, &mut changes)?;
+                self.commit(partition, commit, counts, &mut changes)?;
             }
         }
         self.finish(&mut changes);
@@ -223,10 +232,10 @@ impl Folder {
     /// What was parked of a view, whether it counts was decided then.
     pub(crate) fn refold(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        for (partition, offset, _, record) in &records.0 {
+        for (partition, _, _, record) in &records.0 {
             if let Some(Record::Commit(commit)) = record {
                 let counts = FeedId::all().map(|feed| feed == FeedId::View(view));
-                self.commit(*partition, *offset, commit, counts, &mut changes)?;
+                self.commit(*partition, commit, counts, &mut changes)?;
             }
         }
         self.finish(&mut changes);
@@ -236,13 +245,12 @@ impl Folder {
     fn commit(
         &mut self,
         partition: u32,
-        offset: i64,
         commit: &Commit<'_>,
         counts: PerFeed<bool>,
         changes: &mut Changes,
     ) -> Result<(), FoldError> {
         // What it leaves half done is dropped by whoever hears of it.
-        let folded = catch_unwind(AssertUnwindSafe(|| self.fold_commit(partition, offset, commit, counts, changes)));
+        let folded = catch_unwind(AssertUnwindSafe(|| self.fold_commit(partition, commit, counts, changes)));
         folded.map_err(|panic| FoldError::Panicked {
             feed: self.at,
             aggregate: commit.aggregate.to_string(),
@@ -250,20 +258,10 @@ impl Folder {
         })
     }
 
-    fn fold_commit(
-        &mut self,
-        partition: u32,
-        offset: i64,
-        commit: &Commit<'_>,
-        counts: PerFeed<bool>,
-        changes: &mut Changes,
-    ) {
+    fn fold_commit(&mut self, partition: u32, commit: &Commit<'_>, counts: PerFeed<bool>, changes: &mut Changes) {
         self.at = FeedId::Journal;
-        if counts[FeedId::Journal] {
-            changes.journal.push(partition, offset, commit);
-            if snapshots::is_due(commit) {
-                changes.due.push((commit.aggregate.to_string(), commit.version));
-            }
+        if counts[FeedId::Journal] && snapshots::is_due(commit) {
+            changes.due.push((commit.aggregate.to_string(), commit.version));
         }
         let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
         let at = TimeMs(commit.at_ms);

@@ -1,23 +1,34 @@
-//! The journal: every event, by aggregate and version; and, for a while, every command by its key.
+//! The journal: every record as it is, in runs of one partition and segment; and, for a while, every command by its key.
 
+use std::collections::BTreeMap;
+
+use postgres_types::ToSql;
+use schemas::idempotency::IdempotencyKey;
+use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::Commit;
 use schemas::tables::repeat_key;
 use uuid::Uuid;
 
-/// Columns of the journal, a row an event.
+/// What is added to the journal.
 #[derive(Debug, Default)]
 pub(crate) struct JournalRows {
-    pub(crate) aggregates: Vec<String>,
-    pub(crate) versions: Vec<i64>,
-    pub(crate) types: Vec<&'static str>,
-    pub(crate) data: Vec<String>,
-    pub(crate) at_ms: Vec<i64>,
-    pub(crate) partitions: Vec<i32>,
-    pub(crate) offsets: Vec<i64>,
-    pub(crate) command_ids: Vec<String>,
-    pub(crate) causes: Vec<Option<String>>,
-    pub(crate) traces: Vec<Option<String>>,
+    /// By partition and segment.
+    pub(crate) runs: BTreeMap<(u32, i64), Run>,
     pub(crate) repeats: RepeatRows,
+}
+
+/// A row of the table `journal_tail`.
+#[derive(Debug, ToSql)]
+#[postgres(name = "journal_tail")]
+pub(crate) struct Run {
+    partition: i32,
+    segment: i64,
+    first_offset: i64,
+    offsets: Vec<i64>,
+    pub(crate) aggregates: Vec<Option<String>>,
+    pub(crate) versions: Vec<i64>,
+    events: Vec<i32>,
+    pub(crate) records: Vec<Vec<u8>>,
 }
 
 /// Columns of the keys that took effect, a row a command.
@@ -45,7 +56,8 @@ impl RepeatRows {
         if commit.cause.is_some() {
             return;
         }
-        self.keys.push(repeat_key(&commit.aggregate, &commit.command_id));
+        let Ok(key) = IdempotencyKey::from_bare(&commit.command_id) else { return };
+        self.keys.push(repeat_key(&commit.aggregate, &key));
         self.at_ms.push(commit.at_ms.cast_signed());
         self.partitions.push(partition.cast_signed());
         self.offsets.push(offset);
@@ -55,40 +67,46 @@ impl RepeatRows {
     }
 }
 
+impl Run {
+    fn at(partition: u32, segment: i64, first_offset: i64) -> Self {
+        Self {
+            partition: partition.cast_signed(),
+            segment,
+            first_offset,
+            offsets: Vec::new(),
+            aggregates: Vec::new(),
+            versions: Vec::new(),
+            events: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+}
+
 impl JournalRows {
-    pub(crate) fn append(&mut self, mut later: Self) {
-        append!(
-            self,
-            later,
-            aggregates,
-            versions,
-            types,
-            data,
-            at_ms,
-            partitions,
-            offsets,
-            command_ids,
-            causes,
-            traces
-        );
+    pub(crate) fn append(&mut self, later: Self) {
+        for (place, mut later) in later.runs {
+            match self.runs.get_mut(&place) {
+                Some(run) => {
+                    append!(run, later, offsets, aggregates, versions, events, records);
+                }
+                None => drop(self.runs.insert(place, later)),
+            }
+        }
         let (repeats, mut later) = (&mut self.repeats, later.repeats);
         append!(repeats, later, keys, at_ms, partitions, offsets, fingerprints, versions, events);
     }
 
-    pub(crate) fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
-        self.repeats.push(partition, offset, commit);
-        let first = commit.version + 1 - commit.events.len() as u64;
-        for (event, version) in commit.events.iter().zip(first..) {
-            self.aggregates.push(commit.aggregate.to_string());
-            self.versions.push(version.cast_signed());
-            self.types.push(event.name());
-            self.data.push(event.data_json());
-            self.at_ms.push(commit.at_ms.cast_signed());
-            self.partitions.push(partition.cast_signed());
-            self.offsets.push(offset);
-            self.command_ids.push(commit.command_id.to_string());
-            self.causes.push(commit.cause.as_deref().map(str::to_owned));
-            self.traces.push(commit.trace.as_deref().map(str::to_owned));
+    /// Adds a record. `commit`: what it says, if it counts.
+    pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, &[u8]), commit: Option<&Commit<'_>>) {
+        let segment = offset / SEGMENT_OFFSETS;
+        let run = self.runs.entry((partition, segment)).or_insert_with(|| Run::at(partition, segment, offset));
+        run.offsets.push(offset);
+        run.aggregates.push(commit.map(|commit| commit.aggregate.to_string()));
+        run.versions.push(commit.map_or(0, |commit| commit.version.cast_signed()));
+        run.events.push(commit.map_or(0, |commit| i32::try_from(commit.events.len()).unwrap_or(i32::MAX)));
+        run.records.push(value.to_owned());
+        if let Some(commit) = commit {
+            self.repeats.push(partition, offset, commit);
         }
     }
 }

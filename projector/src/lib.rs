@@ -22,6 +22,7 @@ mod log_end;
 mod fold;
 mod poison;
 mod journal;
+mod segments;
 pub mod snapshots;
 mod postgres;
 mod redis;

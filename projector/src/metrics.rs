@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     incarnations: Counter<u64>,
     /// `stampede_snapshots_total{outcome}`: states considered: `kept`, `not-worth-it` or `failed`.
     snapshots: Counter<u64>,
+    /// `stampede_segments_closed_total`.
+    segments: Counter<u64>,
     /// `stampede_parked{view}`: aggregates that a view does not take.
     parked: Gauge<u64>,
     /// `stampede_view_waits_for_rebuild{view}`: 1 where another fold than this build's made the view's rows.
@@ -61,6 +63,7 @@ impl Metrics {
                 "Times that what Redis has of a view in a partition was declared stale.",
             ),
             snapshots: counter("stampede_snapshots", "States of aggregates that were due to be kept."),
+            segments: counter("stampede_segments_closed", "Segments of the journal that were closed."),
             parked: meter
                 .u64_gauge("stampede_parked")
                 .with_description("Aggregates that a view does not take, with their later records.")
@@ -116,6 +119,10 @@ impl Metrics {
 
     pub(crate) fn snapshot_failed(&self) {
         self.snapshots.add(1, &[KeyValue::new("outcome", "failed")]);
+    }
+
+    pub(crate) fn segments_closed(&self, count: u64) {
+        self.segments.add(count, &[]);
     }
 
     pub(crate) fn parked(&self, parked: &Parked) {

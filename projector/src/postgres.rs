@@ -22,7 +22,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 pub(crate) use columns::{Checkpoints, ParkedRecords};
-use columns::{Param, Parts, Rows, journal_params, repeats_params};
+use columns::{Param, Parts, Rows, repeats_params};
 pub(crate) use parked::DEADLINES;
 pub(crate) use standings::{reader, tally};
 
@@ -209,9 +209,9 @@ impl Store {
         let moves = Checkpoints::new(moves);
         let written = written(changes)?;
         let writes = written.iter().map(|(view, columns)| self.write(*view, columns));
-        let journal = journal_params(&changes.journal);
+        let runs: Vec<_> = changes.journal.runs.values().collect();
         let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
-        let (no_events, parked) = (changes.journal.versions.is_empty(), ParkedRecords::new(&changes.parked));
+        let (no_keys, parked) = (changes.journal.repeats.keys.is_empty(), ParkedRecords::new(&changes.parked));
         // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
         // fails, so that the session is out of the transaction afterwards.
         let (begun, moved, identified, writes, journal, repeats, parked, committed) = tokio::join!(
@@ -219,8 +219,8 @@ impl Store {
             run(client, move_checkpoints, moves.params(), false),
             run(client, insert_partitions, [&partitions, &nonces], partitions.is_empty()),
             join_all(writes),
-            run(client, insert_journal, journal, no_events),
-            run(client, insert_repeats, repeats, no_events),
+            run(client, insert_journal, [&runs], runs.is_empty()),
+            run(client, insert_repeats, repeats, no_keys),
             run(client, insert_parked, parked.params(), changes.parked.is_empty()),
             client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" })
         );

@@ -20,7 +20,8 @@ use chassis::postgres::PostgresError;
 use domain::{State, evolve};
 use schemas::aggregate::AggregateId;
 use schemas::events::WireEvent;
-use schemas::record::Commit;
+use schemas::journal::StoredCommit;
+use schemas::record::{Commit, RecordError};
 use schemas::snapshots::{FORM, decode, encode};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -33,9 +34,9 @@ pub use prepare::{Prepared, prepare, run};
 const EVERY: u64 = 256;
 /// Bytes of a kept state that one event since then outweighs.
 const BYTES_AN_EVENT: u64 = 256;
-/// Events that are read and folded in one go.
+/// Commits that are read and folded in one go.
 const PAGE: i64 = 10_000;
-/// A page is read from the index, in its order: to sort the whole rest of a history for each page would take ever longer.
+/// Names are read from the index, in its order.
 const PLANNER: &str = "-c enable_seqscan=off -c enable_bitmapscan=off";
 /// Aggregates that may wait. One that finds no room comes again after [`EVERY`] more events.
 const MAX_DUE: usize = 1024;
@@ -57,9 +58,17 @@ enum SnapshotError {
     #[error("{0:?} is no aggregate")]
     Name(String),
     #[error("the journal of {aggregate:?} cannot be read")]
-    Journal { aggregate: String, source: serde_json::Error },
+    Journal { aggregate: String, source: JournalError },
     #[error("the events of {0:?} cannot be folded")]
     Fold(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum JournalError {
+    #[error("a record is no commit")]
+    Record(#[from] RecordError),
+    #[error("an event is none that this build knows")]
+    Event(#[from] serde_json::Error),
 }
 
 /// Whether the commit passes one of the versions at which a snapshot is considered.
@@ -73,14 +82,17 @@ pub(crate) fn channel() -> (mpsc::Sender<Due>, mpsc::Receiver<Due>) {
 }
 
 /// Until nobody sends any more.
-pub(crate) async fn keep(url: Secret, mut due: mpsc::Receiver<Due>, metrics: Arc<Metrics>) {
+pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<Due>, metrics: Arc<Metrics>) {
     let mut client = None;
     let mut tidying = tokio::time::interval(TIDY_EVERY);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             due = due.recv() => match due {
-                Some((aggregate, version)) => keep_due(&url, &mut client, &aggregate, version, &metrics).await,
+                Some((aggregate, version)) => match connected(&url, &mut client).await {
+                    Ok(client) => keep_one(client, partitions, &aggregate, version).await.map(|kept| metrics.kept(kept)),
+                    Err(error) => Err(error),
+                },
                 None => return,
             },
             _ = tidying.tick() => tidy(&url, &mut client).await,
@@ -95,17 +107,6 @@ pub(crate) async fn keep(url: Secret, mut due: mpsc::Receiver<Due>, metrics: Arc
             }
         }
     }
-}
-
-async fn keep_due(
-    url: &Secret,
-    client: &mut Option<Client>,
-    aggregate: &str,
-    version: u64,
-    metrics: &Metrics,
-) -> Result<(), SnapshotError> {
-    metrics.kept(keep_one(connected(url, client).await?, aggregate, version).await?);
-    Ok(())
 }
 
 /// Says that this build's form is in use, and drops the snapshots of those that are not any more.
@@ -139,7 +140,7 @@ async fn connected<'a>(url: &Secret, client: &'a mut Option<Client>) -> Result<&
 }
 
 /// Returns whether it was worth it.
-async fn keep_one(client: &Client, aggregate: &str, version: u64) -> Result<bool, SnapshotError> {
+async fn keep_one(client: &Client, partitions: u32, aggregate: &str, version: u64) -> Result<bool, SnapshotError> {
     let kept = client.query_opt(include_str!("postgres/snapshot_size.sql"), &[&FORM, &aggregate]).await?;
     let (kept_version, bytes) = kept.map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i32>(1)));
     let events = version.saturating_sub(kept_version.cast_unsigned());
@@ -151,12 +152,13 @@ async fn keep_one(client: &Client, aggregate: &str, version: u64) -> Result<bool
     let known = client.query_opt(known, &[&FORM, &aggregate]).await?;
     let known = beside(aggregate, move || known.and_then(|row| Some((decode(FORM, row.get(0))?, row.get(1)))));
     let (mut state, mut version) = known.await?.unwrap_or_else(|| (State::initial(name.aggregate()), 0_i64));
-    let from = version;
+    let (from, partition) = (version, name.partition(partitions).cast_signed());
     loop {
-        let journal = client.query(include_str!("postgres/journal_since.sql"), &[&aggregate, &version, &PAGE]).await?;
+        let since = "SELECT record, version FROM commits_of($1, $2, $3, $4)";
+        let journal = client.query(since, &[&aggregate, &partition, &version, &PAGE]).await?;
         let Some(last) = journal.last() else { break };
-        version = last.get(2);
-        let folded = beside(aggregate, move || fold(state, &journal)).await?;
+        let after = std::mem::replace(&mut version, last.get(1)).cast_unsigned();
+        let folded = beside(aggregate, move || fold(state, after, &journal)).await?;
         state = folded.map_err(|source| SnapshotError::Journal { aggregate: aggregate.to_owned(), source })?;
     }
     if version == from {
@@ -176,8 +178,13 @@ async fn beside<T: Send + 'static>(
     done.ok().flatten().ok_or_else(|| SnapshotError::Fold(aggregate.to_owned()))
 }
 
-fn fold(state: State, journal: &[Row]) -> Result<State, serde_json::Error> {
-    journal.iter().try_fold(state, |state, row| Ok(evolve(state, &WireEvent::upcast_parts(row.get(0), row.get(1))?)))
+fn fold(mut state: State, after: u64, journal: &[Row]) -> Result<State, JournalError> {
+    for row in journal {
+        for (_, event) in StoredCommit::read(row.get(0))?.events_after(after) {
+            state = evolve(state, &WireEvent::upcast_parts(&event.name, event.data.get())?);
+        }
+    }
+    Ok(state)
 }
 
 async fn connect(url: &Secret) -> Result<Client, SnapshotError> {

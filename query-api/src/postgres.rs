@@ -12,6 +12,7 @@ use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use schemas::aggregate::type_name;
 use schemas::feeds::ViewId;
+use schemas::journal::{StoredCommit, StoredEvent};
 use schemas::settings;
 use schemas::token::Token;
 use schemas::views::{JOURNAL, Source, VIEWS, View, row_body};
@@ -171,29 +172,35 @@ impl Store {
         Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy, parked })
     }
 
-    /// Events after a version.
+    /// Events after a version, of an aggregate and its partition.
     pub(crate) async fn history(
         &self,
-        aggregate: &str,
+        (aggregate, partition): (&str, u32),
         after: i64,
         limit: i64,
     ) -> Result<Loaded<Vec<JournalEvent>>, StoreError> {
-        let rows =
-            self.primary.query(include_str!("postgres/history.sql"), &[&JOURNAL, &aggregate, &after, &limit]).await?;
-        let found = rows.iter().filter_map(|row| {
-            Some(JournalEvent {
-                version: row.get::<_, Option<i64>>(1)?,
-                r#type: row.get(2),
-                data: row.get(3),
-                at_ms: row.get(4),
-                partition: row.get(5),
-                offset: row.get(6),
-                command_id: row.get(7),
-                cause: row.get(8),
-                trace: row.get(9),
-            })
-        });
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy: false, parked: None })
+        let partition = partition.cast_signed();
+        let params: [Param<'_>; 5] = [&JOURNAL, &aggregate, &partition, &after, &limit];
+        let rows = self.primary.query(include_str!("postgres/history.sql"), &params).await?;
+        let mut found = Vec::new();
+        for row in &rows {
+            let Some(record) = row.get::<_, Option<&[u8]>>(2) else { continue };
+            let commit = StoredCommit::read(record)?;
+            let event = |(version, event): (u64, &StoredEvent<'_>)| JournalEvent {
+                version: version.cast_signed(),
+                r#type: event.name.to_string(),
+                data: event.data.get().to_owned(),
+                at_ms: commit.at_ms.cast_signed(),
+                partition,
+                offset: row.get(1),
+                command_id: commit.command_id.to_string(),
+                cause: commit.cause.as_deref().map(str::to_owned),
+                trace: commit.trace.as_deref().map(str::to_owned),
+            };
+            found.extend(commit.events_after(after.cast_unsigned()).map(event));
+        }
+        found.truncate(usize::try_from(limit).unwrap_or_default());
+        Ok(Loaded { found, offsets: offsets(&rows), is_copy: false, parked: None })
     }
 
     /// Returns the version and the JSON of a row that this build's fold made. The primary tells.

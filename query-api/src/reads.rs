@@ -235,7 +235,11 @@ impl Reads {
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         let scope = Scope::One(partition);
-        let loaded = self.store.history(aggregate, after, limit).await.map_err(|error| self.refused(failed(error)))?;
+        let loaded = self
+            .store
+            .history((aggregate, partition), after, limit)
+            .await
+            .map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FeedId::Journal.name(), Origin::Postgres);
         check(log, &loaded, fresh)?;
         let token = token_of(log, &loaded.offsets, scope);

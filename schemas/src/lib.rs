@@ -12,6 +12,7 @@
 pub mod topic;
 pub mod aggregate;
 pub mod record;
+pub mod journal;
 pub mod events;
 pub mod chain;
 pub mod token;

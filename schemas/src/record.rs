@@ -17,7 +17,7 @@ use crate::events::WireEvent;
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-const MARK: &[u8] = b"st";
+pub(crate) const MARK: &[u8] = b"st";
 const PREFIX: &[u8] = b"st1";
 
 /// A claim and the records under it: the claim's offset, and a random number that tells it from another claim

@@ -6,6 +6,11 @@
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::idempotency::IdempotencyKey;
+
+/// Of the key of a repeat, behind 48 bits of milliseconds since 1970.
+const HASH_BITS: u32 = 80;
+
 /// Where the migrations lie, for tools that read them from disk.
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__read_side", include_str!("../sql/V1__read_side.sql")),
@@ -19,16 +24,20 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V13__states_by_form", include_str!("../sql/V13__states_by_form.sql")),
     ("V15__exact_sums", include_str!("../sql/V15__exact_sums.sql")),
     ("V20__settings", include_str!("../sql/V20__settings.sql")),
+    ("V21__segments", include_str!("../sql/V21__segments.sql")),
 ];
 
-/// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is.
-pub fn repeat_key(aggregate: &str, key: &str) -> Uuid {
+/// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is. It begins with the time that
+/// the idempotency key tells, if it does: the index grows at its end then.
+pub fn repeat_key(aggregate: &str, key: &IdempotencyKey) -> Uuid {
     let mut hash = Xxh3Default::new();
     hash.update(aggregate.as_bytes());
     // No name of an aggregate has this byte, so no two pairs run together.
     hash.update(&[0]);
-    hash.update(key.as_bytes());
-    Uuid::from_u128(hash.digest128())
+    hash.update(key.as_str().as_bytes());
+    let hash = hash.digest128();
+    let bits = key.time().map_or(hash, |time| u128::from(time.0) << HASH_BITS | hash & ((1 << HASH_BITS) - 1));
+    Uuid::from_u128(bits)
 }
 
 /// A nonce or a hash as Postgres stores it: the same 64 bits, signed.

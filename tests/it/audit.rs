@@ -119,7 +119,8 @@ async fn an_audit_names_a_sum_that_is_wrong_and_a_row_too_many() {
 #[tokio::test]
 async fn an_audit_names_the_aggregate_whose_journal_lacks_an_event() {
     let audited = Audited::new().await;
-    audited.shop.sql("DELETE FROM journal WHERE aggregate = 'order/o-0-7' AND version = 1").await;
+    let lost = "UPDATE journal_tail SET aggregates = array_replace(aggregates, 'order/o-0-7', NULL)";
+    audited.shop.sql(lost).await;
     for most in [None, Some(1000)] {
         assert_eq!(audited.difference(most).await, "journal order/o-0-7, Postgres");
     }

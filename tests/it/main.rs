@@ -19,6 +19,7 @@ mod batches;
 mod ownership;
 mod quarantine;
 mod keeping;
+mod segments;
 mod views;
 mod cache;
 mod ahead;

@@ -144,7 +144,7 @@ async fn a_postgres_whose_disk_is_full_stops_folding_with_a_clear_word_and_nothi
          RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$",
     )
     .await;
-    shop.sql("CREATE TRIGGER full_disk BEFORE INSERT ON journal FOR EACH STATEMENT EXECUTE FUNCTION fail()").await;
+    shop.sql("CREATE TRIGGER full_disk BEFORE INSERT ON journal_tail FOR EACH STATEMENT EXECUTE FUNCTION fail()").await;
 
     let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     let token = restocked.accepted(&["product.restocked.v1"]).token();
@@ -158,7 +158,7 @@ async fn a_postgres_whose_disk_is_full_stops_folding_with_a_clear_word_and_nothi
     let row = queries.get_with("/v1/products/cd", &fresh).await;
     assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(2)), "Redis shows it: {row:?}");
 
-    shop.sql("DROP TRIGGER full_disk ON journal").await;
+    shop.sql("DROP TRIGGER full_disk ON journal_tail").await;
     projector.wait_ready().await;
     queries.is_stored(&token).await;
     let parked = projector.admin_client().get("/parked").await.json();

@@ -179,9 +179,13 @@ async fn a_row_of_long_ago_is_folded_from_ten_thousand_events_at_most_or_from_th
     let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
     assert_eq!(whole.get("/v1/products/cd/history", &token).await.status, 200);
     // As they would be journalled after so many commands. The row is still the first event's.
-    let events = "INSERT INTO journal (aggregate, version, type, data, at, partition, \"offset\", command_id) \
-                  SELECT 'product/cd', n, 'product.repriced.v1', json_build_object('price_cents', n), now(), 0, n, '' \
-                  FROM generate_series(2, 10003) AS n";
+    let events = r#"
+        INSERT INTO journal_tail
+        SELECT (SELECT partition FROM journal_tail WHERE 'product/cd' = ANY (aggregates)), 1, 1024, array_agg(1024 + n), array_agg('product/cd'), array_agg(n), array_agg(1), array_agg(convert_to(format(
+            'st1{"commit":{"command_id":"","at_ms":%s,"version":%s,"events":[{"type":"product.repriced.v1","data":{"price_cents":%s}}]}}',
+            (extract(epoch FROM now()) * 1000)::bigint, n, n
+        ), 'UTF8'))
+        FROM generate_series(2, 10003) AS n"#;
     whole.shop.sql(events).await;
     let then = async |when: &str| whole.queries.get(&format!("/v1/products/cd/{when}")).await;
     assert_eq!(then("as-of?version=10001").await.json()["data"]["price_cents"], 10_001);

@@ -1,19 +1,9 @@
--- What happened to one aggregate from a version on, and the checkpoint of the same moment. Where fewer events come than
--- were asked for, they are the last up to that checkpoint.
-SELECT c.next_offset, j.types, j.data, j.versions, j.last_offset
+-- What happened to one aggregate of partition $5 from a version on, and the checkpoint of the same moment. Where fewer
+-- commits come than were asked for, they are the last up to that checkpoint.
+SELECT c.next_offset, j.records, j.last_version, j.last_offset
 FROM checkpoints AS c
 CROSS JOIN LATERAL (
-    SELECT
-        array_agg(type ORDER BY version) AS types,
-        array_agg(data::text ORDER BY version) AS data,
-        array_agg(version ORDER BY version) AS versions,
-        max("offset") AS last_offset
-    FROM (
-        SELECT type, data, version, "offset"
-        FROM journal
-        WHERE aggregate = $1 AND version >= $2
-        ORDER BY version
-        LIMIT $3
-    ) AS page
+    SELECT array_agg(record ORDER BY version) AS records, max(version) AS last_version, max("offset") AS last_offset
+    FROM commits_of($1, $5, $2::bigint - 1, $3)
 ) AS j
 WHERE c.view = $4 AND c.partition = $5

@@ -11,6 +11,7 @@ use schemas::aggregate::AggregateId;
 use schemas::chain::Reader;
 use schemas::events::{WireEvent, known_name};
 use schemas::idempotency::IdempotencyKey;
+use schemas::journal::StoredCommit;
 use schemas::record::Epoch;
 use schemas::settings::{self, Difference, Settings};
 use schemas::snapshots::{FORM, decode};
@@ -21,9 +22,9 @@ use tokio_postgres::types::ToSql;
 
 use crate::partition::{Checkpoint, KeptState, Repeat, panic_text};
 
-/// Events of one aggregate that are read together with others'. A longer history is read alone, in pages.
+/// Commits of one aggregate that are read together with others'. A longer history is read alone, in pages.
 const MAX_SHORT: i64 = 512;
-/// Events in one page of a long history.
+/// Commits in one page of a long history.
 const PAGE: i64 = 4096;
 /// Longer than the server lets a statement take: one that is silent for so long is not there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
@@ -122,7 +123,7 @@ impl Store {
         loop {
             let params: [&(dyn ToSql + Sync); 5] = [&name, &version, &PAGE, &JOURNAL, &partition.cast_signed()];
             let Some(row) = self.query(include_str!("page.sql"), &params).await?.pop() else { return Ok(None) };
-            let (checkpoint, is_last) = (row.get("next_offset"), events(&row) < PAGE);
+            let (checkpoint, is_last) = (row.get("next_offset"), (records(&row).len() as i64) < PAGE);
             match beside(move || fold(&row, state, version)).await {
                 KeptState { folded: Ok(so_far), version: reached, .. } if !is_last => {
                     (state, version) = (so_far, reached.cast_signed());
@@ -138,22 +139,28 @@ impl Store {
         wanted: Vec<Option<(&AggregateId, &IdempotencyKey, u32)>>,
     ) -> Result<Vec<Option<AsOf<Option<Repeat>>>>, StoreError> {
         let mut repeats: Vec<_> = wanted.iter().map(|_| None).collect();
-        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, (aggregate, key, partition)) in
             wanted.iter().enumerate().filter_map(|(index, wanted)| Some((index, (*wanted)?)))
         {
             columns.0.push(i32::try_from(index).expect("a batch is short"));
-            columns.1.push(repeat_key(aggregate.as_str(), key.as_str()));
+            columns.1.push(repeat_key(aggregate.as_str(), key));
             columns.2.push(aggregate.as_str());
-            columns.3.push(key.as_str());
-            columns.4.push(partition.cast_signed());
+            columns.3.push(partition.cast_signed());
         }
         if columns.0.is_empty() {
             return Ok(repeats);
         }
-        let params: [&(dyn ToSql + Sync); 6] = [&columns.0, &columns.1, &columns.2, &columns.3, &columns.4, &JOURNAL];
+        let params: [&(dyn ToSql + Sync); 5] = [&columns.0, &columns.1, &columns.2, &columns.3, &JOURNAL];
         for row in self.query(include_str!("repeats.sql"), &params).await? {
-            repeats[index(&row)] = repeat(&row).map(|repeat| (row.get(1), repeat));
+            let place = index(&row);
+            let Some((_, key, _)) = wanted[place] else { continue };
+            let is_found = matches!(repeats[place], Some((_, Some(_))));
+            match repeat(&row, key) {
+                Sought::Found(repeat) => repeats[place] = Some((row.get(1), Some(repeat))),
+                Sought::Absent if !is_found => repeats[place] = Some((row.get(1), None)),
+                Sought::Absent | Sought::Unknown => {}
+            }
         }
         Ok(repeats)
     }
@@ -189,14 +196,26 @@ fn checkpoint(row: &Row) -> (u32, Checkpoint) {
     (row.get::<_, i32>("partition").cast_unsigned(), Checkpoint { reader, last_at, max_key })
 }
 
-/// `None`: it has events that this build does not know. To another build they would be its answer.
-fn repeat(row: &Row) -> Option<Option<Repeat>> {
-    let Some(offset) = row.get::<_, Option<i64>>(2) else { return Some(None) };
-    let types: Vec<&str> = row.get(5);
-    let fingerprint = row.get::<_, i64>(3).cast_unsigned();
-    let version = row.get::<_, i64>(4).cast_unsigned();
-    let events = types.into_iter().map(known_name).collect::<Option<_>>()?;
-    Some(Some(Repeat { offset, fingerprint, version, events }))
+/// What a row says of a key.
+enum Sought {
+    Found(Repeat),
+    /// It is another command's, or nobody's.
+    Absent,
+    /// It has events that this build does not know. To another build they would be its answer.
+    Unknown,
+}
+
+fn repeat(row: &Row, key: &IdempotencyKey) -> Sought {
+    let Some(record) = row.get::<_, Option<&[u8]>>(5) else { return Sought::Absent };
+    let Ok(commit) = StoredCommit::read(record) else { return Sought::Unknown };
+    if commit.command_id != key.as_str() {
+        return Sought::Absent;
+    }
+    let events: Option<_> = commit.events.iter().map(|event| known_name(&event.name)).collect();
+    events.map_or(Sought::Unknown, |events| {
+        let fingerprint = row.get::<_, i64>(3).cast_unsigned();
+        Sought::Found(Repeat { offset: row.get(2), fingerprint, version: commit.version, events })
+    })
 }
 
 /// Works beside the runtime's other tasks: a state may be large.
@@ -216,26 +235,26 @@ fn find(row: &Row, aggregate: Option<&AggregateId>) -> Found {
     Found::State((row.get("next_offset"), fold(row, initial, from)))
 }
 
-/// Returns the number of a row's events.
-fn events(row: &Row) -> i64 {
-    row.get::<_, Option<Vec<i64>>>("versions").map_or(0, |versions| versions.len() as i64)
+/// Returns a row's commits, oldest first.
+fn records(row: &Row) -> Vec<&[u8]> {
+    row.get::<_, Option<_>>("records").unwrap_or_default()
 }
 
 /// Folds a row's events after the version `from`, which `state` is of.
 fn fold(row: &Row, state: State, from: i64) -> KeptState {
-    let types: Vec<&str> = row.get::<_, Option<_>>("types").unwrap_or_default();
-    let data: Vec<&str> = row.get::<_, Option<_>>("data").unwrap_or_default();
-    let versions: Vec<i64> = row.get::<_, Option<_>>("versions").unwrap_or_default();
+    let after = from.cast_unsigned();
     let folded = catch_unwind(AssertUnwindSafe(|| {
-        let since = types.iter().zip(&data).zip(&versions).filter(|(_, version)| **version > from);
-        since.fold(state, |state, ((name, data), _)| {
-            let event = WireEvent::upcast_parts(name, data).unwrap_or_else(|error| panic!("{name}: {error}"));
-            evolve(state, &event)
+        records(row).into_iter().fold(state, |state, record| {
+            let commit = StoredCommit::read(record).unwrap_or_else(|error| panic!("a record: {error}"));
+            commit.events_after(after).fold(state, |state, (_, event)| {
+                let upcast = WireEvent::upcast_parts(&event.name, event.data.get());
+                evolve(state, &upcast.unwrap_or_else(|error| panic!("{}: {error}", event.name)))
+            })
         })
     }));
     KeptState {
         folded: folded.map_err(|panic| panic_text(panic.as_ref())),
-        version: versions.last().copied().unwrap_or(from).cast_unsigned(),
+        version: row.get::<_, Option<i64>>("last_version").unwrap_or(from).cast_unsigned(),
         offset: row.get::<_, Option<i64>>("last_offset").unwrap_or_default(),
     }
 }

@@ -1,19 +1,10 @@
--- The hash leads to few rows, as a rule to one; whose they are, the journal tells.
-SELECT wanted.index, c.next_offset, found."offset", found.fingerprint, found.version, found.types
-FROM unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::int[])
-    AS wanted (index, key, aggregate, command_id, partition)
-JOIN checkpoints AS c ON c.view = $6 AND c.partition = wanted.partition
+-- The hash leads to few rows, as a rule to one; whose they are, the record tells.
+SELECT wanted.index, c.next_offset, found."offset", found.fingerprint, found.version, found.record
+FROM unnest($1::int[], $2::uuid[], $3::text[], $4::int[]) AS wanted (index, key, aggregate, partition)
+JOIN checkpoints AS c ON c.view = $5 AND c.partition = wanted.partition
 LEFT JOIN LATERAL (
-    SELECT r."offset", r.fingerprint, r.version, j.types
+    SELECT r."offset", r.fingerprint, r.version, j.record
     FROM repeats AS r
-    CROSS JOIN LATERAL (
-        SELECT array_agg(type ORDER BY version) AS types
-        FROM journal
-        WHERE aggregate = wanted.aggregate
-          AND version > r.version - r.events
-          AND version <= r.version
-          AND command_id = wanted.command_id
-    ) AS j
-    WHERE r.key = wanted.key AND r.partition = wanted.partition AND j.types IS NOT NULL
-    LIMIT 1
+    CROSS JOIN LATERAL commits_of(wanted.aggregate, wanted.partition, r.version - r.events, 1) AS j
+    WHERE r.key = wanted.key AND r.partition = wanted.partition AND j."offset" = r."offset"
 ) AS found ON true

@@ -1,24 +1,17 @@
--- The state at the snapshot's version, and what happened since; the snapshot's own last event comes along, for its
--- offset. All as of one moment, and so is the checkpoint. Of a history of more than $6 events it tells that alone: it
+-- The state at the snapshot's version, and what happened since; the snapshot's own last commit comes along, for its
+-- offset. All as of one moment, and so is the checkpoint. Of a history of more than $6 commits it tells that alone: it
 -- takes statements of its own.
 SELECT
-    wanted.index, c.next_offset, s.version, j.types, j.data, j.versions, j.last_offset, j.is_long,
+    wanted.index, c.next_offset, s.version, j.records, j.last_version, j.last_offset, j.is_long,
     CASE WHEN NOT j.is_long THEN s.state END AS state
 FROM unnest($1::int[], $2::text[], $3::int[]) AS wanted (index, aggregate, partition)
 JOIN checkpoints AS c ON c.view = $4 AND c.partition = wanted.partition
 LEFT JOIN state_snapshots AS s ON s.form = $5 AND s.aggregate = wanted.aggregate
 CROSS JOIN LATERAL (
     SELECT
-        CASE WHEN count(*) <= $6 THEN array_agg(type ORDER BY version) END AS types,
-        CASE WHEN count(*) <= $6 THEN array_agg(data::text ORDER BY version) END AS data,
-        CASE WHEN count(*) <= $6 THEN array_agg(version ORDER BY version) END AS versions,
+        CASE WHEN count(*) <= $6 THEN array_agg(record ORDER BY version) END AS records,
+        max(version) AS last_version,
         max("offset") AS last_offset,
         count(*) > $6 AS is_long
-    FROM (
-        SELECT type, data, version, "offset"
-        FROM journal
-        WHERE aggregate = wanted.aggregate AND version >= coalesce(s.version, 0)
-        ORDER BY version
-        LIMIT $6::bigint + 1
-    ) AS page
+    FROM commits_of(wanted.aggregate, wanted.partition, coalesce(s.version, 0) - 1, $6::bigint + 1)
 ) AS j

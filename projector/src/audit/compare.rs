@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::fmt;
 
 use schemas::chain::{Reader, Tally};
+use schemas::feeds::FeedId;
 use schemas::views::row_body;
 use serde_json::Value;
 
-use super::found::{Checkpoint, Rows};
-use super::refold::{Feed, ReadRow};
+use super::found::{Checkpoint, Rows, Segment};
+use super::refold::{Feed, ReadRow, Refold};
 
 /// Where something is not as the log says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,20 @@ pub(super) fn checkpoint(view: &str, partition: u32, feed: &Feed, found: Option<
         differences.push(difference("tally of its checkpoint", tally(feed.tally), tally(found.tally)));
     }
     differences
+}
+
+pub(super) fn segment(found: &Segment, refold: &Refold) -> Option<Difference> {
+    let hex = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let expected = refold.hash(found.partition, found.number);
+    let is_other = |hash: &&Vec<u8>| expected.is_none_or(|expected| ***hash != expected);
+    let other = found.hashes.iter().flatten().find(is_other)?;
+    Some(Difference {
+        view: FeedId::Journal.name().to_owned(),
+        key: format!("segment {} of partition {}", found.number, found.partition),
+        place: "Postgres",
+        expected: expected.map_or("no records".to_owned(), |hash| hex(&hash)),
+        found: hex(other),
+    })
 }
 
 fn reader(reader: &Reader) -> String {

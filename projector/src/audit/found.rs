@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use chassis::env::Secret;
 use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
-use schemas::aggregate;
+use schemas::aggregate::{self, AggregateId};
 use schemas::cache::{ABSENT, Head, Keys, Shown};
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed, StoredView};
@@ -19,9 +19,13 @@ use crate::postgres::{reader, tally};
 const MAX_ROWS_A_CALL: usize = 500;
 
 /// How far the journal of each aggregate goes, and how many events it has.
-const JOURNAL_BY_AGGREGATE: &str = "(
-    SELECT aggregate AS key, max(version) AS version, count(*) AS data FROM journal GROUP BY aggregate
-) AS journal";
+const ALL_OF_JOURNAL: &str =
+    "SELECT aggregate, max(version), sum(events)::text FROM journal_commits GROUP BY aggregate";
+const SOME_OF_JOURNAL: &str = "
+    SELECT wanted.aggregate, max(commits.version), sum(commits.events)::text
+    FROM unnest($1::text[], $2::int[]) AS wanted (aggregate, partition)
+    CROSS JOIN LATERAL commits_of(wanted.aggregate, wanted.partition, 0, 9223372036854775807) AS commits
+    GROUP BY wanted.aggregate";
 
 pub(super) struct Checkpoint {
     pub(super) reader: Reader,
@@ -34,6 +38,31 @@ pub(super) type Checkpoints = HashMap<(FeedId, u32), Checkpoint>;
 
 /// By key.
 pub(super) type Rows = HashMap<String, ReadRow>;
+
+/// The closed segments with their hashes and, where $1 says so, the hash that their records have.
+const SEGMENTS: &str = r#"
+    SELECT s.partition, s.segment, s.hash, CASE WHEN $1 THEN of_records.hash END
+    FROM segments AS s
+    CROSS JOIN LATERAL (
+        SELECT sha256(
+            coalesce((
+                SELECT hash FROM segments AS b WHERE b.partition = s.partition AND b.segment < s.segment
+                ORDER BY b.segment DESC LIMIT 1
+            ), ''::bytea)
+            || string_agg(int8send(r."offset") || int4send(length(r.record)) || r.record, ''::bytea ORDER BY r."offset")
+        ) AS hash
+        FROM segment_blocks AS b
+        CROSS JOIN LATERAL unnest(b.offsets, b.records) AS r ("offset", record)
+        WHERE $1 AND b.partition = s.partition AND b.segment = s.segment
+    ) AS of_records"#;
+
+/// A segment of the journal that is closed.
+pub(super) struct Segment {
+    pub(super) partition: u32,
+    pub(super) number: i64,
+    /// As it was when it was closed, and that of its records now, if they were read.
+    pub(super) hashes: [Option<Vec<u8>>; 2],
+}
 
 pub(super) struct Postgres {
     client: Client,
@@ -58,24 +87,33 @@ impl Postgres {
         Ok(checkpoints(&rows))
     }
 
-    /// Reads, as of one moment, the checkpoints, and the rows of each feed that have these keys, or all.
+    /// Reads, as of one moment, the checkpoints, the rows of each feed that have these keys, or all, and the segments.
     pub(super) async fn snapshot(
         &mut self,
         keys: &PerFeed<Option<Vec<String>>>,
-    ) -> anyhow::Result<(Checkpoints, PerFeed<Rows>)> {
+        partitions: u32,
+    ) -> anyhow::Result<(Checkpoints, PerFeed<Rows>, Vec<Segment>)> {
         let transaction = self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
         let transaction = transaction.read_only(true).start().await?;
         let known = transaction.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
         let mut found = PerFeed::<Rows>::default();
         for feed in FeedId::all() {
-            let relation = match feed {
-                FeedId::View(view) => view.view().relation,
-                FeedId::Journal => JOURNAL_BY_AGGREGATE,
-            };
-            let all = format!("SELECT key, version, data::text FROM {relation}");
-            let rows = match &keys[feed] {
-                Some(keys) => transaction.query(&format!("{all} WHERE key = ANY($1)"), &[keys]).await?,
-                None => transaction.query(&all, &[]).await?,
+            let rows = match (feed, &keys[feed]) {
+                (FeedId::View(view), keys) => {
+                    let all = format!("SELECT key, version, data::text FROM {}", view.view().relation);
+                    match keys {
+                        Some(keys) => transaction.query(&format!("{all} WHERE key = ANY($1)"), &[keys]).await?,
+                        None => transaction.query(&all, &[]).await?,
+                    }
+                }
+                (FeedId::Journal, Some(keys)) => {
+                    let partition = |key: &String| {
+                        AggregateId::parse(key).map_or(-1, |aggregate| aggregate.partition(partitions).cast_signed())
+                    };
+                    let partitions: Vec<i32> = keys.iter().map(partition).collect();
+                    transaction.query(SOME_OF_JOURNAL, &[keys, &partitions]).await?
+                }
+                (FeedId::Journal, None) => transaction.query(ALL_OF_JOURNAL, &[]).await?,
             };
             let rows = rows.iter().map(|row| {
                 let version: i64 = row.get(1);
@@ -83,8 +121,13 @@ impl Postgres {
             });
             found[feed] = rows.collect();
         }
+        let segments = transaction.query(SEGMENTS, &[&keys[FeedId::Journal].is_none()]).await?;
         transaction.commit().await?;
-        Ok((checkpoints(&known), found))
+        let segment = |row: &tokio_postgres::Row| {
+            let partition = row.get::<_, i32>(0).cast_unsigned();
+            Segment { partition, number: row.get(1), hashes: [Some(row.get(2)), row.get(3)] }
+        };
+        Ok((checkpoints(&known), found, segments.iter().map(segment).collect()))
     }
 }
 

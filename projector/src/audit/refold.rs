@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::compare::{self, Difference};
 use super::sample::Sample;
+use super::segments::{Chain, Hash};
 use crate::fold::FoldError;
 use crate::log::Batch;
 
@@ -36,6 +37,8 @@ struct Folded {
 pub(super) struct Refold {
     /// By partition.
     feeds: Vec<PerFeed<Feed>>,
+    /// By partition.
+    segments: Vec<Chain>,
     views: PerView<Sample<Folded>>,
     /// Versions of aggregates.
     journal: Sample<u64>,
@@ -59,6 +62,7 @@ impl Refold {
         let feed = |tally_from| Feed { reader: Reader::START, tally: Tally::default(), tally_from, until: 0 };
         Self {
             feeds: tally_from.iter().map(|feeds| feeds.map(feed)).collect(),
+            segments: tally_from.iter().map(|_| Chain::default()).collect(),
             views: std::array::from_fn(|_| Sample::new(most)),
             journal: Sample::new(most),
             newer: PerView::default(),
@@ -107,6 +111,11 @@ impl Refold {
         self.feeds.iter().map(|feeds| next(feeds).unwrap_or_default()).collect()
     }
 
+    /// Returns the hash of a segment's records; `None`: there are none.
+    pub(super) fn hash(&self, partition: u32, segment: i64) -> Option<Hash> {
+        self.segments.get(partition as usize)?.hash(segment)
+    }
+
     pub(super) fn feeds(&self) -> impl Iterator<Item = (u32, &PerFeed<Feed>)> {
         (0..).zip(&self.feeds)
     }
@@ -115,6 +124,7 @@ impl Refold {
         for (partition, offset, value) in batch.iter() {
             let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
             let digest = Digest::of(value);
+            self.segments[partition as usize].take(offset, value);
             let mut counts = [false; FeedId::COUNT];
             for (feed, counts) in self.feeds[partition as usize].iter_mut().zip(&mut counts) {
                 let read = feed.take(offset, record.as_ref(), digest);

@@ -61,6 +61,11 @@ impl Standing {
 }
 
 impl Standing {
+    /// Tells whether a feed that is folded here has not read the record yet.
+    pub(super) fn passes(&self, feed: FeedId, offset: i64) -> bool {
+        self.feeds.contain(feed) && offset >= self.readers[feed].next_offset
+    }
+
     /// Tells for which feeds the record counts.
     pub(super) fn read(
         &mut self,

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::{Move, StoreError};
 use crate::fold;
-use crate::journal::{JournalRows, RepeatRows};
+use crate::journal::RepeatRows;
 use crate::poison::ParkedRecord;
 
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -100,21 +100,6 @@ impl Rows {
     pub(super) fn params(&self) -> [Param<'_>; 3] {
         [&self.keys, &self.versions, &self.data]
     }
-}
-
-pub(super) fn journal_params(rows: &JournalRows) -> [Param<'_>; 10] {
-    [
-        &rows.aggregates,
-        &rows.versions,
-        &rows.types,
-        &rows.data,
-        &rows.at_ms,
-        &rows.partitions,
-        &rows.offsets,
-        &rows.command_ids,
-        &rows.causes,
-        &rows.traces,
-    ]
 }
 
 pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 9] {

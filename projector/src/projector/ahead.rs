@@ -76,7 +76,7 @@ impl Ahead {
         self.changes.merge(changes);
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.bytes >= MAX_AHEAD_BYTES || self.begun.elapsed() >= MAX_AHEAD
     }
 }

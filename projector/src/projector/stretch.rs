@@ -20,6 +20,7 @@ use crate::other_folds::OtherFolds;
 use crate::poison::Parked;
 use crate::postgres::{End, Move, Store, StoreError, Target};
 use crate::redis::{Advance, Place, is_early};
+use crate::segments::Segments;
 use crate::snapshots::{self, Due};
 
 /// One stretch of folding.
@@ -43,6 +44,7 @@ pub(crate) struct Fold {
     /// How long keys are remembered.
     window: Duration,
     due: mpsc::Sender<Due>,
+    segments: Segments,
 }
 
 /// What became of a wait for a batch.
@@ -83,7 +85,9 @@ impl Fold {
     ) -> Result<Self, StoreError> {
         let committer = Committer::start(&config.postgres_url, config.window, tasks).await?;
         let (due, waiting) = snapshots::channel();
-        tasks.spawn(snapshots::keep(config.postgres_url.clone(), waiting, metrics.clone()));
+        let partitions = standings.len() as u32;
+        tasks.spawn(snapshots::keep(config.postgres_url.clone(), partitions, waiting, metrics.clone()));
+        let segments = Segments::start(&config.postgres_url, (&share, &standings), metrics.clone(), tasks);
         let mut folder = Folder::default();
         folder.parked = parked;
         metrics.parked(&folder.parked);
@@ -102,6 +106,7 @@ impl Fold {
             last_move: Instant::now(),
             window: config.window,
             due,
+            segments,
         })
     }
 
@@ -115,7 +120,7 @@ impl Fold {
         if self.other_folds.have_changed(&self.store).await? {
             return Ok(Next::Over);
         }
-        self.begin_commit().await?;
+        self.begin_commit(false).await?;
         let has_room = self.committer.has_room(self.pending.as_ref());
         let mut batch = match self.held.pop_front() {
             Some(batch) => batch,
@@ -186,7 +191,7 @@ impl Fold {
     pub(super) async fn settle(&mut self) -> Result<Next, ProjectorError> {
         let mut all = Committed::default();
         loop {
-            self.begin_commit().await?;
+            self.begin_commit(true).await?;
             if self.committer.under_way().is_none() {
                 self.folder.clear();
                 self.is_careful = true;
@@ -225,16 +230,20 @@ impl Fold {
         self.share.places().filter_map(advance).collect()
     }
 
-    /// Begins a commit of what is folded, if there is something and none is under way.
-    async fn begin_commit(&mut self) -> Result<(), ProjectorError> {
+    /// Begins a commit of what is folded, if there is something and none is under way. What does not count goes with what
+    /// does, or after a while; with `all`, at once.
+    async fn begin_commit(&mut self, all: bool) -> Result<(), ProjectorError> {
         if self.committer.under_way().is_some() {
             return Ok(());
         }
         let Some(ahead) = self.pending.take() else { return Ok(()) };
-        let moves = self.moves(&ahead.changes);
+        let all = all || ahead.is_full() || self.last_move.elapsed() >= IDLE_MOVE;
+        let moves = self.moves(&ahead.changes, all);
         if moves.is_empty() {
-            // Nothing counted: it goes with what does.
-            self.note(&ahead.changes, ahead.records);
+            match all {
+                true => self.note(&ahead.changes, ahead.records),
+                false => self.pending = Some(ahead),
+            }
             return Ok(());
         }
         Ok(self.committer.begin(Work { ahead, moves, standings: self.standings.clone() }).await?)
@@ -339,7 +348,7 @@ impl Fold {
     pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
         let (changes, records) = self.fold(batch).await?;
-        let moves = self.moves(&changes);
+        let moves = self.moves(&changes, true);
         if !moves.is_empty() {
             self.store.maintain_repeats(self.window, log_ms(&self.standings)).await?;
             self.store.commit(&changes, &moves, &self.standings, end).await?;
@@ -358,7 +367,9 @@ impl Fold {
 
     fn commit_ended(&mut self, moves: &[Move], standings: &[Standing]) {
         for Move { partition, .. } in moves {
-            self.committed[*partition as usize] = standings[*partition as usize].clone();
+            let (committed, now) = (&mut self.committed[*partition as usize], &standings[*partition as usize]);
+            self.segments.passed(*partition, (committed, now));
+            committed.clone_from(now);
         }
     }
 
@@ -376,9 +387,8 @@ impl Fold {
         }
     }
 
-    /// Partitions in which something counted; now and then the others too.
-    fn moves(&mut self, changes: &Changes) -> Vec<Move> {
-        let all = self.last_move.elapsed() >= IDLE_MOVE;
+    /// Partitions in which something counted, or all.
+    fn moves(&mut self, changes: &Changes, all: bool) -> Vec<Move> {
         if all {
             self.last_move = Instant::now();
         }

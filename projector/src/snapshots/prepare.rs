@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use chassis::env::Secret;
 use schemas::snapshots::FORM;
-use tokio_postgres::Client;
+use schemas::views::JOURNAL;
 
 use super::{EVERY, SnapshotError, connect, keep_one, use_form};
 
@@ -41,15 +41,20 @@ pub async fn run(url: &Secret) -> anyhow::Result<()> {
 pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prepared> {
     let client = connect(url).await?;
     use_form(&client).await?;
+    let partitions = client.query_one("SELECT count(*) FROM checkpoints WHERE view = $1", &[&JOURNAL]).await?;
+    let partitions = u32::try_from(partitions.get::<_, i64>(0)).unwrap_or_default();
     let (mut prepared, mut last, mut told) = (Prepared::default(), String::new(), Instant::now());
     loop {
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&last, &EVERY.cast_signed(), &NAMES];
-        let names = client.query(include_str!("../postgres/journal_names.sql"), &parameters).await?;
+        let names = client.query(include_str!("../postgres/journal_names.sql"), &[&last, &NAMES]).await?;
         let Some(end) = names.last() else { return Ok(prepared) };
         last = end.get(0);
         prepared.looked_at += names.len() as u64;
-        for name in names.iter().filter(|name| name.get(1)).map(|name| name.get::<_, &str>(0)) {
-            match make(&client, name).await {
+        for (name, version) in names.iter().map(|name| (name.get::<_, &str>(0), name.get::<_, i64>(1).cast_unsigned()))
+        {
+            if version < EVERY {
+                continue;
+            }
+            match keep_one(&client, partitions, name, version).await {
                 Ok(true) => prepared.made += 1,
                 Ok(false) => prepared.found += 1,
                 Err(error @ (SnapshotError::Url(_) | SnapshotError::Postgres(_))) => return Err(error.into()),
@@ -67,10 +72,4 @@ pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prep
             }
         }
     }
-}
-
-/// Returns whether it was missing or too old.
-async fn make(client: &Client, aggregate: &str) -> Result<bool, SnapshotError> {
-    let version = client.query_one("SELECT max(version) FROM journal WHERE aggregate = $1", &[&aggregate]).await?;
-    keep_one(client, aggregate, version.get::<_, i64>(0).cast_unsigned()).await
 }

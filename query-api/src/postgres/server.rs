@@ -5,6 +5,7 @@ use std::time::Duration;
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use deadpool_postgres::{Object, Pool};
+use schemas::record::RecordError;
 use schemas::tables::nonce_from_sql;
 use schemas::token::LogId;
 use schemas::views::JOURNAL;
@@ -38,6 +39,8 @@ pub(crate) enum StoreError {
     Query(#[from] tokio_postgres::Error),
     #[error("Postgres did not answer in time")]
     Silent,
+    #[error("the journal holds a record that does not read")]
+    Record(#[from] RecordError),
 }
 
 /// How much one server is asked at a time.

@@ -1,0 +1,1 @@
+INSERT INTO segment_blocks SELECT * FROM unnest($1::segment_blocks[])

@@ -1,0 +1,279 @@
+//! Closes the journal's segments that no record is added to any more, beside the folding.
+//!
+//! A segment whose records wait in the tail is as good as a closed one, but for what it costs to look there: so it may be
+//! late. Each closes once, whoever does it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::env::Secret;
+use postgres_types::ToSql;
+use schemas::feeds::FeedId;
+use schemas::journal::{SEGMENT_OFFSETS, SegmentHash};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+use crate::fold::Standing;
+use crate::metrics::Metrics;
+use crate::projector::Share;
+
+/// Records in one block: a page of Postgres as a rule, once they are compressed.
+const BLOCK: usize = 64;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// By partition, the segment that the journal's checkpoint is in: those before it are whole.
+type Whole = BTreeMap<u32, i64>;
+
+/// Tells which segments are whole.
+pub(crate) struct Segments(watch::Sender<Whole>);
+
+#[derive(Debug, thiserror::Error)]
+enum SegmentError {
+    #[error("the Postgres URL cannot be used")]
+    Url(#[from] chassis::postgres::PostgresError),
+    #[error("Postgres failed")]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+impl Segments {
+    /// Begins with what is whole already. The task ends with `tasks`.
+    pub(crate) fn start(
+        url: &Secret,
+        (share, standings): (&Share, &[Standing]),
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let of_journal = share.places().filter(|(feed, _)| *feed == FeedId::Journal);
+        let whole = of_journal.map(|(_, partition)| (partition, segment(&standings[partition as usize]))).collect();
+        let (sender, receiver) = watch::channel(whole);
+        tasks.spawn(close(url.clone(), receiver, metrics));
+        Self(sender)
+    }
+
+    /// The checkpoints of a partition have moved.
+    pub(crate) fn passed(&self, partition: u32, (from, to): (&Standing, &Standing)) {
+        if segment(from) < segment(to) {
+            self.0.send_modify(|whole| {
+                whole.insert(partition, segment(to));
+            });
+        }
+    }
+}
+
+fn segment(standing: &Standing) -> i64 {
+    standing.readers[FeedId::Journal].next_offset / SEGMENT_OFFSETS
+}
+
+/// Until nobody tells any more.
+async fn close(url: Secret, mut whole: watch::Receiver<Whole>, metrics: Arc<Metrics>) {
+    let (mut session, mut closed) = (None, Whole::new());
+    loop {
+        let now = whole.borrow_and_update().clone();
+        for (partition, until) in now {
+            if closed.get(&partition) == Some(&until) {
+                continue;
+            }
+            match close_until(&url, &mut session, partition.cast_signed(), until).await {
+                Ok(count) => {
+                    metrics.segments_closed(count);
+                    closed.insert(partition, until);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        "a segment could not be closed"
+                    );
+                    session = None;
+                    tokio::time::sleep(RETRY).await;
+                    whole.mark_changed();
+                }
+            }
+        }
+        if whole.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn close_until(
+    url: &Secret,
+    session: &mut Option<Session>,
+    partition: i32,
+    until: i64,
+) -> Result<u64, SegmentError> {
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(Session::connect(url).await?),
+    };
+    session.close_until(partition, until).await
+}
+
+/// One session.
+struct Session {
+    client: Client,
+    open: Statement,
+    take_runs: Statement,
+    hash_before: Statement,
+    insert_blocks: Statement,
+    insert_index: Statement,
+    insert_segment: Statement,
+}
+
+impl Session {
+    async fn connect(url: &Secret) -> Result<Self, SegmentError> {
+        let (client, connection) = chassis::postgres::session(url, "", "projector segments")?.connect(NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "the segments' connection to Postgres is gone");
+            }
+        });
+        Ok(Self {
+            open: client.prepare(include_str!("postgres/open_segments.sql")).await?,
+            take_runs: client.prepare(include_str!("postgres/take_runs.sql")).await?,
+            hash_before: client.prepare(include_str!("postgres/hash_before.sql")).await?,
+            insert_blocks: client.prepare(include_str!("postgres/insert_blocks.sql")).await?,
+            insert_index: client.prepare(include_str!("postgres/insert_index.sql")).await?,
+            insert_segment: client.prepare(include_str!("postgres/insert_segment.sql")).await?,
+            client,
+        })
+    }
+
+    /// Closes the segments of a partition below `until`, in their order. Returns how many.
+    async fn close_until(&mut self, partition: i32, until: i64) -> Result<u64, SegmentError> {
+        let open = self.client.query(&self.open, &[&partition, &until]).await?;
+        let mut count = 0;
+        for row in open {
+            count += u64::from(self.close(partition, row.get(0)).await?);
+        }
+        Ok(count)
+    }
+
+    /// Returns false where somebody else has closed it.
+    async fn close(&mut self, partition: i32, segment: i64) -> Result<bool, SegmentError> {
+        let transaction = self.client.transaction().await?;
+        let place: [&(dyn ToSql + Sync); 2] = [&partition, &segment];
+        let (runs, before) = tokio::try_join!(
+            transaction.query(&self.take_runs, &place),
+            transaction.query_opt(&self.hash_before, &place),
+        )?;
+        if runs.is_empty() {
+            return Ok(false);
+        }
+        let mut records: Vec<_> = runs.iter().flat_map(StoredRecord::of_run).collect();
+        records.sort_unstable_by_key(|record| record.offset);
+        let hash = hash(before.as_ref().map(|row| row.get(0)), &records);
+        records.sort_unstable_by_key(|record| {
+            (record.aggregate.is_none(), record.aggregate, record.version, record.offset)
+        });
+        let blocks = blocks((partition, segment), &records);
+        let (index, count) = (Index::of(&records), i32::try_from(records.len()).unwrap_or(i32::MAX));
+        let (in_blocks, in_index): ([&(dyn ToSql + Sync); 1], _) = ([&blocks], index.params(&segment));
+        let in_segments: [&(dyn ToSql + Sync); 4] = [&partition, &segment, &count, &hash];
+        tokio::try_join!(
+            transaction.execute(&self.insert_blocks, &in_blocks),
+            transaction.execute(&self.insert_index, &in_index),
+            transaction.execute(&self.insert_segment, &in_segments),
+        )?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+/// A record of the tail.
+struct StoredRecord<'a> {
+    offset: i64,
+    aggregate: Option<&'a str>,
+    version: i64,
+    events: i32,
+    record: &'a [u8],
+}
+
+impl<'a> StoredRecord<'a> {
+    fn of_run(row: &'a Row) -> impl Iterator<Item = Self> {
+        let (offsets, aggregates): (Vec<i64>, Vec<Option<&str>>) = (row.get(0), row.get(1));
+        let (versions, events, records): (Vec<i64>, Vec<i32>, Vec<&[u8]>) = (row.get(2), row.get(3), row.get(4));
+        let rest = aggregates.into_iter().zip(versions).zip(events).zip(records);
+        offsets.into_iter().zip(rest).map(|(offset, (((aggregate, version), events), record))| Self {
+            offset,
+            aggregate,
+            version,
+            events,
+            record,
+        })
+    }
+}
+
+/// See `V21__segments.sql`.
+fn hash(before: Option<&[u8]>, records: &[StoredRecord<'_>]) -> Vec<u8> {
+    let mut hash = SegmentHash::after(before);
+    records.iter().for_each(|record| hash.take(record.offset, record.record));
+    hash.end().to_vec()
+}
+
+/// A row of the table `segment_blocks`.
+#[derive(Debug, ToSql)]
+#[postgres(name = "segment_blocks")]
+struct Block<'a> {
+    partition: i32,
+    segment: i64,
+    block: i32,
+    offsets: Vec<i64>,
+    aggregates: Vec<Option<&'a str>>,
+    versions: Vec<i64>,
+    events: Vec<i32>,
+    records: Vec<&'a [u8]>,
+}
+
+fn blocks<'a>((partition, segment): (i32, i64), records: &[StoredRecord<'a>]) -> Vec<Block<'a>> {
+    let block = |(block, records): (i32, &[StoredRecord<'a>])| Block {
+        partition,
+        segment,
+        block,
+        offsets: records.iter().map(|record| record.offset).collect(),
+        aggregates: records.iter().map(|record| record.aggregate).collect(),
+        versions: records.iter().map(|record| record.version).collect(),
+        events: records.iter().map(|record| record.events).collect(),
+        records: records.iter().map(|record| record.record).collect(),
+    };
+    (0..).zip(records.chunks(BLOCK)).map(block).collect()
+}
+
+/// Columns of the table `segment_index`, a row an aggregate.
+#[derive(Default)]
+struct Index<'a> {
+    aggregates: Vec<&'a str>,
+    first_blocks: Vec<i32>,
+    last_blocks: Vec<i32>,
+    last_versions: Vec<i64>,
+}
+
+impl<'a> Index<'a> {
+    /// Of records by aggregate and version.
+    fn of(records: &[StoredRecord<'a>]) -> Self {
+        let mut index = Self::default();
+        for (block, record) in (0..)
+            .zip(records.chunks(BLOCK))
+            .flat_map(|(block, records)| records.iter().map(move |record| (block, record)))
+        {
+            let Some(aggregate) = record.aggregate else { break };
+            if index.aggregates.last() != Some(&aggregate) {
+                index.aggregates.push(aggregate);
+                index.first_blocks.push(block);
+                index.last_blocks.push(block);
+                index.last_versions.push(record.version);
+            }
+            if let (Some(last_block), Some(last_version)) =
+                (index.last_blocks.last_mut(), index.last_versions.last_mut())
+            {
+                (*last_block, *last_version) = (block, record.version);
+            }
+        }
+        index
+    }
+
+    fn params<'b>(&'b self, segment: &'b i64) -> [&'b (dyn ToSql + Sync); 5] {
+        [segment, &self.aggregates, &self.first_blocks, &self.last_blocks, &self.last_versions]
+    }
+}

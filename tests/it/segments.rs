@@ -1,0 +1,105 @@
+//! The journal's closed segments have every record once, as it is in the log, and lead to each.
+
+use projector::audit::audit;
+use serde_json::{Value, json};
+
+use crate::fixture::{Service, Shop, batch_line, eventually};
+
+const RESTOCKS: usize = 3_000;
+
+struct Closed {
+    shop: Shop,
+    command_api: Service,
+    query_api: Service,
+    _projector: Service,
+}
+
+impl Closed {
+    /// Two products that were restocked by turns, most of it in closed segments.
+    async fn new() -> Self {
+        let shop = Shop::with_views(1).await;
+        let (command_api, projector, query_api) =
+            (shop.command_api().await, shop.projector().await, shop.query_api().await);
+        let client = command_api.client();
+        for product in ["even", "odd"] {
+            let product = format!("/v1/products/{product}/register");
+            let data = json!({ "name": "A", "price_cents": 1, "stock": 0 });
+            client.post_with(&product, &[("idempotency-key", "the-first")], data).await.token();
+        }
+        let restock =
+            |n: usize| batch_line("products", ["even", "odd"][n % 2], "restock", json!({ "quantity": n + 1 }));
+        let answers = client.batch(&(0..RESTOCKS).map(restock).collect::<Vec<_>>()).await;
+        assert!(answers.iter().all(|answer| answer["status"] == 200));
+        let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
+        query_api.client().is_stored(tokens[RESTOCKS - 1]).await;
+        eventually("what is whole is closed", async || {
+            (shop.sql("SELECT count(*) FROM segments").await >= Some(2)).then_some(())
+        })
+        .await;
+        Self { shop, command_api, query_api, _projector: projector }
+    }
+
+    /// What the audit says of the one thing that differs.
+    async fn difference(&self, most: Option<usize>) -> Option<String> {
+        let config = projector::Config::from_env(&self.shop.env([])).unwrap();
+        let differences = audit(&config, most).await.unwrap().differences;
+        assert!(differences.len() <= 1, "{differences:#?}");
+        differences.first().map(|difference| format!("{} {}", difference.view, difference.key))
+    }
+}
+
+#[tokio::test]
+async fn every_record_is_in_one_place_and_found_by_aggregate_version_and_key() {
+    let closed = Closed::new().await;
+    let next = "SELECT next_offset FROM checkpoints WHERE view = 'journal'";
+    let offsets = "SELECT unnest(offsets) AS o FROM journal_tail UNION ALL SELECT unnest(offsets) FROM segment_blocks";
+    let next = closed.shop.sql(next).await;
+    for count in ["count(o)", "count(DISTINCT o)", "max(o) + 1"] {
+        assert_eq!(closed.shop.sql(&format!("SELECT {count} FROM ({offsets}) AS all_of_them")).await, next, "{count}");
+    }
+    let queries = closed.query_api.client();
+    let (mut events, mut page) = (Vec::<Value>::new(), "/v1/products/odd/history?limit=400".to_owned());
+    loop {
+        let answer = queries.get(&page).await;
+        events.extend(answer.json().as_array().unwrap().iter().cloned());
+        let Some(link) = answer.header("link") else { break };
+        page = link[1..link.find('>').unwrap()].to_owned();
+    }
+    assert!(events.iter().map(|event| event["version"].as_u64().unwrap()).eq(1..=1 + RESTOCKS as u64 / 2));
+    let quantities: Vec<_> = events[1..].iter().map(|event| event["data"]["quantity"].as_u64().unwrap()).collect();
+    // Lines of a batch have no order.
+    let mut sorted = quantities.clone();
+    sorted.sort_unstable();
+    assert!(sorted.into_iter().eq((2..=RESTOCKS as u64).step_by(2)));
+    for version in [4, 800, 1_500] {
+        let then = queries.get(&format!("/v1/products/odd/as-of?version={version}")).await;
+        let available: u64 = quantities[..version - 1].iter().sum();
+        assert_eq!(then.json()["data"]["available"], available, "{}", then.text);
+    }
+
+    // An owner that has none of it in memory.
+    let Closed { shop, command_api, .. } = closed;
+    command_api.crash().await;
+    let second = shop.command_api().await;
+    let register = json!({ "name": "A", "price_cents": 1, "stock": 0 });
+    let key = [("idempotency-key", "the-first")];
+    let again = second.client().post_with("/v1/products/odd/register", &key, register).await;
+    assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again:?}");
+    let restocked = second.client().post("/v1/products/even/restock", json!({ "quantity": 1 })).await;
+    assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"1502\""));
+}
+
+#[tokio::test]
+async fn an_audit_names_the_segment_that_was_changed() {
+    let closed = Closed::new().await;
+    for most in [None, Some(10)] {
+        assert_eq!(closed.difference(most).await, None);
+    }
+    let record = "UPDATE segment_blocks SET records[3] = set_byte(records[3], 40, get_byte(records[3], 40) # 1) \
+                  WHERE segment = 1 AND block = 2";
+    closed.shop.sql(record).await;
+    assert_eq!(closed.difference(None).await.as_deref(), Some("journal segment 1 of partition 0"));
+    closed.shop.sql(record).await;
+    closed.shop.sql("UPDATE segments SET hash = sha256('') WHERE segment = 1").await;
+    assert_eq!(closed.difference(Some(10)).await.as_deref(), Some("journal segment 1 of partition 0"));
+}
