@@ -31,6 +31,8 @@ use crate::fold::{Changes, Missing, Standing, Times};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
+/// Where a partition could not be dropped, because somebody reads the table.
+const DROP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -65,7 +67,7 @@ pub(crate) struct Store {
     client: Client,
     target: Target,
     statements: Statements,
-    /// When the partitions of the repeats were looked after, and the times that they take.
+    /// When the partitions of the repeats are to be looked after again, and the times that they take.
     repeats: (Option<Instant>, Range<i64>),
 }
 
@@ -164,16 +166,28 @@ impl Store {
         Ok(Self { client, target, statements, repeats: (None, 0..0) })
     }
 
-    /// To be called before each commit; it has something to do once a minute, and where the log's time has come further
-    /// than the table takes. `log_ms`: of the last commit that was read.
+    /// To be called before each commit, and when [`Self::repeats_are_due`] ends; it has something to do once a minute, and
+    /// where the log's time has come further than the table takes. `log_ms`: of the last commit that was read.
     pub(crate) async fn maintain_repeats(&mut self, window: Duration, log_ms: u64) -> Result<(), StoreError> {
-        let (looked, taken) = &self.repeats;
+        let (due, taken) = &self.repeats;
         let is_behind = repeats::time(log_ms).cast_signed() >= taken.end;
-        if is_behind || looked.is_none_or(|last| last.elapsed() > MAINTAIN_EVERY) {
-            let taken = repeats::maintain(&self.client, window, log_ms).await.map_err(StoreError::Maintain)?;
-            self.repeats = (Some(Instant::now()), taken);
+        if is_behind || due.is_none_or(|due| due <= Instant::now()) {
+            let kept = repeats::maintain(&self.client, window, log_ms).await;
+            // An error, too, is not met at once again.
+            self.repeats.0 = Some(Instant::now() + DROP_AGAIN_AFTER);
+            let (taken, is_done) = kept.map_err(StoreError::Maintain)?;
+            let pause = if is_done { MAINTAIN_EVERY } else { DROP_AGAIN_AFTER };
+            self.repeats = (Some(Instant::now() + pause), taken);
         }
         Ok(())
+    }
+
+    /// Never where they were not looked after yet.
+    pub(crate) async fn repeats_are_due(&self) {
+        match self.repeats.0 {
+            Some(due) => tokio::time::sleep_until(due.into()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// By view.
@@ -217,9 +231,9 @@ impl Store {
         let (begun, moved, identified, writes, journal, repeats, parked, committed) = tokio::join!(
             client.batch_execute("BEGIN"),
             run(client, move_checkpoints, moves.params(), false),
-            run(client, insert_partitions, [&partitions, &nonces], partitions.is_empty()),
+            run(client, insert_partitions, [&partitions as Param<'_>, &nonces], partitions.is_empty()),
             join_all(writes),
-            run(client, insert_journal, [&runs], runs.is_empty()),
+            run(client, insert_journal, [&runs as Param<'_>], runs.is_empty()),
             run(client, insert_repeats, repeats, no_keys),
             run(client, insert_parked, parked.params(), changes.parked.is_empty()),
             client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" })
@@ -257,7 +271,7 @@ fn written(changes: &Changes) -> Result<Vec<(StoredView, Columns)>, StoreError> 
     let mut written = Vec::new();
     for view in StoredView::all() {
         if !changes.rows[view].is_empty() {
-            written.push((view, Columns::Rows(Rows::new(&changes.rows[view])?)));
+            written.push((view, Columns::Rows(Rows::new(view.view(), &changes.rows[view])?)));
         }
         if !changes.sums[view].is_empty() {
             written.push((view, Columns::Parts(Parts::new(&changes.sums[view]))));
@@ -288,7 +302,7 @@ impl Statements {
             let (write, read) = match view.source {
                 Source::Aggregate(_) | Source::View(_) => {
                     let read = include_str!("postgres/read_rows.sql").replace("{table}", view.table);
-                    (include_str!("postgres/upsert_rows.sql"), Some(prepare(&read).await?))
+                    (Rows::upsert(view), Some(prepare(&read).await?))
                 }
                 Source::Sum(sum) => {
                     let write = match sum.table {
@@ -296,7 +310,7 @@ impl Statements {
                         SumTable::DatedParts => include_str!("postgres/add_dated_parts.sql"),
                         SumTable::Totals => include_str!("postgres/add_totals.sql"),
                     };
-                    (write, None)
+                    (write.to_owned(), None)
                 }
             };
             views.push(ViewStatements { write: prepare(&write.replace("{table}", view.table)).await?, read });
@@ -313,16 +327,16 @@ impl Statements {
 }
 
 /// Nothing to write is not sent.
-async fn run<const N: usize>(
+async fn run(
     client: &Client,
     statement: &Statement,
-    params: [Param<'_>; N],
+    params: impl AsRef<[Param<'_>]>,
     is_empty: bool,
 ) -> Result<(), tokio_postgres::Error> {
     if is_empty {
         return Ok(());
     }
-    client.execute(statement, &params).await.map(drop)
+    client.execute(statement, params.as_ref()).await.map(drop)
 }
 
 async fn read(

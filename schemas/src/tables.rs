@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__exact_sums", include_str!("../sql/V15__exact_sums.sql")),
     ("V20__settings", include_str!("../sql/V20__settings.sql")),
     ("V21__segments", include_str!("../sql/V21__segments.sql")),
+    ("V22__written_columns", include_str!("../sql/V22__written_columns.sql")),
 ];
 
 /// The key of the table `repeats`: an index entry, not a proof. The journal tells whose it is. It begins with the time that

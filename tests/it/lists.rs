@@ -146,8 +146,9 @@ async fn rows_that_come_behind_a_reader_neither_repeat_nor_hide_another_row() {
             };
             let data = json!({ "name": "", "price_cents": price, "stock": 0, "available": 0, "reserved": 0,
                                "sold": 0, "discontinued": false });
-            let insert = "INSERT INTO product_rows (key, version, data) VALUES";
-            shelves.shop.sql(&format!("{insert} ('{key}', 1, '{data}') ON CONFLICT DO NOTHING")).await;
+            let insert = "INSERT INTO product_rows (key, version, data, price_cents, discontinued, available) VALUES";
+            let row = format!("('{key}', 1, '{data}', {price}, false, 0)");
+            shelves.shop.sql(&format!("{insert} {row} ON CONFLICT DO NOTHING")).await;
         });
         assert!(walked.await == before, "{path}");
     }

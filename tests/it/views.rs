@@ -181,7 +181,7 @@ async fn a_row_of_long_ago_is_folded_from_ten_thousand_events_at_most_or_from_th
     // As they would be journalled after so many commands. The row is still the first event's.
     let events = r#"
         INSERT INTO journal_tail
-        SELECT (SELECT partition FROM journal_tail WHERE 'product/cd' = ANY (aggregates)), 1, 1024, array_agg(1024 + n), array_agg('product/cd'), array_agg(n), array_agg(1), array_agg(convert_to(format(
+        SELECT (SELECT partition FROM journal_tail WHERE 'product/cd' = ANY (aggregates)), 1, 1024, array_agg(1024 + n), array_agg('product/cd'::text), array_agg(n), array_agg(1), array_agg(convert_to(format(
             'st1{"commit":{"command_id":"","at_ms":%s,"version":%s,"events":[{"type":"product.repriced.v1","data":{"price_cents":%s}}]}}',
             (extract(epoch FROM now()) * 1000)::bigint, n, n
         ), 'UTF8'))

@@ -6,6 +6,8 @@ use std::ops::Range;
 use schemas::chain::Reader;
 use schemas::tables::nonce_to_sql;
 use schemas::views::sums::Delta;
+use schemas::views::{Kind, View};
+use serde_json::value::RawValue;
 use tokio_postgres::types::ToSql;
 
 use super::{Move, StoreError};
@@ -84,21 +86,56 @@ pub(super) struct Rows {
     pub(super) keys: Vec<String>,
     versions: Vec<i64>,
     data: Vec<String>,
+    /// Of each of the view's own columns, as text.
+    fields: Vec<Vec<Option<String>>>,
 }
 
 impl Rows {
-    pub(super) fn new(rows: &fold::Rows) -> Result<Self, StoreError> {
-        let mut columns = Self { keys: Vec::new(), versions: Vec::new(), data: Vec::new() };
+    pub(super) fn new(view: &View, rows: &fold::Rows) -> Result<Self, StoreError> {
+        let fields = view.columns.iter().map(|_| Vec::with_capacity(rows.len())).collect();
+        let mut columns = Self { keys: Vec::new(), versions: Vec::new(), data: Vec::new(), fields };
         for (key, (version, row)) in rows {
             columns.keys.push(key.clone());
             columns.versions.push(version.cast_signed());
-            columns.data.push(serde_json::to_string(row).map_err(StoreError::Row)?);
+            let json = serde_json::to_string(row).map_err(StoreError::Row)?;
+            columns.push_fields(view, &json).map_err(StoreError::Row)?;
+            columns.data.push(json);
         }
         Ok(columns)
     }
 
-    pub(super) fn params(&self) -> [Param<'_>; 3] {
-        [&self.keys, &self.versions, &self.data]
+    fn push_fields(&mut self, view: &View, json: &str) -> Result<(), serde_json::Error> {
+        if view.columns.is_empty() {
+            return Ok(());
+        }
+        let values: HashMap<&str, &RawValue> = serde_json::from_str(json)?;
+        for (column, name) in self.fields.iter_mut().zip(view.columns) {
+            let value = values.get(name).map(|value| value.get()).filter(|value| *value != "null");
+            column.push(match (value, view.field(name).map(|field| field.kind)) {
+                (Some(value), Some(Kind::Time)) => Some(value.trim_matches('"').trim_end_matches('Z').to_owned()),
+                (Some(value), Some(Kind::Id | Kind::Text | Kind::OneOf(_))) => serde_json::from_str(value)?,
+                (value, _) => value.map(str::to_owned),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn params(&self) -> Vec<Param<'_>> {
+        let rows: [Param<'_>; 3] = [&self.keys, &self.versions, &self.data];
+        rows.into_iter().chain(self.fields.iter().map(|column| -> Param<'_> { column })).collect()
+    }
+
+    /// Returns the statement that takes [`Self::params`].
+    pub(super) fn upsert(view: &View) -> String {
+        let each = |column: &dyn Fn(usize, &str) -> String| -> String {
+            view.columns.iter().enumerate().map(|(index, name)| format!(", {}", column(index, name))).collect()
+        };
+        let sql = |name: &str| view.field(name).map_or("text", |field| field.kind.sql());
+        include_str!("upsert_rows.sql")
+            .replace("{columns}", &each(&|_, name| name.to_owned()))
+            .replace("{values}", &each(&|_, name| format!("{name}::{}", sql(name))))
+            .replace("{params}", &each(&|index, _| format!("${}::text[]", index + 4)))
+            .replace("{sets}", &each(&|_, name| format!("{name} = excluded.{name}")))
     }
 }
 

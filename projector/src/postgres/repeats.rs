@@ -26,17 +26,18 @@ pub(super) fn time(log_ms: u64) -> u64 {
 }
 
 /// Makes what is missing and drops what is over. `log_ms`: as above, of what is about to be committed; what others have
-/// committed may be later. Returns the times, in milliseconds since 1970, that the table takes.
+/// committed may be later. Returns the times, in milliseconds since 1970, that the table takes, and whether nothing is left
+/// to drop.
 pub(super) async fn maintain(
     client: &Client,
     window: Duration,
     log_ms: u64,
-) -> Result<Range<i64>, tokio_postgres::Error> {
+) -> Result<(Range<i64>, bool), tokio_postgres::Error> {
     let row = client.query_one("SELECT coalesce(max(last_at_ms), 0) FROM checkpoints", &[]).await?;
     let committed_ms = row.get::<_, i64>(0).cast_unsigned();
     let log_ms = log_ms.max(committed_ms);
     if log_ms == 0 {
-        return Ok(0..0);
+        return Ok((0..0, true));
     }
     let now = Duration::from_millis(time(log_ms));
     let (first, last) = (slot(now.saturating_sub(window + BEHIND)), slot(now + AHEAD));
@@ -44,6 +45,7 @@ pub(super) async fn maintain(
     if (first..=last).any(|slot| !attached.contains(&slot)) {
         attach(client, first..=last).await?;
     }
+    let mut is_done = true;
     for slot in attached.into_iter().filter(|slot| *slot < first) {
         // It waits for whoever reads the table, as a backup does for long, and others wait behind it: so not for long. The
         // next call tries again.
@@ -51,11 +53,12 @@ pub(super) async fn maintain(
         if let Err(error) = client.batch_execute(&drop).await {
             client.batch_execute("ROLLBACK").await?;
             tracing::debug!(error = %error, slot, "a partition of the repeats is over and stays for now");
+            is_done = false;
             break;
         }
     }
     let ms = |slot: u64| i64::try_from(slot * SLOT.as_secs() * 1000).unwrap_or(i64::MAX);
-    Ok(ms(first)..ms(last + 1))
+    Ok((ms(first)..ms(last + 1), is_done))
 }
 
 /// Attaches what is missing. To attach a table, unlike to create a partition, waits for no reader.

@@ -135,7 +135,19 @@ async fn commit(
     mut waiting: mpsc::Receiver<Arc<Work>>,
     outcomes: mpsc::Sender<Result<(), StoreError>>,
 ) {
-    while let Some(work) = waiting.recv().await {
+    let mut last_ms = 0;
+    loop {
+        let work = tokio::select! {
+            work = waiting.recv() => work,
+            () = store.repeats_are_due() => {
+                if let Err(error) = store.maintain_repeats(window, last_ms).await {
+                    tracing::debug!(error = format!("{:#}", anyhow::Error::from(error)), "the repeats wait");
+                }
+                continue;
+            }
+        };
+        let Some(work) = work else { return };
+        last_ms = log_ms(&work.standings);
         let Work { ahead, moves, standings } = &*work;
         let outcome = async {
             store.maintain_repeats(window, log_ms(standings)).await?;

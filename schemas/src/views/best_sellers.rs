@@ -19,6 +19,7 @@ pub const VIEW: View = View {
     fields: &[field("product", Kind::Id), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: None,
     table: "best_sellers_rows",
+    columns: &[],
     form: 1,
     lists: &[
         List { order: "units", descending: true, filters: &[] },

@@ -28,6 +28,7 @@ pub const VIEW: View = View {
     ],
     key_range: None,
     table: "customer_parts",
+    columns: &[],
     form: 1,
     // No index has sums that are made when they are read.
     lists: &[list(KEY_ORDER, &[])],

@@ -17,6 +17,7 @@ pub const VIEW: View = View {
     fields: &[field("product", Kind::Id), field("available", Kind::Integer)],
     key_range: None,
     table: "low_stock_rows",
+    columns: &[],
     form: 1,
     lists: &[List { order: "available", descending: false, filters: &[] }],
     nested: &[],
@@ -29,11 +30,11 @@ mod tests {
 
     #[test]
     fn the_sql_and_the_readers_have_the_same_number() {
-        let tests = MIGRATIONS.iter().flat_map(|(_, sql)| sql.lines()).filter(|line| line.contains("'available'"));
-        let tests: Vec<_> = tests.filter(|line| line.contains("WHEN")).map(str::trim).collect();
-        let wanted =
-            format!("WHEN (data ->> 'available')::bigint <= {FEW_UNITS} AND NOT (data ->> 'discontinued')::boolean");
-        assert_eq!(tests, [wanted]);
+        // The last that was migrated to holds.
+        let mut tests = MIGRATIONS.iter().flat_map(|(_, sql)| sql.lines()).map(str::trim);
+        let last = tests.rfind(|line| line.contains("WHEN") && line.contains("available"));
+        let wanted = format!("CASE WHEN available <= {FEW_UNITS} AND NOT discontinued THEN available END");
+        assert_eq!(last, Some(&*wanted));
         assert!(VIEW.about.contains(&format!(" {FEW_UNITS} units or fewer ")));
     }
 }

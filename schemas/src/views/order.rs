@@ -47,6 +47,7 @@ pub const VIEW: View = View {
     ],
     key_range: None,
     table: "order_rows",
+    columns: &["customer", "status", "ordered_at"],
     form: 1,
     lists: &[
         list(KEY_ORDER, &[]),

@@ -37,6 +37,7 @@ pub const VIEW: View = View {
     ],
     key_range: None,
     table: "product_rows",
+    columns: &["price_cents", "discontinued", "available"],
     form: 1,
     lists: &[
         list(KEY_ORDER, &[]),

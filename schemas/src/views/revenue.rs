@@ -17,6 +17,7 @@ pub const VIEW: View = View {
     fields: &[field("orders", Kind::Integer), field("units", Kind::Sum), field("amount_cents", Kind::Sum)],
     key_range: Some(("from", "to")),
     table: "revenue_parts",
+    columns: &[],
     form: 1,
     lists: &[list(KEY_ORDER, &[])],
     nested: &[],

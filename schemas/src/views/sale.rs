@@ -44,6 +44,7 @@ pub const VIEW: View = View {
     ],
     key_range: None,
     table: "sale_rows",
+    columns: &["product", "status", "opens_at"],
     form: 2,
     lists: &[
         list(KEY_ORDER, &[]),

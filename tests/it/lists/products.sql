@@ -1,8 +1,11 @@
 -- Keys in an order of their own; some are the beginnings of others.
-INSERT INTO product_rows (key, version, data)
+INSERT INTO product_rows (key, version, price_cents, discontinued, available, data)
 SELECT
     'p-' || (n * 7919) % {rows},
     n,
+    (n * 31) % 97,
+    n % 5 = 0,
+    n % 50,
     json_build_object(
         'name', 'A CD', 'price_cents', (n * 31) % 97, 'stock', n, 'available', n % 50, 'reserved', 0, 'sold', 0,
         'discontinued', n % 5 = 0

@@ -9,9 +9,11 @@ use peers::seen::Seen;
 use peers::setting;
 use tokio_postgres::NoTls;
 
-const UPSERT: &str = "INSERT INTO upserts (key, version, data)
-    SELECT key, version, data::json FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (key, version, data)
-    ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data";
+const UPSERT: &str = "INSERT INTO upserts (key, version, data, customer, status, ordered_at)
+    SELECT key, version, data::json, customer, 'placed', ordered_at
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[]) AS new (key, version, data, customer, ordered_at)
+    ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data, customer = excluded.customer,
+        status = excluded.status, ordered_at = excluded.ordered_at";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -32,9 +34,11 @@ async fn main() -> Result<()> {
         let numbers = first..first + rows;
         first += rows;
         let keys: Vec<_> = numbers.clone().map(|number| format!("run-0-{number:09}")).collect();
+        let customers: Vec<_> = numbers.clone().map(customer).collect();
+        let times: Vec<_> = numbers.clone().map(time).collect();
         let data: Vec<_> = numbers.map(row).collect();
         let sent = Instant::now();
-        client.execute(&upsert, &[&keys, &vec![1_i64; rows], &data]).await?;
+        client.execute(&upsert, &[&keys, &vec![1_i64; rows], &data, &customers, &times]).await?;
         taken += sent.elapsed();
         seen.answered(rows as u64, 0, sent.elapsed());
     }
@@ -42,10 +46,18 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+fn customer(number: usize) -> String {
+    format!("c-{}", number % 2_000 + 1)
+}
+
+/// Without its `Z`.
+fn time(number: usize) -> String {
+    format!("2026-11-27T08:00:00.{:03}", number % 1_000)
+}
+
 fn row(number: usize) -> String {
-    let product = number % 2_000 + 1;
+    let (customer, time, product) = (customer(number), time(number), number % 2_000 + 1);
     format!(
-        r#"{{"customer":"c-{product}","lines":[{{"product":"p-{product}","quantity":1,"amount_cents":1177}}],"status":"placed","total_cents":1177,"ordered_at":"2026-11-27T08:00:00.{:03}Z"}}"#,
-        number % 1_000
+        r#"{{"customer":"{customer}","lines":[{{"product":"p-{product}","quantity":1,"amount_cents":1177}}],"status":"placed","total_cents":1177,"ordered_at":"{time}Z"}}"#
     )
 }
