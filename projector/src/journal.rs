@@ -96,6 +96,11 @@ impl JournalRows {
         append!(repeats, later, keys, at_ms, partitions, offsets, fingerprints, versions, events);
     }
 
+    /// Tells whether anything of a partition is added.
+    pub(crate) fn has(&self, partition: u32) -> bool {
+        self.runs.range((partition, 0)..=(partition, i64::MAX)).next().is_some()
+    }
+
     /// Adds a record. `commit`: what it says, if it counts.
     pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, &[u8]), commit: Option<&Commit<'_>>) {
         let segment = offset / SEGMENT_OFFSETS;

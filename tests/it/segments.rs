@@ -1,6 +1,7 @@
 //! The journal's closed segments have every record once, as it is in the log, and lead to each.
 
 use projector::audit::audit;
+use schemas::aggregate::{AggregateType, partition};
 use serde_json::{Value, json};
 
 use crate::fixture::{Service, Shop, batch_line, eventually};
@@ -102,4 +103,27 @@ async fn an_audit_names_the_segment_that_was_changed() {
     closed.shop.sql(record).await;
     closed.shop.sql("UPDATE segments SET hash = sha256('') WHERE segment = 1").await;
     assert_eq!(closed.difference(Some(10)).await.as_deref(), Some("journal segment 1 of partition 0"));
+}
+
+#[tokio::test]
+async fn a_projector_that_dies_after_a_record_that_does_not_count_leaves_the_next_one_none_to_add_twice() {
+    let shop = Shop::with_views(2).await;
+    // Its claims, in both partitions, count for nothing.
+    let command_api = shop.command_api().await;
+    let register = async |wanted: u32| {
+        let id =
+            (0..).map(|n| format!("cd-{n}")).find(|id| partition(AggregateType::Product, id, 2) == wanted).unwrap();
+        let data = json!({ "name": "A", "price_cents": 1, "stock": 0 });
+        command_api.client().post(&format!("/v1/products/{id}/register"), data).await.token()
+    };
+    let journalled = async |wanted: i64| (shop.sql("SELECT count(*) FROM journal").await == Some(wanted)).then_some(());
+    register(0).await;
+    let first = shop.projector().await;
+    eventually("the journal has the first", async || journalled(1).await).await;
+    first.crash().await;
+    let _second = shop.projector().await;
+    register(1).await;
+    eventually("the journal has both", async || journalled(2).await).await;
+    let twice = "SELECT count(*) - count(DISTINCT (partition, o)) FROM journal_tail, unnest(offsets) AS o";
+    assert_eq!(shop.sql(twice).await, Some(0));
 }

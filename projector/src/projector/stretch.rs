@@ -236,14 +236,12 @@ impl Fold {
         if self.committer.under_way().is_some() {
             return Ok(());
         }
-        let Some(ahead) = self.pending.take() else { return Ok(()) };
-        let all = all || ahead.is_full() || self.last_move.elapsed() >= IDLE_MOVE;
+        let all = all || self.last_move.elapsed() >= IDLE_MOVE;
+        let is_due = |ahead: &mut Ahead| all || ahead.is_full() || !ahead.changes.moved.is_empty();
+        let Some(ahead) = self.pending.take_if(is_due) else { return Ok(()) };
         let moves = self.moves(&ahead.changes, all);
         if moves.is_empty() {
-            match all {
-                true => self.note(&ahead.changes, ahead.records),
-                false => self.pending = Some(ahead),
-            }
+            self.note(&ahead.changes, ahead.records);
             return Ok(());
         }
         Ok(self.committer.begin(Work { ahead, moves, standings: self.standings.clone() }).await?)
@@ -387,13 +385,15 @@ impl Fold {
         }
     }
 
-    /// Partitions in which something counted, or all.
+    /// Returns how the partitions move in which something changed, or all: what is added to the journal lies below its
+    /// checkpoint.
     fn moves(&mut self, changes: &Changes, all: bool) -> Vec<Move> {
         if all {
             self.last_move = Instant::now();
         }
+        let has_moved = |partition| all || changes.moved.contains(&partition) || changes.journal.has(partition);
         let mut moves = Vec::new();
-        for (feed, partition) in self.share.places().filter(|(_, partition)| all || changes.moved.contains(partition)) {
+        for (feed, partition) in self.share.places().filter(|(_, partition)| has_moved(*partition)) {
             let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
             let (from, to) = (committed.readers[feed], now.readers[feed]);
             if to != from {
