@@ -171,6 +171,13 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     // A counter is not told before it counts.
     assert!(!metrics.contains("\nstampede_cache_failures_total "), "all masters are there: {metrics}");
 
+    // The log's end is told there, too: what nobody wrote is not waited for.
+    let token = shop.register("told").await;
+    let (place, offset) = token.rsplit_once('-').unwrap();
+    let ahead = format!("{place}-{}", offset.parse::<u64>().unwrap() + 1_000_000);
+    let asked = [("consistency-token", ahead.as_str()), ("prefer", "wait=10")];
+    shop.queries.get_with("/v1/products/told", &asked).await.problem(400, "token-ahead", "token");
+
     let from = cluster.master_of(slot).await;
     let to = (0..MASTERS).find(|place| *place != from).unwrap();
     move_slot(slot, (&cluster.nodes[from], &cluster.nodes[to]), crowd.goes_on()).await;

@@ -72,6 +72,35 @@ async fn a_restart_with_an_old_dump_shows_nothing_that_was_changed_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn news_that_is_lost_again_and_again_keeps_no_answer_back() {
+    let mut shop = Shop::with_views(3).await;
+    let port = free_addr().port();
+    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
+    shop.redis_url = redis.url();
+    let mut orders = Orders::new(&shop).await;
+    let _projector = shop.projector().await;
+    orders.place("before", 3).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let cutting = tokio::spawn({
+        let (is_over, mut redis) = (is_over.clone(), connect_to_redis(&redis.url()).await.unwrap());
+        async move {
+            let (mut kill, mut cut) = (redis::cmd("CLIENT"), 0);
+            kill.arg(&["KILL", "TYPE", "pubsub"]);
+            while !is_over.load(Ordering::Relaxed) {
+                cut += kill.query_async::<u32>(&mut redis).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+            }
+            cut
+        }
+    });
+    orders.place("cut", 20).await;
+    orders.all_shown().await;
+    is_over.store(true, Ordering::Relaxed);
+    assert!(cutting.await.unwrap() > 10);
+    std::fs::remove_dir_all(&redis.dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_that_vanish_at_any_moment_hide_nothing() {
     let shop = Shop::with_views(3).await;
     let mut orders = Orders::new(&shop).await;

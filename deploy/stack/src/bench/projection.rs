@@ -23,10 +23,10 @@ const POLL: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(600);
 
 const GOALS: &[Goal] = &[
-    value("all views, events a second", "all", 150_000.0),
-    value("product alone, events a second", "product", 250_000.0),
-    ratio("orders / raw upserts", "orders", "upserts", 0.6),
-    ratio("rebuild of product / raw consumer", "rebuild", "consume", 0.5),
+    value("all views, events a second", "all", 200_000.0),
+    value("product alone, events a second", "product", 400_000.0),
+    ratio("orders / raw upserts", "orders", "upserts", 0.8),
+    ratio("rebuild of product / raw consumer", "rebuild", "consume", 0.7),
 ];
 
 const fn value(name: &'static str, of: &'static str, least: f64) -> Goal {
