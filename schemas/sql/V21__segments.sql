@@ -22,6 +22,9 @@ CREATE TABLE journal_tail (
     PRIMARY KEY (partition, first_offset)
 );
 
+-- A run stays in one piece, if it is not long.
+ALTER TABLE journal_tail SET (toast_tuple_target = 8160);
+
 -- Each one's hash covers the one before: SHA-256 over that hash, and of each record, in their order, the offset (8 bytes),
 -- the length (4) and the bytes.
 CREATE TABLE segments (
@@ -58,6 +61,28 @@ CREATE TABLE segment_index (
     PRIMARY KEY (aggregate, segment)
 );
 
+-- The commits of an aggregate in one run of records that come after a version, oldest first. An UNNEST of these arrays would
+-- put every record into rows first.
+CREATE FUNCTION commits_in(
+    offsets bigint[], aggregates text[], versions bigint[], events int[], records bytea[], of_aggregate text, after bigint
+)
+RETURNS TABLE (version bigint, event_count int, "offset" bigint, record bytea)
+LANGUAGE plpgsql IMMUTABLE ROWS 10 AS $$
+DECLARE
+    place int;
+BEGIN
+    FOREACH place IN ARRAY array_positions(aggregates, of_aggregate) LOOP
+        IF versions[place] > after THEN
+            version := versions[place];
+            event_count := events[place];
+            "offset" := offsets[place];
+            record := records[place];
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$$;
+
 -- The commits of an aggregate that come after a version, oldest first, and how many at most: each segment is looked at only
 -- if those before it did not have enough.
 CREATE FUNCTION commits_of(of_aggregate text, of_partition int, after bigint, most bigint)
@@ -75,16 +100,14 @@ BEGIN
         ORDER BY i.segment
     LOOP
         RETURN QUERY
-            SELECT r.version, r.events, r."offset", r.record
+            SELECT c.version, c.event_count, c."offset", c.record
             FROM segment_blocks AS b
-            CROSS JOIN LATERAL unnest(b.aggregates, b.versions, b.events, b.offsets, b.records)
-                AS r (aggregate, version, events, "offset", record)
+            CROSS JOIN LATERAL
+                commits_in(b.offsets, b.aggregates, b.versions, b.events, b.records, of_aggregate, after) AS c
             WHERE b.partition = of_partition
               AND b.segment = place.segment
               AND b.block BETWEEN place.first_block AND place.last_block
-              AND r.aggregate = of_aggregate
-              AND r.version > after
-            ORDER BY r.version
+            ORDER BY c.version
             LIMIT most;
         GET DIAGNOSTICS given = ROW_COUNT;
         most := most - given;
@@ -94,18 +117,16 @@ BEGIN
     END LOOP;
     -- Segments close in their order: what lay before the last one is dead, if not gone.
     RETURN QUERY
-        SELECT r.version, r.events, r."offset", r.record
+        SELECT c.version, c.event_count, c."offset", c.record
         FROM journal_tail AS t
-        CROSS JOIN LATERAL unnest(t.aggregates, t.versions, t.events, t.offsets, t.records)
-            AS r (aggregate, version, events, "offset", record)
+        CROSS JOIN LATERAL
+            commits_in(t.offsets, t.aggregates, t.versions, t.events, t.records, of_aggregate, after) AS c
         WHERE t.partition = of_partition
           AND t.first_offset >= (
               SELECT coalesce(max(s.segment) + 1, 0) * 1024 FROM segments AS s WHERE s.partition = of_partition
           )
           AND of_aggregate = ANY (t.aggregates)
-          AND r.aggregate = of_aggregate
-          AND r.version > after
-        ORDER BY r.version
+        ORDER BY c.version
         LIMIT most;
 END
 $$;
