@@ -234,15 +234,7 @@ impl<'a> WireEvent<'a> {
         }
     }
 
-    /// The event's data alone, as JSON.
-    pub fn data_json(&self) -> String {
-        let whole = serde_json::to_string(self).expect("events hold nothing that JSON cannot");
-        // {"type":"…","data":…}
-        let before = r#"{"type":"","data":"#.len() + self.name().len();
-        whole[before..whole.len() - 1].to_owned()
-    }
-
-    /// The domain's event from the parts in which the journal keeps it. Unknown names and other data are errors.
+    /// Returns the domain's event from its name and its data. Unknown names and other data are errors.
     pub fn upcast_parts(name: &str, data_json: &str) -> Result<Event, serde_json::Error> {
         let whole = format!(r#"{{"type":"{name}","data":{data_json}}}"#);
         serde_json::from_str(&whole).map(|event: WireEvent<'_>| event.upcast())

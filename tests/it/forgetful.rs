@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use redis::AsyncTypedCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -12,6 +13,9 @@ use tokio::process::{Child, Command};
 
 use crate::fixture::{Answer, Shop, connect_to_redis, eventually, free_addr};
 use crate::projectors::{Orders, active};
+
+/// Between two keys that vanish, or two cuts: as many as a machine that has other things to do can take.
+const PACE: Duration = Duration::from_millis(3);
 
 async fn keys(redis: &mut MultiplexedConnection, shop: &Shop) -> Vec<String> {
     redis.keys(format!("{{{}:*", shop.prefix)).await.unwrap()
@@ -25,6 +29,14 @@ struct OwnRedis {
 }
 
 impl OwnRedis {
+    /// The one that the shop's services use from now on.
+    async fn of(shop: &mut Shop) -> Self {
+        let dir = std::env::temp_dir().join(format!("stampede-{}", shop.prefix));
+        let redis = Self::start(dir, free_addr().port()).await;
+        shop.redis_url = redis.url();
+        redis
+    }
+
     async fn start(dir: PathBuf, port: u16) -> Self {
         std::fs::create_dir_all(&dir).unwrap();
         let mut command = Command::new("redis-server");
@@ -56,9 +68,7 @@ impl OwnRedis {
 #[tokio::test]
 async fn a_restart_with_an_old_dump_shows_nothing_that_was_changed_since() {
     let mut shop = Shop::with_views(3).await;
-    let port = free_addr().port();
-    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
-    shop.redis_url = redis.url();
+    let redis = OwnRedis::of(&mut shop).await;
     let mut orders = Orders::new(&shop).await;
     let _projector = shop.projector().await;
     orders.place("before", 3).await;
@@ -74,9 +84,7 @@ async fn a_restart_with_an_old_dump_shows_nothing_that_was_changed_since() {
 #[tokio::test(flavor = "multi_thread")]
 async fn news_that_is_lost_again_and_again_keeps_no_answer_back() {
     let mut shop = Shop::with_views(3).await;
-    let port = free_addr().port();
-    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
-    shop.redis_url = redis.url();
+    let redis = OwnRedis::of(&mut shop).await;
     let mut orders = Orders::new(&shop).await;
     let _projector = shop.projector().await;
     orders.place("before", 3).await;
@@ -88,7 +96,7 @@ async fn news_that_is_lost_again_and_again_keeps_no_answer_back() {
             kill.arg(&["KILL", "TYPE", "pubsub"]);
             while !is_over.load(Ordering::Relaxed) {
                 cut += kill.query_async::<u32>(&mut redis).await.unwrap();
-                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                tokio::time::sleep(PACE).await;
             }
             cut
         }
@@ -117,7 +125,7 @@ async fn keys_that_vanish_at_any_moment_hide_nothing() {
                     redis.del(key).await.unwrap();
                     evicted += 1;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                tokio::time::sleep(PACE).await;
             }
             evicted
         }
@@ -158,10 +166,8 @@ async fn a_position_that_vanishes_under_load_costs_the_rows_of_its_view_and_part
 #[tokio::test]
 async fn a_redis_that_may_drop_positions_or_is_a_replica_is_told_of() {
     let mut shop = Shop::with_views(2).await;
-    let port = free_addr().port();
-    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
+    let redis = OwnRedis::of(&mut shop).await;
     redis.ask("CONFIG SET maxmemory 100000000 maxmemory-policy allkeys-lru").await.unwrap();
-    shop.redis_url = redis.url();
     let projector = shop.start_projector();
     let tells = async |what: Option<&str>| {
         eventually("readyz tells of it", async || {
@@ -184,9 +190,7 @@ async fn a_redis_that_may_drop_positions_or_is_a_replica_is_told_of() {
 #[tokio::test]
 async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
     let mut shop = Shop::with_views(3).await;
-    let port = free_addr().port();
-    let redis = OwnRedis::start(std::env::temp_dir().join(format!("stampede-{}", shop.prefix)), port).await;
-    shop.redis_url = redis.url();
+    let redis = OwnRedis::of(&mut shop).await;
     let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
     let query_api = shop.query_api().await;
     let (commands, queries) = (command_api.client(), query_api.client());

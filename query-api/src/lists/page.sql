@@ -1,7 +1,13 @@
 -- The keys of a page, walked along the list's index, and their rows; what they are sure to show, and whether something is
--- parked that they may lack, of one moment. One row of nulls where there is none. A key may stand in several parts. Without its limit the look-up of a row would be
--- joined as a whole, and a summed view be summed up whole.
-SELECT shown.offsets, page.key, page.version, page.data::text, page.{order}::text AS value, EXISTS (SELECT FROM parked WHERE view = $1)
+-- parked that they may lack, of one moment. One row of nulls where there is none. A key may stand in several parts.
+-- Without its limit the look-up of a row would be joined as a whole, and a summed view be summed up whole.
+SELECT
+    shown.offsets,
+    page.key,
+    page.version,
+    page.data::text,
+    page.{order}::text AS value,
+    EXISTS (SELECT FROM parked WHERE view = $1)
 FROM (SELECT array_agg(next_offset - 1 ORDER BY partition) AS offsets FROM checkpoints WHERE view = $1) AS shown
 LEFT JOIN (
     SELECT walked.*, row.version, row.data

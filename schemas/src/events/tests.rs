@@ -301,7 +301,6 @@ fn a_version_is_written_under_its_own_name_with_its_data_beside_it() {
         let version = decode(&text).unwrap();
         let golden: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_value(&version).unwrap(), golden, "{name}");
-        assert_eq!(serde_json::from_str::<Value>(&version.data_json()).unwrap(), golden["data"], "{name}");
     }
 }
 
@@ -359,7 +358,8 @@ fn a_missing_member_is_an_error_unless_it_is_optional() {
 #[test]
 fn an_absent_option_is_not_written() {
     let event = Event::Order(OrderEvent::LineRejected { product: ProductId("p".into()), reason: None });
-    assert_eq!(WireEvent::newest(&event).data_json(), r#"{"product":"p"}"#);
+    let written = serde_json::to_string(&WireEvent::newest(&event)).unwrap();
+    assert_eq!(written, r#"{"type":"order.line-rejected.v1","data":{"product":"p"}}"#);
 }
 
 /// Of any characters: an event holds what the border let in under the rules of its day.
