@@ -22,7 +22,8 @@ use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::token::{LogId, Token};
 use tokio::sync::Notify;
 
-pub(crate) use offsets::{Applied, Offsets, covers, token_text};
+use offsets::token_text;
+pub(crate) use offsets::{Applied, Offsets, Shows, covers};
 
 use cached::Cached;
 use ends::{PastEnds, Written};
@@ -36,7 +37,7 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_FOR_THE_END_EVERY: Duration = Duration::from_secs(1);
 
 /// Where no record is shown yet.
-const NOTHING: i64 = -1;
+pub(crate) const NOTHING: i64 = -1;
 
 /// The log that the views are folded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,15 @@ pub(crate) struct Progress {
 pub(crate) enum Scope {
     One(u32),
     All,
+}
+
+impl Scope {
+    pub(crate) fn partition(self) -> Option<u32> {
+        match self {
+            Self::One(partition) => Some(partition),
+            Self::All => None,
+        }
+    }
 }
 
 /// Which places may answer a request.

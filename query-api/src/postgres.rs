@@ -2,11 +2,11 @@
 //!
 //! Every statement also gives the checkpoints of the same moment: an answer knows what it shows, whichever server
 //! it came from.
+//!
+//! Invariant: only lists and sums read rows of more than one partition, their checkpoints included.
 
 mod server;
 mod replicas;
-
-use std::borrow::Cow;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
@@ -22,7 +22,7 @@ pub use server::PLANNER;
 pub(crate) use server::{Limits, StoreError};
 
 use crate::lists::{ListQuery, Position};
-use crate::positions::{Applied, Log};
+use crate::positions::{Applied, Log, NOTHING, Scope, Shows};
 use crate::reads::Row;
 use crate::redis::Place;
 use replicas::Replicas;
@@ -34,11 +34,11 @@ pub(crate) struct Store {
     row_sql: [String; VIEWS.len()],
 }
 
-/// What was read, and the offsets by partition that it is sure to show.
+/// What was read, and what it is sure to show.
 #[derive(Debug)]
 pub(crate) struct Loaded<T> {
     pub(crate) found: T,
-    pub(crate) offsets: Vec<i64>,
+    pub(crate) shows: Shows,
     /// Whether a replica gave it, which may be behind.
     pub(crate) is_copy: bool,
     pub(crate) parked: Option<Parked>,
@@ -47,23 +47,21 @@ pub(crate) struct Loaded<T> {
 /// What is left out of what was read, because its view did not take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parked {
-    /// Of a row that one aggregate feeds: this record and those after it.
-    From { partition: u32, offset: i64 },
+    /// Of a row that one aggregate feeds: the record at this offset and those after it.
+    From(i64),
     /// Records that may or may not belong to it.
     Something,
 }
 
 impl<T> Loaded<T> {
-    /// Returns the offsets that an answer of it may name: of a row that lacks records, those before the first.
-    pub(crate) fn shown(&self) -> Cow<'_, [i64]> {
-        let mut shown = Cow::Borrowed(&self.offsets[..]);
-        if let Some(Parked::From { partition, offset }) = self.parked
-            && let Some(at) = usize::try_from(partition).ok().filter(|at| *at < shown.len())
-        {
-            let at = &mut shown.to_mut()[at];
-            *at = (*at).min(offset - 1);
+    /// Returns what an answer of it may name: of a row that lacks records, what is before the first.
+    pub(crate) fn named(&self) -> Shows {
+        match (&self.shows, self.parked) {
+            (Shows::One(partition, offset), Some(Parked::From(parked))) => {
+                Shows::One(*partition, (*offset).min(parked - 1))
+            }
+            (shows, _) => shows.clone(),
         }
-        shown
     }
 }
 
@@ -71,16 +69,14 @@ impl<T> Loaded<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     generation: u32,
-    /// By partition.
-    revisions: Vec<i64>,
+    /// Of the partition, or of all, added up.
+    revision: Option<i64>,
 }
 
 impl Made {
     /// Tells whether it is what Redis shows at a place.
     pub(crate) fn is_of(&self, place: &Place) -> bool {
-        let of_partition = || usize::try_from(place.partition).ok().and_then(|at| self.revisions.get(at).copied());
-        let revision = if place.is_sum { Some(self.revisions.iter().sum()) } else { of_partition() };
-        self.generation == place.making.generation && revision == Some(place.revision)
+        self.generation == place.making.generation && self.revision == Some(place.revision)
     }
 }
 
@@ -127,13 +123,14 @@ impl Store {
     pub(crate) async fn row(
         &self,
         side: Side,
-        view: ViewId,
-        key: &str,
+        (view, key, scope): (ViewId, &str, Scope),
     ) -> Result<(Loaded<Option<Row>>, Made), StoreError> {
-        let (rows, is_copy) = self.query(side, &self.row_sql[view.index()], &[&view.feed().name(), &key]).await?;
+        let (feed, partition) = (view.feed().name(), scope.partition().map(u32::cast_signed));
+        let params: [Param<'_>; 3] = [&feed, &key, &partition];
+        let (rows, is_copy) = self.query(side, &self.row_sql[view.index()], &params).await?;
         let made = rows.first().and_then(|row| {
             let generation = row.get::<_, Option<i32>>(3)?.cast_unsigned();
-            Some(Made { generation, revisions: row.get(4) })
+            Some(Made { generation, revision: row.get(4) })
         });
         let made = made.unwrap_or_default();
         let row = rows.first().and_then(|row| {
@@ -141,13 +138,10 @@ impl Store {
             Some(Row { version, generation: made.generation, body: row_body(key, version, row.get(2)).into() })
         });
         let parked = rows.first().and_then(|row| {
-            let (partition, offset) = (row.get::<_, Option<i32>>(5)?.cast_unsigned(), row.get(6));
-            Some(match view.view().source {
-                Source::Aggregate(_) => Parked::From { partition, offset },
-                Source::Sum(_) | Source::View(_) => Parked::Something,
-            })
+            let offset = row.get::<_, Option<i64>>(5)?;
+            Some(if matches!(scope, Scope::One(_)) { Parked::From(offset) } else { Parked::Something })
         });
-        Ok((Loaded { found: row, offsets: offsets(&rows), is_copy, parked }, made))
+        Ok((Loaded { found: row, shows: shows(&rows, scope), is_copy, parked }, made))
     }
 
     /// Tells whether a token names a record that is parked for a view: where it lies, not behind it.
@@ -169,7 +163,7 @@ impl Store {
             Some(Listed { position: Position { value: row.get(4), key }, body })
         });
         let parked = rows.first().is_some_and(|row| row.get(5)).then_some(Parked::Something);
-        Ok(Loaded { found: found.collect(), offsets: offsets(&rows), is_copy, parked })
+        Ok(Loaded { found: found.collect(), shows: shows(&rows, Scope::All), is_copy, parked })
     }
 
     /// Events after a version, of an aggregate and its partition.
@@ -179,7 +173,7 @@ impl Store {
         after: i64,
         limit: i64,
     ) -> Result<Loaded<Vec<JournalEvent>>, StoreError> {
-        let partition = partition.cast_signed();
+        let (scope, partition) = (Scope::One(partition), partition.cast_signed());
         let params: [Param<'_>; 5] = [&JOURNAL, &aggregate, &partition, &after, &limit];
         let rows = self.primary.query(include_str!("postgres/history.sql"), &params).await?;
         let mut found = Vec::new();
@@ -200,7 +194,7 @@ impl Store {
             found.extend(commit.events_after(after.cast_unsigned()).map(event));
         }
         found.truncate(usize::try_from(limit).unwrap_or_default());
-        Ok(Loaded { found, offsets: offsets(&rows), is_copy: false, parked: None })
+        Ok(Loaded { found, shows: shows(&rows, scope), is_copy: false, parked: None })
     }
 
     /// Returns the version and the JSON of a row that this build's fold made. The primary tells.
@@ -249,14 +243,16 @@ impl Store {
 }
 
 fn row_sql(view: &View) -> String {
-    let parked = match view.source {
-        Source::Aggregate(row) => {
-            format!("AND aggregate = '{}/' || $2::text ORDER BY \"offset\"", type_name(row.aggregate))
-        }
+    let (partition, parked) = match view.source {
+        Source::Aggregate(row) => (
+            "AND partition = $3",
+            format!("AND aggregate = '{}/' || $2::text ORDER BY \"offset\"", type_name(row.aggregate)),
+        ),
         // Whose sums it would be in, nobody knows.
-        Source::Sum(_) | Source::View(_) => String::new(),
+        Source::Sum(_) | Source::View(_) => ("AND $3::int IS NULL", String::new()),
     };
-    include_str!("postgres/row.sql").replace("{relation}", view.relation).replace("{parked}", &parked)
+    let sql = include_str!("postgres/row.sql").replace("{relation}", view.relation);
+    sql.replace("{partition}", partition).replace("{parked}", &parked)
 }
 
 /// A row of [`Store::checkpoints`].
@@ -269,6 +265,11 @@ pub(crate) fn made(row: &SqlRow) -> (&str, u32) {
     (row.get(0), row.get::<_, i32>(3).cast_unsigned())
 }
 
-fn offsets(rows: &[SqlRow]) -> Vec<i64> {
-    rows.first().and_then(|row| row.get::<_, Option<_>>(0)).unwrap_or_default()
+/// Returns what rows show whose first column are the offsets of the partitions that were read.
+fn shows(rows: &[SqlRow], scope: Scope) -> Shows {
+    let offsets: Vec<i64> = rows.first().and_then(|row| row.get::<_, Option<_>>(0)).unwrap_or_default();
+    match scope {
+        Scope::One(partition) => Shows::One(partition, offsets.first().copied().unwrap_or(NOTHING)),
+        Scope::All => Shows::All(offsets.into()),
+    }
 }

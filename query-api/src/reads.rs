@@ -26,7 +26,7 @@ use looks::{Look, Looks};
 use crate::gate::{Busy, Gate};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
-use crate::positions::{Log, NotReached, Place, Places, Positions, Scope, covers, token_text};
+use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
 use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Parked, Side, Store, StoreError};
 use crate::redis::{self, Cache, CacheError, Hit};
 
@@ -160,10 +160,10 @@ impl Reads {
         let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
         for side in sides.take(MAX_LOADS) {
             let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
-            if wanted.is_none_or(|token| covers(&loaded.offsets, token)) {
+            if wanted.is_none_or(|token| loaded.shows.covers(token)) {
                 self.check_parked(view, &loaded, wanted).await?;
                 self.note(view, loaded.found.as_ref());
-                let token = token_of(log, &loaded.shown(), scope);
+                let token = loaded.named().token(log.id);
                 let is_parked = loaded.parked.is_some();
                 return Ok(Shown { found: loaded.found.clone(), token, age: None, is_parked });
             }
@@ -180,12 +180,12 @@ impl Reads {
         self.reach((query.view.feed(), Places::StoreAlone), fresh, fresh.wait).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let mut loaded = self.page_from(self.store.nearest(), query).await?;
-        if loaded.is_copy && wanted.is_some_and(|token| !covers(&loaded.offsets, token)) {
+        if loaded.is_copy && wanted.is_some_and(|token| !loaded.shows.covers(token)) {
             loaded = self.page_from(Side::Primary, query).await?;
         }
         check(log, &loaded, fresh)?;
         self.check_parked(query.view, &loaded, wanted).await?;
-        let token = token_of(log, &loaded.offsets, Scope::All);
+        let token = loaded.shows.token(log.id);
         Ok(Shown { token, found: loaded.found, age: None, is_parked: loaded.parked.is_some() })
     }
 
@@ -194,9 +194,7 @@ impl Reads {
     async fn check_parked<T>(&self, view: ViewId, loaded: &Loaded<T>, wanted: Option<&Token>) -> Result<(), ReadError> {
         let is_named = match (loaded.parked, wanted) {
             (None, _) | (_, None) => false,
-            (Some(Parked::From { partition, offset }), Some(token)) => {
-                token.positions.get(&partition).is_some_and(|wanted| *wanted >= offset)
-            }
+            (Some(Parked::From(_)), Some(token)) => !loaded.named().covers(token),
             (Some(Parked::Something), Some(token)) => {
                 self.store.names_parked(view, token).await.map_err(|error| self.refused(failed(error)))?
             }
@@ -234,7 +232,6 @@ impl Reads {
         (after, limit): (i64, i64),
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
-        let scope = Scope::One(partition);
         let loaded = self
             .store
             .history((aggregate, partition), after, limit)
@@ -242,7 +239,7 @@ impl Reads {
             .map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FeedId::Journal.name(), Origin::Postgres);
         check(log, &loaded, fresh)?;
-        let token = token_of(log, &loaded.offsets, scope);
+        let token = loaded.shows.token(log.id);
         Ok(Shown { token, found: loaded.found, age: None, is_parked: false })
     }
 
@@ -339,7 +336,7 @@ impl Reads {
         let is_enough = |(began_at, flight): &&(Option<redis::Place>, Flight)| match flight.peek() {
             _ if *began_at != place => false,
             None => true,
-            Some(Ok(loaded)) => wanted.is_none_or(|token| covers(&loaded.offsets, token)),
+            Some(Ok(loaded)) => wanted.is_none_or(|token| loaded.shows.covers(token)),
             Some(Err(_)) => false,
         };
         if let Some((_, flight)) = flights.get(&load).filter(is_enough) {
@@ -348,7 +345,7 @@ impl Reads {
         }
         self.metrics.read(view.name(), if side == Side::Any { Origin::Replica } else { Origin::Postgres });
         let (reads, (_, key, _)) = (self.clone(), load.clone());
-        let task = tokio::spawn(async move { reads.load_alone((view, &key), place, side).await });
+        let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), place, side).await });
         // A task that panicked is an outage of this row, not of its readers.
         let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
         flights.insert(load.clone(), (place, flight.clone()));
@@ -370,21 +367,21 @@ impl Reads {
 
     async fn load_alone(
         &self,
-        (view, key): (ViewId, &str),
+        row: (ViewId, &str, Scope),
         place: Option<redis::Place>,
         side: Side,
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
-        let (mut loaded, mut made) = self.store.row(side, view, key).await.map_err(failed)?;
+        let (mut loaded, mut made) = self.store.row(side, row).await.map_err(failed)?;
         // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
         if loaded.is_copy && place.is_some_and(|place| !made.is_of(&place)) {
-            (loaded, made) = self.store.row(Side::Primary, view, key).await.map_err(failed)?;
+            (loaded, made) = self.store.row(Side::Primary, row).await.map_err(failed)?;
         }
         let loaded = Arc::new(loaded);
         // Redis has no row that lacks something: it tells neither what, nor that.
         if let Some(place) = place.filter(|place| made.is_of(place) && loaded.parked.is_none()) {
-            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), key.to_owned());
+            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.1.to_owned());
             tokio::spawn(async move {
-                if let Err(error) = cache.fill((&place, &key), loaded.found.as_ref(), &loaded.offsets).await {
+                if let Err(error) = cache.fill((&place, &key), (loaded.found.as_ref(), &loaded.shows)).await {
                     tracing::debug!(error = %error, "a row was not put into Redis");
                 }
             });
@@ -401,17 +398,10 @@ impl Reads {
 /// was seen of it before.
 fn check<T>(log: Log, loaded: &Loaded<T>, fresh: &Freshness) -> Result<(), ReadError> {
     match &fresh.token {
-        Some(token) if !fresh.lenient && !covers(&loaded.offsets, token) => {
-            Err(ReadError::NotYet { token: token_of(log, &loaded.offsets, Scope::All) })
+        Some(token) if !fresh.lenient && !loaded.shows.covers(token) => {
+            Err(ReadError::NotYet { token: loaded.shows.token(log.id) })
         }
         _ => Ok(()),
-    }
-}
-
-fn token_of(log: Log, offsets: &[i64], scope: Scope) -> Option<String> {
-    match scope {
-        Scope::One(partition) if usize::try_from(partition).is_ok_and(|index| index >= offsets.len()) => None,
-        Scope::One(_) | Scope::All => token_text(log.id, offsets, scope),
     }
 }
 

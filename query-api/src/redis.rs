@@ -18,11 +18,10 @@ use schemas::cache::{
     value,
 };
 use schemas::feeds::{FeedId, StoredView};
-use schemas::token::{LogId, Token};
 use schemas::views::Source;
 
 use crate::gate::{Busy, Gate};
-use crate::positions::{Makings, Positions, Scope, covers, token_text};
+use crate::positions::{Makings, Positions, Scope, Shows};
 use crate::reads::Row;
 
 /// Between looks at Redis without news: it notices a subscription that died silently.
@@ -109,33 +108,6 @@ pub(crate) enum Hit {
     Elsewhere(Option<Shown>),
 }
 
-/// What an answer shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shows {
-    /// The partition of its aggregate, up to and with the offset.
-    One(u32, i64),
-    /// Each partition.
-    All(Arc<[i64]>),
-}
-
-impl Shows {
-    /// Tells whether it shows what a token names of the partitions that matter to it.
-    pub(crate) fn covers(&self, token: &Token) -> bool {
-        match self {
-            Self::One(partition, offset) => token.positions.get(partition).is_none_or(|wanted| wanted <= offset),
-            Self::All(offsets) => covers(offsets, token),
-        }
-    }
-
-    pub(crate) fn token(&self, log: LogId) -> Option<String> {
-        match self {
-            Self::One(_, offset) if *offset < 0 => None,
-            Self::One(partition, offset) => Some(format!("{log}.{partition}-{offset}")),
-            Self::All(offsets) => token_text(log, offsets, Scope::All),
-        }
-    }
-}
-
 impl Cache {
     pub(crate) fn connect(url: &Secret, prefix: &str, calls: usize) -> anyhow::Result<Self> {
         Ok(Self {
@@ -174,13 +146,12 @@ impl Cache {
         Ok(Hit::Found(row, shows))
     }
 
-    /// Puts what Postgres gave, a row or its absence, unless Redis shows more, or too many do just now. `offsets`: what
-    /// Postgres showed of each partition. The place is from before the row was read.
+    /// Puts what Postgres gave, a row or its absence, unless Redis shows more, or too many do just now. The place is from
+    /// before the row was read.
     pub(crate) async fn fill(
         &self,
         (place, key): (&Place, &str),
-        row: Option<&Row>,
-        offsets: &[i64],
+        (row, shows): (Option<&Row>, &Shows),
     ) -> Result<(), CacheError> {
         let _turn = self.fills.try_enter()?;
         let (version, body) = row.map_or((ABSENT, &[][..]), |row| (row.version, &row.body));
@@ -189,8 +160,10 @@ impl Cache {
             (false, None) => ABSENT_TTL_SECS,
             (false, Some(_)) => ROW_TTL_SECS,
         };
-        let shown = offsets.get(usize::try_from(place.partition).unwrap_or(usize::MAX)).copied().unwrap_or(-1);
-        let (shown, offsets) = if place.is_sum { (String::new(), offsets) } else { (shown.to_string(), &[][..]) };
+        let (shown, offsets) = match shows {
+            Shows::One(_, offset) => (offset.to_string(), &[][..]),
+            Shows::All(offsets) => (String::new(), &offsets[..]),
+        };
         let mut call = self.fill.key(self.keys.shown(place.view.name(), place.partition));
         call.key(place.name(&self.keys, key)).key(self.keys.ahead(place.view.name(), place.partition));
         call.arg(place.making.to_string()).arg(shown).arg(ttl_secs);
@@ -330,22 +303,4 @@ fn text(message: Option<redis::Msg>) -> Result<String, CacheError> {
 /// Takes news in; `false`: Redis has to be looked at.
 fn take(positions: &Positions, text: &str) -> bool {
     News::parse(text).is_some_and(|news| positions.advance_cache(&news))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_of_one_aggregate_answers_for_its_partition_and_one_of_many_for_all() {
-        let log = LogId::of_nonce(1);
-        let token = |text: &str| format!("{log}.{text}").parse::<Token>().unwrap();
-        let (one, all) = (Shows::One(1, 5), Shows::All([5, -1].into()));
-        assert!(one.covers(&token("1-5")) && one.covers(&token("0-9,1-5")) && one.covers(&token("0-9")));
-        assert!(!one.covers(&token("1-6")));
-        assert!(all.covers(&token("0-5")));
-        assert!(!all.covers(&token("0-6")) && !all.covers(&token("0-5,1-0")));
-        let texts = [one, all, Shows::One(1, -1), Shows::All([-1].into())].map(|shows| shows.token(log));
-        assert_eq!(texts, [Some(format!("{log}.1-5")), Some(format!("{log}.0-5")), None, None]);
-    }
 }

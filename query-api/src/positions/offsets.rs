@@ -44,6 +44,33 @@ impl Offsets {
     }
 }
 
+/// What an answer shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shows {
+    /// The partition of its aggregate, up to and with the offset.
+    One(u32, i64),
+    /// Each partition.
+    All(Arc<[i64]>),
+}
+
+impl Shows {
+    /// Tells whether it shows what a token names of the partitions that matter to it.
+    pub(crate) fn covers(&self, token: &Token) -> bool {
+        match self {
+            Self::One(partition, offset) => token.positions.get(partition).is_none_or(|wanted| wanted <= offset),
+            Self::All(offsets) => covers(offsets, token),
+        }
+    }
+
+    pub(crate) fn token(&self, log: LogId) -> Option<String> {
+        match self {
+            Self::One(_, offset) if *offset < 0 => None,
+            Self::One(partition, offset) => Some(format!("{log}.{partition}-{offset}")),
+            Self::All(offsets) => token_text(log, offsets, Scope::All),
+        }
+    }
+}
+
 /// Whether these offsets show all that the token names.
 pub(crate) fn covers(offsets: &[i64], token: &Token) -> bool {
     token.positions.iter().all(|(partition, offset)| offsets.get(to_index(*partition)).is_some_and(|at| at >= offset))
@@ -68,4 +95,22 @@ pub(crate) fn token_text(log: LogId, offsets: &[i64], scope: Scope) -> Option<St
         Scope::All => offsets.iter().enumerate().for_each(|(partition, offset)| write(partition, *offset)),
     }
     Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_one_aggregate_answers_for_its_partition_and_one_of_many_for_all() {
+        let log = LogId::of_nonce(1);
+        let token = |text: &str| format!("{log}.{text}").parse::<Token>().unwrap();
+        let (one, all) = (Shows::One(1, 5), Shows::All([5, -1].into()));
+        assert!(one.covers(&token("1-5")) && one.covers(&token("0-9,1-5")) && one.covers(&token("0-9")));
+        assert!(!one.covers(&token("1-6")));
+        assert!(all.covers(&token("0-5")));
+        assert!(!all.covers(&token("0-6")) && !all.covers(&token("0-5,1-0")));
+        let texts = [one, all, Shows::One(1, -1), Shows::All([-1].into())].map(|shows| shows.token(log));
+        assert_eq!(texts, [Some(format!("{log}.1-5")), Some(format!("{log}.0-5")), None, None]);
+    }
 }

@@ -8,8 +8,9 @@ use schemas::token::Token;
 
 use super::cached::Cached;
 use super::ends::{PastEnds, Written};
+use super::offsets::token_text;
 use super::waiters::{At, Position};
-use super::{Log, NOTHING, Offsets, Place, Places, Scope, covers, to_index, token_text};
+use super::{Log, NOTHING, Offsets, Place, Places, Scope, covers, to_index};
 
 /// Redis has so long to show what Postgres does, and less than twice that.
 pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(1);
