@@ -2,6 +2,9 @@
 //!
 //! `k7x2.3-1042,7-99`: of the log `k7x2`, all events of partition 3 up to and with offset 1042, and of
 //! partition 7 up to and with 99.
+//!
+//! A position may name a command within the message at its offset, by an index: `3-1042:5`. This build writes one command a
+//! message and no index; where it reads one, the whole message is meant, which has that command.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -99,7 +102,11 @@ fn parse_log(text: &str) -> Option<LogId> {
 }
 
 fn parse_position(text: &str) -> Option<(u32, i64)> {
-    let (partition, offset) = text.split_once('-')?;
+    let (partition, mut offset) = text.split_once('-')?;
+    if let Some((of_message, index)) = offset.split_once(':') {
+        parse_digits::<u32>(index)?;
+        offset = of_message;
+    }
     Some((parse_digits(partition)?, parse_digits(offset)?))
 }
 
@@ -119,6 +126,7 @@ mod tests {
             ("k7x2.7-99,3-1042", "k7x2.3-1042,7-99"),
             ("k7x2.3-1042,k7x2.7-99", "k7x2.3-1042,7-99"),
             ("k7x2.3-5, k7x2.3-9,3-7", "k7x2.3-9"),
+            ("k7x2.3-1042:5,7-99:0", "k7x2.3-1042,7-99"),
         ] {
             assert_eq!(text.parse::<Token>().unwrap().to_string(), written);
         }
@@ -135,6 +143,10 @@ mod tests {
             "k7x2.-1-2",
             "k7x2.3-+1",
             "k7x2.3--1",
+            "k7x2.3-1:",
+            "k7x2.3-1:-1",
+            "k7x2.3-1:1:1",
+            "k7x2.3:1-1",
             "kkkkk.1-1",
             "K7X2.1-1",
             "k7x2.1-1,",

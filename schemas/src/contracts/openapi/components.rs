@@ -10,7 +10,7 @@ use crate::problem::{CONTENT_TYPE, Problem, ProblemKind};
 use crate::views::{CloudEvent, VIEWS};
 
 const TOKEN: &str = "A log's id, and positions: `k7x2.3-1042,7-99` names all events of partition 3 up to and with \
-    offset 1042, and of partition 7 up to and with 99.";
+    offset 1042, and of partition 7 up to and with 99. Do not take it apart: positions may come to have more parts.";
 
 pub(super) fn all() -> Value {
     json!({
