@@ -1,4 +1,4 @@
-//! The journal: every record as it is, in runs of one partition and segment; and, for a while, every command by its key.
+//! The journal: every record as it is, in runs of one partition and segment, and the keys of commands.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use postgres_types::ToSql;
 use schemas::idempotency::IdempotencyKey;
 use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::Commit;
-use schemas::tables::repeat_key;
+use schemas::tables::{lies_beside_record, name_hash, repeat_key};
 use uuid::Uuid;
 
 /// What is added to the journal.
@@ -29,18 +29,18 @@ pub(crate) struct Run {
     pub(crate) versions: Vec<i64>,
     events: Vec<i32>,
     pub(crate) records: Vec<Vec<u8>>,
+    names: Vec<i64>,
+    keys: Vec<Option<Uuid>>,
+    last_at_ms: i64,
 }
 
-/// Columns of the keys that took effect, a row a command.
+/// Columns of the table `repeats`, a row a command.
 #[derive(Debug, Default)]
 pub(crate) struct RepeatRows {
     pub(crate) keys: Vec<Uuid>,
     pub(crate) at_ms: Vec<i64>,
     pub(crate) partitions: Vec<i32>,
     pub(crate) offsets: Vec<i64>,
-    pub(crate) fingerprints: Vec<i64>,
-    pub(crate) versions: Vec<i64>,
-    pub(crate) events: Vec<i16>,
 }
 
 /// Appends each of the named columns of the one to those of the other.
@@ -51,19 +51,11 @@ macro_rules! append {
 }
 
 impl RepeatRows {
-    /// What an event caused is never asked for by its key.
-    fn push(&mut self, partition: u32, offset: i64, commit: &Commit<'_>) {
-        if commit.cause.is_some() {
-            return;
-        }
-        let Ok(key) = IdempotencyKey::from_bare(&commit.command_id) else { return };
-        self.keys.push(repeat_key(&commit.aggregate, &key));
-        self.at_ms.push(commit.at_ms.cast_signed());
+    fn push(&mut self, key: Uuid, at_ms: u64, (partition, offset): (u32, i64)) {
+        self.keys.push(key);
+        self.at_ms.push(at_ms.cast_signed());
         self.partitions.push(partition.cast_signed());
         self.offsets.push(offset);
-        self.fingerprints.push(commit.fingerprint.cast_signed());
-        self.versions.push(commit.version.cast_signed());
-        self.events.push(i16::try_from(commit.events.len()).unwrap_or(i16::MAX));
     }
 }
 
@@ -78,7 +70,22 @@ impl Run {
             versions: Vec::new(),
             events: Vec::new(),
             records: Vec::new(),
+            names: Vec::new(),
+            keys: Vec::new(),
+            last_at_ms: 0,
         }
+    }
+
+    /// `commit`: what the record says, if it counts; `key`: the hash of its key, if it lies here.
+    fn push(&mut self, offset: i64, record: &[u8], (commit, key): (Option<&Commit<'_>>, Option<Uuid>)) {
+        self.offsets.push(offset);
+        self.aggregates.push(commit.map(|commit| commit.aggregate.to_string()));
+        self.versions.push(commit.map_or(0, |commit| commit.version.cast_signed()));
+        self.events.push(commit.map_or(0, |commit| i32::try_from(commit.events.len()).unwrap_or(i32::MAX)));
+        self.records.push(record.to_owned());
+        self.names.push(commit.map_or(0, |commit| name_hash(&commit.aggregate)));
+        self.keys.push(key);
+        self.last_at_ms = commit.map_or(self.last_at_ms, |commit| commit.at_ms.cast_signed());
     }
 }
 
@@ -87,13 +94,14 @@ impl JournalRows {
         for (place, mut later) in later.runs {
             match self.runs.get_mut(&place) {
                 Some(run) => {
-                    append!(run, later, offsets, aggregates, versions, events, records);
+                    append!(run, later, offsets, aggregates, versions, events, records, names, keys);
+                    run.last_at_ms = run.last_at_ms.max(later.last_at_ms);
                 }
                 None => drop(self.runs.insert(place, later)),
             }
         }
         let (repeats, mut later) = (&mut self.repeats, later.repeats);
-        append!(repeats, later, keys, at_ms, partitions, offsets, fingerprints, versions, events);
+        append!(repeats, later, keys, at_ms, partitions, offsets);
     }
 
     /// Tells whether anything of a partition is added.
@@ -104,14 +112,24 @@ impl JournalRows {
     /// Adds a record. `commit`: what it says, if it counts.
     pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, &[u8]), commit: Option<&Commit<'_>>) {
         let segment = offset / SEGMENT_OFFSETS;
+        let key = commit.and_then(|commit| {
+            let key = key(commit)?;
+            let hash = repeat_key(&commit.aggregate, &key);
+            if lies_beside_record(&key, commit.at_ms) {
+                return Some(hash);
+            }
+            self.repeats.push(hash, commit.at_ms, (partition, offset));
+            None
+        });
         let run = self.runs.entry((partition, segment)).or_insert_with(|| Run::at(partition, segment, offset));
-        run.offsets.push(offset);
-        run.aggregates.push(commit.map(|commit| commit.aggregate.to_string()));
-        run.versions.push(commit.map_or(0, |commit| commit.version.cast_signed()));
-        run.events.push(commit.map_or(0, |commit| i32::try_from(commit.events.len()).unwrap_or(i32::MAX)));
-        run.records.push(value.to_owned());
-        if let Some(commit) = commit {
-            self.repeats.push(partition, offset, commit);
-        }
+        run.push(offset, value, (commit, key));
     }
+}
+
+/// Returns the key under which a client may repeat the command. What an event caused is never asked for by its key.
+fn key(commit: &Commit<'_>) -> Option<IdempotencyKey> {
+    if commit.cause.is_some() {
+        return None;
+    }
+    IdempotencyKey::from_bare(&commit.command_id).ok()
 }

@@ -24,6 +24,7 @@ use tokio_postgres::{Client, NoTls, Row, Statement};
 pub(crate) use columns::{Checkpoints, ParkedRecords};
 use columns::{Param, Parts, Rows, repeats_params};
 pub(crate) use parked::DEADLINES;
+pub(crate) use repeats::forgotten_before;
 pub(crate) use standings::{reader, tally};
 
 use crate::config::Feeds;

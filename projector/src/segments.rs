@@ -1,4 +1,5 @@
-//! Closes the journal's segments that no record is added to any more, beside the folding.
+//! Closes the journal's segments that no record is added to any more, beside the folding, and forgets the keys of those whose
+//! window is over.
 //!
 //! A segment whose records wait in the tail is as good as a closed one, but for what it costs to look there: so it may be
 //! late. Each closes once, whoever does it.
@@ -14,9 +15,11 @@ use schemas::journal::{SEGMENT_OFFSETS, SegmentHash};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Row, Statement};
+use uuid::Uuid;
 
 use crate::fold::Standing;
 use crate::metrics::Metrics;
+use crate::postgres::forgotten_before;
 use crate::projector::Share;
 
 /// Records in one block: a page of Postgres as a rule, once they are compressed.
@@ -40,7 +43,7 @@ enum SegmentError {
 impl Segments {
     /// Begins with what is whole already. The task ends with `tasks`.
     pub(crate) fn start(
-        url: &Secret,
+        (url, window): (&Secret, Duration),
         (share, standings): (&Share, &[Standing]),
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
@@ -48,7 +51,7 @@ impl Segments {
         let of_journal = share.places().filter(|(feed, _)| *feed == FeedId::Journal);
         let whole = of_journal.map(|(_, partition)| (partition, segment(&standings[partition as usize]))).collect();
         let (sender, receiver) = watch::channel(whole);
-        tasks.spawn(close(url.clone(), receiver, metrics));
+        tasks.spawn(close((url.clone(), window), receiver, metrics));
         Self(sender)
     }
 
@@ -67,7 +70,7 @@ fn segment(standing: &Standing) -> i64 {
 }
 
 /// Until nobody tells any more.
-async fn close(url: Secret, mut whole: watch::Receiver<Whole>, metrics: Arc<Metrics>) {
+async fn close((url, window): (Secret, Duration), mut whole: watch::Receiver<Whole>, metrics: Arc<Metrics>) {
     let (mut session, mut closed) = (None, Whole::new());
     loop {
         let now = whole.borrow_and_update().clone();
@@ -75,7 +78,7 @@ async fn close(url: Secret, mut whole: watch::Receiver<Whole>, metrics: Arc<Metr
             if closed.get(&partition) == Some(&until) {
                 continue;
             }
-            match close_until(&url, &mut session, partition.cast_signed(), until).await {
+            match close_until((&url, window), &mut session, partition.cast_signed(), until).await {
                 Ok(count) => {
                     metrics.segments_closed(count);
                     closed.insert(partition, until);
@@ -98,14 +101,14 @@ async fn close(url: Secret, mut whole: watch::Receiver<Whole>, metrics: Arc<Metr
 }
 
 async fn close_until(
-    url: &Secret,
+    (url, window): (&Secret, Duration),
     session: &mut Option<Session>,
     partition: i32,
     until: i64,
 ) -> Result<u64, SegmentError> {
     let session = match session {
         Some(session) => session,
-        None => session.insert(Session::connect(url).await?),
+        None => session.insert(Session::connect(url, window).await?),
     };
     session.close_until(partition, until).await
 }
@@ -113,16 +116,20 @@ async fn close_until(
 /// One session.
 struct Session {
     client: Client,
+    /// How long keys are remembered.
+    window: Duration,
     open: Statement,
     take_runs: Statement,
     hash_before: Statement,
     insert_blocks: Statement,
     insert_index: Statement,
     insert_segment: Statement,
+    insert_keys: Statement,
+    forget_keys: Statement,
 }
 
 impl Session {
-    async fn connect(url: &Secret) -> Result<Self, SegmentError> {
+    async fn connect(url: &Secret, window: Duration) -> Result<Self, SegmentError> {
         let (client, connection) = chassis::postgres::session(url, "", "projector segments")?.connect(NoTls).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -136,7 +143,10 @@ impl Session {
             insert_blocks: client.prepare(include_str!("postgres/insert_blocks.sql")).await?,
             insert_index: client.prepare(include_str!("postgres/insert_index.sql")).await?,
             insert_segment: client.prepare(include_str!("postgres/insert_segment.sql")).await?,
+            insert_keys: client.prepare(include_str!("postgres/insert_keys.sql")).await?,
+            forget_keys: client.prepare(include_str!("postgres/forget_keys.sql")).await?,
             client,
+            window,
         })
     }
 
@@ -163,7 +173,9 @@ impl Session {
         }
         let mut records: Vec<_> = runs.iter().flat_map(StoredRecord::of_run).collect();
         records.sort_unstable_by_key(|record| record.offset);
-        let hash = hash(before.as_ref().map(|row| row.get(0)), &records);
+        let (hash, keys) = (hash(before.as_ref().map(|row| row.get(0)), &records), Keys::of(&records));
+        let last_at_ms: i64 = runs.iter().map(|run| run.get(6)).max().unwrap_or(0);
+        let forgotten = forgotten_before(self.window, last_at_ms.cast_unsigned()).cast_signed();
         records.sort_unstable_by_key(|record| {
             (record.aggregate.is_none(), record.aggregate, record.version, record.offset)
         });
@@ -171,10 +183,15 @@ impl Session {
         let (index, count) = (Index::of(&records), i32::try_from(records.len()).unwrap_or(i32::MAX));
         let (in_blocks, in_index): ([&(dyn ToSql + Sync); 1], _) = ([&blocks], index.params(&segment));
         let in_segments: [&(dyn ToSql + Sync); 4] = [&partition, &segment, &count, &hash];
+        let in_keys: [&(dyn ToSql + Sync); 6] =
+            [&partition, &segment, &last_at_ms, &keys.first, &keys.last, &keys.by_offset];
+        let over: [&(dyn ToSql + Sync); 2] = [&partition, &forgotten];
         tokio::try_join!(
             transaction.execute(&self.insert_blocks, &in_blocks),
             transaction.execute(&self.insert_index, &in_index),
             transaction.execute(&self.insert_segment, &in_segments),
+            transaction.execute(&self.insert_keys, &in_keys),
+            transaction.execute(&self.forget_keys, &over),
         )?;
         transaction.commit().await?;
         Ok(true)
@@ -188,19 +205,22 @@ struct StoredRecord<'a> {
     version: i64,
     events: i32,
     record: &'a [u8],
+    key: Option<Uuid>,
 }
 
 impl<'a> StoredRecord<'a> {
     fn of_run(row: &'a Row) -> impl Iterator<Item = Self> {
         let (offsets, aggregates): (Vec<i64>, Vec<Option<&str>>) = (row.get(0), row.get(1));
         let (versions, events, records): (Vec<i64>, Vec<i32>, Vec<&[u8]>) = (row.get(2), row.get(3), row.get(4));
-        let rest = aggregates.into_iter().zip(versions).zip(events).zip(records);
-        offsets.into_iter().zip(rest).map(|(offset, (((aggregate, version), events), record))| Self {
+        let keys: Vec<Option<Uuid>> = row.get(5);
+        let rest = aggregates.into_iter().zip(versions).zip(events).zip(records).zip(keys);
+        offsets.into_iter().zip(rest).map(|(offset, ((((aggregate, version), events), record), key))| Self {
             offset,
             aggregate,
             version,
             events,
             record,
+            key,
         })
     }
 }
@@ -210,6 +230,25 @@ fn hash(before: Option<&[u8]>, records: &[StoredRecord<'_>]) -> Vec<u8> {
     let mut hash = SegmentHash::after(before);
     records.iter().for_each(|record| hash.take(record.offset, record.record));
     hash.end().to_vec()
+}
+
+/// The keys of a segment's records.
+struct Keys {
+    /// Nothing where there are no keys.
+    first: Option<Uuid>,
+    last: Option<Uuid>,
+    by_offset: Vec<Option<Uuid>>,
+}
+
+impl Keys {
+    fn of(records: &[StoredRecord<'_>]) -> Self {
+        let mut by_offset = vec![None; SEGMENT_OFFSETS as usize];
+        for record in records {
+            by_offset[(record.offset % SEGMENT_OFFSETS) as usize] = record.key;
+        }
+        let known = || by_offset.iter().flatten().copied();
+        Self { first: known().min(), last: known().max(), by_offset }
+    }
 }
 
 /// A row of the table `segment_blocks`.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::record::{MARK, RecordError};
+use crate::record::{MARK, RecordError, hex};
 
 /// How many offsets of a partition one segment covers. It stays so: a segment that is closed never changes.
 pub const SEGMENT_OFFSETS: i64 = 1024;
@@ -44,6 +44,8 @@ pub struct StoredCommit<'a> {
     pub version: u64,
     #[serde(borrow)]
     pub events: Vec<StoredEvent<'a>>,
+    #[serde(deserialize_with = "hex::deserialize")]
+    pub fingerprint: u64,
     #[serde(borrow, default)]
     pub cause: Option<Cow<'a, str>>,
     #[serde(borrow, default)]

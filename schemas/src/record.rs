@@ -122,7 +122,7 @@ impl<'a> Record<'a> {
 }
 
 /// A `u64` as 16 hexadecimal digits: readers in other languages lose the low bits of large JSON numbers.
-mod hex {
+pub(crate) mod hex {
     use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -131,7 +131,7 @@ mod hex {
         serializer.collect_str(&format_args!("{value:016x}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = <&str>::deserialize(deserializer)?;
         parse(text).ok_or_else(|| D::Error::custom("expected 16 hexadecimal digits"))
     }

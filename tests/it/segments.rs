@@ -1,8 +1,11 @@
 //! The journal's closed segments have every record once, as it is in the log, and lead to each.
 
+use domain::TimeMs;
 use projector::audit::audit;
 use schemas::aggregate::{AggregateType, partition};
+use schemas::idempotency::IdempotencyKey;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::fixture::{Service, Shop, batch_line, eventually};
 
@@ -13,6 +16,14 @@ struct Closed {
     command_api: Service,
     query_api: Service,
     _projector: Service,
+    /// The keys by which the products were registered.
+    keys: [String; 2],
+}
+
+const PRODUCTS: [&str; 2] = ["even", "odd"];
+
+fn registration() -> Value {
+    json!({ "name": "A", "price_cents": 1, "stock": 0 })
 }
 
 impl Closed {
@@ -22,13 +33,12 @@ impl Closed {
         let (command_api, projector, query_api) =
             (shop.command_api().await, shop.projector().await, shop.query_api().await);
         let client = command_api.client();
-        for product in ["even", "odd"] {
+        let keys = ["the-first".to_owned(), Uuid::now_v7().to_string()];
+        for (product, key) in PRODUCTS.iter().zip(&keys) {
             let product = format!("/v1/products/{product}/register");
-            let data = json!({ "name": "A", "price_cents": 1, "stock": 0 });
-            client.post_with(&product, &[("idempotency-key", "the-first")], data).await.token();
+            client.post_with(&product, &[("idempotency-key", key)], registration()).await.token();
         }
-        let restock =
-            |n: usize| batch_line("products", ["even", "odd"][n % 2], "restock", json!({ "quantity": n + 1 }));
+        let restock = |n: usize| batch_line("products", PRODUCTS[n % 2], "restock", json!({ "quantity": n + 1 }));
         let answers = client.batch(&(0..RESTOCKS).map(restock).collect::<Vec<_>>()).await;
         assert!(answers.iter().all(|answer| answer["status"] == 200));
         let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
@@ -37,7 +47,7 @@ impl Closed {
             (shop.sql("SELECT count(*) FROM segments").await >= Some(2)).then_some(())
         })
         .await;
-        Self { shop, command_api, query_api, _projector: projector }
+        Self { shop, command_api, query_api, _projector: projector, keys }
     }
 
     /// What the audit says of the one thing that differs.
@@ -50,7 +60,7 @@ impl Closed {
 }
 
 #[tokio::test]
-async fn every_record_is_in_one_place_and_found_by_aggregate_version_and_key() {
+async fn every_record_is_in_one_place_and_found_by_aggregate_and_version() {
     let closed = Closed::new().await;
     let next = "SELECT next_offset FROM checkpoints WHERE view = 'journal'";
     let offsets = "SELECT unnest(offsets) AS o FROM journal_tail UNION ALL SELECT unnest(offsets) FROM segment_blocks";
@@ -82,12 +92,45 @@ async fn every_record_is_in_one_place_and_found_by_aggregate_version_and_key() {
     let Closed { shop, command_api, .. } = closed;
     command_api.crash().await;
     let second = shop.command_api().await;
-    let register = json!({ "name": "A", "price_cents": 1, "stock": 0 });
-    let key = [("idempotency-key", "the-first")];
-    let again = second.client().post_with("/v1/products/odd/register", &key, register).await;
-    assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again:?}");
     let restocked = second.client().post("/v1/products/even/restock", json!({ "quantity": 1 })).await;
     assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"1502\""));
+}
+
+#[tokio::test]
+async fn a_key_is_found_beside_its_record_in_the_tail_and_in_a_closed_segment_or_in_a_row_of_its_own() {
+    let Closed { shop, command_api, query_api, _projector, keys } = Closed::new().await;
+    let now = IdempotencyKey::random();
+    let long_ago = IdempotencyKey::by_nature(TimeMs(now.time().unwrap().0 - 60_000), "restock");
+    let made = [long_ago.to_string(), Uuid::new_v4().to_string(), now.to_string()];
+    let restocks = made.map(|key| ("/v1/products/odd/restock".to_owned(), key, json!({ "quantity": 1 })));
+    let registered = PRODUCTS.map(|product| format!("/v1/products/{product}/register"));
+    let registered = registered.into_iter().zip(keys).map(|(path, key)| (path, key, registration()));
+    let mut first = Vec::new();
+    for (path, key, data) in registered.chain(restocks) {
+        let answer = command_api.client().post_with(&path, &[("idempotency-key", &key)], data.clone()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        first.push((path, key, data, answer));
+    }
+    query_api.client().is_stored(&first.last().unwrap().3.token()).await;
+    assert_eq!(shop.sql("SELECT count(*) FROM repeats").await, Some(3), "of the keys that tell no time near theirs");
+    command_api.crash().await;
+
+    // It has none of them in memory.
+    let second = shop.command_api().await;
+    for (path, key, data, answer) in first {
+        let key = [("idempotency-key", key.as_str())];
+        let again = second.client().post_with(&path, &key, data).await;
+        assert_eq!(
+            (again.header("idempotent-replayed"), again.json()),
+            (Some("true"), answer.json()),
+            "{path} {key:?}"
+        );
+        let other = second.client().post_with("/v1/products/odd/restock", &key, json!({ "quantity": 2 })).await;
+        match path.contains("even") {
+            true => assert_eq!(other.status, 200, "a key is one aggregate's: {other:?}"),
+            false => drop(other.problem(422, "idempotency-key-reused", "")),
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,14 +4,16 @@ use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
+use domain::TimeMs;
 use projector::settings;
 use schemas::events::WireEvent;
 use schemas::idempotency::IdempotencyKey;
+use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::{Claim, Commit, Epoch, Record};
 use schemas::time::parse_rfc3339;
 use serde_json::json;
 
-use crate::fixture::{DEADLINE, Proxy, Service, Shop, append, eventually};
+use crate::fixture::{DEADLINE, Proxy, Service, Shop, append_all, batch_line, eventually};
 
 fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
     KafkaSettings { brokers: shop.brokers.clone() }.admin("it").create().unwrap()
@@ -143,37 +145,73 @@ async fn a_command_api_serves_without_postgres_and_ends_once_postgres_says_that_
     names(&service.failure().await, WINDOW, "3600", "900");
 }
 
+const NONCE: u64 = 7;
+
+fn claim() -> (String, Record<'static>) {
+    (String::new(), Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into() }))
+}
+
+/// The first of a product, under the first claim.
+fn commit(seq: u64, key: IdempotencyKey, at: TimeMs) -> (String, Record<'static>) {
+    let aggregate = format!("product/{seq}");
+    let commit = Commit {
+        epoch: Epoch { claim: 0, nonce: NONCE },
+        seq,
+        command_id: key.to_string().into(),
+        at_ms: at.0,
+        aggregate: aggregate.clone().into(),
+        version: 1,
+        events: vec![WireEvent::newest(&domain::Event::Product(domain::product::Event::Discontinued))],
+        fingerprint: 0,
+        cause: None,
+        trace: None,
+    };
+    (aggregate, Record::Commit(commit))
+}
+
 #[tokio::test]
 async fn keys_are_forgotten_by_the_logs_time_and_not_by_a_projectors_clock() {
     let shop = Shop::with_views(1).await;
     // To whoever wrote it, the projector's clock is long past the window.
-    let nonce = 7;
-    append(&shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into() })).await;
-    let event = domain::Event::Product(domain::product::Event::Discontinued);
+    let mut records = vec![claim()];
     for (seq, at) in [(1, "2026-01-01T00:00:00Z"), (2, "2026-01-01T00:14:00Z")] {
-        let commit = Commit {
-            epoch: Epoch { claim: 0, nonce },
-            seq,
-            command_id: IdempotencyKey::random().to_string().into(),
-            at_ms: parse_rfc3339(at).unwrap().0,
-            aggregate: format!("product/{seq}").into(),
-            version: 1,
-            events: vec![WireEvent::newest(&event)],
-            fingerprint: 0,
-            cause: None,
-            trace: None,
-        };
-        append(&shop, 0, &format!("product/{seq}"), &Record::Commit(commit)).await;
+        records.push(commit(seq, IdempotencyKey::random(), parse_rfc3339(at).unwrap()));
     }
+    append_all(&shop, 0, &records).await;
     let _projector = shop.projector().await;
     let kept = async |count: i64| {
         let is = shop.sql("SELECT (SELECT count(*) FROM repeats) * 1000 + count(*) FROM journal").await;
         (is == Some(count)).then_some(())
     };
+    // They tell the time of today, so they do not lie beside their records.
     eventually("the journal and the keys have both", async || kept(2_002).await).await;
     // With the next command it is now, to the log too.
     let command_api = shop.command_api().await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
     command_api.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
-    eventually("the journal has all, the keys only the last", async || kept(1_003).await).await;
+    eventually("the journal has all, and the keys none of those", async || kept(3).await).await;
+}
+
+#[tokio::test]
+async fn keys_of_a_closed_segment_are_forgotten_once_a_later_one_is_past_their_window() {
+    let shop = Shop::with_views(1).await;
+    let mut records = vec![claim()];
+    let then = parse_rfc3339("2026-01-01T00:00:00Z").unwrap();
+    for seq in 1..SEGMENT_OFFSETS.cast_unsigned() {
+        records.push(commit(seq, IdempotencyKey::by_nature(then, &seq.to_string()), then));
+    }
+    append_all(&shop, 0, &records).await;
+    let _projector = shop.projector().await;
+    let command_api = shop.command_api().await;
+    let keys_of = async |segment: i64| {
+        let with_keys = shop.sql("SELECT sum(1 + segment)::bigint FROM segment_keys").await;
+        (with_keys == Some(1 + segment)).then_some(())
+    };
+    eventually("the first segment has its keys", async || keys_of(0).await).await;
+    let register = |n| {
+        batch_line("products", &format!("new-{n}"), "register", json!({ "name": "A", "price_cents": 1, "stock": 0 }))
+    };
+    let answers = command_api.client().batch(&(0..SEGMENT_OFFSETS).map(register).collect::<Vec<_>>()).await;
+    assert!(answers.iter().all(|answer| answer["status"] == 200));
+    eventually("only the second has", async || keys_of(1).await).await;
 }

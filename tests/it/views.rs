@@ -182,9 +182,9 @@ async fn a_row_of_long_ago_is_folded_from_ten_thousand_events_at_most_or_from_th
     let events = r#"
         INSERT INTO journal_tail
         SELECT (SELECT partition FROM journal_tail WHERE 'product/cd' = ANY (aggregates)), 1, 1024, array_agg(1024 + n), array_agg('product/cd'::text), array_agg(n), array_agg(1), array_agg(convert_to(format(
-            'st1{"commit":{"command_id":"","at_ms":%s,"version":%s,"events":[{"type":"product.repriced.v1","data":{"price_cents":%s}}]}}',
+            'st1{"commit":{"command_id":"","at_ms":%s,"version":%s,"events":[{"type":"product.repriced.v1","data":{"price_cents":%s}}],"fingerprint":"0000000000000000"}}',
             (extract(epoch FROM now()) * 1000)::bigint, n, n
-        ), 'UTF8'))
+        ), 'UTF8')), array_agg(name_hash('product/cd')), array_agg(NULL::uuid)
         FROM generate_series(2, 10003) AS n"#;
     whole.shop.sql(events).await;
     let then = async |when: &str| whole.queries.get(&format!("/v1/products/cd/{when}")).await;

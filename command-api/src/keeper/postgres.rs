@@ -139,19 +139,20 @@ impl Store {
         wanted: Vec<Option<(&AggregateId, &IdempotencyKey, u32)>>,
     ) -> Result<Vec<Option<AsOf<Option<Repeat>>>>, StoreError> {
         let mut repeats: Vec<_> = wanted.iter().map(|_| None).collect();
-        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, (aggregate, key, partition)) in
             wanted.iter().enumerate().filter_map(|(index, wanted)| Some((index, (*wanted)?)))
         {
             columns.0.push(i32::try_from(index).expect("a batch is short"));
             columns.1.push(repeat_key(aggregate.as_str(), key));
-            columns.2.push(aggregate.as_str());
-            columns.3.push(partition.cast_signed());
+            columns.2.push(key.time().map(|time| time.0.cast_signed()));
+            columns.3.push(aggregate.as_str());
+            columns.4.push(partition.cast_signed());
         }
         if columns.0.is_empty() {
             return Ok(repeats);
         }
-        let params: [&(dyn ToSql + Sync); 5] = [&columns.0, &columns.1, &columns.2, &columns.3, &JOURNAL];
+        let params: [&(dyn ToSql + Sync); 6] = [&columns.0, &columns.1, &columns.2, &columns.3, &columns.4, &JOURNAL];
         for row in self.query(include_str!("repeats.sql"), &params).await? {
             let place = index(&row);
             let Some((_, key, _)) = wanted[place] else { continue };
@@ -206,15 +207,15 @@ enum Sought {
 }
 
 fn repeat(row: &Row, key: &IdempotencyKey) -> Sought {
-    let Some(record) = row.get::<_, Option<&[u8]>>(5) else { return Sought::Absent };
+    let Some(record) = row.get::<_, Option<&[u8]>>(3) else { return Sought::Absent };
     let Ok(commit) = StoredCommit::read(record) else { return Sought::Unknown };
     if commit.command_id != key.as_str() {
         return Sought::Absent;
     }
     let events: Option<_> = commit.events.iter().map(|event| known_name(&event.name)).collect();
     events.map_or(Sought::Unknown, |events| {
-        let fingerprint = row.get::<_, i64>(3).cast_unsigned();
-        Sought::Found(Repeat { offset: row.get(2), fingerprint, version: commit.version, events })
+        let (fingerprint, version) = (commit.fingerprint, commit.version);
+        Sought::Found(Repeat { offset: row.get(2), fingerprint, version, events })
     })
 }
 

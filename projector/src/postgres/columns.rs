@@ -139,9 +139,9 @@ impl Rows {
     }
 }
 
-pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 9] {
-    let RepeatRows { keys, at_ms, partitions, offsets, fingerprints, versions, events } = rows;
-    [keys, at_ms, partitions, offsets, fingerprints, versions, events, &taken.start, &taken.end]
+pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) -> [Param<'a>; 6] {
+    let RepeatRows { keys, at_ms, partitions, offsets } = rows;
+    [keys, at_ms, partitions, offsets, &taken.start, &taken.end]
 }
 
 /// Columns of what is parked.

@@ -1,16 +1,15 @@
 -- Within the partitions that there are; a later time is taken for the last. One that was dropped, if by another projector
 -- a moment ago, was past its window: this statement's lock on the table keeps the others where they are.
 WITH new AS MATERIALIZED (
-    SELECT key, least(at_ms, $9::bigint - 1) AS kept_ms, partition, "offset", fingerprint, version, events
-    FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[])
-        AS command (key, at_ms, partition, "offset", fingerprint, version, events)
-    WHERE at_ms >= $8::bigint
+    SELECT key, least(at_ms, $6::bigint - 1) AS kept_ms, partition, "offset"
+    FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::bigint[]) AS command (key, at_ms, partition, "offset")
+    WHERE at_ms >= $5::bigint
 ),
 slots AS MATERIALIZED (
     SELECT slot FROM (SELECT DISTINCT kept_ms / 300000 AS slot FROM new) AS named
     WHERE to_regclass('repeats_' || slot) IS NOT NULL
 )
-INSERT INTO repeats (key, at, partition, "offset", fingerprint, version, events)
-SELECT key, to_timestamp(kept_ms / 1000::float8), partition, "offset", fingerprint, version, events
+INSERT INTO repeats (key, at, partition, "offset")
+SELECT key, to_timestamp(kept_ms / 1000::float8), partition, "offset"
 FROM new
 WHERE kept_ms / 300000 IN (SELECT slot FROM slots)

@@ -25,6 +25,12 @@ pub(super) fn time(log_ms: u64) -> u64 {
     log_ms.min(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Returns the time before which a command's key is over, in milliseconds since 1970. `log_ms`: as of [`time`].
+pub(crate) fn forgotten_before(window: Duration, log_ms: u64) -> u64 {
+    let behind = u64::try_from((window + BEHIND).as_millis()).unwrap_or(u64::MAX);
+    time(log_ms).saturating_sub(behind)
+}
+
 /// Makes what is missing and drops what is over. `log_ms`: as above, of what is about to be committed; what others have
 /// committed may be later. Returns the times, in milliseconds since 1970, that the table takes, and whether nothing is left
 /// to drop.
@@ -39,8 +45,8 @@ pub(super) async fn maintain(
     if log_ms == 0 {
         return Ok((0..0, true));
     }
-    let now = Duration::from_millis(time(log_ms));
-    let (first, last) = (slot(now.saturating_sub(window + BEHIND)), slot(now + AHEAD));
+    let first = slot(Duration::from_millis(forgotten_before(window, log_ms)));
+    let last = slot(Duration::from_millis(time(log_ms)) + AHEAD);
     let attached = attached(client).await?;
     if (first..=last).any(|slot| !attached.contains(&slot)) {
         attach(client, first..=last).await?;

@@ -87,7 +87,8 @@ impl Fold {
         let (due, waiting) = snapshots::channel();
         let partitions = standings.len() as u32;
         tasks.spawn(snapshots::keep(config.postgres_url.clone(), partitions, waiting, metrics.clone()));
-        let segments = Segments::start(&config.postgres_url, (&share, &standings), metrics.clone(), tasks);
+        let place = (&config.postgres_url, config.window);
+        let segments = Segments::start(place, (&share, &standings), metrics.clone(), tasks);
         let mut folder = Folder::default();
         folder.parked = parked;
         metrics.parked(&folder.parked);
