@@ -20,6 +20,7 @@ mod ownership;
 mod quarantine;
 mod keeping;
 mod segments;
+mod partitions;
 mod views;
 mod cache;
 mod ahead;
