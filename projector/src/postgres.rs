@@ -19,7 +19,7 @@ use schemas::feeds::{FeedId, StoredView};
 use schemas::tables::nonce_to_sql;
 use schemas::views::{AggregateRow, Source, SumTable};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 pub(crate) use columns::{Checkpoints, ParkedRecords};
 use columns::{Param, Parts, Rows, repeats_params};
@@ -30,17 +30,16 @@ pub(crate) use standings::{reader, tally};
 use crate::config::Feeds;
 use crate::fold::{Changes, Missing, Standing, Times};
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 /// Where a partition could not be dropped, because somebody reads the table.
 const DROP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    #[error("the Postgres URL cannot be used")]
-    Url(#[from] PostgresError),
-    #[error("could not connect to Postgres")]
-    Connect(#[source] tokio_postgres::Error),
+    #[error(transparent)]
+    Connect(#[from] PostgresError),
+    #[error("could not prepare the statements")]
+    Prepare(#[source] tokio_postgres::Error),
     #[error("Postgres does not answer")]
     Silent,
     #[error("could not load the checkpoints")]
@@ -155,15 +154,8 @@ impl Target {
 
 impl Store {
     pub(crate) async fn connect(url: &Secret, target: Target) -> Result<Self, StoreError> {
-        let config = chassis::postgres::session(url, target.options(), "projector")?;
-        let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
-        let (client, connection) = connecting.await.map_err(|_| StoreError::Silent)?.map_err(StoreError::Connect)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::warn!(error = %error, "the connection to Postgres is gone");
-            }
-        });
-        let statements = Statements::prepare(&client, target).await.map_err(StoreError::Connect)?;
+        let client = chassis::postgres::connect(url, target.options(), "projector").await?;
+        let statements = Statements::prepare(&client, target).await.map_err(StoreError::Prepare)?;
         Ok(Self { client, target, statements, repeats: (None, 0..0) })
     }
 

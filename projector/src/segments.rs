@@ -14,7 +14,7 @@ use schemas::feeds::FeedId;
 use schemas::journal::{SEGMENT_OFFSETS, SegmentHash};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use crate::fold::Standing;
@@ -34,8 +34,8 @@ pub(crate) struct Segments(watch::Sender<Whole>);
 
 #[derive(Debug, thiserror::Error)]
 enum SegmentError {
-    #[error("the Postgres URL cannot be used")]
-    Url(#[from] chassis::postgres::PostgresError),
+    #[error(transparent)]
+    Connect(#[from] chassis::postgres::PostgresError),
     #[error("Postgres failed")]
     Postgres(#[from] tokio_postgres::Error),
 }
@@ -130,12 +130,7 @@ struct Session {
 
 impl Session {
     async fn connect(url: &Secret, window: Duration) -> Result<Self, SegmentError> {
-        let (client, connection) = chassis::postgres::session(url, "", "projector segments")?.connect(NoTls).await?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "the segments' connection to Postgres is gone");
-            }
-        });
+        let client = chassis::postgres::connect(url, "", "projector segments").await?;
         Ok(Self {
             open: client.prepare(include_str!("postgres/open_segments.sql")).await?,
             take_runs: client.prepare(include_str!("postgres/take_runs.sql")).await?,

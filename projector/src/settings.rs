@@ -8,8 +8,8 @@ use chassis::postgres::PostgresError;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use schemas::settings::{self, Difference, Settings};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
 
 use crate::config::Config;
 
@@ -19,8 +19,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 enum SettingsError {
-    #[error("the Postgres URL cannot be used")]
-    Url(#[from] PostgresError),
+    #[error(transparent)]
+    Connect(#[from] PostgresError),
     #[error("the settings in Postgres cannot be read")]
     Query(#[from] tokio_postgres::Error),
     #[error("Postgres does not answer")]
@@ -125,12 +125,6 @@ pub async fn set(url: &Secret, name: &str, value: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect(url: &Secret) -> Result<Client, SettingsError> {
-    let (client, connection) = chassis::postgres::session(url, "", "projector settings")?.connect(NoTls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = %error, "the settings' connection to Postgres is gone");
-        }
-    });
-    Ok(client)
+async fn connect(url: &Secret) -> Result<Client, PostgresError> {
+    chassis::postgres::connect(url, "", "projector settings").await
 }

@@ -25,7 +25,7 @@ use schemas::record::{Commit, RecordError};
 use schemas::snapshots::{FORM, decode, encode};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use crate::metrics::Metrics;
 pub use prepare::{Prepared, prepare, run};
@@ -51,8 +51,8 @@ pub(crate) type Due = (String, u64);
 
 #[derive(Debug, thiserror::Error)]
 enum SnapshotError {
-    #[error("the Postgres URL cannot be used")]
-    Url(#[from] PostgresError),
+    #[error(transparent)]
+    Connect(#[from] PostgresError),
     #[error("Postgres failed")]
     Postgres(#[from] tokio_postgres::Error),
     #[error("{0:?} is no aggregate")]
@@ -98,7 +98,7 @@ pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<D
             _ = tidying.tick() => tidy(&url, &mut client).await,
         };
         if let Err(error) = done {
-            let is_connection = matches!(error, SnapshotError::Url(_) | SnapshotError::Postgres(_));
+            let is_connection = matches!(error, SnapshotError::Connect(_) | SnapshotError::Postgres(_));
             tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the snapshots could not be kept up");
             metrics.snapshot_failed();
             if is_connection {
@@ -187,12 +187,6 @@ fn fold(mut state: State, after: u64, journal: &[Row]) -> Result<State, JournalE
     Ok(state)
 }
 
-async fn connect(url: &Secret) -> Result<Client, SnapshotError> {
-    let (client, connection) = chassis::postgres::session(url, PLANNER, "projector snapshots")?.connect(NoTls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = %error, "the snapshots' connection to Postgres is gone");
-        }
-    });
-    Ok(client)
+async fn connect(url: &Secret) -> Result<Client, PostgresError> {
+    chassis::postgres::connect(url, PLANNER, "projector snapshots").await
 }

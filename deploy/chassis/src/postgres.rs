@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use deadpool_postgres::{BuildError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
 use crate::env::Secret;
 
 /// A host that does not answer is given up after this long: the caller retries, and says meanwhile what it waits for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// [`CONNECT_TIMEOUT`] covers TCP alone; this covers the password's handshake with a stopped server, too.
+const CONNECT_WITHIN: Duration = Duration::from_secs(4);
+
 /// How long a caller waits for a free connection. Longer means overload, which is better refused than queued.
 const POOL_WAIT: Duration = Duration::from_secs(2);
-
-/// [`CONNECT_TIMEOUT`] covers TCP alone; this covers the password's handshake with a stopped server, too.
-const POOL_CREATE: Duration = Duration::from_secs(4);
 
 /// Recycling looks at a flag and does not ask the server; the limit is there so that every wait has one.
 const POOL_RECYCLE: Duration = Duration::from_secs(1);
@@ -37,6 +37,10 @@ const SESSION_OPTIONS: &str = concat!(
 pub enum PostgresError {
     #[error("the Postgres URL cannot be parsed")]
     Url(#[source] tokio_postgres::Error),
+    #[error("could not connect to Postgres")]
+    Connect(#[source] tokio_postgres::Error),
+    #[error("Postgres does not answer")]
+    Silent,
     #[error("the Postgres pool cannot be built")]
     Build(#[source] BuildError),
 }
@@ -55,18 +59,35 @@ pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str
     Pool::builder(Manager::from_config(session(url, options, application_name)?, NoTls, recycling))
         .max_size(max_size)
         .wait_timeout(Some(POOL_WAIT))
-        .create_timeout(Some(POOL_CREATE))
+        .create_timeout(Some(CONNECT_WITHIN))
         .recycle_timeout(Some(POOL_RECYCLE))
         .runtime(Runtime::Tokio1)
         .build()
         .map_err(PostgresError::Build)
 }
 
-/// The settings of one connection, for whoever needs one outside a pool. Options in the URL are kept, but ours
-/// win, `options` too (`-c name=value …`).
+/// Opens one connection, for whoever needs one outside a pool. It ends when the client is dropped, or with the runtime.
+/// `options` (`-c name=value …`) win over our limits: work that takes longer on purpose lifts one so, or by `SET`.
 ///
-/// Work that takes longer on purpose, such as a migration, lifts a limit by `SET LOCAL`.
-pub fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config, PostgresError> {
+/// Its end is in the log at debug alone: the next statement of whoever has the client fails, which is told there.
+///
+/// # Errors
+/// [`PostgresError::Connect`] where the server is not there or refuses, [`PostgresError::Silent`] where it says nothing
+/// for 4 s.
+pub async fn connect(url: &Secret, options: &str, application_name: &'static str) -> Result<Client, PostgresError> {
+    let config = session(url, options, application_name)?;
+    let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
+    let (client, connection) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = %error, application_name, "a connection to Postgres is gone");
+        }
+    });
+    Ok(client)
+}
+
+/// Returns the settings of one connection. Options in the URL are kept, but ours win, and `options` over these.
+fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config, PostgresError> {
     let mut config: Config = url.expose().parse().map_err(PostgresError::Url)?;
     let of_url = config.get_options().map_or(String::new(), |given| format!("{given} "));
     config
@@ -100,6 +121,15 @@ mod tests {
     async fn a_pool_is_built_without_a_server_and_fails_when_used() {
         let pool = pool(&Secret::from("postgres://me:pw@127.0.0.1:1/db"), "", 2, "test").unwrap();
         assert!(pool.get().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_and_one_that_says_nothing_are_told_apart() {
+        let connect = async |port| connect(&format!("postgres://me:pw@127.0.0.1:{port}/db").into(), "", "test").await;
+        assert!(matches!(connect(1).await, Err(PostgresError::Connect(_))));
+        let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = stopped.local_addr().unwrap().port();
+        assert!(matches!(connect(port).await, Err(PostgresError::Silent)));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context as _;
 use chassis::env::Secret;
 use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
 use schemas::aggregate::{self, AggregateId};
@@ -10,7 +9,7 @@ use schemas::cache::{ABSENT, Head, Keys, Shown};
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed, StoredView};
 use schemas::views::Source;
-use tokio_postgres::{Client, IsolationLevel, NoTls};
+use tokio_postgres::{Client, IsolationLevel};
 
 use super::refold::ReadRow;
 use crate::postgres::{reader, tally};
@@ -70,15 +69,8 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) async fn connect(url: &Secret) -> anyhow::Result<Self> {
-        let config = chassis::postgres::session(url, "", "projector audit")?;
-        let (client, connection) = config.connect(NoTls).await.context("connect to Postgres")?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "the audit's connection to Postgres is gone");
-            }
-        });
         // All rows of a view may take a while.
-        client.batch_execute("SET statement_timeout = 0").await?;
+        let client = chassis::postgres::connect(url, "-c statement_timeout=0", "projector audit").await?;
         Ok(Self { client })
     }
 

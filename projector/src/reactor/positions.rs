@@ -14,8 +14,8 @@ use chassis::postgres::PostgresError;
 use domain::reactions::Alarm;
 use schemas::chain::{Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
 
 use super::chains::{End, Ended, Set, Source};
 use crate::fold::{FoldError, Times};
@@ -29,8 +29,8 @@ const FENCES_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReactorStoreError {
-    #[error("the Postgres URL cannot be used")]
-    Url(#[from] PostgresError),
+    #[error(transparent)]
+    Connect(#[from] PostgresError),
     #[error("Postgres did not do what was asked")]
     Postgres(#[from] tokio_postgres::Error),
     #[error("another process moved the reactor's checkpoints")]
@@ -282,12 +282,6 @@ pub(super) fn of_kind(kind: &str) -> Option<Alarm> {
     all.into_iter().find(|alarm| self::kind(*alarm) == kind)
 }
 
-pub(super) async fn connect(url: &Secret) -> Result<Client, ReactorStoreError> {
-    let (client, connection) = chassis::postgres::session(url, "", "projector reactor")?.connect(NoTls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = %error, "the reactor's connection to Postgres is gone");
-        }
-    });
-    Ok(client)
+pub(super) async fn connect(url: &Secret) -> Result<Client, PostgresError> {
+    chassis::postgres::connect(url, "", "projector reactor").await
 }

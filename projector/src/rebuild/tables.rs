@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chassis::env::Secret;
+use chassis::postgres::PostgresError;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::views::View;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::compare::{self, Comparison};
 use super::limits::Share;
@@ -284,10 +285,7 @@ fn offsets(rows: &[Row]) -> anyhow::Result<Vec<i64>> {
 }
 
 /// Its statements may take long: they read whole tables.
-async fn session(url: &Secret) -> anyhow::Result<Client> {
+async fn session(url: &Secret) -> Result<Client, PostgresError> {
     let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
-    let config = chassis::postgres::session(url, options, "projector rebuild")?;
-    let (client, connection) = config.connect(NoTls).await.context("connect to Postgres")?;
-    tokio::spawn(connection);
-    Ok(client)
+    chassis::postgres::connect(url, options, "projector rebuild").await
 }

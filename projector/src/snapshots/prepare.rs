@@ -57,7 +57,7 @@ pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prep
             match keep_one(&client, partitions, name, version).await {
                 Ok(true) => prepared.made += 1,
                 Ok(false) => prepared.found += 1,
-                Err(error @ (SnapshotError::Url(_) | SnapshotError::Postgres(_))) => return Err(error.into()),
+                Err(error @ (SnapshotError::Connect(_) | SnapshotError::Postgres(_))) => return Err(error.into()),
                 Err(error) => {
                     prepared.failed += 1;
                     tell(format!("{:#}", anyhow::Error::from(error)));
