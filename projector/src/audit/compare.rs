@@ -1,7 +1,7 @@
 //! What is there beside what the log says should be.
 
 use std::collections::HashSet;
-use std::fmt;
+use std::{fmt, iter};
 
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::FeedId;
@@ -65,8 +65,9 @@ pub(super) fn checkpoint(view: &str, partition: u32, feed: &Feed, found: Option<
 pub(super) fn segment(found: &Segment, refold: &Refold) -> Option<Difference> {
     let hex = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let expected = refold.hash(found.partition, found.number);
-    let is_other = |hash: &&Vec<u8>| expected.is_none_or(|expected| ***hash != expected);
-    let other = found.hashes.iter().flatten().find(is_other)?;
+    let is_other = |hash: &&[u8]| expected.is_none_or(|expected| **hash != expected);
+    let of_records = found.of_records.as_ref().map(|hash| &hash[..]);
+    let other = iter::once(&found.hash[..]).chain(of_records).find(is_other)?;
     Some(Difference {
         view: FeedId::Journal.name().to_owned(),
         key: format!("segment {} of partition {}", found.number, found.partition),

@@ -8,10 +8,12 @@ use schemas::aggregate::{self, AggregateId};
 use schemas::cache::{ABSENT, Head, Keys, Shown};
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed, StoredView};
+use schemas::journal::SegmentHash;
 use schemas::views::Source;
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use super::refold::ReadRow;
+use super::segments::Hash;
 use crate::postgres::{reader, tally};
 
 /// Rows in one command to Redis.
@@ -38,29 +40,18 @@ pub(super) type Checkpoints = HashMap<(FeedId, u32), Checkpoint>;
 /// By key.
 pub(super) type Rows = HashMap<String, ReadRow>;
 
-/// The closed segments with their hashes and, where $1 says so, the hash that their records have.
-const SEGMENTS: &str = r#"
-    SELECT s.partition, s.segment, s.hash, CASE WHEN $1 THEN of_records.hash END
-    FROM segments AS s
-    CROSS JOIN LATERAL (
-        SELECT sha256(
-            coalesce((
-                SELECT hash FROM segments AS b WHERE b.partition = s.partition AND b.segment < s.segment
-                ORDER BY b.segment DESC LIMIT 1
-            ), ''::bytea)
-            || string_agg(int8send(r."offset") || int4send(length(r.record)) || r.record, ''::bytea ORDER BY r."offset")
-        ) AS hash
-        FROM segment_blocks AS b
-        CROSS JOIN LATERAL unnest(b.offsets, b.records) AS r ("offset", record)
-        WHERE $1 AND b.partition = s.partition AND b.segment = s.segment
-    ) AS of_records"#;
+/// The closed segments, each behind the one whose hash its own covers.
+const SEGMENTS: &str = "SELECT partition, segment, hash FROM segments ORDER BY partition, segment";
+const BLOCKS: &str = "SELECT offsets, records FROM segment_blocks WHERE partition = $1 AND segment = $2";
 
 /// A segment of the journal that is closed.
 pub(super) struct Segment {
     pub(super) partition: u32,
     pub(super) number: i64,
-    /// As it was when it was closed, and that of its records now, if they were read.
-    pub(super) hashes: [Option<Vec<u8>>; 2],
+    /// Written when it was closed.
+    pub(super) hash: Vec<u8>,
+    /// Made of its records now, if they were read.
+    pub(super) of_records: Option<Hash>,
 }
 
 pub(super) struct Postgres {
@@ -113,18 +104,47 @@ impl Postgres {
             });
             found[feed] = rows.collect();
         }
-        let segments = transaction.query(SEGMENTS, &[&keys[FeedId::Journal].is_none()]).await?;
+        let segments = segments(&transaction, keys[FeedId::Journal].is_none()).await?;
         transaction.commit().await?;
-        let segment = |row: &tokio_postgres::Row| {
-            let partition = row.get::<_, i32>(0).cast_unsigned();
-            Segment { partition, number: row.get(1), hashes: [Some(row.get(2)), row.get(3)] }
-        };
-        Ok((checkpoints(&known), found, segments.iter().map(segment).collect()))
+        Ok((checkpoints(&known), found, segments))
     }
 }
 
-fn checkpoints(rows: &[tokio_postgres::Row]) -> Checkpoints {
-    let checkpoint = |row: &tokio_postgres::Row| {
+/// Returns the closed segments, with the hashes of their records if `all` are to be read.
+async fn segments(transaction: &Transaction<'_>, all: bool) -> anyhow::Result<Vec<Segment>> {
+    let blocks = transaction.prepare(BLOCKS).await?;
+    let mut segments = Vec::<Segment>::new();
+    for row in transaction.query(SEGMENTS, &[]).await? {
+        let (partition, number): (i32, i64) = (row.get(0), row.get(1));
+        let mut segment = Segment { partition: partition.cast_unsigned(), number, hash: row.get(2), of_records: None };
+        if all {
+            let before = segments.last().filter(|before| before.partition == segment.partition);
+            // One segment at a time: all of them are the whole log.
+            let blocks = transaction.query(&blocks, &[&partition, &number]).await?;
+            segment.of_records = Some(hash(before.map(|before| &before.hash[..]), &blocks));
+        }
+        segments.push(segment);
+    }
+    Ok(segments)
+}
+
+/// Returns the hash of a segment's records, which its blocks have in another order than the log.
+fn hash(before: Option<&[u8]>, blocks: &[Row]) -> Hash {
+    let mut records: Vec<_> = blocks.iter().flat_map(records).collect();
+    records.sort_unstable_by_key(|(offset, _)| *offset);
+    let mut hash = SegmentHash::after(before);
+    records.into_iter().for_each(|(offset, record)| hash.take(offset, record));
+    hash.end()
+}
+
+/// Returns the records of a block. A NULL, which nobody writes, is left out, and shows by the hash.
+fn records(block: &Row) -> impl Iterator<Item = (i64, &[u8])> {
+    let (offsets, records): (Vec<Option<i64>>, Vec<Option<&[u8]>>) = (block.get(0), block.get(1));
+    offsets.into_iter().zip(records).filter_map(|(offset, record)| Some((offset?, record?)))
+}
+
+fn checkpoints(rows: &[Row]) -> Checkpoints {
+    let checkpoint = |row: &Row| {
         let place = (FeedId::named(row.get("view"))?, row.get::<_, i32>("partition").cast_unsigned());
         let (reader, tally) = (reader(row), tally(row));
         Some((place, Checkpoint { reader, tally, tally_from: row.get("counted_from") }))
