@@ -80,7 +80,8 @@ pub async fn connect(url: &Secret, options: &str, application_name: &'static str
     let (client, connection) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(error = %error, application_name, "a connection to Postgres is gone");
+            // The statements that fail with it say no more than that it is closed.
+            tracing::warn!(error = %error, application_name, "a connection to Postgres is gone");
         }
     });
     Ok(client)

@@ -60,8 +60,9 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) async fn connect(url: &Secret) -> anyhow::Result<Self> {
-        // All rows of a view may take a while.
-        let client = chassis::postgres::connect(url, "-c statement_timeout=0", "projector audit").await?;
+        // All rows of a view may take a while, and so may what is done with them before the next statement.
+        let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
+        let client = chassis::postgres::connect(url, options, "projector audit").await?;
         Ok(Self { client })
     }
 
