@@ -239,6 +239,25 @@ async fn views_are_rebuilt_in_one_pass_and_each_is_switched_or_stays_by_itself()
 }
 
 #[tokio::test]
+async fn what_others_were_granted_stays_and_rows_from_before_a_migration_do_not_come_back() {
+    let shown = Shown::new().await;
+    let granted = async || {
+        shown.shop.sql("SELECT has_table_privilege('pg_monitor', 'customer_parts', 'SELECT')::int::bigint").await
+    };
+    assert_eq!(granted().await, Some(0));
+    shown.shop.sql("GRANT SELECT ON customer_parts TO pg_monitor").await;
+    shown.rebuild("customer", "").await.unwrap();
+    assert_eq!(granted().await, Some(1));
+
+    // As a migration would.
+    shown.shop.sql("ALTER TABLE customer_parts ADD COLUMN more int").await;
+    let error = shown.rebuild("customer", "--rollback").await.unwrap_err();
+    assert!(error.to_string().contains("a migration changed the columns of customer"), "{error:#}");
+    assert_eq!(shown.rebuild("customer", "").await.unwrap().0.generation, Some(3));
+    assert_eq!(shown.shop.sql("SELECT count(more) FROM customer_parts").await, Some(0), "the column is there");
+}
+
+#[tokio::test]
 async fn what_cannot_be_rebuilt_is_refused_with_a_reason() {
     let shown = Shown::new().await;
     for (view, how, reason) in

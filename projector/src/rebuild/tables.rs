@@ -90,6 +90,9 @@ impl Tables {
                 "the kept rows of {name} were made by fold {of}, and this build's is {fold}: use the build that made them"
             );
         }
+        if self.has_other_columns("_kept").await? {
+            bail!("a migration changed the columns of {name} since its kept rows were made: rebuild it instead");
+        }
         Ok(())
     }
 
@@ -97,7 +100,11 @@ impl Tables {
     pub(super) async fn prepare(&mut self, rollback: bool) -> anyhow::Result<Origin> {
         let table = self.view.table;
         let (next, kept) = (self.next(), self.kept());
-        if !rollback && self.fold_of(&next).await? == Some(self.view.form) && !self.is_ahead().await? {
+        if !rollback
+            && self.fold_of(&next).await? == Some(self.view.form)
+            && !self.is_ahead().await?
+            && !self.has_other_columns("_next").await?
+        {
             return Ok(Origin::Unfinished);
         }
         let transaction = self.client.transaction().await?;
@@ -121,6 +128,12 @@ impl Tables {
     async fn fold_of(&self, name: &str) -> anyhow::Result<Option<i32>> {
         let sql = "SELECT max(fold) FROM checkpoints WHERE view = $1";
         Ok(self.client.query_one(sql, &[&name]).await?.get(0))
+    }
+
+    /// Tells whether a table of the view's has other columns than the live one.
+    async fn has_other_columns(&self, suffix: &str) -> anyhow::Result<bool> {
+        let (table, other) = (self.view.table, format!("{}{suffix}", self.view.table));
+        Ok(!self.client.query(include_str!("other_columns.sql"), &[&table, &other]).await?.is_empty())
     }
 
     /// Tells whether the next rows are further than the live ones somewhere: the two cannot be compared any more.
@@ -227,6 +240,8 @@ impl Tables {
             bail!("{OTHER_RECORDS} {}", row.get::<_, i32>(0));
         }
         let table = self.view.table;
+        let grants = self.client.query(include_str!("grants.sql"), &[&table, &format!("{table}_next")]).await?;
+        let grants: String = grants.iter().map(|row| format!("{};", row.get::<_, &str>(0))).collect();
         // An SQL view goes with the table that it was made from, whatever the table is called.
         let mut views = String::new();
         for row in self.client.query(include_str!("dependents.sql"), &[&table]).await? {
@@ -234,7 +249,8 @@ impl Tables {
         }
         self.client
             .batch_execute(&format!(
-                "DROP TABLE IF EXISTS {table}_kept;
+                "{grants}
+                 DROP TABLE IF EXISTS {table}_kept;
                  ALTER TABLE {table} RENAME TO {table}_kept;
                  ALTER TABLE {table}_next RENAME TO {table};
                  {views}"
