@@ -51,7 +51,7 @@ pub use migrate::migrate;
 use log_end::LogEnd;
 use metrics::Metrics;
 use other_folds::Notice;
-use projector::{Projector, Ready};
+use projector::{CommitSize, Projector, Ready};
 use reactor::deadlines::Deadlines;
 use reactor::unconfirmed::Unconfirmed;
 use reactor::{Commands, Lanes, Reactor, WeakLanes};
@@ -153,7 +153,19 @@ fn start_projector(
     tasks.spawn("redis-settings", fitness::watch(redis, ready.redis_settings.clone(), shutdown.clone()));
     let notice = Notice::new(metrics.clone());
     let (cache_failure, failure) = (None, None);
-    let projector = Projector { config, partitions, cache, metrics, ready, cache_failure, failure, notice, assignment };
+    let commit_size = CommitSize::default();
+    let projector = Projector {
+        config,
+        partitions,
+        cache,
+        metrics,
+        ready,
+        cache_failure,
+        failure,
+        notice,
+        assignment,
+        commit_size,
+    };
     tasks.spawn("projector", projector.run(shutdown.clone()));
     Ok(Some(group))
 }

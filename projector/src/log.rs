@@ -75,8 +75,6 @@ pub(crate) struct Batches(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A batch grows to so many records.
-    max_records: usize,
     /// There is something to take.
     filled: Notify,
     /// There is room.
@@ -86,6 +84,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     batch: Batch,
+    /// It grows to so many records.
+    max_records: usize,
     error: Option<KafkaError>,
     /// Nobody takes any more.
     is_closed: bool,
@@ -112,13 +112,19 @@ pub(crate) fn follow_by(
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
-    let shared = Arc::new(Shared { max_records, ..Shared::default() });
+    let shared = Arc::new(Shared::default());
+    shared.lock().max_records = max_records;
     let reader = shared.clone();
     std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader))?;
     Ok(Batches(shared))
 }
 
 impl Batches {
+    /// Gives so many records at a time at most from the next batch on.
+    pub(crate) fn allow(&self, max_records: usize) {
+        self.0.lock().max_records = max_records;
+    }
+
     /// Waits for something. After an error nothing comes any more. Nothing is lost where the wait is given up.
     pub(crate) async fn recv(&mut self) -> Result<Batch, KafkaError> {
         loop {
@@ -151,7 +157,7 @@ impl Shared {
 
     /// Waits for room. `false`: nobody listens.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
-        let is_full = |state: &mut State| state.batch.is_full(self.max_records) && !state.is_closed;
+        let is_full = |state: &mut State| state.batch.is_full(state.max_records) && !state.is_closed;
         let state = self.taken.wait_while(self.lock(), is_full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.batch.index.is_empty() {

@@ -62,6 +62,13 @@ pub(crate) enum StoreError {
     Row(#[source] serde_json::Error),
 }
 
+impl StoreError {
+    /// Tells whether the server gave a commit up because it took too long.
+    pub(crate) fn is_time_out(&self) -> bool {
+        matches!(self, Self::Commit(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
+    }
+}
+
 /// One session.
 pub(crate) struct Store {
     client: Client,

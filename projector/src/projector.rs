@@ -28,6 +28,7 @@ use crate::postgres::{Store, StoreError, Target};
 use crate::redis::{Advance, Cache, Place, Resumed};
 use stretch::Next;
 
+pub(crate) use ahead::CommitSize;
 pub(crate) use stretch::{Committed, Fold};
 
 /// After something broke.
@@ -70,6 +71,7 @@ pub(crate) struct Projector {
     pub(crate) notice: Notice,
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
+    pub(crate) commit_size: CommitSize,
 }
 
 /// What one projector folds.
@@ -120,6 +122,11 @@ impl Projector {
                     continue;
                 }
                 Err(error) => {
+                    if let ProjectorError::Store(error) = &error
+                        && error.is_time_out()
+                    {
+                        self.commit_size.shrink();
+                    }
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     if self.failure.as_ref() != Some(&reason) {
                         tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
@@ -154,8 +161,9 @@ impl Projector {
         }
         let from: Vec<_> =
             share.partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
-        let mut batches =
-            log::follow(&self.config.kafka, &self.config.topic.name, &from).map_err(ProjectorError::Reader)?;
+        let max_records = self.commit_size.records().min(log::MAX_BATCH_RECORDS);
+        let mut batches = log::follow_by(max_records, &self.config.kafka, &self.config.topic.name, &from)
+            .map_err(ProjectorError::Reader)?;
         self.ready.log.ready();
         if self.failure.is_none() {
             tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
@@ -176,7 +184,7 @@ impl Projector {
             let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut next_try).await {
                 true => {
                     let until = self.cache.foretold(self.partitions);
-                    fold.next((&mut batches, until), &mut assignment, shutdown).await?
+                    fold.next((&mut batches, until, self.commit_size.records()), &mut assignment, shutdown).await?
                 }
                 false => Next::Overtaken,
             };

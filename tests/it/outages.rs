@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio_postgres::NoTls;
 
-use crate::fixture::{Proxy, Service, Shop, eventually};
+use crate::fixture::{Proxy, Service, Shop, batch_line, eventually};
 use crate::query_tier::given_by_redis;
 
 /// A shop whose Postgres and Redis can be cut off.
@@ -165,6 +165,29 @@ async fn a_postgres_whose_disk_is_full_stops_folding_with_a_clear_word_and_nothi
     assert_eq!(parked, json!({ "parked": [] }), "it was no record's fault");
     let config = projector::Config::from_env(&shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
+}
+
+#[tokio::test]
+async fn a_commit_that_takes_postgres_too_long_is_tried_in_smaller_pieces() {
+    let shop = Shop::with_views(1).await;
+    let command_api = shop.command_api().await;
+    let register =
+        |n| batch_line("products", &format!("p-{n}"), "register", json!({ "name": "A", "price_cents": 1, "stock": 1 }));
+    let answers = command_api.client().batch(&(0..2_000).map(register).collect::<Vec<_>>()).await;
+    assert!(answers.iter().all(|answer| answer["status"] == 200));
+    // As the limit of a statement's time does on a slow disk.
+    shop.sql(
+        "CREATE FUNCTION give_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         IF cardinality(NEW.records) > 100 THEN RAISE 'too slow' USING ERRCODE = 'query_canceled'; END IF;
+         RETURN NEW; END $$",
+    )
+    .await;
+    shop.sql("CREATE TRIGGER slow BEFORE INSERT ON journal_tail FOR EACH ROW EXECUTE FUNCTION give_up()").await;
+    let _projector = shop.start_projector();
+    eventually("all are journalled", async || {
+        (shop.sql("SELECT count(*) FROM journal").await == Some(2_000)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

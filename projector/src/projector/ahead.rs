@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::fold::{Changes, Standing};
-use crate::log::Batch;
+use crate::log::{Batch, MAX_BATCH_RECORDS};
 use crate::postgres::{End, Move, Store, StoreError, Target};
 
 /// Folding waits for Postgres when it is so far ahead of it.
@@ -76,8 +76,38 @@ impl Ahead {
         self.changes.merge(changes);
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.bytes >= MAX_AHEAD_BYTES || self.begun.elapsed() >= MAX_AHEAD
+    /// `max_records`: of one commit.
+    pub(super) fn is_full(&self, max_records: usize) -> bool {
+        self.records >= max_records || self.bytes >= MAX_AHEAD_BYTES || self.begun.elapsed() >= MAX_AHEAD
+    }
+}
+
+/// How many records one commit takes at most: a quarter of before where Postgres gives one up that takes too long, and twice as
+/// many for each minute since.
+#[derive(Debug)]
+pub(crate) struct CommitSize {
+    records: usize,
+    since: Instant,
+}
+
+impl CommitSize {
+    const MAX: usize = 2 * MAX_BATCH_RECORDS;
+    const DOUBLES_IN: Duration = Duration::from_secs(60);
+
+    pub(super) fn records(&self) -> usize {
+        let doublings = self.since.elapsed().as_secs() / Self::DOUBLES_IN.as_secs();
+        let factor = 1_usize.checked_shl(doublings.try_into().unwrap_or(u32::MAX)).unwrap_or(Self::MAX);
+        self.records.saturating_mul(factor).min(Self::MAX)
+    }
+
+    pub(super) fn shrink(&mut self) {
+        (self.records, self.since) = ((self.records() / 4).max(1), Instant::now());
+    }
+}
+
+impl Default for CommitSize {
+    fn default() -> Self {
+        Self { records: Self::MAX, since: Instant::now() }
     }
 }
 
@@ -122,10 +152,10 @@ impl Committer {
         (self.under_way.take(), ended)
     }
 
-    /// Tells whether more may be folded.
-    pub(super) fn has_room(&self, pending: Option<&Ahead>) -> bool {
+    /// Tells whether more may be folded. `max_records`: of one commit.
+    pub(super) fn has_room(&self, pending: Option<&Ahead>, max_records: usize) -> bool {
         let is_late = self.under_way.as_ref().is_some_and(|work| work.ahead.begun.elapsed() >= MAX_AHEAD);
-        !is_late && pending.is_none_or(|pending| !pending.is_full())
+        !is_late && pending.is_none_or(|pending| !pending.is_full(max_records))
     }
 }
 

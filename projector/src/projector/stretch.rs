@@ -14,7 +14,7 @@ use super::ahead::{Ahead, Before, Committer, Work, log_ms};
 use super::{IDLE_MOVE, ProjectorError, Share, changed};
 use crate::config::Config;
 use crate::fold::{Changes, Folder, Records, Rows, Standing};
-use crate::log::{Batch, Batches};
+use crate::log::{Batch, Batches, MAX_BATCH_RECORDS};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
 use crate::poison::Parked;
@@ -40,6 +40,8 @@ pub(crate) struct Fold {
     /// Batches that are to be taken once more, and whether each is to be committed before the next one is folded.
     held: VecDeque<Batch>,
     is_careful: bool,
+    /// How many records one commit takes at most.
+    max_records: usize,
     last_move: Instant,
     /// How long keys are remembered.
     window: Duration,
@@ -104,6 +106,7 @@ impl Fold {
             pending: None,
             held: VecDeque::new(),
             is_careful: false,
+            max_records: 0,
             last_move: Instant::now(),
             window: config.window,
             due,
@@ -112,17 +115,20 @@ impl Fold {
     }
 
     /// Folds the next batch, up to the offsets in `until`, or waits for the end of the commit that is under way.
+    /// `max_records`: of one commit.
     pub(super) async fn next(
         &mut self,
-        (batches, until): (&mut Batches, Option<Vec<i64>>),
+        (batches, until, max_records): (&mut Batches, Option<Vec<i64>>, usize),
         assignment: &mut watch::Receiver<Assignment>,
         shutdown: &Shutdown,
     ) -> Result<Next, ProjectorError> {
         if self.other_folds.have_changed(&self.store).await? {
             return Ok(Next::Over);
         }
+        self.max_records = max_records;
+        batches.allow(max_records.min(MAX_BATCH_RECORDS));
         self.begin_commit(false).await?;
-        let has_room = self.committer.has_room(self.pending.as_ref());
+        let has_room = self.committer.has_room(self.pending.as_ref(), max_records);
         let mut batch = match self.held.pop_front() {
             Some(batch) => batch,
             None => tokio::select! {
@@ -238,7 +244,8 @@ impl Fold {
             return Ok(());
         }
         let all = all || self.last_move.elapsed() >= IDLE_MOVE;
-        let is_due = |ahead: &mut Ahead| all || ahead.is_full() || !ahead.changes.moved.is_empty();
+        let max_records = self.max_records;
+        let is_due = |ahead: &mut Ahead| all || ahead.is_full(max_records) || !ahead.changes.moved.is_empty();
         let Some(ahead) = self.pending.take_if(is_due) else { return Ok(()) };
         let moves = self.moves(&ahead.changes, all);
         if moves.is_empty() {
