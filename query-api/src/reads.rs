@@ -1,26 +1,22 @@
 //! The read path: Redis, then Postgres, which then fills Redis.
 //!
 //! Invariant: an answer names only what it is sure to show: positions that were read together with it.
-//!
-//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
-//! moment, except by a token that the last answer does not show, or once Redis names other rows: those of the answer may
-//! have changed where they stood, by a rebuild or by something parked that was folded after all.
 
+mod loads;
 mod looks;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
-use hashbrown::HashMap;
 use schemas::feeds::{FeedId, StoredView, ViewId};
 use schemas::token::Token;
 use schemas::views::View;
 use tokio::sync::SemaphorePermit;
 
+use loads::Flights;
 use looks::{Look, Looks};
 
 use crate::gate::{Busy, Gate};
@@ -29,10 +25,6 @@ use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
 use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Parked, Side, Store, StoreError};
 use crate::redis::{self, Cache, CacheError, Hit};
-
-/// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
-/// there begins no other. It answers no token that it does not show.
-const LINGER: Duration = Duration::from_millis(100);
 
 /// A load that ends right after a request's token was reached may still have begun before; the next one did not.
 const MAX_LOADS: usize = 3;
@@ -96,12 +88,6 @@ pub(crate) enum ReadError {
     #[error("neither Redis nor Postgres gave an answer")]
     Unavailable,
 }
-
-/// With where Redis had the row when the load began.
-type Flights = HashMap<Load, (Option<redis::Place>, Flight)>;
-/// View, key, and who may answer.
-type Load = (ViewId, String, Side);
-type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
 
 /// Shared by all requests.
 pub(crate) struct Reads {
@@ -322,75 +308,6 @@ impl Reads {
             self.metrics.refused(server);
         }
         error
-    }
-
-    /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
-    /// is given up.
-    fn load(self: &Arc<Self>, (view, key, scope): (ViewId, &str, Scope), side: Side, wanted: Option<&Token>) -> Flight {
-        let place = view.stored().and_then(|view| {
-            let makings = self.positions.makings(view)?;
-            redis::Place::of(&makings, view, key, scope)
-        });
-        let mut flights = self.flights();
-        let load = (view, key.to_owned(), side);
-        let is_enough = |(began_at, flight): &&(Option<redis::Place>, Flight)| match flight.peek() {
-            _ if *began_at != place => false,
-            None => true,
-            Some(Ok(loaded)) => wanted.is_none_or(|token| loaded.shows.covers(token)),
-            Some(Err(_)) => false,
-        };
-        if let Some((_, flight)) = flights.get(&load).filter(is_enough) {
-            self.metrics.read(view.name(), Origin::Joined);
-            return flight.clone();
-        }
-        self.metrics.read(view.name(), if side == Side::Any { Origin::Replica } else { Origin::Postgres });
-        let (reads, (_, key, _)) = (self.clone(), load.clone());
-        let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), place, side).await });
-        // A task that panicked is an outage of this row, not of its readers.
-        let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
-        flights.insert(load.clone(), (place, flight.clone()));
-        tokio::spawn(self.clone().end_of_load(load, flight.clone()));
-        flight
-    }
-
-    /// Nobody joins it any more.
-    async fn end_of_load(self: Arc<Self>, load: Load, flight: Flight) {
-        if flight.clone().await.is_ok() {
-            tokio::time::sleep(LINGER).await;
-        }
-        let mut flights = self.flights();
-        // A later one may have taken its place.
-        if flights.get(&load).is_some_and(|(_, standing)| standing.ptr_eq(&flight)) {
-            flights.remove(&load);
-        }
-    }
-
-    async fn load_alone(
-        &self,
-        row: (ViewId, &str, Scope),
-        place: Option<redis::Place>,
-        side: Side,
-    ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
-        let (mut loaded, mut made) = self.store.row(side, row).await.map_err(failed)?;
-        // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
-        if loaded.is_copy && place.is_some_and(|place| !made.is_of(&place)) {
-            (loaded, made) = self.store.row(Side::Primary, row).await.map_err(failed)?;
-        }
-        let loaded = Arc::new(loaded);
-        // Redis has no row that lacks something: it tells neither what, nor that.
-        if let Some(place) = place.filter(|place| made.is_of(place) && loaded.parked.is_none()) {
-            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.1.to_owned());
-            tokio::spawn(async move {
-                if let Err(error) = cache.fill((&place, &key), (loaded.found.as_ref(), &loaded.shows)).await {
-                    tracing::debug!(error = %error, "a row was not put into Redis");
-                }
-            });
-        }
-        Ok(loaded)
-    }
-
-    fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

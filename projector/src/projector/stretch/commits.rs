@@ -1,0 +1,138 @@
+//! Commits of what a stretch has folded.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Committed, Fold, Next};
+use crate::fold::{Changes, Standing};
+use crate::log::Batch;
+use crate::postgres::{End, Move, StoreError, Target};
+use crate::projector::ahead::{Ahead, Work, log_ms};
+use crate::projector::{IDLE_MOVE, ProjectorError};
+use crate::redis::Advance;
+
+impl Fold {
+    /// Begins a commit of what is folded, if there is something and none is under way. What does not count goes with what
+    /// does, or after a while; with `all`, at once.
+    pub(super) async fn begin_commit(&mut self, all: bool) -> Result<(), ProjectorError> {
+        if self.committer.under_way().is_some() {
+            return Ok(());
+        }
+        let all = all || self.last_move.elapsed() >= IDLE_MOVE;
+        let max_records = self.max_records;
+        let is_due = |ahead: &mut Ahead| all || ahead.is_full(max_records) || !ahead.changes.moved.is_empty();
+        let Some(ahead) = self.pending.take_if(is_due) else { return Ok(()) };
+        let moves = self.moves(&ahead.changes, all);
+        if moves.is_empty() {
+            self.note(&ahead.changes, ahead.records);
+            return Ok(());
+        }
+        Ok(self.committer.begin(Work { ahead, moves, standings: self.standings.clone() }).await?)
+    }
+
+    /// Takes in what became of a commit.
+    pub(super) fn end_commit(
+        &mut self,
+        work: Option<Arc<Work>>,
+        ended: Result<(), StoreError>,
+    ) -> Result<Next, ProjectorError> {
+        let work = work.and_then(Arc::into_inner).ok_or(StoreError::Silent)?;
+        match ended {
+            Ok(()) => {
+                let Work { ahead, moves, standings } = work;
+                self.commit_ended(&moves, &standings);
+                self.note(&ahead.changes, ahead.records);
+                self.metrics.committed(ahead.begun.elapsed());
+                self.make_due(&ahead.changes);
+                let committed =
+                    Committed { rows: ahead.changes.rows, advances: Advance::of(&moves), refused: Vec::new() };
+                Ok(Next::Committed(Box::new(committed)))
+            }
+            Err(StoreError::Moved) => {
+                self.hold(work.ahead);
+                Ok(Next::Overtaken)
+            }
+            Err(StoreError::Refused { .. }) => {
+                self.hold(work.ahead);
+                self.is_careful = true;
+                Ok(Next::Committed(Box::default()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets what was folded since before these batches, and holds them and those after them.
+    fn hold(&mut self, first: Ahead) {
+        let later = self.pending.take().map(|pending| {
+            pending.before.restore(&mut self.standings);
+            pending.batches
+        });
+        first.before.restore(&mut self.standings);
+        for batch in first.batches.into_iter().chain(later.into_iter().flatten()).rev() {
+            self.held.push_front(batch);
+        }
+        self.folder.clear();
+    }
+
+    /// Folds a batch and commits it. Nothing else may be ahead of Postgres.
+    pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
+        let begun = Instant::now();
+        let (changes, records) = self.fold(batch).await?;
+        let moves = self.moves(&changes, true);
+        if !moves.is_empty() {
+            self.store.maintain_repeats(self.window, log_ms(&self.standings)).await?;
+            self.store.commit(&changes, &moves, &self.standings, end).await?;
+        }
+        if end == End::Rollback {
+            return Ok(Committed::default());
+        }
+        self.note(&changes, records);
+        if !moves.is_empty() {
+            self.metrics.committed(begun.elapsed());
+            self.make_due(&changes);
+            self.commit_ended(&moves, &self.standings.clone());
+        }
+        Ok(Committed { rows: changes.rows, advances: Advance::of(&moves), refused: Vec::new() })
+    }
+
+    fn commit_ended(&mut self, moves: &[Move], standings: &[Standing]) {
+        for Move { partition, .. } in moves {
+            let (committed, now) = (&mut self.committed[*partition as usize], &standings[*partition as usize]);
+            self.segments.passed(*partition, (committed, now));
+            committed.clone_from(now);
+        }
+    }
+
+    fn note(&self, changes: &Changes, records: usize) {
+        self.metrics.folded(records, changes.commits);
+        for reason in &changes.passed_over {
+            self.metrics.passed_over(*reason);
+        }
+    }
+
+    fn make_due(&self, changes: &Changes) {
+        for due in &changes.due {
+            // Without room it comes again later.
+            let _ = self.due.try_send(due.clone());
+        }
+    }
+
+    /// Returns how the partitions move in which something changed, or all: what is added to the journal lies below its
+    /// checkpoint.
+    fn moves(&mut self, changes: &Changes, all: bool) -> Vec<Move> {
+        if all {
+            self.last_move = Instant::now();
+        }
+        let has_moved = |partition| all || changes.moved.contains(&partition) || changes.journal.has(partition);
+        let mut moves = Vec::new();
+        for (feed, partition) in self.share.places().filter(|(_, partition)| has_moved(*partition)) {
+            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
+            let (from, to) = (committed.readers[feed], now.readers[feed]);
+            if to != from {
+                let (name, tally, revision) = (Target::Live.name(feed), now.tallies[feed], now.revisions[feed]);
+                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
+            }
+        }
+        moves
+    }
+}

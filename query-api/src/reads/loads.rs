@@ -1,0 +1,106 @@
+//! Loads of single rows from Postgres, shared by those who want the same one.
+//!
+//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
+//! moment, except by a token that the last answer does not show, or once Redis names other rows: those of the answer may
+//! have changed where they stood, by a rebuild or by something parked that was folded after all.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use hashbrown::HashMap;
+use schemas::feeds::ViewId;
+use schemas::token::Token;
+
+use super::{ReadError, Reads, Row, failed};
+use crate::metrics::Origin;
+use crate::positions::Scope;
+use crate::postgres::{Loaded, Side};
+use crate::redis;
+
+/// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
+/// there begins no other. It answers no token that it does not show.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// With where Redis had the row when the load began.
+pub(super) type Flights = HashMap<Load, (Option<redis::Place>, Flight)>;
+/// View, key, and who may answer.
+type Load = (ViewId, String, Side);
+type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
+
+impl Reads {
+    /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
+    /// is given up.
+    pub(super) fn load(
+        self: &Arc<Self>,
+        (view, key, scope): (ViewId, &str, Scope),
+        side: Side,
+        wanted: Option<&Token>,
+    ) -> Flight {
+        let place = view.stored().and_then(|view| {
+            let makings = self.positions.makings(view)?;
+            redis::Place::of(&makings, view, key, scope)
+        });
+        let mut flights = self.flights();
+        let load = (view, key.to_owned(), side);
+        let is_enough = |(began_at, flight): &&(Option<redis::Place>, Flight)| match flight.peek() {
+            _ if *began_at != place => false,
+            None => true,
+            Some(Ok(loaded)) => wanted.is_none_or(|token| loaded.shows.covers(token)),
+            Some(Err(_)) => false,
+        };
+        if let Some((_, flight)) = flights.get(&load).filter(is_enough) {
+            self.metrics.read(view.name(), Origin::Joined);
+            return flight.clone();
+        }
+        self.metrics.read(view.name(), if side == Side::Any { Origin::Replica } else { Origin::Postgres });
+        let (reads, (_, key, _)) = (self.clone(), load.clone());
+        let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), place, side).await });
+        // A task that panicked is an outage of this row, not of its readers.
+        let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
+        flights.insert(load.clone(), (place, flight.clone()));
+        tokio::spawn(self.clone().end_of_load(load, flight.clone()));
+        flight
+    }
+
+    /// Nobody joins it any more.
+    async fn end_of_load(self: Arc<Self>, load: Load, flight: Flight) {
+        if flight.clone().await.is_ok() {
+            tokio::time::sleep(LINGER).await;
+        }
+        let mut flights = self.flights();
+        // A later one may have taken its place.
+        if flights.get(&load).is_some_and(|(_, standing)| standing.ptr_eq(&flight)) {
+            flights.remove(&load);
+        }
+    }
+
+    async fn load_alone(
+        &self,
+        row: (ViewId, &str, Scope),
+        place: Option<redis::Place>,
+        side: Side,
+    ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
+        let (mut loaded, mut made) = self.store.row(side, row).await.map_err(failed)?;
+        // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
+        if loaded.is_copy && place.is_some_and(|place| !made.is_of(&place)) {
+            (loaded, made) = self.store.row(Side::Primary, row).await.map_err(failed)?;
+        }
+        let loaded = Arc::new(loaded);
+        // Redis has no row that lacks something: it tells neither what, nor that.
+        if let Some(place) = place.filter(|place| made.is_of(place) && loaded.parked.is_none()) {
+            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.1.to_owned());
+            tokio::spawn(async move {
+                if let Err(error) = cache.fill((&place, &key), (loaded.found.as_ref(), &loaded.shows)).await {
+                    tracing::debug!(error = %error, "a row was not put into Redis");
+                }
+            });
+        }
+        Ok(loaded)
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
