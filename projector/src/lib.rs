@@ -109,6 +109,11 @@ impl App {
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
             settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
             let mut tasks = Tasks::new();
+            let (expected, told) = (topic.clone(), metrics.clone());
+            let judge =
+                move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
+            let tell = move |differs| told.topic_differs(differs);
+            tasks.spawn("topic", kafka.clone().watch_topic(topic.name.clone(), judge, tell, shutdown.clone()));
             let to_commands = commands.map(|commands| Lanes::start(commands, partitions, metrics.clone(), &mut tasks));
             // It is set here alone.
             let _ = to_commands.as_ref().map(|to_commands| lanes.set(to_commands.weak()));

@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
     /// `stampede_deadlines_fired_total`.
     deadlines: Counter<u64>,
     /// `stampede_projector_active`: 1 where this instance folds.
+    topic_differs: Gauge<u64>,
     active: Gauge<u64>,
 }
 
@@ -76,6 +77,10 @@ impl Metrics {
             reaction: telemetry
                 .latency_histogram("stampede_reaction", "From an event to the end of a chain of what it causes."),
             deadlines: counter("stampede_deadlines_fired", "Deadlines that came and had their effect."),
+            topic_differs: meter
+                .u64_gauge("stampede_topic_differs")
+                .with_description("Whether the log's topic is not as it has to be, so that records may get lost: 1.")
+                .build(),
             active: meter
                 .u64_gauge("stampede_projector_active")
                 .with_description("Whether this instance folds: 1, or stands by: 0.")
@@ -155,6 +160,10 @@ impl Metrics {
 
     pub(crate) fn reactor_parked(&self, aggregates: usize) {
         self.parked.record(aggregates as u64, &[KeyValue::new("view", REACTOR)]);
+    }
+
+    pub(crate) fn topic_differs(&self, differs: bool) {
+        self.topic_differs.record(differs.into(), &[]);
     }
 
     pub(crate) fn active(&self, active: bool) {

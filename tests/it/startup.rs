@@ -11,6 +11,7 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::{Claim, Commit, Epoch, Record};
 use schemas::time::parse_rfc3339;
+use schemas::topic::SETTINGS;
 use serde_json::json;
 
 use crate::fixture::{DEADLINE, Proxy, Service, Shop, append_all, batch_line, eventually};
@@ -20,15 +21,22 @@ fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
 }
 
 async fn set(shop: &Shop, name: &str, value: &str) {
-    // Whatever is not said here falls back to the broker's own.
-    let config = AlterConfig::new(ResourceSpecifier::Topic(&shop.topic)).set(name, value);
+    set_all(shop, &[(name, value)]).await;
+}
+
+/// Whatever is not said here falls back to the broker's own.
+async fn set_all(shop: &Shop, settings: &[(&str, &str)]) {
+    let new = AlterConfig::new(ResourceSpecifier::Topic(&shop.topic));
+    let config = settings.iter().fold(new, |config, (name, value)| config.set(name, value));
     let admin = admin(shop);
     admin.alter_configs([&config], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     // The broker answers before it tells others.
     eventually("the broker tells of it", async || {
         let topic = ResourceSpecifier::Topic(&shop.topic);
         let told = admin.describe_configs([&topic], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
-        (told.get(name)?.value.as_deref() == Some(value)).then_some(())
+        let is_told =
+            |(name, value): &(&str, &str)| told.get(name).is_some_and(|entry| entry.value.as_deref() == Some(*value));
+        settings.iter().all(is_told).then_some(())
     })
     .await;
 }
@@ -54,6 +62,22 @@ async fn a_log_that_could_forget_is_refused_with_every_reason() {
         assert!(failure.contains("cleanup.policy is \"compact\", not \"delete\""), "{failure}");
         assert!(failure.contains("retention.ms is \"604800000\", not \"-1\""), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_topic_that_is_changed_while_it_is_used_is_told_until_it_is_set_back() {
+    let shop = Shop::with_views(1).await;
+    let projector = shop.projector().await;
+    let told = async |wanted: &str| {
+        let metrics = projector.admin_client().get("/metrics").await.text;
+        let line = metrics.lines().find(|line| line.starts_with("stampede_topic_differs"))?.to_owned();
+        line.ends_with(wanted).then_some(())
+    };
+    eventually("it is right", async || told(" 0").await).await;
+    set(&shop, "retention.ms", "604800000").await;
+    eventually("it is wrong", async || told(" 1").await).await;
+    set_all(&shop, &SETTINGS).await;
+    eventually("it is right again", async || told(" 0").await).await;
 }
 
 #[tokio::test]

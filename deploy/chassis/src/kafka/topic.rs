@@ -14,6 +14,8 @@ use crate::shutdown::Shutdown;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(250);
+/// Between looks at a topic that is in use.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A topic as it is.
 #[derive(Debug, Clone)]
@@ -50,10 +52,7 @@ impl KafkaSettings {
         shutdown: &Shutdown,
     ) -> Result<Option<u32>, TopicError> {
         while !shutdown.is_requested() {
-            let (settings, name) = (self.clone(), topic.to_owned());
-            // Making, asking and dropping a client block.
-            let looked = tokio::task::spawn_blocking(move || settings.look(&name)).await;
-            if let Some(facts) = looked.expect("looking at a topic does not panic")? {
+            if let Some(facts) = self.look(topic).await? {
                 let differences = judge(&facts);
                 if differences.is_empty() {
                     return Ok(Some(facts.partitions));
@@ -70,8 +69,46 @@ impl KafkaSettings {
         Ok(None)
     }
 
-    /// `None` as long as Kafka does not answer or has no such topic. Blocks, inside a runtime.
-    fn look(&self, topic: &str) -> Result<Option<TopicFacts>, KafkaError> {
+    /// Looks at a topic in use every ten seconds, and logs what `judge` finds wrong with it once that changes. `tell` is
+    /// called with whether it is wrong. Nothing stops: that would be an outage, and what was written is there still.
+    pub async fn watch_topic(
+        self,
+        topic: String,
+        judge: impl Fn(&TopicFacts) -> Vec<String>,
+        tell: impl Fn(bool),
+        shutdown: Shutdown,
+    ) {
+        let mut known = Vec::new();
+        loop {
+            // Where Kafka does not answer, others say so.
+            if let Ok(Some(facts)) = self.look(&topic).await {
+                let differences = judge(&facts);
+                tell(!differences.is_empty());
+                if differences.is_empty() && !known.is_empty() {
+                    tracing::info!(topic, "the topic is as it has to be again");
+                } else if differences != known {
+                    let differences = differences.join("; ");
+                    tracing::error!(topic, differences, "the topic was changed: the log may lose records; set it back");
+                }
+                known = differences;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+
+    /// `None` as long as Kafka does not answer or has no such topic.
+    async fn look(&self, topic: &str) -> Result<Option<TopicFacts>, KafkaError> {
+        let (settings, topic) = (self.clone(), topic.to_owned());
+        // Making, asking and dropping a client block.
+        let looked = tokio::task::spawn_blocking(move || settings.look_blocking(&topic)).await;
+        looked.expect("looking at a topic does not panic")
+    }
+
+    /// To be called inside a runtime.
+    fn look_blocking(&self, topic: &str) -> Result<Option<TopicFacts>, KafkaError> {
         let admin: AdminClient<DefaultClientContext> = self.admin("topic").create()?;
         let metadata = match admin.inner().fetch_metadata(Some(topic), ANSWER_WITHIN) {
             Ok(metadata) => metadata,
