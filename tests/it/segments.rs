@@ -4,6 +4,7 @@ use domain::TimeMs;
 use projector::audit::audit;
 use schemas::aggregate::{AggregateType, partition};
 use schemas::idempotency::IdempotencyKey;
+use schemas::tables::repeat_key;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -130,6 +131,56 @@ async fn a_key_is_found_beside_its_record_in_the_tail_and_in_a_closed_segment_or
             true => assert_eq!(other.status, 200, "a key is one aggregate's: {other:?}"),
             false => drop(other.problem(422, "idempotency-key-reused", "")),
         }
+    }
+}
+
+#[tokio::test]
+async fn keys_whose_hashes_meet_are_told_apart_by_aggregate_and_key() {
+    let shop = Shop::with_views(1).await;
+    let (first, _projector, query_api) = (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let register = |price: u32| json!({ "name": "A", "price_cents": price, "stock": 0 });
+    let commands = [
+        ("cd", "the-first", "register", register(1)),
+        ("lp", "the-first", "register", register(2)),
+        ("cd", "the-second", "restock", json!({ "quantity": 3 })),
+        ("lp", "the-second", "restock", json!({ "quantity": 4 })),
+    ];
+    let send = async |service: &Service, (product, key, command, data): &(&str, &str, &str, Value)| {
+        let path = format!("/v1/products/{product}/{command}");
+        service.client().post_with(&path, &[("idempotency-key", key)], data.clone()).await
+    };
+    let mut answers = Vec::new();
+    for command in &commands {
+        answers.push(send(&first, command).await);
+    }
+    query_api.client().is_stored(&answers[3].token()).await;
+    first.crash().await;
+
+    // Every hash leads to every command: for each the own one comes at another place among the others.
+    let unused = IdempotencyKey::parse("the-third").unwrap();
+    let unused = ["cd", "lp"].map(|product| repeat_key(&format!("product/{product}"), &unused));
+    let meet = format!(
+        "WITH own AS (DELETE FROM repeats RETURNING *)
+         INSERT INTO repeats (key, at, partition, \"offset\")
+         SELECT keys.key, at, partition, \"offset\"
+         FROM own, (SELECT key FROM own UNION ALL VALUES ('{}'::uuid), ('{}'::uuid)) AS keys
+         ORDER BY \"offset\"",
+        unused[0], unused[1]
+    );
+    shop.sql(&meet).await;
+    assert_eq!(shop.sql("SELECT count(*) FROM repeats").await, Some(6 * 4));
+
+    let second = shop.command_api().await;
+    for (command, answer) in commands.iter().zip(&answers) {
+        let again = send(&second, command).await;
+        assert_eq!((again.json(), again.header("idempotent-replayed")), (answer.json(), Some("true")), "{command:?}");
+    }
+    for product in ["cd", "lp"] {
+        let command = (product, "the-third", "restock", json!({ "quantity": 5 }));
+        let new = send(&second, &command).await.accepted(&["product.restocked.v1"]);
+        assert_eq!((new.header("etag"), new.header("idempotent-replayed")), (Some("\"3\""), None), "{product}");
+        let again = send(&second, &command).await;
+        assert_eq!((again.json(), again.header("idempotent-replayed")), (new.json(), Some("true")), "{product}");
     }
 }
 
