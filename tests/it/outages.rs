@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio_postgres::NoTls;
 
-use crate::fixture::{Proxy, Service, Shop, batch_line, eventually};
+use crate::fixture::{DEADLINE, Load, Proxy, Service, Shop, batch_line, eventually, prove, read_log};
 use crate::query_tier::given_by_redis;
 
 /// A shop whose Postgres and Redis can be cut off.
@@ -190,28 +190,92 @@ async fn a_commit_that_takes_postgres_too_long_is_tried_in_smaller_pieces() {
     .await;
 }
 
-#[tokio::test]
-async fn a_backup_of_postgres_holds_up_no_view() {
-    let shop = Shop::with_views(2).await;
-    // Of a time that is over: it is to be dropped.
-    shop.sql("CREATE TABLE repeats_1 PARTITION OF repeats FOR VALUES FROM (to_timestamp(300)) TO (to_timestamp(600))")
-        .await;
-    let (backup, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    // As pg_dump does with every table, until its end.
-    backup
-        .batch_execute("BEGIN; LOCK TABLE repeats, repeats_1, checkpoints, journal IN ACCESS SHARE MODE")
-        .await
-        .unwrap();
-    let (command_api, _projector, query_api) =
+/// A transaction that has read every table, as that of a backup: nothing is to change under it.
+pub(crate) struct Snapshot(tokio_postgres::Client);
+
+impl Snapshot {
+    pub(crate) async fn open(url: &str) -> Self {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.unwrap();
+        let snapshot = Self(client);
+        snapshot.rows().await;
+        snapshot
+    }
+
+    /// Counts the rows of every table, all of which stay locked against whoever would change them.
+    pub(crate) async fn rows(&self) -> Vec<(String, i64)> {
+        let tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') \
+                      AND relnamespace = 'public'::regnamespace ORDER BY oid";
+        let mut rows = Vec::new();
+        for table in self.0.query(tables, &[]).await.unwrap() {
+            let table: String = table.get(0);
+            let count = self.0.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap();
+            rows.push((table, count.get(0)));
+        }
+        rows
+    }
+
+    pub(crate) async fn end(self) {
+        self.0.batch_execute("COMMIT").await.unwrap();
+    }
+}
+
+/// Of a time that is over: it is to be dropped.
+pub(crate) const OLD_REPEATS: &str =
+    "CREATE TABLE repeats_1 PARTITION OF repeats FOR VALUES FROM (to_timestamp(300)) TO (to_timestamp(600))";
+const HAS_OLD_REPEATS: &str = "SELECT count(*) FROM pg_class WHERE relname = 'repeats_1'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_postgres_holds_up_no_view_and_nothing_else_that_can_be_done_beside_it() {
+    const ROUNDS: u32 = 200;
+    let shop = Shop::with_views(1).await;
+    let (command_api, projector, query_api) =
         (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
     let product = json!({ "name": "A", "price_cents": 5, "stock": 1 });
-    let token = command_api.client().post("/v1/products/cd/register", product).await.token();
-    let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
-    // A list: the row alone would come from Redis, whatever holds Postgres up.
-    let answer = query_api.client().get_with("/v1/views/product", &fresh).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.json()["rows"][0]["key"], "cd");
-    assert_eq!(shop.sql("SELECT count(*) FROM pg_class WHERE relname = 'repeats_1'").await, Some(1), "it can wait");
-    backup.batch_execute("COMMIT").await.unwrap();
+    let token = commands.post("/v1/products/cd/register", product).await.token();
+    queries.is_stored(&token).await;
+    projector.stop().await;
+    // As if time had passed: one part of this table is over, and one is missing.
+    shop.sql(OLD_REPEATS).await;
+    let newest = "SELECT max(substring(relname FROM 9)::bigint) FROM pg_class WHERE relname ~ '^repeats_[0-9]+$'";
+    let newest = shop.sql(newest).await.unwrap();
+    shop.sql(&format!("DROP TABLE repeats_{newest}")).await;
+    let backup = Snapshot::open(&shop.postgres_url).await;
+    let (before, segments) = (backup.rows().await, "SELECT count(*) FROM segments");
+    assert_eq!(shop.sql(segments).await, Some(0));
+
+    let _projector = shop.projector().await;
+    let load = Load::start(vec![commands.clone()]);
+    for stock in 2..ROUNDS + 2 {
+        let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+        let token = restocked.accepted(&["product.restocked.v1"]).token();
+        let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=30")];
+        let row = queries.get_with("/v1/products/cd", &fresh).await;
+        assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(stock)), "{row:?}");
+        // A list comes from Postgres alone: each has waited for a commit.
+        let page = queries.get_with("/v1/views/product", &fresh).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let page = page.json();
+        let listed = page["rows"].as_array().unwrap().iter().find(|row| row["key"] == "cd").unwrap();
+        assert_eq!(listed["data"]["stock"], stock);
+    }
+    let heard = prove(load.end().await, &read_log(&shop).await);
+    let many = vec![batch_line("products", "lp", "restock", json!({ "quantity": 1 })); 2_500];
+    let product = json!({ "name": "A", "price_cents": 5, "stock": 0 });
+    commands.post("/v1/products/lp/register", product).await.accepted(&["product.registered.v1"]);
+    assert!(commands.batch(&many).await.iter().all(|answer| answer["status"] == 200));
+    eventually("segments are closed", async || (shop.sql(segments).await >= Some(2)).then_some(())).await;
+    let made = format!("SELECT count(*) FROM pg_class WHERE relname = 'repeats_{newest}'");
+    assert_eq!(shop.sql(&made).await, Some(1), "what was missing is made");
+    let migrated = tokio::time::timeout(DEADLINE, projector::migrate(&shop.postgres_url.as_str().into())).await;
+    migrated.expect("it waits for nobody").unwrap();
+    assert_eq!(shop.sql(HAS_OLD_REPEATS).await, Some(1), "what is over can wait");
+    assert_eq!(backup.rows().await, before, "it was one snapshot all the while");
+
+    backup.end().await;
+    eventually("what is over is dropped", async || (shop.sql(HAS_OLD_REPEATS).await == Some(0)).then_some(())).await;
+    let config = projector::Config::from_env(&shop.env([])).unwrap();
+    assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, [], "{heard}");
 }
