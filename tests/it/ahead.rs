@@ -16,16 +16,16 @@ use crate::query_tier::copy_of_postgres;
 /// A shop whose projector has a Postgres that can be frozen; that of all others goes on.
 pub(crate) struct Frozen {
     pub(crate) shop: Shop,
-    postgres: Arc<Proxy>,
+    pub(crate) postgres: Arc<Proxy>,
     pub(crate) projector: Service,
-    commands: Client,
+    pub(crate) commands: Client,
     pub(crate) queries: Client,
     pub(crate) query_api: Service,
     _command_api: Service,
 }
 
 impl Frozen {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::of(Shop::with_views(2).await).await
     }
 
@@ -59,23 +59,23 @@ impl Frozen {
         self.commands.post(&path, product).await.accepted(&["product.registered.v1"]).token()
     }
 
-    async fn restock(&self, key: &str) -> String {
+    pub(crate) async fn restock(&self, key: &str) -> String {
         let path = format!("/v1/products/{key}/restock");
         self.commands.post(&path, json!({ "quantity": 1 })).await.accepted(&["product.restocked.v1"]).token()
     }
 
-    async fn get(&self, path: &str, token: &str, wait: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str, token: &str, wait: &str) -> Answer {
         self.queries.get_with(path, &[("consistency-token", token), ("prefer", wait)]).await
     }
 
-    async fn stock(&self, key: &str, token: &str) -> Value {
+    pub(crate) async fn stock(&self, key: &str, token: &str) -> Value {
         let answer = self.get(&format!("/v1/products/{key}"), token, "wait=10").await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["data"]["stock"].clone()
     }
 
     /// Waits until a record that its writer's token names is refused: its row was shown until then.
-    async fn comes_to_be_parked(&self, key: &str, token: &str) {
+    pub(crate) async fn comes_to_be_parked(&self, key: &str, token: &str) {
         eventually("it is parked", async || {
             let answer = self.get(&format!("/v1/products/{key}"), token, "wait=5").await;
             (answer.json()["type"] == "/problems/parked").then_some(())

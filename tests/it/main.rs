@@ -24,6 +24,7 @@ mod partitions;
 mod views;
 mod cache;
 mod ahead;
+mod far_ahead;
 mod cluster;
 mod forgetful;
 mod projectors;

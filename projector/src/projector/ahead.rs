@@ -195,3 +195,22 @@ async fn commit(
 pub(super) fn log_ms(standings: &[Standing]) -> u64 {
     standings.iter().map(|standing| standing.times.last_at_ms).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folding_waits_behind_so_many_bytes_that_are_not_being_committed() {
+        let (work, _waiting) = mpsc::channel(1);
+        let (_outcomes, ended) = mpsc::channel(1);
+        let committer = Committer { work, ended, under_way: None };
+        let mut pending = Ahead::new();
+        for bytes in [MAX_AHEAD_BYTES - 1, 1] {
+            assert!(committer.has_room(Some(&pending)), "{} bytes are ahead", pending.bytes);
+            let batch = Batch::of([(0, 0, &*vec![0; bytes])]);
+            pending.push((Before(BTreeMap::new()), batch), Changes::default(), 1);
+        }
+        assert!(!committer.has_room(Some(&pending)));
+    }
+}
