@@ -1,15 +1,16 @@
-//! Redis far ahead of Postgres: by as much as is allowed.
+//! Redis far ahead of Postgres: by as much as is allowed, and by rows that Postgres then refuses.
 
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use redis::AsyncTypedCommands as _;
+use schemas::aggregate::{AggregateType, partition};
 use schemas::cache::{Keys, Shown};
 use serde_json::{Value, json};
 
-use crate::ahead::Frozen;
-use crate::fixture::{Answer, batch_line, eventually};
+use crate::ahead::{Crowd, Frozen};
+use crate::fixture::{Answer, Service, batch_line, eventually};
 
 /// Commands that are sent together.
 const LINES: usize = 2_500;
@@ -143,4 +144,112 @@ async fn of_ten_thousand_new_rows_redis_shows_as_many_as_may_be_ahead_and_all_on
     }
     assert_eq!(listed, ROWS);
     products.shop.audit().await;
+}
+
+impl Frozen {
+    async fn refuse(&self, check: &str) {
+        let refuse = format!("ALTER TABLE product_rows ADD CONSTRAINT poison CHECK ({check}) NOT VALID");
+        self.shop.sql(&refuse).await;
+    }
+
+    async fn accept(&self) {
+        self.shop.sql("ALTER TABLE product_rows DROP CONSTRAINT poison").await;
+    }
+}
+
+async fn retry(projector: &Service, key: &str) {
+    let retried = projector.admin_client().post(&format!("/parked/product/product/{key}/retry"), json!({})).await;
+    assert_eq!(retried.status, 204, "{key}: {retried:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_is_refused_rows_that_redis_shows_hides_no_command_and_comes_to_the_logs_end() {
+    const ROWS: usize = 400;
+    let shop = Frozen::new().await;
+    shop.postgres.freeze();
+    let data = json!({ "name": "A", "price_cents": 5, "stock": 100 });
+    let mut products = Products::send(shop, ROWS, data).await;
+    assert_eq!(products.get(0, "wait=10").await.status, 200, "Redis shows what will be refused");
+    let mut crowd = Crowd::of(&products.shop).await;
+    let (partition, ..) = products.written[0];
+    let other = (ROWS / 2..ROWS).find(|n| products.written[*n].0 == partition).unwrap();
+    products.shop.refuse(&format!("key NOT IN ('{}', '{}')", key(0), key(other))).await;
+    let stored = format!("SELECT next_offset FROM checkpoints WHERE view = 'product' AND partition = {partition}");
+    assert!(products.shop.shop.sql(&stored).await <= Some(products.written[0].1), "Redis is ahead");
+
+    let successor = products.shop.shop.start_projector();
+    std::mem::replace(&mut products.shop.projector, successor).crash().await;
+    crowd.goes_on().await;
+    products.shop.queries.is_stored(&products.last_token()).await;
+    for n in 0..ROWS {
+        if n == 0 || n == other {
+            products.shop.comes_to_be_parked(&key(n), &products.written[n].2).await;
+        } else {
+            assert_eq!(products.shop.stock(&key(n), &products.written[n].2).await, 100, "{n}");
+        }
+    }
+    for n in (1..ROWS).step_by(20).filter(|n| *n != other) {
+        let token = products.shop.restock(&key(n)).await;
+        assert_eq!(products.shop.stock(&key(n), &token).await, 101, "{n}");
+    }
+    products.shop.accept().await;
+    for n in [0, other] {
+        retry(&products.shop.projector, &key(n)).await;
+        assert_eq!(products.shop.stock(&key(n), &products.written[n].2).await, 100, "{n}");
+    }
+    crowd.goes_on().await;
+    crowd.end().await;
+    products.shop.audit().await;
+}
+
+#[tokio::test]
+async fn rows_that_redis_shows_and_postgres_refuses_after_others_have_changed_some_hide_no_command() {
+    let shop = Frozen::new().await;
+    let own = partition(AggregateType::Product, "cd", 2);
+    let id = |name: &str, wanted: u32| {
+        let mut ids = (0..).map(|n| format!("{name}-{n}"));
+        ids.find(|id| partition(AggregateType::Product, id, 2) == wanted).unwrap()
+    };
+    let (near, far, bad) = (&id("near", own), &id("far", 1 - own), &id("bad", 1 - own));
+    let registered = [shop.register(near).await, shop.register(far).await, shop.register(bad).await];
+    shop.queries.is_stored(&registered.join(",")).await;
+    shop.refuse("key <> 'cd'").await;
+    let parked = shop.restock("cd").await;
+    shop.comes_to_be_parked("cd", &parked).await;
+    shop.accept().await;
+    // Rows that are in memory are folded on without Postgres.
+    for id in [near, far, bad] {
+        let token = shop.restock(id).await;
+        shop.queries.is_stored(&token).await;
+    }
+
+    shop.refuse(&format!("key <> '{bad}'")).await;
+    shop.postgres.freeze();
+    // The commit that takes the first of these comes too late, and so does all that is folded after it.
+    shop.restock(near).await;
+    let lines = [bad, far, near].map(|id| batch_line("products", id, "restock", json!({ "quantity": 1 })));
+    let tokens: Vec<_> =
+        shop.commands.batch(&lines).await.iter().map(|answer| answer["token"].as_str().unwrap().to_owned()).collect();
+    for (id, token, stock) in [(bad, &tokens[0], 102), (far, &tokens[1], 102)] {
+        assert_eq!(shop.stock(id, token).await, stock, "Redis shows {id}");
+    }
+    // By a projector that folds nothing, and whose Postgres goes on.
+    let operator = Service::projector(&shop.shop.reactor_env("127.0.0.1:1", 600));
+    let retried = tokio::spawn(async move { retry(&operator, "cd").await });
+    eventually("it is folded", async || (shop.shop.sql("SELECT count(*) FROM parked").await == Some(0)).then_some(()))
+        .await;
+    shop.postgres.thaw();
+    retried.await.unwrap();
+
+    shop.comes_to_be_parked(bad, &tokens[0]).await;
+    for (id, token, stock) in [(near, &tokens[2], 103), (far, &tokens[1], 102), (&"cd".to_owned(), &parked, 101)] {
+        assert_eq!(shop.stock(id, token).await, stock, "{id}");
+        let later = shop.restock(id).await;
+        assert_eq!(shop.stock(id, &later).await, stock + 1, "{id}");
+        shop.queries.is_stored(&later).await;
+    }
+    shop.accept().await;
+    retry(&shop.projector, bad).await;
+    assert_eq!(shop.stock(bad, &tokens[0]).await, 102);
+    shop.audit().await;
 }
