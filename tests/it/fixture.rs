@@ -223,7 +223,8 @@ impl Shop {
     }
 }
 
-async fn sql(url: &str, statement: &str) -> Option<i64> {
+/// See [`Shop::sql`].
+pub(crate) async fn sql(url: &str, statement: &str) -> Option<i64> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     let rows = client.query(statement, &[]).await.unwrap();

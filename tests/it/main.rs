@@ -35,6 +35,7 @@ mod rebuild;
 mod parked;
 mod outages;
 mod query_tier;
+mod replica;
 mod adding;
 mod stack;
 mod generators;

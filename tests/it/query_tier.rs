@@ -16,7 +16,7 @@ fn record() -> Value {
 }
 
 /// Reads of `product` that were answered by `origin` so far.
-async fn reads(service: &Service, origin: &str) -> u64 {
+pub(crate) async fn reads(service: &Service, origin: &str) -> u64 {
     metric(&service.admin_client(), &reads_by(origin)).await
 }
 

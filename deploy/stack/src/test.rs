@@ -21,6 +21,7 @@ use crate::layout::{Layout, root};
 use crate::part::{Launch, Output};
 use crate::plan::Purpose;
 use crate::postgres;
+use crate::provision::Tools;
 use crate::services::{self, Profile};
 use crate::supervisor::{Ended, Supervisor, Words};
 use gates::Stage;
@@ -56,7 +57,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     let (ready, became_ready) = mpsc::channel();
     let servers = thread::spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
     let code = match became_ready.recv() {
-        Ok(()) => Some(gates::run(scope, |stage| run_tests(&layout, stage, filter.as_deref(), &servers))?),
+        Ok(()) => Some(gates::run(scope, |stage| run_tests((&layout, &tools), stage, filter.as_deref(), &servers))?),
         // It failed or was told to end before it was ready.
         Err(_) => None,
     };
@@ -71,12 +72,12 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
 }
 
 fn run_tests(
-    layout: &Layout,
+    (layout, tools): (&Layout, &Tools),
     stage: Stage,
     filter: Option<&str>,
     servers: &JoinHandle<Result<Ended>>,
 ) -> Result<Option<ExitCode>> {
-    let mut runner = process::spawn(layout, NAME, &launch(layout, stage, filter)?, Signal::TERM)?;
+    let mut runner = process::spawn(layout, NAME, &launch((layout, tools), stage, filter)?, Signal::TERM)?;
     let code = await_tests(&mut runner, servers);
     process::signal_group(runner.id(), Signal::KILL);
     process::forget(layout, NAME);
@@ -110,7 +111,7 @@ fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Resul
     }
 }
 
-fn launch(layout: &Layout, stage: Stage, filter: Option<&str>) -> Result<Launch> {
+fn launch((layout, tools): (&Layout, &Tools), stage: Stage, filter: Option<&str>) -> Result<Launch> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let args = ["test", "--no-fail-fast"].iter().chain(stage.selection()).copied();
     let args = args.chain(filter).chain(stage.options().iter().copied());
@@ -118,6 +119,7 @@ fn launch(layout: &Layout, stage: Stage, filter: Option<&str>) -> Result<Launch>
     let mut launch = Launch::new(cargo, args)
         .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))
         .env("TEST_POSTGRES_URL", postgres::url(layout)?)
+        .env("TEST_POSTGRES_BIN_DIR", tools.postgres.to_string_lossy())
         .env("TEST_REDIS_URL", redis::url(layout, false))
         .env("TEST_STACK_BIN", own.to_string_lossy())
         .env("TEST_STACKS_DIR", layout.stacks_of_tests().to_string_lossy())
