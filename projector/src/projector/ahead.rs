@@ -207,10 +207,10 @@ mod tests {
         let committer = Committer { work, ended, under_way: None };
         let mut pending = Ahead::new();
         for bytes in [MAX_AHEAD_BYTES - 1, 1] {
-            assert!(committer.has_room(Some(&pending)), "{} bytes are ahead", pending.bytes);
+            assert!(committer.has_room(Some(&pending), usize::MAX), "{} bytes are ahead", pending.bytes);
             let batch = Batch::of([(0, 0, &*vec![0; bytes])]);
             pending.push((Before(BTreeMap::new()), batch), Changes::default(), 1);
         }
-        assert!(!committer.has_room(Some(&pending)));
+        assert!(!committer.has_room(Some(&pending), usize::MAX));
     }
 }
