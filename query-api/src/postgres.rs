@@ -31,6 +31,7 @@ use server::{Param, Server};
 pub(crate) struct Store {
     primary: Server,
     replicas: Replicas,
+    /// By [`ViewId::index`].
     row_sql: [String; VIEWS.len()],
 }
 
@@ -115,7 +116,7 @@ impl Store {
         Ok(Self {
             primary: Server::connect(url, limits)?,
             replicas: Replicas::connect(replicas, limits)?,
-            row_sql: VIEWS.map(row_sql),
+            row_sql: ViewId::all().map(row_sql),
         })
     }
 
@@ -242,8 +243,10 @@ impl Store {
     }
 }
 
-fn row_sql(view: &View) -> String {
-    let (partition, parked) = match view.source {
+fn row_sql(id: ViewId) -> String {
+    let view = id.view();
+    // A row of a view that is made of another's rows is of the same aggregate.
+    let (partition, parked) = match id.base().view().source {
         Source::Aggregate(row) => (
             "AND partition = $3",
             format!("AND aggregate = '{}/' || $2::text ORDER BY \"offset\"", type_name(row.aggregate)),

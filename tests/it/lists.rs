@@ -1,5 +1,6 @@
 //! Lists: every row once, in order, a page for the price of its rows.
 
+use schemas::views::VIEWS;
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
@@ -227,6 +228,44 @@ async fn the_orders_of_a_customer_come_newest_first() {
 
 fn keys(page: &Value) -> Vec<&str> {
     page["rows"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_row_of_every_view_answers_the_token_that_its_list_answered() {
+    let shelves = Shelves::new().await;
+    let commands = shelves._services[0].client();
+    let mut tokens = Vec::new();
+    for (path, data) in [
+        ("/v1/products/cd/register", json!({ "name": "A", "price_cents": 5, "stock": 5 })),
+        (
+            "/v1/sales/drop/schedule",
+            json!({
+                "product": "cd", "units": 3, "limit_per_customer": 2, "price_cents": 100,
+                "opens_at": "2100-01-01T00:00:00Z", "closes_at": "2100-01-02T00:00:00Z",
+            }),
+        ),
+        (
+            "/v1/orders/o-1/record",
+            json!({
+                "customer": "ann", "ordered_at": "1997-01-01T12:00:00Z",
+                "lines": [{ "product": "cd", "quantity": 1, "amount_cents": 100 }],
+            }),
+        ),
+    ] {
+        tokens.push(commands.post(path, data).await.token());
+    }
+    let fresh = [("consistency-token", &*tokens.join(",")), ("prefer", "wait=10")];
+    for view in &VIEWS {
+        let page = shelves.queries.get_with(&format!("/v1/views/{}", view.name), &fresh).await.json();
+        let listed = &page["rows"][0];
+        let Some(key) = listed["key"].as_str() else {
+            assert_eq!(view.name, "best_sellers", "nothing was sold for good: {page}");
+            continue;
+        };
+        let row = shelves.queries.get_with(&format!("/v1/views/{}/{key}", view.name), &fresh).await;
+        assert_eq!((row.status.as_u16(), &row.json()["data"]), (200, &listed["data"]), "{} {row:?}", view.name);
+        assert!(row.header("consistency-token").is_some(), "{}: {row:?}", view.name);
+    }
 }
 
 #[tokio::test]
