@@ -170,9 +170,16 @@ impl Worker {
         let _ = self.to_engines[partition as usize].send(Brought { wanted, kept });
     }
 
-    /// In the order of the batch.
+    /// In the order of the batch. Where keys cannot be read, those fail that want one.
     async fn bring(&self, batch: &[Asked]) -> anyhow::Result<Vec<Bringing>> {
-        let (states, repeats) = tokio::try_join!(self.states(batch), self.repeats(batch))?;
+        let (states, repeats) = tokio::join!(self.states(batch), self.repeats(batch));
+        let (states, repeats) = (
+            states?,
+            repeats.unwrap_or_else(|error| {
+                cannot_be_read(&error.into(), batch.iter().filter(|asked| asked.wanted.key.is_some()).count());
+                batch.iter().map(|_| None).collect()
+            }),
+        );
         let bring = |(asked, (state, repeat)): (&Asked, _)| {
             let state = match state {
                 Some(Found::Long) => return Bringing::Long,

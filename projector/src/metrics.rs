@@ -42,8 +42,9 @@ pub(crate) struct Metrics {
     reaction: Histogram<f64>,
     /// `stampede_deadlines_fired_total`.
     deadlines: Counter<u64>,
-    /// `stampede_projector_active`: 1 where this instance folds.
+    /// `stampede_topic_differs`: 1 where the log's topic is not as it has to be.
     topic_differs: Gauge<u64>,
+    /// `stampede_projector_active`: 1 where this instance folds.
     active: Gauge<u64>,
 }
 

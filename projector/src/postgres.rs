@@ -9,6 +9,7 @@ mod standings;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
@@ -63,9 +64,9 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    /// Tells whether the server gave a commit up because it took too long.
+    /// Tells whether the server gave up what was asked for because it took too long.
     pub(crate) fn is_time_out(&self) -> bool {
-        matches!(self, Self::Commit(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
+        matches!(self, Self::Commit(error) | Self::Read(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
     }
 }
 
@@ -218,25 +219,31 @@ impl Store {
     ) -> Result<(), StoreError> {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, insert_parked, .. } =
             &self.statements;
-        let client = &self.client;
+        let (client, failed) = (&self.client, AtomicBool::new(false));
+        let session = (client, &failed);
         let (partitions, nonces) = identities(moves, standings);
         let moves = Checkpoints::new(moves);
         let written = written(changes)?;
-        let writes = written.iter().map(|(view, columns)| self.write(*view, columns));
+        let writes = written.iter().map(|(view, columns)| self.write(session, *view, columns));
         let runs: Vec<_> = changes.journal.runs.values().collect();
         let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
         let (no_keys, parked) = (changes.journal.repeats.keys.is_empty(), ParkedRecords::new(&changes.parked));
-        // `join` polls them in this order, which is the order in which they are sent. All are awaited even if one
-        // fails, so that the session is out of the transaction afterwards.
+        // All are awaited even if one fails, so that the session is out of the transaction afterwards.
         let (begun, moved, identified, writes, journal, repeats, parked, committed) = tokio::join!(
+            // The order in which they are sent.
+            biased;
             client.batch_execute("BEGIN"),
-            run(client, move_checkpoints, moves.params(), false),
-            run(client, insert_partitions, [&partitions as Param<'_>, &nonces], partitions.is_empty()),
+            run(session, move_checkpoints, moves.params(), false),
+            run(session, insert_partitions, [&partitions as Param<'_>, &nonces], partitions.is_empty()),
             join_all(writes),
-            run(client, insert_journal, [&runs as Param<'_>], runs.is_empty()),
-            run(client, insert_repeats, repeats, no_keys),
-            run(client, insert_parked, parked.params(), changes.parked.is_empty()),
-            client.batch_execute(if end == End::Commit { "COMMIT" } else { "ROLLBACK" })
+            run(session, insert_journal, [&runs as Param<'_>], runs.is_empty()),
+            run(session, insert_repeats, repeats, no_keys),
+            run(session, insert_parked, parked.params(), changes.parked.is_empty()),
+            async {
+                // The server knows nothing of a statement that could not be sent, and would commit the others.
+                let is_whole = end == End::Commit && !failed.load(Ordering::Relaxed);
+                client.batch_execute(if is_whole { "COMMIT" } else { "ROLLBACK" }).await
+            }
         );
         // See `move_checkpoints.sql`.
         if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
@@ -247,11 +254,11 @@ impl Store {
         journal.and(repeats).and(parked).and(committed).map_err(StoreError::Commit).map(drop)
     }
 
-    async fn write(&self, view: StoredView, columns: &Columns) -> Result<(), StoreError> {
+    async fn write(&self, session: InCommit<'_>, view: StoredView, columns: &Columns) -> Result<(), StoreError> {
         let statement = &self.statements.views[view.index()].write;
         let written = match columns {
-            Columns::Rows(rows) => run(&self.client, statement, rows.params(), false).await,
-            Columns::Parts(parts) => run(&self.client, statement, parts.params(), false).await,
+            Columns::Rows(rows) => run(session, statement, rows.params(), false).await,
+            Columns::Parts(parts) => run(session, statement, parts.params(), false).await,
         };
         written.map_err(|source| match is_refusal(&source) {
             true => StoreError::Refused { view, source },
@@ -326,9 +333,12 @@ impl Statements {
     }
 }
 
+/// The session that commits, and whether one of the transaction's statements has failed.
+type InCommit<'a> = (&'a Client, &'a AtomicBool);
+
 /// Nothing to write is not sent.
 async fn run(
-    client: &Client,
+    (client, failed): InCommit<'_>,
     statement: &Statement,
     params: impl AsRef<[Param<'_>]>,
     is_empty: bool,
@@ -336,7 +346,9 @@ async fn run(
     if is_empty {
         return Ok(());
     }
-    client.execute(statement, params.as_ref()).await.map(drop)
+    let executed = client.execute(statement, params.as_ref()).await;
+    failed.fetch_or(executed.is_err(), Ordering::Relaxed);
+    executed.map(drop)
 }
 
 async fn read(

@@ -3,6 +3,9 @@
 --
 -- The columns that this drops are in the record as well. Without them, a command-api of before cannot read keys: it refuses
 -- those that it does not know, where it would have taken repeats for new commands.
+--
+-- In the order of a commit's own locks.
+LOCK TABLE journal_tail, repeats IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE repeats DROP COLUMN fingerprint, DROP COLUMN version, DROP COLUMN events;
 
 -- The first 64 bits of the SHA-256 of a name.

@@ -65,6 +65,29 @@ async fn a_log_that_could_forget_is_refused_with_every_reason() {
 }
 
 #[tokio::test]
+async fn a_projector_commits_nothing_to_tables_of_another_form() {
+    let shop = Shop::with_views(1).await;
+    // As they were before a migration.
+    shop.sql("ALTER TABLE journal_tail DROP COLUMN last_at_ms").await;
+    let command_api = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    command_api.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    let projector = shop.start_projector();
+    projector.wait_for_waiting("postgres").await;
+    eventually("it says what is wrong", async || {
+        let readyz = projector.admin_client().get("/readyz").await.text;
+        readyz.contains("last_at_ms").then_some(())
+    })
+    .await;
+    assert_eq!(shop.sql("SELECT max(next_offset) FROM checkpoints").await.unwrap_or(0), 0);
+    shop.sql("ALTER TABLE journal_tail ADD COLUMN last_at_ms bigint NOT NULL DEFAULT 0").await;
+    eventually("the journal has it", async || {
+        (shop.sql("SELECT count(*) FROM journal").await == Some(1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_topic_that_is_changed_while_it_is_used_is_told_until_it_is_set_back() {
     let shop = Shop::with_views(1).await;
     let projector = shop.projector().await;

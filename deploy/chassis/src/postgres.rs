@@ -69,7 +69,7 @@ pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str
 /// Opens one connection, for whoever needs one outside a pool. It ends when the client is dropped, or with the runtime.
 /// `options` (`-c name=value …`) win over our limits: work that takes longer on purpose lifts one so, or by `SET`.
 ///
-/// Its end is in the log at debug alone: the next statement of whoever has the client fails, which is told there.
+/// Where the server ends it, the log tells why.
 ///
 /// # Errors
 /// [`PostgresError::Connect`] where the server is not there or refuses, [`PostgresError::Silent`] where it says nothing

@@ -1,1 +1,2 @@
-INSERT INTO segment_blocks SELECT * FROM unnest($1::segment_blocks[])
+INSERT INTO segment_blocks (partition, segment, block, offsets, aggregates, versions, events, records)
+SELECT * FROM unnest($1::segment_blocks[])

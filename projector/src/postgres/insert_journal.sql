@@ -1,1 +1,5 @@
-INSERT INTO journal_tail SELECT * FROM unnest($1::journal_tail[])
+-- The columns are named so that another form of the table than this build's is refused before anything is committed.
+INSERT INTO journal_tail (
+    partition, segment, first_offset, offsets, aggregates, versions, events, records, names, keys, last_at_ms
+)
+SELECT * FROM unnest($1::journal_tail[])

@@ -1,5 +1,7 @@
 //! What is parked: looked at, folded after all, or given up.
 
+use std::sync::atomic::AtomicBool;
+
 use schemas::feeds::{FeedId, StoredView};
 use tokio_postgres::Row;
 
@@ -84,7 +86,7 @@ impl Store {
         folder.remember(self.rows(&missing).await?);
         let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
         for (view, columns) in written(&changes)? {
-            self.write(view, &columns).await?;
+            self.write((&self.client, &AtomicBool::default()), view, &columns).await?;
         }
         self.client.execute(FORGET, &[&view.name(), &aggregate]).await.map_err(StoreError::Commit)?;
         Ok(Some((partition.cast_unsigned(), revision)))
