@@ -224,6 +224,9 @@ impl Projector {
                 fold.keep(*folded);
             }
             Next::Committed(committed) => {
+                if let Some(took) = committed.took {
+                    self.commit_size.committed(took);
+                }
                 // First, so that no position moves past what is parked while its row stands there.
                 self.forget(&committed.refused).await;
                 self.show(&committed.rows, &committed.advances, true).await;

@@ -83,36 +83,38 @@ impl Ahead {
 }
 
 /// How many records one commit takes at most: a quarter of before where Postgres gives one up that takes too long, and twice as
-/// many for each minute since.
+/// many after each that was quick.
 #[derive(Debug)]
-pub(crate) struct CommitSize {
-    records: usize,
-    since: Instant,
-}
+pub(crate) struct CommitSize(usize);
 
 impl CommitSize {
     const MAX: usize = 2 * MAX_BATCH_RECORDS;
-    const DOUBLES_IN: Duration = Duration::from_secs(60);
+    const QUICK: Duration = Duration::from_secs(1);
 
     pub(super) fn records(&self) -> usize {
-        let doublings = self.since.elapsed().as_secs() / Self::DOUBLES_IN.as_secs();
-        let factor = 1_usize.checked_shl(doublings.try_into().unwrap_or(u32::MAX)).unwrap_or(Self::MAX);
-        self.records.saturating_mul(factor).min(Self::MAX)
+        self.0
     }
 
     pub(super) fn shrink(&mut self) {
-        (self.records, self.since) = ((self.records() / 4).max(1), Instant::now());
+        self.0 = (self.0 / 4).max(1);
+    }
+
+    pub(super) fn committed(&mut self, took: Duration) {
+        if took < Self::QUICK {
+            self.0 = (self.0 * 2).min(Self::MAX);
+        }
     }
 }
 
 impl Default for CommitSize {
     fn default() -> Self {
-        Self { records: Self::MAX, since: Instant::now() }
+        Self(Self::MAX)
     }
 }
 
 /// A commit: what is folded, the checkpoints that it moves, and where the fold stands then.
 pub(super) struct Work {
+    pub(super) begun: Instant,
     pub(super) ahead: Ahead,
     pub(super) moves: Vec<Move>,
     pub(super) standings: Vec<Standing>,
@@ -178,7 +180,7 @@ async fn commit(
         };
         let Some(work) = work else { return };
         last_ms = log_ms(&work.standings);
-        let Work { ahead, moves, standings } = &*work;
+        let Work { ahead, moves, standings, .. } = &*work;
         let outcome = async {
             store.maintain_repeats(window, log_ms(standings)).await?;
             store.commit(&ahead.changes, moves, standings, End::Commit).await

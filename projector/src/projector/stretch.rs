@@ -78,6 +78,8 @@ pub(crate) struct Committed {
     pub(crate) advances: Vec<Advance>,
     /// Of these places Redis may show rows that Postgres refused.
     pub(crate) refused: Vec<Place>,
+    /// If it was one commit.
+    pub(crate) took: Option<Duration>,
 }
 
 impl Fold {

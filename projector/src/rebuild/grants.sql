@@ -1,11 +1,16 @@
--- Statements that give table $2 what others were granted on table $1.
-SELECT format(
-    'GRANT %s ON %I TO %s%s',
-    acl.privilege_type,
-    $2::text,
-    CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END,
-    CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-)
+-- For each right that others have on table $1, the statement that gives it on table $2, and the one that takes theirs on $1.
+SELECT
+    format(
+        'GRANT %s ON %I TO %s%s',
+        acl.privilege_type,
+        $2::text,
+        grantee.name,
+        CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+    ),
+    format('REVOKE ALL ON %I FROM %s', live.relname, grantee.name)
 FROM pg_class AS live
 CROSS JOIN LATERAL aclexplode(live.relacl) AS acl
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS name
+) AS grantee
 WHERE live.oid = $1::text::regclass AND acl.grantee <> live.relowner

@@ -240,8 +240,10 @@ impl Tables {
             bail!("{OTHER_RECORDS} {}", row.get::<_, i32>(0));
         }
         let table = self.view.table;
+        // What is kept is nobody else's: a rollback gives what others have by then.
         let grants = self.client.query(include_str!("grants.sql"), &[&table, &format!("{table}_next")]).await?;
-        let grants: String = grants.iter().map(|row| format!("{};", row.get::<_, &str>(0))).collect();
+        let grants: String =
+            grants.iter().map(|row| format!("{}; {};", row.get::<_, &str>(0), row.get::<_, &str>(1))).collect();
         // An SQL view goes with the table that it was made from, whatever the table is called.
         let mut views = String::new();
         for row in self.client.query(include_str!("dependents.sql"), &[&table]).await? {

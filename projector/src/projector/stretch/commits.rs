@@ -27,7 +27,8 @@ impl Fold {
             self.note(&ahead.changes, ahead.records);
             return Ok(());
         }
-        Ok(self.committer.begin(Work { ahead, moves, standings: self.standings.clone() }).await?)
+        let (begun, standings) = (Instant::now(), self.standings.clone());
+        Ok(self.committer.begin(Work { begun, ahead, moves, standings }).await?)
     }
 
     /// Takes in what became of a commit.
@@ -39,14 +40,13 @@ impl Fold {
         let work = work.and_then(Arc::into_inner).ok_or(StoreError::Silent)?;
         match ended {
             Ok(()) => {
-                let Work { ahead, moves, standings } = work;
+                let Work { begun, ahead, moves, standings } = work;
                 self.commit_ended(&moves, &standings);
                 self.note(&ahead.changes, ahead.records);
                 self.metrics.committed(ahead.begun.elapsed());
                 self.make_due(&ahead.changes);
-                let committed =
-                    Committed { rows: ahead.changes.rows, advances: Advance::of(&moves), refused: Vec::new() };
-                Ok(Next::Committed(Box::new(committed)))
+                let (rows, advances, took) = (ahead.changes.rows, Advance::of(&moves), Some(begun.elapsed()));
+                Ok(Next::Committed(Box::new(Committed { rows, advances, took, refused: Vec::new() })))
             }
             Err(StoreError::Moved) => {
                 self.hold(work.ahead);
@@ -92,7 +92,7 @@ impl Fold {
             self.make_due(&changes);
             self.commit_ended(&moves, &self.standings.clone());
         }
-        Ok(Committed { rows: changes.rows, advances: Advance::of(&moves), refused: Vec::new() })
+        Ok(Committed { rows: changes.rows, advances: Advance::of(&moves), ..Committed::default() })
     }
 
     fn commit_ended(&mut self, moves: &[Move], standings: &[Standing]) {
