@@ -8,6 +8,7 @@ mod standing;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
 use domain::{Event, TimeMs};
 use schemas::aggregate::type_name;
 use schemas::chain::{ChainError, Passed};
@@ -63,7 +64,10 @@ pub(crate) struct Changes {
 }
 
 /// The records of a batch, read once: partition, offset, bytes, and what they say, unless it is a stranger's.
-pub(crate) struct Records<'a>(Vec<(u32, i64, &'a [u8], Option<Record<'a>>)>);
+pub(crate) struct Records<'a> {
+    read: Vec<(u32, i64, &'a [u8], Option<Record<'a>>)>,
+    bytes: &'a Bytes,
+}
 
 impl<'a> Records<'a> {
     pub(crate) fn of(batch: &'a Batch) -> Result<Self, FoldError> {
@@ -71,19 +75,19 @@ impl<'a> Records<'a> {
             Ok(record) => Ok((partition, offset, value, record)),
             Err(source) => Err(FoldError::Record { partition, offset, source }),
         };
-        batch.iter().map(read).collect::<Result<_, _>>().map(Self)
+        Ok(Self { read: batch.iter().map(read).collect::<Result<_, _>>()?, bytes: batch.bytes() })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.read.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, i64, &'a [u8], Option<&Record<'a>>)> {
-        self.0.iter().map(|(partition, offset, value, record)| (*partition, *offset, *value, record.as_ref()))
+        self.read.iter().map(|(partition, offset, value, record)| (*partition, *offset, *value, record.as_ref()))
     }
 
     pub(crate) fn commits(&self) -> impl Iterator<Item = &Commit<'a>> {
-        self.0.iter().filter_map(|(_, _, _, record)| match record {
+        self.read.iter().filter_map(|(_, _, _, record)| match record {
             Some(Record::Commit(commit)) => Some(commit),
             _ => None,
         })
@@ -193,7 +197,7 @@ impl Folder {
 
     pub(crate) fn fold(&mut self, records: &Records<'_>, standings: &mut [Standing]) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        for (partition, offset, value, record) in &records.0 {
+        for (partition, offset, value, record) in &records.read {
             let (partition, offset) = (*partition, *offset);
             let standing = &mut standings[partition as usize];
             let is_journalled = standing.passes(FeedId::Journal, offset);
@@ -204,7 +208,7 @@ impl Folder {
             };
             if is_journalled {
                 let commit = commit.filter(|_| counts[FeedId::Journal]);
-                changes.journal.push((partition, offset, value), commit);
+                changes.journal.push((partition, offset, records.bytes.slice_ref(value)), commit);
             }
             if let Some(commit) = commit
                 && counts.contains(&true)
@@ -232,7 +236,7 @@ impl Folder {
     /// What was parked of a view, whether it counts was decided then.
     pub(crate) fn refold(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        for (partition, _, _, record) in &records.0 {
+        for (partition, _, _, record) in &records.read {
             if let Some(Record::Commit(commit)) = record {
                 let counts = FeedId::all().map(|feed| feed == FeedId::View(view));
                 self.commit(*partition, commit, counts, &mut changes)?;

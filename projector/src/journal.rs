@@ -1,8 +1,10 @@
 //! The journal: every record as it is, in runs of one partition and segment, and the keys of commands.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
-use postgres_types::ToSql;
+use bytes::{Bytes, BytesMut};
+use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
 use schemas::idempotency::IdempotencyKey;
 use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::Commit;
@@ -28,10 +30,26 @@ pub(crate) struct Run {
     pub(crate) aggregates: Vec<Option<String>>,
     pub(crate) versions: Vec<i64>,
     events: Vec<i32>,
-    pub(crate) records: Vec<Vec<u8>>,
+    pub(crate) records: Vec<Stored>,
     names: Vec<i64>,
     keys: Vec<Option<Uuid>>,
     last_at_ms: i64,
+}
+
+/// A record, in the memory of its batch.
+#[derive(Debug)]
+pub(crate) struct Stored(pub(crate) Bytes);
+
+impl ToSql for Stored {
+    fn to_sql(&self, r#type: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.as_ref().to_sql(r#type, out)
+    }
+
+    fn accepts(r#type: &Type) -> bool {
+        <&[u8] as ToSql>::accepts(r#type)
+    }
+
+    to_sql_checked!();
 }
 
 /// Columns of the table `repeats`, a row a command.
@@ -77,12 +95,12 @@ impl Run {
     }
 
     /// `commit`: what the record says, if it counts; `key`: the hash of its key, if it lies here.
-    fn push(&mut self, offset: i64, record: &[u8], (commit, key): (Option<&Commit<'_>>, Option<Uuid>)) {
+    fn push(&mut self, offset: i64, record: Bytes, (commit, key): (Option<&Commit<'_>>, Option<Uuid>)) {
         self.offsets.push(offset);
         self.aggregates.push(commit.map(|commit| commit.aggregate.to_string()));
         self.versions.push(commit.map_or(0, |commit| commit.version.cast_signed()));
         self.events.push(commit.map_or(0, |commit| i32::try_from(commit.events.len()).unwrap_or(i32::MAX)));
-        self.records.push(record.to_owned());
+        self.records.push(Stored(record));
         self.names.push(commit.map_or(0, |commit| name_hash(&commit.aggregate)));
         self.keys.push(key);
         self.last_at_ms = commit.map_or(self.last_at_ms, |commit| commit.at_ms.cast_signed());
@@ -110,7 +128,7 @@ impl JournalRows {
     }
 
     /// Adds a record. `commit`: what it says, if it counts.
-    pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, &[u8]), commit: Option<&Commit<'_>>) {
+    pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, Bytes), commit: Option<&Commit<'_>>) {
         let segment = offset / SEGMENT_OFFSETS;
         let key = commit.and_then(|commit| {
             let key = key(commit)?;

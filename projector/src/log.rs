@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use chassis::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,15 +18,18 @@ use tokio::sync::Notify;
 
 /// A batch grows to this until it is taken; an idle log's batches are single records.
 pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
-const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 
-/// Records of several partitions, in one piece of memory.
+/// Records of several partitions, in one piece of memory, of which pieces can be kept.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    bytes: Vec<u8>,
-    index: Vec<(u32, i64, Range<usize>)>,
+    bytes: Bytes,
+    index: Index,
 }
+
+/// Of each record the partition, the offset, and where its value is.
+type Index = Vec<(u32, i64, Range<usize>)>;
 
 impl Batch {
     /// As (partition, offset, value).
@@ -38,30 +42,39 @@ impl Batch {
         let is_below = |(partition, offset, _): &(u32, i64, Range<usize>)| *offset < until[*partition as usize];
         let (below, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.index).into_iter().partition(is_below);
         self.index = below;
-        let record =
-            |(partition, offset, range): &(u32, i64, Range<usize>)| (*partition, *offset, &self.bytes[range.clone()]);
-        (!rest.is_empty()).then(|| Self::of(rest.iter().map(record)))
-    }
-
-    fn push(&mut self, message: &BorrowedMessage<'_>) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(message.payload().unwrap_or_default());
-        self.index.push((message.partition().cast_unsigned(), message.offset(), start..self.bytes.len()));
+        (!rest.is_empty()).then(|| Self { bytes: self.bytes.clone(), index: rest })
     }
 
     /// Of records that no client fetched.
     pub(crate) fn of<'a>(records: impl IntoIterator<Item = (u32, i64, &'a [u8])>) -> Self {
-        let mut batch = Self::default();
-        for (partition, offset, value) in records {
-            let start = batch.bytes.len();
-            batch.bytes.extend_from_slice(value);
-            batch.index.push((partition, offset, start..batch.bytes.len()));
-        }
-        batch
+        let mut filling = Filling::default();
+        records.into_iter().for_each(|(partition, offset, value)| filling.push(partition, offset, value));
+        filling.take()
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
+    /// All values, one behind the other.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// A batch that grows.
+#[derive(Debug, Default)]
+struct Filling {
+    bytes: Vec<u8>,
+    index: Index,
+}
+
+impl Filling {
+    fn push(&mut self, partition: u32, offset: i64, value: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.index.push((partition, offset, start..self.bytes.len()));
+    }
+
+    fn take(&mut self) -> Batch {
+        let Self { bytes, index } = std::mem::take(self);
+        Batch { bytes: bytes.into(), index }
     }
 
     fn is_full(&self, max_records: usize) -> bool {
@@ -83,7 +96,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    batch: Batch,
+    batch: Filling,
     /// It grows to so many records.
     max_records: usize,
     error: Option<KafkaError>,
@@ -132,7 +145,7 @@ impl Batches {
                 let mut state = self.0.lock();
                 if !state.batch.index.is_empty() {
                     self.0.taken.notify_one();
-                    return Ok(std::mem::take(&mut state.batch));
+                    return Ok(state.batch.take());
                 }
                 if let Some(error) = &state.error {
                     return Err(error.clone());
@@ -163,7 +176,7 @@ impl Shared {
         if state.batch.index.is_empty() {
             self.filled.notify_one();
         }
-        state.batch.push(message);
+        state.batch.push(message.partition().cast_unsigned(), message.offset(), message.payload().unwrap_or_default());
         !state.is_closed
     }
 }

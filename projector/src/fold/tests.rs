@@ -191,7 +191,7 @@ impl Store {
         let records = runs.flat_map(|run| run.aggregates.into_iter().zip(run.versions).zip(run.records));
         for ((aggregate, version), record) in records {
             let Some(aggregate) = aggregate else { continue };
-            let before = self.journal.insert((aggregate, version), record);
+            let before = self.journal.insert((aggregate, version), record.0.to_vec());
             assert_eq!(before, None, "the journal's key stands once");
         }
     }

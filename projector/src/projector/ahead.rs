@@ -17,7 +17,7 @@ use crate::postgres::{End, Move, Store, StoreError, Target};
 
 /// Folding waits for Postgres when it is so far ahead of it.
 const MAX_AHEAD: Duration = Duration::from_secs(2);
-const MAX_AHEAD_BYTES: usize = 8 * 1024 * 1024;
+const MAX_AHEAD_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where the fold stood in the partitions of a batch before it took it.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Ahead {
 
     pub(super) fn push(&mut self, (before, batch): (Before, Batch), changes: Changes, records: usize) {
         self.before.add(before);
-        self.bytes += batch.bytes();
+        self.bytes += batch.bytes().len();
         self.records += records;
         self.batches.push(batch);
         self.changes.merge(changes);
