@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 /// A batch grows to this until it is taken; an idle log's batches are single records.
 pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
-const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+pub(crate) const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 
 /// Records of several partitions, in one piece of memory, of which pieces can be kept.
@@ -77,8 +77,8 @@ impl Filling {
         Batch { bytes: bytes.into(), index }
     }
 
-    fn is_full(&self, max_records: usize) -> bool {
-        self.index.len() >= max_records || self.bytes.len() >= MAX_BATCH_BYTES
+    fn is_full(&self, (max_records, max_bytes): (usize, usize)) -> bool {
+        self.index.len() >= max_records || self.bytes.len() >= max_bytes
     }
 }
 
@@ -97,8 +97,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     batch: Filling,
-    /// It grows to so many records.
+    /// It grows to so many records, or bytes.
     max_records: usize,
+    max_bytes: usize,
     error: Option<KafkaError>,
     /// Nobody takes any more.
     is_closed: bool,
@@ -106,12 +107,12 @@ struct State {
 
 /// Begins at the given offset of each partition. Dropping what it returns ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
-    follow_by(MAX_BATCH_RECORDS, kafka, topic, from)
+    follow_by((MAX_BATCH_RECORDS, MAX_BATCH_BYTES), kafka, topic, from)
 }
 
-/// Gives so many records at a time at most.
+/// Gives so many records, or bytes, at a time at most.
 pub(crate) fn follow_by(
-    max_records: usize,
+    (max_records, max_bytes): (usize, usize),
     kafka: &KafkaSettings,
     topic: &str,
     from: &[(u32, i64)],
@@ -125,8 +126,8 @@ pub(crate) fn follow_by(
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
-    let shared = Arc::new(Shared::default());
-    shared.lock().max_records = max_records;
+    let state = Mutex::new(State { max_records, max_bytes, ..State::default() });
+    let shared = Arc::new(Shared { state, ..Shared::default() });
     let reader = shared.clone();
     std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader))?;
     Ok(Batches(shared))
@@ -170,7 +171,7 @@ impl Shared {
 
     /// Waits for room. `false`: nobody listens.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
-        let is_full = |state: &mut State| state.batch.is_full(state.max_records) && !state.is_closed;
+        let is_full = |state: &mut State| state.batch.is_full((state.max_records, state.max_bytes)) && !state.is_closed;
         let state = self.taken.wait_while(self.lock(), is_full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.batch.index.is_empty() {

@@ -161,8 +161,8 @@ impl Projector {
         }
         let from: Vec<_> =
             share.partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
-        let max_records = self.commit_size.records().min(log::MAX_BATCH_RECORDS);
-        let mut batches = log::follow_by(max_records, &self.config.kafka, &self.config.topic.name, &from)
+        let limits = (self.commit_size.records().min(log::MAX_BATCH_RECORDS), log::MAX_BATCH_BYTES);
+        let mut batches = log::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from)
             .map_err(ProjectorError::Reader)?;
         self.ready.log.ready();
         if self.failure.is_none() {

@@ -20,6 +20,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const MAX_ROWS: usize = 100_000;
 /// A row that many records change is written rarely.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
+/// More than those that fold live: a row is written once a batch, and this process ends.
+const MAX_BATCH_BYTES: usize = 2 * log::MAX_BATCH_BYTES;
 
 pub(super) struct Worker {
     views: Feeds,
@@ -54,7 +56,7 @@ impl Worker {
         let standings = store.standings(all, views).await?;
         let from: Vec<_> =
             partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
-        let batches = log::follow_by(piece.records, &config.kafka, &config.topic.name, &from)?;
+        let batches = log::follow_by((piece.records, MAX_BATCH_BYTES), &config.kafka, &config.topic.name, &from)?;
         let folder = Folder::with_room(MAX_ROWS);
         let worker = Self {
             views,
