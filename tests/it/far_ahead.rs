@@ -110,9 +110,9 @@ async fn of_ten_thousand_new_rows_redis_shows_as_many_as_may_be_ahead_and_all_on
     const ROWS: usize = 10_000;
     /// Of its name alone.
     const ROW_BYTES: usize = 2_000;
-    /// Folding waits behind 8 MiB that are to be committed next, of which the last batch may go beyond; and the first
-    /// batch, which is being committed. A batch has 4 MiB.
-    const AHEAD_BYTES: usize = (8 + 4 + 4) * 1024 * 1024;
+    /// Folding waits behind 4 MiB that are to be committed next, of which the last batch may go beyond; and the first
+    /// batch, which is being committed. A batch has 2 MiB.
+    const AHEAD_BYTES: usize = (4 + 2 + 2) * 1024 * 1024;
     const { assert!(ROWS * ROW_BYTES > AHEAD_BYTES) };
     let shop = Frozen::new().await;
     shop.postgres.freeze();
