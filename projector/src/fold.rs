@@ -51,6 +51,8 @@ pub(crate) enum FoldError {
 pub(crate) struct Changes {
     /// Of views that one aggregate feeds.
     pub(crate) rows: PerView<Rows>,
+    /// Rows of another source than Postgres that they were folded on, see [`Folder::remember_unproved`].
+    pub(crate) bases: PerView<Rows>,
     /// Of views that many feed; by key and partition.
     pub(crate) sums: PerView<HashMap<(String, u32), Delta>>,
     pub(crate) journal: JournalRows,
@@ -94,12 +96,14 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Keys of rows that a batch folds further and that are not in memory.
-pub(crate) type Missing = PerView<Vec<String>>;
+/// Keys of rows that a batch folds further and that are not in memory, with the versions from which it does.
+pub(crate) type Missing = PerView<HashMap<String, u64>>;
 
 #[derive(Debug)]
 pub(crate) struct Folder {
     rows: PerView<Rows>,
+    /// Rows for the next batch of which Postgres was not asked.
+    unproved: PerView<Rows>,
     /// Since the last batch's end.
     changed: PerView<HashSet<String>>,
     max_rows: usize,
@@ -119,6 +123,9 @@ impl Changes {
     pub(crate) fn merge(&mut self, later: Self) {
         for (rows, later) in self.rows.iter_mut().zip(later.rows) {
             rows.extend(later);
+        }
+        for (bases, later) in self.bases.iter_mut().zip(later.bases) {
+            bases.extend(later);
         }
         for (sums, later) in self.sums.iter_mut().zip(later.sums) {
             for (key, delta) in later {
@@ -148,8 +155,8 @@ impl Changes {
 impl Folder {
     /// For so many rows of a view.
     pub(crate) fn with_room(max_rows: usize) -> Self {
-        let (rows, changed) = Default::default();
-        Self { rows, changed, max_rows, parked: Parked::default(), at: FeedId::Journal }
+        let (rows, unproved, changed) = Default::default();
+        Self { rows, unproved, changed, max_rows, parked: Parked::default(), at: FeedId::Journal }
     }
 
     /// Whether it should let go of rows.
@@ -166,20 +173,18 @@ impl Folder {
 
     /// What [`Self::fold`] will ask for.
     pub(crate) fn missing(&mut self, records: &Records<'_>, feeds: Feeds) -> Missing {
-        let mut missing: PerView<HashSet<&str>> = Default::default();
+        let mut missing: PerView<HashMap<&str, u64>> = Default::default();
         for commit in records.commits() {
             // An aggregate's first commit has no row before it.
-            if commit.version == commit.events.len() as u64 {
-                continue;
-            }
+            let Some(before @ 1..) = commit.version.checked_sub(commit.events.len() as u64) else { continue };
             let Some((kind, id)) = commit.aggregate.split_once('/') else { continue };
             for view in StoredView::all() {
                 if feeds.contain(FeedId::View(view)) && is_of(view, kind) && !self.rows[view].contains_key(id) {
-                    missing[view].insert(id);
+                    missing[view].entry(id).or_insert(before);
                 }
             }
         }
-        missing.map(|keys| keys.into_iter().map(str::to_owned).collect())
+        missing.map(|keys| keys.into_iter().map(|(key, version)| (key.to_owned(), version)).collect())
     }
 
     /// By view.
@@ -189,9 +194,19 @@ impl Folder {
         }
     }
 
+    /// Takes rows of another source than Postgres for the next batch alone: it tells which of them it folded, for its commit to
+    /// compare.
+    pub(crate) fn remember_unproved(&mut self, rows: PerView<Rows>) {
+        for ((known, unproved), rows) in self.rows.iter_mut().zip(&mut self.unproved).zip(rows) {
+            known.extend(rows.iter().map(|(key, row)| (key.clone(), row.clone())));
+            *unproved = rows;
+        }
+    }
+
     /// What stands in Postgres may differ from what is in memory.
     pub(crate) fn clear(&mut self) {
         self.rows.iter_mut().for_each(HashMap::clear);
+        self.unproved.iter_mut().for_each(HashMap::clear);
         self.changed.iter_mut().for_each(HashSet::clear);
     }
 
@@ -230,6 +245,15 @@ impl Folder {
         for ((changed, rows), changes) in self.changed.iter_mut().zip(&self.rows).zip(&mut changes.rows) {
             let row = |id: String| rows.get(&id).cloned().map(|row| (id, row));
             *changes = changed.drain().filter_map(row).collect();
+        }
+        for view in StoredView::all() {
+            for (key, row) in self.unproved[view].drain() {
+                match changes.rows[view].contains_key(&key) {
+                    true => drop(changes.bases[view].insert(key, row)),
+                    // No commit will compare it.
+                    false => drop(self.rows[view].remove(&key)),
+                }
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: rows and checkpoints move in one transaction, and only while nobody else moved them since they were read.
 
+mod bases;
 mod columns;
 mod parked;
 mod repeats;
@@ -14,14 +15,15 @@ use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, StoredView};
 use schemas::tables::nonce_to_sql;
-use schemas::views::{AggregateRow, Source, SumTable};
+use schemas::views::{Source, SumTable};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Statement};
 
+pub(crate) use bases::ReadRow;
 pub(crate) use columns::{Checkpoints, ParkedRecords};
 use columns::{Param, Parts, Rows, repeats_params};
 pub(crate) use parked::DEADLINES;
@@ -29,7 +31,8 @@ pub(crate) use repeats::forgotten_before;
 pub(crate) use standings::{reader, tally};
 
 use crate::config::Feeds;
-use crate::fold::{Changes, Missing, Standing, Times};
+use crate::fold::{Changes, Standing, Times};
+use crate::redis::Place;
 
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 /// Where a partition could not be dropped, because somebody reads the table.
@@ -51,6 +54,9 @@ pub(crate) enum StoreError {
     Moved,
     #[error("the rows of {} were refused", view.name())]
     Refused { view: StoredView, source: tokio_postgres::Error },
+    /// In these places Redis had other rows than Postgres.
+    #[error("rows of Redis that were folded on are not those of Postgres")]
+    Disproved(Vec<Place>),
     #[error("{0}")]
     Fold(String),
     #[error("could not commit a batch")]
@@ -96,9 +102,6 @@ struct ViewStatements {
     /// Rows to fold on; of a summed view there are none.
     read: Option<Statement>,
 }
-
-/// A row as readers see it: key, version, data.
-pub(crate) type ReadRow = (String, u64, String);
 
 /// A checkpoint to move: from where to where.
 pub(crate) struct Move {
@@ -191,23 +194,6 @@ impl Store {
         }
     }
 
-    /// By view.
-    pub(crate) async fn rows(&self, missing: &Missing) -> Result<Vec<Vec<(String, (u64, AggregateRow))>>, StoreError> {
-        try_join_all(StoredView::all().map(|view| self.load(view, &missing[view]))).await
-    }
-
-    async fn load(
-        &self,
-        view: StoredView,
-        keys: &Vec<String>,
-    ) -> Result<Vec<(String, (u64, AggregateRow))>, StoreError> {
-        let Source::Aggregate(row) = view.view().source else { return Ok(Vec::new()) };
-        let Some(statement) = &self.statements.views[view.index()].read else { return Ok(Vec::new()) };
-        let rows = read(&self.client, statement, keys).await.map_err(StoreError::Read)?;
-        let parse = |(key, version, data): ReadRow| Ok((key, (version, (row.read)(&data).map_err(StoreError::Row)?)));
-        rows.into_iter().map(parse).collect()
-    }
-
     /// Everything in one transaction and one round trip: the statements are sent without waiting for each other's
     /// answers. The first fails unless every checkpoint is where `moves` says, and with it fails the transaction.
     pub(crate) async fn commit(
@@ -219,6 +205,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, insert_parked, .. } =
             &self.statements;
+        self.prove(&changes.bases, standings.len() as u32).await?;
         let (client, failed) = (&self.client, AtomicBool::new(false));
         let session = (client, &failed);
         let (partitions, nonces) = identities(moves, standings);
@@ -349,20 +336,4 @@ async fn run(
     let executed = client.execute(statement, params.as_ref()).await;
     failed.fetch_or(executed.is_err(), Ordering::Relaxed);
     executed.map(drop)
-}
-
-async fn read(
-    client: &Client,
-    statement: &Statement,
-    keys: &Vec<String>,
-) -> Result<Vec<ReadRow>, tokio_postgres::Error> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(client.query(statement, &[keys]).await?.iter().map(read_row).collect())
-}
-
-fn read_row(row: &Row) -> ReadRow {
-    let version: i64 = row.get(1);
-    (row.get(0), version.cast_unsigned(), row.get(2))
 }

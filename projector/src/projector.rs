@@ -183,8 +183,8 @@ impl Projector {
         loop {
             let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut next_try).await {
                 true => {
-                    let until = self.cache.foretold(self.partitions);
-                    fold.next((&mut batches, until, self.commit_size.records()), &mut assignment, shutdown).await?
+                    let from = (&mut batches, &self.cache, self.commit_size.records());
+                    fold.next(from, &mut assignment, shutdown).await?
                 }
                 false => Next::Overtaken,
             };

@@ -8,6 +8,7 @@
 //! incarnation of it.
 
 mod advance;
+mod bases;
 mod change;
 pub(crate) mod fitness;
 mod foretold;

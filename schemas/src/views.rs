@@ -22,7 +22,8 @@ use std::str::FromStr;
 use domain::{AggregateType, Event, TimeMs};
 use jiff::civil::{Date, DateTime};
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::aggregate::check_id;
 use crate::time::parse_rfc3339;
@@ -294,6 +295,19 @@ pub fn row_body(key: &str, version: u64, data: &str) -> String {
     ["{\"key\":\"", key, "\",\"version\":", &version.to_string(), ",\"data\":", data, "}"].concat()
 }
 
+/// Returns the row's own JSON of the bytes that are served for it, see [`row_body`].
+///
+/// # Errors
+/// If they are not what is served for a row.
+pub fn row_data(body: &[u8]) -> Result<&str, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    serde_json::from_slice::<Body<'_>>(body).map(|body| body.data.get())
+}
+
 /// A CloudEvent of the journal, in JSON: <https://github.com/cloudevents/spec>.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct CloudEvent<'a> {
@@ -322,7 +336,7 @@ pub struct CloudEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
-    pub data: &'a serde_json::value::RawValue,
+    pub data: &'a RawValue,
 }
 
 #[cfg(test)]

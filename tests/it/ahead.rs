@@ -17,6 +17,8 @@ use crate::query_tier::copy_of_postgres;
 pub(crate) struct Frozen {
     pub(crate) shop: Shop,
     pub(crate) postgres: Arc<Proxy>,
+    /// The shop with the projector's Postgres.
+    seen: Shop,
     pub(crate) projector: Service,
     pub(crate) commands: Client,
     pub(crate) queries: Client,
@@ -37,11 +39,18 @@ impl Frozen {
         let (command_api, projector, query_api) =
             (shop.command_api().await, seen.projector().await, shop.query_api().await);
         let (commands, queries) = (command_api.client(), query_api.client());
-        let shop = Self { shop, postgres, projector, commands, queries, query_api, _command_api: command_api };
+        let shop = Self { shop, postgres, seen, projector, commands, queries, query_api, _command_api: command_api };
         let token = shop.register("cd").await;
         assert_eq!(shop.stock("cd", &token).await, 100);
         shop.queries.is_stored(&token).await;
         shop
+    }
+
+    /// Starts a projector in the place of the one that runs.
+    pub(crate) async fn start_projector_again(&mut self) {
+        let next = self.seen.start_projector();
+        std::mem::replace(&mut self.projector, next).stop().await;
+        self.projector.wait_ready().await;
     }
 
     /// With a product whose stock is 100 in Postgres, which is frozen, and 101 in Redis; and the token that names that.

@@ -25,6 +25,7 @@ mod views;
 mod cache;
 mod ahead;
 mod far_ahead;
+mod bases;
 mod cluster;
 mod forgetful;
 mod projectors;

@@ -197,8 +197,8 @@ impl Store {
     }
 
     fn rows(&self, missing: &Missing) -> Vec<Vec<(String, (u64, AggregateRow))>> {
-        let of = |(rows, keys): (&Rows, &Vec<String>)| {
-            keys.iter().filter_map(|key| Some((key.clone(), rows.get(key)?.clone()))).collect()
+        let of = |(rows, keys): (&Rows, &HashMap<String, u64>)| {
+            keys.keys().filter_map(|key| Some((key.clone(), rows.get(key)?.clone()))).collect()
         };
         self.rows.iter().zip(missing).map(of).collect()
     }
@@ -290,11 +290,33 @@ fn what_others_fold_is_neither_asked_for_nor_written() {
     let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], feeds, None); PARTITIONS as usize];
     let mut folder = Folder::default();
     let missing = folder.missing(&Records::of(&batch).unwrap(), feeds);
-    assert!(missing.iter().all(Vec::is_empty));
+    assert!(missing.iter().all(HashMap::is_empty));
     // Rows that are there all the same.
     folder.remember(fold_all(&log, &[]).rows.map(|rows| rows.into_iter().collect()));
     let changes = folder.fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
     assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
+}
+
+#[test]
+fn rows_of_another_source_are_told_where_they_were_folded_and_forgotten_where_they_were_not() {
+    let place = |order| Step::Place { order, customer: 1, day: 1, units: 2 };
+    let cancel = |order| Step::Cancel { order };
+    let log = log(&[vec![place(0), place(1), cancel(0), cancel(1)], vec![]]);
+    let (first, later) = log.iter().partition::<Vec<_>, _>(|(partition, offset, _)| *partition > 0 || *offset <= 2);
+    let batch = |records: &[&(u32, i64, Vec<u8>)]| {
+        Batch::of(records.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
+    };
+    let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
+    let before = Folder::default().fold(&Records::of(&batch(&first)).unwrap(), &mut standings).unwrap().rows;
+    let order = StoredView::named("order").unwrap();
+    let (folded, other) = (&later[..1], &later[1..]);
+    let mut folder = Folder::default();
+    folder.remember_unproved(before.clone());
+    let changes = folder.fold(&Records::of(&batch(folded)).unwrap(), &mut standings).unwrap();
+    let [key] = &changes.rows[order].keys().collect::<Vec<_>>()[..] else { panic!("one row was changed") };
+    assert_eq!(changes.bases[order], HashMap::from([((*key).clone(), before[order][*key].clone())]));
+    let missing = folder.missing(&Records::of(&batch(other)).unwrap(), Feeds::ALL);
+    assert_eq!(missing[order].len(), 1, "the other one is asked for again");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 mod commits;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,13 @@ use tokio::task::JoinSet;
 use super::ahead::{Ahead, Before, Committer, Work};
 use super::{IDLE_MOVE, ProjectorError, Share, changed};
 use crate::config::Config;
-use crate::fold::{Changes, Folder, Records, Rows, Standing};
+use crate::fold::{Changes, Folder, Missing, Records, Rows, Standing};
 use crate::log::{Batch, Batches, MAX_BATCH_RECORDS};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
 use crate::poison::Parked;
 use crate::postgres::{End, Store, StoreError};
-use crate::redis::{Advance, Place, is_early};
+use crate::redis::{Advance, Cache, Place, is_early};
 use crate::segments::Segments;
 use crate::snapshots::{self, Due};
 
@@ -49,7 +50,13 @@ pub(crate) struct Fold {
     window: Duration,
     due: mpsc::Sender<Due>,
     segments: Segments,
+    /// The last rows to fold on came from Redis, and no commit has ended since.
+    is_postgres_late: bool,
 }
+
+/// After so long Redis is asked for rows to fold on, too, and for each of them so much longer.
+const ROWS_WITHIN: Duration = Duration::from_millis(20);
+const ROW_WITHIN: Duration = Duration::from_micros(50);
 
 /// What became of a wait for a batch.
 pub(super) enum Next {
@@ -76,7 +83,7 @@ pub(super) struct Folded {
 pub(crate) struct Committed {
     pub(crate) rows: PerView<Rows>,
     pub(crate) advances: Vec<Advance>,
-    /// Of these places Redis may show rows that Postgres refused.
+    /// Of these places Redis may show rows that Postgres does not have.
     pub(crate) refused: Vec<Place>,
     /// If it was one commit.
     pub(crate) took: Option<Duration>,
@@ -115,14 +122,16 @@ impl Fold {
             window: config.window,
             due,
             segments,
+            is_postgres_late: false,
         })
     }
 
-    /// Folds the next batch, up to the offsets in `until`, or waits for the end of the commit that is under way.
+    /// Folds the next batch, or waits for the end of the commit that is under way. Nothing is folded in one go across a position
+    /// of `cache` that is to be compared.
     /// `max_records`: of one commit.
     pub(super) async fn next(
         &mut self,
-        (batches, until, max_records): (&mut Batches, Option<Vec<i64>>, usize),
+        (batches, cache, max_records): (&mut Batches, &Cache, usize),
         assignment: &mut watch::Receiver<Assignment>,
         shutdown: &Shutdown,
     ) -> Result<Next, ProjectorError> {
@@ -145,6 +154,7 @@ impl Fold {
                 () = tokio::time::sleep(IDLE_MOVE), if has_room => Batch::default(),
             },
         };
+        let until = cache.foretold(self.standings.len() as u32);
         if let Some(rest) = until.and_then(|until| batch.split_off(&until)) {
             self.held.push_front(rest);
         }
@@ -163,7 +173,7 @@ impl Fold {
             return Ok(Next::Committed(Box::new(taken)));
         }
         let before = Before::of(&batch, &self.standings);
-        match self.fold(&batch).await {
+        match self.fold(&batch, Some(cache)).await {
             Ok((changes, records)) => {
                 let advances = match changes.commits {
                     0 => Vec::new(),
@@ -280,8 +290,8 @@ impl Fold {
         Ok(())
     }
 
-    /// Folds a batch on what is in memory, and on what Postgres has of the rest.
-    async fn fold(&mut self, batch: &Batch) -> Result<(Changes, usize), ProjectorError> {
+    /// Folds a batch on what is in memory, and on what Postgres has of the rest, or `cache` where Postgres does not answer soon.
+    async fn fold(&mut self, batch: &Batch, cache: Option<&Cache>) -> Result<(Changes, usize), ProjectorError> {
         let records = Records::of(batch)?;
         if self.folder.is_full() {
             let under_way = self.committer.under_way().map(|work| &work.ahead.changes);
@@ -291,9 +301,35 @@ impl Fold {
         }
         let missing = self.folder.missing(&records, self.share.feeds);
         if missing.iter().any(|keys| !keys.is_empty()) {
-            self.folder.remember(self.store.rows(&missing).await?);
+            self.fetch(&missing, cache).await?;
         }
         Ok((self.folder.fold(&records, &mut self.standings)?, records.len()))
+    }
+
+    async fn fetch(&mut self, missing: &Missing, cache: Option<&Cache>) -> Result<(), StoreError> {
+        let count: usize = missing.iter().map(HashMap::len).sum();
+        let patience = if self.is_postgres_late { Duration::ZERO } else { ROWS_WITHIN + ROW_WITHIN * count as u32 };
+        let partitions = self.standings.len() as u32;
+        let shown = async {
+            let Some(cache) = cache else { return pending().await };
+            tokio::time::sleep(patience).await;
+            match cache.bases(missing, partitions).await {
+                Some(rows) => rows,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            rows = self.store.rows(missing) => {
+                self.folder.remember(rows?);
+                self.is_postgres_late = false;
+            }
+            rows = shown => {
+                self.folder.remember_unproved(rows);
+                self.is_postgres_late = true;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -42,6 +42,7 @@ impl Fold {
             Ok(()) => {
                 let Work { begun, ahead, moves, standings } = work;
                 self.commit_ended(&moves, &standings);
+                self.is_postgres_late = false;
                 self.note(&ahead.changes, ahead.records);
                 self.metrics.committed(ahead.begun.elapsed());
                 self.make_due(&ahead.changes);
@@ -56,6 +57,12 @@ impl Fold {
                 self.hold(work.ahead);
                 self.is_careful = true;
                 Ok(Next::Committed(Box::default()))
+            }
+            Err(StoreError::Disproved(refused)) => {
+                tracing::error!(places = ?refused, "Redis had other rows than Postgres; folding again on Postgres's");
+                self.hold(work.ahead);
+                self.is_careful = true;
+                Ok(Next::Committed(Box::new(Committed { refused, ..Committed::default() })))
             }
             Err(error) => Err(error.into()),
         }
@@ -77,7 +84,7 @@ impl Fold {
     /// Folds a batch and commits it. Nothing else may be ahead of Postgres.
     pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
-        let (changes, records) = self.fold(batch).await?;
+        let (changes, records) = self.fold(batch, None).await?;
         let moves = self.moves(&changes, true);
         if !moves.is_empty() {
             self.store.maintain_repeats(self.window, log_ms(&self.standings)).await?;
