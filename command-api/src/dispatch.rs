@@ -296,3 +296,4 @@ pub(crate) fn now() -> TimeMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+            batch: incoming.order.as_ref().map(|order| order.name()),

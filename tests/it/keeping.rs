@@ -1,5 +1,7 @@
 //! What an owner does not hold in memory, because Postgres has it.
 
+use std::pin::pin;
+
 use projector::snapshots::{Prepared, prepare};
 use serde_json::json;
 
@@ -132,6 +134,38 @@ async fn without_postgres_an_owner_serves_what_it_holds_and_refuses_what_it_does
     })
     .await;
     drop(projector);
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_looked_up_keeps_no_other_command_waiting() {
+    let mut shop = Shop::with_views(1).await;
+    let _projector = shop.projector().await;
+    let first = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    first.client().post("/v1/products/hot/register", registered).await.accepted(&["product.registered.v1"]);
+    caught_up(&shop, 1).await;
+    first.stop().await;
+    let postgres = proxy_to_postgres(&mut shop).await;
+    let second = shop.command_api().await;
+    let (client, restock) = (second.client(), json!({ "quantity": 1 }));
+    let path = "/v1/products/hot/restock";
+    client.post(path, restock.clone()).await.accepted(&["product.restocked.v1"]);
+    postgres.freeze();
+    // It tells no time: the owner before may have known it.
+    let untimed = [("idempotency-key", "order-17"), ("prefer", "wait=20")];
+    let mut waiting = pin!(client.post_with(path, &untimed, restock.clone()));
+    let others = async {
+        for _ in 0..50 {
+            let answer = client.post_with(path, &[("prefer", "wait=2")], restock.clone()).await;
+            answer.accepted(&["product.restocked.v1"]);
+        }
+    };
+    tokio::select! {
+        answer = &mut waiting => panic!("nobody could look its key up: {answer:?}"),
+        () = others => {}
+    }
+    postgres.thaw();
+    waiting.await.accepted(&["product.restocked.v1"]);
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ fn request(product: &str, key: usize, of_batch: bool) -> Request<Reply> {
         key: IdempotencyKey::from_bare(&key.to_string()).unwrap(),
         cause: None,
         trace: None,
+        batch: None,
         reply: Reply { answer: oneshot::channel().0, order },
     }
 }

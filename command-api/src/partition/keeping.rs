@@ -68,14 +68,19 @@ impl<R> Partition<R> {
                 self.take_in(wanted, kept, now);
                 self.resume(wanted, now, out);
             }
-            Err(Unavailable) => self.refuse_parked(wanted, out),
+            Err(Unavailable) => {
+                if wanted.state {
+                    self.parked.set_asks_state(&wanted.aggregate, false);
+                }
+                self.refuse_parked(wanted, out);
+            }
         }
     }
 
-    /// What has to be brought before the command can be decided.
+    /// What has to be brought before the command can be decided, if anything; nothing may be, where it only waits for its turn.
     pub(super) fn missing(&self, request: &Request<R>) -> Option<Wanted> {
         let aggregate = &request.aggregate;
-        let waits = self.parked.waits(aggregate);
+        let waits = self.parked.holds_back(request);
         if !waits && self.memory.repeats.of(request).is_some() {
             return None;
         }
@@ -99,12 +104,19 @@ impl<R> Partition<R> {
         if self.parked.is_full() || self.full && wanted.state {
             return parked.set_back(overloaded("there is no room for another aggregate in memory just now"), out);
         }
-        // Whoever waits already asked for it.
-        wanted.state &= !self.parked.waits(&wanted.aggregate);
+        if !wanted.state && self.parked.is_full_of(&wanted.aggregate) {
+            return parked
+                .set_back(overloaded("too many commands wait for it to be known whether their keys took effect"), out);
+        }
+        wanted.state &= !self.parked.asks_state(&wanted.aggregate);
+        let (aggregate, asks_state) = (wanted.aggregate.clone(), wanted.state);
         if (wanted.state || wanted.key.is_some()) && out.load(wanted).is_err() {
             return parked.set_back(overloaded("too many commands wait for what is kept of their aggregates"), out);
         }
         self.parked.push(parked);
+        if asks_state {
+            self.parked.set_asks_state(&aggregate, true);
+        }
     }
 
     /// Asks for the states of which only the end was read: whoever takes over is warm soon. What finds no room is
@@ -128,6 +140,7 @@ impl<R> Partition<R> {
         let Wanted { aggregate, key, .. } = wanted;
         if let Some(state) = kept.state {
             self.memory.aggregates.bring(aggregate, state);
+            self.parked.set_asks_state(aggregate, false);
         }
         let Some(key) = key else { return };
         if let Some(repeat) = kept.repeat
@@ -139,26 +152,36 @@ impl<R> Partition<R> {
     }
 
     fn resume(&mut self, wanted: &Wanted, now: TimeMs, out: &mut impl Outside<Reply = R>) {
-        let aggregate = &wanted.aggregate;
-        while matches!(self.phase, Phase::Owner(_)) && !self.leaving {
-            let memory = &self.memory;
-            let goes_on = |ParkedRequest { request, key_known, .. }: &ParkedRequest<R>| {
-                memory.repeats.of(request).is_some() || *key_known && !memory.aggregates.is_cold(aggregate)
-            };
-            match self.parked.pop_if(aggregate, goes_on) {
-                Some(ParkedRequest { request, may_count, .. }) => self.decide(request, may_count, now, out),
-                None => break,
-            }
+        if !matches!(self.phase, Phase::Owner(_)) || self.leaving {
+            return;
+        }
+        let (aggregate, memory) = (&wanted.aggregate, &self.memory);
+        let is_ready = |ParkedRequest { request, key_known, .. }: &ParkedRequest<R>| {
+            memory.repeats.of(request).is_some() || *key_known && !memory.aggregates.is_cold(aggregate)
+        };
+        for ParkedRequest { request, may_count, .. } in self.parked.take_ready(aggregate, is_ready) {
+            self.decide(request, may_count, now, out);
         }
         // It was let go of while its commands waited for something else.
-        let asks_again = !wanted.state && self.parked.waits(aggregate) && self.memory.aggregates.is_cold(aggregate);
-        if asks_again && out.load(Wanted { state: true, key: None, ..wanted.clone() }).is_err() {
-            self.refuse_parked(wanted, out);
+        let lacks_state = self.parked.waits(aggregate) && self.memory.aggregates.is_cold(aggregate);
+        if lacks_state && !self.parked.asks_state(aggregate) {
+            let wanted = Wanted { aggregate: aggregate.clone(), state: true, key: None };
+            match out.load(wanted.clone()) {
+                Ok(()) => self.parked.set_asks_state(aggregate, true),
+                Err(Unavailable) => self.refuse_parked(&wanted, out),
+            }
         }
     }
 
+    /// What was wanted cannot be read: who waits for it is refused.
     fn refuse_parked(&mut self, wanted: &Wanted, out: &mut impl Outside<Reply = R>) {
-        for parked in self.parked.take_of(&wanted.aggregate) {
+        let Wanted { aggregate, state, key } = wanted;
+        let refused = match key {
+            _ if *state && self.memory.aggregates.is_cold(aggregate) => self.parked.take_of(aggregate),
+            Some(key) => self.parked.take_of_key(aggregate, key.as_str()),
+            None => return,
+        };
+        for parked in refused {
             let detail = "what is kept of the aggregate cannot be read just now".into();
             parked.set_back(Answer::Overloaded { detail }, out);
         }

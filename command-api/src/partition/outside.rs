@@ -21,6 +21,8 @@ pub struct Request<R> {
     pub key: IdempotencyKey,
     pub cause: Option<Box<str>>,
     pub trace: Option<Box<str>>,
+    /// Of a line of a batch: lines of one batch on one aggregate are decided in the order in which they came.
+    pub batch: Option<u64>,
     pub reply: R,
 }
 

@@ -1,10 +1,9 @@
 //! Commands that wait for what is kept outside: their aggregate's state, or whether their key took effect.
 //!
-//! Invariant: of one aggregate they go on in the order in which they came; nobody overtakes.
+//! Invariant: of one aggregate, lines of one batch go on in the order in which they came. Other commands wait for nothing
+//! but what they need themselves: who sends a key that has to be looked up keeps nobody else waiting.
 
-use std::collections::VecDeque;
-
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 
@@ -12,12 +11,26 @@ use super::{Outside, Request};
 
 /// Commands that may wait here.
 const MAX_PARKED: usize = 4096;
+/// Of those, commands on one aggregate that wait for their keys.
+const MAX_KEYS_OF_ONE: usize = 2048;
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Parked<R> {
-    by_aggregate: HashMap<AggregateId, VecDeque<ParkedRequest<R>>>,
+    by_aggregate: HashMap<AggregateId, Waiting<R>>,
     count: usize,
+}
+
+/// What waits of one aggregate.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+struct Waiting<R> {
+    /// In the order in which they came.
+    requests: Vec<ParkedRequest<R>>,
+    /// Batches that have lines among them, with how many.
+    batches: HashMap<u64, usize>,
+    /// The aggregate's state was asked for.
+    asks_state: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +56,12 @@ impl<R> Default for Parked<R> {
     }
 }
 
+impl<R> Default for Waiting<R> {
+    fn default() -> Self {
+        Self { requests: Vec::new(), batches: HashMap::new(), asks_state: false }
+    }
+}
+
 impl<R> Parked<R> {
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
@@ -52,50 +71,112 @@ impl<R> Parked<R> {
         self.count >= MAX_PARKED
     }
 
+    /// Tells whether no more of an aggregate whose state is here may wait for their keys.
+    pub(super) fn is_full_of(&self, aggregate: &AggregateId) -> bool {
+        self.by_aggregate.get(aggregate).is_some_and(|waiting| waiting.requests.len() >= MAX_KEYS_OF_ONE)
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = (&AggregateId, &str)> {
-        let requests = self.by_aggregate.values().flatten().map(|parked| &parked.request);
-        requests.map(|request| (&request.aggregate, request.key.as_str()))
+        let requests = self.by_aggregate.values().flat_map(|waiting| &waiting.requests);
+        requests.map(|parked| (&parked.request.aggregate, parked.request.key.as_str()))
+    }
+
+    /// Tells whether an earlier line of the command's batch waits, on the same aggregate.
+    pub(super) fn holds_back(&self, request: &Request<R>) -> bool {
+        let Some(batch) = request.batch.filter(|_| self.count > 0) else { return false };
+        self.by_aggregate.get(&request.aggregate).is_some_and(|waiting| waiting.batches.contains_key(&batch))
+    }
+
+    /// Tells whether somebody waits for the aggregate's state, which was asked for.
+    pub(super) fn asks_state(&self, aggregate: &AggregateId) -> bool {
+        self.by_aggregate.get(aggregate).is_some_and(|waiting| waiting.asks_state)
     }
 
     pub(super) fn waits(&self, aggregate: &AggregateId) -> bool {
-        self.count > 0 && self.by_aggregate.contains_key(aggregate)
+        self.by_aggregate.contains_key(aggregate)
+    }
+
+    /// Notes that the state of an aggregate, for which somebody waits, was asked for, or has come.
+    pub(super) fn set_asks_state(&mut self, aggregate: &AggregateId, asks: bool) {
+        if let Some(waiting) = self.by_aggregate.get_mut(aggregate) {
+            waiting.asks_state = asks;
+        }
     }
 
     pub(super) fn push(&mut self, parked: ParkedRequest<R>) {
         self.count += 1;
-        self.by_aggregate.entry_ref(&parked.request.aggregate).or_default().push_back(parked);
+        let waiting = self.by_aggregate.entry_ref(&parked.request.aggregate).or_default();
+        if let Some(batch) = parked.request.batch {
+            *waiting.batches.entry(batch).or_default() += 1;
+        }
+        waiting.requests.push(parked);
     }
 
     /// What is kept outside of this key is known.
     pub(super) fn know_key(&mut self, aggregate: &AggregateId, key: &str) {
-        for parked in self.by_aggregate.get_mut(aggregate).into_iter().flatten() {
+        for parked in self.by_aggregate.get_mut(aggregate).into_iter().flat_map(|waiting| &mut waiting.requests) {
             parked.key_known |= parked.request.key.as_str() == key;
         }
     }
 
-    /// The next command on the aggregate, if it can go on.
-    pub(super) fn pop_if(
+    /// Takes out commands on an aggregate that can go on, in their order. A line waits behind those of its batch that wait.
+    pub(super) fn take_ready(
         &mut self,
         aggregate: &AggregateId,
-        goes_on: impl FnOnce(&ParkedRequest<R>) -> bool,
-    ) -> Option<ParkedRequest<R>> {
-        let queue = self.by_aggregate.get_mut(aggregate)?;
-        let next = queue.pop_front_if(|parked| goes_on(parked))?;
-        if queue.is_empty() {
-            self.by_aggregate.remove(aggregate);
-        }
-        self.count -= 1;
-        Some(next)
+        is_ready: impl Fn(&ParkedRequest<R>) -> bool,
+    ) -> Vec<ParkedRequest<R>> {
+        let mut held_back = HashSet::new();
+        self.take_if(aggregate, |parked| {
+            let batch = parked.request.batch;
+            let goes_on = is_ready(parked) && batch.is_none_or(|batch| !held_back.contains(&batch));
+            if !goes_on {
+                held_back.extend(batch);
+            }
+            goes_on
+        })
     }
 
-    pub(super) fn take_of(&mut self, aggregate: &AggregateId) -> VecDeque<ParkedRequest<R>> {
-        let queue = self.by_aggregate.remove(aggregate).unwrap_or_default();
-        self.count -= queue.len();
-        queue
+    /// Takes out commands that wait for a key, and the lines of their batches behind them.
+    pub(super) fn take_of_key(&mut self, aggregate: &AggregateId, key: &str) -> Vec<ParkedRequest<R>> {
+        let mut taken = HashSet::new();
+        self.take_if(aggregate, |parked| {
+            let batch = parked.request.batch;
+            let waits_for_key = !parked.key_known && parked.request.key.as_str() == key;
+            let goes = waits_for_key || batch.is_some_and(|batch| taken.contains(&batch));
+            if goes {
+                taken.extend(batch);
+            }
+            goes
+        })
+    }
+
+    pub(super) fn take_of(&mut self, aggregate: &AggregateId) -> Vec<ParkedRequest<R>> {
+        self.take_if(aggregate, |_| true)
     }
 
     pub(super) fn take(&mut self) -> impl Iterator<Item = ParkedRequest<R>> + use<R> {
         self.count = 0;
-        std::mem::take(&mut self.by_aggregate).into_values().flatten()
+        std::mem::take(&mut self.by_aggregate).into_values().flat_map(|waiting| waiting.requests)
+    }
+
+    fn take_if(
+        &mut self,
+        aggregate: &AggregateId,
+        mut goes: impl FnMut(&ParkedRequest<R>) -> bool,
+    ) -> Vec<ParkedRequest<R>> {
+        let Some(waiting) = self.by_aggregate.get_mut(aggregate) else { return Vec::new() };
+        let taken: Vec<_> = waiting.requests.extract_if(.., |parked| goes(parked)).collect();
+        for batch in taken.iter().filter_map(|parked| parked.request.batch) {
+            let lines = waiting.batches.get_mut(&batch).expect("each line was counted");
+            *lines -= 1;
+            if *lines == 0 {
+                waiting.batches.remove(&batch);
+            }
+        }
+        if waiting.requests.is_empty() {
+            self.by_aggregate.remove(aggregate);
+        }
+        self.count -= taken.len();
+        taken
     }
 }

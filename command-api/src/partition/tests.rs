@@ -266,6 +266,7 @@ fn request<R>(reply: R, key: &str, command: Command, precondition: Precondition)
         key: IdempotencyKey::from_bare(key).unwrap(),
         cause: None,
         trace: None,
+        batch: None,
         reply,
     }
 }

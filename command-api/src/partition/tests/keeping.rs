@@ -93,10 +93,78 @@ fn commands_on_a_cold_aggregate_wait_for_its_state_in_their_order() {
     assert_eq!(shop.answers(), [("a", accepted(2, super::RESERVED, 4)), ("b", accepted(3, RESTOCKED, 5))]);
 }
 
+const FRESH: &str = "01a207a9-06da-7393-ba71-dff74814781b";
+const FRESHER: &str = "01a207a9-06fe-77ea-bdb9-c6c8b328ab9e";
+
+/// The product is in memory, and its registration answered.
+fn warm_shop_with_a_past() -> Shop {
+    let mut shop = shop_with_a_past();
+    shop.ask("registration", FRESH, register(1));
+    let [state] = wanted(&mut shop).try_into().unwrap();
+    kept(&mut shop, &state, 3, None);
+    shop.settle();
+    shop.answers();
+    shop
+}
+
+#[test]
+fn a_key_that_is_looked_up_keeps_nobody_else_waiting() {
+    let mut shop = warm_shop_with_a_past();
+    shop.ask_for("untimed", RESTOCK);
+    let [untimed] = wanted(&mut shop).try_into().unwrap();
+    shop.ask("b", FRESHER, RESTOCK);
+    shop.settle();
+    assert_eq!(shop.answers(), [("b", accepted(2, RESTOCKED, 5))]);
+    kept(&mut shop, &untimed, 3, None);
+    shop.settle();
+    assert_eq!(shop.answers(), [("untimed", accepted(3, RESTOCKED, 6))]);
+}
+
+#[test]
+fn lines_of_one_batch_wait_behind_each_other_and_others_do_not() {
+    let mut shop = warm_shop_with_a_past();
+    let line = |shop: &mut Shop, reply, key, batch| {
+        let request = super::Request { batch: Some(batch), ..request(reply, key, RESTOCK, Precondition::None) };
+        shop.machine.command(request, NOW, &mut shop.out);
+        shop.end_turn();
+    };
+    let key = |n: u16| format!("01a207a9-0{n:03}-77ea-bdb9-c6c8b328ab9e");
+    line(&mut shop, "first", "untimed", 7);
+    let (second, other) = (key(700), key(701));
+    line(&mut shop, "second", &second, 7);
+    line(&mut shop, "other", &other, 8);
+    shop.settle();
+    assert_eq!(shop.answers(), [("other", accepted(2, RESTOCKED, 5))]);
+    let [untimed] = wanted(&mut shop).try_into().unwrap();
+    kept(&mut shop, &untimed, 3, None);
+    shop.settle();
+    assert_eq!(shop.answers(), [("first", accepted(3, RESTOCKED, 6)), ("second", accepted(4, RESTOCKED, 7))]);
+}
+
+#[test]
+fn where_a_key_cannot_be_looked_up_its_command_is_refused_with_the_lines_behind_it_alone() {
+    let mut shop = warm_shop_with_a_past();
+    let line = |shop: &mut Shop, reply, key, batch| {
+        let request = super::Request { batch, ..request(reply, key, RESTOCK, Precondition::None) };
+        shop.machine.command(request, NOW, &mut shop.out);
+        shop.end_turn();
+    };
+    line(&mut shop, "first", "one", Some(7));
+    line(&mut shop, "second", FRESHER, Some(7));
+    line(&mut shop, "other", "two", None);
+    let [one, two] = wanted(&mut shop).try_into().unwrap();
+    shop.machine.loaded(&one, Err(Unavailable), NOW, &mut shop.out);
+    let refused = shop.answers();
+    assert!(matches!(refused[..], [("first", Answer::Overloaded { .. }), ("second", Answer::Overloaded { .. })]));
+    kept(&mut shop, &two, 3, None);
+    shop.settle();
+    assert_eq!(shop.answers(), [("other", accepted(2, RESTOCKED, 5))]);
+}
+
 #[test]
 fn a_key_that_may_have_been_forgotten_is_asked_for_and_a_fresh_one_is_not() {
     let mut shop = shop_with_a_past();
-    shop.ask("registration", "01a207a9-06da-7393-ba71-dff74814781b", register(1));
+    shop.ask("registration", FRESH, register(1));
     let [state] = wanted(&mut shop).try_into().unwrap();
     assert_eq!(state.key, None, "it was made after everything that was forgotten");
     kept(&mut shop, &state, 3, None);

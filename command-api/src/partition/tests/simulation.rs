@@ -38,14 +38,16 @@ struct Wish {
 
 const PRODUCTS: [&str; 2] = ["p", "q"];
 const STOCK: u32 = 3;
-/// Three of them tell the time at which they were made: about as the simulation begins, in it, and after it.
-const KEYS: [&str; 6] = [
+/// Five of them tell the time at which they were made: about as the simulation begins, in it, and after it.
+const KEYS: [&str; 8] = [
     "k-0",
     "k-1",
     "k-2",
     "0000000f-4240-7000-8000-000000000003",
     "0000000f-42e0-7000-8000-000000000004",
     "0000000f-ffff-7000-8000-000000000005",
+    "0000000f-ffff-7000-8000-000000000006",
+    "0000000f-ffff-7000-8000-000000000007",
 ];
 const ORDERS: [&str; 4] = ["o-0", "o-1", "o-2", "o-3"];
 
@@ -306,6 +308,7 @@ impl World {
             aggregate: product(id),
             fingerprint: wish as u64,
             trace: Some(attempt.to_string().into()),
+            batch: batch(attempt),
             ..request(attempt, key, command, precondition)
         };
         machine.partition.command(request, now, &mut machine.out);
@@ -439,12 +442,27 @@ impl World {
         panic!("no machine accepts");
     }
 
+    /// Of one product, lines of one batch were decided in the order in which an owner got them. After a doubt some are decided
+    /// once more, behind others.
+    fn check_batches(&self, history: &History) {
+        let mut last = BTreeMap::new();
+        for Counted { product, attempt, claim, .. } in &history.commits {
+            let (Some(asked), Some(batch)) = (self.asked.get(*attempt), batch(*attempt)) else { continue };
+            if int(asked.at) <= *claim {
+                continue;
+            }
+            let before = last.insert((product, batch, claim), *attempt);
+            assert!(before < Some(*attempt), "attempt {attempt} of batch {batch} came behind {before:?}");
+        }
+    }
+
     /// Every answer is what the log says, and was so between the request and the answer.
     fn check_answers(&mut self) {
         let history = History::of(&self.log);
         for commit in &history.commits {
             commit.check(&history, &self.wishes);
         }
+        self.check_batches(&history);
         let seen = &mut self.seen;
         seen.counted_elsewhere += history.commits.iter().filter(|commit| commit.is_displaced).count();
         seen.passed_other_epoch += history.passed(Passed::OtherEpoch);
@@ -537,6 +555,8 @@ struct Counted {
     key: String,
     wish: usize,
     attempt: usize,
+    /// That its epoch began with.
+    claim: i64,
     /// It does not stand as far behind its claim as its number says.
     is_displaced: bool,
     at: u64,
@@ -619,6 +639,7 @@ fn counted(offset: i64, commit: &Commit<'_>) -> Counted {
         key: commit.command_id.to_string(),
         wish: usize::try_from(commit.fingerprint).unwrap(),
         attempt: commit.trace.as_deref().unwrap_or_default().parse().unwrap_or(usize::MAX),
+        claim: commit.epoch.claim,
         is_displaced: offset != commit.epoch.claim + i64::try_from(commit.seq).unwrap(),
         at: commit.at_ms,
         version: commit.version,
@@ -641,6 +662,11 @@ fn units(event: &domain::Event) -> i64 {
 
 fn names_of<'a>(events: &'a [Cow<'static, str>]) -> Vec<&'a str> {
     events.iter().map(AsRef::as_ref).collect()
+}
+
+/// The batch that an attempt is a line of.
+fn batch(attempt: usize) -> Option<u64> {
+    (!attempt.is_multiple_of(4)).then_some(attempt as u64 % 2)
 }
 
 fn machine(it: usize, life: u32) -> Machine {
