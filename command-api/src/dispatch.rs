@@ -21,6 +21,7 @@ use crate::mailbox::{Mailbox, NotPut, Patience};
 use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::{Quarantine, Release, Request};
+use crate::silence::{ANSWERS_WITHIN, Silence};
 
 /// A key's clock may run ahead of ours by so much.
 const MAX_KEY_LEAD_MS: u64 = 120_000;
@@ -94,6 +95,8 @@ pub(crate) fn is_unavailable(answer: &Answer) -> bool {
 pub(crate) struct Dispatcher {
     /// By partition.
     mailboxes: Vec<Mailbox>,
+    /// By partition.
+    silences: Vec<Silence>,
     /// Where peers reach this instance.
     own_url: Arc<str>,
     owners: Arc<Owners>,
@@ -111,7 +114,8 @@ impl Dispatcher {
         window: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { mailboxes, own_url, owners, links, window, metrics }
+        let silences = mailboxes.iter().map(|_| Silence::new()).collect();
+        Self { mailboxes, silences, own_url, owners, links, window, metrics }
     }
 
     /// By partition.
@@ -125,9 +129,28 @@ impl Dispatcher {
 
     /// The command's outcome, whoever owns its partition; at the deadline, that it is not known.
     pub(crate) async fn submit(&self, incoming: &Incoming) -> Answer {
-        tokio::time::timeout_at(incoming.patience.deadline, self.bring(incoming))
-            .await
-            .unwrap_or(Answer::OutcomeUnknown)
+        let (silence, deadline) = (&self.silences[self.partition_of(incoming) as usize], incoming.patience.deadline);
+        let mut outcome = pin!(self.bring(incoming));
+        let mut place = None;
+        if !incoming.internal && incoming.order.is_none() {
+            let is_silent = silence.is_known();
+            if !is_silent {
+                let (answers, first) = (silence.answers(), deadline.min(Instant::now() + ANSWERS_WITHIN));
+                if let Ok(answer) = tokio::time::timeout_at(first, &mut outcome).await {
+                    return silence.heard(answer);
+                }
+                silence.begin(answers);
+            }
+            if silence.is_known() {
+                place = silence.wait();
+                if place.is_none() {
+                    return if is_silent { Answer::NoOwner } else { Answer::OutcomeUnknown };
+                }
+            }
+        }
+        let answer = tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown);
+        drop(place);
+        silence.heard(answer)
     }
 
     /// As [`Self::submit`], for a command that was forwarded once already.

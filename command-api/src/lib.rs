@@ -16,6 +16,7 @@ mod http;
 mod dispatch;
 mod batch_order;
 mod owners;
+mod silence;
 mod link;
 mod keeper;
 mod memory_budget;

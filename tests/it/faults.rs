@@ -101,7 +101,7 @@ async fn whatever_befalls_owners_brokers_and_postgres_every_answer_is_what_the_l
 #[tokio::test]
 async fn an_owner_that_its_peers_cannot_reach_harms_nothing() {
     let shop = Shop::new(4).await;
-    let (link, first) = shop.member_behind_a_proxy().await;
+    let (link, first) = shop.behind_a_proxy([]).await;
     let second = shop.member().await;
     let load = Load::start(vec![first.client(), second.client()]);
     load.answered(200).await;

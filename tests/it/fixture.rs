@@ -151,15 +151,17 @@ impl Shop {
         service
     }
 
-    /// As [`Self::member`], but its peers reach it through a proxy.
-    pub(crate) async fn member_behind_a_proxy(&self) -> (Arc<Proxy>, Service) {
+    /// One whose peers reach it through a proxy.
+    pub(crate) async fn behind_a_proxy(
+        &self,
+        more: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> (Arc<Proxy>, Service) {
         let internal = Proxy::to("127.0.0.1:0").await;
         let link = Proxy::to(&internal.addr.to_string()).await;
         link.restore().await;
-        let env = self.write_env([
-            ("INTERNAL_ADDR", internal.addr.to_string()),
-            ("INTERNAL_URL", format!("http://{}", link.addr)),
-        ]);
+        let addresses =
+            [("INTERNAL_ADDR", internal.addr.to_string()), ("INTERNAL_URL", format!("http://{}", link.addr))];
+        let env = self.write_env(addresses.into_iter().chain(more));
         let service = Service::command_api(&env).await;
         service.wait_ready().await;
         (link, service)

@@ -1,15 +1,20 @@
 //! Partitions and their owners: what one instance acknowledged, every other one knows.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use domain::AggregateType;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use schemas::aggregate::AggregateId;
 use schemas::record::{Claim, Record};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-use crate::fixture::{Load, SERVICE_TOKEN, Shop, append, batch_line, eventually, prove, read_log};
+use crate::fixture::{Load, SERVICE_TOKEN, Shop, append, batch_line, eventually, pause, prove, read_log};
 
 fn restock() -> Value {
     json!({ "quantity": 1 })
@@ -66,6 +71,57 @@ async fn without_an_owner_a_command_is_refused_and_may_be_sent_again() {
         .await;
     }
     drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_for_a_partition_that_is_away_leave_room_for_those_of_others() {
+    /// More than an instance takes at once.
+    const CLIENTS: usize = 2_500;
+    let shop = Shop::new(2).await;
+    let here = shop.command_api_for("0").await;
+    let (link, other) = shop.behind_a_proxy([("PARTITIONS", "1".to_owned())]).await;
+    let path = |wanted| {
+        let mut ids = (0..).map(|n| format!("cd-{n}"));
+        let of = |id: &String| schemas::aggregate::partition(AggregateType::Product, id, 2) == wanted;
+        format!("/v1/products/{}", ids.find(of).unwrap())
+    };
+    let (near, far) = (path(0), path(1));
+    here.client().post(&format!("{near}/register"), record()).await.accepted(&["product.registered.v1"]);
+    eventually("the owner is found", async || {
+        let answer = here.client().post(&format!("{far}/register"), record()).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+
+    link.freeze();
+    let mut background = JoinSet::new();
+    // It shows signs of life, so that nobody takes its partition.
+    let (client, path) = (other.client(), format!("{far}/restock"));
+    background.spawn(async move {
+        loop {
+            client.post(&path, restock()).await.accepted(&["product.restocked.v1"]);
+            pause().await;
+        }
+    });
+    let (client, path, refused) = (here.client(), format!("{far}/restock"), Arc::new(AtomicUsize::new(0)));
+    let counter = refused.clone();
+    background.spawn(async move {
+        let again = async || {
+            loop {
+                assert_eq!(client.post(&path, restock()).await.status, 503);
+                counter.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        (0..CLIENTS).map(|_| again()).collect::<FuturesUnordered<_>>().collect::<()>().await;
+    });
+    let (client, path) = (here.client(), format!("{near}/restock"));
+    eventually("the crowd is there", async || (refused.load(Ordering::Relaxed) > 0).then_some(())).await;
+    eventually("there is room", async || (client.post(&path, restock()).await.status == 200).then_some(())).await;
+    for _ in 0..50 {
+        client.post(&path, restock()).await.accepted(&["product.restocked.v1"]);
+        pause().await;
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,135 @@
+//! Partitions that do not answer: of the commands for one of them a bounded number waits, and the rest is refused at once.
+//!
+//! An owner that is gone or stands still would otherwise gather commands until the instance has no place left for those of
+//! other partitions. One that is slow answers some of them, and is not silent.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use schemas::answers::Answer;
+use tokio::time::Instant;
+
+use crate::dispatch::is_unavailable;
+
+/// A partition is silent when a command has waited this long and no other one was answered meanwhile, until one is.
+pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+/// Commands that may wait for a silent partition.
+const MAX_WAITING: usize = 256;
+/// Longer than a fail-over takes.
+const LONG: Duration = Duration::from_secs(8);
+/// Commands that may wait for a partition that is silent for so long: to notice that it answers again.
+const MAX_PROBES: usize = 16;
+
+/// What is known of one partition.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    begun: Instant,
+    /// Milliseconds from `begun`; 0: it answers.
+    since_ms: AtomicU64,
+    /// How often its owner has answered.
+    answers: AtomicU64,
+    waiting: AtomicUsize,
+}
+
+/// A command that waits for a silent partition.
+#[derive(Debug)]
+pub(crate) struct Place<'a>(&'a Silence);
+
+impl Silence {
+    pub(crate) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            since_ms: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.since_ms.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a command had no outcome in time. `answers`: before it.
+    pub(crate) fn begin(&self, answers: u64) {
+        if self.answers() != answers {
+            return;
+        }
+        let now = self.elapsed_ms();
+        // Whoever noticed it first tells since when.
+        let _ = self.since_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Notes an outcome: an answer of the partition's owner, refusals included, ends the silence.
+    pub(crate) fn heard(&self, answer: Answer) -> Answer {
+        let is_of_owner = !is_unavailable(&answer) || matches!(answer, Answer::Overloaded { .. } | Answer::Quarantined);
+        if is_of_owner {
+            self.answers.fetch_add(1, Ordering::Relaxed);
+            self.since_ms.store(0, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// `None`: enough commands wait.
+    pub(crate) fn wait(&self) -> Option<Place<'_>> {
+        let silent_ms = self.elapsed_ms().saturating_sub(self.since_ms.load(Ordering::Relaxed));
+        let most = if Duration::from_millis(silent_ms) < LONG { MAX_WAITING } else { MAX_PROBES };
+        // Counted before it is compared, so that no two take the last place.
+        let place = Place(self);
+        (self.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_places(silence: &Silence) -> Vec<Place<'_>> {
+        std::iter::from_fn(|| silence.wait()).collect()
+    }
+
+    #[test]
+    fn fewer_commands_wait_for_a_partition_that_is_silent_for_long() {
+        let silence = Silence::new();
+        silence.begin(0);
+        assert_eq!(all_places(&silence).len(), MAX_WAITING);
+        assert_eq!(all_places(&silence).len(), MAX_WAITING, "places are given back");
+        let silence = Silence { begun: Instant::now() - 2 * LONG, ..Silence::new() };
+        silence.begin(0);
+        assert_eq!(all_places(&silence).len(), MAX_WAITING);
+        let silence = Silence { since_ms: AtomicU64::new(1), ..silence };
+        silence.begin(0);
+        assert_eq!(all_places(&silence).len(), MAX_PROBES, "it counts from the first time");
+    }
+
+    #[test]
+    fn an_answer_of_the_owner_ends_it_and_that_there_is_none_does_not() {
+        let silence = Silence::new();
+        silence.begin(0);
+        for answer in [Answer::NoOwner, Answer::Misdirected, Answer::OutcomeUnknown] {
+            silence.heard(answer);
+            assert!(silence.is_known());
+        }
+        for answer in [Answer::NoSuchCommand, Answer::Overloaded { detail: "busy".into() }, Answer::Quarantined] {
+            silence.begin(silence.answers());
+            assert!(silence.is_known());
+            silence.heard(answer);
+            assert!(!silence.is_known());
+        }
+        silence.begin(silence.answers() - 1);
+        assert!(!silence.is_known(), "it has answered another command meanwhile");
+    }
+}
