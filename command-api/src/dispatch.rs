@@ -127,7 +127,14 @@ impl Dispatcher {
         u32::try_from(self.mailboxes.len()).expect("partitions were counted in 32 bits")
     }
 
-    /// The command's outcome, whoever owns its partition; at the deadline, that it is not known.
+    /// Tells whether this instance decides the commands on an aggregate.
+    pub(crate) fn owns(&self, aggregate: &AggregateId) -> bool {
+        self.mailbox(aggregate.partition(self.partitions())).serves()
+    }
+
+    /// Returns the command's outcome, whoever owns its partition; at the deadline, that it is not known. Where many wait already
+    /// for a partition that does not answer, a client's command is refused; lines of batches, and what finishes something that
+    /// was begun, have limits of their own.
     pub(crate) async fn submit(&self, incoming: &Incoming) -> Answer {
         let (silence, deadline) = (&self.silences[self.partition_of(incoming) as usize], incoming.patience.deadline);
         let mut outcome = pin!(self.bring(incoming));
@@ -298,6 +305,7 @@ impl Dispatcher {
             key: incoming.key.clone(),
             cause: incoming.cause.clone(),
             trace: incoming.trace.clone(),
+            batch: incoming.order.as_ref().map(|order| order.name()),
             reply,
         })
     }
@@ -319,4 +327,3 @@ pub(crate) fn now() -> TimeMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
-            batch: incoming.order.as_ref().map(|order| order.name()),

@@ -1,5 +1,7 @@
 -- The parts of the edge that nginx's own configuration cannot say.
 
+local lead = require("lead")
+
 local edge = {}
 
 local TITLES = {
@@ -49,6 +51,7 @@ end
 -- A service cannot tell the id of a request whose head it cannot read: its answer has another one. These two functions
 -- make a problem of it that names the request, as every other error does.
 function edge.complete_head()
+    lead.learn()
     local status = ngx.status
     if status ~= 400 and status ~= 414 and status ~= 431 then
         return

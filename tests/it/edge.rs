@@ -250,6 +250,43 @@ async fn what_many_watch_is_a_moment_old_and_costs_the_read_tier_no_more_than_a_
     for watcher in watchers {
         watcher.await.unwrap();
     }
+    commands_are_led_to_their_owners(&stack).await;
+    stack.kill("command-api-1").await;
+    commands_are_led_to_their_owners(&stack).await;
+}
+
+/// Once the edge has learned who they are, also where they have changed.
+async fn commands_are_led_to_their_owners(stack: &Stack) {
+    const COMMANDS: usize = 200;
+    let client = stack.client();
+    let send = async || {
+        for n in 0..COMMANDS {
+            let (path, product) =
+                (format!("/v1/products/led-{}/register", n % 50), json!({ "name": "A", "price_cents": 1, "stock": 1 }));
+            let answer = client.post(&path, product).await;
+            assert_eq!(answer.header("stampede-owner"), None, "the edge keeps it to itself");
+            if answer.status == 503 {
+                return None;
+            }
+        }
+        Some(())
+    };
+    let forwarded = async || {
+        let mut sum = 0;
+        for name in ["command-api-1", "command-api-2"] {
+            let metrics = stack.admin_client(name).await.get("/metrics").await.text;
+            let value = metrics.lines().find_map(|line| line.strip_prefix("stampede_commands_forwarded_total "));
+            sum += value.map_or(0, |value| value.parse::<usize>().unwrap());
+        }
+        sum
+    };
+    let led = eventually("the owners are known", async || {
+        let before = forwarded().await;
+        send().await?;
+        let passed_on = forwarded().await.checked_sub(before)?;
+        (passed_on <= COMMANDS / 20).then_some(passed_on)
+    });
+    println!("{} of {COMMANDS} commands were passed on", led.await);
 }
 
 const WATCHED: &str = "/v1/products/cd";

@@ -11,6 +11,9 @@ use schemas::token::{LogId, Token};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says `elsewhere` where the command was brought to another instance, which owns its partition: a load balancer may lead
+/// the next one there.
+const OWNER: HeaderName = HeaderName::from_static("stampede-owner");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Room for all that an answer's head gets, by the connection too, so that it does not grow step by step.
@@ -28,6 +31,11 @@ pub(super) fn with_key(mut response: Response, key: &IdempotencyKey) -> Response
     if let Ok(value) = HeaderValue::from_str(key.as_str()) {
         response.headers_mut().insert(IDEMPOTENCY_KEY, value);
     }
+    response
+}
+
+pub(super) fn owned_elsewhere(mut response: Response) -> Response {
+    response.headers_mut().insert(OWNER, HeaderValue::from_static("elsewhere"));
     response
 }
 

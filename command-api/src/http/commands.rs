@@ -64,7 +64,8 @@ pub(super) async fn take(
     };
     let answer = log.dispatcher.submit(&incoming).await;
     state.metrics.answered(&incoming.aggregate, &incoming.command, &answer, received.elapsed());
-    answers::with_key(answers::answer(&answer, &id, log.id), &key)
+    let response = answers::with_key(answers::answer(&answer, &id, log.id), &key);
+    if log.dispatcher.owns(&incoming.aggregate) { response } else { answers::owned_elsewhere(response) }
 }
 
 /// Whether the listener takes this command.

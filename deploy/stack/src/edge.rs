@@ -56,7 +56,9 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
 fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'static str, String)> {
     // An instance that fails three requests within a second is left alone for a second, then tried again.
     let upstream = |port| format!("        server 127.0.0.1:{port} max_fails=3 fail_timeout=1s;");
-    let commands: Vec<_> = (1..=size.command_apis).map(|n| upstream(layout.ports.command_http(n))).collect();
+    let command_ports: Vec<_> = (1..=size.command_apis).map(|n| layout.ports.command_http(n)).collect();
+    let commands: Vec<_> = command_ports.iter().map(|port| upstream(*port)).collect();
+    let addresses: Vec<_> = command_ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
     let queries: Vec<_> = (1..=size.query_apis).map(|n| upstream(layout.ports.query_http(n))).collect();
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(4 * CONNECTIONS);
     let files = files.min(4 * CONNECTIONS);
@@ -69,11 +71,27 @@ fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'
         ("files", files.to_string()),
         ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
         ("commands", commands.join("\n")),
+        ("owners", owners(&commands)),
+        ("addresses", addresses.join(", ")),
+        ("partitions", size.partitions.to_string()),
         ("queries", queries.join("\n")),
     ];
     values.extend(size.limits.values());
     values.extend(size.origins.values());
     values
+}
+
+/// Returns a group of servers for each one, which comes first in it; the others take its place where it is away.
+fn owners(servers: &[String]) -> String {
+    let group = |(index, own): (usize, &String)| {
+        let others = servers.iter().filter(|server| *server != own);
+        let others: String = others.map(|other| other.replace(';', " backup;") + "\n").collect();
+        let number = index + 1;
+        format!(
+            "    upstream commands_{number} {{\n{own}\n{others}        keepalive 256;\n        keepalive_requests 1000000;\n    }}"
+        )
+    };
+    servers.iter().enumerate().map(group).collect::<Vec<_>>().join("\n\n")
 }
 
 fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
