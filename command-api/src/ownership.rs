@@ -124,11 +124,14 @@ impl Ownership {
         Ok(Self { wrong_tables, dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
     }
 
-    /// Until shutdown is asked for, or an engine ends, which none should: then its name and why.
+    /// Until shutdown is asked for, or what should not end does: an engine, or a producer. Then it tells why.
     pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
+                reason = self.producers.failed() => {
+                    anyhow::bail!("the Kafka producer takes no more records, and this process ends for a new one: {reason}");
+                }
                 Ok(()) = self.wrong_tables.changed() => {
                     if let Some(why) = self.wrong_tables.borrow_and_update().clone() {
                         anyhow::bail!(why);

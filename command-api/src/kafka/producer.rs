@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::partition::{NoOffset, QueueFull, Ticket};
 
@@ -33,6 +33,8 @@ pub(crate) type Reports = mpsc::UnboundedReceiver<Report>;
 pub(crate) struct Producers {
     producers: Vec<ThreadedProducer<Router>>,
     topic: String,
+    /// Why one of them takes no more records, once it does not.
+    failure: watch::Sender<Option<String>>,
 }
 
 struct Router {
@@ -77,7 +79,15 @@ impl Producers {
                 settings.producer("command-api").create_with_context(router).context("create a Kafka producer")
             })
             .collect::<anyhow::Result<_>>()?;
-        Ok((Self { producers, topic: topic.to_owned() }, reports))
+        Ok((Self { producers, topic: topic.to_owned(), failure: watch::Sender::new(None) }, reports))
+    }
+
+    /// Returns why a producer takes no more records, once one does not: a broker lost records that it had acknowledged, for
+    /// example. Only another producer can go on.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        let told = failure.wait_for(Option::is_some).await.map(|reason| reason.clone().unwrap_or_default());
+        told.expect("its sender is borrowed")
     }
 
     /// Hands a record over; never blocks.
@@ -92,6 +102,9 @@ impl Producers {
         producer.send(record).map_err(|(error, _)| {
             if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
                 tracing::error!(kafka.partition = partition, error = %error, "the producer refuses records");
+            }
+            if let Some((_, reason)) = producer.client().fatal_error() {
+                self.failure.send_replace(Some(reason));
             }
             QueueFull
         })
