@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Doubled each time, to the maximum.
+/// Doubled each time, to the maximum, as long as others claim the partition again and again.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const MAX_REST: Duration = Duration::from_secs(60);
+/// Who has had the partition for so long since its last rest begins with the first one again.
+const CONTENDED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct Rest {
@@ -16,7 +18,9 @@ pub(super) struct Rest {
 
 impl Rest {
     pub(super) fn begin(&mut self) {
-        self.length = (self.length * 2).clamp(FIRST_REST, MAX_REST);
+        let is_contended = self.until.is_some_and(|until| until.elapsed() < CONTENDED_FOR);
+        let length = if is_contended { self.length * 2 } else { FIRST_REST };
+        self.length = length.clamp(FIRST_REST, MAX_REST);
         // Two instances that want the same partition must not meet again.
         self.until = Some(Instant::now() + self.length.mul_f64(rand::random_range(0.5..1.5)));
     }
@@ -27,5 +31,22 @@ impl Rest {
 
     pub(super) fn is_over(&self) -> bool {
         self.left().is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_grows_while_others_claim_again_and_is_short_again_afterwards() {
+        let mut rest = Rest::default();
+        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+            rest.begin();
+            assert_eq!(rest.length, Duration::from_secs(expected));
+        }
+        rest.until = Some(Instant::now() - CONTENDED_FOR);
+        rest.begin();
+        assert_eq!(rest.length, FIRST_REST);
     }
 }

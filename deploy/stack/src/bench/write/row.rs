@@ -39,7 +39,7 @@ pub(super) enum Row {
     SpreadTwo,
     /// Ours behind the edge, one instance
     EdgeOne,
-    /// Ours behind the edge, two instances: each is sent half of what the other one owns
+    /// Ours behind the edge, two instances: it leads commands to their owners
     EdgeTwo,
     /// The cqrs-es crate over 2,000 products
     CqrsSpread,
