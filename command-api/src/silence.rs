@@ -63,10 +63,10 @@ impl Silence {
         let _ = self.since_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Notes an outcome: an answer of the partition's owner, refusals included, ends the silence.
+    /// Notes an outcome: a decision of the partition's owner ends the silence. Not so a refusal, which may come from in front of
+    /// one that stands still.
     pub(crate) fn heard(&self, answer: Answer) -> Answer {
-        let is_of_owner = !is_unavailable(&answer) || matches!(answer, Answer::Overloaded { .. } | Answer::Quarantined);
-        if is_of_owner {
+        if !is_unavailable(&answer) || answer == Answer::Quarantined {
             self.answers.fetch_add(1, Ordering::Relaxed);
             self.since_ms.store(0, Ordering::Relaxed);
         }
@@ -116,14 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_the_owner_ends_it_and_that_there_is_none_does_not() {
+    fn a_decision_of_the_owner_ends_it_and_a_refusal_does_not() {
         let silence = Silence::new();
         silence.begin(0);
-        for answer in [Answer::NoOwner, Answer::Misdirected, Answer::OutcomeUnknown] {
+        let overloaded = Answer::Overloaded { detail: "busy".into() };
+        for answer in [Answer::NoOwner, Answer::Misdirected, Answer::OutcomeUnknown, overloaded] {
             silence.heard(answer);
             assert!(silence.is_known());
         }
-        for answer in [Answer::NoSuchCommand, Answer::Overloaded { detail: "busy".into() }, Answer::Quarantined] {
+        for answer in [Answer::NoSuchCommand, Answer::Quarantined] {
             silence.begin(silence.answers());
             assert!(silence.is_known());
             silence.heard(answer);
