@@ -21,7 +21,7 @@ use crate::mailbox::{Mailbox, NotPut, Patience};
 use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::{Quarantine, Release, Request};
-use crate::silence::{ANSWERS_WITHIN, Silence};
+use crate::silence::Silence;
 
 /// A key's clock may run ahead of ours by so much.
 const MAX_KEY_LEAD_MS: u64 = 120_000;
@@ -136,28 +136,13 @@ impl Dispatcher {
     /// for a partition that does not answer, a client's command is refused; lines of batches, and what finishes something that
     /// was begun, have limits of their own.
     pub(crate) async fn submit(&self, incoming: &Incoming) -> Answer {
-        let (silence, deadline) = (&self.silences[self.partition_of(incoming) as usize], incoming.patience.deadline);
-        let mut outcome = pin!(self.bring(incoming));
-        let mut place = None;
-        if !incoming.internal && incoming.order.is_none() {
-            let is_silent = silence.is_known();
-            if !is_silent {
-                let (answers, first) = (silence.answers(), deadline.min(Instant::now() + ANSWERS_WITHIN));
-                if let Ok(answer) = tokio::time::timeout_at(first, &mut outcome).await {
-                    return silence.heard(answer);
-                }
-                silence.begin(answers);
-            }
-            if silence.is_known() {
-                place = silence.wait();
-                if place.is_none() {
-                    return if is_silent { Answer::NoOwner } else { Answer::OutcomeUnknown };
-                }
-            }
+        let partition = self.partition_of(incoming);
+        let (silence, deadline) = (&self.silences[partition as usize], incoming.patience.deadline);
+        let outcome = pin!(self.bring(partition, incoming));
+        if incoming.internal || incoming.order.is_some() {
+            return silence.heard(tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown));
         }
-        let answer = tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown);
-        drop(place);
-        silence.heard(answer)
+        silence.wait(deadline, outcome).await
     }
 
     /// As [`Self::submit`], for a command that was forwarded once already.
@@ -211,8 +196,7 @@ impl Dispatcher {
 
     /// While ownership moves, it waits and looks again. The command carries its key, so that to send it again is
     /// harmless. A line of a batch is sent once: what is behind it must not overtake it.
-    async fn bring(&self, incoming: &Incoming) -> Answer {
-        let partition = self.partition_of(incoming);
+    async fn bring(&self, partition: u32, incoming: &Incoming) -> Answer {
         let mailbox = self.mailbox(partition);
         let mut pause = FIRST_RETRY;
         loop {

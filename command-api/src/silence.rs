@@ -3,16 +3,17 @@
 //! An owner that is gone or stands still would otherwise gather commands until the instance has no place left for those of
 //! other partitions. One that is slow answers some of them, and is not silent.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use schemas::answers::Answer;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::dispatch::is_unavailable;
 
 /// A partition is silent when a command has waited this long and no other one was answered meanwhile, until one is.
-pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 /// Commands that may wait for a silent partition.
 const MAX_WAITING: usize = 256;
 /// Longer than a fail-over takes.
@@ -33,7 +34,7 @@ pub(crate) struct Silence {
 
 /// A command that waits for a silent partition.
 #[derive(Debug)]
-pub(crate) struct Place<'a>(&'a Silence);
+struct Place<'a>(&'a Silence);
 
 impl Silence {
     pub(crate) fn new() -> Self {
@@ -45,17 +46,37 @@ impl Silence {
         }
     }
 
-    pub(crate) fn is_known(&self) -> bool {
+    /// Waits for the outcome of a command until its deadline, unless the partition is silent, or turns out to be, and enough
+    /// others wait.
+    pub(crate) async fn wait(&self, deadline: Instant, mut outcome: Pin<&mut impl Future<Output = Answer>>) -> Answer {
+        let was_silent = self.is_known();
+        if !was_silent {
+            let (answers, limit) = (self.answers.load(Ordering::Relaxed), Instant::now() + ANSWERS_WITHIN);
+            if let Ok(answer) = timeout_at(limit.min(deadline), &mut outcome).await {
+                return self.heard(answer);
+            }
+            // One who waits for less learns nothing of the partition.
+            if deadline <= limit {
+                return Answer::OutcomeUnknown;
+            }
+            self.begin(answers);
+        }
+        let _place = match self.is_known().then(|| self.place()) {
+            // Nothing of it was sent.
+            Some(None) if was_silent => return Answer::NoOwner,
+            Some(None) => return Answer::OutcomeUnknown,
+            place => place,
+        };
+        self.heard(timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown))
+    }
+
+    fn is_known(&self) -> bool {
         self.since_ms.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
-    }
-
     /// Notes that a command had no outcome in time. `answers`: before it.
-    pub(crate) fn begin(&self, answers: u64) {
-        if self.answers() != answers {
+    fn begin(&self, answers: u64) {
+        if self.answers.load(Ordering::Relaxed) != answers {
             return;
         }
         let now = self.elapsed_ms();
@@ -63,8 +84,8 @@ impl Silence {
         let _ = self.since_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Notes an outcome: a decision of the partition's owner ends the silence. Not so a refusal, which may come from in front of
-    /// one that stands still.
+    /// Notes an outcome: a decision of the partition's owner ends the silence. A refusal does not, because it may come from in
+    /// front of an owner that stands still.
     pub(crate) fn heard(&self, answer: Answer) -> Answer {
         if !is_unavailable(&answer) || answer == Answer::Quarantined {
             self.answers.fetch_add(1, Ordering::Relaxed);
@@ -73,8 +94,8 @@ impl Silence {
         answer
     }
 
-    /// `None`: enough commands wait.
-    pub(crate) fn wait(&self) -> Option<Place<'_>> {
+    /// Returns a place among those that wait; `None`: enough wait.
+    fn place(&self) -> Option<Place<'_>> {
         let silent_ms = self.elapsed_ms().saturating_sub(self.since_ms.load(Ordering::Relaxed));
         let most = if Duration::from_millis(silent_ms) < LONG { MAX_WAITING } else { MAX_PROBES };
         // Counted before it is compared, so that no two take the last place.
@@ -95,10 +116,17 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+    use std::pin::pin;
+
     use super::*;
 
+    fn answers(silence: &Silence) -> u64 {
+        silence.answers.load(Ordering::Relaxed)
+    }
+
     fn all_places(silence: &Silence) -> Vec<Place<'_>> {
-        std::iter::from_fn(|| silence.wait()).collect()
+        std::iter::from_fn(|| silence.place()).collect()
     }
 
     #[test]
@@ -125,12 +153,26 @@ mod tests {
             assert!(silence.is_known());
         }
         for answer in [Answer::NoSuchCommand, Answer::Quarantined] {
-            silence.begin(silence.answers());
+            silence.begin(answers(&silence));
             assert!(silence.is_known());
             silence.heard(answer);
             assert!(!silence.is_known());
         }
-        silence.begin(silence.answers() - 1);
+        silence.begin(answers(&silence) - 1);
         assert!(!silence.is_known(), "it has answered another command meanwhile");
+    }
+
+    #[tokio::test]
+    async fn only_who_waits_long_enough_finds_a_partition_silent() {
+        let silence = Silence::new();
+        for wait in [Duration::ZERO, ANSWERS_WITHIN / 10] {
+            let answer = silence.wait(Instant::now() + wait, pin!(pending())).await;
+            assert_eq!((answer, silence.is_known()), (Answer::OutcomeUnknown, false), "it waited for {wait:?}");
+        }
+        let answer = silence.wait(Instant::now() + 2 * ANSWERS_WITHIN, pin!(pending())).await;
+        assert_eq!((answer, silence.is_known()), (Answer::OutcomeUnknown, true));
+        let _all = all_places(&silence);
+        let answer = silence.wait(Instant::now() + ANSWERS_WITHIN, pin!(pending())).await;
+        assert_eq!(answer, Answer::NoOwner, "nothing of it was sent");
     }
 }
