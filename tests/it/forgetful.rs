@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use crate::fixture::{Answer, Shop, connect_to_redis, eventually, free_addr};
+use crate::fixture::{Answer, Shop, batch_line, connect_to_redis, eventually, free_addr};
 use crate::projectors::{Orders, active};
 
 /// Between two keys that vanish, or two cuts: as many as a machine that has other things to do can take.
@@ -225,4 +225,43 @@ async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
     }
     answers_come_from_redis(&token).await;
     std::fs::remove_dir_all(&redis.dir).unwrap();
+}
+
+/// Returns a number that a server tells of itself.
+async fn told(redis: &mut MultiplexedConnection, section: &str, name: &str) -> Option<u64> {
+    let info: String = redis::cmd("INFO").arg(section).query_async(redis).await.unwrap();
+    let value = info.lines().find_map(|line| line.strip_prefix(name))?;
+    value.split(|letter: char| !letter.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_full_and_evicts_nothing_shows_no_row_that_is_older_than_its_token() {
+    const PRODUCTS: usize = 300;
+    let mut shop = Shop::with_views(2).await;
+    let own = OwnRedis::of(&mut shop).await;
+    let (command_api, _projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let (commands, queries) = (command_api.client(), query_api.client());
+    let lines = |command, data: serde_json::Value| -> Vec<_> {
+        (0..PRODUCTS).map(|n| batch_line("products", &format!("cd-{n}"), command, data.clone())).collect()
+    };
+    let product = json!({ "name": "A".repeat(200), "price_cents": 5, "stock": 1 });
+    commands.batch(&lines("register", product)).await;
+    let mut redis = connect_to_redis(&own.url()).await.unwrap();
+    own.ask("CONFIG SET maxmemory-policy noeviction").await.unwrap();
+    for _ in 0..5 {
+        // Some rows of a batch find room, and not all.
+        let used = told(&mut redis, "memory", "used_memory:").await.unwrap();
+        own.ask(&format!("CONFIG SET maxmemory {}", used + 20_000)).await.unwrap();
+        for answer in commands.batch(&lines("restock", json!({ "quantity": 1 }))).await {
+            let (id, token) = (answer["id"].as_str().unwrap(), answer["token"].as_str().unwrap());
+            let headers = [("consistency-token", token), ("prefer", "wait=10")];
+            let row = queries.get_with(&format!("/v1/products/{id}"), &headers).await;
+            assert_eq!(row.status, 200, "{row:?}");
+            assert_eq!(row.json()["version"], answer["version"], "{id} under {token}");
+        }
+    }
+    let refused = told(&mut redis, "errorstats", "errorstat_OOM:count=").await;
+    assert!(refused.is_some_and(|count| count > 0), "Redis had room for everything");
+    std::fs::remove_dir_all(&own.dir).unwrap();
 }
