@@ -11,7 +11,7 @@ ffi.cdef("uint64_t XXH3_64bits(const void *input, size_t length);")
 -- Without the library every command goes to any instance.
 local has_xxhash, xxhash = pcall(ffi.load, "libxxhash.so.0")
 
--- By the name in paths: what an aggregate's own name begins with.
+-- By the name in paths: what an aggregate's own name begins with. Commands on others are not led.
 local TYPES = { products = "product/", orders = "order/", sales = "sale/" }
 
 local partitions = 0ULL

@@ -2,9 +2,8 @@
 
 use projector::audit::{Difference, audit};
 use redis::AsyncTypedCommands as _;
-use schemas::aggregate::{AggregateType, type_name};
-use schemas::cache::{Keys, Shown};
-use schemas::feeds::{FeedId, StoredView};
+use schemas::aggregate::AggregateType;
+use schemas::feeds::FeedId;
 use serde_json::json;
 
 use crate::fixture::{Client, Service, Shop, batch_line};
@@ -141,14 +140,8 @@ async fn an_audit_names_the_checkpoint_whose_tally_is_another() {
 async fn an_audit_names_the_row_that_is_stale_or_another_in_redis() {
     let audited = Audited::new().await;
     let mut redis = audited.shop.redis().await;
-    let keys = Keys::new(&audited.shop.prefix);
-    let mut row = async |aggregate: AggregateType, id: &str| {
-        let partition = schemas::aggregate::partition(aggregate, id, audited.shop.partitions);
-        let view = StoredView::named(type_name(aggregate)).unwrap();
-        let shown = redis.get(keys.shown(view.name(), partition)).await.unwrap().unwrap();
-        keys.row(partition, Shown::parse(&shown).unwrap().making.incarnation, view, id)
-    };
-    let (product, order) = (row(AggregateType::Product, "p-1").await, row(AggregateType::Order, "o-0-7").await);
+    let product = audited.shop.row_in_redis(AggregateType::Product, "p-1").await;
+    let order = audited.shop.row_in_redis(AggregateType::Order, "o-0-7").await;
     redis.del(product).await.unwrap();
     assert_eq!(audited.differences(None).await, [], "Redis may forget");
     let cancelled = redis.get(&order).await.unwrap().unwrap();

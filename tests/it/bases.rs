@@ -1,10 +1,10 @@
 //! Rows that are not in a projector's memory are folded on what Redis shows while Postgres is silent, and never committed so.
 
 use redis::AsyncTypedCommands as _;
-use schemas::aggregate::{AggregateType, partition};
-use schemas::cache::{Keys, Shown, value};
-use schemas::feeds::StoredView;
+use schemas::aggregate::AggregateType;
+use schemas::cache::value;
 use schemas::views::row_body;
+use serde_json::json;
 
 use crate::ahead::Frozen;
 use crate::fixture::eventually;
@@ -35,11 +35,10 @@ impl Forgetful {
 
     /// Changes what Redis has of the product.
     async fn put(&self, version: u64, stock: u64) {
-        let data = format!(
-            "{{\"name\":\"A\",\"price_cents\":5,\"stock\":{stock},\"available\":{stock},\"reserved\":0,\"sold\":0,\
-             \"discontinued\":false}}"
-        );
-        let value = value(version, &[], row_body("cd", version, &data).as_bytes());
+        let data = json!({
+            "name": "A", "price_cents": 5, "stock": stock, "available": stock, "reserved": 0, "sold": 0, "discontinued": false,
+        });
+        let value = value(version, &[], row_body("cd", version, &data.to_string()).as_bytes());
         self.shop.shop.redis().await.set(&self.row, value).await.unwrap();
     }
 
@@ -55,13 +54,8 @@ impl Forgetful {
     }
 }
 
-/// Returns the name of the product's row in Redis.
 async fn row(shop: &Frozen) -> String {
-    let (keys, mut redis) = (Keys::new(&shop.shop.prefix), shop.shop.redis().await);
-    let partition = partition(AggregateType::Product, "cd", shop.shop.partitions);
-    let shown = redis.get(keys.shown("product", partition)).await.unwrap().unwrap();
-    let incarnation = Shown::parse(&shown).unwrap().making.incarnation;
-    keys.row(partition, incarnation, StoredView::named("product").unwrap(), "cd")
+    shop.shop.row_in_redis(AggregateType::Product, "cd").await
 }
 
 #[tokio::test]

@@ -255,9 +255,20 @@ async fn what_many_watch_is_a_moment_old_and_costs_the_read_tier_no_more_than_a_
     commands_are_led_to_their_owners(&stack).await;
 }
 
+/// Adds up a metric of several services.
+async fn sum(admins: &[Client], name: &str) -> u64 {
+    let mut sum = 0;
+    for admin in admins {
+        let metrics = admin.get("/metrics").await.text;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        sum += value.map_or(0, |value| value.parse::<u64>().unwrap());
+    }
+    sum
+}
+
 /// Once the edge has learned who they are, also where they have changed.
 async fn commands_are_led_to_their_owners(stack: &Stack) {
-    const COMMANDS: usize = 200;
+    const COMMANDS: u64 = 200;
     let client = stack.client();
     let send = async || {
         for n in 0..COMMANDS {
@@ -271,15 +282,8 @@ async fn commands_are_led_to_their_owners(stack: &Stack) {
         }
         Some(())
     };
-    let forwarded = async || {
-        let mut sum = 0;
-        for name in ["command-api-1", "command-api-2"] {
-            let metrics = stack.admin_client(name).await.get("/metrics").await.text;
-            let value = metrics.lines().find_map(|line| line.strip_prefix("stampede_commands_forwarded_total "));
-            sum += value.map_or(0, |value| value.parse::<usize>().unwrap());
-        }
-        sum
-    };
+    let admins = [stack.admin_client("command-api-1").await, stack.admin_client("command-api-2").await];
+    let forwarded = async || sum(&admins, "stampede_commands_forwarded_total").await;
     let led = eventually("the owners are known", async || {
         let before = forwarded().await;
         send().await?;
@@ -301,16 +305,8 @@ async fn watch(client: Client, is_over: Arc<AtomicBool>) {
 /// Beside one query in 80 ms, each watcher may send one: where the machine stood still for a second, nothing is kept.
 async fn what_many_watch_costs_little(stack: &Stack) {
     let admins = [stack.admin_client("query-api-1").await, stack.admin_client("query-api-2").await];
-    let answered = async || {
-        let mut sum = 0;
-        for admin in &admins {
-            let metrics = admin.get("/metrics").await.text;
-            let name = "stampede_queries_total{route=\"/v1/products/{id}\",status=\"200\"} ";
-            let value = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
-            sum += value.parse::<u64>().unwrap();
-        }
-        sum
-    };
+    let of_rows = "stampede_queries_total{route=\"/v1/products/{id}\",status=\"200\"}";
+    let answered = async || sum(&admins, of_rows).await;
     let (begun, before) = (Instant::now(), answered().await);
     let cost = eventually("what is kept is renewed often", async || {
         let cost = answered().await - before;

@@ -18,8 +18,11 @@ use std::time::Duration;
 
 use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
-use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, AsyncTypedCommands as _};
+use schemas::aggregate::{AggregateType, type_name};
+use schemas::cache::{Keys, Shown};
+use schemas::feeds::StoredView;
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -101,6 +104,14 @@ impl Shop {
     }
 
     /// What a service of this shop is told, on ports that the system picks.
+    /// Returns the name of an aggregate's row in Redis.
+    pub(crate) async fn row_in_redis(&self, aggregate: AggregateType, id: &str) -> String {
+        let (keys, view) = (Keys::new(&self.prefix), StoredView::named(type_name(aggregate)).unwrap());
+        let partition = schemas::aggregate::partition(aggregate, id, self.partitions);
+        let shown = self.redis().await.get(keys.shown(view.name(), partition)).await.unwrap().unwrap();
+        keys.row(partition, Shown::parse(&shown).unwrap().making.incarnation, view, id)
+    }
+
     pub(crate) fn env(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Env {
         let common = [
             ("KAFKA_BROKERS", self.brokers.clone()),

@@ -1,6 +1,7 @@
 //! What an owner does not hold in memory, because Postgres has it.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use projector::snapshots::{Prepared, prepare};
 use serde_json::json;
@@ -108,19 +109,26 @@ async fn a_state_that_only_another_build_kept_is_folded_in_pages_and_can_be_kept
     assert_eq!(shop.sql("SELECT count(*) FROM snapshot_forms").await, Some(1));
 }
 
-#[tokio::test]
-async fn without_postgres_an_owner_serves_what_it_holds_and_refuses_what_it_does_not() {
+/// Returns a projector, and the way to Postgres of an owner before whom another one registered these products, which the
+/// journal has.
+async fn owner_after_another(products: &[&str]) -> (Service, Arc<Proxy>, Service) {
     let mut shop = Shop::with_views(1).await;
     let projector = shop.projector().await;
     let first = shop.command_api().await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
-    for product in ["one", "other"] {
-        first.client().post(&format!("/v1/products/{product}/register"), registered.clone()).await;
+    for product in products {
+        let answer = first.client().post(&format!("/v1/products/{product}/register"), registered.clone()).await;
+        answer.accepted(&["product.registered.v1"]);
     }
-    caught_up(&shop, 2).await;
+    caught_up(&shop, i64::try_from(products.len()).unwrap()).await;
     first.stop().await;
     let postgres = proxy_to_postgres(&mut shop).await;
-    let second = shop.command_api().await;
+    (projector, postgres, shop.command_api().await)
+}
+
+#[tokio::test]
+async fn without_postgres_an_owner_serves_what_it_holds_and_refuses_what_it_does_not() {
+    let (_projector, postgres, second) = owner_after_another(&["one", "other"]).await;
     let client = second.client();
     let restock = json!({ "quantity": 1 });
     client.post("/v1/products/one/restock", restock.clone()).await.accepted(&["product.restocked.v1"]);
@@ -133,20 +141,11 @@ async fn without_postgres_an_owner_serves_what_it_holds_and_refuses_what_it_does
         (answer.status == 200).then(|| assert_eq!(answer.header("etag"), Some("\"2\"")))
     })
     .await;
-    drop(projector);
 }
 
 #[tokio::test]
 async fn a_key_that_cannot_be_looked_up_keeps_no_other_command_waiting() {
-    let mut shop = Shop::with_views(1).await;
-    let _projector = shop.projector().await;
-    let first = shop.command_api().await;
-    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
-    first.client().post("/v1/products/hot/register", registered).await.accepted(&["product.registered.v1"]);
-    caught_up(&shop, 1).await;
-    first.stop().await;
-    let postgres = proxy_to_postgres(&mut shop).await;
-    let second = shop.command_api().await;
+    let (_projector, postgres, second) = owner_after_another(&["hot"]).await;
     let (client, restock) = (second.client(), json!({ "quantity": 1 }));
     let path = "/v1/products/hot/restock";
     client.post(path, restock.clone()).await.accepted(&["product.restocked.v1"]);
@@ -251,7 +250,7 @@ async fn tables_of_another_log_are_refused() {
 }
 
 /// That lets connections through at first.
-async fn proxy_to_postgres(shop: &mut Shop) -> std::sync::Arc<Proxy> {
+async fn proxy_to_postgres(shop: &mut Shop) -> Arc<Proxy> {
     let proxy = Proxy::in_url(&mut shop.postgres_url).await;
     proxy.restore().await;
     proxy

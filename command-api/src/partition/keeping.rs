@@ -77,7 +77,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// What has to be brought before the command can be decided, if anything; nothing may be, where it only waits for its turn.
+    /// Returns what has to be brought before the command can be decided; `None`: it can be. A line that only waits behind an
+    /// earlier one of its batch wants nothing brought.
     pub(super) fn missing(&self, request: &Request<R>) -> Option<Wanted> {
         let aggregate = &request.aggregate;
         let waits = self.parked.holds_back(request);
@@ -106,7 +107,7 @@ impl<R> Partition<R> {
         }
         if !wanted.state && self.parked.is_full_of(&wanted.aggregate) {
             return parked
-                .set_back(overloaded("too many commands wait for it to be known whether their keys took effect"), out);
+                .set_back(overloaded("too many commands on this aggregate wait for their keys to be looked up"), out);
         }
         wanted.state &= !self.parked.asks_state(&wanted.aggregate);
         let (aggregate, asks_state) = (wanted.aggregate.clone(), wanted.state);

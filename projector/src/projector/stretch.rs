@@ -306,6 +306,7 @@ impl Fold {
         Ok((self.folder.fold(&records, &mut self.standings)?, records.len()))
     }
 
+    /// Brings rows into memory: Postgres's, or those of `cache` if all are there before Postgres answers.
     async fn fetch(&mut self, missing: &Missing, cache: Option<&Cache>) -> Result<(), StoreError> {
         let count: usize = missing.iter().map(HashMap::len).sum();
         let patience = if self.is_postgres_late { Duration::ZERO } else { ROWS_WITHIN + ROW_WITHIN * count as u32 };

@@ -107,6 +107,13 @@ fn warm_shop_with_a_past() -> Shop {
     shop
 }
 
+/// Asks for a restock, as a line of a batch or by itself.
+fn line(shop: &mut Shop, reply: &'static str, key: &str, batch: Option<u64>) {
+    let request = super::Request { batch, ..request(reply, key, RESTOCK, Precondition::None) };
+    shop.machine.command(request, NOW, &mut shop.out);
+    shop.end_turn();
+}
+
 #[test]
 fn a_key_that_is_looked_up_keeps_nobody_else_waiting() {
     let mut shop = warm_shop_with_a_past();
@@ -123,16 +130,11 @@ fn a_key_that_is_looked_up_keeps_nobody_else_waiting() {
 #[test]
 fn lines_of_one_batch_wait_behind_each_other_and_others_do_not() {
     let mut shop = warm_shop_with_a_past();
-    let line = |shop: &mut Shop, reply, key, batch| {
-        let request = super::Request { batch: Some(batch), ..request(reply, key, RESTOCK, Precondition::None) };
-        shop.machine.command(request, NOW, &mut shop.out);
-        shop.end_turn();
-    };
     let key = |n: u16| format!("01a207a9-0{n:03}-77ea-bdb9-c6c8b328ab9e");
-    line(&mut shop, "first", "untimed", 7);
+    line(&mut shop, "first", "untimed", Some(7));
     let (second, other) = (key(700), key(701));
-    line(&mut shop, "second", &second, 7);
-    line(&mut shop, "other", &other, 8);
+    line(&mut shop, "second", &second, Some(7));
+    line(&mut shop, "other", &other, Some(8));
     shop.settle();
     assert_eq!(shop.answers(), [("other", accepted(2, RESTOCKED, 5))]);
     let [untimed] = wanted(&mut shop).try_into().unwrap();
@@ -144,11 +146,6 @@ fn lines_of_one_batch_wait_behind_each_other_and_others_do_not() {
 #[test]
 fn where_a_key_cannot_be_looked_up_its_command_is_refused_with_the_lines_behind_it_alone() {
     let mut shop = warm_shop_with_a_past();
-    let line = |shop: &mut Shop, reply, key, batch| {
-        let request = super::Request { batch, ..request(reply, key, RESTOCK, Precondition::None) };
-        shop.machine.command(request, NOW, &mut shop.out);
-        shop.end_turn();
-    };
     line(&mut shop, "first", "one", Some(7));
     line(&mut shop, "second", FRESHER, Some(7));
     line(&mut shop, "other", "two", None);
