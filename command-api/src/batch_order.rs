@@ -69,7 +69,7 @@ impl BatchOrder {
     }
 
     /// Sends a line on its way. An error is its answer: it would overtake an earlier one.
-    fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<UnderWay, Answer> {
+    pub(crate) fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<UnderWay, Answer> {
         let mut lines = self.lines();
         if lines.refused.contains(aggregate) {
             return Err(overtaking());
@@ -101,10 +101,22 @@ pub(crate) fn overtaking() -> Answer {
 }
 
 /// A line on its way; dropped without an answer it counts as refused.
-struct UnderWay {
+#[derive(Debug)]
+pub(crate) struct UnderWay {
     order: Arc<BatchOrder>,
     aggregate: AggregateId,
     answered: bool,
+}
+
+impl UnderWay {
+    /// Whether an earlier line on the same aggregate was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.order.is_refused(&self.aggregate)
+    }
+
+    pub(crate) fn end(mut self, is_refused: bool) {
+        self.answered = !is_refused;
+    }
 }
 
 impl Drop for UnderWay {
@@ -131,12 +143,12 @@ pub(crate) async fn in_order(
     decide: Pin<&mut impl Future<Output = Answer>>,
 ) -> Answer {
     let Some(order) = order else { return decide.await };
-    let mut line = match order.enter(aggregate, route) {
+    let line = match order.enter(aggregate, route) {
         Ok(line) => line,
         Err(answer) => return answer,
     };
     let answer = decide.await;
-    line.answered = !is_unavailable(&answer);
+    line.end(is_unavailable(&answer));
     answer
 }
 

@@ -1,5 +1,7 @@
 //! Brings each command to the owner of its partition: the mailbox of an engine in this process, or a peer.
 
+mod lines;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use domain::TimeMs;
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
-use schemas::commands::{CommandError, Origin, Precondition, is_internal, parse};
+use schemas::commands::{CommandError, Origin, ParsedCommand, Precondition, is_internal, parse};
 use schemas::idempotency::IdempotencyKey;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -22,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::owners::Owners;
 use crate::partition::{Quarantine, Release, Request};
 use crate::silence::Silence;
+use lines::LineReply;
 
 /// A key's clock may run ahead of ours by so much.
 const MAX_KEY_LEAD_MS: u64 = 120_000;
@@ -53,24 +56,37 @@ impl Incoming {
 
 /// Where an answer goes.
 #[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) answer: oneshot::Sender<Answer>,
-    pub(crate) order: Option<(Arc<BatchOrder>, AggregateId)>,
+pub(crate) enum Reply {
+    One { answer: oneshot::Sender<Answer>, order: Option<(Arc<BatchOrder>, AggregateId)> },
+    Line(LineReply),
 }
 
 impl Reply {
+    /// Whether an earlier line of its batch on the same aggregate was refused.
     pub(crate) fn is_refused(&self) -> bool {
-        self.order.as_ref().is_some_and(|(order, aggregate)| order.is_refused(aggregate))
+        match self {
+            Self::One { order, .. } => order.as_ref().is_some_and(|(order, aggregate)| order.is_refused(aggregate)),
+            Self::Line(line) => line.is_refused(),
+        }
+    }
+
+    pub(crate) fn is_of_batch(&self) -> bool {
+        matches!(self, Self::One { order: Some(_), .. } | Self::Line(_))
     }
 
     pub(crate) fn send(self, answer: Answer) {
-        if let Some((order, aggregate)) = self.order
-            && is_unavailable(&answer)
-        {
-            order.refuse(&aggregate);
+        match self {
+            Self::One { answer: sender, order } => {
+                if let Some((order, aggregate)) = order
+                    && is_unavailable(&answer)
+                {
+                    order.refuse(&aggregate);
+                }
+                // The client may have gone; the command's outcome stands all the same.
+                let _ = sender.send(answer);
+            }
+            Self::Line(line) => line.send(answer),
         }
-        // The client may have gone; the command's outcome stands all the same.
-        let _ = self.answer.send(answer);
     }
 }
 
@@ -250,47 +266,54 @@ impl Dispatcher {
 
     async fn decide(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
         let (answer, outcome) = oneshot::channel();
-        let request = match self.read(incoming, answer) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
-        match mailbox.put(request, incoming.patience, incoming.internal).await {
-            Ok(()) => outcome.await.unwrap_or(Answer::OutcomeUnknown),
-            Err(NotPut::Full) => {
-                Answer::Overloaded { detail: "too many commands wait for this partition, or for this aggregate".into() }
+        let order = incoming.order.clone().map(|order| (order, incoming.aggregate.clone()));
+        if let Some(request) = self.read(incoming, Reply::One { answer, order }) {
+            match mailbox.put(request, incoming.patience, incoming.internal).await {
+                Ok(()) => {}
+                Err(NotPut::Full) => {
+                    let detail = "too many commands wait for this partition, or for this aggregate".into();
+                    return Answer::Overloaded { detail };
+                }
+                Err(NotPut::Closed) => return Answer::Misdirected,
             }
-            Err(NotPut::Closed) => Answer::Misdirected,
+        }
+        outcome.await.unwrap_or(Answer::OutcomeUnknown)
+    }
+
+    /// Makes a request of it, or answers what can be none: what the border of the owning instance is for.
+    fn read(&self, incoming: &Incoming, reply: Reply) -> Option<Request<Reply>> {
+        match self.parse(incoming) {
+            Ok(ParsedCommand { command, fingerprint }) => Some(Request {
+                aggregate: incoming.aggregate.clone(),
+                command,
+                fingerprint,
+                precondition: incoming.precondition,
+                key: incoming.key.clone(),
+                cause: incoming.cause.clone(),
+                trace: incoming.trace.clone(),
+                batch: incoming.order.as_ref().map(|order| order.name()),
+                reply,
+            }),
+            Err(answer) => {
+                reply.send(answer);
+                None
+            }
         }
     }
 
-    /// Reads the body and checks the key: what the border of the owning instance is for.
-    fn read(&self, incoming: &Incoming, answer: oneshot::Sender<Answer>) -> Result<Request<Reply>, Answer> {
-        let aggregate = incoming.aggregate.aggregate();
-        if is_internal(aggregate, &incoming.command) && !incoming.internal {
+    /// Reads the body and checks the key.
+    fn parse(&self, incoming: &Incoming) -> Result<ParsedCommand, Answer> {
+        let Incoming { aggregate, command, body, precondition, .. } = incoming;
+        if is_internal(aggregate.aggregate(), command) && !incoming.internal {
             return Err(Answer::NoSuchCommand);
         }
         // What follows from an event may come at any distance in time; the rules know what was done for it.
         if !incoming.internal || incoming.cause.is_none() {
             self.check_age(&incoming.key)?;
         }
-        let (command, body, precondition) = (&incoming.command, &incoming.body, incoming.precondition);
-        let id = &incoming.aggregate;
-        let parsed = parse(id, command, body, precondition, incoming.origin()).map_err(|error| match error {
+        parse(aggregate, command, body, *precondition, incoming.origin()).map_err(|error| match error {
             CommandError::Unknown => Answer::NoSuchCommand,
             CommandError::Body(detail) => Answer::Invalid { detail },
-        })?;
-        let order = incoming.order.clone().map(|order| (order, incoming.aggregate.clone()));
-        let reply = Reply { answer, order };
-        Ok(Request {
-            aggregate: incoming.aggregate.clone(),
-            command: parsed.command,
-            fingerprint: parsed.fingerprint,
-            precondition: incoming.precondition,
-            key: incoming.key.clone(),
-            cause: incoming.cause.clone(),
-            trace: incoming.trace.clone(),
-            batch: incoming.order.as_ref().map(|order| order.name()),
-            reply,
         })
     }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use schemas::aggregate::AggregateId;
+use schemas::answers::Answer;
 use tokio::sync::mpsc::{
     self,
     error::{TryRecvError, TrySendError},
@@ -30,6 +31,8 @@ const MAX_OF_ONE: u32 = 1024;
 const MAX_INTERNAL: usize = 4096;
 /// Lines of batches that may wait for one partition, beside those that wait to get in.
 const MAX_LINES: usize = 1024;
+/// Lines that are put in at once: a part of a lane, so that those who wait get their turns.
+const MAX_PUT: usize = 256;
 /// Requests that may wait for one partition's engine.
 const MAX_REQUESTS: usize = 64;
 /// Counters of what waits; aggregates that share one share its limit. A prime: the aggregates of one partition agree
@@ -122,7 +125,7 @@ impl Mailbox {
     /// Refuses early, except that a line of a batch waits for room.
     pub(crate) async fn put(&self, request: Request<Reply>, patience: Patience, internal: bool) -> Result<(), NotPut> {
         let mut job = Job { request, came: Instant::now(), patience, slot: None };
-        match (internal, job.request.reply.order.is_some()) {
+        match (internal, job.request.reply.is_of_batch()) {
             (true, true) => self.internal.send(job).await.map_err(|_| NotPut::Closed),
             (false, true) => self.lines.send(job).await.map_err(|_| NotPut::Closed),
             (true, false) => self.internal.try_send(job).map_err(|error| NotPut::from(&error)),
@@ -133,6 +136,18 @@ impl Mailbox {
                     self.waiting.leave(slot);
                     NotPut::from(&error)
                 })
+            }
+        }
+    }
+
+    /// Puts lines of one batch in, in their order, as soon as there is room. Those of a closed lane are answered.
+    pub(crate) async fn put_lines(&self, requests: Vec<Request<Reply>>, patience: Patience, internal: bool) {
+        let (lane, came) = (if internal { &self.internal } else { &self.lines }, Instant::now());
+        let mut jobs = requests.into_iter().map(|request| Job { request, came, patience, slot: None });
+        while jobs.len() > 0 {
+            match lane.reserve_many(jobs.len().min(MAX_PUT)).await {
+                Ok(places) => places.zip(&mut jobs).for_each(|(place, job)| place.send(job)),
+                Err(_closed) => jobs.by_ref().for_each(|job| job.request.reply.send(Answer::NoOwner)),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Outcomes as HTTP answers.
 
+use std::io::{self, Write as _};
+
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -16,6 +18,9 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 const OWNER: HeaderName = HeaderName::from_static("stampede-owner");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// Room for the body of an accepted command's answer, as a rule.
+pub(super) const ANSWER_BYTES: usize = 192;
+const TAKES_ALL: &str = "memory takes all that is written to it";
 /// Room for all that an answer's head gets, by the connection too, so that it does not grow step by step.
 const ANSWER_HEADERS: usize = 8;
 
@@ -43,8 +48,8 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
     let token = answer.position().map(|(partition, offset)| Token::new(log_id, partition, offset).to_string());
     let mut response = match answer {
         Answer::Accepted { version, events, replayed, order, .. } => {
-            let token = token.as_deref().unwrap_or_default();
-            let body = accepted_body(id, *version, events, token, order.as_deref(), None);
+            let (token, mut body) = (token.as_deref().unwrap_or_default(), Vec::with_capacity(ANSWER_BYTES));
+            write_accepted(&mut body, (id, *version, events), token, order.as_deref(), None).expect(TAKES_ALL);
             let mut response = Response::new(Body::from(body));
             response.headers_mut().reserve(ANSWER_HEADERS);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -65,27 +70,26 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
     response
 }
 
-/// A line of a batch's answer, with its line end.
-pub(super) fn line(answer: &Answer, id: &str, key: &IdempotencyKey, log_id: LogId) -> Vec<u8> {
+/// Writes a line of a batch's answer, with its line end.
+pub(super) fn write_line(to: &mut Vec<u8>, answer: &Answer, id: &str, key: &IdempotencyKey, log_id: LogId) {
     let token = answer.position().map(|(partition, offset)| Token::new(log_id, partition, offset).to_string());
-    let mut line = match answer {
-        Answer::Accepted { version, events, replayed, order, .. } => {
-            let (token, extra) = (token.as_deref().unwrap_or_default(), Some((key, *replayed)));
-            accepted_body(id, *version, events, token, order.as_deref(), extra).into_bytes()
-        }
-        other => problem_line(&other.problem().expect("only an accepted command has none"), id, Some(key), token),
+    let Answer::Accepted { version, events, replayed, order, .. } = answer else {
+        let problem = answer.problem().expect("only an accepted command has none");
+        return write_problem_line(to, &problem, id, Some(key), token);
     };
-    line.push(b'\n');
-    line
+    let (token, extra) = (token.as_deref().unwrap_or_default(), Some((key, *replayed)));
+    write_accepted(to, (id, *version, events), token, order.as_deref(), extra).expect(TAKES_ALL);
+    to.push(b'\n');
 }
 
-/// A problem with what in a single answer the headers say.
-pub(super) fn problem_line(
+/// Writes a problem with what in a single answer the headers say.
+pub(super) fn write_problem_line(
+    to: &mut Vec<u8>,
     problem: &Problem,
     id: &str,
     key: Option<&IdempotencyKey>,
     token: Option<String>,
-) -> Vec<u8> {
+) {
     let request = request_id();
     let told = problem.clone().of_request(request.as_ref().map(RequestId::as_str));
     let mut object = serde_json::to_value(told).expect("a problem holds nothing that JSON cannot");
@@ -99,40 +103,34 @@ pub(super) fn problem_line(
     if problem.status == 503 {
         object["retry_after"] = RETRY_AFTER_SECS.into();
     }
-    serde_json::to_vec(&object).expect("it was JSON before")
+    serde_json::to_writer(&mut *to, &object).expect("it was JSON before");
+    to.push(b'\n');
 }
 
-/// Written by hand, because it is on the hot path: ids, event names and tokens need no escapes.
-fn accepted_body<E: AsRef<str>>(
-    id: &str,
-    version: u64,
-    events: &[E],
+/// By hand, because it is on the hot path: ids, event names and tokens need no escapes.
+fn write_accepted<E: AsRef<str>>(
+    to: &mut Vec<u8>,
+    (id, version, events): (&str, u64, &[E]),
     token: &str,
     order: Option<&str>,
     line: Option<(&IdempotencyKey, bool)>,
-) -> String {
-    use std::fmt::Write as _;
-    let mut body = String::with_capacity(160);
-    body.push('{');
-    if line.is_some() {
-        body.push_str("\"status\":200,");
-    }
-    write!(body, "\"id\":\"{id}\",\"version\":{version},\"events\":[").expect("a string takes all");
+) -> io::Result<()> {
+    let status = if line.is_some() { "\"status\":200," } else { "" };
+    write!(to, "{{{status}\"id\":\"{id}\",\"version\":{version},\"events\":[")?;
     for (index, event) in events.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
-        write!(body, "{comma}\"{}\"", event.as_ref()).expect("a string takes all");
+        write!(to, "{comma}\"{}\"", event.as_ref())?;
     }
-    write!(body, "],\"token\":\"{token}\"").expect("a string takes all");
+    write!(to, "],\"token\":\"{token}\"")?;
     if let Some(order) = order {
-        write!(body, ",\"order\":\"{order}\"").expect("a string takes all");
+        write!(to, ",\"order\":\"{order}\"")?;
     }
     if let Some((key, replayed)) = line {
-        let key = serde_json::to_string(key.as_str()).expect("a key is a string");
-        write!(body, ",\"idempotency_key\":{key}").expect("a string takes all");
+        to.write_all(b",\"idempotency_key\":")?;
+        serde_json::to_writer(&mut *to, key.as_str())?;
         if replayed {
-            body.push_str(",\"replayed\":true");
+            to.write_all(b",\"replayed\":true")?;
         }
     }
-    body.push('}');
-    body
+    to.write_all(b"}")
 }

@@ -13,7 +13,6 @@ use chassis::prefer::Preferences;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
-use schemas::answers::Answer;
 use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, UNTIL, parse_if_match_field};
 use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
@@ -22,8 +21,8 @@ use tokio::time::Instant;
 use super::admission::UnderWay;
 use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
-use crate::batch_order::{BatchOrder, overtaking};
-use crate::dispatch::{Dispatcher, Incoming, is_unavailable, now};
+use crate::batch_order::BatchOrder;
+use crate::dispatch::{Incoming, now};
 use crate::mailbox::Patience;
 use crate::metrics::Metrics;
 
@@ -31,13 +30,13 @@ use crate::metrics::Metrics;
 const ANSWER_WITHIN: Duration = MAX_WAIT;
 /// From a batch's arrival to the end of its answer, for readers who take it slowly.
 const READ_WITHIN: Duration = Duration::from_secs(60);
-/// Lines of one batch that are under way at once.
-const MAX_UNDER_WAY: usize = 1024;
+/// Lines that are decided together, and whose answers leave in one piece.
+const PIECE_LINES: usize = 256;
+/// Pieces of one batch that are under way at once.
+const MAX_UNDER_WAY: usize = 4;
 /// A cause is `{partition}-{offset}-{version}`.
 const MAX_CAUSE_CHARS: usize = 64;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Answered lines that leave in one piece.
-const MAX_CHUNK_LINES: usize = 256;
 
 pub(super) async fn take(
     State(state): State<AppState>,
@@ -99,32 +98,32 @@ async fn begin(
     let order = BatchOrder::new();
     let request = request_id();
     let metrics = state.metrics.clone();
-    let under_way = Arc::new(Shared { log, metrics, order, internal, patience, key, request });
-    let lines = (1..).zip(lines).map(move |(number, line)| under_way.clone().answer_of_request(number, line));
-    Ok(answered(lines, admitted, Instant::now() + READ_WITHIN))
+    let shared = Arc::new(Shared { log, metrics, order, internal, patience, key, request });
+    let pieces: Vec<_> = lines.chunks(PIECE_LINES).map(<[Bytes]>::to_vec).collect();
+    let firsts = (1..).step_by(PIECE_LINES);
+    let pieces = firsts.zip(pieces).map(move |(first, lines)| shared.clone().answer_of_request(first, lines));
+    Ok(answered(pieces, admitted, Instant::now() + READ_WITHIN))
 }
 
-/// Returns a body of answered lines, in their order. It fails at `ends`, which ends the connection of a reader that has
+/// Returns a body of answered pieces, in their order. It fails at `ends`, which ends the connection of a reader that has
 /// not taken all of it by then, and frees the batch's place.
-fn answered<F>(lines: impl Iterator<Item = F> + Send + 'static, admitted: UnderWay, ends: Instant) -> Body
+fn answered<F>(pieces: impl Iterator<Item = F> + Send + 'static, admitted: UnderWay, ends: Instant) -> Body
 where
     F: Future<Output = Vec<u8>> + Send + 'static,
 {
     let answers = futures_util::stream::unfold(
-        (admitted, lines, FuturesOrdered::new()),
-        async |(admitted, mut lines, mut answering)| {
+        (admitted, pieces, FuturesOrdered::new()),
+        async |(admitted, mut pieces, mut answering)| {
             while answering.len() < MAX_UNDER_WAY
-                && let Some(line) = lines.next()
+                && let Some(piece) = pieces.next()
             {
-                answering.push_back(line);
+                answering.push_back(piece);
             }
-            let line: Vec<u8> = answering.next().await?;
-            Some((line, (admitted, lines, answering)))
+            let piece: Vec<u8> = answering.next().await?;
+            Some((piece, (admitted, pieces, answering)))
         },
     );
-    let in_time = answers.map(move |line| if Instant::now() < ends { Ok(line) } else { Err(TooSlow) });
-    let chunks = in_time.ready_chunks(MAX_CHUNK_LINES);
-    Body::from_stream(chunks.map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|lines| lines.concat())))
+    Body::from_stream(answers.map(move |piece| if Instant::now() < ends { Ok(piece) } else { Err(TooSlow) }))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -159,32 +158,37 @@ struct Shared {
 }
 
 impl Shared {
-    /// Answers a line as part of the request, which by then has its answer's head already.
-    async fn answer_of_request(self: Arc<Self>, number: usize, line: Bytes) -> Vec<u8> {
+    /// Answers lines as part of the request, which by then has its answer's head already.
+    async fn answer_of_request(self: Arc<Self>, first: usize, lines: Vec<Bytes>) -> Vec<u8> {
         match self.request {
-            Some(request) => request.scope(self.answer(number, line)).await,
-            None => self.answer(number, line).await,
+            Some(request) => request.scope(self.answer(first, &lines)).await,
+            None => self.answer(first, &lines).await,
         }
     }
 
-    /// `number`: from 1 on, as the answers are counted.
-    async fn answer(&self, number: usize, line: Bytes) -> Vec<u8> {
+    /// `first`: the number of the first line; they are counted from 1 on.
+    async fn answer(&self, first: usize, lines: &[Bytes]) -> Vec<u8> {
         let received = Instant::now();
-        let (incoming, id) = match self.read(number, &line) {
-            Ok(read) => read,
-            Err((problem, id)) => {
-                let mut line = answers::problem_line(&problem, &id, None, None);
-                line.push(b'\n');
-                return line;
+        let read: Vec<_> = (first..).zip(lines).map(|(number, line)| self.read(number, line)).collect();
+        let commands: Vec<_> = read.iter().filter_map(|read| read.as_ref().ok()).collect();
+        let answers = self.log.dispatcher.submit_lines(&self.order, &commands, self.patience).await;
+        let (mut answers, after) = (answers.into_iter(), received.elapsed());
+        let mut written = Vec::with_capacity(lines.len() * answers::ANSWER_BYTES);
+        for read in &read {
+            match read {
+                Ok(Incoming { aggregate, command, key, .. }) => {
+                    let answer = answers.next().expect("every command has an outcome");
+                    self.metrics.answered(aggregate, command, &answer, after);
+                    answers::write_line(&mut written, &answer, aggregate.id(), key, self.log.id);
+                }
+                Err((problem, id)) => answers::write_problem_line(&mut written, problem, id, None, None),
             }
-        };
-        let answer = submit(&self.log.dispatcher, &self.order, &incoming).await;
-        self.metrics.answered(&incoming.aggregate, &incoming.command, &answer, received.elapsed());
-        answers::line(&answer, &id, &incoming.key, self.log.id)
+        }
+        written
     }
 
-    /// With the line's id; a problem has as much of it as could be read.
-    fn read(&self, number: usize, line: &Bytes) -> Result<(Incoming, String), (Problem, Box<str>)> {
+    /// A problem comes with as much of the line's id as could be read.
+    fn read(&self, number: usize, line: &Bytes) -> Result<Incoming, (Problem, Box<str>)> {
         let invalid = |detail: String, id: &str| (Problem::new(ProblemKind::InvalidRequest, detail), Box::from(id));
         if line.len() > MAX_BODY_BYTES {
             return Err((Problem::new(ProblemKind::TooLarge, "a line of a batch has at most 64 KiB"), Box::default()));
@@ -211,7 +215,7 @@ impl Shared {
             }
         };
         let data = parsed.data.map(|data| data.get().as_bytes()).filter(|data| *data != b"null").unwrap_or_default();
-        let incoming = Incoming {
+        Ok(Incoming {
             aggregate,
             command: parsed.command.as_ref().into(),
             body: line.slice_ref(data),
@@ -222,21 +226,8 @@ impl Shared {
             internal: self.internal,
             patience: self.patience,
             order: Some(self.order.clone()),
-        };
-        Ok((incoming, id.to_owned()))
+        })
     }
-}
-
-/// After a 503 the later lines of the same aggregate are 503 too: they would overtake it.
-async fn submit(dispatcher: &Dispatcher, order: &BatchOrder, incoming: &Incoming) -> Answer {
-    if order.is_refused(&incoming.aggregate) {
-        return overtaking();
-    }
-    let answer = dispatcher.submit(incoming).await;
-    if is_unavailable(&answer) {
-        order.refuse(&incoming.aggregate);
-    }
-    answer
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ fn request(product: &str, key: usize, of_batch: bool) -> Request<Reply> {
         cause: None,
         trace: None,
         batch: None,
-        reply: Reply { answer: oneshot::channel().0, order },
+        reply: Reply::One { answer: oneshot::channel().0, order },
     }
 }
 

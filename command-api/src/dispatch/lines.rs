@@ -1,0 +1,146 @@
+//! Lines of a batch that are decided and answered together.
+//!
+//! A future, a timer and a channel for each line would cost more than its decision. The lines of one piece of a batch share
+//! them: those that are decided in this process reach each engine in one go, and who waits is woken once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use schemas::answers::Answer;
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+
+use super::{Dispatcher, Incoming, Reply, is_unavailable};
+use crate::batch_order::{BatchOrder, Route, UnderWay};
+use crate::mailbox::Patience;
+
+/// Where the answer to one line goes. Dropped without one, the line's outcome is unknown.
+#[derive(Debug)]
+pub(crate) struct LineReply {
+    answers: Arc<Answers>,
+    index: usize,
+    /// `None` once it is answered.
+    line: Option<UnderWay>,
+}
+
+/// The answers to lines that were taken up together.
+#[derive(Debug)]
+struct Answers {
+    slots: Mutex<Slots>,
+    complete: Notify,
+}
+
+#[derive(Debug)]
+struct Slots {
+    answers: Vec<Option<Answer>>,
+    missing: usize,
+}
+
+impl Dispatcher {
+    /// Returns the outcomes of lines of one batch, in their order; at the deadline, of those without one that it is not known.
+    pub(crate) async fn submit_lines(
+        &self,
+        order: &Arc<BatchOrder>,
+        lines: &[&Incoming],
+        patience: Patience,
+    ) -> Vec<Answer> {
+        let answers = Answers::new(lines.len());
+        let (mut here, mut elsewhere) = (BTreeMap::<u32, Option<Vec<_>>>::new(), FuturesUnordered::new());
+        for (index, incoming) in lines.iter().enumerate() {
+            let partition = self.partition_of(incoming);
+            // Looked at once: lines of one partition go the same way.
+            let requests = here.entry(partition).or_insert_with(|| self.mailbox(partition).serves().then(Vec::new));
+            let Some(requests) = requests else {
+                elsewhere.push(async move { (index, self.bring(partition, incoming).await) });
+                continue;
+            };
+            match order.enter(&incoming.aggregate, Route::Here) {
+                Ok(line) => {
+                    let reply = LineReply { answers: answers.clone(), index, line: Some(line) };
+                    requests.extend(self.read(incoming, Reply::Line(reply)));
+                }
+                Err(answer) => answers.put(index, answer),
+            }
+        }
+        let put = |(partition, requests): (u32, Option<Vec<_>>)| async move {
+            self.mailbox(partition).put_lines(requests.unwrap_or_default(), patience, lines[0].internal).await;
+        };
+        let mut putting: FuturesUnordered<_> = here.into_iter().map(put).collect();
+        let decided = async {
+            let put_all = async { while putting.next().await.is_some() {} };
+            let bring_all = async {
+                while let Some((index, answer)) = elsewhere.next().await {
+                    answers.put(index, answer);
+                }
+            };
+            tokio::join!(put_all, bring_all, answers.complete());
+        };
+        // What has no answer by then has no outcome.
+        let _ = timeout_at(patience.deadline, decided).await;
+        let of_line = |(incoming, answer): (&&Incoming, Option<Answer>)| {
+            let answer = answer.unwrap_or_else(|| {
+                order.refuse(&incoming.aggregate);
+                Answer::OutcomeUnknown
+            });
+            self.silences[self.partition_of(incoming) as usize].heard(answer)
+        };
+        lines.iter().zip(answers.take()).map(of_line).collect()
+    }
+}
+
+impl LineReply {
+    pub(super) fn is_refused(&self) -> bool {
+        self.line.as_ref().is_some_and(UnderWay::is_refused)
+    }
+
+    pub(super) fn send(mut self, answer: Answer) {
+        self.answer(answer);
+    }
+
+    /// The order of the batch hears of it first.
+    fn answer(&mut self, answer: Answer) {
+        let Some(line) = self.line.take() else { return };
+        line.end(is_unavailable(&answer));
+        self.answers.put(self.index, answer);
+    }
+}
+
+impl Drop for LineReply {
+    fn drop(&mut self) {
+        self.answer(Answer::OutcomeUnknown);
+    }
+}
+
+impl Answers {
+    fn new(lines: usize) -> Arc<Self> {
+        let slots = Slots { answers: (0..lines).map(|_| None).collect(), missing: lines };
+        Arc::new(Self { slots: Mutex::new(slots), complete: Notify::new() })
+    }
+
+    fn put(&self, index: usize, answer: Answer) {
+        let mut slots = self.slots();
+        slots.answers[index] = Some(answer);
+        slots.missing -= 1;
+        if slots.missing == 0 {
+            self.complete.notify_one();
+        }
+    }
+
+    /// Returns when none is missing.
+    async fn complete(&self) {
+        if self.slots().missing > 0 {
+            self.complete.notified().await;
+        }
+    }
+
+    /// `None`: there is none yet.
+    fn take(&self) -> Vec<Option<Answer>> {
+        self.slots().answers.iter_mut().map(Option::take).collect()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
