@@ -12,6 +12,7 @@ mod write;
 mod read;
 mod projection;
 mod sale;
+mod seckill;
 mod cost;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ pub(crate) enum Bench {
     Projection(comparison::Args),
     /// How many claims of a sale a second are accepted, and how fast orders find their way
     Sale(comparison::Args),
+    /// The crowd of `cargo stack sale` here and at the textbook's architecture for it, also while parts are killed
+    Seckill(seckill::Args),
     /// What a command costs: processor time of each process, from its request until its views show it
     Cost(cost::Args),
 }
@@ -52,6 +55,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Write(args) => write::run(&own, &results, args, &cancelled),
         Bench::Read(args) => read::run(&own, &results, args, &cancelled),
         Bench::Sale(args) => sale::run(&own, &results, args, &cancelled),
+        Bench::Seckill(args) => seckill::run(&own, &results, args, &cancelled),
         Bench::Cost(args) => cost::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };

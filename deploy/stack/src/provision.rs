@@ -42,6 +42,18 @@ const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packa
 const NGINX_LUA: Need =
     Need { name: "nginx's Lua module", find: find::nginx_modules, packages: &["libnginx-mod-http-lua"] };
 
+/// For the bench that compares with them.
+#[derive(Debug, Clone)]
+pub(crate) struct SeckillTools {
+    pub(crate) python: PathBuf,
+    pub(crate) mariadbd: PathBuf,
+    pub(crate) rabbitmq_server: PathBuf,
+}
+
+const PYTHON: Need = Need { name: "Python 3 with its venv module", find: find::python, packages: &["python3-venv"] };
+const MARIADB: Need = Need { name: "MariaDB", find: || find::program("mariadbd"), packages: &["mariadb-server"] };
+const RABBITMQ: Need = Need { name: "RabbitMQ", find: find::rabbitmq, packages: &["rabbitmq-server"] };
+
 const WRK: Need = Need { name: "wrk", find: || find::program("wrk"), packages: &["wrk"] };
 
 /// For the services' build: librdkafka is C and C++, built by make.
@@ -65,10 +77,23 @@ pub(crate) fn ensure(log: &Path) -> Result<Tools> {
 
 /// What makes load for benches; nothing else needs it. `log`: as in [`ensure`].
 pub(crate) fn ensure_wrk(log: &Path) -> Result<PathBuf> {
-    if (WRK.find)().is_none() {
-        apt::install(&[&WRK], log)?;
+    ensure_one(&WRK, log)
+}
+
+/// What the textbook's architecture consists of beside what the stack has. `log`: as in [`ensure`].
+pub(crate) fn ensure_seckill(log: &Path) -> Result<SeckillTools> {
+    Ok(SeckillTools {
+        python: ensure_one(&PYTHON, log)?,
+        mariadbd: ensure_one(&MARIADB, log)?,
+        rabbitmq_server: ensure_one(&RABBITMQ, log)?,
+    })
+}
+
+fn ensure_one(need: &'static Need, log: &Path) -> Result<PathBuf> {
+    if (need.find)().is_none() {
+        apt::install(&[need], log)?;
     }
-    (WRK.find)().context("the package `wrk` was installed, but there is no program of that name")
+    (need.find)().with_context(|| format!("{} is still missing after its package was installed", need.name))
 }
 
 fn missing() -> Vec<&'static Need> {

@@ -1,16 +1,17 @@
 //! `cargo stack sale`: a flash sale as a visitor sees it: a rush of buyers, watchers beside them, then every order to its
 //! end, and everything compared with the log.
 
-mod shop;
+pub(crate) mod shop;
 mod visitor;
-mod rush;
-mod seen;
+pub(crate) mod rush;
+pub(crate) mod seen;
 mod display;
 mod orders;
 mod verdict;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use shop::Shop;
 
 /// In the product's stock beside the sale's units.
 const BESIDE: u64 = 100;
-pub(crate) const LIMIT_PER_CUSTOMER: u64 = 2;
+const LIMIT_PER_CUSTOMER: u64 = 2;
 const PRICE_CENTS: u64 = 999;
 /// A sale gets its units, and orders come to their ends, within much less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,10 +64,9 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
         bail!("no stack is ready here; start one by `cargo stack up`, best with --payment-window 60");
     }
-    let run = format!("{:x}", Timestamp::now().as_millisecond());
-    let names = Names { product: format!("cd-{run}"), sale: format!("drop-{run}"), run };
+    let names = Names::of_now();
     let shop = Shop::new(up::url(layout));
-    open(&shop, &names, args.units)?;
+    open(&shop, &names, args.units, LIMIT_PER_CUSTOMER)?;
     println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, up::url(layout), names.sale);
 
     let seen = rush::play(crowd(layout, args), &names)?;
@@ -79,6 +79,13 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     Ok(if verdict.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+impl Names {
+    pub(crate) fn of_now() -> Self {
+        let run = format!("{:x}", Timestamp::now().as_millisecond());
+        Self { product: format!("cd-{run}"), sale: format!("drop-{run}"), run }
+    }
+}
+
 fn crowd(layout: &Layout, args: &Args) -> Crowd {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let edge = layout.ports.edge();
@@ -87,18 +94,21 @@ fn crowd(layout: &Layout, args: &Args) -> Crowd {
         buyers: args.buyers,
         watchers: args.watchers,
         connections: args.connections,
+        limit: LIMIT_PER_CUSTOMER,
+        polls: false,
+        accepted: Arc::default(),
         commands: at(commands),
         queries: at(edge),
     }
 }
 
 /// Returns when the sale has its units.
-fn open(shop: &Shop, names: &Names, units: u64) -> Result<()> {
+pub(crate) fn open(shop: &Shop, names: &Names, units: u64, limit: u64) -> Result<()> {
     let stock = units + BESIDE;
     let product = format!(r#"{{"name":"Kind of Blue","price_cents":1499,"stock":{stock}}}"#);
     shop.must(&format!("/v1/products/{}/register", names.product), &product)?;
     let sale = format!(
-        r#"{{"product":"{}","opens_at":"2020-01-01T00:00:00Z","closes_at":"2999-01-01T00:00:00Z","price_cents":{PRICE_CENTS},"units":{units},"limit_per_customer":{LIMIT_PER_CUSTOMER}}}"#,
+        r#"{{"product":"{}","opens_at":"2020-01-01T00:00:00Z","closes_at":"2999-01-01T00:00:00Z","price_cents":{PRICE_CENTS},"units":{units},"limit_per_customer":{limit}}}"#,
         names.product
     );
     shop.must(&format!("/v1/sales/{}/schedule", names.sale), &sale)?;

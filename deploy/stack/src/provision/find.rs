@@ -39,6 +39,19 @@ pub(super) fn redis() -> Option<PathBuf> {
     candidates("redis-server").into_iter().find(|path| is_new_enough(path, "--version", MIN_REDIS))
 }
 
+pub(super) fn python() -> Option<PathBuf> {
+    let has_venv = |python: &PathBuf| {
+        let asked = Command::new(python).args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).output();
+        asked.is_ok_and(|output| output.status.success())
+    };
+    candidates("python3").into_iter().find(has_venv)
+}
+
+/// Not the one on PATH, which insists on an account and folders of its own.
+pub(super) fn rabbitmq() -> Option<PathBuf> {
+    Some(PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server")).filter(|path| path.is_file())
+}
+
 /// The folder of nginx's Lua module and of the one that it stands on.
 pub(super) fn nginx_modules() -> Option<PathBuf> {
     let dirs = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];

@@ -6,6 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -16,7 +18,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::seen::{Claim, Seen};
 use super::visitor::{Answer, Visitor};
-use super::{LIMIT_PER_CUSTOMER, Names, display};
+use super::{Names, display};
 
 /// One in so many buyers sends a claim again though it was answered.
 const AGAIN: u64 = 10;
@@ -27,15 +29,24 @@ const PROBED: u64 = 100;
 /// A buyer gives up after so many refusals: that is an error.
 const TRIES: u32 = 60;
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// For the page of an order.
+const POLL_EVERY: Duration = Duration::from_millis(20);
+const POLL_FOR: Duration = Duration::from_secs(10);
 
 /// Who comes, and to where.
-pub(super) struct Crowd {
-    pub(super) buyers: u64,
-    pub(super) watchers: u64,
+pub(crate) struct Crowd {
+    pub(crate) buyers: u64,
+    pub(crate) watchers: u64,
     /// Connections of the buyers.
-    pub(super) connections: u64,
-    pub(super) commands: SocketAddr,
-    pub(super) queries: SocketAddr,
+    pub(crate) connections: u64,
+    /// Units that a customer may have.
+    pub(crate) limit: u64,
+    /// Looks for the order again and again, where no token can be waited for.
+    pub(crate) polls: bool,
+    /// Accepted claims so far, for another thread to see.
+    pub(crate) accepted: Arc<AtomicU64>,
+    pub(crate) commands: SocketAddr,
+    pub(crate) queries: SocketAddr,
 }
 
 struct Rush {
@@ -51,7 +62,7 @@ struct Rush {
 }
 
 /// Returns when every buyer is answered.
-pub(super) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
+pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
     let path = |text: String| Uri::try_from(text).context("write a path");
     let rush = Rc::new(Rush {
         seen: RefCell::new(Seen::new(crowd.buyers)),
@@ -102,7 +113,7 @@ impl Rush {
                 return;
             }
             self.next.set(buyer + 1);
-            let wishes = if buyer.is_multiple_of(GREEDY) { LIMIT_PER_CUSTOMER + 1 } else { 1 };
+            let wishes = if buyer.is_multiple_of(GREEDY) { self.crowd.limit + 1 } else { 1 };
             for wish in 0..wishes {
                 self.wish(&mut visitor, buyer, wish).await;
             }
@@ -132,10 +143,11 @@ impl Rush {
                 if named.as_deref() != Some(order.as_str()) {
                     seen.odd.push(format!("{order} was answered as {named:?}"));
                 }
-                seen.accepted.push(Claim { order, customer });
                 if let Some(page) = page {
-                    self.probes.borrow_mut().spawn_local(self.clone().probe(page, token));
+                    self.probes.borrow_mut().spawn_local(self.clone().probe(page, token, order.clone()));
                 }
+                seen.claim_accepted(Claim { order, customer });
+                self.crowd.accepted.fetch_add(1, Ordering::Relaxed);
             }
             Answer::Rejected(rule) if rule == "sold_out" => seen.counts.sold_out += 1,
             Answer::Rejected(rule) if rule == "over_limit" && wish > 0 => seen.counts.over_limit += 1,
@@ -189,15 +201,30 @@ impl Rush {
         page
     }
 
-    /// From the answer to a claim until the sale's page shows it.
-    async fn probe(self: Rc<Self>, mut page: Visitor, token: String) {
+    /// From the answer to a claim until the sale's page shows it, or the order's does.
+    async fn probe(self: Rc<Self>, mut page: Visitor, token: String, order: String) {
         let answered = Instant::now();
-        let is_shown = page.is_shown(&self.pages[0], &token).await;
+        let is_shown = match self.crowd.polls {
+            true => self.is_found(&mut page, &order).await,
+            false => page.is_shown(&self.pages[0], &token).await,
+        };
         let mut seen = self.seen.borrow_mut();
         match is_shown {
             true => seen.visible.record(answered.elapsed()),
             false => seen.odd.push(format!("{token} was not shown within 10 s")),
         }
+    }
+
+    /// Asks for the order every 20 ms, for ten seconds.
+    async fn is_found(&self, page: &mut Visitor, order: &str) -> bool {
+        let Ok(path) = Uri::try_from(format!("/v1/orders/{order}")) else { return false };
+        let mut interval = tokio::time::interval(POLL_EVERY);
+        let found = async {
+            while page.look(&path, None).await.is_err() {
+                interval.tick().await;
+            }
+        };
+        tokio::time::timeout(POLL_FOR, found).await.is_ok()
     }
 }
 

@@ -7,24 +7,26 @@ use hdrhistogram::Histogram;
 
 /// A claim that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claim {
-    pub(super) order: String,
-    pub(super) customer: String,
+pub(crate) struct Claim {
+    pub(crate) order: String,
+    pub(crate) customer: String,
 }
 
-pub(super) struct Seen {
+pub(crate) struct Seen {
     pub(super) buyers: u64,
     /// Buyers who know what they got.
     pub(super) answered: u64,
-    pub(super) accepted: Vec<Claim>,
-    pub(super) odd: Vec<String>,
+    pub(crate) accepted: Vec<Claim>,
+    pub(crate) odd: Vec<String>,
     pub(super) counts: Counts,
-    pub(super) commands: Times,
+    pub(crate) commands: Times,
     pub(super) queries: Times,
-    pub(super) visible: Times,
+    pub(crate) visible: Times,
     opened: Instant,
     /// From the beginning to the last answer of a buyer.
     within: Duration,
+    /// To the last claim that was accepted.
+    accepted_within: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,7 +39,7 @@ pub(super) struct Counts {
 }
 
 /// In microseconds.
-pub(super) struct Times(Histogram<u64>);
+pub(crate) struct Times(Histogram<u64>);
 
 impl Seen {
     pub(super) fn new(buyers: u64) -> Self {
@@ -52,12 +54,27 @@ impl Seen {
             visible: Times::default(),
             opened: Instant::now(),
             within: Duration::ZERO,
+            accepted_within: Duration::ZERO,
         }
     }
 
     pub(super) fn buyer_answered(&mut self) {
         self.answered += 1;
         self.within = self.opened.elapsed();
+    }
+
+    pub(super) fn claim_accepted(&mut self, claim: Claim) {
+        self.accepted.push(claim);
+        self.accepted_within = self.opened.elapsed();
+    }
+
+    pub(crate) fn was_sold_out(&self) -> bool {
+        self.counts.sold_out > 0
+    }
+
+    /// While there were units.
+    pub(crate) fn claims_per_second(&self) -> f64 {
+        self.accepted.len() as f64 / self.accepted_within.as_secs_f64()
     }
 
     /// In a line, while it goes on.
@@ -84,7 +101,7 @@ impl Times {
         let _ = self.0.record(micros);
     }
 
-    fn ms(&self, share: f64) -> f64 {
+    pub(crate) fn ms(&self, share: f64) -> f64 {
         self.0.value_at_quantile(share) as f64 / 1_000.0
     }
 }

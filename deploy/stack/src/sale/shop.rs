@@ -14,7 +14,7 @@ const MAX_BODY: u64 = 64 << 20;
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) struct Shop {
+pub(crate) struct Shop {
     agent: Agent,
     url: String,
 }
@@ -28,7 +28,7 @@ pub(super) struct LineAnswer {
 }
 
 impl Shop {
-    pub(super) fn new(url: String) -> Self {
+    pub(crate) fn new(url: String) -> Self {
         // A bound of the whole would cost a thread for each request, in which ureq resolves the name.
         let config = Agent::config_builder().http_status_as_error(false);
         let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT)).build();

@@ -1,0 +1,218 @@
+//! `cargo stack bench seckill`: the crowd of `cargo stack sale` at this system and at the textbook's, `tests/peers/seckill`,
+//! one after the other: undisturbed, and while a part of either is killed. Orders are counted by SQL afterwards.
+
+mod peer;
+mod count;
+mod report;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use rustix::process::Signal;
+use serde::Serialize;
+
+use super::scene::{Cast, Scene, on_empty_stack};
+use super::{Cancelled, peers, projector_tool, tool};
+use crate::control::Request;
+use crate::layout::Layout;
+use crate::part::{Launch, Part};
+use crate::provision::{self, SeckillTools, Tools};
+use crate::redis;
+use crate::sale::rush::{self, Crowd};
+use crate::sale::seen::Seen;
+use crate::sale::shop::Shop;
+use crate::sale::{self, Names};
+use count::Count;
+use report::{Outcome, Report};
+
+/// As the textbook's sale is.
+const LIMIT_PER_CUSTOMER: u64 = 1;
+/// A killed store stays away for so long; a service is started again at once.
+const AWAY: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(1);
+const GRACE: Duration = Duration::from_secs(300);
+/// As `cargo stack up` starts them.
+const OURS: Cast = Cast { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Customers who want a unit
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    buyers: u64,
+    /// Units of the sale
+    #[arg(long, default_value_t = 25_000, value_parser = clap::value_parser!(u64).range(4..=10_000_000))]
+    units: u64,
+    /// Customers who only look, once a second
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=3_000))]
+    watchers: u64,
+    /// Connections of the buyers
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    connections: u64,
+    /// How often each row has its turn
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Only rows whose name contains this
+    #[arg(long)]
+    row: Option<String>,
+    /// Let the peer answer a claim before RabbitMQ has its message on disk
+    #[arg(long)]
+    no_confirms: bool,
+}
+
+/// What is killed once a quarter of the units is claimed: every instance of it.
+struct Row {
+    name: &'static str,
+    of_ours: &'static [&'static str],
+    of_peer: &'static [&'static str],
+}
+
+const ROWS: [Row; 5] = [
+    Row { name: "undisturbed", of_ours: &[], of_peer: &[] },
+    Row { name: "order writer killed", of_ours: &["projector-1", "projector-2"], of_peer: &[peer::CONSUMER] },
+    Row { name: "Redis killed", of_ours: &[redis::NAME], of_peer: &[redis::NAME] },
+    Row { name: "web tier killed", of_ours: &["command-api-1", "command-api-2"], of_peer: &[peer::GUNICORN] },
+    Row { name: "broker killed", of_ours: &["kafka-1"], of_peer: &[peer::RABBITMQ] },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Side {
+    Ours,
+    Peer,
+}
+
+/// `results`: the folder for the file of this run.
+pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
+    layout.create()?;
+    let own = provision::ensure_seckill(&layout.log("apt"))?;
+    let mut report = Report::new(args.buyers, args.units, !args.no_confirms)?;
+    let ended = (1..=args.rounds).try_for_each(|round| {
+        for side in [Side::Peer, Side::Ours] {
+            println!("Round {round} of {}: {side:?}, in {}", args.rounds, layout.state.display());
+            let adapt =
+                |layout: &Layout, tools: &Tools, parts: &mut Vec<Part>| side.adapt(layout, tools, &own, args, parts);
+            on_empty_stack(layout, OURS, adapt, cancelled, |scene| Play { scene, args, side }.rows(&mut report))?;
+        }
+        Ok(())
+    });
+    report.finish(results)?;
+    ended
+}
+
+impl Side {
+    fn adapt(
+        self,
+        layout: &Layout,
+        tools: &Tools,
+        own: &SeckillTools,
+        args: &Args,
+        parts: &mut Vec<Part>,
+    ) -> Result<()> {
+        if self == Self::Peer {
+            *parts = peer::parts(layout, tools, own, !args.no_confirms)?;
+        }
+        Ok(())
+    }
+}
+
+/// One side's rows.
+struct Play<'a> {
+    scene: &'a Scene<'a>,
+    args: &'a Args,
+    side: Side,
+}
+
+impl Play<'_> {
+    fn rows(&self, report: &mut Report) -> Result<()> {
+        if self.side == Side::Ours {
+            self.scene.set(OURS)?;
+        }
+        let wanted = |row: &&Row| self.args.row.as_ref().is_none_or(|part| row.name.contains(part.as_str()));
+        for row in ROWS.iter().filter(wanted) {
+            self.scene.cancelled.check()?;
+            report.take(self.side, row.name, self.row(row));
+        }
+        if self.side == Side::Ours {
+            let audit = projector_tool(self.scene.layout, &["audit", "--sample", "1000"])?;
+            report.audited(self.run("audit", &audit).map(drop));
+        }
+        Ok(())
+    }
+
+    fn row(&self, row: &Row) -> Result<Outcome> {
+        let (names, shop) = (Names::of_now(), Shop::new(crate::up::url(self.scene.layout)));
+        sale::open(&shop, &names, self.args.units, LIMIT_PER_CUSTOMER)?;
+        let killed = if self.side == Side::Ours { row.of_ours } else { row.of_peer };
+        let seen = self.rush(&names, killed)?;
+        let count = Count::settled(&seen, self.args.units, || self.orders(&names.sale))?;
+        Ok(Outcome::new(&seen, count))
+    }
+
+    fn rush(&self, names: &Names, killed: &[&str]) -> Result<Seen> {
+        let accepted = Arc::new(AtomicU64::new(0));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.scene.layout.ports.edge()));
+        let crowd = Crowd {
+            buyers: self.args.buyers,
+            watchers: self.args.watchers,
+            connections: self.args.connections,
+            limit: LIMIT_PER_CUSTOMER,
+            polls: true,
+            accepted: accepted.clone(),
+            commands: address,
+            queries: address,
+        };
+        thread::scope(|scope| {
+            let disturber = (!killed.is_empty()).then(|| scope.spawn(|| self.disturb(killed, &accepted)));
+            let seen = rush::play(crowd, names);
+            accepted.store(u64::MAX, Ordering::Relaxed);
+            disturber
+                .map_or(Ok(Ok(())), thread::ScopedJoinHandle::join)
+                .map_err(|_| anyhow!("a thread panicked"))??;
+            seen
+        })
+    }
+
+    /// Kills parts once a quarter of the units is claimed, and starts them again if nobody has by then.
+    fn disturb(&self, names: &[&str], accepted: &AtomicU64) -> Result<()> {
+        while accepted.load(Ordering::Relaxed) < self.args.units / 4 {
+            self.scene.cancelled.check()?;
+            thread::sleep(POLL);
+        }
+        ensure!(accepted.load(Ordering::Relaxed) < u64::MAX, "the rush was over before {names:?} were killed");
+        let signal = Signal::KILL.as_raw();
+        names.iter().try_for_each(|name| self.scene.tell(&Request::Kill { name: (*name).to_owned(), signal }))?;
+        thread::sleep(AWAY);
+        names.iter().try_for_each(|name| self.scene.tell(&Request::Start { name: (*name).to_owned() }))
+    }
+
+    /// A line for each order: its name and its customer.
+    fn orders(&self, sale: &str) -> Result<String> {
+        let launch = match self.side {
+            Side::Peer => peer::sql(
+                self.scene.layout,
+                &format!("SELECT CONCAT(sale, '~', name), customer FROM orders WHERE sale = '{sale}'"),
+            )?,
+            Side::Ours => {
+                let mut launch = peers::of_postgres(self.scene.layout, self.scene.tools, "psql", "stampede")?;
+                launch.args.extend(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"].map(String::from));
+                launch.args.push(String::from("--field-separator=\t"));
+                let sql = format!(
+                    "SELECT key, data->>'customer' FROM order_rows WHERE starts_with(key, '{sale}~') \
+                     AND data->>'status' = 'confirmed'"
+                );
+                launch.args.extend([String::from("--command"), sql]);
+                launch
+            }
+        };
+        self.run("orders", &launch)
+    }
+
+    fn run(&self, name: &str, launch: &Launch) -> Result<String> {
+        tool::run(self.scene.layout, name, launch, GRACE, self.scene.cancelled)
+    }
+}
