@@ -1,5 +1,7 @@
 //! What the environment says.
 
+mod peers;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
 use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
+
+pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
 
 /// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
 #[derive(Debug, Clone)]
@@ -29,7 +33,11 @@ pub struct Config {
     pub internal_addr: SocketAddr,
     /// `INTERNAL_URL`, default `http://` and the internal address as bound: what other instances call. It is
     /// written into claims. An address that stands for every interface, such as 0.0.0.0, needs it.
-    pub internal_url: Option<String>,
+    pub internal_url: Option<PeerUrl>,
+    /// `PEER_URLS`, default every port of the host that `INTERNAL_URL` names: where other instances may be, separated by
+    /// commas, each as `http://host:8181`, `http://host:*` or `http://*.domain:8181`. The service token goes to no other
+    /// address, though a claim in the log names it.
+    pub peer_urls: Option<PeerUrls>,
     /// `CORS_ORIGINS`, default none: sites whose pages may ask from browsers, separated by commas, such as
     /// `https://shop.example`; `*`: all.
     pub cors_origins: Origins,
@@ -65,6 +73,7 @@ impl Config {
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
             internal_addr,
             internal_url,
+            peer_urls: env.optional("PEER_URLS")?,
             cors_origins: env.or("CORS_ORIGINS", Origins::None)?,
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
             share: env.or("PARTITIONS", Share::Assigned)?,
@@ -158,7 +167,7 @@ mod tests {
         assert!(error.starts_with("INTERNAL_URL must be set"), "{error}");
         let named = settings.into_iter().chain([("INTERNAL_URL", "http://commands-1:8181")]);
         let config = Config::from_env(&named.collect::<Env>()).unwrap();
-        assert_eq!(config.internal_url.as_deref(), Some("http://commands-1:8181"));
+        assert_eq!(config.internal_url.as_ref().map(PeerUrl::as_str), Some("http://commands-1:8181"));
     }
 
     #[test]

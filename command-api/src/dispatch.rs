@@ -235,9 +235,8 @@ impl Dispatcher {
         let Some(url) = self.owners.url(partition).await else { return Answer::NoOwner };
         let answer = if url == self.own_url {
             Answer::Misdirected
-        } else {
+        } else if let Some(peer) = self.links.peer(&url) {
             self.metrics.forwarded();
-            let peer = self.links.peer(&url);
             let (order, aggregate) = (incoming.order.as_ref(), &incoming.aggregate);
             let delivered = pin!(async {
                 match peer.send(incoming.clone()).await {
@@ -247,6 +246,8 @@ impl Dispatcher {
                 }
             });
             in_order(order, aggregate, Route::Link(peer.connection), delivered).await
+        } else {
+            Answer::NoOwner
         };
         if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
             return answer;

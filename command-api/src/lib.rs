@@ -102,7 +102,10 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let (config, kafka_ready) = (self.config, self.kafka_ready);
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
-        let internal_url = config.internal_url.clone().unwrap_or(format!("http://{}", self.internal.local_addr()?));
+        let internal_url = match config.internal_url.clone() {
+            Some(url) => url,
+            None => format!("http://{}", self.internal.local_addr()?).parse()?,
+        };
         let (log_sender, log) = watch::channel(None);
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
         let state = || Arc::new(HttpState::new(log.clone(), self.metrics.clone(), config.service_token.clone()));

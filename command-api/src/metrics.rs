@@ -48,6 +48,8 @@ pub(crate) struct Metrics {
     passed_over: Counter<u64>,
     /// `stampede_commands_forwarded_total`: commands that another instance owned.
     forwarded: Counter<u64>,
+    /// `stampede_peers_refused_total`: times that a claim named an address that is no peer's.
+    peers_refused: Counter<u64>,
     /// `stampede_quarantines_total{partition}`: aggregates whose rules panicked.
     quarantines: Counter<u64>,
 }
@@ -92,6 +94,7 @@ impl Metrics {
             doubts: counter("stampede_doubts", "Times that a delivery report left open what counts."),
             passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
             forwarded: counter("stampede_commands_forwarded", "Commands that another instance owned."),
+            peers_refused: counter("stampede_peers_refused", "Times that a claim named an address that is no peer's."),
             quarantines: counter("stampede_quarantines", "Aggregates whose rules panicked."),
             meter,
         }
@@ -148,6 +151,10 @@ impl Metrics {
 
     pub(crate) fn forwarded(&self) {
         self.forwarded.add(1, &[]);
+    }
+
+    pub(crate) fn refused_peer(&self) {
+        self.peers_refused.add(1, &[]);
     }
 
     pub(crate) fn owned(&self, partition: u32, owned: bool) {

@@ -9,7 +9,7 @@ use schemas::topic::meeting;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::{Config, Share};
+use crate::config::{Config, PeerUrl, PeerUrls, Share};
 use crate::dispatch::Dispatcher;
 use crate::engine::{Engine, Kafka, Status};
 use crate::kafka::producer::Producers;
@@ -49,16 +49,17 @@ impl Ownership {
     pub(crate) fn start(
         config: &Config,
         partitions: u32,
-        internal_url: &str,
+        internal_url: &PeerUrl,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
         let producers = Arc::new(producers);
         let replay = LogReader::start(&config.kafka, &config.topic.name, REPLAY_THREADS)?;
         let log_reader = LogReader::start(&config.kafka, &config.topic.name, 1)?;
-        let own_url: Arc<str> = internal_url.into();
+        let own_url: Arc<str> = internal_url.as_str().into();
         let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
-        let links = Arc::new(Links::new(config.service_token.clone()));
+        let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
+        let links = Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone()));
         let (sender, assignment) = watch::channel(None);
         let group = match &config.share {
             Share::Assigned => {
@@ -96,7 +97,7 @@ impl Ownership {
                 keeper: keeper.clone(),
                 timed: None,
             };
-            let machine = Partition::new(partition, internal_url.to_owned(), config.window);
+            let machine = Partition::new(partition, own_url.to_string(), config.window);
             let (mailbox, lanes, requests) = mailbox::new(watching.clone());
             let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
             let engine = Engine {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::fixture::{Load, SERVICE_TOKEN, Shop, append, batch_line, eventually, pause, prove, read_log};
+use crate::fixture::{Load, SERVICE_TOKEN, Service, Shop, append, batch_line, eventually, pause, prove, read_log};
 
 fn restock() -> Value {
     json!({ "quantity": 1 })
@@ -204,10 +204,10 @@ async fn when_an_instance_dies_another_one_takes_over_and_commands_wait_for_it()
     prove(load.end().await, &read_log(&shop).await);
 }
 
-/// Serves links of another form than this build's: whoever asks for one of this form is told that there is none. Returns
-/// its url, and all that it hears.
-async fn another_build() -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// Serves links of another form than this build's, on a port of `host`: whoever asks for one of this form is told that there
+/// is none. Returns its url, and all that it hears.
+async fn another_build(host: &str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind((host, 0)).await.unwrap();
     let (url, heard) = (format!("http://{}", listener.local_addr().unwrap()), Arc::<Mutex<Vec<String>>>::default());
     let told = heard.clone();
     tokio::spawn(async move {
@@ -225,7 +225,7 @@ async fn another_build() -> (String, Arc<Mutex<Vec<String>>>) {
 #[tokio::test]
 async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
     let shop = Shop::new(2).await;
-    let (url, heard) = another_build().await;
+    let (url, heard) = another_build("127.0.0.1").await;
     append(&shop, 0, "", &Record::Claim(Claim { nonce: 7, url: url.into() })).await;
     let service = shop.command_api_for("1").await;
     let is_there = |id: &String| AggregateId::new(AggregateType::Product, id).unwrap().partition(2) == 0;
@@ -257,4 +257,52 @@ async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
     })
     .await;
     assert_eq!(read_log(&shop).await.len(), 1);
+}
+
+/// Has two owners, of whose partitions the log then names somebody on another host as the owner. Returns what that one heard.
+async fn heard_by_a_stranger(allowed: Option<&str>) -> Vec<String> {
+    let shop = Shop::new(2).await;
+    let peers = |share: &str| {
+        let allowed = allowed.map(|allowed| ("PEER_URLS", allowed.to_owned()));
+        shop.write_env([("PARTITIONS", share.to_owned())].into_iter().chain(allowed))
+    };
+    let (first, second) = (Service::command_api(&peers("0")).await, Service::command_api(&peers("1")).await);
+    first.wait_ready().await;
+    second.wait_ready().await;
+    let (url, heard) = another_build("127.0.0.2").await;
+    for round in 0..3 {
+        for partition in 0..2 {
+            append(&shop, partition, "", &Record::Claim(Claim { nonce: 7, url: url.as_str().into() })).await;
+        }
+        // The deposed ask whom the log names to let go; the others forward to it.
+        for client in [first.client(), second.client()] {
+            for n in 0..4 {
+                client
+                    .post_with(&format!("/v1/products/p-{round}-{n}/register"), &[("prefer", "wait=1")], record())
+                    .await;
+            }
+        }
+    }
+    eventually("the claims are overcome", async || {
+        for (client, n) in [first.client(), second.client()].iter().flat_map(|client| (0..4).map(move |n| (client, n)))
+        {
+            let answer = client.post(&format!("/v1/products/last-{n}/register"), record()).await;
+            Some(answer.status).filter(|status| *status != 503)?;
+        }
+        Some(())
+    })
+    .await;
+    for service in [&first, &second] {
+        let metrics = service.admin_client().get("/metrics").await.text;
+        assert_eq!(metrics.contains("\nstampede_peers_refused_total "), allowed.is_none(), "{metrics}");
+    }
+    heard.lock().unwrap().clone()
+}
+
+#[tokio::test]
+async fn the_service_token_goes_to_no_address_that_only_the_log_names() {
+    let heard = heard_by_a_stranger(None).await;
+    assert!(heard.is_empty(), "{heard:?}");
+    let heard = heard_by_a_stranger(Some("http://127.0.0.2:*,http://127.0.0.1:*")).await;
+    assert!(heard.iter().any(|request| request.contains(SERVICE_TOKEN)), "one that is allowed is asked");
 }

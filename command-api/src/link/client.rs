@@ -22,7 +22,9 @@ use super::{
     Answered, FRAMING_BYTES, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES,
     MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner,
 };
+use crate::config::PeerUrls;
 use crate::dispatch::{Incoming, now};
+use crate::metrics::Metrics;
 
 /// Commands that may wait to be sent to one peer.
 const MAX_QUEUE: usize = 4096;
@@ -35,6 +37,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The links of this instance, each begun when it is first needed.
 pub(crate) struct Links {
     token: Secret,
+    allowed: PeerUrls,
+    metrics: Arc<Metrics>,
     /// By the peer's url.
     peers: Mutex<HashMap<Arc<str>, Peer>>,
     connections: AtomicU64,
@@ -73,28 +77,36 @@ enum Waiting {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl Links {
-    pub(crate) fn new(token: Secret) -> Self {
-        Self { token, peers: Mutex::default(), connections: AtomicU64::new(0), outages: Outages::default() }
+    /// `allowed`: whom the token may be sent to.
+    pub(crate) fn new(token: Secret, allowed: PeerUrls, metrics: Arc<Metrics>) -> Self {
+        let (peers, outages) = (Mutex::default(), Outages::default());
+        Self { token, allowed, metrics, peers, connections: AtomicU64::new(0), outages }
     }
 
     /// Asks the peer to let go of a partition. `false`: the peer could not be asked.
     pub(crate) async fn let_go(&self, url: &Arc<str>, partition: u32) -> bool {
+        let Some(peer) = self.peer(url) else { return false };
         let (done, outcome) = oneshot::channel();
-        self.peer(url).queue.send(Outgoing::LetGo { partition, done }).await.is_ok() && outcome.await.is_ok()
+        peer.queue.send(Outgoing::LetGo { partition, done }).await.is_ok() && outcome.await.is_ok()
     }
 
-    /// Returns the connection that commands to the peer go by now.
-    pub(crate) fn peer(&self, url: &Arc<str>) -> Peer {
+    /// Returns the connection that all to the peer goes by now. `None`: the address is none that the token may go to.
+    pub(crate) fn peer(&self, url: &Arc<str>) -> Option<Peer> {
+        if !self.allowed.allow(url) {
+            self.metrics.refused_peer();
+            self.outages.refuse(url);
+            return None;
+        }
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(url).filter(|peer| !peer.queue.is_closed()) {
-            return peer.clone();
+            return Some(peer.clone());
         }
         let (queue, outgoing) = mpsc::channel(MAX_QUEUE);
         tokio::spawn(Link::run(url.clone(), self.token.clone(), outgoing, self.outages.clone()));
         peers.retain(|_, peer| !peer.queue.is_closed());
         let peer = Peer { connection: self.connections.fetch_add(1, Ordering::Relaxed), queue };
         peers.insert(url.clone(), peer.clone());
-        peer
+        Some(peer)
     }
 }
 
@@ -328,6 +340,16 @@ impl Outages {
             );
         } else {
             tracing::debug!(peer.url = peer, error, "a peer cannot be reached");
+        }
+    }
+
+    fn refuse(&self, url: &Arc<str>) {
+        if self.begins(url) {
+            tracing::error!(
+                peer.url = without_user(url),
+                "a claim in the log names an address that PEER_URLS does not allow; nothing is sent there: if it is an \
+                 instance's, add it, else somebody else writes the log"
+            );
         }
     }
 

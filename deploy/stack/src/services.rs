@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use rustix::process::Signal;
 
-use crate::layout::{Layout, root};
+use crate::layout::{Layout, MAX_INSTANCES, root};
 use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
 use crate::plan::Size;
 use crate::probe::Probe;
@@ -87,6 +87,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
         let launch = Launch::new(binaries.join("command-api"), [""; 0])
             .env("HTTP_ADDR", local(layout.ports.command_http(instance)))
             .env("INTERNAL_ADDR", local(layout.ports.command_internal(instance)))
+            .env("PEER_URLS", internal_urls(layout, MAX_INSTANCES))
             .env("ADMIN_ADDR", local(layout.ports.command_admin(instance)))
             .env("SERVICE_TOKEN", token.as_str());
         let internal = ("internal", layout.ports.command_internal(instance));
@@ -107,7 +108,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
         let admin = layout.ports.projector_admin(instance);
         let launch = Launch::new(binaries.join("projector"), [""; 0])
             .env("ADMIN_ADDR", local(admin))
-            .env("REACTOR_COMMAND_URLS", internal_urls(layout, size))
+            .env("REACTOR_COMMAND_URLS", internal_urls(layout, size.command_apis))
             .env("PAYMENT_WINDOW_SECS", size.payment_window_secs.to_string())
             .env("SERVICE_TOKEN", token.as_str());
         common.service("projector", instance, launch, [("admin", admin)])
@@ -116,9 +117,9 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
 }
 
 /// Where command-api takes what finishes what an event began.
-fn internal_urls(layout: &Layout, size: &Size) -> String {
+fn internal_urls(layout: &Layout, instances: u16) -> String {
     let url = |instance| format!("http://{}", local(layout.ports.command_internal(instance)));
-    (1..=size.command_apis).map(url).collect::<Vec<_>>().join(",")
+    (1..=instances).map(url).collect::<Vec<_>>().join(",")
 }
 
 /// Addresses of the servers, and what the log is like, for every service.
