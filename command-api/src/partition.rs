@@ -255,10 +255,22 @@ impl<R> Partition<R> {
             }
             return Ok(());
         }
+        if self.is_of_a_twin(record.as_ref()) {
+            out.shares_url();
+        }
         if let Verdict::PassedOver(reason) = self.memory.read(offset, record.as_ref())? {
             out.passed_over(reason);
         }
         Ok(())
+    }
+
+    /// Whether the record, which comes next, is a claim that took the partition from this instance, under its own url.
+    fn is_of_a_twin(&self, record: Option<&Record<'_>>) -> bool {
+        let Some(Record::Claim(claim)) = record else { return false };
+        let is_own = |nonce| self.claims.contains(&nonce);
+        claim.url == self.url
+            && !is_own(claim.nonce)
+            && self.memory.reader.epoch.is_some_and(|epoch| is_own(epoch.nonce))
     }
 
     /// Everything that was asked for was read.

@@ -71,3 +71,10 @@ impl Outside for Kafka {
         self.metrics.passed_over(self.partition, reason);
     }
 }
+
+    fn shares_url(&mut self) {
+        tracing::error!(
+            kafka.partition = self.partition,
+            "another instance claims under this one's INTERNAL_URL: give each its own, by which others reach it alone"
+        );
+    }

@@ -122,6 +122,8 @@ pub trait Outside {
     fn passed_over(&mut self, reason: Passed);
 }
 
+    /// Another instance took the partition under this one's url.
+    fn shares_url(&mut self);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DoubtCause {
     /// A report named another offset than the chain's.

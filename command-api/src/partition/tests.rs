@@ -53,6 +53,7 @@ struct Recorder<R> {
     answers: Vec<(R, Answer)>,
     doubts: Vec<DoubtCause>,
     passed: Vec<Passed>,
+    twins: usize,
     wanted: Vec<Wanted>,
     refuses_loads: bool,
     next_nonce: u64,
@@ -69,6 +70,7 @@ impl<R> Recorder<R> {
             doubts: vec![],
             passed: vec![],
             wanted: vec![],
+            twins: 0,
             refuses_loads: false,
             next_nonce,
             refusals: 0,
@@ -123,6 +125,10 @@ struct Shop {
     machine: Partition<&'static str>,
     out: Recorder<&'static str>,
     log: Vec<Vec<u8>>,
+
+    fn shares_url(&mut self) {
+        self.twins += 1;
+    }
     now: TimeMs,
 }
 

@@ -2,9 +2,9 @@
 
 use domain::product::Command;
 use schemas::chain::Passed;
-use schemas::record::{Commit, Epoch, Record};
+use schemas::record::{Claim, Commit, Epoch, Record};
 
-use super::{FOREIGN_NONCE, RESERVED, Shop, claim, encoded, moved, rejected, replayed, reserve, stray};
+use super::{FOREIGN_NONCE, RESERVED, Shop, claim, encoded, moved, register, rejected, replayed, reserve, stray};
 use crate::partition::{DoubtCause, HaltError, Role};
 
 #[test]
@@ -109,4 +109,19 @@ fn a_log_that_is_not_of_this_system_halts() {
     shop.write(encoded(&Record::Commit(named)));
     shop.machine.take_over(&mut shop.out);
     assert!(matches!(shop.try_read(), Err(HaltError::Aggregate { offset: 1, .. })));
+}
+
+#[test]
+fn a_claim_of_another_instance_under_the_own_url_is_told_of_and_one_of_an_earlier_life_is_not() {
+    let claim = |url: &str, nonce| encoded(&Record::Claim(Claim { nonce, url: url.into() }));
+    for (url, twins) in [("http://me", 1), ("http://other", 0)] {
+        let mut shop = Shop::closed();
+        shop.write(claim("http://me", FOREIGN_NONCE));
+        shop.machine.take_over(&mut shop.out);
+        shop.settle();
+        shop.write(claim(url, FOREIGN_NONCE + 1));
+        shop.ask_for("a", register(1));
+        shop.settle();
+        assert_eq!((shop.machine.role(), shop.out.twins), (Role::Idle, twins), "{url}");
+    }
 }
