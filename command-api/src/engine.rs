@@ -26,7 +26,7 @@ use crate::kafka::reader::ReadEvent;
 use crate::keeper::{Brought, Known, Shelf};
 use crate::mailbox::{Gauges, Job, Lanes};
 use crate::memory_budget::MemoryBudget;
-use crate::partition::{HaltError, Partition, Quarantine, Release, Role};
+use crate::partition::{HaltError, Outside as _, Partition, Quarantine, Release, Role, Unavailable};
 use crate::takeover::Takeover;
 
 pub(crate) use kafka::Kafka;
@@ -272,7 +272,7 @@ impl Engine {
         }
     }
 
-    /// Lets go of what memory need not hold.
+    /// Lets go of what memory need not hold, and asks for what it lacks.
     fn keep_house(&mut self, known: Known) {
         if let Known::At(checkpoint) = known {
             self.machine.checkpointed(checkpoint);
@@ -280,6 +280,19 @@ impl Engine {
         self.machine.forget(self.budget.keys(), now());
         let limit = self.budget.limit(self.kafka.partition, self.machine.resident_bytes());
         self.machine.evict(limit.unwrap_or(usize::MAX));
+        self.load_again(known);
+    }
+
+    /// Before Postgres has caught up, its answer would be as useless as the last one.
+    fn load_again(&mut self, known: Known) {
+        if !matches!(known, Known::At(checkpoint) if checkpoint.reader.next_offset >= self.machine.floor()) {
+            return;
+        }
+        for wanted in std::mem::take(&mut self.kafka.wanted_later) {
+            if self.kafka.load(wanted.clone()).is_err() {
+                self.machine.loaded(&wanted, Err(Unavailable), now(), &mut self.kafka);
+            }
+        }
     }
 
     fn decide(&mut self, jobs: Vec<Job>) {

@@ -95,6 +95,7 @@ impl Ownership {
                 metrics: metrics.clone(),
                 reading: None,
                 keeper: keeper.clone(),
+                wanted_later: Vec::new(),
                 timed: None,
             };
             let machine = Partition::new(partition, own_url.to_string(), config.window);

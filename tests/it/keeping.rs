@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use projector::snapshots::{Prepared, prepare};
 use serde_json::json;
@@ -178,6 +179,40 @@ async fn without_postgres_at_the_start_an_owner_reads_the_whole_log() {
     let second = shop.command_api().await;
     let restocked = second.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+}
+
+#[tokio::test]
+async fn a_postgres_that_lacks_what_memory_lacks_is_not_asked_again_and_again() {
+    const MEASURED: Duration = Duration::from_secs(4);
+    /// Four workers that ask without a pause make thousands a second.
+    const MAX_TRANSACTIONS: i64 = 400;
+    let shop = Shop::with_views(1).await;
+    let projector = shop.projector().await;
+    let first = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    first.client().post("/v1/products/cold/register", registered).await.accepted(&["product.registered.v1"]);
+    caught_up(&shop, 1).await;
+    projector.stop().await;
+    first.crash().await;
+    let second = shop.command_api().await;
+
+    // As after a restore.
+    let at = shop.sql("SELECT next_offset FROM checkpoints WHERE view = 'journal'").await.unwrap();
+    let set = async |at| shop.sql(&format!("UPDATE checkpoints SET next_offset = {at} WHERE view = 'journal'")).await;
+    set(1).await;
+    let client = second.client();
+    let restock = tokio::spawn(async move {
+        client.post_with("/v1/products/cold/restock", &[("prefer", "wait=20")], json!({ "quantity": 1 })).await
+    });
+    let transactions =
+        async || shop.sql("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()").await.unwrap();
+    let before = transactions().await;
+    tokio::time::sleep(MEASURED).await;
+    let made = transactions().await - before;
+    assert!(made < MAX_TRANSACTIONS, "{made} transactions in {MEASURED:?}");
+    assert!(!restock.is_finished(), "it waits for its aggregate's state");
+    set(at).await;
+    restock.await.unwrap().accepted(&["product.restocked.v1"]);
 }
 
 /// As many products as do not fit into a MiB, by the owner's own count.

@@ -14,6 +14,9 @@ use crate::keeper::Keeper;
 use crate::metrics::{Appended, Metrics};
 use crate::partition::{DoubtCause, Outside, QueueFull, ReadTo, Ticket, Unavailable, Wanted};
 
+/// What may be asked for again, of one partition.
+const MAX_LATER: usize = 16_384;
+
 pub(crate) struct Kafka {
     pub(crate) partition: u32,
     pub(crate) producers: Arc<Producers>,
@@ -22,6 +25,8 @@ pub(crate) struct Kafka {
     pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
     /// Asked for what is not in memory; `None`: all of it is.
     pub(crate) keeper: Option<Keeper>,
+    /// Asked for again once more is kept.
+    pub(crate) wanted_later: Vec<Wanted>,
     /// A record in flight whose time is taken: one at a time.
     pub(crate) timed: Option<(Ticket, Appended, Instant)>,
 }
@@ -54,6 +59,14 @@ impl Outside for Kafka {
         self.keeper.as_ref().ok_or(Unavailable)?.ask(self.partition, wanted)
     }
 
+    fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+        if self.wanted_later.len() >= MAX_LATER {
+            return Err(Unavailable);
+        }
+        self.wanted_later.push(wanted);
+        Ok(())
+    }
+
     fn answer(&mut self, reply: Reply, answer: Answer) {
         reply.send(answer);
     }
@@ -70,7 +83,6 @@ impl Outside for Kafka {
     fn passed_over(&mut self, reason: Passed) {
         self.metrics.passed_over(self.partition, reason);
     }
-}
 
     fn shares_url(&mut self) {
         tracing::error!(
@@ -78,3 +90,4 @@ impl Outside for Kafka {
             "another instance claims under this one's INTERNAL_URL: give each its own, by which others reach it alone"
         );
     }
+}

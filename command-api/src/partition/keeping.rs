@@ -50,6 +50,11 @@ impl<R> Partition<R> {
         self.memory.repeats.len()
     }
 
+    /// What is kept is used if its checkpoint reaches up to here.
+    pub fn floor(&self) -> i64 {
+        self.memory.floor()
+    }
+
     /// What [`Outside::load`] asked for came.
     pub fn loaded(
         &mut self,
@@ -59,8 +64,8 @@ impl<R> Partition<R> {
         out: &mut impl Outside<Reply = R>,
     ) {
         match kept {
-            Ok(kept) if kept.checkpoint < self.memory.floor() => {
-                if out.load(wanted.clone()).is_err() {
+            Ok(kept) if kept.checkpoint < self.floor() => {
+                if out.load_later(wanted.clone()).is_err() {
                     self.refuse_parked(wanted, out);
                 }
             }

@@ -114,16 +114,18 @@ pub trait Outside {
     /// Asks for what is kept of an aggregate. It comes as [`super::Partition::loaded`]. Called only by a machine that
     /// was told of a checkpoint. An error: too much was asked for already.
     fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
+    /// As [`Self::load`], once more is kept: what came lacks events that memory lacks, too.
+    fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
     fn answer(&mut self, reply: Self::Reply, answer: Answer);
     /// A random number for a claim.
     fn nonce(&mut self) -> u64;
     /// Counted and logged by cause.
     fn doubted(&mut self, cause: DoubtCause);
     fn passed_over(&mut self, reason: Passed);
-}
-
     /// Another instance took the partition under this one's url.
     fn shares_url(&mut self);
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DoubtCause {
     /// A report named another offset than the chain's.

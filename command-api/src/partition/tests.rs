@@ -55,6 +55,7 @@ struct Recorder<R> {
     passed: Vec<Passed>,
     twins: usize,
     wanted: Vec<Wanted>,
+    wanted_later: Vec<Wanted>,
     refuses_loads: bool,
     next_nonce: u64,
     /// So many records more are refused.
@@ -69,8 +70,9 @@ impl<R> Recorder<R> {
             answers: vec![],
             doubts: vec![],
             passed: vec![],
-            wanted: vec![],
             twins: 0,
+            wanted: vec![],
+            wanted_later: vec![],
             refuses_loads: false,
             next_nonce,
             refusals: 0,
@@ -102,6 +104,11 @@ impl<R> Outside for Recorder<R> {
         Ok(())
     }
 
+    fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+        self.wanted_later.push(wanted);
+        Ok(())
+    }
+
     fn answer(&mut self, reply: R, answer: Answer) {
         self.answers.push((reply, answer));
     }
@@ -118,6 +125,10 @@ impl<R> Outside for Recorder<R> {
     fn passed_over(&mut self, reason: Passed) {
         self.passed.push(reason);
     }
+
+    fn shares_url(&mut self) {
+        self.twins += 1;
+    }
 }
 
 /// One machine and the log under it; the test is the network between them.
@@ -125,10 +136,6 @@ struct Shop {
     machine: Partition<&'static str>,
     out: Recorder<&'static str>,
     log: Vec<Vec<u8>>,
-
-    fn shares_url(&mut self) {
-        self.twins += 1;
-    }
     now: TimeMs,
 }
 

@@ -380,7 +380,7 @@ impl World {
             *to = ReadTo::Offset(end_of(*to, self.log.len()));
         }
         let (life, kept) = (machine.life, self.kept);
-        let wanted = machine.out.wanted.drain(..);
+        let wanted = machine.out.wanted.drain(..).chain(machine.out.wanted_later.drain(..));
         self.asks.extend(wanted.map(|wanted| Ask { machine: it, life, wanted, kept }));
         let sent = machine.out.sent.drain(..);
         self.flights.extend(sent.map(|sent| Flight { machine: it, life, sent, is_reported: true }));
