@@ -1,9 +1,13 @@
 //! What a client may get wrong: each is answered as the API says, and writes nothing.
 
-use serde_json::json;
+use std::time::{Duration, SystemTime};
 
-use crate::fixture::{Shop, batch_line, read_log};
+use serde_json::{Value, json};
+use uuid::{NoContext, Timestamp, Uuid};
 
+use crate::fixture::{SERVICE_TOKEN, Shop, batch_line, read_log};
+
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[tokio::test]
@@ -93,5 +97,76 @@ async fn a_malformed_request_is_refused_by_the_status_that_fits() {
     client.post_raw(register, &gzip, body).await.problem(415, "unsupported-media-type", "Content-Encoding");
     let both = [JSON, ("if-match", "\"7\""), ("if-none-match", "*")];
     client.post_raw(register, &both, body).await.problem(400, "invalid-request", "");
+    assert_eq!(read_log(&shop).await, []);
+}
+
+/// Keys that tell an age outside the window.
+fn keys_of_another_time() -> [String; 2] {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let key = |at: Duration| Uuid::new_v7(Timestamp::from_unix(NoContext, at.as_secs(), 0)).to_string();
+    [key(now - Duration::from_secs(3600)), key(now + Duration::from_secs(600))]
+}
+
+/// Requests with one fault each, and the status of their answer, or of its line.
+fn faults() -> Vec<(&'static str, Vec<(&'static str, String)>, String, u64)> {
+    let json = |name: &'static str, value: &str| vec![("content-type", JSON.1.to_owned()), (name, value.to_owned())];
+    let (register, reserve) = ("/v1/products/cd/register", "/v1/products/cd/reserve");
+    let data = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    let body = data.to_string();
+    let mut faults = vec![
+        (register, json("x", ""), " ".repeat(64 * 1024 + 1), 413),
+        (register, json("x", ""), r#"{"name":"A"}"#.to_owned(), 400),
+        (reserve, json("x", ""), r#"{"order":"o","quantity":1,"amount_cents":1}"#.to_owned(), 400),
+        ("/v1/products/a%20b/register", json("x", ""), body.clone(), 400),
+        ("/v1/products/cd/paint", json("x", ""), body.clone(), 404),
+        ("/v1/baskets/cd/register", json("x", ""), body.clone(), 404),
+        (register, vec![("content-type", "text/plain".to_owned())], body.clone(), 415),
+        (register, json("content-encoding", "gzip"), body.clone(), 415),
+        (register, json("idempotency-key", "two words"), body.clone(), 400),
+        (register, json("if-match", "7"), body.clone(), 400),
+        (register, json("if-none-match", "\"7\""), body.clone(), 400),
+        ("/v1/commands", vec![("content-type", JSON.1.to_owned())], "{}".to_owned(), 415),
+        ("/v1/commands", vec![("content-type", NDJSON.1.to_owned())], "{}\n".repeat(10_001), 413),
+        ("/v1/commands", vec![("content-type", NDJSON.1.to_owned())], " ".repeat(8 * 1024 * 1024 + 1), 413),
+    ];
+    faults.extend(keys_of_another_time().map(|key| (register, json("idempotency-key", &key), body.clone(), 409)));
+    let line = |field: &str, value: Value| {
+        let mut line = batch_line("products", "cd", "register", data.clone());
+        line[field] = value;
+        line.to_string()
+    };
+    let lines = [
+        (line("id", json!("a b")), 400),
+        (line("aggregate", json!("baskets")), 404),
+        (line("command", json!("paint")), 404),
+        (line("data", json!({ "name": "x".repeat(64 * 1024) })), 413),
+        (line("data", json!({ "name": "A" })), 400),
+        (line("key", json!("two words")), 400),
+        (line("if_match", json!("seven")), 400),
+        (line("colour", json!("blue")), 400),
+        (line("cause", json!("an event")), 400),
+        (line("cause", json!("0-1-2\0")), 400),
+    ];
+    let expired = keys_of_another_time().map(|key| (line("key", json!(key)), 409));
+    let batch = |(line, status)| ("/v1/commands", vec![("content-type", NDJSON.1.to_owned())], line, status);
+    faults.extend(lines.into_iter().chain(expired).map(batch));
+    faults
+}
+
+#[tokio::test]
+async fn what_one_listener_refuses_the_other_one_refuses_by_the_same_status() {
+    let shop = Shop::new(1).await;
+    let service = shop.command_api().await;
+    let bearer = ("authorization", format!("Bearer {SERVICE_TOKEN}"));
+    for (path, headers, body, status) in faults() {
+        for client in [service.client(), service.internal_client()] {
+            let headers: Vec<_> =
+                headers.iter().chain([&bearer]).map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = client.post_raw(path, &headers, body.clone()).await;
+            let told = serde_json::from_str::<Value>(&answer.text).unwrap()["status"].clone();
+            let start: String = body.chars().take(200).collect();
+            assert_eq!(told, status, "{path} {headers:?} {start}: {answer:?}");
+        }
+    }
     assert_eq!(read_log(&shop).await, []);
 }

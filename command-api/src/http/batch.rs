@@ -34,8 +34,6 @@ const READ_WITHIN: Duration = Duration::from_secs(60);
 const PIECE_LINES: usize = 256;
 /// Pieces of one batch that are under way at once.
 const MAX_UNDER_WAY: usize = 4;
-/// A cause is `{partition}-{offset}-{version}`.
-const MAX_CAUSE_CHARS: usize = 64;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(super) async fn take(
@@ -203,8 +201,8 @@ impl Shared {
             Some(key) => key.map_err(|error| invalid(format!("key: {error}"), id))?,
         };
         let cause = match parsed.cause.as_deref() {
-            Some(cause) if self.internal && cause.len() <= MAX_CAUSE_CHARS => Some(cause.into()),
-            Some(_) if self.internal => return Err(invalid("cause: it is too long".to_owned(), id)),
+            Some(cause) if self.internal && is_cause(cause) => Some(cause.into()),
+            Some(_) if self.internal => return Err(invalid("cause: an event, like 3-1024-7".to_owned(), id)),
             Some(_) => return Err(invalid("unknown field `cause`".to_owned(), id)),
             None => None,
         };
@@ -230,6 +228,12 @@ impl Shared {
     }
 }
 
+/// An event is named by its partition, its record's offset, and its version.
+fn is_cause(text: &str) -> bool {
+    let is_number = |part: &str| part.parse::<u64>().is_ok_and(|number| number.to_string() == part);
+    text.split('-').count() == 3 && text.split('-').all(is_number)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -244,6 +248,16 @@ mod tests {
 
     use super::super::admission::tests::{all_places_are_free, http_state};
     use super::*;
+
+    #[test]
+    fn a_cause_is_the_name_of_an_event_and_no_other_text() {
+        assert!(is_cause("0-0-1") && is_cause("11-9223372036854775807-18446744073709551615"));
+        for text in
+            ["", "1-2", "1-2-3-4", "1--2", "-1-2", "1-2-x", "1-2-+3", "01-2-3", "1-2-3\0", "1-2-18446744073709551616"]
+        {
+            assert!(!is_cause(text), "{text:?}");
+        }
+    }
 
     const SOON: Duration = Duration::from_secs(10);
 
