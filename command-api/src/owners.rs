@@ -71,11 +71,13 @@ impl Owners {
 /// Returns the offset of the newest claim that the records are or name.
 fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i64> {
     let claim = |(offset, value)| {
-        Some(match Record::decode(value).ok()?? {
+        let claim = match Record::decode(value).ok()?? {
             Record::Claim(_) => offset,
             Record::Commit(commit) => commit.epoch.claim,
             Record::Fence(fence) => fence.epoch.claim,
-        })
+        };
+        // Nobody writes under a claim that is yet to come.
+        Some(claim).filter(|claim| *claim <= offset)
     };
     records.filter_map(claim).max()
 }
@@ -108,5 +110,33 @@ pub(crate) async fn log_id(reader: &LogReader) -> Option<LogId> {
     match Record::decode(&reader.record(0, 0).await?).ok()?? {
         Record::Claim(claim) => Some(LogId::of_nonce(claim.nonce)),
         Record::Commit(_) | Record::Fence(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::record::{Claim, Epoch, Fence};
+
+    use super::*;
+
+    fn newest(records: &[(i64, Record<'_>)]) -> Option<i64> {
+        let encoded = records.iter().map(|(offset, record)| {
+            let mut value = Vec::new();
+            record.encode(&mut value);
+            (*offset, value)
+        });
+        let encoded: Vec<_> = encoded.collect();
+        newest_claim(encoded.iter().map(|(offset, value)| (*offset, value.as_slice())))
+    }
+
+    #[test]
+    fn late_records_of_a_deposed_owner_lead_nobody_back_to_it() {
+        let claim = || Record::Claim(Claim { nonce: 7, url: "http://127.0.0.1:1".into() });
+        let under = |claim, seq| Record::Fence(Fence { epoch: Epoch { claim, nonce: 7 }, seq });
+        assert_eq!(newest(&[(50, claim()), (51, under(50, 1))]), Some(50));
+        assert_eq!(newest(&[(51, under(50, 1)), (52, claim()), (53, under(50, 2)), (54, under(50, 3))]), Some(52));
+        assert_eq!(newest(&[(53, under(50, 2)), (54, under(52, 1)), (55, under(50, 3))]), Some(52));
+        assert_eq!(newest(&[(53, under(50, 2)), (54, under(1_000, 1))]), Some(50), "nobody can have claimed there yet");
+        assert_eq!(newest(&[]), None);
     }
 }
