@@ -127,6 +127,15 @@ impl App {
             admin.stop().await;
             return Ok(());
         };
+        let (expected, told) = (topic.clone(), self.metrics.clone());
+        let judge = move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
+        let watch = kafka.clone().watch_topic(
+            topic.name.clone(),
+            judge,
+            move |differs| told.topic_differs(differs),
+            shutdown.clone(),
+        );
+        servers.spawn("topic", watch);
         let mut ownership = Ownership::start(&config, partitions, &internal_url, self.metrics)?;
         let Ownership { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
         let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());

@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     forwarded: Counter<u64>,
     /// `stampede_peers_refused_total`: times that a claim named an address that is no peer's.
     peers_refused: Counter<u64>,
+    /// `stampede_topic_differs`: 1 where the log's topic is not as it has to be.
+    topic_differs: Gauge<u64>,
     /// `stampede_quarantines_total{partition}`: aggregates whose rules panicked.
     quarantines: Counter<u64>,
 }
@@ -78,6 +80,7 @@ impl Metrics {
         let meter = telemetry.meter();
         let counter = |name: &'static str, what: &'static str| meter.u64_counter(name).with_description(what).build();
         let seconds = |name: &'static str, what: &'static str| telemetry.latency_histogram(name, what);
+        let topic_differs = "Whether the log's topic is not as it has to be, so that records may get lost: 1.";
         let owned = "1 where this instance owns the partition.";
         Self {
             answered: Answered::observed(&meter),
@@ -95,6 +98,7 @@ impl Metrics {
             passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
             forwarded: counter("stampede_commands_forwarded", "Commands that another instance owned."),
             peers_refused: counter("stampede_peers_refused", "Times that a claim named an address that is no peer's."),
+            topic_differs: meter.u64_gauge("stampede_topic_differs").with_description(topic_differs).build(),
             quarantines: counter("stampede_quarantines", "Aggregates whose rules panicked."),
             meter,
         }
@@ -155,6 +159,10 @@ impl Metrics {
 
     pub(crate) fn refused_peer(&self) {
         self.peers_refused.add(1, &[]);
+    }
+
+    pub(crate) fn topic_differs(&self, differs: bool) {
+        self.topic_differs.record(differs.into(), &[]);
     }
 
     pub(crate) fn owned(&self, partition: u32, owned: bool) {

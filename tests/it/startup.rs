@@ -90,11 +90,13 @@ async fn a_projector_commits_nothing_to_tables_of_another_form() {
 #[tokio::test]
 async fn a_topic_that_is_changed_while_it_is_used_is_told_until_it_is_set_back() {
     let shop = Shop::with_views(1).await;
-    let projector = shop.projector().await;
+    let services = [shop.projector().await, shop.command_api().await];
     let told = async |wanted: &str| {
-        let metrics = projector.admin_client().get("/metrics").await.text;
-        let line = metrics.lines().find(|line| line.starts_with("stampede_topic_differs"))?.to_owned();
-        line.ends_with(wanted).then_some(())
+        for service in &services {
+            let metrics = service.admin_client().get("/metrics").await.text;
+            metrics.lines().find(|line| line.starts_with("stampede_topic_differs") && line.ends_with(wanted))?;
+        }
+        Some(())
     };
     eventually("it is right", async || told(" 0").await).await;
     set(&shop, "retention.ms", "604800000").await;
