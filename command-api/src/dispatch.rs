@@ -52,6 +52,14 @@ impl Incoming {
     fn origin(&self) -> Origin {
         if self.internal && self.cause.is_some() { Origin::Reaction } else { Origin::Client }
     }
+
+    /// Answers a command that has nowhere to go. A later line of its batch on the same aggregate would overtake it.
+    fn not_sent(&self, answer: Answer) -> Answer {
+        if let Some(order) = &self.order {
+            order.refuse(&self.aggregate);
+        }
+        answer
+    }
 }
 
 /// Where an answer goes.
@@ -232,9 +240,9 @@ impl Dispatcher {
     /// Once, to the owner that the log names. One that cannot be reached, or says that it owns no more though the log
     /// still names it, is suspected: unless it shows a sign of life, this instance takes over.
     async fn forward(&self, partition: u32, incoming: &Incoming) -> Answer {
-        let Some(url) = self.owners.url(partition).await else { return Answer::NoOwner };
+        let Some(url) = self.owners.url(partition).await else { return incoming.not_sent(Answer::NoOwner) };
         let answer = if url == self.own_url {
-            Answer::Misdirected
+            incoming.not_sent(Answer::Misdirected)
         } else if let Some(peer) = self.links.peer(&url) {
             self.metrics.forwarded();
             let (order, aggregate) = (incoming.order.as_ref(), &incoming.aggregate);
@@ -247,7 +255,7 @@ impl Dispatcher {
             });
             in_order(order, aggregate, Route::Link(peer.connection), delivered).await
         } else {
-            Answer::NoOwner
+            incoming.not_sent(Answer::NoOwner)
         };
         if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
             return answer;
