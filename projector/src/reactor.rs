@@ -6,8 +6,12 @@
 //! Invariant: every step of every event is taken at least once, those to one aggregate in their order, before the
 //! checkpoint passes the event. That it may be taken again, at any time, is what the steps are made for.
 //!
-//! Invariant: a step that cannot be taken is parked with its event's record, and holds up nothing else. Overload and
-//! outages are no reason: then everything waits.
+//! Invariant: only an answer that is final parks a step, with its event's record: a rule that has no business to refuse it,
+//! a command that is not understood, rules that panic. Overload and outages never do, however long they last: the step waits.
+//!
+//! What waits for a partition that is away holds up the steps to that partition, and the checkpoints, but no other lane.
+//! Only when more waits for it than [`lanes::MAX_CHAINS`] does a partition whose next event asks for it wait, too, since
+//! what is caused there has an order. The partitions that cause nothing there go on.
 
 mod chains;
 mod commands;
@@ -33,7 +37,7 @@ use crate::config::Config;
 use crate::fold::{FoldError, Records};
 use crate::log::{self, Batch};
 use crate::metrics::Metrics;
-use chains::{Chain, End, Ended, Lease, Sender};
+use chains::{Caused, Chain, End, Ended, Lease, Sender};
 pub(crate) use commands::{Answered, Commands};
 pub(crate) use lanes::{Lanes, WeakLanes};
 use positions::Positions;
@@ -47,10 +51,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const MOVE_EVERY: Duration = Duration::from_millis(100);
 /// That nobody else moved them is proved at least this often.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
-/// Chains under way; above it nothing more is read.
-const MAX_OPEN: usize = 4096;
-/// How long one step may be refused while others are taken.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Chains under way, wherever they wait; above it nothing more is read. One is about a KiB.
+const MAX_OPEN: usize = 4 * lanes::MAX_CHAINS;
+/// Chains that ended, in one go.
+const MAX_ENDED: usize = 4096;
+/// The log's reader is told anew which partitions wait at most this often.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// How long a reactor that gives partitions away, or ends, waits for what it began.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// How long an operator waits for what was parked.
@@ -88,6 +94,16 @@ struct Stretch<'a> {
     sender: mpsc::UnboundedSender<Ended>,
     ended: mpsc::UnboundedReceiver<Ended>,
     verified: Instant,
+    blocked: Blocked,
+}
+
+/// Partitions of which nothing is read, since what their next events cause has no room.
+#[derive(Default)]
+struct Blocked {
+    /// Each with the partition that it waits for.
+    by_source: BTreeMap<u32, u32>,
+    /// The log's reader does not know of all changes.
+    has_changed: bool,
 }
 
 impl Reactor {
@@ -127,8 +143,7 @@ impl Reactor {
         }
         let mut assignment = self.assignment.clone();
         let stretch = Stretch::begin(self, &assigned).await?;
-        let batches = log::follow(&self.config.kafka, &self.config.topic.name, &stretch.positions.from())
-            .map_err(ReactorError::Reader)?;
+        let batches = stretch.follow()?;
         self.ready.ready();
         tracing::info!(partitions = ?assigned, "reacting");
         stretch.run(batches, changed(&mut assignment, shutdown)).await
@@ -140,26 +155,42 @@ impl<'a> Stretch<'a> {
         let asked = Instant::now();
         let positions = Positions::load(&reactor.config.postgres_url, reactor.partitions, assigned).await?;
         let (sender, ended) = mpsc::unbounded_channel();
-        let mut stretch =
-            Self { reactor, positions, lease: Arc::new(Lease::new(asked)), sender, ended, verified: asked };
+        let (lease, blocked) = (Arc::new(Lease::new(asked)), Blocked::default());
+        let mut stretch = Self { reactor, positions, lease, sender, ended, verified: asked, blocked };
         stretch.verify().await?;
         Ok(stretch)
+    }
+
+    /// Reads on, but not of the partitions that wait.
+    fn follow(&self) -> Result<log::Batches, ReactorError> {
+        let Config { kafka, topic, .. } = &self.reactor.config;
+        let mut from = self.positions.from();
+        from.retain(|(partition, _)| !self.blocked.by_source.contains_key(partition));
+        log::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
     }
 
     /// Until another reactor is to have its partitions, some of them at least, or this process ends.
     async fn run(mut self, mut batches: log::Batches, over: impl Future<Output = ()>) -> Result<(), ReactorError> {
         let mut over = std::pin::pin!(over);
         let mut next_move = tokio::time::Instant::now() + MOVE_EVERY;
+        let mut followed = Instant::now();
         let mut all = Vec::new();
         let outcome = loop {
             let may_read = self.positions.open_chains() < MAX_OPEN;
             let step = tokio::select! {
                 biased;
                 () = &mut over => break self.settle().await,
-                _ = self.ended.recv_many(&mut all, MAX_OPEN) => self.take_ended(&mut all),
+                _ = self.ended.recv_many(&mut all, MAX_ENDED) => self.take_ended(&mut all),
                 () = tokio::time::sleep_until(next_move) => {
                     next_move = tokio::time::Instant::now() + MOVE_EVERY;
-                    self.keep().await
+                    self.unblock();
+                    let kept = self.keep().await;
+                    if kept.is_ok() && self.blocked.has_changed && followed.elapsed() >= FOLLOW_EVERY {
+                        (followed, self.blocked.has_changed) = (Instant::now(), false);
+                        self.follow().map(|again| batches = again)
+                    } else {
+                        kept
+                    }
                 }
                 batch = batches.recv(), if may_read => batch.map_err(ReactorError::Log).and_then(|batch| self.take(&batch)),
             };
@@ -172,24 +203,52 @@ impl<'a> Stretch<'a> {
         outcome
     }
 
-    /// Begins what the records cause.
+    /// Begins what the records cause, as far as there is room for it.
     fn take(&mut self, batch: &Batch) -> Result<(), ReactorError> {
         for (partition, offset, value, record) in Records::of(batch)?.iter() {
             let source = (partition, offset);
-            if self.positions.read(source, record)? != Some(Verdict::Counts) {
+            let commit = match record {
+                Some(Record::Commit(commit)) => Some(commit),
+                Some(_) | None => None,
+            };
+            let payment_window = self.reactor.config.payment_window;
+            let caused = commit.map(|commit| chains::of(commit, source, payment_window)).unwrap_or_default();
+            if self.blocks(partition, &caused) || self.positions.read(source, record)? != Some(Verdict::Counts) {
                 continue;
             }
-            let Some(Record::Commit(commit)) = record else { continue };
-            let caused = chains::of(commit, source, self.reactor.config.payment_window);
+            let Some(commit) = commit else { continue };
             self.positions.set(caused.alarms);
             self.positions.begin(source, value, commit, caused.steps.len());
             for (step, cause) in caused.steps {
                 let (ended, lease) = (self.sender.clone(), Some(self.lease.clone()));
-                let sender = Sender { source, ended, lease, patience: PATIENCE, waits_for_partition: false };
+                let sender = Sender { source, ended, lease, patience: None };
                 self.reactor.lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
             }
         }
         Ok(())
+    }
+
+    /// Tells whether nothing more is taken of a partition: it waits, or does so from this record on.
+    fn blocks(&mut self, source: u32, caused: &Caused) -> bool {
+        let Blocked { by_source, has_changed } = &mut self.blocked;
+        if by_source.contains_key(&source) {
+            return true;
+        }
+        let Some(target) = self.reactor.lanes.full(caused.steps.iter().map(|(step, _)| step)) else { return false };
+        if by_source.values().all(|known| *known != target) {
+            tracing::warn!(kafka.partition = target, "so much waits for a partition that events elsewhere wait for it");
+        }
+        *has_changed = true;
+        by_source.insert(source, target);
+        true
+    }
+
+    /// Lets the partitions go on for which there is room again.
+    fn unblock(&mut self) {
+        let Blocked { by_source, has_changed } = &mut self.blocked;
+        let before = by_source.len();
+        by_source.retain(|_, target| self.reactor.lanes.chains(*target) > lanes::MAX_CHAINS / 2);
+        *has_changed |= by_source.len() < before;
     }
 
     fn take_ended(&mut self, all: &mut Vec<Ended>) -> Result<(), ReactorError> {
@@ -256,8 +315,8 @@ pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration
         let caused = chains::of(commit, (partition, offset), payment_window);
         open.insert(offset, caused.steps.len());
         for (step, cause) in caused.steps {
-            let (source, ended, patience) = ((partition, offset), ended.clone(), AGAIN_WITHIN);
-            let sender = Sender { source, ended, lease: None, patience, waits_for_partition: false };
+            let (source, ended) = ((partition, offset), ended.clone());
+            let sender = Sender { source, ended, lease: None, patience: Some(AGAIN_WITHIN) };
             lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
         }
     }

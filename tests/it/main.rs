@@ -10,6 +10,7 @@ mod bad_input;
 mod border;
 mod orders;
 mod reactions;
+mod reactor_outages;
 mod cases;
 mod deaths;
 mod deadlines;

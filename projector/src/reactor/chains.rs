@@ -31,10 +31,8 @@ pub(crate) struct Sender {
     pub(crate) ended: mpsc::UnboundedSender<Ended>,
     /// `None`: the chain may begin at any time.
     pub(crate) lease: Option<Arc<Lease>>,
-    /// How long a step may be refused while others are taken.
-    pub(crate) patience: Duration,
-    /// Time in which the partition of the step is away is not counted.
-    pub(crate) waits_for_partition: bool,
+    /// How long a step may be refused, or wait for a partition that is away; `None`: for as long as it takes.
+    pub(crate) patience: Option<Duration>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +52,7 @@ pub(crate) enum End {
     Dropped,
     /// It cannot be done, for this reason, however often it is tried.
     Failed(String),
-    /// It was refused for longer than its sender's patience, while others were taken.
+    /// It was refused, or not asked for, for longer than its sender's patience.
     Late(String),
 }
 
@@ -92,6 +90,11 @@ impl Lease {
 
     pub(crate) fn end(&self) {
         self.until_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Tells whether its holder has ended it: it is not renewed any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.until_ms.load(Ordering::Relaxed) == 0
     }
 
     pub(super) fn holds(&self) -> bool {

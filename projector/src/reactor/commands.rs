@@ -12,6 +12,7 @@ use reqwest::Client;
 use schemas::aggregate::route_name;
 use schemas::commands::{UNTIL, encode};
 use schemas::idempotency::IdempotencyKey;
+use schemas::problem::ProblemKind;
 use serde::{Deserialize, Serialize};
 
 use super::chains::Chain;
@@ -21,20 +22,22 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// What command-api has not decided by then it leaves: whoever asked may be gone, and somebody else have asked again.
 const DECIDED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// What the types of problems begin with.
+const PROBLEMS: &str = "/problems/";
 
-/// What became of a step.
+/// What became of a step. Only what is final and says something of this very step ends its chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answered {
     Accepted,
     /// By a rule, of this name: an outcome like any other.
     Rejected(String),
-    /// Not now.
+    /// Not now: too much waits for the aggregate, or for its partition.
     Later,
     /// Not now, or nobody knows: the partition, or all of command-api, is away.
     Away,
     /// Its rules panicked: not until somebody looked at the aggregate.
     Quarantined(String),
-    /// Never.
+    /// Never by this build of command-api.
     Refused(String),
 }
 
@@ -163,13 +166,37 @@ fn key(step: &Step, at: TimeMs) -> IdempotencyKey {
 impl From<LineAnswer> for Answered {
     fn from(answer: LineAnswer) -> Self {
         let reason = format!("{} {}: {}", answer.status, answer.r#type, answer.detail);
-        match (answer.status, answer.rejection) {
-            (200, _) => Self::Accepted,
-            (422, Some(rejection)) => Self::Rejected(rejection),
-            (503, _) if answer.r#type.ends_with("quarantined") => Self::Quarantined(reason),
-            (503, _) if answer.r#type.ends_with("overloaded") => Self::Later,
-            (503, _) => Self::Away,
-            _ => Self::Refused(reason),
+        let known = ProblemKind::ALL.into_iter().find(|kind| answer.r#type.strip_prefix(PROBLEMS) == Some(kind.slug()));
+        let kind = match (answer.status, known) {
+            (200, _) => return Self::Accepted,
+            (_, Some(kind)) => kind,
+            // A time-out, or too early.
+            (408 | 425, None) => ProblemKind::Unavailable,
+            (status, None) => ProblemKind::of_status(status),
+        };
+        match kind {
+            ProblemKind::Rejected => answer.rejection.map_or(Self::Refused(reason), Self::Rejected),
+            ProblemKind::Quarantined => Self::Quarantined(reason),
+            ProblemKind::InvalidRequest
+            | ProblemKind::TokenAhead
+            | ProblemKind::NotFound
+            | ProblemKind::MethodNotAllowed
+            | ProblemKind::KeyExpired
+            | ProblemKind::PreconditionFailed
+            | ProblemKind::TooLarge
+            | ProblemKind::UnsupportedMediaType
+            | ProblemKind::KeyReused => Self::Refused(reason),
+            ProblemKind::Overloaded | ProblemKind::RateLimited => Self::Later,
+            // Of a setting that an operator mends, an owner that is not there, or a fault that passes.
+            ProblemKind::Unauthenticated
+            | ProblemKind::Forbidden
+            | ProblemKind::Misdirected
+            | ProblemKind::Internal
+            | ProblemKind::NotYet
+            | ProblemKind::Parked
+            | ProblemKind::NoOwner
+            | ProblemKind::OutcomeUnknown
+            | ProblemKind::Unavailable => Self::Away,
         }
     }
 }
@@ -177,6 +204,8 @@ impl From<LineAnswer> for Answered {
 #[cfg(test)]
 mod tests {
     use domain::ids::{OrderId, ProductId};
+    use domain::{Rejection, product};
+    use schemas::answers::Answer;
 
     use super::*;
 
@@ -184,19 +213,76 @@ mod tests {
         serde_json::from_str::<LineAnswer>(json).unwrap().into()
     }
 
-    #[test]
-    fn a_rule_answers_an_outage_waits_and_nonsense_is_refused() {
-        assert_eq!(answered(r#"{"status":200,"id":"a","events":[]}"#), Answered::Accepted);
-        let rejected = r#"{"status":422,"type":"/problems/rejected","rejection":"out_of_stock"}"#;
-        assert_eq!(answered(rejected), Answered::Rejected("out_of_stock".to_owned()));
-        assert_eq!(answered(r#"{"status":503,"type":"/problems/overloaded"}"#), Answered::Later);
-        assert_eq!(answered(r#"{"status":503,"type":"/problems/no-owner"}"#), Answered::Away);
-        for status in [400, 404, 409, 422] {
-            let refused = format!(r#"{{"status":{status},"type":"/problems/x","detail":"why"}}"#);
-            assert_eq!(answered(&refused), Answered::Refused(format!("{status} /problems/x: why")));
+    /// Every answer that command-api can give.
+    fn every_answer() -> [Answer; 12] {
+        let (version, position) = (1, (0, 0));
+        let all = [
+            Answer::Accepted { version, events: vec![], position, replayed: false, order: None },
+            Answer::rejected(&Rejection::Product(product::Rejection::OutOfStock), "on_sale", version, position),
+            Answer::PreconditionFailed { version, position },
+            Answer::KeyReused,
+            Answer::KeyExpired { detail: "why".into() },
+            Answer::Invalid { detail: "why".into() },
+            Answer::NoSuchCommand,
+            Answer::Overloaded { detail: "why".into() },
+            Answer::Quarantined,
+            Answer::NoOwner,
+            Answer::Misdirected,
+            Answer::OutcomeUnknown,
+        ];
+        // A new one belongs into the list.
+        match &all[0] {
+            Answer::Accepted { .. } | Answer::Rejected { .. } | Answer::PreconditionFailed { .. } => {}
+            Answer::KeyReused | Answer::KeyExpired { .. } | Answer::Invalid { .. } | Answer::NoSuchCommand => {}
+            Answer::Overloaded { .. } | Answer::Quarantined | Answer::NoOwner => {}
+            Answer::Misdirected | Answer::OutcomeUnknown => {}
         }
-        let quarantined = r#"{"status":503,"type":"/problems/quarantined","detail":"why"}"#;
-        assert_eq!(answered(quarantined), Answered::Quarantined("503 /problems/quarantined: why".to_owned()));
+        all
+    }
+
+    fn ends_its_chain(answered: &Answered) -> bool {
+        matches!(answered, Answered::Quarantined(_) | Answered::Refused(_))
+    }
+
+    #[test]
+    fn of_every_answer_only_what_is_final_and_about_the_step_ends_its_chain() {
+        for answer in every_answer() {
+            let line = answer.problem().map_or(r#"{"status":200,"id":"a"}"#.into(), |problem| problem.to_json());
+            let answered = answered(&String::from_utf8(line).unwrap());
+            let is_right = match answer {
+                Answer::Accepted { .. } => answered == Answered::Accepted,
+                Answer::Rejected { .. } => answered == Answered::Rejected("out_of_stock".to_owned()),
+                Answer::Quarantined => matches!(answered, Answered::Quarantined(_)),
+                Answer::Overloaded { .. } => answered == Answered::Later,
+                Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown => answered == Answered::Away,
+                Answer::PreconditionFailed { .. } | Answer::KeyReused | Answer::KeyExpired { .. } => {
+                    ends_its_chain(&answered)
+                }
+                Answer::Invalid { .. } | Answer::NoSuchCommand => ends_its_chain(&answered),
+            };
+            assert!(is_right, "{answer:?}: {answered:?}");
+        }
+    }
+
+    #[test]
+    fn no_problem_of_an_outage_overload_or_setting_ends_a_chain_whatever_build_says_it() {
+        let of = |status: u16, slug: &str| {
+            answered(&format!(r#"{{"status":{status},"type":"/problems/{slug}","detail":"why"}}"#))
+        };
+        for kind in ProblemKind::ALL {
+            let answered = of(kind.status(), kind.slug());
+            let is_final = match kind.status() {
+                503 => kind == ProblemKind::Quarantined,
+                401 | 403 | 421 | 429 | 500.. => false,
+                _ => true,
+            };
+            assert_eq!(ends_its_chain(&answered), is_final, "{kind:?}: {answered:?}");
+        }
+        for status in (100..200).chain(300..600) {
+            let answered = of(status, "of-another-build");
+            let is_final = (400..500).contains(&status) && ![401, 403, 408, 421, 425, 429].contains(&status);
+            assert_eq!(ends_its_chain(&answered), is_final, "{status}: {answered:?}");
+        }
     }
 
     #[test]

@@ -107,15 +107,19 @@ impl Firing<'_> {
         Ok(rows.len())
     }
 
-    /// One of a kind that this build does not know is left to another.
+    /// One of a kind that this build does not know is left to another, and one whose partition is away to the end of its
+    /// lease.
     fn begin(&mut self, row: &Row) {
         let (kind, aggregate, due_ms): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
         let Some((alarm, (_, id))) = of_kind(&kind).zip(aggregate.split_once('/')) else { return };
         let due_at = TimeMs(due_ms.cast_unsigned());
         let step = Step::Due { alarm, id: id.into(), due_at };
+        if self.deadlines.lanes.is_away(&step) {
+            return;
+        }
         self.next += 1;
         let (source, ended) = ((0, self.next), self.sender.clone());
-        let sender = Sender { source, ended, lease: None, patience: LEASE, waits_for_partition: false };
+        let sender = Sender { source, ended, lease: None, patience: Some(LEASE) };
         self.under_way.insert(self.next, Due { kind, aggregate, due_ms });
         self.deadlines.lanes.begin(Chain { step, at: due_at, cause: row.get::<_, &str>(3).into(), sender });
     }

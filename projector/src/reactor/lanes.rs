@@ -1,19 +1,25 @@
 //! The ways to command-api, one for each partition of the log: steps to one aggregate are taken in the order in which
-//! they came, and a partition that is away for a while holds up its own steps alone.
+//! they came, and a partition that is away holds up its own steps alone, for as long as it is away.
+//!
+//! A lane has one request under way. Of all requests a few are under way at once, but one that is not answered promptly
+//! counts no more, and a partition that is away is asked for a few of its steps at a time, beside the others.
+//!
+//! Invariant: nothing but an answer ends a chain, unless its sender has a patience.
 //!
 //! Invariant: a chain of which a step was sent is followed to its end, whoever owns its event by now. What a step took is
 //! given back by a later one, and nobody else may know that it was sent.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chassis::shutdown::Tasks;
-use domain::reactions::{Next, Outcome};
+use domain::reactions::{Next, Outcome, Step};
 use schemas::aggregate::AggregateId;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::chains::{Chain, End, Sender};
 use super::commands::{Answered, Commands};
@@ -22,14 +28,37 @@ use crate::metrics::Metrics;
 /// Lines in one request, and requests under way.
 const MAX_LINES: usize = 1000;
 const MAX_REQUESTS: usize = 8;
+/// The same of partitions that are away.
+const MAX_PROBE_LINES: usize = 16;
+const MAX_PROBES: usize = 32;
+/// A request that takes longer holds up those of no other lane.
+const PROMPT: Duration = Duration::from_millis(500);
+/// Chains in one lane, above which nothing more is begun there. A partition that is away takes so many before it holds up
+/// what comes from elsewhere.
+pub(super) const MAX_CHAINS: usize = 16_384;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// An aggregate that was refused this long ago is not held back any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
-/// Nothing was answered for so long: command-api is away, and what waits is not to blame.
-const SILENCE: Duration = Duration::from_secs(5);
 
-type Ways = [mpsc::UnboundedSender<Waiting>];
+type Ways = [Way];
+
+/// The entrance of a lane.
+struct Way {
+    incoming: mpsc::UnboundedSender<Waiting>,
+    known: Arc<Known>,
+}
+
+/// What is known of a lane outside of it.
+#[derive(Debug, Default)]
+struct Known {
+    chains: AtomicUsize,
+    is_away: AtomicBool,
+}
+
+/// A chain's place in a lane: counted as long as it is there.
+#[derive(Debug)]
+struct Place(Arc<Known>);
 
 /// Whoever holds it may send. The lanes end when nobody does.
 #[derive(Clone)]
@@ -46,7 +75,9 @@ struct Waiting {
     target: AggregateId,
     /// A step of it was sent.
     has_begun: bool,
-    refused_since: Option<Instant>,
+    /// When the step came into the lane.
+    since: Instant,
+    _place: Place,
 }
 
 /// What the lanes share.
@@ -54,9 +85,8 @@ struct Shared {
     commands: Commands,
     metrics: Arc<Metrics>,
     requests: Semaphore,
-    started: Instant,
-    /// When command-api last took or rejected a step, in milliseconds from there.
-    answered_ms: AtomicU64,
+    /// Requests to partitions that are away.
+    probes: Semaphore,
 }
 
 struct Lane {
@@ -64,6 +94,9 @@ struct Lane {
     lanes: WeakLanes,
     shared: Arc<Shared>,
     queue: Queue,
+    known: Arc<Known>,
+    /// Set while the partition is away: it is asked again then.
+    away: Option<Held>,
 }
 
 #[derive(Default)]
@@ -80,13 +113,17 @@ struct Held {
 
 impl Lanes {
     pub(crate) fn start(commands: Commands, partitions: u32, metrics: Arc<Metrics>, tasks: &mut Tasks) -> Self {
-        let requests = Semaphore::new(MAX_REQUESTS);
-        let started = Instant::now();
-        let shared = Arc::new(Shared { commands, metrics, requests, started, answered_ms: AtomicU64::new(0) });
-        let (ways, ends): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
+        let (requests, probes) = (Semaphore::new(MAX_REQUESTS), Semaphore::new(MAX_PROBES));
+        let shared = Arc::new(Shared { commands, metrics, requests, probes });
+        let way = |_| {
+            let (incoming, end) = mpsc::unbounded_channel();
+            (Way { incoming, known: Arc::default() }, end)
+        };
+        let (ways, ends): (Vec<_>, Vec<_>) = (0..partitions).map(way).unzip();
         let lanes = Self(ways.into());
-        for incoming in ends {
-            let lane = Lane { incoming, lanes: lanes.weak(), shared: shared.clone(), queue: Queue::default() };
+        for (way, incoming) in lanes.0.iter().zip(ends) {
+            let (queue, known) = (Queue::default(), way.known.clone());
+            let lane = Lane { incoming, lanes: lanes.weak(), shared: shared.clone(), queue, known, away: None };
             tasks.spawn("lane", lane.run());
         }
         lanes
@@ -101,15 +138,54 @@ impl Lanes {
     }
 
     fn put(&self, chain: Chain, has_begun: bool) {
-        let (aggregate, id, _) = chain.step.command();
-        let target = match AggregateId::of_log(aggregate, id) {
+        let (target, partition) = match self.target(&chain.step) {
             Ok(target) => target,
-            Err(error) => return chain.end(End::Failed(format!("{id:?} names nothing: {error}"))),
+            Err(reason) => return chain.end(End::Failed(reason)),
         };
-        let partitions = u32::try_from(self.0.len()).expect("partitions were counted in 32 bits");
-        let way = &self.0[target.partition(partitions) as usize];
+        let way = &self.0[partition as usize];
+        let (since, place) = (Instant::now(), Place::take(&way.known));
         // A lane that is gone was ended with this process.
-        let _ = way.send(Waiting { chain, target, has_begun, refused_since: None });
+        let _ = way.incoming.send(Waiting { chain, target, has_begun, since, _place: place });
+    }
+
+    /// Returns the aggregate that a step goes to, and its partition.
+    fn target(&self, step: &Step) -> Result<(AggregateId, u32), String> {
+        let (aggregate, id, _) = step.command();
+        let target = AggregateId::of_log(aggregate, id).map_err(|error| format!("{id:?} names nothing: {error}"))?;
+        let partitions = u32::try_from(self.0.len()).expect("partitions were counted in 32 bits");
+        let partition = target.partition(partitions);
+        Ok((target, partition))
+    }
+
+    /// Returns the partition of a step that there is no room for.
+    pub(super) fn full<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Option<u32> {
+        let partitions = steps.into_iter().filter_map(|step| Some(self.target(step).ok()?.1));
+        partitions.into_iter().find(|partition| self.chains(*partition) >= MAX_CHAINS)
+    }
+
+    /// Counts the chains whose next step is one to this partition.
+    pub(super) fn chains(&self, partition: u32) -> usize {
+        self.0[partition as usize].known.chains.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether the step's partition is away, and enough waits for it already to notice when it is back.
+    pub(super) fn is_away(&self, step: &Step) -> bool {
+        let Ok((_, partition)) = self.target(step) else { return false };
+        let known = &self.0[partition as usize].known;
+        known.is_away.load(Ordering::Relaxed) && known.chains.load(Ordering::Relaxed) >= MAX_PROBE_LINES
+    }
+}
+
+impl Place {
+    fn take(known: &Arc<Known>) -> Self {
+        known.chains.fetch_add(1, Ordering::Relaxed);
+        Self(known.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.chains.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -122,7 +198,7 @@ impl WeakLanes {
 impl Lane {
     async fn run(mut self) {
         loop {
-            let ready_at = self.queue.ready_at(Instant::now());
+            let ready_at = self.ready_at(Instant::now());
             tokio::select! {
                 waiting = self.incoming.recv() => match waiting {
                     Some(waiting) => self.queue.waiting.push_back(waiting),
@@ -133,33 +209,69 @@ impl Lane {
             while let Ok(waiting) = self.incoming.try_recv() {
                 self.queue.waiting.push_back(waiting);
             }
-            self.take_steps().await;
+            if self.away.as_ref().is_none_or(|away| away.until <= Instant::now()) {
+                self.take_steps().await;
+            }
         }
     }
 
-    /// Those that are ready, in one request.
+    /// `None`: nothing waits.
+    fn ready_at(&self, now: Instant) -> Option<Instant> {
+        match &self.away {
+            Some(away) if away.until > now => (!self.queue.waiting.is_empty()).then_some(away.until),
+            Some(_) | None => self.queue.ready_at(now),
+        }
+    }
+
+    /// Takes those that are ready, in one request.
     async fn take_steps(&mut self) {
-        let permit = self.shared.requests.acquire().await.expect("it is never closed");
-        let mut taken = self.queue.take(MAX_LINES, Instant::now());
+        let is_away = self.away.is_some();
+        let requests = if is_away { &self.shared.probes } else { &self.shared.requests };
+        let mut permit = Some(requests.acquire().await.expect("it is never closed"));
+        if is_away {
+            self.queue.give_up(Instant::now());
+        }
+        let mut taken = self.queue.take(if is_away { MAX_PROBE_LINES } else { MAX_LINES }, Instant::now());
         taken.retain_mut(Waiting::may_be_sent);
         if taken.is_empty() {
             return;
         }
-        let answers = self.shared.commands.send(taken.iter().map(|waiting| &waiting.chain)).await;
+        let answers = {
+            let mut sent = pin!(self.shared.commands.send(taken.iter().map(|waiting| &waiting.chain)));
+            match timeout(PROMPT, &mut sent).await {
+                Ok(answers) => answers,
+                Err(_) => {
+                    permit = permit.filter(|_| is_away);
+                    sent.await
+                }
+            }
+        };
         drop(permit);
+        self.note(&answers);
+        self.go_on(taken, answers);
+    }
+
+    /// Notes whether the partition is away: it is while it decides nothing.
+    fn note(&mut self, answers: &[Answered]) {
+        let decides = answers.iter().any(|answer| !matches!(answer, Answered::Later | Answered::Away));
+        let is_away = !decides && answers.contains(&Answered::Away);
+        let pause = self.away.take().map_or(FIRST_PAUSE, |away| away.pause);
+        self.away = is_away.then(|| Held::new(Instant::now(), pause));
+        self.known.is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    fn go_on(&mut self, taken: Vec<Waiting>, answers: Vec<Answered>) {
         let mut broken: HashMap<AggregateId, String> = HashMap::new();
         let mut later = Vec::new();
-        let is_away = |answer: &Answered| *answer == Answered::Away;
         for (waiting, answer) in taken.into_iter().zip(answers) {
             self.shared.metrics.step_answered(&answer);
             if !matches!(answer, Answered::Later | Answered::Away) {
-                self.shared.answered();
                 self.queue.held.remove(&waiting.target);
             }
             match answer {
                 Answered::Accepted => self.follow(waiting, Outcome::Accepted),
                 Answered::Rejected(rule) => self.follow(waiting, Outcome::Rejected(&rule)),
-                Answered::Later | Answered::Away => later.push((waiting, is_away(&answer))),
+                Answered::Later | Answered::Away => later.push(waiting),
                 Answered::Refused(reason) => waiting.chain.end(End::Failed(reason)),
                 Answered::Quarantined(reason) => {
                     waiting.chain.end(End::Failed(reason.clone()));
@@ -167,7 +279,7 @@ impl Lane {
                 }
             }
         }
-        later.retain(|(waiting, _)| match broken.get(&waiting.target) {
+        later.retain(|waiting| match broken.get(&waiting.target) {
             // They were refused for standing behind it.
             Some(reason) => {
                 waiting.chain.end(End::Failed(reason.clone()));
@@ -175,7 +287,7 @@ impl Lane {
             }
             None => true,
         });
-        self.put_back(later);
+        self.queue.put_back(later, Instant::now());
     }
 
     fn follow(&self, Waiting { chain, target, .. }: Waiting, outcome: Outcome<'_>) {
@@ -194,21 +306,6 @@ impl Lane {
             }
         }
     }
-
-    /// In front, in their order, for another try; each with whether its partition is away.
-    fn put_back(&mut self, later: Vec<(Waiting, bool)>) {
-        let now = Instant::now();
-        let is_silent = self.shared.is_silent();
-        for (mut waiting, is_away) in later.into_iter().rev() {
-            if let Some(refused_for) = waiting.late(now, is_away).filter(|_| !is_silent) {
-                let reason = format!("{} has not taken it for {} s", waiting.target.as_str(), refused_for.as_secs());
-                waiting.chain.end(End::Late(reason));
-                continue;
-            }
-            self.queue.hold(&waiting.target, now);
-            self.queue.waiting.push_front(waiting);
-        }
-    }
 }
 
 impl Waiting {
@@ -220,30 +317,22 @@ impl Waiting {
         }
         self.has_begun
     }
-}
 
-impl Waiting {
-    /// Counts another refusal. Gives for how long it has been refused, if that is more than its sender's patience.
-    fn late(&mut self, now: Instant, is_away: bool) -> Option<Duration> {
-        let Sender { patience, waits_for_partition, .. } = self.chain.sender;
-        if is_away && waits_for_partition {
-            self.refused_since = None;
-            return None;
+    /// Tells how it ends without an answer: nobody is to begin it any more, or its sender waits no longer.
+    fn given_up(&self, now: Instant) -> Option<End> {
+        let Sender { lease, patience, .. } = &self.chain.sender;
+        if !self.has_begun && lease.as_ref().is_some_and(|lease| lease.has_ended()) {
+            return Some(End::Dropped);
         }
-        let refused_for = now - *self.refused_since.get_or_insert(now);
-        (refused_for > patience).then_some(refused_for)
+        let waited = now.duration_since(self.since);
+        let late = || format!("{} has not taken it for {} s", self.target.as_str(), waited.as_secs());
+        patience.is_some_and(|patience| waited > patience).then(|| End::Late(late()))
     }
 }
 
-impl Shared {
-    fn answered(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.answered_ms.store(now, Ordering::Relaxed);
-    }
-
-    fn is_silent(&self) -> bool {
-        let answered = Duration::from_millis(self.answered_ms.load(Ordering::Relaxed));
-        self.started.elapsed().saturating_sub(answered) > SILENCE
+impl Held {
+    fn new(now: Instant, pause: Duration) -> Self {
+        Self { until: now + pause, pause: (pause * 2).min(LONGEST_PAUSE) }
     }
 }
 
@@ -279,34 +368,58 @@ impl Queue {
         taken
     }
 
+    /// Puts what was refused in front, in its order, for another try.
+    fn put_back(&mut self, later: Vec<Waiting>, now: Instant) {
+        for waiting in later.into_iter().rev() {
+            if let Some(how) = waiting.given_up(now) {
+                waiting.chain.end(how);
+                continue;
+            }
+            self.hold(&waiting.target, now);
+            self.waiting.push_front(waiting);
+        }
+    }
+
+    /// Ends what nobody waits for any more, and would stay here while the partition is away.
+    fn give_up(&mut self, now: Instant) {
+        self.waiting.retain(|waiting| match waiting.given_up(now) {
+            Some(how) => {
+                waiting.chain.end(how);
+                false
+            }
+            None => true,
+        });
+    }
+
     /// Several of one aggregate that are refused together hold it once.
     fn hold(&mut self, target: &AggregateId, now: Instant) {
         let held = self.held.entry(target.clone()).or_insert(Held { until: now, pause: FIRST_PAUSE });
         if held.until <= now {
-            held.until = now + held.pause;
-            held.pause = (held.pause * 2).min(LONGEST_PAUSE);
+            *held = Held::new(now, held.pause);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use chassis::telemetry::Telemetry;
     use domain::TimeMs;
     use domain::ids::{OrderId, ProductId};
     use domain::reactions::Step;
 
     use super::super::chains::{Ended, Lease};
     use super::*;
+    use crate::config::Config;
 
     /// With what tells of its end.
     fn waiting(product: &str, order: &str, lease: Option<Arc<Lease>>) -> (Waiting, mpsc::UnboundedReceiver<Ended>) {
         let (ended, end) = mpsc::unbounded_channel();
         let step = Step::Release { product: ProductId(product.into()), order: OrderId(order.into()) };
-        let (source, patience) = ((0, 0), Duration::ZERO);
-        let sender = Sender { source, ended, lease, patience, waits_for_partition: false };
+        let sender = Sender { source: (0, 0), ended, lease, patience: None };
         let chain = Chain { step, at: TimeMs(0), cause: "0-0-1".into(), sender };
         let target = AggregateId::new(domain::AggregateType::Product, product).unwrap();
-        (Waiting { chain, target, has_begun: false, refused_since: None }, end)
+        let place = Place::take(&Arc::default());
+        (Waiting { chain, target, has_begun: false, since: Instant::now(), _place: place }, end)
     }
 
     fn orders(all: &[Waiting]) -> Vec<String> {
@@ -357,18 +470,26 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_the_partition_is_away_is_not_counted_where_it_is_waited_for() {
-        let now = Instant::now();
-        let after = |secs| now + Duration::from_secs(secs);
-        let (mut waiting, _end) = waiting("a", "1", None);
-        waiting.chain.sender.patience = Duration::from_secs(5);
-        waiting.chain.sender.waits_for_partition = true;
-        assert_eq!(waiting.late(now, false), None);
-        assert_eq!(waiting.late(after(100), true), None);
-        assert_eq!(waiting.late(after(200), false), None, "it is back, and refuses for the first time");
-        assert_eq!(waiting.late(after(206), false), Some(Duration::from_secs(6)));
-        waiting.chain.sender.waits_for_partition = false;
-        assert_eq!(waiting.late(after(207), true), Some(Duration::from_secs(7)));
+    fn a_chain_without_a_patience_is_never_given_up_and_one_with_it_is_though_it_is_not_asked_for() {
+        let lease = Arc::new(Lease::new(std::time::Instant::now()));
+        let (mut patient, mut hasty, mut left) =
+            (waiting("a", "1", None), waiting("b", "2", None), waiting("c", "3", Some(lease.clone())));
+        hasty.0.chain.sender.patience = Some(Duration::from_secs(10));
+        let (since, day) = (patient.0.since, Duration::from_secs(24 * 60 * 60));
+        patient.0.has_begun = true;
+        let mut queue = Queue::default();
+        queue.put_back(vec![patient.0, hasty.0, left.0], since + Duration::from_secs(9));
+        queue.give_up(since + Duration::from_secs(9));
+        assert_eq!(orders(queue.waiting.make_contiguous()), ["1", "2", "3"]);
+        lease.end();
+        queue.give_up(since + day);
+        assert_eq!(orders(queue.waiting.make_contiguous()), ["1"]);
+        assert!(matches!(hasty.1.try_recv().unwrap().how, End::Late(_)));
+        assert_eq!(left.1.try_recv().unwrap().how, End::Dropped);
+        let refused = queue.waiting.drain(..).collect();
+        queue.put_back(refused, since + day);
+        assert_eq!(queue.waiting.len(), 1);
+        assert!(patient.1.try_recv().is_err());
     }
 
     #[test]
@@ -381,5 +502,52 @@ mod tests {
         assert!(begun.may_be_sent());
         assert!(!not_begun.may_be_sent());
         assert_eq!(end.try_recv().unwrap().how, End::Dropped);
+    }
+
+    /// Answers as a command-api does of which one instance stands still: what goes there is told to be away at last.
+    async fn stand_in(body: String) -> String {
+        let is_away = body.contains("away");
+        if is_away {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        let answer = if is_away { r#"{"status":503,"type":"/problems/outcome-unknown"}"# } else { r#"{"status":200}"# };
+        body.lines().map(|_| format!("{answer}\n")).collect()
+    }
+
+    #[tokio::test]
+    async fn partitions_that_are_away_leave_the_others_their_requests() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().route("/v1/commands", axum::routing::post(stand_in));
+        tokio::spawn(axum::serve(listener, router).into_future());
+        let env = [
+            ("POSTGRES_URL", "none"),
+            ("REDIS_URL", "none"),
+            ("REACTOR_COMMAND_URLS", &url),
+            ("SERVICE_TOKEN", "token-of-the-tests"),
+        ];
+        let config = Config::from_env(&env.into_iter().collect()).unwrap();
+        let metrics = Arc::new(Metrics::new(&Telemetry::new("lanes").unwrap()));
+        let (mut tasks, partitions) = (Tasks::new(), 4 * MAX_REQUESTS as u32);
+        let lanes = Lanes::start(Commands::of(&config).unwrap().unwrap(), partitions, metrics, &mut tasks);
+        let partition = |name: &str| schemas::aggregate::partition(domain::AggregateType::Product, name, partitions);
+        let begin = |product: String| {
+            let (Waiting { chain, .. }, end) = waiting(&product, "o", None);
+            lanes.begin(chain);
+            end
+        };
+        // All but the last one are away.
+        let away = (0..1000).map(|n| format!("away-{n}")).filter(|name| partition(name) < partitions - 1);
+        let mut ends: Vec<_> = away.map(&begin).collect();
+        let started = Instant::now();
+        let here: Vec<_> =
+            (0..).map(|n| format!("p-{n}")).filter(|name| partition(name) == partitions - 1).take(10).collect();
+        for product in here {
+            assert_eq!(begin(product).recv().await.unwrap().how, End::Done);
+        }
+        // Each would have waited several times for requests of 3 s.
+        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+        assert!(ends.iter_mut().all(|end| end.try_recv().is_err()), "nothing of what waits has ended");
+        assert!(lanes.chains(partition("away-0").min(partitions - 2)) > 0);
     }
 }

@@ -109,9 +109,10 @@ impl Positions {
         })
     }
 
-    /// Where to read from: what was counted last is read again.
+    /// Where to read from: what was counted last is read again, once.
     pub(super) fn from(&self) -> Vec<(u32, i64)> {
-        self.by_partition.iter().map(|(partition, at)| (*partition, at.reader.last_counted.max(0))).collect()
+        let from = |at: &Position| if at.is_recognized { at.reader.next_offset } else { at.reader.last_counted };
+        self.by_partition.iter().map(|(partition, at)| (*partition, from(at))).collect()
     }
 
     /// Chains that were begun and have not ended.
@@ -170,8 +171,8 @@ impl Positions {
         let open = &mut position.open[index];
         match how {
             // It stays open: no checkpoint passes it.
-            End::Dropped => return false,
-            End::Failed(reason) | End::Late(reason) => open.record.reason = Some(reason),
+            End::Dropped | End::Late(_) => return false,
+            End::Failed(reason) => open.record.reason = Some(reason),
             End::Done | End::NotDue => {}
         }
         open.chains -= 1;

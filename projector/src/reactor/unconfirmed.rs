@@ -170,13 +170,7 @@ impl Round<'_> {
     fn begin(&mut self, attempt: Attempt, at: TimeMs) {
         self.next += 1;
         self.open.entry(attempt.place.clone()).or_default().chains += 1;
-        let sender = Sender {
-            source: (0, self.next),
-            ended: self.sender.clone(),
-            lease: None,
-            patience: Duration::ZERO,
-            waits_for_partition: true,
-        };
+        let sender = Sender { source: (0, self.next), ended: self.sender.clone(), lease: None, patience: None };
         let (step, cause) = (attempt.step.clone(), attempt.cause.clone());
         self.attempts.insert(self.next, attempt);
         self.unconfirmed.lanes.begin(Chain { step, at, cause, sender });
