@@ -1,7 +1,8 @@
-"""One worker a core; each has one event loop, in which its claims wait for Redis and RabbitMQ together."""
+"""A worker a core; each claim has a thread, which waits for Redis and for RabbitMQ's confirm."""
 
 workers = 2
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = "gthread"
+threads = 64
 backlog = 2048
 graceful_timeout = 10
 keepalive = 75
