@@ -222,8 +222,11 @@ impl Engine {
             Turn::Jobs(jobs) => self.decide(jobs),
             Turn::Request(request) => self.answer_request(request),
             Turn::Brought(all) => {
-                for Brought { wanted, kept } in all {
-                    self.machine.loaded(&wanted, kept, now(), &mut self.kafka);
+                for brought in all {
+                    match brought {
+                        Brought::Kept(wanted, kept) => self.machine.loaded(&wanted, kept, now(), &mut self.kafka),
+                        Brought::Names(names) => self.machine.named(&names, now(), &mut self.kafka),
+                    }
                 }
             }
             Turn::Known(known) => self.keep_house(known),
@@ -316,6 +319,8 @@ impl Engine {
         self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
         self.gauges.resident_bytes.store(self.machine.resident_bytes() as u64, Ordering::Relaxed);
         self.gauges.keys.store(self.machine.remembered_keys() as u64, Ordering::Relaxed);
+        self.gauges.names.store(self.machine.names() as u64, Ordering::Relaxed);
+        self.gauges.knows_names.store(self.machine.knows_names().into(), Ordering::Relaxed);
         self.gauges.tail_records.store(self.machine.tail_records(), Ordering::Relaxed);
         let quarantined = self.machine.quarantined();
         let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! What is kept of the partitions in Postgres: how far, states of aggregates that are not in memory, and keys that took
-//! effect.
+//! What is kept of the partitions in Postgres: how far, states of aggregates that are not in memory, keys that took effect,
+//! and the names of all aggregates.
 //!
 //! The projector keeps it; here it is only read, many at once, and never by an engine that has something else to do. The
 //! one exception are the settings that all services share, which whoever comes first keeps.
@@ -7,6 +7,7 @@
 //! Invariant: what is read comes with the checkpoint of the same moment, from one statement: whoever uses it knows
 //! which events it has.
 
+mod names;
 mod postgres;
 mod watermarks;
 
@@ -18,7 +19,8 @@ use schemas::settings::Settings;
 use tokio::sync::{mpsc, watch};
 
 use crate::kafka::reader::LogReader;
-use crate::partition::{Kept, KeptState, Repeat, Unavailable, Wanted};
+use crate::partition::{Kept, KeptNames, KeptState, Repeat, Unavailable, Wanted};
+use names::{Lacking, NamesReader};
 use postgres::{AsOf, Found, Store, StoreError};
 pub(crate) use watermarks::Known;
 
@@ -37,6 +39,7 @@ const MAX_LONG: usize = 256;
 #[derive(Clone)]
 pub(crate) struct Keeper {
     asked: async_channel::Sender<Asked>,
+    lacking: async_channel::Sender<Lacking>,
 }
 
 struct Asked {
@@ -44,11 +47,12 @@ struct Asked {
     wanted: Wanted,
 }
 
-/// The answer to [`Keeper::ask`].
 #[derive(Debug)]
-pub(crate) struct Brought {
-    pub(crate) wanted: Wanted,
-    pub(crate) kept: Result<Kept, Unavailable>,
+pub(crate) enum Brought {
+    /// The answer to [`Keeper::ask`].
+    Kept(Wanted, Result<Kept, Unavailable>),
+    /// The answer to [`Keeper::ask_names`].
+    Names(KeptNames),
 }
 
 /// One partition's end.
@@ -70,7 +74,7 @@ impl Keeper {
         wrong: watch::Sender<Option<String>>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<(Self, Vec<Shelf>)> {
-        let store = Arc::new(Store::connect(url, WORKERS + LONG_WORKERS + 1)?);
+        let store = Arc::new(Store::connect(url, WORKERS + LONG_WORKERS + 2)?);
         let (asked, waiting) = async_channel::bounded(MAX_ASKED);
         let (long, long_waiting) = async_channel::bounded(MAX_LONG);
         let (to_engines, brought): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
@@ -86,14 +90,23 @@ impl Keeper {
         for _ in 0..LONG_WORKERS {
             tasks.spawn("keeper of long histories", worker(&long_waiting).run_long(shutdown.clone()));
         }
+        let lacking = async_channel::bounded(partitions.max(1) as usize);
+        let names = NamesReader { store: store.clone(), lacking: lacking.clone(), to_engines };
+        tasks.spawn("keeper of names", names.run(shutdown.clone()));
         tasks
             .spawn("checkpoints", watermarks::follow((store, settings), reader.clone(), tell, wrong, shutdown.clone()));
         let shelves = brought.into_iter().zip(known).map(|(brought, known)| Shelf { brought, known }).collect();
-        Ok((Self { asked }, shelves))
+        Ok((Self { asked, lacking: lacking.0 }, shelves))
     }
 
     pub(crate) fn ask(&self, partition: u32, wanted: Wanted) -> Result<(), Unavailable> {
         self.asked.try_send(Asked { partition, wanted }).map_err(|_| Unavailable)
+    }
+
+    /// Asks for names, of which some come in time. There is room for an ask of each partition.
+    pub(crate) fn ask_names(&self, partition: u32, from: i64) {
+        // At the end of the process nobody reads them.
+        let _ = self.lacking.try_send((partition, from));
     }
 }
 
@@ -167,7 +180,7 @@ impl Worker {
 
     fn tell(&self, Asked { partition, wanted }: Asked, kept: Result<Kept, Unavailable>) {
         // An engine that ended wants nothing.
-        let _ = self.to_engines[partition as usize].send(Brought { wanted, kept });
+        let _ = self.to_engines[partition as usize].send(Brought::Kept(wanted, kept));
     }
 
     /// In the order of the batch. Where keys cannot be read, those fail that want one.

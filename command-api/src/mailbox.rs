@@ -84,6 +84,8 @@ pub(crate) struct Gauges {
     pub(crate) residents: AtomicU64,
     pub(crate) resident_bytes: AtomicU64,
     pub(crate) keys: AtomicU64,
+    pub(crate) names: AtomicU64,
+    pub(crate) knows_names: AtomicU64,
     pub(crate) tail_records: AtomicU64,
     pub(crate) quarantined: AtomicU64,
 }

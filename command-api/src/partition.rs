@@ -15,6 +15,7 @@
 mod outside;
 mod memory;
 mod aggregates;
+mod names;
 mod quarantine;
 mod repeats;
 mod parked;
@@ -35,8 +36,8 @@ use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Fence, Record};
 
 pub use outside::{
-    Checkpoint, DoubtCause, HaltError, Kept, KeptState, NoOffset, Outside, QueueFull, ReadTo, Request, Role, Ticket,
-    Unavailable, Wanted,
+    Checkpoint, DoubtCause, HaltError, Kept, KeptNames, KeptState, NoOffset, Outside, QueueFull, ReadTo, Request, Role,
+    Ticket, Unavailable, Wanted,
 };
 pub(crate) use quarantine::panic_text;
 pub use quarantine::{Quarantine, Release};
@@ -96,6 +97,8 @@ pub struct Partition<R> {
     checkpoint: Option<Checkpoint>,
     /// No room for aggregates that are not in memory.
     full: bool,
+    /// Names were asked for, and did not come yet.
+    asks_names: bool,
     fences: Fences,
     /// Decides nothing more, and is idle once everything is answered.
     leaving: bool,
@@ -116,6 +119,7 @@ impl<R> Partition<R> {
             parked: Parked::default(),
             checkpoint: None,
             full: false,
+            asks_names: false,
             fences: Fences::default(),
             leaving: false,
             buffer: Vec::with_capacity(1024),
@@ -306,6 +310,7 @@ impl<R> Partition<R> {
         if let Phase::Claiming { sent: false, .. } = self.phase {
             self.send_claim(out);
         }
+        self.ask_names(out);
         if self.role() != Role::Owner {
             self.dismiss_parked(out);
         }
@@ -381,6 +386,7 @@ impl<R> Partition<R> {
 
     fn answer_proven(&mut self, out: &mut impl Outside<Reply = R>) {
         let Phase::Owner(writer) = &self.phase else { return };
+        self.memory.aggregates.extend_names(writer.offset_of(writer.acknowledged()) + 1);
         while let Some(proven) = self.pending.pop_proven(writer.acknowledged()) {
             out.answer(proven.request.reply, proven.answer);
         }

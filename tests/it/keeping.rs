@@ -18,8 +18,12 @@ async fn caught_up(shop: &Shop, journal: i64) {
 }
 
 async fn residents(service: &Service) -> u64 {
+    of_all_partitions(service, "stampede_resident_aggregates").await
+}
+
+async fn of_all_partitions(service: &Service, metric: &str) -> u64 {
     let metrics = service.admin_client().get("/metrics").await.text;
-    let lines = metrics.lines().filter_map(|line| line.strip_prefix("stampede_resident_aggregates{"));
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{'));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
@@ -166,6 +170,66 @@ async fn a_key_that_cannot_be_looked_up_keeps_no_other_command_waiting() {
     }
     postgres.thaw();
     waiting.await.accepted(&["product.restocked.v1"]);
+}
+
+#[tokio::test]
+async fn while_postgres_is_frozen_new_aggregates_are_served_and_known_ones_are_not_taken_for_new() {
+    let mut shop = Shop::with_views(2).await;
+    let postgres = proxy_to_postgres(&mut shop).await;
+    let projector = shop.projector().await;
+    let first = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    // In closed segments and behind them.
+    let line = |n| crate::fixture::batch_line("products", &format!("old-{n}"), "register", registered.clone());
+    let lines: Vec<_> = (0..5_000).map(line).collect();
+    assert!(first.client().batch(&lines).await.iter().all(|answer| answer["status"] == 200));
+    caught_up(&shop, 5_000).await;
+    eventually("two segments of each partition are closed", async || {
+        (shop.sql("SELECT count(*) FROM segments").await >= Some(4)).then_some(())
+    })
+    .await;
+    first.stop().await;
+
+    let second = shop.command_api().await;
+    let client = second.client();
+    eventually("all names are known", async || {
+        (of_all_partitions(&second, "stampede_names_complete").await == 2).then_some(())
+    })
+    .await;
+    assert!(of_all_partitions(&second, "stampede_known_names").await > 4_900);
+    postgres.freeze();
+    let mut accepted = 0;
+    for n in 0..50 {
+        // Every other key tells no time: the owner before may have known it.
+        let key = format!("key-{n}");
+        let patience = ("prefer", "wait=2");
+        let headers = [patience, ("idempotency-key", &key)];
+        let headers = if n % 2 == 0 { &headers[..] } else { &headers[..1] };
+        let answer = client.post_with(&format!("/v1/products/new-{n}/register"), headers, registered.clone()).await;
+        // A few seem to be known.
+        if answer.status == 200 {
+            assert_eq!(answer.accepted(&["product.registered.v1"]).header("etag"), Some("\"1\""));
+            accepted += 1;
+        }
+    }
+    assert!(accepted >= 45, "{accepted} of 50");
+    let again = [("prefer", "wait=1")];
+    for n in [0, 2_500, 4_999] {
+        let answer = client.post_with(&format!("/v1/products/old-{n}/register"), &again, registered.clone()).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    postgres.thaw();
+    for n in 0..50 {
+        // Those that were taken for known.
+        client.post(&format!("/v1/products/new-{n}/register"), registered.clone()).await;
+    }
+    eventually("the views show all of them", async || {
+        (shop.sql("SELECT count(*) FROM view_product").await == Some(5_050)).then_some(())
+    })
+    .await;
+    let config = projector::Config::from_env(&shop.env([])).unwrap();
+    assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
+    drop(projector);
 }
 
 #[tokio::test]

@@ -67,6 +67,12 @@ impl Outside for Kafka {
         Ok(())
     }
 
+    fn load_names(&mut self, from: i64) {
+        if let Some(keeper) = &self.keeper {
+            keeper.ask_names(self.partition, from);
+        }
+    }
+
     fn answer(&mut self, reply: Reply, answer: Answer) {
         reply.send(answer);
     }

@@ -20,12 +20,14 @@ use schemas::views::JOURNAL;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::partition::{Checkpoint, KeptState, Repeat, panic_text};
+use crate::partition::{Checkpoint, KeptNames, KeptState, Repeat, panic_text};
 
 /// Commits of one aggregate that are read together with others'. A longer history is read alone, in pages.
 const MAX_SHORT: i64 = 512;
 /// Commits in one page of a long history.
 const PAGE: i64 = 4096;
+/// Segments whose names are read at once: some 4 MiB of blocks.
+const SEGMENTS_OF_NAMES: i64 = 32;
 /// Longer than the server lets a statement take: one that is silent for so long is not there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
 /// Keys are looked up one by one in indexes, and histories read in their order; a planner without statistics may think
@@ -164,6 +166,14 @@ impl Store {
             }
         }
         Ok(repeats)
+    }
+
+    /// Returns the names of aggregates with events from an offset on, as far as one statement tells; `None`: Postgres has
+    /// nothing of the partition.
+    pub(super) async fn names(&self, partition: u32, from: i64) -> Result<Option<KeptNames>, StoreError> {
+        let params: [&(dyn ToSql + Sync); 4] = [&partition.cast_signed(), &from, &SEGMENTS_OF_NAMES, &JOURNAL];
+        let found = self.query(include_str!("names.sql"), &params).await?.pop();
+        Ok(found.map(|row| KeptNames { from, until: row.get("until"), names: row.get("names") }))
     }
 
     async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {

@@ -2,7 +2,11 @@
 //!
 //! Where reading began at the log's beginning and nothing was let go, what is not here has no events. Else it is cold:
 //! its state is kept outside, as of a checkpoint. The floor is the offset that such a checkpoint must have reached: up
-//! to it, events of aggregates that are not here may stand in the log.
+//! to it, events of aggregates that are not here may stand in the log. One whose name is not among the names of those that
+//! have events is not cold, but new.
+//!
+//! Invariant: the names have every aggregate whose first event was taken in, wherever it is by now. So with those of all
+//! events before the offset at which reading began, they are complete.
 //!
 //! Invariant: rules that panic take down nobody but their aggregate: it is put into quarantine.
 
@@ -12,7 +16,8 @@ use domain::{Command, Event, Rejection, State, TimeMs, decide, evolve};
 use hashbrown::HashMap;
 use schemas::aggregate::AggregateId;
 
-use super::outside::KeptState;
+use super::names::Names;
+use super::outside::{KeptNames, KeptState};
 use super::quarantine::{Quarantined, panic_text};
 
 #[derive(Debug, Default)]
@@ -22,8 +27,11 @@ pub(super) struct Aggregates {
     /// What was read of aggregates whose earlier state is kept outside.
     tails: HashMap<AggregateId, Vec<Tail>>,
     pub(super) quarantined: Quarantined,
+    /// Reading began at this offset.
+    start: i64,
     /// 0: what is not here has no events.
     floor: i64,
+    names: Names,
     /// About how much memory the residents take.
     bytes: usize,
 }
@@ -58,9 +66,10 @@ pub(super) enum Refusal {
 }
 
 impl Aggregates {
-    /// Reading begins at this offset.
-    pub(super) fn starting_at(floor: i64) -> Self {
-        Self { floor, ..Self::default() }
+    /// Empty but for the names. Everything up to `end` was read; reading begins anew at `start`.
+    pub(super) fn restart(&mut self, end: i64, start: i64) {
+        self.extend_names(end);
+        *self = Self { start, floor: start, names: std::mem::take(&mut self.names), ..Self::default() };
     }
 
     /// The version and the offset of the last commit. One that never had an event is at version 0, and its
@@ -93,7 +102,44 @@ impl Aggregates {
 
     /// Whether its state has to be brought before anything is decided on it.
     pub(super) fn is_cold(&self, aggregate: &AggregateId) -> bool {
-        self.floor > 0 && !self.knows(aggregate)
+        self.floor > 0 && !self.knows(aggregate) && !self.is_unnamed(aggregate)
+    }
+
+    /// Whether it has no event in the log for certain.
+    pub(super) fn is_new(&self, aggregate: &AggregateId) -> bool {
+        !self.knows(aggregate) && (self.floor == 0 || self.is_unnamed(aggregate))
+    }
+
+    fn is_unnamed(&self, aggregate: &AggregateId) -> bool {
+        self.knows_names() && !self.names.contain(aggregate.as_str())
+    }
+
+    pub(super) fn knows_names(&self) -> bool {
+        self.names.reach(self.start)
+    }
+
+    pub(super) fn names(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Returns from where on names are missing.
+    pub(super) fn lacks_names_from(&self) -> Option<i64> {
+        self.names.lack_from(self.start)
+    }
+
+    /// Takes in names that are kept outside.
+    pub(super) fn bring_names(&mut self, kept: &KeptNames) {
+        kept.names.iter().for_each(|name| self.names.insert(name));
+        if self.names.reach(kept.from) {
+            self.names.extend_to(kept.until);
+        }
+    }
+
+    /// Everything that counts between where reading began and this offset was taken in.
+    pub(super) fn extend_names(&mut self, end: i64) {
+        if self.knows_names() {
+            self.names.extend_to(end);
+        }
     }
 
     /// Aggregates of which only the end is here.
@@ -137,6 +183,9 @@ impl Aggregates {
             arrived = true;
             Resident { state: initial(), version: 0, offset, used: true }
         });
+        if resident.version == 0 {
+            self.names.insert(aggregate.as_str());
+        }
         resident.version = version;
         resident.offset = offset;
         if self.quarantined.is_state_lost(aggregate) {
@@ -152,9 +201,11 @@ impl Aggregates {
         self.bytes = (self.bytes + weight(aggregate, &resident.state)).saturating_sub(before);
     }
 
-    /// Takes in what was read. What was brought from outside may be ahead of it.
+    /// Takes in what was read. What was brought from outside may be ahead of it. One that begins with it needs nothing
+    /// brought.
     pub(super) fn read(&mut self, aggregate: &AggregateId, events: Vec<Event>, version: u64, offset: i64, at: TimeMs) {
-        if self.is_cold(aggregate) {
+        let is_whole = version == events.len() as u64;
+        if self.floor > 0 && !self.knows(aggregate) && !is_whole {
             self.tails.entry_ref(aggregate).or_default().push(Tail { events, version, offset, at });
         } else if self.residents.get(aggregate).is_none_or(|resident| resident.version < version) {
             self.apply(aggregate, &events, version, offset, at);
@@ -171,6 +222,9 @@ impl Aggregates {
             Err(reason) => self.quarantined.insert(aggregate, reason, TimeMs(0), true),
             Ok(state) => {
                 self.bytes += weight(aggregate, &state);
+                if kept.version > 0 {
+                    self.names.insert(aggregate.as_str());
+                }
                 let resident = Resident { state, version: kept.version, offset: kept.offset, used: true };
                 self.residents.insert(aggregate.clone(), resident);
                 for Tail { events, version, offset, at } in tail {

@@ -4,11 +4,12 @@
 //! whether it took effect. What is kept is used only if it reaches up to everything that memory lacks.
 
 use domain::TimeMs;
+use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Writer;
 
 use super::parked::ParkedRequest;
-use super::{Checkpoint, Kept, Outside, Partition, Phase, Request, Unavailable, Wanted};
+use super::{Checkpoint, Kept, KeptNames, Outside, Partition, Phase, Request, Unavailable, Wanted};
 
 impl<R> Partition<R> {
     /// What is kept outside reaches up to here: memory need not hold it, and the next take-over reads from here.
@@ -45,6 +46,16 @@ impl<R> Partition<R> {
         u64::try_from(end - kept).unwrap_or(0)
     }
 
+    /// Names of aggregates that are known to have events.
+    pub fn names(&self) -> usize {
+        self.memory.aggregates.names()
+    }
+
+    /// Whether the names are those of all aggregates, so that it can tell which one is new.
+    pub fn knows_names(&self) -> bool {
+        !matches!(self.phase, Phase::Idle) && self.memory.aggregates.knows_names()
+    }
+
     /// Keys in memory.
     pub fn remembered_keys(&self) -> usize {
         self.memory.repeats.len()
@@ -71,7 +82,7 @@ impl<R> Partition<R> {
             }
             Ok(kept) => {
                 self.take_in(wanted, kept, now);
-                self.resume(wanted, now, out);
+                self.resume(&wanted.aggregate, now, out);
             }
             Err(Unavailable) => {
                 if wanted.state {
@@ -82,8 +93,31 @@ impl<R> Partition<R> {
         }
     }
 
+    /// What [`Outside::load_names`] asked for came. Commands on what turns out to be new wait no longer.
+    pub fn named(&mut self, kept: &KeptNames, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+        self.asks_names = false;
+        let knew = self.memory.aggregates.knows_names();
+        self.memory.aggregates.bring_names(kept);
+        if knew || !self.memory.aggregates.knows_names() {
+            return;
+        }
+        for aggregate in self.parked.aggregates() {
+            self.resume(&aggregate, now, out);
+        }
+    }
+
+    pub(super) fn ask_names(&mut self, out: &mut impl Outside<Reply = R>) {
+        if self.asks_names || matches!(self.phase, Phase::Idle) {
+            return;
+        }
+        if let Some(from) = self.memory.aggregates.lacks_names_from() {
+            out.load_names(from);
+            self.asks_names = true;
+        }
+    }
+
     /// Returns what has to be brought before the command can be decided; `None`: it can be. A line that only waits behind an
-    /// earlier one of its batch wants nothing brought.
+    /// earlier one of its batch wants nothing brought. Nor does a new aggregate's key: under none did anything happen to it.
     pub(super) fn missing(&self, request: &Request<R>) -> Option<Wanted> {
         let aggregate = &request.aggregate;
         let waits = self.parked.holds_back(request);
@@ -92,7 +126,8 @@ impl<R> Partition<R> {
         }
         // Without room for it, it is as good as cold: nobody brings it.
         let state = self.memory.aggregates.is_cold(aggregate) || self.full && !self.memory.aggregates.knows(aggregate);
-        let key = request.remembered_key().filter(|key| self.memory.repeats.may_have_forgotten(key)).cloned();
+        let key = request.remembered_key().filter(|key| self.memory.repeats.may_have_forgotten(key));
+        let key = key.filter(|_| !self.memory.aggregates.is_new(aggregate)).cloned();
         (waits || state || key.is_some()).then(|| Wanted { aggregate: aggregate.clone(), state, key })
     }
 
@@ -157,13 +192,14 @@ impl<R> Partition<R> {
         self.parked.know_key(aggregate, key.as_str());
     }
 
-    fn resume(&mut self, wanted: &Wanted, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    fn resume(&mut self, aggregate: &AggregateId, now: TimeMs, out: &mut impl Outside<Reply = R>) {
         if !matches!(self.phase, Phase::Owner(_)) || self.leaving {
             return;
         }
-        let (aggregate, memory) = (&wanted.aggregate, &self.memory);
+        let memory = &self.memory;
+        let (is_cold, is_new) = (memory.aggregates.is_cold(aggregate), memory.aggregates.is_new(aggregate));
         let is_ready = |ParkedRequest { request, key_known, .. }: &ParkedRequest<R>| {
-            memory.repeats.of(request).is_some() || *key_known && !memory.aggregates.is_cold(aggregate)
+            memory.repeats.of(request).is_some() || *key_known && !is_cold || is_new
         };
         for ParkedRequest { request, may_count, .. } in self.parked.take_ready(aggregate, is_ready) {
             self.decide(request, may_count, now, out);

@@ -38,9 +38,10 @@ impl Memory {
     /// Empty, to be read from the checkpoint on, or from the log's beginning.
     pub(super) fn restart(&mut self, checkpoint: Option<&Checkpoint>) {
         let start = checkpoint.filter(|checkpoint| checkpoint.reader.last_counted >= 0);
+        let end = self.reader.next_offset;
         self.reader = start.map_or(Reader::START, |start| start.reader);
         self.recognized = start.is_none();
-        self.aggregates = Aggregates::starting_at(self.reader.next_offset);
+        self.aggregates.restart(end, self.reader.next_offset);
         self.repeats.restart(start.map(|start| start.max_key));
         self.last_at = start.map_or(TimeMs(0), |start| start.last_at);
     }

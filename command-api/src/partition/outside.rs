@@ -99,6 +99,15 @@ pub struct KeptState {
     pub offset: i64,
 }
 
+/// Names of aggregates that are kept outside.
+#[derive(Debug)]
+pub struct KeptNames {
+    pub from: i64,
+    pub until: i64,
+    /// Of every aggregate that has an event from the one offset up to the other, and maybe of others.
+    pub names: Vec<String>,
+}
+
 /// What is kept cannot be asked just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
@@ -116,6 +125,9 @@ pub trait Outside {
     fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
     /// As [`Self::load`], once more is kept: what came lacks events that memory lacks, too.
     fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
+    /// Asks for the names of aggregates with events from this offset on. Some of them come as [`super::Partition::named`],
+    /// as soon as there are any. Called as [`Self::load`] is, and not again before they came.
+    fn load_names(&mut self, from: i64);
     fn answer(&mut self, reply: Self::Reply, answer: Answer);
     /// A random number for a claim.
     fn nonce(&mut self) -> u64;

@@ -92,6 +92,10 @@ impl<R> Parked<R> {
         self.by_aggregate.get(aggregate).is_some_and(|waiting| waiting.asks_state)
     }
 
+    pub(super) fn aggregates(&self) -> Vec<AggregateId> {
+        self.by_aggregate.keys().cloned().collect()
+    }
+
     pub(super) fn waits(&self, aggregate: &AggregateId) -> bool {
         self.by_aggregate.contains_key(aggregate)
     }

@@ -56,6 +56,8 @@ struct Recorder<R> {
     twins: usize,
     wanted: Vec<Wanted>,
     wanted_later: Vec<Wanted>,
+    /// From where on.
+    wants_names: Option<i64>,
     refuses_loads: bool,
     next_nonce: u64,
     /// So many records more are refused.
@@ -73,6 +75,7 @@ impl<R> Recorder<R> {
             twins: 0,
             wanted: vec![],
             wanted_later: vec![],
+            wants_names: None,
             refuses_loads: false,
             next_nonce,
             refusals: 0,
@@ -107,6 +110,11 @@ impl<R> Outside for Recorder<R> {
     fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
         self.wanted_later.push(wanted);
         Ok(())
+    }
+
+    fn load_names(&mut self, from: i64) {
+        let earlier = self.wants_names.replace(from);
+        assert_eq!(earlier, None, "it asked before");
     }
 
     fn answer(&mut self, reply: R, answer: Answer) {

@@ -8,9 +8,9 @@ use schemas::record::Epoch;
 
 use super::{
     FOREIGN_NONCE, HaltError, Kind, NOW, REGISTERED, RESTOCKED, Role, Shop, Unavailable, Wanted, accepted, claim,
-    fence, product, register, replayed, request, reserve,
+    fence, moved, product, register, replayed, request, reserve,
 };
-use crate::partition::{Checkpoint, Kept, KeptState, Repeat};
+use crate::partition::{Checkpoint, Kept, KeptNames, KeptState, Repeat};
 
 const RESTOCK: domain::product::Command = domain::product::Command::Restock { quantity: 1 };
 
@@ -35,14 +35,19 @@ fn shop_with_a_past() -> Shop {
     shop
 }
 
-/// A product on sale at version 1, of which the record at offset 1 told.
-fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat>) {
+/// A product on sale at version 1.
+fn on_sale(offset: i64) -> KeptState {
     let registered = domain::Event::Product(match register(1) {
         domain::product::Command::Register(registration) => domain::product::Event::Registered(registration),
         _ => unreachable!(),
     });
     let folded = domain::evolve(State::initial(domain::AggregateType::Product), &registered);
-    let state = wanted.state.then(|| KeptState { folded: Ok(folded), version: 1, offset: 1 });
+    KeptState { folded: Ok(folded), version: 1, offset }
+}
+
+/// It, of which the record at offset 1 told.
+fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat>) {
+    let state = wanted.state.then(|| on_sale(1));
     shop.machine.loaded(wanted, Ok(Kept { checkpoint, state, repeat }), NOW, &mut shop.out);
     shop.end_turn();
 }
@@ -247,4 +252,92 @@ fn a_full_memory_refuses_what_is_not_in_it() {
     other.aggregate = product("q");
     shop.machine.command(other, NOW, &mut shop.out);
     assert!(matches!(shop.answers()[..], [("b", Answer::Overloaded { .. })]));
+}
+
+/// So many names of the kept past, up to this offset.
+fn named(shop: &mut Shop, names: &[&str], until: i64) {
+    let from = shop.out.wants_names.take().expect("it lacks names");
+    named_from(shop, from, names, until);
+}
+
+fn named_from(shop: &mut Shop, from: i64, names: &[&str], until: i64) {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    shop.machine.named(&KeptNames { from, until, names }, NOW, &mut shop.out);
+    shop.end_turn();
+}
+
+#[test]
+fn once_all_names_are_known_a_new_aggregate_needs_nothing_brought_and_a_known_one_does() {
+    let mut shop = shop_with_a_past();
+    shop.ask_for("waits", register(1));
+    assert_eq!(wanted(&mut shop).len(), 1, "it may have been there before");
+    named(&mut shop, &["product/other"], 2);
+    assert!(shop.sent().is_empty() && shop.out.wants_names.is_some(), "names up to the checkpoint are needed");
+    named(&mut shop, &["product/known"], 3);
+    assert_eq!(shop.out.wants_names, None);
+    shop.settle();
+    assert_eq!(shop.answers(), [("waits", accepted(1, REGISTERED, 4))], "what waited goes on, its key unknown or not");
+    for id in ["known", "other"] {
+        let known = super::Request { aggregate: product(id), ..request(id, id, RESTOCK, Precondition::None) };
+        shop.machine.command(known, NOW, &mut shop.out);
+        let [cold] = wanted(&mut shop).try_into().unwrap();
+        assert!(cold.state && cold.key.is_some());
+    }
+}
+
+#[test]
+fn an_aggregate_that_was_let_go_is_not_taken_for_a_new_one() {
+    let mut shop = shop_with_a_past();
+    named(&mut shop, &[], 3);
+    shop.ask_for("a", register(1));
+    shop.settle();
+    let reader = Reader { next_offset: 5, ..Reader::START };
+    shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW });
+    (0..2).for_each(|_| shop.machine.evict(0));
+    assert_eq!(shop.machine.residents(), 0);
+    shop.ask_for("b", register(1));
+    let [cold] = wanted(&mut shop).try_into().unwrap();
+    assert!(cold.state);
+}
+
+#[test]
+fn names_behind_a_gap_are_not_all_names() {
+    let mut shop = shop_with_a_past();
+    assert_eq!(shop.out.wants_names.take(), Some(0));
+    named_from(&mut shop, 1, &[], 3);
+    shop.ask_for("a", register(1));
+    let [cold] = wanted(&mut shop).try_into().unwrap();
+    assert!(cold.state);
+}
+
+/// Its first event comes to memory with its state, before it is read: whoever asked for the state was deposed meanwhile.
+#[test]
+fn an_aggregate_whose_state_was_brought_before_its_events_were_read_is_not_taken_for_a_new_one() {
+    let mut shop = shop_with_a_past();
+    shop.ask_for("a", register(1));
+    let [asked] = wanted(&mut shop).try_into().unwrap();
+    shop.machine.probe(NOW, &mut shop.out);
+    let (claimed, epoch) = (claim(FOREIGN_NONCE + 1), Epoch { claim: 4, nonce: FOREIGN_NONCE + 1 });
+    shop.write(claimed);
+    let mut other = Shop::open();
+    other.ask_for("b", register(1));
+    let registration = other.lose().value;
+    shop.write(moved(&registration, epoch, 1));
+    let fence = shop.carry();
+    shop.report(fence);
+    shop.read();
+    assert_eq!(shop.machine.role(), Role::Unsettled, "it reads what others wrote");
+    let state = Some(on_sale(5));
+    shop.machine.loaded(&asked, Ok(Kept { checkpoint: 6, state, repeat: None }), NOW, &mut shop.out);
+    named(&mut shop, &[], 3);
+    shop.settle();
+    assert_eq!(shop.machine.role(), Role::Idle);
+    shop.machine.checkpointed(Checkpoint { reader: Reader::behind(epoch, 1, 5), last_at: NOW, max_key: NOW });
+    shop.machine.take_over(&mut shop.out);
+    shop.settle();
+    assert!(shop.machine.knows_names(), "it has read those that came after the ones that it was told");
+    shop.answers();
+    shop.ask_for("c", register(1));
+    let [cold] = wanted(&mut shop).try_into().unwrap();
+    assert!(cold.state);
 }

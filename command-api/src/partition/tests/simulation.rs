@@ -20,7 +20,7 @@ use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Record};
 
 use super::{PARTITION, Recorder, Sent, WINDOW, encoded, end_of, index, int, product, register, request, stray};
-use keeping::{Ask, Reading};
+use keeping::{Ask, NamesAsk, Reading};
 
 use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket};
 
@@ -37,6 +37,8 @@ struct Wish {
 }
 
 const PRODUCTS: [&str; 2] = ["p", "q"];
+/// Nobody has registered these yet.
+const NEW: [&str; 4] = ["n-0", "n-1", "n-2", "n-3"];
 const STOCK: u32 = 3;
 /// Five of them tell the time at which they were made: about as the simulation begins, in it, and after it.
 const KEYS: [&str; 8] = [
@@ -79,6 +81,9 @@ enum Op {
     Tell(Pick),
     /// A machine gets what it asked of it.
     Bring(Pick, Reading),
+    /// A machine gets the names that it asked for, of so many records, and with others by this mask that only seem to be
+    /// there.
+    Name(Pick, Reading, usize, u8),
     /// A machine lets go of what it need not hold.
     Evict(Pick),
     Forget(Pick, u64),
@@ -153,6 +158,9 @@ struct Seen {
     forgotten: usize,
     brought: usize,
     repeats_brought: usize,
+    known_as_new: usize,
+    taken_for_known: usize,
+    caught_up_with_names: usize,
 }
 
 struct World {
@@ -165,6 +173,7 @@ struct World {
     /// Records of the log that are kept outside.
     kept: usize,
     asks: Vec<Ask>,
+    names_asks: Vec<NamesAsk>,
     clock: u64,
     seen: Seen,
 }
@@ -181,6 +190,7 @@ impl World {
             asked: vec![],
             kept: 0,
             asks: vec![],
+            names_asks: vec![],
             clock: 1_000_000,
             seen: Seen::default(),
         };
@@ -247,6 +257,7 @@ impl World {
             Op::Keep(records) => self.keep(records),
             Op::Tell(pick) => self.tell(pick % self.machines.len()),
             Op::Bring(pick, reading) => self.bring(pick, reading),
+            Op::Name(pick, reading, records, seeming) => self.name(pick, reading, records, seeming),
             Op::Evict(pick) => self.evict(pick % self.machines.len()),
             Op::Forget(pick, ahead) => self.forget(pick % self.machines.len(), ahead),
             Op::Ghost => self.haunt(),
@@ -267,6 +278,8 @@ impl World {
                 self.read(it, usize::MAX);
             } else if !self.asks.is_empty() {
                 self.bring(0, Reading::AtLast);
+            } else if !self.names_asks.is_empty() {
+                self.name(0, Reading::AtLast, usize::MAX, 0);
             } else if let Some(it) = self.pick(0, |machine| machine.partition.wants_turn()) {
                 self.clock += 1;
                 self.end_turn(it);
@@ -302,6 +315,7 @@ impl World {
         let now = self.now(it);
         let Wish { product: id, key, command, precondition } = self.wishes[wish].clone();
         let attempt = self.asked.len();
+        self.look_at_names(it, id);
         let machine = &mut self.machines[it];
         self.asked.push(Asked { wish, machine: it, life: machine.life, at: self.log.len(), answer: None });
         let request = Request {
@@ -382,6 +396,8 @@ impl World {
         let (life, kept) = (machine.life, self.kept);
         let wanted = machine.out.wanted.drain(..).chain(machine.out.wanted_later.drain(..));
         self.asks.extend(wanted.map(|wanted| Ask { machine: it, life, wanted, kept }));
+        let names = machine.out.wants_names.take();
+        self.names_asks.extend(names.map(|from| NamesAsk { machine: it, life, from, kept }));
         let sent = machine.out.sent.drain(..);
         self.flights.extend(sent.map(|sent| Flight { machine: it, life, sent, is_reported: true }));
         for (attempt, answer) in machine.out.answers.drain(..) {
@@ -712,9 +728,11 @@ fn any_wish() -> impl Strategy<Value = Wish> {
         1 => Just(Precondition::Absent),
         2 => (1..5_u64).prop_map(Precondition::Version),
     ];
-    let (products, keys) = (prop::sample::select(&PRODUCTS[..]), prop::sample::select(&KEYS[..]));
-    let wish = (products, keys, any_command(), precondition);
-    wish.prop_map(|(product, key, command, precondition)| Wish { product, key, command, precondition })
+    let any_of = |products: &'static [&'static str]| prop::sample::select(products);
+    let of_new = prop_oneof![Just(register(STOCK)), any_command()];
+    let asked = prop_oneof![3 => (any_of(&PRODUCTS), any_command()), 1 => (any_of(&NEW), of_new)];
+    let wish = (asked, prop::sample::select(&KEYS[..]), precondition);
+    wish.prop_map(|((product, command), key, precondition)| Wish { product, key, command, precondition })
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -734,6 +752,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => prop_oneof![1..6_usize, Just(usize::MAX)].prop_map(Op::Keep),
         3 => machine().prop_map(Op::Tell),
         8 => (any_pick(), any_reading()).prop_map(|(pick, reading)| Op::Bring(pick, reading)),
+        4 => (any_pick(), any_reading(), prop_oneof![1..6_usize, Just(usize::MAX)], prop_oneof![Just(0), any::<u8>()])
+            .prop_map(|(pick, reading, records, seeming)| Op::Name(pick, reading, records, seeming)),
         2 => machine().prop_map(Op::Evict),
         2 => (machine(), prop_oneof![0..300_u64, Just(10_000_000)]).prop_map(|(pick, ahead)| Op::Forget(pick, ahead)),
     ]
@@ -768,7 +788,7 @@ proptest! {
 fn the_simulation_meets_every_fate() {
     let mut runner = TestRunner::deterministic();
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
-    for _ in 0..100 {
+    for _ in 0..150 {
         let world = any_world().new_tree(&mut runner).unwrap().current();
         let seen = lived(&world).seen;
         for (name, count) in [
@@ -792,6 +812,9 @@ fn the_simulation_meets_every_fate() {
             ("forgotten", seen.forgotten),
             ("brought", seen.brought),
             ("repeats brought", seen.repeats_brought),
+            ("known as new", seen.known_as_new),
+            ("taken for known", seen.taken_for_known),
+            ("caught up with names", seen.caught_up_with_names),
         ] {
             *all.entry(name).or_default() += count;
         }

@@ -105,6 +105,7 @@ impl Owner {
             parked: _,
             checkpoint: _,
             full: _,
+            asks_names: _,
             fences,
             leaving,
             buffer: _,

@@ -3,9 +3,9 @@
 use domain::{State, TimeMs};
 use schemas::idempotency::IdempotencyKey;
 
-use super::{Counted, History, Pick, World, product};
+use super::{Counted, History, NEW, Pick, World, product};
 use crate::partition::tests::int;
-use crate::partition::{Checkpoint, Kept, KeptState, Repeat, Unavailable, Wanted};
+use crate::partition::{Checkpoint, Kept, KeptNames, KeptState, Repeat, Unavailable, Wanted};
 
 /// What a machine asked for.
 pub(super) struct Ask {
@@ -13,6 +13,14 @@ pub(super) struct Ask {
     pub(super) life: u32,
     pub(super) wanted: Wanted,
     /// How much of the log was kept then.
+    pub(super) kept: usize,
+}
+
+/// A machine asked for names.
+pub(super) struct NamesAsk {
+    pub(super) machine: usize,
+    pub(super) life: u32,
+    pub(super) from: i64,
     pub(super) kept: usize,
 }
 
@@ -74,6 +82,51 @@ impl World {
         let machine = &mut self.machines[it];
         machine.partition.loaded(&wanted, kept, now, &mut machine.out);
         self.end_turn(it);
+    }
+
+    /// Of so many records at most, and with some of those that do not exist yet, by the mask.
+    pub(super) fn name(&mut self, pick: Pick, reading: Reading, records: usize, seeming: u8) {
+        let awake: Vec<_> =
+            (0..self.names_asks.len()).filter(|it| self.is_awake(self.names_asks[*it].machine)).collect();
+        let Some(nth) = pick.checked_rem(awake.len()) else { return };
+        let NamesAsk { machine: it, life, from, kept } = self.names_asks[awake[nth]];
+        let kept = match reading {
+            Reading::AtOnce => kept,
+            Reading::AtLast => self.kept,
+            Reading::Failed => return,
+        };
+        let is_alive = self.machines[it].life == life;
+        let until = from.saturating_add(int(records.min(self.log.len()))).min(int(kept));
+        // Whoever reads them tries again until there are more.
+        if is_alive && until <= from {
+            return;
+        }
+        self.names_asks.remove(awake[nth]);
+        if !is_alive {
+            return;
+        }
+        let history = History::of(&self.log[..kept]);
+        let named = history.commits.iter().filter(|commit| (from..until).contains(&commit.offset));
+        let seeming = NEW.iter().enumerate().filter(|(bit, _)| seeming >> bit & 1 == 1);
+        let seeming = seeming.map(|(_, id)| product(id).as_str().to_owned());
+        let names = named.map(|commit| commit.product.clone()).chain(seeming).collect();
+        let now = self.now(it);
+        let machine = &mut self.machines[it];
+        let knew = machine.partition.knows_names();
+        machine.partition.named(&KeptNames { from, until, names }, now, &mut machine.out);
+        self.seen.caught_up_with_names += usize::from(!knew && machine.partition.knows_names());
+        self.end_turn(it);
+    }
+
+    /// Before something is asked of a product.
+    pub(super) fn look_at_names(&mut self, it: usize, id: &str) {
+        let memory = &self.machines[it].partition.memory;
+        if memory.floor() > 0 && memory.aggregates.knows_names() {
+            let is_new = self.machines[it].partition.memory.aggregates.is_new(&product(id));
+            let exists = History::of(&self.log).product(self.log.len(), id).version > 0;
+            self.seen.known_as_new += usize::from(is_new);
+            self.seen.taken_for_known += usize::from(!is_new && !exists && !memory.aggregates.knows(&product(id)));
+        }
     }
 
     fn read_kept(&self, length: usize, wanted: &Wanted) -> Kept {
