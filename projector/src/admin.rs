@@ -1,9 +1,9 @@
 //! What operators ask on the admin port: what is parked, and what is to become of it. Any projector answers.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -12,17 +12,23 @@ use chassis::border;
 use chassis::env::Secret;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::time::{TimeMs, to_rfc3339};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::postgres::{DEADLINES, Store, StoreError, Target};
-use crate::reactor::{self, REACTOR, WeakLanes};
+use crate::reactor::{self, Again, Lanes, REACTOR, WeakLanes};
 use crate::redis::{Place, await_revision, declare_stale};
 
 const SHOW_TRIES: u32 = 5;
 const SHOW_RETRY: Duration = Duration::from_millis(300);
 /// For the projector that has the partition.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+/// Aggregates in one list.
+const MAX_LISTED: i64 = 1000;
+/// Records that are tried at once, and for how long an operator waits for all. The reactors try the rest.
+const MAX_TRIED: i64 = 500;
+const TRIED_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 struct Servers {
@@ -34,19 +40,32 @@ struct Servers {
     payment_window: Duration,
 }
 
-/// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`.
+/// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`, or `POST /parked/{reactor|deadlines}/retry`.
 /// `lanes`: set where this process reacts to events.
 pub(crate) fn routes(config: &Config, lanes: Arc<OnceLock<WeakLanes>>) -> Router {
     let Config { postgres_url, redis_url, redis_prefix, payment_window, .. } = config.clone();
     Router::new()
         .route("/parked", get(list))
+        .route("/parked/{view}/retry", post(retry_all))
         .route("/parked/{view}/{type}/{id}/retry", post(retry))
         .route("/parked/{view}/{type}/{id}/discard", post(discard))
         .with_state(Servers { postgres_url, redis_url, redis_prefix, lanes, payment_window })
 }
 
-async fn list(State(servers): State<Servers>) -> Result<Json<Value>, Response> {
-    let parked = servers.store().await?.list_parked().await.map_err(|error| failed(&error))?;
+#[derive(Deserialize)]
+struct Page {
+    /// As the list before told by `next`.
+    after: Option<String>,
+}
+
+/// The oldest first, with `next` where there are more.
+async fn list(State(servers): State<Servers>, Query(page): Query<Page>) -> Result<Json<Value>, Response> {
+    let after = page.after.as_deref().map_or(Some((i64::MIN, "", "")), place);
+    let after = after.ok_or_else(|| border::plain(StatusCode::BAD_REQUEST, "after: as a list says by next"))?;
+    let parked = servers.store().await?.list_parked(after, MAX_LISTED).await.map_err(|error| failed(&error))?;
+    let is_full = i64::try_from(parked.len()).unwrap_or(i64::MAX) >= MAX_LISTED;
+    let next = parked.last().filter(|_| is_full);
+    let next = next.map(|last| format!("{}/{}/{}", last.since_us, last.view, last.aggregate));
     let entries: Vec<_> = parked
         .into_iter()
         .map(|parked| {
@@ -56,11 +75,32 @@ async fn list(State(servers): State<Servers>) -> Result<Json<Value>, Response> {
                 "records": parked.records,
                 "first_version": parked.first_version,
                 "reason": parked.reason,
-                "since": to_rfc3339(TimeMs(parked.since_ms.cast_unsigned())),
+                "since": to_rfc3339(TimeMs((parked.since_us / 1000).cast_unsigned())),
             })
         })
         .collect();
-    Ok(Json(json!({ "parked": entries })))
+    let mut list = json!({ "parked": entries });
+    if let Some(next) = next {
+        list["next"] = next.into();
+    }
+    Ok(Json(list))
+}
+
+/// Reads a time, a view and an aggregate.
+fn place(after: &str) -> Option<(i64, &str, &str)> {
+    let mut parts = after.splitn(3, '/');
+    Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
+}
+
+async fn retry_all(State(servers): State<Servers>, Path(view): Path<String>) -> Result<Json<Value>, Response> {
+    match view.as_str() {
+        REACTOR => servers.react_again_to_all().await,
+        DEADLINES => {
+            let due = servers.store().await?.fire_all_again().await.map_err(|error| failed(&error))?;
+            Ok(Json(json!({ "due": due })))
+        }
+        _ => Err(not_parked()),
+    }
 }
 
 async fn retry(
@@ -112,20 +152,40 @@ async fn discard(
 impl Servers {
     /// What was not reacted to, in its order.
     async fn react_again(&self, aggregate: &str) -> Result<Response, Response> {
-        let Some(lanes) = self.lanes.get().and_then(WeakLanes::upgrade) else {
-            let detail = "this projector does not react to events: ask one that does";
-            return Err(border::plain(StatusCode::CONFLICT, detail));
-        };
-        let store = self.store().await?;
+        let (lanes, store) = (self.lanes().ok_or_else(reacts_elsewhere)?, self.store().await?);
         let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
         let Some(records) = parked else { return Err(not_parked()) };
-        let (done, why_not) = reactor::again(&lanes, &records, self.payment_window).await;
-        store.forget_reactions(aggregate, &done).await.map_err(|error| failed(&error))?;
+        let Again { done, why_not, .. } = reactor::again(&lanes, &records, self.payment_window).await;
+        store.forget_reactions(&done).await.map_err(|error| failed(&error))?;
         tracing::info!(aggregate, records = done.len(), "what was parked is reacted to");
         match why_not {
             None => Ok(StatusCode::NO_CONTENT.into_response()),
             Some(reason) => Err(failed(&StoreError::Fold(reason))),
         }
+    }
+
+    /// Of all aggregates, page by page. Tells how many records are done, how many have failed again, and how many are left
+    /// to the reactors, which try them from now on.
+    async fn react_again_to_all(&self) -> Result<Json<Value>, Response> {
+        let lanes = self.lanes().ok_or_else(reacts_elsewhere)?;
+        let (store, begun) = (self.store().await?, Instant::now());
+        let (mut done, mut failures, mut last) = (0, 0, (String::new(), -1));
+        while begun.elapsed() < TRIED_WITHIN {
+            let page = store.parked_reactions_after(&last, MAX_TRIED).await.map_err(|error| failed(&error))?;
+            let Some(page) = page else { break };
+            let again = reactor::again(&lanes, &page.records, self.payment_window).await;
+            store.forget_reactions(&again.done).await.map_err(|error| failed(&error))?;
+            done += again.done.len();
+            failures += again.failed;
+            last = page.last;
+        }
+        let left = store.try_reactions_after(&last).await.map_err(|error| failed(&error))?;
+        tracing::info!(done, failed = failures, left, "all that was parked is tried again");
+        Ok(Json(json!({ "done": done, "failed": failures, "left": left })))
+    }
+
+    fn lanes(&self) -> Option<Lanes> {
+        self.lanes.get().and_then(WeakLanes::upgrade)
     }
 
     /// Whoever asks from here on is served the place's rows as they were revised.
@@ -153,6 +213,10 @@ fn of_deadlines((view, kind, id): &(String, String, String)) -> Option<String> {
 /// Returns the view, and the aggregate's name.
 fn parse((view, kind, id): &(String, String, String)) -> Option<(StoredView, String)> {
     Some((StoredView::named(view)?, format!("{kind}/{id}")))
+}
+
+fn reacts_elsewhere() -> Response {
+    border::plain(StatusCode::CONFLICT, "this projector does not react to events: ask one that does")
 }
 
 fn not_parked() -> Response {

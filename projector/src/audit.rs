@@ -184,7 +184,7 @@ impl Report {
 }
 
 /// Where the log ends now, by partition. Its beginning must still be there.
-async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<Vec<i64>> {
+pub(crate) async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<Vec<i64>> {
     let (settings, topic) = (kafka.clone(), topic.to_owned());
     // Making, asking and dropping a client block.
     let asked = tokio::task::spawn_blocking(move || {

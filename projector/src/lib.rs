@@ -47,12 +47,14 @@ use tokio::sync::watch;
 
 pub use config::Config;
 pub use migrate::migrate;
+pub use reactor::begin;
 
 use log_end::LogEnd;
 use metrics::Metrics;
 use other_folds::Notice;
 use projector::{CommitSize, Projector, Ready};
 use reactor::deadlines::Deadlines;
+use reactor::retries::Retries;
 use reactor::unconfirmed::Unconfirmed;
 use reactor::{Commands, Lanes, Reactor, WeakLanes};
 use redis::{Cache, fitness};
@@ -197,10 +199,13 @@ fn start_reactor(
         within: config.confirm_within,
         payment_window: config.payment_window,
     };
+    let payment_window = config.payment_window;
+    let retries = Retries { url: config.postgres_url.clone(), lanes: lanes.clone(), payment_window };
     let (config, metrics) = (config.clone(), metrics.clone());
     let reactor = Reactor { config, partitions, lanes, metrics, ready, assignment };
     tasks.spawn("reactor", reactor.run(shutdown.clone()));
     tasks.spawn("deadlines", deadlines.fire(shutdown.clone()));
     tasks.spawn("unconfirmed", unconfirmed.run(shutdown.clone()));
+    tasks.spawn("retries", retries.run(shutdown.clone()));
     Ok(Some(group))
 }

@@ -1,12 +1,13 @@
 //! `projector` folds the log; `projector migrate` brings the tables up to date and ends; `projector audit` compares the
 //! views with the log; `projector rebuild` makes one anew; `projector snapshots` makes this build's before its release;
-//! `projector settings` shows and changes what all services share.
+//! `projector settings` shows and changes what all services share; `projector reactor` tells those who react to events where
+//! to begin, if their checkpoints were lost.
 
 use anyhow::bail;
 use chassis::env::Env;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
-use projector::{App, Config, audit, migrate, rebuild, settings, snapshots};
+use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,8 +23,11 @@ async fn main() -> anyhow::Result<()> {
         Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some("snapshots") => snapshots::run(&env.secret("POSTGRES_URL")?).await,
         Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
+        Some("reactor") => begin::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some(other) => {
-            bail!("there is no subcommand {other:?}; there are migrate, audit, rebuild, snapshots and settings")
+            bail!(
+                "there is no subcommand {other:?}; there are migrate, audit, rebuild, snapshots, settings and reactor"
+            )
         }
     }
 }

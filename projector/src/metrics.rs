@@ -9,7 +9,8 @@ use schemas::chain::Passed;
 use schemas::feeds::StoredView;
 
 use crate::poison::Parked;
-use crate::reactor::{Answered, REACTOR};
+use crate::postgres::DEADLINES;
+use crate::reactor::{Answered, ParkedSoFar, REACTOR};
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -33,8 +34,12 @@ pub(crate) struct Metrics {
     segments: Counter<u64>,
     /// `stampede_parked{view}`: aggregates that a view does not take.
     parked: Gauge<u64>,
+    /// `stampede_parked_age_seconds{view}`: how long the oldest of it has been parked, of reactions and deadlines.
+    parked_age: Gauge<f64>,
     /// `stampede_view_waits_for_rebuild{view}`: 1 where another fold than this build's made the view's rows.
     waits_for_rebuild: Gauge<u64>,
+    /// `stampede_reactor_waits_to_be_told`: 1 where no reactor has a checkpoint, and the log is not new.
+    waits_to_be_told: Gauge<u64>,
     /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by what became of them; those that
     /// came `later` are sent again.
     steps: Counter<u64>,
@@ -70,9 +75,18 @@ impl Metrics {
                 .u64_gauge("stampede_parked")
                 .with_description("Aggregates that a view does not take, with their later records.")
                 .build(),
+            parked_age: meter
+                .f64_gauge("stampede_parked_age")
+                .with_unit("s")
+                .with_description("How long the oldest reaction, or deadline, has been parked.")
+                .build(),
             waits_for_rebuild: meter
                 .u64_gauge("stampede_view_waits_for_rebuild")
                 .with_description("Whether a view is not folded on, because another fold made its rows: 1.")
+                .build(),
+            waits_to_be_told: meter
+                .u64_gauge("stampede_reactor_waits_to_be_told")
+                .with_description("Whether the reactor waits to be told where in an old log it is to begin: 1.")
                 .build(),
             steps: counter("stampede_reaction_steps", "Commands that events caused, by what became of them."),
             reaction: telemetry
@@ -151,6 +165,10 @@ impl Metrics {
         self.steps.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
+    pub(crate) fn waits_to_be_told(&self, waits: bool) {
+        self.waits_to_be_told.record(waits.into(), &[]);
+    }
+
     pub(crate) fn reacted(&self, after: Duration) {
         self.reaction.record(after.as_secs_f64(), &[]);
     }
@@ -159,8 +177,13 @@ impl Metrics {
         self.deadlines.add(deadlines as u64, &[]);
     }
 
-    pub(crate) fn reactor_parked(&self, aggregates: usize) {
-        self.parked.record(aggregates as u64, &[KeyValue::new("view", REACTOR)]);
+    /// Of reactions, and of deadlines.
+    pub(crate) fn reactor_parked(&self, parked: [ParkedSoFar; 2]) {
+        for (view, ParkedSoFar { aggregates, oldest }) in [REACTOR, DEADLINES].into_iter().zip(parked) {
+            let view = [KeyValue::new("view", view)];
+            self.parked.record(aggregates, &view);
+            self.parked_age.record(oldest.as_secs_f64(), &view);
+        }
     }
 
     pub(crate) fn topic_differs(&self, differs: bool) {

@@ -13,11 +13,13 @@
 //! Only when more waits for it than [`lanes::MAX_CHAINS`] does a partition whose next event asks for it wait, too, since
 //! what is caused there has an order. The partitions that cause nothing there go on.
 
+pub mod begin;
 mod chains;
 mod commands;
 mod lanes;
 mod positions;
 pub(crate) mod deadlines;
+pub(crate) mod retries;
 pub(crate) mod unconfirmed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,11 +39,11 @@ use crate::config::Config;
 use crate::fold::{FoldError, Records};
 use crate::log::{self, Batch};
 use crate::metrics::Metrics;
-use chains::{Caused, Chain, End, Ended, Lease, Sender};
+use chains::{Caused, Chain, End, Ended, Lease, Sender, Source};
 pub(crate) use commands::{Answered, Commands};
 pub(crate) use lanes::{Lanes, WeakLanes};
 use positions::Positions;
-pub(crate) use positions::{REACTOR, ReactorStoreError};
+pub(crate) use positions::{ParkedSoFar, REACTOR, ReactorStoreError};
 
 /// After something broke.
 const RETRY: Duration = Duration::from_millis(300);
@@ -59,6 +61,8 @@ const MAX_ENDED: usize = 4096;
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// How long a reactor that gives partitions away, or ends, waits for what it began.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+/// Between looks whether an operator has said where to begin.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
 /// How long an operator waits for what was parked.
 const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -72,6 +76,8 @@ enum ReactorError {
     Log(#[source] KafkaError),
     #[error("the log's reader could not start")]
     Reader(#[source] anyhow::Error),
+    #[error("Kafka does not tell how old the log is")]
+    Age(#[source] KafkaError),
     #[error("it was not certain for a while that no other reactor had taken over")]
     Lapsed,
 }
@@ -143,6 +149,18 @@ impl Reactor {
         }
         let mut assignment = self.assignment.clone();
         let stretch = Stretch::begin(self, &assigned).await?;
+        let Config { kafka, topic, .. } = &self.config;
+        let is_new = async || begin::is_old(kafka, &topic.name, self.partitions).await.map(|is_old| !is_old);
+        let may_begin = stretch.positions.have_begun() || is_new().await.map_err(ReactorError::Age)?;
+        self.metrics.waits_to_be_told(!may_begin);
+        if !may_begin {
+            self.ready.waiting(begin::TO_BE_TOLD);
+            tokio::select! {
+                () = tokio::time::sleep(TOLD_EVERY) => {}
+                () = changed(&mut assignment, shutdown) => {}
+            }
+            return Ok(());
+        }
         let batches = stretch.follow()?;
         self.ready.ready();
         tracing::info!(partitions = ?assigned, "reacting");
@@ -302,39 +320,53 @@ fn since(at: TimeMs) -> Duration {
     now.saturating_sub(Duration::from_millis(at.0))
 }
 
-/// What the records of one aggregate cause, once more. Gives the offsets of those that are done, and why others are not.
-pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration) -> (Vec<i64>, Option<String>) {
+/// What became of parked records that were reacted to once more.
+#[derive(Debug, Default)]
+pub(crate) struct Again {
+    /// Aggregates and offsets.
+    pub(crate) done: Vec<(String, i64)>,
+    pub(crate) failed: usize,
+    /// Of one that failed.
+    pub(crate) why_not: Option<String>,
+}
+
+/// Does what the records cause, once more.
+pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration) -> Again {
     let (ended, mut answers) = mpsc::unbounded_channel();
-    let mut open: BTreeMap<i64, usize> = BTreeMap::new();
+    let mut open: BTreeMap<Source, (String, usize)> = BTreeMap::new();
     let records = match Records::of(batch) {
         Ok(records) => records,
-        Err(error) => return (Vec::new(), Some(error.to_string())),
+        Err(error) => {
+            return Again { failed: batch.iter().count(), why_not: Some(error.to_string()), ..Again::default() };
+        }
     };
     for (partition, offset, _, record) in records.iter() {
         let Some(Record::Commit(commit)) = record else { continue };
-        let caused = chains::of(commit, (partition, offset), payment_window);
-        open.insert(offset, caused.steps.len());
+        let source = (partition, offset);
+        let caused = chains::of(commit, source, payment_window);
+        open.insert(source, (commit.aggregate.to_string(), caused.steps.len()));
         for (step, cause) in caused.steps {
-            let (source, ended) = ((partition, offset), ended.clone());
-            let sender = Sender { source, ended, lease: None, patience: Some(AGAIN_WITHIN) };
+            let sender = Sender { source, ended: ended.clone(), lease: None, patience: Some(AGAIN_WITHIN) };
             lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
         }
     }
     drop(ended);
     let mut why_not = None;
     let all = async {
-        while let Some(Ended { source: (_, offset), how, .. }) = answers.recv().await {
+        while let Some(Ended { source, how, .. }) = answers.recv().await {
             match how {
                 End::Failed(reason) | End::Late(reason) => why_not = Some(reason),
-                End::Done | End::NotDue | End::Dropped => *open.entry(offset).or_default() -= 1,
+                End::Done | End::NotDue | End::Dropped => open.entry(source).or_default().1 -= 1,
             }
         }
     };
     if tokio::time::timeout(AGAIN_WITHIN, all).await.is_err() {
         why_not.get_or_insert_with(|| "command-api does not take it just now".to_owned());
     }
-    let done = open.into_iter().filter(|(_, chains)| *chains == 0).map(|(offset, _)| offset);
-    (done.collect(), why_not)
+    let count = open.len();
+    let done = open.into_iter().filter(|(_, (_, chains))| *chains == 0);
+    let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| (aggregate, offset)).collect();
+    Again { failed: count - done.len(), done, why_not }
 }
 
 /// The share did, or it is time to end.

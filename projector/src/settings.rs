@@ -64,6 +64,13 @@ pub(crate) async fn compare_prefix(config: &Config) -> anyhow::Result<()> {
     Ok(difference(&client, &told).await?)
 }
 
+/// Compares the time that a tool which sets deadlines is told, and keeps nothing.
+pub(crate) async fn compare_payment_window(config: &Config) -> anyhow::Result<()> {
+    let client = connect(&config.postgres_url).await?;
+    let told = Settings::default().with_secs(settings::PAYMENT_WINDOW_SECS, config.payment_window);
+    Ok(difference(&client, &told).await?)
+}
+
 /// Those that this process goes by: one that folds nothing remembers no keys, and one that does not react sets no
 /// deadlines.
 fn of(config: &Config) -> Settings {

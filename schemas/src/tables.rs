@@ -31,6 +31,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V21__segments", include_str!("../sql/V21__segments.sql")),
     ("V22__written_columns", include_str!("../sql/V22__written_columns.sql")),
     ("V23__keys_beside_records", include_str!("../sql/V23__keys_beside_records.sql")),
+    ("V24__retries", include_str!("../sql/V24__retries.sql")),
 ];
 
 /// Returns the hash by which the tables find a key that took effect: an index entry, not a proof. The record tells whose it

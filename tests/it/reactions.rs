@@ -1,6 +1,9 @@
 //! What events cause, whoever dies on the way: orders find their way, sales give back what they took, and nothing stays
 //! reserved for ever.
 
+mod begin;
+mod retries;
+
 use schemas::events::WireEvent;
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Claim, Commit, Epoch, Record};
@@ -550,6 +553,8 @@ async fn a_deadline_that_can_have_no_effect_is_listed_fired_again_and_given_up_b
             .then_some(())
     };
     eventually("it is listed", listed).await;
+    let comes = "SELECT count(*) FROM deadlines WHERE leased_until BETWEEN now() AND now() + interval '70 s'";
+    assert_eq!(whole.shop.sql(comes).await, Some(1), "it is fired again after a while, by itself");
     assert_eq!(admin.post("/parked/deadlines/order/a%20b/retry", json!({})).await.status, 204);
     eventually("it fails once more", listed).await;
     assert_eq!(admin.post("/parked/deadlines/order/a%20b/discard", json!({})).await.status, 204);

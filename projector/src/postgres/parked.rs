@@ -31,7 +31,15 @@ pub(crate) struct ParkedAggregate {
     pub(crate) records: i64,
     pub(crate) first_version: i64,
     pub(crate) reason: Option<String>,
-    pub(crate) since_ms: i64,
+    pub(crate) since_us: i64,
+}
+
+/// What is parked of the reactor, in pages.
+#[derive(Debug)]
+pub(crate) struct ReactionsPage {
+    pub(crate) records: Batch,
+    /// The last one of it.
+    pub(crate) last: (String, i64),
 }
 
 impl Store {
@@ -46,15 +54,21 @@ impl Store {
         Ok(parked)
     }
 
-    pub(crate) async fn list_parked(&self) -> Result<Vec<ParkedAggregate>, StoreError> {
-        let rows = self.client.query(include_str!("list_parked.sql"), &[]).await.map_err(StoreError::Read)?;
+    /// Returns the first so many behind `after`, a time, a view and an aggregate as in the list.
+    pub(crate) async fn list_parked(
+        &self,
+        (since_us, view, aggregate): (i64, &str, &str),
+        most: i64,
+    ) -> Result<Vec<ParkedAggregate>, StoreError> {
+        let list = include_str!("list_parked.sql");
+        let rows = self.client.query(list, &[&since_us, &view, &aggregate, &most]).await.map_err(StoreError::Read)?;
         let parked = |row: &Row| ParkedAggregate {
             view: row.get(0),
             aggregate: row.get(1),
             records: row.get(2),
             first_version: row.get(3),
             reason: row.get(4),
-            since_ms: row.get(5),
+            since_us: row.get(5),
         };
         Ok(rows.iter().map(parked).collect())
     }
@@ -100,11 +114,39 @@ impl Store {
         Ok(Some(Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))))))
     }
 
-    /// They are done, by their offsets.
-    pub(crate) async fn forget_reactions(&self, aggregate: &str, offsets: &[i64]) -> Result<(), StoreError> {
-        let forget = "DELETE FROM parked WHERE view = $1 AND aggregate = $2 AND \"offset\" = ANY($3)";
-        self.client.execute(forget, &[&REACTOR, &aggregate, &offsets]).await.map_err(StoreError::Commit)?;
+    /// The same of all aggregates: the first so many records behind an aggregate and offset. `None`: there are no more.
+    pub(crate) async fn parked_reactions_after(
+        &self,
+        (aggregate, offset): &(String, i64),
+        most: i64,
+    ) -> Result<Option<ReactionsPage>, StoreError> {
+        let sql = "SELECT partition, \"offset\", record, aggregate FROM parked \
+                   WHERE view = $1 AND (aggregate, \"offset\") > ($2, $3) ORDER BY aggregate, \"offset\" LIMIT $4";
+        let rows = self.client.query(sql, &[&REACTOR, aggregate, offset, &most]).await.map_err(StoreError::Read)?;
+        let Some(last) = rows.last().map(|row| (row.get(3), row.get(1))) else { return Ok(None) };
+        let records = Batch::of(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2))));
+        Ok(Some(ReactionsPage { records, last }))
+    }
+
+    /// What is behind an aggregate and offset is tried by the reactors at once. Returns how many records it is.
+    pub(crate) async fn try_reactions_after(&self, (aggregate, offset): &(String, i64)) -> Result<u64, StoreError> {
+        let sql = "UPDATE parked SET retry_at = now() WHERE view = $1 AND (aggregate, \"offset\") > ($2, $3)";
+        self.client.execute(sql, &[&REACTOR, aggregate, offset]).await.map_err(StoreError::Commit)
+    }
+
+    /// They are done, by their aggregates and offsets.
+    pub(crate) async fn forget_reactions(&self, done: &[(String, i64)]) -> Result<(), StoreError> {
+        let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
+            done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
+        let forget = include_str!("../reactor/forget_parked.sql");
+        self.client.execute(forget, &[&REACTOR, &aggregates, &offsets]).await.map_err(StoreError::Commit)?;
         Ok(())
+    }
+
+    /// All deadlines that failed are due again. Returns how many.
+    pub(crate) async fn fire_all_again(&self) -> Result<u64, StoreError> {
+        let sql = "UPDATE deadlines SET reason = NULL, leased_until = '-infinity' WHERE reason IS NOT NULL";
+        self.client.execute(sql, &[]).await.map_err(StoreError::Commit)
     }
 
     /// Deadlines of an aggregate that failed are due again. `false`: there are none.

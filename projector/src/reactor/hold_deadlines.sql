@@ -1,8 +1,11 @@
--- Unless they were set to another time meanwhile. Without a reason they are fired again in a moment; with one, not before
--- an operator says so.
+-- Unless they were set to another time meanwhile. Without a reason they are fired again in a moment; with one, when they have
+-- been due for twice as long, after a minute at least and an hour at most.
 UPDATE deadlines AS d
 SET reason = held.reason,
-    leased_until = CASE WHEN held.reason IS NULL THEN now() + $5::bigint * interval '1 millisecond' ELSE 'infinity' END
+    leased_until = now() + CASE
+        WHEN held.reason IS NULL THEN $5::bigint * interval '1 millisecond'
+        ELSE (0.9 + 0.2 * random()) * least(greatest(now() - d.due_at, interval '1 minute'), interval '1 hour')
+    END
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS held (kind, aggregate, due_ms, reason)
 WHERE d.kind = held.kind
   AND d.aggregate = held.aggregate

@@ -14,8 +14,8 @@ use chassis::postgres::PostgresError;
 use domain::reactions::Alarm;
 use schemas::chain::{Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient};
 
 use super::chains::{End, Ended, Set, Source};
 use crate::fold::{FoldError, Times};
@@ -35,6 +35,14 @@ pub(crate) enum ReactorStoreError {
     Postgres(#[from] tokio_postgres::Error),
     #[error("another process moved the reactor's checkpoints")]
     Moved,
+}
+
+/// How much is parked.
+#[derive(Debug)]
+pub(crate) struct ParkedSoFar {
+    pub(crate) aggregates: u64,
+    /// How long the oldest of it has been.
+    pub(crate) oldest: Duration,
 }
 
 /// Of one partition.
@@ -62,6 +70,7 @@ struct Open {
 pub(crate) struct Positions {
     client: Client,
     by_partition: BTreeMap<u32, Position>,
+    have_begun: bool,
     open_chains: usize,
     /// A commit was read since the last time.
     has_news: bool,
@@ -79,14 +88,13 @@ impl Positions {
         assigned: &BTreeSet<u32>,
     ) -> Result<Self, ReactorStoreError> {
         let client = connect(url).await?;
-        let (names, folds) = (vec![REACTOR.to_owned()], vec![1_i32]);
-        let begin = include_str!("../postgres/begin_checkpoints.sql");
-        client.execute(begin, &[&names, &partitions.cast_signed(), &folds]).await?;
-        let mut by_partition = BTreeMap::new();
-        for row in client.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await? {
-            let partition = row.get::<_, i32>("partition").cast_unsigned();
-            if row.get::<_, &str>("view") == REACTOR && assigned.contains(&partition) {
-                let reader = reader(&row);
+        begin_checkpoints(&client, partitions).await?;
+        let (mut by_partition, mut have_begun) = (BTreeMap::new(), false);
+        let rows = client.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
+        for row in rows.iter().filter(|row| row.get::<_, &str>("view") == REACTOR) {
+            let (partition, reader) = (row.get::<_, i32>("partition").cast_unsigned(), reader(row));
+            have_begun |= reader.next_offset > 0 || row.get::<_, i64>("revision") > 0;
+            if assigned.contains(&partition) {
                 let position = Position {
                     reader,
                     before: reader,
@@ -101,6 +109,7 @@ impl Positions {
         Ok(Self {
             client,
             by_partition,
+            have_begun,
             open_chains: 0,
             has_news: false,
             last_commit: Instant::now(),
@@ -113,6 +122,11 @@ impl Positions {
     pub(super) fn from(&self) -> Vec<(u32, i64)> {
         let from = |at: &Position| if at.is_recognized { at.reader.next_offset } else { at.reader.last_counted };
         self.by_partition.iter().map(|(partition, at)| (*partition, from(at))).collect()
+    }
+
+    /// Tells whether any reactor ever moved a checkpoint, of whatever partition, or was told to begin.
+    pub(super) fn have_begun(&self) -> bool {
+        self.have_begun
     }
 
     /// Chains that were begun and have not ended.
@@ -226,8 +240,8 @@ impl Positions {
         Ok(true)
     }
 
-    /// That the checkpoints are still this process's. Gives the number of aggregates of which something is parked.
-    pub(super) async fn verify(&self) -> Result<usize, ReactorStoreError> {
+    /// Makes sure that the checkpoints are still this process's. Returns how much is parked, of reactions and of deadlines.
+    pub(super) async fn verify(&self) -> Result<[ParkedSoFar; 2], ReactorStoreError> {
         let (mut partitions, mut offsets, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
         for (partition, at) in &self.by_partition {
             partitions.push(partition.cast_signed());
@@ -239,7 +253,11 @@ impl Positions {
         if usize::try_from(row.get::<_, i64>(0)).ok() != Some(partitions.len()) {
             return Err(ReactorStoreError::Moved);
         }
-        Ok(usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX))
+        let parked = |at| ParkedSoFar {
+            aggregates: row.get::<_, i64>(at).cast_unsigned(),
+            oldest: Duration::try_from_secs_f64(row.get(at + 1)).unwrap_or_default(),
+        };
+        Ok([parked(1), parked(3)])
     }
 }
 
@@ -264,7 +282,18 @@ impl Position {
     }
 }
 
-fn names<'a>(sets: &[&'a Set]) -> (Vec<&'static str>, Vec<&'a str>) {
+/// Makes those that are missing.
+pub(super) async fn begin_checkpoints(
+    client: &impl GenericClient,
+    partitions: u32,
+) -> Result<(), tokio_postgres::Error> {
+    let (names, folds) = (vec![REACTOR.to_owned()], vec![1_i32]);
+    let begin = include_str!("../postgres/begin_checkpoints.sql");
+    client.execute(begin, &[&names, &partitions.cast_signed(), &folds]).await?;
+    Ok(())
+}
+
+pub(super) fn names<'a>(sets: &[&'a Set]) -> (Vec<&'static str>, Vec<&'a str>) {
     sets.iter().map(|set| (kind(set.alarm), set.aggregate.as_str())).unzip()
 }
 

@@ -162,7 +162,7 @@ impl Round<'_> {
         let Ok(Some(Record::Commit(commit))) = Record::decode(row.get(3)) else { return };
         let source = (partition.cast_unsigned(), place.1);
         let caused = chains::of(&commit, source, self.unconfirmed.payment_window);
-        for (step, cause) in caused.steps.into_iter().filter(|(step, _)| step.given_up().is_some()) {
+        for (step, cause) in caused.steps {
             self.begin(Attempt { place: place.clone(), step, cause, begun: Instant::now() }, TimeMs(commit.at_ms));
         }
     }
@@ -212,7 +212,7 @@ impl Round<'_> {
             }
         }
         if !aggregates.is_empty() {
-            let forget = include_str!("forget_unconfirmed.sql");
+            let forget = include_str!("forget_parked.sql");
             self.client.execute(forget, &[&REACTOR, &aggregates, &offsets]).await?;
         }
         Ok(())

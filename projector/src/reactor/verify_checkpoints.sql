@@ -1,4 +1,5 @@
--- How many of these checkpoints are as this process left them, and of how many aggregates something is parked.
+-- How many of these checkpoints are as this process left them; and of the reactor, then of deadlines, of how many aggregates
+-- something is parked, and for how many seconds.
 SELECT
     (
         SELECT count(*)
@@ -7,4 +8,12 @@ SELECT
             ON c.partition = mine.partition AND c.next_offset = mine.next_offset AND c.revision = mine.revision
         WHERE c.view = $1
     ),
-    (SELECT count(DISTINCT aggregate) FROM parked WHERE view = $1)
+    reactor.*,
+    deadlines.*
+FROM (
+    SELECT count(DISTINCT aggregate), coalesce(extract(epoch FROM now() - min(at)), 0)::float8 FROM parked WHERE view = $1
+) AS reactor,
+(
+    SELECT count(DISTINCT aggregate), coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8
+    FROM deadlines WHERE reason IS NOT NULL
+) AS deadlines

@@ -1,0 +1,162 @@
+//! Where reactors begin that have no checkpoints: `projector reactor`.
+//!
+//! Those of a new log begin at its beginning, by themselves. A log that is older, of which no reactor has a checkpoint, has
+//! lost its tables, or its events were never reacted to: they would all have their effects once more, out of the stock of
+//! today. So the reactors wait until an operator says what is to be.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use chassis::env::Secret;
+use chassis::kafka::KafkaSettings;
+use domain::reactions::Alarm;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use schemas::chain::{Reader, Verdict};
+use schemas::record::Record;
+use schemas::tables::nonce_to_sql;
+
+use super::chains::{self, Set};
+use super::positions::{REACTOR, begin_checkpoints, connect, names};
+use crate::audit::ends;
+use crate::config::Config;
+use crate::fold::Records;
+use crate::log::{self, Batch};
+use crate::settings;
+
+/// The reactors of a new stack are there by then. What happens within it is reacted to, whoever lost the tables.
+const NEW_WITHIN: Duration = Duration::from_secs(10 * 60);
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// What an operator is told who has to say where to begin.
+pub(super) const TO_BE_TOLD: &str = "no reactor has a checkpoint, and the log is not new: the tables were lost, or nothing \
+    was reacted to before. Run `projector reactor from-end` to leave alone what events caused up to now, but for their \
+    deadlines, or `projector reactor from-beginning` to do all of it, once more";
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// Everything has its effects.
+    Beginning,
+    /// What has happened is left alone, but its deadlines are set.
+    End,
+}
+
+/// Tells whether the log has a record that is older than those of a new stack.
+pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) -> Result<bool, KafkaError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(NEW_WITHIN);
+    let since = Offset::Offset(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    // Making, asking and dropping a client block.
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = kafka.reader("projector-reactor").create()?;
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..partitions {
+            asked.add_partition_offset(&topic, partition.cast_signed(), since)?;
+        }
+        for told in consumer.offsets_for_times(asked, ANSWER_WITHIN)?.elements() {
+            told.error()?;
+            let first = match told.offset() {
+                Offset::Offset(first) => first,
+                // All that is there is older.
+                _ => consumer.fetch_watermarks(&topic, told.partition(), ANSWER_WITHIN)?.1,
+            };
+            if first > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    asked.await.unwrap_or(Err(KafkaError::Canceled))
+}
+
+/// Carries out the command line behind `reactor`.
+pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let from = match (args.next().as_deref(), args.next()) {
+        (Some("from-beginning"), None) => From::Beginning,
+        (Some("from-end"), None) => From::End,
+        _ => bail!("reactor from-beginning, or reactor from-end"),
+    };
+    let deadlines = begin(config, from).await?;
+    println!("the reactors begin; {deadlines} deadlines are set");
+    Ok(())
+}
+
+/// Tells the reactors where to begin. Returns the number of deadlines that it set.
+///
+/// # Errors
+/// A reactor has begun already.
+pub async fn begin(config: &Config, from: From) -> anyhow::Result<usize> {
+    settings::compare_payment_window(config).await?;
+    let ends = ends(&config.kafka, &config.topic.name).await?;
+    let mut past = Past { readers: vec![Reader::START; ends.len()], alarms: BTreeMap::new() };
+    if from == From::End {
+        past.read(config, &ends).await?;
+    }
+    past.write(&config.postgres_url).await
+}
+
+/// What was left alone.
+struct Past {
+    /// By partition.
+    readers: Vec<Reader>,
+    /// Those that are not called off.
+    alarms: BTreeMap<(Alarm, String), Set>,
+}
+
+impl Past {
+    async fn read(&mut self, config: &Config, ends: &[i64]) -> anyhow::Result<()> {
+        let filled = (0..).zip(ends).filter(|(_, end)| **end > 0).map(|(partition, _)| (partition, 0));
+        let mut batches = log::follow(&config.kafka, &config.topic.name, &filled.collect::<Vec<_>>())?;
+        while self.readers.iter().zip(ends).any(|(reader, end)| reader.next_offset < *end) {
+            let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
+            self.take(&batch.context("Kafka gives no more records")??, ends, config.payment_window)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, batch: &Batch, ends: &[i64], payment_window: Duration) -> anyhow::Result<()> {
+        for (partition, offset, _, record) in Records::of(batch)?.iter() {
+            if offset >= ends[partition as usize] {
+                continue;
+            }
+            let verdict = self.readers[partition as usize].read(offset, record)?;
+            let (Verdict::Counts, Some(Record::Commit(commit))) = (verdict, record) else { continue };
+            for set in chains::of(commit, (partition, offset), payment_window).alarms {
+                let name = (set.alarm, set.aggregate.clone());
+                match set.due {
+                    Some(_) => drop(self.alarms.insert(name, set)),
+                    None => drop(self.alarms.remove(&name)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, url: &Secret) -> anyhow::Result<usize> {
+        let partitions = u32::try_from(self.readers.len()).context("a number of partitions")?;
+        let mut client = connect(url).await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        let transaction = client.transaction().await?;
+        begin_checkpoints(&transaction, partitions).await?;
+        let column = |of: fn(&Reader) -> i64| self.readers.iter().map(of).collect::<Vec<i64>>();
+        let (numbers, next) = ((0..partitions.cast_signed()).collect::<Vec<_>>(), column(|at| at.next_offset));
+        let claims = column(|at| at.epoch.map_or(-1, |epoch| epoch.claim));
+        let nonces = column(|at| at.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce)));
+        let (seqs, counted) = (column(|at| at.last_seq.cast_signed()), column(|at| at.last_counted));
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&REACTOR, &numbers, &next, &claims, &nonces, &seqs, &counted];
+        if transaction.execute(include_str!("begin_reactor.sql"), &params).await? != u64::from(partitions) {
+            bail!("a reactor has begun already: its checkpoints stay as they are");
+        }
+        let sets: Vec<&Set> = self.alarms.values().collect();
+        let (kinds, aggregates) = names(&sets);
+        let due: Vec<i64> = sets.iter().filter_map(|set| Some(set.due?.0.cast_signed())).collect();
+        let causes: Vec<&str> = sets.iter().map(|set| &*set.cause).collect();
+        transaction.execute(include_str!("set_deadlines.sql"), &[&kinds, &aggregates, &due, &causes]).await?;
+        transaction.commit().await?;
+        Ok(sets.len())
+    }
+}

@@ -1,0 +1,73 @@
+//! Tries again what is parked, with a growing pause: what was in the way may be mended, and nobody tell the reactor.
+//!
+//! The time of the next try is in Postgres, so that a reactor that starts does not try everything at once. Any reactor may
+//! try, whichever partitions it has. Operators ask for a try at all of it by `POST /parked/reactor/retry`.
+
+use std::time::Duration;
+
+use chassis::env::Secret;
+use chassis::shutdown::Shutdown;
+use tokio::time::MissedTickBehavior;
+use tokio_postgres::Client;
+
+use super::lanes::Lanes;
+use super::positions::{REACTOR, ReactorStoreError, connect};
+use super::{Again, again};
+use crate::log::Batch;
+
+/// Between looks. While nothing is due, one index entry is read.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
+const MAX_AT_ONCE: usize = 1000;
+
+pub(crate) struct Retries {
+    pub(crate) url: Secret,
+    pub(crate) lanes: Lanes,
+    pub(crate) payment_window: Duration,
+}
+
+impl Retries {
+    /// Tries what is due, until shutdown.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        while !shutdown.is_requested() {
+            let error = tokio::select! {
+                Err(error) = self.try_on() => error,
+                () = shutdown.requested() => return,
+            };
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(error, "what is parked waits for Postgres to be tried again");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = shutdown.requested() => {}
+            }
+        }
+    }
+
+    /// Tries what is due until Postgres fails.
+    async fn try_on(&self) -> Result<(), ReactorStoreError> {
+        let client = connect(&self.url).await?;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.try_due(&client).await?;
+        }
+    }
+
+    async fn try_due(&self, client: &Client) -> Result<(), ReactorStoreError> {
+        let most = i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX);
+        let mut rows = client.query(include_str!("lease_parked.sql"), &[&most]).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // As they were read.
+        rows.sort_unstable_by_key(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1)));
+        let batch = Batch::of(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2))));
+        let Again { done, failed, .. } = again(&self.lanes, &batch, self.payment_window).await;
+        tracing::info!(done = done.len(), failed, "what was parked is tried again");
+        let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
+            done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
+        client.execute(include_str!("forget_parked.sql"), &[&REACTOR, &aggregates, &offsets]).await?;
+        Ok(())
+    }
+}
