@@ -27,8 +27,8 @@ const MAX_BATCHES: usize = 65_536;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     Here,
-    /// One connection to a peer, by its number in this process.
-    Link(u64),
+    /// By one connection to a peer, by its number in this process; `None`: which one is still to be found out.
+    Away(Option<u64>),
 }
 
 /// The lines of one batch.
@@ -76,12 +76,12 @@ impl BatchOrder {
         }
         match lines.under_way.get_mut(aggregate) {
             None => drop(lines.under_way.insert(aggregate.clone(), (route, 1))),
-            Some((earlier, count)) if *earlier == route => *count += 1,
-            Some(_) => {
-                lines.refused.insert(aggregate.clone());
-                let detail = "the owner changed while earlier lines for the same aggregate were under way".into();
-                return Err(Answer::Overloaded { detail });
+            Some((earlier, count))
+                if *earlier == route || matches!((*earlier, route), (Route::Away(_), Route::Away(None))) =>
+            {
+                *count += 1;
             }
+            Some(_) => return Err(lines.refuse_other_route(aggregate)),
         }
         Ok(UnderWay { order: self.clone(), aggregate: aggregate.clone(), answered: false })
     }
@@ -92,6 +92,14 @@ impl BatchOrder {
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn refuse_other_route(&mut self, aggregate: &AggregateId) -> Answer {
+        self.refused.insert(aggregate.clone());
+        let detail = "the owner changed while earlier lines for the same aggregate were under way".into();
+        Answer::Overloaded { detail }
     }
 }
 
@@ -112,6 +120,26 @@ impl UnderWay {
     /// Whether an earlier line on the same aggregate was refused.
     pub(crate) fn is_refused(&self) -> bool {
         self.order.is_refused(&self.aggregate)
+    }
+
+    /// Refuses later lines on the same aggregate.
+    pub(crate) fn refuse(&self) {
+        self.order.refuse(&self.aggregate);
+    }
+
+    /// Sends a line whose route was to be found out on its way. An error is its answer: an earlier one was refused meanwhile, or
+    /// went another way.
+    pub(crate) fn goes_by(&self, connection: u64) -> Result<(), Answer> {
+        let mut lines = self.order.lines();
+        if lines.refused.contains(&self.aggregate) {
+            return Err(overtaking());
+        }
+        match lines.under_way.get_mut(&self.aggregate) {
+            Some((route @ Route::Away(None), _)) => *route = Route::Away(Some(connection)),
+            Some((Route::Away(Some(earlier)), _)) if *earlier == connection => {}
+            _ => return Err(lines.refuse_other_route(&self.aggregate)),
+        }
+        Ok(())
     }
 
     pub(crate) fn end(mut self, is_refused: bool) {
@@ -199,6 +227,9 @@ mod tests {
 
     use super::*;
 
+    const AWAY_1: Route = Route::Away(Some(1));
+    const AWAY_2: Route = Route::Away(Some(2));
+
     fn product(id: &str) -> AggregateId {
         AggregateId::new(AggregateType::Product, id).unwrap()
     }
@@ -225,28 +256,44 @@ mod tests {
         assert!(decide(&order, "a", Route::Here, taken()).await);
         assert!(!decide(&order, "a", Route::Here, refused()).await);
         assert!(!decide(&order, "a", Route::Here, taken()).await);
-        assert!(!decide(&order, "a", Route::Link(1), taken()).await);
-        assert!(decide(&order, "b", Route::Link(1), taken()).await);
+        assert!(!decide(&order, "a", AWAY_1, taken()).await);
+        assert!(decide(&order, "b", AWAY_1, taken()).await);
     }
 
     #[tokio::test]
     async fn a_line_goes_no_other_way_than_an_earlier_one_that_is_under_way() {
         let order = BatchOrder::new();
-        let first = order.enter(&product("a"), Route::Link(1)).unwrap();
-        let mut second = order.enter(&product("a"), Route::Link(1)).unwrap();
-        assert!(decide(&order, "b", Route::Link(2), taken()).await);
+        let first = order.enter(&product("a"), AWAY_1).unwrap();
+        let mut second = order.enter(&product("a"), AWAY_1).unwrap();
+        assert!(decide(&order, "b", AWAY_2, taken()).await);
         second.answered = true;
         drop(second);
         // The connection broke, and the first may be lost with it.
-        assert!(!decide(&order, "a", Route::Link(2), taken()).await);
+        assert!(!decide(&order, "a", AWAY_2, taken()).await);
         drop(first);
-        assert!(!decide(&order, "a", Route::Link(2), taken()).await);
+        assert!(!decide(&order, "a", AWAY_2, taken()).await);
+    }
+
+    #[tokio::test]
+    async fn no_line_overtakes_one_whose_owner_is_still_looked_for() {
+        let order = BatchOrder::new();
+        let first = order.enter(&product("a"), Route::Away(None)).unwrap();
+        let second = order.enter(&product("a"), Route::Away(None)).unwrap();
+        first.goes_by(1).unwrap();
+        second.goes_by(2).unwrap_err();
+        assert!(!decide(&order, "a", AWAY_1, taken()).await, "the second was refused");
+        let _other = order.enter(&product("b"), Route::Away(None)).unwrap();
+        assert!(!decide(&order, "b", Route::Here, taken()).await);
+        let first = order.enter(&product("c"), Route::Away(None)).unwrap();
+        let second = order.enter(&product("c"), Route::Away(None)).unwrap();
+        first.end(true);
+        second.goes_by(1).unwrap_err();
     }
 
     #[tokio::test]
     async fn once_the_earlier_ones_are_answered_the_next_goes_another_way() {
         let order = BatchOrder::new();
-        assert!(decide(&order, "a", Route::Link(1), taken()).await);
+        assert!(decide(&order, "a", AWAY_1, taken()).await);
         assert!(decide(&order, "a", Route::Here, taken()).await);
         // Nobody asked on: the outcome is not known.
         drop(order.enter(&product("a"), Route::Here).unwrap());

@@ -16,7 +16,7 @@ use schemas::idempotency::IdempotencyKey;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::batch_order::{BatchOrder, Route, in_order};
+use crate::batch_order::{BatchOrder, Route, UnderWay, in_order};
 use crate::engine::EngineRequest;
 use crate::link::{Delivery, Links};
 use crate::mailbox::{Mailbox, NotPut, Patience};
@@ -51,14 +51,6 @@ pub(crate) struct Incoming {
 impl Incoming {
     fn origin(&self) -> Origin {
         if self.internal && self.cause.is_some() { Origin::Reaction } else { Origin::Client }
-    }
-
-    /// Answers a command that has nowhere to go. A later line of its batch on the same aggregate would overtake it.
-    fn not_sent(&self, answer: Answer) -> Answer {
-        if let Some(order) = &self.order {
-            order.refuse(&self.aggregate);
-        }
-        answer
     }
 }
 
@@ -226,7 +218,7 @@ impl Dispatcher {
         loop {
             let answer = match mailbox.serves() {
                 true => self.deliver(mailbox, incoming).await,
-                false => self.forward(partition, incoming).await,
+                false => self.forward_in_order(partition, incoming).await,
             };
             let is_final = !matches!(answer, Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown);
             if is_final || incoming.order.is_some() || Instant::now() + pause >= incoming.patience.deadline {
@@ -237,28 +229,44 @@ impl Dispatcher {
         }
     }
 
+    /// A line of a batch keeps its place while it is found out who owns the partition.
+    async fn forward_in_order(&self, partition: u32, incoming: &Incoming) -> Answer {
+        let Some(order) = &incoming.order else { return self.forward(partition, incoming, None).await };
+        match order.enter(&incoming.aggregate, Route::Away(None)) {
+            Ok(line) => {
+                let answer = self.forward(partition, incoming, Some(&line)).await;
+                line.end(is_unavailable(&answer));
+                answer
+            }
+            Err(answer) => answer,
+        }
+    }
+
     /// Once, to the owner that the log names. One that cannot be reached, or says that it owns no more though the log
     /// still names it, is suspected: unless it shows a sign of life, this instance takes over.
-    async fn forward(&self, partition: u32, incoming: &Incoming) -> Answer {
-        let Some(url) = self.owners.url(partition).await else { return incoming.not_sent(Answer::NoOwner) };
+    async fn forward(&self, partition: u32, incoming: &Incoming, line: Option<&UnderWay>) -> Answer {
+        let Some(url) = self.owners.url(partition).await else { return Answer::NoOwner };
         let answer = if url == self.own_url {
-            incoming.not_sent(Answer::Misdirected)
+            Answer::Misdirected
         } else if let Some(peer) = self.links.peer(&url) {
+            if let Some(Err(answer)) = line.map(|line| line.goes_by(peer.connection)) {
+                return answer;
+            }
             self.metrics.forwarded();
-            let (order, aggregate) = (incoming.order.as_ref(), &incoming.aggregate);
-            let delivered = pin!(async {
-                match peer.send(incoming.clone()).await {
-                    Delivery::Answered(answer) => answer,
-                    Delivery::Unreachable { sent: true } => Answer::OutcomeUnknown,
-                    Delivery::Unreachable { sent: false } => Answer::NoOwner,
-                }
-            });
-            in_order(order, aggregate, Route::Link(peer.connection), delivered).await
+            match peer.send(incoming.clone()).await {
+                Delivery::Answered(answer) => answer,
+                Delivery::Unreachable { sent: true } => Answer::OutcomeUnknown,
+                Delivery::Unreachable { sent: false } => Answer::NoOwner,
+            }
         } else {
-            incoming.not_sent(Answer::NoOwner)
+            Answer::NoOwner
         };
         if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
             return answer;
+        }
+        // Before anything is waited for: a later line would overtake it.
+        if let Some(line) = line {
+            line.refuse();
         }
         let failed = std::time::Instant::now();
         if self.owners.url_since(partition, failed).await == Some(url) {

@@ -158,6 +158,19 @@ async fn no_line_overtakes_a_refused_one_though_the_link_to_its_owner_breaks_aga
     owner.wait_ready().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_line_overtakes_one_that_came_before_its_partition_had_an_owner() {
+    let shop = Shop::new(2).await;
+    let here = shop.command_api_for("0").await;
+    let data = json!({ "name": "A", "price_cents": 1, "stock": 0 });
+    let line = |n| batch_line("products", &format!("cd-{}", n % 300), "register", data.clone());
+    let lines: Vec<_> = (0..6_000).map(line).collect();
+    let client = here.client();
+    assert!(no_line_overtakes(&client.batch(&lines).await) > 0, "one partition is nobody's");
+    let _other = shop.start_command_api("1").await;
+    eventually("both have owners", async || (no_line_overtakes(&client.batch(&lines).await) == 0).then_some(())).await;
+}
+
 async fn suspicions(service: &Service) -> u64 {
     let metrics = service.admin_client().get("/metrics").await.text;
     let lines = metrics.lines().filter_map(|line| line.strip_prefix("stampede_suspicions_total{"));
