@@ -65,19 +65,23 @@ impl IdempotencyKey {
 
     /// Tells when the key was made, if it does: a UUIDv7, or a line's key that was made of one.
     pub fn time(&self) -> Option<TimeMs> {
-        let uuid = self.of_batch().unwrap_or(&self.0);
-        let uuid = Uuid::try_parse(uuid).ok().filter(|uuid| uuid.get_version_num() == 7)?;
-        let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
-        Some(TimeMs(seconds * 1000 + u64::from(nanos / 1_000_000)))
+        time_of(&self.0)
     }
+}
 
-    /// Returns the part of a line's key that may be a UUID.
-    fn of_batch(&self) -> Option<&str> {
-        let (batch, line) = self.0.split_at_checked(UUID_CHARS)?;
-        let digits = line.strip_prefix('-')?;
-        let is_line = (1..MAX_LINE_CHARS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-        is_line.then_some(batch)
-    }
+/// As [`IdempotencyKey::time`], of a key's characters.
+pub fn time_of(key: &str) -> Option<TimeMs> {
+    let uuid = Uuid::try_parse(of_batch(key).unwrap_or(key)).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+    let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+    Some(TimeMs(seconds * 1000 + u64::from(nanos / 1_000_000)))
+}
+
+/// Returns the part of a line's key that may be a UUID.
+fn of_batch(key: &str) -> Option<&str> {
+    let (batch, line) = key.split_at_checked(UUID_CHARS)?;
+    let digits = line.strip_prefix('-')?;
+    let is_line = (1..MAX_LINE_CHARS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_line.then_some(batch)
 }
 
 impl Display for IdempotencyKey {

@@ -11,7 +11,7 @@ use domain::TimeMs;
 use hashbrown::{HashMap, HashSet};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
-use schemas::idempotency::IdempotencyKey;
+use schemas::idempotency::{IdempotencyKey, time_of};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
@@ -120,8 +120,7 @@ impl Repeats {
     pub(super) fn insert(&mut self, aggregate: &AggregateId, key: &str, at: TimeMs, repeat: Repeat) {
         let hash = self.hash(aggregate, key);
         self.by_key.insert(hash, repeat);
-        let made = IdempotencyKey::from_bare(key).ok().and_then(|key| key.time());
-        self.entries.push_back(Entry { hash, at, made });
+        self.entries.push_back(Entry { hash, at, made: time_of(key) });
     }
 
     pub(super) fn expire(&mut self, now: TimeMs) {
