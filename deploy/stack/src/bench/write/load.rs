@@ -39,9 +39,10 @@ impl Meter<'_> {
             Client::OpenLoop(server) => {
                 peers::program(self.scene.layout, "open-loop")?.env("ADDRESS", self.address(server))
             }
-            Client::Batch => {
-                peers::program(self.scene.layout, "batch")?.env("ADDRESS", self.address(Server::CommandApi))
-            }
+            Client::Batch { connections, lines } => peers::program(self.scene.layout, "batch")?
+                .env("ADDRESS", self.address(Server::CommandApi))
+                .env("CONNECTIONS", connections.to_string())
+                .env("LINES", lines.to_string()),
             Client::Produce => peers::program(self.scene.layout, "produce")?,
             Client::Pgbench => return self.pgbench(row, seconds),
         };

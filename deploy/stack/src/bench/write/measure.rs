@@ -134,7 +134,7 @@ impl Client {
     fn server(self) -> Option<Server> {
         match self {
             Self::Wrk(server) | Self::OpenLoop(server) => Some(server),
-            Self::Batch => Some(Server::CommandApi),
+            Self::Batch { .. } => Some(Server::CommandApi),
             Self::Produce | Self::Pgbench => None,
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum Row {
     SpreadProjected,
     /// Ours on one product, projectors running
     HotProjected,
+    /// Ours from 64 clients with 40 commands under way each, sent together, projectors running
+    PipelinedProjected,
     /// A bare server that awaits one produce per request, over as many partitions as ours
     Limit,
     /// The same on one partition
@@ -27,6 +29,8 @@ pub(super) enum Row {
     Hot,
     /// Ours on one product that is sold out: rejections
     SoldOut,
+    /// The same without projectors
+    Pipelined,
     /// Ours by batches of 500 lines
     Batch,
     /// Records of the size of a commit, produced without waiting
@@ -58,7 +62,11 @@ pub(super) enum Client {
     Wrk(Server),
     /// A fixed rate.
     OpenLoop(Server),
-    Batch,
+    /// Batches, one at a time on each connection.
+    Batch {
+        connections: u32,
+        lines: u32,
+    },
     Produce,
     Pgbench,
 }
@@ -74,14 +82,16 @@ pub(super) enum Server {
 }
 
 impl Row {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::SpreadProjected,
         Self::HotProjected,
+        Self::PipelinedProjected,
         Self::Limit,
         Self::LimitHot,
         Self::Spread,
         Self::Hot,
         Self::SoldOut,
+        Self::Pipelined,
         Self::Batch,
         Self::Produce,
         Self::LimitSteady,
@@ -102,7 +112,9 @@ impl Row {
 
     pub(super) fn cast(self) -> Cast {
         match self {
-            Self::SpreadProjected | Self::HotProjected => Cast { command_apis: 1, projectors: 1, ..Cast::NONE },
+            Self::SpreadProjected | Self::HotProjected | Self::PipelinedProjected => {
+                Cast { command_apis: 1, projectors: 1, ..Cast::NONE }
+            }
             Self::SpreadTwo | Self::EdgeTwo => Cast { command_apis: 2, ..Cast::NONE },
             _ => Cast { command_apis: 1, ..Cast::NONE },
         }
@@ -118,7 +130,8 @@ impl Row {
             Self::CqrsSpread | Self::CqrsHot => Client::Wrk(Server::CqrsEs),
             Self::LimitSteady => Client::OpenLoop(Server::Limit),
             Self::SpreadSteady => Client::OpenLoop(Server::CommandApi),
-            Self::Batch => Client::Batch,
+            Self::Pipelined | Self::PipelinedProjected => Client::Batch { connections: 64, lines: 40 },
+            Self::Batch => Client::Batch { connections: 8, lines: 500 },
             Self::Produce => Client::Produce,
             Self::PgSpread | Self::PgHot => Client::Pgbench,
         }
