@@ -41,11 +41,12 @@ use chassis::kafka::topic::TopicFacts;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
-use schemas::topic::LogTopic;
+use schemas::topic::{LogTopic, meeting, meeting_differences};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use config::Config;
+use config::Share;
 use dispatch::Dispatcher;
 use engine::Status;
 use http::{HttpState, Log};
@@ -119,14 +120,13 @@ impl App {
             serve(self.internal, http::internal(state()), http::internal_border(), limits, servers_shutdown.clone()),
         );
 
-        let (kafka, topic) = (&config.kafka, &config.topic);
-        let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
-        let Some(partitions) = kafka.await_topic(&topic.name, judge, &kafka_ready, &shutdown).await? else {
+        let Some(log) = await_log(&config, &kafka_ready, &shutdown).await? else {
             servers_shutdown.trigger();
             servers.drain(config.grace).await?;
             admin.stop().await;
             return Ok(());
         };
+        let (kafka, topic) = (&config.kafka, &config.topic);
         let (expected, told) = (topic.clone(), self.metrics.clone());
         let judge = move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
         let watch = kafka.clone().watch_topic(
@@ -136,7 +136,7 @@ impl App {
             shutdown.clone(),
         );
         servers.spawn("topic", watch);
-        let mut ownership = Ownership::start(&config, partitions, &internal_url, self.metrics)?;
+        let mut ownership = Ownership::start(&config, log, &internal_url, self.metrics)?;
         let Ownership { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
         let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());
         servers.spawn("log id", learn);
@@ -169,6 +169,29 @@ async fn serve(listener: TcpListener, router: axum::Router, border: Border, limi
     if served.cut > 0 {
         tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
     }
+}
+
+/// Waits for the log and returns the number of its partitions, once that is known to be what it always was, with a reader of
+/// single records; `None`: told to stop before.
+async fn await_log(
+    config: &Config,
+    kafka_ready: &Condition,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<(u32, LogReader)>> {
+    let (kafka, topic) = (&config.kafka, &config.topic);
+    let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
+    let Some(partitions) = kafka.await_topic(&topic.name, judge, kafka_ready, shutdown).await? else { return Ok(None) };
+    let reader = LogReader::start(kafka, &topic.name, 1)?;
+    tokio::select! {
+        checked = owners::check_partitions(&reader, partitions) => checked?,
+        () = shutdown.requested() => return Ok(None),
+    }
+    if config.share == Share::Assigned {
+        let judge = |is: &TopicFacts| meeting_differences(is.partitions, partitions);
+        let met = kafka.await_topic(&meeting(&topic.name), judge, kafka_ready, shutdown).await?;
+        return Ok(met.map(|_| (partitions, reader)));
+    }
+    Ok(Some((partitions, reader)))
 }
 
 /// The log's name is in the first record of partition 0, which its first owner writes.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use schemas::record::Record;
+use schemas::record::{Claim, OtherPartitions, Record};
 use schemas::token::LogId;
 use tokio::sync::Mutex;
 
@@ -61,10 +61,7 @@ impl Owners {
     async fn look_up(&self, partition: u32) -> Option<Arc<str>> {
         let last = self.reader.last_records(partition, LOOKED_AT).await;
         let claim = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())))?;
-        match Record::decode(&self.reader.record(partition, claim).await?).ok()?? {
-            Record::Claim(claim) => Some(claim.url.as_ref().into()),
-            Record::Commit(_) | Record::Fence(_) => None,
-        }
+        Some(claim_at(&self.reader, partition, claim).await?.url.as_ref().into())
     }
 }
 
@@ -80,6 +77,29 @@ fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i6
         Some(claim).filter(|claim| *claim <= offset)
     };
     records.filter_map(claim).max()
+}
+
+/// Returns the claim at an offset; `None`: none is there, or nobody answers.
+async fn claim_at(reader: &LogReader, partition: u32, offset: i64) -> Option<Claim<'static>> {
+    match Record::decode(&reader.record(partition, offset).await?).ok()?? {
+        Record::Claim(Claim { nonce, url, partitions }) => {
+            Some(Claim { nonce, url: url.into_owned().into(), partitions })
+        }
+        Record::Commit(_) | Record::Fence(_) => None,
+    }
+}
+
+/// Compares how many partitions the topic has with how many the log was written over, before anything is claimed. Partitions
+/// that were added are empty and tell nothing, but partition 0 does: by its newest claim, and by its first one.
+pub(crate) async fn check_partitions(reader: &LogReader, found: u32) -> Result<(), OtherPartitions> {
+    let last = reader.last_records(0, LOOKED_AT).await;
+    let newest = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())));
+    for offset in newest.into_iter().chain((!last.is_empty()).then_some(0)) {
+        if let Some(claim) = claim_at(reader, 0, offset).await {
+            claim.check_partitions(found)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether nobody owns the partition, as far as its log tells: a living owner that was asked anything within the
@@ -107,10 +127,7 @@ impl Known {
 /// `None` as long as partition 0 has no first claim.
 pub(crate) async fn log_id(reader: &LogReader) -> Option<LogId> {
     reader.last_record(0).await?;
-    match Record::decode(&reader.record(0, 0).await?).ok()?? {
-        Record::Claim(claim) => Some(LogId::of_nonce(claim.nonce)),
-        Record::Commit(_) | Record::Fence(_) => None,
-    }
+    Some(LogId::of_nonce(claim_at(reader, 0, 0).await?.nonce))
 }
 
 #[cfg(test)]

@@ -48,14 +48,13 @@ pub(crate) struct Ownership {
 impl Ownership {
     pub(crate) fn start(
         config: &Config,
-        partitions: u32,
+        (partitions, log_reader): (u32, LogReader),
         internal_url: &PeerUrl,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
         let producers = Arc::new(producers);
         let replay = LogReader::start(&config.kafka, &config.topic.name, REPLAY_THREADS)?;
-        let log_reader = LogReader::start(&config.kafka, &config.topic.name, 1)?;
         let own_url: Arc<str> = internal_url.as_str().into();
         let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
@@ -98,7 +97,7 @@ impl Ownership {
                 wanted_later: Vec::new(),
                 timed: None,
             };
-            let machine = Partition::new(partition, own_url.to_string(), config.window);
+            let machine = Partition::new((partition, partitions), own_url.to_string(), config.window);
             let (mailbox, lanes, requests) = mailbox::new(watching.clone());
             let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
             let engine = Engine {

@@ -107,14 +107,16 @@ pub struct Partition<R> {
 
 impl<R> Partition<R> {
     /// `url` is where the instance's internal listener answers; it goes into claims.
-    pub fn new(partition: u32, url: String, window: Duration) -> Self {
+    ///
+    /// `partitions`: of the topic. A log of which a claim tells another number halts it.
+    pub fn new((partition, partitions): (u32, u32), url: String, window: Duration) -> Self {
         Self {
             partition,
             url,
             generation: 0,
             claims: Vec::new(),
             phase: Phase::Idle,
-            memory: Memory::new(window),
+            memory: Memory::new(window, partitions),
             pending: PendingAnswers::default(),
             parked: Parked::default(),
             checkpoint: None,

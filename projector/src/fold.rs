@@ -13,7 +13,7 @@ use domain::{Event, TimeMs};
 use schemas::aggregate::type_name;
 use schemas::chain::{ChainError, Passed};
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
-use schemas::record::{Commit, Record, RecordError};
+use schemas::record::{Commit, OtherPartitions, Record, RecordError};
 use schemas::views::sums::Delta;
 use schemas::views::{AggregateRow, Source};
 
@@ -36,6 +36,8 @@ const MAX_CACHED_ROWS: usize = 10_000;
 pub(crate) enum FoldError {
     #[error("the record at offset {offset} of partition {partition} cannot be read")]
     Record { partition: u32, offset: i64, source: RecordError },
+    #[error("the claim at offset {offset} of partition {partition} is of another topic")]
+    Partitions { partition: u32, offset: i64, source: OtherPartitions },
     #[error("partition {partition} does not continue what was read of it")]
     Chain { partition: u32, source: ChainError },
     #[error("offset {offset} of partition {partition} holds another record than the one folded from there")]
@@ -212,8 +214,13 @@ impl Folder {
 
     pub(crate) fn fold(&mut self, records: &Records<'_>, standings: &mut [Standing]) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
+        let partitions = standings.len() as u32;
         for (partition, offset, value, record) in &records.read {
             let (partition, offset) = (*partition, *offset);
+            if let Some(Record::Claim(claim)) = record {
+                let checked = claim.check_partitions(partitions);
+                checked.map_err(|source| FoldError::Partitions { partition, offset, source })?;
+            }
             let standing = &mut standings[partition as usize];
             let is_journalled = standing.passes(FeedId::Journal, offset);
             let mut counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;

@@ -42,7 +42,7 @@ use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 
-use schemas::topic::meeting;
+use schemas::topic::{meeting, meeting_differences};
 use tokio::sync::watch;
 
 pub use config::Config;
@@ -109,6 +109,8 @@ impl App {
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
+            let judge = |is: &TopicFacts| meeting_differences(is.partitions, partitions);
+            kafka.await_topic(&meeting(&topic.name), judge, &ready.log, &shutdown).await?;
             settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
             let mut tasks = Tasks::new();
             let (expected, told) = (topic.clone(), metrics.clone());

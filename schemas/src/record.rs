@@ -47,6 +47,23 @@ pub struct Claim<'a> {
     /// Where the owner's internal listener answers.
     #[serde(borrow)]
     pub url: Cow<'a, str>,
+    /// Of the topic, for ever: the place of every aggregate follows from their number. Claims of builds before this field
+    /// have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+}
+
+/// The log was written by owners that spread the aggregates over another number of partitions: read on, an aggregate would
+/// have two places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the topic has {found} partitions, and the log was written over {claimed}; their number cannot change. Instances that \
+     run go on. To start new ones, copy those {claimed}, offset by offset, to a topic that has no more, and name it by \
+     EVENTS_TOPIC"
+)]
+pub struct OtherPartitions {
+    pub claimed: u32,
+    pub found: u32,
 }
 
 /// One accepted command with all its events.
@@ -99,6 +116,16 @@ pub enum RecordError {
     Unreadable(#[source] serde_json::Error),
     #[error("the record's mark is not followed by a format number")]
     NoFormat,
+}
+
+impl Claim<'_> {
+    /// Compares what the owner took the topic to have with what it has.
+    pub fn check_partitions(&self, found: u32) -> Result<(), OtherPartitions> {
+        match self.partitions {
+            Some(claimed) if claimed != found => Err(OtherPartitions { claimed, found }),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl<'a> Record<'a> {

@@ -16,6 +16,13 @@ pub fn meeting(log: &str) -> String {
     format!("{log}.owners")
 }
 
+/// What is wrong with that topic, beside a log of so many partitions; empty where it is right.
+pub fn meeting_differences(found: u32, log: u32) -> Vec<String> {
+    let differs = found != log;
+    let difference = || format!("it has {found} partitions, and the log has {log}: make it anew with as many");
+    differs.then(difference).into_iter().collect()
+}
+
 /// What a deployment says of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTopic {

@@ -226,7 +226,7 @@ async fn another_build(host: &str) -> (String, Arc<Mutex<Vec<String>>>) {
 async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
     let shop = Shop::new(2).await;
     let (url, heard) = another_build("127.0.0.1").await;
-    append(&shop, 0, "", &Record::Claim(Claim { nonce: 7, url: url.into() })).await;
+    append(&shop, 0, "", &Record::Claim(Claim { nonce: 7, url: url.into(), partitions: None })).await;
     let service = shop.command_api_for("1").await;
     let is_there = |id: &String| AggregateId::new(AggregateType::Product, id).unwrap().partition(2) == 0;
     let id = (0..).map(|n| format!("cd-{n}")).find(is_there).unwrap();

@@ -12,7 +12,7 @@ use crate::fixture::{Shop, append};
 async fn broken_shop() -> Shop {
     let shop = Shop::new(1).await;
     let nonce = 7;
-    append(&shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into() })).await;
+    append(&shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into(), partitions: None })).await;
     let nonsense = domain::Event::Order(domain::order::Event::Confirmed);
     let commit = Commit {
         epoch: Epoch { claim: 0, nonce },

@@ -565,7 +565,7 @@ async fn a_deadline_that_can_have_no_effect_is_listed_fired_again_and_given_up_b
 /// The first records of partition 0: a product has an event that no product can have.
 async fn append_broken(shop: &Shop) {
     let nonce = 7;
-    append(shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into() })).await;
+    append(shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into(), partitions: None })).await;
     let commit = Commit {
         epoch: Epoch { claim: 0, nonce },
         seq: 1,

@@ -11,7 +11,7 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::{Claim, Commit, Epoch, Record};
 use schemas::time::parse_rfc3339;
-use schemas::topic::SETTINGS;
+use schemas::topic::{SETTINGS, meeting};
 use serde_json::json;
 
 use crate::fixture::{DEADLINE, Proxy, Service, Shop, append_all, batch_line, eventually};
@@ -43,11 +43,15 @@ async fn set_all(shop: &Shop, settings: &[(&str, &str)]) {
 
 /// Adds partitions to the topic.
 async fn grow(shop: &Shop, partitions: usize) {
+    grow_topic(shop, &shop.topic, partitions).await;
+}
+
+async fn grow_topic(shop: &Shop, topic: &str, partitions: usize) {
     let admin = admin(shop);
-    let grown = NewPartitions::new(&shop.topic, partitions);
+    let grown = NewPartitions::new(topic, partitions);
     admin.create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     eventually("the broker tells of them", async || {
-        let told = admin.inner().fetch_metadata(Some(&shop.topic), DEADLINE).unwrap();
+        let told = admin.inner().fetch_metadata(Some(topic), DEADLINE).unwrap();
         (told.topics()[0].partitions().len() == partitions).then_some(())
     })
     .await;
@@ -181,6 +185,38 @@ async fn partitions_that_were_added_are_refused_though_nobody_says_how_many_ther
     }
 }
 
+/// No setting tells the number, and no Postgres: the log does, whoever restarts on it.
+#[tokio::test]
+async fn partitions_that_were_added_to_a_log_in_use_are_refused_by_what_the_log_says() {
+    let shop = Shop::new(2).await;
+    let running = shop.command_api().await;
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
+    running.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    grow(&shop, 4).await;
+    grow_topic(&shop, &meeting(&shop.topic), 4).await;
+    for share in [None, Some("0-3"), Some("2-3")] {
+        let env = shop.write_env(share.map(|share| ("PARTITIONS", share.to_owned())));
+        let failure = Service::command_api(&env).await.failure().await;
+        assert!(failure.contains("the topic has 4 partitions, and the log was written over 2"), "{failure}");
+    }
+    for added in [2, 3] {
+        let ends = admin(&shop).inner().fetch_watermarks(&shop.topic, added, DEADLINE).unwrap();
+        assert_eq!(ends, (0, 0), "nothing was claimed in partition {added}");
+    }
+    let restocked = json!({ "quantity": 1 });
+    running.client().post("/v1/products/cd/restock", restocked).await.accepted(&["product.restocked.v1"]);
+}
+
+#[tokio::test]
+async fn a_meeting_of_other_partitions_than_the_logs_is_refused() {
+    let shop = Shop::with_views(2).await;
+    grow_topic(&shop, &meeting(&shop.topic), 4).await;
+    for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
+        let failure = service.failure().await;
+        assert!(failure.contains("it has 4 partitions, and the log has 2"), "{failure}");
+    }
+}
+
 #[tokio::test]
 async fn a_command_api_serves_without_postgres_and_ends_once_postgres_says_that_it_is_told_otherwise() {
     let mut shop = Shop::with_views(1).await;
@@ -197,7 +233,7 @@ async fn a_command_api_serves_without_postgres_and_ends_once_postgres_says_that_
 const NONCE: u64 = 7;
 
 fn claim() -> (String, Record<'static>) {
-    (String::new(), Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into() }))
+    (String::new(), Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into(), partitions: None }))
 }
 
 /// The first of a product, under the first claim.

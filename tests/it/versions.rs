@@ -15,7 +15,10 @@ struct OldLog(Vec<(String, Record<'static>)>);
 
 impl OldLog {
     fn begin() -> Self {
-        Self(vec![(String::new(), Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into() }))])
+        Self(vec![(
+            String::new(),
+            Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into(), partitions: None }),
+        )])
     }
 
     /// `version`: of the aggregate after the event.

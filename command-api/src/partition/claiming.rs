@@ -64,7 +64,8 @@ impl<R> Partition<R> {
     pub(super) fn send_claim(&mut self, out: &mut impl Outside<Reply = R>) {
         let Phase::Claiming { nonce, sent } = &mut self.phase else { return };
         self.buffer.clear();
-        Record::Claim(Claim { nonce: *nonce, url: self.url.as_str().into() }).encode(&mut self.buffer);
+        let (nonce, url) = (*nonce, self.url.as_str().into());
+        Record::Claim(Claim { nonce, url, partitions: Some(self.memory.partitions) }).encode(&mut self.buffer);
         *sent = out.append("", &self.buffer, Ticket { generation: self.generation, seq: 0 }).is_ok();
     }
 }

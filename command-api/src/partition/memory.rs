@@ -22,16 +22,19 @@ pub(super) struct Memory {
     pub(super) repeats: Repeats,
     /// Of the last commit.
     pub(super) last_at: TimeMs,
+    /// Of the topic.
+    pub(super) partitions: u32,
 }
 
 impl Memory {
-    pub(super) fn new(window: Duration) -> Self {
+    pub(super) fn new(window: Duration, partitions: u32) -> Self {
         Self {
             reader: Reader::START,
             recognized: true,
             aggregates: Aggregates::default(),
             repeats: Repeats::new(window),
             last_at: TimeMs(0),
+            partitions,
         }
     }
 
@@ -64,6 +67,9 @@ impl Memory {
 
     /// Takes the next record of the log in, if it counts.
     pub(super) fn read(&mut self, offset: i64, record: Option<&Record<'_>>) -> Result<Verdict, HaltError> {
+        if let Some(Record::Claim(claim)) = record {
+            claim.check_partitions(self.partitions).map_err(|source| HaltError::Partitions { offset, source })?;
+        }
         if !self.recognized {
             if offset == self.reader.last_counted && !self.reader.recognizes(record) {
                 return Err(HaltError::OtherHistory { offset });

@@ -6,7 +6,7 @@ use schemas::answers::Answer;
 use schemas::chain::{ChainError, Passed, Reader};
 use schemas::commands::Precondition;
 use schemas::idempotency::IdempotencyKey;
-use schemas::record::RecordError;
+use schemas::record::{OtherPartitions, RecordError};
 
 use super::Repeat;
 
@@ -155,6 +155,8 @@ pub enum HaltError {
     Record { offset: i64, source: RecordError },
     #[error("offset {offset} holds another record than the one that the checkpoint counted there")]
     OtherHistory { offset: i64 },
+    #[error("the claim at offset {offset} is of another topic")]
+    Partitions { offset: i64, source: OtherPartitions },
     #[error("the log does not continue what was read of it")]
     Chain(#[from] ChainError),
     #[error("the record at offset {offset} names an aggregate {aggregate:?} that cannot be")]

@@ -29,6 +29,7 @@ use super::{
 };
 
 const PARTITION: u32 = 3;
+const PARTITIONS: u32 = 12;
 const WINDOW: Duration = Duration::from_secs(900);
 const NOW: TimeMs = TimeMs(1_000_000);
 const FOREIGN_NONCE: u64 = 0xF0;
@@ -150,7 +151,7 @@ struct Shop {
 impl Shop {
     /// Nothing was read and nothing claimed.
     fn closed() -> Self {
-        let machine = Partition::new(PARTITION, "http://me".into(), WINDOW);
+        let machine = Partition::new((PARTITION, PARTITIONS), "http://me".into(), WINDOW);
         Self { machine, out: Recorder::new(0), log: vec![], now: NOW }
     }
 
@@ -330,7 +331,7 @@ fn encoded(record: &Record<'_>) -> Vec<u8> {
 }
 
 fn claim(nonce: u64) -> Vec<u8> {
-    encoded(&Record::Claim(Claim { nonce, url: "http://other".into() }))
+    encoded(&Record::Claim(Claim { nonce, url: "http://other".into(), partitions: None }))
 }
 
 fn fence(epoch: Epoch, seq: u64) -> Vec<u8> {

@@ -134,7 +134,7 @@ impl Writer {
         let nonce = 1000 + self.values.len() as u64;
         self.epoch = Some(Epoch { claim: i64::try_from(self.values.len()).unwrap(), nonce });
         self.seq = 0;
-        self.append(&Record::Claim(Claim { nonce, url: "http://owner".into() }));
+        self.append(&Record::Claim(Claim { nonce, url: "http://owner".into(), partitions: None }));
     }
 
     fn commit(&mut self, aggregate: String, event: &Event) {
@@ -317,6 +317,21 @@ fn rows_of_another_source_are_told_where_they_were_folded_and_forgotten_where_th
     assert_eq!(changes.bases[order], HashMap::from([((*key).clone(), before[order][*key].clone())]));
     let missing = folder.missing(&Records::of(&batch(other)).unwrap(), Feeds::ALL);
     assert_eq!(missing[order].len(), 1, "the other one is asked for again");
+}
+
+#[test]
+fn a_claim_that_tells_another_number_of_partitions_halts_the_fold() {
+    let fold = |partitions| {
+        let mut value = vec![];
+        Record::Claim(Claim { nonce: 1, url: "http://owner".into(), partitions }).encode(&mut value);
+        let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
+        let batch = Batch::of([(0, 0, value.as_slice())]);
+        Folder::default().fold(&Records::of(&batch).unwrap(), &mut standings).map(|_| ())
+    };
+    fold(None).unwrap();
+    fold(Some(PARTITIONS)).unwrap();
+    let error = fold(Some(PARTITIONS - 1)).unwrap_err();
+    assert!(matches!(error, FoldError::Partitions { partition: 0, offset: 0, .. }), "{error:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ type Log = Vec<Option<Record<'static>>>;
 const OURS: Epoch = Epoch { claim: 0, nonce: 1 };
 
 fn claim(nonce: u64) -> Option<Record<'static>> {
-    Some(Record::Claim(Claim { nonce, url: "http://owner".into() }))
+    Some(Record::Claim(Claim { nonce, url: "http://owner".into(), partitions: None }))
 }
 
 fn fence(epoch: Epoch, seq: u64) -> Option<Record<'static>> {

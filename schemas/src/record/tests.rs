@@ -6,18 +6,19 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::{Claim, Commit, Epoch, Fence, Record, RecordError};
+use super::{Claim, Commit, Epoch, Fence, OtherPartitions, Record, RecordError};
 use crate::events::WireEvent;
 use crate::events::product::{ProductDiscontinuedV1, ProductRegisteredV1, ProductReservedV1};
 
 const EPOCH: Epoch = Epoch { claim: 1042, nonce: 0x00c0_ffee_00c0_ffee };
 
 const CLAIM: &[u8] = include_bytes!("../../golden/record.claim.st1");
+const NUMBERED_CLAIM: &[u8] = include_bytes!("../../golden/record.claim-2.st1");
 const COMMIT: &[u8] = include_bytes!("../../golden/record.commit.st1");
 const FENCE: &[u8] = include_bytes!("../../golden/record.fence.st1");
 
 fn claim() -> Record<'static> {
-    Record::Claim(Claim { nonce: EPOCH.nonce, url: "http://10.0.0.7:8181".into() })
+    Record::Claim(Claim { nonce: EPOCH.nonce, url: "http://10.0.0.7:8181".into(), partitions: Some(12) })
 }
 
 fn commit() -> Commit<'static> {
@@ -55,10 +56,23 @@ fn decode_json(text: &str) -> Result<(), RecordError> {
 
 #[test]
 fn golden_records_are_read_and_written_byte_for_byte() {
-    for (bytes, record) in [(CLAIM, claim()), (COMMIT, Record::Commit(commit())), (FENCE, fence())] {
+    let numberless = Record::Claim(Claim { nonce: EPOCH.nonce, url: "http://10.0.0.7:8181".into(), partitions: None });
+    for (bytes, record) in
+        [(CLAIM, numberless), (NUMBERED_CLAIM, claim()), (COMMIT, Record::Commit(commit())), (FENCE, fence())]
+    {
         assert_eq!(Record::decode(bytes).unwrap().as_ref(), Some(&record));
         assert_eq!(encoded(&record).escape_ascii().to_string(), bytes.escape_ascii().to_string());
     }
+}
+
+#[test]
+fn a_claim_is_of_the_topic_as_it_was_if_it_tells_and_of_any_topic_if_not() {
+    let claim = |partitions| Claim { nonce: 1, url: "http://h".into(), partitions };
+    assert_eq!(claim(None).check_partitions(24), Ok(()));
+    assert_eq!(claim(Some(24)).check_partitions(24), Ok(()));
+    let grown = claim(Some(12)).check_partitions(24).unwrap_err();
+    assert_eq!(grown, OtherPartitions { claimed: 12, found: 24 });
+    assert!(grown.to_string().contains("the topic has 24 partitions, and the log was written over 12"), "{grown}");
 }
 
 #[test]
@@ -217,7 +231,8 @@ fn any_commit() -> impl Strategy<Value = Record<'static>> {
 
 fn any_record() -> impl Strategy<Value = Record<'static>> {
     prop_oneof![
-        1 => (any::<u64>(), any_text()).prop_map(|(nonce, url)| Record::Claim(Claim { nonce, url })),
+        1 => (any::<u64>(), any_text(), any::<Option<u32>>())
+            .prop_map(|(nonce, url, partitions)| Record::Claim(Claim { nonce, url, partitions })),
         3 => any_commit(),
         1 => (any_epoch(), any::<u64>()).prop_map(|(epoch, seq)| Record::Fence(Fence { epoch, seq })),
     ]

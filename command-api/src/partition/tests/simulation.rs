@@ -19,7 +19,9 @@ use schemas::commands::Precondition;
 use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Record};
 
-use super::{PARTITION, Recorder, Sent, WINDOW, encoded, end_of, index, int, product, register, request, stray};
+use super::{
+    PARTITION, PARTITIONS, Recorder, Sent, WINDOW, encoded, end_of, index, int, product, register, request, stray,
+};
 use keeping::{Ask, NamesAsk, Reading};
 
 use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket};
@@ -686,7 +688,7 @@ fn batch(attempt: usize) -> Option<u64> {
 }
 
 fn machine(it: usize, life: u32) -> Machine {
-    let partition = Partition::new(PARTITION, format!("http://machine-{it}"), WINDOW);
+    let partition = Partition::new((PARTITION, PARTITIONS), format!("http://machine-{it}"), WINDOW);
     let nonces = 1_000_000 * (it as u64 + 1) + 1000 * u64::from(life);
     Machine { partition, out: Recorder::new(nonces), life, paused_until: 0 }
 }

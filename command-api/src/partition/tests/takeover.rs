@@ -4,7 +4,7 @@ use domain::product::Command;
 use schemas::chain::Passed;
 use schemas::record::{Claim, Commit, Epoch, Record};
 
-use super::{FOREIGN_NONCE, RESERVED, Shop, claim, encoded, moved, register, rejected, replayed, reserve, stray};
+use super::{FOREIGN_NONCE, PARTITIONS, RESERVED, Shop, claim, encoded, moved, register, rejected, replayed, reserve, stray};
 use crate::partition::{DoubtCause, HaltError, Role};
 
 #[test]
@@ -73,6 +73,24 @@ fn a_claim_without_an_offset_is_tried_again_whether_it_stands_or_not() {
         shop.settle();
         assert_eq!((shop.machine.role(), shop.log.len()), (Role::Owner, if stands { 2 } else { 1 }));
     }
+}
+
+#[test]
+fn a_claim_that_tells_another_number_of_partitions_halts() {
+    let claim = |partitions| encoded(&Record::Claim(Claim { nonce: 1, url: "http://other".into(), partitions }));
+    for (partitions, halts) in [(None, false), (Some(PARTITIONS), false), (Some(PARTITIONS - 1), true)] {
+        let mut shop = Shop { log: vec![claim(partitions)], ..Shop::closed() };
+        shop.machine.take_over(&mut shop.out);
+        let read = shop.try_read();
+        assert_eq!(matches!(read, Err(HaltError::Partitions { offset: 0, .. })), halts, "{partitions:?}: {read:?}");
+    }
+}
+
+#[test]
+fn every_claim_tells_the_number_of_partitions() {
+    let log = Shop::open().log;
+    let Some(Record::Claim(claim)) = Record::decode(&log[0]).unwrap() else { panic!("no claim") };
+    assert_eq!(claim.partitions, Some(PARTITIONS));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use domain::State;
 
 use super::clients::{WISHES, Wish};
 use super::history::{History, digest_of};
-use crate::partition::tests::{NOW, PARTITION, Recorder, WINDOW, end_of, index, product};
+use crate::partition::tests::{NOW, PARTITION, PARTITIONS, Recorder, WINDOW, end_of, index, product};
 use crate::partition::{HaltError, NoOffset, Partition, ReadTo, Role, Ticket};
 
 /// `offset`: `None` where there was none.
@@ -46,7 +46,7 @@ pub(super) struct Owner {
 impl Owner {
     /// Nothing of an earlier life is left but the nonces, that none is used twice.
     pub(super) fn new(it: usize, life: u32, nonces: u64) -> Self {
-        let partition = Partition::new(PARTITION, format!("http://owner-{it}"), WINDOW);
+        let partition = Partition::new((PARTITION, PARTITIONS), format!("http://owner-{it}"), WINDOW);
         let nonces = nonces.max(first_nonce(it));
         Self { partition, life, nonces, refuses: false, reading: None, reports: vec![], digest: None }
     }
