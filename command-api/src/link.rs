@@ -7,6 +7,7 @@
 
 mod client;
 mod server;
+mod delay;
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub(crate) use server::serve;
 
 /// The path of links on a peer's internal listener. Its number changes with what is sent: builds that differ in it pass no
 /// commands to each other, which are refused and sent again, instead of misreading them.
-pub(crate) const PATH: &str = "/internal/link/2";
+pub(crate) const PATH: &str = "/internal/link/3";
 /// Commands in one message.
 const MAX_MESSAGE_COMMANDS: usize = 256;
 /// Commands of one link that may wait for their answers.
@@ -36,8 +37,12 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// What an instance sends to another.
 #[derive(Debug, Serialize, Deserialize)]
 enum ToOwner<'a> {
-    #[serde(borrow)]
-    Decide(Vec<Forwarded<'a>>),
+    Decide {
+        /// Microseconds since the link began, by the clock of the sender's process: what lay somewhere meanwhile shows.
+        sent_us: u64,
+        #[serde(borrow)]
+        commands: Vec<Forwarded<'a>>,
+    },
     /// Asks for a partition.
     LetGo { id: u64, partition: u32 },
 }
@@ -69,8 +74,8 @@ struct Forwarded<'a> {
     batch: Option<u64>,
     /// See [`crate::mailbox::Patience`].
     in_mailbox_ms: u64,
-    /// Milliseconds since 1970: the answer is of no use afterwards.
-    deadline_ms: u64,
+    /// After so long from when it was sent the answer is of no use. No time of day: the clocks of hosts differ.
+    left_ms: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

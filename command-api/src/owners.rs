@@ -7,10 +7,9 @@ use schemas::record::{Claim, OtherPartitions, Record};
 use schemas::token::LogId;
 use tokio::sync::Mutex;
 
-use crate::dispatch::now;
 use crate::kafka::reader::LogReader;
 
-/// An owner that appended within this time lives.
+/// An owner that appends within this time lives.
 const ALIVE_FOR: Duration = Duration::from_secs(1);
 const MAX_JITTER_MS: u64 = 250;
 /// A deposed owner's late records may stand behind the claim that ended its epoch: the newest claim that any of so many
@@ -102,16 +101,19 @@ pub(crate) async fn check_partitions(reader: &LogReader, found: u32) -> Result<(
     Ok(())
 }
 
-/// Whether nobody owns the partition, as far as its log tells: a living owner that was asked anything within the
-/// last second has appended something. Returns `false` as soon as there is a sign of life.
+/// Whether nobody owns the partition, as far as its log tells: a living owner that is asked anything appends something. The
+/// log is looked at twice, because the time of its last record is told by another host's clock.
 pub(crate) async fn is_silent(reader: &LogReader, partition: u32) -> bool {
-    let Some(last) = reader.last_record(partition).await else { return true };
-    let since_ms = i64::try_from(now().0).unwrap_or(i64::MAX).saturating_sub(last.sent_ms);
-    let since = Duration::from_millis(u64::try_from(since_ms).unwrap_or_default());
-    // Clocks differ: never longer than the whole of it. Many may suspect the same owner: they should not meet.
+    let Some(last) = last_offset(reader, partition).await else { return true };
+    // Many may suspect the same owner: they should not meet.
     let jitter = Duration::from_millis(rand::random_range(0..MAX_JITTER_MS));
-    tokio::time::sleep(ALIVE_FOR.saturating_sub(since) + jitter).await;
-    reader.last_record(partition).await.is_some_and(|now| now.offset == last.offset)
+    tokio::time::sleep(ALIVE_FOR + jitter).await;
+    last_offset(reader, partition).await == Some(last)
+}
+
+/// `None` in an empty partition, or without an answer.
+async fn last_offset(reader: &LogReader, partition: u32) -> Option<i64> {
+    reader.last_records(partition, 1).await.last().map(|(offset, _)| *offset)
 }
 
 impl Known {
@@ -126,7 +128,7 @@ impl Known {
 
 /// `None` as long as partition 0 has no first claim.
 pub(crate) async fn log_id(reader: &LogReader) -> Option<LogId> {
-    reader.last_record(0).await?;
+    last_offset(reader, 0).await?;
     Some(LogId::of_nonce(claim_at(reader, 0, 0).await?.nonce))
 }
 

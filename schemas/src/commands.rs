@@ -40,8 +40,11 @@ const MAX_CONDITION_CHARS: usize = 64;
 pub const MAX_CONDITION_VERSIONS: usize = 4;
 
 /// The header by which a batch to the internal listener says, in milliseconds since 1970, when its sender waits no
-/// longer: what was not decided by then must not be, whoever slept in between.
+/// longer: what was not decided by then must not be, whoever slept in between. It is a time of the clock that
+/// [`SERVER_TIME`] tells.
 pub const UNTIL: &str = "stampede-until";
+/// The header by which the answer to such a batch tells the time, in milliseconds since 1970.
+pub const SERVER_TIME: &str = "stampede-time";
 
 /// A command as it came in, checked, with what tells it from another one under the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]

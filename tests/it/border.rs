@@ -149,7 +149,7 @@ async fn the_internal_listener_knows_the_commands_that_are_not_described(command
         ("/v1/products/cd/commit", WRITTEN),
         ("/v1/orders/o/confirm-line", WRITTEN),
         ("/v1/products/cd/reserve", WRITTEN),
-        ("/internal/link/2", "GET, OPTIONS"),
+        ("/internal/link/3", "GET, OPTIONS"),
     ] {
         let asked = internal.try_send(Method::DELETE, path, &[("authorization", bearer.as_str())], None).await.unwrap();
         assert_eq!(asked.problem(405, "method-not-allowed", "").header("allow"), Some(allow), "{path}");

@@ -238,7 +238,7 @@ async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
         Some(heard.lock().unwrap().clone()).filter(|heard| !heard.is_empty())
     });
     for request in heard.await {
-        assert!(request.starts_with("GET /internal/link/2 HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
+        assert!(request.starts_with("GET /internal/link/3 HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
     }
 
     let bearer = format!("Bearer {SERVICE_TOKEN}");
@@ -246,10 +246,10 @@ async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
         let answer = service.internal_client().get_with(path, &[("authorization", &bearer)]).await;
         answer.status.as_u16()
     };
-    for form in ["/internal/link", "/internal/link/1", "/internal/link/3"] {
+    for form in ["/internal/link", "/internal/link/2", "/internal/link/4"] {
         assert_eq!(get(form).await, 404, "{form}");
     }
-    assert_ne!(get("/internal/link/2").await, 404);
+    assert_ne!(get("/internal/link/3").await, 404);
 
     // The log hears nothing of the other one: it is taken over from, and the same again is taken, once.
     eventually("it has another owner", async || {

@@ -13,7 +13,9 @@ use chassis::prefer::Preferences;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
-use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, UNTIL, parse_if_match_field};
+use schemas::commands::{
+    BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, SERVER_TIME, UNTIL, parse_if_match_field,
+};
 use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
@@ -50,6 +52,9 @@ pub(super) async fn take(
         Ok(body) => {
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+            if listener == Listener::Internal {
+                response.headers_mut().insert(SERVER_TIME, now().0.into());
+            }
             response
         }
         Err(problem) => answers::problem(&problem),

@@ -38,16 +38,6 @@ pub(crate) enum ReadEvent {
 pub(crate) struct Records {
     bytes: Vec<u8>,
     index: Vec<(i64, Range<usize>)>,
-    /// When the last one was sent, by its sender's clock.
-    last_sent_ms: i64,
-}
-
-/// The record at a partition's end.
-#[derive(Debug)]
-pub(crate) struct LastRecord {
-    pub(crate) offset: i64,
-    /// When it was sent, by its sender's clock.
-    pub(crate) sent_ms: i64,
 }
 
 impl Records {
@@ -59,7 +49,6 @@ impl Records {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(message.payload().unwrap_or_default());
         self.index.push((message.offset(), start..self.bytes.len()));
-        self.last_sent_ms = message.timestamp().to_millis().unwrap_or_default();
     }
 }
 
@@ -114,17 +103,6 @@ impl LogReader {
         let mut last = Vec::new();
         while let Some(ReadEvent::Records(records)) = events.recv().await {
             last.extend(records.iter().map(|(offset, value)| (offset, value.to_vec())));
-        }
-        last
-    }
-
-    /// `None` in an empty partition, or without an answer.
-    pub(crate) async fn last_record(&self, partition: u32) -> Option<LastRecord> {
-        let mut events = self.read(partition, -1, ReadTo::End);
-        let mut last = None;
-        while let Some(ReadEvent::Records(records)) = events.recv().await {
-            let sent_ms = records.last_sent_ms;
-            last = records.iter().last().map(|(offset, _)| LastRecord { offset, sent_ms }).or(last);
         }
         last
     }

@@ -23,7 +23,7 @@ use super::{
     MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner,
 };
 use crate::config::PeerUrls;
-use crate::dispatch::{Incoming, now};
+use crate::dispatch::Incoming;
 use crate::metrics::Metrics;
 
 /// Commands that may wait to be sent to one peer.
@@ -132,6 +132,7 @@ impl Peer {
 }
 
 struct Link {
+    begun: Instant,
     sink: SplitSink<Socket, Message>,
     waiting: HashMap<u64, Waiting>,
     next_id: u64,
@@ -145,7 +146,7 @@ impl Link {
             Ok(Ok(socket)) => {
                 outages.end(&url);
                 let (sink, stream) = socket.split();
-                let mut link = Self { sink, waiting: HashMap::new(), next_id: 0 };
+                let mut link = Self { begun: Instant::now(), sink, waiting: HashMap::new(), next_id: 0 };
                 match link.carry(stream, &mut outgoing).await {
                     Ok(()) => return,
                     Err(error) => {
@@ -217,16 +218,18 @@ impl Link {
     }
 
     async fn send(&mut self, batch: &mut Vec<Outgoing>) -> Result<(), Error> {
-        let (unix_ms, instant) = (now().0, Instant::now());
+        let now = Instant::now();
+        let sent_us = u64::try_from(now.duration_since(self.begun).as_micros()).unwrap_or(u64::MAX);
         let commands: Vec<_> = batch
             .iter()
             .zip(self.next_id..)
             .filter_map(|(outgoing, id)| match outgoing {
-                Outgoing::Command { incoming, .. } => Some(forwarded(id, incoming, unix_ms, instant)),
+                Outgoing::Command { incoming, .. } => Some(forwarded(id, incoming, now)),
                 Outgoing::LetGo { .. } => None,
             })
             .collect();
-        let mut messages: Vec<_> = by_size(commands).map(|commands| encode(&ToOwner::Decide(commands))).collect();
+        let mut messages: Vec<_> =
+            by_size(commands).map(|commands| encode(&ToOwner::Decide { sent_us, commands })).collect();
         for outgoing in batch.drain(..) {
             let id = self.next_id;
             self.next_id += 1;
@@ -265,7 +268,7 @@ impl Link {
     }
 }
 
-fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Forwarded<'_> {
+fn forwarded(id: u64, incoming: &Incoming, now: Instant) -> Forwarded<'_> {
     Forwarded {
         id,
         aggregate: incoming.aggregate.as_str(),
@@ -278,7 +281,7 @@ fn forwarded(id: u64, incoming: &Incoming, unix_ms: u64, instant: Instant) -> Fo
         internal: incoming.internal,
         batch: incoming.order.as_ref().map(|order| order.name()),
         in_mailbox_ms: millis(incoming.patience.in_mailbox),
-        deadline_ms: unix_ms + millis(incoming.patience.deadline.saturating_duration_since(instant)),
+        left_ms: millis(incoming.patience.deadline.saturating_duration_since(now)),
     }
 }
 
@@ -428,14 +431,14 @@ mod tests {
             internal: false,
             batch: Some(u64::MAX),
             in_mailbox_ms: u64::MAX,
-            deadline_ms: u64::MAX,
+            left_ms: u64::MAX,
         };
         let messages: Vec<_> = by_size((0..256).map(command).collect()).collect();
         assert!(messages.len() > 1);
         let ids: Vec<_> = messages.iter().flatten().map(|command| command.id).collect();
         assert_eq!(ids, (0..256).collect::<Vec<_>>());
         for message in messages {
-            assert!(encode(&ToOwner::Decide(message)).len() <= MAX_SENT_BYTES);
+            assert!(encode(&ToOwner::Decide { sent_us: u64::MAX, commands: message }).len() <= MAX_SENT_BYTES);
         }
     }
 }

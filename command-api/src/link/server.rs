@@ -12,13 +12,15 @@ use schemas::answers::Answer;
 use schemas::idempotency::IdempotencyKey;
 use tokio::time::Instant;
 
+use super::delay::Delays;
 use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES, ToOwner};
 use crate::batch_order::Batches;
-use crate::dispatch::{Dispatcher, Incoming, now};
+use crate::dispatch::{Dispatcher, Incoming};
 use crate::mailbox::Patience;
 
 /// Until the peer closes it, or sends what cannot be read.
 pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
+    let mut delays = Delays::new();
     let (mut sink, mut stream) = socket.split();
     // Ready answers leave together. The set polls its futures in the order in which they came, and the first
     // poll of each puts its command into the mailbox: so the order of the link is the order of deciding.
@@ -29,8 +31,9 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
         tokio::select! {
             message = stream.next(), if deciding.len() < MAX_IN_FLIGHT => match message {
                 Some(Ok(Message::Binary(bytes))) => match postcard::from_bytes(&bytes) {
-                    Ok(ToOwner::Decide(commands)) => {
-                        let decided = incoming(commands, &mut batches);
+                    Ok(ToOwner::Decide { sent_us, commands }) => {
+                        let late = Duration::from_micros(delays.of(sent_us));
+                        let decided = incoming(commands, late, &mut batches);
                         deciding.extend(decided.map(|(id, incoming)| decide(id, incoming, dispatcher.clone())));
                     }
                     Ok(ToOwner::LetGo { id, partition }) => letting_go.push(let_go(id, partition, dispatcher.clone())),
@@ -109,15 +112,16 @@ fn encode(message: &FromOwner) -> Bytes {
     postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into()
 }
 
-/// Reads commands of a peer. An error is the answer to one that cannot be decided.
+/// Reads commands of a peer, which were on their way for so long. An error is the answer to one that cannot be decided.
 fn incoming<'a>(
     forwarded: Vec<Forwarded<'a>>,
+    late: Duration,
     batches: &'a mut Batches,
 ) -> impl Iterator<Item = (u64, Result<Incoming, Answer>)> {
-    let (unix_ms, instant) = (now().0, Instant::now());
+    let instant = Instant::now();
     let mut incoming = move |command: &Forwarded<'_>| {
         let malformed = || Answer::Invalid { detail: "a name or a key that no instance would send".to_owned() };
-        let deadline = instant + Duration::from_millis(command.deadline_ms.saturating_sub(unix_ms));
+        let deadline = instant + Duration::from_millis(command.left_ms).saturating_sub(late);
         let too_many = || Answer::Overloaded { detail: "too many batches are under way here".into() };
         let order = command.batch.map(|batch| batches.order(batch, deadline).ok_or_else(too_many)).transpose()?;
         Ok(Incoming {

@@ -1,7 +1,8 @@
 //! Commands in batches to command-api's internal listeners.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use chassis::env::Secret;
@@ -9,8 +10,9 @@ use domain::TimeMs;
 use domain::reactions::Step;
 use futures_util::StreamExt as _;
 use reqwest::Client;
+use reqwest::header::HeaderMap;
 use schemas::aggregate::route_name;
-use schemas::commands::{UNTIL, encode};
+use schemas::commands::{SERVER_TIME, UNTIL, encode};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::ProblemKind;
 use serde::{Deserialize, Serialize};
@@ -43,12 +45,18 @@ pub(crate) enum Answered {
 
 pub(crate) struct Commands {
     client: Client,
-    urls: Vec<String>,
+    urls: Vec<Url>,
     token: Secret,
     /// The one that answered last.
     preferred: AtomicUsize,
     /// It was told that command-api takes nothing.
     has_complained: AtomicBool,
+}
+
+struct Url {
+    url: String,
+    /// The time that it told last, and when that came.
+    clock: Mutex<Option<(Duration, Instant)>>,
 }
 
 #[derive(Serialize)]
@@ -81,7 +89,8 @@ impl Commands {
         // The token goes where the setting says, and nowhere else.
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let client = client.connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
-        let (urls, preferred) = (config.command_urls.clone(), AtomicUsize::new(0));
+        let urls = config.command_urls.iter().map(|url| Url { url: url.clone(), clock: Mutex::default() }).collect();
+        let preferred = AtomicUsize::new(0);
         Ok(Some(Self { client, urls, token, preferred, has_complained: AtomicBool::new(false) }))
     }
 
@@ -112,7 +121,7 @@ impl Commands {
     /// As many answers as came before the connection broke.
     async fn post<'a>(
         &self,
-        url: &str,
+        url: &Url,
         chains: impl ExactSizeIterator<Item = &'a Chain>,
     ) -> anyhow::Result<Vec<Answered>> {
         let mut answers = Vec::with_capacity(chains.len());
@@ -120,11 +129,12 @@ impl Commands {
         for chain in chains {
             write_line(&mut body, chain)?;
         }
-        let until = SystemTime::now().duration_since(UNIX_EPOCH)? + DECIDED_WITHIN;
-        let request = self.client.post(format!("{url}/v1/commands")).bearer_auth(self.token.expose());
+        let until = url.time()? + DECIDED_WITHIN;
+        let request = self.client.post(format!("{}/v1/commands", url.url)).bearer_auth(self.token.expose());
         let request =
             request.header("content-type", "application/x-ndjson").header(UNTIL, until.as_millis().to_string());
         let response = request.body(body).send().await?;
+        url.note_time(response.headers());
         let response = response.error_for_status()?;
         let mut rest = Vec::new();
         let mut chunks = response.bytes_stream();
@@ -138,6 +148,26 @@ impl Commands {
             rest.drain(..end);
         }
         Ok(answers)
+    }
+}
+
+impl Url {
+    /// Returns the time of its clock, or of an earlier moment, so that nothing is decided too late by it; of this host's until
+    /// it has told one.
+    fn time(&self) -> anyhow::Result<Duration> {
+        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match known {
+            // It was told before it came.
+            Some((told, came)) => told + came.elapsed(),
+            None => SystemTime::now().duration_since(UNIX_EPOCH)?,
+        })
+    }
+
+    fn note_time(&self, headers: &HeaderMap) {
+        let told = headers.get(SERVER_TIME).and_then(|told| told.to_str().ok()?.parse().ok());
+        if let Some(told) = told.map(Duration::from_millis) {
+            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, Instant::now()));
+        }
     }
 }
 
@@ -283,6 +313,18 @@ mod tests {
             let is_final = (400..500).contains(&status) && ![401, 403, 408, 421, 425, 429].contains(&status);
             assert_eq!(ends_its_chain(&answered), is_final, "{status}: {answered:?}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_batch_is_told_by_the_clock_of_whoever_decides_it() {
+        let url = Url { url: String::new(), clock: Mutex::default() };
+        let told = Duration::from_secs(1_000_000);
+        assert!(url.time().unwrap() > told, "nothing else is known yet");
+        url.note_time(&HeaderMap::from_iter([(SERVER_TIME.parse().unwrap(), "1000000000".parse().unwrap())]));
+        let (known, soon) = (url.time().unwrap(), told + Duration::from_secs(60));
+        assert!(known >= told && known < soon, "{known:?}");
+        url.note_time(&HeaderMap::new());
+        assert!(url.time().unwrap() >= known, "an older build does not tell it");
     }
 
     #[test]
