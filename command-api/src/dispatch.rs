@@ -17,12 +17,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::batch_order::{BatchOrder, Route, UnderWay, in_order};
+use crate::clock::Clock;
 use crate::engine::EngineRequest;
 use crate::link::{Delivery, Links};
 use crate::mailbox::{Mailbox, NotPut, Patience};
 use crate::metrics::Metrics;
 use crate::owners::Owners;
-use crate::partition::{Quarantine, Release, Request};
+use crate::partition::{Quarantine, Release, Request, Trust};
 use crate::silence::Silence;
 use lines::LineReply;
 
@@ -118,6 +119,7 @@ pub(crate) struct Dispatcher {
     owners: Arc<Owners>,
     links: Arc<Links>,
     window: Duration,
+    clock: Clock,
     metrics: Arc<Metrics>,
 }
 
@@ -127,11 +129,11 @@ impl Dispatcher {
         own_url: Arc<str>,
         owners: Arc<Owners>,
         links: Arc<Links>,
-        window: Duration,
+        (window, clock): (Duration, Clock),
         metrics: Arc<Metrics>,
     ) -> Self {
         let silences = mailboxes.iter().map(|_| Silence::new()).collect();
-        Self { mailboxes, silences, own_url, owners, links, window, metrics }
+        Self { mailboxes, silences, own_url, owners, links, window, clock, metrics }
     }
 
     /// By partition.
@@ -336,7 +338,11 @@ impl Dispatcher {
 
     fn check_age(&self, key: &IdempotencyKey) -> Result<(), Answer> {
         let Some(made) = key.time() else { return Ok(()) };
-        let now = now();
+        let (now, clock) = self.clock.look();
+        // An instance whose clock is wrong is about to let go.
+        if clock == Trust::Wrong {
+            return Err(Answer::Misdirected);
+        }
         let window_ms = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
         if made.0.saturating_add(window_ms) < now.0 || made.0 > now.0 + MAX_KEY_LEAD_MS {
             let detail = format!("the server's time is {}", schemas::time::to_rfc3339(now));

@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
+use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::dispatch::{Reply, now};
 use crate::kafka::producer::{Report, Reports};
 use crate::kafka::reader::ReadEvent;
@@ -48,6 +50,7 @@ pub(crate) struct Engine {
     pub(crate) status: watch::Sender<Status>,
     pub(crate) assignment: watch::Receiver<Assignment>,
     pub(crate) takeover: Takeover,
+    pub(crate) clock: Clock,
     pub(crate) kafka: Kafka,
     pub(crate) gauges: Arc<Gauges>,
     /// `None`: nothing is kept outside.
@@ -55,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) budget: MemoryBudget,
     /// Another instance asked for the partition, or this one ends.
     pub(crate) was_asked: bool,
+    /// Its clock is wrong.
+    pub(crate) let_go_by_clock: bool,
     /// Waiting for an owner costs a command nothing of its patience.
     pub(crate) served_since: Instant,
 }
@@ -112,16 +117,30 @@ impl Engine {
             let mut turn = self.turn(&shutdown, stopping, &rest).await;
             self.fill_up(&mut turn).await;
             stopping |= matches!(turn, Turn::Stop);
-            if let Err(error) = self.take(turn) {
+            let now = self.look_at_clock();
+            if let Err(error) = self.take(turn, now) {
                 return self.halt(&error, &shutdown).await;
             }
-            self.machine.end_turn(now(), &mut self.kafka);
+            self.machine.end_turn(now, &mut self.kafka);
             self.show();
             self.publish(&mut rest);
             if stopping && self.machine.role() == Role::Idle {
                 return;
             }
         }
+    }
+
+    /// Returns the time of the turn. All of it goes by this one: a clock may jump at any moment.
+    fn look_at_clock(&mut self) -> TimeMs {
+        let (now, trust) = self.clock.look();
+        if self.machine.look_at_clock(trust, now) {
+            tracing::warn!(
+                kafka.partition = self.kafka.partition,
+                "letting go of the partition, because the clock cannot be right"
+            );
+            self.let_go_by_clock = true;
+        }
+        now
     }
 
     /// Begins what brings this instance to own a partition that is assigned to it: first it reads, then it asks the
@@ -136,7 +155,7 @@ impl Engine {
         }
         match role {
             Role::Idle if rest.is_over() && self.knows_where_to_begin() => self.machine.prepare(&mut self.kafka),
-            Role::Prepared if !self.takeover.is_under_way() => self.takeover.ask_owner(),
+            Role::Prepared if !self.takeover.is_under_way() && self.clock.may_own() => self.takeover.ask_owner(),
             _ => {}
         }
     }
@@ -175,6 +194,7 @@ impl Engine {
             Some(request) = self.requests.recv() => Turn::Request(request),
             cleared = self.takeover.cleared() => Turn::Cleared(cleared),
             Ok(()) = self.assignment.changed() => Turn::Assigned,
+            _ = self.clock.changed() => Turn::Tick,
             () = tokio::time::sleep(pause), if retries => Turn::Tick,
             () = shutdown.requested(), if !stopping => Turn::Stop,
         }
@@ -200,7 +220,7 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, turn: Turn) -> Result<(), EngineError> {
+    fn take(&mut self, turn: Turn, now: TimeMs) -> Result<(), EngineError> {
         match turn {
             Turn::Reports(reports) => {
                 for Report { ticket, offset } in reports {
@@ -215,25 +235,25 @@ impl Engine {
             }
             Turn::Read(Some(ReadEvent::Ended)) => {
                 self.kafka.reading = None;
-                self.machine.read_ended(now(), &mut self.kafka)?;
+                self.machine.read_ended(now, &mut self.kafka)?;
             }
             Turn::Read(Some(ReadEvent::Failed(error))) => return Err(EngineError::Read(error)),
             Turn::Read(None) => self.kafka.reading = None,
-            Turn::Jobs(jobs) => self.decide(jobs),
+            Turn::Jobs(jobs) => self.decide(jobs, now),
             Turn::Request(request) => self.answer_request(request),
             Turn::Brought(all) => {
                 for brought in all {
                     match brought {
-                        Brought::Kept(wanted, kept) => self.machine.loaded(&wanted, kept, now(), &mut self.kafka),
-                        Brought::Names(names) => self.machine.named(&names, now(), &mut self.kafka),
+                        Brought::Kept(wanted, kept) => self.machine.loaded(&wanted, kept, now, &mut self.kafka),
+                        Brought::Names(names) => self.machine.named(&names, now, &mut self.kafka),
                     }
                 }
             }
-            Turn::Known(known) => self.keep_house(known),
+            Turn::Known(known) => self.keep_house(known, now),
             Turn::Cleared(true) => self.machine.take_over(&mut self.kafka),
             Turn::Cleared(false) => self.machine.let_go(),
             // The group gave it to another, or lost sight of this instance for so long that another may have claimed.
-            Turn::Assigned if !self.is_assigned() => self.machine.probe(now(), &mut self.kafka),
+            Turn::Assigned if !self.is_assigned() => self.machine.probe(now, &mut self.kafka),
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
                 self.lanes.close();
@@ -265,7 +285,7 @@ impl Engine {
             }
             EngineRequest::Suspect => {
                 // One that just started is asked again before long; until then it would read the log from its beginning.
-                let may = self.machine.role() == Role::Idle && self.knows_where_to_begin();
+                let may = self.machine.role() == Role::Idle && self.knows_where_to_begin() && self.clock.may_own();
                 if may && !self.takeover.is_under_way() {
                     self.kafka.metrics.suspected(self.kafka.partition);
                     self.takeover.await_silence();
@@ -276,30 +296,30 @@ impl Engine {
     }
 
     /// Lets go of what memory need not hold, and asks for what it lacks.
-    fn keep_house(&mut self, known: Known) {
+    fn keep_house(&mut self, known: Known, now: TimeMs) {
         if let Known::At(checkpoint) = known {
             self.machine.checkpointed(checkpoint);
         }
-        self.machine.forget(self.budget.keys(), now());
+        self.machine.forget(self.budget.keys(), now);
         let limit = self.budget.limit(self.kafka.partition, self.machine.resident_bytes());
         self.machine.evict(limit.unwrap_or(usize::MAX));
-        self.load_again(known);
+        self.load_again(known, now);
     }
 
     /// Before Postgres has caught up, its answer would be as useless as the last one.
-    fn load_again(&mut self, known: Known) {
+    fn load_again(&mut self, known: Known, now: TimeMs) {
         if !matches!(known, Known::At(checkpoint) if checkpoint.reader.next_offset >= self.machine.floor()) {
             return;
         }
         for wanted in std::mem::take(&mut self.kafka.wanted_later) {
             if self.kafka.load(wanted.clone()).is_err() {
-                self.machine.loaded(&wanted, Err(Unavailable), now(), &mut self.kafka);
+                self.machine.loaded(&wanted, Err(Unavailable), now, &mut self.kafka);
             }
         }
     }
 
-    fn decide(&mut self, jobs: Vec<Job>) {
-        let (now, instant, count) = (now(), Instant::now(), jobs.len());
+    fn decide(&mut self, jobs: Vec<Job>, now: TimeMs) {
+        let (instant, count) = (Instant::now(), jobs.len());
         let longest_wait = jobs.iter().map(|job| instant.saturating_duration_since(job.came)).max();
         for job in jobs {
             if job.waited_too_long(instant, self.served_since) || job.request.reply.is_refused() {
@@ -348,10 +368,14 @@ impl Engine {
         match role {
             Role::Idle => {
                 if matches!(was, Status::Role(Role::Leaving | Role::Owner | Role::Unsettled)) {
-                    let cause = if self.was_asked { "asked" } else { "deposed" };
+                    let cause = match (self.was_asked, self.let_go_by_clock) {
+                        (true, _) => "asked",
+                        (false, true) => "clock",
+                        (false, false) => "deposed",
+                    };
                     self.kafka.metrics.stepped_down(self.kafka.partition, cause);
                 }
-                self.was_asked = false;
+                (self.was_asked, self.let_go_by_clock) = (false, false);
                 rest.begin();
                 self.takeover.gone();
             }

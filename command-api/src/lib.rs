@@ -15,6 +15,7 @@ mod metrics;
 mod http;
 mod dispatch;
 mod batch_order;
+mod clock;
 mod owners;
 mod silence;
 mod link;
@@ -45,6 +46,7 @@ use schemas::topic::{LogTopic, meeting, meeting_differences};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use clock::Clock;
 pub use config::Config;
 use config::Share;
 use dispatch::Dispatcher;
@@ -67,6 +69,7 @@ pub struct App {
     readiness: Readiness,
     kafka_ready: Condition,
     partitions_ready: Condition,
+    clock_ready: Condition,
     metrics: Arc<Metrics>,
 }
 
@@ -77,10 +80,11 @@ impl App {
         let metrics = Arc::new(Metrics::new(&telemetry));
         let readiness = Readiness::new();
         let (kafka_ready, partitions_ready) = (readiness.condition("kafka"), readiness.condition("partitions"));
+        let clock_ready = readiness.condition("clock");
         let http = bind(config.http_addr).await?;
         let internal = bind(config.internal_addr).await?;
         let admin = AdminServer::bind(config.admin_addr, "command-api", readiness.clone(), &telemetry)?;
-        Ok(Self { config, http, internal, admin, readiness, kafka_ready, partitions_ready, metrics })
+        Ok(Self { config, http, internal, admin, readiness, kafka_ready, partitions_ready, clock_ready, metrics })
     }
 
     pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
@@ -136,7 +140,10 @@ impl App {
             shutdown.clone(),
         );
         servers.spawn("topic", watch);
-        let mut ownership = Ownership::start(&config, log, &internal_url, self.metrics)?;
+        let told = (self.metrics.clone(), self.clock_ready);
+        let (clock, watching) = Clock::start(&config.kafka, &config.topic, told, shutdown.clone())?;
+        servers.spawn("clock", watching);
+        let mut ownership = Ownership::start(&config, log, &internal_url, (self.metrics, clock))?;
         let Ownership { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
         let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());
         servers.spawn("log id", learn);

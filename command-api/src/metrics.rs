@@ -38,7 +38,8 @@ pub(crate) struct Metrics {
     owned: Gauge<u64>,
     /// `stampede_claims_total{partition}`: claims that made this instance the owner.
     claims: Counter<u64>,
-    /// `stampede_steps_down_total{partition,cause}`: `asked`: it let go; `deposed`: another one claimed.
+    /// `stampede_steps_down_total{partition,cause}`: `asked`: it let go; `clock`: so it did because its clock is wrong;
+    /// `deposed`: another one claimed.
     steps_down: Counter<u64>,
     /// `stampede_suspicions_total{partition}`: owners that did not answer.
     suspicions: Counter<u64>,
@@ -54,6 +55,8 @@ pub(crate) struct Metrics {
     topic_differs: Gauge<u64>,
     /// `stampede_quarantines_total{partition}`: aggregates whose rules panicked.
     quarantines: Counter<u64>,
+    /// `stampede_clock_skew_seconds`: how far the clock is ahead of those of Kafka's brokers.
+    clock_skew: Gauge<f64>,
 }
 
 type Shown = (&'static str, &'static str, fn(&Gauges) -> &AtomicU64);
@@ -85,6 +88,7 @@ impl Metrics {
         let counter = |name: &'static str, what: &'static str| meter.u64_counter(name).with_description(what).build();
         let seconds = |name: &'static str, what: &'static str| telemetry.latency_histogram(name, what);
         let topic_differs = "Whether the log's topic is not as it has to be, so that records may get lost: 1.";
+        let skew = "How far the clock is ahead of those of Kafka's brokers.";
         let owned = "1 where this instance owns the partition.";
         Self {
             answered: Answered::observed(&meter),
@@ -104,6 +108,7 @@ impl Metrics {
             peers_refused: counter("stampede_peers_refused", "Times that a claim named an address that is no peer's."),
             topic_differs: meter.u64_gauge("stampede_topic_differs").with_description(topic_differs).build(),
             quarantines: counter("stampede_quarantines", "Aggregates whose rules panicked."),
+            clock_skew: meter.f64_gauge("stampede_clock_skew_seconds").with_description(skew).build(),
             meter,
         }
     }
@@ -179,6 +184,10 @@ impl Metrics {
 
     pub(crate) fn stepped_down(&self, partition: u32, cause: &'static str) {
         self.steps_down.add(1, &[label(partition), KeyValue::new("cause", cause)]);
+    }
+
+    pub(crate) fn clock_skew(&self, skew_ms: i64) {
+        self.clock_skew.record(skew_ms as f64 / 1000.0, &[]);
     }
 
     pub(crate) fn suspected(&self, partition: u32) {

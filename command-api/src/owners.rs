@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn late_records_of_a_deposed_owner_lead_nobody_back_to_it() {
-        let claim = || Record::Claim(Claim { nonce: 7, url: "http://127.0.0.1:1".into() });
+        let claim = || Record::Claim(Claim { nonce: 7, url: "http://127.0.0.1:1".into(), partitions: None });
         let under = |claim, seq| Record::Fence(Fence { epoch: Epoch { claim, nonce: 7 }, seq });
         assert_eq!(newest(&[(50, claim()), (51, under(50, 1))]), Some(50));
         assert_eq!(newest(&[(51, under(50, 1)), (52, claim()), (53, under(50, 2)), (54, under(50, 3))]), Some(52));

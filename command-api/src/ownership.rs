@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::{Assignment, Group};
 use chassis::shutdown::{Shutdown, Tasks};
 use schemas::topic::meeting;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::config::{Config, PeerUrl, PeerUrls, Share};
 use crate::dispatch::Dispatcher;
 use crate::engine::{Engine, Kafka, Status};
@@ -20,7 +22,7 @@ use crate::mailbox;
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::owners::Owners;
-use crate::partition::{Partition, Role};
+use crate::partition::{Partition, Role, Trust};
 use crate::takeover::Takeover;
 
 /// Threads that replay partitions and look in doubt.
@@ -39,8 +41,8 @@ pub(crate) struct Ownership {
     /// Why this instance cannot go on beside the tables in Postgres.
     wrong_tables: watch::Receiver<Option<String>>,
     producers: Arc<Producers>,
-    /// `None` where the share is fixed.
-    group: Option<Group>,
+    membership: Membership,
+    clock: Clock,
     /// Of the engines, which end after the servers.
     shutdown: Shutdown,
 }
@@ -50,7 +52,7 @@ impl Ownership {
         config: &Config,
         (partitions, log_reader): (u32, LogReader),
         internal_url: &PeerUrl,
-        metrics: Arc<Metrics>,
+        (metrics, clock): (Arc<Metrics>, Clock),
     ) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
         let producers = Arc::new(producers);
@@ -60,16 +62,14 @@ impl Ownership {
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
         let links = Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone()));
         let (sender, assignment) = watch::channel(None);
-        let group = match &config.share {
-            Share::Assigned => {
-                let topic = meeting(&config.topic.name);
-                Some(Group::join(&config.kafka, "command-api", (&topic, &topic), sender)?)
-            }
-            Share::These(share) => {
-                sender.send_replace(Some(Arc::new(share.clone())));
-                None
-            }
+        let mut membership = Membership {
+            share: config.share.clone(),
+            kafka: config.kafka.clone(),
+            topic: meeting(&config.topic.name),
+            sender,
+            group: None,
         };
+        membership.begin()?;
         let shutdown = Shutdown::new();
         let mut engines = Tasks::new();
         let (wrong, wrong_tables) = watch::channel(None);
@@ -113,16 +113,30 @@ impl Ownership {
                 shelf,
                 budget: budget.clone(),
                 was_asked: false,
+                let_go_by_clock: false,
+                clock: clock.clone(),
                 served_since,
             };
             engines.spawn("engine", engine.run(shutdown.clone()));
             mailboxes.push(mailbox);
             statuses.push(watching);
         }
-        let dispatcher = Dispatcher::new(mailboxes, own_url, owners, links, config.window, metrics.clone());
+        let dispatcher =
+            Dispatcher::new(mailboxes, own_url, owners, links, (config.window, clock.clone()), metrics.clone());
         let dispatcher = Arc::new(dispatcher);
         metrics.observe(&dispatcher);
-        Ok(Self { wrong_tables, dispatcher, engines, statuses, assignment, log_reader, producers, group, shutdown })
+        Ok(Self {
+            wrong_tables,
+            dispatcher,
+            engines,
+            statuses,
+            assignment,
+            log_reader,
+            producers,
+            membership,
+            clock,
+            shutdown,
+        })
     }
 
     /// Until shutdown is asked for, or what should not end does: an engine, or a producer. Then it tells why.
@@ -133,6 +147,10 @@ impl Ownership {
                 reason = self.producers.failed() => {
                     anyhow::bail!("the Kafka producer takes no more records, and this process ends for a new one: {reason}");
                 }
+                trust = self.clock.changed() => match trust {
+                    Trust::Wrong => self.membership.end().await,
+                    Trust::Right | Trust::Unknown => self.membership.begin()?,
+                },
                 Ok(()) = self.wrong_tables.changed() => {
                     if let Some(why) = self.wrong_tables.borrow_and_update().clone() {
                         anyhow::bail!(why);
@@ -149,7 +167,7 @@ impl Ownership {
     /// Leaves the group, whose other members then ask for the partitions, and returns when none is left here. Where
     /// nobody is there to ask, it does not wait.
     pub(crate) async fn hand_over(&mut self) {
-        let Some(group) = self.group.take() else { return };
+        let Some(group) = self.membership.group.take() else { return };
         let is_alone = self.assignment.borrow().as_ref().is_none_or(|assigned| assigned.len() == self.statuses.len());
         // Leaving blocks. Its outcome shows in who asks.
         let left = tokio::task::spawn_blocking(move || group.leave());
@@ -179,5 +197,40 @@ impl Ownership {
         })
         .await?;
         Ok(settled?)
+    }
+}
+
+/// The part in the group that shares out the partitions.
+struct Membership {
+    share: Share,
+    kafka: KafkaSettings,
+    /// On which its members meet.
+    topic: String,
+    sender: watch::Sender<Assignment>,
+    /// `None` while it is in none.
+    group: Option<Group>,
+}
+
+impl Membership {
+    /// Wants its share from now on.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        match &self.share {
+            Share::Assigned if self.group.is_none() => {
+                let (names, sender) = ((&*self.topic, &*self.topic), self.sender.clone());
+                self.group = Some(Group::join(&self.kafka, "command-api", names, sender)?);
+            }
+            Share::Assigned => {}
+            Share::These(share) => _ = self.sender.send_replace(Some(Arc::new(share.clone()))),
+        }
+        Ok(())
+    }
+
+    /// Wants no partition, and returns once the group gives them to others.
+    async fn end(&mut self) {
+        if let Some(group) = self.group.take() {
+            // Leaving blocks. That its thread panicked is in the log.
+            let _ = tokio::task::spawn_blocking(move || group.leave()).await;
+        }
+        self.sender.send_replace(Some(Arc::default()));
     }
 }

@@ -37,7 +37,7 @@ use schemas::record::{Commit, Epoch, Fence, Record};
 
 pub use outside::{
     Checkpoint, DoubtCause, HaltError, Kept, KeptNames, KeptState, NoOffset, Outside, QueueFull, ReadTo, Request, Role,
-    Ticket, Unavailable, Wanted,
+    Ticket, Trust, Unavailable, Wanted,
 };
 pub(crate) use quarantine::panic_text;
 pub use quarantine::{Quarantine, Release};
@@ -49,7 +49,7 @@ use memory::Memory;
 use parked::Parked;
 use pending::{Pending, PendingAnswers};
 
-/// An instance's clock may be this far behind the partition's last record; further, it refuses commands.
+/// A clock that is compared with nothing may be this far behind the partition's last record; further, it is taken to be wrong.
 const MAX_CLOCK_LAG_MS: u64 = 60_000;
 
 #[derive(Debug)]
@@ -102,6 +102,7 @@ pub struct Partition<R> {
     fences: Fences,
     /// Decides nothing more, and is idle once everything is answered.
     leaving: bool,
+    clock: Trust,
     buffer: Vec<u8>,
 }
 
@@ -124,6 +125,7 @@ impl<R> Partition<R> {
             asks_names: false,
             fences: Fences::default(),
             leaving: false,
+            clock: Trust::Unknown,
             buffer: Vec::with_capacity(1024),
         }
     }
@@ -192,9 +194,8 @@ impl<R> Partition<R> {
             let answer = repeat.answer(self.partition, request.fingerprint);
             return self.prove(request, may_count, answer);
         }
-        if self.memory.last_at.0 > now.0 + MAX_CLOCK_LAG_MS {
-            let detail = "the clock of this instance is over a minute behind the log".into();
-            return out.answer(request.reply, Answer::Overloaded { detail });
+        if self.misjudges(now) {
+            return out.answer(request.reply, Answer::NoOwner);
         }
         let (version, position) = self.memory.aggregates.version(&request.aggregate);
         let position = (self.partition, position);

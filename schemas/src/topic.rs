@@ -16,7 +16,18 @@ pub fn meeting(log: &str) -> String {
     format!("{log}.owners")
 }
 
-/// What is wrong with that topic, beside a log of so many partitions; empty where it is right.
+/// The topic on whose records the brokers stamp their time, for owners to compare their clocks with.
+pub fn clock(log: &str) -> String {
+    format!("{log}.clock")
+}
+
+/// Of the clocks' topic: Kafka spreads them over as many brokers.
+pub const CLOCK_PARTITIONS: i32 = 3;
+/// For creating it. What was stamped an hour ago may go.
+pub const CLOCK_SETTINGS: [(&str, &str); 3] =
+    [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "3600000"), ("segment.ms", "3600000")];
+
+/// What is wrong with the topic of [`meeting`], beside a log of so many partitions; empty where it is right.
 pub fn meeting_differences(found: u32, log: u32) -> Vec<String> {
     let differs = found != log;
     let difference = || format!("it has {found} partitions, and the log has {log}: make it anew with as many");

@@ -27,6 +27,7 @@ mod cache;
 mod ahead;
 mod far_ahead;
 mod bases;
+mod clocks;
 mod cluster;
 mod forgetful;
 mod projectors;

@@ -272,7 +272,13 @@ async fn heard_by_a_stranger(allowed: Option<&str>) -> Vec<String> {
     let (url, heard) = another_build("127.0.0.2").await;
     for round in 0..3 {
         for partition in 0..2 {
-            append(&shop, partition, "", &Record::Claim(Claim { nonce: 7, url: url.as_str().into() })).await;
+            append(
+                &shop,
+                partition,
+                "",
+                &Record::Claim(Claim { nonce: 7, url: url.as_str().into(), partitions: None }),
+            )
+            .await;
         }
         // The deposed ask whom the log names to let go; the others forward to it.
         for client in [first.client(), second.client()] {

@@ -1,13 +1,39 @@
 //! How an instance comes to own the partition, and how it ceases to.
 
+use domain::TimeMs;
 use schemas::record::{Claim, Record};
 
-use super::{Outside, Partition, Phase, ReadTo, Ticket};
+use super::{MAX_CLOCK_LAG_MS, Outside, Partition, Phase, ReadTo, Ticket, Trust};
 
 impl<R> Partition<R> {
+    /// Hears what time it is and how far that can be believed, before anything else of a turn. An instance whose clock is wrong
+    /// lets go, for another one to decide. Returns `true` if it just did.
+    pub fn look_at_clock(&mut self, clock: Trust, now: TimeMs) -> bool {
+        (self.clock, self.memory.now) = (clock, now);
+        let lets_go = self.misjudges(now) && !self.leaving && !matches!(self.phase, Phase::Idle);
+        if lets_go {
+            self.let_go();
+        }
+        lets_go
+    }
+
+    /// Whether what is decided now would be decided at a wrong time.
+    ///
+    /// Where the clock is known to be right and the log is far ahead of it, it is the log that is wrong: an owner of an earlier
+    /// build wrote a time that was none. No record can be taken back, so time stands still in this partition until it comes:
+    /// what is opened or ended by the time happens late, and all else goes on. To wait instead would close the partition to
+    /// everybody for as long.
+    pub(super) fn misjudges(&self, now: TimeMs) -> bool {
+        match self.clock {
+            Trust::Right => false,
+            Trust::Unknown => self.memory.last_at.0 > now.0 + MAX_CLOCK_LAG_MS,
+            Trust::Wrong => true,
+        }
+    }
+
     /// Reads the partition to its end and waits there: what is left to read when it takes over is short.
     pub fn prepare(&mut self, out: &mut impl Outside<Reply = R>) {
-        if matches!(self.phase, Phase::Idle) {
+        if matches!(self.phase, Phase::Idle) && self.clock != Trust::Wrong {
             self.leaving = false;
             self.claims.clear();
             self.catch_up(false, out);

@@ -22,6 +22,8 @@ pub(super) struct Memory {
     pub(super) repeats: Repeats,
     /// Of the last commit.
     pub(super) last_at: TimeMs,
+    /// By this instance's clock, as far as it was told.
+    pub(super) now: TimeMs,
     /// Of the topic.
     pub(super) partitions: u32,
 }
@@ -34,6 +36,7 @@ impl Memory {
             aggregates: Aggregates::default(),
             repeats: Repeats::new(window),
             last_at: TimeMs(0),
+            now: TimeMs(u64::MAX),
             partitions,
         }
     }
@@ -93,8 +96,9 @@ impl Memory {
         let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
         self.aggregates.read(&aggregate, events, commit.version, offset, TimeMs(commit.at_ms));
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
-        // As its owner did before it decided: a key that took effect again after its window is kept for another.
-        self.repeats.expire(self.last_at);
+        // As its owner did before it decided: a key that took effect again after its window is kept for another. A log that is
+        // ahead of the time does not end the window early.
+        self.repeats.expire(self.last_at.min(self.now));
         // See `Request::remembered_key`.
         if commit.cause.is_none() {
             let events = commit.events.iter().map(WireEvent::name).collect();

@@ -138,6 +138,15 @@ pub trait Outside {
     fn shares_url(&mut self);
 }
 
+/// How far the clock of this instance can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// There is nothing to compare it with.
+    Unknown,
+    Right,
+    Wrong,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DoubtCause {
     /// A report named another offset than the chain's.

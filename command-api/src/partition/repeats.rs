@@ -149,7 +149,9 @@ impl Repeats {
             if self.by_key.len() <= keys {
                 break;
             }
-            let Some(entry) = self.entries.pop_front_if(|entry| entry.at <= until) else { break };
+            // Where the log is ahead of the time, it does not tell what came lately.
+            let is_over = |entry: &mut Entry| entry.at <= until || entry.at > now;
+            let Some(entry) = self.entries.pop_front_if(is_over) else { break };
             match self.by_key.get(&entry.hash) {
                 None => {}
                 Some(repeat) if repeat.offset >= checkpoint => {

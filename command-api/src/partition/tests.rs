@@ -3,6 +3,7 @@
 mod commands;
 mod takeover;
 mod handover;
+mod clock;
 mod doubt;
 mod quarantine;
 mod keeping;

@@ -9,7 +9,7 @@ use crate::fixture::append_old;
 
 async fn waits_to_be_told(from: From) {
     let shop = Shop::with_views(1).await;
-    let claim = Record::Claim(Claim { nonce: 7, url: "http://127.0.0.1:1".into() });
+    let claim = Record::Claim(Claim { nonce: 7, url: "http://127.0.0.1:1".into(), partitions: None });
     append_old(&shop, 0, &claim, Duration::from_secs(24 * 60 * 60)).await;
     let command_api = shop.command_api().await;
     let services = [shop.projector().await, shop.query_api().await];

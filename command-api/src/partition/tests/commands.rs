@@ -7,7 +7,6 @@ use domain::ids::OrderId;
 use domain::product::{Command, Holder};
 use schemas::answers::Answer;
 use schemas::commands::Precondition;
-use schemas::record::Record;
 
 use super::{
     Kind, NOW, PARTITION, REGISTERED, RESERVED, RESTOCKED, Request, Shop, WINDOW, accepted, register, rejected,
@@ -254,19 +253,4 @@ fn only_an_owner_takes_commands() {
     let mut shop = Shop::closed();
     shop.ask_for("a", register(1));
     assert_eq!(shop.answers(), [("a", Answer::Misdirected)]);
-}
-
-#[test]
-fn an_instance_whose_clock_is_far_behind_the_log_refuses_commands() {
-    let mut shop = Shop::stocked(5);
-    let mut ask_at = |now: u64| {
-        let request = request("late", "late", reserve("o-1"), Precondition::None);
-        shop.machine.command(request, TimeMs(now), &mut shop.out);
-        shop.answers()
-    };
-    assert!(matches!(ask_at(NOW.0 - 60_001)[..], [(_, Answer::Overloaded { .. })]));
-    assert_eq!(ask_at(NOW.0 - 60_000), []);
-    // Time never runs back in the log.
-    let Some(Record::Commit(commit)) = Record::decode(&shop.out.sent[0].value).unwrap() else { panic!("no commit") };
-    assert_eq!(commit.at_ms, NOW.0);
 }

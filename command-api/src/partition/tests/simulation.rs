@@ -24,7 +24,7 @@ use super::{
 };
 use keeping::{Ask, NamesAsk, Reading};
 
-use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket};
+use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket, Trust};
 
 /// Picks one of what is there, by its number modulo how many there are.
 type Pick = usize;
@@ -42,6 +42,9 @@ const PRODUCTS: [&str; 2] = ["p", "q"];
 /// Nobody has registered these yet.
 const NEW: [&str; 4] = ["n-0", "n-1", "n-2", "n-3"];
 const STOCK: u32 = 3;
+/// Of a clock that is believed.
+const MAX_SKEW_MS: u64 = 60_000;
+const POISON_MS: u64 = 3_600_000;
 /// Five of them tell the time at which they were made: about as the simulation begins, in it, and after it.
 const KEYS: [&str; 8] = [
     "k-0",
@@ -89,6 +92,10 @@ enum Op {
     /// A machine lets go of what it need not hold.
     Evict(Pick),
     Forget(Pick, u64),
+    /// A machine's clock is set wrong, or nearly right, by so many milliseconds.
+    Skew(Pick, i64),
+    /// Once in a world: an owner of an earlier build, which believes a clock that is an hour ahead, takes a command and dies.
+    Poison,
     /// What would count next, but of another life of the topic, where the same offset held another claim.
     Ghost,
 }
@@ -106,6 +113,8 @@ enum Fate {
 }
 
 struct Machine {
+    /// By which its clock is ahead.
+    skew: i64,
     partition: Partition<usize>,
     out: Recorder<usize>,
     /// Counts its starts: reports to an earlier life reach nobody.
@@ -163,6 +172,8 @@ struct Seen {
     known_as_new: usize,
     taken_for_known: usize,
     caught_up_with_names: usize,
+    let_go_by_clock: usize,
+    poisoned: usize,
 }
 
 struct World {
@@ -177,6 +188,8 @@ struct World {
     asks: Vec<Ask>,
     names_asks: Vec<NamesAsk>,
     clock: u64,
+    /// The log is ahead of it.
+    is_poisoned: bool,
     seen: Seen,
 }
 
@@ -194,6 +207,7 @@ impl World {
             asks: vec![],
             names_asks: vec![],
             clock: 1_000_000,
+            is_poisoned: false,
             seen: Seen::default(),
         };
         world.take_over(0);
@@ -262,6 +276,11 @@ impl World {
             Op::Name(pick, reading, records, seeming) => self.name(pick, reading, records, seeming),
             Op::Evict(pick) => self.evict(pick % self.machines.len()),
             Op::Forget(pick, ahead) => self.forget(pick % self.machines.len(), ahead),
+            Op::Skew(pick, skew) => {
+                let it = pick % self.machines.len();
+                self.machines[it].skew = skew;
+            }
+            Op::Poison => self.poison(),
             Op::Ghost => self.haunt(),
         }
     }
@@ -269,7 +288,7 @@ impl World {
     /// Faults end: all that is still in flight arrives, every report is heard and every read ends.
     fn settle(&mut self) {
         for machine in &mut self.machines {
-            (machine.paused_until, machine.out.refusals) = (0, 0);
+            (machine.paused_until, machine.out.refusals, machine.skew) = (0, 0, 0);
         }
         for _ in 0..10_000 {
             if !self.flights.is_empty() {
@@ -305,7 +324,27 @@ impl World {
 
     /// Clocks differ.
     fn now(&self, machine: usize) -> TimeMs {
-        TimeMs(self.clock + 1000 * machine as u64)
+        TimeMs((self.clock + 1000 * machine as u64).checked_add_signed(self.machines[machine].skew).unwrap())
+    }
+
+    /// As at the beginning of every turn.
+    fn look_at_clock(&mut self, it: usize) {
+        let now = self.now(it);
+        let clock = if now.0.abs_diff(self.clock) > MAX_SKEW_MS { Trust::Wrong } else { Trust::Right };
+        self.seen.let_go_by_clock += usize::from(self.machines[it].partition.look_at_clock(clock, now));
+    }
+
+    fn poison(&mut self) {
+        let Some(it) = self.pick(0, |machine| machine.partition.role() == Role::Owner) else { return };
+        if std::mem::replace(&mut self.is_poisoned, true) {
+            return;
+        }
+        let (command, precondition) = (Command::Restock { quantity: 1 }, Precondition::None);
+        self.wishes.push(Wish { product: "p", key: "poison", command, precondition });
+        self.clock += POISON_MS;
+        self.send(it, self.wishes.len() - 1);
+        self.clock -= POISON_MS;
+        self.machines[it] = machine(it, self.machines[it].life + 1);
     }
 
     fn wish(&mut self, machine: usize, wish: Wish) -> usize {
@@ -314,6 +353,11 @@ impl World {
     }
 
     fn ask(&mut self, it: usize, wish: usize) -> usize {
+        self.look_at_clock(it);
+        self.send(it, wish)
+    }
+
+    fn send(&mut self, it: usize, wish: usize) -> usize {
         let now = self.now(it);
         let Wish { product: id, key, command, precondition } = self.wishes[wish].clone();
         let attempt = self.asked.len();
@@ -333,6 +377,7 @@ impl World {
     }
 
     fn take_over(&mut self, it: usize) {
+        self.look_at_clock(it);
         let machine = &mut self.machines[it];
         machine.partition.take_over(&mut machine.out);
         self.end_turn(it);
@@ -364,6 +409,7 @@ impl World {
 
     fn report(&mut self, it: usize) {
         let Report { machine: it, life, ticket, offset } = self.reports.remove(it);
+        self.look_at_clock(it);
         let machine = &mut self.machines[it];
         if life == machine.life {
             machine.partition.delivered(ticket, offset, &mut machine.out);
@@ -372,6 +418,7 @@ impl World {
     }
 
     fn read(&mut self, it: usize, records: usize) {
+        self.look_at_clock(it);
         let now = self.now(it);
         let machine = &mut self.machines[it];
         let Some((from, ReadTo::Offset(end))) = machine.out.reading else { unreachable!("picked as reading") };
@@ -477,8 +524,14 @@ impl World {
     /// Every answer is what the log says, and was so between the request and the answer.
     fn check_answers(&mut self) {
         let history = History::of(&self.log);
+        let mut latest = self.clock + MAX_SKEW_MS;
         for commit in &history.commits {
             commit.check(&history, &self.wishes);
+            if commit.key == "poison" && commit.at > latest {
+                latest = commit.at;
+                self.seen.poisoned += 1;
+            }
+            assert!(commit.at <= latest, "{commit:?} tells a time that never was");
         }
         self.check_batches(&history);
         let seen = &mut self.seen;
@@ -690,7 +743,7 @@ fn batch(attempt: usize) -> Option<u64> {
 fn machine(it: usize, life: u32) -> Machine {
     let partition = Partition::new((PARTITION, PARTITIONS), format!("http://machine-{it}"), WINDOW);
     let nonces = 1_000_000 * (it as u64 + 1) + 1000 * u64::from(life);
-    Machine { partition, out: Recorder::new(nonces), life, paused_until: 0 }
+    Machine { skew: 0, partition, out: Recorder::new(nonces), life, paused_until: 0 }
 }
 
 fn any_fate() -> impl Strategy<Value = Fate> {
@@ -706,6 +759,11 @@ fn any_fate() -> impl Strategy<Value = Fate> {
 
 fn any_reading() -> impl Strategy<Value = Reading> {
     prop_oneof![4 => Just(Reading::AtOnce), 4 => Just(Reading::AtLast), 1 => Just(Reading::Failed)]
+}
+
+fn any_skew() -> impl Strategy<Value = i64> {
+    let wrong = prop::sample::select(&[-700_000, -70_000, 70_000, 3_000_000][..]);
+    prop_oneof![4 => -55_000..55_000_i64, 1 => wrong]
 }
 
 /// The oldest, as a rule.
@@ -751,6 +809,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (machine(), 1..4_usize).prop_map(|(pick, records)| Op::Refuse(pick, records)),
         1 => Just(Op::Stray),
         1 => Just(Op::Ghost),
+        2 => (machine(), any_skew()).prop_map(|(pick, skew)| Op::Skew(pick, skew)),
+        1 => Just(Op::Poison),
         3 => prop_oneof![1..6_usize, Just(usize::MAX)].prop_map(Op::Keep),
         3 => machine().prop_map(Op::Tell),
         8 => (any_pick(), any_reading()).prop_map(|(pick, reading)| Op::Bring(pick, reading)),
@@ -790,7 +850,7 @@ proptest! {
 fn the_simulation_meets_every_fate() {
     let mut runner = TestRunner::deterministic();
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
-    for _ in 0..150 {
+    for _ in 0..250 {
         let world = any_world().new_tree(&mut runner).unwrap().current();
         let seen = lived(&world).seen;
         for (name, count) in [
@@ -817,6 +877,8 @@ fn the_simulation_meets_every_fate() {
             ("known as new", seen.known_as_new),
             ("taken for known", seen.taken_for_known),
             ("caught up with names", seen.caught_up_with_names),
+            ("let go by clock", seen.let_go_by_clock),
+            ("poisoned", seen.poisoned),
         ] {
             *all.entry(name).or_default() += count;
         }

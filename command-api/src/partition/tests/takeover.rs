@@ -4,7 +4,9 @@ use domain::product::Command;
 use schemas::chain::Passed;
 use schemas::record::{Claim, Commit, Epoch, Record};
 
-use super::{FOREIGN_NONCE, PARTITIONS, RESERVED, Shop, claim, encoded, moved, register, rejected, replayed, reserve, stray};
+use super::{
+    FOREIGN_NONCE, PARTITIONS, RESERVED, Shop, claim, encoded, moved, register, rejected, replayed, reserve, stray,
+};
 use crate::partition::{DoubtCause, HaltError, Role};
 
 #[test]
@@ -131,7 +133,7 @@ fn a_log_that_is_not_of_this_system_halts() {
 
 #[test]
 fn a_claim_of_another_instance_under_the_own_url_is_told_of_and_one_of_an_earlier_life_is_not() {
-    let claim = |url: &str, nonce| encoded(&Record::Claim(Claim { nonce, url: url.into() }));
+    let claim = |url: &str, nonce| encoded(&Record::Claim(Claim { nonce, url: url.into(), partitions: None }));
     for (url, twins) in [("http://me", 1), ("http://other", 0)] {
         let mut shop = Shop::closed();
         shop.write(claim("http://me", FOREIGN_NONCE));

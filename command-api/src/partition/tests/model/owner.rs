@@ -86,8 +86,8 @@ impl Owner {
     /// Owners of the same digest do the same from here on.
     ///
     /// In memory the machine keeps two maps whose order is chance; what they hold of the one product and of the wishes'
-    /// keys is all they hold. No time passes here, so that keys do not grow old, no crowd comes that a fence would wait
-    /// for, and nothing is kept outside of memory.
+    /// keys is all they hold. No time passes here, so that keys do not grow old, no clock goes wrong, no crowd comes
+    /// that a fence would wait for, and nothing is kept outside of memory.
     pub(super) fn digested(&self) -> u64 {
         if let Some(digest) = self.digest {
             return digest;
@@ -108,6 +108,7 @@ impl Owner {
             asks_names: _,
             fences,
             leaving,
+            clock: _,
             buffer: _,
         } = partition;
         let (reader, last_at, product) = (memory.reader, memory.last_at, product("p"));

@@ -78,6 +78,7 @@ impl World {
         let found = kept.as_ref().is_ok_and(|kept| kept.repeat.is_some());
         self.seen.repeats_brought += usize::from(found);
         self.seen.brought += usize::from(!found && kept.is_ok());
+        self.look_at_clock(it);
         let now = self.now(it);
         let machine = &mut self.machines[it];
         machine.partition.loaded(&wanted, kept, now, &mut machine.out);

@@ -1,0 +1,241 @@
+//! Whether this instance's clock can be believed: it is compared with the clocks of Kafka's brokers.
+//!
+//! A record tells its owner's time and stays in the log for ever, and none behind it tells an earlier one. So an owner whose
+//! clock is wrong must be found out before it writes. The brokers stamp what comes to the topic [`schemas::topic::clock`] with
+//! their time; between two looks at it the monotonic clock goes on, so that a wall clock that jumps is found out at once.
+//!
+//! Invariant: nothing is decided at a time that is further from the brokers' than [`MAX_SKEW`], as far as they tell.
+
+mod asking;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use chassis::kafka::KafkaSettings;
+use chassis::readiness::Condition;
+use chassis::shutdown::Shutdown;
+use domain::TimeMs;
+use schemas::topic::LogTopic;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::dispatch::now;
+use crate::metrics::Metrics;
+use crate::partition::Trust;
+
+/// Two owners' clocks then differ by two minutes at most, for which keys are kept longer than they can be repeated.
+const MAX_SKEW: Duration = Duration::from_secs(60);
+/// Who was further away has to come as near to be believed again, lest it comes and goes.
+const RIGHT_WITHIN: Duration = Duration::from_secs(30);
+/// Machines that keep the time differ by milliseconds: this one does not keep it.
+const SUSPICIOUS: Duration = Duration::from_secs(5);
+/// Nothing is claimed before the brokers told the time, or did not for so long.
+const FIRST_WITHIN: Duration = Duration::from_secs(3);
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
+const UNKNOWN: i64 = i64::MIN;
+
+/// A handle; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Clock {
+    shared: Arc<Shared>,
+    trust: watch::Receiver<Option<Trust>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    begun: Instant,
+    /// The brokers' time, in microseconds since 1970, at `begun`.
+    begun_at: AtomicI64,
+    is_wrong: AtomicBool,
+}
+
+impl Clock {
+    /// Returns it with what compares it until shutdown.
+    pub(crate) fn start(
+        kafka: &KafkaSettings,
+        topic: &LogTopic,
+        (metrics, ready): (Arc<Metrics>, Condition),
+        shutdown: Shutdown,
+    ) -> std::io::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
+        let (sender, trust) = watch::channel(None);
+        let clock = Self { shared: Arc::new(Shared::new()), trust };
+        asking::start(kafka.clone(), topic.clone(), &clock.shared)?;
+        let watching = watch(clock.shared.clone(), sender, (metrics, ready), shutdown);
+        Ok((clock, watching))
+    }
+
+    /// Returns the time, and how far it can be believed.
+    pub(crate) fn look(&self) -> (TimeMs, Trust) {
+        let (now, instant) = (now(), Instant::now());
+        (now, self.shared.judge(self.shared.skew_ms(now, instant)).unwrap_or(Trust::Unknown))
+    }
+
+    /// Tells whether a partition may be claimed: the brokers told the time, and this instance's agrees, or they do not.
+    pub(crate) fn may_own(&self) -> bool {
+        matches!(*self.trust.borrow(), Some(Trust::Right | Trust::Unknown))
+    }
+
+    /// Returns what is thought of the clock, once that changes.
+    pub(crate) async fn changed(&mut self) -> Trust {
+        match self.trust.changed().await {
+            Ok(()) => self.trust.borrow_and_update().unwrap_or(Trust::Unknown),
+            // The process ends.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self { begun: Instant::now(), begun_at: AtomicI64::new(UNKNOWN), is_wrong: AtomicBool::new(false) }
+    }
+
+    /// Takes what brokers stamped on records: when each was sent and its report came, and the stamp. The one in the middle
+    /// counts: a broker whose clock is wrong is outvoted by two others.
+    fn told(&self, mut stamps: Vec<(Instant, Instant, i64)>) {
+        let begun_at = |(sent, came, stamp_ms): &(Instant, Instant, i64)| {
+            let at = (*sent - self.begun + (*came - self.begun)) / 2;
+            stamp_ms.saturating_mul(1000).saturating_sub(micros(at))
+        };
+        stamps.sort_by_key(begun_at);
+        if let Some(middle) = stamps.get(stamps.len() / 2) {
+            self.begun_at.store(begun_at(middle), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how far the wall clock is ahead of the brokers'; `None`: they told nothing.
+    fn skew_ms(&self, now: TimeMs, instant: Instant) -> Option<i64> {
+        let begun_at = self.begun_at.load(Ordering::Relaxed);
+        let theirs = || begun_at.saturating_add(micros(instant - self.begun)) / 1000;
+        (begun_at != UNKNOWN).then(|| i64::try_from(now.0).unwrap_or(i64::MAX).saturating_sub(theirs()))
+    }
+
+    /// `None`: too early to tell.
+    fn judge(&self, skew_ms: Option<i64>) -> Option<Trust> {
+        let Some(skew_ms) = skew_ms else { return (self.begun.elapsed() > FIRST_WITHIN).then_some(Trust::Unknown) };
+        let bound = if self.is_wrong.load(Ordering::Relaxed) { RIGHT_WITHIN } else { MAX_SKEW };
+        let is_wrong = Duration::from_millis(skew_ms.unsigned_abs()) > bound;
+        self.is_wrong.store(is_wrong, Ordering::Relaxed);
+        Some(if is_wrong { Trust::Wrong } else { Trust::Right })
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Tells others what is thought of the clock, and says so in the log, in the metric and in `/readyz`.
+async fn watch(
+    shared: Arc<Shared>,
+    trust: watch::Sender<Option<Trust>>,
+    (metrics, ready): (Arc<Metrics>, Condition),
+    shutdown: Shutdown,
+) {
+    let mut said = None;
+    while !shutdown.is_requested() {
+        let skew_ms = shared.skew_ms(now(), Instant::now());
+        let judged = shared.judge(skew_ms);
+        trust.send_if_modified(|known| std::mem::replace(known, judged) != judged);
+        if let Some(skew_ms) = skew_ms {
+            metrics.clock_skew(skew_ms);
+        }
+        let skew_secs = skew_ms.unwrap_or(0) as f64 / 1000.0;
+        let is_suspicious = skew_ms.is_some_and(|skew_ms| Duration::from_millis(skew_ms.unsigned_abs()) > SUSPICIOUS);
+        match judged {
+            None => ready.waiting("Kafka's brokers have not told the time yet"),
+            Some(Trust::Wrong) => ready.waiting(format!(
+                "the clock is {skew_secs:+.1} s from that of Kafka's brokers, and nothing is decided by it: set it right, to \
+                 within {} s",
+                RIGHT_WITHIN.as_secs()
+            )),
+            Some(Trust::Right | Trust::Unknown) => ready.ready(),
+        }
+        let now_said = Some((judged, is_suspicious));
+        if said != now_said {
+            said = now_said;
+            match judged {
+                Some(Trust::Wrong) => {
+                    tracing::error!(skew_secs, "the clock is wrong: this instance lets go of its partitions")
+                }
+                Some(Trust::Unknown) => {
+                    tracing::warn!("Kafka's brokers do not tell the time: the clock is compared with nothing")
+                }
+                Some(Trust::Right) if is_suspicious => {
+                    tracing::warn!(skew_secs, "the clock differs from that of Kafka's brokers")
+                }
+                Some(Trust::Right) => tracing::info!(skew_secs, "the clock agrees with that of Kafka's brokers"),
+                None => {}
+            }
+        }
+        let pause = if judged.is_none() { JUDGE_EVERY / 50 } else { JUDGE_EVERY };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const NOON_MS: i64 = 1_800_000_000_000;
+
+    fn time(ms: i64) -> TimeMs {
+        TimeMs(ms.cast_unsigned())
+    }
+
+    /// Brokers that stamped a record each a second after the start, two seconds after it was sent there.
+    fn told(stamps: &[i64]) -> Shared {
+        let shared = Shared::new();
+        let stamp = |stamp| (shared.begun, shared.begun + 2 * SECOND, NOON_MS + stamp);
+        shared.told(stamps.iter().copied().map(stamp).collect());
+        shared
+    }
+
+    #[test]
+    fn the_clock_is_compared_with_the_brokers_as_time_goes_on() {
+        let shared = told(&[0]);
+        for (secs, ahead_ms) in [(1, 0), (1, -70_000), (500, 0), (500, 90_000)] {
+            let now = NOON_MS + (secs - 1) * 1000 + ahead_ms;
+            let instant = shared.begun + Duration::from_secs(secs.cast_unsigned());
+            assert_eq!(shared.skew_ms(time(now), instant), Some(ahead_ms), "after {secs} s");
+        }
+    }
+
+    #[test]
+    fn a_broker_whose_clock_is_wrong_is_outvoted() {
+        for wrong in [[0, 1, 3_600_000], [-3_600_000, 0, 1], [1, 3_600_000, 0]] {
+            let shared = told(&wrong);
+            let skew = shared.skew_ms(time(NOON_MS), shared.begun + SECOND).unwrap();
+            assert!(skew.abs() <= 1, "{wrong:?}: {skew}");
+        }
+    }
+
+    #[test]
+    fn a_clock_is_wrong_on_either_side_of_the_bound_and_right_again_well_within_it() {
+        let shared = told(&[0]);
+        for (skew_ms, trust) in [
+            (0, Trust::Right),
+            (60_000, Trust::Right),
+            (60_001, Trust::Wrong),
+            (30_001, Trust::Wrong),
+            (30_000, Trust::Right),
+            (-60_000, Trust::Right),
+            (-60_001, Trust::Wrong),
+            (-30_000, Trust::Right),
+        ] {
+            assert_eq!(shared.judge(Some(skew_ms)), Some(trust), "{skew_ms}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_thought_of_a_clock_before_the_brokers_had_time_to_tell() {
+        let shared = Shared::new();
+        assert_eq!((shared.skew_ms(time(NOON_MS), shared.begun), shared.judge(None)), (None, None));
+        let shared = Shared { begun: Instant::now() - 2 * FIRST_WITHIN, ..shared };
+        assert_eq!(shared.judge(None), Some(Trust::Unknown));
+    }
+}
