@@ -5,13 +5,17 @@ mod peers;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use schemas::exceptions::Exceptions;
 use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
+
+use crate::exceptions;
 
 pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
 
@@ -20,6 +24,9 @@ pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
 pub struct Config {
     pub kafka: KafkaSettings,
     pub topic: LogTopic,
+    /// `LOG_EXCEPTION_KEYS`, default none: the public keys of those who may sign that a value of the log is passed over which
+    /// cannot be read.
+    pub exceptions: Arc<Exceptions>,
     /// `POSTGRES_URL`: where the projector keeps the journal. Without it everything is folded from the log's beginning
     /// and stays in memory.
     pub postgres_url: Option<Secret>,
@@ -68,6 +75,7 @@ impl Config {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
+            exceptions: Arc::new(Exceptions::honouring(exceptions::keys(env)?.unwrap_or_default())),
             postgres_url: env.optional_secret("POSTGRES_URL")?,
             state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,

@@ -119,7 +119,10 @@ impl Engine {
             stopping |= matches!(turn, Turn::Stop);
             let now = self.look_at_clock();
             if let Err(error) = self.take(turn, now) {
-                return self.halt(&error, &shutdown).await;
+                match self.halt(&error, &shutdown).await {
+                    true => continue,
+                    false => return,
+                }
             }
             self.machine.end_turn(now, &mut self.kafka);
             self.show();
@@ -387,24 +390,48 @@ impl Engine {
         }
     }
 
-    /// Keeps the partition's commands from waiting for nothing.
-    async fn halt(mut self, error: &EngineError, shutdown: &Shutdown) {
-        let reason = with_causes(error);
-        tracing::error!(kafka.partition = self.kafka.partition, error = reason, "halted: the log cannot be read on");
+    /// Keeps the partition's commands from waiting for nothing, until an exception passes what could not be read: then it is
+    /// read on from there. Returns false where that is not to be.
+    async fn halt(&mut self, error: &EngineError, shutdown: &Shutdown) -> bool {
+        let stray = match error {
+            EngineError::Log(HaltError::Record(unreadable)) => Some(unreadable.stray),
+            EngineError::Log(_) | EngineError::Read(_) => None,
+        };
+        let (partition, reason) = (self.kafka.partition, with_causes(error));
+        let what_to_do = if stray.is_some() { "see `command-api except`" } else { "a person must look at the log" };
+        tracing::error!(
+            kafka.partition = partition,
+            error = reason,
+            what_to_do,
+            "halted: the partition's log cannot be read on; the others are served"
+        );
         self.status.send_replace(Status::Halted(reason));
-        self.kafka.metrics.owned(self.kafka.partition, false);
+        self.kafka.metrics.owned(partition, false);
+        self.kafka.metrics.halted(partition, true);
+        // The thread that reads is to read for others.
+        self.kafka.reading = None;
+        let mut passed = std::pin::pin!(self.kafka.exceptions.clone().pass(stray));
         let mut jobs = Vec::new();
         loop {
             tokio::select! {
+                () = &mut passed => break,
                 count = self.lanes.take(&mut jobs, MAX_TURN) => {
                     if count == 0 {
-                        return;
+                        return false;
                     }
                     jobs.drain(..).for_each(|job| job.request.reply.send(Answer::NoOwner));
                 }
-                () = shutdown.requested() => return,
+                // Whoever asked hears that it is gone.
+                Some(request) = self.requests.recv() => drop(request),
+                () = shutdown.requested() => return false,
             }
         }
+        tracing::warn!(kafka.partition = partition, "an exception passes what could not be read; going on");
+        self.kafka.metrics.halted(partition, false);
+        if let Some(stray) = stray {
+            self.kafka.read(stray.offset, self.kafka.reads_to);
+        }
+        true
     }
 }
 

@@ -25,6 +25,7 @@ mod takeover;
 mod ownership;
 mod mailbox;
 mod engine;
+mod exceptions;
 pub mod partition;
 pub mod kafka;
 
@@ -51,6 +52,7 @@ pub use config::Config;
 use config::Share;
 use dispatch::Dispatcher;
 use engine::Status;
+pub use exceptions::{except, make_key};
 use http::{HttpState, Log};
 use kafka::reader::LogReader;
 use kafka::topic;
@@ -223,6 +225,26 @@ async fn learn_log_id(
     }
 }
 
+/// Returns why an instance is not ready that is to own partitions of these statuses. Those that are halted are left out of
+/// account: the others are served, and other instances could read them no better.
+fn what_lacks<'a>(assigned: impl Iterator<Item = &'a Status>) -> Option<String> {
+    let (mut owned, mut all, mut halted) = (0, 0, None);
+    for status in assigned {
+        match status {
+            Status::Halted(reason) => halted = Some(reason),
+            Status::Role(role) => {
+                all += 1;
+                owned += usize::from(*role == Role::Owner);
+            }
+        }
+    }
+    match halted {
+        Some(reason) if all == 0 => Some(format!("halted: {reason}")),
+        _ if owned < all => Some(format!("owns {owned} of {all} partitions that can be read")),
+        _ => None,
+    }
+}
+
 /// Ready when this instance owns what it should.
 async fn watch_roles(
     mut statuses: Vec<watch::Receiver<Status>>,
@@ -233,17 +255,11 @@ async fn watch_roles(
     while !shutdown.is_requested() {
         let assigned = assignment.borrow_and_update().clone();
         let now: Vec<Status> = statuses.iter_mut().map(|status| status.borrow_and_update().clone()).collect();
-        let halted = now.iter().find_map(|status| match status {
-            Status::Halted(reason) => Some(reason),
-            Status::Role(_) => None,
-        });
-        let owns = |partition: &u32| now.get(*partition as usize) == Some(&Status::Role(Role::Owner));
-        match (halted, assigned) {
-            (Some(reason), _) => ready.waiting(format!("halted: {reason}")),
-            (None, None) => ready.waiting("the group has not assigned partitions yet"),
-            (None, Some(assigned)) => match assigned.iter().filter(|partition| owns(partition)).count() {
-                owned if owned == assigned.len() => ready.ready(),
-                owned => ready.waiting(format!("owns {owned} of {} partitions", assigned.len())),
+        match assigned {
+            None => ready.waiting("the group has not assigned partitions yet"),
+            Some(assigned) => match what_lacks(assigned.iter().filter_map(|partition| now.get(*partition as usize))) {
+                None => ready.ready(),
+                Some(reason) => ready.waiting(reason),
             },
         }
         let changed = futures_util::future::select_all(statuses.iter_mut().map(|status| Box::pin(status.changed())));
@@ -251,6 +267,27 @@ async fn watch_roles(
             (result, ..) = changed => if result.is_err() { return },
             Ok(()) = assignment.changed() => {}
             () = shutdown.requested() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_halted_partition_takes_no_instance_out_that_serves_others() {
+        let (owner, idle) = (Status::Role(Role::Owner), Status::Role(Role::Idle));
+        let halted = Status::Halted("why".to_owned());
+        for (assigned, ready) in [
+            (&[][..], true),
+            (&[&owner, &owner], true),
+            (&[&owner, &idle], false),
+            (&[&owner, &halted], true),
+            (&[&idle, &halted], false),
+            (&[&halted, &halted], false),
+        ] {
+            assert_eq!(what_lacks(assigned.iter().copied()).is_none(), ready, "{assigned:?}");
         }
     }
 }

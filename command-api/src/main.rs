@@ -1,11 +1,12 @@
-//! `command-api` serves; `command-api create-topic` makes the log's topic and ends.
+//! `command-api` serves; `command-api create-topic` makes the log's topics and ends; `command-api except` lets readers pass
+//! over a value of the log that cannot be read; `command-api exception-key` makes the keys for that.
 
 use anyhow::bail;
 use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
-use command_api::{App, Config, config, create_topic};
+use command_api::{App, Config, config, create_topic, except, make_key};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,6 +18,8 @@ async fn main() -> anyhow::Result<()> {
     match std::env::args().nth(1).as_deref() {
         None => App::build(Config::from_env(&env)?).await?.run(Shutdown::on_signals()?).await,
         Some("create-topic") => create_topic(&KafkaSettings::from_env(&env)?, &config::topic(&env)?).await,
-        Some(other) => bail!("there is no subcommand {other:?}; there is create-topic"),
+        Some("except") => except(&env, std::env::args().skip(2)).await,
+        Some("exception-key") => make_key(std::env::args().nth(2)),
+        Some(other) => bail!("there is no subcommand {other:?}; there are create-topic, except and exception-key"),
     }
 }

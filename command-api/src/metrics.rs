@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     fence: Histogram<f64>,
     /// `stampede_partition_owned{partition}`: 1 where this instance owns the partition.
     owned: Gauge<u64>,
+    /// `stampede_partition_halted{partition}`: 1 where the partition's log cannot be read on.
+    halted: Gauge<u64>,
     /// `stampede_claims_total{partition}`: claims that made this instance the owner.
     claims: Counter<u64>,
     /// `stampede_steps_down_total{partition,cause}`: `asked`: it let go; `clock`: so it did because its clock is wrong;
@@ -89,6 +91,7 @@ impl Metrics {
         let seconds = |name: &'static str, what: &'static str| telemetry.latency_histogram(name, what);
         let topic_differs = "Whether the log's topic is not as it has to be, so that records may get lost: 1.";
         let skew = "How far the clock is ahead of those of Kafka's brokers.";
+        let halted = "1 where the partition's log cannot be read on.";
         let owned = "1 where this instance owns the partition.";
         Self {
             answered: Answered::observed(&meter),
@@ -99,6 +102,7 @@ impl Metrics {
             append: seconds("stampede_command_append", "From the producer to the log; a sample."),
             fence: seconds("stampede_command_fence", "The same for fences; a sample."),
             owned: meter.u64_gauge("stampede_partition_owned").with_description(owned).build(),
+            halted: meter.u64_gauge("stampede_partition_halted").with_description(halted).build(),
             claims: counter("stampede_claims", "Claims that made this instance the owner."),
             steps_down: counter("stampede_steps_down", "Times that this instance ceased to own a partition."),
             suspicions: counter("stampede_suspicions", "Times that an owner did not answer."),
@@ -176,6 +180,10 @@ impl Metrics {
 
     pub(crate) fn owned(&self, partition: u32, owned: bool) {
         self.owned.record(owned.into(), &[label(partition)]);
+    }
+
+    pub(crate) fn halted(&self, partition: u32, halted: bool) {
+        self.halted.record(halted.into(), &[label(partition)]);
     }
 
     pub(crate) fn claimed(&self, partition: u32) {

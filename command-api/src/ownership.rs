@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, PeerUrl, PeerUrls, Share};
 use crate::dispatch::Dispatcher;
 use crate::engine::{Engine, Kafka, Status};
+use crate::exceptions::ExceptionLog;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::LogReader;
 use crate::keeper::Keeper;
@@ -22,7 +23,7 @@ use crate::mailbox;
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::owners::Owners;
-use crate::partition::{Partition, Role, Trust};
+use crate::partition::{Partition, ReadTo, Role, Trust};
 use crate::takeover::Takeover;
 
 /// Threads that replay partitions and look in doubt.
@@ -61,15 +62,7 @@ impl Ownership {
         let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
         let links = Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone()));
-        let (sender, assignment) = watch::channel(None);
-        let mut membership = Membership {
-            share: config.share.clone(),
-            kafka: config.kafka.clone(),
-            topic: meeting(&config.topic.name),
-            sender,
-            group: None,
-        };
-        membership.begin()?;
+        let (membership, assignment) = Membership::of(config)?;
         let shutdown = Shutdown::new();
         let mut engines = Tasks::new();
         let (wrong, wrong_tables) = watch::channel(None);
@@ -87,16 +80,7 @@ impl Ownership {
         for ((partition, reports), shelf) in (0..partitions).zip(reports).zip(shelves) {
             let (status, watching) = watch::channel(Status::Role(Role::Idle));
             let takeover = Takeover::new(partition, own_url.clone(), owners.clone(), links.clone(), log_reader.clone());
-            let kafka = Kafka {
-                partition,
-                producers: producers.clone(),
-                reader: replay.clone(),
-                metrics: metrics.clone(),
-                reading: None,
-                keeper: keeper.clone(),
-                wanted_later: Vec::new(),
-                timed: None,
-            };
+            let kafka = kafka((config, partition), (&producers, &replay), &metrics, &keeper);
             let machine = Partition::new((partition, partitions), own_url.to_string(), config.window);
             let (mailbox, lanes, requests) = mailbox::new(watching.clone());
             let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
@@ -212,6 +196,15 @@ struct Membership {
 }
 
 impl Membership {
+    /// Begins it.
+    fn of(config: &Config) -> anyhow::Result<(Self, watch::Receiver<Assignment>)> {
+        let (sender, assignment) = watch::channel(None);
+        let (share, kafka, topic) = (config.share.clone(), config.kafka.clone(), meeting(&config.topic.name));
+        let mut membership = Self { share, kafka, topic, sender, group: None };
+        membership.begin()?;
+        Ok((membership, assignment))
+    }
+
     /// Wants its share from now on.
     fn begin(&mut self) -> anyhow::Result<()> {
         match &self.share {
@@ -232,5 +225,25 @@ impl Membership {
             let _ = tokio::task::spawn_blocking(move || group.leave()).await;
         }
         self.sender.send_replace(Some(Arc::default()));
+    }
+}
+
+fn kafka(
+    (config, partition): (&Config, u32),
+    (producers, reader): (&Arc<Producers>, &LogReader),
+    metrics: &Arc<Metrics>,
+    keeper: &Option<Keeper>,
+) -> Kafka {
+    Kafka {
+        partition,
+        producers: producers.clone(),
+        reader: reader.clone(),
+        metrics: metrics.clone(),
+        reading: None,
+        reads_to: ReadTo::End,
+        exceptions: ExceptionLog::of(config),
+        keeper: keeper.clone(),
+        wanted_later: Vec::new(),
+        timed: None,
     }
 }

@@ -249,13 +249,13 @@ impl<R> Partition<R> {
         }
     }
 
-    /// A record of the read that [`Outside::read`] began.
+    /// A record of the read that [`Outside::read`] began. After an error that an exception passes it may be given once more.
     pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Outside<Reply = R>) -> Result<(), HaltError> {
         // It was let go of while it read.
         if matches!(self.phase, Phase::Idle) {
             return Ok(());
         }
-        let record = Record::decode(value).map_err(|source| HaltError::Record { offset, source })?;
+        let record = out.decode(offset, value)?;
         if let Phase::Looking { reader, .. } = &mut self.phase {
             if let Verdict::PassedOver(reason) = reader.read(offset, record.as_ref())? {
                 out.passed_over(reason);

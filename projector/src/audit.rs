@@ -87,6 +87,7 @@ pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> any
 pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Report> {
     let mut postgres = Postgres::connect(&config.postgres_url).await?;
     let mut redis = Redis::connect(&config.redis_url, &config.redis_prefix)?;
+    config.learn_exceptions().await?;
     let ends = ends(&config.kafka, &config.topic.name).await?;
     let partitions = u32::try_from(ends.len()).context("a number of partitions")?;
 
@@ -215,7 +216,8 @@ async fn read(config: &Config, refold: &mut Refold, total: i64) -> anyhow::Resul
     let (begun, mut told) = (Instant::now(), Instant::now());
     while !refold.is_at_its_limit() {
         let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
-        refold.take(&batch.context("Kafka gives no more records")?.context("read the log")?)?;
+        let batch = batch.context("Kafka gives no more records")?.context("read the log")?;
+        refold.take(&batch, &config.exceptions)?;
         if total > 0 && told.elapsed() > TELL_EVERY {
             told = Instant::now();
             let read: i64 = refold.from().iter().sum();

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use rdkafka::error::KafkaError;
+use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerFeed, StoredView};
-use schemas::topic::LogTopic;
+use schemas::topic::{self, LogTopic};
 
 /// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
 #[derive(Debug, Clone)]
@@ -16,6 +19,9 @@ pub struct Config {
     /// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are), `EVENTS_REPLICATION`
     /// and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
     pub topic: LogTopic,
+    /// `LOG_EXCEPTION_KEYS`, default none: the public keys of those who may sign that a value of the log is passed over which
+    /// cannot be read.
+    pub exceptions: Arc<Exceptions>,
     /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: what this process folds; default: all. Those who fold the
     /// same share the partitions.
     pub feeds: Feeds,
@@ -53,6 +59,7 @@ impl Config {
                 replication: env.or("EVENTS_REPLICATION", 1)?,
                 min_isr: env.or("EVENTS_MIN_ISR", 1)?,
             },
+            exceptions: Arc::new(exceptions(env)?),
             feeds: env.or("PROJECTOR_VIEWS", Feeds::ALL)?,
             postgres_url: env.secret("POSTGRES_URL")?,
             redis_url: env.secret("REDIS_URL")?,
@@ -66,6 +73,21 @@ impl Config {
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
     }
+}
+
+impl Config {
+    /// For whoever reads the log once, and does not wait for an exception.
+    pub(crate) async fn learn_exceptions(&self) -> Result<(), KafkaError> {
+        self.exceptions.learn(&self.kafka.values(&topic::exceptions(&self.topic.name)).await?);
+        Ok(())
+    }
+}
+
+fn exceptions(env: &Env) -> Result<Exceptions, EnvError> {
+    let unfit = |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is no list of public keys" };
+    let keys =
+        env.optional_secret("LOG_EXCEPTION_KEYS")?.map(|keys| keys.expose().parse()).transpose().map_err(unfit)?;
+    Ok(Exceptions::honouring(keys.unwrap_or_default()))
 }
 
 /// With commas between them.

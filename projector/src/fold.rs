@@ -12,8 +12,9 @@ use bytes::Bytes;
 use domain::{Event, TimeMs};
 use schemas::aggregate::type_name;
 use schemas::chain::{ChainError, Passed};
+use schemas::exceptions::{Exceptions, Unreadable};
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
-use schemas::record::{Commit, OtherPartitions, Record, RecordError};
+use schemas::record::{Commit, OtherPartitions, Record};
 use schemas::views::sums::Delta;
 use schemas::views::{AggregateRow, Source};
 
@@ -24,6 +25,7 @@ use crate::journal::JournalRows;
 use crate::log::Batch;
 use crate::poison::{self, Parked, ParkedRecord};
 use crate::snapshots;
+use crate::stops::Blame;
 
 /// Rows of a view that one aggregate feeds, by key, with their versions.
 pub(crate) type Rows = HashMap<String, (u64, AggregateRow)>;
@@ -34,8 +36,8 @@ const MAX_CACHED_ROWS: usize = 10_000;
 /// The log is not the one that the views were folded from, or cannot be read. A person must look.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FoldError {
-    #[error("the record at offset {offset} of partition {partition} cannot be read")]
-    Record { partition: u32, offset: i64, source: RecordError },
+    #[error(transparent)]
+    Record(#[from] Unreadable),
     #[error("the claim at offset {offset} of partition {partition} is of another topic")]
     Partitions { partition: u32, offset: i64, source: OtherPartitions },
     #[error("partition {partition} does not continue what was read of it")]
@@ -46,6 +48,22 @@ pub(crate) enum FoldError {
     OtherLog { partition: u32 },
     #[error("the fold of {} panicked at {aggregate}: {reason}", feed.name())]
     Panicked { feed: FeedId, aggregate: String, reason: String },
+}
+
+impl FoldError {
+    /// Returns the partition that is to blame, from where on; `None`: it is no partition's log.
+    pub(crate) fn blame(&self) -> Option<Blame> {
+        let (partition, from, stray) = match self {
+            Self::Record(Unreadable { stray, .. }) => (stray.partition, stray.offset, Some(*stray)),
+            Self::Chain { partition, source: ChainError::Gap { found, .. } } => (*partition, *found, None),
+            Self::Partitions { partition, offset, .. } => (*partition, *offset, None),
+            Self::Chain { partition, source: ChainError::NoFirstClaim }
+            | Self::OtherHistory { partition, .. }
+            | Self::OtherLog { partition } => (*partition, 0, None),
+            Self::Panicked { .. } => return None,
+        };
+        Some(Blame { partition, from, stray })
+    }
 }
 
 /// What one or more batches changed.
@@ -74,12 +92,12 @@ pub(crate) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    pub(crate) fn of(batch: &'a Batch) -> Result<Self, FoldError> {
-        let read = |(partition, offset, value)| match Record::decode(value) {
-            Ok(record) => Ok((partition, offset, value, record)),
-            Err(source) => Err(FoldError::Record { partition, offset, source }),
+    pub(crate) fn of(batch: &'a Batch, exceptions: &Exceptions) -> Result<Self, FoldError> {
+        let read = |(partition, offset, value)| {
+            let record = exceptions.decode((partition, offset), value)?;
+            Ok((partition, offset, value, record))
         };
-        Ok(Self { read: batch.iter().map(read).collect::<Result<_, _>>()?, bytes: batch.bytes() })
+        Ok(Self { read: batch.iter().map(read).collect::<Result<_, FoldError>>()?, bytes: batch.bytes() })
     }
 
     pub(crate) fn len(&self) -> usize {

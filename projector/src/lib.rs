@@ -8,7 +8,8 @@
 //! compare-and-set in the transaction that writes the rows: that is the fence, and who is assigned what is only a
 //! hint.
 //!
-//! Invariant: what cannot be read is never skipped. The projector halts at it and says where.
+//! Invariant: what cannot be read is never skipped, but for what an operator signed as an exception. The projector halts at
+//! it in that partition alone, and says where.
 //!
 //! Absent on purpose: offsets kept in Kafka; they could only disagree with the checkpoints.
 
@@ -19,6 +20,7 @@ mod projector;
 mod other_folds;
 mod log;
 mod log_end;
+mod stops;
 mod fold;
 mod poison;
 mod journal;
@@ -58,6 +60,7 @@ use reactor::retries::Retries;
 use reactor::unconfirmed::Unconfirmed;
 use reactor::{Commands, Lanes, Reactor, WeakLanes};
 use redis::{Cache, fitness};
+use stops::Stops;
 
 /// A projector that is bound and folds nothing yet.
 pub struct App {
@@ -162,7 +165,7 @@ fn start_projector(
     tasks.spawn("redis-settings", fitness::watch(redis, ready.redis_settings.clone(), shutdown.clone()));
     let notice = Notice::new(metrics.clone());
     let (cache_failure, failure) = (None, None);
-    let commit_size = CommitSize::default();
+    let (commit_size, stops) = (CommitSize::default(), Stops::new("views", metrics.clone()));
     let projector = Projector {
         config,
         partitions,
@@ -174,6 +177,7 @@ fn start_projector(
         notice,
         assignment,
         commit_size,
+        stops,
     };
     tasks.spawn("projector", projector.run(shutdown.clone()));
     Ok(Some(group))
@@ -204,7 +208,8 @@ fn start_reactor(
     let payment_window = config.payment_window;
     let retries = Retries { url: config.postgres_url.clone(), lanes: lanes.clone(), payment_window };
     let (config, metrics) = (config.clone(), metrics.clone());
-    let reactor = Reactor { config, partitions, lanes, metrics, ready, assignment };
+    let stops = Stops::new("reactor", metrics.clone());
+    let reactor = Reactor { config, partitions, lanes, metrics, ready, assignment, stops };
     tasks.spawn("reactor", reactor.run(shutdown.clone()));
     tasks.spawn("deadlines", deadlines.fire(shutdown.clone()));
     tasks.spawn("unconfirmed", unconfirmed.run(shutdown.clone()));

@@ -16,10 +16,13 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
+use crate::stops::Blame;
+
 /// A batch grows to this until it is taken; an idle log's batches are single records.
 pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
 pub(crate) const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Records of several partitions, in one piece of memory, of which pieces can be kept.
 #[derive(Debug, Default)]
@@ -82,6 +85,21 @@ impl Filling {
     }
 }
 
+/// The log does not hold what is asked of it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the log does not hold what is asked of it{}", place.map(|(partition, offset)| format!(": partition {partition} has no offset {offset}")).unwrap_or_default())]
+pub(crate) struct LogError {
+    /// Where it can be told.
+    place: Option<(u32, i64)>,
+    source: KafkaError,
+}
+
+impl LogError {
+    pub(crate) fn blame(&self) -> Option<Blame> {
+        self.place.map(|(partition, _)| Blame { partition, from: 0, stray: None })
+    }
+}
+
 /// What was read and is not taken yet. Whoever takes it gets all that is there at that moment.
 pub(crate) struct Batches(Arc<Shared>);
 
@@ -100,7 +118,7 @@ struct State {
     /// It grows to so many records, or bytes.
     max_records: usize,
     max_bytes: usize,
-    error: Option<KafkaError>,
+    error: Option<LogError>,
     /// Nobody takes any more.
     is_closed: bool,
 }
@@ -128,8 +146,9 @@ pub(crate) fn follow_by(
     consumer.assign(&assignment).context("assign the log's partitions")?;
     let state = Mutex::new(State { max_records, max_bytes, ..State::default() });
     let shared = Arc::new(Shared { state, ..Shared::default() });
-    let reader = shared.clone();
-    std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader))?;
+    let (reader, topic, from) = (shared.clone(), topic.to_owned(), from.to_vec());
+    let place = move |consumer: &BaseConsumer| lacking(consumer, &topic, &from);
+    std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader, place))?;
     Ok(Batches(shared))
 }
 
@@ -140,7 +159,7 @@ impl Batches {
     }
 
     /// Waits for something. After an error nothing comes any more. Nothing is lost where the wait is given up.
-    pub(crate) async fn recv(&mut self) -> Result<Batch, KafkaError> {
+    pub(crate) async fn recv(&mut self) -> Result<Batch, LogError> {
         loop {
             {
                 let mut state = self.0.lock();
@@ -182,12 +201,13 @@ impl Shared {
     }
 }
 
-fn read(consumer: &BaseConsumer, shared: &Shared) {
+fn read(consumer: &BaseConsumer, shared: &Shared, place: impl Fn(&BaseConsumer) -> Option<(u32, i64)>) {
     loop {
         let goes_on = match consumer.poll(IDLE_POLL) {
             Some(Ok(message)) => shared.push(&message),
             Some(Err(error)) if is_final(&error) => {
-                shared.lock().error = Some(error);
+                let place = place(consumer);
+                shared.lock().error = Some(LogError { place, source: error });
                 shared.filled.notify_one();
                 false
             }
@@ -201,6 +221,17 @@ fn read(consumer: &BaseConsumer, shared: &Shared) {
             return;
         }
     }
+}
+
+/// Returns the partition that does not reach to where it is read from, and that offset: Kafka's error names neither.
+fn lacking(consumer: &BaseConsumer, topic: &str, from: &[(u32, i64)]) -> Option<(u32, i64)> {
+    let read = consumer.position().ok()?;
+    from.iter().find_map(|(partition, from)| {
+        let place = read.find_partition(topic, partition.cast_signed()).map(|place| place.offset());
+        let next = place.and_then(|offset| offset.to_raw()).filter(|next| *next >= 0).unwrap_or(*from);
+        let (low, high) = consumer.fetch_watermarks(topic, partition.cast_signed(), ENDS_WITHIN).ok()?;
+        (next < low || next > high).then_some((*partition, next))
+    })
 }
 
 /// Errors that waiting does not mend. librdkafka retries all others by itself.

@@ -49,6 +49,9 @@ pub(crate) struct Metrics {
     deadlines: Counter<u64>,
     /// `stampede_topic_differs`: 1 where the log's topic is not as it has to be.
     topic_differs: Gauge<u64>,
+    /// `stampede_partition_halted{reader,partition}`: 1 where the partition's log cannot be read on, by what folds (`views`)
+    /// or reacts (`reactor`).
+    halted: Gauge<u64>,
     /// `stampede_projector_active`: 1 where this instance folds.
     active: Gauge<u64>,
 }
@@ -95,6 +98,10 @@ impl Metrics {
             topic_differs: meter
                 .u64_gauge("stampede_topic_differs")
                 .with_description("Whether the log's topic is not as it has to be, so that records may get lost: 1.")
+                .build(),
+            halted: meter
+                .u64_gauge("stampede_partition_halted")
+                .with_description("Whether a partition's log cannot be read on: 1.")
                 .build(),
             active: meter
                 .u64_gauge("stampede_projector_active")
@@ -188,6 +195,11 @@ impl Metrics {
 
     pub(crate) fn topic_differs(&self, differs: bool) {
         self.topic_differs.record(differs.into(), &[]);
+    }
+
+    pub(crate) fn halted(&self, reader: &'static str, partition: u32, halted: bool) {
+        let labels = [KeyValue::new("reader", reader), KeyValue::new("partition", i64::from(partition))];
+        self.halted.record(halted.into(), &labels);
     }
 
     pub(crate) fn active(&self, active: bool) {

@@ -163,7 +163,7 @@ impl Fold {
         before: &[Standing],
         view: StoredView,
     ) -> Result<Vec<String>, ProjectorError> {
-        let all = self.suspects(&Records::of(batch)?, view);
+        let all = self.suspects(&Records::of(batch, &self.exceptions)?, view);
         let mut suspects = all.clone();
         while suspects.len() > 1 {
             let rest = suspects.split_off(suspects.len() / 2);

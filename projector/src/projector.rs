@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
-use rdkafka::error::KafkaError;
 use schemas::feeds::{FeedId, PerView};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Feeds};
 use crate::fold::{FoldError, Rows, Standing};
-use crate::log;
+use crate::log::{self, Batches, LogError};
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
 use crate::poison::Parked;
 use crate::postgres::{Store, StoreError, Target};
 use crate::redis::{Advance, Cache, Place, Resumed};
+use crate::stops::{Blame, Stops};
 use stretch::Next;
 
 pub(crate) use ahead::CommitSize;
@@ -51,10 +51,20 @@ pub(crate) enum ProjectorError {
     Store(#[from] StoreError),
     #[error("the log is not what the views were folded from")]
     Fold(#[from] FoldError),
-    #[error("the log does not hold what is asked of it")]
-    Log(#[source] KafkaError),
+    #[error(transparent)]
+    Log(LogError),
     #[error("the log's reader could not start")]
     Reader(#[source] anyhow::Error),
+}
+
+impl ProjectorError {
+    fn blame(&self) -> Option<Blame> {
+        match self {
+            Self::Fold(error) => error.blame(),
+            Self::Log(error) => error.blame(),
+            Self::Store(_) | Self::Reader(_) => None,
+        }
+    }
 }
 
 pub(crate) struct Projector {
@@ -72,6 +82,7 @@ pub(crate) struct Projector {
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
     pub(crate) commit_size: CommitSize,
+    pub(crate) stops: Stops,
 }
 
 /// What one projector folds.
@@ -98,13 +109,14 @@ pub(crate) struct Ready {
 }
 
 impl Projector {
-    /// Until shutdown. Only a log that cannot be read on ends it in place: it halts and says so.
+    /// Until shutdown. A partition whose log cannot be read on halts by itself.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let outcome = self.stretch(&shutdown).await;
             self.metrics.active(false);
             match outcome {
                 Ok(()) => continue,
+                Err(error) if self.stops.stop(error.blame(), &error) => continue,
                 Err(error @ (ProjectorError::Fold(_) | ProjectorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::error!(error = reason, "halted: a person must look at the log");
@@ -146,6 +158,7 @@ impl Projector {
             self.ready.postgres.ready();
         }
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
+        self.stops.look(&assigned, &self.config);
         let other_folds = OtherFolds::find(&store, self.config.feeds).await?;
         self.notice.tell(&other_folds);
         let share = Share { feeds: other_folds.others(), partitions: assigned };
@@ -159,18 +172,14 @@ impl Projector {
         if self.assignment.has_changed().unwrap_or(false) {
             return Ok(());
         }
-        let from: Vec<_> =
-            share.partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
-        let limits = (self.commit_size.records().min(log::MAX_BATCH_RECORDS), log::MAX_BATCH_BYTES);
-        let mut batches = log::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from)
-            .map_err(ProjectorError::Reader)?;
-        self.ready.log.ready();
+        let mut batches = self.read_on(&share.partitions, &standings)?;
         if self.failure.is_none() {
             tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
         }
         self.metrics.active(true);
         // It ends with this stretch.
         let mut background = JoinSet::new();
+        let passed = background.spawn(self.stops.passed(&self.config));
         let mut fold = Fold::begin(
             &self.config,
             (share, other_folds),
@@ -184,7 +193,10 @@ impl Projector {
             let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut next_try).await {
                 true => {
                     let from = (&mut batches, &self.cache, self.commit_size.records());
-                    fold.next(from, &mut assignment, shutdown).await?
+                    match passed.is_finished() {
+                        true => Next::Over,
+                        false => fold.next((from, &self.stops), &mut assignment, shutdown).await?,
+                    }
                 }
                 false => Next::Overtaken,
             };
@@ -206,6 +218,19 @@ impl Projector {
                 return Ok(());
             }
         }
+    }
+
+    /// Follows the log from where the share stands, in those of its partitions that can be read.
+    fn read_on(&self, share: &BTreeSet<u32>, standings: &[Standing]) -> Result<Batches, ProjectorError> {
+        let from = share.iter().map(|partition| (*partition, standings[*partition as usize].from()));
+        let from: Vec<_> = from.filter(|place| self.stops.reads(*place)).collect();
+        let limits = (self.commit_size.records().min(log::MAX_BATCH_RECORDS), log::MAX_BATCH_BYTES);
+        let batches = log::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from);
+        match self.stops.of_all(share) {
+            Some(reason) => self.ready.log.waiting(reason),
+            None => self.ready.log.ready(),
+        }
+        batches.map_err(ProjectorError::Reader)
     }
 
     /// What stopped folding is over.

@@ -32,13 +32,15 @@ use chassis::shutdown::Shutdown;
 use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::chain::Verdict;
+use schemas::exceptions::Exceptions;
 use schemas::record::Record;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::fold::{FoldError, Records};
-use crate::log::{self, Batch};
+use crate::log::{self, Batch, LogError};
 use crate::metrics::Metrics;
+use crate::stops::{Blame, Stops};
 use chains::{Caused, Chain, End, Ended, Lease, Sender, Source};
 pub(crate) use commands::{Answered, Commands};
 pub(crate) use lanes::{Lanes, WeakLanes};
@@ -72,14 +74,24 @@ enum ReactorError {
     Store(#[from] ReactorStoreError),
     #[error("the log is not what the reactor read")]
     Read(#[from] FoldError),
-    #[error("the log does not hold what is asked of it")]
-    Log(#[source] KafkaError),
+    #[error(transparent)]
+    Log(LogError),
     #[error("the log's reader could not start")]
     Reader(#[source] anyhow::Error),
     #[error("Kafka does not tell how old the log is")]
     Age(#[source] KafkaError),
     #[error("it was not certain for a while that no other reactor had taken over")]
     Lapsed,
+}
+
+impl ReactorError {
+    fn blame(&self) -> Option<Blame> {
+        match self {
+            Self::Read(error) => error.blame(),
+            Self::Log(error) => error.blame(),
+            Self::Store(_) | Self::Reader(_) | Self::Age(_) | Self::Lapsed => None,
+        }
+    }
 }
 
 pub(crate) struct Reactor {
@@ -90,6 +102,7 @@ pub(crate) struct Reactor {
     pub(crate) ready: Condition,
     /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
+    pub(crate) stops: Stops,
 }
 
 /// From a load of the checkpoints to the next.
@@ -113,12 +126,13 @@ struct Blocked {
 }
 
 impl Reactor {
-    /// Until shutdown. Only a log that cannot be read on ends it in place: it halts and says so.
+    /// Until shutdown. A partition whose log cannot be read on halts by itself.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let wait = match self.stretch(&shutdown).await {
                 Ok(()) => continue,
                 Err(ReactorError::Store(ReactorStoreError::Moved) | ReactorError::Lapsed) => LOOK_AGAIN,
+                Err(error) if self.stops.stop(error.blame(), &error) => LOOK_AGAIN,
                 Err(error @ (ReactorError::Read(_) | ReactorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::error!(error = reason, "the reactor halted: a person must look at the log");
@@ -147,6 +161,7 @@ impl Reactor {
             changed(&mut self.assignment, shutdown).await;
             return Ok(());
         }
+        self.stops.look(&assigned, &self.config);
         let mut assignment = self.assignment.clone();
         let stretch = Stretch::begin(self, &assigned).await?;
         let Config { kafka, topic, .. } = &self.config;
@@ -162,9 +177,19 @@ impl Reactor {
             return Ok(());
         }
         let batches = stretch.follow()?;
-        self.ready.ready();
+        match self.stops.of_all(&assigned) {
+            Some(reason) => self.ready.waiting(reason),
+            None => self.ready.ready(),
+        }
         tracing::info!(partitions = ?assigned, "reacting");
-        stretch.run(batches, changed(&mut assignment, shutdown)).await
+        let passed = self.stops.passed(&self.config);
+        let over = async {
+            tokio::select! {
+                () = changed(&mut assignment, shutdown) => {}
+                () = passed => {}
+            }
+        };
+        stretch.run(batches, over).await
     }
 }
 
@@ -179,11 +204,11 @@ impl<'a> Stretch<'a> {
         Ok(stretch)
     }
 
-    /// Reads on, but not of the partitions that wait.
+    /// Reads on, but not of the partitions that wait, or that cannot be read.
     fn follow(&self) -> Result<log::Batches, ReactorError> {
         let Config { kafka, topic, .. } = &self.reactor.config;
         let mut from = self.positions.from();
-        from.retain(|(partition, _)| !self.blocked.by_source.contains_key(partition));
+        from.retain(|place| !self.blocked.by_source.contains_key(&place.0) && self.reactor.stops.reads(*place));
         log::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
     }
 
@@ -210,7 +235,7 @@ impl<'a> Stretch<'a> {
                         kept
                     }
                 }
-                batch = batches.recv(), if may_read => batch.map_err(ReactorError::Log).and_then(|batch| self.take(&batch)),
+                batch = batches.recv(), if may_read => batch.map_err(ReactorError::Log).and_then(|batch| self.take(batch)),
             };
             if let Err(error) = step {
                 break Err(error);
@@ -222,8 +247,9 @@ impl<'a> Stretch<'a> {
     }
 
     /// Begins what the records cause, as far as there is room for it.
-    fn take(&mut self, batch: &Batch) -> Result<(), ReactorError> {
-        for (partition, offset, value, record) in Records::of(batch)?.iter() {
+    fn take(&mut self, mut batch: Batch) -> Result<(), ReactorError> {
+        self.reactor.stops.filter(&mut batch, self.reactor.partitions);
+        for (partition, offset, value, record) in Records::of(&batch, &self.reactor.config.exceptions)?.iter() {
             let source = (partition, offset);
             let commit = match record {
                 Some(Record::Commit(commit)) => Some(commit),
@@ -334,7 +360,8 @@ pub(crate) struct Again {
 pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration) -> Again {
     let (ended, mut answers) = mpsc::unbounded_channel();
     let mut open: BTreeMap<Source, (String, usize)> = BTreeMap::new();
-    let records = match Records::of(batch) {
+    // What is parked was read.
+    let records = match Records::of(batch, &Exceptions::default()) {
         Ok(records) => records,
         Err(error) => {
             return Again { failed: batch.iter().count(), why_not: Some(error.to_string()), ..Again::default() };

@@ -12,6 +12,7 @@
 pub mod topic;
 pub mod aggregate;
 pub mod record;
+pub mod exceptions;
 pub mod journal;
 pub mod events;
 pub mod chain;

@@ -6,7 +6,8 @@
 //! Invariant: one record is one command, so that a command is atomic however many events it has.
 //!
 //! Invariant: a value that does not begin with the mark is not ours and may be passed over. One that does, but
-//! cannot be read, stops its reader: to skip it would be to lose an event.
+//! cannot be read, stops its reader in its partition: to skip it might be to lose an event. Whoever reads the log decodes
+//! it by [`crate::exceptions`], which may pass it.
 
 use std::borrow::Cow;
 

@@ -34,6 +34,11 @@ pub fn meeting_differences(found: u32, log: u32) -> Vec<String> {
     differs.then(difference).into_iter().collect()
 }
 
+/// The topic of one partition that keeps the log's exceptions: see [`crate::exceptions`].
+pub fn exceptions(log: &str) -> String {
+    format!("{log}.exceptions")
+}
+
 /// What a deployment says of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTopic {

@@ -107,8 +107,11 @@ fn keys_of_another_time() -> [String; 2] {
     [key(now - Duration::from_secs(3600)), key(now + Duration::from_secs(600))]
 }
 
-/// Requests with one fault each, and the status of their answer, or of its line.
-fn faults() -> Vec<(&'static str, Vec<(&'static str, String)>, String, u64)> {
+/// A path, headers, a body, and the status of the answer, or of its line.
+type Fault = (&'static str, Vec<(&'static str, String)>, String, u64);
+
+/// Requests with one fault each.
+fn faults() -> Vec<Fault> {
     let json = |name: &'static str, value: &str| vec![("content-type", JSON.1.to_owned()), (name, value.to_owned())];
     let (register, reserve) = ("/v1/products/cd/register", "/v1/products/cd/reserve");
     let data = json!({ "name": "A", "price_cents": 1, "stock": 1 });

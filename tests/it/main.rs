@@ -21,6 +21,7 @@ mod ownership;
 mod quarantine;
 mod keeping;
 mod segments;
+mod strays;
 mod partitions;
 mod views;
 mod cache;

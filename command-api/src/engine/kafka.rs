@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use schemas::answers::Answer;
 use schemas::chain::Passed;
+use schemas::exceptions::Unreadable;
+use schemas::record::Record;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::dispatch::Reply;
+use crate::exceptions::ExceptionLog;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::{LogReader, ReadEvent};
 use crate::keeper::Keeper;
@@ -23,6 +26,9 @@ pub(crate) struct Kafka {
     pub(crate) reader: LogReader,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
+    /// Where that ends.
+    pub(crate) reads_to: ReadTo,
+    pub(crate) exceptions: ExceptionLog,
     /// Asked for what is not in memory; `None`: all of it is.
     pub(crate) keeper: Option<Keeper>,
     /// Asked for again once more is kept.
@@ -52,7 +58,12 @@ impl Outside for Kafka {
     }
 
     fn read(&mut self, from: i64, to: ReadTo) {
+        self.reads_to = to;
         self.reading = Some(self.reader.read(self.partition, from, to));
+    }
+
+    fn decode<'a>(&self, offset: i64, value: &'a [u8]) -> Result<Option<Record<'a>>, Unreadable> {
+        self.exceptions.known.decode((self.partition, offset), value)
     }
 
     fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable> {

@@ -7,42 +7,58 @@ use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
-use schemas::topic::{CLOCK_PARTITIONS, CLOCK_SETTINGS, LogTopic, MIN_ISR, SETTINGS, clock, meeting};
+use schemas::topic::{CLOCK_PARTITIONS, CLOCK_SETTINGS, LogTopic, MIN_ISR, SETTINGS, clock, exceptions, meeting};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Of a new log, where nobody says otherwise.
 const PARTITIONS: u32 = 12;
 
-/// Creates the log's topic, the one on which its owners meet and the one of the brokers' clocks; what exists already is left
-/// as it is.
+/// Creates the log's topic, the one on which its owners meet, the one of the brokers' clocks and the one of its exceptions;
+/// what exists already is left as it is.
 pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
-    let (partitions, min_isr) = (topic.partitions.unwrap_or(PARTITIONS), topic.min_isr.to_string());
-    let (count, copies) = (i32::try_from(partitions)?, i32::try_from(topic.replication)?);
-    let log = NewTopic::new(&topic.name, count, TopicReplication::Fixed(copies)).set(MIN_ISR, &min_isr);
-    let log = SETTINGS.iter().fold(log, |log, (name, value)| log.set(name, value));
-    let owners = meeting(&topic.name);
-    let owners = NewTopic::new(&owners, count, TopicReplication::Fixed(copies));
-    let name = clock(&topic.name);
-    create_all(kafka, &[log, owners, clocks(&name, copies)]).await
+    let count = i32::try_from(topic.partitions.unwrap_or(PARTITIONS))?;
+    let (min_isr, owners, clock) = (topic.min_isr.to_string(), meeting(&topic.name), clock(&topic.name));
+    let log = kept_for_ever(&topic.name, count, (topic, &min_isr))?;
+    let owners = NewTopic::new(&owners, count, copies(topic)?);
+    create_topics(kafka, &[log, owners, clocks(&clock, topic)?]).await?;
+    create_exceptions(kafka, topic).await
 }
 
-/// Creates the topic of the brokers' clocks, which logs of earlier builds lack.
+/// The same for that of the exceptions alone.
+pub(crate) async fn create_exceptions(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
+    let (min_isr, name) = (topic.min_isr.to_string(), exceptions(&topic.name));
+    create_topics(kafka, &[kept_for_ever(&name, 1, (topic, &min_isr))?]).await
+}
+
+/// The same for that of the brokers' clocks, which logs of earlier builds lack.
 pub(crate) async fn create_clock(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
-    create_all(kafka, &[clocks(&clock(&topic.name), i32::try_from(topic.replication)?)]).await
+    create_topics(kafka, &[clocks(&clock(&topic.name), topic)?]).await
 }
 
-fn clocks(name: &str, copies: i32) -> NewTopic<'_> {
-    let clocks = NewTopic::new(name, CLOCK_PARTITIONS, TopicReplication::Fixed(copies));
-    CLOCK_SETTINGS.iter().fold(clocks, |clocks, (name, value)| clocks.set(name, value))
+fn kept_for_ever<'a>(
+    name: &'a str,
+    partitions: i32,
+    (topic, min_isr): (&LogTopic, &'a str),
+) -> anyhow::Result<NewTopic<'a>> {
+    let new = NewTopic::new(name, partitions, copies(topic)?).set(MIN_ISR, min_isr);
+    Ok(SETTINGS.iter().fold(new, |new, (name, value)| new.set(name, value)))
 }
 
-async fn create_all(kafka: &KafkaSettings, topics: &[NewTopic<'_>]) -> anyhow::Result<()> {
+fn clocks<'a>(name: &'a str, topic: &LogTopic) -> anyhow::Result<NewTopic<'a>> {
+    let new = NewTopic::new(name, CLOCK_PARTITIONS, copies(topic)?);
+    Ok(CLOCK_SETTINGS.iter().fold(new, |new, (name, value)| new.set(name, value)))
+}
+
+fn copies(topic: &LogTopic) -> anyhow::Result<TopicReplication<'static>> {
+    Ok(TopicReplication::Fixed(i32::try_from(topic.replication)?))
+}
+
+async fn create_topics(kafka: &KafkaSettings, topics: &[NewTopic<'_>]) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         kafka.admin("command-api").create().context("create a Kafka client")?;
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_WITHIN)).request_timeout(Some(ANSWER_WITHIN));
-    let results = admin.create_topics(topics, &options).await.context("ask Kafka for the topics")?;
-    for result in results {
+    for result in admin.create_topics(topics, &options).await.context("ask Kafka for the topics")? {
         match result {
             Ok(topic) => tracing::info!(topic, "created the topic"),
             Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => tracing::info!(topic, "the topic exists"),

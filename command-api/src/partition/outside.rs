@@ -5,8 +5,9 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::{ChainError, Passed, Reader};
 use schemas::commands::Precondition;
+use schemas::exceptions::Unreadable;
 use schemas::idempotency::IdempotencyKey;
-use schemas::record::{OtherPartitions, RecordError};
+use schemas::record::{OtherPartitions, Record};
 
 use super::Repeat;
 
@@ -120,6 +121,8 @@ pub trait Outside {
     /// Begins to read; whatever is being read is dropped. Records come as [`super::Partition::record`], then
     /// [`super::Partition::read_ended`].
     fn read(&mut self, from: i64, to: ReadTo);
+    /// Decodes what was read, by [`schemas::exceptions::Exceptions::decode`].
+    fn decode<'a>(&self, offset: i64, value: &'a [u8]) -> Result<Option<Record<'a>>, Unreadable>;
     /// Asks for what is kept of an aggregate. It comes as [`super::Partition::loaded`]. Called only by a machine that
     /// was told of a checkpoint. An error: too much was asked for already.
     fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
@@ -157,11 +160,11 @@ pub enum DoubtCause {
     Broken,
 }
 
-/// The log cannot be this machine's: it halts.
+/// The log cannot be this machine's: it halts, as it was before the record.
 #[derive(Debug, thiserror::Error)]
 pub enum HaltError {
-    #[error("the record at offset {offset} cannot be read")]
-    Record { offset: i64, source: RecordError },
+    #[error(transparent)]
+    Record(#[from] Unreadable),
     #[error("offset {offset} holds another record than the one that the checkpoint counted there")]
     OtherHistory { offset: i64 },
     #[error("the claim at offset {offset} is of another topic")]

@@ -12,6 +12,7 @@ mod model;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::ids::OrderId;
@@ -21,6 +22,7 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
 use schemas::commands::Precondition;
+use schemas::exceptions::{Exceptions, SigningKey, Stray, Unreadable};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
@@ -61,6 +63,7 @@ struct Recorder<R> {
     /// From where on.
     wants_names: Option<i64>,
     refuses_loads: bool,
+    exceptions: Arc<Exceptions>,
     next_nonce: u64,
     /// So many records more are refused.
     refusals: usize,
@@ -79,6 +82,7 @@ impl<R> Recorder<R> {
             wanted_later: vec![],
             wants_names: None,
             refuses_loads: false,
+            exceptions: Arc::new(Exceptions::honouring(signing_key().public().parse().unwrap())),
             next_nonce,
             refusals: 0,
         }
@@ -99,6 +103,10 @@ impl<R> Outside for Recorder<R> {
 
     fn read(&mut self, from: i64, to: ReadTo) {
         self.reading = Some((from, to));
+    }
+
+    fn decode<'a>(&self, offset: i64, value: &'a [u8]) -> Result<Option<Record<'a>>, Unreadable> {
+        self.exceptions.decode((PARTITION, offset), value)
     }
 
     fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
@@ -224,12 +232,15 @@ impl Shop {
         self.try_read().unwrap();
     }
 
+    /// What it stops at is to be read again.
     fn try_read(&mut self) -> Result<(), HaltError> {
         let (from, to) = self.out.reading.take().unwrap();
         let to = end_of(to, self.log.len());
         for offset in from..to {
+            self.out.reading = Some((offset, ReadTo::Offset(to)));
             self.machine.record(offset, &self.log[index(offset)], &mut self.out)?;
         }
+        self.out.reading = None;
         self.machine.read_ended(self.now, &mut self.out)?;
         self.end_turn();
         Ok(())
@@ -348,6 +359,19 @@ fn moved(value: &[u8], epoch: Epoch, seq: u64) -> Vec<u8> {
 /// What is not ours and may be passed over.
 fn stray() -> Vec<u8> {
     b"hello".to_vec()
+}
+
+/// What begins as ours does, and cannot be read.
+fn unreadable() -> Vec<u8> {
+    b"stop".to_vec()
+}
+
+fn signing_key() -> SigningKey {
+    SigningKey::from_seed(&[1; 32])
+}
+
+fn except(exceptions: &Exceptions, offset: i64, value: &[u8]) {
+    exceptions.learn(&[signing_key().sign(Stray::new(PARTITION, offset, value).exception("a test wrote it", 0))]);
 }
 
 fn end_of(to: ReadTo, log: usize) -> i64 {

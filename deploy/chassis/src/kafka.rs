@@ -5,6 +5,7 @@
 
 pub mod group;
 pub mod topic;
+mod values;
 
 use rdkafka::ClientConfig;
 

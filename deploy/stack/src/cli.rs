@@ -91,6 +91,8 @@ enum Command {
     Audit(projections::Audit),
     /// Fold views anew from the whole log, compare them with the live ones, and put them in their place, while all goes on
     Rebuild(projections::Rebuild),
+    /// Let all readers pass over a value of the log that cannot be read, once a person has looked at it
+    Except(projections::Except),
     /// Measure how fast it is, on a stack of its own; a stack that runs is not disturbed, but disturbs
     #[command(subcommand)]
     Bench(Bench),
@@ -128,6 +130,7 @@ impl Command {
             Self::Test { filter, scope } => return test::run(&layout, base_port, filter, &scope),
             Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
+            Self::Except(except) => return Err(except.run(&layout, profile)?),
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
             Self::Sale(args) => return sale::run(&layout, &args),
             Self::Replay(args) => return replay::run(layout, profile, &args),

@@ -1,5 +1,6 @@
 //! `cargo stack audit` and `cargo stack rebuild`: whether every view of the stack that runs is what the log says, and
-//! how to make it so. The projector's own program does both; this one knows neither Kafka nor Postgres.
+//! how to make it so; `cargo stack except`: how its readers come past what they cannot read. The services' own programs do
+//! it; this one knows neither Kafka nor Postgres.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -8,6 +9,7 @@ use anyhow::{Error, Result, bail};
 
 use crate::control;
 use crate::layout::Layout;
+use crate::part::Launch;
 use crate::plan::{Size, Wanted};
 use crate::services::{self, Profile};
 use crate::status::Phase;
@@ -45,6 +47,27 @@ pub(crate) struct Rebuild {
     fast: bool,
 }
 
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Except {
+    partition: u32,
+    offset: u64,
+    /// Why no event is lost: it is kept with the exception
+    #[arg(long)]
+    because: String,
+    /// Though it looks like a record of a newer build
+    #[arg(long)]
+    no_build_reads_it: bool,
+}
+
+impl Except {
+    pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<Error> {
+        let mut args = vec![self.partition.to_string(), self.offset.to_string()];
+        args.extend(["--because".to_owned(), self.because.clone()]);
+        args.extend(self.no_build_reads_it.then(|| "--no-build-reads-it".to_owned()));
+        become_tool(&services::except_tool(layout, &size(layout)?, profile, &args)?)
+    }
+}
+
 impl Audit {
     pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<Error> {
         let sample = self.sample.to_string();
@@ -67,13 +90,21 @@ impl Rebuild {
     }
 }
 
-/// This process becomes that one: it ends as that does.
 fn become_projector(layout: &Layout, profile: Profile, args: &[&str]) -> Result<Error> {
+    become_tool(&services::projector_tool(layout, &size(layout)?, profile, args)?)
+}
+
+/// Of the stack that runs.
+fn size(layout: &Layout) -> Result<Size> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
         bail!("no stack is ready here; `cargo stack up` starts one");
     }
-    let size = Size::decide(layout, &Wanted::one_of_each())?;
-    let launch = services::projector_tool(layout, &size, profile, args)?;
-    let error = Command::new(&launch.program).args(&launch.args).envs(launch.env).exec();
+    Size::decide(layout, &Wanted::one_of_each())
+}
+
+/// This process becomes that one: it ends as that does.
+fn become_tool(launch: &Launch) -> Result<Error> {
+    let env = launch.env.iter().map(|(name, value)| (name, value));
+    let error = Command::new(&launch.program).args(&launch.args).envs(env).exec();
     Ok(Error::new(error).context(format!("cannot start {}", launch.program.display())))
 }

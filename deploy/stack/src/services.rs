@@ -18,6 +18,7 @@ use crate::{kafka, postgres, redis};
 pub(crate) const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 const BUILD: &str = "build";
 const TOPIC: &str = "create-topic";
+const EXCEPTION_KEY: &str = "exception-key";
 const TABLES: &str = "migrate";
 const SETTINGS: &str = "settings";
 /// Longer than the 10 s that a service gives itself to finish what it has.
@@ -82,6 +83,7 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     let topic = create_topic(&binaries, &common, size.brokers).needing(built);
     let mut parts: Vec<_> = build.into_iter().chain([topic, migrate(&binaries, &common).needing(built)]).collect();
     parts.push(settings(&binaries, &common, size));
+    parts.push(exception_key(&binaries, &common).needing(built));
     let token = layout.secret("service-token")?;
     parts.extend((1..=size.command_apis).map(|instance| {
         let launch = Launch::new(binaries.join("command-api"), [""; 0])
@@ -131,6 +133,8 @@ struct Common {
     redis: String,
     /// The part that makes Redis ready.
     redis_part: &'static str,
+    /// Who may except what no reader of the log can read. Beside it, with `.pub`, lies the public key.
+    exception_key: String,
 }
 
 impl Common {
@@ -142,6 +146,7 @@ impl Common {
             postgres: postgres::url(layout)?,
             redis: redis::url(layout, size.redis_cluster),
             redis_part: redis::needed(size.redis_cluster),
+            exception_key: layout.state.join("log-exception-key").to_string_lossy().into_owned(),
         })
     }
 
@@ -153,6 +158,7 @@ impl Common {
             .env("EVENTS_MIN_ISR", self.copies.div_ceil(2).to_string())
             .env("POSTGRES_URL", self.postgres.as_str())
             .env("REDIS_URL", self.redis.as_str())
+            .env("LOG_EXCEPTION_KEYS_FILE", format!("{}.pub", self.exception_key))
     }
 
     /// `ports`: the admin listener's last.
@@ -172,7 +178,7 @@ impl Common {
                 on_death: OnDeath::Restart,
                 tier: Tier::Service,
             },
-            needs: [TOPIC, SETTINGS, self.redis_part].map(String::from).to_vec(),
+            needs: [TOPIC, SETTINGS, EXCEPTION_KEY, self.redis_part].map(String::from).to_vec(),
             ports: BTreeMap::from(ports),
         }
     }
@@ -181,6 +187,11 @@ impl Common {
 fn create_topic(binaries: &Path, common: &Common, brokers: u16) -> Part {
     let launch = Launch::new(binaries.join("command-api"), ["create-topic"]);
     Part::task(TOPIC, common.add_to(launch)).needing((1..=brokers).map(kafka::name))
+}
+
+fn exception_key(binaries: &Path, common: &Common) -> Part {
+    let launch = Launch::new(binaries.join("command-api"), ["exception-key", &common.exception_key]);
+    Part::task(EXCEPTION_KEY, launch)
 }
 
 fn migrate(binaries: &Path, common: &Common) -> Part {
@@ -193,6 +204,14 @@ fn settings(binaries: &Path, common: &Common, size: &Size) -> Part {
     let window = size.payment_window_secs.to_string();
     let launch = Launch::new(binaries.join("projector"), ["settings", "set", "PAYMENT_WINDOW_SECS", &window]);
     Part::task(SETTINGS, common.add_to(launch)).needing([TABLES])
+}
+
+/// Of the log, beside a stack that runs.
+pub(crate) fn except_tool(layout: &Layout, size: &Size, profile: Profile, args: &[String]) -> Result<Launch> {
+    let common = Common::of(layout, size)?;
+    let args = ["except".to_owned()].iter().chain(args).cloned().collect::<Vec<_>>();
+    let launch = Launch::new(binaries(profile)?.join("command-api"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
+    Ok(common.add_to(launch).env("LOG_EXCEPTION_SIGNING_KEY_FILE", common.exception_key.as_str()))
 }
 
 /// Of the views, beside a stack that runs.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use domain::TimeMs;
 use schemas::aggregate::type_name;
 use schemas::chain::{Digest, Reader, Tally, Verdict};
+use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::{Commit, Record};
 use schemas::views::sums::Delta;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use super::compare::{self, Difference};
 use super::sample::Sample;
 use super::segments::{Chain, Hash};
-use crate::fold::FoldError;
+use crate::fold::{FoldError, Records};
 use crate::log::Batch;
 
 /// How far a view is folded in a partition, and how far it is to be.
@@ -120,21 +121,20 @@ impl Refold {
         (0..).zip(&self.feeds)
     }
 
-    pub(super) fn take(&mut self, batch: &Batch) -> Result<(), FoldError> {
-        for (partition, offset, value) in batch.iter() {
-            let record = Record::decode(value).map_err(|source| FoldError::Record { partition, offset, source })?;
+    pub(super) fn take(&mut self, batch: &Batch, exceptions: &Exceptions) -> Result<(), FoldError> {
+        for (partition, offset, value, record) in Records::of(batch, exceptions)?.iter() {
             let digest = Digest::of(value);
             self.segments[partition as usize].take(offset, value);
             let mut counts = [false; FeedId::COUNT];
             for (feed, counts) in self.feeds[partition as usize].iter_mut().zip(&mut counts) {
-                let read = feed.take(offset, record.as_ref(), digest);
+                let read = feed.take(offset, record, digest);
                 *counts = read.map_err(|source| FoldError::Chain { partition, source })?;
             }
             if let Some(Record::Commit(commit)) = record
                 && counts.contains(&true)
             {
                 self.commits += 1;
-                self.commit(&commit, counts);
+                self.commit(commit, counts);
             }
         }
         Ok(())

@@ -223,9 +223,9 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         let from: Vec<i64> = standings.iter().map(Standing::from).collect();
         let records = records.iter().filter(|(partition, offset, _)| *offset >= from[*partition as usize]);
         let batch = Batch::of(records.map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-        let missing = folder.missing(&Records::of(&batch).unwrap(), Feeds::ALL);
+        let missing = folder.missing(&Records::of(&batch, &Exceptions::default()).unwrap(), Feeds::ALL);
         folder.remember(store.rows(&missing));
-        store.take(folder.fold(&Records::of(&batch).unwrap(), &mut standings).unwrap());
+        store.take(folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).unwrap());
         next = end;
     }
     store.tallies = standings.iter().map(|standing| standing.tallies).collect();
@@ -270,13 +270,13 @@ fn a_view_that_stands_behind_the_others_gets_there_alone() {
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
     let start = || vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
     let mut standings = start();
-    Folder::default().fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
+    Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).unwrap();
     let mut behind: Vec<_> =
         standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     behind[0].readers[FeedId::View(customer())] = Reader::START;
     let mut behind: Vec<_> =
         behind.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
-    let changes = Folder::default().fold(&Records::of(&batch).unwrap(), &mut behind).unwrap();
+    let changes = Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut behind).unwrap();
     assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
     assert!(changes.journal.runs.is_empty());
 }
@@ -289,11 +289,11 @@ fn what_others_fold_is_neither_asked_for_nor_written() {
     let feeds = Feeds::only(FeedId::View(customer()));
     let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], feeds, None); PARTITIONS as usize];
     let mut folder = Folder::default();
-    let missing = folder.missing(&Records::of(&batch).unwrap(), feeds);
+    let missing = folder.missing(&Records::of(&batch, &Exceptions::default()).unwrap(), feeds);
     assert!(missing.iter().all(HashMap::is_empty));
     // Rows that are there all the same.
     folder.remember(fold_all(&log, &[]).rows.map(|rows| rows.into_iter().collect()));
-    let changes = folder.fold(&Records::of(&batch).unwrap(), &mut standings).unwrap();
+    let changes = folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).unwrap();
     assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
 }
 
@@ -307,15 +307,18 @@ fn rows_of_another_source_are_told_where_they_were_folded_and_forgotten_where_th
         Batch::of(records.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
     let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
-    let before = Folder::default().fold(&Records::of(&batch(&first)).unwrap(), &mut standings).unwrap().rows;
+    let before = Folder::default()
+        .fold(&Records::of(&batch(&first), &Exceptions::default()).unwrap(), &mut standings)
+        .unwrap()
+        .rows;
     let order = StoredView::named("order").unwrap();
     let (folded, other) = (&later[..1], &later[1..]);
     let mut folder = Folder::default();
     folder.remember_unproved(before.clone());
-    let changes = folder.fold(&Records::of(&batch(folded)).unwrap(), &mut standings).unwrap();
+    let changes = folder.fold(&Records::of(&batch(folded), &Exceptions::default()).unwrap(), &mut standings).unwrap();
     let [key] = &changes.rows[order].keys().collect::<Vec<_>>()[..] else { panic!("one row was changed") };
     assert_eq!(changes.bases[order], HashMap::from([((*key).clone(), before[order][*key].clone())]));
-    let missing = folder.missing(&Records::of(&batch(other)).unwrap(), Feeds::ALL);
+    let missing = folder.missing(&Records::of(&batch(other), &Exceptions::default()).unwrap(), Feeds::ALL);
     assert_eq!(missing[order].len(), 1, "the other one is asked for again");
 }
 
@@ -326,7 +329,7 @@ fn a_claim_that_tells_another_number_of_partitions_halts_the_fold() {
         Record::Claim(Claim { nonce: 1, url: "http://owner".into(), partitions }).encode(&mut value);
         let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
         let batch = Batch::of([(0, 0, value.as_slice())]);
-        Folder::default().fold(&Records::of(&batch).unwrap(), &mut standings).map(|_| ())
+        Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).map(|_| ())
     };
     fold(None).unwrap();
     fold(Some(PARTITIONS)).unwrap();
@@ -342,12 +345,13 @@ fn another_history_at_a_checkpoint_halts_the_fold() {
         Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
     let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
-    Folder::default().fold(&Records::of(&batch(&one)).unwrap(), &mut standings).unwrap();
+    Folder::default().fold(&Records::of(&batch(&one), &Exceptions::default()).unwrap(), &mut standings).unwrap();
     let mut again: Vec<_> =
         standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
     let mut other = one.clone();
     let last = other.iter().rposition(|(partition, ..)| *partition == 0).unwrap();
     other[last].2 = b"another topic's".to_vec();
-    let error = Folder::default().fold(&Records::of(&batch(&other)).unwrap(), &mut again).unwrap_err();
+    let error =
+        Folder::default().fold(&Records::of(&batch(&other), &Exceptions::default()).unwrap(), &mut again).unwrap_err();
     assert!(matches!(error, FoldError::OtherHistory { partition: 0, .. }), "{error:?}");
 }

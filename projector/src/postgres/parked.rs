@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, StoredView};
 use tokio_postgres::Row;
 
@@ -95,7 +96,9 @@ impl Store {
         let rows = self.client.query(RECORDS, &[&view.name(), &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
-        let records = Records::of(&batch).map_err(|error| StoreError::Fold(error.to_string()))?;
+        // What is parked was read.
+        let records =
+            Records::of(&batch, &Exceptions::default()).map_err(|error| StoreError::Fold(error.to_string()))?;
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
         let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;

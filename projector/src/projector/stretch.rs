@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
+use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerView};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,6 +26,7 @@ use crate::postgres::{End, Store, StoreError};
 use crate::redis::{Advance, Cache, Place, is_early};
 use crate::segments::Segments;
 use crate::snapshots::{self, Due};
+use crate::stops::Stops;
 
 /// One stretch of folding.
 pub(crate) struct Fold {
@@ -32,6 +34,7 @@ pub(crate) struct Fold {
     /// For rows to fold on, and for what is committed by itself.
     pub(super) store: Store,
     pub(crate) folder: Folder,
+    pub(crate) exceptions: Arc<Exceptions>,
     /// Where the fold stands, and where the checkpoints do.
     pub(crate) standings: Vec<Standing>,
     pub(super) committed: Vec<Standing>,
@@ -109,6 +112,7 @@ impl Fold {
             metrics,
             store,
             folder,
+            exceptions: config.exceptions.clone(),
             committed: standings.clone(),
             standings,
             share,
@@ -131,7 +135,7 @@ impl Fold {
     /// `max_records`: of one commit.
     pub(super) async fn next(
         &mut self,
-        (batches, cache, max_records): (&mut Batches, &Cache, usize),
+        ((batches, cache, max_records), stops): ((&mut Batches, &Cache, usize), &Stops),
         assignment: &mut watch::Receiver<Assignment>,
         shutdown: &Shutdown,
     ) -> Result<Next, ProjectorError> {
@@ -154,6 +158,7 @@ impl Fold {
                 () = tokio::time::sleep(IDLE_MOVE), if has_room => Batch::default(),
             },
         };
+        stops.filter(&mut batch, self.standings.len() as u32);
         let until = cache.foretold(self.standings.len() as u32);
         if let Some(rest) = until.and_then(|until| batch.split_off(&until)) {
             self.held.push_front(rest);
@@ -292,7 +297,7 @@ impl Fold {
 
     /// Folds a batch on what is in memory, and on what Postgres has of the rest, or `cache` where Postgres does not answer soon.
     async fn fold(&mut self, batch: &Batch, cache: Option<&Cache>) -> Result<(Changes, usize), ProjectorError> {
-        let records = Records::of(batch)?;
+        let records = Records::of(batch, &self.exceptions)?;
         if self.folder.is_full() {
             let under_way = self.committer.under_way().map(|work| &work.ahead.changes);
             let lacking: Vec<_> =

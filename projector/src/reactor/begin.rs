@@ -108,23 +108,24 @@ struct Past {
 
 impl Past {
     async fn read(&mut self, config: &Config, ends: &[i64]) -> anyhow::Result<()> {
+        config.learn_exceptions().await?;
         let filled = (0..).zip(ends).filter(|(_, end)| **end > 0).map(|(partition, _)| (partition, 0));
         let mut batches = log::follow(&config.kafka, &config.topic.name, &filled.collect::<Vec<_>>())?;
         while self.readers.iter().zip(ends).any(|(reader, end)| reader.next_offset < *end) {
             let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
-            self.take(&batch.context("Kafka gives no more records")??, ends, config.payment_window)?;
+            self.take(&batch.context("Kafka gives no more records")??, ends, config)?;
         }
         Ok(())
     }
 
-    fn take(&mut self, batch: &Batch, ends: &[i64], payment_window: Duration) -> anyhow::Result<()> {
-        for (partition, offset, _, record) in Records::of(batch)?.iter() {
+    fn take(&mut self, batch: &Batch, ends: &[i64], config: &Config) -> anyhow::Result<()> {
+        for (partition, offset, _, record) in Records::of(batch, &config.exceptions)?.iter() {
             if offset >= ends[partition as usize] {
                 continue;
             }
             let verdict = self.readers[partition as usize].read(offset, record)?;
             let (Verdict::Counts, Some(Record::Commit(commit))) = (verdict, record) else { continue };
-            for set in chains::of(commit, (partition, offset), payment_window).alarms {
+            for set in chains::of(commit, (partition, offset), config.payment_window).alarms {
                 let name = (set.alarm, set.aggregate.clone());
                 match set.due {
                     Some(_) => drop(self.alarms.insert(name, set)),

@@ -35,6 +35,7 @@ struct Stand {
 impl Fold {
     pub(super) async fn new(config: &Config, views: Feeds, partitions: usize, limits: Limits) -> anyhow::Result<Self> {
         let partitions = u32::try_from(partitions).context("a number of partitions")?;
+        config.learn_exceptions().await?;
         let progress = Arc::new(AtomicI64::new(0));
         let threads = limits.threads.get().min(partitions as usize);
         let mut workers = Vec::new();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use schemas::exceptions::Exceptions;
 use tokio::sync::watch;
 
 use super::limits::{Piece, Share};
@@ -32,6 +33,7 @@ pub(super) struct Worker {
     standings: Vec<Standing>,
     committed: Vec<Standing>,
     batches: Batches,
+    exceptions: Arc<Exceptions>,
     piece: Piece,
     /// What was read beyond the last goal: as much as came to the log while the rest was read up to there.
     ahead: Vec<Batch>,
@@ -66,6 +68,7 @@ impl Worker {
             committed: standings.clone(),
             standings,
             batches,
+            exceptions: config.exceptions.clone(),
             piece,
             ahead: Vec::new(),
             changes: Changes::default(),
@@ -115,7 +118,7 @@ impl Worker {
             self.folder.clear();
         }
         let before = self.position();
-        let records = Records::of(batch)?;
+        let records = Records::of(batch, &self.exceptions)?;
         let missing = self.folder.missing(&records, self.views);
         self.folder.remember(self.store.rows(&missing).await?);
         let changes = self.folder.fold(&records, &mut self.standings)?;

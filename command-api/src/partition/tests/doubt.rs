@@ -6,10 +6,10 @@ use schemas::chain::Passed;
 use schemas::record::Epoch;
 
 use super::{
-    FOREIGN_NONCE, Kind, RESERVED, RESTOCKED, Shop, accepted, claim, fence, int, kind, register, rejected, replayed,
-    reserve, stray,
+    FOREIGN_NONCE, Kind, RESERVED, RESTOCKED, Shop, accepted, claim, except, fence, int, kind, register, rejected,
+    replayed, reserve, stray, unreadable,
 };
-use crate::partition::{DoubtCause, ReadTo, Role, Ticket};
+use crate::partition::{DoubtCause, HaltError, ReadTo, Role, Ticket};
 
 #[test]
 fn a_displaced_record_leads_to_a_look_and_the_epoch_goes_on_without_a_claim() {
@@ -44,6 +44,33 @@ fn after_a_displacement_no_answer_names_too_early_an_offset() {
     shop.ask_for("c", reserve("o-3"));
     shop.settle();
     assert_eq!(shop.answers(), [("repeat", replayed(3, RESERVED, 4)), ("c", rejected("out_of_stock", 3, 4))]);
+}
+
+#[test]
+fn an_owner_that_a_stray_stops_answers_what_it_decided_once_that_is_excepted() {
+    let mut shop = Shop::stocked(1);
+    shop.ask_for("a", reserve("o-1"));
+    let place = shop.write(unreadable());
+    let a = shop.carry();
+    shop.report(a);
+    except(&shop.out.exceptions, place, b"another value");
+    except(&shop.out.exceptions, place + 1, &unreadable());
+    for _ in 0..2 {
+        assert!(matches!(shop.try_read(), Err(HaltError::Record(_))));
+        assert_eq!((shop.machine.role(), shop.answers()), (Role::Unsettled, vec![]));
+    }
+    except(&shop.out.exceptions, place, &unreadable());
+    shop.read();
+    assert_eq!((shop.machine.role(), shop.answers()), (Role::Owner, vec![("a", accepted(2, RESERVED, 3))]));
+    assert_eq!((&shop.out.passed[..], shop.log.len()), (&[Passed::Foreign][..], 4));
+    // Who comes to own it later reads the same.
+    let mut later = Shop { log: shop.log.clone(), ..Shop::closed() };
+    later.out.exceptions = shop.out.exceptions.clone();
+    later.machine.take_over(&mut later.out);
+    later.settle();
+    later.ask("repeat", "a", reserve("o-1"));
+    later.settle();
+    assert_eq!(later.answers(), [("repeat", replayed(2, RESERVED, 3))]);
 }
 
 #[test]

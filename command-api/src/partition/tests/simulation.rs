@@ -5,6 +5,7 @@ mod keeping;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use domain::ids::OrderId;
 use domain::product::{By, Command, Event, Holder, Rejection};
@@ -17,14 +18,16 @@ use schemas::answers::{Answer, rejection_name};
 use schemas::chain::{Passed, Reader, Verdict};
 use schemas::commands::Precondition;
 use schemas::events::WireEvent;
+use schemas::exceptions::Exceptions;
 use schemas::record::{Commit, Epoch, Record};
 
 use super::{
-    PARTITION, PARTITIONS, Recorder, Sent, WINDOW, encoded, end_of, index, int, product, register, request, stray,
+    PARTITION, PARTITIONS, Recorder, Sent, WINDOW, encoded, end_of, except, index, int, product, register, request,
+    stray, unreadable,
 };
 use keeping::{Ask, NamesAsk, Reading};
 
-use crate::partition::{DoubtCause, NoOffset, Partition, ReadTo, Request, Role, Ticket, Trust};
+use crate::partition::{DoubtCause, HaltError, NoOffset, Partition, ReadTo, Request, Role, Ticket, Trust};
 
 /// Picks one of what is there, by its number modulo how many there are.
 type Pick = usize;
@@ -80,6 +83,10 @@ enum Op {
     Refuse(Pick, usize),
     /// A record that is not ours.
     Stray,
+    /// One that cannot be told from ours, and cannot be read.
+    Unreadable,
+    /// An operator excepts what cannot be read so far.
+    Except,
     /// So many more records are kept outside.
     Keep(usize),
     /// A machine hears how far that is.
@@ -174,11 +181,15 @@ struct Seen {
     caught_up_with_names: usize,
     let_go_by_clock: usize,
     poisoned: usize,
+    halted: usize,
 }
 
 struct World {
     wishes: Vec<Wish>,
     log: Vec<Vec<u8>>,
+    /// Up to here all of it can be read, or is excepted.
+    readable: usize,
+    exceptions: Arc<Exceptions>,
     machines: Vec<Machine>,
     flights: Vec<Flight>,
     reports: Vec<Report>,
@@ -196,10 +207,13 @@ struct World {
 impl World {
     /// One machine owns the partition, and every product is on sale.
     fn new(machines: usize, wishes: &[Wish]) -> Self {
+        let exceptions = Recorder::<usize>::new(0).exceptions;
         let mut world = Self {
             wishes: wishes.to_vec(),
             log: vec![],
-            machines: (0..machines).map(|it| machine(it, 0)).collect(),
+            readable: 0,
+            machines: (0..machines).map(|it| machine((it, 0), &exceptions)).collect(),
+            exceptions,
             flights: vec![],
             reports: vec![],
             asked: vec![],
@@ -259,7 +273,7 @@ impl World {
             }
             Op::Crash(pick) => {
                 let it = pick % self.machines.len();
-                self.machines[it] = machine(it, self.machines[it].life + 1);
+                self.machines[it] = machine((it, self.machines[it].life + 1), &self.exceptions);
             }
             Op::Pause(pick, ops) => {
                 let it = pick % self.machines.len();
@@ -270,6 +284,8 @@ impl World {
                 self.machines[it].out.refusals = records;
             }
             Op::Stray => self.log.push(stray()),
+            Op::Unreadable => self.log.push(unreadable()),
+            Op::Except => self.except(),
             Op::Keep(records) => self.keep(records),
             Op::Tell(pick) => self.tell(pick % self.machines.len()),
             Op::Bring(pick, reading) => self.bring(pick, reading),
@@ -287,6 +303,7 @@ impl World {
 
     /// Faults end: all that is still in flight arrives, every report is heard and every read ends.
     fn settle(&mut self) {
+        self.except();
         for machine in &mut self.machines {
             (machine.paused_until, machine.out.refusals, machine.skew) = (0, 0, 0);
         }
@@ -344,7 +361,7 @@ impl World {
         self.clock += POISON_MS;
         self.send(it, self.wishes.len() - 1);
         self.clock -= POISON_MS;
-        self.machines[it] = machine(it, self.machines[it].life + 1);
+        self.machines[it] = machine((it, self.machines[it].life + 1), &self.exceptions);
     }
 
     fn wish(&mut self, machine: usize, wish: Wish) -> usize {
@@ -424,7 +441,15 @@ impl World {
         let Some((from, ReadTo::Offset(end))) = machine.out.reading else { unreachable!("picked as reading") };
         let to = end.min(from.saturating_add(int(records.min(self.log.len()))));
         for offset in from..to {
-            machine.partition.record(offset, &self.log[index(offset)], &mut machine.out).unwrap();
+            match machine.partition.record(offset, &self.log[index(offset)], &mut machine.out) {
+                Ok(()) => {}
+                Err(HaltError::Record(_)) => {
+                    self.seen.halted += 1;
+                    machine.out.reading = Some((offset, ReadTo::Offset(end)));
+                    return;
+                }
+                Err(error) => panic!("{error:?}"),
+            }
         }
         machine.out.reading = Some((to, ReadTo::Offset(end)));
         if to == end {
@@ -432,6 +457,15 @@ impl World {
             machine.partition.read_ended(now, &mut machine.out).unwrap();
         }
         self.end_turn(it);
+    }
+
+    fn except(&mut self) {
+        for (offset, value) in self.log.iter().enumerate().skip(self.readable) {
+            if *value == unreadable() {
+                except(&self.exceptions, int(offset), value);
+            }
+        }
+        self.readable = self.log.len();
     }
 
     /// Ends a machine's turn, then does what it asked for.
@@ -521,18 +555,23 @@ impl World {
         }
     }
 
-    /// Every answer is what the log says, and was so between the request and the answer.
-    fn check_answers(&mut self) {
-        let history = History::of(&self.log);
+    /// No commit tells a time that no clock could have told, except what a clock that was believed wrongly left behind.
+    fn check_times(&mut self, history: &History) {
         let mut latest = self.clock + MAX_SKEW_MS;
         for commit in &history.commits {
-            commit.check(&history, &self.wishes);
             if commit.key == "poison" && commit.at > latest {
                 latest = commit.at;
                 self.seen.poisoned += 1;
             }
             assert!(commit.at <= latest, "{commit:?} tells a time that never was");
         }
+    }
+
+    /// Every answer is what the log says, and was so between the request and the answer.
+    fn check_answers(&mut self) {
+        let history = History::of(&self.log);
+        history.commits.iter().for_each(|commit| commit.check(&history, &self.wishes));
+        self.check_times(&history);
         self.check_batches(&history);
         let seen = &mut self.seen;
         seen.counted_elsewhere += history.commits.iter().filter(|commit| commit.is_displaced).count();
@@ -675,7 +714,8 @@ impl History {
         let products = vec![BTreeMap::new()];
         let mut history = Self { reader: Reader::START, commits: vec![], verdicts: vec![], products };
         for (offset, value) in (0..).zip(log) {
-            let record = Record::decode(value).unwrap();
+            // Of what cannot be read all is excepted in the end.
+            let record = Record::decode(value).unwrap_or(None);
             let verdict = history.reader.read(offset, record.as_ref()).unwrap();
             let mut products = history.products.last().unwrap().clone();
             if let (Verdict::Counts, Some(Record::Commit(commit))) = (verdict, &record) {
@@ -740,10 +780,11 @@ fn batch(attempt: usize) -> Option<u64> {
     (!attempt.is_multiple_of(4)).then_some(attempt as u64 % 2)
 }
 
-fn machine(it: usize, life: u32) -> Machine {
+fn machine((it, life): (usize, u32), exceptions: &Arc<Exceptions>) -> Machine {
     let partition = Partition::new((PARTITION, PARTITIONS), format!("http://machine-{it}"), WINDOW);
     let nonces = 1_000_000 * (it as u64 + 1) + 1000 * u64::from(life);
-    Machine { skew: 0, partition, out: Recorder::new(nonces), life, paused_until: 0 }
+    let out = Recorder { exceptions: exceptions.clone(), ..Recorder::new(nonces) };
+    Machine { skew: 0, partition, out, life, paused_until: 0 }
 }
 
 fn any_fate() -> impl Strategy<Value = Fate> {
@@ -811,6 +852,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Ghost),
         2 => (machine(), any_skew()).prop_map(|(pick, skew)| Op::Skew(pick, skew)),
         1 => Just(Op::Poison),
+        1 => Just(Op::Unreadable),
+        1 => Just(Op::Except),
         3 => prop_oneof![1..6_usize, Just(usize::MAX)].prop_map(Op::Keep),
         3 => machine().prop_map(Op::Tell),
         8 => (any_pick(), any_reading()).prop_map(|(pick, reading)| Op::Bring(pick, reading)),
@@ -879,6 +922,7 @@ fn the_simulation_meets_every_fate() {
             ("caught up with names", seen.caught_up_with_names),
             ("let go by clock", seen.let_go_by_clock),
             ("poisoned", seen.poisoned),
+            ("halted", seen.halted),
         ] {
             *all.entry(name).or_default() += count;
         }

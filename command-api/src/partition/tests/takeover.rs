@@ -2,6 +2,7 @@
 
 use domain::product::Command;
 use schemas::chain::Passed;
+use schemas::exceptions::{Stray, Unreadable};
 use schemas::record::{Claim, Commit, Epoch, Record};
 
 use super::{
@@ -102,7 +103,10 @@ fn a_record_that_cannot_be_read_halts_with_its_offset() {
         shop.write(unreadable.to_vec());
         shop.machine.take_over(&mut shop.out);
         let halted = shop.try_read();
-        assert!(matches!(halted, Err(HaltError::Record { offset: 2, .. })), "{halted:?}");
+        assert!(
+            matches!(halted, Err(HaltError::Record(Unreadable { stray: Stray { offset: 2, .. }, .. }))),
+            "{halted:?}"
+        );
     }
 }
 

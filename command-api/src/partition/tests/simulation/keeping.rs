@@ -4,7 +4,7 @@ use domain::{State, TimeMs};
 use schemas::idempotency::IdempotencyKey;
 
 use super::{Counted, History, NEW, Pick, World, product};
-use crate::partition::tests::int;
+use crate::partition::tests::{int, unreadable};
 use crate::partition::{Checkpoint, Kept, KeptNames, KeptState, Repeat, Unavailable, Wanted};
 
 /// What a machine asked for.
@@ -34,7 +34,10 @@ pub(super) enum Reading {
 impl World {
     /// More of the log is kept.
     pub(super) fn keep(&mut self, records: usize) {
-        self.kept = self.log.len().min(self.kept.saturating_add(records));
+        // Whoever keeps it reads it as everyone does.
+        let unread = self.log.iter().skip(self.readable).position(|value| *value == unreadable());
+        let readable = unread.map_or(self.log.len(), |unread| self.readable + unread);
+        self.kept = readable.min(self.kept.saturating_add(records));
     }
 
     pub(super) fn tell(&mut self, it: usize) {

@@ -1,0 +1,198 @@
+//! How a reader comes past a value of the log that cannot be read: [`schemas::exceptions`], and the commands that sign one.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use chassis::env::{Env, EnvError};
+use chassis::kafka::KafkaSettings;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use schemas::exceptions::{Exceptions, Keys, SigningKey, Stray, may_be_of_a_newer_build};
+use schemas::record::Record;
+use schemas::topic;
+
+use crate::config::{self, Config};
+use crate::dispatch::now;
+use crate::kafka::reader::LogReader;
+use crate::kafka::topic::create_exceptions;
+
+const SIGNING_KEY: &str = "LOG_EXCEPTION_SIGNING_KEY";
+const KAFKA_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+/// Of a value, for a person to see what it is.
+const SHOWN_BYTES: usize = 400;
+const EXCEPT: &str = "except PARTITION OFFSET --because TEXT [--no-build-reads-it]";
+
+/// The exceptions, and where new ones come from.
+#[derive(Clone)]
+pub(crate) struct ExceptionLog {
+    kafka: KafkaSettings,
+    topic: String,
+    pub(crate) known: Arc<Exceptions>,
+}
+
+impl ExceptionLog {
+    pub(crate) fn of(config: &Config) -> Self {
+        let (kafka, known) = (config.kafka.clone(), config.exceptions.clone());
+        Self { kafka, topic: topic::exceptions(&config.topic.name), known }
+    }
+
+    /// Waits until an exception passes it; for ever where it is nothing that one could pass.
+    pub(crate) async fn pass(self, stray: Option<Stray>) {
+        let Some(stray) = stray else { return std::future::pending().await };
+        let is_passed = |values: &[Vec<u8>]| {
+            self.known.learn(values);
+            self.known.pass(&stray)
+        };
+        self.kafka.await_values(&self.topic, is_passed).await;
+    }
+}
+
+/// The command line behind `except`.
+#[derive(Debug, PartialEq, Eq)]
+struct Wish {
+    partition: u32,
+    offset: i64,
+    because: String,
+    /// The operator is certain of it.
+    no_build_reads_it: bool,
+}
+
+impl Wish {
+    fn from_args(args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        let (mut places, mut because, mut no_build_reads_it) = (Vec::new(), String::new(), false);
+        let mut args = args;
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--because" => because = args.next().unwrap_or_default().trim().to_owned(),
+                "--no-build-reads-it" => no_build_reads_it = true,
+                place => places.push(place.parse::<i64>().with_context(|| format!("{place:?}: {EXCEPT}"))?),
+            }
+        }
+        let [partition, offset] = places[..] else { bail!("a partition and an offset are missing: {EXCEPT}") };
+        ensure!(offset >= 0, "{offset} is no offset");
+        ensure!(
+            !because.is_empty(),
+            "say --because of what no event is lost: whoever looks at the log later must know"
+        );
+        Ok(Self { partition: partition.try_into().context("a partition")?, offset, because, no_build_reads_it })
+    }
+}
+
+/// Signs an exception for a value of the log that cannot be read, and appends it to the topic of exceptions.
+pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let wish = Wish::from_args(args)?;
+    let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
+    let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY)?;
+    if let Some(keys) = keys(env)? {
+        ensure!(keys.contain(&key), "LOG_EXCEPTION_KEYS lacks {}: no reader would honour this key", key.public());
+    }
+    let reader = LogReader::start(&kafka, &log.name, 1)?;
+    let value = tokio::time::timeout(KAFKA_ANSWERS_WITHIN, reader.record(wish.partition, wish.offset)).await;
+    let value = value.context("Kafka does not give that record")?.context("there is no such record")?;
+    println!("partition {}, offset {}, {} bytes:", wish.partition, wish.offset, value.len());
+    let shown = &value[..value.len().min(SHOWN_BYTES)];
+    println!("{}{}", shown.escape_ascii(), if shown.len() < value.len() { " …" } else { "" });
+    judge(&value, wish.no_build_reads_it)?;
+    let exception = Stray::new(wish.partition, wish.offset, &value).exception(&wish.because, now().0);
+    let sha256 = exception.sha256.clone();
+    create_exceptions(&kafka, &log).await?;
+    let producer: FutureProducer = kafka.producer("command-api except").create().context("create a Kafka producer")?;
+    let (topic, signed) = (topic::exceptions(&log.name), key.sign(exception));
+    let record = FutureRecord::<(), _>::to(&topic).partition(0).payload(&signed);
+    producer.send(record, KAFKA_ANSWERS_WITHIN).await.map_err(|(error, _)| error).context("append the exception")?;
+    println!("excepted: sha256 {sha256}, signed by {}, because {:?}", key.public(), wish.because);
+    println!("readers that honour this key go on within seconds, by themselves");
+    Ok(())
+}
+
+/// Only what no build reads may be passed over.
+fn judge(value: &[u8], no_build_reads_it: bool) -> anyhow::Result<()> {
+    match Record::decode(value) {
+        Ok(Some(_)) => bail!("this is a record that can be read: it may count, and no exception passes it"),
+        Ok(None) => bail!("this is no record of ours: readers pass it over without an exception"),
+        Err(error) if may_be_of_a_newer_build(value, &error) && !no_build_reads_it => bail!(
+            "{error}; a newer build may read it, and would count what the others pass over. Start that build instead; \
+             where no build ever wrote it, say --no-build-reads-it"
+        ),
+        Err(error) => {
+            println!("{error}");
+            Ok(())
+        }
+    }
+}
+
+/// Makes a key pair, unless there is one: the file for who signs, and beside it, with `.pub`, the one for all readers.
+pub fn make_key(file: Option<String>) -> anyhow::Result<()> {
+    let file = file.context("exception-key FILE: where the private key is to be")?;
+    let (private, public) = (Path::new(&file), format!("{file}.pub"));
+    if !private.exists() {
+        let seed: String = rand::random::<[u8; 32]>().map(|byte| format!("{byte:02x}")).concat();
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(private);
+        let written = made.and_then(|mut made| writeln!(made, "{seed}"));
+        written.with_context(|| format!("write {file}"))?;
+    }
+    let text = fs::read_to_string(private).with_context(|| format!("read {file}"))?;
+    let key: SigningKey = text.trim().parse().with_context(|| file.clone())?;
+    fs::write(&public, format!("{}\n", key.public())).with_context(|| format!("write {public}"))?;
+    println!("{}", key.public());
+    Ok(())
+}
+
+/// `LOG_EXCEPTION_KEYS`; `None`: nobody's are honoured.
+pub(crate) fn keys(env: &Env) -> Result<Option<Keys>, EnvError> {
+    let unfit = |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is no list of public keys" };
+    env.optional_secret("LOG_EXCEPTION_KEYS")?.map(|keys| keys.expose().parse().map_err(unfit)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(line: &str) -> anyhow::Result<Wish> {
+        Wish::from_args(line.split('|').map(str::to_owned))
+    }
+
+    #[test]
+    fn an_exception_needs_a_place_and_a_reason() {
+        let because = "a test wrote it".to_owned();
+        let expected = Wish { partition: 3, offset: 17, because, no_build_reads_it: false };
+        assert_eq!(wish("3|17|--because|a test wrote it").unwrap(), expected);
+        for line in
+            ["3|17", "3|17|--because", "3|17|--because| ", "3|--because|x", "-1|0|--because|x", "a|1|--because|x"]
+        {
+            assert!(wish(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_count_for_any_build_is_not_excepted() {
+        let fence = br#"st1{"fence":{"epoch":[0,"00000000000000aa"],"seq":1}}"#;
+        for (value, plain, certain) in
+            [(&b"stop"[..], true, true), (b"st2{}", false, true), (fence, false, false), (b"hello", false, false)]
+        {
+            let judged = (judge(value, false).is_ok(), judge(value, true).is_ok());
+            assert_eq!(judged, (plain, certain), "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let file = std::env::temp_dir().join(format!("stampede-exception-key-{}", std::process::id()));
+        let (name, read) = (file.to_str().unwrap().to_owned(), |name: &str| fs::read_to_string(name).unwrap());
+        make_key(Some(name.clone())).unwrap();
+        let made = (read(&name), read(&format!("{name}.pub")));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        make_key(Some(name.clone())).unwrap();
+        assert_eq!((read(&name), read(&format!("{name}.pub"))), made);
+        let (key, keys): (SigningKey, Keys) = (made.0.trim().parse().unwrap(), made.1.parse().unwrap());
+        fs::remove_file(&file).unwrap();
+        fs::remove_file(format!("{name}.pub")).unwrap();
+        assert!(keys.contain(&key));
+    }
+}

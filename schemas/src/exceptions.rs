@@ -1,0 +1,216 @@
+//! Signed exceptions: how readers of the log get past a value that begins as a record of ours and cannot be read.
+//!
+//! An operator signs one for one value at one place. They lie on a topic beside the log, [`crate::topic::exceptions`], and
+//! readers know the public keys of those who may sign.
+//!
+//! Invariant: an exception passes what cannot be read, and nothing else: it is asked for only after decoding has failed,
+//! and names the value by its hash. What it passes counts for nobody and takes its offset, for every reader.
+//!
+//! Invariant: whoever reads the log decodes it by [`Exceptions::decode`], so that no two readers can disagree.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{PoisonError, RwLock};
+
+use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::record::{Record, RecordError};
+
+/// What is signed begins with this: a key's other signatures say nothing here.
+const CONTEXT: &[u8] = b"stampede log exception 1\n";
+
+/// A value of the log at its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stray {
+    pub partition: u32,
+    pub offset: i64,
+    sha256: [u8; 32],
+}
+
+/// A value that cannot be read and is no exception. Its reader stops here, in this partition alone.
+#[derive(Debug, thiserror::Error)]
+#[error("the record at offset {} of partition {} cannot be read", stray.offset, stray.partition)]
+pub struct Unreadable {
+    pub stray: Stray,
+    pub source: RecordError,
+}
+
+/// What an operator signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exception {
+    pub partition: u32,
+    pub offset: i64,
+    /// Of the value, in 64 hexadecimal digits.
+    pub sha256: String,
+    /// Why no event is lost by passing it over.
+    pub reason: String,
+    pub at_ms: u64,
+}
+
+/// A record of the topic of exceptions.
+#[derive(Debug, Serialize, Deserialize)]
+struct Signed {
+    exception: Exception,
+    /// In 128 hexadecimal digits.
+    signature: String,
+}
+
+/// The keys whose exceptions are honoured.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(Vec<VerifyingKey>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("it is not 64 hexadecimal digits of an Ed25519 key")]
+pub struct NoKey;
+
+/// Signs exceptions.
+pub struct SigningKey(ed25519_dalek::SigningKey);
+
+/// The exceptions that are honoured, as far as they were learned.
+#[derive(Debug, Default)]
+pub struct Exceptions {
+    keys: Keys,
+    known: RwLock<HashSet<Stray>>,
+}
+
+impl Stray {
+    pub fn new(partition: u32, offset: i64, value: &[u8]) -> Self {
+        Self { partition, offset, sha256: Sha256::digest(value).into() }
+    }
+
+    /// Returns what is to be signed to pass it over.
+    pub fn exception(&self, reason: &str, at_ms: u64) -> Exception {
+        let Self { partition, offset, sha256 } = *self;
+        Exception { partition, offset, sha256: hex(&sha256), reason: reason.to_owned(), at_ms }
+    }
+}
+
+impl Exception {
+    fn message(&self) -> Vec<u8> {
+        let mut message = CONTEXT.to_vec();
+        serde_json::to_writer(&mut message, self).expect("an exception holds nothing that JSON cannot");
+        message
+    }
+}
+
+impl Exceptions {
+    pub fn honouring(keys: Keys) -> Self {
+        Self { keys, known: RwLock::default() }
+    }
+
+    /// Reads a value of the log; `None` is not ours, or excepted.
+    pub fn decode<'a>(
+        &self,
+        (partition, offset): (u32, i64),
+        value: &'a [u8],
+    ) -> Result<Option<Record<'a>>, Unreadable> {
+        Record::decode(value).or_else(|source| {
+            let stray = Stray::new(partition, offset, value);
+            if self.pass(&stray) { Ok(None) } else { Err(Unreadable { stray, source }) }
+        })
+    }
+
+    /// Tells whether an exception that was learned passes what could not be read.
+    pub fn pass(&self, stray: &Stray) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).contains(stray)
+    }
+
+    /// Takes in what the topic of exceptions holds. What nobody known has signed is left out.
+    pub fn learn(&self, values: &[impl AsRef<[u8]>]) {
+        let honoured = values.iter().filter_map(|value| self.keys.verify(value.as_ref()));
+        let honoured: Vec<_> = honoured.collect();
+        self.known.write().unwrap_or_else(PoisonError::into_inner).extend(honoured);
+    }
+}
+
+impl Keys {
+    /// Returns what a value of the topic passes over; `None`: none of these keys has signed it.
+    fn verify(&self, value: &[u8]) -> Option<Stray> {
+        let Signed { exception, signature } = serde_json::from_slice(value).ok()?;
+        let (signature, message) = (Signature::from_bytes(&bytes(&signature)?), exception.message());
+        let is_signed = self.0.iter().any(|key| key.verify_strict(&message, &signature).is_ok());
+        let Exception { partition, offset, sha256, .. } = exception;
+        is_signed.then_some(Stray { partition, offset, sha256: bytes(&sha256)? })
+    }
+
+    pub fn contain(&self, key: &SigningKey) -> bool {
+        self.0.contains(&key.0.verifying_key())
+    }
+}
+
+/// Separated by commas or white space.
+impl FromStr for Keys {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        let key = |text: &str| VerifyingKey::from_bytes(&bytes(text).ok_or(NoKey)?).map_err(|_| NoKey);
+        let texts = text.split([',', ' ', '\n', '\r', '\t']).filter(|text| !text.is_empty());
+        texts.map(key).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl SigningKey {
+    /// `seed`: 32 random bytes, which are the key.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(ed25519_dalek::SigningKey::from_bytes(seed))
+    }
+
+    /// Returns the public key, as [`Keys`] takes it.
+    pub fn public(&self) -> String {
+        hex(self.0.verifying_key().as_bytes())
+    }
+
+    /// Returns the record for the topic of exceptions.
+    pub fn sign(&self, exception: Exception) -> Vec<u8> {
+        let signature = hex(&self.0.sign(&exception.message()).to_bytes());
+        serde_json::to_vec(&Signed { exception, signature }).expect("an exception holds nothing that JSON cannot")
+    }
+}
+
+impl FromStr for SigningKey {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        bytes(text).map(|seed| Self::from_seed(&seed)).ok_or(NoKey)
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Tells whether a build to come may read what this one cannot: then it would count there, and an exception would set
+/// the builds at odds.
+pub fn may_be_of_a_newer_build(value: &[u8], error: &RecordError) -> bool {
+    let body = || value.iter().position(|byte| *byte == b'{').map(|start| &value[start..]);
+    match error {
+        RecordError::NewerFormat(_) => true,
+        RecordError::Unreadable(_) => body().is_some_and(|body| serde_json::from_slice::<IgnoredAny>(body).is_ok()),
+        RecordError::NoFormat => false,
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    // `from_str_radix` alone would let a sign pass for a digit.
+    if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

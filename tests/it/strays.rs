@@ -1,0 +1,239 @@
+//! A value of the log that no build can read stops its partition alone, and an operator's exception lets all who read it
+//! go on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use domain::AggregateType;
+use projector::audit::audit;
+use projector::rebuild::{Wish, rebuild};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+
+use crate::fixture::{Client, Service, Shop, append_values, eventually, pause, server};
+
+const PARTITIONS: u32 = 3;
+const HALTED: u32 = 1;
+
+/// The name of an aggregate that lies in a partition.
+fn id(aggregate: AggregateType, partition: u32) -> String {
+    let mut names = (0..).map(|n| format!("of-{partition}-{n}"));
+    names.find(|name| schemas::aggregate::partition(aggregate, name, PARTITIONS) == partition).unwrap()
+}
+
+fn product(partition: u32) -> String {
+    id(AggregateType::Product, partition)
+}
+
+/// A pair of keys, whose files go with it.
+struct Keys {
+    file: PathBuf,
+    public: String,
+}
+
+impl Keys {
+    fn new(shop: &Shop) -> Self {
+        let file = std::env::temp_dir().join(format!("stampede-{}", shop.topic));
+        command_api::make_key(Some(file.to_str().unwrap().to_owned())).unwrap();
+        let public = std::fs::read_to_string(file.with_extension("pub")).unwrap();
+        Self { file, public }
+    }
+
+    /// As an operator does. Returns what it printed, if it did what it was told.
+    async fn except(&self, shop: &Shop, offset: i64) -> Result<String, String> {
+        let mut command = Command::new(format!("{}/command-api", server("TEST_BIN_DIR")));
+        command.envs([("KAFKA_BROKERS", &shop.brokers), ("EVENTS_TOPIC", &shop.topic)]);
+        command.env("LOG_EXCEPTION_SIGNING_KEY_FILE", &self.file);
+        command.args(["except", &HALTED.to_string(), &offset.to_string(), "--because", "a test wrote it"]);
+        let output = command.output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        for file in [self.file.clone(), self.file.with_extension("pub")] {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// Commands on a product of each partition, by their keys, until it is over.
+struct Load {
+    over: Arc<AtomicBool>,
+    sent: JoinHandle<Vec<(u32, String, bool)>>,
+}
+
+impl Load {
+    fn begin(commands: &Client) -> Self {
+        let (commands, over) = (commands.clone(), Arc::new(AtomicBool::new(false)));
+        let is_over = over.clone();
+        let sent = tokio::spawn(async move {
+            let mut sent = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                for partition in 0..PARTITIONS {
+                    let key = format!("load-{}", sent.len());
+                    let is_taken = restock(&commands, partition, &key).await;
+                    assert!(is_taken || partition == HALTED, "partition {partition} does not take {key}");
+                    sent.push((partition, key, is_taken));
+                }
+                pause().await;
+            }
+            sent
+        });
+        Self { over, sent }
+    }
+
+    /// Returns how many commands took effect in a partition, once those have that were refused, too.
+    async fn end(self, commands: &Client, partition: u32) -> usize {
+        self.over.store(true, Ordering::Relaxed);
+        let sent = self.sent.await.unwrap();
+        assert!(sent.iter().any(|(_, _, is_taken)| !is_taken), "nothing was refused");
+        let here = sent.iter().filter(|(at, ..)| *at == partition);
+        for (_, key, _) in here.clone() {
+            eventually("what was sent before is taken", async || restock(commands, partition, key).await.then_some(()))
+                .await;
+        }
+        here.count()
+    }
+}
+
+/// Returns whether it was taken.
+async fn restock(commands: &Client, partition: u32, key: &str) -> bool {
+    let patience = if partition == HALTED { "wait=1" } else { "wait=20" };
+    let headers = [("idempotency-key", key), ("prefer", patience)];
+    let path = format!("/v1/products/{}/restock", product(partition));
+    let answer = commands.post_with(&path, &headers, json!({ "quantity": 1 })).await;
+    assert!([200, 503].contains(&answer.status.as_u16()), "{answer:?}");
+    answer.status == 200
+}
+
+struct Halting {
+    shop: Shop,
+    keys: Keys,
+    command_api: Service,
+    projector: Service,
+    queries: Client,
+    _query_api: Service,
+}
+
+impl Halting {
+    /// With a product in each partition.
+    async fn new() -> Self {
+        let shop = Shop::with_views(PARTITIONS).await;
+        let keys = Keys::new(&shop);
+        let command_api = Service::command_api(&shop.write_env(owns_all(&keys))).await;
+        command_api.wait_ready().await;
+        let honours = ("LOG_EXCEPTION_KEYS", keys.public.clone());
+        let reacts = ("REACTOR_COMMAND_URLS", format!("http://{}", command_api.internal_addr()));
+        let projector = Service::projector(&shop.env([honours, reacts]));
+        projector.wait_ready().await;
+        let query_api = shop.query_api().await;
+        for partition in 0..PARTITIONS {
+            let data = json!({ "name": "A", "price_cents": 5, "stock": 1000 });
+            let path = format!("/v1/products/{}/register", product(partition));
+            command_api.client().post(&path, data).await.accepted(&["product.registered.v1"]);
+        }
+        let queries = query_api.client();
+        Self { shop, keys, command_api, projector, queries, _query_api: query_api }
+    }
+
+    /// A command on a product of the partition, and the view that shows it, by its token.
+    async fn goes_on(&self, partition: u32, key: &str) {
+        let (commands, product) = (self.command_api.client(), product(partition));
+        let restock = format!("/v1/products/{product}/restock");
+        let token = eventually("a command is taken", async || {
+            let headers = [("idempotency-key", key)];
+            let answer = commands.post_with(&restock, &headers, json!({ "quantity": 1 })).await;
+            (answer.status == 200).then(|| answer.token())
+        })
+        .await;
+        self.queries.is_stored(&token).await;
+        let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+        assert_eq!(self.queries.get_with(&format!("/v1/products/{product}"), &fresh).await.status, 200);
+    }
+
+    /// An order of the one partition comes to hold units of the other.
+    async fn confirms(&self, order: u32, of_product: u32) {
+        let order = id(AggregateType::Order, order);
+        let lines = json!([{ "product": product(of_product), "quantity": 1, "amount_cents": 5 }]);
+        let place = format!("/v1/orders/{order}/place");
+        let placed = self.command_api.client().post(&place, json!({ "customer": "ann", "lines": lines })).await;
+        placed.accepted(&["order.placed.v1"]);
+        eventually("the order is confirmed", async || {
+            let answer = self.queries.get(&format!("/v1/orders/{order}")).await;
+            (answer.status == 200 && answer.json()["data"]["status"] == "confirmed").then_some(())
+        })
+        .await;
+    }
+
+    /// Whoever reads the partition says so.
+    async fn tell(&self, halted: bool) {
+        let is = if halted { " 1" } else { " 0" };
+        for (service, reader) in
+            [(&self.command_api, ""), (&self.projector, "reader=\"views\""), (&self.projector, "reader=\"reactor\"")]
+        {
+            eventually(&format!("it says that it is halted{is}: {reader}"), async || {
+                let metrics = service.admin_client().get("/metrics").await.text;
+                let is_of = |line: &&str| {
+                    line.starts_with("stampede_partition_halted")
+                        && line.contains(&format!("partition=\"{HALTED}\""))
+                        && line.contains(reader)
+                };
+                let line = metrics.lines().find(is_of)?.to_owned();
+                line.ends_with(is).then_some(())
+            })
+            .await;
+            assert_eq!(service.admin_client().get("/readyz").await.status, 200, "it serves the others");
+        }
+    }
+
+    async fn stock(&self, partition: u32) -> Value {
+        self.queries.get(&format!("/v1/products/{}", product(partition))).await.json()["data"]["stock"].clone()
+    }
+}
+
+fn owns_all(keys: &Keys) -> [(&'static str, String); 2] {
+    [("PARTITIONS", format!("0-{}", PARTITIONS - 1)), ("LOG_EXCEPTION_KEYS", keys.public.clone())]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stray_stops_one_partition_until_an_exception_lets_everyone_who_reads_it_go_on() {
+    let mut halting = Halting::new().await;
+    let commands = halting.command_api.client();
+    let load = Load::begin(&commands);
+    halting.goes_on(HALTED, "before").await;
+    let offset = append_values(&halting.shop, HALTED, &[(String::new(), b"stop".to_vec())]).await[0];
+    halting.tell(true).await;
+
+    let others: Vec<_> = (0..PARTITIONS).filter(|partition| *partition != HALTED).collect();
+    for partition in &others {
+        halting.goes_on(*partition, "meanwhile").await;
+    }
+    halting.confirms(others[0], others[1]).await;
+
+    let refused = halting.keys.except(&halting.shop, offset - 1).await.unwrap_err();
+    assert!(refused.contains("can be read"), "{refused}");
+    let told = halting.keys.except(&halting.shop, offset).await.unwrap();
+    assert!(told.contains("\nstop\n"), "{told}");
+
+    halting.goes_on(HALTED, "after").await;
+    halting.confirms(HALTED, HALTED).await;
+    halting.tell(false).await;
+    let restocked = load.end(&commands, HALTED).await;
+    halting.goes_on(HALTED, "last").await;
+    assert_eq!(halting.stock(HALTED).await, 1000 + restocked + 3);
+
+    // Whoever comes later reads the same.
+    let config =
+        projector::Config::from_env(&halting.shop.env([("LOG_EXCEPTION_KEYS", halting.keys.public.clone())])).unwrap();
+    assert_eq!(audit(&config, None).await.unwrap().differences, []);
+    let wish = Wish { views: vec!["product".to_owned()], ..Wish::default() };
+    assert_eq!(rebuild(&config, &wish, |_| ()).await.unwrap()[0].generation, Some(2));
+    let later = Service::command_api(&halting.shop.write_env(owns_all(&halting.keys))).await;
+    std::mem::replace(&mut halting.command_api, later).crash().await;
+    halting.goes_on(HALTED, "later").await;
+}
