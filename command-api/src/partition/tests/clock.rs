@@ -88,6 +88,6 @@ fn a_log_that_is_far_ahead_of_a_right_clock_goes_on_and_forgets_no_key_early() {
     shop.ask_for("key", reserve("o-1"));
     shop.ask_for("next", Command::Restock { quantity: 1 });
     shop.settle();
-    assert_eq!(shop.answers(), [("key", replayed(2, RESERVED, 2)), ("next", accepted(4, RESTOCKED, 5))]);
+    assert_eq!(shop.answers(), [("key", replayed(2, RESERVED, 2)), ("next", accepted(4, RESTOCKED, 6))]);
     assert_eq!(shop.times(), [NOW.0, NOW.0, NOW.0 + HOUR_MS, NOW.0 + HOUR_MS], "time stands still until it comes");
 }
