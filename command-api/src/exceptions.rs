@@ -90,9 +90,9 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     if let Some(keys) = keys(env)? {
         ensure!(keys.contain(&key), "LOG_EXCEPTION_KEYS lacks {}: no reader would honour this key", key.public());
     }
-    let reader = LogReader::start(&kafka, &log.name, 1)?;
-    let value = tokio::time::timeout(KAFKA_ANSWERS_WITHIN, reader.record(wish.partition, wish.offset)).await;
-    let value = value.context("Kafka does not give that record")?.context("there is no such record")?;
+    let reader = LogReader::start(&kafka, &log.name)?;
+    let value = reader.record(wish.partition, wish.offset).await.context("read that record")?;
+    let value = value.context("there is no such record")?;
     println!("partition {}, offset {}, {} bytes:", wish.partition, wish.offset, value.len());
     let shown = &value[..value.len().min(SHOWN_BYTES)];
     println!("{}{}", shown.escape_ascii(), if shown.len() < value.len() { " …" } else { "" });

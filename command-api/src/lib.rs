@@ -190,7 +190,7 @@ async fn await_log(
     let (kafka, topic) = (&config.kafka, &config.topic);
     let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
     let Some(partitions) = kafka.await_topic(&topic.name, judge, kafka_ready, shutdown).await? else { return Ok(None) };
-    let reader = LogReader::start(kafka, &topic.name, 1)?;
+    let reader = LogReader::start(kafka, &topic.name)?;
     tokio::select! {
         checked = owners::check_partitions(&reader, partitions) => checked?,
         () = shutdown.requested() => return Ok(None),

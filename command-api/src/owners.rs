@@ -7,10 +7,11 @@ use schemas::record::{Claim, OtherPartitions, Record};
 use schemas::token::LogId;
 use tokio::sync::Mutex;
 
-use crate::kafka::reader::LogReader;
+use crate::kafka::reader::{LogReader, NoAnswer};
 
 /// An owner that appends within this time lives.
 const ALIVE_FOR: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(250);
 const MAX_JITTER_MS: u64 = 250;
 /// A deposed owner's late records may stand behind the claim that ended its epoch: the newest claim that any of so many
 /// records names is the owner's.
@@ -35,7 +36,7 @@ impl Owners {
         Self { reader, known: (0..partitions).map(|_| Known::default()).collect() }
     }
 
-    /// From memory, else from the log. `None`: nobody claimed it yet.
+    /// From memory, else from the log. `None`: nobody claimed it yet, or the log does not tell just now.
     pub(crate) async fn url(&self, partition: u32) -> Option<Arc<str>> {
         match self.known[partition as usize].get() {
             Some((url, _)) => Some(url),
@@ -58,9 +59,9 @@ impl Owners {
     }
 
     async fn look_up(&self, partition: u32) -> Option<Arc<str>> {
-        let last = self.reader.last_records(partition, LOOKED_AT).await;
+        let last = self.reader.last_records(partition, LOOKED_AT).await.ok()?;
         let claim = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())))?;
-        Some(claim_at(&self.reader, partition, claim).await?.url.as_ref().into())
+        Some(claim_at(&self.reader, partition, claim).await.ok()??.url.as_ref().into())
     }
 }
 
@@ -78,42 +79,53 @@ fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i6
     records.filter_map(claim).max()
 }
 
-/// Returns the claim at an offset; `None`: none is there, or nobody answers.
-async fn claim_at(reader: &LogReader, partition: u32, offset: i64) -> Option<Claim<'static>> {
-    match Record::decode(&reader.record(partition, offset).await?).ok()?? {
+/// Returns the claim at an offset; `None`: none is there.
+async fn claim_at(reader: &LogReader, partition: u32, offset: i64) -> Result<Option<Claim<'static>>, NoAnswer> {
+    let value = reader.record(partition, offset).await?;
+    Ok(value.and_then(|value| match Record::decode(&value).ok()?? {
         Record::Claim(Claim { nonce, url, partitions }) => {
             Some(Claim { nonce, url: url.into_owned().into(), partitions })
         }
         Record::Commit(_) | Record::Fence(_) => None,
-    }
+    }))
 }
 
 /// Compares how many partitions the topic has with how many the log was written over, before anything is claimed. Partitions
-/// that were added are empty and tell nothing, but partition 0 does: by its newest claim, and by its first one.
+/// that were added are empty and tell nothing, but partition 0 does: by its newest claim, and by its first one. Waits until
+/// Kafka answers.
 pub(crate) async fn check_partitions(reader: &LogReader, found: u32) -> Result<(), OtherPartitions> {
-    let last = reader.last_records(0, LOOKED_AT).await;
-    let newest = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())));
-    for offset in newest.into_iter().chain((!last.is_empty()).then_some(0)) {
-        if let Some(claim) = claim_at(reader, 0, offset).await {
-            claim.check_partitions(found)?;
+    let claims = loop {
+        match telling_claims(reader).await {
+            Ok(claims) => break claims,
+            Err(NoAnswer) => tokio::time::sleep(RETRY).await,
         }
+    };
+    claims.iter().try_for_each(|claim| claim.check_partitions(found))
+}
+
+async fn telling_claims(reader: &LogReader) -> Result<Vec<Claim<'static>>, NoAnswer> {
+    let last = reader.last_records(0, LOOKED_AT).await?;
+    let newest = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())));
+    let mut claims = Vec::new();
+    for offset in newest.into_iter().chain((!last.is_empty()).then_some(0)) {
+        claims.extend(claim_at(reader, 0, offset).await?);
     }
-    Ok(())
+    Ok(claims)
 }
 
 /// Whether nobody owns the partition, as far as its log tells: a living owner that is asked anything appends something. The
-/// log is looked at twice, because the time of its last record is told by another host's clock.
+/// log is looked at twice, because the time of its last record is told by another host's clock. Without an answer nobody is
+/// taken for silent.
 pub(crate) async fn is_silent(reader: &LogReader, partition: u32) -> bool {
-    let Some(last) = last_offset(reader, partition).await else { return true };
+    let last = match reader.last_offset(partition).await {
+        Ok(Some(last)) => last,
+        Ok(None) => return true,
+        Err(NoAnswer) => return false,
+    };
     // Many may suspect the same owner: they should not meet.
     let jitter = Duration::from_millis(rand::random_range(0..MAX_JITTER_MS));
     tokio::time::sleep(ALIVE_FOR + jitter).await;
-    last_offset(reader, partition).await == Some(last)
-}
-
-/// `None` in an empty partition, or without an answer.
-async fn last_offset(reader: &LogReader, partition: u32) -> Option<i64> {
-    reader.last_records(partition, 1).await.last().map(|(offset, _)| *offset)
+    reader.last_offset(partition).await == Ok(Some(last))
 }
 
 impl Known {
@@ -126,10 +138,10 @@ impl Known {
     }
 }
 
-/// `None` as long as partition 0 has no first claim.
+/// `None` as long as partition 0 has no first claim, or cannot be read.
 pub(crate) async fn log_id(reader: &LogReader) -> Option<LogId> {
-    last_offset(reader, 0).await?;
-    Some(LogId::of_nonce(claim_at(reader, 0, 0).await?.nonce))
+    reader.last_offset(0).await.ok()??;
+    Some(LogId::of_nonce(claim_at(reader, 0, 0).await.ok()??.nonce))
 }
 
 #[cfg(test)]

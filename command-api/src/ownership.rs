@@ -26,8 +26,6 @@ use crate::owners::Owners;
 use crate::partition::{Partition, ReadTo, Role, Trust};
 use crate::takeover::Takeover;
 
-/// Threads that replay partitions and look in doubt.
-const REPLAY_THREADS: usize = 2;
 /// How long the others have to take over what an instance that ends still owns.
 const HANDS_OVER_WITHIN: Duration = Duration::from_secs(4);
 
@@ -57,7 +55,7 @@ impl Ownership {
     ) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
         let producers = Arc::new(producers);
-        let replay = LogReader::start(&config.kafka, &config.topic.name, REPLAY_THREADS)?;
+        let replay = LogReader::start(&config.kafka, &config.topic.name)?;
         let own_url: Arc<str> = internal_url.as_str().into();
         let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));

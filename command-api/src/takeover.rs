@@ -13,6 +13,8 @@ use crate::kafka::reader::LogReader;
 use crate::link::Links;
 use crate::owners::{self, Owners};
 
+/// An owner that the log does not tell of in this time is claimed over.
+const FOUND_WITHIN: Duration = Duration::from_secs(5);
 /// An owner drains in milliseconds; one that does not answer is claimed over.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 
@@ -52,7 +54,8 @@ impl Takeover {
         let (partition, own_url) = (self.partition, self.own_url.clone());
         let (owners, links) = (self.owners.clone(), self.links.clone());
         self.waiting = Some(Box::pin(async move {
-            if let Some(url) = owners.url_since(partition, Instant::now()).await.filter(|url| *url != own_url) {
+            let found = tokio::time::timeout(FOUND_WITHIN, owners.url_since(partition, Instant::now())).await;
+            if let Some(url) = found.ok().flatten().filter(|url| *url != own_url) {
                 let asked = tokio::time::timeout(LETS_GO_WITHIN, links.let_go(&url, partition)).await;
                 tracing::info!(
                     kafka.partition = partition,

@@ -1,14 +1,20 @@
 //! Reads stretches of the log, each from one partition, on plain threads.
 //!
+//! One Kafka client reads all of them, and keeps what it fetched of each partition apart: one that cannot be read, or
+//! whose records nobody takes just now, holds up no other.
+//!
 //! Invariant: a read that nobody waits for any more ends by itself; one that Kafka does not answer goes on until
 //! it does.
 
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::kafka::KafkaSettings;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -16,13 +22,17 @@ use tokio::sync::mpsc;
 
 use crate::partition::ReadTo;
 
-/// Reads that may wait for a thread.
-const MAX_WAITING_READS: usize = 4096;
+/// Reads that may wait for an earlier one of their partition.
+const MAX_WAITING_READS: usize = 256;
 /// Batches that may wait for whoever reads.
 const MAX_WAITING_BATCHES: usize = 4;
 const MAX_BATCH_BYTES: usize = 256 * 1024;
+/// KiB of one partition that are fetched ahead, with one fetch more on top.
+const AHEAD_KIB: &str = "2048";
 const POLL: Duration = Duration::from_millis(50);
 const WATERMARKS_WITHIN: Duration = Duration::from_secs(2);
+/// A look at single records is given up after this long; whoever needs it looks again.
+const LOOKS_FOR: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(crate) enum ReadEvent {
@@ -52,10 +62,19 @@ impl Records {
     }
 }
 
-/// A handle to the reading threads; they end when the last handle is dropped. Cheap to clone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Kafka did not answer in time")]
+pub(crate) struct NoAnswer;
+
+/// A handle to what reads; it ends when the last handle is dropped. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct LogReader {
-    reads: async_channel::Sender<Read>,
+pub(crate) struct LogReader(Arc<Reader>);
+
+struct Reader {
+    consumer: Arc<BaseConsumer>,
+    topic: String,
+    /// Of each partition that is being read, by a thread of its own, the reads that follow.
+    waiting: Mutex<HashMap<i32, VecDeque<Read>>>,
 }
 
 struct Read {
@@ -66,65 +85,98 @@ struct Read {
 }
 
 impl LogReader {
-    pub(crate) fn start(settings: &KafkaSettings, topic: &str, threads: usize) -> anyhow::Result<Self> {
-        let (reads, waiting) = async_channel::bounded(MAX_WAITING_READS);
-        for _ in 0..threads {
-            let consumer = settings.reader("command-api").create().context("create a Kafka consumer")?;
-            let worker = Worker { consumer, topic: topic.to_owned(), waiting: waiting.clone() };
-            std::thread::Builder::new().name("log-reader".into()).spawn(move || worker.run())?;
-        }
-        Ok(Self { reads })
+    pub(crate) fn start(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Self> {
+        let mut config = settings.reader("command-api");
+        let consumer =
+            config.set("queued.max.messages.kbytes", AHEAD_KIB).create().context("create a Kafka consumer")?;
+        let consumer: Arc<BaseConsumer> = Arc::new(consumer);
+        let reader = Reader { consumer: consumer.clone(), topic: topic.to_owned(), waiting: Mutex::default() };
+        let reader = Arc::new(reader);
+        let alive = Arc::downgrade(&reader);
+        // What concerns no partition alone. It holds the client to the end, which blocks whoever drops it last.
+        std::thread::Builder::new().name("log-reader".into()).spawn(move || {
+            while alive.strong_count() > 0 {
+                if let Some(Err(error)) = consumer.poll(POLL) {
+                    tracing::warn!(error = %error, "reading on");
+                }
+            }
+        })?;
+        Ok(Self(reader))
     }
 
-    /// Begins a read; dropping the receiver ends it.
+    /// Begins a read; dropping the receiver ends it. Reads of one partition follow each other.
     pub(crate) fn read(&self, partition: u32, from: i64, to: ReadTo) -> mpsc::Receiver<ReadEvent> {
         let (events, receiver) = mpsc::channel(MAX_WAITING_BATCHES);
-        let read = Read { partition: partition.cast_signed(), from, to, events };
-        if self.reads.try_send(read).is_err() {
-            tracing::error!(kafka.partition = partition, "too many reads of the log wait");
-        }
+        self.0.clone().begin(Read { partition: partition.cast_signed(), from, to, events });
         receiver
     }
 
-    /// The value at one offset; `None` where there is none, or no answer.
-    pub(crate) async fn record(&self, partition: u32, offset: i64) -> Option<Vec<u8>> {
-        let mut events = self.read(partition, offset, ReadTo::Offset(offset + 1));
-        while let Some(ReadEvent::Records(records)) = events.recv().await {
-            if let Some((_, value)) = records.iter().find(|(found, _)| *found == offset) {
-                return Some(value.to_vec());
+    /// The value at one offset; `None` where the log has none.
+    pub(crate) async fn record(&self, partition: u32, offset: i64) -> Result<Option<Vec<u8>>, NoAnswer> {
+        let values = self.look(partition, offset, ReadTo::Offset(offset + 1)).await?;
+        Ok(values.into_iter().find_map(|(found, value)| (found == offset).then_some(value)))
+    }
+
+    /// Returns the values at the partition's end with their offsets, at most `count`.
+    pub(crate) async fn last_records(&self, partition: u32, count: u32) -> Result<Vec<(i64, Vec<u8>)>, NoAnswer> {
+        self.look(partition, -i64::from(count), ReadTo::End).await
+    }
+
+    /// `None` in an empty partition.
+    pub(crate) async fn last_offset(&self, partition: u32) -> Result<Option<i64>, NoAnswer> {
+        Ok(self.last_records(partition, 1).await?.last().map(|(offset, _)| *offset))
+    }
+
+    /// Reads all of a short stretch.
+    async fn look(&self, partition: u32, from: i64, to: ReadTo) -> Result<Vec<(i64, Vec<u8>)>, NoAnswer> {
+        let look = async {
+            let (mut events, mut found) = (self.read(partition, from, to), Vec::new());
+            loop {
+                match events.recv().await {
+                    Some(ReadEvent::Records(records)) => {
+                        found.extend(records.iter().map(|(offset, value)| (offset, value.to_vec())));
+                    }
+                    Some(ReadEvent::Ended) => return Ok(found),
+                    Some(ReadEvent::Failed(error)) if is_out_of_range(&error) => return Ok(found),
+                    Some(ReadEvent::Failed(_)) | None => return Err(NoAnswer),
+                }
             }
-        }
-        None
-    }
-
-    /// Returns the values at the partition's end with their offsets, at most `count`; none without an answer.
-    pub(crate) async fn last_records(&self, partition: u32, count: u32) -> Vec<(i64, Vec<u8>)> {
-        let mut events = self.read(partition, -i64::from(count), ReadTo::End);
-        let mut last = Vec::new();
-        while let Some(ReadEvent::Records(records)) = events.recv().await {
-            last.extend(records.iter().map(|(offset, value)| (offset, value.to_vec())));
-        }
-        last
+        };
+        tokio::time::timeout(LOOKS_FOR, look).await.unwrap_or(Err(NoAnswer))
     }
 }
 
-struct Worker {
-    consumer: BaseConsumer,
-    topic: String,
-    waiting: async_channel::Receiver<Read>,
-}
+impl Reader {
+    /// On a thread of the partition, which is made where it has none.
+    fn begin(self: Arc<Self>, read: Read) {
+        let partition = read.partition;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = waiting.get_mut(&partition) {
+            if queue.len() < MAX_WAITING_READS {
+                return queue.push_back(read);
+            }
+            return tracing::error!(kafka.partition = partition, "too many reads of the log wait");
+        }
+        let reader = self.clone();
+        match std::thread::Builder::new().name("log-reader".into()).spawn(move || reader.run(read)) {
+            Ok(_) => _ = waiting.insert(partition, VecDeque::new()),
+            Err(error) => tracing::error!(kafka.partition = partition, error = %error, "no thread reads the log"),
+        }
+    }
 
-impl Worker {
-    fn run(self) {
-        while let Ok(read) = self.waiting.recv_blocking() {
-            let outcome = match self.read(&read) {
-                Ok(()) => ReadEvent::Ended,
-                Err(error) => ReadEvent::Failed(error),
-            };
+    /// Until no read of the partition waits.
+    fn run(&self, mut read: Read) {
+        loop {
+            let outcome = self.read(&read).map_or_else(ReadEvent::Failed, |()| ReadEvent::Ended);
             // Whoever asked may be gone.
             let _ = read.events.blocking_send(outcome);
-            if let Err(error) = self.consumer.unassign() {
-                tracing::warn!(error = %error, "could not let go of a partition");
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            match waiting.get_mut(&read.partition).and_then(VecDeque::pop_front) {
+                Some(next) => read = next,
+                None => {
+                    waiting.remove(&read.partition);
+                    return;
+                }
             }
         }
     }
@@ -134,26 +186,16 @@ impl Worker {
         if from >= end {
             return Ok(());
         }
+        let queue = self.consumer.split_partition_queue(&self.topic, read.partition);
+        let queue = queue.ok_or(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownPartition))?;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&self.topic, read.partition, Offset::Offset(from))?;
-        self.consumer.assign(&assignment)?;
-        let (mut next, mut batch) = (from, Records::default());
-        while next < end && !read.events.is_closed() {
-            match self.consumer.poll(POLL) {
-                Some(Ok(message)) => {
-                    next = message.offset() + 1;
-                    batch.push(&message);
-                }
-                Some(Err(error)) if is_final(&error) => return Err(error),
-                Some(Err(error)) => tracing::warn!(kafka.partition = read.partition, error = %error, "reading on"),
-                None => {}
-            }
-            if batch.bytes.len() >= MAX_BATCH_BYTES || next >= end {
-                // A closed channel ends the loop.
-                let _ = read.events.blocking_send(ReadEvent::Records(std::mem::take(&mut batch)));
-            }
+        self.consumer.incremental_assign(&assignment)?;
+        let outcome = pass_on(&queue, read, from..end);
+        if let Err(error) = self.consumer.incremental_unassign(&assignment) {
+            tracing::warn!(kafka.partition = read.partition, error = %error, "could not let go of a partition");
         }
-        Ok(())
+        outcome
     }
 
     /// From the first offset to read to the one behind the last. `None`: nobody waits any more.
@@ -168,6 +210,8 @@ impl Worker {
                         }
                         Err(error) => {
                             tracing::warn!(kafka.partition = read.partition, error = %error, "the log's end is not known yet");
+                            // It goes by the leader that the client knows of, and does not ask for a new one.
+                            let _ = self.consumer.fetch_metadata(Some(&self.topic), WATERMARKS_WITHIN);
                             std::thread::sleep(POLL);
                         }
                     }
@@ -178,12 +222,40 @@ impl Worker {
     }
 }
 
+/// Hands over what was fetched, until all of it came or nobody waits any more.
+fn pass_on(
+    queue: &PartitionQueue<DefaultConsumerContext>,
+    read: &Read,
+    Range { start: mut next, end }: Range<i64>,
+) -> Result<(), KafkaError> {
+    let mut batch = Records::default();
+    while next < end && !read.events.is_closed() {
+        match queue.poll(POLL) {
+            Some(Ok(message)) => {
+                next = message.offset() + 1;
+                batch.push(&message);
+            }
+            Some(Err(error)) if is_final(&error) => return Err(error),
+            Some(Err(error)) => tracing::warn!(kafka.partition = read.partition, error = %error, "reading on"),
+            None => {}
+        }
+        if batch.bytes.len() >= MAX_BATCH_BYTES || next >= end {
+            // A closed channel ends the loop.
+            let _ = read.events.blocking_send(ReadEvent::Records(std::mem::take(&mut batch)));
+        }
+    }
+    Ok(())
+}
+
 /// Errors that waiting does not mend. librdkafka retries all others by itself.
 fn is_final(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::UnknownPartition
-        )
-    )
+    is_out_of_range(error) || error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
 }
+
+/// The log does not hold what was asked for.
+fn is_out_of_range(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chassis::shutdown::Shutdown;
+use futures_util::future::join_all;
 use schemas::record::Record;
 use schemas::settings::Settings;
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ pub(super) async fn follow(
     wrong: watch::Sender<Option<String>>,
     shutdown: Shutdown,
 ) {
-    let (mut since, mut checked, mut compared) = (Instant::now(), false, false);
+    let (mut since, mut unchecked, mut compared) = (Instant::now(), None, false);
     while !shutdown.is_requested() {
         if !compared {
             match store.compare(&settings).await {
@@ -47,13 +48,8 @@ pub(super) async fn follow(
                 Err(error) => tracing::debug!(error = %error, "the shared settings cannot be compared"),
             }
         }
-        match look(&store, &reader, tell.len(), &mut checked).await {
-            Ok(checkpoints) => {
-                since = Instant::now();
-                for (tell, checkpoint) in tell.iter().zip(checkpoints) {
-                    tell.send_replace(checkpoint.map_or(Known::Nothing, Known::At));
-                }
-            }
+        match look(&store, &reader, &tell, &mut unchecked).await {
+            Ok(()) => since = Instant::now(),
             Err(LookError::OtherLog(partition)) => {
                 let message = format!(
                     "the tables belong to another log: partition {partition} begins with another claim than the one in Postgres"
@@ -87,29 +83,42 @@ enum LookError {
     OtherLog(u32),
 }
 
-/// By partition.
+/// Tells of the checkpoints of partitions whose identities are as Postgres knows them. `unchecked`: those that could not
+/// be compared yet, with what they should be.
 async fn look(
     store: &Store,
     reader: &LogReader,
-    partitions: usize,
-    checked: &mut bool,
-) -> Result<Vec<Option<Checkpoint>>, LookError> {
-    if !*checked {
-        for (partition, nonce) in store.identities().await.map_err(LookError::Store)? {
-            let first = reader.record(partition, 0).await.unwrap_or_default();
-            if let Ok(Some(Record::Claim(claim))) = Record::decode(&first)
-                && claim.nonce != nonce
-            {
-                return Err(LookError::OtherLog(partition));
-            }
+    tell: &[watch::Sender<Known>],
+    unchecked: &mut Option<Vec<(u32, u64)>>,
+) -> Result<(), LookError> {
+    let unchecked = match unchecked {
+        Some(unchecked) => unchecked,
+        None => unchecked.insert(store.identities().await.map_err(LookError::Store)?),
+    };
+    let firsts = unchecked.iter().map(|(partition, _)| reader.record(*partition, 0));
+    let mut firsts = join_all(firsts).await.into_iter();
+    let mut other = None;
+    unchecked.retain(|(partition, nonce)| {
+        let Some(Ok(first)) = firsts.next() else { return true };
+        let first = first.unwrap_or_default();
+        if matches!(Record::decode(&first), Ok(Some(Record::Claim(claim))) if claim.nonce != *nonce) {
+            other = Some(*partition);
         }
-        *checked = true;
+        false
+    });
+    if let Some(partition) = other {
+        return Err(LookError::OtherLog(partition));
     }
-    let mut checkpoints = vec![None; partitions];
+    let mut checkpoints = vec![Known::Nothing; tell.len()];
     for (partition, checkpoint) in store.checkpoints().await.map_err(LookError::Store)? {
         if let Some(slot) = checkpoints.get_mut(partition as usize) {
-            *slot = Some(checkpoint);
+            *slot = Known::At(checkpoint);
         }
     }
-    Ok(checkpoints)
+    for ((partition, tell), known) in (0..).zip(tell).zip(checkpoints) {
+        if unchecked.iter().all(|(unchecked, _)| *unchecked != partition) {
+            tell.send_replace(known);
+        }
+    }
+    Ok(())
 }
