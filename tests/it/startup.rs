@@ -179,6 +179,7 @@ async fn partitions_that_were_added_are_refused_though_nobody_says_how_many_ther
     let shop = Shop::with_views(2).await;
     shop.projector().await.stop().await;
     grow(&shop, 3).await;
+    grow_topic(&shop, &meeting(&shop.topic), 3).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
         let failure = service.failure().await;
         assert!(failure.contains("the topic has 3 partitions, and the log was made with 2"), "{failure}");

@@ -80,10 +80,15 @@ impl Dispatcher {
         // What has no answer by then has no outcome.
         let _ = timeout_at(patience.deadline, decided).await;
         let of_line = |(incoming, answer): (&&Incoming, Option<Answer>)| {
-            let answer = answer.unwrap_or_else(|| {
-                order.refuse(&incoming.aggregate);
-                Answer::OutcomeUnknown
-            });
+            let answer = match answer {
+                // The engine let go of the partition before its turn.
+                Some(Answer::Misdirected) => Answer::NoOwner,
+                Some(answer) => answer,
+                None => {
+                    order.refuse(&incoming.aggregate);
+                    Answer::OutcomeUnknown
+                }
+            };
             self.silences[self.partition_of(incoming) as usize].heard(answer)
         };
         lines.iter().zip(answers.take()).map(of_line).collect()
