@@ -16,7 +16,9 @@ use super::HttpState;
 
 /// Single commands: what two cores with everything on them answer in 150 ms, and a machine of its own in 40 ms.
 const MAX_COMMANDS: usize = 2048;
-const MAX_BATCHES: usize = 32;
+/// What large ones cost are their bytes, which are bounded below: this many are small ones, of clients that send the next one as
+/// soon as the last is answered.
+const MAX_BATCHES: usize = 128;
 /// Bodies that are being read or worked on, in bytes together.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// A body that says to be no larger takes no share of those: as many as there may be connections are few bytes.
