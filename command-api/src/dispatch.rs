@@ -150,14 +150,14 @@ impl Dispatcher {
         self.mailbox(aggregate.partition(self.partitions())).serves()
     }
 
-    /// Returns the command's outcome, whoever owns its partition; at the deadline, that it is not known. Where many wait already
-    /// for a partition that does not answer, a client's command is refused; lines of batches, and what finishes something that
-    /// was begun, have limits of their own.
+    /// Returns the outcome of a command that came by itself, whoever owns its partition; at the deadline, that it is not known.
+    /// Where many wait already for a partition that does not answer, a client's command is refused; what finishes something
+    /// that was begun has limits of its own.
     pub(crate) async fn submit(&self, incoming: &Incoming) -> Answer {
         let partition = self.partition_of(incoming);
         let (silence, deadline) = (&self.silences[partition as usize], incoming.patience.deadline);
         let outcome = pin!(self.bring(partition, incoming));
-        if incoming.internal || incoming.order.is_some() {
+        if incoming.internal {
             return silence.heard(tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown));
         }
         silence.wait(deadline, outcome).await

@@ -7,13 +7,13 @@ mod kafka;
 mod rest;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::aggregate::AggregateId;
@@ -433,16 +433,6 @@ impl Engine {
         }
         true
     }
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Waits for ever where nothing is kept.

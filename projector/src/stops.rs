@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chassis::telemetry::with_causes;
 use schemas::exceptions::Stray;
 use schemas::topic;
 
@@ -105,11 +106,6 @@ impl Stops {
             kafka.await_values(&topic, is_passed).await;
         }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

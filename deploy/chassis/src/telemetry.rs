@@ -182,6 +182,12 @@ impl Telemetry {
     }
 }
 
+/// Returns an error's text with those of its causes, for a line of the log.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
