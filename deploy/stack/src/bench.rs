@@ -14,6 +14,7 @@ mod projection;
 mod sale;
 mod seckill;
 mod cost;
+mod overload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub(crate) enum Bench {
     Seckill(seckill::Args),
     /// What a command costs: processor time of each process, from its request until its views show it
     Cost(cost::Args),
+    /// What is still done, and how soon, when more is asked for than can be done, and what refusing costs
+    Overload(overload::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -57,6 +60,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Sale(args) => sale::run(&own, &results, args, &cancelled),
         Bench::Seckill(args) => seckill::run(&own, &results, args, &cancelled),
         Bench::Cost(args) => cost::run(&own, &results, args, &cancelled),
+        Bench::Overload(args) => overload::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {

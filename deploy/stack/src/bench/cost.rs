@@ -81,7 +81,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
         on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk };
             scene.set(cast)?;
-            meter.register()?;
+            scene.register(&meter.commands(), PRODUCTS)?;
             Row::ALL.into_iter().try_for_each(|row| {
                 meter.measure(row, "warm", WARM_UP_SECONDS)?;
                 let measurement = meter.measure(row, "run", args.seconds)?;
@@ -105,16 +105,6 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    fn register(&self) -> Result<()> {
-        let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
-        (1..=PRODUCTS).try_for_each(|product| {
-            let status =
-                self.scene.post(&format!("http://{}/v1/products/p-{product}/register", self.commands()), body)?;
-            ensure!(status == 200, "a product could not be registered: {status}");
-            self.scene.cancelled.check()
-        })
-    }
-
     /// `run`: begins the ids of this run's orders.
     fn measure(&self, row: Row, run: &str, seconds: u64) -> Result<Measurement> {
         self.await_views()?;

@@ -15,7 +15,27 @@ pub(super) fn of_tree(root: u32) -> Option<f64> {
             parents.push(*pid);
         }
     }
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    Some(seconds(ticks))
+}
+
+/// Returns the seconds that the children of this process have used that have ended.
+pub(super) fn of_ended_children() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let ticks = fields.get(13..15)?.iter().map(|ticks| ticks.parse::<u64>());
+    Some(seconds(ticks.sum::<Result<_, _>>().ok()?))
+}
+
+/// Returns the seconds that no process has used, of all processors together.
+pub(super) fn idle() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    // Behind user, nice and system come idle, and idle while a disk works.
+    let fields = stat.lines().next()?.split_ascii_whitespace().skip(4).take(2);
+    Some(seconds(fields.map(|ticks| ticks.parse::<u64>()).sum::<Result<_, _>>().ok()?))
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// One line of `/proc/PID/stat`.

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{Cancelled, processor_time};
 use crate::control::{self, Request};
@@ -150,6 +150,16 @@ impl<'a> Scene<'a> {
 
     pub(super) fn post(&self, url: &str, body: &str) -> Result<u16> {
         Ok(self.agent.post(url).header("Content-Type", "application/json").send(body)?.status().as_u16())
+    }
+
+    /// Registers the products `p-1` to `p-{products}`, of which there is more than any run reserves.
+    pub(super) fn register(&self, address: &str, products: u32) -> Result<()> {
+        let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
+        (1..=products).try_for_each(|product| {
+            let status = self.post(&format!("http://{address}/v1/products/p-{product}/register"), body)?;
+            ensure!(status == 200, "a product could not be registered: {status}");
+            self.cancelled.check()
+        })
     }
 
     /// With the service token.
