@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use hyper::Uri;
 use jiff::Timestamp;
-use tokio::runtime;
-use tokio::task::{JoinSet, LocalSet};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::JoinSet;
 
 use super::seen::{Claim, Seen};
 use super::visitor::{Answer, Visitor};
@@ -53,8 +53,8 @@ struct Rush {
     crowd: Crowd,
     run: String,
     sale: String,
-    claim: Uri,
-    pages: [Uri; 2],
+    claim: String,
+    pages: [String; 2],
     /// The next buyer whose turn it is.
     next: Cell<u64>,
     seen: RefCell<Seen>,
@@ -63,22 +63,26 @@ struct Rush {
 
 /// Returns when every buyer is answered.
 pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
-    let path = |text: String| Uri::try_from(text).context("write a path");
     let rush = Rc::new(Rush {
         seen: RefCell::new(Seen::new(crowd.buyers)),
         crowd,
         run: names.run.clone(),
         sale: names.sale.clone(),
-        claim: path(format!("/v1/sales/{}/claim", names.sale))?,
-        pages: [path(format!("/v1/sales/{}", names.sale))?, path(format!("/v1/products/{}", names.product))?],
+        claim: format!("/v1/sales/{}/claim", names.sale),
+        pages: [format!("/v1/sales/{}", names.sale), format!("/v1/products/{}", names.product)],
         next: Cell::new(0),
         probes: RefCell::default(),
     });
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    LocalSet::new().block_on(&runtime, rush.clone().run())?;
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = runtime.context("start a runtime")?;
+    let before = clock_gettime(ClockId::ThreadCPUTime);
+    runtime.block_on(rush.clone().run())?;
     drop(runtime);
+    let used = clock_gettime(ClockId::ThreadCPUTime) - before;
     let rush = Rc::into_inner(rush).context("nobody stays after the rush")?;
-    Ok(rush.seen.into_inner())
+    let mut seen = rush.seen.into_inner();
+    seen.crowd = used.try_into().context("a thread's processor time only grows")?;
+    Ok(seen)
 }
 
 impl Rush {
@@ -160,7 +164,7 @@ impl Rush {
         let mut tries = 0;
         loop {
             let sent = Instant::now();
-            let answer = visitor.command(&self.claim, key, body.to_owned()).await;
+            let answer = visitor.command(&self.claim, key, body).await;
             self.seen.borrow_mut().commands.record(sent.elapsed());
             tries += 1;
             match answer {
@@ -184,7 +188,7 @@ impl Rush {
             tokio::time::sleep_until(due).await;
             due += WATCH_EVERY;
             let asked = Instant::now();
-            let looked = visitor.look(&self.pages[page], tags[page].as_ref()).await;
+            let looked = visitor.look(&self.pages[page], tags[page].as_deref()).await;
             let mut seen = self.seen.borrow_mut();
             seen.queries.record(asked.elapsed());
             match looked {
@@ -217,7 +221,7 @@ impl Rush {
 
     /// Asks for the order every 20 ms, for ten seconds.
     async fn is_found(&self, page: &mut Visitor, order: &str) -> bool {
-        let Ok(path) = Uri::try_from(format!("/v1/orders/{order}")) else { return false };
+        let path = format!("/v1/orders/{order}");
         let mut interval = tokio::time::interval(POLL_EVERY);
         let found = async {
             while page.look(&path, None).await.is_err() {

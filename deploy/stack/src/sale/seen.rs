@@ -13,7 +13,7 @@ pub(crate) struct Claim {
 }
 
 pub(crate) struct Seen {
-    pub(super) buyers: u64,
+    pub(crate) buyers: u64,
     /// Buyers who know what they got.
     pub(super) answered: u64,
     pub(crate) accepted: Vec<Claim>,
@@ -24,7 +24,9 @@ pub(crate) struct Seen {
     pub(crate) visible: Times,
     opened: Instant,
     /// From the beginning to the last answer of a buyer.
-    within: Duration,
+    pub(crate) within: Duration,
+    /// Processor time of the crowd's own thread.
+    pub(super) crowd: Duration,
     /// To the last claim that was accepted.
     accepted_within: Duration,
 }
@@ -54,6 +56,7 @@ impl Seen {
             visible: Times::default(),
             opened: Instant::now(),
             within: Duration::ZERO,
+            crowd: Duration::ZERO,
             accepted_within: Duration::ZERO,
         }
     }
@@ -138,6 +141,9 @@ impl fmt::Display for Seen {
             self.queries,
             self.queries.0.len(),
         )?;
-        write!(f, "visible     {} after the answer, of {} claims", self.visible, self.visible.0.len())
+        writeln!(f, "visible     {} after the answer, of {} claims", self.visible, self.visible.0.len())?;
+        let requests = self.commands.0.len() + self.queries.0.len();
+        let (crowd, each) = (self.crowd.as_secs_f64(), self.crowd.as_secs_f64() * 1e6 / requests as f64);
+        write!(f, "crowd       {crowd:.2} s of processor time, {each:.1} µs for each request")
     }
 }
