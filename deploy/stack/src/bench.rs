@@ -40,8 +40,8 @@ pub(crate) enum Bench {
     Read(read::Args),
     /// How fast the views follow a log that is there already
     Projection(comparison::Args),
-    /// How many claims of a sale a second are accepted, and how fast orders find their way
-    Sale(comparison::Args),
+    /// How many claims of a sale a second are accepted, how fast orders find their way, and how long a rush takes
+    Sale(sale::Args),
     /// The crowd of `cargo stack sale` here and at the textbook's architecture for it, also while parts are killed
     Seckill(seckill::Args),
     /// What a command costs: processor time of each process, from its request until its views show it

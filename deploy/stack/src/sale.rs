@@ -23,11 +23,13 @@ use crate::layout::Layout;
 use crate::status::Phase;
 use crate::up;
 use rush::Crowd;
+use seen::Seen;
 use shop::Shop;
+use verdict::Verdict;
 
 /// In the product's stock beside the sale's units.
 const BESIDE: u64 = 100;
-const LIMIT_PER_CUSTOMER: u64 = 2;
+pub(crate) const LIMIT_PER_CUSTOMER: u64 = 2;
 const PRICE_CENTS: u64 = 999;
 /// A sale gets its units, and orders come to their ends, within much less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,13 +37,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, clap::Args)]
+// A bench takes them, too, beside others of this name.
+#[group(skip)]
 pub(crate) struct Args {
     /// Customers who want a unit
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    buyers: u64,
+    pub(crate) buyers: u64,
     /// Units of the sale
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    units: u64,
+    pub(crate) units: u64,
     /// Customers who only look, once a second, each over a connection of its own
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=3_000))]
     watchers: u64,
@@ -64,6 +68,13 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
         bail!("no stack is ready here; start one by `cargo stack up`, best with --payment-window 60");
     }
+    let (_, verdict) = play(layout, args)?;
+    print!("{verdict}");
+    Ok(if verdict.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Plays a sale to the end of its last order, on a stack that is ready.
+pub(crate) fn play(layout: &Layout, args: &Args) -> Result<(Seen, Verdict)> {
     let names = Names::of_now();
     let shop = Shop::new(up::url(layout));
     open(&shop, &names, args.units, LIMIT_PER_CUSTOMER)?;
@@ -75,8 +86,7 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     let window = up::payment_window(layout);
     let ended = orders::end(&shop, &names, &seen.accepted, (window <= LONGEST_WINDOW).then_some(window))?;
     let verdict = verdict::of(&shop, &names, args.units, &seen, &ended)?;
-    print!("{verdict}");
-    Ok(if verdict.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok((seen, verdict))
 }
 
 impl Names {
@@ -86,7 +96,7 @@ impl Names {
     }
 }
 
-fn crowd(layout: &Layout, args: &Args) -> Crowd {
+pub(crate) fn crowd(layout: &Layout, args: &Args) -> Crowd {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let edge = layout.ports.edge();
     let commands = if args.direct { layout.ports.command_http(1) } else { edge };

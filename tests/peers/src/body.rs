@@ -18,3 +18,12 @@ pub struct Register {
     pub price_cents: u64,
     pub stock: u32,
 }
+
+/// Of `/v1/sales/{id}/claim`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim<'a> {
+    pub customer: &'a str,
+    pub quantity: u32,
+    pub order: &'a str,
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::{kafka, postgres, redis};
 pub(super) const LIMIT: &str = "limit";
 pub(super) const LIMIT_READ: &str = "limit-read";
 pub(super) const NGINX: &str = "nginx";
+pub(super) const CROWD_LIMIT: &str = "crowd-limit";
 pub(super) const SHOP: &str = "cqrs-es-shop";
 pub(super) const OWN_DATABASE: &str = "peers";
 const BUILD: &str = "peers-build";
@@ -41,6 +43,15 @@ pub(super) fn of_read(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) -> 
     limit.launch.env.extend(system.map(|(name, value)| (name.to_owned(), value)));
     let shop = server(layout, SHOP, &[BUILD, DATABASE])?;
     parts.extend([build()?, database(layout, tools)?, limit, shop, nginx(layout, tools)?]);
+    Ok(())
+}
+
+/// The bare server for a sale's crowd.
+pub(super) fn of_rush(layout: &Layout, parts: &mut Vec<Part>, units: u64, limit_per_customer: u64) -> Result<()> {
+    let mut limit = server(layout, CROWD_LIMIT, &[BUILD])?;
+    limit.launch =
+        limit.launch.env("UNITS", units.to_string()).env("LIMIT_PER_CUSTOMER", limit_per_customer.to_string());
+    parts.extend([build()?, limit]);
     Ok(())
 }
 
@@ -71,7 +82,11 @@ pub(super) fn program(layout: &Layout, name: &str) -> Result<Launch> {
 }
 
 pub(super) fn address(layout: &Layout, name: &str) -> String {
-    format!("127.0.0.1:{}", port(layout, name))
+    socket_address(layout, name).to_string()
+}
+
+pub(super) fn socket_address(layout: &Layout, name: &str) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port(layout, name)).into()
 }
 
 /// A program of Postgres that works in a database. The password stays out of its arguments.
@@ -95,7 +110,7 @@ fn target() -> Result<PathBuf> {
 
 /// Between the servers' ports and the services'.
 fn port(layout: &Layout, name: &str) -> u16 {
-    let names = [LIMIT, SHOP, LIMIT_READ, NGINX];
+    let names = [LIMIT, SHOP, LIMIT_READ, NGINX, CROWD_LIMIT];
     let place = (10..).zip(names).find_map(|(place, known)| (known == name).then_some(place));
     layout.ports.redis() + place.expect("every server is named here")
 }

@@ -1,4 +1,7 @@
-//! `cargo stack bench sale`: claims a second beside reservations, and orders through all that their placing causes.
+//! `cargo stack bench sale`: claims a second beside reservations, orders through all that their placing causes, and the rush
+//! of `cargo stack sale` beside the same crowd at a server that answers from its memory.
+
+mod rush;
 
 use std::path::Path;
 use std::thread;
@@ -7,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
+use super::comparison::{self, Comparison, Goal, Quantity, Turn};
 use super::figures::Target::{AtLeast, AtMost};
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
@@ -45,22 +48,43 @@ const GOALS: &[Goal] = &[
         quantity: Quantity::P99Ms,
         target: AtMost(150.0),
     },
+    // Of buyers answered a second: a rush takes twice as long as the crowd limit's at most, and one and a half times.
+    ratio("first rush of a stack / crowd limit", rush::FIRST, rush::LIMIT, 0.5),
+    ratio("third rush of a stack / crowd limit", rush::THIRD, rush::LIMIT, 0.667),
 ];
 
 const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f64) -> Goal {
     Goal { name, of, to: Some(to), quantity: Quantity::Rate, target: AtLeast(least) }
 }
 
+#[derive(Debug, clap::Args)]
+// The group has the name of the type, which a flattened one has already.
+#[group(skip)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    comparison: comparison::Args,
+    #[command(flatten)]
+    crowd: crate::sale::Args,
+    /// Only the rows of the rush
+    #[arg(long)]
+    only_rush: bool,
+}
+
 /// `results`: the folder for the file of this run.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
-    let mut comparison = Comparison::new("sale", args.seconds, GOALS)?;
+    let comparison::Args { seconds, rounds } = args.comparison;
+    let mut comparison = Comparison::new("sale", seconds, GOALS)?;
     let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
-    let ended = (1..=args.rounds).try_for_each(|round| {
-        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+    let ended = (1..=rounds).try_for_each(|round| {
+        println!("Round {round} of {rounds}, on empty stacks of its own in {}", layout.state.display());
+        rush::rows(layout, &args.crowd, &mut comparison, cancelled)?;
+        if args.only_rush {
+            return Ok(());
+        }
         on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
+            let meter = Meter { scene, wrk: &wrk, seconds };
             meter.prepare()?;
             scene.set(cast)?;
             comparison.take("chain", meter.chains(), cancelled)?;

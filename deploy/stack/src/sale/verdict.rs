@@ -16,7 +16,7 @@ use super::{BESIDE, LIMIT_PER_CUSTOMER, Names, PATIENCE, PRICE_CENTS};
 const PAGE: usize = 1_000;
 
 #[derive(Default)]
-pub(super) struct Verdict(Vec<(String, bool)>);
+pub(crate) struct Verdict(Vec<(String, bool)>);
 
 /// The sale's events, counted.
 #[derive(Default)]
@@ -63,7 +63,7 @@ pub(super) fn of(shop: &Shop, names: &Names, units: u64, seen: &Seen, ended: &En
 }
 
 impl Verdict {
-    pub(super) fn is_right(&self) -> bool {
+    pub(crate) fn is_right(&self) -> bool {
         self.0.iter().all(|(_, right)| *right)
     }
 
