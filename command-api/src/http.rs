@@ -5,6 +5,7 @@ pub(crate) mod admin;
 mod answers;
 mod batch;
 mod commands;
+mod gate;
 mod problems;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use chassis::border::{Border, Origins};
+use chassis::border::{Border, Gate, Origins};
 use chassis::document;
 use chassis::env::Secret;
 use schemas::contracts::{ASYNCAPI, OPENAPI, routes};
@@ -60,14 +61,15 @@ enum Listener {
 }
 
 /// The rules of the listener for clients. A path or method that no route takes is their matter, too.
-pub(crate) fn border(origins: Origins) -> Border {
-    Border { problem: Problem::json_of_status, allow: routes::allow, origins }
+pub(crate) fn border(origins: Origins, state: AppState) -> Border {
+    let gate = Gate::new(move |method, path, headers| gate::refuse(&state, method, path, headers));
+    Border { problem: Problem::json_of_status, allow: routes::allow, origins, gate }
 }
 
 /// The rules of the internal listener, which takes more paths, and no page asks.
 pub(crate) fn internal_border() -> Border {
     let allow = |path: &str| if path == link::PATH { Some("GET, OPTIONS") } else { routes::allow_internal(path) };
-    Border { problem: Problem::json_of_status, allow, origins: Origins::None }
+    Border { problem: Problem::json_of_status, allow, origins: Origins::None, gate: Gate::default() }
 }
 
 /// For clients and the edge.

@@ -116,11 +116,12 @@ impl App {
         let (log_sender, log) = watch::channel(None);
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
         let state = || Arc::new(HttpState::new(log.clone(), self.metrics.clone(), config.service_token.clone()));
-        let border = http::border(config.cors_origins.clone());
+        let public = state();
+        let border = http::border(config.cors_origins.clone(), public.clone());
         let limits = Limits::new(config.grace);
         let mut servers = Tasks::new();
         let servers_shutdown = Shutdown::new();
-        servers.spawn("http", serve(self.http, http::public(state()), border, limits, servers_shutdown.clone()));
+        servers.spawn("http", serve(self.http, http::public(public), border, limits, servers_shutdown.clone()));
         servers.spawn(
             "internal",
             serve(self.internal, http::internal(state()), http::internal_border(), limits, servers_shutdown.clone()),

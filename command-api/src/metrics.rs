@@ -1,6 +1,7 @@
 //! What this service counts. Names and units are part of its interface.
 
 mod answered;
+mod refused;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,13 +18,14 @@ use crate::dispatch::Dispatcher;
 use crate::mailbox::{Gauges, Mailbox};
 use crate::partition::DoubtCause;
 use answered::Answered;
+use refused::Refused;
 
 pub(crate) struct Metrics {
     meter: Meter,
     /// `stampede_commands_total{aggregate,command,outcome}`: answers.
     answered: Arc<Answered>,
     /// `stampede_commands_refused_total{reason}`: refused before they were read.
-    refused: Counter<u64>,
+    refused: Arc<Refused>,
     /// `stampede_command_seconds`: from receipt to answer.
     duration: Histogram<f64>,
     /// `stampede_command_mailbox_seconds`: waiting for a turn; of each turn the longest.
@@ -95,7 +97,7 @@ impl Metrics {
         let owned = "1 where this instance owns the partition.";
         Self {
             answered: Answered::observed(&meter),
-            refused: counter("stampede_commands_refused", "Commands and batches refused before they were read."),
+            refused: Refused::observed(&meter),
             duration: seconds("stampede_command", "From the receipt of a command to its answer."),
             mailbox: seconds("stampede_command_mailbox", "Waiting for a turn; of each turn the longest."),
             decide: seconds("stampede_command_decide", "Deciding and handing to the producer; of each turn the mean."),
@@ -150,7 +152,7 @@ impl Metrics {
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {
-        self.refused.add(1, &[KeyValue::new("reason", reason)]);
+        self.refused.count(reason);
     }
 
     pub(crate) fn decided(&self, longest_wait: Duration, mean: Duration) {

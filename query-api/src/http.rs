@@ -17,7 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
-use chassis::border::{Border, Origins};
+use chassis::border::{Border, Gate, Origins};
 use schemas::aggregate::{TYPES, route_name};
 use schemas::contracts::routes;
 use schemas::feeds::ViewId;
@@ -30,7 +30,7 @@ use crate::reads::Reads;
 
 /// The rules of its listener. A path or method that no route takes is its matter, too.
 pub(crate) fn border(origins: Origins) -> Border {
-    Border { problem: Problem::json_of_status, allow: routes::allow, origins }
+    Border { problem: Problem::json_of_status, allow: routes::allow, origins, gate: Gate::default() }
 }
 
 /// `public_url`: where clients reach the system, without a slash at the end.

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
+use axum::response::Response;
 use schemas::commands::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::HttpState;
+use super::answers::Prepared;
 
 /// Single commands: what two cores with everything on them answer in 150 ms, and a machine of its own in 40 ms.
 const MAX_COMMANDS: usize = 2048;
@@ -32,6 +34,8 @@ pub(super) struct Admission {
     batches: Lane,
     bytes: Arc<Semaphore>,
     body_within: Duration,
+    /// What a command is told for which there is no place.
+    refusal: Prepared,
 }
 
 /// One kind of request.
@@ -50,8 +54,10 @@ impl Default for Admission {
             max_body,
             too_large,
         };
+        let commands = lane(MAX_COMMANDS, "commands", MAX_BODY_BYTES, "a command has at most 64 KiB");
         Self {
-            commands: lane(MAX_COMMANDS, "commands", MAX_BODY_BYTES, "a command has at most 64 KiB"),
+            refusal: Prepared::new(&commands.refusal()),
+            commands,
             batches: lane(MAX_BATCHES, "batches", MAX_BATCH_BYTES, "a batch has at most 8 MiB"),
             bytes: Arc::new(Semaphore::new(MAX_BYTES)),
             body_within: BODY_WITHIN,
@@ -78,7 +84,7 @@ impl HttpState {
     }
 
     async fn admit(&self, lane: &Lane, body: Body) -> Result<(Bytes, UnderWay), Problem> {
-        if lane.places.available_permits() == 0 {
+        if lane.is_full() {
             return Err(self.refuse(lane));
         }
         let too_large = || Problem::new(ProblemKind::TooLarge, lane.too_large);
@@ -109,7 +115,28 @@ impl HttpState {
 
     fn refuse(&self, lane: &Lane) -> Problem {
         self.metrics.refused(lane.name);
-        Problem::new(ProblemKind::Overloaded, format!("too many {} are under way; nothing was done", lane.name))
+        lane.refusal()
+    }
+
+    /// Whether a command would be refused.
+    pub(super) fn has_no_place(&self) -> bool {
+        self.admission.commands.is_full()
+    }
+
+    /// Refuses a command as [`Self::admit_command`] does.
+    pub(super) fn refused(&self) -> Response {
+        self.metrics.refused(self.admission.commands.name);
+        self.admission.refusal.answer()
+    }
+}
+
+impl Lane {
+    fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
+    fn refusal(&self) -> Problem {
+        Problem::new(ProblemKind::Overloaded, format!("too many {} are under way; nothing was done", self.name))
     }
 }
 
@@ -126,6 +153,12 @@ pub(super) mod tests {
     pub(in super::super) fn http_state() -> HttpState {
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
         HttpState::new(watch::channel(None).1, metrics, Secret::from("token"))
+    }
+
+    /// Lets no command in while it is held.
+    pub(in super::super) async fn all_command_places(state: &HttpState) -> OwnedSemaphorePermit {
+        let all = u32::try_from(MAX_COMMANDS).unwrap();
+        state.admission.commands.places.clone().acquire_many_owned(all).await.unwrap()
     }
 
     /// Waits until no batch is under way.

@@ -31,6 +31,31 @@ pub(super) fn problem(problem: &Problem) -> Response {
     border::problem(status, told.to_json())
 }
 
+/// A problem that many requests meet: only the id of each is still to be written.
+pub(super) struct Prepared {
+    status: StatusCode,
+    before_id: Vec<u8>,
+}
+
+const AFTER_ID: &[u8] = b"\"}";
+
+impl Prepared {
+    pub(super) fn new(problem: &Problem) -> Self {
+        let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
+        let mut json = problem.clone().of_request(Some("")).to_json();
+        // The id comes last, and none has characters that JSON would escape.
+        assert!(json.ends_with(AFTER_ID), "the id of a problem's request is its last field");
+        json.truncate(json.len() - AFTER_ID.len());
+        Self { status, before_id: json }
+    }
+
+    pub(super) fn answer(&self) -> Response {
+        let id = request_id();
+        let id = id.as_ref().map_or("", RequestId::as_str);
+        border::problem(self.status, [&self.before_id, id.as_bytes(), AFTER_ID].concat())
+    }
+}
+
 /// Every answer tells its key, a 503 too: a retry needs it.
 pub(super) fn with_key(mut response: Response, key: &IdempotencyKey) -> Response {
     if let Ok(value) = HeaderValue::from_str(key.as_str()) {

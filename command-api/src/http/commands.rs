@@ -69,7 +69,7 @@ pub(super) async fn take(
 }
 
 /// Whether the listener takes this command.
-fn takes(listener: Listener, aggregate: AggregateType, command: &str) -> bool {
+pub(super) fn takes(listener: Listener, aggregate: AggregateType, command: &str) -> bool {
     names(aggregate).contains(&command) && (listener == Listener::Internal || !is_internal(aggregate, command))
 }
 

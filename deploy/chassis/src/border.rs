@@ -9,6 +9,7 @@
 //! `tower-http` has parts of this. Its `CorsLayer` answers every `OPTIONS` as 200 without `Allow`, on unknown paths
 //! too, and boxes each answer's body.
 
+mod gate;
 mod origins;
 mod request_id;
 
@@ -22,6 +23,7 @@ use futures_util::FutureExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
+pub use gate::Gate;
 pub use origins::Origins;
 pub use request_id::{RequestId, request_id};
 
@@ -33,7 +35,9 @@ const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json"
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Seconds after which a refused client may try again.
-const RETRY_AFTER_SECS: u32 = 1;
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// Room for all that the head of a problem gets, by the connection too, so that it does not grow step by step.
+const PROBLEM_HEADERS: usize = 12;
 
 /// The rules of one listener.
 #[derive(Debug, Clone)]
@@ -44,12 +48,14 @@ pub struct Border {
     pub allow: fn(&str) -> Option<&'static str>,
     /// Other sites whose pages may ask.
     pub origins: Origins,
+    /// Answers in the routes' place.
+    pub gate: Gate,
 }
 
 impl Border {
     /// A border with plain problems, for routers that describe themselves nowhere.
     pub fn plain() -> Self {
-        Self { problem: plain_problem, allow: |_| None, origins: Origins::None }
+        Self { problem: plain_problem, allow: |_| None, origins: Origins::None, gate: Gate::default() }
     }
 
     /// Answers a request by the router, within the rules.
@@ -85,6 +91,9 @@ impl Border {
         if self.origins.is_foreign_form(&method, request.headers()) {
             let detail = "a page of another site may only send this with Content-Type: application/json";
             return self.refuse(StatusCode::FORBIDDEN, detail);
+        }
+        if let Some(refusal) = self.gate.refuse(&request) {
+            return refusal;
         }
         // Locks that a handler held while it panicked are taken over as they are, by their own rules.
         match AssertUnwindSafe(router.call(request)).catch_unwind().await {
@@ -178,9 +187,10 @@ fn detail(status: StatusCode) -> &'static str {
 pub fn problem(status: StatusCode, json: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(json));
     *response.status_mut() = status;
+    response.headers_mut().reserve(PROBLEM_HEADERS);
     response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECS.into());
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     response
 }

@@ -1,0 +1,37 @@
+//! Refusals by reason, counted as [`super::answered`] counts answers: a refusal has to cost little.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+
+const REASONS: [&str; 2] = ["commands", "batches"];
+
+#[derive(Default)]
+pub(super) struct Refused([AtomicU64; REASONS.len()]);
+
+impl Refused {
+    pub(super) fn observed(meter: &Meter) -> Arc<Self> {
+        let refused = Arc::new(Self::default());
+        let observed = refused.clone();
+        meter
+            .u64_observable_counter("stampede_commands_refused")
+            .with_description("Commands and batches refused before they were read.")
+            .with_callback(move |counter| {
+                // What never happened is not shown.
+                let counts =
+                    REASONS.iter().zip(&observed.0).map(|(reason, count)| (reason, count.load(Ordering::Relaxed)));
+                for (reason, count) in counts.filter(|(_, count)| *count > 0) {
+                    counter.observe(count, &[KeyValue::new("reason", *reason)]);
+                }
+            })
+            .build();
+        refused
+    }
+
+    pub(super) fn count(&self, reason: &str) {
+        let place = REASONS.iter().position(|known| *known == reason).expect("every reason is named here");
+        self.0[place].fetch_add(1, Ordering::Relaxed);
+    }
+}
