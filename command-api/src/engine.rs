@@ -306,6 +306,13 @@ impl Engine {
         self.machine.forget(self.budget.keys(), now);
         let limit = self.budget.limit(self.kafka.partition, self.machine.resident_bytes());
         self.machine.evict(limit.unwrap_or(usize::MAX));
+        for aggregate in self.machine.take_nearly_full() {
+            tracing::warn!(
+                kafka.partition = self.kafka.partition,
+                aggregate = aggregate.as_str(),
+                "the aggregate's state is at four fifths of its largest size: it will take on nothing more there"
+            );
+        }
         self.load_again(known, now);
     }
 
@@ -341,6 +348,7 @@ impl Engine {
         self.gauges.in_flight.store(self.machine.pending() as u64, Ordering::Relaxed);
         self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
         self.gauges.resident_bytes.store(self.machine.resident_bytes() as u64, Ordering::Relaxed);
+        self.gauges.largest_state.store(self.machine.largest_state() as u64, Ordering::Relaxed);
         self.gauges.keys.store(self.machine.remembered_keys() as u64, Ordering::Relaxed);
         self.gauges.names.store(self.machine.names() as u64, Ordering::Relaxed);
         self.gauges.knows_names.store(self.machine.knows_names().into(), Ordering::Relaxed);

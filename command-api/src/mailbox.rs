@@ -83,6 +83,7 @@ pub(crate) struct Gauges {
     pub(crate) in_flight: AtomicU64,
     pub(crate) residents: AtomicU64,
     pub(crate) resident_bytes: AtomicU64,
+    pub(crate) largest_state: AtomicU64,
     pub(crate) keys: AtomicU64,
     pub(crate) names: AtomicU64,
     pub(crate) knows_names: AtomicU64,

@@ -66,10 +66,15 @@ pub(crate) struct Metrics {
 type Shown = (&'static str, &'static str, fn(&Gauges) -> &AtomicU64);
 
 /// What an engine tells of itself: name, meaning, number.
-const SHOWN: [Shown; 8] = [
+const SHOWN: [Shown; 9] = [
     ("stampede_in_flight", "Commands whose answer waits for the log.", |gauges| &gauges.in_flight),
     ("stampede_resident_aggregates", "Aggregates in memory.", |gauges| &gauges.residents),
     ("stampede_resident_bytes", "About how much memory they take.", |gauges| &gauges.resident_bytes),
+    (
+        "stampede_largest_state_bytes",
+        "About how much memory the largest state took since the log was read.",
+        |gauges| &gauges.largest_state,
+    ),
     ("stampede_remembered_keys", "Idempotency keys in memory.", |gauges| &gauges.keys),
     ("stampede_known_names", "Aggregates that are known to have events.", |gauges| &gauges.names),
     ("stampede_names_complete", "1 where those are all, so that it is known which one is new.", |gauges| {

@@ -29,6 +29,10 @@ pub mod reactions;
 
 use alloc::vec::Vec;
 
+/// The most memory that one aggregate's state may take, in bytes as [`State::heap_bytes`] estimates them: some 800,000 claims
+/// of a sale, or 2.6 million open reservations of a product. Its owner holds it whole, and so does a snapshot.
+pub const MAX_STATE_BYTES: usize = 256 * 1024 * 1024;
+
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TimeMs(pub u64);
@@ -66,6 +70,8 @@ pub enum Rejection {
     Product(product::Rejection),
     Order(order::Rejection),
     Sale(sale::Rejection),
+    /// The aggregate's state has reached [`MAX_STATE_BYTES`]: it takes on nothing more, but all that ends something.
+    Full,
 }
 
 impl State {
@@ -115,6 +121,16 @@ impl Event {
             Self::Sale(_) => AggregateType::Sale,
         }
     }
+
+    /// Tells whether a state keeps something for each such event, so that many of them make it large.
+    fn adds_an_entry(&self) -> bool {
+        match self {
+            Self::Product(event) => event.adds_an_entry(),
+            // It has as many lines as it was placed with.
+            Self::Order(_) => false,
+            Self::Sale(event) => event.adds_an_entry(),
+        }
+    }
 }
 
 /// What `command`, taken at `at`, does to an aggregate in `state`. It borrows the command, because one whose
@@ -123,6 +139,16 @@ impl Event {
 /// # Panics
 /// When state and command belong to different aggregates: the caller looked up the wrong state.
 pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    decide_within(MAX_STATE_BYTES, state, command, at)
+}
+
+fn decide_within(max_bytes: usize, state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
+    let events = decide_by_type(state, command, at)?;
+    let is_full = || state.heap_bytes() >= max_bytes;
+    if events.iter().any(Event::adds_an_entry) && is_full() { Err(Rejection::Full) } else { Ok(events) }
+}
+
+fn decide_by_type(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match (state, command) {
         (State::Product(state), Command::Product(command)) => product::decide(state, command, at)
             .map(|events| events.into_iter().map(Event::Product).collect())
@@ -151,3 +177,6 @@ pub fn evolve(state: State, event: &Event) -> State {
         (State::Product(_) | State::Order(_) | State::Sale(_), _) => panic!("state and event of different aggregates"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,6 +186,19 @@ pub enum Rejection {
     NotAllotted,
 }
 
+impl Event {
+    /// Tells whether it adds an entry to one of the state's maps.
+    pub(crate) fn adds_an_entry(&self) -> bool {
+        match self {
+            Self::Reserved { .. } | Self::Allotted { .. } => true,
+            // It takes the place of what was reserved.
+            Self::Committed { .. } => false,
+            Self::Registered(_) | Self::Restocked { .. } | Self::Repriced { .. } | Self::Discontinued => false,
+            Self::Released { .. } | Self::HoldsLapsed { .. } | Self::TakenBack { .. } => false,
+        }
+    }
+}
+
 impl State {
     /// Tells in a word how far it has come.
     pub fn status(&self) -> &'static str {

@@ -188,6 +188,17 @@ pub enum Rejection {
     NotClaimed,
 }
 
+impl Event {
+    /// Tells whether it adds an entry to one of the state's maps.
+    pub(crate) fn adds_an_entry(&self) -> bool {
+        match self {
+            Self::Claimed { .. } => true,
+            Self::Scheduled(_) | Self::Stocked | Self::Refused { .. } | Self::Opened | Self::Closed { .. } => false,
+            Self::Returned { .. } | Self::Committed { .. } => false,
+        }
+    }
+}
+
 impl State {
     /// Tells in a word how far it has come. It opens and closes at its times, whenever an event says so.
     pub fn status(&self, at: TimeMs) -> &'static str {

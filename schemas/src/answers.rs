@@ -68,7 +68,7 @@ impl Answer {
         let price_cents = match rejection {
             Rejection::Product(ProductRejection::WrongPrice { price_cents })
             | Rejection::Sale(SaleRejection::WrongPrice { price_cents }) => Some(*price_cents),
-            Rejection::Product(_) | Rejection::Order(_) | Rejection::Sale(_) => None,
+            Rejection::Product(_) | Rejection::Order(_) | Rejection::Sale(_) | Rejection::Full => None,
         };
         let rejection = rejection_name(rejection).into();
         Self::Rejected { rejection, version, position, state: Some(state.into()), price_cents }
@@ -203,5 +203,6 @@ pub fn rejection_name(rejection: &Rejection) -> &'static str {
             SaleRejection::WrongPrice { .. } => WRONG_PRICE,
             SaleRejection::NotClaimed => "not_claimed",
         },
+        Rejection::Full => "aggregate_full",
     }
 }

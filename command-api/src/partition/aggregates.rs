@@ -12,13 +12,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use domain::{Command, Event, Rejection, State, TimeMs, decide, evolve};
+use domain::{Command, Event, MAX_STATE_BYTES, Rejection, State, TimeMs, decide, evolve};
 use hashbrown::HashMap;
 use schemas::aggregate::AggregateId;
 
 use super::names::Names;
 use super::outside::{KeptNames, KeptState};
 use super::quarantine::{Quarantined, panic_text};
+
+/// The size from which on operators are warned of a state.
+const NEARLY_FULL: usize = MAX_STATE_BYTES / 5 * 4;
 
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
@@ -34,6 +37,10 @@ pub(super) struct Aggregates {
     names: Names,
     /// About how much memory the residents take.
     bytes: usize,
+    /// The size of the largest state since reading began.
+    largest: usize,
+    /// Aggregates that came near the size at which they take on nothing more, and were not told of yet.
+    nearly_full: Vec<AggregateId>,
 }
 
 #[derive(Debug)]
@@ -93,6 +100,23 @@ impl Aggregates {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The size of the largest state since reading began, in bytes.
+    pub(super) fn largest_state(&self) -> usize {
+        self.largest
+    }
+
+    /// Returns aggregates whose states have grown beyond [`NEARLY_FULL`] since the last call.
+    pub(super) fn take_nearly_full(&mut self) -> Vec<AggregateId> {
+        std::mem::take(&mut self.nearly_full)
+    }
+
+    fn note_size(&mut self, aggregate: &AggregateId, before: usize, after: usize) {
+        self.largest = self.largest.max(after);
+        if before < NEARLY_FULL && after >= NEARLY_FULL {
+            self.nearly_full.push(aggregate.clone());
+        }
     }
 
     /// Whether it is here, or nothing more of it will be.
@@ -192,6 +216,7 @@ impl Aggregates {
             return;
         }
         let before = if arrived { 0 } else { weight(aggregate, &resident.state) };
+        let was = resident.state.heap_bytes();
         let state = std::mem::replace(&mut resident.state, initial());
         // A state that was half changed is gone with the panic.
         match catch_unwind(AssertUnwindSafe(|| events.iter().fold(state, evolve))) {
@@ -199,6 +224,8 @@ impl Aggregates {
             Err(panic) => self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, true),
         }
         self.bytes = (self.bytes + weight(aggregate, &resident.state)).saturating_sub(before);
+        let bytes = resident.state.heap_bytes();
+        self.note_size(aggregate, was, bytes);
     }
 
     /// Takes in what was read. What was brought from outside may be ahead of it. One that begins with it needs nothing
@@ -222,6 +249,7 @@ impl Aggregates {
             Err(reason) => self.quarantined.insert(aggregate, reason, TimeMs(0), true),
             Ok(state) => {
                 self.bytes += weight(aggregate, &state);
+                self.note_size(aggregate, 0, state.heap_bytes());
                 if kept.version > 0 {
                     self.names.insert(aggregate.as_str());
                 }

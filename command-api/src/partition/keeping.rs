@@ -38,6 +38,16 @@ impl<R> Partition<R> {
         self.memory.aggregates.bytes()
     }
 
+    /// The size of the largest state since reading began, in bytes.
+    pub fn largest_state(&self) -> usize {
+        self.memory.aggregates.largest_state()
+    }
+
+    /// Returns aggregates whose states came near the size at which they take on nothing more, each once.
+    pub fn take_nearly_full(&mut self) -> Vec<AggregateId> {
+        self.memory.aggregates.take_nearly_full()
+    }
+
     /// Records that a take-over would have to read, as far as an owner knows.
     pub fn tail_records(&self) -> u64 {
         let (Phase::Owner(writer) | Phase::Looking { writer, .. }) = &self.phase else { return 0 };

@@ -109,7 +109,7 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Reserve>(
         "reserve",
         "Holds units under a name, apart from what an order's own reactions hold for it.",
-        &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved"],
+        &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved", "aggregate_full"],
     ),
     contract::<Held>(
         "release",
@@ -120,7 +120,7 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Allotted>(
         "allot",
         "Takes units out of the stock for a sale.",
-        &["not_registered", "already_allotted", "discontinued", "out_of_stock"],
+        &["not_registered", "already_allotted", "discontinued", "out_of_stock", "aggregate_full"],
     ),
     contract::<TakenBack>("take-back", "Puts units of a sale back.", &["not_registered", "not_allotted"]),
     contract::<LapseHolds>("lapse-holds", "Puts back what was held until now.", &["not_registered", "not_due"]),

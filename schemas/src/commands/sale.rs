@@ -92,12 +92,20 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Claim>(
         "claim",
         "Claims units for a customer's order.",
-        &["sale_not_open", "already_claimed", "sold_out", "over_limit"],
+        &["sale_not_open", "already_claimed", "sold_out", "over_limit", "aggregate_full"],
     ),
     contract::<Hold>(
         "hold",
         "Claims units for an order that was placed.",
-        &["sale_not_open", "already_claimed", "sold_out", "over_limit", "other_product", "wrong_price"],
+        &[
+            "sale_not_open",
+            "already_claimed",
+            "sold_out",
+            "over_limit",
+            "other_product",
+            "wrong_price",
+            "aggregate_full",
+        ],
     ),
     contract::<Return>("return", "Gives back what an order claimed.", &["not_claimed"]),
     contract::<Sold>("commit", "Sells what an order claimed.", &["not_claimed"]),
