@@ -21,14 +21,13 @@ const MAX_TOTAL_UNITS: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// `has_reserved_name`: a client asks for a name that only a claim gives to its order.
     Place {
         customer: CustomerId,
         lines: Vec<Line>,
         sale: Option<SaleId>,
-        has_reserved_name: bool,
+        by: Placer,
     },
-    /// What was ordered, and served, elsewhere, for the amounts that were paid there. `has_reserved_name`: as above.
+    /// What was ordered, and served, elsewhere, for the amounts that were paid there. `has_reserved_name`: as of a placer.
     Record {
         customer: CustomerId,
         lines: Vec<Line>,
@@ -55,6 +54,15 @@ pub enum Command {
     Expire {
         due_at: Option<TimeMs>,
     },
+}
+
+/// Who places an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placer {
+    /// `has_reserved_name`: it asks for a name that only a claim gives to its order.
+    Client { has_reserved_name: bool },
+    /// The reaction to a claim of all that the order wants: it is confirmed at once.
+    Claim,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,14 +252,15 @@ impl State {
 
 pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     match command {
-        Command::Place { has_reserved_name: true, .. } | Command::Record { has_reserved_name: true, .. }
+        Command::Place { by: Placer::Client { has_reserved_name: true }, .. }
+        | Command::Record { has_reserved_name: true, .. }
             if matches!(state, State::New) =>
         {
             Err(Rejection::ReservedName)
         }
-        Command::Place { customer, lines, sale, .. } => {
+        Command::Place { customer, lines, sale, by } => {
             let (customer, lines, sale) = (customer.clone(), lines.clone(), sale.clone());
-            place(state, Placement { customer, lines, sale, ordered_at: at })
+            place(state, Placement { customer, lines, sale, ordered_at: at }, *by)
         }
         Command::Record { customer, lines, ordered_at, .. } => {
             let (customer, lines, ordered_at) = (customer.clone(), lines.clone(), *ordered_at);
@@ -304,7 +313,7 @@ fn cancelled(placement: Placement, payment: Option<PaymentId>) -> State {
     State::Cancelled(Box::new(Cancelled { placement, payment }))
 }
 
-fn place(state: &State, wish: Placement) -> Result<Vec<Event>, Rejection> {
+fn place(state: &State, wish: Placement, by: Placer) -> Result<Vec<Event>, Rejection> {
     if let Some(placed) = placement(state) {
         // It was dated when it was first placed.
         let is_same = Placement { ordered_at: placed.ordered_at, ..wish } == *placed;
@@ -312,7 +321,14 @@ fn place(state: &State, wish: Placement) -> Result<Vec<Event>, Rejection> {
         return if is_repeat { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
     }
     check_size(&wish.lines)?;
-    Ok(vec![Event::Placed(wish)])
+    let mut events = vec![Event::Placed(wish)];
+    if let (Placer::Claim, [Event::Placed(Placement { lines, .. })]) = (by, events.as_slice()) {
+        let is_first = |at: usize| lines[..at].iter().all(|line| line.product != lines[at].product);
+        let products = (0..lines.len()).filter(|at| is_first(*at)).map(|at| lines[at].product.clone());
+        let confirmed: Vec<_> = products.map(|product| Event::LineConfirmed { product }).collect();
+        events.extend(confirmed.into_iter().chain([Event::Confirmed]));
+    }
+    Ok(events)
 }
 
 /// Records an order. Before there were records, orders from elsewhere were placed with their dates: such a one is known.

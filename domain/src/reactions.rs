@@ -129,7 +129,8 @@ pub enum Alarm {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<'a> {
-    Accepted,
+    /// `is_confirmed`: it confirmed the order that it went to.
+    Accepted { is_confirmed: bool },
     /// By the name of the rule.
     Rejected(&'a str),
 }
@@ -315,7 +316,7 @@ impl Step {
             }
             Self::Place { order, customer, line, sale } => {
                 let (customer, lines, sale) = (customer.clone(), vec![line.clone()], Some(sale.clone()));
-                to_order(order, order::Command::Place { customer, lines, sale, has_reserved_name: false })
+                to_order(order, order::Command::Place { customer, lines, sale, by: order::Placer::Claim })
             }
             Self::Hold { sale, product, claim, amount_cents } => {
                 let (claim, product, amount_cents) = (claim.clone(), product.clone(), Some(*amount_cents));
@@ -382,19 +383,20 @@ impl Step {
     /// let go of. One that was paid for is never refused, unless somebody else let go of it.
     pub fn then(&self, outcome: Outcome<'_>) -> Next {
         match outcome {
-            Outcome::Accepted => self.when_accepted(),
+            Outcome::Accepted { is_confirmed } => self.when_accepted(is_confirmed),
             Outcome::Rejected(rule) => self.when_rejected(rule),
         }
     }
 
-    fn when_accepted(&self) -> Next {
+    fn when_accepted(&self, is_confirmed: bool) -> Next {
         let confirm = |order: &OrderId, product: &ProductId, sale: Option<&SaleId>| {
             Next::Step(Self::ConfirmLine { order: order.clone(), product: product.clone(), sale: sale.cloned() })
         };
         match self {
             Self::Reserve { product, order, .. } => confirm(order, product, None),
             Self::Hold { sale, product, claim, .. } => confirm(&claim.order, product, Some(sale)),
-            // It may have been placed and ended before.
+            Self::Place { .. } if is_confirmed => Next::Done,
+            // It was placed before, and may have ended.
             Self::Place { order, line, sale, .. } => confirm(order, &line.product, Some(sale)),
             Self::Allot { product, sale, units } => {
                 Next::Step(Self::Stock { sale: sale.clone(), product: product.clone(), units: *units })

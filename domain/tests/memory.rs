@@ -151,7 +151,7 @@ fn placed(length: usize) -> Vec<State> {
             customer: CustomerId(id("c", number, length)),
             lines: vec![line(number), line(number + 1)],
             sale: (number % 2 == 0).then(|| SaleId(id("s", 1, length))),
-            has_reserved_name: false,
+            by: order::Placer::Client { has_reserved_name: false },
         };
         take(State::initial(AggregateType::Order), &domain::Command::Order(place))
     }));

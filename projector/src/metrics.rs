@@ -164,7 +164,7 @@ impl Metrics {
 
     pub(crate) fn step_answered(&self, answered: &Answered) {
         let outcome = match answered {
-            Answered::Accepted => "accepted",
+            Answered::Accepted { .. } => "accepted",
             Answered::Rejected(_) => "rejected",
             Answered::Later | Answered::Away => "later",
             Answered::Refused(_) | Answered::Quarantined(_) => "refused",

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{
     Cancelled, Command, Ending, Event, Held, Line, MAX_LINES, MAX_TOTAL_CENTS, Open, Parcel, Payment, Placement,
-    Rejection, Settled, State, decide, evolve,
+    Placer, Rejection, Settled, State, decide, evolve,
 };
 use crate::TimeMs;
 use crate::ids::{CustomerId, PaymentId, ProductId, SaleId};
@@ -44,7 +44,7 @@ fn lines() -> Vec<Line> {
 }
 
 fn place_lines(lines: Vec<Line>) -> Command {
-    Command::Place { customer: customer(), lines, sale: None, has_reserved_name: false }
+    Command::Place { customer: customer(), lines, sale: None, by: Placer::Client { has_reserved_name: false } }
 }
 
 fn place() -> Command {
@@ -229,9 +229,28 @@ fn an_order_has_a_total_that_sums_can_take() {
 #[test]
 fn an_order_keeps_the_sale_it_belongs_to() {
     let sale = Some(SaleId("s-1".into()));
-    let place = Command::Place { customer: customer(), lines: lines(), sale: sale.clone(), has_reserved_name: false };
+    let place = Command::Place {
+        customer: customer(),
+        lines: lines(),
+        sale: sale.clone(),
+        by: Placer::Client { has_reserved_name: false },
+    };
     let placement = Placement { customer: customer(), lines: lines(), sale, ordered_at: AT };
     check(&[], place, Ok(vec![Event::Placed(placement)]));
+}
+
+#[test]
+fn the_order_of_a_claim_is_confirmed_at_once_and_repeated_harmlessly() {
+    let sale = Some(SaleId("s-1".into()));
+    let lines = vec![line("p-1", 2, 1_000), line("p-2", 1, 500), line("p-1", 1, 500)];
+    let place = Command::Place { customer: customer(), lines: lines.clone(), sale: sale.clone(), by: Placer::Claim };
+    let placed = Event::Placed(Placement { customer: customer(), lines, sale, ordered_at: AT });
+    let confirmed = |product: &str| Event::LineConfirmed { product: ProductId(product.into()) };
+    let events = vec![placed.clone(), confirmed("p-1"), confirmed("p-2"), Event::Confirmed];
+    check(&[], place.clone(), Ok(events.clone()));
+    check(&events, place.clone(), Ok(vec![]));
+    // Placed when orders of claims were not confirmed at once.
+    check(&[placed], place, Ok(vec![]));
 }
 
 #[test]
@@ -248,7 +267,7 @@ fn a_placement_with_any_other_datum_is_rejected_in_every_stage() {
         customer: CustomerId(customer.into()),
         lines,
         sale: sale.map(|sale| SaleId(sale.into())),
-        has_reserved_name: false,
+        by: Placer::Client { has_reserved_name: false },
     };
     for given in [vec![placed()], after_confirmation(), after_rejection(), after_cancellation(), after_delivery()] {
         for other in [
@@ -265,7 +284,12 @@ fn a_placement_with_any_other_datum_is_rejected_in_every_stage() {
 
 #[test]
 fn a_name_that_claims_give_is_given_to_no_other_order() {
-    let place = || Command::Place { customer: customer(), lines: lines(), sale: None, has_reserved_name: true };
+    let place = || Command::Place {
+        customer: customer(),
+        lines: lines(),
+        sale: None,
+        by: Placer::Client { has_reserved_name: true },
+    };
     let record = || Command::Record { customer: customer(), lines: lines(), ordered_at: AT, has_reserved_name: true };
     check(&[], place(), Err(Rejection::ReservedName));
     check(&[], record(), Err(Rejection::ReservedName));

@@ -28,6 +28,11 @@ const ORDERS: u8 = 6;
 
 type Name = (AggregateType, String);
 
+/// Whether the command confirmed an order, or why it was rejected.
+type Taken = Result<bool, String>;
+
+const CLIENT: order::Placer = order::Placer::Client { has_reserved_name: false };
+
 #[derive(Debug, Clone)]
 enum Move {
     Client(AggregateType, String, Command),
@@ -92,10 +97,11 @@ impl Shop {
         shop
     }
 
-    fn send(&mut self, aggregate: AggregateType, id: &str, command: &Command, is_caused: bool) -> Result<(), String> {
+    fn send(&mut self, aggregate: AggregateType, id: &str, command: &Command, is_caused: bool) -> Taken {
         let at = self.now;
         let state = self.states.entry((aggregate, id.to_string())).or_insert_with(|| State::initial(aggregate));
         let events = decide(state, command, at).map_err(|rejection| std::format!("{rejection:?}"))?;
+        let is_confirmed = events.contains(&Event::Order(order::Event::Confirmed));
         for event in events {
             *state = evolve(std::mem::replace(state, State::initial(aggregate)), &event);
             let (ledger, units) = match &event {
@@ -108,7 +114,7 @@ impl Shop {
             *ledger.entry(id.to_string()).or_default() += u64::from(units);
             self.log.push(Entry { id: id.to_string(), event, at, is_caused });
         }
-        Ok(())
+        Ok(is_confirmed)
     }
 
     /// The steps of an event and its alarms, again or for the first time: an alarm that went off, or was called off, may be
@@ -140,8 +146,12 @@ impl Shop {
     }
 
     /// Finds what the outcome of a step leads to.
-    fn next(&mut self, step: &Step, outcome: &Result<(), String>) -> Option<Step> {
-        match step.then(outcome.as_ref().map_or_else(|reason| Outcome::Rejected(reason), |()| Outcome::Accepted)) {
+    fn next(&mut self, step: &Step, outcome: &Taken) -> Option<Step> {
+        let outcome = match outcome {
+            Ok(is_confirmed) => Outcome::Accepted { is_confirmed: *is_confirmed },
+            Err(reason) => Outcome::Rejected(reason),
+        };
+        match step.then(outcome) {
             Next::Step(step) => Some(step),
             Next::Done => None,
             Next::Stuck => {
@@ -307,7 +317,7 @@ fn any_client() -> impl Strategy<Value = Move> {
         let price_cents = if sale.is_some() { SALE_PRICE_CENTS } else { PRICE_CENTS } - discount;
         let line = |(product, quantity): (&str, u32)| line_of(product, quantity, price_cents);
         let lines = lines.into_iter().map(line).collect();
-        Command::Order(order::Command::Place { customer, lines, sale, has_reserved_name: false })
+        Command::Order(order::Command::Place { customer, lines, sale, by: CLIENT })
     });
     let record = (customer(), 1..4_u32).prop_map(|(customer, quantity)| {
         let lines = vec![line_of("a", quantity, 1)];
@@ -394,7 +404,7 @@ fn what_was_paid_for_is_handed_out_though_the_order_is_cancelled_first() {
         customer: CustomerId("c-0".into()),
         lines: vec![line_of("a", 2, PRICE_CENTS)],
         sale: None,
-        has_reserved_name: false,
+        by: CLIENT,
     };
     let mut shop = Shop::open();
     shop.catch_up();

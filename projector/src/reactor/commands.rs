@@ -26,11 +26,14 @@ const DECIDED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// What the types of problems begin with.
 const PROBLEMS: &str = "/problems/";
+/// What the type of an event begins with that confirms an order, in any version.
+const CONFIRMED: &str = "order.confirmed.";
 
 /// What became of a step. Only what is final and says something of this very step ends its chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answered {
-    Accepted,
+    /// `is_confirmed`: the order that it went to is confirmed by it.
+    Accepted { is_confirmed: bool },
     /// By a rule, of this name: an outcome like any other.
     Rejected(String),
     /// Not now: too much waits for the aggregate, or for its partition.
@@ -72,6 +75,9 @@ struct Line<'a> {
 #[derive(Deserialize)]
 struct LineAnswer {
     status: u16,
+    /// The types of the events.
+    #[serde(default)]
+    events: Vec<String>,
     #[serde(default)]
     r#type: String,
     #[serde(default)]
@@ -198,7 +204,10 @@ impl From<LineAnswer> for Answered {
         let reason = format!("{} {}: {}", answer.status, answer.r#type, answer.detail);
         let known = ProblemKind::ALL.into_iter().find(|kind| answer.r#type.strip_prefix(PROBLEMS) == Some(kind.slug()));
         let kind = match (answer.status, known) {
-            (200, _) => return Self::Accepted,
+            (200, _) => {
+                let is_confirmed = answer.events.iter().any(|event| event.starts_with(CONFIRMED));
+                return Self::Accepted { is_confirmed };
+            }
             (_, Some(kind)) => kind,
             // A time-out, or too early.
             (408 | 425, None) => ProblemKind::Unavailable,
@@ -280,7 +289,7 @@ mod tests {
             let line = answer.problem().map_or(r#"{"status":200,"id":"a"}"#.into(), |problem| problem.to_json());
             let answered = answered(&String::from_utf8(line).unwrap());
             let is_right = match answer {
-                Answer::Accepted { .. } => answered == Answered::Accepted,
+                Answer::Accepted { .. } => matches!(answered, Answered::Accepted { .. }),
                 Answer::Rejected { .. } => answered == Answered::Rejected("out_of_stock".to_owned()),
                 Answer::Quarantined => matches!(answered, Answered::Quarantined(_)),
                 Answer::Overloaded { .. } => answered == Answered::Later,

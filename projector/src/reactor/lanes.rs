@@ -269,7 +269,7 @@ impl Lane {
                 self.queue.held.remove(&waiting.target);
             }
             match answer {
-                Answered::Accepted => self.follow(waiting, Outcome::Accepted),
+                Answered::Accepted { is_confirmed } => self.follow(waiting, Outcome::Accepted { is_confirmed }),
                 Answered::Rejected(rule) => self.follow(waiting, Outcome::Rejected(&rule)),
                 Answered::Later | Answered::Away => later.push(waiting),
                 Answered::Refused(reason) => waiting.chain.end(End::Failed(reason)),

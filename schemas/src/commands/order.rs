@@ -1,7 +1,7 @@
 //! Bodies of order commands.
 
 use domain::ids::{CLAIM_MARK, CustomerId, PaymentId, ProductId, SaleId};
-use domain::order::{Command, Line as DomainLine, Parcel};
+use domain::order::{Command, Line as DomainLine, Parcel, Placer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -157,8 +157,12 @@ pub(super) fn parse(
             Command::Place {
                 customer: CustomerId(customer.0),
                 lines: lines.into_iter().map(|line| line.0.into()).collect(),
+                by: match origin {
+                    // A reaction places the orders of claims alone.
+                    Origin::Reaction if sale.is_some() => Placer::Claim,
+                    Origin::Client | Origin::Reaction => Placer::Client { has_reserved_name },
+                },
                 sale: sale.map(|sale| SaleId(sale.0)),
-                has_reserved_name,
             }
         }
         "record" => {

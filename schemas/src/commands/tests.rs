@@ -3,6 +3,7 @@
 mod fingerprints;
 mod rejections;
 
+use domain::order::Placer;
 use domain::product::{By, Command as ProductCommand, Registration};
 
 use super::*;
@@ -234,10 +235,12 @@ fn the_name_of_a_claims_order_is_one_that_only_the_sale_gives() {
 fn a_client_gives_no_order_a_name_that_claims_have_and_the_reaction_to_a_claim_does() {
     let place = |id: &str, origin| {
         let id = AggregateId::new(AggregateType::Order, id).unwrap();
-        let body = br#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}]}"#;
+        let body = br#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}],"sale":"drop"}"#;
         let parsed = super::parse(&id, "place", body, Precondition::None, origin).unwrap();
-        let Command::Order(domain::order::Command::Place { has_reserved_name, .. }) = parsed.command else { panic!() };
-        has_reserved_name
+        let Command::Order(domain::order::Command::Place { by, .. }) = parsed.command else { panic!() };
+        by
     };
-    assert!(place("drop~o-1", Origin::Client) && !place("o-1", Origin::Client) && !place("drop~o-1", Origin::Reaction));
+    assert_eq!(place("drop~o-1", Origin::Client), Placer::Client { has_reserved_name: true });
+    assert_eq!(place("o-1", Origin::Client), Placer::Client { has_reserved_name: false });
+    assert_eq!(place("drop~o-1", Origin::Reaction), Placer::Claim);
 }

@@ -85,7 +85,7 @@ impl Network {
             }
             Wish::Held(quantity) => (vec![line_of("a", *quantity, SALE_PRICE_CENTS)], Some(SaleId("s".into()))),
         };
-        let command = Command::Order(order::Command::Place { customer, lines, sale, has_reserved_name: false });
+        let command = Command::Order(order::Command::Place { customer, lines, sale, by: CLIENT });
         self.send((AggregateType::Order, id.clone()), Sent::Client(command));
         self.ways.insert(id, way);
     }
