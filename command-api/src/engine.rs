@@ -79,8 +79,19 @@ pub(crate) enum EngineRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Status {
     Role(Role),
+    /// It can do no more in this role until something comes, which the text tells.
+    Waits(Role, String),
     /// The log cannot be read on; a person must look.
     Halted(String),
+}
+
+impl Status {
+    pub(crate) fn role(&self) -> Option<Role> {
+        match self {
+            Self::Role(role) | Self::Waits(role, _) => Some(*role),
+            Self::Halted(_) => None,
+        }
+    }
 }
 
 /// Why an engine cannot go on.
@@ -167,9 +178,31 @@ impl Engine {
         self.assignment.borrow().as_ref().is_some_and(|partitions| partitions.contains(&self.kafka.partition))
     }
 
-    /// A moment after the start Postgres has told of a checkpoint, or is known to be away.
+    /// A moment after the start Postgres has told of a checkpoint, or is known to be away from a short log.
     fn knows_where_to_begin(&self) -> bool {
-        self.shelf.as_ref().is_none_or(|shelf| *shelf.known.borrow() != Known::NotYet)
+        let begins = |known| matches!(known, Known::Nothing | Known::At(_));
+        self.shelf.as_ref().is_none_or(|shelf| begins(*shelf.known.borrow()))
+    }
+
+    fn takes_records(&self) -> bool {
+        self.machine.takes_records(self.budget.unfolded_bytes())
+    }
+
+    /// What it waits for, though nothing is wrong with the log.
+    fn waits(&self) -> Option<String> {
+        let partition = self.kafka.partition;
+        if !self.takes_records() {
+            let mib = self.machine.unfolded_bytes() >> 20;
+            return Some(format!(
+                "partition {partition} waits for Postgres: {mib} MiB of events wait for the states of their aggregates"
+            ));
+        }
+        match *self.shelf.as_ref()?.known.borrow() {
+            Known::Late { records } if self.machine.role() == Role::Idle && self.is_assigned() => Some(format!(
+                "partition {partition} waits for Postgres: it tells no checkpoint, and {records} records are too many to be read without one"
+            )),
+            _ => None,
+        }
     }
 
     async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, rest: &Rest) -> Turn {
@@ -189,7 +222,7 @@ impl Engine {
                 debug_assert!(count > 0, "the producers outlive the engines");
                 Turn::Reports(reports)
             }
-            event = next(&mut self.kafka.reading) => Turn::Read(event),
+            event = next(&mut self.kafka.reading), if self.takes_records() => Turn::Read(event),
             count = self.lanes.take(&mut jobs, MAX_TURN), if takes && !stopping => {
                 if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
             }
@@ -219,6 +252,8 @@ impl Engine {
                 tokio::task::yield_now().await;
                 self.lanes.take_waiting(jobs, MAX_TURN);
             }
+            // Of a long read one batch is there after the other: who brings the states would not come to run for seconds.
+            Turn::Read(_) => tokio::task::yield_now().await,
             _ => {}
         }
     }
@@ -301,8 +336,9 @@ impl Engine {
     /// Lets go of what memory need not hold, and asks for what it lacks.
     fn keep_house(&mut self, known: Known, now: TimeMs) {
         if let Known::At(checkpoint) = known {
-            self.machine.checkpointed(checkpoint);
+            self.machine.checkpointed(checkpoint, &mut self.kafka);
         }
+        self.machine.ask_for_states(&mut self.kafka);
         self.machine.forget(self.budget.keys(), now);
         let limit = self.budget.limit(self.kafka.partition, self.machine.resident_bytes());
         self.machine.evict(limit.unwrap_or(usize::MAX));
@@ -364,21 +400,21 @@ impl Engine {
 
     fn publish(&mut self, rest: &mut Rest) {
         let role = self.machine.role();
-        let was = self.status.borrow().clone();
-        let changed = self.status.send_if_modified(|status| {
-            let new = Status::Role(role);
+        let was = self.status.borrow().role();
+        let new = self.waits().map_or(Status::Role(role), |what| Status::Waits(role, what));
+        self.status.send_if_modified(|status| {
             let changed = *status != new;
             *status = new;
             changed
         });
-        if !changed {
+        if was == Some(role) {
             return;
         }
         tracing::info!(kafka.partition = self.kafka.partition, role = ?role, "the role in the partition changed");
         self.kafka.metrics.owned(self.kafka.partition, role == Role::Owner);
         match role {
             Role::Idle => {
-                if matches!(was, Status::Role(Role::Leaving | Role::Owner | Role::Unsettled)) {
+                if matches!(was, Some(Role::Leaving | Role::Owner | Role::Unsettled)) {
                     let cause = match (self.was_asked, self.let_go_by_clock) {
                         (true, _) => "asked",
                         (false, true) => "clock",

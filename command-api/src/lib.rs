@@ -229,19 +229,19 @@ async fn learn_log_id(
 /// Returns why an instance is not ready that is to own partitions of these statuses. Those that are halted are left out of
 /// account: the others are served, and other instances could read them no better.
 fn what_lacks<'a>(assigned: impl Iterator<Item = &'a Status>) -> Option<String> {
-    let (mut owned, mut all, mut halted) = (0, 0, None);
+    let (mut owned, mut all, mut halted, mut waits) = (0, 0, None, String::new());
     for status in assigned {
         match status {
             Status::Halted(reason) => halted = Some(reason),
-            Status::Role(role) => {
-                all += 1;
-                owned += usize::from(*role == Role::Owner);
-            }
+            Status::Waits(_, what) => waits = format!("; {what}"),
+            Status::Role(_) => {}
         }
+        all += usize::from(status.role().is_some());
+        owned += usize::from(status.role() == Some(Role::Owner));
     }
     match halted {
         Some(reason) if all == 0 => Some(format!("halted: {reason}")),
-        _ if owned < all => Some(format!("owns {owned} of {all} partitions that can be read")),
+        _ if owned < all => Some(format!("owns {owned} of {all} partitions that can be read{waits}")),
         _ => None,
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::dispatch::Reply;
 use crate::engine::{EngineRequest, Status};
-use crate::partition::Request;
+use crate::partition::{Request, Role};
 
 /// Single commands that may wait for one partition.
 const MAX_CLIENTS: usize = 4096;
@@ -116,7 +116,7 @@ pub(crate) fn new(status: watch::Receiver<Status>) -> (Mailbox, Lanes, mpsc::Rec
 impl Mailbox {
     /// Whether commands belong here: the engine owns the partition, or will in a moment.
     pub(crate) fn serves(&self) -> bool {
-        !self.clients.is_closed() && matches!(*self.status.borrow(), Status::Role(role) if role.serves())
+        !self.clients.is_closed() && self.status.borrow().role().is_some_and(Role::serves)
     }
 
     /// Commands that wait, in all lanes.

@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Keys of all partitions that stay in memory though Postgres has them, too: about 60 MiB.
 const MAX_KEYS: usize = 500_000;
 
+/// The part of the memory for aggregates that events may take which wait for their states, while partitions are read.
+const UNFOLDED_PART: usize = 8;
+/// In each partition, whatever the part comes to: about what is handed over at once.
+const MIN_UNFOLDED_BYTES: usize = 256 * 1024;
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct MemoryBudget {
@@ -29,6 +34,11 @@ impl MemoryBudget {
         // Each gives in proportion, and a little more, so that it is not asked again at once.
         let share = bytes as u128 * self.max_bytes as u128 / all as u128;
         Some(usize::try_from(share * 9 / 10).expect("a part of a usize"))
+    }
+
+    /// Bytes of events in one partition that may wait for their states.
+    pub(crate) fn unfolded_bytes(&self) -> usize {
+        (self.max_bytes / UNFOLDED_PART / self.shares.len().max(1)).max(MIN_UNFOLDED_BYTES)
     }
 
     /// Keys that one partition keeps in memory.

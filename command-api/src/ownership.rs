@@ -159,7 +159,7 @@ impl Ownership {
         let handed_over = async {
             for status in &mut self.statuses {
                 // An engine that ended owns nothing.
-                let _ = status.wait_for(|status| !matches!(status, Status::Role(role) if role.serves())).await;
+                let _ = status.wait_for(|status| !status.role().is_some_and(Role::serves)).await;
             }
         };
         if tokio::time::timeout(HANDS_OVER_WITHIN, handed_over).await.is_err() {

@@ -15,6 +15,7 @@
 mod outside;
 mod memory;
 mod aggregates;
+mod tails;
 mod names;
 mod quarantine;
 mod repeats;
@@ -265,9 +266,10 @@ impl<R> Partition<R> {
         if self.is_of_a_twin(record.as_ref()) {
             out.shares_url();
         }
-        if let Verdict::PassedOver(reason) = self.memory.read(offset, record.as_ref())? {
+        if let Verdict::PassedOver(reason) = self.memory.read(offset, record.as_ref(), value.len())? {
             out.passed_over(reason);
         }
+        self.ask_for_states(out);
         Ok(())
     }
 
@@ -286,14 +288,10 @@ impl<R> Partition<R> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::CatchingUp { .. } if self.is_deposed() => self.step_down(out),
             Phase::CatchingUp { then_claim: true } => self.claim(out),
-            Phase::CatchingUp { then_claim: false } => {
-                self.phase = Phase::Prepared;
-                self.preload(out);
-            }
+            Phase::CatchingUp { then_claim: false } => self.phase = Phase::Prepared,
             Phase::ReadingBack { epoch } => {
                 self.phase = Phase::Owner(Writer::new(epoch));
                 self.fences = Fences::default();
-                self.preload(out);
                 self.settle_pending(now, out);
             }
             Phase::Looking { writer, reader } => self.looked(writer, &reader, out),

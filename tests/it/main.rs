@@ -20,6 +20,7 @@ mod batches;
 mod ownership;
 mod quarantine;
 mod keeping;
+mod long_tails;
 mod segments;
 mod strays;
 mod partitions;

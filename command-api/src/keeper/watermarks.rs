@@ -14,15 +14,21 @@ use crate::kafka::reader::LogReader;
 use crate::partition::Checkpoint;
 
 pub(super) const EVERY: Duration = Duration::from_millis(500);
-/// Without an answer for so long, whoever takes over reads the whole log instead.
+/// Without an answer for so long, whoever takes over a short log reads all of it instead.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(3);
+/// Records that are read without a checkpoint, at most: a matter of seconds.
+const SHORT: i64 = 100_000;
 
 /// What is known of a partition's checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
     /// Wait a moment.
     NotYet,
-    /// Postgres does not answer, or has nothing of the partition.
+    /// Postgres does not answer, and so many records are better not read without a checkpoint.
+    Late {
+        records: i64,
+    },
+    /// Postgres does not answer and the partition is short, or it has nothing of the partition.
     Nothing,
     At(Checkpoint),
 }
@@ -59,15 +65,11 @@ pub(super) async fn follow(
             }
             Err(LookError::Store(error)) => {
                 tracing::debug!(error = %error, "the checkpoints cannot be read");
-                let given_up = since.elapsed() > GIVES_UP_AFTER;
-                for tell in &tell {
-                    tell.send_modify(|known| {
-                        if *known == Known::NotYet && given_up {
-                            tracing::warn!("Postgres does not tell of a checkpoint: reading whole partitions");
-                            *known = Known::Nothing;
-                        }
-                    });
+                if since.elapsed() > GIVES_UP_AFTER {
+                    go_without(&reader, &tell).await;
                 }
+                // Whoever keeps house does so all the same.
+                tell.iter().for_each(|tell| tell.send_modify(|_| ()));
             }
         }
         tokio::select! {
@@ -121,4 +123,20 @@ async fn look(
         }
     }
     Ok(())
+}
+
+/// Without Postgres, a short partition is read from its beginning; a long one waits.
+async fn go_without(reader: &LogReader, tell: &[watch::Sender<Known>]) {
+    let waits = |tell: &watch::Sender<Known>| matches!(*tell.borrow(), Known::NotYet | Known::Late { .. });
+    let waiting = (0..).zip(tell).filter(|(_, tell)| waits(tell));
+    join_all(waiting.map(async |(partition, tell)| {
+        let Ok(last) = reader.last_offset(partition).await else { return };
+        let records = last.map_or(0, |last| last + 1);
+        let known = if records < SHORT { Known::Nothing } else { Known::Late { records } };
+        let before = tell.send_replace(known);
+        if before == Known::NotYet {
+            tracing::warn!(kafka.partition = partition, known = ?known, "Postgres does not tell of a checkpoint");
+        }
+    }))
+    .await;
 }

@@ -19,6 +19,7 @@ use schemas::aggregate::AggregateId;
 use super::names::Names;
 use super::outside::{KeptNames, KeptState};
 use super::quarantine::{Quarantined, panic_text};
+use super::tails::{Tails, Unfolded};
 
 /// The size from which on operators are warned of a state.
 const NEARLY_FULL: usize = MAX_STATE_BYTES / 5 * 4;
@@ -27,8 +28,7 @@ const NEARLY_FULL: usize = MAX_STATE_BYTES / 5 * 4;
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Aggregates {
     residents: HashMap<AggregateId, Resident>,
-    /// What was read of aggregates whose earlier state is kept outside.
-    tails: HashMap<AggregateId, Vec<Tail>>,
+    pub(super) tails: Tails,
     pub(super) quarantined: Quarantined,
     /// Reading began at this offset.
     start: i64,
@@ -53,16 +53,6 @@ struct Resident {
     offset: i64,
     /// Used since the last look for what may go.
     used: bool,
-}
-
-/// One commit.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-struct Tail {
-    events: Vec<Event>,
-    version: u64,
-    offset: i64,
-    at: TimeMs,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -99,7 +89,7 @@ impl Aggregates {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.tails.bytes()
     }
 
     /// The size of the largest state since reading began, in bytes.
@@ -166,11 +156,6 @@ impl Aggregates {
         }
     }
 
-    /// Aggregates of which only the end is here.
-    pub(super) fn tails(&self) -> impl Iterator<Item = &AggregateId> {
-        self.tails.keys()
-    }
-
     pub(super) fn decide(
         &mut self,
         aggregate: &AggregateId,
@@ -228,14 +213,20 @@ impl Aggregates {
         self.note_size(aggregate, was, bytes);
     }
 
-    /// Takes in what was read. What was brought from outside may be ahead of it. One that begins with it needs nothing
-    /// brought.
-    pub(super) fn read(&mut self, aggregate: &AggregateId, events: Vec<Event>, version: u64, offset: i64, at: TimeMs) {
-        let is_whole = version == events.len() as u64;
+    /// Takes in what was read, from a record of this size. What was brought from outside may be ahead of it. One that begins
+    /// with it needs nothing brought.
+    pub(super) fn read(&mut self, aggregate: &AggregateId, commit: Unfolded, size: usize) {
+        let is_whole = commit.version == commit.events.len() as u64;
         if self.floor > 0 && !self.knows(aggregate) && !is_whole {
-            self.tails.entry_ref(aggregate).or_default().push(Tail { events, version, offset, at });
-        } else if self.residents.get(aggregate).is_none_or(|resident| resident.version < version) {
-            self.apply(aggregate, &events, version, offset, at);
+            self.tails.push(aggregate, commit, size);
+        } else {
+            self.fold(aggregate, &commit);
+        }
+    }
+
+    fn fold(&mut self, aggregate: &AggregateId, commit: &Unfolded) {
+        if self.residents.get(aggregate).is_none_or(|resident| resident.version < commit.version) {
+            self.apply(aggregate, &commit.events, commit.version, commit.offset, commit.at);
         }
     }
 
@@ -244,7 +235,7 @@ impl Aggregates {
         if !self.is_cold(aggregate) {
             return;
         }
-        let tail = self.tails.remove(aggregate).unwrap_or_default();
+        let tail = self.tails.take(aggregate);
         match kept.folded {
             Err(reason) => self.quarantined.insert(aggregate, reason, TimeMs(0), true),
             Ok(state) => {
@@ -255,9 +246,7 @@ impl Aggregates {
                 }
                 let resident = Resident { state, version: kept.version, offset: kept.offset, used: true };
                 self.residents.insert(aggregate.clone(), resident);
-                for Tail { events, version, offset, at } in tail {
-                    self.read(aggregate, events, version, offset, at);
-                }
+                tail.iter().for_each(|commit| self.fold(aggregate, commit));
             }
         }
     }
@@ -265,7 +254,8 @@ impl Aggregates {
     /// Lets go of residents that were not used since the last time, and of which the checkpoint has everything, until
     /// about `bytes` are left. Returns whether that was reached.
     pub(super) fn evict(&mut self, checkpoint: i64, bytes: usize) -> bool {
-        let Self { residents, quarantined, floor, bytes: held, .. } = self;
+        let Self { residents, quarantined, floor, bytes: held, tails, .. } = self;
+        let bytes = bytes.saturating_sub(tails.bytes());
         residents.retain(|aggregate, resident| {
             let keep = *held <= bytes
                 || resident.offset >= checkpoint

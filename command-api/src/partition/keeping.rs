@@ -11,13 +11,40 @@ use schemas::chain::Writer;
 use super::parked::ParkedRequest;
 use super::{Checkpoint, Kept, KeptNames, Outside, Partition, Phase, Request, Unavailable, Wanted};
 
+/// A read that is under way begins anew where a checkpoint saves it so many records.
+const WORTH_BEGINNING_ANEW: i64 = if cfg!(test) { 12 } else { 100_000 };
+
 impl<R> Partition<R> {
-    /// What is kept outside reaches up to here: memory need not hold it, and the next take-over reads from here.
-    pub fn checkpointed(&mut self, checkpoint: Checkpoint) {
+    /// What is kept outside reaches up to here: memory need not hold it, and the next take-over reads from here. So does
+    /// one that is under way, where that saves it a long way.
+    pub fn checkpointed(&mut self, checkpoint: Checkpoint, out: &mut impl Outside<Reply = R>) {
         let is_news = |known: &Checkpoint| known.reader.next_offset < checkpoint.reader.next_offset;
         if self.checkpoint.as_ref().is_none_or(is_news) {
             self.checkpoint = Some(checkpoint);
         }
+        let saves = checkpoint.reader.next_offset - self.memory.reader.next_offset;
+        if let Phase::CatchingUp { then_claim } = self.phase
+            && saves >= WORTH_BEGINNING_ANEW
+        {
+            self.catch_up(then_claim, out);
+        }
+    }
+
+    /// Tells whether it takes in more records of a long read just now, or waits until states come: as long as events that
+    /// wait for theirs take more than `max_unfolded` bytes.
+    pub fn takes_records(&self, max_unfolded: usize) -> bool {
+        !matches!(self.phase, Phase::CatchingUp { .. }) || self.unfolded_bytes() <= max_unfolded
+    }
+
+    /// About how much memory events take that wait for the states of their aggregates.
+    pub fn unfolded_bytes(&self) -> usize {
+        self.memory.aggregates.tails.bytes()
+    }
+
+    /// Asks for states of which only the end was read: that can be folded then, and whoever takes over is warm. Those that
+    /// could not be had are asked for again; so this is to be called now and then.
+    pub fn ask_for_states(&mut self, out: &mut impl Outside<Reply = R>) {
+        self.memory.aggregates.tails.ask(|aggregate| out.load(Wanted { aggregate, state: true, key: None }));
     }
 
     /// Lets go of keys that are kept outside, the oldest first, until so many are left.
@@ -33,7 +60,7 @@ impl<R> Partition<R> {
         self.full = !self.memory.aggregates.evict(settled, bytes);
     }
 
-    /// About how much memory the aggregates take.
+    /// About how much memory the aggregates take, with events that wait for their states.
     pub fn resident_bytes(&self) -> usize {
         self.memory.aggregates.bytes()
     }
@@ -87,19 +114,15 @@ impl<R> Partition<R> {
         match kept {
             Ok(kept) if kept.checkpoint < self.floor() => {
                 if out.load_later(wanted.clone()).is_err() {
-                    self.refuse_parked(wanted, out);
+                    self.not_loaded(wanted, out);
                 }
             }
             Ok(kept) => {
                 self.take_in(wanted, kept, now);
                 self.resume(&wanted.aggregate, now, out);
+                self.ask_for_states(out);
             }
-            Err(Unavailable) => {
-                if wanted.state {
-                    self.parked.set_asks_state(&wanted.aggregate, false);
-                }
-                self.refuse_parked(wanted, out);
-            }
+            Err(Unavailable) => self.not_loaded(wanted, out),
         }
     }
 
@@ -124,6 +147,15 @@ impl<R> Partition<R> {
             out.load_names(from);
             self.asks_names = true;
         }
+    }
+
+    /// It is not asked for again at once: what fails would be asked for all the time.
+    fn not_loaded(&mut self, wanted: &Wanted, out: &mut impl Outside<Reply = R>) {
+        if wanted.state {
+            self.memory.aggregates.tails.want_again(&wanted.aggregate);
+            self.parked.set_asks_state(&wanted.aggregate, false);
+        }
+        self.refuse_parked(wanted, out);
     }
 
     /// Returns what has to be brought before the command can be decided; `None`: it can be. A line that only waits behind an
@@ -167,16 +199,6 @@ impl<R> Partition<R> {
         self.parked.push(parked);
         if asks_state {
             self.parked.set_asks_state(&aggregate, true);
-        }
-    }
-
-    /// Asks for the states of which only the end was read: whoever takes over is warm soon. What finds no room is
-    /// asked for when a command wants it.
-    pub(super) fn preload(&mut self, out: &mut impl Outside<Reply = R>) {
-        for aggregate in self.memory.aggregates.tails() {
-            if out.load(Wanted { aggregate: aggregate.clone(), state: true, key: None }).is_err() {
-                return;
-            }
         }
     }
 

@@ -9,6 +9,7 @@ use schemas::record::{Commit, Record};
 
 use super::aggregates::Aggregates;
 use super::repeats::{Repeat, Repeats};
+use super::tails::Unfolded;
 use super::{Checkpoint, HaltError};
 
 #[derive(Debug)]
@@ -68,8 +69,8 @@ impl Memory {
         self.aggregates.floor().max(self.repeats.floor())
     }
 
-    /// Takes the next record of the log in, if it counts.
-    pub(super) fn read(&mut self, offset: i64, record: Option<&Record<'_>>) -> Result<Verdict, HaltError> {
+    /// Takes the next record of the log in, if it counts. `size`: in bytes.
+    pub(super) fn read(&mut self, offset: i64, record: Option<&Record<'_>>, size: usize) -> Result<Verdict, HaltError> {
         if let Some(Record::Claim(claim)) = record {
             claim.check_partitions(self.partitions).map_err(|source| HaltError::Partitions { offset, source })?;
         }
@@ -83,18 +84,19 @@ impl Memory {
         }
         let verdict = self.reader.read(offset, record)?;
         if let (Verdict::Counts, Some(Record::Commit(commit))) = (verdict, record) {
-            self.fold(offset, commit)?;
+            self.fold(offset, commit, size)?;
         }
         Ok(verdict)
     }
 
-    fn fold(&mut self, offset: i64, commit: &Commit<'_>) -> Result<(), HaltError> {
+    fn fold(&mut self, offset: i64, commit: &Commit<'_>, size: usize) -> Result<(), HaltError> {
         let aggregate = self
             .aggregates
             .name(&commit.aggregate)
             .ok_or_else(|| HaltError::Aggregate { offset, aggregate: commit.aggregate.to_string() })?;
         let events: Vec<_> = commit.events.iter().map(WireEvent::upcast).collect();
-        self.aggregates.read(&aggregate, events, commit.version, offset, TimeMs(commit.at_ms));
+        let read = Unfolded { events, version: commit.version, offset, at: TimeMs(commit.at_ms) };
+        self.aggregates.read(&aggregate, read, size);
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
         // As its owner did before it decided: a key that took effect again after its window is kept for another. A log that is
         // ahead of the time does not end the window early.

@@ -7,6 +7,7 @@ mod clock;
 mod doubt;
 mod quarantine;
 mod keeping;
+mod tails;
 mod simulation;
 mod model;
 

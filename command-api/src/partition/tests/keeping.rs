@@ -15,7 +15,7 @@ use crate::partition::{Checkpoint, Kept, KeptNames, KeptState, Repeat};
 const RESTOCK: domain::product::Command = domain::product::Command::Restock { quantity: 1 };
 
 /// As of the record at this offset, in the foreign epoch at offset 0.
-fn checkpoint(last_counted: i64) -> Checkpoint {
+pub(super) fn checkpoint(last_counted: i64) -> Checkpoint {
     let epoch = Epoch { claim: 0, nonce: FOREIGN_NONCE };
     let reader = Reader::behind(epoch, last_counted.cast_unsigned(), last_counted);
     Checkpoint { reader, last_at: NOW, max_key: TimeMs(NOW.0 - 1) }
@@ -28,7 +28,7 @@ fn shop_with_a_past() -> Shop {
     for record in [claim(FOREIGN_NONCE), fence(epoch, 1), fence(epoch, 2)] {
         shop.write(record);
     }
-    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Owner);
@@ -46,20 +46,20 @@ fn on_sale(offset: i64) -> KeptState {
 }
 
 /// It, of which the record at offset 1 told.
-fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat>) {
+pub(super) fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat>) {
     let state = wanted.state.then(|| on_sale(1));
     shop.machine.loaded(wanted, Ok(Kept { checkpoint, state, repeat }), NOW, &mut shop.out);
     shop.end_turn();
 }
 
-fn wanted(shop: &mut Shop) -> Vec<Wanted> {
+pub(super) fn wanted(shop: &mut Shop) -> Vec<Wanted> {
     std::mem::take(&mut shop.out.wanted)
 }
 
 #[test]
 fn a_take_over_begins_to_read_at_the_checkpoint() {
     let mut shop = Shop::closed();
-    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     shop.machine.prepare(&mut shop.out);
     assert_eq!(shop.out.reading.map(|(from, _)| from), Some(2), "the last record that it knows is read again");
 }
@@ -71,13 +71,13 @@ fn a_log_that_does_not_continue_the_checkpoint_is_not_read_on() {
     for record in [claim(FOREIGN_NONCE), fence(epoch, 1), claim(FOREIGN_NONCE + 1)] {
         shop.write(record);
     }
-    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     shop.machine.prepare(&mut shop.out);
     assert!(matches!(shop.try_read(), Err(HaltError::OtherHistory { offset: 2 })));
     // A log that is shorter than the checkpoint, as after a restore.
     let mut shop = Shop::closed();
     shop.write(claim(FOREIGN_NONCE));
-    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     shop.machine.prepare(&mut shop.out);
     assert!(matches!(shop.try_read(), Err(HaltError::OtherHistory { offset: 2 })));
 }
@@ -221,10 +221,10 @@ fn an_aggregate_is_let_go_only_when_all_of_it_is_kept() {
     assert_eq!(shop.machine.residents(), 1, "nothing is known to be kept");
     let reader = |next| Reader { next_offset: next, ..Reader::START };
     let checkpoint = |next| Checkpoint { reader: reader(next), last_at: NOW, max_key: NOW };
-    shop.machine.checkpointed(checkpoint(1));
+    shop.machine.checkpointed(checkpoint(1), &mut shop.out);
     evict(&mut shop);
     assert_eq!(shop.machine.residents(), 1, "its last event is not kept");
-    shop.machine.checkpointed(checkpoint(2));
+    shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     evict(&mut shop);
     assert_eq!((shop.machine.residents(), shop.machine.resident_bytes()), (0, 0));
     shop.ask_for("a", RESTOCK);
@@ -235,11 +235,8 @@ fn an_aggregate_is_let_go_only_when_all_of_it_is_kept() {
 #[test]
 fn a_full_memory_refuses_what_is_not_in_it() {
     let mut shop = Shop::stocked(1);
-    shop.machine.checkpointed(Checkpoint {
-        reader: Reader { next_offset: 2, ..Reader::START },
-        last_at: NOW,
-        max_key: NOW,
-    });
+    let reader = Reader { next_offset: 2, ..Reader::START };
+    shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW }, &mut shop.out);
     (0..2).for_each(|_| shop.machine.evict(0));
     shop.ask_for("a", RESTOCK);
     let [cold] = wanted(&mut shop).try_into().unwrap();
@@ -292,7 +289,7 @@ fn an_aggregate_that_was_let_go_is_not_taken_for_a_new_one() {
     shop.ask_for("a", register(1));
     shop.settle();
     let reader = Reader { next_offset: 5, ..Reader::START };
-    shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW });
+    shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW }, &mut shop.out);
     (0..2).for_each(|_| shop.machine.evict(0));
     assert_eq!(shop.machine.residents(), 0);
     shop.ask_for("b", register(1));
@@ -332,7 +329,8 @@ fn an_aggregate_whose_state_was_brought_before_its_events_were_read_is_not_taken
     named(&mut shop, &[], 3);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Idle);
-    shop.machine.checkpointed(Checkpoint { reader: Reader::behind(epoch, 1, 5), last_at: NOW, max_key: NOW });
+    let reader = Reader::behind(epoch, 1, 5);
+    shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW }, &mut shop.out);
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert!(shop.machine.knows_names(), "it has read those that came after the ones that it was told");

@@ -48,6 +48,8 @@ const STOCK: u32 = 3;
 /// Of a clock that is believed.
 const MAX_SKEW_MS: u64 = 60_000;
 const POISON_MS: u64 = 3_600_000;
+/// Of events that wait for states: a few commits.
+const MAX_UNFOLDED: usize = 1_500;
 /// Five of them tell the time at which they were made: about as the simulation begins, in it, and after it.
 const KEYS: [&str; 8] = [
     "k-0",
@@ -81,6 +83,8 @@ enum Op {
     Pause(Pick, usize),
     /// A machine's producer refuses the next records.
     Refuse(Pick, usize),
+    /// A machine finds no room to ask for what is kept, or finds some again.
+    RefuseLoads(Pick, bool),
     /// A record that is not ours.
     Stray,
     /// One that cannot be told from ours, and cannot be read.
@@ -127,6 +131,12 @@ struct Machine {
     /// Counts its starts: reports to an earlier life reach nobody.
     life: u32,
     paused_until: u64,
+}
+
+impl Machine {
+    fn takes_records(&self) -> bool {
+        self.out.reading.is_some() && self.partition.takes_records(MAX_UNFOLDED)
+    }
 }
 
 /// A record on its way to the log.
@@ -182,6 +192,8 @@ struct Seen {
     let_go_by_clock: usize,
     poisoned: usize,
     halted: usize,
+    waited_for_states: usize,
+    begun_anew: usize,
 }
 
 struct World {
@@ -257,7 +269,7 @@ impl World {
                 }
             }
             Op::Read(pick, records) => {
-                if let Some(it) = self.pick(pick, |machine| machine.out.reading.is_some()) {
+                if let Some(it) = self.pick(pick, Machine::takes_records) {
                     self.read(it, records);
                 }
             }
@@ -283,6 +295,10 @@ impl World {
                 let it = pick % self.machines.len();
                 self.machines[it].out.refusals = records;
             }
+            Op::RefuseLoads(pick, refuses) => {
+                let it = pick % self.machines.len();
+                self.machines[it].out.refuses_loads = refuses;
+            }
             Op::Stray => self.log.push(stray()),
             Op::Unreadable => self.log.push(unreadable()),
             Op::Except => self.except(),
@@ -306,18 +322,21 @@ impl World {
         self.except();
         for machine in &mut self.machines {
             (machine.paused_until, machine.out.refusals, machine.skew) = (0, 0, 0);
+            machine.out.refuses_loads = false;
         }
         for _ in 0..10_000 {
             if !self.flights.is_empty() {
                 self.carry(0, Fate::Appended);
             } else if !self.reports.is_empty() {
                 self.report(0);
-            } else if let Some(it) = self.pick(0, |machine| machine.out.reading.is_some()) {
+            } else if let Some(it) = self.pick(0, Machine::takes_records) {
                 self.read(it, usize::MAX);
             } else if !self.asks.is_empty() {
                 self.bring(0, Reading::AtLast);
             } else if !self.names_asks.is_empty() {
                 self.name(0, Reading::AtLast, usize::MAX, 0);
+            } else if let Some(it) = self.pick(0, |machine| machine.out.reading.is_some()) {
+                self.ask_for_states(it);
             } else if let Some(it) = self.pick(0, |machine| machine.partition.wants_turn()) {
                 self.clock += 1;
                 self.end_turn(it);
@@ -439,8 +458,13 @@ impl World {
         let now = self.now(it);
         let machine = &mut self.machines[it];
         let Some((from, ReadTo::Offset(end))) = machine.out.reading else { unreachable!("picked as reading") };
-        let to = end.min(from.saturating_add(int(records.min(self.log.len()))));
+        let mut to = end.min(from.saturating_add(int(records.min(self.log.len()))));
         for offset in from..to {
+            if !machine.takes_records() {
+                self.seen.waited_for_states += 1;
+                to = offset;
+                break;
+            }
             match machine.partition.record(offset, &self.log[index(offset)], &mut machine.out) {
                 Ok(()) => {}
                 Err(HaltError::Record(_)) => {
@@ -848,6 +872,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => machine().prop_map(Op::Crash),
         1 => (machine(), 1..40_usize).prop_map(|(pick, ops)| Op::Pause(pick, ops)),
         1 => (machine(), 1..4_usize).prop_map(|(pick, records)| Op::Refuse(pick, records)),
+        1 => (machine(), any::<bool>()).prop_map(|(pick, refuses)| Op::RefuseLoads(pick, refuses)),
         1 => Just(Op::Stray),
         1 => Just(Op::Ghost),
         2 => (machine(), any_skew()).prop_map(|(pick, skew)| Op::Skew(pick, skew)),
@@ -893,7 +918,7 @@ proptest! {
 fn the_simulation_meets_every_fate() {
     let mut runner = TestRunner::deterministic();
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
-    for _ in 0..400 {
+    for _ in 0..500 {
         let world = any_world().new_tree(&mut runner).unwrap().current();
         let seen = lived(&world).seen;
         for (name, count) in [
@@ -923,6 +948,8 @@ fn the_simulation_meets_every_fate() {
             ("let go by clock", seen.let_go_by_clock),
             ("poisoned", seen.poisoned),
             ("halted", seen.halted),
+            ("waited for states", seen.waited_for_states),
+            ("begun anew", seen.begun_anew),
         ] {
             *all.entry(name).or_default() += count;
         }

@@ -43,8 +43,18 @@ impl World {
     pub(super) fn tell(&mut self, it: usize) {
         if self.kept > 0 {
             let checkpoint = checkpoint(&History::of(&self.log[..self.kept]));
-            self.machines[it].partition.checkpointed(checkpoint);
+            let machine = &mut self.machines[it];
+            let reading = machine.out.reading;
+            machine.partition.checkpointed(checkpoint, &mut machine.out);
+            self.seen.begun_anew += usize::from(machine.out.reading != reading);
         }
+        self.ask_for_states(it);
+    }
+
+    pub(super) fn ask_for_states(&mut self, it: usize) {
+        let machine = &mut self.machines[it];
+        machine.partition.ask_for_states(&mut machine.out);
+        self.end_turn(it);
     }
 
     /// Memory is short. What was just used stays at first.
