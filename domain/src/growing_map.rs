@@ -14,9 +14,10 @@ use hashbrown::hash_map;
 const SPLIT_AT: usize = 4096;
 const PARTS: usize = 256;
 
-/// Each operation moves about a 256th of the entries at most, or 4,096 of them.
+/// Each operation moves about a 256th of the entries at most, or 4,096 of them. An empty one is a pointer alone: most of a
+/// million products have nothing in most of theirs.
 #[derive(Clone)]
-pub struct GrowingMap<K, V>(Parts<K, V>);
+pub struct GrowingMap<K, V>(Option<Box<Parts<K, V>>>);
 
 #[derive(Clone)]
 enum Parts<K, V> {
@@ -26,25 +27,26 @@ enum Parts<K, V> {
 
 impl<K: Eq + Hash, V> GrowingMap<K, V> {
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Parts::One(map) => map.len(),
-            Parts::Many { len, .. } => *len,
+        match self.0.as_deref() {
+            None => 0,
+            Some(Parts::One(map)) => map.len(),
+            Some(Parts::Many { len, .. }) => *len,
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.is_none()
     }
 
     pub fn get(&self, key: &K) -> Option<&V> {
-        match &self.0 {
+        match self.0.as_deref()? {
             Parts::One(map) => map.get(key),
             Parts::Many { parts, .. } => parts[part_of(parts, key)].get(key),
         }
     }
 
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        match &mut self.0 {
+        match self.0.as_deref_mut()? {
             Parts::One(map) => map.get_mut(key),
             Parts::Many { parts, .. } => parts[part_of(parts, key)].get_mut(key),
         }
@@ -56,8 +58,9 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
 
     /// Gives what was there before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        self.split_if_full();
-        match &mut self.0 {
+        let parts = self.0.get_or_insert_with(|| Box::new(Parts::One(HashMap::new())));
+        parts.split_if_full();
+        match &mut **parts {
             Parts::One(map) => map.insert(key, value),
             Parts::Many { parts, len } => {
                 let before = parts[part_of(parts, &key)].insert(key, value);
@@ -68,21 +71,26 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
     }
 
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        match &mut self.0 {
-            Parts::One(map) => map.remove(key),
+        let (removed, left) = match self.0.as_deref_mut()? {
+            Parts::One(map) => (map.remove(key), map.len()),
             Parts::Many { parts, len } => {
                 let removed = parts[part_of(parts, key)].remove(key);
                 *len -= usize::from(removed.is_some());
-                removed
+                (removed, *len)
             }
+        };
+        if left == 0 {
+            self.0 = None;
         }
+        removed
     }
 
     /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        match &self.0 {
-            Parts::One(map) => core::slice::from_ref(map),
-            Parts::Many { parts, .. } => parts,
+        match self.0.as_deref() {
+            None => &[],
+            Some(Parts::One(map)) => core::slice::from_ref(map),
+            Some(Parts::Many { parts, .. }) => parts,
         }
         .iter()
         .flat_map(hash_map::HashMap::iter)
@@ -92,9 +100,11 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
+}
 
+impl<K: Eq + Hash, V> Parts<K, V> {
     fn split_if_full(&mut self) {
-        let Parts::One(map) = &mut self.0 else { return };
+        let Self::One(map) = self else { return };
         if map.len() < SPLIT_AT {
             return;
         }
@@ -104,7 +114,7 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
         for (key, value) in whole {
             parts[part_of(&parts, &key)].insert(key, value);
         }
-        self.0 = Parts::Many { parts, len };
+        *self = Self::Many { parts, len };
     }
 }
 
@@ -115,7 +125,7 @@ fn part_of<K: Hash, V>(parts: &[HashMap<K, V>], key: &K) -> usize {
 
 impl<K, V> Default for GrowingMap<K, V> {
     fn default() -> Self {
-        Self(Parts::One(HashMap::default()))
+        Self(None)
     }
 }
 
@@ -170,7 +180,7 @@ mod tests {
                 }
                 prop_assert_eq!(map.len(), model.len());
             }
-            let is_split = matches!(map.0, Parts::Many { .. });
+            let is_split = matches!(map.0.as_deref(), Some(Parts::Many { .. }));
             prop_assert!(is_split);
             prop_assert_eq!(map.iter().map(|(key, value)| (*key, *value)).collect::<BTreeMap<_, _>>(), model.clone());
             prop_assert!((0..9_000).all(|key| map.get(&key) == model.get(&key)));

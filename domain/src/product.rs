@@ -8,8 +8,6 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
-
 use crate::TimeMs;
 use crate::growing_map::GrowingMap;
 use crate::ids::{Fingerprint, OrderId, SaleId};
@@ -151,7 +149,7 @@ pub struct Product {
     pub holds: Holds,
     /// Units of orders that got theirs: they get it once, however late they ask again.
     pub committed: GrowingMap<Fingerprint, u32>,
-    pub allotments: HashMap<SaleId, Allotment>,
+    pub allotments: GrowingMap<SaleId, Allotment>,
 }
 
 /// Units that a sale got, and those of them that it gave back.
@@ -271,7 +269,7 @@ pub fn evolve(state: State, event: &Event) -> State {
             reservations: GrowingMap::default(),
             holds: Holds::default(),
             committed: GrowingMap::default(),
-            allotments: HashMap::new(),
+            allotments: GrowingMap::default(),
         })),
         (Event::Restocked { quantity }, state) => update(state, |product| put_back(product, (*quantity).into())),
         (Event::Repriced { price_cents }, state) => update(state, |product| product.price_cents = *price_cents),

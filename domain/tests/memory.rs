@@ -46,7 +46,8 @@ fn take(state: State, command: &domain::Command) -> State {
 
 type Grow = fn(usize) -> Vec<State>;
 
-const CASES: [(&str, Grow); 6] = [
+const CASES: [(&str, Grow); 7] = [
+    ("product of which nothing was sold", registered),
     ("open reservation", reserved),
     ("hold of a client", held),
     ("hold of a client that ends", held_for_a_while),
@@ -79,8 +80,18 @@ fn measure_alone(case: usize, length: usize) -> (usize, usize) {
     (truth.parse().unwrap(), estimate.parse().unwrap())
 }
 
+fn registered(length: usize) -> Vec<State> {
+    let mut states = Vec::with_capacity(MANY as usize);
+    states.extend((0..MANY).map(|number| product_of(id("p", number, length))));
+    states
+}
+
 fn product() -> State {
-    let registration = Registration { name: "A thing".into(), price_cents: 1, stock: u32::MAX, limit_per_order: None };
+    product_of("A thing".into())
+}
+
+fn product_of(name: Box<str>) -> State {
+    let registration = Registration { name, price_cents: 1, stock: u32::MAX, limit_per_order: None };
     take(State::initial(AggregateType::Product), &domain::Command::Product(product::Command::Register(registration)))
 }
 

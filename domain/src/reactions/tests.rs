@@ -232,7 +232,8 @@ impl Shop {
         let mut states = self.states.clone();
         for state in states.values_mut() {
             if let State::Product(ProductState::OnSale(product) | ProductState::Discontinued(product)) = state {
-                product.allotments.retain(|_, of| of.taken_back < of.units);
+                let left = product.allotments.iter().filter(|(_, of)| of.taken_back < of.units);
+                product.allotments = left.map(|(sale, of)| (sale.clone(), *of)).collect();
             }
         }
         states
