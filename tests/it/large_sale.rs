@@ -5,9 +5,14 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use domain::ids::{CustomerId, OrderId, ProductId};
+use domain::sale::{Event, Schedule};
+use domain::{AggregateType, MAX_STATE_BYTES, State, TimeMs, evolve};
+use schemas::events::WireEvent;
+use schemas::record::{Claim, Commit, Epoch, Record};
 use serde_json::{Value, json};
 
-use crate::fixture::{Client, SERVICE_TOKEN, Service, Shop, batch_line, pause};
+use crate::fixture::{Client, SERVICE_TOKEN, Service, Shop, append_all, append_values, batch_line, pause};
 
 const CLAIMS: u32 = 20_000;
 /// In one request: small, so that others find their turn.
@@ -123,4 +128,90 @@ async fn a_sale_of_very_many_claims_is_kept_and_taken_over_and_goes_on() {
          kept at version {version} in {bytes} bytes; taken over in {taken_over:?}"
     )
     .unwrap();
+}
+
+/// Of a sale that is claimed of until its state has the largest size.
+fn events_that_fill_a_sale() -> Vec<domain::Event> {
+    let mut state = State::initial(AggregateType::Sale);
+    let schedule = Schedule {
+        product: ProductId("cd".into()),
+        opens_at: TimeMs(0),
+        closes_at: TimeMs(u64::MAX / 2),
+        price_cents: 5,
+        units: u32::MAX,
+        limit_per_customer: 1,
+    };
+    let begun = [Event::Scheduled(schedule), Event::Stocked];
+    let claims = (0..).map(|number: u32| Event::Claimed {
+        order: OrderId(format!("drop~o-{number}").into()),
+        customer: CustomerId(format!("c-{number}").into()),
+        quantity: 1,
+        product: ProductId("cd".into()),
+        amount_cents: 5,
+        is_first: true,
+        is_ordered: false,
+    });
+    let mut events = Vec::new();
+    for event in begun.into_iter().chain(claims).map(domain::Event::Sale) {
+        if state.heap_bytes() >= MAX_STATE_BYTES {
+            break;
+        }
+        state = evolve(state, &event);
+        events.push(event);
+    }
+    events
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "second gate: it reads a sale of 800,000 claims"]
+async fn a_sale_of_the_largest_size_takes_no_claim_more_until_one_is_returned() {
+    const NONCE: u64 = 7;
+    const OF_A_RECORD: usize = 2_000;
+    let shop = Shop::with_views(1).await;
+    let claimed = Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into(), partitions: None });
+    let epoch = Epoch { claim: append_all(&shop, 0, &[(String::new(), claimed)]).await[0], nonce: NONCE };
+    let events = events_that_fill_a_sale();
+    let mut records = Vec::new();
+    for (seq, events) in (1..).zip(events.chunks(OF_A_RECORD)) {
+        let mut value = Vec::new();
+        Record::Commit(Commit {
+            epoch,
+            seq,
+            command_id: format!("fill-{seq}").into(),
+            at_ms: seq,
+            aggregate: "sale/drop".into(),
+            version: (records.len() * OF_A_RECORD + events.len()) as u64,
+            events: events.iter().map(WireEvent::newest).collect(),
+            fingerprint: 0,
+            cause: None,
+            trace: None,
+        })
+        .encode(&mut value);
+        records.push((String::from("sale/drop"), value));
+    }
+    // A producer holds no more at a time.
+    for some in records.chunks(20) {
+        append_values(&shop, 0, some).await;
+    }
+
+    let service = shop.start_command_api("0").await;
+    let ready = async {
+        while !service.readiness.is_ready() {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready).await.expect("it reads all of it");
+    let commands = service.client();
+    let claim =
+        |number: &str| json!({ "customer": format!("c-{number}"), "quantity": 1, "order": format!("o-{number}") });
+    let url = "/v1/sales/drop/claim";
+    commands.post(url, claim("new")).await.rejected("aggregate_full");
+    commands.post(url, claim("0")).await.accepted(&[]);
+    let metrics = service.admin_client().get("/metrics").await.text;
+    let largest = metrics.lines().find_map(|line| line.strip_prefix("stampede_largest_state_bytes{partition=\"0\"} "));
+    assert!(largest.unwrap().parse::<usize>().unwrap() >= MAX_STATE_BYTES, "{largest:?}");
+
+    service.caused("sales", "drop", "return", json!({ "order": "drop~o-1" })).await;
+    commands.post(url, claim("new")).await.accepted(&["sale.claimed.v1"]);
+    commands.post(url, claim("newer")).await.rejected("aggregate_full");
 }

@@ -9,6 +9,7 @@ use schemas::aggregate::{AggregateType, partition};
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 use serde_json::json;
+use tokio_postgres::NoTls;
 
 use crate::fixture::{CommandProcess, Proxy, Shop, append_all, append_values, batch_line, eventually, pause};
 
@@ -120,7 +121,17 @@ async fn a_take_over_takes_no_more_memory_for_a_longer_tail() {
         for (partition, restocks) in (0..).zip(&mut restocks) {
             restocks.append(&shop, partition, tail).await;
         }
+        let (postgres, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        postgres.batch_execute("BEGIN; LOCK TABLE state_snapshots IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let taken_over = CommandProcess::spawn(&shop, &[("STATE_MAX_MIB", "128")]);
+        eventually("it reads no further than it has room without states", async || {
+            let told = taken_over.admin_client().try_get("/readyz").await.ok()?.text;
+            told.contains("8 MiB of events wait for the states of their aggregates").then_some(())
+        })
+        .await;
+        drop(postgres);
+        connection.await.unwrap().unwrap();
         let is_read = async {
             while !taken_over.is_ready().await {
                 pause().await;
