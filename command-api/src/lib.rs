@@ -83,8 +83,8 @@ impl App {
         let readiness = Readiness::new();
         let (kafka_ready, partitions_ready) = (readiness.condition("kafka"), readiness.condition("partitions"));
         let clock_ready = readiness.condition("clock");
-        let http = bind(config.http_addr).await?;
-        let internal = bind(config.internal_addr).await?;
+        let http = bind(config.http_addr)?;
+        let internal = bind(config.internal_addr)?;
         let admin = AdminServer::bind(config.admin_addr, "command-api", readiness.clone(), &telemetry)?;
         Ok(Self { config, http, internal, admin, readiness, kafka_ready, partitions_ready, clock_ready, metrics })
     }
@@ -170,8 +170,8 @@ pub async fn create_topic(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Re
     topic::create(kafka, topic).await
 }
 
-async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))
+fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    chassis::http::bind(addr).with_context(|| format!("listen on {addr}"))
 }
 
 async fn serve(listener: TcpListener, router: axum::Router, border: Border, limits: Limits, shutdown: Shutdown) {

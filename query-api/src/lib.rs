@@ -75,8 +75,7 @@ impl App {
         };
         let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
         let reads = Reads::new(positions, cache, (store, limits), metrics);
-        let http =
-            TcpListener::bind(config.http_addr).await.with_context(|| format!("listen on {}", config.http_addr))?;
+        let http = chassis::http::bind(config.http_addr).with_context(|| format!("listen on {}", config.http_addr))?;
         let readiness = Readiness::new();
         let (log_seen, redis_seen) = (readiness.condition("postgres"), readiness.condition("redis"));
         let admin = AdminServer::bind(config.admin_addr, "query-api", readiness.clone(), &telemetry)?;

@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::border::Border;
@@ -43,6 +43,10 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection's read buffer grows no further, and a request's head must fit in it. hyper's default is 400 KiB, which
 /// many connections would turn into much memory.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Connections that may wait to be accepted, as far as the kernel allows. A crowd comes at once, and to one that finds no room
+/// it comes again after a second: by then an edge has given up.
+const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses after an error that is not one connection's own, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -88,6 +92,15 @@ pub enum WhenFull {
 pub struct Served {
     /// Connections that were still busy when the grace was over, and were cut off.
     pub cut: usize,
+}
+
+/// Listens on `addr`; port 0 takes any free one.
+pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As `TcpListener::bind` does: an instance that starts anew takes the place of one whose connections just ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until shutdown is asked for: then it refuses new connections, closes idle ones, lets requests in flight
@@ -202,6 +215,7 @@ fn log_panic(ended: Result<(), JoinError>) {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
     use tokio::task::JoinHandle;
@@ -372,6 +386,19 @@ mod tests {
         assert!(read_to_end(asked).await.ends_with("done"));
         let [oldest, _other] = idle;
         assert_eq!(read_to_end(oldest).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_crowd_that_comes_at_once_is_connected_before_one_of_it_is_accepted() {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut crowd = Vec::new();
+        // More than Tokio's own listener has room for.
+        for _ in 0..1_500 {
+            crowd.push(tokio::time::timeout(SOON, TcpStream::connect(address)).await.unwrap().unwrap());
+        }
     }
 
     #[tokio::test]
