@@ -131,6 +131,8 @@ fn format(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker
 
 fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16, purpose: Purpose) -> Part {
     let port = layout.ports.kafka(broker);
+    // The compilers have most to do in the first sale. Records produced beforehand for seconds spare them nothing of it, and
+    // with higher thresholds for the optimizing one the sale takes longer.
     let mut flags = vec!["-Xms128m", "-Xmx384m", "-XX:MaxDirectMemorySize=128m", "-XX:+ExitOnOutOfMemoryError"];
     if purpose == Purpose::Tests {
         flags.push(FAST_START);
