@@ -162,11 +162,10 @@ fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str
 
 /// Every command that adds an entry to its aggregate may find it full, at a size that no short history reaches.
 fn may_find_it_full(aggregate: AggregateType, command: &str) -> bool {
-    match aggregate {
-        AggregateType::Product => matches!(command, "reserve" | "allot"),
-        AggregateType::Order => false,
-        AggregateType::Sale => matches!(command, "claim" | "hold"),
-    }
+    matches!(
+        (aggregate, command),
+        (AggregateType::Product, "reserve" | "allot") | (AggregateType::Sale, "claim" | "hold")
+    )
 }
 
 #[test]
