@@ -188,7 +188,7 @@ impl Engine {
         self.machine.takes_records(self.budget.unfolded_bytes())
     }
 
-    /// What it waits for, though nothing is wrong with the log.
+    /// Returns what the partition waits for while nothing is wrong with its log, for `/readyz`.
     fn waits(&self) -> Option<String> {
         let partition = self.kafka.partition;
         if !self.takes_records() {
@@ -197,12 +197,13 @@ impl Engine {
                 "partition {partition} waits for Postgres: {mib} MiB of events wait for the states of their aggregates"
             ));
         }
-        match *self.shelf.as_ref()?.known.borrow() {
-            Known::Late { records } if self.machine.role() == Role::Idle && self.is_assigned() => Some(format!(
-                "partition {partition} waits for Postgres: it tells no checkpoint, and {records} records are too many to be read without one"
-            )),
-            _ => None,
+        if self.machine.role() != Role::Idle || !self.is_assigned() {
+            return None;
         }
+        let Known::Late { records } = *self.shelf.as_ref()?.known.borrow() else { return None };
+        Some(format!(
+            "partition {partition} waits for Postgres: it tells no checkpoint, and {records} records are too many to be read without one"
+        ))
     }
 
     async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, rest: &Rest) -> Turn {
@@ -252,7 +253,7 @@ impl Engine {
                 tokio::task::yield_now().await;
                 self.lanes.take_waiting(jobs, MAX_TURN);
             }
-            // Of a long read one batch is there after the other: who brings the states would not come to run for seconds.
+            // A long read always has its next batch ready, and the tasks that load states need to run, too.
             Turn::Read(_) => tokio::task::yield_now().await,
             _ => {}
         }
@@ -346,7 +347,7 @@ impl Engine {
             tracing::warn!(
                 kafka.partition = self.kafka.partition,
                 aggregate = aggregate.as_str(),
-                "the aggregate's state is at four fifths of its largest size: it will take on nothing more there"
+                "the aggregate's state has reached four fifths of the most that it may take: at that size, what adds to it is rejected"
             );
         }
         self.load_again(known, now);

@@ -14,8 +14,8 @@ use hashbrown::hash_map;
 const SPLIT_AT: usize = 4096;
 const PARTS: usize = 256;
 
-/// Each operation moves about a 256th of the entries at most, or 4,096 of them. An empty one is a pointer alone: most of a
-/// million products have nothing in most of theirs.
+/// Each operation moves about a 256th of the entries at most, or 4,096 of them. An empty map is a null pointer,
+/// because most products of a large catalogue have nothing in most of their maps.
 #[derive(Clone)]
 pub struct GrowingMap<K, V>(Option<Box<Parts<K, V>>>);
 

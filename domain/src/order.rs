@@ -321,14 +321,18 @@ fn place(state: &State, wish: Placement, by: Placer) -> Result<Vec<Event>, Rejec
         return if is_repeat { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
     }
     check_size(&wish.lines)?;
-    let mut events = vec![Event::Placed(wish)];
-    if let (Placer::Claim, [Event::Placed(Placement { lines, .. })]) = (by, events.as_slice()) {
-        let is_first = |at: usize| lines[..at].iter().all(|line| line.product != lines[at].product);
-        let products = (0..lines.len()).filter(|at| is_first(*at)).map(|at| lines[at].product.clone());
-        let confirmed: Vec<_> = products.map(|product| Event::LineConfirmed { product }).collect();
-        events.extend(confirmed.into_iter().chain([Event::Confirmed]));
-    }
-    Ok(events)
+    let confirmed = match by {
+        Placer::Client { .. } => vec![],
+        Placer::Claim => confirmation(&wish.lines),
+    };
+    Ok([Event::Placed(wish)].into_iter().chain(confirmed).collect())
+}
+
+/// Confirms each product once, and then the order.
+fn confirmation(lines: &[Line]) -> Vec<Event> {
+    let is_first = |at: usize| lines[..at].iter().all(|line| line.product != lines[at].product);
+    let products = (0..lines.len()).filter(|at| is_first(*at)).map(|at| lines[at].product.clone());
+    products.map(|product| Event::LineConfirmed { product }).chain([Event::Confirmed]).collect()
 }
 
 /// Records an order. Before there were records, orders from elsewhere were placed with their dates: such a one is known.

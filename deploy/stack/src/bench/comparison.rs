@@ -178,7 +178,7 @@ impl fmt::Display for Turn {
     }
 }
 
-/// Of both benches.
+/// How long a bench runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How long each row is measured, or its log is filled, in each round

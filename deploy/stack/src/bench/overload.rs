@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::comparison::Turn;
 use super::scene::{Cast, Scene, on_empty_stack};
-use super::{Cancelled, figures, peers, processor_time, tool};
+use super::{Cancelled, comparison, figures, peers, processor_time, tool};
 use crate::control::Request;
 use crate::layout::{Layout, root};
 use crate::part::Launch;
@@ -30,14 +30,12 @@ const GRACE: Duration = Duration::from_secs(60);
 const STANDSTILL_SECONDS: u64 = 5;
 const REFUSED: &str = "stampede_commands_refused_total";
 
+// The group has the name of the type, which the flattened one's has already.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
-    /// How long each row is measured in each round
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-    /// How often each row has its turn
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
+    #[command(flatten)]
+    comparison: comparison::Args,
     /// Ask through the edge
     #[arg(long)]
     edge: bool,
@@ -89,14 +87,19 @@ struct Flood {
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
-    let mut report = Report::new(args.edge, args.seconds, figures::load_average()?);
+    let mut report = Report::new(args.edge, args.comparison.seconds, figures::load_average()?);
     let cast = Cast { command_apis: 1, ..Cast::NONE };
-    let ended = (1..=args.rounds).try_for_each(|round| {
-        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+    let ended = (1..=args.comparison.rounds).try_for_each(|round| {
+        println!(
+            "Round {round} of {}, on an empty stack of its own in {}",
+            args.comparison.rounds,
+            layout.state.display()
+        );
         on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
             let ports = layout.ports;
             let port = if args.edge { ports.edge() } else { ports.command_http(1) };
-            let meter = Meter { scene, wrk: &wrk, address: format!("127.0.0.1:{port}"), seconds: args.seconds };
+            let meter =
+                Meter { scene, wrk: &wrk, address: format!("127.0.0.1:{port}"), seconds: args.comparison.seconds };
             scene.set(cast)?;
             scene.register(&meter.address, PRODUCTS)?;
             meter.round(|row, measurement| {

@@ -15,21 +15,19 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::scene::{Cast, on_empty_stack};
-use super::{Cancelled, figures, peers};
+use super::{Cancelled, comparison, figures, peers};
 use crate::layout::Layout;
 use crate::provision;
 use measure::{Measurement, Meter};
 use report::Report;
 use row::Row;
 
+// The group has the name of the type, which the flattened one's has already.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
-    /// How long each row is measured in each round
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-    /// How often each row has its turn
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
+    #[command(flatten)]
+    comparison: comparison::Args,
     /// Measure these alone [default: all]
     #[arg(value_enum, value_name = "ROW")]
     rows: Vec<Row>,
@@ -50,16 +48,20 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
         println!("The machine is busy already (load average {load_average}): no number below is what it could be.");
     }
     let mut measurements = Measurements::new();
-    let ended = (1..=args.rounds).try_for_each(|round| {
-        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+    let ended = (1..=args.comparison.rounds).try_for_each(|round| {
+        println!(
+            "Round {round} of {}, on an empty stack of its own in {}",
+            args.comparison.rounds,
+            layout.state.display()
+        );
         on_empty_stack(layout, most, peers::of_write, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk, seconds: args.seconds };
+            let meter = Meter { scene, wrk: &wrk, seconds: args.comparison.seconds };
             rows.iter().try_for_each(|row| take_turn(&meter, *row, &mut measurements))
         })
     });
     // What there is, is shown, whatever ended it.
     if !measurements.is_empty() {
-        let report = Report { seconds: args.seconds, load_average, measurements: &measurements };
+        let report = Report { seconds: args.comparison.seconds, load_average, measurements: &measurements };
         print!("\n{report}");
         println!("\n{}", report.save(results)?.display());
     }
