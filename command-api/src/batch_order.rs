@@ -16,7 +16,7 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use tokio::time::Instant;
 
-use crate::dispatch::is_unavailable;
+use crate::dispatcher::is_unavailable;
 
 /// Batches that a tidying is not worth while for.
 const MIN_TIDIED: usize = 1024;
@@ -69,7 +69,7 @@ impl BatchOrder {
     }
 
     /// Sends a line on its way. An error is its answer: it would overtake an earlier one.
-    pub(crate) fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<UnderWay, Answer> {
+    pub(crate) fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<LineInFlight, Answer> {
         let mut lines = self.lines();
         if lines.refused.contains(aggregate) {
             return Err(overtaking());
@@ -83,7 +83,7 @@ impl BatchOrder {
             }
             Some(_) => return Err(lines.refuse_other_route(aggregate)),
         }
-        Ok(UnderWay { order: self.clone(), aggregate: aggregate.clone(), answered: false })
+        Ok(LineInFlight { order: self.clone(), aggregate: aggregate.clone(), answered: false })
     }
 
     fn has_refused(&self) -> bool {
@@ -110,13 +110,13 @@ pub(crate) fn overtaking() -> Answer {
 
 /// A line on its way; dropped without an answer it counts as refused.
 #[derive(Debug)]
-pub(crate) struct UnderWay {
+pub(crate) struct LineInFlight {
     order: Arc<BatchOrder>,
     aggregate: AggregateId,
     answered: bool,
 }
 
-impl UnderWay {
+impl LineInFlight {
     /// Whether an earlier line on the same aggregate was refused.
     pub(crate) fn is_refused(&self) -> bool {
         self.order.is_refused(&self.aggregate)
@@ -147,7 +147,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for LineInFlight {
     fn drop(&mut self) {
         let mut lines = self.order.lines();
         if !self.answered {
@@ -182,20 +182,20 @@ pub(crate) async fn in_order(
 
 /// The batches of one link to this instance.
 #[derive(Debug)]
-pub(crate) struct Batches {
+pub(crate) struct LinkBatches {
     /// Each with the time from which on nobody waits for a line of it.
     known: HashMap<u64, (Arc<BatchOrder>, Instant)>,
     /// Forgets what it can once it has grown to this.
     tidied_at: usize,
 }
 
-impl Default for Batches {
+impl Default for LinkBatches {
     fn default() -> Self {
         Self { known: HashMap::new(), tidied_at: MIN_TIDIED }
     }
 }
 
-impl Batches {
+impl LinkBatches {
     /// Returns the order that all lines of a batch share; `None` where too many batches are remembered.
     pub(crate) fn order(&mut self, name: u64, until: Instant) -> Option<Arc<BatchOrder>> {
         if let Some((order, last)) = self.known.get_mut(&name) {
@@ -302,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_that_come_in_several_messages_share_what_was_refused() {
-        let mut batches = Batches::default();
+        let mut batches = LinkBatches::default();
         let first = batches.order(7, later()).unwrap();
         assert!(!decide(&first, "a", Route::Here, refused()).await);
         // Its answer has left before the next message comes.
@@ -316,7 +316,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_link_remembers_of_batches_is_bounded() {
-        let mut batches = Batches::default();
+        let mut batches = LinkBatches::default();
         let mut held = Vec::new();
         while let Some(order) = batches.order(held.len() as u64, later()) {
             held.push(order);

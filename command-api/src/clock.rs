@@ -20,9 +20,9 @@ use schemas::topic::LogTopic;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dispatch::now;
+use crate::dispatcher::now;
 use crate::metrics::Metrics;
-use crate::partition::Trust;
+use crate::partition::ClockTrust;
 
 /// Two owners' clocks then differ by two minutes at most, for which keys are kept longer than they can be repeated.
 const MAX_SKEW: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ const UNKNOWN: i64 = i64::MIN;
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     shared: Arc<Shared>,
-    trust: watch::Receiver<Option<Trust>>,
+    trust: watch::Receiver<Option<ClockTrust>>,
 }
 
 #[derive(Debug)]
@@ -66,20 +66,20 @@ impl Clock {
     }
 
     /// Returns the time, and how far it can be believed.
-    pub(crate) fn look(&self) -> (TimeMs, Trust) {
+    pub(crate) fn look(&self) -> (TimeMs, ClockTrust) {
         let (now, instant) = (now(), Instant::now());
-        (now, self.shared.judge(self.shared.skew_ms(now, instant)).unwrap_or(Trust::Unknown))
+        (now, self.shared.judge(self.shared.skew_ms(now, instant)).unwrap_or(ClockTrust::Unknown))
     }
 
     /// Tells whether a partition may be claimed: the brokers told the time, and this instance's agrees, or they do not.
     pub(crate) fn may_own(&self) -> bool {
-        matches!(*self.trust.borrow(), Some(Trust::Right | Trust::Unknown))
+        matches!(*self.trust.borrow(), Some(ClockTrust::Right | ClockTrust::Unknown))
     }
 
     /// Returns what is thought of the clock, once that changes.
-    pub(crate) async fn changed(&mut self) -> Trust {
+    pub(crate) async fn changed(&mut self) -> ClockTrust {
         match self.trust.changed().await {
-            Ok(()) => self.trust.borrow_and_update().unwrap_or(Trust::Unknown),
+            Ok(()) => self.trust.borrow_and_update().unwrap_or(ClockTrust::Unknown),
             // The process ends.
             Err(_) => std::future::pending().await,
         }
@@ -112,12 +112,14 @@ impl Shared {
     }
 
     /// `None`: too early to tell.
-    fn judge(&self, skew_ms: Option<i64>) -> Option<Trust> {
-        let Some(skew_ms) = skew_ms else { return (self.begun.elapsed() > FIRST_WITHIN).then_some(Trust::Unknown) };
+    fn judge(&self, skew_ms: Option<i64>) -> Option<ClockTrust> {
+        let Some(skew_ms) = skew_ms else {
+            return (self.begun.elapsed() > FIRST_WITHIN).then_some(ClockTrust::Unknown);
+        };
         let bound = if self.is_wrong.load(Ordering::Relaxed) { RIGHT_WITHIN } else { MAX_SKEW };
         let is_wrong = Duration::from_millis(skew_ms.unsigned_abs()) > bound;
         self.is_wrong.store(is_wrong, Ordering::Relaxed);
-        Some(if is_wrong { Trust::Wrong } else { Trust::Right })
+        Some(if is_wrong { ClockTrust::Wrong } else { ClockTrust::Right })
     }
 }
 
@@ -128,7 +130,7 @@ fn micros(duration: Duration) -> i64 {
 /// Tells others what is thought of the clock, and says so in the log, in the metric and in `/readyz`.
 async fn watch(
     shared: Arc<Shared>,
-    trust: watch::Sender<Option<Trust>>,
+    trust: watch::Sender<Option<ClockTrust>>,
     (metrics, ready): (Arc<Metrics>, Condition),
     shutdown: Shutdown,
 ) {
@@ -144,27 +146,27 @@ async fn watch(
         let is_suspicious = skew_ms.is_some_and(|skew_ms| Duration::from_millis(skew_ms.unsigned_abs()) > SUSPICIOUS);
         match judged {
             None => ready.waiting("Kafka's brokers have not told the time yet"),
-            Some(Trust::Wrong) => ready.waiting(format!(
+            Some(ClockTrust::Wrong) => ready.waiting(format!(
                 "the clock is {skew_secs:+.1} s from that of Kafka's brokers, and nothing is decided by it: set it right, to \
                  within {} s",
                 RIGHT_WITHIN.as_secs()
             )),
-            Some(Trust::Right | Trust::Unknown) => ready.ready(),
+            Some(ClockTrust::Right | ClockTrust::Unknown) => ready.ready(),
         }
         let now_said = Some((judged, is_suspicious));
         if said != now_said {
             said = now_said;
             match judged {
-                Some(Trust::Wrong) => {
+                Some(ClockTrust::Wrong) => {
                     tracing::error!(skew_secs, "the clock is wrong: this instance lets go of its partitions")
                 }
-                Some(Trust::Unknown) => {
+                Some(ClockTrust::Unknown) => {
                     tracing::warn!("Kafka's brokers do not tell the time: the clock is compared with nothing")
                 }
-                Some(Trust::Right) if is_suspicious => {
+                Some(ClockTrust::Right) if is_suspicious => {
                     tracing::warn!(skew_secs, "the clock differs from that of Kafka's brokers")
                 }
-                Some(Trust::Right) => tracing::info!(skew_secs, "the clock agrees with that of Kafka's brokers"),
+                Some(ClockTrust::Right) => tracing::info!(skew_secs, "the clock agrees with that of Kafka's brokers"),
                 None => {}
             }
         }
@@ -218,14 +220,14 @@ mod tests {
     fn a_clock_is_wrong_on_either_side_of_the_bound_and_right_again_well_within_it() {
         let shared = told(&[0]);
         for (skew_ms, trust) in [
-            (0, Trust::Right),
-            (60_000, Trust::Right),
-            (60_001, Trust::Wrong),
-            (30_001, Trust::Wrong),
-            (30_000, Trust::Right),
-            (-60_000, Trust::Right),
-            (-60_001, Trust::Wrong),
-            (-30_000, Trust::Right),
+            (0, ClockTrust::Right),
+            (60_000, ClockTrust::Right),
+            (60_001, ClockTrust::Wrong),
+            (30_001, ClockTrust::Wrong),
+            (30_000, ClockTrust::Right),
+            (-60_000, ClockTrust::Right),
+            (-60_001, ClockTrust::Wrong),
+            (-30_000, ClockTrust::Right),
         ] {
             assert_eq!(shared.judge(Some(skew_ms)), Some(trust), "{skew_ms}");
         }
@@ -236,6 +238,6 @@ mod tests {
         let shared = Shared::new();
         assert_eq!((shared.skew_ms(time(NOON_MS), shared.begun), shared.judge(None)), (None, None));
         let shared = Shared { begun: Instant::now() - 2 * FIRST_WITHIN, ..shared };
-        assert_eq!(shared.judge(None), Some(Trust::Unknown));
+        assert_eq!(shared.judge(None), Some(ClockTrust::Unknown));
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! Invariant: the machine belongs to one task; nothing of it is shared or locked.
 
-mod kafka;
-mod rest;
+mod io;
+mod backoff;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::dispatch::{Reply, now};
-use crate::kafka::producer::{Report, Reports};
+use crate::dispatcher::{Reply, now};
+use crate::handover::Handover;
+use crate::kafka::producer::{DeliveryReport, DeliveryReports};
 use crate::kafka::reader::ReadEvent;
-use crate::keeper::{Brought, Known, Shelf};
-use crate::mailbox::{Gauges, Job, Lanes};
+use crate::loader::{JournalProgress, Loaded, LoaderInbox};
+use crate::mailbox::{Gauges, Lanes, QueuedRequest};
 use crate::memory_budget::MemoryBudget;
-use crate::partition::{HaltError, Outside as _, Partition, Quarantine, Release, Role, Unavailable};
-use crate::takeover::Takeover;
+use crate::partition::{Effects as _, HaltError, Partition, Quarantine, Release, Role, Unavailable};
 
-pub(crate) use kafka::Kafka;
-use rest::Rest;
+use backoff::Backoff;
+pub(crate) use io::PartitionIo;
 
 /// Commands of one partition whose answers may wait for the log.
 const MAX_PENDING: usize = 10_000;
@@ -46,15 +46,15 @@ pub(crate) struct Engine {
     pub(crate) machine: Partition<Reply>,
     pub(crate) lanes: Lanes,
     pub(crate) requests: mpsc::Receiver<EngineRequest>,
-    pub(crate) reports: Reports,
+    pub(crate) reports: DeliveryReports,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) assignment: watch::Receiver<Assignment>,
-    pub(crate) takeover: Takeover,
+    pub(crate) handover: Handover,
     pub(crate) clock: Clock,
-    pub(crate) kafka: Kafka,
+    pub(crate) io: PartitionIo,
     pub(crate) gauges: Arc<Gauges>,
     /// `None`: nothing is kept outside.
-    pub(crate) shelf: Option<Shelf>,
+    pub(crate) inbox: Option<LoaderInbox>,
     pub(crate) budget: MemoryBudget,
     /// Another instance asked for the partition, or this one ends.
     pub(crate) was_asked: bool,
@@ -104,13 +104,13 @@ enum EngineError {
 }
 
 enum Turn {
-    Reports(Vec<Report>),
+    DeliveryReports(Vec<DeliveryReport>),
     Read(Option<ReadEvent>),
-    Jobs(Vec<Job>),
-    Request(EngineRequest),
-    Brought(Vec<Brought>),
+    Jobs(Vec<QueuedRequest>),
+    ParsedRequest(EngineRequest),
+    Loaded(Vec<Loaded>),
     /// How far Postgres is, or that it is there still.
-    Known(Known),
+    Progress(JournalProgress),
     /// The way is free, or not.
     Cleared(bool),
     Assigned,
@@ -121,11 +121,11 @@ enum Turn {
 impl Engine {
     /// Until shutdown: owns the partition when it should. What is in flight then is answered first.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut rest = Rest::default();
+        let mut backoff = Backoff::default();
         let mut stopping = false;
         loop {
-            self.pursue(&rest, stopping);
-            let mut turn = self.turn(&shutdown, stopping, &rest).await;
+            self.pursue(&backoff, stopping);
+            let mut turn = self.turn(&shutdown, stopping, &backoff).await;
             self.fill_up(&mut turn).await;
             stopping |= matches!(turn, Turn::Stop);
             let now = self.look_at_clock();
@@ -135,9 +135,9 @@ impl Engine {
                     false => return,
                 }
             }
-            self.machine.end_turn(now, &mut self.kafka);
+            self.machine.end_turn(now, &mut self.io);
             self.show();
-            self.publish(&mut rest);
+            self.publish(&mut backoff);
             if stopping && self.machine.role() == Role::Idle {
                 return;
             }
@@ -149,7 +149,7 @@ impl Engine {
         let (now, trust) = self.clock.look();
         if self.machine.look_at_clock(trust, now) {
             tracing::warn!(
-                kafka.partition = self.kafka.partition,
+                kafka.partition = self.io.partition,
                 "letting go of the partition, because the clock cannot be right"
             );
             self.let_go_by_clock = true;
@@ -159,29 +159,29 @@ impl Engine {
 
     /// Begins what brings this instance to own a partition that is assigned to it: first it reads, then it asks the
     /// owner to let go.
-    fn pursue(&mut self, rest: &Rest, stopping: bool) {
+    fn pursue(&mut self, backoff: &Backoff, stopping: bool) {
         let role = self.machine.role();
         if role == Role::Idle {
-            self.takeover.end();
+            self.handover.end();
         }
         if stopping || !self.is_assigned() {
             return;
         }
         match role {
-            Role::Idle if rest.is_over() && self.knows_where_to_begin() => self.machine.prepare(&mut self.kafka),
-            Role::Prepared if !self.takeover.is_under_way() && self.clock.may_own() => self.takeover.ask_owner(),
+            Role::Idle if backoff.is_over() && self.knows_where_to_begin() => self.machine.prepare(&mut self.io),
+            Role::Prepared if !self.handover.is_under_way() && self.clock.may_own() => self.handover.ask_owner(),
             _ => {}
         }
     }
 
     fn is_assigned(&self) -> bool {
-        self.assignment.borrow().as_ref().is_some_and(|partitions| partitions.contains(&self.kafka.partition))
+        self.assignment.borrow().as_ref().is_some_and(|partitions| partitions.contains(&self.io.partition))
     }
 
     /// A moment after the start Postgres has told of a checkpoint, or is known to be away from a short log.
     fn knows_where_to_begin(&self) -> bool {
-        let begins = |known| matches!(known, Known::Nothing | Known::At(_));
-        self.shelf.as_ref().is_none_or(|shelf| begins(*shelf.known.borrow()))
+        let begins = |known| matches!(known, JournalProgress::Nothing | JournalProgress::At(_));
+        self.inbox.as_ref().is_none_or(|inbox| begins(*inbox.known.borrow()))
     }
 
     fn takes_records(&self) -> bool {
@@ -190,7 +190,7 @@ impl Engine {
 
     /// Returns what the partition waits for while nothing is wrong with its log, for `/readyz`.
     fn waits(&self) -> Option<String> {
-        let partition = self.kafka.partition;
+        let partition = self.io.partition;
         if !self.takes_records() {
             let mib = self.machine.unfolded_bytes() >> 20;
             return Some(format!(
@@ -200,13 +200,13 @@ impl Engine {
         if self.machine.role() != Role::Idle || !self.is_assigned() {
             return None;
         }
-        let Known::Late { records } = *self.shelf.as_ref()?.known.borrow() else { return None };
+        let JournalProgress::Late { records } = *self.inbox.as_ref()?.known.borrow() else { return None };
         Some(format!(
             "partition {partition} waits for Postgres: it tells no checkpoint, and {records} records are too many to be read without one"
         ))
     }
 
-    async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, rest: &Rest) -> Turn {
+    async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, backoff: &Backoff) -> Turn {
         let role = self.machine.role();
         let takes = match role {
             Role::Owner => self.machine.pending() < MAX_PENDING,
@@ -216,20 +216,20 @@ impl Engine {
             Role::Idle | Role::Preparing | Role::Prepared | Role::Leaving => true,
         };
         let (mut reports, mut jobs) = (Vec::new(), Vec::new());
-        let retries = role == Role::Unsettled || self.machine.wants_turn() || !rest.is_over();
-        let pause = self.machine.fence_due_in(now()).or(rest.left()).unwrap_or(RETRY);
+        let retries = role == Role::Unsettled || self.machine.wants_turn() || !backoff.is_over();
+        let pause = self.machine.fence_due_in(now()).or(backoff.left()).unwrap_or(RETRY);
         tokio::select! {
             count = self.reports.recv_many(&mut reports, MAX_REPORTS_A_TURN), if !self.reports.is_closed() => {
                 debug_assert!(count > 0, "the producers outlive the engines");
-                Turn::Reports(reports)
+                Turn::DeliveryReports(reports)
             }
-            event = next(&mut self.kafka.reading), if self.takes_records() => Turn::Read(event),
+            event = next(&mut self.io.reading), if self.takes_records() => Turn::Read(event),
             count = self.lanes.take(&mut jobs, MAX_TURN), if takes && !stopping => {
                 if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
             }
-            turn = from_shelf(&mut self.shelf) => turn,
-            Some(request) = self.requests.recv() => Turn::Request(request),
-            cleared = self.takeover.cleared() => Turn::Cleared(cleared),
+            turn = next_loaded(&mut self.inbox) => turn,
+            Some(request) = self.requests.recv() => Turn::ParsedRequest(request),
+            cleared = self.handover.cleared() => Turn::Cleared(cleared),
             Ok(()) = self.assignment.changed() => Turn::Assigned,
             _ = self.clock.changed() => Turn::Tick,
             () = tokio::time::sleep(pause), if retries => Turn::Tick,
@@ -241,7 +241,7 @@ impl Engine {
     /// done in the same turn. It saves a wake-up each, which costs more than a decision.
     async fn fill_up(&mut self, turn: &mut Turn) {
         match turn {
-            Turn::Reports(reports) => {
+            Turn::DeliveryReports(reports) => {
                 tokio::task::yield_now().await;
                 while reports.len() < MAX_REPORTS_A_TURN
                     && let Ok(report) = self.reports.try_recv()
@@ -261,38 +261,38 @@ impl Engine {
 
     fn take(&mut self, turn: Turn, now: TimeMs) -> Result<(), EngineError> {
         match turn {
-            Turn::Reports(reports) => {
-                for Report { ticket, offset } in reports {
-                    self.kafka.reported(ticket);
-                    self.machine.delivered(ticket, offset, &mut self.kafka);
+            Turn::DeliveryReports(reports) => {
+                for DeliveryReport { ticket, offset } in reports {
+                    self.io.reported(ticket);
+                    self.machine.delivered(ticket, offset, &mut self.io);
                 }
             }
             Turn::Read(Some(ReadEvent::Records(records))) => {
                 for (offset, value) in records.iter() {
-                    self.machine.record(offset, value, &mut self.kafka)?;
+                    self.machine.record(offset, value, &mut self.io)?;
                 }
             }
             Turn::Read(Some(ReadEvent::Ended)) => {
-                self.kafka.reading = None;
-                self.machine.read_ended(now, &mut self.kafka)?;
+                self.io.reading = None;
+                self.machine.read_ended(now, &mut self.io)?;
             }
             Turn::Read(Some(ReadEvent::Failed(error))) => return Err(EngineError::Read(error)),
-            Turn::Read(None) => self.kafka.reading = None,
+            Turn::Read(None) => self.io.reading = None,
             Turn::Jobs(jobs) => self.decide(jobs, now),
-            Turn::Request(request) => self.answer_request(request),
-            Turn::Brought(all) => {
+            Turn::ParsedRequest(request) => self.answer_request(request),
+            Turn::Loaded(all) => {
                 for brought in all {
                     match brought {
-                        Brought::Kept(wanted, kept) => self.machine.loaded(&wanted, kept, now, &mut self.kafka),
-                        Brought::Names(names) => self.machine.named(&names, now, &mut self.kafka),
+                        Loaded::LoadedAggregate(wanted, kept) => self.machine.loaded(&wanted, kept, now, &mut self.io),
+                        Loaded::Names(names) => self.machine.named(&names, now, &mut self.io),
                     }
                 }
             }
-            Turn::Known(known) => self.keep_house(known, now),
-            Turn::Cleared(true) => self.machine.take_over(&mut self.kafka),
+            Turn::Progress(known) => self.maintain(known, now),
+            Turn::Cleared(true) => self.machine.take_over(&mut self.io),
             Turn::Cleared(false) => self.machine.let_go(),
             // The group gave it to another, or lost sight of this instance for so long that another may have claimed.
-            Turn::Assigned if !self.is_assigned() => self.machine.probe(now, &mut self.kafka),
+            Turn::Assigned if !self.is_assigned() => self.machine.probe(now, &mut self.io),
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
                 self.lanes.close();
@@ -307,13 +307,13 @@ impl Engine {
         match request {
             EngineRequest::LetGo(done) => {
                 if matches!(self.machine.role(), Role::Owner | Role::Unsettled) {
-                    tracing::info!(kafka.partition = self.kafka.partition, "handing the partition over");
+                    tracing::info!(kafka.partition = self.io.partition, "handing the partition over");
                     self.was_asked = true;
                     self.machine.let_go();
                 }
-                self.takeover.tell_when_gone(done);
+                self.handover.notify_when_released(done);
                 if matches!(self.machine.role(), Role::Idle | Role::Preparing | Role::Prepared) {
-                    self.takeover.gone();
+                    self.handover.released();
                 }
             }
             // Whoever asked may be gone.
@@ -325,27 +325,27 @@ impl Engine {
             EngineRequest::Suspect => {
                 // One that just started is asked again before long; until then it would read the log from its beginning.
                 let may = self.machine.role() == Role::Idle && self.knows_where_to_begin() && self.clock.may_own();
-                if may && !self.takeover.is_under_way() {
-                    self.kafka.metrics.suspected(self.kafka.partition);
-                    self.takeover.await_silence();
-                    self.machine.prepare(&mut self.kafka);
+                if may && !self.handover.is_under_way() {
+                    self.io.metrics.suspected(self.io.partition);
+                    self.handover.await_silence();
+                    self.machine.prepare(&mut self.io);
                 }
             }
         }
     }
 
     /// Lets go of what memory need not hold, and asks for what it lacks.
-    fn keep_house(&mut self, known: Known, now: TimeMs) {
-        if let Known::At(checkpoint) = known {
-            self.machine.checkpointed(checkpoint, &mut self.kafka);
+    fn maintain(&mut self, known: JournalProgress, now: TimeMs) {
+        if let JournalProgress::At(checkpoint) = known {
+            self.machine.checkpointed(checkpoint, &mut self.io);
         }
-        self.machine.ask_for_states(&mut self.kafka);
+        self.machine.ask_for_states(&mut self.io);
         self.machine.forget(self.budget.keys(), now);
-        let limit = self.budget.limit(self.kafka.partition, self.machine.resident_bytes());
+        let limit = self.budget.limit(self.io.partition, self.machine.resident_bytes());
         self.machine.evict(limit.unwrap_or(usize::MAX));
         for aggregate in self.machine.take_nearly_full() {
             tracing::warn!(
-                kafka.partition = self.kafka.partition,
+                kafka.partition = self.io.partition,
                 aggregate = aggregate.as_str(),
                 "the aggregate's state has reached four fifths of the most that it may take: at that size, what adds to it is rejected"
             );
@@ -354,18 +354,18 @@ impl Engine {
     }
 
     /// Before Postgres has caught up, its answer would be as useless as the last one.
-    fn load_again(&mut self, known: Known, now: TimeMs) {
-        if !matches!(known, Known::At(checkpoint) if checkpoint.reader.next_offset >= self.machine.floor()) {
+    fn load_again(&mut self, known: JournalProgress, now: TimeMs) {
+        if !matches!(known, JournalProgress::At(checkpoint) if checkpoint.reader.next_offset >= self.machine.floor()) {
             return;
         }
-        for wanted in std::mem::take(&mut self.kafka.wanted_later) {
-            if self.kafka.load(wanted.clone()).is_err() {
-                self.machine.loaded(&wanted, Err(Unavailable), now, &mut self.kafka);
+        for wanted in std::mem::take(&mut self.io.wanted_later) {
+            if self.io.load(wanted.clone()).is_err() {
+                self.machine.loaded(&wanted, Err(Unavailable), now, &mut self.io);
             }
         }
     }
 
-    fn decide(&mut self, jobs: Vec<Job>, now: TimeMs) {
+    fn decide(&mut self, jobs: Vec<QueuedRequest>, now: TimeMs) {
         let (instant, count) = (Instant::now(), jobs.len());
         let longest_wait = jobs.iter().map(|job| instant.saturating_duration_since(job.came)).max();
         for job in jobs {
@@ -373,11 +373,11 @@ impl Engine {
                 let detail = "it waited too long for its turn; nothing was done".into();
                 job.request.reply.send(Answer::Overloaded { detail });
             } else {
-                self.machine.command(job.request, now, &mut self.kafka);
+                self.machine.command(job.request, now, &mut self.io);
             }
         }
         let mean = instant.elapsed() / u32::try_from(count).unwrap_or(1).max(1);
-        self.kafka.metrics.decided(longest_wait.unwrap_or_default(), mean);
+        self.io.metrics.decided(longest_wait.unwrap_or_default(), mean);
     }
 
     /// For the metrics, and to tell of a new quarantine.
@@ -393,13 +393,13 @@ impl Engine {
         let quarantined = self.machine.quarantined();
         let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);
         if quarantined.len() as u64 > known {
-            self.kafka.metrics.quarantined(self.kafka.partition);
+            self.io.metrics.quarantined(self.io.partition);
             let names: Vec<_> = quarantined.keys().map(AggregateId::as_str).collect();
-            tracing::error!(kafka.partition = self.kafka.partition, aggregates = ?names, "the rules panicked; in quarantine");
+            tracing::error!(kafka.partition = self.io.partition, aggregates = ?names, "the rules panicked; in quarantine");
         }
     }
 
-    fn publish(&mut self, rest: &mut Rest) {
+    fn publish(&mut self, backoff: &mut Backoff) {
         let role = self.machine.role();
         let was = self.status.borrow().role();
         let new = self.waits().map_or(Status::Role(role), |what| Status::Waits(role, what));
@@ -411,8 +411,8 @@ impl Engine {
         if was == Some(role) {
             return;
         }
-        tracing::info!(kafka.partition = self.kafka.partition, role = ?role, "the role in the partition changed");
-        self.kafka.metrics.owned(self.kafka.partition, role == Role::Owner);
+        tracing::info!(kafka.partition = self.io.partition, role = ?role, "the role in the partition changed");
+        self.io.metrics.owned(self.io.partition, role == Role::Owner);
         match role {
             Role::Idle => {
                 if matches!(was, Some(Role::Leaving | Role::Owner | Role::Unsettled)) {
@@ -421,15 +421,15 @@ impl Engine {
                         (false, true) => "clock",
                         (false, false) => "deposed",
                     };
-                    self.kafka.metrics.stepped_down(self.kafka.partition, cause);
+                    self.io.metrics.stepped_down(self.io.partition, cause);
                 }
                 (self.was_asked, self.let_go_by_clock) = (false, false);
-                rest.begin();
-                self.takeover.gone();
+                backoff.begin();
+                self.handover.released();
             }
             Role::Owner => {
                 self.served_since = Instant::now();
-                self.kafka.metrics.claimed(self.kafka.partition);
+                self.io.metrics.claimed(self.io.partition);
             }
             Role::Preparing | Role::Prepared | Role::Unsettled | Role::Leaving => {}
         }
@@ -442,7 +442,7 @@ impl Engine {
             EngineError::Log(HaltError::Record(unreadable)) => Some(unreadable.stray),
             EngineError::Log(_) | EngineError::Read(_) => None,
         };
-        let (partition, reason) = (self.kafka.partition, with_causes(error));
+        let (partition, reason) = (self.io.partition, with_causes(error));
         let what_to_do = if stray.is_some() { "see `command-api except`" } else { "a person must look at the log" };
         tracing::error!(
             kafka.partition = partition,
@@ -451,11 +451,11 @@ impl Engine {
             "halted: the partition's log cannot be read on; the others are served"
         );
         self.status.send_replace(Status::Halted(reason));
-        self.kafka.metrics.owned(partition, false);
-        self.kafka.metrics.halted(partition, true);
+        self.io.metrics.owned(partition, false);
+        self.io.metrics.halted(partition, true);
         // The thread that reads is to read for others.
-        self.kafka.reading = None;
-        let mut passed = std::pin::pin!(self.kafka.exceptions.clone().pass(stray));
+        self.io.reading = None;
+        let mut passed = std::pin::pin!(self.io.exceptions.clone().pass(stray));
         let mut jobs = Vec::new();
         loop {
             tokio::select! {
@@ -472,23 +472,23 @@ impl Engine {
             }
         }
         tracing::warn!(kafka.partition = partition, "an exception passes what could not be read; going on");
-        self.kafka.metrics.halted(partition, false);
+        self.io.metrics.halted(partition, false);
         if let Some(stray) = stray {
-            self.kafka.read(stray.offset, self.kafka.reads_to);
+            self.io.read(stray.offset, self.io.reads_to);
         }
         true
     }
 }
 
 /// Waits for ever where nothing is kept.
-async fn from_shelf(shelf: &mut Option<Shelf>) -> Turn {
-    let Some(Shelf { brought, known }) = shelf else { return std::future::pending().await };
+async fn next_loaded(inbox: &mut Option<LoaderInbox>) -> Turn {
+    let Some(LoaderInbox { brought, known }) = inbox else { return std::future::pending().await };
     let mut all = Vec::new();
     tokio::select! {
         count = brought.recv_many(&mut all, MAX_TURN) => {
-            if count == 0 { std::future::pending().await } else { Turn::Brought(all) }
+            if count == 0 { std::future::pending().await } else { Turn::Loaded(all) }
         }
-        Ok(()) = known.changed() => Turn::Known(*known.borrow_and_update()),
+        Ok(()) = known.changed() => Turn::Progress(*known.borrow_and_update()),
         else => std::future::pending().await,
     }
 }

@@ -16,7 +16,7 @@ use schemas::record::Record;
 use schemas::topic;
 
 use crate::config::{self, Config};
-use crate::dispatch::now;
+use crate::dispatcher::now;
 use crate::kafka::reader::LogReader;
 use crate::kafka::topic::create_exceptions;
 
@@ -53,7 +53,7 @@ impl ExceptionLog {
 
 /// The command line behind `except`.
 #[derive(Debug, PartialEq, Eq)]
-struct Wish {
+struct ExceptArgs {
     partition: u32,
     offset: i64,
     because: String,
@@ -61,7 +61,7 @@ struct Wish {
     no_build_reads_it: bool,
 }
 
-impl Wish {
+impl ExceptArgs {
     fn from_args(args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         let (mut places, mut because, mut no_build_reads_it) = (Vec::new(), String::new(), false);
         let mut args = args;
@@ -84,7 +84,7 @@ impl Wish {
 
 /// Signs an exception for a value of the log that cannot be read, and appends it to the topic of exceptions.
 pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let wish = Wish::from_args(args)?;
+    let wish = ExceptArgs::from_args(args)?;
     let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
     let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY)?;
     if let Some(keys) = keys(env)? {
@@ -152,14 +152,14 @@ pub(crate) fn keys(env: &Env) -> Result<Option<Keys>, EnvError> {
 mod tests {
     use super::*;
 
-    fn wish(line: &str) -> anyhow::Result<Wish> {
-        Wish::from_args(line.split('|').map(str::to_owned))
+    fn wish(line: &str) -> anyhow::Result<ExceptArgs> {
+        ExceptArgs::from_args(line.split('|').map(str::to_owned))
     }
 
     #[test]
     fn an_exception_needs_a_place_and_a_reason() {
         let because = "a test wrote it".to_owned();
-        let expected = Wish { partition: 3, offset: 17, because, no_build_reads_it: false };
+        let expected = ExceptArgs { partition: 3, offset: 17, because, no_build_reads_it: false };
         assert_eq!(wish("3|17|--because|a test wrote it").unwrap(), expected);
         for line in
             ["3|17", "3|17|--because", "3|17|--because| ", "3|--because|x", "-1|0|--because|x", "a|1|--because|x"]

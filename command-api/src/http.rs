@@ -28,9 +28,9 @@ use tokio::sync::watch;
 
 use admission::Admission;
 
-use crate::dispatch::Dispatcher;
-use crate::link;
+use crate::dispatcher::Dispatcher;
 use crate::metrics::Metrics;
+use crate::peers;
 
 /// The log, and the way to the owners of its partitions.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ pub(crate) fn border(origins: Origins, state: AppState) -> Border {
 
 /// The rules of the internal listener, which takes more paths, and no page asks.
 pub(crate) fn internal_border() -> Border {
-    let allow = |path: &str| if path == link::PATH { Some("GET, OPTIONS") } else { routes::allow_internal(path) };
+    let allow = |path: &str| if path == peers::PATH { Some("GET, OPTIONS") } else { routes::allow_internal(path) };
     Border { problem: Problem::json_of_status, allow, origins: Origins::None, gate: Gate::default() }
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn public(state: AppState) -> Router {
 /// For holders of the service token.
 pub(crate) fn internal(state: AppState) -> Router {
     routes_of(Listener::Internal)
-        .route(link::PATH, get(take_link))
+        .route(peers::PATH, get(take_link))
         .layer(middleware::from_fn_with_state(state.clone(), check_token))
         .with_state(state)
 }
@@ -100,9 +100,9 @@ fn routes_of(listener: Listener) -> Router<AppState> {
 async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> Response {
     match state.log().await {
         Ok(log) => upgrade
-            .max_message_size(link::MAX_TAKEN_BYTES)
-            .max_frame_size(link::MAX_TAKEN_BYTES)
-            .on_upgrade(move |socket| link::serve(socket, log.dispatcher)),
+            .max_message_size(peers::MAX_TAKEN_BYTES)
+            .max_frame_size(peers::MAX_TAKEN_BYTES)
+            .on_upgrade(move |socket| peers::serve(socket, log.dispatcher)),
         Err(problem) => answers::problem(&problem),
     }
 }

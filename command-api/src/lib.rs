@@ -13,16 +13,16 @@
 pub mod config;
 mod metrics;
 mod http;
-mod dispatch;
+mod dispatcher;
 mod batch_order;
 mod clock;
-mod owners;
-mod silence;
-mod link;
-mod keeper;
+mod directory;
+mod outage;
+mod peers;
+mod loader;
 mod memory_budget;
-mod takeover;
-mod ownership;
+mod handover;
+mod engines;
 mod mailbox;
 mod engine;
 mod exceptions;
@@ -43,21 +43,21 @@ use chassis::kafka::topic::TopicFacts;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
-use schemas::topic::{LogTopic, meeting, meeting_differences};
+use schemas::topic::{LogTopic, coordination_topic, coordination_topic_differences};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use clock::Clock;
 pub use config::Config;
 use config::Share;
-use dispatch::Dispatcher;
+use dispatcher::Dispatcher;
 use engine::Status;
+use engines::Engines;
 pub use exceptions::{except, make_key};
 use http::{HttpState, Log};
 use kafka::reader::LogReader;
 use kafka::topic;
 use metrics::Metrics;
-use ownership::Ownership;
 use partition::Role;
 
 const KAFKA_RETRY: Duration = Duration::from_millis(250);
@@ -146,8 +146,8 @@ impl App {
         let told = (self.metrics.clone(), self.clock_ready);
         let (clock, watching) = Clock::start(&config.kafka, &config.topic, told, shutdown.clone())?;
         servers.spawn("clock", watching);
-        let mut ownership = Ownership::start(&config, log, &internal_url, (self.metrics, clock))?;
-        let Ownership { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
+        let mut ownership = Engines::start(&config, log, &internal_url, (self.metrics, clock))?;
+        let Engines { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
         let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());
         servers.spawn("log id", learn);
         let roles = watch_roles(statuses.clone(), assignment.clone(), self.partitions_ready, shutdown.clone());
@@ -193,12 +193,12 @@ async fn await_log(
     let Some(partitions) = kafka.await_topic(&topic.name, judge, kafka_ready, shutdown).await? else { return Ok(None) };
     let reader = LogReader::start(kafka, &topic.name)?;
     tokio::select! {
-        checked = owners::check_partitions(&reader, partitions) => checked?,
+        checked = directory::check_partitions(&reader, partitions) => checked?,
         () = shutdown.requested() => return Ok(None),
     }
     if config.share == Share::Assigned {
-        let judge = |is: &TopicFacts| meeting_differences(is.partitions, partitions);
-        let met = kafka.await_topic(&meeting(&topic.name), judge, kafka_ready, shutdown).await?;
+        let judge = |is: &TopicFacts| coordination_topic_differences(is.partitions, partitions);
+        let met = kafka.await_topic(&coordination_topic(&topic.name), judge, kafka_ready, shutdown).await?;
         return Ok(met.map(|_| (partitions, reader)));
     }
     Ok(Some((partitions, reader)))
@@ -214,7 +214,7 @@ async fn learn_log_id(
 ) {
     kafka.waiting("the log has no first claim yet");
     while !shutdown.is_requested() {
-        if let Some(id) = owners::log_id(&reader).await {
+        if let Some(id) = directory::log_id(&reader).await {
             log.send_replace(Some(Log { id, dispatcher }));
             kafka.ready();
             return;

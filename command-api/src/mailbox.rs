@@ -20,14 +20,14 @@ use tokio::sync::mpsc::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dispatch::Reply;
+use crate::dispatcher::Reply;
 use crate::engine::{EngineRequest, Status};
-use crate::partition::{Request, Role};
+use crate::partition::{ParsedRequest, Role};
 
 /// Single commands that may wait for one partition.
 const MAX_CLIENTS: usize = 4096;
 /// Of those, commands on one aggregate.
-const MAX_OF_ONE: u32 = 1024;
+const MAX_PER_AGGREGATE: u32 = 1024;
 const MAX_INTERNAL: usize = 4096;
 /// Lines of batches that may wait for one partition, beside those that wait to get in.
 const MAX_LINES: usize = 1024;
@@ -41,16 +41,16 @@ const SLOTS: u32 = 4093;
 
 /// What waits in a lane.
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) request: Request<Reply>,
+pub(crate) struct QueuedRequest {
+    pub(crate) request: ParsedRequest<Reply>,
     pub(crate) came: Instant,
-    pub(crate) patience: Patience,
+    pub(crate) time_limits: TimeLimits,
     slot: Option<usize>,
 }
 
 /// How long a command may wait.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct TimeLimits {
     /// For its turn, once the partition has an owner; then it is refused unexecuted.
     pub(crate) in_mailbox: Duration,
     /// Nobody waits for the answer after this.
@@ -59,7 +59,7 @@ pub(crate) struct Patience {
 
 /// Why a command was not put into its lane. Nothing was done.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NotPut {
+pub(crate) enum NotQueued {
     Full,
     /// The engine ends, or has ended: this instance does not serve the partition any more.
     Closed,
@@ -67,9 +67,9 @@ pub(crate) enum NotPut {
 
 /// The way into one partition's engine.
 pub(crate) struct Mailbox {
-    internal: mpsc::Sender<Job>,
-    clients: mpsc::Sender<Job>,
-    lines: mpsc::Sender<Job>,
+    internal: mpsc::Sender<QueuedRequest>,
+    clients: mpsc::Sender<QueuedRequest>,
+    lines: mpsc::Sender<QueuedRequest>,
     waiting: Arc<Waiting>,
     pub(crate) requests: mpsc::Sender<EngineRequest>,
     pub(crate) status: watch::Receiver<Status>,
@@ -93,9 +93,9 @@ pub(crate) struct Gauges {
 
 /// The engine's end.
 pub(crate) struct Lanes {
-    internal: mpsc::Receiver<Job>,
-    clients: mpsc::Receiver<Job>,
-    lines: mpsc::Receiver<Job>,
+    internal: mpsc::Receiver<QueuedRequest>,
+    clients: mpsc::Receiver<QueuedRequest>,
+    lines: mpsc::Receiver<QueuedRequest>,
     waiting: Arc<Waiting>,
 }
 
@@ -121,32 +121,37 @@ impl Mailbox {
 
     /// Commands that wait, in all lanes.
     pub(crate) fn depth(&self) -> usize {
-        let depth = |lane: &mpsc::Sender<Job>| lane.max_capacity() - lane.capacity();
+        let depth = |lane: &mpsc::Sender<QueuedRequest>| lane.max_capacity() - lane.capacity();
         depth(&self.internal) + depth(&self.clients) + depth(&self.lines)
     }
 
     /// Refuses early, except that a line of a batch waits for room.
-    pub(crate) async fn put(&self, request: Request<Reply>, patience: Patience, internal: bool) -> Result<(), NotPut> {
-        let mut job = Job { request, came: Instant::now(), patience, slot: None };
+    pub(crate) async fn put(
+        &self,
+        request: ParsedRequest<Reply>,
+        time_limits: TimeLimits,
+        internal: bool,
+    ) -> Result<(), NotQueued> {
+        let mut job = QueuedRequest { request, came: Instant::now(), time_limits, slot: None };
         match (internal, job.request.reply.is_of_batch()) {
-            (true, true) => self.internal.send(job).await.map_err(|_| NotPut::Closed),
-            (false, true) => self.lines.send(job).await.map_err(|_| NotPut::Closed),
-            (true, false) => self.internal.try_send(job).map_err(|error| NotPut::from(&error)),
+            (true, true) => self.internal.send(job).await.map_err(|_| NotQueued::Closed),
+            (false, true) => self.lines.send(job).await.map_err(|_| NotQueued::Closed),
+            (true, false) => self.internal.try_send(job).map_err(|error| NotQueued::from(&error)),
             (false, false) => {
-                let Some(slot) = self.waiting.enter(&job.request.aggregate) else { return Err(NotPut::Full) };
+                let Some(slot) = self.waiting.enter(&job.request.aggregate) else { return Err(NotQueued::Full) };
                 job.slot = Some(slot);
                 self.clients.try_send(job).map_err(|error| {
                     self.waiting.leave(slot);
-                    NotPut::from(&error)
+                    NotQueued::from(&error)
                 })
             }
         }
     }
 
     /// Puts lines of one batch in, in their order, as soon as there is room. Those of a closed lane are answered.
-    pub(crate) async fn put_lines(&self, requests: Vec<Request<Reply>>, patience: Patience, internal: bool) {
+    pub(crate) async fn put_lines(&self, requests: Vec<ParsedRequest<Reply>>, time_limits: TimeLimits, internal: bool) {
         let (lane, came) = (if internal { &self.internal } else { &self.lines }, Instant::now());
-        let mut jobs = requests.into_iter().map(|request| Job { request, came, patience, slot: None });
+        let mut jobs = requests.into_iter().map(|request| QueuedRequest { request, came, time_limits, slot: None });
         while jobs.len() > 0 {
             match lane.reserve_many(jobs.len().min(MAX_PUT)).await {
                 Ok(places) => places.zip(&mut jobs).for_each(|(place, job)| place.send(job)),
@@ -156,8 +161,8 @@ impl Mailbox {
     }
 }
 
-impl From<&TrySendError<Job>> for NotPut {
-    fn from(error: &TrySendError<Job>) -> Self {
+impl From<&TrySendError<QueuedRequest>> for NotQueued {
+    fn from(error: &TrySendError<QueuedRequest>) -> Self {
         match error {
             TrySendError::Full(_) => Self::Full,
             TrySendError::Closed(_) => Self::Closed,
@@ -165,17 +170,17 @@ impl From<&TrySendError<Job>> for NotPut {
     }
 }
 
-impl Job {
+impl QueuedRequest {
     /// `served_since`: when the engine could first take it.
     pub(crate) fn waited_too_long(&self, now: Instant, served_since: Instant) -> bool {
         let waited = now.saturating_duration_since(self.came.max(served_since));
-        waited > self.patience.in_mailbox || now > self.patience.deadline
+        waited > self.time_limits.in_mailbox || now > self.time_limits.deadline
     }
 }
 
 impl Lanes {
     /// What waits, up to `max`, once anything does. 0: all senders are gone. Cancel safe.
-    pub(crate) async fn take(&mut self, jobs: &mut Vec<Job>, max: usize) -> usize {
+    pub(crate) async fn take(&mut self, jobs: &mut Vec<QueuedRequest>, max: usize) -> usize {
         let first = tokio::select! {
             biased;
             Some(job) = self.internal.recv() => job,
@@ -189,7 +194,7 @@ impl Lanes {
     }
 
     /// What waits now, until there are `max`.
-    pub(crate) fn take_waiting(&mut self, jobs: &mut Vec<Job>, max: usize) {
+    pub(crate) fn take_waiting(&mut self, jobs: &mut Vec<QueuedRequest>, max: usize) {
         drain(&mut self.internal, jobs, max);
         let half = jobs.len() + (max - jobs.len()) / 2;
         drain(&mut self.lines, jobs, half);
@@ -208,7 +213,7 @@ impl Lanes {
     }
 }
 
-fn drain(lane: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, max: usize) {
+fn drain(lane: &mut mpsc::Receiver<QueuedRequest>, jobs: &mut Vec<QueuedRequest>, max: usize) {
     while jobs.len() < max {
         match lane.try_recv() {
             Ok(job) => jobs.push(job),
@@ -222,7 +227,7 @@ impl Waiting {
     fn enter(&self, aggregate: &AggregateId) -> Option<usize> {
         let slot = aggregate.partition(SLOTS) as usize;
         let counter = &self.0[slot];
-        if counter.fetch_add(1, Ordering::Relaxed) < MAX_OF_ONE {
+        if counter.fetch_add(1, Ordering::Relaxed) < MAX_PER_AGGREGATE {
             return Some(slot);
         }
         counter.fetch_sub(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
 
-use crate::dispatch::Dispatcher;
+use crate::dispatcher::Dispatcher;
 use crate::mailbox::{Gauges, Mailbox};
 use crate::partition::DoubtCause;
 use answered::Answered;

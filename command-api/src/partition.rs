@@ -1,7 +1,7 @@
 //! One partition of the log, as its owner: a pure state machine.
 //!
 //! Inputs are commands, delivery reports, records read from the log, and times; they come as method calls.
-//! Outputs go through [`Outside`]: records to append, reads to begin, answers. There is no I/O, no clock and no
+//! Outputs go through [`Effects`]: records to append, reads to begin, answers. There is no I/O, no clock and no
 //! chance in here, so that tests drive the very code that runs.
 //!
 //! Invariant: commands are decided one at a time, each on all events before it: the state in memory is ahead of
@@ -12,19 +12,19 @@
 //!
 //! Invariant: in doubt it looks before it claims, and nobody hears of failure for what may have been written.
 
-mod outside;
-mod memory;
+mod effects;
+mod replay;
 mod aggregates;
 mod tails;
 mod names;
 mod quarantine;
 mod repeats;
-mod parked;
+mod awaiting_load;
 mod pending;
 mod fences;
 mod claiming;
 mod doubt;
-mod keeping;
+mod loading;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,19 +36,19 @@ use schemas::chain::{Reader, Verdict, Writer};
 use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Fence, Record};
 
-pub use outside::{
-    Checkpoint, DoubtCause, HaltError, Kept, KeptNames, KeptState, NoOffset, Outside, QueueFull, ReadTo, Request, Role,
-    Ticket, Trust, Unavailable, Wanted,
+pub use effects::{
+    Checkpoint, ClockTrust, DoubtCause, Effects, HaltError, LoadRequest, LoadedAggregate, LoadedNames, LoadedState,
+    NoOffset, ParsedRequest, QueueFull, ReadTo, Role, Ticket, Unavailable,
 };
 pub(crate) use quarantine::panic_text;
 pub use quarantine::{Quarantine, Release};
 pub use repeats::Repeat;
 
 use aggregates::Refusal;
+use awaiting_load::AwaitingLoad;
 use fences::Fences;
-use memory::Memory;
-use parked::Parked;
 use pending::{Pending, PendingAnswers};
+use replay::Replay;
 
 /// A clock that is compared with nothing may be this far behind the partition's last record; further, it is taken to be wrong.
 const MAX_CLOCK_LAG_MS: u64 = 60_000;
@@ -90,10 +90,10 @@ pub struct Partition<R> {
     /// The nonces of its claims since it began to take over: any other claim is foreign.
     claims: Vec<u64>,
     phase: Phase,
-    memory: Memory,
+    memory: Replay,
     pending: PendingAnswers<R>,
     /// Commands that wait for what is kept outside.
-    parked: Parked<R>,
+    parked: AwaitingLoad<R>,
     /// The newest that is known; without one, everything is read from the log and nothing is let go.
     checkpoint: Option<Checkpoint>,
     /// No room for aggregates that are not in memory.
@@ -103,7 +103,7 @@ pub struct Partition<R> {
     fences: Fences,
     /// Decides nothing more, and is idle once everything is answered.
     leaving: bool,
-    clock: Trust,
+    clock: ClockTrust,
     buffer: Vec<u8>,
 }
 
@@ -118,15 +118,15 @@ impl<R> Partition<R> {
             generation: 0,
             claims: Vec::new(),
             phase: Phase::Idle,
-            memory: Memory::new(window, partitions),
+            memory: Replay::new(window, partitions),
             pending: PendingAnswers::default(),
-            parked: Parked::default(),
+            parked: AwaitingLoad::default(),
             checkpoint: None,
             full: false,
             asks_names: false,
             fences: Fences::default(),
             leaving: false,
-            clock: Trust::Unknown,
+            clock: ClockTrust::Unknown,
             buffer: Vec::with_capacity(1024),
         }
     }
@@ -174,7 +174,7 @@ impl<R> Partition<R> {
     }
 
     /// Decides a command. Only an owner can; the caller keeps commands back while [`Self::role`] says otherwise.
-    pub fn command(&mut self, request: Request<R>, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    pub fn command(&mut self, request: ParsedRequest<R>, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if self.leaving || !matches!(self.phase, Phase::Owner(_)) {
             return out.answer(request.reply, Answer::Misdirected);
         }
@@ -183,14 +183,14 @@ impl<R> Partition<R> {
     }
 
     /// Decides it now, or when what it needs was brought. `may_count`: it was sent to the log before.
-    fn take_up(&mut self, request: Request<R>, may_count: bool, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    fn take_up(&mut self, request: ParsedRequest<R>, may_count: bool, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         match self.missing(&request) {
             Some(wanted) => self.park(request, may_count, wanted, out),
             None => self.decide(request, may_count, now, out),
         }
     }
 
-    fn decide(&mut self, request: Request<R>, may_count: bool, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    fn decide(&mut self, request: ParsedRequest<R>, may_count: bool, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if let Some(repeat) = self.memory.repeats.of(&request) {
             let answer = repeat.answer(self.partition, request.fingerprint);
             return self.prove(request, may_count, answer);
@@ -218,7 +218,7 @@ impl<R> Partition<R> {
     }
 
     /// A delivery report.
-    pub fn delivered(&mut self, ticket: Ticket, report: Result<i64, NoOffset>, out: &mut impl Outside<Reply = R>) {
+    pub fn delivered(&mut self, ticket: Ticket, report: Result<i64, NoOffset>, out: &mut impl Effects<Reply = R>) {
         if ticket.generation != self.generation {
             return;
         }
@@ -250,8 +250,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// A record of the read that [`Outside::read`] began. After an error that an exception passes it may be given once more.
-    pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Outside<Reply = R>) -> Result<(), HaltError> {
+    /// A record of the read that [`Effects::read`] began. After an error that an exception passes it may be given once more.
+    pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         // It was let go of while it read.
         if matches!(self.phase, Phase::Idle) {
             return Ok(());
@@ -283,7 +283,7 @@ impl<R> Partition<R> {
     }
 
     /// Everything that was asked for was read.
-    pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) -> Result<(), HaltError> {
+    pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         self.memory.check_recognized()?;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::CatchingUp { .. } if self.is_deposed() => self.step_down(out),
@@ -307,7 +307,7 @@ impl<R> Partition<R> {
 
     /// The end of a turn: sends what the commands of this turn share. A fence that is not due yet is sent at the end of a
     /// later turn, so that a storm of rejections shares a few.
-    pub fn end_turn(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    pub fn end_turn(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if let Phase::Claiming { sent: false, .. } = self.phase {
             self.send_claim(out);
         }
@@ -324,13 +324,13 @@ impl<R> Partition<R> {
 
     /// Finds out whether it still owns the partition: an owner that slept does not know of the claims since, and as long
     /// as it has nothing to append it never would.
-    pub fn probe(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    pub fn probe(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if self.role() == Role::Owner {
             self.send_fence(now, out);
         }
     }
 
-    fn send_fence(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    fn send_fence(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         let Phase::Owner(writer) = &mut self.phase else { return };
         let (epoch, seq) = (writer.epoch(), writer.next_seq());
         self.buffer.clear();
@@ -340,7 +340,7 @@ impl<R> Partition<R> {
         }
     }
 
-    fn append(&mut self, request: Request<R>, events: &[Event], at: TimeMs, out: &mut impl Outside<Reply = R>) {
+    fn append(&mut self, request: ParsedRequest<R>, events: &[Event], at: TimeMs, out: &mut impl Effects<Reply = R>) {
         let Phase::Owner(writer) = &mut self.phase else { unreachable!("only an owner decides") };
         let seq = writer.next_seq();
         let version = self.memory.aggregates.version(&request.aggregate).0 + events.len() as u64;
@@ -379,13 +379,13 @@ impl<R> Partition<R> {
     }
 
     /// Nothing to append: the answer waits for the next record.
-    fn prove(&mut self, request: Request<R>, may_count: bool, answer: Answer) {
+    fn prove(&mut self, request: ParsedRequest<R>, may_count: bool, answer: Answer) {
         let Phase::Owner(writer) = &self.phase else { unreachable!("only an owner decides") };
         let answer = answer.naming_order(&request.command);
         self.pending.push(Pending { needs: writer.next_seq(), may_count, answer, request });
     }
 
-    fn answer_proven(&mut self, out: &mut impl Outside<Reply = R>) {
+    fn answer_proven(&mut self, out: &mut impl Effects<Reply = R>) {
         let Phase::Owner(writer) = &self.phase else { return };
         self.memory.aggregates.extend_names(writer.offset_of(writer.acknowledged()) + 1);
         while let Some(proven) = self.pending.pop_proven(writer.acknowledged()) {

@@ -44,7 +44,7 @@ use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 
-use schemas::topic::{meeting, meeting_differences};
+use schemas::topic::{coordination_topic, coordination_topic_differences};
 use tokio::sync::watch;
 
 pub use config::Config;
@@ -112,8 +112,8 @@ impl App {
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
-            let judge = |is: &TopicFacts| meeting_differences(is.partitions, partitions);
-            kafka.await_topic(&meeting(&topic.name), judge, &ready.log, &shutdown).await?;
+            let judge = |is: &TopicFacts| coordination_topic_differences(is.partitions, partitions);
+            kafka.await_topic(&coordination_topic(&topic.name), judge, &ready.log, &shutdown).await?;
             settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
             let mut tasks = Tasks::new();
             let (expected, told) = (topic.clone(), metrics.clone());
@@ -157,7 +157,7 @@ fn start_projector(
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
     let name = format!("{topic}.projectors.{}", config.feeds.names());
-    let group = Group::join(&config.kafka, "projector", (&name, &meeting(topic)), sender)?;
+    let group = Group::join(&config.kafka, "projector", (&name, &coordination_topic(topic)), sender)?;
     let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
     let (redis, keys) = cache.connection();
     let log_end = LogEnd::new(&config.kafka, topic, (redis.clone(), keys))?;
@@ -197,7 +197,8 @@ fn start_reactor(
     };
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
-    let group = Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &meeting(topic)), sender)?;
+    let group =
+        Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &coordination_topic(topic)), sender)?;
     let deadlines = Deadlines { url: config.postgres_url.clone(), lanes: lanes.clone(), metrics: metrics.clone() };
     let unconfirmed = Unconfirmed {
         url: config.postgres_url.clone(),

@@ -12,7 +12,7 @@ pub const SETTINGS: [(&str, &str); 4] = [
 pub const MIN_ISR: &str = "min.insync.replicas";
 
 /// The empty topic on which instances meet to share out the log's partitions.
-pub fn meeting(log: &str) -> String {
+pub fn coordination_topic(log: &str) -> String {
     format!("{log}.owners")
 }
 
@@ -27,8 +27,8 @@ pub const CLOCK_PARTITIONS: i32 = 3;
 pub const CLOCK_SETTINGS: [(&str, &str); 3] =
     [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "3600000"), ("segment.ms", "3600000")];
 
-/// What is wrong with the topic of [`meeting`], beside a log of so many partitions; empty where it is right.
-pub fn meeting_differences(found: u32, log: u32) -> Vec<String> {
+/// What is wrong with the topic of [`coordination_topic`], beside a log of so many partitions; empty where it is right.
+pub fn coordination_topic_differences(found: u32, log: u32) -> Vec<String> {
     let differs = found != log;
     let difference = || format!("it has {found} partitions, and the log has {log}: make it anew with as many");
     differs.then(difference).into_iter().collect()

@@ -11,7 +11,7 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::journal::SEGMENT_OFFSETS;
 use schemas::record::{Claim, Commit, Epoch, Record};
 use schemas::time::parse_rfc3339;
-use schemas::topic::{SETTINGS, meeting};
+use schemas::topic::{SETTINGS, coordination_topic};
 use serde_json::json;
 
 use crate::fixture::{DEADLINE, Proxy, Service, Shop, append_all, batch_line, eventually};
@@ -179,7 +179,7 @@ async fn partitions_that_were_added_are_refused_though_nobody_says_how_many_ther
     let shop = Shop::with_views(2).await;
     shop.projector().await.stop().await;
     grow(&shop, 3).await;
-    grow_topic(&shop, &meeting(&shop.topic), 3).await;
+    grow_topic(&shop, &coordination_topic(&shop.topic), 3).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
         let failure = service.failure().await;
         assert!(failure.contains("the topic has 3 partitions, and the log was made with 2"), "{failure}");
@@ -194,7 +194,7 @@ async fn partitions_that_were_added_to_a_log_in_use_are_refused_by_what_the_log_
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
     running.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
     grow(&shop, 4).await;
-    grow_topic(&shop, &meeting(&shop.topic), 4).await;
+    grow_topic(&shop, &coordination_topic(&shop.topic), 4).await;
     for share in [None, Some("0-3"), Some("2-3")] {
         let env = shop.write_env(share.map(|share| ("PARTITIONS", share.to_owned())));
         let failure = Service::command_api(&env).await.failure().await;
@@ -211,7 +211,7 @@ async fn partitions_that_were_added_to_a_log_in_use_are_refused_by_what_the_log_
 #[tokio::test]
 async fn a_meeting_of_other_partitions_than_the_logs_is_refused() {
     let shop = Shop::with_views(2).await;
-    grow_topic(&shop, &meeting(&shop.topic), 4).await;
+    grow_topic(&shop, &coordination_topic(&shop.topic), 4).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
         let failure = service.failure().await;
         assert!(failure.contains("it has 4 partitions, and the log has 2"), "{failure}");

@@ -67,23 +67,23 @@ impl Default for Admission {
 
 /// A request that was let in; another one may when it is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay {
+pub(super) struct Permit {
     _place: OwnedSemaphorePermit,
     _share: Option<OwnedSemaphorePermit>,
 }
 
 impl HttpState {
     /// Reads a command's body and lets it in.
-    pub(super) async fn admit_command(&self, body: Body) -> Result<(Bytes, UnderWay), Problem> {
+    pub(super) async fn admit_command(&self, body: Body) -> Result<(Bytes, Permit), Problem> {
         self.admit(&self.admission.commands, body).await
     }
 
     /// Reads a batch and lets it in.
-    pub(super) async fn admit_batch(&self, body: Body) -> Result<(Bytes, UnderWay), Problem> {
+    pub(super) async fn admit_batch(&self, body: Body) -> Result<(Bytes, Permit), Problem> {
         self.admit(&self.admission.batches, body).await
     }
 
-    async fn admit(&self, lane: &Lane, body: Body) -> Result<(Bytes, UnderWay), Problem> {
+    async fn admit(&self, lane: &Lane, body: Body) -> Result<(Bytes, Permit), Problem> {
         if lane.is_full() {
             return Err(self.refuse(lane));
         }
@@ -100,7 +100,7 @@ impl HttpState {
             _ => Problem::new(ProblemKind::InvalidRequest, "the body did not arrive whole"),
         })?;
         let place = lane.places.clone().try_acquire_owned().map_err(|_| self.refuse(lane))?;
-        Ok((body, UnderWay { _place: place, _share: share }))
+        Ok((body, Permit { _place: place, _share: share }))
     }
 
     /// Takes as many bytes as the body says to have.

@@ -20,12 +20,12 @@ use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
 
-use super::admission::UnderWay;
+use super::admission::Permit;
 use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
 use crate::batch_order::BatchOrder;
-use crate::dispatch::{Incoming, now};
-use crate::mailbox::Patience;
+use crate::dispatcher::{CommandRequest, now};
+use crate::mailbox::TimeLimits;
 use crate::metrics::Metrics;
 
 /// A batch may wait longer than one command: it brings its own queue.
@@ -97,11 +97,11 @@ async fn begin(
     let in_mailbox = Preferences::of(headers, MAX_WAIT).wait.unwrap_or(ANSWER_WITHIN);
     let internal = listener == Listener::Internal;
     let left = if internal { left(headers)? } else { None };
-    let patience = Patience { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };
+    let time_limits = TimeLimits { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };
     let order = BatchOrder::new();
     let request = request_id();
     let metrics = state.metrics.clone();
-    let shared = Arc::new(Shared { log, metrics, order, internal, patience, key, request });
+    let shared = Arc::new(Shared { log, metrics, order, internal, time_limits, key, request });
     let pieces: Vec<_> = lines.chunks(PIECE_LINES).map(<[Bytes]>::to_vec).collect();
     let firsts = (1..).step_by(PIECE_LINES);
     let pieces = firsts.zip(pieces).map(move |(first, lines)| shared.clone().answer_of_request(first, lines));
@@ -110,7 +110,7 @@ async fn begin(
 
 /// Returns a body of answered pieces, in their order. It fails at `ends`, which ends the connection of a reader that has
 /// not taken all of it by then, and frees the batch's place.
-fn answered<F>(pieces: impl Iterator<Item = F> + Send + 'static, admitted: UnderWay, ends: Instant) -> Body
+fn answered<F>(pieces: impl Iterator<Item = F> + Send + 'static, admitted: Permit, ends: Instant) -> Body
 where
     F: Future<Output = Vec<u8>> + Send + 'static,
 {
@@ -154,7 +154,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     order: Arc<BatchOrder>,
     internal: bool,
-    patience: Patience,
+    time_limits: TimeLimits,
     /// Of the whole batch.
     key: Option<IdempotencyKey>,
     request: Option<RequestId>,
@@ -174,12 +174,12 @@ impl Shared {
         let received = Instant::now();
         let read: Vec<_> = (first..).zip(lines).map(|(number, line)| self.read(number, line)).collect();
         let commands: Vec<_> = read.iter().filter_map(|read| read.as_ref().ok()).collect();
-        let answers = self.log.dispatcher.submit_lines(&self.order, &commands, self.patience).await;
+        let answers = self.log.dispatcher.submit_lines(&self.order, &commands, self.time_limits).await;
         let (mut answers, after) = (answers.into_iter(), received.elapsed());
         let mut written = Vec::with_capacity(lines.len() * answers::ANSWER_BYTES);
         for read in &read {
             match read {
-                Ok(Incoming { aggregate, command, key, .. }) => {
+                Ok(CommandRequest { aggregate, command, key, .. }) => {
                     let answer = answers.next().expect("every command has an outcome");
                     self.metrics.answered(aggregate, command, &answer, after);
                     answers::write_line(&mut written, &answer, aggregate.id(), key, self.log.id);
@@ -191,7 +191,7 @@ impl Shared {
     }
 
     /// A problem comes with as much of the line's id as could be read.
-    fn read(&self, number: usize, line: &Bytes) -> Result<Incoming, (Problem, Box<str>)> {
+    fn read(&self, number: usize, line: &Bytes) -> Result<CommandRequest, (Problem, Box<str>)> {
         let invalid = |detail: String, id: &str| (Problem::new(ProblemKind::InvalidRequest, detail), Box::from(id));
         if line.len() > MAX_BODY_BYTES {
             return Err((Problem::new(ProblemKind::TooLarge, "a line of a batch has at most 64 KiB"), Box::default()));
@@ -218,7 +218,7 @@ impl Shared {
             }
         };
         let data = parsed.data.map(|data| data.get().as_bytes()).filter(|data| *data != b"null").unwrap_or_default();
-        Ok(Incoming {
+        Ok(CommandRequest {
             aggregate,
             command: parsed.command.as_ref().into(),
             body: line.slice_ref(data),
@@ -227,7 +227,7 @@ impl Shared {
             trace: None,
             cause,
             internal: self.internal,
-            patience: self.patience,
+            time_limits: self.time_limits,
             order: Some(self.order.clone()),
         })
     }

@@ -17,8 +17,8 @@ use schemas::trace::is_traceparent;
 use tokio::time::Instant;
 
 use super::{AppState, Listener, answers};
-use crate::dispatch::Incoming;
-use crate::mailbox::Patience;
+use crate::dispatcher::CommandRequest;
+use crate::mailbox::TimeLimits;
 
 /// How long an answer may take; what has none then is "not known yet".
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -81,12 +81,12 @@ fn incoming(
     body: Bytes,
     key: &IdempotencyKey,
     received: Instant,
-) -> Result<Incoming, Problem> {
+) -> Result<CommandRequest, Problem> {
     check_encoding(headers)?;
     if !body.is_empty() && !is_of_type(headers, "application/json") {
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a command's body is application/json"));
     }
-    Ok(Incoming {
+    Ok(CommandRequest {
         aggregate,
         command: command.into(),
         body,
@@ -95,14 +95,14 @@ fn incoming(
         trace: trace(headers),
         cause: None,
         internal: listener == Listener::Internal,
-        patience: patience(Preferences::of(headers, MAX_WAIT).wait, received),
+        time_limits: time_limits(Preferences::of(headers, MAX_WAIT).wait, received),
         order: None,
     })
 }
 
-fn patience(wait: Option<Duration>, received: Instant) -> Patience {
+fn time_limits(wait: Option<Duration>, received: Instant) -> TimeLimits {
     let in_mailbox = wait.unwrap_or(TURN_WITHIN);
-    Patience { in_mailbox, deadline: received + wait.unwrap_or(ANSWER_WITHIN) }
+    TimeLimits { in_mailbox, deadline: received + wait.unwrap_or(ANSWER_WITHIN) }
 }
 
 /// Reads the request's key. Two keys name two commands, so a request that has both is refused.

@@ -20,13 +20,13 @@ const _: () = assert!(usize::BITS == 64, "the opaque number of a record needs 64
 
 /// What became of one record.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Report {
+pub(crate) struct DeliveryReport {
     pub(crate) ticket: Ticket,
     pub(crate) offset: Result<i64, NoOffset>,
 }
 
 /// The receiving end of one partition's reports. Bounded by what the partition has in flight.
-pub(crate) type Reports = mpsc::UnboundedReceiver<Report>;
+pub(crate) type DeliveryReports = mpsc::UnboundedReceiver<DeliveryReport>;
 
 /// Idempotent producers, over which the partitions are spread: a partition's records always go through the same
 /// one, because order holds only within a producer.
@@ -39,7 +39,7 @@ pub(crate) struct Producers {
 
 struct Router {
     /// By partition.
-    reports: Vec<mpsc::UnboundedSender<Report>>,
+    reports: Vec<mpsc::UnboundedSender<DeliveryReport>>,
 }
 
 impl ClientContext for Router {}
@@ -59,7 +59,7 @@ impl ProducerContext for Router {
         let sender = usize::try_from(message.partition()).ok().and_then(|partition| self.reports.get(partition));
         if let Some(sender) = sender {
             // A partition that is gone has nobody left to tell.
-            let _ = sender.send(Report { ticket: unpack(opaque), offset });
+            let _ = sender.send(DeliveryReport { ticket: unpack(opaque), offset });
         }
     }
 }
@@ -71,7 +71,7 @@ impl Producers {
         topic: &str,
         partitions: u32,
         count: usize,
-    ) -> anyhow::Result<(Self, Vec<Reports>)> {
+    ) -> anyhow::Result<(Self, Vec<DeliveryReports>)> {
         let (senders, reports): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
         let producers = (0..count)
             .map(|_| {

@@ -7,7 +7,9 @@ use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
-use schemas::topic::{CLOCK_PARTITIONS, CLOCK_SETTINGS, LogTopic, MIN_ISR, SETTINGS, clock, exceptions, meeting};
+use schemas::topic::{
+    CLOCK_PARTITIONS, CLOCK_SETTINGS, LogTopic, MIN_ISR, SETTINGS, clock, coordination_topic, exceptions,
+};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -18,10 +20,11 @@ const PARTITIONS: u32 = 12;
 /// what exists already is left as it is.
 pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     let count = i32::try_from(topic.partitions.unwrap_or(PARTITIONS))?;
-    let (min_isr, owners, clock) = (topic.min_isr.to_string(), meeting(&topic.name), clock(&topic.name));
+    let (min_isr, coordination, clock) =
+        (topic.min_isr.to_string(), coordination_topic(&topic.name), clock(&topic.name));
     let log = kept_for_ever(&topic.name, count, (topic, &min_isr))?;
-    let owners = NewTopic::new(&owners, count, copies(topic)?);
-    create_topics(kafka, &[log, owners, clocks(&clock, topic)?]).await?;
+    let coordination = NewTopic::new(&coordination, count, copies(topic)?);
+    create_topics(kafka, &[log, coordination, clocks(&clock, topic)?]).await?;
     create_exceptions(kafka, topic).await
 }
 

@@ -14,10 +14,10 @@ fn open() -> (Mailbox, Lanes) {
     (mailbox, lanes)
 }
 
-fn request(product: &str, key: usize, of_batch: bool) -> Request<Reply> {
+fn request(product: &str, key: usize, of_batch: bool) -> ParsedRequest<Reply> {
     let aggregate = AggregateId::new(AggregateType::Product, product).unwrap();
     let order = of_batch.then(|| (BatchOrder::new(), aggregate.clone()));
-    Request {
+    ParsedRequest {
         aggregate,
         command: Command::Product(product::Command::Discontinue),
         fingerprint: 0,
@@ -30,8 +30,8 @@ fn request(product: &str, key: usize, of_batch: bool) -> Request<Reply> {
     }
 }
 
-fn patience() -> Patience {
-    Patience { in_mailbox: Duration::from_secs(1), deadline: Instant::now() + Duration::from_secs(10) }
+fn time_limits() -> TimeLimits {
+    TimeLimits { in_mailbox: Duration::from_secs(1), deadline: Instant::now() + Duration::from_secs(10) }
 }
 
 async fn taken(lanes: &mut Lanes, max: usize) -> Vec<String> {
@@ -43,38 +43,38 @@ async fn taken(lanes: &mut Lanes, max: usize) -> Vec<String> {
 #[tokio::test]
 async fn a_hot_aggregate_fills_its_share_and_leaves_room_for_others() {
     let (mailbox, mut lanes) = open();
-    for key in 0..MAX_OF_ONE as usize {
-        mailbox.put(request("hot", key, false), patience(), false).await.unwrap();
+    for key in 0..MAX_PER_AGGREGATE as usize {
+        mailbox.put(request("hot", key, false), time_limits(), false).await.unwrap();
     }
-    mailbox.put(request("hot", 0, false), patience(), false).await.unwrap_err();
-    mailbox.put(request("cold", 1, false), patience(), false).await.unwrap();
+    mailbox.put(request("hot", 0, false), time_limits(), false).await.unwrap_err();
+    mailbox.put(request("cold", 1, false), time_limits(), false).await.unwrap();
     taken(&mut lanes, 1).await;
-    mailbox.put(request("hot", 2, false), patience(), false).await.unwrap();
-    mailbox.put(request("hot", 3, false), patience(), false).await.unwrap_err();
+    mailbox.put(request("hot", 2, false), time_limits(), false).await.unwrap();
+    mailbox.put(request("hot", 3, false), time_limits(), false).await.unwrap_err();
 }
 
 #[tokio::test]
 async fn a_full_lane_refuses_a_command_and_forgets_that_it_came() {
     let (mailbox, mut lanes) = open();
     for key in 0..MAX_CLIENTS {
-        mailbox.put(request(&format!("p-{key}"), key, false), patience(), false).await.unwrap();
+        mailbox.put(request(&format!("p-{key}"), key, false), time_limits(), false).await.unwrap();
     }
     for key in 0..MAX_CLIENTS {
-        mailbox.put(request("late", key, false), patience(), false).await.unwrap_err();
+        mailbox.put(request("late", key, false), time_limits(), false).await.unwrap_err();
     }
     taken(&mut lanes, 1).await;
-    mailbox.put(request("late", 0, false), patience(), false).await.unwrap();
+    mailbox.put(request("late", 0, false), time_limits(), false).await.unwrap();
 }
 
 #[tokio::test]
 async fn internal_commands_go_first_and_clients_and_batches_take_turns() {
     let (mailbox, mut lanes) = open();
     for key in 0..8 {
-        mailbox.put(request("p", key, false), patience(), false).await.unwrap();
-        mailbox.put(request("p", 100 + key, true), patience(), false).await.unwrap();
+        mailbox.put(request("p", key, false), time_limits(), false).await.unwrap();
+        mailbox.put(request("p", 100 + key, true), time_limits(), false).await.unwrap();
     }
-    mailbox.put(request("p", 200, false), patience(), true).await.unwrap();
-    mailbox.put(request("p", 201, true), patience(), true).await.unwrap();
+    mailbox.put(request("p", 200, false), time_limits(), true).await.unwrap();
+    mailbox.put(request("p", 201, true), time_limits(), true).await.unwrap();
     assert_eq!(taken(&mut lanes, 8).await, ["200", "201", "100", "101", "102", "0", "1", "2"]);
     assert_eq!(mailbox.depth(), 10);
 }
@@ -83,9 +83,9 @@ async fn internal_commands_go_first_and_clients_and_batches_take_turns() {
 async fn a_line_of_a_batch_waits_for_room_and_is_not_refused() {
     let (mailbox, mut lanes) = open();
     for key in 0..MAX_LINES {
-        mailbox.put(request("p", key, true), patience(), false).await.unwrap();
+        mailbox.put(request("p", key, true), time_limits(), false).await.unwrap();
     }
-    let mut last = std::pin::pin!(mailbox.put(request("p", MAX_LINES, true), patience(), false));
+    let mut last = std::pin::pin!(mailbox.put(request("p", MAX_LINES, true), time_limits(), false));
     assert!(futures_util::poll!(&mut last).is_pending());
     taken(&mut lanes, 1).await;
     last.await.unwrap();
@@ -94,7 +94,7 @@ async fn a_line_of_a_batch_waits_for_room_and_is_not_refused() {
 #[tokio::test]
 async fn patience_begins_when_the_partition_is_served() {
     let (mailbox, mut lanes) = open();
-    mailbox.put(request("p", 0, false), patience(), false).await.unwrap();
+    mailbox.put(request("p", 0, false), time_limits(), false).await.unwrap();
     let mut jobs = Vec::new();
     lanes.take(&mut jobs, 1).await;
     let came = jobs[0].came;
@@ -113,8 +113,8 @@ async fn a_mailbox_whose_engine_ends_serves_no_more_and_says_so() {
     lanes.close();
     assert!(!mailbox.serves(), "the role is the owner's until all that was taken is answered");
     for (of_batch, internal) in [(false, false), (false, true), (true, false), (true, true)] {
-        let refused = mailbox.put(request("p", 1, of_batch), patience(), internal).await;
-        assert_eq!(refused.unwrap_err(), NotPut::Closed, "of a batch: {of_batch}, internal: {internal}");
+        let refused = mailbox.put(request("p", 1, of_batch), time_limits(), internal).await;
+        assert_eq!(refused.unwrap_err(), NotQueued::Closed, "of a batch: {of_batch}, internal: {internal}");
     }
     drop(told);
 }

@@ -16,8 +16,8 @@ use domain::{Command, Event, MAX_STATE_BYTES, Rejection, State, TimeMs, decide, 
 use hashbrown::HashMap;
 use schemas::aggregate::AggregateId;
 
+use super::effects::{LoadedNames, LoadedState};
 use super::names::Names;
-use super::outside::{KeptNames, KeptState};
 use super::quarantine::{Quarantined, panic_text};
 use super::tails::{Tails, Unfolded};
 
@@ -142,7 +142,7 @@ impl Aggregates {
     }
 
     /// Takes in names that are kept outside.
-    pub(super) fn bring_names(&mut self, kept: &KeptNames) {
+    pub(super) fn bring_names(&mut self, kept: &LoadedNames) {
         kept.names.iter().for_each(|name| self.names.insert(name));
         if self.names.reach(kept.from) {
             self.names.extend_to(kept.until);
@@ -231,7 +231,7 @@ impl Aggregates {
     }
 
     /// Its earlier state was brought; it reaches up to the floor at least.
-    pub(super) fn bring(&mut self, aggregate: &AggregateId, kept: KeptState) {
+    pub(super) fn bring(&mut self, aggregate: &AggregateId, kept: LoadedState) {
         if !self.is_cold(aggregate) {
             return;
         }

@@ -3,12 +3,12 @@
 use domain::TimeMs;
 use schemas::record::{Claim, Record};
 
-use super::{MAX_CLOCK_LAG_MS, Outside, Partition, Phase, ReadTo, Ticket, Trust};
+use super::{ClockTrust, Effects, MAX_CLOCK_LAG_MS, Partition, Phase, ReadTo, Ticket};
 
 impl<R> Partition<R> {
     /// Hears what time it is and how far that can be believed, before anything else of a turn. An instance whose clock is wrong
     /// lets go, for another one to decide. Returns `true` if it just did.
-    pub fn look_at_clock(&mut self, clock: Trust, now: TimeMs) -> bool {
+    pub fn look_at_clock(&mut self, clock: ClockTrust, now: TimeMs) -> bool {
         (self.clock, self.memory.now) = (clock, now);
         let lets_go = self.misjudges(now) && !self.leaving && !matches!(self.phase, Phase::Idle);
         if lets_go {
@@ -25,15 +25,15 @@ impl<R> Partition<R> {
     /// everybody for as long.
     pub(super) fn misjudges(&self, now: TimeMs) -> bool {
         match self.clock {
-            Trust::Right => false,
-            Trust::Unknown => self.memory.last_at.0 > now.0 + MAX_CLOCK_LAG_MS,
-            Trust::Wrong => true,
+            ClockTrust::Right => false,
+            ClockTrust::Unknown => self.memory.last_at.0 > now.0 + MAX_CLOCK_LAG_MS,
+            ClockTrust::Wrong => true,
         }
     }
 
     /// Reads the partition to its end and waits there: what is left to read when it takes over is short.
-    pub fn prepare(&mut self, out: &mut impl Outside<Reply = R>) {
-        if matches!(self.phase, Phase::Idle) && self.clock != Trust::Wrong {
+    pub fn prepare(&mut self, out: &mut impl Effects<Reply = R>) {
+        if matches!(self.phase, Phase::Idle) && self.clock != ClockTrust::Wrong {
             self.leaving = false;
             self.claims.clear();
             self.catch_up(false, out);
@@ -41,7 +41,7 @@ impl<R> Partition<R> {
     }
 
     /// Wants to own the partition: claims it, once it has read it to its end.
-    pub fn take_over(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub fn take_over(&mut self, out: &mut impl Effects<Reply = R>) {
         self.prepare(out);
         match &mut self.phase {
             Phase::CatchingUp { then_claim } => *then_claim = true,
@@ -73,13 +73,13 @@ impl<R> Partition<R> {
         self.memory.restart(None);
     }
 
-    pub(super) fn catch_up(&mut self, then_claim: bool, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn catch_up(&mut self, then_claim: bool, out: &mut impl Effects<Reply = R>) {
         self.memory.restart(self.checkpoint.as_ref());
         self.phase = Phase::CatchingUp { then_claim };
         out.read(self.memory.from(), ReadTo::End);
     }
 
-    pub(super) fn claim(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn claim(&mut self, out: &mut impl Effects<Reply = R>) {
         let nonce = out.nonce();
         self.claims.push(nonce);
         self.generation = self.generation.wrapping_add(1);
@@ -87,7 +87,7 @@ impl<R> Partition<R> {
         self.send_claim(out);
     }
 
-    pub(super) fn send_claim(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn send_claim(&mut self, out: &mut impl Effects<Reply = R>) {
         let Phase::Claiming { nonce, sent } = &mut self.phase else { return };
         self.buffer.clear();
         let (nonce, url) = (*nonce, self.url.as_str().into());

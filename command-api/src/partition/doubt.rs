@@ -6,11 +6,11 @@ use schemas::chain::{Doubt, Reader, Settled, Writer};
 use schemas::record::Epoch;
 
 use super::pending::Pending;
-use super::{DoubtCause, Outside, Partition, Phase, ReadTo, Request};
+use super::{DoubtCause, Effects, ParsedRequest, Partition, Phase, ReadTo};
 
 impl<R> Partition<R> {
     /// Others' records stand among ours: reads on from what is acknowledged, to the offset that tells.
-    pub(super) fn look(&mut self, doubt: Doubt, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn look(&mut self, doubt: Doubt, out: &mut impl Effects<Reply = R>) {
         let Phase::Owner(writer) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("only an owner has records of its own")
         };
@@ -21,7 +21,7 @@ impl<R> Partition<R> {
         self.phase = Phase::Looking { writer, reader };
     }
 
-    pub(super) fn looked(&mut self, mut writer: Writer, reader: &Reader, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn looked(&mut self, mut writer: Writer, reader: &Reader, out: &mut impl Effects<Reply = R>) {
         let (base, proven) = (writer.offset_of(0), writer.offset_of(writer.acknowledged()));
         let settled = writer.settle(reader);
         self.move_positions(proven, writer.offset_of(0) - base);
@@ -42,7 +42,7 @@ impl<R> Partition<R> {
 
     /// What was decided in this epoch may not count, and the state in memory holds it: fold the log anew, look
     /// for a foreign claim on the way, claim if there is none.
-    pub(super) fn doubt(&mut self, cause: DoubtCause, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn doubt(&mut self, cause: DoubtCause, out: &mut impl Effects<Reply = R>) {
         out.doubted(cause);
         self.catch_up(true, out);
     }
@@ -53,7 +53,7 @@ impl<R> Partition<R> {
     }
 
     /// A foreign claim ended the epoch, and the log was read past it: what counts is known for ever.
-    pub(super) fn step_down(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn step_down(&mut self, out: &mut impl Effects<Reply = R>) {
         for Pending { request, may_count, .. } in self.pending.take() {
             // It may count so far back that only a look at what is kept would tell.
             let is_forgotten = |key| self.memory.repeats.may_have_forgotten(key);
@@ -67,7 +67,7 @@ impl<R> Partition<R> {
 
     /// The owner again, after doubt: what counts is answered, what does not is decided anew. All that counts comes
     /// first: what is decided anew enters its key, and does not count yet.
-    pub(super) fn settle_pending(&mut self, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn settle_pending(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         let mut open = Vec::new();
         for Pending { request, may_count, .. } in self.pending.take() {
             match self.counted(&request).filter(|_| may_count) {
@@ -81,7 +81,7 @@ impl<R> Partition<R> {
         self.leave_if_settled();
     }
 
-    fn counted(&self, request: &Request<R>) -> Option<Answer> {
+    fn counted(&self, request: &ParsedRequest<R>) -> Option<Answer> {
         let repeat = self.memory.repeats.of(request)?;
         (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use schemas::answers::Answer;
 
-use super::Request;
+use super::ParsedRequest;
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -14,7 +14,7 @@ pub(super) struct Pending<R> {
     /// The command was sent to the log, by this record or in an epoch before.
     pub(super) may_count: bool,
     pub(super) answer: Answer,
-    pub(super) request: Request<R>,
+    pub(super) request: ParsedRequest<R>,
 }
 
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use schemas::idempotency::{IdempotencyKey, time_of};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
-use super::Request;
+use super::ParsedRequest;
 
 /// A key made by a clock that runs ahead is kept as much longer.
 const MAX_KEY_LEAD: Duration = Duration::from_secs(120);
@@ -103,7 +103,7 @@ impl Repeats {
     }
 
     /// Of a command that may be one.
-    pub(super) fn of<R>(&self, request: &Request<R>) -> Option<&Repeat> {
+    pub(super) fn of<R>(&self, request: &ParsedRequest<R>) -> Option<&Repeat> {
         self.get(&request.aggregate, request.remembered_key()?.as_str())
     }
 

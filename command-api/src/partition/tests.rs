@@ -6,7 +6,7 @@ mod handover;
 mod clock;
 mod doubt;
 mod quarantine;
-mod keeping;
+mod loading;
 mod tails;
 mod simulation;
 mod model;
@@ -28,8 +28,8 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Claim, Commit, Epoch, Fence, Record};
 
 use super::{
-    DoubtCause, HaltError, NoOffset, Outside, Partition, QueueFull, ReadTo, Release, Request, Role, Ticket,
-    Unavailable, Wanted,
+    DoubtCause, Effects, HaltError, LoadRequest, NoOffset, ParsedRequest, Partition, QueueFull, ReadTo, Release, Role,
+    Ticket, Unavailable,
 };
 
 const PARTITION: u32 = 3;
@@ -59,8 +59,8 @@ struct Recorder<R> {
     doubts: Vec<DoubtCause>,
     passed: Vec<Passed>,
     twins: usize,
-    wanted: Vec<Wanted>,
-    wanted_later: Vec<Wanted>,
+    wanted: Vec<LoadRequest>,
+    wanted_later: Vec<LoadRequest>,
     /// From where on.
     wants_names: Option<i64>,
     refuses_loads: bool,
@@ -90,7 +90,7 @@ impl<R> Recorder<R> {
     }
 }
 
-impl<R> Outside for Recorder<R> {
+impl<R> Effects for Recorder<R> {
     type Reply = R;
 
     fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull> {
@@ -110,7 +110,7 @@ impl<R> Outside for Recorder<R> {
         self.exceptions.decode((PARTITION, offset), value)
     }
 
-    fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+    fn load(&mut self, wanted: LoadRequest) -> Result<(), Unavailable> {
         if self.refuses_loads {
             return Err(Unavailable);
         }
@@ -118,7 +118,7 @@ impl<R> Outside for Recorder<R> {
         Ok(())
     }
 
-    fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+    fn load_later(&mut self, wanted: LoadRequest) -> Result<(), Unavailable> {
         self.wanted_later.push(wanted);
         Ok(())
     }
@@ -290,10 +290,10 @@ fn kind(value: &[u8]) -> Kind {
     }
 }
 
-fn request<R>(reply: R, key: &str, command: Command, precondition: Precondition) -> Request<R> {
+fn request<R>(reply: R, key: &str, command: Command, precondition: Precondition) -> ParsedRequest<R> {
     let mut fingerprint = DefaultHasher::new();
     format!("{command:?} {precondition:?}").hash(&mut fingerprint);
-    Request {
+    ParsedRequest {
         aggregate: product("p"),
         command: domain::Command::Product(command),
         fingerprint: fingerprint.finish(),

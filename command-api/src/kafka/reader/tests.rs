@@ -5,7 +5,7 @@ use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
 use schemas::record::{Claim, Record};
 
 use super::*;
-use crate::owners::check_partitions;
+use crate::directory::check_partitions;
 
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 8;

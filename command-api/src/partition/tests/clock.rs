@@ -6,12 +6,12 @@ use schemas::answers::Answer;
 use schemas::record::Record;
 
 use super::{NOW, RESERVED, RESTOCKED, Shop, accepted, replayed, reserve};
-use crate::partition::{Role, Trust};
+use crate::partition::{ClockTrust, Role};
 
 const HOUR_MS: u64 = 3_600_000;
 
 impl Shop {
-    fn look(&mut self, clock: Trust, now: TimeMs) -> bool {
+    fn look(&mut self, clock: ClockTrust, now: TimeMs) -> bool {
         self.now = now;
         let lets_go = self.machine.look_at_clock(clock, now);
         self.end_turn();
@@ -32,7 +32,7 @@ impl Shop {
 fn an_owner_whose_clock_is_wrong_answers_what_it_decided_and_lets_go() {
     let mut shop = Shop::stocked(5);
     shop.ask_for("before", reserve("o-1"));
-    assert!(shop.look(Trust::Wrong, TimeMs(NOW.0 + HOUR_MS)));
+    assert!(shop.look(ClockTrust::Wrong, TimeMs(NOW.0 + HOUR_MS)));
     assert_eq!(shop.machine.role(), Role::Leaving);
     shop.ask_for("after", reserve("o-2"));
     shop.settle();
@@ -41,7 +41,7 @@ fn an_owner_whose_clock_is_wrong_answers_what_it_decided_and_lets_go() {
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Idle, "it wants nothing as long as its clock is wrong");
-    shop.look(Trust::Right, NOW);
+    shop.look(ClockTrust::Right, NOW);
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Owner);
@@ -52,7 +52,7 @@ fn what_was_in_doubt_is_not_decided_anew_by_a_wrong_clock() {
     let mut shop = Shop::stocked(5);
     shop.ask_for("lost", reserve("o-1"));
     let lost = shop.lose();
-    shop.look(Trust::Wrong, TimeMs(NOW.0 + HOUR_MS));
+    shop.look(ClockTrust::Wrong, TimeMs(NOW.0 + HOUR_MS));
     shop.report_failure(lost.ticket);
     shop.settle();
     assert_eq!(shop.answers(), [("lost", Answer::NoOwner)]);
@@ -62,12 +62,12 @@ fn what_was_in_doubt_is_not_decided_anew_by_a_wrong_clock() {
 #[test]
 fn a_clock_that_is_compared_with_nothing_is_wrong_where_it_is_over_a_minute_behind_the_log() {
     let mut shop = Shop::stocked(5);
-    assert!(!shop.look(Trust::Unknown, TimeMs(NOW.0 - 60_000)));
+    assert!(!shop.look(ClockTrust::Unknown, TimeMs(NOW.0 - 60_000)));
     shop.ask_for("a", reserve("o-1"));
     shop.settle();
     assert_eq!(shop.answers(), [("a", accepted(2, RESERVED, 2))]);
     assert_eq!(shop.times(), [NOW.0, NOW.0], "time never runs back in the log");
-    assert!(shop.look(Trust::Unknown, TimeMs(NOW.0 - 60_001)));
+    assert!(shop.look(ClockTrust::Unknown, TimeMs(NOW.0 - 60_001)));
     shop.ask_for("b", reserve("o-2"));
     assert_eq!(shop.answers(), [("b", Answer::Misdirected)]);
     assert_eq!(shop.machine.role(), Role::Idle);
@@ -82,7 +82,7 @@ fn a_log_that_is_far_ahead_of_a_right_clock_goes_on_and_forgets_no_key_early() {
     before.ask_for("poison", Command::Restock { quantity: 1 });
     before.settle();
     let mut shop = Shop { log: before.log, ..Shop::closed() };
-    shop.look(Trust::Right, NOW);
+    shop.look(ClockTrust::Right, NOW);
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     shop.ask_for("key", reserve("o-1"));

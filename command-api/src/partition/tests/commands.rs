@@ -9,7 +9,7 @@ use schemas::answers::Answer;
 use schemas::commands::Precondition;
 
 use super::{
-    Kind, NOW, PARTITION, REGISTERED, RESERVED, RESTOCKED, Request, Shop, WINDOW, accepted, register, rejected,
+    Kind, NOW, PARTITION, ParsedRequest, REGISTERED, RESERVED, RESTOCKED, Shop, WINDOW, accepted, register, rejected,
     replayed, request, reserve,
 };
 
@@ -158,7 +158,7 @@ fn what_an_event_caused_is_decided_anew_whenever_it_comes_and_under_whatever_key
     let mut shop = Shop::stocked(1);
     let caused = |shop: &mut Shop, reply, command| {
         let cause = Some("0-7-1".into());
-        let request = Request { cause, ..request(reply, "key", command, Precondition::None) };
+        let request = ParsedRequest { cause, ..request(reply, "key", command, Precondition::None) };
         shop.machine.command(request, NOW, &mut shop.out);
         shop.end_turn();
     };

@@ -55,7 +55,7 @@ enum Step {
     LandStray {
         stray: usize,
     },
-    Report {
+    DeliveryReport {
         owner: usize,
         report: usize,
     },
@@ -89,7 +89,7 @@ impl Step {
     fn is_trouble(&self) -> bool {
         match self {
             Self::Land { fate, .. } => *fate != Fate::Appended,
-            Self::Report { report, .. } => *report > 0,
+            Self::DeliveryReport { report, .. } => *report > 0,
             Self::Prepare { .. }
             | Self::LetGo { .. }
             | Self::Crash { .. }
@@ -129,7 +129,7 @@ impl Shop {
         if world.reads(owner) {
             steps.push(Step::Read { owner });
         }
-        steps.extend((0..world.reports(owner)).map(|report| Step::Report { owner, report }));
+        steps.extend((0..world.reports(owner)).map(|report| Step::DeliveryReport { owner, report }));
         match role {
             // Of those that never did anything, one is as good as another.
             Role::Idle if (0..owner).any(|other| world.is_fresh(other)) && world.is_fresh(owner) => {}
@@ -181,7 +181,7 @@ impl Model for Shop {
             Step::EndTurn { owner } => next.end_turn(owner),
             Step::Land { flight, fate } => next.land(flight, fate),
             Step::LandStray { stray } => next.land_stray(stray),
-            Step::Report { owner, report } => next.report(owner, report),
+            Step::DeliveryReport { owner, report } => next.report(owner, report),
             Step::Read { owner } => next.read(owner),
             Step::Prepare { owner } => next.prepare(owner),
             Step::TakeOver { owner } => next.take_over(owner),

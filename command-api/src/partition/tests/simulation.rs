@@ -1,7 +1,7 @@
 //! Several machines on one log, with a network that loses, doubles, delays and reorders, crashes, pauses and
 //! full queues: what is answered is what the log says.
 
-mod keeping;
+mod loading;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,16 +25,16 @@ use super::{
     PARTITION, PARTITIONS, Recorder, Sent, WINDOW, encoded, end_of, except, index, int, product, register, request,
     stray, unreadable,
 };
-use keeping::{Ask, NamesAsk, Reading};
+use loading::{Ask, NamesAsk, Reading};
 
-use crate::partition::{DoubtCause, HaltError, NoOffset, Partition, ReadTo, Request, Role, Ticket, Trust};
+use crate::partition::{ClockTrust, DoubtCause, HaltError, NoOffset, ParsedRequest, Partition, ReadTo, Role, Ticket};
 
 /// Picks one of what is there, by its number modulo how many there are.
 type Pick = usize;
 
 /// What a client may ask for, as often as it likes. Several may share a key.
 #[derive(Debug, Clone)]
-struct Wish {
+struct ExceptArgs {
     product: &'static str,
     key: &'static str,
     command: Command,
@@ -70,7 +70,7 @@ enum Op {
     /// The network does something to a record in flight.
     Carry(Pick, Fate),
     /// A delivery report reaches its machine.
-    Report(Pick),
+    DeliveryReport(Pick),
     /// A machine reads so many records further.
     Read(Pick, usize),
     /// Time passes at a machine.
@@ -147,7 +147,7 @@ struct Flight {
     is_reported: bool,
 }
 
-struct Report {
+struct DeliveryReport {
     machine: usize,
     life: u32,
     ticket: Ticket,
@@ -197,14 +197,14 @@ struct Seen {
 }
 
 struct World {
-    wishes: Vec<Wish>,
+    wishes: Vec<ExceptArgs>,
     log: Vec<Vec<u8>>,
     /// Up to here all of it can be read, or is excepted.
     readable: usize,
     exceptions: Arc<Exceptions>,
     machines: Vec<Machine>,
     flights: Vec<Flight>,
-    reports: Vec<Report>,
+    reports: Vec<DeliveryReport>,
     asked: Vec<Asked>,
     /// Records of the log that are kept outside.
     kept: usize,
@@ -218,7 +218,7 @@ struct World {
 
 impl World {
     /// One machine owns the partition, and every product is on sale.
-    fn new(machines: usize, wishes: &[Wish]) -> Self {
+    fn new(machines: usize, wishes: &[ExceptArgs]) -> Self {
         let exceptions = Recorder::<usize>::new(0).exceptions;
         let mut world = Self {
             wishes: wishes.to_vec(),
@@ -240,7 +240,7 @@ impl World {
         world.settle();
         for product in PRODUCTS {
             let precondition = Precondition::None;
-            world.wish(0, Wish { product, key: "registration", command: register(STOCK), precondition });
+            world.wish(0, ExceptArgs { product, key: "registration", command: register(STOCK), precondition });
         }
         world.settle();
         world
@@ -261,7 +261,7 @@ impl World {
                     self.carry(it, fate);
                 }
             }
-            Op::Report(pick) => {
+            Op::DeliveryReport(pick) => {
                 let awake: Vec<_> =
                     (0..self.reports.len()).filter(|it| self.is_awake(self.reports[*it].machine)).collect();
                 if let Some(it) = pick.checked_rem(awake.len()) {
@@ -366,7 +366,7 @@ impl World {
     /// As at the beginning of every turn.
     fn look_at_clock(&mut self, it: usize) {
         let now = self.now(it);
-        let clock = if now.0.abs_diff(self.clock) > MAX_SKEW_MS { Trust::Wrong } else { Trust::Right };
+        let clock = if now.0.abs_diff(self.clock) > MAX_SKEW_MS { ClockTrust::Wrong } else { ClockTrust::Right };
         self.seen.let_go_by_clock += usize::from(self.machines[it].partition.look_at_clock(clock, now));
     }
 
@@ -376,14 +376,14 @@ impl World {
             return;
         }
         let (command, precondition) = (Command::Restock { quantity: 1 }, Precondition::None);
-        self.wishes.push(Wish { product: "p", key: "poison", command, precondition });
+        self.wishes.push(ExceptArgs { product: "p", key: "poison", command, precondition });
         self.clock += POISON_MS;
         self.send(it, self.wishes.len() - 1);
         self.clock -= POISON_MS;
         self.machines[it] = machine((it, self.machines[it].life + 1), &self.exceptions);
     }
 
-    fn wish(&mut self, machine: usize, wish: Wish) -> usize {
+    fn wish(&mut self, machine: usize, wish: ExceptArgs) -> usize {
         self.wishes.push(wish);
         self.ask(machine, self.wishes.len() - 1)
     }
@@ -395,12 +395,12 @@ impl World {
 
     fn send(&mut self, it: usize, wish: usize) -> usize {
         let now = self.now(it);
-        let Wish { product: id, key, command, precondition } = self.wishes[wish].clone();
+        let ExceptArgs { product: id, key, command, precondition } = self.wishes[wish].clone();
         let attempt = self.asked.len();
         self.look_at_names(it, id);
         let machine = &mut self.machines[it];
         self.asked.push(Asked { wish, machine: it, life: machine.life, at: self.log.len(), answer: None });
-        let request = Request {
+        let request = ParsedRequest {
             aggregate: product(id),
             fingerprint: wish as u64,
             trace: Some(attempt.to_string().into()),
@@ -435,7 +435,7 @@ impl World {
         }
         if let Some(offset) = report.filter(|_| flight.is_reported) {
             let Flight { machine, life, sent: Sent { ticket, .. }, .. } = flight;
-            self.reports.push(Report { machine, life, ticket, offset });
+            self.reports.push(DeliveryReport { machine, life, ticket, offset });
             flight.is_reported = false;
         }
         if stays {
@@ -444,7 +444,7 @@ impl World {
     }
 
     fn report(&mut self, it: usize) {
-        let Report { machine: it, life, ticket, offset } = self.reports.remove(it);
+        let DeliveryReport { machine: it, life, ticket, offset } = self.reports.remove(it);
         self.look_at_clock(it);
         let machine = &mut self.machines[it];
         if life == machine.life {
@@ -553,7 +553,7 @@ impl World {
             });
             let precondition = Precondition::None;
             let command = Command::Restock { quantity: 1 };
-            let last = self.wish(owner, Wish { product: "p", key: "last", command, precondition });
+            let last = self.wish(owner, ExceptArgs { product: "p", key: "last", command, precondition });
             self.settle();
             match &self.asked[last].answer {
                 Some((Answer::Accepted { .. }, _)) => return,
@@ -672,7 +672,7 @@ struct Product {
 }
 
 impl Product {
-    fn decide(&self, wish: &Wish) -> Result<Vec<domain::Event>, Rejection> {
+    fn decide(&self, wish: &ExceptArgs) -> Result<Vec<domain::Event>, Rejection> {
         let command = domain::Command::Product(wish.command.clone());
         domain::decide(&self.state, &command, TimeMs(0)).map_err(|rejection| match rejection {
             domain::Rejection::Product(rejection) => rejection,
@@ -699,16 +699,16 @@ struct Counted {
 }
 
 impl Counted {
-    fn is_of(&self, wish: &Wish) -> bool {
+    fn is_of(&self, wish: &ExceptArgs) -> bool {
         self.product == product(wish.product).as_str() && self.key == wish.key
     }
 
-    fn is_version(&self, wish: &Wish, version: u64) -> bool {
+    fn is_version(&self, wish: &ExceptArgs, version: u64) -> bool {
         self.product == product(wish.product).as_str() && self.version == version
     }
 
     /// It was decided on all before it, and its key counts once.
-    fn check(&self, history: &History, wishes: &[Wish]) {
+    fn check(&self, history: &History, wishes: &[ExceptArgs]) {
         let wish = wishes.get(self.wish).expect("somebody asked for what counts");
         assert!(self.is_of(wish));
         let before = history.product(index(self.offset), wish.product);
@@ -847,7 +847,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-fn any_wish() -> impl Strategy<Value = Wish> {
+fn any_wish() -> impl Strategy<Value = ExceptArgs> {
     let precondition = prop_oneof![
         8 => Just(Precondition::None),
         1 => Just(Precondition::Absent),
@@ -857,7 +857,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
     let of_new = prop_oneof![Just(register(STOCK)), any_command()];
     let asked = prop_oneof![3 => (any_of(&PRODUCTS), any_command()), 1 => (any_of(&NEW), of_new)];
     let wish = (asked, prop::sample::select(&KEYS[..]), precondition);
-    wish.prop_map(|((product, command), key, precondition)| Wish { product, key, command, precondition })
+    wish.prop_map(|((product, command), key, precondition)| ExceptArgs { product, key, command, precondition })
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -865,7 +865,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         24 => (machine(), 0..100_usize).prop_map(|(pick, wish)| Op::Ask(pick, wish)),
         20 => (any_pick(), any_fate()).prop_map(|(pick, fate)| Op::Carry(pick, fate)),
-        20 => any_pick().prop_map(Op::Report),
+        20 => any_pick().prop_map(Op::DeliveryReport),
         10 => (machine(), prop_oneof![1..8_usize, Just(usize::MAX)]).prop_map(|(pick, records)| Op::Read(pick, records)),
         3 => machine().prop_map(Op::Turn),
         2 => machine().prop_map(Op::TakeOver),
@@ -889,11 +889,11 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn any_world() -> impl Strategy<Value = (usize, Vec<Wish>, Vec<Op>)> {
+fn any_world() -> impl Strategy<Value = (usize, Vec<ExceptArgs>, Vec<Op>)> {
     (2..=3_usize, vec(any_wish(), 8..20), vec(any_op(), 0..400))
 }
 
-fn lived((machines, wishes, ops): &(usize, Vec<Wish>, Vec<Op>)) -> World {
+fn lived((machines, wishes, ops): &(usize, Vec<ExceptArgs>, Vec<Op>)) -> World {
     let mut world = World::new(*machines, wishes);
     for op in ops {
         world.step(*op);

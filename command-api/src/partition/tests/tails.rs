@@ -5,7 +5,7 @@ use schemas::aggregate::AggregateId;
 use schemas::events::WireEvent;
 use schemas::record::{Commit, Epoch, Record};
 
-use super::keeping::{checkpoint, kept, wanted};
+use super::loading::{checkpoint, kept, wanted};
 use super::{
     FOREIGN_NONCE, NOW, RESTOCKED, Role, Shop, Unavailable, accepted, claim, encoded, fence, index, int, product,
 };
@@ -103,8 +103,8 @@ fn a_state_that_came_from_further_on_holds_what_is_read_afterwards_already() {
     let restock = Event::Restocked { quantity: 1 };
     let events = [Event::Registered(registered), restock.clone(), restock].map(domain::Event::Product);
     let folded = events.iter().fold(domain::State::initial(domain::AggregateType::Product), domain::evolve);
-    let state_kept = crate::partition::KeptState { folded: Ok(folded), version: 3, offset: 4 };
-    let kept = crate::partition::Kept { checkpoint: 5, state: Some(state_kept), repeat: None };
+    let state_kept = crate::partition::LoadedState { folded: Ok(folded), version: 3, offset: 4 };
+    let kept = crate::partition::LoadedAggregate { checkpoint: 5, state: Some(state_kept), repeat: None };
     shop.machine.loaded(&state, Ok(kept), NOW, &mut shop.out);
     read_on(&mut shop, 4);
     shop.settle();

@@ -8,20 +8,20 @@ use crate::partition::DoubtCause;
 use crate::partition::tests::register;
 
 /// What clients may ask for.
-pub(super) struct Wish {
+pub(super) struct ExceptArgs {
     pub(super) key: &'static str,
     pub(super) command: fn() -> Command,
 }
 
 /// One that the stock rejects until the other counts. The first is asked before all begins.
-pub(super) const WISHES: [Wish; 4] = [
-    Wish { key: "registration", command: || register(0) },
-    Wish { key: "restock", command: || Command::Restock { quantity: 1 } },
-    Wish {
+pub(super) const WISHES: [ExceptArgs; 4] = [
+    ExceptArgs { key: "registration", command: || register(0) },
+    ExceptArgs { key: "restock", command: || Command::Restock { quantity: 1 } },
+    ExceptArgs {
         key: "reserve",
         command: || Command::Reserve { order: OrderId("o".into()), quantity: 1, by: By::Client { hold_secs: None } },
     },
-    Wish { key: "last", command: || Command::Restock { quantity: 1 } },
+    ExceptArgs { key: "last", command: || Command::Restock { quantity: 1 } },
 ];
 pub(super) const RESTOCK: usize = 1;
 pub(super) const RESERVE: usize = 2;

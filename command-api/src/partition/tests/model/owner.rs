@@ -4,20 +4,20 @@ use std::fmt::Write as _;
 
 use domain::State;
 
-use super::clients::{WISHES, Wish};
+use super::clients::{ExceptArgs, WISHES};
 use super::history::{History, digest_of};
 use crate::partition::tests::{NOW, PARTITION, PARTITIONS, Recorder, WINDOW, end_of, index, product};
 use crate::partition::{HaltError, NoOffset, Partition, ReadTo, Role, Ticket};
 
 /// `offset`: `None` where there was none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Report {
+pub(super) struct DeliveryReport {
     generation: u16,
     seq: u64,
     offset: Option<i64>,
 }
 
-impl Report {
+impl DeliveryReport {
     pub(super) fn none(Ticket { generation, seq }: Ticket) -> Self {
         Self { generation, seq, offset: None }
     }
@@ -38,7 +38,7 @@ pub(super) struct Owner {
     /// From where to where.
     pub(super) reading: Option<(i64, ReadTo)>,
     /// In the order in which they came.
-    pub(super) reports: Vec<Report>,
+    pub(super) reports: Vec<DeliveryReport>,
     /// Of all of it but the reports, once it was asked for.
     pub(super) digest: Option<u64>,
 }
@@ -56,7 +56,7 @@ impl Owner {
     }
 
     pub(super) fn hear(&mut self, report: usize, out: &mut Recorder<usize>) {
-        let Report { generation, seq, offset } = self.reports.remove(report);
+        let DeliveryReport { generation, seq, offset } = self.reports.remove(report);
         self.partition.delivered(Ticket { generation, seq }, offset.ok_or(NoOffset), out);
     }
 
@@ -124,7 +124,7 @@ impl Owner {
                 .and_then(|()| {
                     WISHES
                         .iter()
-                        .try_for_each(|Wish { key, .. }| write!(text, "{:?}", memory.repeats.get(&product, key)))
+                        .try_for_each(|ExceptArgs { key, .. }| write!(text, "{:?}", memory.repeats.get(&product, key)))
                 });
         written.expect("a string takes everything");
         digest_of(&text)

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use schemas::answers::Answer;
 use schemas::commands::Precondition;
 
-use super::clients::{Attempt, LAST, TRIES, Told, WISHES, Wish};
+use super::clients::{Attempt, ExceptArgs, LAST, TRIES, Told, WISHES};
 use super::history::{Flaw, History, Value};
-use super::owner::{Owner, Report};
+use super::owner::{DeliveryReport, Owner};
 use crate::partition::tests::{NOW, Recorder, Sent, int, request};
-use crate::partition::{HaltError, Request, Role};
+use crate::partition::{HaltError, ParsedRequest, Role};
 
 /// That an owner may begin one after another while nothing comes in.
 const MAX_READS: usize = 8;
@@ -36,7 +36,7 @@ struct Flight {
     /// Who sent it: an owner and its life.
     producer: (usize, u32),
     /// What its owner will hear.
-    report: Report,
+    report: DeliveryReport,
     value: Value,
 }
 
@@ -131,9 +131,9 @@ impl World {
         }
         self.turn(it, |owner, out| {
             for attempt in attempts {
-                let Wish { key, command } = &WISHES[attempt / TRIES];
+                let ExceptArgs { key, command } = &WISHES[attempt / TRIES];
                 let trace = Some(attempt.to_string().into());
-                let request = Request { trace, ..request(*attempt, key, command(), Precondition::None) };
+                let request = ParsedRequest { trace, ..request(*attempt, key, command(), Precondition::None) };
                 owner.partition.command(request, NOW, out);
             }
             Ok(())
@@ -306,7 +306,8 @@ impl World {
         owner.digest = None;
         let producer = (it, owner.life);
         let at = self.flights.partition_point(|flight| flight.producer <= producer);
-        let flight = |sent: Sent| Flight { producer, report: Report::none(sent.ticket), value: Value::new(sent.value) };
+        let flight =
+            |sent: Sent| Flight { producer, report: DeliveryReport::none(sent.ticket), value: Value::new(sent.value) };
         self.flights.splice(at..at, out.sent.into_iter().map(flight));
         self.told = out.doubts.into_iter().map(Told::from).collect();
         self.note(taken);

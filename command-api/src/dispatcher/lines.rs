@@ -12,9 +12,9 @@ use schemas::answers::Answer;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::{Dispatcher, Incoming, Reply, is_unavailable};
-use crate::batch_order::{BatchOrder, Route, UnderWay};
-use crate::mailbox::Patience;
+use super::{CommandRequest, Dispatcher, Reply, is_unavailable};
+use crate::batch_order::{BatchOrder, LineInFlight, Route};
+use crate::mailbox::TimeLimits;
 
 /// Where the answer to one line goes. Dropped without one, the line's outcome is unknown.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct LineReply {
     answers: Arc<Answers>,
     index: usize,
     /// `None` once it is answered.
-    line: Option<UnderWay>,
+    line: Option<LineInFlight>,
 }
 
 /// The answers to lines that were taken up together.
@@ -43,8 +43,8 @@ impl Dispatcher {
     pub(crate) async fn submit_lines(
         &self,
         order: &Arc<BatchOrder>,
-        lines: &[&Incoming],
-        patience: Patience,
+        lines: &[&CommandRequest],
+        time_limits: TimeLimits,
     ) -> Vec<Answer> {
         let answers = Answers::new(lines.len());
         let (mut here, mut elsewhere) = (BTreeMap::<u32, Option<Vec<_>>>::new(), FuturesUnordered::new());
@@ -65,7 +65,7 @@ impl Dispatcher {
             }
         }
         let put = |(partition, requests): (u32, Option<Vec<_>>)| async move {
-            self.mailbox(partition).put_lines(requests.unwrap_or_default(), patience, lines[0].internal).await;
+            self.mailbox(partition).put_lines(requests.unwrap_or_default(), time_limits, lines[0].internal).await;
         };
         let mut putting: FuturesUnordered<_> = here.into_iter().map(put).collect();
         let decided = async {
@@ -78,8 +78,8 @@ impl Dispatcher {
             tokio::join!(put_all, bring_all, answers.complete());
         };
         // What has no answer by then has no outcome.
-        let _ = timeout_at(patience.deadline, decided).await;
-        let of_line = |(incoming, answer): (&&Incoming, Option<Answer>)| {
+        let _ = timeout_at(time_limits.deadline, decided).await;
+        let of_line = |(incoming, answer): (&&CommandRequest, Option<Answer>)| {
             let answer = match answer {
                 // The engine let go of the partition before its turn.
                 Some(Answer::Misdirected) => Answer::NoOwner,
@@ -89,7 +89,7 @@ impl Dispatcher {
                     Answer::OutcomeUnknown
                 }
             };
-            self.silences[self.partition_of(incoming) as usize].heard(answer)
+            self.outages[self.partition_of(incoming) as usize].heard(answer)
         };
         lines.iter().zip(answers.take()).map(of_line).collect()
     }
@@ -97,7 +97,7 @@ impl Dispatcher {
 
 impl LineReply {
     pub(super) fn is_refused(&self) -> bool {
-        self.line.as_ref().is_some_and(UnderWay::is_refused)
+        self.line.as_ref().is_some_and(LineInFlight::is_refused)
     }
 
     pub(super) fn send(mut self, answer: Answer) {

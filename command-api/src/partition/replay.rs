@@ -14,7 +14,7 @@ use super::{Checkpoint, HaltError};
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Memory {
+pub(super) struct Replay {
     /// Where it stands in the log; an owner's is ahead of that by its own records.
     pub(super) reader: Reader,
     /// Whether the record that a checkpoint counted last was found where it should be.
@@ -29,7 +29,7 @@ pub(super) struct Memory {
     pub(super) partitions: u32,
 }
 
-impl Memory {
+impl Replay {
     pub(super) fn new(window: Duration, partitions: u32) -> Self {
         Self {
             reader: Reader::START,
@@ -101,7 +101,7 @@ impl Memory {
         // As its owner did before it decided: a key that took effect again after its window is kept for another. A log that is
         // ahead of the time does not end the window early.
         self.repeats.expire(self.last_at.min(self.now));
-        // See `Request::remembered_key`.
+        // See `ParsedRequest::remembered_key`.
         if commit.cause.is_none() {
             let events = commit.events.iter().map(WireEvent::name).collect();
             let repeat = Repeat { offset, fingerprint: commit.fingerprint, version: commit.version, events };

@@ -6,30 +6,30 @@ use std::time::Duration;
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::{Assignment, Group};
 use chassis::shutdown::{Shutdown, Tasks};
-use schemas::topic::meeting;
+use schemas::topic::coordination_topic;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{Config, PeerUrl, PeerUrls, Share};
-use crate::dispatch::Dispatcher;
-use crate::engine::{Engine, Kafka, Status};
+use crate::directory::Directory;
+use crate::dispatcher::Dispatcher;
+use crate::engine::{Engine, PartitionIo, Status};
 use crate::exceptions::ExceptionLog;
+use crate::handover::Handover;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::LogReader;
-use crate::keeper::Keeper;
-use crate::link::Links;
+use crate::loader::StateLoader;
 use crate::mailbox;
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::owners::Owners;
-use crate::partition::{Partition, ReadTo, Role, Trust};
-use crate::takeover::Takeover;
+use crate::partition::{ClockTrust, Partition, ReadTo, Role};
+use crate::peers::Links;
 
 /// How long the others have to take over what an instance that ends still owns.
 const HANDS_OVER_WITHIN: Duration = Duration::from_secs(4);
 
-pub(crate) struct Ownership {
+pub(crate) struct Engines {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) engines: Tasks,
     /// By partition.
@@ -46,7 +46,7 @@ pub(crate) struct Ownership {
     shutdown: Shutdown,
 }
 
-impl Ownership {
+impl Engines {
     pub(crate) fn start(
         config: &Config,
         (partitions, log_reader): (u32, LogReader),
@@ -57,28 +57,29 @@ impl Ownership {
         let producers = Arc::new(producers);
         let replay = LogReader::start(&config.kafka, &config.topic.name)?;
         let own_url: Arc<str> = internal_url.as_str().into();
-        let owners = Arc::new(Owners::new(log_reader.clone(), partitions));
+        let directory = Arc::new(Directory::new(log_reader.clone(), partitions));
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
         let links = Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone()));
         let (membership, assignment) = Membership::of(config)?;
         let shutdown = Shutdown::new();
         let mut engines = Tasks::new();
         let (wrong, wrong_tables) = watch::channel(None);
-        let (keeper, shelves) = match &config.postgres_url {
+        let (loader, inboxes) = match &config.postgres_url {
             Some(url) => {
                 let settings = config.shared(partitions);
-                let (keeper, shelves) =
-                    Keeper::start((url, settings), partitions, &log_reader, &mut engines, wrong, &shutdown)?;
-                (Some(keeper), shelves.into_iter().map(Some).collect())
+                let (loader, inboxes) =
+                    StateLoader::start((url, settings), partitions, &log_reader, &mut engines, wrong, &shutdown)?;
+                (Some(loader), inboxes.into_iter().map(Some).collect())
             }
             None => (None, (0..partitions).map(|_| None).collect::<Vec<_>>()),
         };
         let budget = MemoryBudget::new(config.state_max_bytes, partitions);
         let (mut statuses, mut mailboxes) = (Vec::new(), Vec::new());
-        for ((partition, reports), shelf) in (0..partitions).zip(reports).zip(shelves) {
+        for ((partition, reports), inbox) in (0..partitions).zip(reports).zip(inboxes) {
             let (status, watching) = watch::channel(Status::Role(Role::Idle));
-            let takeover = Takeover::new(partition, own_url.clone(), owners.clone(), links.clone(), log_reader.clone());
-            let kafka = kafka((config, partition), (&producers, &replay), &metrics, &keeper);
+            let handover =
+                Handover::new(partition, own_url.clone(), directory.clone(), links.clone(), log_reader.clone());
+            let io = partition_io((config, partition), (&producers, &replay), &metrics, &loader);
             let machine = Partition::new((partition, partitions), own_url.to_string(), config.window);
             let (mailbox, lanes, requests) = mailbox::new(watching.clone());
             let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
@@ -89,10 +90,10 @@ impl Ownership {
                 reports,
                 status,
                 assignment,
-                takeover,
-                kafka,
+                handover,
+                io,
                 gauges,
-                shelf,
+                inbox,
                 budget: budget.clone(),
                 was_asked: false,
                 let_go_by_clock: false,
@@ -104,7 +105,7 @@ impl Ownership {
             statuses.push(watching);
         }
         let dispatcher =
-            Dispatcher::new(mailboxes, own_url, owners, links, (config.window, clock.clone()), metrics.clone());
+            Dispatcher::new(mailboxes, own_url, directory, links, (config.window, clock.clone()), metrics.clone());
         let dispatcher = Arc::new(dispatcher);
         metrics.observe(&dispatcher);
         Ok(Self {
@@ -130,8 +131,8 @@ impl Ownership {
                     anyhow::bail!("the Kafka producer takes no more records, and this process ends for a new one: {reason}");
                 }
                 trust = self.clock.changed() => match trust {
-                    Trust::Wrong => self.membership.end().await,
-                    Trust::Right | Trust::Unknown => self.membership.begin()?,
+                    ClockTrust::Wrong => self.membership.end().await,
+                    ClockTrust::Right | ClockTrust::Unknown => self.membership.begin()?,
                 },
                 Ok(()) = self.wrong_tables.changed() => {
                     if let Some(why) = self.wrong_tables.borrow_and_update().clone() {
@@ -197,7 +198,8 @@ impl Membership {
     /// Begins it.
     fn of(config: &Config) -> anyhow::Result<(Self, watch::Receiver<Assignment>)> {
         let (sender, assignment) = watch::channel(None);
-        let (share, kafka, topic) = (config.share.clone(), config.kafka.clone(), meeting(&config.topic.name));
+        let (share, kafka, topic) =
+            (config.share.clone(), config.kafka.clone(), coordination_topic(&config.topic.name));
         let mut membership = Self { share, kafka, topic, sender, group: None };
         membership.begin()?;
         Ok((membership, assignment))
@@ -226,13 +228,13 @@ impl Membership {
     }
 }
 
-fn kafka(
+fn partition_io(
     (config, partition): (&Config, u32),
     (producers, reader): (&Arc<Producers>, &LogReader),
     metrics: &Arc<Metrics>,
-    keeper: &Option<Keeper>,
-) -> Kafka {
-    Kafka {
+    loader: &Option<StateLoader>,
+) -> PartitionIo {
+    PartitionIo {
         partition,
         producers: producers.clone(),
         reader: reader.clone(),
@@ -240,7 +242,7 @@ fn kafka(
         reading: None,
         reads_to: ReadTo::End,
         exceptions: ExceptionLog::of(config),
-        keeper: keeper.clone(),
+        loader: loader.clone(),
         wanted_later: Vec::new(),
         timed: None,
     }

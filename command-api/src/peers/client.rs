@@ -23,7 +23,7 @@ use super::{
     MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner,
 };
 use crate::config::PeerUrls;
-use crate::dispatch::Incoming;
+use crate::dispatcher::CommandRequest;
 use crate::metrics::Metrics;
 
 /// Commands that may wait to be sent to one peer.
@@ -54,7 +54,7 @@ pub(crate) struct Peer {
 }
 
 enum Outgoing {
-    Command { incoming: Incoming, answer: oneshot::Sender<Delivery> },
+    Command { incoming: CommandRequest, answer: oneshot::Sender<Delivery> },
     LetGo { partition: u32, done: oneshot::Sender<()> },
 }
 
@@ -111,7 +111,7 @@ impl Links {
 }
 
 impl Peer {
-    pub(crate) async fn send(&self, incoming: Incoming) -> Delivery {
+    pub(crate) async fn send(&self, incoming: CommandRequest) -> Delivery {
         let (answer, outcome) = oneshot::channel();
         let ordered = incoming.order.is_some();
         let sent = match self.queue.try_send(Outgoing::Command { incoming, answer }) {
@@ -268,7 +268,7 @@ impl Link {
     }
 }
 
-fn forwarded(id: u64, incoming: &Incoming, now: Instant) -> Forwarded<'_> {
+fn forwarded(id: u64, incoming: &CommandRequest, now: Instant) -> Forwarded<'_> {
     Forwarded {
         id,
         aggregate: incoming.aggregate.as_str(),
@@ -280,8 +280,8 @@ fn forwarded(id: u64, incoming: &Incoming, now: Instant) -> Forwarded<'_> {
         cause: incoming.cause.as_deref(),
         internal: incoming.internal,
         batch: incoming.order.as_ref().map(|order| order.name()),
-        in_mailbox_ms: millis(incoming.patience.in_mailbox),
-        left_ms: millis(incoming.patience.deadline.saturating_duration_since(now)),
+        in_mailbox_ms: millis(incoming.time_limits.in_mailbox),
+        left_ms: millis(incoming.time_limits.deadline.saturating_duration_since(now)),
     }
 }
 

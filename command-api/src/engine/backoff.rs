@@ -11,12 +11,12 @@ const MAX_REST: Duration = Duration::from_secs(60);
 const CONTENDED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
-pub(super) struct Rest {
+pub(super) struct Backoff {
     until: Option<Instant>,
     length: Duration,
 }
 
-impl Rest {
+impl Backoff {
     pub(super) fn begin(&mut self) {
         let is_contended = self.until.is_some_and(|until| until.elapsed() < CONTENDED_FOR);
         let length = if is_contended { self.length * 2 } else { FIRST_REST };
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn it_grows_while_others_claim_again_and_is_short_again_afterwards() {
-        let mut rest = Rest::default();
+        let mut rest = Backoff::default();
         for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
             rest.begin();
             assert_eq!(rest.length, Duration::from_secs(expected));

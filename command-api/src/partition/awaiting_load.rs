@@ -7,7 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 
-use super::{Outside, Request};
+use super::{Effects, ParsedRequest};
 
 /// Commands that may wait here.
 const MAX_PARKED: usize = 4096;
@@ -16,7 +16,7 @@ const MAX_KEYS_OF_ONE: usize = 2048;
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Parked<R> {
+pub(super) struct AwaitingLoad<R> {
     by_aggregate: HashMap<AggregateId, Waiting<R>>,
     count: usize,
 }
@@ -26,7 +26,7 @@ pub(super) struct Parked<R> {
 #[cfg_attr(test, derive(Clone))]
 struct Waiting<R> {
     /// In the order in which they came.
-    requests: Vec<ParkedRequest<R>>,
+    requests: Vec<AwaitingRequest<R>>,
     /// Batches that have lines among them, with how many.
     batches: HashMap<u64, usize>,
     /// The aggregate's state was asked for.
@@ -35,22 +35,22 @@ struct Waiting<R> {
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct ParkedRequest<R> {
-    pub(super) request: Request<R>,
+pub(super) struct AwaitingRequest<R> {
+    pub(super) request: ParsedRequest<R>,
     /// It was sent to the log before, in an epoch that ended: whether it counts is what its key's record will tell.
     pub(super) may_count: bool,
     /// What is kept outside of its key is known here by now.
     pub(super) key_known: bool,
 }
 
-impl<R> ParkedRequest<R> {
+impl<R> AwaitingRequest<R> {
     /// It goes on no further. A command that may count is never called refused.
-    pub(super) fn set_back(self, answer: Answer, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn set_back(self, answer: Answer, out: &mut impl Effects<Reply = R>) {
         out.answer(self.request.reply, if self.may_count { Answer::OutcomeUnknown } else { answer });
     }
 }
 
-impl<R> Default for Parked<R> {
+impl<R> Default for AwaitingLoad<R> {
     fn default() -> Self {
         Self { by_aggregate: HashMap::new(), count: 0 }
     }
@@ -62,7 +62,7 @@ impl<R> Default for Waiting<R> {
     }
 }
 
-impl<R> Parked<R> {
+impl<R> AwaitingLoad<R> {
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -82,7 +82,7 @@ impl<R> Parked<R> {
     }
 
     /// Tells whether an earlier line of the command's batch waits, on the same aggregate.
-    pub(super) fn holds_back(&self, request: &Request<R>) -> bool {
+    pub(super) fn holds_back(&self, request: &ParsedRequest<R>) -> bool {
         let Some(batch) = request.batch.filter(|_| self.count > 0) else { return false };
         self.by_aggregate.get(&request.aggregate).is_some_and(|waiting| waiting.batches.contains_key(&batch))
     }
@@ -107,7 +107,7 @@ impl<R> Parked<R> {
         }
     }
 
-    pub(super) fn push(&mut self, parked: ParkedRequest<R>) {
+    pub(super) fn push(&mut self, parked: AwaitingRequest<R>) {
         self.count += 1;
         let waiting = self.by_aggregate.entry_ref(&parked.request.aggregate).or_default();
         if let Some(batch) = parked.request.batch {
@@ -127,8 +127,8 @@ impl<R> Parked<R> {
     pub(super) fn take_ready(
         &mut self,
         aggregate: &AggregateId,
-        is_ready: impl Fn(&ParkedRequest<R>) -> bool,
-    ) -> Vec<ParkedRequest<R>> {
+        is_ready: impl Fn(&AwaitingRequest<R>) -> bool,
+    ) -> Vec<AwaitingRequest<R>> {
         let mut held_back = HashSet::new();
         self.take_if(aggregate, |parked| {
             let batch = parked.request.batch;
@@ -141,7 +141,7 @@ impl<R> Parked<R> {
     }
 
     /// Takes out commands that wait for a key, and the lines of their batches behind them.
-    pub(super) fn take_of_key(&mut self, aggregate: &AggregateId, key: &str) -> Vec<ParkedRequest<R>> {
+    pub(super) fn take_of_key(&mut self, aggregate: &AggregateId, key: &str) -> Vec<AwaitingRequest<R>> {
         let mut taken = HashSet::new();
         self.take_if(aggregate, |parked| {
             let batch = parked.request.batch;
@@ -154,11 +154,11 @@ impl<R> Parked<R> {
         })
     }
 
-    pub(super) fn take_of(&mut self, aggregate: &AggregateId) -> Vec<ParkedRequest<R>> {
+    pub(super) fn take_of(&mut self, aggregate: &AggregateId) -> Vec<AwaitingRequest<R>> {
         self.take_if(aggregate, |_| true)
     }
 
-    pub(super) fn take(&mut self) -> impl Iterator<Item = ParkedRequest<R>> + use<R> {
+    pub(super) fn take(&mut self) -> impl Iterator<Item = AwaitingRequest<R>> + use<R> {
         self.count = 0;
         std::mem::take(&mut self.by_aggregate).into_values().flat_map(|waiting| waiting.requests)
     }
@@ -166,8 +166,8 @@ impl<R> Parked<R> {
     fn take_if(
         &mut self,
         aggregate: &AggregateId,
-        mut goes: impl FnMut(&ParkedRequest<R>) -> bool,
-    ) -> Vec<ParkedRequest<R>> {
+        mut goes: impl FnMut(&AwaitingRequest<R>) -> bool,
+    ) -> Vec<AwaitingRequest<R>> {
         let Some(waiting) = self.by_aggregate.get_mut(aggregate) else { return Vec::new() };
         let taken: Vec<_> = waiting.requests.extract_if(.., |parked| goes(parked)).collect();
         for batch in taken.iter().filter_map(|parked| parked.request.batch) {

@@ -9,36 +9,36 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use crate::directory::{self, Directory};
 use crate::kafka::reader::LogReader;
-use crate::link::Links;
-use crate::owners::{self, Owners};
+use crate::peers::Links;
 
 /// An owner that the log does not tell of in this time is claimed over.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 /// An owner drains in milliseconds; one that does not answer is claimed over.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 
-pub(crate) struct Takeover {
+pub(crate) struct Handover {
     pub(crate) partition: u32,
     pub(crate) own_url: Arc<str>,
-    pub(crate) owners: Arc<Owners>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) links: Arc<Links>,
     pub(crate) log_reader: LogReader,
     /// Whether to claim.
     waiting: Option<BoxFuture<'static, bool>>,
     /// Instances that wait for this one to let go.
-    askers: Vec<oneshot::Sender<()>>,
+    requesters: Vec<oneshot::Sender<()>>,
 }
 
-impl Takeover {
+impl Handover {
     pub(crate) fn new(
         partition: u32,
         own_url: Arc<str>,
-        owners: Arc<Owners>,
+        directory: Arc<Directory>,
         links: Arc<Links>,
         log_reader: LogReader,
     ) -> Self {
-        Self { partition, own_url, owners, links, log_reader, waiting: None, askers: Vec::new() }
+        Self { partition, own_url, directory, links, log_reader, waiting: None, requesters: Vec::new() }
     }
 
     pub(crate) fn is_under_way(&self) -> bool {
@@ -52,9 +52,9 @@ impl Takeover {
     /// For a partition that is assigned to this instance.
     pub(crate) fn ask_owner(&mut self) {
         let (partition, own_url) = (self.partition, self.own_url.clone());
-        let (owners, links) = (self.owners.clone(), self.links.clone());
+        let (directory, links) = (self.directory.clone(), self.links.clone());
         self.waiting = Some(Box::pin(async move {
-            let found = tokio::time::timeout(FOUND_WITHIN, owners.url_since(partition, Instant::now())).await;
+            let found = tokio::time::timeout(FOUND_WITHIN, directory.url_since(partition, Instant::now())).await;
             if let Some(url) = found.ok().flatten().filter(|url| *url != own_url) {
                 let asked = tokio::time::timeout(LETS_GO_WITHIN, links.let_go(&url, partition)).await;
                 tracing::info!(
@@ -72,7 +72,7 @@ impl Takeover {
     pub(crate) fn await_silence(&mut self) {
         let (partition, reader) = (self.partition, self.log_reader.clone());
         self.waiting = Some(Box::pin(async move {
-            let silent = owners::is_silent(&reader, partition).await;
+            let silent = directory::is_silent(&reader, partition).await;
             tracing::info!(kafka.partition = partition, silent, "suspected the owner");
             silent
         }));
@@ -86,16 +86,16 @@ impl Takeover {
         claims
     }
 
-    /// By [`Self::gone`].
-    pub(crate) fn tell_when_gone(&mut self, asker: oneshot::Sender<()>) {
-        self.askers.push(asker);
+    /// By [`Self::released`].
+    pub(crate) fn notify_when_released(&mut self, requester: oneshot::Sender<()>) {
+        self.requesters.push(requester);
     }
 
     /// This instance does not own the partition.
-    pub(crate) fn gone(&mut self) {
-        for asker in self.askers.drain(..) {
+    pub(crate) fn released(&mut self) {
+        for requester in self.requesters.drain(..) {
             // It may have claimed without waiting longer.
-            let _ = asker.send(());
+            let _ = requester.send(());
         }
     }
 }

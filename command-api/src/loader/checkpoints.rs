@@ -21,7 +21,7 @@ const SHORT: i64 = 100_000;
 
 /// What is known of a partition's checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum JournalProgress {
     /// Wait a moment.
     NotYet,
     /// Postgres does not answer, and so many records are better not read without a checkpoint.
@@ -37,7 +37,7 @@ pub(crate) enum Known {
 pub(super) async fn follow(
     (store, settings): (Arc<Store>, Settings),
     reader: LogReader,
-    tell: Vec<watch::Sender<Known>>,
+    tell: Vec<watch::Sender<JournalProgress>>,
     wrong: watch::Sender<Option<String>>,
     shutdown: Shutdown,
 ) {
@@ -56,14 +56,14 @@ pub(super) async fn follow(
         }
         match look(&store, &reader, &tell, &mut unchecked).await {
             Ok(()) => since = Instant::now(),
-            Err(LookError::OtherLog(partition)) => {
+            Err(CheckpointError::OtherLog(partition)) => {
                 let message = format!(
                     "the tables belong to another log: partition {partition} begins with another claim than the one in Postgres"
                 );
                 wrong.send_replace(Some(message));
                 return shutdown.requested().await;
             }
-            Err(LookError::Store(error)) => {
+            Err(CheckpointError::Store(error)) => {
                 tracing::debug!(error = %error, "the checkpoints cannot be read");
                 if since.elapsed() > GIVES_UP_AFTER {
                     go_without(&reader, &tell).await;
@@ -79,7 +79,7 @@ pub(super) async fn follow(
     }
 }
 
-enum LookError {
+enum CheckpointError {
     Store(StoreError),
     /// Than the one whose partition this is.
     OtherLog(u32),
@@ -90,12 +90,12 @@ enum LookError {
 async fn look(
     store: &Store,
     reader: &LogReader,
-    tell: &[watch::Sender<Known>],
+    tell: &[watch::Sender<JournalProgress>],
     unchecked: &mut Option<Vec<(u32, u64)>>,
-) -> Result<(), LookError> {
+) -> Result<(), CheckpointError> {
     let unchecked = match unchecked {
         Some(unchecked) => unchecked,
-        None => unchecked.insert(store.identities().await.map_err(LookError::Store)?),
+        None => unchecked.insert(store.identities().await.map_err(CheckpointError::Store)?),
     };
     let firsts = unchecked.iter().map(|(partition, _)| reader.record(*partition, 0));
     let mut firsts = join_all(firsts).await.into_iter();
@@ -109,12 +109,12 @@ async fn look(
         false
     });
     if let Some(partition) = other {
-        return Err(LookError::OtherLog(partition));
+        return Err(CheckpointError::OtherLog(partition));
     }
-    let mut checkpoints = vec![Known::Nothing; tell.len()];
-    for (partition, checkpoint) in store.checkpoints().await.map_err(LookError::Store)? {
+    let mut checkpoints = vec![JournalProgress::Nothing; tell.len()];
+    for (partition, checkpoint) in store.checkpoints().await.map_err(CheckpointError::Store)? {
         if let Some(slot) = checkpoints.get_mut(partition as usize) {
-            *slot = Known::At(checkpoint);
+            *slot = JournalProgress::At(checkpoint);
         }
     }
     for ((partition, tell), known) in (0..).zip(tell).zip(checkpoints) {
@@ -126,15 +126,17 @@ async fn look(
 }
 
 /// Without Postgres, a short partition is read from its beginning; a long one waits.
-async fn go_without(reader: &LogReader, tell: &[watch::Sender<Known>]) {
-    let waits = |tell: &watch::Sender<Known>| matches!(*tell.borrow(), Known::NotYet | Known::Late { .. });
+async fn go_without(reader: &LogReader, tell: &[watch::Sender<JournalProgress>]) {
+    let waits = |tell: &watch::Sender<JournalProgress>| {
+        matches!(*tell.borrow(), JournalProgress::NotYet | JournalProgress::Late { .. })
+    };
     let waiting = (0..).zip(tell).filter(|(_, tell)| waits(tell));
     join_all(waiting.map(async |(partition, tell)| {
         let Ok(last) = reader.last_offset(partition).await else { return };
         let records = last.map_or(0, |last| last + 1);
-        let known = if records < SHORT { Known::Nothing } else { Known::Late { records } };
+        let known = if records < SHORT { JournalProgress::Nothing } else { JournalProgress::Late { records } };
         let before = tell.send_replace(known);
-        if before == Known::NotYet {
+        if before == JournalProgress::NotYet {
             tracing::warn!(kafka.partition = partition, known = ?known, "Postgres does not tell of a checkpoint");
         }
     }))

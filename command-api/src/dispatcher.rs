@@ -16,15 +16,15 @@ use schemas::idempotency::IdempotencyKey;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::batch_order::{BatchOrder, Route, UnderWay, in_order};
+use crate::batch_order::{BatchOrder, LineInFlight, Route, in_order};
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::engine::EngineRequest;
-use crate::link::{Delivery, Links};
-use crate::mailbox::{Mailbox, NotPut, Patience};
+use crate::mailbox::{Mailbox, NotQueued, TimeLimits};
 use crate::metrics::Metrics;
-use crate::owners::Owners;
-use crate::partition::{Quarantine, Release, Request, Trust};
-use crate::silence::Silence;
+use crate::outage::Outage;
+use crate::partition::{ClockTrust, ParsedRequest, Quarantine, Release};
+use crate::peers::{Delivery, Links};
 use lines::LineReply;
 
 /// A key's clock may run ahead of ours by so much.
@@ -34,7 +34,7 @@ const MAX_RETRY: Duration = Duration::from_millis(400);
 
 /// A command as it came in, its body not read yet: only its owner reads it.
 #[derive(Debug, Clone)]
-pub(crate) struct Incoming {
+pub(crate) struct CommandRequest {
     pub(crate) aggregate: AggregateId,
     pub(crate) command: Box<str>,
     pub(crate) body: Bytes,
@@ -45,11 +45,11 @@ pub(crate) struct Incoming {
     pub(crate) cause: Option<Box<str>>,
     /// Came through the internal listener: may finish what an event began, at any distance in time.
     pub(crate) internal: bool,
-    pub(crate) patience: Patience,
+    pub(crate) time_limits: TimeLimits,
     pub(crate) order: Option<Arc<BatchOrder>>,
 }
 
-impl Incoming {
+impl CommandRequest {
     fn origin(&self) -> Origin {
         if self.internal && self.cause.is_some() { Origin::Reaction } else { Origin::Client }
     }
@@ -113,10 +113,10 @@ pub(crate) struct Dispatcher {
     /// By partition.
     mailboxes: Vec<Mailbox>,
     /// By partition.
-    silences: Vec<Silence>,
+    outages: Vec<Outage>,
     /// Where peers reach this instance.
     own_url: Arc<str>,
-    owners: Arc<Owners>,
+    directory: Arc<Directory>,
     links: Arc<Links>,
     window: Duration,
     clock: Clock,
@@ -127,13 +127,13 @@ impl Dispatcher {
     pub(crate) fn new(
         mailboxes: Vec<Mailbox>,
         own_url: Arc<str>,
-        owners: Arc<Owners>,
+        directory: Arc<Directory>,
         links: Arc<Links>,
         (window, clock): (Duration, Clock),
         metrics: Arc<Metrics>,
     ) -> Self {
-        let silences = mailboxes.iter().map(|_| Silence::new()).collect();
-        Self { mailboxes, silences, own_url, owners, links, window, clock, metrics }
+        let outages = mailboxes.iter().map(|_| Outage::new()).collect();
+        Self { mailboxes, outages, own_url, directory, links, window, clock, metrics }
     }
 
     /// By partition.
@@ -153,24 +153,24 @@ impl Dispatcher {
     /// Returns the outcome of a command that came by itself, whoever owns its partition; at the deadline, that it is not known.
     /// Where many wait already for a partition that does not answer, a client's command is refused; what finishes something
     /// that was begun has limits of its own.
-    pub(crate) async fn submit(&self, incoming: &Incoming) -> Answer {
+    pub(crate) async fn submit(&self, incoming: &CommandRequest) -> Answer {
         let partition = self.partition_of(incoming);
-        let (silence, deadline) = (&self.silences[partition as usize], incoming.patience.deadline);
+        let (outage, deadline) = (&self.outages[partition as usize], incoming.time_limits.deadline);
         let outcome = pin!(self.bring(partition, incoming));
         if incoming.internal {
-            return silence.heard(tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown));
+            return outage.heard(tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown));
         }
-        silence.wait(deadline, outcome).await
+        outage.wait(deadline, outcome).await
     }
 
     /// As [`Self::submit`], for a command that was forwarded once already.
-    pub(crate) async fn submit_forwarded(&self, incoming: &Incoming) -> Answer {
+    pub(crate) async fn submit_forwarded(&self, incoming: &CommandRequest) -> Answer {
         let mailbox = self.mailbox(self.partition_of(incoming));
         if !mailbox.serves() {
             return Answer::Misdirected;
         }
         let outcome = self.deliver(mailbox, incoming);
-        tokio::time::timeout_at(incoming.patience.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
+        tokio::time::timeout_at(incoming.time_limits.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// Returns once this instance does not own the partition, for a peer that is to own it.
@@ -204,7 +204,7 @@ impl Dispatcher {
         outcome.await.unwrap_or(Release::NotQuarantined)
     }
 
-    fn partition_of(&self, incoming: &Incoming) -> u32 {
+    fn partition_of(&self, incoming: &CommandRequest) -> u32 {
         incoming.aggregate.partition(self.partitions())
     }
 
@@ -214,7 +214,7 @@ impl Dispatcher {
 
     /// While ownership moves, it waits and looks again. The command carries its key, so that to send it again is
     /// harmless. A line of a batch is sent once: what is behind it must not overtake it.
-    async fn bring(&self, partition: u32, incoming: &Incoming) -> Answer {
+    async fn bring(&self, partition: u32, incoming: &CommandRequest) -> Answer {
         let mailbox = self.mailbox(partition);
         let mut pause = FIRST_RETRY;
         loop {
@@ -223,7 +223,7 @@ impl Dispatcher {
                 false => self.forward_in_order(partition, incoming).await,
             };
             let is_final = !matches!(answer, Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown);
-            if is_final || incoming.order.is_some() || Instant::now() + pause >= incoming.patience.deadline {
+            if is_final || incoming.order.is_some() || Instant::now() + pause >= incoming.time_limits.deadline {
                 return if matches!(answer, Answer::Misdirected) { Answer::NoOwner } else { answer };
             }
             tokio::time::sleep(pause).await;
@@ -232,7 +232,7 @@ impl Dispatcher {
     }
 
     /// A line of a batch keeps its place while it is found out who owns the partition.
-    async fn forward_in_order(&self, partition: u32, incoming: &Incoming) -> Answer {
+    async fn forward_in_order(&self, partition: u32, incoming: &CommandRequest) -> Answer {
         let Some(order) = &incoming.order else { return self.forward(partition, incoming, None).await };
         match order.enter(&incoming.aggregate, Route::Away(None)) {
             Ok(line) => {
@@ -246,8 +246,8 @@ impl Dispatcher {
 
     /// Once, to the owner that the log names. One that cannot be reached, or says that it owns no more though the log
     /// still names it, is suspected: unless it shows a sign of life, this instance takes over.
-    async fn forward(&self, partition: u32, incoming: &Incoming, line: Option<&UnderWay>) -> Answer {
-        let Some(url) = self.owners.url(partition).await else { return Answer::NoOwner };
+    async fn forward(&self, partition: u32, incoming: &CommandRequest, line: Option<&LineInFlight>) -> Answer {
+        let Some(url) = self.directory.url(partition).await else { return Answer::NoOwner };
         let answer = if url == self.own_url {
             Answer::Misdirected
         } else if let Some(peer) = self.links.peer(&url) {
@@ -271,38 +271,38 @@ impl Dispatcher {
             line.refuse();
         }
         let failed = std::time::Instant::now();
-        if self.owners.url_since(partition, failed).await == Some(url) {
+        if self.directory.url_since(partition, failed).await == Some(url) {
             // A full channel holds the same request already.
             let _ = self.mailbox(partition).requests.try_send(EngineRequest::Suspect);
         }
         answer
     }
 
-    async fn deliver(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
+    async fn deliver(&self, mailbox: &Mailbox, incoming: &CommandRequest) -> Answer {
         let decided = pin!(self.decide(mailbox, incoming));
         in_order(incoming.order.as_ref(), &incoming.aggregate, Route::Here, decided).await
     }
 
-    async fn decide(&self, mailbox: &Mailbox, incoming: &Incoming) -> Answer {
+    async fn decide(&self, mailbox: &Mailbox, incoming: &CommandRequest) -> Answer {
         let (answer, outcome) = oneshot::channel();
         let order = incoming.order.clone().map(|order| (order, incoming.aggregate.clone()));
         if let Some(request) = self.read(incoming, Reply::One { answer, order }) {
-            match mailbox.put(request, incoming.patience, incoming.internal).await {
+            match mailbox.put(request, incoming.time_limits, incoming.internal).await {
                 Ok(()) => {}
-                Err(NotPut::Full) => {
+                Err(NotQueued::Full) => {
                     let detail = "too many commands wait for this partition, or for this aggregate".into();
                     return Answer::Overloaded { detail };
                 }
-                Err(NotPut::Closed) => return Answer::Misdirected,
+                Err(NotQueued::Closed) => return Answer::Misdirected,
             }
         }
         outcome.await.unwrap_or(Answer::OutcomeUnknown)
     }
 
     /// Makes a request of it, or answers what can be none: what the border of the owning instance is for.
-    fn read(&self, incoming: &Incoming, reply: Reply) -> Option<Request<Reply>> {
+    fn read(&self, incoming: &CommandRequest, reply: Reply) -> Option<ParsedRequest<Reply>> {
         match self.parse(incoming) {
-            Ok(ParsedCommand { command, fingerprint }) => Some(Request {
+            Ok(ParsedCommand { command, fingerprint }) => Some(ParsedRequest {
                 aggregate: incoming.aggregate.clone(),
                 command,
                 fingerprint,
@@ -321,8 +321,8 @@ impl Dispatcher {
     }
 
     /// Reads the body and checks the key.
-    fn parse(&self, incoming: &Incoming) -> Result<ParsedCommand, Answer> {
-        let Incoming { aggregate, command, body, precondition, .. } = incoming;
+    fn parse(&self, incoming: &CommandRequest) -> Result<ParsedCommand, Answer> {
+        let CommandRequest { aggregate, command, body, precondition, .. } = incoming;
         if is_internal(aggregate.aggregate(), command) && !incoming.internal {
             return Err(Answer::NoSuchCommand);
         }
@@ -340,7 +340,7 @@ impl Dispatcher {
         let Some(made) = key.time() else { return Ok(()) };
         let (now, clock) = self.clock.look();
         // An instance whose clock is wrong is about to let go.
-        if clock == Trust::Wrong {
+        if clock == ClockTrust::Wrong {
             return Err(Answer::Misdirected);
         }
         let window_ms = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);

@@ -14,7 +14,7 @@ use super::Repeat;
 /// A command on its way, with where its answer goes.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub struct Request<R> {
+pub struct ParsedRequest<R> {
     pub aggregate: AggregateId,
     pub command: Command,
     pub fingerprint: u64,
@@ -27,7 +27,7 @@ pub struct Request<R> {
     pub reply: R,
 }
 
-impl<R> Request<R> {
+impl<R> ParsedRequest<R> {
     /// The key under which it is answered once. A command that an event caused has none: its rules know it again,
     /// whenever it comes, and what they say then is what is true then.
     pub(super) fn remembered_key(&self) -> Option<&IdempotencyKey> {
@@ -73,7 +73,7 @@ pub struct Checkpoint {
 
 /// What the machine lacks of an aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct LoadRequest {
     pub aggregate: AggregateId,
     pub state: bool,
     /// Whether this key took effect.
@@ -82,17 +82,17 @@ pub struct Wanted {
 
 /// What is kept of an aggregate, all of it as of one moment.
 #[derive(Debug)]
-pub struct Kept {
+pub struct LoadedAggregate {
     /// Every event before this offset is in it.
     pub checkpoint: i64,
     /// If it was asked for.
-    pub state: Option<KeptState>,
+    pub state: Option<LoadedState>,
     /// What the key led to, if it was asked for and took effect.
     pub repeat: Option<Repeat>,
 }
 
 #[derive(Debug)]
-pub struct KeptState {
+pub struct LoadedState {
     /// The error is what the rules' panic said: its events cannot be folded.
     pub folded: Result<State, String>,
     pub version: u64,
@@ -102,7 +102,7 @@ pub struct KeptState {
 
 /// Names of aggregates that are kept outside.
 #[derive(Debug)]
-pub struct KeptNames {
+pub struct LoadedNames {
     pub from: i64,
     pub until: i64,
     /// Of every aggregate that has an event from the one offset up to the other, and maybe of others.
@@ -114,7 +114,7 @@ pub struct KeptNames {
 pub struct Unavailable;
 
 /// What the machine asks of the world.
-pub trait Outside {
+pub trait Effects {
     type Reply;
     /// Hands a record to the producer. Its report comes as [`super::Partition::delivered`].
     fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull>;
@@ -125,9 +125,9 @@ pub trait Outside {
     fn decode<'a>(&self, offset: i64, value: &'a [u8]) -> Result<Option<Record<'a>>, Unreadable>;
     /// Asks for what is kept of an aggregate. It comes as [`super::Partition::loaded`]. Called only by a machine that
     /// was told of a checkpoint. An error: too much was asked for already.
-    fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
+    fn load(&mut self, wanted: LoadRequest) -> Result<(), Unavailable>;
     /// As [`Self::load`], once more is kept: what came lacks events that memory lacks, too.
-    fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable>;
+    fn load_later(&mut self, wanted: LoadRequest) -> Result<(), Unavailable>;
     /// Asks for the names of aggregates with events from this offset on. Some of them come as [`super::Partition::named`],
     /// as soon as there are any. Called as [`Self::load`] is, and not again before they came.
     fn load_names(&mut self, from: i64);
@@ -143,7 +143,7 @@ pub trait Outside {
 
 /// How far the clock of this instance can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
+pub enum ClockTrust {
     /// There is nothing to compare it with.
     Unknown,
     Right,

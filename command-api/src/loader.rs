@@ -9,7 +9,7 @@
 
 mod names;
 mod postgres;
-mod watermarks;
+mod checkpoints;
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use schemas::settings::Settings;
 use tokio::sync::{mpsc, watch};
 
 use crate::kafka::reader::LogReader;
-use crate::partition::{Kept, KeptNames, KeptState, Repeat, Unavailable, Wanted};
-use names::{Lacking, NamesReader};
+use crate::partition::{LoadRequest, LoadedAggregate, LoadedNames, LoadedState, Repeat, Unavailable};
+pub(crate) use checkpoints::JournalProgress;
+use names::{NamesReader, NamesRequest};
 use postgres::{AsOf, Found, Store, StoreError};
-pub(crate) use watermarks::Known;
 
 /// What may wait to be asked, of all partitions.
 const MAX_ASKED: usize = 16_384;
@@ -37,33 +37,33 @@ const MAX_LONG: usize = 256;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Keeper {
-    asked: async_channel::Sender<Asked>,
-    lacking: async_channel::Sender<Lacking>,
+pub(crate) struct StateLoader {
+    asked: async_channel::Sender<QueuedLoad>,
+    lacking: async_channel::Sender<NamesRequest>,
 }
 
-struct Asked {
+struct QueuedLoad {
     partition: u32,
-    wanted: Wanted,
+    wanted: LoadRequest,
 }
 
 #[derive(Debug)]
-pub(crate) enum Brought {
-    /// The answer to [`Keeper::ask`].
-    Kept(Wanted, Result<Kept, Unavailable>),
-    /// The answer to [`Keeper::ask_names`].
-    Names(KeptNames),
+pub(crate) enum Loaded {
+    /// The answer to [`StateLoader::ask`].
+    LoadedAggregate(LoadRequest, Result<LoadedAggregate, Unavailable>),
+    /// The answer to [`StateLoader::ask_names`].
+    Names(LoadedNames),
 }
 
 /// One partition's end.
-pub(crate) struct Shelf {
+pub(crate) struct LoaderInbox {
     /// Bounded by what may be asked.
-    pub(crate) brought: mpsc::UnboundedReceiver<Brought>,
-    /// Changes at least every [`watermarks::EVERY`], if only to the same.
-    pub(crate) known: watch::Receiver<Known>,
+    pub(crate) brought: mpsc::UnboundedReceiver<Loaded>,
+    /// Changes at least every [`checkpoints::EVERY`], if only to the same.
+    pub(crate) known: watch::Receiver<JournalProgress>,
 }
 
-impl Keeper {
+impl StateLoader {
     /// Its tasks end with `shutdown`. `wrong` is told when the tables turn out to be of another log, or of services that
     /// were told otherwise than `settings`.
     pub(crate) fn start(
@@ -73,14 +73,14 @@ impl Keeper {
         tasks: &mut Tasks,
         wrong: watch::Sender<Option<String>>,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<(Self, Vec<Shelf>)> {
+    ) -> anyhow::Result<(Self, Vec<LoaderInbox>)> {
         let store = Arc::new(Store::connect(url, WORKERS + LONG_WORKERS + 2)?);
         let (asked, waiting) = async_channel::bounded(MAX_ASKED);
         let (long, long_waiting) = async_channel::bounded(MAX_LONG);
         let (to_engines, brought): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
-        let (tell, known): (Vec<_>, Vec<_>) = (0..partitions).map(|_| watch::channel(Known::NotYet)).unzip();
+        let (tell, known): (Vec<_>, Vec<_>) = (0..partitions).map(|_| watch::channel(JournalProgress::NotYet)).unzip();
         let to_engines: Arc<[_]> = to_engines.into();
-        let worker = |waiting: &async_channel::Receiver<Asked>| {
+        let worker = |waiting: &async_channel::Receiver<QueuedLoad>| {
             let (waiting, long) = (waiting.clone(), long.clone());
             Worker { store: store.clone(), waiting, long, to_engines: to_engines.clone() }
         };
@@ -93,14 +93,16 @@ impl Keeper {
         let lacking = async_channel::bounded(partitions.max(1) as usize);
         let names = NamesReader { store: store.clone(), lacking: lacking.clone(), to_engines };
         tasks.spawn("keeper of names", names.run(shutdown.clone()));
-        tasks
-            .spawn("checkpoints", watermarks::follow((store, settings), reader.clone(), tell, wrong, shutdown.clone()));
-        let shelves = brought.into_iter().zip(known).map(|(brought, known)| Shelf { brought, known }).collect();
-        Ok((Self { asked, lacking: lacking.0 }, shelves))
+        tasks.spawn(
+            "checkpoints",
+            checkpoints::follow((store, settings), reader.clone(), tell, wrong, shutdown.clone()),
+        );
+        let inboxes = brought.into_iter().zip(known).map(|(brought, known)| LoaderInbox { brought, known }).collect();
+        Ok((Self { asked, lacking: lacking.0 }, inboxes))
     }
 
-    pub(crate) fn ask(&self, partition: u32, wanted: Wanted) -> Result<(), Unavailable> {
-        self.asked.try_send(Asked { partition, wanted }).map_err(|_| Unavailable)
+    pub(crate) fn ask(&self, partition: u32, wanted: LoadRequest) -> Result<(), Unavailable> {
+        self.asked.try_send(QueuedLoad { partition, wanted }).map_err(|_| Unavailable)
     }
 
     /// Asks for names, of which some come in time. There is room for an ask of each partition.
@@ -112,14 +114,14 @@ impl Keeper {
 
 struct Worker {
     store: Arc<Store>,
-    waiting: async_channel::Receiver<Asked>,
-    long: async_channel::Sender<Asked>,
-    to_engines: Arc<[mpsc::UnboundedSender<Brought>]>,
+    waiting: async_channel::Receiver<QueuedLoad>,
+    long: async_channel::Sender<QueuedLoad>,
+    to_engines: Arc<[mpsc::UnboundedSender<Loaded>]>,
 }
 
 /// Where the answer to one question stands.
-enum Bringing {
-    Done(Kept),
+enum LoadOutcome {
+    Done(LoadedAggregate),
     /// A long history has to be read for it.
     Long,
     /// A part of it is not there.
@@ -146,10 +148,10 @@ impl Worker {
             }
             let mut brought = brought.unwrap_or_default().into_iter();
             for asked in batch {
-                match brought.next().unwrap_or(Bringing::Failed) {
-                    Bringing::Done(kept) => self.tell(asked, Ok(kept)),
-                    Bringing::Failed => self.tell(asked, Err(Unavailable)),
-                    Bringing::Long => {
+                match brought.next().unwrap_or(LoadOutcome::Failed) {
+                    LoadOutcome::Done(kept) => self.tell(asked, Ok(kept)),
+                    LoadOutcome::Failed => self.tell(asked, Err(Unavailable)),
+                    LoadOutcome::Long => {
                         if let Err(refused) = self.long.try_send(asked) {
                             self.tell(refused.into_inner(), Err(Unavailable));
                         }
@@ -178,13 +180,13 @@ impl Worker {
         }
     }
 
-    fn tell(&self, Asked { partition, wanted }: Asked, kept: Result<Kept, Unavailable>) {
+    fn tell(&self, QueuedLoad { partition, wanted }: QueuedLoad, kept: Result<LoadedAggregate, Unavailable>) {
         // An engine that ended wants nothing.
-        let _ = self.to_engines[partition as usize].send(Brought::Kept(wanted, kept));
+        let _ = self.to_engines[partition as usize].send(Loaded::LoadedAggregate(wanted, kept));
     }
 
     /// In the order of the batch. Where keys cannot be read, those fail that want one.
-    async fn bring(&self, batch: &[Asked]) -> anyhow::Result<Vec<Bringing>> {
+    async fn bring(&self, batch: &[QueuedLoad]) -> anyhow::Result<Vec<LoadOutcome>> {
         let (states, repeats) = tokio::join!(self.states(batch), self.repeats(batch));
         let (states, repeats) = (
             states?,
@@ -193,31 +195,31 @@ impl Worker {
                 batch.iter().map(|_| None).collect()
             }),
         );
-        let bring = |(asked, (state, repeat)): (&Asked, _)| {
+        let bring = |(asked, (state, repeat)): (&QueuedLoad, _)| {
             let state = match state {
-                Some(Found::Long) => return Bringing::Long,
+                Some(Found::Long) => return LoadOutcome::Long,
                 Some(Found::State(state)) => Some(state),
                 None => None,
             };
-            asked.kept(state, repeat).map_or(Bringing::Failed, Bringing::Done)
+            asked.kept(state, repeat).map_or(LoadOutcome::Failed, LoadOutcome::Done)
         };
         Ok(batch.iter().zip(states.into_iter().zip(repeats)).map(bring).collect())
     }
 
     /// The key is looked up last: the answer is as of the older of its two checkpoints, and a long history takes a while.
-    async fn bring_long(&self, asked: &Asked) -> anyhow::Result<Option<Kept>> {
+    async fn bring_long(&self, asked: &QueuedLoad) -> anyhow::Result<Option<LoadedAggregate>> {
         let state = self.store.history(&asked.wanted.aggregate, asked.partition).await?;
         let repeat = self.repeats(std::slice::from_ref(asked)).await?.pop().flatten();
         Ok(asked.kept(state, repeat))
     }
 
-    async fn states(&self, batch: &[Asked]) -> Result<Vec<Option<Found>>, StoreError> {
+    async fn states(&self, batch: &[QueuedLoad]) -> Result<Vec<Option<Found>>, StoreError> {
         let wanted = batch.iter().map(|asked| asked.wanted.state.then_some((&asked.wanted.aggregate, asked.partition)));
         self.store.states(wanted.collect()).await
     }
 
-    async fn repeats(&self, batch: &[Asked]) -> Result<Vec<Option<AsOf<Option<Repeat>>>>, StoreError> {
-        let wanted = batch.iter().map(|Asked { partition, wanted }| {
+    async fn repeats(&self, batch: &[QueuedLoad]) -> Result<Vec<Option<AsOf<Option<Repeat>>>>, StoreError> {
+        let wanted = batch.iter().map(|QueuedLoad { partition, wanted }| {
             let key = wanted.key.as_ref()?;
             Some((&wanted.aggregate, key, *partition))
         });
@@ -225,16 +227,16 @@ impl Worker {
     }
 }
 
-impl Asked {
+impl QueuedLoad {
     /// Puts the answer together; `None` where a part of it is missing.
-    fn kept(&self, state: Option<AsOf<KeptState>>, repeat: Option<AsOf<Option<Repeat>>>) -> Option<Kept> {
+    fn kept(&self, state: Option<AsOf<LoadedState>>, repeat: Option<AsOf<Option<Repeat>>>) -> Option<LoadedAggregate> {
         if self.wanted.state != state.is_some() || self.wanted.key.is_some() != repeat.is_some() {
             return None;
         }
         let checkpoints = state.iter().map(|(checkpoint, _)| *checkpoint);
         let checkpoint = checkpoints.chain(repeat.iter().map(|(checkpoint, _)| *checkpoint)).min()?;
         let repeat = repeat.and_then(|(_, repeat)| repeat);
-        Some(Kept { checkpoint, state: state.map(|(_, state)| state), repeat })
+        Some(LoadedAggregate { checkpoint, state: state.map(|(_, state)| state), repeat })
     }
 }
 

@@ -72,7 +72,7 @@ struct Forwarded<'a> {
     internal: bool,
     /// Names the batch that it is a line of: those of one keep their order, in however many messages they come.
     batch: Option<u64>,
-    /// See [`crate::mailbox::Patience`].
+    /// See [`crate::mailbox::TimeLimits`].
     in_mailbox_ms: u64,
     /// After so long from when it was sent the answer is of no use. No time of day: the clocks of hosts differ.
     left_ms: u64,

@@ -5,13 +5,13 @@ use schemas::idempotency::IdempotencyKey;
 
 use super::{Counted, History, NEW, Pick, World, product};
 use crate::partition::tests::{int, unreadable};
-use crate::partition::{Checkpoint, Kept, KeptNames, KeptState, Repeat, Unavailable, Wanted};
+use crate::partition::{Checkpoint, LoadRequest, LoadedAggregate, LoadedNames, LoadedState, Repeat, Unavailable};
 
 /// What a machine asked for.
 pub(super) struct Ask {
     pub(super) machine: usize,
     pub(super) life: u32,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: LoadRequest,
     /// How much of the log was kept then.
     pub(super) kept: usize,
 }
@@ -127,7 +127,7 @@ impl World {
         let now = self.now(it);
         let machine = &mut self.machines[it];
         let knew = machine.partition.knows_names();
-        machine.partition.named(&KeptNames { from, until, names }, now, &mut machine.out);
+        machine.partition.named(&LoadedNames { from, until, names }, now, &mut machine.out);
         self.seen.caught_up_with_names += usize::from(!knew && machine.partition.knows_names());
         self.end_turn(it);
     }
@@ -143,13 +143,13 @@ impl World {
         }
     }
 
-    fn read_kept(&self, length: usize, wanted: &Wanted) -> Kept {
+    fn read_kept(&self, length: usize, wanted: &LoadRequest) -> LoadedAggregate {
         let history = History::of(&self.log[..length]);
         let of_it = |commit: &&Counted| commit.product == wanted.aggregate.as_str();
         let state = wanted.state.then(|| {
             let super::Product { state, version } = history.product(length, wanted.aggregate.id());
             let offset = history.commits.iter().filter(of_it).map(|commit| commit.offset).max().unwrap_or(0);
-            KeptState { folded: Ok::<State, String>(state), version, offset }
+            LoadedState { folded: Ok::<State, String>(state), version, offset }
         });
         let repeat = wanted.key.as_ref().and_then(|key| {
             let commit = history.commits.iter().filter(of_it).find(|commit| commit.key == key.as_str())?;
@@ -157,7 +157,7 @@ impl World {
             Some(Repeat { offset: commit.offset, fingerprint: commit.wish as u64, version: commit.version, events })
         });
         assert_eq!(product(wanted.aggregate.id()), wanted.aggregate);
-        Kept { checkpoint: int(length), state, repeat }
+        LoadedAggregate { checkpoint: int(length), state, repeat }
     }
 }
 

@@ -9,18 +9,18 @@ use schemas::record::Record;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::dispatch::Reply;
+use crate::dispatcher::Reply;
 use crate::exceptions::ExceptionLog;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::{LogReader, ReadEvent};
-use crate::keeper::Keeper;
+use crate::loader::StateLoader;
 use crate::metrics::{Appended, Metrics};
-use crate::partition::{DoubtCause, Outside, QueueFull, ReadTo, Ticket, Unavailable, Wanted};
+use crate::partition::{DoubtCause, Effects, LoadRequest, QueueFull, ReadTo, Ticket, Unavailable};
 
 /// What may be asked for again, of one partition.
 const MAX_LATER: usize = 16_384;
 
-pub(crate) struct Kafka {
+pub(crate) struct PartitionIo {
     pub(crate) partition: u32,
     pub(crate) producers: Arc<Producers>,
     pub(crate) reader: LogReader,
@@ -30,14 +30,14 @@ pub(crate) struct Kafka {
     pub(crate) reads_to: ReadTo,
     pub(crate) exceptions: ExceptionLog,
     /// Asked for what is not in memory; `None`: all of it is.
-    pub(crate) keeper: Option<Keeper>,
+    pub(crate) loader: Option<StateLoader>,
     /// Asked for again once more is kept.
-    pub(crate) wanted_later: Vec<Wanted>,
+    pub(crate) wanted_later: Vec<LoadRequest>,
     /// A record in flight whose time is taken: one at a time.
     pub(crate) timed: Option<(Ticket, Appended, Instant)>,
 }
 
-impl Kafka {
+impl PartitionIo {
     pub(super) fn reported(&mut self, ticket: Ticket) {
         if let Some((_, what, since)) = self.timed.take_if(|(timed, ..)| *timed == ticket) {
             self.metrics.appended(what, since.elapsed());
@@ -45,7 +45,7 @@ impl Kafka {
     }
 }
 
-impl Outside for Kafka {
+impl Effects for PartitionIo {
     type Reply = Reply;
 
     fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull> {
@@ -66,11 +66,11 @@ impl Outside for Kafka {
         self.exceptions.known.decode((self.partition, offset), value)
     }
 
-    fn load(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
-        self.keeper.as_ref().ok_or(Unavailable)?.ask(self.partition, wanted)
+    fn load(&mut self, wanted: LoadRequest) -> Result<(), Unavailable> {
+        self.loader.as_ref().ok_or(Unavailable)?.ask(self.partition, wanted)
     }
 
-    fn load_later(&mut self, wanted: Wanted) -> Result<(), Unavailable> {
+    fn load_later(&mut self, wanted: LoadRequest) -> Result<(), Unavailable> {
         if self.wanted_later.len() >= MAX_LATER {
             return Err(Unavailable);
         }
@@ -79,8 +79,8 @@ impl Outside for Kafka {
     }
 
     fn load_names(&mut self, from: i64) {
-        if let Some(keeper) = &self.keeper {
-            keeper.ask_names(self.partition, from);
+        if let Some(loader) = &self.loader {
+            loader.ask_names(self.partition, from);
         }
     }
 

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::delay::Delays;
 use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES, ToOwner};
-use crate::batch_order::Batches;
-use crate::dispatch::{Dispatcher, Incoming};
-use crate::mailbox::Patience;
+use crate::batch_order::LinkBatches;
+use crate::dispatcher::{CommandRequest, Dispatcher};
+use crate::mailbox::TimeLimits;
 
 /// Until the peer closes it, or sends what cannot be read.
 pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
@@ -26,7 +26,7 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
     // poll of each puts its command into the mailbox: so the order of the link is the order of deciding.
     let mut deciding = FuturesUnordered::new();
     let mut letting_go = FuturesUnordered::new();
-    let mut batches = Batches::default();
+    let mut batches = LinkBatches::default();
     loop {
         tokio::select! {
             message = stream.next(), if deciding.len() < MAX_IN_FLIGHT => match message {
@@ -69,7 +69,7 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
     }
 }
 
-async fn decide(id: u64, incoming: Result<Incoming, Answer>, dispatcher: Arc<Dispatcher>) -> Answered {
+async fn decide(id: u64, incoming: Result<CommandRequest, Answer>, dispatcher: Arc<Dispatcher>) -> Answered {
     let answer = match incoming {
         Ok(incoming) => dispatcher.submit_forwarded(&incoming).await,
         Err(answer) => answer,
@@ -116,15 +116,15 @@ fn encode(message: &FromOwner) -> Bytes {
 fn incoming<'a>(
     forwarded: Vec<Forwarded<'a>>,
     late: Duration,
-    batches: &'a mut Batches,
-) -> impl Iterator<Item = (u64, Result<Incoming, Answer>)> {
+    batches: &'a mut LinkBatches,
+) -> impl Iterator<Item = (u64, Result<CommandRequest, Answer>)> {
     let instant = Instant::now();
     let mut incoming = move |command: &Forwarded<'_>| {
         let malformed = || Answer::Invalid { detail: "a name or a key that no instance would send".to_owned() };
         let deadline = instant + Duration::from_millis(command.left_ms).saturating_sub(late);
         let too_many = || Answer::Overloaded { detail: "too many batches are under way here".into() };
         let order = command.batch.map(|batch| batches.order(batch, deadline).ok_or_else(too_many)).transpose()?;
-        Ok(Incoming {
+        Ok(CommandRequest {
             aggregate: AggregateId::parse(command.aggregate).map_err(|_| malformed())?,
             command: command.command.into(),
             body: Bytes::copy_from_slice(command.body),
@@ -133,7 +133,7 @@ fn incoming<'a>(
             trace: command.trace.map(Box::from),
             cause: command.cause.map(Box::from),
             internal: command.internal,
-            patience: Patience { in_mailbox: Duration::from_millis(command.in_mailbox_ms), deadline },
+            time_limits: TimeLimits { in_mailbox: Duration::from_millis(command.in_mailbox_ms), deadline },
             order,
         })
     };

@@ -7,20 +7,20 @@ use chassis::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Brought;
+use super::Loaded;
 use super::postgres::Store;
 
 /// Postgres failed, or has nothing more yet.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A partition that lacks names from an offset on.
-pub(super) type Lacking = (u32, i64);
+pub(super) type NamesRequest = (u32, i64);
 
 pub(super) struct NamesReader {
     pub(super) store: Arc<Store>,
     /// Each partition asks once at a time.
-    pub(super) lacking: (async_channel::Sender<Lacking>, async_channel::Receiver<Lacking>),
-    pub(super) to_engines: Arc<[mpsc::UnboundedSender<Brought>]>,
+    pub(super) lacking: (async_channel::Sender<NamesRequest>, async_channel::Receiver<NamesRequest>),
+    pub(super) to_engines: Arc<[mpsc::UnboundedSender<Loaded>]>,
 }
 
 impl NamesReader {
@@ -39,7 +39,7 @@ impl NamesReader {
             let pause = match self.store.names(partition, from).await {
                 Ok(Some(names)) if names.until > from => {
                     // An engine that ended wants nothing.
-                    let _ = self.to_engines[partition as usize].send(Brought::Names(names));
+                    let _ = self.to_engines[partition as usize].send(Loaded::Names(names));
                     begun.elapsed()
                 }
                 found => {

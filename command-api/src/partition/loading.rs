@@ -8,8 +8,10 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Writer;
 
-use super::parked::ParkedRequest;
-use super::{Checkpoint, Kept, KeptNames, Outside, Partition, Phase, Request, Unavailable, Wanted};
+use super::awaiting_load::AwaitingRequest;
+use super::{
+    Checkpoint, Effects, LoadRequest, LoadedAggregate, LoadedNames, ParsedRequest, Partition, Phase, Unavailable,
+};
 
 /// A read that is under way begins anew where a checkpoint saves it so many records.
 const WORTH_BEGINNING_ANEW: i64 = if cfg!(test) { 12 } else { 100_000 };
@@ -17,7 +19,7 @@ const WORTH_BEGINNING_ANEW: i64 = if cfg!(test) { 12 } else { 100_000 };
 impl<R> Partition<R> {
     /// What is kept outside reaches up to here: memory need not hold it, and the next take-over reads from here. So does
     /// one that is under way, where that saves it a long way.
-    pub fn checkpointed(&mut self, checkpoint: Checkpoint, out: &mut impl Outside<Reply = R>) {
+    pub fn checkpointed(&mut self, checkpoint: Checkpoint, out: &mut impl Effects<Reply = R>) {
         let is_news = |known: &Checkpoint| known.reader.next_offset < checkpoint.reader.next_offset;
         if self.checkpoint.as_ref().is_none_or(is_news) {
             self.checkpoint = Some(checkpoint);
@@ -43,8 +45,8 @@ impl<R> Partition<R> {
 
     /// Asks for states of which only the end was read: that can be folded then, and whoever takes over is warm. Those that
     /// could not be had are asked for again; so this is to be called now and then.
-    pub fn ask_for_states(&mut self, out: &mut impl Outside<Reply = R>) {
-        self.memory.aggregates.tails.ask(|aggregate| out.load(Wanted { aggregate, state: true, key: None }));
+    pub fn ask_for_states(&mut self, out: &mut impl Effects<Reply = R>) {
+        self.memory.aggregates.tails.ask(|aggregate| out.load(LoadRequest { aggregate, state: true, key: None }));
     }
 
     /// Lets go of keys that are kept outside, the oldest first, until so many are left.
@@ -103,13 +105,13 @@ impl<R> Partition<R> {
         self.memory.floor()
     }
 
-    /// What [`Outside::load`] asked for came.
+    /// What [`Effects::load`] asked for came.
     pub fn loaded(
         &mut self,
-        wanted: &Wanted,
-        kept: Result<Kept, Unavailable>,
+        wanted: &LoadRequest,
+        kept: Result<LoadedAggregate, Unavailable>,
         now: TimeMs,
-        out: &mut impl Outside<Reply = R>,
+        out: &mut impl Effects<Reply = R>,
     ) {
         match kept {
             Ok(kept) if kept.checkpoint < self.floor() => {
@@ -126,8 +128,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// What [`Outside::load_names`] asked for came. Commands on what turns out to be new wait no longer.
-    pub fn named(&mut self, kept: &KeptNames, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    /// What [`Effects::load_names`] asked for came. Commands on what turns out to be new wait no longer.
+    pub fn named(&mut self, kept: &LoadedNames, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         self.asks_names = false;
         let knew = self.memory.aggregates.knows_names();
         self.memory.aggregates.bring_names(kept);
@@ -139,7 +141,7 @@ impl<R> Partition<R> {
         }
     }
 
-    pub(super) fn ask_names(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn ask_names(&mut self, out: &mut impl Effects<Reply = R>) {
         if self.asks_names || matches!(self.phase, Phase::Idle) {
             return;
         }
@@ -150,7 +152,7 @@ impl<R> Partition<R> {
     }
 
     /// It is not asked for again at once: what fails would be asked for all the time.
-    fn not_loaded(&mut self, wanted: &Wanted, out: &mut impl Outside<Reply = R>) {
+    fn not_loaded(&mut self, wanted: &LoadRequest, out: &mut impl Effects<Reply = R>) {
         if wanted.state {
             self.memory.aggregates.tails.want_again(&wanted.aggregate);
             self.parked.set_asks_state(&wanted.aggregate, false);
@@ -160,7 +162,7 @@ impl<R> Partition<R> {
 
     /// Returns what has to be brought before the command can be decided; `None`: it can be. A line that only waits behind an
     /// earlier one of its batch wants nothing brought. Nor does a new aggregate's key: under none did anything happen to it.
-    pub(super) fn missing(&self, request: &Request<R>) -> Option<Wanted> {
+    pub(super) fn missing(&self, request: &ParsedRequest<R>) -> Option<LoadRequest> {
         let aggregate = &request.aggregate;
         let waits = self.parked.holds_back(request);
         if !waits && self.memory.repeats.of(request).is_some() {
@@ -170,19 +172,19 @@ impl<R> Partition<R> {
         let state = self.memory.aggregates.is_cold(aggregate) || self.full && !self.memory.aggregates.knows(aggregate);
         let key = request.remembered_key().filter(|key| self.memory.repeats.may_have_forgotten(key));
         let key = key.filter(|_| !self.memory.aggregates.is_new(aggregate)).cloned();
-        (waits || state || key.is_some()).then(|| Wanted { aggregate: aggregate.clone(), state, key })
+        (waits || state || key.is_some()).then(|| LoadRequest { aggregate: aggregate.clone(), state, key })
     }
 
     /// `may_count`: it was sent to the log before.
     pub(super) fn park(
         &mut self,
-        request: Request<R>,
+        request: ParsedRequest<R>,
         may_count: bool,
-        mut wanted: Wanted,
-        out: &mut impl Outside<Reply = R>,
+        mut wanted: LoadRequest,
+        out: &mut impl Effects<Reply = R>,
     ) {
         let key_known = wanted.key.is_none();
-        let parked = ParkedRequest { request, may_count, key_known };
+        let parked = AwaitingRequest { request, may_count, key_known };
         let overloaded = |detail: &'static str| Answer::Overloaded { detail: detail.into() };
         if self.parked.is_full() || self.full && wanted.state {
             return parked.set_back(overloaded("there is no room for another aggregate in memory just now"), out);
@@ -203,14 +205,14 @@ impl<R> Partition<R> {
     }
 
     /// Of an instance that decides nothing: another one will.
-    pub(super) fn dismiss_parked(&mut self, out: &mut impl Outside<Reply = R>) {
+    pub(super) fn dismiss_parked(&mut self, out: &mut impl Effects<Reply = R>) {
         if !self.parked.is_empty() {
             self.parked.take().for_each(|parked| parked.set_back(Answer::NoOwner, out));
         }
     }
 
-    fn take_in(&mut self, wanted: &Wanted, kept: Kept, now: TimeMs) {
-        let Wanted { aggregate, key, .. } = wanted;
+    fn take_in(&mut self, wanted: &LoadRequest, kept: LoadedAggregate, now: TimeMs) {
+        let LoadRequest { aggregate, key, .. } = wanted;
         if let Some(state) = kept.state {
             self.memory.aggregates.bring(aggregate, state);
             self.parked.set_asks_state(aggregate, false);
@@ -224,22 +226,22 @@ impl<R> Partition<R> {
         self.parked.know_key(aggregate, key.as_str());
     }
 
-    fn resume(&mut self, aggregate: &AggregateId, now: TimeMs, out: &mut impl Outside<Reply = R>) {
+    fn resume(&mut self, aggregate: &AggregateId, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if !matches!(self.phase, Phase::Owner(_)) || self.leaving {
             return;
         }
         let memory = &self.memory;
         let (is_cold, is_new) = (memory.aggregates.is_cold(aggregate), memory.aggregates.is_new(aggregate));
-        let is_ready = |ParkedRequest { request, key_known, .. }: &ParkedRequest<R>| {
+        let is_ready = |AwaitingRequest { request, key_known, .. }: &AwaitingRequest<R>| {
             memory.repeats.of(request).is_some() || *key_known && !is_cold || is_new
         };
-        for ParkedRequest { request, may_count, .. } in self.parked.take_ready(aggregate, is_ready) {
+        for AwaitingRequest { request, may_count, .. } in self.parked.take_ready(aggregate, is_ready) {
             self.decide(request, may_count, now, out);
         }
         // It was let go of while its commands waited for something else.
         let lacks_state = self.parked.waits(aggregate) && self.memory.aggregates.is_cold(aggregate);
         if lacks_state && !self.parked.asks_state(aggregate) {
-            let wanted = Wanted { aggregate: aggregate.clone(), state: true, key: None };
+            let wanted = LoadRequest { aggregate: aggregate.clone(), state: true, key: None };
             match out.load(wanted.clone()) {
                 Ok(()) => self.parked.set_asks_state(aggregate, true),
                 Err(Unavailable) => self.refuse_parked(&wanted, out),
@@ -248,8 +250,8 @@ impl<R> Partition<R> {
     }
 
     /// What was wanted cannot be read: who waits for it is refused.
-    fn refuse_parked(&mut self, wanted: &Wanted, out: &mut impl Outside<Reply = R>) {
-        let Wanted { aggregate, state, key } = wanted;
+    fn refuse_parked(&mut self, wanted: &LoadRequest, out: &mut impl Effects<Reply = R>) {
+        let LoadRequest { aggregate, state, key } = wanted;
         let refused = match key {
             _ if *state && self.memory.aggregates.is_cold(aggregate) => self.parked.take_of(aggregate),
             Some(key) => self.parked.take_of_key(aggregate, key.as_str()),

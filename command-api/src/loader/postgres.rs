@@ -20,7 +20,7 @@ use schemas::views::JOURNAL;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::partition::{Checkpoint, KeptNames, KeptState, Repeat, panic_text};
+use crate::partition::{Checkpoint, LoadedNames, LoadedState, Repeat, panic_text};
 
 /// Commits of one aggregate that are read together with others'. A longer history is read alone, in pages.
 const MAX_SHORT: i64 = 512;
@@ -53,7 +53,7 @@ pub(super) type AsOf<T> = (i64, T);
 
 /// The answer of [`Store::states`] for one aggregate.
 pub(super) enum Found {
-    State(AsOf<KeptState>),
+    State(AsOf<LoadedState>),
     /// Too many events, or a snapshot that cannot be read: [`Store::history`] has it.
     Long,
 }
@@ -116,7 +116,7 @@ impl Store {
         &self,
         aggregate: &AggregateId,
         partition: u32,
-    ) -> Result<Option<AsOf<KeptState>>, StoreError> {
+    ) -> Result<Option<AsOf<LoadedState>>, StoreError> {
         let name = aggregate.as_str();
         let snapshot = "SELECT version, state FROM state_snapshots WHERE form = $1 AND aggregate = $2";
         let snapshot = self.query(snapshot, &[&FORM, &name]).await?.pop();
@@ -127,7 +127,7 @@ impl Store {
             let Some(row) = self.query(include_str!("page.sql"), &params).await?.pop() else { return Ok(None) };
             let (checkpoint, is_last) = (row.get("next_offset"), (records(&row).len() as i64) < PAGE);
             match beside(move || fold(&row, state, version)).await {
-                KeptState { folded: Ok(so_far), version: reached, .. } if !is_last => {
+                LoadedState { folded: Ok(so_far), version: reached, .. } if !is_last => {
                     (state, version) = (so_far, reached.cast_signed());
                 }
                 whole => return Ok(Some((checkpoint, whole))),
@@ -170,10 +170,10 @@ impl Store {
 
     /// Returns the names of aggregates with events from an offset on, as far as one statement tells; `None`: Postgres has
     /// nothing of the partition.
-    pub(super) async fn names(&self, partition: u32, from: i64) -> Result<Option<KeptNames>, StoreError> {
+    pub(super) async fn names(&self, partition: u32, from: i64) -> Result<Option<LoadedNames>, StoreError> {
         let params: [&(dyn ToSql + Sync); 4] = [&partition.cast_signed(), &from, &SEGMENTS_OF_NAMES, &JOURNAL];
         let found = self.query(include_str!("names.sql"), &params).await?.pop();
-        Ok(found.map(|row| KeptNames { from, until: row.get("until"), names: row.get("names") }))
+        Ok(found.map(|row| LoadedNames { from, until: row.get("until"), names: row.get("names") }))
     }
 
     async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
@@ -252,7 +252,7 @@ fn records(row: &Row) -> Vec<&[u8]> {
 }
 
 /// Folds a row's events after the version `from`, which `state` is of.
-fn fold(row: &Row, state: State, from: i64) -> KeptState {
+fn fold(row: &Row, state: State, from: i64) -> LoadedState {
     let after = from.cast_unsigned();
     let folded = catch_unwind(AssertUnwindSafe(|| {
         records(row).into_iter().fold(state, |state, record| {
@@ -263,7 +263,7 @@ fn fold(row: &Row, state: State, from: i64) -> KeptState {
             })
         })
     }));
-    KeptState {
+    LoadedState {
         folded: folded.map_err(|panic| panic_text(panic.as_ref())),
         version: row.get::<_, Option<i64>>("last_version").unwrap_or(from).cast_unsigned(),
         offset: row.get::<_, Option<i64>>("last_offset").unwrap_or_default(),

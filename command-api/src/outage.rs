@@ -10,7 +10,7 @@ use std::time::Duration;
 use schemas::answers::Answer;
 use tokio::time::{Instant, timeout_at};
 
-use crate::dispatch::is_unavailable;
+use crate::dispatcher::is_unavailable;
 
 /// A partition is silent when a command has waited this long and no other one was answered meanwhile, until one is.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -23,7 +23,7 @@ const MAX_PROBES: usize = 16;
 
 /// What is known of one partition.
 #[derive(Debug)]
-pub(crate) struct Silence {
+pub(crate) struct Outage {
     begun: Instant,
     /// Milliseconds from `begun`; 0: it answers.
     since_ms: AtomicU64,
@@ -34,9 +34,9 @@ pub(crate) struct Silence {
 
 /// A command that waits for a silent partition.
 #[derive(Debug)]
-struct Place<'a>(&'a Silence);
+struct Place<'a>(&'a Outage);
 
-impl Silence {
+impl Outage {
     pub(crate) fn new() -> Self {
         Self {
             begun: Instant::now(),
@@ -121,58 +121,58 @@ mod tests {
 
     use super::*;
 
-    fn answers(silence: &Silence) -> u64 {
-        silence.answers.load(Ordering::Relaxed)
+    fn answers(outage: &Outage) -> u64 {
+        outage.answers.load(Ordering::Relaxed)
     }
 
-    fn all_places(silence: &Silence) -> Vec<Place<'_>> {
-        std::iter::from_fn(|| silence.place()).collect()
+    fn all_places(outage: &Outage) -> Vec<Place<'_>> {
+        std::iter::from_fn(|| outage.place()).collect()
     }
 
     #[test]
     fn fewer_commands_wait_for_a_partition_that_is_silent_for_long() {
-        let silence = Silence::new();
-        silence.begin(0);
-        assert_eq!(all_places(&silence).len(), MAX_WAITING);
-        assert_eq!(all_places(&silence).len(), MAX_WAITING, "places are given back");
-        let silence = Silence { begun: Instant::now() - 2 * LONG, ..Silence::new() };
-        silence.begin(0);
-        assert_eq!(all_places(&silence).len(), MAX_WAITING);
-        let silence = Silence { since_ms: AtomicU64::new(1), ..silence };
-        silence.begin(0);
-        assert_eq!(all_places(&silence).len(), MAX_PROBES, "it counts from the first time");
+        let outage = Outage::new();
+        outage.begin(0);
+        assert_eq!(all_places(&outage).len(), MAX_WAITING);
+        assert_eq!(all_places(&outage).len(), MAX_WAITING, "places are given back");
+        let outage = Outage { begun: Instant::now() - 2 * LONG, ..Outage::new() };
+        outage.begin(0);
+        assert_eq!(all_places(&outage).len(), MAX_WAITING);
+        let outage = Outage { since_ms: AtomicU64::new(1), ..outage };
+        outage.begin(0);
+        assert_eq!(all_places(&outage).len(), MAX_PROBES, "it counts from the first time");
     }
 
     #[test]
     fn a_decision_of_the_owner_ends_it_and_a_refusal_does_not() {
-        let silence = Silence::new();
-        silence.begin(0);
+        let outage = Outage::new();
+        outage.begin(0);
         let overloaded = Answer::Overloaded { detail: "busy".into() };
         for answer in [Answer::NoOwner, Answer::Misdirected, Answer::OutcomeUnknown, overloaded] {
-            silence.heard(answer);
-            assert!(silence.is_known());
+            outage.heard(answer);
+            assert!(outage.is_known());
         }
         for answer in [Answer::NoSuchCommand, Answer::Quarantined] {
-            silence.begin(answers(&silence));
-            assert!(silence.is_known());
-            silence.heard(answer);
-            assert!(!silence.is_known());
+            outage.begin(answers(&outage));
+            assert!(outage.is_known());
+            outage.heard(answer);
+            assert!(!outage.is_known());
         }
-        silence.begin(answers(&silence) - 1);
-        assert!(!silence.is_known(), "it has answered another command meanwhile");
+        outage.begin(answers(&outage) - 1);
+        assert!(!outage.is_known(), "it has answered another command meanwhile");
     }
 
     #[tokio::test]
     async fn only_who_waits_long_enough_finds_a_partition_silent() {
-        let silence = Silence::new();
+        let outage = Outage::new();
         for wait in [Duration::ZERO, ANSWERS_WITHIN / 10] {
-            let answer = silence.wait(Instant::now() + wait, pin!(pending())).await;
-            assert_eq!((answer, silence.is_known()), (Answer::OutcomeUnknown, false), "it waited for {wait:?}");
+            let answer = outage.wait(Instant::now() + wait, pin!(pending())).await;
+            assert_eq!((answer, outage.is_known()), (Answer::OutcomeUnknown, false), "it waited for {wait:?}");
         }
-        let answer = silence.wait(Instant::now() + 2 * ANSWERS_WITHIN, pin!(pending())).await;
-        assert_eq!((answer, silence.is_known()), (Answer::OutcomeUnknown, true));
-        let _all = all_places(&silence);
-        let answer = silence.wait(Instant::now() + ANSWERS_WITHIN, pin!(pending())).await;
+        let answer = outage.wait(Instant::now() + 2 * ANSWERS_WITHIN, pin!(pending())).await;
+        assert_eq!((answer, outage.is_known()), (Answer::OutcomeUnknown, true));
+        let _all = all_places(&outage);
+        let answer = outage.wait(Instant::now() + ANSWERS_WITHIN, pin!(pending())).await;
         assert_eq!(answer, Answer::NoOwner, "nothing of it was sent");
     }
 }

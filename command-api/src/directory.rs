@@ -17,23 +17,23 @@ const MAX_JITTER_MS: u64 = 250;
 /// records names is the owner's.
 const LOOKED_AT: u32 = 64;
 
-pub(crate) struct Owners {
+pub(crate) struct Directory {
     reader: LogReader,
     /// By partition.
-    known: Vec<Known>,
+    known: Vec<KnownOwner>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownOwner {
     /// With the time at which the log was looked at.
     url: RwLock<Option<(Arc<str>, Instant)>>,
     /// Held while the log is asked, so that many callers ask once.
     asking: Mutex<()>,
 }
 
-impl Owners {
+impl Directory {
     pub(crate) fn new(reader: LogReader, partitions: u32) -> Self {
-        Self { reader, known: (0..partitions).map(|_| Known::default()).collect() }
+        Self { reader, known: (0..partitions).map(|_| KnownOwner::default()).collect() }
     }
 
     /// From memory, else from the log. `None`: nobody claimed it yet, or the log does not tell just now.
@@ -128,7 +128,7 @@ pub(crate) async fn is_silent(reader: &LogReader, partition: u32) -> bool {
     reader.last_offset(partition).await == Ok(Some(last))
 }
 
-impl Known {
+impl KnownOwner {
     fn get(&self) -> Option<(Arc<str>, Instant)> {
         self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -7,10 +7,10 @@ use schemas::commands::Precondition;
 use schemas::record::Epoch;
 
 use super::{
-    FOREIGN_NONCE, HaltError, Kind, NOW, REGISTERED, RESTOCKED, Role, Shop, Unavailable, Wanted, accepted, claim,
+    FOREIGN_NONCE, HaltError, Kind, LoadRequest, NOW, REGISTERED, RESTOCKED, Role, Shop, Unavailable, accepted, claim,
     fence, moved, product, register, replayed, request, reserve,
 };
-use crate::partition::{Checkpoint, Kept, KeptNames, KeptState, Repeat};
+use crate::partition::{Checkpoint, LoadedAggregate, LoadedNames, LoadedState, Repeat};
 
 const RESTOCK: domain::product::Command = domain::product::Command::Restock { quantity: 1 };
 
@@ -36,23 +36,23 @@ fn shop_with_a_past() -> Shop {
 }
 
 /// A product on sale at version 1.
-fn on_sale(offset: i64) -> KeptState {
+fn on_sale(offset: i64) -> LoadedState {
     let registered = domain::Event::Product(match register(1) {
         domain::product::Command::Register(registration) => domain::product::Event::Registered(registration),
         _ => unreachable!(),
     });
     let folded = domain::evolve(State::initial(domain::AggregateType::Product), &registered);
-    KeptState { folded: Ok(folded), version: 1, offset }
+    LoadedState { folded: Ok(folded), version: 1, offset }
 }
 
 /// It, of which the record at offset 1 told.
-pub(super) fn kept(shop: &mut Shop, wanted: &Wanted, checkpoint: i64, repeat: Option<Repeat>) {
+pub(super) fn kept(shop: &mut Shop, wanted: &LoadRequest, checkpoint: i64, repeat: Option<Repeat>) {
     let state = wanted.state.then(|| on_sale(1));
-    shop.machine.loaded(wanted, Ok(Kept { checkpoint, state, repeat }), NOW, &mut shop.out);
+    shop.machine.loaded(wanted, Ok(LoadedAggregate { checkpoint, state, repeat }), NOW, &mut shop.out);
     shop.end_turn();
 }
 
-pub(super) fn wanted(shop: &mut Shop) -> Vec<Wanted> {
+pub(super) fn wanted(shop: &mut Shop) -> Vec<LoadRequest> {
     std::mem::take(&mut shop.out.wanted)
 }
 
@@ -114,7 +114,7 @@ fn warm_shop_with_a_past() -> Shop {
 
 /// Asks for a restock, as a line of a batch or by itself.
 fn line(shop: &mut Shop, reply: &'static str, key: &str, batch: Option<u64>) {
-    let request = super::Request { batch, ..request(reply, key, RESTOCK, Precondition::None) };
+    let request = super::ParsedRequest { batch, ..request(reply, key, RESTOCK, Precondition::None) };
     shop.machine.command(request, NOW, &mut shop.out);
     shop.end_turn();
 }
@@ -259,7 +259,7 @@ fn named(shop: &mut Shop, names: &[&str], until: i64) {
 
 fn named_from(shop: &mut Shop, from: i64, names: &[&str], until: i64) {
     let names = names.iter().map(|name| (*name).to_owned()).collect();
-    shop.machine.named(&KeptNames { from, until, names }, NOW, &mut shop.out);
+    shop.machine.named(&LoadedNames { from, until, names }, NOW, &mut shop.out);
     shop.end_turn();
 }
 
@@ -275,7 +275,7 @@ fn once_all_names_are_known_a_new_aggregate_needs_nothing_brought_and_a_known_on
     shop.settle();
     assert_eq!(shop.answers(), [("waits", accepted(1, REGISTERED, 4))], "what waited goes on, its key unknown or not");
     for id in ["known", "other"] {
-        let known = super::Request { aggregate: product(id), ..request(id, id, RESTOCK, Precondition::None) };
+        let known = super::ParsedRequest { aggregate: product(id), ..request(id, id, RESTOCK, Precondition::None) };
         shop.machine.command(known, NOW, &mut shop.out);
         let [cold] = wanted(&mut shop).try_into().unwrap();
         assert!(cold.state && cold.key.is_some());
@@ -325,7 +325,7 @@ fn an_aggregate_whose_state_was_brought_before_its_events_were_read_is_not_taken
     shop.read();
     assert_eq!(shop.machine.role(), Role::Unsettled, "it reads what others wrote");
     let state = Some(on_sale(5));
-    shop.machine.loaded(&asked, Ok(Kept { checkpoint: 6, state, repeat: None }), NOW, &mut shop.out);
+    shop.machine.loaded(&asked, Ok(LoadedAggregate { checkpoint: 6, state, repeat: None }), NOW, &mut shop.out);
     named(&mut shop, &[], 3);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Idle);
