@@ -110,7 +110,7 @@ pub enum Step {
         total: u32,
     },
     Due {
-        alarm: Alarm,
+        deadline: Deadline,
         id: Box<str>,
         due_at: TimeMs,
     },
@@ -118,7 +118,7 @@ pub enum Step {
 
 /// What happens at a time unless it is called off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Alarm {
+pub enum Deadline {
     /// An order that is not paid in time expires.
     ExpireOrder,
     OpenSale,
@@ -152,7 +152,7 @@ pub enum Next {
 pub struct Reaction {
     pub steps: Vec<Step>,
     /// Of the event's own aggregate; `None` calls it off.
-    pub alarms: Vec<(Alarm, Option<TimeMs>)>,
+    pub deadlines: Vec<(Deadline, Option<TimeMs>)>,
 }
 
 /// `id`: of the event's aggregate. `is_caused`: a reaction's step made the event. `payment_window_ms`: how long an order
@@ -166,7 +166,7 @@ pub fn react(id: &str, event: &Event, at: TimeMs, is_caused: bool, payment_windo
 }
 
 fn of_product(event: &ProductEvent) -> Reaction {
-    let lapse = |due| Reaction { steps: vec![], alarms: vec![(Alarm::LapseHolds, due)] };
+    let lapse = |due| Reaction { steps: vec![], deadlines: vec![(Deadline::LapseHolds, due)] };
     match event {
         ProductEvent::Reserved { alarm_at: Some(due), .. } => lapse(Some(*due)),
         ProductEvent::HoldsLapsed { alarm_at, .. } => lapse(*alarm_at),
@@ -183,7 +183,7 @@ fn of_product(event: &ProductEvent) -> Reaction {
 }
 
 fn of_order(id: &OrderId, event: &OrderEvent, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
-    let expire = |due| vec![(Alarm::ExpireOrder, due)];
+    let expire = |due| vec![(Deadline::ExpireOrder, due)];
     match event {
         OrderEvent::Recorded(_) => Reaction::default(),
         OrderEvent::Placed(placement) if is_record(placement, at) => Reaction::default(),
@@ -191,12 +191,12 @@ fn of_order(id: &OrderId, event: &OrderEvent, at: TimeMs, is_caused: bool, payme
         OrderEvent::Placed(placement) if placement.sale.is_some() && is_caused => Reaction::default(),
         OrderEvent::Placed(placement) => placed(id, placement).into(),
         OrderEvent::Confirmed => {
-            Reaction { steps: vec![], alarms: expire(Some(TimeMs(at.0.saturating_add(payment_window_ms)))) }
+            Reaction { steps: vec![], deadlines: expire(Some(TimeMs(at.0.saturating_add(payment_window_ms)))) }
         }
-        OrderEvent::Paid(payment) => Reaction { steps: paid(id, payment), alarms: expire(None) },
+        OrderEvent::Paid(payment) => Reaction { steps: paid(id, payment), deadlines: expire(None) },
         OrderEvent::Rejected(ending) => ended(id, ending).into(),
         OrderEvent::Cancelled(ending) | OrderEvent::Expired(ending) => {
-            Reaction { steps: ended(id, ending), alarms: expire(None) }
+            Reaction { steps: ended(id, ending), deadlines: expire(None) }
         }
         OrderEvent::LineConfirmed { .. }
         | OrderEvent::LineRejected { .. }
@@ -212,13 +212,16 @@ fn of_sale(id: &SaleId, event: &SaleEvent) -> Reaction {
     match event {
         SaleEvent::Scheduled(schedule) => Reaction {
             steps: vec![Step::Allot { product: schedule.product.clone(), sale: id.clone(), units: schedule.units }],
-            alarms: vec![(Alarm::OpenSale, Some(schedule.opens_at)), (Alarm::CloseSale, Some(schedule.closes_at))],
+            deadlines: vec![
+                (Deadline::OpenSale, Some(schedule.opens_at)),
+                (Deadline::CloseSale, Some(schedule.closes_at)),
+            ],
         },
         SaleEvent::Refused { .. } => {
-            Reaction { steps: vec![], alarms: vec![(Alarm::OpenSale, None), (Alarm::CloseSale, None)] }
+            Reaction { steps: vec![], deadlines: vec![(Deadline::OpenSale, None), (Deadline::CloseSale, None)] }
         }
         SaleEvent::Closed { product, given_back } => Reaction {
-            alarms: vec![(Alarm::OpenSale, None), (Alarm::CloseSale, None)],
+            deadlines: vec![(Deadline::OpenSale, None), (Deadline::CloseSale, None)],
             ..take_back(product, *given_back)
         },
         SaleEvent::Returned { product, given_back: Some(total), .. } => take_back(product, *total),
@@ -331,20 +334,22 @@ impl Step {
             }
             Self::Stock { sale, .. } => to_sale(&sale.0, sale::Command::Stock),
             Self::Refuse { sale, reason } => to_sale(&sale.0, sale::Command::Refuse { reason: Some(reason.clone()) }),
-            Self::Due { alarm, id, due_at } => {
+            Self::Due { deadline, id, due_at } => {
                 let due_at = Some(*due_at);
-                match alarm {
-                    Alarm::ExpireOrder => (AggregateType::Order, id, Command::Order(order::Command::Expire { due_at })),
-                    Alarm::OpenSale => to_sale(id, sale::Command::Open { due_at }),
-                    Alarm::CloseSale => to_sale(id, sale::Command::Close { due_at }),
-                    Alarm::LapseHolds => to_product(id, product::Command::LapseHolds { due_at }),
+                match deadline {
+                    Deadline::ExpireOrder => {
+                        (AggregateType::Order, id, Command::Order(order::Command::Expire { due_at }))
+                    }
+                    Deadline::OpenSale => to_sale(id, sale::Command::Open { due_at }),
+                    Deadline::CloseSale => to_sale(id, sale::Command::Close { due_at }),
+                    Deadline::LapseHolds => to_product(id, product::Command::LapseHolds { due_at }),
                 }
             }
         }
     }
 
     /// Tells it from every other step to the same aggregate; the same one again has the same.
-    pub fn nature(&self) -> String {
+    pub fn dedup_key(&self) -> String {
         match self {
             Self::Reserve { order, .. } => format!("reserve {}", order.0),
             Self::Release { order, .. } => format!("release {}", order.0),
@@ -359,10 +364,10 @@ impl Step {
             Self::TakeBack { sale, total, .. } => format!("take back {} {total}", sale.0),
             Self::Stock { .. } => String::from("stock"),
             Self::Refuse { .. } => String::from("refuse"),
-            Self::Due { alarm: Alarm::ExpireOrder, .. } => String::from("expire"),
-            Self::Due { alarm: Alarm::OpenSale, .. } => String::from("open"),
-            Self::Due { alarm: Alarm::CloseSale, .. } => String::from("close"),
-            Self::Due { alarm: Alarm::LapseHolds, .. } => String::from("lapse holds"),
+            Self::Due { deadline: Deadline::ExpireOrder, .. } => String::from("expire"),
+            Self::Due { deadline: Deadline::OpenSale, .. } => String::from("open"),
+            Self::Due { deadline: Deadline::CloseSale, .. } => String::from("close"),
+            Self::Due { deadline: Deadline::LapseHolds, .. } => String::from("lapse holds"),
         }
     }
 
@@ -381,7 +386,7 @@ impl Step {
 
     /// What comes next. A step that only lets go of something, and is refused, had been taken before or has nothing to
     /// let go of. One that was paid for is never refused, unless somebody else let go of it.
-    pub fn then(&self, outcome: Outcome<'_>) -> Next {
+    pub fn next(&self, outcome: Outcome<'_>) -> Next {
         match outcome {
             Outcome::Accepted { is_confirmed } => self.when_accepted(is_confirmed),
             Outcome::Rejected(rule) => self.when_rejected(rule),
@@ -451,7 +456,7 @@ fn to_sale(id: &str, command: sale::Command) -> (AggregateType, &str, Command) {
 
 impl From<Vec<Step>> for Reaction {
     fn from(steps: Vec<Step>) -> Self {
-        Self { steps, alarms: vec![] }
+        Self { steps, deadlines: vec![] }
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::postgres::{DEADLINES, Store, StoreError, Target};
-use crate::reactor::{self, Again, Lanes, REACTOR, WeakLanes};
+use crate::reactor::{self, Again, PartitionQueues, REACTOR, WeakQueues};
 use crate::redis::{Place, await_revision, declare_stale};
 
 const SHOW_TRIES: u32 = 5;
@@ -36,20 +36,20 @@ struct Servers {
     redis_url: Secret,
     redis_prefix: String,
     /// Set where this process reacts to events.
-    lanes: Arc<OnceLock<WeakLanes>>,
+    queues: Arc<OnceLock<WeakQueues>>,
     payment_window: Duration,
 }
 
 /// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`, or `POST /parked/{reactor|deadlines}/retry`.
-/// `lanes`: set where this process reacts to events.
-pub(crate) fn routes(config: &Config, lanes: Arc<OnceLock<WeakLanes>>) -> Router {
+/// `queues`: set where this process reacts to events.
+pub(crate) fn routes(config: &Config, queues: Arc<OnceLock<WeakQueues>>) -> Router {
     let Config { postgres_url, redis_url, redis_prefix, payment_window, .. } = config.clone();
     Router::new()
         .route("/parked", get(list))
         .route("/parked/{view}/retry", post(retry_all))
         .route("/parked/{view}/{type}/{id}/retry", post(retry))
         .route("/parked/{view}/{type}/{id}/discard", post(discard))
-        .with_state(Servers { postgres_url, redis_url, redis_prefix, lanes, payment_window })
+        .with_state(Servers { postgres_url, redis_url, redis_prefix, queues, payment_window })
 }
 
 #[derive(Deserialize)]
@@ -152,10 +152,10 @@ async fn discard(
 impl Servers {
     /// What was not reacted to, in its order.
     async fn react_again(&self, aggregate: &str) -> Result<Response, Response> {
-        let (lanes, store) = (self.lanes().ok_or_else(reacts_elsewhere)?, self.store().await?);
+        let (queues, store) = (self.queues().ok_or_else(reacts_elsewhere)?, self.store().await?);
         let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
         let Some(records) = parked else { return Err(not_parked()) };
-        let Again { done, why_not, .. } = reactor::again(&lanes, &records, self.payment_window).await;
+        let Again { done, why_not, .. } = reactor::again(&queues, &records, self.payment_window).await;
         store.forget_reactions(&done).await.map_err(|error| failed(&error))?;
         tracing::info!(aggregate, records = done.len(), "what was parked is reacted to");
         match why_not {
@@ -167,13 +167,13 @@ impl Servers {
     /// Of all aggregates, page by page. Tells how many records are done, how many have failed again, and how many are left
     /// to the reactors, which try them from now on.
     async fn react_again_to_all(&self) -> Result<Json<Value>, Response> {
-        let lanes = self.lanes().ok_or_else(reacts_elsewhere)?;
+        let queues = self.queues().ok_or_else(reacts_elsewhere)?;
         let (store, begun) = (self.store().await?, Instant::now());
         let (mut done, mut failures, mut last) = (0, 0, (String::new(), -1));
         while begun.elapsed() < TRIED_WITHIN {
             let page = store.parked_reactions_after(&last, MAX_TRIED).await.map_err(|error| failed(&error))?;
             let Some(page) = page else { break };
-            let again = reactor::again(&lanes, &page.records, self.payment_window).await;
+            let again = reactor::again(&queues, &page.records, self.payment_window).await;
             store.forget_reactions(&again.done).await.map_err(|error| failed(&error))?;
             done += again.done.len();
             failures += again.failed;
@@ -184,8 +184,8 @@ impl Servers {
         Ok(Json(json!({ "done": done, "failed": failures, "left": left })))
     }
 
-    fn lanes(&self) -> Option<Lanes> {
-        self.lanes.get().and_then(WeakLanes::upgrade)
+    fn queues(&self) -> Option<PartitionQueues> {
+        self.queues.get().and_then(WeakQueues::upgrade)
     }
 
     /// Whoever asks from here on is served the place's rows as they were revised.

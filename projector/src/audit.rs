@@ -9,9 +9,9 @@
 //! compared.
 
 mod sample;
-mod refold;
+mod expected;
 mod segments;
-mod found;
+mod actual;
 mod compare;
 
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ use schemas::feeds::{FeedId, PerFeed, StoredView};
 pub use compare::Difference;
 
 use crate::config::Config;
-use crate::log;
+use crate::log_reader as log;
+use actual::{Checkpoints, Postgres, Redis, Rows, Segment};
 use compare::Compared;
-use found::{Checkpoints, Postgres, Redis, Rows, Segment};
-use refold::Refold;
+use expected::Expected;
 
 /// Kafka gives an answer, or the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -92,39 +92,39 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
     let partitions = u32::try_from(ends.len()).context("a number of partitions")?;
 
     let known = postgres.checkpoints().await?;
-    let mut refold = Refold::new(most, &offsets(&known, partitions, |checkpoint| checkpoint.tally_from));
-    refold.limit(&ends.iter().map(|end| [*end; FeedId::COUNT]).collect::<Offsets>());
-    read(config, &mut refold, ends.iter().sum()).await?;
-    refold.close_sample();
+    let mut expected = Expected::new(most, &offsets(&known, partitions, |checkpoint| checkpoint.tally_from));
+    expected.limit(&ends.iter().map(|end| [*end; FeedId::COUNT]).collect::<Offsets>());
+    read(config, &mut expected, ends.iter().sum()).await?;
+    expected.close_sample();
     await_checkpoints(&postgres, &ends).await?;
 
-    let of = |feed| refold.rows(feed).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>();
+    let of = |feed| expected.rows(feed).into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>();
     let keys = FeedId::all().map(|feed| most.map(|_| of(feed)));
     let (checkpoints, rows, segments) = postgres.snapshot(&keys, partitions).await?;
     let until = offsets(&checkpoints, partitions, |checkpoint| checkpoint.reader.next_offset);
-    refold.limit(&until);
-    read(config, &mut refold, 0).await?;
+    expected.limit(&until);
+    read(config, &mut expected, 0).await?;
 
-    let mut report = Report { commits: refold.commits, ..Report::default() };
+    let mut report = Report { commits: expected.commits, ..Report::default() };
     report.records = until.iter().filter_map(|views| views.iter().max()).sum();
     let told =
         format!("log          {} records in {partitions} partitions, {} commits", report.records, report.commits);
     report.lines.push(told);
-    report.compare_checkpoints(&refold, &checkpoints);
-    report.compare_rows(&refold, &rows, most.is_none());
-    report.compare_segments(&refold, &segments);
-    report.compare_cache(&mut redis, &mut refold, &until).await?;
+    report.compare_checkpoints(&expected, &checkpoints);
+    report.compare_rows(&expected, &rows, most.is_none());
+    report.compare_segments(&expected, &segments);
+    report.compare_cache(&mut redis, &mut expected, &until).await?;
     // Redis shows rows before Postgres has them: each is compared at its own version.
     let ends = self::ends(&config.kafka, &config.topic.name).await?;
-    refold.limit(&ends.iter().map(|end| [*end; FeedId::COUNT]).collect::<Offsets>());
-    read(config, &mut refold, 0).await?;
-    report.differences.extend(refold.differences());
+    expected.limit(&ends.iter().map(|end| [*end; FeedId::COUNT]).collect::<Offsets>());
+    read(config, &mut expected, 0).await?;
+    report.differences.extend(expected.differences());
     Ok(report)
 }
 
 impl Report {
-    fn compare_checkpoints(&mut self, refold: &Refold, found: &Checkpoints) {
-        for (partition, feeds) in refold.feeds() {
+    fn compare_checkpoints(&mut self, expected: &Expected, found: &Checkpoints) {
+        for (partition, feeds) in expected.feeds() {
             for (feed, folded) in FeedId::all().into_iter().zip(feeds) {
                 self.checkpoints += 1;
                 let found = found.get(&(feed, partition));
@@ -135,10 +135,10 @@ impl Report {
         self.lines.push(line);
     }
 
-    fn compare_rows(&mut self, refold: &Refold, found: &PerFeed<Rows>, all: bool) {
+    fn compare_rows(&mut self, expected: &Expected, found: &PerFeed<Rows>, all: bool) {
         for feed in FeedId::all() {
             let name = feed.name();
-            let Compared { rows, differences, .. } = compare::postgres(name, &refold.rows(feed), &found[feed], all);
+            let Compared { rows, differences, .. } = compare::postgres(name, &expected.rows(feed), &found[feed], all);
             let how = if all { "rows, all that there are" } else { "rows, a sample" };
             self.lines.push(format!("Postgres     {name}: {rows} {how}"));
             self.rows += rows;
@@ -146,13 +146,18 @@ impl Report {
         }
     }
 
-    fn compare_segments(&mut self, refold: &Refold, found: &[Segment]) {
+    fn compare_segments(&mut self, expected: &Expected, found: &[Segment]) {
         self.lines.push(format!("Postgres     journal: {} closed segments, by their hashes", found.len()));
-        self.differences.extend(found.iter().filter_map(|segment| compare::segment(segment, refold)));
+        self.differences.extend(found.iter().filter_map(|segment| compare::segment(segment, expected)));
     }
 
     /// Redis goes on meanwhile. What it has of later versions is left to the rest of the log.
-    async fn compare_cache(&mut self, redis: &mut Redis, refold: &mut Refold, until: &Offsets) -> anyhow::Result<()> {
+    async fn compare_cache(
+        &mut self,
+        redis: &mut Redis,
+        expected: &mut Expected,
+        until: &Offsets,
+    ) -> anyhow::Result<()> {
         let partitions = u32::try_from(until.len()).context("a number of partitions")?;
         let begun = Instant::now();
         loop {
@@ -170,15 +175,15 @@ impl Report {
             tokio::time::sleep(RETRY).await;
         }
         for view in StoredView::all() {
-            let (name, expected) = (view.name(), refold.rows(FeedId::View(view)));
-            let keys: Vec<_> = expected.iter().map(|(key, _)| *key).collect();
+            let (name, wanted) = (view.name(), expected.rows(FeedId::View(view)));
+            let keys: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
             let found = redis.rows((view, partitions), &keys).await.context("Redis does not answer")?;
-            let Compared { rows, absent, newer, differences } = compare::redis(name, &expected, &found);
+            let Compared { rows, absent, newer, differences } = compare::redis(name, &wanted, &found);
             let newer_rows = newer.len();
             self.lines.push(format!("Redis        {name}: {rows} rows, {absent} not there, {newer_rows} newer"));
             self.cached_rows += rows + newer_rows;
             self.differences.extend(differences);
-            refold.expect(view, newer);
+            expected.expect(view, newer);
         }
         Ok(())
     }
@@ -208,19 +213,19 @@ pub(crate) async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<V
 }
 
 /// Up to the limit. `total`: records to tell of, unless they are few.
-async fn read(config: &Config, refold: &mut Refold, total: i64) -> anyhow::Result<()> {
-    if refold.is_at_its_limit() {
+async fn read(config: &Config, expected: &mut Expected, total: i64) -> anyhow::Result<()> {
+    if expected.is_at_its_limit() {
         return Ok(());
     }
-    let mut batches = log::follow(&config.kafka, &config.topic.name, &(0..).zip(refold.from()).collect::<Vec<_>>())?;
+    let mut batches = log::follow(&config.kafka, &config.topic.name, &(0..).zip(expected.from()).collect::<Vec<_>>())?;
     let (begun, mut told) = (Instant::now(), Instant::now());
-    while !refold.is_at_its_limit() {
+    while !expected.is_at_its_limit() {
         let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
         let batch = batch.context("Kafka gives no more records")?.context("read the log")?;
-        refold.take(&batch, &config.exceptions)?;
+        expected.take(&batch, &config.exceptions)?;
         if total > 0 && told.elapsed() > TELL_EVERY {
             told = Instant::now();
-            let read: i64 = refold.from().iter().sum();
+            let read: i64 = expected.from().iter().sum();
             let rate = read as f64 / begun.elapsed().as_secs_f64();
             println!("{read:>12} of {total} records  {rate:.0}/s");
         }
@@ -245,7 +250,7 @@ async fn await_checkpoints(postgres: &Postgres, ends: &[i64]) -> anyhow::Result<
     }
 }
 
-fn offsets(checkpoints: &Checkpoints, partitions: u32, of: impl Fn(&found::Checkpoint) -> i64) -> Offsets {
+fn offsets(checkpoints: &Checkpoints, partitions: u32, of: impl Fn(&actual::Checkpoint) -> i64) -> Offsets {
     let of = |feed, partition| checkpoints.get(&(feed, partition)).map_or(0, &of);
     (0..partitions).map(|partition| FeedId::all().map(|feed| of(feed, partition))).collect()
 }

@@ -3,7 +3,7 @@
 //! Invariant: a record is folded into a view at most once, in offset order, and only if it counts by the reader's
 //! rule from where that view stands.
 
-mod standing;
+mod progress;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,12 +18,12 @@ use schemas::record::{Commit, OtherPartitions, Record};
 use schemas::views::sums::Delta;
 use schemas::views::{AggregateRow, Source};
 
-pub(crate) use standing::{Standing, Times};
+pub(crate) use progress::{Progress, Times};
 
 use crate::config::Feeds;
+use crate::isolate::{self, Parked, ParkedRecord};
 use crate::journal::JournalRows;
-use crate::log::Batch;
-use crate::poison::{self, Parked, ParkedRecord};
+use crate::log_reader::Batch;
 use crate::snapshots;
 use crate::stops::Blame;
 
@@ -230,18 +230,18 @@ impl Folder {
         self.changed.iter_mut().for_each(HashSet::clear);
     }
 
-    pub(crate) fn fold(&mut self, records: &Records<'_>, standings: &mut [Standing]) -> Result<Changes, FoldError> {
+    pub(crate) fn fold(&mut self, records: &Records<'_>, all_progress: &mut [Progress]) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        let partitions = standings.len() as u32;
+        let partitions = all_progress.len() as u32;
         for (partition, offset, value, record) in &records.read {
             let (partition, offset) = (*partition, *offset);
             if let Some(Record::Claim(claim)) = record {
                 let checked = claim.check_partitions(partitions);
                 checked.map_err(|source| FoldError::Partitions { partition, offset, source })?;
             }
-            let standing = &mut standings[partition as usize];
-            let is_journalled = standing.passes(FeedId::Journal, offset);
-            let mut counts = standing.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
+            let progress = &mut all_progress[partition as usize];
+            let is_journalled = progress.passes(FeedId::Journal, offset);
+            let mut counts = progress.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
             let commit = match record {
                 Some(Record::Commit(commit)) => Some(commit),
                 Some(Record::Claim(_) | Record::Fence(_)) | None => None,
@@ -253,8 +253,8 @@ impl Folder {
             if let Some(commit) = commit
                 && counts.contains(&true)
             {
-                standing.times.note(commit);
-                standing.last_commit = offset;
+                progress.times.note(commit);
+                progress.last_commit = offset;
                 changes.moved.insert(partition);
                 changes.commits += 1;
                 self.parked.take((partition, offset, value), commit, &mut counts, &mut changes.parked);
@@ -283,7 +283,7 @@ impl Folder {
     }
 
     /// What was parked of a view, whether it counts was decided then.
-    pub(crate) fn refold(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
+    pub(crate) fn expected(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
         for (partition, _, _, record) in &records.read {
             if let Some(Record::Commit(commit)) = record {
@@ -307,7 +307,7 @@ impl Folder {
         folded.map_err(|panic| FoldError::Panicked {
             feed: self.at,
             aggregate: commit.aggregate.to_string(),
-            reason: poison::panic_text(panic.as_ref()),
+            reason: isolate::panic_text(panic.as_ref()),
         })
     }
 

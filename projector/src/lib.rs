@@ -18,11 +18,11 @@ mod admin;
 mod metrics;
 mod projector;
 mod other_folds;
-mod log;
+mod log_reader;
 mod log_end;
 mod stops;
 mod fold;
-mod poison;
+mod isolate;
 mod journal;
 mod segments;
 pub mod snapshots;
@@ -58,7 +58,7 @@ use projector::{CommitSize, Projector, Ready};
 use reactor::deadlines::Deadlines;
 use reactor::retries::Retries;
 use reactor::unconfirmed::Unconfirmed;
-use reactor::{Commands, Lanes, Reactor, WeakLanes};
+use reactor::{CommandClient, PartitionQueues, Reactor, WeakQueues};
 use redis::{Cache, fitness};
 use stops::Stops;
 
@@ -70,9 +70,9 @@ pub struct App {
     ready: Ready,
     reactor_ready: Condition,
     /// Where it reacts to events.
-    commands: Option<Commands>,
+    commands: Option<CommandClient>,
     /// From there, once it reacts.
-    lanes: Arc<OnceLock<WeakLanes>>,
+    queues: Arc<OnceLock<WeakQueues>>,
     metrics: Arc<Metrics>,
 }
 
@@ -89,11 +89,11 @@ impl App {
             redis_settings: readiness.condition("redis-settings"),
         };
         let reactor_ready = readiness.condition("reactor");
-        let commands = Commands::of(&config)?;
-        let lanes = Arc::default();
+        let commands = CommandClient::of(&config)?;
+        let queues = Arc::default();
         let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?
-            .merge(admin::routes(&config, Arc::clone(&lanes)));
-        Ok(Self { config, admin, readiness, ready, reactor_ready, commands, lanes, metrics })
+            .merge(admin::routes(&config, Arc::clone(&queues)));
+        Ok(Self { config, admin, readiness, ready, reactor_ready, commands, queues, metrics })
     }
 
     pub fn admin_addr(&self) -> SocketAddr {
@@ -106,7 +106,7 @@ impl App {
 
     /// Folds what it is assigned, until shutdown; the batch in hand is finished first.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, admin, readiness: _, ready, reactor_ready, commands, lanes, metrics } = self;
+        let Self { config, admin, readiness: _, ready, reactor_ready, commands, queues, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;
         let (kafka, topic) = (&config.kafka, &config.topic);
@@ -121,9 +121,10 @@ impl App {
                 move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
             let tell = move |differs| told.topic_differs(differs);
             tasks.spawn("topic", kafka.clone().watch_topic(topic.name.clone(), judge, tell, shutdown.clone()));
-            let to_commands = commands.map(|commands| Lanes::start(commands, partitions, metrics.clone(), &mut tasks));
+            let to_commands =
+                commands.map(|commands| PartitionQueues::start(commands, partitions, metrics.clone(), &mut tasks));
             // It is set here alone.
-            let _ = to_commands.as_ref().map(|to_commands| lanes.set(to_commands.weak()));
+            let _ = to_commands.as_ref().map(|to_commands| queues.set(to_commands.weak()));
             let reactors =
                 start_reactor(&config, partitions, (&metrics, to_commands), reactor_ready, (&mut tasks, &shutdown))?;
             let grace = config.grace;
@@ -187,11 +188,11 @@ fn start_projector(
 fn start_reactor(
     config: &Config,
     partitions: u32,
-    (metrics, lanes): (&Arc<Metrics>, Option<Lanes>),
+    (metrics, queues): (&Arc<Metrics>, Option<PartitionQueues>),
     ready: Condition,
     (tasks, shutdown): (&mut Tasks, &Shutdown),
 ) -> anyhow::Result<Option<Group>> {
-    let Some(lanes) = lanes else {
+    let Some(queues) = queues else {
         ready.ready();
         return Ok(None);
     };
@@ -199,18 +200,18 @@ fn start_reactor(
     let topic = &config.topic.name;
     let group =
         Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &coordination_topic(topic)), sender)?;
-    let deadlines = Deadlines { url: config.postgres_url.clone(), lanes: lanes.clone(), metrics: metrics.clone() };
+    let deadlines = Deadlines { url: config.postgres_url.clone(), queues: queues.clone(), metrics: metrics.clone() };
     let unconfirmed = Unconfirmed {
         url: config.postgres_url.clone(),
-        lanes: lanes.clone(),
+        queues: queues.clone(),
         within: config.confirm_within,
         payment_window: config.payment_window,
     };
     let payment_window = config.payment_window;
-    let retries = Retries { url: config.postgres_url.clone(), lanes: lanes.clone(), payment_window };
+    let retries = Retries { url: config.postgres_url.clone(), queues: queues.clone(), payment_window };
     let (config, metrics) = (config.clone(), metrics.clone());
     let stops = Stops::new("reactor", metrics.clone());
-    let reactor = Reactor { config, partitions, lanes, metrics, ready, assignment, stops };
+    let reactor = Reactor { config, partitions, queues, metrics, ready, assignment, stops };
     tasks.spawn("reactor", reactor.run(shutdown.clone()));
     tasks.spawn("deadlines", deadlines.fire(shutdown.clone()));
     tasks.spawn("unconfirmed", unconfirmed.run(shutdown.clone()));

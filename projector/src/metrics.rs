@@ -8,7 +8,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
 use schemas::feeds::StoredView;
 
-use crate::poison::Parked;
+use crate::isolate::Parked;
 use crate::postgres::DEADLINES;
 use crate::reactor::{Answered, ParkedSoFar, REACTOR};
 

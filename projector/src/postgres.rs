@@ -6,7 +6,7 @@ mod bases;
 mod columns;
 mod parked;
 mod repeats;
-mod standings;
+mod progress;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -27,11 +27,11 @@ pub(crate) use bases::ReadRow;
 pub(crate) use columns::{Checkpoints, ParkedRecords};
 use columns::{Param, Parts, Rows, repeats_params};
 pub(crate) use parked::DEADLINES;
+pub(crate) use progress::{reader, tally};
 pub(crate) use repeats::forgotten_before;
-pub(crate) use standings::{reader, tally};
 
 use crate::config::Feeds;
-use crate::fold::{Changes, Standing, Times};
+use crate::fold::{Changes, Progress, Times};
 use crate::redis::Place;
 
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
@@ -104,7 +104,7 @@ struct ViewStatements {
 }
 
 /// A checkpoint to move: from where to where.
-pub(crate) struct Move {
+pub(crate) struct CheckpointMove {
     /// The feed's name, or that of its next rows' checkpoints.
     pub(crate) name: String,
     pub(crate) partition: u32,
@@ -199,16 +199,16 @@ impl Store {
     pub(crate) async fn commit(
         &self,
         changes: &Changes,
-        moves: &[Move],
-        standings: &[Standing],
+        moves: &[CheckpointMove],
+        all_progress: &[Progress],
         end: End,
     ) -> Result<(), StoreError> {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, insert_parked, .. } =
             &self.statements;
-        self.prove(&changes.bases, standings.len() as u32).await?;
+        self.prove(&changes.bases, all_progress.len() as u32).await?;
         let (client, failed) = (&self.client, AtomicBool::new(false));
         let session = (client, &failed);
-        let (partitions, nonces) = identities(moves, standings);
+        let (partitions, nonces) = identities(moves, all_progress);
         let moves = Checkpoints::new(moves);
         let written = written(changes)?;
         let writes = written.iter().map(|(view, columns)| self.write(session, *view, columns));
@@ -281,10 +281,10 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Of partitions that are read from their beginning.
-fn identities(moves: &[Move], standings: &[Standing]) -> (Vec<i32>, Vec<i64>) {
+fn identities(moves: &[CheckpointMove], all_progress: &[Progress]) -> (Vec<i32>, Vec<i64>) {
     let begun: BTreeSet<u32> =
         moves.iter().filter(|step| step.from.next_offset == 0).map(|step| step.partition).collect();
-    let known = begun.into_iter().filter_map(|partition| Some((partition, standings[partition as usize].nonce?)));
+    let known = begun.into_iter().filter_map(|partition| Some((partition, all_progress[partition as usize].nonce?)));
     known.map(|(partition, nonce)| (partition.cast_signed(), nonce_to_sql(nonce))).unzip()
 }
 

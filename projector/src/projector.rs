@@ -3,8 +3,8 @@
 //! The assignment is a hint. Two projectors that fold the same partition for a moment move the same checkpoints: one of
 //! them fails, and begins again from where the other one is.
 
-mod ahead;
-mod stretch;
+mod uncommitted;
+mod session;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Feeds};
-use crate::fold::{FoldError, Rows, Standing};
-use crate::log::{self, Batches, LogError};
+use crate::fold::{FoldError, Progress, Rows};
+use crate::isolate::Parked;
+use crate::log_reader::{self, Batches, LogError};
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
-use crate::poison::Parked;
 use crate::postgres::{Store, StoreError, Target};
 use crate::redis::{Advance, Cache, Place, Resumed};
 use crate::stops::{Blame, Stops};
-use stretch::Next;
+use session::Next;
 
-pub(crate) use ahead::CommitSize;
-pub(crate) use stretch::{Committed, Fold};
+pub(crate) use session::{Committed, Session};
+pub(crate) use uncommitted::CommitSize;
 
 /// After something broke.
 const RETRY: Duration = Duration::from_millis(300);
@@ -50,7 +50,7 @@ pub(crate) enum ProjectorError {
     #[error("Postgres failed")]
     Store(#[from] StoreError),
     #[error("the log is not what the views were folded from")]
-    Fold(#[from] FoldError),
+    Session(#[from] FoldError),
     #[error(transparent)]
     Log(LogError),
     #[error("the log's reader could not start")]
@@ -60,7 +60,7 @@ pub(crate) enum ProjectorError {
 impl ProjectorError {
     fn blame(&self) -> Option<Blame> {
         match self {
-            Self::Fold(error) => error.blame(),
+            Self::Session(error) => error.blame(),
             Self::Log(error) => error.blame(),
             Self::Store(_) | Self::Reader(_) => None,
         }
@@ -112,12 +112,12 @@ impl Projector {
     /// Until shutdown. A partition whose log cannot be read on halts by itself.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
-            let outcome = self.stretch(&shutdown).await;
+            let outcome = self.session(&shutdown).await;
             self.metrics.active(false);
             match outcome {
                 Ok(()) => continue,
                 Err(error) if self.stops.stop(error.blame(), &error) => continue,
-                Err(error @ (ProjectorError::Fold(_) | ProjectorError::Log(_))) => {
+                Err(error @ (ProjectorError::Session(_) | ProjectorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     tracing::error!(error = reason, "halted: a person must look at the log");
                     self.ready.log.waiting(format!("halted: {reason}"));
@@ -152,7 +152,7 @@ impl Projector {
     }
 
     /// Folds until the assignment changes.
-    async fn stretch(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
+    async fn session(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
         let store = Store::connect(&self.config.postgres_url, Target::Live).await?;
         if self.failure.is_none() {
             self.ready.postgres.ready();
@@ -168,11 +168,11 @@ impl Projector {
             self.stand_by(&other_folds, shutdown).await;
             return Ok(());
         }
-        let (standings, parked) = self.take_on(&store, &share).await?;
+        let (all_progress, parked) = self.take_on(&store, &share).await?;
         if self.assignment.has_changed().unwrap_or(false) {
             return Ok(());
         }
-        let mut batches = self.read_on(&share.partitions, &standings)?;
+        let mut batches = self.read_on(&share.partitions, &all_progress)?;
         if self.failure.is_none() {
             tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
         }
@@ -180,10 +180,10 @@ impl Projector {
         // It ends with this stretch.
         let mut background = JoinSet::new();
         let passed = background.spawn(self.stops.passed(&self.config));
-        let mut fold = Fold::begin(
+        let mut fold = Session::begin(
             &self.config,
             (share, other_folds),
-            (store, standings, parked),
+            (store, all_progress, parked),
             (self.metrics.clone(), &mut background),
         )
         .await?;
@@ -221,11 +221,11 @@ impl Projector {
     }
 
     /// Follows the log from where the share stands, in those of its partitions that can be read.
-    fn read_on(&self, share: &BTreeSet<u32>, standings: &[Standing]) -> Result<Batches, ProjectorError> {
-        let from = share.iter().map(|partition| (*partition, standings[*partition as usize].from()));
+    fn read_on(&self, share: &BTreeSet<u32>, all_progress: &[Progress]) -> Result<Batches, ProjectorError> {
+        let from = share.iter().map(|partition| (*partition, all_progress[*partition as usize].from()));
         let from: Vec<_> = from.filter(|place| self.stops.reads(*place)).collect();
-        let limits = (self.commit_size.records().min(log::MAX_BATCH_RECORDS), log::MAX_BATCH_BYTES);
-        let batches = log::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from);
+        let limits = (self.commit_size.records().min(log_reader::MAX_BATCH_RECORDS), log_reader::MAX_BATCH_BYTES);
+        let batches = log_reader::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from);
         match self.stops.of_all(share) {
             Some(reason) => self.ready.log.waiting(reason),
             None => self.ready.log.ready(),
@@ -242,7 +242,7 @@ impl Projector {
     }
 
     /// Shows what was folded or committed.
-    async fn take_in(&mut self, next: Next, fold: &mut Fold) {
+    async fn take_in(&mut self, next: Next, fold: &mut Session) {
         match next {
             Next::Folded(folded) => {
                 self.show(&folded.changes.rows, &folded.advances, false).await;
@@ -258,12 +258,12 @@ impl Projector {
             }
             Next::Overtaken | Next::Over => {}
         }
-        let contradicted = self.cache.contradicted(&fold.standings);
+        let contradicted = self.cache.contradicted(&fold.all_progress);
         self.forget(&contradicted).await;
     }
 
     /// Goes on with what others have changed. It costs readers less than to begin again, if only what is folded on has changed.
-    async fn adopt(&mut self, fold: &mut Fold) -> Result<(), ProjectorError> {
+    async fn adopt(&mut self, fold: &mut Session) -> Result<(), ProjectorError> {
         let settled = fold.settle().await?;
         self.take_in(settled, fold).await;
         fold.adopt(self.partitions).await?;
@@ -285,17 +285,17 @@ impl Projector {
 
     /// Returns where the share stands, once Redis shows it: who folded it before may be about to, and is left the time to as
     /// long as the checkpoints move.
-    async fn take_on(&mut self, store: &Store, share: &Share) -> Result<(Vec<Standing>, Parked), ProjectorError> {
+    async fn take_on(&mut self, store: &Store, share: &Share) -> Result<(Vec<Progress>, Parked), ProjectorError> {
         let (begun, mut moved, mut last) = (Instant::now(), Instant::now(), Vec::new());
         loop {
-            let standings = store.standings(self.partitions, share.feeds).await?;
+            let all_progress = store.all_progress(self.partitions, share.feeds).await?;
             let parked = store.parked().await?;
             let now: Vec<_> =
-                share.places().map(|(feed, at)| standings[at as usize].readers[feed].next_offset).collect();
+                share.places().map(|(feed, at)| all_progress[at as usize].readers[feed].next_offset).collect();
             if now != last {
                 (moved, last) = (Instant::now(), now);
             }
-            match self.cache.resume(share, (&standings, &parked), moved.elapsed() > SHOWN_WITHIN).await {
+            match self.cache.resume(share, (&all_progress, &parked), moved.elapsed() > SHOWN_WITHIN).await {
                 Ok(Resumed::NotYet) if begun.elapsed() > TAKEN_ON_WITHIN => {}
                 Ok(Resumed::NotYet) if self.assignment.has_changed().unwrap_or(false) => {}
                 Ok(Resumed::NotYet) => {
@@ -305,7 +305,7 @@ impl Projector {
                 Ok(resumed) => self.resumed(resumed),
                 Err(error) => self.cache_failed(error),
             }
-            return Ok((standings, parked));
+            return Ok((all_progress, parked));
         }
     }
 
@@ -327,7 +327,7 @@ impl Projector {
     }
 
     /// Tries now and then to bring Redis back in step. Returns false where others have changed what is folded on.
-    async fn mend_cache(&mut self, fold: &Fold, next_try: &mut Instant) -> bool {
+    async fn mend_cache(&mut self, fold: &Session, next_try: &mut Instant) -> bool {
         let begun = Instant::now();
         if begun < *next_try {
             return true;
@@ -339,9 +339,9 @@ impl Projector {
     }
 
     /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so.
-    async fn try_to_mend_cache(&mut self, fold: &Fold) -> bool {
+    async fn try_to_mend_cache(&mut self, fold: &Session) -> bool {
         // Where they cannot be read, the next commit tells.
-        let found = fold.store.standings(self.partitions, fold.share.feeds);
+        let found = fold.store.all_progress(self.partitions, fold.share.feeds);
         let Ok(Ok(found)) = tokio::time::timeout(FOUND_WITHIN, found).await else { return true };
         if !fold.share.places().all(|place| fold.has_committed(place, &found)) {
             return true;

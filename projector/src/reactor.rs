@@ -1,4 +1,4 @@
-//! Does what events cause: sends the steps of `domain::reactions` to command-api, and sets the alarms.
+//! Does what events cause: sends the steps of `domain::reactions` to command-api, and sets the deadlines.
 //!
 //! It reads the log by itself, from checkpoints of its own. Each step goes into the lane of the aggregate that it asks,
 //! and leads to the next one there; the checkpoint follows what has ended.
@@ -10,13 +10,13 @@
 //! a command that is not understood, rules that panic. Overload and outages never do, however long they last: the step waits.
 //!
 //! What waits for a partition that is away holds up the steps to that partition, and the checkpoints, but no other lane.
-//! Only when more waits for it than [`lanes::MAX_CHAINS`] does a partition whose next event asks for it wait, too, since
+//! Only when more waits for it than [`queues::MAX_SAGAS`] does a partition whose next event asks for it wait, too, since
 //! what is caused there has an order. The partitions that cause nothing there go on.
 
 pub mod begin;
-mod chains;
-mod commands;
-mod lanes;
+mod sagas;
+mod client;
+mod queues;
 mod positions;
 pub(crate) mod deadlines;
 pub(crate) mod retries;
@@ -38,14 +38,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::fold::{FoldError, Records};
-use crate::log::{self, Batch, LogError};
+use crate::log_reader::{self, Batch, LogError};
 use crate::metrics::Metrics;
 use crate::stops::{Blame, Stops};
-use chains::{Caused, Chain, End, Ended, Lease, Sender, Source};
-pub(crate) use commands::{Answered, Commands};
-pub(crate) use lanes::{Lanes, WeakLanes};
+pub(crate) use client::{Answered, CommandClient};
 use positions::Positions;
 pub(crate) use positions::{ParkedSoFar, REACTOR, ReactorStoreError};
+pub(crate) use queues::{PartitionQueues, WeakQueues};
+use sagas::{Caused, EndedSaga, Lease, Origin, RecordPosition, Saga, SagaEnd};
 
 /// After something broke.
 const RETRY: Duration = Duration::from_millis(300);
@@ -55,9 +55,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const MOVE_EVERY: Duration = Duration::from_millis(100);
 /// That nobody else moved them is proved at least this often.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
-/// Chains under way, wherever they wait; above it nothing more is read. One is about a KiB.
-const MAX_OPEN: usize = 4 * lanes::MAX_CHAINS;
-/// Chains that ended, in one go.
+/// Sagas under way, wherever they wait; above it nothing more is read. One is about a KiB.
+const MAX_OPEN: usize = 4 * queues::MAX_SAGAS;
+/// Sagas that ended, in one go.
 const MAX_ENDED: usize = 4096;
 /// The log's reader is told anew which partitions wait at most this often.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -97,7 +97,7 @@ impl ReactorError {
 pub(crate) struct Reactor {
     pub(crate) config: Config,
     pub(crate) partitions: u32,
-    pub(crate) lanes: Lanes,
+    pub(crate) queues: PartitionQueues,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Condition,
     /// Told by the group.
@@ -106,12 +106,12 @@ pub(crate) struct Reactor {
 }
 
 /// From a load of the checkpoints to the next.
-struct Stretch<'a> {
+struct Session<'a> {
     reactor: &'a Reactor,
     positions: Positions,
     lease: Arc<Lease>,
-    sender: mpsc::UnboundedSender<Ended>,
-    ended: mpsc::UnboundedReceiver<Ended>,
+    sender: mpsc::UnboundedSender<EndedSaga>,
+    ended: mpsc::UnboundedReceiver<EndedSaga>,
     verified: Instant,
     blocked: Blocked,
 }
@@ -129,7 +129,7 @@ impl Reactor {
     /// Until shutdown. A partition whose log cannot be read on halts by itself.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
-            let wait = match self.stretch(&shutdown).await {
+            let wait = match self.session(&shutdown).await {
                 Ok(()) => continue,
                 Err(ReactorError::Store(ReactorStoreError::Moved) | ReactorError::Lapsed) => LOOK_AGAIN,
                 Err(error) if self.stops.stop(error.blame(), &error) => LOOK_AGAIN,
@@ -154,7 +154,7 @@ impl Reactor {
     }
 
     /// Until the assignment changes.
-    async fn stretch(&mut self, shutdown: &Shutdown) -> Result<(), ReactorError> {
+    async fn session(&mut self, shutdown: &Shutdown) -> Result<(), ReactorError> {
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
         if assigned.is_empty() {
             self.ready.ready();
@@ -163,10 +163,10 @@ impl Reactor {
         }
         self.stops.look(&assigned, &self.config);
         let mut assignment = self.assignment.clone();
-        let stretch = Stretch::begin(self, &assigned).await?;
+        let session = Session::begin(self, &assigned).await?;
         let Config { kafka, topic, .. } = &self.config;
         let is_new = async || begin::is_old(kafka, &topic.name, self.partitions).await.map(|is_old| !is_old);
-        let may_begin = stretch.positions.have_begun() || is_new().await.map_err(ReactorError::Age)?;
+        let may_begin = session.positions.have_begun() || is_new().await.map_err(ReactorError::Age)?;
         self.metrics.waits_to_be_told(!may_begin);
         if !may_begin {
             self.ready.waiting(begin::TO_BE_TOLD);
@@ -176,7 +176,7 @@ impl Reactor {
             }
             return Ok(());
         }
-        let batches = stretch.follow()?;
+        let batches = session.follow()?;
         match self.stops.of_all(&assigned) {
             Some(reason) => self.ready.waiting(reason),
             None => self.ready.ready(),
@@ -189,37 +189,41 @@ impl Reactor {
                 () = passed => {}
             }
         };
-        stretch.run(batches, over).await
+        session.run(batches, over).await
     }
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> Session<'a> {
     async fn begin(reactor: &'a Reactor, assigned: &BTreeSet<u32>) -> Result<Self, ReactorError> {
         let asked = Instant::now();
         let positions = Positions::load(&reactor.config.postgres_url, reactor.partitions, assigned).await?;
         let (sender, ended) = mpsc::unbounded_channel();
         let (lease, blocked) = (Arc::new(Lease::new(asked)), Blocked::default());
-        let mut stretch = Self { reactor, positions, lease, sender, ended, verified: asked, blocked };
-        stretch.verify().await?;
-        Ok(stretch)
+        let mut session = Self { reactor, positions, lease, sender, ended, verified: asked, blocked };
+        session.verify().await?;
+        Ok(session)
     }
 
     /// Reads on, but not of the partitions that wait, or that cannot be read.
-    fn follow(&self) -> Result<log::Batches, ReactorError> {
+    fn follow(&self) -> Result<log_reader::Batches, ReactorError> {
         let Config { kafka, topic, .. } = &self.reactor.config;
         let mut from = self.positions.from();
         from.retain(|place| !self.blocked.by_source.contains_key(&place.0) && self.reactor.stops.reads(*place));
-        log::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
+        log_reader::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
     }
 
     /// Until another reactor is to have its partitions, some of them at least, or this process ends.
-    async fn run(mut self, mut batches: log::Batches, over: impl Future<Output = ()>) -> Result<(), ReactorError> {
+    async fn run(
+        mut self,
+        mut batches: log_reader::Batches,
+        over: impl Future<Output = ()>,
+    ) -> Result<(), ReactorError> {
         let mut over = std::pin::pin!(over);
         let mut next_move = tokio::time::Instant::now() + MOVE_EVERY;
         let mut followed = Instant::now();
         let mut all = Vec::new();
         let outcome = loop {
-            let may_read = self.positions.open_chains() < MAX_OPEN;
+            let may_read = self.positions.open_sagas() < MAX_OPEN;
             let step = tokio::select! {
                 biased;
                 () = &mut over => break self.settle().await,
@@ -256,17 +260,17 @@ impl<'a> Stretch<'a> {
                 Some(_) | None => None,
             };
             let payment_window = self.reactor.config.payment_window;
-            let caused = commit.map(|commit| chains::of(commit, source, payment_window)).unwrap_or_default();
+            let caused = commit.map(|commit| sagas::caused_by(commit, source, payment_window)).unwrap_or_default();
             if self.blocks(partition, &caused) || self.positions.read(source, record)? != Some(Verdict::Counts) {
                 continue;
             }
             let Some(commit) = commit else { continue };
-            self.positions.set(caused.alarms);
+            self.positions.set(caused.deadlines);
             self.positions.begin(source, value, commit, caused.steps.len());
             for (step, cause) in caused.steps {
                 let (ended, lease) = (self.sender.clone(), Some(self.lease.clone()));
-                let sender = Sender { source, ended, lease, patience: None };
-                self.reactor.lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
+                let sender = Origin { source, ended, lease, patience: None };
+                self.reactor.queues.begin(Saga { step, at: TimeMs(commit.at_ms), cause, sender });
             }
         }
         Ok(())
@@ -278,7 +282,7 @@ impl<'a> Stretch<'a> {
         if by_source.contains_key(&source) {
             return true;
         }
-        let Some(target) = self.reactor.lanes.full(caused.steps.iter().map(|(step, _)| step)) else { return false };
+        let Some(target) = self.reactor.queues.full(caused.steps.iter().map(|(step, _)| step)) else { return false };
         if by_source.values().all(|known| *known != target) {
             tracing::warn!(kafka.partition = target, "so much waits for a partition that events elsewhere wait for it");
         }
@@ -291,14 +295,14 @@ impl<'a> Stretch<'a> {
     fn unblock(&mut self) {
         let Blocked { by_source, has_changed } = &mut self.blocked;
         let before = by_source.len();
-        by_source.retain(|_, target| self.reactor.lanes.chains(*target) > lanes::MAX_CHAINS / 2);
+        by_source.retain(|_, target| self.reactor.queues.sagas(*target) > queues::MAX_SAGAS / 2);
         *has_changed |= by_source.len() < before;
     }
 
-    fn take_ended(&mut self, all: &mut Vec<Ended>) -> Result<(), ReactorError> {
+    fn take_ended(&mut self, all: &mut Vec<EndedSaga>) -> Result<(), ReactorError> {
         let mut have_begun = true;
         for ended in all.drain(..) {
-            if ended.how == End::Done {
+            if ended.how == SagaEnd::Done {
                 self.reactor.metrics.reacted(since(ended.at));
             }
             have_begun &= self.positions.ended(ended);
@@ -330,7 +334,7 @@ impl<'a> Stretch<'a> {
     async fn settle(&mut self) -> Result<(), ReactorError> {
         self.lease.end();
         let deadline = tokio::time::Instant::now() + SETTLES_WITHIN;
-        while self.positions.open_chains() > 0 {
+        while self.positions.open_sagas() > 0 {
             match tokio::time::timeout_at(deadline, self.ended.recv()).await {
                 Ok(Some(ended)) => _ = self.positions.ended(ended),
                 Ok(None) | Err(_) => break,
@@ -357,9 +361,9 @@ pub(crate) struct Again {
 }
 
 /// Does what the records cause, once more.
-pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration) -> Again {
+pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_window: Duration) -> Again {
     let (ended, mut answers) = mpsc::unbounded_channel();
-    let mut open: BTreeMap<Source, (String, usize)> = BTreeMap::new();
+    let mut open: BTreeMap<RecordPosition, (String, usize)> = BTreeMap::new();
     // What is parked was read.
     let records = match Records::of(batch, &Exceptions::default()) {
         Ok(records) => records,
@@ -370,20 +374,20 @@ pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration
     for (partition, offset, _, record) in records.iter() {
         let Some(Record::Commit(commit)) = record else { continue };
         let source = (partition, offset);
-        let caused = chains::of(commit, source, payment_window);
+        let caused = sagas::caused_by(commit, source, payment_window);
         open.insert(source, (commit.aggregate.to_string(), caused.steps.len()));
         for (step, cause) in caused.steps {
-            let sender = Sender { source, ended: ended.clone(), lease: None, patience: Some(AGAIN_WITHIN) };
-            lanes.begin(Chain { step, at: TimeMs(commit.at_ms), cause, sender });
+            let sender = Origin { source, ended: ended.clone(), lease: None, patience: Some(AGAIN_WITHIN) };
+            queues.begin(Saga { step, at: TimeMs(commit.at_ms), cause, sender });
         }
     }
     drop(ended);
     let mut why_not = None;
     let all = async {
-        while let Some(Ended { source, how, .. }) = answers.recv().await {
+        while let Some(EndedSaga { source, how, .. }) = answers.recv().await {
             match how {
-                End::Failed(reason) | End::Late(reason) => why_not = Some(reason),
-                End::Done | End::NotDue | End::Dropped => open.entry(source).or_default().1 -= 1,
+                SagaEnd::Failed(reason) | SagaEnd::Late(reason) => why_not = Some(reason),
+                SagaEnd::Done | SagaEnd::NotDue | SagaEnd::Dropped => open.entry(source).or_default().1 -= 1,
             }
         }
     };
@@ -391,7 +395,7 @@ pub(crate) async fn again(lanes: &Lanes, batch: &Batch, payment_window: Duration
         why_not.get_or_insert_with(|| "command-api does not take it just now".to_owned());
     }
     let count = open.len();
-    let done = open.into_iter().filter(|(_, (_, chains))| *chains == 0);
+    let done = open.into_iter().filter(|(_, (_, sagas))| *sagas == 0);
     let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| (aggregate, offset)).collect();
     Again { failed: count - done.len(), done, why_not }
 }

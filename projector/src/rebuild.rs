@@ -41,7 +41,7 @@ use crate::config::{Config, Feeds};
 use crate::redis::declare_stale;
 use crate::settings;
 use cache::Cache;
-use fold::Fold;
+use fold::LiveFold;
 use tables::{Origin, Tables};
 
 /// The switch waits for readers of the tables, and they for it, a moment each time.
@@ -50,7 +50,7 @@ const SWITCH_RETRY: Duration = Duration::from_millis(300);
 
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct Options {
     pub views: Vec<String>,
     /// Bring the rows from before the last rebuild back.
     pub rollback: bool,
@@ -70,7 +70,7 @@ pub struct Report {
     pub copied: usize,
 }
 
-impl Wish {
+impl Options {
     /// Reads the command line behind `rebuild`.
     pub fn from_args(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         let mut wish = Self::default();
@@ -105,7 +105,7 @@ where
 /// # Errors
 /// Also where something was not switched.
 pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let wish = Wish::from_args(args)?;
+    let wish = Options::from_args(args)?;
     let mut differing = Vec::new();
     let reports = rebuild(config, &wish, |line| println!("{line}")).await?;
     let is_one = reports.len() == 1;
@@ -135,7 +135,7 @@ pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow:
 ///
 /// # Errors
 /// Before anything is done where a view cannot be rebuilt. Later, the views that `tell` heard to be live stay so.
-pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
+pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
     let views = views(wish)?;
     settings::compare_prefix(config).await?;
     let mut tables = Tables::connect(&config.postgres_url, views[0]).await?;
@@ -156,7 +156,7 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
     let hindmost = async || tables.hindmost(&views).await;
     let partitions = hindmost().await?.len();
     let feeds = Feeds::of(views.iter().copied().map(FeedId::View));
-    let mut fold = Fold::new(config, feeds, partitions, wish.limits).await?;
+    let mut fold = LiveFold::new(config, feeds, partitions, wish.limits).await?;
     fold.follow(hindmost, &tell).await?;
     let (records, time) = fold.folded();
     tell(format!("folded         {records} records in {:.2} s", time.as_secs_f64()));
@@ -175,7 +175,7 @@ pub async fn rebuild(config: &Config, wish: &Wish, tell: impl Fn(String)) -> any
 }
 
 /// Returns the views that are named, each once.
-fn views(wish: &Wish) -> anyhow::Result<Vec<StoredView>> {
+fn views(wish: &Options) -> anyhow::Result<Vec<StoredView>> {
     let mut views = Vec::new();
     for name in &wish.views {
         let Some(view) = StoredView::named(name) else {
@@ -193,13 +193,13 @@ fn views(wish: &Wish) -> anyhow::Result<Vec<StoredView>> {
 /// Brings one view, folded nearly as far as it lives, to its end.
 async fn end(
     config: &Config,
-    (wish, view): (&Wish, StoredView),
+    (wish, view): (&Options, StoredView),
     tables: &mut Tables,
     tell: &dyn Fn(String),
 ) -> anyhow::Result<Report> {
     tables.analyze().await?;
     let partitions = tables.live().await?.len();
-    let mut fold = Fold::new(config, Feeds::only(FeedId::View(view)), partitions, wish.limits).await?;
+    let mut fold = LiveFold::new(config, Feeds::only(FeedId::View(view)), partitions, wish.limits).await?;
     fold.follow(async || tables.live().await, tell).await?;
 
     let moment = tables.snapshot().await?;
@@ -256,8 +256,8 @@ async fn end(
 /// Copies what is hot to Redis, and what changed meanwhile. `None`: Redis does not have the live rows either.
 async fn copy(
     config: &Config,
-    (wish, view): (&Wish, StoredView),
-    (tables, fold): (&Tables, &mut Fold),
+    (wish, view): (&Options, StoredView),
+    (tables, fold): (&Tables, &mut LiveFold),
     tell: &dyn Fn(String),
 ) -> anyhow::Result<Option<(Cache, usize)>> {
     let live = tables.live().await?;
@@ -276,7 +276,7 @@ struct Switched {
 }
 
 /// While it runs no projector commits to the view.
-async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>) -> anyhow::Result<Switched> {
+async fn switch(tables: &mut Tables, fold: &mut LiveFold, cache: &mut Option<Cache>) -> anyhow::Result<Switched> {
     let from = tables.lock().await?;
     fold.to(&from).await?;
     if let Some(copy) = cache
@@ -292,8 +292,8 @@ async fn switch(tables: &mut Tables, fold: &mut Fold, cache: &mut Option<Cache>)
 mod tests {
     use super::*;
 
-    fn wish(args: &str) -> anyhow::Result<Wish> {
-        Wish::from_args(args.split_whitespace().map(str::to_owned))
+    fn wish(args: &str) -> anyhow::Result<Options> {
+        Options::from_args(args.split_whitespace().map(str::to_owned))
     }
 
     #[test]

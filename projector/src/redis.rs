@@ -11,7 +11,7 @@ mod advance;
 mod bases;
 mod change;
 pub(crate) mod fitness;
-mod foretold;
+mod announced;
 #[cfg(test)]
 mod model;
 mod step;
@@ -28,12 +28,12 @@ use schemas::cache::{Keys, Making, ROW_TTL_SECS, SHOW, STORED, Shown, value};
 use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::views::{Source, row_body};
 
-use crate::fold::{Rows, Standing};
-use crate::poison::Parked;
+use crate::fold::{Progress, Rows};
+use crate::isolate::Parked;
 use crate::projector::Share;
 pub(crate) use advance::Advance;
+use announced::Announced;
 pub(crate) use change::{await_revision, change_position, declare_stale};
-use foretold::Foretold;
 use step::{Position, Step};
 
 /// Rows in one call of a script: it blocks Redis while it runs.
@@ -60,7 +60,7 @@ pub(crate) struct Cache {
     step: Option<Step>,
     /// The incarnations that were in step since [`Self::lose_step`].
     held: HashMap<Place, u64>,
-    foretold: Foretold,
+    announced: Announced,
 }
 
 /// How a cache got back in step.
@@ -100,7 +100,7 @@ impl Cache {
             script: Script::new(SHOW).get_hash().to_owned(),
             step: None,
             held: HashMap::new(),
-            foretold: Foretold::default(),
+            announced: Announced::default(),
         })
     }
 
@@ -117,16 +117,16 @@ impl Cache {
     pub(crate) fn lose_step(&mut self) {
         self.step = None;
         self.held.clear();
-        self.foretold = Foretold::default();
+        self.announced = Announced::default();
     }
 
-    /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `standings` say, or ahead
+    /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `all_progress` say, or ahead
     /// of it by rows that may be shown early. If not, and `may_begin`, a new incarnation of the place begins there. Call it only
     /// while the checkpoints in Postgres are this projector's own. Partitions of a cluster that do not answer stay out of step.
     pub(crate) async fn resume(
         &mut self,
         share: &Share,
-        (standings, parked): (&[Standing], &Parked),
+        (all_progress, parked): (&[Progress], &Parked),
         may_begin: bool,
     ) -> Result<Resumed, CacheError> {
         let known = self.step.take().map(|step| step.shown).unwrap_or_default();
@@ -137,12 +137,12 @@ impl Cache {
             () = redis::cmd("UNLINK").arg(&self.keys.of_older_builds()).query_async(&mut self.connection).await?;
         }
         let Found { mut positions, mut away } = self.find(&lost, Some(SHOW)).await;
-        let (partitions, looked) = (standings.len() as u32, Instant::now());
+        let (partitions, looked) = (all_progress.len() as u32, Instant::now());
         let mut step = Step { shown: known, stored: HashMap::new(), places, partitions, looked };
-        step.stored.extend(step.places.iter().map(|place| (*place, checkpoint(standings, *place).offset)));
-        let (mut begun, mut noted, mut foretold) = (Vec::new(), Vec::new(), Vec::new());
+        step.stored.extend(step.places.iter().map(|place| (*place, checkpoint(all_progress, *place).offset)));
+        let (mut begun, mut noted, mut announced) = (Vec::new(), Vec::new(), Vec::new());
         for place in lost.into_iter().filter(|(_, partition)| !away.contains_key(partition)) {
-            let wanted = checkpoint(standings, place);
+            let wanted = checkpoint(all_progress, place);
             let stands = positions.get(&place).and_then(|text| Shown::parse(text));
             let is_held = |stands: &Shown| self.held.get(&place) == Some(&stands.making.incarnation);
             let is_early = is_early(place, parked, partitions);
@@ -157,7 +157,7 @@ impl Cache {
             };
             if let Some(stands) = stands.filter(is_there) {
                 if let Some(hash) = stands.hash.filter(|_| stands.offset > wanted.offset && !is_held(&stands)) {
-                    foretold.push((place, stands.offset, hash));
+                    announced.push((place, stands.offset, hash));
                 } else if stands.hash.is_none() {
                     // The build that left it there noted no rows.
                     let (feed, expected, shown) = (place.0, stands.to_string(), stands);
@@ -172,8 +172,8 @@ impl Cache {
             }
         }
         let outcome = self.begin(&mut step, &begun, noted).await;
-        self.foretold.add(foretold);
-        let own = step.shown.iter().filter(|(place, _)| !self.foretold.contains(**place));
+        self.announced.add(announced);
+        let own = step.shown.iter().filter(|(place, _)| !self.announced.contains(**place));
         self.held.extend(own.map(|(place, shown)| (*place, shown.making.incarnation)));
         self.step = Some(step);
         outcome?;
@@ -333,19 +333,19 @@ impl Cache {
             step.shown.retain(|place, _| !places.contains(place));
         }
         self.held.retain(|place, _| !places.contains(place));
-        self.foretold.forget(places);
+        self.announced.forget(places);
         Ok(redis::cmd("DEL").arg(names).query_async(&mut self.connection).await?)
     }
 
     /// Returns the offsets at which positions from before are to be compared with what is folded, by partition: nothing is to
     /// be folded in one go across them.
-    pub(crate) fn foretold(&self, partitions: u32) -> Option<Vec<i64>> {
-        self.foretold.until(partitions)
+    pub(crate) fn announced(&self, partitions: u32) -> Option<Vec<i64>> {
+        self.announced.until(partitions)
     }
 
-    /// See [`Foretold::contradicted`].
-    pub(crate) fn contradicted(&mut self, standings: &[Standing]) -> Vec<Place> {
-        self.foretold.contradicted(standings)
+    /// See [`Announced::contradicted`].
+    pub(crate) fn contradicted(&mut self, all_progress: &[Progress]) -> Vec<Place> {
+        self.announced.contradicted(all_progress)
     }
 
     /// Returns rows that one aggregate feeds, with the number of their view's position, where that moves, by partition.
@@ -418,8 +418,8 @@ fn name((feed, partition): Place) -> String {
 }
 
 /// Returns what Redis shows of a place that begins at its checkpoint.
-fn checkpoint(standings: &[Standing], (feed, partition): Place) -> Shown {
-    let Standing { generations, revisions, readers, tallies, .. } = &standings[partition as usize];
+fn checkpoint(all_progress: &[Progress], (feed, partition): Place) -> Shown {
+    let Progress { generations, revisions, readers, tallies, .. } = &all_progress[partition as usize];
     let (generation, revision) =
         (generations[feed].cast_unsigned(), u32::try_from(revisions[feed]).unwrap_or(u32::MAX));
     Shown {

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use crate::fold::Standing;
+use crate::fold::Progress;
 use crate::metrics::Metrics;
 use crate::postgres::forgotten_before;
 use crate::projector::Share;
@@ -44,19 +44,19 @@ impl Segments {
     /// Begins with what is whole already. The task ends with `tasks`.
     pub(crate) fn start(
         (url, window): (&Secret, Duration),
-        (share, standings): (&Share, &[Standing]),
+        (share, all_progress): (&Share, &[Progress]),
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let of_journal = share.places().filter(|(feed, _)| *feed == FeedId::Journal);
-        let whole = of_journal.map(|(_, partition)| (partition, segment(&standings[partition as usize]))).collect();
+        let whole = of_journal.map(|(_, partition)| (partition, segment(&all_progress[partition as usize]))).collect();
         let (sender, receiver) = watch::channel(whole);
         tasks.spawn(close((url.clone(), window), receiver, metrics));
         Self(sender)
     }
 
     /// The checkpoints of a partition have moved.
-    pub(crate) fn passed(&self, partition: u32, (from, to): (&Standing, &Standing)) {
+    pub(crate) fn passed(&self, partition: u32, (from, to): (&Progress, &Progress)) {
         if segment(from) < segment(to) {
             self.0.send_modify(|whole| {
                 whole.insert(partition, segment(to));
@@ -65,8 +65,8 @@ impl Segments {
     }
 }
 
-fn segment(standing: &Standing) -> i64 {
-    standing.readers[FeedId::Journal].next_offset / SEGMENT_OFFSETS
+fn segment(progress: &Progress) -> i64 {
+    progress.readers[FeedId::Journal].next_offset / SEGMENT_OFFSETS
 }
 
 /// Until nobody tells any more.

@@ -9,7 +9,7 @@ use schemas::exceptions::Stray;
 use schemas::topic;
 
 use crate::config::Config;
-use crate::log::Batch;
+use crate::log_reader::Batch;
 use crate::metrics::Metrics;
 
 /// What stops a reader in one partition.

@@ -14,7 +14,7 @@ mod metrics;
 mod http;
 pub mod lists;
 mod reads;
-mod gate;
+mod limiter;
 mod positions;
 mod redis;
 pub mod postgres;

@@ -3,7 +3,7 @@
 //! Invariant: an answer names only what it is sure to show: positions that were read together with it.
 
 mod loads;
-mod looks;
+mod coalesce;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -16,10 +16,10 @@ use schemas::token::Token;
 use schemas::views::View;
 use tokio::sync::SemaphorePermit;
 
+use coalesce::{Look, LookCoalescer};
 use loads::Flights;
-use looks::{Look, Looks};
 
-use crate::gate::{Busy, Gate};
+use crate::limiter::{Busy, Limiter};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
@@ -95,10 +95,10 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    looks: Looks,
+    looks: LookCoalescer,
     /// Loads of single rows that have not ended, or just now.
     flights: Mutex<Flights>,
-    folds: Gate,
+    folds: Limiter,
 }
 
 impl Reads {
@@ -109,8 +109,8 @@ impl Reads {
         (store, limits): (Store, Limits),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (looks, flights) = (Looks::default(), Mutex::default());
-        let folds = Gate::new((limits.connections / FOLDS_SHARE).max(1), MAX_WAITING_FOLDS, limits.wait);
+        let (looks, flights) = (LookCoalescer::default(), Mutex::default());
+        let folds = Limiter::new((limits.connections / FOLDS_SHARE).max(1), MAX_WAITING_FOLDS, limits.wait);
         Arc::new(Self { positions, cache, store, metrics, looks, flights, folds })
     }
 

@@ -20,7 +20,7 @@ use schemas::cache::{
 use schemas::feeds::{FeedId, StoredView};
 use schemas::views::Source;
 
-use crate::gate::{Busy, Gate};
+use crate::limiter::{Busy, Limiter};
 use crate::positions::{Makings, Positions, Scope, Shows};
 use crate::reads::Row;
 
@@ -41,8 +41,8 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Cache {
     connection: Connection,
     subscriber: Subscriber,
-    reads: Arc<Gate>,
-    fills: Arc<Gate>,
+    reads: Arc<Limiter>,
+    fills: Arc<Limiter>,
     keys: Arc<Keys>,
     fill: Arc<Script>,
 }
@@ -113,8 +113,8 @@ impl Cache {
         Ok(Self {
             connection: chassis::redis::connect(url)?,
             subscriber: Subscriber::new(url)?,
-            reads: Arc::new(Gate::new(calls, MAX_QUEUE, TURN_WITHIN)),
-            fills: Arc::new(Gate::new(MAX_FILLS, 0, Duration::ZERO)),
+            reads: Arc::new(Limiter::new(calls, MAX_QUEUE, TURN_WITHIN)),
+            fills: Arc::new(Limiter::new(MAX_FILLS, 0, Duration::ZERO)),
             keys: Arc::new(Keys::new(prefix)),
             fill: Arc::new(Script::new(FILL)),
         })

@@ -48,8 +48,8 @@ impl IdempotencyKey {
 
     /// For a command that has to be the same one whenever it is sent: named by what it does, and by the time of what it
     /// follows from.
-    pub fn by_nature(at: TimeMs, nature: &str) -> Self {
-        let hash = xxh3_128(nature.as_bytes()).to_le_bytes();
+    pub fn from_dedup_key(at: TimeMs, dedup_key: &str) -> Self {
+        let hash = xxh3_128(dedup_key.as_bytes()).to_le_bytes();
         let bytes = std::array::from_fn(|index| hash[index]);
         Self(Builder::from_unix_timestamp_millis(at.0, &bytes).into_uuid().to_string().into())
     }

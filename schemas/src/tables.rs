@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_key_lies_beside_its_record_if_it_tells_a_time_near_its_commands() {
         let made = 1_700_000_000_000;
-        let key = IdempotencyKey::by_nature(TimeMs(made), "restock");
+        let key = IdempotencyKey::from_dedup_key(TimeMs(made), "restock");
         for (at_ms, lies) in [(made, true), (made + 2_000, true), (made - 2_000, true), (made + 2_001, false)] {
             assert_eq!(lies_beside_record(&key, at_ms), lies, "{at_ms}");
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use domain::AggregateType;
-use projector::rebuild::{Wish, rebuild};
+use projector::rebuild::{Options, rebuild};
 use redis::{Cmd, FromRedisValue, cmd};
 use schemas::aggregate;
 use schemas::cache::Keys;
@@ -193,7 +193,7 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     shop.audit().await;
 
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
-    let wish = Wish { views: vec!["product".to_owned()], ..Wish::default() };
+    let wish = Options { views: vec!["product".to_owned()], ..Options::default() };
     let rebuilt = rebuild(&config, &wish, |_| ()).await.unwrap();
     assert!(rebuilt[0].copied >= 4, "what the masters have goes by its new names: {rebuilt:?}");
     cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;

@@ -1,6 +1,6 @@
 //! What a view cannot take is parked, in order, and the rest goes on.
 
-use projector::rebuild::{Wish, rebuild};
+use projector::rebuild::{Options, rebuild};
 use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Client, Service, Shop, batch_line, eventually};
@@ -179,7 +179,7 @@ async fn a_rebuild_takes_what_was_parked() {
     assert_eq!(shop.stock("p-2", &token).await, 101);
     shop.comes_to_be_parked().await;
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
-    let wish = Wish { views: vec!["product".to_owned()], accept: true, ..Wish::default() };
+    let wish = Options { views: vec!["product".to_owned()], accept: true, ..Options::default() };
     let error = rebuild(&config, &wish, |_| ()).await.unwrap_err();
     assert!(format!("{error:#}").contains("poison"), "{error:#}");
     shop.accept("product_rows").await;

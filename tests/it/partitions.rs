@@ -42,7 +42,7 @@ const HOW_FAR: [&str; 4] = [
     "SELECT view, partition, next_offset - 1, generation FROM checkpoints",
     "SELECT partition, nonce FROM log_partitions",
     include_str!("../../query-api/src/postgres/log.sql"),
-    include_str!("../../command-api/src/keeper/checkpoints.sql"),
+    include_str!("../../command-api/src/loader/checkpoints.sql"),
 ];
 
 /// The same shop, to whose services the policies apply.

@@ -527,7 +527,7 @@ async fn a_client_that_uses_the_reactors_key_first_keeps_it_from_nothing() {
     let fresh = [("consistency-token", &*token), ("prefer", "wait=10")];
     let history = whole.queries.get_with("/v1/orders/o/history?limit=1", &fresh).await.json();
     let at = parse_rfc3339(history[0]["time"].as_str().unwrap()).unwrap();
-    let key = IdempotencyKey::by_nature(at, "reserve o").to_string();
+    let key = IdempotencyKey::from_dedup_key(at, "reserve o").to_string();
     let other = json!({ "order": "other", "quantity": 2 });
     let used = whole.commands.post_with("/v1/products/cd/reserve", &[("idempotency-key", &key)], other).await;
     used.accepted(&["product.reserved.v2"]);

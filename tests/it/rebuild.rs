@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use projector::rebuild::{Report, Wish, rebuild};
+use projector::rebuild::{Report, Options, rebuild};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -57,7 +57,7 @@ impl Shown {
     }
 
     async fn rebuild_all(&self, views: &[&str], how: &str) -> anyhow::Result<(Vec<Report>, Vec<String>)> {
-        let wish = Wish::from_args(views.iter().copied().chain(how.split_whitespace()).map(str::to_owned))?;
+        let wish = Options::from_args(views.iter().copied().chain(how.split_whitespace()).map(str::to_owned))?;
         let config = projector::Config::from_env(&self.shop.env([])).unwrap();
         let told = std::sync::Mutex::new(Vec::new());
         let reports = rebuild(&config, &wish, |line| told.lock().unwrap().push(line)).await?;

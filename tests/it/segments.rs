@@ -101,7 +101,7 @@ async fn every_record_is_in_one_place_and_found_by_aggregate_and_version() {
 async fn a_key_is_found_beside_its_record_in_the_tail_and_in_a_closed_segment_or_in_a_row_of_its_own() {
     let Closed { shop, command_api, query_api, _projector, keys } = Closed::new().await;
     let now = IdempotencyKey::random();
-    let long_ago = IdempotencyKey::by_nature(TimeMs(now.time().unwrap().0 - 60_000), "restock");
+    let long_ago = IdempotencyKey::from_dedup_key(TimeMs(now.time().unwrap().0 - 60_000), "restock");
     let made = [long_ago.to_string(), Uuid::new_v4().to_string(), now.to_string()];
     let restocks = made.map(|key| ("/v1/products/odd/restock".to_owned(), key, json!({ "quantity": 1 })));
     let registered = PRODUCTS.map(|product| format!("/v1/products/{product}/register"));

@@ -284,7 +284,7 @@ async fn keys_of_a_closed_segment_are_forgotten_once_a_later_one_is_past_their_w
     let mut records = vec![claim()];
     let then = parse_rfc3339("2026-01-01T00:00:00Z").unwrap();
     for seq in 1..SEGMENT_OFFSETS.cast_unsigned() {
-        records.push(commit(seq, IdempotencyKey::by_nature(then, &seq.to_string()), then));
+        records.push(commit(seq, IdempotencyKey::from_dedup_key(then, &seq.to_string()), then));
     }
     append_all(&shop, 0, &records).await;
     let _projector = shop.projector().await;

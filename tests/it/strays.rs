@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::AggregateType;
 use projector::audit::audit;
-use projector::rebuild::{Wish, rebuild};
+use projector::rebuild::{Options, rebuild};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
@@ -231,7 +231,7 @@ async fn a_stray_stops_one_partition_until_an_exception_lets_everyone_who_reads_
     let config =
         projector::Config::from_env(&halting.shop.env([("LOG_EXCEPTION_KEYS", halting.keys.public.clone())])).unwrap();
     assert_eq!(audit(&config, None).await.unwrap().differences, []);
-    let wish = Wish { views: vec!["product".to_owned()], ..Wish::default() };
+    let wish = Options { views: vec!["product".to_owned()], ..Options::default() };
     assert_eq!(rebuild(&config, &wish, |_| ()).await.unwrap()[0].generation, Some(2));
     let later = Service::command_api(&halting.shop.write_env(owns_all(&halting.keys))).await;
     std::mem::replace(&mut halting.command_api, later).crash().await;

@@ -63,7 +63,7 @@ struct Shop {
     read: usize,
     /// With the event, in the log, that each comes from.
     waiting: Vec<(usize, Step)>,
-    alarms: BTreeMap<(Alarm, String), TimeMs>,
+    deadlines: BTreeMap<(Deadline, String), TimeMs>,
     /// By product, and by sale, counted from the events.
     supplied: BTreeMap<String, u64>,
     committed: BTreeMap<String, u64>,
@@ -123,10 +123,10 @@ impl Shop {
         let Entry { id, event, at, is_caused } = &self.log[index];
         let reaction = react(id, event, *at, *is_caused, WINDOW_MS);
         self.waiting.extend(reaction.steps.into_iter().map(|step| (index, step)));
-        for (alarm, due) in reaction.alarms {
+        for (deadline, due) in reaction.deadlines {
             match due {
-                Some(due) => self.alarms.insert((alarm, id.clone()), due),
-                None => self.alarms.remove(&(alarm, id.clone())),
+                Some(due) => self.deadlines.insert((deadline, id.clone()), due),
+                None => self.deadlines.remove(&(deadline, id.clone())),
             };
         }
         self.read = self.read.max(index + 1);
@@ -151,7 +151,7 @@ impl Shop {
             Ok(is_confirmed) => Outcome::Accepted { is_confirmed: *is_confirmed },
             Err(reason) => Outcome::Rejected(reason),
         };
-        match step.then(outcome) {
+        match step.next(outcome) {
             Next::Step(step) => Some(step),
             Next::Done => None,
             Next::Stuck => {
@@ -197,11 +197,11 @@ impl Shop {
     fn pass(&mut self, until: TimeMs) {
         self.now = until;
         let due: Vec<_> =
-            self.alarms.iter().filter(|(_, due)| **due <= until).map(|(alarm, _)| alarm.clone()).collect();
-        for alarm in due {
-            let due_at = self.alarms.remove(&alarm).unwrap();
+            self.deadlines.iter().filter(|(_, due)| **due <= until).map(|(deadline, _)| deadline.clone()).collect();
+        for deadline in due {
+            let due_at = self.deadlines.remove(&deadline).unwrap();
             // It is no event of the log: what comes of it is taken at once.
-            self.take(self.read, &Step::Due { alarm: alarm.0, id: alarm.1.into(), due_at });
+            self.take(self.read, &Step::Due { deadline: deadline.0, id: deadline.1.into(), due_at });
             self.settle();
         }
     }
@@ -458,21 +458,21 @@ fn lines_of_one_product_are_reserved_together() {
 
 #[test]
 fn a_payment_calls_the_alarm_off_that_the_confirmation_set() {
-    let expire = |event| react("o", &Event::Order(event), TimeMs(7), true, 100).alarms;
-    assert_eq!(expire(OrderEvent::Confirmed), [(Alarm::ExpireOrder, Some(TimeMs(107)))]);
+    let expire = |event| react("o", &Event::Order(event), TimeMs(7), true, 100).deadlines;
+    assert_eq!(expire(OrderEvent::Confirmed), [(Deadline::ExpireOrder, Some(TimeMs(107)))]);
     let payment = Payment { payment: PaymentId("p".into()), amount_cents: 1, lines: vec![], sale: None };
-    assert_eq!(expire(OrderEvent::Paid(payment)), [(Alarm::ExpireOrder, None)]);
+    assert_eq!(expire(OrderEvent::Paid(payment)), [(Deadline::ExpireOrder, None)]);
 }
 
 #[test]
 fn a_payment_that_cannot_be_kept_and_an_alarm_that_comes_early_are_told_from_what_is_done() {
     let (product, order, sale) = (ProductId("a".into()), OrderId("o".into()), SaleId("s".into()));
-    let rejected = |step: Step, rule| step.then(Outcome::Rejected(rule));
+    let rejected = |step: Step, rule| step.next(Outcome::Rejected(rule));
     let commit = Step::Commit { product: product.clone(), order: order.clone(), amount_cents: 1 };
     assert_eq!(rejected(commit, "not_reserved"), Next::Stuck);
     assert_eq!(rejected(Step::CommitClaim { sale, order: order.clone(), amount_cents: 1 }, "not_claimed"), Next::Stuck);
     assert_eq!(rejected(Step::Release { product, order }, "not_reserved"), Next::Done);
-    let due = || Step::Due { alarm: Alarm::ExpireOrder, id: "o".into(), due_at: TimeMs(7) };
+    let due = || Step::Due { deadline: Deadline::ExpireOrder, id: "o".into(), due_at: TimeMs(7) };
     assert_eq!(rejected(due(), NOT_DUE), Next::NotDue);
     assert_eq!(rejected(due(), "already_paid"), Next::Done);
 }

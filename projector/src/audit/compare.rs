@@ -8,8 +8,8 @@ use schemas::feeds::FeedId;
 use schemas::views::row_body;
 use serde_json::Value;
 
-use super::found::{Checkpoint, Rows, Segment};
-use super::refold::{Feed, ReadRow, Refold};
+use super::actual::{Checkpoint, Rows, Segment};
+use super::expected::{Expected, Feed, ReadRow};
 
 /// Where something is not as the log says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,9 +62,9 @@ pub(super) fn checkpoint(view: &str, partition: u32, feed: &Feed, found: Option<
     differences
 }
 
-pub(super) fn segment(found: &Segment, refold: &Refold) -> Option<Difference> {
+pub(super) fn segment(found: &Segment, expected: &Expected) -> Option<Difference> {
     let hex = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let expected = refold.hash(found.partition, found.number);
+    let expected = expected.hash(found.partition, found.number);
     let is_other = |hash: &&[u8]| expected.is_none_or(|expected| **hash != expected);
     let of_records = found.of_records.as_ref().map(|hash| &hash[..]);
     let other = iter::once(&found.hash[..]).chain(of_records).find(is_other)?;

@@ -206,8 +206,8 @@ impl Store {
 
 fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
     let mut store = Store::default();
-    let mut standings: Vec<_> =
-        (0..PARTITIONS).map(|_| Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None)).collect();
+    let mut all_progress: Vec<_> =
+        (0..PARTITIONS).map(|_| Progress::new([Reader::START; FeedId::COUNT], Feeds::ALL, None)).collect();
     let mut folder = Folder::default();
     let (mut next, mut cuts) = (0, batches.iter().cycle());
     while next < log.len() {
@@ -217,25 +217,25 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         if starts_again {
             // From the checkpoints, with nothing in memory; the last counted record comes again.
             folder = Folder::default();
-            standings = standings.iter().map(again).collect();
+            all_progress = all_progress.iter().map(again).collect();
             records = &log[..end];
         }
-        let from: Vec<i64> = standings.iter().map(Standing::from).collect();
+        let from: Vec<i64> = all_progress.iter().map(Progress::from).collect();
         let records = records.iter().filter(|(partition, offset, _)| *offset >= from[*partition as usize]);
         let batch = Batch::of(records.map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
         let missing = folder.missing(&Records::of(&batch, &Exceptions::default()).unwrap(), Feeds::ALL);
         folder.remember(store.rows(&missing));
-        store.take(folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).unwrap());
+        store.take(folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut all_progress).unwrap());
         next = end;
     }
-    store.tallies = standings.iter().map(|standing| standing.tallies).collect();
+    store.tallies = all_progress.iter().map(|progress| progress.tallies).collect();
     store
 }
 
 /// As its checkpoints give it back.
-fn again(standing: &Standing) -> Standing {
-    let mut again = Standing::new(standing.readers, Feeds::ALL, standing.nonce);
-    again.tallies = standing.tallies;
+fn again(progress: &Progress) -> Progress {
+    let mut again = Progress::new(progress.readers, Feeds::ALL, progress.nonce);
+    again.tallies = progress.tallies;
     again
 }
 
@@ -268,14 +268,14 @@ fn a_view_that_stands_behind_the_others_gets_there_alone() {
     let steps = [Step::Place { order: 1, customer: 1, day: 1, units: 2 }, Step::Cancel { order: 1 }];
     let log = log(&[steps.to_vec(), vec![]]);
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
-    let start = || vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
-    let mut standings = start();
-    Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).unwrap();
+    let start = || vec![Progress::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
+    let mut all_progress = start();
+    Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut all_progress).unwrap();
     let mut behind: Vec<_> =
-        standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
+        all_progress.iter().map(|progress| Progress::new(progress.readers, Feeds::ALL, progress.nonce)).collect();
     behind[0].readers[FeedId::View(customer())] = Reader::START;
     let mut behind: Vec<_> =
-        behind.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
+        behind.iter().map(|progress| Progress::new(progress.readers, Feeds::ALL, progress.nonce)).collect();
     let changes = Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut behind).unwrap();
     assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
     assert!(changes.journal.runs.is_empty());
@@ -287,13 +287,13 @@ fn what_others_fold_is_neither_asked_for_nor_written() {
     let log = log(&[vec![place(1), Step::Restock { product: 1, quantity: 1 }, Step::Cancel { order: 1 }], vec![]]);
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
     let feeds = Feeds::only(FeedId::View(customer()));
-    let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], feeds, None); PARTITIONS as usize];
+    let mut all_progress = vec![Progress::new([Reader::START; FeedId::COUNT], feeds, None); PARTITIONS as usize];
     let mut folder = Folder::default();
     let missing = folder.missing(&Records::of(&batch, &Exceptions::default()).unwrap(), feeds);
     assert!(missing.iter().all(HashMap::is_empty));
     // Rows that are there all the same.
     folder.remember(fold_all(&log, &[]).rows.map(|rows| rows.into_iter().collect()));
-    let changes = folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).unwrap();
+    let changes = folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut all_progress).unwrap();
     assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
 }
 
@@ -306,16 +306,17 @@ fn rows_of_another_source_are_told_where_they_were_folded_and_forgotten_where_th
     let batch = |records: &[&(u32, i64, Vec<u8>)]| {
         Batch::of(records.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
-    let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
+    let mut all_progress = vec![Progress::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
     let before = Folder::default()
-        .fold(&Records::of(&batch(&first), &Exceptions::default()).unwrap(), &mut standings)
+        .fold(&Records::of(&batch(&first), &Exceptions::default()).unwrap(), &mut all_progress)
         .unwrap()
         .rows;
     let order = StoredView::named("order").unwrap();
     let (folded, other) = (&later[..1], &later[1..]);
     let mut folder = Folder::default();
     folder.remember_unproved(before.clone());
-    let changes = folder.fold(&Records::of(&batch(folded), &Exceptions::default()).unwrap(), &mut standings).unwrap();
+    let changes =
+        folder.fold(&Records::of(&batch(folded), &Exceptions::default()).unwrap(), &mut all_progress).unwrap();
     let [key] = &changes.rows[order].keys().collect::<Vec<_>>()[..] else { panic!("one row was changed") };
     assert_eq!(changes.bases[order], HashMap::from([((*key).clone(), before[order][*key].clone())]));
     let missing = folder.missing(&Records::of(&batch(other), &Exceptions::default()).unwrap(), Feeds::ALL);
@@ -327,9 +328,10 @@ fn a_claim_that_tells_another_number_of_partitions_halts_the_fold() {
     let fold = |partitions| {
         let mut value = vec![];
         Record::Claim(Claim { nonce: 1, url: "http://owner".into(), partitions }).encode(&mut value);
-        let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
+        let mut all_progress =
+            vec![Progress::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
         let batch = Batch::of([(0, 0, value.as_slice())]);
-        Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut standings).map(|_| ())
+        Folder::default().fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut all_progress).map(|_| ())
     };
     fold(None).unwrap();
     fold(Some(PARTITIONS)).unwrap();
@@ -344,10 +346,10 @@ fn another_history_at_a_checkpoint_halts_the_fold() {
     let batch = |log: &[(u32, i64, Vec<u8>)]| {
         Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())))
     };
-    let mut standings = vec![Standing::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
-    Folder::default().fold(&Records::of(&batch(&one), &Exceptions::default()).unwrap(), &mut standings).unwrap();
+    let mut all_progress = vec![Progress::new([Reader::START; FeedId::COUNT], Feeds::ALL, None); PARTITIONS as usize];
+    Folder::default().fold(&Records::of(&batch(&one), &Exceptions::default()).unwrap(), &mut all_progress).unwrap();
     let mut again: Vec<_> =
-        standings.iter().map(|standing| Standing::new(standing.readers, Feeds::ALL, standing.nonce)).collect();
+        all_progress.iter().map(|progress| Progress::new(progress.readers, Feeds::ALL, progress.nonce)).collect();
     let mut other = one.clone();
     let last = other.iter().rposition(|(partition, ..)| *partition == 0).unwrap();
     other[last].2 = b"another topic's".to_vec();

@@ -10,10 +10,10 @@ use schemas::views::{Kind, View};
 use serde_json::value::RawValue;
 use tokio_postgres::types::ToSql;
 
-use super::{Move, StoreError};
+use super::{CheckpointMove, StoreError};
 use crate::fold;
+use crate::isolate::ParkedRecord;
 use crate::journal::RepeatRows;
-use crate::poison::ParkedRecord;
 
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 
@@ -38,10 +38,10 @@ pub(crate) struct Checkpoints<'a> {
 }
 
 impl<'a> Checkpoints<'a> {
-    pub(crate) fn new(moves: &'a [Move]) -> Self {
+    pub(crate) fn new(moves: &'a [CheckpointMove]) -> Self {
         let mut columns = Self { count: i64::try_from(moves.len()).expect("a few moves"), ..Self::default() };
         let nonce = |reader: &Reader| reader.epoch.map_or(0, |epoch| nonce_to_sql(epoch.nonce));
-        for Move { name, partition, from, to, tally, times, revision } in moves {
+        for CheckpointMove { name, partition, from, to, tally, times, revision } in moves {
             columns.views.push(name);
             columns.partitions.push(partition.cast_signed());
             columns.old_next.push(from.next_offset);

@@ -9,8 +9,8 @@ use tokio_postgres::Row;
 use super::{Store, StoreError, written};
 use crate::config::Feeds;
 use crate::fold::{Folder, Records};
-use crate::log::Batch;
-use crate::poison::Parked;
+use crate::isolate::Parked;
+use crate::log_reader::Batch;
 use crate::reactor::REACTOR;
 
 /// As what deadlines that failed are listed.
@@ -101,7 +101,7 @@ impl Store {
             Records::of(&batch, &Exceptions::default()).map_err(|error| StoreError::Fold(error.to_string()))?;
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
-        let changes = folder.refold(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let changes = folder.expected(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
         for (view, columns) in written(&changes)? {
             self.write((&self.client, &AtomicBool::default()), view, &columns).await?;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use chassis::env::Secret;
 use chassis::kafka::KafkaSettings;
-use domain::reactions::Alarm;
+use domain::reactions::Deadline;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
@@ -18,12 +18,12 @@ use schemas::chain::{Reader, Verdict};
 use schemas::record::Record;
 use schemas::tables::nonce_to_sql;
 
-use super::chains::{self, Set};
 use super::positions::{REACTOR, begin_checkpoints, connect, names};
+use super::sagas::{self, DeadlineChange};
 use crate::audit::ends;
 use crate::config::Config;
 use crate::fold::Records;
-use crate::log::{self, Batch};
+use crate::log_reader::{self, Batch};
 use crate::settings;
 
 /// The reactors of a new stack are there by then. What happens within it is reacted to, whoever lost the tables.
@@ -91,7 +91,7 @@ pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> any
 pub async fn begin(config: &Config, from: From) -> anyhow::Result<usize> {
     settings::compare_payment_window(config).await?;
     let ends = ends(&config.kafka, &config.topic.name).await?;
-    let mut past = Past { readers: vec![Reader::START; ends.len()], alarms: BTreeMap::new() };
+    let mut past = Past { readers: vec![Reader::START; ends.len()], deadlines: BTreeMap::new() };
     if from == From::End {
         past.read(config, &ends).await?;
     }
@@ -103,14 +103,14 @@ struct Past {
     /// By partition.
     readers: Vec<Reader>,
     /// Those that are not called off.
-    alarms: BTreeMap<(Alarm, String), Set>,
+    deadlines: BTreeMap<(Deadline, String), DeadlineChange>,
 }
 
 impl Past {
     async fn read(&mut self, config: &Config, ends: &[i64]) -> anyhow::Result<()> {
         config.learn_exceptions().await?;
         let filled = (0..).zip(ends).filter(|(_, end)| **end > 0).map(|(partition, _)| (partition, 0));
-        let mut batches = log::follow(&config.kafka, &config.topic.name, &filled.collect::<Vec<_>>())?;
+        let mut batches = log_reader::follow(&config.kafka, &config.topic.name, &filled.collect::<Vec<_>>())?;
         while self.readers.iter().zip(ends).any(|(reader, end)| reader.next_offset < *end) {
             let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
             self.take(&batch.context("Kafka gives no more records")??, ends, config)?;
@@ -125,11 +125,11 @@ impl Past {
             }
             let verdict = self.readers[partition as usize].read(offset, record)?;
             let (Verdict::Counts, Some(Record::Commit(commit))) = (verdict, record) else { continue };
-            for set in chains::of(commit, (partition, offset), config.payment_window).alarms {
-                let name = (set.alarm, set.aggregate.clone());
+            for set in sagas::caused_by(commit, (partition, offset), config.payment_window).deadlines {
+                let name = (set.deadline, set.aggregate.clone());
                 match set.due {
-                    Some(_) => drop(self.alarms.insert(name, set)),
-                    None => drop(self.alarms.remove(&name)),
+                    Some(_) => drop(self.deadlines.insert(name, set)),
+                    None => drop(self.deadlines.remove(&name)),
                 }
             }
         }
@@ -152,7 +152,7 @@ impl Past {
         if transaction.execute(include_str!("begin_reactor.sql"), &params).await? != u64::from(partitions) {
             bail!("a reactor has begun already: its checkpoints stay as they are");
         }
-        let sets: Vec<&Set> = self.alarms.values().collect();
+        let sets: Vec<&DeadlineChange> = self.deadlines.values().collect();
         let (kinds, aggregates) = names(&sets);
         let due: Vec<i64> = sets.iter().filter_map(|set| Some(set.due?.0.cast_signed())).collect();
         let causes: Vec<&str> = sets.iter().map(|set| &*set.cause).collect();

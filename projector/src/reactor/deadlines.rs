@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::{Client, Row};
 
-use super::chains::{Chain, End, Ended, Sender};
-use super::lanes::Lanes;
 use super::positions::{ReactorStoreError, connect, of_kind};
+use super::queues::PartitionQueues;
+use super::sagas::{EndedSaga, Origin, Saga, SagaEnd};
 use crate::metrics::Metrics;
 
 /// Between looks, unless there is more than one look takes. While nothing is due, one index entry is read.
@@ -36,7 +36,7 @@ const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Deadlines {
     pub(crate) url: Secret,
-    pub(crate) lanes: Lanes,
+    pub(crate) queues: PartitionQueues,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -53,8 +53,8 @@ struct Firing<'a> {
     client: Client,
     under_way: HashMap<i64, Due>,
     next: i64,
-    sender: mpsc::UnboundedSender<Ended>,
-    ended: mpsc::UnboundedReceiver<Ended>,
+    sender: mpsc::UnboundedSender<EndedSaga>,
+    ended: mpsc::UnboundedReceiver<EndedSaga>,
 }
 
 impl Deadlines {
@@ -111,32 +111,32 @@ impl Firing<'_> {
     /// lease.
     fn begin(&mut self, row: &Row) {
         let (kind, aggregate, due_ms): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
-        let Some((alarm, (_, id))) = of_kind(&kind).zip(aggregate.split_once('/')) else { return };
+        let Some((deadline, (_, id))) = of_kind(&kind).zip(aggregate.split_once('/')) else { return };
         let due_at = TimeMs(due_ms.cast_unsigned());
-        let step = Step::Due { alarm, id: id.into(), due_at };
-        if self.deadlines.lanes.is_away(&step) {
+        let step = Step::Due { deadline, id: id.into(), due_at };
+        if self.deadlines.queues.is_away(&step) {
             return;
         }
         self.next += 1;
         let (source, ended) = ((0, self.next), self.sender.clone());
-        let sender = Sender { source, ended, lease: None, patience: Some(LEASE) };
+        let sender = Origin { source, ended, lease: None, patience: Some(LEASE) };
         self.under_way.insert(self.next, Due { kind, aggregate, due_ms });
-        self.deadlines.lanes.begin(Chain { step, at: due_at, cause: row.get::<_, &str>(3).into(), sender });
+        self.deadlines.queues.begin(Saga { step, at: due_at, cause: row.get::<_, &str>(3).into(), sender });
     }
 
-    async fn end(&mut self, all: Vec<Ended>) -> Result<(), ReactorStoreError> {
+    async fn end(&mut self, all: Vec<EndedSaga>) -> Result<(), ReactorStoreError> {
         let (mut done, mut held) = (Vec::new(), Vec::new());
-        for Ended { source: (_, number), how, .. } in all {
+        for EndedSaga { source: (_, number), how, .. } in all {
             let Some(due) = self.under_way.remove(&number) else { continue };
             match how {
-                End::Done => done.push(due),
-                End::NotDue => held.push((due, None)),
-                End::Failed(reason) => {
+                SagaEnd::Done => done.push(due),
+                SagaEnd::NotDue => held.push((due, None)),
+                SagaEnd::Failed(reason) => {
                     tracing::error!(kind = due.kind, aggregate = due.aggregate, reason, "a deadline has no effect");
                     held.push((due, Some(reason)));
                 }
                 // Its lease ends.
-                End::Late(_) | End::Dropped => {}
+                SagaEnd::Late(_) | SagaEnd::Dropped => {}
             }
         }
         if !done.is_empty() {

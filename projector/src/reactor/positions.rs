@@ -1,26 +1,26 @@
-//! Where the reactor is: what it read, which of that is not done yet, and, in Postgres, its checkpoints, the alarms that it
+//! Where the reactor is: what it read, which of that is not done yet, and, in Postgres, its checkpoints, the deadlines that it
 //! set and what is parked.
 //!
 //! Invariant: the checkpoints move only while they are what this process read or wrote last, and with them, in one
-//! transaction, what was parked before them. An alarm is written before its event is passed.
+//! transaction, what was parked before them. A deadline is written before its event is passed.
 //!
-//! Invariant: no checkpoint passes a record of which a chain has not ended.
+//! Invariant: no checkpoint passes a record of which a saga has not ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use domain::reactions::Alarm;
+use domain::reactions::Deadline;
 use schemas::chain::{Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient};
 
-use super::chains::{End, Ended, Set, Source};
+use super::sagas::{DeadlineChange, EndedSaga, RecordPosition, SagaEnd};
 use crate::fold::{FoldError, Times};
-use crate::poison::ParkedRecord;
-use crate::postgres::{Checkpoints, Move, ParkedRecords, reader};
+use crate::isolate::ParkedRecord;
+use crate::postgres::{CheckpointMove, Checkpoints, ParkedRecords, reader};
 
 /// The name of its checkpoints, and of what is parked of it.
 pub(crate) const REACTOR: &str = "reactor";
@@ -58,27 +58,27 @@ struct Position {
     open: VecDeque<Open>,
 }
 
-/// A record of which chains were begun.
+/// A record of which sagas were begun.
 struct Open {
     /// What may be committed as long as it is not done.
     before: Reader,
     record: ParkedRecord,
-    /// Chains that have not ended.
-    chains: usize,
+    /// Sagas that have not ended.
+    sagas: usize,
 }
 
 pub(crate) struct Positions {
     client: Client,
     by_partition: BTreeMap<u32, Position>,
     have_begun: bool,
-    open_chains: usize,
+    open_sagas: usize,
     /// A commit was read since the last time.
     has_news: bool,
     last_commit: Instant,
     /// Not written yet.
     parked: Vec<ParkedRecord>,
     /// In one order, in which all lock their rows.
-    alarms: BTreeMap<(Alarm, String), Set>,
+    deadlines: BTreeMap<(Deadline, String), DeadlineChange>,
 }
 
 impl Positions {
@@ -110,11 +110,11 @@ impl Positions {
             client,
             by_partition,
             have_begun,
-            open_chains: 0,
+            open_sagas: 0,
             has_news: false,
             last_commit: Instant::now(),
             parked: Vec::new(),
-            alarms: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
         })
     }
 
@@ -129,15 +129,15 @@ impl Positions {
         self.have_begun
     }
 
-    /// Chains that were begun and have not ended.
-    pub(super) fn open_chains(&self) -> usize {
-        self.open_chains
+    /// Sagas that were begun and have not ended.
+    pub(super) fn open_sagas(&self) -> usize {
+        self.open_sagas
     }
 
     /// `None`: it was read before, or is of a partition that is not this process's.
     pub(super) fn read(
         &mut self,
-        (partition, offset): Source,
+        (partition, offset): RecordPosition,
         record: Option<&Record<'_>>,
     ) -> Result<Option<Verdict>, FoldError> {
         let Some(position) = self.by_partition.get_mut(&partition) else { return Ok(None) };
@@ -157,13 +157,19 @@ impl Positions {
         Ok(Some(verdict))
     }
 
-    pub(super) fn set(&mut self, alarms: Vec<Set>) {
-        self.alarms.extend(alarms.into_iter().map(|set| ((set.alarm, set.aggregate.clone()), set)));
+    pub(super) fn set(&mut self, deadlines: Vec<DeadlineChange>) {
+        self.deadlines.extend(deadlines.into_iter().map(|set| ((set.deadline, set.aggregate.clone()), set)));
     }
 
-    /// So many chains of the record that was read last begin.
-    pub(super) fn begin(&mut self, (partition, offset): Source, value: &[u8], commit: &Commit<'_>, chains: usize) {
-        let Some(position) = self.by_partition.get_mut(&partition).filter(|_| chains > 0) else { return };
+    /// So many sagas of the record that was read last begin.
+    pub(super) fn begin(
+        &mut self,
+        (partition, offset): RecordPosition,
+        value: &[u8],
+        commit: &Commit<'_>,
+        sagas: usize,
+    ) {
+        let Some(position) = self.by_partition.get_mut(&partition).filter(|_| sagas > 0) else { return };
         let record = ParkedRecord {
             view: REACTOR,
             aggregate: commit.aggregate.to_string(),
@@ -173,24 +179,24 @@ impl Positions {
             reason: None,
             record: value.to_vec(),
         };
-        self.open_chains += chains;
-        position.open.push_back(Open { before: position.before, record, chains });
+        self.open_sagas += sagas;
+        position.open.push_back(Open { before: position.before, record, sagas });
     }
 
-    /// A chain did. `false`: it never began, and will not: another process may have taken over.
-    pub(super) fn ended(&mut self, Ended { source: (partition, offset), how, .. }: Ended) -> bool {
-        self.open_chains -= 1;
+    /// A saga did. `false`: it never began, and will not: another process may have taken over.
+    pub(super) fn ended(&mut self, EndedSaga { source: (partition, offset), how, .. }: EndedSaga) -> bool {
+        self.open_sagas -= 1;
         let Some(position) = self.by_partition.get_mut(&partition) else { return true };
         let Ok(index) = position.open.binary_search_by_key(&offset, |open| open.record.offset) else { return true };
         let open = &mut position.open[index];
         match how {
             // It stays open: no checkpoint passes it.
-            End::Dropped | End::Late(_) => return false,
-            End::Failed(reason) => open.record.reason = Some(reason),
-            End::Done | End::NotDue => {}
+            SagaEnd::Dropped | SagaEnd::Late(_) => return false,
+            SagaEnd::Failed(reason) => open.record.reason = Some(reason),
+            SagaEnd::Done | SagaEnd::NotDue => {}
         }
-        open.chains -= 1;
-        while let Some(done) = position.open.pop_front_if(|open| open.chains == 0) {
+        open.sagas -= 1;
+        while let Some(done) = position.open.pop_front_if(|open| open.sagas == 0) {
             if let Some(reason) = &done.record.reason {
                 let aggregate = done.record.aggregate.as_str();
                 tracing::error!(aggregate, reason, "parked: what it causes cannot be done");
@@ -203,13 +209,14 @@ impl Positions {
     /// What was done since the last time. `true`: the checkpoints are proved to be this process's.
     pub(super) async fn commit(&mut self) -> Result<bool, ReactorStoreError> {
         let is_due = self.has_news || !self.parked.is_empty() || self.last_commit.elapsed() >= FENCES_EVERY;
-        let moves: Vec<Move> = self.by_partition.iter().filter_map(|(partition, at)| at.due(*partition)).collect();
-        // Alarms do not wait for what is open before them: then the checkpoints are written as they are.
-        let is_news = !self.alarms.is_empty() || is_due && moves.iter().any(|to| to.from != to.to);
+        let moves: Vec<CheckpointMove> =
+            self.by_partition.iter().filter_map(|(partition, at)| at.due(*partition)).collect();
+        // Deadlines do not wait for what is open before them: then the checkpoints are written as they are.
+        let is_news = !self.deadlines.is_empty() || is_due && moves.iter().any(|to| to.from != to.to);
         if !is_news {
             return Ok(false);
         }
-        let (set, off) = self.alarms.values().partition::<Vec<_>, _>(|set| set.due.is_some());
+        let (set, off) = self.deadlines.values().partition::<Vec<_>, _>(|set| set.due.is_some());
         let checkpoints = Checkpoints::new(&moves);
         let parked = ParkedRecords::new(&self.parked);
         let transaction = self.client.transaction().await?;
@@ -232,7 +239,7 @@ impl Positions {
             transaction.execute(include_str!("../postgres/insert_parked.sql"), &parked.params()).await?;
         }
         transaction.commit().await?;
-        self.alarms.clear();
+        self.deadlines.clear();
         self.parked.clear();
         self.has_news = false;
         self.last_commit = Instant::now();
@@ -267,10 +274,10 @@ impl Position {
         self.open.front().map_or(self.reader, |open| open.before)
     }
 
-    fn due(&self, partition: u32) -> Option<Move> {
+    fn due(&self, partition: u32) -> Option<CheckpointMove> {
         let to = self.settled();
         // Nothing was ever read of it.
-        (to.next_offset > 0).then(|| Move {
+        (to.next_offset > 0).then(|| CheckpointMove {
             name: REACTOR.to_owned(),
             partition,
             from: self.committed,
@@ -293,23 +300,23 @@ pub(super) async fn begin_checkpoints(
     Ok(())
 }
 
-pub(super) fn names<'a>(sets: &[&'a Set]) -> (Vec<&'static str>, Vec<&'a str>) {
-    sets.iter().map(|set| (kind(set.alarm), set.aggregate.as_str())).unzip()
+pub(super) fn names<'a>(sets: &[&'a DeadlineChange]) -> (Vec<&'static str>, Vec<&'a str>) {
+    sets.iter().map(|set| (kind(set.deadline), set.aggregate.as_str())).unzip()
 }
 
 /// As in the table.
-pub(super) fn kind(alarm: Alarm) -> &'static str {
-    match alarm {
-        Alarm::ExpireOrder => "expire-order",
-        Alarm::OpenSale => "open-sale",
-        Alarm::CloseSale => "close-sale",
-        Alarm::LapseHolds => "lapse-holds",
+pub(super) fn kind(deadline: Deadline) -> &'static str {
+    match deadline {
+        Deadline::ExpireOrder => "expire-order",
+        Deadline::OpenSale => "open-sale",
+        Deadline::CloseSale => "close-sale",
+        Deadline::LapseHolds => "lapse-holds",
     }
 }
 
-pub(super) fn of_kind(kind: &str) -> Option<Alarm> {
-    let all = [Alarm::ExpireOrder, Alarm::OpenSale, Alarm::CloseSale, Alarm::LapseHolds];
-    all.into_iter().find(|alarm| self::kind(*alarm) == kind)
+pub(super) fn of_kind(kind: &str) -> Option<Deadline> {
+    let all = [Deadline::ExpireOrder, Deadline::OpenSale, Deadline::CloseSale, Deadline::LapseHolds];
+    all.into_iter().find(|deadline| self::kind(*deadline) == kind)
 }
 
 pub(super) async fn connect(url: &Secret) -> Result<Client, PostgresError> {

@@ -10,10 +10,10 @@ use chassis::shutdown::Shutdown;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 
-use super::lanes::Lanes;
 use super::positions::{REACTOR, ReactorStoreError, connect};
+use super::queues::PartitionQueues;
 use super::{Again, again};
-use crate::log::Batch;
+use crate::log_reader::Batch;
 
 /// Between looks. While nothing is due, one index entry is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Retries {
     pub(crate) url: Secret,
-    pub(crate) lanes: Lanes,
+    pub(crate) queues: PartitionQueues,
     pub(crate) payment_window: Duration,
 }
 
@@ -63,7 +63,7 @@ impl Retries {
         // As they were read.
         rows.sort_unstable_by_key(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1)));
         let batch = Batch::of(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2))));
-        let Again { done, failed, .. } = again(&self.lanes, &batch, self.payment_window).await;
+        let Again { done, failed, .. } = again(&self.queues, &batch, self.payment_window).await;
         tracing::info!(done = done.len(), failed, "what was parked is tried again");
         let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
             done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();

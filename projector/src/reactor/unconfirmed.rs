@@ -1,7 +1,7 @@
 //! Ends orders that were placed and cannot be confirmed. They would keep what is held for their other lines, and their
 //! buyers waiting, until a person looks.
 //!
-//! Nothing is written for this when an order is placed: what its placing causes is an open chain until it is done or
+//! Nothing is written for this when an order is placed: what its placing causes is an open saga until it is done or
 //! parked, and here is looked at what is parked. A line that is parked is tried again and again, and its order is rejected
 //! once it has been refused for long enough. A try at a partition that is away waits until the partition is back: such time
 //! is not the product's, and does not count. Nor does time in which nobody tried: a reactor that starts counts anew.
@@ -21,9 +21,9 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::{Client, Row};
 
-use super::chains::{self, Chain, End, Ended, Sender};
-use super::lanes::Lanes;
 use super::positions::{REACTOR, ReactorStoreError, connect};
+use super::queues::PartitionQueues;
+use super::sagas::{self, EndedSaga, Origin, Saga, SagaEnd};
 
 /// Between looks, which read what is parked and nothing else.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,12 +34,12 @@ const TRIES: u32 = 15;
 const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 /// An order that could not even be rejected is tried again after this.
 const FAILED_FOR: Duration = Duration::from_secs(60);
-/// Records of which chains are under way.
+/// Records of which sagas are under way.
 const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Unconfirmed {
     pub(crate) url: Secret,
-    pub(crate) lanes: Lanes,
+    pub(crate) queues: PartitionQueues,
     /// How long a parked line may be refused.
     pub(crate) within: Duration,
     pub(crate) payment_window: Duration,
@@ -48,7 +48,7 @@ pub(crate) struct Unconfirmed {
 /// A record that is parked, by its aggregate and its offset.
 type Place = (String, i64);
 
-/// A chain under way.
+/// A saga under way.
 struct Attempt {
     place: Place,
     /// A try for a line, or the rejection of its order.
@@ -75,10 +75,10 @@ impl Refused {
     }
 }
 
-/// Chains of a record that have not ended, and what became of the others.
+/// Sagas of a record that have not ended, and what became of the others.
 #[derive(Default)]
 struct Open {
-    chains: usize,
+    sagas: usize,
     /// Not even the rejection was taken.
     has_failed: bool,
     /// A line was refused, and its order does not end yet.
@@ -96,8 +96,8 @@ struct Round<'a> {
     /// It outlives the connection.
     refused: &'a mut HashMap<Place, Refused>,
     next: i64,
-    sender: mpsc::UnboundedSender<Ended>,
-    ended: mpsc::UnboundedReceiver<Ended>,
+    sender: mpsc::UnboundedSender<EndedSaga>,
+    ended: mpsc::UnboundedReceiver<EndedSaga>,
 }
 
 impl Unconfirmed {
@@ -161,7 +161,7 @@ impl Round<'_> {
         let (place, partition): (Place, i32) = ((row.get(0), row.get(1)), row.get(2));
         let Ok(Some(Record::Commit(commit))) = Record::decode(row.get(3)) else { return };
         let source = (partition.cast_unsigned(), place.1);
-        let caused = chains::of(&commit, source, self.unconfirmed.payment_window);
+        let caused = sagas::caused_by(&commit, source, self.unconfirmed.payment_window);
         for (step, cause) in caused.steps {
             self.begin(Attempt { place: place.clone(), step, cause, begun: Instant::now() }, TimeMs(commit.at_ms));
         }
@@ -169,18 +169,18 @@ impl Round<'_> {
 
     fn begin(&mut self, attempt: Attempt, at: TimeMs) {
         self.next += 1;
-        self.open.entry(attempt.place.clone()).or_default().chains += 1;
-        let sender = Sender { source: (0, self.next), ended: self.sender.clone(), lease: None, patience: None };
+        self.open.entry(attempt.place.clone()).or_default().sagas += 1;
+        let sender = Origin { source: (0, self.next), ended: self.sender.clone(), lease: None, patience: None };
         let (step, cause) = (attempt.step.clone(), attempt.cause.clone());
         self.attempts.insert(self.next, attempt);
-        self.unconfirmed.lanes.begin(Chain { step, at, cause, sender });
+        self.unconfirmed.queues.begin(Saga { step, at, cause, sender });
     }
 
-    async fn end(&mut self, all: Vec<Ended>) -> Result<(), ReactorStoreError> {
+    async fn end(&mut self, all: Vec<EndedSaga>) -> Result<(), ReactorStoreError> {
         let (mut aggregates, mut offsets) = (Vec::new(), Vec::new());
-        for Ended { source: (_, number), how, at } in all {
+        for EndedSaga { source: (_, number), how, at } in all {
             let Some(Attempt { place, step, cause, begun }) = self.attempts.remove(&number) else { continue };
-            let (is_done, rejection) = (matches!(how, End::Done | End::NotDue), step.given_up());
+            let (is_done, rejection) = (matches!(how, SagaEnd::Done | SagaEnd::NotDue), step.given_up());
             if is_done && rejection.is_none() {
                 tracing::warn!(aggregate = place.0, "an order that could not be confirmed is rejected");
             }
@@ -196,10 +196,10 @@ impl Round<'_> {
                 }
             }
             let Some(open) = self.open.get_mut(&place) else { continue };
-            open.chains -= 1;
+            open.sagas -= 1;
             open.has_failed |= has_failed;
             open.was_refused |= was_refused;
-            if open.chains > 0 {
+            if open.sagas > 0 {
                 continue;
             }
             let Open { has_failed, was_refused, .. } = self.open.remove(&place).unwrap_or_default();

@@ -18,7 +18,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// What takes no more work than this is little: it is done without a pause.
 const LITTLE: Duration = Duration::from_secs(1);
 
-pub(super) struct Fold {
+pub(super) struct LiveFold {
     workers: Vec<Worker>,
     share: Share,
     progress: Arc<AtomicI64>,
@@ -32,7 +32,7 @@ struct Stand {
     live: i64,
 }
 
-impl Fold {
+impl LiveFold {
     pub(super) async fn new(config: &Config, views: Feeds, partitions: usize, limits: Limits) -> anyhow::Result<Self> {
         let partitions = u32::try_from(partitions).context("a number of partitions")?;
         config.learn_exceptions().await?;

@@ -11,7 +11,7 @@ use std::num::NonZero;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::log;
+use crate::log_reader as log;
 
 /// A pause is no longer, however long Postgres took for what was before it.
 const MAX_PAUSE: Duration = Duration::from_secs(10);

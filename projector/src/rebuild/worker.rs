@@ -11,9 +11,9 @@ use tokio::sync::watch;
 
 use super::limits::{Piece, Share};
 use crate::config::{Config, Feeds};
-use crate::fold::{Changes, Folder, Records, Standing};
-use crate::log::{self, Batch, Batches};
-use crate::postgres::{End, Move, Store, Target};
+use crate::fold::{Changes, Folder, Progress, Records};
+use crate::log_reader::{self, Batch, Batches};
+use crate::postgres::{CheckpointMove, End, Store, Target};
 
 /// Kafka gives the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ const MAX_ROWS: usize = 100_000;
 /// A row that many records change is written rarely.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 /// More than those that fold live: a row is written once a batch, and this process ends.
-const MAX_BATCH_BYTES: usize = 2 * log::MAX_BATCH_BYTES;
+const MAX_BATCH_BYTES: usize = 2 * log_reader::MAX_BATCH_BYTES;
 
 pub(super) struct Worker {
     views: Feeds,
@@ -30,8 +30,8 @@ pub(super) struct Worker {
     store: Store,
     folder: Folder,
     /// Of all partitions; its own ones move.
-    standings: Vec<Standing>,
-    committed: Vec<Standing>,
+    all_progress: Vec<Progress>,
+    committed: Vec<Progress>,
     batches: Batches,
     exceptions: Arc<Exceptions>,
     piece: Piece,
@@ -55,18 +55,19 @@ impl Worker {
         progress: Arc<AtomicI64>,
     ) -> anyhow::Result<Self> {
         let store = Store::connect(&config.postgres_url, Target::Next(views)).await?;
-        let standings = store.standings(all, views).await?;
+        let all_progress = store.all_progress(all, views).await?;
         let from: Vec<_> =
-            partitions.iter().map(|partition| (*partition, standings[*partition as usize].from())).collect();
-        let batches = log::follow_by((piece.records, MAX_BATCH_BYTES), &config.kafka, &config.topic.name, &from)?;
+            partitions.iter().map(|partition| (*partition, all_progress[*partition as usize].from())).collect();
+        let batches =
+            log_reader::follow_by((piece.records, MAX_BATCH_BYTES), &config.kafka, &config.topic.name, &from)?;
         let folder = Folder::with_room(MAX_ROWS);
         let worker = Self {
             views,
             partitions,
             store,
             folder,
-            committed: standings.clone(),
-            standings,
+            committed: all_progress.clone(),
+            all_progress,
             batches,
             exceptions: config.exceptions.clone(),
             piece,
@@ -121,7 +122,7 @@ impl Worker {
         let records = Records::of(batch, &self.exceptions)?;
         let missing = self.folder.missing(&records, self.views);
         self.folder.remember(self.store.rows(&missing).await?);
-        let changes = self.folder.fold(&records, &mut self.standings)?;
+        let changes = self.folder.fold(&records, &mut self.all_progress)?;
         if let Some(touched) = &mut self.touched {
             touched.extend(changes.keys().cloned());
         }
@@ -135,16 +136,16 @@ impl Worker {
         let mut moves = Vec::new();
         let places = self.partitions.iter().flat_map(|partition| self.views.iter().map(move |feed| (feed, *partition)));
         for (feed, partition) in places {
-            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
+            let (now, committed) = (&self.all_progress[partition as usize], &self.committed[partition as usize]);
             let (from, to, tally) = (committed.readers[feed], now.readers[feed], now.tallies[feed]);
             if to != from {
                 let (name, revision) = (Target::Next(self.views).name(feed), now.revisions[feed]);
-                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
+                moves.push(CheckpointMove { name, partition, from, to, tally, times: now.times, revision });
             }
         }
         if !moves.is_empty() {
-            self.store.commit(&std::mem::take(&mut self.changes), &moves, &self.standings, End::Commit).await?;
-            self.committed.clone_from(&self.standings);
+            self.store.commit(&std::mem::take(&mut self.changes), &moves, &self.all_progress, End::Commit).await?;
+            self.committed.clone_from(&self.all_progress);
         }
         Ok(())
     }
@@ -159,7 +160,7 @@ impl Worker {
 
     /// Of the hindmost view.
     fn next_offset(&self, partition: u32) -> i64 {
-        let readers = &self.standings[partition as usize].readers;
+        let readers = &self.all_progress[partition as usize].readers;
         self.views.iter().map(|feed| readers[feed].next_offset).min().unwrap_or(i64::MAX)
     }
 }

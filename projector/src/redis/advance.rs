@@ -3,8 +3,8 @@
 use schemas::feeds::FeedId;
 
 use super::Place;
-use crate::fold::Standing;
-use crate::postgres::Move;
+use crate::fold::Progress;
+use crate::postgres::CheckpointMove;
 
 /// How far rows bring a place: they show what comes behind `from`, up to and with `to`.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +18,8 @@ pub(crate) struct Advance {
 
 impl Advance {
     /// Returns the step of a place from one standing of its partition to another; `None`: it stands still.
-    pub(crate) fn between(place @ (feed, _): Place, before: &Standing, now: &Standing) -> Option<Self> {
-        let offset = |standing: &Standing| standing.readers[feed].next_offset - 1;
+    pub(crate) fn between(place @ (feed, _): Place, before: &Progress, now: &Progress) -> Option<Self> {
+        let offset = |progress: &Progress| progress.readers[feed].next_offset - 1;
         let to = offset(now);
         // Behind the last commit nothing has changed a row.
         let from = before.last_commit.min(offset(before));
@@ -37,8 +37,8 @@ impl Advance {
     }
 
     /// Returns the steps of a commit.
-    pub(crate) fn of(moves: &[Move]) -> Vec<Self> {
-        let advance = |Move { name, partition, from, to, tally, .. }: &Move| {
+    pub(crate) fn of(moves: &[CheckpointMove]) -> Vec<Self> {
+        let advance = |CheckpointMove { name, partition, from, to, tally, .. }: &CheckpointMove| {
             let place = (FeedId::named(name)?, *partition);
             Some(Self { place, from: from.next_offset - 1, to: to.next_offset - 1, hash: tally.hash })
         };

@@ -34,7 +34,7 @@ impl Cache {
                 let partition = aggregate::partition(fold.aggregate, key, partitions);
                 let place = (FeedId::View(view), partition);
                 // Of a position that another projector left, it is not known yet whether the log has its rows.
-                let shown = step.shown.get(&place).filter(|_| !self.foretold.contains(place))?;
+                let shown = step.shown.get(&place).filter(|_| !self.announced.contains(place))?;
                 let row = self.keys.row(partition, shown.making.incarnation, view, key);
                 pipelines.of(partition).get(row);
                 all_asked.entry(partition).or_default().push(Asked { view, fold, key, version: *version });

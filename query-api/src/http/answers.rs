@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chassis::border::{self, RequestId, request_id};
 use schemas::problem::{Problem, ProblemKind};
 
-use super::request::Asked;
+use super::request::ReadOptions;
 use crate::reads::{ReadError, Row};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
@@ -43,7 +43,7 @@ pub(super) fn refused(error: ReadError) -> Response {
 }
 
 /// `age`: see [`crate::reads::Shown`].
-pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked: &Asked) -> Response {
+pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked: &ReadOptions) -> Response {
     let tag = row.tag();
     let etag = HeaderValue::try_from(format!("\"{tag}\"")).expect("digits");
     let mut response = if asked.has(&tag) { StatusCode::NOT_MODIFIED.into_response() } else { json(row.body, JSON) };

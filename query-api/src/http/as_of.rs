@@ -16,7 +16,7 @@ use schemas::problem::{Problem, ProblemKind};
 use schemas::time::{TimeMs, parse_rfc3339};
 use schemas::views::{AggregateRow, MAX_EVENTS_FOLDED, RowFold, row_body, row_fold};
 
-use super::request::{Asked, Parameters, invalid};
+use super::request::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads, Row};
@@ -99,7 +99,7 @@ pub(super) async fn of(
     State(reads): State<Arc<Reads>>,
     aggregate: AggregateType,
     Path(id): Path<String>,
-    (parameters, asked): (Parameters, Asked),
+    (parameters, asked): (Parameters, ReadOptions),
 ) -> Response {
     match parse(aggregate, &id, parameters) {
         Ok((id, moment)) => caching::personal(row(&reads, &id, moment, &asked).await),
@@ -115,7 +115,7 @@ fn parse(aggregate: AggregateType, id: &str, mut parameters: Parameters) -> Resu
 }
 
 /// Answers with the row of then, to whichever route asked.
-pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -> Response {
+pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOptions) -> Response {
     match folded(reads, id, moment, asked).await {
         Ok((folded, token)) => answer(id, (moment, folded), token, asked),
         Err(Refusal::Read(error)) => answers::refused(error),
@@ -146,7 +146,7 @@ async fn folded(
     reads: &Reads,
     id: &AggregateId,
     moment: Moment,
-    asked: &Asked,
+    asked: &ReadOptions,
 ) -> Result<(Folded, Option<String>), Refusal> {
     reads.reach_journal(&asked.fresh).await?;
     let _turn = reads.turn_to_fold().await?;
@@ -172,7 +172,7 @@ async fn folded(
 }
 
 /// Returns the row that the view has, if the moment is not before it; else nothing, which the first event follows.
-async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -> Result<Folded, ReadError> {
+async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOptions) -> Result<Folded, ReadError> {
     let (view, fold) = row_fold(id.aggregate());
     let Some((version, data)) = reads.kept_row(view, id.id()).await? else { return Ok(Folded::default()) };
     let is_then = match moment {
@@ -187,7 +187,12 @@ async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &Asked) -
     Ok(row.map_or_else(Folded::default, |row| Folded { row: Some(row), version }))
 }
 
-fn answer(id: &AggregateId, (moment, folded): (Moment, Folded), token: Option<String>, asked: &Asked) -> Response {
+fn answer(
+    id: &AggregateId,
+    (moment, folded): (Moment, Folded),
+    token: Option<String>,
+    asked: &ReadOptions,
+) -> Response {
     let Folded { row, version } = folded;
     let name = id.as_str();
     // It is no row of the view, but made the way that this build makes them.

@@ -16,7 +16,7 @@ use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
 
 use super::as_of::{self, Moment};
-use super::request::{Asked, Parameters, invalid};
+use super::request::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads};
@@ -33,7 +33,7 @@ pub(super) async fn of(
     aggregate: AggregateType,
     Path(id): Path<String>,
     mut parameters: Parameters,
-    asked: Asked,
+    asked: ReadOptions,
 ) -> Response {
     let id = match AggregateId::new(aggregate, &id) {
         Ok(id) => id,
@@ -62,7 +62,7 @@ async fn events(
     public_url: &str,
     id: &AggregateId,
     (after, limit): (i64, i64),
-    asked: &Asked,
+    asked: &ReadOptions,
 ) -> Response {
     let place = (id.as_str(), id.partition(asked.log.partitions));
     // One more tells whether there is a next page.
@@ -97,7 +97,7 @@ async fn events(
 }
 
 /// Tells the end of a history from the history of what never was. Called where there is nothing after `after`.
-async fn is_any(reads: &Reads, place: (&str, u32), after: i64, asked: &Asked) -> Result<bool, ReadError> {
+async fn is_any(reads: &Reads, place: (&str, u32), after: i64, asked: &ReadOptions) -> Result<bool, ReadError> {
     Ok(after > 0 && !reads.events(asked.log, place, (0, 1), &asked.fresh).await?.found.is_empty())
 }
 

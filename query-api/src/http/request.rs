@@ -23,7 +23,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Checked against the log.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct ReadOptions {
     pub(super) log: Log,
     pub(super) fresh: Freshness,
     /// Versions that the client has.
@@ -37,7 +37,7 @@ enum IfNoneMatch {
     These(Vec<String>),
 }
 
-impl Asked {
+impl ReadOptions {
     /// Whether the client has what goes by this tag already.
     pub(super) fn has(&self, tag: &str) -> bool {
         match &self.if_none_match {
@@ -48,7 +48,7 @@ impl Asked {
     }
 }
 
-impl FromRequestParts<Arc<Reads>> for Asked {
+impl FromRequestParts<Arc<Reads>> for ReadOptions {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, reads: &Arc<Reads>) -> Result<Self, Response> {

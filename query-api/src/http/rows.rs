@@ -9,7 +9,7 @@ use schemas::feeds::ViewId;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::views::{Nested, Source};
 
-use super::request::{Asked, Parameters, invalid};
+use super::request::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::lists::ListQuery;
 use crate::positions::Scope;
@@ -23,7 +23,7 @@ pub(super) async fn row_by_name(
     reads: State<Arc<Reads>>,
     Path((view, key)): Path<(String, String)>,
     parameters: Parameters,
-    asked: Asked,
+    asked: ReadOptions,
 ) -> Response {
     match ViewId::named(&view) {
         Some(view) => one(reads, view, &key, parameters, asked).await,
@@ -35,7 +35,7 @@ pub(super) async fn page_by_name(
     reads: State<Arc<Reads>>,
     Path(view): Path<String>,
     parameters: Parameters,
-    asked: Asked,
+    asked: ReadOptions,
 ) -> Response {
     match ViewId::named(&view) {
         Some(view) => page_of(reads, view, parameters, asked).await,
@@ -47,7 +47,7 @@ pub(super) async fn row_of(
     reads: State<Arc<Reads>>,
     view: ViewId,
     Path(key): Path<String>,
-    (parameters, asked): (Parameters, Asked),
+    (parameters, asked): (Parameters, ReadOptions),
 ) -> Response {
     one(reads, view, &key, parameters, asked).await
 }
@@ -57,7 +57,7 @@ async fn one(
     view: ViewId,
     key: &str,
     parameters: Parameters,
-    asked: Asked,
+    asked: ReadOptions,
 ) -> Response {
     if let Err(detail) = view.view().key.check(key).and_then(|()| parameters.end()) {
         return invalid(detail);
@@ -86,7 +86,7 @@ pub(super) async fn page_of(
     reads: State<Arc<Reads>>,
     view: ViewId,
     mut parameters: Parameters,
-    asked: Asked,
+    asked: ReadOptions,
 ) -> Response {
     let query = limit(&mut parameters)
         .and_then(|limit| ListQuery::parse(view, limit, None, |name| parameters.take(name)))
@@ -99,7 +99,7 @@ pub(super) async fn page_under(
     reads: State<Arc<Reads>>,
     (view, nested): (ViewId, &Nested),
     Path(id): Path<String>,
-    (mut parameters, asked): (Parameters, Asked),
+    (mut parameters, asked): (Parameters, ReadOptions),
 ) -> Response {
     let query = limit(&mut parameters)
         .and_then(|limit| {
@@ -114,7 +114,7 @@ fn limit(parameters: &mut Parameters) -> Result<i64, String> {
     parameters.take_limit(DEFAULT_LIMIT, MAX_LIMIT)
 }
 
-async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>, asked: &Asked) -> Response {
+async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>, asked: &ReadOptions) -> Response {
     let mut query = match query {
         Ok(query) => query,
         Err(detail) => return invalid(detail),

@@ -9,7 +9,7 @@ use schemas::views::{Field, Key, List, VIEWS};
 use serde::Serialize;
 
 use super::answers;
-use super::request::{Asked, Parameters, invalid};
+use super::request::{Parameters, ReadOptions, invalid};
 use crate::lists;
 use crate::positions;
 use crate::reads::Reads;
@@ -54,7 +54,7 @@ impl Progress {
     }
 }
 
-pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters, _: Asked) -> Response {
+pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters, _: ReadOptions) -> Response {
     if let Err(detail) = parameters.end() {
         return invalid(detail);
     }

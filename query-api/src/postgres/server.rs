@@ -12,7 +12,7 @@ use schemas::views::JOURNAL;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::gate::{Busy, Gate};
+use crate::limiter::{Busy, Limiter};
 use crate::positions::Log;
 
 /// Every statement here looks up a key or walks an index in its order, and stops at its limit. A planner without
@@ -56,7 +56,7 @@ pub(crate) struct Limits {
 
 pub(super) struct Server {
     pool: Pool,
-    gate: Gate,
+    limiter: Limiter,
 }
 
 impl Server {
@@ -64,11 +64,11 @@ impl Server {
     pub(super) fn connect(url: &Secret, limits: Limits) -> Result<Self, PostgresError> {
         let connections = limits.connections + CONNECTIONS_APART;
         let pool = chassis::postgres::pool(url, PLANNER, connections, "query-api")?;
-        Ok(Self { pool, gate: Gate::new(limits.connections, limits.queue, limits.wait) })
+        Ok(Self { pool, limiter: Limiter::new(limits.connections, limits.queue, limits.wait) })
     }
 
     pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
-        let _place = self.gate.enter().await?;
+        let _place = self.limiter.enter().await?;
         self.query_apart(sql, params).await
     }
 

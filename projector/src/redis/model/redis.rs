@@ -39,7 +39,7 @@ impl Redis {
         }
         let Show { to, row, stored } = show;
         if let Some(row) = row {
-            let is_newer = self.rows.get(&to.incarnation).is_none_or(|standing| row.len() > standing.len());
+            let is_newer = self.rows.get(&to.incarnation).is_none_or(|progress| row.len() > progress.len());
             if is_newer {
                 self.rows.insert(to.incarnation, (*row).clone());
             }
@@ -74,8 +74,8 @@ impl Redis {
                 return;
             }
         }
-        let standing = self.rows.get(&position.incarnation);
-        if standing.is_none_or(|standing| read.row.len() > standing.len()) {
+        let progress = self.rows.get(&position.incarnation);
+        if progress.is_none_or(|progress| read.row.len() > progress.len()) {
             self.rows.insert(position.incarnation, read.row.clone());
         }
     }

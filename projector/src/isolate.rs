@@ -11,10 +11,10 @@ use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::Commit;
 use schemas::views::Source;
 
-use crate::fold::{FoldError, Records, Standing};
-use crate::log::Batch;
+use crate::fold::{FoldError, Progress, Records};
+use crate::log_reader::Batch;
 use crate::postgres::{End, StoreError};
-use crate::projector::{Committed, Fold, ProjectorError};
+use crate::projector::{Committed, ProjectorError, Session};
 use crate::redis::Place;
 
 /// The aggregates that are not folded into a view, with the reason until it is written down.
@@ -102,7 +102,7 @@ impl Poison {
         let reason = format!("{error:#}");
         match error {
             // The write tier stands on the journal: no gap is let into it.
-            ProjectorError::Fold(FoldError::Panicked { feed: FeedId::View(view), aggregate, .. }) => {
+            ProjectorError::Session(FoldError::Panicked { feed: FeedId::View(view), aggregate, .. }) => {
                 Some(Self { view: *view, aggregate: Some(aggregate.clone()), reason })
             }
             ProjectorError::Store(StoreError::Refused { view, source }) => {
@@ -114,12 +114,12 @@ impl Poison {
     }
 }
 
-impl Fold {
+impl Session {
     /// The next batch, which failed: once more, and then without what is to blame.
     pub(crate) async fn take_apart(
         &mut self,
         batch: &Batch,
-        before: &[Standing],
+        before: &[Progress],
         error: ProjectorError,
     ) -> Result<Committed, ProjectorError> {
         if Poison::of(&error).is_none() {
@@ -143,15 +143,15 @@ impl Fold {
                 tracing::error!(view = view.name(), aggregate, reason, "parked: the view does not take it");
                 self.folder.parked.insert(view, &aggregate, Some(reason.clone()));
                 // Redis may show it already.
-                let partition = partition_of(view, &aggregate, self.standings.len() as u32);
+                let partition = partition_of(view, &aggregate, self.all_progress.len() as u32);
                 refused.extend(partition.map(|partition| (FeedId::View(view), partition)));
             }
             self.metrics.parked(&self.folder.parked);
         }
     }
 
-    async fn again(&mut self, batch: &Batch, before: &[Standing]) -> Result<Committed, ProjectorError> {
-        self.standings = before.to_vec();
+    async fn again(&mut self, batch: &Batch, before: &[Progress]) -> Result<Committed, ProjectorError> {
+        self.all_progress = before.to_vec();
         self.folder.clear();
         self.try_take(batch, End::Commit).await
     }
@@ -160,7 +160,7 @@ impl Fold {
     async fn find(
         &mut self,
         batch: &Batch,
-        before: &[Standing],
+        before: &[Progress],
         view: StoredView,
     ) -> Result<Vec<String>, ProjectorError> {
         let all = self.suspects(&Records::of(batch, &self.exceptions)?, view);
@@ -183,7 +183,7 @@ impl Fold {
     async fn is_refused(
         &mut self,
         batch: &Batch,
-        before: &[Standing],
+        before: &[Progress],
         view: StoredView,
         (all, these): (&[String], &[String]),
     ) -> Result<bool, ProjectorError> {
@@ -191,7 +191,7 @@ impl Fold {
         for aggregate in all.iter().filter(|aggregate| !these.contains(aggregate)) {
             self.folder.parked.insert(view, aggregate, None);
         }
-        self.standings = before.to_vec();
+        self.all_progress = before.to_vec();
         self.folder.clear();
         let outcome = self.try_take(batch, End::Rollback).await;
         self.folder.parked = parked;

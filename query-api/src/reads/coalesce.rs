@@ -27,7 +27,7 @@ pub(super) struct Look {
 
 /// Looks by view.
 #[derive(Default)]
-pub(super) struct Looks(PerView<Mutex<OfView>>);
+pub(super) struct LookCoalescer(PerView<Mutex<OfView>>);
 
 #[derive(Default)]
 struct OfView {
@@ -35,7 +35,7 @@ struct OfView {
     by_key: HashMap<String, Look>,
 }
 
-impl Looks {
+impl LookCoalescer {
     /// The look that is under way, or the one that `begin` makes. It has to be ended by its id.
     pub(super) fn join<F>(
         &self,
@@ -92,18 +92,18 @@ mod tests {
         Place { view: product(), partition: 0, making, revision: i64::from(revision), is_sum: false }
     }
 
-    fn begin(looks: &Looks, offset: i64, wanted: Option<i64>) -> u64 {
+    fn begin(looks: &LookCoalescer, offset: i64, wanted: Option<i64>) -> u64 {
         begin_at(looks, place(0), offset, wanted)
     }
 
-    fn begin_at(looks: &Looks, place: Place, offset: i64, wanted: Option<i64>) -> u64 {
+    fn begin_at(looks: &LookCoalescer, place: Place, offset: i64, wanted: Option<i64>) -> u64 {
         let token = wanted.map(|offset| Token::new(LogId::of_nonce(1), 0, offset));
         looks.join((product(), "cd"), token.as_ref(), (place, [offset].into()), |_| async { Ok(Hit::Miss) }).id
     }
 
     #[test]
     fn a_look_is_shared_only_by_those_whose_token_was_shown_before_it() {
-        let looks = Looks::default();
+        let looks = LookCoalescer::default();
         let first = begin(&looks, 5, None);
         assert_eq!(begin(&looks, 6, None), first);
         assert_eq!(begin(&looks, 6, Some(5)), first);
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_look_is_shared_only_by_those_who_know_redis_to_have_the_row_there() {
-        let looks = Looks::default();
+        let looks = LookCoalescer::default();
         let before = begin_at(&looks, place(0), 5, None);
         let after = begin_at(&looks, place(1), 5, None);
         assert_ne!(after, before);

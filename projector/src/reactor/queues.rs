@@ -4,9 +4,9 @@
 //! A lane has one request under way. Of all requests a few are under way at once, but one that is not answered promptly
 //! counts no more, and a partition that is away is asked for a few of its steps at a time, beside the others.
 //!
-//! Invariant: nothing but an answer ends a chain, unless its sender has a patience.
+//! Invariant: nothing but an answer ends a saga, unless its sender has a patience.
 //!
-//! Invariant: a chain of which a step was sent is followed to its end, whoever owns its event by now. What a step took is
+//! Invariant: a saga of which a step was sent is followed to its end, whoever owns its event by now. What a step took is
 //! given back by a later one, and nobody else may know that it was sent.
 
 use std::collections::{HashMap, VecDeque};
@@ -21,8 +21,8 @@ use schemas::aggregate::AggregateId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::chains::{Chain, End, Sender};
-use super::commands::{Answered, Commands};
+use super::client::{Answered, CommandClient};
+use super::sagas::{Origin, Saga, SagaEnd};
 use crate::metrics::Metrics;
 
 /// Lines in one request, and requests under way.
@@ -33,18 +33,18 @@ const MAX_PROBE_LINES: usize = 16;
 const MAX_PROBES: usize = 32;
 /// A request that takes longer holds up those of no other lane.
 const PROMPT: Duration = Duration::from_millis(500);
-/// Chains in one lane, above which nothing more is begun there. A partition that is away takes so many before it holds up
+/// Sagas in one lane, above which nothing more is begun there. A partition that is away takes so many before it holds up
 /// what comes from elsewhere.
-pub(super) const MAX_CHAINS: usize = 16_384;
+pub(super) const MAX_SAGAS: usize = 16_384;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// An aggregate that was refused this long ago is not held back any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
-type Ways = [Way];
+type Entrances = [Entrance];
 
 /// The entrance of a lane.
-struct Way {
+struct Entrance {
     incoming: mpsc::UnboundedSender<Waiting>,
     known: Arc<Known>,
 }
@@ -52,26 +52,26 @@ struct Way {
 /// What is known of a lane outside of it.
 #[derive(Debug, Default)]
 struct Known {
-    chains: AtomicUsize,
+    sagas: AtomicUsize,
     is_away: AtomicBool,
 }
 
-/// A chain's place in a lane: counted as long as it is there.
+/// A saga's place in a lane: counted as long as it is there.
 #[derive(Debug)]
 struct Place(Arc<Known>);
 
 /// Whoever holds it may send. The lanes end when nobody does.
 #[derive(Clone)]
-pub(crate) struct Lanes(Arc<Ways>);
+pub(crate) struct PartitionQueues(Arc<Entrances>);
 
 /// The same, for as long as there are lanes.
 #[derive(Clone)]
-pub(crate) struct WeakLanes(Weak<Ways>);
+pub(crate) struct WeakQueues(Weak<Entrances>);
 
-/// A chain in the lane of its next step.
+/// A saga in the lane of its next step.
 #[derive(Debug)]
 struct Waiting {
-    chain: Chain,
+    saga: Saga,
     target: AggregateId,
     /// A step of it was sent.
     has_begun: bool,
@@ -82,16 +82,16 @@ struct Waiting {
 
 /// What the lanes share.
 struct Shared {
-    commands: Commands,
+    commands: CommandClient,
     metrics: Arc<Metrics>,
     requests: Semaphore,
     /// Requests to partitions that are away.
     probes: Semaphore,
 }
 
-struct Lane {
+struct PartitionQueue {
     incoming: mpsc::UnboundedReceiver<Waiting>,
-    lanes: WeakLanes,
+    queues: WeakQueues,
     shared: Arc<Shared>,
     queue: Queue,
     known: Arc<Known>,
@@ -111,41 +111,42 @@ struct Held {
     pause: Duration,
 }
 
-impl Lanes {
-    pub(crate) fn start(commands: Commands, partitions: u32, metrics: Arc<Metrics>, tasks: &mut Tasks) -> Self {
+impl PartitionQueues {
+    pub(crate) fn start(commands: CommandClient, partitions: u32, metrics: Arc<Metrics>, tasks: &mut Tasks) -> Self {
         let (requests, probes) = (Semaphore::new(MAX_REQUESTS), Semaphore::new(MAX_PROBES));
         let shared = Arc::new(Shared { commands, metrics, requests, probes });
         let way = |_| {
             let (incoming, end) = mpsc::unbounded_channel();
-            (Way { incoming, known: Arc::default() }, end)
+            (Entrance { incoming, known: Arc::default() }, end)
         };
         let (ways, ends): (Vec<_>, Vec<_>) = (0..partitions).map(way).unzip();
-        let lanes = Self(ways.into());
-        for (way, incoming) in lanes.0.iter().zip(ends) {
+        let queues = Self(ways.into());
+        for (way, incoming) in queues.0.iter().zip(ends) {
             let (queue, known) = (Queue::default(), way.known.clone());
-            let lane = Lane { incoming, lanes: lanes.weak(), shared: shared.clone(), queue, known, away: None };
-            tasks.spawn("lane", lane.run());
+            let queue =
+                PartitionQueue { incoming, queues: queues.weak(), shared: shared.clone(), queue, known, away: None };
+            tasks.spawn("lane", queue.run());
         }
-        lanes
+        queues
     }
 
-    pub(crate) fn weak(&self) -> WeakLanes {
-        WeakLanes(Arc::downgrade(&self.0))
+    pub(crate) fn weak(&self) -> WeakQueues {
+        WeakQueues(Arc::downgrade(&self.0))
     }
 
-    pub(crate) fn begin(&self, chain: Chain) {
-        self.put(chain, false);
+    pub(crate) fn begin(&self, saga: Saga) {
+        self.put(saga, false);
     }
 
-    fn put(&self, chain: Chain, has_begun: bool) {
-        let (target, partition) = match self.target(&chain.step) {
+    fn put(&self, saga: Saga, has_begun: bool) {
+        let (target, partition) = match self.target(&saga.step) {
             Ok(target) => target,
-            Err(reason) => return chain.end(End::Failed(reason)),
+            Err(reason) => return saga.end(SagaEnd::Failed(reason)),
         };
         let way = &self.0[partition as usize];
         let (since, place) = (Instant::now(), Place::take(&way.known));
         // A lane that is gone was ended with this process.
-        let _ = way.incoming.send(Waiting { chain, target, has_begun, since, _place: place });
+        let _ = way.incoming.send(Waiting { saga, target, has_begun, since, _place: place });
     }
 
     /// Returns the aggregate that a step goes to, and its partition.
@@ -160,42 +161,42 @@ impl Lanes {
     /// Returns the partition of a step that there is no room for.
     pub(super) fn full<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Option<u32> {
         let partitions = steps.into_iter().filter_map(|step| Some(self.target(step).ok()?.1));
-        partitions.into_iter().find(|partition| self.chains(*partition) >= MAX_CHAINS)
+        partitions.into_iter().find(|partition| self.sagas(*partition) >= MAX_SAGAS)
     }
 
-    /// Counts the chains whose next step is one to this partition.
-    pub(super) fn chains(&self, partition: u32) -> usize {
-        self.0[partition as usize].known.chains.load(Ordering::Relaxed)
+    /// Counts the sagas whose next step is one to this partition.
+    pub(super) fn sagas(&self, partition: u32) -> usize {
+        self.0[partition as usize].known.sagas.load(Ordering::Relaxed)
     }
 
     /// Tells whether the step's partition is away, and enough waits for it already to notice when it is back.
     pub(super) fn is_away(&self, step: &Step) -> bool {
         let Ok((_, partition)) = self.target(step) else { return false };
         let known = &self.0[partition as usize].known;
-        known.is_away.load(Ordering::Relaxed) && known.chains.load(Ordering::Relaxed) >= MAX_PROBE_LINES
+        known.is_away.load(Ordering::Relaxed) && known.sagas.load(Ordering::Relaxed) >= MAX_PROBE_LINES
     }
 }
 
 impl Place {
     fn take(known: &Arc<Known>) -> Self {
-        known.chains.fetch_add(1, Ordering::Relaxed);
+        known.sagas.fetch_add(1, Ordering::Relaxed);
         Self(known.clone())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.chains.fetch_sub(1, Ordering::Relaxed);
+        self.0.sagas.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl WeakLanes {
-    pub(crate) fn upgrade(&self) -> Option<Lanes> {
-        self.0.upgrade().map(Lanes)
+impl WeakQueues {
+    pub(crate) fn upgrade(&self) -> Option<PartitionQueues> {
+        self.0.upgrade().map(PartitionQueues)
     }
 }
 
-impl Lane {
+impl PartitionQueue {
     async fn run(mut self) {
         loop {
             let ready_at = self.ready_at(Instant::now());
@@ -237,7 +238,7 @@ impl Lane {
             return;
         }
         let answers = {
-            let mut sent = pin!(self.shared.commands.send(taken.iter().map(|waiting| &waiting.chain)));
+            let mut sent = pin!(self.shared.commands.send(taken.iter().map(|waiting| &waiting.saga)));
             match timeout(PROMPT, &mut sent).await {
                 Ok(answers) => answers,
                 Err(_) => {
@@ -272,9 +273,9 @@ impl Lane {
                 Answered::Accepted { is_confirmed } => self.follow(waiting, Outcome::Accepted { is_confirmed }),
                 Answered::Rejected(rule) => self.follow(waiting, Outcome::Rejected(&rule)),
                 Answered::Later | Answered::Away => later.push(waiting),
-                Answered::Refused(reason) => waiting.chain.end(End::Failed(reason)),
+                Answered::Refused(reason) => waiting.saga.end(SagaEnd::Failed(reason)),
                 Answered::Quarantined(reason) => {
-                    waiting.chain.end(End::Failed(reason.clone()));
+                    waiting.saga.end(SagaEnd::Failed(reason.clone()));
                     broken.insert(waiting.target, reason);
                 }
             }
@@ -282,7 +283,7 @@ impl Lane {
         later.retain(|waiting| match broken.get(&waiting.target) {
             // They were refused for standing behind it.
             Some(reason) => {
-                waiting.chain.end(End::Failed(reason.clone()));
+                waiting.saga.end(SagaEnd::Failed(reason.clone()));
                 false
             }
             None => true,
@@ -290,19 +291,19 @@ impl Lane {
         self.queue.put_back(later, Instant::now());
     }
 
-    fn follow(&self, Waiting { chain, target, .. }: Waiting, outcome: Outcome<'_>) {
-        match chain.step.then(outcome) {
+    fn follow(&self, Waiting { saga, target, .. }: Waiting, outcome: Outcome<'_>) {
+        match saga.step.next(outcome) {
             Next::Step(step) => {
                 // Without lanes this process ends: whoever begins the event again takes the step again.
-                if let Some(lanes) = self.lanes.upgrade() {
-                    lanes.put(Chain { step, ..chain }, true);
+                if let Some(queues) = self.queues.upgrade() {
+                    queues.put(Saga { step, ..saga }, true);
                 }
             }
-            Next::Done => chain.end(End::Done),
-            Next::NotDue => chain.end(End::NotDue),
+            Next::Done => saga.end(SagaEnd::Done),
+            Next::NotDue => saga.end(SagaEnd::NotDue),
             Next::Stuck => {
                 let Outcome::Rejected(rule) = outcome else { unreachable!("what is accepted goes on") };
-                chain.end(End::Failed(format!("{} rejects it: {rule}", target.as_str())));
+                saga.end(SagaEnd::Failed(format!("{} rejects it: {rule}", target.as_str())));
             }
         }
     }
@@ -311,22 +312,22 @@ impl Lane {
 impl Waiting {
     /// Once sent, it is sent again and followed to its end.
     fn may_be_sent(&mut self) -> bool {
-        self.has_begun |= self.chain.sender.lease.as_ref().is_none_or(|lease| lease.holds());
+        self.has_begun |= self.saga.sender.lease.as_ref().is_none_or(|lease| lease.holds());
         if !self.has_begun {
-            self.chain.end(End::Dropped);
+            self.saga.end(SagaEnd::Dropped);
         }
         self.has_begun
     }
 
     /// Tells how it ends without an answer: nobody is to begin it any more, or its sender waits no longer.
-    fn given_up(&self, now: Instant) -> Option<End> {
-        let Sender { lease, patience, .. } = &self.chain.sender;
+    fn given_up(&self, now: Instant) -> Option<SagaEnd> {
+        let Origin { lease, patience, .. } = &self.saga.sender;
         if !self.has_begun && lease.as_ref().is_some_and(|lease| lease.has_ended()) {
-            return Some(End::Dropped);
+            return Some(SagaEnd::Dropped);
         }
         let waited = now.duration_since(self.since);
         let late = || format!("{} has not taken it for {} s", self.target.as_str(), waited.as_secs());
-        patience.is_some_and(|patience| waited > patience).then(|| End::Late(late()))
+        patience.is_some_and(|patience| waited > patience).then(|| SagaEnd::Late(late()))
     }
 }
 
@@ -372,7 +373,7 @@ impl Queue {
     fn put_back(&mut self, later: Vec<Waiting>, now: Instant) {
         for waiting in later.into_iter().rev() {
             if let Some(how) = waiting.given_up(now) {
-                waiting.chain.end(how);
+                waiting.saga.end(how);
                 continue;
             }
             self.hold(&waiting.target, now);
@@ -384,7 +385,7 @@ impl Queue {
     fn give_up(&mut self, now: Instant) {
         self.waiting.retain(|waiting| match waiting.given_up(now) {
             Some(how) => {
-                waiting.chain.end(how);
+                waiting.saga.end(how);
                 false
             }
             None => true,
@@ -407,23 +408,23 @@ mod tests {
     use domain::ids::{OrderId, ProductId};
     use domain::reactions::Step;
 
-    use super::super::chains::{Ended, Lease};
+    use super::super::sagas::{EndedSaga, Lease};
     use super::*;
     use crate::config::Config;
 
     /// With what tells of its end.
-    fn waiting(product: &str, order: &str, lease: Option<Arc<Lease>>) -> (Waiting, mpsc::UnboundedReceiver<Ended>) {
+    fn waiting(product: &str, order: &str, lease: Option<Arc<Lease>>) -> (Waiting, mpsc::UnboundedReceiver<EndedSaga>) {
         let (ended, end) = mpsc::unbounded_channel();
         let step = Step::Release { product: ProductId(product.into()), order: OrderId(order.into()) };
-        let sender = Sender { source: (0, 0), ended, lease, patience: None };
-        let chain = Chain { step, at: TimeMs(0), cause: "0-0-1".into(), sender };
+        let sender = Origin { source: (0, 0), ended, lease, patience: None };
+        let saga = Saga { step, at: TimeMs(0), cause: "0-0-1".into(), sender };
         let target = AggregateId::new(domain::AggregateType::Product, product).unwrap();
         let place = Place::take(&Arc::default());
-        (Waiting { chain, target, has_begun: false, since: Instant::now(), _place: place }, end)
+        (Waiting { saga, target, has_begun: false, since: Instant::now(), _place: place }, end)
     }
 
     fn orders(all: &[Waiting]) -> Vec<String> {
-        let order = |waiting: &Waiting| match &waiting.chain.step {
+        let order = |waiting: &Waiting| match &waiting.saga.step {
             Step::Release { order, .. } => order.0.to_string(),
             other => panic!("{other:?}"),
         };
@@ -470,11 +471,11 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_without_a_patience_is_never_given_up_and_one_with_it_is_though_it_is_not_asked_for() {
+    fn a_saga_without_a_patience_is_never_given_up_and_one_with_it_is_though_it_is_not_asked_for() {
         let lease = Arc::new(Lease::new(std::time::Instant::now()));
         let (mut patient, mut hasty, mut left) =
             (waiting("a", "1", None), waiting("b", "2", None), waiting("c", "3", Some(lease.clone())));
-        hasty.0.chain.sender.patience = Some(Duration::from_secs(10));
+        hasty.0.saga.sender.patience = Some(Duration::from_secs(10));
         let (since, day) = (patient.0.since, Duration::from_secs(24 * 60 * 60));
         patient.0.has_begun = true;
         let mut queue = Queue::default();
@@ -484,8 +485,8 @@ mod tests {
         lease.end();
         queue.give_up(since + day);
         assert_eq!(orders(queue.waiting.make_contiguous()), ["1"]);
-        assert!(matches!(hasty.1.try_recv().unwrap().how, End::Late(_)));
-        assert_eq!(left.1.try_recv().unwrap().how, End::Dropped);
+        assert!(matches!(hasty.1.try_recv().unwrap().how, SagaEnd::Late(_)));
+        assert_eq!(left.1.try_recv().unwrap().how, SagaEnd::Dropped);
         let refused = queue.waiting.drain(..).collect();
         queue.put_back(refused, since + day);
         assert_eq!(queue.waiting.len(), 1);
@@ -493,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_begins_while_its_lease_holds_and_then_goes_on_without_it() {
+    fn a_saga_begins_while_its_lease_holds_and_then_goes_on_without_it() {
         let lease = Arc::new(Lease::new(std::time::Instant::now()));
         let ((mut begun, _end), (mut not_begun, mut end)) =
             (waiting("a", "1", Some(lease.clone())), waiting("a", "2", Some(lease.clone())));
@@ -501,7 +502,7 @@ mod tests {
         lease.end();
         assert!(begun.may_be_sent());
         assert!(!not_begun.may_be_sent());
-        assert_eq!(end.try_recv().unwrap().how, End::Dropped);
+        assert_eq!(end.try_recv().unwrap().how, SagaEnd::Dropped);
     }
 
     /// Answers as a command-api does of which one instance stands still: what goes there is told to be away at last.
@@ -529,11 +530,12 @@ mod tests {
         let config = Config::from_env(&env.into_iter().collect()).unwrap();
         let metrics = Arc::new(Metrics::new(&Telemetry::new("lanes").unwrap()));
         let (mut tasks, partitions) = (Tasks::new(), 4 * MAX_REQUESTS as u32);
-        let lanes = Lanes::start(Commands::of(&config).unwrap().unwrap(), partitions, metrics, &mut tasks);
+        let queues =
+            PartitionQueues::start(CommandClient::of(&config).unwrap().unwrap(), partitions, metrics, &mut tasks);
         let partition = |name: &str| schemas::aggregate::partition(domain::AggregateType::Product, name, partitions);
         let begin = |product: String| {
-            let (Waiting { chain, .. }, end) = waiting(&product, "o", None);
-            lanes.begin(chain);
+            let (Waiting { saga, .. }, end) = waiting(&product, "o", None);
+            queues.begin(saga);
             end
         };
         // All but the last one are away.
@@ -543,11 +545,11 @@ mod tests {
         let here: Vec<_> =
             (0..).map(|n| format!("p-{n}")).filter(|name| partition(name) == partitions - 1).take(10).collect();
         for product in here {
-            assert_eq!(begin(product).recv().await.unwrap().how, End::Done);
+            assert_eq!(begin(product).recv().await.unwrap().how, SagaEnd::Done);
         }
         // Each would have waited several times for requests of 3 s.
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
         assert!(ends.iter_mut().all(|end| end.try_recv().is_err()), "nothing of what waits has ended");
-        assert!(lanes.chains(partition("away-0").min(partitions - 2)) > 0);
+        assert!(queues.sagas(partition("away-0").min(partitions - 2)) > 0);
     }
 }

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Place;
-use crate::fold::Standing;
+use crate::fold::Progress;
 
 /// Nobody is ahead by more than a few seconds of folding.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub(super) struct Foretold(HashMap<Place, Position>);
+pub(super) struct Announced(HashMap<Place, Position>);
 
 /// What a place is to come to: this offset, by records of this hash.
 struct Position {
@@ -20,7 +20,7 @@ struct Position {
     since: Instant,
 }
 
-impl Foretold {
+impl Announced {
     pub(super) fn add(&mut self, positions: impl IntoIterator<Item = (Place, i64, u64)>) {
         let since = Instant::now();
         self.0.extend(positions.into_iter().map(|(place, offset, hash)| (place, Position { offset, hash, since })));
@@ -49,13 +49,13 @@ impl Foretold {
 
     /// Returns the places that came to their position by other records, or did not come to it in time. Those that came to it
     /// are forgotten.
-    pub(super) fn contradicted(&mut self, standings: &[Standing]) -> Vec<Place> {
+    pub(super) fn contradicted(&mut self, all_progress: &[Progress]) -> Vec<Place> {
         let mut contradicted = Vec::new();
         self.0.retain(|place @ (feed, partition), Position { offset, hash, since }| {
-            let standing = &standings[*partition as usize];
-            let next = standing.readers[*feed].next_offset;
+            let progress = &all_progress[*partition as usize];
+            let next = progress.readers[*feed].next_offset;
             let is_reached = next > *offset;
-            let is_same = next == *offset + 1 && standing.tallies[*feed].hash == *hash;
+            let is_same = next == *offset + 1 && progress.tallies[*feed].hash == *hash;
             if (is_reached && !is_same) || (!is_reached && since.elapsed() > REACHED_WITHIN) {
                 contradicted.push(*place);
             }

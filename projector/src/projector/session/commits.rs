@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Committed, Fold, Next};
-use crate::fold::{Changes, Standing};
-use crate::log::Batch;
-use crate::postgres::{End, Move, StoreError, Target};
-use crate::projector::ahead::{Ahead, Work, log_ms};
+use super::{Committed, Next, Session};
+use crate::fold::{Changes, Progress};
+use crate::log_reader::Batch;
+use crate::postgres::{CheckpointMove, End, StoreError, Target};
+use crate::projector::uncommitted::{Uncommitted, Work, log_ms};
 use crate::projector::{IDLE_MOVE, ProjectorError};
 use crate::redis::Advance;
 
-impl Fold {
+impl Session {
     /// Begins a commit of what is folded, if there is something and none is under way. What does not count goes with what
     /// does, or after a while; with `all`, at once.
     pub(super) async fn begin_commit(&mut self, all: bool) -> Result<(), ProjectorError> {
@@ -20,15 +20,15 @@ impl Fold {
         }
         let all = all || self.last_move.elapsed() >= IDLE_MOVE;
         let max_records = self.max_records;
-        let is_due = |ahead: &mut Ahead| all || ahead.is_full(max_records) || !ahead.changes.moved.is_empty();
+        let is_due = |ahead: &mut Uncommitted| all || ahead.is_full(max_records) || !ahead.changes.moved.is_empty();
         let Some(ahead) = self.pending.take_if(is_due) else { return Ok(()) };
         let moves = self.moves(&ahead.changes, all);
         if moves.is_empty() {
             self.note(&ahead.changes, ahead.records);
             return Ok(());
         }
-        let (begun, standings) = (Instant::now(), self.standings.clone());
-        Ok(self.committer.begin(Work { begun, ahead, moves, standings }).await?)
+        let (begun, all_progress) = (Instant::now(), self.all_progress.clone());
+        Ok(self.committer.begin(Work { begun, ahead, moves, all_progress }).await?)
     }
 
     /// Takes in what became of a commit.
@@ -40,8 +40,8 @@ impl Fold {
         let work = work.and_then(Arc::into_inner).ok_or(StoreError::Silent)?;
         match ended {
             Ok(()) => {
-                let Work { begun, ahead, moves, standings } = work;
-                self.commit_ended(&moves, &standings);
+                let Work { begun, ahead, moves, all_progress } = work;
+                self.commit_ended(&moves, &all_progress);
                 self.is_postgres_late = false;
                 self.note(&ahead.changes, ahead.records);
                 self.metrics.committed(ahead.begun.elapsed());
@@ -69,12 +69,12 @@ impl Fold {
     }
 
     /// Forgets what was folded since before these batches, and holds them and those after them.
-    fn hold(&mut self, first: Ahead) {
+    fn hold(&mut self, first: Uncommitted) {
         let later = self.pending.take().map(|pending| {
-            pending.before.restore(&mut self.standings);
+            pending.before.restore(&mut self.all_progress);
             pending.batches
         });
-        first.before.restore(&mut self.standings);
+        first.before.restore(&mut self.all_progress);
         for batch in first.batches.into_iter().chain(later.into_iter().flatten()).rev() {
             self.held.push_front(batch);
         }
@@ -87,8 +87,8 @@ impl Fold {
         let (changes, records) = self.fold(batch, None).await?;
         let moves = self.moves(&changes, true);
         if !moves.is_empty() {
-            self.store.maintain_repeats(self.window, log_ms(&self.standings)).await?;
-            self.store.commit(&changes, &moves, &self.standings, end).await?;
+            self.store.maintain_repeats(self.window, log_ms(&self.all_progress)).await?;
+            self.store.commit(&changes, &moves, &self.all_progress, end).await?;
         }
         if end == End::Rollback {
             return Ok(Committed::default());
@@ -97,14 +97,14 @@ impl Fold {
         if !moves.is_empty() {
             self.metrics.committed(begun.elapsed());
             self.make_due(&changes);
-            self.commit_ended(&moves, &self.standings.clone());
+            self.commit_ended(&moves, &self.all_progress.clone());
         }
         Ok(Committed { rows: changes.rows, advances: Advance::of(&moves), ..Committed::default() })
     }
 
-    fn commit_ended(&mut self, moves: &[Move], standings: &[Standing]) {
-        for Move { partition, .. } in moves {
-            let (committed, now) = (&mut self.committed[*partition as usize], &standings[*partition as usize]);
+    fn commit_ended(&mut self, moves: &[CheckpointMove], all_progress: &[Progress]) {
+        for CheckpointMove { partition, .. } in moves {
+            let (committed, now) = (&mut self.committed[*partition as usize], &all_progress[*partition as usize]);
             self.segments.passed(*partition, (committed, now));
             committed.clone_from(now);
         }
@@ -126,18 +126,18 @@ impl Fold {
 
     /// Returns how the partitions move in which something changed, or all: what is added to the journal lies below its
     /// checkpoint.
-    fn moves(&mut self, changes: &Changes, all: bool) -> Vec<Move> {
+    fn moves(&mut self, changes: &Changes, all: bool) -> Vec<CheckpointMove> {
         if all {
             self.last_move = Instant::now();
         }
         let has_moved = |partition| all || changes.moved.contains(&partition) || changes.journal.has(partition);
         let mut moves = Vec::new();
         for (feed, partition) in self.share.places().filter(|(_, partition)| has_moved(*partition)) {
-            let (now, committed) = (&self.standings[partition as usize], &self.committed[partition as usize]);
+            let (now, committed) = (&self.all_progress[partition as usize], &self.committed[partition as usize]);
             let (from, to) = (committed.readers[feed], now.readers[feed]);
             if to != from {
                 let (name, tally, revision) = (Target::Live.name(feed), now.tallies[feed], now.revisions[feed]);
-                moves.push(Move { name, partition, from, to, tally, times: now.times, revision });
+                moves.push(CheckpointMove { name, partition, from, to, tally, times: now.times, revision });
             }
         }
         moves

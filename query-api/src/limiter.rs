@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Limiter {
     places: Semaphore,
     queue: Semaphore,
     wait: Duration,
@@ -19,7 +19,7 @@ pub(crate) struct Gate {
 #[error("too many requests are under way")]
 pub(crate) struct Busy;
 
-impl Gate {
+impl Limiter {
     /// `places` may be inside, `queue` may wait for it, each for `wait` at most.
     pub(crate) fn new(places: usize, queue: usize, wait: Duration) -> Self {
         Self { places: Semaphore::new(places), queue: Semaphore::new(queue), wait }
@@ -54,24 +54,24 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_the_queue_full_is_refused_at_once() {
-        let gate = Gate::new(1, 1, LONG);
-        let place = gate.enter().await.unwrap();
-        assert!(gate.try_enter().is_err());
-        let mut first = Box::pin(gate.enter());
+        let limiter = Limiter::new(1, 1, LONG);
+        let place = limiter.enter().await.unwrap();
+        assert!(limiter.try_enter().is_err());
+        let mut first = Box::pin(limiter.enter());
         assert!((&mut first).now_or_never().is_none());
-        assert!(matches!(gate.enter().await, Err(Busy)));
+        assert!(matches!(limiter.enter().await, Err(Busy)));
         drop(place);
         assert!(first.await.is_ok());
-        assert!(gate.try_enter().is_ok());
+        assert!(limiter.try_enter().is_ok());
     }
 
     #[tokio::test]
     async fn who_waited_long_enough_is_refused_and_leaves_the_queue() {
-        let gate = Gate::new(1, 1, Duration::from_millis(1));
-        let _place = gate.enter().await.unwrap();
+        let limiter = Limiter::new(1, 1, Duration::from_millis(1));
+        let _place = limiter.enter().await.unwrap();
         for _ in 0..3 {
             let begun = Instant::now();
-            assert!(matches!(gate.enter().await, Err(Busy)));
+            assert!(matches!(limiter.enter().await, Err(Busy)));
             assert!(begun.elapsed() >= Duration::from_millis(1));
         }
     }

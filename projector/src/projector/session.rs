@@ -14,14 +14,14 @@ use schemas::feeds::{FeedId, PerView};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::ahead::{Ahead, Before, Committer, Work};
+use super::uncommitted::{Before, Committer, Uncommitted, Work};
 use super::{IDLE_MOVE, ProjectorError, Share, changed};
 use crate::config::Config;
-use crate::fold::{Changes, Folder, Missing, Records, Rows, Standing};
-use crate::log::{Batch, Batches, MAX_BATCH_RECORDS};
+use crate::fold::{Changes, Folder, Missing, Progress, Records, Rows};
+use crate::isolate::Parked;
+use crate::log_reader::{Batch, Batches, MAX_BATCH_RECORDS};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
-use crate::poison::Parked;
 use crate::postgres::{End, Store, StoreError};
 use crate::redis::{Advance, Cache, Place, is_early};
 use crate::segments::Segments;
@@ -29,20 +29,20 @@ use crate::snapshots::{self, Due};
 use crate::stops::Stops;
 
 /// One stretch of folding.
-pub(crate) struct Fold {
+pub(crate) struct Session {
     pub(crate) metrics: Arc<Metrics>,
     /// For rows to fold on, and for what is committed by itself.
     pub(super) store: Store,
     pub(crate) folder: Folder,
     pub(crate) exceptions: Arc<Exceptions>,
     /// Where the fold stands, and where the checkpoints do.
-    pub(crate) standings: Vec<Standing>,
-    pub(super) committed: Vec<Standing>,
+    pub(crate) all_progress: Vec<Progress>,
+    pub(super) committed: Vec<Progress>,
     pub(super) share: Share,
     pub(super) other_folds: OtherFolds,
     committer: Committer,
     /// What the next commit takes.
-    pending: Option<Ahead>,
+    pending: Option<Uncommitted>,
     /// Batches that are to be taken once more, and whether each is to be committed before the next one is folded.
     held: VecDeque<Batch>,
     is_careful: bool,
@@ -92,19 +92,19 @@ pub(crate) struct Committed {
     pub(crate) took: Option<Duration>,
 }
 
-impl Fold {
+impl Session {
     pub(super) async fn begin(
         config: &Config,
         (share, other_folds): (Share, OtherFolds),
-        (store, standings, parked): (Store, Vec<Standing>, Parked),
+        (store, all_progress, parked): (Store, Vec<Progress>, Parked),
         (metrics, tasks): (Arc<Metrics>, &mut JoinSet<()>),
     ) -> Result<Self, StoreError> {
         let committer = Committer::start(&config.postgres_url, config.window, tasks).await?;
         let (due, waiting) = snapshots::channel();
-        let partitions = standings.len() as u32;
+        let partitions = all_progress.len() as u32;
         tasks.spawn(snapshots::keep(config.postgres_url.clone(), partitions, waiting, metrics.clone()));
         let place = (&config.postgres_url, config.window);
-        let segments = Segments::start(place, (&share, &standings), metrics.clone(), tasks);
+        let segments = Segments::start(place, (&share, &all_progress), metrics.clone(), tasks);
         let mut folder = Folder::default();
         folder.parked = parked;
         metrics.parked(&folder.parked);
@@ -113,8 +113,8 @@ impl Fold {
             store,
             folder,
             exceptions: config.exceptions.clone(),
-            committed: standings.clone(),
-            standings,
+            committed: all_progress.clone(),
+            all_progress,
             share,
             other_folds,
             committer,
@@ -158,17 +158,17 @@ impl Fold {
                 () = tokio::time::sleep(IDLE_MOVE), if has_room => Batch::default(),
             },
         };
-        stops.filter(&mut batch, self.standings.len() as u32);
-        let until = cache.foretold(self.standings.len() as u32);
+        stops.filter(&mut batch, self.all_progress.len() as u32);
+        let until = cache.announced(self.all_progress.len() as u32);
         if let Some(rest) = until.and_then(|until| batch.split_off(&until)) {
             self.held.push_front(rest);
         }
         if self.is_careful {
             self.is_careful = !self.held.is_empty();
-            let before = self.standings.clone();
+            let before = self.all_progress.clone();
             let taken = match self.try_take(&batch, End::Commit).await {
                 Err(ProjectorError::Store(StoreError::Moved)) => {
-                    self.standings = before;
+                    self.all_progress = before;
                     self.held.push_front(batch);
                     return Ok(Next::Overtaken);
                 }
@@ -177,18 +177,18 @@ impl Fold {
             };
             return Ok(Next::Committed(Box::new(taken)));
         }
-        let before = Before::of(&batch, &self.standings);
+        let before = Before::of(&batch, &self.all_progress);
         match self.fold(&batch, Some(cache)).await {
             Ok((changes, records)) => {
                 let advances = match changes.commits {
                     0 => Vec::new(),
-                    _ => self.early(|partition| before.get(partition), &self.standings),
+                    _ => self.early(|partition| before.get(partition), &self.all_progress),
                 };
                 Ok(Next::Folded(Box::new(Folded { advances, changes, batch, before, records })))
             }
-            Err(ProjectorError::Fold(_)) => {
+            Err(ProjectorError::Session(_)) => {
                 // What was folded before it is to be in Postgres first: it is taken by itself.
-                before.restore(&mut self.standings);
+                before.restore(&mut self.all_progress);
                 self.held.push_front(batch);
                 self.settle().await
             }
@@ -210,7 +210,7 @@ impl Fold {
     /// Keeps what was folded for the next commit.
     pub(super) fn keep(&mut self, folded: Folded) {
         let Folded { changes, batch, before, records, .. } = folded;
-        self.pending.get_or_insert_with(Ahead::new).push((before, batch), changes, records);
+        self.pending.get_or_insert_with(Uncommitted::new).push((before, batch), changes, records);
     }
 
     /// Waits until all that was folded is committed, which is shown then. The batches that are held are taken with care.
@@ -235,18 +235,18 @@ impl Fold {
     pub(super) fn ahead(&self) -> Vec<(&PerView<Rows>, Vec<Advance>)> {
         let mut all = Vec::new();
         let mut before = &self.committed;
-        if let Some(Work { ahead, standings, .. }) = self.committer.under_way() {
-            all.push((&ahead.changes.rows, self.early(|at| before.get(at as usize), standings)));
-            before = standings;
+        if let Some(Work { ahead, all_progress, .. }) = self.committer.under_way() {
+            all.push((&ahead.changes.rows, self.early(|at| before.get(at as usize), all_progress)));
+            before = all_progress;
         }
         if let Some(pending) = &self.pending {
-            all.push((&pending.changes.rows, self.early(|at| before.get(at as usize), &self.standings)));
+            all.push((&pending.changes.rows, self.early(|at| before.get(at as usize), &self.all_progress)));
         }
         all
     }
 
     /// Returns how far the views come that show their rows early.
-    fn early<'a>(&self, before: impl Fn(u32) -> Option<&'a Standing>, now: &[Standing]) -> Vec<Advance> {
+    fn early<'a>(&self, before: impl Fn(u32) -> Option<&'a Progress>, now: &[Progress]) -> Vec<Advance> {
         let partitions = now.len() as u32;
         let advance = |place: Place| {
             let before = before(place.1)?;
@@ -257,17 +257,17 @@ impl Fold {
     }
 
     /// Tells whether a checkpoint is where this stretch left it, or where the commit that is under way moves it.
-    pub(super) fn has_committed(&self, (feed, partition): Place, found: &[Standing]) -> bool {
-        let reader = |standings: &[Standing]| standings[partition as usize].readers[feed];
-        let under_way = self.committer.under_way().map(|work| reader(&work.standings));
+    pub(super) fn has_committed(&self, (feed, partition): Place, found: &[Progress]) -> bool {
+        let reader = |all_progress: &[Progress]| all_progress[partition as usize].readers[feed];
+        let under_way = self.committer.under_way().map(|work| reader(&work.all_progress));
         reader(found) == reader(&self.committed) || Some(reader(found)) == under_way
     }
 
     /// Tells whether a view's rows are still those that are folded on.
-    pub(super) fn is_as_made(&self, (feed, partition): Place, found: &[Standing]) -> bool {
-        let made = |standings: &[Standing]| {
-            let standing = &standings[partition as usize];
-            (standing.generations[feed], standing.revisions[feed])
+    pub(super) fn is_as_made(&self, (feed, partition): Place, found: &[Progress]) -> bool {
+        let made = |all_progress: &[Progress]| {
+            let progress = &all_progress[partition as usize];
+            (progress.generations[feed], progress.revisions[feed])
         };
         made(found) == made(&self.committed)
     }
@@ -277,14 +277,14 @@ impl Fold {
     /// # Errors
     /// [`StoreError::Moved`] where the checkpoints are elsewhere: another projector folds this share.
     pub(super) async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
-        let found = self.store.standings(partitions, self.share.feeds).await?;
+        let found = self.store.all_progress(partitions, self.share.feeds).await?;
         let is_there = |(feed, partition): (FeedId, u32)| {
             found[partition as usize].readers[feed] == self.committed[partition as usize].readers[feed]
         };
         if !self.share.places().all(is_there) {
             return Err(StoreError::Moved.into());
         }
-        for known in [&mut self.standings, &mut self.committed] {
+        for known in [&mut self.all_progress, &mut self.committed] {
             for (known, found) in known.iter_mut().zip(&found) {
                 (known.generations, known.revisions) = (found.generations, found.revisions);
             }
@@ -308,14 +308,14 @@ impl Fold {
         if missing.iter().any(|keys| !keys.is_empty()) {
             self.fetch(&missing, cache).await?;
         }
-        Ok((self.folder.fold(&records, &mut self.standings)?, records.len()))
+        Ok((self.folder.fold(&records, &mut self.all_progress)?, records.len()))
     }
 
     /// Brings rows into memory: Postgres's, or those of `cache` if all are there before Postgres answers.
     async fn fetch(&mut self, missing: &Missing, cache: Option<&Cache>) -> Result<(), StoreError> {
         let count: usize = missing.iter().map(HashMap::len).sum();
         let patience = if self.is_postgres_late { Duration::ZERO } else { ROWS_WITHIN + ROW_WITHIN * count as u32 };
-        let partitions = self.standings.len() as u32;
+        let partitions = self.all_progress.len() as u32;
         let shown = async {
             let Some(cache) = cache else { return pending().await };
             tokio::time::sleep(patience).await;

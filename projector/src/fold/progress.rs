@@ -10,7 +10,7 @@ use crate::config::Feeds;
 
 /// Where the views stand in one partition.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing {
+pub(crate) struct Progress {
     pub(crate) readers: PerFeed<Reader>,
     /// Those of them that are folded here.
     feeds: Feeds,
@@ -45,7 +45,7 @@ impl Times {
     }
 }
 
-impl Standing {
+impl Progress {
     pub(crate) fn new(readers: PerFeed<Reader>, feeds: Feeds, nonce: Option<u64>) -> Self {
         let recognized = readers.map(|reader| reader.last_counted < 0);
         let (tallies, generations, revisions) = (Default::default(), [1; FeedId::COUNT], [0; FeedId::COUNT]);
@@ -60,7 +60,7 @@ impl Standing {
     }
 }
 
-impl Standing {
+impl Progress {
     /// Tells whether a feed that is folded here has not read the record yet.
     pub(super) fn passes(&self, feed: FeedId, offset: i64) -> bool {
         self.feeds.contain(feed) && offset >= self.readers[feed].next_offset

@@ -1,50 +1,50 @@
-//! What an event causes: steps, each of which leads to the next by its outcome, until the chain ends.
+//! What an event causes: steps, each of which leads to the next by its outcome, until the saga ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use domain::reactions::{Alarm, Step, react};
+use domain::reactions::{Deadline, Step, react};
 use domain::{Event, TimeMs};
 use schemas::events::WireEvent;
 use schemas::record::Commit;
 use tokio::sync::mpsc;
 
-/// The record that a chain comes of, or whatever else its sender knows it by: partition and offset.
-pub(crate) type Source = (u32, i64);
+/// The record that a saga comes of, or whatever else its sender knows it by: partition and offset.
+pub(crate) type RecordPosition = (u32, i64);
 
 /// A step that is to be taken, and where it comes from.
 #[derive(Debug, Clone)]
-pub(crate) struct Chain {
+pub(crate) struct Saga {
     pub(crate) step: Step,
     /// When the event happened: the time that the keys of its steps tell.
     pub(crate) at: TimeMs,
     /// The event: `{partition}-{offset}-{version}`.
     pub(crate) cause: Arc<str>,
-    pub(crate) sender: Sender,
+    pub(crate) sender: Origin,
 }
 
-/// Who began a chain, and on which terms.
+/// Who began a saga, and on which terms.
 #[derive(Debug, Clone)]
-pub(crate) struct Sender {
-    pub(crate) source: Source,
-    pub(crate) ended: mpsc::UnboundedSender<Ended>,
-    /// `None`: the chain may begin at any time.
+pub(crate) struct Origin {
+    pub(crate) source: RecordPosition,
+    pub(crate) ended: mpsc::UnboundedSender<EndedSaga>,
+    /// `None`: the saga may begin at any time.
     pub(crate) lease: Option<Arc<Lease>>,
     /// How long a step may be refused, or wait for a partition that is away; `None`: for as long as it takes.
     pub(crate) patience: Option<Duration>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) source: Source,
-    /// Of the chain.
+pub(crate) struct EndedSaga {
+    pub(crate) source: RecordPosition,
+    /// Of the saga.
     pub(crate) at: TimeMs,
-    pub(crate) how: End,
+    pub(crate) how: SagaEnd,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum SagaEnd {
     Done,
     /// Its time has not come by the clock of command-api.
     NotDue,
@@ -56,10 +56,10 @@ pub(crate) enum End {
     Late(String),
 }
 
-impl Chain {
+impl Saga {
     /// Nobody may wait for it any more.
-    pub(super) fn end(&self, how: End) {
-        let _ = self.sender.ended.send(Ended { source: self.sender.source, at: self.at, how });
+    pub(super) fn end(&self, how: SagaEnd) {
+        let _ = self.sender.ended.send(EndedSaga { source: self.sender.source, at: self.at, how });
     }
 }
 
@@ -102,24 +102,24 @@ impl Lease {
     }
 }
 
-/// An alarm of an aggregate, by its name: when, or not any more; and the event that says so.
+/// A deadline of an aggregate, by its name: when, or not any more; and the event that says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Set {
-    pub(crate) alarm: Alarm,
+pub(crate) struct DeadlineChange {
+    pub(crate) deadline: Deadline,
     pub(crate) aggregate: String,
     pub(crate) due: Option<TimeMs>,
     pub(crate) cause: Arc<str>,
 }
 
-/// What the events of a commit cause: steps, each with its event, and alarms.
+/// What the events of a commit cause: steps, each with its event, and deadlines.
 #[derive(Debug, Default)]
 pub(crate) struct Caused {
     pub(crate) steps: Vec<(Step, Arc<str>)>,
-    pub(crate) alarms: Vec<Set>,
+    pub(crate) deadlines: Vec<DeadlineChange>,
 }
 
 /// Tells if a product's event does, without reading it whole.
-fn sets_alarm(event: &WireEvent<'_>) -> bool {
+fn sets_deadline(event: &WireEvent<'_>) -> bool {
     match event {
         WireEvent::ProductReservedV2(reserved) => reserved.alarm_at.is_some(),
         WireEvent::ProductHoldsLapsedV1(_) => true,
@@ -127,12 +127,12 @@ fn sets_alarm(event: &WireEvent<'_>) -> bool {
     }
 }
 
-pub(crate) fn of(commit: &Commit<'_>, (partition, offset): Source, payment_window: Duration) -> Caused {
+pub(crate) fn caused_by(commit: &Commit<'_>, (partition, offset): RecordPosition, payment_window: Duration) -> Caused {
     let mut caused = Caused::default();
     let first = commit.version + 1 - commit.events.len() as u64;
     let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
     // Little follows from what products do, and that is most of what happens.
-    if kind == "product" && !commit.events.iter().any(sets_alarm) {
+    if kind == "product" && !commit.events.iter().any(sets_deadline) {
         return caused;
     }
     let window_ms = u64::try_from(payment_window.as_millis()).unwrap_or(u64::MAX);
@@ -141,8 +141,8 @@ pub(crate) fn of(commit: &Commit<'_>, (partition, offset): Source, payment_windo
         let reaction = react(id, &event, TimeMs(commit.at_ms), commit.cause.is_some(), window_ms);
         let cause: Arc<str> = format!("{partition}-{offset}-{version}").into();
         caused.steps.extend(reaction.steps.into_iter().map(|step| (step, cause.clone())));
-        caused.alarms.extend(reaction.alarms.into_iter().map(|(alarm, due)| Set {
-            alarm,
+        caused.deadlines.extend(reaction.deadlines.into_iter().map(|(deadline, due)| DeadlineChange {
+            deadline,
             aggregate: commit.aggregate.to_string(),
             due,
             cause: cause.clone(),

@@ -17,7 +17,7 @@ use schemas::idempotency::IdempotencyKey;
 use schemas::problem::ProblemKind;
 use serde::{Deserialize, Serialize};
 
-use super::chains::Chain;
+use super::sagas::Saga;
 use crate::config::Config;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ const PROBLEMS: &str = "/problems/";
 /// What the type of an event begins with that confirms an order, in any version.
 const CONFIRMED: &str = "order.confirmed.";
 
-/// What became of a step. Only what is final and says something of this very step ends its chain.
+/// What became of a step. Only what is final and says something of this very step ends its saga.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answered {
     /// `is_confirmed`: the order that it went to is confirmed by it.
@@ -46,7 +46,7 @@ pub(crate) enum Answered {
     Refused(String),
 }
 
-pub(crate) struct Commands {
+pub(crate) struct CommandClient {
     client: Client,
     urls: Vec<Url>,
     token: Secret,
@@ -85,7 +85,7 @@ struct LineAnswer {
     rejection: Option<String>,
 }
 
-impl Commands {
+impl CommandClient {
     /// `None`: this process is to leave it to others.
     pub(crate) fn of(config: &Config) -> anyhow::Result<Option<Self>> {
         if config.command_urls.is_empty() {
@@ -101,10 +101,10 @@ impl Commands {
     }
 
     /// In one request, and answered in their order. Those for one aggregate are decided in it.
-    pub(super) async fn send<'a>(&self, chains: impl ExactSizeIterator<Item = &'a Chain> + Clone) -> Vec<Answered> {
+    pub(super) async fn send<'a>(&self, sagas: impl ExactSizeIterator<Item = &'a Saga> + Clone) -> Vec<Answered> {
         let index = self.preferred.load(Ordering::Relaxed) % self.urls.len();
-        let count = chains.len();
-        let mut answers = match self.post(&self.urls[index], chains).await {
+        let count = sagas.len();
+        let mut answers = match self.post(&self.urls[index], sagas).await {
             Ok(answers) => {
                 if self.has_complained.swap(false, Ordering::Relaxed) {
                     tracing::info!("command-api takes what events cause again");
@@ -128,12 +128,12 @@ impl Commands {
     async fn post<'a>(
         &self,
         url: &Url,
-        chains: impl ExactSizeIterator<Item = &'a Chain>,
+        sagas: impl ExactSizeIterator<Item = &'a Saga>,
     ) -> anyhow::Result<Vec<Answered>> {
-        let mut answers = Vec::with_capacity(chains.len());
-        let mut body = Vec::with_capacity(chains.len() * 200);
-        for chain in chains {
-            write_line(&mut body, chain)?;
+        let mut answers = Vec::with_capacity(sagas.len());
+        let mut body = Vec::with_capacity(sagas.len() * 200);
+        for saga in sagas {
+            write_line(&mut body, saga)?;
         }
         let until = url.time()? + DECIDED_WITHIN;
         let request = self.client.post(format!("{}/v1/commands", url.url)).bearer_auth(self.token.expose());
@@ -177,17 +177,17 @@ impl Url {
     }
 }
 
-fn write_line(body: &mut Vec<u8>, chain: &Chain) -> anyhow::Result<()> {
-    let (aggregate, id, command) = chain.step.command();
+fn write_line(body: &mut Vec<u8>, saga: &Saga) -> anyhow::Result<()> {
+    let (aggregate, id, command) = saga.step.command();
     let (command, data) = encode(&command);
-    let key = key(&chain.step, chain.at);
+    let key = key(&saga.step, saga.at);
     let line = Line {
         aggregate: route_name(aggregate),
         id,
         command,
         data: &serde_json::value::RawValue::from_string(data)?,
         key: key.as_str(),
-        cause: &chain.cause,
+        cause: &saga.cause,
     };
     serde_json::to_writer(&mut *body, &line)?;
     body.push(b'\n');
@@ -196,7 +196,7 @@ fn write_line(body: &mut Vec<u8>, chain: &Chain) -> anyhow::Result<()> {
 
 /// By nature: what the log shows of the same step taken twice has the same name.
 fn key(step: &Step, at: TimeMs) -> IdempotencyKey {
-    IdempotencyKey::by_nature(at, &step.nature())
+    IdempotencyKey::from_dedup_key(at, &step.dedup_key())
 }
 
 impl From<LineAnswer> for Answered {
@@ -279,12 +279,12 @@ mod tests {
         all
     }
 
-    fn ends_its_chain(answered: &Answered) -> bool {
+    fn ends_its_saga(answered: &Answered) -> bool {
         matches!(answered, Answered::Quarantined(_) | Answered::Refused(_))
     }
 
     #[test]
-    fn of_every_answer_only_what_is_final_and_about_the_step_ends_its_chain() {
+    fn of_every_answer_only_what_is_final_and_about_the_step_ends_its_saga() {
         for answer in every_answer() {
             let line = answer.problem().map_or(r#"{"status":200,"id":"a"}"#.into(), |problem| problem.to_json());
             let answered = answered(&String::from_utf8(line).unwrap());
@@ -295,16 +295,16 @@ mod tests {
                 Answer::Overloaded { .. } => answered == Answered::Later,
                 Answer::NoOwner | Answer::Misdirected | Answer::OutcomeUnknown => answered == Answered::Away,
                 Answer::PreconditionFailed { .. } | Answer::KeyReused | Answer::KeyExpired { .. } => {
-                    ends_its_chain(&answered)
+                    ends_its_saga(&answered)
                 }
-                Answer::Invalid { .. } | Answer::NoSuchCommand => ends_its_chain(&answered),
+                Answer::Invalid { .. } | Answer::NoSuchCommand => ends_its_saga(&answered),
             };
             assert!(is_right, "{answer:?}: {answered:?}");
         }
     }
 
     #[test]
-    fn no_problem_of_an_outage_overload_or_setting_ends_a_chain_whatever_build_says_it() {
+    fn no_problem_of_an_outage_overload_or_setting_ends_a_saga_whatever_build_says_it() {
         let of = |status: u16, slug: &str| {
             answered(&format!(r#"{{"status":{status},"type":"/problems/{slug}","detail":"why"}}"#))
         };
@@ -315,12 +315,12 @@ mod tests {
                 401 | 403 | 421 | 429 | 500.. => false,
                 _ => true,
             };
-            assert_eq!(ends_its_chain(&answered), is_final, "{kind:?}: {answered:?}");
+            assert_eq!(ends_its_saga(&answered), is_final, "{kind:?}: {answered:?}");
         }
         for status in (100..200).chain(300..600) {
             let answered = of(status, "of-another-build");
             let is_final = (400..500).contains(&status) && ![401, 403, 408, 421, 425, 429].contains(&status);
-            assert_eq!(ends_its_chain(&answered), is_final, "{status}: {answered:?}");
+            assert_eq!(ends_its_saga(&answered), is_final, "{status}: {answered:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::{Store, StoreError};
 use crate::config::Feeds;
-use crate::fold::{Standing, Times};
+use crate::fold::{Progress, Times};
 
 impl Store {
     /// Returns those of the feeds whose live rows were made by another fold than this build's.
@@ -27,7 +27,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::OtherFold`] where one of the feeds has rows of another fold.
-    pub(crate) async fn standings(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Standing>, StoreError> {
+    pub(crate) async fn all_progress(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Progress>, StoreError> {
         let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), feed.form())).unzip();
         self.client
             .execute(include_str!("begin_checkpoints.sql"), &[&names, &partitions.cast_signed(), &folds])
@@ -54,19 +54,19 @@ impl Store {
             known.last_at_ms = known.last_at_ms.max(row.get::<_, i64>("last_at_ms").cast_unsigned());
             known.max_key_ms = known.max_key_ms.max(row.get::<_, i64>("max_key_ms").cast_unsigned());
         }
-        let standing = |partition: u32| {
+        let progress = |partition: u32| {
             let partition = partition.cast_signed();
             let rows: PerFeed<Option<&Row>> =
                 FeedId::all().map(|feed| known.get(&(self.target.name(feed), partition)).copied());
             let readers = rows.map(|row| row.map_or(Reader::START, reader));
-            let mut standing = Standing::new(readers, feeds, nonces.get(&partition).copied());
-            standing.tallies = rows.map(|row| row.map_or(Tally::default(), tally));
-            standing.generations = rows.map(|row| row.map_or(1, |row| row.get("generation")));
-            standing.revisions = rows.map(|row| row.map_or(0, |row| row.get("revision")));
-            standing.times = times.get(&partition).copied().unwrap_or_default();
-            standing
+            let mut progress = Progress::new(readers, feeds, nonces.get(&partition).copied());
+            progress.tallies = rows.map(|row| row.map_or(Tally::default(), tally));
+            progress.generations = rows.map(|row| row.map_or(1, |row| row.get("generation")));
+            progress.revisions = rows.map(|row| row.map_or(0, |row| row.get("revision")));
+            progress.times = times.get(&partition).copied().unwrap_or_default();
+            progress
         };
-        Ok((0..partitions).map(standing).collect())
+        Ok((0..partitions).map(progress).collect())
     }
 }
 

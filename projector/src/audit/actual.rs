@@ -12,7 +12,7 @@ use schemas::journal::SegmentHash;
 use schemas::views::Source;
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
-use super::refold::ReadRow;
+use super::expected::ReadRow;
 use super::segments::Hash;
 use crate::postgres::{reader, tally};
 

@@ -11,9 +11,9 @@ use chassis::env::Secret;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::fold::{Changes, Standing};
-use crate::log::{Batch, MAX_BATCH_RECORDS};
-use crate::postgres::{End, Move, Store, StoreError, Target};
+use crate::fold::{Changes, Progress};
+use crate::log_reader::{Batch, MAX_BATCH_RECORDS};
+use crate::postgres::{CheckpointMove, End, Store, StoreError, Target};
 
 /// Folding waits for Postgres when it is so far ahead of it.
 const MAX_AHEAD: Duration = Duration::from_secs(2);
@@ -21,39 +21,39 @@ const MAX_AHEAD_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where the fold stood in the partitions of a batch before it took it.
 #[derive(Debug)]
-pub(super) struct Before(BTreeMap<u32, Standing>);
+pub(super) struct Before(BTreeMap<u32, Progress>);
 
 impl Before {
-    pub(super) fn of(batch: &Batch, standings: &[Standing]) -> Self {
+    pub(super) fn of(batch: &Batch, all_progress: &[Progress]) -> Self {
         let mut before = BTreeMap::new();
         for (partition, ..) in batch.iter() {
-            before.entry(partition).or_insert_with(|| standings[partition as usize].clone());
+            before.entry(partition).or_insert_with(|| all_progress[partition as usize].clone());
         }
         Self(before)
     }
 
-    pub(super) fn get(&self, partition: u32) -> Option<&Standing> {
+    pub(super) fn get(&self, partition: u32) -> Option<&Progress> {
         self.0.get(&partition)
     }
 
     /// Takes in what a later batch found.
     fn add(&mut self, later: Self) {
-        for (partition, standing) in later.0 {
-            self.0.entry(partition).or_insert(standing);
+        for (partition, progress) in later.0 {
+            self.0.entry(partition).or_insert(progress);
         }
     }
 
     /// Goes back there.
-    pub(super) fn restore(self, standings: &mut [Standing]) {
-        for (partition, standing) in self.0 {
-            standings[partition as usize] = standing;
+    pub(super) fn restore(self, all_progress: &mut [Progress]) {
+        for (partition, progress) in self.0 {
+            all_progress[partition as usize] = progress;
         }
     }
 }
 
 /// Batches that were folded, with all that they changed.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct Uncommitted {
     pub(super) before: Before,
     pub(super) batches: Vec<Batch>,
     pub(super) changes: Changes,
@@ -62,7 +62,7 @@ pub(super) struct Ahead {
     pub(super) begun: Instant,
 }
 
-impl Ahead {
+impl Uncommitted {
     pub(super) fn new() -> Self {
         let (batches, changes, before) = (Vec::new(), Changes::default(), Before(BTreeMap::new()));
         Self { before, batches, changes, records: 0, bytes: 0, begun: Instant::now() }
@@ -115,9 +115,9 @@ impl Default for CommitSize {
 /// A commit: what is folded, the checkpoints that it moves, and where the fold stands then.
 pub(super) struct Work {
     pub(super) begun: Instant,
-    pub(super) ahead: Ahead,
-    pub(super) moves: Vec<Move>,
-    pub(super) standings: Vec<Standing>,
+    pub(super) ahead: Uncommitted,
+    pub(super) moves: Vec<CheckpointMove>,
+    pub(super) all_progress: Vec<Progress>,
 }
 
 /// Commits one piece of work at a time.
@@ -155,7 +155,7 @@ impl Committer {
     }
 
     /// Tells whether more may be folded. `max_records`: of one commit.
-    pub(super) fn has_room(&self, pending: Option<&Ahead>, max_records: usize) -> bool {
+    pub(super) fn has_room(&self, pending: Option<&Uncommitted>, max_records: usize) -> bool {
         let is_late = self.under_way.as_ref().is_some_and(|work| work.ahead.begun.elapsed() >= MAX_AHEAD);
         !is_late && pending.is_none_or(|pending| !pending.is_full(max_records))
     }
@@ -179,11 +179,11 @@ async fn commit(
             }
         };
         let Some(work) = work else { return };
-        last_ms = log_ms(&work.standings);
-        let Work { ahead, moves, standings, .. } = &*work;
+        last_ms = log_ms(&work.all_progress);
+        let Work { ahead, moves, all_progress, .. } = &*work;
         let outcome = async {
-            store.maintain_repeats(window, log_ms(standings)).await?;
-            store.commit(&ahead.changes, moves, standings, End::Commit).await
+            store.maintain_repeats(window, log_ms(all_progress)).await?;
+            store.commit(&ahead.changes, moves, all_progress, End::Commit).await
         };
         let outcome = outcome.await;
         drop(work);
@@ -194,8 +194,8 @@ async fn commit(
 }
 
 /// Returns the time of the last commit that was read.
-pub(super) fn log_ms(standings: &[Standing]) -> u64 {
-    standings.iter().map(|standing| standing.times.last_at_ms).max().unwrap_or(0)
+pub(super) fn log_ms(all_progress: &[Progress]) -> u64 {
+    all_progress.iter().map(|progress| progress.times.last_at_ms).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -207,7 +207,7 @@ mod tests {
         let (work, _waiting) = mpsc::channel(1);
         let (_outcomes, ended) = mpsc::channel(1);
         let committer = Committer { work, ended, under_way: None };
-        let mut pending = Ahead::new();
+        let mut pending = Uncommitted::new();
         for bytes in [MAX_AHEAD_BYTES - 1, 1] {
             assert!(committer.has_room(Some(&pending), usize::MAX), "{} bytes are ahead", pending.bytes);
             let batch = Batch::of([(0, 0, &*vec![0; bytes])]);

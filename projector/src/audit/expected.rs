@@ -16,7 +16,7 @@ use super::compare::{self, Difference};
 use super::sample::Sample;
 use super::segments::{Chain, Hash};
 use crate::fold::{FoldError, Records};
-use crate::log::Batch;
+use crate::log_reader::Batch;
 
 /// How far a view is folded in a partition, and how far it is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ struct Folded {
     sum: Option<Delta>,
 }
 
-pub(super) struct Refold {
+pub(super) struct Expected {
     /// By partition.
     feeds: Vec<PerFeed<Feed>>,
     /// By partition.
@@ -57,7 +57,7 @@ pub(super) struct ReadRow {
     pub(super) data: String,
 }
 
-impl Refold {
+impl Expected {
     /// `most`: rows of a view, or all. `tally_from`: the offset from which each feed's tally counts in each partition.
     pub(super) fn new(most: Option<usize>, tally_from: &[PerFeed<i64>]) -> Self {
         let feed = |tally_from| Feed { reader: Reader::START, tally: Tally::default(), tally_from, until: 0 };
