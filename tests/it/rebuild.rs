@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use projector::rebuild::{Report, Options, rebuild};
+use projector::rebuild::{Options, Report, rebuild};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
