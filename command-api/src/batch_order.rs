@@ -1,11 +1,11 @@
-//! Keeps the lines of a batch in order, wherever they are decided.
+//! Keeps the lines of a batch in order, whichever instances decide them.
 //!
-//! Invariant: after a 503 every later line of the same aggregate is 503, too, for it would overtake it. Whoever decides
-//! lines of a batch shares one [`BatchOrder`] for them: the process that took the batch, and each owner for each link,
-//! where the lines name their batch.
+//! Invariant: after a 503, every later line of the same aggregate is also answered 503, since it would overtake the
+//! refused one. Each process shares one [`BatchOrder`] among the lines of a batch: the process that received the batch,
+//! and each owner per link, where lines carry the name of their batch.
 //!
-//! Invariant: lines of one aggregate are under way by one [`Route`] at a time. Two owners, or two links to the same one,
-//! know nothing of what the other refused.
+//! Invariant: lines of one aggregate are in flight on one [`Route`] at a time. Two owners, or two links to the same
+//! owner, do not see each other's refusals.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,20 +18,20 @@ use tokio::time::Instant;
 
 use crate::dispatcher::is_unavailable;
 
-/// Batches that a tidying is not worth while for.
+/// Number of batches below which a cleanup is not worthwhile.
 const MIN_TIDIED: usize = 1024;
-/// Batches of one link that are remembered. Lines of others are refused.
+/// Maximum number of batches remembered per link. Lines of further batches are refused.
 const MAX_BATCHES: usize = 65_536;
 
-/// Where a line is decided. Lines that go by the same route keep their order on it.
+/// The place where a line is decided. Lines on the same route keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     Here,
-    /// By one connection to a peer, by its number in this process; `None`: which one is still to be found out.
+    /// A connection to a peer, by its number in this process; `None` while it is still to be determined.
     Away(Option<u64>),
 }
 
-/// The lines of one batch.
+/// The order of one batch's lines.
 #[derive(Debug)]
 pub(crate) struct BatchOrder {
     name: u64,
@@ -40,9 +40,9 @@ pub(crate) struct BatchOrder {
 
 #[derive(Debug, Default)]
 struct Lines {
-    /// Aggregates that had a line refused.
+    /// Aggregates with a refused line.
     refused: HashSet<AggregateId>,
-    /// Aggregates that have lines under way, with how many.
+    /// Aggregates with lines in flight, with the route and number of those lines.
     under_way: HashMap<AggregateId, (Route, usize)>,
 }
 
@@ -55,7 +55,7 @@ impl BatchOrder {
         Arc::new(Self { name, lines: Mutex::default() })
     }
 
-    /// Names the batch to owners. It is random: no two batches of one link share it.
+    /// Returns the name by which owners recognize the batch. It is random, so no two batches of one link share it.
     pub(crate) fn name(&self) -> u64 {
         self.name
     }
@@ -68,7 +68,7 @@ impl BatchOrder {
         self.lines().refused.contains(aggregate)
     }
 
-    /// Sends a line on its way. An error is its answer: it would overtake an earlier one.
+    /// Registers a line as in flight. An error is the line's answer: it would overtake an earlier line.
     pub(crate) fn enter(self: &Arc<Self>, aggregate: &AggregateId, route: Route) -> Result<LineInFlight, Answer> {
         let mut lines = self.lines();
         if lines.refused.contains(aggregate) {
@@ -98,17 +98,17 @@ impl BatchOrder {
 impl Lines {
     fn refuse_other_route(&mut self, aggregate: &AggregateId) -> Answer {
         self.refused.insert(aggregate.clone());
-        let detail = "the owner changed while earlier lines for the same aggregate were under way".into();
+        let detail = "the owner changed while earlier lines for the same aggregate were in flight".into();
         Answer::Overloaded { detail }
     }
 }
 
-/// Answers a line that comes behind a refused one of the same aggregate.
+/// Returns the answer to a line behind a refused one of the same aggregate.
 pub(crate) fn overtaking() -> Answer {
     Answer::Overloaded { detail: "an earlier line for the same aggregate was refused".into() }
 }
 
-/// A line on its way; dropped without an answer it counts as refused.
+/// A line in flight. If dropped without an answer, it counts as refused.
 #[derive(Debug)]
 pub(crate) struct LineInFlight {
     order: Arc<BatchOrder>,
@@ -117,18 +117,18 @@ pub(crate) struct LineInFlight {
 }
 
 impl LineInFlight {
-    /// Whether an earlier line on the same aggregate was refused.
+    /// Returns whether an earlier line of the same aggregate was refused.
     pub(crate) fn is_refused(&self) -> bool {
         self.order.is_refused(&self.aggregate)
     }
 
-    /// Refuses later lines on the same aggregate.
+    /// Refuses later lines of the same aggregate.
     pub(crate) fn refuse(&self) {
         self.order.refuse(&self.aggregate);
     }
 
-    /// Sends a line whose route was to be found out on its way. An error is its answer: an earlier one was refused meanwhile, or
-    /// went another way.
+    /// Assigns a line to a connection once it is known. An error is the line's answer: an earlier line was refused
+    /// meanwhile, or took another route.
     pub(crate) fn goes_by(&self, connection: u64) -> Result<(), Answer> {
         let mut lines = self.order.lines();
         if lines.refused.contains(&self.aggregate) {
@@ -162,8 +162,8 @@ impl Drop for LineInFlight {
     }
 }
 
-/// Answers a command by `decide`, in the order of its batch where it is of one. The caller pins
-/// `decide`: an async fn keeps room for a future that it takes by value twice.
+/// Answers a command by `decide`, in the order of its batch if it belongs to one. The caller pins `decide`, because an
+/// async fn reserves space twice for a future that it takes by value.
 pub(crate) async fn in_order(
     order: Option<&Arc<BatchOrder>>,
     aggregate: &AggregateId,
@@ -180,12 +180,12 @@ pub(crate) async fn in_order(
     answer
 }
 
-/// The batches of one link to this instance.
+/// Batches whose lines arrive on one link to this instance.
 #[derive(Debug)]
 pub(crate) struct LinkBatches {
-    /// Each with the time from which on nobody waits for a line of it.
+    /// Order of each batch, and the time after which no client waits for its lines.
     known: HashMap<u64, (Arc<BatchOrder>, Instant)>,
-    /// Forgets what it can once it has grown to this.
+    /// Number of batches at which the next cleanup takes place.
     tidied_at: usize,
 }
 
@@ -196,14 +196,14 @@ impl Default for LinkBatches {
 }
 
 impl LinkBatches {
-    /// Returns the order that all lines of a batch share; `None` where too many batches are remembered.
+    /// Returns the order that all lines of a batch share, or `None` if too many batches are remembered.
     pub(crate) fn order(&mut self, name: u64, until: Instant) -> Option<Arc<BatchOrder>> {
         if let Some((order, last)) = self.known.get_mut(&name) {
             *last = until.max(*last);
             return Some(order.clone());
         }
         if self.known.len() >= self.tidied_at.min(MAX_BATCHES) {
-            // Another one would be the same as one without lines under way that refused nothing.
+            // An order without lines in flight and refusals is equivalent to a new one.
             let now = Instant::now();
             self.known
                 .retain(|_, (order, until)| Arc::strong_count(order) > 1 || (order.has_refused() && *until > now));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn behind_a_refused_line_no_other_of_the_same_aggregate_is_taken() {
+    async fn after_a_refused_line_no_other_of_the_same_aggregate_is_accepted() {
         let order = BatchOrder::new();
         assert!(decide(&order, "a", Route::Here, taken()).await);
         assert!(!decide(&order, "a", Route::Here, refused()).await);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_goes_no_other_way_than_an_earlier_one_that_is_under_way() {
+    async fn a_line_takes_no_other_route_than_an_earlier_one_in_flight() {
         let order = BatchOrder::new();
         let first = order.enter(&product("a"), AWAY_1).unwrap();
         let mut second = order.enter(&product("a"), AWAY_1).unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_line_overtakes_one_whose_owner_is_still_looked_for() {
+    async fn no_line_overtakes_one_whose_owner_is_being_looked_up() {
         let order = BatchOrder::new();
         let first = order.enter(&product("a"), Route::Away(None)).unwrap();
         let second = order.enter(&product("a"), Route::Away(None)).unwrap();
@@ -291,38 +291,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn once_the_earlier_ones_are_answered_the_next_goes_another_way() {
+    async fn once_earlier_lines_are_answered_the_next_may_take_another_route() {
         let order = BatchOrder::new();
         assert!(decide(&order, "a", AWAY_1, taken()).await);
         assert!(decide(&order, "a", Route::Here, taken()).await);
-        // Nobody asked on: the outcome is not known.
+        // The caller went away, so the outcome is unknown.
         drop(order.enter(&product("a"), Route::Here).unwrap());
         assert!(!decide(&order, "a", Route::Here, taken()).await);
     }
 
     #[tokio::test]
-    async fn lines_that_come_in_several_messages_share_what_was_refused() {
+    async fn lines_in_several_messages_share_their_refusals() {
         let mut batches = LinkBatches::default();
         let first = batches.order(7, later()).unwrap();
         assert!(!decide(&first, "a", Route::Here, refused()).await);
-        // Its answer has left before the next message comes.
+        // Its answer is sent before the next message arrives.
         drop(first);
         for other in 0..5_000 {
             assert!(decide(&batches.order(1_000 + other, later()).unwrap(), "a", Route::Here, taken()).await);
         }
         assert!(!decide(&batches.order(7, later()).unwrap(), "a", Route::Here, taken()).await);
-        assert!(batches.known.len() <= MIN_TIDIED, "those that refused nothing are forgotten");
+        assert!(batches.known.len() <= MIN_TIDIED, "batches without refusals are evicted");
     }
 
     #[tokio::test]
-    async fn what_a_link_remembers_of_batches_is_bounded() {
+    async fn the_number_of_batches_that_a_link_remembers_is_bounded() {
         let mut batches = LinkBatches::default();
         let mut held = Vec::new();
         while let Some(order) = batches.order(held.len() as u64, later()) {
             held.push(order);
         }
         assert_eq!(held.len(), MAX_BATCHES);
-        assert!(batches.order(0, later()).is_some(), "a known one goes on");
+        assert!(batches.order(0, later()).is_some(), "a known batch continues");
         held.clear();
         assert!(batches.order(u64::MAX, later()).is_some());
     }

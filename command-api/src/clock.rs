@@ -1,10 +1,11 @@
-//! Whether this instance's clock can be believed: it is compared with the clocks of Kafka's brokers.
+//! Checks this instance's clock against the clocks of Kafka's brokers.
 //!
-//! A record tells its owner's time and stays in the log for ever, and none behind it tells an earlier one. So an owner whose
-//! clock is wrong must be found out before it writes. The brokers stamp what comes to the topic [`schemas::topic::clock`] with
-//! their time; between two looks at it the monotonic clock goes on, so that a wall clock that jumps is found out at once.
+//! A record carries its owner's time for ever, and no later record carries an earlier time, so an owner with a wrong
+//! clock must be detected before it writes. Brokers timestamp the records of the topic [`schemas::topic::clock`];
+//! between these measurements the monotonic clock continues, so that a jump of the wall clock is detected at once.
 //!
-//! Invariant: nothing is decided at a time that is further from the brokers' than [`MAX_SKEW`], as far as they tell.
+//! Invariant: nothing is decided at a time that differs from the brokers' by more than [`MAX_SKEW`], as far as theirs
+//! is known.
 
 mod asking;
 
@@ -24,18 +25,19 @@ use crate::dispatcher::now;
 use crate::metrics::Metrics;
 use crate::partition::ClockTrust;
 
-/// Two owners' clocks then differ by two minutes at most, for which keys are kept longer than they can be repeated.
+/// Maximum difference from the brokers' time. Two owners' clocks then differ by two minutes at most, the time for which
+/// keys are kept beyond the window in which they can be repeated.
 const MAX_SKEW: Duration = Duration::from_secs(60);
-/// Who was further away has to come as near to be believed again, lest it comes and goes.
+/// Difference within which a wrong clock is trusted again; below [`MAX_SKEW`], so that trust does not flap.
 const RIGHT_WITHIN: Duration = Duration::from_secs(30);
-/// Machines that keep the time differ by milliseconds: this one does not keep it.
+/// Difference from which on a warning is logged. Synchronized machines differ by milliseconds, so this one is not.
 const SUSPICIOUS: Duration = Duration::from_secs(5);
-/// Nothing is claimed before the brokers told the time, or did not for so long.
+/// Time after the start during which nothing is claimed unless the brokers' time is known.
 const FIRST_WITHIN: Duration = Duration::from_secs(3);
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
 const UNKNOWN: i64 = i64::MIN;
 
-/// A handle; cheap to clone.
+/// The checked clock. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     shared: Arc<Shared>,
@@ -51,7 +53,7 @@ struct Shared {
 }
 
 impl Clock {
-    /// Returns it with what compares it until shutdown.
+    /// Starts the measurements. Returns the clock and a future that evaluates them until shutdown.
     pub(crate) fn start(
         kafka: &KafkaSettings,
         topic: &LogTopic,
@@ -65,22 +67,23 @@ impl Clock {
         Ok((clock, watching))
     }
 
-    /// Returns the time, and how far it can be believed.
+    /// Returns the time and the trust in it.
     pub(crate) fn look(&self) -> (TimeMs, ClockTrust) {
         let (now, instant) = (now(), Instant::now());
         (now, self.shared.judge(self.shared.skew_ms(now, instant)).unwrap_or(ClockTrust::Unknown))
     }
 
-    /// Tells whether a partition may be claimed: the brokers told the time, and this instance's agrees, or they do not.
+    /// Returns whether a partition may be claimed: the clock agrees with the brokers', or they do not report their
+    /// time.
     pub(crate) fn may_own(&self) -> bool {
         matches!(*self.trust.borrow(), Some(ClockTrust::Right | ClockTrust::Unknown))
     }
 
-    /// Returns what is thought of the clock, once that changes.
+    /// Waits until the trust in the clock changes, and returns it.
     pub(crate) async fn changed(&mut self) -> ClockTrust {
         match self.trust.changed().await {
             Ok(()) => self.trust.borrow_and_update().unwrap_or(ClockTrust::Unknown),
-            // The process ends.
+            // The process is shutting down.
             Err(_) => std::future::pending().await,
         }
     }
@@ -91,8 +94,8 @@ impl Shared {
         Self { begun: Instant::now(), begun_at: AtomicI64::new(UNKNOWN), is_wrong: AtomicBool::new(false) }
     }
 
-    /// Takes what brokers stamped on records: when each was sent and its report came, and the stamp. The one in the middle
-    /// counts: a broker whose clock is wrong is outvoted by two others.
+    /// Takes the brokers' timestamps, each with the times at which its record was sent and its delivery report
+    /// received. The median counts, so that a broker with a wrong clock is outvoted by two others.
     fn told(&self, mut stamps: Vec<(Instant, Instant, i64)>) {
         let begun_at = |(sent, came, stamp_ms): &(Instant, Instant, i64)| {
             let at = (*sent - self.begun + (*came - self.begun)) / 2;
@@ -104,14 +107,14 @@ impl Shared {
         }
     }
 
-    /// Returns how far the wall clock is ahead of the brokers'; `None`: they told nothing.
+    /// Returns how far the wall clock is ahead of the brokers', or `None` if theirs is unknown.
     fn skew_ms(&self, now: TimeMs, instant: Instant) -> Option<i64> {
         let begun_at = self.begun_at.load(Ordering::Relaxed);
         let theirs = || begun_at.saturating_add(micros(instant - self.begun)) / 1000;
         (begun_at != UNKNOWN).then(|| i64::try_from(now.0).unwrap_or(i64::MAX).saturating_sub(theirs()))
     }
 
-    /// `None`: too early to tell.
+    /// Returns the trust that this skew warrants, or `None` if it is too early to judge.
     fn judge(&self, skew_ms: Option<i64>) -> Option<ClockTrust> {
         let Some(skew_ms) = skew_ms else {
             return (self.begun.elapsed() > FIRST_WITHIN).then_some(ClockTrust::Unknown);
@@ -127,7 +130,7 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Tells others what is thought of the clock, and says so in the log, in the metric and in `/readyz`.
+/// Publishes the trust in the clock, and reports it in the log, in the metric and in `/readyz`.
 async fn watch(
     shared: Arc<Shared>,
     trust: watch::Sender<Option<ClockTrust>>,
@@ -145,9 +148,9 @@ async fn watch(
         let skew_secs = skew_ms.unwrap_or(0) as f64 / 1000.0;
         let is_suspicious = skew_ms.is_some_and(|skew_ms| Duration::from_millis(skew_ms.unsigned_abs()) > SUSPICIOUS);
         match judged {
-            None => ready.waiting("Kafka's brokers have not told the time yet"),
+            None => ready.waiting("waiting for the time of Kafka's brokers"),
             Some(ClockTrust::Wrong) => ready.waiting(format!(
-                "the clock is {skew_secs:+.1} s from that of Kafka's brokers, and nothing is decided by it: set it right, to \
+                "the clock differs from that of Kafka's brokers by {skew_secs:+.1} s; no commands are decided until it is \
                  within {} s",
                 RIGHT_WITHIN.as_secs()
             )),
@@ -158,10 +161,10 @@ async fn watch(
             said = now_said;
             match judged {
                 Some(ClockTrust::Wrong) => {
-                    tracing::error!(skew_secs, "the clock is wrong: this instance lets go of its partitions")
+                    tracing::error!(skew_secs, "the clock is wrong; releasing all partitions")
                 }
                 Some(ClockTrust::Unknown) => {
-                    tracing::warn!("Kafka's brokers do not tell the time: the clock is compared with nothing")
+                    tracing::warn!("Kafka's brokers do not report their time; the clock is unchecked")
                 }
                 Some(ClockTrust::Right) if is_suspicious => {
                     tracing::warn!(skew_secs, "the clock differs from that of Kafka's brokers")
@@ -189,7 +192,8 @@ mod tests {
         TimeMs(ms.cast_unsigned())
     }
 
-    /// Brokers that stamped a record each a second after the start, two seconds after it was sent there.
+    /// Returns the state after brokers stamped one record each, a second after the start and halfway between sending
+    /// and report.
     fn told(stamps: &[i64]) -> Shared {
         let shared = Shared::new();
         let stamp = |stamp| (shared.begun, shared.begun + 2 * SECOND, NOON_MS + stamp);
@@ -234,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_thought_of_a_clock_before_the_brokers_had_time_to_tell() {
+    fn a_clock_is_not_judged_before_the_brokers_had_time_to_answer() {
         let shared = Shared::new();
         assert_eq!((shared.skew_ms(time(NOON_MS), shared.begun), shared.judge(None)), (None, None));
         let shared = Shared { begun: Instant::now() - 2 * FIRST_WITHIN, ..shared };

@@ -1,4 +1,4 @@
-//! What the environment says.
+//! Configuration from environment variables.
 
 mod peers;
 
@@ -19,48 +19,48 @@ use crate::exceptions;
 
 pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
 
-/// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
+/// Settings from environment variables. A secret may come from a file instead, named by the variable with the suffix
+/// `_FILE`.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
     pub topic: LogTopic,
-    /// `LOG_EXCEPTION_KEYS`, default none: the public keys of those who may sign that a value of the log is passed over which
-    /// cannot be read.
+    /// `LOG_EXCEPTION_KEYS`, default none: public keys of those who may sign exceptions, which let readers skip an
+    /// undecodable value of the log.
     pub exceptions: Arc<Exceptions>,
-    /// `POSTGRES_URL`: where the projector keeps the journal. Without it everything is folded from the log's beginning
-    /// and stays in memory.
+    /// `POSTGRES_URL`: the database in which the projector keeps the journal. Without it, all state is folded from the
+    /// beginning of the log and stays in memory.
     pub postgres_url: Option<Secret>,
-    /// `STATE_MAX_MIB`, default 1024: what the aggregates in memory may take. Those that were not used lately are let
-    /// go as far as Postgres has them; where that is not enough, commands on others are refused.
+    /// `STATE_MAX_MIB`, default 1024: maximum memory for aggregates. Those not used recently are evicted once Postgres
+    /// has them; where that does not free enough, commands on other aggregates are refused.
     pub state_max_bytes: usize,
-    /// `HTTP_ADDR`, default 127.0.0.1:8081: what clients and the edge call.
+    /// `HTTP_ADDR`, default 127.0.0.1:8081: public listener, for clients and the edge.
     pub http_addr: SocketAddr,
-    /// `INTERNAL_ADDR`, default 127.0.0.1:8181: links of other instances, and commands that finish what an event
-    /// began.
+    /// `INTERNAL_ADDR`, default 127.0.0.1:8181: internal listener, for other instances and the reactor.
     pub internal_addr: SocketAddr,
-    /// `INTERNAL_URL`, default `http://` and the internal address as bound: what other instances call. It is
-    /// written into claims. An address that stands for every interface, such as 0.0.0.0, needs it.
+    /// `INTERNAL_URL`, default `http://` and the internal address as bound: URL at which other instances reach this
+    /// one, written into claims. Required if the internal address is unspecified, such as 0.0.0.0.
     pub internal_url: Option<PeerUrl>,
-    /// `PEER_URLS`, default every port of the host that `INTERNAL_URL` names: where other instances may be, separated by
-    /// commas, each as `http://host:8181`, `http://host:*` or `http://*.domain:8181`. The service token goes to no other
-    /// address, though a claim in the log names it.
+    /// `PEER_URLS`, default every port of the host in `INTERNAL_URL`: addresses of other instances, separated by
+    /// commas, each as `http://host:8181`, `http://host:*` or `http://*.domain:8181`. The service token is sent to no
+    /// other address, even if a claim in the log names it.
     pub peer_urls: Option<PeerUrls>,
-    /// `CORS_ORIGINS`, default none: sites whose pages may ask from browsers, separated by commas, such as
-    /// `https://shop.example`; `*`: all.
+    /// `CORS_ORIGINS`, default none: origins whose pages may send requests from browsers, separated by commas, such as
+    /// `https://shop.example`; `*` allows all.
     pub cors_origins: Origins,
-    /// `ADMIN_ADDR`, default 127.0.0.1:8281.
+    /// `ADMIN_ADDR`, default 127.0.0.1:8281: admin listener.
     pub admin_addr: SocketAddr,
-    /// `PARTITIONS`, e.g. `0-5` or `0,2,4`: owns these, whatever others do; default: what the group of all instances
-    /// assigns.
+    /// `PARTITIONS`, such as `0-5` or `0,2,4`: partitions to own regardless of other instances. Default: those that the
+    /// consumer group assigns.
     pub share: Share,
-    /// `SERVICE_TOKEN`: who may use the internal listener; 16 characters or more.
+    /// `SERVICE_TOKEN`: bearer token of the internal listener; at least 16 characters.
     pub service_token: Secret,
-    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long a key is remembered.
+    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: time for which an idempotency key is remembered.
     pub window: Duration,
-    /// `PRODUCERS`, default 1: Kafka producers, over which the partitions are spread. Each has threads of its own and
-    /// sends its own requests: on two cores a second one costs a tenth more, and there is nothing for it to do.
+    /// `PRODUCERS`, default 1: number of Kafka producers that share the partitions. Each has its own threads and sends
+    /// its own requests: on two cores a second one costs a tenth more and has nothing to do.
     pub producers: usize,
-    /// `SHUTDOWN_GRACE_MS`, default 10,000.
+    /// `SHUTDOWN_GRACE_MS`, default 10,000: time for requests in flight to finish at shutdown.
     pub grace: Duration,
 }
 
@@ -92,15 +92,15 @@ impl Config {
         })
     }
 
-    /// What other services of the log have to be told alike. `partitions`: of the topic as it is.
+    /// Returns the settings that all services of the log must agree on. `partitions` is the topic's actual number.
     pub(crate) fn shared(&self, partitions: u32) -> Settings {
         let told = Settings::default().with_secs(settings::IDEMPOTENCY_WINDOW_SECS, self.window);
         told.with(settings::PARTITIONS, partitions)
     }
 }
 
-/// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are; 12 in a new log),
-/// `EVENTS_REPLICATION` and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
+/// Reads `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: the existing number; 12 in a new log),
+/// `EVENTS_REPLICATION` and `EVENTS_MIN_ISR` (default 1 each: minimums, which an existing topic may exceed).
 pub fn topic(env: &Env) -> Result<LogTopic, EnvError> {
     Ok(LogTopic {
         name: env.or("EVENTS_TOPIC", "events".to_owned())?,
@@ -114,7 +114,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// One to eight.
+/// A number of producers, 1 to 8.
 struct Producers(usize);
 
 impl FromStr for Producers {
@@ -126,7 +126,7 @@ impl FromStr for Producers {
     }
 }
 
-/// Which partitions an instance wants to own.
+/// The partitions that an instance wants to own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Share {
     Assigned,

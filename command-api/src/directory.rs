@@ -1,4 +1,4 @@
-//! Who owns a partition: its last records name its newest claim, and the claim names the owner's url.
+//! Looks up the owner of a partition: its last records name its newest claim, and the claim names the owner's URL.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -9,25 +9,25 @@ use tokio::sync::Mutex;
 
 use crate::kafka::reader::{LogReader, NoAnswer};
 
-/// An owner that appends within this time lives.
+/// Time within which a live owner that is asked for anything appends a record.
 const ALIVE_FOR: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 const MAX_JITTER_MS: u64 = 250;
-/// A deposed owner's late records may stand behind the claim that ended its epoch: the newest claim that any of so many
-/// records names is the owner's.
+/// Number of last records that are searched for the newest claim. Late records of a deposed owner may follow the claim
+/// that ended its epoch, so the newest claim that any of them names is the owner's.
 const LOOKED_AT: u32 = 64;
 
 pub(crate) struct Directory {
     reader: LogReader,
-    /// By partition.
+    /// Last known owners, indexed by partition.
     known: Vec<KnownOwner>,
 }
 
 #[derive(Default)]
 struct KnownOwner {
-    /// With the time at which the log was looked at.
+    /// The owner's URL, and the time at which the log was read.
     url: RwLock<Option<(Arc<str>, Instant)>>,
-    /// Held while the log is asked, so that many callers ask once.
+    /// Held while the log is read, so that concurrent callers share one read.
     asking: Mutex<()>,
 }
 
@@ -36,7 +36,8 @@ impl Directory {
         Self { reader, known: (0..partitions).map(|_| KnownOwner::default()).collect() }
     }
 
-    /// From memory, else from the log. `None`: nobody claimed it yet, or the log does not tell just now.
+    /// Returns the owner's URL from memory, or else from the log. `None` if there is no claim yet or the log does not
+    /// answer.
     pub(crate) async fn url(&self, partition: u32) -> Option<Arc<str>> {
         match self.known[partition as usize].get() {
             Some((url, _)) => Some(url),
@@ -44,8 +45,8 @@ impl Directory {
         }
     }
 
-    /// As the log tells at this time or later, for somebody who found that what was known is wrong. Many who ask at
-    /// once share one look.
+    /// Returns the owner's URL as of `time` or later, for a caller that found the known one to be wrong. Concurrent
+    /// callers share one read of the log.
     pub(crate) async fn url_since(&self, partition: u32, time: Instant) -> Option<Arc<str>> {
         let known = &self.known[partition as usize];
         let _asking = known.asking.lock().await;
@@ -65,7 +66,7 @@ impl Directory {
     }
 }
 
-/// Returns the offset of the newest claim that the records are or name.
+/// Returns the offset of the newest claim that is among the records or named by one.
 fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i64> {
     let claim = |(offset, value)| {
         let claim = match Record::decode(value).ok()?? {
@@ -73,13 +74,13 @@ fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i6
             Record::Commit(commit) => commit.epoch.claim,
             Record::Fence(fence) => fence.epoch.claim,
         };
-        // Nobody writes under a claim that is yet to come.
+        // A record cannot belong to a claim that comes after it.
         Some(claim).filter(|claim| *claim <= offset)
     };
     records.filter_map(claim).max()
 }
 
-/// Returns the claim at an offset; `None`: none is there.
+/// Returns the claim at an offset, or `None` if there is none.
 async fn claim_at(reader: &LogReader, partition: u32, offset: i64) -> Result<Option<Claim<'static>>, NoAnswer> {
     let value = reader.record(partition, offset).await?;
     Ok(value.and_then(|value| match Record::decode(&value).ok()?? {
@@ -90,9 +91,9 @@ async fn claim_at(reader: &LogReader, partition: u32, offset: i64) -> Result<Opt
     }))
 }
 
-/// Compares how many partitions the topic has with how many the log was written over, before anything is claimed. Partitions
-/// that were added are empty and tell nothing, but partition 0 does: by its newest claim, and by its first one. Waits until
-/// Kafka answers.
+/// Compares the topic's number of partitions with the one that the log was written with, before anything is claimed.
+/// Added partitions are empty and carry no evidence, but partition 0 does: its newest claim and its first one. Waits
+/// until Kafka answers.
 pub(crate) async fn check_partitions(reader: &LogReader, found: u32) -> Result<(), OtherPartitions> {
     let claims = loop {
         match telling_claims(reader).await {
@@ -113,16 +114,16 @@ async fn telling_claims(reader: &LogReader) -> Result<Vec<Claim<'static>>, NoAns
     Ok(claims)
 }
 
-/// Whether nobody owns the partition, as far as its log tells: a living owner that is asked anything appends something. The
-/// log is looked at twice, because the time of its last record is told by another host's clock. Without an answer nobody is
-/// taken for silent.
+/// Returns whether the partition has no live owner, judging by its log: a live owner that is asked for anything appends
+/// a record. The log is read twice, because the timestamp of its last record comes from another host's clock. If Kafka
+/// does not answer, the owner counts as alive.
 pub(crate) async fn is_silent(reader: &LogReader, partition: u32) -> bool {
     let last = match reader.last_offset(partition).await {
         Ok(Some(last)) => last,
         Ok(None) => return true,
         Err(NoAnswer) => return false,
     };
-    // Many may suspect the same owner: they should not meet.
+    // Several instances may suspect the same owner; the jitter keeps them from claiming at once.
     let jitter = Duration::from_millis(rand::random_range(0..MAX_JITTER_MS));
     tokio::time::sleep(ALIVE_FOR + jitter).await;
     reader.last_offset(partition).await == Ok(Some(last))
@@ -138,7 +139,7 @@ impl KnownOwner {
     }
 }
 
-/// `None` as long as partition 0 has no first claim, or cannot be read.
+/// Returns the log's id, or `None` as long as partition 0 has no first claim or cannot be read.
 pub(crate) async fn log_id(reader: &LogReader) -> Option<LogId> {
     reader.last_offset(0).await.ok()??;
     Some(LogId::of_nonce(claim_at(reader, 0, 0).await.ok()??.nonce))
@@ -161,13 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn late_records_of_a_deposed_owner_lead_nobody_back_to_it() {
+    fn late_records_of_a_deposed_owner_do_not_lead_back_to_it() {
         let claim = || Record::Claim(Claim { nonce: 7, url: "http://127.0.0.1:1".into(), partitions: None });
         let under = |claim, seq| Record::Fence(Fence { epoch: Epoch { claim, nonce: 7 }, seq });
         assert_eq!(newest(&[(50, claim()), (51, under(50, 1))]), Some(50));
         assert_eq!(newest(&[(51, under(50, 1)), (52, claim()), (53, under(50, 2)), (54, under(50, 3))]), Some(52));
         assert_eq!(newest(&[(53, under(50, 2)), (54, under(52, 1)), (55, under(50, 3))]), Some(52));
-        assert_eq!(newest(&[(53, under(50, 2)), (54, under(1_000, 1))]), Some(50), "nobody can have claimed there yet");
+        assert_eq!(newest(&[(53, under(50, 2)), (54, under(1_000, 1))]), Some(50), "no claim can exist there yet");
         assert_eq!(newest(&[]), None);
     }
 }

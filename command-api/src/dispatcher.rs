@@ -1,4 +1,4 @@
-//! Brings each command to the owner of its partition: the mailbox of an engine in this process, or a peer.
+//! Routes each command to the owner of its partition: the mailbox of an engine in this process, or a peer.
 
 mod lines;
 
@@ -27,12 +27,12 @@ use crate::partition::{ClockTrust, ParsedRequest, Quarantine, Release};
 use crate::peers::{Delivery, Links};
 use lines::LineReply;
 
-/// A key's clock may run ahead of ours by so much.
+/// Maximum lead of a key's timestamp over this instance's clock.
 const MAX_KEY_LEAD_MS: u64 = 120_000;
 const FIRST_RETRY: Duration = Duration::from_millis(25);
 const MAX_RETRY: Duration = Duration::from_millis(400);
 
-/// A command as it came in, its body not read yet: only its owner reads it.
+/// A command as received, with its body unparsed: only its owner parses it.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandRequest {
     pub(crate) aggregate: AggregateId,
@@ -41,9 +41,9 @@ pub(crate) struct CommandRequest {
     pub(crate) key: IdempotencyKey,
     pub(crate) precondition: Precondition,
     pub(crate) trace: Option<Box<str>>,
-    /// The event that it follows from.
+    /// The event that caused the command.
     pub(crate) cause: Option<Box<str>>,
-    /// Came through the internal listener: may finish what an event began, at any distance in time.
+    /// Set if the command came through the internal listener. It may then be a reaction, of any age, to an event.
     pub(crate) internal: bool,
     pub(crate) time_limits: TimeLimits,
     pub(crate) order: Option<Arc<BatchOrder>>,
@@ -55,7 +55,7 @@ impl CommandRequest {
     }
 }
 
-/// Where an answer goes.
+/// The recipient of an answer.
 #[derive(Debug)]
 pub(crate) enum Reply {
     One { answer: oneshot::Sender<Answer>, order: Option<(Arc<BatchOrder>, AggregateId)> },
@@ -63,7 +63,7 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// Whether an earlier line of its batch on the same aggregate was refused.
+    /// Returns whether an earlier line of the same batch and aggregate was refused.
     pub(crate) fn is_refused(&self) -> bool {
         match self {
             Self::One { order, .. } => order.as_ref().is_some_and(|(order, aggregate)| order.is_refused(aggregate)),
@@ -83,7 +83,7 @@ impl Reply {
                 {
                     order.refuse(&aggregate);
                 }
-                // The client may have gone; the command's outcome stands all the same.
+                // The client may have disconnected; the command's outcome is unaffected.
                 let _ = sender.send(answer);
             }
             Self::Line(line) => line.send(answer),
@@ -91,7 +91,7 @@ impl Reply {
     }
 }
 
-/// Whether a retry may be answered otherwise: a 503.
+/// Returns whether the answer is a 503, so that a retry may get another one.
 pub(crate) fn is_unavailable(answer: &Answer) -> bool {
     match answer {
         Answer::Overloaded { .. }
@@ -110,11 +110,11 @@ pub(crate) fn is_unavailable(answer: &Answer) -> bool {
 }
 
 pub(crate) struct Dispatcher {
-    /// By partition.
+    /// Mailboxes, indexed by partition.
     mailboxes: Vec<Mailbox>,
-    /// By partition.
+    /// Outages, indexed by partition.
     outages: Vec<Outage>,
-    /// Where peers reach this instance.
+    /// URL at which peers reach this instance.
     own_url: Arc<str>,
     directory: Arc<Directory>,
     links: Arc<Links>,
@@ -136,23 +136,23 @@ impl Dispatcher {
         Self { mailboxes, outages, own_url, directory, links, window, clock, metrics }
     }
 
-    /// By partition.
+    /// Returns the mailboxes, indexed by partition.
     pub(crate) fn mailboxes(&self) -> &[Mailbox] {
         &self.mailboxes
     }
 
     pub(crate) fn partitions(&self) -> u32 {
-        u32::try_from(self.mailboxes.len()).expect("partitions were counted in 32 bits")
+        u32::try_from(self.mailboxes.len()).expect("the number of partitions fits into 32 bits")
     }
 
-    /// Tells whether this instance decides the commands on an aggregate.
+    /// Returns whether this instance decides the commands on an aggregate.
     pub(crate) fn owns(&self, aggregate: &AggregateId) -> bool {
         self.mailbox(aggregate.partition(self.partitions())).serves()
     }
 
-    /// Returns the outcome of a command that came by itself, whoever owns its partition; at the deadline, that it is not known.
-    /// Where many wait already for a partition that does not answer, a client's command is refused; what finishes something
-    /// that was begun has limits of its own.
+    /// Returns the outcome of a single command, whichever instance owns its partition, or that it is unknown at the
+    /// deadline. If many commands already wait for a partition that does not answer, a client's command is refused;
+    /// internal commands have limits of their own.
     pub(crate) async fn submit(&self, incoming: &CommandRequest) -> Answer {
         let partition = self.partition_of(incoming);
         let (outage, deadline) = (&self.outages[partition as usize], incoming.time_limits.deadline);
@@ -163,7 +163,7 @@ impl Dispatcher {
         outage.wait(deadline, outcome).await
     }
 
-    /// As [`Self::submit`], for a command that was forwarded once already.
+    /// Returns the outcome of a command that a peer forwarded. It is not forwarded again.
     pub(crate) async fn submit_forwarded(&self, incoming: &CommandRequest) -> Answer {
         let mailbox = self.mailbox(self.partition_of(incoming));
         if !mailbox.serves() {
@@ -173,17 +173,17 @@ impl Dispatcher {
         tokio::time::timeout_at(incoming.time_limits.deadline, outcome).await.unwrap_or(Answer::OutcomeUnknown)
     }
 
-    /// Returns once this instance does not own the partition, for a peer that is to own it.
+    /// Releases a partition that a peer is to own, and returns once this instance does not own it.
     pub(crate) async fn let_go(&self, partition: u32) {
         let (done, gone) = oneshot::channel();
         let Some(mailbox) = self.mailboxes.get(partition as usize) else { return };
         if mailbox.requests.send(EngineRequest::LetGo(done)).await.is_ok() {
-            // An engine that ended owns nothing either.
+            // An engine that has ended owns nothing either.
             let _ = gone.await;
         }
     }
 
-    /// Of all partitions that this instance owns.
+    /// Returns the quarantined aggregates of all partitions that this instance owns.
     pub(crate) async fn quarantined(&self) -> BTreeMap<AggregateId, Quarantine> {
         let mut all = BTreeMap::new();
         for mailbox in &self.mailboxes {
@@ -212,8 +212,8 @@ impl Dispatcher {
         &self.mailboxes[partition as usize]
     }
 
-    /// While ownership moves, it waits and looks again. The command carries its key, so that to send it again is
-    /// harmless. A line of a batch is sent once: what is behind it must not overtake it.
+    /// Delivers or forwards a command, and retries while ownership moves. A retry is harmless, because the command
+    /// carries its key. A line of a batch is sent only once, because a later line could overtake a retry.
     async fn bring(&self, partition: u32, incoming: &CommandRequest) -> Answer {
         let mailbox = self.mailbox(partition);
         let mut pause = FIRST_RETRY;
@@ -231,7 +231,7 @@ impl Dispatcher {
         }
     }
 
-    /// A line of a batch keeps its place while it is found out who owns the partition.
+    /// Forwards a command. A line of a batch keeps its place while its owner is being looked up.
     async fn forward_in_order(&self, partition: u32, incoming: &CommandRequest) -> Answer {
         let Some(order) = &incoming.order else { return self.forward(partition, incoming, None).await };
         match order.enter(&incoming.aggregate, Route::Away(None)) {
@@ -244,8 +244,9 @@ impl Dispatcher {
         }
     }
 
-    /// Once, to the owner that the log names. One that cannot be reached, or says that it owns no more though the log
-    /// still names it, is suspected: unless it shows a sign of life, this instance takes over.
+    /// Forwards a command once, to the owner that the log names. An owner that is unreachable, or that disowns the
+    /// partition although the log still names it, is suspected: this instance takes over unless it shows a sign of
+    /// life.
     async fn forward(&self, partition: u32, incoming: &CommandRequest, line: Option<&LineInFlight>) -> Answer {
         let Some(url) = self.directory.url(partition).await else { return Answer::NoOwner };
         let answer = if url == self.own_url {
@@ -266,13 +267,13 @@ impl Dispatcher {
         if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
             return answer;
         }
-        // Before anything is waited for: a later line would overtake it.
+        // Before the next await, during which a later line could overtake it.
         if let Some(line) = line {
             line.refuse();
         }
         let failed = std::time::Instant::now();
         if self.directory.url_since(partition, failed).await == Some(url) {
-            // A full channel holds the same request already.
+            // A full channel already holds such a request.
             let _ = self.mailbox(partition).requests.try_send(EngineRequest::Suspect);
         }
         answer
@@ -290,7 +291,7 @@ impl Dispatcher {
             match mailbox.put(request, incoming.time_limits, incoming.internal).await {
                 Ok(()) => {}
                 Err(NotQueued::Full) => {
-                    let detail = "too many commands wait for this partition, or for this aggregate".into();
+                    let detail = "too many commands are waiting for this partition or this aggregate".into();
                     return Answer::Overloaded { detail };
                 }
                 Err(NotQueued::Closed) => return Answer::Misdirected,
@@ -299,7 +300,7 @@ impl Dispatcher {
         outcome.await.unwrap_or(Answer::OutcomeUnknown)
     }
 
-    /// Makes a request of it, or answers what can be none: what the border of the owning instance is for.
+    /// Parses a command into a request, or answers it if it is invalid. Only the owning instance does this.
     fn read(&self, incoming: &CommandRequest, reply: Reply) -> Option<ParsedRequest<Reply>> {
         match self.parse(incoming) {
             Ok(ParsedCommand { command, fingerprint }) => Some(ParsedRequest {
@@ -320,13 +321,13 @@ impl Dispatcher {
         }
     }
 
-    /// Reads the body and checks the key.
+    /// Parses the body and checks the age of the key.
     fn parse(&self, incoming: &CommandRequest) -> Result<ParsedCommand, Answer> {
         let CommandRequest { aggregate, command, body, precondition, .. } = incoming;
         if is_internal(aggregate.aggregate(), command) && !incoming.internal {
             return Err(Answer::NoSuchCommand);
         }
-        // What follows from an event may come at any distance in time; the rules know what was done for it.
+        // A reaction may arrive any time after its event; the rules recognize one that was already applied.
         if !incoming.internal || incoming.cause.is_none() {
             self.check_age(&incoming.key)?;
         }
@@ -339,7 +340,7 @@ impl Dispatcher {
     fn check_age(&self, key: &IdempotencyKey) -> Result<(), Answer> {
         let Some(made) = key.time() else { return Ok(()) };
         let (now, clock) = self.clock.look();
-        // An instance whose clock is wrong is about to let go.
+        // An instance with a wrong clock is about to release its partitions.
         if clock == ClockTrust::Wrong {
             return Err(Answer::Misdirected);
         }
@@ -352,7 +353,7 @@ impl Dispatcher {
     }
 }
 
-/// The wall clock.
+/// Returns the wall-clock time.
 pub(crate) fn now() -> TimeMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

@@ -1,7 +1,7 @@
-//! Drives one partition: takes what waits in its mailbox, gives it to the state machine, does what the machine
-//! asks.
+//! Drives one partition: takes commands from its mailbox, passes them to the state machine and performs the effects
+//! that the machine requests.
 //!
-//! Invariant: the machine belongs to one task; nothing of it is shared or locked.
+//! Invariant: the machine belongs to one task; no part of it is shared or locked.
 
 mod io;
 mod backoff;
@@ -34,12 +34,12 @@ use crate::partition::{Effects as _, HaltError, Partition, Quarantine, Release, 
 use backoff::Backoff;
 pub(crate) use io::PartitionIo;
 
-/// Commands of one partition whose answers may wait for the log.
+/// Maximum number of a partition's commands whose answers wait for the log.
 const MAX_PENDING: usize = 10_000;
-/// Commands decided in one turn.
+/// Maximum number of commands decided in one turn.
 const MAX_TURN: usize = 256;
 const MAX_REPORTS_A_TURN: usize = 1024;
-/// What the producer refused is tried again.
+/// Delay before records that the producer refused are sent again.
 const RETRY: Duration = Duration::from_millis(20);
 
 pub(crate) struct Engine {
@@ -53,35 +53,36 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     pub(crate) io: PartitionIo,
     pub(crate) gauges: Arc<Gauges>,
-    /// `None`: nothing is kept outside.
+    /// `None` if there is no Postgres to load from.
     pub(crate) inbox: Option<LoaderInbox>,
     pub(crate) budget: MemoryBudget,
-    /// Another instance asked for the partition, or this one ends.
+    /// Set once another instance has requested the partition, or this one is shutting down.
     pub(crate) was_asked: bool,
-    /// Its clock is wrong.
+    /// Set once the partition is released because the clock is wrong.
     pub(crate) let_go_by_clock: bool,
-    /// Waiting for an owner costs a command nothing of its patience.
+    /// Time at which this instance became the owner. Waiting for an owner does not count against a command's time
+    /// limit.
     pub(crate) served_since: Instant,
 }
 
-/// What is asked of an engine, apart from commands.
+/// A request to an engine, other than a command.
 #[derive(Debug)]
 pub(crate) enum EngineRequest {
-    /// Another instance is to own the partition. Answered when this one does not, or not any more.
+    /// Another instance is to own the partition. Answered once this one does not own it.
     LetGo(oneshot::Sender<()>),
-    /// The owner does not answer: take over, unless the log shows that it lives.
+    /// The owner does not answer: take over unless the log shows that it is alive.
     Suspect,
     Quarantined(oneshot::Sender<BTreeMap<AggregateId, Quarantine>>),
     Release(AggregateId, oneshot::Sender<Release>),
 }
 
-/// What others may know of an engine.
+/// The status of an engine as published to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Status {
     Role(Role),
-    /// It can do no more in this role until something comes, which the text tells.
+    /// The engine makes no progress in this role until the event that the text describes.
     Waits(Role, String),
-    /// The log cannot be read on; a person must look.
+    /// The log cannot be read any further; operator intervention required.
     Halted(String),
 }
 
@@ -94,12 +95,12 @@ impl Status {
     }
 }
 
-/// Why an engine cannot go on.
+/// Reason for which an engine halts.
 #[derive(Debug, thiserror::Error)]
 enum EngineError {
-    #[error("the log is not what it should be")]
+    #[error("log integrity check failed")]
     Log(#[from] HaltError),
-    #[error("the log does not hold what was asked of it")]
+    #[error("the log does not hold the requested records")]
     Read(#[source] KafkaError),
 }
 
@@ -109,9 +110,9 @@ enum Turn {
     Jobs(Vec<QueuedRequest>),
     ParsedRequest(EngineRequest),
     Loaded(Vec<Loaded>),
-    /// How far Postgres is, or that it is there still.
+    /// Progress of the journal, sent periodically even if unchanged.
     Progress(JournalProgress),
-    /// The way is free, or not.
+    /// The handover has ended; true if the partition may be claimed.
     Cleared(bool),
     Assigned,
     Tick,
@@ -119,7 +120,7 @@ enum Turn {
 }
 
 impl Engine {
-    /// Until shutdown: owns the partition when it should. What is in flight then is answered first.
+    /// Runs until shutdown and owns the partition while it should. Commands in flight at shutdown are answered first.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut backoff = Backoff::default();
         let mut stopping = false;
@@ -144,21 +145,19 @@ impl Engine {
         }
     }
 
-    /// Returns the time of the turn. All of it goes by this one: a clock may jump at any moment.
+    /// Returns the time that the whole turn uses, because the clock may jump at any moment. Releases the partition if
+    /// the clock is wrong.
     fn look_at_clock(&mut self) -> TimeMs {
         let (now, trust) = self.clock.look();
         if self.machine.look_at_clock(trust, now) {
-            tracing::warn!(
-                kafka.partition = self.io.partition,
-                "letting go of the partition, because the clock cannot be right"
-            );
+            tracing::warn!(kafka.partition = self.io.partition, "releasing the partition: the clock is wrong");
             self.let_go_by_clock = true;
         }
         now
     }
 
-    /// Begins what brings this instance to own a partition that is assigned to it: first it reads, then it asks the
-    /// owner to let go.
+    /// Takes the next step towards owning a partition that is assigned to this instance: first it reads the log, then
+    /// it asks the owner to release the partition.
     fn pursue(&mut self, backoff: &Backoff, stopping: bool) {
         let role = self.machine.role();
         if role == Role::Idle {
@@ -178,7 +177,8 @@ impl Engine {
         self.assignment.borrow().as_ref().is_some_and(|partitions| partitions.contains(&self.io.partition))
     }
 
-    /// A moment after the start Postgres has told of a checkpoint, or is known to be away from a short log.
+    /// Returns whether it is known where to start reading. Shortly after the start, Postgres has reported a checkpoint,
+    /// or is known to be unavailable and the log short.
     fn knows_where_to_begin(&self) -> bool {
         let begins = |known| matches!(known, JournalProgress::Nothing | JournalProgress::At(_));
         self.inbox.as_ref().is_none_or(|inbox| begins(*inbox.known.borrow()))
@@ -188,7 +188,7 @@ impl Engine {
         self.machine.takes_records(self.budget.unfolded_bytes())
     }
 
-    /// Returns what the partition waits for while nothing is wrong with its log, for `/readyz`.
+    /// Returns the reason, for `/readyz`, that the partition waits although nothing is wrong with its log.
     fn waits(&self) -> Option<String> {
         let partition = self.io.partition;
         if !self.takes_records() {
@@ -202,7 +202,7 @@ impl Engine {
         }
         let JournalProgress::Late { records } = *self.inbox.as_ref()?.known.borrow() else { return None };
         Some(format!(
-            "partition {partition} waits for Postgres: it tells no checkpoint, and {records} records are too many to be read without one"
+            "partition {partition} waits for Postgres: there is no checkpoint, and {records} records are too many to be read without one"
         ))
     }
 
@@ -210,9 +210,9 @@ impl Engine {
         let role = self.machine.role();
         let takes = match role {
             Role::Owner => self.machine.pending() < MAX_PENDING,
-            // They wait for a moment.
+            // Commands wait until the role is settled.
             Role::Unsettled => false,
-            // Nobody is kept waiting for an instance that does not own.
+            // An instance that does not own the partition answers at once.
             Role::Idle | Role::Preparing | Role::Prepared | Role::Leaving => true,
         };
         let (mut reports, mut jobs) = (Vec::new(), Vec::new());
@@ -237,8 +237,9 @@ impl Engine {
         }
     }
 
-    /// What woke the engine is rarely alone: whoever is ready to run beside it is let go first, and what that brought is
-    /// done in the same turn. It saves a wake-up each, which costs more than a decision.
+    /// Adds more events of the same kind to the turn. The event that woke the engine is rarely alone: other ready tasks
+    /// run first, and the events that they produce are handled in the same turn. This saves wake-ups, each of which
+    /// costs more than a decision.
     async fn fill_up(&mut self, turn: &mut Turn) {
         match turn {
             Turn::DeliveryReports(reports) => {
@@ -253,7 +254,7 @@ impl Engine {
                 tokio::task::yield_now().await;
                 self.lanes.take_waiting(jobs, MAX_TURN);
             }
-            // A long read always has its next batch ready, and the tasks that load states need to run, too.
+            // A long read always has its next batch ready, but the tasks that load states need to run, too.
             Turn::Read(_) => tokio::task::yield_now().await,
             _ => {}
         }
@@ -291,7 +292,8 @@ impl Engine {
             Turn::Progress(known) => self.maintain(known, now),
             Turn::Cleared(true) => self.machine.take_over(&mut self.io),
             Turn::Cleared(false) => self.machine.let_go(),
-            // The group gave it to another, or lost sight of this instance for so long that another may have claimed.
+            // The group assigned the partition to another instance, or lost contact with this one for so long that
+            // another may have claimed.
             Turn::Assigned if !self.is_assigned() => self.machine.probe(now, &mut self.io),
             Turn::Assigned | Turn::Tick => {}
             Turn::Stop => {
@@ -307,7 +309,7 @@ impl Engine {
         match request {
             EngineRequest::LetGo(done) => {
                 if matches!(self.machine.role(), Role::Owner | Role::Unsettled) {
-                    tracing::info!(kafka.partition = self.io.partition, "handing the partition over");
+                    tracing::info!(kafka.partition = self.io.partition, "handing over the partition");
                     self.was_asked = true;
                     self.machine.let_go();
                 }
@@ -316,14 +318,14 @@ impl Engine {
                     self.handover.released();
                 }
             }
-            // Whoever asked may be gone.
+            // The requester may have gone away.
             EngineRequest::Quarantined(answer) => _ = answer.send(self.machine.quarantined().clone()),
             EngineRequest::Release(aggregate, answer) => {
-                tracing::info!(aggregate = aggregate.as_str(), "release from quarantine was asked for");
+                tracing::info!(aggregate = aggregate.as_str(), "release from quarantine requested");
                 let _ = answer.send(self.machine.release(&aggregate));
             }
             EngineRequest::Suspect => {
-                // One that just started is asked again before long; until then it would read the log from its beginning.
+                // An engine that has just started would read the log from its beginning; it will be asked again soon.
                 let may = self.machine.role() == Role::Idle && self.knows_where_to_begin() && self.clock.may_own();
                 if may && !self.handover.is_under_way() {
                     self.io.metrics.suspected(self.io.partition);
@@ -334,7 +336,7 @@ impl Engine {
         }
     }
 
-    /// Lets go of what memory need not hold, and asks for what it lacks.
+    /// Evicts from memory as far as possible and requests missing states.
     fn maintain(&mut self, known: JournalProgress, now: TimeMs) {
         if let JournalProgress::At(checkpoint) = known {
             self.machine.checkpointed(checkpoint, &mut self.io);
@@ -347,13 +349,14 @@ impl Engine {
             tracing::warn!(
                 kafka.partition = self.io.partition,
                 aggregate = aggregate.as_str(),
-                "the aggregate's state has reached four fifths of the most that it may take: at that size, what adds to it is rejected"
+                "the aggregate's state has reached 80 % of its maximum size; at the maximum, commands that add to it are rejected"
             );
         }
         self.load_again(known, now);
     }
 
-    /// Before Postgres has caught up, its answer would be as useless as the last one.
+    /// Repeats postponed loads once Postgres has caught up; before that, its answer would be as useless as the last
+    /// one.
     fn load_again(&mut self, known: JournalProgress, now: TimeMs) {
         if !matches!(known, JournalProgress::At(checkpoint) if checkpoint.reader.next_offset >= self.machine.floor()) {
             return;
@@ -370,7 +373,7 @@ impl Engine {
         let longest_wait = jobs.iter().map(|job| instant.saturating_duration_since(job.came)).max();
         for job in jobs {
             if job.waited_too_long(instant, self.served_since) || job.request.reply.is_refused() {
-                let detail = "it waited too long for its turn; nothing was done".into();
+                let detail = "the command waited too long for its turn; nothing was done".into();
                 job.request.reply.send(Answer::Overloaded { detail });
             } else {
                 self.machine.command(job.request, now, &mut self.io);
@@ -380,7 +383,7 @@ impl Engine {
         self.io.metrics.decided(longest_wait.unwrap_or_default(), mean);
     }
 
-    /// For the metrics, and to tell of a new quarantine.
+    /// Updates the gauges and logs a new quarantine.
     fn show(&self) {
         self.gauges.in_flight.store(self.machine.pending() as u64, Ordering::Relaxed);
         self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
@@ -395,7 +398,7 @@ impl Engine {
         if quarantined.len() as u64 > known {
             self.io.metrics.quarantined(self.io.partition);
             let names: Vec<_> = quarantined.keys().map(AggregateId::as_str).collect();
-            tracing::error!(kafka.partition = self.io.partition, aggregates = ?names, "the rules panicked; in quarantine");
+            tracing::error!(kafka.partition = self.io.partition, aggregates = ?names, "the rules panicked; aggregates are in quarantine");
         }
     }
 
@@ -411,7 +414,7 @@ impl Engine {
         if was == Some(role) {
             return;
         }
-        tracing::info!(kafka.partition = self.io.partition, role = ?role, "the role in the partition changed");
+        tracing::info!(kafka.partition = self.io.partition, role = ?role, "role in the partition changed");
         self.io.metrics.owned(self.io.partition, role == Role::Owner);
         match role {
             Role::Idle => {
@@ -435,25 +438,25 @@ impl Engine {
         }
     }
 
-    /// Keeps the partition's commands from waiting for nothing, until an exception passes what could not be read: then it is
-    /// read on from there. Returns false where that is not to be.
+    /// Halts the partition and refuses its commands until an exception covers the unreadable value; reading then
+    /// resumes from there. Returns false if the engine is to end instead.
     async fn halt(&mut self, error: &EngineError, shutdown: &Shutdown) -> bool {
         let stray = match error {
             EngineError::Log(HaltError::Record(unreadable)) => Some(unreadable.stray),
             EngineError::Log(_) | EngineError::Read(_) => None,
         };
         let (partition, reason) = (self.io.partition, with_causes(error));
-        let what_to_do = if stray.is_some() { "see `command-api except`" } else { "a person must look at the log" };
+        let what_to_do = if stray.is_some() { "see `command-api except`" } else { "operator intervention required" };
         tracing::error!(
             kafka.partition = partition,
             error = reason,
             what_to_do,
-            "halted: the partition's log cannot be read on; the others are served"
+            "halted: the partition's log cannot be read any further; other partitions are served"
         );
         self.status.send_replace(Status::Halted(reason));
         self.io.metrics.owned(partition, false);
         self.io.metrics.halted(partition, true);
-        // The thread that reads is to read for others.
+        // Frees the reading thread for other reads.
         self.io.reading = None;
         let mut passed = std::pin::pin!(self.io.exceptions.clone().pass(stray));
         let mut jobs = Vec::new();
@@ -466,12 +469,12 @@ impl Engine {
                     }
                     jobs.drain(..).for_each(|job| job.request.reply.send(Answer::NoOwner));
                 }
-                // Whoever asked hears that it is gone.
+                // Dropping a request answers it: this instance does not own the partition.
                 Some(request) = self.requests.recv() => drop(request),
                 () = shutdown.requested() => return false,
             }
         }
-        tracing::warn!(kafka.partition = partition, "an exception passes what could not be read; going on");
+        tracing::warn!(kafka.partition = partition, "an exception covers the unreadable value; resuming");
         self.io.metrics.halted(partition, false);
         if let Some(stray) = stray {
             self.io.read(stray.offset, self.io.reads_to);
@@ -480,7 +483,7 @@ impl Engine {
     }
 }
 
-/// Waits for ever where nothing is kept.
+/// Waits for the loader; pending forever if there is none.
 async fn next_loaded(inbox: &mut Option<LoaderInbox>) -> Turn {
     let Some(LoaderInbox { brought, known }) = inbox else { return std::future::pending().await };
     let mut all = Vec::new();
@@ -493,7 +496,7 @@ async fn next_loaded(inbox: &mut Option<LoaderInbox>) -> Turn {
     }
 }
 
-/// Waits for ever where nothing is read.
+/// Waits for the current read; pending forever if there is none.
 async fn next(reading: &mut Option<mpsc::Receiver<ReadEvent>>) -> Option<ReadEvent> {
     match reading {
         Some(reading) => reading.recv().await,

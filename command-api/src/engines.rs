@@ -1,4 +1,4 @@
-//! The engines of all partitions, and what moves them: the group, and the end of this instance.
+//! Starts and stops the engines of all partitions, driven by the consumer group, the clock and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,23 +26,23 @@ use crate::metrics::Metrics;
 use crate::partition::{ClockTrust, Partition, ReadTo, Role};
 use crate::peers::Links;
 
-/// How long the others have to take over what an instance that ends still owns.
+/// Time that other instances have to take over the partitions of one that is shutting down.
 const HANDS_OVER_WITHIN: Duration = Duration::from_secs(4);
 
 pub(crate) struct Engines {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) engines: Tasks,
-    /// By partition.
+    /// Statuses of the engines, indexed by partition.
     pub(crate) statuses: Vec<watch::Receiver<Status>>,
     pub(crate) assignment: watch::Receiver<Assignment>,
-    /// Reads single records, beside the replays.
+    /// Reader of single records, separate from the replays.
     pub(crate) log_reader: LogReader,
-    /// Why this instance cannot go on beside the tables in Postgres.
+    /// Set to the reason if this instance cannot work with the tables in Postgres.
     wrong_tables: watch::Receiver<Option<String>>,
     producers: Arc<Producers>,
     membership: Membership,
     clock: Clock,
-    /// Of the engines, which end after the servers.
+    /// Shutdown of the engines, which end after the servers.
     shutdown: Shutdown,
 }
 
@@ -122,13 +122,14 @@ impl Engines {
         })
     }
 
-    /// Until shutdown is asked for, or what should not end does: an engine, or a producer. Then it tells why.
+    /// Runs until shutdown is requested. Fails with the reason if an engine, a producer or anything else ends that
+    /// should not.
     pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
                 reason = self.producers.failed() => {
-                    anyhow::bail!("the Kafka producer takes no more records, and this process ends for a new one: {reason}");
+                    anyhow::bail!("the Kafka producer failed permanently; restart the process to continue: {reason}");
                 }
                 trust = self.clock.changed() => match trust {
                     ClockTrust::Wrong => self.membership.end().await,
@@ -141,34 +142,34 @@ impl Engines {
                 }
                 Some((name, result)) = self.engines.ended() => {
                     result?;
-                    anyhow::bail!("the task {name:?} ended");
+                    anyhow::bail!("the task {name:?} ended unexpectedly");
                 }
             }
         }
     }
 
-    /// Leaves the group, whose other members then ask for the partitions, and returns when none is left here. Where
-    /// nobody is there to ask, it does not wait.
+    /// Leaves the group, whose other members then request the partitions, and returns once this instance owns none.
+    /// Does not wait if there are no other members.
     pub(crate) async fn hand_over(&mut self) {
         let Some(group) = self.membership.group.take() else { return };
         let is_alone = self.assignment.borrow().as_ref().is_none_or(|assigned| assigned.len() == self.statuses.len());
-        // Leaving blocks. Its outcome shows in who asks.
+        // Leaving blocks. The handover requests show its outcome.
         let left = tokio::task::spawn_blocking(move || group.leave());
         if is_alone || left.await.is_err() {
             return;
         }
         let handed_over = async {
             for status in &mut self.statuses {
-                // An engine that ended owns nothing.
+                // An engine that has ended owns nothing.
                 let _ = status.wait_for(|status| !status.role().is_some_and(Role::serves)).await;
             }
         };
         if tokio::time::timeout(HANDS_OVER_WITHIN, handed_over).await.is_err() {
-            tracing::warn!("nobody took over all partitions in time");
+            tracing::warn!("some partitions were not taken over in time");
         }
     }
 
-    /// Lets go of what is left, and answers what was decided.
+    /// Releases the remaining partitions and answers the commands that were decided.
     pub(crate) async fn end(self, grace: Duration) -> anyhow::Result<()> {
         self.shutdown.trigger();
         let settled = self.engines.drain(grace).await;
@@ -183,19 +184,19 @@ impl Engines {
     }
 }
 
-/// The part in the group that shares out the partitions.
+/// Membership in the consumer group that assigns the partitions.
 struct Membership {
     share: Share,
     kafka: KafkaSettings,
-    /// On which its members meet.
+    /// Coordination topic on which the group's members meet.
     topic: String,
     sender: watch::Sender<Assignment>,
-    /// `None` while it is in none.
+    /// `None` while this instance is not a member.
     group: Option<Group>,
 }
 
 impl Membership {
-    /// Begins it.
+    /// Joins the group. Returns the assignment as well.
     fn of(config: &Config) -> anyhow::Result<(Self, watch::Receiver<Assignment>)> {
         let (sender, assignment) = watch::channel(None);
         let (share, kafka, topic) =
@@ -205,7 +206,7 @@ impl Membership {
         Ok((membership, assignment))
     }
 
-    /// Wants its share from now on.
+    /// Requests this instance's share of the partitions.
     fn begin(&mut self) -> anyhow::Result<()> {
         match &self.share {
             Share::Assigned if self.group.is_none() => {
@@ -218,10 +219,10 @@ impl Membership {
         Ok(())
     }
 
-    /// Wants no partition, and returns once the group gives them to others.
+    /// Gives up this instance's share and leaves the group, which then assigns it to others.
     async fn end(&mut self) {
         if let Some(group) = self.group.take() {
-            // Leaving blocks. That its thread panicked is in the log.
+            // Leaving blocks. If its thread panicked, that has been logged.
             let _ = tokio::task::spawn_blocking(move || group.leave()).await;
         }
         self.sender.send_replace(Some(Arc::default()));

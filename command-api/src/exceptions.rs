@@ -1,4 +1,5 @@
-//! How a reader comes past a value of the log that cannot be read: [`schemas::exceptions`], and the commands that sign one.
+//! Exceptions, which let readers skip an undecodable value of the log ([`schemas::exceptions`]), and the subcommands
+//! that sign them.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -22,11 +23,11 @@ use crate::kafka::topic::create_exceptions;
 
 const SIGNING_KEY: &str = "LOG_EXCEPTION_SIGNING_KEY";
 const KAFKA_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
-/// Of a value, for a person to see what it is.
+/// Maximum number of a value's bytes that are shown to the operator.
 const SHOWN_BYTES: usize = 400;
 const EXCEPT: &str = "except PARTITION OFFSET --because TEXT [--no-build-reads-it]";
 
-/// The exceptions, and where new ones come from.
+/// The known exceptions, and the topic that new ones are read from.
 #[derive(Clone)]
 pub(crate) struct ExceptionLog {
     kafka: KafkaSettings,
@@ -40,7 +41,7 @@ impl ExceptionLog {
         Self { kafka, topic: topic::exceptions(&config.topic.name), known }
     }
 
-    /// Waits until an exception passes it; for ever where it is nothing that one could pass.
+    /// Waits until an exception covers the value; pending forever for `None`, which no exception can cover.
     pub(crate) async fn pass(self, stray: Option<Stray>) {
         let Some(stray) = stray else { return std::future::pending().await };
         let is_passed = |values: &[Vec<u8>]| {
@@ -51,13 +52,13 @@ impl ExceptionLog {
     }
 }
 
-/// The command line behind `except`.
+/// Arguments of `except`.
 #[derive(Debug, PartialEq, Eq)]
 struct ExceptArgs {
     partition: u32,
     offset: i64,
     because: String,
-    /// The operator is certain of it.
+    /// The operator's assurance that no build can read the value.
     no_build_reads_it: bool,
 }
 
@@ -72,13 +73,10 @@ impl ExceptArgs {
                 place => places.push(place.parse::<i64>().with_context(|| format!("{place:?}: {EXCEPT}"))?),
             }
         }
-        let [partition, offset] = places[..] else { bail!("a partition and an offset are missing: {EXCEPT}") };
-        ensure!(offset >= 0, "{offset} is no offset");
-        ensure!(
-            !because.is_empty(),
-            "say --because of what no event is lost: whoever looks at the log later must know"
-        );
-        Ok(Self { partition: partition.try_into().context("a partition")?, offset, because, no_build_reads_it })
+        let [partition, offset] = places[..] else { bail!("expected a partition and an offset: {EXCEPT}") };
+        ensure!(offset >= 0, "{offset} is not an offset");
+        ensure!(!because.is_empty(), "--because is missing: say why no event is lost, for later readers of the log");
+        Ok(Self { partition: partition.try_into().context("not a partition")?, offset, because, no_build_reads_it })
     }
 }
 
@@ -88,11 +86,15 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
     let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY)?;
     if let Some(keys) = keys(env)? {
-        ensure!(keys.contain(&key), "LOG_EXCEPTION_KEYS lacks {}: no reader would honour this key", key.public());
+        ensure!(
+            keys.contain(&key),
+            "LOG_EXCEPTION_KEYS does not list {}: no reader would honour this key",
+            key.public()
+        );
     }
     let reader = LogReader::start(&kafka, &log.name)?;
-    let value = reader.record(wish.partition, wish.offset).await.context("read that record")?;
-    let value = value.context("there is no such record")?;
+    let value = reader.record(wish.partition, wish.offset).await.context("read the record")?;
+    let value = value.context("no such record")?;
     println!("partition {}, offset {}, {} bytes:", wish.partition, wish.offset, value.len());
     let shown = &value[..value.len().min(SHOWN_BYTES)];
     println!("{}{}", shown.escape_ascii(), if shown.len() < value.len() { " …" } else { "" });
@@ -105,18 +107,18 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     let record = FutureRecord::<(), _>::to(&topic).partition(0).payload(&signed);
     producer.send(record, KAFKA_ANSWERS_WITHIN).await.map_err(|(error, _)| error).context("append the exception")?;
     println!("excepted: sha256 {sha256}, signed by {}, because {:?}", key.public(), wish.because);
-    println!("readers that honour this key go on within seconds, by themselves");
+    println!("readers that honour this key resume within seconds, without a restart");
     Ok(())
 }
 
-/// Only what no build reads may be passed over.
+/// Returns an error unless no build can read the value, because only such a value may be skipped.
 fn judge(value: &[u8], no_build_reads_it: bool) -> anyhow::Result<()> {
     match Record::decode(value) {
-        Ok(Some(_)) => bail!("this is a record that can be read: it may count, and no exception passes it"),
-        Ok(None) => bail!("this is no record of ours: readers pass it over without an exception"),
+        Ok(Some(_)) => bail!("this record can be read and may count; it cannot be excepted"),
+        Ok(None) => bail!("this is not a record of this system; readers skip it without an exception"),
         Err(error) if may_be_of_a_newer_build(value, &error) && !no_build_reads_it => bail!(
-            "{error}; a newer build may read it, and would count what the others pass over. Start that build instead; \
-             where no build ever wrote it, say --no-build-reads-it"
+            "{error}; a newer build may read it, and would count what the others skip. Start that build instead, or \
+             pass --no-build-reads-it if no build wrote it"
         ),
         Err(error) => {
             println!("{error}");
@@ -125,9 +127,10 @@ fn judge(value: &[u8], no_build_reads_it: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Makes a key pair, unless there is one: the file for who signs, and beside it, with `.pub`, the one for all readers.
+/// Generates a key pair unless it exists: the private key in `file`, for the signer, and the public key for all readers
+/// in the same path with `.pub` appended.
 pub fn make_key(file: Option<String>) -> anyhow::Result<()> {
-    let file = file.context("exception-key FILE: where the private key is to be")?;
+    let file = file.context("usage: exception-key FILE (the file for the private key)")?;
     let (private, public) = (Path::new(&file), format!("{file}.pub"));
     if !private.exists() {
         let seed: String = rand::random::<[u8; 32]>().map(|byte| format!("{byte:02x}")).concat();
@@ -142,9 +145,10 @@ pub fn make_key(file: Option<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `LOG_EXCEPTION_KEYS`; `None`: nobody's are honoured.
+/// Reads `LOG_EXCEPTION_KEYS`. `None` if no keys are honoured.
 pub(crate) fn keys(env: &Env) -> Result<Option<Keys>, EnvError> {
-    let unfit = |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is no list of public keys" };
+    let unfit =
+        |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is not a list of public keys" };
     env.optional_secret("LOG_EXCEPTION_KEYS")?.map(|keys| keys.expose().parse().map_err(unfit)).transpose()
 }
 
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_count_for_any_build_is_not_excepted() {
+    fn a_value_that_may_count_for_any_build_is_not_excepted() {
         let fence = br#"st1{"fence":{"epoch":[0,"00000000000000aa"],"seq":1}}"#;
         for (value, plain, certain) in
             [(&b"stop"[..], true, true), (b"st2{}", false, true), (fence, false, false), (b"hello", false, false)]
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_made_once_and_is_its_owners_alone() {
+    fn a_key_is_generated_once_and_readable_by_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt as _;
 
         let file = std::env::temp_dir().join(format!("stampede-exception-key-{}", std::process::id()));

@@ -1,7 +1,7 @@
-//! What stands between being prepared and claiming: the owner is asked to let go, or is given time to show that it
-//! lives.
+//! Handover before a claim: the owner is asked to release the partition, or is given time to show a sign of life.
 //!
-//! It is courtesy, not safety: whoever claims owns. Without it commands would be decided and then not count.
+//! A courtesy, not a safety measure: a claim alone makes its writer the owner. Without the handover, commands would be
+//! decided whose records do not count.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use crate::directory::{self, Directory};
 use crate::kafka::reader::LogReader;
 use crate::peers::Links;
 
-/// An owner that the log does not tell of in this time is claimed over.
+/// Maximum time to look up the owner in the log before claiming anyway.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
-/// An owner drains in milliseconds; one that does not answer is claimed over.
+/// Maximum time for the owner to release the partition before claiming anyway. An owner drains in milliseconds.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct Handover {
@@ -24,9 +24,9 @@ pub(crate) struct Handover {
     pub(crate) directory: Arc<Directory>,
     pub(crate) links: Arc<Links>,
     pub(crate) log_reader: LogReader,
-    /// Whether to claim.
+    /// The handover in progress, which returns whether to claim.
     waiting: Option<BoxFuture<'static, bool>>,
-    /// Instances that wait for this one to let go.
+    /// Instances that wait for this one to release the partition.
     requesters: Vec<oneshot::Sender<()>>,
 }
 
@@ -49,7 +49,7 @@ impl Handover {
         self.waiting = None;
     }
 
-    /// For a partition that is assigned to this instance.
+    /// Asks the owner to release a partition that is assigned to this instance.
     pub(crate) fn ask_owner(&mut self) {
         let (partition, own_url) = (self.partition, self.own_url.clone());
         let (directory, links) = (self.directory.clone(), self.links.clone());
@@ -61,24 +61,24 @@ impl Handover {
                     kafka.partition = partition,
                     owner.url = &*url,
                     let_go = asked == Ok(true),
-                    "asked the owner"
+                    "requested handover"
                 );
             }
             true
         }));
     }
 
-    /// For a partition whose owner does not answer.
+    /// Checks a suspected owner for signs of life before its partition is claimed.
     pub(crate) fn await_silence(&mut self) {
         let (partition, reader) = (self.partition, self.log_reader.clone());
         self.waiting = Some(Box::pin(async move {
             let silent = directory::is_silent(&reader, partition).await;
-            tracing::info!(kafka.partition = partition, silent, "suspected the owner");
+            tracing::info!(kafka.partition = partition, silent, "checked a suspected owner");
             silent
         }));
     }
 
-    /// Whether to claim; waits for ever where nothing is under way. Cancel safe.
+    /// Waits for the handover in progress and returns whether to claim; pending forever if there is none. Cancel safe.
     pub(crate) async fn cleared(&mut self) -> bool {
         let Some(waiting) = &mut self.waiting else { return std::future::pending().await };
         let claims = waiting.await;
@@ -86,15 +86,15 @@ impl Handover {
         claims
     }
 
-    /// By [`Self::released`].
+    /// Registers `requester`, to be notified once the partition is released.
     pub(crate) fn notify_when_released(&mut self, requester: oneshot::Sender<()>) {
         self.requesters.push(requester);
     }
 
-    /// This instance does not own the partition.
+    /// Notifies the requesters that this instance does not own the partition.
     pub(crate) fn released(&mut self) {
         for requester in self.requesters.drain(..) {
-            // It may have claimed without waiting longer.
+            // The requester may have claimed already, without waiting longer.
             let _ = requester.send(());
         }
     }

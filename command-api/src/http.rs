@@ -1,4 +1,4 @@
-//! The two listeners: one for clients, one for other instances and for commands that finish what an event began.
+//! The public and the internal HTTP listener. The internal one serves peers and the reactor.
 
 mod admission;
 pub(crate) mod admin;
@@ -32,52 +32,52 @@ use crate::dispatcher::Dispatcher;
 use crate::metrics::Metrics;
 use crate::peers;
 
-/// The log, and the way to the owners of its partitions.
+/// The log's id, and the dispatcher that reaches the owners of its partitions.
 #[derive(Clone)]
 pub(crate) struct Log {
     pub(crate) id: LogId,
     pub(crate) dispatcher: Arc<Dispatcher>,
 }
 
-/// Shared by all requests; axum clones it several times for each.
+/// State shared by all requests. An `Arc`, because axum clones it several times per request.
 pub(crate) type AppState = Arc<HttpState>;
 
 pub(crate) struct HttpState {
-    /// `None` until the log has its first claim: then nothing can be answered yet.
+    /// `None` until the log has its first claim; before that no command can be answered.
     log: watch::Receiver<Option<Log>>,
     metrics: Arc<Metrics>,
     service_token: Secret,
     admission: Admission,
 }
 
-/// How long a request waits for an instance that has just begun to listen.
+/// Maximum time that a request waits for the log on an instance that is just starting.
 const STARTS_WITHIN: Duration = Duration::from_secs(3);
 
-/// Which listener a request came through.
+/// The listener that received a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listener {
     Public,
     Internal,
 }
 
-/// The rules of the listener for clients. A path or method that no route takes is their matter, too.
+/// Returns the rules of the public listener. They also cover paths and methods that no route accepts.
 pub(crate) fn border(origins: Origins, state: AppState) -> Border {
     let gate = Gate::new(move |method, path, headers| gate::refuse(&state, method, path, headers));
     Border { problem: Problem::json_of_status, allow: routes::allow, origins, gate }
 }
 
-/// The rules of the internal listener, which takes more paths, and no page asks.
+/// Returns the rules of the internal listener, which has more paths and is never called by web pages.
 pub(crate) fn internal_border() -> Border {
     let allow = |path: &str| if path == peers::PATH { Some("GET, OPTIONS") } else { routes::allow_internal(path) };
     Border { problem: Problem::json_of_status, allow, origins: Origins::None, gate: Gate::default() }
 }
 
-/// For clients and the edge.
+/// Returns the routes for clients and the edge.
 pub(crate) fn public(state: AppState) -> Router {
     routes_of(Listener::Public).with_state(state)
 }
 
-/// For holders of the service token.
+/// Returns the routes for holders of the service token.
 pub(crate) fn internal(state: AppState) -> Router {
     routes_of(Listener::Internal)
         .route(peers::PATH, get(take_link))
@@ -92,7 +92,8 @@ fn routes_of(listener: Listener) -> Router<AppState> {
         .route("/problems/{slug}", get(problems::explain))
         .route("/openapi.json", document::serve("application/json", OPENAPI))
         .route("/asyncapi.json", document::serve("application/json", ASYNCAPI))
-        // The pattern of commands fits names of none. The border knows the paths that there are, and their methods.
+        // The pattern of commands also matches names that are no commands. The border knows the existing paths and
+        // methods.
         .method_not_allowed_fallback(async || StatusCode::NOT_FOUND)
         .layer(axum::Extension(listener))
 }
@@ -108,12 +109,13 @@ async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> 
 }
 
 impl HttpState {
-    /// For one listener.
+    /// Creates the state of one listener.
     pub(crate) fn new(log: watch::Receiver<Option<Log>>, metrics: Arc<Metrics>, service_token: Secret) -> Self {
         Self { log, metrics, service_token, admission: Admission::default() }
     }
 
-    /// Of an instance that starts just now, after a moment: no command fails because it came early.
+    /// Returns the log. On an instance that is just starting it waits a moment, so that no command fails for being
+    /// early.
     async fn log(&self) -> Result<Log, Problem> {
         if let Some(log) = &*self.log.borrow() {
             return Ok(log.clone());
@@ -121,7 +123,7 @@ impl HttpState {
         let mut log = self.log.clone();
         let known = tokio::time::timeout(STARTS_WITHIN, log.wait_for(Option::is_some)).await;
         let known = known.ok().and_then(|known| known.ok()?.clone());
-        known.ok_or(Problem::new(ProblemKind::Unavailable, "the log is not there yet"))
+        known.ok_or(Problem::new(ProblemKind::Unavailable, "the log is not available yet"))
     }
 }
 
@@ -135,7 +137,7 @@ async fn check_token(State(state): State<AppState>, request: Request, next: Next
             "Bearer realm=\"internal\", error=\"invalid_token\"",
         ),
         None => (
-            Problem::new(ProblemKind::Unauthenticated, "send the service token as a bearer"),
+            Problem::new(ProblemKind::Unauthenticated, "send the service token as a bearer token"),
             "Bearer realm=\"internal\"",
         ),
     };
@@ -144,7 +146,7 @@ async fn check_token(State(state): State<AppState>, request: Request, next: Next
     response
 }
 
-/// In a time that does not tell how far a guess is right.
+/// Compares in a time that does not reveal how much of a guess is right.
 fn equals(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

@@ -1,4 +1,4 @@
-//! The log: one client that appends, one that reads, one that describes the topic.
+//! Kafka clients for the log: a producer, a reader and the administration of its topics.
 
 pub(crate) mod producer;
 pub(crate) mod reader;

@@ -1,14 +1,15 @@
 //! The write tier: turns commands into events in the log.
 //!
-//! A command comes in over [`http`], goes by [`dispatch`] to the [`engine`] that owns its partition (in another
-//! process by [`link`]), is decided by [`partition`] on the state in memory, and is answered when the log has it.
+//! A command arrives over [`http`]; the [`dispatcher`] routes it to the [`engine`] that owns its partition (over
+//! [`peers`] if that is another process); [`partition`] decides it on the state in memory; it is answered once the log
+//! has acknowledged its record.
 //!
-//! Invariant: only this service writes the log, and in one partition only one instance's records count. Safety
-//! is in the log alone; which instance wants which partition is a hint, and comes from [`group`].
+//! Invariant: only this service writes the log, and within a partition only one instance's records count. Safety rests
+//! on the log alone; the assignment of partitions to instances is a hint, provided by [`chassis::kafka::group`].
 //!
-//! Invariant: an answer is final. What may have been written is never called failed.
+//! Invariant: answers are final. A command that may have been written is never reported as failed.
 //!
-//! Absent on purpose: a database in the hot path, locks around state, retries inside the service.
+//! Deliberately absent: a database in the hot path, locks around state, retries of decided commands.
 
 pub mod config;
 mod metrics;
@@ -62,7 +63,7 @@ use partition::Role;
 
 const KAFKA_RETRY: Duration = Duration::from_millis(250);
 
-/// A service that is bound and serves nothing yet.
+/// The service with its listeners bound, not serving yet.
 pub struct App {
     config: Config,
     http: TcpListener,
@@ -76,7 +77,7 @@ pub struct App {
 }
 
 impl App {
-    /// Binds the listeners. Kafka need not be there yet.
+    /// Binds the listeners. Kafka need not be reachable yet.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let telemetry = Telemetry::new("command-api")?;
         let metrics = Arc::new(Metrics::new(&telemetry));
@@ -105,7 +106,7 @@ impl App {
         self.readiness.clone()
     }
 
-    /// Serves until shutdown: then answers what it took, lets go of its partitions and returns.
+    /// Serves until shutdown, then answers the commands that it accepted, releases its partitions and returns.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let (config, kafka_ready) = (self.config, self.kafka_ready);
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
@@ -154,7 +155,7 @@ impl App {
         servers.spawn("readiness", roles);
         let ran = ownership.run(&shutdown).await;
         shutdown.trigger();
-        // Others take over while this instance still serves and forwards.
+        // Other instances take over while this one still serves and forwards.
         ownership.hand_over().await;
         servers_shutdown.trigger();
         let drained = servers.drain(config.grace).await;
@@ -165,7 +166,7 @@ impl App {
     }
 }
 
-/// Makes the topic of the log; harmless where it exists.
+/// Creates the log's topics; existing ones are left unchanged.
 pub async fn create_topic(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     topic::create(kafka, topic).await
 }
@@ -177,12 +178,12 @@ fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 async fn serve(listener: TcpListener, router: axum::Router, border: Border, limits: Limits, shutdown: Shutdown) {
     let served = chassis::http::serve(listener, router, border, limits, shutdown).await;
     if served.cut > 0 {
-        tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
+        tracing::warn!(connections = served.cut, "connections closed at the end of the grace period");
     }
 }
 
-/// Waits for the log and returns the number of its partitions, once that is known to be what it always was, with a reader of
-/// single records; `None`: told to stop before.
+/// Waits for the log's topics and checks the number of partitions against the one that the log was written with.
+/// Returns that number and a reader of single records, or `None` if shutdown is requested first.
 async fn await_log(
     config: &Config,
     kafka_ready: &Condition,
@@ -204,7 +205,8 @@ async fn await_log(
     Ok(Some((partitions, reader)))
 }
 
-/// The log's name is in the first record of partition 0, which its first owner writes.
+/// Waits for the log's id and publishes it. The id comes with the first record of partition 0, which that partition's
+/// first owner writes.
 async fn learn_log_id(
     reader: LogReader,
     dispatcher: Arc<Dispatcher>,
@@ -226,8 +228,8 @@ async fn learn_log_id(
     }
 }
 
-/// Returns why an instance is not ready that is to own partitions of these statuses. Those that are halted are left out of
-/// account: the others are served, and other instances could read them no better.
+/// Returns why an instance whose assigned partitions have these statuses is not ready. Halted partitions are left out
+/// as long as there are others: other instances could not read them either.
 fn what_lacks<'a>(assigned: impl Iterator<Item = &'a Status>) -> Option<String> {
     let (mut owned, mut all, mut halted, mut waits) = (0, 0, None, String::new());
     for status in assigned {
@@ -241,12 +243,12 @@ fn what_lacks<'a>(assigned: impl Iterator<Item = &'a Status>) -> Option<String> 
     }
     match halted {
         Some(reason) if all == 0 => Some(format!("halted: {reason}")),
-        _ if owned < all => Some(format!("owns {owned} of {all} partitions that can be read{waits}")),
+        _ if owned < all => Some(format!("owns {owned} of {all} readable partitions{waits}")),
         _ => None,
     }
 }
 
-/// Ready when this instance owns what it should.
+/// Reports the instance as ready while it owns all readable partitions that are assigned to it.
 async fn watch_roles(
     mut statuses: Vec<watch::Receiver<Status>>,
     mut assignment: watch::Receiver<Assignment>,

@@ -1,11 +1,10 @@
-//! What is kept of the partitions in Postgres: how far, states of aggregates that are not in memory, keys that took effect,
-//! and the names of all aggregates.
+//! Loads aggregate states, idempotency keys, aggregate names and checkpoints that the projector stored in Postgres.
 //!
-//! The projector keeps it; here it is only read, many at once, and never by an engine that has something else to do. The
-//! one exception are the settings that all services share, which whoever comes first keeps.
+//! The projector writes them; here they are only read, many at a time, and never on an engine's task. The one exception
+//! is the settings that all services share, which the first service to start writes.
 //!
-//! Invariant: what is read comes with the checkpoint of the same moment, from one statement: whoever uses it knows
-//! which events it has.
+//! Invariant: every result comes with the checkpoint of the same moment, from one statement, so that its reader can
+//! tell which events it includes.
 
 mod names;
 mod postgres;
@@ -24,18 +23,18 @@ pub(crate) use checkpoints::JournalProgress;
 use names::{NamesReader, NamesRequest};
 use postgres::{AsOf, Found, Store, StoreError};
 
-/// What may wait to be asked, of all partitions.
+/// Maximum number of queued requests of all partitions.
 const MAX_ASKED: usize = 16_384;
-/// Asked in one statement.
+/// Maximum number of requests in one statement.
 const MAX_BATCH: usize = 256;
-/// Statements under way at once.
+/// Maximum number of statements in flight.
 const WORKERS: usize = 4;
-/// Long histories that are read at once, beside them: whoever wants something short does not wait for these.
+/// Number of additional workers that read long histories, so that short requests do not wait for these.
 const LONG_WORKERS: usize = 2;
-/// Long histories that may wait; of one that finds no room it is said that it cannot be read just now.
+/// Maximum number of queued long histories. Further ones are answered as unavailable.
 const MAX_LONG: usize = 256;
 
-/// Cheap to clone.
+/// A handle to the tasks that read from Postgres. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct StateLoader {
     asked: async_channel::Sender<QueuedLoad>,
@@ -55,17 +54,17 @@ pub(crate) enum Loaded {
     Names(LoadedNames),
 }
 
-/// One partition's end.
+/// The receiving end of one partition.
 pub(crate) struct LoaderInbox {
-    /// Bounded by what may be asked.
+    /// Results of requests. Bounded by the number of requests.
     pub(crate) brought: mpsc::UnboundedReceiver<Loaded>,
-    /// Changes at least every [`checkpoints::EVERY`], if only to the same.
+    /// Progress of the journal. Sent at least every [`checkpoints::EVERY`], even if unchanged.
     pub(crate) known: watch::Receiver<JournalProgress>,
 }
 
 impl StateLoader {
-    /// Its tasks end with `shutdown`. `wrong` is told when the tables turn out to be of another log, or of services that
-    /// were told otherwise than `settings`.
+    /// Starts the tasks, which end with `shutdown`. `wrong` receives a message if the tables belong to another log, or
+    /// to services configured otherwise than `settings`.
     pub(crate) fn start(
         (url, settings): (&Secret, Settings),
         partitions: u32,
@@ -85,14 +84,14 @@ impl StateLoader {
             Worker { store: store.clone(), waiting, long, to_engines: to_engines.clone() }
         };
         for _ in 0..WORKERS {
-            tasks.spawn("keeper", worker(&waiting).run(shutdown.clone()));
+            tasks.spawn("state loader", worker(&waiting).run(shutdown.clone()));
         }
         for _ in 0..LONG_WORKERS {
-            tasks.spawn("keeper of long histories", worker(&long_waiting).run_long(shutdown.clone()));
+            tasks.spawn("long history loader", worker(&long_waiting).run_long(shutdown.clone()));
         }
         let lacking = async_channel::bounded(partitions.max(1) as usize);
         let names = NamesReader { store: store.clone(), lacking: lacking.clone(), to_engines };
-        tasks.spawn("keeper of names", names.run(shutdown.clone()));
+        tasks.spawn("name loader", names.run(shutdown.clone()));
         tasks.spawn(
             "checkpoints",
             checkpoints::follow((store, settings), reader.clone(), tell, wrong, shutdown.clone()),
@@ -105,9 +104,10 @@ impl StateLoader {
         self.asked.try_send(QueuedLoad { partition, wanted }).map_err(|_| Unavailable)
     }
 
-    /// Asks for names, of which some come in time. There is room for an ask of each partition.
+    /// Requests names from an offset on, some of which arrive later. The queue has room for one request of each
+    /// partition.
     pub(crate) fn ask_names(&self, partition: u32, from: i64) {
-        // At the end of the process nobody reads them.
+        // At shutdown the reader of names may be gone.
         let _ = self.lacking.try_send((partition, from));
     }
 }
@@ -119,12 +119,12 @@ struct Worker {
     to_engines: Arc<[mpsc::UnboundedSender<Loaded>]>,
 }
 
-/// Where the answer to one question stands.
+/// State of one request after its batch was read.
 enum LoadOutcome {
     Done(LoadedAggregate),
-    /// A long history has to be read for it.
+    /// The request requires a long history.
     Long,
-    /// A part of it is not there.
+    /// A part of the result is missing.
     Failed,
 }
 
@@ -161,7 +161,7 @@ impl Worker {
         }
     }
 
-    /// One by one.
+    /// Serves requests for long histories, one by one.
     async fn run_long(self, shutdown: Shutdown) {
         loop {
             let asked = tokio::select! {
@@ -181,11 +181,11 @@ impl Worker {
     }
 
     fn tell(&self, QueuedLoad { partition, wanted }: QueuedLoad, kept: Result<LoadedAggregate, Unavailable>) {
-        // An engine that ended wants nothing.
+        // An engine that has ended needs no result.
         let _ = self.to_engines[partition as usize].send(Loaded::LoadedAggregate(wanted, kept));
     }
 
-    /// In the order of the batch. Where keys cannot be read, those fail that want one.
+    /// Reads a batch and returns its results in order. If keys cannot be read, only the requests with a key fail.
     async fn bring(&self, batch: &[QueuedLoad]) -> anyhow::Result<Vec<LoadOutcome>> {
         let (states, repeats) = tokio::join!(self.states(batch), self.repeats(batch));
         let (states, repeats) = (
@@ -206,7 +206,8 @@ impl Worker {
         Ok(batch.iter().zip(states.into_iter().zip(repeats)).map(bring).collect())
     }
 
-    /// The key is looked up last: the answer is as of the older of its two checkpoints, and a long history takes a while.
+    /// Reads a long history. The key is looked up last, because the result is as of the older of its two checkpoints
+    /// and a long history takes a while.
     async fn bring_long(&self, asked: &QueuedLoad) -> anyhow::Result<Option<LoadedAggregate>> {
         let state = self.store.history(&asked.wanted.aggregate, asked.partition).await?;
         let repeat = self.repeats(std::slice::from_ref(asked)).await?.pop().flatten();
@@ -228,7 +229,7 @@ impl Worker {
 }
 
 impl QueuedLoad {
-    /// Puts the answer together; `None` where a part of it is missing.
+    /// Assembles the result; `None` if a part of it is missing.
     fn kept(&self, state: Option<AsOf<LoadedState>>, repeat: Option<AsOf<Option<Repeat>>>) -> Option<LoadedAggregate> {
         if self.wanted.state != state.is_some() || self.wanted.key.is_some() != repeat.is_some() {
             return None;
@@ -241,5 +242,5 @@ impl QueuedLoad {
 }
 
 fn cannot_be_read(error: &anyhow::Error, count: usize) {
-    tracing::warn!(error = format!("{error:#}"), count, "what is kept of aggregates cannot be read");
+    tracing::warn!(error = format!("{error:#}"), count, "loading aggregate states failed");
 }

@@ -1,11 +1,11 @@
-//! Where commands wait for the engine of their partition.
+//! Queues commands for the engine of their partition.
 //!
-//! Three lanes: internal commands, which finish what was begun and go first; single commands of clients, which are
-//! refused early when too many wait; and lines of batches, which are kept waiting, so that a batch is slowed down
-//! and not torn up. The last two take turns.
+//! Three lanes: internal commands, which finish earlier work and go first; single commands of clients, which are
+//! refused early when too many wait; and lines of batches, which wait for room, so that a batch is slowed down instead
+//! of torn apart. The last two take turns.
 //!
-//! Invariant: every lane is bounded, and of one aggregate only a part of the clients' lane may wait: a hot product
-//! fills its share, and the others find room.
+//! Invariant: every lane is bounded, and one aggregate may take only a part of the clients' lane: a hot product fills
+//! its share and leaves room for others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -24,22 +24,22 @@ use crate::dispatcher::Reply;
 use crate::engine::{EngineRequest, Status};
 use crate::partition::{ParsedRequest, Role};
 
-/// Single commands that may wait for one partition.
+/// Maximum number of single commands that wait for one partition.
 const MAX_CLIENTS: usize = 4096;
-/// Of those, commands on one aggregate.
+/// Maximum number of those on one aggregate.
 const MAX_PER_AGGREGATE: u32 = 1024;
 const MAX_INTERNAL: usize = 4096;
-/// Lines of batches that may wait for one partition, beside those that wait to get in.
+/// Maximum number of batch lines in one partition's lane, not counting those that wait for room.
 const MAX_LINES: usize = 1024;
-/// Lines that are put in at once: a part of a lane, so that those who wait get their turns.
+/// Maximum number of lines that are queued at once: a part of a lane, so that waiting batches take turns.
 const MAX_PUT: usize = 256;
-/// Requests that may wait for one partition's engine.
+/// Maximum number of requests that wait for one partition's engine.
 const MAX_REQUESTS: usize = 64;
-/// Counters of what waits; aggregates that share one share its limit. A prime: the aggregates of one partition agree
-/// in the remainder by the number of partitions.
+/// Number of counters of waiting commands; aggregates with the same counter share its limit. A prime, because the
+/// aggregates of one partition agree modulo the number of partitions.
 const SLOTS: u32 = 4093;
 
-/// What waits in a lane.
+/// A command that waits in a lane.
 #[derive(Debug)]
 pub(crate) struct QueuedRequest {
     pub(crate) request: ParsedRequest<Reply>,
@@ -48,24 +48,24 @@ pub(crate) struct QueuedRequest {
     slot: Option<usize>,
 }
 
-/// How long a command may wait.
+/// Time limits of a command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimits {
-    /// For its turn, once the partition has an owner; then it is refused unexecuted.
+    /// Maximum wait for its turn once the partition has an owner; after it, the command is refused unexecuted.
     pub(crate) in_mailbox: Duration,
-    /// Nobody waits for the answer after this.
+    /// Time after which no caller waits for the answer.
     pub(crate) deadline: Instant,
 }
 
-/// Why a command was not put into its lane. Nothing was done.
+/// Reason for which a command was not queued. It had no effect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NotQueued {
     Full,
-    /// The engine ends, or has ended: this instance does not serve the partition any more.
+    /// The engine is ending or has ended: this instance no longer serves the partition.
     Closed,
 }
 
-/// The way into one partition's engine.
+/// The sending ends of one partition's engine.
 pub(crate) struct Mailbox {
     internal: mpsc::Sender<QueuedRequest>,
     clients: mpsc::Sender<QueuedRequest>,
@@ -76,10 +76,10 @@ pub(crate) struct Mailbox {
     pub(crate) gauges: Arc<Gauges>,
 }
 
-/// What the engine tells of itself at the end of each turn.
+/// Measurements that the engine publishes at the end of each turn.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
-    /// Commands whose answer waits for the log.
+    /// Number of commands whose answer waits for the log.
     pub(crate) in_flight: AtomicU64,
     pub(crate) residents: AtomicU64,
     pub(crate) resident_bytes: AtomicU64,
@@ -91,7 +91,7 @@ pub(crate) struct Gauges {
     pub(crate) quarantined: AtomicU64,
 }
 
-/// The engine's end.
+/// The engine's receiving ends of the lanes.
 pub(crate) struct Lanes {
     internal: mpsc::Receiver<QueuedRequest>,
     clients: mpsc::Receiver<QueuedRequest>,
@@ -99,10 +99,10 @@ pub(crate) struct Lanes {
     waiting: Arc<Waiting>,
 }
 
-/// How many commands of clients wait, by a hash of their aggregate. No lock, and no aggregate's name is kept.
+/// Number of waiting client commands by a hash of their aggregate. Needs no lock and stores no names.
 struct Waiting([AtomicU32; SLOTS as usize]);
 
-/// With the engine's ends of its channels.
+/// Creates a mailbox and the engine's ends of its channels.
 pub(crate) fn new(status: watch::Receiver<Status>) -> (Mailbox, Lanes, mpsc::Receiver<EngineRequest>) {
     let (internal, internal_lane) = mpsc::channel(MAX_INTERNAL);
     let (clients, clients_lane) = mpsc::channel(MAX_CLIENTS);
@@ -114,18 +114,18 @@ pub(crate) fn new(status: watch::Receiver<Status>) -> (Mailbox, Lanes, mpsc::Rec
 }
 
 impl Mailbox {
-    /// Whether commands belong here: the engine owns the partition, or will in a moment.
+    /// Returns whether commands belong here: the engine owns the partition, or will in a moment.
     pub(crate) fn serves(&self) -> bool {
         !self.clients.is_closed() && self.status.borrow().role().is_some_and(Role::serves)
     }
 
-    /// Commands that wait, in all lanes.
+    /// Returns the number of commands that wait in all lanes.
     pub(crate) fn depth(&self) -> usize {
         let depth = |lane: &mpsc::Sender<QueuedRequest>| lane.max_capacity() - lane.capacity();
         depth(&self.internal) + depth(&self.clients) + depth(&self.lines)
     }
 
-    /// Refuses early, except that a line of a batch waits for room.
+    /// Queues a command. A full lane refuses it at once, except that a line of a batch waits for room.
     pub(crate) async fn put(
         &self,
         request: ParsedRequest<Reply>,
@@ -148,7 +148,7 @@ impl Mailbox {
         }
     }
 
-    /// Puts lines of one batch in, in their order, as soon as there is room. Those of a closed lane are answered.
+    /// Queues lines of one batch, in order, as room becomes available. If the lane is closed, answers them.
     pub(crate) async fn put_lines(&self, requests: Vec<ParsedRequest<Reply>>, time_limits: TimeLimits, internal: bool) {
         let (lane, came) = (if internal { &self.internal } else { &self.lines }, Instant::now());
         let mut jobs = requests.into_iter().map(|request| QueuedRequest { request, came, time_limits, slot: None });
@@ -171,7 +171,8 @@ impl From<&TrySendError<QueuedRequest>> for NotQueued {
 }
 
 impl QueuedRequest {
-    /// `served_since`: when the engine could first take it.
+    /// Returns whether the command has waited too long, not counting the time before `served_since`, when the engine
+    /// could first take it.
     pub(crate) fn waited_too_long(&self, now: Instant, served_since: Instant) -> bool {
         let waited = now.saturating_duration_since(self.came.max(served_since));
         waited > self.time_limits.in_mailbox || now > self.time_limits.deadline
@@ -179,7 +180,8 @@ impl QueuedRequest {
 }
 
 impl Lanes {
-    /// What waits, up to `max`, once anything does. 0: all senders are gone. Cancel safe.
+    /// Waits for commands, takes up to `max` of them and returns their number; 0 once all senders are gone. Cancel
+    /// safe.
     pub(crate) async fn take(&mut self, jobs: &mut Vec<QueuedRequest>, max: usize) -> usize {
         let first = tokio::select! {
             biased;
@@ -193,7 +195,7 @@ impl Lanes {
         jobs.len()
     }
 
-    /// What waits now, until there are `max`.
+    /// Takes commands that are waiting now, until there are `max`.
     pub(crate) fn take_waiting(&mut self, jobs: &mut Vec<QueuedRequest>, max: usize) {
         drain(&mut self.internal, jobs, max);
         let half = jobs.len() + (max - jobs.len()) / 2;
@@ -205,7 +207,7 @@ impl Lanes {
         }
     }
 
-    /// Takes nothing more in; what waits is still given out.
+    /// Closes the lanes to new commands; those that wait can still be taken.
     pub(crate) fn close(&mut self) {
         self.internal.close();
         self.clients.close();
@@ -223,7 +225,7 @@ fn drain(lane: &mut mpsc::Receiver<QueuedRequest>, jobs: &mut Vec<QueuedRequest>
 }
 
 impl Waiting {
-    /// `None`: too many of this aggregate wait.
+    /// Counts a command and returns its slot, or `None` if too many wait on the same aggregate.
     fn enter(&self, aggregate: &AggregateId) -> Option<usize> {
         let slot = aggregate.partition(SLOTS) as usize;
         let counter = &self.0[slot];

@@ -1,5 +1,6 @@
-//! `command-api` serves; `command-api create-topic` makes the log's topics and ends; `command-api except` lets readers pass
-//! over a value of the log that cannot be read; `command-api exception-key` makes the keys for that.
+//! Entry point of `command-api`. Without a subcommand it serves; `create-topic` creates the log's topics; `except`
+//! signs an exception, which lets readers skip an undecodable value of the log; `exception-key` generates the key pair
+//! for that.
 
 use anyhow::bail;
 use chassis::env::Env;
@@ -20,6 +21,6 @@ async fn main() -> anyhow::Result<()> {
         Some("create-topic") => create_topic(&KafkaSettings::from_env(&env)?, &config::topic(&env)?).await,
         Some("except") => except(&env, std::env::args().skip(2)).await,
         Some("exception-key") => make_key(std::env::args().nth(2)),
-        Some(other) => bail!("there is no subcommand {other:?}; there are create-topic, except and exception-key"),
+        Some(other) => bail!("unknown subcommand {other:?}; expected create-topic, except or exception-key"),
     }
 }

@@ -1,4 +1,4 @@
-//! What this service counts. Names and units are part of its interface.
+//! Metrics of this service. Names and units are part of its interface.
 
 mod answered;
 mod refused;
@@ -22,69 +22,68 @@ use refused::Refused;
 
 pub(crate) struct Metrics {
     meter: Meter,
-    /// `stampede_commands_total{aggregate,command,outcome}`: answers.
+    /// `stampede_commands_total{aggregate,command,outcome}`: answered commands.
     answered: Arc<Answered>,
-    /// `stampede_commands_refused_total{reason}`: refused before they were read.
+    /// `stampede_commands_refused_total{reason}`: commands and batches refused before they were read.
     refused: Arc<Refused>,
     /// `stampede_command_seconds`: from receipt to answer.
     duration: Histogram<f64>,
-    /// `stampede_command_mailbox_seconds`: waiting for a turn; of each turn the longest.
+    /// `stampede_command_mailbox_seconds`: wait for a turn; the longest of each turn.
     mailbox: Histogram<f64>,
-    /// `stampede_command_decide_seconds`: deciding and handing to the producer; of each turn the mean.
+    /// `stampede_command_decide_seconds`: deciding and handing to the producer; the mean of each turn.
     decide: Histogram<f64>,
-    /// `stampede_command_append_seconds`: from there to the delivery report; of each partition one record at a time.
+    /// `stampede_command_append_seconds`: from the producer to the delivery report; one record of each partition at a
+    /// time.
     append: Histogram<f64>,
-    /// `stampede_command_fence_seconds`: the same for fences, which prove what appended nothing.
+    /// `stampede_command_fence_seconds`: the same for fences, which confirm answers that append nothing else.
     fence: Histogram<f64>,
-    /// `stampede_partition_owned{partition}`: 1 where this instance owns the partition.
+    /// `stampede_partition_owned{partition}`: 1 if this instance owns the partition.
     owned: Gauge<u64>,
-    /// `stampede_partition_halted{partition}`: 1 where the partition's log cannot be read on.
+    /// `stampede_partition_halted{partition}`: 1 if the partition's log cannot be read any further.
     halted: Gauge<u64>,
     /// `stampede_claims_total{partition}`: claims that made this instance the owner.
     claims: Counter<u64>,
-    /// `stampede_steps_down_total{partition,cause}`: `asked`: it let go; `clock`: so it did because its clock is wrong;
-    /// `deposed`: another one claimed.
+    /// `stampede_steps_down_total{partition,cause}`: releases on request (`asked`), releases because of a wrong clock
+    /// (`clock`), and losses to another instance's claim (`deposed`).
     steps_down: Counter<u64>,
     /// `stampede_suspicions_total{partition}`: owners that did not answer.
     suspicions: Counter<u64>,
-    /// `stampede_doubts_total{partition,cause}`.
+    /// `stampede_doubts_total{partition,cause}`: delivery reports that left open which records count.
     doubts: Counter<u64>,
     /// `stampede_records_passed_over_total{partition,reason}`: records of the log that do not count.
     passed_over: Counter<u64>,
-    /// `stampede_commands_forwarded_total`: commands that another instance owned.
+    /// `stampede_commands_forwarded_total`: commands forwarded to another instance.
     forwarded: Counter<u64>,
-    /// `stampede_peers_refused_total`: times that a claim named an address that is no peer's.
+    /// `stampede_peers_refused_total`: uses of an owner's address that `PEER_URLS` does not allow.
     peers_refused: Counter<u64>,
-    /// `stampede_topic_differs`: 1 where the log's topic is not as it has to be.
+    /// `stampede_topic_differs`: 1 if the log's topic is not configured as required.
     topic_differs: Gauge<u64>,
     /// `stampede_quarantines_total{partition}`: aggregates whose rules panicked.
     quarantines: Counter<u64>,
-    /// `stampede_clock_skew_seconds`: how far the clock is ahead of those of Kafka's brokers.
+    /// `stampede_clock_skew_seconds`: lead of this instance's clock over those of Kafka's brokers.
     clock_skew: Gauge<f64>,
 }
 
 type Shown = (&'static str, &'static str, fn(&Gauges) -> &AtomicU64);
 
-/// What an engine tells of itself: name, meaning, number.
+/// Gauges of an engine: name, description, value.
 const SHOWN: [Shown; 9] = [
     ("stampede_in_flight", "Commands whose answer waits for the log.", |gauges| &gauges.in_flight),
     ("stampede_resident_aggregates", "Aggregates in memory.", |gauges| &gauges.residents),
-    ("stampede_resident_bytes", "About how much memory they take.", |gauges| &gauges.resident_bytes),
-    (
-        "stampede_largest_state_bytes",
-        "About how much memory the largest state took since the log was read.",
-        |gauges| &gauges.largest_state,
-    ),
+    ("stampede_resident_bytes", "Approximate memory that aggregates take.", |gauges| &gauges.resident_bytes),
+    ("stampede_largest_state_bytes", "Approximate memory of the largest state since the log was read.", |gauges| {
+        &gauges.largest_state
+    }),
     ("stampede_remembered_keys", "Idempotency keys in memory.", |gauges| &gauges.keys),
     ("stampede_known_names", "Aggregates that are known to have events.", |gauges| &gauges.names),
-    ("stampede_names_complete", "1 where those are all, so that it is known which one is new.", |gauges| {
+    ("stampede_names_complete", "1 if all names are known, so that a new aggregate is recognized.", |gauges| {
         &gauges.knows_names
     }),
-    ("stampede_tail_records", "Records behind the journal's checkpoint.", |gauges| &gauges.tail_records),
+    ("stampede_tail_records", "Records after the journal's checkpoint.", |gauges| &gauges.tail_records),
     ("stampede_quarantined", "Aggregates in quarantine.", |gauges| &gauges.quarantined),
 ];
 
-/// A record in flight whose time is taken.
+/// Kind of a record whose latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Appended {
     Commit,
@@ -96,27 +95,30 @@ impl Metrics {
         let meter = telemetry.meter();
         let counter = |name: &'static str, what: &'static str| meter.u64_counter(name).with_description(what).build();
         let seconds = |name: &'static str, what: &'static str| telemetry.latency_histogram(name, what);
-        let topic_differs = "Whether the log's topic is not as it has to be, so that records may get lost: 1.";
-        let skew = "How far the clock is ahead of those of Kafka's brokers.";
-        let halted = "1 where the partition's log cannot be read on.";
-        let owned = "1 where this instance owns the partition.";
+        let topic_differs = "1 if the log's topic is not configured as required, so that records may be lost.";
+        let skew = "Lead of this instance's clock over those of Kafka's brokers.";
+        let halted = "1 if the partition's log cannot be read any further.";
+        let owned = "1 if this instance owns the partition.";
         Self {
             answered: Answered::observed(&meter),
             refused: Refused::observed(&meter),
             duration: seconds("stampede_command", "From the receipt of a command to its answer."),
-            mailbox: seconds("stampede_command_mailbox", "Waiting for a turn; of each turn the longest."),
-            decide: seconds("stampede_command_decide", "Deciding and handing to the producer; of each turn the mean."),
-            append: seconds("stampede_command_append", "From the producer to the log; a sample."),
-            fence: seconds("stampede_command_fence", "The same for fences; a sample."),
+            mailbox: seconds("stampede_command_mailbox", "Wait for a turn; the longest of each turn."),
+            decide: seconds("stampede_command_decide", "Deciding and handing to the producer; the mean of each turn."),
+            append: seconds("stampede_command_append", "From the producer to the log; sampled."),
+            fence: seconds("stampede_command_fence", "From the producer to the log, for fences; sampled."),
             owned: meter.u64_gauge("stampede_partition_owned").with_description(owned).build(),
             halted: meter.u64_gauge("stampede_partition_halted").with_description(halted).build(),
             claims: counter("stampede_claims", "Claims that made this instance the owner."),
             steps_down: counter("stampede_steps_down", "Times that this instance ceased to own a partition."),
             suspicions: counter("stampede_suspicions", "Times that an owner did not answer."),
-            doubts: counter("stampede_doubts", "Times that a delivery report left open what counts."),
+            doubts: counter("stampede_doubts", "Delivery reports that left open which records count."),
             passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
-            forwarded: counter("stampede_commands_forwarded", "Commands that another instance owned."),
-            peers_refused: counter("stampede_peers_refused", "Times that a claim named an address that is no peer's."),
+            forwarded: counter("stampede_commands_forwarded", "Commands forwarded to another instance."),
+            peers_refused: counter(
+                "stampede_peers_refused",
+                "Uses of an owner's address that PEER_URLS does not allow.",
+            ),
             topic_differs: meter.u64_gauge("stampede_topic_differs").with_description(topic_differs).build(),
             quarantines: counter("stampede_quarantines", "Aggregates whose rules panicked."),
             clock_skew: meter.f64_gauge("stampede_clock_skew_seconds").with_description(skew).build(),
@@ -124,7 +126,8 @@ impl Metrics {
         }
     }
 
-    /// By partition: `stampede_mailbox_depth` is the number of commands that wait for a turn, [`SHOWN`] are the others.
+    /// Registers the gauges by partition: `stampede_mailbox_depth`, the number of commands that wait for a turn, and
+    /// [`SHOWN`].
     pub(crate) fn observe(&self, dispatcher: &Arc<Dispatcher>) {
         self.observe_one(dispatcher, "stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| {
             mailbox.depth() as u64

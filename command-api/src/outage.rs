@@ -1,7 +1,7 @@
-//! Partitions that do not answer: of the commands for one of them a bounded number waits, and the rest is refused at once.
+//! Limits the commands that wait for a partition that does not answer, and refuses the rest at once.
 //!
-//! An owner that is gone or stands still would otherwise gather commands until the instance has no place left for those of
-//! other partitions. One that is slow answers some of them, and is not silent.
+//! Commands for an owner that is gone or hangs would otherwise pile up until the instance had no place left for other
+//! partitions. A slow owner still answers some of its commands, so its partition does not become silent.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,27 +12,29 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::dispatcher::is_unavailable;
 
-/// A partition is silent when a command has waited this long and no other one was answered meanwhile, until one is.
+/// Time after which a waiting command makes its partition silent if no other command was answered meanwhile. The next
+/// answer ends the silence.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
-/// Commands that may wait for a silent partition.
+/// Maximum number of commands that wait for a silent partition.
 const MAX_WAITING: usize = 256;
-/// Longer than a fail-over takes.
+/// Silence that is longer than any failover.
 const LONG: Duration = Duration::from_secs(8);
-/// Commands that may wait for a partition that is silent for so long: to notice that it answers again.
+/// Maximum number of commands that wait for a partition that has been silent for [`LONG`]. They notice when it answers
+/// again.
 const MAX_PROBES: usize = 16;
 
-/// What is known of one partition.
+/// Responsiveness of one partition.
 #[derive(Debug)]
 pub(crate) struct Outage {
     begun: Instant,
-    /// Milliseconds from `begun`; 0: it answers.
+    /// Start of the silence in milliseconds after `begun`; 0 while the partition answers.
     since_ms: AtomicU64,
-    /// How often its owner has answered.
+    /// Number of answers from the partition's owner.
     answers: AtomicU64,
     waiting: AtomicUsize,
 }
 
-/// A command that waits for a silent partition.
+/// A place among the commands that wait for a silent partition.
 #[derive(Debug)]
 struct Place<'a>(&'a Outage);
 
@@ -46,8 +48,8 @@ impl Outage {
         }
     }
 
-    /// Waits for the outcome of a command until its deadline, unless the partition is silent, or turns out to be, and enough
-    /// others wait.
+    /// Waits for the outcome of a command until its deadline. Refuses it if the partition is silent, or becomes so, and
+    /// enough others wait.
     pub(crate) async fn wait(&self, deadline: Instant, mut outcome: Pin<&mut impl Future<Output = Answer>>) -> Answer {
         let was_silent = self.is_known();
         if !was_silent {
@@ -55,14 +57,14 @@ impl Outage {
             if let Ok(answer) = timeout_at(limit.min(deadline), &mut outcome).await {
                 return self.heard(answer);
             }
-            // One who waits for less learns nothing of the partition.
+            // A command with a shorter deadline is no evidence of silence.
             if deadline <= limit {
                 return Answer::OutcomeUnknown;
             }
             self.begin(answers);
         }
         let _place = match self.is_known().then(|| self.place()) {
-            // Nothing of it was sent.
+            // Nothing was sent.
             Some(None) if was_silent => return Answer::NoOwner,
             Some(None) => return Answer::OutcomeUnknown,
             place => place,
@@ -74,18 +76,19 @@ impl Outage {
         self.since_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// Notes that a command had no outcome in time. `answers`: before it.
+    /// Marks the partition as silent after a command had no outcome in time, unless `answers`, counted before it, has
+    /// changed.
     fn begin(&self, answers: u64) {
         if self.answers.load(Ordering::Relaxed) != answers {
             return;
         }
         let now = self.elapsed_ms();
-        // Whoever noticed it first tells since when.
+        // The first command to notice determines the start.
         let _ = self.since_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Notes an outcome: a decision of the partition's owner ends the silence. A refusal does not, because it may come from in
-    /// front of an owner that stands still.
+    /// Records an outcome. A decision of the partition's owner ends the silence; a refusal does not, because it may not
+    /// come from the owner itself, which may hang.
     pub(crate) fn heard(&self, answer: Answer) -> Answer {
         if !is_unavailable(&answer) || answer == Answer::Quarantined {
             self.answers.fetch_add(1, Ordering::Relaxed);
@@ -94,11 +97,11 @@ impl Outage {
         answer
     }
 
-    /// Returns a place among those that wait; `None`: enough wait.
+    /// Returns a place among the waiting commands, or `None` if enough wait.
     fn place(&self) -> Option<Place<'_>> {
         let silent_ms = self.elapsed_ms().saturating_sub(self.since_ms.load(Ordering::Relaxed));
         let most = if Duration::from_millis(silent_ms) < LONG { MAX_WAITING } else { MAX_PROBES };
-        // Counted before it is compared, so that no two take the last place.
+        // Incremented before the comparison, so that no two commands take the last place.
         let place = Place(self);
         (self.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
@@ -140,11 +143,11 @@ mod tests {
         assert_eq!(all_places(&outage).len(), MAX_WAITING);
         let outage = Outage { since_ms: AtomicU64::new(1), ..outage };
         outage.begin(0);
-        assert_eq!(all_places(&outage).len(), MAX_PROBES, "it counts from the first time");
+        assert_eq!(all_places(&outage).len(), MAX_PROBES, "the silence counts from its first detection");
     }
 
     #[test]
-    fn a_decision_of_the_owner_ends_it_and_a_refusal_does_not() {
+    fn a_decision_of_the_owner_ends_the_silence_and_a_refusal_does_not() {
         let outage = Outage::new();
         outage.begin(0);
         let overloaded = Answer::Overloaded { detail: "busy".into() };
@@ -159,11 +162,11 @@ mod tests {
             assert!(!outage.is_known());
         }
         outage.begin(answers(&outage) - 1);
-        assert!(!outage.is_known(), "it has answered another command meanwhile");
+        assert!(!outage.is_known(), "the owner has answered another command meanwhile");
     }
 
     #[tokio::test]
-    async fn only_who_waits_long_enough_finds_a_partition_silent() {
+    async fn only_a_command_that_waits_long_enough_finds_a_partition_silent() {
         let outage = Outage::new();
         for wait in [Duration::ZERO, ANSWERS_WITHIN / 10] {
             let answer = outage.wait(Instant::now() + wait, pin!(pending())).await;
@@ -173,6 +176,6 @@ mod tests {
         assert_eq!((answer, outage.is_known()), (Answer::OutcomeUnknown, true));
         let _all = all_places(&outage);
         let answer = outage.wait(Instant::now() + ANSWERS_WITHIN, pin!(pending())).await;
-        assert_eq!(answer, Answer::NoOwner, "nothing of it was sent");
+        assert_eq!(answer, Answer::NoOwner, "nothing was sent");
     }
 }

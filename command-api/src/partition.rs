@@ -1,16 +1,17 @@
-//! One partition of the log, as its owner: a pure state machine.
+//! The owner's side of one log partition, as a pure state machine.
 //!
-//! Inputs are commands, delivery reports, records read from the log, and times; they come as method calls.
-//! Outputs go through [`Effects`]: records to append, reads to begin, answers. There is no I/O, no clock and no
-//! chance in here, so that tests drive the very code that runs.
+//! Inputs are commands, delivery reports, log records and timestamps, passed as method calls. Outputs go through
+//! [`Effects`]: records to append, reads to start, answers. There is no I/O, clock or randomness in here, so tests
+//! drive the production code.
 //!
-//! Invariant: commands are decided one at a time, each on all events before it: the state in memory is ahead of
-//! the log by exactly the records in flight.
+//! Invariant: commands are decided one at a time, each on all events before it: the state in memory is ahead of the log
+//! by exactly the records in flight.
 //!
-//! Invariant: nothing is answered before it is proved. An accepted command waits until its own record counts;
-//! what appended nothing waits for a record that was sent after it was decided.
+//! Invariant: no answer is sent before it is proved. An accepted command waits until its own record counts; a command
+//! that appended nothing waits for a record sent after it was decided.
 //!
-//! Invariant: in doubt it looks before it claims, and nobody hears of failure for what may have been written.
+//! Invariant: after a doubt, the log is read before a new claim is sent, and a command that may be in the log is never
+//! reported as failed.
 
 mod effects;
 mod replay;
@@ -50,31 +51,31 @@ use fences::Fences;
 use pending::{Pending, PendingAnswers};
 use replay::Replay;
 
-/// A clock that is compared with nothing may be this far behind the partition's last record; further, it is taken to be wrong.
+/// Maximum lag of an unverified clock behind the partition's last record; beyond it, the clock is considered wrong.
 const MAX_CLOCK_LAG_MS: u64 = 60_000;
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 enum Phase {
-    /// Not the owner, and not about to be.
+    /// Neither the owner nor about to become it.
     Idle,
-    /// Reads to the log's end, to claim then or to be prepared.
+    /// Reads to the end of the log, then claims the partition or becomes prepared.
     CatchingUp {
         then_claim: bool,
     },
-    /// Was at the log's end a moment ago, and waits to be told to take over.
+    /// Has read to the end of the log, and waits for the call to take over.
     Prepared,
-    /// Has sent, or is about to send, a claim.
+    /// A claim has been sent, or is about to be.
     Claiming {
         nonce: u64,
         sent: bool,
     },
-    /// The claim counts at its offset; reads up to it.
+    /// The claim is in the log; the records up to it are being read.
     ReadingBack {
         epoch: Epoch,
     },
     Owner(Writer),
-    /// In doubt: reads what others wrote among its own.
+    /// In doubt: reads the log to find out which of its own records count.
     Looking {
         writer: Writer,
         reader: Reader,
@@ -87,30 +88,30 @@ pub struct Partition<R> {
     partition: u32,
     url: String,
     generation: u16,
-    /// The nonces of its claims since it began to take over: any other claim is foreign.
+    /// Nonces of the claims sent since the takeover began; a claim with any other nonce is foreign.
     claims: Vec<u64>,
     phase: Phase,
     memory: Replay,
     pending: PendingAnswers<R>,
-    /// Commands that wait for what is kept outside.
+    /// Commands that wait for data from the store.
     parked: AwaitingLoad<R>,
-    /// The newest that is known; without one, everything is read from the log and nothing is let go.
+    /// Newest known checkpoint. Without one, the log is read from its beginning and nothing is evicted.
     checkpoint: Option<Checkpoint>,
-    /// No room for aggregates that are not in memory.
+    /// Set while memory has no room for aggregates that are not in it.
     full: bool,
-    /// Names were asked for, and did not come yet.
+    /// Set while a request for names is outstanding.
     asks_names: bool,
     fences: Fences,
-    /// Decides nothing more, and is idle once everything is answered.
+    /// Set while the partition is being released: it decides nothing more, and is idle once everything is answered.
     leaving: bool,
     clock: ClockTrust,
     buffer: Vec<u8>,
 }
 
 impl<R> Partition<R> {
-    /// `url` is where the instance's internal listener answers; it goes into claims.
-    ///
-    /// `partitions`: of the topic. A log of which a claim tells another number halts it.
+    /// Creates an idle partition. `url` is the address of the instance's internal listener, and goes into claims.
+    /// `partitions` is the topic's partition count; a log with a claim that states a different count halts the
+    /// partition.
     pub fn new((partition, partitions): (u32, u32), url: String, window: Duration) -> Self {
         Self {
             partition,
@@ -144,27 +145,27 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Commands whose answer waits for a report.
+    /// Returns the number of commands whose answers wait for a delivery report.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Aggregates in memory.
+    /// Returns the number of aggregates in memory.
     pub fn residents(&self) -> usize {
         self.memory.aggregates.len()
     }
 
-    /// Aggregates on which nothing is decided, because the rules panicked.
+    /// Returns the aggregates on which nothing is decided, because the domain rules panicked.
     pub fn quarantined(&self) -> &BTreeMap<AggregateId, Quarantine> {
         self.memory.aggregates.quarantined.all()
     }
 
-    /// Lets an aggregate out of quarantine, for another try.
+    /// Releases an aggregate from quarantine, so that commands on it are tried again.
     pub fn release(&mut self, aggregate: &AggregateId) -> Release {
         self.memory.aggregates.quarantined.release(aggregate)
     }
 
-    /// Whether something waits for another try, though nothing comes in.
+    /// Returns whether a claim or a fence has yet to be sent, which takes another turn even without input.
     pub fn wants_turn(&self) -> bool {
         match &self.phase {
             Phase::Owner(writer) => self.pending.last_needed() > writer.last_sent(),
@@ -173,7 +174,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Decides a command. Only an owner can; the caller keeps commands back while [`Self::role`] says otherwise.
+    /// Decides a command. Answers `Misdirected` if this is not the owner; the caller holds commands back while
+    /// [`Self::role`] is unsettled.
     pub fn command(&mut self, request: ParsedRequest<R>, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if self.leaving || !matches!(self.phase, Phase::Owner(_)) {
             return out.answer(request.reply, Answer::Misdirected);
@@ -182,7 +184,7 @@ impl<R> Partition<R> {
         self.take_up(request, false, now, out);
     }
 
-    /// Decides it now, or when what it needs was brought. `may_count`: it was sent to the log before.
+    /// Decides a command, now or once the data it needs is loaded. `may_count` is set if it was sent to the log before.
     fn take_up(&mut self, request: ParsedRequest<R>, may_count: bool, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         match self.missing(&request) {
             Some(wanted) => self.park(request, may_count, wanted, out),
@@ -217,7 +219,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// A delivery report.
+    /// Processes a delivery report.
     pub fn delivered(&mut self, ticket: Ticket, report: Result<i64, NoOffset>, out: &mut impl Effects<Reply = R>) {
         if ticket.generation != self.generation {
             return;
@@ -228,13 +230,13 @@ impl<R> Partition<R> {
                 self.phase = Phase::ReadingBack { epoch };
                 out.read(self.memory.reader.next_offset, ReadTo::Offset(offset + 1));
             }
-            // The claim may stand in the log nevertheless; the next one ends its epoch.
+            // The claim may be in the log nevertheless; the next one ends its epoch.
             (Phase::Claiming { .. }, Err(NoOffset)) => self.doubt(DoubtCause::NoOffset, out),
             (Phase::Owner(writer), Ok(offset)) => match writer.delivered(ticket.seq, offset) {
                 Ok(()) => self.answer_proven(out),
                 Err(doubt) => self.look(doubt, out),
             },
-            // What the look leaves open shows when it ends.
+            // A doubt that is raised here is settled when the read ends.
             (Phase::Looking { writer, .. }, Ok(offset)) => {
                 let _ = writer.delivered(ticket.seq, offset);
             }
@@ -250,9 +252,10 @@ impl<R> Partition<R> {
         }
     }
 
-    /// A record of the read that [`Effects::read`] began. After an error that an exception passes it may be given once more.
+    /// Processes a record of the read that [`Effects::read`] started. A record that failed is passed in again once an
+    /// exception covers it.
     pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
-        // It was let go of while it read.
+        // The partition was released while the read was in progress.
         if matches!(self.phase, Phase::Idle) {
             return Ok(());
         }
@@ -273,7 +276,8 @@ impl<R> Partition<R> {
         Ok(())
     }
 
-    /// Whether the record, which comes next, is a claim that took the partition from this instance, under its own url.
+    /// Returns whether the next record is a claim that took the partition from this instance under this instance's own
+    /// URL.
     fn is_of_a_twin(&self, record: Option<&Record<'_>>) -> bool {
         let Some(Record::Claim(claim)) = record else { return false };
         let is_own = |nonce| self.claims.contains(&nonce);
@@ -282,7 +286,7 @@ impl<R> Partition<R> {
             && self.memory.reader.epoch.is_some_and(|epoch| is_own(epoch.nonce))
     }
 
-    /// Everything that was asked for was read.
+    /// Processes the end of the requested read.
     pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         self.memory.check_recognized()?;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
@@ -300,13 +304,13 @@ impl<R> Partition<R> {
         Ok(())
     }
 
-    /// For how long what waits for a fence is to wait for company yet.
+    /// Returns the remaining delay of a fence that waits for more answers to share it.
     pub fn fence_due_in(&self, now: TimeMs) -> Option<Duration> {
         self.fences.due_in(now)
     }
 
-    /// The end of a turn: sends what the commands of this turn share. A fence that is not due yet is sent at the end of a
-    /// later turn, so that a storm of rejections shares a few.
+    /// Ends a turn: sends the records that the commands of this turn share. A fence that is not due yet is sent at the
+    /// end of a later turn, so that a burst of rejections shares a few fences.
     pub fn end_turn(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if let Phase::Claiming { sent: false, .. } = self.phase {
             self.send_claim(out);
@@ -322,8 +326,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Finds out whether it still owns the partition: an owner that slept does not know of the claims since, and as long
-    /// as it has nothing to append it never would.
+    /// Sends a fence to find out whether this instance still owns the partition. An owner that was suspended does not
+    /// see the claims made since, and as long as it has nothing to append it never would.
     pub fn probe(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if self.role() == Role::Owner {
             self.send_fence(now, out);
@@ -362,7 +366,7 @@ impl<R> Partition<R> {
         Record::Commit(commit).encode(&mut self.buffer);
         let ticket = Ticket { generation: self.generation, seq };
         if out.append(request.aggregate.as_str(), &self.buffer, ticket).is_err() {
-            let detail = "too many records wait for the log".into();
+            let detail = "too many records are waiting to be written to the log".into();
             return out.answer(request.reply, Answer::Overloaded { detail });
         }
         writer.sent();
@@ -378,7 +382,7 @@ impl<R> Partition<R> {
         self.pending.push(Pending { needs: seq, may_count: true, answer, request });
     }
 
-    /// Nothing to append: the answer waits for the next record.
+    /// Queues an answer that appends nothing; it is sent once the next record counts.
     fn prove(&mut self, request: ParsedRequest<R>, may_count: bool, answer: Answer) {
         let Phase::Owner(writer) = &self.phase else { unreachable!("only an owner decides") };
         let answer = answer.naming_order(&request.command);

@@ -1,7 +1,7 @@
-//! Commands between instances: one persistent connection to each peer, with many commands in each message.
+//! Forwards commands between instances: one persistent connection to each peer, with many commands in each message.
 //!
-//! It is a WebSocket on the peer's internal listener: the library brings framing, and the service token is
-//! checked once, when the connection begins.
+//! The connection is a WebSocket on the peer's internal listener: the library provides framing, and the service token
+//! is checked once, when the connection is opened.
 //!
 //! Invariant: a command is sent over a link once; its sender learns whether it may have arrived.
 
@@ -18,40 +18,41 @@ use serde::{Deserialize, Serialize};
 pub(crate) use client::{Delivery, Links};
 pub(crate) use server::serve;
 
-/// The path of links on a peer's internal listener. Its number changes with what is sent: builds that differ in it pass no
-/// commands to each other, which are refused and sent again, instead of misreading them.
+/// The path of links on a peer's internal listener. Its number changes with the message format, so that commands
+/// between builds with different formats are refused and retried instead of misread.
 pub(crate) const PATH: &str = "/internal/link/3";
-/// Commands in one message.
+/// Maximum number of commands in one message.
 const MAX_MESSAGE_COMMANDS: usize = 256;
-/// Commands of one link that may wait for their answers.
+/// Maximum number of unanswered commands on one link.
 const MAX_IN_FLIGHT: usize = 16_384;
-/// What is sent in one message, beyond which it is split.
+/// Maximum size of a sent message; more is split.
 const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
-/// What is taken in one message, which is one frame: the build before this one sends as much.
+/// Maximum size of a received message, which is one frame. It exceeds [`MAX_SENT_BYTES`] because the previous build
+/// sends as much.
 pub(crate) const MAX_TAKEN_BYTES: usize = 16 * 1024 * 1024;
-/// More than what a command's numbers take in a message.
+/// Upper bound of the bytes that a command's numbers take in a message.
 const FRAMING_BYTES: usize = 128;
-/// A peer that says nothing for so long, while answers are due, is gone.
+/// Time after which a peer that sends nothing while answers are due counts as gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// What an instance sends to another.
+/// A message to the owner of a partition.
 #[derive(Debug, Serialize, Deserialize)]
 enum ToOwner<'a> {
     Decide {
-        /// Microseconds since the link began, by the clock of the sender's process: what lay somewhere meanwhile shows.
+        /// Microseconds since the link was opened, by the sender's clock. They reveal how long the message was delayed.
         sent_us: u64,
         #[serde(borrow)]
         commands: Vec<Forwarded<'a>>,
     },
-    /// Asks for a partition.
+    /// Asks the peer to release a partition.
     LetGo { id: u64, partition: u32 },
 }
 
-/// And what it hears from there.
+/// A message from the owner of a partition.
 #[derive(Debug, Serialize, Deserialize)]
 enum FromOwner {
     Answers(Vec<Answered>),
-    /// The partition is nobody's there, or not any more.
+    /// The peer does not own the partition, or not any more.
     Gone {
         id: u64,
     },
@@ -60,7 +61,7 @@ enum FromOwner {
 /// A command on its way to its owner.
 #[derive(Debug, Serialize, Deserialize)]
 struct Forwarded<'a> {
-    /// Of the link; names the answer.
+    /// Identifies the command's answer on the link.
     id: u64,
     aggregate: &'a str,
     command: &'a str,
@@ -70,11 +71,12 @@ struct Forwarded<'a> {
     trace: Option<&'a str>,
     cause: Option<&'a str>,
     internal: bool,
-    /// Names the batch that it is a line of: those of one keep their order, in however many messages they come.
+    /// Name of the batch that the command is a line of. Lines of one batch keep their order, even across messages.
     batch: Option<u64>,
     /// See [`crate::mailbox::TimeLimits`].
     in_mailbox_ms: u64,
-    /// After so long from when it was sent the answer is of no use. No time of day: the clocks of hosts differ.
+    /// Milliseconds after sending at which the answer becomes useless. Not a time of day, because the clocks of hosts
+    /// differ.
     left_ms: u64,
 }
 

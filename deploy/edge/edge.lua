@@ -1,4 +1,4 @@
--- The parts of the edge that nginx's own configuration cannot say.
+-- The parts of the edge that nginx's own configuration cannot express.
 
 local lead = require("lead")
 
@@ -6,10 +6,10 @@ local edge = {}
 
 local TITLES = {
     [4] = '"type":"/problems/invalid-request","title":"The request is malformed"',
-    [5] = '"type":"/problems/internal","title":"A fault on our side"',
+    [5] = '"type":"/problems/internal","title":"Internal error"',
 }
 
--- Returns a UUID of version 7: 48 bits of milliseconds, and random bits of nginx's own request id.
+-- Returns a UUIDv7: 48 bits of milliseconds, and random bits of nginx's own request id.
 local function uuid_v7()
     local time = string.format("%012x", ngx.now() * 1000)
     local random = ngx.var.request_id
@@ -17,8 +17,8 @@ local function uuid_v7()
         8 + tonumber(random:sub(4, 4), 16) % 4, random:sub(5, 7), random:sub(8, 19))
 end
 
--- nginx sets no header to nothing: a condition without a value would be gone, and what it guards be done. An empty list
--- means the same, and the service refuses it.
+-- Replaces empty conditions by an empty list, which means the same and which the service refuses. nginx drops empty
+-- headers, so the request would otherwise be executed without its condition.
 function edge.keep_empty_conditions()
     if ngx.var.http_if_match == "" then
         ngx.req.set_header("If-Match", ",")
@@ -28,11 +28,11 @@ function edge.keep_empty_conditions()
     end
 end
 
--- Prepares a command for its service: sees to it that it has a key, and returns it for the edge's own answers.
--- Keys that a client sent are passed on as they are, so that the service can refuse an empty one, or two.
+-- Ensures that a command has an idempotency key, and returns the key for the edge's own answers. A client's key is
+-- passed on unchanged, so that the service can refuse an empty or a repeated one.
 function edge.prepare()
     if ngx.req.is_internal() then
-        -- An error led here. The method is GET now, and what was said before still holds.
+        -- After an internal redirect to an error page. The method has become GET, but the key is still valid.
         return ngx.var.command_key
     end
     edge.keep_empty_conditions()
@@ -48,8 +48,8 @@ function edge.prepare()
     return made
 end
 
--- A service cannot tell the id of a request whose head it cannot read: its answer has another one. These two functions
--- make a problem of it that names the request, as every other error does.
+-- Replaces an error whose request id is not the edge's by a problem with the right one; complete_body sends its body. A
+-- service that cannot parse a request's head does not learn the request id and answers with another.
 function edge.complete_head()
     lead.learn()
     local status = ngx.status
@@ -70,6 +70,7 @@ function edge.complete_head()
         status, ngx.var.request_name)
 end
 
+-- Sends the body of the problem that complete_head has prepared.
 function edge.complete_body()
     if ngx.status < 400 then
         return

@@ -1,34 +1,35 @@
--- Answers that everybody gets, kept for a moment. What many watch costs the read tier one request in 80 ms, and who asks
--- while that is under way is given the answer before it. nginx's own cache counts whole seconds.
+-- Short-lived cache of public answers. A popular page costs the read tier one request per 80 ms, and readers get the
+-- previous answer while that request is in flight. nginx's own cache has a resolution of whole seconds.
 --
--- Invariant: within `RENEWED` one request a key is sent for everybody, however slow the read tier is, and whatever
--- becomes of the reader whose turn it was. Others send their own only where nothing is kept, after `PATIENCE`.
+-- Invariant: at most one shared request per key is sent within `RENEWED`, however slow the read tier is, and even if
+-- the reader that sent it disconnects. Others send their own request only if nothing is cached, after `PATIENCE`.
 
 local edge = require("edge")
 
 local hot = {}
 
--- Seconds from when an answer was asked for: until one reader asks anew, and until the others are not given it any more,
--- which is as long as s-maxage lets a cache serve it. Where the read tier answers within 20 ms, none is older than 100.
+-- Ages of an answer in seconds, counted from its request: when one reader renews it, and when it expires. The latter is
+-- the s-maxage of answers. If the read tier answers within 20 ms, no served answer is older than 100 ms.
 local RENEWED, SERVED = 0.08, 1
--- Seconds for which a reader waits for another one's answer where nothing is kept, and from one look for it to the next.
+-- Seconds for which a reader waits for another one's request if nothing is cached, and the interval of its polls.
 local PATIENCE, LOOK = 0.02, 0.005
 local MAX_KEY_BYTES, MAX_BODY_BYTES = 1024, 1024 * 1024
--- The most that a worker reads before it forgets all that it has read.
+-- Total size of parsed answers at which a worker discards all of them.
 local MAX_OWN_BYTES = 16 * 1024 * 1024
 
--- Shared by the workers: answers as text, and turns. While a key has a turn, no other reader may ask for everybody; it is
--- false once the answer is found to be for nobody else.
+-- Shared by the workers: serialized answers, and turns. While a key has a turn, no other reader may send a shared
+-- request for it. The turn is false if the answer turned out not to be cacheable.
 local kept, turns = ngx.shared.hot_answers, ngx.shared.hot_turns
--- The answers as this worker has read them.
+-- Answers parsed by this worker, and their total size.
 local own, own_bytes = {}, 0
 
--- Returns the seconds since an answer was asked for. A clock that is set back makes none young.
+-- Returns the seconds since an answer was requested. The absolute value keeps answers from living longer when the clock
+-- is set back.
 local function age(answer)
     return math.abs(ngx.now() - answer.asked)
 end
 
--- Returns an answer as text: when it was asked for and its status, its head, an empty line, its body.
+-- Serializes an answer: time of the request and status, headers, an empty line, body.
 local function written(answer)
     local lines = { answer.asked .. " " .. answer.status }
     for i = 1, #answer.head, 2 do
@@ -37,6 +38,7 @@ local function written(answer)
     return table.concat(lines, "\n") .. "\n\n" .. answer.body
 end
 
+-- Parses an answer that `written` serialized.
 local function read(text)
     local asked, status, lines, body = text:match("^(%S+) (%d+)(.-)\n\n(.*)$")
     local head = {}
@@ -46,7 +48,7 @@ local function read(text)
     return { asked = tonumber(asked), status = tonumber(status), head = head, body = body, text = text }
 end
 
--- Returns the last answer that any worker has kept, if it may still be served.
+-- Returns the latest answer that any worker has cached, unless it has expired.
 local function last(key)
     local text = kept:get(key)
     if text and not (own[key] and own[key].text == text) then
@@ -60,7 +62,7 @@ local function last(key)
     return answer and age(answer) < SERVED and answer
 end
 
--- Keeps an answer, unless one that was asked for later has come before it.
+-- Caches an answer, unless one that was requested later is already cached.
 local function keep(key, answer)
     local known = last(key)
     if not known or age(answer) < age(known) then
@@ -68,7 +70,7 @@ local function keep(key, answer)
     end
 end
 
--- Returns what the read tier answers everybody.
+-- Sends a shared request to the read tier and returns the answer.
 local function ask()
     local asked = ngx.now()
     local found = ngx.location.capture("/edge/fetch", { share_all_vars = true })
@@ -76,7 +78,7 @@ local function ask()
     for name, value in pairs(found.header) do
         header[name:lower()] = type(value) == "table" and table.concat(value, ", ") or value
     end
-    -- Else no instance has answered, or it could not read what it was asked.
+    -- Otherwise no instance answered, or it could not parse the request.
     local is_whole = header["x-request-id"] == ngx.var.request_name and not found.truncated
     local said = header["cache-control"] or ""
     header["x-request-id"], header["content-length"] = nil, nil
@@ -105,7 +107,7 @@ local function serve(answer, how)
     ngx.print(answer.body)
 end
 
--- Asks for everybody. A failure is told only where nothing is kept.
+-- Renews the cached answer and serves it. If the read tier fails, the previous answer is served while it is valid.
 local function renew(key)
     local answer = ask()
     if answer.is_for_all then
@@ -124,10 +126,10 @@ local function renew(key)
     serve(answer, "MISS")
 end
 
--- Answers a query from what is kept, or as everybody's; or passes it on as it is.
+-- Answers a query from the cache or by a shared request, or passes it on as the reader's own.
 function hot.answer()
     if ngx.var.http_if_match == "" then
-        -- Before any rule has looked at it: a variable keeps the value that it had first.
+        -- Before any rule evaluates the header, because nginx caches a variable's first value.
         edge.keep_empty_conditions()
     end
     local key = ngx.var.kept_as

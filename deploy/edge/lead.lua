@@ -1,26 +1,26 @@
--- Leads a command to the instance that owns its partition.
+-- Routes a command to the instance that owns its partition.
 --
--- Which one that is, answers tell: an instance that has passed a command on says so. Each worker learns it for itself.
--- Only time depends on it: any instance brings a command to its owner.
+-- Owners are learned from answers: an instance that has forwarded a command reports that in a header. Each worker
+-- learns them independently. Wrong routing costs only time, because any instance forwards a command to its owner.
 
 local lead = {}
 
 local ffi = require("ffi")
 
 ffi.cdef("uint64_t XXH3_64bits(const void *input, size_t length);")
--- Without the library every command goes to any instance.
+-- Without the library, commands are distributed over all instances.
 local has_xxhash, xxhash = pcall(ffi.load, "libxxhash.so.0")
 
--- By the name in paths: what an aggregate's own name begins with. Commands on others are not led.
+-- Prefix of an aggregate's name, by its type in paths. Commands on other types are not routed.
 local TYPES = { products = "product/", orders = "order/", sales = "sale/" }
 
 local partitions = 0ULL
--- By address, and how many there are.
+-- Numbers of the instances by address, and their count.
 local numbers, count = {}, 0
--- By partition: the number of its owner, as far as it is known.
+-- Number of the owner by partition, where known.
 local owners = {}
 
--- To be called once. `addresses` are those of the upstreams commands_1, commands_2 and so on.
+-- Sets the number of partitions and the addresses of the upstreams commands_1, commands_2 and so on. Called once.
 function lead.configure(how_many, addresses)
     partitions = 0ULL + how_many
     count = #addresses
@@ -40,7 +40,7 @@ local function partition_of(path)
     return tonumber(xxhash.XXH3_64bits(name, #name) % partitions)
 end
 
--- Returns the upstream for a command.
+-- Returns the upstream for a command: that of the owner if it is known.
 function lead.upstream()
     if not has_xxhash or count < 2 then
         return "commands"
@@ -51,13 +51,13 @@ function lead.upstream()
     return owner and "commands_" .. owner or "commands"
 end
 
--- Notes who has answered.
+-- Learns the owner of the command's partition from the answer.
 function lead.learn()
     local partition = ngx.ctx.partition
     if not partition then
         return
     end
-    -- The last one of those that were tried.
+    -- The last address is the instance that answered; earlier ones failed.
     local number = numbers[(ngx.var.upstream_addr or ""):match("[^%s,]+$")]
     if not number then
         return

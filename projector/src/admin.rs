@@ -1,4 +1,4 @@
-//! What operators ask on the admin port: what is parked, and what is to become of it. Any projector answers.
+//! Admin endpoints for parked records: operators list, retry and discard them. Any projector can serve them.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,12 +22,13 @@ use crate::redis::{Place, await_revision, declare_stale};
 
 const SHOW_TRIES: u32 = 5;
 const SHOW_RETRY: Duration = Duration::from_millis(300);
-/// For the projector that has the partition.
+/// Time that the partition's projector gets to show revised rows in Redis.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
-/// Aggregates in one list.
+/// Maximum number of aggregates in one list.
 const MAX_LISTED: i64 = 1000;
-/// Records that are tried at once, and for how long an operator waits for all. The reactors try the rest.
+/// Maximum number of records that are retried at once.
 const MAX_TRIED: i64 = 500;
+/// Time limit of a request that retries all parked records. The reactors retry the rest.
 const TRIED_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
@@ -35,13 +36,13 @@ struct Servers {
     postgres_url: Secret,
     redis_url: Secret,
     redis_prefix: String,
-    /// Set where this process reacts to events.
+    /// Set if this process reacts to events.
     queues: Arc<OnceLock<WeakQueues>>,
     payment_window: Duration,
 }
 
-/// `GET /parked`, and `POST /parked/{view}/{type}/{id}/retry` or `…/discard`, or `POST /parked/{reactor|deadlines}/retry`.
-/// `queues`: set where this process reacts to events.
+/// Serves `GET /parked`, `POST /parked/{view}/{type}/{id}/retry` and `…/discard`, and
+/// `POST /parked/{reactor|deadlines}/retry`. `queues` is set if this process reacts to events.
 pub(crate) fn routes(config: &Config, queues: Arc<OnceLock<WeakQueues>>) -> Router {
     let Config { postgres_url, redis_url, redis_prefix, payment_window, .. } = config.clone();
     Router::new()
@@ -54,14 +55,15 @@ pub(crate) fn routes(config: &Config, queues: Arc<OnceLock<WeakQueues>>) -> Rout
 
 #[derive(Deserialize)]
 struct Page {
-    /// As the list before told by `next`.
+    /// Cursor: the previous page's `next`.
     after: Option<String>,
 }
 
-/// The oldest first, with `next` where there are more.
+/// Lists parked aggregates, the oldest first, with `next` if there may be more.
 async fn list(State(servers): State<Servers>, Query(page): Query<Page>) -> Result<Json<Value>, Response> {
     let after = page.after.as_deref().map_or(Some((i64::MIN, "", "")), place);
-    let after = after.ok_or_else(|| border::plain(StatusCode::BAD_REQUEST, "after: as a list says by next"))?;
+    let after =
+        after.ok_or_else(|| border::plain(StatusCode::BAD_REQUEST, "after: expected the `next` of a previous page"))?;
     let parked = servers.store().await?.list_parked(after, MAX_LISTED).await.map_err(|error| failed(&error))?;
     let is_full = i64::try_from(parked.len()).unwrap_or(i64::MAX) >= MAX_LISTED;
     let next = parked.last().filter(|_| is_full);
@@ -86,7 +88,7 @@ async fn list(State(servers): State<Servers>, Query(page): Query<Page>) -> Resul
     Ok(Json(list))
 }
 
-/// Reads a time, a view and an aggregate.
+/// Parses a cursor into a time, a view and an aggregate.
 fn place(after: &str) -> Option<(i64, &str, &str)> {
     let mut parts = after.splitn(3, '/');
     Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
@@ -117,7 +119,7 @@ async fn retry(
     let (view, aggregate) = parse(&place).ok_or_else(not_parked)?;
     let folded = servers.store().await?.retry_parked(view, &aggregate).await.map_err(|error| failed(&error))?;
     let Some((partition, revision)) = folded else { return Err(not_parked()) };
-    tracing::info!(view = view.name(), aggregate, "what was parked is folded");
+    tracing::info!(view = view.name(), aggregate, "parked records folded");
     for _ in 0..SHOW_TRIES {
         match servers.show((FeedId::View(view), partition), revision).await {
             Ok(()) => return Ok(StatusCode::NO_CONTENT.into_response()),
@@ -125,7 +127,7 @@ async fn retry(
         }
         tokio::time::sleep(SHOW_RETRY).await;
     }
-    let detail = "it is folded, but Redis did not answer: once it is back, empty it";
+    let detail = "the records are folded, but Redis did not answer: flush it once it is back";
     Ok(border::plain(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
 
@@ -145,27 +147,27 @@ async fn discard(
     if !was_there {
         return Err(not_parked());
     }
-    tracing::warn!(view, aggregate, "what was parked is given up");
+    tracing::warn!(view, aggregate, "parked records discarded");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 impl Servers {
-    /// What was not reacted to, in its order.
+    /// Reacts to an aggregate's parked records, in offset order.
     async fn react_again(&self, aggregate: &str) -> Result<Response, Response> {
         let (queues, store) = (self.queues().ok_or_else(reacts_elsewhere)?, self.store().await?);
         let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
         let Some(records) = parked else { return Err(not_parked()) };
         let Again { done, why_not, .. } = reactor::again(&queues, &records, self.payment_window).await;
         store.forget_reactions(&done).await.map_err(|error| failed(&error))?;
-        tracing::info!(aggregate, records = done.len(), "what was parked is reacted to");
+        tracing::info!(aggregate, records = done.len(), "reacted to parked records");
         match why_not {
             None => Ok(StatusCode::NO_CONTENT.into_response()),
             Some(reason) => Err(failed(&StoreError::Fold(reason))),
         }
     }
 
-    /// Of all aggregates, page by page. Tells how many records are done, how many have failed again, and how many are left
-    /// to the reactors, which try them from now on.
+    /// Reacts to the parked records of all aggregates, page by page. Answers with the number of records that are done,
+    /// that failed again, and that are left to the reactors, which retry them from now on.
     async fn react_again_to_all(&self) -> Result<Json<Value>, Response> {
         let queues = self.queues().ok_or_else(reacts_elsewhere)?;
         let (store, begun) = (self.store().await?, Instant::now());
@@ -180,7 +182,7 @@ impl Servers {
             last = page.last;
         }
         let left = store.try_reactions_after(&last).await.map_err(|error| failed(&error))?;
-        tracing::info!(done, failed = failures, left, "all that was parked is tried again");
+        tracing::info!(done, failed = failures, left, "retried all parked reactions");
         Ok(Json(json!({ "done": done, "failed": failures, "left": left })))
     }
 
@@ -188,7 +190,7 @@ impl Servers {
         self.queues.get().and_then(WeakQueues::upgrade)
     }
 
-    /// Whoever asks from here on is served the place's rows as they were revised.
+    /// Declares the place stale in Redis and waits until its revised rows are shown, so that later queries see them.
     async fn show(&self, place: Place, revision: i64) -> anyhow::Result<()> {
         let redis = (&self.redis_url, &*self.redis_prefix);
         declare_stale(redis, place).await?;
@@ -200,23 +202,23 @@ impl Servers {
     }
 }
 
-/// The aggregate's name, where it is the reactor that it is parked for.
+/// Returns the aggregate's name if the path names the reactor.
 fn of_reactor((view, kind, id): &(String, String, String)) -> Option<String> {
     (view == REACTOR).then(|| format!("{kind}/{id}"))
 }
 
-/// The same of deadlines that failed.
+/// Returns the aggregate's name if the path names failed deadlines.
 fn of_deadlines((view, kind, id): &(String, String, String)) -> Option<String> {
     (view == DEADLINES).then(|| format!("{kind}/{id}"))
 }
 
-/// Returns the view, and the aggregate's name.
+/// Returns the view and the aggregate's name, or `None` if there is no such view.
 fn parse((view, kind, id): &(String, String, String)) -> Option<(StoredView, String)> {
     Some((StoredView::named(view)?, format!("{kind}/{id}")))
 }
 
 fn reacts_elsewhere() -> Response {
-    border::plain(StatusCode::CONFLICT, "this projector does not react to events: ask one that does")
+    border::plain(StatusCode::CONFLICT, "this projector runs no reactor: send the request to one that does")
 }
 
 fn not_parked() -> Response {
@@ -227,10 +229,10 @@ fn failed(error: &StoreError) -> Response {
     match error {
         StoreError::Refused { source, .. } => {
             let why = source.as_db_error().map_or_else(|| source.to_string(), ToString::to_string);
-            border::plain(StatusCode::CONFLICT, &format!("it stays parked: {why}"))
+            border::plain(StatusCode::CONFLICT, &format!("still parked: {why}"))
         }
-        StoreError::Fold(why) => border::plain(StatusCode::CONFLICT, &format!("it stays parked: {why}")),
-        error @ StoreError::OtherFold(_) => border::plain(StatusCode::CONFLICT, &format!("it stays parked: {error}")),
+        StoreError::Fold(why) => border::plain(StatusCode::CONFLICT, &format!("still parked: {why}")),
+        error @ StoreError::OtherFold(_) => border::plain(StatusCode::CONFLICT, &format!("still parked: {error}")),
         error => border::plain(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! What the environment says.
+//! Configuration from environment variables.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -12,40 +12,40 @@ use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerFeed, StoredView};
 use schemas::topic::{self, LogTopic};
 
-/// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
+/// Settings from the environment. Each secret may also come from a file: the variable of its name with `_FILE` holds
+/// the path.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
     /// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are), `EVENTS_REPLICATION`
-    /// and `EVENTS_MIN_ISR` (default 1 each: more is taken, less is refused).
+    /// and `EVENTS_MIN_ISR` (default 1 each: lower limits, a topic that has more is accepted).
     pub topic: LogTopic,
-    /// `LOG_EXCEPTION_KEYS`, default none: the public keys of those who may sign that a value of the log is passed over which
-    /// cannot be read.
+    /// `LOG_EXCEPTION_KEYS`, default none: public keys of the operators who may sign exceptions for unreadable records.
     pub exceptions: Arc<Exceptions>,
-    /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: what this process folds; default: all. Those who fold the
-    /// same share the partitions.
+    /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: the feeds that this process folds; default: all. Processes
+    /// with the same feeds share the partitions.
     pub feeds: Feeds,
     /// `POSTGRES_URL`.
     pub postgres_url: Secret,
     /// `REDIS_URL`.
     pub redis_url: Secret,
-    /// `REDIS_PREFIX`, default `st`: what the names of all keys begin with.
+    /// `REDIS_PREFIX`, default `st`: the prefix of all keys.
     pub redis_prefix: String,
-    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: how long keys are remembered, as for command-api.
+    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: retention of idempotency keys, the same as command-api's.
     pub window: Duration,
-    /// `REACTOR_COMMAND_URLS`, e.g. `http://127.0.0.1:8181,http://127.0.0.1:8182`: internal listeners of command-api, to
-    /// which this process sends what events cause; unset: it leaves that to others.
+    /// `REACTOR_COMMAND_URLS`, e.g. `http://127.0.0.1:8181,http://127.0.0.1:8182`: internal listeners of command-api,
+    /// to which the reactor sends commands; if unset, this process runs no reactor.
     pub command_urls: Vec<String>,
-    /// `SERVICE_TOKEN`: for those listeners.
+    /// `SERVICE_TOKEN`: the token for those listeners.
     pub service_token: Option<Secret>,
-    /// `PAYMENT_WINDOW_SECS`, default 600: how long a confirmed order waits to be paid.
+    /// `PAYMENT_WINDOW_SECS`, default 600: time in which a confirmed order must be paid.
     pub payment_window: Duration,
-    /// `CONFIRM_WITHIN_SECS`, default 900: how long a parked line of a placed order may be refused, time in which a partition
-    /// is away not counted, before the order is rejected.
+    /// `CONFIRM_WITHIN_SECS`, default 900: time for which a parked line of a placed order may be refused before the
+    /// order is rejected. Time in which a partition is unavailable does not count.
     pub confirm_within: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283.
     pub admin_addr: SocketAddr,
-    /// `SHUTDOWN_GRACE_MS`, default 10,000.
+    /// `SHUTDOWN_GRACE_MS`, default 10,000: time that tasks get to finish at shutdown.
     pub grace: Duration,
 }
 
@@ -76,7 +76,7 @@ impl Config {
 }
 
 impl Config {
-    /// For whoever reads the log once, and does not wait for an exception.
+    /// Loads the signed exceptions once, for tools that read the log to its end and do not wait for a new exception.
     pub(crate) async fn learn_exceptions(&self) -> Result<(), KafkaError> {
         self.exceptions.learn(&self.kafka.values(&topic::exceptions(&self.topic.name)).await?);
         Ok(())
@@ -84,13 +84,14 @@ impl Config {
 }
 
 fn exceptions(env: &Env) -> Result<Exceptions, EnvError> {
-    let unfit = |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is no list of public keys" };
+    let unfit =
+        |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is not a list of public keys" };
     let keys =
         env.optional_secret("LOG_EXCEPTION_KEYS")?.map(|keys| keys.expose().parse()).transpose().map_err(unfit)?;
     Ok(Exceptions::honouring(keys.unwrap_or_default()))
 }
 
-/// With commas between them.
+/// A comma-separated list of URLs.
 #[derive(Debug, Default)]
 struct Urls(Vec<String>);
 
@@ -110,7 +111,7 @@ impl FromStr for Urls {
     }
 }
 
-/// A set of feeds; written as a list of their names with commas.
+/// A set of feeds, written as a comma-separated list of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Feeds(PerFeed<bool>);
 
@@ -127,7 +128,7 @@ impl Feeds {
         all
     }
 
-    /// Returns those of which it is so.
+    /// Returns the feeds for which `is_so` holds.
     #[must_use]
     pub fn filter(self, is_so: impl Fn(FeedId) -> bool) -> Self {
         Self(FeedId::all().map(|feed| self.0[feed] && is_so(feed)))
@@ -145,12 +146,12 @@ impl Feeds {
         FeedId::all().into_iter().filter(move |feed| self.contain(*feed))
     }
 
-    /// Returns those that are views.
+    /// Returns the feeds that are views.
     pub fn views(self) -> impl Iterator<Item = StoredView> {
         StoredView::all().into_iter().filter(move |view| self.contain(FeedId::View(*view)))
     }
 
-    /// The names, in one order however they were given.
+    /// Returns the names, in an order that does not depend on the order in which they were given.
     pub fn names(self) -> String {
         self.iter().map(FeedId::name).collect::<Vec<_>>().join("+")
     }

@@ -1,7 +1,7 @@
-//! From a batch of records to what it changes in every view. No I/O: rows that it needs are asked for first.
+//! Folds a batch of records into changes to every view. No I/O: the caller loads the rows that are needed beforehand.
 //!
 //! Invariant: a record is folded into a view at most once, in offset order, and only if it counts by the reader's
-//! rule from where that view stands.
+//! rule from that view's checkpoint on.
 
 mod progress;
 
@@ -30,28 +30,28 @@ use crate::stops::Blame;
 /// Rows of a view that one aggregate feeds, by key, with their versions.
 pub(crate) type Rows = HashMap<String, (u64, AggregateRow)>;
 
-/// Rows of one view that stay in memory; at the limit all are let go.
+/// Maximum number of a view's rows in memory; at the limit all are evicted.
 const MAX_CACHED_ROWS: usize = 10_000;
 
-/// The log is not the one that the views were folded from, or cannot be read. A person must look.
+/// The log cannot be read, or is not the one that the views were folded from: an operator must intervene.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FoldError {
     #[error(transparent)]
     Record(#[from] Unreadable),
     #[error("the claim at offset {offset} of partition {partition} is of another topic")]
     Partitions { partition: u32, offset: i64, source: OtherPartitions },
-    #[error("partition {partition} does not continue what was read of it")]
+    #[error("partition {partition} does not continue from the records read before")]
     Chain { partition: u32, source: ChainError },
     #[error("offset {offset} of partition {partition} holds another record than the one folded from there")]
     OtherHistory { partition: u32, offset: i64 },
-    #[error("partition {partition} begins with another claim than the one that the views know")]
+    #[error("partition {partition} begins with another claim than the one in Postgres")]
     OtherLog { partition: u32 },
     #[error("the fold of {} panicked at {aggregate}: {reason}", feed.name())]
     Panicked { feed: FeedId, aggregate: String, reason: String },
 }
 
 impl FoldError {
-    /// Returns the partition that is to blame, from where on; `None`: it is no partition's log.
+    /// Returns the partition that is to blame, and from which offset on. `None` if the log is not the cause.
     pub(crate) fn blame(&self) -> Option<Blame> {
         let (partition, from, stray) = match self {
             Self::Record(Unreadable { stray, .. }) => (stray.partition, stray.offset, Some(*stray)),
@@ -66,26 +66,26 @@ impl FoldError {
     }
 }
 
-/// What one or more batches changed.
+/// The changes that one or more batches made.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Of views that one aggregate feeds.
+    /// New rows of views that a single aggregate feeds.
     pub(crate) rows: PerView<Rows>,
-    /// Rows of another source than Postgres that they were folded on, see [`Folder::remember_unproved`].
+    /// Rows from another source than Postgres on which `rows` were folded, see [`Folder::remember_unproved`].
     pub(crate) bases: PerView<Rows>,
-    /// Of views that many feed; by key and partition.
+    /// Deltas of views that many aggregates feed, by key and partition.
     pub(crate) sums: PerView<HashMap<(String, u32), Delta>>,
     pub(crate) journal: JournalRows,
-    /// Aggregates whose state should be kept anew, with their versions.
+    /// Aggregates of which a snapshot is due, with their versions.
     pub(crate) due: Vec<(String, u64)>,
     pub(crate) commits: usize,
-    /// Partitions in which something counted that a view shows.
+    /// Partitions in which a commit counted.
     pub(crate) moved: HashSet<u32>,
     pub(crate) passed_over: Vec<Passed>,
     pub(crate) parked: Vec<ParkedRecord>,
 }
 
-/// The records of a batch, read once: partition, offset, bytes, and what they say, unless it is a stranger's.
+/// The records of a batch, decoded once: partition, offset, bytes and content, which a foreign record does not have.
 pub(crate) struct Records<'a> {
     read: Vec<(u32, i64, &'a [u8], Option<Record<'a>>)>,
     bytes: &'a Bytes,
@@ -116,19 +116,19 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Keys of rows that a batch folds further and that are not in memory, with the versions from which it does.
+/// Keys of rows that a batch changes and that are not in memory, with the versions that they have before.
 pub(crate) type Missing = PerView<HashMap<String, u64>>;
 
 #[derive(Debug)]
 pub(crate) struct Folder {
     rows: PerView<Rows>,
-    /// Rows for the next batch of which Postgres was not asked.
+    /// Rows for the next batch that did not come from Postgres.
     unproved: PerView<Rows>,
-    /// Since the last batch's end.
+    /// Keys of rows that the current batch has changed.
     changed: PerView<HashSet<String>>,
     max_rows: usize,
     pub(crate) parked: Parked,
-    /// Folded just now.
+    /// The feed that is being folded, to be named if the fold panics.
     at: FeedId,
 }
 
@@ -139,7 +139,7 @@ impl Default for Folder {
 }
 
 impl Changes {
-    /// What `later` changed, too.
+    /// Adds the changes of a later batch.
     pub(crate) fn merge(&mut self, later: Self) {
         for (rows, later) in self.rows.iter_mut().zip(later.rows) {
             rows.extend(later);
@@ -160,12 +160,12 @@ impl Changes {
         self.parked.extend(later.parked);
     }
 
-    /// Rows and parts.
+    /// Returns the number of rows and sums.
     pub(crate) fn len(&self) -> usize {
         self.rows.iter().map(HashMap::len).chain(self.sums.iter().map(HashMap::len)).sum()
     }
 
-    /// Of rows and parts, some twice.
+    /// Returns the keys of rows and sums, with duplicates.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
         let parts = self.sums.iter().flat_map(HashMap::keys).map(|(key, _)| key);
         self.rows.iter().flat_map(HashMap::keys).chain(parts)
@@ -173,25 +173,25 @@ impl Changes {
 }
 
 impl Folder {
-    /// For so many rows of a view.
+    /// Returns a folder that keeps `max_rows` rows of each view in memory.
     pub(crate) fn with_room(max_rows: usize) -> Self {
         let (rows, unproved, changed) = Default::default();
         Self { rows, unproved, changed, max_rows, parked: Parked::default(), at: FeedId::Journal }
     }
 
-    /// Whether it should let go of rows.
+    /// Returns whether rows should be evicted.
     pub(crate) fn is_full(&self) -> bool {
         self.rows.iter().any(|rows| rows.len() > self.max_rows)
     }
 
-    /// Makes room by letting go of all rows but those that Postgres may lack.
+    /// Evicts all rows except those that Postgres may lack.
     pub(crate) fn let_go(&mut self, lacking: &[&Changes]) {
         for view in StoredView::all() {
             self.rows[view].retain(|key, _| lacking.iter().any(|changes| changes.rows[view].contains_key(key)));
         }
     }
 
-    /// What [`Self::fold`] will ask for.
+    /// Returns the rows that [`Self::fold`] needs and that are not in memory.
     pub(crate) fn missing(&mut self, records: &Records<'_>, feeds: Feeds) -> Missing {
         let mut missing: PerView<HashMap<&str, u64>> = Default::default();
         for commit in records.commits() {
@@ -207,15 +207,15 @@ impl Folder {
         missing.map(|keys| keys.into_iter().map(|(key, version)| (key.to_owned(), version)).collect())
     }
 
-    /// By view.
+    /// Adds rows from Postgres, by view.
     pub(crate) fn remember(&mut self, rows: impl IntoIterator<Item = Vec<(String, (u64, AggregateRow))>>) {
         for (known, rows) in self.rows.iter_mut().zip(rows) {
             known.extend(rows);
         }
     }
 
-    /// Takes rows of another source than Postgres for the next batch alone: it tells which of them it folded, for its commit to
-    /// compare.
+    /// Adds rows from another source than Postgres, for the next batch alone. Those that the batch folds are returned
+    /// in [`Changes::bases`], for the commit to compare with Postgres.
     pub(crate) fn remember_unproved(&mut self, rows: PerView<Rows>) {
         for ((known, unproved), rows) in self.rows.iter_mut().zip(&mut self.unproved).zip(rows) {
             known.extend(rows.iter().map(|(key, row)| (key.clone(), row.clone())));
@@ -223,7 +223,7 @@ impl Folder {
         }
     }
 
-    /// What stands in Postgres may differ from what is in memory.
+    /// Clears all rows, because those in Postgres may differ from them.
     pub(crate) fn clear(&mut self) {
         self.rows.iter_mut().for_each(HashMap::clear);
         self.unproved.iter_mut().for_each(HashMap::clear);
@@ -265,7 +265,7 @@ impl Folder {
         Ok(changes)
     }
 
-    /// The rows of what changed, each once, as it is now.
+    /// Moves the changed rows, each once in its latest state, into `changes`.
     fn finish(&mut self, changes: &mut Changes) {
         for ((changed, rows), changes) in self.changed.iter_mut().zip(&self.rows).zip(&mut changes.rows) {
             let row = |id: String| rows.get(&id).cloned().map(|row| (id, row));
@@ -275,14 +275,14 @@ impl Folder {
             for (key, row) in self.unproved[view].drain() {
                 match changes.rows[view].contains_key(&key) {
                     true => drop(changes.bases[view].insert(key, row)),
-                    // No commit will compare it.
+                    // No commit will compare it with Postgres.
                     false => drop(self.rows[view].remove(&key)),
                 }
             }
         }
     }
 
-    /// What was parked of a view, whether it counts was decided then.
+    /// Folds a view's parked records. They were found to count when they were parked.
     pub(crate) fn expected(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
         for (partition, _, _, record) in &records.read {
@@ -302,7 +302,7 @@ impl Folder {
         counts: PerFeed<bool>,
         changes: &mut Changes,
     ) -> Result<(), FoldError> {
-        // What it leaves half done is dropped by whoever hears of it.
+        // The caller drops the changes of a fold that panicked halfway.
         let folded = catch_unwind(AssertUnwindSafe(|| self.fold_commit(partition, commit, counts, changes)));
         folded.map_err(|panic| FoldError::Panicked {
             feed: self.at,
@@ -326,7 +326,7 @@ impl Folder {
                 self.fold_event(view, partition, (commit.version, at), (id, &event), changes);
             }
         }
-        // Rows of a view that did not count this are another projector's to write.
+        // If a view did not count this commit, another projector writes its rows.
         for view in views().filter(|view| is_of(*view, kind)) {
             if !self.changed[view].contains(id) {
                 self.changed[view].insert(id.to_owned());
@@ -361,12 +361,12 @@ impl Folder {
     }
 }
 
-/// Tells whether aggregates of this kind have rows of their own in the view.
+/// Returns whether each aggregate of this kind has a row in the view.
 fn is_of(view: StoredView, kind: &str) -> bool {
     matches!(view.view().source, Source::Aggregate(row) if type_name(row.aggregate) == kind)
 }
 
-/// Out of the map, with the key that it had there.
+/// Removes a row from the map, and returns it with its key, whose allocation is reused.
 fn take_row(rows: &mut Rows, id: &str) -> (String, Option<AggregateRow>) {
     match rows.remove_entry(id) {
         Some((id, (_, row))) => (id, Some(row)),

@@ -1,8 +1,8 @@
-//! What a view cannot take: a fold that panics, a row that Postgres refuses. It is found, and parked with all that comes
-//! after it of the same aggregate, so that the rest goes on.
+//! Isolates records that a view cannot take because the fold panics or Postgres refuses the row. Such a record is
+//! parked together with all later ones of the same aggregate, so that everything else continues.
 //!
-//! Invariant: a record is folded into a view or parked, in the transaction that moves the view's checkpoint, and what is
-//! parked of an aggregate is in its order. An aggregate of which something is parked is not folded further.
+//! Invariant: a record is either folded into a view or parked, in the transaction that moves the view's checkpoint, and
+//! an aggregate's parked records are in offset order. An aggregate with parked records is not folded further.
 
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
@@ -17,11 +17,11 @@ use crate::postgres::{End, StoreError};
 use crate::projector::{Committed, ProjectorError, Session};
 use crate::redis::Place;
 
-/// The aggregates that are not folded into a view, with the reason until it is written down.
+/// The aggregates that are parked for each view, with the reason until it is stored.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Parked(PerView<HashMap<String, Option<String>>>);
 
-/// A record that a view, or the reactor, did not take.
+/// A record that is parked for a view or the reactor.
 #[derive(Debug)]
 pub(crate) struct ParkedRecord {
     pub(crate) view: &'static str,
@@ -42,18 +42,18 @@ impl Parked {
         self.0[view].contains_key(aggregate)
     }
 
-    /// Tells whether something of a view is parked in a partition.
+    /// Returns whether an aggregate of a partition is parked for the view.
     pub(crate) fn are_in(&self, (feed, at): Place, partitions: u32) -> bool {
         let FeedId::View(view) = feed else { return false };
         self.0[view].keys().any(|aggregate| partition_of(view, aggregate, partitions).is_none_or(|is| is == at))
     }
 
-    /// Counts the aggregates of each view.
+    /// Returns the number of parked aggregates of each view.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
         StoredView::all().into_iter().map(|view| (view.name(), self.0[view].len()))
     }
 
-    /// Parks a record for the views that its aggregate is parked for, and tells that it does not count for them.
+    /// Parks a record for the views for which its aggregate is parked, and clears their `counts`.
     pub(crate) fn take(
         &mut self,
         (partition, offset, record): (u32, i64, &[u8]),
@@ -78,7 +78,7 @@ impl Parked {
     }
 }
 
-/// Returns where the rows of an aggregate lie, of a view that it feeds alone.
+/// Returns the partition of an aggregate, if each aggregate has its own row in the view.
 fn partition_of(view: StoredView, aggregate: &str, partitions: u32) -> Option<u32> {
     let (Source::Aggregate(row), Some((_, id))) = (view.view().source, aggregate.split_once('/')) else { return None };
     Some(schemas::aggregate::partition(row.aggregate, id, partitions))
@@ -87,10 +87,10 @@ fn partition_of(view: StoredView, aggregate: &str, partitions: u32) -> Option<u3
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text =
         panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "it said nothing".to_owned())
+    text.unwrap_or_else(|| "no panic message".to_owned())
 }
 
-/// The view that did not take something, and what it said; of a panic also the aggregate.
+/// The view that failed, with the reason and, for a panic, the aggregate.
 struct Poison {
     view: StoredView,
     aggregate: Option<String>,
@@ -101,7 +101,7 @@ impl Poison {
     fn of(error: &ProjectorError) -> Option<Self> {
         let reason = format!("{error:#}");
         match error {
-            // The write tier stands on the journal: no gap is let into it.
+            // Only views are isolated: the write side depends on the journal, which must have no gap.
             ProjectorError::Session(FoldError::Panicked { feed: FeedId::View(view), aggregate, .. }) => {
                 Some(Self { view: *view, aggregate: Some(aggregate.clone()), reason })
             }
@@ -115,7 +115,7 @@ impl Poison {
 }
 
 impl Session {
-    /// The next batch, which failed: once more, and then without what is to blame.
+    /// Retries a batch that failed, and parks the aggregates that are to blame until the rest commits.
     pub(crate) async fn take_apart(
         &mut self,
         batch: &Batch,
@@ -140,9 +140,9 @@ impl Session {
                 return Err(error);
             }
             for aggregate in culprits {
-                tracing::error!(view = view.name(), aggregate, reason, "parked: the view does not take it");
+                tracing::error!(view = view.name(), aggregate, reason, "aggregate parked for the view");
                 self.folder.parked.insert(view, &aggregate, Some(reason.clone()));
-                // Redis may show it already.
+                // Redis may already show its row.
                 let partition = partition_of(view, &aggregate, self.all_progress.len() as u32);
                 refused.extend(partition.map(|partition| (FeedId::View(view), partition)));
             }
@@ -156,7 +156,7 @@ impl Session {
         self.try_take(batch, End::Commit).await
     }
 
-    /// The aggregate whose rows are refused, by halves; several where they are refused only together.
+    /// Bisects a batch for the aggregate whose rows are refused. Returns several if they are refused only together.
     async fn find(
         &mut self,
         batch: &Batch,
@@ -179,7 +179,7 @@ impl Session {
         Ok(suspects)
     }
 
-    /// Tells whether Postgres refuses the batch where the view takes these of its aggregates alone.
+    /// Returns whether Postgres refuses the batch if the view folds only `these` of the suspects.
     async fn is_refused(
         &mut self,
         batch: &Batch,
@@ -202,7 +202,7 @@ impl Session {
         }
     }
 
-    /// Returns the aggregates of the kind that feeds the view, in order.
+    /// Returns the batch's aggregates that feed the view and are not parked, sorted.
     fn suspects(&self, records: &Records<'_>, view: StoredView) -> Vec<String> {
         let kind = match view.view().source {
             Source::Aggregate(row) => Some(row.aggregate),

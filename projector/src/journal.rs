@@ -1,4 +1,4 @@
-//! The journal: every record as it is, in runs of one partition and segment, and the keys of commands.
+//! The journal: every record verbatim, in runs of one partition and segment, and the idempotency keys of commands.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,10 +11,10 @@ use schemas::record::Commit;
 use schemas::tables::{lies_beside_record, name_hash, repeat_key};
 use uuid::Uuid;
 
-/// What is added to the journal.
+/// Rows to append to the journal.
 #[derive(Debug, Default)]
 pub(crate) struct JournalRows {
-    /// By partition and segment.
+    /// Records by partition and segment.
     pub(crate) runs: BTreeMap<(u32, i64), Run>,
     pub(crate) repeats: RepeatRows,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Run {
     last_at_ms: i64,
 }
 
-/// A record, in the memory of its batch.
+/// A record's bytes, which share the allocation of its batch.
 #[derive(Debug)]
 pub(crate) struct Stored(pub(crate) Bytes);
 
@@ -52,7 +52,7 @@ impl ToSql for Stored {
     to_sql_checked!();
 }
 
-/// Columns of the table `repeats`, a row a command.
+/// Columns of the table `repeats`, with one row per command.
 #[derive(Debug, Default)]
 pub(crate) struct RepeatRows {
     pub(crate) keys: Vec<Uuid>,
@@ -61,7 +61,7 @@ pub(crate) struct RepeatRows {
     pub(crate) offsets: Vec<i64>,
 }
 
-/// Appends each of the named columns of the one to those of the other.
+/// Appends the named columns of `$later` to those of `$to`.
 macro_rules! append {
     ($to:ident, $later:ident, $($column:ident),+) => {
         $($to.$column.append(&mut $later.$column);)+
@@ -94,7 +94,8 @@ impl Run {
         }
     }
 
-    /// `commit`: what the record says, if it counts; `key`: the hash of its key, if it lies here.
+    /// Adds a record. `commit` is its content if it counts; `key` is the hash of its idempotency key if it is stored
+    /// beside the record.
     fn push(&mut self, offset: i64, record: Bytes, (commit, key): (Option<&Commit<'_>>, Option<Uuid>)) {
         self.offsets.push(offset);
         self.aggregates.push(commit.map(|commit| commit.aggregate.to_string()));
@@ -122,12 +123,12 @@ impl JournalRows {
         append!(repeats, later, keys, at_ms, partitions, offsets);
     }
 
-    /// Tells whether anything of a partition is added.
+    /// Returns whether there are records of a partition.
     pub(crate) fn has(&self, partition: u32) -> bool {
         self.runs.range((partition, 0)..=(partition, i64::MAX)).next().is_some()
     }
 
-    /// Adds a record. `commit`: what it says, if it counts.
+    /// Adds a record. `commit` is its content if it counts.
     pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, Bytes), commit: Option<&Commit<'_>>) {
         let segment = offset / SEGMENT_OFFSETS;
         let key = commit.and_then(|commit| {
@@ -144,7 +145,7 @@ impl JournalRows {
     }
 }
 
-/// Returns the key under which a client may repeat the command. What an event caused is never asked for by its key.
+/// Returns the key under which a client may repeat the command. Commands that events caused are never looked up by key.
 fn key(commit: &Commit<'_>) -> Option<IdempotencyKey> {
     if commit.cause.is_some() {
         return None;

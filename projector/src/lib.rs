@@ -1,17 +1,18 @@
 //! The bridge from the write side to the read side: folds the log into views in Postgres and Redis.
 //!
-//! One fetch and decode feeds all views; one transaction moves their rows and their checkpoints. Redis shows the rows that one
-//! aggregate feeds while Postgres takes them, and everything else afterwards. Where it is told of command-api, a projector
-//! also does what events cause: the [`reactor`].
+//! One fetch and decode feeds all views; one transaction writes their rows and moves their checkpoints. Redis shows
+//! rows that a single aggregate feeds while Postgres is still committing them, and everything else afterwards. If it is
+//! configured with command-api's URLs, a projector also runs the [`reactor`], which sends the commands that events
+//! cause.
 //!
-//! Invariant: a view is what a fold of the counted records is, each once, in offset order. The checkpoints move by
-//! compare-and-set in the transaction that writes the rows: that is the fence, and who is assigned what is only a
-//! hint.
+//! Invariant: a view is the fold of the counted records, each once, in offset order. The checkpoints move by
+//! compare-and-set in the transaction that writes the rows: that is the fence, and the assignment of partitions is only
+//! a hint.
 //!
-//! Invariant: what cannot be read is never skipped, but for what an operator signed as an exception. The projector halts at
-//! it in that partition alone, and says where.
+//! Invariant: an unreadable record is never skipped unless an operator signed an exception for it. The projector halts
+//! before it, in that partition alone, and reports the offset.
 //!
-//! Absent on purpose: offsets kept in Kafka; they could only disagree with the checkpoints.
+//! Deliberately absent: offsets committed to Kafka; they could only disagree with the checkpoints.
 
 pub mod config;
 mod admin;
@@ -62,22 +63,22 @@ use reactor::{CommandClient, PartitionQueues, Reactor, WeakQueues};
 use redis::{Cache, fitness};
 use stops::Stops;
 
-/// A projector that is bound and folds nothing yet.
+/// A projector whose admin listener is bound and which does not fold yet.
 pub struct App {
     config: Config,
     admin: AdminServer,
     readiness: Readiness,
     ready: Ready,
     reactor_ready: Condition,
-    /// Where it reacts to events.
+    /// Set if this process reacts to events.
     commands: Option<CommandClient>,
-    /// From there, once it reacts.
+    /// The reactor's queues, set once it has started.
     queues: Arc<OnceLock<WeakQueues>>,
     metrics: Arc<Metrics>,
 }
 
 impl App {
-    /// Binds the admin listener. No server need be there yet.
+    /// Binds the admin listener. Kafka, Postgres and Redis need not be up yet.
     pub fn build(config: Config) -> anyhow::Result<Self> {
         let telemetry = Telemetry::new("projector")?;
         let metrics = Arc::new(Metrics::new(&telemetry));
@@ -104,7 +105,7 @@ impl App {
         self.readiness.clone()
     }
 
-    /// Folds what it is assigned, until shutdown; the batch in hand is finished first.
+    /// Folds the assigned partitions until shutdown. A batch in flight is finished first.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, admin, readiness: _, ready, reactor_ready, commands, queues, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
@@ -123,7 +124,7 @@ impl App {
             tasks.spawn("topic", kafka.clone().watch_topic(topic.name.clone(), judge, tell, shutdown.clone()));
             let to_commands =
                 commands.map(|commands| PartitionQueues::start(commands, partitions, metrics.clone(), &mut tasks));
-            // It is set here alone.
+            // This is the only place that sets it, so it cannot fail.
             let _ = to_commands.as_ref().map(|to_commands| queues.set(to_commands.weak()));
             let reactors =
                 start_reactor(&config, partitions, (&metrics, to_commands), reactor_ready, (&mut tasks, &shutdown))?;
@@ -134,7 +135,7 @@ impl App {
                 Some((_, result)) = tasks.ended() => result?,
             }
             tasks.drain(grace).await?;
-            // Leaving blocks; others take over then.
+            // Leaving the groups blocks. Other members take over afterwards.
             let leave = move || projectors.into_iter().chain(reactors).for_each(Group::leave);
             tokio::task::spawn_blocking(leave).await?;
         }
@@ -143,7 +144,7 @@ impl App {
     }
 }
 
-/// `None`: this process folds nothing.
+/// Starts folding. Returns `None` if this process is configured to fold nothing.
 fn start_projector(
     config: Config,
     partitions: u32,
@@ -184,7 +185,7 @@ fn start_projector(
     Ok(Some(group))
 }
 
-/// `None`: this process reacts to nothing.
+/// Starts the reactor. Returns `None` if this process does not react to events.
 fn start_reactor(
     config: &Config,
     partitions: u32,

@@ -1,8 +1,7 @@
-//! Tells the readers, every second, where the log ends: a token of a position behind that was never given to anybody, and a
-//! view that shows less is behind.
+//! Publishes the end of the log to readers every second: a token of a later position was never issued, and a view that
+//! shows less lags.
 //!
-//! It runs beside the folding, whatever becomes of that, and with a client of its own. Readers wait for tokens where it
-//! fails.
+//! It runs independently of folding, with its own Kafka client. If it fails, readers wait for tokens of any position.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +24,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 enum EndError {
-    #[error("Kafka did not tell the log's end")]
+    #[error("reading the end of the log from Kafka failed")]
     Log(#[from] KafkaError),
-    #[error("Redis did not take the log's end")]
+    #[error("writing the end of the log to Redis failed")]
     Redis(#[from] RedisError),
-    #[error("the question to Kafka was given up")]
+    #[error("the request to Kafka was aborted")]
     Asking(#[from] JoinError),
 }
 
-/// The ends of a log's partitions, asked from Kafka and told by Redis.
+/// The publisher of the ends of a log's partitions, from Kafka to Redis.
 pub(crate) struct LogEnd {
     consumer: Arc<BaseConsumer>,
     topic: String,
@@ -51,7 +50,7 @@ impl LogEnd {
         Ok(Self { consumer, topic: topic.to_owned(), connection, keys })
     }
 
-    /// Publishes those of the assigned partitions.
+    /// Publishes the ends of the assigned partitions, until shutdown.
     pub(crate) async fn publish(mut self, assignment: watch::Receiver<Assignment>, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let assigned = assignment.borrow().clone().unwrap_or_default();
@@ -61,14 +60,14 @@ impl LogEnd {
                     false => self.publish_once(assigned.iter().copied()).await,
                 }
             };
-            // A broker that does not answer must not hold up the shutdown.
+            // An unresponsive broker must not delay the shutdown.
             let published = tokio::select! {
                 published = published => published,
                 () = shutdown.requested() => return,
             };
             if let Err(error) = published {
                 let error = format!("{:#}", anyhow::Error::from(error));
-                tracing::debug!(error, "the log's end is not published; queries wait for tokens of any position");
+                tracing::debug!(error, "end of the log not published; queries wait for tokens of any position");
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
@@ -82,7 +81,7 @@ impl LogEnd {
         for partition in partitions {
             asked.add_partition_offset(&self.topic, partition.cast_signed(), Offset::End)?;
         }
-        // From before: whatever was acknowledged by then is in front of the end.
+        // The time is read before the ends, so every record acknowledged by then is below the end.
         let time: (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection).await?;
         let at_ms = time.0 * 1000 + time.1 / 1000;
         let consumer = self.consumer.clone();
@@ -100,11 +99,11 @@ impl LogEnd {
     }
 }
 
-/// Returns the offset behind the last record of each partition that tells it. Blocks.
+/// Returns the offset after the last record of each partition whose broker answers. Blocks.
 fn ends(consumer: &BaseConsumer, partitions: TopicPartitionList) -> Result<Vec<(u32, i64)>, KafkaError> {
-    // Errors of brokers wait there to be taken.
+    // Drains the queue of broker errors.
     while consumer.poll(Duration::ZERO).is_some() {}
-    // Of the end it is a request of its own: one a broker, for all of its partitions.
+    // A lookup of `Offset::End` takes one request per broker, for all of its partitions.
     let told = consumer.offsets_for_times(partitions, ANSWER_WITHIN)?;
     let of_partition = |told: TopicPartitionListElem<'_>| match told.offset() {
         Offset::Offset(next) if told.error().is_ok() => Some((told.partition().cast_unsigned(), next)),

@@ -1,7 +1,7 @@
-//! Reads the log, all partitions in one, on a thread of its own.
+//! Reads all assigned partitions of the log with one consumer, on its own thread.
 //!
-//! Invariant: records leave in offset order within a partition, none twice, none left out. Memory is bounded: one
-//! batch being filled, one being folded.
+//! Invariant: records are delivered in offset order within a partition, none twice, none left out. Memory is bounded:
+//! one batch is being filled while another is being folded.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,29 +18,29 @@ use tokio::sync::Notify;
 
 use crate::stops::Blame;
 
-/// A batch grows to this until it is taken; an idle log's batches are single records.
+/// Maximum number of records in a batch. A batch grows until it is taken; on an idle log, batches are single records.
 pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
 pub(crate) const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Records of several partitions, in one piece of memory, of which pieces can be kept.
+/// Records of several partitions in one allocation, parts of which can outlive the batch.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     bytes: Bytes,
     index: Index,
 }
 
-/// Of each record the partition, the offset, and where its value is.
+/// The partition, the offset and the value's byte range of each record.
 type Index = Vec<(u32, i64, Range<usize>)>;
 
 impl Batch {
-    /// As (partition, offset, value).
+    /// Returns the records as (partition, offset, value).
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, i64, &[u8])> {
         self.index.iter().map(|(partition, offset, range)| (*partition, *offset, &self.bytes[range.clone()]))
     }
 
-    /// Leaves what is below `until` of its partition, and gives the rest, if there is any.
+    /// Keeps the records below their partition's `until`, and returns the rest if there are any.
     pub(crate) fn split_off(&mut self, until: &[i64]) -> Option<Self> {
         let is_below = |(partition, offset, _): &(u32, i64, Range<usize>)| *offset < until[*partition as usize];
         let (below, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.index).into_iter().partition(is_below);
@@ -48,20 +48,20 @@ impl Batch {
         (!rest.is_empty()).then(|| Self { bytes: self.bytes.clone(), index: rest })
     }
 
-    /// Of records that no client fetched.
+    /// Builds a batch from records that did not come from Kafka.
     pub(crate) fn of<'a>(records: impl IntoIterator<Item = (u32, i64, &'a [u8])>) -> Self {
         let mut filling = Filling::default();
         records.into_iter().for_each(|(partition, offset, value)| filling.push(partition, offset, value));
         filling.take()
     }
 
-    /// All values, one behind the other.
+    /// Returns all values, concatenated.
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }
 
-/// A batch that grows.
+/// A batch that is being filled.
 #[derive(Debug, Default)]
 struct Filling {
     bytes: Vec<u8>,
@@ -85,11 +85,11 @@ impl Filling {
     }
 }
 
-/// The log does not hold what is asked of it.
+/// The log does not contain the requested offset.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the log does not hold what is asked of it{}", place.map(|(partition, offset)| format!(": partition {partition} has no offset {offset}")).unwrap_or_default())]
+#[error("the log does not contain the requested offset{}", place.map(|(partition, offset)| format!(": partition {partition} has no offset {offset}")).unwrap_or_default())]
 pub(crate) struct LogError {
-    /// Where it can be told.
+    /// The partition and offset, if they could be determined.
     place: Option<(u32, i64)>,
     source: KafkaError,
 }
@@ -100,35 +100,35 @@ impl LogError {
     }
 }
 
-/// What was read and is not taken yet. Whoever takes it gets all that is there at that moment.
+/// The receiver of the reader's batches. A batch contains all records that were read since the one before was taken.
 pub(crate) struct Batches(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to take.
+    /// Notified when the batch is no longer empty, or on an error.
     filled: Notify,
-    /// There is room.
+    /// Notified when the batch was taken, or on close.
     taken: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     batch: Filling,
-    /// It grows to so many records, or bytes.
+    /// Limits up to which the batch grows.
     max_records: usize,
     max_bytes: usize,
     error: Option<LogError>,
-    /// Nobody takes any more.
+    /// Set when the receiver was dropped.
     is_closed: bool,
 }
 
-/// Begins at the given offset of each partition. Dropping what it returns ends the thread.
+/// Reads each partition from the given offset on. Dropping the returned receiver ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
     follow_by((MAX_BATCH_RECORDS, MAX_BATCH_BYTES), kafka, topic, from)
 }
 
-/// Gives so many records, or bytes, at a time at most.
+/// Does the same as [`follow`], with limits on the records and bytes of a batch.
 pub(crate) fn follow_by(
     (max_records, max_bytes): (usize, usize),
     kafka: &KafkaSettings,
@@ -136,7 +136,7 @@ pub(crate) fn follow_by(
     from: &[(u32, i64)],
 ) -> anyhow::Result<Batches> {
     let mut config = kafka.reader("projector");
-    // Its partitions stay the same, so nothing waits for a fetch to end; and short ones would keep an idle broker busy.
+    // The assignment is fixed, so nothing waits for a fetch to end, and short fetches would keep an idle broker busy.
     config.set("fetch.wait.max.ms", "500");
     let consumer: BaseConsumer = config.create().context("create a Kafka consumer")?;
     let mut assignment = TopicPartitionList::new();
@@ -153,12 +153,12 @@ pub(crate) fn follow_by(
 }
 
 impl Batches {
-    /// Gives so many records at a time at most from the next batch on.
+    /// Limits the number of records in a batch, from the next batch on.
     pub(crate) fn allow(&self, max_records: usize) {
         self.0.lock().max_records = max_records;
     }
 
-    /// Waits for something. After an error nothing comes any more. Nothing is lost where the wait is given up.
+    /// Waits for the next batch. No batch follows an error. Cancel safe: no record is lost.
     pub(crate) async fn recv(&mut self) -> Result<Batch, LogError> {
         loop {
             {
@@ -188,7 +188,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for room. `false`: nobody listens.
+    /// Adds a record, once there is room. Returns false if the receiver was dropped.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
         let is_full = |state: &mut State| state.batch.is_full((state.max_records, state.max_bytes)) && !state.is_closed;
         let state = self.taken.wait_while(self.lock(), is_full);
@@ -212,7 +212,7 @@ fn read(consumer: &BaseConsumer, shared: &Shared, place: impl Fn(&BaseConsumer) 
                 false
             }
             Some(Err(error)) => {
-                tracing::debug!(error = %error, "Kafka does not answer; reading on");
+                tracing::debug!(error = %error, "Kafka consumer error; retrying the read");
                 true
             }
             None => !shared.lock().is_closed,
@@ -223,7 +223,7 @@ fn read(consumer: &BaseConsumer, shared: &Shared, place: impl Fn(&BaseConsumer) 
     }
 }
 
-/// Returns the partition that does not reach to where it is read from, and that offset: Kafka's error names neither.
+/// Returns a partition that does not contain the offset to read from, and that offset. Kafka's error names neither.
 fn lacking(consumer: &BaseConsumer, topic: &str, from: &[(u32, i64)]) -> Option<(u32, i64)> {
     let read = consumer.position().ok()?;
     from.iter().find_map(|(partition, from)| {
@@ -234,7 +234,7 @@ fn lacking(consumer: &BaseConsumer, topic: &str, from: &[(u32, i64)]) -> Option<
     })
 }
 
-/// Errors that waiting does not mend. librdkafka retries all others by itself.
+/// Returns whether an error is permanent. librdkafka retries all others by itself.
 fn is_final(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),

@@ -1,7 +1,7 @@
-//! `projector` folds the log; `projector migrate` brings the tables up to date and ends; `projector audit` compares the
-//! views with the log; `projector rebuild` makes one anew; `projector snapshots` makes this build's before its release;
-//! `projector settings` shows and changes what all services share; `projector reactor` tells those who react to events where
-//! to begin, if their checkpoints were lost.
+//! `projector` folds the log; `projector migrate` applies the migrations; `projector audit` compares the views with the
+//! log; `projector rebuild` rebuilds a view; `projector snapshots` prepares this build's snapshots before its release;
+//! `projector settings` shows and changes the settings that all services share; `projector reactor` sets the reactors'
+//! starting positions if their checkpoints were lost.
 
 use anyhow::bail;
 use chassis::env::Env;
@@ -25,9 +25,7 @@ async fn main() -> anyhow::Result<()> {
         Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some(other) => {
-            bail!(
-                "there is no subcommand {other:?}; there are migrate, audit, rebuild, snapshots, settings and reactor"
-            )
+            bail!("unknown subcommand {other:?}; expected migrate, audit, rebuild, snapshots, settings or reactor")
         }
     }
 }

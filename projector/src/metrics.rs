@@ -1,4 +1,4 @@
-//! What this service counts. Names and units are part of its interface.
+//! The metrics of this service. Names and units are part of its interface.
 
 use std::time::Duration;
 
@@ -20,39 +20,40 @@ pub(crate) struct Metrics {
     commits: Counter<u64>,
     /// `stampede_records_passed_over_total{reason}`.
     passed_over: Counter<u64>,
-    /// `stampede_projection_seconds`: from a batch's arrival to its commit in Postgres.
+    /// `stampede_projection_seconds`: time from a batch's arrival to its commit in Postgres.
     transaction: Histogram<f64>,
-    /// `stampede_cache_seconds`: from the commit to the applied positions in Redis.
+    /// `stampede_cache_seconds`: time that Redis takes to apply rows and positions.
     cache: Histogram<f64>,
-    /// `stampede_cache_failures_total`: times that Redis did not take what was committed.
+    /// `stampede_cache_failures_total`: failed updates of Redis.
     cache_failures: Counter<u64>,
-    /// `stampede_incarnations_total`: times that what Redis has of a view in a partition was declared stale.
+    /// `stampede_incarnations_total`: times that a view's rows of a partition in Redis were declared stale.
     incarnations: Counter<u64>,
-    /// `stampede_snapshots_total{outcome}`: states considered: `kept`, `not-worth-it` or `failed`.
+    /// `stampede_snapshots_total{outcome}`: snapshots that were due: `kept`, `not-worth-it` or `failed`.
     snapshots: Counter<u64>,
     /// `stampede_segments_closed_total`.
     segments: Counter<u64>,
-    /// `stampede_parked{view}`: aggregates that a view does not take.
+    /// `stampede_parked{view}`: aggregates with parked records.
     parked: Gauge<u64>,
-    /// `stampede_parked_age_seconds{view}`: how long the oldest of it has been parked, of reactions and deadlines.
+    /// `stampede_parked_age_seconds{view}`: age of the oldest parked reaction or deadline.
     parked_age: Gauge<f64>,
-    /// `stampede_view_waits_for_rebuild{view}`: 1 where another fold than this build's made the view's rows.
+    /// `stampede_view_waits_for_rebuild{view}`: 1 if another version of the fold than this build's made the view's
+    /// rows.
     waits_for_rebuild: Gauge<u64>,
-    /// `stampede_reactor_waits_to_be_told`: 1 where no reactor has a checkpoint, and the log is not new.
+    /// `stampede_reactor_waits_to_be_told`: 1 if no reactor has a checkpoint and the log is not new.
     waits_to_be_told: Gauge<u64>,
-    /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by what became of them; those that
-    /// came `later` are sent again.
+    /// `stampede_reaction_steps_total{outcome}`: commands that events caused, by outcome; those with outcome `later`
+    /// are retried.
     steps: Counter<u64>,
-    /// `stampede_reaction_seconds`: from an event to the end of what it causes.
+    /// `stampede_reaction_seconds`: time from an event to the end of its saga.
     reaction: Histogram<f64>,
     /// `stampede_deadlines_fired_total`.
     deadlines: Counter<u64>,
-    /// `stampede_topic_differs`: 1 where the log's topic is not as it has to be.
+    /// `stampede_topic_differs`: 1 if the log's topic is not configured as required.
     topic_differs: Gauge<u64>,
-    /// `stampede_partition_halted{reader,partition}`: 1 where the partition's log cannot be read on, by what folds (`views`)
-    /// or reacts (`reactor`).
+    /// `stampede_partition_halted{reader,partition}`: 1 if the partition's log cannot be read any further by the
+    /// projector (`views`) or the reactor (`reactor`).
     halted: Gauge<u64>,
-    /// `stampede_projector_active`: 1 where this instance folds.
+    /// `stampede_projector_active`: 1 if this instance folds.
     active: Gauge<u64>,
 }
 
@@ -65,47 +66,43 @@ impl Metrics {
             commits: counter("stampede_commits_folded", "Commits that counted and are in the views."),
             passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
             transaction: telemetry
-                .latency_histogram("stampede_projection", "From a batch's arrival to its commit in Postgres."),
-            cache: telemetry.latency_histogram("stampede_cache", "From a commit to the applied positions in Redis."),
-            cache_failures: counter("stampede_cache_failures", "Times that Redis did not take what was committed."),
+                .latency_histogram("stampede_projection", "Time from a batch's arrival to its commit in Postgres."),
+            cache: telemetry.latency_histogram("stampede_cache", "Time that Redis takes to apply rows and positions."),
+            cache_failures: counter("stampede_cache_failures", "Failed updates of Redis."),
             incarnations: counter(
                 "stampede_incarnations",
-                "Times that what Redis has of a view in a partition was declared stale.",
+                "Times that a view's rows of a partition in Redis were declared stale.",
             ),
-            snapshots: counter("stampede_snapshots", "States of aggregates that were due to be kept."),
+            snapshots: counter("stampede_snapshots", "Snapshots that were due."),
             segments: counter("stampede_segments_closed", "Segments of the journal that were closed."),
-            parked: meter
-                .u64_gauge("stampede_parked")
-                .with_description("Aggregates that a view does not take, with their later records.")
-                .build(),
+            parked: meter.u64_gauge("stampede_parked").with_description("Aggregates with parked records.").build(),
             parked_age: meter
                 .f64_gauge("stampede_parked_age")
                 .with_unit("s")
-                .with_description("How long the oldest reaction, or deadline, has been parked.")
+                .with_description("Age of the oldest parked reaction or deadline.")
                 .build(),
             waits_for_rebuild: meter
                 .u64_gauge("stampede_view_waits_for_rebuild")
-                .with_description("Whether a view is not folded on, because another fold made its rows: 1.")
+                .with_description("1 if a view waits for a rebuild because another version of the fold made its rows.")
                 .build(),
             waits_to_be_told: meter
                 .u64_gauge("stampede_reactor_waits_to_be_told")
-                .with_description("Whether the reactor waits to be told where in an old log it is to begin: 1.")
+                .with_description("1 if an operator must set the reactor's starting position in an old log.")
                 .build(),
-            steps: counter("stampede_reaction_steps", "Commands that events caused, by what became of them."),
-            reaction: telemetry
-                .latency_histogram("stampede_reaction", "From an event to the end of a chain of what it causes."),
-            deadlines: counter("stampede_deadlines_fired", "Deadlines that came and had their effect."),
+            steps: counter("stampede_reaction_steps", "Commands that events caused, by outcome."),
+            reaction: telemetry.latency_histogram("stampede_reaction", "Time from an event to the end of its saga."),
+            deadlines: counter("stampede_deadlines_fired", "Deadlines that fired and took effect."),
             topic_differs: meter
                 .u64_gauge("stampede_topic_differs")
-                .with_description("Whether the log's topic is not as it has to be, so that records may get lost: 1.")
+                .with_description("1 if the log's topic is not configured as required, so that records may be lost.")
                 .build(),
             halted: meter
                 .u64_gauge("stampede_partition_halted")
-                .with_description("Whether a partition's log cannot be read on: 1.")
+                .with_description("1 if a partition's log cannot be read any further.")
                 .build(),
             active: meter
                 .u64_gauge("stampede_projector_active")
-                .with_description("Whether this instance folds: 1, or stands by: 0.")
+                .with_description("1 if this instance folds, 0 if it is on standby.")
                 .build(),
         }
     }
@@ -184,7 +181,7 @@ impl Metrics {
         self.deadlines.add(deadlines as u64, &[]);
     }
 
-    /// Of reactions, and of deadlines.
+    /// Records the parked reactions, and the deadlines that failed.
     pub(crate) fn reactor_parked(&self, parked: [ParkedSoFar; 2]) {
         for (view, ParkedSoFar { aggregates, oldest }) in [REACTOR, DEADLINES].into_iter().zip(parked) {
             let view = [KeyValue::new("view", view)];

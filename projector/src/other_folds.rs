@@ -1,5 +1,5 @@
-//! Views whose rows were made by another fold than this build's. Their rows are not folded further: each waits for its
-//! rebuild, while all others go on.
+//! Views whose rows were made by another version of the fold than this build's. They are not folded until they are
+//! rebuilt; all other views are.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use crate::config::Feeds;
 use crate::metrics::Metrics;
 use crate::postgres::{Store, StoreError};
 
-/// Between looks at views that wait.
+/// Interval between checks whether a waiting view was rebuilt.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// The views that a stretch of folding leaves out.
+/// The views that a session does not fold because they wait for a rebuild.
 #[derive(Debug, Clone)]
 pub(crate) struct OtherFolds {
-    /// What is folded where none waits.
+    /// The configured feeds, waiting or not.
     wanted: Feeds,
     waiting: Feeds,
     last_look: Instant,
@@ -29,7 +29,7 @@ impl OtherFolds {
         Ok(Self { wanted, waiting, last_look: Instant::now() })
     }
 
-    /// Returns what can be folded.
+    /// Returns the feeds that can be folded.
     pub(crate) fn others(&self) -> Feeds {
         self.wanted.filter(|feed| !self.waiting.contain(feed))
     }
@@ -38,7 +38,8 @@ impl OtherFolds {
         self.waiting.is_empty()
     }
 
-    /// Tells whether a view was rebuilt meanwhile. It asks once a second, and never where no view waits.
+    /// Returns whether the set of waiting views has changed. Queries Postgres once a second, and only while a view
+    /// waits.
     pub(crate) async fn have_changed(&mut self, store: &Store) -> Result<bool, StoreError> {
         if self.is_empty() || self.last_look.elapsed() < LOOK_EVERY {
             return Ok(false);
@@ -48,7 +49,7 @@ impl OtherFolds {
     }
 }
 
-/// Keeps the log and the metrics at which views wait.
+/// The log warnings and metrics about views that wait for a rebuild.
 #[derive(Debug)]
 pub(crate) struct Notice {
     metrics: Arc<Metrics>,
@@ -60,7 +61,7 @@ impl Notice {
         Self { metrics, told: None }
     }
 
-    /// Warns at the first time, at every change, and once a minute.
+    /// Updates the metrics, and logs a warning on every change and once a minute while a view waits.
     pub(crate) fn tell(&mut self, OtherFolds { wanted, waiting, .. }: &OtherFolds) {
         for view in wanted.views() {
             self.metrics.waits_for_rebuild(view, waiting.contain(FeedId::View(view)));
@@ -73,8 +74,8 @@ impl Notice {
             let views = waiting.names().replace('+', " ");
             tracing::warn!(
                 views,
-                "these views wait, and others go on: another fold than this build's made their rows; `projector rebuild` \
-                 (`cargo stack rebuild`) with their names makes them anew"
+                "views not folded, because another version of the fold made their rows: run `projector rebuild` \
+                 (`cargo stack rebuild`) with their names; other views are unaffected"
             );
         }
     }

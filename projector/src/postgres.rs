@@ -1,6 +1,7 @@
 //! The views in Postgres.
 //!
-//! Invariant: rows and checkpoints move in one transaction, and only while nobody else moved them since they were read.
+//! Invariant: rows and checkpoints change in one transaction, and only if no other process has moved the checkpoints
+//! since they were read.
 
 mod bases;
 mod columns;
@@ -35,7 +36,7 @@ use crate::fold::{Changes, Progress, Times};
 use crate::redis::Place;
 
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
-/// Where a partition could not be dropped, because somebody reads the table.
+/// Delay before another attempt to drop a partition that could not be dropped because the table is being read.
 const DROP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -52,36 +53,36 @@ pub(crate) enum StoreError {
     Read(#[source] tokio_postgres::Error),
     #[error("another process moved the checkpoints")]
     Moved,
-    #[error("the rows of {} were refused", view.name())]
+    #[error("Postgres refused rows of {}", view.name())]
     Refused { view: StoredView, source: tokio_postgres::Error },
-    /// In these places Redis had other rows than Postgres.
-    #[error("rows of Redis that were folded on are not those of Postgres")]
+    /// Rows from Redis were folded on, and Postgres has other rows in these places.
+    #[error("rows from Redis that were folded on differ from those in Postgres")]
     Disproved(Vec<Place>),
     #[error("{0}")]
     Fold(String),
     #[error("could not commit a batch")]
     Commit(#[source] tokio_postgres::Error),
-    #[error("could not look after the partitions of the repeats")]
+    #[error("could not maintain the partitions of the table repeats")]
     Maintain(#[source] tokio_postgres::Error),
-    #[error("the rows of {0} were made by another fold than this build's: they wait for `projector rebuild {0}`")]
+    #[error("another version of the fold made the rows of {0}: run `projector rebuild {0}`")]
     OtherFold(String),
-    #[error("a row does not read as what this build writes")]
+    #[error("a row is not in this build's format")]
     Row(#[source] serde_json::Error),
 }
 
 impl StoreError {
-    /// Tells whether the server gave up what was asked for because it took too long.
+    /// Returns whether the server canceled the statement because of its timeout.
     pub(crate) fn is_time_out(&self) -> bool {
         matches!(self, Self::Commit(error) | Self::Read(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
     }
 }
 
-/// One session.
+/// A Postgres session with prepared statements.
 pub(crate) struct Store {
     client: Client,
     target: Target,
     statements: Statements,
-    /// When the partitions of the repeats are to be looked after again, and the times that they take.
+    /// Time at which the partitions of `repeats` are to be maintained again, and the range of times that they cover.
     repeats: (Option<Instant>, Range<i64>),
 }
 
@@ -91,21 +92,21 @@ struct Statements {
     insert_journal: Statement,
     insert_repeats: Statement,
     insert_parked: Statement,
-    /// By [`StoredView::index`].
+    /// Statements of each view, by [`StoredView::index`].
     views: Vec<ViewStatements>,
 }
 
 /// Statements of one view.
 struct ViewStatements {
-    /// Rows or parts.
+    /// Writes rows, or adds sums.
     write: Statement,
-    /// Rows to fold on; of a summed view there are none.
+    /// Reads rows to fold on; `None` for a summed view.
     read: Option<Statement>,
 }
 
-/// A checkpoint to move: from where to where.
+/// A checkpoint to move, with its expected and its new state.
 pub(crate) struct CheckpointMove {
-    /// The feed's name, or that of its next rows' checkpoints.
+    /// Name of the checkpoint, see [`Target::name`].
     pub(crate) name: String,
     pub(crate) partition: u32,
     pub(crate) from: Reader,
@@ -115,20 +116,20 @@ pub(crate) struct CheckpointMove {
     pub(crate) revision: i64,
 }
 
-/// How a transaction ends.
+/// The end of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Commit,
-    /// It was only to see what becomes of it.
+    /// Dry run, to find out whether Postgres accepts the rows.
     Rollback,
 }
 
-/// Which rows a store writes.
+/// The set of rows that a store writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Those that readers see.
+    /// The rows that readers see.
     Live,
-    /// Those that are to take the place of these views'.
+    /// The rows that a rebuild prepares, to replace the live rows of these views.
     Next(Feeds),
 }
 
@@ -141,17 +142,17 @@ impl Target {
         }
     }
 
-    /// Returns what its sessions do otherwise than others.
+    /// Returns the Postgres options of its sessions.
     fn options(self) -> &'static str {
         match self {
             Self::Live => "",
-            // Rows and checkpoints that are lost together are folded again. The switch, by another session, flushes the
-            // commits before its own, too.
+            // Rows and checkpoints can only be lost together, and are then folded again. The switch to the new rows, in
+            // another session, also flushes all commits before its own.
             Self::Next(_) => "-c synchronous_commit=off",
         }
     }
 
-    /// A statement that names live tables.
+    /// Returns the statement with the names of the live tables replaced by those of this target.
     pub(crate) fn of(self, sql: &str) -> String {
         match self {
             Self::Live => sql.to_owned(),
@@ -170,14 +171,15 @@ impl Store {
         Ok(Self { client, target, statements, repeats: (None, 0..0) })
     }
 
-    /// To be called before each commit, and when [`Self::repeats_are_due`] ends; it has something to do once a minute, and
-    /// where the log's time has come further than the table takes. `log_ms`: of the last commit that was read.
+    /// Maintains the partitions of `repeats`. Call it before each commit, and when [`Self::repeats_are_due`] returns;
+    /// it acts once a minute, and when the log's time has passed the end of the table. `log_ms` is the time of the last
+    /// commit that was read.
     pub(crate) async fn maintain_repeats(&mut self, window: Duration, log_ms: u64) -> Result<(), StoreError> {
         let (due, taken) = &self.repeats;
         let is_behind = repeats::time(log_ms).cast_signed() >= taken.end;
         if is_behind || due.is_none_or(|due| due <= Instant::now()) {
             let kept = repeats::maintain(&self.client, window, log_ms).await;
-            // An error, too, is not met at once again.
+            // After an error, too, the next attempt has to wait.
             self.repeats.0 = Some(Instant::now() + DROP_AGAIN_AFTER);
             let (taken, is_done) = kept.map_err(StoreError::Maintain)?;
             let pause = if is_done { MAINTAIN_EVERY } else { DROP_AGAIN_AFTER };
@@ -186,7 +188,7 @@ impl Store {
         Ok(())
     }
 
-    /// Never where they were not looked after yet.
+    /// Waits until the partitions of `repeats` are to be maintained again; forever if they never were before.
     pub(crate) async fn repeats_are_due(&self) {
         match self.repeats.0 {
             Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -194,8 +196,8 @@ impl Store {
         }
     }
 
-    /// Everything in one transaction and one round trip: the statements are sent without waiting for each other's
-    /// answers. The first fails unless every checkpoint is where `moves` says, and with it fails the transaction.
+    /// Writes all changes in one transaction and one round trip: the statements are pipelined. The first one fails, and
+    /// with it the transaction, unless every checkpoint is where `moves` expects it.
     pub(crate) async fn commit(
         &self,
         changes: &Changes,
@@ -215,9 +217,9 @@ impl Store {
         let runs: Vec<_> = changes.journal.runs.values().collect();
         let repeats = repeats_params(&changes.journal.repeats, &self.repeats.1);
         let (no_keys, parked) = (changes.journal.repeats.keys.is_empty(), ParkedRecords::new(&changes.parked));
-        // All are awaited even if one fails, so that the session is out of the transaction afterwards.
+        // All are awaited even if one fails, so that the session has left the transaction afterwards.
         let (begun, moved, identified, writes, journal, repeats, parked, committed) = tokio::join!(
-            // The order in which they are sent.
+            // `biased` fixes the order in which the statements are sent.
             biased;
             client.batch_execute("BEGIN"),
             run(session, move_checkpoints, moves.params(), false),
@@ -227,7 +229,7 @@ impl Store {
             run(session, insert_repeats, repeats, no_keys),
             run(session, insert_parked, parked.params(), changes.parked.is_empty()),
             async {
-                // The server knows nothing of a statement that could not be sent, and would commit the others.
+                // If a statement could not be sent, the server would commit the others without it.
                 let is_whole = end == End::Commit && !failed.load(Ordering::Relaxed);
                 client.batch_execute(if is_whole { "COMMIT" } else { "ROLLBACK" }).await
             }
@@ -254,13 +256,13 @@ impl Store {
     }
 }
 
-/// What a view is to be given.
+/// The rows or sums to write to a view.
 enum Columns {
     Rows(Rows),
     Parts(Parts),
 }
 
-/// Views of which something changed.
+/// Returns the changed views with their columns.
 fn written(changes: &Changes) -> Result<Vec<(StoredView, Columns)>, StoreError> {
     let mut written = Vec::new();
     for view in StoredView::all() {
@@ -274,13 +276,13 @@ fn written(changes: &Changes) -> Result<Vec<(StoredView, Columns)>, StoreError> 
     Ok(written)
 }
 
-/// Of the rows: they will be refused again.
+/// Returns whether Postgres refused the rows themselves, so that a retry would fail as well.
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
-    // Data exceptions, integrity constraints, limits of the server's own.
+    // Classes of data exceptions, integrity constraint violations and exceeded program limits.
     error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }
 
-/// Of partitions that are read from their beginning.
+/// Returns the partitions that were read from their beginning, with the nonces of their first claims.
 fn identities(moves: &[CheckpointMove], all_progress: &[Progress]) -> (Vec<i32>, Vec<i64>) {
     let begun: BTreeSet<u32> =
         moves.iter().filter(|step| step.from.next_offset == 0).map(|step| step.partition).collect();
@@ -320,10 +322,10 @@ impl Statements {
     }
 }
 
-/// The session that commits, and whether one of the transaction's statements has failed.
+/// The session of a commit, with a flag that is set once one of the transaction's statements has failed.
 type InCommit<'a> = (&'a Client, &'a AtomicBool);
 
-/// Nothing to write is not sent.
+/// Executes a statement of a commit, unless it has nothing to write.
 async fn run(
     (client, failed): InCommit<'_>,
     statement: &Statement,

@@ -1,7 +1,7 @@
-//! The loop: fold the share of the log that the group assigns, and begin again when it changes or something breaks.
+//! The projector's main loop: folds the assigned partitions, and restarts when the assignment changes or on an error.
 //!
-//! The assignment is a hint. Two projectors that fold the same partition for a moment move the same checkpoints: one of
-//! them fails, and begins again from where the other one is.
+//! The assignment is a hint. If two projectors fold the same partition for a moment, they move the same checkpoints:
+//! one of them fails, and restarts from the other's checkpoint.
 
 mod uncommitted;
 mod session;
@@ -31,29 +31,29 @@ use session::Next;
 pub(crate) use session::{Committed, Session};
 pub(crate) use uncommitted::CommitSize;
 
-/// After something broke.
+/// Pause after an error.
 const RETRY: Duration = Duration::from_millis(300);
-/// Who folded a partition before may still have to show in Redis what it committed last. After so long it won't.
+/// Time for a partition's previous projector to show its last commit in Redis; after that, it no longer will.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Then it is folded though somebody else folds it as well: the checkpoints tell whose it is.
+/// Upper bound of the wait for a previous projector; if it still folds, the checkpoints' compare-and-set decides.
 const TAKEN_ON_WITHIN: Duration = Duration::from_secs(5);
-/// What counts for no view (claims, fences, strangers) moves a checkpoint this often at most.
+/// Minimum interval between checkpoint moves for records that count for no view (claims, fences, foreign records).
 const IDLE_MOVE: Duration = Duration::from_secs(1);
-/// Between tries to bring Redis back in step.
+/// Minimum interval between attempts to resynchronize Redis.
 const CACHE_RETRY: Duration = Duration::from_millis(250);
-/// For the checkpoints that such a try needs: folding waits for them.
+/// Timeout for reading the checkpoints in such an attempt, because folding waits for it.
 const FOUND_WITHIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProjectorError {
     #[error("Postgres failed")]
     Store(#[from] StoreError),
-    #[error("the log is not what the views were folded from")]
+    #[error("folding the log failed")]
     Session(#[from] FoldError),
     #[error(transparent)]
     Log(LogError),
-    #[error("the log's reader could not start")]
+    #[error("starting the log reader failed")]
     Reader(#[source] anyhow::Error),
 }
 
@@ -73,19 +73,17 @@ pub(crate) struct Projector {
     pub(crate) cache: Cache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Ready,
-    /// Why Redis is out of step, as it was logged.
+    /// The last logged reason why Redis is out of sync.
     pub(crate) cache_failure: Option<String>,
-    /// Why folding stopped, as it was logged, until it is known to go on: a Postgres that takes no commit, as one whose disk is
-    /// full, answers all else.
+    /// The last logged failure, until a commit succeeds: a Postgres with a full disk answers everything but commits.
     pub(crate) failure: Option<String>,
     pub(crate) notice: Notice,
-    /// Told by the group.
     pub(crate) assignment: watch::Receiver<Assignment>,
     pub(crate) commit_size: CommitSize,
     pub(crate) stops: Stops,
 }
 
-/// What one projector folds.
+/// The feeds and partitions that one projector folds.
 #[derive(Debug, Clone)]
 pub(crate) struct Share {
     pub(crate) feeds: Feeds,
@@ -99,17 +97,17 @@ impl Share {
     }
 }
 
-/// What `/readyz` may wait for.
+/// The readiness conditions of folding.
 pub(crate) struct Ready {
     pub(crate) log: Condition,
     pub(crate) postgres: Condition,
     pub(crate) redis: Condition,
-    /// How Redis is set up.
+    /// Met while Redis is configured as required.
     pub(crate) redis_settings: Condition,
 }
 
 impl Projector {
-    /// Until shutdown. A partition whose log cannot be read on halts by itself.
+    /// Folds until shutdown. A partition whose log cannot be read any further halts without affecting the others.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let outcome = self.session(&shutdown).await;
@@ -119,17 +117,17 @@ impl Projector {
                 Err(error) if self.stops.stop(error.blame(), &error) => continue,
                 Err(error @ (ProjectorError::Session(_) | ProjectorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
-                    tracing::error!(error = reason, "halted: a person must look at the log");
+                    tracing::error!(error = reason, "halted: operator intervention required");
                     self.ready.log.waiting(format!("halted: {reason}"));
                     return shutdown.requested().await;
                 }
                 Err(ProjectorError::Store(StoreError::Moved)) => {
-                    tracing::info!("another process moved the checkpoints; beginning again from there");
+                    tracing::info!("another process moved the checkpoints; restarting from them");
                     pause(LOOK_EVERY, &shutdown).await;
                     continue;
                 }
                 Err(ProjectorError::Store(error @ StoreError::OtherFold(_))) => {
-                    tracing::info!(error = %error, "a view was rebuilt by another build; going on without it");
+                    tracing::info!(error = %error, "another build has rebuilt a view; continuing without that view");
                     pause(LOOK_EVERY, &shutdown).await;
                     continue;
                 }
@@ -141,7 +139,7 @@ impl Projector {
                     }
                     let reason = format!("{:#}", anyhow::Error::from(error));
                     if self.failure.as_ref() != Some(&reason) {
-                        tracing::warn!(error = reason, "folding stopped; beginning again from the checkpoints");
+                        tracing::warn!(error = reason, "folding failed; restarting from the checkpoints");
                         self.failure = Some(reason.clone());
                     }
                     self.ready.postgres.waiting(reason);
@@ -177,7 +175,7 @@ impl Projector {
             tracing::info!(views = share.feeds.names(), partitions = ?share.partitions, "folding");
         }
         self.metrics.active(true);
-        // It ends with this stretch.
+        // Aborts the background tasks when this session ends.
         let mut background = JoinSet::new();
         let passed = background.spawn(self.stops.passed(&self.config));
         let mut fold = Session::begin(
@@ -220,7 +218,7 @@ impl Projector {
         }
     }
 
-    /// Follows the log from where the share stands, in those of its partitions that can be read.
+    /// Starts to read the log from the share's checkpoints, except for halted partitions.
     fn read_on(&self, share: &BTreeSet<u32>, all_progress: &[Progress]) -> Result<Batches, ProjectorError> {
         let from = share.iter().map(|partition| (*partition, all_progress[*partition as usize].from()));
         let from: Vec<_> = from.filter(|place| self.stops.reads(*place)).collect();
@@ -233,15 +231,15 @@ impl Projector {
         batches.map_err(ProjectorError::Reader)
     }
 
-    /// What stopped folding is over.
+    /// Marks folding as recovered.
     fn goes_on(&mut self) {
         self.ready.postgres.ready();
         if self.failure.take().is_some() {
-            tracing::info!("folding goes on");
+            tracing::info!("folding resumed");
         }
     }
 
-    /// Shows what was folded or committed.
+    /// Shows folded or committed rows in Redis.
     async fn take_in(&mut self, next: Next, fold: &mut Session) {
         match next {
             Next::Folded(folded) => {
@@ -252,7 +250,7 @@ impl Projector {
                 if let Some(took) = committed.took {
                     self.commit_size.committed(took);
                 }
-                // First, so that no position moves past what is parked while its row stands there.
+                // First, so that no position moves past a parked record while Redis still shows a row that contains it.
                 self.forget(&committed.refused).await;
                 self.show(&committed.rows, &committed.advances, true).await;
             }
@@ -262,18 +260,18 @@ impl Projector {
         self.forget(&contradicted).await;
     }
 
-    /// Goes on with what others have changed. It costs readers less than to begin again, if only what is folded on has changed.
+    /// Continues on rows that another process has changed, which costs readers less than a restart.
     async fn adopt(&mut self, fold: &mut Session) -> Result<(), ProjectorError> {
         let settled = fold.settle().await?;
         self.take_in(settled, fold).await;
         fold.adopt(self.partitions).await?;
         self.cache.lose_step();
         self.take_on(&fold.store, &fold.share).await?;
-        // It may have changed once more while Redis was waited for.
+        // The rows may have changed again during the wait for Redis.
         fold.adopt(self.partitions).await
     }
 
-    /// Waits until there may be something to fold.
+    /// Waits until the assignment, or a view that waits for a rebuild, may have changed.
     async fn stand_by(&mut self, other_folds: &OtherFolds, shutdown: &Shutdown) {
         self.ready.log.ready();
         self.ready.redis.ready();
@@ -283,8 +281,7 @@ impl Projector {
         }
     }
 
-    /// Returns where the share stands, once Redis shows it: who folded it before may be about to, and is left the time to as
-    /// long as the checkpoints move.
+    /// Returns the share's progress once Redis shows it. Waits for the previous projector while the checkpoints move.
     async fn take_on(&mut self, store: &Store, share: &Share) -> Result<(Vec<Progress>, Parked), ProjectorError> {
         let (begun, mut moved, mut last) = (Instant::now(), Instant::now(), Vec::new());
         loop {
@@ -326,21 +323,21 @@ impl Projector {
         }
     }
 
-    /// Tries now and then to bring Redis back in step. Returns false where others have changed what is folded on.
+    /// Tries from time to time to resynchronize Redis. Returns false if another process has changed the rows.
     async fn mend_cache(&mut self, fold: &Session, next_try: &mut Instant) -> bool {
         let begun = Instant::now();
         if begun < *next_try {
             return true;
         }
         let goes_on = self.try_to_mend_cache(fold).await;
-        // Folding waits for it.
+        // Folding waits for each attempt, so slow attempts are made less often.
         *next_try = Instant::now() + CACHE_RETRY.max(4 * begun.elapsed());
         goes_on
     }
 
-    /// Brings Redis back in step, if the share is still this projector's: its checkpoints in Postgres say so.
+    /// Resynchronizes Redis if the checkpoints in Postgres show that the share is still this projector's.
     async fn try_to_mend_cache(&mut self, fold: &Session) -> bool {
-        // Where they cannot be read, the next commit tells.
+        // If the checkpoints cannot be read, the next commit will compare them.
         let found = fold.store.all_progress(self.partitions, fold.share.feeds);
         let Ok(Ok(found)) = tokio::time::timeout(FOUND_WITHIN, found).await else { return true };
         if !fold.share.places().all(|place| fold.has_committed(place, &found)) {
@@ -353,7 +350,7 @@ impl Projector {
             Ok(resumed) => self.resumed(resumed),
             Err(error) => self.cache_failed(error),
         }
-        // Some places may be back in step, though others are not.
+        // Some places may be back in sync even if others are not.
         for (rows, advances) in fold.ahead() {
             self.show(rows, &advances, false).await;
         }
@@ -362,7 +359,7 @@ impl Projector {
 
     fn resumed(&mut self, resumed: Resumed) {
         if let Resumed::Anew(places) = resumed {
-            tracing::info!(places, "Redis did not show the checkpoints: what it has of these places is declared stale");
+            tracing::info!(places, "Redis did not show the checkpoints; its rows in these places are declared stale");
             self.metrics.incarnations_begun(places);
         }
         if !self.cache.is_in_step() {
@@ -370,7 +367,7 @@ impl Projector {
         }
         self.ready.redis.ready();
         if self.cache_failure.take().is_some() {
-            tracing::info!("Redis is back in step");
+            tracing::info!("Redis is back in sync");
         }
     }
 
@@ -379,16 +376,16 @@ impl Projector {
         self.metrics.cache_failed();
         self.ready.redis.waiting(reason.clone());
         if self.cache_failure.as_ref() != Some(&reason) {
-            tracing::warn!(error = reason, "Redis is out of step; queries go to Postgres");
+            tracing::warn!(error = reason, "Redis is out of sync; queries fall back to Postgres");
             self.cache_failure = Some(reason);
         }
     }
 }
 
-/// The share did, or it is time to end.
+/// Waits until the assignment changes or shutdown is requested.
 async fn changed(assignment: &mut watch::Receiver<Assignment>, shutdown: &Shutdown) {
     tokio::select! {
-        // The group ends after the projector.
+        // The group outlives the projector, so the channel does not close before shutdown.
         Ok(()) = assignment.changed() => {}
         () = shutdown.requested() => {}
     }

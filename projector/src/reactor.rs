@@ -1,17 +1,20 @@
-//! Does what events cause: sends the steps of `domain::reactions` to command-api, and sets the deadlines.
+//! Executes the reactions of `domain::reactions`: sends their steps to command-api and sets deadlines.
 //!
-//! It reads the log by itself, from checkpoints of its own. Each step goes into the lane of the aggregate that it asks,
-//! and leads to the next one there; the checkpoint follows what has ended.
+//! It reads the log independently of the views, from its own checkpoints. Each step enters the queue of its aggregate's
+//! partition, and its outcome leads to the next step. The checkpoints follow the sagas that have ended.
 //!
-//! Invariant: every step of every event is taken at least once, those to one aggregate in their order, before the
-//! checkpoint passes the event. That it may be taken again, at any time, is what the steps are made for.
+//! Invariant: every step of every event is sent at least once, and those to one aggregate in order, before the
+//! checkpoint
+//! passes the event. Steps are designed to be repeated at any time.
 //!
-//! Invariant: only an answer that is final parks a step, with its event's record: a rule that has no business to refuse it,
-//! a command that is not understood, rules that panic. Overload and outages never do, however long they last: the step waits.
+//! Invariant: only a final answer parks a step, with its event's record: a rejection by a rule that should not apply, a
+//! command
+//! that is not understood, or rules that panic. Overload and outages never do, however long they last: the step waits.
 //!
-//! What waits for a partition that is away holds up the steps to that partition, and the checkpoints, but no other lane.
-//! Only when more waits for it than [`queues::MAX_SAGAS`] does a partition whose next event asks for it wait, too, since
-//! what is caused there has an order. The partitions that cause nothing there go on.
+//! Steps to an unavailable partition delay other steps to it, and the checkpoints, but no other queue. Once more than
+//! [`queues::MAX_SAGAS`] wait for it, a source partition whose next event targets it pauses too, because its reactions
+//! are
+//! ordered. Source partitions without such events go on.
 
 pub mod begin;
 mod sagas;
@@ -47,40 +50,40 @@ pub(crate) use positions::{ParkedSoFar, REACTOR, ReactorStoreError};
 pub(crate) use queues::{PartitionQueues, WeakQueues};
 use sagas::{Caused, EndedSaga, Lease, Origin, RecordPosition, Saga, SagaEnd};
 
-/// After something broke.
+/// Delay before a new session after an error.
 const RETRY: Duration = Duration::from_millis(300);
-/// Another reactor moved the checkpoints.
+/// Delay before a new session if the checkpoints moved, the lease lapsed or a partition halted.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// The checkpoints follow this much behind at most: what they have not passed is only taken again after a crash.
+/// Interval between checkpoint commits. After a crash, events since the last one are handled again.
 const MOVE_EVERY: Duration = Duration::from_millis(100);
-/// That nobody else moved them is proved at least this often.
+/// Maximum interval between checks that no other reactor moved the checkpoints.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
-/// Sagas under way, wherever they wait; above it nothing more is read. One is about a KiB.
+/// Maximum number of open sagas over all queues; above it, reading pauses. One takes about 1 KiB.
 const MAX_OPEN: usize = 4 * queues::MAX_SAGAS;
-/// Sagas that ended, in one go.
+/// Maximum number of ended sagas handled at once.
 const MAX_ENDED: usize = 4096;
-/// The log's reader is told anew which partitions wait at most this often.
+/// Minimum interval between restarts of the log reader after partitions were blocked or unblocked.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
-/// How long a reactor that gives partitions away, or ends, waits for what it began.
+/// Time limit for open sagas to end after a revocation or at shutdown.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
-/// Between looks whether an operator has said where to begin.
+/// Interval between checks whether an operator has chosen where to begin.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
-/// How long an operator waits for what was parked.
+/// Time limit of an operator's retry of parked records.
 const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 enum ReactorError {
-    #[error("Postgres failed")]
+    #[error("access to the reactor's tables failed")]
     Store(#[from] ReactorStoreError),
-    #[error("the log is not what the reactor read")]
+    #[error("log integrity check failed")]
     Read(#[from] FoldError),
     #[error(transparent)]
     Log(LogError),
-    #[error("the log's reader could not start")]
+    #[error("log reader failed to start")]
     Reader(#[source] anyhow::Error),
-    #[error("Kafka does not tell how old the log is")]
+    #[error("reading the age of the log from Kafka failed")]
     Age(#[source] KafkaError),
-    #[error("it was not certain for a while that no other reactor had taken over")]
+    #[error("lease lapsed: another reactor may have taken over")]
     Lapsed,
 }
 
@@ -100,12 +103,12 @@ pub(crate) struct Reactor {
     pub(crate) queues: PartitionQueues,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ready: Condition,
-    /// Told by the group.
+    /// Partitions that the consumer group assigns to this process.
     pub(crate) assignment: watch::Receiver<Assignment>,
     pub(crate) stops: Stops,
 }
 
-/// From a load of the checkpoints to the next.
+/// One run of the reactor, from a load of the checkpoints to the next.
 struct Session<'a> {
     reactor: &'a Reactor,
     positions: Positions,
@@ -116,17 +119,17 @@ struct Session<'a> {
     blocked: Blocked,
 }
 
-/// Partitions of which nothing is read, since what their next events cause has no room.
+/// Source partitions that pause because a target of their next event has no room.
 #[derive(Default)]
 struct Blocked {
-    /// Each with the partition that it waits for.
+    /// Target partition that each source partition waits for.
     by_source: BTreeMap<u32, u32>,
-    /// The log's reader does not know of all changes.
+    /// Set until the log reader follows the latest change.
     has_changed: bool,
 }
 
 impl Reactor {
-    /// Until shutdown. A partition whose log cannot be read on halts by itself.
+    /// Runs sessions until shutdown. A partition whose log cannot be read halts on its own.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let wait = match self.session(&shutdown).await {
@@ -135,13 +138,13 @@ impl Reactor {
                 Err(error) if self.stops.stop(error.blame(), &error) => LOOK_AGAIN,
                 Err(error @ (ReactorError::Read(_) | ReactorError::Log(_))) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
-                    tracing::error!(error = reason, "the reactor halted: a person must look at the log");
+                    tracing::error!(error = reason, "reactor halted: operator intervention required");
                     self.ready.waiting(format!("halted: {reason}"));
                     return shutdown.requested().await;
                 }
                 Err(error) => {
                     let reason = format!("{:#}", anyhow::Error::from(error));
-                    tracing::warn!(error = reason, "reacting stopped; beginning again from the checkpoints");
+                    tracing::warn!(error = reason, "reactor session failed; restarting from the checkpoints");
                     self.ready.waiting(reason);
                     RETRY
                 }
@@ -153,7 +156,7 @@ impl Reactor {
         }
     }
 
-    /// Until the assignment changes.
+    /// Reacts to events until the assignment changes.
     async fn session(&mut self, shutdown: &Shutdown) -> Result<(), ReactorError> {
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
         if assigned.is_empty() {
@@ -181,7 +184,7 @@ impl Reactor {
             Some(reason) => self.ready.waiting(reason),
             None => self.ready.ready(),
         }
-        tracing::info!(partitions = ?assigned, "reacting");
+        tracing::info!(partitions = ?assigned, "reacting to events");
         let passed = self.stops.passed(&self.config);
         let over = async {
             tokio::select! {
@@ -204,7 +207,7 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// Reads on, but not of the partitions that wait, or that cannot be read.
+    /// Follows the log, except for partitions that are blocked or halted.
     fn follow(&self) -> Result<log_reader::Batches, ReactorError> {
         let Config { kafka, topic, .. } = &self.reactor.config;
         let mut from = self.positions.from();
@@ -212,7 +215,7 @@ impl<'a> Session<'a> {
         log_reader::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
     }
 
-    /// Until another reactor is to have its partitions, some of them at least, or this process ends.
+    /// Reacts to events until `over` completes, then settles. An error ends it at once.
     async fn run(
         mut self,
         mut batches: log_reader::Batches,
@@ -245,12 +248,12 @@ impl<'a> Session<'a> {
                 break Err(error);
             }
         };
-        // Whatever has not begun is somebody else's, or this process's once more.
+        // Sagas that have not begun belong to the next session, in this or another process.
         self.lease.end();
         outcome
     }
 
-    /// Begins what the records cause, as far as there is room for it.
+    /// Begins the sagas of the records, as far as their target queues have room.
     fn take(&mut self, mut batch: Batch) -> Result<(), ReactorError> {
         self.reactor.stops.filter(&mut batch, self.reactor.partitions);
         for (partition, offset, value, record) in Records::of(&batch, &self.reactor.config.exceptions)?.iter() {
@@ -276,7 +279,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Tells whether nothing more is taken of a partition: it waits, or does so from this record on.
+    /// Returns whether the source partition is blocked, or becomes so because a target of `caused` has no room.
     fn blocks(&mut self, source: u32, caused: &Caused) -> bool {
         let Blocked { by_source, has_changed } = &mut self.blocked;
         if by_source.contains_key(&source) {
@@ -284,14 +287,14 @@ impl<'a> Session<'a> {
         }
         let Some(target) = self.reactor.queues.full(caused.steps.iter().map(|(step, _)| step)) else { return false };
         if by_source.values().all(|known| *known != target) {
-            tracing::warn!(kafka.partition = target, "so much waits for a partition that events elsewhere wait for it");
+            tracing::warn!(kafka.partition = target, "queue is full; pausing partitions whose events target it");
         }
         *has_changed = true;
         by_source.insert(source, target);
         true
     }
 
-    /// Lets the partitions go on for which there is room again.
+    /// Unblocks source partitions whose target has room again.
     fn unblock(&mut self) {
         let Blocked { by_source, has_changed } = &mut self.blocked;
         let before = by_source.len();
@@ -310,7 +313,7 @@ impl<'a> Session<'a> {
         if have_begun { Ok(()) } else { Err(ReactorError::Lapsed) }
     }
 
-    /// Writes down how far it is, and makes sure that nobody else did.
+    /// Commits the progress, and verifies at intervals that no other reactor moved the checkpoints.
     async fn keep(&mut self) -> Result<(), ReactorError> {
         let asked = Instant::now();
         if self.positions.commit().await? {
@@ -330,7 +333,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// What has begun ends; what has not is left to others.
+    /// Waits for sagas that have begun, drops the others, and commits the progress.
     async fn settle(&mut self) -> Result<(), ReactorError> {
         self.lease.end();
         let deadline = tokio::time::Instant::now() + SETTLES_WITHIN;
@@ -350,21 +353,21 @@ fn since(at: TimeMs) -> Duration {
     now.saturating_sub(Duration::from_millis(at.0))
 }
 
-/// What became of parked records that were reacted to once more.
+/// Outcome of another attempt at parked records.
 #[derive(Debug, Default)]
 pub(crate) struct Again {
-    /// Aggregates and offsets.
+    /// Records whose sagas all succeeded, by aggregate and offset.
     pub(crate) done: Vec<(String, i64)>,
     pub(crate) failed: usize,
-    /// Of one that failed.
+    /// Reason of one failure.
     pub(crate) why_not: Option<String>,
 }
 
-/// Does what the records cause, once more.
+/// Executes the reactions to the records again.
 pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_window: Duration) -> Again {
     let (ended, mut answers) = mpsc::unbounded_channel();
     let mut open: BTreeMap<RecordPosition, (String, usize)> = BTreeMap::new();
-    // What is parked was read.
+    // A parked record was decoded before, so it needs no exception.
     let records = match Records::of(batch, &Exceptions::default()) {
         Ok(records) => records,
         Err(error) => {
@@ -392,7 +395,7 @@ pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_windo
         }
     };
     if tokio::time::timeout(AGAIN_WITHIN, all).await.is_err() {
-        why_not.get_or_insert_with(|| "command-api does not take it just now".to_owned());
+        why_not.get_or_insert_with(|| "command-api did not accept the steps in time".to_owned());
     }
     let count = open.len();
     let done = open.into_iter().filter(|(_, (_, sagas))| *sagas == 0);
@@ -400,10 +403,10 @@ pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_windo
     Again { failed: count - done.len(), done, why_not }
 }
 
-/// The share did, or it is time to end.
+/// Waits until the assignment changes or shutdown is requested.
 async fn changed(assignment: &mut watch::Receiver<Assignment>, shutdown: &Shutdown) {
     tokio::select! {
-        // The group ends after the reactor.
+        // The group, which owns the sender, stops after the reactor.
         Ok(()) = assignment.changed() => {}
         () = shutdown.requested() => {}
     }

@@ -1,25 +1,35 @@
-//! `projector rebuild VIEW …`: folds views anew from the log's beginning beside the live rows, compares the two, and puts
-//! the one in the place of the other, while everything goes on.
+//! `projector rebuild VIEW …`: folds views again from the beginning of the log into tables of their own, compares the
+//! result
+//! with the live rows, and replaces these by it. Commands, projectors and queries go on meanwhile.
 //!
-//! Several views are folded in one pass up to where the hindmost of them is live. Then each is brought to its end by
-//! itself: one whose rows differ keeps none of the others from its switch.
+//! Several views are folded in one pass, up to the live position of the one furthest behind. Then each is finished by
+//! itself:
+//! one whose rows differ does not keep the others from their switch.
 //!
-//! Live work comes first: the rebuild keeps to [`Limits`] while it folds, compares and copies to Redis. What is little it
-//! does at full speed: the last records before the comparison and before the switch, and those that live work waits for.
+//! Live work has priority: the rebuild respects [`Limits`] while it folds, compares and copies to Redis. Short tasks
+//! run at full
+//! speed: the last records before the comparison and before the switch, and those that live work waits for.
 //!
-//! The next rows have a table and checkpoints of their own (`…_next`, `…@next`), so that a rebuild that was killed goes
-//! on from there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the tables
-//! change names in the same transaction. The checkpoints' generation moves with it: whoever folded the old rows finds
-//! that out by its next commit, which fails.
+//! The next rows have a table and checkpoints of their own (`…_next`, `…@next`), so that a rebuild that was killed
+//! resumes from
+//! there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the same
+//! transaction renames
+//! the tables and raises the generation of the checkpoints. A projector that folded the old rows notices the switch
+//! because its
+//! next commit fails.
 //!
-//! The live rows of a view that waits, because another fold made them, are folded on by nobody. Once they are compared, the
-//! next ones go on to where the other views are, so that these need not wait until it has caught up.
+//! No projector of this build advances the live rows of a view that waits, because another fold made them. After the
+//! comparison
+//! its next rows are folded up to the position of the other views, so that these need not wait until it has caught up.
 //!
-//! Redis has the rows of a generation under keys of their own. What is hot is copied there before the switch, and what
-//! changes while it is copied is written again, under the lock; then one key a partition makes it live. Where Redis does not
-//! play along, the projectors declare stale what it has of the view.
+//! Redis keeps the rows of each generation under keys of their own. Hot rows are copied there before the switch, and
+//! those that
+//! change meanwhile are written again, under the lock; then one key per partition makes them live. If Redis fails, the
+//! projectors declare its rows of the view stale.
 //!
-//! The rows from before stay (`…_kept`, `…@kept`). The way back is the same: they are folded on to where the log is.
+//! The previous rows are kept (`…_kept`, `…@kept`). A rollback works the same way: they are folded up to the position
+//! of the
+//! log and replace the live ones.
 
 mod limits;
 mod fold;
@@ -44,34 +54,34 @@ use cache::Cache;
 use fold::LiveFold;
 use tables::{Origin, Tables};
 
-/// The switch waits for readers of the tables, and they for it, a moment each time.
+/// Maximum number of attempts at a switch. It and the readers of the tables wait for each other, briefly each time.
 const SWITCH_TRIES: u32 = 20;
 const SWITCH_RETRY: Duration = Duration::from_millis(300);
 
-/// What is to be done.
+/// Options of a rebuild.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     pub views: Vec<String>,
-    /// Bring the rows from before the last rebuild back.
+    /// Set to bring back the rows from before the last rebuild.
     pub rollback: bool,
-    /// Switch though rows differ: the fold has changed, or the live rows are wrong.
+    /// Set to switch even if rows differ: the fold has changed, or the live rows are wrong.
     pub accept: bool,
     pub limits: Limits,
 }
 
-/// What the rebuild of a view came to.
+/// Outcome of the rebuild of a view.
 #[derive(Debug)]
 pub struct Report {
     pub view: &'static str,
     pub comparison: Comparison,
-    /// The generation that is live now; `None`: nothing was switched, because rows differ.
+    /// Generation that is live now; `None`: nothing was switched, because rows differ.
     pub generation: Option<i32>,
-    /// Rows that Redis had, and has of the new generation.
+    /// Number of rows that were copied to the new generation in Redis.
     pub copied: usize,
 }
 
 impl Options {
-    /// Reads the command line behind `rebuild`.
+    /// Parses the command line after `rebuild`.
     pub fn from_args(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         let mut wish = Self::default();
         while let Some(arg) = args.next() {
@@ -83,8 +93,8 @@ impl Options {
                 "--fast" => wish.limits = Limits::fast(),
                 view if !view.starts_with('-') => wish.views.push(view.to_owned()),
                 other => bail!(
-                    "{other:?} is not understood: rebuild VIEW…, with --rollback or --accept; with --threads N and --share \
-                     PERCENT for other limits beside live work, or --fast for none"
+                    "unknown option {other:?}; usage: projector rebuild VIEW… [--rollback | --accept] [--threads N] [--share \
+                     PERCENT] [--fast]; --threads and --share limit the load beside live work, --fast lifts the limits"
                 ),
             }
         }
@@ -96,14 +106,14 @@ fn value<T>(option: &str, value: Option<String>) -> anyhow::Result<T>
 where
     T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
-    let value = value.with_context(|| format!("{option} is followed by a number"))?;
-    value.parse().with_context(|| format!("{option} {value} is not understood"))
+    let value = value.with_context(|| format!("{option} requires a number"))?;
+    value.parse().with_context(|| format!("invalid value: {option} {value}"))
 }
 
-/// Carries out the command line behind `rebuild`, and prints how it goes.
+/// Executes the command line after `rebuild` and prints its progress.
 ///
 /// # Errors
-/// Also where something was not switched.
+/// Also fails if a view was not switched.
 pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let wish = Options::from_args(args)?;
     let mut differing = Vec::new();
@@ -123,18 +133,18 @@ pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow:
     }
     if !differing.is_empty() {
         bail!(
-            "rows differ ({}), and the live ones stay. If that is what a changed fold is to do, or the live rows are \
-             wrong: the same again with --accept goes on from here",
+            "rows differ ({}); the live rows are unchanged. If the fold has changed or the live rows are wrong, run the \
+             same command with --accept to continue from here",
             differing.join(", ")
         );
     }
     Ok(())
 }
 
-/// Rebuilds the views, one report each. `tell` hears how far it is.
+/// Rebuilds the views and returns one report each. `tell` receives progress messages.
 ///
 /// # Errors
-/// Before anything is done where a view cannot be rebuilt. Later, the views that `tell` heard to be live stay so.
+/// Fails before any change if a view cannot be rebuilt. Views already reported as live stay so after a later error.
 pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
     let views = views(wish)?;
     settings::compare_prefix(config).await?;
@@ -149,8 +159,8 @@ pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> 
         tables.turn_to(*view).await?;
         match tables.prepare(wish.rollback).await? {
             Origin::Nothing => {}
-            Origin::Unfinished => tell("going on with a rebuild that did not come to its end".to_owned()),
-            Origin::Kept => tell("going on with the rows from before the last rebuild".to_owned()),
+            Origin::Unfinished => tell("resuming an unfinished rebuild".to_owned()),
+            Origin::Kept => tell("resuming the rows from before the last rebuild".to_owned()),
         }
     }
     let hindmost = async || tables.hindmost(&views).await;
@@ -174,23 +184,23 @@ pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> 
     Ok(reports)
 }
 
-/// Returns the views that are named, each once.
+/// Returns the named views, each once.
 fn views(wish: &Options) -> anyhow::Result<Vec<StoredView>> {
     let mut views = Vec::new();
     for name in &wish.views {
         let Some(view) = StoredView::named(name) else {
             let names = StoredView::all().map(StoredView::name).join(", ");
-            bail!("there is no view {name:?} to rebuild; there are {names}");
+            bail!("unknown view {name:?}; known views: {names}");
         };
         if !views.contains(&view) {
             views.push(view);
         }
     }
-    ensure!(!views.is_empty(), "a rebuild wants the name of a view, or several");
+    ensure!(!views.is_empty(), "rebuild requires the name of at least one view");
     Ok(views)
 }
 
-/// Brings one view, folded nearly as far as it lives, to its end.
+/// Finishes one view, whose next rows have nearly reached the live position.
 async fn end(
     config: &Config,
     (wish, view): (&Options, StoredView),
@@ -208,7 +218,7 @@ async fn end(
     if comparison.total() > 0 && !wish.accept && !wish.rollback {
         return Ok(Report { view: view.name(), comparison, generation: None, copied: 0 });
     }
-    // The live rows, or those of the other views, went on meanwhile.
+    // The live rows, or those of the other views, have moved on meanwhile.
     fold.follow(async || tables.goal().await, tell).await?;
 
     fold.note_changes();
@@ -217,12 +227,12 @@ async fn end(
     match copy(config, (wish, view), (tables, &mut fold), tell).await {
         Ok(Some((copy, rows))) => (cache, copied) = (Some(copy), rows),
         Ok(None) => {}
-        Err(error) => tell(format!("Redis is left to the projectors: {error:#}")),
+        Err(error) => tell(format!("Redis failed; its rows are left to the projectors: {error:#}")),
     }
     let mut tries = 0;
     let Switched { generation, to } = loop {
         tries += 1;
-        // Live work waits while the rest is folded: let it be what comes in a moment.
+        // Live work waits while the rest is folded under the lock, so keep that rest small.
         fold.to(&tables.goal().await?).await?;
         match switch(tables, &mut fold, &mut cache).await {
             Ok(switched) => break switched,
@@ -241,11 +251,11 @@ async fn end(
         None => false,
     };
     if !has_switched {
-        // Nothing tells the projector of a partition in which nothing is written.
+        // In a partition without writes, the projector does not notice the switch.
         for partition in 0..u32::try_from(to.len())? {
             let place = (FeedId::View(view), partition);
             if let Err(error) = declare_stale((&config.redis_url, &config.redis_prefix), place).await {
-                tell(format!("Redis did not switch: once it is back, empty it: {error:#}"));
+                tell(format!("Redis did not switch; empty it once it is available again: {error:#}"));
                 break;
             }
         }
@@ -253,7 +263,7 @@ async fn end(
     Ok(Report { view: view.name(), comparison, generation: Some(generation), copied })
 }
 
-/// Copies what is hot to Redis, and what changed meanwhile. `None`: Redis does not have the live rows either.
+/// Copies hot rows to Redis, then those that changed meanwhile. Returns `None` if Redis lacks the live rows, too.
 async fn copy(
     config: &Config,
     (wish, view): (&Options, StoredView),
@@ -269,13 +279,13 @@ async fn copy(
     Ok(Some((cache, copied)))
 }
 
-/// What a switch came to: the generation that lives, and the next offsets of its rows.
+/// Outcome of a switch: the live generation and the next offsets of its rows.
 struct Switched {
     generation: i32,
     to: Vec<i64>,
 }
 
-/// While it runs no projector commits to the view.
+/// Switches to the next rows. No projector commits to the view until it returns.
 async fn switch(tables: &mut Tables, fold: &mut LiveFold, cache: &mut Option<Cache>) -> anyhow::Result<Switched> {
     let from = tables.lock().await?;
     fold.to(&from).await?;
@@ -307,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_is_not_understood_is_named() {
+    fn an_invalid_option_is_named() {
         for (args, named) in [
             ("product --share 0", "--share 0"),
             ("product --threads none", "--threads none"),
-            ("product --threads", "--threads is followed by a number"),
+            ("product --threads", "--threads requires a number"),
             ("product --slow", "--slow"),
         ] {
             let error = wish(args).unwrap_err().to_string();

@@ -1,11 +1,11 @@
-//! The views in Redis: each partition's rows with the positions that cover them.
+//! The views in Redis: each partition's rows, and the positions up to which they are complete.
 //!
-//! A row that one aggregate feeds is a fold of counted records, and right at its version. So it is shown as soon as it is
-//! folded, while Postgres takes it. Which rows Postgres may lack Redis is told, so that no older one is filled in.
+//! A row that a single aggregate feeds is a fold of counted records, and correct at its version. So it is shown as soon
+//! as it is folded, while Postgres is still committing it. Redis records which rows Postgres may lack, so that readers
+//! do not fill in older ones.
 //!
-//! Invariant: whatever goes wrong here (no answer, a position that somebody else moved) puts a view of a partition out of
-//! step, and then nothing more of it is written until [`Cache::resume`] finds its position to be right, or begins a new
-//! incarnation of it.
+//! Invariant: any failure (a timeout, a position that another process moved) puts a view of a partition out of sync.
+//! Nothing more of it is written until [`Cache::resume`] finds its position to be correct, or begins a new incarnation.
 
 mod advance;
 mod bases;
@@ -36,53 +36,55 @@ use announced::Announced;
 pub(crate) use change::{await_revision, change_position, declare_stale};
 use step::{Position, Step};
 
-/// Rows in one call of a script: it blocks Redis while it runs.
+/// Maximum number of rows in a script call, because a script blocks Redis while it runs.
 pub(crate) const MAX_ROWS_A_CALL: usize = 500;
-/// Between looks at what others write, and at this projector's own positions while it writes nothing.
+/// Interval between checks that the positions in Redis are still those that this projector wrote.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
-/// For such a look: folding waits for it.
+/// Timeout of such a check, because folding waits for it.
 const LOOK_WITHIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
-    #[error("Redis did not do what was asked")]
+    #[error("Redis command failed")]
     Call(#[from] RedisError),
-    #[error("the positions of {0} are not what this projector wrote")]
+    #[error("the positions of {0} are not those that this projector wrote")]
     Mixed(String),
 }
 
 pub(crate) struct Cache {
     connection: Connection,
     keys: Keys,
-    /// The script that shows a batch, by its name on the servers.
+    /// SHA1 hash of the script that shows a batch.
     script: String,
-    /// `None` while out of step everywhere.
+    /// `None` while all places are out of sync.
     step: Option<Step>,
-    /// The incarnations that were in step since [`Self::lose_step`].
+    /// Incarnations that have been in sync since [`Self::lose_step`].
     held: HashMap<Place, u64>,
     announced: Announced,
 }
 
-/// How a cache got back in step.
+/// The outcome of [`Cache::resume`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resumed {
+    /// All places continue from their positions in Redis.
     AsItStood,
-    /// New incarnations were begun of so many places.
+    /// New incarnations of this number of places were begun.
     Anew(usize),
-    /// It did not: Redis does not show the share's checkpoints, or other generations.
+    /// Still out of sync: Redis does not show the share's checkpoints or generations.
     NotYet,
 }
 
-/// A view, or the journal, in a partition.
+/// A feed (a view or the journal) in a partition.
 pub(crate) type Place = (FeedId, u32);
 
-/// Tells whether rows are shown before Postgres has them: those that one aggregate feeds, while nothing of their place is
-/// parked. What is parked may be folded or given up at any moment, of which a projector knows by its next commit.
+/// Returns whether rows are shown before Postgres has them: those that a single aggregate feeds, while no aggregate of
+/// their place is parked. Parked records may be folded or discarded at any moment, which a projector notices only at
+/// its next commit.
 pub(crate) fn is_early((feed, partition): Place, parked: &Parked, partitions: u32) -> bool {
     feed.has_rows_in_redis() && !parked.are_in((feed, partition), partitions)
 }
 
-/// What stands at positions, and the partitions that did not answer.
+/// The positions found in Redis, and the partitions whose servers did not answer.
 #[derive(Default)]
 struct Found {
     positions: HashMap<Place, String>,
@@ -104,7 +106,7 @@ impl Cache {
         })
     }
 
-    /// Returns what else may write there, beside the rows and their positions.
+    /// Returns the connection and the key names, for other writers than that of the rows and positions.
     pub(crate) fn connection(&self) -> (Connection, Keys) {
         (self.connection.clone(), self.keys.clone())
     }
@@ -113,16 +115,17 @@ impl Cache {
         self.step.as_ref().is_some_and(|step| step.shown.len() == step.places.len())
     }
 
-    /// Another projector may have written since.
+    /// Marks all places as out of sync, because another projector may have written since.
     pub(crate) fn lose_step(&mut self) {
         self.step = None;
         self.held.clear();
         self.announced = Announced::default();
     }
 
-    /// Goes on with what stands in Redis of each place that is out of step, if that is exactly where `all_progress` say, or ahead
-    /// of it by rows that may be shown early. If not, and `may_begin`, a new incarnation of the place begins there. Call it only
-    /// while the checkpoints in Postgres are this projector's own. Partitions of a cluster that do not answer stay out of step.
+    /// Resynchronizes the places that are out of sync. A place continues from its position in Redis if that equals
+    /// `all_progress`, or is ahead of it by rows that may be shown early. Otherwise, with `may_begin`, a new
+    /// incarnation of the place begins. Call it only while the checkpoints in Postgres are this projector's own.
+    /// Partitions of a cluster that do not answer stay out of sync.
     pub(crate) async fn resume(
         &mut self,
         share: &Share,
@@ -133,7 +136,7 @@ impl Cache {
         let places: Vec<_> = share.places().collect();
         let lost: Vec<_> = places.iter().copied().filter(|place| !known.contains_key(place)).collect();
         if !self.connection.is_cluster() {
-            // An older build would go on serving them.
+            // An older build would continue to serve these keys.
             () = redis::cmd("UNLINK").arg(&self.keys.of_older_builds()).query_async(&mut self.connection).await?;
         }
         let Found { mut positions, mut away } = self.find(&lost, Some(SHOW)).await;
@@ -149,9 +152,10 @@ impl Cache {
             let is_there = |stands: &Shown| {
                 let making = Making { incarnation: stands.making.incarnation, ..wanted.making };
                 let is_at = stands.offset == wanted.offset && stands.hash.is_none_or(|hash| Some(hash) == wanted.hash);
-                // A row that was parked may have been shown before. Where there are no rows, nothing moves the position.
+                // A row may have been shown before its record was parked. If a feed has no rows in Redis, nothing moves
+                // its position.
                 let may_be_at = !place.0.has_rows_in_redis() || is_at && (is_early || is_held(stands));
-                // There is nothing that it could be ahead of in a log that has just begun.
+                // No position can be ahead of a log that has just begun.
                 let may_be_ahead = is_early && stands.hash.is_some() && (is_held(stands) || wanted.offset >= 0);
                 stands.making == making && (may_be_at || stands.offset > wanted.offset && may_be_ahead)
             };
@@ -159,7 +163,7 @@ impl Cache {
                 if let Some(hash) = stands.hash.filter(|_| stands.offset > wanted.offset && !is_held(&stands)) {
                     announced.push((place, stands.offset, hash));
                 } else if stands.hash.is_none() {
-                    // The build that left it there noted no rows.
+                    // The build that wrote this position did not record which rows are ahead of Postgres.
                     let (feed, expected, shown) = (place.0, stands.to_string(), stands);
                     noted
                         .push((place.1, Position { feed, expected, shown, moves: false, stored: Some(stands.offset) }));
@@ -184,7 +188,8 @@ impl Cache {
         }
     }
 
-    /// Begins incarnations of places at which `expected` is found. `noted`: positions that stay, of which Postgres has all.
+    /// Begins incarnations of places whose position is still the expected one. `noted` are positions that do not move
+    /// and whose rows are all in Postgres.
     async fn begin(
         &mut self,
         step: &mut Step,
@@ -214,15 +219,15 @@ impl Cache {
         outcome
     }
 
-    /// Looks, once a second, whether Redis still shows what this projector wrote: it may have been emptied, or somebody else
-    /// may have begun an incarnation.
+    /// Checks, once a second, that the positions are still those that this projector wrote. Redis may have been
+    /// flushed, or another process may have begun an incarnation.
     pub(crate) async fn verify(&mut self) -> Result<(), CacheError> {
         let Some(step) = self.step.as_ref().filter(|step| step.looked.elapsed() >= VERIFY_EVERY) else { return Ok(()) };
         let places: Vec<_> = step.shown.keys().copied().collect();
         let Found { positions, away } = self.find(&places, None).await;
         let Some(step) = &mut self.step else { return Ok(()) };
         step.looked = Instant::now();
-        // No answer proves nothing: the next look or write will tell.
+        // A timeout proves nothing: the next check or write will detect a change.
         let is_lost = |(place, shown): (&Place, &Shown)| {
             !away.contains_key(&place.1) && positions.get(place).is_none_or(|text| *text != shown.to_string())
         };
@@ -230,8 +235,8 @@ impl Cache {
         step.lose(&lost)
     }
 
-    /// Returns what stands at these positions, and which partitions did not answer. `script`: to be known to the servers that
-    /// have them.
+    /// Reads the positions of places, and returns them with the partitions that did not answer. `script` is loaded on
+    /// the servers that hold them.
     async fn find(&self, places: &[Place], script: Option<&str>) -> Found {
         let mut feeds = BTreeMap::<u32, Vec<FeedId>>::new();
         for (feed, partition) in places {
@@ -260,8 +265,8 @@ impl Cache {
         found
     }
 
-    /// Shows rows, in one round trip. What Redis shows of them already is left out; where it is committed, readers are told that
-    /// Postgres has it, and Redis by the next call that moves the position.
+    /// Shows rows, in one round trip, except for those that Redis already shows. If they are committed, readers are
+    /// notified that Postgres has them, and Redis records that with the next call that moves the position.
     pub(crate) async fn show(
         &mut self,
         rows: &PerView<Rows>,
@@ -292,9 +297,9 @@ impl Cache {
         }
         let mut failed = Ok(());
         for (partition, answers) in pipelines.send::<u64>(&self.connection, RESPONSE_TIMEOUT).await {
-            // News that were lost cost nothing but time: whoever waits for Postgres looks at it, too.
+            // A lost notification only costs time: readers that wait for Postgres also poll it.
             let Some(positions) = calls.remove(&partition) else { continue };
-            // A position at which something else was found is told by its bit.
+            // A set bit stands for a position that was not the expected one.
             let others = match answers {
                 Ok(answers) => answers.into_iter().fold(0, |all, one| all | one),
                 Err(error) => {
@@ -314,7 +319,7 @@ impl Cache {
         verified.and(failed).and(shown)
     }
 
-    /// Tells readers how far Postgres is.
+    /// Publishes to readers how far Postgres is.
     fn tell_stored(&self, pipelines: &mut Pipelines, advances: &[Advance]) {
         let mut news = BTreeMap::<u32, String>::new();
         for Advance { place: (feed, partition), to, .. } in advances {
@@ -326,7 +331,7 @@ impl Cache {
         }
     }
 
-    /// Lets go of places: what Redis has of them is declared stale, and begins anew.
+    /// Deletes the positions of places, which declares their rows in Redis stale. New incarnations begin later.
     pub(crate) async fn forget(&mut self, places: &[Place]) -> Result<(), CacheError> {
         let names: Vec<_> = places.iter().map(|(feed, at)| self.keys.shown(feed.name(), *at)).collect();
         if let Some(step) = &mut self.step {
@@ -337,18 +342,18 @@ impl Cache {
         Ok(redis::cmd("DEL").arg(names).query_async(&mut self.connection).await?)
     }
 
-    /// Returns the offsets at which positions from before are to be compared with what is folded, by partition: nothing is to
-    /// be folded in one go across them.
+    /// Returns, by partition, the offsets at which the previous projector's positions are to be compared with the fold.
+    /// No batch may be folded across them.
     pub(crate) fn announced(&self, partitions: u32) -> Option<Vec<i64>> {
         self.announced.until(partitions)
     }
 
-    /// See [`Announced::contradicted`].
+    /// Returns the places whose announced position proved wrong, see [`Announced::contradicted`].
     pub(crate) fn contradicted(&mut self, all_progress: &[Progress]) -> Vec<Place> {
         self.announced.contradicted(all_progress)
     }
 
-    /// Returns rows that one aggregate feeds, with the number of their view's position, where that moves, by partition.
+    /// Returns the rows of positions that move, by partition, each with the index of its view's position.
     fn rows(
         &self,
         partitions: u32,
@@ -374,8 +379,8 @@ impl Cache {
         rows
     }
 
-    /// One call of a batch. Between the first one and the last, nobody may read or fill in a row: one that is put might be
-    /// evicted, and one from before the batch take its place.
+    /// Adds one of a batch's script calls to the pipeline. Between the first and the last call, no reader may read or
+    /// fill in a row: a row of this batch might be evicted, and an older one be filled in.
     fn call_show(
         &self,
         pipeline: &mut Pipeline,
@@ -406,7 +411,7 @@ impl Cache {
     }
 }
 
-/// Which of a batch's calls one is.
+/// The place of a script call within its batch.
 #[derive(Clone, Copy)]
 struct Turn {
     is_first: bool,
@@ -417,7 +422,7 @@ fn name((feed, partition): Place) -> String {
     format!("{} in partition {partition}", feed.name())
 }
 
-/// Returns what Redis shows of a place that begins at its checkpoint.
+/// Returns the position of a new incarnation of a place, at its checkpoint.
 fn checkpoint(all_progress: &[Progress], (feed, partition): Place) -> Shown {
     let Progress { generations, revisions, readers, tallies, .. } = &all_progress[partition as usize];
     let (generation, revision) =

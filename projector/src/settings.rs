@@ -1,4 +1,5 @@
-//! Compares the settings that all services of the log share, and changes them on purpose: `projector settings`.
+//! Compares this process's settings with those that all services of the log share, and changes the shared ones
+//! (`projector settings`).
 
 use std::time::Duration;
 
@@ -14,27 +15,28 @@ use tokio_postgres::error::SqlState;
 use crate::config::Config;
 
 const RETRY: Duration = Duration::from_millis(300);
-/// A server that says nothing for so long is not there.
+/// Timeout of Postgres, after which it counts as unavailable.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 enum SettingsError {
     #[error(transparent)]
     Connect(#[from] PostgresError),
-    #[error("the settings in Postgres cannot be read")]
+    #[error("reading the settings from Postgres failed")]
     Query(#[from] tokio_postgres::Error),
     #[error("Postgres does not answer")]
     Silent,
-    #[error("the tables are not there: run `projector migrate`")]
+    #[error("the tables do not exist: run `projector migrate`")]
     NoTables,
     #[error(transparent)]
     Difference(#[from] Difference),
 }
 
-/// Returns once this process is known to be told what the other services are, or at shutdown.
+/// Waits until this process's settings are known to agree with those of the other services, or until shutdown.
 ///
 /// # Errors
-/// A setting differs from what is kept. Without Postgres it waits: nothing can be folded or fired then either.
+/// A setting differs from the stored one. An outage of Postgres is no error: without it, nothing can be folded and no
+/// deadline can fire either.
 pub(crate) async fn agree(
     config: &Config,
     partitions: u32,
@@ -57,22 +59,22 @@ pub(crate) async fn agree(
     Ok(())
 }
 
-/// Compares the prefix that a tool beside the services is told, and keeps nothing.
+/// Compares the Redis prefix of a command-line tool with the stored one, and stores nothing.
 pub(crate) async fn compare_prefix(config: &Config) -> anyhow::Result<()> {
     let client = connect(&config.postgres_url).await?;
     let told = Settings::default().with(settings::REDIS_PREFIX, &config.redis_prefix);
     Ok(difference(&client, &told).await?)
 }
 
-/// Compares the time that a tool which sets deadlines is told, and keeps nothing.
+/// Compares the payment window of a command-line tool that sets deadlines with the stored one, and stores nothing.
 pub(crate) async fn compare_payment_window(config: &Config) -> anyhow::Result<()> {
     let client = connect(&config.postgres_url).await?;
     let told = Settings::default().with_secs(settings::PAYMENT_WINDOW_SECS, config.payment_window);
     Ok(difference(&client, &told).await?)
 }
 
-/// Those that this process goes by: one that folds nothing remembers no keys, and one that does not react sets no
-/// deadlines.
+/// Returns the settings that this process uses: one that folds nothing stores no idempotency keys, and one without a
+/// reactor sets no deadlines.
 fn of(config: &Config) -> Settings {
     let mut told = Settings::default().with(settings::REDIS_PREFIX, &config.redis_prefix);
     if !config.feeds.is_empty() {
@@ -104,7 +106,7 @@ fn without_tables(error: tokio_postgres::Error) -> SettingsError {
     }
 }
 
-/// Carries out the command line behind `settings`: prints what is kept, or changes it.
+/// Runs the `settings` subcommand: prints the stored settings, or changes one.
 pub async fn run(url: &Secret, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     match args.next().as_deref() {
         None => {
@@ -114,17 +116,17 @@ pub async fn run(url: &Secret, mut args: impl Iterator<Item = String>) -> anyhow
         }
         Some("set") => {
             let (Some(name), Some(value), None) = (args.next(), args.next(), args.next()) else {
-                bail!("settings set NAME VALUE");
+                bail!("usage: settings set NAME VALUE");
             };
             set(url, &name, &value).await?;
             println!("{name}={value}, for every service that is started from now on");
         }
-        Some(other) => bail!("{other:?} is not understood: settings, or settings set NAME VALUE"),
+        Some(other) => bail!("unknown argument {other:?}; usage: settings [set NAME VALUE]"),
     }
     Ok(())
 }
 
-/// Changes what services have to be told when they are started. Those that run go on with what they were told.
+/// Changes a setting that services must agree with when they start. Running services keep their value.
 pub async fn set(url: &Secret, name: &str, value: &str) -> anyhow::Result<()> {
     settings::check(name, value).map_err(anyhow::Error::msg)?;
     let sql = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2";

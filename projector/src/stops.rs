@@ -1,5 +1,5 @@
-//! Partitions of which a reader of the log reads no further, because something in them cannot be read. It goes on with the
-//! others, and with these once an exception passes what stopped it.
+//! Partitions in which a reader of the log has halted because a record there cannot be read. The reader continues with
+//! the other partitions, and with a halted one once an exception for the record is signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,19 +12,20 @@ use crate::config::Config;
 use crate::log_reader::Batch;
 use crate::metrics::Metrics;
 
-/// What stops a reader in one partition.
+/// The place in a partition at which a reader halts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Blame {
     pub(crate) partition: u32,
-    /// What comes here and behind is left alone.
+    /// First offset that is not read.
     pub(crate) from: i64,
-    /// What an exception can pass.
+    /// The unreadable record, if an exception can be signed for it.
     pub(crate) stray: Option<Stray>,
 }
 
+/// The halted partitions of one reader, with the reasons.
 #[derive(Debug)]
 pub(crate) struct Stops {
-    /// Who reads, as the metric calls it.
+    /// The metric's `reader` label.
     reader: &'static str,
     metrics: Arc<Metrics>,
     all: BTreeMap<u32, (Blame, String)>,
@@ -35,7 +36,8 @@ impl Stops {
         Self { reader, metrics, all: BTreeMap::new() }
     }
 
-    /// Stops a partition. Returns false where no partition is to blame, or stopping it has not helped.
+    /// Halts a partition. Returns false if no partition is to blame, or if it was already halted there and failed
+    /// again.
     pub(crate) fn stop(&mut self, blame: Option<Blame>, error: &impl std::error::Error) -> bool {
         let Some(blame) = blame else { return false };
         let Blame { partition, from, stray } = blame;
@@ -43,25 +45,25 @@ impl Stops {
             return false;
         }
         let (reason, reader) = (with_causes(error), self.reader);
-        let what_to_do = if stray.is_some() { "see `command-api except`" } else { "a person must look at the log" };
+        let what_to_do = if stray.is_some() { "see `command-api except`" } else { "operator intervention required" };
         tracing::error!(
             kafka.partition = partition,
             error = reason,
             reader,
             what_to_do,
-            "halted: the partition's log cannot be read on; the others are"
+            "halted: the partition's log cannot be read any further; other partitions are read"
         );
         self.metrics.halted(reader, partition, true);
         self.all.insert(partition, (blame, reason));
         true
     }
 
-    /// Forgets those that are not of the share, or that an exception passes.
+    /// Drops partitions that are no longer in the share, or whose unreadable record now has an exception.
     pub(crate) fn look(&mut self, share: &BTreeSet<u32>, config: &Config) {
         self.all.retain(|partition, (blame, _)| {
             let is_passed = blame.stray.is_some_and(|stray| config.exceptions.pass(&stray));
             if is_passed {
-                tracing::warn!(kafka.partition = partition, "an exception passes what could not be read; going on");
+                tracing::warn!(kafka.partition = partition, "an exception skips the unreadable record; resuming");
             }
             let stays = share.contains(partition) && !is_passed;
             if !stays {
@@ -71,12 +73,12 @@ impl Stops {
         });
     }
 
-    /// Tells whether something of a partition that begins here is to be read.
+    /// Returns whether a partition that is read from this offset has anything to read.
     pub(crate) fn reads(&self, (partition, from): (u32, i64)) -> bool {
         self.all.get(&partition).is_none_or(|(blame, _)| from < blame.from)
     }
 
-    /// Takes out of a batch what is not to be read.
+    /// Removes from a batch the records at and after the offsets at which partitions are halted.
     pub(crate) fn filter(&self, batch: &mut Batch, partitions: u32) {
         if !self.all.is_empty() {
             let until = |partition| self.all.get(&partition).map_or(i64::MAX, |(blame, _)| blame.from);
@@ -84,13 +86,13 @@ impl Stops {
         }
     }
 
-    /// Why nothing of a share is read; `None`: something is.
+    /// Returns a reason if all partitions of a share are halted.
     pub(crate) fn of_all(&self, share: &BTreeSet<u32>) -> Option<String> {
         let (_, reason) = self.all.values().next()?;
         share.iter().all(|partition| self.all.contains_key(partition)).then(|| format!("halted: {reason}"))
     }
 
-    /// Waits until an exception passes one of them.
+    /// Waits until an exception is signed for one of the unreadable records.
     pub(crate) fn passed(&self, config: &Config) -> impl Future<Output = ()> + Send + use<> {
         let strays: Vec<_> = self.all.values().filter_map(|(blame, _)| blame.stray).collect();
         let (kafka, exceptions) = (config.kafka.clone(), config.exceptions.clone());
@@ -119,14 +121,14 @@ mod tests {
 
     const FENCE: &[u8] = br#"st1{"fence":{"epoch":[0,"00000000000000aa"],"seq":1}}"#;
 
-    /// One of three partitions cannot be read from its second record on.
+    /// Returns a batch of three partitions, one of which cannot be read from its second record on.
     fn batch() -> Batch {
         let stray: &[u8] = b"stop";
         Batch::of([(0, 7, FENCE), (1, 4, FENCE), (1, 5, stray), (1, 6, FENCE), (2, 9, FENCE), (0, 8, FENCE)])
     }
 
     #[test]
-    fn a_stray_stops_its_partition_where_it_stands_until_an_exception_passes_it() {
+    fn a_stray_halts_its_partition_until_an_exception_is_signed() {
         let key = SigningKey::from_seed(&[1; 32]);
         let told = ["POSTGRES_URL", "REDIS_URL"].map(|name| (name, "url".to_owned()));
         let told = told.into_iter().chain([("LOG_EXCEPTION_KEYS", key.public())]);
@@ -134,10 +136,10 @@ mod tests {
         let share = BTreeSet::from([0, 1, 2]);
         let metrics = Arc::new(Metrics::new(&Telemetry::new("projector").unwrap()));
         let mut stops = Stops::new("views", metrics);
-        let Err(error) = Records::of(&batch(), &config.exceptions) else { panic!("it can be read") };
+        let Err(error) = Records::of(&batch(), &config.exceptions) else { panic!("the stray was decoded") };
         let stray = error.blame().unwrap().stray.unwrap();
-        assert!(stops.stop(error.blame(), &error), "it is stopped");
-        assert!(!stops.stop(error.blame(), &error), "to stop it once more would not help");
+        assert!(stops.stop(error.blame(), &error), "the partition was not halted");
+        assert!(!stops.stop(error.blame(), &error), "the partition was halted twice");
         assert!([0, 1, 2].into_iter().all(|partition| stops.reads((partition, 4))) && !stops.reads((1, 5)));
         assert_eq!(stops.of_all(&share), None);
         assert!(stops.of_all(&BTreeSet::from([1])).unwrap().contains("offset 5 of partition 1"));
@@ -148,7 +150,7 @@ mod tests {
         assert_eq!(left, [(0, 7), (1, 4), (2, 9), (0, 8)]);
 
         stops.look(&share, &config);
-        assert!(!stops.reads((1, 5)), "nobody has excepted it");
+        assert!(!stops.reads((1, 5)), "resumed without an exception");
         config.exceptions.learn(&[key.sign(stray.exception("a stranger wrote it", 0))]);
         stops.look(&share, &config);
         assert!(stops.reads((1, 5)));

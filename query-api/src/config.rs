@@ -1,4 +1,4 @@
-//! What the environment says.
+//! Configuration from the environment.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,37 +6,38 @@ use std::time::Duration;
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 
-/// What the environment says. Each secret may come from a file, too, which a variable of its name and `_FILE` names.
+/// Configuration from the environment. Each secret may also come from a file, named by the variable with `_FILE` added.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `POSTGRES_URL`.
     pub postgres_url: Secret,
-    /// `POSTGRES_REPLICA_URLS`, separated by commas, default none: read replicas, which rows and lists are asked of
-    /// first. The limits below are for each server.
+    /// `POSTGRES_REPLICA_URLS`, separated by commas, default none: read replicas, which are preferred for rows and lists.
+    /// The limits below apply to each server.
     pub postgres_replica_urls: Vec<Secret>,
-    /// `POSTGRES_CONNECTIONS`, default 16: queries under way at a time. One connection more looks how far the views
-    /// are.
+    /// `POSTGRES_CONNECTIONS`, default 16: maximum number of concurrent queries. One more connection is reserved for
+    /// polling the checkpoints.
     pub postgres_connections: usize,
-    /// `POSTGRES_QUEUE`, default 1,000: queries that wait for one of those to end; what is over it is refused.
+    /// `POSTGRES_QUEUE`, default 1,000: maximum number of queued queries; any above it are refused.
     pub postgres_queue: usize,
-    /// `POSTGRES_QUEUE_MS`, default 500: for how long; then they are refused.
+    /// `POSTGRES_QUEUE_MS`, default 500: how long a query may be queued before it is refused.
     pub postgres_queue_wait: Duration,
     /// `REDIS_URL`.
     pub redis_url: Secret,
-    /// `REDIS_CALLS`, default 2,048: reads under way at a time; more wait for up to two seconds.
+    /// `REDIS_CALLS`, default 2,048: maximum number of concurrent reads; more wait for up to two seconds.
     pub redis_calls: usize,
-    /// `REDIS_PREFIX`, default `st`: what the names of all keys begin with.
+    /// `REDIS_PREFIX`, default `st`: prefix of all keys.
     pub redis_prefix: String,
     /// `HTTP_ADDR`, default 127.0.0.1:8082.
     pub http_addr: SocketAddr,
-    /// `PUBLIC_URL`, default http://127.0.0.1:8080: where clients reach the system. Events name their schemas by it.
+    /// `PUBLIC_URL`, default http://127.0.0.1:8080: the URL at which clients reach the system. Events refer to their
+    /// schemas by it.
     pub public_url: String,
-    /// `CORS_ORIGINS`, default none: sites whose pages may ask from browsers, separated by commas, such as
-    /// `https://shop.example`; `*`: all.
+    /// `CORS_ORIGINS`, default none: sites whose pages may send requests from browsers, separated by commas, such as
+    /// `https://shop.example`; `*` allows all.
     pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8282.
     pub admin_addr: SocketAddr,
-    /// `SHUTDOWN_GRACE_MS`, default 10,000.
+    /// `SHUTDOWN_GRACE_MS`, default 10,000: how long requests in flight may take after a shutdown was requested.
     pub grace: Duration,
 }
 

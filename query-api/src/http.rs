@@ -1,4 +1,4 @@
-//! The routes, made from the catalogue of views.
+//! HTTP routes, generated from the catalogue of views.
 
 mod answers;
 mod caching;
@@ -28,12 +28,12 @@ use caching::Asker;
 
 use crate::reads::Reads;
 
-/// The rules of its listener. A path or method that no route takes is its matter, too.
+/// Returns the border of the client listener, which also answers requests for unknown paths and methods.
 pub(crate) fn border(origins: Origins) -> Border {
     Border { problem: Problem::json_of_status, allow: routes::allow, origins, gate: Gate::default() }
 }
 
-/// `public_url`: where clients reach the system, without a slash at the end.
+/// Builds the routes. `public_url` is the URL at which clients reach the system, without a trailing slash.
 pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
     let mut router = Router::new()
         .route("/v1/views", get(views::list))
@@ -71,7 +71,8 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
     router.merge(documents::routes()).layer(middleware::from_fn_with_state(reads.clone(), finish)).with_state(reads)
 }
 
-/// What every answer has, in one layer: each costs a request an allocation or two.
+/// Adds the caching headers and counts the answer. This is one layer because each layer costs a request an allocation
+/// or two.
 async fn finish(State(reads): State<Arc<Reads>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();

@@ -1,13 +1,13 @@
-//! The read tier: answers queries from the views, and waits for them where a client's token asks for it.
+//! The read tier: answers queries from the views, and waits for the views to catch up with a client's consistency token.
 //!
-//! A request is parsed by [`http`], waits for [`positions`], and is answered by [`reads`]: Redis, then Postgres.
+//! [`http`] parses a request, [`positions`] waits until the views are far enough, and [`reads`] answers: from Redis, else
+//! from Postgres.
 //! The views come from the catalogue in `schemas`; no view has code here.
 //!
-//! Invariant: an answer shows everything that its request's token names, and its own token names nothing that it
-//! does not show.
+//! Invariant: an answer shows everything that its request's token names, and the token that it returns names nothing
+//! that it does not show.
 //!
-//! Absent on purpose: writing to a view, other than to fill Redis with what Postgres has; any state that a restart
-//! would lose.
+//! Absent on purpose: writes to a view, except filling Redis from Postgres; state that a restart would lose.
 
 pub mod config;
 mod metrics;
@@ -40,17 +40,18 @@ use postgres::{Limits, Store, StoreError};
 use reads::Reads;
 use redis::Cache;
 
-/// Between looks at the checkpoints while somebody waits: what Redis's news should tell sooner.
+/// Interval between polls of the checkpoints while a request waits; notifications from Redis usually arrive first.
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(50);
-/// While nobody does: answers tell how long ago the last one was.
+/// Longest interval between polls of the checkpoints while no request waits; the `Age` of an answer is derived from them.
 const IDLE_CHECKPOINTS_EVERY: Duration = Duration::from_secs(1);
-/// Between looks at the replicas: one that failed is left alone until the next.
+/// Interval between probes of the replicas. A replica that failed gets no queries until a probe succeeds.
 const REPLICAS_EVERY: Duration = Duration::from_secs(2);
-/// Between looks at what services share, until there is something to compare with.
+/// Interval between reads of the settings that services share, until there is something to compare with.
 const SETTINGS_EVERY: Duration = Duration::from_millis(500);
+/// Interval between attempts to read the log's identity at startup.
 const LOG_RETRY: Duration = Duration::from_millis(250);
 
-/// A service that is bound and serves nothing yet.
+/// The service, with its listeners bound, before it serves.
 pub struct App {
     config: Config,
     http: TcpListener,
@@ -62,7 +63,7 @@ pub struct App {
 }
 
 impl App {
-    /// Binds the listeners. Neither Redis nor Postgres need be there yet.
+    /// Binds the listeners. Neither Redis nor Postgres needs to be reachable yet.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let telemetry = Telemetry::new("query-api")?;
         let positions = Arc::new(Positions::default());
@@ -94,10 +95,10 @@ impl App {
         self.readiness.clone()
     }
 
-    /// Serves until shutdown: then answers what it took and returns.
+    /// Serves until shutdown, then finishes the requests in flight and returns.
     ///
-    /// It is ready once it has seen the log's identity in Postgres, and Redis. Either may go away later: it stays
-    /// ready, because the other answers what it can.
+    /// The service becomes ready once it has read the log's identity from Postgres and has reached Redis. It stays ready if
+    /// either is lost later, because the other still answers some queries.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, http, admin, readiness: _, log_seen, redis_seen, reads } = self;
         tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");
@@ -115,7 +116,10 @@ impl App {
             async move {
                 let served = chassis::http::serve(http, router, border, limits, shutdown).await;
                 if served.cut > 0 {
-                    tracing::warn!(connections = served.cut, "connections were cut when the grace was over");
+                    tracing::warn!(
+                        connections = served.cut,
+                        "connections cut off at the end of the shutdown grace period"
+                    );
                 }
             }
         });
@@ -124,10 +128,10 @@ impl App {
             Ok(()) = wrong_settings.changed() => shutdown.trigger(),
             Some((name, result)) = tasks.ended() => {
                 shutdown.trigger();
-                result.with_context(|| format!("the task {name:?} ended"))?;
+                result.with_context(|| format!("task {name:?} ended unexpectedly"))?;
             }
         }
-        // A grace is for requests; what ends them comes a little later.
+        // The grace period is for requests; the tasks that wind down after it get a little more time.
         tasks.drain(config.grace + Duration::from_millis(500)).await?;
         admin.stop().await;
         let differs = wrong_settings.borrow_and_update().clone();
@@ -135,7 +139,8 @@ impl App {
     }
 }
 
-/// Looks until a projector has kept what it was told; then waits for the shutdown. `wrong` is told what differs.
+/// Polls until a projector has stored the shared settings, sends a difference to `wrong` if there is one, and waits for
+/// the shutdown.
 async fn compare_settings(
     reads: Arc<Reads>,
     told: Settings,
@@ -151,7 +156,7 @@ async fn compare_settings(
                 return shutdown.requested().await;
             }
             Ok(None) => {}
-            Err(error) => tracing::debug!(error = %error, "the shared settings cannot be compared"),
+            Err(error) => tracing::debug!(error = %error, "reading the shared settings failed"),
         }
         tokio::select! {
             () = tokio::time::sleep(SETTINGS_EVERY) => {}
@@ -160,7 +165,7 @@ async fn compare_settings(
     }
 }
 
-/// First the log's identity, then how far the views are, in both places.
+/// Reads the log's identity, then tracks the progress of the views in Redis and in Postgres until shutdown.
 async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, shutdown: Shutdown) {
     while !shutdown.is_requested() {
         match reads.store.log().await {
@@ -169,11 +174,11 @@ async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, s
                 log_seen.ready();
                 break;
             }
-            Ok(None) => log_seen.waiting("the views have not read anything yet"),
+            Ok(None) => log_seen.waiting("the projector has not folded the first record yet"),
             Err(StoreError::Query(error))
                 if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) =>
             {
-                log_seen.waiting("the tables are not there: run `projector migrate`");
+                log_seen.waiting("the tables are missing: run `projector migrate`");
             }
             Err(error) => log_seen.waiting(format!("{:#}", anyhow::Error::from(error))),
         }
@@ -193,12 +198,12 @@ async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
                 rows.iter().map(postgres::made).for_each(|(view, is)| reads.positions.know_generation(view, is));
                 reads.positions.advance_store(rows.iter().map(postgres::applied), Instant::now());
             }
-            Err(error) => tracing::debug!(error = %error, "the checkpoints could not be read"),
+            Err(error) => tracing::debug!(error = %error, "reading the checkpoints failed"),
         }
         tokio::select! {
             () = async {
                 tokio::time::sleep(CHECKPOINTS_EVERY).await;
-                // Its end is as good as somebody's waiting.
+                // A timeout here simply means that the idle interval has passed.
                 let _ = tokio::time::timeout(IDLE_CHECKPOINTS_EVERY, reads.positions.someone_waits()).await;
             } => {}
             () = shutdown.requested() => {}

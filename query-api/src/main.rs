@@ -1,4 +1,4 @@
-//! `query-api` serves the views.
+//! Entry point of `query-api`, the service that answers queries from the views.
 
 use anyhow::bail;
 use chassis::env::Env;
@@ -14,7 +14,7 @@ async fn main() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::init_logs(&env)?;
     if let Some(argument) = std::env::args().nth(1) {
-        bail!("there is no subcommand {argument:?}; settings come from the environment");
+        bail!("unexpected argument {argument:?}: there are no subcommands, and settings come from the environment");
     }
     App::build(Config::from_env(&env)?).await?.run(Shutdown::on_signals()?).await
 }

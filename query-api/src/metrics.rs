@@ -1,4 +1,4 @@
-//! What this service counts. Names and units are part of its interface.
+//! Metrics of this service. Their names and units are part of its interface.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use schemas::feeds::FeedId;
 use crate::positions::{NotReached, Place, Positions};
 
 pub(crate) struct Metrics {
-    /// `stampede_queries_total{route,status}`: answers.
+    /// `stampede_queries_total{route,status}`: queries answered.
     queries: Counter<u64>,
-    /// `stampede_query_seconds`: from a request's head to its answer.
+    /// `stampede_query_seconds`: time from the end of a request's head to its answer.
     duration: Histogram<f64>,
-    /// `stampede_reads_total{view,origin}`: rows and lists, by where they came from.
+    /// `stampede_reads_total{view,origin}`: rows and lists read, by [`Origin`].
     reads: Counter<u64>,
-    /// `stampede_token_waits_total{outcome}`: requests with a token.
+    /// `stampede_token_waits_total{outcome}`: requests with a consistency token.
     token_waits: Counter<u64>,
-    /// `stampede_reads_refused_total{server}`: queries that found too many before them.
+    /// `stampede_reads_refused_total{server}`: queries refused because the server's queue was full or too slow.
     refused: Counter<u64>,
 }
 
-/// Where an answer came from.
+/// The source of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     Redis,
     Postgres,
-    /// A replica was asked first.
+    /// The query went to a replica first.
     Replica,
-    /// A read of Postgres that another request had begun.
+    /// The request shared a read of Postgres that another request had started.
     Joined,
 }
 
@@ -40,7 +40,7 @@ impl Metrics {
         let progress = positions.clone();
         meter
             .f64_observable_gauge("stampede_view_behind_seconds")
-            .with_description("For how long the log has had records that a server does not show of a view.")
+            .with_description("Age of the oldest record in the log that a server does not show in a view.")
             .with_callback(move |gauge| {
                 for feed in FeedId::all() {
                     for (server, progress) in ["redis", "postgres"].into_iter().zip(progress.progress(feed)) {
@@ -55,20 +55,20 @@ impl Metrics {
         let positions = positions.clone();
         meter
             .u64_observable_gauge("stampede_token_waiters")
-            .with_description("Requests that wait for the views to reach their token.")
+            .with_description("Requests waiting for the views to reach their token.")
             .with_callback(move |gauge| gauge.observe(positions.waiters().try_into().unwrap_or(u64::MAX), &[]))
             .build();
         Self {
             queries: meter.u64_counter("stampede_queries").with_description("Queries answered.").build(),
-            duration: telemetry.latency_histogram("stampede_query", "From a query's head to its answer."),
-            reads: meter.u64_counter("stampede_reads").with_description("Reads, by where they were answered.").build(),
+            duration: telemetry.latency_histogram("stampede_query", "Time from a query's head to its answer."),
+            reads: meter.u64_counter("stampede_reads").with_description("Reads by origin.").build(),
             token_waits: meter
                 .u64_counter("stampede_token_waits")
                 .with_description("Queries with a consistency token, by outcome.")
                 .build(),
             refused: meter
                 .u64_counter("stampede_reads_refused")
-                .with_description("Queries refused because too many were under way, by server.")
+                .with_description("Queries refused because a server was overloaded, by server.")
                 .build(),
         }
     }

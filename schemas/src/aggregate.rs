@@ -1,4 +1,4 @@
-//! Names of aggregates on the wire, and the partition that each lives in.
+//! Names of aggregates on the wire, and their assignment to partitions.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 pub use domain::AggregateType;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The longest id that a client may give to anything, in characters.
+/// Maximum length of a client-assigned ID, in characters.
 pub const MAX_ID_CHARS: usize = 128;
-/// The ids that [`check_id`] takes, as a regular expression without look-ahead, which not every reader of it has.
+/// Regular expression for the IDs that [`check_id`] accepts. It avoids look-ahead, which not every engine supports.
 pub const ID_PATTERN: &str = r"^(\.*[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.{3,})$";
 
-/// `type/id`, e.g. `product/cd-1`: the name of an aggregate in records, tables and Kafka keys. Cheap to clone.
+/// Name of an aggregate in records, tables and Kafka keys: `type/id`, e.g. `product/cd-1`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AggregateId(Arc<str>);
 
@@ -26,19 +26,19 @@ pub enum AggregateIdError {
 }
 
 impl AggregateId {
-    /// Names what a client names: the id is one that it may give.
+    /// Creates a name from an ID given by a client, which must pass [`check_id`].
     pub fn new(aggregate: AggregateType, id: &str) -> Result<Self, AggregateIdError> {
         check_id(id)?;
         Self::of_log(aggregate, id)
     }
 
-    /// Names what the log holds already, where an id may also be one that was allowed once.
+    /// Creates a name from an ID found in the log, which may contain IDs that are no longer accepted.
     pub fn of_log(aggregate: AggregateType, id: &str) -> Result<Self, AggregateIdError> {
         check_characters(id)?;
         Ok(Self([type_name(aggregate), "/", id].concat().into()))
     }
 
-    /// Reads a name from the log, as [`Self::of_log`].
+    /// Parses a name from the log, under the same rules as [`Self::of_log`].
     pub fn parse(name: &str) -> Result<Self, AggregateIdError> {
         let (aggregate, id) = name.split_once('/').ok_or(AggregateIdError::Form)?;
         check_characters(id)?;
@@ -51,18 +51,18 @@ impl AggregateId {
     }
 
     pub fn aggregate(&self) -> AggregateType {
-        // No type's name begins with another one's.
+        // No type name is a prefix of another.
         let is_of = |aggregate: &AggregateType| self.0.starts_with(type_name(*aggregate));
         TYPES.into_iter().find(is_of).expect("checked when it was made")
     }
 
-    /// The client's part of the name.
+    /// Returns the part of the name that the client assigned.
     pub fn id(&self) -> &str {
         &self.0[type_name(self.aggregate()).len() + 1..]
     }
 
-    /// The partition of this aggregate in a log of `partitions` partitions. Stable for ever: the log's order
-    /// per aggregate hangs on it.
+    /// Returns the partition of this aggregate in a log of `partitions` partitions. The mapping never changes, because
+    /// the order of an aggregate's records depends on it.
     pub fn partition(&self, partitions: u32) -> u32 {
         partition_named(self.as_str(), partitions)
     }
@@ -77,14 +77,14 @@ fn partition_named(name: &str, partitions: u32) -> u32 {
     u32::try_from(xxh3_64(name.as_bytes()) % u64::from(partitions)).expect("a remainder of a u32 fits one")
 }
 
-/// Maps by aggregate can be asked by a name that was just read.
+/// Allows looking up maps by a borrowed name.
 impl Borrow<str> for AggregateId {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-/// In records and event types: `product`.
+/// Returns the type's name in records and event types, e.g. `product`.
 pub fn type_name(aggregate: AggregateType) -> &'static str {
     match aggregate {
         AggregateType::Product => "product",
@@ -93,7 +93,7 @@ pub fn type_name(aggregate: AggregateType) -> &'static str {
     }
 }
 
-/// In routes: `products`.
+/// Returns the type's name in routes, e.g. `products`.
 pub fn route_name(aggregate: AggregateType) -> &'static str {
     match aggregate {
         AggregateType::Product => "products",
@@ -112,14 +112,14 @@ pub fn type_routed(route: &str) -> Option<AggregateType> {
     TYPES.into_iter().find(|aggregate| route_name(*aggregate) == route)
 }
 
-/// Checks an id that a client gives to anything. `.` and `..` are steps of a path: whoever sends them, escaped or not,
-/// names something else.
+/// Checks a client-assigned ID. `.` and `..` are refused because they are path segments with a meaning of their own,
+/// escaped or not.
 pub fn check_id(id: &str) -> Result<(), AggregateIdError> {
     check_characters(id)?;
     if matches!(id, "." | "..") { Err(AggregateIdError::Dots) } else { Ok(()) }
 }
 
-/// Takes characters that need no escape in a URL, a Redis key or a log line.
+/// Accepts only characters that need no escaping in a URL, a Redis key or a log line.
 fn check_characters(id: &str) -> Result<(), AggregateIdError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
     if id.is_empty() || id.len() > MAX_ID_CHARS || !id.bytes().all(plain) {
@@ -135,12 +135,12 @@ mod tests {
     #[test]
     fn an_aggregate_keeps_its_partition_for_ever() {
         let partition = |name| AggregateId::parse(name).unwrap().partition(12);
-        // Values of xxh3_64; a change would send an aggregate's next event past its owner.
+        // Values of xxh3_64; a change would send an aggregate's next event to another partition.
         assert_eq!([partition("product/cd-1"), partition("order/o-1"), partition("product/p~.9_-")], [0, 8, 9]);
     }
 
     #[test]
-    fn ids_outside_the_agreed_characters_are_refused() {
+    fn ids_with_other_characters_are_refused() {
         for id in ["", "a b", "ä", "a/b", "a\0", &"x".repeat(129)] {
             assert_eq!(AggregateId::new(AggregateType::Product, id), Err(AggregateIdError::Id), "{id:?}");
         }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_no_url_can_name_is_read_from_the_log_and_given_to_nothing_more() {
+    fn an_id_that_no_url_can_name_is_read_from_the_log_but_not_accepted_from_clients() {
         for id in [".", ".."] {
             assert_eq!(AggregateId::new(AggregateType::Product, id), Err(AggregateIdError::Dots), "{id}");
             assert_eq!(AggregateId::parse(&format!("product/{id}")).unwrap().id(), id);

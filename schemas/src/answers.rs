@@ -1,4 +1,4 @@
-//! What became of a command, between instances and to clients.
+//! Outcomes of commands, as instances exchange them and as clients receive them.
 
 use std::borrow::Cow;
 
@@ -11,28 +11,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::problem::{Problem, ProblemKind, Rejected};
 
-/// Seconds after which a refused client may try again.
+/// Seconds after which a refused client may retry.
 pub const RETRY_AFTER_SECS: u32 = 1;
 
 /// The outcome of one command. Positions are (partition, offset).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// In the log for ever. `events` is empty where the command found its wish already so.
+    /// The command is durable in the log. `events` is empty if the aggregate already was in the requested state.
     Accepted {
         version: u64,
         events: Vec<Cow<'static, str>>,
         position: (u32, i64),
         replayed: bool,
-        /// The name of the order that a claim made.
+        /// ID of the order that a claim created.
         order: Option<Box<str>>,
     },
     Rejected {
         rejection: Cow<'static, str>,
         version: u64,
         position: (u32, i64),
-        /// How far the aggregate has come, in a word.
+        /// Status of the aggregate.
         state: Option<Cow<'static, str>>,
-        /// Of one unit, where the price was another than the buyer agreed to.
+        /// Unit price, if it differs from the one that the buyer agreed to.
         price_cents: Option<u64>,
     },
     PreconditionFailed {
@@ -43,27 +43,27 @@ pub enum Answer {
     KeyExpired {
         detail: String,
     },
-    /// The body or a header is not as the API says.
+    /// The body or a header violates the API contract.
     Invalid {
         detail: String,
     },
     NoSuchCommand,
-    /// Nothing was done: too many wait, or a part that is needed is away.
+    /// The command was not executed because too many are waiting or a required backend is unavailable.
     Overloaded {
         detail: Cow<'static, str>,
     },
-    /// The rules failed on this aggregate before: nothing is decided on it until somebody looked.
+    /// The domain logic failed on this aggregate, which accepts no commands until an operator has intervened.
     Quarantined,
-    /// Nobody, or nobody who can be reached, owns the partition.
+    /// The partition has no owner, or its owner is unreachable.
     NoOwner,
-    /// It was forwarded to an instance that does not own the partition.
+    /// The command was forwarded to an instance that does not own the partition.
     Misdirected,
-    /// Sent to the log, no answer yet.
+    /// The command was sent to the log but not confirmed in time.
     OutcomeUnknown,
 }
 
 impl Answer {
-    /// Answers a command that the rules refused in this state.
+    /// Returns the answer to a command that the domain rules rejected in this state.
     pub fn rejected(rejection: &Rejection, state: &'static str, version: u64, position: (u32, i64)) -> Self {
         let price_cents = match rejection {
             Rejection::Product(ProductRejection::WrongPrice { price_cents })
@@ -74,7 +74,7 @@ impl Answer {
         Self::Rejected { rejection, version, position, state: Some(state.into()), price_cents }
     }
 
-    /// Adds the name of the order that a claim makes, to an answer that accepts it.
+    /// Adds the ID of the order that an accepted claim creates; leaves other answers unchanged.
     pub fn naming_order(mut self, command: &Command) -> Self {
         if let (Self::Accepted { order, .. }, Command::Sale(SaleCommand::Claim(claim))) = (&mut self, command) {
             *order = Some(claim.order.0.clone());
@@ -82,7 +82,7 @@ impl Answer {
         self
     }
 
-    /// `None` for an accepted command.
+    /// Returns the problem to report; `None` for an accepted command.
     pub fn problem(&self) -> Option<Problem> {
         Some(match self {
             Self::Accepted { .. } => return None,
@@ -93,21 +93,21 @@ impl Answer {
             Self::PreconditionFailed { version, .. } => {
                 Problem::new(ProblemKind::PreconditionFailed, format!("the aggregate is at version {version}"))
             }
-            Self::KeyReused => Problem::new(ProblemKind::KeyReused, "the key came before with other data"),
+            Self::KeyReused => Problem::new(ProblemKind::KeyReused, "the key was already used with different data"),
             Self::KeyExpired { detail } => Problem::new(ProblemKind::KeyExpired, detail.clone()),
             Self::Invalid { detail } => Problem::new(ProblemKind::InvalidRequest, detail.clone()),
             Self::NoSuchCommand => Problem::new(ProblemKind::NotFound, "there is no such command"),
             Self::Overloaded { detail } => Problem::new(ProblemKind::Overloaded, detail.clone()),
-            Self::Quarantined => Problem::new(ProblemKind::Quarantined, "nothing was done"),
-            Self::NoOwner => Problem::new(ProblemKind::NoOwner, "retry under the same Idempotency-Key"),
+            Self::Quarantined => Problem::new(ProblemKind::Quarantined, "the command was not executed"),
+            Self::NoOwner => Problem::new(ProblemKind::NoOwner, "retry with the same Idempotency-Key"),
             Self::Misdirected => Problem::new(ProblemKind::Misdirected, "this instance does not own the partition"),
             Self::OutcomeUnknown => {
-                Problem::new(ProblemKind::OutcomeUnknown, "retry under the same Idempotency-Key to learn it")
+                Problem::new(ProblemKind::OutcomeUnknown, "retry with the same Idempotency-Key to learn the outcome")
             }
         })
     }
 
-    /// Of the aggregate, where the answer tells.
+    /// Returns the version of the aggregate, if the answer carries it.
     pub fn version(&self) -> Option<u64> {
         match self {
             Self::Accepted { version, .. }
@@ -125,7 +125,7 @@ impl Answer {
         }
     }
 
-    /// What the answer was decided on: the last event that it knows of.
+    /// Returns the position of the last event that the decision took into account.
     pub fn position(&self) -> Option<(u32, i64)> {
         match self {
             Self::Accepted { position, .. }
@@ -144,10 +144,10 @@ impl Answer {
     }
 }
 
-/// Of a product, and of a sale.
+/// Name of the rule that both products and sales have.
 const WRONG_PRICE: &str = "wrong_price";
 
-/// The rule's name on the wire.
+/// Returns the name of a rejection on the wire.
 pub fn rejection_name(rejection: &Rejection) -> &'static str {
     match rejection {
         Rejection::Product(rejection) => match rejection {

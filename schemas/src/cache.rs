@@ -1,32 +1,34 @@
-//! What stands in Redis, under a prefix of the system's own. Keys of one partition have one hash tag: a script names several.
+//! Layout of the Redis cache, under a configurable prefix. All keys of a partition share a hash tag, because scripts
+//! access several of them.
 //!
 //! | key | value |
 //! |---|---|
-//! | `{st:7}:product` | what is shown of the view in partition 7: `{incarnation}.{generation}.{revision}/{offset}`, and `~` \
-//!   with the hash of the records that it counted; with a `+` behind it while the rows of a large batch are written: nothing. \
-//!   Of the journal, and of views whose rows readers put there, where its incarnation began |
-//! | `{st:7}:product.ahead` | a sorted set: rows that are shown and may not be in Postgres yet, each by the offset that it shows; and \
-//!   the empty name, by the offset that Postgres is known to show |
-//! | `{st:7}:{incarnation}:product:{key}` | the row: `{version}\n{body}`, the body as it is served; `0\n`: there is no such row |
-//! | `{st:7}:revenue.{generation}.{revisions}:{key}` | the row of a view that many aggregates feed: `{version} {offset},…\n{body}`, \
-//!   with the offset that it shows of each partition. It lives in the partition that its key's hash names; the revisions are those \
-//!   of all partitions, added up |
-//! | `{st:7}:end` | the offset behind the log's last record, and Redis's time in ms from before that was asked of Kafka: `{offset}/{ms}` |
+//! | `{st:7}:product` | the view's position in partition 7: `{incarnation}.{generation}.{revision}/{offset}`, followed by `~` and \
+//!   the hash of the records counted so far. A trailing `+` while the rows of a large batch are being written means that the \
+//!   view shows nothing. For the journal, and for views whose rows are written by readers, the position at which the \
+//!   incarnation began |
+//! | `{st:7}:product.ahead` | sorted set of the rows that may not be in Postgres yet, scored by the offset that they show; the \
+//!   empty member has the offset that Postgres is known to show |
+//! | `{st:7}:{incarnation}:product:{key}` | the row as `{version}\n{body}`, with the body as it is served; `0\n` if it does not exist |
+//! | `{st:7}:revenue.{generation}.{revisions}:{key}` | the row of a view fed by many aggregates: `{version} {offset},…\n{body}`, \
+//!   with the offset that it shows of each partition. The hash of its key determines its partition; the revisions are the sum \
+//!   over all partitions |
+//! | `{st:7}:end` | the offset after the log's last record, and the Redis time in ms before Kafka was queried: `{offset}/{ms}` |
 //!
-//! The channel `st:news` tells what changed of a partition, in the words of these values, and how far Postgres is:
-//! `7 product=00ab.1.0/1234 product@=1234 end=…`.
+//! The channel `st:news` announces changes of a partition in the format of these values, together with the progress of
+//! Postgres: `7 product=00ab.1.0/1234 product@=1234 end=…`.
 //!
-//! Invariant: rows and the position that covers them are written by one script, which demands that the position is where
-//! its writer left it. So a position and a row that one MGET gave belong together, whatever was evicted, lost, put back or
-//! failed over before: the row shows everything up to the position. A row that was read in Postgres, of the same generation
-//! and revision, is filled in only if Postgres showed at least that position, or if the row has not changed since what it
-//! showed: the set of those that are ahead of Postgres tells.
+//! Invariant: rows and the position that covers them are written by one script, which requires that the position is
+//! unchanged since its writer last set it. A position and a row returned by one MGET are therefore consistent, regardless
+//! of evictions, losses, restores or failovers: the row shows everything up to the position. A row read from Postgres, of
+//! the same generation and revision, is filled in only if Postgres showed at least that position, or if the set of rows
+//! ahead of Postgres proves that the row has not changed since.
 //!
-//! A position that is not what its writer left there begins a new incarnation of that view in that partition: rows from
-//! before go by other keys, and die by their time to live. No other view and no other partition is touched.
+//! A position that differs from the one its writer set begins a new incarnation of the view in that partition: older rows
+//! have other keys and expire. Other views and partitions are not affected.
 //!
-//! Rows that many aggregates feed are written by readers alone, from Postgres, and live for a second: no single writer knows
-//! when they change. They tell themselves what they show, and answer no token that they do not cover.
+//! Rows fed by many aggregates are written only by readers, from Postgres, and expire after a second, because no single
+//! writer can track when they change. Each row carries the offsets that it shows and answers only tokens that these cover.
 
 use std::fmt::{self, Write as _};
 
@@ -34,43 +36,43 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::feeds::StoredView;
 
-/// Seconds that a row lives after it was written last.
+/// Time to live of a row after its last write, in seconds.
 pub const ROW_TTL_SECS: u64 = 3600;
-/// Seconds that a row lives which many aggregates feed: as old as an answer without a token may be.
+/// Time to live of a row fed by many aggregates, in seconds, which is the maximum age of an answer without a token.
 pub const SUM_TTL_SECS: u64 = 1;
-/// Seconds for which a row is known not to be there. Only what asks for strangers' keys is spared by it, so it is short.
+/// Time to live of a missing row, in seconds. It is short because it only absorbs requests for unknown keys.
 pub const ABSENT_TTL_SECS: u64 = 5;
-/// The version of what is not there.
+/// Version of a row that does not exist.
 pub const ABSENT: u64 = 0;
 
-/// In the place of a view's name: where the log ends. A build that does not know it passes it over.
+/// Name used instead of a view's for the end of the log. Builds that do not recognize it ignore it.
 pub const END: &str = "end";
-/// Behind a view's name, in news: up to and with which offset Postgres shows it, at least.
+/// Suffix of a view's name in news, for the offset up to which Postgres is known to show it.
 pub const STORED: &str = "@";
 
-/// See `redis/show.lua`.
+/// Script that publishes a batch, see `redis/show.lua`.
 pub const SHOW: &str = include_str!("../redis/show.lua");
-/// See `redis/put.lua`.
+/// Script that writes rows of an incarnation not yet in use, see `redis/put.lua`.
 pub const PUT: &str = include_str!("../redis/put.lua");
-/// See `redis/fill.lua`.
+/// Script that caches a row read from Postgres, see `redis/fill.lua`.
 pub const FILL: &str = include_str!("../redis/fill.lua");
 
-/// Names the rows of a view in a partition: those of another incarnation, or of another generation, are none of it.
+/// Identity of a view's rows in a partition. Rows of another incarnation or generation do not belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Making {
     pub incarnation: u64,
-    /// Which making of its rows in Postgres it is.
+    /// Generation of the view's rows in Postgres.
     pub generation: u32,
-    /// How often its rows have changed without a record: by a rebuild, or by what was parked and was folded after all.
+    /// Number of times that the rows changed without a record: by a rebuild, or by folding a parked record later.
     pub revision: u32,
 }
 
-/// What Redis shows of a view in a partition: everything up to and with the offset; −1: nothing.
+/// Position up to which Redis shows a view in a partition, including the offset; −1 if it shows nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
     pub making: Making,
     pub offset: i64,
-    /// Of the records that its writer counted, see [`Tally`]; whoever goes on from there compares it.
+    /// Hash of the records that its writer counted, see [`Tally`]; a writer that resumes from here compares it.
     ///
     /// [`Tally`]: crate::chain::Tally
     pub hash: Option<u64>,
@@ -90,7 +92,7 @@ impl fmt::Display for Shown {
 }
 
 impl Shown {
-    /// Reads the value of a position. `None`: another build wrote it.
+    /// Parses the value of a position; `None` if it has the format of another build.
     pub fn parse(text: &str) -> Option<Self> {
         let (making, offset) = text.split_once('/')?;
         let (incarnation, rest) = making.split_once('.')?;
@@ -105,15 +107,15 @@ impl Shown {
     }
 }
 
-/// Returns the partition in which the row of a view with many aggregates lives.
+/// Returns the partition whose keys hold the row of a view fed by many aggregates.
 pub fn partition_of_sum(key: &str, partitions: u32) -> u32 {
     u32::try_from(xxh3_64(key.as_bytes()) % u64::from(partitions)).expect("a remainder of a u32 fits one")
 }
 
-/// Enough for most names.
+/// Initial capacity of a key, enough for most.
 const NAME_CAPACITY: usize = 96;
 
-// Two names are made for each read and one for each row that is written: there `write!` shows in a profile.
+// Every read formats two keys and every written row one, so often that the cost of `write!` shows up in profiles.
 
 fn push_decimal(to: &mut String, number: u32) {
     if number >= 10 {
@@ -122,14 +124,14 @@ fn push_decimal(to: &mut String, number: u32) {
     to.push(char::from(b'0' + (number % 10) as u8));
 }
 
-/// With 16 digits.
+/// Appends `number` as 16 hexadecimal digits.
 fn push_hex(to: &mut String, number: u64) {
     for digit in (0..16).rev() {
         to.push(char::from(b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15]));
     }
 }
 
-/// Names of keys.
+/// Formats the names of Redis keys.
 #[derive(Debug, Clone)]
 pub struct Keys {
     prefix: String,
@@ -140,12 +142,12 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// What builds had there whose rows had one incarnation in all partitions.
+    /// Returns the obsolete keys of builds whose rows had one incarnation across all partitions.
     pub fn of_older_builds(&self) -> [String; 2] {
         ["live", "applied"].map(|name| format!("{}:{name}", self.prefix))
     }
 
-    /// Of a position.
+    /// Returns the key of a feed's position.
     pub fn shown(&self, feed: &str, partition: u32) -> String {
         let mut name = self.of_partition(partition);
         name.push_str(feed);
@@ -161,14 +163,14 @@ impl Keys {
         name
     }
 
-    /// Of a row that many aggregates feed.
+    /// Returns the key of a row fed by many aggregates.
     pub fn sum(&self, partition: u32, (generation, revisions): (u32, i64), view: StoredView, key: &str) -> String {
         let mut name = self.of_partition(partition);
-        write!(name, "{}.{generation}.{revisions}:{key}", view.name()).expect("a string takes all");
+        write!(name, "{}.{generation}.{revisions}:{key}", view.name()).expect("writing to a string cannot fail");
         name
     }
 
-    /// Returns what the names of a partition begin with.
+    /// Returns the common prefix of a partition's keys.
     fn of_partition(&self, partition: u32) -> String {
         let mut name = String::with_capacity(NAME_CAPACITY);
         name.push('{');
@@ -179,12 +181,12 @@ impl Keys {
         name
     }
 
-    /// Matches the keys of a view's rows, of whatever partition and incarnation, and maybe others.
+    /// Returns a pattern that matches the keys of a view's rows in any partition and incarnation, and possibly others.
     pub fn rows(&self, view: StoredView) -> String {
         format!("{{{}:*}}:*:{}:*", self.prefix, view.name())
     }
 
-    /// Of the rows that are ahead of Postgres.
+    /// Returns the key of the set of rows that are ahead of Postgres.
     pub fn ahead(&self, feed: &str, partition: u32) -> String {
         let mut name = self.shown(feed, partition);
         name.push_str(".ahead");
@@ -200,11 +202,11 @@ impl Keys {
     }
 }
 
-/// What changed of one partition.
+/// Announcement of changes in one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News<'a> {
     pub partition: u32,
-    /// Names of views, or [`END`], with their values.
+    /// Names of views or [`END`], each with its value.
     pub values: Vec<(&'a str, &'a str)>,
 }
 
@@ -215,18 +217,18 @@ impl<'a> News<'a> {
         Some(Self { partition, values: words.map(|word| word.split_once('=')).collect::<Option<_>>()? })
     }
 
-    /// Returns the views that Postgres shows up to and with an offset.
+    /// Returns the views whose progress in Postgres is announced, each with the offset that it includes.
     pub fn stored(&self) -> impl Iterator<Item = (&'a str, i64)> {
         self.values.iter().filter_map(|(name, value)| Some((name.strip_suffix(STORED)?, value.parse().ok()?)))
     }
 }
 
-/// Where the log ends, as a key or news tell it.
+/// End of the log in a partition, as found in a key or in news.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct End {
-    /// Behind the last record; 0: nothing is known.
+    /// Offset after the last record; 0 if it is unknown.
     pub next_offset: i64,
-    /// By Redis's clock: what was acknowledged before is in front of it.
+    /// Time by the clock of Redis, in ms; records acknowledged before it lie before `next_offset`.
     pub at_ms: i64,
 }
 
@@ -243,8 +245,8 @@ impl End {
     }
 }
 
-/// Returns a row's value. `offsets`: what it shows of each partition; none of a row that one aggregate feeds, which its
-/// partition's position covers.
+/// Returns the value of a row. `offsets` are the offsets that it shows of each partition; empty for a row fed by one
+/// aggregate, which the position of its partition covers.
 pub fn value(version: u64, offsets: &[i64], body: &[u8]) -> Vec<u8> {
     let mut head = version.to_string();
     for (partition, offset) in offsets.iter().enumerate() {
@@ -254,12 +256,12 @@ pub fn value(version: u64, offsets: &[i64], body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), b"\n", body].concat()
 }
 
-/// What stands in front of a row's body.
+/// Header in front of a row's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub version: u64,
     pub offsets: Vec<i64>,
-    /// Where the body begins.
+    /// Length of the header in bytes, which is where the body begins.
     pub len: usize,
 }
 
@@ -281,7 +283,7 @@ mod tests {
     use crate::feeds::FeedId;
 
     #[test]
-    fn names_have_the_digits_that_format_gives() {
+    fn keys_have_the_same_digits_as_with_format() {
         let (keys, view) = (Keys::new("st"), StoredView::named("product").unwrap());
         for partition in [0, 9, 10, 4_294_967_295] {
             for incarnation in [0, 0xab, u64::MAX] {
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_gives_back_what_it_was_written_from() {
+    fn a_position_survives_a_round_trip() {
         let shown = Shown { making: Making { incarnation: 0xab, generation: 3, revision: 2 }, offset: -1, hash: None };
         assert_eq!(shown.to_string(), "00000000000000ab.3.2/-1");
         assert_eq!(Shown::parse(&shown.to_string()), Some(shown));
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_gives_back_its_version_its_offsets_and_its_body() {
+    fn a_value_yields_its_version_its_offsets_and_its_body() {
         for offsets in [&[][..], &[4], &[4, -1, 17]] {
             let bytes = value(8, offsets, b"{\n}");
             let head = Head::of(&bytes).unwrap();
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn no_view_goes_by_a_name_that_means_something_else_in_news() {
+    fn no_view_has_a_name_with_another_meaning_in_news() {
         assert!(FeedId::names().iter().all(|feed| *feed != END && !feed.ends_with(STORED)));
     }
 

@@ -1,11 +1,11 @@
-//! Claim and chain: how one partition has one writer at a time, proved by the log itself.
+//! Claims and chains: the single-writer guarantee of a partition, provable from the log alone.
 //!
-//! A claim at offset C starts an epoch. The epoch's records carry (C, nonce) and are numbered 1, 2, 3… Every
-//! reader counts the same records by [`Reader`]; a writer knows by [`Writer`] which of its records every reader
-//! counts, from the offsets in its delivery reports alone, without reading.
+//! A claim at offset C starts an epoch. The epoch's records carry (C, nonce) and are numbered 1, 2, 3… Every reader
+//! uses [`Reader`] and so counts the same records. A writer uses [`Writer`] to determine which of its records every
+//! reader counts, from the offsets in its delivery reports alone and without reading the log.
 //!
-//! Invariant: what [`Writer`] reports as acknowledged counts for every [`Reader`], in the order of its numbers,
-//! whatever other writers, lost, doubled or late records do.
+//! Invariant: every record that [`Writer`] reports as acknowledged counts for every [`Reader`], in the order of the
+//! sequence numbers, despite concurrent writers and lost, duplicated or delayed records.
 
 mod reader;
 mod tally;

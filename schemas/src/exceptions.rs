@@ -1,12 +1,12 @@
-//! Signed exceptions: how readers of the log get past a value that begins as a record of ours and cannot be read.
+//! Signed exceptions, which let readers of the log skip a value that has the marker of a record but cannot be decoded.
 //!
-//! An operator signs one for one value at one place. They lie on a topic beside the log, [`crate::topic::exceptions`], and
-//! readers know the public keys of those who may sign.
+//! An operator signs an exception for one value at one position. Exceptions are kept on a topic beside the log,
+//! [`crate::topic::exceptions`], and readers are configured with the public keys of the permitted signers.
 //!
-//! Invariant: an exception passes what cannot be read, and nothing else: it is asked for only after decoding has failed,
-//! and names the value by its hash. What it passes counts for nobody and takes its offset, for every reader.
+//! Invariant: an exception applies only to an undecodable value. It is consulted only after decoding has failed, and
+//! identifies the value by its hash. An excepted value counts for no reader but occupies its offset for every reader.
 //!
-//! Invariant: whoever reads the log decodes it by [`Exceptions::decode`], so that no two readers can disagree.
+//! Invariant: every reader decodes the log with [`Exceptions::decode`], so no two readers can disagree.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,10 +20,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::record::{Record, RecordError};
 
-/// What is signed begins with this: a key's other signatures say nothing here.
+/// Prefix of every signed message, so that signatures made for another purpose are not valid here.
 const CONTEXT: &[u8] = b"stampede log exception 1\n";
 
-/// A value of the log at its place.
+/// A value of the log, identified by its position and hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stray {
     pub partition: u32,
@@ -31,7 +31,7 @@ pub struct Stray {
     sha256: [u8; 32],
 }
 
-/// A value that cannot be read and is no exception. Its reader stops here, in this partition alone.
+/// A value that can neither be decoded nor is excepted. Its reader halts at this position, in this partition only.
 #[derive(Debug, thiserror::Error)]
 #[error("the record at offset {} of partition {} cannot be read", stray.offset, stray.partition)]
 pub struct Unreadable {
@@ -39,38 +39,38 @@ pub struct Unreadable {
     pub source: RecordError,
 }
 
-/// What an operator signs.
+/// Statement that an operator signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exception {
     pub partition: u32,
     pub offset: i64,
-    /// Of the value, in 64 hexadecimal digits.
+    /// SHA-256 of the value, as 64 hexadecimal digits.
     pub sha256: String,
-    /// Why no event is lost by passing it over.
+    /// Explanation why skipping the value loses no event.
     pub reason: String,
     pub at_ms: u64,
 }
 
-/// A record of the topic of exceptions.
+/// A record of the exceptions topic.
 #[derive(Debug, Serialize, Deserialize)]
 struct Signed {
     exception: Exception,
-    /// In 128 hexadecimal digits.
+    /// Ed25519 signature, as 128 hexadecimal digits.
     signature: String,
 }
 
-/// The keys whose exceptions are honoured.
+/// Public keys whose exceptions are honoured.
 #[derive(Debug, Clone, Default)]
 pub struct Keys(Vec<VerifyingKey>);
 
 #[derive(Debug, thiserror::Error)]
-#[error("it is not 64 hexadecimal digits of an Ed25519 key")]
+#[error("not an Ed25519 key of 64 hexadecimal digits")]
 pub struct NoKey;
 
 /// Signs exceptions.
 pub struct SigningKey(ed25519_dalek::SigningKey);
 
-/// The exceptions that are honoured, as far as they were learned.
+/// Honoured exceptions that have been read so far.
 #[derive(Debug, Default)]
 pub struct Exceptions {
     keys: Keys,
@@ -82,7 +82,7 @@ impl Stray {
         Self { partition, offset, sha256: Sha256::digest(value).into() }
     }
 
-    /// Returns what is to be signed to pass it over.
+    /// Returns the statement to sign so that readers skip the value.
     pub fn exception(&self, reason: &str, at_ms: u64) -> Exception {
         let Self { partition, offset, sha256 } = *self;
         Exception { partition, offset, sha256: hex(&sha256), reason: reason.to_owned(), at_ms }
@@ -92,7 +92,7 @@ impl Stray {
 impl Exception {
     fn message(&self) -> Vec<u8> {
         let mut message = CONTEXT.to_vec();
-        serde_json::to_writer(&mut message, self).expect("an exception holds nothing that JSON cannot");
+        serde_json::to_writer(&mut message, self).expect("an exception consists of values that JSON can represent");
         message
     }
 }
@@ -102,7 +102,10 @@ impl Exceptions {
         Self { keys, known: RwLock::default() }
     }
 
-    /// Reads a value of the log; `None` is not ours, or excepted.
+    /// Decodes a value of the log; `None` if it is foreign or excepted.
+    ///
+    /// # Errors
+    /// [`Unreadable`] if it has the marker of a record but cannot be decoded and is not excepted.
     pub fn decode<'a>(
         &self,
         (partition, offset): (u32, i64),
@@ -114,12 +117,12 @@ impl Exceptions {
         })
     }
 
-    /// Tells whether an exception that was learned passes what could not be read.
+    /// Returns whether a known exception covers the undecodable value.
     pub fn pass(&self, stray: &Stray) -> bool {
         self.known.read().unwrap_or_else(PoisonError::into_inner).contains(stray)
     }
 
-    /// Takes in what the topic of exceptions holds. What nobody known has signed is left out.
+    /// Adds exceptions from the values of the exceptions topic. Values without a valid signature are ignored.
     pub fn learn(&self, values: &[impl AsRef<[u8]>]) {
         let honoured = values.iter().filter_map(|value| self.keys.verify(value.as_ref()));
         let honoured: Vec<_> = honoured.collect();
@@ -128,7 +131,7 @@ impl Exceptions {
 }
 
 impl Keys {
-    /// Returns what a value of the topic passes over; `None`: none of these keys has signed it.
+    /// Returns the log value that a value of the topic excepts; `None` if none of these keys signed it.
     fn verify(&self, value: &[u8]) -> Option<Stray> {
         let Signed { exception, signature } = serde_json::from_slice(value).ok()?;
         let (signature, message) = (Signature::from_bytes(&bytes(&signature)?), exception.message());
@@ -142,7 +145,7 @@ impl Keys {
     }
 }
 
-/// Separated by commas or white space.
+/// Parses keys separated by commas or white space.
 impl FromStr for Keys {
     type Err = NoKey;
 
@@ -154,20 +157,21 @@ impl FromStr for Keys {
 }
 
 impl SigningKey {
-    /// `seed`: 32 random bytes, which are the key.
+    /// Creates the key from `seed`, 32 random bytes, which are the secret key.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(ed25519_dalek::SigningKey::from_bytes(seed))
     }
 
-    /// Returns the public key, as [`Keys`] takes it.
+    /// Returns the public key in the format that [`Keys`] parses.
     pub fn public(&self) -> String {
         hex(self.0.verifying_key().as_bytes())
     }
 
-    /// Returns the record for the topic of exceptions.
+    /// Returns the record for the exceptions topic.
     pub fn sign(&self, exception: Exception) -> Vec<u8> {
         let signature = hex(&self.0.sign(&exception.message()).to_bytes());
-        serde_json::to_vec(&Signed { exception, signature }).expect("an exception holds nothing that JSON cannot")
+        serde_json::to_vec(&Signed { exception, signature })
+            .expect("an exception consists of values that JSON can represent")
     }
 }
 
@@ -185,8 +189,8 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Tells whether a build to come may read what this one cannot: then it would count there, and an exception would set
-/// the builds at odds.
+/// Returns whether a newer build may be able to decode the value. It would then count there, and an exception would make
+/// the builds disagree.
 pub fn may_be_of_a_newer_build(value: &[u8], error: &RecordError) -> bool {
     let body = || value.iter().position(|byte| *byte == b'{').map(|start| &value[start..]);
     match error {
@@ -201,7 +205,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    // `from_str_radix` alone would let a sign pass for a digit.
+    // `from_str_radix` alone would accept a sign in place of a digit.
     if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }

@@ -1,20 +1,20 @@
-//! Ids of views and of feeds, and arrays that they index.
+//! IDs of views and of feeds, and the arrays that they index.
 //!
-//! Invariant: an id is made here alone, so that there is a view for every id, and an element in every such array.
+//! Invariant: IDs are created only in this module, so every ID has a view and an element in every such array.
 
 use std::ops::{Index, IndexMut};
 
 use crate::views::{JOURNAL, Source, VIEWS, View};
 
-/// A view of [`VIEWS`].
+/// ID of a view in [`VIEWS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ViewId(usize);
 
-/// A view with rows, and so checkpoints, of its own.
+/// ID of a view with rows, and therefore checkpoints, of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoredView(usize);
 
-/// A holder of checkpoints and applied positions.
+/// ID of a holder of checkpoints and applied positions: a stored view or the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FeedId {
     View(StoredView),
@@ -36,7 +36,7 @@ impl ViewId {
         Self::all().into_iter().find(|view| view.name() == name)
     }
 
-    /// Returns its place in [`VIEWS`].
+    /// Returns the view's index in [`VIEWS`].
     pub fn index(self) -> usize {
         self.0
     }
@@ -49,27 +49,29 @@ impl ViewId {
         self.view().name
     }
 
-    /// Returns the view as a stored one, unless it shows another one's rows.
+    /// Returns the view as a stored one, unless it shows the rows of another view.
     pub fn stored(self) -> Option<StoredView> {
         (self.0 < StoredView::COUNT).then_some(StoredView(self.0))
     }
 
-    /// Returns the stored view whose rows it shows: itself, or the one that it is derived from.
+    /// Returns the stored view whose rows this one shows: itself, or the view that it is derived from.
     pub fn base(self) -> StoredView {
         match self.view().source {
             Source::Aggregate(_) | Source::Sum(_) => StoredView(self.0),
-            Source::View(base) => StoredView::named(base).expect("the tests look that each is derived from one"),
+            Source::View(base) => {
+                StoredView::named(base).expect("a test checks that every other view is derived from a stored one")
+            }
         }
     }
 
-    /// Returns the feed that moves its rows.
+    /// Returns the feed that updates the view's rows.
     pub fn feed(self) -> FeedId {
         FeedId::View(self.base())
     }
 }
 
 impl StoredView {
-    /// The stored views come first in [`VIEWS`].
+    /// Number of stored views, which come first in [`VIEWS`].
     pub const COUNT: usize = {
         let (mut stored, mut rest): (_, &[&View]) = (0, &VIEWS);
         while let [View { source: Source::Aggregate(_) | Source::Sum(_), .. }, behind @ ..] = rest {
@@ -94,7 +96,7 @@ impl StoredView {
         self.view().name
     }
 
-    /// Returns its place among the stored views.
+    /// Returns the view's index among the stored views.
     pub fn index(self) -> usize {
         self.0
     }
@@ -124,7 +126,7 @@ impl FeedId {
         }
     }
 
-    /// Returns the form of its fold. The journal's rows are the events themselves.
+    /// Returns the form of the feed's fold. The journal's form is 1, because its rows are the events themselves.
     pub fn form(self) -> i32 {
         match self {
             Self::View(view) => view.view().form,
@@ -132,8 +134,8 @@ impl FeedId {
         }
     }
 
-    /// Tells whether projectors write its rows to Redis, where its positions then move with them: those that one aggregate
-    /// feeds.
+    /// Returns whether projectors write the feed's rows to Redis, where its positions advance with them. They do so for
+    /// views that are fed by one aggregate.
     pub fn has_rows_in_redis(self) -> bool {
         matches!(self, Self::View(view) if matches!(view.view().source, Source::Aggregate(_)))
     }
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn views_with_rows_come_first_and_every_other_one_shows_theirs() {
+    fn stored_views_come_first_and_every_other_view_shows_their_rows() {
         for view in ViewId::all() {
             assert_eq!(view.stored().is_some(), !matches!(view.view().source, Source::View(_)), "{}", view.name());
             assert_eq!(view.stored().unwrap_or(view.base()), view.base(), "{}", view.name());
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn every_id_goes_by_its_name_and_names_its_own_element() {
+    fn every_id_is_found_by_its_name_and_indexes_its_own_element() {
         assert!(ViewId::all().into_iter().all(|view| ViewId::named(view.name()) == Some(view)));
         let (mut views, mut feeds) = (StoredView::all().map(StoredView::name), FeedId::names());
         for view in StoredView::all() {

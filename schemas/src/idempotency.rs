@@ -1,4 +1,4 @@
-//! Idempotency keys: what a client names a command by, so that a retry is not a second command.
+//! Idempotency keys, by which clients identify a command so that a retry does not execute it twice.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use uuid::{Builder, Uuid};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub const MAX_KEY_CHARS: usize = 255;
-/// The longest key of a whole batch: its lines' keys are made of it.
+/// Maximum length of the key of a batch, from which the keys of its lines are derived.
 pub const MAX_BATCH_KEY_CHARS: usize = MAX_KEY_CHARS - MAX_LINE_CHARS;
-/// A hyphen and five digits.
+/// Maximum length of a line's suffix: a hyphen and five digits.
 const MAX_LINE_CHARS: usize = 6;
-/// A UUID with its hyphens.
+/// Length of a UUID, including its hyphens.
 const UUID_CHARS: usize = 36;
 
-/// 1 to 255 visible ASCII characters. Its scope is one aggregate. Cheap to clone.
+/// Key of 1 to 255 visible ASCII characters, scoped to one aggregate. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
@@ -24,7 +24,7 @@ pub struct IdempotencyKey(Arc<str>);
 pub struct KeyError;
 
 impl IdempotencyKey {
-    /// From the header: a structured-field string (RFC 8941, in quotes) or the bare characters.
+    /// Parses the header's value: a structured-field string (RFC 8941, in quotes) or the bare characters.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         match text.strip_prefix('"') {
             Some(rest) => Self::from_bare(&unquote(rest.strip_suffix('"').ok_or(KeyError)?)?),
@@ -32,7 +32,7 @@ impl IdempotencyKey {
         }
     }
 
-    /// From a place where no quotes are needed: a JSON string, a record.
+    /// Validates a key from a source that needs no quotes, such as a JSON string or a record.
     pub fn from_bare(bare: &str) -> Result<Self, KeyError> {
         let visible = bare.bytes().all(|byte| byte.is_ascii_graphic());
         if bare.is_empty() || bare.len() > MAX_KEY_CHARS || !visible {
@@ -41,13 +41,13 @@ impl IdempotencyKey {
         Ok(Self(bare.into()))
     }
 
-    /// For a command that came without one.
+    /// Generates a key for a command that came without one.
     pub fn random() -> Self {
         Self(Uuid::now_v7().to_string().into())
     }
 
-    /// For a command that has to be the same one whenever it is sent: named by what it does, and by the time of what it
-    /// follows from.
+    /// Derives a reproducible key for a command that may be sent repeatedly: from `dedup_key`, which identifies its effect,
+    /// and from the time of the event that caused it.
     pub fn from_dedup_key(at: TimeMs, dedup_key: &str) -> Self {
         let hash = xxh3_128(dedup_key.as_bytes()).to_le_bytes();
         let bytes = std::array::from_fn(|index| hash[index]);
@@ -58,18 +58,18 @@ impl IdempotencyKey {
         &self.0
     }
 
-    /// Makes the key of a line from its batch's: `{key}-{line}`. It tells the same time.
+    /// Derives the key of a line from that of its batch: `{key}-{line}`. It has the same time.
     pub fn of_line(&self, line: usize) -> Self {
         Self(format!("{}-{line}", self.0).into())
     }
 
-    /// Tells when the key was made, if it does: a UUIDv7, or a line's key that was made of one.
+    /// Returns the creation time of a UUIDv7 key, or of a line's key derived from one; `None` for any other key.
     pub fn time(&self) -> Option<TimeMs> {
         time_of(&self.0)
     }
 }
 
-/// As [`IdempotencyKey::time`], of a key's characters.
+/// Returns the creation time of a key given as text, see [`IdempotencyKey::time`].
 pub fn time_of(key: &str) -> Option<TimeMs> {
     let uuid = Uuid::try_parse(of_batch(key).unwrap_or(key)).ok().filter(|uuid| uuid.get_version_num() == 7)?;
     let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
@@ -90,7 +90,7 @@ impl Display for IdempotencyKey {
     }
 }
 
-/// The inside of a structured-field string: `\"` and `\\` are the only escapes.
+/// Unescapes the content of a structured-field string: `\"` and `\\` are the only escapes.
 fn unquote(inside: &str) -> Result<String, KeyError> {
     let mut text = String::with_capacity(inside.len());
     let mut chars = inside.chars();
@@ -122,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_uuid_of_version_7_tells_its_time() {
+    fn only_a_uuid_of_version_7_has_a_time() {
         let key = |text| IdempotencyKey::parse(text).unwrap();
         assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f").time(), Some(TimeMs(1_645_557_742_000)));
         assert_eq!(key("919108f7-52d1-4320-9bac-f847db4148a8").time(), None);
         assert_eq!(key("order-17").time(), None);
         let line = key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f").of_line(10_000);
         assert_eq!(line.as_str(), "017f22e2-79b0-7cc3-98c4-dc0c0c07398f-10000");
-        assert_eq!(line.time(), Some(TimeMs(1_645_557_742_000)), "a line's tells its batch's");
+        assert_eq!(line.time(), Some(TimeMs(1_645_557_742_000)), "a line has the time of its batch");
         assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f-").time(), None);
         assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f-100000").time(), None);
         assert_eq!(key("017f22e2-79b0-7cc3-98c4-dc0c0c07398f-x").time(), None);

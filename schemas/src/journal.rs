@@ -1,5 +1,5 @@
-//! Commits as the journal stores them: the log's own records. They are read without knowing their events, which may be a
-//! newer build's.
+//! Commits as the journal stores them, which is as the records of the log. Reading them does not interpret their events,
+//! which a newer build may have written.
 
 use std::borrow::Cow;
 
@@ -9,16 +9,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::record::{MARK, RecordError, hex};
 
-/// How many offsets of a partition one segment covers. It stays so: a segment that is closed never changes.
+/// Number of offsets of a partition that one segment covers. It is fixed because a closed segment never changes.
 pub const SEGMENT_OFFSETS: i64 = 1024;
 
-/// The hash of a segment: SHA-256 over that of the one before, and of each record, in their order, the offset (8 bytes), the
-/// length (4) and the bytes.
+/// Hash of a segment: SHA-256 over the previous segment's hash and then, for each record in order, its offset (8 bytes),
+/// its length (4 bytes) and its bytes.
 #[derive(Debug, Clone)]
 pub struct SegmentHash(Sha256);
 
 impl SegmentHash {
-    /// Of a segment that follows one of the hash `before`.
+    /// Begins the hash of a segment whose predecessor has the hash `before`.
     pub fn after(before: Option<&[u8]>) -> Self {
         Self(Sha256::new_with_prefix(before.unwrap_or_default()))
     }
@@ -40,7 +40,7 @@ pub struct StoredCommit<'a> {
     #[serde(borrow)]
     pub command_id: Cow<'a, str>,
     pub at_ms: u64,
-    /// Of the aggregate after these events.
+    /// Version of the aggregate after these events.
     pub version: u64,
     #[serde(borrow)]
     pub events: Vec<StoredEvent<'a>>,
@@ -54,17 +54,19 @@ pub struct StoredCommit<'a> {
 
 #[derive(Debug, Deserialize)]
 pub struct StoredEvent<'a> {
-    /// With its version, e.g. `product.reserved.v1`.
+    /// Event type including its version, e.g. `product.reserved.v1`.
     #[serde(rename = "type", borrow)]
     pub name: Cow<'a, str>,
-    /// JSON.
+    /// Event data as JSON.
     #[serde(borrow)]
     pub data: &'a RawValue,
 }
 
 impl<'a> StoredCommit<'a> {
+    /// Reads a commit from the bytes of its record.
+    ///
     /// # Errors
-    /// Where the record is no commit, or cannot be read.
+    /// [`RecordError`] if the record is not a commit or cannot be decoded.
     pub fn read(record: &'a [u8]) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Record<'a> {
@@ -77,7 +79,7 @@ impl<'a> StoredCommit<'a> {
         Ok(record.commit)
     }
 
-    /// The events that come after a version of the aggregate, each with its own.
+    /// Returns the events after version `after` of the aggregate, each with its own version.
     pub fn events_after(&self, after: u64) -> impl Iterator<Item = (u64, &StoredEvent<'a>)> {
         let first = self.version + 1 - self.events.len() as u64;
         (first..).zip(&self.events).filter(move |(version, _)| *version > after)

@@ -1,13 +1,13 @@
-//! Everything that crosses a process border: records in the log and how to read them, event versions, tokens,
-//! request and answer bodies, tables, cached bytes.
+//! Everything that crosses a process boundary: log records and the rules for reading them, event versions, consistency
+//! tokens, request and response bodies, database tables, and cache entries.
 //!
-//! Invariant: a wire type is versioned and apart from the domain type that it carries; names on the wire are
-//! written out here and never derived from names in Rust. A record once written stays readable for ever.
+//! Invariant: wire types are versioned and separate from the domain types they carry. Names on the wire are spelled out
+//! here and never derived from Rust names. A record once written stays readable forever.
 //!
-//! Invariant: [`chain`] is the only implementation of the reader's and the writer's rule. Whatever reads or
-//! writes the log goes through it, so that no two readers can disagree about what counts.
+//! Invariant: [`chain`] is the only implementation of the reader's and the writer's rule. Every component that reads or
+//! writes the log uses it, so no two readers can disagree about which records count.
 //!
-//! Absent on purpose: I/O of any kind.
+//! This crate deliberately performs no I/O.
 
 pub mod topic;
 pub mod aggregate;

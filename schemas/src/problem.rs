@@ -1,6 +1,6 @@
-//! Errors on the wire: RFC 9457 problem details.
+//! Errors on the wire, as RFC 9457 problem details.
 //!
-//! This is the one file of the contracts that knows status codes of errors.
+//! The status codes of errors are defined only here.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// What went wrong, as far as a client can tell one case from another.
+/// Kind of error, as far as clients distinguish them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProblemKind {
     InvalidRequest,
@@ -27,49 +27,49 @@ pub enum ProblemKind {
     Rejected,
     KeyReused,
     Internal,
-    /// The views do not show the token's events yet.
+    /// The views do not reflect the token's events yet.
     NotYet,
-    /// A view did not take what the token names.
+    /// The view has parked a record that the token covers.
     Parked,
     Overloaded,
-    /// The rules failed on this aggregate.
+    /// The domain logic failed on this aggregate.
     Quarantined,
-    /// Nobody owns the aggregate's partition just now.
+    /// The aggregate's partition currently has no owner.
     NoOwner,
-    /// The command may or may not have been written; a retry under its key tells.
+    /// The command may or may not have been written; a retry with its key returns the outcome.
     OutcomeUnknown,
     Unavailable,
-    /// One address asked for too much. The edge alone says it.
+    /// A client address exceeded its rate limit. Only the edge returns this.
     RateLimited,
 }
 
-/// The body of an error answer.
+/// Body of an error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
-    /// A path under `/problems/`, which explains it to a person.
+    /// Path under `/problems/` that serves an explanation of the problem.
     pub r#type: &'static str,
     pub title: &'static str,
     pub status: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub detail: Cow<'static, str>,
-    /// Apart, since few problems have it.
+    /// Details of a rejection; boxed because few problems have them.
     #[serde(flatten)]
     pub rejected: Option<Box<Rejected>>,
-    /// The request's name, as in `X-Request-Id`: the log's lines about it carry the same.
+    /// ID of the request, as in `X-Request-Id`; the log lines about the request carry the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Box<str>>,
 }
 
-/// What a problem tells of a command that the rules rejected.
+/// Details of a command that the domain rules rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rejected {
-    /// The name of the rule that rejected the command.
+    /// Name of the rule that rejected the command.
     pub rejection: Cow<'static, str>,
-    /// How far the aggregate has come that rejected the command: the `status` of its row; of a product `on_sale` or
-    /// `discontinued`; `unregistered`, `unplaced` or `unscheduled` where there is none yet.
+    /// Status of the aggregate that rejected the command: the `status` of its row; for a product `on_sale` or
+    /// `discontinued`; `unregistered`, `unplaced` or `unscheduled` if it does not exist yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<Cow<'static, str>>,
-    /// The price of one unit, where the command named another.
+    /// Unit price, if the command named a different one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_cents: Option<u64>,
 }
@@ -86,30 +86,30 @@ impl Problem {
         }
     }
 
-    /// Writes the problem of a failure of which nothing but its status is known, as JSON.
+    /// Returns, as JSON, the problem of a failure of which only the status is known.
     pub fn json_of_status(status: u16, detail: &str, request_id: Option<&str>) -> Vec<u8> {
         let problem = Self::new(ProblemKind::of_status(status), detail.to_owned());
-        // Where no kind has this very status, the answer's own is the one to tell.
+        // The status of the response takes precedence if no kind has exactly this one.
         Self { status, ..problem }.of_request(request_id).to_json()
     }
 
-    /// Tells that the rules refused a command.
+    /// Creates the problem of a command that the domain rules rejected.
     pub fn rejected(rejected: Rejected) -> Self {
         let detail = format!("the command was rejected: {}", rejected.rejection);
         Self { rejected: Some(Box::new(rejected)), ..Self::new(ProblemKind::Rejected, detail) }
     }
 
-    /// Names the request that met the problem.
+    /// Sets the ID of the request that failed.
     pub fn of_request(self, id: Option<&str>) -> Self {
         Self { request_id: id.map(Box::from), ..self }
     }
 
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a problem holds nothing that JSON cannot")
+        serde_json::to_vec(self).expect("a problem consists of values that JSON can represent")
     }
 }
 
-/// The longest `detail`, in characters: it may repeat what the client wrote, and is not to multiply it.
+/// Maximum length of `detail`, in characters. It may quote the request, which must not inflate the response.
 const MAX_DETAIL_CHARS: usize = 300;
 
 fn cut(detail: Cow<'static, str>) -> Cow<'static, str> {
@@ -170,12 +170,12 @@ impl ProblemKind {
         }
     }
 
-    /// The last part of the problem's `type`.
+    /// Returns the last segment of the problem's `type`.
     pub fn slug(self) -> &'static str {
         self.path().rsplit('/').next().unwrap_or_default()
     }
 
-    /// Finds the kind that fits a status best, where nothing more is known.
+    /// Returns the kind that fits a status best if nothing else is known.
     pub fn of_status(status: u16) -> Self {
         match status {
             503 => Self::Unavailable,
@@ -184,7 +184,7 @@ impl ProblemKind {
         }
     }
 
-    /// The problem's `type`.
+    /// Returns the problem's `type`.
     fn path(self) -> &'static str {
         match self {
             Self::InvalidRequest => "/problems/invalid-request",
@@ -215,88 +215,91 @@ impl ProblemKind {
     fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request is malformed",
-            Self::TokenAhead => "The token names what was never written",
-            Self::NotFound => "There is no such thing",
-            Self::MethodNotAllowed => "The method does not fit the path",
+            Self::TokenAhead => "The token names a position that was never written",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
             Self::Unauthenticated => "The service token is missing",
-            Self::Forbidden => "This may not be done from here",
+            Self::Forbidden => "The request is forbidden",
             Self::KeyExpired => "The idempotency key is too old or from the future",
-            Self::PreconditionFailed => "The condition does not hold",
+            Self::PreconditionFailed => "The precondition failed",
             Self::TooLarge => "The body is too large",
-            Self::UnsupportedMediaType => "The body is not of a known type",
+            Self::UnsupportedMediaType => "The media type is not supported",
             Self::Misdirected => "Another instance owns this partition",
             Self::Rejected => "The command was rejected by the rules",
             Self::KeyReused => "The idempotency key was used for another command",
-            Self::Internal => "A fault on our side",
-            Self::NotYet => "The views are not there yet",
-            Self::Parked => "The view did not take what the token names",
-            Self::Overloaded => "Too many requests wait",
-            Self::Quarantined => "The aggregate is in quarantine",
-            Self::NoOwner => "No instance owns this partition just now",
+            Self::Internal => "Internal error",
+            Self::NotYet => "The views have not caught up yet",
+            Self::Parked => "The view skipped a record that the token covers",
+            Self::Overloaded => "Too many requests are waiting",
+            Self::Quarantined => "The aggregate is quarantined",
+            Self::NoOwner => "No instance currently owns this partition",
             Self::OutcomeUnknown => "The outcome is not known yet",
-            Self::Unavailable => "A part that this needs is away",
+            Self::Unavailable => "A required backend is unavailable",
             Self::RateLimited => "Too many requests from one address",
         }
     }
 
-    /// For a person who followed the problem's `type`.
+    /// Returns the explanation served at the problem's `type`.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::InvalidRequest => {
-                "A header, an id or a field of the body is not as the API says; detail names it. Mend the request; a retry of the same one fails again."
+                "A header, an ID or a field of the body violates the API contract; detail names it. Correct the request: an unchanged retry fails again."
             }
             Self::TokenAhead => {
-                "The Consistency-Token names a position behind the end of the log, so no answer gave it: it was made up, or the log was lost and begun anew. Ask without it, or send one that an answer gave."
+                "The Consistency-Token names a position beyond the end of the log. Either no response ever returned it, or the log was lost and recreated. Retry without it, or with one from a recent response."
             }
             Self::NotFound => "The path names no route, aggregate, command, view or row.",
-            Self::MethodNotAllowed => "The path exists, for another method; Allow names those that it takes.",
+            Self::MethodNotAllowed => "The path does not support this method; Allow lists those that it supports.",
             Self::Unauthenticated => {
-                "The internal listener serves callers with the service token only: send it as Authorization: Bearer."
+                "The internal listener serves only callers with the service token. Send it as Authorization: Bearer."
             }
             Self::Forbidden => {
-                "The service token is wrong; or a page of another site sent a command in a way that browsers do not ask about first: send it as application/json, from a site that CORS_ORIGINS lists."
+                "The service token is wrong, or a page of another site sent a command as a request without CORS preflight. Send commands as application/json, from an origin listed in CORS_ORIGINS."
             }
             Self::KeyExpired => {
-                "A UUIDv7 key tells when it was made. One older than the window could name a command that is no longer remembered, so it is refused; so is one that is over 2 minutes ahead of the server's clock. Look up whether the command took effect, then send it under a new key."
+                "A UUIDv7 key contains its creation time. A key older than the idempotency window is refused, because its command may no longer be remembered; so is one more than 2 minutes ahead of the server's clock. Check whether the command took effect before sending it with a new key."
             }
             Self::PreconditionFailed => {
-                "The aggregate is not at the version that If-Match names, or exists where If-None-Match: * wanted it absent. ETag tells the version."
+                "The aggregate is not at a version listed in If-Match, or it exists although If-None-Match: * requires that it does not. ETag has its version."
             }
-            Self::TooLarge => "A command has at most 64 KiB, a batch at most 10,000 lines and 8 MiB.",
+            Self::TooLarge => "A command is limited to 64 KiB, and a batch to 10,000 lines and 8 MiB.",
             Self::UnsupportedMediaType => {
-                "Commands are application/json, batches application/x-ndjson, neither with a Content-Encoding."
+                "Commands must be application/json and batches application/x-ndjson, without a Content-Encoding."
             }
             Self::Misdirected => {
-                "The command reached an instance that does not own its partition and may not pass it on again."
+                "The command reached an instance that does not own its partition and may not forward it again."
             }
             Self::Rejected => {
-                "The rules forbid the command in the state that Consistency-Token names; rejection is the rule's name."
+                "The domain rules forbid the command in the state that Consistency-Token identifies; rejection is the name of the rule."
             }
             Self::KeyReused => {
-                "This aggregate took another command under the same Idempotency-Key. A key names one command with its data and condition."
+                "The aggregate already accepted a different command with the same Idempotency-Key. A key identifies one command, including its data and precondition."
             }
-            Self::Internal => "Something broke that should not. The server's log knows more.",
+            Self::Internal => "An unexpected error occurred; the server's log has the details.",
             Self::NotYet => {
-                "The views did not reach the Consistency-Token within the time of Prefer: wait. The answer's token tells how far they are. Try again, or ask with Prefer: handling=lenient."
+                "The views did not reach the Consistency-Token within the time given by Prefer: wait. The token of the response has their progress. Retry, or send Prefer: handling=lenient to accept older data."
             }
             Self::Parked => {
-                "The view could not take a record that the Consistency-Token names, and goes on without it. An operator has to mend that; until then ask without the token, or with Prefer: handling=lenient, for the row as it was before."
+                "The view failed to apply a record covered by the Consistency-Token and continues without it. Until an operator has resolved this, retry without the token or with Prefer: handling=lenient to get the row as it was before."
             }
             Self::Quarantined => {
-                "The rules failed on this aggregate, so nothing is decided on it; all others are served. Nothing was \
-                 done, and a retry under the same Idempotency-Key is safe. An operator has to look."
+                "The domain logic failed on this aggregate, so it accepts no commands; other aggregates are not affected. \
+                 The command was not executed, and a retry with the same Idempotency-Key is safe. Operator intervention is \
+                 required."
             }
             Self::Overloaded => {
-                "The request was refused before anything was done. Try again after Retry-After, a command under the same key."
+                "The request was refused before it was processed. Retry after Retry-After; retry a command with the same key."
             }
-            Self::NoOwner => "Ownership of the partition is moving. Try again after Retry-After, under the same key.",
+            Self::NoOwner => {
+                "Ownership of the partition is being transferred. Retry after Retry-After, with the same key."
+            }
             Self::OutcomeUnknown => {
-                "The command was sent to the log, and no answer came in time. A retry under the same key joins it and tells its outcome."
+                "The command was sent to the log but not confirmed in time. A retry with the same key waits for the same command and returns its outcome."
             }
-            Self::Unavailable => "A server that the answer needs does not respond. Try again after Retry-After.",
+            Self::Unavailable => "A backend that the request depends on does not respond. Retry after Retry-After.",
             Self::RateLimited => {
-                "Your address asked for more than its share, and nothing was done. Wait as Retry-After says, then send \
-                 the same again, a command under the same Idempotency-Key."
+                "Your address exceeded its rate limit, and the request was not processed. Repeat it after Retry-After; \
+                 repeat a command with the same Idempotency-Key."
             }
         }
     }
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detail_says_no_more_of_what_came_than_a_few_lines_hold() {
+    fn a_detail_is_truncated_to_its_maximum_length() {
         let detail = |chars: usize| Problem::new(ProblemKind::InvalidRequest, "ä".repeat(chars)).detail;
         assert_eq!(detail(300), "ä".repeat(300));
         assert_eq!(detail(70_000), "ä".repeat(300) + "…");

@@ -1,13 +1,13 @@
-//! One Kafka record: a claim, a commit or a fence.
+//! Format of a Kafka record, which is a claim, a commit or a fence.
 //!
-//! Layout: the mark `st`, the format number in decimal, then a JSON object with one member that names the kind:
+//! Layout: the marker `st`, the format number in decimal, then a JSON object with one member named after the kind:
 //! `st1{"commit":{"epoch":[1042,"00c0ffee00c0ffee"],"seq":17,…}}`.
 //!
-//! Invariant: one record is one command, so that a command is atomic however many events it has.
+//! Invariant: one record holds one command, so a command is atomic regardless of its number of events.
 //!
-//! Invariant: a value that does not begin with the mark is not ours and may be passed over. One that does, but
-//! cannot be read, stops its reader in its partition: to skip it might be to lose an event. Whoever reads the log decodes
-//! it by [`crate::exceptions`], which may pass it.
+//! Invariant: a value without the marker is foreign and may be ignored. A value with the marker that cannot be decoded
+//! halts the reader of its partition, because skipping it could lose an event. Every reader of the log decodes through
+//! [`crate::exceptions`], where an operator can except such a value.
 
 use std::borrow::Cow;
 
@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::WireEvent;
 
-/// The format that this build writes, and the newest that it reads.
+/// Record format that this build writes, and the newest one that it reads.
 pub const FORMAT: u32 = 1;
 pub(crate) const MARK: &[u8] = b"st";
 const PREFIX: &[u8] = b"st1";
 
-/// A claim and the records under it: the claim's offset, and a random number that tells it from another claim
-/// at the same offset of another history.
+/// Identity of a claim and of the records under it: the claim's offset, and a random nonce that distinguishes it from a
+/// claim at the same offset of another incarnation of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch {
     pub claim: i64,
@@ -39,28 +39,28 @@ pub enum Record<'a> {
     Fence(Fence),
 }
 
-/// Makes its sender the owner of the partition from here on.
+/// Makes its sender the owner of the partition from this offset on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Claim<'a> {
     #[serde(with = "hex")]
     #[schemars(schema_with = "hex::schema")]
     pub nonce: u64,
-    /// Where the owner's internal listener answers.
+    /// URL of the owner's internal listener.
     #[serde(borrow)]
     pub url: Cow<'a, str>,
-    /// Of the topic, for ever: the place of every aggregate follows from their number. Claims of builds before this field
-    /// have none.
+    /// Number of partitions of the topic, which can never change because it determines the partition of every aggregate.
+    /// Absent in claims of builds that predate this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<u32>,
 }
 
-/// The log was written by owners that spread the aggregates over another number of partitions: read on, an aggregate would
-/// have two places.
+/// The log was written with a different number of partitions. To continue would spread the records of an aggregate over
+/// two partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the topic has {found} partitions, and the log was written over {claimed}; their number cannot change. Instances that \
-     run go on. To start new ones, copy those {claimed}, offset by offset, to a topic that has no more, and name it by \
-     EVENTS_TOPIC"
+    "the topic has {found} partitions, but the log was written with {claimed}, and the number cannot change; running \
+     instances continue. To start new ones, copy the original {claimed} partitions, preserving offsets, to a topic with \
+     exactly that many, and set EVENTS_TOPIC to it"
 )]
 pub struct OtherPartitions {
     pub claimed: u32,
@@ -73,33 +73,33 @@ pub struct Commit<'a> {
     #[serde(with = "epoch")]
     #[schemars(schema_with = "epoch::schema")]
     pub epoch: Epoch,
-    /// 1 for the first record of the epoch; commits and fences share the count.
+    /// Sequence number in the epoch, starting at 1; commits and fences share the sequence.
     pub seq: u64,
     /// The idempotency key of the command.
     #[serde(borrow)]
     pub command_id: Cow<'a, str>,
-    /// Never less than that of an earlier record of the partition.
+    /// Unix time in milliseconds; never earlier than that of a previous record of the partition.
     pub at_ms: u64,
-    /// `type/id`.
+    /// Aggregate as `type/id`.
     #[serde(borrow)]
     pub aggregate: Cow<'a, str>,
-    /// Of the aggregate after these events: the number of its events so far.
+    /// Version of the aggregate after these events, which is the number of its events so far.
     pub version: u64,
     #[serde(borrow)]
     pub events: Vec<WireEvent<'a>>,
-    /// Of what the command asked for; tells a repeat from another command under the same key.
+    /// Fingerprint of the command's content; distinguishes a retry from another command under the same key.
     #[serde(with = "hex")]
     #[schemars(schema_with = "hex::schema")]
     pub fingerprint: u64,
-    /// The event that a reaction answers, as a token.
+    /// Consistency token of the event that caused the command, if it is a reaction.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cow<'a, str>>,
-    /// The request's `traceparent`.
+    /// `traceparent` of the request.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<Cow<'a, str>>,
 }
 
-/// Proves, once acknowledged, that its sender still owned the partition when it was sent.
+/// Proves, once acknowledged, that its sender still owned the partition when it sent the fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fence {
     #[serde(with = "epoch")]
@@ -108,19 +108,22 @@ pub struct Fence {
     pub seq: u64,
 }
 
-/// A record of ours that this build cannot read. Its reader halts.
+/// A record of this system that this build cannot read. Its reader halts.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("the record has format {0}, newer than {FORMAT}, the newest that this build reads")]
+    #[error("the record has format {0}, but this build reads only up to format {FORMAT}")]
     NewerFormat(u32),
-    #[error("the record does not read as format {FORMAT}")]
+    #[error("the record is not valid in format {FORMAT}")]
     Unreadable(#[source] serde_json::Error),
-    #[error("the record's mark is not followed by a format number")]
+    #[error("the record's marker is not followed by a format number")]
     NoFormat,
 }
 
 impl Claim<'_> {
-    /// Compares what the owner took the topic to have with what it has.
+    /// Compares the number of partitions in the claim with the number that the topic has.
+    ///
+    /// # Errors
+    /// [`OtherPartitions`] if they differ.
     pub fn check_partitions(&self, found: u32) -> Result<(), OtherPartitions> {
         match self.partitions {
             Some(claimed) if claimed != found => Err(OtherPartitions { claimed, found }),
@@ -133,10 +136,10 @@ impl<'a> Record<'a> {
     /// Appends the record's bytes to `buffer`.
     pub fn encode(&self, buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(PREFIX);
-        serde_json::to_writer(buffer, self).expect("records hold nothing that JSON cannot");
+        serde_json::to_writer(buffer, self).expect("records consist of values that JSON can represent");
     }
 
-    /// `None`: not ours.
+    /// Decodes a value of the log; `None` if this system did not write it.
     pub fn decode(value: &'a [u8]) -> Result<Option<Self>, RecordError> {
         let Some(rest) = value.strip_prefix(MARK) else { return Ok(None) };
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -149,7 +152,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A `u64` as 16 hexadecimal digits: readers in other languages lose the low bits of large JSON numbers.
+/// A `u64` as 16 hexadecimal digits, because readers in other languages lose the low bits of large JSON numbers.
 pub(crate) mod hex {
     use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::de::Error as _;
@@ -169,7 +172,7 @@ pub(crate) mod hex {
     }
 
     pub(super) fn parse(text: &str) -> Option<u64> {
-        // `from_str_radix` alone would let a sign pass for a digit.
+        // `from_str_radix` alone would accept a sign in place of a digit.
         let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
     }
@@ -200,10 +203,10 @@ mod epoch {
         Ok(Epoch { claim, nonce })
     }
 
-    /// In words that every draft of JSON Schema has.
+    /// Returns a schema that uses only keywords common to all drafts of JSON Schema.
     pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "The offset of the claim, and its nonce.",
+            "description": "Offset and nonce of the claim.",
             "type": "array",
             "minItems": 2,
             "maxItems": 2,

@@ -1,32 +1,32 @@
-//! Settings that all services of one log have to be told alike: rows of the table `settings`.
+//! Settings on which all services of a log must agree, stored in the table `settings`.
 //!
-//! The first service that is told one keeps it there; a later one that is told otherwise does not start. `projector
-//! settings` changes what is kept.
+//! The first service that is configured with a setting stores it; a later one with a different value does not start.
+//! `projector settings` changes the stored values.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How long keys are remembered: what the tables forget before command-api refuses the key could take effect twice.
+/// Retention of idempotency keys. A key deleted from the tables before command-api refuses it could take effect twice.
 pub const IDEMPOTENCY_WINDOW_SECS: &str = "IDEMPOTENCY_WINDOW_SECS";
-/// How long a confirmed order waits to be paid, whichever reactor sees it.
+/// Time that a confirmed order waits for its payment; every reactor must use the same.
 pub const PAYMENT_WINDOW_SECS: &str = "PAYMENT_WINDOW_SECS";
-/// How long a line of a placed order may be refused, whichever reactor sees it.
+/// Time during which a line of a placed order may be refused; every reactor must use the same.
 pub const CONFIRM_WITHIN_SECS: &str = "CONFIRM_WITHIN_SECS";
-/// Where the projector writes in Redis, and the query services read.
+/// Key prefix in Redis, under which the projector writes and the query services read.
 pub const REDIS_PREFIX: &str = "REDIS_PREFIX";
-/// The topic's partitions as they are: the place of every aggregate follows from their number.
+/// Number of partitions of the topic, which determines the partition of every aggregate.
 pub const PARTITIONS: &str = "EVENTS_PARTITIONS";
 
-/// Those that may be changed once they are kept.
+/// Settings that may be changed once they are stored.
 pub const CHANGEABLE: [&str; 4] = [IDEMPOTENCY_WINDOW_SECS, PAYMENT_WINDOW_SECS, CONFIRM_WITHIN_SECS, REDIS_PREFIX];
 
-/// Keeps what nothing is kept of yet. Its parameters are the columns of [`Settings`].
+/// Stores the settings that have no value yet. The parameters are the columns of [`Settings`].
 pub const KEEP: &str = "INSERT INTO settings (name, value) SELECT name, value FROM unnest($1::text[], $2::text[]) \
                         AS told (name, value) ON CONFLICT (name) DO NOTHING";
-/// Reads all that is kept: name and value.
+/// Reads the name and value of all stored settings.
 pub const READ: &str = "SELECT name, value FROM settings ORDER BY name";
 
-/// The settings of one service that the others share, by column.
+/// Shared settings as one service is configured with them, by column.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     pub names: Vec<&'static str>,
@@ -46,7 +46,7 @@ impl Settings {
         self.with(name, duration.as_secs())
     }
 
-    /// Returns the first setting that differs from what is kept of it. What nothing is kept of agrees.
+    /// Returns the first setting that differs from its stored value. A setting without a stored value does not differ.
     pub fn difference<'a>(&self, kept: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Difference> {
         kept.into_iter().find_map(|(name, kept)| {
             let (told, value) = self.names.iter().zip(&self.values).find(|(told, _)| **told == name)?;
@@ -56,7 +56,7 @@ impl Settings {
     }
 }
 
-/// Why a service does not start.
+/// Mismatch between a configured and a stored setting, which keeps a service from starting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Difference {
     pub name: &'static str,
@@ -68,34 +68,37 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, told, kept } = self;
         if *name == PARTITIONS {
-            return write!(f, "the topic has {told} partitions, and the log was made with {kept}: they cannot change");
+            return write!(
+                f,
+                "the topic has {told} partitions, but the log was created with {kept}, and the number cannot change"
+            );
         }
         write!(
             f,
-            "{name} is {told:?} here, and {kept:?} for this log: start with {name}={kept}, or change it for all services \
-             by `projector settings set {name} {told}` and start them anew"
+            "{name} is configured as {told:?}, but stored as {kept:?} for this log: start with {name}={kept}, or change \
+             it for all services with `projector settings set {name} {told}` and restart them"
         )
     }
 }
 
-/// Checks a value that is to be kept for all services.
+/// Validates a value that is to be stored for all services.
 ///
 /// # Errors
-/// A sentence that says why it cannot be.
+/// A message that explains why the value is invalid.
 pub fn check(name: &str, value: &str) -> Result<(), String> {
     if name == PARTITIONS {
-        return Err(format!("{name} is the topic's, and cannot change"));
+        return Err(format!("{name} is determined by the topic and cannot change"));
     }
     if !CHANGEABLE.contains(&name) {
-        return Err(format!("there is no setting {name:?} that services share; there are {}", CHANGEABLE.join(", ")));
+        return Err(format!("{name:?} is not a shared setting; the shared settings are {}", CHANGEABLE.join(", ")));
     }
     match name {
-        REDIS_PREFIX if value.is_empty() => Err(format!("{name} is not empty")),
+        REDIS_PREFIX if value.is_empty() => Err(format!("{name} must not be empty")),
         REDIS_PREFIX => Ok(()),
         _ => match value.parse::<u64>() {
-            // As a service writes what it is told: 0900 would differ from every one.
+            // Services write the number in canonical form, from which 0900 would always differ.
             Ok(secs) if secs.to_string() == value => Ok(()),
-            Ok(_) | Err(_) => Err(format!("{name} is a whole number of seconds, not {value:?}")),
+            Ok(_) | Err(_) => Err(format!("{name} must be a whole number of seconds, not {value:?}")),
         },
     }
 }
@@ -109,23 +112,23 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_named_with_both_values_and_the_way_to_change_it() {
+    fn a_difference_names_both_values_and_the_command_to_change_it() {
         assert_eq!(told().difference([(IDEMPOTENCY_WINDOW_SECS, "60"), (PARTITIONS, "3"), (REDIS_PREFIX, "x")]), None);
         assert_eq!(told().difference([]), None);
         let difference = told().difference([(IDEMPOTENCY_WINDOW_SECS, "900")]).unwrap().to_string();
         for part in [
-            "IDEMPOTENCY_WINDOW_SECS is \"60\" here",
-            "\"900\" for this log",
+            "IDEMPOTENCY_WINDOW_SECS is configured as \"60\"",
+            "stored as \"900\" for this log",
             "settings set IDEMPOTENCY_WINDOW_SECS 60",
         ] {
             assert!(difference.contains(part), "{difference}");
         }
         let difference = told().difference([(PARTITIONS, "2")]).unwrap().to_string();
-        assert!(difference.contains("3 partitions, and the log was made with 2"), "{difference}");
+        assert!(difference.contains("3 partitions, but the log was created with 2"), "{difference}");
     }
 
     #[test]
-    fn only_a_value_that_a_service_could_be_told_is_kept() {
+    fn only_a_value_that_a_service_can_be_configured_with_is_stored() {
         for name in CHANGEABLE {
             assert_eq!(check(name, "900"), Ok(()));
             assert!(check(name, "").is_err(), "{name}");

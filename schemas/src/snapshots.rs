@@ -1,7 +1,7 @@
-//! States of aggregates as they are kept: a shortcut to what their events add up to.
+//! Snapshots of aggregate states, which save folding all events from the beginning.
 //!
-//! Invariant: [`FORM`] changes with every change of what is written here. Two builds keep a form each, side by side; what
-//! is not there in this build's is folded from the events, from their beginning.
+//! Invariant: [`FORM`] changes with every change of the encoding. Two builds store their forms side by side; an aggregate
+//! without a snapshot in this build's form is folded from its first event.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// The form that this build writes, and the only one that it reads.
 pub const FORM: i16 = 5;
 
-/// In postcard's encoding, which names no field: members are never reordered within a form.
+/// Snapshot in postcard encoding, which does not name fields: members must not be reordered within a form.
 #[derive(Debug, Serialize, Deserialize)]
 enum Snapshot<'a> {
     #[serde(borrow)]
@@ -37,15 +37,15 @@ struct ProductSnapshot<'a> {
     limit_per_order: Option<u32>,
     price_cents: u64,
     available: u64,
-    /// In the order of their names, so that equal states have equal bytes.
+    /// Orders with their reserved units, sorted by order ID so that equal states have equal bytes.
     #[serde(borrow)]
     reservations: Vec<(&'a str, u32)>,
-    /// Fingerprints of clients' names, with units and the end, in milliseconds; in their order.
+    /// Fingerprints of the names that clients chose, with the units and the end in milliseconds; sorted.
     holds: Vec<([u8; 16], u32, Option<u64>)>,
     alarm_at_ms: Option<u64>,
-    /// Fingerprints of the orders that got theirs, with their units, in their order.
+    /// Fingerprints of the orders whose units were sold, with the units; sorted.
     committed: Vec<([u8; 16], u32)>,
-    /// Sales with the units that each got, and those of them that it gave back; ordered likewise.
+    /// Sales with the units allotted to each, and the units it gave back; sorted by sale ID.
     #[serde(borrow)]
     allotments: Vec<(&'a str, u32, u32)>,
 }
@@ -65,9 +65,9 @@ struct OrderSnapshot<'a> {
     lines: Vec<(&'a str, u32, u64)>,
     sale: Option<&'a str>,
     ordered_at_ms: u64,
-    /// Of an order that waits for its lines.
+    /// Confirmation of each line, while the order waits for its lines.
     confirmed: Vec<bool>,
-    /// Of one that was paid, and perhaps cancelled then.
+    /// Payment of an order that was paid, even if it was cancelled afterwards.
     payment: Option<&'a str>,
 }
 
@@ -97,8 +97,8 @@ struct SaleSnapshot<'a> {
     is_opened: bool,
     is_closed: bool,
     given_back: u32,
-    /// Order, customer, quantity, whether the order was there before, and whether it is committed; in the order of the
-    /// orders' names. The rest of a sale is their sums.
+    /// Order, customer, quantity, whether the order existed before the claim, and whether it is committed; sorted by order
+    /// ID. The remaining state of a sale is derived from their sums.
     #[serde(borrow)]
     claims: Vec<(&'a str, &'a str, u32, bool, bool)>,
 }
@@ -110,7 +110,7 @@ enum SaleStock {
     Refused,
 }
 
-/// `None` for a state without events: there is nothing to keep.
+/// Encodes a state; `None` for one without events.
 pub fn encode(state: &State) -> Option<Vec<u8>> {
     let snapshot = match state {
         State::Product(state) => Snapshot::Product(of_product(state)?),
@@ -120,7 +120,7 @@ pub fn encode(state: &State) -> Option<Vec<u8>> {
     Some(postcard::to_allocvec(&snapshot).expect("it holds nothing that postcard cannot"))
 }
 
-/// `None`: another form, or bytes that are not of it.
+/// Decodes a state; `None` if the form differs from [`FORM`] or the bytes are invalid.
 pub fn decode(form: i16, bytes: &[u8]) -> Option<State> {
     if form != FORM {
         return None;
@@ -219,7 +219,7 @@ fn of_order(state: &order::State) -> Option<OrderSnapshot<'_>> {
     })
 }
 
-/// `None`: it was paid, and by nothing.
+/// Converts the snapshot of an order; `None` if it is paid but names no payment.
 fn to_order(snapshot: OrderSnapshot<'_>) -> Option<order::State> {
     let line = |(product, quantity, amount_cents): &(&str, u32, u64)| Line {
         product: ProductId((*product).into()),
@@ -314,7 +314,7 @@ fn to_sale(snapshot: &SaleSnapshot<'_>) -> sale::State {
 mod tests {
     use super::*;
 
-    /// With a claim that is open and one that is committed, both of one customer.
+    /// Returns a sale with an open and a committed claim of the same customer.
     fn sale() -> sale::State {
         let customer = || CustomerId("c".into());
         let claimed =
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_comes_back_as_it_was() {
+    fn every_state_survives_a_round_trip() {
         let product::State::OnSale(on_sale) = product() else { unreachable!() };
         let open = Open { placement: *placement(), confirmed: vec![true, false] };
         for state in [
@@ -396,15 +396,15 @@ mod tests {
     }
 
     #[test]
-    fn a_state_without_events_is_not_kept() {
+    fn a_state_without_events_has_no_snapshot() {
         assert_eq!(encode(&State::Product(product::State::Unregistered)), None);
         assert_eq!(encode(&State::Order(order::State::New)), None);
         assert_eq!(encode(&State::Sale(sale::State::Unscheduled)), None);
     }
 
-    /// These bytes lie in databases: where they change, [`FORM`] has to.
+    /// These bytes are stored in databases: if they change, [`FORM`] has to change.
     #[test]
-    fn the_form_is_what_it_says() {
+    fn the_encoding_of_the_form_is_stable() {
         let bytes = encode(&State::Product(product())).unwrap();
         let mut expected = vec![0, 0, 12];
         expected.extend(b"Kind of Blue");
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn another_form_or_broken_bytes_are_as_good_as_none() {
+    fn another_form_or_broken_bytes_are_not_decoded() {
         let bytes = encode(&State::Product(product())).unwrap();
         assert_eq!(decode(FORM + 1, &bytes), None);
         assert_eq!(decode(FORM, &bytes[..bytes.len() - 1]), None);

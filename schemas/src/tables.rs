@@ -1,7 +1,7 @@
-//! The tables: `sql/V*.sql`, applied in their order by `projector migrate`.
+//! Database tables, created by the migrations `sql/V*.sql`, which `projector migrate` applies in order.
 //!
-//! Each view has a table of rows or of parts, which only its projector knows, and an SQL view `view_{name}` with
-//! the columns `key`, `version` and `data`, which is all that readers use.
+//! Each view has a table of rows or of parts, which only the projector uses, and an SQL view `view_{name}` with the
+//! columns `key`, `version` and `data`, the only interface for readers.
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -9,13 +9,13 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::idempotency::IdempotencyKey;
 
-/// Of the key of a repeat, behind 48 bits of milliseconds since 1970.
+/// Number of hash bits in a repeat key, after 48 bits of milliseconds since 1970.
 const HASH_BITS: u32 = 80;
-/// Less than the ten seconds within which the database's `offsets_of` looks: the closer they are, the fewer segments may have a
-/// key of some time.
+/// Maximum distance between the time of a key and that of its record, in milliseconds. It is below the ten seconds within
+/// which the database function `offsets_of` searches: a smaller distance leaves fewer segments that may contain a key.
 const NEAR_MS: u64 = 2_000;
 
-/// Where the migrations lie, for tools that read them from disk.
+/// Names and texts of the migrations, in the order in which they are applied.
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__read_side", include_str!("../sql/V1__read_side.sql")),
     ("V2__write_side", include_str!("../sql/V2__write_side.sql")),
@@ -34,12 +34,12 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V24__retries", include_str!("../sql/V24__retries.sql")),
 ];
 
-/// Returns the hash by which the tables find a key that took effect: an index entry, not a proof. The record tells whose it
-/// is. It begins with the time that the idempotency key tells, if it does: an index of them grows at its end then.
+/// Returns the hash under which the tables index a used idempotency key. A match is not proof; the record has the actual
+/// key. The hash begins with the time in the idempotency key, if there is one, so that an index over it grows at its end.
 pub fn repeat_key(aggregate: &str, key: &IdempotencyKey) -> Uuid {
     let mut hash = Xxh3Default::new();
     hash.update(aggregate.as_bytes());
-    // No name of an aggregate has this byte, so no two pairs run together.
+    // No aggregate name contains this byte, so no two pairs hash the same input.
     hash.update(&[0]);
     hash.update(key.as_str().as_bytes());
     let hash = hash.digest128();
@@ -47,19 +47,19 @@ pub fn repeat_key(aggregate: &str, key: &IdempotencyKey) -> Uuid {
     Uuid::from_u128(bits)
 }
 
-/// Returns the hash by which the tables find an aggregate's records. `name_hash` of the database is the same.
+/// Returns the hash under which the tables index an aggregate's records. The SQL function `name_hash` computes the same.
 pub fn name_hash(aggregate: &str) -> i64 {
     let hash = Sha256::digest(aggregate);
     i64::from_be_bytes(std::array::from_fn(|index| hash[index]))
 }
 
-/// Tells whether a key lies beside its record in the journal, and not in the table `repeats`: those who look it up know by the
-/// time that it tells where its record may be. `at_ms`: of the command.
+/// Returns whether a key is stored beside its record in the journal rather than in the table `repeats`: its time must be
+/// close to `at_ms`, the time of the command, so that a lookup can derive from it where the record may be.
 pub fn lies_beside_record(key: &IdempotencyKey, at_ms: u64) -> bool {
     key.time().is_some_and(|made| made.0.abs_diff(at_ms) <= NEAR_MS)
 }
 
-/// A nonce or a hash as Postgres stores it: the same 64 bits, signed.
+/// Converts a nonce or a hash to the signed integer with the same 64 bits that Postgres stores.
 pub fn nonce_to_sql(nonce: u64) -> i64 {
     nonce.cast_signed()
 }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_lies_beside_its_record_if_it_tells_a_time_near_its_commands() {
+    fn a_key_is_stored_beside_its_record_if_its_time_is_near_that_of_the_command() {
         let made = 1_700_000_000_000;
         let key = IdempotencyKey::from_dedup_key(TimeMs(made), "restock");
         for (at_ms, lies) in [(made, true), (made + 2_000, true), (made - 2_000, true), (made + 2_001, false)] {
@@ -84,7 +84,7 @@ mod tests {
         assert!(!lies_beside_record(&IdempotencyKey::from_bare("order-17").unwrap(), made));
     }
 
-    /// It stands in the tables.
+    /// The hash is stored in the tables.
     #[test]
     fn the_hash_of_a_name_never_changes() {
         assert_eq!(name_hash("product/cd"), -6_844_563_768_327_716_126);

@@ -1,4 +1,4 @@
-//! Times on the wire: RFC 3339, written in UTC, to the millisecond.
+//! Times on the wire, in RFC 3339 with millisecond precision, written in UTC.
 
 pub use domain::TimeMs;
 use jiff::Timestamp;
@@ -8,32 +8,32 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// 9999-12-30T00:00:00Z, near the last instant that four digits of a year can write. Later ones are refused.
+/// Latest accepted time, 9999-12-30T00:00:00Z, close to the last instant with a four-digit year.
 pub const MAX_TIME: TimeMs = TimeMs(253_402_128_000_000);
 
-/// `1997-01-01T00:00:00Z`, with a fraction only where there is one.
+/// Formats a time as `1997-01-01T00:00:00Z`, with a fraction only if it is not zero.
 pub fn to_rfc3339(time: TimeMs) -> String {
     timestamp(time).to_string()
 }
 
-/// The day in UTC, `YYYY-MM-DD`.
+/// Returns the day in UTC as `YYYY-MM-DD`.
 pub fn day_of(time: TimeMs) -> String {
     timestamp(time).strftime("%Y-%m-%d").to_string()
 }
 
-/// The minute in UTC, `YYYY-MM-DDTHH:MM`.
+/// Returns the minute in UTC as `YYYY-MM-DDTHH:MM`.
 pub fn minute_of(time: TimeMs) -> String {
     timestamp(time).strftime("%Y-%m-%dT%H:%M").to_string()
 }
 
-/// What clients are told of times that they send.
-pub const TIME_ABOUT: &str = "A time in RFC 3339: a date, `T`, a time with seconds, and `Z` or an offset. Digits behind \
-                              milliseconds are cut off. Second 60 is taken where UTC may have a leap second, at the end of \
-                              a month, and counts as 59.";
+/// API documentation of times that clients send.
+pub const TIME_ABOUT: &str = "A time in RFC 3339: a date, `T`, a time with seconds, and `Z` or an offset. Precision beyond \
+                              milliseconds is truncated. Second 60 is accepted where UTC may have a leap second, at the \
+                              end of a month, and is treated as 59.";
 
-/// Reads a time in RFC 3339 and in no other form, from 1970 to [`MAX_TIME`]. Digits behind milliseconds are cut off.
+/// Parses a time in strict RFC 3339, from 1970 to [`MAX_TIME`]. Precision beyond milliseconds is truncated.
 pub fn parse_rfc3339(text: &str) -> Result<TimeMs, String> {
-    let ms = unix_ms(text).ok_or("expected a time in RFC 3339, like 2026-01-31T12:00:00Z")?;
+    let ms = unix_ms(text).ok_or("expected a time in RFC 3339, such as 2026-01-31T12:00:00Z")?;
     u64::try_from(ms)
         .ok()
         .map(TimeMs)
@@ -41,7 +41,7 @@ pub fn parse_rfc3339(text: &str) -> Result<TimeMs, String> {
         .ok_or_else(|| String::from("expected a time from 1970 to 9999"))
 }
 
-/// Reads `YYYY-MM-DDThh:mm:ss[.f…](Z|±hh:mm)`, with either letter small or not.
+/// Parses `YYYY-MM-DDThh:mm:ss[.f…](Z|±hh:mm)`, with both letters in either case.
 fn unix_ms(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let (time, rest) = bytes.split_at_checked("YYYY-MM-DDThh:mm:ss".len())?;
@@ -66,7 +66,7 @@ fn unix_ms(text: &str) -> Option<i64> {
     is_plain.then_some(utc * 1000 + fraction_ms)
 }
 
-/// Splits `[.f…]` off, as milliseconds.
+/// Splits off `[.f…]` and returns it in milliseconds, with the rest.
 fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     let Some(digits) = rest.strip_prefix(b".") else { return Some((0, rest)) };
     let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
@@ -86,7 +86,7 @@ fn offset_secs(offset: &[u8]) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
-/// Tells if the second after this one may be a leap second: those come at the end of a month.
+/// Returns whether the second after this one may be a leap second, which occur only at the end of a month.
 fn may_be_leap(utc_secs: i64) -> bool {
     Timestamp::from_second(utc_secs + 1).is_ok_and(|next| next.strftime("%d %H:%M:%S").to_string() == "01 00:00:00")
 }
@@ -100,7 +100,7 @@ fn timestamp(time: TimeMs) -> Timestamp {
     Timestamp::from_millisecond(ms).expect("MAX_TIME is within jiff's range")
 }
 
-/// For `#[serde(with = "crate::time::rfc3339")]`.
+/// Serialization for `#[serde(with = "crate::time::rfc3339")]`.
 pub mod rfc3339 {
     use super::*;
 
@@ -113,7 +113,7 @@ pub mod rfc3339 {
         parse_rfc3339(&text).map_err(D::Error::custom)
     }
 
-    /// Likewise of a time that may be absent.
+    /// Serialization of an optional time.
     pub mod option {
         use super::*;
 
@@ -130,7 +130,7 @@ pub mod rfc3339 {
         }
     }
 
-    /// For `#[schemars(schema_with = "crate::time::rfc3339::schema")]`.
+    /// Returns the schema for `#[schemars(schema_with = "crate::time::rfc3339::schema")]`.
     pub fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "date-time" })
     }
@@ -154,9 +154,9 @@ mod tests {
         }
     }
 
-    /// RFC 3339 has one form. Others are read differently by other programs, or name a zone whose rules change.
+    /// Similar formats are refused because other programs read them differently, or they name a zone whose rules change.
     #[test]
-    fn what_only_looks_like_rfc_3339_is_refused() {
+    fn a_time_that_only_resembles_rfc_3339_is_refused() {
         for text in [
             "",
             "2026-05-01 10:00:00Z",

@@ -1,26 +1,26 @@
-//! Consistency tokens: which events an answer is sure to show.
+//! Consistency tokens, which name the events that an answer is guaranteed to reflect.
 //!
-//! `k7x2.3-1042,7-99`: of the log `k7x2`, all events of partition 3 up to and with offset 1042, and of
-//! partition 7 up to and with 99.
+//! `k7x2.3-1042,7-99` names, in the log `k7x2`, all events of partition 3 up to and including offset 1042, and of
+//! partition 7 up to and including 99.
 //!
-//! A position may name a command within the message at its offset, by an index: `3-1042:5`. This build writes one command a
-//! message and no index; where it reads one, the whole message is meant, which has that command.
+//! A position may select one of several commands in the message at its offset by an index: `3-1042:5`. This build writes
+//! one command per message and no index. When it reads an index, it takes the position to mean the whole message.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-/// The most positions that one token may name: every partition of a large log.
+/// Maximum number of positions in one token, enough for every partition of a large log.
 pub const MAX_POSITIONS: usize = 1024;
 
 const BLANKS: [char; 2] = [' ', '\t'];
 
-/// The short id of a log, from the nonce of the claim at offset 0 of its partition 0.
+/// Short ID of a log, derived from the nonce of the claim at offset 0 of partition 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogId([u8; 4]);
 
 impl LogId {
-    /// Without letters and digits that look alike, and in lower case.
+    /// Lower-case alphabet without letters and digits that are easily confused.
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
     pub fn of_nonce(nonce: u64) -> Self {
@@ -34,7 +34,7 @@ impl Display for LogId {
     }
 }
 
-/// Of one log; at least one position.
+/// Consistency token of one log, with at least one position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     pub log: LogId,
@@ -44,9 +44,9 @@ pub struct Token {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("a Consistency-Token looks like k7x2.3-1042,7-99")]
+    #[error("a Consistency-Token has the form k7x2.3-1042,7-99")]
     Malformed,
-    #[error("the Consistency-Token joins positions of different logs")]
+    #[error("the Consistency-Token combines positions of different logs")]
     MixedLogs,
     #[error("a Consistency-Token names at most {MAX_POSITIONS} partitions")]
     TooLong,
@@ -72,7 +72,7 @@ impl Display for Token {
 impl FromStr for Token {
     type Err = TokenError;
 
-    /// Tokens joined by commas are a token; of two offsets for a partition the higher counts.
+    /// Parses a token, or several joined by commas. If a partition occurs twice, the higher offset counts.
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let (id, _) = text.split_once('.').ok_or(TokenError::Malformed)?;
         let log = parse_log(id.trim_matches(BLANKS)).ok_or(TokenError::Malformed)?;
@@ -110,7 +110,7 @@ fn parse_position(text: &str) -> Option<(u32, i64)> {
     Some((parse_digits(partition)?, parse_digits(offset)?))
 }
 
-/// Digits alone: `parse` would take a sign too.
+/// Parses digits only, where `parse` would also accept a sign.
 fn parse_digits<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -1,59 +1,59 @@
-//! The topic of the log, and what it must be like for the promises to hold.
+//! Kafka topics of a log, and the settings that the durability guarantees depend on.
 
-/// Of every log, whatever its size: for creating it, and for checking it at the start.
+/// Settings of every log topic regardless of its size, applied when it is created and checked at startup.
 pub const SETTINGS: [(&str, &str); 4] = [
-    // The log is the store: nothing of it may ever go.
+    // The log is the system of record, so nothing may ever be deleted from it.
     ("cleanup.policy", "delete"),
     ("retention.ms", "-1"),
     ("retention.bytes", "-1"),
-    // A replica that lags must not lead: acknowledged records would be gone.
+    // A lagging replica must not become leader, or acknowledged records would be lost.
     ("unclean.leader.election.enable", "false"),
 ];
 pub const MIN_ISR: &str = "min.insync.replicas";
 
-/// The empty topic on which instances meet to share out the log's partitions.
+/// Returns the empty topic whose consumer groups distribute the log's partitions among instances.
 pub fn coordination_topic(log: &str) -> String {
     format!("{log}.owners")
 }
 
-/// The topic on whose records the brokers stamp their time, for owners to compare their clocks with.
+/// Returns the topic on whose records the brokers stamp their time, so that owners can check their own clocks.
 pub fn clock(log: &str) -> String {
     format!("{log}.clock")
 }
 
-/// Of the clocks' topic: Kafka spreads them over as many brokers.
+/// Number of partitions of the clock topic, which Kafka spreads over as many brokers.
 pub const CLOCK_PARTITIONS: i32 = 3;
-/// For creating it. What was stamped an hour ago may go.
+/// Settings with which the clock topic is created. Records older than an hour may be deleted.
 pub const CLOCK_SETTINGS: [(&str, &str); 3] =
     [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "3600000"), ("segment.ms", "3600000")];
 
-/// What is wrong with the topic of [`coordination_topic`], beside a log of so many partitions; empty where it is right.
+/// Returns the faults of the topic of [`coordination_topic`], given a log of `log` partitions; empty if there are none.
 pub fn coordination_topic_differences(found: u32, log: u32) -> Vec<String> {
     let differs = found != log;
-    let difference = || format!("it has {found} partitions, and the log has {log}: make it anew with as many");
+    let difference = || format!("it has {found} partitions, but the log has {log}: recreate it with {log}");
     differs.then(difference).into_iter().collect()
 }
 
-/// The topic of one partition that keeps the log's exceptions: see [`crate::exceptions`].
+/// Returns the single-partition topic that holds the log's signed exceptions, see [`crate::exceptions`].
 pub fn exceptions(log: &str) -> String {
     format!("{log}.exceptions")
 }
 
-/// What a deployment says of its log.
+/// Log topic as a deployment configures it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTopic {
     pub name: String,
-    /// Fixed for ever, because an aggregate's partition hangs on it. `None`: whatever the topic has.
+    /// Number of partitions, fixed forever because it determines an aggregate's partition. `None` accepts any number.
     pub partitions: Option<u32>,
-    /// The least number of copies, the leader's included.
+    /// Minimum number of replicas, including the leader.
     pub replication: u32,
-    /// The least number of copies that an acknowledged record is in.
+    /// Minimum number of replicas that hold an acknowledged record.
     pub min_isr: u32,
 }
 
 impl LogTopic {
-    /// What is wrong with the topic as it is, each in words that tell what it should be; empty where it is right.
-    /// `replication` is that of the partition with the fewest copies.
+    /// Returns the faults of the existing topic, each with the expected value; empty if there are none. `replication` is
+    /// that of the partition with the fewest replicas.
     pub fn differences(
         &self,
         partitions: u32,
@@ -65,10 +65,10 @@ impl LogTopic {
             differences.push(format!("it has {partitions} partitions, not {wanted}"));
         }
         if replication < self.replication {
-            differences.push(format!("it has {replication} copies, not {} or more", self.replication));
+            differences.push(format!("its replication factor is {replication}, not {} or more", self.replication));
         }
         let found = setting(MIN_ISR).unwrap_or_default();
-        // With three copies and one in sync, the death of a broker loses what was acknowledged.
+        // With three replicas and one in sync, losing a broker loses acknowledged records.
         let least = self.min_isr.max(replication.div_ceil(2));
         if found.parse::<u32>().is_ok_and(|found| found < least) || found.is_empty() {
             differences.push(format!("{MIN_ISR} is {found:?}, not {least} or more"));
@@ -102,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_as_it_should_be_is_taken() {
+    fn a_topic_with_the_expected_settings_is_accepted() {
         assert_eq!(log().differences(12, 3, setting(("", ""))), [""; 0]);
-        assert_eq!(log().differences(12, 4, setting((MIN_ISR, "3"))), [""; 0], "more safety is none the worse");
+        assert_eq!(log().differences(12, 4, setting((MIN_ISR, "3"))), [""; 0], "stricter settings are accepted");
         let any = LogTopic { partitions: None, replication: 1, min_isr: 1, ..log() };
         assert_eq!(any.differences(5, 1, setting((MIN_ISR, "1"))), [""; 0]);
     }
@@ -113,7 +113,7 @@ mod tests {
     fn every_difference_is_named() {
         let named = |partitions, replication, changed| log().differences(partitions, replication, setting(changed));
         assert_eq!(named(13, 3, ("", "")), ["it has 13 partitions, not 12"]);
-        assert_eq!(named(12, 2, ("", "")), ["it has 2 copies, not 3 or more"]);
+        assert_eq!(named(12, 2, ("", "")), ["its replication factor is 2, not 3 or more"]);
         assert_eq!(named(12, 3, (MIN_ISR, "1")), ["min.insync.replicas is \"1\", not 2 or more"]);
         assert_eq!(named(12, 3, ("cleanup.policy", "compact")), ["cleanup.policy is \"compact\", not \"delete\""]);
         assert_eq!(named(12, 3, ("retention.ms", "604800000")), ["retention.ms is \"604800000\", not \"-1\""]);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn three_copies_of_which_one_is_in_sync_are_refused_whatever_was_asked_for() {
+    fn three_replicas_with_one_in_sync_are_refused_regardless_of_the_configuration() {
         let lax = LogTopic { replication: 1, min_isr: 1, ..log() };
         assert_eq!(lax.differences(12, 3, setting((MIN_ISR, "1"))).len(), 1);
     }

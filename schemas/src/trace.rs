@@ -1,6 +1,6 @@
-//! The context of a trace, as a request carries it into the log: W3C's `traceparent`, version 00.
+//! Trace context that a request carries into the log: the W3C `traceparent`, version 00.
 
-/// Checks `00-{trace}-{span}-{flags}`, in small hexadecimal digits, of which neither trace nor span is all zeros.
+/// Returns whether `text` is `00-{trace}-{span}-{flags}` in lower-case hexadecimal, with neither ID all zeros.
 pub fn is_traceparent(text: &str) -> bool {
     let mut parts = text.split('-');
     let mut part = |chars: usize| {
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_w3cs_form_is_a_context() {
+    fn only_the_w3c_format_is_a_context() {
         for text in [
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",

@@ -1,4 +1,4 @@
-// Sells a unit by openapi-fetch with the types of openapi-typescript: node fetch.js URL
+// Sells a unit with openapi-fetch and the types of openapi-typescript: node fetch.js URL
 import createClient from "openapi-fetch";
 import type { paths } from "./schema.js";
 import { assert, customer, eventually, fresh, order, product, sale, sent, shown } from "./shop.js";

@@ -1,4 +1,4 @@
-// Sells a unit by a client of @hey-api/openapi-ts: node hey.js URL
+// Sells a unit with a client of @hey-api/openapi-ts: node hey.js URL
 import { client } from "./hey/client.gen.js";
 import * as api from "./hey/sdk.gen.js";
 import { assert, customer, eventually, fresh, order, product, sale, sent, shown } from "./shop.js";

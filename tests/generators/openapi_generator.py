@@ -1,4 +1,4 @@
-"""Sells a unit by a client of openapi-generator, Python: openapi_generator.py URL"""
+"""Sells a unit with a client of openapi-generator, Python: openapi_generator.py URL"""
 import datetime
 import json
 import sys
@@ -7,7 +7,7 @@ import uuid
 
 import stampede_generated as api
 
-# The offset that this generator writes by itself, +0000, is none of RFC 3339.
+# The generator's default offset, +0000, is not valid in RFC 3339.
 client = api.ApiClient(api.Configuration(host=sys.argv[1], datetime_format="%Y-%m-%dT%H:%M:%S.%fZ"))
 products, orders, sales = api.ProductsApi(client), api.OrdersApi(client), api.SalesApi(client)
 views, batch = api.ViewsApi(client), api.BatchApi(client)

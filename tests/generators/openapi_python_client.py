@@ -1,4 +1,4 @@
-"""Sells a unit by a client of openapi-python-client: openapi_python_client.py URL"""
+"""Sells a unit with a client of openapi-python-client: openapi_python_client.py URL"""
 import datetime
 import io
 import json

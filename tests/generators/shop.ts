@@ -1,4 +1,4 @@
-// What the programs of both generators for TypeScript share: names, the token, and what is expected of answers.
+// Shared by the programs of both TypeScript generators: names, the token, and checks of answers.
 
 export const [product, order, customer, sale] = ["product", "order", "customer", "sale"].map(
   (kind) => `${kind}-${crypto.randomUUID()}`,
@@ -9,7 +9,7 @@ export function assert(fact: unknown, words: string): asserts fact {
   if (!fact) throw new Error(words);
 }
 
-// A command's answer: its token is the one that is sent from here on.
+// Checks a command's answer and keeps its token for later requests.
 export async function sent(answer: Promise<{ data?: { token: string }; error?: unknown }>): Promise<void> {
   token = (await shown(answer)).token;
 }

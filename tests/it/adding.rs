@@ -1,5 +1,5 @@
-//! An aggregate, versions of an event and a view are added by a patch that touches `domain` and `schemas` alone, and by
-//! what is written anew from it; everything else takes them as they come.
+//! A patch that touches only `domain` and `schemas`, and the files generated from them, adds an aggregate, event
+//! versions and a view. All services work with it unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use tokio::process::Command;
 use crate::fixture::{Client, Program, Shop, append_values, eventually, server};
 
 const PATCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/adding/card.patch");
-/// On a machine with two cores, beside other tests, at a low priority.
+/// Upper bound of one build, on a machine with two cores, beside other tests and at a low priority.
 const BUILT_WITHIN: Duration = Duration::from_secs(1200);
 
-/// Where the sources are in their copy. Cargo tells the builds of a crate apart by its path in the workspace: by one of its
-/// own, what is built of the copy does not take the place of what is built of the original.
+/// Folder of the sources within their copy. Cargo distinguishes the builds of a crate by its path in the workspace, so
+/// the copy's builds do not replace those of the original.
 const FOLDER: &str = "patched";
 
-/// A copy of the sources, without what was built. It goes when dropped.
+/// A copy of the sources without build output. It is deleted when dropped.
 struct Sources(PathBuf);
 
 impl Sources {
@@ -38,16 +38,17 @@ impl Sources {
     async fn run(&self, program: &str, args: &[&str], folder: &Path, envs: &[(&str, &str)]) {
         let mut command = Command::new(program);
         command.env_remove("UPDATE_CONTRACTS").envs(envs.iter().copied());
-        // What is built for the tests is used again, but for what the patch changes.
+        // Reuses the builds of the tests, except for the crates that the patch changes.
         let built = Path::new(&server("TEST_BIN_DIR")).parent().unwrap().to_owned();
         command.args(args).current_dir(folder).kill_on_drop(true);
         command.env("CARGO_BUILD_BUILD_DIR", built).env("CARGO_TARGET_DIR", self.0.join("target"));
-        let output = tokio::time::timeout(BUILT_WITHIN, command.output()).await.expect("it ends in time").unwrap();
+        let output =
+            tokio::time::timeout(BUILT_WITHIN, command.output()).await.expect("the program ends in time").unwrap();
         let [told, failed] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
         assert!(output.status.success(), "{program} {args:?}: {told}{failed}");
     }
 
-    /// In the background: the tests beside this one have deadlines.
+    /// Runs cargo at a low priority, because the tests beside this one have deadlines.
     async fn cargo(&self, args: &[&str], envs: &[(&str, &str)]) {
         self.run("nice", &[&["-n", "19", "cargo"], args].concat(), &self.0, envs).await;
     }
@@ -95,7 +96,7 @@ fn the_guide_names_every_file_that_the_patch_changes() {
     }
 }
 
-/// A log that a build wrote which had the first version of the event alone.
+/// Returns a log written by a build that had only the first version of the event.
 fn old_log() -> Vec<(String, Vec<u8>)> {
     let nonce = "00c0ffee00c0ffee";
     let commit = |version: u64, event: Value| {
@@ -130,7 +131,7 @@ async fn the_patch_fits_the_sources() {
 async fn an_aggregate_an_event_version_and_a_view_are_added_by_a_patch_and_make_the_round() {
     let sources = Sources::copy();
     sources.run("git", &["apply", PATCH], &sources.0.join(FOLDER), &[]).await;
-    // As the guide says: written anew, then all that holds of what crosses borders.
+    // The steps of the README: generate the contracts, then check them.
     sources.cargo(&["test", "--quiet", "-p", "schemas", "contracts"], &[("UPDATE_CONTRACTS", "1")]).await;
     sources.cargo(&["test", "--quiet", "-p", "schemas"], &[]).await;
     let build = ["build", "--quiet", "-p", "command-api", "-p", "projector", "-p", "query-api"];
@@ -164,7 +165,7 @@ async fn an_aggregate_an_event_version_and_a_view_are_added_by_a_patch_and_make_
     the_first_version_means_what_it_meant(&commands, &queries).await;
 }
 
-/// To the rules, the view, the history, and a state of long ago.
+/// Checks the domain rules, the view, the history and an earlier state.
 async fn the_first_version_means_what_it_meant(commands: &Client, queries: &Client) {
     commands.post("/v1/cards/old/spend", json!({ "amount_cents": 351 })).await.rejected("too_little_left");
     let spent = commands.post("/v1/cards/old/spend", json!({ "amount_cents": 50 })).await.accepted(&["card.spent.v2"]);
@@ -173,7 +174,7 @@ async fn the_first_version_means_what_it_meant(commands: &Client, queries: &Clie
     let history = shown(queries, "/v1/cards/old/history", &spent.token()).await;
     let types: Vec<_> = history.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["card.issued.v1", "card.spent.v1", "card.spent.v2"]);
-    // As it was written.
+    // The history has the event as it was written.
     assert_eq!(history[1]["data"], json!({ "amount_cents": 150 }));
     let then = queries.get("/v1/cards/old/as-of?version=2").await.json();
     assert_eq!(then["data"]["left_cents"], 350);

@@ -1,4 +1,4 @@
-//! Redis shows rows before Postgres has them, and nobody is told less, or something else, because of it.
+//! Redis shows rows before Postgres has them, and no token is answered with older or other data because of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use crate::fixture::{Answer, Client, Proxy, Service, Shop, eventually};
 use crate::projectors::active;
 use crate::query_tier::copy_of_postgres;
 
-/// A shop whose projector has a Postgres that can be frozen; that of all others goes on.
+/// A shop whose projector reaches Postgres through a proxy that can be frozen. The other services reach Postgres
+/// directly.
 pub(crate) struct Frozen {
     pub(crate) shop: Shop,
     pub(crate) postgres: Arc<Proxy>,
-    /// The shop with the projector's Postgres.
+    /// The shop as the projector sees it, with the proxied Postgres.
     seen: Shop,
     pub(crate) projector: Service,
     pub(crate) commands: Client,
@@ -31,7 +32,7 @@ impl Frozen {
         Self::of(Shop::with_views(2).await).await
     }
 
-    /// With a product whose stock is 100.
+    /// Creates it from a shop and registers a product whose stock is 100.
     pub(crate) async fn of(shop: Shop) -> Self {
         let mut seen = shop.clone();
         let postgres = Proxy::in_url(&mut seen.postgres_url).await;
@@ -46,14 +47,15 @@ impl Frozen {
         shop
     }
 
-    /// Starts a projector in the place of the one that runs.
+    /// Replaces the running projector by a new one.
     pub(crate) async fn start_projector_again(&mut self) {
         let next = self.seen.start_projector();
         std::mem::replace(&mut self.projector, next).stop().await;
         self.projector.wait_ready().await;
     }
 
-    /// With a product whose stock is 100 in Postgres, which is frozen, and 101 in Redis; and the token that names that.
+    /// Creates it with a product whose stock is 100 in the frozen Postgres and 101 in Redis, and returns the token of
+    /// the latter.
     async fn ahead() -> (Self, String) {
         let shop = Self::new().await;
         shop.postgres.freeze();
@@ -83,22 +85,22 @@ impl Frozen {
         answer.json()["data"]["stock"].clone()
     }
 
-    /// Waits until a record that its writer's token names is refused: its row was shown until then.
+    /// Waits until the record that its writer's token names is parked. Its row has been shown until then.
     pub(crate) async fn comes_to_be_parked(&self, key: &str, token: &str) {
-        eventually("it is parked", async || {
+        eventually("the record is parked", async || {
             let answer = self.get(&format!("/v1/products/{key}"), token, "wait=5").await;
             (answer.json()["type"] == "/problems/parked").then_some(())
         })
         .await;
     }
 
-    /// Returns the names of products' rows in Redis: one of each incarnation.
+    /// Returns the names of a product's rows in Redis, one per incarnation.
     async fn rows(&self, key: &str) -> BTreeSet<String> {
         let rows = self.shop.redis().await.keys(format!("{{{}:*:product:{key}", self.shop.prefix)).await.unwrap();
         rows.into_iter().collect()
     }
 
-    /// Forgets keys in Redis, whose names end so. Returns how many.
+    /// Deletes the keys in Redis whose names have this suffix and returns their number.
     async fn forget(&self, end: &str) -> usize {
         let mut redis = self.shop.redis().await;
         let keys = redis.keys(format!("{{{}:*{end}", self.shop.prefix)).await.unwrap();
@@ -111,14 +113,14 @@ impl Frozen {
     }
 }
 
-/// Four clients, each of which restocks a product of its own, and asks for it five times with the token that it was given.
-/// Beside each somebody asks for the product without a token: what Redis lacks then, Postgres answers as it is, and that may
-/// be filled in.
+/// Four clients, each of which restocks a product of its own and queries it five times with the token that it received.
+/// Each product also has a reader without a token: when Redis lacks a row, that reader's answer comes from Postgres as
+/// it is, and may be written back to Redis.
 pub(crate) struct Crowd {
     is_over: Arc<AtomicBool>,
-    /// How often one of them was done with a token.
+    /// Number of rounds of a restock and its queries.
     asked: Arc<AtomicU64>,
-    /// How often somebody asked without one.
+    /// Number of queries without a token.
     looked: Arc<AtomicU64>,
     members: JoinSet<()>,
 }
@@ -163,21 +165,21 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until they have asked some times more.
+    /// Waits until the clients have completed some more rounds.
     pub(crate) async fn goes_on(&mut self) {
         self.comes_to(60, |crowd| &crowd.asked).await;
     }
 
-    /// Waits until those without a token have asked some times more.
+    /// Waits until the readers without a token have queried some more times.
     async fn looks_on(&mut self) {
         self.comes_to(100, |crowd| &crowd.looked).await;
     }
 
     async fn comes_to(&mut self, more: u64, count: impl Fn(&Self) -> &AtomicU64) {
         let wanted = count(self).load(Ordering::Relaxed) + more;
-        eventually("the crowd goes on", async || {
+        eventually("the crowd makes progress", async || {
             if let Some(ended) = self.members.try_join_next() {
-                ended.expect("nobody is told less than the token names");
+                ended.expect("no answer is older than its token");
             }
             (count(self).load(Ordering::Relaxed) >= wanted).then_some(())
         })
@@ -187,7 +189,7 @@ impl Crowd {
     pub(crate) async fn end(mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         while let Some(ended) = self.members.join_next().await {
-            ended.expect("nobody is told less than the token names");
+            ended.expect("no answer is older than its token");
         }
     }
 }
@@ -195,7 +197,7 @@ impl Crowd {
 #[tokio::test]
 async fn rows_are_shown_while_postgres_is_frozen_and_who_needs_postgres_waits_for_it() {
     let (shop, token) = Frozen::ahead().await;
-    // A list and a history need Postgres.
+    // A list and a history are answered by Postgres.
     for path in ["/v1/views/product", "/v1/products/cd/history", "/v1/products/cd/as-of?version=1"] {
         assert_eq!(shop.get(path, &token, "wait=0").await.status, 503, "{path}");
     }
@@ -211,7 +213,7 @@ async fn a_row_that_redis_lacks_is_not_answered_by_a_postgres_that_is_behind() {
     let (shop, token) = Frozen::ahead().await;
     assert_eq!(shop.forget(":product:cd").await, 1);
     assert_eq!(shop.get("/v1/products/cd", &token, "wait=0").await.status, 503);
-    // Readers who name nothing are given the row of before, which is not put into Redis.
+    // Readers without a token get the old row, which is not written back to Redis.
     assert_eq!(shop.queries.get("/v1/products/cd").await.json()["data"]["stock"], 100);
     assert_eq!(shop.get("/v1/products/cd", &token, "wait=0").await.status, 503);
     shop.postgres.thaw();
@@ -224,7 +226,7 @@ async fn folding_waits_for_a_postgres_that_is_too_far_behind_and_goes_on_with_it
     let shop = Frozen::new().await;
     shop.postgres.freeze();
     let mut expected = 100;
-    let last = eventually("folding waits", async || {
+    let last = eventually("folding waits for Postgres", async || {
         expected += 1;
         let token = shop.restock("cd").await;
         (shop.get("/v1/products/cd", &token, "wait=1").await.status == 503).then_some(token)
@@ -241,7 +243,7 @@ async fn an_incarnation_that_begins_behind_gets_what_was_shown_since() {
     let (shop, token) = Frozen::ahead().await;
     assert!(shop.forget("").await > 0);
     shop.postgres.thaw();
-    // In order: the row of the second product moves the position past the first one's.
+    // Rows are shown in order: the second product's row moves the position past the first one's.
     let later = shop.register("other").await;
     assert_eq!(shop.stock("cd", &format!("{token},{later}")).await, 101);
     shop.queries.is_stored(&later).await;
@@ -259,8 +261,9 @@ async fn a_successor_goes_on_from_where_redis_is_ahead() {
     let later = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &later).await, 102);
     shop.queries.is_stored(&later).await;
-    // Places without rows may begin anew: of a commit that Postgres had nobody may have heard.
-    assert_eq!(shop.rows("cd").await, rows, "it was not declared stale");
+    // Positions of partitions without rows may begin a new incarnation: the previous projector may not have learned of
+    // a commit that Postgres took.
+    assert_eq!(shop.rows("cd").await, rows, "the rows were declared stale");
     shop.audit().await;
 }
 
@@ -269,7 +272,7 @@ async fn a_position_of_records_that_the_log_does_not_have_is_not_believed() {
     let shop = Frozen::new().await;
     let Frozen { shop, projector, commands, .. } = shop;
     projector.stop().await;
-    // As a log that lost its last records leaves it: rows that came of others.
+    // Simulates a log that lost its last records: Redis has rows that came from them.
     let (keys, mut redis) = (Keys::new(&shop.prefix), shop.redis().await);
     for partition in 0..shop.partitions {
         let position = keys.shown("product", partition);
@@ -284,7 +287,7 @@ async fn a_position_of_records_that_the_log_does_not_have_is_not_believed() {
     let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     let token = restocked.accepted(&["product.restocked.v1"]).token();
     let (_projector, query_api) = (shop.projector().await, shop.query_api().await);
-    eventually("the row is the log's", async || {
+    eventually("the row is the one that the log yields", async || {
         let headers = [("consistency-token", token.as_str()), ("prefer", "wait=5")];
         let answer = query_api.client().get_with("/v1/products/cd", &headers).await;
         (answer.status == 200 && answer.json()["data"]["stock"] == 101).then_some(())
@@ -293,7 +296,7 @@ async fn a_position_of_records_that_the_log_does_not_have_is_not_believed() {
 }
 
 #[tokio::test]
-async fn what_another_log_left_in_redis_under_the_same_prefix_is_served_to_nobody() {
+async fn what_another_log_left_in_redis_under_the_same_prefix_is_never_served() {
     let other = Frozen::new().await;
     for stock in 101..=103 {
         let token = other.restock("cd").await;
@@ -304,7 +307,7 @@ async fn what_another_log_left_in_redis_under_the_same_prefix_is_served_to_nobod
     query_api.stop().await;
     command_api.stop().await;
     let shop = Frozen::of(Shop { prefix: other.prefix, ..Shop::with_views(2).await }).await;
-    // There, the row of this name had a later version.
+    // The other shop had a later version of this row.
     let token = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &token).await, 101);
     shop.queries.is_stored(&token).await;
@@ -372,7 +375,7 @@ async fn a_row_that_postgres_refuses_after_it_was_shown_is_taken_back() {
 }
 
 #[tokio::test]
-async fn once_a_retry_is_answered_nobody_is_given_a_load_of_the_row_as_it_was() {
+async fn once_a_retry_is_answered_no_reader_gets_the_row_from_before_it() {
     let shop = Frozen::new().await;
     let admin = shop.projector.admin_client();
     for stock in 100..103 {
@@ -381,7 +384,7 @@ async fn once_a_retry_is_answered_nobody_is_given_a_load_of_the_row_as_it_was() 
         shop.comes_to_be_parked("cd", &token).await;
         assert_eq!(shop.queries.get("/v1/products/cd").await.json()["data"]["stock"], stock);
         shop.shop.sql("ALTER TABLE product_rows DROP CONSTRAINT poison").await;
-        // Postgres answers these, and each of its answers serves others for a moment.
+        // Postgres answers these queries, and each of its answers is shared with concurrent readers for a moment.
         let looks = async {
             loop {
                 shop.forget(":product:cd").await;
@@ -390,7 +393,7 @@ async fn once_a_retry_is_answered_nobody_is_given_a_load_of_the_row_as_it_was() 
         };
         let retried = tokio::select! {
             retried = admin.post("/parked/product/product/cd/retry", json!({})) => retried,
-            () = looks => unreachable!("they go on"),
+            () = looks => unreachable!("the readers never stop"),
         };
         assert_eq!(retried.status, 204, "{retried:?}");
         assert_eq!(shop.stock("cd", &token).await, stock + 1);
@@ -448,7 +451,7 @@ async fn a_hand_over_under_load_declares_no_row_stale() {
     crowd.goes_on().await;
     second.stop().await;
     crowd.goes_on().await;
-    assert_eq!(shop.rows("watched-*").await, rows, "each goes on under its name");
+    assert_eq!(shop.rows("watched-*").await, rows, "an incarnation changed");
     crowd.end().await;
     shop.audit().await;
 }

@@ -1,4 +1,4 @@
-//! The audit is silent where the views are right, and names what is not.
+//! An audit reports no difference for correct views and names every wrong row.
 
 use projector::audit::{Difference, audit};
 use redis::AsyncTypedCommands as _;
@@ -16,7 +16,7 @@ struct Audited {
 }
 
 impl Audited {
-    /// With something in every view, shown by every view.
+    /// Creates a shop with something in every view, shown by every view.
     async fn new() -> Self {
         let shop = Shop::with_views(3).await;
         let services = [shop.command_api().await, shop.projector().await, shop.query_api().await];
@@ -37,7 +37,7 @@ impl Audited {
         audited
     }
 
-    /// The tokens of a hundred orders.
+    /// Records a hundred orders and returns their tokens.
     async fn order(&self, round: u32) -> String {
         let lines: Vec<_> = (0..100)
             .map(|n| {
@@ -56,7 +56,7 @@ impl Audited {
         audit(&config, most).await.unwrap().differences
     }
 
-    /// The one difference, as `view key, place`.
+    /// Returns the only difference, as `view key, place`.
     async fn difference(&self, most: Option<usize>) -> String {
         let differences = self.differences(most).await;
         assert_eq!(differences.len(), 1, "{differences:#?}");
@@ -82,7 +82,7 @@ async fn an_audit_finds_nothing_where_the_views_are_right_though_commands_go_on(
         assert!(report.commits > 120 && report.rows >= 20, "{report:?}");
     }
     let report = audit(&config, None).await.unwrap();
-    // Each has a row in one view; the audit looks at no others in Redis.
+    // Each aggregate has a row in one view. The audit compares no other rows in Redis.
     let aggregates = 20 + (report.commits as usize - 20 - 1);
     assert_eq!((&report.differences[..], report.cached_rows), (&[][..], aggregates));
 }
@@ -112,7 +112,7 @@ async fn an_audit_names_a_sum_that_is_wrong_and_a_row_too_many() {
     audited.shop.sql("UPDATE customer_parts SET units = units - 1 WHERE key = 'c-2' AND partition = 1").await;
     audited.shop.sql("INSERT INTO revenue_parts VALUES ('1999-01-01', 0, 1, 1, 1, 1)").await;
     assert_eq!(audited.difference(None).await, "revenue 1999-01-01, Postgres");
-    assert_eq!(audited.differences(Some(1000)).await, [], "nothing in the log leads to it");
+    assert_eq!(audited.differences(Some(1000)).await, [], "a sample found a row that no event leads to");
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn an_audit_names_the_row_that_is_stale_or_another_in_redis() {
     let product = audited.shop.row_in_redis(AggregateType::Product, "p-1").await;
     let order = audited.shop.row_in_redis(AggregateType::Order, "o-0-7").await;
     redis.del(product).await.unwrap();
-    assert_eq!(audited.differences(None).await, [], "Redis may forget");
+    assert_eq!(audited.differences(None).await, [], "a missing row in Redis is reported");
     let cancelled = redis.get(&order).await.unwrap().unwrap();
     redis.set(&order, cancelled.replacen("2\n", "1\n", 1)).await.unwrap();
     assert_eq!(audited.difference(None).await, "order o-0-7, Redis");

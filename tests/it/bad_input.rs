@@ -1,4 +1,4 @@
-//! What a client may get wrong: each is answered as the API says, and writes nothing.
+//! Client errors: each is answered with the documented problem and writes nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -100,17 +100,17 @@ async fn a_malformed_request_is_refused_by_the_status_that_fits() {
     assert_eq!(read_log(&shop).await, []);
 }
 
-/// Keys that tell an age outside the window.
+/// Returns keys with timestamps outside the window, one in the past and one in the future.
 fn keys_of_another_time() -> [String; 2] {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let key = |at: Duration| Uuid::new_v7(Timestamp::from_unix(NoContext, at.as_secs(), 0)).to_string();
     [key(now - Duration::from_secs(3600)), key(now + Duration::from_secs(600))]
 }
 
-/// A path, headers, a body, and the status of the answer, or of its line.
+/// Path, headers, body, and the expected status of the answer or of its line.
 type Fault = (&'static str, Vec<(&'static str, String)>, String, u64);
 
-/// Requests with one fault each.
+/// Returns requests with one fault each.
 fn faults() -> Vec<Fault> {
     let json = |name: &'static str, value: &str| vec![("content-type", JSON.1.to_owned()), (name, value.to_owned())];
     let (register, reserve) = ("/v1/products/cd/register", "/v1/products/cd/reserve");

@@ -1,4 +1,5 @@
-//! Rows that are not in a projector's memory are folded on what Redis shows while Postgres is silent, and never committed so.
+//! While Postgres is unresponsive, a projector folds rows that it does not hold in memory onto the rows in Redis. It
+//! commits the result only if Postgres has the same row.
 
 use redis::AsyncTypedCommands as _;
 use schemas::aggregate::AggregateType;
@@ -11,10 +12,10 @@ use crate::fixture::eventually;
 
 const STORED: &str = "SELECT (data->>'stock')::bigint FROM product_rows WHERE key = 'cd'";
 
-/// A shop whose projector folds, and has the product not in memory.
+/// A shop whose projector has been restarted, so that it does not hold the product in memory.
 struct Forgetful {
     shop: Frozen,
-    /// Of the product's row in Redis.
+    /// Redis key of the product's row.
     row: String,
 }
 
@@ -33,7 +34,7 @@ impl Forgetful {
         value.split_once('\n').unwrap().0.parse().unwrap()
     }
 
-    /// Changes what Redis has of the product.
+    /// Overwrites the product's row in Redis.
     async fn put(&self, version: u64, stock: u64) {
         let data = json!({
             "name": "A", "price_cents": 5, "stock": stock, "available": stock, "reserved": 0, "sold": 0, "discontinued": false,
@@ -42,7 +43,8 @@ impl Forgetful {
         self.shop.shop.redis().await.set(&self.row, value).await.unwrap();
     }
 
-    /// Restocks the product while Postgres is frozen, and Redis lacks what it is folded on: it is shown afterwards alone.
+    /// Restocks the product while Postgres is frozen and Redis lacks a row to fold on. Asserts that the result is shown
+    /// only after Postgres is back.
     async fn waits_for_postgres(&self) {
         self.shop.postgres.freeze();
         let token = self.shop.restock("cd").await;
@@ -71,7 +73,7 @@ async fn a_row_that_only_redis_has_is_folded_on_and_shown_while_postgres_is_froz
     let token = shop.restock("cd").await;
     shop.queries.is_stored(&token).await;
     assert_eq!(shop.shop.sql(STORED).await, Some(104));
-    assert_eq!(row(&shop).await, before, "nothing of Redis was declared stale");
+    assert_eq!(row(&shop).await, before, "the incarnation changed");
     shop.audit().await;
 }
 
@@ -82,14 +84,17 @@ async fn another_row_in_redis_than_in_postgres_is_never_committed_and_ends_its_i
     let Forgetful { shop, row: before } = forgetful;
     shop.postgres.freeze();
     let token = shop.restock("cd").await;
-    assert_eq!(shop.stock("cd", &token).await, 501, "it was folded on what Redis has");
+    assert_eq!(shop.stock("cd", &token).await, 501, "not folded on the row in Redis");
     let later = shop.restock("cd").await;
     assert_eq!(shop.stock("cd", &later).await, 502);
     shop.postgres.thaw();
     shop.queries.is_stored(&later).await;
     assert_eq!(shop.shop.sql(STORED).await, Some(102));
-    eventually("Redis has the row of the log", async || (shop.stock("cd", &later).await == 102).then_some(())).await;
-    assert_ne!(row(&shop).await, before, "an incarnation has begun");
+    eventually("Redis shows the row that the log yields", async || {
+        (shop.stock("cd", &later).await == 102).then_some(())
+    })
+    .await;
+    assert_ne!(row(&shop).await, before, "no new incarnation has begun");
     shop.audit().await;
 }
 

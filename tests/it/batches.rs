@@ -1,4 +1,4 @@
-//! `POST /v1/commands`: many commands, each with an answer of its own.
+//! `POST /v1/commands`: many commands, each with its own answer.
 
 use std::collections::HashSet;
 
@@ -95,7 +95,7 @@ async fn a_batch_is_bounded_in_lines_and_bytes() {
     assert_eq!(read_log(&shop).await, []);
 }
 
-/// Makes products, some of each partition, by an instance that knows every owner afterwards.
+/// Registers products of every partition through an instance, which knows every owner afterwards.
 async fn register_all(client: &Client, count: usize) {
     let data = json!({ "name": "A", "price_cents": 1, "stock": 0 });
     for n in 0..count {
@@ -105,7 +105,7 @@ async fn register_all(client: &Client, count: usize) {
     }
 }
 
-/// After a 503 the later lines of the same product are 503, too. Returns how many were.
+/// Asserts that after a 503 all later lines of the same product are 503, too, and returns the number of refused lines.
 fn no_line_overtakes(answers: &[Value]) -> usize {
     let mut refused = HashSet::new();
     for (number, answer) in answers.iter().enumerate() {
@@ -152,7 +152,7 @@ async fn no_line_overtakes_a_refused_one_though_the_link_to_its_owner_breaks_aga
         }
     };
     tokio::select! {
-        told = tokio::time::timeout(DEADLINE, told) => told.expect("both happen in time"),
+        told = tokio::time::timeout(DEADLINE, told) => told.expect("the link was both up and down often enough"),
         () = breaking => {}
     }
     owner.wait_ready().await;
@@ -166,9 +166,15 @@ async fn no_line_overtakes_one_that_came_before_its_partition_had_an_owner() {
     let line = |n| batch_line("products", &format!("cd-{}", n % 300), "register", data.clone());
     let lines: Vec<_> = (0..6_000).map(line).collect();
     let client = here.client();
-    assert!(no_line_overtakes(&client.batch(&lines).await) > 0, "one partition is nobody's");
+    assert!(
+        no_line_overtakes(&client.batch(&lines).await) > 0,
+        "no line was refused although one partition has no owner"
+    );
     let _other = shop.start_command_api("1").await;
-    eventually("both have owners", async || (no_line_overtakes(&client.batch(&lines).await) == 0).then_some(())).await;
+    eventually("both partitions have owners", async || {
+        (no_line_overtakes(&client.batch(&lines).await) == 0).then_some(())
+    })
+    .await;
 }
 
 async fn suspicions(service: &Service) -> u64 {
@@ -185,12 +191,12 @@ async fn a_line_as_long_as_a_whole_batch_is_refused_and_costs_the_link_to_its_ow
         service.wait_ready().await;
         register_all(&service.client(), 8).await;
     }
-    // A field that is not known is named in the answer, however long it is.
+    // The answer names an unknown field, however long it is.
     let line = |bytes: usize| {
         let (head, tail) = (r#"{"aggregate":"sales","id":"q","command":"schedule","data":{""#, r#"":1}}"#);
         format!("{head}{}{tail}", "u".repeat(bytes - head.len() - tail.len()))
     };
-    // Each is the owner for the other.
+    // Each instance owns the partition that the other one forwards to.
     for service in &services {
         let before = suspicions(service).await;
         for (bytes, status) in [(8 * 1024 * 1024, 413), (64 * 1024, 400)] {

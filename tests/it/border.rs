@@ -1,4 +1,4 @@
-//! The border of both tiers: whatever is sent, the answer has the documented form.
+//! Every answer of both tiers has the documented form, including the answers to invalid requests.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,10 +12,10 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const READ: &str = "GET, HEAD, OPTIONS";
 const WRITTEN: &str = "OPTIONS, POST";
 
-/// A request and the failure that it should meet; `allow`: with a 405.
+/// Method, path and headers of a request, the status of the failure, and the `Allow` header that a 405 carries.
 type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)], u16, Option<&'static str>);
 
-/// The same of either tier, though each serves only a part of these paths.
+/// Requests that both tiers answer alike, although each serves only some of these paths.
 const OF_BOTH: [Case; 18] = [
     ("GET", "/", &[], 404, None),
     ("GET", "/v1", &[], 404, None),
@@ -37,7 +37,7 @@ const OF_BOTH: [Case; 18] = [
     ("DELETE", "/v1/products/cd/paint", &[], 404, None),
 ];
 
-/// Of paths that cannot be read, whoever should serve them.
+/// Requests whose path cannot be decoded. Either tier refuses them.
 const MALFORMED: [Case; 4] = [
     ("GET", "/v1/products/%FF", &[], 400, None),
     ("GET", "/v1/views/%C3/x", &[], 400, None),
@@ -60,7 +60,7 @@ const OF_COMMANDS: [Case; 10] = [
     ("POST", "/v1/commands", &[JSON], 415, None),
     ("POST", "/v1/commands", &[("content-type", "application/x-ndjson"), ("content-encoding", "gzip")], 415, None),
     ("POST", "/v1/products/cd/paint", &[JSON], 404, None),
-    // The path comes first, whatever is wrong with what was sent there.
+    // The path is checked before the headers.
     ("POST", "/v1/products/cd/paint", &[("idempotency-key", "")], 404, None),
     ("POST", "/v1/orders/o/as-of", &[("if-none-match", "")], 405, Some(READ)),
 ];
@@ -116,7 +116,7 @@ async fn whatever_is_sent_to_either_tier_is_answered_in_the_documented_form() {
     for addr in [commands.http_addr(), commands.internal_addr(), queries.http_addr()] {
         a_head_that_cannot_be_read_is_refused_by_a_problem(&addr).await;
     }
-    the_internal_listener_knows_the_commands_that_are_not_described(&commands).await;
+    the_internal_listener_serves_commands_that_the_api_description_omits(&commands).await;
 }
 
 async fn a_head_that_cannot_be_read_is_refused_by_a_problem(addr: &str) {
@@ -142,7 +142,7 @@ async fn a_head_that_cannot_be_read_is_refused_by_a_problem(addr: &str) {
     }
 }
 
-async fn the_internal_listener_knows_the_commands_that_are_not_described(commands: &Service) {
+async fn the_internal_listener_serves_commands_that_the_api_description_omits(commands: &Service) {
     let bearer = format!("Bearer {SERVICE_TOKEN}");
     let (internal, public) = (commands.internal_client(), commands.client());
     for (path, allow) in [

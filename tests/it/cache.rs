@@ -1,4 +1,4 @@
-//! The rules by which Redis is written, whoever writes it.
+//! Rules of the Redis scripts, for concurrent writers of every kind.
 
 use redis::aio::MultiplexedConnection;
 use schemas::cache::{ABSENT, ABSENT_TTL_SECS, FILL, Head, Keys, Making, ROW_TTL_SECS, SHOW, Shown, value};
@@ -6,7 +6,7 @@ use schemas::feeds::StoredView;
 
 use crate::fixture::Shop;
 
-/// A view in a partition of a Redis in which nothing else happens.
+/// A view's keys in one partition, in a Redis without other writers.
 struct Place {
     redis: MultiplexedConnection,
     keys: Keys,
@@ -30,12 +30,12 @@ impl Place {
         Self { redis: shop.redis().await, keys, position, ahead, row }
     }
 
-    /// Gives whether it was what was expected.
+    /// Shows a row and returns whether the position was the expected one.
     async fn show(&mut self, expected: &str, to: &str, version: u64) -> bool {
         self.show_with(expected, to, "", Some(version)).await
     }
 
-    /// `stored`: what Postgres shows, with the row.
+    /// Shows a row; `stored` is the offset up to which Postgres shows the view.
     async fn show_with(&mut self, expected: &str, to: &str, stored: &str, version: Option<u64>) -> bool {
         let script = redis::Script::new(SHOW);
         let mut call = script.key(&self.position);
@@ -60,7 +60,7 @@ impl Place {
         call.arg(version).arg(value(version, &[], b"{}")).invoke_async(&mut self.redis).await.unwrap()
     }
 
-    /// The position, and the row's version.
+    /// Returns the position and the row's version.
     async fn stands(&mut self) -> (Option<String>, Option<u64>) {
         let (position, row): (Option<String>, Option<Vec<u8>>) =
             redis::cmd("MGET").arg(&self.position).arg(&self.row).query_async(&mut self.redis).await.unwrap();
@@ -75,7 +75,7 @@ impl Place {
 #[tokio::test]
 async fn rows_and_positions_move_together_and_only_from_where_their_writer_left_them() {
     let mut place = Place::new().await;
-    assert!(!place.show(&at(4), &at(5), 1).await, "nothing stands there");
+    assert!(!place.show(&at(4), &at(5), 1).await, "moved from a position that does not exist");
     assert_eq!(place.stands().await, (None, None));
     assert!(place.show("", &at(4), 1).await);
     for from in ["", &at(3), &at(5), "00000000000000ab.2.0/4", "00000000000000ab.1.1/4", "00000000000000ac.1.0/4"] {
@@ -83,10 +83,10 @@ async fn rows_and_positions_move_together_and_only_from_where_their_writer_left_
     }
     assert_eq!(place.stands().await, (Some(at(4)), Some(1)));
     assert!(place.show(&at(4), &at(5), 2).await);
-    // A row that is newer already stays.
+    // A newer row stays.
     assert!(place.show(&at(5), &at(6), 1).await);
     assert_eq!(place.stands().await, (Some(at(6)), Some(2)));
-    // Between two calls of a large batch nothing is filled in.
+    // Nothing is filled in between two calls of one batch.
     let between = format!("{}+", at(6));
     assert!(place.show(&at(6), &between, 3).await);
     place.evict().await;
@@ -107,7 +107,11 @@ async fn a_view_whose_position_is_another_holds_up_no_other_of_its_partition() {
     call.arg(place.keys.news()).arg(0).arg(2).arg(ROW_TTL_SECS);
     call.arg("order").arg(at(4)).arg(at(5)).arg(5).arg("").arg("product").arg(at(4)).arg(at(5)).arg(5).arg("");
     call.arg(1).arg(2).arg(value(2, &[], b"{}")).arg(2).arg(2).arg(value(2, &[], b"{}"));
-    assert_eq!(call.invoke_async::<u64>(&mut place.redis).await.unwrap(), 1, "the first is not there");
+    assert_eq!(
+        call.invoke_async::<u64>(&mut place.redis).await.unwrap(),
+        1,
+        "the first view should not have a position"
+    );
     assert_eq!(place.stands().await, (Some(at(5)), Some(2)));
     let found: [Option<String>; 2] =
         redis::cmd("MGET").arg(&order).arg(&row).query_async(&mut place.redis).await.unwrap();
@@ -117,20 +121,20 @@ async fn a_view_whose_position_is_another_holds_up_no_other_of_its_partition() {
 #[tokio::test]
 async fn a_row_is_filled_in_only_if_postgres_showed_what_redis_does() {
     let mut place = Place::new().await;
-    assert_eq!(place.fill(9, 1).await, 0, "nothing is shown");
+    assert_eq!(place.fill(9, 1).await, 0, "filled in without a position");
     place.show("", &at(4), 2).await;
-    // Evicted, and the row of a reader who began long ago.
+    // The row was evicted; a slow reader has an old version of it.
     place.evict().await;
     assert_eq!(place.fill(3, 1).await, 0);
     assert_eq!(place.stands().await, (Some(at(4)), None));
     assert_eq!(place.fill(4, 2).await, 1);
     assert_eq!(place.fill(9, 1).await, 1);
-    assert_eq!(place.stands().await, (Some(at(4)), Some(2)), "a newer row stays");
+    assert_eq!(place.stands().await, (Some(at(4)), Some(2)), "an older row replaced a newer one");
     assert_eq!(place.fill(9, 3).await, 1);
     assert_eq!(place.stands().await, (Some(at(4)), Some(3)));
     let another = Shown { making: Making { generation: 2, ..BEGUN }, offset: 4, hash: None }.to_string();
     assert!(place.show(&at(4), &another, 0).await);
-    assert_eq!(place.fill(9, 4).await, 0, "of another generation");
+    assert_eq!(place.fill(9, 4).await, 0, "filled in a row of another generation");
 }
 
 #[tokio::test]
@@ -138,27 +142,27 @@ async fn beside_rows_that_are_ahead_of_postgres_only_those_are_filled_in_that_ha
     let mut place = Place::new().await;
     let hashed = |offset| format!("{}~ab", at(offset));
     assert!(place.show_with("", &hashed(4), "4", None).await);
-    // Nobody has changed the row since Postgres showed offset 4, though others were.
+    // Only other rows have changed since Postgres showed offset 4.
     assert!(place.show_with(&hashed(4), &hashed(6), "", None).await);
-    assert_eq!(place.fill(3, 1).await, 0, "Postgres had shown more by then");
+    assert_eq!(place.fill(3, 1).await, 0, "filled in from before Postgres showed offset 4");
     assert_eq!(place.fill(4, 1).await, 1);
-    // It is changed, put, and evicted.
+    // The row is changed, written and evicted.
     assert!(place.show(&hashed(6), &hashed(7), 2).await);
     place.evict().await;
     assert_eq!(place.fill(4, 1).await, 0);
     assert_eq!(place.fill(6, 1).await, 0);
-    // Postgres has it.
+    // Postgres shows the row.
     assert!(place.show_with(&hashed(7), &hashed(7), "7", None).await);
-    assert_eq!(place.fill(6, 1).await, 0, "from before");
+    assert_eq!(place.fill(6, 1).await, 0, "filled in a row from before");
     assert_eq!(place.stands().await, (Some(hashed(7)), None));
     assert!(place.show_with(&hashed(7), &hashed(9), "", None).await);
     assert_eq!(place.fill(7, 2).await, 1);
-    // Whoever is out of step, or comes late, tells nothing.
+    // A writer that is out of step or late changes nothing.
     assert!(!place.show_with(&hashed(7), &hashed(7), "9", None).await);
     assert!(place.show_with(&hashed(9), &hashed(9), "6", None).await);
     place.evict().await;
     assert_eq!(place.fill(6, 1).await, 0);
-    // A build that notes no rows has been here.
+    // A build that does not record changed rows has written meanwhile.
     assert!(place.show_with(&hashed(9), &at(10), "", None).await);
     assert_eq!((place.fill(9, 2).await, place.fill(10, 2).await), (0, 1));
 }
@@ -168,7 +172,7 @@ async fn an_absence_takes_no_rows_place_and_a_row_takes_an_absences() {
     let mut place = Place::new().await;
     place.show("", &at(4), 1).await;
     place.evict().await;
-    assert_eq!(place.fill(3, ABSENT).await, 0, "older than what is shown");
+    assert_eq!(place.fill(3, ABSENT).await, 0, "filled in an absence older than the position");
     assert_eq!(place.fill(4, ABSENT).await, 1);
     assert_eq!(place.stands().await.1, Some(ABSENT));
     let ttl: i64 = redis::cmd("TTL").arg(&place.row).query_async(&mut place.redis).await.unwrap();

@@ -1,4 +1,4 @@
-//! What broke for others who built such systems, and what holds here instead.
+//! Faults known from other systems of this kind, and the guarantees that exclude them here.
 
 mod connections;
 
@@ -11,7 +11,7 @@ use crate::reactions::Whole;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Returns a query's answer that shows everything that a token names.
+/// Returns a query's answer that reflects everything that the token names.
 async fn shown(whole: &Whole, path: &str, token: &str) -> Answer {
     whole.queries.get_with(path, &[("consistency-token", token), ("prefer", "wait=10")]).await
 }
@@ -21,12 +21,12 @@ fn count(history: &Answer, event: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_payment_is_taken_once_however_often_and_late_it_is_told() {
+async fn a_payment_is_taken_once_however_often_and_late_it_is_reported() {
     let whole = Whole::new(600).await;
     whole.register("cd", 5).await;
     whole.place("o", &[("cd", 2)]).await;
     whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
-    // A provider sends until it is answered well, each time under another key.
+    // A payment provider repeats its call until it succeeds, each time under another key.
     let answers = futures_util::future::join_all((0..3).map(|_| whole.pay("o", 1000))).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
     assert_eq!(answers.iter().filter(|answer| answer.json()["events"] == json!(["order.paid.v2"])).count(), 1);
@@ -77,8 +77,8 @@ async fn orders_that_are_cancelled_as_they_are_placed_leave_nothing_reserved() {
     };
     let answers = whole.commands.batch(&orders.iter().flat_map(of).collect::<Vec<_>>()).await;
     assert!(answers.iter().all(|answer| answer["status"] == 200), "{answers:?}");
-    // Registered; then each order's unit was reserved and released.
-    let row = eventually("each reservation came to its end", async || {
+    // The product was registered; then each order's unit was reserved and released.
+    let row = eventually("each reservation has been released", async || {
         let row = whole.queries.get("/v1/products/cd").await.json();
         (row["version"] == 1 + 2 * 8).then_some(row)
     })
@@ -151,7 +151,7 @@ async fn a_sale_keeps_its_instants_however_they_are_written() {
         });
         whole.commands.post(&format!("/v1/sales/{sale}/schedule"), data).await
     };
-    // Where clocks are put back in the night, 02:30 comes twice, an hour apart.
+    // 02:30 occurs twice, an hour apart, in the night in which clocks are set back.
     let scheduled = schedule("s", "2997-10-29T02:30:00+02:00", "2997-10-29T02:30:00+01:00").await;
     let token = scheduled.accepted(&["sale.scheduled.v1"]).token();
     let row = shown(&whole, "/v1/sales/s", &token).await.json()["data"].take();
@@ -294,16 +294,18 @@ async fn the_description_says_what_generators_of_clients_know_and_its_defaults_a
     let whole = Whole::new(600).await;
     whole.register("cd", 5).await;
     let is_kept = async || (whole.queries.get("/v1/products/cd/history").await.status == 200).then_some(());
-    eventually("it has a history", is_kept).await;
+    eventually("the product has a history", is_kept).await;
     let api = whole.queries.get("/openapi.json").await.json();
-    visit(&api, &mut |object| assert!(!object.contains_key("const"), "generators know no const: {object:?}"));
+    visit(&api, &mut |object| {
+        assert!(!object.contains_key("const"), "client generators do not support const: {object:?}")
+    });
     let paths = api["paths"].as_object().unwrap();
     let operations = || paths.values().flat_map(|methods| methods.as_object().unwrap().values());
     let plain = |id: &str| id.to_lowercase().replace(|letter: char| !letter.is_alphanumeric(), "");
     let names: BTreeSet<_> = operations().map(|one| plain(one["operationId"].as_str().unwrap())).collect();
-    assert_eq!(names.len(), operations().count(), "names stay apart as any language's identifiers");
+    assert_eq!(names.len(), operations().count(), "operation ids collide as identifiers of some language");
 
-    // Clients send declared defaults by themselves.
+    // Generated clients send declared defaults.
     for (path, query) in [
         ("/v1/products/{id}/history", "version=1"),
         ("/v1/products/{id}/history", "at=2999-01-01T00:00:00Z"),

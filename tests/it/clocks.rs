@@ -1,4 +1,4 @@
-//! Clocks that differ: of an instance from the brokers', and of the log from the time.
+//! Clock skew between an instance and the brokers, and between the log and the present.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,15 +44,15 @@ async fn a_log_that_a_wrong_clock_has_brought_far_ahead_goes_on() {
 }
 
 #[tokio::test]
-async fn an_instance_tells_how_far_its_clock_is_from_the_brokers() {
+async fn an_instance_reports_the_skew_of_its_clock_from_the_brokers() {
     let shop = Shop::new(1).await;
     let service = shop.command_api().await;
-    let skew = eventually("it has compared them", async || {
+    let skew = eventually("the instance has measured its clock skew", async || {
         let metrics = service.admin_client().get("/metrics").await.text;
         let line = metrics.lines().find(|line| line.starts_with("stampede_clock_skew_seconds"))?.to_owned();
         line.rsplit(' ').next()?.parse::<f64>().ok()
     });
-    // Both are on this machine.
+    // Both run on this machine.
     let skew = skew.await;
     assert!(skew.abs() < 1.0, "{skew} s");
 }

@@ -1,4 +1,4 @@
-//! On a Redis Cluster: masters die, slots move, and no token is answered with less.
+//! Redis Cluster: masters die and slots move, and no token is answered with older data.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use crate::query_tier::given_by_redis;
 
 const MASTERS: usize = 3;
 
-/// Three masters with a replica each, which are killed when dropped.
+/// Three masters with one replica each. They are killed when dropped.
 struct Cluster {
     dir: PathBuf,
     nodes: Vec<Node>,
@@ -25,7 +25,7 @@ struct Cluster {
 struct Node {
     port: u16,
     child: Child,
-    /// By which the others know it.
+    /// Id of the node in the cluster.
     id: String,
 }
 
@@ -63,12 +63,12 @@ impl Cluster {
     }
 
     fn url(&self) -> String {
-        let [first, others @ ..] = &self.nodes[..] else { unreachable!("it has nodes") };
+        let [first, others @ ..] = &self.nodes[..] else { unreachable!("the cluster has nodes") };
         let others: Vec<_> = others.iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
         format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
     }
 
-    /// Returns the place of the node that says that it serves the slot.
+    /// Returns the index of the node that says it serves the slot.
     async fn find_master(&self, slot: u16) -> Option<usize> {
         for (place, node) in self.nodes.iter().enumerate() {
             let nodes = node.try_ask::<String>(cmd("CLUSTER").arg("NODES")).await.unwrap_or_default();
@@ -99,13 +99,13 @@ impl Cluster {
         panic!("no node answers")
     }
 
-    /// Waits until Redis shows more of a product's partition.
+    /// Waits until Redis shows a later position of a product's partition.
     async fn shows_more(&self, shop: &Shop, product: &str, more: impl Future<Output = ()>) {
         let master = self.master_of(self.slot(shop, product).await).await;
         let shown = async || self.nodes[master].ask::<Option<String>>(cmd("GET").arg(position(shop, product))).await;
         let before = shown().await;
         more.await;
-        eventually("Redis shows more", async || (shown().await? != *before.as_ref()?).then_some(())).await;
+        eventually("Redis shows a later position", async || (shown().await? != *before.as_ref()?).then_some(())).await;
     }
 }
 
@@ -125,18 +125,18 @@ impl Node {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // Left in a folder that is emptied anyhow.
+        // A failure would only leave files in the temporary folder.
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-/// Returns the name of the position that covers a product.
+/// Returns the key of the position that covers a product.
 fn position(shop: &Shop, product: &str) -> String {
     let partition = aggregate::partition(AggregateType::Product, product, shop.partitions);
     Keys::new(&shop.prefix).shown("product", partition)
 }
 
-/// Moves the slot's keys to another master, half of them while `between` lasts.
+/// Moves the slot's keys to another master, one half before `between` and the other half after it.
 async fn move_slot(slot: u16, (from, to): (&Node, &Node), between: impl Future<Output = ()>) {
     to.set_slot(slot, "IMPORTING", from).await;
     from.set_slot(slot, "MIGRATING", to).await;
@@ -168,10 +168,13 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;
 
     let metrics = shop.projector.admin_client().get("/metrics").await.text;
-    // A counter is not told before it counts.
-    assert!(!metrics.contains("\nstampede_cache_failures_total "), "all masters are there: {metrics}");
+    // A counter is not exported before its first increment.
+    assert!(
+        !metrics.contains("\nstampede_cache_failures_total "),
+        "Redis failed although all masters are up: {metrics}"
+    );
 
-    // The log's end is told there, too: what nobody wrote is not waited for.
+    // The log's end is published there, too, so a token beyond it is refused at once.
     let token = shop.register("told").await;
     let (place, offset) = token.rsplit_once('-').unwrap();
     let ahead = format!("{place}-{}", offset.parse::<u64>().unwrap() + 1_000_000);
@@ -183,7 +186,7 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     move_slot(slot, (&cluster.nodes[from], &cluster.nodes[to]), crowd.goes_on()).await;
     cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;
 
-    // Its replica takes over.
+    // The master's replica takes over.
     cluster.nodes[to].child.kill().await.unwrap();
     crowd.goes_on().await;
     let successor = cluster.master_of(slot).await;
@@ -195,10 +198,10 @@ async fn masters_die_and_slots_move_and_no_token_is_answered_with_less() {
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
     let wish = Options { views: vec!["product".to_owned()], ..Options::default() };
     let rebuilt = rebuild(&config, &wish, |_| ()).await.unwrap();
-    assert!(rebuilt[0].copied >= 4, "what the masters have goes by its new names: {rebuilt:?}");
+    assert!(rebuilt[0].copied >= 4, "no row was copied to the new generation: {rebuilt:?}");
     cluster.shows_more(&shop.shop, "watched-0", crowd.goes_on()).await;
 
-    // Nobody does, and what other masters have is shown all the same.
+    // This master has no replica left. Rows on other masters are still shown.
     cluster.nodes[successor].child.kill().await.unwrap();
     crowd.goes_on().await;
     assert_eq!(cluster.find_master(slot).await, None);

@@ -1,4 +1,4 @@
-//! Single commands, as `POST /v1/{aggregates}/{id}/{command}` promises.
+//! Guarantees of single commands, `POST /v1/{aggregates}/{id}/{command}`.
 
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +41,7 @@ async fn an_accepted_command_tells_its_version_events_and_token_and_is_in_the_lo
 }
 
 #[tokio::test]
-async fn a_wish_that_is_already_so_is_accepted_without_events() {
+async fn a_command_whose_effect_is_already_there_is_accepted_without_events() {
     let (_shop, _service, client) = shop().await;
     client.post("/v1/products/cd/register", record()).await.accepted(&["product.registered.v1"]);
     let again = client.post("/v1/products/cd/register", record()).await.accepted(&[]);
@@ -54,7 +54,7 @@ async fn a_rejection_tells_its_rule_and_the_state_that_it_was_decided_on() {
     client.post("/v1/products/cd/reserve", reserve("o-1", 1)).await.rejected("not_registered");
     let registered = client.post("/v1/products/cd/register", record()).await;
     let rejected = client.post("/v1/products/cd/reserve", reserve("o-1", 11)).await.rejected("out_of_stock");
-    // Decided on what the registration wrote, and after it.
+    // The rejection was decided on the state after the registration.
     let offset = |token: String| token.rsplit_once('-').unwrap().1.parse::<i64>().unwrap();
     assert!(offset(rejected.token()) >= offset(registered.token()));
     let other = json!({ "name": "Bitches Brew", "price_cents": 1177, "stock": 10 });
@@ -68,7 +68,7 @@ async fn a_repeat_under_one_key_is_answered_as_before_and_changes_nothing() {
     let key = [("idempotency-key", "\"order-1\"")];
     let first = client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 2)).await;
     client.post("/v1/products/cd/reserve", reserve("o-2", 1)).await.accepted(&["product.reserved.v2"]);
-    // Bare is the same key as quoted; blanks and the order of fields do not make it other data.
+    // A key is the same bare or quoted. Whitespace and the order of fields do not change the data.
     let bare = [("idempotency-key", "order-1"), ("content-type", "application/json")];
     let body = "{ \"quantity\": 2, \"order\": \"o-1\" }";
     let again = client.post_raw("/v1/products/cd/reserve", &bare, body).await;
@@ -85,12 +85,12 @@ async fn a_key_that_named_another_command_is_refused() {
     client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 2)).await.accepted(&["product.reserved.v2"]);
     let reused = client.post_with("/v1/products/cd/reserve", &key, reserve("o-1", 3)).await;
     assert_eq!(reused.problem(422, "idempotency-key-reused", "").header("idempotency-key"), Some("order-1"));
-    // The scope of a key is one aggregate.
+    // A key is scoped to one aggregate.
     client.post_with("/v1/products/lp/register", &key, record()).await.accepted(&["product.registered.v1"]);
 }
 
 #[tokio::test]
-async fn a_key_that_tells_an_age_outside_the_window_is_refused() {
+async fn a_key_with_a_time_outside_the_window_is_refused() {
     let (_shop, _service, client) = shop().await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let key = |at: Duration| Uuid::new_v7(Timestamp::from_unix(NoContext, at.as_secs(), 0)).to_string();
@@ -116,7 +116,7 @@ async fn a_condition_holds_or_the_command_does_nothing() {
     assert_eq!(stale.problem(412, "precondition-failed", "").header("etag"), Some("\"1\""));
     let weak = [("if-match", "W/\"1\""), ("idempotency-key", "second")];
     client.post_with("/v1/products/cd/reserve", &weak, reserve("o-1", 1)).await.accepted(&["product.reserved.v2"]);
-    // A repeat of what was accepted is not asked for its condition again.
+    // A repeat of an accepted command does not check its condition again.
     let again = client.post_with("/v1/products/cd/reserve", &weak, reserve("o-1", 1)).await;
     assert_eq!(again.accepted(&["product.reserved.v2"]).header("idempotent-replayed"), Some("true"));
     assert_eq!(read_log(&shop).await.len(), 2);

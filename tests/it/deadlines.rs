@@ -1,4 +1,5 @@
-//! Deadlines: many cost nothing until they are due, and each has one effect, whoever fires it and however often.
+//! Deadlines: a large number costs nothing until they are due, and each takes effect once, even if it fires repeatedly
+//! or on several reactors.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,10 @@ use tokio_postgres::NoTls;
 use crate::fixture::{Client, Heard, ProjectorProcess, Service, Shop, Step, Tripwire, eventually};
 
 const LEASE: &str = include_str!("../../projector/src/reactor/lease_deadlines.sql");
-/// Of Postgres's pages, 8 KiB each.
+/// Upper bound of Postgres pages, 8 KiB each.
 const FEW_PAGES: u64 = 20;
 
-/// Everything but a reactor.
+/// A shop with all services except a reactor.
 struct Stage {
     shop: Shop,
     command_api: Service,
@@ -38,7 +39,7 @@ impl Stage {
         self.commands.post(&format!("/v1/orders/{order}/place"), data).await.accepted(&["order.placed.v1"]);
     }
 
-    /// Returns the token of the answer.
+    /// Waits until the order has this status and returns the token of the answer.
     async fn comes_to(&self, order: &str, status: &str) -> String {
         eventually(&format!("{order} is {status}"), async || {
             let answer = self.queries.get(&format!("/v1/orders/{order}")).await;
@@ -47,13 +48,14 @@ impl Stage {
         .await
     }
 
-    /// Now, by the clock of Postgres.
+    /// Makes the order's deadline due now, by the clock of Postgres.
     async fn is_due(&self, order: &str) {
         let moved = format!(
             "WITH moved AS (UPDATE deadlines SET due_at = now() WHERE aggregate = 'order/{order}' RETURNING 1)
              SELECT count(*) FROM moved"
         );
-        eventually("its deadline is set", async || (self.shop.sql(&moved).await == Some(1)).then_some(())).await;
+        eventually("the order's deadline is set", async || (self.shop.sql(&moved).await == Some(1)).then_some(()))
+            .await;
     }
 
     async fn count(&self, of: &str) -> i64 {
@@ -62,27 +64,27 @@ impl Stage {
 
     async fn nothing_is_due(&self) {
         let due = "deadlines WHERE due_at <= now()";
-        eventually("no deadline is left", async || (self.count(due).await == 0).then_some(())).await;
+        eventually("no due deadline is left", async || (self.count(due).await == 0).then_some(())).await;
     }
 
-    /// It gave back what it held, and no more.
+    /// Asserts that the order expired once and released its units once.
     async fn expired_once(&self, order: &str) {
         let of = |event: &str| format!("journal WHERE type LIKE '{event}.%'");
         let expired = format!("{} AND aggregate = 'order/{order}'", of("order.expired"));
         let released = format!("{} AND data ->> 'order' = '{order}'", of("product.released"));
-        eventually("it gave back", async || (self.count(&released).await > 0).then_some(())).await;
+        eventually("the units are released", async || (self.count(&released).await > 0).then_some(())).await;
         assert_eq!((self.count(&expired).await, self.count(&released).await), (1, 1));
     }
 }
 
-/// Pages that the statement, with these parameters, touches; and its plan.
+/// Returns the number of pages that the statement touches, and its plan.
 async fn pages(shop: &Shop, statement: &str) -> (u64, String) {
     let (client, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
     tokio::spawn(connection);
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}");
     let rows = client.query(&explain, &[]).await.unwrap();
     let plan = rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");
-    // The first line of them is that of the whole.
+    // The first such line is that of the whole plan.
     let whole = plan.lines().find_map(|line| line.trim().strip_prefix("Buffers: shared ")).unwrap_or_default();
     let of = |part: &str| part.split_once('=').and_then(|(_, pages)| pages.parse::<u64>().ok()).unwrap_or_default();
     (whole.split(' ').filter(|part| part.starts_with("hit") || part.starts_with("read")).map(of).sum(), plan)
@@ -118,7 +120,7 @@ async fn a_million_deadlines_that_are_not_due_cost_a_look_at_an_index_and_delay_
         stage.comes_to(&order, "expired").await;
         delays.push(begun.elapsed());
         stage.expired_once(&order).await;
-        // Of one that met a busy machine nothing is known.
+        // A slow attempt on a busy machine proves nothing.
         if delays.last() < Some(&Duration::from_secs(1)) {
             break;
         }
@@ -153,7 +155,8 @@ async fn a_deadline_that_is_set_again_after_it_fired_has_no_other_effect() {
     stage.comes_to("paid", "paid").await;
 }
 
-/// A reactor leases a deadline, and is stopped when it says these words. Another one fires it, and then the first goes on.
+/// Stops a reactor that has leased a deadline when it sends these words, lets another one fire the deadline, and
+/// continues the first.
 async fn stopped(words: &'static [u8], wires: impl AsyncFnOnce(&mut Shop, &mut String) -> Tripwire) {
     let stage = Stage::new().await;
     let (mut seen, mut url) = (stage.shop.clone(), format!("http://{}", stage.command_api.internal_addr()));
@@ -162,23 +165,24 @@ async fn stopped(words: &'static [u8], wires: impl AsyncFnOnce(&mut Shop, &mut S
     stage.place("o").await;
     let confirmed = stage.comes_to("o", "confirmed").await;
     stage.queries.is_stored(&confirmed).await;
-    // Else the other one reads the order's events again, and sets its deadline to when it is due by them.
+    // Otherwise the second reactor would read the order's events again and set its deadline to the original time.
     let written = "checkpoints WHERE view = 'reactor' AND next_offset > (SELECT max(\"offset\") FROM journal)";
-    eventually("it has written how far it is", async || (stage.count(written).await == 1).then_some(())).await;
+    eventually("the reactor has stored its checkpoint", async || (stage.count(written).await == 1).then_some(())).await;
     wire.arm(Step { words, heard: Heard::Nothing }, first.pid());
     stage.is_due("o").await;
-    tokio::time::timeout(crate::fixture::DEADLINE, wire.tripped()).await.expect("it comes to this step");
-    // It has the deadline for a while, or calls it off, since the order has expired. A transaction that it has open, to
-    // write how far it is, Postgres ends after 3 s.
+    tokio::time::timeout(crate::fixture::DEADLINE, wire.tripped()).await.expect("the reactor reaches this step");
+    // The reactor either holds the lease or is deleting the deadline because the order has expired. Postgres ends a
+    // transaction that is idle while storing the checkpoint after 3 s.
     assert_eq!(stage.count("deadlines WHERE leased_until <= now()").await, 0);
     let locked = "SELECT (SELECT count(*) FROM deadlines)
              - (SELECT count(*) FROM (SELECT 1 FROM deadlines FOR UPDATE SKIP LOCKED) AS free)";
     eventually("nothing is locked", async || (stage.shop.sql(locked).await == Some(0)).then_some(())).await;
     let second = stage.shop.reactor(&stage.command_api, 600).await;
-    eventually("another one fires it", async || (stage.count("deadlines").await == 0).then_some(())).await;
+    eventually("the second reactor fires the deadline", async || (stage.count("deadlines").await == 0).then_some(()))
+        .await;
     stage.comes_to("o", "expired").await;
     first.wake();
-    // What comes after it shows that the first one is at work again, or the second one for it.
+    // A further order shows that the first reactor is at work again, or that the second one does its work.
     stage.place("next").await;
     stage.comes_to("next", "confirmed").await;
     stage.is_due("next").await;

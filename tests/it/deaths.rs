@@ -1,15 +1,15 @@
-//! The reactor dies after every single step that it has taken, and command-api at every request that has a new one: orders
-//! of every kind come to the ends that they would have come to anyway.
+//! The reactor is killed after every step, and command-api at every request with a new step. Orders of every kind still
+//! reach the same end.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Client, CommandProcess, Cut, Mortal, Service, Shop, Wire, eventually, read_log};
 
-/// Longer than a test: a deadline is due when the test says so.
+/// Longer than a test, because the test itself makes deadlines due.
 const PAYMENT_WINDOW_SECS: u32 = 3600;
 
-/// Whatever it takes, each of them is sent.
+/// Commands each of which must have been sent.
 const COMMANDS: [&str; 15] = [
     "reserve",
     "release",
@@ -28,7 +28,7 @@ const COMMANDS: [&str; 15] = [
     "return",
 ];
 
-/// What customers and clocks do, and what all of it must come to.
+/// Actions of customers and clocks, with the expected outcome.
 struct Story<'a> {
     shop: &'a Shop,
     commands: Client,
@@ -36,7 +36,7 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// Until it is accepted: whoever should take it may be dead.
+    /// Retries until the command is accepted, because the service may be dead.
     async fn insist(&self, path: &str, data: Value) {
         let key = [("idempotency-key", path)];
         eventually(&format!("{path} is accepted"), async || {
@@ -60,7 +60,7 @@ impl Story<'_> {
         self.insist(&format!("/v1/sales/{sale}/schedule"), data).await;
     }
 
-    /// By a customer of its own.
+    /// Places an order for a customer of its own.
     async fn place(&self, order: &str, lines: &[(&str, u32)], sale: Option<&str>) {
         let line = |(product, quantity): &(&str, u32)| json!({ "product": product, "quantity": quantity, "amount_cents": 5 * quantity });
         let lines: Vec<_> = lines.iter().map(line).collect();
@@ -74,7 +74,7 @@ impl Story<'_> {
     async fn claim(&self, order: &str, quantity: u32) {
         let name = order.strip_prefix("drop~").unwrap();
         let data = json!({ "customer": order, "quantity": quantity, "order": name });
-        // The path is the key, and there are other claims.
+        // The path is the idempotency key, so it has to differ from those of other claims.
         self.insist(&format!("/v1/sales/drop/claim?{order}"), data).await;
     }
 
@@ -87,7 +87,7 @@ impl Story<'_> {
         self.insist(&format!("/v1/orders/{order}/cancel"), json!({})).await;
     }
 
-    /// Once a row's fields are these.
+    /// Waits until a row has these fields.
     async fn comes_to(&self, path: &str, fields: Value) {
         eventually(&format!("{path} comes to {fields}"), async || self.is(path, &fields).await.then_some(())).await;
     }
@@ -104,7 +104,7 @@ impl Story<'_> {
         join_all(paths.iter().map(|path| self.comes_to(path, json!({ "status": status })))).await;
     }
 
-    /// Its time has come, until it has had its effect.
+    /// Makes a deadline due until it has taken effect.
     async fn is_due(&self, kind: &str, aggregate: &str, path: &str, status: &str) {
         let due = format!(
             "UPDATE deadlines SET due_at = now() WHERE kind = '{kind}' AND aggregate = '{aggregate}' AND due_at > now()"
@@ -123,7 +123,7 @@ impl Story<'_> {
         self.end().await;
     }
 
-    /// A sale with its units, and one that gets none.
+    /// Opens a sale with its units, and schedules one that gets none.
     async fn open(&self) {
         for (product, stock) in [("cd", 100), ("lp", 100), ("few", 1)] {
             self.register(product, stock).await;
@@ -134,7 +134,7 @@ impl Story<'_> {
         self.comes_to("/v1/sales/greedy", json!({ "status": "refused" })).await;
     }
 
-    /// Of every kind, side by side.
+    /// Places orders of every kind concurrently.
     async fn order(&self) {
         self.place("paid", &[("cd", 1), ("lp", 2)], None).await;
         self.place("refused", &[("cd", 1), ("few", 2)], None).await;
@@ -176,9 +176,10 @@ impl Story<'_> {
         self.comes_to("/v1/products/lp", json!({ "available": 98, "stock": 98, "reserved": 0 })).await;
     }
 
-    /// Waits until nothing is under way: the reactor and Postgres have all of the log, to which nothing came meanwhile.
+    /// Waits until nothing is in flight: the reactor and the view have processed the whole log, and the log has not
+    /// grown meanwhile.
     async fn comes_to_rest(&self) {
-        eventually("everything is done", async || {
+        eventually("nothing is in flight", async || {
             let log = read_log(self.shop).await;
             for partition in 0..self.shop.partitions {
                 let last = log.iter().filter(|commit| commit.partition == partition).map(|commit| commit.offset).max();
@@ -196,14 +197,14 @@ impl Story<'_> {
         .await;
     }
 
-    /// Whatever was taken was given back or sold, and once.
+    /// Asserts that everything reserved was either released or sold, exactly once.
     async fn check(&self) {
         self.comes_to_rest().await;
         self.comes_to("/v1/products/cd", json!({ "available": 95, "stock": 95, "reserved": 0, "sold": 1 })).await;
         self.comes_to("/v1/products/lp", json!({ "available": 98, "stock": 98, "reserved": 0, "sold": 2 })).await;
         self.comes_to("/v1/products/few", json!({ "available": 1, "stock": 1, "reserved": 0, "sold": 0 })).await;
         self.comes_to("/v1/sales/drop", json!({ "claimed": 4, "committed": 4, "customers": 2 })).await;
-        // What each order holds of a product or a sale: never less than nothing, and nothing in the end.
+        // The number of units that an order holds of a product or a sale is never negative and zero in the end.
         let held = "SELECT count(*) FROM (
                  SELECT sum(change) OVER (PARTITION BY aggregate, name ORDER BY version) AS held,
                         lead(version) OVER (PARTITION BY aggregate, name ORDER BY version) IS NULL AS is_last
@@ -233,7 +234,7 @@ impl Story<'_> {
 
 fn every_step_was_taken(wire: &Wire) {
     for command in COMMANDS {
-        assert!(wire.has_seen(&format!(r#""command":"{command}""#)), "no {command} was sent");
+        assert!(wire.has_seen(&format!(r#""command":"{command}""#)), "{command} was never sent");
     }
 }
 
@@ -263,7 +264,7 @@ async fn a_reactor_that_dies_after_every_step_brings_every_order_to_its_end() {
         () = dying => {}
     }
     every_step_was_taken(&wire);
-    assert!(wire.trips() >= 40, "it died {} times", wire.trips());
+    assert!(wire.trips() >= 40, "the reactor died {} times", wire.trips());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -294,5 +295,5 @@ async fn a_command_api_that_dies_at_every_request_with_a_new_step_brings_every_o
         () = dying => {}
     }
     every_step_was_taken(&wire);
-    assert!(wire.trips() >= 10, "it died {} times", wire.trips());
+    assert!(wire.trips() >= 10, "command-api died {} times", wire.trips());
 }

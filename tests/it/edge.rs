@@ -1,4 +1,4 @@
-//! The edge: the one address in front of both tiers.
+//! The edge: the single address in front of both tiers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
-    // Loopback is not limited; here all of it is, but for one address.
+    // Loopback is usually exempt from limits. Here all of it is limited except one address.
     let limits = ["commands=2", "batches=1", "lists=1", "histories=1"].map(|limit| ["--limit", limit]).concat();
     let others = ["--unlimited", "127.0.0.1/32", "--cors-origin", "https://shop.example"];
     let stack = Stack::up_with(&[&limits[..], &others].concat()).await;
@@ -31,32 +31,32 @@ async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     for path in ["/metrics", "/readyz", "/link", "/internal/link"] {
         assert_eq!(client.get(path).await.status, 404, "{path}");
     }
-    what_describes_it_is_served(&client).await;
-    people_are_told_what_runs_here(&stack).await;
+    the_api_descriptions_are_served(&client).await;
+    the_root_page_describes_the_system(&stack).await;
     what_the_edge_refuses_is_a_problem_that_names_the_request(&stack).await;
     a_clients_own_request_id_is_kept(&stack).await;
-    a_method_that_no_path_takes_is_told_which_ones_this_one_takes(&client).await;
+    a_refused_method_is_answered_with_the_allowed_ones(&client).await;
     a_page_of_an_allowed_site_may_read_the_edges_own_answers(&stack).await;
-    a_part_of_an_answer_is_not_to_be_had(&client).await;
+    a_range_request_gets_the_whole_answer(&client).await;
     a_stranger_is_limited_by_the_class_of_its_requests(&stack).await;
-    what_says_who_asks_is_kept_for_nobody(&client).await;
+    requests_with_credentials_bypass_the_cache(&client).await;
 
-    // With a token, the edge itself has no answer to give.
+    // The edge cannot answer a query with a token from its cache.
     let query = async || client.get_with("/v1/products/cd", &[("consistency-token", token.as_str())]).await;
     stack.tell(&["stop", "query-api-1"]).await;
     for _ in 0..10 {
-        assert_eq!(query().await.status, 200, "a dead instance is passed over");
+        assert_eq!(query().await.status, 200, "the edge used a dead instance");
     }
     stack.tell(&["stop", "query-api-2"]).await;
     let refused = query().await;
     assert!([502, 503, 504].contains(&refused.status.as_u16()), "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     stack.tell(&["start", "query-api-1"]).await;
-    eventually("the edge finds it again", async || (query().await.status == 200).then_some(())).await;
+    eventually("the edge uses the instance again", async || (query().await.status == 200).then_some(())).await;
 }
 
-/// The page has what README shows, and stands alone.
-async fn people_are_told_what_runs_here(stack: &Stack) {
+/// The page shows the commands of the README and loads no other resources.
+async fn the_root_page_describes_the_system(stack: &Stack) {
     let page = stack.client().get("/").await;
     assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let command = format!("curl -i http://{}/v1/products/cd-1/register ", stack.addr());
@@ -69,7 +69,7 @@ async fn people_are_told_what_runs_here(stack: &Stack) {
     }
 }
 
-async fn a_method_that_no_path_takes_is_told_which_ones_this_one_takes(client: &Client) {
+async fn a_refused_method_is_answered_with_the_allowed_ones(client: &Client) {
     for (path, status, allow) in [
         ("/", 405, Some("GET, HEAD")),
         ("/v1/products/cd", 405, Some("GET, HEAD, OPTIONS")),
@@ -87,7 +87,7 @@ async fn a_method_that_no_path_takes_is_told_which_ones_this_one_takes(client: &
 async fn a_page_of_an_allowed_site_may_read_the_edges_own_answers(stack: &Stack) {
     let stranger = Client::from([127, 0, 0, 3], &format!("http://{}", stack.addr()));
     let limited = async |origin: &str| {
-        eventually("one is limited", async || {
+        eventually("a request is limited", async || {
             let answer = stranger.get_with("/v1/views/product", &[("origin", origin)]).await;
             (answer.status == 429).then_some(answer)
         })
@@ -106,8 +106,8 @@ async fn a_page_of_an_allowed_site_may_read_the_edges_own_answers(stack: &Stack)
     }
 }
 
-/// Not of one that is kept either.
-async fn a_part_of_an_answer_is_not_to_be_had(client: &Client) {
+/// This also holds for cached answers.
+async fn a_range_request_gets_the_whole_answer(client: &Client) {
     let part = ("range", "bytes=0-1");
     for path in ["/v1/products/cd", "/openapi.json", "/"] {
         let whole = client.get(path).await;
@@ -137,13 +137,13 @@ async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack
         ("GET /v1/products/a%2fb HTTP/1.1", "", 400, "invalid-request"),
         ("GET /v1/products/a%00 HTTP/1.1", "", 400, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", "x\u{1}: 1\r\n", 400, "invalid-request"),
-        // These two ask for something in particular, and pass the edge: it is the service that cannot read them.
+        // These two have a `Prefer` header, so the edge passes them on and the service cannot parse them.
         ("GET /v1/products/cd HTTP/1.1", "prefer: wait=0\r\nx: \u{1}\r\n", 400, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", &many, 431, "invalid-request"),
         ("GET /v1/products/cd HTTP/1.1", &large, 431, "invalid-request"),
         (&format!("GET /v1/products/{long} HTTP/1.1"), "", 414, "invalid-request"),
         (&format!("GET /v1{}/../x HTTP/1.1", "/a".repeat(7_000)), "", 400, "invalid-request"),
-        // A condition without a value is none, and no reason to do what it was to guard.
+        // An empty condition is invalid; ignoring it would execute the command unconditionally.
         ("POST /v1/products/cd/discontinue HTTP/1.1", "content-length: 0\r\nif-match:\r\n", 400, "invalid-request"),
         (
             "POST /v1/products/cd/discontinue HTTP/1.1",
@@ -177,7 +177,7 @@ async fn what_the_edge_refuses_is_a_problem_that_names_the_request(stack: &Stack
         assert_eq!(head.split(' ').nth(1), Some(&*status.to_string()), "{shown}: {answer}");
         assert_eq!(header("content-type"), Some("application/problem+json"), "{shown}: {answer}");
         assert_eq!(header("x-content-type-options"), Some("nosniff"), "{shown}: {answer}");
-        // A body without a length comes in one chunk.
+        // A body without a length arrives in one chunk.
         let json = &body[body.find('{').unwrap_or_default()..=body.rfind('}').unwrap_or_default()];
         let problem: Value = serde_json::from_str(json).unwrap_or_else(|_| panic!("{shown}: {answer}"));
         assert_eq!(problem["type"], format!("/problems/{slug}"), "{shown}");
@@ -198,8 +198,8 @@ async fn a_clients_own_request_id_is_kept(stack: &Stack) {
     assert!(kept.contains("X-Request-Id: r-1\r\n"), "{kept}");
 }
 
-/// Sends a head as it is, and returns the answer: up to the end of its problem, since the edge may wait for more of what
-/// it refused.
+/// Sends a head unchanged and returns the answer up to the end of its problem, because the edge may wait for the rest
+/// of a request that it refused.
 async fn ask(addr: SocketAddr, head: &str) -> String {
     let mut stream = TcpSocket::new_v4().unwrap().connect(addr).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_stranger_is_limited_by_the_class_of_its_requests(stack: &Stack) {
         let refused = answers.into_iter().find(|answer| answer.status == 429);
         let refused = refused.unwrap_or_else(|| panic!("{path} is limited")).problem(429, "rate-limited", "");
         assert_eq!(refused.header("retry-after"), Some("1"), "{refused:?}");
-        // Another class has a limit of its own.
+        // Each class has its own limit.
         assert_eq!(stranger.get("/v1/products/cd").await.status, 200);
     }
 }
@@ -250,12 +250,12 @@ async fn what_many_watch_is_a_moment_old_and_costs_the_read_tier_no_more_than_a_
     for watcher in watchers {
         watcher.await.unwrap();
     }
-    commands_are_led_to_their_owners(&stack).await;
+    commands_are_routed_to_their_owners(&stack).await;
     stack.kill("command-api-1").await;
-    commands_are_led_to_their_owners(&stack).await;
+    commands_are_routed_to_their_owners(&stack).await;
 }
 
-/// Adds up a metric of several services.
+/// Returns the sum of a metric over several services.
 async fn sum(admins: &[Client], name: &str) -> u64 {
     let mut sum = 0;
     for admin in admins {
@@ -266,8 +266,8 @@ async fn sum(admins: &[Client], name: &str) -> u64 {
     sum
 }
 
-/// Once the edge has learned who they are, also where they have changed.
-async fn commands_are_led_to_their_owners(stack: &Stack) {
+/// Asserts that the edge routes commands directly to their owners once it knows them, also after they have changed.
+async fn commands_are_routed_to_their_owners(stack: &Stack) {
     const COMMANDS: u64 = 200;
     let client = stack.client();
     let send = async || {
@@ -275,7 +275,7 @@ async fn commands_are_led_to_their_owners(stack: &Stack) {
             let (path, product) =
                 (format!("/v1/products/led-{}/register", n % 50), json!({ "name": "A", "price_cents": 1, "stock": 1 }));
             let answer = client.post(&path, product).await;
-            assert_eq!(answer.header("stampede-owner"), None, "the edge keeps it to itself");
+            assert_eq!(answer.header("stampede-owner"), None, "the edge exposed an internal header");
             if answer.status == 503 {
                 return None;
             }
@@ -284,13 +284,13 @@ async fn commands_are_led_to_their_owners(stack: &Stack) {
     };
     let admins = [stack.admin_client("command-api-1").await, stack.admin_client("command-api-2").await];
     let forwarded = async || sum(&admins, "stampede_commands_forwarded_total").await;
-    let led = eventually("the owners are known", async || {
+    let led = eventually("the edge knows the owners", async || {
         let before = forwarded().await;
         send().await?;
         let passed_on = forwarded().await.checked_sub(before)?;
         (passed_on <= COMMANDS / 20).then_some(passed_on)
     });
-    println!("{} of {COMMANDS} commands were passed on", led.await);
+    println!("{} of {COMMANDS} commands were forwarded", led.await);
 }
 
 const WATCHED: &str = "/v1/products/cd";
@@ -302,13 +302,14 @@ async fn watch(client: Client, is_over: Arc<AtomicBool>) {
     }
 }
 
-/// Beside one query in 80 ms, each watcher may send one: where the machine stood still for a second, nothing is kept.
+/// Besides one query in 80 ms, each watcher may cause one: after a pause of the machine for a second, nothing is
+/// cached.
 async fn what_many_watch_costs_little(stack: &Stack) {
     let admins = [stack.admin_client("query-api-1").await, stack.admin_client("query-api-2").await];
     let of_rows = "stampede_queries_total{route=\"/v1/products/{id}\",status=\"200\"}";
     let answered = async || sum(&admins, of_rows).await;
     let (begun, before) = (Instant::now(), answered().await);
-    let cost = eventually("what is kept is renewed often", async || {
+    let cost = eventually("cached answers are refreshed often", async || {
         let cost = answered().await - before;
         (cost > 2 * WATCHERS).then_some(cost)
     })
@@ -318,16 +319,17 @@ async fn what_many_watch_costs_little(stack: &Stack) {
     assert!(u128::from(cost.saturating_sub(WATCHERS)) <= elapsed.as_millis() / 80, "{cost} queries in {elapsed:?}");
 }
 
-/// Counted from when the read tier shows it. A busy machine may be late now and then, not half of the time.
+/// Measures the age from the moment the read tier shows the change. A busy machine may be late occasionally, but not
+/// half of the time.
 async fn what_many_watch_is_a_moment_old(client: &Client) {
     let mut ages = Vec::new();
     for available in 2..=21 {
         let restock = json!({ "quantity": 1 });
         client.post("/v1/products/cd/restock", restock).await.accepted(&["product.restocked.v1"]);
-        // A token may be answered by Postgres, before Redis shows what it names.
+        // Postgres may answer a query with a token before Redis shows the change.
         for headers in [&[("prefer", "wait=0")][..], &[]] {
             let shown = Instant::now();
-            eventually("it is shown", async || {
+            eventually("the change is shown", async || {
                 let answer = client.get_with(WATCHED, headers).await;
                 (answer.json()["data"]["available"] == available).then_some(())
             })
@@ -338,13 +340,13 @@ async fn what_many_watch_is_a_moment_old(client: &Client) {
         }
     }
     ages.sort_unstable();
-    println!("everybody sees it after {ages:?}");
+    println!("visible to everybody after {ages:?}");
     assert!(ages[ages.len() / 2] < Duration::from_millis(400), "{ages:?}");
 }
 
-async fn what_says_who_asks_is_kept_for_nobody(client: &Client) {
+async fn requests_with_credentials_bypass_the_cache(client: &Client) {
     let path = "/v1/products/cd";
-    eventually("others' answers are kept", async || {
+    eventually("answers without credentials are cached", async || {
         (client.get(path).await.header("x-cache") == Some("HIT")).then_some(())
     })
     .await;
@@ -352,11 +354,11 @@ async fn what_says_who_asks_is_kept_for_nobody(client: &Client) {
         assert_eq!(client.get_with(path, &[header]).await.header("x-cache"), Some("BYPASS"), "{header:?}");
     }
     let elsewhere = client.get_with(path, &[("origin", "http://elsewhere.example")]).await;
-    assert_ne!(elsewhere.header("x-cache"), Some("HIT"), "it may name the page's origin");
+    assert_ne!(elsewhere.header("x-cache"), Some("HIT"), "a cached answer may carry another page's origin");
 }
 
-/// Through the edge, from the system itself alone.
-async fn what_describes_it_is_served(client: &Client) {
+/// Checks that the edge serves the API descriptions, and that the page loads resources only from the system itself.
+async fn the_api_descriptions_are_served(client: &Client) {
     for (path, media_type, member) in [
         ("/openapi.json", "application/json", "openapi"),
         ("/asyncapi.json", "application/json", "asyncapi"),
@@ -371,7 +373,7 @@ async fn what_describes_it_is_served(client: &Client) {
         let page = client.get(path).await;
         assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
         let policies: Vec<_> = page.headers.get_all("content-security-policy").iter().collect();
-        let [policy] = &*policies else { panic!("the page has one policy: {page:?}") };
+        let [policy] = &*policies else { panic!("the page has more than one policy: {page:?}") };
         let policy = policy.to_str().unwrap();
         let mut sources = policy.split(';').flat_map(|directive| directive.split_whitespace().skip(1));
         assert!(policy.starts_with("default-src 'self'; script-src 'self'; "), "{policy}");

@@ -12,20 +12,20 @@ use serde_json::{Value, json};
 use crate::ahead::{Crowd, Frozen};
 use crate::fixture::{Answer, Service, batch_line, eventually};
 
-/// Commands that are sent together.
+/// Number of commands in a batch.
 const LINES: usize = 2_500;
-/// Queries that are asked at the same time.
+/// Number of concurrent queries.
 const AT_ONCE: usize = 16;
 
 /// Products that are registered while the projector's Postgres is frozen.
 struct Products {
     shop: Frozen,
-    /// By number: partition, offset, and the token that names both.
+    /// Partition, offset and token of each registration, indexed by number.
     written: Vec<(u32, i64, String)>,
 }
 
 impl Products {
-    /// Registers so many.
+    /// Registers `count` products.
     async fn send(shop: Frozen, count: usize, data: Value) -> Self {
         let mut written = Vec::new();
         for first in (0..count).step_by(LINES) {
@@ -40,12 +40,12 @@ impl Products {
         Self { shop, written }
     }
 
-    /// Returns the answer for a product under its token.
+    /// Queries a product with its token.
     async fn get(&self, n: usize, wait: &str) -> Answer {
         self.shop.get(&format!("/v1/products/{}", key(n)), &self.written[n].2, wait).await
     }
 
-    /// Returns up to where Redis shows them in each partition, and how many that are.
+    /// Returns the offset up to which Redis shows each partition, and the number of products shown.
     async fn shown(&self) -> (BTreeMap<u32, i64>, usize) {
         let shop = &self.shop.shop;
         let (keys, mut redis, mut ends) = (Keys::new(&shop.prefix), shop.redis().await, BTreeMap::new());
@@ -57,16 +57,17 @@ impl Products {
         (ends, count)
     }
 
-    /// Tells whether one was registered before these ends of its partition.
+    /// Returns whether a registration is below these ends of the partitions.
     fn is_before(&self, n: usize, ends: &BTreeMap<u32, i64>) -> bool {
         let (partition, offset, _) = self.written[n];
         ends.get(&partition).is_some_and(|end| offset <= *end)
     }
 
-    /// Waits until Redis is ahead of Postgres, which is frozen, by as much as may be. Returns how many rows that are.
+    /// Waits until Redis is as far ahead of the frozen Postgres as allowed, and returns the number of rows that it is
+    /// ahead.
     async fn stand_still(&self) -> usize {
         let (mut ends, _) = self.shown().await;
-        eventually("folding waits", async || {
+        eventually("folding waits for Postgres", async || {
             let next = (0..self.written.len()).find(|n| !self.is_before(*n, &ends));
             let waits = match next {
                 Some(next) => self.get(next, "wait=5").await.status == 503,
@@ -85,7 +86,7 @@ impl Products {
         self.shown().await.1 - usize::try_from(stored).unwrap()
     }
 
-    /// Names everything that was written.
+    /// Returns a token that covers everything written.
     fn last_token(&self) -> String {
         let mut last = BTreeMap::new();
         for (partition, offset, token) in &self.written {
@@ -108,9 +109,9 @@ fn place(token: &str) -> (u32, i64, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_ten_thousand_new_rows_redis_shows_as_many_as_may_be_ahead_and_all_once_postgres_goes_on() {
     const ROWS: usize = 10_000;
-    /// Of its name alone.
+    /// Size of a row's name alone.
     const ROW_BYTES: usize = 2_000;
-    /// Folding waits behind 4 MiB that are to be committed next, of which the last batch may go beyond; and the first
+    /// Folding waits once 4 MiB are queued for the next commit, which the last batch may exceed, behind the first
     /// batch, which is being committed. A batch has 2 MiB.
     const AHEAD_BYTES: usize = (4 + 2 + 2) * 1024 * 1024;
     const { assert!(ROWS * ROW_BYTES > AHEAD_BYTES) };
@@ -122,8 +123,8 @@ async fn of_ten_thousand_new_rows_redis_shows_as_many_as_may_be_ahead_and_all_on
     assert!((1..=AHEAD_BYTES / ROW_BYTES).contains(&ahead), "{ahead} rows are ahead");
     let (_, before) = products.shown().await;
     products.shop.postgres.thaw();
-    eventually("folding goes on", async || (products.shown().await.1 > before).then_some(())).await;
-    // Once more: now the log has it all, and memory is full before the time is over.
+    eventually("folding continues", async || (products.shown().await.1 > before).then_some(())).await;
+    // Once more: now the log already has everything, so the memory limit is reached before the time limit.
     products.shop.postgres.freeze();
     products.stand_still().await;
     products.shop.postgres.thaw();
@@ -169,13 +170,13 @@ async fn a_successor_that_is_refused_rows_that_redis_shows_hides_no_command_and_
     shop.postgres.freeze();
     let data = json!({ "name": "A", "price_cents": 5, "stock": 100 });
     let mut products = Products::send(shop, ROWS, data).await;
-    assert_eq!(products.get(0, "wait=10").await.status, 200, "Redis shows what will be refused");
+    assert_eq!(products.get(0, "wait=10").await.status, 200, "Redis does not show the row");
     let mut crowd = Crowd::of(&products.shop).await;
     let (partition, ..) = products.written[0];
     let other = (ROWS / 2..ROWS).find(|n| products.written[*n].0 == partition).unwrap();
     products.shop.refuse(&format!("key NOT IN ('{}', '{}')", key(0), key(other))).await;
     let stored = format!("SELECT next_offset FROM checkpoints WHERE view = 'product' AND partition = {partition}");
-    assert!(products.shop.shop.sql(&stored).await <= Some(products.written[0].1), "Redis is ahead");
+    assert!(products.shop.shop.sql(&stored).await <= Some(products.written[0].1), "Redis is not ahead");
 
     let successor = products.shop.shop.start_projector();
     std::mem::replace(&mut products.shop.projector, successor).crash().await;
@@ -217,7 +218,7 @@ async fn rows_that_redis_shows_and_postgres_refuses_after_others_have_changed_so
     let parked = shop.restock("cd").await;
     shop.comes_to_be_parked("cd", &parked).await;
     shop.accept().await;
-    // Rows that are in memory are folded on without Postgres.
+    // Rows in memory are folded on without Postgres.
     for id in [near, far, bad] {
         let token = shop.restock(id).await;
         shop.queries.is_stored(&token).await;
@@ -225,19 +226,21 @@ async fn rows_that_redis_shows_and_postgres_refuses_after_others_have_changed_so
 
     shop.refuse(&format!("key <> '{bad}'")).await;
     shop.postgres.freeze();
-    // The commit that takes the first of these comes too late, and so does all that is folded after it.
+    // The commit of the first of these comes too late, and so does everything folded after it.
     shop.restock(near).await;
     let lines = [bad, far, near].map(|id| batch_line("products", id, "restock", json!({ "quantity": 1 })));
     let tokens: Vec<_> =
         shop.commands.batch(&lines).await.iter().map(|answer| answer["token"].as_str().unwrap().to_owned()).collect();
     for (id, token, stock) in [(bad, &tokens[0], 102), (far, &tokens[1], 102)] {
-        assert_eq!(shop.stock(id, token).await, stock, "Redis shows {id}");
+        assert_eq!(shop.stock(id, token).await, stock, "{id} in Redis");
     }
-    // By a projector that folds nothing, and whose Postgres goes on.
+    // Retries through a projector without views, whose Postgres is not frozen.
     let operator = Service::projector(&shop.shop.reactor_env("127.0.0.1:1", 600));
     let retried = tokio::spawn(async move { retry(&operator, "cd").await });
-    eventually("it is folded", async || (shop.shop.sql("SELECT count(*) FROM parked").await == Some(0)).then_some(()))
-        .await;
+    eventually("the parked record is folded", async || {
+        (shop.shop.sql("SELECT count(*) FROM parked").await == Some(0)).then_some(())
+    })
+    .await;
     shop.postgres.thaw();
     retried.await.unwrap();
 

@@ -1,11 +1,11 @@
-//! A projector that is stopped at any step of a batch, and goes on long after others took its share, writes nothing, and
-//! holds nobody up for longer than the time-outs.
+//! A projector that is stopped at any step of a batch, and continues long after others have taken its partitions over,
+//! writes nothing and blocks the others for no longer than the timeouts.
 
 use crate::fixture::{Heard, ProjectorProcess, Shop, Step, Tripwire};
 use crate::projectors::Orders;
 
 const EVERYTHING: &str = "product,order,customer,revenue,revenue_by_minute,sale,best_sellers,journal";
-/// Split over two projectors.
+/// Views split over two projectors.
 const SUMS_AND_REST: (&str, &str) = ("customer,revenue,revenue_by_minute,best_sellers", "product,order,sale,journal");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ async fn stopped_at(server: Server, words: &'static [u8], heard: Heard) {
     stopped(server, Step { words, heard }, None).await;
 }
 
-/// `views`: that two projectors fold, of which one is stopped; a third one folds the rest. Else two fold all.
+/// Stops one of two projectors of `views`, while a third one folds the rest. Without `views`, both fold all.
 async fn stopped(server: Server, step: Step, views: Option<(&str, &str)>) {
     let shop = Shop::with_views(2).await;
     let mut orders = Orders::new(&shop).await;
@@ -36,7 +36,7 @@ async fn stopped(server: Server, step: Step, views: Option<(&str, &str)>) {
     orders.place("two", 2).await;
 
     wire.arm(step, first.pid());
-    // Not every batch is of its share.
+    // Not every batch has records of its partitions.
     let mut round = 0;
     loop {
         round += 1;
@@ -44,7 +44,7 @@ async fn stopped(server: Server, step: Step, views: Option<(&str, &str)>) {
         if tokio::time::timeout(std::time::Duration::from_millis(200), wire.tripped()).await.is_ok() {
             break;
         }
-        assert!(round < 50, "it was never at this step");
+        assert!(round < 50, "the projector never reached this step");
     }
     orders.come_to_be_shown().await;
     orders.place("without", 3).await;
@@ -64,7 +64,7 @@ async fn a_projector_stopped_before_its_transaction() {
     stopped_at(Server::Postgres, b"BEGIN", Heard::Nothing).await;
 }
 
-/// Sums can be added twice; what else a projector of all views would do twice, the journal's own key forbids.
+/// Sums could be added twice. For a projector of all views, the journal's unique key already prevents a second fold.
 #[tokio::test]
 async fn a_projector_of_sums_stopped_before_its_transaction() {
     let step = Step { words: b"BEGIN", heard: Heard::Nothing };
@@ -88,7 +88,7 @@ async fn a_projector_stopped_before_redis_hears_of_a_batch() {
 
 #[tokio::test]
 async fn a_projector_stopped_between_the_rows_and_the_positions() {
-    // The last of a batch's calls moves the positions.
+    // The last call of a batch moves the positions.
     stopped_at(Server::Redis, b"EVALSHA", Heard::UpToThem).await;
 }
 

@@ -1,4 +1,4 @@
-//! What every test stands on: a shop with a topic, a database and a Redis prefix of its own, on shared servers.
+//! Fixture of every test: a shop with its own topic, database and Redis prefix on shared servers.
 
 mod crowd;
 mod http;
@@ -37,15 +37,16 @@ pub(crate) use service::{Mortal, Service};
 pub(crate) use tripwire::{Heard, Step, Tripwire};
 pub(crate) use wire::{Cut, Wire};
 
-/// Longer than anything takes that works, on a machine whose cores are busy: Kafka gives a dead consumer's share away
-/// after six seconds, a lease ends after ten, and a test may go through several of either.
+/// Upper bound on every wait, longer than any operation that works takes on a busy machine: Kafka reassigns a dead
+/// consumer's partitions after six seconds, a lease ends after ten, and a test may go through several of each.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const SERVICE_TOKEN: &str = "token-of-the-tests";
 
-/// A database with all tables and no rows, of which every test gets a copy: to make them takes longer than to copy them.
+/// Template database with all tables and no rows. Each test gets a copy, because copying takes less time than
+/// migrating.
 static TABLES: OnceCell<String> = OnceCell::const_new();
 
-/// The addresses of its servers may be proxies.
+/// A deployment with its own topic, database and Redis prefix. Its server addresses may be those of proxies.
 #[derive(Clone)]
 pub(crate) struct Shop {
     pub(crate) brokers: String,
@@ -58,7 +59,7 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// With a topic; a database comes with [`Shop::with_views`].
+    /// Creates the topic only; [`Shop::with_views`] also creates a database.
     pub(crate) async fn new(partitions: u32) -> Self {
         let name = format!("it_{}", Uuid::new_v4().simple());
         let shop = Self {
@@ -90,7 +91,7 @@ impl Shop {
         Self::with_database(partitions, "template1").await
     }
 
-    /// `template`: what the database is a copy of.
+    /// Creates a database as a copy of `template`.
     async fn with_database(partitions: u32, template: &str) -> Self {
         let mut shop = Self::new(partitions).await;
         shop.sql(&format!("CREATE DATABASE {} TEMPLATE {template}", shop.topic)).await;
@@ -103,7 +104,6 @@ impl Shop {
         connect_to_redis(&self.redis_url).await.unwrap()
     }
 
-    /// What a service of this shop is told, on ports that the system picks.
     /// Returns the name of an aggregate's row in Redis.
     pub(crate) async fn row_in_redis(&self, aggregate: AggregateType, id: &str) -> String {
         let (keys, view) = (Keys::new(&self.prefix), StoredView::named(type_name(aggregate)).unwrap());
@@ -112,6 +112,7 @@ impl Shop {
         keys.row(partition, Shown::parse(&shown).unwrap().making.incarnation, view, id)
     }
 
+    /// Returns the settings of a service of this shop, which listens on ports that the system assigns.
     pub(crate) fn env(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Env {
         let common = [
             ("KAFKA_BROKERS", self.brokers.clone()),
@@ -128,32 +129,32 @@ impl Shop {
         common.into_iter().chain(more).collect()
     }
 
-    /// For a command-api: without tables it keeps everything in memory.
+    /// Returns the settings of a command-api. Without tables it keeps everything in memory.
     pub(crate) fn write_env(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Env {
         let without = (!self.has_tables).then(|| ("POSTGRES_URL", String::new()));
         self.env(without.into_iter().chain(more))
     }
 
-    /// Ready to take every command.
+    /// Starts a command-api that owns every partition and waits until it is ready.
     pub(crate) async fn command_api(&self) -> Service {
         self.command_api_for(&format!("0-{}", self.partitions - 1)).await
     }
 
-    /// Ready to take the commands of its share.
+    /// Starts a command-api that owns the partitions of `share` and waits until it is ready.
     pub(crate) async fn command_api_for(&self, share: &str) -> Service {
         let service = self.start_command_api(share).await;
         service.wait_ready().await;
         service
     }
 
-    /// One that owns what the group of all assigns to it.
+    /// Starts a command-api that owns the partitions that the consumer group assigns to it.
     pub(crate) async fn member(&self) -> Service {
         let service = Service::command_api(&self.write_env([])).await;
         service.wait_ready().await;
         service
     }
 
-    /// Ready to take every command, with a MiB for all aggregates.
+    /// Starts a command-api that owns every partition and has 1 MiB for the states of all aggregates.
     pub(crate) async fn small_command_api(&self) -> Service {
         let share = format!("0-{}", self.partitions - 1);
         let env = self.write_env([("PARTITIONS", share), ("STATE_MAX_MIB", "1".to_owned())]);
@@ -162,7 +163,7 @@ impl Shop {
         service
     }
 
-    /// One whose peers reach it through a proxy.
+    /// Starts a command-api that its peers reach through a proxy.
     pub(crate) async fn behind_a_proxy(
         &self,
         more: impl IntoIterator<Item = (&'static str, String)>,
@@ -192,19 +193,19 @@ impl Shop {
         Service::projector(&self.env([]))
     }
 
-    /// One that folds some views only.
+    /// Starts a projector that folds these views only.
     pub(crate) fn projector_of(&self, views: &str) -> Service {
         Service::projector(&self.env([("PROJECTOR_VIEWS", views.to_owned())]))
     }
 
-    /// One that folds nothing, and does what events cause. Ready.
+    /// Starts a reactor, that is a projector that folds no views, and waits until it is ready.
     pub(crate) async fn reactor(&self, command_api: &Service, payment_window_secs: u32) -> Service {
         let service = Service::projector(&self.reactor_env(&command_api.internal_addr(), payment_window_secs));
         service.wait_ready().await;
         service
     }
 
-    /// `commands`: the address of a command-api's internal listener.
+    /// Returns the settings of a reactor; `commands` is the address of a command-api's internal listener.
     pub(crate) fn reactor_env(&self, commands: &str, payment_window_secs: u32) -> Env {
         self.env([
             ("PROJECTOR_VIEWS", "none".to_owned()),
@@ -223,20 +224,20 @@ impl Shop {
         Service::query_api(&self.env([])).await
     }
 
-    /// One that is told more than the others.
+    /// Starts a query-api with additional settings.
     pub(crate) async fn query_api_with(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Service {
         let service = Service::query_api(&self.env(more)).await;
         service.wait_ready().await;
         service
     }
 
-    /// One statement, whose first column of its first row is a number or nothing.
+    /// Runs a statement and returns the first column of its first row, a number or null.
     pub(crate) async fn sql(&self, statement: &str) -> Option<i64> {
         sql(&self.postgres_url, statement).await
     }
 }
 
-/// See [`Shop::sql`].
+/// Runs a statement on any database, like [`Shop::sql`].
 pub(crate) async fn sql(url: &str, statement: &str) -> Option<i64> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -248,30 +249,30 @@ pub(crate) async fn sql(url: &str, statement: &str) -> Option<i64> {
 
 fn url_of(database: &str) -> String {
     let url = server("TEST_POSTGRES_URL");
-    let (server, _) = url.rsplit_once('/').expect("a URL ends with a database");
+    let (server, _) = url.rsplit_once('/').expect("the URL ends with a database name");
     format!("{server}/{database}")
 }
 
-/// Connects with the deadline of every other wait: the client's own, half a second, is short on a busy machine.
+/// Connects with [`DEADLINE`], because the client's default of half a second is too short on a busy machine.
 pub(crate) async fn connect_to_redis(url: &str) -> redis::RedisResult<MultiplexedConnection> {
     let patient =
         AsyncConnectionConfig::new().set_connection_timeout(Some(DEADLINE)).set_response_timeout(Some(DEADLINE));
     redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient).await
 }
 
-/// Returns what `cargo stack test` sets.
+/// Returns the address of a server, from a variable that `cargo stack test` sets.
 pub(crate) fn server(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `cargo stack test`"))
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo stack test`"))
 }
 
-/// Returns an address on which nobody listens, and that nobody else comes to have: its port is none of those that the
-/// system gives out by itself.
+/// Returns an address on which nothing listens and that no other process is assigned: its port is outside the range
+/// from which the system assigns ports.
 pub(crate) fn free_addr() -> SocketAddr {
-    /// Behind those of stacks, before those that Linux gives out.
+    /// Ports above those of development stacks and below Linux's ephemeral range.
     const PORTS: Range<u16> = 24_000..32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        // Another run of the tests begins elsewhere.
+        // The process id makes a concurrent run of the tests begin elsewhere.
         let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) + std::process::id();
         let port = PORTS.start + (next % u32::from(PORTS.end - PORTS.start)) as u16;
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
@@ -281,12 +282,12 @@ pub(crate) fn free_addr() -> SocketAddr {
     }
 }
 
-/// Between two tries.
+/// Sleeps between two attempts.
 pub(crate) async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-/// Tries until it is so; `what` says what was waited for.
+/// Retries until `attempt` returns a value; `what` names the awaited condition in the panic message.
 pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let tries = async {
         loop {

@@ -1,4 +1,4 @@
-//! A Redis that loses keys, or wakes up with what it had long ago, changes no answer under a token.
+//! A Redis that loses keys, or restarts with old data, changes no answer to a query with a token.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -14,14 +14,14 @@ use tokio::process::{Child, Command};
 use crate::fixture::{Answer, Shop, batch_line, connect_to_redis, eventually, free_addr};
 use crate::projectors::{Orders, active};
 
-/// Between two keys that vanish, or two cuts: as many as a machine that has other things to do can take.
+/// Interval between two deleted keys or two killed connections, long enough for a busy machine.
 const PACE: Duration = Duration::from_millis(3);
 
 async fn keys(redis: &mut MultiplexedConnection, shop: &Shop) -> Vec<String> {
     redis.keys(format!("{{{}:*", shop.prefix)).await.unwrap()
 }
 
-/// A server of its own, which is killed when dropped.
+/// A Redis server of the test's own. It is killed when dropped.
 struct OwnRedis {
     child: Child,
     dir: PathBuf,
@@ -29,7 +29,7 @@ struct OwnRedis {
 }
 
 impl OwnRedis {
-    /// The one that the shop's services use from now on.
+    /// Starts a server that the shop's services use from now on.
     async fn of(shop: &mut Shop) -> Self {
         let dir = std::env::temp_dir().join(format!("stampede-{}", shop.prefix));
         let redis = Self::start(dir, free_addr().port()).await;
@@ -51,14 +51,14 @@ impl OwnRedis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// A command and its arguments.
+    /// Sends a command with its arguments, separated by blanks.
     async fn ask(&self, words: &str) -> redis::RedisResult<()> {
         let mut redis = connect_to_redis(&self.url()).await?;
         let mut words = words.split(' ');
         redis::cmd(words.next().unwrap_or_default()).arg(words.collect::<Vec<_>>()).query_async(&mut redis).await
     }
 
-    /// As it was when it was told to save.
+    /// Kills the server and starts it with its last dump.
     async fn restart(mut self) -> Self {
         self.child.kill().await.unwrap();
         Self::start(self.dir.clone(), self.port).await
@@ -82,7 +82,7 @@ async fn a_restart_with_an_old_dump_shows_nothing_that_was_changed_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_that_is_lost_again_and_again_keeps_no_answer_back() {
+async fn notifications_that_are_lost_again_and_again_delay_no_answer() {
     let mut shop = Shop::with_views(3).await;
     let redis = OwnRedis::of(&mut shop).await;
     let mut orders = Orders::new(&shop).await;
@@ -119,7 +119,7 @@ async fn keys_that_vanish_at_any_moment_hide_nothing() {
         async move {
             let mut evicted = 0_usize;
             while !is_over.load(Ordering::Relaxed) {
-                // Rows and positions, in turns.
+                // Rows and positions alternate.
                 let keys = keys(&mut redis, &shop).await;
                 if let Some(key) = keys.get(evicted * 7919 % keys.len().max(1)) {
                     redis.del(key).await.unwrap();
@@ -159,18 +159,18 @@ async fn a_position_that_vanishes_under_load_costs_the_rows_of_its_view_and_part
     assert_eq!(redis.del(&positions).await.unwrap(), 1, "{positions:?}");
     orders.place("after", 40).await;
     orders.all_shown().await;
-    eventually("it begins anew", async || (begun().await > before).then_some(())).await;
+    eventually("a new incarnation has begun", async || (begun().await > before).then_some(())).await;
     assert_eq!(begun().await - before, 1);
 }
 
 #[tokio::test]
-async fn a_redis_that_may_drop_positions_or_is_a_replica_is_told_of() {
+async fn a_redis_that_may_evict_positions_or_is_a_replica_is_reported() {
     let mut shop = Shop::with_views(2).await;
     let redis = OwnRedis::of(&mut shop).await;
     redis.ask("CONFIG SET maxmemory 100000000 maxmemory-policy allkeys-lru").await.unwrap();
     let projector = shop.start_projector();
     let tells = async |what: Option<&str>| {
-        eventually("readyz tells of it", async || {
+        eventually("readyz reports the condition", async || {
             let answer = projector.admin_client().get("/readyz").await;
             let is_told = what.map_or(answer.status == 200, |what| answer.text.contains(what));
             is_told.then_some(())
@@ -211,14 +211,14 @@ async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
     };
     answers_come_from_redis(&token).await;
     for (round, copies) in [(1, 1), (2, 1), (3, 0), (4, 0)] {
-        // As one whose disk is full, or that was made a replica: it is read, and refuses what is written.
+        // Like a Redis whose disk is full or that became a replica: it serves reads and refuses writes.
         redis.ask(&format!("CONFIG SET min-replicas-to-write {copies}")).await.unwrap();
         let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
         token = restocked.accepted(&["product.restocked.v1"]).token();
         let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
         let stock = |answer: &Answer| answer.json()["data"]["stock"].clone();
         assert_eq!(stock(&queries.get_with("/v1/products/cd", &fresh).await), 1 + round);
-        eventually("it is shown to who names nothing", async || {
+        eventually("the change is shown without a token", async || {
             (stock(&queries.get("/v1/products/cd").await) == 1 + round).then_some(())
         })
         .await;
@@ -227,7 +227,7 @@ async fn a_redis_that_takes_no_writes_keeps_no_answer_old() {
     std::fs::remove_dir_all(&redis.dir).unwrap();
 }
 
-/// Returns a number that a server tells of itself.
+/// Returns a number that the server reports about itself.
 async fn told(redis: &mut MultiplexedConnection, section: &str, name: &str) -> Option<u64> {
     let info: String = redis::cmd("INFO").arg(section).query_async(redis).await.unwrap();
     let value = info.lines().find_map(|line| line.strip_prefix(name))?;
@@ -250,7 +250,7 @@ async fn a_redis_that_is_full_and_evicts_nothing_shows_no_row_that_is_older_than
     let mut redis = connect_to_redis(&own.url()).await.unwrap();
     own.ask("CONFIG SET maxmemory-policy noeviction").await.unwrap();
     for _ in 0..5 {
-        // Some rows of a batch find room, and not all.
+        // Some rows of a batch fit into memory, but not all.
         let used = told(&mut redis, "memory", "used_memory:").await.unwrap();
         own.ask(&format!("CONFIG SET maxmemory {}", used + 20_000)).await.unwrap();
         for answer in commands.batch(&lines("restock", json!({ "quantity": 1 }))).await {

@@ -1,8 +1,7 @@
-//! Clients that others' generators make of the served description: each sells a unit by a program in
+//! Clients that widely used generators make from the served description. Each sells a unit with a program in
 //! `tests/generators/`.
 //!
-//! The generators come from PyPI and npm into `target/generators`, and are installed anew only where a pinned version
-//! changed.
+//! The generators are installed from PyPI and npm into `target/generators`, again only if a pinned version changed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,10 +14,10 @@ use crate::stack::Stack;
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/generators");
 const NEEDED: &str = "this test needs Python 3.11 with venv, Node 20 with npm, and Java 11, or later ones, on the PATH";
 
-/// One at a time: the tests share what is installed.
+/// Serializes the installations, which the tests share.
 static INSTALLING: Mutex<()> = Mutex::const_new(());
 
-/// Returns the folder of all that is installed and made.
+/// Returns the folder of everything installed and generated.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("generators")
 }
@@ -59,7 +58,8 @@ async fn install_from_npm() {
     .await;
 }
 
-/// Installs a folder from a file of pinned versions, unless it was installed from the same one for the same program.
+/// Installs a folder from a file of pinned versions, unless that version of the file is already installed for the same
+/// program.
 async fn install(folder: &str, version: &str, pins: &str, installation: impl AsyncFnOnce(&Path)) {
     let root = root();
     let wanted = version.to_owned() + &std::fs::read_to_string(Path::new(PROGRAMS).join(pins)).unwrap();
@@ -81,7 +81,7 @@ struct Workshop {
 }
 
 impl Workshop {
-    /// `files`: what of `tests/generators/` is needed.
+    /// Starts a stack and copies these files of `tests/generators/` into the folder.
     async fn new(name: &str, files: &[&str]) -> Self {
         let folder = root().join(name);
         if folder.exists() {
@@ -105,18 +105,18 @@ impl Workshop {
         run(&self.folder, program, args).await
     }
 
-    /// Runs a tool of npm.
+    /// Runs an npm tool.
     async fn npx(&self, args: &[&str]) {
         self.run("npx", &[&["--no-install"], args].concat()).await;
     }
 
-    /// Runs the program that sells by the client.
+    /// Runs the program that sells a unit with the client.
     async fn sell(&self, program: impl AsRef<Path>, file: &str) {
         let output = self.run(program, &[file, &format!("http://{}", self.stack.addr())]).await;
         assert_eq!(output.trim(), "sold");
     }
 
-    /// Fails where an operation is in none of these files or folders, between `before` and `after`.
+    /// Asserts that every operation is named in these files or folders, between `before` and `after`.
     fn has_every_operation(&self, made: &str, before: &str, after: &str) {
         let text = text_under(&self.folder.join(made));
         let parts = text.split(before).skip(1).filter_map(|rest| rest.split_once(after));
@@ -126,12 +126,13 @@ impl Workshop {
     }
 }
 
-/// Returns an operation's name as every generator has it: `sales.as-of`, `salesAsOf` and `sales_as_of` are one.
+/// Returns an operation's name in a form common to all generators: `sales.as-of`, `salesAsOf` and `sales_as_of` are the
+/// same.
 fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
-/// Returns all files below a path, each behind its name.
+/// Returns all files below a path, each after its name.
 fn text_under(path: &Path) -> String {
     if !path.is_dir() {
         return format!("\n{}\n{}", path.display(), std::fs::read_to_string(path).unwrap_or_default());

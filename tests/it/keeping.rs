@@ -1,4 +1,4 @@
-//! What an owner does not hold in memory, because Postgres has it.
+//! Aggregates and idempotency keys that an owner loads from Postgres instead of holding them in memory.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::fixture::{Proxy, Service, Shop, eventually};
 
-/// The journal has everything that is in the log.
+/// Waits until the journal has all events of the log.
 async fn caught_up(shop: &Shop, journal: i64) {
     eventually("the journal has every event", async || {
         (shop.sql("SELECT count(*) FROM journal").await == Some(journal)).then_some(())
@@ -42,17 +42,17 @@ async fn a_new_owner_has_the_past_from_postgres_and_the_end_from_the_log() {
         (0..600).map(|_| crate::fixture::batch_line("products", "long", "restock", json!({ "quantity": 1 }))).collect();
     assert!(client.batch(&lines).await.iter().all(|answer| answer["status"] == 200));
     caught_up(&shop, 602).await;
-    eventually("a snapshot is kept", async || {
+    eventually("a snapshot is stored", async || {
         shop.sql("SELECT version FROM state_snapshots WHERE aggregate = 'product/long'").await
     })
     .await;
     projector.stop().await;
-    // The journal lacks this one.
+    // The journal lacks this event.
     client.post("/v1/products/cold/restock", json!({ "quantity": 2 })).await.accepted(&["product.restocked.v1"]);
     first.crash().await;
 
     let second = shop.command_api().await;
-    assert!(residents(&second).await <= 1, "only what the journal lacks is read");
+    assert!(residents(&second).await <= 1, "more than the end of the log was read");
     let client = second.client();
     let again = client.post_with("/v1/products/cold/register", &key, registered).await;
     assert_eq!((again.json(), again.header("idempotent-replayed")), (before.json(), Some("true")));
@@ -74,11 +74,11 @@ async fn a_state_that_only_another_build_kept_is_folded_in_pages_and_can_be_kept
     for product in ["long", "short"] {
         client.post(&format!("/v1/products/{product}/register"), registered.clone()).await;
     }
-    // Of two whole pages and a part of one.
+    // The history has two full pages and a part of a third.
     let restock = crate::fixture::batch_line("products", "long", "restock", json!({ "quantity": 1 }));
     assert!(client.batch(&vec![restock; 9_000]).await.iter().all(|answer| answer["status"] == 200));
     caught_up(&shop, 9_002).await;
-    eventually("a snapshot is kept", async || {
+    eventually("a snapshot is stored", async || {
         shop.sql("SELECT version FROM state_snapshots WHERE aggregate = 'product/long'").await
     })
     .await;
@@ -98,24 +98,24 @@ async fn a_state_that_only_another_build_kept_is_folded_in_pages_and_can_be_kept
     let restocked = client.post("/v1/products/short/restock", json!({ "quantity": 1 })).await;
     assert_eq!(restocked.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
 
-    // Beside the other build's, of long histories alone, and once.
+    // The new snapshot is stored beside that of the other build, once, and for long histories only.
     let count = async |what: &str| shop.sql(&format!("SELECT count(*) FROM state_snapshots WHERE {what}")).await;
     for (made, found) in [(1, 0), (0, 1)] {
         let prepared = prepare(&shop.postgres_url.as_str().into(), |_| ()).await.unwrap();
         assert_eq!(prepared, Prepared { looked_at: 2, made, found, failed: 0 });
         assert_eq!((count("form = -2").await, count("form > 0 AND version = 9001").await), (Some(1), Some(1)));
     }
-    // Once nobody used the other build for a week, its snapshots go.
+    // Snapshots of a build that has not been used for a week are deleted.
     shop.sql("INSERT INTO snapshot_forms VALUES (-2, now() - interval '8 days')").await;
     let _projector = shop.projector().await;
-    eventually("the other build's snapshot is dropped", async || (count("form = -2").await == Some(0)).then_some(()))
+    eventually("the other build's snapshot is deleted", async || (count("form = -2").await == Some(0)).then_some(()))
         .await;
     assert_eq!(count("form > 0").await, Some(1));
     assert_eq!(shop.sql("SELECT count(*) FROM snapshot_forms").await, Some(1));
 }
 
-/// Returns a projector, and the way to Postgres of an owner before whom another one registered these products, which the
-/// journal has.
+/// Returns a projector, a proxy to the owner's Postgres, and the owner. A previous owner registered these products, and
+/// the journal has them.
 async fn owner_after_another(products: &[&str]) -> (Service, Arc<Proxy>, Service) {
     let mut shop = Shop::with_views(1).await;
     let projector = shop.projector().await;
@@ -141,7 +141,7 @@ async fn without_postgres_an_owner_serves_what_it_holds_and_refuses_what_it_does
     client.post("/v1/products/one/restock", restock.clone()).await.accepted(&["product.restocked.v1"]);
     client.post("/v1/products/other/restock", restock.clone()).await.problem(503, "overloaded", "");
     postgres.restore().await;
-    eventually("the other one is served again", async || {
+    eventually("the other product is served again", async || {
         let answer = client.post("/v1/products/other/restock", restock.clone()).await;
         (answer.status == 200).then(|| assert_eq!(answer.header("etag"), Some("\"2\"")))
     })
@@ -155,7 +155,7 @@ async fn a_key_that_cannot_be_looked_up_keeps_no_other_command_waiting() {
     let path = "/v1/products/hot/restock";
     client.post(path, restock.clone()).await.accepted(&["product.restocked.v1"]);
     postgres.freeze();
-    // It tells no time: the owner before may have known it.
+    // The key has no timestamp, so the previous owner may have seen it.
     let untimed = [("idempotency-key", "order-17"), ("prefer", "wait=20")];
     let mut waiting = pin!(client.post_with(path, &untimed, restock.clone()));
     let others = async {
@@ -165,7 +165,7 @@ async fn a_key_that_cannot_be_looked_up_keeps_no_other_command_waiting() {
         }
     };
     tokio::select! {
-        answer = &mut waiting => panic!("nobody could look its key up: {answer:?}"),
+        answer = &mut waiting => panic!("answered although its key could not be looked up: {answer:?}"),
         () = others => {}
     }
     postgres.thaw();
@@ -179,7 +179,7 @@ async fn while_postgres_is_frozen_new_aggregates_are_served_and_known_ones_are_n
     let projector = shop.projector().await;
     let first = shop.command_api().await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
-    // In closed segments and behind them.
+    // Some are in closed segments, some behind them.
     let line = |n| crate::fixture::batch_line("products", &format!("old-{n}"), "register", registered.clone());
     let lines: Vec<_> = (0..5_000).map(line).collect();
     assert!(first.client().batch(&lines).await.iter().all(|answer| answer["status"] == 200));
@@ -192,7 +192,7 @@ async fn while_postgres_is_frozen_new_aggregates_are_served_and_known_ones_are_n
 
     let second = shop.command_api().await;
     let client = second.client();
-    eventually("all names are known", async || {
+    eventually("all names are loaded", async || {
         (of_all_partitions(&second, "stampede_names_complete").await == 2).then_some(())
     })
     .await;
@@ -200,13 +200,13 @@ async fn while_postgres_is_frozen_new_aggregates_are_served_and_known_ones_are_n
     postgres.freeze();
     let mut accepted = 0;
     for n in 0..50 {
-        // Every other key tells no time: the owner before may have known it.
+        // Every other key has no timestamp, so the previous owner may have seen it.
         let key = format!("key-{n}");
         let patience = ("prefer", "wait=2");
         let headers = [patience, ("idempotency-key", &key)];
         let headers = if n % 2 == 0 { &headers[..] } else { &headers[..1] };
         let answer = client.post_with(&format!("/v1/products/new-{n}/register"), headers, registered.clone()).await;
-        // A few seem to be known.
+        // The name filter has a few false positives.
         if answer.status == 200 {
             assert_eq!(answer.accepted(&["product.registered.v1"]).header("etag"), Some("\"1\""));
             accepted += 1;
@@ -220,7 +220,7 @@ async fn while_postgres_is_frozen_new_aggregates_are_served_and_known_ones_are_n
     }
     postgres.thaw();
     for n in 0..50 {
-        // Those that were taken for known.
+        // Registers the false positives, too.
         client.post(&format!("/v1/products/new-{n}/register"), registered.clone()).await;
     }
     eventually("the views show all of them", async || {
@@ -248,7 +248,7 @@ async fn without_postgres_at_the_start_an_owner_reads_the_whole_log() {
 #[tokio::test]
 async fn a_postgres_that_lacks_what_memory_lacks_is_not_asked_again_and_again() {
     const MEASURED: Duration = Duration::from_secs(4);
-    /// Four workers that ask without a pause make thousands a second.
+    /// Bound far below the thousands per second that four workers make when they query without a pause.
     const MAX_TRANSACTIONS: i64 = 400;
     let shop = Shop::with_views(1).await;
     let projector = shop.projector().await;
@@ -260,7 +260,7 @@ async fn a_postgres_that_lacks_what_memory_lacks_is_not_asked_again_and_again() 
     first.crash().await;
     let second = shop.command_api().await;
 
-    // As after a restore.
+    // Simulates a restored Postgres.
     let at = shop.sql("SELECT next_offset FROM checkpoints WHERE view = 'journal'").await.unwrap();
     let set = async |at| shop.sql(&format!("UPDATE checkpoints SET next_offset = {at} WHERE view = 'journal'")).await;
     set(1).await;
@@ -274,12 +274,12 @@ async fn a_postgres_that_lacks_what_memory_lacks_is_not_asked_again_and_again() 
     tokio::time::sleep(MEASURED).await;
     let made = transactions().await - before;
     assert!(made < MAX_TRANSACTIONS, "{made} transactions in {MEASURED:?}");
-    assert!(!restock.is_finished(), "it waits for its aggregate's state");
+    assert!(!restock.is_finished(), "answered without its aggregate's state");
     set(at).await;
     restock.await.unwrap().accepted(&["product.restocked.v1"]);
 }
 
-/// As many products as do not fit into a MiB, by the owner's own count.
+/// Registers products until the owner's memory of 1 MiB is full, and returns their number.
 async fn register_too_many(client: &crate::fixture::Client) -> u64 {
     let mut registered = 0;
     for range in (0..8000).collect::<Vec<_>>().chunks(2000) {
@@ -299,15 +299,15 @@ async fn register_too_many(client: &crate::fixture::Client) -> u64 {
 }
 
 #[tokio::test]
-async fn a_full_memory_lets_go_of_what_postgres_has_and_serves_it_all_the_same() {
+async fn a_full_memory_evicts_what_postgres_has_and_serves_it_all_the_same() {
     let shop = Shop::with_views(1).await;
     let _projector = shop.projector().await;
     let service = shop.small_command_api().await;
     let client = service.client();
     let registered = register_too_many(&client).await;
-    eventually("what was not used is let go", async || (residents(&service).await < registered).then_some(())).await;
+    eventually("unused aggregates are evicted", async || (residents(&service).await < registered).then_some(())).await;
     for n in [0, 1000, 1999] {
-        let restocked = eventually("a product that was let go is served", async || {
+        let restocked = eventually("an evicted product is served", async || {
             let answer = client.post(&format!("/v1/products/p-{n}/restock"), json!({ "quantity": 1 })).await;
             (answer.status == 200).then_some(answer)
         });
@@ -316,15 +316,15 @@ async fn a_full_memory_lets_go_of_what_postgres_has_and_serves_it_all_the_same()
 }
 
 #[tokio::test]
-async fn a_full_memory_that_nobody_empties_refuses_what_is_new_and_serves_what_it_holds() {
+async fn a_full_memory_without_a_projector_refuses_new_aggregates_and_serves_what_it_holds() {
     let shop = Shop::with_views(1).await;
     let service = shop.small_command_api().await;
     let client = service.client();
     register_too_many(&client).await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
-    // Each time another one: what came before the owner looked is held.
+    // Each attempt uses another name, because names that arrived before the owner checked its memory are held.
     let mut news = 0;
-    eventually("what is new is refused", async || {
+    eventually("new aggregates are refused", async || {
         news += 1;
         let answer = client.post(&format!("/v1/products/new-{news}/register"), registered.clone()).await;
         (answer.status == 503).then(|| answer.problem(503, "overloaded", "no room"))
@@ -340,7 +340,7 @@ async fn tables_of_another_log_are_refused() {
     let projector = shop.projector().await;
     let first = shop.command_api().await;
     first.client().post("/v1/products/cd/discontinue", json!({})).await;
-    eventually("the log's name is in the tables", async || shop.sql("SELECT nonce FROM log_partitions").await).await;
+    eventually("the tables name the log", async || shop.sql("SELECT nonce FROM log_partitions").await).await;
     projector.stop().await;
     first.stop().await;
     shop.sql("UPDATE log_partitions SET nonce = nonce + 1").await;
@@ -348,7 +348,7 @@ async fn tables_of_another_log_are_refused() {
     assert!(failure.contains("the tables belong to another log"), "{failure}");
 }
 
-/// That lets connections through at first.
+/// Puts a proxy, which forwards at first, in front of Postgres.
 async fn proxy_to_postgres(shop: &mut Shop) -> Arc<Proxy> {
     let proxy = Proxy::in_url(&mut shop.postgres_url).await;
     proxy.restore().await;

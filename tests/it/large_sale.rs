@@ -1,6 +1,6 @@
-//! A sale that very many have claimed of: it is kept, taken over and goes on, and delays nobody meanwhile.
+//! A sale with a very large number of claims: it is snapshotted, taken over and continued, and delays no other command.
 //!
-//! `CLAIMS=1000000 cargo stack test very_many_claims` prints what that costs at a million.
+//! `CLAIMS=1000000 cargo stack test very_many_claims` prints the cost at a million claims.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::fixture::{Client, SERVICE_TOKEN, Service, Shop, append_all, append_values, batch_line, pause};
 
 const CLAIMS: u32 = 20_000;
-/// In one request: small, so that others find their turn.
+/// Number of claims in one request, small so that other commands get their turn.
 const LINES: u32 = 500;
-/// For all that has to follow at a million.
+/// Upper bound on every wait, long enough for a million claims.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn claim(number: u32) -> Value {
@@ -25,7 +25,7 @@ fn claim(number: u32) -> Value {
     json!({ "customer": id("c"), "quantity": 1, "order": id("o") })
 }
 
-/// Returns once `what` gives a number that is not less.
+/// Waits until the query returns at least this number.
 async fn reaches(shop: &Shop, what: &str, least: i64) -> i64 {
     let tries = async {
         loop {
@@ -38,12 +38,13 @@ async fn reaches(shop: &Shop, what: &str, least: i64) -> i64 {
     tokio::time::timeout(PATIENCE, tries).await.unwrap_or_else(|_| panic!("{what} does not reach {least}"))
 }
 
-/// Others of the partition are answered, one after the other; `longest`: how long one of them waited.
+/// Sends other commands to the same partition, one after the other, and records the longest wait of any of them in
+/// `longest`.
 async fn beside(commands: &Client, longest: &mut Duration) {
     for number in 0.. {
         let begun = Instant::now();
         let data = json!({ "order": format!("p-{number}"), "quantity": 1 });
-        // Who does not say so is refused after a second, which a turn may take on a busy machine.
+        // Without this header a command is refused after a second, which a turn may take on a busy machine.
         let patient = [("prefer", "wait=25")];
         commands.post_with("/v1/products/cd/reserve", &patient, data).await.accepted(&["product.reserved.v2"]);
         *longest = begun.elapsed().max(*longest);
@@ -73,7 +74,7 @@ async fn fill(commands: &Client, claims: u32) {
     }
 }
 
-/// As a buyer does: under one key, until the answer is known.
+/// Sends the claim under one key until it is answered, as a buyer does.
 async fn claim_until_accepted(commands: &Client, claim: Value) {
     let key = [("idempotency-key", "after")];
     let tries = async {
@@ -105,7 +106,7 @@ async fn a_sale_of_very_many_claims_is_kept_and_taken_over_and_goes_on() {
     let begun = Instant::now();
     let journal = "SELECT max(version) FROM journal WHERE aggregate = 'sale/drop'";
     reaches(&shop, journal, i64::from(claims) + 2).await;
-    // A state is kept anew when about as much has happened since as it holds.
+    // A new snapshot is written when about as many events have happened since the last one as it holds.
     let kept = "SELECT version FROM state_snapshots WHERE aggregate = 'sale/drop'";
     let version = reaches(&shop, kept, i64::from(claims) / 4).await;
     let followed = begun.elapsed();
@@ -121,16 +122,16 @@ async fn a_sale_of_very_many_claims_is_kept_and_taken_over_and_goes_on() {
     commands.post("/v1/sales/drop/claim", claim(0)).await.accepted(&[]);
     let over = json!({ "customer": claim(0)["customer"], "quantity": 1, "order": "another" });
     commands.post("/v1/sales/drop/claim", over).await.rejected("over_limit");
-    // Past what tests capture.
+    // Written directly, because the test harness captures `println!`.
     writeln!(
         std::io::stderr(),
-        "{claims} claims in {filled:?}, the longest wait beside them {waited:?}; the views followed {followed:?} later, \
-         kept at version {version} in {bytes} bytes; taken over in {taken_over:?}"
+        "{claims} claims in {filled:?}, longest wait of other commands {waited:?}; the views followed {followed:?} \
+         later, snapshot at version {version} in {bytes} bytes; taken over in {taken_over:?}"
     )
     .unwrap();
 }
 
-/// Of a sale that is claimed of until its state has the largest size.
+/// Returns the events of a sale that is claimed until its state has the maximum size.
 fn events_that_fill_a_sale() -> Vec<domain::Event> {
     let mut state = State::initial(AggregateType::Sale);
     let schedule = Schedule {
@@ -189,7 +190,7 @@ async fn a_sale_of_the_largest_size_takes_no_claim_more_until_one_is_returned() 
         .encode(&mut value);
         records.push((String::from("sale/drop"), value));
     }
-    // A producer holds no more at a time.
+    // A producer buffers no more at a time.
     for some in records.chunks(20) {
         append_values(&shop, 0, some).await;
     }
@@ -200,7 +201,7 @@ async fn a_sale_of_the_largest_size_takes_no_claim_more_until_one_is_returned() 
             pause().await;
         }
     };
-    tokio::time::timeout(PATIENCE, ready).await.expect("it reads all of it");
+    tokio::time::timeout(PATIENCE, ready).await.expect("command-api reads the whole log");
     let commands = service.client();
     let claim =
         |number: &str| json!({ "customer": format!("c-{number}"), "quantity": 1, "order": format!("o-{number}") });

@@ -1,4 +1,4 @@
-//! Lists: every row once, in order, a page for the price of its rows.
+//! Lists: every row once, in order, at a cost proportional to the page.
 
 use schemas::views::VIEWS;
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ impl Shelves {
         Self { shop, queries: query_api.client(), _services: [command_api, projector, query_api] }
     }
 
-    /// Rows in an order that has nothing to do with any list's: prices and statuses repeat, times have fractions.
+    /// Inserts rows in an order unrelated to that of any list: prices and statuses repeat, times have fractions.
     async fn fill(&self, rows: u32) {
         for (_, sql) in TABLES {
             self.shop.sql(&statement(sql, rows)).await;
@@ -47,7 +47,7 @@ impl Shelves {
         (rows, page["next"].as_str().map(str::to_owned))
     }
 
-    /// All pages; between two of them `meanwhile` is told the rows so far.
+    /// Reads all pages and calls `meanwhile` with the rows so far between two of them.
     async fn walk(&self, path: &str, limit: usize, mut meanwhile: impl AsyncFnMut(&[Value])) -> Vec<Value> {
         let mut seen = Vec::new();
         let mut next = None;
@@ -69,7 +69,7 @@ fn statement(sql: &str, rows: u32) -> String {
     sql.replace("{rows}", &rows.to_string())
 }
 
-/// How a row of these lists compares with another: by a field as a number, a text or a time, then by key.
+/// Returns the sort key of a row: a field as a number, a text or a time, then the key.
 fn place(row: &Value, order: &str) -> (i64, String) {
     let value = match (order, &row["data"][order]) {
         ("ordered_at" | "opens_at", Value::String(time)) => schemas::time::parse_rfc3339(time).unwrap().0.cast_signed(),
@@ -105,7 +105,7 @@ async fn walking_the_pages_of_a_list_gives_every_row_once_and_in_order() {
     let shelves = Shelves::new().await;
     shelves.fill(300).await;
     for (view, filter, value, order) in LISTS {
-        // The list of what is low has one order.
+        // The list of products low in stock has only one order.
         let any = if view == "low_stock" { order } else { "key" };
         let all = shelves.walk(&format!("/v1/views/{view}?order={any}"), 1000, async |_| {}).await;
         let matches = |row: &&Value| filter.is_empty() || row["data"][filter].to_string().trim_matches('"') == value;
@@ -135,12 +135,12 @@ async fn rows_that_come_behind_a_reader_neither_repeat_nor_hide_another_row() {
         let path = format!("/v1/views/product?order={minus}{order}");
         let before = shelves.walk(&path, 1000, async |_| {}).await;
         let walked = shelves.walk(&path, 7, async |seen| {
-            // Right before the row that the next page begins behind.
+            // Inserts a row right before the point where the next page begins.
             let (last, turn) = (seen.last().unwrap(), seen.len());
             let key = last["key"].as_str().unwrap();
             let by = if minus.is_empty() { -1 } else { 1 };
             let price = last["data"]["price_cents"].as_i64().unwrap() + by;
-            // A prefix of a key sorts before it, and a longer one behind.
+            // A prefix of a key sorts before it, a longer key behind it.
             let key = match (order, minus) {
                 ("key", "") => key[..key.len() - 1].to_owned(),
                 _ => format!("{key}-{turn}"),
@@ -181,7 +181,7 @@ async fn a_page_walks_an_index_and_stops_at_its_limit() {
     }
 }
 
-/// Below a limit, rows only come from indexes in their order, and none is read to be thrown away.
+/// Asserts that below a limit rows come only from indexes in their order, and that none is read and discarded.
 fn assert_walks_an_index(node: &Value, limited: bool, name: &str) {
     let kind = node["Node Type"].as_str().unwrap();
     assert_ne!(kind, "Seq Scan", "{name}: {node:#}");
@@ -190,7 +190,7 @@ fn assert_walks_an_index(node: &Value, limited: bool, name: &str) {
             ["Unique", "Result", "Index Scan", "Index Only Scan", "Aggregate", "Subquery Scan"].contains(&kind),
             "{name}: {node:#}"
         );
-        // Looked at in a row that was found by its key, too.
+        // The filter may only be evaluated on a row that was found by its key.
         let is_known = node["Filter"] == "(low_available IS NOT NULL)" && node["Index Cond"].is_string();
         assert!(node["Filter"].is_null() || is_known, "{name}: {node:#}");
         assert_ne!(node["Strategy"], "Hashed", "{name}: {node:#}");
@@ -259,7 +259,7 @@ async fn a_row_of_every_view_answers_the_token_that_its_list_answered() {
         let page = shelves.queries.get_with(&format!("/v1/views/{}", view.name), &fresh).await.json();
         let listed = &page["rows"][0];
         let Some(key) = listed["key"].as_str() else {
-            assert_eq!(view.name, "best_sellers", "nothing was sold for good: {page}");
+            assert_eq!(view.name, "best_sellers", "the list has no row: {page}");
             continue;
         };
         let row = shelves.queries.get_with(&format!("/v1/views/{}/{key}", view.name), &fresh).await;

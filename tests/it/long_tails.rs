@@ -1,4 +1,4 @@
-//! Take-overs of partitions of which the journal has nothing, or not the last night.
+//! Takeovers of partitions whose recent or entire log is missing from the journal.
 
 use std::io::Write;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use tokio_postgres::NoTls;
 use crate::fixture::{CommandProcess, Proxy, Shop, append_all, append_values, batch_line, eventually, pause};
 
 const NONCE: u64 = 7;
-/// From one record of a tail to the next: few keys are remembered at a time.
+/// Time between two records of a tail, so that few keys are within the window at a time.
 const PACE_MS: u64 = 1_000;
-/// Two million records are read by a build that is not optimized.
+/// Upper bound for reading two million records with an unoptimized build.
 const READS_FOR: Duration = Duration::from_secs(600);
-/// How long states are late. As many records as are read in this time would not fit.
+/// Time for which loads of states are blocked. The records read in this time would not fit into memory.
 const LATE: Duration = Duration::from_secs(15);
 
 #[tokio::test]
@@ -41,9 +41,9 @@ async fn a_long_log_waits_for_a_postgres_that_comes_late() {
     append_values(&shop, 0, &fences.collect::<Vec<_>>()).await;
 
     let service = shop.start_command_api("0").await;
-    eventually("it says what it waits for", async || {
+    eventually("readyz names the wait for Postgres", async || {
         let told = service.admin_client().get("/readyz").await.text;
-        told.contains("partition 0 waits for Postgres: it tells no checkpoint, and 100001 records").then_some(())
+        told.contains("partition 0 waits for Postgres: there is no checkpoint, and 100001 records").then_some(())
     })
     .await;
     assert!(!service.readiness.is_ready());
@@ -53,15 +53,15 @@ async fn a_long_log_waits_for_a_postgres_that_comes_late() {
     service.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
 }
 
-/// Products that are restocked again and again, by an owner that nobody hears of.
+/// Products that are restocked repeatedly by an owner that does not exist.
 struct Restocks {
-    /// Of each product, the version.
+    /// Each product with its version.
     versions: Vec<(String, u64)>,
     at: TimeMs,
 }
 
 impl Restocks {
-    /// In one partition.
+    /// Appends `count` restocks to a partition.
     async fn append(&mut self, shop: &Shop, partition: u32, count: usize) {
         let claim = Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into(), partitions: None });
         let claim = append_all(shop, partition, &[(String::new(), claim)]).await[0];
@@ -92,7 +92,7 @@ impl Restocks {
     }
 }
 
-/// Starts an owner of everything, which gets no states for a while where they are `late`.
+/// Starts an owner of every partition. If `late`, loads of states are blocked for a while.
 async fn take_over(shop: &Shop, late: bool) -> CommandProcess {
     let (postgres, connection) = tokio_postgres::connect(&shop.postgres_url, NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -101,12 +101,12 @@ async fn take_over(shop: &Shop, late: bool) -> CommandProcess {
     }
     let owner = CommandProcess::spawn(shop, &[("STATE_MAX_MIB", "128")]);
     if late {
-        eventually("it reads no further than it has room without states", async || {
+        eventually("the owner stops reading at its memory limit", async || {
             let told = owner.admin_client().try_get("/readyz").await.ok()?.text;
             told.contains("8 MiB of events wait for the states of their aggregates").then_some(())
         })
         .await;
-        // What it would read on for.
+        // Time in which it would read on.
         tokio::time::sleep(LATE).await;
     }
     drop(postgres);
@@ -118,7 +118,7 @@ async fn take_over(shop: &Shop, late: bool) -> CommandProcess {
 #[ignore = "second gate: it measures memory over a tail of two million records"]
 async fn a_take_over_takes_no_more_memory_for_a_longer_tail() {
     const PARTITIONS: u32 = 2;
-    /// The first is as long as what a client of Kafka fetches ahead.
+    /// The first tail is as long as the data that a Kafka client fetches ahead.
     const TAILS: [usize; 2] = [150_000, 800_000];
     let shop = Shop::with_views(PARTITIONS).await;
     let (projector, service) = (shop.projector().await, shop.command_api().await);
@@ -126,7 +126,7 @@ async fn a_take_over_takes_no_more_memory_for_a_longer_tail() {
     let product = json!({ "name": "A", "price_cents": 1, "stock": 1 });
     let lines: Vec<_> = products.iter().map(|id| batch_line("products", id, "register", product.clone())).collect();
     assert!(service.client().batch(&lines).await.iter().all(|answer| answer["status"] == 200));
-    eventually("the journal has them", async || {
+    eventually("the journal has the registrations", async || {
         (shop.sql("SELECT count(*) FROM journal").await == Some(100)).then_some(())
     })
     .await;
@@ -151,19 +151,19 @@ async fn a_take_over_takes_no_more_memory_for_a_longer_tail() {
                 pause().await;
             }
         };
-        tokio::time::timeout(READS_FOR, is_read).await.expect("it is ready");
+        tokio::time::timeout(READS_FOR, is_read).await.expect("the owner is ready");
         peaks.push(taken_over.peak_kib() / 1024);
         last = Some(taken_over);
     }
-    // Past what tests capture.
+    // Written directly, because the test harness captures `println!`.
     writeln!(
         std::io::stderr(),
-        "with tails of {TAILS:?} records in each of {PARTITIONS} partitions it held at most {peaks:?} MiB"
+        "with tails of {TAILS:?} records in each of {PARTITIONS} partitions peak memory was {peaks:?} MiB"
     )
     .unwrap();
     assert!(peaks[1] < peaks[0] + 60, "{peaks:?} MiB");
 
-    // Its time is after that of all tails, whose keys would be remembered behind it.
+    // The test's commands are later than all tails, whose keys would be remembered after them.
     let restock = last.unwrap().client().post("/v1/products/cd-0/restock", json!({ "quantity": 1 })).await;
     let versions = &restocks[partition(AggregateType::Product, "cd-0", PARTITIONS) as usize].versions;
     let (_, version) = versions.iter().find(|(id, _)| id == "cd-0").unwrap();

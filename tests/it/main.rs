@@ -1,4 +1,5 @@
-//! The guarantees of the whole, on real Kafka, Postgres and Redis. `cargo stack test` starts them and runs this.
+//! Integration tests of the whole system on real Kafka, Postgres and Redis. `cargo stack test` starts the servers and
+//! runs the tests.
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 

@@ -1,4 +1,4 @@
-//! Orders on their way, and what every view shows of each step.
+//! The life cycle of an order, as the views show each step.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ impl Orders {
         Self { commands, internal, queries: services[2].client(), _services: services }
     }
 
-    /// Of two units for 900 cents, of which each line is confirmed.
+    /// Places an order of two units for 900 cents and confirms both lines.
     async fn confirmed(&self, id: &str) -> Answer {
         let lines = json!([
             { "product": "a", "quantity": 1, "amount_cents": 500 },
@@ -35,13 +35,13 @@ impl Orders {
         self.commands.post(&format!("/v1/orders/{id}/{command}"), data).await
     }
 
-    /// A command that finishes what an event began.
+    /// Sends an internal command, as the reactor does.
     async fn finish(&self, id: &str, command: &str, data: Value) -> Answer {
         let bearer = format!("Bearer {SERVICE_TOKEN}");
         self.internal.post_with(&format!("/v1/orders/{id}/{command}"), &[("authorization", &bearer)], data).await
     }
 
-    /// The order's status and the customer's orders and cents, as they are after a command.
+    /// Returns the order's status and the customer's number of orders and cents, once they include a command.
     async fn shown(&self, id: &str, command: &Answer) -> (Value, Value, Value) {
         let token = command.token();
         let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
@@ -53,7 +53,7 @@ impl Orders {
 }
 
 #[tokio::test]
-async fn an_order_is_paid_shipped_and_delivered_and_its_row_tells_how_far_it_is() {
+async fn an_order_is_paid_shipped_and_delivered_and_its_row_shows_its_progress() {
     let orders = Orders::new().await;
     let confirmed = orders.confirmed("o").await;
     assert_eq!(orders.shown("o", &confirmed).await, (json!("confirmed"), json!(1), json!(900)));
@@ -77,7 +77,7 @@ async fn an_order_is_paid_shipped_and_delivered_and_its_row_tells_how_far_it_is(
 async fn an_order_that_expires_is_taken_back_from_every_sum_and_is_paid_no_more() {
     let orders = Orders::new().await;
     orders.confirmed("o").await;
-    // Clients cannot expire an order.
+    // The public API has no command that expires an order.
     orders.send("o", "expire", json!({})).await.problem(404, "not-found", "");
     let expired = orders.finish("o", "expire", json!({})).await.accepted(&["order.expired.v1"]);
     assert_eq!(orders.shown("o", &expired).await, (json!("expired"), json!(0), json!(0)));
@@ -86,7 +86,7 @@ async fn an_order_that_expires_is_taken_back_from_every_sum_and_is_paid_no_more(
 }
 
 #[tokio::test]
-async fn a_rejection_tells_how_far_the_aggregate_is_and_what_to_do() {
+async fn a_rejection_names_the_state_of_the_aggregate() {
     let orders = Orders::new().await;
     let state = |answer: Answer, rejection: &str| answer.rejected(rejection).json()["state"].clone();
     let pay = |payment: &str| json!({ "payment": payment, "amount_cents": 900 });
@@ -107,7 +107,7 @@ async fn a_rejection_tells_how_far_the_aggregate_is_and_what_to_do() {
     let claim = json!({ "customer": "ann", "quantity": 1, "order": "o" });
     let refused = orders.commands.post("/v1/sales/none/claim", claim).await;
     assert_eq!(state(refused, "sale_not_open"), "unscheduled");
-    // A product's price is told to whoever asks for units at another one.
+    // A rejection for a wrong price names the product's price.
     let product = json!({ "name": "A", "price_cents": 500, "stock": 5 });
     orders.commands.post("/v1/products/a/register", product).await.accepted(&["product.registered.v1"]);
     let line = json!({ "aggregate": "products", "id": "a", "command": "reserve", "key": "k", "cause": "0-1-1",

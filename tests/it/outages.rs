@@ -1,5 +1,5 @@
-//! Servers that are not there, at the start or later. Kafka's going away later is in `stack`: its clients follow the
-//! addresses that it advertises, past any proxy.
+//! Servers that are unavailable, at the start or later. A later outage of Kafka is tested in `stack`, because Kafka
+//! clients connect to the advertised addresses and bypass a proxy.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio_postgres::NoTls;
 use crate::fixture::{DEADLINE, Load, Proxy, Service, Shop, batch_line, eventually, prove, read_log};
 use crate::query_tier::given_by_redis;
 
-/// A shop whose Postgres and Redis can be cut off.
+/// Returns a shop whose Postgres and Redis can be cut off.
 async fn behind_proxies() -> (Shop, Arc<Proxy>, Arc<Proxy>) {
     let mut shop = Shop::with_views(2).await;
     let (postgres, redis) = (Proxy::in_url(&mut shop.postgres_url).await, Proxy::in_url(&mut shop.redis_url).await);
@@ -56,7 +56,7 @@ async fn a_service_that_starts_before_postgres_and_redis_waits_for_them_and_says
     postgres.restore().await;
     for service in [&projector, &query_api] {
         service.wait_for_waiting("redis").await;
-        eventually("only redis is waited for", async || {
+        eventually("only redis is awaited", async || {
             let waiting = service.readiness.state();
             (waiting.len() == 1 && waiting[0].0 == "redis").then_some(())
         })
@@ -80,7 +80,7 @@ async fn without_redis_answers_come_from_postgres_and_are_as_fresh() {
     let registered = json!({ "name": "A", "price_cents": 1000, "stock": 1 });
     command_api.client().post("/v1/products/cd/register", registered).await;
     for price in 1..=30 {
-        // Gone for the middle third.
+        // Redis is unavailable for the middle third.
         match price {
             10 => redis.cut().await,
             20 => redis.restore().await,
@@ -93,7 +93,7 @@ async fn without_redis_answers_come_from_postgres_and_are_as_fresh() {
         assert_eq!(answer.json()["data"]["price_cents"], price, "{answer:?}");
     }
     projector.wait_ready().await;
-    assert!(query_api.readiness.is_ready(), "an outage of Redis takes no query service out");
+    assert!(query_api.readiness.is_ready(), "an outage of Redis made query-api unready");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn without_postgres_redis_answers_what_it_has_and_commands_go_on() {
     postgres.cut().await;
     let repriced = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await;
     let token = repriced.accepted(&["product.repriced.v1"]).token();
-    // As it was, or as it is: the projector may fold one batch more before it misses Postgres.
+    // The projector may fold one more batch before it notices that Postgres is gone, so either price is correct.
     let row = queries.get("/v1/products/cd").await;
     assert_eq!(row.status, 200, "{row:?}");
     assert!([json!(1000), json!(7)].contains(&row.json()["data"]["price_cents"]), "{row:?}");
@@ -121,7 +121,7 @@ async fn without_postgres_redis_answers_what_it_has_and_commands_go_on() {
 
     postgres.restore().await;
     let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
-    let answer = eventually("the views catch up", async || {
+    let answer = eventually("the views have caught up", async || {
         Some(queries.get_with("/v1/products/cd", &headers).await).filter(|answer| answer.status == 200)
     });
     assert_eq!(answer.await.json()["data"]["price_cents"], 7);
@@ -137,7 +137,7 @@ async fn a_postgres_whose_disk_is_full_stops_folding_with_a_clear_word_and_nothi
     let product = json!({ "name": "A", "price_cents": 5, "stock": 1 });
     let token = commands.post("/v1/products/cd/register", product).await.token();
     queries.is_stored(&token).await;
-    // As Postgres does where a file cannot grow. A sequence goes on though its transaction fails.
+    // Simulates a full disk. A sequence advances even if its transaction fails.
     shop.sql("CREATE SEQUENCE tries").await;
     shop.sql(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('tries');
@@ -149,20 +149,20 @@ async fn a_postgres_whose_disk_is_full_stops_folding_with_a_clear_word_and_nothi
     let restocked = commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     let token = restocked.accepted(&["product.restocked.v1"]).token();
     projector.wait_for_waiting("postgres").await;
-    eventually("it was tried again and again", async || {
+    eventually("the commit was retried", async || {
         readyz_names(&projector, "No space left on device").await;
         (shop.sql("SELECT last_value FROM tries").await >= Some(5)).then_some(())
     })
     .await;
     let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
     let row = queries.get_with("/v1/products/cd", &fresh).await;
-    assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(2)), "Redis shows it: {row:?}");
+    assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(2)), "{row:?}");
 
     shop.sql("DROP TRIGGER full_disk ON journal_tail").await;
     projector.wait_ready().await;
     queries.is_stored(&token).await;
     let parked = projector.admin_client().get("/parked").await.json();
-    assert_eq!(parked, json!({ "parked": [] }), "it was no record's fault");
+    assert_eq!(parked, json!({ "parked": [] }), "a record was parked because of a full disk");
     let config = projector::Config::from_env(&shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
 }
@@ -175,7 +175,7 @@ async fn a_commit_that_takes_postgres_too_long_is_tried_in_smaller_pieces() {
         |n| batch_line("products", &format!("p-{n}"), "register", json!({ "name": "A", "price_cents": 1, "stock": 1 }));
     let answers = command_api.client().batch(&(0..2_000).map(register).collect::<Vec<_>>()).await;
     assert!(answers.iter().all(|answer| answer["status"] == 200));
-    // As the limit of a statement's time does on a slow disk.
+    // Simulates a statement timeout on a slow disk.
     shop.sql(
         "CREATE FUNCTION give_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
          IF cardinality(NEW.records) > 100 THEN RAISE 'too slow' USING ERRCODE = 'query_canceled'; END IF;
@@ -184,13 +184,13 @@ async fn a_commit_that_takes_postgres_too_long_is_tried_in_smaller_pieces() {
     .await;
     shop.sql("CREATE TRIGGER slow BEFORE INSERT ON journal_tail FOR EACH ROW EXECUTE FUNCTION give_up()").await;
     let _projector = shop.start_projector();
-    eventually("all are journalled", async || {
+    eventually("all events are in the journal", async || {
         (shop.sql("SELECT count(*) FROM journal").await == Some(2_000)).then_some(())
     })
     .await;
 }
 
-/// A transaction that has read every table, as that of a backup: nothing is to change under it.
+/// A transaction that has read every table, like that of a backup, and requires that the tables do not change.
 pub(crate) struct Snapshot(tokio_postgres::Client);
 
 impl Snapshot {
@@ -203,7 +203,7 @@ impl Snapshot {
         snapshot
     }
 
-    /// Counts the rows of every table, all of which stay locked against whoever would change them.
+    /// Counts the rows of every table, and so holds a lock on each that blocks changes of its schema.
     pub(crate) async fn rows(&self) -> Vec<(String, i64)> {
         let tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') \
                       AND relnamespace = 'public'::regnamespace ORDER BY oid";
@@ -221,7 +221,7 @@ impl Snapshot {
     }
 }
 
-/// Of a time that is over: it is to be dropped.
+/// Creates an expired partition of `repeats`, which the projector drops.
 pub(crate) const OLD_REPEATS: &str =
     "CREATE TABLE repeats_1 PARTITION OF repeats FOR VALUES FROM (to_timestamp(300)) TO (to_timestamp(600))";
 const HAS_OLD_REPEATS: &str = "SELECT count(*) FROM pg_class WHERE relname = 'repeats_1'";
@@ -237,7 +237,7 @@ async fn a_backup_of_postgres_holds_up_no_view_and_nothing_else_that_can_be_done
     let token = commands.post("/v1/products/cd/register", product).await.token();
     queries.is_stored(&token).await;
     projector.stop().await;
-    // As if time had passed: one part of this table is over, and one is missing.
+    // Simulates the passing of time: one partition of this table has expired, and the newest one is missing.
     shop.sql(OLD_REPEATS).await;
     let newest = "SELECT max(substring(relname FROM 9)::bigint) FROM pg_class WHERE relname ~ '^repeats_[0-9]+$'";
     let newest = shop.sql(newest).await.unwrap();
@@ -254,7 +254,7 @@ async fn a_backup_of_postgres_holds_up_no_view_and_nothing_else_that_can_be_done
         let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=30")];
         let row = queries.get_with("/v1/products/cd", &fresh).await;
         assert_eq!((row.status.as_u16(), &row.json()["data"]["stock"]), (200, &json!(stock)), "{row:?}");
-        // A list comes from Postgres alone: each has waited for a commit.
+        // A list is answered by Postgres only, so each query has waited for a commit.
         let page = queries.get_with("/v1/views/product", &fresh).await;
         assert_eq!(page.status, 200, "{page:?}");
         let page = page.json();
@@ -268,14 +268,15 @@ async fn a_backup_of_postgres_holds_up_no_view_and_nothing_else_that_can_be_done
     assert!(commands.batch(&many).await.iter().all(|answer| answer["status"] == 200));
     eventually("segments are closed", async || (shop.sql(segments).await >= Some(2)).then_some(())).await;
     let made = format!("SELECT count(*) FROM pg_class WHERE relname = 'repeats_{newest}'");
-    assert_eq!(shop.sql(&made).await, Some(1), "what was missing is made");
+    assert_eq!(shop.sql(&made).await, Some(1), "the missing partition was not created");
     let migrated = tokio::time::timeout(DEADLINE, projector::migrate(&shop.postgres_url.as_str().into())).await;
-    migrated.expect("it waits for nobody").unwrap();
-    assert_eq!(shop.sql(HAS_OLD_REPEATS).await, Some(1), "what is over can wait");
-    assert_eq!(backup.rows().await, before, "it was one snapshot all the while");
+    migrated.expect("the migration waits for no lock").unwrap();
+    assert_eq!(shop.sql(HAS_OLD_REPEATS).await, Some(1), "the expired partition was dropped under the backup");
+    assert_eq!(backup.rows().await, before, "the snapshot changed");
 
     backup.end().await;
-    eventually("what is over is dropped", async || (shop.sql(HAS_OLD_REPEATS).await == Some(0)).then_some(())).await;
+    eventually("the expired partition is dropped", async || (shop.sql(HAS_OLD_REPEATS).await == Some(0)).then_some(()))
+        .await;
     let config = projector::Config::from_env(&shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, [], "{heard}");
 }

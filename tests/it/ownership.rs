@@ -1,4 +1,4 @@
-//! Partitions and their owners: what one instance acknowledged, every other one knows.
+//! Partitions and their owners: every instance honors what another one acknowledged.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ async fn a_command_for_another_instances_partition_is_answered_by_its_owner() {
     }
     let partitions: std::collections::BTreeSet<_> =
         read_log(&shop).await.iter().map(|commit| commit.partition).collect();
-    assert_eq!(partitions.len(), 4, "sixteen aggregates hit every partition");
+    assert_eq!(partitions.len(), 4, "sixteen aggregates should hit every partition");
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn without_an_owner_a_command_is_refused_and_may_be_sent_again() {
             assert!(answer.header("retry-after").is_some() && answer.header("idempotency-key").is_some(), "{answer:?}");
         }
     }
-    assert!(refused > 0, "eight aggregates hit both partitions");
+    assert!(refused > 0, "eight aggregates should hit both partitions");
     let other = shop.command_api_for("1").await;
     for n in 0..8 {
         let path = format!("/v1/products/cd-{n}/register");
@@ -75,7 +75,7 @@ async fn without_an_owner_a_command_is_refused_and_may_be_sent_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_for_a_partition_that_is_away_leave_room_for_those_of_others() {
-    /// More than an instance takes at once.
+    /// More than an instance admits at once.
     const CLIENTS: usize = 2_500;
     let shop = Shop::new(2).await;
     let here = shop.command_api_for("0").await;
@@ -95,7 +95,7 @@ async fn commands_for_a_partition_that_is_away_leave_room_for_those_of_others() 
 
     link.freeze();
     let mut background = JoinSet::new();
-    // It shows signs of life, so that nobody takes its partition.
+    // The owner stays active, so its partition is not taken over.
     let (client, path) = (other.client(), format!("{far}/restock"));
     background.spawn(async move {
         loop {
@@ -116,8 +116,11 @@ async fn commands_for_a_partition_that_is_away_leave_room_for_those_of_others() 
         (0..CLIENTS).map(|_| again()).collect::<FuturesUnordered<_>>().collect::<()>().await;
     });
     let (client, path) = (here.client(), format!("{near}/restock"));
-    eventually("the crowd is there", async || (refused.load(Ordering::Relaxed) > 0).then_some(())).await;
-    eventually("there is room", async || (client.post(&path, restock()).await.status == 200).then_some(())).await;
+    eventually("the crowd has arrived", async || (refused.load(Ordering::Relaxed) > 0).then_some(())).await;
+    eventually("a command for the available partition is accepted", async || {
+        (client.post(&path, restock()).await.status == 200).then_some(())
+    })
+    .await;
     for _ in 0..50 {
         client.post(&path, restock()).await.accepted(&["product.restocked.v1"]);
         pause().await;
@@ -125,7 +128,7 @@ async fn commands_for_a_partition_that_is_away_leave_room_for_those_of_others() 
 }
 
 #[tokio::test]
-async fn an_instance_that_starts_again_continues_versions_and_knows_repeats() {
+async fn an_instance_that_restarts_continues_versions_and_recognizes_repeats() {
     let shop = Shop::new(2).await;
     let key = [("idempotency-key", "k")];
     let first = shop.command_api().await;
@@ -166,7 +169,7 @@ async fn when_two_instances_claim_one_partition_nothing_is_lost_or_doubled_and_o
     let load = Load::start(vec![first.client()]);
     load.answered(100).await;
     let second = shop.start_command_api("0").await;
-    eventually("one of both serves", async || {
+    eventually("one of the two instances serves", async || {
         let answer = second.client().post("/v1/products/late/register", record()).await;
         Some(answer).filter(|answer| answer.status == 200)
     })
@@ -187,7 +190,7 @@ async fn instances_come_and_go_under_load_and_no_command_fails() {
     load.answered(200).await;
     third.stop().await;
     load.answered(200).await;
-    assert_eq!(load.refused(), 0, "they wait while a partition moves");
+    assert_eq!(load.refused(), 0, "commands failed while a partition moved");
     prove(load.end().await, &read_log(&shop).await);
 }
 
@@ -200,12 +203,12 @@ async fn when_an_instance_dies_another_one_takes_over_and_commands_wait_for_it()
     load.answered(200).await;
     victim.crash().await;
     load.answered(200).await;
-    assert_eq!(load.refused(), 0, "they wait until the owner is known to be dead");
+    assert_eq!(load.refused(), 0, "commands failed before the owner was known to be dead");
     prove(load.end().await, &read_log(&shop).await);
 }
 
-/// Serves links of another form than this build's, on a port of `host`: whoever asks for one of this form is told that there
-/// is none. Returns its url, and all that it hears.
+/// Serves a build whose peer link has another version, on a port of `host`. It answers every request with 404. Returns
+/// its URL and everything that it receives.
 async fn another_build(host: &str) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind((host, 0)).await.unwrap();
     let (url, heard) = (format!("http://{}", listener.local_addr().unwrap()), Arc::<Mutex<Vec<String>>>::default());
@@ -231,7 +234,7 @@ async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
     let is_there = |id: &String| AggregateId::new(AggregateType::Product, id).unwrap().partition(2) == 0;
     let id = (0..).map(|n| format!("cd-{n}")).find(is_there).unwrap();
     let path = format!("/v1/products/{id}/register");
-    // A line is sent once, and may be sent again.
+    // A line is sent once and may be retried.
     let answers = service.client().batch(&[batch_line("products", &id, "register", record())]).await;
     assert_eq!((&answers[0]["status"], &answers[0]["type"]), (&json!(503), &json!("/problems/no-owner")));
     let heard = eventually("the other build was asked", async || {
@@ -251,15 +254,17 @@ async fn builds_whose_links_differ_in_their_form_pass_each_other_no_commands() {
     }
     assert_ne!(get("/internal/link/3").await, 404);
 
-    // The log hears nothing of the other one: it is taken over from, and the same again is taken, once.
-    eventually("it has another owner", async || {
+    // The other build writes nothing to the log, so its partition is taken over and the retried command is accepted,
+    // once.
+    eventually("the partition has another owner", async || {
         (service.client().post(&path, record()).await.status == 200).then_some(())
     })
     .await;
     assert_eq!(read_log(&shop).await.len(), 1);
 }
 
-/// Has two owners, of whose partitions the log then names somebody on another host as the owner. Returns what that one heard.
+/// Starts two owners, then appends claims that name an address on another host as the owner of their partitions.
+/// Returns the requests that this address received.
 async fn heard_by_a_stranger(allowed: Option<&str>) -> Vec<String> {
     let shop = Shop::new(2).await;
     let peers = |share: &str| {
@@ -280,7 +285,7 @@ async fn heard_by_a_stranger(allowed: Option<&str>) -> Vec<String> {
             )
             .await;
         }
-        // The deposed ask whom the log names to let go; the others forward to it.
+        // The deposed owners ask the address in the log for a handover; the others forward to it.
         for client in [first.client(), second.client()] {
             for n in 0..4 {
                 client
@@ -289,7 +294,7 @@ async fn heard_by_a_stranger(allowed: Option<&str>) -> Vec<String> {
             }
         }
     }
-    eventually("the claims are overcome", async || {
+    eventually("the claims are superseded", async || {
         for (client, n) in [first.client(), second.client()].iter().flat_map(|client| (0..4).map(move |n| (client, n)))
         {
             let answer = client.post(&format!("/v1/products/last-{n}/register"), record()).await;
@@ -310,5 +315,5 @@ async fn the_service_token_goes_to_no_address_that_only_the_log_names() {
     let heard = heard_by_a_stranger(None).await;
     assert!(heard.is_empty(), "{heard:?}");
     let heard = heard_by_a_stranger(Some("http://127.0.0.2:*,http://127.0.0.1:*")).await;
-    assert!(heard.iter().any(|request| request.contains(SERVICE_TOKEN)), "one that is allowed is asked");
+    assert!(heard.iter().any(|request| request.contains(SERVICE_TOKEN)), "an allowed peer was not asked");
 }

@@ -1,4 +1,4 @@
-//! What a view cannot take is parked, in order, and the rest goes on.
+//! Records that a view cannot fold are parked, in order, and all others are folded.
 
 use projector::rebuild::{Options, rebuild};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ struct Poisoned {
 }
 
 impl Poisoned {
-    /// Ten products, of which Postgres takes no row of `p-3` any more.
+    /// Creates ten products and makes Postgres refuse rows of `p-3`.
     async fn new() -> Self {
         let shop = Shop::with_views(2).await;
         let command_api = shop.command_api().await;
@@ -24,7 +24,7 @@ impl Poisoned {
         let poisoned = Self { shop, commands, queries, projector, _services: services };
         let product = json!({ "name": "A", "price_cents": 5, "stock": 100 });
         let token = poisoned.send("register", &product).await;
-        // A list shows what Postgres has.
+        // A list is answered by Postgres.
         assert_eq!(poisoned.get("/v1/views/product", &token).await.status, 200);
         poisoned.refuse("product_rows", "key <> 'p-3'").await;
         poisoned
@@ -38,7 +38,7 @@ impl Poisoned {
         self.shop.sql(&format!("ALTER TABLE {table} DROP CONSTRAINT poison")).await;
     }
 
-    /// One command to each product, in one batch: its records are folded together.
+    /// Sends one command to each product in one batch, so that the records are folded together.
     async fn send(&self, command: &str, data: &Value) -> String {
         let lines: Vec<_> = (0..10).map(|n| batch_line("products", &format!("p-{n}"), command, data.clone())).collect();
         let answers = self.commands.batch(&lines).await;
@@ -57,9 +57,9 @@ impl Poisoned {
         self.projector.admin_client().get("/parked").await.json()["parked"].as_array().unwrap().clone()
     }
 
-    /// Rows are shown before Postgres refuses any.
+    /// Waits until the row, which is shown before Postgres refuses it, is parked.
     async fn comes_to_be_parked(&self) {
-        eventually("it is parked", async || (!self.list().await.is_empty()).then_some(())).await;
+        eventually("a record is parked", async || (!self.list().await.is_empty()).then_some(())).await;
     }
 
     async fn ask(&self, path: &str) -> Answer {
@@ -90,7 +90,7 @@ async fn a_row_that_postgres_refuses_is_parked_in_order_and_the_rest_goes_on() {
     assert_eq!(told(shop.get("/v1/products/p-4", &token).await), (200, None));
     let before = shop.queries.get("/v1/products/p-3").await;
     assert_eq!(before.json()["data"]["stock"], 100);
-    assert_eq!(told(shop.get("/v1/products/p-3", &before.token()).await), is_told, "its token names what it shows");
+    assert_eq!(told(shop.get("/v1/products/p-3", &before.token()).await), is_told, "{before:?}");
 
     let listed = shop.list().await;
     assert_eq!(listed.len(), 1, "{listed:?}");
@@ -103,9 +103,9 @@ async fn a_row_that_postgres_refuses_is_parked_in_order_and_the_rest_goes_on() {
 
     let refused = shop.ask("/parked/product/product/p-3/retry").await;
     assert_eq!(refused.status, 409, "{refused:?}");
-    assert_eq!(shop.list().await.len(), 1, "it stays");
+    assert_eq!(shop.list().await.len(), 1, "the record is no longer parked");
 
-    // Another projector knows what is parked.
+    // Another projector reads the list of parked records.
     let other = shop.shop.projector().await;
     std::mem::replace(&mut shop.projector, other).stop().await;
     let token = shop.send("restock", &json!({ "quantity": 4 })).await;
@@ -116,11 +116,11 @@ async fn a_row_that_postgres_refuses_is_parked_in_order_and_the_rest_goes_on() {
     shop.accept("product_rows").await;
     let retried = shop.ask("/parked/product/product/p-3/retry").await;
     assert_eq!(retried.status, 204, "{retried:?}");
-    assert_eq!(shop.stock("p-3", &token).await, 107, "Redis shows it, too");
+    assert_eq!(shop.stock("p-3", &token).await, 107, "Redis does not show the retried row");
     assert_eq!(shop.ask("/parked/product/product/p-3/retry").await.status, 404);
     let token = shop.send("restock", &json!({ "quantity": 8 })).await;
-    assert_eq!(shop.stock("p-3", &token).await, 115, "and it is folded on from there");
-    assert_eq!(told(shop.get("/v1/products/p-3", &token).await), (200, None), "readers are told no more");
+    assert_eq!(shop.stock("p-3", &token).await, 115, "later records were not folded onto the retried row");
+    assert_eq!(told(shop.get("/v1/products/p-3", &token).await), (200, None), "the answer is still marked as parked");
     let config = projector::Config::from_env(&shop.shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
 }
@@ -154,7 +154,7 @@ async fn of_a_sum_the_aggregate_to_blame_is_found_and_the_others_count() {
     let token_of = |n: usize| answers[n]["token"].as_str().unwrap();
     let token = (0..20).map(token_of).collect::<Vec<_>>().join(",");
     shop.comes_to_be_parked().await;
-    // Whoever wrote it is refused, and nobody else.
+    // Only the writer of the parked record is refused.
     for path in ["/v1/customers/c", "/v1/views/customer"] {
         shop.get(path, token_of(13)).await.problem(503, "parked", "");
         let others = shop.get(path, token_of(12)).await;
@@ -165,7 +165,7 @@ async fn of_a_sum_the_aggregate_to_blame_is_found_and_the_others_count() {
     assert_eq!(customer.json()["data"]["orders"], 19, "{customer:?}");
     let listed = shop.list().await;
     assert_eq!((listed.len(), &listed[0]["aggregate"]), (1, &json!("order/o-13")), "{listed:?}");
-    assert_eq!(shop.get("/v1/orders/o-13", &token).await.status, 200, "other views take it");
+    assert_eq!(shop.get("/v1/orders/o-13", &token).await.status, 200, "another view refused the record");
     shop.accept("customer_parts").await;
     assert_eq!(shop.ask("/parked/customer/order/o-13/retry").await.status, 204);
     let data = shop.get("/v1/customers/c", &token).await.json()["data"].clone();
@@ -185,7 +185,7 @@ async fn a_rebuild_takes_what_was_parked() {
     shop.accept("product_rows").await;
     shop.accept("product_rows_next").await;
     assert_eq!(rebuild(&config, &wish, |_| ()).await.unwrap()[0].comparison.total(), 1);
-    eventually("it is shown", async || (shop.stock("p-3", &token).await == 101).then_some(())).await;
+    eventually("the record is folded", async || (shop.stock("p-3", &token).await == 101).then_some(())).await;
     assert!(shop.list().await.is_empty());
     let token = shop.send("restock", &json!({ "quantity": 1 })).await;
     assert_eq!(shop.stock("p-3", &token).await, 102);

@@ -1,4 +1,4 @@
-//! Statements keep to one partition, so that a second Postgres can have some of them.
+//! Statements that read one partition at a time, so that a second Postgres can have some of the partitions.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::fixture::{Service, Shop, free_addr};
 
-/// A policy that lets every row be read, and writes down each statement that has read rows of two partitions.
+/// A row security policy that lets every row be read, and records each statement that has read rows of two partitions.
 const WATCH: &str = "
     CREATE TABLE crossings (query text PRIMARY KEY);
     CREATE FUNCTION watched(partition int) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -37,7 +37,7 @@ const WATCH: &str = "
         END LOOP;
     END $$";
 
-/// Statements that ask how far every partition is.
+/// Statements that read the progress of every partition.
 const HOW_FAR: [&str; 4] = [
     "SELECT view, partition, next_offset - 1, generation FROM checkpoints",
     "SELECT partition, nonce FROM log_partitions",
@@ -45,7 +45,7 @@ const HOW_FAR: [&str; 4] = [
     include_str!("../../command-api/src/loader/checkpoints.sql"),
 ];
 
-/// The same shop, to whose services the policies apply.
+/// Returns the same shop with a role to which the policies apply.
 async fn watched(shop: &Shop) -> Shop {
     let role = &shop.topic;
     for statement in
@@ -112,11 +112,11 @@ async fn only_lists_and_sums_read_rows_of_two_partitions_in_one_statement() {
     for path in ["/v1/views/product", "/v1/views/revenue"] {
         let before = crossings(&shop).await.len();
         get(path).await;
-        assert_eq!(crossings(&shop).await.len(), before + 1, "{path} was watched");
+        assert_eq!(crossings(&shop).await.len(), before + 1, "{path} was not recorded");
     }
 }
 
-/// A query-api that has Postgres alone.
+/// Starts a query-api without a Redis.
 async fn without_redis(shop: &Shop) -> Service {
     let shop = Shop { redis_url: format!("redis://{}", free_addr()), ..shop.clone() };
     let service = shop.start_query_api().await;

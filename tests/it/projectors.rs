@@ -1,4 +1,4 @@
-//! Several projectors: they share the partitions, and the views, and move them without gap or double.
+//! Several projectors: they share the partitions and the views, and hand them over without a gap or a duplicate.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Service, Shop, batch_line, eventually};
 
-/// Orders of seven customers, in batches that name every partition, and what the views must come to show of them.
+/// Orders of seven customers, in batches whose tokens name every partition, and the expected rows of the views.
 pub(crate) struct Orders {
     command_api: Service,
     query_api: Service,
@@ -20,7 +20,7 @@ impl Orders {
         Self { command_api, query_api, expected: BTreeMap::new(), token: String::new() }
     }
 
-    /// After each batch, a query with its token shows all of it.
+    /// Places batches. After each one, a query with its token shows all of it.
     pub(crate) async fn place(&mut self, round: &str, batches: usize) {
         self.query_api.wait_ready().await;
         for batch in 0..batches {
@@ -29,7 +29,7 @@ impl Orders {
         }
     }
 
-    /// A batch, of which nothing need be shown yet.
+    /// Places a batch without waiting for the views.
     pub(crate) async fn send(&mut self, round: &str) {
         let lines: Vec<Value> = (0..50)
             .map(|n| {
@@ -49,7 +49,7 @@ impl Orders {
         self.token = tokens.join(",");
     }
 
-    /// Waits as long as a projector that died may hold its share.
+    /// Waits for as long as a dead projector may keep its partitions.
     pub(crate) async fn come_to_be_shown(&self) {
         eventually("the views show the last batch", async || {
             let headers = [("consistency-token", self.token.as_str()), ("prefer", "wait=5")];
@@ -75,9 +75,9 @@ impl Orders {
     }
 }
 
-/// Waits until so many of them fold.
+/// Waits until `wanted` of the projectors are folding.
 pub(crate) async fn active(wanted: usize, projectors: &[&Service]) {
-    eventually("as many fold as should", async || {
+    eventually("the expected number of projectors is folding", async || {
         let mut active = 0;
         for projector in projectors {
             let metrics = projector.admin_client().get("/metrics").await.text;
@@ -121,7 +121,7 @@ async fn views_may_be_split_over_projectors_and_the_split_may_change() {
     let whole = shop.projector().await;
     orders.place("whole", 3).await;
     orders.all_shown().await;
-    // Another split, while the first one still folds: whoever is too many gives way.
+    // Another split while the first one is still folding: a redundant projector yields.
     let again = shop.projector_of("customer");
     orders.place("both", 3).await;
     whole.stop().await;

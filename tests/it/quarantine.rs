@@ -1,4 +1,4 @@
-//! An aggregate that the rules cannot handle harms nobody else.
+//! An aggregate that the domain rules cannot handle affects no other aggregate.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::fixture::{Shop, append};
 
-/// A log whose product has an event that no product can have.
+/// Returns a shop whose log has an event of a product that no product can have.
 async fn broken_shop() -> Shop {
     let shop = Shop::new(1).await;
     let nonce = 7;

@@ -1,4 +1,4 @@
-//! What the query tier holds back from its servers, and what it answers when they hold back from it.
+//! Limits on the load that the query tier passes on to its servers, and its answers while they are unavailable.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ fn record() -> Value {
     json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 10 })
 }
 
-/// Reads of `product` that were answered by `origin` so far.
+/// Returns how many reads of `product` have been answered by `origin`.
 pub(crate) async fn reads(service: &Service, origin: &str) -> u64 {
     metric(&service.admin_client(), &reads_by(origin)).await
 }
@@ -24,7 +24,7 @@ fn reads_by(origin: &str) -> String {
     format!("stampede_reads_total{{origin=\"{origin}\",view=\"product\"}}")
 }
 
-/// 0 where there is none.
+/// Returns a metric's value, 0 if there is none.
 async fn metric(admin: &Client, name: &str) -> u64 {
     let text = admin.get("/metrics").await.text;
     let line = text.lines().find(|line| line.starts_with(name));
@@ -36,10 +36,11 @@ async fn shown(queries: &Client, id: &str, token: &str) -> Answer {
     queries.get_with(&format!("/v1/products/{id}"), &headers).await
 }
 
-/// Returns once Redis gives the product. A token alone is served by Postgres where Redis is a moment behind.
+/// Returns once Redis answers a query for the product. With a token alone, Postgres answers while Redis is a moment
+/// behind.
 pub(crate) async fn given_by_redis(admin: &Client, queries: &Client, id: &str, token: &str) {
     let by_redis = async || metric(admin, &reads_by("redis")).await;
-    eventually("Redis gives the row", async || {
+    eventually("Redis answers the query", async || {
         let before = by_redis().await;
         assert_eq!(shown(queries, id, token).await.status, 200);
         (by_redis().await > before).then_some(())
@@ -47,7 +48,7 @@ pub(crate) async fn given_by_redis(admin: &Client, queries: &Client, id: &str, t
     .await;
 }
 
-/// Registers a product and gives its token.
+/// Registers a product and returns the token.
 async fn register(commands: &Client, id: &str) -> String {
     commands.post(&format!("/v1/products/{id}/register"), record()).await.accepted(&["product.registered.v1"]).token()
 }
@@ -61,7 +62,7 @@ async fn postgres_is_not_asked_again_for_what_it_just_did_not_have() {
     let token = register(&commands, "cd").await;
     queries.get_with("/v1/products/cd", &[("consistency-token", &token), ("prefer", "wait=10")]).await.json();
     let begun = Instant::now();
-    eventually("Redis knows that there is no such row", async || {
+    eventually("Redis has the absence of the row", async || {
         queries.get("/v1/products/none").await.problem(404, "not-found", "none");
         (reads(&query_api, "redis").await > 1).then_some(())
     })
@@ -70,7 +71,7 @@ async fn postgres_is_not_asked_again_for_what_it_just_did_not_have() {
     for _ in 0..50 {
         queries.get("/v1/products/none").await.problem(404, "not-found", "none");
     }
-    // Redis knows it for five seconds; a busy machine may take longer.
+    // Redis keeps the absence for five seconds; a busy machine may take longer.
     let again = reads(&query_api, "postgres").await - asked;
     assert!(again <= begun.elapsed().as_secs() / 5, "{again} times in {:?}", begun.elapsed());
 }
@@ -83,7 +84,7 @@ async fn that_a_row_was_not_there_never_hides_it_from_a_reader_with_its_token() 
     let (commands, queries) = (command_api.client(), query_api.client());
     for round in 0..40 {
         let path = format!("/v1/products/p-{round}");
-        // Absences are being written all the while.
+        // Absences are being written all the time.
         let strangers = tokio::spawn({
             let (queries, path) = (queries.clone(), path.clone());
             async move { while queries.get(&path).await.status == 404 {} }
@@ -116,16 +117,16 @@ async fn postgres_is_asked_within_a_limit_and_what_is_over_it_is_refused_at_once
     };
     let refusals =
         async || metric(&query_api.admin_client(), "stampede_reads_refused_total{server=\"postgres\"}").await;
-    // Postgres itself ends a wait for a lock after two seconds: a round that takes as long shows nothing.
+    // Postgres ends a wait for a lock after two seconds, so a round that takes that long proves nothing.
     let mut round = 0;
-    eventually("a round is over in time", async || {
+    eventually("a round ends in time", async || {
         round += 1;
         let (asked, refused) = (reads(&query_api, "postgres").await, refusals().await);
         let begun = Instant::now();
         client.batch_execute("BEGIN; LOCK TABLE product_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let first: Vec<_> = (0..5).map(|n| ask(format!("/v1/products/first-{round}-{n}"))).collect();
         let under_way = async || reads(&query_api, "postgres").await - asked;
-        eventually("five queries are under way or wait", async || (under_way().await == 5).then_some(())).await;
+        eventually("five queries are in flight or queued", async || (under_way().await == 5).then_some(())).await;
         let others = (0..25).map(|n| ask(format!("/v1/products/other-{round}-{n}")));
         let others = futures_util::future::join_all(others).await;
         let from_redis = shown(&queries, "cd", &token).await;
@@ -140,7 +141,7 @@ async fn postgres_is_asked_within_a_limit_and_what_is_over_it_is_refused_at_once
             assert_eq!(answer.header("retry-after"), Some("1"));
         }
         assert_eq!(refusals().await - refused, 25);
-        assert_eq!(from_redis.status, 200, "Redis answers all the while");
+        assert_eq!(from_redis.status, 200, "Redis did not answer");
         for answer in first {
             answer.unwrap().problem(404, "not-found", "");
         }
@@ -170,7 +171,7 @@ async fn many_who_ask_for_rows_of_long_ago_hold_up_no_other_reads_of_postgres() 
             tokio::spawn(async move { queries.get(&format!("/v1/products/cd/{way}?version=1&_={n}")).await })
         })
         .collect();
-    eventually("one of them is under way", async || {
+    eventually("one of the queries waits for the lock", async || {
         let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", shop.topic);
         let stuck = format!("{sessions} AND application_name = 'query-api' AND wait_event_type = 'Lock'");
         (shop.sql(&stuck).await > Some(0)).then_some(())
@@ -182,7 +183,7 @@ async fn many_who_ask_for_rows_of_long_ago_hold_up_no_other_reads_of_postgres() 
     client.batch_execute("COMMIT").await.unwrap();
     for answer in asked {
         let status = answer.await.unwrap().status.as_u16();
-        // One that came upon the lock may have waited longer than Postgres is waited for.
+        // A query that met the lock may have waited longer than the limit for Postgres.
         assert!([200, 503].contains(&status), "{status}");
     }
     drop(client);
@@ -205,14 +206,14 @@ async fn a_query_that_waited_long_enough_for_its_turn_is_refused() {
     let answers =
         futures_util::future::join_all((0..20).map(async |n| queries.get(&format!("/v1/products/stranger-{n}")).await));
     let refused = |answers: Vec<Answer>| answers.iter().filter(|answer| answer.status == 503).count();
-    // The one that was inside is refused by Postgres, which waits for no lock as long as that.
+    // The query in flight is refused by Postgres, whose lock timeout is shorter.
     assert_eq!(refused(answers.await), 20);
     drop(client);
     connection.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn without_postgres_what_redis_has_is_served_and_told_its_age() {
+async fn without_postgres_what_redis_has_is_served_with_its_age() {
     let mut shop = Shop::with_views(2).await;
     let (command_api, projector) = (shop.command_api().await, shop.projector().await);
     let postgres = Proxy::in_url(&mut shop.postgres_url).await;
@@ -224,13 +225,13 @@ async fn without_postgres_what_redis_has_is_served_and_told_its_age() {
     let token = register(&commands, "cd").await;
     assert_eq!(shown(&queries, "cd", &token).await.header("age"), None);
 
-    // Postgres is away for the query service alone: Redis's news still tell that the views move.
+    // Only query-api has lost Postgres. Notifications from Redis still show that the views progress.
     postgres.cut().await;
     let token = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
     let answer = shown(&queries, "cd", &token).await;
-    assert_eq!((answer.status.as_u16(), answer.header("age")), (200, None), "a token that Redis has reached");
+    assert_eq!((answer.status.as_u16(), answer.header("age")), (200, None), "Redis should have reached the token");
     projector.stop().await;
-    let aged = eventually("nothing was heard of the views for a while", async || {
+    let aged = eventually("the views have not progressed for a while", async || {
         Some(queries.get("/v1/products/cd").await).filter(|answer| answer.header("age").is_some())
     });
     let aged = aged.await;
@@ -248,7 +249,7 @@ async fn without_postgres_what_redis_has_is_served_and_told_its_age() {
     assert_eq!(answer.await.header("age"), None);
 }
 
-/// Each crowd has the machine to itself.
+/// Serializes the crowds, each of which needs the machine to itself.
 static CROWDED: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +283,7 @@ async fn ten_thousand_at_once_for_a_row_that_redis_lacks_are_a_handful_of_querie
     let queries = metric(&query_api.admin, &reads_by("postgres")).await - before;
     let joined = metric(&query_api.admin, &reads_by("joined")).await;
     println!("{} requests at once, {served} served: {queries} to Postgres, {joined} joined one", statuses.len());
-    // One, and another for each 100 ms that it takes to answer them all; or two, where Redis was late and is looked at anew.
+    // Bound: one query, and one more per 100 ms until all are answered; or two, if Redis was late and is read again.
     let most = 1 + u64::try_from(elapsed.as_millis()).unwrap() / 50;
     assert!((1..=most).contains(&queries), "{queries} in {elapsed:?}");
 }
@@ -297,7 +298,7 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
     let token = register(&command_api.client(), "cd").await;
     assert_eq!(shown(&queries, "cd", &token).await.status, 200);
 
-    // The views stand still behind a command that was decided.
+    // The views stay behind a command that has been decided.
     projector.stop().await;
     let token = command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
     let request = format!(
@@ -307,7 +308,7 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
     let crowd = Crowd::gather(crowd_size - 1, &query_api.addr, &request).await;
     let connected = query_api.resident_kib();
     crowd.ask().await;
-    eventually("all wait", async || {
+    eventually("all requests wait for their token", async || {
         let waiters = metric(&query_api.admin, "stampede_token_waiters").await;
         (waiters == u64::try_from(crowd_size - 1).unwrap()).then_some(())
     })
@@ -321,7 +322,7 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
         "{served} were served"
     );
     println!("{} that wait, {served} served: from {connected} to {waiting} KiB", statuses.len());
-    // A connection's buffers included, which are made when it is first read from.
+    // Includes the connections' buffers, which are allocated on the first read.
     assert!(waiting - connected < 20 * u64::try_from(crowd_size).unwrap(), "from {connected} to {waiting} KiB");
 }
 
@@ -347,8 +348,8 @@ async fn a_token_that_was_never_given_is_refused_within_three_seconds_and_a_true
         println!("{token} was refused four times in {:?}", asked.elapsed());
         assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
     }
-    // Nobody publishes the end any more: what is not known to be written is waited for, from few places of an address.
-    // All wait for so long that on a busy machine, too, the last one comes while the first one waits.
+    // The end of the log is no longer published, so a token beyond the known end waits, and an address gets few places.
+    // All wait for so long that even on a busy machine the last one arrives while the first one waits.
     projector.stop().await;
     let token = commands.post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
     let asked = (0..110).map(|_| {
@@ -422,7 +423,7 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     edge.is_stored(&token).await;
     assert_eq!(edge.get("/v1/products/none").await.status, 404);
 
-    let kept = eventually("an answer is kept", async || {
+    let kept = eventually("an answer is cached", async || {
         Some(edge.get("/v1/products/cd").await).filter(|answer| answer.header("x-cache") == Some("HIT"))
     });
     assert_eq!(price(&kept.await), json!(1177));
@@ -440,25 +441,30 @@ async fn the_edge_keeps_answers_for_a_moment_and_never_hides_a_clients_own_comma
     let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10"), ("if-none-match", "\"21\"")];
     assert_eq!(edge.get_with("/v1/products/cd", &headers).await.status, 304);
     let asked = Instant::now();
-    eventually("everybody sees it", async || (price(&edge.get("/v1/products/cd").await) == json!(20)).then_some(()))
-        .await;
+    eventually("the change is visible without a token", async || {
+        (price(&edge.get("/v1/products/cd").await) == json!(20)).then_some(())
+    })
+    .await;
     println!("seen without a token after {:?}", asked.elapsed());
 
-    // What was not there is there at once for who made it, and soon for everybody.
+    // A row that did not exist is visible at once to its creator, and soon to everybody.
     let token = register(&edge, "none").await;
     assert_eq!(shown(&edge, "none", &token).await.status, 200);
-    eventually("everybody sees it", async || (edge.get("/v1/products/none").await.status == 200).then_some(())).await;
-    // A condition of a command is the command's own.
+    eventually("the product is visible without a token", async || {
+        (edge.get("/v1/products/none").await.status == 200).then_some(())
+    })
+    .await;
+    // A command's condition is evaluated by the command tier.
     let only_new = [("if-none-match", "*")];
     assert_eq!(edge.post_with("/v1/products/cd/register", &only_new, record()).await.status, 412);
 }
 
-/// Copies the shop's database as it is now: a backup, or a replica that stands still. Nobody may stay connected to it. Returns
-/// the copy's URL.
+/// Copies the shop's database in its current state, as a backup or a replica that does not advance, and returns the
+/// copy's URL. No session may stay connected to the original.
 pub(crate) async fn copy_of_postgres(shop: &Shop) -> String {
     let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
     let copy = format!("{}_copy", shop.topic);
-    eventually("all have gone", async || {
+    eventually("all sessions have ended", async || {
         let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'", shop.topic);
         (postgres.sql(&sessions).await == Some(0)).then_some(())
     })
@@ -467,7 +473,7 @@ pub(crate) async fn copy_of_postgres(shop: &Shop) -> String {
     shop.postgres_url.replace(&shop.topic, &copy)
 }
 
-/// A database of the same server that nobody writes to.
+/// Returns another database of the same Redis server, which has no writers.
 fn another_redis(shop: &Shop) -> String {
     format!("{}/9", shop.redis_url.trim_end_matches('/'))
 }
@@ -484,11 +490,11 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
     query_api.stop().await;
     let replica = ("POSTGRES_REPLICA_URLS", copy_of_postgres(&shop).await);
     let (command_api, _projector) = (shop.command_api().await, shop.projector().await);
-    // One that finds nothing in Redis, ever, and one that does.
+    // The first service never finds anything in Redis, the second one does.
     let apart = shop.query_api_with([replica.clone(), ("REDIS_URL", another_redis(&shop))]).await;
     let query_api = shop.query_api_with([replica]).await;
     let (commands, queries) = (command_api.client(), apart.client());
-    eventually("the replica is asked", async || {
+    eventually("the replica is queried", async || {
         assert_eq!(queries.get("/v1/products/cd").await.status, 200);
         (reads(&apart, "replica").await > 0).then_some(())
     })
@@ -503,14 +509,14 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
         let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
         let page = queries.get_with("/v1/views/product", &headers).await;
         assert_eq!(page.json()["rows"][0]["data"]["price_cents"], round);
-        // Redis is not told what is older than its positions.
+        // Rows older than the positions in Redis are not written back to it.
         let rows = format!("{{{}:*:product:cd", shop.prefix);
         let rows: Vec<String> = redis::cmd("KEYS").arg(rows).query_async(&mut redis).await.unwrap();
         redis::cmd("DEL").arg(rows).query_async::<i64>(&mut redis).await.unwrap();
         query_api.client().get("/v1/products/cd").await.json();
         assert_eq!(price(&shown(&query_api.client(), "cd", &token).await), round);
     }
-    // Whoever names nothing may get what is old, and is told how old.
+    // A query without a token may get old data, and the answer's token says how old.
     let answer = eventually("the replica answers", async || {
         Some(queries.get("/v1/products/cd").await).filter(|answer| price(answer) == 1177)
     });
@@ -518,7 +524,7 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
 
     let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
     postgres.sql(&format!("DROP DATABASE {}_copy WITH (FORCE)", shop.topic)).await;
-    eventually("the primary stands in", async || {
+    eventually("the primary answers in its place", async || {
         let answer = queries.get("/v1/products/cd").await;
         assert_eq!(answer.status, 200);
         (price(&answer) == 20).then_some(())

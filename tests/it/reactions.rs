@@ -1,5 +1,5 @@
-//! What events cause, whoever dies on the way: orders find their way, sales give back what they took, and nothing stays
-//! reserved for ever.
+//! Reactions to events, also while services crash: orders reach their end, sales give back unsold units, and nothing
+//! stays reserved forever.
 
 mod begin;
 mod retries;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Answer, Client, Service, Shop, append, eventually};
 
-/// Everything, with a reactor.
+/// A shop with all services, including a reactor.
 pub(crate) struct Whole {
     shop: Shop,
     pub(crate) commands: Client,
@@ -35,7 +35,7 @@ impl Whole {
         Self { shop, commands, queries, command_api: Some(command_api), reactor: Some(reactor), _services: services }
     }
 
-    /// As a crash does, at its old addresses.
+    /// Crashes command-api and starts another one at the same addresses.
     async fn restart_command_api(&mut self) {
         let old = self.command_api.take().unwrap();
         let env = self.shop.write_env([
@@ -44,7 +44,7 @@ impl Whole {
             ("INTERNAL_ADDR", old.internal_addr()),
         ]);
         old.crash().await;
-        let next = eventually("its addresses are free", async || Service::try_command_api(&env).await).await;
+        let next = eventually("the addresses are free", async || Service::try_command_api(&env).await).await;
         next.wait_ready().await;
         self.commands = next.client();
         self.command_api = Some(next);
@@ -58,7 +58,7 @@ impl Whole {
             .accepted(&["product.registered.v1"]);
     }
 
-    /// `lines`: product and quantity, at 500 cents each.
+    /// Places an order; `lines` are products and quantities, at 500 cents each.
     pub(crate) async fn place(&self, id: &str, lines: &[(&str, u32)]) -> Answer {
         let line = |(product, quantity): &(&str, u32)| json!({ "product": product, "quantity": quantity, "amount_cents": 500 * quantity });
         let lines: Vec<_> = lines.iter().map(line).collect();
@@ -83,12 +83,12 @@ impl Whole {
         self.commands.post("/v1/sales/drop/claim", data).await
     }
 
-    /// Null where there is none.
+    /// Returns a row's data, null if there is none.
     async fn row(&self, path: &str) -> Value {
         self.queries.get(path).await.json()["data"].take()
     }
 
-    /// Once a row's fields are these. Returns the token of the answer.
+    /// Waits until a row has these fields and returns the token of the answer.
     pub(crate) async fn comes_to(&self, path: &str, fields: Value) -> String {
         eventually(&format!("{path} comes to {fields}"), async || {
             let answer = self.queries.get(path).await;
@@ -105,7 +105,7 @@ async fn an_order_is_confirmed_when_all_its_lines_are_reserved_and_its_payment_c
     let whole = Whole::new(600).await;
     whole.register("cd", 5).await;
     whole.register("lp", 5).await;
-    // Two lines of one product are one reservation.
+    // Two lines of one product become one reservation.
     whole.place("o", &[("cd", 1), ("lp", 2), ("cd", 2)]).await;
     whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
     whole.comes_to("/v1/products/cd", json!({ "available": 2, "reserved": 3 })).await;
@@ -168,7 +168,7 @@ async fn a_sale_takes_its_units_from_the_stock_and_each_claim_becomes_an_order()
     whole.comes_to("/v1/sales/drop", fields).await;
     whole.commands.post("/v1/sales/drop/close", json!({})).await.accepted(&["sale.closed.v1"]);
     whole.comes_to("/v1/products/cd", json!({ "stock": 5, "available": 5 })).await;
-    // What is returned after the end goes back to the product, too.
+    // Units that are returned after the sale has closed go back to the product, too.
     whole.commands.post("/v1/orders/drop~o-2/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
     whole.comes_to("/v1/products/cd", json!({ "stock": 8, "available": 8 })).await;
     whole.comes_to("/v1/sales/drop", json!({ "claimed": 2, "returned": 3, "status": "closed" })).await;
@@ -182,7 +182,7 @@ async fn an_acknowledged_claim_has_its_order_whatever_strangers_placed() {
     whole.register("cd", 10).await;
     whole.schedule("drop", 6, 3).await;
     whole.comes_to("/v1/sales/drop", json!({ "status": "open", "left": 6 })).await;
-    // Under the name that a buyer is going to use; and under the one that his order will have.
+    // One order has the name that a buyer is going to use, the other one the name that his order will have.
     whole.place("mine", &[("cd", 1)]).await.accepted(&["order.placed.v1"]);
     whole.place("drop~mine", &[("cd", 1)]).await.rejected("reserved_name");
     let lines = json!([{ "product": "cd", "quantity": 1, "amount_cents": 0 }]);
@@ -190,7 +190,7 @@ async fn an_acknowledged_claim_has_its_order_whatever_strangers_placed() {
     whole.commands.post("/v1/orders/drop~mine/record", record).await.rejected("reserved_name");
     for events in [&["sale.claimed.v1"][..], &[]] {
         let claimed = whole.claim("mine", "bob", 2).await.accepted(events);
-        assert_eq!(claimed.json()["order"], "drop~mine", "under a key of its own, too");
+        assert_eq!(claimed.json()["order"], "drop~mine", "{claimed:?}");
     }
     let claim = json!({ "aggregate": "sales", "id": "drop", "command": "claim",
         "data": { "customer": "bob", "quantity": 1, "order": "more" }, "key": "k" });
@@ -228,7 +228,7 @@ async fn a_buyer_pays_the_price_and_every_view_shows_that_one_amount() {
         whole.comes_to(&path, json!({ "status": "rejected", "reason": "wrong_price" })).await;
     }
     whole.comes_to("/v1/products/cd", json!({ "available": 6, "reserved": 0 })).await;
-    // Lines of one product are right in sum.
+    // Lines of one product are checked by their sum.
     place("o", None, &[(1, 400), (1, 600)]).await;
     place("of-the-sale", Some("drop"), &[(2, 600)]).await;
     for (order, cents) in [("o", 1000), ("of-the-sale", 600)] {
@@ -261,7 +261,7 @@ async fn a_sale_whose_product_lacks_the_units_is_refused_and_an_order_of_it_reje
 async fn an_order_from_elsewhere_counts_and_causes_nothing() {
     let whole = Whole::new(600).await;
     whole.register("cd", 5).await;
-    // For another amount than the price, and of what nobody knows.
+    // The amount is not the price, and one product does not exist.
     let lines = json!([
         { "product": "cd", "quantity": 1, "amount_cents": 7 },
         { "product": "of-old", "quantity": 2, "amount_cents": 8 },
@@ -289,7 +289,7 @@ async fn an_order_from_elsewhere_counts_and_causes_nothing() {
     for (id, status) in [("old", "recorded"), ("offline", "recorded"), ("gone", "cancelled")] {
         whole.comes_to(&format!("/v1/orders/{id}"), json!({ "status": status })).await;
     }
-    // Before it was cancelled, another order made the same sums.
+    // Two of the three orders without the cancellation give the same sums, so wait until everything is shown.
     whole.queries.is_stored(&tokens.join(",")).await;
     let sums = json!({ "orders": 2, "units": 6, "amount_cents": 30, "first_order_at": "1997-01-01T00:00:00Z" });
     whole.comes_to("/v1/customers/bob", sums).await;
@@ -298,7 +298,7 @@ async fn an_order_from_elsewhere_counts_and_causes_nothing() {
     assert_eq!(whole.queries.get("/v1/best-sellers").await.json()["rows"], json!([]));
 }
 
-/// Of each, where it stands.
+/// Returns the status of each order.
 async fn statuses(whole: &Whole, orders: usize) -> Vec<String> {
     let mut statuses = Vec::new();
     for order in 0..orders {
@@ -308,7 +308,7 @@ async fn statuses(whole: &Whole, orders: usize) -> Vec<String> {
     statuses
 }
 
-/// Kills one of the two again and again while orders come, are paid or not; then everything comes to its end.
+/// Kills a service repeatedly while orders are placed and some are paid, and asserts that every order reaches its end.
 async fn survives(kill: impl AsyncFn(&mut Whole)) {
     const ORDERS: usize = 60;
     let mut whole = Whole::new(2).await;
@@ -318,14 +318,14 @@ async fn survives(kill: impl AsyncFn(&mut Whole)) {
         let id = format!("o-{order}");
         whole.place(&id, &[("cd", 1), ("lp", 1)]).await;
         if order % 3 == 0 && order >= 6 {
-            // Confirmed or not yet.
+            // The order may not be confirmed yet.
             whole.pay(&format!("o-{}", order - 6), 1000).await;
         }
         if order % 10 == 5 {
             kill(&mut whole).await;
         }
     }
-    let ended = eventually("every order comes to an end", async || {
+    let ended = eventually("every order reaches its end", async || {
         let statuses = statuses(&whole, ORDERS).await;
         statuses.iter().all(|status| ["rejected", "paid", "expired"].contains(&status.as_str())).then_some(statuses)
     })
@@ -367,7 +367,7 @@ async fn what_can_never_be_done_is_parked_alone_and_given_up_by_an_operator() {
     whole.place("fine", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/fine", json!({ "status": "confirmed" })).await;
     let admin = whole.reactor.as_ref().unwrap().admin_client();
-    let listed = eventually("it is parked", async || {
+    let listed = eventually("the reaction is parked", async || {
         let listed = admin.get("/parked").await.json()["parked"].take();
         (listed != json!([])).then_some(listed)
     })
@@ -376,14 +376,16 @@ async fn what_can_never_be_done_is_parked_alone_and_given_up_by_an_operator() {
     assert!(listed[0]["reason"].as_str().unwrap().contains("quarantine"), "{listed}");
     assert_eq!(admin.post("/parked/reactor/order/stuck/retry", json!({})).await.status, 409);
     assert_eq!(admin.post("/parked/reactor/order/fine/retry", json!({})).await.status, 404);
-    // What else comes of the same aggregate is done: the other line's units go back.
+    // The other reactions to the same order proceed: the other line's units are released.
     whole.comes_to("/v1/products/cd", json!({ "reserved": 2 })).await;
     whole.commands.post("/v1/orders/stuck/cancel", json!({})).await.accepted(&["order.cancelled.v2"]);
     whole.comes_to("/v1/products/cd", json!({ "reserved": 1 })).await;
     assert_eq!(admin.post("/parked/reactor/order/stuck/discard", json!({})).await.status, 204);
     let again = || admin.post("/parked/reactor/order/stuck/discard", json!({}));
-    eventually("what comes of the cancellation is given up, too", async || (again().await.status == 404).then_some(()))
-        .await;
+    eventually("the reaction to the cancellation is discarded, too", async || {
+        (again().await.status == 404).then_some(())
+    })
+    .await;
     whole.place("later", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/later", json!({ "status": "confirmed" })).await;
 }
@@ -396,7 +398,10 @@ async fn an_order_of_which_a_line_is_refused_for_too_long_ends_and_gives_back_th
     whole.register("cd", 5).await;
     whole.place("stuck", &[("broken", 1), ("cd", 1)]).await;
     let admin = whole.reactor.as_ref().unwrap().admin_client();
-    eventually("it is parked", async || (admin.get("/parked").await.json()["parked"] != json!([])).then_some(())).await;
+    eventually("the reaction is parked", async || {
+        (admin.get("/parked").await.json()["parked"] != json!([])).then_some(())
+    })
+    .await;
     whole.comes_to("/v1/products/cd", json!({ "reserved": 1 })).await;
     whole.comes_to("/v1/orders/stuck", json!({ "status": "placed" })).await;
     let commands = format!("http://{}", whole.command_api.as_ref().unwrap().internal_addr());
@@ -409,8 +414,8 @@ async fn an_order_of_which_a_line_is_refused_for_too_long_ends_and_gives_back_th
     let ended = json!({ "status": "rejected", "reason": "not_confirmed_in_time" });
     whole.comes_to("/v1/orders/stuck", ended).await;
     whole.comes_to("/v1/products/cd", json!({ "available": 5, "reserved": 0 })).await;
-    // What it did not get stays where it is asked to be released, for a person to look at.
-    eventually("what its placing caused is not parked any more", async || {
+    // The release of the missing line stays parked, for an operator.
+    eventually("the reaction to the placed order is no longer parked", async || {
         let placed = "SELECT count(*) FROM parked WHERE position('\"order.placed.'::bytea IN record) > 0";
         (whole.shop.sql(placed).await == Some(0)).then_some(())
     })
@@ -425,18 +430,18 @@ async fn what_was_taken_for_an_order_is_given_back_by_that_order_alone() {
     let some = |order: &str, quantity: u32| json!({ "order": order, "quantity": quantity });
     whole.place("first", &[("last", 1)]).await;
     whole.comes_to("/v1/orders/first", json!({ "status": "confirmed" })).await;
-    // A stranger frees the unit, so that another order gets it, too.
+    // A client tries to free the unit so that another order gets it, too.
     whole.commands.post("/v1/products/last/release", of("first")).await.rejected("held_by_order");
     whole.place("second", &[("last", 1)]).await;
     whole.comes_to("/v1/orders/second", json!({ "status": "rejected", "reason": "out_of_stock" })).await;
     whole.pay("first", 500).await.accepted(&["order.paid.v2"]);
     whole.comes_to("/v1/products/last", json!({ "stock": 0, "reserved": 0, "sold": 1 })).await;
-    // It was served: the same again is no more, and another quantity is not the same.
+    // The order has been served: an equal reservation is a repeat without effect, one of another quantity is rejected.
     whole.commands.post("/v1/products/last/reserve", some("first", 1)).await.accepted(&[]);
     whole.commands.post("/v1/products/last/reserve", some("first", 5)).await.rejected("already_reserved");
     whole.commands.post("/v1/products/last/release", of("first")).await.rejected("not_reserved");
 
-    // A stranger holds units under the name of an order, before it is placed and after.
+    // A client reserves units under the name of an order, before the order is placed and after.
     whole.register("cd", 3).await;
     whole.commands.post("/v1/products/cd/reserve", some("third", 1)).await.accepted(&["product.reserved.v2"]);
     whole.place("third", &[("cd", 2)]).await;
@@ -447,7 +452,7 @@ async fn what_was_taken_for_an_order_is_given_back_by_that_order_alone() {
     whole.pay("third", 1000).await.accepted(&["order.paid.v2"]);
     whole.comes_to("/v1/products/cd", json!({ "available": 1, "reserved": 0, "sold": 2 })).await;
     let admin = whole.reactor.as_ref().unwrap().admin_client();
-    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]), "nothing that a client did stops a commit");
+    assert_eq!(admin.get("/parked").await.json()["parked"], json!([]), "a client's reservation stopped a commit");
 }
 
 #[tokio::test]
@@ -462,18 +467,18 @@ async fn what_a_client_holds_for_a_while_is_free_at_its_end_and_shown_so_soon() 
     let fresh = [("consistency-token", &*token), ("prefer", "wait=10")];
     let shown = whole.queries.get_with("/v1/products/cd", &fresh).await.json();
     assert!(shown["version"].as_u64() >= Some(3), "{shown}");
-    // Nobody asks for it: the view shows it by the product's own alarm.
+    // No command triggers this: the product's own deadline does.
     whole.comes_to("/v1/products/cd", json!({ "available": 1, "reserved": 1 })).await;
-    // Seconds, of which a busy machine takes more.
+    // The bound allows for a busy machine.
     assert!(started.elapsed().as_secs() < 1 + 20, "{:?}", started.elapsed());
     whole.commands.post("/v1/products/cd/release", json!({ "order": "short" })).await.rejected("not_reserved");
     let one = "SELECT count(*) FROM deadlines WHERE kind = 'lapse-holds' AND aggregate = 'product/cd'";
-    eventually("a product has one deadline, whatever is held of it", async || {
+    eventually("the product has one deadline for all its holds", async || {
         (whole.shop.sql(one).await == Some(1)).then_some(())
     })
     .await;
 
-    // Without a reactor the rules count it free all the same.
+    // Without a reactor, the domain rules free the units all the same.
     let Whole { commands, reactor, .. } = whole;
     reactor.unwrap().stop().await;
     let reserve = async |data| commands.post("/v1/products/cd/reserve", data).await;
@@ -495,12 +500,12 @@ async fn a_payment_for_units_that_are_gone_is_parked_and_kept_when_they_are_back
     whole.register("cd", 5).await;
     whole.place("o", &[("cd", 1)]).await;
     whole.comes_to("/v1/orders/o", json!({ "status": "confirmed" })).await;
-    // No client can do that: it is as if the reactor had erred.
+    // No client can do that, so this simulates a fault of the reactor.
     let command_api = whole.command_api.as_ref().unwrap();
     command_api.caused("products", "cd", "release", json!({ "order": "o" })).await;
     whole.pay("o", 500).await.accepted(&["order.paid.v2"]);
     let admin = whole.reactor.as_ref().unwrap().admin_client();
-    let reason = eventually("it is parked", async || {
+    let reason = eventually("the reaction to the payment is parked", async || {
         let parked = admin.get("/parked").await.json()["parked"].take();
         parked.get(0).filter(|one| one["aggregate"] == "order/o").map(|one| one["reason"].to_string())
     })
@@ -552,17 +557,17 @@ async fn a_deadline_that_can_have_no_effect_is_listed_fired_again_and_given_up_b
             .any(|one| one["view"] == "deadlines" && one["aggregate"] == "order/a b")
             .then_some(())
     };
-    eventually("it is listed", listed).await;
+    eventually("the deadline is listed", listed).await;
     let comes = "SELECT count(*) FROM deadlines WHERE leased_until BETWEEN now() AND now() + interval '70 s'";
-    assert_eq!(whole.shop.sql(comes).await, Some(1), "it is fired again after a while, by itself");
+    assert_eq!(whole.shop.sql(comes).await, Some(1), "the deadline is not retried by itself");
     assert_eq!(admin.post("/parked/deadlines/order/a%20b/retry", json!({})).await.status, 204);
-    eventually("it fails once more", listed).await;
+    eventually("the deadline fails again", listed).await;
     assert_eq!(admin.post("/parked/deadlines/order/a%20b/discard", json!({})).await.status, 204);
     assert_eq!(admin.post("/parked/deadlines/order/a%20b/retry", json!({})).await.status, 404);
     assert_eq!(whole.shop.sql("SELECT count(*) FROM deadlines").await, Some(0));
 }
 
-/// The first records of partition 0: a product has an event that no product can have.
+/// Appends the first records of partition 0: a product has an event that no product can have.
 async fn append_broken(shop: &Shop) {
     let nonce = 7;
     append(shop, 0, "", &Record::Claim(Claim { nonce, url: "http://127.0.0.1:1".into(), partitions: None })).await;
@@ -586,7 +591,7 @@ async fn a_deadline_that_somebody_leased_and_did_not_fire_is_fired_by_another_wh
     let whole = Whole::new(3).await;
     whole.register("cd", 5).await;
     whole.place("o", &[("cd", 1)]).await;
-    // Whoever it was, stopped with it.
+    // Simulates a reactor that leased the deadline and died.
     let leased = "UPDATE deadlines SET leased_until = now() + interval '6 s' WHERE kind = 'expire-order'";
     eventually("the deadline is set", async || {
         whole.shop.sql(leased).await;
@@ -594,7 +599,7 @@ async fn a_deadline_that_somebody_leased_and_did_not_fire_is_fired_by_another_wh
     })
     .await;
     let due = "SELECT count(*) FROM deadlines WHERE due_at < now()";
-    eventually("it is due", async || (whole.shop.sql(due).await == Some(1)).then_some(())).await;
+    eventually("the deadline is due", async || (whole.shop.sql(due).await == Some(1)).then_some(())).await;
     assert_eq!(whole.row("/v1/orders/o").await["status"], "confirmed");
     let token = whole.comes_to("/v1/orders/o", json!({ "status": "expired" })).await;
     whole.comes_to("/v1/products/cd", json!({ "available": 5, "reserved": 0 })).await;
@@ -614,11 +619,11 @@ async fn two_reactors_share_the_deadlines_and_each_has_one_effect_though_the_clo
     }
     let set = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(40)).then_some(());
     eventually("each order has its deadline", set).await;
-    // As if it were ten minutes later, by the clock of Postgres.
+    // Simulates that ten minutes pass by the clock of Postgres.
     whole.shop.sql("UPDATE deadlines SET due_at = due_at - interval '10 min'").await;
     whole.comes_to("/v1/products/cd", json!({ "available": 100, "reserved": 0 })).await;
     let expired = "SELECT count(*) FROM journal WHERE type = 'order.expired.v1'";
-    eventually("each has expired", async || (whole.shop.sql(expired).await >= Some(40)).then_some(())).await;
+    eventually("each order has expired", async || (whole.shop.sql(expired).await >= Some(40)).then_some(())).await;
     assert_eq!(whole.shop.sql(expired).await, Some(40));
     let left = async || (whole.shop.sql("SELECT count(*) FROM deadlines").await == Some(0)).then_some(());
     eventually("no deadline is left", left).await;

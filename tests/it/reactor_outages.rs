@@ -1,4 +1,4 @@
-//! What events cause where a partition is away for long: it waits, for as long as it takes, and holds up nothing else.
+//! Reactions to a partition that is unavailable for a long time: they wait until it is back, and delay no others.
 
 use domain::AggregateType;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::fixture::{Answer, Client, Service, Shop, batch_line, eventually};
 
 const PARTITIONS: u32 = 3;
 
-/// Returns names of a kind of aggregates that lie in a partition.
+/// Returns names of aggregates of this type in a partition.
 fn names(kind: AggregateType, partition: u32) -> impl Iterator<Item = String> {
     let names = (0..).map(|n| format!("n-{n}"));
     names.filter(move |name| schemas::aggregate::partition(kind, name, PARTITIONS) == partition)
@@ -46,7 +46,8 @@ async fn what_waits_for_a_partition_that_is_away_is_not_parked_and_holds_up_no_o
     let product = json!({ "name": "A", "price_cents": 500, "stock": 9 });
     commands.post(&format!("/v1/products/{here}/register"), product).await.accepted(&["product.registered.v1"]);
 
-    // More steps than wait for one partition: from one on, the partition of these orders waits as well.
+    // More steps than may wait for one partition. Once the limit is reached, the partition of these orders waits as
+    // well.
     let (orders, lines) = (170, 100);
     let away = order(&names(AggregateType::Product, 2).take(lines).collect::<Vec<_>>());
     let mut of_first = names(AggregateType::Order, 0);
@@ -61,12 +62,16 @@ async fn what_waits_for_a_partition_that_is_away_is_not_parked_and_holds_up_no_o
         is_confirmed(&queries, &name).await;
     }
     let rows = |status: &str| format!("SELECT count(*) FROM order_rows WHERE data ->> 'status' = '{status}'");
-    assert_eq!(shop.sql(&rows("rejected")).await, Some(0), "nobody knows the products");
+    assert_eq!(
+        shop.sql(&rows("rejected")).await,
+        Some(0),
+        "an order was rejected although its products' partition is away"
+    );
     assert_eq!(parked(&reactor).await, json!([]));
 
     let _owner = shop.command_api_for("2").await;
     is_confirmed(&queries, &behind).await;
-    eventually("nobody has the products", async || {
+    eventually("all orders are rejected because their products are unknown", async || {
         (shop.sql(&rows("rejected")).await == Some(orders as i64)).then_some(())
     })
     .await;

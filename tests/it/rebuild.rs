@@ -1,4 +1,4 @@
-//! A view is made anew beside the live one and put in its place, while everything goes on.
+//! Rebuilds of a view beside the live one, and the switch, while everything keeps running.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ struct Shown {
 }
 
 impl Shown {
-    /// With twenty products, on which orders were placed, and shown by every view.
+    /// Creates a shop with twenty products and orders for them, shown by every view.
     async fn new() -> Self {
         let shop = Shop::with_views(3).await;
         let command_api = shop.command_api().await;
@@ -64,7 +64,8 @@ impl Shown {
         Ok((reports, told.into_inner().unwrap()))
     }
 
-    /// Reserves of all products, again and again, and asks with each answer's token. Gives how often.
+    /// Reserves units of all products repeatedly, queries each with the answer's token, and returns the number of
+    /// rounds.
     fn keep_busy(&self, until: &Arc<AtomicBool>) -> JoinHandle<u64> {
         let (commands, queries, until) = (self.commands.clone(), self.queries.clone(), until.clone());
         tokio::spawn(async move {
@@ -106,7 +107,7 @@ async fn a_rebuild_under_writes_changes_no_row_and_hides_nothing_from_a_token() 
         assert_eq!(report.comparison.differences, [], "{view}");
         assert!(report.comparison.partitions.iter().map(|partition| partition.rows).sum::<u64>() >= 7);
         assert_eq!(report.generation, Some(generation), "{told:?}");
-        assert_eq!(report.copied > 0, view == "product", "what Redis had is hot, but for sums: {told:?}");
+        assert_eq!(report.copied > 0, view == "product", "rows should be copied in Redis, except for sums: {told:?}");
         let tag = format!("-{generation}\"");
         let after = eventually("the new generation is served", async || {
             let answer = shown.queries.get(path).await;
@@ -116,9 +117,13 @@ async fn a_rebuild_under_writes_changes_no_row_and_hides_nothing_from_a_token() 
         let catalogue = shown.queries.get("/v1/views").await.json();
         let entries = catalogue["views"].as_array().unwrap();
         let told = &entries.iter().find(|entry| entry["name"] == view).unwrap()["generation"];
-        assert_eq!(told, generation, "the catalogue is not older than a row that was served");
+        assert_eq!(told, generation, "the catalogue is behind a row that was served");
         let known = before.header("etag").unwrap();
-        assert_eq!(shown.queries.get_with(path, &[("if-none-match", known)]).await.status, 200, "another making");
+        assert_eq!(
+            shown.queries.get_with(path, &[("if-none-match", known)]).await.status,
+            200,
+            "the ETag of another generation matched"
+        );
         let tag = after.header("etag").unwrap().to_owned();
         if view == "customer" {
             assert_eq!(shown.queries.get_with(path, &[("if-none-match", &tag)]).await.status, 304);
@@ -130,7 +135,7 @@ async fn a_rebuild_under_writes_changes_no_row_and_hides_nothing_from_a_token() 
     let views = shown.queries.get("/v1/views").await.json();
     let generations: Vec<_> = views["views"].as_array().unwrap().iter().map(|view| &view["generation"]).collect();
     assert_eq!(generations[..4], [3, 1, 2, 1]);
-    // It is made of products.
+    // This view is computed from products.
     assert_eq!(generations[7], 3);
 }
 
@@ -147,7 +152,7 @@ async fn wrong_rows_are_named_and_stay_until_the_rebuild_is_accepted_and_come_ba
 
     let (report, told) = shown.rebuild("product", "--accept").await.unwrap();
     assert_eq!(report.generation, Some(2));
-    assert!(told.iter().any(|line| line.contains("did not come to its end")), "it goes on from there: {told:?}");
+    assert!(told.iter().any(|line| line.contains("unfinished rebuild")), "the rebuild did not resume: {told:?}");
     let name = async |key: &str| shown.queries.get(&format!("/v1/products/{key}")).await.json()["data"]["name"].clone();
     eventually("the right rows are served", async || (name("p-3").await == "A").then_some(())).await;
     assert_eq!(name("p-5").await, "A");
@@ -155,7 +160,7 @@ async fn wrong_rows_are_named_and_stay_until_the_rebuild_is_accepted_and_come_ba
 
     let data = json!({ "order": "o", "quantity": 3 });
     let token = shown.commands.post("/v1/products/p-3/reserve", data).await.token();
-    // A rollback takes what Postgres has; what comes later is folded on.
+    // A rollback restores the rows of Postgres, then folds later records onto them.
     shown.queries.is_stored(&token).await;
     let (report, _) = shown.rebuild("product", "--rollback").await.unwrap();
     assert_eq!(report.generation, Some(3));
@@ -163,7 +168,7 @@ async fn wrong_rows_are_named_and_stay_until_the_rebuild_is_accepted_and_come_ba
         let row = shown.queries.get("/v1/products/p-3").await.json();
         (row["data"]["name"] == "B").then_some(row)
     });
-    assert_eq!(row.await["data"]["reserved"], 3, "with what came since");
+    assert_eq!(row.await["data"]["reserved"], 3, "later records were not folded");
     let (report, _) = shown.rebuild("product", "--rollback").await.unwrap();
     assert_eq!(report.generation, Some(4));
     eventually("the right rows are back", async || (name("p-3").await == "A").then_some(())).await;
@@ -181,7 +186,7 @@ async fn views_of_another_fold_wait_alone_and_go_on_after_their_rebuild() {
         let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
         line.and_then(|line| line.rsplit(' ').next().map(str::to_owned))
     };
-    eventually("the metrics tell which wait", async || {
+    eventually("the metrics show which views wait for a rebuild", async || {
         let waits = [
             metric("stampede_view_waits_for_rebuild{view=\"order\"").await,
             metric("stampede_view_waits_for_rebuild{view=\"product\"").await,
@@ -193,12 +198,20 @@ async fn views_of_another_fold_wait_alone_and_go_on_after_their_rebuild() {
 
     let cancelled = shown.commands.post("/v1/orders/o-1/cancel", json!({})).await.token();
     let customer = shown.get("/v1/customers/c-1", &cancelled).await;
-    assert_eq!((customer.status.as_u16(), &customer.json()["data"]["orders"]), (200, &json!(28)), "others go on");
+    assert_eq!(
+        (customer.status.as_u16(), &customer.json()["data"]["orders"]),
+        (200, &json!(28)),
+        "another view stopped"
+    );
     let data = json!({ "order": "r", "quantity": 3 });
     let reserved = shown.commands.post("/v1/products/p-7/reserve", data).await.token();
     assert_eq!(shown.get("/v1/products/p-7", &reserved).await.json()["data"]["reserved"], 3);
     let soon = [("consistency-token", cancelled.as_str()), ("prefer", "wait=0.1")];
-    assert_eq!(shown.queries.get_with("/v1/orders/o-1", &soon).await.status, 503, "these rows wait");
+    assert_eq!(
+        shown.queries.get_with("/v1/orders/o-1", &soon).await.status,
+        503,
+        "a view that waits for its rebuild was folded"
+    );
     let before = shown.queries.get("/v1/orders/o-1").await;
     assert_eq!((&before.json()["data"]["status"], before.header("etag")), (&json!("placed"), Some("\"1\"")));
 
@@ -210,7 +223,7 @@ async fn views_of_another_fold_wait_alone_and_go_on_after_their_rebuild() {
     let cancelled = shown.commands.post("/v1/orders/o-2/cancel", json!({})).await.token();
     assert_eq!(shown.get("/v1/orders/o-2", &cancelled).await.json()["data"]["status"], "cancelled");
     assert_eq!(shown.get("/v1/revenue", &cancelled).await.json()["rows"][0]["data"]["orders"], 198);
-    assert_eq!(metric("stampede_incarnations_total").await, incarnations, "what Redis has of others stays");
+    assert_eq!(metric("stampede_incarnations_total").await, incarnations, "other views lost their rows in Redis");
     shown.audited().await;
 }
 
@@ -222,7 +235,7 @@ async fn views_are_rebuilt_in_one_pass_and_each_is_switched_or_stays_by_itself()
     let (reports, told) = shown.rebuild_all(&["product", "customer", "order", "customer"], "").await.unwrap();
     let live: Vec<_> = reports.iter().map(|report| (report.view, report.generation)).collect();
     assert_eq!(live, [("product", Some(2)), ("customer", Some(2)), ("order", Some(2))], "{told:?}");
-    assert_eq!(told.iter().filter(|line| line.starts_with("folded")).count(), 1, "one pass: {told:?}");
+    assert_eq!(told.iter().filter(|line| line.starts_with("folded")).count(), 1, "{told:?}");
     is_over.store(true, Ordering::Relaxed);
     assert!(busy.await.unwrap() > 0);
     shown.audited().await;
@@ -232,7 +245,7 @@ async fn views_are_rebuilt_in_one_pass_and_each_is_switched_or_stays_by_itself()
     let live: Vec<_> = reports.iter().map(|report| (report.comparison.total(), report.generation)).collect();
     assert_eq!(live, [(20, None), (0, Some(3))]);
     let error = shown.rebuild_all(&["customer", "sale"], "--rollback").await.unwrap_err();
-    assert!(error.to_string().contains("nothing is kept of a rebuild of sale"), "{error:#}");
+    assert!(error.to_string().contains("no rows of sale are kept"), "{error:#}");
     let (reports, _) = shown.rebuild_all(&["customer", "product"], "--rollback").await.unwrap();
     assert_eq!(reports.iter().map(|report| report.generation).collect::<Vec<_>>(), [Some(4), Some(3)]);
     shown.audited().await;
@@ -249,22 +262,22 @@ async fn what_others_were_granted_stays_and_rows_from_before_a_migration_do_not_
     shown.rebuild("customer", "").await.unwrap();
     assert_eq!(granted().await, Some(1));
 
-    // As a migration would.
+    // Simulates a migration.
     shown.shop.sql("ALTER TABLE customer_parts ADD COLUMN more int").await;
     let error = shown.rebuild("customer", "--rollback").await.unwrap_err();
     assert!(error.to_string().contains("a migration changed the columns of customer"), "{error:#}");
     assert_eq!(shown.rebuild("customer", "").await.unwrap().0.generation, Some(3));
-    assert_eq!(shown.shop.sql("SELECT count(more) FROM customer_parts").await, Some(0), "the column is there");
+    assert_eq!(shown.shop.sql("SELECT count(more) FROM customer_parts").await, Some(0), "the new column has values");
 }
 
 #[tokio::test]
 async fn what_cannot_be_rebuilt_is_refused_with_a_reason() {
     let shown = Shown::new().await;
     for (view, how, reason) in
-        [("journal", "", "there are product, order"), ("product", "--rollback", "nothing is kept")]
+        [("journal", "", "known views: product, order"), ("product", "--rollback", "no rows of product are kept")]
     {
         let error = shown.rebuild_all(&["order", view], how).await.unwrap_err();
-        assert!(error.to_string().contains("there are product") || how == "--rollback", "{error:#}");
+        assert!(error.to_string().contains("known views: product") || how == "--rollback", "{error:#}");
         let error = shown.rebuild(view, how).await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error:#}");
     }
@@ -272,6 +285,6 @@ async fn what_cannot_be_rebuilt_is_refused_with_a_reason() {
     assert_eq!(
         shown.rebuild("order", "").await.unwrap().0.generation,
         Some(2),
-        "what is left of nothing is no obstacle"
+        "a left-over table prevented the rebuild"
     );
 }

@@ -1,4 +1,4 @@
-//! A replica that follows the primary while somebody reads it for long.
+//! A replica that follows the primary while a long transaction reads from it.
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
@@ -13,10 +13,11 @@ use crate::fixture::{Client, Load, Service, Shop, eventually, free_addr, prove, 
 use crate::outages::{OLD_REPEATS, Snapshot};
 use crate::query_tier::reads;
 
-/// Servers of the test's own: to copy the other tests' databases would take long. They end when dropped.
+/// Postgres servers of the test's own, because copying the other tests' databases would take long. They end when
+/// dropped.
 struct Servers {
     dir: PathBuf,
-    /// Whom they run as, where this process is root: they refuse that.
+    /// Account that the servers run as if this process is root, because Postgres refuses to run as root.
     account: Option<(u32, u32)>,
     running: Vec<Child>,
 }
@@ -41,7 +42,8 @@ impl Servers {
         url
     }
 
-    /// Returns the URL of a replica. Its replay waits for readers for ever; but the primary keeps rows that they need.
+    /// Returns the URL of a replica. Its replay waits for readers forever, but the primary keeps the rows that they
+    /// need.
     async fn replica_of(&mut self, primary: &str) -> String {
         let as_replica = ["-R", "--checkpoint=fast", "--no-sync", "-d", primary];
         self.run("pg_basebackup", "replica", &as_replica).await;
@@ -70,12 +72,12 @@ impl Servers {
         assert!(status.success(), "{program} failed");
     }
 
-    /// Returns the URL once it answers.
+    /// Starts a server and returns its URL once it answers.
     async fn start(&mut self, folder: &str, more: &[&str]) -> String {
         let port = free_addr().port();
         let mut command = self.command("postgres", folder);
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", &port.to_string()]);
-        // A table that is cut short is locked against all readers, of the replica, too.
+        // Truncating a table takes an exclusive lock, which also blocks readers of the replica, so vacuum must not.
         let settings = ["fsync=off", "autovacuum=off"];
         command.args(settings.iter().chain(more).flat_map(|set| ["-c", set]));
         self.running.push(command.spawn().unwrap());
@@ -93,7 +95,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for server in self.running.iter_mut().rev() {
-            // It ends its own processes, within five seconds.
+            // The server ends its own processes, within five seconds.
             let pid = Pid::from_raw(server.id().cast_signed()).unwrap();
             if matches!(server.try_wait(), Ok(None)) && kill_process(pid, Signal::QUIT).is_ok() {
                 let _ = server.wait();
@@ -103,18 +105,18 @@ impl Drop for Servers {
     }
 }
 
-/// Returns the ids of an account that is not root's.
+/// Returns the ids of an account other than root.
 fn account() -> (u32, u32) {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
     let ids = |name: &str| {
         let mut fields = passwd.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    ids("postgres").or_else(|| ids("nobody")).expect("every Debian has one")
+    ids("postgres").or_else(|| ids("nobody")).expect("the account postgres or nobody exists")
 }
 
-/// A product whose price each command changes, and a list of it that comes from the replica, or the primary where that
-/// is behind.
+/// A product whose price each command changes, and a list of it that the replica answers, or the primary while the
+/// replica is behind.
 struct Priced {
     commands: Client,
     query_api: Service,
@@ -123,7 +125,7 @@ struct Priced {
 }
 
 impl Priced {
-    /// Gives it another price. Returns the token that names it.
+    /// Changes the price and returns the token.
     async fn reprice(&mut self) -> String {
         self.price += 1;
         let repriced = self.commands.post("/v1/products/cd/reprice", json!({ "price_cents": self.price })).await;
@@ -144,15 +146,15 @@ impl Priced {
         sql(&self.replica, price).await == Some(self.price.into())
     }
 
-    /// Returns how often the replica, and the primary, was asked.
+    /// Returns the number of reads from the replica and from the primary.
     async fn reads(&self) -> (u64, u64) {
         (reads(&self.query_api, "replica").await, reads(&self.query_api, "postgres").await)
     }
 
-    /// Waits until the replica has caught up, and then answers a list alone.
+    /// Waits until the replica has caught up and answers a list alone.
     async fn comes_from_replica(&mut self) {
         let token = self.reprice().await;
-        eventually("the replica has it", async || self.is_on_replica().await.then_some(())).await;
+        eventually("the replica has the price", async || self.is_on_replica().await.then_some(())).await;
         let (of_replica, of_primary) = self.reads().await;
         self.is_listed(&token).await;
         assert_eq!(self.reads().await, (of_replica + 1, of_primary));
@@ -170,7 +172,7 @@ async fn beside_a_long_transaction_on_a_replica_folding_goes_on_and_lists_from_i
     let mut priced = Priced { commands: command_api.client(), query_api, replica, price: 1 };
     let product = json!({ "name": "A", "price_cents": 1, "stock": 5 });
     let token = priced.commands.post("/v1/products/cd/register", product).await.token();
-    eventually("the replica is asked", async || {
+    eventually("the replica is queried", async || {
         priced.is_listed(&token).await;
         (priced.reads().await.0 > 0).then_some(())
     })
@@ -180,7 +182,10 @@ async fn beside_a_long_transaction_on_a_replica_folding_goes_on_and_lists_from_i
     let long = Snapshot::open(&priced.replica).await;
     let before = long.rows().await;
     let kept = "SELECT count(*) FROM pg_stat_replication WHERE backend_xmin IS NOT NULL";
-    eventually("the primary knows of it", async || (shop.sql(kept).await == Some(1)).then_some(())).await;
+    eventually("the primary knows of the replica's transaction", async || {
+        (shop.sql(kept).await == Some(1)).then_some(())
+    })
+    .await;
 
     let load = Load::start(vec![priced.commands.clone()]);
     for round in 1..=100 {
@@ -192,9 +197,9 @@ async fn beside_a_long_transaction_on_a_replica_folding_goes_on_and_lists_from_i
         }
     }
     let heard = prove(load.end().await, &read_log(&shop).await);
-    assert_eq!(long.rows().await, before, "it was one snapshot all the while");
+    assert_eq!(long.rows().await, before, "the snapshot changed");
 
-    // The next projector drops a table that the transaction has read: the replica stands still before that.
+    // The next projector drops a table that the transaction has read, so the replica's replay stops before that.
     projector.stop().await;
     let _projector = shop.projector().await;
     for _ in 0..20 {
@@ -203,8 +208,8 @@ async fn beside_a_long_transaction_on_a_replica_folding_goes_on_and_lists_from_i
     }
     let is_there = "SELECT count(*) FROM pg_class WHERE relname = 'repeats_1'";
     assert_eq!((shop.sql(is_there).await, sql(&priced.replica, is_there).await), (Some(0), Some(1)));
-    assert!(!priced.is_on_replica().await, "it stands still");
-    assert_eq!(long.rows().await, before, "nobody has ended it");
+    assert!(!priced.is_on_replica().await, "the replica's replay did not stop");
+    assert_eq!(long.rows().await, before, "the snapshot changed");
     long.end().await;
     priced.comes_from_replica().await;
     let config = projector::Config::from_env(&shop.env([])).unwrap();

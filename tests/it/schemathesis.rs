@@ -1,5 +1,5 @@
-//! Both tiers against their description, by a tool that makes requests of it, right and wrong ones, and compares the
-//! answers: statuses, types, headers and bodies, and that what is not as it says is refused.
+//! Both tiers checked against their description by Schemathesis, which generates valid and invalid requests and
+//! compares statuses, content types, headers and bodies of the answers, and that invalid requests are refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use crate::stack::Stack;
 
 const VERSION: &str = "schemathesis==4.32.5";
 const OPENAPI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../schemas/json/openapi.json");
-/// From a venv that has only the tool in it, built once.
+/// Folder of a virtual environment that has only this tool and is created once.
 const FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/schemathesis");
-/// On a machine with two cores, beside other work.
+/// Upper bound of a run on a machine with two cores, beside other work.
 const WITHIN: Duration = Duration::from_secs(900);
-/// Every check but those that do not apply. A request that is valid by the description may be refused: the rules reject
-/// commands (422), conditions fail (412), and what excludes each other, such as `version` and `at`, no schema says.
+/// The only check that does not apply. A request that is valid by the description may be refused: domain rules reject
+/// commands (422), conditions fail (412), and a schema cannot express exclusive parameters such as `version` and `at`.
 const EXCLUDED: &str = "positive_data_acceptance";
-/// It sends no lines of JSON, so batches are left out.
+/// Excluded because the tool does not send JSON lines.
 const BATCH: &str = "commands.batch";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +26,7 @@ const BATCH: &str = "commands.batch";
 async fn whatever_schemathesis_makes_of_the_description_is_answered_as_it_says() {
     let program = installed().await;
     let stack = Stack::up_with(&[]).await;
-    // The id of the log is in it: with another token, each query would be refused.
+    // The token contains the id of the log. Queries with the token of another log are refused.
     let token = stack.client().get("/v1/views/product").await.token();
     let config = Path::new(FOLDER).join("schemathesis.toml");
     fs::write(&config, format!("[parameters]\n\"header.Consistency-Token\" = \"{token}\"\n")).unwrap();
@@ -39,7 +39,7 @@ async fn whatever_schemathesis_makes_of_the_description_is_answered_as_it_says()
     finished(run).await;
 }
 
-/// Installs the tool where it is not there yet, and returns its program.
+/// Installs the tool if it is missing and returns its path.
 async fn installed() -> PathBuf {
     let programs = Path::new(FOLDER).join("venv/bin");
     let (program, stamp) = (programs.join("schemathesis"), Path::new(FOLDER).join("installed"));
@@ -57,10 +57,10 @@ async fn installed() -> PathBuf {
     program
 }
 
-/// Runs a program to its end, which is to be a success.
+/// Runs a program and asserts that it succeeds.
 async fn finished(mut command: Command) {
     command.current_dir(FOLDER).kill_on_drop(true);
-    let output = tokio::time::timeout(WITHIN, command.output()).await.expect("it ends in time").unwrap();
+    let output = tokio::time::timeout(WITHIN, command.output()).await.expect("the program ends in time").unwrap();
     let [told, failed] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     assert!(output.status.success(), "{command:?}: {told}{failed}");
 }

@@ -1,4 +1,4 @@
-//! The journal's closed segments have every record once, as it is in the log, and lead to each.
+//! The journal's closed segments hold every record exactly once, as it is in the log, and an index to each.
 
 use domain::TimeMs;
 use projector::audit::audit;
@@ -17,7 +17,7 @@ struct Closed {
     command_api: Service,
     query_api: Service,
     _projector: Service,
-    /// The keys by which the products were registered.
+    /// Idempotency keys with which the products were registered.
     keys: [String; 2],
 }
 
@@ -28,7 +28,7 @@ fn registration() -> Value {
 }
 
 impl Closed {
-    /// Two products that were restocked by turns, most of it in closed segments.
+    /// Creates two products that were restocked alternately, most of it in closed segments.
     async fn new() -> Self {
         let shop = Shop::with_views(1).await;
         let (command_api, projector, query_api) =
@@ -44,14 +44,14 @@ impl Closed {
         assert!(answers.iter().all(|answer| answer["status"] == 200));
         let tokens: Vec<_> = answers.iter().map(|answer| answer["token"].as_str().unwrap()).collect();
         query_api.client().is_stored(tokens[RESTOCKS - 1]).await;
-        eventually("what is whole is closed", async || {
+        eventually("full segments are closed", async || {
             (shop.sql("SELECT count(*) FROM segments").await >= Some(2)).then_some(())
         })
         .await;
         Self { shop, command_api, query_api, _projector: projector, keys }
     }
 
-    /// What the audit says of the one thing that differs.
+    /// Returns the only difference that the audit reports.
     async fn difference(&self, most: Option<usize>) -> Option<String> {
         let config = projector::Config::from_env(&self.shop.env([])).unwrap();
         let differences = audit(&config, most).await.unwrap().differences;
@@ -79,7 +79,7 @@ async fn every_record_is_in_one_place_and_found_by_aggregate_and_version() {
     }
     assert!(events.iter().map(|event| event["version"].as_u64().unwrap()).eq(1..=1 + RESTOCKS as u64 / 2));
     let quantities: Vec<_> = events[1..].iter().map(|event| event["data"]["quantity"].as_u64().unwrap()).collect();
-    // Lines of a batch have no order.
+    // Lines of a batch have no order across partitions or aggregates.
     let mut sorted = quantities.clone();
     sorted.sort_unstable();
     assert!(sorted.into_iter().eq((2..=RESTOCKS as u64).step_by(2)));
@@ -89,7 +89,7 @@ async fn every_record_is_in_one_place_and_found_by_aggregate_and_version() {
         assert_eq!(then.json()["data"]["available"], available, "{}", then.text);
     }
 
-    // An owner that has none of it in memory.
+    // A new owner has none of it in memory.
     let Closed { shop, command_api, .. } = closed;
     command_api.crash().await;
     let second = shop.command_api().await;
@@ -113,10 +113,14 @@ async fn a_key_is_found_beside_its_record_in_the_tail_and_in_a_closed_segment_or
         first.push((path, key, data, answer));
     }
     query_api.client().is_stored(&first.last().unwrap().3.token()).await;
-    assert_eq!(shop.sql("SELECT count(*) FROM repeats").await, Some(3), "of the keys that tell no time near theirs");
+    assert_eq!(
+        shop.sql("SELECT count(*) FROM repeats").await,
+        Some(3),
+        "only keys whose timestamp is not near their record's have rows"
+    );
     command_api.crash().await;
 
-    // It has none of them in memory.
+    // The new owner has none of the keys in memory.
     let second = shop.command_api().await;
     for (path, key, data, answer) in first {
         let key = [("idempotency-key", key.as_str())];
@@ -128,14 +132,14 @@ async fn a_key_is_found_beside_its_record_in_the_tail_and_in_a_closed_segment_or
         );
         let other = second.client().post_with("/v1/products/odd/restock", &key, json!({ "quantity": 2 })).await;
         match path.contains("even") {
-            true => assert_eq!(other.status, 200, "a key is one aggregate's: {other:?}"),
+            true => assert_eq!(other.status, 200, "a key is scoped to one aggregate: {other:?}"),
             false => drop(other.problem(422, "idempotency-key-reused", "")),
         }
     }
 }
 
 #[tokio::test]
-async fn keys_whose_hashes_meet_are_told_apart_by_aggregate_and_key() {
+async fn keys_whose_hashes_collide_are_distinguished_by_aggregate_and_key() {
     let shop = Shop::with_views(1).await;
     let (first, _projector, query_api) = (shop.command_api().await, shop.projector().await, shop.query_api().await);
     let register = |price: u32| json!({ "name": "A", "price_cents": price, "stock": 0 });
@@ -156,7 +160,7 @@ async fn keys_whose_hashes_meet_are_told_apart_by_aggregate_and_key() {
     query_api.client().is_stored(&answers[3].token()).await;
     first.crash().await;
 
-    // Every hash leads to every command: for each the own one comes at another place among the others.
+    // Makes every hash lead to every command, so that the matching one is at another position for each.
     let unused = IdempotencyKey::parse("the-third").unwrap();
     let unused = ["cd", "lp"].map(|product| repeat_key(&format!("product/{product}"), &unused));
     let meet = format!(
@@ -202,7 +206,7 @@ async fn an_audit_names_the_segment_that_was_changed() {
 #[tokio::test]
 async fn a_projector_that_dies_after_a_record_that_does_not_count_leaves_the_next_one_none_to_add_twice() {
     let shop = Shop::with_views(2).await;
-    // Its claims, in both partitions, count for nothing.
+    // Its claims, in both partitions, are records that do not count.
     let command_api = shop.command_api().await;
     let register = async |wanted: u32| {
         let id =
@@ -213,11 +217,11 @@ async fn a_projector_that_dies_after_a_record_that_does_not_count_leaves_the_nex
     let journalled = async |wanted: i64| (shop.sql("SELECT count(*) FROM journal").await == Some(wanted)).then_some(());
     register(0).await;
     let first = shop.projector().await;
-    eventually("the journal has the first", async || journalled(1).await).await;
+    eventually("the journal has the first event", async || journalled(1).await).await;
     first.crash().await;
     let _second = shop.projector().await;
     register(1).await;
-    eventually("the journal has both", async || journalled(2).await).await;
+    eventually("the journal has both events", async || journalled(2).await).await;
     let twice = "SELECT count(*) - count(DISTINCT (partition, o)) FROM journal_tail, unnest(offsets) AS o";
     assert_eq!(shop.sql(twice).await, Some(0));
 }

@@ -1,4 +1,4 @@
-//! What a service checks before it serves.
+//! Checks that services make of the log, the tables and the shared settings before they serve.
 
 use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
@@ -24,14 +24,14 @@ async fn set(shop: &Shop, name: &str, value: &str) {
     set_all(shop, &[(name, value)]).await;
 }
 
-/// Whatever is not said here falls back to the broker's own.
+/// Replaces the topic's configuration; settings that are not listed fall back to the broker's defaults.
 async fn set_all(shop: &Shop, settings: &[(&str, &str)]) {
     let new = AlterConfig::new(ResourceSpecifier::Topic(&shop.topic));
     let config = settings.iter().fold(new, |config, (name, value)| config.set(name, value));
     let admin = admin(shop);
     admin.alter_configs([&config], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
-    // The broker answers before it tells others.
-    eventually("the broker tells of it", async || {
+    // The broker acknowledges the change before its metadata shows it.
+    eventually("the broker reports the settings", async || {
         let topic = ResourceSpecifier::Topic(&shop.topic);
         let told = admin.describe_configs([&topic], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
         let is_told =
@@ -50,7 +50,7 @@ async fn grow_topic(shop: &Shop, topic: &str, partitions: usize) {
     let admin = admin(shop);
     let grown = NewPartitions::new(topic, partitions);
     admin.create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
-    eventually("the broker tells of them", async || {
+    eventually("the broker reports the partitions", async || {
         let told = admin.inner().fetch_metadata(Some(topic), DEADLINE).unwrap();
         (told.topics()[0].partitions().len() == partitions).then_some(())
     })
@@ -71,28 +71,28 @@ async fn a_log_that_could_forget_is_refused_with_every_reason() {
 #[tokio::test]
 async fn a_projector_commits_nothing_to_tables_of_another_form() {
     let shop = Shop::with_views(1).await;
-    // As they were before a migration.
+    // The schema before a migration.
     shop.sql("ALTER TABLE journal_tail DROP COLUMN last_at_ms").await;
     let command_api = shop.command_api().await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
     command_api.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
     let projector = shop.start_projector();
     projector.wait_for_waiting("postgres").await;
-    eventually("it says what is wrong", async || {
+    eventually("the projector reports the missing column", async || {
         let readyz = projector.admin_client().get("/readyz").await.text;
         readyz.contains("last_at_ms").then_some(())
     })
     .await;
     assert_eq!(shop.sql("SELECT max(next_offset) FROM checkpoints").await.unwrap_or(0), 0);
     shop.sql("ALTER TABLE journal_tail ADD COLUMN last_at_ms bigint NOT NULL DEFAULT 0").await;
-    eventually("the journal has it", async || {
+    eventually("the journal has the event", async || {
         (shop.sql("SELECT count(*) FROM journal").await == Some(1)).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_topic_that_is_changed_while_it_is_used_is_told_until_it_is_set_back() {
+async fn a_topic_that_is_changed_while_it_is_used_is_reported_until_it_is_set_back() {
     let shop = Shop::with_views(1).await;
     let services = [shop.projector().await, shop.command_api().await];
     let told = async |wanted: &str| {
@@ -102,11 +102,11 @@ async fn a_topic_that_is_changed_while_it_is_used_is_told_until_it_is_set_back()
         }
         Some(())
     };
-    eventually("it is right", async || told(" 0").await).await;
+    eventually("the topic is configured correctly", async || told(" 0").await).await;
     set(&shop, "retention.ms", "604800000").await;
-    eventually("it is wrong", async || told(" 1").await).await;
+    eventually("the difference is reported", async || told(" 1").await).await;
     set_all(&shop, &SETTINGS).await;
-    eventually("it is right again", async || told(" 0").await).await;
+    eventually("the topic is configured correctly again", async || told(" 0").await).await;
 }
 
 #[tokio::test]
@@ -123,20 +123,23 @@ async fn a_log_with_fewer_copies_than_asked_for_is_refused() {
     let shop = Shop::new(1).await;
     let told = shop.env([("EVENTS_REPLICATION", "3".to_owned()), ("EVENTS_MIN_ISR", "2".to_owned())]);
     let failure = Service::command_api(&told).await.failure().await;
-    assert!(failure.contains("it has 1 copies, not 3 or more"), "{failure}");
+    assert!(failure.contains("its replication factor is 1, not 3 or more"), "{failure}");
     assert!(failure.contains("min.insync.replicas is \"1\", not 2 or more"), "{failure}");
 }
 
 const WINDOW: &str = "IDEMPOTENCY_WINDOW_SECS";
 
-/// Says what differs, and how to have it so.
+/// Asserts that the failure names the difference and the command that resolves it.
 fn names(failure: &str, name: &str, told: &str, kept: &str) {
-    assert!(failure.contains(&format!("{name} is \"{told}\" here, and \"{kept}\" for this log")), "{failure}");
+    assert!(
+        failure.contains(&format!("{name} is configured as \"{told}\", but stored as \"{kept}\" for this log")),
+        "{failure}"
+    );
     assert!(failure.contains(&format!("projector settings set {name} {told}")), "{failure}");
 }
 
 #[tokio::test]
-async fn a_service_that_is_told_otherwise_than_the_first_does_not_start() {
+async fn a_service_whose_settings_differ_from_the_first_ones_does_not_start() {
     let shop = Shop::with_views(2).await;
     let command_api = shop.command_api().await;
     let projector = shop.projector().await;
@@ -149,7 +152,7 @@ async fn a_service_that_is_told_otherwise_than_the_first_does_not_start() {
     let apart = shop.env([("REDIS_PREFIX", "apart".to_owned())]);
     names(&Service::projector(&apart).failure().await, "REDIS_PREFIX", "apart", &shop.prefix);
     names(&Service::query_api(&apart).await.failure().await, "REDIS_PREFIX", "apart", &shop.prefix);
-    // One that folds nothing remembers no keys.
+    // A projector without views stores no idempotency keys.
     let none = [("PROJECTOR_VIEWS", "none".to_owned()), (WINDOW, "60".to_owned())];
     Service::projector(&shop.env(none)).wait_ready().await;
     for service in [command_api, projector] {
@@ -159,7 +162,7 @@ async fn a_service_that_is_told_otherwise_than_the_first_does_not_start() {
 }
 
 #[tokio::test]
-async fn what_all_services_are_told_can_be_changed_on_purpose() {
+async fn shared_settings_can_be_changed_on_purpose() {
     let shop = Shop::with_views(1).await;
     shop.projector().await.stop().await;
     let url = shop.postgres_url.as_str().into();
@@ -175,18 +178,19 @@ async fn what_all_services_are_told_can_be_changed_on_purpose() {
 }
 
 #[tokio::test]
-async fn partitions_that_were_added_are_refused_though_nobody_says_how_many_there_were() {
+async fn partitions_that_were_added_are_refused_though_no_setting_names_their_number() {
     let shop = Shop::with_views(2).await;
     shop.projector().await.stop().await;
     grow(&shop, 3).await;
     grow_topic(&shop, &coordination_topic(&shop.topic), 3).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
         let failure = service.failure().await;
-        assert!(failure.contains("the topic has 3 partitions, and the log was made with 2"), "{failure}");
+        assert!(failure.contains("the topic has 3 partitions, but the log was created with 2"), "{failure}");
     }
 }
 
-/// No setting tells the number, and no Postgres: the log does, whoever restarts on it.
+/// No setting names the number of partitions and there is no Postgres: the log itself records it, for any instance that
+/// starts on it.
 #[tokio::test]
 async fn partitions_that_were_added_to_a_log_in_use_are_refused_by_what_the_log_says() {
     let shop = Shop::new(2).await;
@@ -198,7 +202,7 @@ async fn partitions_that_were_added_to_a_log_in_use_are_refused_by_what_the_log_
     for share in [None, Some("0-3"), Some("2-3")] {
         let env = shop.write_env(share.map(|share| ("PARTITIONS", share.to_owned())));
         let failure = Service::command_api(&env).await.failure().await;
-        assert!(failure.contains("the topic has 4 partitions, and the log was written over 2"), "{failure}");
+        assert!(failure.contains("the topic has 4 partitions, but the log was written with 2"), "{failure}");
     }
     for added in [2, 3] {
         let ends = admin(&shop).inner().fetch_watermarks(&shop.topic, added, DEADLINE).unwrap();
@@ -209,7 +213,7 @@ async fn partitions_that_were_added_to_a_log_in_use_are_refused_by_what_the_log_
 }
 
 #[tokio::test]
-async fn a_meeting_of_other_partitions_than_the_logs_is_refused() {
+async fn a_coordination_topic_of_other_partitions_than_the_logs_is_refused() {
     let shop = Shop::with_views(2).await;
     grow_topic(&shop, &coordination_topic(&shop.topic), 4).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
@@ -219,7 +223,7 @@ async fn a_meeting_of_other_partitions_than_the_logs_is_refused() {
 }
 
 #[tokio::test]
-async fn a_command_api_serves_without_postgres_and_ends_once_postgres_says_that_it_is_told_otherwise() {
+async fn a_command_api_serves_without_postgres_and_ends_once_postgres_shows_that_its_settings_differ() {
     let mut shop = Shop::with_views(1).await;
     shop.projector().await.stop().await;
     let postgres = Proxy::in_url(&mut shop.postgres_url).await;
@@ -237,7 +241,7 @@ fn claim() -> (String, Record<'static>) {
     (String::new(), Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into(), partitions: None }))
 }
 
-/// The first of a product, under the first claim.
+/// Returns the first commit of a product, under the first claim.
 fn commit(seq: u64, key: IdempotencyKey, at: TimeMs) -> (String, Record<'static>) {
     let aggregate = format!("product/{seq}");
     let commit = Commit {
@@ -258,7 +262,7 @@ fn commit(seq: u64, key: IdempotencyKey, at: TimeMs) -> (String, Record<'static>
 #[tokio::test]
 async fn keys_are_forgotten_by_the_logs_time_and_not_by_a_projectors_clock() {
     let shop = Shop::with_views(1).await;
-    // To whoever wrote it, the projector's clock is long past the window.
+    // These records are far outside the window by the projector's clock.
     let mut records = vec![claim()];
     for (seq, at) in [(1, "2026-01-01T00:00:00Z"), (2, "2026-01-01T00:14:00Z")] {
         records.push(commit(seq, IdempotencyKey::random(), parse_rfc3339(at).unwrap()));
@@ -269,13 +273,13 @@ async fn keys_are_forgotten_by_the_logs_time_and_not_by_a_projectors_clock() {
         let is = shop.sql("SELECT (SELECT count(*) FROM repeats) * 1000 + count(*) FROM journal").await;
         (is == Some(count)).then_some(())
     };
-    // They tell the time of today, so they do not lie beside their records.
-    eventually("the journal and the keys have both", async || kept(2_002).await).await;
-    // With the next command it is now, to the log too.
+    // The keys have timestamps of today, so they are not stored beside their records.
+    eventually("the journal has both events and both keys are stored", async || kept(2_002).await).await;
+    // The next command advances the log's time to the present.
     let command_api = shop.command_api().await;
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 5 });
     command_api.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
-    eventually("the journal has all, and the keys none of those", async || kept(3).await).await;
+    eventually("the journal has all events and the old keys are gone", async || kept(3).await).await;
 }
 
 #[tokio::test]
@@ -293,11 +297,11 @@ async fn keys_of_a_closed_segment_are_forgotten_once_a_later_one_is_past_their_w
         let with_keys = shop.sql("SELECT sum(1 + segment)::bigint FROM segment_keys").await;
         (with_keys == Some(1 + segment)).then_some(())
     };
-    eventually("the first segment has its keys", async || keys_of(0).await).await;
+    eventually("the first segment's keys are stored", async || keys_of(0).await).await;
     let register = |n| {
         batch_line("products", &format!("new-{n}"), "register", json!({ "name": "A", "price_cents": 1, "stock": 0 }))
     };
     let answers = command_api.client().batch(&(0..SEGMENT_OFFSETS).map(register).collect::<Vec<_>>()).await;
     assert!(answers.iter().all(|answer| answer["status"] == 200));
-    eventually("only the second has", async || keys_of(1).await).await;
+    eventually("only the second segment's keys are stored", async || keys_of(1).await).await;
 }

@@ -1,5 +1,5 @@
-//! A value of the log that no build can read stops its partition alone, and an operator's exception lets all who read it
-//! go on.
+//! A log record that no build can read halts only its partition, and an operator's exception lets all of its readers
+//! continue.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::fixture::{Client, Service, Shop, append_values, eventually, pause, se
 const PARTITIONS: u32 = 3;
 const HALTED: u32 = 1;
 
-/// The name of an aggregate that lies in a partition.
+/// Returns the name of an aggregate in a partition.
 fn id(aggregate: AggregateType, partition: u32) -> String {
     let mut names = (0..).map(|n| format!("of-{partition}-{n}"));
     names.find(|name| schemas::aggregate::partition(aggregate, name, PARTITIONS) == partition).unwrap()
@@ -27,7 +27,7 @@ fn product(partition: u32) -> String {
     id(AggregateType::Product, partition)
 }
 
-/// A pair of keys, whose files go with it.
+/// A signing key pair, whose files are deleted when dropped.
 struct Keys {
     file: PathBuf,
     public: String,
@@ -41,7 +41,7 @@ impl Keys {
         Self { file, public }
     }
 
-    /// As an operator does. Returns what it printed, if it did what it was told.
+    /// Runs `except` as an operator does, and returns its output, or its error output if it fails.
     async fn except(&self, shop: &Shop, offset: i64) -> Result<String, String> {
         let mut command = Command::new(format!("{}/command-api", server("TEST_BIN_DIR")));
         command.envs([("KAFKA_BROKERS", &shop.brokers), ("EVENTS_TOPIC", &shop.topic)]);
@@ -61,7 +61,7 @@ impl Drop for Keys {
     }
 }
 
-/// Commands on a product of each partition, by their keys, until it is over.
+/// Commands on a product of each partition, with their keys, until `over` is set.
 struct Load {
     over: Arc<AtomicBool>,
     sent: JoinHandle<Vec<(u32, String, bool)>>,
@@ -77,7 +77,7 @@ impl Load {
                 for partition in 0..PARTITIONS {
                     let key = format!("load-{}", sent.len());
                     let is_taken = restock(&commands, partition, &key).await;
-                    assert!(is_taken || partition == HALTED, "partition {partition} does not take {key}");
+                    assert!(is_taken || partition == HALTED, "partition {partition} did not accept {key}");
                     sent.push((partition, key, is_taken));
                 }
                 pause().await;
@@ -87,21 +87,23 @@ impl Load {
         Self { over, sent }
     }
 
-    /// Returns how many commands took effect in a partition, once those have that were refused, too.
+    /// Retries the refused commands until they take effect, and returns the number of commands sent to the partition.
     async fn end(self, commands: &Client, partition: u32) -> usize {
         self.over.store(true, Ordering::Relaxed);
         let sent = self.sent.await.unwrap();
         assert!(sent.iter().any(|(_, _, is_taken)| !is_taken), "nothing was refused");
         let here = sent.iter().filter(|(at, ..)| *at == partition);
         for (_, key, _) in here.clone() {
-            eventually("what was sent before is taken", async || restock(commands, partition, key).await.then_some(()))
-                .await;
+            eventually("the refused command is accepted", async || {
+                restock(commands, partition, key).await.then_some(())
+            })
+            .await;
         }
         here.count()
     }
 }
 
-/// Returns whether it was taken.
+/// Returns whether the command was accepted.
 async fn restock(commands: &Client, partition: u32, key: &str) -> bool {
     let patience = if partition == HALTED { "wait=1" } else { "wait=20" };
     let headers = [("idempotency-key", key), ("prefer", patience)];
@@ -121,7 +123,7 @@ struct Halting {
 }
 
 impl Halting {
-    /// With a product in each partition.
+    /// Creates a shop with a product in each partition.
     async fn new() -> Self {
         let shop = Shop::with_views(PARTITIONS).await;
         let keys = Keys::new(&shop);
@@ -141,11 +143,11 @@ impl Halting {
         Self { shop, keys, command_api, projector, queries, _query_api: query_api }
     }
 
-    /// A command on a product of the partition, and the view that shows it, by its token.
+    /// Sends a command to a product of the partition and waits until the view shows it.
     async fn goes_on(&self, partition: u32, key: &str) {
         let (commands, product) = (self.command_api.client(), product(partition));
         let restock = format!("/v1/products/{product}/restock");
-        let token = eventually("a command is taken", async || {
+        let token = eventually("a command is accepted", async || {
             let headers = [("idempotency-key", key)];
             let answer = commands.post_with(&restock, &headers, json!({ "quantity": 1 })).await;
             (answer.status == 200).then(|| answer.token())
@@ -156,7 +158,7 @@ impl Halting {
         assert_eq!(self.queries.get_with(&format!("/v1/products/{product}"), &fresh).await.status, 200);
     }
 
-    /// An order of the one partition comes to hold units of the other.
+    /// Places an order in one partition for a product in another and waits until it is confirmed.
     async fn confirms(&self, order: u32, of_product: u32) {
         let order = id(AggregateType::Order, order);
         let lines = json!([{ "product": product(of_product), "quantity": 1, "amount_cents": 5 }]);
@@ -170,13 +172,13 @@ impl Halting {
         .await;
     }
 
-    /// Whoever reads the partition says so.
+    /// Waits until every reader of the partition reports whether it is halted.
     async fn tell(&self, halted: bool) {
         let is = if halted { " 1" } else { " 0" };
         for (service, reader) in
             [(&self.command_api, ""), (&self.projector, "reader=\"views\""), (&self.projector, "reader=\"reactor\"")]
         {
-            eventually(&format!("it says that it is halted{is}: {reader}"), async || {
+            eventually(&format!("the partition's halted metric is{is}: {reader}"), async || {
                 let metrics = service.admin_client().get("/metrics").await.text;
                 let is_of = |line: &&str| {
                     line.starts_with("stampede_partition_halted")
@@ -187,7 +189,11 @@ impl Halting {
                 line.ends_with(is).then_some(())
             })
             .await;
-            assert_eq!(service.admin_client().get("/readyz").await.status, 200, "it serves the others");
+            assert_eq!(
+                service.admin_client().get("/readyz").await.status,
+                200,
+                "a halted partition made the service unready"
+            );
         }
     }
 
@@ -201,7 +207,7 @@ fn owns_all(keys: &Keys) -> [(&'static str, String); 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stray_stops_one_partition_until_an_exception_lets_everyone_who_reads_it_go_on() {
+async fn an_unreadable_record_halts_one_partition_until_an_exception_lets_every_reader_go_on() {
     let mut halting = Halting::new().await;
     let commands = halting.command_api.client();
     let load = Load::begin(&commands);
@@ -227,7 +233,7 @@ async fn a_stray_stops_one_partition_until_an_exception_lets_everyone_who_reads_
     halting.goes_on(HALTED, "last").await;
     assert_eq!(halting.stock(HALTED).await, 1000 + restocked + 3);
 
-    // Whoever comes later reads the same.
+    // Later readers see the same log.
     let config =
         projector::Config::from_env(&halting.shop.env([("LOG_EXCEPTION_KEYS", halting.keys.public.clone())])).unwrap();
     assert_eq!(audit(&config, None).await.unwrap().differences, []);

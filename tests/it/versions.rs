@@ -1,4 +1,4 @@
-//! A log that holds the first and the second version of an event: every reader makes the same of both.
+//! A log with the first and the second version of an event: every reader interprets both alike.
 
 use schemas::events::WireEvent;
 use schemas::record::{Claim, Commit, Epoch, Record};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Client, SERVICE_TOKEN, Service, Shop, append_all, eventually};
 
 const NONCE: u64 = 7;
-/// The first version did not tell what each line is paid with.
+/// The first version of the event, which lacks the source of the units of each line.
 const PAID: &str = r#"{"payment":"p","amount_cents":1000,"held":[{"product":"cd","quantity":2}]}"#;
 
 /// Records as an older build wrote them.
@@ -21,7 +21,7 @@ impl OldLog {
         )])
     }
 
-    /// `version`: of the aggregate after the event.
+    /// Appends an event; `version` is that of the aggregate after it.
     fn write(&mut self, aggregate: &'static str, version: u64, event: &str) {
         // The claim is at offset 0.
         let seq = self.0.len() as u64;
@@ -65,7 +65,7 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     log.write("order/kept", 2, r#"{"type":"order.line-confirmed.v1","data":{"product":"cd"}}"#);
     log.write("order/kept", 3, r#"{"type":"order.confirmed.v1","data":{}}"#);
     log.write("order/kept", 4, &format!(r#"{{"type":"order.paid.v1","data":{PAID}}}"#));
-    // As long a history as a snapshot is made of.
+    // Long enough for a snapshot.
     for version in 5..=300 {
         log.write("product/cd", version, r#"{"type":"product.repriced.v1","data":{"price_cents":700}}"#);
     }
@@ -74,7 +74,7 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
 
     let services = [shop.command_api().await, shop.projector().await, shop.query_api().await];
     let queries = services[2].client();
-    // The second version behind the first, of the same aggregate.
+    // The second version follows the first one, on the same aggregate.
     let bearer = format!("Bearer {SERVICE_TOKEN}");
     let commit = json!({ "order": "open", "amount_cents": 900 });
     let internal = services[0].internal_client();
@@ -84,12 +84,12 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     let row = async |path: &str| queries.get_with(path, &fresh).await.json()["data"].take();
     let product = row("/v1/products/cd").await;
     assert_eq!((&product["stock"], &product["reserved"], &product["sold"]), (&json!(6), &json!(0), &json!(4)));
-    // The first version did not tell the amount.
+    // The first version lacks the amount.
     let best = row("/v1/views/best_sellers/cd").await;
     assert_eq!((&best["units"], &best["amount_cents"]), (&json!(4), &json!(900)));
     assert_eq!(row("/v1/orders/gone").await["status"], "cancelled");
     the_past_is_as_it_was(&queries, &fresh).await;
-    // To the rules, the order is paid.
+    // The domain rules regard the order as paid.
     let pay = json!({ "payment": "other", "amount_cents": 1000 });
     services[0].client().post("/v1/orders/kept/pay", pay).await.rejected("already_paid");
     services[0].client().post("/v1/orders/kept/ship", json!({})).await.accepted(&["order.shipped.v1"]);
@@ -97,7 +97,7 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     let config = projector::Config::from_env(&shop.env([])).unwrap();
     assert_eq!(projector::audit::audit(&config, None).await.unwrap().differences, []);
 
-    eventually("a snapshot is kept", async || {
+    eventually("a snapshot is stored", async || {
         let kept = shop.sql("SELECT count(*) FROM state_snapshots WHERE aggregate = 'product/cd'").await;
         (kept == Some(1)).then_some(())
     })
@@ -106,7 +106,7 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     command_api.stop().await;
     let again: Service = shop.command_api().await;
     let internal = again.internal_client();
-    // From the snapshot and what came after it: both orders got theirs, and get no more.
+    // The state comes from the snapshot and the later events: both orders have been served and get nothing more.
     for order in ["sold", "open"] {
         let data = json!({ "order": order, "quantity": 2 });
         again.client().post("/v1/products/cd/reserve", data).await.accepted(&[]);
@@ -118,7 +118,8 @@ async fn a_log_of_both_versions_means_the_same_to_the_rules_the_views_the_snapsh
     }
 }
 
-/// A history has what was written, and a state of long ago is what the events up to it make, whatever their version.
+/// Checks that a history has the events as written, and that an earlier state is the fold of the events up to it, of
+/// any version.
 async fn the_past_is_as_it_was(queries: &Client, fresh: &[(&str, &str)]) {
     let get = async |path: &str| queries.get_with(path, fresh).await.json();
     let events = get("/v1/orders/kept/history").await;
@@ -131,7 +132,7 @@ async fn the_past_is_as_it_was(queries: &Client, fresh: &[(&str, &str)]) {
         ("orders/gone", 2, "status", json!("cancelled")),
         ("products/cd", 2, "reserved", json!(2)),
         ("products/cd", 3, "sold", json!(2)),
-        // Behind the command of the test: of the second version.
+        // This event is the test's own command, of the second version.
         ("products/cd", 301, "sold", json!(4)),
     ] {
         let then = get(&format!("/v1/{path}/as-of?version={version}")).await;

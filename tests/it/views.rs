@@ -1,4 +1,4 @@
-//! From a command to what a query shows.
+//! The path from a command to the rows that queries show.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl Whole {
         Self { shop, commands, queries, projector: Some(projector), query_api, command_api }
     }
 
-    /// The answer to a query that must show this token.
+    /// Returns the answer to a query that must reflect this token.
     async fn get(&self, path: &str, token: &str) -> Answer {
         self.queries.get_with(path, &[("consistency-token", token), ("prefer", "wait=10")]).await
     }
@@ -71,7 +71,7 @@ async fn a_query_with_a_commands_token_shows_what_the_command_did() {
         }})
     );
     assert_eq!(whole.get("/v1/views/product/cd", &token).await.text, answer.text);
-    // What a query answers is a token too.
+    // The token of an answer is accepted by the next query, too.
     whole.get("/v1/products/cd", &answer.token()).await.json();
 }
 
@@ -84,7 +84,7 @@ async fn a_view_of_many_aggregates_is_the_sum_of_what_happened_to_each() {
         tokens.push(whole.record(&format!("o-{order}"), "ann", day, 2, 1000 + order).await);
     }
     tokens.push(whole.record("of-bob", "bob", "1997-01-02", 1, 5).await);
-    // Answered from one aggregate's row, and back again: cancelled orders do not count, but were placed once.
+    // A cancelled order no longer counts, but still determines the dates of the first and the last order.
     let cancelled = whole.commands.post("/v1/orders/o-19/cancel", json!({ "reason": "too late" })).await;
     tokens.push(cancelled.accepted(&["order.cancelled.v2"]).token());
     let token = tokens.join(",");
@@ -121,7 +121,7 @@ async fn the_history_of_an_aggregate_is_its_events_oldest_first() {
     assert_eq!((&events[0]["type"], &events[0]["version"]), (&json!("product.registered.v1"), &json!(1)));
     assert_eq!((&events[0]["commandid"], &events[0]["traceparent"]), (&json!(key[0].1), &json!(key[1].1)));
     assert_eq!((&events[1]["subject"], &events[1]["data"]), (&json!("product/cd"), &json!({ "price_cents": 999 })));
-    assert_eq!(events[1].get("traceparent"), None, "what is no trace context is not kept");
+    assert_eq!(events[1].get("traceparent"), None, "an invalid trace context is stored");
     let page = whole.get("/v1/products/cd/history?limit=1", &token).await;
     assert_eq!(page.header("link"), Some("</v1/products/cd/history?after=1&limit=1>; rel=\"next\""));
     assert_eq!(page.json().as_array().unwrap().len(), 1);
@@ -147,13 +147,13 @@ async fn the_state_of_an_aggregate_at_a_version_or_a_time_is_the_row_of_then() {
         let then = whole.get(&format!("/v1/products/cd/as-of?version={version}"), &token).await;
         assert_eq!((&then.text, then.header("etag")), (&row.text, row.header("etag")));
         assert_eq!(then.header("deprecation"), None);
-        // The last event of a time is what it shows.
+        // A query at a time shows the last event of that time.
         let at = |event: &Value| parse_rfc3339(event["time"].as_str().unwrap()).unwrap();
         let (time, moment) = (events[version - 1]["time"].as_str().unwrap(), at(&events[version - 1]));
         let last = events.as_array().unwrap().iter().filter(|event| at(event) <= moment).count();
         let of_time = whole.get(&format!("/v1/products/cd/as-of?at={time}"), &token).await;
         assert_eq!(of_time.json()["version"], last);
-        // As it was asked before there was a route for it, and with what generated clients send by themselves.
+        // The former routes still work, with the defaults that generated clients send.
         for (query, now) in [(format!("version={version}"), &then), (format!("at={time}&limit=1000"), &of_time)] {
             let before = whole.get(&format!("/v1/products/cd/history?{query}"), &token).await;
             assert_eq!((&before.text, before.header("etag")), (&now.text, now.header("etag")), "{query}");
@@ -178,7 +178,7 @@ async fn a_row_of_long_ago_is_folded_from_ten_thousand_events_at_most_or_from_th
     let whole = Whole::new().await;
     let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
     assert_eq!(whole.get("/v1/products/cd/history", &token).await.status, 200);
-    // As they would be journalled after so many commands. The row is still the first event's.
+    // The journal as after that many commands. The row is still that of the first event.
     let events = r#"
         INSERT INTO journal_tail
         SELECT (SELECT partition FROM journal_tail WHERE 'product/cd' = ANY (aggregates)), 1, 1024, array_agg(1024 + n), array_agg('product/cd'::text), array_agg(n), array_agg(1), array_agg(convert_to(format(
@@ -199,7 +199,7 @@ async fn a_row_of_long_ago_is_folded_from_ten_thousand_events_at_most_or_from_th
         assert_eq!((&row["version"], &row["data"]["price_cents"]), (&json!(10_003), &json!(10_003)), "{when}");
     }
     then("as-of?version=20000").await.problem(404, "not-found", "the newest is 10003");
-    // Before the row, the first event is where a fold begins.
+    // Before the row's version, the fold begins at the first event.
     assert_eq!(then("as-of?version=10000").await.json()["data"]["price_cents"], 10_000);
     then("as-of?version=10001").await.problem(400, "invalid-request", "more than 10000 events");
 }
@@ -295,7 +295,7 @@ async fn a_malformed_query_is_refused() {
         let condition = [("if-match", "\"1\"")];
         whole.queries.get_with(path, &condition).await.problem(400, "invalid-request", "If-Match");
     }
-    // Passed over: what is a client's own, a cursor without a value, a range.
+    // Ignored: a client's own parameters, a cursor without a value, a range.
     for path in ["/v1/views/product?after=&_=7&_=8", "/v1/revenue?_ts=1", "/v1/views?_=1", "/v1/views/product?after"] {
         assert_eq!(whole.queries.get_with(path, &[("range", "bytes=0-3")]).await.status, 200, "{path}");
     }
@@ -316,7 +316,7 @@ async fn the_catalogue_names_every_view_and_how_far_it_is() {
     assert_eq!(names, VIEWS.map(|view| view.name));
     assert_eq!(views["views"][3]["filters"], json!(["limit", "after", "order", "from", "to"]));
     assert_eq!(views["views"][0]["generation"], 1);
-    eventually("no view is behind another", async || {
+    eventually("no view lags", async || {
         let views = whole.queries.get("/v1/views").await.json();
         views["views"].as_array().unwrap().iter().all(|view| view["lag"] == 0).then_some(())
     })
@@ -338,18 +338,20 @@ async fn the_catalogue_and_the_metrics_tell_for_how_long_each_server_lacks_what_
         views["views"][0][server]["behind_secs"].as_f64()
     };
     for server in ["redis", "postgres"] {
-        eventually("it shows all", async || (behind(server).await == Some(0.0)).then_some(())).await;
+        eventually("the server is not behind", async || (behind(server).await == Some(0.0)).then_some(())).await;
     }
-    // One batch more may be folded, and shown in Redis, before the projector misses Postgres. Then nothing is, and Redis
-    // is told nothing either. Its clock and the log go on.
+    // One more batch may be folded and shown in Redis before the projector notices that Postgres is gone. After that
+    // neither Postgres nor Redis receives anything, while the log goes on.
     postgres.cut().await;
     let restock = async || commands.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     restock().await.accepted(&["product.restocked.v1"]);
     projector.wait_for_waiting("postgres").await;
     restock().await.accepted(&["product.restocked.v1"]);
     for server in ["redis", "postgres"] {
-        eventually("it lacks something for two seconds", async || (behind(server).await > Some(2.0)).then_some(()))
-            .await;
+        eventually("the server has been behind for two seconds", async || {
+            (behind(server).await > Some(2.0)).then_some(())
+        })
+        .await;
         let metrics = query_api.admin_client().get("/metrics").await.text;
         let name = format!("stampede_view_behind_seconds{{server=\"{server}\",view=\"product\"}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&*name)).unwrap_or_else(|| panic!("{metrics}"));
@@ -357,7 +359,7 @@ async fn the_catalogue_and_the_metrics_tell_for_how_long_each_server_lacks_what_
     }
     postgres.restore().await;
     for server in ["redis", "postgres"] {
-        eventually("it shows all", async || (behind(server).await == Some(0.0)).then_some(())).await;
+        eventually("the server is not behind", async || (behind(server).await == Some(0.0)).then_some(())).await;
     }
 }
 
@@ -388,7 +390,7 @@ async fn when_a_projector_dies_another_one_goes_on_without_gap_or_double() {
             whole.projector.take().unwrap().crash().await;
         }
     }
-    // The share of the one that died may be given away later than a query waits.
+    // The partitions of the crashed projector may be reassigned later than a query waits.
     whole.queries.is_stored(&token).await;
     for (customer, orders) in expected {
         let data = whole.data(&format!("/v1/customers/{customer}"), &token).await;
@@ -411,7 +413,7 @@ async fn an_emptied_redis_changes_no_answer() {
         token = whole.commands.post("/v1/products/cd/reprice", json!({ "price_cents": price })).await.token();
         assert_eq!(whole.data("/v1/products/cd", &token).await["price_cents"], price);
     }
-    // And it is used again.
+    // Redis is in use again.
     eventually("answers come from Redis", async || {
         whole.queries.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
         let metrics = metrics(&whole.query_api).await;
@@ -421,7 +423,7 @@ async fn an_emptied_redis_changes_no_answer() {
 }
 
 #[tokio::test]
-async fn a_redis_that_loses_what_it_was_told_shows_it_again_though_nothing_happens() {
+async fn a_redis_that_loses_positions_gets_them_again_without_new_events() {
     let whole = Whole::new().await;
     let token = whole.commands.post("/v1/products/cd/register", record()).await.token();
     whole.data("/v1/products/cd", &token).await;
@@ -433,7 +435,7 @@ async fn a_redis_that_loses_what_it_was_told_shows_it_again_though_nothing_happe
         let value: String = redis::cmd("GET").arg(&position).query_async(&mut redis).await.unwrap();
         shown = Shown::parse(&value).filter(|shown| shown.offset >= 0).map(|shown| (position, shown)).or(shown);
     }
-    let (position, shown) = shown.expect("it is shown");
+    let (position, shown) = shown.expect("Redis shows the product");
 
     let anew = Shown { making: Making { incarnation: 0, ..shown.making }, ..shown };
     let back = Shown { offset: shown.offset - 1, ..shown };
@@ -443,7 +445,7 @@ async fn a_redis_that_loses_what_it_was_told_shows_it_again_though_nothing_happe
     let of_another_build = ("SET", vec![position.clone(), "what is this".to_owned()]);
     for (command, args) in [lost, begun_by_another, put_back, of_another_build] {
         redis::cmd(command).arg(args).query_async::<redis::Value>(&mut redis).await.unwrap();
-        eventually("Redis shows it again", async || {
+        eventually("Redis shows the position again", async || {
             let value: Option<String> = redis::cmd("GET").arg(&position).query_async(&mut redis).await.unwrap();
             let again = Shown::parse(&value?)?;
             (again.making.incarnation != 0 && again.offset >= shown.offset).then_some(())
@@ -474,7 +476,7 @@ async fn metrics(service: &Service) -> String {
 }
 
 #[tokio::test]
-async fn every_process_tells_its_life_its_readiness_and_its_metrics() {
+async fn every_process_reports_its_liveness_readiness_and_metrics() {
     let whole = Whole::new().await;
     whole.commands.post("/v1/products/cd/register", record()).await;
     whole.queries.get("/v1/products/none").await;
@@ -500,7 +502,7 @@ async fn a_sum_may_pass_what_64_bits_hold_and_stays_exact() {
     let whole = Whole::new().await;
     let placed = whole.record("o-0", "ann", "1997-01-01", 2, 1000).await;
     whole.get("/v1/customers/ann", &placed).await;
-    // The sums of a great many orders. Two partitions can have parts of one row: both at the limit.
+    // Simulates the sums of a great many orders. Two partitions may each have a part of one row; both are at the limit.
     for (table, key) in
         [("customer_parts", "ann"), ("revenue_parts", "1997-01-01"), ("revenue_by_minute_parts", "1997-01-01T12:00")]
     {
@@ -520,7 +522,7 @@ async fn a_sum_may_pass_what_64_bits_hold_and_stays_exact() {
         tokens.push(whole.record(&format!("o-{order}"), "ann", "1997-01-01", 1, 100).await);
     }
     let token = tokens.join(",");
-    // What 64 bits hold, and twelve orders more.
+    // The maximum of 64 bits plus twelve orders.
     let sums = r#""units":9223372036854775819,"amount_cents":9223372036854777007"#;
     for path in ["/v1/customers/ann", "/v1/views/revenue/1997-01-01", "/v1/revenue", "/v1/revenue-by-minute"] {
         let answer = whole.get(path, &token).await;
@@ -528,5 +530,5 @@ async fn a_sum_may_pass_what_64_bits_hold_and_stays_exact() {
         assert!(answer.text.contains(sums), "{path}: {answer:?}");
         assert_eq!(answer.header("stampede-parked"), None, "{path}");
     }
-    assert_eq!(incarnations().await, before, "Redis was in step all the while");
+    assert_eq!(incarnations().await, before, "Redis fell out of step");
 }

@@ -1,1 +1,1 @@
-//! The tests of the whole are in `it`; this library is empty, because a package needs a target of its own.
+//! Empty library target, which the package requires; the integration tests are in `it`.

@@ -1,4 +1,4 @@
-//! Asks Kafka's brokers for the time, on a thread of its own: each answers by the stamp on an empty record.
+//! Measures the time of Kafka's brokers on a dedicated thread: each broker timestamps an empty record.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -15,13 +15,14 @@ use tokio::time::Instant;
 use super::Shared;
 use crate::kafka::topic;
 
-/// An ordinary clock goes wrong by far less than a second in this time; a jump needs no look.
+/// Interval between measurements. An ordinary clock drifts far less than a second in this time; a jump is detected
+/// without one.
 const ASK_EVERY: Duration = Duration::from_secs(10);
-/// What took longer tells the time too vaguely.
+/// Maximum round trip of a measurement; a slower one is too imprecise.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(100);
 
-/// Keeps the stamps of one round.
+/// Timestamps of one round, each with the times at which its record was sent and its report received.
 #[derive(Default)]
 struct Stamps(Mutex<Vec<(Instant, Instant, i64)>>);
 
@@ -30,24 +31,24 @@ impl ClientContext for Stamps {}
 impl ProducerContext for Stamps {
     type DeliveryOpaque = Box<Instant>;
 
-    /// The report of a record has the broker's time only where the topic makes the broker stamp it.
+    /// Keeps the timestamp of a delivery report. It is the broker's only if the topic uses log append time.
     fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Instant>) {
         match result.as_ref().map(|message| message.timestamp()) {
             Ok(Timestamp::LogAppendTime(stamp)) if sent.elapsed() <= TOLD_WITHIN => {
                 self.0.lock().unwrap_or_else(PoisonError::into_inner).push((*sent, Instant::now(), stamp));
             }
             Ok(_) => {}
-            Err((error, _)) => tracing::debug!(error = %error, "a broker did not tell the time"),
+            Err((error, _)) => tracing::debug!(error = %error, "a broker did not report its time"),
         }
     }
 }
 
-/// Asks as long as somebody wants to know. To be called inside a runtime.
+/// Starts the thread, which runs until `shared` is dropped. Must be called within a runtime.
 pub(super) fn start(kafka: KafkaSettings, log: LogTopic, shared: &Arc<Shared>) -> std::io::Result<()> {
     let (runtime, shared) = (Handle::current(), Arc::downgrade(shared));
     let run = move || {
         if let Err(error) = runtime.block_on(topic::create_clock(&kafka, &log)) {
-            tracing::warn!(error = format!("{error:#}"), "the topic of the brokers' clocks could not be made");
+            tracing::warn!(error = format!("{error:#}"), "could not create the topic for the brokers' clocks");
         }
         run(&kafka, &clock(&log.name), &shared);
     };
@@ -56,19 +57,21 @@ pub(super) fn start(kafka: KafkaSettings, log: LogTopic, shared: &Arc<Shared>) -
 
 fn run(kafka: &KafkaSettings, topic: &str, wanted: &Weak<Shared>) {
     let mut config = kafka.admin("clock");
-    // The leader's stamp is enough, of a record that nobody needs.
+    // The leader's acknowledgement is enough for a record that is never read.
     config.set("acks", "1").set("linger.ms", "0");
     config.set("message.timeout.ms", TOLD_WITHIN.as_millis().to_string());
     let producer: BaseProducer<Stamps> = match config.create_with_context(Stamps::default()) {
         Ok(producer) => producer,
-        Err(error) => return tracing::error!(error = %error, "the brokers cannot be asked for the time"),
+        Err(error) => {
+            return tracing::error!(error = %error, "could not create a Kafka producer; the clock is unchecked");
+        }
     };
     while wanted.strong_count() > 0 {
         let asked = Instant::now();
         for partition in 0..CLOCK_PARTITIONS {
             let record = BaseRecord::<(), [u8], _>::with_opaque_to(topic, Box::new(Instant::now()));
             if let Err((error, _)) = producer.send(record.partition(partition).payload(&[])) {
-                tracing::debug!(error = %error, "a broker cannot be asked for the time");
+                tracing::debug!(error = %error, "could not ask a broker for its time");
             }
         }
         while producer.in_flight_count() > 0 {

@@ -1,15 +1,15 @@
-//! The addresses that this instance's service token may go to.
+//! Addresses to which this instance may send its service token.
 
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Addresses of peers. A claim names one, and whoever may write the log can write a claim: one that is not among these is
-/// never connected to.
+/// Allowed addresses of peers. A claim names its owner's address, and anyone with write access to the log can write a
+/// claim, so this instance connects only to addresses listed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerUrls(Vec<Pattern>);
 
-/// `http://host:8181`: scheme, host and port, and nothing else, so that no two readers of it disagree about the host.
+/// A URL like `http://host:8181`: scheme, host and port and nothing else, so that all parsers agree on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerUrl {
     text: String,
@@ -22,14 +22,14 @@ pub struct PeerUrl {
 struct Pattern {
     scheme: String,
     host: Hosts,
-    /// `None`: any.
+    /// `None` for any port.
     port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
     One(String),
-    /// Those whose name ends with this one, which begins with a dot.
+    /// Hosts whose name ends with this suffix, which begins with a dot.
     Below(String),
 }
 
@@ -63,7 +63,7 @@ impl FromStr for PeerUrl {
 impl FromStr for PeerUrls {
     type Err = PeerUrlError;
 
-    /// Separated by commas.
+    /// Parses a comma-separated list.
     fn from_str(text: &str) -> Result<Self, PeerUrlError> {
         let named = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         named
@@ -74,7 +74,7 @@ impl FromStr for PeerUrls {
 }
 
 impl PeerUrls {
-    /// Allows every port of the host that the URL names.
+    /// Returns a list that allows every port of the URL's host.
     pub(crate) fn of_host(url: &PeerUrl) -> Self {
         Self(vec![Pattern { scheme: url.scheme.clone(), host: Hosts::One(url.host.clone()), port: None }])
     }
@@ -109,7 +109,7 @@ fn pattern(text: &str) -> Option<Pattern> {
     Some(Pattern { scheme: scheme.to_owned(), host, port })
 }
 
-/// Splits it into scheme, host and port.
+/// Splits a URL into scheme, host and port.
 fn split(url: &str) -> Option<(&str, &str, &str)> {
     let (scheme, authority) = url.split_once("://")?;
     let usual_port = match scheme {
@@ -118,7 +118,7 @@ fn split(url: &str) -> Option<(&str, &str, &str)> {
         _ => return None,
     };
     let (host, port) = match authority.rsplit_once(':') {
-        // The colons of an IPv6 address stand between brackets.
+        // The colons of an IPv6 address are inside brackets.
         Some((host, port)) if !port.ends_with(']') => (host, port),
         Some(_) | None => (authority, usual_port),
     };
@@ -126,7 +126,7 @@ fn split(url: &str) -> Option<(&str, &str, &str)> {
 }
 
 fn number(port: &str) -> Option<u16> {
-    // The parser takes a sign, too.
+    // `parse` also accepts a leading sign.
     port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten()
 }
 
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_is_whose_address_is_listed_whole_or_by_its_domain() {
+    fn a_peer_is_allowed_by_its_address_or_its_domain() {
         let urls: PeerUrls = "http://a:8181, http://[::1]:1, http://b:*, https://*.commands.internal".parse().unwrap();
         for url in [
             "http://a:8181",
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_would_fit_more_than_it_says_is_refused() {
+    fn a_pattern_that_would_match_too_much_is_refused() {
         for text in [
             "*",
             "http://*",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn unless_told_otherwise_peers_are_on_this_host() {
+    fn by_default_peers_are_on_this_host() {
         let urls = PeerUrls::of_host(&"http://127.0.0.1:8181".parse().unwrap());
         assert!(urls.allow("http://127.0.0.1:8182"));
         assert!(!urls.allow("http://127.0.0.2:8181") && !urls.allow("http://localhost:8181"));

@@ -1,7 +1,7 @@
-//! Lines of a batch that are decided and answered together.
+//! Batch lines that are decided and answered together.
 //!
-//! A future, a timer and a channel for each line would cost more than its decision. The lines of one piece of a batch share
-//! them: those that are decided in this process reach each engine in one go, and who waits is woken once.
+//! A future, a timer and a channel per line would cost more than its decision, so the lines of one piece of a batch
+//! share them: lines that are decided in this process reach each engine in one go, and the waiting task is woken once.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,16 +16,16 @@ use super::{CommandRequest, Dispatcher, Reply, is_unavailable};
 use crate::batch_order::{BatchOrder, LineInFlight, Route};
 use crate::mailbox::TimeLimits;
 
-/// Where the answer to one line goes. Dropped without one, the line's outcome is unknown.
+/// The recipient of one line's answer. If dropped without an answer, the line's outcome is unknown.
 #[derive(Debug)]
 pub(crate) struct LineReply {
     answers: Arc<Answers>,
     index: usize,
-    /// `None` once it is answered.
+    /// `None` once the line is answered.
     line: Option<LineInFlight>,
 }
 
-/// The answers to lines that were taken up together.
+/// Answers to lines that were submitted together.
 #[derive(Debug)]
 struct Answers {
     slots: Mutex<Slots>,
@@ -39,7 +39,8 @@ struct Slots {
 }
 
 impl Dispatcher {
-    /// Returns the outcomes of lines of one batch, in their order; at the deadline, of those without one that it is not known.
+    /// Returns the outcomes of one batch's lines, in order. Lines without an outcome at the deadline get an unknown
+    /// one.
     pub(crate) async fn submit_lines(
         &self,
         order: &Arc<BatchOrder>,
@@ -50,7 +51,7 @@ impl Dispatcher {
         let (mut here, mut elsewhere) = (BTreeMap::<u32, Option<Vec<_>>>::new(), FuturesUnordered::new());
         for (index, incoming) in lines.iter().enumerate() {
             let partition = self.partition_of(incoming);
-            // Looked at once: lines of one partition go the same way.
+            // Checked once per partition, so that all its lines take the same route.
             let requests = here.entry(partition).or_insert_with(|| self.mailbox(partition).serves().then(Vec::new));
             let Some(requests) = requests else {
                 elsewhere.push(async move { (index, self.bring(partition, incoming).await) });
@@ -77,11 +78,11 @@ impl Dispatcher {
             };
             tokio::join!(put_all, bring_all, answers.complete());
         };
-        // What has no answer by then has no outcome.
+        // Lines without an answer by then have an unknown outcome.
         let _ = timeout_at(time_limits.deadline, decided).await;
         let of_line = |(incoming, answer): (&&CommandRequest, Option<Answer>)| {
             let answer = match answer {
-                // The engine let go of the partition before its turn.
+                // The engine released the partition before the line's turn.
                 Some(Answer::Misdirected) => Answer::NoOwner,
                 Some(answer) => answer,
                 None => {
@@ -104,7 +105,7 @@ impl LineReply {
         self.answer(answer);
     }
 
-    /// The order of the batch hears of it first.
+    /// Updates the order of the batch before it stores the answer.
     fn answer(&mut self, answer: Answer) {
         let Some(line) = self.line.take() else { return };
         line.end(is_unavailable(&answer));
@@ -133,14 +134,14 @@ impl Answers {
         }
     }
 
-    /// Returns when none is missing.
+    /// Waits until no answer is missing.
     async fn complete(&self) {
         if self.slots().missing > 0 {
             self.complete.notified().await;
         }
     }
 
-    /// `None`: there is none yet.
+    /// Takes the answers; `None` for each line that has none yet.
     fn take(&self) -> Vec<Option<Answer>> {
         self.slots().answers.iter_mut().map(Option::take).collect()
     }

@@ -1,13 +1,13 @@
-//! The time for which an instance leaves a partition alone that another one claimed.
+//! Backoff of an instance from a partition that another one has claimed.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Doubled each time, to the maximum, as long as others claim the partition again and again.
+/// First backoff. Doubled each time, up to the maximum, as long as others keep claiming the partition.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const MAX_REST: Duration = Duration::from_secs(60);
-/// Who has had the partition for so long since its last rest begins with the first one again.
+/// Time since the end of the last backoff after which the next one is [`FIRST_REST`] again.
 const CONTENDED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
@@ -21,7 +21,7 @@ impl Backoff {
         let is_contended = self.until.is_some_and(|until| until.elapsed() < CONTENDED_FOR);
         let length = if is_contended { self.length * 2 } else { FIRST_REST };
         self.length = length.clamp(FIRST_REST, MAX_REST);
-        // Two instances that want the same partition must not meet again.
+        // The jitter keeps two instances that want the same partition from colliding again.
         self.until = Some(Instant::now() + self.length.mul_f64(rand::random_range(0.5..1.5)));
     }
 

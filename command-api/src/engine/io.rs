@@ -1,4 +1,4 @@
-//! The world of a partition's state machine: Kafka, and where things are counted.
+//! Effects of a partition's state machine: Kafka, loads from Postgres and metrics.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::loader::StateLoader;
 use crate::metrics::{Appended, Metrics};
 use crate::partition::{DoubtCause, Effects, LoadRequest, QueueFull, ReadTo, Ticket, Unavailable};
 
-/// What may be asked for again, of one partition.
+/// Maximum number of postponed loads of one partition.
 const MAX_LATER: usize = 16_384;
 
 pub(crate) struct PartitionIo {
@@ -26,14 +26,14 @@ pub(crate) struct PartitionIo {
     pub(crate) reader: LogReader,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) reading: Option<mpsc::Receiver<ReadEvent>>,
-    /// Where that ends.
+    /// End of the current read.
     pub(crate) reads_to: ReadTo,
     pub(crate) exceptions: ExceptionLog,
-    /// Asked for what is not in memory; `None`: all of it is.
+    /// Loads states that are not in memory. `None` if all are.
     pub(crate) loader: Option<StateLoader>,
-    /// Asked for again once more is kept.
+    /// Loads to repeat once Postgres has caught up.
     pub(crate) wanted_later: Vec<LoadRequest>,
-    /// A record in flight whose time is taken: one at a time.
+    /// The record in flight whose latency is measured; one at a time.
     pub(crate) timed: Option<(Ticket, Appended, Instant)>,
 }
 
@@ -93,7 +93,7 @@ impl Effects for PartitionIo {
     }
 
     fn doubted(&mut self, cause: DoubtCause) {
-        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "in doubt about what counts; looking");
+        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "in doubt which records count; reading the log");
         self.metrics.doubted(self.partition, cause);
     }
 
@@ -104,7 +104,7 @@ impl Effects for PartitionIo {
     fn shares_url(&mut self) {
         tracing::error!(
             kafka.partition = self.partition,
-            "another instance claims under this one's INTERNAL_URL: give each its own, by which others reach it alone"
+            "another instance claims with this one's INTERNAL_URL: give each instance a URL that reaches it alone"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What operators ask on the admin port: which aggregates are in quarantine, and to let one out.
+//! Admin routes for operators: listing the quarantined aggregates and releasing one.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -17,7 +17,7 @@ use crate::partition::Release;
 
 type LogState = State<watch::Receiver<Option<Log>>>;
 
-/// `GET /quarantine`, and `POST /quarantine/{type}/{id}/release`.
+/// Returns the routes `GET /quarantine` and `POST /quarantine/{type}/{id}/release`.
 pub(crate) fn routes(log: watch::Receiver<Option<Log>>) -> Router {
     Router::new()
         .route("/quarantine", get(list))
@@ -46,13 +46,13 @@ async fn list(State(log): LogState) -> Json<Value> {
 async fn release(State(log): LogState, Path((aggregate, id)): Path<(String, String)>) -> Response {
     let log = log.borrow().clone();
     let (Some(log), Ok(aggregate)) = (log, AggregateId::parse(&format!("{aggregate}/{id}"))) else {
-        return not_found("there is no such aggregate");
+        return not_found("no such aggregate");
     };
     match log.dispatcher.release(aggregate).await {
         Release::Released => StatusCode::NO_CONTENT.into_response(),
-        Release::NotQuarantined => not_found("it is not in quarantine here"),
+        Release::NotQuarantined => not_found("the aggregate is not quarantined on this instance"),
         Release::StateLost => {
-            let detail = "its events cannot be folded; start a build that can fold them";
+            let detail = "the aggregate's events cannot be folded; deploy a build that can fold them";
             border::plain(StatusCode::CONFLICT, detail)
         }
     }

@@ -1,7 +1,8 @@
-//! How much a listener works on at once; more is refused before its body is read.
+//! Admission control of a listener: bounds the requests in progress and refuses the rest before reading their bodies.
 //!
-//! Refusing costs little and waiting costs latency: what is let in keeps its own however many come. A request takes its
-//! place once its body is there, so that senders who are slow, or never finish, keep nobody out.
+//! Refusing is cheap and queueing costs latency, so admitted requests keep their latency however many more arrive. A
+//! request takes its place only once its body has arrived, so that senders that are slow, or never finish, keep no
+//! others out.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -16,29 +17,30 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::HttpState;
 use super::answers::Prepared;
 
-/// Single commands: what two cores with everything on them answer in 150 ms, and a machine of its own in 40 ms.
+/// Maximum number of single commands: two cores that run the whole stack answer as many in 150 ms, and a dedicated
+/// machine in 40 ms.
 const MAX_COMMANDS: usize = 2048;
-/// What large ones cost are their bytes, which are bounded below: this many are small ones, of clients that send the next one as
-/// soon as the last is answered.
+/// Maximum number of batches. It limits small ones, from clients that send the next as soon as the last is answered;
+/// large ones are limited by their bytes, below.
 const MAX_BATCHES: usize = 128;
-/// Bodies that are being read or worked on, in bytes together.
+/// Maximum total bytes of the bodies that are being read or processed.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// A body that says to be no larger takes no share of those: as many as there may be connections are few bytes.
+/// Announced size up to which a body does not count towards [`MAX_BYTES`]: one per possible connection is still little.
 const FREE_BYTES: usize = 4 * 1024;
-/// From a request's head to the end of its body.
+/// Maximum time from a request's head to the end of its body.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
-/// Of one listener.
+/// Admission limits of one listener.
 pub(super) struct Admission {
     commands: Lane,
     batches: Lane,
     bytes: Arc<Semaphore>,
     body_within: Duration,
-    /// What a command is told for which there is no place.
+    /// Prepared answer to a command for which there is no place.
     refusal: Prepared,
 }
 
-/// One kind of request.
+/// Limits of one kind of request.
 struct Lane {
     places: Arc<Semaphore>,
     name: &'static str,
@@ -65,7 +67,7 @@ impl Default for Admission {
     }
 }
 
-/// A request that was let in; another one may when it is dropped.
+/// The place of an admitted request, freed on drop.
 #[derive(Debug)]
 pub(super) struct Permit {
     _place: OwnedSemaphorePermit,
@@ -73,12 +75,12 @@ pub(super) struct Permit {
 }
 
 impl HttpState {
-    /// Reads a command's body and lets it in.
+    /// Reads a command's body and admits it.
     pub(super) async fn admit_command(&self, body: Body) -> Result<(Bytes, Permit), Problem> {
         self.admit(&self.admission.commands, body).await
     }
 
-    /// Reads a batch and lets it in.
+    /// Reads a batch and admits it.
     pub(super) async fn admit_batch(&self, body: Body) -> Result<(Bytes, Permit), Problem> {
         self.admit(&self.admission.batches, body).await
     }
@@ -88,7 +90,7 @@ impl HttpState {
             return Err(self.refuse(lane));
         }
         let too_large = || Problem::new(ProblemKind::TooLarge, lane.too_large);
-        // Chunks do not tell how many come.
+        // A chunked body does not announce its size.
         let announced = body.size_hint().exact().map_or(Ok(lane.max_body), usize::try_from);
         let announced = announced.ok().filter(|bytes| *bytes <= lane.max_body).ok_or_else(too_large)?;
         let share = self.share(lane, announced)?;
@@ -97,18 +99,18 @@ impl HttpState {
         let body = read.await.map_err(|_| Problem::new(ProblemKind::InvalidRequest, detail()))?;
         let body = body.map_err(|error| match error.source() {
             Some(limit) if limit.is::<http_body_util::LengthLimitError>() => too_large(),
-            _ => Problem::new(ProblemKind::InvalidRequest, "the body did not arrive whole"),
+            _ => Problem::new(ProblemKind::InvalidRequest, "the body is incomplete"),
         })?;
         let place = lane.places.clone().try_acquire_owned().map_err(|_| self.refuse(lane))?;
         Ok((body, Permit { _place: place, _share: share }))
     }
 
-    /// Takes as many bytes as the body says to have.
+    /// Reserves the announced number of bytes.
     fn share(&self, lane: &Lane, announced: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         if announced <= FREE_BYTES {
             return Ok(None);
         }
-        let bytes = u32::try_from(announced).expect("a body has at most some MiB");
+        let bytes = u32::try_from(announced).expect("a body's size fits into 32 bits");
         let share = self.admission.bytes.clone().try_acquire_many_owned(bytes);
         share.map(Some).map_err(|_| self.refuse(lane))
     }
@@ -118,12 +120,12 @@ impl HttpState {
         lane.refusal()
     }
 
-    /// Whether a command would be refused.
+    /// Returns whether a command would be refused.
     pub(super) fn has_no_place(&self) -> bool {
         self.admission.commands.is_full()
     }
 
-    /// Refuses a command as [`Self::admit_command`] does.
+    /// Counts a refused command and returns the answer that [`Self::admit_command`] would lead to.
     pub(super) fn refused(&self) -> Response {
         self.metrics.refused(self.admission.commands.name);
         self.admission.refusal.answer()
@@ -136,7 +138,7 @@ impl Lane {
     }
 
     fn refusal(&self) -> Problem {
-        Problem::new(ProblemKind::Overloaded, format!("too many {} are under way; nothing was done", self.name))
+        Problem::new(ProblemKind::Overloaded, format!("too many {} in progress; nothing was done", self.name))
     }
 }
 
@@ -155,26 +157,26 @@ pub(super) mod tests {
         HttpState::new(watch::channel(None).1, metrics, Secret::from("token"))
     }
 
-    /// Lets no command in while it is held.
+    /// Takes all places, so that no command is admitted while the permit is held.
     pub(in super::super) async fn all_command_places(state: &HttpState) -> OwnedSemaphorePermit {
         let all = u32::try_from(MAX_COMMANDS).unwrap();
         state.admission.commands.places.clone().acquire_many_owned(all).await.unwrap()
     }
 
-    /// Waits until no batch is under way.
+    /// Waits until no batch is in progress.
     pub(in super::super) async fn all_places_are_free(state: &HttpState) {
         let all = u32::try_from(MAX_BATCHES).unwrap();
         drop(state.admission.batches.places.acquire_many(all).await.unwrap());
     }
 
-    /// Bytes that never end.
+    /// Returns a body that never ends.
     fn slow() -> Body {
         let first = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>("{") });
         Body::from_stream(first.chain(futures_util::stream::pending()))
     }
 
     #[tokio::test]
-    async fn more_commands_than_may_be_under_way_are_refused() {
+    async fn commands_beyond_the_limit_are_refused() {
         let state = http_state();
         let mut under_way = Vec::new();
         let refused = loop {
@@ -185,15 +187,15 @@ pub(super) mod tests {
         };
         assert_eq!(under_way.len(), MAX_COMMANDS);
         assert_eq!(refused.status, 503);
-        // Not one byte of it is waited for.
+        // It is refused without waiting for a single byte.
         assert_eq!(state.admit_command(slow()).await.unwrap_err().status, 503);
-        assert!(state.admit_batch(Body::from("{}")).await.is_ok(), "batches have room of their own");
+        assert!(state.admit_batch(Body::from("{}")).await.is_ok(), "batches have places of their own");
         under_way.pop();
         assert!(state.admit_command(Body::from("{}")).await.is_ok());
     }
 
     #[tokio::test]
-    async fn bodies_that_do_not_come_keep_nobody_out_and_are_given_up() {
+    async fn bodies_that_do_not_arrive_keep_no_others_out_and_time_out() {
         let mut state = http_state();
         state.admission.body_within = Duration::from_millis(200);
         let state = Arc::new(state);
@@ -214,7 +216,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_is_too_large_is_refused_by_what_it_announces_and_by_what_comes() {
+    async fn a_body_that_is_too_large_is_refused_by_its_announced_and_by_its_actual_size() {
         let state = http_state();
         let large = vec![b' '; MAX_BODY_BYTES + 1];
         assert_eq!(state.admit_command(Body::from(large.clone())).await.unwrap_err().status, 413);
@@ -230,7 +232,7 @@ pub(super) mod tests {
             under_way.push(admitted);
         }
         assert_eq!(under_way.len(), MAX_BYTES / MAX_BATCH_BYTES);
-        assert!(state.admit_command(Body::from("{}")).await.is_ok(), "a small one needs no share");
+        assert!(state.admit_command(Body::from("{}")).await.is_ok(), "a small body needs no reservation");
         under_way.pop();
         assert!(state.admit_batch(Body::from(vec![b' '; MAX_BATCH_BYTES])).await.is_ok());
     }

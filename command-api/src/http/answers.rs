@@ -1,4 +1,4 @@
-//! Outcomes as HTTP answers.
+//! HTTP responses for the outcomes of commands.
 
 use std::io::{self, Write as _};
 
@@ -13,25 +13,25 @@ use schemas::token::{LogId, Token};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Says `elsewhere` where the command was brought to another instance, which owns its partition: a load balancer may lead
-/// the next one there.
+/// Set to `elsewhere` if the command was forwarded to another instance, which owns its partition, so that a load
+/// balancer can send the next one there.
 const OWNER: HeaderName = HeaderName::from_static("stampede-owner");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Room for the body of an accepted command's answer, as a rule.
+/// Initial capacity for the body of an accepted command's answer; usually enough.
 pub(super) const ANSWER_BYTES: usize = 192;
-const TAKES_ALL: &str = "memory takes all that is written to it";
-/// Room for all that an answer's head gets, by the connection too, so that it does not grow step by step.
+const TAKES_ALL: &str = "writing to a Vec cannot fail";
+/// Initial capacity for an answer's headers, including those that the connection adds, so that the map need not grow.
 const ANSWER_HEADERS: usize = 8;
 
 pub(super) fn problem(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
+    let status = StatusCode::from_u16(problem.status).expect("problems have valid HTTP statuses");
     let id = request_id();
     let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
     border::problem(status, told.to_json())
 }
 
-/// A problem that many requests meet: only the id of each is still to be written.
+/// A problem that many requests receive, serialized in advance except for the request's id.
 pub(super) struct Prepared {
     status: StatusCode,
     before_id: Vec<u8>,
@@ -41,10 +41,10 @@ const AFTER_ID: &[u8] = b"\"}";
 
 impl Prepared {
     pub(super) fn new(problem: &Problem) -> Self {
-        let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
+        let status = StatusCode::from_u16(problem.status).expect("problems have valid HTTP statuses");
         let mut json = problem.clone().of_request(Some("")).to_json();
-        // The id comes last, and none has characters that JSON would escape.
-        assert!(json.ends_with(AFTER_ID), "the id of a problem's request is its last field");
+        // The id comes last and contains no characters that JSON would escape.
+        assert!(json.ends_with(AFTER_ID), "the request id is a problem's last field");
         json.truncate(json.len() - AFTER_ID.len());
         Self { status, before_id: json }
     }
@@ -56,7 +56,7 @@ impl Prepared {
     }
 }
 
-/// Every answer tells its key, a 503 too: a retry needs it.
+/// Adds the idempotency key. Every answer has it, even a 503, because a retry needs it.
 pub(super) fn with_key(mut response: Response, key: &IdempotencyKey) -> Response {
     if let Ok(value) = HeaderValue::from_str(key.as_str()) {
         response.headers_mut().insert(IDEMPOTENCY_KEY, value);
@@ -83,7 +83,7 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
             }
             response
         }
-        other => problem(&other.problem().expect("only an accepted command has none")),
+        other => problem(&other.problem().expect("every other answer is a problem")),
     };
     let headers = response.headers_mut();
     if let Some(token) = token.and_then(|token| HeaderValue::try_from(token).ok()) {
@@ -95,11 +95,11 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
     response
 }
 
-/// Writes a line of a batch's answer, with its line end.
+/// Writes one line of a batch's answer, including the line end.
 pub(super) fn write_line(to: &mut Vec<u8>, answer: &Answer, id: &str, key: &IdempotencyKey, log_id: LogId) {
     let token = answer.position().map(|(partition, offset)| Token::new(log_id, partition, offset).to_string());
     let Answer::Accepted { version, events, replayed, order, .. } = answer else {
-        let problem = answer.problem().expect("only an accepted command has none");
+        let problem = answer.problem().expect("every other answer is a problem");
         return write_problem_line(to, &problem, id, Some(key), token);
     };
     let (token, extra) = (token.as_deref().unwrap_or_default(), Some((key, *replayed)));
@@ -107,7 +107,7 @@ pub(super) fn write_line(to: &mut Vec<u8>, answer: &Answer, id: &str, key: &Idem
     to.push(b'\n');
 }
 
-/// Writes a problem with what in a single answer the headers say.
+/// Writes a problem, with fields for the values that a single answer has in its headers.
 pub(super) fn write_problem_line(
     to: &mut Vec<u8>,
     problem: &Problem,
@@ -117,7 +117,7 @@ pub(super) fn write_problem_line(
 ) {
     let request = request_id();
     let told = problem.clone().of_request(request.as_ref().map(RequestId::as_str));
-    let mut object = serde_json::to_value(told).expect("a problem holds nothing that JSON cannot");
+    let mut object = serde_json::to_value(told).expect("a problem can be represented in JSON");
     object["id"] = id.into();
     if let Some(key) = key {
         object["idempotency_key"] = key.as_str().into();
@@ -128,11 +128,12 @@ pub(super) fn write_problem_line(
     if problem.status == 503 {
         object["retry_after"] = RETRY_AFTER_SECS.into();
     }
-    serde_json::to_writer(&mut *to, &object).expect("it was JSON before");
+    serde_json::to_writer(&mut *to, &object).expect("a JSON value can be serialized");
     to.push(b'\n');
 }
 
-/// By hand, because it is on the hot path: ids, event names and tokens need no escapes.
+/// Writes an accepted command's answer. Formatted by hand, because it is on the hot path: ids, event names and tokens
+/// need no escaping.
 fn write_accepted<E: AsRef<str>>(
     to: &mut Vec<u8>,
     (id, version, events): (&str, u64, &[E]),

@@ -1,4 +1,4 @@
-//! `POST /v1/commands`: many commands, read whole, answered line by line in their order.
+//! `POST /v1/commands`: a batch of commands, received as a whole and answered line by line, in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +28,13 @@ use crate::dispatcher::{CommandRequest, now};
 use crate::mailbox::TimeLimits;
 use crate::metrics::Metrics;
 
-/// A batch may wait longer than one command: it brings its own queue.
+/// Default time limit of a batch. Longer than a single command's, because a batch brings its own queue.
 const ANSWER_WITHIN: Duration = MAX_WAIT;
-/// From a batch's arrival to the end of its answer, for readers who take it slowly.
+/// Maximum time from a batch's arrival until the client has read the whole answer.
 const READ_WITHIN: Duration = Duration::from_secs(60);
-/// Lines that are decided together, and whose answers leave in one piece.
+/// Number of lines that are decided together and whose answers are sent in one piece.
 const PIECE_LINES: usize = 256;
-/// Pieces of one batch that are under way at once.
+/// Maximum number of pieces of one batch in flight.
 const MAX_UNDER_WAY: usize = 4;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -65,11 +65,11 @@ pub(super) async fn take(
     }
 }
 
-/// Reads the key of the whole batch, of which the lines that have none get theirs.
+/// Reads the key of the whole batch, from which lines without a key derive theirs.
 fn batch_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     match key(headers)? {
         Some(key) if key.as_str().len() > MAX_BATCH_KEY_CHARS => {
-            let detail = format!("Idempotency-Key: that of a batch has at most {MAX_BATCH_KEY_CHARS} characters");
+            let detail = format!("Idempotency-Key: a batch's key has at most {MAX_BATCH_KEY_CHARS} characters");
             Err(Problem::new(ProblemKind::InvalidRequest, detail))
         }
         key => Ok(key),
@@ -93,7 +93,7 @@ async fn begin(
     if lines.len() > MAX_BATCH_LINES {
         return Err(Problem::new(ProblemKind::TooLarge, "a batch has at most 10,000 lines"));
     }
-    // It was told when to end, and is slowed down instead of refused.
+    // A batch has its own deadline and is slowed down instead of refused.
     let in_mailbox = Preferences::of(headers, MAX_WAIT).wait.unwrap_or(ANSWER_WITHIN);
     let internal = listener == Listener::Internal;
     let left = if internal { left(headers)? } else { None };
@@ -108,8 +108,8 @@ async fn begin(
     Ok(answered(pieces, admitted, Instant::now() + READ_WITHIN))
 }
 
-/// Returns a body of answered pieces, in their order. It fails at `ends`, which ends the connection of a reader that has
-/// not taken all of it by then, and frees the batch's place.
+/// Returns a body of answered pieces, in order. It fails at `ends`, which closes the connection of a client that has
+/// not read all of it by then and frees the batch's place.
 fn answered<F>(pieces: impl Iterator<Item = F> + Send + 'static, admitted: Permit, ends: Instant) -> Body
 where
     F: Future<Output = Vec<u8>> + Send + 'static,
@@ -130,10 +130,10 @@ where
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a batch's answer was not read within {READ_WITHIN:?}")]
+#[error("the answer to a batch was not read within {READ_WITHIN:?}")]
 struct TooSlow;
 
-/// How long its sender still waits, if it says so.
+/// Returns how much longer the sender waits for the answer, if a header says so.
 fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let Some(until) = headers.get(UNTIL) else { return Ok(None) };
     let until = until.to_str().ok().and_then(|text| text.parse::<u64>().ok());
@@ -141,27 +141,27 @@ fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     Ok(Some(Duration::from_millis(until.saturating_sub(now().0))))
 }
 
-/// Leaves out blank lines, such as one at the end, and a byte order mark before the first.
+/// Splits a body into its lines, without blank ones, such as one at the end, and without a leading byte order mark.
 fn lines(body: &Bytes) -> Vec<Bytes> {
     let body = &body.slice_ref(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body));
     let filled = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     filled.map(|line| body.slice_ref(line)).collect()
 }
 
-/// What the lines of a batch share.
+/// State shared by the lines of a batch.
 struct Shared {
     log: Log,
     metrics: Arc<Metrics>,
     order: Arc<BatchOrder>,
     internal: bool,
     time_limits: TimeLimits,
-    /// Of the whole batch.
+    /// Key of the whole batch.
     key: Option<IdempotencyKey>,
     request: Option<RequestId>,
 }
 
 impl Shared {
-    /// Answers lines as part of the request, which by then has its answer's head already.
+    /// Answers lines within the scope of the request, whose response has already begun.
     async fn answer_of_request(self: Arc<Self>, first: usize, lines: Vec<Bytes>) -> Vec<u8> {
         match self.request {
             Some(request) => request.scope(self.answer(first, &lines)).await,
@@ -169,7 +169,7 @@ impl Shared {
         }
     }
 
-    /// `first`: the number of the first line; they are counted from 1 on.
+    /// Answers lines; `first` is the number of the first one, counted from 1.
     async fn answer(&self, first: usize, lines: &[Bytes]) -> Vec<u8> {
         let received = Instant::now();
         let read: Vec<_> = (first..).zip(lines).map(|(number, line)| self.read(number, line)).collect();
@@ -190,7 +190,7 @@ impl Shared {
         written
     }
 
-    /// A problem comes with as much of the line's id as could be read.
+    /// Parses a line. An error carries the line's id, empty if it could not be read.
     fn read(&self, number: usize, line: &Bytes) -> Result<CommandRequest, (Problem, Box<str>)> {
         let invalid = |detail: String, id: &str| (Problem::new(ProblemKind::InvalidRequest, detail), Box::from(id));
         if line.len() > MAX_BODY_BYTES {
@@ -199,7 +199,7 @@ impl Shared {
         let parsed: BatchLine<'_> = serde_json::from_slice(line).map_err(|error| invalid(error.to_string(), ""))?;
         let id = &*parsed.id;
         let aggregate = type_routed(&parsed.aggregate)
-            .ok_or_else(|| (Problem::new(ProblemKind::NotFound, "there is no such aggregate"), Box::from(id)))?;
+            .ok_or_else(|| (Problem::new(ProblemKind::NotFound, "no such aggregate type"), Box::from(id)))?;
         let aggregate = AggregateId::new(aggregate, id).map_err(|error| invalid(format!("id: {error}"), id))?;
         let key = match parsed.key.as_deref().map(IdempotencyKey::from_bare) {
             None => self.key.as_ref().map_or_else(IdempotencyKey::random, |batch| batch.of_line(number)),
@@ -207,15 +207,16 @@ impl Shared {
         };
         let cause = match parsed.cause.as_deref() {
             Some(cause) if self.internal && is_cause(cause) => Some(cause.into()),
-            Some(_) if self.internal => return Err(invalid("cause: an event, like 3-1024-7".to_owned(), id)),
+            Some(_) if self.internal => {
+                return Err(invalid("cause: expected an event, such as 3-1024-7".to_owned(), id));
+            }
             Some(_) => return Err(invalid("unknown field `cause`".to_owned(), id)),
             None => None,
         };
         let precondition = match parsed.if_match.as_deref() {
             None => Precondition::None,
-            Some(text) => {
-                parse_if_match_field(text).ok_or_else(|| invalid("if_match: a version, like \"7\"".to_owned(), id))?
-            }
+            Some(text) => parse_if_match_field(text)
+                .ok_or_else(|| invalid("if_match: expected a version, such as \"7\"".to_owned(), id))?,
         };
         let data = parsed.data.map(|data| data.get().as_bytes()).filter(|data| *data != b"null").unwrap_or_default();
         Ok(CommandRequest {
@@ -233,7 +234,7 @@ impl Shared {
     }
 }
 
-/// An event is named by its partition, its record's offset, and its version.
+/// Returns whether `text` names an event: its partition, its record's offset and its version.
 fn is_cause(text: &str) -> bool {
     let is_number = |part: &str| part.parse::<u64>().is_ok_and(|number| number.to_string() == part);
     text.split('-').count() == 3 && text.split('-').all(is_number)
@@ -266,7 +267,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// Serves batches whose answers are far more than a kernel takes. They have to be read within `read_within`.
+    /// Serves batches whose answers far exceed the kernel's buffers and must be read within `read_within`.
     async fn serve(state: AppState, read_within: Duration, limits: Limits) -> SocketAddr {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stops_reading_the_answer_loses_the_place() {
+    async fn a_client_that_stops_reading_the_answer_loses_its_place() {
         let state = Arc::new(http_state());
         let limits = Limits { write_timeout: Duration::from_millis(200), ..Limits::new(SOON) };
         let address = serve(state.clone(), Duration::from_secs(600), limits).await;
@@ -298,13 +299,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_reads_the_answer_too_slowly_loses_the_place() {
+    async fn a_client_that_reads_the_answer_too_slowly_loses_its_place() {
         let state = Arc::new(http_state());
         let address = serve(state.clone(), Duration::from_millis(200), Limits::new(SOON)).await;
         let mut reader = begin(address).await;
         let mut answer = Vec::new();
         let read = tokio::time::timeout(SOON, reader.read_to_end(&mut answer)).await.unwrap();
-        assert!(read.is_err() || !answer.ends_with(b"0\r\n\r\n"), "it must not look whole");
+        assert!(read.is_err() || !answer.ends_with(b"0\r\n\r\n"), "a truncated answer must not seem complete");
         tokio::time::timeout(SOON, all_places_are_free(&state)).await.unwrap();
     }
 }

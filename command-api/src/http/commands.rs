@@ -1,4 +1,4 @@
-//! `POST /v1/{aggregates}/{id}/{command}`.
+//! `POST /v1/{aggregates}/{id}/{command}`: a single command.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use super::{AppState, Listener, answers};
 use crate::dispatcher::CommandRequest;
 use crate::mailbox::TimeLimits;
 
-/// How long an answer may take; what has none then is "not known yet".
+/// Default time limit of a command, after which its outcome is reported as unknown.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a command waits for its turn unless its client says otherwise: under overload, who is refused early can try
-/// elsewhere or later.
+/// Default time that a command waits for its turn. Under overload, a client that is refused early can retry elsewhere
+/// or later.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
-/// Nobody waits longer, whatever `Prefer` says: proxies give up at 30 seconds or later.
+/// Maximum wait that `Prefer` can ask for; proxies time out after 30 seconds or more.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(25);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -36,17 +36,17 @@ pub(super) async fn take(
     request: Request,
 ) -> Response {
     let received = Instant::now();
-    // Before anything is said of what was sent there: the border knows which methods the path takes.
+    // Checked before headers and body: the border answers here, because it knows the methods that the path allows.
     let Some(aggregate) = type_routed(&aggregates).filter(|aggregate| takes(listener, *aggregate, &command)) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    // Taken apart here: an extractor of the headers would copy them.
+    // Destructured here, because a header extractor would copy the headers.
     let (Parts { headers, .. }, body) = request.into_parts();
     let key = match key(&headers) {
         Ok(key) => key.unwrap_or_else(IdempotencyKey::random),
         Err(problem) => return answers::problem(&problem),
     };
-    // Until it is answered.
+    // The permit is held until the command is answered.
     let (body, _under_way) = match state.admit_command(body).await {
         Ok(admitted) => admitted,
         Err(problem) => return answers::with_key(answers::problem(&problem), &key),
@@ -68,7 +68,7 @@ pub(super) async fn take(
     if log.dispatcher.owns(&incoming.aggregate) { response } else { answers::owned_elsewhere(response) }
 }
 
-/// Whether the listener takes this command.
+/// Returns whether the listener accepts this command.
 pub(super) fn takes(listener: Listener, aggregate: AggregateType, command: &str) -> bool {
     names(aggregate).contains(&command) && (listener == Listener::Internal || !is_internal(aggregate, command))
 }
@@ -84,7 +84,7 @@ fn incoming(
 ) -> Result<CommandRequest, Problem> {
     check_encoding(headers)?;
     if !body.is_empty() && !is_of_type(headers, "application/json") {
-        return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a command's body is application/json"));
+        return Err(Problem::new(ProblemKind::UnsupportedMediaType, "a command's body must be application/json"));
     }
     Ok(CommandRequest {
         aggregate,
@@ -105,7 +105,7 @@ fn time_limits(wait: Option<Duration>, received: Instant) -> TimeLimits {
     TimeLimits { in_mailbox, deadline: received + wait.unwrap_or(ANSWER_WITHIN) }
 }
 
-/// Reads the request's key. Two keys name two commands, so a request that has both is refused.
+/// Reads the request's idempotency key. Two different keys would name two commands, so a request with both is refused.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let mut lines = headers.get_all(answers::IDEMPOTENCY_KEY).iter();
     let Some(value) = lines.next() else { return Ok(None) };
@@ -117,7 +117,7 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem
     let key = parse(value)?;
     for other in lines {
         if parse(other)? != key {
-            return Err(invalid("the request has two different ones; send one"));
+            return Err(invalid("the request has two different keys; send one"));
         }
     }
     Ok(Some(key))
@@ -129,7 +129,7 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
     match (has(&header::IF_MATCH), has(&header::IF_NONE_MATCH)) {
         (false, false) => Ok(Precondition::None),
         (true, false) => {
-            // One that is not text is no version either.
+            // A header that is not text is not a version either.
             let lines = headers.get_all(header::IF_MATCH).iter().map(|line| line.to_str().unwrap_or("?"));
             let help = "versions in quotes, like \"7\"";
             parse_if_match(lines)
@@ -139,26 +139,27 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
             Ok(Precondition::Absent)
         }
         (false, true) => Err(invalid("If-None-Match: only * makes sense for a command".to_owned())),
-        (true, true) => Err(invalid("If-Match and If-None-Match exclude each other".to_owned())),
+        (true, true) => Err(invalid("If-Match and If-None-Match are mutually exclusive".to_owned())),
     }
 }
 
-/// Compares the media type without its parameters. Case does not matter.
+/// Compares the media type, ignoring its parameters and case.
 pub(super) fn is_of_type(headers: &HeaderMap, expected: &str) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(expected)
 }
 
-/// Refuses a body that would have to be decoded first.
+/// Refuses a body with a content encoding.
 pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     let is_plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
         return Ok(());
     }
-    Err(Problem::new(ProblemKind::UnsupportedMediaType, "a body has no Content-Encoding: send it as it is"))
+    Err(Problem::new(ProblemKind::UnsupportedMediaType, "Content-Encoding is not supported: send the body unencoded"))
 }
 
-/// Drops what is no trace context, as its standard asks: nothing else gets into the log by it.
+/// Returns the trace context. An invalid one is dropped, as the standard requires, so that no other text reaches the
+/// log.
 fn trace(headers: &HeaderMap) -> Option<Box<str>> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
     is_traceparent(value).then(|| value.into())

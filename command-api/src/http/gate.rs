@@ -1,5 +1,5 @@
-//! What is refused before the routes are asked: refusing has to cost less than anything else, or under overload nothing else
-//! is done.
+//! Early refusal of commands, before routing. Refusing must cost less than anything else; otherwise an overloaded
+//! service would do nothing else.
 
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
@@ -8,8 +8,8 @@ use schemas::idempotency::IdempotencyKey;
 
 use super::{HttpState, Listener, answers, commands};
 
-/// Refuses a single command for which there is no place. `None`: its route answers, and refuses what is wrong with it in
-/// another way, or has no place after all.
+/// Refuses a single command for which there is no place. Returns `None` if its route is to answer, which may still
+/// refuse it for lack of a place or for another reason.
 pub(super) fn refuse(state: &HttpState, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response> {
     if method != Method::POST || !state.has_no_place() || !is_command(path) {
         return None;
@@ -18,7 +18,8 @@ pub(super) fn refuse(state: &HttpState, method: &Method, path: &str, headers: &H
     Some(answers::with_key(state.refused(), &key))
 }
 
-/// As the route and [`commands::take`] see it. An escaped name is theirs.
+/// Returns whether the path names a command, by the rules of the route and of [`commands::take`]. Percent-encoded names
+/// are left to them.
 fn is_command(path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/").unwrap_or_default().splitn(3, '/');
     let (aggregates, _id, command) = (parts.next(), parts.next(), parts.next());
@@ -52,7 +53,7 @@ mod tests {
         address
     }
 
-    /// Of a request whose body comes after the answer, or never.
+    /// Sends the head of a request, but not its body, and returns the answer.
     async fn ask(address: SocketAddr, line: &str, headers: &[&str]) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let headers: String = headers.iter().flat_map(|header| [*header, "\r\n"]).collect();
@@ -66,7 +67,7 @@ mod tests {
         answer
     }
 
-    /// The lines of an answer, without the time and with any key that was made here under one name.
+    /// Returns an answer's lines, sorted, without the date and with a placeholder for a generated key.
     fn lines(answer: &str) -> Vec<String> {
         let made = |line: &str| line.starts_with("idempotency-key: ") && line.len() == "idempotency-key: ".len() + 36;
         let lines = answer.split("\r\n").filter(|line| !line.starts_with("date: "));
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_place_a_command_gets_the_answer_of_its_route_before_any_route_is_asked() {
+    async fn without_a_place_a_command_gets_its_routes_answer_before_routing() {
         let state = Arc::new(http_state());
         let _places = all_command_places(&state).await;
         let origins = || "https://shop.example".parse().unwrap();
@@ -92,7 +93,7 @@ mod tests {
             &[json, "idempotency-key: \"order-17\""],
             &[json, "idempotency-key: k", "idempotency-key: \"k\""],
             &[json, "origin: https://shop.example"],
-            // What else is wrong with it is not looked at.
+            // Other errors in the request are not checked.
             &["content-type: application/xml", "if-match: 7", "content-encoding: gzip"],
         ];
         for headers in refused {

@@ -1,4 +1,4 @@
-//! `GET /problems/{slug}`: what a problem's `type` leads to.
+//! `GET /problems/{slug}`: the explanation that a problem's `type` links to.
 
 use axum::extract::Path;
 use axum::http::header;
@@ -13,6 +13,6 @@ pub(super) async fn explain(Path(slug): Path<String>) -> Response {
             let text = format!("{} ({})\n\n{}\n", kind.slug(), kind.status(), kind.explanation());
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
         }
-        None => answers::problem(&Problem::new(ProblemKind::NotFound, "there is no such problem")),
+        None => answers::problem(&Problem::new(ProblemKind::NotFound, "no such problem type")),
     }
 }

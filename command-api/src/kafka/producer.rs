@@ -1,7 +1,7 @@
 //! Appends records and routes their delivery reports to the partition that sent them.
 //!
-//! Invariant: a record's report finds its partition by the message itself and its place in the chain by the
-//! opaque number, so that nothing is allocated for it.
+//! Invariant: a report finds its partition through the message itself and its place in the chain through the opaque
+//! number, without an allocation.
 
 use anyhow::Context as _;
 use chassis::kafka::KafkaSettings;
@@ -14,31 +14,31 @@ use tokio::sync::{mpsc, watch};
 
 use crate::partition::{NoOffset, QueueFull, Ticket};
 
-/// Bits of the opaque number that hold the sequence number; the generation has the rest.
+/// Number of bits of the opaque number that hold the sequence number; the generation has the rest.
 const SEQ_BITS: u32 = 48;
 const _: () = assert!(usize::BITS == 64, "the opaque number of a record needs 64 bits");
 
-/// What became of one record.
+/// Outcome of appending one record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeliveryReport {
     pub(crate) ticket: Ticket,
     pub(crate) offset: Result<i64, NoOffset>,
 }
 
-/// The receiving end of one partition's reports. Bounded by what the partition has in flight.
+/// The receiving end of one partition's reports. Bounded by the partition's records in flight.
 pub(crate) type DeliveryReports = mpsc::UnboundedReceiver<DeliveryReport>;
 
-/// Idempotent producers, over which the partitions are spread: a partition's records always go through the same
-/// one, because order holds only within a producer.
+/// Idempotent producers, which share the partitions. A partition's records always go through the same one, because
+/// order holds only within a producer.
 pub(crate) struct Producers {
     producers: Vec<ThreadedProducer<Router>>,
     topic: String,
-    /// Why one of them takes no more records, once it does not.
+    /// Set to the reason once a producer accepts no more records.
     failure: watch::Sender<Option<String>>,
 }
 
 struct Router {
-    /// By partition.
+    /// Senders, indexed by partition.
     reports: Vec<mpsc::UnboundedSender<DeliveryReport>>,
 }
 
@@ -52,20 +52,20 @@ impl ProducerContext for Router {
             Ok(message) if message.offset() >= 0 => (message, Ok(message.offset())),
             Ok(message) => (message, Err(NoOffset)),
             Err((error, message)) => {
-                tracing::debug!(kafka.partition = message.partition(), error = %error, "a record got no offset");
+                tracing::debug!(kafka.partition = message.partition(), error = %error, "no offset for a record");
                 (message, Err(NoOffset))
             }
         };
         let sender = usize::try_from(message.partition()).ok().and_then(|partition| self.reports.get(partition));
         if let Some(sender) = sender {
-            // A partition that is gone has nobody left to tell.
+            // The partition's engine may have ended.
             let _ = sender.send(DeliveryReport { ticket: unpack(opaque), offset });
         }
     }
 }
 
 impl Producers {
-    /// Connects lazily. Returns each partition's reports, by partition.
+    /// Creates the producers, which connect lazily. Also returns the partitions' reports, indexed by partition.
     pub(crate) fn new(
         settings: &KafkaSettings,
         topic: &str,
@@ -82,15 +82,15 @@ impl Producers {
         Ok((Self { producers, topic: topic.to_owned(), failure: watch::Sender::new(None) }, reports))
     }
 
-    /// Returns why a producer takes no more records, once one does not: a broker lost records that it had acknowledged, for
-    /// example. Only another producer can go on.
+    /// Waits until a producer accepts no more records and returns the reason: for example, a broker lost records that
+    /// it had acknowledged. Only a new producer can continue.
     pub(crate) async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
         let told = failure.wait_for(Option::is_some).await.map(|reason| reason.clone().unwrap_or_default());
-        told.expect("its sender is borrowed")
+        told.expect("the sender is borrowed from `self`")
     }
 
-    /// Hands a record over; never blocks.
+    /// Hands a record to a producer; never blocks.
     pub(crate) fn append(&self, partition: u32, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull> {
         let producer = &self.producers[partition as usize % self.producers.len()];
         let mut record = BaseRecord::<str, [u8], usize>::with_opaque_to(&self.topic, pack(ticket))
@@ -101,7 +101,7 @@ impl Producers {
         }
         producer.send(record).map_err(|(error, _)| {
             if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
-                tracing::error!(kafka.partition = partition, error = %error, "the producer refuses records");
+                tracing::error!(kafka.partition = partition, error = %error, "the producer rejected a record");
             }
             if let Some((_, reason)) = producer.client().fatal_error() {
                 self.failure.send_replace(Some(reason));
@@ -110,11 +110,11 @@ impl Producers {
         })
     }
 
-    /// Waits for what is in flight. Blocks: call it from a plain thread.
+    /// Waits for the records in flight. Blocks: call it from a plain thread.
     pub(crate) fn flush(&self, within: Duration) {
         for producer in &self.producers {
             if let Err(error) = producer.flush(within) {
-                tracing::warn!(error = %error, "records were still in flight at the end");
+                tracing::warn!(error = %error, "records still in flight at shutdown");
             }
         }
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_survives_its_way_through_the_client() {
+    fn a_ticket_survives_packing() {
         for ticket in [
             Ticket { generation: 0, seq: 0 },
             Ticket { generation: u16::MAX, seq: (1 << SEQ_BITS) - 1 },

@@ -1,10 +1,9 @@
-//! Reads stretches of the log, each from one partition, on plain threads.
+//! Reads ranges of the log, each from one partition, on plain threads.
 //!
-//! One Kafka client reads all of them, and keeps what it fetched of each partition apart: one that cannot be read, or
-//! whose records nobody takes just now, holds up no other.
+//! A single Kafka client serves all reads and buffers each partition separately: a partition that cannot be read, or
+//! whose records are not being taken, does not hold up the others.
 //!
-//! Invariant: a read that nobody waits for any more ends by itself; one that Kafka does not answer goes on until
-//! it does.
+//! Invariant: a read whose receiver is gone ends by itself; one that Kafka does not answer continues until it does.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -22,28 +21,28 @@ use tokio::sync::mpsc;
 
 use crate::partition::ReadTo;
 
-/// Reads that may wait for an earlier one of their partition.
+/// Maximum number of reads that wait for an earlier one of their partition.
 const MAX_WAITING_READS: usize = 256;
-/// Batches that may wait for whoever reads.
+/// Maximum number of batches that wait for the receiver of a read.
 const MAX_WAITING_BATCHES: usize = 4;
 const MAX_BATCH_BYTES: usize = 256 * 1024;
-/// KiB of one partition that are fetched ahead, with one fetch more on top.
+/// KiB of one partition that are fetched ahead; one more fetch may exceed them.
 const AHEAD_KIB: &str = "2048";
 const POLL: Duration = Duration::from_millis(50);
 const WATERMARKS_WITHIN: Duration = Duration::from_secs(2);
-/// A look at single records is given up after this long; whoever needs it looks again.
+/// Timeout of a read of single records; the caller retries.
 const LOOKS_FOR: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(crate) enum ReadEvent {
     Records(Records),
-    /// Everything that was asked for came before this.
+    /// All requested records have been sent.
     Ended,
-    /// The log does not hold what was asked for.
+    /// The log does not hold the requested records.
     Failed(KafkaError),
 }
 
-/// Records of one partition, in one piece of memory.
+/// Records of one partition, in one allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     bytes: Vec<u8>,
@@ -66,14 +65,14 @@ impl Records {
 #[error("Kafka did not answer in time")]
 pub(crate) struct NoAnswer;
 
-/// A handle to what reads; it ends when the last handle is dropped. Cheap to clone.
+/// A handle to the reader, which ends when the last handle is dropped. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LogReader(Arc<Reader>);
 
 struct Reader {
     consumer: Arc<BaseConsumer>,
     topic: String,
-    /// Of each partition that is being read, by a thread of its own, the reads that follow.
+    /// Pending reads of each partition that is being read. Each such partition has a thread of its own.
     waiting: Mutex<HashMap<i32, VecDeque<Read>>>,
 }
 
@@ -93,41 +92,42 @@ impl LogReader {
         let reader = Reader { consumer: consumer.clone(), topic: topic.to_owned(), waiting: Mutex::default() };
         let reader = Arc::new(reader);
         let alive = Arc::downgrade(&reader);
-        // What concerns no partition alone. It holds the client to the end, which blocks whoever drops it last.
+        // Polls for events that concern no single partition. The thread also holds the client to the end, because
+        // dropping its last reference blocks.
         std::thread::Builder::new().name("log-reader".into()).spawn(move || {
             while alive.strong_count() > 0 {
                 if let Some(Err(error)) = consumer.poll(POLL) {
-                    tracing::warn!(error = %error, "reading on");
+                    tracing::warn!(error = %error, "Kafka client error; retrying");
                 }
             }
         })?;
         Ok(Self(reader))
     }
 
-    /// Begins a read; dropping the receiver ends it. Reads of one partition follow each other.
+    /// Starts a read; dropping the receiver ends it. Reads of one partition run one after another.
     pub(crate) fn read(&self, partition: u32, from: i64, to: ReadTo) -> mpsc::Receiver<ReadEvent> {
         let (events, receiver) = mpsc::channel(MAX_WAITING_BATCHES);
         self.0.clone().begin(Read { partition: partition.cast_signed(), from, to, events });
         receiver
     }
 
-    /// The value at one offset; `None` where the log has none.
+    /// Returns the value at an offset, or `None` if the log has none.
     pub(crate) async fn record(&self, partition: u32, offset: i64) -> Result<Option<Vec<u8>>, NoAnswer> {
         let values = self.look(partition, offset, ReadTo::Offset(offset + 1)).await?;
         Ok(values.into_iter().find_map(|(found, value)| (found == offset).then_some(value)))
     }
 
-    /// Returns the values at the partition's end with their offsets, at most `count`.
+    /// Returns the last values of the partition, at most `count`, with their offsets.
     pub(crate) async fn last_records(&self, partition: u32, count: u32) -> Result<Vec<(i64, Vec<u8>)>, NoAnswer> {
         self.look(partition, -i64::from(count), ReadTo::End).await
     }
 
-    /// `None` in an empty partition.
+    /// Returns the offset of the last record, or `None` if the partition is empty.
     pub(crate) async fn last_offset(&self, partition: u32) -> Result<Option<i64>, NoAnswer> {
         Ok(self.last_records(partition, 1).await?.last().map(|(offset, _)| *offset))
     }
 
-    /// Reads all of a short stretch.
+    /// Reads all of a short range.
     async fn look(&self, partition: u32, from: i64, to: ReadTo) -> Result<Vec<(i64, Vec<u8>)>, NoAnswer> {
         let look = async {
             let (mut events, mut found) = (self.read(partition, from, to), Vec::new());
@@ -147,7 +147,7 @@ impl LogReader {
 }
 
 impl Reader {
-    /// On a thread of the partition, which is made where it has none.
+    /// Runs a read on the thread of its partition, or queues it there. Starts the thread if there is none.
     fn begin(self: Arc<Self>, read: Read) {
         let partition = read.partition;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,20 +155,22 @@ impl Reader {
             if queue.len() < MAX_WAITING_READS {
                 return queue.push_back(read);
             }
-            return tracing::error!(kafka.partition = partition, "too many reads of the log wait");
+            return tracing::error!(kafka.partition = partition, "too many pending reads of the log");
         }
         let reader = self.clone();
         match std::thread::Builder::new().name("log-reader".into()).spawn(move || reader.run(read)) {
             Ok(_) => _ = waiting.insert(partition, VecDeque::new()),
-            Err(error) => tracing::error!(kafka.partition = partition, error = %error, "no thread reads the log"),
+            Err(error) => {
+                tracing::error!(kafka.partition = partition, error = %error, "could not start a thread to read the log")
+            }
         }
     }
 
-    /// Until no read of the partition waits.
+    /// Runs the reads of a partition until none is pending.
     fn run(&self, mut read: Read) {
         loop {
             let outcome = self.read(&read).map_or_else(ReadEvent::Failed, |()| ReadEvent::Ended);
-            // Whoever asked may be gone.
+            // The receiver may be gone.
             let _ = read.events.blocking_send(outcome);
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             match waiting.get_mut(&read.partition).and_then(VecDeque::pop_front) {
@@ -193,12 +195,12 @@ impl Reader {
         self.consumer.incremental_assign(&assignment)?;
         let outcome = pass_on(&queue, read, from..end);
         if let Err(error) = self.consumer.incremental_unassign(&assignment) {
-            tracing::warn!(kafka.partition = read.partition, error = %error, "could not let go of a partition");
+            tracing::warn!(kafka.partition = read.partition, error = %error, "could not unassign a partition");
         }
         outcome
     }
 
-    /// From the first offset to read to the one behind the last. `None`: nobody waits any more.
+    /// Returns the first offset to read and the one behind the last, or `None` if the receiver is gone.
     fn bounds(&self, read: &Read) -> Option<(i64, i64)> {
         match read.to {
             ReadTo::Offset(end) => Some((read.from, end)),
@@ -209,8 +211,8 @@ impl Reader {
                             return Some((if read.from < 0 { (end + read.from).max(0) } else { read.from }, end));
                         }
                         Err(error) => {
-                            tracing::warn!(kafka.partition = read.partition, error = %error, "the log's end is not known yet");
-                            // It goes by the leader that the client knows of, and does not ask for a new one.
+                            tracing::warn!(kafka.partition = read.partition, error = %error, "could not read the high watermark; retrying");
+                            // The query uses the cached leader; fetching the metadata finds a new one.
                             let _ = self.consumer.fetch_metadata(Some(&self.topic), WATERMARKS_WITHIN);
                             std::thread::sleep(POLL);
                         }
@@ -222,7 +224,7 @@ impl Reader {
     }
 }
 
-/// Hands over what was fetched, until all of it came or nobody waits any more.
+/// Passes on fetched records until the range is complete or the receiver is gone.
 fn pass_on(
     queue: &PartitionQueue<DefaultConsumerContext>,
     read: &Read,
@@ -236,7 +238,7 @@ fn pass_on(
                 batch.push(&message);
             }
             Some(Err(error)) if is_final(&error) => return Err(error),
-            Some(Err(error)) => tracing::warn!(kafka.partition = read.partition, error = %error, "reading on"),
+            Some(Err(error)) => tracing::warn!(kafka.partition = read.partition, error = %error, "retrying the read"),
             None => {}
         }
         if batch.bytes.len() >= MAX_BATCH_BYTES || next >= end {
@@ -247,12 +249,12 @@ fn pass_on(
     Ok(())
 }
 
-/// Errors that waiting does not mend. librdkafka retries all others by itself.
+/// Returns whether retrying cannot help. librdkafka retries all other errors by itself.
 fn is_final(error: &KafkaError) -> bool {
     is_out_of_range(error) || error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
 }
 
-/// The log does not hold what was asked for.
+/// Returns whether the log does not hold the requested offset.
 fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
 }

@@ -1,4 +1,4 @@
-//! The topics of the log: made once.
+//! Creates the log's topics.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use schemas::topic::{
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Of a new log, where nobody says otherwise.
+/// Default number of partitions of a new log.
 const PARTITIONS: u32 = 12;
 
-/// Creates the log's topic, the one on which its owners meet, the one of the brokers' clocks and the one of its exceptions;
-/// what exists already is left as it is.
+/// Creates the topic of the log, the one for coordination, the one for the brokers' clocks and the one for exceptions.
+/// Existing ones are left unchanged.
 pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     let count = i32::try_from(topic.partitions.unwrap_or(PARTITIONS))?;
     let (min_isr, coordination, clock) =
@@ -28,13 +28,13 @@ pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<(
     create_exceptions(kafka, topic).await
 }
 
-/// The same for that of the exceptions alone.
+/// Creates the topic for exceptions alone, if there is none.
 pub(crate) async fn create_exceptions(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     let (min_isr, name) = (topic.min_isr.to_string(), exceptions(&topic.name));
     create_topics(kafka, &[kept_for_ever(&name, 1, (topic, &min_isr))?]).await
 }
 
-/// The same for that of the brokers' clocks, which logs of earlier builds lack.
+/// Creates the topic for the brokers' clocks alone, which logs of earlier builds lack.
 pub(crate) async fn create_clock(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     create_topics(kafka, &[clocks(&clock(&topic.name), topic)?]).await
 }
@@ -61,11 +61,11 @@ async fn create_topics(kafka: &KafkaSettings, topics: &[NewTopic<'_>]) -> anyhow
     let admin: AdminClient<DefaultClientContext> =
         kafka.admin("command-api").create().context("create a Kafka client")?;
     let options = AdminOptions::new().operation_timeout(Some(ANSWER_WITHIN)).request_timeout(Some(ANSWER_WITHIN));
-    for result in admin.create_topics(topics, &options).await.context("ask Kafka for the topics")? {
+    for result in admin.create_topics(topics, &options).await.context("create the topics")? {
         match result {
             Ok(topic) => tracing::info!(topic, "created the topic"),
-            Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => tracing::info!(topic, "the topic exists"),
-            Err((topic, code)) => bail!("Kafka refused the topic {topic:?}: {code}"),
+            Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => tracing::info!(topic, "the topic already exists"),
+            Err((topic, code)) => bail!("Kafka refused to create the topic {topic:?}: {code}"),
         }
     }
     Ok(())

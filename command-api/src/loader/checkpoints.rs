@@ -1,4 +1,4 @@
-//! How far the journal has come, told to the engines again and again.
+//! Polls the progress of the journal and sends it to the engines.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,26 +14,26 @@ use crate::kafka::reader::LogReader;
 use crate::partition::Checkpoint;
 
 pub(super) const EVERY: Duration = Duration::from_millis(500);
-/// Without an answer for so long, whoever takes over a short log reads all of it instead.
+/// Time without an answer from Postgres after which the next owner of a short partition reads all of its log instead.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(3);
-/// Records that are read without a checkpoint, at most: a matter of seconds.
+/// Maximum number of records that are read without a checkpoint, which takes seconds.
 const SHORT: i64 = 100_000;
 
-/// What is known of a partition's checkpoint.
+/// Progress of a partition's checkpoint, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JournalProgress {
-    /// Wait a moment.
+    /// Not known yet, shortly after the start.
     NotYet,
-    /// Postgres does not answer, and so many records are better not read without a checkpoint.
+    /// Postgres does not answer, and the partition has too many records to be read without a checkpoint.
     Late {
         records: i64,
     },
-    /// Postgres does not answer and the partition is short, or it has nothing of the partition.
+    /// Postgres does not answer and the partition is short, or Postgres has nothing of the partition.
     Nothing,
     At(Checkpoint),
 }
 
-/// Until shutdown, or until the tables turn out to be of another log, or of services that were told otherwise.
+/// Polls until shutdown, or until the tables turn out to belong to another log or to services configured otherwise.
 pub(super) async fn follow(
     (store, settings): (Arc<Store>, Settings),
     reader: LogReader,
@@ -50,8 +50,8 @@ pub(super) async fn follow(
                     wrong.send_replace(Some(difference.to_string()));
                     return shutdown.requested().await;
                 }
-                // Without Postgres it serves, and compares once it is there.
-                Err(error) => tracing::debug!(error = %error, "the shared settings cannot be compared"),
+                // Without Postgres the service runs; the comparison follows once Postgres is back.
+                Err(error) => tracing::debug!(error = %error, "could not compare the shared settings"),
             }
         }
         match look(&store, &reader, &tell, &mut unchecked).await {
@@ -64,11 +64,11 @@ pub(super) async fn follow(
                 return shutdown.requested().await;
             }
             Err(CheckpointError::Store(error)) => {
-                tracing::debug!(error = %error, "the checkpoints cannot be read");
+                tracing::debug!(error = %error, "could not read the checkpoints");
                 if since.elapsed() > GIVES_UP_AFTER {
                     go_without(&reader, &tell).await;
                 }
-                // Whoever keeps house does so all the same.
+                // Notifies the engines all the same, since it also triggers their maintenance.
                 tell.iter().for_each(|tell| tell.send_modify(|_| ()));
             }
         }
@@ -81,12 +81,12 @@ pub(super) async fn follow(
 
 enum CheckpointError {
     Store(StoreError),
-    /// Than the one whose partition this is.
+    /// The tables belong to another log; names the partition where they differ.
     OtherLog(u32),
 }
 
-/// Tells of the checkpoints of partitions whose identities are as Postgres knows them. `unchecked`: those that could not
-/// be compared yet, with what they should be.
+/// Publishes the checkpoints of partitions whose identities match those in Postgres. `unchecked` holds the partitions
+/// that could not be compared yet, with their expected nonces.
 async fn look(
     store: &Store,
     reader: &LogReader,
@@ -125,7 +125,7 @@ async fn look(
     Ok(())
 }
 
-/// Without Postgres, a short partition is read from its beginning; a long one waits.
+/// Lets short partitions be read from their beginning while Postgres is unavailable; long ones wait.
 async fn go_without(reader: &LogReader, tell: &[watch::Sender<JournalProgress>]) {
     let waits = |tell: &watch::Sender<JournalProgress>| {
         matches!(*tell.borrow(), JournalProgress::NotYet | JournalProgress::Late { .. })
@@ -137,7 +137,7 @@ async fn go_without(reader: &LogReader, tell: &[watch::Sender<JournalProgress>])
         let known = if records < SHORT { JournalProgress::Nothing } else { JournalProgress::Late { records } };
         let before = tell.send_replace(known);
         if before == JournalProgress::NotYet {
-            tracing::warn!(kafka.partition = partition, known = ?known, "Postgres does not tell of a checkpoint");
+            tracing::warn!(kafka.partition = partition, known = ?known, "no checkpoint: Postgres does not answer");
         }
     }))
     .await;

@@ -1,5 +1,5 @@
--- Who has events in the journal of partition $1 from offset $2 on, by $3 segments at most, and up to which offset these are
--- all of them.
+-- Aggregates with events in the journal of partition $1 from offset $2 on, from $3 segments at most, and the offset up
+-- to which they are complete.
 SELECT least(c.next_offset, page.until * 1024) AS until, coalesce(found.names, '{}') AS names
 FROM (SELECT $2::bigint / 1024 AS first, $2::bigint / 1024 + $3::bigint AS until) AS page
 JOIN checkpoints AS c ON c.view = $4 AND c.partition = $1

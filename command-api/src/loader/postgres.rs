@@ -1,4 +1,4 @@
-//! The statements.
+//! SQL statements of the loader.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -22,23 +22,24 @@ use tokio_postgres::types::ToSql;
 
 use crate::partition::{Checkpoint, LoadedNames, LoadedState, Repeat, panic_text};
 
-/// Commits of one aggregate that are read together with others'. A longer history is read alone, in pages.
+/// Maximum number of an aggregate's commits that are read together with others'. A longer history is read alone, in
+/// pages.
 const MAX_SHORT: i64 = 512;
-/// Commits in one page of a long history.
+/// Number of commits in one page of a long history.
 const PAGE: i64 = 4096;
-/// Segments whose names are read at once: some 4 MiB of blocks.
+/// Number of segments whose names are read at once: some 4 MiB of blocks.
 const SEGMENTS_OF_NAMES: i64 = 32;
-/// Longer than the server lets a statement take: one that is silent for so long is not there.
+/// Timeout of a statement, longer than the server's own: a server that has not answered by then is gone.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
-/// Keys are looked up one by one in indexes, and histories read in their order; a planner without statistics may think
-/// otherwise, and sort the whole rest of a history for each page of it.
+/// Planner settings. Keys are looked up one by one in indexes, and histories are read in order; without statistics, the
+/// planner may choose otherwise and sort the whole rest of a history for each page.
 const PLANNER: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c enable_bitmapscan=off";
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     #[error("no connection to Postgres")]
     Connection(#[from] deadpool_postgres::PoolError),
-    #[error("Postgres failed a query")]
+    #[error("Postgres query failed")]
     Query(#[from] tokio_postgres::Error),
     #[error("Postgres does not answer")]
     Silent,
@@ -48,13 +49,13 @@ pub(super) struct Store {
     pool: Pool,
 }
 
-/// What was found, with the checkpoint as of which it is.
+/// A result with the checkpoint as of which it holds.
 pub(super) type AsOf<T> = (i64, T);
 
 /// The answer of [`Store::states`] for one aggregate.
 pub(super) enum Found {
     State(AsOf<LoadedState>),
-    /// Too many events, or a snapshot that cannot be read: [`Store::history`] has it.
+    /// Too many events, or an undecodable snapshot: [`Store::history`] reads it.
     Long,
 }
 
@@ -63,26 +64,27 @@ impl Store {
         Ok(Self { pool: chassis::postgres::pool(url, PLANNER, connections, "command-api")? })
     }
 
-    /// The nonces of the first claims, by partition, as far as they are known.
+    /// Returns the nonces of the partitions' first claims, as far as they are known.
     pub(super) async fn identities(&self) -> Result<Vec<(u32, u64)>, StoreError> {
         let rows = self.query("SELECT partition, nonce FROM log_partitions", &[]).await?;
         Ok(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), nonce_from_sql(row.get(1)))).collect())
     }
 
-    /// Keeps what this instance was told where nothing is kept yet. Returns what it was told otherwise than the others.
+    /// Stores this instance's settings where none are stored yet. Returns a difference from the stored ones, if there
+    /// is any.
     pub(super) async fn compare(&self, told: &Settings) -> Result<Option<Difference>, StoreError> {
         self.query(settings::KEEP, &[&told.names, &told.values]).await?;
         let rows = self.query(settings::READ, &[]).await?;
         Ok(told.difference(rows.iter().map(|row| (row.get(0), row.get(1)))))
     }
 
-    /// Of the journal, by partition.
+    /// Returns the journal's checkpoints by partition.
     pub(super) async fn checkpoints(&self) -> Result<Vec<(u32, Checkpoint)>, StoreError> {
         let rows = self.query(include_str!("checkpoints.sql"), &[&JOURNAL]).await?;
         Ok(rows.iter().map(checkpoint).collect())
     }
 
-    /// In the order in which they are wanted; `None` where nothing is, or Postgres has nothing of the partition.
+    /// Returns states in the order of `wanted`; `None` where none is wanted, or Postgres has nothing of the partition.
     pub(super) async fn states(
         &self,
         wanted: Vec<Option<(&AggregateId, u32)>>,
@@ -92,7 +94,7 @@ impl Store {
         for (index, (aggregate, partition)) in
             wanted.iter().enumerate().filter_map(|(index, wanted)| Some((index, (*wanted)?)))
         {
-            columns.0.push(i32::try_from(index).expect("a batch is short"));
+            columns.0.push(i32::try_from(index).expect("a batch's size fits into 32 bits"));
             columns.1.push(aggregate.as_str());
             columns.2.push(partition.cast_signed());
         }
@@ -110,8 +112,8 @@ impl Store {
         Ok(states)
     }
 
-    /// A state by itself, its events in as many statements as it takes: the last of them tells the checkpoint. `None`:
-    /// Postgres has nothing of the partition.
+    /// Returns one state, reading its events in as many statements as needed; the last of them determines the
+    /// checkpoint. `None` if Postgres has nothing of the partition.
     pub(super) async fn history(
         &self,
         aggregate: &AggregateId,
@@ -135,7 +137,7 @@ impl Store {
         }
     }
 
-    /// What took effect under the keys; in the order in which they are wanted.
+    /// Returns the outcomes under the keys, in the order of `wanted`.
     pub(super) async fn repeats(
         &self,
         wanted: Vec<Option<(&AggregateId, &IdempotencyKey, u32)>>,
@@ -145,7 +147,7 @@ impl Store {
         for (index, (aggregate, key, partition)) in
             wanted.iter().enumerate().filter_map(|(index, wanted)| Some((index, (*wanted)?)))
         {
-            columns.0.push(i32::try_from(index).expect("a batch is short"));
+            columns.0.push(i32::try_from(index).expect("a batch's size fits into 32 bits"));
             columns.1.push(repeat_key(aggregate.as_str(), key));
             columns.2.push(key.time().map(|time| time.0.cast_signed()));
             columns.3.push(aggregate.as_str());
@@ -168,8 +170,8 @@ impl Store {
         Ok(repeats)
     }
 
-    /// Returns the names of aggregates with events from an offset on, as far as one statement tells; `None`: Postgres has
-    /// nothing of the partition.
+    /// Returns the names of aggregates with events from an offset on, as far as one statement reads, or `None` if
+    /// Postgres has nothing of the partition.
     pub(super) async fn names(&self, partition: u32, from: i64) -> Result<Option<LoadedNames>, StoreError> {
         let params: [&(dyn ToSql + Sync); 4] = [&partition.cast_signed(), &from, &SEGMENTS_OF_NAMES, &JOURNAL];
         let found = self.query(include_str!("names.sql"), &params).await?.pop();
@@ -182,7 +184,7 @@ impl Store {
         match tokio::time::timeout(ANSWERS_WITHIN, rows).await {
             Ok(rows) => Ok(rows?),
             Err(_) => {
-                // Nobody else is to wait for it.
+                // Removes the connection from the pool, so that no other statement waits for it.
                 drop(Object::take(client));
                 Err(StoreError::Silent)
             }
@@ -191,7 +193,7 @@ impl Store {
 }
 
 fn index(row: &Row) -> usize {
-    usize::try_from(row.get::<_, i32>(0)).expect("it was an index")
+    usize::try_from(row.get::<_, i32>(0)).expect("it is an index that was sent")
 }
 
 fn checkpoint(row: &Row) -> (u32, Checkpoint) {
@@ -207,12 +209,12 @@ fn checkpoint(row: &Row) -> (u32, Checkpoint) {
     (row.get::<_, i32>("partition").cast_unsigned(), Checkpoint { reader, last_at, max_key })
 }
 
-/// What a row says of a key.
+/// Result of looking up a key in one row.
 enum Sought {
     Found(Repeat),
-    /// It is another command's, or nobody's.
+    /// The key belongs to another command, or to none.
     Absent,
-    /// It has events that this build does not know. To another build they would be its answer.
+    /// The command has events unknown to this build. To another build they would be its answer.
     Unknown,
 }
 
@@ -229,9 +231,9 @@ fn repeat(row: &Row, key: &IdempotencyKey) -> Sought {
     })
 }
 
-/// Works beside the runtime's other tasks: a state may be large.
+/// Runs `work` on a blocking thread, because a state may be large.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("what may panic is caught")
+    tokio::task::spawn_blocking(work).await.expect("panics are caught in `work`")
 }
 
 fn find(row: &Row, aggregate: Option<&AggregateId>) -> Found {
@@ -251,12 +253,12 @@ fn records(row: &Row) -> Vec<&[u8]> {
     row.get::<_, Option<_>>("records").unwrap_or_default()
 }
 
-/// Folds a row's events after the version `from`, which `state` is of.
+/// Folds a row's events after the version `from` into `state`, which is of that version.
 fn fold(row: &Row, state: State, from: i64) -> LoadedState {
     let after = from.cast_unsigned();
     let folded = catch_unwind(AssertUnwindSafe(|| {
         records(row).into_iter().fold(state, |state, record| {
-            let commit = StoredCommit::read(record).unwrap_or_else(|error| panic!("a record: {error}"));
+            let commit = StoredCommit::read(record).unwrap_or_else(|error| panic!("invalid record: {error}"));
             commit.events_after(after).fold(state, |state, (_, event)| {
                 let upcast = WireEvent::upcast_parts(&event.name, event.data.get());
                 evolve(state, &upcast.unwrap_or_else(|error| panic!("{}: {error}", event.name)))

@@ -1,6 +1,6 @@
--- The state at the snapshot's version, and what happened since; the snapshot's own last commit comes along, for its
--- offset. All as of one moment, and so is the checkpoint. Of a history of more than $6 commits it tells that alone: it
--- takes statements of its own.
+-- State at the snapshot's version, and the commits since; the snapshot's own last commit is included for its offset.
+-- All of it, and the checkpoint, is as of one moment. A history of more than $6 commits is only flagged: it needs
+-- statements of its own.
 SELECT
     wanted.index, c.next_offset, s.version, j.records, j.last_version, j.last_offset, j.is_long,
     CASE WHEN NOT j.is_long THEN s.state END AS state

@@ -54,7 +54,7 @@ async fn a_hot_aggregate_fills_its_share_and_leaves_room_for_others() {
 }
 
 #[tokio::test]
-async fn a_full_lane_refuses_a_command_and_forgets_that_it_came() {
+async fn a_full_lane_refuses_a_command_and_does_not_count_it() {
     let (mailbox, mut lanes) = open();
     for key in 0..MAX_CLIENTS {
         mailbox.put(request(&format!("p-{key}"), key, false), time_limits(), false).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_line_of_a_batch_waits_for_room_and_is_not_refused() {
 }
 
 #[tokio::test]
-async fn patience_begins_when_the_partition_is_served() {
+async fn the_wait_counts_from_when_the_partition_is_served() {
     let (mailbox, mut lanes) = open();
     mailbox.put(request("p", 0, false), time_limits(), false).await.unwrap();
     let mut jobs = Vec::new();
@@ -101,17 +101,17 @@ async fn patience_begins_when_the_partition_is_served() {
     let after = |seconds| came + Duration::from_secs(seconds);
     assert!(!jobs[0].waited_too_long(after(1), came));
     assert!(jobs[0].waited_too_long(after(2), came));
-    assert!(!jobs[0].waited_too_long(after(2), after(2)), "until then there was no owner");
-    assert!(jobs[0].waited_too_long(after(11), after(11)), "nobody waits for the answer any more");
+    assert!(!jobs[0].waited_too_long(after(2), after(2)), "there was no owner until then");
+    assert!(jobs[0].waited_too_long(after(11), after(11)), "no caller waits for the answer any more");
 }
 
 #[tokio::test]
-async fn a_mailbox_whose_engine_ends_serves_no_more_and_says_so() {
+async fn a_mailbox_whose_engine_ends_refuses_commands_as_closed() {
     let (told, status) = watch::channel(Status::Role(Role::Owner));
     let (mailbox, mut lanes, _requests) = new(status);
     assert!(mailbox.serves());
     lanes.close();
-    assert!(!mailbox.serves(), "the role is the owner's until all that was taken is answered");
+    assert!(!mailbox.serves(), "the role remains owner until all accepted commands are answered");
     for (of_batch, internal) in [(false, false), (false, true), (true, false), (true, true)] {
         let refused = mailbox.put(request("p", 1, of_batch), time_limits(), internal).await;
         assert_eq!(refused.unwrap_err(), NotQueued::Closed, "of a batch: {of_batch}, internal: {internal}");

@@ -1,7 +1,7 @@
-//! Answers by aggregate, command and outcome.
+//! Counts answers by aggregate, command and outcome.
 //!
-//! Every command counts here, so that it is one addition to a number that is there already: an instrument with labels
-//! would look its labels up each time.
+//! Every command is counted, so counting is a single addition to a preallocated number: an instrument with labels would
+//! look them up each time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub(super) struct Answered {
 
 struct CommandAnswers {
     aggregate: AggregateType,
-    /// Empty for what is no command of the aggregate.
+    /// Empty for names that are no command of the aggregate.
     command: &'static str,
     by_outcome: [AtomicU64; OUTCOMES.len()],
 }
@@ -71,7 +71,7 @@ impl Answered {
 }
 
 impl CommandAnswers {
-    /// What never happened is not shown.
+    /// Reports the outcomes that have occurred.
     fn observe(&self, observe: impl Fn(u64, &[KeyValue])) {
         for (name, count) in OUTCOMES.iter().zip(&self.by_outcome) {
             let count = count.load(Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl CommandAnswers {
     }
 }
 
-/// Its place in [`OUTCOMES`].
+/// Returns the answer's index in [`OUTCOMES`].
 fn outcome(answer: &Answer) -> usize {
     match answer {
         Answer::Accepted { replayed: false, .. } => 0,

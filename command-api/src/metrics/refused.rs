@@ -1,4 +1,4 @@
-//! Refusals by reason, counted as [`super::answered`] counts answers: a refusal has to cost little.
+//! Counts refusals by reason, in the same way as [`super::answered`], because a refusal must be cheap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ impl Refused {
             .u64_observable_counter("stampede_commands_refused")
             .with_description("Commands and batches refused before they were read.")
             .with_callback(move |counter| {
-                // What never happened is not shown.
+                // Reasons that have not occurred are left out.
                 let counts =
                     REASONS.iter().zip(&observed.0).map(|(reason, count)| (reason, count.load(Ordering::Relaxed)));
                 for (reason, count) in counts.filter(|(_, count)| *count > 0) {
@@ -31,7 +31,7 @@ impl Refused {
     }
 
     pub(super) fn count(&self, reason: &str) {
-        let place = REASONS.iter().position(|known| *known == reason).expect("every reason is named here");
+        let place = REASONS.iter().position(|known| *known == reason).expect("every reason is listed");
         self.0[place].fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,14 +1,14 @@
 //! The aggregates in memory, each at its newest version.
 //!
-//! Where reading began at the log's beginning and nothing was let go, what is not here has no events. Else it is cold:
-//! its state is kept outside, as of a checkpoint. The floor is the offset that such a checkpoint must have reached: up
-//! to it, events of aggregates that are not here may stand in the log. One whose name is not among the names of those that
-//! have events is not cold, but new.
+//! If the log was read from its beginning and nothing was evicted, an aggregate that is not in memory has no events.
+//! Otherwise it is cold: its state is in the store, as of a checkpoint. The floor is the offset that this checkpoint
+//! must have reached: below it, the log may hold events of aggregates that are not in memory. An aggregate whose name
+//! is not among the names of those with events is new, not cold.
 //!
-//! Invariant: the names have every aggregate whose first event was taken in, wherever it is by now. So with those of all
-//! events before the offset at which reading began, they are complete.
+//! Invariant: the names include every aggregate whose first event was applied, even if it was evicted since. Together
+//! with the names from all events before the offset at which reading began, they are complete.
 //!
-//! Invariant: rules that panic take down nobody but their aggregate: it is put into quarantine.
+//! Invariant: a panic in the domain rules affects only its aggregate, which is quarantined.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -21,7 +21,7 @@ use super::names::Names;
 use super::quarantine::{Quarantined, panic_text};
 use super::tails::{Tails, Unfolded};
 
-/// The size from which on operators are warned of a state.
+/// State size at which operators are warned.
 const NEARLY_FULL: usize = MAX_STATE_BYTES / 5 * 4;
 
 #[derive(Debug, Default)]
@@ -30,16 +30,17 @@ pub(super) struct Aggregates {
     residents: HashMap<AggregateId, Resident>,
     pub(super) tails: Tails,
     pub(super) quarantined: Quarantined,
-    /// Reading began at this offset.
+    /// Offset at which reading began.
     start: i64,
-    /// 0: what is not here has no events.
+    /// Offset that the checkpoint of a loaded state must have reached; 0: an aggregate that is not in memory has no
+    /// events.
     floor: i64,
     names: Names,
-    /// About how much memory the residents take.
+    /// Approximate memory used by the residents.
     bytes: usize,
-    /// The size of the largest state since reading began.
+    /// Size of the largest state since reading began.
     largest: usize,
-    /// Aggregates that came near the size at which they take on nothing more, and were not told of yet.
+    /// Aggregates whose states came near the size limit, and that have not been reported yet.
     nearly_full: Vec<AggregateId>,
 }
 
@@ -47,30 +48,30 @@ pub(super) struct Aggregates {
 #[cfg_attr(test, derive(Clone))]
 struct Resident {
     state: State,
-    /// The number of its events.
+    /// Number of events folded into the state.
     version: u64,
-    /// Of its last commit.
+    /// Offset of the last commit.
     offset: i64,
-    /// Used since the last look for what may go.
+    /// Set if the aggregate was used since the last eviction pass.
     used: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// In a state that goes by this word.
+    /// Rejected by the domain rules; the text is the name of the aggregate's state.
     Rejected(Rejection, &'static str),
     Quarantined,
 }
 
 impl Aggregates {
-    /// Empty but for the names. Everything up to `end` was read; reading begins anew at `start`.
+    /// Discards everything except the names. The log was read up to `end`; reading restarts at `start`.
     pub(super) fn restart(&mut self, end: i64, start: i64) {
         self.extend_names(end);
         *self = Self { start, floor: start, names: std::mem::take(&mut self.names), ..Self::default() };
     }
 
-    /// The version and the offset of the last commit. One that never had an event is at version 0, and its
-    /// state is as old as the log.
+    /// Returns the version and the offset of the last commit. An aggregate without events is at version 0, and its
+    /// position is the beginning of the log.
     pub(super) fn version(&self, aggregate: &AggregateId) -> (u64, i64) {
         self.residents.get(aggregate).map_or((0, 0), |resident| (resident.version, resident.offset))
     }
@@ -92,7 +93,7 @@ impl Aggregates {
         self.bytes + self.tails.bytes()
     }
 
-    /// The size of the largest state since reading began, in bytes.
+    /// Returns the size of the largest state since reading began, in bytes.
     pub(super) fn largest_state(&self) -> usize {
         self.largest
     }
@@ -109,17 +110,17 @@ impl Aggregates {
         }
     }
 
-    /// Whether it is here, or nothing more of it will be.
+    /// Returns whether the aggregate is in memory or in quarantine; in both cases no state needs to be loaded.
     pub(super) fn knows(&self, aggregate: &AggregateId) -> bool {
         self.residents.contains_key(aggregate) || self.quarantined.contains(aggregate)
     }
 
-    /// Whether its state has to be brought before anything is decided on it.
+    /// Returns whether the aggregate's state has to be loaded before a command on it can be decided.
     pub(super) fn is_cold(&self, aggregate: &AggregateId) -> bool {
         self.floor > 0 && !self.knows(aggregate) && !self.is_unnamed(aggregate)
     }
 
-    /// Whether it has no event in the log for certain.
+    /// Returns whether the aggregate certainly has no event in the log.
     pub(super) fn is_new(&self, aggregate: &AggregateId) -> bool {
         !self.knows(aggregate) && (self.floor == 0 || self.is_unnamed(aggregate))
     }
@@ -136,12 +137,12 @@ impl Aggregates {
         self.names.len()
     }
 
-    /// Returns from where on names are missing.
+    /// Returns the offset from which names are missing, if any are.
     pub(super) fn lacks_names_from(&self) -> Option<i64> {
         self.names.lack_from(self.start)
     }
 
-    /// Takes in names that are kept outside.
+    /// Adds names that were loaded from the store.
     pub(super) fn bring_names(&mut self, kept: &LoadedNames) {
         kept.names.iter().for_each(|name| self.names.insert(name));
         if self.names.reach(kept.from) {
@@ -149,7 +150,7 @@ impl Aggregates {
         }
     }
 
-    /// Everything that counts between where reading began and this offset was taken in.
+    /// Records that every event between the start of reading and `end` was applied, so the names reach up to `end`.
     pub(super) fn extend_names(&mut self, end: i64) {
         if self.knows_names() {
             self.names.extend_to(end);
@@ -176,7 +177,7 @@ impl Aggregates {
                 &initial
             }
         };
-        // Nothing can be seen half changed: the rules borrow the state.
+        // The rules only borrow the state, so a panic cannot leave it half changed.
         let decide = || decide(state, command, at).map_err(|rejection| Refusal::Rejected(rejection, state.status(at)));
         catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|panic| {
             self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, false);
@@ -184,7 +185,7 @@ impl Aggregates {
         })
     }
 
-    /// Takes in what was decided on it.
+    /// Applies the events of a commit.
     pub(super) fn apply(&mut self, aggregate: &AggregateId, events: &[Event], version: u64, offset: i64, at: TimeMs) {
         let initial = || State::initial(aggregate.aggregate());
         let mut arrived = false;
@@ -203,7 +204,7 @@ impl Aggregates {
         let before = if arrived { 0 } else { weight(aggregate, &resident.state) };
         let was = resident.state.heap_bytes();
         let state = std::mem::replace(&mut resident.state, initial());
-        // A state that was half changed is gone with the panic.
+        // The fold owns the state, so a panic drops it instead of leaving it half changed.
         match catch_unwind(AssertUnwindSafe(|| events.iter().fold(state, evolve))) {
             Ok(state) => resident.state = state,
             Err(panic) => self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, true),
@@ -213,8 +214,8 @@ impl Aggregates {
         self.note_size(aggregate, was, bytes);
     }
 
-    /// Takes in what was read, from a record of this size. What was brought from outside may be ahead of it. One that begins
-    /// with it needs nothing brought.
+    /// Applies a commit from the log, or keeps it until the aggregate's state is loaded; `size` is that of its record.
+    /// A loaded state may already include it. An aggregate that begins with this commit needs no stored state.
     pub(super) fn read(&mut self, aggregate: &AggregateId, commit: Unfolded, size: usize) {
         let is_whole = commit.version == commit.events.len() as u64;
         if self.floor > 0 && !self.knows(aggregate) && !is_whole {
@@ -230,7 +231,7 @@ impl Aggregates {
         }
     }
 
-    /// Its earlier state was brought; it reaches up to the floor at least.
+    /// Adds a loaded state, which reaches at least up to the floor, and applies the commits that waited for it.
     pub(super) fn bring(&mut self, aggregate: &AggregateId, kept: LoadedState) {
         if !self.is_cold(aggregate) {
             return;
@@ -251,8 +252,8 @@ impl Aggregates {
         }
     }
 
-    /// Lets go of residents that were not used since the last time, and of which the checkpoint has everything, until
-    /// about `bytes` are left. Returns whether that was reached.
+    /// Evicts residents that were not used since the last pass and that the checkpoint covers completely, until about
+    /// `bytes` are left. Returns whether that was reached.
     pub(super) fn evict(&mut self, checkpoint: i64, bytes: usize) -> bool {
         let Self { residents, quarantined, floor, bytes: held, tails, .. } = self;
         let bytes = bytes.saturating_sub(tails.bytes());
@@ -273,7 +274,7 @@ impl Aggregates {
         self.bytes <= bytes
     }
 
-    /// The name of an aggregate in a record, shared with the resident one. `None`: no such name.
+    /// Parses an aggregate's name from a record, sharing the resident's copy. Returns `None` if the name is invalid.
     pub(super) fn name(&self, name: &str) -> Option<AggregateId> {
         match self.residents.get_key_value(name) {
             Some((aggregate, _)) => Some(aggregate.clone()),
@@ -288,7 +289,8 @@ impl Aggregates {
     }
 }
 
-/// About how much memory a resident takes: its place in the map and its name with their shares of what is unused.
+/// Returns the approximate memory of a resident: its state, its slot in the map and its name, with their shares of
+/// unused capacity.
 fn weight(aggregate: &AggregateId, state: &State) -> usize {
     const PLACE: usize = (size_of::<AggregateId>() + size_of::<Resident>() + 1) * 3 / 2;
     const SHARED: usize = 32;

@@ -1,7 +1,7 @@
-//! Commands that wait for what is kept outside: their aggregate's state, or whether their key took effect.
+//! Commands that wait for data from the store: the state of their aggregate, or whether their key took effect.
 //!
-//! Invariant: of one aggregate, lines of one batch go on in the order in which they came. Other commands wait for nothing
-//! but what they need themselves: who sends a key that has to be looked up keeps nobody else waiting.
+//! Invariant: lines of one batch on one aggregate proceed in arrival order. Any other command waits only for the data
+//! it needs itself: a client whose key has to be looked up delays no other client.
 
 use hashbrown::{HashMap, HashSet};
 use schemas::aggregate::AggregateId;
@@ -9,9 +9,9 @@ use schemas::answers::Answer;
 
 use super::{Effects, ParsedRequest};
 
-/// Commands that may wait here.
+/// Maximum number of waiting commands.
 const MAX_PARKED: usize = 4096;
-/// Of those, commands on one aggregate that wait for their keys.
+/// Maximum number of those commands on one aggregate that wait for their keys.
 const MAX_KEYS_OF_ONE: usize = 2048;
 
 #[derive(Debug)]
@@ -21,15 +21,15 @@ pub(super) struct AwaitingLoad<R> {
     count: usize,
 }
 
-/// What waits of one aggregate.
+/// Waiting commands on one aggregate.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 struct Waiting<R> {
-    /// In the order in which they came.
+    /// Waiting commands in arrival order.
     requests: Vec<AwaitingRequest<R>>,
-    /// Batches that have lines among them, with how many.
+    /// Batches with lines among the waiting commands, and the number of those lines.
     batches: HashMap<u64, usize>,
-    /// The aggregate's state was asked for.
+    /// Set while a request for the aggregate's state is outstanding.
     asks_state: bool,
 }
 
@@ -37,14 +37,15 @@ struct Waiting<R> {
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct AwaitingRequest<R> {
     pub(super) request: ParsedRequest<R>,
-    /// It was sent to the log before, in an epoch that ended: whether it counts is what its key's record will tell.
+    /// Set if the command was sent to the log in an epoch that ended: only the store's entry for its key shows whether
+    /// it counts.
     pub(super) may_count: bool,
-    /// What is kept outside of its key is known here by now.
+    /// Set once the store's entry for the key, if there is one, is in memory.
     pub(super) key_known: bool,
 }
 
 impl<R> AwaitingRequest<R> {
-    /// It goes on no further. A command that may count is never called refused.
+    /// Answers the command without deciding it. A command that may count is never reported as refused.
     pub(super) fn set_back(self, answer: Answer, out: &mut impl Effects<Reply = R>) {
         out.answer(self.request.reply, if self.may_count { Answer::OutcomeUnknown } else { answer });
     }
@@ -71,7 +72,7 @@ impl<R> AwaitingLoad<R> {
         self.count >= MAX_PARKED
     }
 
-    /// Tells whether no more of an aggregate whose state is here may wait for their keys.
+    /// Returns whether the limit of commands that wait for their keys is reached on a resident aggregate.
     pub(super) fn is_full_of(&self, aggregate: &AggregateId) -> bool {
         self.by_aggregate.get(aggregate).is_some_and(|waiting| waiting.requests.len() >= MAX_KEYS_OF_ONE)
     }
@@ -81,13 +82,13 @@ impl<R> AwaitingLoad<R> {
         requests.map(|parked| (&parked.request.aggregate, parked.request.key.as_str()))
     }
 
-    /// Tells whether an earlier line of the command's batch waits, on the same aggregate.
+    /// Returns whether an earlier line of the command's batch on the same aggregate is waiting.
     pub(super) fn holds_back(&self, request: &ParsedRequest<R>) -> bool {
         let Some(batch) = request.batch.filter(|_| self.count > 0) else { return false };
         self.by_aggregate.get(&request.aggregate).is_some_and(|waiting| waiting.batches.contains_key(&batch))
     }
 
-    /// Tells whether somebody waits for the aggregate's state, which was asked for.
+    /// Returns whether commands wait for the aggregate's state and it was requested.
     pub(super) fn asks_state(&self, aggregate: &AggregateId) -> bool {
         self.by_aggregate.get(aggregate).is_some_and(|waiting| waiting.asks_state)
     }
@@ -100,7 +101,7 @@ impl<R> AwaitingLoad<R> {
         self.by_aggregate.contains_key(aggregate)
     }
 
-    /// Notes that the state of an aggregate, for which somebody waits, was asked for, or has come.
+    /// Records that the state of an aggregate with waiting commands was requested, or has arrived.
     pub(super) fn set_asks_state(&mut self, aggregate: &AggregateId, asks: bool) {
         if let Some(waiting) = self.by_aggregate.get_mut(aggregate) {
             waiting.asks_state = asks;
@@ -116,14 +117,15 @@ impl<R> AwaitingLoad<R> {
         waiting.requests.push(parked);
     }
 
-    /// What is kept outside of this key is known.
+    /// Marks the commands with this key as looked up.
     pub(super) fn know_key(&mut self, aggregate: &AggregateId, key: &str) {
         for parked in self.by_aggregate.get_mut(aggregate).into_iter().flat_map(|waiting| &mut waiting.requests) {
             parked.key_known |= parked.request.key.as_str() == key;
         }
     }
 
-    /// Takes out commands on an aggregate that can go on, in their order. A line waits behind those of its batch that wait.
+    /// Removes and returns the commands on an aggregate that are ready, in order. A line stays behind waiting lines of
+    /// its batch.
     pub(super) fn take_ready(
         &mut self,
         aggregate: &AggregateId,
@@ -140,7 +142,7 @@ impl<R> AwaitingLoad<R> {
         })
     }
 
-    /// Takes out commands that wait for a key, and the lines of their batches behind them.
+    /// Removes and returns the commands that wait for a key, with the lines of their batches behind them.
     pub(super) fn take_of_key(&mut self, aggregate: &AggregateId, key: &str) -> Vec<AwaitingRequest<R>> {
         let mut taken = HashSet::new();
         self.take_if(aggregate, |parked| {

@@ -1,4 +1,4 @@
-//! How an instance comes to own the partition, and how it ceases to.
+//! The lifecycle of ownership: preparing, claiming and releasing a partition.
 
 use domain::TimeMs;
 use schemas::record::{Claim, Record};
@@ -6,8 +6,8 @@ use schemas::record::{Claim, Record};
 use super::{ClockTrust, Effects, MAX_CLOCK_LAG_MS, Partition, Phase, ReadTo, Ticket};
 
 impl<R> Partition<R> {
-    /// Hears what time it is and how far that can be believed, before anything else of a turn. An instance whose clock is wrong
-    /// lets go, for another one to decide. Returns `true` if it just did.
+    /// Sets the time and the trust in this instance's clock; called first in every turn. An instance with a wrong clock
+    /// releases the partition, so that another one decides. Returns `true` if this call released it.
     pub fn look_at_clock(&mut self, clock: ClockTrust, now: TimeMs) -> bool {
         (self.clock, self.memory.now) = (clock, now);
         let lets_go = self.misjudges(now) && !self.leaving && !matches!(self.phase, Phase::Idle);
@@ -17,12 +17,12 @@ impl<R> Partition<R> {
         lets_go
     }
 
-    /// Whether what is decided now would be decided at a wrong time.
+    /// Returns whether a decision made now would carry a wrong time.
     ///
-    /// Where the clock is known to be right and the log is far ahead of it, it is the log that is wrong: an owner of an earlier
-    /// build wrote a time that was none. No record can be taken back, so time stands still in this partition until it comes:
-    /// what is opened or ended by the time happens late, and all else goes on. To wait instead would close the partition to
-    /// everybody for as long.
+    /// If the clock is known to be right and the log is far ahead of it, the log is wrong: an owner running an earlier
+    /// build wrote an invalid time. Records cannot be retracted, so time in this partition does not advance until the
+    /// clock has caught up: anything that opens or expires by time is late, and everything else continues. Waiting
+    /// instead would make the partition unavailable for as long.
     pub(super) fn misjudges(&self, now: TimeMs) -> bool {
         match self.clock {
             ClockTrust::Right => false,
@@ -31,7 +31,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Reads the partition to its end and waits there: what is left to read when it takes over is short.
+    /// Reads the partition to its end and waits there, so that little is left to read when it takes over.
     pub fn prepare(&mut self, out: &mut impl Effects<Reply = R>) {
         if matches!(self.phase, Phase::Idle) && self.clock != ClockTrust::Wrong {
             self.leaving = false;
@@ -40,7 +40,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Wants to own the partition: claims it, once it has read it to its end.
+    /// Claims the partition once it has been read to its end.
     pub fn take_over(&mut self, out: &mut impl Effects<Reply = R>) {
         self.prepare(out);
         match &mut self.phase {
@@ -54,7 +54,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Wants the partition no more: decides nothing from here on, answers what it decided, then is idle.
+    /// Releases the partition: decides nothing more, answers the commands already decided, then becomes idle.
     pub fn let_go(&mut self) {
         match self.phase {
             Phase::Idle => {}
@@ -66,7 +66,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Idle, and without what only an owner needs.
+    /// Becomes idle and drops the state that only an owner needs.
     pub(super) fn rest(&mut self) {
         self.leaving = false;
         self.phase = Phase::Idle;

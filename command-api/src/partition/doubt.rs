@@ -1,4 +1,4 @@
-//! What an owner does when it no longer knows what counts: it looks, and only then claims.
+//! Recovery of an owner that does not know which of its records count: it reads the log before it claims again.
 
 use domain::TimeMs;
 use schemas::answers::Answer;
@@ -9,7 +9,8 @@ use super::pending::Pending;
 use super::{DoubtCause, Effects, ParsedRequest, Partition, Phase, ReadTo};
 
 impl<R> Partition<R> {
-    /// Others' records stand among ours: reads on from what is acknowledged, to the offset that tells.
+    /// Starts a read from the last acknowledged record to the offset that settles the doubt: other writers' records are
+    /// among this owner's.
     pub(super) fn look(&mut self, doubt: Doubt, out: &mut impl Effects<Reply = R>) {
         let Phase::Owner(writer) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("only an owner has records of its own")
@@ -40,8 +41,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// What was decided in this epoch may not count, and the state in memory holds it: fold the log anew, look
-    /// for a foreign claim on the way, claim if there is none.
+    /// Rebuilds the state from the log, because the state in memory includes decisions of this epoch that may not
+    /// count. Claims the partition anew unless the read finds a foreign claim.
     pub(super) fn doubt(&mut self, cause: DoubtCause, out: &mut impl Effects<Reply = R>) {
         out.doubted(cause);
         self.catch_up(true, out);
@@ -52,10 +53,11 @@ impl<R> Partition<R> {
         !self.claims.is_empty() && self.memory.reader.epoch.is_some_and(foreign)
     }
 
-    /// A foreign claim ended the epoch, and the log was read past it: what counts is known for ever.
+    /// Answers all pending commands and becomes idle. A foreign claim ended the epoch and the log was read past it, so
+    /// it is final which commands count.
     pub(super) fn step_down(&mut self, out: &mut impl Effects<Reply = R>) {
         for Pending { request, may_count, .. } in self.pending.take() {
-            // It may count so far back that only a look at what is kept would tell.
+            // The command may have counted so long ago that only the store still has its key.
             let is_forgotten = |key| self.memory.repeats.may_have_forgotten(key);
             let is_open = may_count && request.remembered_key().is_none_or(is_forgotten);
             let otherwise = if is_open { Answer::OutcomeUnknown } else { Answer::NoOwner };
@@ -65,8 +67,8 @@ impl<R> Partition<R> {
         self.rest();
     }
 
-    /// The owner again, after doubt: what counts is answered, what does not is decided anew. All that counts comes
-    /// first: what is decided anew enters its key, and does not count yet.
+    /// Settles pending commands once this is the owner again: answers those that count and decides the others anew. All
+    /// that count come first, because a command that is decided anew enters its key before it counts.
     pub(super) fn settle_pending(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         let mut open = Vec::new();
         for Pending { request, may_count, .. } in self.pending.take() {
@@ -86,8 +88,9 @@ impl<R> Partition<R> {
         (repeat.fingerprint == request.fingerprint).then(|| repeat.accepted(self.partition))
     }
 
-    /// Others' records took offsets among ours: what was expected behind `proven` stands up to `shift` later.
-    /// A position that names too late an offset asks a reader for more than it must; too early a one would lie.
+    /// Moves the offsets expected after `proven` by `shift`, because records of other writers took some of them. The
+    /// shift is an upper bound: a position that is too late makes a reader wait longer than necessary; one that is too
+    /// early would be wrong.
     fn move_positions(&mut self, proven: i64, shift: i64) {
         if shift != 0 {
             self.memory.move_positions(proven, shift);

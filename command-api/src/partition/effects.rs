@@ -1,4 +1,7 @@
-//! What the machine is asked, and what it asks of the world.
+//! Inputs and outputs of a partition's state machine.
+//!
+//! The store is Postgres, to which the projector writes states, idempotency keys and names of aggregates up to a
+//! checkpoint.
 
 use domain::{Command, State, TimeMs};
 use schemas::aggregate::AggregateId;
@@ -11,7 +14,7 @@ use schemas::record::{OtherPartitions, Record};
 
 use super::Repeat;
 
-/// A command on its way, with where its answer goes.
+/// A command on its way to the owner, with the destination of its answer.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct ParsedRequest<R> {
@@ -22,129 +25,130 @@ pub struct ParsedRequest<R> {
     pub key: IdempotencyKey,
     pub cause: Option<Box<str>>,
     pub trace: Option<Box<str>>,
-    /// Of a line of a batch: lines of one batch on one aggregate are decided in the order in which they came.
+    /// Batch that the command is a line of; lines of one batch on one aggregate are decided in arrival order.
     pub batch: Option<u64>,
     pub reply: R,
 }
 
 impl<R> ParsedRequest<R> {
-    /// The key under which it is answered once. A command that an event caused has none: its rules know it again,
-    /// whenever it comes, and what they say then is what is true then.
+    /// Returns the key by which the command is deduplicated. A command caused by an event has none: the domain rules
+    /// recognize a repetition at any time, and answer it by the current state.
     pub(super) fn remembered_key(&self) -> Option<&IdempotencyKey> {
         self.cause.is_none().then_some(&self.key)
     }
 }
 
-/// Names a record in its delivery report.
+/// Identity of a record in its delivery report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    /// Counts the claims of this machine; reports of earlier ones are void.
+    /// Number of claims sent by this state machine so far; reports of earlier generations are ignored.
     pub generation: u16,
-    /// In its epoch; 0 is the claim itself.
+    /// Sequence number in the epoch; 0 is the claim itself.
     pub seq: u64,
 }
 
-/// The record did not get an offset, or its offset is not known.
+/// Failed delivery: the record got no offset, or its offset is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoOffset;
 
-/// The producer's queue is full: nothing was sent.
+/// Refused append: the producer's queue is full, and nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueFull;
 
-/// Where a read ends.
+/// End of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadTo {
-    /// The end of the log as of now.
+    /// The end of the log when the read starts.
     End,
     /// This offset, exclusive.
     Offset(i64),
 }
 
-/// How far the log's events are kept outside, where states and keys can be asked for.
+/// Position in the log up to which the store has states and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
     pub reader: Reader,
-    /// Of the last commit before it.
+    /// Time of the last commit before the checkpoint.
     pub last_at: TimeMs,
-    /// The latest time that a key of a commit before it told.
+    /// Latest timestamp in a key of a commit before the checkpoint.
     pub max_key: TimeMs,
 }
 
-/// What the machine lacks of an aggregate.
+/// Request for stored data of an aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadRequest {
     pub aggregate: AggregateId,
     pub state: bool,
-    /// Whether this key took effect.
+    /// Key to look up.
     pub key: Option<IdempotencyKey>,
 }
 
-/// What is kept of an aggregate, all of it as of one moment.
+/// Stored data of an aggregate, all of it from one snapshot.
 #[derive(Debug)]
 pub struct LoadedAggregate {
-    /// Every event before this offset is in it.
+    /// Offset before which every event is included.
     pub checkpoint: i64,
-    /// If it was asked for.
+    /// State of the aggregate, if it was requested.
     pub state: Option<LoadedState>,
-    /// What the key led to, if it was asked for and took effect.
+    /// Outcome of the command with the requested key, if the key took effect.
     pub repeat: Option<Repeat>,
 }
 
 #[derive(Debug)]
 pub struct LoadedState {
-    /// The error is what the rules' panic said: its events cannot be folded.
+    /// State of the aggregate, or the text of the panic because of which its events cannot be folded.
     pub folded: Result<State, String>,
     pub version: u64,
-    /// Of its last commit; 0 where it has none.
+    /// Offset of the last commit; 0 if there is none.
     pub offset: i64,
 }
 
-/// Names of aggregates that are kept outside.
+/// Names of aggregates, loaded from the store.
 #[derive(Debug)]
 pub struct LoadedNames {
     pub from: i64,
     pub until: i64,
-    /// Of every aggregate that has an event from the one offset up to the other, and maybe of others.
+    /// Names of every aggregate with an event at an offset in `from..until`, and possibly of others.
     pub names: Vec<String>,
 }
 
-/// What is kept cannot be asked just now.
+/// Failed or refused load: the store cannot be queried at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
-/// What the machine asks of the world.
+/// Side effects that the state machine requests.
 pub trait Effects {
     type Reply;
-    /// Hands a record to the producer. Its report comes as [`super::Partition::delivered`].
+    /// Hands a record to the producer. Its delivery report arrives at [`super::Partition::delivered`].
     fn append(&mut self, key: &str, value: &[u8], ticket: Ticket) -> Result<(), QueueFull>;
-    /// Begins to read; whatever is being read is dropped. Records come as [`super::Partition::record`], then
-    /// [`super::Partition::read_ended`].
+    /// Starts a read, and drops the one in progress. Records arrive at [`super::Partition::record`], then
+    /// [`super::Partition::read_ended`] is called.
     fn read(&mut self, from: i64, to: ReadTo);
-    /// Decodes what was read, by [`schemas::exceptions::Exceptions::decode`].
+    /// Decodes a record that was read, by [`schemas::exceptions::Exceptions::decode`].
     fn decode<'a>(&self, offset: i64, value: &'a [u8]) -> Result<Option<Record<'a>>, Unreadable>;
-    /// Asks for what is kept of an aggregate. It comes as [`super::Partition::loaded`]. Called only by a machine that
-    /// was told of a checkpoint. An error: too much was asked for already.
+    /// Requests stored data of an aggregate, which arrives at [`super::Partition::loaded`]. Called only after a
+    /// checkpoint was received. Returns an error if too many requests are outstanding.
     fn load(&mut self, wanted: LoadRequest) -> Result<(), Unavailable>;
-    /// As [`Self::load`], once more is kept: what came lacks events that memory lacks, too.
+    /// Defers a request until the store has advanced: the data just received lacks events that memory lacks too.
     fn load_later(&mut self, wanted: LoadRequest) -> Result<(), Unavailable>;
-    /// Asks for the names of aggregates with events from this offset on. Some of them come as [`super::Partition::named`],
-    /// as soon as there are any. Called as [`Self::load`] is, and not again before they came.
+    /// Requests the names of aggregates with events from this offset on. Some of them arrive at
+    /// [`super::Partition::named`] as soon as any are available. Called only after a checkpoint was received, and not
+    /// again before names arrive.
     fn load_names(&mut self, from: i64);
     fn answer(&mut self, reply: Self::Reply, answer: Answer);
-    /// A random number for a claim.
+    /// Returns a random number for a claim.
     fn nonce(&mut self) -> u64;
-    /// Counted and logged by cause.
+    /// Counts and logs a doubt by its cause.
     fn doubted(&mut self, cause: DoubtCause);
     fn passed_over(&mut self, reason: Passed);
-    /// Another instance took the partition under this one's url.
+    /// Reports that another instance took the partition under this instance's URL.
     fn shares_url(&mut self);
 }
 
-/// How far the clock of this instance can be believed.
+/// Trust in this instance's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockTrust {
-    /// There is nothing to compare it with.
+    /// No reference clock is available.
     Unknown,
     Right,
     Wrong,
@@ -152,46 +156,46 @@ pub enum ClockTrust {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DoubtCause {
-    /// A report named another offset than the chain's.
+    /// A delivery report named an offset other than the chain's.
     Displaced,
-    /// A report named none.
+    /// A delivery report named no offset.
     NoOffset,
-    /// A look found a hole in the chain.
+    /// A read of the log found a gap in the chain.
     Broken,
 }
 
-/// The log cannot be this machine's: it halts, as it was before the record.
+/// Reason to halt: the log cannot be this state machine's. The state remains as it was before the record.
 #[derive(Debug, thiserror::Error)]
 pub enum HaltError {
     #[error(transparent)]
     Record(#[from] Unreadable),
-    #[error("offset {offset} holds another record than the one that the checkpoint counted there")]
+    #[error("offset {offset} does not hold the record that the checkpoint counted there")]
     OtherHistory { offset: i64 },
-    #[error("the claim at offset {offset} is of another topic")]
+    #[error("the claim at offset {offset} belongs to another topic")]
     Partitions { offset: i64, source: OtherPartitions },
-    #[error("the log does not continue what was read of it")]
+    #[error("the log does not continue the records read so far")]
     Chain(#[from] ChainError),
-    #[error("the record at offset {offset} names an aggregate {aggregate:?} that cannot be")]
+    #[error("the record at offset {offset} names an invalid aggregate {aggregate:?}")]
     Aggregate { offset: i64, aggregate: String },
 }
 
-/// What an owner turned into, for the caller's policy on when to claim again.
+/// Role of an instance in a partition, from which the caller decides when to claim again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Idle,
-    /// Reads, to be prepared.
+    /// Reads the log in order to become prepared.
     Preparing,
-    /// Can take over at once.
+    /// Has caught up and can take over at once.
     Prepared,
-    /// On the way to own, or to know whether it still does.
+    /// About to become the owner, or verifying that it still is.
     Unsettled,
     Owner,
-    /// Answers what it decided, and decides nothing more.
+    /// Answers the commands already decided, and decides nothing more.
     Leaving,
 }
 
 impl Role {
-    /// Whether commands belong into its mailbox: decided now, or in a moment.
+    /// Returns whether commands belong in its mailbox, because it decides them now or will shortly.
     pub fn serves(self) -> bool {
         matches!(self, Self::Unsettled | Self::Owner)
     }

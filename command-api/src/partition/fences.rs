@@ -1,24 +1,26 @@
-//! When the next fence is due.
+//! Pacing of fences.
 //!
-//! A fence costs the broker a request, and every reader of the partition a wake-up: more than all that it proves. So one
-//! is in flight at a time; and where the last one was shared, the next one waits until others can share it, too.
+//! A fence costs the broker a request and every reader of the partition a wake-up, which is more than the answers it
+//! proves cost. So only one is in flight at a time; and if the last one was shared, the next one waits until other
+//! answers can share it too.
 
 use std::time::Duration;
 
 use domain::TimeMs;
 
-/// From one shared fence to the next. An answer may wait for 5 ms to share one; the clock counts whole milliseconds.
+/// Interval between shared fences, in milliseconds. An answer may wait 5 ms to share one; the clock counts whole
+/// milliseconds.
 const PACE_MS: u64 = 4;
-/// Answers to one fence that are a crowd. Less than that wait for nobody.
+/// Number of answers from which on a fence counts as shared. Below it, the next fence is not delayed.
 const CROWD: usize = 4;
 
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Fences {
-    /// The last one's; 0: none was sent in this epoch.
+    /// Sequence number of the last fence; 0 if none was sent in this epoch.
     pub(super) seq: u64,
     sent_at: TimeMs,
-    /// Answers that it was to prove.
+    /// Number of answers that the last fence was sent to prove.
     shared_by: usize,
 }
 
@@ -31,7 +33,7 @@ impl Fences {
         self.seq <= acknowledged && self.due_in(now).is_none()
     }
 
-    /// `None`: the next one waits for no company. Nor does it where the clock went back.
+    /// Returns the remaining delay of the next fence, or `None` if there is none, as when the clock went backwards.
     pub(super) fn due_in(&self, now: TimeMs) -> Option<Duration> {
         let waited = now.0.checked_sub(self.sent_at.0)?;
         let left = PACE_MS.checked_sub(waited).filter(|left| *left > 0 && self.shared_by >= CROWD)?;

@@ -1,7 +1,7 @@
-//! What is kept outside of memory, and how commands wait for it.
+//! Loading of data that is not in memory, and the commands that wait for it.
 //!
-//! Invariant: nothing is decided on an aggregate before its state is here, and nothing under a key before it is known
-//! whether it took effect. What is kept is used only if it reaches up to everything that memory lacks.
+//! Invariant: no command is decided before its aggregate's state is in memory and it is known whether its key took
+//! effect. Stored data is used only if its checkpoint covers everything that memory lacks.
 
 use domain::TimeMs;
 use schemas::aggregate::AggregateId;
@@ -13,12 +13,12 @@ use super::{
     Checkpoint, Effects, LoadRequest, LoadedAggregate, LoadedNames, ParsedRequest, Partition, Phase, Unavailable,
 };
 
-/// A read that is under way begins anew where a checkpoint saves it so many records.
+/// Number of records that a checkpoint must save for a read in progress to restart from it.
 const WORTH_BEGINNING_ANEW: i64 = if cfg!(test) { 12 } else { 100_000 };
 
 impl<R> Partition<R> {
-    /// What is kept outside reaches up to here: memory need not hold it, and the next take-over reads from here. So does
-    /// one that is under way, where that saves it a long way.
+    /// Records that the store has reached `checkpoint`: memory need not hold the data before it, and the next takeover
+    /// reads from there. A catch-up in progress restarts from it if that saves many records.
     pub fn checkpointed(&mut self, checkpoint: Checkpoint, out: &mut impl Effects<Reply = R>) {
         let is_news = |known: &Checkpoint| known.reader.next_offset < checkpoint.reader.next_offset;
         if self.checkpoint.as_ref().is_none_or(is_news) {
@@ -32,52 +32,52 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Tells whether it takes in more records of a long read just now, or waits until states come: as long as events that
-    /// wait for theirs take more than `max_unfolded` bytes.
+    /// Returns whether more records of a long read may be passed in. The read pauses while events that wait for the
+    /// states of their aggregates take more than `max_unfolded` bytes.
     pub fn takes_records(&self, max_unfolded: usize) -> bool {
         !matches!(self.phase, Phase::CatchingUp { .. }) || self.unfolded_bytes() <= max_unfolded
     }
 
-    /// About how much memory events take that wait for the states of their aggregates.
+    /// Returns the approximate memory used by events that wait for the states of their aggregates.
     pub fn unfolded_bytes(&self) -> usize {
         self.memory.aggregates.tails.bytes()
     }
 
-    /// Asks for states of which only the end was read: that can be folded then, and whoever takes over is warm. Those that
-    /// could not be had are asked for again; so this is to be called now and then.
+    /// Requests the states of aggregates of which only the latest events were read, so that those can be folded and a
+    /// new owner starts warm. Repeats failed requests, so this is to be called periodically.
     pub fn ask_for_states(&mut self, out: &mut impl Effects<Reply = R>) {
         self.memory.aggregates.tails.ask(|aggregate| out.load(LoadRequest { aggregate, state: true, key: None }));
     }
 
-    /// Lets go of keys that are kept outside, the oldest first, until so many are left.
+    /// Evicts keys that the store has, the oldest first, until `keys` are left.
     pub fn forget(&mut self, keys: usize, now: TimeMs) {
         let settled = self.settled_checkpoint();
         self.memory.repeats.forget(settled, keys, self.parked.keys(), now);
     }
 
-    /// Lets go of aggregates that were not used since the last time, until about `bytes` are left. Where that cannot
-    /// be reached, commands on aggregates that are not in memory are refused.
+    /// Evicts aggregates that were not used since the last pass, until about `bytes` are left. If that cannot be
+    /// reached, commands on aggregates that are not in memory are refused.
     pub fn evict(&mut self, bytes: usize) {
         let settled = self.settled_checkpoint();
         self.full = !self.memory.aggregates.evict(settled, bytes);
     }
 
-    /// About how much memory the aggregates take, with events that wait for their states.
+    /// Returns the approximate memory used by the aggregates, including events that wait for their states.
     pub fn resident_bytes(&self) -> usize {
         self.memory.aggregates.bytes()
     }
 
-    /// The size of the largest state since reading began, in bytes.
+    /// Returns the size of the largest state since reading began, in bytes.
     pub fn largest_state(&self) -> usize {
         self.memory.aggregates.largest_state()
     }
 
-    /// Returns aggregates whose states came near the size at which they take on nothing more, each once.
+    /// Returns aggregates whose states came near the size at which nothing more is added to them, each once.
     pub fn take_nearly_full(&mut self) -> Vec<AggregateId> {
         self.memory.aggregates.take_nearly_full()
     }
 
-    /// Records that a take-over would have to read, as far as an owner knows.
+    /// Returns the number of records that a takeover would have to read, as far as an owner knows.
     pub fn tail_records(&self) -> u64 {
         let (Phase::Owner(writer) | Phase::Looking { writer, .. }) = &self.phase else { return 0 };
         let kept = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.reader.next_offset);
@@ -85,27 +85,27 @@ impl<R> Partition<R> {
         u64::try_from(end - kept).unwrap_or(0)
     }
 
-    /// Names of aggregates that are known to have events.
+    /// Returns the number of aggregates that are known to have events.
     pub fn names(&self) -> usize {
         self.memory.aggregates.names()
     }
 
-    /// Whether the names are those of all aggregates, so that it can tell which one is new.
+    /// Returns whether the names of all aggregates are known, so that a new aggregate can be recognized.
     pub fn knows_names(&self) -> bool {
         !matches!(self.phase, Phase::Idle) && self.memory.aggregates.knows_names()
     }
 
-    /// Keys in memory.
+    /// Returns the number of keys in memory.
     pub fn remembered_keys(&self) -> usize {
         self.memory.repeats.len()
     }
 
-    /// What is kept is used if its checkpoint reaches up to here.
+    /// Returns the offset that the checkpoint of loaded data must have reached for the data to be used.
     pub fn floor(&self) -> i64 {
         self.memory.floor()
     }
 
-    /// What [`Effects::load`] asked for came.
+    /// Processes the result of [`Effects::load`].
     pub fn loaded(
         &mut self,
         wanted: &LoadRequest,
@@ -128,7 +128,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// What [`Effects::load_names`] asked for came. Commands on what turns out to be new wait no longer.
+    /// Processes the result of [`Effects::load_names`]. Commands on aggregates that turn out to be new wait no longer.
     pub fn named(&mut self, kept: &LoadedNames, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         self.asks_names = false;
         let knew = self.memory.aggregates.knows_names();
@@ -151,7 +151,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// It is not asked for again at once: what fails would be asked for all the time.
+    /// Processes a failed load. The request is not repeated at once, because a lasting failure would cause a busy loop.
     fn not_loaded(&mut self, wanted: &LoadRequest, out: &mut impl Effects<Reply = R>) {
         if wanted.state {
             self.memory.aggregates.tails.want_again(&wanted.aggregate);
@@ -160,22 +160,23 @@ impl<R> Partition<R> {
         self.refuse_parked(wanted, out);
     }
 
-    /// Returns what has to be brought before the command can be decided; `None`: it can be. A line that only waits behind an
-    /// earlier one of its batch wants nothing brought. Nor does a new aggregate's key: under none did anything happen to it.
+    /// Returns the data that has to be loaded before the command can be decided, or `None` if it can be decided now.
+    /// The request is empty for a line that only waits behind an earlier one of its batch. The key of a new aggregate
+    /// needs no lookup: no command has taken effect on it.
     pub(super) fn missing(&self, request: &ParsedRequest<R>) -> Option<LoadRequest> {
         let aggregate = &request.aggregate;
         let waits = self.parked.holds_back(request);
         if !waits && self.memory.repeats.of(request).is_some() {
             return None;
         }
-        // Without room for it, it is as good as cold: nobody brings it.
+        // If memory is full, an aggregate that is not in it is treated as cold, so that the command is refused.
         let state = self.memory.aggregates.is_cold(aggregate) || self.full && !self.memory.aggregates.knows(aggregate);
         let key = request.remembered_key().filter(|key| self.memory.repeats.may_have_forgotten(key));
         let key = key.filter(|_| !self.memory.aggregates.is_new(aggregate)).cloned();
         (waits || state || key.is_some()).then(|| LoadRequest { aggregate: aggregate.clone(), state, key })
     }
 
-    /// `may_count`: it was sent to the log before.
+    /// Parks a command until its data is loaded, or refuses it. `may_count` is set if it was sent to the log before.
     pub(super) fn park(
         &mut self,
         request: ParsedRequest<R>,
@@ -187,16 +188,15 @@ impl<R> Partition<R> {
         let parked = AwaitingRequest { request, may_count, key_known };
         let overloaded = |detail: &'static str| Answer::Overloaded { detail: detail.into() };
         if self.parked.is_full() || self.full && wanted.state {
-            return parked.set_back(overloaded("there is no room for another aggregate in memory just now"), out);
+            return parked.set_back(overloaded("memory has no room for another aggregate at the moment"), out);
         }
         if !wanted.state && self.parked.is_full_of(&wanted.aggregate) {
-            return parked
-                .set_back(overloaded("too many commands on this aggregate wait for their keys to be looked up"), out);
+            return parked.set_back(overloaded("too many commands on this aggregate are waiting for key lookups"), out);
         }
         wanted.state &= !self.parked.asks_state(&wanted.aggregate);
         let (aggregate, asks_state) = (wanted.aggregate.clone(), wanted.state);
         if (wanted.state || wanted.key.is_some()) && out.load(wanted).is_err() {
-            return parked.set_back(overloaded("too many commands wait for what is kept of their aggregates"), out);
+            return parked.set_back(overloaded("too many commands are waiting for their aggregates to be loaded"), out);
         }
         self.parked.push(parked);
         if asks_state {
@@ -204,7 +204,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Of an instance that decides nothing: another one will.
+    /// Answers all parked commands with `NoOwner`: this instance decides nothing, and another one will.
     pub(super) fn dismiss_parked(&mut self, out: &mut impl Effects<Reply = R>) {
         if !self.parked.is_empty() {
             self.parked.take().for_each(|parked| parked.set_back(Answer::NoOwner, out));
@@ -238,7 +238,7 @@ impl<R> Partition<R> {
         for AwaitingRequest { request, may_count, .. } in self.parked.take_ready(aggregate, is_ready) {
             self.decide(request, may_count, now, out);
         }
-        // It was let go of while its commands waited for something else.
+        // The aggregate was evicted while its commands waited for something else.
         let lacks_state = self.parked.waits(aggregate) && self.memory.aggregates.is_cold(aggregate);
         if lacks_state && !self.parked.asks_state(aggregate) {
             let wanted = LoadRequest { aggregate: aggregate.clone(), state: true, key: None };
@@ -249,7 +249,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// What was wanted cannot be read: who waits for it is refused.
+    /// Refuses the commands that wait for data that cannot be read.
     fn refuse_parked(&mut self, wanted: &LoadRequest, out: &mut impl Effects<Reply = R>) {
         let LoadRequest { aggregate, state, key } = wanted;
         let refused = match key {
@@ -258,13 +258,13 @@ impl<R> Partition<R> {
             None => return,
         };
         for parked in refused {
-            let detail = "what is kept of the aggregate cannot be read just now".into();
+            let detail = "the stored data of the aggregate cannot be read at the moment".into();
             parked.set_back(Answer::Overloaded { detail }, out);
         }
     }
 
-    /// What stands before this offset is kept outside for certain. An owner's records in flight may come to stand
-    /// later than expected: an offset is theirs only when it was acknowledged.
+    /// Returns the offset before which everything is certainly in the store. An owner's records in flight may be
+    /// appended later than expected: their offsets are final only once acknowledged.
     fn settled_checkpoint(&self) -> i64 {
         let checkpoint = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.reader.next_offset);
         let proven = |writer: &Writer| writer.offset_of(writer.acknowledged()) + 1;

@@ -1,20 +1,20 @@
-//! The names of a partition's aggregates, as a filter: one that is not in it has no events, so nothing of it is kept outside.
-//! A few that are not there seem to be; those are looked up for nothing.
+//! The names of a partition's aggregates, as a Bloom filter: an aggregate that is not in it has no events, so nothing
+//! of it is in the store. A false positive costs a needless lookup.
 //!
-//! Invariant: every aggregate with an event before the offset `until` is in it, and no name is ever taken out. What stands in
-//! the log stays there, so this remains true whatever becomes of memory, of Postgres, and of who owns the partition.
+//! Invariant: it contains every aggregate with an event before the offset `until`, and no name is ever removed. The log
+//! is append-only, so this holds whatever happens to memory, to Postgres and to the ownership of the partition.
 
 use std::hash::Hasher;
 use std::sync::Arc;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// One of 300 names that are not in a link seems to be.
+/// Bits per name, for a false positive rate of 1 in 300 per link.
 const BITS_A_NAME: usize = 12;
 const BITS_SET: u64 = 8;
 const FIRST_WORDS: usize = 32;
-/// Of a link: 16 MiB, with which there is room for 15 million names. Where there are more, all of them are forgotten, and none
-/// is known to be new any more.
+/// Maximum size of a link: 16 MiB, with room for 15 million names. Beyond that, all names are discarded, and no
+/// aggregate is known to be new any more.
 const MAX_WORDS: usize = 1 << 21;
 
 #[derive(Debug, Default, Clone)]
@@ -22,7 +22,7 @@ pub(super) struct Names {
     /// Bloom filters, each four times as large as the one before; names go into the last one.
     links: Vec<Arc<[u64]>>,
     count: usize,
-    /// Names for which the last link has room.
+    /// Number of names for which the last link has room.
     room: usize,
     until: i64,
     is_overfull: bool,
@@ -33,17 +33,17 @@ impl Names {
         self.count
     }
 
-    /// Tells whether every aggregate with an event before this offset is in it.
+    /// Returns whether every aggregate with an event before this offset is included.
     pub(super) fn reach(&self, offset: i64) -> bool {
         self.until >= offset && !self.is_overfull
     }
 
-    /// Returns from where on names are needed for it to reach this offset.
+    /// Returns the offset from which names are needed for it to reach `offset`.
     pub(super) fn lack_from(&self, offset: i64) -> Option<i64> {
         (self.until < offset && !self.is_overfull).then_some(self.until)
     }
 
-    /// Every aggregate with an event from where it reached up to this offset was put into it.
+    /// Records that every aggregate with an event between the previous end and `offset` was inserted.
     pub(super) fn extend_to(&mut self, offset: i64) {
         self.until = self.until.max(offset);
     }
@@ -79,14 +79,14 @@ impl Names {
     }
 }
 
-/// Not the hash that tells a name's partition, of which all names here have the same remainder.
+/// Hashes a name. The partitioner's hash would not do: its remainder is the same for all names of a partition.
 fn hash(name: &str) -> u128 {
     let mut hasher = SipHasher13::new();
     hasher.write(name.as_bytes());
     hasher.finish128().as_u128()
 }
 
-/// Double hashing, in a power of two of words.
+/// Returns the word and the bit of each probe, by double hashing; `words` is a power of two.
 fn places(hash: u128, words: usize) -> impl Iterator<Item = (usize, u64)> {
     let (first, step) = ((hash >> 64) as u64, hash as u64 | 1);
     (0..BITS_SET).map(move |n| {

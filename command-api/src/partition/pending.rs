@@ -9,9 +9,10 @@ use super::ParsedRequest;
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Pending<R> {
-    /// The record of the epoch whose acknowledgement proves the answer. Never less than that of an earlier one.
+    /// Sequence number of the record whose acknowledgement proves the answer. Never lower than that of an earlier
+    /// answer.
     pub(super) needs: u64,
-    /// The command was sent to the log, by this record or in an epoch before.
+    /// Set if the command was sent to the log, by this record or in an earlier epoch.
     pub(super) may_count: bool,
     pub(super) answer: Answer,
     pub(super) request: ParsedRequest<R>,
@@ -37,12 +38,12 @@ impl<R> PendingAnswers<R> {
         self.0.push_back(pending);
     }
 
-    /// 0 when nothing waits.
+    /// Returns the highest sequence number that an answer waits for; 0 if none waits.
     pub(super) fn last_needed(&self) -> u64 {
         self.0.back().map_or(0, |pending| pending.needs)
     }
 
-    /// Answers that this very record is to prove, the last one that any needs.
+    /// Returns the number of answers that wait for this record, which is the last one that any waits for.
     pub(super) fn needing(&self, seq: u64) -> usize {
         self.0.iter().rev().take_while(|pending| pending.needs == seq).count()
     }

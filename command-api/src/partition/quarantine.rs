@@ -1,4 +1,4 @@
-//! Aggregates that the rules cannot handle.
+//! Aggregates on which the domain rules panicked.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use domain::TimeMs;
 use schemas::aggregate::AggregateId;
 
-/// Why nothing is decided on an aggregate.
+/// Reason why nothing is decided on an aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantine {
-    /// What the panic said.
+    /// Text of the panic.
     pub reason: String,
     pub since: TimeMs,
-    /// Its events cannot be folded: only a build that can fold them brings it back.
+    /// Set if the events cannot be folded: only a build that can fold them restores the aggregate.
     pub state_lost: bool,
 }
 
-/// What became of a wish to end a quarantine.
+/// Outcome of a request to end a quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     Released,
@@ -24,7 +24,7 @@ pub enum Release {
     NotQuarantined,
 }
 
-/// Nearly always empty: asking it costs a comparison.
+/// Aggregates in quarantine. Nearly always empty, so a lookup costs one comparison.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Quarantined(BTreeMap<AggregateId, Quarantine>);
 
@@ -57,7 +57,7 @@ impl Quarantined {
     }
 }
 
-/// The text of a panic.
+/// Returns the text of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! Which keys took effect lately, so that a retry is answered and not executed.
+//! Idempotency keys that took effect recently, so that a retry is answered and not executed again.
 //!
-//! Invariant: a key is entered when its command is decided, before anything is acknowledged: a retry that comes
-//! while the first try is in flight joins it.
+//! Invariant: a key is entered when its command is decided, before anything is acknowledged: a retry that arrives while
+//! the first attempt is in flight joins it.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -17,12 +17,12 @@ use std::hash::Hasher;
 
 use super::ParsedRequest;
 
-/// A key made by a clock that runs ahead is kept as much longer.
+/// Extra retention for keys whose timestamps come from a clock that runs ahead.
 const MAX_KEY_LEAD: Duration = Duration::from_secs(120);
-/// What came within this time stays in memory, wherever else it is kept: a retry usually comes sooner.
+/// Time for which a key stays in memory even if the store has it, in milliseconds: most retries arrive sooner.
 const REMEMBERED_MS: u64 = 10_000;
 
-/// How an accepted command was answered.
+/// Outcome of an accepted command, for the answer to a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repeat {
     pub offset: i64,
@@ -42,7 +42,7 @@ impl Repeat {
         }
     }
 
-    /// To a command under the same key.
+    /// Returns the answer to another command under the same key.
     pub(super) fn answer(&self, partition: u32, fingerprint: u64) -> Answer {
         if self.fingerprint != fingerprint {
             return Answer::KeyReused;
@@ -59,24 +59,24 @@ impl Repeat {
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Repeats {
-    /// By a keyed hash of aggregate and key, 128 bits wide: nobody outside can make two of them meet.
+    /// Outcomes by a keyed 128-bit hash of aggregate and key, so that clients cannot construct a collision.
     by_key: HashMap<u128, Repeat>,
     hasher: SipHasher13,
-    /// In the order of entry.
+    /// Keys in insertion order.
     entries: VecDeque<Entry>,
     window_ms: u64,
-    /// Keys that told a time up to this may have been forgotten here; `None`: none was.
+    /// Latest timestamp of keys that may have been evicted; `None` if none was.
     forgotten: Option<TimeMs>,
-    /// They stand before this offset.
+    /// Offset before which all evicted keys took effect.
     floor: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     hash: u128,
-    /// Of the command.
+    /// Time of the command.
     at: TimeMs,
-    /// That the key told.
+    /// Timestamp in the key, if it has one.
     made: Option<TimeMs>,
 }
 
@@ -102,7 +102,7 @@ impl Repeats {
         self.by_key.get(&self.hash(aggregate, key))
     }
 
-    /// Of a command that may be one.
+    /// Returns the earlier outcome if `request` repeats a command.
     pub(super) fn of<R>(&self, request: &ParsedRequest<R>) -> Option<&Repeat> {
         self.get(&request.aggregate, request.remembered_key()?.as_str())
     }
@@ -111,8 +111,8 @@ impl Repeats {
         self.by_key.len()
     }
 
-    /// Whether the key may have taken effect though it is not here. One that tells no time always may, once anything
-    /// was forgotten.
+    /// Returns whether the key may have taken effect although it is not in memory. Once any key was evicted, this is
+    /// always true of a key without a timestamp.
     pub(super) fn may_have_forgotten(&self, key: &IdempotencyKey) -> bool {
         self.forgotten.is_some_and(|forgotten| key.time().is_none_or(|made| made <= forgotten))
     }
@@ -129,9 +129,9 @@ impl Repeats {
         }
     }
 
-    /// Lets go of what is kept outside up to the checkpoint, until `keys` are left. What came lately, or tells a later
-    /// time, stays: so a fresh key need not be asked for. So do keys that somebody waits with: it was looked already
-    /// whether they took effect.
+    /// Evicts keys that the store has as of the checkpoint, until `keys` are left. A key stays if it arrived recently
+    /// or has a recent timestamp, so that fresh keys need no lookup. So does the key of a waiting command, because it
+    /// has already been looked up.
     pub(super) fn forget<'a>(
         &mut self,
         checkpoint: i64,
@@ -149,13 +149,13 @@ impl Repeats {
             if self.by_key.len() <= keys {
                 break;
             }
-            // Where the log is ahead of the time, it does not tell what came lately.
+            // An entry that is ahead of the clock does not show when it arrived.
             let is_over = |entry: &mut Entry| entry.at <= until || entry.at > now;
             let Some(entry) = self.entries.pop_front_if(is_over) else { break };
             match self.by_key.get(&entry.hash) {
                 None => {}
                 Some(repeat) if repeat.offset >= checkpoint => {
-                    // Everything behind it is, too.
+                    // All entries behind it are past the checkpoint too.
                     self.entries.push_front(entry);
                     break;
                 }
@@ -174,7 +174,7 @@ impl Repeats {
         }
     }
 
-    /// Empty. `forgotten`: keys of commits that will not be read tell a time up to this.
+    /// Discards all keys. `forgotten` is the latest timestamp of keys in commits that will not be read.
     pub(super) fn restart(&mut self, forgotten: Option<TimeMs>) {
         self.by_key = HashMap::new();
         self.entries = VecDeque::new();
@@ -191,7 +191,7 @@ impl Repeats {
     fn hash(&self, aggregate: &AggregateId, key: &str) -> u128 {
         let mut hasher = self.hasher;
         hasher.write(aggregate.as_str().as_bytes());
-        // No name of an aggregate has this byte, so no two pairs run together.
+        // No aggregate name contains this byte, so two different pairs never hash the same bytes.
         hasher.write_u8(0);
         hasher.write(key.as_bytes());
         hasher.finish128().as_u128()

@@ -1,4 +1,4 @@
-//! What a partition's records add up to: the aggregates, and the keys that took effect lately.
+//! State built from a partition's records: the aggregates, and the keys that took effect recently.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use super::{Checkpoint, HaltError};
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Replay {
-    /// Where it stands in the log; an owner's is ahead of that by its own records.
+    /// Position in the log; an owner's state is ahead of it by its own records.
     pub(super) reader: Reader,
-    /// Whether the record that a checkpoint counted last was found where it should be.
+    /// Set once the last record that the checkpoint counted was found at its offset.
     recognized: bool,
     pub(super) aggregates: Aggregates,
     pub(super) repeats: Repeats,
-    /// Of the last commit.
+    /// Time of the last commit.
     pub(super) last_at: TimeMs,
-    /// By this instance's clock, as far as it was told.
+    /// Time by this instance's clock, as of the current turn.
     pub(super) now: TimeMs,
-    /// Of the topic.
+    /// Number of partitions of the topic.
     pub(super) partitions: u32,
 }
 
@@ -42,7 +42,7 @@ impl Replay {
         }
     }
 
-    /// Empty, to be read from the checkpoint on, or from the log's beginning.
+    /// Discards the state, to be rebuilt from the checkpoint or from the beginning of the log.
     pub(super) fn restart(&mut self, checkpoint: Option<&Checkpoint>) {
         let start = checkpoint.filter(|checkpoint| checkpoint.reader.last_counted >= 0);
         let end = self.reader.next_offset;
@@ -53,23 +53,23 @@ impl Replay {
         self.last_at = start.map_or(TimeMs(0), |start| start.last_at);
     }
 
-    /// Where to read from: the record that the checkpoint counted last is read again.
+    /// Returns the offset to read from. The last record that the checkpoint counted is read again, to verify it.
     pub(super) fn from(&self) -> i64 {
         if self.recognized { self.reader.next_offset } else { self.reader.last_counted }
     }
 
-    /// Whether what was read continues what the checkpoint knows.
+    /// Verifies that the records read continue the history of the checkpoint.
     pub(super) fn check_recognized(&self) -> Result<(), HaltError> {
         let offset = self.reader.last_counted;
         if self.recognized { Ok(()) } else { Err(HaltError::OtherHistory { offset }) }
     }
 
-    /// What is kept outside completes what is here if it reaches up to this offset.
+    /// Returns the offset that stored data must reach to complete the state in memory.
     pub(super) fn floor(&self) -> i64 {
         self.aggregates.floor().max(self.repeats.floor())
     }
 
-    /// Takes the next record of the log in, if it counts. `size`: in bytes.
+    /// Applies the next record of the log if it counts. `size` is its length in bytes.
     pub(super) fn read(&mut self, offset: i64, record: Option<&Record<'_>>, size: usize) -> Result<Verdict, HaltError> {
         if let Some(Record::Claim(claim)) = record {
             claim.check_partitions(self.partitions).map_err(|source| HaltError::Partitions { offset, source })?;
@@ -78,7 +78,7 @@ impl Replay {
             if offset == self.reader.last_counted && !self.reader.recognizes(record) {
                 return Err(HaltError::OtherHistory { offset });
             }
-            // What stands between it and the checkpoint did not count.
+            // The records between it and the checkpoint did not count.
             self.recognized = offset + 1 >= self.reader.next_offset;
             return Ok(Verdict::Counts);
         }
@@ -98,8 +98,8 @@ impl Replay {
         let read = Unfolded { events, version: commit.version, offset, at: TimeMs(commit.at_ms) };
         self.aggregates.read(&aggregate, read, size);
         self.last_at = self.last_at.max(TimeMs(commit.at_ms));
-        // As its owner did before it decided: a key that took effect again after its window is kept for another. A log that is
-        // ahead of the time does not end the window early.
+        // Keys expire as they did for the owner before it decided: a key that took effect again after its window starts
+        // a new one. A log that is ahead of the clock does not end a window early.
         self.repeats.expire(self.last_at.min(self.now));
         // See `ParsedRequest::remembered_key`.
         if commit.cause.is_none() {

@@ -1,7 +1,7 @@
-//! What was read of aggregates whose earlier states are kept outside, and not here yet.
+//! Commits that were read of aggregates whose earlier states are in the store and not loaded yet.
 //!
-//! A state is asked for when the first record of its aggregate was read, and what waits for states is counted: whoever
-//! reads the log waits, too, while too much of it does.
+//! A state is requested when the first record of its aggregate was read. The waiting commits are accounted for, so that
+//! reading pauses while they take too much memory.
 
 use std::collections::VecDeque;
 
@@ -11,18 +11,19 @@ use schemas::aggregate::AggregateId;
 
 use super::Unavailable;
 
-/// States of one partition that are asked for at once: commands on other aggregates are to find room to ask, too.
+/// Maximum number of states that a partition requests at once, so that commands on other aggregates can request theirs
+/// too.
 const MAX_ASKED: usize = 1024;
 
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Tails {
     by_aggregate: HashMap<AggregateId, Tail>,
-    /// Aggregates whose states are to be asked for. Some may be here by now.
+    /// Aggregates whose states are to be requested. Some may be in memory by now.
     wanting: VecDeque<AggregateId>,
-    /// States that were asked for.
+    /// Number of states that were requested and have not arrived.
     asked: usize,
-    /// About how much memory all of it takes.
+    /// Approximate memory used by all tails.
     bytes: usize,
 }
 
@@ -34,7 +35,7 @@ struct Tail {
     is_asked: bool,
 }
 
-/// One commit.
+/// A commit that waits for the state of its aggregate.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Unfolded {
@@ -49,7 +50,7 @@ impl Tails {
         self.bytes
     }
 
-    /// `size`: of the commit's record.
+    /// Adds a commit; `size` is that of its record.
     pub(super) fn push(&mut self, aggregate: &AggregateId, commit: Unfolded, size: usize) {
         const PLACE: usize = (size_of::<AggregateId>() * 2 + size_of::<Tail>()) * 3 / 2;
         let mut bytes = size_of::<Unfolded>() * 3 / 2 + commit.events.len() * size_of::<Event>() + size;
@@ -63,7 +64,7 @@ impl Tails {
         self.bytes += bytes;
     }
 
-    /// Its state is here.
+    /// Removes and returns the commits of an aggregate whose state was loaded.
     pub(super) fn take(&mut self, aggregate: &AggregateId) -> Vec<Unfolded> {
         let Some(tail) = self.by_aggregate.remove(aggregate) else { return Vec::new() };
         self.asked -= usize::from(tail.is_asked);
@@ -71,7 +72,8 @@ impl Tails {
         tail.commits
     }
 
-    /// Asks for states, as many as may be asked for at once. What finds no room is asked for another time.
+    /// Requests states up to the limit of outstanding requests. A state whose request is refused is requested by a
+    /// later call.
     pub(super) fn ask(&mut self, mut ask: impl FnMut(AggregateId) -> Result<(), Unavailable>) {
         while self.asked < MAX_ASKED
             && let Some(aggregate) = self.wanting.pop_front()
@@ -86,7 +88,7 @@ impl Tails {
         }
     }
 
-    /// Its state could not be had.
+    /// Queues the request for a state that could not be loaded again.
     pub(super) fn want_again(&mut self, aggregate: &AggregateId) {
         if let Some(tail) = self.by_aggregate.get_mut(aggregate)
             && std::mem::take(&mut tail.is_asked)

@@ -1,4 +1,4 @@
-//! The side that forwards.
+//! Client side of a link: forwards commands to the owner of their partition.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,29 +26,29 @@ use crate::config::PeerUrls;
 use crate::dispatcher::CommandRequest;
 use crate::metrics::Metrics;
 
-/// Commands that may wait to be sent to one peer.
+/// Maximum number of commands that wait to be sent to one peer.
 const MAX_QUEUE: usize = 4096;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// Peers of which it is remembered that they cannot be reached. Those that went long ago come back under other names.
+/// Maximum number of unreachable peers that are remembered. Peers that left long ago come back under other names.
 const MAX_OUTAGES: usize = 256;
-/// A link that carried nothing for so long is closed.
+/// Time without traffic after which a link is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The links of this instance, each begun when it is first needed.
+/// Links of this instance, each opened when first needed.
 pub(crate) struct Links {
     token: Secret,
     allowed: PeerUrls,
     metrics: Arc<Metrics>,
-    /// By the peer's url.
+    /// Peers by URL.
     peers: Mutex<HashMap<Arc<str>, Peer>>,
     connections: AtomicU64,
     outages: Outages,
 }
 
-/// One connection to a peer, which may not have begun yet, or have ended.
+/// A connection to a peer, which may not be open yet, or be closed already.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    /// Tells it from every other of this process.
+    /// Number of the connection, unique in this process.
     pub(crate) connection: u64,
     queue: mpsc::Sender<Outgoing>,
 }
@@ -58,17 +58,17 @@ enum Outgoing {
     LetGo { partition: u32, done: oneshot::Sender<()> },
 }
 
-/// How a command fared on its way to a peer.
+/// Outcome of forwarding a command.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     Answered(Answer),
-    /// `sent`: it may have arrived.
+    /// The peer gave no answer. If `sent`, the command may have arrived.
     Unreachable {
         sent: bool,
     },
 }
 
-/// Who waits for what a peer says.
+/// A caller that waits for a message from the peer.
 enum Waiting {
     Answer(oneshot::Sender<Delivery>),
     Gone(oneshot::Sender<()>),
@@ -77,20 +77,21 @@ enum Waiting {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl Links {
-    /// `allowed`: whom the token may be sent to.
+    /// Creates the links. The token is sent only to `allowed` addresses.
     pub(crate) fn new(token: Secret, allowed: PeerUrls, metrics: Arc<Metrics>) -> Self {
         let (peers, outages) = (Mutex::default(), Outages::default());
         Self { token, allowed, metrics, peers, connections: AtomicU64::new(0), outages }
     }
 
-    /// Asks the peer to let go of a partition. `false`: the peer could not be asked.
+    /// Asks the peer to release a partition. Returns `false` if it could not be asked.
     pub(crate) async fn let_go(&self, url: &Arc<str>, partition: u32) -> bool {
         let Some(peer) = self.peer(url) else { return false };
         let (done, outcome) = oneshot::channel();
         peer.queue.send(Outgoing::LetGo { partition, done }).await.is_ok() && outcome.await.is_ok()
     }
 
-    /// Returns the connection that all to the peer goes by now. `None`: the address is none that the token may go to.
+    /// Returns the current connection to the peer, opening one if there is none. `None` if the token must not go to the
+    /// address.
     pub(crate) fn peer(&self, url: &Arc<str>) -> Option<Peer> {
         if !self.allowed.allow(url) {
             self.metrics.refused_peer();
@@ -115,10 +116,10 @@ impl Peer {
         let (answer, outcome) = oneshot::channel();
         let ordered = incoming.order.is_some();
         let sent = match self.queue.try_send(Outgoing::Command { incoming, answer }) {
-            // A batch waits for its turn.
+            // A line of a batch waits for room.
             Err(mpsc::error::TrySendError::Full(outgoing)) if ordered => self.queue.send(outgoing).await.is_ok(),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                let detail = "too many commands wait for another instance".into();
+                let detail = "too many commands are waiting for another instance".into();
                 return Delivery::Answered(Answer::Overloaded { detail });
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -139,7 +140,7 @@ struct Link {
 }
 
 impl Link {
-    /// Lives as long as its connection; the next command to the peer begins another.
+    /// Serves the link until its connection ends; the next command to the peer opens another.
     async fn run(url: Arc<str>, token: Secret, mut outgoing: mpsc::Receiver<Outgoing>, outages: Outages) {
         let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&url, &token)).await;
         match connected {
@@ -150,17 +151,17 @@ impl Link {
                 match link.carry(stream, &mut outgoing).await {
                     Ok(()) => return,
                     Err(error) => {
-                        tracing::warn!(peer.url = without_user(&url), error = %error, "the link to a peer is gone");
+                        tracing::warn!(peer.url = without_user(&url), error = %error, "lost the link to a peer");
                     }
                 }
             }
             Ok(Err(error)) => outages.note(&url, &error.to_string()),
-            Err(_) => outages.note(&url, "it does not answer"),
+            Err(_) => outages.note(&url, "timed out"),
         }
         outgoing.close();
         while let Some(unsent) = outgoing.recv().await {
             if let Outgoing::Command { answer, .. } = unsent {
-                // Whoever asked may be gone.
+                // The caller may have gone away.
                 let _ = answer.send(Delivery::Unreachable { sent: false });
             }
         }
@@ -181,10 +182,10 @@ impl Link {
                         return Ok(());
                     }
                     if self.waiting.is_empty() {
-                        // Nobody owed a sign of life while nothing waited.
+                        // The peer owed no sign of life while no answers were due.
                         heard = Instant::now();
                     }
-                    // Who else is about to forward something gets into the same message.
+                    // Other tasks that are about to forward a command join the same message.
                     tokio::task::yield_now().await;
                     while batch.len() < MAX_MESSAGE_COMMANDS
                         && let Ok(next) = outgoing.try_recv()
@@ -248,7 +249,7 @@ impl Link {
         self.sink.flush().await
     }
 
-    /// Whoever asked may be gone.
+    /// Passes the peer's answers on to the callers, who may have gone away.
     fn heard(&mut self, bytes: &[u8]) {
         match postcard::from_bytes(bytes) {
             Ok(FromOwner::Answers(answers)) => {
@@ -263,7 +264,7 @@ impl Link {
                     let _ = waiting.send(());
                 }
             }
-            Err(error) => tracing::error!(error = %error, "a peer answered what cannot be read"),
+            Err(error) => tracing::error!(error = %error, "cannot decode a peer's answer"),
         }
     }
 }
@@ -285,13 +286,13 @@ fn forwarded(id: u64, incoming: &CommandRequest, now: Instant) -> Forwarded<'_> 
     }
 }
 
-/// Splits them, in their order, into what fits into a message each.
+/// Splits commands, in order, into groups that each fit into one message.
 fn by_size(commands: Vec<Forwarded<'_>>) -> impl Iterator<Item = Vec<Forwarded<'_>>> {
     let mut commands = commands.into_iter().peekable();
     std::iter::from_fn(move || {
         let mut message = Vec::with_capacity(commands.len());
         let mut left = MAX_SENT_BYTES;
-        // A command that is too large by itself goes alone; the border lets none in.
+        // A command that is too large by itself is sent alone; the border admits none.
         while let Some(next) = commands.next_if(|next| message.is_empty() || size(next) <= left) {
             left = left.saturating_sub(size(&next));
             message.push(next);
@@ -300,7 +301,7 @@ fn by_size(commands: Vec<Forwarded<'_>>) -> impl Iterator<Item = Vec<Forwarded<'
     })
 }
 
-/// Estimates, from above, the bytes that it takes in a message.
+/// Returns an upper bound of the bytes that a command takes in a message.
 fn size(command: &Forwarded<'_>) -> usize {
     let optional = |text: Option<&str>| text.map_or(0, str::len);
     FRAMING_BYTES
@@ -313,7 +314,7 @@ fn size(command: &Forwarded<'_>) -> usize {
 }
 
 fn encode(message: &ToOwner<'_>) -> Message {
-    Message::Binary(postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into())
+    Message::Binary(postcard::to_allocvec(message).expect("a message can be represented in postcard").into())
 }
 
 async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
@@ -327,8 +328,8 @@ async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
     Ok(socket)
 }
 
-/// Peers that could not be reached when it was tried last, and since when. Every command to such a peer tries again: a log
-/// that said so each time would hide everything else.
+/// Peers that were unreachable at the last attempt, and since when. Every command to such a peer tries again; logging
+/// each failure would drown out everything else.
 #[derive(Debug, Clone, Default)]
 struct Outages(Arc<Mutex<HashMap<Arc<str>, Instant>>>);
 
@@ -339,10 +340,10 @@ impl Outages {
             tracing::warn!(
                 peer.url = peer,
                 error,
-                "a peer cannot be reached: commands of its partitions are 503 until it can, or another instance takes over"
+                "peer unreachable; commands on its partitions are refused until it is back or another instance takes over"
             );
         } else {
-            tracing::debug!(peer.url = peer, error, "a peer cannot be reached");
+            tracing::debug!(peer.url = peer, error, "peer unreachable");
         }
     }
 
@@ -350,13 +351,13 @@ impl Outages {
         if self.begins(url) {
             tracing::error!(
                 peer.url = without_user(url),
-                "a claim in the log names an address that PEER_URLS does not allow; nothing is sent there: if it is an \
-                 instance's, add it, else somebody else writes the log"
+                "a claim in the log names an address that PEER_URLS does not allow; nothing is sent to it: add it if it \
+                 belongs to an instance, otherwise find out who else writes the log"
             );
         }
     }
 
-    /// Returns whether the peer could be reached before.
+    /// Marks the peer as unreachable. Returns whether it was reachable before.
     fn begins(&self, url: &Arc<str>) -> bool {
         let mut since = self.since();
         if since.contains_key(url) {
@@ -374,7 +375,7 @@ impl Outages {
     fn end(&self, url: &Arc<str>) {
         if let Some(since) = self.since().remove(url) {
             let duration_ms = millis(since.elapsed());
-            tracing::info!(peer.url = without_user(url), duration_ms, "a peer can be reached again");
+            tracing::info!(peer.url = without_user(url), duration_ms, "peer reachable again");
         }
     }
 
@@ -383,7 +384,7 @@ impl Outages {
     }
 }
 
-/// Leaves out what a URL says before an `@`, which may be a password.
+/// Strips the part of a URL up to an `@`, which may contain a password.
 fn without_user(url: &str) -> &str {
     url.rsplit_once('@').map_or(url, |(_, host)| host)
 }
@@ -399,7 +400,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_that_is_away_is_told_of_once_until_it_comes_back() {
+    fn an_unreachable_peer_is_logged_once_until_it_comes_back() {
         let (outages, url): (_, Arc<str>) = (Outages::default(), "http://127.0.0.1:1".into());
         assert!(outages.begins(&url) && !outages.begins(&url));
         outages.end(&url);
@@ -411,13 +412,13 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_peers_url_is_not_told() {
+    fn a_password_in_a_peers_url_is_not_logged() {
         assert_eq!(without_user("http://me:hunter2@commands-1:8181"), "commands-1:8181");
         assert_eq!(without_user("http://commands-1:8181"), "http://commands-1:8181");
     }
 
     #[test]
-    fn many_large_commands_go_in_several_messages_and_in_their_order() {
+    fn many_large_commands_go_in_several_messages_in_order() {
         let body = vec![b'x'; MAX_BODY_BYTES];
         let command = |id| Forwarded {
             id,

@@ -1,4 +1,4 @@
-//! The side that owns.
+//! Server side of a link: decides the commands that a peer forwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::batch_order::LinkBatches;
 use crate::dispatcher::{CommandRequest, Dispatcher};
 use crate::mailbox::TimeLimits;
 
-/// Until the peer closes it, or sends what cannot be read.
+/// Serves a link until the peer closes it or sends an undecodable message.
 pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
     let mut delays = Delays::new();
     let (mut sink, mut stream) = socket.split();
-    // Ready answers leave together. The set polls its futures in the order in which they came, and the first
-    // poll of each puts its command into the mailbox: so the order of the link is the order of deciding.
+    // Ready answers are sent together. The set polls its futures in the order of their arrival, and the first poll of
+    // each puts its command into the mailbox, so commands are decided in the order of the link.
     let mut deciding = FuturesUnordered::new();
     let mut letting_go = FuturesUnordered::new();
     let mut batches = LinkBatches::default();
@@ -38,7 +38,7 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
                     }
                     Ok(ToOwner::LetGo { id, partition }) => letting_go.push(let_go(id, partition, dispatcher.clone())),
                     Err(error) => {
-                        tracing::error!(error = %error, "a peer sent what cannot be read");
+                        tracing::error!(error = %error, "cannot decode a peer's message; closing the link");
                         return;
                     }
                 },
@@ -46,7 +46,7 @@ pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
                 Some(Err(_)) | None => return,
             },
             Some(first) = deciding.next() => {
-                // The engine has answered several, as a rule, and some of them in a moment.
+                // The engine has usually answered several, and answers more in a moment.
                 tokio::task::yield_now().await;
                 let mut answers = vec![first];
                 while answers.len() < MAX_MESSAGE_COMMANDS {
@@ -82,7 +82,7 @@ async fn let_go(id: u64, partition: u32, dispatcher: Arc<Dispatcher>) -> u64 {
     id
 }
 
-/// Encodes them, in their order, in as many messages as their size wants: one, as a rule.
+/// Encodes answers, in order, in as many messages as their size requires: usually one.
 fn messages(answers: Vec<Answered>) -> Vec<Message> {
     let count = answers.len();
     let mut answers = FromOwner::Answers(answers);
@@ -98,9 +98,9 @@ fn messages(answers: Vec<Answered>) -> Vec<Message> {
             all.extend(messages(later));
             all
         }
-        // It costs that command its answer, which a retry gets, and not the link all of theirs.
+        // Only this command loses its answer, which a retry gets, instead of every command on the link.
         FromOwner::Answers(answers) => {
-            tracing::error!(bytes, "an answer is too large for the link to a peer");
+            tracing::error!(bytes, "an answer is too large for the link to a peer; its outcome is reported as unknown");
             let unknown = |answer: &Answered| Answered { id: answer.id, answer: Answer::OutcomeUnknown };
             vec![Message::Binary(encode(&FromOwner::Answers(answers.iter().map(unknown).collect())))]
         }
@@ -109,10 +109,11 @@ fn messages(answers: Vec<Answered>) -> Vec<Message> {
 }
 
 fn encode(message: &FromOwner) -> Bytes {
-    postcard::to_allocvec(message).expect("it holds nothing that postcard cannot").into()
+    postcard::to_allocvec(message).expect("a message can be represented in postcard").into()
 }
 
-/// Reads commands of a peer, which were on their way for so long. An error is the answer to one that cannot be decided.
+/// Converts a peer's commands, whose message was delayed by `late`. An error is the answer to a command that cannot be
+/// decided.
 fn incoming<'a>(
     forwarded: Vec<Forwarded<'a>>,
     late: Duration,
@@ -120,9 +121,9 @@ fn incoming<'a>(
 ) -> impl Iterator<Item = (u64, Result<CommandRequest, Answer>)> {
     let instant = Instant::now();
     let mut incoming = move |command: &Forwarded<'_>| {
-        let malformed = || Answer::Invalid { detail: "a name or a key that no instance would send".to_owned() };
+        let malformed = || Answer::Invalid { detail: "malformed aggregate name or key".to_owned() };
         let deadline = instant + Duration::from_millis(command.left_ms).saturating_sub(late);
-        let too_many = || Answer::Overloaded { detail: "too many batches are under way here".into() };
+        let too_many = || Answer::Overloaded { detail: "too many batches in flight on this link".into() };
         let order = command.batch.map(|batch| batches.order(batch, deadline).ok_or_else(too_many)).transpose()?;
         Ok(CommandRequest {
             aggregate: AggregateId::parse(command.aggregate).map_err(|_| malformed())?,
@@ -152,7 +153,7 @@ mod tests {
         let read = |message: &Message| match message {
             Message::Binary(bytes) if bytes.len() <= MAX_SENT_BYTES => match postcard::from_bytes(bytes).unwrap() {
                 FromOwner::Answers(answers) => answers,
-                FromOwner::Gone { .. } => panic!("no partition was asked for"),
+                FromOwner::Gone { .. } => panic!("no release was requested"),
             },
             other => panic!("{} bytes in one message", other.clone().into_data().len()),
         };
@@ -161,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn large_answers_go_in_several_messages_and_in_their_order() {
+    fn large_answers_go_in_several_messages_in_order() {
         let answers = messages((0..256).map(|id| invalid(id, 100_000)).collect());
         assert!(answers.len() > 1);
         assert_eq!(answered(&answers), (0..256).map(|id| (id, true)).collect::<Vec<_>>());
     }
 
     #[test]
-    fn an_answer_that_no_message_holds_costs_no_other_its_own() {
+    fn an_answer_too_large_for_a_message_costs_no_other_command_its_answer() {
         let answers = messages(vec![invalid(0, 1), invalid(1, MAX_SENT_BYTES), invalid(2, 1)]);
         assert_eq!(answered(&answers), [(0, true), (1, false), (2, true)]);
     }

@@ -1,6 +1,6 @@
-//! `cargo stack bench`: how fast the system is, beside the best that its servers allow and beside others.
+//! `cargo stack bench`: measures the system against the limits of its servers and against other systems.
 //!
-//! Nothing is asserted: a number means something only beside the others of the same run.
+//! No absolute numbers are asserted: a figure is meaningful only next to the others of the same run.
 
 mod scene;
 mod processor_time;
@@ -29,24 +29,24 @@ use crate::part::Launch;
 use crate::plan::{Size, Wanted};
 use crate::services::{self, Profile};
 
-/// Beside a stack that runs, and beside a test run.
+/// Base port of the bench's stack, clear of a running stack and of a test run.
 const BASE_PORT: u16 = 22000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// How many commands a second are accepted, and how fast each is answered
+    /// Measure commands: throughput and latency
     Write(write::Args),
-    /// How many queries a second are answered, and how soon a command shows
+    /// Measure queries: throughput, and the delay until a command is visible
     Read(read::Args),
-    /// How fast the views follow a log that is there already
+    /// Measure how fast projectors fold an existing log
     Projection(comparison::Args),
-    /// How many claims of a sale a second are accepted, how fast orders find their way, and how long a rush takes
+    /// Measure a flash sale: claims per second, orders from placement to confirmation, takeover, and a whole rush
     Sale(sale::Args),
-    /// The crowd of `cargo stack sale` here and at the textbook's architecture for it, also while parts are killed
+    /// Run the crowd of `cargo stack sale` against this system and a textbook architecture, also while parts are killed
     Seckill(seckill::Args),
-    /// What a command costs: processor time of each process, from its request until its views show it
+    /// Measure the processor time of a command in each process, from its request until it is visible
     Cost(cost::Args),
-    /// What is still done, and how soon, when more is asked for than can be done, and what refusing costs
+    /// Measure throughput and latency under overload, and the cost of a refusal
     Overload(overload::Args),
 }
 
@@ -69,13 +69,14 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
     finished.map(|()| ExitCode::SUCCESS)
 }
 
-/// A subcommand of the projector's own program, beside a stack of the bench's.
+/// Returns the launch of a projector subcommand against the bench's stack.
 fn projector_tool(layout: &Layout, args: &[&str]) -> Result<Launch> {
     let size = Size { brokers: 1, partitions: 12, ..Size::decide(layout, &Wanted::one_of_each())? };
     services::projector_tool(layout, &size, Profile::Release, args)
 }
 
-/// Whether somebody wants the bench to end. A stack hears signals only while it runs; a bench begins several.
+/// Flag that a signal has cancelled the bench. A supervisor handles signals only while its stack runs, and a bench runs
+/// several stacks.
 struct Cancelled(Arc<AtomicBool>);
 
 impl Cancelled {
@@ -93,7 +94,7 @@ impl Cancelled {
 
     fn check(&self) -> Result<()> {
         if self.is_set() {
-            bail!("the bench was ended");
+            bail!("the bench was cancelled");
         }
         Ok(())
     }

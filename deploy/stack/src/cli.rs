@@ -18,13 +18,13 @@ use crate::{logs, process, projections, provision, replay, sale, test, up};
 #[derive(Parser)]
 #[command(name = "cargo stack", bin_name = "cargo stack")]
 pub(crate) struct Cli {
-    /// Keep everything in this folder [default: .stack in the checkout]
+    /// State directory [default: .stack in the checkout]
     #[arg(long, global = true, hide = true)]
     state_dir: Option<PathBuf>,
-    /// Take ports from here on, 300 of them, the edge's first: for a second stack beside another one
+    /// First of the 300 ports to use, which is the edge's; lets a second stack run beside another one
     #[arg(long, global = true, hide = true, value_parser = clap::value_parser!(u16).range(1024..=65000))]
     base_port: Option<u16>,
-    /// How to build the services
+    /// Cargo profile of the services
     #[arg(long, global = true, hide = true, value_enum, default_value = "release")]
     profile: Profile,
     #[command(subcommand)]
@@ -33,14 +33,14 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what this machine lacks, and nothing else
+    /// Install the system packages that are missing, without starting anything
     Setup,
     /// Start everything and stay in the foreground until Ctrl-C
     Up {
         /// Return once everything is ready
         #[arg(long, short)]
         detach: bool,
-        /// This process is the one in the background
+        /// Marks the background process that --detach starts
         #[arg(long, hide = true)]
         background: bool,
         /// Start with empty data
@@ -49,51 +49,52 @@ enum Command {
         #[command(flatten)]
         wanted: Wanted,
     },
-    /// Stop everything, and end what a killed run left behind
+    /// Stop everything, including processes left behind by a killed run
     Down,
-    /// Show what runs; exits with 1 where nothing does
+    /// Show the processes; exits with 1 if no stack is running
     Status {
+        /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
     /// Print a process's log
     Logs {
         name: String,
-        /// Go on as it grows
+        /// Keep printing as the log grows
         #[arg(long, short)]
         follow: bool,
-        /// How many lines to begin with
+        /// Number of lines to print from the end of the log
         #[arg(long, short = 'n', default_value_t = 100)]
         lines: usize,
     },
-    /// Stop one process until it is started again
+    /// Stop one process and keep it stopped
     Stop { name: String },
-    /// Start a process that was stopped or died
+    /// Start a process that was stopped or has died
     Start { name: String },
-    /// Send a signal to a process; a service or the edge starts again if it dies of it
+    /// Send a signal to a process; services and the edge are restarted if they die
     Kill {
         name: String,
         #[arg(default_value = "KILL", value_parser = signal)]
         signal: i32,
     },
-    /// Run the tests, on servers of their own
+    /// Run the tests, on dedicated servers
     Test {
-        /// Only tests whose name contains this
+        /// Run only tests whose name contains this
         filter: Option<String>,
         #[command(flatten)]
         scope: test::Scope,
     },
-    /// Send a real shop's orders through the system and compare every view with the file's own sums
+    /// Send a real shop's orders through the system and compare every view with totals computed from the file
     Replay(replay::Args),
-    /// Play a flash sale on the running stack: buyers, watchers, payments; then compare all of it with the log
+    /// Simulate a flash sale on the running stack (buyers, watchers, payments), then check the results against the log
     Sale(sale::Args),
-    /// Read the whole log and compare every checkpoint and a sample of rows with it; exits with 1 where something differs
+    /// Compare every checkpoint and a sample of rows with the whole log; exits with 1 if anything differs
     Audit(projections::Audit),
-    /// Fold views anew from the whole log, compare them with the live ones, and put them in their place, while all goes on
+    /// Rebuild views from the whole log, compare them with the live ones and swap them in, without downtime
     Rebuild(projections::Rebuild),
-    /// Let all readers pass over a value of the log that cannot be read, once a person has looked at it
+    /// Make all readers skip an unreadable record of the log, after an operator has examined it
     Except(projections::Except),
-    /// Measure how fast it is, on a stack of its own; a stack that runs is not disturbed, but disturbs
+    /// Measure performance, on a dedicated stack; stop other stacks first, because their load distorts the figures
     #[command(subcommand)]
     Bench(Bench),
 }
@@ -115,7 +116,7 @@ impl Command {
             Self::Setup => {
                 layout.create()?;
                 provision::ensure(&layout.log("apt"))?;
-                println!("Everything that the stack needs is there.");
+                println!("All required packages are installed.");
             }
             Self::Up { detach: true, background: false, .. } => return up::in_background(&layout),
             Self::Up { background, fresh, wanted, .. } => {
@@ -142,12 +143,12 @@ impl Command {
 fn down(layout: &Layout) -> Result<()> {
     if control::is_locked(layout)? {
         control::down(layout)?;
-        println!("everything has stopped");
+        println!("the stack has stopped");
         return Ok(());
     }
     match process::end_leftovers(layout) {
-        names if names.is_empty() => println!("nothing runs here"),
-        names => println!("ended what a killed run had left: {}", names.join(", ")),
+        names if names.is_empty() => println!("no stack is running"),
+        names => println!("stopped processes left behind by a killed run: {}", names.join(", ")),
     }
     Ok(())
 }
@@ -157,10 +158,10 @@ fn status(layout: &Layout, json: bool) -> Result<ExitCode> {
     if json {
         println!("{}", status.json());
     } else if status.state == Phase::Down {
-        println!("no stack runs here; `cargo stack up` starts one");
+        println!("no stack is running; start one with `cargo stack up`");
         let left: Vec<_> = process::leftovers(layout).into_iter().map(|(record, _)| record.name).collect();
         if !left.is_empty() {
-            println!("a killed run left: {}; `cargo stack down` ends them", left.join(", "));
+            println!("left behind by a killed run: {}; stop them with `cargo stack down`", left.join(", "));
         }
     } else {
         print!("{}", status.table());
@@ -169,7 +170,7 @@ fn status(layout: &Layout, json: bool) -> Result<ExitCode> {
 }
 
 fn signal(text: &str) -> Result<i32, String> {
-    let signal = process::parse_signal(text).ok_or("no such signal; e.g. KILL, TERM, STOP, CONT or a number")?;
+    let signal = process::parse_signal(text).ok_or("unknown signal; use e.g. KILL, TERM, STOP, CONT or a number")?;
     Ok(signal.as_raw())
 }
 

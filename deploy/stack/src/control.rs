@@ -1,4 +1,4 @@
-//! How a stack that runs is spoken to: a line of JSON each way over a unix socket in its state directory.
+//! Controls a running stack: one line of JSON each way over a Unix socket in its state directory.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,27 +17,27 @@ use serde::{Deserialize, Serialize};
 use crate::layout::Layout;
 use crate::status::Status;
 
-/// Longer than any part takes to start or stop.
+/// Timeout of a request, longer than any part takes to start or stop.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
 pub(crate) enum Request {
     Status,
-    /// Answered when it has stopped.
+    /// Stops a process; answered when it has stopped.
     Stop {
         name: String,
     },
-    /// Answered when it is ready.
+    /// Starts a process; answered when it is ready.
     Start {
         name: String,
     },
-    /// Answered at once. `signal`: its number.
+    /// Sends the signal with this number to a process; answered at once.
     Kill {
         name: String,
         signal: i32,
     },
-    /// Answered when nothing runs any more.
+    /// Stops the stack; answered when every process has ended.
     Down,
 }
 
@@ -49,14 +49,14 @@ pub(crate) enum Reply {
     Failed(String),
 }
 
-/// A request and where its one reply goes.
+/// A request and the channel for its single reply.
 pub(crate) type Call = (Request, Sender<Reply>);
 
-/// Held by the one supervisor of a state directory, until it ends in whatever way.
+/// Exclusive lock of a state directory. Its supervisor holds it until the process ends, even if it crashes.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
 
-/// `None`: a stack runs here already.
+/// Locks the state directory. Returns `None` if a stack is already running in it.
 pub(crate) fn lock(layout: &Layout) -> Result<Option<Lock>> {
     let path = layout.lock();
     let file = File::options().create(true).append(true).open(&path);
@@ -68,24 +68,29 @@ pub(crate) fn lock(layout: &Layout) -> Result<Option<Lock>> {
     }
 }
 
-/// Whether a stack runs here.
+/// Returns whether a stack is running in the state directory.
 pub(crate) fn is_locked(layout: &Layout) -> Result<bool> {
     Ok(layout.lock().exists() && lock(layout)?.is_none())
 }
 
-/// For a stack that was told to end.
+/// Waits until a stack that was asked to stop has released its lock.
 fn wait_until_unlocked(layout: &Layout) -> Result<()> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     while is_locked(layout)? {
         if Instant::now() > deadline {
-            bail!("the stack does not end; see `cargo stack logs {}`", crate::logs::OWN);
+            bail!(
+                "the stack has not stopped within {} s; see `cargo stack logs {}`",
+                ANSWER_TIMEOUT.as_secs(),
+                crate::logs::OWN
+            );
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-/// Hands each request to `calls` from now on. The caller holds the lock, so a socket that is there is of the past.
+/// Listens on the control socket and passes each request to `calls`. The caller holds the lock, so an existing socket
+/// file is stale and is replaced.
 pub(crate) fn serve(layout: &Layout, calls: impl Fn(Call) + Clone + Send + 'static) -> Result<()> {
     let path = layout.control();
     let _ = fs::remove_file(&path);
@@ -95,45 +100,47 @@ pub(crate) fn serve(layout: &Layout, calls: impl Fn(Call) + Clone + Send + 'stat
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let calls = calls.clone();
-            // A caller that goes away early hears nothing, and that is all.
+            // An error means that the caller disconnected, which concerns only that caller.
             thread::spawn(move || answer(&stream, &calls));
         }
     });
     Ok(())
 }
 
-/// Asks the stack of this state directory. `None`: none runs.
+/// Sends a request to the stack of this state directory and returns its reply, or `None` if no stack is running.
 pub(crate) fn ask(layout: &Layout, request: &Request) -> Result<Option<Reply>> {
     let path = layout.control();
     let Ok(stream) = through_folder(&path, |short| UnixStream::connect(short)) else {
         if is_locked(layout)? {
-            bail!("a stack is just starting or ending here; try again in a moment");
+            bail!("the stack is just starting or stopping; try again in a moment");
         }
         return Ok(None);
     };
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
-    (&stream).write_all(line.as_bytes()).context("the stack does not listen")?;
+    (&stream).write_all(line.as_bytes()).context("cannot send the request to the stack")?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("the stack does not answer")?;
+    BufReader::new(stream).read_line(&mut answer).context("no answer from the stack")?;
     if answer.is_empty() {
-        bail!("the stack ended before it answered");
+        bail!("the stack ended before answering");
     }
-    Ok(Some(serde_json::from_str(&answer).with_context(|| format!("the stack answered {answer:?}"))?))
+    Ok(Some(serde_json::from_str(&answer).with_context(|| format!("invalid answer from the stack: {answer:?}"))?))
 }
 
-/// As [`ask`], for what needs a stack that runs and does it.
+/// Sends a request that requires a running stack, and returns its success message. Fails if no stack is running or the
+/// request failed.
 pub(crate) fn tell(layout: &Layout, request: &Request) -> Result<String> {
     match ask(layout, request)? {
         Some(Reply::Done(text)) => Ok(text),
         Some(Reply::Failed(text)) => Err(anyhow!(text)),
-        Some(Reply::Status(_)) => bail!("the stack answered something else"),
-        None => bail!("no stack runs here; `cargo stack up` starts one"),
+        Some(Reply::Status(_)) => bail!("unexpected answer from the stack"),
+        None => bail!("no stack is running; start one with `cargo stack up`"),
     }
 }
 
-/// Ends the stack that runs here. The answer may get lost with the one who gives it: its end is the answer.
+/// Stops the running stack and waits until its lock is released. The reply may be lost when the supervisor exits, so
+/// an error counts only while the lock is still held.
 pub(crate) fn down(layout: &Layout) -> Result<()> {
     match ask(layout, &Request::Down) {
         Err(error) if is_locked(layout)? => return Err(error),
@@ -147,7 +154,7 @@ pub(crate) fn status(layout: &Layout) -> Result<Status> {
     match ask(layout, &Request::Status)? {
         Some(Reply::Status(status)) => Ok(status),
         Some(Reply::Failed(text)) => Err(anyhow!(text)),
-        Some(Reply::Done(_)) => bail!("the stack answered something else"),
+        Some(Reply::Done(_)) => bail!("unexpected answer from the stack"),
         None => Ok(Status::down()),
     }
 }
@@ -161,15 +168,15 @@ fn answer(mut stream: &UnixStream, calls: &impl Fn(Call)) -> io::Result<()> {
             calls((request, sender));
             receiver.recv().unwrap_or_else(|_| Reply::Failed(String::from("the stack is ending")))
         }
-        Err(error) => Reply::Failed(format!("not a request: {error}")),
+        Err(error) => Reply::Failed(format!("invalid request: {error}")),
     };
     let mut text = serde_json::to_string(&reply)?;
     text.push('\n');
     stream.write_all(text.as_bytes())
 }
 
-/// A socket's path has at most 108 bytes, a checkout's may be longer: the folder is opened, and the socket named
-/// through its descriptor.
+/// Calls `then` with a short path of the socket, through a descriptor of its folder: a socket address has at most
+/// 108 bytes, and the path of a checkout may be longer.
 fn through_folder<T>(path: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());

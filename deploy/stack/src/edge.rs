@@ -1,4 +1,4 @@
-//! The edge: nginx in front of both tiers.
+//! Configures the edge: nginx in front of both tiers.
 
 mod limits;
 mod origins;
@@ -21,9 +21,9 @@ pub(crate) use limits::Limits;
 pub(crate) use origins::Origins;
 
 pub(crate) const NAME: &str = "edge";
-/// SIGQUIT lets nginx finish the requests that it has.
+/// SIGQUIT lets nginx finish the requests in flight.
 const STOP: Stop = Stop { signal: Signal::QUIT, grace: Duration::from_secs(5) };
-/// Of the client's side; each may take another one to a service.
+/// Maximum number of client connections; each may need a second one to a service.
 const CONNECTIONS: u64 = 4096;
 
 pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[String]) -> Result<Part> {
@@ -54,7 +54,7 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
 }
 
 fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'static str, String)> {
-    // An instance that fails three requests within a second is left alone for a second, then tried again.
+    // An instance that fails three requests within a second gets no requests for a second, then is tried again.
     let upstream = |port| format!("        server 127.0.0.1:{port} max_fails=3 fail_timeout=1s;");
     let command_ports: Vec<_> = (1..=size.command_apis).map(|n| layout.ports.command_http(n)).collect();
     let commands: Vec<_> = command_ports.iter().map(|port| upstream(*port)).collect();
@@ -81,7 +81,7 @@ fn values(layout: &Layout, tools: &Tools, size: &Size, folder: &Path) -> Vec<(&'
     values
 }
 
-/// Returns a group of servers for each one, which comes first in it; the others take its place where it is away.
+/// Returns an upstream block for each server, with that server as the primary and all others as backups.
 fn owners(servers: &[String]) -> String {
     let group = |(index, own): (usize, &String)| {
         let others = servers.iter().filter(|server| *server != own);
@@ -95,12 +95,11 @@ fn owners(servers: &[String]) -> String {
 }
 
 fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
-    let text =
-        values.iter().fold(template.replace("`{{…}}`", "What stood in double braces"), |text, (name, value)| {
-            text.replace(&format!("{{{{{name}}}}}"), value)
-        });
+    let text = values.iter().fold(template.replace("`{{…}}`", "A name in double braces"), |text, (name, value)| {
+        text.replace(&format!("{{{{{name}}}}}"), value)
+    });
     if let Some(left) = text.split("{{").nth(1) {
-        bail!("the edge's template has a name that nobody fills in: {}", left.lines().next().unwrap_or_default());
+        bail!("the edge's template has an unknown placeholder: {{{{{}", left.lines().next().unwrap_or_default());
     }
     Ok(text)
 }
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_nobody_fills_in_is_an_error() {
+    fn an_unknown_placeholder_is_an_error() {
         let values = [("port", String::from("1"))];
         assert_eq!(fill("listen {{port}};", &values).unwrap(), "listen 1;");
         assert!(fill("listen {{prot}};", &values).is_err());

@@ -1,4 +1,4 @@
-//! Apache Kafka in KRaft mode: jars by Maven, a combined broker and controller a node.
+//! Apache Kafka in KRaft mode: Maven fetches the jars, and each node is a combined broker and controller.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,14 +16,15 @@ use crate::plan::Purpose;
 use crate::probe::Probe;
 use crate::provision::Tools;
 
-/// Of the task that fetches the jars.
+/// Name of the task that fetches the jars.
 const JARS: &str = "kafka-jars";
-/// Of the task that makes the archive of Kafka's classes.
+/// Name of the task that creates the class data archive.
 const CLASSES: &str = "kafka-classes";
-/// The quick compiler alone: a node is up in half the time, and takes twice the time for each record.
+/// Restricts the JVM to its quick compiler: a node starts in half the time, and takes twice the time for each record.
 const FAST_START: &str = "-XX:TieredStopAtLevel=1";
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(15) };
-/// Fetched aside and moved into place: a run that is cut short leaves nothing that looks whole.
+/// Shell script that fetches the jars into a temporary folder and moves it into place, so that an interrupted run
+/// leaves nothing that passes for complete.
 const FETCH: &str = r#"
 mvn=$1 pom=$2 libs=$3
 rm -rf "$libs".new.*
@@ -31,10 +32,10 @@ rm -rf "$libs".new.*
     { mv -T "$libs.new.$$" "$libs" || test -d "$libs"; }
 "#;
 
-/// Starts a broker on data that is thrown away, and has the JVM archive at its end the classes that it loaded: a node that
-/// maps them is up after little more than half the processor time. Nodes start without an archive, too, so nothing fails here.
-/// Java would take an archive that is not there for a reason to map no classes at all, and one that is cut short for whole:
-/// hence the file of options, and the moves.
+/// Shell script that runs a broker on temporary data and lets the JVM archive the loaded classes at exit. A node that
+/// maps the archive needs little more than half the processor time to start. Nodes also start without it, so no step
+/// here is fatal. With a missing archive Java would map no classes at all, not even its own, and it would accept a
+/// truncated archive as complete: hence the options file and the moves.
 const ARCHIVE: &str = r#"
 java=$1 libs=$2 dir=$3 properties=$4 cluster=$5
 shift 5
@@ -54,7 +55,7 @@ rm -rf "$dir"
 if test -s "$new"; then
     sync "$new" && mv "$new" "$archive" && echo "\"-XX:SharedArchiveFile=$archive\"" > "$options.new.$$"
 else
-    echo "There is no archive of Kafka's classes: nodes will start without it."
+    echo "No archive of Kafka's classes was created: nodes will start without it."
 fi
 mv "$options.new.$$" "$options"
 "#;
@@ -63,7 +64,7 @@ pub(crate) fn name(broker: u16) -> String {
     format!("kafka-{broker}")
 }
 
-/// For clients: `127.0.0.1:18001,…`.
+/// Returns the brokers' addresses for clients, e.g. `127.0.0.1:18001,…`.
 pub(crate) fn bootstrap(ports: Ports, brokers: u16) -> String {
     let addresses: Vec<_> = (1..=brokers).map(|broker| format!("127.0.0.1:{}", ports.kafka(broker))).collect();
     addresses.join(",")
@@ -85,7 +86,8 @@ fn pom() -> PathBuf {
     root().join("deploy/kafka/pom.xml")
 }
 
-/// One folder a version of the pom: a stack that runs keeps its jars when another one fetches newer ones.
+/// Returns the folder of the jars, one per version of the pom, so that a running stack keeps its jars when another one
+/// fetches newer ones.
 fn libs(pom: &str) -> PathBuf {
     let mut hash = DefaultHasher::new();
     pom.hash(&mut hash);
@@ -93,14 +95,15 @@ fn libs(pom: &str) -> PathBuf {
 }
 
 fn jars(tools: &Tools, libs: &Path, content: &str) -> Result<Part> {
-    fs::create_dir_all(shared_cache()).context("cannot create the folder for Kafka's jars")?;
+    fs::create_dir_all(shared_cache()).context("cannot create the folder of Kafka's jars")?;
     let args = ["-c", FETCH, "sh", text(&tools.mvn), text(&pom()), text(libs)].map(str::to_owned);
     let mut launch = Launch::new("/bin/sh", args);
     launch.env_of_caller = true;
     Ok(Part::task(JARS, launch).stamped(libs.join("complete"), content))
 }
 
-/// Makes the archive once for these jars, where they lie, and this Java. Its broker listens where the first one will.
+/// Returns the task that creates the class data archive, once per Java version and location of the jars. Its temporary
+/// broker uses the ports of the first node.
 fn classes(layout: &Layout, tools: &Tools, libs: &Path) -> Result<Part> {
     let dir = layout.data().join(CLASSES);
     let data = format!("\nlog.dirs={}", text(&dir.join("data")));
@@ -120,7 +123,7 @@ fn write_properties(layout: &Layout, name: &str, text: &str) -> Result<PathBuf> 
     Ok(path)
 }
 
-/// Writes a node's identity into its empty data folder.
+/// Returns the task that formats a node's empty data folder.
 fn format(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16) -> Result<Part> {
     let cluster = cluster_id(&layout.secret("cluster-id")?);
     let args = ["format", "--ignore-formatted", "-t", &cluster, "-c", text(properties)];
@@ -131,8 +134,8 @@ fn format(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker
 
 fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16, purpose: Purpose) -> Part {
     let port = layout.ports.kafka(broker);
-    // The compilers have most to do in the first sale. Records produced beforehand for seconds spare them nothing of it, and
-    // with higher thresholds for the optimizing one the sale takes longer.
+    // The JIT compilers are busiest during the first sale. Producing records for seconds beforehand does not reduce
+    // that work, and higher thresholds for the optimizing compiler make the sale slower.
     let mut flags = vec!["-Xms128m", "-Xmx384m", "-XX:MaxDirectMemorySize=128m", "-XX:+ExitOnOutOfMemoryError"];
     if purpose == Purpose::Tests {
         flags.push(FAST_START);
@@ -157,14 +160,15 @@ fn java(tools: &Tools, libs: &Path, flags: &[&str], class: &str, args: &[&str]) 
     Launch::new(&tools.java, flags.chain([options]).chain(common(libs)).chain([class.to_owned()]).chain(args))
 }
 
-/// An archive of classes is for this class path alone.
+/// Returns the JVM arguments that all runs share. A class data archive is valid only for the class path it was made
+/// with.
 fn common(libs: &Path) -> [String; 4] {
     let log4j = format!("-Dlog4j2.configurationFile={}", text(&root().join("deploy/kafka/log4j2.xml")));
     [String::from("-Djava.awt.headless=true"), log4j, String::from("-cp"), format!("{}/*", text(libs))]
 }
 
-/// A cluster's id is 16 bytes in URL-safe base64, 22 characters. Hexadecimal digits are characters of it, and `A`
-/// ends it with the four bits of nothing that it must end with.
+/// Derives a cluster id from a secret of hexadecimal digits. The id is 16 bytes in URL-safe base64, which is 22
+/// characters: hexadecimal digits are valid ones, and a final `A` provides the four zero bits of padding.
 fn cluster_id(secret: &str) -> String {
     format!("{}A", &secret[..21])
 }
@@ -175,7 +179,7 @@ fn properties_of(layout: &Layout, broker: u16, brokers: u16) -> String {
     let copies = brokers.min(3);
     let in_sync = copies.div_ceil(2);
     let mut text = String::new();
-    let mut set = |key: &str, value: &str| writeln!(text, "{key}={value}").expect("a String takes all");
+    let mut set = |key: &str, value: &str| writeln!(text, "{key}={value}").expect("writing to a String cannot fail");
     set("node.id", &broker.to_string());
     set("process.roles", "broker,controller");
     set("controller.quorum.voters", &voters.join(","));
@@ -186,7 +190,7 @@ fn properties_of(layout: &Layout, broker: u16, brokers: u16) -> String {
     set("listener.security.protocol.map", "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT");
     set("inter.broker.listener.name", "CLIENT");
     set("log.dirs", &layout.data().join(name(broker)).to_string_lossy());
-    // Topics are made on purpose, with the settings that the services check.
+    // Topics are created explicitly, with the settings that the services verify.
     set("auto.create.topics.enable", "false");
     set("default.replication.factor", &copies.to_string());
     set("min.insync.replicas", &in_sync.to_string());
@@ -197,18 +201,18 @@ fn properties_of(layout: &Layout, broker: u16, brokers: u16) -> String {
     set("transaction.state.log.min.isr", &in_sync.to_string());
     set("share.coordinator.state.topic.replication.factor", &copies.to_string());
     set("share.coordinator.state.topic.min.isr", &in_sync.to_string());
-    // The default of 9 s is how long a dead broker would stop acks=all.
+    // A dead broker blocks acks=all for this long; the default is 9 s.
     set("broker.session.timeout.ms", "3000");
     set("broker.heartbeat.interval.ms", "500");
-    // A group starts at once instead of waiting 3 s for more members.
+    // Groups start at once instead of waiting 3 s for more members.
     set("group.initial.rebalance.delay.ms", "0");
-    // Small: the offsets topic is all that is ever compacted. The default takes a third of the heap.
+    // Small, because only the offsets topic is ever compacted; the default takes a third of the heap.
     set("log.cleaner.dedupe.buffer.size", "8388608");
     text
 }
 
 fn text(path: &Path) -> &str {
-    path.to_str().expect("paths of a checkout are UTF-8")
+    path.to_str().expect("the path of the checkout is UTF-8")
 }
 
 #[cfg(test)]
@@ -218,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_id_has_the_form_that_kafka_asks_for() {
+    fn a_cluster_id_has_the_form_that_kafka_requires() {
         assert_eq!(cluster_id("0123456789abcdef0123456789abcdef"), "0123456789abcdef01234A");
     }
 

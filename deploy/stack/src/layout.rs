@@ -1,4 +1,4 @@
-//! Where a stack keeps its files and which ports it takes.
+//! The files and ports of a stack.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The edge's port unless `--base-port` moves the whole stack.
+/// Port of the edge unless `--base-port` moves the whole stack.
 const EDGE_PORT: u16 = 8080;
 const BASE_PORT: u16 = 18000;
-/// Of `cargo stack test`: beside a running stack, and below the ports that Linux hands out by itself.
+/// Base port of `cargo stack test`, clear of a running stack's ports and below Linux's ephemeral ports.
 pub(crate) const TEST_BASE_PORT: u16 = 19000;
-/// The most instances of a service: their ports lie this far apart.
+/// Maximum number of instances of a service, and so the distance between the port ranges of two services.
 pub(crate) const MAX_INSTANCES: u16 = 32;
 
 /// The root of the workspace that this program was built from.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the package lies two folders below the root")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the package is two folders below the root")
 }
 
 /// The state directory of one stack.
@@ -28,21 +28,24 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// `state`: default `.stack` at the workspace's root. `base_port`: of every port, the edge's too.
+    /// Returns the layout of a state directory, by default `.stack` at the workspace's root. `base_port` moves all
+    /// ports, including the edge's.
     pub(crate) fn new(state: Option<&Path>, base_port: Option<u16>) -> Result<Self> {
         let state = match state {
-            Some(path) => std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))?,
+            Some(path) => {
+                std::path::absolute(path).with_context(|| format!("{} is not a valid path", path.display()))?
+            }
             None => default_state(),
         };
         Ok(Self { state, ports: Ports::new(base_port) })
     }
 
-    /// What one `cargo stack test` uses.
+    /// Returns the layout of `cargo stack test`, below this state directory.
     pub(crate) fn for_tests(&self, base_port: Option<u16>) -> Self {
         Self { state: self.state.join("test"), ports: Ports::new(Some(base_port.unwrap_or(TEST_BASE_PORT))) }
     }
 
-    /// The state directories of the stacks that its tests start.
+    /// Returns the folder with the state directories of stacks that tests start.
     pub(crate) fn stacks_of_tests(&self) -> PathBuf {
         self.state.join("stacks")
     }
@@ -54,7 +57,7 @@ impl Layout {
         Ok(())
     }
 
-    /// What outlives `down`.
+    /// Returns the folder of the servers' data, which outlives `down`.
     pub(crate) fn data(&self) -> PathBuf {
         self.state.join("data")
     }
@@ -67,12 +70,12 @@ impl Layout {
         self.logs().join(format!("{name}.log"))
     }
 
-    /// A file for each process that runs.
+    /// Returns the folder with a file for each running process.
     pub(crate) fn records(&self) -> PathBuf {
         self.state.join("run")
     }
 
-    /// Generated configuration.
+    /// Returns the folder of generated configuration.
     pub(crate) fn config(&self) -> PathBuf {
         self.state.join("config")
     }
@@ -85,7 +88,7 @@ impl Layout {
         self.state.join("control.sock")
     }
 
-    /// Empties what a fresh start must not find.
+    /// Removes everything that a fresh start must not find.
     pub(crate) fn clear_data(&self) -> Result<()> {
         for dir in [self.data(), self.config(), self.stacks_of_tests()] {
             remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -93,7 +96,7 @@ impl Layout {
         self.create()
     }
 
-    /// A random secret that is made once for a state directory and readable by its owner alone.
+    /// Returns a random secret of this state directory, generated on first use and readable only by its owner.
     pub(crate) fn secret(&self, name: &str) -> Result<String> {
         let path = self.state.join(name);
         match fs::read_to_string(&path) {
@@ -109,7 +112,7 @@ impl Layout {
     }
 }
 
-/// What every state directory of this checkout shares: Kafka's jars.
+/// Returns the folder of Kafka's jars, which all state directories of this checkout share.
 pub(crate) fn shared_cache() -> PathBuf {
     default_state().join("kafka")
 }
@@ -134,15 +137,17 @@ fn default_state() -> PathBuf {
     root().join(".stack")
 }
 
-/// 128 bits of the kernel's randomness.
+/// Returns 128 random bits from the kernel, as hexadecimal digits.
 fn random_hex() -> Result<String> {
     use std::io::Read;
     let mut bytes = [0; 16];
-    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// All on 127.0.0.1. Instances count from 1.
+/// Ports of a stack, all on 127.0.0.1. Instances are numbered from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports {
     edge: u16,
@@ -174,7 +179,7 @@ impl Ports {
         self.base + 21
     }
 
-    /// Of a cluster.
+    /// Returns the port of a node of the Redis cluster.
     pub(crate) fn redis_node(self, node: u16) -> u16 {
         self.base + 40 + node
     }

@@ -1,4 +1,4 @@
-//! What processes wrote.
+//! Reads, prints and rotates the logs of processes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,33 +10,33 @@ use anyhow::{Context, Result, bail};
 
 use crate::layout::Layout;
 
-/// The name under which a supervisor in the background logs.
+/// Name of the background supervisor's own log.
 pub(crate) const OWN: &str = "stack";
-/// Lines that explain a failure.
+/// Number of log lines shown with a failure.
 const END_LINES: usize = 20;
-/// Read from the end of a log to find its last lines.
+/// Number of bytes read from the end of a log to find its last lines.
 const END_BYTES: u64 = 256 * 1024;
 
-/// `cargo stack logs`.
+/// Prints the last lines of a log, and with `follow` the lines appended afterwards: `cargo stack logs`.
 pub(crate) fn print(layout: &Layout, name: &str, lines: usize, follow: bool) -> Result<()> {
     let path = layout.log(name);
     if !path.is_file() {
-        bail!("there is no log of `{name}`; there are: {}", names(layout).join(", "));
+        bail!("no log named `{name}`; available: {}", names(layout).join(", "));
     }
     let (text, mut position) = tail(&path, lines).with_context(|| format!("cannot read {}", path.display()))?;
     let mut out = io::stdout().lock();
     let mut write = |text: &[u8]| out.write_all(text).and_then(|()| out.flush());
     let mut reader_is_there = write(text.as_bytes()).is_ok();
-    // Whoever read may go: `| head`.
+    // The reader may close its end, as `| head` does.
     while reader_is_there && follow {
         thread::sleep(Duration::from_millis(100));
-        // The next run begins its log in a moment.
+        // While a new run rotates the logs, the file may be absent for a moment.
         reader_is_there = write(&read_from(&path, &mut position).unwrap_or_default()).is_ok();
     }
     Ok(())
 }
 
-/// What came since `position`, which moves on. A log that began anew is read from its start.
+/// Returns the bytes appended since `position` and advances it. A log that has become shorter is read from its start.
 pub(crate) fn read_from(path: &Path, position: &mut u64) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     if file.metadata()?.len() < *position {
@@ -48,17 +48,17 @@ pub(crate) fn read_from(path: &Path, position: &mut u64) -> io::Result<Vec<u8>> 
     Ok(new)
 }
 
-/// The last lines, to show with an error.
+/// Returns the last lines of a log, indented, to show with an error.
 pub(crate) fn end_of(path: &Path) -> String {
-    let text = tail(path, END_LINES).map_or_else(|error| format!("(cannot read it: {error})"), |(text, _)| text);
+    let text = tail(path, END_LINES).map_or_else(|error| format!("(cannot read the log: {error})"), |(text, _)| text);
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-/// Keeps the logs of the run before as NAME.log.1, apart from the supervisor's own, which it writes already.
+/// Renames the logs of the previous run to NAME.log.1, except for the supervisor's own, which is already in use.
 pub(crate) fn rotate(layout: &Layout) {
     for name in names(layout).iter().filter(|name| *name != OWN) {
         let log = layout.log(name);
-        // A log that stays in place is only longer.
+        // On failure the new run appends to the old log.
         let _ = fs::rename(&log, log.with_extension("log.1"));
     }
 }

@@ -1,11 +1,11 @@
-//! `cargo stack`: provisions, runs, tests and tries the whole system on this machine.
+//! `cargo stack`: installs, runs, tests and benchmarks the whole system on one machine.
 //!
-//! It knows none of the services: it builds and starts their binaries, as an operator would. So it builds in
-//! seconds, on a machine that has no more than a Rust toolchain.
+//! It depends on no crate of the services: it builds and starts their binaries, as an operator would. That keeps its
+//! own build to seconds, on a machine that has only a Rust toolchain.
 //!
-//! Invariant: everything that it makes lies in one state directory, apart from packages that it says it installs.
-//! Invariant: every process that it starts is recorded before anything else happens, by pid and start time, and
-//! only processes that match such a record are ever ended.
+//! Invariant: all files are written below one state directory, except for system packages, which are announced.
+//! Invariant: every process is recorded by pid and start time as soon as it is spawned, and only processes that match
+//! such a record are ever killed.
 //! Invariant: servers listen on 127.0.0.1 only.
 
 mod cli;

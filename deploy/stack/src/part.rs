@@ -1,4 +1,4 @@
-//! What a stack consists of: tasks that run to their end and processes that stay.
+//! The parts of a stack: tasks that run to completion, and servers that keep running.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::probe::Probe;
 
-/// One member of a stack, as planned.
+/// One task or server of a stack, as planned.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub(crate) name: String,
@@ -17,23 +17,23 @@ pub(crate) struct Part {
     pub(crate) ports: BTreeMap<&'static str, u16>,
 }
 
-/// How a process is started.
+/// The command line, environment and account of a process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<String>,
-    /// In addition to the few variables that every process gets.
+    /// Environment variables in addition to the few that every process inherits.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) dir: Option<PathBuf>,
     pub(crate) account: Account,
-    /// What a task reads.
+    /// Text written to standard input, which is empty otherwise.
     pub(crate) stdin: Option<String>,
     pub(crate) output: Output,
-    /// A build, Maven: they need the caller's whole environment.
+    /// Pass on the caller's whole environment, as builds and Maven require.
     pub(crate) env_of_caller: bool,
 }
 
-/// As whom a process runs.
+/// The account under which a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Account {
     #[default]
@@ -48,7 +48,7 @@ pub(crate) enum Account {
 pub(crate) enum Output {
     #[default]
     Log,
-    /// Standard error goes to the terminal: a build takes long, and whoever waits for it wants to see it.
+    /// Standard error goes to the terminal, to show the progress of long builds.
     Terminal,
     /// Both streams go to the terminal.
     Caller,
@@ -56,8 +56,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Role {
-    /// Runs to its end; 0 is success. `stamp`: a file and its content, written then, by which the next start knows
-    /// that the task need not run again.
+    /// Runs to completion; exit status 0 is success. `stamp` is a file and its content, written on success; the next
+    /// start skips the task if the file is present with this content.
     Task {
         stamp: Option<(PathBuf, String)>,
     },
@@ -69,7 +69,7 @@ pub(crate) enum Role {
     },
 }
 
-/// How a process is asked to stop, and how long it has before it is killed.
+/// The signal that asks a process to stop, and the time before it is killed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stop {
     pub(crate) signal: rustix::process::Signal,
@@ -78,14 +78,14 @@ pub(crate) struct Stop {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnDeath {
-    /// Started again, with back-off.
+    /// The process is restarted with backoff.
     Restart,
-    /// Left alone until somebody starts it: a dead store is a fault that the services must live with, and its end
-    /// is for the tester to choose.
+    /// The process stays down until it is started by hand. A dead store is a fault that the services must tolerate, and
+    /// the tester decides how long it lasts.
     Leave,
 }
 
-/// Order of stopping: what comes first here stops first.
+/// Tiers in the order in which they are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tier {
     Task,
@@ -123,7 +123,7 @@ impl Part {
         matches!(self.role, Role::Task { .. })
     }
 
-    /// A task whose stamp is there already.
+    /// Returns whether this is a task whose stamp is present.
     pub(crate) fn is_done(&self) -> bool {
         match &self.role {
             Role::Task { stamp: Some((path, content)) } => std::fs::read_to_string(path).is_ok_and(|is| is == *content),

@@ -1,4 +1,4 @@
-//! Which parts a stack has, and how many.
+//! Plans a stack: its parts and the number of their instances.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,57 +14,59 @@ use crate::provision::Tools;
 use crate::services::{self, Profile};
 use crate::{edge, kafka, postgres, redis};
 
-/// What the servers are for.
+/// The use for which the servers are tuned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Use,
-    /// Started often, not worked for long, and their data is thrown away.
+    /// Tests start the servers often, use them briefly and discard their data.
     Tests,
 }
 
-/// How large a stack is to be. What the data fixes keeps its size from one start to the next.
+/// Requested size of a stack. Sizes that the existing data determines keep their value from one start to the next.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Wanted {
-    /// Kafka brokers: 1, or 3 with every record on three and acknowledged by two [default: 1, or as the data is]
+    /// Number of Kafka brokers: 1, or 3 with three replicas of each record, two of which acknowledge it
+    /// [default: that of the existing data, else 1]
     #[arg(long, value_parser = brokers)]
     brokers: Option<u16>,
-    /// Partitions of the log, fixed when it is created [default: 12, or as the data is]
+    /// Number of partitions of the log, fixed when it is created [default: that of the existing data, else 12]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     partitions: Option<u16>,
-    /// Redis as a cluster of three masters with a replica each, or as one server [default: one, or as it was]
+    /// Run Redis as a cluster of three masters with a replica each instead of one server
+    /// [default: as in the previous start, else false]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     redis_cluster: Option<bool>,
-    /// Instances of the write tier, which share the partitions among them
+    /// Number of command-api instances, which share the partitions
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     command_apis: u16,
-    /// Instances of the read tier
+    /// Number of query-api instances
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     query_apis: u16,
-    /// Projectors, which share the partitions among them
+    /// Number of projectors, which share the partitions
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     projectors: u16,
-    /// Seconds that a confirmed order waits to be paid
+    /// Seconds within which a confirmed order must be paid
     #[arg(long, default_value_t = PAYMENT_WINDOW_SECS, value_parser = clap::value_parser!(u32).range(1..))]
     payment_window: u32,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
     origins: Origins,
-    /// Kafka, Postgres and Redis alone
+    /// Start only Kafka, Postgres and Redis
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
-    /// Start the services as they were built last
+    /// Start the services without building them first
     #[arg(long, hide = true)]
     as_built: bool,
 }
 
-/// Of each service: enough to see them share the work, and one take over from another.
+/// Default number of instances of each service, enough to show shared partitions and takeovers.
 const INSTANCES: u16 = 2;
-/// As the projector's own.
+/// Default payment window, equal to the projector's own default.
 pub(crate) const PAYMENT_WINDOW_SECS: u32 = 600;
 
 impl Wanted {
-    /// Beside data that is there.
+    /// Returns a request for one instance of each service, with the sizes of the existing data.
     pub(crate) fn one_of_each() -> Self {
         Self { command_apis: 1, query_apis: 1, projectors: 1, ..Self::default() }
     }
@@ -88,7 +90,7 @@ impl Default for Wanted {
     }
 }
 
-/// As decided.
+/// The size of a stack after defaults and existing data are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) brokers: u16,
@@ -104,12 +106,12 @@ pub(crate) struct Size {
     pub(crate) as_built: bool,
 }
 
-/// What the data of a state directory was made for.
+/// Sizes that the data of a state directory was created with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Fixed {
     brokers: u16,
     partitions: u16,
-    /// May change: nothing is lost with what Redis has.
+    /// Remembered as a default only; it may change, because Redis holds nothing that cannot be rebuilt.
     #[serde(default)]
     redis_cluster: bool,
 }
@@ -129,7 +131,7 @@ impl Size {
     }
 }
 
-/// The servers alone, for tests, which bring their own services.
+/// Returns only the servers; tests start their own services.
 pub(crate) fn servers(
     layout: &Layout,
     tools: &Tools,
@@ -142,9 +144,9 @@ pub(crate) fn servers(
     Ok(parts)
 }
 
-/// The whole system.
+/// Returns the parts of the whole system.
 pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
-    // Only tests start services that were built before.
+    // Only tests skip the build.
     let purpose = if size.as_built { Purpose::Tests } else { Purpose::Use };
     let mut parts = servers(layout, tools, (size.brokers, size.redis_cluster), purpose)?;
     if size.servers_only {
@@ -163,14 +165,14 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     let redis_cluster = wanted.redis_cluster.or(fixed.map(|fixed| fixed.redis_cluster)).unwrap_or(false);
     if let Some(fixed) = fixed.filter(|fixed| (fixed.brokers, fixed.partitions) != (brokers, partitions)) {
         bail!(
-            "the data here was made for --brokers {} --partitions {}; leave the flags away to keep it, \
-             or start empty with --fresh",
+            "the existing data was created with --brokers {} --partitions {}; omit these flags to keep it, \
+             or discard it with --fresh",
             fixed.brokers,
             fixed.partitions
         );
     }
     if wanted.command_apis > partitions {
-        bail!("--command-apis {}: there are only {partitions} partitions to share", wanted.command_apis);
+        bail!("--command-apis {} exceeds the number of partitions, {partitions}", wanted.command_apis);
     }
     let Wanted {
         command_apis,
@@ -209,7 +211,7 @@ fn brokers(text: &str) -> Result<u16, String> {
     match text {
         "1" => Ok(1),
         "3" => Ok(3),
-        _ => Err(String::from("1 or 3")),
+        _ => Err(String::from("must be 1 or 3")),
     }
 }
 

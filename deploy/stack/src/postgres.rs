@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of the stack's own.
+//! The stack's own PostgreSQL cluster.
 
 mod account;
 
@@ -20,9 +20,9 @@ use crate::provision::Tools;
 pub(crate) const NAME: &str = "postgres";
 const INIT: &str = "postgres-init";
 const DATABASE: &str = "postgres-database";
-/// Superuser and database.
+/// Name of the superuser and of the database.
 const OWNER: &str = "stampede";
-/// SIGINT is the fast shutdown: sessions are ended, the data is written out.
+/// SIGINT requests a fast shutdown: sessions are terminated and the data is flushed.
 const STOP: Stop = Stop { signal: Signal::INT, grace: Duration::from_secs(20) };
 
 pub(crate) fn url(layout: &Layout) -> Result<String> {
@@ -73,7 +73,8 @@ fn server(layout: &Layout, tools: &Tools, launch: Launch) -> Part {
     }
 }
 
-/// An empty data folder and the password, for whom Postgres runs as. What an unfinished attempt left goes.
+/// Creates an empty data folder and the password file, owned by the account that runs Postgres. Removes the data of an
+/// unfinished attempt.
 fn prepare(layout: &Layout, data: &Path, password_file: &Path, account: &account::Unprivileged) -> Result<()> {
     let attempt = || -> Result<()> {
         remove_dir(data)?;
@@ -93,7 +94,7 @@ fn settings(port: u16, purpose: Purpose) -> Vec<String> {
     let mut settings = vec![
         format!("port={port}"),
         String::from("listen_addresses=127.0.0.1"),
-        // Nobody but this stack finds it.
+        // No Unix socket, which other programs might find and use.
         String::from("unix_socket_directories="),
         String::from("shared_buffers=128MB"),
         String::from("max_connections=200"),
@@ -102,9 +103,9 @@ fn settings(port: u16, purpose: Purpose) -> Vec<String> {
     ];
     match purpose {
         Purpose::Use => {}
-        // The data survives SIGKILL, not a power cut: it is thrown away after the run.
+        // The data survives SIGKILL but no power failure, which is enough: it is discarded after the run.
         Purpose::Tests => {
-            // Every test has a database of its own, and each would be looked at once a minute.
+            // Each test has its own database, and by default autovacuum visits every database once a minute.
             let settings_of_tests = ["fsync=off", "full_page_writes=off", "autovacuum_naptime=10min"];
             settings.extend(settings_of_tests.map(String::from));
         }

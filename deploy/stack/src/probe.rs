@@ -1,4 +1,4 @@
-//! Whether a process is ready to serve.
+//! Probes whether a process is ready to serve.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -8,24 +8,24 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Of a body that says what a service still waits for.
+/// Maximum number of characters shown of an unready service's answer, which names its missing dependencies.
 const MAX_REASON_CHARS: usize = 300;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Probe {
-    /// GET answers 200.
+    /// Ready when a GET of the path is answered 200.
     Http { port: u16, path: &'static str },
-    /// PING answers PONG.
+    /// Ready when PING is answered PONG.
     Redis { port: u16 },
-    /// `pg_isready` says so.
+    /// Ready when `pg_isready` succeeds.
     Postgres { pg_isready: PathBuf, port: u16 },
-    /// The port is open and the log has the line.
+    /// Ready when the port is open and the log contains the line.
     Log { line: &'static str, port: u16 },
 }
 
 impl Probe {
-    /// `log`: the process's own, from the byte at which its life began. The error says what is missing, for the case
-    /// that it stays so.
+    /// Probes the process once. `log` is its log, in which the current life begins at byte `from`. The error is the
+    /// reason why the process is not ready, for display.
     pub(crate) fn check(&self, log: &Path, from: u64) -> Result<(), String> {
         match self {
             Self::Http { port, path } => http_ok(*port, path),
@@ -39,15 +39,15 @@ impl Probe {
     }
 }
 
-/// Whether somebody listens there.
+/// Returns whether a program listens on a local port.
 pub(crate) fn is_taken(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
 }
 
 fn connect(port: u16) -> Result<TcpStream, String> {
     let address = (Ipv4Addr::LOCALHOST, port).into();
-    let stream =
-        TcpStream::connect_timeout(&address, TIMEOUT).map_err(|error| format!("nothing on port {port}: {error}"))?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)
+        .map_err(|error| format!("cannot connect to port {port}: {error}"))?;
     let timeouts = stream.set_read_timeout(Some(TIMEOUT)).and_then(|()| stream.set_write_timeout(Some(TIMEOUT)));
     timeouts.map_err(|error| error.to_string())?;
     Ok(stream)
@@ -64,11 +64,11 @@ fn http_ok(port: u16, path: &str) -> Result<(), String> {
         return Ok(());
     }
     let mut rest = String::new();
-    // Whatever came is what there is to say.
+    // After a read error, the part that was received still explains the failure.
     let _ = reader.take(4096).read_to_string(&mut rest);
     let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim();
     let body: String = body.chars().take(MAX_REASON_CHARS).collect();
-    Err(format!("GET {path} says {} {body}", answer.trim()))
+    Err(format!("GET {path} answered {} {body}", answer.trim()))
 }
 
 fn redis_pong(port: u16) -> Result<(), String> {
@@ -77,7 +77,7 @@ fn redis_pong(port: u16) -> Result<(), String> {
     let exchange = stream.write_all(b"PING\r\n").and_then(|()| stream.read_exact(&mut answer));
     match exchange {
         Ok(()) if &answer == b"+PONG" => Ok(()),
-        Ok(()) => Err(format!("PING says {}", String::from_utf8_lossy(&answer))),
+        Ok(()) => Err(format!("PING answered {}", String::from_utf8_lossy(&answer))),
         Err(error) => Err(format!("no answer to PING: {error}")),
     }
 }
@@ -99,5 +99,5 @@ fn log_has(log: &Path, from: u64, line: &str) -> Result<(), String> {
             file.read_to_end(&mut text)
         })
         .map_err(|error| format!("cannot read {}: {error}", log.display()))?;
-    if String::from_utf8_lossy(&text).contains(line) { Ok(()) } else { Err(format!("its log has no `{line}` yet")) }
+    if String::from_utf8_lossy(&text).contains(line) { Ok(()) } else { Err(format!("no `{line}` in its log yet")) }
 }

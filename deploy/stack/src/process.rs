@@ -1,4 +1,4 @@
-//! Processes of the operating system: started in groups of their own, recorded, found again and ended.
+//! Starts operating system processes in their own groups, records them, and finds and stops them again.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -15,26 +15,26 @@ use serde::{Deserialize, Serialize};
 use crate::layout::Layout;
 use crate::part::{Account, Launch, Output};
 
-/// What left-overs have to end by themselves.
+/// Grace period of leftover processes before they are killed.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(10);
-/// Of the caller's environment, what the processes get too; everything else could change what they do.
+/// Variables of the caller's environment that processes inherit; any other could change their behaviour.
 const PASSED_ON: [&str; 9] =
     ["PATH", "HOME", "USER", "TMPDIR", "TZ", "LOG", "LOG_FORMAT", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
 
-/// By which a later run knows a process again: pids are given out anew, start times are not.
+/// Identity of a process for a later run. The start time is part of it because pids are reused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) pid: u32,
-    /// Clock ticks since the machine booted.
+    /// Start time in clock ticks since the machine booted.
     pub(crate) started: u64,
-    /// Of the machine: ticks mean nothing after another boot.
+    /// Boot id of the machine, because ticks are comparable only within one boot.
     pub(crate) boot: String,
-    /// The signal that asks it to stop.
+    /// Number of the signal that asks the process to stop.
     pub(crate) stop: i32,
 }
 
-/// What `/proc/PID/stat` tells.
+/// The needed fields of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) state: char,
@@ -42,7 +42,7 @@ pub(crate) struct Stat {
     pub(crate) started: u64,
 }
 
-/// Starts a process in a group of its own and records it.
+/// Starts a process in its own group and records it.
 pub(crate) fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) -> Result<Child> {
     let what = || format!("cannot start {name}: {}", launch.program.display());
     let mut child = command(launch, &layout.log(name))?.process_group(0).spawn().with_context(what)?;
@@ -53,18 +53,18 @@ pub(crate) fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) 
         return Err(error);
     }
     if let (Some(text), Some(mut stdin)) = (&launch.stdin, child.stdin.take()) {
-        // One that does not read has failed already, and its exit says so.
+        // A process that does not read its input has failed already, and its exit status reports that.
         let _ = stdin.write_all(text.as_bytes());
     }
     Ok(child)
 }
 
 pub(crate) fn forget(layout: &Layout, name: &str) {
-    // A record of a process that is gone matches nothing.
+    // A record that remains is harmless: it matches no process.
     let _ = fs::remove_file(record_path(layout, name));
 }
 
-/// A process that is gone already is none to signal.
+/// Sends a signal to a process group. A group that has ended is no error.
 pub(crate) fn signal_group(pid: u32, signal: Signal) {
     if let Some(pid) = raw(pid) {
         let _ = rustix::process::kill_process_group(pid, signal);
@@ -75,7 +75,7 @@ pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Resident memory in bytes.
+/// Returns a process's resident memory in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -83,12 +83,12 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// `exit 1`, `signal 9 (SIGKILL)`.
+/// Formats an exit status, e.g. `exit 1` or `signal 9 (SIGKILL)`.
 pub(crate) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
         (None, Some(number)) => format!("signal {number}{}", signal_name(number)),
-        (None, None) => String::from("an unknown end"),
+        (None, None) => String::from("unknown exit status"),
     }
 }
 
@@ -105,7 +105,7 @@ fn signal_name(number: i32) -> &'static str {
     }
 }
 
-/// `KILL`, `SIGKILL`, `kill` or `9`.
+/// Parses a signal's name or number, e.g. `KILL`, `SIGKILL`, `kill` or `9`.
 pub(crate) fn parse_signal(text: &str) -> Option<Signal> {
     if let Ok(number) = text.parse() {
         return Signal::from_named_raw(number);
@@ -127,7 +127,7 @@ pub(crate) fn parse_signal(text: &str) -> Option<Signal> {
     })
 }
 
-/// Processes of an earlier run of this state directory that still live.
+/// Returns the processes of an earlier run in this state directory that are still alive, with the pids of each group.
 pub(crate) fn leftovers(layout: &Layout) -> Vec<(Record, Vec<u32>)> {
     let files = fs::read_dir(layout.records()).into_iter().flatten().flatten();
     let records = files.filter_map(|file| serde_json::from_slice::<Record>(&fs::read(file.path()).ok()?).ok());
@@ -141,7 +141,7 @@ pub(crate) fn leftovers(layout: &Layout) -> Vec<(Record, Vec<u32>)> {
         .collect()
 }
 
-/// Ends them, and only them. Returns their names.
+/// Stops the leftover processes of an earlier run, and no others. Returns their names.
 pub(crate) fn end_leftovers(layout: &Layout) -> Vec<String> {
     let mut names = Vec::new();
     let asked = Instant::now();
@@ -166,15 +166,15 @@ pub(crate) fn end_leftovers(layout: &Layout) -> Vec<String> {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    // None is left, so every record is of the past.
+    // No process is left, so all records are stale.
     for file in fs::read_dir(layout.records()).into_iter().flatten().flatten() {
         let _ = fs::remove_file(file.path());
     }
     names
 }
 
-/// The processes of a record's group that still live. Its leader has the recorded pid and start time; where the
-/// leader is gone, members that it left hold the group's number, so that no later process can have it as its pid.
+/// Returns the living processes of a record's group. The leader has the recorded pid and start time. If the leader is
+/// gone, its remaining members hold the group's number, so no later process can have it as its pid.
 fn members(record: &Record, table: &[(u32, Stat)]) -> Vec<u32> {
     let leader = table.iter().find(|(pid, _)| *pid == record.pid);
     if leader.is_some_and(|(_, stat)| stat.started != record.started) {
@@ -190,7 +190,8 @@ fn table() -> Vec<(u32, Stat)> {
     pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
 }
 
-/// The name, in parentheses, may hold blanks and parentheses: the fields are counted after the last one.
+/// Parses `/proc/PID/stat`. The name in parentheses may itself contain blanks and parentheses, so fields are counted
+/// from the last closing one.
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     Some(Stat {
@@ -201,7 +202,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
 }
 
 fn record(layout: &Layout, name: &str, pid: u32, stop: Signal) -> Result<()> {
-    let started = stat(pid).with_context(|| format!("{name} is gone already"))?.started;
+    let started = stat(pid).with_context(|| format!("{name} has already exited"))?.started;
     let record = Record { name: name.to_owned(), pid, started, boot: boot(), stop: stop.as_raw() };
     let path = record_path(layout, name);
     let text = serde_json::to_string(&record)?;
@@ -220,7 +221,7 @@ fn command(launch: &Launch, log: &Path) -> Result<Command> {
     let mut command = Command::new(&launch.program);
     command.args(&launch.args);
     if launch.env_of_caller {
-        // What cargo set for this program is not meant for the next one.
+        // Cargo set these variables for this program; another build must not inherit them.
         let of_cargo = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_cargo)) {
             command.env_remove(name);
@@ -289,13 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_was_given_out_again_is_nobody_to_end() {
+    fn a_reused_pid_is_no_leftover() {
         let table = [(10, stat(10, 900)), (11, stat(10, 901))];
         assert_eq!(members(&record(10, 500), &table), [0; 0]);
     }
 
     #[test]
-    fn what_a_dead_leader_left_behind_is_found_by_its_group() {
+    fn members_of_a_dead_leader_are_found_by_their_group() {
         let table = [(11, stat(10, 501)), (13, stat(10, 499))];
         assert_eq!(members(&record(10, 500), &table), [11]);
     }

@@ -1,6 +1,6 @@
-//! `cargo stack audit` and `cargo stack rebuild`: whether every view of the stack that runs is what the log says, and
-//! how to make it so; `cargo stack except`: how its readers come past what they cannot read. The services' own programs do
-//! it; this one knows neither Kafka nor Postgres.
+//! `cargo stack audit` and `cargo stack rebuild` compare the views of the running stack with the log and rebuild them;
+//! `cargo stack except` makes readers of the log skip an unreadable record. All three run the services' own
+//! subcommands, because this program is no client of Kafka or Postgres.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -16,45 +16,47 @@ use crate::status::Phase;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Audit {
-    /// Fold so many rows of each view again, and compare them in Postgres and Redis
+    /// Number of rows of each view to fold again and compare, in Postgres and Redis
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "full")]
     sample: u32,
-    /// All rows; they have to fit into memory
+    /// Compare all rows, which must fit into memory
     #[arg(long)]
     full: bool,
 }
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Rebuild {
-    /// `product`, `order`, …: see `GET /v1/views`; several are made in one pass over the log
+    /// Views to rebuild, e.g. `product`; `GET /v1/views` lists them; several are rebuilt in one pass over the log
     #[arg(required = true)]
     views: Vec<String>,
-    /// Bring back the rows from before the last rebuild, with what came since
+    /// Restore the rows from before the last rebuild, brought up to date
     #[arg(long)]
     rollback: bool,
-    /// Switch though rows differ from the live ones
+    /// Swap in the rebuilt rows even if they differ from the live ones
     #[arg(long)]
     accept: bool,
-    /// Fold by so many threads, each of which keeps one core busy at most, here or in Postgres [default: half of the cores]
+    /// Number of folding threads, each of which uses at most one core, here or in Postgres [default: half of the cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Let each thread work for so much of the time: after each piece of work it pauses in proportion to how long that took,
-    /// which on a busy machine is longer [default: 50]
+    /// Share of the time that each thread works: after each piece of work it pauses in proportion to its duration, and
+    /// so for longer on a busy machine [default: 50]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     share: Option<u8>,
-    /// Fold by a thread for each core, without pauses and more at a time: for a system that has nothing else to do
+    /// Use one thread per core, no pauses and larger batches; meant for a system without other load
     #[arg(long, conflicts_with_all = ["threads", "share"])]
     fast: bool,
 }
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Except {
+    /// Partition of the record
     partition: u32,
+    /// Offset of the record
     offset: u64,
-    /// Why no event is lost: it is kept with the exception
+    /// Reason why skipping the record loses no event; stored with the exception
     #[arg(long)]
     because: String,
-    /// Though it looks like a record of a newer build
+    /// Skip the record even if it appears to come from a newer build
     #[arg(long)]
     no_build_reads_it: bool,
 }
@@ -94,15 +96,15 @@ fn become_projector(layout: &Layout, profile: Profile, args: &[&str]) -> Result<
     become_tool(&services::projector_tool(layout, &size(layout)?, profile, args)?)
 }
 
-/// Of the stack that runs.
+/// Returns the size of the running stack. Fails unless the stack is ready.
 fn size(layout: &Layout) -> Result<Size> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
-        bail!("no stack is ready here; `cargo stack up` starts one");
+        bail!("no stack is ready; start one with `cargo stack up`");
     }
     Size::decide(layout, &Wanted::one_of_each())
 }
 
-/// This process becomes that one: it ends as that does.
+/// Replaces this process with the tool, whose exit status becomes its own. Returns only on failure, with the error.
 fn become_tool(launch: &Launch) -> Result<Error> {
     let env = launch.env.iter().map(|(name, value)| (name, value));
     let error = Command::new(&launch.program).args(&launch.args).envs(env).exec();

@@ -1,6 +1,6 @@
-//! What the stack needs of the machine: found where it usually lies, or installed from the system's packages.
+//! Finds the programs that the stack needs, or installs them from the system's packages.
 //!
-//! Invariant: nothing is installed unsaid, and a package's own servers are not started.
+//! Invariant: every installation is announced, and a package's own servers are not started.
 
 mod apt;
 mod find;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Programs of this machine that are new enough.
+/// Programs of this machine, of sufficient versions.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
     pub(crate) java: PathBuf,
@@ -22,11 +22,11 @@ pub(crate) struct Tools {
     pub(crate) nginx_modules: PathBuf,
 }
 
-/// Something that must be there.
+/// A required program, module or header.
 struct Need {
     name: &'static str,
     find: fn() -> Option<PathBuf>,
-    /// Packages of Debian and Ubuntu that bring it; the first that the system knows is taken.
+    /// Debian and Ubuntu packages that provide it; the first one that the system offers is installed.
     packages: &'static [&'static str],
 }
 
@@ -42,7 +42,7 @@ const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packa
 const NGINX_LUA: Need =
     Need { name: "nginx's Lua module", find: find::nginx_modules, packages: &["libnginx-mod-http-lua"] };
 
-/// For the bench that compares with them.
+/// Programs of the reference architecture in `cargo stack bench seckill`.
 #[derive(Debug, Clone)]
 pub(crate) struct SeckillTools {
     pub(crate) python: PathBuf,
@@ -56,7 +56,7 @@ const RABBITMQ: Need = Need { name: "RabbitMQ", find: find::rabbitmq, packages: 
 
 const WRK: Need = Need { name: "wrk", find: || find::program("wrk"), packages: &["wrk"] };
 
-/// For the services' build: librdkafka is C and C++, built by make.
+/// Tools for the services' build: librdkafka is written in C and C++ and built by make.
 const TOOLCHAIN: [Need; 6] = [
     Need { name: "a C compiler (cc)", find: || find::program("cc"), packages: &["gcc"] },
     Need { name: "a C++ compiler (c++)", find: || find::program("c++"), packages: &["g++"] },
@@ -66,7 +66,7 @@ const TOOLCHAIN: [Need; 6] = [
     Need { name: "zlib's headers", find: || find::header("zlib.h"), packages: &["zlib1g-dev"] },
 ];
 
-/// Finds everything, after installing what is missing. `log`: where the package manager's words go.
+/// Returns all programs of the stack, after installing the missing ones. The package manager's output goes to `log`.
 pub(crate) fn ensure(log: &Path) -> Result<Tools> {
     let missing = missing();
     if !missing.is_empty() {
@@ -75,12 +75,12 @@ pub(crate) fn ensure(log: &Path) -> Result<Tools> {
     found()
 }
 
-/// What makes load for benches; nothing else needs it. `log`: as in [`ensure`].
+/// Returns wrk, the load generator of the benches, after installing it if necessary. `log` is as in [`ensure`].
 pub(crate) fn ensure_wrk(log: &Path) -> Result<PathBuf> {
     ensure_one(&WRK, log)
 }
 
-/// What the textbook's architecture consists of beside what the stack has. `log`: as in [`ensure`].
+/// Returns the programs that the textbook architecture needs in addition to the stack's. `log` is as in [`ensure`].
 pub(crate) fn ensure_seckill(log: &Path) -> Result<SeckillTools> {
     Ok(SeckillTools {
         python: ensure_one(&PYTHON, log)?,
@@ -116,7 +116,7 @@ fn found() -> Result<Tools> {
     match tools() {
         Some(tools) if names.is_empty() => Ok(tools),
         Some(_) | None => bail!(
-            "the system's packages were installed, but these are still missing or too old: {}; install them by hand",
+            "still missing or too old after installing the system's packages: {}; install them manually",
             names.join(", ")
         ),
     }

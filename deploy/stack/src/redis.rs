@@ -1,4 +1,5 @@
-//! Redis as a cache: nothing on disk, memory bounded; one server, or a cluster of three masters with a replica each.
+//! Redis as a cache, without persistence and with bounded memory: one server, or a cluster of three masters with a
+//! replica each.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,9 +14,9 @@ use crate::probe::Probe;
 use crate::provision::Tools;
 
 pub(crate) const NAME: &str = "redis";
-/// The task that makes servers a cluster.
+/// Name of the task that joins the servers into a cluster.
 pub(crate) const CLUSTER: &str = "redis-cluster";
-/// Half of them are masters.
+/// Number of servers in a cluster; half of them are masters.
 pub(crate) const NODES: u16 = 6;
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(5) };
 
@@ -28,7 +29,7 @@ pub(crate) fn url(layout: &Layout, is_cluster: bool) -> String {
     format!("redis-cluster://{}?{}", node(1), others.join("&"))
 }
 
-/// Returns the part that services need.
+/// Returns the name of the part that services depend on.
 pub(crate) fn needed(is_cluster: bool) -> &'static str {
     if is_cluster { CLUSTER } else { NAME }
 }
@@ -42,7 +43,7 @@ pub(crate) fn parts(layout: &Layout, tools: &Tools, is_cluster: bool) -> Result<
     let args = ["--cluster", "create"].map(String::from).into_iter().chain(addresses);
     let args = args.chain(["--cluster-replicas", "1", "--cluster-yes"].map(String::from));
     let create = Part::task(CLUSTER, Launch::new(tools.redis_server.with_file_name("redis-cli"), args));
-    // Each node remembers the others in its folder.
+    // Created once, because each node persists its view of the cluster in its folder.
     let create = create.stamped(layout.data().join("redis-cluster.made"), "");
     parts.push(create.needing(names(true)));
     Ok(parts)
@@ -65,7 +66,7 @@ fn node(layout: &Layout, tools: &Tools, number: u16) -> Result<Part> {
     let dir = layout.data().join(name(number));
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let bus = layout.ports.redis_bus(number).to_string();
-    // What one master has is no reason to refuse what the others have.
+    // Slots of live masters are served even while another master is down.
     let args = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-require-full-coverage", "no"];
     let args = args.into_iter().chain(["--cluster-node-timeout", "2000"]).collect::<Vec<_>>();
     Ok(server(name(number), layout.ports.redis_node(number), Launch { dir: Some(dir), ..launch(tools, &args) }))
@@ -73,7 +74,7 @@ fn node(layout: &Layout, tools: &Tools, number: u16) -> Result<Part> {
 
 fn launch(tools: &Tools, more: &[&str]) -> Launch {
     let args = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    // What it drops at its limit is read from Postgres again: rows, which end at some time, and no position, which does not.
+    // Only keys with an expiry are evicted: rows, which are read from Postgres again, but no positions.
     let limits = ["--maxmemory", "256mb", "--maxmemory-policy", "volatile-lru", "--daemonize", "no"];
     Launch::new(&tools.redis_server, args.into_iter().chain(limits).chain(more.iter().copied()))
 }

@@ -1,4 +1,5 @@
-//! `cargo stack replay`: a real shop's log through the whole system, and every view compared with the log's own sums.
+//! `cargo stack replay`: sends a real shop's purchases through the whole system and compares every view with totals
+//! computed from the purchase log.
 
 mod client;
 mod compare;
@@ -27,20 +28,20 @@ use compare::{Compared, Comparison};
 use purchases::{Expected, MAX_SHOPS};
 use send::{Orders, Sent};
 
-/// The one thing that is sold: the log does not tell which CD it was.
+/// The only product: the purchase log does not identify the CDs.
 const PRODUCT: &str = "cd";
-/// More than all shops together sell.
+/// Initial stock, more than all shops together sell.
 const STOCK: u64 = 1_000_000_000;
 const REGISTER_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// A purchase log in the form of CDNOW's, as text or packed by gzip [default: the one in tests/data]
+    /// Purchase log in CDNOW's format, as text or compressed by gzip [default: the one in tests/data]
     file: Option<PathBuf>,
-    /// Make so many shops out of it, each with customers, orders and days of its own
+    /// Number of shops to simulate from the file, each with its own customers, orders and days
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHOPS)))]
     times: u32,
-    /// Send no more than so many commands a second
+    /// Maximum number of commands per second
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
 }
@@ -52,11 +53,11 @@ pub(crate) fn run(layout: Layout, profile: Profile, args: &Args) -> Result<ExitC
     let orders = Orders { purchases: &purchases, shops: args.times };
     if control::is_locked(&layout)? {
         if control::status(&layout)?.state != Phase::Ready {
-            bail!("the stack is just starting or ending; try again in a moment");
+            bail!("the stack is just starting or stopping; try again in a moment");
         }
         return replay(&layout, args, &orders, &expected, &AtomicBool::new(false));
     }
-    println!("No stack runs here: one is started for this replay.");
+    println!("No stack is running: starting one for this replay.");
     let options = up::Options { background: false, fresh: false, wanted: Wanted::default(), profile };
     let (_lock, parts) = up::prepare(&layout, &options)?;
     let supervisor = Supervisor::new(layout.clone(), parts, up::url(&layout), Words::All)?;
@@ -70,9 +71,9 @@ pub(crate) fn run(layout: Layout, profile: Profile, args: &Args) -> Result<ExitC
             result
         }
     });
-    // An error here: it failed or was told to end before it was ready, and says so itself.
+    // On an error the start failed or was cancelled, which the supervisor reports.
     let code = became_ready.recv().ok().map(|()| replay(&layout, args, &orders, &expected, &ended));
-    // An error here: it is ending already.
+    // An error means that the stack is already stopping.
     let _ = control::ask(&layout, &Request::Down);
     match servers.join().map_err(|_| anyhow!("the supervisor panicked"))?? {
         Ended::Signalled => Ok(ExitCode::from(130)),
@@ -97,7 +98,7 @@ fn replay(
     let whole = began.elapsed();
     tell(orders.len(), &sent, expected, &compared);
     println!(
-        "time        {:.2} s in all: {:.2} s to send ({:.0} commands/s), {:.2} s to wait for the views and compare them",
+        "time        {:.2} s: {:.2} s to send ({:.0} commands/s), {:.2} s to wait for the views and compare them",
         whole.as_secs_f64(),
         sending.as_secs_f64(),
         orders.len() as f64 / sending.as_secs_f64(),
@@ -107,7 +108,7 @@ fn replay(
     Ok(if compared.count_differences() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Again with the same data changes nothing.
+/// Registers the product, retrying while the service is unavailable. Repeating it with the same data changes nothing.
 fn register(client: &Client, cancelled: &AtomicBool) -> Result<()> {
     let body = format!(r#"{{"name":"A CD","price_cents":1500,"stock":{STOCK}}}"#);
     let begun = Instant::now();
@@ -116,12 +117,12 @@ fn register(client: &Client, cancelled: &AtomicBool) -> Result<()> {
         match answer {
             Ok(status) if status.is_success() => return Ok(()),
             Ok(status) if !status.is_server_error() => {
-                bail!("the product {PRODUCT:?} could not be registered: {status}; does it exist with other data?")
+                bail!("registering product {PRODUCT:?} failed with {status}; does it already exist with other data?")
             }
             Ok(_) | Err(_) if begun.elapsed() < REGISTER_PATIENCE && !cancelled.load(Ordering::Relaxed) => {
                 thread::sleep(Duration::from_millis(200));
             }
-            Ok(status) => bail!("the product {PRODUCT:?} could not be registered: {status}"),
+            Ok(status) => bail!("registering product {PRODUCT:?} failed with {status}"),
             Err(error) => return Err(error),
         }
     }
@@ -130,17 +131,21 @@ fn register(client: &Client, cancelled: &AtomicBool) -> Result<()> {
 fn tell(commands: usize, sent: &Sent, expected: &Expected, compared: &Compared) {
     let ms = |quantile| sent.latency.value_at_quantile(quantile) as f64 / 1000.0;
     println!(
-        "commands    {commands}: {} recorded, {} repeated, {} already known; {} sent again after a refusal",
+        "commands    {commands}: {} recorded, {} repeated, {} without effect; {} retried",
         sent.recorded, sent.repeated, sent.already, sent.retried
     );
     if sent.recorded == 0 {
-        println!("            everything was there already: this replay changed nothing");
+        println!("            every order was already recorded: this replay changed nothing");
     }
-    println!("latency     p50 {:.1} ms, p99 {:.1} ms from a batch's sending to a command's answer", ms(0.5), ms(0.99));
+    println!(
+        "latency     p50 {:.1} ms, p99 {:.1} ms from sending a batch to the answer of a command",
+        ms(0.5),
+        ms(0.99)
+    );
     let (orders, units, cents) = expected.totals();
     println!("log         {orders} orders, {units} units, {cents} cents");
     println!(
-        "views       {} of {} customers and {} of {} days as the log says, {} of the customers read singly, too",
+        "views       {} of {} customers and {} of {} days match the file; {} customers were also read one by one",
         compared.customers,
         expected.customers.len(),
         compared.days,
@@ -151,7 +156,7 @@ fn tell(commands: usize, sent: &Sent, expected: &Expected, compared: &Compared) 
     println!("differences {}", compared.count_differences());
 }
 
-/// Of each service, at the end.
+/// Prints the resident memory of each service.
 fn tell_memory(layout: &Layout) -> Result<()> {
     let ours = |name: &str| PACKAGES.iter().any(|package| name.starts_with(package));
     let processes = control::status(layout)?.processes.into_iter().filter(|process| ours(&process.name));

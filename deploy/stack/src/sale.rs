@@ -1,5 +1,5 @@
-//! `cargo stack sale`: a flash sale as a visitor sees it: a rush of buyers, watchers beside them, then every order to its
-//! end, and everything compared with the log.
+//! `cargo stack sale`: simulates a flash sale from the outside. A rush of buyers with concurrent watchers is followed
+//! by payments and expiries until every order has ended; then the results are checked against the log.
 
 pub(crate) mod shop;
 mod visitor;
@@ -27,37 +27,37 @@ use seen::Seen;
 use shop::Shop;
 use verdict::Verdict;
 
-/// In the product's stock beside the sale's units.
+/// Units in the product's stock in addition to the sale's.
 const BESIDE: u64 = 100;
 pub(crate) const LIMIT_PER_CUSTOMER: u64 = 2;
 const PRICE_CENTS: u64 = 999;
-/// A sale gets its units, and orders come to their ends, within much less.
+/// Timeout for reserving the sale's units and for orders to end, both of which normally take far less.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A longer payment window is not waited for.
+/// Longest payment window for which unpaid orders are left to expire; with a longer one they are cancelled.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, clap::Args)]
-// A bench takes them, too, beside others of this name.
+// A bench flattens these arguments together with another type named `Args`, and group names must be unique.
 #[group(skip)]
 pub(crate) struct Args {
-    /// Customers who want a unit
+    /// Number of customers who try to buy a unit
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) buyers: u64,
-    /// Units of the sale
+    /// Number of units on sale
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) units: u64,
-    /// Customers who only look, once a second, each over a connection of its own
+    /// Number of customers who only watch, with one query per second, each on its own connection
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=3_000))]
     watchers: u64,
-    /// Connections of the buyers
+    /// Number of connections that the buyers share
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
     connections: u64,
-    /// Ask the first write instance itself instead of the edge
+    /// Send commands to command-api-1 directly instead of through the edge
     #[arg(long)]
     direct: bool,
 }
 
-/// A run's own names.
+/// Names that are unique to one run.
 pub(crate) struct Names {
     pub(crate) run: String,
     pub(crate) product: String,
@@ -66,14 +66,14 @@ pub(crate) struct Names {
 
 pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
-        bail!("no stack is ready here; start one by `cargo stack up`, best with --payment-window 60");
+        bail!("no stack is ready; start one with `cargo stack up`, preferably with --payment-window 60");
     }
     let (_, verdict) = play(layout, args)?;
     print!("{verdict}");
     Ok(if verdict.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Plays a sale to the end of its last order, on a stack that is ready.
+/// Plays a sale until its last order has ended. The stack must be ready.
 pub(crate) fn play(layout: &Layout, args: &Args) -> Result<(Seen, Verdict)> {
     let names = Names::of_now();
     let shop = Shop::new(up::url(layout));
@@ -112,7 +112,7 @@ pub(crate) fn crowd(layout: &Layout, args: &Args) -> Crowd {
     }
 }
 
-/// Returns when the sale has its units.
+/// Registers a product and schedules its sale. Returns when the sale has reserved its units.
 pub(crate) fn open(shop: &Shop, names: &Names, units: u64, limit: u64) -> Result<()> {
     let stock = units + BESIDE;
     let product = format!(r#"{{"name":"Kind of Blue","price_cents":1499,"stock":{stock}}}"#);
@@ -128,8 +128,10 @@ pub(crate) fn open(shop: &Shop, names: &Names, units: u64, limit: u64) -> Result
         let row = shop.row(&path)?.unwrap_or_default();
         match row["status"].as_str() {
             Some("stocked" | "open") => return Ok(()),
-            Some("refused") => bail!("the product has no units for the sale: {row}"),
-            _ if begun.elapsed() > PATIENCE => bail!("the sale did not get its units: {row}; does a projector react?"),
+            Some("refused") => bail!("the product has too few units for the sale: {row}"),
+            _ if begun.elapsed() > PATIENCE => {
+                bail!("the sale's units were not reserved: {row}; is a projector running?")
+            }
             _ => thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -1,4 +1,4 @@
-//! The services of this workspace: built, prepared, started.
+//! Builds, prepares and starts the services of this workspace.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -21,10 +21,10 @@ const TOPIC: &str = "create-topic";
 const EXCEPTION_KEY: &str = "exception-key";
 const TABLES: &str = "migrate";
 const SETTINGS: &str = "settings";
-/// Longer than the 10 s that a service gives itself to finish what it has.
+/// Stop signal of a service, and a grace period longer than the 10 s that a service allows for its own shutdown.
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(12) };
 
-/// Cargo's, of the services' build.
+/// Cargo profile with which the services are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
     Dev,
@@ -47,10 +47,10 @@ impl Profile {
     }
 }
 
-/// Where cargo puts the binaries of a build: beside this program's own folder.
+/// Returns cargo's output folder for a profile, a sibling of the folder that holds this program.
 pub(crate) fn binaries(profile: Profile) -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
-    let target = own.ancestors().nth(2).context("this program does not lie in a target folder")?;
+    let own = std::env::current_exe().context("cannot locate this program's executable")?;
+    let target = own.ancestors().nth(2).context("this program is not in a target folder")?;
     Ok(target.join(profile.folder()))
 }
 
@@ -59,9 +59,10 @@ pub(crate) fn build(profile: Profile) -> Part {
     cargo_build(["--profile", profile.name()].into_iter().chain(packages))
 }
 
-/// Builds the services together with the tests, so that the crates that both need are compiled once, with one set of features.
+/// Returns a task that builds the services together with the tests, so that shared crates are compiled once, with one
+/// set of features.
 pub(crate) fn build_for_tests() -> Part {
-    // Not `--bins`: this program's own file would be replaced under it.
+    // Not `--bins`, which would replace this program's executable while it runs.
     let bins = PACKAGES.iter().flat_map(|package| ["--bin", package]);
     cargo_build(["--workspace", "--tests"].into_iter().chain(bins))
 }
@@ -118,22 +119,22 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     Ok(parts)
 }
 
-/// Where command-api takes what finishes what an event began.
+/// Returns the URLs of command-api's internal listeners, separated by commas.
 fn internal_urls(layout: &Layout, instances: u16) -> String {
     let url = |instance| format!("http://{}", local(layout.ports.command_internal(instance)));
     (1..=instances).map(url).collect::<Vec<_>>().join(",")
 }
 
-/// Addresses of the servers, and what the log is like, for every service.
+/// Configuration that all services share: server addresses and the shape of the log.
 struct Common {
     kafka: String,
     partitions: u16,
     copies: u16,
     postgres: String,
     redis: String,
-    /// The part that makes Redis ready.
+    /// Name of the part that must be up before Redis can be used.
     redis_part: &'static str,
-    /// Who may except what no reader of the log can read. Beside it, with `.pub`, lies the public key.
+    /// Path of the private key that signs log exceptions; the public key is in the same path with `.pub` appended.
     exception_key: String,
 }
 
@@ -161,7 +162,7 @@ impl Common {
             .env("LOG_EXCEPTION_KEYS_FILE", format!("{}.pub", self.exception_key))
     }
 
-    /// `ports`: the admin listener's last.
+    /// Returns the part of a service instance. The last of `ports` is the admin listener's.
     fn service<const N: usize>(
         &self,
         kind: &str,
@@ -199,14 +200,14 @@ fn migrate(binaries: &Path, common: &Common) -> Part {
     Part::task(TABLES, common.add_to(launch)).needing([postgres::NAME])
 }
 
-/// All services of a stack are started together: what it is told this time is for each of them.
+/// Returns a task that stores the payment window of this start in the database, for all services.
 fn settings(binaries: &Path, common: &Common, size: &Size) -> Part {
     let window = size.payment_window_secs.to_string();
     let launch = Launch::new(binaries.join("projector"), ["settings", "set", "PAYMENT_WINDOW_SECS", &window]);
     Part::task(SETTINGS, common.add_to(launch)).needing([TABLES])
 }
 
-/// Of the log, beside a stack that runs.
+/// Returns the launch of `command-api except` against a running stack.
 pub(crate) fn except_tool(layout: &Layout, size: &Size, profile: Profile, args: &[String]) -> Result<Launch> {
     let common = Common::of(layout, size)?;
     let args = ["except".to_owned()].iter().chain(args).cloned().collect::<Vec<_>>();
@@ -214,7 +215,7 @@ pub(crate) fn except_tool(layout: &Layout, size: &Size, profile: Profile, args: 
     Ok(common.add_to(launch).env("LOG_EXCEPTION_SIGNING_KEY_FILE", common.exception_key.as_str()))
 }
 
-/// Of the views, beside a stack that runs.
+/// Returns the launch of a projector subcommand against a running stack.
 pub(crate) fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
     let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");

@@ -1,17 +1,17 @@
-//! What runs: as data, and as a table.
+//! The status of a stack and its processes, as JSON and as a table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// Of a whole stack.
+/// Status of a whole stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) state: Phase,
-    /// The edge's address; empty where there is no edge.
+    /// URL of the edge; empty if the stack has none.
     pub(crate) url: String,
-    /// In the order in which they were planned.
+    /// The processes, in the order of the plan.
     pub(crate) processes: Vec<Process>,
 }
 
@@ -28,14 +28,14 @@ pub(crate) enum Phase {
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) pid: Option<u32>,
-    /// What each is for, e.g. `http`, `admin`.
+    /// Ports by purpose, e.g. `http`, `admin`.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) state: State,
-    /// How often it was started again after it had died unasked.
+    /// Number of automatic restarts after an unexpected exit.
     pub(crate) restarts: u32,
-    /// How it ended the last time that it did.
+    /// Exit status of the previous life, e.g. `exit 1`.
     pub(crate) last_exit: Option<String>,
-    /// Seconds in this state.
+    /// Seconds spent in the current state.
     pub(crate) since_secs: u64,
     pub(crate) resident_bytes: Option<u64>,
 }
@@ -43,19 +43,19 @@ pub(crate) struct Process {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// For the parts that it needs.
+    /// Not started yet: waits for parts that it depends on.
     Waiting,
-    /// Runs, is not ready yet.
+    /// Running, but not ready yet.
     Starting,
     Ready,
-    /// Runs, and got SIGSTOP.
+    /// Running, but suspended by SIGSTOP.
     Paused,
-    /// Died unasked, starts again in a moment.
+    /// Exited unexpectedly; restarts when its backoff ends.
     Restarting,
-    /// Died unasked and stays so until it is started.
+    /// Exited unexpectedly; stays down until it is started by hand.
     Dead,
     Stopping,
-    /// As asked.
+    /// Stopped on request.
     Stopped,
 }
 
@@ -65,7 +65,7 @@ impl Status {
     }
 
     pub(crate) fn json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("a status holds nothing that JSON cannot")
+        serde_json::to_string_pretty(self).expect("a status is serializable as JSON")
     }
 
     pub(crate) fn table(&self) -> String {
@@ -76,7 +76,7 @@ impl Status {
         let mut text = String::new();
         for row in rows {
             let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-            writeln!(text, "{}", cells.join("  ").trim_end()).expect("a String takes all");
+            writeln!(text, "{}", cells.join("  ").trim_end()).expect("writing to a String cannot fail");
         }
         text
     }

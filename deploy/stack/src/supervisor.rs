@@ -1,7 +1,7 @@
-//! Starts the parts of a stack in the order of their needs, keeps them running, stops them in order.
+//! Starts the parts of a stack in dependency order, keeps them running, and stops them in order.
 //!
-//! Invariant: one thread owns all state and decides; other threads only wait for something and tell it.
-//! Invariant: when [`Supervisor::run`] returns, nothing that it started runs any more.
+//! Invariant: one thread owns all state and makes all decisions; other threads only wait and send it events.
+//! Invariant: when [`Supervisor::run`] returns, every process that it started has ended.
 
 mod member;
 mod requests;
@@ -25,14 +25,14 @@ use crate::process;
 use crate::status::{Phase, Status};
 use member::{Member, Stage};
 
-/// A process that does not get ready in this time has failed to start. Builds have as long as they take.
+/// Time after which a process that is not ready has failed to start. Tasks, such as builds, have no limit.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// A word about what it still waits for.
+/// Interval between messages that name the parts being waited for.
 const REMINDER: Duration = Duration::from_secs(10);
-/// Something that never comes: the loop looks at the clock by then anyhow.
+/// Upper bound of the loop's wait when no deadline is nearer.
 const FAR: Duration = Duration::from_secs(60);
 
-/// What another thread saw. `life`: which start of the member it is about.
+/// An observation by another thread. `life` is the number of the member's start to which it belongs.
 enum Event {
     Exited {
         member: usize,
@@ -43,7 +43,7 @@ enum Event {
         member: usize,
         life: u32,
     },
-    /// Why it is not ready, as of now.
+    /// A readiness probe failed; `reason` is its latest result.
     NotReady {
         member: usize,
         life: u32,
@@ -53,11 +53,11 @@ enum Event {
     Signal,
 }
 
-/// Why a stack ended.
+/// The reason a stack ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     Asked,
-    /// By SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM or SIGHUP arrived.
     Signalled,
 }
 
@@ -69,27 +69,28 @@ pub(crate) struct Supervisor {
     began: Instant,
     events: Receiver<Event>,
     sender: Sender<Event>,
-    /// What made the start fail.
+    /// Error that made the start fail.
     failure: Option<String>,
     ended: Ended,
-    /// Told when nothing runs any more.
+    /// Callers of `down`, answered when every process has ended.
     downs: Vec<Sender<Reply>>,
-    /// Signals since the stop began: a second one is impatience.
+    /// Number of signals received; the second one kills the remaining processes at once.
     signals: u32,
     reminded: Instant,
     words: Words,
 }
 
-/// How much it tells.
+/// Verbosity of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Words {
     All,
-    /// What comes after it is somebody else's: a test runner's summary is the last word.
+    /// Silent while stopping, so that a test runner's summary stays at the end of the output.
     Start,
 }
 
 impl Supervisor {
-    /// `url`: the edge's, or empty. The caller holds the state directory's lock.
+    /// Creates a supervisor and serves its control socket. `url` is the edge's, or empty. The caller holds the lock of
+    /// the state directory.
     pub(crate) fn new(layout: Layout, parts: Vec<Part>, url: String, words: Words) -> Result<Self> {
         let (sender, events) = mpsc::channel();
         let calls = sender.clone();
@@ -116,7 +117,7 @@ impl Supervisor {
         })
     }
 
-    /// Until it is asked to end, or the start fails. `ready` is called once, when everything is.
+    /// Runs the stack until it is asked to stop or the start fails. Calls `ready` once, when every part is up.
     pub(crate) fn run(mut self, ready: impl FnOnce(&Status)) -> Result<Ended> {
         let mut ready = Some(ready);
         self.refuse_taken_ports();
@@ -134,7 +135,7 @@ impl Supervisor {
             match self.events.recv_timeout(self.next_deadline()) {
                 Ok(event) => self.take(event),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!("the supervisor lost its own channel"),
+                Err(RecvTimeoutError::Disconnected) => bail!("the supervisor's event channel is closed"),
             }
         }
         self.finish()
@@ -143,7 +144,7 @@ impl Supervisor {
     fn finish(self) -> Result<Ended> {
         let _ = fs::remove_file(self.layout.control());
         for down in &self.downs {
-            let _ = down.send(Reply::Done(String::from("everything has stopped")));
+            let _ = down.send(Reply::Done(String::from("the stack has stopped")));
         }
         match self.failure {
             Some(failure) => bail!(failure),
@@ -151,7 +152,8 @@ impl Supervisor {
         }
     }
 
-    /// A port that somebody else has would show as a part that dies, or worse, as one that is ready.
+    /// Fails the start if another program listens on one of the stack's ports. Otherwise a part would die or, worse,
+    /// its probe would reach the other program and report it ready.
     fn refuse_taken_ports(&mut self) {
         let taken = self.members.iter().flat_map(|member| {
             let name = &member.part.name;
@@ -161,12 +163,12 @@ impl Supervisor {
         if !taken.is_empty() {
             let ports = taken.join(", ");
             self.fail(format!(
-                "another program listens on ports of this stack: {ports}; --base-port moves all of them"
+                "ports of this stack are in use by another program: {ports}; choose others with --base-port"
             ));
         }
     }
 
-    /// Does all that the state of the members and the clock ask for.
+    /// Performs every action that is due: starts, stops, kills and reminders.
     fn advance(&mut self) {
         match self.phase {
             Phase::Starting | Phase::Ready => self.start_what_can(),
@@ -227,7 +229,7 @@ impl Supervisor {
                     *reason = why;
                 }
             }
-            // Of an earlier life.
+            // Belongs to an earlier life of the member.
             Event::Exited { .. } | Event::Ready { .. } | Event::NotReady { .. } => {}
             Event::Call((request, reply)) => self.answer(request, reply),
             Event::Signal => self.signalled(),
@@ -248,7 +250,7 @@ impl Supervisor {
         let member = &mut self.members[index];
         let pid = member.pid.take();
         process::forget(&self.layout, &member.part.name);
-        // What it left in its group must not hold its ports: nginx's workers outlive a killed master.
+        // Remaining processes of its group would hold its ports: nginx's workers outlive a killed master.
         pid.into_iter().for_each(|pid| process::signal_group(pid, Signal::KILL));
         let how = process::describe(status);
         member.last_exit = Some(how.clone());
@@ -281,14 +283,15 @@ impl Supervisor {
         self.say(index, &format!("done after {:.1} s", took.as_secs_f64()));
     }
 
-    /// While the stack starts, this ends it; later only whoever asked hears of it.
+    /// Handles a member that failed to start. While the stack starts, this stops the whole stack; later, only the
+    /// callers that requested the start are informed.
     fn start_failed(&mut self, index: usize, why: &str) {
         let member = &mut self.members[index];
         let name = member.part.name.clone();
         if self.phase == Phase::Starting {
             let log = self.layout.log(&name);
             let end = logs::end_of(&log);
-            self.fail(format!("{name} {why}\nthe end of {}:\n{end}", log.display()));
+            self.fail(format!("{name} {why}\nlast lines of {}:\n{end}", log.display()));
         } else {
             member.died();
             member.reply_all(|name| Reply::Failed(format!("{name} {why}")));
@@ -318,7 +321,7 @@ impl Supervisor {
         }
     }
 
-    /// All of a tier together; the next one when they are gone.
+    /// Stops all members of the first tier that still runs; the next tier follows when they have ended.
     fn stop_next_tier(&mut self) {
         let tier = self.members.iter().filter(|member| member.runs()).map(|member| member.part.tier()).min();
         self.members.iter_mut().filter(|member| Some(member.part.tier()) == tier).for_each(Member::stop);
@@ -332,12 +335,12 @@ impl Supervisor {
             let member = &mut self.members[index];
             if member.is_late() {
                 member.kill();
-                self.say(index, "does not stop; killed");
+                self.say(index, "did not stop in time; killed");
             }
         }
     }
 
-    /// Whoever waits should see for what.
+    /// Prints, at intervals, the parts for which the start is waiting.
     fn remind(&mut self) {
         if self.phase != Phase::Starting || self.reminded.elapsed() < REMINDER {
             return;
@@ -359,7 +362,8 @@ impl Supervisor {
         self.announce(&format!("{:<18} {what}", self.members[index].part.name));
     }
 
-    /// A terminal that is gone must not end the one who has to clean up.
+    /// Prints a line with the time since the start. Ignores write errors, because the supervisor still has to stop its
+    /// processes when its terminal is gone.
     fn announce(&self, what: &str) {
         if self.phase == Phase::Stopping && self.words == Words::Start {
             return;

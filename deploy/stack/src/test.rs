@@ -1,8 +1,8 @@
-//! `cargo stack test`: the tests of the workspace, on servers of their own.
+//! `cargo stack test`: runs the tests of the workspace on dedicated servers.
 //!
-//! There are two gates. The first one is every test that is not ignored, and what a change has to pass before it lands.
-//! `--all` is the second: the first, then the binary `it` again and again, half of the times on a machine whose cores
-//! are kept busy, then the tests that are ignored because they take long or install other people's tools.
+//! There are two gates. The first one consists of every test that is not ignored; a change has to pass it before it is
+//! merged. `--all` is the second: the first gate, then repeated runs of the binary `it`, half of them while all cores
+//! are kept busy, then the tests that are ignored because they take long or install third-party tools.
 
 mod gates;
 
@@ -28,12 +28,12 @@ use gates::Stage;
 
 use crate::{kafka, logs, plan, process, provision, redis};
 
-/// Of the runner, in the state directory.
+/// Name of the test runner's process, which names its record and its log.
 const NAME: &str = "tests";
 
-/// The runner's setting, which a caller may make.
+/// Environment variable with the number of test threads; a caller's value takes precedence.
 const THREADS: &str = "RUST_TEST_THREADS";
-/// Tests that run beside one for each core: one waits, as a rule, for its turn with a stack of its own, and others for
+/// Number of test threads beyond one per core: usually one waits for its turn with a whole stack, and others wait for
 /// servers and deadlines.
 const THREADS_THAT_WAIT: usize = 2;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     let layout = layout.for_tests(base_port);
     layout.create()?;
     let Some(_lock) = control::lock(&layout)? else {
-        bail!("a test run is going on already; its state is in {}", layout.state.display());
+        bail!("a test run is already in progress; its state is in {}", layout.state.display());
     };
     process::end_leftovers(&layout);
     end_stacks(&layout)?;
@@ -58,11 +58,11 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     let servers = thread::spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
     let code = match became_ready.recv() {
         Ok(()) => Some(gates::run(scope, |stage| run_tests((&layout, &tools), stage, filter.as_deref(), &servers))?),
-        // It failed or was told to end before it was ready.
+        // The start failed or was cancelled.
         Err(_) => None,
     };
     if !servers.is_finished() {
-        // Not `down`: the lock is this process's own. An error means that it is ending already.
+        // Not `down`, because this process itself holds the lock. An error means that the stack is already stopping.
         let _ = control::ask(&layout, &Request::Down);
     }
     match servers.join().map_err(|_| anyhow!("the supervisor panicked"))?? {
@@ -85,7 +85,7 @@ fn run_tests(
     code
 }
 
-/// Ends the stacks that tests have left: a test that is killed ends none, and a stack that lives on keeps its ports.
+/// Stops the stacks that tests left running: a killed test does not stop its stack, which would keep its ports.
 fn end_stacks(layout: &Layout) -> Result<()> {
     for state in fs::read_dir(layout.stacks_of_tests()).into_iter().flatten().flatten() {
         let left = Layout::new(Some(&state.path()), None)?;
@@ -95,7 +95,7 @@ fn end_stacks(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the runner to end, or the servers: `None`, there is nothing left to test.
+/// Waits for the runner to end and returns its exit code, or `None` if the servers ended first.
 fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Result<Option<ExitCode>> {
     loop {
         if let Some(status) = runner.try_wait().context("cannot wait for the tests")? {
@@ -115,7 +115,7 @@ fn launch((layout, tools): (&Layout, &Tools), stage: Stage, filter: Option<&str>
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let args = ["test", "--no-fail-fast"].iter().chain(stage.selection()).copied();
     let args = args.chain(filter).chain(stage.options().iter().copied());
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let own = std::env::current_exe().context("cannot locate this program's executable")?;
     let mut launch = Launch::new(cargo, args)
         .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))
         .env("TEST_POSTGRES_URL", postgres::url(layout)?)

@@ -19,33 +19,33 @@ use crate::supervisor::{Ended, Supervisor, Words};
 use crate::{logs, process, provision};
 
 pub(crate) struct Options {
-    /// A session of its own: no terminal's end concerns it.
+    /// Detach from the terminal into a new session, so that closing the terminal does not end the stack.
     pub(crate) background: bool,
     pub(crate) fresh: bool,
     pub(crate) wanted: Wanted,
     pub(crate) profile: Profile,
 }
 
-/// Stays until it is asked to end.
+/// Runs the stack until it is asked to stop.
 pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCode> {
     if options.background {
-        rustix::process::setsid().context("cannot leave the terminal")?;
+        rustix::process::setsid().context("cannot detach from the terminal")?;
     }
     let (_lock, parts) = prepare(&layout, options)?;
     let url = if options.wanted.servers_only { String::new() } else { url(&layout) };
     let supervisor = Supervisor::new(layout, parts, url, Words::All)?;
     let ended = supervisor.run(|status| {
-        // Whoever started it may not read any more.
+        // Standard output may be closed by now.
         let _ = io::stdout().write_all(welcome(status).as_bytes());
     })?;
     Ok(match ended {
         Ended::Asked => ExitCode::SUCCESS,
-        // As a shell reports a program that Ctrl-C ended; it was asked to end, and did in order.
+        // The exit status that a shell reports after Ctrl-C, although the shutdown was orderly.
         Ended::Signalled => ExitCode::from(130),
     })
 }
 
-/// Returns once everything is ready, or has failed.
+/// Starts the stack in the background. Returns once everything is ready, or the start has failed.
 pub(crate) fn in_background(layout: &Layout) -> Result<ExitCode> {
     layout.create()?;
     if control::is_locked(layout)? {
@@ -53,7 +53,7 @@ pub(crate) fn in_background(layout: &Layout) -> Result<ExitCode> {
     }
     let path = layout.log(logs::OWN);
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let own = std::env::current_exe().context("cannot locate this program's executable")?;
     let args = std::env::args_os().skip(1).filter(|arg| arg != "--detach" && arg != "-d");
     let mut child = Command::new(own)
         .args(args)
@@ -68,21 +68,21 @@ pub(crate) fn in_background(layout: &Layout) -> Result<ExitCode> {
     loop {
         let ended = child.try_wait()?;
         let state = control::status(layout).map_or(Phase::Starting, |status| status.state);
-        // After the question: what it said before it became ready is shown.
+        // Read after the status, so that everything printed before the stack became ready is shown.
         let new = logs::read_from(&path, &mut position).unwrap_or_default();
         io::stdout().write_all(&new)?;
         if ended.is_some() {
             return Ok(ExitCode::FAILURE);
         }
         if state == Phase::Ready {
-            println!("It runs in the background: `cargo stack status`, `cargo stack down`.");
+            println!("The stack runs in the background; see `cargo stack status`, stop it with `cargo stack down`.");
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Everything up to the first process: a lock, a machine that has what is needed, a plan.
+/// Does everything that precedes the first process: takes the lock, installs packages and plans the parts.
 pub(crate) fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>)> {
     layout.create()?;
     let Some(lock) = control::lock(layout)? else {
@@ -90,7 +90,7 @@ pub(crate) fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<P
     };
     let left = process::end_leftovers(layout);
     if !left.is_empty() {
-        println!("Ended what a killed run had left: {}.", left.join(", "));
+        println!("Stopped processes left behind by a killed run: {}.", left.join(", "));
     }
     if options.fresh {
         layout.clear_data()?;
@@ -104,7 +104,7 @@ pub(crate) fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<P
     Ok((lock, plan::system(layout, &tools, &size, options.profile)?))
 }
 
-/// Of the stack that runs.
+/// Returns the payment window that the running stack was started with.
 pub(crate) fn payment_window(layout: &Layout) -> Duration {
     let told = fs::read_to_string(payment_window_path(layout)).ok().and_then(|text| text.trim().parse().ok());
     Duration::from_secs(told.unwrap_or(u64::from(PAYMENT_WINDOW_SECS)))
@@ -119,10 +119,10 @@ pub(crate) fn url(layout: &Layout) -> String {
 }
 
 fn already(layout: &Layout) -> String {
-    format!("a stack runs already in {}; see `cargo stack status`", layout.state.display())
+    format!("a stack is already running in {}; see `cargo stack status`", layout.state.display())
 }
 
-/// What runs where, and three lines to try.
+/// Returns the process table and three commands to try.
 fn welcome(status: &Status) -> String {
     let (url, table) = (&status.url, status.table());
     if url.is_empty() {
@@ -134,6 +134,6 @@ fn welcome(status: &Status) -> String {
          -d '{{\"name\":\"Kind of Blue\",\"price_cents\":1177,\"stock\":100}}'\n\
          curl -i {url}/v1/products/cd-1/reserve -H 'Content-Type: application/json' \
          -d '{{\"order\":\"order-1\",\"quantity\":2}}'\n\
-         curl -i {url}/v1/products/cd-1 -H \"Consistency-Token: <the token of the answer before>\"\n\n"
+         curl -i {url}/v1/products/cd-1 -H \"Consistency-Token: <token of the previous answer>\"\n\n"
     )
 }

@@ -1,4 +1,4 @@
-//! How far each view is, by the reader's rule.
+//! The progress of each view in a partition, by the reader's rule.
 
 use schemas::chain::{Digest, Passed, Reader, Tally, Verdict};
 use schemas::feeds::{FeedId, PerFeed};
@@ -8,32 +8,32 @@ use schemas::record::{Commit, Record};
 use super::FoldError;
 use crate::config::Feeds;
 
-/// Where the views stand in one partition.
+/// The progress of the feeds in one partition.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     pub(crate) readers: PerFeed<Reader>,
-    /// Those of them that are folded here.
+    /// The feeds that this process folds.
     feeds: Feeds,
-    /// Of what each counted.
+    /// Tallies of the records that each feed counted.
     pub(crate) tallies: PerFeed<Tally>,
-    /// Which making of its rows each is.
+    /// Generation of each view's rows, which a rebuild increments.
     pub(crate) generations: PerFeed<i32>,
-    /// See `V7__parked.sql`.
+    /// Revision of each view's rows, see `V7__parked.sql`.
     pub(crate) revisions: PerFeed<i64>,
-    /// Whether the record that each view counted last was seen again since the start.
+    /// Set once the record that each feed counted last has been read again since the start.
     recognized: PerFeed<bool>,
-    /// The partition's first claim, once known.
+    /// Nonce of the partition's first claim, once known.
     pub(crate) nonce: Option<u64>,
     pub(crate) times: Times,
-    /// No record behind this offset has changed a row yet.
+    /// Offset after which no record has changed a row yet.
     pub(crate) last_commit: i64,
 }
 
-/// Of the commits that were read.
+/// Times of the commits that were read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Times {
     pub(crate) last_at_ms: u64,
-    /// The latest time that a key told.
+    /// Latest time in an idempotency key.
     pub(crate) max_key_ms: u64,
 }
 
@@ -54,19 +54,19 @@ impl Progress {
         Self { recognized, readers, feeds, nonce, tallies, generations, revisions, times, last_commit }
     }
 
-    /// Where to read from: the last record that the hindmost view counted is read again.
+    /// Returns the offset to read from. The last record that the slowest feed counted is read again.
     pub(crate) fn from(&self) -> i64 {
         self.feeds.iter().map(|feed| self.readers[feed].last_counted.max(0)).min().unwrap_or(0)
     }
 }
 
 impl Progress {
-    /// Tells whether a feed that is folded here has not read the record yet.
+    /// Returns whether the feed is folded here and has not read this offset yet.
     pub(super) fn passes(&self, feed: FeedId, offset: i64) -> bool {
         self.feeds.contain(feed) && offset >= self.readers[feed].next_offset
     }
 
-    /// Tells for which feeds the record counts.
+    /// Reads a record, and returns for which feeds it counts.
     pub(super) fn read(
         &mut self,
         partition: u32,

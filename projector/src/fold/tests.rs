@@ -1,4 +1,4 @@
-//! However a log is cut into batches, and wherever a projector starts again, the views come out the same.
+//! The views do not depend on how the log is cut into batches, nor on where a projector restarts.
 
 use std::collections::BTreeMap;
 
@@ -36,10 +36,10 @@ enum Step {
         product: u8,
         quantity: u32,
     },
-    /// A new owner.
+    /// A claim by a new owner.
     Claim,
     Fence,
-    /// What no reader counts: a stranger's bytes, an epoch that ended, a record that stands twice.
+    /// Records that no reader counts: foreign bytes, a fence of an ended epoch, and a duplicate.
     Foreign,
     Stale,
     Again,
@@ -59,7 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Writes a partition's log as a right owner would, with noise between.
+/// The writer of a partition's log: a correct owner's records, with noise in between.
 #[derive(Default)]
 struct Writer {
     partition: u32,
@@ -167,12 +167,12 @@ fn is_claim(value: &[u8]) -> bool {
     matches!(Record::decode(value), Ok(Some(Record::Claim(_))))
 }
 
-/// What Postgres holds: it takes changes as the statements do.
+/// The content of Postgres, which applies changes as the statements do.
 #[derive(Debug, Default, PartialEq)]
 struct Store {
     rows: PerView<Rows>,
     sums: PerView<HashMap<(String, u32), Delta>>,
-    /// By partition.
+    /// Tallies by partition.
     tallies: Vec<PerFeed<Tally>>,
     journal: BTreeMap<(String, i64), Vec<u8>>,
 }
@@ -192,7 +192,7 @@ impl Store {
         for ((aggregate, version), record) in records {
             let Some(aggregate) = aggregate else { continue };
             let before = self.journal.insert((aggregate, version), record.0.to_vec());
-            assert_eq!(before, None, "the journal's key stands once");
+            assert_eq!(before, None, "the journal has a duplicate key");
         }
     }
 
@@ -215,7 +215,7 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
         let end = log.len().min(next.saturating_add(size));
         let mut records = &log[next..end];
         if starts_again {
-            // From the checkpoints, with nothing in memory; the last counted record comes again.
+            // Restarts from the checkpoints with empty memory. The last counted record is read again.
             folder = Folder::default();
             all_progress = all_progress.iter().map(again).collect();
             records = &log[..end];
@@ -232,7 +232,7 @@ fn fold_all(log: &[(u32, i64, Vec<u8>)], batches: &[(usize, bool)]) -> Store {
     store
 }
 
-/// As its checkpoints give it back.
+/// Returns the progress as its checkpoints restore it.
 fn again(progress: &Progress) -> Progress {
     let mut again = Progress::new(progress.readers, Feeds::ALL, progress.nonce);
     again.tallies = progress.tallies;
@@ -247,7 +247,7 @@ fn log(partitions: &[Vec<Step>]) -> Vec<(u32, i64, Vec<u8>)> {
         steps.iter().for_each(|step| writer.write(step));
         log.extend((0..).zip(writer.values).map(|(offset, value)| (partition, offset, value)));
     }
-    // As one fetch brings partitions: in turns, each in its order.
+    // Interleaves the partitions as fetches do, each in offset order.
     log.sort_by_key(|(partition, offset, _)| (offset / 3, *partition, *offset));
     log
 }
@@ -264,7 +264,7 @@ proptest! {
 }
 
 #[test]
-fn a_view_that_stands_behind_the_others_gets_there_alone() {
+fn a_view_that_lags_the_others_catches_up_alone() {
     let steps = [Step::Place { order: 1, customer: 1, day: 1, units: 2 }, Step::Cancel { order: 1 }];
     let log = log(&[steps.to_vec(), vec![]]);
     let batch = Batch::of(log.iter().map(|(partition, offset, value)| (*partition, *offset, value.as_slice())));
@@ -291,14 +291,14 @@ fn what_others_fold_is_neither_asked_for_nor_written() {
     let mut folder = Folder::default();
     let missing = folder.missing(&Records::of(&batch, &Exceptions::default()).unwrap(), feeds);
     assert!(missing.iter().all(HashMap::is_empty));
-    // Rows that are there all the same.
+    // Rows that are in memory nevertheless.
     folder.remember(fold_all(&log, &[]).rows.map(|rows| rows.into_iter().collect()));
     let changes = folder.fold(&Records::of(&batch, &Exceptions::default()).unwrap(), &mut all_progress).unwrap();
     assert_eq!((changes.sums[customer()].len(), changes.len()), (1, 1));
 }
 
 #[test]
-fn rows_of_another_source_are_told_where_they_were_folded_and_forgotten_where_they_were_not() {
+fn rows_of_another_source_are_reported_if_they_were_folded_and_dropped_if_they_were_not() {
     let place = |order| Step::Place { order, customer: 1, day: 1, units: 2 };
     let cancel = |order| Step::Cancel { order };
     let log = log(&[vec![place(0), place(1), cancel(0), cancel(1)], vec![]]);
@@ -320,11 +320,11 @@ fn rows_of_another_source_are_told_where_they_were_folded_and_forgotten_where_th
     let [key] = &changes.rows[order].keys().collect::<Vec<_>>()[..] else { panic!("one row was changed") };
     assert_eq!(changes.bases[order], HashMap::from([((*key).clone(), before[order][*key].clone())]));
     let missing = folder.missing(&Records::of(&batch(other), &Exceptions::default()).unwrap(), Feeds::ALL);
-    assert_eq!(missing[order].len(), 1, "the other one is asked for again");
+    assert_eq!(missing[order].len(), 1, "the other row is not loaded again");
 }
 
 #[test]
-fn a_claim_that_tells_another_number_of_partitions_halts_the_fold() {
+fn a_claim_with_another_number_of_partitions_halts_the_fold() {
     let fold = |partitions| {
         let mut value = vec![];
         Record::Claim(Claim { nonce: 1, url: "http://owner".into(), partitions }).encode(&mut value);

@@ -1,4 +1,5 @@
--- Several projectors may add to a row, and hold it until they commit: all in the order of keys.
+-- Several projectors may add to the same rows and lock them until they commit. All lock in key order, to avoid
+-- deadlocks.
 INSERT INTO {table} AS total (key, version, units, amount_cents)
 SELECT key, sum(events), sum(units), sum(amount_cents)
 FROM unnest(

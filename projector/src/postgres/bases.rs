@@ -1,4 +1,4 @@
-//! Rows to fold on.
+//! Loads and compares the rows in Postgres on which batches are folded.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,7 +15,7 @@ use crate::fold::{Missing, Rows};
 pub(crate) type ReadRow = (String, u64, String);
 
 impl Store {
-    /// By view.
+    /// Loads the missing rows, by view.
     pub(crate) async fn rows(&self, missing: &Missing) -> Result<Vec<Vec<(String, (u64, AggregateRow))>>, StoreError> {
         try_join_all(StoredView::all().map(|view| self.load(view, missing[view].keys()))).await
     }
@@ -36,10 +36,10 @@ impl Store {
         rows.iter().map(read_row).map(parse).collect()
     }
 
-    /// Compares rows that were folded on, and that came from elsewhere, with Postgres's.
+    /// Compares rows from another source that were folded on with those in Postgres.
     ///
     /// # Errors
-    /// [`StoreError::Disproved`] where one has another version, or is another one.
+    /// [`StoreError::Disproved`] if a row's version or content differs.
     pub(super) async fn prove(&self, bases: &PerView<Rows>, partitions: u32) -> Result<(), StoreError> {
         let mut disproved = BTreeSet::new();
         for (view, bases) in StoredView::all().into_iter().zip(bases).filter(|(_, bases)| !bases.is_empty()) {

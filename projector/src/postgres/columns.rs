@@ -1,4 +1,4 @@
-//! Rows turned into columns: a statement takes an array of each.
+//! Converts rows to columns, because a statement takes one array per column.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -81,12 +81,12 @@ impl<'a> Checkpoints<'a> {
     }
 }
 
-/// Columns of a one-aggregate view.
+/// Columns of a view in which each aggregate has its own row.
 pub(super) struct Rows {
     pub(super) keys: Vec<String>,
     versions: Vec<i64>,
     data: Vec<String>,
-    /// Of each of the view's own columns, as text.
+    /// Values of each of the view's own columns, as text.
     fields: Vec<Vec<Option<String>>>,
 }
 
@@ -144,7 +144,7 @@ pub(super) fn repeats_params<'a>(rows: &'a RepeatRows, taken: &'a Range<i64>) ->
     [keys, at_ms, partitions, offsets, &taken.start, &taken.end]
 }
 
-/// Columns of what is parked.
+/// Columns of the table `parked`.
 #[derive(Default)]
 pub(crate) struct ParkedRecords<'a> {
     views: Vec<&'static str>,
@@ -177,14 +177,14 @@ impl<'a> ParkedRecords<'a> {
     }
 }
 
-/// Columns of a summed view. Those that name no times have zeros.
+/// Columns of a summed view. Deltas without times have zeros.
 #[derive(Default)]
 pub(super) struct Parts {
     keys: Vec<String>,
     partitions: Vec<i32>,
     events: Vec<i64>,
     orders: Vec<i64>,
-    /// As text, of which Postgres makes numbers of any size.
+    /// Units as text, which Postgres converts to numbers of any size.
     units: Vec<String>,
     amounts: Vec<String>,
     first_ms: Vec<i64>,

@@ -1,4 +1,4 @@
--- Some of those whose form nobody used for a week; $1 how many.
+-- Deletes up to $1 snapshots whose form has not been used for a week.
 DELETE FROM state_snapshots AS kept
 USING (
     SELECT s.form, s.aggregate

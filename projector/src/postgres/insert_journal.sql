@@ -1,4 +1,4 @@
--- The columns are named so that another form of the table than this build's is refused before anything is committed.
+-- The columns are named so that a table with other columns than this build's is rejected before anything is committed.
 INSERT INTO journal_tail (
     partition, segment, first_offset, offsets, aggregates, versions, events, records, names, keys, last_at_ms
 )

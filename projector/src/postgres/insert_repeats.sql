@@ -1,5 +1,6 @@
--- Within the partitions that there are; a later time is taken for the last. One that was dropped, if by another projector
--- a moment ago, was past its window: this statement's lock on the table keeps the others where they are.
+-- Inserts keys into existing partitions; a time past the last partition counts as the last one's. A dropped partition,
+-- even if another projector dropped it a moment ago, was past its window. This statement's lock on the table protects
+-- the other partitions from being dropped.
 WITH new AS MATERIALIZED (
     SELECT key, least(at_ms, $6::bigint - 1) AS kept_ms, partition, "offset"
     FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::bigint[]) AS command (key, at_ms, partition, "offset")

@@ -1,5 +1,5 @@
--- The next aggregates of the journal in the order of their names, and how far each has come. Each of the closed segments
--- costs two looks into the index, however many events it has.
+-- The next aggregates of the journal in name order, with their latest versions. An aggregate of the closed segments
+-- costs two index lookups, however many events it has.
 WITH RECURSIVE names (aggregate) AS (
     (SELECT aggregate FROM segment_index WHERE aggregate > $1 ORDER BY aggregate LIMIT 1)
     UNION ALL

@@ -1,4 +1,4 @@
-//! What is parked: looked at, folded after all, or given up.
+//! Lists, retries and discards parked records.
 
 use std::sync::atomic::AtomicBool;
 
@@ -13,18 +13,18 @@ use crate::isolate::Parked;
 use crate::log_reader::Batch;
 use crate::reactor::REACTOR;
 
-/// As what deadlines that failed are listed.
+/// View name under which failed deadlines are listed.
 pub(crate) const DEADLINES: &str = "deadlines";
 
 const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
 const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";
 const RECORDS: &str = "SELECT \"offset\", record FROM parked WHERE view = $1 AND aggregate = $2 ORDER BY \"offset\"";
-/// Whoever folds the partition finds out by its next commit.
+/// Increments the revision of a view's rows. The partition's projector notices it at its next commit.
 const REVISE: &str =
     "UPDATE checkpoints SET revision = revision + 1 WHERE view = $1 AND partition = $2 RETURNING revision";
 const FORGET: &str = "DELETE FROM parked WHERE view = $1 AND aggregate = $2";
 
-/// An aggregate of which a view has records parked.
+/// An aggregate with records that are parked for a view.
 #[derive(Debug)]
 pub(crate) struct ParkedAggregate {
     pub(crate) view: String,
@@ -35,16 +35,16 @@ pub(crate) struct ParkedAggregate {
     pub(crate) since_us: i64,
 }
 
-/// What is parked of the reactor, in pages.
+/// A page of records that are parked for the reactor.
 #[derive(Debug)]
 pub(crate) struct ReactionsPage {
     pub(crate) records: Batch,
-    /// The last one of it.
+    /// Aggregate and offset of the page's last record.
     pub(crate) last: (String, i64),
 }
 
 impl Store {
-    /// To be read after the checkpoints that it goes with.
+    /// Loads the parked aggregates. Call it after loading the checkpoints to which they belong.
     pub(crate) async fn parked(&self) -> Result<Parked, StoreError> {
         let mut parked = Parked::default();
         for row in self.client.query(NAMES, &[]).await.map_err(StoreError::Load)? {
@@ -55,7 +55,7 @@ impl Store {
         Ok(parked)
     }
 
-    /// Returns the first so many behind `after`, a time, a view and an aggregate as in the list.
+    /// Lists at most `most` parked aggregates after a time, view and aggregate, in that order.
     pub(crate) async fn list_parked(
         &self,
         (since_us, view, aggregate): (i64, &str, &str),
@@ -74,12 +74,12 @@ impl Store {
         Ok(rows.iter().map(parked).collect())
     }
 
-    /// Folds what is parked, in its order. Returns its partition, and the revision of the rows there; `None`: nothing is
-    /// parked.
+    /// Folds an aggregate's parked records, in offset order. Returns the partition and the new revision of its rows, or
+    /// `None` if nothing is parked.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] or [`StoreError::Fold`] where it still does not work: it stays parked. So it does where the
-    /// view waits for a rebuild.
+    /// [`StoreError::Refused`] or [`StoreError::Fold`] if the view still cannot take the records, and
+    /// [`StoreError::OtherFold`] if the view waits for a rebuild. The records stay parked.
     pub(crate) async fn retry_parked(
         &self,
         view: StoredView,
@@ -96,7 +96,7 @@ impl Store {
         let rows = self.client.query(RECORDS, &[&view.name(), &aggregate]).await.map_err(StoreError::Read)?;
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
-        // What is parked was read.
+        // Parked records were decoded before, so no exception can be needed.
         let records =
             Records::of(&batch, &Exceptions::default()).map_err(|error| StoreError::Fold(error.to_string()))?;
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
@@ -109,7 +109,7 @@ impl Store {
         Ok(Some((partition.cast_unsigned(), revision)))
     }
 
-    /// What the reactor parked, in its order. `None`: nothing is.
+    /// Returns an aggregate's records that are parked for the reactor, in offset order, or `None` if there are none.
     pub(crate) async fn parked_reactions(&self, aggregate: &str) -> Result<Option<Batch>, StoreError> {
         let found = self.client.query_opt(PARTITION, &[&REACTOR, &aggregate]).await.map_err(StoreError::Read)?;
         let Some(partition) = found.map(|row| row.get::<_, i32>(0)) else { return Ok(None) };
@@ -117,7 +117,8 @@ impl Store {
         Ok(Some(Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))))))
     }
 
-    /// The same of all aggregates: the first so many records behind an aggregate and offset. `None`: there are no more.
+    /// Returns at most `most` records that are parked for the reactor after an aggregate and offset, or `None` if there
+    /// are no more.
     pub(crate) async fn parked_reactions_after(
         &self,
         (aggregate, offset): &(String, i64),
@@ -131,13 +132,14 @@ impl Store {
         Ok(Some(ReactionsPage { records, last }))
     }
 
-    /// What is behind an aggregate and offset is tried by the reactors at once. Returns how many records it is.
+    /// Makes the parked records after an aggregate and offset due for an immediate retry by the reactors. Returns their
+    /// number.
     pub(crate) async fn try_reactions_after(&self, (aggregate, offset): &(String, i64)) -> Result<u64, StoreError> {
         let sql = "UPDATE parked SET retry_at = now() WHERE view = $1 AND (aggregate, \"offset\") > ($2, $3)";
         self.client.execute(sql, &[&REACTOR, aggregate, offset]).await.map_err(StoreError::Commit)
     }
 
-    /// They are done, by their aggregates and offsets.
+    /// Deletes parked reactions that are done, by aggregate and offset.
     pub(crate) async fn forget_reactions(&self, done: &[(String, i64)]) -> Result<(), StoreError> {
         let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
             done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
@@ -146,31 +148,31 @@ impl Store {
         Ok(())
     }
 
-    /// All deadlines that failed are due again. Returns how many.
+    /// Makes all failed deadlines due again. Returns their number.
     pub(crate) async fn fire_all_again(&self) -> Result<u64, StoreError> {
         let sql = "UPDATE deadlines SET reason = NULL, leased_until = '-infinity' WHERE reason IS NOT NULL";
         self.client.execute(sql, &[]).await.map_err(StoreError::Commit)
     }
 
-    /// Deadlines of an aggregate that failed are due again. `false`: there are none.
+    /// Makes an aggregate's failed deadlines due again. Returns false if there are none.
     pub(crate) async fn fire_again(&self, aggregate: &str) -> Result<bool, StoreError> {
         let sql = "UPDATE deadlines SET reason = NULL, leased_until = '-infinity' \
                    WHERE aggregate = $1 AND reason IS NOT NULL";
         Ok(self.client.execute(sql, &[&aggregate]).await.map_err(StoreError::Commit)? > 0)
     }
 
-    /// They are given up. `false`: there are none.
+    /// Discards an aggregate's failed deadlines. Returns false if there are none.
     pub(crate) async fn discard_deadlines(&self, aggregate: &str) -> Result<bool, StoreError> {
         let sql = "DELETE FROM deadlines WHERE aggregate = $1 AND reason IS NOT NULL";
         let discarded = self.client.execute(sql, &[&aggregate]).await.map_err(StoreError::Commit)? > 0;
         if discarded {
-            tracing::warn!(aggregate, "deadlines that failed are given up");
+            tracing::warn!(aggregate, "failed deadlines discarded");
         }
         Ok(discarded)
     }
 
-    /// Gives up what is parked, and writes that down; the aggregate's later records are folded again. `false`: nothing
-    /// is.
+    /// Discards an aggregate's parked records and records that in the table `discarded`. Its later records are folded
+    /// again. Returns false if nothing is parked.
     pub(crate) async fn discard_parked(&self, view: &str, aggregate: &str) -> Result<bool, StoreError> {
         self.in_transaction(async {
             if self.revise(view, aggregate).await?.is_none() {
@@ -183,14 +185,14 @@ impl Store {
         .await
     }
 
-    /// From here on, until the transaction ends, nothing is folded or parked where this aggregate is, and then nothing by
-    /// whoever does not know what became of it. Returns its partition, and the revision of the rows there; `None`: nothing
-    /// of it is parked.
+    /// Increments the revision of a view's rows in the aggregate's partition. This blocks folding and parking there
+    /// until the transaction ends, and then rejects the commits of a projector that has not loaded the new revision.
+    /// Returns the partition and the revision, or `None` if nothing is parked.
     async fn revise(&self, view: &str, aggregate: &str) -> Result<Option<(i32, i64)>, StoreError> {
         let found = self.client.query_opt(PARTITION, &[&view, &aggregate]).await.map_err(StoreError::Read)?;
         let Some(partition) = found.map(|row| row.get::<_, i32>(0)) else { return Ok(None) };
         let revised = self.client.query_opt(REVISE, &[&view, &partition]).await.map_err(StoreError::Commit)?;
-        // The reactor has no rows.
+        // The reactor has no rows, and thus no revision.
         Ok(Some((partition, revised.map_or(0, |row| row.get(0)))))
     }
 

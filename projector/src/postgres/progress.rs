@@ -1,4 +1,4 @@
-//! The checkpoints, as a projector finds them.
+//! Loads the checkpoints.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::config::Feeds;
 use crate::fold::{Progress, Times};
 
 impl Store {
-    /// Returns those of the feeds whose live rows were made by another fold than this build's.
+    /// Returns the feeds whose live rows were made by another version of the fold than this build's.
     pub(crate) async fn of_other_folds(&self, feeds: Feeds) -> Result<Feeds, StoreError> {
         let sql = "SELECT DISTINCT view, fold FROM checkpoints";
         let known = self.client.query(sql, &[]).await.map_err(StoreError::Load)?;
@@ -23,10 +23,10 @@ impl Store {
         Ok(feeds.filter(is_other))
     }
 
-    /// Where every view stands, by partition; at the start where it never stood anywhere.
+    /// Loads the progress of all partitions. Checkpoints that do not exist yet are created at the start of the log.
     ///
     /// # Errors
-    /// [`StoreError::OtherFold`] where one of the feeds has rows of another fold.
+    /// [`StoreError::OtherFold`] if the rows of one of the feeds were made by another version of the fold.
     pub(crate) async fn all_progress(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Progress>, StoreError> {
         let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), feed.form())).unzip();
         self.client

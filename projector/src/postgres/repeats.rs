@@ -1,7 +1,9 @@
-//! The partitions of the table `repeats`: five minutes each, made ahead of time, dropped when the window is over.
+//! Maintains the partitions of the table `repeats`: five minutes each, created ahead of time, dropped when the window
+//! of their idempotency keys has passed.
 //!
-//! The time is the log's: what command-api's clocks said when it decided. A projector whose own clock runs ahead drops
-//! nothing early, and what the log says counts only as far as that clock has come: two would have to be wrong.
+//! The time is the log's, taken from command-api's clocks when it decided. So a projector whose own clock is fast drops
+//! nothing early. The log's time counts only as far as the projector's clock has come: both clocks would have to be
+//! wrong.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,30 +12,33 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
 
-/// Of one who changes the partitions, in the database.
+/// Key of the advisory lock for changes of the partitions.
 const LOCK: i64 = 0x5354_414d_5045_4445;
 const SLOT: Duration = Duration::from_secs(300);
-/// A command's time may be ahead of this process's clock by a minute; the rest is for a projector that pauses.
+/// Time for which partitions are created ahead. A command's time may be a minute ahead of this process's clock; the
+/// rest is for a projector that pauses.
 const AHEAD: Duration = Duration::from_secs(900);
-/// A key may tell a time two minutes after its command's, and is kept for the window from there.
+/// Retention in addition to the window: a key may contain a time two minutes after its command's, from which its window
+/// counts.
 const BEHIND: Duration = Duration::from_secs(180);
 
-/// Returns the time by which keys are forgotten, in milliseconds since 1970. `log_ms`: the latest time of a commit that
+/// Returns the time against which keys expire, in milliseconds since 1970. `log_ms` is the latest time of a commit that
 /// was read.
 pub(super) fn time(log_ms: u64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     log_ms.min(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Returns the time before which a command's key is over, in milliseconds since 1970. `log_ms`: as of [`time`].
+/// Returns the time before which the keys of commands have expired, in milliseconds since 1970. `log_ms` is that of
+/// [`time`].
 pub(crate) fn forgotten_before(window: Duration, log_ms: u64) -> u64 {
     let behind = u64::try_from((window + BEHIND).as_millis()).unwrap_or(u64::MAX);
     time(log_ms).saturating_sub(behind)
 }
 
-/// Makes what is missing and drops what is over. `log_ms`: as above, of what is about to be committed; what others have
-/// committed may be later. Returns the times, in milliseconds since 1970, that the table takes, and whether nothing is left
-/// to drop.
+/// Creates missing partitions and drops expired ones. `log_ms` is the latest time of a commit that is about to be
+/// committed; other projectors may have committed later ones. Returns the range of times, in milliseconds since 1970,
+/// that the table covers, and whether nothing is left to drop.
 pub(super) async fn maintain(
     client: &Client,
     window: Duration,
@@ -53,12 +58,12 @@ pub(super) async fn maintain(
     }
     let mut is_done = true;
     for slot in attached.into_iter().filter(|slot| *slot < first) {
-        // It waits for whoever reads the table, as a backup does for long, and others wait behind it: so not for long. The
-        // next call tries again.
+        // DROP waits for readers of the table, such as a backup, and queues all later statements behind it. So the lock
+        // timeout is short, and the next call tries again.
         let drop = format!("BEGIN; SET LOCAL lock_timeout = '50ms'; DROP TABLE IF EXISTS repeats_{slot}; COMMIT");
         if let Err(error) = client.batch_execute(&drop).await {
             client.batch_execute("ROLLBACK").await?;
-            tracing::debug!(error = %error, slot, "a partition of the repeats is over and stays for now");
+            tracing::debug!(error = %error, slot, "dropping an expired partition of repeats failed; retrying");
             is_done = false;
             break;
         }
@@ -67,9 +72,9 @@ pub(super) async fn maintain(
     Ok((ms(first)..ms(last + 1), is_done))
 }
 
-/// Attaches what is missing. To attach a table, unlike to create a partition, waits for no reader.
+/// Creates and attaches missing partitions. Unlike `CREATE TABLE … PARTITION OF`, ATTACH does not wait for readers.
 async fn attach(client: &Client, slots: RangeInclusive<u64>) -> Result<(), tokio_postgres::Error> {
-    // Whoever else looks after them waits.
+    // Serializes concurrent maintenance by several projectors.
     client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})")).await?;
     let attached = attached(client).await?;
     let mut statements = String::new();

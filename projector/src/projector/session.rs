@@ -1,4 +1,5 @@
-//! Folding from one assignment to the next: batches are folded one after the other, and committed beside that.
+//! A session of folding, from one assignment to the next. Batches are folded one after another and committed
+//! concurrently.
 
 mod commits;
 
@@ -28,51 +29,53 @@ use crate::segments::Segments;
 use crate::snapshots::{self, Due};
 use crate::stops::Stops;
 
-/// One stretch of folding.
+/// Folding under one assignment, with the state that it keeps in memory.
 pub(crate) struct Session {
     pub(crate) metrics: Arc<Metrics>,
-    /// For rows to fold on, and for what is committed by itself.
+    /// Postgres session that reads rows to fold on, and commits batches that are taken one by one.
     pub(super) store: Store,
     pub(crate) folder: Folder,
     pub(crate) exceptions: Arc<Exceptions>,
-    /// Where the fold stands, and where the checkpoints do.
+    /// Progress of the fold, by partition.
     pub(crate) all_progress: Vec<Progress>,
+    /// Progress as committed to the checkpoints, by partition.
     pub(super) committed: Vec<Progress>,
     pub(super) share: Share,
     pub(super) other_folds: OtherFolds,
     committer: Committer,
-    /// What the next commit takes.
+    /// Folded batches for the next commit.
     pending: Option<Uncommitted>,
-    /// Batches that are to be taken once more, and whether each is to be committed before the next one is folded.
+    /// Batches that are to be folded again.
     held: VecDeque<Batch>,
+    /// Set if each held batch is to be committed before the next one is folded.
     is_careful: bool,
-    /// How many records one commit takes at most.
+    /// Maximum number of records in a commit.
     max_records: usize,
     last_move: Instant,
-    /// How long keys are remembered.
+    /// Retention of idempotency keys.
     window: Duration,
     due: mpsc::Sender<Due>,
     segments: Segments,
-    /// The last rows to fold on came from Redis, and no commit has ended since.
+    /// Set if the last rows to fold on came from Redis and no commit has ended since.
     is_postgres_late: bool,
 }
 
-/// After so long Redis is asked for rows to fold on, too, and for each of them so much longer.
+/// Time after which rows to fold on are requested from Redis as well, plus [`ROW_WITHIN`] per row.
 const ROWS_WITHIN: Duration = Duration::from_millis(20);
 const ROW_WITHIN: Duration = Duration::from_micros(50);
 
-/// What became of a wait for a batch.
+/// The outcome of a wait for a batch.
 pub(super) enum Next {
-    /// A batch was folded, and is not committed.
+    /// A batch was folded and is not committed yet.
     Folded(Box<Folded>),
     Committed(Box<Committed>),
-    /// Somebody else has changed what was folded on; the batches are held.
+    /// Another process has changed the rows that were folded on; the batches are held.
     Overtaken,
-    /// It is time to stop, or to fold another share.
+    /// Shutdown, or the session must restart with another share.
     Over,
 }
 
-/// A batch that is folded: what it changed, and how far it brings the views that show it early.
+/// A folded batch: its changes, and the advances of the views that show it early.
 pub(super) struct Folded {
     pub(super) advances: Vec<Advance>,
     pub(super) changes: Changes,
@@ -81,14 +84,14 @@ pub(super) struct Folded {
     records: usize,
 }
 
-/// What Postgres has of one or more batches.
+/// The committed outcome of one or more batches.
 #[derive(Default)]
 pub(crate) struct Committed {
     pub(crate) rows: PerView<Rows>,
     pub(crate) advances: Vec<Advance>,
-    /// Of these places Redis may show rows that Postgres does not have.
+    /// Places in which Redis may show rows that Postgres does not have.
     pub(crate) refused: Vec<Place>,
-    /// If it was one commit.
+    /// Duration of the commit, if it was a single one.
     pub(crate) took: Option<Duration>,
 }
 
@@ -130,9 +133,8 @@ impl Session {
         })
     }
 
-    /// Folds the next batch, or waits for the end of the commit that is under way. Nothing is folded in one go across a position
-    /// of `cache` that is to be compared.
-    /// `max_records`: of one commit.
+    /// Folds the next batch, or waits for the commit in flight to end. No batch is folded across an announced position
+    /// of `cache`, because the hash must be compared there. `max_records` limits one commit.
     pub(super) async fn next(
         &mut self,
         ((batches, cache, max_records), stops): ((&mut Batches, &Cache, usize), &Stops),
@@ -187,7 +189,7 @@ impl Session {
                 Ok(Next::Folded(Box::new(Folded { advances, changes, batch, before, records })))
             }
             Err(ProjectorError::Session(_)) => {
-                // What was folded before it is to be in Postgres first: it is taken by itself.
+                // The batches before this one must be committed first; then it is taken by itself.
                 before.restore(&mut self.all_progress);
                 self.held.push_front(batch);
                 self.settle().await
@@ -196,7 +198,7 @@ impl Session {
         }
     }
 
-    /// Tells whether Postgres took a commit, or there is nothing to commit.
+    /// Returns whether a commit succeeded, or there is nothing to commit.
     pub(super) fn has_caught_up(&self, next: &Next) -> bool {
         match next {
             Next::Committed(committed) => !committed.advances.is_empty(),
@@ -207,13 +209,14 @@ impl Session {
         }
     }
 
-    /// Keeps what was folded for the next commit.
+    /// Adds a folded batch to the next commit.
     pub(super) fn keep(&mut self, folded: Folded) {
         let Folded { changes, batch, before, records, .. } = folded;
         self.pending.get_or_insert_with(Uncommitted::new).push((before, batch), changes, records);
     }
 
-    /// Waits until all that was folded is committed, which is shown then. The batches that are held are taken with care.
+    /// Waits until everything that was folded is committed, and returns it to be shown. Held batches are then committed
+    /// one by one.
     pub(super) async fn settle(&mut self) -> Result<Next, ProjectorError> {
         let mut all = Committed::default();
         loop {
@@ -231,7 +234,7 @@ impl Session {
         }
     }
 
-    /// Returns rows that Postgres may lack, in their order, and how far they bring the views that show them early.
+    /// Returns rows that Postgres may lack, in order, with the advances of the views that show them early.
     pub(super) fn ahead(&self) -> Vec<(&PerView<Rows>, Vec<Advance>)> {
         let mut all = Vec::new();
         let mut before = &self.committed;
@@ -245,7 +248,7 @@ impl Session {
         all
     }
 
-    /// Returns how far the views come that show their rows early.
+    /// Returns the advances of the views that show their rows early.
     fn early<'a>(&self, before: impl Fn(u32) -> Option<&'a Progress>, now: &[Progress]) -> Vec<Advance> {
         let partitions = now.len() as u32;
         let advance = |place: Place| {
@@ -256,14 +259,14 @@ impl Session {
         self.share.places().filter_map(advance).collect()
     }
 
-    /// Tells whether a checkpoint is where this stretch left it, or where the commit that is under way moves it.
+    /// Returns whether a checkpoint is where this session left it, or where the commit in flight moves it.
     pub(super) fn has_committed(&self, (feed, partition): Place, found: &[Progress]) -> bool {
         let reader = |all_progress: &[Progress]| all_progress[partition as usize].readers[feed];
         let under_way = self.committer.under_way().map(|work| reader(&work.all_progress));
         reader(found) == reader(&self.committed) || Some(reader(found)) == under_way
     }
 
-    /// Tells whether a view's rows are still those that are folded on.
+    /// Returns whether a view's rows still have the generation and revision that this session folds on.
     pub(super) fn is_as_made(&self, (feed, partition): Place, found: &[Progress]) -> bool {
         let made = |all_progress: &[Progress]| {
             let progress = &all_progress[partition as usize];
@@ -272,10 +275,10 @@ impl Session {
         made(found) == made(&self.committed)
     }
 
-    /// Goes on from the same places, with the rows as others have changed them.
+    /// Continues from the same checkpoints with rows that another process has changed.
     ///
     /// # Errors
-    /// [`StoreError::Moved`] where the checkpoints are elsewhere: another projector folds this share.
+    /// [`StoreError::Moved`] if the checkpoints have moved: another projector folds this share.
     pub(super) async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
         let found = self.store.all_progress(partitions, self.share.feeds).await?;
         let is_there = |(feed, partition): (FeedId, u32)| {
@@ -295,7 +298,7 @@ impl Session {
         Ok(())
     }
 
-    /// Folds a batch on what is in memory, and on what Postgres has of the rest, or `cache` where Postgres does not answer soon.
+    /// Folds a batch on rows in memory, and on rows from Postgres for the rest, or from `cache` if Postgres is slow.
     async fn fold(&mut self, batch: &Batch, cache: Option<&Cache>) -> Result<(Changes, usize), ProjectorError> {
         let records = Records::of(batch, &self.exceptions)?;
         if self.folder.is_full() {
@@ -311,7 +314,7 @@ impl Session {
         Ok((self.folder.fold(&records, &mut self.all_progress)?, records.len()))
     }
 
-    /// Brings rows into memory: Postgres's, or those of `cache` if all are there before Postgres answers.
+    /// Loads rows into memory: from Postgres, or from `cache` if it returns all of them before Postgres answers.
     async fn fetch(&mut self, missing: &Missing, cache: Option<&Cache>) -> Result<(), StoreError> {
         let count: usize = missing.iter().map(HashMap::len).sum();
         let patience = if self.is_postgres_late { Duration::ZERO } else { ROWS_WITHIN + ROW_WITHIN * count as u32 };

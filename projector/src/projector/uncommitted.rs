@@ -1,7 +1,7 @@
-//! What is folded and not in Postgres yet.
+//! Batches that are folded and not committed to Postgres yet.
 //!
-//! A session of its own commits it, while the next batches are folded on what it will leave. What comes while a commit is
-//! under way goes into the next one.
+//! A separate Postgres session commits them while the next batches are folded on their result. Batches that are folded
+//! during a commit go into the next one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::fold::{Changes, Progress};
 use crate::log_reader::{Batch, MAX_BATCH_RECORDS};
 use crate::postgres::{CheckpointMove, End, Store, StoreError, Target};
 
-/// Folding waits for Postgres when it is so far ahead of it.
+/// Maximum lead of folding over Postgres, in time; folding waits when it is reached.
 const MAX_AHEAD: Duration = Duration::from_secs(2);
 const MAX_AHEAD_BYTES: usize = 4 * 1024 * 1024;
 
-/// Where the fold stood in the partitions of a batch before it took it.
+/// The progress in a batch's partitions before the batch was folded.
 #[derive(Debug)]
 pub(super) struct Before(BTreeMap<u32, Progress>);
 
@@ -36,14 +36,14 @@ impl Before {
         self.0.get(&partition)
     }
 
-    /// Takes in what a later batch found.
+    /// Adds the partitions that only a later batch has.
     fn add(&mut self, later: Self) {
         for (partition, progress) in later.0 {
             self.0.entry(partition).or_insert(progress);
         }
     }
 
-    /// Goes back there.
+    /// Resets the progress to its state before the batch.
     pub(super) fn restore(self, all_progress: &mut [Progress]) {
         for (partition, progress) in self.0 {
             all_progress[partition as usize] = progress;
@@ -51,7 +51,7 @@ impl Before {
     }
 }
 
-/// Batches that were folded, with all that they changed.
+/// Folded batches with all their changes.
 #[derive(Debug)]
 pub(super) struct Uncommitted {
     pub(super) before: Before,
@@ -76,14 +76,14 @@ impl Uncommitted {
         self.changes.merge(changes);
     }
 
-    /// `max_records`: of one commit.
+    /// Returns whether a commit with this limit on its records takes no more.
     pub(super) fn is_full(&self, max_records: usize) -> bool {
         self.records >= max_records || self.bytes >= MAX_AHEAD_BYTES || self.begun.elapsed() >= MAX_AHEAD
     }
 }
 
-/// How many records one commit takes at most: a quarter of before where Postgres gives one up that takes too long, and twice as
-/// many after each that was quick.
+/// Maximum number of records in a commit: divided by four when Postgres cancels a commit that takes too long, and
+/// doubled after each quick one.
 #[derive(Debug)]
 pub(crate) struct CommitSize(usize);
 
@@ -112,7 +112,7 @@ impl Default for CommitSize {
     }
 }
 
-/// A commit: what is folded, the checkpoints that it moves, and where the fold stands then.
+/// A commit: folded batches, the checkpoints that it moves, and the progress afterwards.
 pub(super) struct Work {
     pub(super) begun: Instant,
     pub(super) ahead: Uncommitted,
@@ -120,7 +120,7 @@ pub(super) struct Work {
     pub(super) all_progress: Vec<Progress>,
 }
 
-/// Commits one piece of work at a time.
+/// The handle of the task that commits one [`Work`] at a time.
 pub(super) struct Committer {
     work: mpsc::Sender<Arc<Work>>,
     ended: mpsc::Receiver<Result<(), StoreError>>,
@@ -128,7 +128,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Its task ends with `tasks`.
+    /// Starts the committing task, which is spawned on `tasks`.
     pub(super) async fn start(url: &Secret, window: Duration, tasks: &mut JoinSet<()>) -> Result<Self, StoreError> {
         let store = Store::connect(url, Target::Live).await?;
         let ((work, waiting), (outcomes, ended)) = (mpsc::channel(1), mpsc::channel(1));
@@ -140,7 +140,7 @@ impl Committer {
         self.under_way.as_deref()
     }
 
-    /// Begins a commit. None may be under way.
+    /// Begins a commit. No other may be in flight.
     pub(super) async fn begin(&mut self, work: Work) -> Result<(), StoreError> {
         let work = Arc::new(work);
         self.work.send(work.clone()).await.map_err(|_| StoreError::Silent)?;
@@ -148,13 +148,13 @@ impl Committer {
         Ok(())
     }
 
-    /// Waits for the end of the commit that is under way. Nothing is lost where the wait is given up.
+    /// Waits for the commit in flight to end. Cancel safe.
     pub(super) async fn ended(&mut self) -> (Option<Arc<Work>>, Result<(), StoreError>) {
         let ended = self.ended.recv().await.unwrap_or(Err(StoreError::Silent));
         (self.under_way.take(), ended)
     }
 
-    /// Tells whether more may be folded. `max_records`: of one commit.
+    /// Returns whether more may be folded. `max_records` limits one commit.
     pub(super) fn has_room(&self, pending: Option<&Uncommitted>, max_records: usize) -> bool {
         let is_late = self.under_way.as_ref().is_some_and(|work| work.ahead.begun.elapsed() >= MAX_AHEAD);
         !is_late && pending.is_none_or(|pending| !pending.is_full(max_records))
@@ -173,7 +173,10 @@ async fn commit(
             work = waiting.recv() => work,
             () = store.repeats_are_due() => {
                 if let Err(error) = store.maintain_repeats(window, last_ms).await {
-                    tracing::debug!(error = format!("{:#}", anyhow::Error::from(error)), "the repeats wait");
+                    tracing::debug!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        "maintenance of the table repeats failed; retrying"
+                    );
                 }
                 continue;
             }
@@ -193,7 +196,7 @@ async fn commit(
     }
 }
 
-/// Returns the time of the last commit that was read.
+/// Returns the latest time of a commit that was read, in milliseconds since 1970.
 pub(super) fn log_ms(all_progress: &[Progress]) -> u64 {
     all_progress.iter().map(|progress| progress.times.last_at_ms).max().unwrap_or(0)
 }

@@ -1,8 +1,10 @@
-//! Where reactors begin that have no checkpoints: `projector reactor`.
+//! `projector reactor`: initializes reactors that have no checkpoints.
 //!
-//! Those of a new log begin at its beginning, by themselves. A log that is older, of which no reactor has a checkpoint, has
-//! lost its tables, or its events were never reacted to: they would all have their effects once more, out of the stock of
-//! today. So the reactors wait until an operator says what is to be.
+//! On a new log, reactors begin at offset 0 on their own. If the log is older and no reactor has a checkpoint, the
+//! tables were
+//! lost, or its events were never reacted to. Reacting to all of them would repeat every effect, on today's stock. So
+//! the
+//! reactors wait until an operator decides.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,30 +28,31 @@ use crate::fold::Records;
 use crate::log_reader::{self, Batch};
 use crate::settings;
 
-/// The reactors of a new stack are there by then. What happens within it is reacted to, whoever lost the tables.
+/// Maximum age of a new log. The reactors of a new stack start within it. Events of a log this young are reacted to
+/// even if the tables were lost.
 const NEW_WITHIN: Duration = Duration::from_secs(10 * 60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// What an operator is told who has to say where to begin.
-pub(super) const TO_BE_TOLD: &str = "no reactor has a checkpoint, and the log is not new: the tables were lost, or nothing \
-    was reacted to before. Run `projector reactor from-end` to leave alone what events caused up to now, but for their \
-    deadlines, or `projector reactor from-beginning` to do all of it, once more";
+/// Message for the operator who has to choose where to begin.
+pub(super) const TO_BE_TOLD: &str = "no reactor has a checkpoint, and the log is not new: the tables were lost, or no reactor \
+    ran before. Run `projector reactor from-end` to skip the reactions to past events, except for their deadlines, or \
+    `projector reactor from-beginning` to execute all of them, even if that repeats them";
 
-/// Where to begin.
+/// Position at which the reactors begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
-    /// Everything has its effects.
+    /// Every event of the log is reacted to.
     Beginning,
-    /// What has happened is left alone, but its deadlines are set.
+    /// Past events are not reacted to, but their deadlines are set.
     End,
 }
 
-/// Tells whether the log has a record that is older than those of a new stack.
+/// Returns whether the log has a record that is older than [`NEW_WITHIN`].
 pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) -> Result<bool, KafkaError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(NEW_WITHIN);
     let since = Offset::Offset(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
-    // Making, asking and dropping a client block.
+    // Creating, querying and dropping a client block the thread.
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = kafka.reader("projector-reactor").create()?;
         let mut asked = TopicPartitionList::new();
@@ -60,7 +63,7 @@ pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) 
             told.error()?;
             let first = match told.offset() {
                 Offset::Offset(first) => first,
-                // All that is there is older.
+                // All records are older.
                 _ => consumer.fetch_watermarks(&topic, told.partition(), ANSWER_WITHIN)?.1,
             };
             if first > 0 {
@@ -72,22 +75,22 @@ pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) 
     asked.await.unwrap_or(Err(KafkaError::Canceled))
 }
 
-/// Carries out the command line behind `reactor`.
+/// Executes the command line after `reactor`.
 pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let from = match (args.next().as_deref(), args.next()) {
         (Some("from-beginning"), None) => From::Beginning,
         (Some("from-end"), None) => From::End,
-        _ => bail!("reactor from-beginning, or reactor from-end"),
+        _ => bail!("usage: projector reactor from-beginning | from-end"),
     };
     let deadlines = begin(config, from).await?;
-    println!("the reactors begin; {deadlines} deadlines are set");
+    println!("reactor checkpoints written; {deadlines} deadlines set");
     Ok(())
 }
 
-/// Tells the reactors where to begin. Returns the number of deadlines that it set.
+/// Writes the reactors' first checkpoints and returns the number of deadlines that it set.
 ///
 /// # Errors
-/// A reactor has begun already.
+/// Also fails if a reactor has begun already.
 pub async fn begin(config: &Config, from: From) -> anyhow::Result<usize> {
     settings::compare_payment_window(config).await?;
     let ends = ends(&config.kafka, &config.topic.name).await?;
@@ -98,11 +101,11 @@ pub async fn begin(config: &Config, from: From) -> anyhow::Result<usize> {
     past.write(&config.postgres_url).await
 }
 
-/// What was left alone.
+/// Part of the log that is not reacted to.
 struct Past {
-    /// By partition.
+    /// Progress at the end of this part, by partition.
     readers: Vec<Reader>,
-    /// Those that are not called off.
+    /// Deadlines that are set and not cancelled.
     deadlines: BTreeMap<(Deadline, String), DeadlineChange>,
 }
 
@@ -113,7 +116,7 @@ impl Past {
         let mut batches = log_reader::follow(&config.kafka, &config.topic.name, &filled.collect::<Vec<_>>())?;
         while self.readers.iter().zip(ends).any(|(reader, end)| reader.next_offset < *end) {
             let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
-            self.take(&batch.context("Kafka gives no more records")??, ends, config)?;
+            self.take(&batch.context("timed out waiting for records from Kafka")??, ends, config)?;
         }
         Ok(())
     }
@@ -137,7 +140,7 @@ impl Past {
     }
 
     async fn write(&self, url: &Secret) -> anyhow::Result<usize> {
-        let partitions = u32::try_from(self.readers.len()).context("a number of partitions")?;
+        let partitions = u32::try_from(self.readers.len()).context("too many partitions")?;
         let mut client = connect(url).await?;
         client.batch_execute("SET statement_timeout = 0").await?;
         let transaction = client.transaction().await?;
@@ -150,7 +153,7 @@ impl Past {
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
             [&REACTOR, &numbers, &next, &claims, &nonces, &seqs, &counted];
         if transaction.execute(include_str!("begin_reactor.sql"), &params).await? != u64::from(partitions) {
-            bail!("a reactor has begun already: its checkpoints stay as they are");
+            bail!("a reactor has begun already; its checkpoints are unchanged");
         }
         let sets: Vec<&DeadlineChange> = self.deadlines.values().collect();
         let (kinds, aggregates) = names(&sets);

@@ -1,4 +1,4 @@
--- Where the reactors begin that were told to. Where one has begun already no row is changed.
+-- Sets the checkpoints at which an operator lets the reactors begin. Changes no row if a reactor has begun already.
 UPDATE checkpoints AS c
 SET next_offset = told.next_offset,
     epoch_claim = told.epoch_claim,

@@ -1,4 +1,4 @@
-//! Commands in batches to command-api's internal listeners.
+//! Client of command-api's internal listeners, which sends commands in batches.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -21,28 +21,29 @@ use super::sagas::Saga;
 use crate::config::Config;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// What command-api has not decided by then it leaves: whoever asked may be gone, and somebody else have asked again.
+/// Time after which command-api leaves a command undecided, because its sender may have stopped and another may have
+/// sent it again.
 const DECIDED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-/// What the types of problems begin with.
+/// Prefix of problem types.
 const PROBLEMS: &str = "/problems/";
-/// What the type of an event begins with that confirms an order, in any version.
+/// Prefix of the types of events that confirm an order, in any version.
 const CONFIRMED: &str = "order.confirmed.";
 
-/// What became of a step. Only what is final and says something of this very step ends its saga.
+/// Answer to a step. Only a final answer about this very step ends its saga.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answered {
-    /// `is_confirmed`: the order that it went to is confirmed by it.
+    /// The command was accepted. `is_confirmed`: it confirmed the order that it was sent to.
     Accepted { is_confirmed: bool },
-    /// By a rule, of this name: an outcome like any other.
+    /// Rejected by the rule of this name, which is a regular outcome.
     Rejected(String),
-    /// Not now: too much waits for the aggregate, or for its partition.
+    /// Refused for now: too much waits for the aggregate or its partition.
     Later,
-    /// Not now, or nobody knows: the partition, or all of command-api, is away.
+    /// Not decided, or unknown: the partition, or all of command-api, is unavailable.
     Away,
-    /// Its rules panicked: not until somebody looked at the aggregate.
+    /// Refused until an operator has examined the aggregate, whose rules panicked.
     Quarantined(String),
-    /// Never by this build of command-api.
+    /// Refused for good by this build of command-api.
     Refused(String),
 }
 
@@ -50,15 +51,15 @@ pub(crate) struct CommandClient {
     client: Client,
     urls: Vec<Url>,
     token: Secret,
-    /// The one that answered last.
+    /// Index of the URL to use: the one that answered last.
     preferred: AtomicUsize,
-    /// It was told that command-api takes nothing.
+    /// Set while an outage has been logged and has not ended.
     has_complained: AtomicBool,
 }
 
 struct Url {
     url: String,
-    /// The time that it told last, and when that came.
+    /// Time in the last answer, and when that answer arrived.
     clock: Mutex<Option<(Duration, Instant)>>,
 }
 
@@ -75,7 +76,7 @@ struct Line<'a> {
 #[derive(Deserialize)]
 struct LineAnswer {
     status: u16,
-    /// The types of the events.
+    /// Types of the events that the command made.
     #[serde(default)]
     events: Vec<String>,
     #[serde(default)]
@@ -86,13 +87,13 @@ struct LineAnswer {
 }
 
 impl CommandClient {
-    /// `None`: this process is to leave it to others.
+    /// Returns `None` if no URLs are configured: this process then does not react to events.
     pub(crate) fn of(config: &Config) -> anyhow::Result<Option<Self>> {
         if config.command_urls.is_empty() {
             return Ok(None);
         }
-        let token = config.service_token.clone().context("REACTOR_COMMAND_URLS needs the SERVICE_TOKEN, too")?;
-        // The token goes where the setting says, and nowhere else.
+        let token = config.service_token.clone().context("REACTOR_COMMAND_URLS requires SERVICE_TOKEN")?;
+        // Without proxies and redirects the token reaches the configured URLs only.
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let client = client.connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
         let urls = config.command_urls.iter().map(|url| Url { url: url.clone(), clock: Mutex::default() }).collect();
@@ -100,14 +101,14 @@ impl CommandClient {
         Ok(Some(Self { client, urls, token, preferred, has_complained: AtomicBool::new(false) }))
     }
 
-    /// In one request, and answered in their order. Those for one aggregate are decided in it.
+    /// Sends steps in one request and returns their answers in order. Steps to one aggregate are decided in that order.
     pub(super) async fn send<'a>(&self, sagas: impl ExactSizeIterator<Item = &'a Saga> + Clone) -> Vec<Answered> {
         let index = self.preferred.load(Ordering::Relaxed) % self.urls.len();
         let count = sagas.len();
         let mut answers = match self.post(&self.urls[index], sagas).await {
             Ok(answers) => {
                 if self.has_complained.swap(false, Ordering::Relaxed) {
-                    tracing::info!("command-api takes what events cause again");
+                    tracing::info!("command-api available again");
                 }
                 answers
             }
@@ -115,7 +116,7 @@ impl CommandClient {
                 self.preferred.store(index + 1, Ordering::Relaxed);
                 if !self.has_complained.swap(true, Ordering::Relaxed) {
                     let error = format!("{error:#}");
-                    tracing::warn!(error, "command-api takes nothing; what events cause waits for it");
+                    tracing::warn!(error, "command-api unavailable; reactions are delayed");
                 }
                 Vec::new()
             }
@@ -124,7 +125,7 @@ impl CommandClient {
         answers
     }
 
-    /// As many answers as came before the connection broke.
+    /// Sends one request. Returns the answers that arrived before the connection broke.
     async fn post<'a>(
         &self,
         url: &Url,
@@ -149,7 +150,7 @@ impl CommandClient {
             rest.extend_from_slice(&chunk);
             let end = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
             for line in rest[..end].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                answers.push(serde_json::from_slice::<LineAnswer>(line).context("read an answer")?.into());
+                answers.push(serde_json::from_slice::<LineAnswer>(line).context("decode an answer")?.into());
             }
             rest.drain(..end);
         }
@@ -158,12 +159,12 @@ impl CommandClient {
 }
 
 impl Url {
-    /// Returns the time of its clock, or of an earlier moment, so that nothing is decided too late by it; of this host's until
-    /// it has told one.
+    /// Returns the time of the server's clock or slightly less, so that no command is decided too late. Until the
+    /// server has sent its time, returns that of this host.
     fn time(&self) -> anyhow::Result<Duration> {
         let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(match known {
-            // It was told before it came.
+            // The server read its clock before the answer arrived, so this is never ahead.
             Some((told, came)) => told + came.elapsed(),
             None => SystemTime::now().duration_since(UNIX_EPOCH)?,
         })
@@ -194,7 +195,7 @@ fn write_line(body: &mut Vec<u8>, saga: &Saga) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// By nature: what the log shows of the same step taken twice has the same name.
+/// Derives the idempotency key from the step itself, so that a step that was sent twice has one key in the log.
 fn key(step: &Step, at: TimeMs) -> IdempotencyKey {
     IdempotencyKey::from_dedup_key(at, &step.dedup_key())
 }
@@ -209,7 +210,7 @@ impl From<LineAnswer> for Answered {
                 return Self::Accepted { is_confirmed };
             }
             (_, Some(kind)) => kind,
-            // A time-out, or too early.
+            // Request Timeout and Too Early.
             (408 | 425, None) => ProblemKind::Unavailable,
             (status, None) => ProblemKind::of_status(status),
         };
@@ -226,7 +227,7 @@ impl From<LineAnswer> for Answered {
             | ProblemKind::UnsupportedMediaType
             | ProblemKind::KeyReused => Self::Refused(reason),
             ProblemKind::Overloaded | ProblemKind::RateLimited => Self::Later,
-            // Of a setting that an operator mends, an owner that is not there, or a fault that passes.
+            // Caused by a wrong setting, a missing owner or a transient fault.
             ProblemKind::Unauthenticated
             | ProblemKind::Forbidden
             | ProblemKind::Misdirected
@@ -252,7 +253,7 @@ mod tests {
         serde_json::from_str::<LineAnswer>(json).unwrap().into()
     }
 
-    /// Every answer that command-api can give.
+    /// Returns every answer that command-api can give.
     fn every_answer() -> [Answer; 12] {
         let (version, position) = (1, (0, 0));
         let all = [
@@ -269,7 +270,7 @@ mod tests {
             Answer::Misdirected,
             Answer::OutcomeUnknown,
         ];
-        // A new one belongs into the list.
+        // A new variant does not compile here: add it to the list above.
         match &all[0] {
             Answer::Accepted { .. } | Answer::Rejected { .. } | Answer::PreconditionFailed { .. } => {}
             Answer::KeyReused | Answer::KeyExpired { .. } | Answer::Invalid { .. } | Answer::NoSuchCommand => {}
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn of_every_answer_only_what_is_final_and_about_the_step_ends_its_saga() {
+    fn only_a_final_answer_about_the_step_ends_its_saga() {
         for answer in every_answer() {
             let line = answer.problem().map_or(r#"{"status":200,"id":"a"}"#.into(), |problem| problem.to_json());
             let answered = answered(&String::from_utf8(line).unwrap());
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn no_problem_of_an_outage_overload_or_setting_ends_a_saga_whatever_build_says_it() {
+    fn no_problem_of_an_outage_overload_or_setting_ends_a_saga_in_any_build() {
         let of = |status: u16, slug: &str| {
             answered(&format!(r#"{{"status":{status},"type":"/problems/{slug}","detail":"why"}}"#))
         };
@@ -325,15 +326,15 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_batch_is_told_by_the_clock_of_whoever_decides_it() {
+    fn the_end_of_a_batch_is_a_time_of_the_deciding_servers_clock() {
         let url = Url { url: String::new(), clock: Mutex::default() };
         let told = Duration::from_secs(1_000_000);
-        assert!(url.time().unwrap() > told, "nothing else is known yet");
+        assert!(url.time().unwrap() > told, "the host's clock applies until the server has sent its time");
         url.note_time(&HeaderMap::from_iter([(SERVER_TIME.parse().unwrap(), "1000000000".parse().unwrap())]));
         let (known, soon) = (url.time().unwrap(), told + Duration::from_secs(60));
         assert!(known >= told && known < soon, "{known:?}");
         url.note_time(&HeaderMap::new());
-        assert!(url.time().unwrap() >= known, "an older build does not tell it");
+        assert!(url.time().unwrap() >= known, "an older build sends no time");
     }
 
     #[test]

@@ -1,10 +1,14 @@
-//! Fires what is due. Any reactor may, whichever partitions it has: a deadline is leased for a while, its command sent,
-//! and the row deleted once it is answered. Whoever stops in between is followed by another one when the lease is over.
+//! Fires due deadlines. Any reactor may fire any deadline, whichever partitions it has: it leases the deadline, sends
+//! its
+//! command, and deletes the row once the command is answered. If it stops in between, another reactor fires the
+//! deadline when
+//! the lease expires.
 //!
-//! What a deadline does is done once however often it is fired: its command is one to an aggregate that knows.
+//! A deadline takes effect once, however often it is fired, because the aggregate recognizes a repeated command.
 //!
-//! When to look at one, Postgres's clock says, for all alike; whether its time has come, the command's, which is refused
-//! before. So a jump of the one clock fires late at most, and loses nothing.
+//! Postgres's clock decides when a deadline is leased, for all reactors alike, and command-api's clock whether it is
+//! due: an
+//! early command is refused. So a jump of either clock delays deadlines at most, and loses none.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,14 +27,14 @@ use super::queues::PartitionQueues;
 use super::sagas::{EndedSaga, Origin, Saga, SagaEnd};
 use crate::metrics::Metrics;
 
-/// Between looks, unless there is more than one look takes. While nothing is due, one index entry is read.
+/// Interval between polls, unless one poll could not lease all due deadlines. If none is due, it reads one index entry.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
-/// What could not be done is tried again when it is over.
+/// Duration of a lease. A deadline that could not be fired is retried once it expires.
 const LEASE: Duration = Duration::from_secs(10);
-/// A clock that is behind Postgres's is asked again after this.
+/// Delay before a retry if command-api's clock is behind that of Postgres.
 const NOT_DUE_FOR: Duration = Duration::from_millis(500);
-/// Fired and not answered yet.
+/// Maximum number of deadlines that are fired and not answered.
 const MAX_UNDER_WAY: usize = 4096;
 const MAX_AT_ONCE: usize = 1000;
 
@@ -40,14 +44,14 @@ pub(crate) struct Deadlines {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// The names of one, as in the table.
+/// Key of a deadline's row, and its time.
 struct Due {
     kind: String,
     aggregate: String,
     due_ms: i64,
 }
 
-/// What one connection has under way.
+/// State that is kept for one connection to Postgres.
 struct Firing<'a> {
     deadlines: &'a Deadlines,
     client: Client,
@@ -58,14 +62,14 @@ struct Firing<'a> {
 }
 
 impl Deadlines {
-    /// Until shutdown. What is under way then is left to its lease.
+    /// Fires deadlines until shutdown. Those in flight by then are retried once their lease expires.
     pub(crate) async fn fire(self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let error = tokio::select! {
                 Err(error) = self.fire_on() => error,
                 () = shutdown.requested() => return,
             };
-            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "deadlines wait for Postgres");
+            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "Postgres failed; deadlines delayed");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 () = shutdown.requested() => {}
@@ -73,7 +77,7 @@ impl Deadlines {
         }
     }
 
-    /// Until Postgres fails.
+    /// Fires deadlines until Postgres fails.
     async fn fire_on(&self) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
         let (sender, ended) = mpsc::unbounded_channel();
@@ -84,7 +88,7 @@ impl Deadlines {
             let mut all = Vec::new();
             tokio::select! {
                 _ = look.tick(), if firing.under_way.len() < MAX_UNDER_WAY => {
-                    // There may be more.
+                    // More may be due.
                     if firing.lease().await? == MAX_AT_ONCE {
                         look.reset_immediately();
                     }
@@ -96,7 +100,7 @@ impl Deadlines {
 }
 
 impl Firing<'_> {
-    /// How many.
+    /// Leases due deadlines and returns their number.
     async fn lease(&mut self) -> Result<usize, ReactorStoreError> {
         let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         let most = i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX);
@@ -107,8 +111,8 @@ impl Firing<'_> {
         Ok(rows.len())
     }
 
-    /// One of a kind that this build does not know is left to another, and one whose partition is away to the end of its
-    /// lease.
+    /// Fires a leased deadline. One of an unknown kind is left to another build, and one whose partition is unavailable
+    /// to the end of its lease.
     fn begin(&mut self, row: &Row) {
         let (kind, aggregate, due_ms): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
         let Some((deadline, (_, id))) = of_kind(&kind).zip(aggregate.split_once('/')) else { return };
@@ -132,10 +136,15 @@ impl Firing<'_> {
                 SagaEnd::Done => done.push(due),
                 SagaEnd::NotDue => held.push((due, None)),
                 SagaEnd::Failed(reason) => {
-                    tracing::error!(kind = due.kind, aggregate = due.aggregate, reason, "a deadline has no effect");
+                    tracing::error!(
+                        kind = due.kind,
+                        aggregate = due.aggregate,
+                        reason,
+                        "deadline failed and is parked"
+                    );
                     held.push((due, Some(reason)));
                 }
-                // Its lease ends.
+                // Retried once the lease expires.
                 SagaEnd::Late(_) | SagaEnd::Dropped => {}
             }
         }

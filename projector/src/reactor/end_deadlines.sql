@@ -1,4 +1,4 @@
--- Unless it was set to another time meanwhile.
+-- Deletes fired deadlines, unless they were set to another time meanwhile.
 DELETE FROM deadlines AS d
 USING unnest($1::text[], $2::text[], $3::bigint[]) AS fired (kind, aggregate, due_ms)
 WHERE d.kind = fired.kind

@@ -1,5 +1,5 @@
--- Unless they were set to another time meanwhile. Without a reason they are fired again in a moment; with one, when they have
--- been due for twice as long, after a minute at least and an hour at most.
+-- Postpones deadlines, unless they were set to another time meanwhile. One without a reason is fired again after $5 ms;
+-- one with a reason once it has been due for twice as long, after a minute at least and an hour at most.
 UPDATE deadlines AS d
 SET reason = held.reason,
     leased_until = now() + CASE

@@ -1,4 +1,4 @@
--- What is due and nobody fires at the moment is this process's for a while. Nothing is locked meanwhile.
+-- Leases due deadlines that are not leased. No row stays locked during the lease.
 WITH due AS (
     SELECT kind, aggregate
     FROM deadlines

@@ -1,5 +1,5 @@
--- What is parked and due again is this process's to try. It comes again when it has been parked for twice as long, after a
--- minute at least and an hour at most. Placed orders are tried apart.
+-- Selects parked records that are due for a retry. Each is due again once it has been parked for twice as long, after a
+-- minute at least and an hour at most. Placed orders are retried separately.
 WITH due AS (
     SELECT aggregate, "offset"
     FROM parked

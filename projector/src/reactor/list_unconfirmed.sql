@@ -1,4 +1,4 @@
--- What placed orders caused, and was parked for so long; but for $4 and $5, which are known.
+-- Placed orders whose reactions have been parked for $2 ms, except for $4 and $5, which are being handled.
 SELECT aggregate, "offset", partition, record
 FROM parked AS p
 WHERE view = $1

@@ -1,10 +1,12 @@
-//! Where the reactor is: what it read, which of that is not done yet, and, in Postgres, its checkpoints, the deadlines that it
-//! set and what is parked.
+//! Tracks the reactor's progress: the records that were read, those with open sagas, and, in Postgres, the checkpoints,
+//! the
+//! deadlines and the parked records.
 //!
-//! Invariant: the checkpoints move only while they are what this process read or wrote last, and with them, in one
-//! transaction, what was parked before them. A deadline is written before its event is passed.
+//! Invariant: the checkpoints move only if they are as this process last read or wrote them, and the records parked
+//! before them
+//! are written in the same transaction. A deadline is written before the checkpoint passes its event.
 //!
-//! Invariant: no checkpoint passes a record of which a saga has not ended.
+//! Invariant: no checkpoint passes a record with an open saga.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -22,48 +24,48 @@ use crate::fold::{FoldError, Times};
 use crate::isolate::ParkedRecord;
 use crate::postgres::{CheckpointMove, Checkpoints, ParkedRecords, reader};
 
-/// The name of its checkpoints, and of what is parked of it.
+/// Name under which the reactor's checkpoints and parked records are stored.
 pub(crate) const REACTOR: &str = "reactor";
-/// Fences alone move a checkpoint at most this often.
+/// Minimum interval between checkpoint moves that pass fences alone.
 const FENCES_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReactorStoreError {
     #[error(transparent)]
     Connect(#[from] PostgresError),
-    #[error("Postgres did not do what was asked")]
+    #[error("Postgres statement failed")]
     Postgres(#[from] tokio_postgres::Error),
     #[error("another process moved the reactor's checkpoints")]
     Moved,
 }
 
-/// How much is parked.
+/// Number and age of parked records, or of parked deadlines.
 #[derive(Debug)]
 pub(crate) struct ParkedSoFar {
     pub(crate) aggregates: u64,
-    /// How long the oldest of it has been.
+    /// Time for which the oldest has been parked.
     pub(crate) oldest: Duration,
 }
 
-/// Of one partition.
+/// Progress in one partition.
 struct Position {
     reader: Reader,
-    /// As it was before the last record.
+    /// State of `reader` before the last record.
     before: Reader,
     committed: Reader,
     revision: i64,
-    /// Whether the record that was counted last was seen again since the start.
+    /// Set once the record that was counted last has been read again since the start, and matched.
     is_recognized: bool,
-    /// In the order of the log.
+    /// Records with open sagas, in log order.
     open: VecDeque<Open>,
 }
 
-/// A record of which sagas were begun.
+/// A record whose sagas have been begun.
 struct Open {
-    /// What may be committed as long as it is not done.
+    /// Progress that may be committed while this record is open.
     before: Reader,
     record: ParkedRecord,
-    /// Sagas that have not ended.
+    /// Number of sagas that have not ended.
     sagas: usize,
 }
 
@@ -72,12 +74,12 @@ pub(crate) struct Positions {
     by_partition: BTreeMap<u32, Position>,
     have_begun: bool,
     open_sagas: usize,
-    /// A commit was read since the last time.
+    /// Set if a commit was read since the checkpoints were last written.
     has_news: bool,
     last_commit: Instant,
-    /// Not written yet.
+    /// Parked records that are not written yet.
     parked: Vec<ParkedRecord>,
-    /// In one order, in which all lock their rows.
+    /// Deadline changes that are not written yet. All reactors lock the rows in this order.
     deadlines: BTreeMap<(Deadline, String), DeadlineChange>,
 }
 
@@ -118,23 +120,23 @@ impl Positions {
         })
     }
 
-    /// Where to read from: what was counted last is read again, once.
+    /// Returns the offsets to read from. The record that was counted last is read again once, to recognize the log.
     pub(super) fn from(&self) -> Vec<(u32, i64)> {
         let from = |at: &Position| if at.is_recognized { at.reader.next_offset } else { at.reader.last_counted };
         self.by_partition.iter().map(|(partition, at)| (*partition, from(at))).collect()
     }
 
-    /// Tells whether any reactor ever moved a checkpoint, of whatever partition, or was told to begin.
+    /// Returns whether a reactor ever moved a checkpoint, in any partition, or an operator chose where to begin.
     pub(super) fn have_begun(&self) -> bool {
         self.have_begun
     }
 
-    /// Sagas that were begun and have not ended.
+    /// Returns the number of sagas that have begun and not ended.
     pub(super) fn open_sagas(&self) -> usize {
         self.open_sagas
     }
 
-    /// `None`: it was read before, or is of a partition that is not this process's.
+    /// Passes a record. Returns `None` if it was read before, or belongs to a partition of another process.
     pub(super) fn read(
         &mut self,
         (partition, offset): RecordPosition,
@@ -161,7 +163,7 @@ impl Positions {
         self.deadlines.extend(deadlines.into_iter().map(|set| ((set.deadline, set.aggregate.clone()), set)));
     }
 
-    /// So many sagas of the record that was read last begin.
+    /// Registers the number of sagas that the last record begins.
     pub(super) fn begin(
         &mut self,
         (partition, offset): RecordPosition,
@@ -183,14 +185,14 @@ impl Positions {
         position.open.push_back(Open { before: position.before, record, sagas });
     }
 
-    /// A saga did. `false`: it never began, and will not: another process may have taken over.
+    /// Records the end of a saga. Returns `false` if it was never begun because another process may have taken over.
     pub(super) fn ended(&mut self, EndedSaga { source: (partition, offset), how, .. }: EndedSaga) -> bool {
         self.open_sagas -= 1;
         let Some(position) = self.by_partition.get_mut(&partition) else { return true };
         let Ok(index) = position.open.binary_search_by_key(&offset, |open| open.record.offset) else { return true };
         let open = &mut position.open[index];
         match how {
-            // It stays open: no checkpoint passes it.
+            // The record stays open, so that no checkpoint passes it.
             SagaEnd::Dropped | SagaEnd::Late(_) => return false,
             SagaEnd::Failed(reason) => open.record.reason = Some(reason),
             SagaEnd::Done | SagaEnd::NotDue => {}
@@ -199,19 +201,19 @@ impl Positions {
         while let Some(done) = position.open.pop_front_if(|open| open.sagas == 0) {
             if let Some(reason) = &done.record.reason {
                 let aggregate = done.record.aggregate.as_str();
-                tracing::error!(aggregate, reason, "parked: what it causes cannot be done");
+                tracing::error!(aggregate, reason, "reaction failed; record parked");
                 self.parked.push(done.record);
             }
         }
         true
     }
 
-    /// What was done since the last time. `true`: the checkpoints are proved to be this process's.
+    /// Writes the progress since the last call. Returns whether that proved the checkpoints to be this process's.
     pub(super) async fn commit(&mut self) -> Result<bool, ReactorStoreError> {
         let is_due = self.has_news || !self.parked.is_empty() || self.last_commit.elapsed() >= FENCES_EVERY;
         let moves: Vec<CheckpointMove> =
             self.by_partition.iter().filter_map(|(partition, at)| at.due(*partition)).collect();
-        // Deadlines do not wait for what is open before them: then the checkpoints are written as they are.
+        // Deadlines are written even if an earlier record is open; the checkpoints then keep their values.
         let is_news = !self.deadlines.is_empty() || is_due && moves.iter().any(|to| to.from != to.to);
         if !is_news {
             return Ok(false);
@@ -247,7 +249,7 @@ impl Positions {
         Ok(true)
     }
 
-    /// Makes sure that the checkpoints are still this process's. Returns how much is parked, of reactions and of deadlines.
+    /// Verifies that the checkpoints are still this process's. Returns how much is parked: records, then deadlines.
     pub(super) async fn verify(&self) -> Result<[ParkedSoFar; 2], ReactorStoreError> {
         let (mut partitions, mut offsets, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
         for (partition, at) in &self.by_partition {
@@ -269,14 +271,14 @@ impl Positions {
 }
 
 impl Position {
-    /// Everything before it is done.
+    /// Returns the progress up to the first open record.
     fn settled(&self) -> Reader {
         self.open.front().map_or(self.reader, |open| open.before)
     }
 
     fn due(&self, partition: u32) -> Option<CheckpointMove> {
         let to = self.settled();
-        // Nothing was ever read of it.
+        // At offset 0 nothing has been read yet.
         (to.next_offset > 0).then(|| CheckpointMove {
             name: REACTOR.to_owned(),
             partition,
@@ -289,7 +291,7 @@ impl Position {
     }
 }
 
-/// Makes those that are missing.
+/// Creates the reactor's missing checkpoints.
 pub(super) async fn begin_checkpoints(
     client: &impl GenericClient,
     partitions: u32,
@@ -304,7 +306,7 @@ pub(super) fn names<'a>(sets: &[&'a DeadlineChange]) -> (Vec<&'static str>, Vec<
     sets.iter().map(|set| (kind(set.deadline), set.aggregate.as_str())).unzip()
 }
 
-/// As in the table.
+/// Returns the deadline's name in the table `deadlines`.
 pub(super) fn kind(deadline: Deadline) -> &'static str {
     match deadline {
         Deadline::ExpireOrder => "expire-order",

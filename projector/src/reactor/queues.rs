@@ -1,13 +1,16 @@
-//! The ways to command-api, one for each partition of the log: steps to one aggregate are taken in the order in which
-//! they came, and a partition that is away holds up its own steps alone, for as long as it is away.
+//! Queues of steps to command-api, one per partition of the log. Steps to one aggregate keep the order in which they
+//! arrive,
+//! and an unavailable partition delays only its own steps, for as long as it is unavailable.
 //!
-//! A lane has one request under way. Of all requests a few are under way at once, but one that is not answered promptly
-//! counts no more, and a partition that is away is asked for a few of its steps at a time, beside the others.
+//! A queue has one request in flight. Few requests are in flight over all queues, but one that is not answered promptly
+//! stops
+//! counting, and an unavailable partition is sent a few of its steps at a time, under a limit of its own.
 //!
-//! Invariant: nothing but an answer ends a saga, unless its sender has a patience.
+//! Invariant: only an answer ends a saga that has begun, unless its sender has a patience.
 //!
-//! Invariant: a saga of which a step was sent is followed to its end, whoever owns its event by now. What a step took is
-//! given back by a later one, and nobody else may know that it was sent.
+//! Invariant: a saga with a sent step is followed to its end, whoever owns its event by then. A later step gives back
+//! what an
+//! earlier one took, and no other process may know that the earlier one was sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -25,67 +28,66 @@ use super::client::{Answered, CommandClient};
 use super::sagas::{Origin, Saga, SagaEnd};
 use crate::metrics::Metrics;
 
-/// Lines in one request, and requests under way.
+/// Maximum number of lines in a request, and of requests in flight.
 const MAX_LINES: usize = 1000;
 const MAX_REQUESTS: usize = 8;
-/// The same of partitions that are away.
+/// Maximum number of lines in a request to an unavailable partition, and of such requests in flight.
 const MAX_PROBE_LINES: usize = 16;
 const MAX_PROBES: usize = 32;
-/// A request that takes longer holds up those of no other lane.
+/// Time after which a request no longer counts against [`MAX_REQUESTS`].
 const PROMPT: Duration = Duration::from_millis(500);
-/// Sagas in one lane, above which nothing more is begun there. A partition that is away takes so many before it holds up
-/// what comes from elsewhere.
+/// Maximum number of sagas in one queue. At this length it blocks the source partitions whose events target it.
 pub(super) const MAX_SAGAS: usize = 16_384;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// An aggregate that was refused this long ago is not held back any more.
+/// Time after which the backoff of a refused aggregate is reset.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 type Entrances = [Entrance];
 
-/// The entrance of a lane.
+/// Sending end of a queue.
 struct Entrance {
     incoming: mpsc::UnboundedSender<Waiting>,
     known: Arc<Known>,
 }
 
-/// What is known of a lane outside of it.
+/// State of a queue that is visible outside of it.
 #[derive(Debug, Default)]
 struct Known {
     sagas: AtomicUsize,
     is_away: AtomicBool,
 }
 
-/// A saga's place in a lane: counted as long as it is there.
+/// Slot of a saga in a queue, counted until it is dropped.
 #[derive(Debug)]
 struct Place(Arc<Known>);
 
-/// Whoever holds it may send. The lanes end when nobody does.
+/// Handle to all queues, which stop once the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct PartitionQueues(Arc<Entrances>);
 
-/// The same, for as long as there are lanes.
+/// Handle that does not keep the queues running.
 #[derive(Clone)]
 pub(crate) struct WeakQueues(Weak<Entrances>);
 
-/// A saga in the lane of its next step.
+/// A saga in the queue of its next step.
 #[derive(Debug)]
 struct Waiting {
     saga: Saga,
     target: AggregateId,
-    /// A step of it was sent.
+    /// Set once a step of the saga has been sent.
     has_begun: bool,
-    /// When the step came into the lane.
+    /// Time at which the step entered the queue.
     since: Instant,
     _place: Place,
 }
 
-/// What the lanes share.
+/// State that all queues share.
 struct Shared {
     commands: CommandClient,
     metrics: Arc<Metrics>,
     requests: Semaphore,
-    /// Requests to partitions that are away.
+    /// Permits for requests to unavailable partitions.
     probes: Semaphore,
 }
 
@@ -95,14 +97,14 @@ struct PartitionQueue {
     shared: Arc<Shared>,
     queue: Queue,
     known: Arc<Known>,
-    /// Set while the partition is away: it is asked again then.
+    /// Set while the partition is unavailable, to the time of the next request.
     away: Option<Held>,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Aggregates that were refused a moment ago: what waits for one of them stays in its order.
+    /// Aggregates in backoff, each of whose steps stay in order.
     held: HashMap<AggregateId, Held>,
 }
 
@@ -145,31 +147,31 @@ impl PartitionQueues {
         };
         let way = &self.0[partition as usize];
         let (since, place) = (Instant::now(), Place::take(&way.known));
-        // A lane that is gone was ended with this process.
+        // A queue stops only with this process.
         let _ = way.incoming.send(Waiting { saga, target, has_begun, since, _place: place });
     }
 
-    /// Returns the aggregate that a step goes to, and its partition.
+    /// Returns the aggregate and the partition that a step targets.
     fn target(&self, step: &Step) -> Result<(AggregateId, u32), String> {
         let (aggregate, id, _) = step.command();
-        let target = AggregateId::of_log(aggregate, id).map_err(|error| format!("{id:?} names nothing: {error}"))?;
-        let partitions = u32::try_from(self.0.len()).expect("partitions were counted in 32 bits");
+        let target = AggregateId::of_log(aggregate, id).map_err(|error| format!("{id:?} is invalid: {error}"))?;
+        let partitions = u32::try_from(self.0.len()).expect("the number of partitions was given as 32 bits");
         let partition = target.partition(partitions);
         Ok((target, partition))
     }
 
-    /// Returns the partition of a step that there is no room for.
+    /// Returns a partition that one of the steps targets and whose queue is full.
     pub(super) fn full<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Option<u32> {
         let partitions = steps.into_iter().filter_map(|step| Some(self.target(step).ok()?.1));
         partitions.into_iter().find(|partition| self.sagas(*partition) >= MAX_SAGAS)
     }
 
-    /// Counts the sagas whose next step is one to this partition.
+    /// Returns the number of sagas whose next step targets this partition.
     pub(super) fn sagas(&self, partition: u32) -> usize {
         self.0[partition as usize].known.sagas.load(Ordering::Relaxed)
     }
 
-    /// Tells whether the step's partition is away, and enough waits for it already to notice when it is back.
+    /// Returns whether the step's partition is unavailable and enough steps wait for it to notice its return.
     pub(super) fn is_away(&self, step: &Step) -> bool {
         let Ok((_, partition)) = self.target(step) else { return false };
         let known = &self.0[partition as usize].known;
@@ -216,7 +218,7 @@ impl PartitionQueue {
         }
     }
 
-    /// `None`: nothing waits.
+    /// Returns when the next request is due; `None`: nothing waits.
     fn ready_at(&self, now: Instant) -> Option<Instant> {
         match &self.away {
             Some(away) if away.until > now => (!self.queue.waiting.is_empty()).then_some(away.until),
@@ -224,11 +226,11 @@ impl PartitionQueue {
         }
     }
 
-    /// Takes those that are ready, in one request.
+    /// Sends the steps that are ready in one request, and handles the answers.
     async fn take_steps(&mut self) {
         let is_away = self.away.is_some();
         let requests = if is_away { &self.shared.probes } else { &self.shared.requests };
-        let mut permit = Some(requests.acquire().await.expect("it is never closed"));
+        let mut permit = Some(requests.acquire().await.expect("the semaphore is never closed"));
         if is_away {
             self.queue.give_up(Instant::now());
         }
@@ -252,7 +254,7 @@ impl PartitionQueue {
         self.go_on(taken, answers);
     }
 
-    /// Notes whether the partition is away: it is while it decides nothing.
+    /// Records whether the partition is unavailable: a step got [`Answered::Away`], and none was decided.
     fn note(&mut self, answers: &[Answered]) {
         let decides = answers.iter().any(|answer| !matches!(answer, Answered::Later | Answered::Away));
         let is_away = !decides && answers.contains(&Answered::Away);
@@ -281,7 +283,7 @@ impl PartitionQueue {
             }
         }
         later.retain(|waiting| match broken.get(&waiting.target) {
-            // They were refused for standing behind it.
+            // They were refused only because they were queued behind it.
             Some(reason) => {
                 waiting.saga.end(SagaEnd::Failed(reason.clone()));
                 false
@@ -294,7 +296,7 @@ impl PartitionQueue {
     fn follow(&self, Waiting { saga, target, .. }: Waiting, outcome: Outcome<'_>) {
         match saga.step.next(outcome) {
             Next::Step(step) => {
-                // Without lanes this process ends: whoever begins the event again takes the step again.
+                // Without queues this process is stopping: the event's next owner sends the step again.
                 if let Some(queues) = self.queues.upgrade() {
                     queues.put(Saga { step, ..saga }, true);
                 }
@@ -302,15 +304,15 @@ impl PartitionQueue {
             Next::Done => saga.end(SagaEnd::Done),
             Next::NotDue => saga.end(SagaEnd::NotDue),
             Next::Stuck => {
-                let Outcome::Rejected(rule) = outcome else { unreachable!("what is accepted goes on") };
-                saga.end(SagaEnd::Failed(format!("{} rejects it: {rule}", target.as_str())));
+                let Outcome::Rejected(rule) = outcome else { unreachable!("an accepted step is never stuck") };
+                saga.end(SagaEnd::Failed(format!("{} rejected the step: {rule}", target.as_str())));
             }
         }
     }
 }
 
 impl Waiting {
-    /// Once sent, it is sent again and followed to its end.
+    /// Returns whether the step may be sent: its saga has begun, or its lease holds. Otherwise ends the saga.
     fn may_be_sent(&mut self) -> bool {
         self.has_begun |= self.saga.sender.lease.as_ref().is_none_or(|lease| lease.holds());
         if !self.has_begun {
@@ -319,14 +321,14 @@ impl Waiting {
         self.has_begun
     }
 
-    /// Tells how it ends without an answer: nobody is to begin it any more, or its sender waits no longer.
+    /// Returns how the saga ends without an answer: dropped by its lease's holder, or out of its sender's patience.
     fn given_up(&self, now: Instant) -> Option<SagaEnd> {
         let Origin { lease, patience, .. } = &self.saga.sender;
         if !self.has_begun && lease.as_ref().is_some_and(|lease| lease.has_ended()) {
             return Some(SagaEnd::Dropped);
         }
         let waited = now.duration_since(self.since);
-        let late = || format!("{} has not taken it for {} s", self.target.as_str(), waited.as_secs());
+        let late = || format!("{} has not accepted the step for {} s", self.target.as_str(), waited.as_secs());
         patience.is_some_and(|patience| waited > patience).then(|| SagaEnd::Late(late()))
     }
 }
@@ -338,7 +340,7 @@ impl Held {
 }
 
 impl Queue {
-    /// `None`: nothing waits.
+    /// Returns when the first of the steps may be sent; `None`: nothing waits.
     fn ready_at(&self, now: Instant) -> Option<Instant> {
         let at = |waiting: &Waiting| self.held.get(&waiting.target).map_or(now, |held| held.until.max(now));
         let mut earliest: Option<Instant> = None;
@@ -369,7 +371,7 @@ impl Queue {
         taken
     }
 
-    /// Puts what was refused in front, in its order, for another try.
+    /// Puts refused steps back to the front, in order, for a retry.
     fn put_back(&mut self, later: Vec<Waiting>, now: Instant) {
         for waiting in later.into_iter().rev() {
             if let Some(how) = waiting.given_up(now) {
@@ -381,7 +383,7 @@ impl Queue {
         }
     }
 
-    /// Ends what nobody waits for any more, and would stay here while the partition is away.
+    /// Ends sagas that are given up, which would otherwise stay until the partition is back.
     fn give_up(&mut self, now: Instant) {
         self.waiting.retain(|waiting| match waiting.given_up(now) {
             Some(how) => {
@@ -392,7 +394,7 @@ impl Queue {
         });
     }
 
-    /// Several of one aggregate that are refused together hold it once.
+    /// Starts or extends an aggregate's backoff, once for all steps that were refused together.
     fn hold(&mut self, target: &AggregateId, now: Instant) {
         let held = self.held.entry(target.clone()).or_insert(Held { until: now, pause: FIRST_PAUSE });
         if held.until <= now {
@@ -412,7 +414,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// With what tells of its end.
+    /// Returns a queued saga, and the receiver of its end.
     fn waiting(product: &str, order: &str, lease: Option<Arc<Lease>>) -> (Waiting, mpsc::UnboundedReceiver<EndedSaga>) {
         let (ended, end) = mpsc::unbounded_channel();
         let step = Step::Release { product: ProductId(product.into()), order: OrderId(order.into()) };
@@ -453,14 +455,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_again_waits_longer_up_to_a_second() {
+    fn steps_that_are_refused_again_wait_longer_up_to_a_second() {
         let mut queue = Queue::default();
         let mut now = Instant::now();
         let target = AggregateId::new(domain::AggregateType::Product, "a").unwrap();
         let mut pauses = Vec::new();
         for _ in 0..10 {
             queue.hold(&target, now);
-            // Others of the same request, refused with it.
+            // Other steps of the same request, refused together.
             queue.hold(&target, now);
             let until = queue.held[&target].until;
             pauses.push(until - now);
@@ -471,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saga_without_a_patience_is_never_given_up_and_one_with_it_is_though_it_is_not_asked_for() {
+    fn a_saga_is_given_up_only_if_its_sender_has_a_patience_even_while_no_step_is_sent() {
         let lease = Arc::new(Lease::new(std::time::Instant::now()));
         let (mut patient, mut hasty, mut left) =
             (waiting("a", "1", None), waiting("b", "2", None), waiting("c", "3", Some(lease.clone())));
@@ -505,7 +507,7 @@ mod tests {
         assert_eq!(end.try_recv().unwrap().how, SagaEnd::Dropped);
     }
 
-    /// Answers as a command-api does of which one instance stands still: what goes there is told to be away at last.
+    /// Answers like a command-api with one suspended instance: steps to its partitions fail after 3 s.
     async fn stand_in(body: String) -> String {
         let is_away = body.contains("away");
         if is_away {
@@ -538,7 +540,7 @@ mod tests {
             queues.begin(saga);
             end
         };
-        // All but the last one are away.
+        // All partitions but the last are unavailable.
         let away = (0..1000).map(|n| format!("away-{n}")).filter(|name| partition(name) < partitions - 1);
         let mut ends: Vec<_> = away.map(&begin).collect();
         let started = Instant::now();
@@ -547,9 +549,9 @@ mod tests {
         for product in here {
             assert_eq!(begin(product).recv().await.unwrap().how, SagaEnd::Done);
         }
-        // Each would have waited several times for requests of 3 s.
+        // Under a common limit, each would have waited for several requests of 3 s.
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
-        assert!(ends.iter_mut().all(|end| end.try_recv().is_err()), "nothing of what waits has ended");
+        assert!(ends.iter_mut().all(|end| end.try_recv().is_err()), "no waiting saga has ended");
         assert!(queues.sagas(partition("away-0").min(partitions - 2)) > 0);
     }
 }

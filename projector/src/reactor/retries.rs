@@ -1,7 +1,8 @@
-//! Tries again what is parked, with a growing pause: what was in the way may be mended, and nobody tell the reactor.
+//! Retries parked records with a growing delay: the cause may have been fixed without notice to the reactor.
 //!
-//! The time of the next try is in Postgres, so that a reactor that starts does not try everything at once. Any reactor may
-//! try, whichever partitions it has. Operators ask for a try at all of it by `POST /parked/reactor/retry`.
+//! The time of the next retry is in Postgres, so that a reactor that starts does not retry everything at once. Any
+//! reactor may
+//! retry any record, whichever partitions it has. An operator retries all of them by `POST /parked/reactor/retry`.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::queues::PartitionQueues;
 use super::{Again, again};
 use crate::log_reader::Batch;
 
-/// Between looks. While nothing is due, one index entry is read.
+/// Interval between polls. If nothing is due, a poll reads one index entry.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 const MAX_AT_ONCE: usize = 1000;
@@ -27,7 +28,7 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
-    /// Tries what is due, until shutdown.
+    /// Retries due records until shutdown.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let error = tokio::select! {
@@ -35,7 +36,7 @@ impl Retries {
                 () = shutdown.requested() => return,
             };
             let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::warn!(error, "what is parked waits for Postgres to be tried again");
+            tracing::warn!(error, "Postgres failed; retries of parked records are delayed");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 () = shutdown.requested() => {}
@@ -43,7 +44,7 @@ impl Retries {
         }
     }
 
-    /// Tries what is due until Postgres fails.
+    /// Retries due records until Postgres fails.
     async fn try_on(&self) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -60,11 +61,11 @@ impl Retries {
         if rows.is_empty() {
             return Ok(());
         }
-        // As they were read.
+        // Restore the order of the log.
         rows.sort_unstable_by_key(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1)));
         let batch = Batch::of(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2))));
         let Again { done, failed, .. } = again(&self.queues, &batch, self.payment_window).await;
-        tracing::info!(done = done.len(), failed, "what was parked is tried again");
+        tracing::info!(done = done.len(), failed, "retried parked records");
         let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
             done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
         client.execute(include_str!("forget_parked.sql"), &[&REACTOR, &aggregates, &offsets]).await?;

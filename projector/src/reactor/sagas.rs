@@ -1,4 +1,4 @@
-//! What an event causes: steps, each of which leads to the next by its outcome, until the saga ends.
+//! Sagas: the steps that an event causes, each leading to the next by its outcome, until the saga ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,35 +10,35 @@ use schemas::events::WireEvent;
 use schemas::record::Commit;
 use tokio::sync::mpsc;
 
-/// The record that a saga comes of, or whatever else its sender knows it by: partition and offset.
+/// Partition and offset of a saga's record, or another identifier chosen by its sender.
 pub(crate) type RecordPosition = (u32, i64);
 
-/// A step that is to be taken, and where it comes from.
+/// A saga at its next step, with its origin.
 #[derive(Debug, Clone)]
 pub(crate) struct Saga {
     pub(crate) step: Step,
-    /// When the event happened: the time that the keys of its steps tell.
+    /// Time of the event, which is part of the steps' idempotency keys.
     pub(crate) at: TimeMs,
-    /// The event: `{partition}-{offset}-{version}`.
+    /// Event that caused the saga: `{partition}-{offset}-{version}`.
     pub(crate) cause: Arc<str>,
     pub(crate) sender: Origin,
 }
 
-/// Who began a saga, and on which terms.
+/// Sender of a saga, and the terms on which it runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) source: RecordPosition,
     pub(crate) ended: mpsc::UnboundedSender<EndedSaga>,
-    /// `None`: the saga may begin at any time.
+    /// Lease under which the saga may begin; `None`: it may begin at any time.
     pub(crate) lease: Option<Arc<Lease>>,
-    /// How long a step may be refused, or wait for a partition that is away; `None`: for as long as it takes.
+    /// Maximum time for which a step may be refused, or wait for an unavailable partition; `None`: no limit.
     pub(crate) patience: Option<Duration>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct EndedSaga {
     pub(crate) source: RecordPosition,
-    /// Of the saga.
+    /// Time of the saga's event.
     pub(crate) at: TimeMs,
     pub(crate) how: SagaEnd,
 }
@@ -46,37 +46,37 @@ pub(crate) struct EndedSaga {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SagaEnd {
     Done,
-    /// Its time has not come by the clock of command-api.
+    /// The deadline has not been reached by command-api's clock.
     NotDue,
-    /// It had not begun when its lease ended, and never will.
+    /// The saga had not begun when its lease ended, and never will.
     Dropped,
-    /// It cannot be done, for this reason, however often it is tried.
+    /// The saga cannot succeed, for this reason, however often it is tried.
     Failed(String),
-    /// It was refused, or not asked for, for longer than its sender's patience.
+    /// A step was refused, or not sent, for longer than the sender's patience.
     Late(String),
 }
 
 impl Saga {
-    /// Nobody may wait for it any more.
+    /// Reports the end to the sender, which may be gone.
     pub(super) fn end(&self, how: SagaEnd) {
         let _ = self.sender.ended.send(EndedSaga { source: self.sender.source, at: self.at, how });
     }
 }
 
-/// For how long whoever holds it may begin what events cause. It is renewed by what proves that nobody else has taken
-/// over, so that a process that slept begins nothing that another one did meanwhile.
+/// Permission to begin sagas for a limited time. Each proof that no other reactor has taken over renews it, so that a
+/// process that was suspended begins nothing that its successor began meanwhile.
 #[derive(Debug)]
 pub(crate) struct Lease {
     made: Instant,
-    /// In milliseconds from there.
+    /// End of the lease, in milliseconds after `made`.
     until_ms: AtomicU64,
 }
 
 impl Lease {
-    /// Less than the group takes to give another one what this process had.
+    /// Duration of a lease: less than the group takes to reassign this process's partitions.
     const LENGTH: Duration = Duration::from_secs(3);
 
-    /// `proven`: when it was certain that nobody else had taken over.
+    /// Returns a lease that counts from `proven`, a time at which no other reactor had taken over.
     pub(crate) fn new(proven: Instant) -> Self {
         let lease = Self { made: Instant::now(), until_ms: AtomicU64::new(0) };
         lease.renew(proven);
@@ -92,7 +92,7 @@ impl Lease {
         self.until_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Tells whether its holder has ended it: it is not renewed any more.
+    /// Returns whether its holder ended the lease, after which it is not renewed.
     pub(super) fn has_ended(&self) -> bool {
         self.until_ms.load(Ordering::Relaxed) == 0
     }
@@ -102,7 +102,7 @@ impl Lease {
     }
 }
 
-/// A deadline of an aggregate, by its name: when, or not any more; and the event that says so.
+/// A new time for an aggregate's deadline, or `None` to cancel it, with the event that causes the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadlineChange {
     pub(crate) deadline: Deadline,
@@ -111,14 +111,14 @@ pub(crate) struct DeadlineChange {
     pub(crate) cause: Arc<str>,
 }
 
-/// What the events of a commit cause: steps, each with its event, and deadlines.
+/// Steps and deadlines that the events of a commit cause; each step has its event.
 #[derive(Debug, Default)]
 pub(crate) struct Caused {
     pub(crate) steps: Vec<(Step, Arc<str>)>,
     pub(crate) deadlines: Vec<DeadlineChange>,
 }
 
-/// Tells if a product's event does, without reading it whole.
+/// Returns whether a product's event changes a deadline, without decoding it in full.
 fn sets_deadline(event: &WireEvent<'_>) -> bool {
     match event {
         WireEvent::ProductReservedV2(reserved) => reserved.alarm_at.is_some(),
@@ -131,7 +131,7 @@ pub(crate) fn caused_by(commit: &Commit<'_>, (partition, offset): RecordPosition
     let mut caused = Caused::default();
     let first = commit.version + 1 - commit.events.len() as u64;
     let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
-    // Little follows from what products do, and that is most of what happens.
+    // Most events are of products, and few of those cause anything: skip the rest before upcasting.
     if kind == "product" && !commit.events.iter().any(sets_deadline) {
         return caused;
     }

@@ -1,12 +1,16 @@
-//! Ends orders that were placed and cannot be confirmed. They would keep what is held for their other lines, and their
-//! buyers waiting, until a person looks.
+//! Rejects placed orders that cannot be confirmed. Otherwise they would hold the units of their other lines, and keep
+//! their
+//! buyers waiting, until an operator intervenes.
 //!
-//! Nothing is written for this when an order is placed: what its placing causes is an open saga until it is done or
-//! parked, and here is looked at what is parked. A line that is parked is tried again and again, and its order is rejected
-//! once it has been refused for long enough. A try at a partition that is away waits until the partition is back: such time
-//! is not the product's, and does not count. Nor does time in which nobody tried: a reactor that starts counts anew.
+//! Placing an order writes nothing for this purpose: its reactions are open sagas until they are done or parked, and
+//! this module
+//! polls the parked ones. A parked line is retried at intervals, and its order is rejected once the line has been
+//! refused for
+//! long enough. A retry at an unavailable partition waits until the partition is back; such time does not count,
+//! because it
+//! says nothing about the product. Nor does time without retries: a reactor that starts counts from zero.
 //!
-//! Any reactor may end any order, and two at the same time: a try and a rejection are steps like all others.
+//! Any reactor may reject any order, even two at once: retries and rejections are steps like all others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,39 +29,40 @@ use super::positions::{REACTOR, ReactorStoreError, connect};
 use super::queues::PartitionQueues;
 use super::sagas::{self, EndedSaga, Origin, Saga, SagaEnd};
 
-/// Between looks, which read what is parked and nothing else.
+/// Interval between polls, which read parked records only.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
-/// Of the time after which an order ends: between tries at its lines.
+/// Number of retries of a line within the time after which its order is rejected.
 const TRIES: u32 = 15;
-/// More than command-api takes to refuse a line twice: a try that took longer has waited for a partition.
+/// Maximum duration of a refused retry: more than command-api takes to refuse a line twice. A longer one has waited for
+/// a partition.
 const REFUSED_WITHIN: Duration = Duration::from_secs(15);
-/// An order that could not even be rejected is tried again after this.
+/// Delay before a retry for an order whose rejection failed.
 const FAILED_FOR: Duration = Duration::from_secs(60);
-/// Records of which sagas are under way.
+/// Maximum number of records with open sagas.
 const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Unconfirmed {
     pub(crate) url: Secret,
     pub(crate) queues: PartitionQueues,
-    /// How long a parked line may be refused.
+    /// Time for which a parked line may be refused before its order is rejected.
     pub(crate) within: Duration,
     pub(crate) payment_window: Duration,
 }
 
-/// A record that is parked, by its aggregate and its offset.
+/// Aggregate and offset of a parked record.
 type Place = (String, i64);
 
-/// A saga under way.
+/// A saga in flight.
 struct Attempt {
     place: Place,
-    /// A try for a line, or the rejection of its order.
+    /// The retry of a line, or the rejection of its order.
     step: Step,
     cause: Arc<str>,
     begun: Instant,
 }
 
-/// For how long whoever owns a record's lines has refused them.
+/// Time for which the lines of a record have been refused.
 #[derive(Debug)]
 struct Refused {
     length: Duration,
@@ -65,8 +70,7 @@ struct Refused {
 }
 
 impl Refused {
-    /// Notes a refusal, and returns for how long there were some. The time since the last one counts, unless the try that
-    /// was refused now has waited for a partition meanwhile.
+    /// Adds a refusal. The time since the last one counts, unless the refused retry has waited for a partition.
     fn note(known: Option<Self>, begun: Instant, now: Instant) -> Self {
         let Some(Self { length, last }) = known else { return Self { length: Duration::ZERO, last: now } };
         let counts = now.duration_since(begun) <= REFUSED_WITHIN;
@@ -75,25 +79,25 @@ impl Refused {
     }
 }
 
-/// Sagas of a record that have not ended, and what became of the others.
+/// Open sagas of a record, and the outcome of those that have ended.
 #[derive(Default)]
 struct Open {
     sagas: usize,
-    /// Not even the rejection was taken.
+    /// Set if even the rejection of the order failed.
     has_failed: bool,
-    /// A line was refused, and its order does not end yet.
+    /// Set if a line was refused and its order is not rejected yet.
     was_refused: bool,
 }
 
-/// What one connection has under way.
+/// State that is kept for one connection to Postgres.
 struct Round<'a> {
     unconfirmed: &'a Unconfirmed,
     client: Client,
     attempts: HashMap<i64, Attempt>,
     open: HashMap<Place, Open>,
-    /// Records of which not even the rejection was taken, with the time.
+    /// Records whose order could not even be rejected, with the time of the failure.
     failed: HashMap<Place, Instant>,
-    /// It outlives the connection.
+    /// Refusals by record, which outlive the connection.
     refused: &'a mut HashMap<Place, Refused>,
     next: i64,
     sender: mpsc::UnboundedSender<EndedSaga>,
@@ -101,7 +105,7 @@ struct Round<'a> {
 }
 
 impl Unconfirmed {
-    /// Looks again and again, until shutdown.
+    /// Polls until shutdown, and reconnects after errors.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         let mut refused = HashMap::new();
         while !shutdown.is_requested() {
@@ -110,7 +114,7 @@ impl Unconfirmed {
                 () = shutdown.requested() => return,
             };
             let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::warn!(error, "orders that cannot be confirmed wait for Postgres");
+            tracing::warn!(error, "Postgres failed; rejections of unconfirmed orders are delayed");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 () = shutdown.requested() => {}
@@ -118,7 +122,7 @@ impl Unconfirmed {
         }
     }
 
-    /// Looks until Postgres fails.
+    /// Polls until Postgres fails.
     async fn look_on(&self, refused: &mut HashMap<Place, Refused>) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
         let (sender, ended) = mpsc::unbounded_channel();
@@ -144,7 +148,7 @@ impl Round<'_> {
         let most = i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX);
         self.failed.retain(|_, since| since.elapsed() < FAILED_FOR);
         let open = &self.open;
-        // Somebody else may have done or discarded what is not tried any more.
+        // A record that is no longer retried may have been handled or discarded elsewhere.
         self.refused.retain(|place, known| open.contains_key(place) || known.last.elapsed() < within + FAILED_FOR);
         let resting = self.refused.iter().filter(|(_, known)| known.last.elapsed() < pause).map(|(place, _)| place);
         let passed_over = self.open.keys().chain(self.failed.keys()).chain(resting);
@@ -156,7 +160,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Tries what the placing of an order caused once more.
+    /// Executes the reactions to a placed order again.
     fn try_again(&mut self, row: &Row) {
         let (place, partition): (Place, i32) = ((row.get(0), row.get(1)), row.get(2));
         let Ok(Some(Record::Commit(commit))) = Record::decode(row.get(3)) else { return };
@@ -182,7 +186,7 @@ impl Round<'_> {
             let Some(Attempt { place, step, cause, begun }) = self.attempts.remove(&number) else { continue };
             let (is_done, rejection) = (matches!(how, SagaEnd::Done | SagaEnd::NotDue), step.given_up());
             if is_done && rejection.is_none() {
-                tracing::warn!(aggregate = place.0, "an order that could not be confirmed is rejected");
+                tracing::warn!(aggregate = place.0, "rejected an order that could not be confirmed");
             }
             let has_failed = !is_done && rejection.is_none();
             let mut was_refused = false;
@@ -234,10 +238,10 @@ mod tests {
             known = Some(noted);
             length
         };
-        assert_eq!(refused(100, 101), 0, "how long it was refused before nobody knows");
+        assert_eq!(refused(100, 101), 0, "the time before the first refusal is unknown");
         assert_eq!(refused(160, 162), 61);
-        assert_eq!(refused(222, 1500), 61, "it waited for a partition");
-        assert_eq!(refused(1560, 1561), 122, "and from its return on it is refused again");
+        assert_eq!(refused(222, 1500), 61, "the retry waited for a partition");
+        assert_eq!(refused(1560, 1561), 122, "time counts again once the partition is back");
         assert_eq!(refused(1561, 1561), 122, "another line of the same record");
     }
 }

@@ -1,5 +1,5 @@
--- How many of these checkpoints are as this process left them; and of the reactor, then of deadlines, of how many aggregates
--- something is parked, and for how many seconds.
+-- Number of these checkpoints that are as this process left them; then, for the reactor and for deadlines, the number
+-- of aggregates with something parked, and the age of the oldest in seconds.
 SELECT
     (
         SELECT count(*)

@@ -1,4 +1,4 @@
--- The live checkpoints ($1) are those of the next rows ($2) now, which stand where they do, or further on.
+-- Replaces the live checkpoints ($1) by those of the next rows ($2), which are at the same offsets or ahead.
 UPDATE checkpoints AS live
 SET generation = live.generation + 1,
     revision = live.revision + 1,

@@ -1,4 +1,4 @@
-//! Rows of the next generation in Redis, before it is live there.
+//! Copies rows of the next generation to Redis before it becomes live there.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,21 +16,21 @@ use super::tables::Tables;
 use crate::config::Config;
 use crate::redis::{MAX_ROWS_A_CALL, change_position};
 
-/// What is hot is far less.
+/// Upper bound of the rows to copy. Hot rows are far fewer.
 const MAX_COPIED: usize = 200_000;
 
 pub(super) struct Cache {
     connection: Connection,
     keys: Keys,
     view: StoredView,
-    /// By partition.
+    /// Making of the live rows, by partition.
     live: Vec<Making>,
-    /// Of the next rows, in every partition; no other attempt has left anything there.
+    /// Incarnation of the next rows in every partition. It is random, so no earlier attempt has left rows there.
     incarnation: u64,
 }
 
 impl Cache {
-    /// `None`: Redis does not have the live generation either.
+    /// Connects to Redis. Returns `None` if Redis lacks the live generation, too.
     pub(super) async fn connect(
         config: &Config,
         view: StoredView,
@@ -47,13 +47,13 @@ impl Cache {
         Ok(live.map(|live| Self { connection, keys, view, live, incarnation: rand::random() }))
     }
 
-    /// Puts what Redis has of the live generation as the next rows have it, for this share of the time. Returns how many
-    /// rows that are.
+    /// Copies the next version of each row that Redis has of the live generation, for this share of the time. Returns
+    /// their number.
     pub(super) async fn copy(&mut self, tables: &Tables, share: Share) -> anyhow::Result<usize> {
         let Source::Aggregate(_) = self.view.view().source else { return Ok(0) };
         let start = |(partition, making): (u32, &Making)| self.keys.row(partition, making.incarnation, self.view, "");
         let starts: Vec<_> = (0..).zip(&self.live).map(start).collect();
-        let servers = self.connection.ask_masters(redis::cmd("PING")).await.context("look for Redis's servers")?;
+        let servers = self.connection.ask_masters(redis::cmd("PING")).await.context("list the Redis servers")?;
         let mut copied = 0;
         for (server, _) in servers {
             let mut cursor = 0;
@@ -61,7 +61,7 @@ impl Cache {
                 let begun = Instant::now();
                 let mut scan = redis::cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(self.keys.rows(self.view)).arg("COUNT").arg(MAX_ROWS_A_CALL);
-                let found = self.connection.ask(&server, scan).await.context("look for what Redis has")?;
+                let found = self.connection.ask(&server, scan).await.context("scan the keys in Redis")?;
                 let (next, found): (u64, Vec<String>) = FromRedisValue::from_redis_value(found)?;
                 let key = |found: &String| starts.iter().find_map(|start| found.strip_prefix(start)).map(str::to_owned);
                 let keys: Vec<_> = found.iter().filter_map(key).collect();
@@ -80,7 +80,7 @@ impl Cache {
         Ok(copied)
     }
 
-    /// Puts rows as they stand in the next table.
+    /// Writes rows of the next table to Redis.
     pub(super) async fn put(&mut self, tables: &Tables, keys: Vec<String>) -> anyhow::Result<()> {
         let Source::Aggregate(fold) = self.view.view().source else { return Ok(()) };
         for keys in keys.chunks(MAX_ROWS_A_CALL) {
@@ -103,14 +103,14 @@ impl Cache {
                 }
             }
             for answer in pipelines.send::<i64>(&self.connection, RESPONSE_TIMEOUT).await.into_values() {
-                answer.context("put the next rows into Redis")?;
+                answer.context("write the next rows to Redis")?;
             }
         }
         Ok(())
     }
 
-    /// Goes with the checkpoints of all other views, whose revision was raised to make them known to whoever folds these.
-    /// Where it fails, their projectors begin anew.
+    /// Follows the checkpoints of all other views, whose revision was raised so that their projectors notice the
+    /// switch. If it fails, those projectors start anew.
     pub(super) async fn revise_others(&mut self) {
         let feeds = FeedId::all().into_iter().filter(|feed| *feed != FeedId::View(self.view));
         let partitions = 0..self.live.len() as u32;
@@ -125,8 +125,8 @@ impl Cache {
         }
     }
 
-    /// Makes the next rows live, which stand at these next offsets. `false`: somewhere the rows from before are not live any
-    /// more.
+    /// Makes the next rows live at these next offsets. Returns `false` if that failed in a partition, or the previous
+    /// rows were no longer live there.
     pub(super) async fn switch(&mut self, to: &[i64]) -> bool {
         let mut is_everywhere = true;
         for ((partition, live), to) in (0..).zip(self.live.clone()).zip(to) {

@@ -1,4 +1,4 @@
-//! The next rows beside the live ones, of the same moment of the log.
+//! Compares the next rows with the live ones at the same position of the log.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -11,17 +11,18 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::limits::Share;
 
-/// Differences that are kept to be told.
+/// Maximum number of differences that are reported.
 const TOLD: usize = 20;
-/// Rows that are read at a time, and compared between two pauses.
+/// Number of rows that are fetched at a time, and compared between two pauses.
 const PAGE: u64 = 1_000;
 
-/// What a comparison came to.
+/// Outcome of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// By partition; of a view of sums, the parts that each partition made, or all as the first one's.
+    /// Counts by partition. A view of sums counts each partition's parts; without parts, all of its rows count for the
+    /// first.
     pub partitions: Vec<Compared>,
-    /// Some of them.
+    /// First differences, up to a maximum number.
     pub differences: Vec<Difference>,
 }
 
@@ -35,7 +36,7 @@ pub struct Compared {
 pub struct Difference {
     pub partition: u32,
     pub key: String,
-    /// As JSON; `None`: no such row.
+    /// Live row as JSON; `None`: no such row.
     pub live: Option<String>,
     pub next: Option<String>,
 }
@@ -43,7 +44,7 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |row: &Option<String>| row.clone().unwrap_or_else(|| "no row".to_owned());
-        write!(f, "{}: it is {}, it will be {}", self.key, text(&self.live), text(&self.next))
+        write!(f, "{}: live {}, next {}", self.key, text(&self.live), text(&self.next))
     }
 }
 
@@ -74,8 +75,8 @@ struct Found {
     text: String,
 }
 
-/// Compares for this share of the time. `live`: within a snapshot of the moment that the next rows stand at. Neither side's
-/// rows need fit into memory.
+/// Compares for this share of the time. `live` is in a snapshot at the position of the next rows. Rows are read page by
+/// page, so neither side needs to fit into memory.
 pub(super) async fn compare(
     view: &View,
     partitions: u32,
@@ -113,8 +114,8 @@ pub(super) async fn compare(
     Ok(comparison)
 }
 
-/// One side's rows, by key and partition, in the order of bytes. A cursor gives them page by page: Postgres ends a session
-/// that leaves what it sends unread, as a stream's is in a pause.
+/// Rows of one side, by key and partition, in byte order. A cursor returns them page by page, because Postgres ends a
+/// session that leaves a result unread, as a stream would during a pause.
 struct Rows<'a> {
     client: &'a Client,
     view: &'a View,
@@ -124,7 +125,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Begins, within the transaction that the client is in.
+    /// Declares the cursor, within the client's transaction.
     async fn open(client: &'a Client, (view, partitions): (&'a View, u32), table: &str) -> anyhow::Result<Self> {
         let partition = if has_parts(view) { "partition" } else { "NULL::int" };
         let sql = format!(
@@ -147,7 +148,7 @@ impl<'a> Rows<'a> {
         let partition = match self.view.source {
             Source::Aggregate(row) => AggregateId::of_log(row.aggregate, &key)?.partition(self.partitions),
             Source::Sum(_) if has_parts(self.view) => row.get::<_, i32>(1).cast_unsigned(),
-            // Of all together.
+            // Such rows are made of all partitions together.
             Source::Sum(_) | Source::View(_) => 0,
         };
         Ok(Some(Found { key, partition, text: row.get(2) }))
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_that_is_missing_too_many_or_another_is_told_with_its_partition() {
+    fn a_missing_surplus_or_changed_row_is_reported_with_its_partition() {
         let mut comparison = Comparison { partitions: vec![Compared::default(); 2], ..Default::default() };
         let row =
             |key: &str, partition, text: &str| Some(Found { key: key.to_owned(), partition, text: text.to_owned() });
@@ -174,9 +175,6 @@ mod tests {
         let [zero, one] = [Compared { rows: 2, differences: 1 }, Compared { rows: 2, differences: 2 }];
         assert_eq!((comparison.total(), &comparison.partitions), (3, &vec![zero, one]));
         let told: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            told,
-            ["b: it is 1, it will be 2", "c: it is 1, it will be no row", "d: it is no row, it will be 1"]
-        );
+        assert_eq!(told, ["b: live 1, next 2", "c: live 1, next no row", "d: live no row, next 1"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Folds views into their next rows, by some workers, a thread's work each.
+//! Folds views into their next rows by a number of workers, each of which keeps one thread busy at most.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use super::worker::Worker;
 use crate::config::{Config, Feeds};
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// What takes no more work than this is little: it is done without a pause.
+/// Working time below which the remainder is small enough to be folded without pauses.
 const LITTLE: Duration = Duration::from_secs(1);
 
 pub(super) struct LiveFold {
@@ -25,7 +25,7 @@ pub(super) struct LiveFold {
     begun: Instant,
 }
 
-/// How far the next rows are, and the rows that they follow, as sums of next offsets.
+/// Positions of the next rows, and of the rows that they follow, as sums of next offsets.
 #[derive(Debug, Clone, Copy)]
 struct Stand {
     next: i64,
@@ -34,7 +34,7 @@ struct Stand {
 
 impl LiveFold {
     pub(super) async fn new(config: &Config, views: Feeds, partitions: usize, limits: Limits) -> anyhow::Result<Self> {
-        let partitions = u32::try_from(partitions).context("a number of partitions")?;
+        let partitions = u32::try_from(partitions).context("too many partitions")?;
         config.learn_exceptions().await?;
         let progress = Arc::new(AtomicI64::new(0));
         let threads = limits.threads.get().min(partitions as usize);
@@ -46,8 +46,8 @@ impl LiveFold {
         Ok(Self { workers, share: limits.share, progress, begun: Instant::now() })
     }
 
-    /// Follows rows that move on, with pauses, until little is missing. Where they move faster than it folds, it says so
-    /// and does not end: only an operator knows whether live work may wait instead.
+    /// Follows rows that move on, with pauses, until little is missing. If they move faster than it folds, it reports
+    /// that and continues: only an operator can decide whether live work may wait instead.
     pub(super) async fn follow(
         &mut self,
         live: impl AsyncFn() -> anyhow::Result<Vec<i64>>,
@@ -70,19 +70,19 @@ impl LiveFold {
                     }
                 }
             }
-            // As much as came meanwhile is left.
+            // The remainder is the records that arrived during this pass.
             if share.of(begun.elapsed()) < LITTLE {
                 return Ok(());
             }
         }
     }
 
-    /// Folds on, and commits, up to these next offsets, without a pause.
+    /// Folds up to these next offsets without pauses, and commits.
     pub(super) async fn to(&mut self, until: &[i64]) -> anyhow::Result<()> {
         self.pass(watch::channel(until.into()).1, Share::ALL).await
     }
 
-    /// A fold that failed is over: the next one begins at its last commit.
+    /// Runs all workers up to the goal. After an error this fold is unusable; the next one begins at its last commit.
     async fn pass(&mut self, goal: watch::Receiver<Arc<[i64]>>, share: Share) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         for worker in self.workers.drain(..) {
@@ -94,12 +94,12 @@ impl LiveFold {
         Ok(())
     }
 
-    /// Returns how many records the next rows have, and for how long they were folded.
+    /// Returns the number of records in the next rows, and the time since this fold began.
     pub(super) fn folded(&self) -> (i64, Duration) {
         (self.progress.load(Ordering::Relaxed), self.begun.elapsed())
     }
 
-    /// Notes from now on what changes.
+    /// Starts recording the keys of changed rows.
     pub(super) fn note_changes(&mut self) {
         self.workers.iter_mut().for_each(|worker| worker.touched = Some(HashSet::new()));
     }
@@ -111,7 +111,7 @@ impl LiveFold {
     }
 }
 
-/// Says how far it is, how fast, and when it will be where the live rows are by then.
+/// Formats the position, the rate, and the time until the next rows meet the moving live ones.
 fn progress_line(before: Stand, now: Stand, elapsed: Duration) -> String {
     let a_second = |records: i64| records as f64 / elapsed.as_secs_f64();
     let (rate, live_rate) = (a_second(now.next - before.next), a_second(now.live - before.live));
@@ -119,8 +119,8 @@ fn progress_line(before: Stand, now: Stand, elapsed: Duration) -> String {
     let so_far = format!("{:>12} of {} records  {percent} %  {rate:.0}/s", now.next, now.live);
     if live_rate > 0.0 && live_rate >= rate {
         return format!(
-            "{so_far}  live work is faster, {live_rate:.0}/s: it ends once fewer commands come; or stop it, and start it again \
-             with a larger --share or --fast: it goes on from here"
+            "{so_far}  live work is faster, {live_rate:.0}/s: wait until fewer commands arrive, or restart with a larger \
+             --share or --fast to resume from here"
         );
     }
     let left = (now.live - now.next) as f64 / (rate - live_rate).max(1.0);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_expected_where_the_live_rows_will_be_by_then() {
+    fn the_end_is_estimated_where_the_live_rows_will_be_by_then() {
         assert_eq!(line((0, 9_000), (3_000, 9_000)), "3000 of 9000 records  33 %  300/s  20 s to go");
         assert_eq!(line((1_000, 8_000), (4_000, 9_000)), "4000 of 9000 records  44 %  300/s  25 s to go");
         assert_eq!(line((0, 0), (0, 0)), "0 of 0 records  0 %  0/s  0 s to go");

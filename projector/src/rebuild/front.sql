@@ -1,4 +1,4 @@
--- How far the furthest of the live checkpoints ($1) is in each partition.
+-- Highest offset of the live checkpoints ($1) in each partition.
 SELECT max(next_offset) AS next_offset
 FROM checkpoints
 WHERE view = ANY($1)

@@ -1,4 +1,5 @@
--- For each right that others have on table $1, the statement that gives it on table $2, and the one that takes theirs on $1.
+-- Statements, for each privilege of another role on table $1, that grant it on table $2 and revoke the role's
+-- privileges on $1.
 SELECT
     format(
         'GRANT %s ON %I TO %s%s',

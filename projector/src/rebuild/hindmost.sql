@@ -1,4 +1,4 @@
--- How far the hindmost of the live checkpoints ($1) is in each partition.
+-- Lowest offset of the live checkpoints ($1) in each partition.
 SELECT min(next_offset) AS next_offset
 FROM checkpoints
 WHERE view = ANY($1)

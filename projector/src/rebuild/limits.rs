@@ -1,10 +1,13 @@
-//! How much a rebuild takes from live work.
+//! Limits of the load that a rebuild adds to live work.
 //!
-//! A thread does one piece of work after the other, here or in Postgres, so it keeps one core busy at most. After each it
-//! pauses in proportion to how long the piece took. So nothing need be known of the machine, and where live work makes
-//! the pieces slower, the pauses grow with them.
+//! A thread does one piece of work after the other, here or in Postgres, so it keeps one core busy at most. After each
+//! it
+//! pauses in proportion to how long the piece took. So the limits need no knowledge of the machine, and if live work
+//! slows the
+//! pieces down, the pauses grow with them.
 //!
-//! Absent on purpose: a lower scheduling priority. It would not reach Postgres's processes, and it would still hold at
+//! Absent on purpose: a lower scheduling priority. It would not reach Postgres's processes, and it would still be in
+//! effect at
 //! the switch, for which live work waits.
 
 use std::num::NonZero;
@@ -13,37 +16,38 @@ use std::time::{Duration, Instant};
 
 use crate::log_reader as log;
 
-/// A pause is no longer, however long Postgres took for what was before it.
+/// Maximum length of a pause, however long Postgres took for the piece before it.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// The work that a rebuild does at a time.
+/// Limits of the work that a rebuild does at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The number of threads that fold.
+    /// Number of threads that fold.
     pub threads: NonZero<usize>,
-    /// The part of the time in which each of them works.
+    /// Part of the time in which each thread works.
     pub share: Share,
 }
 
-/// A part of the time, in percent.
+/// Part of the time, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share(u32);
 
 #[derive(Debug, thiserror::Error)]
-#[error("a share is a number of percent, from 1 to 100")]
+#[error("share must be a percentage from 1 to 100")]
 pub struct NoShare;
 
-/// The most that is done in one go.
+/// Maximum size of a piece of work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
-    /// Records that are folded.
+    /// Number of records that are folded.
     pub(super) records: usize,
-    /// Rows that are written by one transaction.
+    /// Number of rows that one transaction writes.
     pub(super) changed_rows: usize,
 }
 
 impl Default for Limits {
-    /// Half of the cores, for half of the time: live work keeps three quarters of the machine, or half of a single core.
+    /// Returns half of the cores, for half of the time: live work keeps three quarters of the machine, or half of a
+    /// single core.
     fn default() -> Self {
         Self { threads: NonZero::new(cores().get() / 2).unwrap_or(NonZero::<usize>::MIN), share: Share(50) }
     }
@@ -55,8 +59,9 @@ impl Limits {
         Self { threads: cores(), share: Share::ALL }
     }
 
-    /// A large piece costs less in sum: a row that many records change is written less often. A small one is soon over,
-    /// for live work that wants its core, and for a live commit that is flushed to the disk behind it.
+    /// Returns the size of a piece. Large pieces cost less in total: a row that many records change is written less
+    /// often. A small one is soon over, for live work that needs its core, and for a live commit that waits for the
+    /// disk behind it.
     pub(super) fn piece(self) -> Piece {
         match self.share {
             Share::ALL => Piece { records: log::MAX_BATCH_RECORDS, changed_rows: 20_000 },
@@ -72,17 +77,17 @@ fn cores() -> NonZero<usize> {
 impl Share {
     pub const ALL: Self = Self(100);
 
-    /// Returns how much of the time this is.
+    /// Returns this share of `time`.
     pub(super) fn of(self, time: Duration) -> Duration {
         time * self.0 / 100
     }
 
-    /// Returns for how long to pause after a piece that took so long.
+    /// Returns the length of the pause after a piece that took this long.
     fn pause(self, worked: Duration) -> Duration {
         (worked * (100 - self.0) / self.0).min(MAX_PAUSE)
     }
 
-    /// Pauses after a piece of work.
+    /// Pauses after a piece of work that began at this time.
     pub(super) async fn rest(self, begun: Instant) {
         if self != Self::ALL {
             tokio::time::sleep(self.pause(begun.elapsed())).await;

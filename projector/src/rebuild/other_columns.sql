@@ -1,4 +1,4 @@
--- One row where table $2 has other columns or another number of indexes than table $1: a migration came between them.
+-- One row if table $2 has other columns or another number of indexes than table $1: a migration ran in between.
 WITH parts AS (
     SELECT attname::text AS name, atttypid AS type, pg_get_expr(value.adbin, value.adrelid) AS value
     FROM pg_attribute

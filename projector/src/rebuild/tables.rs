@@ -1,6 +1,7 @@
-//! The tables and checkpoints of a view: those that live, the next ones, and those from before.
+//! Tables and checkpoints of a view: the live, the next and the kept ones.
 //!
-//! A view *waits* while another fold than this build's made its live rows: projectors of this build do not fold it on.
+//! A view *waits* while another fold than this build's made its live rows: projectors of this build do not advance
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -16,15 +17,15 @@ use super::compare::{self, Comparison};
 use super::limits::Share;
 use crate::postgres::{ReadRow, reader, tally};
 
-/// One rebuild at a time in a database. The number says nothing.
+/// Statement that takes the lock of the database's only rebuild. The number is arbitrary.
 const LOCK: &str = "SELECT pg_try_advisory_lock(8)";
-/// The session of one that has just ended, or was killed, may have it for a moment more.
+/// Time limit for the lock: the session of a rebuild that has just ended, or was killed, may hold it a moment longer.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Whoever waits for the switch waits for so long at most, and tries again.
+/// Timeouts of the switch, which bound how long others wait for it. After a timeout it is retried.
 const SWITCH_LIMITS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
-/// What the next rows are folded on from.
+/// Rows from which the next rows are folded on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     Nothing,
@@ -34,22 +35,24 @@ pub(super) enum Origin {
 
 pub(super) struct Tables {
     client: Client,
-    /// In it a snapshot is taken; apart, because what is folded after it must be seen.
+    /// Connection that holds the snapshot. It is separate because `client` must see rows that are folded after it.
     snapshot: Client,
     view: &'static View,
-    /// The live one.
+    /// Generation of the live rows.
     generation: i32,
     waits: bool,
 }
 
 impl Tables {
+    /// Connects to Postgres and takes the lock.
+    ///
     /// # Errors
-    /// Also where another rebuild runs.
+    /// Also fails if another rebuild is running.
     pub(super) async fn connect(url: &Secret, view: StoredView) -> anyhow::Result<Self> {
         let client = session(url).await?;
         let begun = Instant::now();
         while !client.query_one(LOCK, &[]).await?.get::<_, bool>(0) {
-            ensure!(begun.elapsed() < FREE_WITHIN, "another rebuild runs");
+            ensure!(begun.elapsed() < FREE_WITHIN, "another rebuild is running");
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let snapshot = session(url).await?;
@@ -58,7 +61,7 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Goes on with another view.
+    /// Turns to another view.
     pub(super) async fn turn_to(&mut self, view: StoredView) -> anyhow::Result<()> {
         let sql = "SELECT max(generation), bool_or(fold <> $2) FROM checkpoints WHERE view = $1";
         let view = view.view();
@@ -69,34 +72,34 @@ impl Tables {
         Ok(())
     }
 
-    /// Tells whether projectors of this build leave the live rows alone.
+    /// Returns whether projectors of this build leave the live rows alone.
     pub(super) fn wait(&self) -> bool {
         self.waits
     }
 
-    /// Of the rows that are live.
+    /// Returns the generation of the live rows.
     pub(super) fn generation(&self) -> i32 {
         self.generation
     }
 
-    /// # Errors
-    /// Where this build cannot go on from rows that are kept.
+    /// Checks that rows are kept and that this build can fold them on.
     pub(super) async fn check_kept(&self) -> anyhow::Result<()> {
         let (name, fold) = (self.view.name, self.view.form);
         let of = self.fold_of(&self.kept()).await?;
-        let of = of.with_context(|| format!("nothing is kept of a rebuild of {name}"))?;
+        let of = of.with_context(|| format!("no rows of {name} are kept from a rebuild"))?;
         if of != fold {
             bail!(
-                "the kept rows of {name} were made by fold {of}, and this build's is {fold}: use the build that made them"
+                "fold {of} made the kept rows of {name}, but this build has fold {fold}; use the build that made them"
             );
         }
         if self.has_other_columns("_kept").await? {
-            bail!("a migration changed the columns of {name} since its kept rows were made: rebuild it instead");
+            bail!("a migration changed the columns of {name} since its kept rows were made; rebuild it instead");
         }
         Ok(())
     }
 
-    /// Makes the next rows' table, empty unless an earlier rebuild left it, or `rollback` brings the kept ones.
+    /// Creates the table of the next rows. It is empty unless an unfinished rebuild left it, or `rollback` restores the
+    /// kept rows.
     pub(super) async fn prepare(&mut self, rollback: bool) -> anyhow::Result<Origin> {
         let table = self.view.table;
         let (next, kept) = (self.next(), self.kept());
@@ -124,19 +127,20 @@ impl Tables {
         Ok(if rollback { Origin::Kept } else { Origin::Nothing })
     }
 
-    /// `None`: there are none by that name.
+    /// Returns the fold that made the rows of this name; `None`: there are no such rows.
     async fn fold_of(&self, name: &str) -> anyhow::Result<Option<i32>> {
         let sql = "SELECT max(fold) FROM checkpoints WHERE view = $1";
         Ok(self.client.query_one(sql, &[&name]).await?.get(0))
     }
 
-    /// Tells whether a table of the view's has other columns than the live one.
+    /// Returns whether a table of the view has other columns than the live one.
     async fn has_other_columns(&self, suffix: &str) -> anyhow::Result<bool> {
         let (table, other) = (self.view.table, format!("{}{suffix}", self.view.table));
         Ok(!self.client.query(include_str!("other_columns.sql"), &[&table, &other]).await?.is_empty())
     }
 
-    /// Tells whether the next rows are further than the live ones somewhere: the two cannot be compared any more.
+    /// Returns whether the next rows are ahead of the live ones in a partition, so that the two are no longer
+    /// comparable.
     async fn is_ahead(&self) -> anyhow::Result<bool> {
         Ok(!self.client.query(include_str!("behind.sql"), &[&self.next(), &self.view.name]).await?.is_empty())
     }
@@ -149,24 +153,25 @@ impl Tables {
         format!("{}@kept", self.view.name)
     }
 
-    /// The next offset of the live rows in each partition.
+    /// Returns the next offset of the live rows in each partition.
     pub(super) async fn live(&self) -> anyhow::Result<Vec<i64>> {
         offsets(&self.client.query(POSITIONS, &[&self.view.name]).await?)
     }
 
-    /// The same, as of a moment at which [`Self::compare`] will look.
+    /// Takes the snapshot for [`Self::compare`] and returns the next offset of its rows in each partition.
     pub(super) async fn snapshot(&self) -> anyhow::Result<Vec<i64>> {
         self.snapshot.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         offsets(&self.snapshot.query(POSITIONS, &[&self.view.name]).await?)
     }
 
-    /// How far the hindmost of these views is in each partition.
+    /// Returns the lowest next offset of these views in each partition.
     pub(super) async fn hindmost(&self, views: &[StoredView]) -> anyhow::Result<Vec<i64>> {
         let names: Vec<_> = views.iter().copied().map(StoredView::name).collect();
         offsets(&self.client.query(include_str!("hindmost.sql"), &[&names]).await?)
     }
 
-    /// How far the next rows are to come: as far as the live ones; where these wait, as far as the furthest view.
+    /// Returns the next offsets that the next rows have to reach: those of the live rows, or, if these wait, of the
+    /// view furthest ahead.
     pub(super) async fn goal(&self) -> anyhow::Result<Vec<i64>> {
         if !self.waits {
             return self.live().await;
@@ -174,25 +179,27 @@ impl Tables {
         offsets(&self.client.query(include_str!("front.sql"), &[&&FeedId::names()[..]]).await?)
     }
 
-    /// Where the next rows stand.
+    /// Returns the next offset of the next rows in each partition.
     pub(super) async fn next_offsets(&self) -> anyhow::Result<Vec<i64>> {
         offsets(&self.client.query(POSITIONS, &[&self.next()]).await?)
     }
 
-    /// So that Postgres plans for the next rows as it does for those that live.
+    /// Analyzes the table of the next rows, so that Postgres plans for it as for the live one.
     pub(super) async fn analyze(&self) -> anyhow::Result<()> {
         Ok(self.client.batch_execute(&format!("ANALYZE {}_next", self.view.table)).await?)
     }
 
+    /// Compares the next rows with those of the snapshot.
+    ///
     /// # Errors
-    /// Also where the next rows of a view that waits counted other records than the live ones: at the switch they stand
-    /// further on, and nobody could tell.
+    /// Also fails if the next rows of a view that waits counted other records than the live ones: by the switch they are
+    /// further ahead, and the difference would go unnoticed.
     pub(super) async fn compare(&self, partitions: u32, share: Share) -> anyhow::Result<Comparison> {
         if self.waits {
             let live = self.snapshot.query(COUNTED, &[&self.view.name]).await?;
             let next = self.client.query(COUNTED, &[&self.next()]).await?;
             for (live, next) in live.iter().zip(&next) {
-                // What was folded before there were tallies is in none.
+                // A tally lacks records that were folded before tallies existed.
                 let is_in_tally = live.get::<_, i64>("counted_from") == 0;
                 let counted = |row: &Row| is_in_tally.then(|| tally(row));
                 if reader(live) != reader(next) || counted(live) != counted(next) {
@@ -205,23 +212,23 @@ impl Tables {
         Ok(comparison)
     }
 
-    /// Of the next rows, as readers would see them: key, version, data.
+    /// Returns next rows as readers would see them: key, version, data.
     pub(super) async fn next_rows(&self, keys: &[String]) -> anyhow::Result<Vec<ReadRow>> {
-        // Within the transaction that switches, too.
+        // This also runs within the transaction of the switch.
         let definition = self.definition().await?.replace(self.view.table, &format!("{}_next", self.view.table));
         let sql = format!("SELECT key, version, data::text FROM ({definition}) AS rows WHERE key = ANY($1)");
         let rows = self.client.query(&sql, &[&keys]).await.context("read the next rows")?;
         Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).cast_unsigned(), row.get(2))).collect())
     }
 
-    /// Of the SQL view that readers use.
+    /// Returns the definition of the SQL view that readers use.
     async fn definition(&self) -> anyhow::Result<String> {
         let sql = "SELECT rtrim(pg_get_viewdef($1::text::regclass), ';')";
         Ok(self.client.query_one(sql, &[&self.view.relation]).await?.get(0))
     }
 
-    /// Begins the switch: nobody moves the live checkpoints until its end. Gives their next offsets. Where the view waits,
-    /// nobody moves those of the others either: projectors that do not fold it have to learn of the switch, too.
+    /// Begins the switch: locks the live checkpoints and returns their next offsets. If the view waits, locks those of
+    /// all other views, too: projectors that do not fold it have to notice the switch as well.
     pub(super) async fn lock(&self) -> anyhow::Result<Vec<i64>> {
         self.client.batch_execute(&format!("BEGIN; {SWITCH_LIMITS}")).await?;
         let locked: Vec<_> = FeedId::names().into_iter().filter(|feed| self.waits || *feed == self.view.name).collect();
@@ -231,8 +238,8 @@ impl Tables {
         offsets(&rows)
     }
 
-    /// Ends it: the next rows live. They stand where the live ones do, or nothing changes; those of a view that waits may
-    /// stand further on.
+    /// Commits the switch to the next rows and returns the new generation. It changes nothing unless they are at the
+    /// position of the live ones, or, for a view that waits, at or ahead of it.
     pub(super) async fn switch(&mut self) -> anyhow::Result<i32> {
         let differ = if self.waits { include_str!("behind.sql") } else { include_str!("differ.sql") };
         let differ = self.client.query(differ, &[&self.view.name, &self.next()]).await?;
@@ -240,11 +247,11 @@ impl Tables {
             bail!("{OTHER_RECORDS} {}", row.get::<_, i32>(0));
         }
         let table = self.view.table;
-        // What is kept is nobody else's: a rollback gives what others have by then.
+        // Other roles have no access to the kept rows: a rollback grants the privileges of its own time.
         let grants = self.client.query(include_str!("grants.sql"), &[&table, &format!("{table}_next")]).await?;
         let grants: String =
             grants.iter().map(|row| format!("{}; {};", row.get::<_, &str>(0), row.get::<_, &str>(1))).collect();
-        // An SQL view goes with the table that it was made from, whatever the table is called.
+        // An SQL view stays bound to the table that it was created on, even if that is renamed.
         let mut views = String::new();
         for row in self.client.query(include_str!("dependents.sql"), &[&table]).await? {
             views.push_str(&format!("CREATE OR REPLACE VIEW {} AS {};", row.get::<_, &str>(0), row.get::<_, &str>(1)));
@@ -264,23 +271,23 @@ impl Tables {
         self.client.execute(include_str!("adopt.sql"), &[&self.view.name, &next]).await?;
         self.client.execute(FORGET, &[&next]).await?;
         if self.waits {
-            // Whoever folds the others finds that out by its next commit, which fails.
+            // Projectors that fold the other views notice the switch because their next commit fails.
             let revise = "UPDATE checkpoints SET revision = revision + 1 WHERE view = ANY($1) AND view <> $2";
             self.client.execute(revise, &[&&FeedId::names()[..], &self.view.name]).await?;
         }
-        // The next rows took it.
+        // The next rows include the parked records.
         self.client.execute("DELETE FROM parked WHERE view = $1", &[&self.view.name]).await?;
         self.client.batch_execute("COMMIT").await?;
         self.generation += 1;
         Ok(self.generation)
     }
 
-    /// Of a switch.
+    /// Rolls back a switch.
     pub(super) async fn abandon(&self) -> anyhow::Result<()> {
         Ok(self.client.batch_execute("ROLLBACK").await?)
     }
 
-    /// Whether somebody else's lock was in the way.
+    /// Returns whether another session's lock caused the error.
     pub(super) fn is_worth_a_retry(&self, error: &anyhow::Error) -> bool {
         let of_postgres = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
         of_postgres.is_some_and(|code| [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
@@ -291,7 +298,7 @@ const POSITIONS: &str = "SELECT next_offset FROM checkpoints WHERE view = $1 ORD
 
 const COUNTED: &str = "SELECT * FROM checkpoints WHERE view = $1 ORDER BY partition";
 
-const OTHER_RECORDS: &str = "the next rows counted other records than the live ones in partition";
+const OTHER_RECORDS: &str = "the next rows and the live ones counted different records in partition";
 
 const FORGET: &str = "DELETE FROM checkpoints WHERE view = $1";
 
@@ -302,7 +309,7 @@ fn offsets(rows: &[Row]) -> anyhow::Result<Vec<i64>> {
     Ok(rows.iter().map(|row| row.get("next_offset")).collect())
 }
 
-/// Its statements may take long: they read whole tables.
+/// Opens a session without timeouts, because its statements may read whole tables.
 async fn session(url: &Secret) -> Result<Client, PostgresError> {
     let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
     chassis::postgres::connect(url, options, "projector rebuild").await

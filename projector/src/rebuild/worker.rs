@@ -15,13 +15,14 @@ use crate::fold::{Changes, Folder, Progress, Records};
 use crate::log_reader::{self, Batch, Batches};
 use crate::postgres::{CheckpointMove, End, Store, Target};
 
-/// Kafka gives the next records.
+/// Time limit for Kafka to return the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Rows of a view that stay in memory.
+/// Maximum number of rows of a view that stay in memory.
 const MAX_ROWS: usize = 100_000;
-/// A row that many records change is written rarely.
+/// Interval between commits. It is long so that a row that many records change is written rarely.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
-/// More than those that fold live: a row is written once a batch, and this process ends.
+/// Maximum size of a batch. It is larger than in live folding: a row is written once per batch, and this process is
+/// short-lived.
 const MAX_BATCH_BYTES: usize = 2 * log_reader::MAX_BATCH_BYTES;
 
 pub(super) struct Worker {
@@ -29,24 +30,24 @@ pub(super) struct Worker {
     partitions: Vec<u32>,
     store: Store,
     folder: Folder,
-    /// Of all partitions; its own ones move.
+    /// Progress in all partitions; it changes only in this worker's own.
     all_progress: Vec<Progress>,
     committed: Vec<Progress>,
     batches: Batches,
     exceptions: Arc<Exceptions>,
     piece: Piece,
-    /// What was read beyond the last goal: as much as came to the log while the rest was read up to there.
+    /// Batches that were read beyond the last goal: records that arrived while the rest was read up to it.
     ahead: Vec<Batch>,
     changes: Changes,
     last_commit: Instant,
-    /// Keys that changed, where somebody asked for them.
+    /// Keys of changed rows, while they are recorded.
     pub(super) touched: Option<HashSet<String>>,
-    /// Records read, by all workers.
+    /// Number of records that all workers have read.
     progress: Arc<AtomicI64>,
 }
 
 impl Worker {
-    /// Goes on from where the next rows stand: from the hindmost view's on, each takes what it lacks.
+    /// Resumes at the next rows of the view furthest behind. Each view takes only the records that it lacks.
     pub(super) async fn new(
         config: &Config,
         views: Feeds,
@@ -81,18 +82,19 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Folds until the next rows stand there, by partition, and are committed; for this share of the time. Where the goal moves
-    /// on meanwhile, a partition that is there goes on, so that no more than what came since the last move is kept for it.
+    /// Folds for this share of the time until each partition's next rows have reached the goal, and commits. If the
+    /// goal moves meanwhile, partitions that have reached it continue, so that no more than the records since the last
+    /// move are held for them.
     pub(super) async fn fold_to(mut self, mut goal: watch::Receiver<Arc<[i64]>>, share: Share) -> anyhow::Result<Self> {
         loop {
             let until = goal.borrow_and_update().clone();
-            // Before what is read now: it has lower offsets.
+            // These come before the batches read next: their offsets are lower.
             for batch in std::mem::take(&mut self.ahead) {
                 self.take_below(batch, &until, share).await?;
             }
             while !self.is_at(&until) && !goal.has_changed().unwrap_or(false) {
                 let next = tokio::time::timeout(ANSWER_WITHIN, self.batches.recv()).await;
-                let batch = next.context("Kafka gives no more records")?.context("read the log")?;
+                let batch = next.context("timed out waiting for records from Kafka")?.context("read the log")?;
                 self.take_below(batch, &until, share).await?;
             }
             if self.is_at(&until) {
@@ -158,7 +160,7 @@ impl Worker {
         self.partitions.iter().map(|partition| self.next_offset(*partition)).sum()
     }
 
-    /// Of the hindmost view.
+    /// Returns the next offset of the view furthest behind.
     fn next_offset(&self, partition: u32) -> i64 {
         let readers = &self.all_progress[partition as usize].readers;
         self.views.iter().map(|feed| readers[feed].next_offset).min().unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! How far rows bring what Redis shows.
+//! The advance of a view's position in Redis by new rows.
 
 use schemas::feeds::FeedId;
 
@@ -6,37 +6,37 @@ use super::Place;
 use crate::fold::Progress;
 use crate::postgres::CheckpointMove;
 
-/// How far rows bring a place: they show what comes behind `from`, up to and with `to`.
+/// The advance of a place by rows that cover the records after `from`, up to and including `to`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Advance {
     pub(super) place: Place,
     pub(super) from: i64,
     pub(super) to: i64,
-    /// Of what was counted up to there.
+    /// Hash of the records that were counted up to `to`.
     pub(super) hash: u64,
 }
 
 impl Advance {
-    /// Returns the step of a place from one standing of its partition to another; `None`: it stands still.
+    /// Returns the advance of a place between two states of its partition, or `None` if it has not advanced.
     pub(crate) fn between(place @ (feed, _): Place, before: &Progress, now: &Progress) -> Option<Self> {
         let offset = |progress: &Progress| progress.readers[feed].next_offset - 1;
         let to = offset(now);
-        // Behind the last commit nothing has changed a row.
+        // No record after the last commit has changed a row.
         let from = before.last_commit.min(offset(before));
         (to > offset(before)).then(|| Self { place, from, to, hash: now.tallies[feed].hash })
     }
 
-    /// Tells whether another step is of the same place.
+    /// Returns whether both are advances of the same place.
     pub(crate) fn is_of(&self, other: &Self) -> bool {
         self.place == other.place
     }
 
-    /// Takes in the step that comes after this one.
+    /// Extends this advance by the one that follows it.
     pub(crate) fn extend(&mut self, next: &Self) {
         (self.to, self.hash) = (next.to, next.hash);
     }
 
-    /// Returns the steps of a commit.
+    /// Returns the advances of a commit.
     pub(crate) fn of(moves: &[CheckpointMove]) -> Vec<Self> {
         let advance = |CheckpointMove { name, partition, from, to, tally, .. }: &CheckpointMove| {
             let place = (FeedId::named(name)?, *partition);

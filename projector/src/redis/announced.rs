@@ -1,5 +1,5 @@
-//! Positions that another projector left ahead of the checkpoints. They are right only if the log has what they showed: it may
-//! have lost its end, or be another one.
+//! Positions that a previous projector left ahead of the checkpoints. They are correct only if the log contains the
+//! records that they cover: it may have lost its end, or be another log.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use super::Place;
 use crate::fold::Progress;
 
-/// Nobody is ahead by more than a few seconds of folding.
+/// Time in which folding must reach an announced position. No projector is ahead by more than a few seconds of folding.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Announced positions that folding has not reached yet.
 #[derive(Default)]
 pub(super) struct Announced(HashMap<Place, Position>);
 
-/// What a place is to come to: this offset, by records of this hash.
+/// The offset that a place must reach, and the hash that its counted records must have there.
 struct Position {
     offset: i64,
     hash: u64,
@@ -34,7 +35,8 @@ impl Announced {
         self.0.retain(|place, _| !places.contains(place));
     }
 
-    /// Returns the first offset of each partition that is behind a position; `None`: there is no position.
+    /// Returns the first offset after the lowest announced position of each partition, or `None` without such
+    /// positions.
     pub(super) fn until(&self, partitions: u32) -> Option<Vec<i64>> {
         if self.0.is_empty() {
             return None;
@@ -47,8 +49,8 @@ impl Announced {
         Some(until)
     }
 
-    /// Returns the places that came to their position by other records, or did not come to it in time. Those that came to it
-    /// are forgotten.
+    /// Returns the places that reached their position by other records, or did not reach it in time. Positions that
+    /// were reached are removed.
     pub(super) fn contradicted(&mut self, all_progress: &[Progress]) -> Vec<Place> {
         let mut contradicted = Vec::new();
         self.0.retain(|place @ (feed, partition), Position { offset, hash, since }| {

@@ -1,7 +1,7 @@
-//! Rows of Redis to fold on, while Postgres is silent.
+//! Loads rows to fold on from Redis while Postgres does not answer.
 //!
-//! What is made of them is shown only where the position is still the one that they belong to, and committed only if Postgres
-//! has the same rows.
+//! Rows folded on them are shown only if the position is still the one to which they belong, and committed only if
+//! Postgres has the same rows.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use schemas::views::{AggregateRow, RowFold, Source, row_data};
 use super::{Cache, LOOK_WITHIN};
 use crate::fold::{Missing, Rows};
 
-/// A row that is asked for, with the version that it must have.
+/// A requested row, with the version that it must have.
 struct Asked<'a> {
     view: StoredView,
     fold: RowFold,
@@ -23,8 +23,8 @@ struct Asked<'a> {
 }
 
 impl Cache {
-    /// Returns the rows as they are shown. `None`: Redis lacks one, or has another version of it, or one of their places is out
-    /// of step.
+    /// Returns the missing rows as Redis shows them, or `None` if Redis lacks one, has another version of it, or one of
+    /// their places is out of sync.
     pub(crate) async fn bases(&self, missing: &Missing, partitions: u32) -> Option<PerView<Rows>> {
         let step = self.step.as_ref()?;
         let (mut pipelines, mut all_asked) = (Pipelines::default(), BTreeMap::<u32, Vec<Asked<'_>>>::new());
@@ -33,7 +33,7 @@ impl Cache {
             for (key, version) in &missing[view] {
                 let partition = aggregate::partition(fold.aggregate, key, partitions);
                 let place = (FeedId::View(view), partition);
-                // Of a position that another projector left, it is not known yet whether the log has its rows.
+                // It is not known yet whether the log contains the rows of a position that another projector left.
                 let shown = step.shown.get(&place).filter(|_| !self.announced.contains(place))?;
                 let row = self.keys.row(partition, shown.making.incarnation, view, key);
                 pipelines.of(partition).get(row);

@@ -1,4 +1,4 @@
-//! Positions that others than the projector of their share change.
+//! Changes of positions by processes other than the projector of their share.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,14 @@ use schemas::cache::{Keys, ROW_TTL_SECS, SHOW, Shown};
 
 use super::{CacheError, Place, name};
 
-/// Between looks at whether a place is shown again.
+/// Interval between polls whether a place is shown again.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How often a position is changed again that somebody else moves meanwhile.
+/// Maximum number of attempts to change a position that another process moves meanwhile.
 const CHANGE_TRIES: u32 = 5;
 
-/// Gives a place what `change` makes of its position; `false`: of what stands there it makes nothing.
+/// Replaces a place's position with the result of `change`. Returns false if there is no position or `change` returns
+/// `None`.
 pub(crate) async fn change_position(
     connection: &mut Connection,
     keys: &Keys,
@@ -35,16 +36,16 @@ pub(crate) async fn change_position(
     Err(CacheError::Mixed(name((feed, partition))))
 }
 
-/// Declares stale what Redis has of a place, whose rows in Postgres have changed at the position where they were. Queries go
-/// to Postgres until its projector begins a new incarnation.
+/// Declares a place stale in Redis, because its rows in Postgres have changed at the same position. Queries go to
+/// Postgres until the place's projector begins a new incarnation.
 pub(crate) async fn declare_stale((url, prefix): (&Secret, &str), (feed, partition): Place) -> anyhow::Result<()> {
     let mut connection = chassis::redis::connect(url)?;
     let position = Keys::new(prefix).shown(feed.name(), partition);
     Ok(redis::cmd("DEL").arg(position).query_async(&mut connection).await?)
 }
 
-/// Waits until Redis shows a place as it was revised: then no query service serves its rows of before any more. While no
-/// projector has the partition it does not come to that, and the time ends.
+/// Waits until Redis shows a place at this revision or a later one. From then on, no query service serves older rows.
+/// Gives up after `within`, because without a projector for the partition it never happens.
 pub(crate) async fn await_revision(
     (url, prefix): (&Secret, &str),
     (feed, partition): Place,

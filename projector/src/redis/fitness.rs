@@ -1,7 +1,7 @@
-//! Checks how the server that `REDIS_URL` names is set up.
+//! Checks the configuration of the server that `REDIS_URL` names.
 //!
-//! Nothing wrong is served where it is not: a replica takes no writes, so that Postgres answers, and a position that is
-//! evicted takes the rows of its view and partition with it. Operators are told, in `/readyz` and the log.
+//! An unsuitable configuration does not cause wrong answers: a replica accepts no writes, so Postgres answers, and an
+//! evicted position invalidates the rows of its view and partition. Operators see it in `/readyz` and the log.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use redis::FromRedisValue as _;
 
 const EVERY: Duration = Duration::from_secs(3);
 
-/// Keeps the condition at what the server tells of itself, until shutdown. It does not wait for a server that is away:
-/// another condition does.
+/// Updates the readiness condition from the server's `INFO`, until shutdown. A server that is down does not count as
+/// misconfigured: another condition covers that.
 pub(crate) async fn watch(mut connection: Connection, settings: Condition, shutdown: Shutdown) {
     let mut info = redis::cmd("INFO");
     info.arg("replication").arg("memory");
@@ -31,8 +31,8 @@ pub(crate) async fn watch(mut connection: Connection, settings: Condition, shutd
                 }
                 if logged != unfit {
                     match unfit {
-                        Some(reason) => tracing::warn!(reason, "Redis is not set up as it should be"),
-                        None => tracing::info!("Redis is set up as it should be"),
+                        Some(reason) => tracing::warn!(reason, "Redis is misconfigured"),
+                        None => tracing::info!("Redis is configured as required"),
                     }
                     logged = unfit;
                 }
@@ -45,20 +45,20 @@ pub(crate) async fn watch(mut connection: Connection, settings: Condition, shutd
     }
 }
 
-/// Returns what is wrong, from the text of `INFO`.
+/// Returns the problem with the server's configuration, if any, from the text of `INFO`.
 fn unfit(info: &str) -> Option<&'static str> {
     let fields: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
     if fields.get("role") == Some(&"slave") {
-        return Some("REDIS_URL names a replica, which takes no writes: name the master");
+        return Some("REDIS_URL names a replica, which accepts no writes: use the master's URL");
     }
     let is_limited = fields.get("maxmemory").is_some_and(|bytes| *bytes != "0");
     let policy = fields.get("maxmemory_policy")?;
     match *policy {
         "noeviction" if is_limited => Some(
-            "maxmemory-policy is noeviction: at its limit Redis takes no rows, and Postgres answers; set volatile-lru",
+            "maxmemory-policy is noeviction: at its limit Redis rejects rows, and Postgres answers; set volatile-lru",
         ),
         policy if is_limited && policy.starts_with("allkeys") => {
-            Some("maxmemory-policy may evict positions, and all rows with each of them; set volatile-lru")
+            Some("maxmemory-policy may evict positions, each of which invalidates all of its rows; set volatile-lru")
         }
         _ => None,
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replica_is_told_and_a_policy_that_drops_positions_or_takes_no_rows() {
+    fn a_replica_is_reported_and_a_policy_that_evicts_positions_or_rejects_rows() {
         let unfit = |role: &str, maxmemory: u32, policy: &str| {
             unfit(&format!("# Replication\r\nrole:{role}\r\nmaxmemory:{maxmemory}\r\nmaxmemory_policy:{policy}\r\n"))
         };
@@ -81,6 +81,6 @@ mod tests {
             assert_eq!(unfit("master", 1, policy), None);
         }
         assert!(unfit("slave", 0, "volatile-lru").unwrap().contains("replica"));
-        assert_eq!(super::unfit(""), None, "a server that tells nothing may be any");
+        assert_eq!(super::unfit(""), None, "a server without `INFO` was rejected");
     }
 }

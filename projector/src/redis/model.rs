@@ -1,12 +1,13 @@
-//! Every course that the writers and readers of one row in Redis can take, within bounds: a projector and its successor,
-//! who may both be at work, a reader who fills in what Redis lost, an operator who folds or gives up what is parked and
-//! switches to rebuilt rows, and a Redis that forgets, or goes back to what a replica had.
+//! Model checks all interleavings of the writers and readers of one row in Redis, within bounds: a projector and its
+//! successor, which may overlap, a reader that fills in evicted rows, an operator who retries or discards parked
+//! records and switches to rebuilt rows, and a Redis that loses its data or falls back to a replica's.
 //!
-//! It is a model of the rules, not of the code: with any of them left out, some course shows a reader what its token rules
-//! out.
+//! It models the rules, not the code: without any one of them, some interleaving shows a reader rows that its token
+//! rules out.
 //!
-//! Each script in Redis and each transaction in Postgres is one step, and so is what a process does between two of them.
-//! What goes wrong is counted against a bound. All else is free: whoever has a step to make may wait for as long as it likes.
+//! Each script in Redis, each transaction in Postgres, and the work of a process between two of them is one step.
+//! Failures are counted against a bound. Nothing else is restricted: a process may delay its next step for any length
+//! of time.
 
 mod redis;
 mod world;
@@ -18,26 +19,26 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use redis::Redis;
 use world::{Fold, Projector, World};
 
-/// What must hold for rows to be shown before Postgres has them.
+/// The rules that make it safe to show rows before Postgres has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// A script does nothing unless it finds the position that its caller knows.
+    /// A script does nothing unless it finds the position that its caller expects.
     ComparePosition,
-    /// A row that a reader brings is not put beside a position that is ahead of it, if the row may have changed since.
+    /// A reader's row is not filled in at a position ahead of it if the row may have changed since.
     NameRowsAhead,
-    /// Nor is it where nobody noted which rows have changed.
+    /// A reader's row is not filled in at a position ahead of it if the changed rows were not recorded.
     KnowWhatIsNamed,
-    /// Nor is one that lacks something parked.
+    /// A reader's row is not filled in if it lacks parked records.
     FillWhole,
-    /// While something is parked, nothing is shown before it is committed.
+    /// While records are parked, no row is shown before it is committed.
     ParkedComesAfter,
-    /// What Redis shows of rows that Postgres refused is declared stale.
+    /// Rows in Redis that Postgres refused are declared stale.
     TakeBackRefused,
-    /// A position is gone on from only if its rows have not changed without a record since.
+    /// A projector resumes from a position only if the rows have not changed without a record since.
     CompareRevision,
-    /// An incarnation that begins behind gets what was folded since before its position moves on.
+    /// A new incarnation that begins behind the fold gets all rows folded since, before its position moves.
     CatchUp,
-    /// A new incarnation's rows have other names.
+    /// Each incarnation has its own row keys.
     RenameRows,
 }
 
@@ -69,17 +70,17 @@ enum Step {
     Append,
     Begin(usize),
     Resume(usize),
-    /// Folds the next record, and shows it, if that may be shown early.
+    /// Folds the next record, and shows the row if it may be shown early.
     Fold(usize),
     SendCommit(usize),
     Commit(usize),
     CommitAdrift,
-    /// Shows what is committed, or begins again where somebody else has moved the checkpoint.
+    /// Shows the committed row, or restarts if another process has moved the checkpoint.
     TakeIn(usize),
     TakeBack(usize),
-    /// Brings Redis back in step.
+    /// Resynchronizes Redis.
     Mend(usize),
-    /// Postgres refuses what is folded: that is parked.
+    /// Postgres refuses the folded records, and they are parked.
     Refuse(usize),
     Crash(usize),
     ReadToFill,
@@ -111,7 +112,8 @@ impl Step {
     }
 }
 
-const PROMISES: [&str; 2] = ["a row in Redis has all that its position names", "Postgres has each record once"];
+const PROMISES: [&str; 2] =
+    ["a row in Redis has all records that its position covers", "Postgres has each record once"];
 
 struct Cache {
     rules: Rules,
@@ -122,7 +124,7 @@ struct Cache {
 struct Bounds {
     records: u8,
     troubles: u8,
-    /// See [`World::stranger`].
+    /// Offset of a record of another row, see [`World::stranger`].
     stranger: Option<u8>,
 }
 
@@ -274,7 +276,7 @@ impl Model for Cache {
     }
 }
 
-/// Searches all courses; `None`: none of them breaks a promise.
+/// Searches all interleavings. Returns one that breaks a promise, or `None` if there is none.
 fn explore(without: Option<Rule>, bounds: Bounds) -> Option<String> {
     let begun = Instant::now();
     let model = Cache { rules: Rules { without }, bounds };
@@ -309,9 +311,10 @@ fn rows_ahead_of_postgres_are_what_their_position_says_in_longer_courses() {
 #[test]
 fn each_rule_is_needed() {
     for rule in RULES {
-        // Where each record changes the row, each script brings all that its position names.
+        // If every record changed the row, each script would write everything that its position covers, and these rules
+        // would not be needed.
         let stranger = matches!(rule, Rule::ComparePosition | Rule::KnowWhatIsNamed).then_some(1);
         let broken = explore(Some(rule), Bounds { stranger, ..Bounds::new(2, 2) });
-        assert!(broken.is_some(), "no course breaks a promise without {rule:?}");
+        assert!(broken.is_some(), "no interleaving breaks a promise without {rule:?}");
     }
 }

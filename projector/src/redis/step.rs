@@ -1,4 +1,4 @@
-//! What a projector knows of Redis, and how a batch moves it.
+//! The state of Redis as the projector last wrote it, and its changes by a batch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -8,30 +8,30 @@ use schemas::feeds::FeedId;
 
 use super::{Advance, CacheError, Place, name};
 
-/// What this projector knows of Redis while nobody else writes its share there.
+/// The expected state of Redis, valid while no other process writes this projector's share there.
 pub(super) struct Step {
-    /// As this projector wrote them; without those that are out of step.
+    /// Positions as this projector wrote them, without the places that are out of sync.
     pub(super) shown: HashMap<Place, Shown>,
-    /// Up to and with which offset Postgres has each place.
+    /// Last offset that Postgres has of each place.
     pub(super) stored: HashMap<Place, i64>,
-    /// All of the share.
+    /// All places of the share.
     pub(super) places: Vec<Place>,
     pub(super) partitions: u32,
     pub(super) looked: Instant,
 }
 
-/// A position that a script looks at, and moves from what is expected there.
+/// A position that a script compares with the expected value, and moves.
 pub(super) struct Position {
     pub(super) feed: FeedId,
     pub(super) expected: String,
     pub(super) shown: Shown,
     pub(super) moves: bool,
-    /// What Postgres is known to show.
+    /// Last offset that Postgres is known to have, if any.
     pub(super) stored: Option<i64>,
 }
 
 impl Step {
-    /// Returns the positions that move in each partition, of what is in step, and the places that have missed a batch.
+    /// Returns the positions of synchronized places that move, by partition, and the places that have missed a batch.
     pub(super) fn positions(&self, advances: &[Advance]) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
         let (mut positions, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
         for Advance { place: place @ (feed, partition), from, to, hash } in advances {
@@ -54,6 +54,10 @@ impl Step {
         (positions, missed)
     }
 
+    /// Marks places as out of sync.
+    ///
+    /// # Errors
+    /// [`CacheError::Mixed`] if there is any.
     pub(super) fn lose(&mut self, places: &[Place]) -> Result<(), CacheError> {
         self.shown.retain(|place, _| !places.contains(place));
         match places {

@@ -1,4 +1,4 @@
-//! What was read, as HTTP answers.
+//! Conversion of read results and errors to HTTP answers.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use super::request::ReadOptions;
 use crate::reads::{ReadError, Row};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
-/// Something that the answer should show is left out of the view: see `GET /parked` of the projectors.
+/// Set if records that the answer should show are parked; `GET /parked` of the projectors lists them.
 const PARKED: HeaderName = HeaderName::from_static("stampede-parked");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
-/// Room for all that an answer's head gets, by the border too, so that it does not grow step by step.
+/// Capacity for all headers of an answer, including the border's, so that the map does not reallocate.
 const ANSWER_HEADERS: usize = 8;
 
 pub(super) fn problem(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.status).expect("problems have statuses of HTTP");
+    let status = StatusCode::from_u16(problem.status).expect("a problem's status is an HTTP status");
     let id = request_id();
     let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
     border::problem(status, told.to_json())
@@ -42,7 +42,7 @@ pub(super) fn refused(error: ReadError) -> Response {
     response
 }
 
-/// `age`: see [`crate::reads::Shown`].
+/// Answers with a row, or with 304 if the client has it. For `age` see [`crate::reads::Shown`].
 pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked: &ReadOptions) -> Response {
     let tag = row.tag();
     let etag = HeaderValue::try_from(format!("\"{tag}\"")).expect("digits");
@@ -54,7 +54,7 @@ pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked:
     response
 }
 
-/// Nothing has that name, as far as the token knows.
+/// Answers 404; `token` is the state of the log at which the row does not exist.
 pub(super) fn no_row(detail: String, token: Option<String>, age: Option<Duration>) -> Response {
     let mut response = problem(&Problem::new(ProblemKind::NotFound, detail));
     put_token(response.headers_mut(), token);
@@ -66,7 +66,7 @@ pub(super) fn list(body: String, token: Option<String>) -> Response {
     of_many(json(body.into(), JSON), token)
 }
 
-/// Whether something that it should show is parked.
+/// Sets `Stampede-Parked` if a record that the answer should show is parked.
 pub(super) fn parked(mut response: Response, is_parked: bool) -> Response {
     if is_parked {
         response.headers_mut().insert(PARKED, HeaderValue::from_static("true"));
@@ -74,7 +74,7 @@ pub(super) fn parked(mut response: Response, is_parked: bool) -> Response {
     response
 }
 
-/// `next`: the path of the page behind this one.
+/// Answers with a page of events; `next` is the path of the following page.
 pub(super) fn events(body: Vec<u8>, token: Option<String>, next: Option<String>) -> Response {
     let mut response = of_many(json(body.into(), EVENTS), token);
     if let Some(next) = next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {

@@ -1,10 +1,11 @@
-//! `GET /v1/{aggregates}/{id}/as-of`: the row that an aggregate had at a version or a time, folded from its events.
+//! `GET /v1/{aggregates}/{id}/as-of`: the row that an aggregate had at a version or time, folded from its events.
 //!
-//! The fold goes on from the row that the view has, if the moment is not before it; else it begins with the first event.
-//! Rows of long ago are not kept.
+//! The fold continues from the row in the view unless that row is newer than the moment; then it begins with the first
+//! event. Old rows are not stored.
 //!
-//! Invariant: one request folds at most [`MAX_EVENTS_FOLDED`] events and has a page of them in memory. More are refused
-//! before the first is read. All requests together have a share of Postgres, so that other reads get their turn.
+//! Invariant: one request folds at most [`MAX_EVENTS_FOLDED`] events and holds one page of them in memory. A request that
+//! needs more is refused before the first is read. All such requests share a fraction of the connections to Postgres, so
+//! that they do not starve other reads.
 
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads, Row};
 
-/// Events that are read in one go.
+/// Number of events read at a time.
 const PAGE: i64 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// After this many events.
+    /// The state after this many events.
     Version(i64),
-    /// After all events up to and with this time.
+    /// The state after all events up to and including this time.
     At(TimeMs),
 }
 
@@ -36,14 +37,14 @@ impl Moment {
     pub(super) fn take(parameters: &mut Parameters) -> Result<Option<Self>, String> {
         let version = parameters.take("version").map(|text| {
             let version = text.parse().ok().filter(|version| *version >= 0);
-            version.map(Self::Version).ok_or_else(|| "version is a number from 0 on".to_owned())
+            version.map(Self::Version).ok_or_else(|| "version must be a number from 0 up".to_owned())
         });
         let at = parameters
             .take("at")
             .map(|text| parse_rfc3339(&text).map(Self::At).map_err(|error| format!("at: {error}")));
         match (version, at) {
             (None, None) => Ok(None),
-            (Some(_), Some(_)) => Err("version and at name two moments; give one of them".to_owned()),
+            (Some(_), Some(_)) => Err("version and at exclude each other; send one of them".to_owned()),
             (Some(moment), None) | (None, Some(moment)) => moment.map(Some),
         }
     }
@@ -55,7 +56,7 @@ impl Moment {
         }
     }
 
-    /// How many events behind this version may be of then, of a page.
+    /// Returns the number of events after `version` that the moment may include, at most one page.
     fn events_after(self, version: i64) -> i64 {
         match self {
             Self::Version(wanted) => (wanted - version).clamp(0, PAGE),
@@ -63,17 +64,17 @@ impl Moment {
         }
     }
 
-    /// Whether an aggregate of this version has come so far.
+    /// Returns whether an aggregate at `version` cannot have further events that the moment includes.
     fn is_reached(self, version: i64) -> bool {
         match self {
             Self::Version(wanted) => version >= wanted,
-            // Nobody knows what else will happen at this time.
+            // Further events may carry the same time.
             Self::At(_) => false,
         }
     }
 }
 
-/// What was folded up to the moment, or to the newest event before it.
+/// A row folded up to the moment, or up to the newest event before it.
 #[derive(Debug, Default)]
 struct Folded {
     row: Option<AggregateRow>,
@@ -81,7 +82,7 @@ struct Folded {
 }
 
 impl Folded {
-    /// Whether the moment is behind these events.
+    /// Folds the events that the moment includes. Returns whether it includes no later ones.
     fn take(&mut self, fold: RowFold, events: &[JournalEvent], moment: Moment) -> Result<bool, serde_json::Error> {
         for event in events {
             if !moment.includes(event) {
@@ -111,17 +112,17 @@ fn parse(aggregate: AggregateType, id: &str, mut parameters: Parameters) -> Resu
     let id = AggregateId::new(aggregate, id).map_err(|error| error.to_string())?;
     let moment = Moment::take(&mut parameters)?;
     parameters.end()?;
-    Ok((id, moment.ok_or("give version, a number of events, or at, a time")?))
+    Ok((id, moment.ok_or("send version, a number of events, or at, a time")?))
 }
 
-/// Answers with the row of then, to whichever route asked.
+/// Answers with the row as of the moment; also used by the deprecated form of the history route.
 pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOptions) -> Response {
     match folded(reads, id, moment, asked).await {
         Ok((folded, token)) => answer(id, (moment, folded), token, asked),
         Err(Refusal::Read(error)) => answers::refused(error),
         Err(Refusal::TooManyEvents) => {
             let detail = format!(
-                "{} had more than {MAX_EVENTS_FOLDED} events by then, and its row is newer: fold them from its history",
+                "{} had more than {MAX_EVENTS_FOLDED} events at that moment, and its current row is newer: fold its history instead",
                 id.as_str()
             );
             answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail))
@@ -129,7 +130,7 @@ pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: 
     }
 }
 
-/// Why there is no answer.
+/// Reasons to refuse the request.
 enum Refusal {
     Read(ReadError),
     TooManyEvents,
@@ -141,7 +142,7 @@ impl From<ReadError> for Refusal {
     }
 }
 
-/// Waits for the token, then for a turn, and folds. Returns what it is sure to show, too.
+/// Waits for the token, then for a permit, and folds. Also returns the token of the positions that the result shows.
 async fn folded(
     reads: &Reads,
     id: &AggregateId,
@@ -162,7 +163,7 @@ async fn folded(
         let shown = reads.events(asked.log, place, (folded.version, limit), &asked.fresh).await?;
         let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < PAGE);
         let is_past = folded.take(fold, &shown.found, moment).map_err(|error| {
-            tracing::error!(aggregate = id.as_str(), error = %error, "the journal holds an event that does not read");
+            tracing::error!(aggregate = id.as_str(), error = %error, "the journal contains an event that cannot be decoded");
             ReadError::Unavailable
         })?;
         if is_past || is_end {
@@ -171,7 +172,7 @@ async fn folded(
     }
 }
 
-/// Returns the row that the view has, if the moment is not before it; else nothing, which the first event follows.
+/// Returns the row in the view unless it is newer than the moment; else the empty state, to fold from the first event.
 async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOptions) -> Result<Folded, ReadError> {
     let (view, fold) = row_fold(id.aggregate());
     let Some((version, data)) = reads.kept_row(view, id.id()).await? else { return Ok(Folded::default()) };
@@ -195,14 +196,14 @@ fn answer(
 ) -> Response {
     let Folded { row, version } = folded;
     let name = id.as_str();
-    // It is no row of the view, but made the way that this build makes them.
+    // The row is not the view's: this build folded it, so its tag carries the form of this build's fold.
     let generation = row_fold(id.aggregate()).0.form.cast_unsigned();
     match (row, moment) {
         (_, Moment::Version(wanted)) if wanted > version => {
             answers::no_row(format!("{name} has no version {wanted} yet; the newest is {version}"), token, None)
         }
         (Some(row), Moment::Version(_) | Moment::At(_)) => {
-            let data = serde_json::to_string(&row).expect("rows hold nothing that JSON cannot");
+            let data = serde_json::to_string(&row).expect("a row serializes to JSON");
             let version = version.cast_unsigned();
             let body = row_body(id.id(), version, &data).into();
             answers::row(Row { version, generation, body }, token, None, asked)
@@ -245,7 +246,7 @@ mod tests {
         let is_past = folded.take(fold, &history(), moment).unwrap();
         let price = folded.row.map(|row| match row {
             AggregateRow::Product(row) => row.price_cents,
-            other => panic!("{other:?} came of a product's events"),
+            other => panic!("a product's events were folded to {other:?}"),
         });
         (price, folded.version, is_past)
     }

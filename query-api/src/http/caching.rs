@@ -1,4 +1,4 @@
-//! Who may keep an answer, and for how long.
+//! `Cache-Control` and `Vary`: which caches may keep an answer, and for how long.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -7,28 +7,28 @@ use chassis::prefer::PREFER;
 
 use super::answers::CONSISTENCY_TOKEN;
 
-/// A client asks each time: its own next command may have changed the row. A shared cache answers for a second, and for
-/// one more while it asks us: a row that many watch then costs us one request a second, and nobody waits for it. The edge
-/// asks sooner, see `deploy/edge/hot.lua`.
-/// That there is no such row is kept as long: before a launch, that is what many watch.
+/// Sent to clients without special wishes. A client revalidates each time, because its own next command may change the
+/// row. A shared cache serves the answer for one second, and for one more while it revalidates: a row that many clients
+/// watch then costs one request a second, and none of them waits for it. The edge refreshes sooner, see
+/// `deploy/edge/hot.lua`. A 404 is cached for as long: before a launch, that is the answer that many clients poll for.
 const SHARED: HeaderValue = HeaderValue::from_static("public, max-age=0, s-maxage=1, stale-while-revalidate=1");
-/// One client's, who wants to see something in particular.
+/// Sent for a request that names a token or a preference.
 const OWN: HeaderValue = HeaderValue::from_static("private, no-cache");
-/// Names a customer or an order, or answers somebody who says who he is.
+/// Sent with data about a customer or an order, and in answer to a request that carries credentials.
 const PERSONAL: HeaderValue = HeaderValue::from_static("private, no-store");
-/// True of one moment.
+/// Sent with errors, which hold for one moment only.
 const NOBODYS: HeaderValue = HeaderValue::from_static("no-store");
 /// The headers of a request that an answer depends on, `Cache-Control` included.
 const VARY: HeaderValue = HeaderValue::from_static("Consistency-Token, Prefer, Authorization, Cookie");
 
-/// Whose a request is.
+/// The kind of client, as far as it matters to caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    /// Everybody gets the same.
+    /// All such clients get the same answer.
     Anyone,
-    /// One who wants to see something in particular.
+    /// The request names a token or a preference.
     Particular,
-    /// One who says who he is.
+    /// The request carries credentials.
     Known,
 }
 
@@ -44,13 +44,13 @@ impl Asker {
     }
 }
 
-/// Marks an answer that names a customer or an order, or says that there is none: nobody may keep it.
+/// Marks an answer that names a customer or an order, or states that there is none: no cache may keep it.
 pub(super) fn personal(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, PERSONAL);
     response
 }
 
-/// States it where the answer does not do so itself. A document does, and is the same for everyone.
+/// Sets `Cache-Control` and `Vary`, except on documents, which set their own and are the same for everyone.
 pub(super) fn state(response: &mut Response, asker: Asker) {
     let found = matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND);
     let headers = response.headers_mut();

@@ -1,6 +1,6 @@
-//! What describes the interface and the log, and a page that shows both: `/docs`, and `/docs?api=log`.
+//! Descriptions of the HTTP interface and of the log, and a page that shows both: `/docs`, and `/docs?api=log`.
 //!
-//! The page loads nothing from anywhere else: its viewer is in the build, and its policy forbids the rest.
+//! The page loads nothing from other hosts: its viewer is part of the build, and its policy forbids the rest.
 
 use axum::Router;
 use chassis::document;
@@ -8,7 +8,7 @@ use schemas::contracts::{ASYNCAPI, OPENAPI, json_schema, schema_path};
 
 const PAGE: &str = include_str!("documents/docs.html");
 const SCRIPT: &str = include_str!("documents/docs.js");
-/// Nothing is loaded from elsewhere, and nothing is sent there. The viewer writes styles into the page.
+/// Content security policy of the page: it loads from and sends to its own origin only. The viewer adds inline styles.
 const POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";

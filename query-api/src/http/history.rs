@@ -1,7 +1,7 @@
 //! `GET /v1/{aggregates}/{id}/history`: every event of an aggregate.
 //!
-//! With `version` or `at` it answers as [`as_of`] does, with a header that says so: clients of the version before have
-//! a release's time to move.
+//! With `version` or `at` the route answers as [`as_of`] does and adds a `Deprecation` header: clients of the previous
+//! release have one release to migrate.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads};
 
 const MAX_LIMIT: i64 = 1000;
-/// RFC 9745: since when a client is told to ask another route, 2026-11-27.
+/// `Deprecation` (RFC 9745): clients should use another route since 2026-11-27.
 const DEPRECATION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("deprecation"), HeaderValue::from_static("@1795737600"));
 
-/// A page is an array; the path of the next one is in `Link`.
+/// Answers with a page of events as an array; `Link` carries the path of the next page.
 pub(super) async fn of(
     State(reads): State<Arc<Reads>>,
     Extension(public_url): Extension<Arc<str>>,
@@ -65,12 +65,13 @@ async fn events(
     asked: &ReadOptions,
 ) -> Response {
     let place = (id.as_str(), id.partition(asked.log.partitions));
-    // One more tells whether there is a next page.
+    // One extra event shows whether there is a next page.
     let shown = match reads.history(asked.log, place, (after, limit + 1), &asked.fresh).await {
         Ok(shown) => shown,
         Err(error) => return answers::refused(error),
     };
-    let page = &shown.found[..shown.found.len().min(usize::try_from(limit).expect("checked when it was parsed"))];
+    let page =
+        &shown.found[..shown.found.len().min(usize::try_from(limit).expect("the limit was checked by the parser"))];
     if page.is_empty() {
         match is_any(reads, place, after, asked).await {
             Ok(true) => {}
@@ -90,28 +91,31 @@ async fn events(
             answers::events(body, shown.token, next)
         }
         Err(error) => {
-            tracing::error!(aggregate = id.as_str(), error = %error, "the journal holds data that is not JSON");
+            tracing::error!(aggregate = id.as_str(), error = %error, "the journal contains invalid JSON");
             answers::refused(ReadError::Unavailable)
         }
     }
 }
 
-/// Tells the end of a history from the history of what never was. Called where there is nothing after `after`.
+/// Returns whether the aggregate has any events, given that it has none after `after`: tells the end of a history from
+/// an aggregate that does not exist.
 async fn is_any(reads: &Reads, place: (&str, u32), after: i64, asked: &ReadOptions) -> Result<bool, ReadError> {
     Ok(after > 0 && !reads.events(asked.log, place, (0, 1), &asked.fresh).await?.found.is_empty())
 }
 
-/// After which version, and how many.
+/// Takes the version after which the page begins, and its limit.
 fn page(parameters: &mut Parameters) -> Result<(i64, i64), String> {
     let limit = parameters.take_limit(MAX_LIMIT, MAX_LIMIT)?;
     let after = match parameters.take_after() {
-        Some(text) => text.parse().ok().filter(|after| *after >= 0).ok_or("after is a version")?,
+        Some(text) => {
+            text.parse().ok().filter(|after| *after >= 0).ok_or("after must be a version, a number from 0 up")?
+        }
         None => 0,
     };
     Ok((after, limit))
 }
 
-/// What the events of a page share.
+/// Attributes that all events of a page share.
 struct About<'a> {
     aggregate: &'a str,
     log: &'a str,
@@ -174,7 +178,7 @@ mod tests {
             "data": { "price_cents": 7 },
         });
         assert_eq!(event, expected);
-        // Of all attributes the specification wants lower-case letters and digits, 20 at most.
+        // The specification limits attribute names to lower-case letters and digits, at most 20.
         let is_name =
             |name: &String| name.len() <= 20 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9'));
         assert!(event.as_object().unwrap().keys().all(is_name));

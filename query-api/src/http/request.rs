@@ -1,4 +1,4 @@
-//! What a request asks for besides its path.
+//! Parsing of a request's query parameters and headers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,27 +18,28 @@ use crate::positions::Log;
 use crate::reads::{Freshness, Reads};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// How long a request waits for its token without a `Prefer: wait`.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// Checked against the log.
+/// Headers of a read request, validated against the log.
 #[derive(Debug)]
 pub(super) struct ReadOptions {
     pub(super) log: Log,
     pub(super) fresh: Freshness,
-    /// Versions that the client has.
+    /// Entity tags of the versions that the client has.
     if_none_match: Option<IfNoneMatch>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum IfNoneMatch {
     Any,
-    /// Without their quotes.
+    /// Tags without their quotes.
     These(Vec<String>),
 }
 
 impl ReadOptions {
-    /// Whether the client has what goes by this tag already.
+    /// Returns whether the client already has the version with this tag.
     pub(super) fn has(&self, tag: &str) -> bool {
         match &self.if_none_match {
             None => false,
@@ -53,7 +54,7 @@ impl FromRequestParts<Arc<Reads>> for ReadOptions {
 
     async fn from_request_parts(parts: &mut Parts, reads: &Arc<Reads>) -> Result<Self, Response> {
         let Some(log) = reads.positions.log() else {
-            let detail = "the views have not read anything yet";
+            let detail = "the views have not processed any records yet";
             return Err(answers::problem(&Problem::new(ProblemKind::Unavailable, detail)));
         };
         if parts.headers.contains_key(header::IF_MATCH) {
@@ -71,12 +72,12 @@ pub(super) fn invalid(detail: impl Into<String>) -> Response {
     answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail.into()))
 }
 
-/// Several headers are joined, as if they were one.
+/// Parses the consistency token. Several headers are joined as if they were one.
 fn token(headers: &HeaderMap, log: Log) -> Result<Option<Token>, String> {
     let Some(text) = joined(headers, &answers::CONSISTENCY_TOKEN)? else { return Ok(None) };
     let token: Token = text.parse().map_err(|error: schemas::token::TokenError| error.to_string())?;
     if token.log != log.id {
-        return Err(format!("the Consistency-Token is of another log than this one, {}", log.id));
+        return Err(format!("the Consistency-Token belongs to another log; this one is {}", log.id));
     }
     match token.positions.keys().next_back() {
         Some(partition) if *partition >= log.partitions => {
@@ -86,7 +87,7 @@ fn token(headers: &HeaderMap, log: Log) -> Result<Option<Token>, String> {
     }
 }
 
-/// Returns the address that the edge saw; what stands before it in the header, the client may have made up.
+/// Returns the client address that the edge added; the client may have forged the earlier entries of the header.
 fn client(headers: &HeaderMap) -> Option<IpAddr> {
     let last = headers.get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
     last.rsplit(',').next()?.trim().parse().ok()
@@ -103,7 +104,7 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Stri
     Ok(Some(text))
 }
 
-/// What is no tag matches nothing. The comparison is the weak one, as RFC 9110 wants it here.
+/// Parses `If-None-Match`. Malformed tags match nothing. Tags are compared weakly, as RFC 9110 requires here.
 fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
     let text = joined(headers, &header::IF_NONE_MATCH).ok()??;
     if text.trim() == "*" {
@@ -116,8 +117,8 @@ fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
     Some(IfNoneMatch::These(text.split(',').filter_map(opaque).collect()))
 }
 
-/// The parameters of a query, each at most once, none unknown. A name that begins with `_` is its client's own: some
-/// put one behind a URL to get past caches.
+/// The query parameters; each may occur once, and unknown ones are refused. Names that begin with `_` are ignored: some
+/// clients append such a parameter to bypass caches.
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
@@ -129,7 +130,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     }
 }
 
-/// Decodes a part of a query. `None`: an escape is malformed, or what it stands for is not UTF-8.
+/// Percent-decodes a part of the query. Returns `None` if an escape is malformed or the result is not UTF-8.
 fn decoded(part: &str) -> Option<String> {
     let mut bytes = part.bytes();
     let mut text = Vec::with_capacity(part.len());
@@ -159,7 +160,7 @@ impl Parameters {
                 return Err(format!("{known}: the value is not percent-encoded UTF-8"));
             };
             if !known.starts_with('_') && parameters.insert(known, value).is_some() {
-                return Err(format!("the parameter {name:?} stands twice"));
+                return Err(format!("the parameter {name:?} is given twice"));
             }
         }
         Ok(Self(parameters))
@@ -169,22 +170,22 @@ impl Parameters {
         self.0.remove(name)
     }
 
-    /// Takes a cursor. One without a value is none: some clients send the name alone for the first page.
+    /// Takes a cursor. An empty value counts as absent: some clients send the bare name for the first page.
     pub(super) fn take_after(&mut self) -> Option<String> {
         self.take("after").filter(|text| !text.is_empty())
     }
 
-    /// A number of things on a page.
+    /// Takes the page size, at most `most`.
     pub(super) fn take_limit(&mut self, default: i64, most: i64) -> Result<i64, String> {
         let Some(text) = self.take("limit") else { return Ok(default) };
         let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
-        limit.ok_or_else(|| format!("limit is 1 to {most}"))
+        limit.ok_or_else(|| format!("limit must be between 1 and {most}"))
     }
 
-    /// What nobody took is refused: a mistyped filter would show other rows than were asked for.
+    /// Refuses parameters that were not taken: a mistyped filter would otherwise return other rows than intended.
     pub(super) fn end(self) -> Result<(), String> {
         match self.0.into_keys().next() {
-            Some(name) => Err(format!("there is no parameter {name:?} here")),
+            Some(name) => Err(format!("unknown parameter {name:?}")),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! `GET /v1/views/{view}` and `/v1/views/{view}/{key}`, and the same by their natural names.
+//! `GET /v1/views/{view}` and `/v1/views/{view}/{key}`, and the natural routes of the same rows and lists.
 
 use std::sync::Arc;
 
@@ -94,7 +94,7 @@ pub(super) async fn page_of(
     page(reads, query, &asked).await
 }
 
-/// A list under the row `id` of another view.
+/// Answers with a list nested under the row `id` of another view.
 pub(super) async fn page_under(
     reads: State<Arc<Reads>>,
     (view, nested): (ViewId, &Nested),
@@ -119,8 +119,8 @@ async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>,
         Ok(query) => query,
         Err(detail) => return invalid(detail),
     };
-    let limit = usize::try_from(query.limit).expect("checked when it was parsed");
-    // One more tells whether there is a next page.
+    let limit = usize::try_from(query.limit).expect("the limit was checked by the parser");
+    // One extra row shows whether there is a next page.
     query.limit += 1;
     let response = match reads.page(asked.log, &query, &asked.fresh).await {
         Ok(shown) => {
@@ -132,12 +132,12 @@ async fn page(State(reads): State<Arc<Reads>>, query: Result<ListQuery, String>,
     kept_by(query.view, response)
 }
 
-/// Forbids caches to keep an answer of a view that names people.
+/// Forbids caches to keep an answer from a view with personal data.
 fn kept_by(view: ViewId, response: Response) -> Response {
     if view.view().is_personal { caching::personal(response) } else { response }
 }
 
-/// `{"rows":[…],"next":"…"}`, of rows that are JSON already.
+/// Assembles `{"rows":[…],"next":"…"}` from rows that are JSON already.
 fn page_body(query: &ListQuery, rows: &[Listed], limit: usize) -> String {
     let page = &rows[..rows.len().min(limit)];
     let mut body = String::with_capacity(256 + page.iter().map(|row| row.body.len() + 1).sum::<usize>());
@@ -150,7 +150,7 @@ fn page_body(query: &ListQuery, rows: &[Listed], limit: usize) -> String {
     }
     body.push_str("],\"next\":");
     match page.last() {
-        // Cursors need no escapes.
+        // Cursors are base64url, so they need no escaping.
         Some(last) if rows.len() > limit => body.extend(["\"", &query.cursor(&last.position), "\"}"]),
         _ => body.push_str("null}"),
     }

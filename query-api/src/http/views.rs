@@ -1,4 +1,4 @@
-//! `GET /v1/views`: the catalogue, and how far each view is.
+//! `GET /v1/views`: the catalogue of views and their progress.
 
 use std::sync::Arc;
 
@@ -22,21 +22,22 @@ struct Catalogue<'a> {
 #[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,
-    /// What it shows.
+    /// Description of the view for people.
     about: &'a str,
     key: Key,
     fields: &'a [Field],
-    /// Query parameters of its lists.
+    /// Query parameters that the view's lists accept.
     filters: Vec<&'a str>,
-    /// How often the view was made anew, and once for its first making.
+    /// Number of times the view has been built: 1 at first, one more per rebuild.
     generation: u32,
-    /// The orders that there are, and with which filters; each goes backwards, too.
+    /// The available orders with their filters; each can also be reversed.
     lists: &'a [List],
-    /// As a consistency token; `null`: it shows nothing yet.
+    /// Consistency token of the records that the view shows; `null` if it shows none yet.
     applied: Option<String>,
-    /// Records that another view shows and this one does not. How far the log goes, this tier does not know.
+    /// Number of records that another view shows and this one does not. This tier does not read the log, so it cannot
+    /// compare with the log's end.
     lag: Option<u64>,
-    /// How far each server is; `null`: it was not heard of.
+    /// Progress of each server; `null` if it has not been reached yet.
     redis: Option<Progress>,
     postgres: Option<Progress>,
 }
@@ -44,7 +45,7 @@ struct Entry<'a> {
 #[derive(Serialize)]
 struct Progress {
     applied: Option<String>,
-    /// For how long the log has had records that are not shown; `null`: nobody has told where it ends.
+    /// Age of the oldest record that is not shown; `null` if the end of the log is unknown.
     behind_secs: Option<f64>,
 }
 
@@ -76,6 +77,6 @@ pub(super) async fn list(State(reads): State<Arc<Reads>>, parameters: Parameters
             postgres,
         }
     });
-    let body = serde_json::to_string(&Catalogue { views }).expect("the catalogue is JSON");
+    let body = serde_json::to_string(&Catalogue { views }).expect("the catalogue serializes to JSON");
     answers::list(body, None)
 }

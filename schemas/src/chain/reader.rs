@@ -2,61 +2,61 @@
 
 use crate::record::{Epoch, Record};
 
-/// How far one partition was read, and what must come next. A checkpoint stores all of it.
+/// Progress of reading one partition, and the sequence number expected next. A checkpoint stores all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reader {
     /// The offset to read next.
     pub next_offset: i64,
-    /// `None` only before offset 0 was read.
+    /// Current epoch; `None` only before offset 0 has been read.
     pub epoch: Option<Epoch>,
-    /// Of the epoch's last record that counted; 0 right after its claim.
+    /// Sequence number of the epoch's last record that counted; 0 right after its claim.
     pub last_seq: u64,
-    /// Of the last record that counted, a claim included. Read again at start, it tells whether the log is
-    /// still the one that this state came from. −1 before offset 0 was read.
+    /// Offset of the last record that counted, claims included; −1 before offset 0 has been read. The record is read
+    /// again at startup to verify that the log is still the one this state was derived from.
     pub last_counted: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// A claim: a new epoch began.
+    /// The record is a claim and begins a new epoch.
     Claimed(Epoch),
-    /// A commit or a fence that counts.
+    /// The record is a commit or a fence that counts.
     Counts,
-    /// Nothing happened, whatever the record says.
+    /// The record has no effect, regardless of its content.
     PassedOver(Passed),
 }
 
-/// Why a record does not count.
+/// Reason why a record does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Passed {
-    /// Not a record of ours.
+    /// The value was not written by this system.
     Foreign,
-    /// Of an epoch that ended, or never was.
+    /// The record belongs to an epoch that has ended or never existed.
     OtherEpoch,
-    /// A record before it was lost or stands later, or it stands twice.
+    /// An earlier record was lost or appended later, or this one is a duplicate.
     OutOfSequence,
 }
 
-/// The log is not what this reader's state came from. It halts.
+/// The log does not match the state of this reader, which must halt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    #[error("expected offset {expected}, the log gave {found}: records between them are gone")]
+    #[error("expected offset {expected} but read {found}: the records in between are missing")]
     Gap { expected: i64, found: i64 },
-    #[error("offset 0 holds no claim: the topic was not begun by this system")]
+    #[error("offset 0 holds no claim: the topic was not initialized by this system")]
     NoFirstClaim,
 }
 
 impl Reader {
-    /// At the beginning of a partition.
+    /// State at the beginning of a partition.
     pub const START: Self = Self { next_offset: 0, epoch: None, last_seq: 0, last_counted: -1 };
 
-    /// Right behind a record that is known to count, in an epoch whose claim is known too.
+    /// Returns the state right after a record that is known to count, in an epoch whose claim is known as well.
     pub fn behind(epoch: Epoch, last_seq: u64, last_counted: i64) -> Self {
         Self { next_offset: last_counted + 1, epoch: Some(epoch), last_seq, last_counted }
     }
 
-    /// Reads the record at `offset`; `None` is a record that is not ours. Offsets come without gaps; one below
-    /// the state is a mistake of the caller and an error too.
+    /// Advances over the record at `offset`; `None` is a value that this system did not write. Offsets must be
+    /// contiguous. One below the expected offset is a bug of the caller and also reported as an error.
     pub fn read(&mut self, offset: i64, record: Option<&Record<'_>>) -> Result<Verdict, ChainError> {
         if offset != self.next_offset {
             return Err(ChainError::Gap { expected: self.next_offset, found: offset });
@@ -73,7 +73,7 @@ impl Reader {
         })
     }
 
-    /// Whether `record`, found at `last_counted`, is the one that this state counted there.
+    /// Returns whether `record`, found at `last_counted`, is the one that this state counted there.
     pub fn recognizes(&self, record: Option<&Record<'_>>) -> bool {
         let (epoch, seq) = match record {
             None => return false,

@@ -1,16 +1,17 @@
-//! How many records counted, and a hash of them in their order: two readers of the same records come to the same.
+//! Running count and order-sensitive hash of the records that counted. Two readers of the same records get equal
+//! tallies.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Of the records of a partition that counted, claims among them, from some offset on.
+/// Tally of the records of a partition that counted, claims included, from some offset on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     pub counted: u64,
-    /// Of every offset and every byte. Kept in tables: how it is made is fixed for ever.
+    /// Hash over every offset and every byte. It is stored in tables, so the algorithm can never change.
     pub hash: u64,
 }
 
-/// What a tally takes of a record's bytes. It is made once, however many tallies take it.
+/// Digest of a record's bytes, computed once and then added to any number of tallies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest(u64);
 
@@ -21,7 +22,7 @@ impl Digest {
 }
 
 impl Tally {
-    /// Takes a record that counted.
+    /// Adds a record that counted.
     pub fn take(&mut self, offset: i64, Digest(digest): Digest) {
         let mut bytes = [0; 24];
         let parts = [self.hash, offset.cast_unsigned(), digest];

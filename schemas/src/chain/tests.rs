@@ -1,4 +1,4 @@
-//! Each verdict, doubt and settlement by example; [`simulation`] has the whole.
+//! Every verdict, doubt and settlement by example; [`simulation`] covers their combinations.
 
 mod golden_log;
 mod simulation;
@@ -6,7 +6,7 @@ mod simulation;
 use super::{ChainError, Doubt, Passed, Reader, Settled, Verdict, Writer};
 use crate::record::{Claim, Commit, Epoch, Fence, Record};
 
-/// A partition as it lies in Kafka, by offset; `None` is a record that is not ours.
+/// Contents of a Kafka partition, by offset; `None` is a value that this system did not write.
 type Log = Vec<Option<Record<'static>>>;
 
 const OURS: Epoch = Epoch { claim: 0, nonce: 1 };
@@ -38,7 +38,7 @@ fn int(index: usize) -> i64 {
     i64::try_from(index).unwrap()
 }
 
-/// Reads on from `reader` up to, and without, offset `until`; returns what was said about each record.
+/// Reads from the position of `reader` up to but excluding offset `until`; returns the verdict on each record.
 fn read_on(reader: &mut Reader, log: &Log, until: i64) -> Vec<Verdict> {
     (reader.next_offset..until.min(int(log.len())))
         .map(|offset| reader.read(offset, log[usize::try_from(offset).unwrap()].as_ref()).unwrap())
@@ -51,7 +51,7 @@ fn read_whole(log: &Log) -> (Reader, Vec<Verdict>) {
     (reader, verdicts)
 }
 
-// Readers, by example.
+// Readers
 
 #[test]
 fn a_claim_begins_an_epoch_and_its_records_count_in_order() {
@@ -64,7 +64,7 @@ fn a_claim_begins_an_epoch_and_its_records_count_in_order() {
 }
 
 #[test]
-fn what_is_not_ours_is_passed_over_and_moves_only_the_offset() {
+fn a_foreign_value_is_passed_over_and_moves_only_the_offset() {
     let (reader, verdicts) = read_whole(&vec![claim(1), None, fence(OURS, 1)]);
     assert_eq!(verdicts[1..], [Verdict::PassedOver(Passed::Foreign), Verdict::Counts]);
     assert_eq!(reader.last_counted, 2);
@@ -90,7 +90,7 @@ fn a_record_out_of_sequence_is_passed_over() {
 }
 
 #[test]
-fn a_gap_halts_the_reader_where_it_stands() {
+fn a_gap_halts_the_reader_at_its_position() {
     let mut reader = Reader::behind(OURS, 3, 5);
     for found in [7, 5, 0] {
         assert_eq!(reader.read(found, None), Err(ChainError::Gap { expected: 6, found }));
@@ -107,9 +107,9 @@ fn a_log_that_does_not_begin_with_a_claim_is_not_read() {
     }
 }
 
-// Writers, by example.
+// Writers
 
-/// A writer that sent `sent` records under the claim at offset 0.
+/// Returns a writer that sent `sent` records under the claim at offset 0.
 fn writer(sent: u64) -> Writer {
     let mut writer = Writer::new(OURS);
     for seq in 1..=sent {
@@ -118,7 +118,7 @@ fn writer(sent: u64) -> Writer {
     writer
 }
 
-/// Looks as far as the doubt says.
+/// Reads the log through the offset of the doubt and settles it.
 fn look(writer: &mut Writer, log: &Log, doubt: Doubt) -> Result<Settled, Doubt> {
     let mut reader = writer.reader();
     read_on(&mut reader, log, doubt.offset + 1);
@@ -126,14 +126,14 @@ fn look(writer: &mut Writer, log: &Log, doubt: Doubt) -> Result<Settled, Doubt> 
 }
 
 #[test]
-fn a_number_is_used_up_only_by_what_was_sent() {
+fn a_sequence_number_is_consumed_only_by_a_record_that_was_sent() {
     let mut writer = writer(1);
     assert_eq!((writer.next_seq(), writer.next_seq(), writer.last_sent()), (2, 2, 1));
     assert_eq!((writer.sent(), writer.last_sent()), (2, 2));
 }
 
 #[test]
-fn a_report_acknowledges_only_when_all_before_it_came() {
+fn a_report_acknowledges_only_once_all_earlier_reports_arrived() {
     let mut writer = writer(3);
     assert_eq!((writer.delivered(3, 3), writer.acknowledged()), (Ok(()), 0));
     assert_eq!((writer.delivered(1, 1), writer.acknowledged()), (Ok(()), 1));
@@ -142,7 +142,7 @@ fn a_report_acknowledges_only_when_all_before_it_came() {
 }
 
 #[test]
-fn doubt_names_the_highest_offset_that_was_reported() {
+fn a_doubt_names_the_highest_reported_offset() {
     let mut writer = writer(3);
     assert_eq!(writer.delivered(3, 8), Ok(()));
     assert_eq!(writer.delivered(2, 3), Ok(()));
@@ -151,7 +151,7 @@ fn doubt_names_the_highest_offset_that_was_reported() {
 }
 
 #[test]
-fn records_of_nobody_move_the_base_and_the_epoch_continues() {
+fn foreign_values_move_the_base_and_the_epoch_continues() {
     let mut writer = writer(3);
     let log = vec![claim(1), None, fence(OURS, 1), fence(OURS, 2), fence(OURS, 3)];
     let doubt = writer.delivered(1, 2).unwrap_err();
@@ -162,7 +162,7 @@ fn records_of_nobody_move_the_base_and_the_epoch_continues() {
 }
 
 #[test]
-fn a_report_that_comes_during_the_look_may_raise_a_doubt_of_its_own() {
+fn a_report_that_arrives_while_a_doubt_is_settled_may_raise_another_doubt() {
     let mut writer = writer(2);
     let log = vec![claim(1), None, fence(OURS, 1), None, fence(OURS, 2)];
     let first = writer.delivered(1, 2).unwrap_err();

@@ -1,46 +1,46 @@
-//! The writer's rule: which of its own records a writer may acknowledge.
+//! The writer's rule, which decides when a writer may acknowledge its own records.
 
 use std::collections::BTreeMap;
 
 use super::Reader;
 use crate::record::Epoch;
 
-/// One epoch, as its writer sees it.
+/// One epoch from the point of view of its writer.
 ///
-/// The n-th record may be acknowledged once every record k ≤ n was reported at offset `base + k`: then those
-/// offsets hold exactly these records, so no foreign claim can stand among them.
+/// Record n may be acknowledged once every record k ≤ n has been reported at offset `base + k`. Those offsets then hold
+/// exactly these records, so no foreign claim can lie between them.
 #[derive(Debug, Clone)]
 pub struct Writer {
     epoch: Epoch,
-    /// Record k is expected at offset `base + k`. It starts as the claim's offset.
+    /// Record k is expected at offset `base + k`. Initially the offset of the claim.
     base: i64,
     sent: u64,
     acknowledged: u64,
-    /// Offsets reported for records that cannot be acknowledged yet, by sequence number. Bounded by what is in
-    /// flight, empty while reports come in order.
+    /// Offsets reported for records that cannot be acknowledged yet, by sequence number. Bounded by the number of
+    /// records in flight, and empty while reports arrive in order.
     reported: BTreeMap<u64, i64>,
 }
 
-/// A delivery report named another offset than the chain's: records of others stand among ours. It covers its
-/// record and all after it; to read the log up to and with `offset` tells what counts.
+/// A delivery report with an unexpected offset: foreign records lie between the writer's own. The doubt covers the
+/// reported record and all later ones, and is resolved by reading the log up to and including `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doubt {
     pub offset: i64,
 }
 
-/// What the log said about an epoch in doubt.
+/// Outcome of reading the log for an epoch in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// Still the owner, and nothing is missing: the epoch goes on.
+    /// The writer is still the owner and no record is missing; the epoch continues.
     Continues,
-    /// Another claim ended the epoch. What was not counted by now never will be.
+    /// Another claim ended the epoch. Records that have not counted by now never will.
     Deposed,
-    /// A record was lost before one that stands: nothing after the hole counts. Claim anew.
+    /// A record was lost but a later one was appended. No record after the gap counts; the owner must claim again.
     Broken,
 }
 
 impl Writer {
-    /// `epoch` is that of a claim which was acknowledged with its offset.
+    /// Creates the writer of the epoch of a claim that was acknowledged with its offset.
     pub fn new(epoch: Epoch) -> Self {
         Self { epoch, base: epoch.claim, sent: 0, acknowledged: 0, reported: BTreeMap::new() }
     }
@@ -49,12 +49,12 @@ impl Writer {
         self.epoch
     }
 
-    /// The number that the next record carries. It is used up only by [`Self::sent`].
+    /// Returns the sequence number of the next record. Only [`Self::sent`] consumes it.
     pub fn next_seq(&self) -> u64 {
         self.sent + 1
     }
 
-    /// The client accepted the record numbered [`Self::next_seq`]; returns that number.
+    /// Notes that the Kafka client accepted the record numbered [`Self::next_seq`], and returns that number.
     pub fn sent(&mut self) -> u64 {
         self.sent += 1;
         self.sent
@@ -64,17 +64,17 @@ impl Writer {
         self.sent
     }
 
-    /// Every record up to and with this one counts for ever.
+    /// Returns the highest sequence number up to which every record is certain to count.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
-    /// Where an acknowledged record stands, as long as the base did not move since.
+    /// Returns the offset of an acknowledged record, provided the base has not moved since.
     pub fn offset_of(&self, seq: u64) -> i64 {
         self.base + i64::try_from(seq).expect("fewer records than offsets")
     }
 
-    /// The delivery report of record `seq` came and named `offset`.
+    /// Applies a delivery report that names `offset` for record `seq`.
     pub fn delivered(&mut self, seq: u64, offset: i64) -> Result<(), Doubt> {
         if seq == self.acknowledged + 1 && self.reported.is_empty() && offset == self.offset_of(seq) {
             self.acknowledged = seq;
@@ -86,14 +86,16 @@ impl Writer {
         self.advance()
     }
 
-    /// The state of a reader that stands right behind what is acknowledged: from there a look begins.
+    /// Returns a reader positioned right after the last acknowledged record, from which a doubt is resolved.
     pub fn reader(&self) -> Reader {
         Reader::behind(self.epoch, self.acknowledged, self.offset_of(self.acknowledged))
     }
 
-    /// `reader` started as [`Self::reader`] and went on to or past the offset of the doubt. On
-    /// [`Settled::Continues`] what it counted is acknowledged and the base has moved; the error says that
-    /// reports which came meanwhile raise a doubt of their own.
+    /// Resolves a doubt. `reader` started as [`Self::reader`] and has read at least through the offset of the doubt.
+    /// On [`Settled::Continues`] the records it counted are acknowledged and the base has moved.
+    ///
+    /// # Errors
+    /// Returns a new [`Doubt`] raised by reports that arrived in the meantime.
     pub fn settle(&mut self, reader: &Reader) -> Result<Settled, Doubt> {
         if reader.epoch != Some(self.epoch) {
             return Ok(Settled::Deposed);

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What somebody else wrote into the log.
+/// Value that a foreign program wrote to the log.
 const VALUE: &[u8] = b"stop";
 const PLACE: (u32, i64) = (3, 17);
 const FENCE: &[u8] = br#"st1{"fence":{"epoch":[0,"00000000000000aa"],"seq":1}}"#;
@@ -9,7 +9,7 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32])
 }
 
-/// Readers who know the key of the seed 1.
+/// Returns the exceptions of readers that honour the key with seed 1.
 fn knowing(values: &[Vec<u8>]) -> Exceptions {
     let exceptions = Exceptions::honouring(key(1).public().parse().unwrap());
     exceptions.learn(values);
@@ -34,9 +34,9 @@ fn a_value_that_cannot_be_read_is_passed_over_by_the_exception_for_it_alone() {
 }
 
 #[test]
-fn an_exception_that_nobody_known_has_signed_is_not_honoured() {
+fn an_exception_without_a_known_signature_is_not_honoured() {
     let signed = key(1).sign(exception(PLACE, VALUE));
-    assert!(!passes(&[key(2).sign(exception(PLACE, VALUE))]), "a stranger's key");
+    assert!(!passes(&[key(2).sign(exception(PLACE, VALUE))]), "an unknown key");
     let text = String::from_utf8(signed.clone()).unwrap();
     let with_other_reason = text.replace("a stranger", "no stranger").into_bytes();
     let Signed { signature, .. } = serde_json::from_slice(&key(1).sign(exception((4, 17), VALUE))).unwrap();
@@ -47,10 +47,10 @@ fn an_exception_that_nobody_known_has_signed_is_not_honoured() {
     for forged in [with_other_reason, with_other_signature, unsigned, cut, b"".to_vec(), b"null".to_vec()] {
         assert!(!passes(std::slice::from_ref(&forged)), "{}", forged.escape_ascii());
     }
-    let nobody = Exceptions::default();
-    nobody.learn(std::slice::from_ref(&signed));
-    assert!(nobody.decode(PLACE, VALUE).is_err(), "without a key nothing is honoured");
-    assert!(passes(&[b"garbage".to_vec(), signed]), "what others write there hides nothing");
+    let keyless = Exceptions::default();
+    keyless.learn(std::slice::from_ref(&signed));
+    assert!(keyless.decode(PLACE, VALUE).is_err(), "without keys no exception is honoured");
+    assert!(passes(&[b"garbage".to_vec(), signed]), "foreign values on the topic do not hide an exception");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_record_that_can_be_read_is_never_passed_over() {
 }
 
 #[test]
-fn what_a_newer_build_may_read_is_told_from_what_none_can() {
+fn a_value_that_a_newer_build_may_read_is_distinguished_from_one_that_none_can() {
     let may = |value: &[u8]| may_be_of_a_newer_build(value, &Record::decode(value).unwrap_err());
     for value in [&b"st2{}"[..], b"st2\x00", b"st99", br#"st1{"commit":{"of":"another kind"}}"#, br#"st1{"note":1}"#] {
         assert!(may(value), "{}", value.escape_ascii());
@@ -87,9 +87,9 @@ fn keys_are_read_from_a_setting_and_a_signing_key_is_never_shown() {
     );
 }
 
-/// Exceptions are kept for ever, and so is how they are signed.
+/// Exceptions are kept forever, so their format and signature must not change.
 #[test]
-fn an_exception_is_honoured_by_every_build_to_come() {
+fn the_golden_exception_is_honoured() {
     let golden = include_bytes!("../../golden/log.exception").trim_ascii_end();
     assert_eq!(key(1).sign(exception(PLACE, VALUE)).escape_ascii().to_string(), golden.escape_ascii().to_string());
     assert!(passes(&[golden.to_vec()]));

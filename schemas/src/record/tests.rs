@@ -1,4 +1,4 @@
-//! What is ours, what is not, and what stops a reader; and that a record is read as it was written.
+//! Distinction between own, foreign and undecodable values, and round trips of records.
 
 use std::borrow::Cow;
 
@@ -49,7 +49,7 @@ fn encoded(record: &Record<'_>) -> Vec<u8> {
     bytes
 }
 
-/// `text` is a record's JSON, without mark and format.
+/// Decodes a record from its JSON, without marker and format.
 fn decode_json(text: &str) -> Result<(), RecordError> {
     Record::decode(format!("st1{text}").as_bytes()).map(|record| assert!(record.is_some()))
 }
@@ -66,13 +66,13 @@ fn golden_records_are_read_and_written_byte_for_byte() {
 }
 
 #[test]
-fn a_claim_is_of_the_topic_as_it_was_if_it_tells_and_of_any_topic_if_not() {
+fn a_claim_with_a_partition_count_fits_only_such_a_topic_and_one_without_fits_any() {
     let claim = |partitions| Claim { nonce: 1, url: "http://h".into(), partitions };
     assert_eq!(claim(None).check_partitions(24), Ok(()));
     assert_eq!(claim(Some(24)).check_partitions(24), Ok(()));
     let grown = claim(Some(12)).check_partitions(24).unwrap_err();
     assert_eq!(grown, OtherPartitions { claimed: 12, found: 24 });
-    assert!(grown.to_string().contains("the topic has 24 partitions, and the log was written over 12"), "{grown}");
+    assert!(grown.to_string().contains("the topic has 24 partitions, but the log was written with 12"), "{grown}");
 }
 
 #[test]
@@ -99,14 +99,14 @@ fn one_commits_bytes_are_these() {
 }
 
 #[test]
-fn encoding_appends_to_what_the_buffer_holds() {
+fn encoding_appends_to_the_buffer() {
     let mut buffer = b"before".to_vec();
     fence().encode(&mut buffer);
     assert_eq!(buffer, [b"before", FENCE].concat());
 }
 
 #[test]
-fn what_does_not_begin_with_the_mark_is_not_ours() {
+fn a_value_without_the_marker_is_foreign() {
     for foreign in ["", "s", "S", "St1{}", " st1{}", "{\"fence\":{}}", "\u{feff}st1", "\0"] {
         assert!(matches!(Record::decode(foreign.as_bytes()), Ok(None)), "{foreign:?}");
     }
@@ -129,7 +129,7 @@ fn a_mark_without_a_format_stops_the_reader() {
 }
 
 #[test]
-fn a_record_of_ours_that_does_not_read_stops_the_reader() {
+fn an_undecodable_record_of_this_system_stops_the_reader() {
     for text in [
         "",
         "{}",

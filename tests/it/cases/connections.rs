@@ -1,4 +1,4 @@
-//! Connections of clients that send what HTTP allows and few clients do.
+//! Connections of clients that use rarely used features of HTTP.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::fixture::{DEADLINE, Service, Shop, batch_line};
 
-/// Sends bytes as they are to a service that is to close the connection, and returns all that it answers.
+/// Sends bytes unchanged to a service that is to close the connection, and returns its whole answer.
 async fn raw(service: &Service, parts: &[&str]) -> String {
     let mut stream = TcpStream::connect(service.http_addr()).await.unwrap();
     let mut answer = Vec::new();
@@ -25,7 +25,7 @@ fn restocks(lines: usize) -> String {
     format!("{line}\n").repeat(lines)
 }
 
-/// Serves commands without views, and has a product `cd`.
+/// Starts a command-api without views and registers the product `cd`.
 async fn commands() -> Service {
     let service = Shop::new(1).await.command_api().await;
     let data = json!({ "name": "A", "price_cents": 1, "stock": 1 });
@@ -76,7 +76,7 @@ async fn a_client_of_http_1_0_gets_whole_answers_without_chunks() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_before_it_sends_is_told_to_go_on_and_of_too_much_before_it_is_sent() {
+async fn a_client_that_expects_100_continue_gets_it_and_is_refused_too_large_a_body_before_it_sends_it() {
     let service = commands().await;
     let body = restocks(100);
     let ask = |bytes: usize| {
@@ -88,11 +88,14 @@ async fn a_client_that_asks_before_it_sends_is_told_to_go_on_and_of_too_much_bef
     let mut stream = TcpStream::connect(service.http_addr()).await.unwrap();
     stream.write_all(ask(body.len()).as_bytes()).await.unwrap();
     let mut interim = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
-    tokio::time::timeout(DEADLINE, stream.read_exact(&mut interim)).await.expect("it is told to go on").unwrap();
+    tokio::time::timeout(DEADLINE, stream.read_exact(&mut interim))
+        .await
+        .expect("the client receives 100 Continue")
+        .unwrap();
     assert!(interim.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&interim));
     stream.write_all(body.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("it is answered").unwrap();
+    tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("the batch is answered").unwrap();
     assert_eq!(answer.matches("\"status\":200").count(), 100, "{answer}");
 
     let answer = raw(&service, &[&ask(50_000_000)]).await;

@@ -1,4 +1,4 @@
--- Several in one second, with and without a fraction of it.
+-- Several orders share a second, with and without a fraction.
 INSERT INTO order_rows (key, version, data, customer, status, ordered_at)
 SELECT key, version, data, data ->> 'customer', data ->> 'status', rtrim(data ->> 'ordered_at', 'Z')
 FROM (SELECT

@@ -1,4 +1,4 @@
--- Keys in an order of their own; some are the beginnings of others.
+-- Keys in an unrelated order; some are prefixes of others.
 INSERT INTO product_rows (key, version, price_cents, discontinued, available, data)
 SELECT
     'p-' || (n * 7919) % {rows},

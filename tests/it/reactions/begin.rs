@@ -1,4 +1,4 @@
-//! A reactor without checkpoints does not react to all of an old log by itself.
+//! A reactor without checkpoints waits for an operator before it reacts to an old log.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ async fn waits_to_be_told(from: From) {
     place("confirmed").await;
     command_api.caused("orders", "confirmed", "confirm-line", json!({ "product": "cd" })).await;
 
-    // Its tables know nothing of all that.
+    // The reactor has no checkpoints for this log.
     let reactor = Service::projector(&whole.shop.reactor_env(&command_api.internal_addr(), 600));
     let admin = reactor.admin_client();
-    eventually("it says what to do", async || {
+    eventually("the reactor names the command to run", async || {
         let says = admin.get("/readyz").await.text.contains("`projector reactor from-end`");
         let counts = admin.get("/metrics").await.text.contains("stampede_reactor_waits_to_be_told 1");
         (says && counts).then_some(())
@@ -44,16 +44,16 @@ async fn waits_to_be_told(from: From) {
         whole.comes_to(&format!("/v1/orders/{order}"), json!({ "status": before })).await;
     }
     let deadline = "SELECT count(*) FROM deadlines WHERE aggregate = 'order/confirmed'";
-    eventually("its deadline is set", async || (whole.shop.sql(deadline).await == Some(1)).then_some(())).await;
-    assert!(begin(&config, from).await.is_err(), "it has begun");
+    eventually("the order's deadline is set", async || (whole.shop.sql(deadline).await == Some(1)).then_some(())).await;
+    assert!(begin(&config, from).await.is_err(), "the reactor has begun already");
 }
 
 #[tokio::test]
-async fn a_reactor_without_checkpoints_under_an_old_log_waits_and_is_told_to_leave_what_was_but_its_deadlines() {
+async fn a_reactor_without_checkpoints_under_an_old_log_waits_and_can_skip_the_past_except_its_deadlines() {
     waits_to_be_told(From::End).await;
 }
 
 #[tokio::test]
-async fn a_reactor_without_checkpoints_under_an_old_log_waits_and_is_told_to_react_to_all_of_it() {
+async fn a_reactor_without_checkpoints_under_an_old_log_waits_and_can_react_to_all_of_it() {
     waits_to_be_told(From::Beginning).await;
 }

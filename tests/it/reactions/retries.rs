@@ -1,10 +1,11 @@
-//! What is parked is tried again, by the reactor itself, and by an operator all of it at once.
+//! Retries of parked reactions: automatic with backoff, and all at once by an operator.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// The units of an order are gone when it is paid: no client can do that, it is as if the reactor had erred.
+/// Parks an order's payment: its units are released before it is paid. No client can do that, so this simulates a fault
+/// of the reactor.
 async fn park(whole: &Whole, order: &str) {
     whole.place(order, &[("cd", 1)]).await;
     whole.comes_to(&format!("/v1/orders/{order}"), json!({ "status": "confirmed" })).await;
@@ -14,7 +15,7 @@ async fn park(whole: &Whole, order: &str) {
     are(whole, &format!("FROM parked WHERE aggregate = 'order/{order}'"), 1).await;
 }
 
-/// They are back.
+/// Reserves the order's units again, so that its payment can be committed.
 async fn mend(whole: &Whole, order: &str) {
     let again = json!({ "order": order, "quantity": 1 });
     whole.command_api.as_ref().unwrap().caused("products", "cd", "reserve", again).await;
@@ -34,12 +35,12 @@ async fn what_is_parked_is_tried_again_by_itself_after_longer_and_longer_and_don
     whole.register("cd", 5).await;
     park(&whole, "o").await;
     are(&whole, "FROM parked WHERE retry_at BETWEEN at + interval '50 s' AND at + interval '70 s'", 1).await;
-    // As if it had been parked for so long.
+    // Simulates a record that was parked 20 minutes ago.
     whole.shop.sql("UPDATE parked SET at = now() - interval '20 min', retry_at = now()").await;
     let soon = "FROM parked WHERE retry_at BETWEEN now() + interval '15 min' AND now() + interval '25 min'";
     are(&whole, soon, 1).await;
     let admin = whole.reactor.as_ref().unwrap().admin_client();
-    eventually("it is counted, and for how long", async || {
+    eventually("the metrics show the parked record and its age", async || {
         let metrics = admin.get("/metrics").await.text;
         let age = metrics.lines().find_map(|line| line.strip_prefix("stampede_parked_age_seconds{view=\"reactor\"} "));
         let is_old = age.is_some_and(|secs| secs.parse::<f64>().unwrap() >= 1200.0);
@@ -62,7 +63,7 @@ async fn an_operator_has_all_that_is_parked_tried_by_one_call_and_sees_all_of_it
     whole.register("cd", 5).await;
     park(&whole, "o").await;
     park(&whole, "p").await;
-    // The same again and again, more often than is tried or listed at once.
+    // More copies of the record than a retry or a page of the list handles at once.
     let copy = |aggregate: &str| {
         format!(
             "INSERT INTO parked (view, aggregate, \"offset\", partition, version, reason, record)
@@ -90,7 +91,7 @@ async fn an_operator_has_all_that_is_parked_tried_by_one_call_and_sees_all_of_it
     loop {
         let page = admin.get(&path).await.json();
         for entry in page["parked"].as_array().unwrap() {
-            assert!(listed.insert(entry["aggregate"].as_str().unwrap().to_owned()), "{entry} comes twice");
+            assert!(listed.insert(entry["aggregate"].as_str().unwrap().to_owned()), "{entry} is listed twice");
         }
         let Some(next) = page["next"].as_str() else { break };
         path = format!("/parked?after={next}");

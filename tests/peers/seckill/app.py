@@ -1,4 +1,4 @@
-"""The web tier: a claim is one Redis script and one confirmed message, and a status page reads what became of it."""
+"""The web tier: a claim is one Redis script and one confirmed message; a status page reads the order from MariaDB."""
 
 import json
 import os
@@ -9,7 +9,8 @@ import pymysql
 import redis
 from flask import Flask, request
 
-# Returns the buyer's order: the new one, or the one that the buyer has already. Nothing: sold out.
+# Returns the buyer's order: the new one, or the one that the buyer already has. Returns nothing if the sale is sold
+# out.
 CLAIM = """
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held then return held end
@@ -23,14 +24,14 @@ PERSISTENT = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent)
 app = Flask(__name__)
 store = redis.from_url(os.environ["REDIS_URL"], decode_responses=True, max_connections=512, socket_timeout=5)
 take = store.register_script(CLAIM)
-# Each thread has connections of its own: pika's are not to be shared.
+# Each thread has its own connections, because pika's are not thread-safe.
 own = threading.local()
 
 
 def channel():
     if getattr(own, "channel", None) is None or own.channel.is_closed:
         parameters = pika.URLParameters(os.environ["AMQP_URL"])
-        # A thread that has nothing to publish answers no heartbeat.
+        # A thread that publishes nothing answers no heartbeats.
         parameters.heartbeat = 0
         own.channel = pika.BlockingConnection(parameters).channel()
         own.channel.queue_declare("orders", durable=True)
@@ -86,7 +87,8 @@ def claim(sale: str):
     held = take([f"{{{sale}}}:stock", f"{{{sale}}}:buyers"], [customer, order])
     if held != order:
         return {"rejection": "over_limit" if held else "sold_out"}, 422
-    # A repeat is published again: the first may have died between Redis and the queue. The consumer knows doubles.
+    # A repeat is published again, because the first message may have been lost between Redis and the queue. The
+    # consumer deduplicates.
     body = json.dumps({"sale": sale, "customer": customer, "order": order})
     channel().basic_publish("", "orders", body, PERSISTENT, mandatory=True)
     return {"id": sale, "version": 1, "order": f"{sale}~{order}", "token": order}

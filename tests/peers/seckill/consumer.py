@@ -1,4 +1,4 @@
-"""Writes orders in batches: a batch is acknowledged after its commit, and a double meets the unique key."""
+"""Writes orders in batches. A batch is acknowledged after its commit; the unique key rejects duplicates."""
 
 import json
 import os

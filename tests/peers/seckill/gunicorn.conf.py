@@ -1,4 +1,4 @@
-"""A worker a core; each claim has a thread, which waits for Redis and for RabbitMQ's confirm."""
+"""One worker per core. Each claim occupies a thread, which waits for Redis and for RabbitMQ's confirm."""
 
 workers = 2
 worker_class = "gthread"

@@ -1,8 +1,8 @@
-//! Bodies of commands, as the product has them.
+//! Bodies of the product's commands.
 
 use serde::Deserialize;
 
-/// Of `/v1/products/{id}/reserve`.
+/// Body of `/v1/products/{id}/reserve`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reserve {
@@ -10,7 +10,7 @@ pub struct Reserve {
     pub quantity: u32,
 }
 
-/// Of `/v1/products/{id}/register`.
+/// Body of `/v1/products/{id}/register`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Register {
@@ -19,7 +19,7 @@ pub struct Register {
     pub stock: u32,
 }
 
-/// Of `/v1/sales/{id}/claim`.
+/// Body of `/v1/sales/{id}/claim`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim<'a> {

@@ -15,23 +15,23 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// `address`: `host:port`.
+    /// Connects to `address`, given as `host:port`.
     pub async fn open(address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Ends with the sender; what goes wrong there fails the request that it concerns.
+        // The task ends with the sender. An error in it fails the request in flight.
         tokio::spawn(connection);
         Ok(Self { address: address.to_owned(), sender })
     }
 
-    /// Sends a body and reads the answer whole.
+    /// Sends a body and reads the whole answer.
     pub async fn post(&mut self, path: &str, content_type: &str, body: String) -> Result<(StatusCode, Bytes)> {
         let request = Request::post(path).header(HOST, &self.address).header(CONTENT_TYPE, content_type);
         self.send(request.body(Full::new(Bytes::from(body)))?).await
     }
 
-    /// With what a query says of the state that it wants to see.
+    /// Sends a query that waits for the state that `token` names.
     pub async fn get(&mut self, path: &str, token: &str, wait_secs: u32) -> Result<(StatusCode, Bytes)> {
         let request = Request::get(path)
             .header(HOST, &self.address)

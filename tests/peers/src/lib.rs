@@ -1,7 +1,7 @@
-//! What the product's speed is compared with, and the clients that `wrk` is no substitute for. Every program is told
-//! by its environment what to do; a client prints what it saw as one line of JSON.
+//! Programs that the product's speed is compared with, and clients for loads that `wrk` cannot produce. Every program
+//! is configured by its environment; a client prints its measurements as one line of JSON.
 //!
-//! Absent on purpose: the product's services. These programs meet them over HTTP alone.
+//! This crate does not depend on the product's services; these programs reach them over HTTP only.
 
 pub mod body;
 pub mod connection;

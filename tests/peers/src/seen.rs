@@ -1,16 +1,16 @@
-//! What a client saw, for whoever started it.
+//! A client's measurements, for the program that started it.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-/// Longer than anything is waited for, in microseconds.
+/// Upper bound of the recorded latencies, in microseconds.
 const MAX_MICROS: u64 = 120_000_000;
 
 pub struct Seen {
     pub requests: u64,
-    /// Of these, without the answer that was wanted.
+    /// Number of these requests without the expected answer.
     pub failed: u64,
     latency: Histogram<u64>,
 }
@@ -20,7 +20,7 @@ impl Seen {
         Ok(Self { requests: 0, failed: 0, latency: Histogram::new_with_max(MAX_MICROS, 3)? })
     }
 
-    /// An answer to `requests` at once, `failed` of which were not what was wanted.
+    /// Records an answer to `requests` requests, `failed` of which did not get the expected answer.
     pub fn answered(&mut self, requests: u64, failed: u64, after: Duration) {
         self.requests += requests;
         self.failed += failed;
@@ -33,7 +33,7 @@ impl Seen {
         Ok(self.latency.add(&other.latency)?)
     }
 
-    /// The line, on standard output.
+    /// Prints the line of JSON on standard output.
     pub fn print(&self, elapsed: Duration) {
         let at = |quantile| if self.latency.is_empty() { None } else { Some(self.latency.value_at_quantile(quantile)) };
         let line = serde_json::json!({

@@ -1,4 +1,4 @@
-//! Topics of these programs' own.
+//! Topics of these programs.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::setting;
 
-/// As many as the product's log has where nobody said otherwise.
+/// Default number of partitions, the same as that of the product's log.
 const PARTITIONS: i32 = 12;
 
-/// `KAFKA_BROKERS`.
+/// Returns the settings for `KAFKA_BROKERS`.
 pub fn kafka() -> Result<KafkaSettings> {
     Ok(KafkaSettings { brokers: setting::required("KAFKA_BROKERS")? })
 }
 
-/// Makes a topic unless it is there already. `PARTITIONS`, default 12; returns how many. One copy, as the product's
-/// log has on one broker.
+/// Creates a topic unless it exists, with `PARTITIONS` partitions, default 12, and returns their number. It has one
+/// replica, like the product's log on one broker.
 pub async fn create(kafka: &KafkaSettings, name: &str) -> Result<i32> {
     let partitions = setting::or("PARTITIONS", PARTITIONS)?;
     let admin: AdminClient<DefaultClientContext> = kafka.admin("peers").create()?;
@@ -28,7 +28,7 @@ pub async fn create(kafka: &KafkaSettings, name: &str) -> Result<i32> {
     for result in admin.create_topics(&[topic], &options).await? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, error)) => bail!("the topic {topic} cannot be made: {error}"),
+            Err((topic, error)) => bail!("cannot create the topic {topic}: {error}"),
         }
     }
     Ok(partitions)

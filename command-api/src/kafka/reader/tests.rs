@@ -1,4 +1,4 @@
-//! On librdkafka's own cluster of mock brokers, whose partitions lose their leaders on demand.
+//! Tests with librdkafka's mock cluster, whose partitions lose their leaders on demand.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
@@ -9,9 +9,9 @@ use crate::directory::check_partitions;
 
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 8;
-/// Bytes of a record.
+/// Size of a record in bytes.
 const SIZE: usize = 1024;
-/// In each partition: more than what is fetched ahead and handed over without being taken.
+/// Number of records in each partition: more than are fetched ahead and queued for the receiver.
 const COUNT: i64 = 3_000;
 const DEADLINE: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(10);
@@ -49,10 +49,10 @@ impl Log {
     }
 }
 
-/// Takes `batches` of a read. Returns the offset behind them, once it is certain that they are one stretch.
+/// Takes `batches` of a read and checks that they are contiguous. Returns the offset behind them.
 async fn take(events: &mut mpsc::Receiver<ReadEvent>, mut next: i64, batches: usize) -> i64 {
     for _ in 0..batches {
-        let event = tokio::time::timeout(SOON, events.recv()).await.expect("it is read soon");
+        let event = tokio::time::timeout(SOON, events.recv()).await.expect("the read continues");
         let Some(ReadEvent::Records(records)) = event else { return next };
         for (offset, value) in records.iter() {
             assert_eq!((offset, value.len()), (next, SIZE));
@@ -70,16 +70,16 @@ async fn a_partition_that_cannot_be_read_holds_up_no_other() {
     let mut waiting: Vec<_> = away.clone().map(|partition| log.read(partition, 0)).collect();
     let mut read = log.read(PARTITIONS - 1, 0);
     assert_eq!(take(&mut read, 0, usize::MAX).await, COUNT);
-    assert!(waiting.iter_mut().all(|read| read.try_recv().is_err()), "none of them is there");
+    assert!(waiting.iter_mut().all(|read| read.try_recv().is_err()), "no partition is available");
     away.for_each(|partition| log.lead(partition, Some(1)));
     for read in &mut waiting {
         let read = tokio::time::timeout(DEADLINE, take(read, 0, usize::MAX)).await;
-        assert_eq!(read, Ok(COUNT), "it is read once it is there again");
+        assert_eq!(read, Ok(COUNT), "it is read once its leader is back");
     }
 }
 
 #[tokio::test]
-async fn a_read_whose_records_nobody_takes_holds_up_no_other() {
+async fn a_read_whose_records_are_not_taken_holds_up_no_other() {
     let log = Log::new().await;
     let mut waiting: Vec<_> = (0..PARTITIONS - 1).map(|partition| log.read(partition, 0)).collect();
     for read in &mut waiting {
@@ -90,7 +90,7 @@ async fn a_read_whose_records_nobody_takes_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_look_at_a_partition_that_cannot_be_read_ends_and_is_no_answer() {
+async fn a_read_of_single_records_of_an_unavailable_partition_times_out() {
     let log = Log::new().await;
     assert_eq!(log.reader.last_offset(1).await, Ok(Some(COUNT - 1)));
     log.lead(0, None);
@@ -99,14 +99,14 @@ async fn a_look_at_a_partition_that_cannot_be_read_ends_and_is_no_answer() {
         assert_eq!(log.reader.last_records(0, 3).await, Err(NoAnswer));
         assert_eq!(log.reader.record(0, 1).await, Err(NoAnswer));
     };
-    tokio::time::timeout(DEADLINE, looks).await.expect("they end");
+    tokio::time::timeout(DEADLINE, looks).await.expect("the reads time out");
     let last = log.reader.last_records(1, 3).await.unwrap();
     let offsets: Vec<_> = last.into_iter().map(|(offset, _)| offset).collect();
     assert_eq!(offsets, [COUNT - 3, COUNT - 2, COUNT - 1]);
 }
 
 #[tokio::test]
-async fn a_read_has_what_was_asked_for_though_another_of_its_partition_was_left_in_its_midst() {
+async fn a_read_is_complete_after_an_earlier_one_of_its_partition_was_dropped_midway() {
     let log = Log::new().await;
     for from in (0..COUNT).step_by(150).chain((0..COUNT).step_by(170)) {
         let mut left = log.read(0, COUNT - 1 - from);
@@ -129,5 +129,5 @@ async fn the_number_of_partitions_is_compared_though_the_log_cannot_be_read_at_f
         log.lead(0, Some(1));
     };
     let compared = async { tokio::join!(check_partitions(&log.reader, PARTITIONS.cast_unsigned()), comes_back).0 };
-    tokio::time::timeout(DEADLINE, compared).await.expect("it is compared").unwrap_err();
+    tokio::time::timeout(DEADLINE, compared).await.expect("the comparison ends").unwrap_err();
 }

@@ -1,4 +1,4 @@
-//! Rows that are known by their names, and what each should be beside another one or by itself.
+//! Named rows of measurements, and goals for a row's figures or for its ratio to another row.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Cancelled;
 use super::figures::{self, Spread, Target, write_table};
 
-/// What one turn of a row gave.
+/// Result of measuring one row in one round.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Turn {
     pub(super) requests: u64,
@@ -34,7 +34,7 @@ pub(super) enum Quantity {
     P99Ms,
 }
 
-/// `of` divided by `to`, or `of` by itself.
+/// A target for `of` divided by `to`, or for `of` alone.
 pub(super) struct Goal {
     pub(super) name: &'static str,
     pub(super) of: &'static str,
@@ -43,7 +43,7 @@ pub(super) struct Goal {
     pub(super) target: Target,
 }
 
-/// The turns of a run.
+/// All measurements of a run.
 pub(super) struct Comparison {
     bench: &'static str,
     seconds: u64,
@@ -57,12 +57,12 @@ impl Comparison {
     pub(super) fn new(bench: &'static str, seconds: u64, goals: &'static [Goal]) -> Result<Self> {
         let load_average = figures::load_average()?;
         if load_average > 1.0 {
-            println!("The machine is busy already (load average {load_average}): no number below is what it could be.");
+            println!("Warning: the machine is busy (load average {load_average}); the figures below are unreliable.");
         }
         Ok(Self { bench, seconds, load_average, goals, order: Vec::new(), turns: BTreeMap::new() })
     }
 
-    /// A row that fails leaves the others their turns.
+    /// Records and prints the result of a row. A failed row does not stop the others.
     pub(super) fn take(&mut self, row: &'static str, turn: Result<Turn>, cancelled: &Cancelled) -> Result<()> {
         cancelled.check()?;
         match &turn {
@@ -76,7 +76,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Prints what there is and keeps it.
+    /// Prints the results so far and saves them in the folder `results`.
     pub(super) fn report(&self, results: &Path) -> Result<()> {
         if self.turns.is_empty() {
             return Ok(());
@@ -147,7 +147,7 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds = self.turns.values().map(Vec::len).max().unwrap_or_default();
-        writeln!(f, "median (least to most) of {rounds} rounds of {} s\n", self.seconds)?;
+        writeln!(f, "median (min to max) of {rounds} rounds of {} s\n", self.seconds)?;
         let head = ["ROW", "PER SECOND", "P50 MS", "P99 MS", "FAILED"];
         write_table(f, &head, self.order.iter().map(|row| self.cells(row)).collect())?;
         let goals = self.goals.iter().filter_map(|goal| {
@@ -178,13 +178,13 @@ impl fmt::Display for Turn {
     }
 }
 
-/// How long a bench runs.
+/// Duration of a bench.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long each row is measured, or its log is filled, in each round
+    /// Seconds for which each row is measured, or its log is filled, in each round
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(super) seconds: u64,
-    /// How often each row has its turn
+    /// Number of rounds; each row is measured once per round
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(super) rounds: u32,
 }
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goal_is_a_ratio_of_the_same_round_or_a_value() {
+    fn a_goal_compares_rows_of_the_same_round_or_takes_one_value() {
         const GOALS: &[Goal] = &[
             Goal { name: "r", of: "a", to: Some("b"), quantity: Quantity::Rate, target: Target::AtLeast(1.0) },
             Goal { name: "p", of: "a", to: None, quantity: Quantity::P99Ms, target: Target::AtMost(1.0) },

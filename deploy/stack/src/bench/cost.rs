@@ -1,6 +1,8 @@
-//! `cargo stack bench cost`: processor time of a command, by process, from its request until its views show it.
+//! `cargo stack bench cost`: measures the processor time of a command in each process, from its request until it is
+//! visible in the views.
 //!
-//! On cores that everything shares it is the truest figure: a rate tells as well what the client leaves of them.
+//! This is the most reliable figure if clients and servers share the cores, because a rate also depends on the share
+//! that the client leaves to the servers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,31 +22,31 @@ use crate::part::Launch;
 use crate::provision;
 
 const PRODUCTS: u32 = 2_000;
-/// Of a connection pool, a batch, a cache to fill.
+/// Time for connections, batches and caches to reach their steady state.
 const WARM_UP_SECONDS: u64 = 2;
-/// All is folded by then, and what a client does.
+/// Time allowed for a client to end, and for the views to catch up.
 const GRACE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
-/// In the order of a command's way.
+/// Measured processes, in the order in which a command passes through them.
 const PROCESSES: [&str; 5] = ["command-api", "kafka", "projector", "postgres", "redis"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long commands are sent in each row of each round
+    /// Seconds for which commands are sent in each row of each round
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How often each row has its turn
+    /// Number of rounds; each row is measured once per round
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Row {
-    /// Units added, a request each.
+    /// Restocks, one per request.
     Restock,
-    /// Reservations, 500 a request.
+    /// Reservations, 500 per request.
     Batch,
-    /// Orders placed, 500 a request, each through all that its placing causes.
+    /// Orders, 500 placed per request, including the commands of the reactor that follow.
     Orders,
 }
 
@@ -60,16 +62,16 @@ impl Row {
     }
 }
 
-/// Of one row in one round.
+/// Result of one row in one round.
 #[derive(Debug, Clone, Copy)]
 struct Measurement {
-    /// Accepted, a second, while they were sent.
+    /// Accepted commands per second while load was offered.
     rate: f64,
-    /// For each accepted command, of each process.
+    /// Processor time of each process per accepted command, in microseconds.
     micros: [f64; PROCESSES.len()],
 }
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
@@ -77,7 +79,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
         Report { seconds: args.seconds, load_average: figures::load_average()?, measurements: BTreeMap::new() };
     let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
-        println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+        println!("Round {round} of {}, on a new, empty stack in {}", args.rounds, layout.state.display());
         on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk };
             scene.set(cast)?;
@@ -91,7 +93,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
             })
         })
     });
-    // What there is, is shown, whatever ended it.
+    // Completed measurements are shown even after an error or a cancellation.
     if !report.measurements.is_empty() {
         print!("\n{report}");
         println!("\n{}", report.save(results)?.display());
@@ -105,7 +107,7 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// `run`: begins the ids of this run's orders.
+    /// Measures one row. `run` is the prefix of its order ids.
     fn measure(&self, row: Row, run: &str, seconds: u64) -> Result<Measurement> {
         self.await_views()?;
         let before = self.used()?;
@@ -117,7 +119,7 @@ impl Meter<'_> {
         Ok(Measurement { rate: requests as f64 / seconds, micros })
     }
 
-    /// Waits until the projector has folded everything that was accepted, and what that caused.
+    /// Waits until the projector has folded all accepted commands, including those of the reactor.
     fn await_views(&self) -> Result<()> {
         let admin = self.scene.layout.ports.projector_admin(1);
         let begun = Instant::now();
@@ -126,7 +128,7 @@ impl Meter<'_> {
             self.scene.cancelled.check()?;
             let accepted = self.scene.count("stampede_commands_total", r#"outcome="accepted""#)?;
             let folded = self.scene.metric(admin, "stampede_commits_folded_total")?;
-            // What was folded last may have caused a command that is still on its way.
+            // The last folded event may have caused a command that is still in flight, so the count must be stable.
             if folded >= accepted && before == Some(accepted) {
                 return Ok(());
             }
@@ -138,7 +140,7 @@ impl Meter<'_> {
         }
     }
 
-    /// In seconds.
+    /// Returns the processor seconds that each process has used so far.
     fn used(&self) -> Result<[f64; PROCESSES.len()]> {
         let used: Vec<_> = PROCESSES.iter().map(|process| self.scene.cpu_seconds(process)).collect::<Result<_>>()?;
         Ok(std::array::from_fn(|process| used[process]))
@@ -205,7 +207,7 @@ impl fmt::Display for Report {
         let rounds = self.measurements.values().map(Vec::len).max().unwrap_or_default();
         writeln!(
             f,
-            "µs of processor time for each command: median (least to most) of {rounds} rounds of {} s\n",
+            "µs of processor time per command: median (min to max) of {rounds} rounds of {} s\n",
             self.seconds
         )?;
         let head: Vec<_> = ["ROW", "PER SECOND"].into_iter().chain(PROCESSES).chain(["all"]).collect();

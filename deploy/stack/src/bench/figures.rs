@@ -1,4 +1,4 @@
-//! Numbers of several rounds, what they should be, and tables of them.
+//! Statistics over several rounds, their targets, and tables to print.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The median of some values, the least and the greatest.
+/// Median, minimum and maximum of some values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -30,7 +30,7 @@ impl Target {
         }
     }
 
-    /// As its name in JSON, and the number.
+    /// Returns the comparison's name in JSON, and the bound.
     pub(super) fn parts(self) -> (&'static str, f64) {
         match self {
             Self::AtLeast(least) => ("at least", least),
@@ -48,7 +48,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Keeps the results of a run; returns the file.
+/// Saves the results of a run as JSON and returns the file's path. `json` gets the Unix time of the run.
 pub(super) fn save(folder: &Path, bench: &str, json: impl FnOnce(u64) -> Value) -> Result<PathBuf> {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
     let path = folder.join(format!("{bench}-{time}.json"));
@@ -57,11 +57,11 @@ pub(super) fn save(folder: &Path, bench: &str, json: impl FnOnce(u64) -> Value) 
     Ok(path)
 }
 
-/// Of the last minute.
+/// Returns the machine's load average over the last minute.
 pub(super) fn load_average() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg").context("cannot read the load average")?;
     let first = text.split(' ').next().and_then(|first| first.parse().ok());
-    first.with_context(|| format!("{text:?} is no load average"))
+    first.with_context(|| format!("cannot parse the load average {text:?}"))
 }
 
 pub(super) fn write_table(f: &mut fmt::Formatter<'_>, head: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
@@ -77,12 +77,12 @@ pub(super) fn write_table(f: &mut fmt::Formatter<'_>, head: &[&str], rows: Vec<V
 }
 
 impl Spread {
-    /// `None`: of nothing.
+    /// Returns the spread of some values, or `None` if there are none.
     pub(super) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (least, most) = (*sorted.first()?, *sorted.last()?);
-        // Between the two middle ones, where there are two.
+        // The mean of the two middle values if their number is even.
         let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
         Some(Self { median, least, most })
     }

@@ -1,8 +1,9 @@
-//! `cargo stack bench overload`: what is still done, and how soon, when more is asked for than can be done.
+//! `cargo stack bench overload`: measures throughput and latency when more load is offered than can be served.
 //!
-//! First as much as goes, then once, twice and five times that at a fixed rate, by a client that never waits. It shares the
-//! cores with those that it asks, and so do refusals. So each row also stands beside what could have been done in the
-//! processor time that these left: shares are read from `/proc`, and what other programs take is nobody's.
+//! First the peak rate is measured, then a client that never waits for answers offers one, two and five times that
+//! rate. The client shares the cores with the servers, and refusals cost processor time, too. So each row is also
+//! compared with the rate that was possible in the remaining processor time, which is computed from `/proc`; the time
+//! of other programs counts for neither side.
 
 mod report;
 
@@ -24,38 +25,39 @@ use report::Report;
 
 const PRODUCTS: u32 = 2_000;
 const WARM_UP_SECONDS: u64 = 2;
-/// What a client may take beyond the time that it was given.
+/// Time that a client may take beyond its configured duration.
 const GRACE: Duration = Duration::from_secs(60);
-/// While the log stands still, commands keep their places for longer than this: all others are refused.
+/// Duration of Kafka's standstill. It is shorter than the time for which commands wait in their queues, so all further
+/// commands are refused.
 const STANDSTILL_SECONDS: u64 = 5;
 const REFUSED: &str = "stampede_commands_refused_total";
 
-// The group has the name of the type, which the flattened one's has already.
+// The group is named after the type by default, and the flattened type has the same name.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     comparison: comparison::Args,
-    /// Ask through the edge
+    /// Send commands through the edge
     #[arg(long)]
     edge: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Row {
-    /// As fast as answers come.
+    /// Closed loop: each connection sends its next command after the answer to the last one.
     Peak,
-    /// At a rate: so many times the peak.
+    /// Fixed rate, as a multiple of the peak.
     Times(u32),
-    /// While nothing can be written, so that nearly everything is refused.
+    /// Fixed rate while Kafka is stopped, so that nearly every command is refused.
     Refusals,
 }
 
-/// In the order of a command's way.
+/// Measured processes, in the order in which a command passes through them.
 const PARTS: [&str; 4] = ["client", "edge", "command-api", "kafka"];
 const CLIENT: usize = 0;
 
-/// Of one row in one round; counts are a second.
+/// Result of one row in one round; rates are per second.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Measurement {
     offered: f64,
@@ -65,12 +67,13 @@ struct Measurement {
     failed: u64,
     p50_us: Option<u64>,
     p99_us: Option<u64>,
-    /// Processor seconds of each part, and those that nobody used.
+    /// Processor seconds used by each part.
     used: [f64; PARTS.len()],
+    /// Idle seconds of all processors together.
     idle: f64,
 }
 
-/// What the client with a fixed rate saw.
+/// Output of the client with a fixed rate.
 #[derive(Debug, Deserialize)]
 struct Flood {
     offered: u64,
@@ -83,18 +86,14 @@ struct Flood {
     p99_us: Option<u64>,
 }
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
     let mut report = Report::new(args.edge, args.comparison.seconds, figures::load_average()?);
     let cast = Cast { command_apis: 1, ..Cast::NONE };
     let ended = (1..=args.comparison.rounds).try_for_each(|round| {
-        println!(
-            "Round {round} of {}, on an empty stack of its own in {}",
-            args.comparison.rounds,
-            layout.state.display()
-        );
+        println!("Round {round} of {}, on a new, empty stack in {}", args.comparison.rounds, layout.state.display());
         on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
             let ports = layout.ports;
             let port = if args.edge { ports.edge() } else { ports.command_http(1) };
@@ -108,7 +107,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
             })
         })
     });
-    // What there is, is shown, whatever ended it.
+    // Completed measurements are shown even after an error or a cancellation.
     report.show(results)?;
     ended
 }
@@ -160,7 +159,8 @@ impl Meter<'_> {
         })
     }
 
-    /// Of what is refused then, that which was let in before counts as failed.
+    /// Measures refusals while Kafka is stopped. Commands that had been admitted before they were refused count as
+    /// failed.
     fn refusals(&self, rate: f64) -> Result<Measurement> {
         let kill = |signal: Signal| Request::Kill { name: String::from("kafka-1"), signal: signal.as_raw() };
         let before = self.scene.count(REFUSED, "")?;
@@ -172,7 +172,7 @@ impl Meter<'_> {
         Ok(Measurement { refused, failed: measured.failed + let_in, ..measured })
     }
 
-    /// `run`: begins the ids of this run's orders.
+    /// Runs a client and measures the processor time meanwhile. `run` is the prefix of its order ids.
     fn measure<T: for<'a> Deserialize<'a>>(
         &self,
         launch: Launch,
@@ -191,17 +191,17 @@ impl Meter<'_> {
         Ok(Measurement { used, idle: idle_after - idle, ..measurement })
     }
 
-    /// Processor seconds of each part, and those that nobody used. The client's count when it has ended.
+    /// Returns the processor seconds used by each part so far, and the idle ones. A client counts once it has exited.
     fn used(&self) -> Result<([f64; PARTS.len()], f64)> {
         let mut used = [0.0; PARTS.len()];
         for (part, name) in used.iter_mut().zip(PARTS) {
             *part = if name == PARTS[CLIENT] {
-                processor_time::of_ended_children().context("this process is unknown to /proc")?
+                processor_time::of_ended_children().context("cannot read this process's times from /proc")?
             } else {
                 self.scene.cpu_seconds(name)?
             };
         }
-        Ok((used, processor_time::idle().context("/proc tells no idle time")?))
+        Ok((used, processor_time::idle().context("cannot read the idle time from /proc")?))
     }
 }
 

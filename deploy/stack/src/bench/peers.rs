@@ -1,4 +1,4 @@
-//! The programs of `tests/peers`: built apart from the workspace, started as parts of the bench's stack.
+//! The programs of `tests/peers`: built outside the workspace and started as parts of the bench's stack.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,10 +24,10 @@ pub(super) const SHOP: &str = "cqrs-es-shop";
 pub(super) const OWN_DATABASE: &str = "peers";
 const BUILD: &str = "peers-build";
 const DATABASE: &str = "peers-database";
-/// Nothing of theirs is worth waiting for.
+/// Short grace period, because the peers have nothing to save.
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(2) };
 
-/// Beside the whole system, whose own parts it leaves.
+/// Adds the peers of the write bench to the parts of the whole system.
 pub(super) fn of_write(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) -> Result<()> {
     let limit = server(layout, LIMIT, &[BUILD, &kafka::name(1)])?;
     let shop = server(layout, SHOP, &[BUILD, DATABASE])?;
@@ -46,7 +46,7 @@ pub(super) fn of_read(layout: &Layout, tools: &Tools, parts: &mut Vec<Part>) -> 
     Ok(())
 }
 
-/// The bare server for a sale's crowd.
+/// Adds the bare server for a sale's crowd.
 pub(super) fn of_rush(layout: &Layout, parts: &mut Vec<Part>, units: u64, limit_per_customer: u64) -> Result<()> {
     let mut limit = server(layout, CROWD_LIMIT, &[BUILD])?;
     limit.launch =
@@ -55,13 +55,13 @@ pub(super) fn of_rush(layout: &Layout, parts: &mut Vec<Part>, units: u64, limit_
     Ok(())
 }
 
-/// Programs alone.
+/// Adds only the build of the client programs.
 pub(super) fn of_projection(_: &Layout, _: &Tools, parts: &mut Vec<Part>) -> Result<()> {
     parts.push(build()?);
     Ok(())
 }
 
-/// nginx with a cache in front of the bare server for reads.
+/// Returns an nginx with a cache in front of the bare server for reads.
 fn nginx(layout: &Layout, tools: &Tools) -> Result<Part> {
     let folder = layout.config().join(NGINX);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -75,7 +75,7 @@ fn nginx(layout: &Layout, tools: &Tools) -> Result<Part> {
     Ok(Part { launch: Launch::new(&tools.nginx, args), ..server(layout, NGINX, &[LIMIT_READ])? })
 }
 
-/// One of the clients, told where Kafka is.
+/// Returns the launch of a client or server program, with Kafka's address.
 pub(super) fn program(layout: &Layout, name: &str) -> Result<Launch> {
     let launch = Launch::new(target()?.join("release").join(name), [""; 0]);
     Ok(launch.env("KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1)))
@@ -89,7 +89,8 @@ pub(super) fn socket_address(layout: &Layout, name: &str) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port(layout, name)).into()
 }
 
-/// A program of Postgres that works in a database. The password stays out of its arguments.
+/// Returns the launch of a Postgres client program on a database. The password is not passed as an argument, where
+/// other users could read it.
 pub(super) fn of_postgres(layout: &Layout, tools: &Tools, program: &str, database: &str) -> Result<Launch> {
     let password = layout.secret("postgres-password")?;
     let url = postgres_url(layout, database)?.replace(&format!(":{password}@"), "@");
@@ -98,21 +99,21 @@ pub(super) fn of_postgres(layout: &Layout, tools: &Tools, program: &str, databas
 
 fn postgres_url(layout: &Layout, database: &str) -> Result<String> {
     let url = postgres::url(layout)?;
-    let (server, _) = url.rsplit_once('/').context("Postgres has no address")?;
+    let (server, _) = url.rsplit_once('/').context("the Postgres URL has no database")?;
     Ok(format!("{server}/{database}"))
 }
 
-/// Beside the services' own folders: another build of the same libraries must not take their place.
+/// Returns a target folder separate from the services', whose build artifacts must not be replaced.
 fn target() -> Result<PathBuf> {
     let binaries = services::binaries(Profile::Release)?;
-    Ok(binaries.parent().context("the binaries lie in no folder")?.join("peers"))
+    Ok(binaries.parent().context("the target folder has no parent")?.join("peers"))
 }
 
-/// Between the servers' ports and the services'.
+/// Returns the port of a server, between those of the stack's servers and of its services.
 fn port(layout: &Layout, name: &str) -> u16 {
     let names = [LIMIT, SHOP, LIMIT_READ, NGINX, CROWD_LIMIT];
     let place = (10..).zip(names).find_map(|(place, known)| (known == name).then_some(place));
-    layout.ports.redis() + place.expect("every server is named here")
+    layout.ports.redis() + place.expect("every server is listed above")
 }
 
 fn build() -> Result<Part> {
@@ -130,7 +131,7 @@ fn build() -> Result<Part> {
 }
 
 fn database(layout: &Layout, tools: &Tools) -> Result<Part> {
-    // It begins in another one: its own is not there yet.
+    // Connects to an existing database, because the script creates its own.
     let mut launch = of_postgres(layout, tools, "psql", "postgres")?;
     launch.args.extend(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"].map(String::from));
     launch.stdin = Some(String::from(include_str!("peers/database.sql")));

@@ -1,10 +1,10 @@
-//! Processor time of processes, in user and kernel mode, as `/proc` tells it.
+//! Processor time of processes, in user and kernel mode, from `/proc`.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-/// Returns the seconds that a process, its threads, and everything that it started have used so far; `None`: it is gone.
-/// Postgres is one process a connection.
+/// Returns the seconds that a process, its threads and all its descendants have used so far, or `None` if the process
+/// is gone. Descendants matter because Postgres has one process per connection.
 pub(super) fn of_tree(root: u32) -> Option<f64> {
     let processes = processes();
     let mut ticks = processes.get(&root)?.ticks;
@@ -18,7 +18,7 @@ pub(super) fn of_tree(root: u32) -> Option<f64> {
     Some(seconds(ticks))
 }
 
-/// Returns the seconds that the children of this process have used that have ended.
+/// Returns the seconds used by this process's children that have ended.
 pub(super) fn of_ended_children() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
@@ -26,10 +26,10 @@ pub(super) fn of_ended_children() -> Option<f64> {
     Some(seconds(ticks.sum::<Result<_, _>>().ok()?))
 }
 
-/// Returns the seconds that no process has used, of all processors together.
+/// Returns the idle seconds of all processors together.
 pub(super) fn idle() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
-    // Behind user, nice and system come idle, and idle while a disk works.
+    // After user, nice and system follow idle and iowait.
     let fields = stat.lines().next()?.split_ascii_whitespace().skip(4).take(2);
     Some(seconds(fields.map(|ticks| ticks.parse::<u64>()).sum::<Result<_, _>>().ok()?))
 }
@@ -38,17 +38,17 @@ fn seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// One line of `/proc/PID/stat`.
+/// The needed fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Process {
     parent: u32,
-    /// Its own, and those of its children that have ended.
+    /// Clock ticks used by the process and by its children that have ended.
     ticks: u64,
 }
 
 impl Process {
     fn parse(stat: &str) -> Option<Self> {
-        // The name before may hold spaces and brackets. After it come the state, the parent, and at 11 the times.
+        // The name may contain spaces and parentheses; the state, the parent and, at index 11, the times follow it.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let ticks = fields.get(11..15)?.iter().map(|ticks| ticks.parse::<u64>());
         Some(Self { parent: fields[1].parse().ok()?, ticks: ticks.sum::<Result<_, _>>().ok()? })
@@ -59,7 +59,7 @@ fn processes() -> BTreeMap<u32, Process> {
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = folders.filter_map(|folder| {
         let pid = folder.file_name().to_str()?.parse().ok()?;
-        // One that ends meanwhile has no file.
+        // A process that has just ended has no file.
         Some((pid, Process::parse(&fs::read_to_string(folder.path().join("stat")).ok()?)?))
     });
     processes.collect()
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_its_own_time_and_that_of_its_children_that_have_ended() {
+    fn a_process_includes_the_time_of_its_ended_children() {
         let line = "42 (a) (b c) S 1 40 40 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 1 0 987654 1000 50 rest";
         assert_eq!(Process::parse(line), Some(Process { parent: 1, ticks: 71 }));
         assert_eq!(Process::parse("42 (a) S 1"), None);
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_tree_has_at_least_the_time_of_its_root_and_none_if_that_is_gone() {
         assert!(of_tree(process::id()).is_some());
-        // More than any system gives.
+        // Larger than any pid.
         assert_eq!(of_tree(u32::MAX), None);
     }
 }

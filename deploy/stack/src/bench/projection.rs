@@ -1,4 +1,4 @@
-//! `cargo stack bench projection`: how fast a projector folds a log that is there.
+//! `cargo stack bench projection`: measures how fast a projector folds an existing log.
 
 use std::path::Path;
 use std::thread;
@@ -19,7 +19,7 @@ use crate::provision::Tools;
 const PRODUCTS: u32 = 2_000;
 const PROJECTOR: &str = "projector-1";
 const POLL: Duration = Duration::from_millis(20);
-/// All that is there is folded by then, and what a client does.
+/// Time allowed for folding the log, and for a client to end.
 const GRACE: Duration = Duration::from_secs(600);
 
 const GOALS: &[Goal] = &[
@@ -37,17 +37,17 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
     Goal { name, of, to: Some(to), quantity: Quantity::Rate, target: AtLeast(least) }
 }
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     let mut comparison = Comparison::new("projection", args.seconds, GOALS)?;
     let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
         for (row, views) in [("all", ""), ("product", "product"), ("orders", "order")] {
-            println!("Round {round} of {}, on an empty stack of its own in {}", args.rounds, layout.state.display());
+            println!("Round {round} of {}, on a new, empty stack in {}", args.rounds, layout.state.display());
             let adapt = |layout: &Layout, tools: &Tools, parts: &mut Vec<Part>| {
                 let projector =
-                    parts.iter_mut().find(|part| part.name == PROJECTOR).context("there is no projector")?;
-                // What the orders of the log cause is another bench's.
+                    parts.iter_mut().find(|part| part.name == PROJECTOR).context("the plan has no projector")?;
+                // Without a reactor: its commands are measured by another bench.
                 projector.launch.env.retain(|(name, _)| name != "REACTOR_COMMAND_URLS");
                 if !views.is_empty() {
                     projector.launch.env.push(("PROJECTOR_VIEWS".to_owned(), views.to_owned()));
@@ -80,7 +80,7 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// Fills the log while no projector runs. Gives how many commands it took.
+    /// Fills the log while no projector runs. Returns the number of accepted commands.
     fn fill(&self, aggregates: &str) -> Result<u64> {
         self.scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
         let address = format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1));
@@ -88,7 +88,7 @@ impl Meter<'_> {
         for product in 1..=PRODUCTS {
             match self.scene.post(&format!("http://{address}/v1/products/p-{product}/register"), body)? {
                 200 => {}
-                status => bail!("a product could not be registered: {status}"),
+                status => bail!("registering a product failed with {status}"),
             }
         }
         let launch = peers::program(self.scene.layout, "batch")?
@@ -102,7 +102,8 @@ impl Meter<'_> {
         Ok(requests - failed + u64::from(PRODUCTS))
     }
 
-    /// Starts the projector and waits until it has folded so many commands; its start and its last tenth count.
+    /// Starts the projector and waits until it has folded `commits` commands. The time begins at the last poll before
+    /// the first of them is folded.
     fn fold(&self, commits: u64) -> Result<Turn> {
         self.scene.tell(&Request::Start { name: PROJECTOR.to_owned() })?;
         let admin = self.scene.layout.ports.projector_admin(1);
@@ -121,7 +122,7 @@ impl Meter<'_> {
                 return Ok(Turn { requests: folded - before, seconds, ..Turn::default() });
             }
             if begun.elapsed() > GRACE {
-                bail!("after {} s it has folded {folded} of {commits} commands", GRACE.as_secs());
+                bail!("after {} s the projector has folded {folded} of {commits} commands", GRACE.as_secs());
             }
             thread::sleep(POLL);
         }

@@ -1,4 +1,4 @@
--- For wrk: queries for PRODUCTS rows, whose paths begin with FIRST.
+-- wrk script: queries for PRODUCTS rows, whose paths begin with FIRST.
 
 local threads = 0
 
@@ -20,5 +20,5 @@ function request()
    return requests[(count + number * math.floor(products / 2)) % products + 1]
 end
 
--- What it saw.
+-- Reports the results.
 dofile(os.getenv("SEEN"))

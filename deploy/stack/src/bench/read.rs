@@ -1,4 +1,4 @@
-//! `cargo stack bench read`: queries a second, and how soon a command shows.
+//! `cargo stack bench read`: measures queries per second, and the delay until a command is visible.
 
 use std::path::Path;
 use std::thread;
@@ -15,24 +15,24 @@ use crate::layout::{Layout, root};
 use crate::part::Launch;
 use crate::{provision, redis};
 
-/// What is read where not one row is.
+/// Number of products that are read, except in the rows that read a single one.
 const PRODUCTS: u32 = 2_000;
 const REGISTERED: &str = "read-";
 const PRODUCT: &str = "/v1/products/";
-/// Each goal of the last two rows is for this many commands a second.
+/// Commands per second while visibility is measured, for which its goals hold.
 const RATE: u32 = 2_000;
 const WARM_UP_SECONDS: u64 = 1;
 const GRACE: Duration = Duration::from_secs(60);
-/// A rebuild leaves most of the machine to the load beside it.
+/// Time allowed for a rebuild, which leaves most of the machine to concurrent load.
 const REBUILT_WITHIN: Duration = Duration::from_secs(300);
 
 #[derive(Debug, clap::Args)]
-// The group has the name of the type, which the flattened one's has already.
+// The group is named after the type by default, and the flattened type has the same name.
 #[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     comparison: comparison::Args,
-    /// Measure on a Redis Cluster, the bare servers as well
+    /// Use a Redis Cluster, also for the bare servers
     #[arg(long)]
     redis_cluster: bool,
 }
@@ -59,7 +59,7 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
     Goal { name, of, to: Some(to), quantity: Quantity::Rate, target: AtLeast(least) }
 }
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
@@ -68,7 +68,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let redis_cluster = args.redis_cluster;
     let cast = Cast { command_apis: 1, projectors: 1, query_apis: 1, redis_cluster };
     let ended = (1..=rounds).try_for_each(|round| {
-        println!("Round {round} of {rounds}, on an empty stack of its own in {}", layout.state.display());
+        println!("Round {round} of {rounds}, on a new, empty stack in {}", layout.state.display());
         on_empty_stack(layout, cast, peers::of_read, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk, seconds, redis_cluster };
             meter.prepare()?;
@@ -87,7 +87,7 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// Products are shown, and the bare server has what it is to answer.
+    /// Registers products, waits until they are visible, and primes the bare server with a row to answer.
     fn prepare(&self) -> Result<()> {
         let (commands, shop) = (self.commands(), peers::address(self.scene.layout, peers::SHOP));
         let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
@@ -96,7 +96,7 @@ impl Meter<'_> {
                 let url = format!("http://{server}/v1/products/{REGISTERED}{product}/register");
                 match self.scene.post(&url, body)? {
                     200 => {}
-                    status => bail!("a product could not be registered: {status}"),
+                    status => bail!("registering a product failed with {status}"),
                 }
             }
         }
@@ -109,11 +109,11 @@ impl Meter<'_> {
         let limit = peers::address(self.scene.layout, peers::LIMIT_READ);
         match self.scene.post(&format!("http://{limit}/prime"), &row)? {
             200 => Ok(()),
-            status => bail!("the bare server could not be told its row: {status}"),
+            status => bail!("priming the bare server failed with {status}"),
         }
     }
 
-    /// `backwards`: so that no row always comes before the one that it is compared with.
+    /// Measures all rows, reads in reverse order if `backwards`, so that no row always precedes its counterpart.
     fn rows(&self, comparison: &mut Comparison, backwards: bool) -> Result<()> {
         let cancelled = self.scene.cancelled;
         let (queries, limit) = (self.queries(), peers::address(self.scene.layout, peers::LIMIT_READ));
@@ -136,7 +136,7 @@ impl Meter<'_> {
         for (row, server, path, connections) in reads {
             comparison.take(row, self.wrk(server, path, 1, connections), cancelled)?;
         }
-        // Without Redis our service has only Postgres; the other row asks it by itself.
+        // Without Redis, query-api reads from Postgres; the other row has the bare server do that.
         let without = self.without_redis(|| self.wrk(&queries, PRODUCT, PRODUCTS, "64"));
         comparison.take("postgres", without, cancelled)?;
         comparison.take("limit-postgres", self.wrk(&limit, "/postgres/", PRODUCTS, "64"), cancelled)?;
@@ -179,7 +179,7 @@ impl Meter<'_> {
         self.turn(&launch, self.seconds)
     }
 
-    /// Again and again, as long as the row goes on; of a log that has something to fold.
+    /// Measures visibility while a view is rebuilt repeatedly, after filling the log so that a rebuild takes a while.
     fn visible_while_rebuilt(&self) -> Result<Turn> {
         let batch = peers::program(self.scene.layout, "batch")?
             .env("ADDRESS", self.commands())
@@ -195,7 +195,7 @@ impl Meter<'_> {
             while !visible.is_finished() {
                 tool::run(self.scene.layout, "rebuild", &rebuild, REBUILT_WITHIN, self.scene.cancelled)?;
             }
-            visible.join().expect("it does not panic")
+            visible.join().expect("the measuring thread does not panic")
         })
     }
 

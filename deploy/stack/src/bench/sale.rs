@@ -1,5 +1,5 @@
-//! `cargo stack bench sale`: claims a second beside reservations, orders through all that their placing causes, and the rush
-//! of `cargo stack sale` beside the same crowd at a server that answers from its memory.
+//! `cargo stack bench sale`: compares claims with reservations, measures orders from placement to confirmation, and
+//! compares the rush of `cargo stack sale` with the same crowd at a server that answers from memory.
 
 mod rush;
 
@@ -20,11 +20,11 @@ use crate::part::Launch;
 use crate::provision;
 
 const PRODUCTS: u32 = 2_000;
-/// More than any run takes.
+/// Stock that exceeds the need of any run.
 const PLENTY: u32 = 1_000_000_000;
-/// Of one sale, before it is measured once more.
+/// Number of claims of a sale before its rate is measured again.
 const MANY_CLAIMS: f64 = 1_000_000.0;
-/// Orders a second whose way is timed.
+/// Orders per second while the time to confirmation is measured.
 const STEADY: u32 = 500;
 const WARM_UP_SECONDS: u64 = 1;
 const GRACE: Duration = Duration::from_secs(120);
@@ -48,7 +48,7 @@ const GOALS: &[Goal] = &[
         quantity: Quantity::P99Ms,
         target: AtMost(150.0),
     },
-    // Of buyers answered a second: a rush takes twice as long as the crowd limit's at most, and one and a half times.
+    // Rates of answered buyers: the first rush takes at most twice as long as at the crowd limit, the third 1.5 times.
     ratio("first rush of a stack / crowd limit", rush::FIRST, rush::LIMIT, 0.5),
     ratio("third rush of a stack / crowd limit", rush::THIRD, rush::LIMIT, 0.667),
 ];
@@ -58,19 +58,19 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
 }
 
 #[derive(Debug, clap::Args)]
-// The group has the name of the type, which a flattened one has already.
+// The group is named after the type by default, and a flattened type has the same name.
 #[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     comparison: comparison::Args,
     #[command(flatten)]
     crowd: crate::sale::Args,
-    /// Only the rows of the rush
+    /// Measure only the rush
     #[arg(long)]
     only_rush: bool,
 }
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
@@ -78,7 +78,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let mut comparison = Comparison::new("sale", seconds, GOALS)?;
     let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
     let ended = (1..=rounds).try_for_each(|round| {
-        println!("Round {round} of {rounds}, on empty stacks of its own in {}", layout.state.display());
+        println!("Round {round} of {rounds}, on new, empty stacks in {}", layout.state.display());
         rush::rows(layout, &args.crowd, &mut comparison, cancelled)?;
         if args.only_rush {
             return Ok(());
@@ -88,13 +88,13 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
             meter.prepare()?;
             scene.set(cast)?;
             comparison.take("chain", meter.chains(), cancelled)?;
-            // After it, when Kafka's own code is compiled: that takes a core for a while.
+            // Follows `chain`, after which Kafka's JIT compilation, which occupies a core for a while, is done.
             comparison.take("chain-steady", meter.steady(), cancelled)?;
             scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
             comparison.take("reserve", meter.reserve(), cancelled)?;
             comparison.take("claim", meter.claim(), cancelled)?;
             comparison.take("claim-late", meter.claim_late(), cancelled)?;
-            // Everything that the next owner must know, it reads from the log: the projectors did not run meanwhile.
+            // The projectors have not run since, so the next owner must read everything that it needs from the log.
             comparison.take("take-over", meter.take_over(), cancelled)
         })
     });
@@ -109,7 +109,8 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// Products for orders, and a sale that has its units: it is told so in the place of the reactor.
+    /// Registers products for orders and schedules a sale. Sends the sale's `stock` command in place of the reactor,
+    /// which does not run.
     fn prepare(&self) -> Result<()> {
         self.scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
         let product = format!(r#"{{"name":"A thing","price_cents":1177,"stock":{PLENTY}}}"#);
@@ -157,18 +158,18 @@ impl Meter<'_> {
         self.wrk("claim.lua", "late", self.seconds)
     }
 
-    /// From the death of the only owner to the first claim that the next one accepts. As a killed one's the membership of
-    /// the group ends only when its session does.
+    /// Measures the time from the death of the only owner to the first claim that the next one accepts. A killed owner
+    /// remains a member of its consumer group until its session times out.
     fn take_over(&self) -> Result<Turn> {
         let claim = r#"{"customer":"c-after","quantity":1,"order":"after"}"#;
         let url = format!("http://{}/v1/sales/drop/claim", self.commands());
         let (name, signal) = (String::from("command-api-1"), Signal::KILL.as_raw());
         let begun = Instant::now();
         self.scene.tell(&Request::Kill { name, signal })?;
-        // An error: nobody listens.
+        // An error means that no instance is listening yet.
         while !self.scene.post(&url, claim).is_ok_and(|status| status == 200) {
             self.scene.cancelled.check()?;
-            ensure!(begun.elapsed() < GRACE, "nobody took over within {} s", GRACE.as_secs());
+            ensure!(begun.elapsed() < GRACE, "no takeover within {} s", GRACE.as_secs());
             thread::sleep(POLL);
         }
         let took = begun.elapsed();
@@ -176,7 +177,7 @@ impl Meter<'_> {
         Ok(Turn { requests: 1, failed: 0, seconds: took.as_secs_f64(), p50_us: us, p99_us: us })
     }
 
-    /// `run`: begins the ids of this run's orders.
+    /// Runs wrk with one of the scripts. `run` is the prefix of its order ids.
     fn wrk(&self, script: &str, run: &str, seconds: u64) -> Result<Turn> {
         let script = root().join("deploy/stack/src/bench/write").join(script).display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
@@ -185,7 +186,7 @@ impl Meter<'_> {
         self.turn(&launch.env("PREFIX", "p-").env("RUN", run))
     }
 
-    /// As fast as they are placed and find their way, to the end of the last one.
+    /// Places orders at full speed and measures until the last one is confirmed.
     fn chains(&self) -> Result<Turn> {
         let before = self.reacted()?;
         let begun = Instant::now();
@@ -194,14 +195,15 @@ impl Meter<'_> {
         while self.reacted()? < wanted {
             self.scene.cancelled.check()?;
             if begun.elapsed() > GRACE {
-                bail!("after {} s {} of {wanted} orders are confirmed", GRACE.as_secs(), self.reacted()?);
+                bail!("after {} s only {} of {wanted} orders are confirmed", GRACE.as_secs(), self.reacted()?);
             }
             thread::sleep(POLL);
         }
         Ok(Turn { requests, failed, seconds: begun.elapsed().as_secs_f64(), ..Turn::default() })
     }
 
-    /// Its times are the reactor's own, from an order's event to the answer that confirms it.
+    /// Places orders at a fixed rate. The latencies are the reactor's own, from an order's event to the answer to its
+    /// confirmation.
     fn steady(&self) -> Result<Turn> {
         self.orders("open-loop", "warm")?;
         let admin = self.scene.layout.ports.projector_admin(1);

@@ -1,4 +1,4 @@
-//! A stack of the bench's own, and which of its services run while something is measured.
+//! The bench's own stack, and control over the services that run during a measurement.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -19,7 +19,7 @@ use crate::status::State;
 use crate::supervisor::{Supervisor, Words};
 use crate::{logs, process};
 
-/// From the end of one owner to another one's serving everything, and much more than that.
+/// Time allowed for a takeover of all partitions, much longer than one normally takes.
 const OWNED_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const COMMAND_API: &str = "command-api";
 const QUERY_API: &str = "query-api";
 const OWNED: &str = "stampede_partition_owned";
 
-/// What runs beside the servers.
+/// Numbers of service instances, and the kind of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cast {
     pub(super) command_apis: u16,
@@ -39,7 +39,7 @@ pub(super) struct Cast {
 impl Cast {
     pub(super) const NONE: Self = Self { command_apis: 0, projectors: 0, query_apis: 0, redis_cluster: false };
 
-    /// Enough for both.
+    /// Returns a cast that is sufficient for both.
     pub(super) fn or_more(self, other: Self) -> Self {
         Self {
             command_apis: self.command_apis.max(other.command_apis),
@@ -50,7 +50,7 @@ impl Cast {
     }
 }
 
-/// A stack that runs.
+/// A running stack.
 pub(super) struct Scene<'a> {
     pub(super) layout: &'a Layout,
     pub(super) tools: &'a Tools,
@@ -59,7 +59,8 @@ pub(super) struct Scene<'a> {
     agent: ureq::Agent,
 }
 
-/// Starts an empty stack with `most` of each service, and with what `adapt` makes of it, plays on it, and ends it.
+/// Starts an empty stack with up to `most` instances of each service, modified by `adapt`, calls `play` on it, and
+/// stops it.
 pub(super) fn on_empty_stack<T>(
     layout: &Layout,
     most: Cast,
@@ -68,13 +69,13 @@ pub(super) fn on_empty_stack<T>(
     play: impl FnOnce(&Scene<'_>) -> Result<T>,
 ) -> Result<T> {
     layout.create()?;
-    let _lock = control::lock(layout)?.context("a bench is going on already")?;
+    let _lock = control::lock(layout)?.context("another bench is already running")?;
     process::end_leftovers(layout);
     layout.clear_data()?;
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
     let Cast { command_apis, projectors, query_apis, redis_cluster } = most;
-    // The edge has to name one.
+    // The edge's configuration needs at least one.
     let of_plan = query_apis.max(1);
     let size = Size {
         brokers: 1,
@@ -91,7 +92,7 @@ pub(super) fn on_empty_stack<T>(
     };
     let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;
     if query_apis == 0 {
-        // Nobody asks it anything, and without projectors it would never be ready.
+        // Unused here, and never ready without projectors.
         parts.retain(|part| !part.name.starts_with(QUERY_API));
     }
     adapt(layout, &tools, &mut parts)?;
@@ -100,10 +101,10 @@ pub(super) fn on_empty_stack<T>(
         let (ready, became_ready) = mpsc::channel();
         let servers = scope.spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
         let played = became_ready.recv().ok().map(|()| play(&Scene::new(layout, &tools, cancelled, size)));
-        // An error: it is ending already.
+        // An error means that the stack is already stopping.
         let _ = control::ask(layout, &Request::Down);
         servers.join().map_err(|_| anyhow!("the supervisor panicked"))??;
-        played.context("the stack was ended before it was ready")?
+        played.context("the stack was stopped before it was ready")?
     })
 }
 
@@ -113,7 +114,7 @@ impl<'a> Scene<'a> {
         Self { layout, tools, cancelled, size, agent: config.build().new_agent() }
     }
 
-    /// Starts and stops services until these run, and waits until they own every partition.
+    /// Starts and stops services to match `cast`, and waits until every partition has an owner.
     pub(super) fn set(&self, cast: Cast) -> Result<()> {
         let now = self.states()?;
         let instances = |kind: &'static str, wanted: u16, most: u16| {
@@ -135,41 +136,41 @@ impl<'a> Scene<'a> {
         self.await_owners(cast.command_apis)
     }
 
-    /// The sum of a metric over the command services that run, of the series that have this in their labels.
+    /// Returns a metric summed over all running instances of command-api and all series whose labels contain `label`.
     pub(super) fn count(&self, metric: &str, label: &str) -> Result<f64> {
         let counts = self.running_instances()?.into_iter().map(|instance| self.count_of(instance, metric, label));
         counts.sum()
     }
 
-    /// Processor time that the processes of a kind have used so far, in seconds.
+    /// Returns the processor seconds that the processes of a kind have used so far.
     pub(super) fn cpu_seconds(&self, kind: &str) -> Result<f64> {
         let processes = control::status(self.layout)?.processes.into_iter();
         let pids = processes.filter(|process| process.name.starts_with(kind)).filter_map(|process| process.pid);
-        pids.map(|pid| processor_time::of_tree(pid).with_context(|| format!("{kind} is gone"))).sum()
+        pids.map(|pid| processor_time::of_tree(pid).with_context(|| format!("a process of {kind} has exited"))).sum()
     }
 
     pub(super) fn post(&self, url: &str, body: &str) -> Result<u16> {
         Ok(self.agent.post(url).header("Content-Type", "application/json").send(body)?.status().as_u16())
     }
 
-    /// Registers the products `p-1` to `p-{products}`, of which there is more than any run reserves.
+    /// Registers the products `p-1` to `p-{products}`, with more stock than any run reserves.
     pub(super) fn register(&self, address: &str, products: u32) -> Result<()> {
         let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
         (1..=products).try_for_each(|product| {
             let status = self.post(&format!("http://{address}/v1/products/p-{product}/register"), body)?;
-            ensure!(status == 200, "a product could not be registered: {status}");
+            ensure!(status == 200, "registering a product failed with {status}");
             self.cancelled.check()
         })
     }
 
-    /// With the service token.
+    /// Sends a request with the service token and returns the status of the answer.
     pub(super) fn post_internal(&self, url: &str, body: &str) -> Result<u16> {
         let bearer = format!("Bearer {}", self.layout.secret("service-token")?);
         let request = self.agent.post(url).header("Content-Type", "application/json").header("Authorization", bearer);
         Ok(request.send(body)?.status().as_u16())
     }
 
-    /// Starts or stops a part of the stack, and waits until it is so.
+    /// Starts, stops or signals a part of the stack; a start or stop is awaited.
     pub(super) fn tell(&self, request: &Request) -> Result<()> {
         self.cancelled.check()?;
         control::tell(self.layout, request).map(drop)
@@ -180,18 +181,18 @@ impl<'a> Scene<'a> {
         Ok((response.status().as_u16(), response.into_body().read_to_string()?))
     }
 
-    /// The sum of a metric's series at an admin port.
+    /// Returns the sum of a metric's series at an admin port.
     pub(super) fn metric(&self, admin_port: u16, metric: &str) -> Result<f64> {
         Ok(sum_of(&self.get(&format!("http://127.0.0.1:{admin_port}/metrics"))?.1, metric, ""))
     }
 
-    /// All series of a histogram at an admin port, together.
+    /// Returns all series of a histogram at an admin port, added up.
     pub(super) fn histogram(&self, admin_port: u16, metric: &str) -> Result<Histogram> {
         let text = self.get(&format!("http://127.0.0.1:{admin_port}/metrics"))?.1;
         Ok(Histogram::parse(&text, metric))
     }
 
-    /// Each of them some, and all together all.
+    /// Waits until each instance owns some partitions and together they own all.
     fn await_owners(&self, instances: u16) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -227,14 +228,14 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Of a metric's series in Prometheus's text.
+/// Returns the sum of a metric's series in Prometheus's text format, of those whose labels contain `label`.
 fn sum_of(text: &str, metric: &str, label: &str) -> f64 {
     let series = text.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
     let ours = series.filter(|(labels, _)| (labels.is_empty() || labels.starts_with('{')) && labels.contains(label));
     ours.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
 }
 
-/// Counts up to each bound, in seconds.
+/// Cumulative counts by upper bound in seconds.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Histogram(Vec<(f64, f64)>);
 
@@ -253,13 +254,13 @@ impl Histogram {
         Self(bounds)
     }
 
-    /// What came after another look at it.
+    /// Returns the observations added since an earlier reading.
     pub(super) fn since(&self, before: &Self) -> Self {
         let of = |bound: f64| before.0.iter().find(|(known, _)| *known == bound).map_or(0.0, |(_, count)| *count);
         Self(self.0.iter().map(|(bound, count)| (*bound, count - of(*bound))).collect())
     }
 
-    /// The bound that this share stays below.
+    /// Returns the bound that a share of the observations does not exceed, or `None` if there are none.
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = self.0.last()?.1 * share;
         self.0.iter().find(|(_, count)| *count >= wanted && wanted > 0.0).map(|(bound, _)| *bound)

@@ -1,5 +1,6 @@
-//! `cargo stack bench seckill`: the crowd of `cargo stack sale` at this system and at the textbook's, `tests/peers/seckill`,
-//! one after the other: undisturbed, and while a part of either is killed. Orders are counted by SQL afterwards.
+//! `cargo stack bench seckill`: runs the crowd of `cargo stack sale` against this system and against a textbook
+//! architecture, `tests/peers/seckill`, one after the other: undisturbed, and while a part of either is killed. Orders
+//! are counted by SQL afterwards.
 
 mod peer;
 mod count;
@@ -30,41 +31,41 @@ use crate::sale::{self, Names};
 use count::Count;
 use report::{Outcome, Report};
 
-/// As the textbook's sale is.
+/// Units per customer, as in the textbook's sale.
 const LIMIT_PER_CUSTOMER: u64 = 1;
-/// A killed store stays away for so long; a service is started again at once.
+/// Downtime of a killed store; a service is restarted at once.
 const AWAY: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_secs(300);
-/// As `cargo stack up` starts them.
+/// The instances that `cargo stack up` starts by default.
 const OURS: Cast = Cast { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Customers who want a unit
+    /// Number of customers who try to buy a unit
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     buyers: u64,
-    /// Units of the sale
+    /// Number of units on sale
     #[arg(long, default_value_t = 25_000, value_parser = clap::value_parser!(u64).range(4..=10_000_000))]
     units: u64,
-    /// Customers who only look, once a second
+    /// Number of customers who only watch, with one query per second
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=3_000))]
     watchers: u64,
-    /// Connections of the buyers
+    /// Number of connections that the buyers share
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
     connections: u64,
-    /// How often each row has its turn
+    /// Number of rounds; each row is measured once per round
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Only rows whose name contains this
+    /// Measure only rows whose name contains this
     #[arg(long)]
     row: Option<String>,
-    /// Let the peer answer a claim before RabbitMQ has its message on disk
+    /// Let the textbook system answer claims without waiting for RabbitMQ's publisher confirms
     #[arg(long)]
     no_confirms: bool,
 }
 
-/// What is killed once a quarter of the units is claimed: every instance of it.
+/// A scenario: the parts of either side that are killed once a quarter of the units is claimed.
 struct Row {
     name: &'static str,
     of_ours: &'static [&'static str],
@@ -86,7 +87,7 @@ enum Side {
     Peer,
 }
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let own = provision::ensure_seckill(&layout.log("apt"))?;
@@ -120,7 +121,7 @@ impl Side {
     }
 }
 
-/// One side's rows.
+/// The measurement of one side's rows on a running stack.
 struct Play<'a> {
     scene: &'a Scene<'a>,
     args: &'a Args,
@@ -172,12 +173,12 @@ impl Play<'_> {
             accepted.store(u64::MAX, Ordering::Relaxed);
             disturber
                 .map_or(Ok(Ok(())), thread::ScopedJoinHandle::join)
-                .map_err(|_| anyhow!("a thread panicked"))??;
+                .map_err(|_| anyhow!("the disturbing thread panicked"))??;
             seen
         })
     }
 
-    /// Kills parts once a quarter of the units is claimed, and starts them again if nobody has by then.
+    /// Kills parts once a quarter of the units is claimed, and after a while starts those that are still down.
     fn disturb(&self, names: &[&str], accepted: &AtomicU64) -> Result<()> {
         while accepted.load(Ordering::Relaxed) < self.args.units / 4 {
             self.scene.cancelled.check()?;
@@ -190,7 +191,7 @@ impl Play<'_> {
         names.iter().try_for_each(|name| self.scene.tell(&Request::Start { name: (*name).to_owned() }))
     }
 
-    /// A line for each order: its name and its customer.
+    /// Returns the orders in the database, one per line: id, tab, customer.
     fn orders(&self, sale: &str) -> Result<String> {
         let launch = match self.side {
             Side::Peer => peer::sql(

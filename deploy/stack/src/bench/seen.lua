@@ -1,4 +1,4 @@
--- For wrk: what it saw, as a line of JSON.
+-- wrk script: prints the results as a line of JSON.
 
 function done(summary, latency)
    local errors = summary.errors

@@ -1,4 +1,4 @@
-//! Programs that make load: started, bounded in time, and read.
+//! Runs load generators with a time limit and returns their output.
 
 use std::fs;
 use std::process::Child;
@@ -15,12 +15,12 @@ use crate::{logs, process};
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Of wrk's scripts.
+/// Returns the path of the script with which wrk's scripts report their results.
 pub(super) fn seen_script() -> String {
     root().join("deploy/stack/src/bench/seen.lua").display().to_string()
 }
 
-/// Runs a program to its end and returns what it wrote. One that takes longer than `limit` is killed.
+/// Runs a program to completion and returns its output. Kills it after `limit`.
 pub(super) fn run(
     layout: &Layout,
     name: &str,
@@ -33,7 +33,7 @@ pub(super) fn run(
     let mut child = process::spawn(layout, name, launch, Signal::TERM)?;
     let ended = await_end(&mut child, name, limit, cancelled);
     process::signal_group(child.id(), Signal::KILL);
-    // It is dead by now.
+    // Returns at once: the process has exited or was killed.
     let status = child.wait();
     process::forget(layout, name);
     let output = logs::read_from(&log, &mut position).with_context(|| format!("cannot read {}", log.display()))?;

@@ -1,7 +1,7 @@
-//! `cargo stack bench write`: commands a second and the time until each is answered.
+//! `cargo stack bench write`: measures commands per second and their latency.
 //!
-//! The rows take turns, so that what the machine does besides falls on all of them; each round has a stack of its own
-//! with empty data, so that no row inherits what another one wrote in the round before.
+//! The rows alternate, so that other load on the machine affects all of them alike. Each round has a new stack with
+//! empty data, so that no row is affected by the data of an earlier round.
 
 mod row;
 mod load;
@@ -22,21 +22,21 @@ use measure::{Measurement, Meter};
 use report::Report;
 use row::Row;
 
-// The group has the name of the type, which the flattened one's has already.
+// The group is named after the type by default, and the flattened type has the same name.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     comparison: comparison::Args,
-    /// Measure these alone [default: all]
+    /// Rows to measure [default: all]
     #[arg(value_enum, value_name = "ROW")]
     rows: Vec<Row>,
 }
 
-/// Of each row, one entry a round; `None`: it failed.
+/// Results by row, one entry per round, which is `None` if the row failed.
 type Measurements = BTreeMap<Row, Vec<Option<Measurement>>>;
 
-/// `results`: the folder for the file of this run.
+/// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
@@ -45,21 +45,17 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let most = most.reduce(Cast::or_more).unwrap_or(Cast { command_apis: 1, ..Cast::NONE });
     let load_average = figures::load_average()?;
     if load_average > 1.0 {
-        println!("The machine is busy already (load average {load_average}): no number below is what it could be.");
+        println!("Warning: the machine is busy (load average {load_average}); the figures below are unreliable.");
     }
     let mut measurements = Measurements::new();
     let ended = (1..=args.comparison.rounds).try_for_each(|round| {
-        println!(
-            "Round {round} of {}, on an empty stack of its own in {}",
-            args.comparison.rounds,
-            layout.state.display()
-        );
+        println!("Round {round} of {}, on a new, empty stack in {}", args.comparison.rounds, layout.state.display());
         on_empty_stack(layout, most, peers::of_write, cancelled, |scene| {
             let meter = Meter { scene, wrk: &wrk, seconds: args.comparison.seconds };
             rows.iter().try_for_each(|row| take_turn(&meter, *row, &mut measurements))
         })
     });
-    // What there is, is shown, whatever ended it.
+    // Completed measurements are shown even after an error or a cancellation.
     if !measurements.is_empty() {
         let report = Report { seconds: args.comparison.seconds, load_average, measurements: &measurements };
         print!("\n{report}");
@@ -68,7 +64,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     ended
 }
 
-/// A row that fails leaves the others their turns.
+/// Measures one row, and prints and records its result. A failed row does not stop the others.
 fn take_turn(meter: &Meter<'_>, row: Row, measurements: &mut Measurements) -> Result<()> {
     let measured = meter.measure(row);
     meter.scene.cancelled.check()?;

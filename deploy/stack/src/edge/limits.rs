@@ -1,16 +1,16 @@
-//! The most that the edge takes from one address.
+//! Rate and connection limits of the edge, per client address.
 
 use clap::Args;
 
-/// Limits per address, by the class of a request. Twice as many may come at once before the first is refused.
+/// Limits per address and class of request. A rate admits a burst of twice its number.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct Limits {
-    /// What one address may do at the edge, e.g. `commands=100`: a second, `connections` and `waits` at the same time;
-    /// more is answered 429
+    /// Limit one address at the edge, e.g. `commands=100`: requests per second, or how many at the same time for
+    /// `connections` and `waits`; excess requests are answered 429
     /// [classes: commands, batches, rows, lists, histories, connections, waits]
     #[arg(long = "limit", value_name = "CLASS=NUMBER", value_parser = limit)]
     limits: Vec<(Class, u32)>,
-    /// Addresses that the edge does not limit, as CIDR [default: loopback]
+    /// Network that the edge does not limit, in CIDR notation; may be given several times [default: loopback]
     #[arg(long, value_name = "NETWORK", value_parser = network, default_values = LOOPBACK)]
     unlimited: Vec<String>,
 }
@@ -25,15 +25,17 @@ impl Default for Limits {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Class {
-    /// The name of its option, and the end of its name in the template.
+    /// Name on the command line.
     name: &'static str,
+    /// Placeholder of the limit in the template.
     in_template: &'static str,
-    /// The template's name of what may come at once; none where the limit itself is of what is open at once.
+    /// Placeholder of the burst in the template; `None` if the class limits concurrency instead of a rate.
     burst: Option<&'static str>,
     default: u32,
 }
 
-/// A shop's pages ask far less of these for one person; a building behind one address stays below them.
+/// Classes and their defaults. One visitor of a shop needs far less, and a whole building behind one address stays
+/// below them.
 const CLASSES: [Class; 7] = [
     class("commands", "limit_commands", Some("burst_commands"), 50),
     class("batches", "limit_batches", Some("burst_batches"), 4),
@@ -49,7 +51,7 @@ const fn class(name: &'static str, in_template: &'static str, burst: Option<&'st
 }
 
 impl Limits {
-    /// Returns what the template calls them.
+    /// Returns the template's placeholders and their values.
     pub(super) fn values(&self) -> Vec<(&'static str, String)> {
         let mut values: Vec<_> = CLASSES.iter().flat_map(|class| self.values_of(class)).collect();
         let unlimited: Vec<_> = self.unlimited.iter().map(|network| format!("        {network} 1;")).collect();
@@ -57,7 +59,7 @@ impl Limits {
         values
     }
 
-    /// The last option of a class counts.
+    /// Returns the values of one class. If its option is given several times, the last one wins.
     fn values_of(&self, class: &Class) -> Vec<(&'static str, String)> {
         let told = self.limits.iter().rev().find(|(told, _)| told == class).map(|(_, limit)| *limit);
         let limit = told.unwrap_or(class.default);
@@ -70,12 +72,12 @@ fn limit(text: &str) -> Result<(Class, u32), String> {
     let (name, number) = text.split_once('=').ok_or("write it as commands=100")?;
     let names = || CLASSES.map(|class| class.name).join(", ");
     let class = CLASSES.into_iter().find(|class| class.name == name);
-    let class = class.ok_or_else(|| format!("there is no class {name:?}; the classes are {}", names()))?;
+    let class = class.ok_or_else(|| format!("unknown class {name:?}; the classes are {}", names()))?;
     let number = number.parse().ok().filter(|number| (1..=1_000_000).contains(number));
-    Ok((class, number.ok_or("the limit is a whole number from 1 to 1000000")?))
+    Ok((class, number.ok_or("the limit must be a whole number from 1 to 1000000")?))
 }
 
-/// Goes into nginx's configuration, so nothing else may.
+/// Parses a network strictly, because the text is inserted into nginx's configuration.
 fn network(text: &str) -> Result<String, String> {
     let form = "write it as 10.0.0.0/8 or fd00::/8";
     let (address, bits) = text.split_once('/').ok_or(form)?;

@@ -1,19 +1,19 @@
-//! Sites whose pages may ask.
+//! Origins that may use the API from a browser (CORS).
 
 use clap::Args;
 
 use crate::part::Launch;
 
-/// The sites, as every service and the edge are told.
+/// The allowed origins, given to the services and to the edge alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct Origins {
-    /// A site whose pages may ask from browsers, as https://shop.example, or * for any; may be given several times
+    /// Origin that may use the API from a browser, e.g. https://shop.example, or * for any; may be given several times
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_parser = origin)]
     origins: Vec<String>,
 }
 
 impl Origins {
-    /// Tells a service of them.
+    /// Adds the origins to a service's environment.
     pub(crate) fn add_to(&self, launch: Launch) -> Launch {
         if self.origins.is_empty() {
             return launch;
@@ -21,7 +21,7 @@ impl Origins {
         launch.env("CORS_ORIGINS", if self.are_all() { "*".to_owned() } else { self.origins.join(",") })
     }
 
-    /// Returns what the template calls them.
+    /// Returns the template's placeholders and their values.
     pub(super) fn values(&self) -> Vec<(&'static str, String)> {
         let default = if self.are_all() { "*" } else { "\"\"" };
         let listed = self.origins.iter().filter(|origin| *origin != "*");
@@ -36,7 +36,7 @@ impl Origins {
     }
 }
 
-/// Goes into nginx's configuration, so nothing else may. The services check the rest.
+/// Parses an origin as strictly as its use in nginx's configuration requires. The services check the rest.
 fn origin(text: &str) -> Result<String, String> {
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
     let is_origin = text.split_once("://").is_some_and(|(scheme, authority)| {

@@ -1,4 +1,4 @@
-//! As whom Postgres runs: it refuses root.
+//! Chooses the account that runs Postgres, which refuses to run as root.
 
 use std::fs;
 use std::path::Path;
@@ -8,29 +8,29 @@ use anyhow::{Result, bail};
 
 use crate::part::{Account, Launch};
 
-/// Accounts that every Debian has, the fitting one first.
+/// Accounts of a Debian system that may run Postgres, in order of preference.
 const NAMES: [&str; 2] = ["postgres", "nobody"];
 
-/// An account that can use the data folder, and the way there.
+/// An account that can use the data folder, and the means by which it reaches the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unprivileged {
     /// The caller is not root.
     Caller,
-    /// Reaches the folder by itself.
+    /// The account reaches the folder without privileges.
     User { uid: u32, gid: u32 },
-    /// The folder lies below one that others may not enter, such as /root: the process keeps one capability, to
-    /// enter folders, and is unprivileged otherwise.
+    /// The folder is below one that other users may not enter, such as /root. The process keeps one capability, to
+    /// enter folders, and is otherwise unprivileged.
     WithCapability { uid: u32, gid: u32, capability: &'static str },
 }
 
-/// `folder` exists.
+/// Chooses an account that can reach `folder`, which must exist.
 pub(super) fn choose(folder: &Path) -> Result<Unprivileged> {
     if !rustix::process::geteuid().is_root() {
         return Ok(Unprivileged::Caller);
     }
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let Some((uid, gid)) = NAMES.iter().find_map(|name| ids(&passwd, name)) else {
-        bail!("Postgres does not run as root, and this machine has no account `{}`", NAMES.join("` or `"));
+        bail!("Postgres refuses to run as root, and this machine has no account `{}`", NAMES.join("` or `"));
     };
     let ways = [
         Unprivileged::User { uid, gid },
@@ -39,8 +39,8 @@ pub(super) fn choose(folder: &Path) -> Result<Unprivileged> {
     ];
     let Some(way) = ways.into_iter().find(|way| way.reaches(folder)) else {
         bail!(
-            "Postgres does not run as root, and the account with uid {uid} may not enter {}; \
-             move the checkout, or give --state-dir a folder that others may enter",
+            "Postgres refuses to run as root, and the account with uid {uid} may not enter {}; \
+             move the checkout, or set --state-dir to a folder that other users may enter",
             folder.display()
         );
     };
@@ -63,7 +63,7 @@ impl Unprivileged {
         }
     }
 
-    /// Who has to own the data; `None`: the caller does already.
+    /// Returns the uid and gid that must own the data, or `None` if the caller owns it already.
     pub(super) fn ids(self) -> Option<(u32, u32)> {
         match self {
             Self::Caller => None,
@@ -71,7 +71,8 @@ impl Unprivileged {
         }
     }
 
-    /// By going there: `access` and what builds on it take no notice of capabilities.
+    /// Returns whether the account reaches the folder, by running `stat` as that account: `access` ignores
+    /// capabilities.
     fn reaches(self, folder: &Path) -> bool {
         let launch = self.launch(Path::new("stat"), &[&folder.join(".").to_string_lossy()]);
         let mut command = Command::new(launch.program);

@@ -1,4 +1,4 @@
-//! Debian's and Ubuntu's packages.
+//! Installs packages on Debian and Ubuntu.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use super::{Need, find};
 use crate::logs;
 
-/// `$@`: for each thing that is missing, its packages joined by commas, best first. While this runs, a policy keeps
-/// the packages from starting their servers; one that the machine has already stays as it is.
+/// Shell script that installs packages. Each argument lists the alternatives for one need, joined by commas, in order
+/// of preference. While it runs, a policy-rc.d keeps packages from starting their servers; an existing one is left
+/// alone.
 const SCRIPT: &str = r#"
 set -eu
 export DEBIAN_FRONTEND=noninteractive
@@ -43,10 +44,10 @@ pub(super) fn install(missing: &[&'static Need], log: &Path) -> Result<()> {
         packages.join(" ")
     );
     if find::program("apt-get").is_none() {
-        bail!("{by_hand}\n(there is no apt-get here; install them as this system does, then run this again)");
+        bail!("{by_hand}\n(apt-get is not available; install them with this system's package manager, then run again)");
     }
     let Some(mut command) = as_root() else {
-        bail!("{by_hand}\n(neither root nor `sudo -n`; install them, then run this again)");
+        bail!("{by_hand}\n(installing needs root or passwordless sudo; install them, then run again)");
     };
     println!("Missing on this machine: {}.", names.join(", "));
     println!("Installing with apt-get: {} (log: {})", packages.join(" "), log.display());
@@ -61,12 +62,12 @@ pub(super) fn install(missing: &[&'static Need], log: &Path) -> Result<()> {
         .status()
         .context("cannot run apt-get")?;
     if !status.success() {
-        bail!("apt-get failed; the end of its log:\n{}\n{by_hand}", logs::end_of(log));
+        bail!("apt-get failed; last lines of its log:\n{}\n{by_hand}", logs::end_of(log));
     }
     Ok(())
 }
 
-/// A command that runs what is added to it as root, without asking.
+/// Returns a command that runs its arguments as root without a password prompt, or `None` if that is not possible.
 fn as_root() -> Option<Command> {
     if rustix::process::geteuid().is_root() {
         return Some(Command::new("env"));

@@ -1,11 +1,11 @@
-//! Where programs usually lie.
+//! Finds programs, modules and headers in their usual locations.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Searched after PATH: servers lie in sbin, which is not on everybody's PATH.
+/// Folders searched after PATH: servers are in sbin, which an unprivileged user's PATH often lacks.
 const USUAL: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 const MIN_JAVA: u32 = 17;
 const MIN_POSTGRES: u32 = 15;
@@ -21,12 +21,12 @@ pub(super) fn java() -> Option<PathBuf> {
     home.into_iter().chain(candidates("java")).chain(installed).find(|java| is_new_enough(java, "-version", MIN_JAVA))
 }
 
-/// The folder of the newest PostgreSQL. Debian keeps the servers off PATH, a folder for each version.
+/// Returns the folder of the newest PostgreSQL. Debian keeps the servers off PATH, in one folder per version.
 pub(super) fn postgres() -> Option<PathBuf> {
     let mut dirs: Vec<_> = subfolders("/usr/lib/postgresql").into_iter().map(|dir| dir.join("bin")).collect();
     dirs.sort_by_key(|dir| version(&dir.join("postgres"), "--version"));
     let on_path = candidates("postgres").into_iter().filter_map(|path| {
-        // A link on PATH: initdb lies beside what it leads to.
+        // PATH may hold a symlink; initdb is next to its target.
         Some(fs::canonicalize(path).ok()?.parent()?.to_owned())
     });
     dirs.into_iter().rev().chain(on_path).find(|dir| {
@@ -47,12 +47,12 @@ pub(super) fn python() -> Option<PathBuf> {
     candidates("python3").into_iter().find(has_venv)
 }
 
-/// Not the one on PATH, which insists on an account and folders of its own.
+/// Returns RabbitMQ's plain server script. The wrapper on PATH insists on its own account and folders.
 pub(super) fn rabbitmq() -> Option<PathBuf> {
     Some(PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server")).filter(|path| path.is_file())
 }
 
-/// The folder of nginx's Lua module and of the one that it stands on.
+/// Returns the folder of nginx's Lua module and of the NDK module that it requires.
 pub(super) fn nginx_modules() -> Option<PathBuf> {
     let dirs = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];
     let has_all =
@@ -80,12 +80,12 @@ fn is_new_enough(program: &Path, flag: &str, min: u32) -> bool {
 
 fn version(program: &Path, flag: &str) -> Option<u32> {
     let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
-    // Java tells it on standard error.
+    // Java prints its version to standard error.
     let text = [output.stdout, output.stderr].concat();
     parse_major(&String::from_utf8_lossy(&text))
 }
 
-/// The first number that a dot, a quote or a blank ends.
+/// Returns the first number in the output of `--version`, which is the major version.
 fn parse_major(text: &str) -> Option<u32> {
     let words = text.split(|char: char| char.is_whitespace() || matches!(char, '"' | '=' | 'v'));
     words.filter(|word| word.starts_with(|char: char| char.is_ascii_digit())).find_map(|word| {
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_major_version_is_read_from_what_each_program_says() {
+    fn the_major_version_is_parsed_from_the_output_of_each_program() {
         for (text, major) in [
             ("openjdk version \"17.0.15\" 2025-04-15", 17),
             ("openjdk version \"21\" 2023-09-19", 21),

@@ -1,4 +1,4 @@
-//! The edge as the replay uses it.
+//! The replay's client of the edge.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
-/// Longer than any answer takes.
+/// Timeout of a request, longer than any answer takes.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: u64 = 64 << 20;
 
@@ -20,7 +20,7 @@ pub(super) struct Client {
     url: String,
 }
 
-/// What a line of a batch was answered.
+/// The answer to one line of a batch.
 #[derive(Debug, Deserialize)]
 pub(super) struct LineAnswer {
     pub(super) status: u16,
@@ -33,7 +33,7 @@ pub(super) struct LineAnswer {
     pub(super) detail: String,
 }
 
-/// The furthest position of every partition that any answer named.
+/// The highest position of each partition over all answers.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     log: String,
@@ -47,15 +47,15 @@ impl Client {
         Self { agent: config.build().new_agent(), url: url.to_owned() }
     }
 
-    /// Sends a command; the edge may be asked again after a 503.
+    /// Sends a command and returns the status of its answer. After a 503 the caller may retry.
     pub(super) fn command(&self, path: &str, key: &str, body: &str) -> Result<StatusCode> {
         let request = self.agent.post(format!("{}{path}", self.url));
         let request = request.header("Content-Type", "application/json").header("Idempotency-Key", key);
         Ok(request.send(body)?.status())
     }
 
-    /// Sends a batch and hands on each line's answer as it comes. Returns how many came; an edge or a service that
-    /// went away in between is no error here.
+    /// Sends a batch and passes each line's answer to `answered` as it arrives. Returns the number of answers. An edge
+    /// or service that fails meanwhile is no error here.
     pub(super) fn batch(&self, lines: &str, mut answered: impl FnMut(LineAnswer) -> Result<()>) -> Result<usize> {
         let request =
             self.agent.post(format!("{}/v1/commands", self.url)).header("Content-Type", "application/x-ndjson");
@@ -68,7 +68,7 @@ impl Client {
         let mut count = 0;
         for line in BufReader::new(response.into_body().into_reader()).lines() {
             let Ok(line) = line else { break };
-            // The last one may be cut off.
+            // The last line may be cut off.
             let Ok(answer) = serde_json::from_str(&line) else { break };
             answered(answer)?;
             count += 1;
@@ -76,7 +76,7 @@ impl Client {
         Ok(count)
     }
 
-    /// `None`: the views are not there yet, or a service is away.
+    /// Reads from the views as of `token`. Returns `None` if they have not caught up or a service is unavailable.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str, token: &str) -> Result<Option<T>> {
         let mut request = self.agent.get(format!("{}{path}", self.url)).header("Prefer", "wait=10");
         if !token.is_empty() {
@@ -100,16 +100,16 @@ fn text(response: &mut Response<Body>) -> Result<String> {
 
 impl Tokens {
     pub(super) fn add(&mut self, token: &str) -> Result<()> {
-        let (log, positions) = token.split_once('.').with_context(|| format!("{token:?} is no token"))?;
+        let (log, positions) = token.split_once('.').with_context(|| format!("{token:?} is not a token"))?;
         if self.log != log {
             if !self.log.is_empty() {
-                bail!("answers came from two logs, {} and {log}", self.log);
+                bail!("answers refer to two different logs, {} and {log}", self.log);
             }
             self.log = log.to_owned();
         }
         for position in positions.split(',') {
             let parsed = position.split_once('-').and_then(|(p, o)| Some((p.parse().ok()?, o.parse().ok()?)));
-            let (partition, offset) = parsed.with_context(|| format!("{token:?} is no token"))?;
+            let (partition, offset) = parsed.with_context(|| format!("{token:?} is not a token"))?;
             let highest = self.positions.entry(partition).or_insert(offset);
             *highest = offset.max(*highest);
         }

@@ -1,4 +1,4 @@
-//! Every row of the views against the file's own sums.
+//! Compares every row of the views with the totals of the file.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,14 @@ use serde::de::DeserializeOwned;
 use super::client::Client;
 use super::purchases::{Expected, Sums};
 
-/// As long as the views may take to get there.
+/// Maximum time for the views to catch up.
 const PATIENCE: Duration = Duration::from_secs(120);
 const RETRY: Duration = Duration::from_millis(100);
 const PAGE: usize = 1000;
-/// Every customer is compared by pages, which come from Postgres; one in so many also by its own address, which comes
-/// from Redis.
+/// Interval of customers that are also read one by one, which goes through Redis. Every customer is compared by pages,
+/// which are read from Postgres.
 const SINGLE_READS_EVERY: usize = 50;
-/// Differences that are told one by one.
+/// Maximum number of differences that are listed; further ones are only counted.
 const TOLD: usize = 10;
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ struct Data {
     last_order_at: Option<String>,
 }
 
-/// What was compared.
+/// Result of a comparison.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
     pub(super) customers: usize,
@@ -55,7 +55,7 @@ pub(super) struct Compared {
 
 pub(super) struct Comparison<'a> {
     pub(super) client: &'a Client,
-    /// What the views must show before a row is looked at.
+    /// Consistency token that the views must reach before a row is compared.
     pub(super) token: &'a str,
     pub(super) cancelled: &'a AtomicBool,
 }
@@ -75,7 +75,7 @@ impl Comparison<'_> {
         Ok(compared)
     }
 
-    /// The rows of a view that are expected, by key.
+    /// Reads a view page by page and returns the rows that the replay expects, by key.
     fn rows(&self, path: &str, expected: &BTreeMap<String, Sums>) -> Result<BTreeMap<String, Data>> {
         let mut rows = BTreeMap::new();
         let mut after = String::new();
@@ -96,7 +96,7 @@ impl Comparison<'_> {
                 return Ok(found);
             }
             if begun.elapsed() > PATIENCE {
-                bail!("the views do not show everything after {} s; see `cargo stack status`", PATIENCE.as_secs());
+                bail!("the views have not caught up after {} s; see `cargo stack status`", PATIENCE.as_secs());
             }
             if self.cancelled.load(Ordering::Relaxed) {
                 bail!("the stack is stopping");
@@ -106,13 +106,13 @@ impl Comparison<'_> {
     }
 }
 
-/// Other customers may use the same shop.
+/// Returns whether a row belongs to this replay; the stack may hold others.
 fn is_ours(key: &str, expected: &BTreeMap<String, Sums>) -> bool {
     expected.contains_key(key)
 }
 
 impl Compared {
-    /// Returns how many rows were as they should be.
+    /// Compares all expected rows and returns the number of those that match.
     fn compare(
         &mut self,
         what: &str,
@@ -128,7 +128,7 @@ impl Compared {
             return true;
         }
         if self.differences.len() < TOLD {
-            self.differences.push(format!("{what} {key}: the file says {sums:?}, the view {row:?}"));
+            self.differences.push(format!("{what} {key}: the file has {sums:?}, the view {row:?}"));
         } else {
             self.more_differences += 1;
         }

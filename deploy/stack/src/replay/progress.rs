@@ -1,4 +1,4 @@
-//! How far a replay is: a bar on a terminal, a line now and then anywhere else.
+//! Shows the progress of a replay: as a bar on a terminal, as occasional lines elsewhere.
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
@@ -31,12 +31,12 @@ impl Progress {
         Self { bar, total, state: Mutex::new(State { began: now, told: now, latency: None, done: 0 }) }
     }
 
-    /// `latency`: of each of the commands that were answered, in microseconds.
+    /// Adds answered commands. `latency` holds the latency of each in microseconds.
     pub(super) fn answered(&self, latency: &Histogram<u64>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += latency.len();
         match &mut state.latency {
-            // Both have the same bounds and grow by themselves.
+            // Cannot fail: both histograms have the same precision and resize automatically.
             Some(all) => drop(all.add(latency)),
             none => *none = Some(latency.clone()),
         }

@@ -1,4 +1,4 @@
-//! The purchases of the CDNOW log, and what the views must show of them.
+//! Reads the purchases of the CDNOW log and computes the totals that the views must show.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,17 +10,17 @@ use flate2::read::MultiGzDecoder;
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-/// Between the days of one shop and the same of the next: more than the log is long, and whole weeks.
+/// Shift in days from each shop to the next: longer than the log, and whole weeks.
 const DAYS_APART: i64 = 728;
-/// The last one's days are still in years of four digits.
+/// Maximum number of shops; the days of the last one are still in four-digit years.
 pub(crate) const MAX_SHOPS: u32 = 4000;
 
-/// The log holds this much, twice over.
+/// Maximum size of a purchase log, at least twice that of the CDNOW log.
 const MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Purchase {
-    /// In the file, from 1.
+    /// Line number in the file, from 1.
     pub(super) line: usize,
     pub(super) customer: String,
     pub(super) date: Date,
@@ -28,7 +28,7 @@ pub(super) struct Purchase {
     pub(super) amount_cents: u64,
 }
 
-/// What a row of the view `customer` or `revenue` adds up.
+/// Totals of one customer or day, as in a row of the view `customer` or `revenue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) orders: u64,
@@ -38,14 +38,14 @@ pub(super) struct Sums {
     pub(super) last: Date,
 }
 
-/// The file's own sums.
+/// Totals computed from the file.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     pub(super) customers: BTreeMap<String, Sums>,
     pub(super) days: BTreeMap<String, Sums>,
 }
 
-/// From a text file, or one that gzip packed.
+/// Reads the purchases from a text file, or from one compressed by gzip.
 pub(super) fn read(path: &Path) -> Result<Vec<Purchase>> {
     let what = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(what)?;
@@ -57,7 +57,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Purchase>> {
     read.with_context(what)?;
     let purchases = parse(&text).with_context(what)?;
     if purchases.is_empty() {
-        bail!("{} holds no purchase", path.display());
+        bail!("{} contains no purchases", path.display());
     }
     Ok(purchases)
 }
@@ -68,7 +68,9 @@ fn parse(text: &str) -> Result<Vec<Purchase>> {
         .map(|(index, line)| {
             let line_number = index + 1;
             parse_line(line_number, line).ok_or_else(|| {
-                anyhow!("line {line_number} is not a customer, a day (YYYYMMDD), a number and dollars (0.00): {line:?}")
+                anyhow!(
+                    "line {line_number} is not a customer, a date (YYYYMMDD), a quantity and dollars (0.00): {line:?}"
+                )
             })
         })
         .collect()
@@ -89,7 +91,7 @@ fn parse_line(line: usize, text: &str) -> Option<Purchase> {
     })
 }
 
-/// Exact: no number with a binary fraction comes near money.
+/// Parses dollars as cents, in integer arithmetic, because binary fractions cannot represent cents exactly.
 fn cents(dollars: &str) -> Option<u64> {
     let (whole, hundredths) = dollars.split_once('.')?;
     if hundredths.len() != 2 {
@@ -99,7 +101,7 @@ fn cents(dollars: &str) -> Option<u64> {
 }
 
 impl Purchase {
-    /// Shops, from 1, have customers, orders and days of their own.
+    /// Returns the order's id, which is unique across shops. Shops are numbered from 1.
     pub(super) fn order_id(&self, shop: u32) -> String {
         format!("cdnow-{shop}-{}", self.line)
     }
@@ -126,7 +128,7 @@ impl Expected {
         Ok(expected)
     }
 
-    /// Of all.
+    /// Returns the orders, units and cents over all days.
     pub(super) fn totals(&self) -> (u64, u64, u64) {
         self.days.values().fold((0, 0, 0), |(orders, units, cents), day| {
             (orders + day.orders, units + day.units, cents + day.amount_cents)
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_purchase_is_named() {
+    fn an_invalid_line_is_named() {
         for line in [
             "00001 19970101 1",
             "00001 19971301 1 1.00",

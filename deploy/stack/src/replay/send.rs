@@ -1,4 +1,4 @@
-//! The purchases as commands, in batches that go out side by side.
+//! Sends the purchases as commands, in concurrent batches.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,29 +16,29 @@ use super::purchases::Purchase;
 
 const CONNECTIONS: usize = 8;
 const BATCH: usize = 500;
-/// A batch that gets no further for this long ends the replay.
+/// Time without progress of a batch after which the replay fails.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a 503 asks for.
+/// Pause after a 503, as its Retry-After requests.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// After an answer that never came: another instance may take the next one at once.
+/// Pause after a missing answer; short, because another instance may accept the retry at once.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What became of the commands.
+/// Outcomes of the commands.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) recorded: u64,
-    /// Answered as the repeat of an accepted command.
+    /// Commands deduplicated as repeats of an accepted one.
     pub(super) repeated: u64,
-    /// Under a key that is not remembered any more, and found already so.
+    /// Commands that had no effect because their order exists, although their idempotency key has expired.
     pub(super) already: u64,
-    /// Sent more than once by this run.
+    /// Number of times that this run sent a command again.
     pub(super) retried: u64,
     pub(super) tokens: Tokens,
-    /// In microseconds, from the sending of a batch to the answer of each of its commands.
+    /// Time from sending a batch to the answer of each of its commands, in microseconds.
     pub(super) latency: Histogram<u64>,
 }
 
-/// The commands of all shops, in an order that every run keeps.
+/// The commands of all shops, in the same order in every run.
 pub(super) struct Orders<'a> {
     pub(super) purchases: &'a [Purchase],
     pub(super) shops: u32,
@@ -46,7 +46,7 @@ pub(super) struct Orders<'a> {
 
 impl Orders<'_> {
     pub(super) fn len(&self) -> usize {
-        self.purchases.len() * usize::try_from(self.shops).expect("a few shops")
+        self.purchases.len() * usize::try_from(self.shops).expect("the number of shops fits a usize")
     }
 
     fn write(&self, index: usize, lines: &mut String) -> Result<()> {
@@ -64,9 +64,9 @@ impl Orders<'_> {
     }
 }
 
-/// `rate`: commands a second, where it is bounded. `cancelled`: nobody waits for the end any more.
+/// Sends all commands, at most `rate` of them per second. Fails if `cancelled` is set while commands are refused.
 pub(super) fn send(client: &Client, orders: &Orders<'_>, rate: Option<u32>, cancelled: &AtomicBool) -> Result<Sent> {
-    // At a given rate, small batches: they should follow each other evenly.
+    // A rate limit calls for small batches, which spread the load evenly.
     let batch = rate.map_or(BATCH, |rate| (usize::try_from(rate).unwrap_or(BATCH) / 20).clamp(1, BATCH));
     let (next, began) = (AtomicUsize::new(0), Instant::now());
     let progress = Progress::new(orders.len() as u64);
@@ -104,7 +104,7 @@ pub(super) fn send(client: &Client, orders: &Orders<'_>, rate: Option<u32>, canc
     Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Until every command of it is accepted.
+/// Sends a batch, and its refused commands again, until every command is accepted.
 fn send_batch(
     client: &Client,
     orders: &Orders<'_>,
@@ -161,7 +161,7 @@ impl Sent {
             (200, true, _) => self.repeated += 1,
             (200, false, true) => self.already += 1,
             (200, false, false) => self.recorded += 1,
-            (status, ..) => bail!("an order was answered {status}: {}", answer.detail),
+            (status, ..) => bail!("an order was rejected with {status}: {}", answer.detail),
         }
         answer.token.as_deref().map_or(Ok(()), |token| self.tokens.add(token))
     }

@@ -1,4 +1,4 @@
-//! How the rush goes: a bar on a terminal, a line now and then anywhere else.
+//! Shows the progress of the rush: as a bar on a terminal, as occasional lines elsewhere.
 
 use std::cell::RefCell;
 use std::io::IsTerminal as _;
@@ -11,7 +11,7 @@ use super::seen::Seen;
 const EVERY: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Until every buyer is answered.
+/// Shows the progress until every buyer is answered.
 pub(super) async fn show(seen: &RefCell<Seen>) {
     let buyers = seen.borrow().buyers;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(buyers) } else { ProgressBar::hidden() };

@@ -1,4 +1,4 @@
-//! After the rush: four of five orders are paid, the others are left to expire, and the sale is closed.
+//! Ends the orders after the rush: four of five are paid, the others expire or are cancelled, and the sale is closed.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -11,34 +11,35 @@ use super::seen::Claim;
 use super::shop::{LineAnswer, Shop};
 use super::{Names, PATIENCE, PRICE_CENTS};
 
-/// Lines of a batch.
+/// Number of lines in a batch.
 const LINES: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How each order is to end.
+/// The final status of each order, and the number of paid ones.
 pub(super) struct Ended {
     pub(super) statuses: HashMap<String, &'static str>,
     pub(super) paid: u64,
 }
 
-/// `window`: how long an order waits to be paid; `None`: too long to be waited for, and the rest is cancelled.
+/// Pays four of five orders and waits until all orders have ended, then closes the sale. `window` is the payment
+/// window; with `None`, if it is too long to wait for, unpaid orders are cancelled.
 pub(super) fn end(shop: &Shop, names: &Names, claims: &[Claim], window: Option<Duration>) -> Result<Ended> {
     let begun = Instant::now();
     let (paid, left): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| is_paid(&claim.order));
     let pay = |claim: &Claim| format!(r#""pay","data":{{"payment":"p-{}","amount_cents":{PRICE_CENTS}}}"#, claim.order);
-    // Those that had expired before it was their turn.
+    // Orders that had expired before they could be paid.
     let late = send(shop, &paid, pay)?;
     let (paid, late): (Vec<_>, Vec<_>) = paid.into_iter().partition(|claim| !late.contains(&claim.order));
     let seconds = begun.elapsed().as_secs_f64();
-    println!("paid        {} orders, {seconds:.2} s after the rush; {} came too late for it", paid.len(), late.len());
+    println!("paid        {} orders, {seconds:.2} s after the rush; {} had expired already", paid.len(), late.len());
     let status = match window {
         Some(window) => {
-            println!("            {} are left to expire after {} s", left.len(), window.as_secs());
+            println!("            {} unpaid orders are left to expire after {} s", left.len(), window.as_secs());
             "expired"
         }
         None => {
             println!(
-                "            {} are cancelled: the payment window of this stack is too long to wait for",
+                "            {} unpaid orders are cancelled: the payment window is too long to wait for",
                 left.len()
             );
             send(shop, &left, |_| r#""cancel","data":{}"#.to_owned()).map(drop)?;
@@ -53,7 +54,7 @@ pub(super) fn end(shop: &Shop, names: &Names, claims: &[Claim], window: Option<D
     Ok(Ended { statuses, paid: paid.len() as u64 })
 }
 
-/// By chance, but the same whenever it is asked.
+/// Returns whether an order is to be paid: pseudo-random, but always the same for one order.
 fn is_paid(order: &str) -> bool {
     let hash = order
         .bytes()
@@ -61,7 +62,8 @@ fn is_paid(order: &str) -> bool {
     (hash >> 32) % 5 != 0
 }
 
-/// Again and again until each is accepted: an order is confirmed a moment after its claim. Gives those that have expired.
+/// Sends a command for each order until all are accepted, since an order is confirmed shortly after its claim. Returns
+/// the orders that have expired.
 fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> Result<HashSet<String>> {
     let mut expired = HashSet::new();
     let mut waiting: HashMap<&str, &Claim> = claims.iter().map(|claim| (claim.order.as_str(), *claim)).collect();
@@ -77,7 +79,7 @@ fn send(shop: &Shop, claims: &[&Claim], command: impl Fn(&Claim) -> String) -> R
                         expired.insert(id);
                     }
                     (503, _) | (422, Some("not_confirmed" | "not_placed")) => {}
-                    other => bail!("the order {id} was answered {other:?}"),
+                    other => bail!("unexpected answer for order {id}: {other:?}"),
                 }
             }
         }
@@ -96,12 +98,12 @@ fn lines(claims: &[&Claim], command: impl Fn(&Claim) -> String) -> String {
     for claim in claims {
         let command = command(claim);
         writeln!(lines, r#"{{"aggregate":"orders","id":"{}","command":{command}}}"#, claim.order)
-            .expect("a String takes all");
+            .expect("writing to a String cannot fail");
     }
     lines
 }
 
-/// Until every one has come to its end.
+/// Waits until every order has its expected final status.
 fn await_orders(shop: &Shop, statuses: &HashMap<String, &'static str>, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let mut waiting: Vec<&String> = statuses.keys().collect();
@@ -110,18 +112,18 @@ fn await_orders(shop: &Shop, statuses: &HashMap<String, &'static str>, patience:
         for (index, order) in waiting.iter().enumerate() {
             let row = shop.row(&format!("/v1/orders/{order}"))?.unwrap_or_default();
             if row["status"].as_str() != Some(statuses[*order]) {
-                // One that waits is enough to wait: they are looked at in one order.
+                // Orders are checked in a fixed sequence, so one that has not ended defers all that follow.
                 still.extend_from_slice(&waiting[index..]);
                 break;
             }
         }
         if still.is_empty() {
-            println!("ended       {} orders, {:.2} s later", statuses.len(), begun.elapsed().as_secs_f64());
+            println!("ended       all {} orders, {:.2} s later", statuses.len(), begun.elapsed().as_secs_f64());
             return Ok(());
         }
         if begun.elapsed() > patience {
             bail!(
-                "{} orders or fewer have not ended after {} s, {} among them",
+                "up to {} orders have not ended after {} s, among them {}",
                 still.len(),
                 patience.as_secs(),
                 still[0]

@@ -1,7 +1,7 @@
-//! The rush: buyers who claim, and who do it again where they got no answer or are in doubt; watchers; and some who look
-//! how soon their claim shows.
+//! The rush: buyers who send claims and retry them without an answer, some repeating even an answered one; watchers;
+//! and probes that measure how soon a claim is visible.
 //!
-//! All of it is one thread: the machine's cores are for those who answer.
+//! Everything runs on one thread, to leave the machine's cores to the servers.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -20,30 +20,30 @@ use super::seen::{Claim, Seen};
 use super::visitor::{Answer, Visitor};
 use super::{Names, display};
 
-/// One in so many buyers sends a claim again though it was answered.
+/// One in this many claims is sent again although it was answered.
 const AGAIN: u64 = 10;
-/// One in so many tries to get more than a customer may.
+/// One in this many buyers tries to exceed the limit per customer.
 const GREEDY: u64 = 50;
-/// One in so many accepted claims is asked for in the views.
+/// One in this many buyers measures how soon an accepted claim is visible.
 const PROBED: u64 = 100;
-/// A buyer gives up after so many refusals: that is an error.
+/// Number of attempts after which a buyer gives up, which counts as an error.
 const TRIES: u32 = 60;
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// For the page of an order.
+/// Interval between polls of an order's page.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 const POLL_FOR: Duration = Duration::from_secs(10);
 
-/// Who comes, and to where.
+/// The buyers and watchers, and the addresses that they use.
 pub(crate) struct Crowd {
     pub(crate) buyers: u64,
     pub(crate) watchers: u64,
-    /// Connections of the buyers.
+    /// Number of connections that the buyers share.
     pub(crate) connections: u64,
-    /// Units that a customer may have.
+    /// Maximum number of units per customer.
     pub(crate) limit: u64,
-    /// Looks for the order again and again, where no token can be waited for.
+    /// Poll for the order, against a system without consistency tokens.
     pub(crate) polls: bool,
-    /// Accepted claims so far, for another thread to see.
+    /// Number of claims accepted so far, shared with another thread.
     pub(crate) accepted: Arc<AtomicU64>,
     pub(crate) commands: SocketAddr,
     pub(crate) queries: SocketAddr,
@@ -55,13 +55,13 @@ struct Rush {
     sale: String,
     claim: String,
     pages: [String; 2],
-    /// The next buyer whose turn it is.
+    /// Number of the next buyer.
     next: Cell<u64>,
     seen: RefCell<Seen>,
     probes: RefCell<JoinSet<()>>,
 }
 
-/// Returns when every buyer is answered.
+/// Plays the rush and returns when every buyer is answered.
 pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
     let rush = Rc::new(Rush {
         seen: RefCell::new(Seen::new(crowd.buyers)),
@@ -74,20 +74,20 @@ pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
         probes: RefCell::default(),
     });
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let runtime = runtime.context("start a runtime")?;
+    let runtime = runtime.context("cannot start the async runtime")?;
     let before = clock_gettime(ClockId::ThreadCPUTime);
     runtime.block_on(rush.clone().run())?;
     drop(runtime);
     let used = clock_gettime(ClockId::ThreadCPUTime) - before;
-    let rush = Rc::into_inner(rush).context("nobody stays after the rush")?;
+    let rush = Rc::into_inner(rush).context("a task outlived the rush")?;
     let mut seen = rush.seen.into_inner();
-    seen.crowd = used.try_into().context("a thread's processor time only grows")?;
+    seen.crowd = used.try_into().context("the thread's processor time went backwards")?;
     Ok(seen)
 }
 
 impl Rush {
     async fn run(self: Rc<Self>) -> Result<()> {
-        // They stay until they are dropped.
+        // Watchers run until they are aborted below.
         let mut watchers = JoinSet::new();
         for watcher in 0..self.crowd.watchers {
             watchers.spawn_local(self.clone().watch(watcher));
@@ -102,13 +102,13 @@ impl Rush {
         }
         let mut probes = self.probes.take();
         while let Some(ended) = probes.join_next().await {
-            ended.context("a look at the views failed")?;
+            ended.context("a probe's task failed")?;
         }
         watchers.shutdown().await;
         Ok(())
     }
 
-    /// One buyer after the other.
+    /// Plays buyers one after the other on one connection.
     async fn buy(self: Rc<Self>) {
         let mut visitor = Visitor::new(self.crowd.commands);
         loop {
@@ -137,7 +137,7 @@ impl Rush {
             let mut seen = self.seen.borrow_mut();
             seen.counts.again += 1;
             if !may_follow(&last, &again) {
-                seen.odd.push(format!("{order} was answered {last:?}, and again {again:?}"));
+                seen.odd.push(format!("{order} was answered {last:?}, and {again:?} when sent again"));
             }
             last = again;
         }
@@ -145,7 +145,7 @@ impl Rush {
         match last {
             Answer::Accepted { token, order: named, .. } => {
                 if named.as_deref() != Some(order.as_str()) {
-                    seen.odd.push(format!("{order} was answered as {named:?}"));
+                    seen.odd.push(format!("the answer for {order} names order {named:?}"));
                 }
                 if let Some(page) = page {
                     self.probes.borrow_mut().spawn_local(self.clone().probe(page, token, order.clone()));
@@ -159,7 +159,7 @@ impl Rush {
         }
     }
 
-    /// Under the same key until there is an answer.
+    /// Sends a claim, retrying it under the same key until it is answered.
     async fn claim(&self, visitor: &mut Visitor, buyer: u64, key: &str, body: &str) -> Answer {
         let mut tries = 0;
         loop {
@@ -170,7 +170,7 @@ impl Rush {
             match answer {
                 Answer::Later { after } if tries < TRIES => {
                     self.seen.borrow_mut().counts.retried += 1;
-                    // Spread over the time that was asked for, so that they do not come back together.
+                    // Jitter around the requested delay, so that buyers do not all retry at once.
                     tokio::time::sleep(after.mul_f64(0.25 + (buyer % 97) as f64 / 97.0)).await;
                 }
                 answer => return answer,
@@ -178,7 +178,7 @@ impl Rush {
         }
     }
 
-    /// One page, then the other, each with the tag of what is known of it.
+    /// Queries the two pages in turn, each with the entity tag of its last answer.
     async fn watch(self: Rc<Self>, watcher: u64) {
         let mut visitor = Visitor::new(self.crowd.queries);
         let mut tags = [None, None];
@@ -198,14 +198,16 @@ impl Rush {
         }
     }
 
-    /// As a buyer has it before a claim. One that fails is opened by the next look.
+    /// Opens a connection for a probe before the claim, as a buyer with an open page would have. If that fails, the
+    /// next query connects.
     async fn open_page(&self) -> Visitor {
         let mut page = Visitor::new(self.crowd.queries);
         let _ = page.look(&self.pages[0], None).await;
         page
     }
 
-    /// From the answer to a claim until the sale's page shows it, or the order's does.
+    /// Measures the time from the answer to a claim until the sale's page shows it or, when polling, the order's page
+    /// exists.
     async fn probe(self: Rc<Self>, mut page: Visitor, token: String, order: String) {
         let answered = Instant::now();
         let is_shown = match self.crowd.polls {
@@ -215,11 +217,11 @@ impl Rush {
         let mut seen = self.seen.borrow_mut();
         match is_shown {
             true => seen.visible.record(answered.elapsed()),
-            false => seen.odd.push(format!("{token} was not shown within 10 s")),
+            false => seen.odd.push(format!("{token} was not visible within 10 s")),
         }
     }
 
-    /// Asks for the order every 20 ms, for ten seconds.
+    /// Polls for the order every 20 ms, for at most ten seconds. Returns whether it was found.
     async fn is_found(&self, page: &mut Visitor, order: &str) -> bool {
         let path = format!("/v1/orders/{order}");
         let mut interval = tokio::time::interval(POLL_EVERY);
@@ -232,7 +234,7 @@ impl Rush {
     }
 }
 
-/// A UUIDv7: its time tells command-api that it cannot be the repeat of something long ago.
+/// Returns a UUIDv7 as idempotency key. From its time, command-api infers that it cannot repeat an old command.
 fn key(at: Timestamp, buyer: u64, wish: u64) -> String {
     let ms = at.as_millisecond().cast_unsigned();
     format!(
@@ -244,7 +246,8 @@ fn key(at: Timestamp, buyer: u64, wish: u64) -> String {
     )
 }
 
-/// What was accepted stays so, under one version; a rejection may be decided anew, when units have come back.
+/// Returns whether a repeated command may be answered `again` after `first`. An acceptance must be repeated with the
+/// same version; a rejection may be decided anew, since units may have been returned.
 fn may_follow(first: &Answer, again: &Answer) -> bool {
     match (first, again) {
         (Answer::Accepted { version, .. }, Answer::Accepted { version: other, .. }) => version == other,

@@ -1,11 +1,11 @@
-//! What the rush is like, as those who took part in it saw it.
+//! Measurements of the rush from its participants' point of view.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-/// A claim that was accepted.
+/// An accepted claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) order: String,
@@ -14,7 +14,7 @@ pub(crate) struct Claim {
 
 pub(crate) struct Seen {
     pub(crate) buyers: u64,
-    /// Buyers who know what they got.
+    /// Number of buyers whose claims have been answered.
     pub(super) answered: u64,
     pub(crate) accepted: Vec<Claim>,
     pub(crate) odd: Vec<String>,
@@ -23,11 +23,11 @@ pub(crate) struct Seen {
     pub(super) queries: Times,
     pub(crate) visible: Times,
     opened: Instant,
-    /// From the beginning to the last answer of a buyer.
+    /// Time from the start to the last answer to a buyer.
     pub(crate) within: Duration,
     /// Processor time of the crowd's own thread.
     pub(super) crowd: Duration,
-    /// To the last claim that was accepted.
+    /// Time from the start to the last accepted claim.
     accepted_within: Duration,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Counts {
     pub(super) failed_queries: u64,
 }
 
-/// In microseconds.
+/// Latencies in microseconds.
 pub(crate) struct Times(Histogram<u64>);
 
 impl Seen {
@@ -75,18 +75,18 @@ impl Seen {
         self.counts.sold_out > 0
     }
 
-    /// While there were units.
+    /// Returns the rate of accepted claims while units were available.
     pub(crate) fn claims_per_second(&self) -> f64 {
         self.accepted.len() as f64 / self.accepted_within.as_secs_f64()
     }
 
-    /// In a line, while it goes on.
+    /// Returns a one-line summary of the rush in progress.
     pub(super) fn so_far(&self) -> String {
         let seconds = self.opened.elapsed().as_secs_f64();
         let rate = self.commands.0.len() as f64 / seconds;
         let times = |times: &Times| format!("{:.1}/{:.1} ms", times.ms(0.5), times.ms(0.99));
         format!(
-            "{seconds:.1} s  {rate:.0}/s  {} accepted  {} sold out  {} again  commands {}  queries {}  visible {}",
+            "{seconds:.1} s  {rate:.0}/s  {} accepted  {} sold out  {} retried  commands {}  queries {}  visible {}",
             self.accepted.len(),
             self.counts.sold_out,
             self.counts.retried,
@@ -100,7 +100,7 @@ impl Seen {
 impl Times {
     pub(super) fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        // It grows by itself, and takes all that fits its digits.
+        // Cannot fail: the histogram resizes automatically.
         let _ = self.0.record(micros);
     }
 
@@ -111,7 +111,7 @@ impl Times {
 
 impl Default for Times {
     fn default() -> Self {
-        Self(Histogram::new(3).expect("three digits are within its bounds"))
+        Self(Histogram::new(3).expect("three significant digits are valid"))
     }
 }
 
@@ -128,8 +128,8 @@ impl fmt::Display for Seen {
         writeln!(f, "rush        {} buyers answered within {seconds:.2} s", self.answered)?;
         writeln!(
             f,
-            "commands    {:.0}/s, {}; {} accepted, {sold_out} sold out, {over_limit} over the limit, {retried} refused \
-             and sent again, {again} sent again though answered",
+            "commands    {:.0}/s, {}; {} accepted, {sold_out} sold out, {over_limit} over the limit, {retried} retried, \
+             {again} repeated although answered",
             self.commands.0.len() as f64 / seconds,
             self.commands,
             self.accepted.len(),
@@ -141,9 +141,9 @@ impl fmt::Display for Seen {
             self.queries,
             self.queries.0.len(),
         )?;
-        writeln!(f, "visible     {} after the answer, of {} claims", self.visible, self.visible.0.len())?;
+        writeln!(f, "visible     {} after the answer, over {} claims", self.visible, self.visible.0.len())?;
         let requests = self.commands.0.len() + self.queries.0.len();
         let (crowd, each) = (self.crowd.as_secs_f64(), self.crowd.as_secs_f64() * 1e6 / requests as f64);
-        write!(f, "crowd       {crowd:.2} s of processor time, {each:.1} µs for each request")
+        write!(f, "crowd       {crowd:.2} s of processor time, {each:.1} µs per request")
     }
 }

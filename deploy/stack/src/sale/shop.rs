@@ -1,4 +1,4 @@
-//! The running stack as its shopkeeper uses it, before the rush and after it.
+//! The shopkeeper's client of the running stack, used before and after the rush.
 
 use std::thread;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Shop {
     url: String,
 }
 
-/// A line of a batch's answer.
+/// The answer to one line of a batch.
 #[derive(Debug, Deserialize)]
 pub(super) struct LineAnswer {
     pub(super) id: String,
@@ -29,13 +29,13 @@ pub(super) struct LineAnswer {
 
 impl Shop {
     pub(crate) fn new(url: String) -> Self {
-        // A bound of the whole would cost a thread for each request, in which ureq resolves the name.
+        // No global timeout, for which ureq would resolve the name in a new thread for each request.
         let config = Agent::config_builder().http_status_as_error(false);
         let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT)).build();
         Self { agent: config.new_agent(), url }
     }
 
-    /// A command, again and again until it is accepted: its path is its key.
+    /// Sends a command until it is accepted, with its path as the idempotency key. Fails after 30 attempts.
     pub(super) fn must(&self, path: &str, body: &str) -> Result<()> {
         for _ in 0..TRIES {
             let request = self.agent.post(format!("{}{path}", self.url));
@@ -49,10 +49,10 @@ impl Shop {
             }
             thread::sleep(PAUSE);
         }
-        bail!("{path} was refused again and again")
+        bail!("{path} was not accepted after {TRIES} attempts")
     }
 
-    /// The answers that came.
+    /// Sends a batch and returns the answers that arrived.
     pub(super) fn batch(&self, lines: &str) -> Result<Vec<LineAnswer>> {
         let request = self.agent.post(format!("{}/v1/commands", self.url));
         let Ok(mut response) = request.header("Content-Type", "application/x-ndjson").send(lines) else {
@@ -62,13 +62,13 @@ impl Shop {
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
-    /// A row's data. `None`: there is none.
+    /// Returns a row's data, or `None` if the row does not exist.
     pub(super) fn row(&self, path: &str) -> Result<Option<Value>> {
         Ok(self.get(path)?.map(|mut row| row["data"].take()))
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Option<Value>> {
-        // Never what the edge keeps.
+        // A Prefer header bypasses the edge's cache.
         let request = self.agent.get(format!("{}{path}", self.url)).header("Prefer", "wait=1");
         let mut response = request.call().with_context(|| format!("{path} was not answered"))?;
         let text = text(&mut response)?;

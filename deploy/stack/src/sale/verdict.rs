@@ -1,4 +1,4 @@
-//! What the log and the views say of the sale, beside what the buyers were told.
+//! Checks the log and the views of a sale against the answers that the buyers received.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -18,14 +18,14 @@ const PAGE: usize = 1_000;
 #[derive(Default)]
 pub(crate) struct Verdict(Vec<(String, bool)>);
 
-/// The sale's events, counted.
+/// Counts over the sale's events.
 #[derive(Default)]
 struct Log {
-    /// By order: the customer.
+    /// Customer of each claimed order.
     claims: HashMap<String, String>,
     claimed_twice: u64,
     most_at_once: u64,
-    /// Units of all open claims.
+    /// Number of units in claims that have not been returned.
     claimed: u64,
     most_claimed: u64,
     returned: HashSet<String>,
@@ -35,29 +35,29 @@ struct Log {
 pub(super) fn of(shop: &Shop, names: &Names, units: u64, seen: &Seen, ended: &Ended) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     let log = Log::read(shop, &names.sale)?;
-    verdict.check(format!("{} answers were none that a buyer may get", seen.odd.len()), seen.odd.is_empty());
+    verdict.check(format!("{} unexpected answers to buyers", seen.odd.len()), seen.odd.is_empty());
     for odd in seen.odd.iter().take(5) {
         verdict.0.push((format!("    {odd}"), true));
     }
     let accepted = seen.accepted.len() as u64;
     let told =
-        format!("of {units} units {} were claimed at most at a time, by {accepted} claims in all", log.most_claimed);
+        format!("at most {} of {units} units were claimed at a time, by {accepted} claims in total", log.most_claimed);
     verdict.check(told, log.most_claimed <= units);
     let all = seen.counts.sold_out == 0 || log.most_claimed == units;
     verdict.check(
-        format!("every unit found a buyer, or every buyer a unit ({} came too late)", seen.counts.sold_out),
+        format!("every unit was claimed, or every buyer got one ({} sold-out answers)", seen.counts.sold_out),
         all,
     );
     let same = seen.accepted.iter().all(|claim| log.claims.get(&claim.order) == Some(&claim.customer));
-    let told = format!("the log has {} claims, each once: those that were accepted", log.claims.len());
+    let told = format!("the log has {} claims, exactly the accepted ones, once each", log.claims.len());
     verdict.check(told, same && log.claims.len() as u64 == accepted && log.claimed_twice == 0);
-    let told = format!("nobody had more than {} units at once, of {LIMIT_PER_CUSTOMER}", log.most_at_once);
+    let told = format!("no customer held more than {} units at once (limit {LIMIT_PER_CUSTOMER})", log.most_at_once);
     verdict.check(told, log.most_at_once <= LIMIT_PER_CUSTOMER);
     let unpaid = accepted - ended.paid;
     let right = log.returned.len() as u64 == unpaid
         && log.returned.iter().all(|order| ended.statuses.get(order).is_some_and(|status| *status != "paid"));
-    verdict.check(format!("the log has {} returns: of the orders that were not paid", log.returned.len()), right);
-    verdict.check(format!("the log has {} units sold for good", log.committed), log.committed == ended.paid);
+    verdict.check(format!("the log has {} returns, exactly those of the unpaid orders", log.returned.len()), right);
+    verdict.check(format!("the log has {} units committed by payments", log.committed), log.committed == ended.paid);
     verdict.views(shop, names, units, ended.paid, unpaid)?;
     Ok(verdict)
 }
@@ -71,7 +71,7 @@ impl Verdict {
         self.0.push((what, right));
     }
 
-    /// They come to what is expected, and a moment later still are that.
+    /// Checks the sale's rows in the views, after waiting for them to catch up.
     fn views(&mut self, shop: &Shop, names: &Names, units: u64, paid: u64, unpaid: u64) -> Result<()> {
         let stock = units + BESIDE - paid;
         let expected: BTreeMap<String, Value> = [
@@ -99,7 +99,7 @@ impl Verdict {
             };
             let shown: BTreeMap<&String, &Value> =
                 fields.as_object().into_iter().flatten().map(|(name, _)| (name, &row[name])).collect();
-            let text = serde_json::to_string(&shown).context("write a row")?;
+            let text = serde_json::to_string(&shown).context("cannot serialize a row")?;
             self.check(format!("{path} shows {text}"), right || (paid == 0 && path.contains("best_sellers")));
         }
         Ok(())
@@ -117,7 +117,7 @@ impl Log {
             let events = page.as_array().cloned().unwrap_or_default();
             for event in &events {
                 log.take(event, &mut units);
-                after = event["version"].as_u64().context("an event has a version")?;
+                after = event["version"].as_u64().context("an event without a version")?;
             }
             if events.len() < PAGE {
                 return Ok(log);
@@ -154,6 +154,6 @@ impl fmt::Display for Verdict {
         for (what, right) in &self.0 {
             writeln!(f, "{}     {what}", if *right { "ok     " } else { "DIFFERS" })?;
         }
-        writeln!(f, "{}", if self.is_right() { "The sale was right." } else { "Something is not as it should be." })
+        writeln!(f, "{}", if self.is_right() { "All checks passed." } else { "Some checks failed; see DIFFERS above." })
     }
 }

@@ -1,7 +1,7 @@
-//! One who buys or watches, over a connection as a browser keeps it: made when it is first needed, and anew once it broke.
+//! A buyer or watcher with one keep-alive connection, opened on first use and again after an error, as a browser does.
 //!
-//! It writes its requests and reads its answers itself: with a general client's tasks, channels and maps of headers a claim
-//! took half as much processor time again, which the crowd takes from those who answer it.
+//! Requests and answers are encoded by hand. With a general HTTP client's tasks, channels and header maps, a claim cost
+//! half as much processor time again, at the expense of the servers under test.
 
 use std::fmt;
 use std::io::Write as _;
@@ -17,9 +17,9 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 64;
 const MAX_ANSWER: usize = 1 << 20;
-/// Most answers come with one read.
+/// Size of a read, which holds most answers whole.
 const READ: usize = 2 << 10;
-/// Before a command is sent again that got no answer.
+/// Delay before a command without an answer is retried.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Visitor {
@@ -27,25 +27,25 @@ pub(super) struct Visitor {
     host: String,
     connection: Option<TcpStream>,
     request: Vec<u8>,
-    /// The bytes of the last answer.
+    /// Bytes of the last answer.
     answer: Vec<u8>,
 }
 
-/// What became of a command.
+/// Outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Accepted {
         version: u64,
         token: String,
-        /// The name of the claim's order.
+        /// Id of the claim's order.
         order: Option<String>,
     },
     Rejected(String),
-    /// Nothing was done, or nobody knows: the same again is safe.
+    /// The command had no effect, or its outcome is unknown; retrying it under the same key is safe.
     Later {
         after: Duration,
     },
-    /// None of these.
+    /// An unexpected answer.
     Odd(String),
 }
 
@@ -57,13 +57,13 @@ struct AnswerBody {
     rejection: Option<String>,
 }
 
-/// An answer that came whole. `body`: where it lies among the bytes that were read.
+/// A complete answer. `body` is its range among the bytes that were read.
 #[derive(Debug, PartialEq, Eq)]
 struct Response {
     status: u16,
     etag: Option<String>,
     retry_after: Option<u64>,
-    /// The server closes the connection.
+    /// Set if the server closes the connection.
     is_last: bool,
     body: Range<usize>,
 }
@@ -83,7 +83,7 @@ impl Visitor {
         }
     }
 
-    /// As a watcher asks: with what it has. Gives the tag of what there is now.
+    /// Queries a page, conditionally if an entity tag is known, and returns the current tag.
     pub(super) async fn look(&mut self, path: &str, tag: Option<&str>) -> Result<Option<String>> {
         let response = match tag {
             Some(tag) => self.send("GET", path, format_args!("If-None-Match: {tag}\r\n"), "").await?,
@@ -94,17 +94,17 @@ impl Visitor {
         Ok(response.etag)
     }
 
-    /// Whether the views show the token within ten seconds.
+    /// Returns whether the views reach the token within ten seconds.
     pub(super) async fn is_shown(&mut self, path: &str, token: &str) -> bool {
         let headers = format_args!("Consistency-Token: {token}\r\nPrefer: wait=10\r\n");
         self.send("GET", path, headers, "").await.is_ok_and(|response| response.status == 200)
     }
 
-    /// After an error the next one goes over a new connection.
+    /// Sends a request and returns the answer. After an error the next request opens a new connection.
     async fn send(&mut self, method: &str, path: &str, headers: fmt::Arguments<'_>, body: &str) -> Result<Response> {
         self.request.clear();
         write!(self.request, "{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n{body}", self.host)?;
-        let answered = tokio::time::timeout(TIMEOUT, self.exchange()).await.context("no answer came in time");
+        let answered = tokio::time::timeout(TIMEOUT, self.exchange()).await.context("no answer in time");
         let answered = answered.and_then(|answered| answered);
         let stays = answered.as_ref().is_ok_and(|response| !response.is_last);
         if !stays {
@@ -150,16 +150,16 @@ async fn connect(address: SocketAddr) -> Result<TcpStream> {
 }
 
 impl Response {
-    /// `None`: more is to come.
+    /// Parses an answer. Returns `None` if it is incomplete.
     fn parse(bytes: &[u8]) -> Result<Option<Self>> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut head = httparse::Response::new(&mut headers);
         let httparse::Status::Complete(begin) = head.parse(bytes)? else { return Ok(None) };
-        let status = head.code.context("an answer has a status")?;
+        let status = head.code.context("an answer without a status")?;
         let mut length = if matches!(status, 204 | 304) { Some(0) } else { None };
         let (mut etag, mut retry_after, mut is_last) = (None, None, false);
         for header in &*head.headers {
-            let value = || std::str::from_utf8(header.value).context("a header is text");
+            let value = || std::str::from_utf8(header.value).context("a header that is not UTF-8");
             match header.name {
                 name if name.eq_ignore_ascii_case("content-length") => length = length.or(Some(value()?.parse()?)),
                 name if name.eq_ignore_ascii_case("etag") => etag = Some(value()?.to_owned()),
@@ -168,8 +168,8 @@ impl Response {
                 _ => {}
             }
         }
-        // None of the servers sends pieces.
-        let Some(length) = length else { bail!("an answer has no length") };
+        // No server here uses chunked encoding.
+        let Some(length) = length else { bail!("an answer without Content-Length") };
         ensure!(length <= MAX_ANSWER, "the answer is too long");
         let body = begin..begin + length;
         Ok((body.end <= bytes.len()).then_some(Self { status, etag, retry_after, is_last, body }))
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_once_it_is_whole_and_only_then() {
+    fn an_answer_is_parsed_once_it_is_complete() {
         let text = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nETag: \"7\"\r\nConnection: close\r\n\
             Content-Length: 4\r\n\r\nbody";
         for end in 0..text.len() {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_page_has_no_body_whatever_length_it_tells() {
+    fn a_304_has_no_body_despite_its_content_length() {
         let text = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n";
         assert_eq!(Response::parse(text).unwrap().unwrap().body.len(), 0);
     }

@@ -1,4 +1,4 @@
-//! One part of a stack through its lives.
+//! The lifecycle of one part of a stack, across restarts.
 
 use std::fs;
 use std::sync::mpsc::Sender;
@@ -18,36 +18,36 @@ use crate::status::{Process, State};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// Whoever ran this long has got over what it died of.
+/// Uptime after which a process counts as healthy and its backoff is reset.
 const STEADY: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL: Duration = Duration::from_millis(25);
-/// A task that is not wanted any more.
+/// Signal and grace period for a task that is cancelled.
 const STOP_TASK: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(5) };
 
 pub(super) struct Member {
     pub(super) part: Part,
     pub(super) stage: Stage,
-    /// When it entered its stage.
+    /// Time at which the current stage began.
     pub(super) since: Instant,
     pub(super) pid: Option<u32>,
-    /// Counts its starts.
+    /// Number of times the process was started.
     pub(super) life: u32,
     pub(super) last_exit: Option<String>,
     restarts: u32,
     backoff: Duration,
-    /// Whoever asked for the change that it is in.
+    /// Callers to answer when the pending start or stop is complete.
     replies: Vec<Sender<Reply>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
     Waiting,
-    /// `reason`: why it is not ready yet.
+    /// Runs but is not ready; `reason` is the latest result of its probe.
     Starting {
         reason: String,
     },
     Ready,
-    /// A task's success.
+    /// The task succeeded.
     Done,
     BackingOff {
         until: Instant,
@@ -79,7 +79,7 @@ impl Member {
         self.since = Instant::now();
     }
 
-    /// Nothing more is to be done for it: what needs it may start.
+    /// Returns whether dependent parts may start: the server is ready, or the task succeeded.
     pub(super) fn is_up(&self) -> bool {
         matches!(self.stage, Stage::Ready | Stage::Done)
     }
@@ -88,14 +88,14 @@ impl Member {
         self.pid.is_some()
     }
 
-    /// Starts its process, and threads that wait for its readiness and its end.
+    /// Starts the process, and threads that wait for its readiness and its exit.
     pub(super) fn launch(&mut self, layout: &Layout, index: usize, events: &Sender<Event>) -> Result<()> {
         let log = layout.log(&self.part.name);
         let from = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let mut child = process::spawn(layout, &self.part.name, &self.part.launch, self.stop_by().signal)?;
         self.life += 1;
         self.pid = Some(child.id());
-        self.enter(Stage::Starting { reason: String::from("it has just been started") });
+        self.enter(Stage::Starting { reason: String::from("just started") });
 
         let (life, pid) = (self.life, child.id());
         if let Role::Server { ready, .. } = &self.part.role {
@@ -104,14 +104,14 @@ impl Member {
         }
         let events = events.clone();
         thread::spawn(move || {
-            let status = child.wait().expect("a child is waited for by its one waiter");
-            // Nobody listens once everything has stopped.
+            let status = child.wait().expect("only this thread waits for the child");
+            // The receiver is gone once everything has stopped.
             let _ = events.send(Event::Exited { member: index, life, status });
         });
         Ok(())
     }
 
-    /// Writes down that the task need not run again.
+    /// Writes the task's stamp file, so that the next start skips it.
     pub(super) fn stamp(&self) -> Result<()> {
         match &self.part.role {
             Role::Task { stamp: Some((path, content)) } => {
@@ -121,7 +121,7 @@ impl Member {
         }
     }
 
-    /// After an end that nobody asked for.
+    /// Schedules a restart after an unexpected exit, or marks the member dead if it is not to be restarted.
     pub(super) fn died(&mut self) {
         let restart = match self.part.role {
             Role::Server { on_death, .. } => on_death == OnDeath::Restart,
@@ -138,20 +138,20 @@ impl Member {
         self.restarts += 1;
     }
 
-    /// What a death leads to.
+    /// Returns a message about the action that follows an unexpected exit.
     pub(super) fn outlook(&self) -> String {
         match self.stage {
             Stage::BackingOff { until } => {
-                format!("starts again in {} ms", until.saturating_duration_since(Instant::now()).as_millis())
+                format!("restarting in {} ms", until.saturating_duration_since(Instant::now()).as_millis())
             }
-            _ => format!("`cargo stack start {}` starts it again", self.part.name),
+            _ => format!("restart it with `cargo stack start {}`", self.part.name),
         }
     }
 
-    /// By somebody's wish.
+    /// Starts the member at a caller's request, who is answered when it is ready.
     pub(super) fn start_again(&mut self, reply: Sender<Reply>) {
         self.backoff = FIRST_BACKOFF;
-        // At once: what it needs was ready when it started first, and it copes without.
+        // Without waiting for dependencies: they were ready at its first start, and a service copes with their absence.
         self.enter(Stage::BackingOff { until: Instant::now() });
         self.replies.push(reply);
     }
@@ -161,7 +161,8 @@ impl Member {
         self.stop();
     }
 
-    /// A process that was stopped by a signal would not see the one that ends it.
+    /// Asks the process to stop. Also sends SIGCONT, because a process suspended by SIGSTOP would not handle the
+    /// signal.
     pub(super) fn stop(&mut self) {
         let Some(pid) = self.pid else {
             return self.enter(Stage::Stopped);
@@ -175,7 +176,7 @@ impl Member {
         self.enter(Stage::Stopping { kill_at: Instant::now() + stop.grace });
     }
 
-    /// No more grace.
+    /// Ends the grace period now.
     pub(super) fn hurry(&mut self) {
         if let Stage::Stopping { kill_at } = &mut self.stage {
             *kill_at = (*kill_at).min(Instant::now());
@@ -188,11 +189,11 @@ impl Member {
 
     pub(super) fn kill(&mut self) {
         self.pid.into_iter().for_each(|pid| process::signal_group(pid, Signal::KILL));
-        // Death takes a moment; once is enough.
+        // The process takes a moment to exit; do not send SIGKILL again meanwhile.
         self.enter(Stage::Stopping { kill_at: Instant::now() + STEADY });
     }
 
-    /// When the clock alone changes something.
+    /// Returns the time of the member's next restart or kill.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::BackingOff { until } => Some(until),
@@ -203,12 +204,12 @@ impl Member {
 
     pub(super) fn reply_all(&mut self, reply: impl Fn(&str) -> Reply) {
         for to in self.replies.drain(..) {
-            // Whoever asked may be gone.
+            // The caller may have disconnected.
             let _ = to.send(reply(&self.part.name));
         }
     }
 
-    /// For whoever wonders why nothing happens.
+    /// Returns the member's name and the reason it is not ready, while it starts.
     pub(super) fn waits_for(&self) -> Option<String> {
         match &self.stage {
             Stage::Starting { reason } if !self.part.is_task() => Some(format!("{}: {reason}", self.part.name)),
@@ -249,7 +250,7 @@ impl Member {
     }
 }
 
-/// Until it is ready or gone; its end is another thread's to tell.
+/// Probes a process until it is ready or gone and sends the results. Another thread reports its exit.
 fn await_ready(
     probe: &Probe,
     pid: u32,

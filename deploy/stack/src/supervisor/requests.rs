@@ -1,4 +1,4 @@
-//! What somebody asks of a stack that runs.
+//! Handles control requests to a running stack.
 
 use std::sync::mpsc::Sender;
 
@@ -36,12 +36,12 @@ impl Supervisor {
             Request::Kill { name, signal } => Some(self.kill_one(&name, signal)),
         };
         if let Some(refusal) = refusal {
-            // Whoever asked may be gone.
+            // The caller may have disconnected.
             let _ = reply.send(refusal);
         }
     }
 
-    /// `None`: the answer comes later.
+    /// Stops a member. Returns `None` if the reply is sent later, when the process has ended.
     fn stop_one(&mut self, name: &str, reply: &Sender<Reply>) -> Option<Reply> {
         let index = match self.find(name) {
             Ok(index) => index,
@@ -53,7 +53,7 @@ impl Supervisor {
             return None;
         }
         member.enter(Stage::Stopped);
-        Some(Reply::Done(format!("{name} does not run")))
+        Some(Reply::Done(format!("{name} is not running")))
     }
 
     fn start_one(&mut self, name: &str, reply: &Sender<Reply>) -> Option<Reply> {
@@ -63,8 +63,8 @@ impl Supervisor {
         };
         let member = &mut self.members[index];
         match member.stage {
-            Stage::Ready => Some(Reply::Done(format!("{name} runs already"))),
-            Stage::Stopping { .. } => Some(Reply::Failed(format!("{name} is just stopping"))),
+            Stage::Ready => Some(Reply::Done(format!("{name} is already running"))),
+            Stage::Stopping { .. } => Some(Reply::Failed(format!("{name} is still stopping; try again"))),
             Stage::Waiting | Stage::Starting { .. } | Stage::Done => Some(Reply::Done(format!("{name} is starting"))),
             Stage::BackingOff { .. } | Stage::Stopped | Stage::Dead => {
                 member.start_again(reply.clone());
@@ -75,7 +75,7 @@ impl Supervisor {
 
     fn kill_one(&mut self, name: &str, signal: i32) -> Reply {
         let Some(signal) = Signal::from_named_raw(signal) else {
-            return Reply::Failed(format!("there is no signal {signal}"));
+            return Reply::Failed(format!("unknown signal {signal}"));
         };
         let index = match self.find(name) {
             Ok(index) => index,
@@ -86,7 +86,7 @@ impl Supervisor {
                 process::signal_group(pid, signal);
                 Reply::Done(format!("sent signal {} to {name} (pid {pid})", signal.as_raw()))
             }
-            None => Reply::Failed(format!("{name} does not run")),
+            None => Reply::Failed(format!("{name} is not running")),
         }
     }
 
@@ -94,7 +94,7 @@ impl Supervisor {
         let servers = || self.members.iter().enumerate().filter(|(_, member)| !member.part.is_task());
         servers().find(|(_, member)| member.part.name == name).map(|(index, _)| index).ok_or_else(|| {
             let names: Vec<_> = servers().map(|(_, member)| member.part.name.as_str()).collect();
-            Reply::Failed(format!("there is no `{name}`; there are: {}", names.join(", ")))
+            Reply::Failed(format!("no process named `{name}`; known processes: {}", names.join(", ")))
         })
     }
 }

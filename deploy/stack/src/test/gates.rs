@@ -1,4 +1,4 @@
-//! The stages of a test run, one after the other, and what became of each.
+//! The stages of a test run, run one after the other, and their results.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
-/// How much is tested.
+/// Selection of the tests to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Scope {
-    /// Then run the end-to-end tests ten times more, five of them beside busy cores, and the tests that are ignored
+    /// Afterwards run the end-to-end tests ten more times, five of them with busy cores, and the ignored tests
     #[arg(long)]
     all: bool,
-    /// Run the end-to-end tests so many times more
+    /// Number of additional runs of the end-to-end tests
     #[arg(long, requires = "all", default_value_t = 10, value_name = "NUMBER")]
     rounds: u32,
-    /// Run the tests that are ignored, because they take long or install other people's tools, and no others
+    /// Run only the ignored tests, which take long or install third-party tools
     #[arg(long, conflicts_with = "all")]
     ignored: bool,
 }
@@ -35,7 +35,7 @@ impl Stage {
     pub(super) fn selection(self) -> &'static [&'static str] {
         match self {
             Self::FirstGate | Self::Ignored => &["--workspace"],
-            // With the packages of the first gate: with fewer, crates get other features and are compiled anew.
+            // All packages, as in the first gate: with fewer, crates get other features and are recompiled.
             Self::Round { .. } => &["--workspace", "--test", "it"],
         }
     }
@@ -58,8 +58,8 @@ impl Stage {
     }
 }
 
-/// Runs every stage, after one that failed as well, prints how each of them ended, and succeeds if all of them did.
-/// `test` gives `None` where there are no servers any more: then nothing else is run.
+/// Runs every stage, even after one has failed, prints the result of each, and succeeds if all of them did. `test`
+/// returns `None` if the servers have ended; no further stage is run then.
 pub(super) fn run(scope: &Scope, mut test: impl FnMut(Stage) -> Result<Option<ExitCode>>) -> Result<ExitCode> {
     let stages = stages(scope);
     let mut results = Vec::new();
@@ -82,7 +82,8 @@ pub(super) fn run(scope: &Scope, mut test: impl FnMut(Stage) -> Result<Option<Ex
     Ok(failed.unwrap_or(ExitCode::SUCCESS))
 }
 
-/// Returns the stages of a run; the busy rounds come last, when a quiet machine has shown what fails by itself.
+/// Returns the stages of a run. Rounds on busy cores follow the quiet ones, so that failures unrelated to load show up
+/// first.
 fn stages(scope: &Scope) -> Vec<Stage> {
     if scope.ignored {
         return vec![Stage::Ignored];
@@ -106,7 +107,7 @@ fn print_summary(results: &[(String, ExitCode, Duration)]) {
     println!("stages: {} passed, {failed} failed", results.len() - failed);
 }
 
-/// Takes a thread for each core from `work`, which has to share the cores with them.
+/// Runs `work` while one spinning thread per core competes with it.
 fn beside_busy_cores<T>(work: impl FnOnce() -> T) -> T {
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
     let is_over = AtomicBool::new(false);
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_gate_is_the_first_and_rounds_of_which_the_later_half_is_disturbed_and_what_is_ignored() {
+    fn the_second_gate_is_the_first_then_rounds_of_which_the_later_half_is_busy_then_the_ignored_tests() {
         let round = |number, is_busy| Stage::Round { number, is_busy };
         let all = Scope { all: true, rounds: 3, ignored: false };
         let expected = [Stage::FirstGate, round(1, false), round(2, true), round(3, true), Stage::Ignored];
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stage_that_fails_fails_the_run_and_holds_up_no_other() {
+    fn a_failed_stage_fails_the_run_but_does_not_stop_it() {
         let mut ran = 0;
         let code = run(&Scope { all: true, rounds: 2, ignored: false }, |stage| {
             ran += 1;

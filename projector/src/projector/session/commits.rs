@@ -1,4 +1,4 @@
-//! Commits of what a stretch has folded.
+//! Commits of the batches that a session has folded.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,8 +12,8 @@ use crate::projector::{IDLE_MOVE, ProjectorError};
 use crate::redis::Advance;
 
 impl Session {
-    /// Begins a commit of what is folded, if there is something and none is under way. What does not count goes with what
-    /// does, or after a while; with `all`, at once.
+    /// Begins a commit of the folded batches, if there are any and none is in flight. Records that do not count are
+    /// committed together with ones that do, or after a while; with `all`, at once.
     pub(super) async fn begin_commit(&mut self, all: bool) -> Result<(), ProjectorError> {
         if self.committer.under_way().is_some() {
             return Ok(());
@@ -31,7 +31,7 @@ impl Session {
         Ok(self.committer.begin(Work { begun, ahead, moves, all_progress }).await?)
     }
 
-    /// Takes in what became of a commit.
+    /// Applies the outcome of a commit.
     pub(super) fn end_commit(
         &mut self,
         work: Option<Arc<Work>>,
@@ -68,7 +68,7 @@ impl Session {
         }
     }
 
-    /// Forgets what was folded since before these batches, and holds them and those after them.
+    /// Resets the progress to before these batches, and holds them and all later ones to be folded again.
     fn hold(&mut self, first: Uncommitted) {
         let later = self.pending.take().map(|pending| {
             pending.before.restore(&mut self.all_progress);
@@ -81,7 +81,7 @@ impl Session {
         self.folder.clear();
     }
 
-    /// Folds a batch and commits it. Nothing else may be ahead of Postgres.
+    /// Folds a batch and commits it. No other batch may be uncommitted.
     pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
         let (changes, records) = self.fold(batch, None).await?;
@@ -119,13 +119,13 @@ impl Session {
 
     fn make_due(&self, changes: &Changes) {
         for due in &changes.due {
-            // Without room it comes again later.
+            // If the channel is full, the snapshot becomes due again later.
             let _ = self.due.try_send(due.clone());
         }
     }
 
-    /// Returns how the partitions move in which something changed, or all: what is added to the journal lies below its
-    /// checkpoint.
+    /// Returns the checkpoint moves of the partitions in which something changed, or of all. A partition with new
+    /// journal records counts as changed, because the journal must not reach past its checkpoint.
     fn moves(&mut self, changes: &Changes, all: bool) -> Vec<CheckpointMove> {
         if all {
             self.last_move = Instant::now();

@@ -1,4 +1,4 @@
-//! Redis, as its two scripts leave it.
+//! The state of Redis in the model, and its two scripts.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ pub(super) struct Redis {
     pub(super) position: Option<Position>,
     /// The row of each incarnation.
     pub(super) rows: BTreeMap<u8, Row>,
-    /// The next offset that a row was put with, for each incarnation whose row Postgres may lack.
+    /// The next offset with which a row was written, for each incarnation whose row Postgres may lack.
     pub(super) named: BTreeMap<u8, u8>,
-    /// The next offset of Postgres, as far as it was noted.
+    /// The next offset of Postgres, as last recorded.
     pub(super) stored: Option<u8>,
 }
 
-/// What one script puts: a row, or nothing but the position.
+/// The input of `show.lua`: a position, with or without a row.
 pub(super) struct Show<'a> {
     pub(super) to: Position,
     pub(super) row: Option<&'a Row>,
@@ -32,7 +32,7 @@ pub(super) struct Show<'a> {
 }
 
 impl Redis {
-    /// `show.lua`. Tells whether the position was the expected one.
+    /// Runs `show.lua`. Returns whether the position was the expected one.
     pub(super) fn show(&mut self, expected: Option<Position>, show: &Show<'_>, rules: &Rules) -> bool {
         if self.position != expected && rules.has(Rule::ComparePosition) {
             return false;
@@ -59,7 +59,7 @@ impl Redis {
         self.position.is_some_and(|position| !self.rows.contains_key(&position.incarnation))
     }
 
-    /// `fill.lua`.
+    /// Runs `fill.lua`.
     pub(super) fn fill(&mut self, before: Position, read: &Stored, rules: &Rules) {
         let Some(position) = self.position else { return };
         let is_same = (position.incarnation, position.revision) == (before.incarnation, before.revision);

@@ -1,12 +1,12 @@
-//! Who writes, and what each of their steps does.
+//! The state of the model, and its changes by each step.
 
 use super::redis::{Position, Redis, Show};
 use super::{Rule, Rules};
 
-/// The offsets of the records that made a row. All records are of its aggregate, but for [`World::stranger`].
+/// The offsets of the records that made a row. All records are of its aggregate, except for [`World::stranger`].
 pub(super) type Row = Vec<u8>;
 
-/// Postgres, or what a projector knows of it.
+/// The state of Postgres, or a projector's knowledge of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Stored {
     pub(super) next: u8,
@@ -19,7 +19,7 @@ pub(super) struct Stored {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Projector {
     Away,
-    /// It has read the checkpoint, and not looked at Redis yet.
+    /// The projector has read the checkpoint, but not Redis yet.
     Begins(Stored),
     Folds(Fold),
 }
@@ -28,12 +28,12 @@ pub(super) enum Projector {
 pub(super) struct Fold {
     /// The state that was last committed.
     pub(super) base: Stored,
-    /// The state that the commit under way leaves, and how it ended.
+    /// The state after the commit in flight, and the commit's outcome once it has ended.
     pub(super) commit: Option<(Stored, Option<Ended>)>,
     pub(super) folded: Stored,
-    /// The position that it left in Redis, while it is in step.
+    /// The position that the projector wrote to Redis, while it is in sync.
     pub(super) shown: Option<Position>,
-    /// It has to declare stale what Redis shows.
+    /// Set while the projector still has to declare the row in Redis stale.
     pub(super) takes_back: bool,
 }
 
@@ -51,24 +51,24 @@ pub(super) struct World {
     pub(super) stranger: Option<u8>,
     pub(super) stored: Stored,
     pub(super) redis: Redis,
-    /// The state that Redis goes back to if its master dies.
+    /// The state to which Redis falls back if its master dies.
     pub(super) replica: Redis,
     pub(super) projectors: [Projector; 2],
-    /// A commit that was sent by a projector that died since: from which state, to which.
+    /// A commit in flight of a projector that has died: its expected and its new state.
     pub(super) adrift: Option<(Stored, Stored)>,
-    /// The position that Redis had, and the state of Postgres that a reader found afterwards.
+    /// A reader about to fill in a row: the position in Redis, and the state of Postgres that it read afterwards.
     pub(super) filler: Option<(Position, Stored)>,
-    /// The operator has changed rows in Postgres, and has to declare stale what Redis has.
+    /// Set while the operator has changed rows in Postgres and still has to declare the row in Redis stale.
     pub(super) is_owed: bool,
-    /// The operator has switched to rows of another revision: Redis shows them under this position, if the one of before
-    /// stands there still.
+    /// The old and the new position, after the operator has switched to rows of another revision. Redis shows them
+    /// under the new position if its position is still the old one.
     pub(super) switch: Option<(Position, Position)>,
     pub(super) incarnations: u8,
     pub(super) troubles: u8,
 }
 
 impl Stored {
-    /// Takes the next record, which is parked if something of its aggregate is.
+    /// Folds the next record, or parks it if its aggregate is parked.
     fn fold(&mut self, stranger: Option<u8>) {
         if stranger != Some(self.next) {
             let to = if self.parked.is_empty() { &mut self.row } else { &mut self.parked };
@@ -108,7 +108,7 @@ impl World {
         self.incarnations
     }
 
-    /// Goes on from what Redis shows, if it may, or begins an incarnation at the checkpoint.
+    /// Resumes from the position in Redis if that is safe, or begins an incarnation at the checkpoint.
     pub(super) fn resume(&mut self, base: &Stored, rules: &Rules) -> Position {
         let may_be_there = |position: &Position| {
             let is_at = position.next == base.next;
@@ -149,7 +149,7 @@ impl World {
             fold.show_committed(&mut self.redis, rules);
             return;
         }
-        // Whoever folds on a changed row begins with that row.
+        // If only the row has changed, the projector restarts with it.
         let is_own = self.stored.next == fold.base.next;
         self.projectors[which] = if is_own { Projector::Begins(self.stored.clone()) } else { Projector::Away };
     }
@@ -174,13 +174,13 @@ impl World {
         if fold.folded.is_early(rules) {
             match rules.has(Rule::CatchUp) {
                 true => fold.show_ahead(redis, rules),
-                // As if everybody knew what was shown before.
+                // Moves the position without the rows that it covers.
                 false => fold.move_on(redis, None, rules),
             }
         }
     }
 
-    /// What Postgres refuses is parked in the transaction that moves the checkpoint.
+    /// Parks the refused records, in the transaction that moves the checkpoint.
     pub(super) fn refuse(&mut self, which: usize, rules: &Rules) {
         let Projector::Folds(fold) = &mut self.projectors[which] else { return };
         fold.commit = None;
@@ -205,7 +205,7 @@ impl World {
         }
     }
 
-    /// Folds what is parked, or gives it up.
+    /// Folds the parked records, or discards them.
     pub(super) fn change_rows(&mut self, is_kept: bool) {
         let parked = std::mem::take(&mut self.stored.parked);
         let to = if is_kept { &mut self.stored.row } else { &mut self.stored.given_up };
@@ -232,7 +232,7 @@ impl World {
         }
     }
 
-    /// Leaves out rows that no position will name again: otherwise courses would never meet.
+    /// Removes rows that no position will refer to again, so that equal states of different interleavings merge.
     pub(super) fn forget_unseen(&mut self) {
         let of_projectors = self.projectors.iter().filter_map(|projector| match projector {
             Projector::Folds(fold) => fold.shown,
@@ -248,8 +248,9 @@ impl World {
         }
     }
 
-    /// Tells whether a reader is shown all that the position names and was not given up, and nothing else. That rows were
-    /// changed without a record may be noticed a second later, but a projector that knows it goes on from no row of before.
+    /// Returns whether a reader sees all records that the position covers and that were not discarded, and nothing
+    /// else. A change of rows without a record may be noticed a second later, but a projector that knows of it does not
+    /// continue from an older row.
     pub(super) fn is_right(&self) -> bool {
         let Some(position) = self.redis.position else { return true };
         let Some(row) = self.redis.rows.get(&position.incarnation) else { return true };
@@ -268,7 +269,7 @@ impl World {
         has_all && !has_more
     }
 
-    /// Tells whether each record that Postgres has is in one place there.
+    /// Returns whether Postgres has each record exactly once: in the row, parked or discarded.
     pub(super) fn is_whole(&self) -> bool {
         let Stored { next, row, parked, given_up, .. } = &self.stored;
         let mut all = [&row[..], parked, given_up].concat();
@@ -278,7 +279,7 @@ impl World {
 }
 
 impl Fold {
-    /// Shows all that is folded and not committed.
+    /// Shows all folded records, committed or not.
     fn show_ahead(&mut self, redis: &mut Redis, rules: &Rules) {
         let row = self.folded.row.clone();
         self.move_on(redis, Some(&row), rules);
@@ -292,18 +293,18 @@ impl Fold {
         self.shown = is_there.then_some(to);
     }
 
-    /// Shows what is committed, where it is not shown yet. That it is committed is noted by the next script.
+    /// Shows committed records that are not shown yet. The next script records that they are committed.
     fn show_committed(&mut self, redis: &mut Redis, rules: &Rules) {
         let Some(shown) = self.shown.filter(|shown| shown.next < self.base.next) else { return };
         let (to, stored) = (Position { next: self.base.next, ..shown }, Some(self.base.next));
-        // Nothing is put of an aggregate whose records are parked.
+        // No row is written of an aggregate with parked records.
         let row = Some(&self.base.row).filter(|row| self.base.parked.is_empty() && has_changed(row, shown, to));
         let is_there = redis.show(Some(shown), &Show { to, row, stored }, rules);
         self.shown = is_there.then_some(to);
     }
 }
 
-/// Tells whether a row has changed between two positions.
+/// Returns whether a row has changed between two positions.
 fn has_changed(row: &[u8], from: Position, to: Position) -> bool {
     row.iter().any(|offset| (from.next..to.next).contains(offset))
 }

@@ -10,7 +10,7 @@ fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
 }
 
 #[test]
-fn if_none_match_compares_weakly_and_knows_lists() {
+fn if_none_match_compares_weakly_and_accepts_lists() {
     let asked = |values: &[&'static str]| if_none_match(&headers(header::IF_NONE_MATCH, values));
     assert_eq!(asked(&[]), None);
     assert_eq!(asked(&["*"]), Some(IfNoneMatch::Any));
@@ -47,7 +47,7 @@ fn several_token_headers_are_joined() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_stands_twice_or_is_unknown_is_refused() {
+async fn a_parameter_that_is_given_twice_or_is_unknown_is_refused() {
     let parameters = async |uri: &str| {
         let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
         Parameters::from_request_parts(&mut parts, &()).await
@@ -68,7 +68,7 @@ async fn a_parameter_that_stands_twice_or_is_unknown_is_refused() {
 }
 
 #[test]
-fn what_is_not_percent_encoded_utf_8_is_refused_by_the_parameters_name() {
+fn malformed_percent_encoding_is_refused_and_names_the_parameter() {
     let taken = |query: &str, name: &str| Parameters::parse(query).map(|mut parameters| parameters.take(name));
     assert_eq!(taken("after=a+b%20%c3%A4&x", "after"), Ok(Some("a b ä".to_owned())));
     for (query, named) in [
@@ -79,7 +79,7 @@ fn what_is_not_percent_encoded_utf_8_is_refused_by_the_parameters_name() {
         ("after=%ff", "after: "),
         ("limit=5&order=%C3", "order: "),
         ("%ff=1", "\"%ff\""),
-        ("a%66ter=1&after=2", "stands twice"),
+        ("a%66ter=1&after=2", "is given twice"),
     ] {
         let error = taken(query, "after").unwrap_err();
         assert!(error.contains(named), "{query}: {error}");
@@ -87,7 +87,7 @@ fn what_is_not_percent_encoded_utf_8_is_refused_by_the_parameters_name() {
 }
 
 #[test]
-fn whose_a_request_is_its_headers_tell() {
+fn the_headers_of_a_request_determine_its_asker() {
     let asker = |name: HeaderName| Asker::of(&headers(name, &["x"]));
     assert_eq!(Asker::of(&HeaderMap::new()), Asker::Anyone);
     assert_eq!(asker(header::IF_NONE_MATCH), Asker::Anyone);

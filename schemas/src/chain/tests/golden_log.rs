@@ -1,5 +1,5 @@
-//! A log as it was once written, by two owners in turn and a stray record between: every later build reads it, and to
-//! the same end.
+//! A log recorded by an earlier build, with two successive owners and a stray record between them. Every later build
+//! must read it and arrive at the same states.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::aggregate::AggregateId;
 use crate::record::{Epoch, Record};
 use crate::snapshots;
 
-/// One partition, a record a line.
+/// One partition, with one record per line.
 const LOG: &str = include_str!("../../../golden/log.st1");
 
 #[test]
-fn a_log_that_was_once_written_reads_as_it_did_then() {
+fn the_golden_log_reads_as_it_did_when_it_was_written() {
     let mut reader = Reader::START;
     let mut verdicts = Vec::new();
     let mut aggregates: BTreeMap<String, (State, u64)> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! One partition with several writers and a network that loses, doubles, delays and reorders: what a writer
-//! acknowledges counts for every reader.
+//! Simulation of one partition with several writers and a network that loses, duplicates, delays and reorders records.
+//! Every record that a writer acknowledges must count for every reader.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,38 +12,38 @@ use super::{Log, claim, commit, fence, int, read_on, read_whole};
 use crate::chain::{Doubt, Passed, Reader, Settled, Verdict, Writer};
 use crate::record::{Claim, Commit, Epoch, Fence, Record};
 
-/// Far more than a healed network needs for all that a run can have in flight.
+/// Far more steps than a healed network needs to deliver everything that a run can have in flight.
 const MAX_STEPS_TO_REST: usize = 10_000;
 
-/// Picks one of what is there, by its number modulo how many there are.
+/// Choice among the available items, taken modulo their number.
 type Pick = usize;
 
 #[derive(Debug, Clone, Copy)]
 enum Op {
-    /// One that owns nothing claims.
+    /// An owner without a partition claims it.
     Claim(Pick),
-    /// An owner hands a record to its client, which accepts it.
+    /// An owner hands a record to its Kafka client, which accepts it.
     Send(Pick),
-    /// The client refuses it: its queue is full.
+    /// An owner hands a record to its Kafka client, which refuses it because its queue is full.
     Refuse(Pick),
-    /// The network does something to a record in flight.
+    /// The network decides the fate of a record in flight.
     Carry(Pick, Fate),
     /// A delivery report reaches its writer.
     Report(Pick),
-    /// A look in progress ends, having read this many records further than it must.
+    /// An owner finishes resolving a doubt, having read this many records more than necessary.
     Look(Pick, i64),
-    /// An owner's client gives up on what is in flight.
+    /// The Kafka client of an owner gives up on its records in flight.
     TimeOut(Pick),
-    /// A record that is not ours.
+    /// A value that this system did not write is appended.
     Foreign,
-    /// What would count next, but of another life of the topic, where the same offset held another claim.
+    /// A record is appended that would count next, had its epoch not come from another incarnation of the topic.
     Ghost,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Fate {
     Appended,
-    /// A copy stays in flight, to be appended too; the report is of the first.
+    /// The record is appended, and a copy of it stays in flight and is appended too; the report names the first one.
     TwiceReportedFirst,
     TwiceReportedLast,
     AppendedWithoutReport,
@@ -52,7 +52,7 @@ enum Fate {
     LostWithoutReport,
 }
 
-/// A record on its way to the log. Sequence number 0 is a claim.
+/// A record in flight to the log. Sequence number 0 denotes a claim.
 struct Flight {
     owner: usize,
     generation: u32,
@@ -65,7 +65,7 @@ struct Report {
     owner: usize,
     generation: u32,
     seq: u64,
-    /// `None`: an error, whatever became of the record.
+    /// `None` if the report is an error, which does not imply that the record was lost.
     offset: Option<i64>,
 }
 
@@ -76,14 +76,15 @@ enum Phase {
     Looking(Writer, Reader, Doubt),
 }
 
-/// Drives one [`Writer`] after another as the write path does: look, then claim.
+/// Drives one [`Writer`] after another as the write path does: read to the end, then claim.
 struct Owner {
     phase: Phase,
-    /// Counts its claims: reports of an earlier one are not looked at.
+    /// Number of claims so far; reports for an earlier claim are ignored.
     generation: u32,
     nonces: BTreeSet<u64>,
-    /// Of this generation: what its client accepted, and where it was reported.
+    /// Number of records of this generation that the client accepted.
     accepted: usize,
+    /// Reported offsets of this generation, by sequence number.
     reported: BTreeMap<u64, i64>,
 }
 
@@ -105,20 +106,20 @@ struct World {
     flights: Vec<Flight>,
     reports: Vec<Report>,
     owners: Vec<Owner>,
-    /// What each number of each epoch was used for.
+    /// The record sent under each sequence number of each epoch.
     sent: BTreeMap<(Epoch, u64), Record<'static>>,
-    /// The most that any writer reported as acknowledged.
+    /// Highest sequence number that any writer reported as acknowledged.
     acknowledged: BTreeMap<Epoch, u64>,
-    /// How many records counted when their epoch was found to have ended.
+    /// Number of records that counted when their epoch was found to have ended.
     ended: BTreeMap<Epoch, usize>,
-    /// Where the records behind a hole stand.
+    /// Offsets of records after a gap.
     behind_holes: Vec<i64>,
     last_nonce: u64,
     seen: Seen,
 }
 
 impl World {
-    /// Of a topic that one owner has just begun.
+    /// Creates a topic that one owner has just initialized.
     fn new(owners: usize) -> Self {
         let owners = (0..owners).map(|_| Owner {
             phase: Phase::Idle,
@@ -170,7 +171,7 @@ impl World {
         }
     }
 
-    /// The network heals: all that is still in flight arrives, and every look ends.
+    /// Heals the network: everything still in flight arrives, and every doubt is resolved.
     fn settle(&mut self) {
         for _ in 0..MAX_STEPS_TO_REST {
             if !self.flights.is_empty() {
@@ -183,7 +184,7 @@ impl World {
                 return;
             }
         }
-        panic!("nothing is sent any more, and the owners do not come to rest");
+        panic!("the owners do not come to rest although nothing is sent anymore");
     }
 
     fn pick(&self, pick: Pick, is_meant: impl Fn(&Owner) -> bool) -> Option<usize> {
@@ -217,7 +218,7 @@ impl World {
                 writer.sent();
                 owner.accepted += 1;
                 let earlier = self.sent.insert((epoch, seq), record.clone().unwrap());
-                assert_eq!(earlier, None, "a number was used twice");
+                assert_eq!(earlier, None, "a sequence number was used twice");
                 let generation = owner.generation;
                 self.flights.push(Flight { owner: it, generation, seq, record, is_reported: true });
             }
@@ -266,7 +267,7 @@ impl World {
             }
             Phase::Looking(mut writer, reader, doubt) => {
                 owner.reported.insert(seq, offset);
-                // What the look leaves open shows when it ends.
+                // A doubt that this report raises surfaces once the current one is settled.
                 let _ = writer.delivered(seq, offset);
                 Phase::Looking(writer, reader, doubt)
             }
@@ -281,7 +282,7 @@ impl World {
         let base = writer.offset_of(0);
         let settled = writer.settle(&reader);
         self.seen.moved += u32::from(base != writer.offset_of(0));
-        // Whatever was settled, what it acknowledged must hold.
+        // The acknowledgements must hold regardless of the outcome.
         self.owners[it].phase = Phase::Owning(writer.clone());
         self.observe(it);
         match settled {
@@ -307,13 +308,13 @@ impl World {
     fn broken(&mut self, it: usize, reader: &Reader) {
         let stands = |(seq, offset): (&u64, &i64)| *seq > reader.last_seq && *offset < reader.next_offset;
         let behind: Vec<_> = self.owners[it].reported.iter().filter(|it| stands(*it)).map(|(_, it)| *it).collect();
-        assert!(!behind.is_empty(), "the epoch was given up without a hole");
+        assert!(!behind.is_empty(), "the epoch was abandoned without a gap");
         self.seen.broken += 1;
         self.behind_holes.extend(behind);
         self.start_over(it);
     }
 
-    /// Reads to the end. A foreign claim: owns nothing any more. None: claims anew.
+    /// Reads to the end of the log. Claims again if the last claim is its own, otherwise gives up ownership.
     fn start_over(&mut self, it: usize) {
         let epoch = read_whole(&self.log).0.epoch;
         if epoch.is_some_and(|epoch| self.owners[it].nonces.contains(&epoch.nonce)) {
@@ -329,20 +330,21 @@ impl World {
         self.log.push(commit(elsewhere, reader.last_seq + 1, "ghost".into()));
     }
 
-    /// What is acknowledged now counts by now, stands where the writer says, and is where its look would begin.
+    /// Checks that every acknowledged record counts already, lies at the offset that the writer names, and is the
+    /// starting point for resolving a doubt.
     fn observe(&mut self, it: usize) {
         let (Phase::Owning(writer) | Phase::Looking(writer, ..)) = &self.owners[it].phase else { return };
         let acknowledged = writer.acknowledged();
         let known = self.acknowledged.entry(writer.epoch()).or_default();
-        assert!(acknowledged >= *known, "an acknowledgement was taken back");
+        assert!(acknowledged >= *known, "an acknowledgement was withdrawn");
         self.seen.acknowledged += acknowledged - *known;
         *known = acknowledged;
         let mut fresh = Reader::START;
         read_on(&mut fresh, &self.log, writer.offset_of(acknowledged) + 1);
-        assert_eq!(fresh, writer.reader(), "acknowledged, but no reader counts it");
+        assert_eq!(fresh, writer.reader(), "acknowledged but not counted by a reader");
     }
 
-    /// What must hold of the whole log once everything has arrived.
+    /// Checks the invariants of the whole log once everything has arrived.
     fn check(&self) {
         let counted = counted(&self.log);
         for (epoch, offsets) in &counted {
@@ -358,22 +360,26 @@ impl World {
             assert!(count(epoch) as u64 >= *acknowledged, "{acknowledged} of {epoch:?} were acknowledged");
         }
         for (epoch, ended) in &self.ended {
-            assert_eq!(count(epoch), *ended, "{epoch:?} went on after it ended");
+            assert_eq!(count(epoch), *ended, "{epoch:?} continued after its end");
         }
         for offset in &self.behind_holes {
-            assert!(!counted.values().flatten().any(|counts| counts == offset), "{offset} counts behind a hole");
+            assert!(!counted.values().flatten().any(|counts| counts == offset), "{offset} counts after a gap");
         }
         for owner in &self.owners {
             if let Phase::Owning(writer) = &owner.phase
                 && owner.reported.len() == owner.accepted
             {
-                assert_eq!(writer.acknowledged(), owner.accepted as u64, "all was reported, not all acknowledged");
+                assert_eq!(
+                    writer.acknowledged(),
+                    owner.accepted as u64,
+                    "everything was reported but not everything acknowledged"
+                );
             }
         }
     }
 }
 
-/// By epoch, where the records stand that count.
+/// Returns the offsets of the records that count, by epoch.
 fn counted(log: &Log) -> BTreeMap<Epoch, Vec<i64>> {
     let mut reader = Reader::START;
     let mut counted = BTreeMap::<Epoch, Vec<i64>>::new();
@@ -413,7 +419,7 @@ fn any_fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// The oldest, as a rule.
+/// Mostly picks the oldest.
 fn any_pick() -> impl Strategy<Value = Pick> {
     prop_oneof![5 => Just(0), 1 => 1..6_usize]
 }
@@ -445,7 +451,7 @@ fn lived((owners, ops): &(usize, Vec<Op>)) -> World {
     world
 }
 
-/// The same log as another life of the topic would have written it: only the nonces differ.
+/// Returns the log as another incarnation of the topic would have written it: only the nonces differ.
 fn of_another_history(log: &Log) -> Log {
     let other = |epoch: Epoch| Epoch { nonce: !epoch.nonce, ..epoch };
     let differ = |record: &Record<'static>| match record.clone() {
@@ -458,18 +464,18 @@ fn of_another_history(log: &Log) -> Log {
 
 proptest! {
     #[test]
-    fn what_a_writer_acknowledges_counts_for_every_reader(world in any_world()) {
+    fn every_acknowledged_record_counts_for_every_reader(world in any_world()) {
         lived(&world).check();
     }
 
     #[test]
-    fn a_reader_that_resumes_says_what_it_would_have_said(world in any_world(), at in any::<prop::sample::Index>()) {
+    fn a_resumed_reader_returns_the_same_verdicts(world in any_world(), at in any::<prop::sample::Index>()) {
         let log = lived(&world).log;
         let (_, verdicts) = read_whole(&log);
         let at = at.index(log.len());
         let mut before = Reader::START;
         read_on(&mut before, &log, int(at));
-        // What a checkpoint stores is these four.
+        // A checkpoint stores these four fields.
         let Reader { next_offset, epoch, last_seq, last_counted } = before;
         let mut resumed = Reader { next_offset, epoch, last_seq, last_counted };
         prop_assert_eq!(&read_on(&mut resumed, &log, i64::MAX), &verdicts[at..]);
@@ -491,7 +497,7 @@ proptest! {
             prop_assert!(reader.recognizes(log[counted].as_ref()));
             prop_assert!(!reader.recognizes(other[counted].as_ref()));
             prop_assert!(!reader.recognizes(None));
-            // Nor what stood elsewhere in this one: a log that was cut back and grew again.
+            // It must not recognize a record from elsewhere in the same log either, as after a truncation.
             let earlier = log[..counted].iter().rev().find(|record| record.is_some());
             if let Some(earlier) = earlier
                 && *earlier != log[counted]

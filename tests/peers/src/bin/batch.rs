@@ -1,8 +1,8 @@
-//! Reservations, or orders that are placed, by `POST /v1/commands`, several batches at a time, each the next one as soon as the last is answered.
+//! Reservations, or orders to place, by `POST /v1/commands`, in several concurrent batches. Each connection sends its
+//! next batch as soon as the last one is answered.
 //!
-//! `ADDRESS`, `SECONDS`, `CONNECTIONS` (default 8), `LINES` of a batch (default 500), `AGGREGATES`: `products` (default)
-//! or `orders`, `PRODUCTS`, `PREFIX` of their
-//! ids, `RUN`: the beginning of this run's orders.
+//! `ADDRESS`, `SECONDS`, `CONNECTIONS` (default 8), `LINES` of a batch (default 500), `AGGREGATES`: `products`
+//! (default) or `orders`, `PRODUCTS`, `PREFIX` of their ids, `RUN`: the prefix of this run's orders.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ struct Lines {
     run: String,
 }
 
-/// Of one line; the rest of it does not matter here.
+/// The part of a line's answer that matters here.
 #[derive(Deserialize)]
 struct LineAnswer {
     status: u16,
@@ -86,14 +86,14 @@ impl Lines {
                     lines,
                     r#"{{"aggregate":"orders","id":"{run}-{number:09}","command":"place","data":{{"customer":"c-{product}","lines":[{{"product":"{prefix}{product}","quantity":1,"amount_cents":1177}}]}}}}"#
                 )
-                .expect("a String takes all");
+                .expect("writing to a String cannot fail");
                 continue;
             }
             writeln!(
                 lines,
                 r#"{{"aggregate":"products","id":"{prefix}{product}","command":"reserve","data":{{"order":"{run}-{number:09}","quantity":1}}}}"#
             )
-            .expect("a String takes all");
+            .expect("writing to a String cannot fail");
         }
         lines
     }

@@ -1,4 +1,4 @@
-//! A raw consumer: the whole of the product's log, fetched and thrown away, by a thread for each processor.
+//! A raw consumer that fetches the whole log of the product and discards it, with one thread per processor.
 //!
 //! `KAFKA_BROKERS`, `TOPIC` (default `events`).
 
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let name = setting::or("TOPIC", String::from("events"))?;
     let consumer: BaseConsumer = topic::kafka()?.reader("consume").create()?;
     let metadata = consumer.fetch_metadata(Some(&name), ANSWER_WITHIN)?;
-    let partitions = i32::try_from(metadata.topics().first().context("there is no topic")?.partitions().len())?;
+    let partitions = i32::try_from(metadata.topics().first().context("the topic does not exist")?.partitions().len())?;
     let ends: Vec<i64> = (0..partitions)
         .map(|partition| Ok(consumer.fetch_watermarks(&name, partition, ANSWER_WITHIN)?.1))
         .collect::<Result<_>>()?;
@@ -47,7 +47,7 @@ fn consume(name: &str, share: Vec<(i32, i64)>) -> Result<()> {
     let mut left: i64 = share.iter().map(|(_, end)| end).sum();
     let mut bytes = 0;
     while left > 0 {
-        let message = consumer.poll(ANSWER_WITHIN).context("Kafka gives no more records")??;
+        let message = consumer.poll(ANSWER_WITHIN).context("Kafka returned no more records")??;
         bytes += message.payload_len();
         left -= 1;
     }

@@ -1,7 +1,7 @@
-//! The best that a flash sale's server could do: it decides claims in its memory, under the product's own rules, answers at
-//! once, and shows pages of what it has. It writes nothing, and promises nothing beyond its own life.
+//! Upper bound for a flash sale's server: it decides claims in memory under the product's own rules, answers at once,
+//! and serves pages of the current state. It writes nothing and guarantees nothing beyond the life of its process.
 //!
-//! `ADDRESS`, `UNITS`, `LIMIT_PER_CUSTOMER`. One thread: the crowd that asks is one, too.
+//! `ADDRESS`, `UNITS`, `LIMIT_PER_CUSTOMER`. It has one thread, like the crowd.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -54,7 +54,7 @@ async fn main() -> Result<()> {
             let sale = sale.clone();
             async move { Ok::<_, Infallible>(sale.answer(request).await) }
         });
-        // An error concerns its client alone, which sees it.
+        // An error affects only the connection's own client, which sees it.
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
@@ -78,7 +78,7 @@ impl Sale {
         answer
     }
 
-    /// `id`: of the sale.
+    /// Handles a request; `id` is that of the sale.
     fn claim(&self, id: &str, claim: &Claim<'_>) -> Response<Full<Bytes>> {
         let version = match self.decide(claim) {
             Ok(version) => version,
@@ -96,9 +96,9 @@ impl Sale {
         with_position(response(StatusCode::OK, text), version)
     }
 
-    /// Returns the version of an accepted claim. The same again gets the same.
+    /// Returns the version of an accepted claim. A repeat returns the same version.
     fn decide(&self, claim: &Claim<'_>) -> Result<u64, &'static str> {
-        let mut claims = self.claims.lock().expect("nobody panics with it");
+        let mut claims = self.claims.lock().expect("no holder of the lock panics");
         let own = claims.of.get(claim.customer).map_or(&[][..], Vec::as_slice);
         if let Some((_, version)) = own.iter().find(|(order, _)| order == claim.order) {
             return Ok(*version);
@@ -115,9 +115,9 @@ impl Sale {
         Ok(version)
     }
 
-    /// Shows what is claimed; a reader who has seen that is told so.
+    /// Returns a page with the number of claims, or 304 to a reader that has it already.
     fn page(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        let (units, claimed) = (self.units, self.claims.lock().expect("nobody panics with it").count);
+        let (units, claimed) = (self.units, self.claims.lock().expect("no holder of the lock panics").count);
         let known = headers.get(IF_NONE_MATCH).is_some_and(|tag| *tag == etag(claimed));
         if known {
             return with_position(response(StatusCode::NOT_MODIFIED, ""), claimed);

@@ -1,13 +1,13 @@
-//! Reservations at a rate that is kept whatever the answers do: for servers that are asked for more than they can.
+//! Reservations at a fixed rate that does not depend on the answers, to overload a server.
 //!
-//! Nothing waits for an answer. A request takes a connection on which no answer is due, and where there is none it follows
-//! another request on the same one, as HTTP/1.1 allows. There have to be more connections than the server takes requests at
-//! once, or the kernel's buffers keep the rest from it, and it refuses nothing. What could not be sent in time is left out
-//! and told, so that a client that is too slow is not taken for a server that is. One thread, because it shares the cores
-//! with whom it asks: it looks for answers once a millisecond.
+//! Sending never waits for an answer. A request takes an idle connection; if there is none, it is pipelined behind
+//! another request, as HTTP/1.1 allows. There have to be more connections than requests that the server admits at once,
+//! or requests stay in the kernel's buffers and the server refuses nothing. Requests that could not be sent in time are
+//! left out and reported, so that a slow client is not taken for a slow server. The client has one thread, because it
+//! shares the cores with the server; it polls for answers once a millisecond.
 //!
-//! `ADDRESS`, `SECONDS`, `RATE` a second, `CONNECTIONS` (default 4,000), `PRODUCTS`, `PREFIX` of their ids, `RUN`: the
-//! beginning of this run's orders.
+//! `ADDRESS`, `SECONDS`, `RATE` per second, `CONNECTIONS` (default 4,000), `PRODUCTS`, `PREFIX` of their ids, `RUN`:
+//! the prefix of this run's orders.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -21,13 +21,13 @@ use mio::{Events, Interest, Poll, Token};
 use peers::setting;
 
 const TICK: Duration = Duration::from_millis(1);
-/// What is later than this is left out.
+/// Maximum delay of a request; later ones are left out.
 const IN_TIME: Duration = Duration::from_millis(20);
-/// After the last one was due.
+/// Time to wait for answers after the last request was due.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks for answers, where the rate leaves no pause.
+/// Maximum number of requests between two polls for answers, if the rate leaves no pause.
 const MAX_SENT_AT_ONCE: u64 = 512;
-/// Longer than anything is waited for, in microseconds.
+/// Upper bound of the recorded latencies, in microseconds.
 const MAX_MICROS: u64 = 60_000_000;
 
 fn main() -> Result<()> {
@@ -63,9 +63,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Put together by hand, so that they cost little.
+/// Requests assembled by hand, because this costs little.
 struct Requests {
-    /// By product.
+    /// Heads, by product.
     heads: Vec<Vec<u8>>,
     run: String,
 }
@@ -99,11 +99,11 @@ struct Client {
     poll: Poll,
     events: Events,
     connections: Vec<Connection>,
-    /// On which no answer is due; the one that was used last is on top.
+    /// Connections without an outstanding answer; the one used last is on top.
     idle: Vec<usize>,
-    /// Whose turn it is where none is idle.
+    /// Next connection to use if none is idle.
     turn: usize,
-    /// Requests without an answer.
+    /// Number of requests without an answer.
     waiting: u64,
     sent: u64,
     refused: u64,
@@ -113,7 +113,7 @@ struct Client {
 
 struct Connection {
     stream: TcpStream,
-    /// Of requests without an answer.
+    /// Due times of the requests without an answer.
     due: VecDeque<Instant>,
     unsent: Vec<u8>,
     unread: Vec<u8>,
@@ -164,7 +164,7 @@ impl Client {
         connection.flush()
     }
 
-    /// Reads what has come.
+    /// Reads available answers.
     fn take_answers(&mut self) -> Result<()> {
         self.poll.poll(&mut self.events, Some(Duration::ZERO))?;
         let now = Instant::now();
@@ -177,7 +177,7 @@ impl Client {
             }
             connection.read()?;
             while let Some(status) = connection.answer()? {
-                let due = connection.due.pop_front().context("an answer to nothing")?;
+                let due = connection.due.pop_front().context("an answer without a request")?;
                 self.waiting -= 1;
                 match status {
                     200 => {
@@ -199,7 +199,7 @@ impl Client {
         Ok(())
     }
 
-    /// What has no answer has failed.
+    /// Prints the measurements. A request without an answer has failed.
     fn print(&self, offered: u64, elapsed: Duration) {
         let at = |quantile| (!self.accepted.is_empty()).then(|| self.accepted.value_at_quantile(quantile));
         let line = serde_json::json!({
@@ -217,7 +217,7 @@ impl Client {
 }
 
 impl Connection {
-    /// Sends what the kernel takes.
+    /// Sends as much as the kernel accepts.
     fn flush(&mut self) -> Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -238,7 +238,7 @@ impl Connection {
                 Ok(0) => self.is_gone = true,
                 Ok(read) => {
                     self.unread.extend_from_slice(&part[..read]);
-                    // Less than there was room for: it is all.
+                    // A short read means that nothing more is available.
                     if read == part.len() {
                         continue;
                     }
@@ -250,7 +250,7 @@ impl Connection {
         }
     }
 
-    /// Takes the next answer off what was read, if it is whole, and returns its status.
+    /// Removes the next answer from the buffer if it is complete, and returns its status.
     fn answer(&mut self) -> Result<Option<u16>> {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut answer = httparse::Response::new(&mut headers);

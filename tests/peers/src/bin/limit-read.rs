@@ -1,8 +1,7 @@
-//! The best that a server for queries could do: one `GET` of Redis over one connection that all requests share, or one
-//! prepared statement over a pool as large as the product's, or nothing but its memory, and an answer with the same bytes
-//! and headers.
+//! Upper bound for a query server: one Redis `GET` over one connection that all requests share, or one prepared
+//! statement over a pool as large as the product's, or only memory, and an answer with the same bytes and headers.
 //!
-//! `ADDRESS`, `REDIS_URL`, `DATABASE_URL`. `POST /prime`: the row that it is to answer.
+//! `ADDRESS`, `REDIS_URL`, `DATABASE_URL`. `POST /prime` sets the row to answer with.
 
 use std::sync::{Arc, OnceLock};
 
@@ -22,7 +21,7 @@ use peers::setting;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEY: &str = "limit-read";
-/// As the product's.
+/// Size of the pool, the same as the product's.
 const CONNECTIONS: usize = 16;
 
 #[derive(Clone)]
@@ -85,7 +84,7 @@ async fn from_postgres(State(app): State<App>, Path(id): Path<String>) -> Respon
     }
 }
 
-/// With as many headers as the product's, of the same length.
+/// Returns an answer with as many headers as the product's, of the same length.
 fn answer(row: Bytes) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),

@@ -1,6 +1,6 @@
-//! The best that a server could do which acknowledges nothing before Kafka has it: it reads the body, writes it as one
-//! record with the product's own settings, and answers when the record is acknowledged. It decides nothing, keeps
-//! nothing and promises nothing else.
+//! Upper bound for a server that acknowledges nothing before Kafka has it: it reads the body, writes it as one record
+//! with the product's own settings, and answers when the record is acknowledged. It decides nothing, stores nothing and
+//! guarantees nothing else.
 //!
 //! `ADDRESS`, `KAFKA_BROKERS`, `PARTITIONS`.
 
@@ -17,7 +17,7 @@ use peers::body::Reserve;
 use peers::{setting, topic};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-/// As the services that it is compared with.
+/// Allocator, equal to that of the services that it is compared with.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
     let kafka = topic::kafka()?;
     let app = App { partitions: topic::create(&kafka, TOPIC).await?, producer: kafka.producer(TOPIC).create()? };
     // The first record of an idempotent producer takes long.
-    app.append("", b"{}").await.context("Kafka takes no record")?;
+    app.append("", b"{}").await.context("Kafka did not accept the first record")?;
     let routes = Router::new()
         .route("/v1/products/{id}/reserve", post(reserve))
         .route("/readyz", get(async || "ready"))
@@ -58,7 +58,7 @@ async fn reserve(State(app): State<App>, Path(id): Path<String>, body: Bytes) ->
 }
 
 impl App {
-    /// Its offset, once it is acknowledged.
+    /// Appends a record and returns its offset once it is acknowledged.
     async fn append(&self, id: &str, value: &[u8]) -> Result<i64> {
         let record = FutureRecord::<(), [u8]>::to(TOPIC).partition(self.partition(id)).payload(value);
         let delivery = self.producer.send_result(record).map_err(|(error, _)| error)?;

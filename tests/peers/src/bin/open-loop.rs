@@ -1,8 +1,8 @@
-//! Reservations, or orders that are placed, at a fixed rate, however long the answers take. Each one's latency counts from the moment at which it
-//! was due, so that a server that stalls is charged for everybody who would have come in the meantime.
+//! Reservations, or orders to place, at a fixed rate that does not depend on the answers. Each latency counts from the
+//! moment at which the request was due, so that a stall of the server counts for every request that was due meanwhile.
 //!
-//! `ADDRESS`, `SECONDS`, `RATE` a second (default 1,000), `CONNECTIONS` (default 64), `AGGREGATES`: `products` (default)
-//! or `orders`, `PRODUCTS`, `PREFIX` of their ids, `RUN`: the beginning of this run's orders.
+//! `ADDRESS`, `SECONDS`, `RATE` per second (default 1,000), `CONNECTIONS` (default 64), `AGGREGATES`: `products`
+//! (default) or `orders`, `PRODUCTS`, `PREFIX` of their ids, `RUN`: the prefix of this run's orders.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use peers::setting;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-/// After the last one was due.
+/// Time to wait for answers after the last request was due.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Request {
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
         workers.spawn(work(Connection::open(&address).await?, requests));
     }
     let began = Instant::now();
-    // A plain thread: the runtime's timers are no finer than a millisecond.
+    // A plain thread, because the runtime's timers are no finer than a millisecond.
     let pace = thread::spawn(move || pace(&senders, began, rate, duration));
     let mut seen = Seen::new()?;
     let collect = async {
@@ -44,18 +44,18 @@ async fn main() -> Result<()> {
         }
         anyhow::Ok(())
     };
-    // What has no answer by then has failed.
+    // Requests without an answer by then have failed.
     if let Ok(collected) = tokio::time::timeout(duration + PATIENCE, collect).await {
         collected?;
     }
-    let sent = pace.join().expect("the pace does not panic");
+    let sent = pace.join().expect("the pacing thread does not panic");
     seen.failed += sent - seen.requests;
     seen.requests = sent;
     seen.print(duration);
     Ok(())
 }
 
-/// Hands out requests when they are due. Returns how many.
+/// Hands out requests when they are due and returns their number.
 fn pace(workers: &[UnboundedSender<Request>], began: Instant, rate: u32, duration: Duration) -> u64 {
     let mut number = 0;
     for worker in workers.iter().cycle() {
@@ -65,7 +65,7 @@ fn pace(workers: &[UnboundedSender<Request>], began: Instant, rate: u32, duratio
         }
         let due = began + after;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        // One that has failed takes no more: then its requests are missing among the answers.
+        // A failed worker accepts no more requests; they are then missing among the answers and count as failed.
         let _ = worker.send(Request { number, due });
         number += 1;
     }

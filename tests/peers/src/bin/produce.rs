@@ -1,4 +1,4 @@
-//! How many records of the size of a commit Kafka takes from one idempotent producer that waits for none of them.
+//! Throughput of records of a commit's size from one idempotent producer that does not wait for acknowledgements.
 //!
 //! `KAFKA_BROKERS`, `PARTITIONS`, `SECONDS`.
 
@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     let partitions = topic::create(&kafka, TOPIC).await?;
     let counted = Arc::new(Counted::default());
     let mut settings = kafka.producer(TOPIC);
-    // Enough that the sender never runs dry: nobody waits for these.
+    // A buffer large enough that the sender never runs dry.
     settings.set("queue.buffering.max.messages", "500000").set("queue.buffering.max.kbytes", "262144");
     let producer: ThreadedProducer<Reports> = settings.create_with_context(Reports(counted.clone()))?;
     let record = commit();
@@ -73,7 +73,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Again and again while the queue is full.
+/// Retries while the queue is full.
 fn send(producer: &ThreadedProducer<Reports>, payload: &[u8], partition: i32) -> Result<()> {
     loop {
         match producer.send(BaseRecord::<(), [u8]>::to(TOPIC).partition(partition).payload(payload)) {
@@ -86,7 +86,7 @@ fn send(producer: &ThreadedProducer<Reports>, payload: &[u8], partition: i32) ->
     }
 }
 
-/// As the product writes for a reservation.
+/// Returns a record like the product's record of a reservation.
 fn commit() -> Vec<u8> {
     let commit = Record::Commit(Commit {
         epoch: Epoch { claim: 1_000, nonce: 0x00c0_ffee_00c0_ffee },

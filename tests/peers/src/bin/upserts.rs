@@ -1,6 +1,7 @@
-//! Rows like the product's view of orders, upserted from arrays by one connection as fast as Postgres takes them.
+//! Rows like those of the product's view of orders, upserted from arrays over one connection as fast as Postgres
+//! accepts them.
 //!
-//! `DATABASE_URL`, `SECONDS`, `ROWS` of a statement (default 4,000).
+//! `DATABASE_URL`, `SECONDS`, `ROWS` per statement (default 4,000).
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +19,17 @@ const UPSERT: &str = "INSERT INTO upserts (key, version, data, customer, status,
 #[tokio::main]
 async fn main() -> Result<()> {
     let (duration, rows) = (setting::duration()?, setting::or("ROWS", 4_000_usize)?);
-    let (client, connection) =
-        tokio_postgres::connect(&setting::required("DATABASE_URL")?, NoTls).await.context("Postgres is away")?;
+    let (client, connection) = tokio_postgres::connect(&setting::required("DATABASE_URL")?, NoTls)
+        .await
+        .context("cannot connect to Postgres")?;
     tokio::spawn(connection);
     client
         .batch_execute("DROP TABLE IF EXISTS upserts; CREATE TABLE upserts (LIKE order_rows INCLUDING ALL)")
         .await
-        .context("the table cannot be made")?;
+        .context("cannot create the table")?;
     let upsert = client.prepare(UPSERT).await?;
     let mut seen = Seen::new()?;
-    // In the statements alone: the rows are made before.
+    // Time spent in the statements only, without the creation of the rows.
     let mut taken = Duration::ZERO;
     let mut first = 0;
     while taken < duration {
@@ -50,7 +52,7 @@ fn customer(number: usize) -> String {
     format!("c-{}", number % 2_000 + 1)
 }
 
-/// Without its `Z`.
+/// Returns a time without its `Z`.
 fn time(number: usize) -> String {
     format!("2026-11-27T08:00:00.{:03}", number % 1_000)
 }

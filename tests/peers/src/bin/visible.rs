@@ -1,10 +1,10 @@
-//! Reservations at a fixed rate, and after some of them a query with the answer's token: how long after a command was
-//! accepted its product is answered as it then is. What counts as failed is a query without the row and any command that
-//! was not accepted.
+//! Reservations at a fixed rate, some of them followed by a query with the answer's token: measures the time from the
+//! acceptance of a command to the answer that shows its product's new state. Queries without the row and commands that
+//! were not accepted count as failed.
 //!
-//! `ADDRESS` of the commands, `QUERIES`: the address of those, `SECONDS`, `RATE` a second (default 2,000),
-//! `CONNECTIONS` (default 64), `EVERY`: one query to so many commands (default 20), `PRODUCTS`, `PREFIX` of their ids,
-//! `RUN`: the beginning of this run's orders.
+//! `ADDRESS` of the commands, `QUERIES`: the address for queries, `SECONDS`, `RATE` per second (default 2,000),
+//! `CONNECTIONS` (default 64), `EVERY`: number of commands per query (default 20), `PRODUCTS`, `PREFIX` of their ids,
+//! `RUN`: the prefix of this run's orders.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
         workers.spawn(work(connections, first, numbers));
     }
     let began = Instant::now();
-    // A plain thread: the runtime's timers are no finer than a millisecond.
+    // A plain thread, because the runtime's timers are no finer than a millisecond.
     thread::spawn(move || {
         for (number, worker) in (0_u64..).zip(senders.iter().cycle()) {
             let after = Duration::from_secs_f64(number as f64 / f64::from(rate));
@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
                 break;
             }
             thread::sleep((began + after).saturating_duration_since(Instant::now()));
-            // One that has failed takes no more.
+            // A failed worker accepts no more requests.
             let _ = worker.send(number);
         }
     });
@@ -58,7 +58,8 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// `own`: how many this connection has to have sent already, so that the connections do not all query at once.
+/// Sends commands and queries. `own` is the count of commands from which this connection starts, so that the
+/// connections do not all query at once.
 async fn work(
     (mut commands, mut queries): (Connection, Connection),
     mut own: u64,

@@ -1,4 +1,4 @@
-//! The results: tables to read, and JSON to keep.
+//! The results, as printed tables and saved JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::{CLIENT, Measurement, PARTS, Row};
 use crate::bench::figures::Target::{self, AtLeast, AtMost};
 use crate::bench::figures::{self, Spread, write_table};
 
-/// Of one row, and of others of the same round.
+/// A figure of one row in one round, possibly relative to other rows of that round.
 type Figure = fn(&Report, Row, usize) -> Option<f64>;
 
 const GOALS: [(&str, Row, Figure, Target); 7] = [
@@ -45,7 +45,7 @@ impl Report {
         self.measurements.entry(row).or_default().push(measurement);
     }
 
-    /// Prints what there is and keeps it.
+    /// Prints the results so far and saves them in the folder `results`.
     pub(super) fn show(&self, results: &Path) -> Result<()> {
         if self.measurements.is_empty() {
             return Ok(());
@@ -96,13 +96,14 @@ impl Report {
         self.of(row, round)?.p99_us.map(|micros| micros as f64 / 1_000.0)
     }
 
-    /// Seconds of the servers' processors.
+    /// Returns the servers' processor seconds per refusal.
     fn refusal(&self, round: usize) -> Option<f64> {
         let row = self.of(Row::Refusals, round)?;
         Some((row.used.iter().sum::<f64>() - row.used[CLIENT]) / (row.refused * super::STANDSTILL_SECONDS as f64))
     }
 
-    /// The peak was reached in what its client left. Beside it, what the client and the refusals of this row leave.
+    /// Returns the accepted rate relative to the possible one: the peak, scaled by the processor time that this row's
+    /// client and refusals leave, relative to the time that the peak's client left.
     fn of_possible(&self, row: Row, round: usize) -> Option<f64> {
         let (here, peak) = (self.of(row, round)?, self.of(Row::Peak, round)?);
         let left = |of: &Measurement| of.idle + of.used.iter().sum::<f64>() - of.used[CLIENT];
@@ -136,10 +137,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds = self.measurements.values().map(Vec::len).max().unwrap_or_default();
-        let way = if self.edge { "through the edge" } else { "straight to the instance" };
+        let way = if self.edge { "through the edge" } else { "directly to the instance" };
         writeln!(
             f,
-            "{way}: median (least to most) of {rounds} rounds of {} s; processor seconds by part\n",
+            "{way}: median (min to max) of {rounds} rounds of {} s; processor seconds by part\n",
             self.seconds
         )?;
         let head = ["ROW", "OFFERED/S", "SENT/S", "ACCEPTED/S", "REFUSED/S", "FAILED", "P50 MS", "P99 MS"];
@@ -174,15 +175,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_stands_beside_what_its_client_and_its_refusals_left() {
+    fn a_row_is_compared_with_the_time_that_its_client_and_refusals_left() {
         let row = |accepted, refused, used, idle| {
             let (failed, p50_us, p99_us) = (0, None, None);
             Measurement { offered: 0.0, sent: 0.0, accepted, refused, failed, p50_us, p99_us, used, idle }
         };
         let mut report = Report::new(false, 10, 0.0);
-        // 20 seconds of two processors, 16 of them not the client's.
+        // 20 seconds of two processors, of which the client leaves 16.
         report.add(Row::Peak, row(1_600.0, 0.0, [4.0, 0.0, 9.0, 6.0], 1.0));
-        // 10 left by the client, 2 of them for refusals.
+        // The client leaves 10, of which refusals take 2.
         report.add(Row::Times(5), row(720.0, 10_000.0, [10.0, 0.0, 5.0, 5.0], 0.0));
         report.add(Row::Refusals, row(0.0, 10_000.0, [7.0, 0.25, 0.75, 0.0], 0.0));
         assert_eq!(report.refusal(0).map(|seconds| (seconds * 1e6).round()), Some(20.0));

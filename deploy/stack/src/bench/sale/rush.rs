@@ -1,4 +1,4 @@
-//! The rush of the first and of the third sale on a new stack, and the same crowd at the bare server.
+//! Measures the rush of the first three sales on a new stack, and the same crowd at the bare server.
 
 use anyhow::{Result, ensure};
 
@@ -14,10 +14,10 @@ pub(super) const FIRST: &str = "rush-first";
 pub(super) const SECOND: &str = "rush-second";
 pub(super) const THIRD: &str = "rush-third";
 pub(super) const LIMIT: &str = "crowd-limit";
-/// As `cargo stack up` starts them.
+/// The instances that `cargo stack up` starts by default.
 const CAST: Cast = Cast { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
 
-/// A row's rate is that of buyers who are answered, to the last one.
+/// Measures all rows. The rate of a row is that of answered buyers, up to the last one.
 pub(super) fn rows(layout: &Layout, args: &Args, comparison: &mut Comparison, cancelled: &Cancelled) -> Result<()> {
     let with_limit =
         |layout: &Layout, _: &_, parts: &mut Vec<_>| peers::of_rush(layout, parts, args.units, LIMIT_PER_CUSTOMER);
@@ -41,7 +41,7 @@ fn limit(layout: &Layout, args: &Args) -> Result<Turn> {
     let crowd = Crowd { commands: address, queries: address, ..sale::crowd(layout, args) };
     let seen = rush::play(crowd, &Names::of_now())?;
     println!("{seen}");
-    ensure!(seen.odd.is_empty(), "{} odd answers, the first: {}", seen.odd.len(), seen.odd[0]);
+    ensure!(seen.odd.is_empty(), "{} unexpected answers, the first: {}", seen.odd.len(), seen.odd[0]);
     Ok(turn(&seen))
 }
 

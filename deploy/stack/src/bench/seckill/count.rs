@@ -1,4 +1,4 @@
-//! What became of the claims that were acknowledged: by the orders that the database has.
+//! Compares the acknowledged claims with the orders in the database.
 
 use std::collections::{HashMap, HashSet};
 use std::thread;
@@ -9,25 +9,26 @@ use serde::Serialize;
 
 use crate::sale::seen::{Claim, Seen};
 
-/// The number of orders has stayed the same for so long: no more will come.
+/// Time without a new order after which no more are expected.
 const QUIET: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Count {
-    /// Units promised, by an acknowledgement or an order, beyond those there were.
+    /// Units promised, by an acknowledgement or an order, in excess of those on sale.
     pub(super) oversold: u64,
     /// Acknowledged claims without an order.
     pub(super) lost: u64,
-    /// Orders of a customer beyond the first, and acknowledgements.
+    /// Orders or acknowledgements of a customer beyond the first.
     pub(super) doubled: u64,
-    /// Units that were neither sold nor offered to those who were told that all are sold.
+    /// Units left unsold although buyers were answered that the sale is sold out.
     pub(super) stranded: u64,
 }
 
 impl Count {
-    /// Waits until every acknowledged claim has its order, or until no more orders come. `orders`: a line for each.
+    /// Waits until every acknowledged claim has its order, or until no more orders arrive, and returns the counts.
+    /// `orders` reads the orders, one per line.
     pub(super) fn settled(seen: &Seen, units: u64, orders: impl Fn() -> Result<String>) -> Result<Self> {
         let begun = Instant::now();
         let (mut last, mut since) = (0, Instant::now());
@@ -62,7 +63,7 @@ impl Count {
 }
 
 fn rows(text: &str) -> Result<Vec<(&str, &str)>> {
-    text.lines().map(|line| line.split_once('\t').with_context(|| format!("{line:?} is no order"))).collect()
+    text.lines().map(|line| line.split_once('\t').with_context(|| format!("{line:?} is not an order"))).collect()
 }
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_in_which_a_promise_breaks_is_counted() {
+    fn every_kind_of_broken_promise_is_counted() {
         let right = [("a", "1"), ("b", "2")];
         assert_eq!(count(&right, "a\t1\nb\t2\n"), Count::default());
         assert_eq!(count(&right, "a\t1\n"), Count { lost: 1, ..Count::default() });

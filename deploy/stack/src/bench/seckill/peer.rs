@@ -1,5 +1,5 @@
-//! The peer's parts, `tests/peers/seckill`: nginx, Gunicorn, Redis, RabbitMQ, MariaDB and a consumer, in the place of ours and
-//! at the ports of ours.
+//! The parts of the textbook system in `tests/peers/seckill`: nginx, Gunicorn, Redis, RabbitMQ, MariaDB and a consumer.
+//! They replace this system's parts and use their ports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ const MARIADB_INIT: &str = "mariadb-init";
 const EPMD: &str = "epmd";
 const VENV: &str = "venv";
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(20) };
-/// User and database.
+/// Name of the user and of the database.
 const NAME: &str = "seckill";
 
 pub(super) fn parts(layout: &Layout, tools: &Tools, own: &SeckillTools, confirms: bool) -> Result<Vec<Part>> {
@@ -54,7 +54,8 @@ pub(super) fn parts(layout: &Layout, tools: &Tools, own: &SeckillTools, confirms
     ])
 }
 
-/// A client's call with one statement. The password stays out of its arguments.
+/// Returns the launch of the MariaDB client with one statement. The password is passed in the environment, because
+/// other users can read a process's arguments.
 pub(super) fn sql(layout: &Layout, statement: &str) -> Result<Launch> {
     let port = format!("--port={}", layout.ports.postgres());
     let args = ["--no-defaults", "--host=127.0.0.1", &port, "--user=seckill", "--batch", "--skip-column-names"];
@@ -70,14 +71,14 @@ fn bin(layout: &Layout, program: &str) -> PathBuf {
     layout.state.join("seckill-venv/bin").join(program)
 }
 
-/// Made once for what `requirements.txt` says.
+/// Returns the task that creates the virtual environment, once per content of `requirements.txt`.
 fn venv(layout: &Layout, own: &SeckillTools) -> Result<Part> {
     const SCRIPT: &str = r#""$1" -m venv --clear "$2" && "$2/bin/pip" install --quiet --requirement "$3""#;
     let (dir, file) = (layout.state.join("seckill-venv"), folder().join("requirements.txt"));
     let requirements = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let paths = [&own.python, &dir, &file].map(|path| path.display().to_string());
     let mut launch = Launch::new("sh", ["-c", SCRIPT, "sh"].map(String::from).into_iter().chain(paths));
-    // Where pip takes packages from.
+    // The environment may name pip's package index.
     launch.env_of_caller = true;
     Ok(Part::task(VENV, launch).stamped(dir.join("requirements.txt"), requirements))
 }
@@ -95,7 +96,7 @@ fn of_python(layout: &Layout, confirms: bool) -> Result<[(&'static str, String);
         ("AMQP_URL", format!("amqp://guest:guest@127.0.0.1:{}/", layout.ports.kafka(1))),
         ("DATABASE", database.to_string()),
         ("CONFIRMS", String::from(if confirms { "on" } else { "off" })),
-        // Nothing is written beside the sources.
+        // Keeps bytecode out of the source folder.
         ("PYTHONDONTWRITEBYTECODE", String::from("1")),
     ])
 }
@@ -108,7 +109,7 @@ fn append_only(mut part: Part, layout: &Layout) -> Result<Part> {
     Ok(part)
 }
 
-/// RabbitMQ would start one that outlives it.
+/// Returns Erlang's port mapper as a part of its own. RabbitMQ would otherwise start one that outlives it.
 fn epmd(layout: &Layout) -> Part {
     let port = layout.ports.kafka(2);
     let launch = Launch::new("epmd", ["-address", "127.0.0.1", "-port", &port.to_string()]);
@@ -132,13 +133,13 @@ fn rabbitmq(layout: &Layout, own: &SeckillTools) -> Result<Part> {
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", dir("plugins"))
         .env("RABBITMQ_PID_FILE", dir("pid"))
         .env("RABBITMQ_LOGS", "-")
-        // The script becomes the server, which ends by itself when it is told to.
+        // Makes the script exec the server, so that the server itself receives the stop signal.
         .env("RUNNING_UNDER_SYSTEMD", "1");
     let ready = Probe::Log { line: "Server startup complete", port };
     Ok(server(RABBITMQ, launch, ready, OnDeath::Leave, Tier::Kafka).needing([EPMD]))
 }
 
-/// As root it runs only when it is told so.
+/// Returns the arguments that all runs of MariaDB share. It runs as root only if the user is named explicitly.
 fn mariadb_args(layout: &Layout) -> Vec<String> {
     let user = rustix::process::geteuid().is_root().then(|| String::from("--user=root"));
     let dir = format!("--datadir={}", layout.data().join(MARIADB).display());
@@ -163,7 +164,7 @@ fn mariadb(layout: &Layout, own: &SeckillTools) -> Result<Part> {
     let mut args = mariadb_args(layout);
     args.extend([format!("--port={port}"), format!("--init-file={}", init.display())]);
     args.extend(["--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"].map(String::from));
-    // Within its data folder: a longer path could be too long for a socket.
+    // Relative to the data folder, because an absolute path could exceed the limit of a socket address.
     args.extend(["--socket=socket", "--innodb-buffer-pool-size=256M"].map(String::from));
     args.push(String::from("--innodb-flush-log-at-trx-commit=1"));
     let ready = Probe::Log { line: "ready for connections", port };

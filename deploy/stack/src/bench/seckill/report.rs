@@ -1,4 +1,4 @@
-//! The rounds of every row, beside each other.
+//! The results of all rounds, side by side.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,17 +13,17 @@ use super::count::Count;
 use crate::bench::figures::{self, Spread, write_table};
 use crate::sale::seen::Seen;
 
-/// One turn of a row.
+/// Result of one row in one round.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Outcome {
     claims_per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
-    /// From the acknowledgement until the order's page is found.
+    /// Time from the acknowledgement until the order's page is found, 99th percentile.
     order_p99_ms: f64,
     #[serde(flatten)]
     count: Count,
-    /// Answers that contradict an earlier one, or that nobody may get.
+    /// Number of answers that are invalid or contradict an earlier one.
     odd: usize,
 }
 
@@ -60,7 +60,7 @@ impl Report {
         Ok(Self { buyers, units, confirms, load_average, order: Vec::new(), rows: BTreeMap::new(), audits: Vec::new() })
     }
 
-    /// A row that fails leaves the others their turns.
+    /// Records and prints the result of a row. A failed row does not stop the others.
     pub(super) fn take(&mut self, side: Side, row: &'static str, outcome: Result<Outcome>) {
         match outcome {
             Ok(outcome) => {
@@ -76,12 +76,12 @@ impl Report {
 
     pub(super) fn audited(&mut self, audit: Result<()>) {
         if let Err(error) = &audit {
-            println!("          the audit found a difference: {error:#}");
+            println!("          audit failed: {error:#}");
         }
         self.audits.push(audit.is_ok());
     }
 
-    /// Prints what there is and keeps it.
+    /// Prints the results so far and saves them in the folder `results`.
     pub(super) fn finish(&self, results: &Path) -> Result<()> {
         if self.rows.is_empty() {
             return Ok(());
@@ -132,8 +132,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let confirms = if self.confirms { "on" } else { "off" };
         let Self { buyers, units, load_average, .. } = self;
-        writeln!(f, "{buyers} buyers, {units} units, confirms {confirms}, load average before {load_average}")?;
-        writeln!(f, "median (least to most); counts by round\n")?;
+        writeln!(f, "{buyers} buyers, {units} units, confirms {confirms}, initial load average {load_average}")?;
+        writeln!(f, "median (min to max); counts by round\n")?;
         let head = [
             "ROW",
             "SYSTEM",
@@ -150,6 +150,6 @@ impl fmt::Display for Report {
         let rows = self.order.iter().flat_map(|row| [Side::Peer, Side::Ours].map(|side| self.cells(row, side)));
         write_table(f, &head, rows.flatten().collect())?;
         let right = self.audits.iter().filter(|right| **right).count();
-        writeln!(f, "\nAudits of stampede without a difference: {right} of {}", self.audits.len())
+        writeln!(f, "\nStampede's audits without differences: {right} of {}", self.audits.len())
     }
 }

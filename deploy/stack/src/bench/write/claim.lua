@@ -1,4 +1,4 @@
--- For wrk: claims of one sale, each by a customer and under an order of its own. RUN begins the orders' ids.
+-- wrk script: claims of one sale, each with its own customer and order. RUN is the prefix of the order ids.
 
 local threads = 0
 
@@ -24,5 +24,5 @@ function request()
    return head .. first .. digits .. second .. digits .. '"}'
 end
 
--- What it saw.
+-- Reports the results.
 dofile(os.getenv("SEEN"))

@@ -1,4 +1,4 @@
-//! The clients of the rows, and what they report.
+//! Runs the clients of the rows and parses their results.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::bench::{peers, tool};
 use crate::layout::root;
 use crate::part::Launch;
 
-/// Of wrk; with two threads.
+/// Number of wrk's connections, over two threads.
 const CONNECTIONS: &str = "256";
-/// Of pgbench, which has a server process for each.
+/// Number of pgbench's connections, each of which has its own server process.
 const PG_CONNECTIONS: &str = "32";
-/// What a client may take beyond the time that it was given.
+/// Time that a client may take beyond its configured duration.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// What a client saw.
+/// Result of a client's run.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub(super) struct Load {
     pub(super) requests: u64,
-    /// Of these, without the answer that was wanted.
+    /// Number of requests without a successful answer.
     pub(super) failed: u64,
     pub(super) seconds: f64,
     pub(super) p50_us: Option<u64>,
@@ -32,7 +32,7 @@ pub(super) struct Load {
 }
 
 impl Meter<'_> {
-    /// `run`: begins the ids of this run's orders.
+    /// Runs the client of a row. `run` is the prefix of its order ids.
     pub(super) fn load(&self, row: Row, run: &str, seconds: u64) -> Result<Load> {
         let launch = match row.client() {
             Client::Wrk(server) => self.wrk(server, seconds),
@@ -79,7 +79,7 @@ impl Meter<'_> {
         tool::run(self.scene.layout, "load", launch, limit, self.scene.cancelled)
     }
 
-    /// Its own log of a tenth of the transactions tells their times.
+    /// Runs pgbench. Latencies are taken from its log of a tenth of the transactions.
     fn pgbench(&self, row: Row, seconds: u64) -> Result<Load> {
         let times = Times { prefix: format!("stampede-pgbench-{}", process::id()) };
         let mut launch = peers::of_postgres(self.scene.layout, self.scene.tools, "pgbench", peers::OWN_DATABASE)?;
@@ -117,13 +117,13 @@ impl Meter<'_> {
     }
 }
 
-/// The files that pgbench logs to, one a thread.
+/// The log files of pgbench, one per thread, which are removed on drop.
 struct Times {
     prefix: String,
 }
 
 impl Times {
-    /// In microseconds: the third column.
+    /// Returns the latencies, the third column, in microseconds and ascending order.
     fn sorted(&self) -> Vec<u64> {
         let texts = self.files().into_iter().filter_map(|path| fs::read_to_string(path).ok());
         let of =
@@ -143,7 +143,7 @@ impl Times {
 impl Drop for Times {
     fn drop(&mut self) {
         for path in self.files() {
-            // Left in a folder that is emptied anyhow.
+            // A file that remains is harmless, because the system cleans its folder.
             let _ = fs::remove_file(path);
         }
     }

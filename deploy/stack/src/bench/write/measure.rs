@@ -1,4 +1,4 @@
-//! One turn of a row: the scene is set, its products are registered, it warms up, and is measured.
+//! Measures one row: sets the scene, registers products, warms up, and runs the load.
 
 use std::fmt;
 use std::path::Path;
@@ -14,31 +14,31 @@ use crate::bench::peers;
 use crate::bench::scene::Scene;
 
 const REGISTERING: usize = 8;
-/// Connections open, caches fill, batches find their size.
+/// Time to open connections, fill caches and reach a steady batch size.
 const WARM_UP_SECONDS: u64 = 1;
 
-/// Measures on one scene.
+/// Runs measurements on one scene.
 pub(super) struct Meter<'a> {
     pub(super) scene: &'a Scene<'a>,
     pub(super) wrk: &'a Path,
     pub(super) seconds: u64,
 }
 
-/// Of one row in one round.
+/// Result of one row in one round.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Measurement {
-    /// Answers that were wanted, a second.
+    /// Successful answers per second; for a row that measures rejections, rejections per second.
     pub(super) rate: f64,
     pub(super) failed: u64,
     pub(super) p50_us: Option<u64>,
     pub(super) p99_us: Option<u64>,
-    /// What the servers' processes used, all instances together, per 1,000 requests.
+    /// Processor seconds of the server, all instances together, per 1,000 requests.
     pub(super) cpu_seconds_per_1000: Option<f64>,
-    /// Of the commands, those that came to an instance which did not own them.
+    /// Share of the commands that arrived at an instance which did not own them.
     pub(super) forwarded: Option<f64>,
 }
 
-/// What is counted up to some moment.
+/// Counters at one point in time.
 #[derive(Debug, Clone, Copy)]
 struct Counted {
     cpu_seconds: Option<f64>,
@@ -52,7 +52,7 @@ impl Meter<'_> {
         if let Some(server) = row.client().registers_at() {
             self.register(row, server)?;
         }
-        // pgbench connects before its time begins, and Postgres has no need of more.
+        // pgbench needs no warm-up beyond connecting, which it does before its measurement begins.
         if row.client() != Client::Pgbench {
             self.load(row, "warm", WARM_UP_SECONDS)?;
         }
@@ -87,7 +87,7 @@ impl Meter<'_> {
             self.scene.cancelled.check()?;
             match self.scene.post(&format!("{prefix}{product}/register"), &body)? {
                 200 => {}
-                status => bail!("a product could not be registered: {status}"),
+                status => bail!("registering a product failed with {status}"),
             }
         };
         thread::scope(|scope| {
@@ -99,7 +99,7 @@ impl Meter<'_> {
 
 impl Measurement {
     fn new(row: Row, load: Load, before: Counted, after: Counted) -> Self {
-        // An error's status is all that wrk tells; which error it was, the service does.
+        // wrk counts any error status as a failure; the service's metrics separate rejections from real errors.
         let rejected = (after.rejected - before.rejected) as u64;
         let failed = if row.wants_rejections() { load.requests.saturating_sub(rejected) } else { load.failed };
         let of_requests = |amount: f64| amount / load.requests.max(1) as f64;
@@ -139,7 +139,7 @@ impl Client {
         }
     }
 
-    /// `None`: nothing there has to be registered.
+    /// Returns the server at which products must be registered, or `None` if none need be.
     fn registers_at(self) -> Option<Server> {
         self.server().filter(|server| *server != Server::Limit)
     }

@@ -1,10 +1,10 @@
-//! Rows beside each other, and what the ratio should be.
+//! Ratios between rows, and their targets.
 
 use super::measure::Measurement;
 use super::row::Row;
 use crate::bench::figures::Target;
 
-/// `of` divided by `to`, or `of` alone.
+/// A target for `of` divided by `to`, or for `of` alone.
 pub(super) struct Ratio {
     pub(super) name: &'static str,
     of: Row,
@@ -18,11 +18,12 @@ enum Quantity {
     Rate,
     P50,
     P99,
-    /// Processor time of a forwarded command; what was not forwarded is taken to cost what it does in `to`.
+    /// Ratio of the processor time of a forwarded command to that of a local one in `to`; local commands in `of` are
+    /// assumed to cost as much as in `to`.
     ForwardedCpu,
-    /// Of one row, by the machine's cores, on which the clients are, too.
+    /// Rate of one row, divided by the number of the machine's cores, which the clients share.
     RatePerCore,
-    /// Of one row.
+    /// 99th percentile of one row's latency, in milliseconds.
     P99Ms,
 }
 
@@ -63,7 +64,7 @@ const fn alone(name: &'static str, of: Row, quantity: Quantity, target: Target) 
 }
 
 impl Ratio {
-    /// In each round in which both were measured.
+    /// Returns the ratio for each round in which both rows were measured.
     pub(super) fn values(&self, measured: impl Fn(Row) -> Vec<Option<Measurement>>) -> Vec<f64> {
         let pairs = measured(self.of).into_iter().zip(measured(self.to.unwrap_or(self.of)));
         pairs.filter_map(|(of, to)| self.quantity.ratio(&of?, &to?)).filter(|ratio| ratio.is_finite()).collect()
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_forwarding_costs_is_told_apart_from_what_was_not_forwarded() {
+    fn the_cost_of_forwarding_excludes_local_commands() {
         let (one, two) = (measurement(2.0, 0.0), measurement(3.0, 0.5));
         assert_eq!(ForwardedCpu.ratio(&two, &one), Some(2.0));
         assert_eq!(Rate.ratio(&two, &one), Some(1.0));

@@ -1,4 +1,4 @@
-//! The results: tables to read, and JSON to keep.
+//! The results, as printed tables and saved JSON.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::bench::figures::{self, Spread, write_table};
 
 pub(super) struct Report<'a> {
     pub(super) seconds: u64,
-    /// Of the machine, before the first round; what others do to it is in every number.
+    /// Load average of the machine before the first round; load by other programs distorts every figure.
     pub(super) load_average: f64,
     pub(super) measurements: &'a Measurements,
 }
 
 impl Report<'_> {
-    /// Returns the file.
+    /// Saves the results as JSON and returns the file's path.
     pub(super) fn save(&self, folder: &Path) -> Result<PathBuf> {
         figures::save(folder, "write", |time| self.json(time))
     }
@@ -80,7 +80,7 @@ impl Report<'_> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds = self.measurements.values().map(Vec::len).max().unwrap_or_default();
-        writeln!(f, "median (least to most) of {rounds} rounds of {} s\n", self.seconds)?;
+        writeln!(f, "median (min to max) of {rounds} rounds of {} s\n", self.seconds)?;
         let head = ["ROW", "PER SECOND", "P50 MS", "P99 MS", "FAILED", "CPU S PER 1,000"];
         write_table(f, &head, self.measurements.keys().map(|row| self.row_cells(*row)).collect())?;
         let ratios = self.ratio_rows();

@@ -1,5 +1,5 @@
--- For wrk: reservations under orders of their own, over PRODUCTS products whose ids begin with PREFIX. RUN begins the
--- orders' ids. The requests are put together by hand: wrk.format would take longer than the answer.
+-- wrk script: reservations, each with its own order, of PRODUCTS products whose ids begin with PREFIX. RUN is the
+-- prefix of the order ids. Requests are concatenated by hand: wrk.format would take longer than the answer.
 
 local threads = 0
 
@@ -22,10 +22,10 @@ end
 
 function request()
    count = count + 1
-   -- The threads are half the products apart, so that they do not go through them side by side.
+   -- The threads are half the products apart, so that they do not request the same products at the same time.
    local product = (count + number * math.floor(products / 2)) % products + 1
    return heads[product] .. first_half .. string.format("%09d", count) .. '","quantity":1}'
 end
 
--- What it saw.
+-- Reports the results.
 dofile(os.getenv("SEEN"))

@@ -1,5 +1,5 @@
--- For wrk: units that are added to PRODUCTS products in turn, whose ids begin with PREFIX; each command's key is made by
--- who answers it. The requests are put together once: wrk.format would take longer than the answer.
+-- wrk script: restocks of PRODUCTS products in turn, whose ids begin with PREFIX. The server generates the idempotency
+-- keys. Requests are built once: wrk.format would take longer than the answer.
 
 local threads = 0
 
@@ -20,9 +20,9 @@ end
 
 function request()
    count = count + 1
-   -- The threads are half the products apart, so that they do not go through them side by side.
+   -- The threads are half the products apart, so that they do not request the same products at the same time.
    return requests[(count + number * math.floor(products / 2)) % products + 1]
 end
 
--- What it saw.
+-- Reports the results.
 dofile(os.getenv("SEEN"))

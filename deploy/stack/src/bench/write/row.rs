@@ -1,68 +1,68 @@
-//! What is measured.
+//! The rows of the write bench.
 
 use clap::ValueEnum;
 
 use crate::bench::scene::Cast;
 
-/// Products that load is spread over.
+/// Number of products over which load is spread.
 const PRODUCTS: u32 = 2_000;
-/// More than any run reserves.
+/// Stock that exceeds the need of any run.
 const PLENTY: u32 = 1_000_000_000;
 
-/// In the order in which they have their turns: first those that need projectors, whose backlog should be that of
-/// their own row.
+/// The rows, in the order of their measurement. Rows with projectors come first, so that a projector's backlog consists
+/// only of its own row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Row {
-    /// Ours over 2,000 products, projectors running
+    /// command-api, 2,000 products, projectors running
     SpreadProjected,
-    /// Ours on one product, projectors running
+    /// command-api, one product, projectors running
     HotProjected,
-    /// Ours from 64 clients with 40 commands under way each, sent together, projectors running
+    /// command-api, 64 clients with batches of 40 commands in flight, projectors running
     PipelinedProjected,
-    /// A bare server that awaits one produce per request, over as many partitions as ours
+    /// Bare server that awaits one Kafka produce per request, with as many partitions as command-api
     Limit,
-    /// The same on one partition
+    /// Bare server on one partition
     LimitHot,
-    /// Ours over 2,000 products, one instance that owns all partitions
+    /// command-api, 2,000 products, one instance that owns all partitions
     Spread,
-    /// Ours on one product
+    /// command-api, one product
     Hot,
-    /// Ours on one product that is sold out: rejections
+    /// command-api, one product that is sold out: rejections
     SoldOut,
-    /// The same without projectors
+    /// command-api, 64 clients with batches of 40 commands in flight, without projectors
     Pipelined,
-    /// Ours by batches of 500 lines
+    /// command-api, batches of 500 lines
     Batch,
-    /// Records of the size of a commit, produced without waiting
+    /// Kafka records of the size of a commit, produced without waiting
     Produce,
-    /// The limit at 1,000 a second, open loop
+    /// Bare server at 1,000 requests per second, open loop
     LimitSteady,
-    /// Ours at 1,000 a second, open loop
+    /// command-api at 1,000 commands per second, open loop
     SpreadSteady,
-    /// Ours over 2,000 products, asked of one of two instances: it forwards half of the commands
+    /// command-api, 2,000 products, one of two instances, which forwards half of the commands
     SpreadTwo,
-    /// Ours behind the edge, one instance
+    /// command-api behind the edge, one instance
     EdgeOne,
-    /// Ours behind the edge, two instances: it leads commands to their owners
+    /// command-api behind the edge, two instances: the edge routes commands to their owners
     EdgeTwo,
-    /// The cqrs-es crate over 2,000 products
+    /// The cqrs-es crate, 2,000 products
     CqrsSpread,
-    /// The cqrs-es crate on one product
+    /// The cqrs-es crate, one product
     CqrsHot,
-    /// Postgres over 2,000 products
+    /// Postgres transactions, 2,000 products
     PgSpread,
-    /// Postgres on one product
+    /// Postgres transactions, one product
     PgHot,
 }
 
-/// How load is made.
+/// The load generator of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Client {
-    /// wrk, as fast as it goes.
+    /// wrk, in a closed loop.
     Wrk(Server),
-    /// A fixed rate.
+    /// Fixed rate, independent of the answers.
     OpenLoop(Server),
-    /// Batches, one at a time on each connection.
+    /// Batches, one at a time per connection.
     Batch {
         connections: u32,
         lines: u32,
@@ -71,12 +71,12 @@ pub(super) enum Client {
     Pgbench,
 }
 
-/// Who is asked.
+/// The server under load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Server {
     Limit,
     CommandApi,
-    /// Command services behind the edge.
+    /// Instances of command-api behind the edge.
     Edge,
     CqrsEs,
 }
@@ -105,7 +105,7 @@ impl Row {
         Self::PgHot,
     ];
 
-    /// As on the command line; it begins the ids of the row's products, too.
+    /// Returns the row's name on the command line, which is also the prefix of its product ids.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -144,7 +144,7 @@ impl Row {
         }
     }
 
-    /// Of each product.
+    /// Returns the initial stock of each product.
     pub(super) fn stock(self) -> u32 {
         if self.wants_rejections() { 0 } else { PLENTY }
     }

@@ -1,9 +1,9 @@
-//! The product's aggregate on `cqrs-es` and `postgres-es`, behind the same server and routes.
+//! The product aggregate on `cqrs-es` and `postgres-es`, behind the same server and routes.
 //!
-//! It has less to do than what it is compared with: no views, no list of the orders that hold something, no memory of
-//! repeats.
+//! It has less to do than the product: no views, no list of the orders that hold units, no deduplication of repeated
+//! commands.
 //!
-//! `ADDRESS`, `DATABASE_URL`, `STORAGE`: `events`, `snapshots` (default) or `aggregates`, as the framework has them.
+//! `ADDRESS`, `DATABASE_URL`, `STORAGE`: `events`, `snapshots` (default) or `aggregates`, as the framework names them.
 
 mod product;
 
@@ -28,12 +28,12 @@ use product::{Command, Product};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// More of them gain nothing on a machine of few cores.
+/// Maximum number of connections; more gain nothing on a machine with few cores.
 const CONNECTIONS: u32 = 32;
-/// Commands under way at once. One that has loaded its aggregate must not wait for a connection behind others that
-/// have not: it would lose the race for certain.
+/// Maximum number of commands in flight. A command that has loaded its aggregate must not wait for a connection behind
+/// others that have not: it would be certain to lose the race.
 const TURNS: usize = 8;
-/// Events between two snapshots.
+/// Number of events between two snapshots.
 const SNAPSHOT_EVERY: usize = 100;
 
 #[derive(Clone)]
@@ -47,14 +47,15 @@ struct Shop {
 async fn main() -> Result<()> {
     let address = setting::required("ADDRESS")?;
     let url = setting::required("DATABASE_URL")?;
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect(&url).await.context("Postgres is away")?;
-    pool.execute(include_str!("tables.sql")).await.context("the tables cannot be made")?;
+    let pool =
+        PgPoolOptions::new().max_connections(CONNECTIONS).connect(&url).await.context("cannot connect to Postgres")?;
+    pool.execute(include_str!("tables.sql")).await.context("cannot create the tables")?;
     let of_queries = pool.clone();
     let cqrs = match setting::or("STORAGE", String::from("snapshots"))?.as_str() {
         "events" => postgres_cqrs(pool, vec![], ()),
         "snapshots" => postgres_snapshot_cqrs(pool, vec![], SNAPSHOT_EVERY, ()),
         "aggregates" => postgres_aggregate_cqrs(pool, vec![], ()),
-        other => bail!("there is no storage {other:?}"),
+        other => bail!("unknown storage {other:?}"),
     };
     let routes = Router::new()
         .route("/v1/products/{id}", get(read))
@@ -70,7 +71,7 @@ async fn main() -> Result<()> {
     Ok(axum::serve(listener, routes).await?)
 }
 
-/// As a view of its framework's is read: one row by its key; here the last event, which every product has.
+/// Reads one row by its key, like a view of the framework; here the last event, which every product has.
 async fn read(State(shop): State<Shop>, Path(id): Path<String>) -> Response {
     let select = "SELECT payload::text FROM events WHERE aggregate_type = 'product' AND aggregate_id = $1 \
                   ORDER BY sequence DESC LIMIT 1";
@@ -91,9 +92,9 @@ async fn reserve(State(shop): State<Shop>, Path(id): Path<String>, Json(body): J
     execute(&shop, &id, Command::Reserve { order, quantity }).await
 }
 
-/// Once: whether a lost race is run again is the client's choice.
+/// Executes the command once: whether to retry after a lost race is the client's choice.
 async fn execute(shop: &Shop, id: &str, command: Command) -> Response {
-    let _turn = shop.turns.acquire().await.expect("nobody closes it");
+    let _turn = shop.turns.acquire().await.expect("the semaphore is never closed");
     match shop.cqrs.execute(id, command).await {
         Ok(()) => {
             let answer = serde_json::json!({ "id": id });

@@ -1,4 +1,4 @@
-//! A product: its stock, and how much of it is still to be had.
+//! A product with its stock and the number of available units.
 
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, DomainEvent};
@@ -18,7 +18,7 @@ pub(crate) enum Event {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Rejection {
-    #[error("the product is registered already")]
+    #[error("the product is already registered")]
     AlreadyRegistered,
     #[error("the product is not registered")]
     NotRegistered,
