@@ -10,8 +10,7 @@
 //! Invariant: no answer is sent before it is proved. An accepted command waits until its own record counts; a command
 //! that appended nothing waits for a record sent after it was decided.
 //!
-//! Invariant: after a doubt, the log is read before a new claim is sent, and a command that may be in the log is never
-//! reported as failed.
+//! Invariant: in doubt, the log is read before a new claim, and no command that may be in it is reported as failed.
 
 mod effects;
 mod replay;
@@ -75,7 +74,7 @@ enum Phase {
         epoch: Epoch,
     },
     Owner(Writer),
-    /// In doubt: reads the log to find out which of its own records count.
+    /// Reads the log, in doubt about which of its own records count.
     Looking {
         writer: Writer,
         reader: Reader,
@@ -102,16 +101,15 @@ pub struct Partition<R> {
     /// Set while a request for names is outstanding.
     asks_names: bool,
     fences: Fences,
-    /// Set while the partition is being released: it decides nothing more, and is idle once everything is answered.
+    /// Set while the partition is being released: it decides nothing more, and becomes idle once all is answered.
     leaving: bool,
     clock: ClockTrust,
     buffer: Vec<u8>,
 }
 
 impl<R> Partition<R> {
-    /// Creates an idle partition. `url` is the address of the instance's internal listener, and goes into claims.
-    /// `partitions` is the topic's partition count; a log with a claim that states a different count halts the
-    /// partition.
+    /// Creates an idle partition. Claims contain `url`, the address of the instance's internal listener, and
+    /// `partitions`, the topic's partition count: a log with a claim that states another count halts the partition.
     pub fn new((partition, partitions): (u32, u32), url: String, window: Duration) -> Self {
         Self {
             partition,
@@ -165,7 +163,7 @@ impl<R> Partition<R> {
         self.memory.aggregates.quarantined.release(aggregate)
     }
 
-    /// Returns whether a claim or a fence has yet to be sent, which takes another turn even without input.
+    /// Returns whether a claim or a fence has yet to be sent, which takes a turn even without input.
     pub fn wants_turn(&self) -> bool {
         match &self.phase {
             Phase::Owner(writer) => self.pending.last_needed() > writer.last_sent(),
@@ -174,8 +172,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Decides a command. Answers `Misdirected` if this is not the owner; the caller holds commands back while
-    /// [`Self::role`] is unsettled.
+    /// Decides a command if this is the owner. The caller holds commands back while [`Self::role`] is unsettled.
     pub fn command(&mut self, request: ParsedRequest<R>, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if self.leaving || !matches!(self.phase, Phase::Owner(_)) {
             return out.answer(request.reply, Answer::Misdirected);
@@ -184,7 +181,7 @@ impl<R> Partition<R> {
         self.take_up(request, false, now, out);
     }
 
-    /// Decides a command, now or once the data it needs is loaded. `may_count` is set if it was sent to the log before.
+    /// Decides a command once its data is in memory. `may_count` is set if it was sent to the log before.
     fn take_up(&mut self, request: ParsedRequest<R>, may_count: bool, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         match self.missing(&request) {
             Some(wanted) => self.park(request, may_count, wanted, out),
@@ -252,8 +249,8 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Processes a record of the read that [`Effects::read`] started. A record that failed is passed in again once an
-    /// exception covers it.
+    /// Processes a record of the read in progress. After a failure it may be passed in again, once an exception covers
+    /// it.
     pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         // The partition was released while the read was in progress.
         if matches!(self.phase, Phase::Idle) {
@@ -276,8 +273,7 @@ impl<R> Partition<R> {
         Ok(())
     }
 
-    /// Returns whether the next record is a claim that took the partition from this instance under this instance's own
-    /// URL.
+    /// Returns whether the next record is a claim by which another instance with the same URL took the partition.
     fn is_of_a_twin(&self, record: Option<&Record<'_>>) -> bool {
         let Some(Record::Claim(claim)) = record else { return false };
         let is_own = |nonce| self.claims.contains(&nonce);
@@ -327,7 +323,7 @@ impl<R> Partition<R> {
     }
 
     /// Sends a fence to find out whether this instance still owns the partition. An owner that was suspended does not
-    /// see the claims made since, and as long as it has nothing to append it never would.
+    /// see the claims made since, and without anything to append it never would.
     pub fn probe(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) {
         if self.role() == Role::Owner {
             self.send_fence(now, out);

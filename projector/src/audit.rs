@@ -1,12 +1,12 @@
-//! `projector audit`: reads the log from its beginning, and says where the views are not what a fold of it is.
+//! `projector audit`: reads the log from its beginning, and reports where the views differ from a fold of it.
 //!
-//! What is compared is of one moment of Postgres: the log is read to its end, the checkpoints are waited for, and then
-//! one snapshot of Postgres tells how far each view stands in each partition, to which the log is read on. So the
-//! writes of a live system are no differences.
+//! The comparison is as of one moment of Postgres: the audit reads the log to its end, waits for the checkpoints, and
+//! takes one snapshot of Postgres, whose checkpoints determine how far it reads the log for each view and partition. So
+//! the writes of a live system do not appear as differences.
 //!
-//! Compared are every checkpoint with its tally, and the rows of a sample of keys, or all; of the journal the hash of each
-//! closed segment, and how many events its aggregates have. Rows that the log knows nothing of show only where all are
-//! compared.
+//! It compares every checkpoint with its tally, and the rows of a sample of keys, or all; of the journal, the hash of
+//! each closed segment and the number of events of each aggregate. Rows without a record in the log are found only if
+//! all are compared.
 
 mod sample;
 mod expected;
@@ -30,35 +30,36 @@ use actual::{Checkpoints, Postgres, Redis, Rows, Segment};
 use compare::Compared;
 use expected::Expected;
 
-/// Kafka gives an answer, or the next records.
+/// Time limit for Kafka to return an answer, or the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// The views get from one position to another.
+/// Time limit for the views to reach a position.
 const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(100);
 const TELL_EVERY: Duration = Duration::from_secs(2);
-/// Differences that are told one by one.
+/// Maximum number of differences that are printed.
 const TOLD: usize = 100;
 
-/// Rows of a view that are folded again where not all are.
+/// Number of rows of a view that are folded again if not all are.
 pub const DEFAULT_SAMPLE: usize = 1000;
 
 /// Offsets by partition and feed.
 type Offsets = Vec<PerFeed<i64>>;
 
-/// What an audit came to.
+/// Outcome of an audit.
 #[derive(Debug, Default)]
 pub struct Report {
     pub records: i64,
     pub commits: u64,
     pub checkpoints: usize,
-    /// Rows that were compared in Postgres, and in Redis.
+    /// Number of rows compared in Postgres, and, as `cached_rows`, in Redis.
     pub rows: usize,
     pub cached_rows: usize,
     pub differences: Vec<Difference>,
     lines: Vec<String>,
 }
 
-/// Of the command line behind `audit`: `--sample N` or `--full`. It prints what it comes to; an error: differences.
+/// Executes the command line after `audit`: `--sample N` or `--full`. Prints the outcome, and fails if there are
+/// differences.
 pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut most = Some(DEFAULT_SAMPLE);
     while let Some(arg) = args.next() {
@@ -83,7 +84,7 @@ pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> any
     bail!("the views are not what the log says")
 }
 
-/// `most`: rows of a view that are folded again; `None`: all, and all are in memory.
+/// Audits the views. `most`: number of rows of a view that are folded again; `None`: all, and all are held in memory.
 pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Report> {
     let mut postgres = Postgres::connect(&config.postgres_url).await?;
     let mut redis = Redis::connect(&config.redis_url, &config.redis_prefix)?;
@@ -114,7 +115,7 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
     report.compare_rows(&expected, &rows, most.is_none());
     report.compare_segments(&expected, &segments);
     report.compare_cache(&mut redis, &mut expected, &until).await?;
-    // Redis shows rows before Postgres has them: each is compared at its own version.
+    // Redis may show rows that Postgres does not have yet: each is compared at its own version.
     let ends = self::ends(&config.kafka, &config.topic.name).await?;
     expected.limit(&ends.iter().map(|end| [*end; FeedId::COUNT]).collect::<Offsets>());
     read(config, &mut expected, 0).await?;
@@ -151,7 +152,8 @@ impl Report {
         self.differences.extend(found.iter().filter_map(|segment| compare::segment(segment, expected)));
     }
 
-    /// Redis goes on meanwhile. What it has of later versions is left to the rest of the log.
+    /// Compares the rows in Redis, which moves on meanwhile. Rows of later versions are compared with the rest of the
+    /// log.
     async fn compare_cache(
         &mut self,
         redis: &mut Redis,
@@ -189,10 +191,10 @@ impl Report {
     }
 }
 
-/// Where the log ends now, by partition. Its beginning must still be there.
+/// Returns where the log ends now, by partition. Fails if its beginning is gone.
 pub(crate) async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<Vec<i64>> {
     let (settings, topic) = (kafka.clone(), topic.to_owned());
-    // Making, asking and dropping a client block.
+    // Creating, querying and dropping a client block the thread.
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = settings.reader("audit").create().context("create a Kafka consumer")?;
         let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_WITHIN).context("Kafka does not answer")?;
@@ -212,7 +214,7 @@ pub(crate) async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<V
     asked.await?
 }
 
-/// Up to the limit. `total`: records to tell of, unless they are few.
+/// Reads up to the limit. `total`: number of records, for progress messages; 0: none are printed.
 async fn read(config: &Config, expected: &mut Expected, total: i64) -> anyhow::Result<()> {
     if expected.is_at_its_limit() {
         return Ok(());

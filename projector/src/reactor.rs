@@ -1,20 +1,16 @@
-//! Executes the reactions of `domain::reactions`: sends their steps to command-api and sets deadlines.
-//!
-//! It reads the log independently of the views, from its own checkpoints. Each step enters the queue of its aggregate's
-//! partition, and its outcome leads to the next step. The checkpoints follow the sagas that have ended.
+//! Executes the reactions of `domain::reactions`: sends their steps to command-api and sets deadlines. It reads the log
+//! from its own checkpoints. Each step enters the queue of its aggregate's partition, and its outcome leads to the next
+//! step. The checkpoints follow the sagas that have ended.
 //!
 //! Invariant: every step of every event is sent at least once, and those to one aggregate in order, before the
-//! checkpoint
-//! passes the event. Steps are designed to be repeated at any time.
+//! checkpoint passes the event. Steps are designed to be repeated at any time.
 //!
 //! Invariant: only a final answer parks a step, with its event's record: a rejection by a rule that should not apply, a
-//! command
-//! that is not understood, or rules that panic. Overload and outages never do, however long they last: the step waits.
+//! command that is not understood, or rules that panic. Overload and outages, however long, never do: the step waits.
 //!
 //! Steps to an unavailable partition delay other steps to it, and the checkpoints, but no other queue. Once more than
 //! [`queues::MAX_SAGAS`] wait for it, a source partition whose next event targets it pauses too, because its reactions
-//! are
-//! ordered. Source partitions without such events go on.
+//! are ordered. Source partitions without such events go on.
 
 pub mod begin;
 mod sagas;

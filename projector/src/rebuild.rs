@@ -1,35 +1,27 @@
 //! `projector rebuild VIEW …`: folds views again from the beginning of the log into tables of their own, compares the
-//! result
-//! with the live rows, and replaces these by it. Commands, projectors and queries go on meanwhile.
+//! result with the live rows, and replaces them. Commands, projectors and queries go on meanwhile.
 //!
-//! Several views are folded in one pass, up to the live position of the one furthest behind. Then each is finished by
-//! itself:
-//! one whose rows differ does not keep the others from their switch.
+//! Several views are folded in one pass, up to the live position of the one furthest behind. Then each is finished
+//! separately: one with differing rows does not prevent the switch of the others.
 //!
 //! Live work has priority: the rebuild respects [`Limits`] while it folds, compares and copies to Redis. Short tasks
-//! run at full
-//! speed: the last records before the comparison and before the switch, and those that live work waits for.
+//! run at full speed: the last records before the comparison and before the switch, and those that live work waits for.
 //!
 //! The next rows have a table and checkpoints of their own (`…_next`, `…@next`), so that a rebuild that was killed
-//! resumes from
-//! there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the same
-//! transaction renames
-//! the tables and raises the generation of the checkpoints. A projector that folded the old rows notices the switch
-//! because its
-//! next commit fails.
+//! resumes from there. At the end the live checkpoints are locked, the rest of the log up to them is folded, and the
+//! same transaction renames the tables and raises the generation of the checkpoints. A projector that folded the old
+//! rows notices the switch because its next commit fails.
 //!
 //! No projector of this build advances the live rows of a view that waits, because another fold made them. After the
-//! comparison
-//! its next rows are folded up to the position of the other views, so that these need not wait until it has caught up.
+//! comparison its next rows are folded up to the position of the other views, so that these need not wait until it has
+//! caught up.
 //!
 //! Redis keeps the rows of each generation under keys of their own. Hot rows are copied there before the switch, and
-//! those that
-//! change meanwhile are written again, under the lock; then one key per partition makes them live. If Redis fails, the
-//! projectors declare its rows of the view stale.
+//! those that change meanwhile are written again, under the lock; then one key per partition makes them live. If Redis
+//! fails, the projectors declare its rows of the view stale.
 //!
-//! The previous rows are kept (`…_kept`, `…@kept`). A rollback works the same way: they are folded up to the position
-//! of the
-//! log and replace the live ones.
+//! The previous rows are kept (`…_kept`, `…@kept`). A rollback works the same way: it folds them up to the live
+//! position and switches to them.
 
 mod limits;
 mod fold;
@@ -62,7 +54,7 @@ const SWITCH_RETRY: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     pub views: Vec<String>,
-    /// Set to bring back the rows from before the last rebuild.
+    /// Set to restore the rows from before the last rebuild.
     pub rollback: bool,
     /// Set to switch even if rows differ: the fold has changed, or the live rows are wrong.
     pub accept: bool,

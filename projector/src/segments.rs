@@ -1,8 +1,7 @@
-//! Closes the journal's segments that no record is added to any more, beside the folding, and forgets the keys of those whose
-//! window is over.
+//! Closes the journal's complete segments beside the folding, and deletes the keys of those whose window has passed.
 //!
-//! A segment whose records wait in the tail is as good as a closed one, but for what it costs to look there: so it may be
-//! late. Each closes once, whoever does it.
+//! Records that are still in the tail only cost more to read than those of a closed segment, so closing may be late.
+//! Each segment is closed once, by any projector.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,14 +21,14 @@ use crate::metrics::Metrics;
 use crate::postgres::forgotten_before;
 use crate::projector::Share;
 
-/// Records in one block: a page of Postgres as a rule, once they are compressed.
+/// Number of records in one block: usually a page of Postgres, once they are compressed.
 const BLOCK: usize = 64;
 const RETRY: Duration = Duration::from_secs(1);
 
-/// By partition, the segment that the journal's checkpoint is in: those before it are whole.
+/// Segment of the journal's checkpoint, by partition. Those before it are complete.
 type Whole = BTreeMap<u32, i64>;
 
-/// Tells which segments are whole.
+/// Sender of the segments that are complete.
 pub(crate) struct Segments(watch::Sender<Whole>);
 
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +40,7 @@ enum SegmentError {
 }
 
 impl Segments {
-    /// Begins with what is whole already. The task ends with `tasks`.
+    /// Starts the task that closes segments, first those that are complete already. It ends with `tasks`.
     pub(crate) fn start(
         (url, window): (&Secret, Duration),
         (share, all_progress): (&Share, &[Progress]),
@@ -55,7 +54,7 @@ impl Segments {
         Self(sender)
     }
 
-    /// The checkpoints of a partition have moved.
+    /// Notes that the checkpoints of a partition have moved.
     pub(crate) fn passed(&self, partition: u32, (from, to): (&Progress, &Progress)) {
         if segment(from) < segment(to) {
             self.0.send_modify(|whole| {
@@ -69,7 +68,7 @@ fn segment(progress: &Progress) -> i64 {
     progress.readers[FeedId::Journal].next_offset / SEGMENT_OFFSETS
 }
 
-/// Until nobody tells any more.
+/// Closes complete segments until the sender is dropped.
 async fn close((url, window): (Secret, Duration), mut whole: watch::Receiver<Whole>, metrics: Arc<Metrics>) {
     let (mut session, mut closed) = (None, Whole::new());
     loop {
@@ -113,10 +112,10 @@ async fn close_until(
     session.close_until(partition, until).await
 }
 
-/// One session.
+/// A session in Postgres, with its prepared statements.
 struct Session {
     client: Client,
-    /// How long keys are remembered.
+    /// Time for which idempotency keys are remembered.
     window: Duration,
     open: Statement,
     take_runs: Statement,
@@ -145,7 +144,7 @@ impl Session {
         })
     }
 
-    /// Closes the segments of a partition below `until`, in their order. Returns how many.
+    /// Closes the segments of a partition below `until`, in order, and returns their number.
     async fn close_until(&mut self, partition: i32, until: i64) -> Result<u64, SegmentError> {
         let open = self.client.query(&self.open, &[&partition, &until]).await?;
         let mut count = 0;
@@ -155,7 +154,7 @@ impl Session {
         Ok(count)
     }
 
-    /// Returns false where somebody else has closed it.
+    /// Closes a segment. Returns `false` if another process has closed it.
     async fn close(&mut self, partition: i32, segment: i64) -> Result<bool, SegmentError> {
         let transaction = self.client.transaction().await?;
         let place: [&(dyn ToSql + Sync); 2] = [&partition, &segment];
@@ -220,16 +219,16 @@ impl<'a> StoredRecord<'a> {
     }
 }
 
-/// See `V21__segments.sql`.
+/// Returns the hash of a segment, as defined in `V21__segments.sql`.
 fn hash(before: Option<&[u8]>, records: &[StoredRecord<'_>]) -> Vec<u8> {
     let mut hash = SegmentHash::after(before);
     records.iter().for_each(|record| hash.take(record.offset, record.record));
     hash.end().to_vec()
 }
 
-/// The keys of a segment's records.
+/// Idempotency keys of a segment's records.
 struct Keys {
-    /// Nothing where there are no keys.
+    /// Smallest key; `None`: the segment has no keys.
     first: Option<Uuid>,
     last: Option<Uuid>,
     by_offset: Vec<Option<Uuid>>,
@@ -274,7 +273,7 @@ fn blocks<'a>((partition, segment): (i32, i64), records: &[StoredRecord<'a>]) ->
     (0..).zip(records.chunks(BLOCK)).map(block).collect()
 }
 
-/// Columns of the table `segment_index`, a row an aggregate.
+/// Columns of the table `segment_index`, with one row per aggregate.
 #[derive(Default)]
 struct Index<'a> {
     aggregates: Vec<&'a str>,
@@ -284,7 +283,7 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Of records by aggregate and version.
+    /// Returns the index of records that are sorted by aggregate and version.
     fn of(records: &[StoredRecord<'a>]) -> Self {
         let mut index = Self::default();
         for (block, record) in (0..)

@@ -1,13 +1,13 @@
-//! States of aggregates with a long history, kept so that the write tier need not fold it from the beginning.
+//! Writes snapshots of aggregates with a long history, so that the write tier need not fold it from the beginning.
 //!
-//! It runs beside the folding, on a connection of its own, and never holds it up: a snapshot is a shortcut, and the
-//! journal says what is true. So it may be late, be left out, or fail.
+//! This runs beside the folding, on a connection of its own, and never delays it: a snapshot is a shortcut, and the
+//! journal is authoritative. So a snapshot may be late or missing, and writing one may fail.
 //!
-//! Invariant: what it costs stays in proportion: a state is written anew only when as much has happened since as it
+//! Invariant: the cost stays in proportion: a state is written again only if at least as much has happened since as it
 //! is large.
 //!
-//! Each build reads and writes its own form, and leaves the others' alone until nobody used them for a week. So the next
-//! build's snapshots can be made beside this one: see [`prepare`].
+//! Each build reads and writes its own form, and deletes another one only once it has been unused for a week. So the
+//! next build's snapshots can be written while this one serves: see [`prepare`].
 
 mod prepare;
 
@@ -30,20 +30,20 @@ use tokio_postgres::{Client, Row};
 use crate::metrics::Metrics;
 pub use prepare::{Prepared, prepare, run};
 
-/// Events after which it is looked at whether a state should be kept.
+/// Number of events after which a snapshot is considered.
 const EVERY: u64 = 256;
-/// Bytes of a kept state that one event since then outweighs.
+/// Number of bytes of a snapshot that one event since then outweighs.
 const BYTES_AN_EVENT: u64 = 256;
-/// Commits that are read and folded in one go.
+/// Maximum number of commits that are read and folded at a time.
 const PAGE: i64 = 10_000;
-/// Names are read from the index, in its order.
+/// Options that make Postgres read names from the index, in its order.
 const PLANNER: &str = "-c enable_seqscan=off -c enable_bitmapscan=off";
-/// Aggregates that may wait. One that finds no room comes again after [`EVERY`] more events.
+/// Maximum number of aggregates that wait. One without room is due again after [`EVERY`] more events.
 const MAX_DUE: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a projector says that its form is in use, and drops what nobody uses.
+/// Interval at which a projector records that its form is in use, and deletes unused ones.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
-/// Snapshots that are dropped by one statement.
+/// Maximum number of snapshots that one statement deletes.
 const DROPPED_AT_ONCE: i64 = 64;
 
 /// An aggregate and its version.
@@ -71,7 +71,7 @@ enum JournalError {
     Event(#[from] serde_json::Error),
 }
 
-/// Whether the commit passes one of the versions at which a snapshot is considered.
+/// Returns whether the commit passes a version at which a snapshot is considered.
 pub(crate) fn is_due(commit: &Commit<'_>) -> bool {
     let before = commit.version - commit.events.len() as u64;
     before / EVERY != commit.version / EVERY
@@ -81,7 +81,7 @@ pub(crate) fn channel() -> (mpsc::Sender<Due>, mpsc::Receiver<Due>) {
     mpsc::channel(MAX_DUE)
 }
 
-/// Until nobody sends any more.
+/// Writes due snapshots until all senders are dropped.
 pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<Due>, metrics: Arc<Metrics>) {
     let mut client = None;
     let mut tidying = tokio::time::interval(TIDY_EVERY);
@@ -109,7 +109,7 @@ pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<D
     }
 }
 
-/// Says that this build's form is in use, and drops the snapshots of those that are not any more.
+/// Records that this build's form is in use, and deletes the snapshots of unused forms.
 async fn tidy(url: &Secret, client: &mut Option<Client>) -> Result<(), SnapshotError> {
     let client = connected(url, client).await?;
     use_form(client).await?;
@@ -139,7 +139,7 @@ async fn connected<'a>(url: &Secret, client: &'a mut Option<Client>) -> Result<&
     }
 }
 
-/// Returns whether it was worth it.
+/// Writes an aggregate's snapshot if enough has happened since the last one. Returns whether it did.
 async fn keep_one(client: &Client, partitions: u32, aggregate: &str, version: u64) -> Result<bool, SnapshotError> {
     let kept = client.query_opt(include_str!("postgres/snapshot_size.sql"), &[&FORM, &aggregate]).await?;
     let (kept_version, bytes) = kept.map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i32>(1)));
@@ -169,7 +169,7 @@ async fn keep_one(client: &Client, partitions: u32, aggregate: &str, version: u6
     Ok(true)
 }
 
-/// A large state takes a while: other work goes on beside it.
+/// Runs `work` on a thread of its own, because a large state takes a while, and catches its panics.
 async fn beside<T: Send + 'static>(
     aggregate: &str,
     work: impl FnOnce() -> T + Send + 'static,

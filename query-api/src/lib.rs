@@ -1,8 +1,8 @@
-//! The read tier: answers queries from the views, and waits for the views to catch up with a client's consistency token.
+//! The read tier: answers queries from the views, and waits for the views to catch up with a client's consistency
+//! token.
 //!
-//! [`http`] parses a request, [`positions`] waits until the views are far enough, and [`reads`] answers: from Redis, else
-//! from Postgres.
-//! The views come from the catalogue in `schemas`; no view has code here.
+//! [`http`] parses a request, [`positions`] waits until the views are far enough, and [`reads`] answers: from Redis,
+//! else from Postgres. The views come from the catalogue in `schemas`; no view has code here.
 //!
 //! Invariant: an answer shows everything that its request's token names, and the token that it returns names nothing
 //! that it does not show.
@@ -42,7 +42,8 @@ use redis::Cache;
 
 /// Interval between polls of the checkpoints while a request waits; notifications from Redis usually arrive first.
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(50);
-/// Longest interval between polls of the checkpoints while no request waits; the `Age` of an answer is derived from them.
+/// Longest interval between polls of the checkpoints while no request waits; the `Age` of an answer is derived from
+/// them.
 const IDLE_CHECKPOINTS_EVERY: Duration = Duration::from_secs(1);
 /// Interval between probes of the replicas. A replica that failed gets no queries until a probe succeeds.
 const REPLICAS_EVERY: Duration = Duration::from_secs(2);
@@ -97,8 +98,8 @@ impl App {
 
     /// Serves until shutdown, then finishes the requests in flight and returns.
     ///
-    /// The service becomes ready once it has read the log's identity from Postgres and has reached Redis. It stays ready if
-    /// either is lost later, because the other still answers some queries.
+    /// The service becomes ready once it has read the log's identity from Postgres and has reached Redis. It stays
+    /// ready if either is lost later, because the other still answers some queries.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, http, admin, readiness: _, log_seen, redis_seen, reads } = self;
         tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");

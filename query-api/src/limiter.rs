@@ -1,33 +1,34 @@
-//! How much one server is asked at a time.
+//! Concurrency limit for requests to one server.
 //!
-//! Invariant: whatever is over the limit waits in a queue that has an end, for a time that has an end, and is then
-//! refused: a slow server makes refusals, never a pile of requests.
+//! Invariant: requests above the limit wait in a bounded queue for a bounded time and are then refused, so that a slow
+//! server causes refusals, never a backlog.
 
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[derive(Debug)]
+/// Semaphore with a bounded queue and a bounded wait.
 pub(crate) struct Limiter {
     places: Semaphore,
     queue: Semaphore,
     wait: Duration,
 }
 
-/// Too many are before this one.
+/// The queue is full, or the wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests are under way")]
 pub(crate) struct Busy;
 
 impl Limiter {
-    /// `places` may be inside, `queue` may wait for it, each for `wait` at most.
+    /// Allows `places` concurrent requests; `queue` more may wait, each for at most `wait`.
     pub(crate) fn new(places: usize, queue: usize, wait: Duration) -> Self {
         Self { places: Semaphore::new(places), queue: Semaphore::new(queue), wait }
     }
 
-    /// A place, until the permit is dropped.
+    /// Waits for a place, which is held until the permit is dropped.
     pub(crate) async fn enter(&self) -> Result<SemaphorePermit<'_>, Busy> {
-        // Nobody is overtaken: a place that is given back goes to whoever waits.
+        // The semaphore is fair: a released place goes to the first in the queue, so this overtakes no waiting request.
         if let Ok(place) = self.places.try_acquire() {
             return Ok(place);
         }
@@ -36,7 +37,7 @@ impl Limiter {
         place.map_err(|_| Busy)
     }
 
-    /// A place, if there is one at once.
+    /// Takes a place if one is free, without waiting.
     pub(crate) fn try_enter(&self) -> Result<SemaphorePermit<'_>, Busy> {
         self.places.try_acquire().map_err(|_| Busy)
     }

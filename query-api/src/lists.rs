@@ -1,9 +1,9 @@
-//! What a reader may ask of a list, and the statement that answers it. Pure.
+//! List queries: validation of their parameters, and the statement that answers them. Pure.
 //!
-//! Everything comes from the catalogue: the parameters, the orders, the columns. A page is walked by keyset: the next
-//! one begins behind the last row of this one, by value and key, so that rows that come or go elsewhere move nothing.
+//! Parameters, orders and columns come from the catalogue. Pagination is by keyset: the next page begins after the last
+//! row of this one, by value and key, so that rows inserted or deleted elsewhere do not shift it.
 //!
-//! Invariant: a statement walks the one index of its list, and stops at its limit.
+//! Invariant: a statement scans only the index of its list, and stops at its limit.
 
 mod cursor;
 
@@ -12,13 +12,13 @@ use schemas::views::{KEY_ORDER, List, View};
 
 pub(crate) use cursor::Position;
 
-/// A page of a list, as a reader asked for it; every value is checked.
+/// A validated request for a page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListQuery {
     pub(crate) view: ViewId,
     list: &'static List,
     descending: bool,
-    /// In the order of the list's filters.
+    /// Filter values, in the order of the list's filters.
     filters: Vec<String>,
     from: Option<String>,
     to: Option<String>,
@@ -27,8 +27,8 @@ pub(crate) struct ListQuery {
 }
 
 impl ListQuery {
-    /// `take` gives a parameter's value, once; `order` is meant where there is none. An error says what is wrong,
-    /// for a client.
+    /// Parses the parameters. `take` removes and returns a parameter's value; `order` is the default order. An error is
+    /// worded for the client.
     pub(crate) fn parse(
         view: ViewId,
         limit: i64,
@@ -62,14 +62,14 @@ impl ListQuery {
                 checked.map_err(|error| format!("{name}: {error}"))?;
             }
         }
-        // Some clients send a name without a value for the first page.
+        // Some clients send the bare name for the first page.
         if let Some(text) = take("after").filter(|text| !text.is_empty()) {
             query.after = Some(query.position(&text).map_err(|error| format!("after: {error}"))?);
         }
         Ok(query)
     }
 
-    /// What a reader gives to get the rows behind this one.
+    /// Returns the cursor with which a client requests the rows after `last`.
     pub(crate) fn cursor(&self, last: &Position) -> String {
         cursor::write(&self.name(), last)
     }
@@ -82,7 +82,7 @@ impl ListQuery {
         Ok(position)
     }
 
-    /// Tells this list from every other one, whatever page of it is asked for.
+    /// Identifies this list, with its order, filters and range, independently of the page.
     fn name(&self) -> String {
         let mut name = format!("{}?order={}{}", self.view.name(), minus(self.descending), self.list.order);
         let filters = self.list.filters.iter().zip(&self.filters);
@@ -94,7 +94,7 @@ impl ListQuery {
         name
     }
 
-    /// With the values for `$3` and on; `$1` is the view's name, `$2` the limit.
+    /// Returns the statement and the values of `$3` and up; `$1` is the view's name, `$2` the limit.
     pub(crate) fn statement(&self) -> (String, Vec<&String>) {
         let mut values = Vec::new();
         let mut conditions = Vec::new();
@@ -133,8 +133,8 @@ impl ListQuery {
     }
 }
 
-/// Of every list that there is, first page and later ones, forwards and backwards, in every range: for whoever wants
-/// to see their plans. All parameters are text, but the second, which is a bigint.
+/// Returns the name and statement of every possible list, for first and later pages, both directions and every range,
+/// so that their plans can be inspected. All parameters are text except the second, which is a bigint.
 pub fn statements() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for view in ViewId::all() {
@@ -162,7 +162,7 @@ pub fn statements() -> Vec<(String, String)> {
     all
 }
 
-/// The list that has this order and these filters.
+/// Finds the list with this order and these filters, and its direction.
 fn chosen(view: &View, order: Option<&str>, given: &[(&str, String)]) -> Result<(&'static List, bool), String> {
     let descending = order.map(|order| order.starts_with('-'));
     let order = order.map(|order| order.strip_prefix('-').unwrap_or(order));
@@ -188,7 +188,7 @@ fn is_filter(view: &View, field: &str) -> bool {
     view.lists.iter().any(|list| list.filters.contains(&field))
 }
 
-/// The parameters by which a view's rows can be filtered.
+/// Returns the parameters by which a view's rows can be filtered.
 pub(crate) fn filters(view: &View) -> impl Iterator<Item = &'static str> {
     view.fields.iter().map(|field| field.name).filter(|name| is_filter(view, name))
 }

@@ -1,10 +1,10 @@
-//! How far the views are, and waiting for them to get further.
+//! Progress of the views in Redis and in Postgres, and waiting for them to reach a token.
 //!
-//! There are two places to read from, and what one shows the other need not show yet. So there are two positions of each
-//! view, and who reads Postgres waits for Postgres's own.
+//! Redis and Postgres progress independently, so each view has a position in both places, and a request that reads
+//! Postgres waits for the position of Postgres.
 //!
-//! Invariant: positions of Postgres are lower bounds. Those of Redis only tell when it is worth to look: what an answer
-//! shows, the position tells that came with it.
+//! Invariant: positions of Postgres are lower bounds. Positions of Redis only show when a read is worthwhile: the
+//! positions that an answer shows are those read together with it.
 
 mod waiters;
 mod offsets;
@@ -30,13 +30,14 @@ use ends::{PastEnds, Written};
 use state::State;
 use waiters::{At, Waiters};
 
-/// Postgres is looked at every second; a look that fails may take a few.
+/// Time without confirmation of the positions after which answers from Redis carry an `Age`. Postgres is polled every
+/// second, and a failed poll may take a few.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Between looks of one that waits at where the log ends.
+/// Interval at which a waiting request checks the end of the log.
 const LOOK_FOR_THE_END_EVERY: Duration = Duration::from_secs(1);
 
-/// Where no record is shown yet.
+/// Offset of a partition of which no record is shown yet.
 pub(crate) const NOTHING: i64 = -1;
 
 /// The log that the views are folded from.
@@ -46,19 +47,19 @@ pub(crate) struct Log {
     pub(crate) partitions: u32,
 }
 
-/// What names the rows of a view in Redis, by partition; `None`: nothing is shown there.
+/// Makings that name the rows of a view in Redis, by partition; `None` where Redis shows no rows.
 pub(crate) type Makings = Arc<[Option<Making>]>;
 
-/// How far a server is.
+/// Progress of one server.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// What it shows of the feed, as a token; `None`: nothing.
+    /// Token of the records of the feed that the server shows; `None` if it shows none.
     pub(crate) applied: Option<String>,
-    /// For how long the log has had records, at least, that it does not show.
+    /// Lower bound of the age of the oldest record that the server does not show.
     pub(crate) behind: Option<Duration>,
 }
 
-/// Which partitions an answer depends on.
+/// The partitions that an answer depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     One(u32),
@@ -74,18 +75,18 @@ impl Scope {
     }
 }
 
-/// Which places may answer a request.
+/// The places that may answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Places {
     Any,
-    /// Redis has nothing of what is asked for.
+    /// Redis does not hold the requested data.
     StoreAlone,
 }
 
-/// Where a request can be answered from.
+/// The place that a request is answered from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Redis, with what it is known to show of the feed.
+    /// Redis, with the makings and offsets that it is known to show of the feed.
     Cache {
         makings: Makings,
         offsets: Arc<[i64]>,
@@ -94,24 +95,26 @@ pub(crate) enum Place {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+/// Reasons to stop waiting for a token.
 pub(crate) enum NotReached {
-    /// In time; `token`: what is shown of what was asked for.
+    /// The views did not catch up in time; `token` is the part of the requested positions that is visible.
     Behind {
         token: Option<String>,
     },
     TooManyWaiters,
-    /// Never: the log ends before it.
+    /// The token is beyond the end of the log, so it will never be reached.
     Ahead,
 }
 
 #[derive(Debug)]
+/// Positions of all feeds in both places, shared by all requests.
 pub(crate) struct Positions {
     begun: Instant,
-    /// When Postgres last told its checkpoints, or Redis of a view that moved, in ms since `begun`.
+    /// Time of the last checkpoints from Postgres or the last moved view in Redis, in ms since `begun`.
     confirmed_ms: AtomicU64,
     state: RwLock<State>,
-    /// The latest generation of each stored view that Postgres told or an answer showed. It never goes back: what a
-    /// client has seen of a row must not be newer than what it is told of the view.
+    /// Latest generation of each stored view in the checkpoints or in a served row. It never goes back, so that the
+    /// view's reported generation is never older than a row that a client has seen.
     generations: PerView<AtomicU32>,
     waiters: Waiters,
     someone_waits: Notify,
@@ -134,23 +137,24 @@ impl Default for Positions {
 }
 
 impl Positions {
-    /// `None` until the projector has folded the log's first record and Postgres told of it.
+    /// Returns the log, or `None` until the projector has folded its first record and Postgres was read.
     pub(crate) fn log(&self) -> Option<Log> {
         self.read().log
     }
 
-    /// What names the rows of a view in Redis, as it is known just now.
+    /// Returns the latest known makings of a view in Redis.
     pub(crate) fn makings(&self, view: StoredView) -> Option<Makings> {
         Some(self.read().cache.as_ref()?.makings[FeedId::View(view)].clone())
     }
 
-    /// The furthest that is known of any place.
+    /// Returns the furthest known position of either place, as a token.
     pub(crate) fn shown(&self, feed: FeedId) -> Option<String> {
         let state = self.read();
         token_text(state.log?.id, &state.furthest(feed)?, Scope::All)
     }
 
-    /// How many records some other feed shows that this one does not. How far the log goes is not known here.
+    /// Returns the number of records that another feed shows and this one does not. The end of the log is not
+    /// considered.
     pub(crate) fn lag(&self, feed: FeedId) -> Option<u64> {
         let state = self.read();
         let feeds = FeedId::all().map(|feed| state.furthest(feed));
@@ -161,7 +165,7 @@ impl Positions {
         Some(behind.sum())
     }
 
-    /// Tells how far Redis and Postgres are; `None` of one that nothing is known of.
+    /// Returns the progress of Redis and of Postgres; `None` for a server whose positions are unknown.
     pub(crate) fn progress(&self, feed: FeedId) -> [Option<Progress>; 2] {
         let (state, now) = (self.read(), Instant::now());
         let of_server = |offsets: &[i64]| {
@@ -172,15 +176,15 @@ impl Positions {
         [state.in_cache(feed).map(|offsets| of_server(offsets)), stored]
     }
 
-    /// Where to read now.
+    /// Returns the place to read from without waiting.
     pub(crate) fn place(&self, feed: FeedId) -> Place {
         self.read().cached(feed, None).unwrap_or(Place::Store)
     }
 
-    /// Returns where to read what the token names, once one of `places` shows it; Redis rather than Postgres.
+    /// Waits until one of `places` shows the positions in the token, and returns it; Redis is preferred over Postgres.
     ///
-    /// A token that the log does not reach is refused as soon as its end is known to be younger than the request. Until
-    /// then few may wait, of those who come `from` the same address.
+    /// A token beyond the end of the log is refused as soon as an end is known that was read after the request arrived.
+    /// Until then only a limited number of requests `from` the same address may wait.
     pub(crate) async fn reach(
         &self,
         (feed, places): (FeedId, Places),
@@ -223,7 +227,7 @@ impl Positions {
         self.waiters.count()
     }
 
-    /// Returns when somebody waits; then Postgres should be looked at, in case Redis does not tell.
+    /// Waits until a request is waiting; Postgres should then be polled, in case no notification from Redis arrives.
     pub(crate) async fn someone_waits(&self) {
         while self.waiters() == 0 {
             self.someone_waits.notified().await;
@@ -234,7 +238,8 @@ impl Positions {
         self.write().log = Some(log);
     }
 
-    /// How long nothing was heard of the views, if for long: what Redis has may be that old.
+    /// Returns the time since the positions were last confirmed, if it exceeds [`CONFIRMED_WITHIN`]: rows in Redis may
+    /// be that old.
     pub(crate) fn age(&self) -> Option<Duration> {
         let confirmed = Duration::from_millis(self.confirmed_ms.load(Ordering::Relaxed));
         Some(self.begun.elapsed().saturating_sub(confirmed)).filter(|age| *age > CONFIRMED_WITHIN)
@@ -244,7 +249,7 @@ impl Positions {
         self.confirmed_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Checkpoints seen in Postgres at this moment.
+    /// Advances the positions of Postgres to checkpoints that were read at `now`.
     pub(crate) fn advance_store<'a>(&self, applied: impl IntoIterator<Item = Applied<'a>>, now: Instant) {
         self.confirm();
         let mut state = self.write();
@@ -255,16 +260,16 @@ impl Positions {
         self.wake(At::Store, moved);
     }
 
-    /// Takes in the generation of a view as the checkpoints in Postgres tell it.
+    /// Records the generation of a view from the checkpoints in Postgres.
     pub(crate) fn know_generation(&self, view: &str, generation: u32) {
         if let Some(view) = StoredView::named(view) {
             self.note_generation(view, generation);
         }
     }
 
-    /// Takes in the generation of a row that is about to be served.
+    /// Records the generation of a row that is about to be served.
     pub(crate) fn note_generation(&self, view: StoredView, generation: u32) {
-        // Nearly always known already: a load leaves the cache line shared by all readers.
+        // Nearly always known already: a plain load keeps the cache line shared between readers.
         if self.generation(view) < generation {
             self.generations[view].fetch_max(generation, Ordering::Relaxed);
         }
@@ -274,7 +279,7 @@ impl Positions {
         self.generations[view].load(Ordering::Relaxed)
     }
 
-    /// All of what Redis shows, read there.
+    /// Replaces the positions of Redis with freshly read ones.
     pub(crate) fn know_cache<'a>(&self, all: impl IntoIterator<Item = News<'a>>, clock: (u64, Instant)) {
         let mut state = self.write();
         let Some(log) = state.log else { return };
@@ -288,7 +293,7 @@ impl Positions {
         self.wake(At::Cache, moved);
     }
 
-    /// Takes news of Redis. `false`: nothing is known of it, and it has to be read.
+    /// Applies a notification from Redis. Returns `false` if the positions of Redis are unknown and must be read.
     pub(crate) fn advance_cache(&self, news: &News<'_>) -> bool {
         let mut state = self.write();
         let State { cache: Some(cache), floor, ends: Some(ends), .. } = &mut *state else { return false };
@@ -306,7 +311,7 @@ impl Positions {
         true
     }
 
-    /// Takes what was found at a view's position in a partition; `None`: nothing that this build understands.
+    /// Records the position that a read found for a view in a partition; `None` if this build cannot parse it.
     pub(crate) fn know_shown(&self, (view, partition): (StoredView, u32), shown: Option<Shown>) {
         let mut state = self.write();
         let State { cache: Some(cache), floor, .. } = &mut *state else { return };
@@ -319,7 +324,8 @@ impl Positions {
         self.write().cache = None;
     }
 
-    /// Redis failed a request: nobody reads there, or in that one partition, until it was looked at anew.
+    /// Stops reads from Redis, or from one of its partitions, after a failed request, until its positions are read
+    /// again.
     pub(crate) fn doubt_cache(&self, partition: Option<u32>) {
         match (partition, &mut self.write().cache) {
             (Some(partition), Some(cache)) => cache.lose(partition),

@@ -1,9 +1,9 @@
-//! The views and the journal in Postgres.
+//! Reads of the views and the journal from Postgres.
 //!
-//! Every statement also gives the checkpoints of the same moment: an answer knows what it shows, whichever server
-//! it came from.
+//! Every statement also returns the checkpoints of its snapshot, so an answer carries the positions that it shows,
+//! whichever server it came from.
 //!
-//! Invariant: only lists and sums read rows of more than one partition, their checkpoints included.
+//! Invariant: only lists and sums read rows or checkpoints of more than one partition.
 
 mod server;
 mod replicas;
@@ -31,31 +31,31 @@ use server::{Param, Server};
 pub(crate) struct Store {
     primary: Server,
     replicas: Replicas,
-    /// By [`ViewId::index`].
+    /// Statements that read a single row, indexed by [`ViewId::index`].
     row_sql: [String; VIEWS.len()],
 }
 
-/// What was read, and what it is sure to show.
+/// A result, with the positions that it is guaranteed to show.
 #[derive(Debug)]
 pub(crate) struct Loaded<T> {
     pub(crate) found: T,
     pub(crate) shows: Shows,
-    /// Whether a replica gave it, which may be behind.
+    /// Whether the result came from a replica, which may lag.
     pub(crate) is_copy: bool,
     pub(crate) parked: Option<Parked>,
 }
 
-/// What is left out of what was read, because its view did not take it.
+/// Parked records that a result does not show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parked {
-    /// Of a row that one aggregate feeds: the record at this offset and those after it.
+    /// A row fed by one aggregate lacks the record at this offset and all later ones.
     From(i64),
-    /// Records that may or may not belong to it.
+    /// Some records of the view are parked, which may or may not affect the result.
     Something,
 }
 
 impl<T> Loaded<T> {
-    /// Returns what an answer of it may name: of a row that lacks records, what is before the first.
+    /// Returns the positions that an answer's token may name: if the row lacks records, those before the first of them.
     pub(crate) fn named(&self) -> Shows {
         match (&self.shows, self.parked) {
             (Shows::One(partition, offset), Some(Parked::From(parked))) => {
@@ -66,25 +66,25 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Which making of a view's rows was read.
+/// Generation and revision of the rows that were read.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     generation: u32,
-    /// Of the partition, or of all, added up.
+    /// Revision of the partition, or the sum over all partitions.
     revision: Option<i64>,
 }
 
 impl Made {
-    /// Tells whether it is what Redis shows at a place.
+    /// Returns whether Redis has rows of the same generation and revision at `place`.
     pub(crate) fn is_of(&self, place: &Place) -> bool {
         self.generation == place.making.generation && self.revision == Some(place.revision)
     }
 }
 
-/// Which servers may answer.
+/// The servers that may answer a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
-    /// A replica, or the primary where none can.
+    /// A replica, or the primary if no replica can answer.
     Any,
     Primary,
 }
@@ -111,7 +111,7 @@ pub(crate) struct JournalEvent {
 }
 
 impl Store {
-    /// Postgres need not be there.
+    /// Creates the pools. Postgres does not need to be reachable yet.
     pub(crate) fn connect(url: &Secret, replicas: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
         Ok(Self {
             primary: Server::connect(url, limits)?,
@@ -120,7 +120,7 @@ impl Store {
         })
     }
 
-    /// Returns a row, and how the view was made that it is of, or that has none.
+    /// Returns the row, if it exists, with the generation and revision of its view.
     pub(crate) async fn row(
         &self,
         side: Side,
@@ -145,7 +145,7 @@ impl Store {
         Ok((Loaded { found: row, shows: shows(&rows, scope), is_copy, parked }, made))
     }
 
-    /// Tells whether a token names a record that is parked for a view: where it lies, not behind it.
+    /// Returns whether a token names exactly the position of a record that is parked for the view.
     pub(crate) async fn names_parked(&self, view: ViewId, token: &Token) -> Result<bool, StoreError> {
         let place = |(partition, offset): (&u32, &i64)| (partition.cast_signed(), *offset);
         let (partitions, offsets): (Vec<_>, Vec<_>) = token.positions.iter().map(place).unzip();
@@ -167,7 +167,7 @@ impl Store {
         Ok(Loaded { found: found.collect(), shows: shows(&rows, Scope::All), is_copy, parked })
     }
 
-    /// Events after a version, of an aggregate and its partition.
+    /// Returns the events of an aggregate after a version.
     pub(crate) async fn history(
         &self,
         (aggregate, partition): (&str, u32),
@@ -198,14 +198,14 @@ impl Store {
         Ok(Loaded { found, shows: shows(&rows, scope), is_copy: false, parked: None })
     }
 
-    /// Returns the version and the JSON of a row that this build's fold made. The primary tells.
+    /// Returns the version and the JSON of a row that this build's fold made, from the primary.
     pub(crate) async fn kept_row(&self, view: &View, key: &str) -> Result<Option<(i64, String)>, StoreError> {
         let sql = include_str!("postgres/kept_row.sql").replace("{relation}", view.relation);
         let rows = self.primary.query(&sql, &[&view.name, &key, &view.form]).await?;
         Ok(rows.first().map(|row| (row.get(0), row.get(1))))
     }
 
-    /// Returns the prefix that the projector was told, once one is kept; beside the limits.
+    /// Returns the Redis prefix that the projector stored, if any, bypassing the query limits.
     pub(crate) async fn redis_prefix(&self) -> Result<Option<String>, StoreError> {
         let sql = "SELECT value FROM settings WHERE name = $1";
         let rows = self.primary.query_apart(sql, &[&settings::REDIS_PREFIX]).await?;
@@ -217,17 +217,17 @@ impl Store {
         self.primary.log().await
     }
 
-    /// Finds out which replicas may be asked. Until then none is.
+    /// Probes the replicas. Replicas receive no queries before the first probe.
     pub(crate) async fn look_at_replicas(&self, log: Log) {
         self.replicas.look(log).await;
     }
 
-    /// Where a read may go that needs not show anything in particular.
+    /// Returns the preferred side for a read: replicas if any is usable.
     pub(crate) fn nearest(&self) -> Side {
         if self.replicas.is_any_usable() { Side::Any } else { Side::Primary }
     }
 
-    /// And whether a replica answered.
+    /// Runs `sql`; the flag is true if a replica answered.
     async fn query(&self, side: Side, sql: &str, params: &[Param<'_>]) -> Result<(Vec<SqlRow>, bool), StoreError> {
         if side == Side::Any
             && let Some(rows) = self.replicas.query(sql, params).await
@@ -237,7 +237,7 @@ impl Store {
         Ok((self.primary.query(sql, params).await?, false))
     }
 
-    /// Every checkpoint, beside the limits.
+    /// Returns all checkpoints, bypassing the query limits.
     pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
         self.primary.query_apart("SELECT view, partition, next_offset - 1, generation FROM checkpoints", &[]).await
     }
@@ -245,30 +245,30 @@ impl Store {
 
 fn row_sql(id: ViewId) -> String {
     let view = id.view();
-    // A row of a view that is made of another's rows is of the same aggregate.
+    // A view that is derived from another view's rows has the same aggregate per row.
     let (partition, parked) = match id.base().view().source {
         Source::Aggregate(row) => (
             "AND partition = $3",
             format!("AND aggregate = '{}/' || $2::text ORDER BY \"offset\"", type_name(row.aggregate)),
         ),
-        // Whose sums it would be in, nobody knows.
+        // The key of the sum that a parked record would change is unknown.
         Source::Sum(_) | Source::View(_) => ("AND $3::int IS NULL", String::new()),
     };
     let sql = include_str!("postgres/row.sql").replace("{relation}", view.relation);
     sql.replace("{partition}", partition).replace("{parked}", &parked)
 }
 
-/// A row of [`Store::checkpoints`].
+/// Returns the position in a row of [`Store::checkpoints`].
 pub(crate) fn applied(row: &SqlRow) -> Applied<'_> {
     Applied { view: row.get(0), partition: row.get::<_, i32>(1).cast_unsigned(), offset: row.get(2) }
 }
 
-/// The same row's view and generation.
+/// Returns the view and the generation in a row of [`Store::checkpoints`].
 pub(crate) fn made(row: &SqlRow) -> (&str, u32) {
     (row.get(0), row.get::<_, i32>(3).cast_unsigned())
 }
 
-/// Returns what rows show whose first column are the offsets of the partitions that were read.
+/// Returns the positions that a result shows; its first column holds the offsets of the partitions that were read.
 fn shows(rows: &[SqlRow], scope: Scope) -> Shows {
     let offsets: Vec<i64> = rows.first().and_then(|row| row.get::<_, Option<_>>(0)).unwrap_or_default();
     match scope {

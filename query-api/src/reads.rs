@@ -1,6 +1,6 @@
-//! The read path: Redis, then Postgres, which then fills Redis.
+//! The read path: Redis first, else Postgres, whose result then fills Redis.
 //!
-//! Invariant: an answer names only what it is sure to show: positions that were read together with it.
+//! Invariant: an answer's token names only positions that were read together with the answer.
 
 mod loads;
 mod coalesce;
@@ -26,24 +26,26 @@ use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
 use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Parked, Side, Store, StoreError};
 use crate::redis::{self, Cache, CacheError, Hit};
 
-/// A load that ends right after a request's token was reached may still have begun before; the next one did not.
+/// Maximum number of loads per request. A load that a request joins may have begun before its token was reached; the
+/// next one has not.
 const MAX_LOADS: usize = 3;
 
-/// Of the connections to Postgres, one in so many may be used by those who read many events.
+/// Divisor of the number of connections to Postgres: the share that requests which read many events may use.
 const FOLDS_SHARE: usize = 4;
 const MAX_WAITING_FOLDS: usize = 100;
 
-/// In the bytes that are served.
+/// A row of a view, as the bytes that are served.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) version: u64,
-    /// Which making of its view it is of.
+    /// Generation of the view that the row belongs to.
     pub(crate) generation: u32,
     pub(crate) body: Bytes,
 }
 
 impl Row {
-    /// Equal only for equal bytes: another making of a view may make another row of the same events.
+    /// Returns the entity tag. It includes the generation, because a rebuilt view may have other bytes at the same
+    /// version.
     pub(crate) fn tag(&self) -> String {
         match self.generation {
             1 => self.version.to_string(),
@@ -52,24 +54,25 @@ impl Row {
     }
 }
 
-/// What a request wants to be sure to see.
+/// The freshness that a request asks for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Freshness {
     pub(crate) token: Option<Token>,
     pub(crate) wait: Duration,
-    /// Where it comes from, if it has a token and the edge told.
+    /// Address of the client, if the request has a token and the edge passed the address on.
     pub(crate) from: Option<IpAddr>,
-    /// Whether what is there is good enough when the time is over.
+    /// Whether to answer with the rows at hand if the token is not reached in time.
     pub(crate) lenient: bool,
 }
 
 #[derive(Debug)]
+/// A result, ready to be answered with.
 pub(crate) struct Shown<T> {
     pub(crate) found: T,
     pub(crate) token: Option<String>,
-    /// Set where Redis answers while Postgres is away: what it has may be that old.
+    /// Upper bound of the result's age; set while Redis answers and Postgres is unavailable.
     pub(crate) age: Option<Duration>,
-    /// Whether it lacks something that is parked, or may.
+    /// Whether the result lacks, or may lack, parked records.
     pub(crate) is_parked: bool,
 }
 
@@ -89,20 +92,20 @@ pub(crate) enum ReadError {
     Unavailable,
 }
 
-/// Shared by all requests.
+/// The read path, shared by all requests.
 pub(crate) struct Reads {
     pub(crate) positions: Arc<Positions>,
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     looks: LookCoalescer,
-    /// Loads of single rows that have not ended, or just now.
+    /// Loads of single rows that are in flight or have just ended.
     flights: Mutex<Flights>,
     folds: Limiter,
 }
 
 impl Reads {
-    /// `limits`: of the store.
+    /// Creates the read path; `limits` are those of `store`.
     pub(crate) fn new(
         positions: Arc<Positions>,
         cache: Cache,
@@ -124,7 +127,7 @@ impl Reads {
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let place = self.reach((view.feed(), Places::Any), fresh, fresh.wait).await?;
         let is_stored = place == Place::Store;
-        // Redis has rows of stored views alone.
+        // Redis only has rows of stored views.
         if let (Place::Cache { makings, offsets }, Some(stored)) = (place, view.stored())
             && let Some(place) = redis::Place::of(&makings, stored, key, scope)
         {
@@ -137,12 +140,12 @@ impl Reads {
                 return Ok(Shown { found, token: shows.token(log.id), age: self.positions.age(), is_parked: false });
             }
         }
-        // Redis may show more than Postgres does.
+        // Postgres may lag behind the position of Redis.
         if !is_stored {
             let left = fresh.wait.saturating_sub(arrived.elapsed());
             self.reach((view.feed(), Places::StoreAlone), fresh, left).await?;
         }
-        // A replica that is behind the token is not asked twice.
+        // A replica that lags behind the token is tried only once.
         let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
         for side in sides.take(MAX_LOADS) {
             let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
@@ -175,8 +178,8 @@ impl Reads {
         Ok(Shown { token, found: loaded.found, age: None, is_parked: loaded.parked.is_some() })
     }
 
-    /// Refuses a token that names something that is left out. Of a list, or of sums, that is what was written where the
-    /// token ends: whoever wrote it asks for it, and all others are to have the rest.
+    /// Refuses the request if its token names a parked record. For lists and sums the token must name exactly that
+    /// record's position: the client that wrote it asks for it, while all others get the remaining rows.
     async fn check_parked<T>(&self, view: ViewId, loaded: &Loaded<T>, wanted: Option<&Token>) -> Result<(), ReadError> {
         let is_named = match (loaded.parked, wanted) {
             (None, _) | (_, None) => false,
@@ -205,12 +208,12 @@ impl Reads {
         self.events(log, (aggregate, partition), (after, limit), fresh).await
     }
 
-    /// Returns once the journal shows what the token names.
+    /// Waits until the journal shows the positions in the token.
     pub(crate) async fn reach_journal(&self, fresh: &Freshness) -> Result<(), ReadError> {
         self.reach((FeedId::Journal, Places::StoreAlone), fresh, fresh.wait).await.map(drop)
     }
 
-    /// Reads a page of a history, as far as the journal is.
+    /// Reads a page of an aggregate's events without waiting for the journal.
     pub(crate) async fn events(
         &self,
         log: Log,
@@ -229,7 +232,7 @@ impl Reads {
         Ok(Shown { token, found: loaded.found, age: None, is_parked: false })
     }
 
-    /// Waits for one of the few places of those who read many events.
+    /// Waits for a permit to read many events.
     pub(crate) async fn turn_to_fold(&self) -> Result<SemaphorePermit<'_>, ReadError> {
         self.folds.enter().await.map_err(|Busy| self.refused(ReadError::Busy { server: "postgres" }))
     }
@@ -257,7 +260,8 @@ impl Reads {
         }
     }
 
-    /// Joins the look for this row that is under way, or begins one, which goes on if the request is given up.
+    /// Joins the lookup of this row in Redis that is in flight, or starts one, which continues if the request is
+    /// dropped.
     fn look(
         self: &Arc<Self>,
         (view, key): (StoredView, &str),
@@ -272,7 +276,7 @@ impl Reads {
                 reads.looks.end(view, &key, id);
                 answer
             });
-            // A task that panicked is an outage of Redis.
+            // A panic in the task counts as a miss, as if Redis were unavailable.
             task.map(|joined| joined.unwrap_or(Ok(Hit::Miss)))
         })
     }
@@ -285,7 +289,7 @@ impl Reads {
                 }
                 Ok(hit)
             }
-            // To send them all to Postgres would only move the crowd.
+            // Falling back to Postgres would only move the overload there.
             Err(CacheError::Busy(_)) => Err(ReadError::Busy { server: "redis" }),
             Err(error) => {
                 tracing::debug!(error = %error, "a read from Redis failed");
@@ -295,14 +299,14 @@ impl Reads {
         }
     }
 
-    /// Remembers the generation of a row before it is served, so that `GET /v1/views` never tells an older one.
+    /// Records the generation of a row before it is served, so that `GET /v1/views` never reports an older one.
     fn note(&self, view: ViewId, row: Option<&Row>) {
         if let Some(row) = row {
             self.positions.note_generation(view.base(), row.generation);
         }
     }
 
-    /// Counts it.
+    /// Counts refusals; returns the error unchanged.
     fn refused(&self, error: ReadError) -> ReadError {
         if let ReadError::Busy { server } = error {
             self.metrics.refused(server);
@@ -311,8 +315,8 @@ impl Reads {
     }
 }
 
-/// Checks that what was read shows what the token names: a primary that was restored, or failed over, may have lost what
-/// was seen of it before.
+/// Checks that the result shows the positions in the token: a primary that was restored or failed over may have lost
+/// records that it showed before.
 fn check<T>(log: Log, loaded: &Loaded<T>, fresh: &Freshness) -> Result<(), ReadError> {
     match &fresh.token {
         Some(token) if !fresh.lenient && !loaded.shows.covers(token) => {

@@ -1,4 +1,4 @@
-//! The views in Redis, and the task that follows how far they are.
+//! Reads of the views from Redis, and the task that tracks their positions there.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -24,19 +24,19 @@ use crate::limiter::{Busy, Limiter};
 use crate::positions::{Makings, Positions, Scope, Shows};
 use crate::reads::Row;
 
-/// Between looks at Redis without news: it notices a subscription that died silently.
+/// Interval between full reads of the positions, which detect a subscription that died silently.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often Redis's clock is asked for at a look.
+/// Number of attempts to read Redis's clock in a full read.
 const CLOCK_TRIES: u32 = 3;
-/// For a turn to ask, where many do.
+/// Maximum time that a read waits for a permit.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
-/// That wait for their turn: one for each connection that the server takes.
+/// Maximum number of queued reads: one for each connection that the server accepts.
 const MAX_QUEUE: usize = chassis::http::MAX_CONNECTIONS;
-/// Under way at a time, apart from the reads: each spares many of them.
+/// Maximum number of concurrent fills, separate from the reads: each fill saves many loads.
 const MAX_FILLS: usize = 256;
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Cheap to clone.
+/// Client of the views in Redis. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Cache {
     connection: Connection,
@@ -59,20 +59,21 @@ pub(crate) enum CacheError {
     Doubted,
 }
 
-/// Where Redis has the row of a key, if it has it.
+/// Place of a row in Redis: determines its key, whether or not Redis has the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) view: StoredView,
     pub(crate) partition: u32,
-    /// Of the view in that partition.
+    /// The making that Redis shows of the view in that partition.
     pub(crate) making: Making,
-    /// Of that partition, or of all, added up, for a row that many aggregates feed.
+    /// Revision of that partition, or the sum over all partitions for a row that many aggregates feed.
     pub(crate) revision: i64,
     pub(crate) is_sum: bool,
 }
 
 impl Place {
-    /// `None`: Redis shows nothing of its partition; of a row that many aggregates feed, of any.
+    /// Returns the place of a row, or `None` if Redis does not show its partition or, for a row that many aggregates
+    /// feed, any one of the partitions.
     pub(crate) fn of(makings: &Makings, view: StoredView, key: &str, scope: Scope) -> Option<Self> {
         let is_sum = matches!(view.view().source, Source::Sum(_));
         let partition = match scope {
@@ -97,14 +98,14 @@ impl Place {
     }
 }
 
-/// What Redis has for a key.
+/// Outcome of a lookup.
 #[derive(Clone)]
 pub(crate) enum Hit {
-    /// `None`: Postgres had no such row, and no projector has written one since.
+    /// The row, or `None` if it did not exist in Postgres and no projector has written it since.
     Found(Option<Row>, Shows),
-    /// Nothing: Postgres knows.
+    /// Redis does not have the row; Postgres must be read.
     Miss,
-    /// This stands in the position's place; `None`: nothing that this build understands.
+    /// Redis shows another making than the place names: this one, or `None` if this build cannot parse the value.
     Elsewhere(Option<Shown>),
 }
 
@@ -120,7 +121,7 @@ impl Cache {
         })
     }
 
-    /// One round trip: the row, and the position that covers it.
+    /// Reads the row and the position that covers it in one round trip.
     pub(crate) async fn row(&self, place: &Place, key: &str) -> Result<Hit, CacheError> {
         let _turn = self.reads.enter().await?;
         let position = self.keys.shown(place.view.name(), place.partition);
@@ -146,8 +147,8 @@ impl Cache {
         Ok(Hit::Found(row, shows))
     }
 
-    /// Puts what Postgres gave, a row or its absence, unless Redis shows more, or too many do just now. The place is from
-    /// before the row was read.
+    /// Writes a result from Postgres, a row or its absence, unless Redis shows a later position or too many fills are
+    /// in flight. The place must have been determined before the row was read.
     pub(crate) async fn fill(
         &self,
         (place, key): (&Place, &str),
@@ -172,12 +173,12 @@ impl Cache {
         Ok(())
     }
 
-    /// Tells whether Redis may have some partitions while others are away.
+    /// Returns whether Redis is a cluster, so that some partitions may be available while others are not.
     pub(crate) fn is_cluster(&self) -> bool {
         self.connection.is_cluster()
     }
 
-    /// Keeps `positions` at what Redis shows, by its news; while it cannot, they know nothing of Redis.
+    /// Keeps `positions` up to date with Redis's notifications. While Redis is unavailable they hold nothing about it.
     pub(crate) async fn follow(mut self, positions: Arc<Positions>, seen: Condition, shutdown: Shutdown) {
         seen.waiting("Redis was not asked yet");
         let mut is_up = true;
@@ -208,7 +209,7 @@ impl Cache {
         is_up: &mut bool,
     ) -> Result<Infallible, CacheError> {
         let mut news = self.subscriber.subscribe(&self.keys.news()).await?;
-        // Only now: what moves from here on is either in this look or in the news.
+        // Read the positions only after subscribing: every later move is in this read or in a notification.
         self.know(positions, &mut news).await?;
         if !std::mem::replace(is_up, true) {
             tracing::info!("Redis is back");
@@ -228,8 +229,8 @@ impl Cache {
         }
     }
 
-    /// Takes in all that Redis shows. News go on beside the look, which may have come before or after them: they are taken
-    /// once more behind it.
+    /// Reads all positions. Notifications that arrive meanwhile may be older or newer than the values read, so they are
+    /// applied at once and again after the read.
     async fn know(&self, positions: &Positions, news: &mut PubSubStream) -> Result<(), CacheError> {
         let Some(log) = positions.log() else { return Ok(()) };
         let names: Vec<_> = FeedId::names().into_iter().chain([END]).collect();
@@ -255,8 +256,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns what stands under the names in each partition, and Redis's clock. Of a partition of a cluster that does not
-    /// answer nothing is known.
+    /// Returns the values under `names` in each partition, and Redis's clock. Partitions of a cluster that do not
+    /// answer are omitted.
     async fn look(
         &self,
         names: &[&str],
@@ -280,7 +281,8 @@ impl Cache {
         }
     }
 
-    /// Returns Redis's time in ms since 1970, and when that was. Any node of a cluster is asked; one may be away.
+    /// Returns Redis's time in ms since 1970, and the instant at which it was read. Any node of a cluster may answer,
+    /// so an unavailable one is retried.
     async fn clock(&self) -> Result<(u64, Instant), CacheError> {
         let mut tries = CLOCK_TRIES;
         loop {
@@ -293,7 +295,7 @@ impl Cache {
     }
 }
 
-/// What stands under names.
+/// Values under the keys of one partition.
 type Standing = Vec<Option<String>>;
 
 fn text(message: Option<redis::Msg>) -> Result<String, CacheError> {

@@ -200,7 +200,7 @@ async fn a_reactor_that_stops_before_its_command_is_sent_holds_no_lock_and_its_c
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reactor_that_stops_between_the_effect_and_its_record_holds_no_lock_and_does_no_harm_later() {
-    stopped(b"Unless it was set to another time meanwhile", async |shop, _| {
+    stopped(b"unless they were set to another time meanwhile", async |shop, _| {
         Tripwire::in_url(&mut shop.postgres_url).await
     })
     .await;

@@ -218,7 +218,7 @@ async fn a_coordination_topic_of_other_partitions_than_the_logs_is_refused() {
     grow_topic(&shop, &coordination_topic(&shop.topic), 4).await;
     for service in [shop.start_projector(), Service::command_api(&shop.write_env([])).await] {
         let failure = service.failure().await;
-        assert!(failure.contains("it has 4 partitions, and the log has 2"), "{failure}");
+        assert!(failure.contains("it has 4 partitions, but the log has 2"), "{failure}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What Postgres and Redis show.
+//! Reads the actual state from Postgres and Redis.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ use super::expected::ReadRow;
 use super::segments::Hash;
 use crate::postgres::{reader, tally};
 
-/// Rows in one command to Redis.
+/// Maximum number of rows in one command to Redis.
 const MAX_ROWS_A_CALL: usize = 500;
 
-/// How far the journal of each aggregate goes, and how many events it has.
+/// Query for the last version and the number of events of each aggregate in the journal.
 const ALL_OF_JOURNAL: &str =
     "SELECT aggregate, max(version), sum(events)::text FROM journal_commits GROUP BY aggregate";
 const SOME_OF_JOURNAL: &str = "
@@ -37,20 +37,20 @@ pub(super) struct Checkpoint {
 /// Checkpoints by feed and partition.
 pub(super) type Checkpoints = HashMap<(FeedId, u32), Checkpoint>;
 
-/// By key.
+/// Rows by key.
 pub(super) type Rows = HashMap<String, ReadRow>;
 
-/// The closed segments, each behind the one whose hash its own covers.
+/// Query for the closed segments, in an order in which each follows the one whose hash its own covers.
 const SEGMENTS: &str = "SELECT partition, segment, hash FROM segments ORDER BY partition, segment";
 const BLOCKS: &str = "SELECT offsets, records FROM segment_blocks WHERE partition = $1 AND segment = $2";
 
-/// A segment of the journal that is closed.
+/// A closed segment of the journal.
 pub(super) struct Segment {
     pub(super) partition: u32,
     pub(super) number: i64,
-    /// Written when it was closed.
+    /// Hash that was written when the segment was closed.
     pub(super) hash: Vec<u8>,
-    /// Made of its records now, if they were read.
+    /// Hash of the segment's records, if they were read.
     pub(super) of_records: Option<Hash>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) async fn connect(url: &Secret) -> anyhow::Result<Self> {
-        // All rows of a view may take a while, and so may what is done with them before the next statement.
+        // Reading all rows of a view may take long, and so may their processing before the next statement.
         let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
         let client = chassis::postgres::connect(url, options, "projector audit").await?;
         Ok(Self { client })
@@ -71,7 +71,7 @@ impl Postgres {
         Ok(checkpoints(&rows))
     }
 
-    /// Reads, as of one moment, the checkpoints, the rows of each feed that have these keys, or all, and the segments.
+    /// Reads, in one snapshot, the checkpoints, the rows of each feed with these keys, or all rows, and the segments.
     pub(super) async fn snapshot(
         &mut self,
         keys: &PerFeed<Option<Vec<String>>>,
@@ -111,7 +111,7 @@ impl Postgres {
     }
 }
 
-/// Returns the closed segments, with the hashes of their records if `all` are to be read.
+/// Returns the closed segments, and, if `all`, the hashes of their records.
 async fn segments(transaction: &Transaction<'_>, all: bool) -> anyhow::Result<Vec<Segment>> {
     let blocks = transaction.prepare(BLOCKS).await?;
     let mut segments = Vec::<Segment>::new();
@@ -120,7 +120,7 @@ async fn segments(transaction: &Transaction<'_>, all: bool) -> anyhow::Result<Ve
         let mut segment = Segment { partition: partition.cast_unsigned(), number, hash: row.get(2), of_records: None };
         if all {
             let before = segments.last().filter(|before| before.partition == segment.partition);
-            // One segment at a time: all of them are the whole log.
+            // One segment at a time: together they are the whole log.
             let blocks = transaction.query(&blocks, &[&partition, &number]).await?;
             segment.of_records = Some(hash(before.map(|before| &before.hash[..]), &blocks));
         }
@@ -129,7 +129,7 @@ async fn segments(transaction: &Transaction<'_>, all: bool) -> anyhow::Result<Ve
     Ok(segments)
 }
 
-/// Returns the hash of a segment's records, which its blocks have in another order than the log.
+/// Returns the hash of a segment's records, which its blocks hold in another order than the log.
 fn hash(before: Option<&[u8]>, blocks: &[Row]) -> Hash {
     let mut records: Vec<_> = blocks.iter().flat_map(records).collect();
     records.sort_unstable_by_key(|(offset, _)| *offset);
@@ -138,7 +138,7 @@ fn hash(before: Option<&[u8]>, blocks: &[Row]) -> Hash {
     hash.end()
 }
 
-/// Returns the records of a block. A NULL, which nobody writes, is left out, and shows by the hash.
+/// Returns the records of a block. A NULL, which no build writes, is left out and changes the hash.
 fn records(block: &Row) -> impl Iterator<Item = (i64, &[u8])> {
     let (offsets, records): (Vec<Option<i64>>, Vec<Option<&[u8]>>) = (block.get(0), block.get(1));
     offsets.into_iter().zip(records).filter_map(|(offset, record)| Some((offset?, record?)))
@@ -163,7 +163,7 @@ impl Redis {
         Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix) })
     }
 
-    /// Returns what each feed shows of each partition.
+    /// Returns the position that Redis shows of each feed, by partition.
     pub(super) async fn shown(&mut self, partitions: u32) -> anyhow::Result<Vec<PerFeed<Option<Shown>>>> {
         let mut pipelines = Pipelines::default();
         for partition in 0..partitions {
@@ -178,8 +178,8 @@ impl Redis {
         Ok(shown)
     }
 
-    /// Whole bodies. Keys that are not there are left out, and so is a view that many aggregates feed: its rows live for a
-    /// second, and readers alone write them.
+    /// Returns rows with their whole bodies. It omits absent keys, and views that many aggregates feed: their rows live
+    /// for a second, and only readers write them.
     pub(super) async fn rows(&mut self, (view, partitions): (StoredView, u32), keys: &[&str]) -> anyhow::Result<Rows> {
         let Source::Aggregate(fold) = view.view().source else { return Ok(Rows::new()) };
         let shown = self.shown(partitions).await?;

@@ -1,4 +1,4 @@
-//! What is there beside what the log says should be.
+//! Compares the actual state with the one that the log implies.
 
 use std::collections::HashSet;
 use std::{fmt, iter};
@@ -11,13 +11,13 @@ use serde_json::Value;
 use super::actual::{Checkpoint, Rows, Segment};
 use super::expected::{Expected, Feed, ReadRow};
 
-/// Where something is not as the log says.
+/// A difference between the actual state and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub view: String,
-    /// Of the row, or the partition.
+    /// Key of the row, the partition, or the segment.
     pub key: String,
-    /// `Postgres`, `Redis`, or what of a checkpoint.
+    /// `Postgres`, `Redis`, or the part of a checkpoint that differs.
     pub place: &'static str,
     pub expected: String,
     pub found: String,
@@ -30,13 +30,13 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Of the rows of a view in one place.
+/// Outcome of comparing the rows of a view in one place.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
     pub(super) rows: usize,
-    /// Only for Redis, which may forget.
+    /// Number of rows that Redis does not have. It may evict them, Postgres may not.
     pub(super) absent: usize,
-    /// Only for Redis: of a later version than the one of the moment that is looked at.
+    /// Rows in Redis of a later version than the expected one.
     pub(super) newer: Vec<(String, ReadRow)>,
     pub(super) differences: Vec<Difference>,
 }
@@ -87,7 +87,7 @@ fn tally(Tally { counted, hash }: Tally) -> String {
     format!("{counted} records of hash {hash:016x}")
 }
 
-/// `all`: rows that the log does not have are differences, too.
+/// Compares rows in Postgres. `all`: rows that the log does not have are differences, too.
 pub(super) fn postgres(view: &str, expected: &[(&str, ReadRow)], found: &Rows, all: bool) -> Compared {
     let mut compared = Compared::default();
     let difference = |key: &str, expected: String, found: String| Difference {
@@ -113,7 +113,7 @@ pub(super) fn postgres(view: &str, expected: &[(&str, ReadRow)], found: &Rows, a
     compared
 }
 
-/// To be read once Redis shows at least the moment of `expected`: then an older row is a stale one.
+/// Compares rows in Redis, read once it shows at least the position of `expected`: then an older row is stale.
 pub(super) fn redis(view: &str, expected: &[(&str, ReadRow)], found: &Rows) -> Compared {
     let mut compared = Compared::default();
     for (key, expected) in expected {
@@ -131,7 +131,7 @@ pub(super) fn redis(view: &str, expected: &[(&str, ReadRow)], found: &Rows) -> C
     compared
 }
 
-/// Compares a row in Redis with what the log made of it.
+/// Compares a row in Redis with the expected one.
 pub(super) fn cached(view: &str, key: &str, expected: &ReadRow, found: &ReadRow) -> Option<Difference> {
     let body = row_body(key, expected.version, &expected.data);
     (found.version != expected.version || !same(&found.data, &body)).then(|| Difference {
@@ -154,7 +154,7 @@ pub(super) fn unknown(view: &str, key: &str, found: &ReadRow) -> Difference {
     }
 }
 
-/// Spaces and the order of members mean nothing.
+/// Returns whether two JSON texts have the same value, whatever their whitespace and member order.
 fn same(one: &str, other: &str) -> bool {
     let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
     one == other || parse(one).is_some_and(|one| parse(other) == Some(one))

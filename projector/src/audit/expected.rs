@@ -1,4 +1,4 @@
-//! What the log says: the checkpoints' tallies, and the rows of the sample.
+//! Folds the log into the state that is expected: the checkpoints' tallies, and the rows of the sample.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use super::segments::{Chain, Hash};
 use crate::fold::{FoldError, Records};
 use crate::log_reader::Batch;
 
-/// How far a view is folded in a partition, and how far it is to be.
+/// Progress of a feed in a partition, and the offset at which it stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Feed {
     pub(super) reader: Reader,
@@ -27,7 +27,7 @@ pub(super) struct Feed {
     until: i64,
 }
 
-/// What the events of a row came to.
+/// Result of folding the events of a row.
 #[derive(Debug, Default)]
 struct Folded {
     version: u64,
@@ -36,16 +36,16 @@ struct Folded {
 }
 
 pub(super) struct Expected {
-    /// By partition.
+    /// Progress of each feed, by partition.
     feeds: Vec<PerFeed<Feed>>,
-    /// By partition.
+    /// Hashes of the journal's segments, by partition.
     segments: Vec<Chain>,
     views: PerView<Sample<Folded>>,
-    /// Versions of aggregates.
+    /// Versions of the journal's aggregates.
     journal: Sample<u64>,
-    /// Rows in Redis of versions that are not folded yet.
+    /// Rows in Redis whose versions are not folded yet.
     newer: PerView<HashMap<String, ReadRow>>,
-    /// What became of those that are.
+    /// Differences of such rows whose versions have been folded since.
     differences: Vec<Difference>,
     pub(super) commits: u64,
 }
@@ -58,7 +58,8 @@ pub(super) struct ReadRow {
 }
 
 impl Expected {
-    /// `most`: rows of a view, or all. `tally_from`: the offset from which each feed's tally counts in each partition.
+    /// Returns an empty fold. `most`: number of rows of a view, or all. `tally_from`: the offset from which each feed's
+    /// tally counts in each partition.
     pub(super) fn new(most: Option<usize>, tally_from: &[PerFeed<i64>]) -> Self {
         let feed = |tally_from| Feed { reader: Reader::START, tally: Tally::default(), tally_from, until: 0 };
         Self {
@@ -72,7 +73,7 @@ impl Expected {
         }
     }
 
-    /// What comes at these offsets and behind is left alone.
+    /// Sets the offsets at which each feed stops.
     pub(super) fn limit(&mut self, until: &[PerFeed<i64>]) {
         for (feeds, until) in self.feeds.iter_mut().zip(until) {
             for (feed, until) in feeds.iter_mut().zip(until) {
@@ -81,18 +82,18 @@ impl Expected {
         }
     }
 
-    /// From now on no row comes that was not there.
+    /// Closes the samples: from now on they take no new key.
     pub(super) fn close_sample(&mut self) {
         self.views.iter_mut().for_each(Sample::close);
         self.journal.close();
     }
 
-    /// Compares each of these rows with what the log makes of it at its version.
+    /// Registers rows, each to be compared with the log at its own version.
     pub(super) fn expect(&mut self, view: StoredView, newer: Vec<(String, ReadRow)>) {
         self.newer[view].extend(newer);
     }
 
-    /// Returns how the rows that were expected differ. Those of versions that did not come are differences, too.
+    /// Returns the differences of the registered rows. A version that the log does not have is a difference, too.
     pub(super) fn differences(&mut self) -> Vec<Difference> {
         let mut differences = std::mem::take(&mut self.differences);
         for view in StoredView::all() {
@@ -106,13 +107,13 @@ impl Expected {
         self.feeds.iter().flatten().all(|feed| feed.reader.next_offset >= feed.until)
     }
 
-    /// Where to read on, by partition.
+    /// Returns the offset to read from in each partition.
     pub(super) fn from(&self) -> Vec<i64> {
         let next = |feeds: &PerFeed<Feed>| feeds.iter().map(|feed| feed.reader.next_offset).min();
         self.feeds.iter().map(|feeds| next(feeds).unwrap_or_default()).collect()
     }
 
-    /// Returns the hash of a segment's records; `None`: there are none.
+    /// Returns the hash of a segment's records; `None`: it has none.
     pub(super) fn hash(&self, partition: u32, segment: i64) -> Option<Hash> {
         self.segments.get(partition as usize)?.hash(segment)
     }
@@ -191,7 +192,7 @@ impl Expected {
         });
     }
 
-    /// Returns the rows of a view that the log says there are; of the journal, how many events each aggregate has.
+    /// Returns the expected rows of a view; of the journal, the number of events of each aggregate.
     pub(super) fn rows(&self, feed: FeedId) -> Vec<(&str, ReadRow)> {
         let FeedId::View(view) = feed else {
             let events = |version: &u64| ReadRow { version: *version, data: version.to_string() };
@@ -210,7 +211,7 @@ impl Expected {
 }
 
 impl Feed {
-    /// Whether the record counts.
+    /// Folds a record, unless it was folded before or is beyond the limit. Returns whether it counts.
     fn take(
         &mut self,
         offset: i64,

@@ -1,13 +1,13 @@
-//! Which keys are folded again: all, or so many, chosen evenly while the log is read once.
+//! Sample of the keys that are folded again: all, or a number of them, chosen uniformly in one pass over the log.
 //!
-//! A key's rank is a hash, and those of the lowest ranks are kept. The highest rank that is kept only falls, so that a
-//! key which belongs to the lowest at the end did so at its first event, and misses none.
+//! A key's rank is a hash, and the keys of the lowest ranks are kept. The highest rank that is kept only falls, so a
+//! key that is kept at the end was kept from its first event on, and misses none.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 
 pub(super) struct Sample<T> {
-    /// `None`: all.
+    /// Maximum number of keys; `None`: no limit.
     most: Option<usize>,
     ranks: RandomState,
     kept: BTreeMap<(u64, String), T>,
@@ -19,7 +19,7 @@ impl<T: Default> Sample<T> {
         Self { most, ranks: RandomState::new(), kept: BTreeMap::new(), is_closed: false }
     }
 
-    /// `None`: not in the sample.
+    /// Returns the value of a key; `None`: it is not in the sample.
     pub(super) fn entry(&mut self, key: &str) -> Option<&mut T> {
         let place = (self.ranks.hash_one(key), key.to_owned());
         if let Some(most) = self.most
@@ -36,7 +36,7 @@ impl<T: Default> Sample<T> {
         Some(self.kept.entry(place).or_default())
     }
 
-    /// From now on no key comes that was not there.
+    /// Closes the sample: from now on it takes no new key.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
     }

@@ -1,4 +1,4 @@
-//! What the log says of the journal's segments.
+//! Computes the hashes of the journal's segments from the log.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use schemas::journal::{SEGMENT_OFFSETS, SegmentHash};
 
 pub(super) type Hash = [u8; 32];
 
-/// The hashes of a partition's segments.
+/// Hashes of a partition's segments.
 #[derive(Default)]
 pub(super) struct Chain {
     next_offset: i64,
-    /// Of the segment that the last record is in.
+    /// Number and hash of the segment that the last record is in.
     open: Option<(i64, SegmentHash)>,
     closed: BTreeMap<i64, Hash>,
 }
 
 impl Chain {
-    /// Takes records in their order; one that it has is left alone.
+    /// Adds a record, in the order of the log; ignores one that it has already.
     pub(super) fn take(&mut self, offset: i64, record: &[u8]) {
         if offset < self.next_offset {
             return;
@@ -39,7 +39,7 @@ impl Chain {
         self.open = Some((segment, SegmentHash::after(before.map(|hash| &hash[..]))));
     }
 
-    /// Returns the hash of a segment's records, as far as they were taken.
+    /// Returns the hash of a segment's records, as far as they were added.
     pub(super) fn hash(&self, segment: i64) -> Option<Hash> {
         let open = self.open.as_ref().filter(|(open, _)| *open == segment);
         self.closed.get(&segment).copied().or_else(|| open.map(|(_, hash)| hash.clone().end()))

@@ -1,10 +1,8 @@
 //! `projector reactor`: initializes reactors that have no checkpoints.
 //!
 //! On a new log, reactors begin at offset 0 on their own. If the log is older and no reactor has a checkpoint, the
-//! tables were
-//! lost, or its events were never reacted to. Reacting to all of them would repeat every effect, on today's stock. So
-//! the
-//! reactors wait until an operator decides.
+//! tables were lost, or its events were never reacted to. Reacting to all of them would repeat every effect, on today's
+//! stock. So the reactors wait until an operator decides.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,14 +1,11 @@
 //! Fires due deadlines. Any reactor may fire any deadline, whichever partitions it has: it leases the deadline, sends
-//! its
-//! command, and deletes the row once the command is answered. If it stops in between, another reactor fires the
-//! deadline when
-//! the lease expires.
+//! its command, and deletes the row once the command is answered. If it stops in between, another reactor fires the
+//! deadline when the lease expires.
 //!
 //! A deadline takes effect once, however often it is fired, because the aggregate recognizes a repeated command.
 //!
 //! Postgres's clock decides when a deadline is leased, for all reactors alike, and command-api's clock whether it is
-//! due: an
-//! early command is refused. So a jump of either clock delays deadlines at most, and loses none.
+//! due: an early command is refused. So a jump of either clock delays deadlines at most, and loses none.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
--- Leases due deadlines that are not leased. No row stays locked during the lease.
+-- Leases due deadlines that have no current lease. No row stays locked during the lease.
 WITH due AS (
     SELECT kind, aggregate
     FROM deadlines

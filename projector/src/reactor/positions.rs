@@ -1,10 +1,8 @@
 //! Tracks the reactor's progress: the records that were read, those with open sagas, and, in Postgres, the checkpoints,
-//! the
-//! deadlines and the parked records.
+//! the deadlines and the parked records.
 //!
 //! Invariant: the checkpoints move only if they are as this process last read or wrote them, and the records parked
-//! before them
-//! are written in the same transaction. A deadline is written before the checkpoint passes its event.
+//! before them are written in the same transaction. A deadline is written before the checkpoint passes its event.
 //!
 //! Invariant: no checkpoint passes a record with an open saga.
 
@@ -136,7 +134,7 @@ impl Positions {
         self.open_sagas
     }
 
-    /// Passes a record. Returns `None` if it was read before, or belongs to a partition of another process.
+    /// Advances past a record. Returns `None` if it was read before or its partition is not assigned to this process.
     pub(super) fn read(
         &mut self,
         (partition, offset): RecordPosition,

@@ -1,16 +1,11 @@
-//! Queues of steps to command-api, one per partition of the log. Steps to one aggregate keep the order in which they
-//! arrive,
-//! and an unavailable partition delays only its own steps, for as long as it is unavailable.
+//! Queues of steps to command-api, one per partition of the log. Steps to one aggregate are sent in order of arrival,
+//! and an unavailable partition delays only its own steps. A queue has one request in flight. The number over all
+//! queues is limited, but a request that is not answered promptly stops counting, and unavailable partitions are probed
+//! under a limit of their own.
 //!
-//! A queue has one request in flight. Few requests are in flight over all queues, but one that is not answered promptly
-//! stops
-//! counting, and an unavailable partition is sent a few of its steps at a time, under a limit of its own.
-//!
-//! Invariant: only an answer ends a saga that has begun, unless its sender has a patience.
-//!
-//! Invariant: a saga with a sent step is followed to its end, whoever owns its event by then. A later step gives back
-//! what an
-//! earlier one took, and no other process may know that the earlier one was sent.
+//! Invariant: only an answer ends a saga that has begun, unless its sender has a patience. It is followed to its end,
+//! whoever owns its event by then: a later step gives back what an earlier one took, and no other process may know of
+//! the earlier one.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -97,14 +92,14 @@ struct PartitionQueue {
     shared: Arc<Shared>,
     queue: Queue,
     known: Arc<Known>,
-    /// Set while the partition is unavailable, to the time of the next request.
+    /// Backoff of the partition while it is unavailable.
     away: Option<Held>,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Aggregates in backoff, each of whose steps stay in order.
+    /// Aggregates in backoff after a refusal. Steps to one of them stay in order.
     held: HashMap<AggregateId, Held>,
 }
 
@@ -147,7 +142,7 @@ impl PartitionQueues {
         };
         let way = &self.0[partition as usize];
         let (since, place) = (Instant::now(), Place::take(&way.known));
-        // A queue stops only with this process.
+        // Sending fails only if this process is stopping.
         let _ = way.incoming.send(Waiting { saga, target, has_begun, since, _place: place });
     }
 
@@ -321,7 +316,7 @@ impl Waiting {
         self.has_begun
     }
 
-    /// Returns how the saga ends without an answer: dropped by its lease's holder, or out of its sender's patience.
+    /// Returns the end of a saga that waits no longer: its lease ended before it began, or its sender lost patience.
     fn given_up(&self, now: Instant) -> Option<SagaEnd> {
         let Origin { lease, patience, .. } = &self.saga.sender;
         if !self.has_begun && lease.as_ref().is_some_and(|lease| lease.has_ended()) {
@@ -383,7 +378,7 @@ impl Queue {
         }
     }
 
-    /// Ends sagas that are given up, which would otherwise stay until the partition is back.
+    /// Ends sagas that wait no longer, which would otherwise stay until the partition is back.
     fn give_up(&mut self, now: Instant) {
         self.waiting.retain(|waiting| match waiting.given_up(now) {
             Some(how) => {

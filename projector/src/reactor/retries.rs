@@ -1,8 +1,8 @@
 //! Retries parked records with a growing delay: the cause may have been fixed without notice to the reactor.
 //!
 //! The time of the next retry is in Postgres, so that a reactor that starts does not retry everything at once. Any
-//! reactor may
-//! retry any record, whichever partitions it has. An operator retries all of them by `POST /parked/reactor/retry`.
+//! reactor may retry any record, whichever partitions it has. `POST /parked/reactor/retry` lets an operator retry
+//! everything now.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ pub(crate) struct EndedSaga {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SagaEnd {
     Done,
-    /// The deadline has not been reached by command-api's clock.
+    /// The deadline is not due yet by command-api's clock.
     NotDue,
     /// The saga had not begun when its lease ended, and never will.
     Dropped,

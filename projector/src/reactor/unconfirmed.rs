@@ -1,14 +1,11 @@
 //! Rejects placed orders that cannot be confirmed. Otherwise they would hold the units of their other lines, and keep
-//! their
-//! buyers waiting, until an operator intervenes.
+//! their buyers waiting, until an operator intervenes.
 //!
 //! Placing an order writes nothing for this purpose: its reactions are open sagas until they are done or parked, and
-//! this module
-//! polls the parked ones. A parked line is retried at intervals, and its order is rejected once the line has been
-//! refused for
-//! long enough. A retry at an unavailable partition waits until the partition is back; such time does not count,
-//! because it
-//! says nothing about the product. Nor does time without retries: a reactor that starts counts from zero.
+//! this module polls the parked ones. A parked line is retried at intervals, and its order is rejected once the line
+//! has been refused for long enough. A retry at an unavailable partition waits until the partition is back; such time
+//! does not count, because it says nothing about the product. Nor does time without retries: a reactor that starts
+//! counts from zero.
 //!
 //! Any reactor may reject any order, even two at once: retries and rejections are steps like all others.
 

@@ -1,4 +1,4 @@
--- Replaces the live checkpoints ($1) by those of the next rows ($2), which are at the same offsets or ahead.
+-- Replaces the live checkpoints ($1) with those of the next rows ($2), which are at the same offsets or ahead.
 UPDATE checkpoints AS live
 SET generation = live.generation + 1,
     revision = live.revision + 1,

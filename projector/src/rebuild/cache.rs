@@ -47,7 +47,7 @@ impl Cache {
         Ok(live.map(|live| Self { connection, keys, view, live, incarnation: rand::random() }))
     }
 
-    /// Copies the next version of each row that Redis has of the live generation, for this share of the time. Returns
+    /// Copies the next rows for the keys that Redis has of the live generation, for this share of the time. Returns
     /// their number.
     pub(super) async fn copy(&mut self, tables: &Tables, share: Share) -> anyhow::Result<usize> {
         let Source::Aggregate(_) = self.view.view().source else { return Ok(0) };
@@ -109,8 +109,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Follows the checkpoints of all other views, whose revision was raised so that their projectors notice the
-    /// switch. If it fails, those projectors start anew.
+    /// Raises the revision of all other views in Redis, as the switch did with their checkpoints so that their
+    /// projectors notice it. If this fails, those projectors start anew.
     pub(super) async fn revise_others(&mut self) {
         let feeds = FeedId::all().into_iter().filter(|feed| *feed != FeedId::View(self.view));
         let partitions = 0..self.live.len() as u32;

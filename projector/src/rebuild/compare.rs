@@ -148,7 +148,7 @@ impl<'a> Rows<'a> {
         let partition = match self.view.source {
             Source::Aggregate(row) => AggregateId::of_log(row.aggregate, &key)?.partition(self.partitions),
             Source::Sum(_) if has_parts(self.view) => row.get::<_, i32>(1).cast_unsigned(),
-            // Such rows are made of all partitions together.
+            // Such rows combine all partitions.
             Source::Sum(_) | Source::View(_) => 0,
         };
         Ok(Some(Found { key, partition, text: row.get(2) }))

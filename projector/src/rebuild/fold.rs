@@ -46,8 +46,8 @@ impl LiveFold {
         Ok(Self { workers, share: limits.share, progress, begun: Instant::now() })
     }
 
-    /// Follows rows that move on, with pauses, until little is missing. If they move faster than it folds, it reports
-    /// that and continues: only an operator can decide whether live work may wait instead.
+    /// Folds up to rows that move on, with pauses, until little is missing. If they move faster than it folds, it
+    /// reports that and continues: only an operator can decide whether live work may wait instead.
     pub(super) async fn follow(
         &mut self,
         live: impl AsyncFn() -> anyhow::Result<Vec<i64>>,

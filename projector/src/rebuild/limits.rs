@@ -1,14 +1,11 @@
 //! Limits of the load that a rebuild adds to live work.
 //!
 //! A thread does one piece of work after the other, here or in Postgres, so it keeps one core busy at most. After each
-//! it
-//! pauses in proportion to how long the piece took. So the limits need no knowledge of the machine, and if live work
-//! slows the
-//! pieces down, the pauses grow with them.
+//! it pauses in proportion to how long the piece took. So the limits need no knowledge of the machine, and if live work
+//! slows the pieces down, the pauses grow with them.
 //!
 //! Absent on purpose: a lower scheduling priority. It would not reach Postgres's processes, and it would still be in
-//! effect at
-//! the switch, for which live work waits.
+//! effect at the switch, for which live work waits.
 
 use std::num::NonZero;
 use std::str::FromStr;

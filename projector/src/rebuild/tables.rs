@@ -17,7 +17,7 @@ use super::compare::{self, Comparison};
 use super::limits::Share;
 use crate::postgres::{ReadRow, reader, tally};
 
-/// Statement that takes the lock of the database's only rebuild. The number is arbitrary.
+/// Query for the advisory lock that admits one rebuild at a time in a database. The number is arbitrary.
 const LOCK: &str = "SELECT pg_try_advisory_lock(8)";
 /// Time limit for the lock: the session of a rebuild that has just ended, or was killed, may hold it a moment longer.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
@@ -192,8 +192,8 @@ impl Tables {
     /// Compares the next rows with those of the snapshot.
     ///
     /// # Errors
-    /// Also fails if the next rows of a view that waits counted other records than the live ones: by the switch they are
-    /// further ahead, and the difference would go unnoticed.
+    /// Also fails if the next rows of a view that waits counted other records than the live ones: by the switch they
+    /// are further ahead, and the difference would go unnoticed.
     pub(super) async fn compare(&self, partitions: u32, share: Share) -> anyhow::Result<Comparison> {
         if self.waits {
             let live = self.snapshot.query(COUNTED, &[&self.view.name]).await?;

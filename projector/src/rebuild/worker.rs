@@ -30,7 +30,7 @@ pub(super) struct Worker {
     partitions: Vec<u32>,
     store: Store,
     folder: Folder,
-    /// Progress in all partitions; it changes only in this worker's own.
+    /// Progress in all partitions; only this worker's own advance.
     all_progress: Vec<Progress>,
     committed: Vec<Progress>,
     batches: Batches,

@@ -1,4 +1,4 @@
-//! `projector snapshots`: makes the snapshots of this build's form before it is released, while another build serves.
+//! `projector snapshots`: writes the snapshots of this build's form before it is released, while another build serves.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,22 @@ use schemas::views::JOURNAL;
 
 use super::{EVERY, SnapshotError, connect, keep_one, use_form};
 
-/// Aggregates that are looked at by one statement.
+/// Number of aggregates that one statement lists.
 const NAMES: i64 = 5000;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// The outcome of [`prepare`]: aggregates of the journal, and snapshots.
+/// Outcome of [`prepare`]: numbers of aggregates in the journal, and of snapshots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Prepared {
     pub looked_at: u64,
     pub made: u64,
-    /// There, and recent enough.
+    /// Snapshots that existed and were recent enough.
     pub found: u64,
-    /// Of aggregates whose events this build cannot fold; each was told of.
+    /// Aggregates whose events this build cannot fold; each was reported.
     pub failed: u64,
 }
 
-/// Makes the snapshots and prints how far it is. It fails where events cannot be folded: the build should not be
-/// released.
+/// Writes the snapshots and prints its progress. Fails if events cannot be folded: the build should not be released.
 pub async fn run(url: &Secret) -> anyhow::Result<()> {
     let prepared = prepare(url, |line| println!("{line}")).await?;
     let Prepared { looked_at, made, found, failed } = prepared;
@@ -36,8 +35,8 @@ pub async fn run(url: &Secret) -> anyhow::Result<()> {
     }
 }
 
-/// Makes a snapshot of each long history that has none of this build's form, or an old one. It holds one state at a time,
-/// and can be repeated: what is there is not made again. `tell` hears how far it is.
+/// Writes a snapshot of each long history that has none of this build's form, or an old one. It holds one state at a
+/// time, and can be repeated: recent snapshots are left as they are. `tell` receives progress messages.
 pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prepared> {
     let client = connect(url).await?;
     use_form(&client).await?;

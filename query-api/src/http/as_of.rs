@@ -3,9 +3,9 @@
 //! The fold continues from the row in the view unless that row is newer than the moment; then it begins with the first
 //! event. Old rows are not stored.
 //!
-//! Invariant: one request folds at most [`MAX_EVENTS_FOLDED`] events and holds one page of them in memory. A request that
-//! needs more is refused before the first is read. All such requests share a fraction of the connections to Postgres, so
-//! that they do not starve other reads.
+//! Invariant: one request folds at most [`MAX_EVENTS_FOLDED`] events and holds one page of them in memory. A request
+//! that needs more is refused before the first is read. All such requests share a fraction of the connections to
+//! Postgres, so that they do not starve other reads.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Where a page ended, as a reader hands it back: opaque to it, and good for the list alone that it came from.
+//! Pagination cursors: opaque to clients, and valid only for the list that issued them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The last row of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// Of what the list is ordered by.
+    /// Value of the field that the list is ordered by.
     pub(crate) value: String,
     pub(crate) key: String,
 }
@@ -20,7 +20,7 @@ struct Written<'a> {
     key: &'a str,
 }
 
-/// `list`: whatever tells it from every other one.
+/// Encodes a cursor; `list` identifies the list.
 pub(super) fn write(list: &str, Position { value, key }: &Position) -> String {
     let written = serde_json::to_vec(&Written { list, value, key }).expect("text is JSON");
     URL_SAFE_NO_PAD.encode(written)

@@ -1,6 +1,6 @@
--- The keys of a page, walked along the list's index, and their rows; what they are sure to show, and whether something is
--- parked that they may lack, of one moment. One row of nulls where there is none. A key may stand in several parts.
--- Without its limit the look-up of a row would be joined as a whole, and a summed view be summed up whole.
+-- The keys of a page from the list's index, their rows, the view's checkpoints, and whether any record of the view is
+-- parked, all from one snapshot. One row of nulls if the page is empty. DISTINCT: a key may occur in several
+-- partitions. LIMIT 1 keeps the planner from joining the whole relation, and from computing all sums of a summed view.
 SELECT
     shown.offsets,
     page.key,

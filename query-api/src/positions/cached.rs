@@ -1,4 +1,4 @@
-//! What is known of Redis: what names its rows, and how far they are.
+//! Known state of Redis: the makings that name its rows, and their positions.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,13 +9,14 @@ use schemas::feeds::{FeedId, PerFeed};
 use super::ends::{Ends, PastEnds};
 use super::{Makings, NOTHING, Offsets, to_index};
 
-/// Redis, as long as it is known to follow the log.
+/// State of Redis while its positions are tracked.
 #[derive(Debug, Clone)]
 pub(super) struct Cached {
     pub(super) makings: PerFeed<Makings>,
-    /// Of feeds whose rows projectors write there. What readers put there shows what Postgres did.
+    /// Offsets of the feeds whose rows projectors write to Redis. Rows that readers put there follow the offsets of
+    /// Postgres.
     pub(super) offsets: Offsets,
-    /// Redis's clock in ms when ours showed the instant.
+    /// Redis's clock in ms at the given instant of the local clock.
     pub(super) clock: (u64, Instant),
     pub(super) ends: Ends,
 }
@@ -27,7 +28,7 @@ impl Cached {
         Self { makings, offsets: Offsets::none(partitions), clock, ends: Ends::none(partitions) }
     }
 
-    /// Follows no position any more that is below the floor.
+    /// Drops the positions that are below the floor.
     pub(super) fn distrust(&mut self, floor: &Offsets) {
         for feed in FeedId::all().into_iter().filter(|feed| feed.has_rows_in_redis()) {
             for (index, floor) in floor.of(feed).iter().enumerate() {
@@ -39,7 +40,7 @@ impl Cached {
         }
     }
 
-    /// Follows nothing of a partition any more.
+    /// Drops the positions of a partition.
     pub(super) fn lose(&mut self, partition: u32) {
         for feed in FeedId::all() {
             if let Some(making) = Arc::make_mut(&mut self.makings[feed]).get_mut(to_index(partition)) {
@@ -49,7 +50,7 @@ impl Cached {
         }
     }
 
-    /// Returns the positions that moved.
+    /// Applies a notification and returns the positions that moved.
     pub(super) fn take(
         &mut self,
         news: &News<'_>,
@@ -69,7 +70,7 @@ impl Cached {
         moved
     }
 
-    /// A new incarnation may begin behind what the one before showed.
+    /// Records a position and returns it if it moved. A new incarnation may start behind the previous one.
     pub(super) fn know(
         &mut self,
         (feed, partition): (FeedId, u32),

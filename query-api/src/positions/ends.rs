@@ -1,9 +1,9 @@
-//! Where the log ends, as the projectors publish it every second.
+//! Ends of the log's partitions, which the projectors publish every second.
 //!
-//! A token comes from an answer, so what it names was in the log before its request arrived. An end that was asked for
-//! after that, and is not behind the token, tells that nobody ever gave it.
+//! A token comes from an answer, so the records that it names were in the log before its request arrived. An end that
+//! was read after that and does not lie beyond the token proves that no answer ever carried it.
 //!
-//! Those of before tell for how long a place has not shown what is in the log.
+//! Past ends show for how long a place has lagged.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,37 +14,39 @@ use schemas::token::Token;
 
 use super::to_index;
 
-/// More than a round trip to Redis, whose clock is known that well.
+/// Tolerance for the estimate of Redis's clock, whose error is below a round trip to Redis.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
-/// More than any partition takes: a token that is further ahead of a known end is refused at once.
+/// Upper bound of the write rate of a partition: a token that is further beyond a known end than this rate allows is
+/// refused at once.
 const MAX_RECORDS_A_SECOND: i64 = 1_000_000;
 
-/// Ends of one partition that are remembered: a place that is further behind than ten minutes is so at least.
+/// Number of past ends kept per partition, about ten minutes: beyond that a lag is reported as a lower bound.
 const MAX_KNOWN: usize = 600;
-/// An end is published every second.
+/// Maximum age of the last published end at which a partition without newer records counts as caught up. An end is
+/// published every second.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
-/// By partition.
+/// Latest ends, by partition.
 #[derive(Debug, Clone)]
 pub(super) struct Ends(Arc<[End]>);
 
-/// The ends of some time. Redis may go away meanwhile.
+/// Recent ends of all partitions, kept across an outage of Redis.
 #[derive(Debug)]
 pub(super) struct PastEnds {
-    /// Redis's, in ms, when ours showed the instant.
+    /// Redis's clock in ms at the given instant of the local clock.
     clock: (u64, Instant),
     by_partition: Vec<Past>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Past {
-    /// Those at which there was more than before.
+    /// Ends at which the partition had grown.
     ends: VecDeque<End>,
-    /// When the last one was published, by Redis's clock.
+    /// Time at which the latest end was published, by Redis's clock.
     heard_ms: i64,
 }
 
-/// Whether the log has what a token names.
+/// Result of comparing a token with the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
     Yes,
@@ -57,21 +59,23 @@ impl Ends {
         Self(vec![End::default(); to_index(partitions)].into())
     }
 
-    /// Of a partition that is not there, nothing is known.
+    /// Records the end of a partition. Partitions that do not exist are ignored.
     pub(super) fn know(&mut self, partition: u32, end: End) {
         if let Some(known) = Arc::make_mut(&mut self.0).get_mut(to_index(partition)) {
             *known = end;
         }
     }
 
-    /// `clock`: Redis's, in ms, when ours showed the instant.
+    /// Returns whether the log contains the positions in `token`, whose request arrived at `arrived`. `clock` is
+    /// Redis's clock in ms at the given instant.
     pub(super) fn have(&self, token: &Token, arrived: Instant, clock: (u64, Instant)) -> Written {
         let (arrived_ms, now_ms) = (at(clock, arrived), at(clock, Instant::now()));
         let of_partition = |(partition, offset): (&u32, &i64)| {
             let Some(end) = self.0.get(to_index(*partition)).filter(|end| end.next_offset > 0) else {
                 return Written::Unknown;
             };
-            // Of an end from before, more may have been written since. One of the future is of a clock that went back.
+            // Records may have been written since an older end. An end from the future means that Redis's clock went
+            // back.
             let is_younger = (arrived_ms + ms(CLOCK_SLACK)..=now_ms + ms(CLOCK_SLACK)).contains(&end.at_ms);
             let since_secs = (now_ms - end.at_ms).max(0) / 1000 + 1;
             let ahead = offset.saturating_sub(end.next_offset);
@@ -104,7 +108,7 @@ impl PastEnds {
     pub(super) fn know(&mut self, partition: u32, end: End) {
         let Some(Past { ends, heard_ms }) = self.by_partition.get_mut(to_index(partition)) else { return };
         *heard_ms = end.at_ms;
-        // A log that was replaced ends earlier.
+        // If the log was replaced, the new one may end earlier.
         ends.retain(|earlier| earlier.next_offset <= end.next_offset);
         if ends.back().is_some_and(|last| last.next_offset == end.next_offset) {
             return;
@@ -115,8 +119,8 @@ impl PastEnds {
         ends.push_back(end);
     }
 
-    /// Returns for how long there have been records, at least, that these offsets do not show; `None`: it is not known
-    /// where the log ends.
+    /// Returns a lower bound of the age of the oldest record beyond these offsets, or `None` if the end of the log is
+    /// unknown.
     pub(super) fn behind(&self, offsets: &[i64], now: Instant) -> Option<Duration> {
         let now_ms = at(self.clock, now);
         let (mut since, mut is_known) = (None, true);
@@ -131,7 +135,7 @@ impl PastEnds {
     }
 }
 
-/// Returns Redis's time when ours showed the instant; it may have been later by a round trip.
+/// Converts a local instant to Redis's time; the result may be early by a round trip.
 fn at((then_ms, then): (u64, Instant), instant: Instant) -> i64 {
     let then_ms = i64::try_from(then_ms).unwrap_or(i64::MAX);
     let (after, before) = (instant.saturating_duration_since(then), then.saturating_duration_since(instant));
@@ -148,7 +152,8 @@ mod tests {
 
     use super::*;
 
-    /// Of the partition 0 of two, at a time of Redis's, whose clock shows 60,000 when the request arrives.
+    /// Compares a token with an end of partition 0 (of two) that was published at `at_ms`. Redis's clock shows 60,000
+    /// when the request arrives.
     fn told(next_offset: i64, at_ms: i64, token: &str, waits: Duration) -> Written {
         let mut ends = Ends::none(2);
         ends.know(0, End { next_offset, at_ms });
@@ -193,7 +198,7 @@ mod tests {
     fn a_place_is_behind_since_there_was_more_than_it_shows() {
         let begun = Instant::now();
         let mut ends = PastEnds::none(2, (60_000, begun));
-        // At 70,000.
+        // Redis's clock shows 70,000.
         let behind = |ends: &PastEnds, offsets: [i64; 2]| {
             ends.behind(&offsets, begun + Duration::from_secs(10)).map(|behind| behind.as_secs())
         };

@@ -1,4 +1,4 @@
-//! Offsets that are shown, and tokens that they cover.
+//! Visible offsets, and the tokens that they cover.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{NOTHING, Scope, to_index};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offsets(pub(super) PerFeed<Arc<[i64]>>);
 
-/// A view shows a partition up to and with this offset.
+/// Position of a view: it shows the partition up to and including this offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Applied<'a> {
     pub(crate) view: &'a str,
@@ -29,7 +29,8 @@ impl Offsets {
         &self.0[feed]
     }
 
-    /// Returns what moved: feed, partition, offset. Views that this build does not know are passed over.
+    /// Advances to the given positions and returns those that moved: feed, partition, offset. Views that are unknown to
+    /// this build are ignored.
     pub(crate) fn advance<'a>(&mut self, applied: impl IntoIterator<Item = Applied<'a>>) -> Vec<(FeedId, u32, i64)> {
         let mut moved = Vec::new();
         for Applied { view, partition, offset } in applied {
@@ -44,17 +45,17 @@ impl Offsets {
     }
 }
 
-/// What an answer shows.
+/// The positions that an answer shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shows {
-    /// The partition of its aggregate, up to and with the offset.
+    /// The partition of its aggregate, up to and including the offset.
     One(u32, i64),
-    /// Each partition.
+    /// All partitions, each up to and including its offset.
     All(Arc<[i64]>),
 }
 
 impl Shows {
-    /// Tells whether it shows what a token names of the partitions that matter to it.
+    /// Returns whether the answer shows the token's positions, as far as it depends on their partitions.
     pub(crate) fn covers(&self, token: &Token) -> bool {
         match self {
             Self::One(partition, offset) => token.positions.get(partition).is_none_or(|wanted| wanted <= offset),
@@ -71,12 +72,12 @@ impl Shows {
     }
 }
 
-/// Whether these offsets show all that the token names.
+/// Returns whether these offsets cover every position in the token.
 pub(crate) fn covers(offsets: &[i64], token: &Token) -> bool {
     token.positions.iter().all(|(partition, offset)| offsets.get(to_index(*partition)).is_some_and(|at| at >= offset))
 }
 
-/// What these offsets are sure to show, as a token's text; `None`: nothing.
+/// Formats these offsets as a token; returns `None` if no record is shown.
 pub(crate) fn token_text(log: LogId, offsets: &[i64], scope: Scope) -> Option<String> {
     use std::fmt::Write as _;
     let mut text = String::new();

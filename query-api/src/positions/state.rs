@@ -1,4 +1,4 @@
-//! What is known of both places at one moment.
+//! Known positions of both places at one moment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,16 +12,19 @@ use super::offsets::token_text;
 use super::waiters::{At, Position};
 use super::{Log, NOTHING, Offsets, Place, Places, Scope, covers, to_index};
 
-/// Redis has so long to show what Postgres does, and less than twice that.
+/// Time that Redis has to show the records that Postgres shows. A lag is noticed after this time at the earliest and
+/// twice this time at the latest.
 pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
+/// Positions of Redis and Postgres.
 pub(super) struct State {
     pub(super) log: Option<Log>,
     pub(super) store: Option<Offsets>,
-    /// What Postgres showed then; it becomes the floor.
+    /// The offsets that Postgres showed at the instant; they become the next floor.
     recent: Option<(Instant, Offsets)>,
-    /// What Postgres showed a moment ago. A Redis that shows less is not followed any more: it can be read, and not written.
+    /// Offsets that Postgres showed a moment ago. Positions of Redis below them are not used: Redis is readable, but
+    /// the projectors cannot write to it. written.
     pub(super) floor: Option<Offsets>,
     pub(super) cache: Option<Cached>,
     pub(super) ends: Option<PastEnds>,
@@ -40,7 +43,7 @@ impl State {
         *floor = Some(offsets);
     }
 
-    /// Tells whether the log has what a token names, of a request that arrived then.
+    /// Returns whether the log contains the positions in the token of a request that arrived at `arrived`.
     pub(super) fn is_written(&self, token: &Token, arrived: Instant) -> Written {
         self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
     }
@@ -59,14 +62,14 @@ impl State {
         Some(Place::Cache { makings: cache.makings[feed].clone(), offsets: offsets.clone() })
     }
 
-    /// Returns the offsets that Redis shows of a feed. Rows that readers put there show what Postgres does.
+    /// Returns the offsets that Redis shows of a feed. Rows that readers put there follow the offsets of Postgres.
     pub(super) fn in_cache(&self, feed: FeedId) -> Option<&Arc<[i64]>> {
         let cache = self.cache.as_ref()?;
         let offsets = if feed.has_rows_in_redis() { &cache.offsets } else { self.store.as_ref()? };
         Some(&offsets.0[feed])
     }
 
-    /// In each place a position that has to come before the token is shown there.
+    /// Returns, for each place, a position that it must reach before it can show the token.
     pub(super) fn missing(&self, (feed, places): (FeedId, Places), token: &Token) -> Vec<Position> {
         let of_place = |at, offsets: Option<&[i64]>| {
             let offsets = offsets.unwrap_or_default();
@@ -86,7 +89,7 @@ impl State {
         }
     }
 
-    /// By partition, of both places.
+    /// Returns the larger offset of the two places, by partition.
     pub(super) fn furthest(&self, feed: FeedId) -> Option<Vec<i64>> {
         let (store, cache) =
             (self.store.as_ref().map(|store| store.of(feed).to_vec()), self.in_cache(feed).map(|cache| cache.to_vec()));
@@ -96,7 +99,7 @@ impl State {
         }
     }
 
-    /// What any of the places shows of the partitions that the token names.
+    /// Returns the furthest offsets of `places` in the partitions that the token names, as a token.
     pub(super) fn reached_of(&self, (feed, places): (FeedId, Places), token: &Token) -> Option<String> {
         let mut offsets = vec![NOTHING; to_index(self.log?.partitions)];
         let cached = self.in_cache(feed).filter(|_| places == Places::Any).map(|offsets| &**offsets);

@@ -28,7 +28,7 @@ fn making(incarnation: u64) -> Making {
     Making { incarnation, generation: 1, revision: 0 }
 }
 
-/// Of the partition 0.
+/// Sets the position of partition 0 in Redis.
 fn know_cache(positions: &Positions, incarnation: u64, offset: i64) {
     let shown = Shown { making: making(incarnation), offset, hash: None }.to_string();
     let news = News { partition: 0, values: vec![("product", shown.as_str())] };
@@ -40,7 +40,7 @@ fn tell(positions: &Positions, (incarnation, partition): (u64, u32), offset: i64
     positions.advance_cache(&News { partition, values: vec![("product", shown.as_str())] })
 }
 
-/// By partition, incarnations and offsets.
+/// Expects Redis, with these incarnations and offsets by partition.
 fn cache(shown: [Option<(u64, i64)>; 2]) -> Place {
     Place::Cache {
         makings: shown.map(|shown| shown.map(|(incarnation, _)| making(incarnation))).into(),
@@ -86,12 +86,12 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
         async move { positions.reach((product(), Places::Any), &both, SOON, None).await }
     });
     positions.someone_waits().await;
-    // Either place has one half: neither shows the token.
+    // Each place shows one half of the token, so neither shows all of it.
     tell(&positions, (1, 0), 7);
     positions.advance_store(applied(1, 4), Instant::now());
     tokio::task::yield_now().await;
     assert!(!waits.is_finished());
-    // One partition begins again, further behind, and gets there.
+    // One partition starts anew at an earlier offset, and catches up.
     tell(&positions, (2, 0), 6);
     tell(&positions, (1, 1), 9);
     tokio::task::yield_now().await;
@@ -107,13 +107,13 @@ fn a_new_incarnation_is_where_it_says_and_harms_no_other_partition() {
     know_cache(&positions, 1, 5);
     tell(&positions, (1, 1), 7);
     assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]));
-    // News that come late change nothing.
+    // Late notifications change nothing.
     tell(&positions, (1, 0), 4);
     assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]));
-    // It may be behind what the old one showed.
+    // A new incarnation may start behind the old one.
     tell(&positions, (2, 0), 4);
     assert_eq!(positions.place(product()), cache([Some((2, 4)), Some((1, 7))]));
-    // What a reader found there instead.
+    // A reader found other positions there.
     let view = StoredView::named("product").unwrap();
     positions.know_shown((view, 1), Some(Shown { making: making(3), offset: 8, hash: None }));
     positions.know_shown((view, 0), None);
@@ -133,7 +133,7 @@ fn a_redis_that_does_not_come_to_show_what_postgres_does_is_not_followed_until_i
     assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]), "it may be about to");
     positions.advance_store(applied(0, 9), after(1.0));
     assert_eq!(positions.place(product()), cache([None, Some((1, 7))]));
-    // Though a look finds the same again.
+    // A full read that finds the same positions changes nothing.
     know_cache(&positions, 1, 5);
     assert_eq!(positions.place(product()), cache([None, None]));
     tell(&positions, (1, 0), 6);
@@ -220,7 +220,7 @@ async fn a_token_that_the_log_does_not_reach_is_refused_and_one_that_it_reached_
     told(5, 999_500);
     assert_eq!(reach(999_999_999_999).await, Err(NotReached::Ahead));
     assert_eq!(reach(5).await, Err(NotReached::Behind { token: None }));
-    // Asked of Kafka while the request waits.
+    // The end was read from Kafka while the request waited.
     told(5, 1_001_500);
     assert_eq!(positions.reach((product(), Places::Any), &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
     assert_eq!(reach(4).await, Err(NotReached::Behind { token: None }));

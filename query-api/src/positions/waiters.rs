@@ -1,5 +1,5 @@
-//! Who waits for which position. News wake only those whose position they bring: ten thousand that wait cost nothing
-//! while others' news pass by.
+//! Registry of the requests that wait for a position. An advance wakes only the requests that wait for it, so ten
+//! thousand waiting requests cost nothing while other positions advance.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,46 +9,47 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use schemas::feeds::FeedId;
 use tokio::sync::Notify;
 
-/// Requests that may wait at a time.
+/// Maximum number of waiting requests.
 const MAX_WAITERS: usize = 10_000;
 
-/// Of those, from one address, that wait for what may never have been written.
+/// Maximum number of requests from one address that wait for a position that may not exist.
 const MAX_UNPROVEN: usize = 100;
 
-/// Where a position is waited for.
+/// The place whose position a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum At {
     Cache,
     Store,
 }
 
-/// A position of a place: place, feed, partition, offset.
+/// A position in a place: place, feed, partition, offset.
 pub(super) type Position = (At, FeedId, u32, i64);
 
 #[derive(Debug, Default)]
+/// Waiting requests, by the position that they wait for.
 pub(super) struct Waiters {
     count: AtomicUsize,
     next_id: AtomicUsize,
-    /// By position, and an id that makes each entry one waiter's own.
+    /// Entries by position and waiter id.
     waiting: Mutex<BTreeMap<(Position, usize), Arc<Notify>>>,
     unproven: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One of those that an address may have, until it is dropped.
+/// A permit to wait for a position that may not exist, counted against its address until dropped.
 pub(super) struct Unproven<'a> {
     waiters: &'a Waiters,
-    /// `None`: one that is not counted.
+    /// The address, or `None` if the permit is not counted.
     from: Option<IpAddr>,
 }
 
-/// Counted while it lives.
+/// A waiting request, counted until dropped.
 pub(super) struct Waiter<'a> {
     waiters: &'a Waiters,
     id: usize,
     woken: Arc<Notify>,
 }
 
-/// One waiter's entries, gone when it is dropped.
+/// The entries of one waiter, removed when dropped.
 pub(super) struct Entry<'a> {
     waiter: &'a Waiter<'a>,
     positions: Vec<Position>,
@@ -59,7 +60,7 @@ impl Waiters {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// `None`: too many wait already.
+    /// Registers a waiter; returns `None` if [`MAX_WAITERS`] are waiting already.
     pub(super) fn enter(&self) -> Option<Waiter<'_>> {
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -67,8 +68,8 @@ impl Waiters {
         (before < MAX_WAITERS).then_some(waiter)
     }
 
-    /// Counts one more that waits for what may never have been written. This machine and whoever is not told of are not
-    /// counted. `None`: too many do from there.
+    /// Permits a wait for a position that may not exist; returns `None` if the address has [`MAX_UNPROVEN`] already.
+    /// Loopback and unknown addresses are not counted.
     pub(super) fn enter_from(&self, from: Option<IpAddr>) -> Option<Unproven<'_>> {
         let from = from.map(network).filter(|from| !from.is_loopback());
         if let Some(from) = from {
@@ -82,7 +83,8 @@ impl Waiters {
         Some(Unproven { waiters: self, from })
     }
 
-    /// The place shows the partition up to and with this offset now.
+    /// Wakes the waiters whose positions are reached now that the place shows the partition up to and including this
+    /// offset.
     pub(super) fn wake(&self, (at, feed, partition, offset): Position) {
         let mut waiting = self.lock();
         let (first, last) = (((at, feed, partition, i64::MIN), 0), ((at, feed, partition, offset), usize::MAX));
@@ -99,7 +101,8 @@ impl Waiters {
 }
 
 impl Waiter<'_> {
-    /// To be woken by any of them. Nothing may move between the look that found these missing and this call.
+    /// Registers the waiter, to be woken by any of the positions. The caller must hold the lock under which it found
+    /// them missing, so that none can be reached in between.
     pub(super) fn wait_for(&self, positions: Vec<Position>) -> Entry<'_> {
         let mut waiting = self.waiters.lock();
         for position in &positions {
@@ -137,7 +140,7 @@ impl Drop for Unproven<'_> {
     }
 }
 
-/// Returns what one client has: of IPv6 a network of 64 bits.
+/// Returns the network that identifies a client: an IPv4 address, or the /64 network of an IPv6 address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),

@@ -1,7 +1,7 @@
-//! Copies of the primary, which follow it at some distance, and take reads off it.
+//! Read replicas of the primary, which take load off it and may lag.
 //!
-//! Invariant: a replica is asked only while its last look said that it holds the same log. How far it is, each answer
-//! says itself.
+//! Invariant: a replica receives queries only while its last probe found the same log there. Each answer carries its
+//! own positions, so lag is safe.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -15,18 +15,18 @@ use crate::positions::Log;
 #[derive(Default)]
 pub(super) struct Replicas {
     all: Vec<Replica>,
-    /// They take turns.
+    /// Counter for round robin.
     turn: AtomicUsize,
 }
 
 struct Replica {
     server: Server,
-    /// From a look that went well to the next failure.
+    /// True after a successful probe, until the next failure.
     is_usable: AtomicBool,
 }
 
 impl Replicas {
-    /// They need not be there. `limits`: of each.
+    /// Creates the pools; `limits` apply to each replica. The replicas do not need to be reachable yet.
     pub(super) fn connect(urls: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
         let connect = |url| Ok(Replica { server: Server::connect(url, limits)?, is_usable: AtomicBool::new(false) });
         Ok(Self { all: urls.iter().map(connect).collect::<Result<_, _>>()?, turn: AtomicUsize::default() })
@@ -36,7 +36,8 @@ impl Replicas {
         self.all.iter().any(Replica::is_usable)
     }
 
-    /// `None`: none could answer. One that failed is left alone until a look finds it well again.
+    /// Queries the next usable replica. Returns `None` if there is none or it fails; a replica that failed receives no
+    /// queries until a probe succeeds.
     pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Option<Vec<Row>> {
         let usable: Vec<&Replica> = self.all.iter().filter(|replica| replica.is_usable()).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;
@@ -51,7 +52,7 @@ impl Replicas {
         }
     }
 
-    /// At each, beside the limits.
+    /// Probes every replica, bypassing the query limits.
     pub(super) async fn look(&self, log: Log) {
         futures_util::future::join_all(self.all.iter().map(async |replica| {
             let is_usable = match replica.server.log().await {

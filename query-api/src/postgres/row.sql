@@ -1,8 +1,8 @@
--- One row (its columns null where there is none), what it is sure to show, and the first record that is parked and not in
--- it, of one moment.
+-- One row (null columns if it does not exist), the checkpoints, and the offset of the first parked record that the row
+-- lacks, from one snapshot.
 SELECT shown.offsets, rows.version, rows.data::text, shown.generation, shown.revision, left_out."offset"
 FROM (
-    -- Sorted once, by the index; an aggregate with an order of its own sorts for itself.
+    -- Sorted once, through the index; an ORDER BY inside an aggregate function would sort separately.
     SELECT
         array_agg(next_offset - 1) AS offsets,
         max(generation) AS generation,

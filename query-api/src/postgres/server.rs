@@ -1,4 +1,4 @@
-//! One Postgres, asked within limits.
+//! One Postgres server, queried within limits.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use tokio_postgres::types::ToSql;
 use crate::limiter::{Busy, Limiter};
 use crate::positions::Log;
 
-/// Every statement here looks up a key or walks an index in its order, and stops at its limit. A planner without
-/// statistics, as after a large import, may think that it is better to sum up a whole table first (74 ms a page
-/// instead of 8); and one that does not know the limit, to have workers read a tenth of it.
+/// Planner options. Every statement here looks up a key or scans an index in order, and stops at its limit. Without
+/// statistics, as after a large import, the planner may prefer to aggregate a whole table first (74 ms a page instead
+/// of 8); without knowing the limit, it may have parallel workers read a tenth of it.
 pub const PLANNER: &str = "-c enable_hashagg=off -c enable_sort=off -c enable_seqscan=off -c enable_bitmapscan=off \
                             -c max_parallel_workers_per_gather=0";
 
-/// An answer that takes longer is better refused than waited for.
+/// Maximum duration of a query; beyond it, refusing is better than waiting.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// For looking how far the views are: a flood of queries must not hide that.
+/// Number of connections outside the query limits, for polling checkpoints while queries use up all others.
 const CONNECTIONS_APART: usize = 1;
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -43,14 +43,14 @@ pub(crate) enum StoreError {
     Record(#[from] RecordError),
 }
 
-/// How much one server is asked at a time.
+/// Query limits of one server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Queries under way, each on a connection of its own.
+    /// Maximum number of concurrent queries, each on its own connection.
     pub(crate) connections: usize,
-    /// Queries that wait for one of those to end.
+    /// Maximum number of queued queries.
     pub(crate) queue: usize,
-    /// For how long.
+    /// Maximum time in the queue.
     pub(crate) wait: Duration,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// It need not be there.
+    /// Creates the pool. The server does not need to be reachable yet.
     pub(super) fn connect(url: &Secret, limits: Limits) -> Result<Self, PostgresError> {
         let connections = limits.connections + CONNECTIONS_APART;
         let pool = chassis::postgres::pool(url, PLANNER, connections, "query-api")?;
@@ -72,7 +72,8 @@ impl Server {
         self.query_apart(sql, params).await
     }
 
-    /// Beside the limits. `None` until the projector has folded the log's first record.
+    /// Reads the log's identity, bypassing the limits. Returns `None` until the projector has folded the log's first
+    /// record.
     pub(super) async fn log(&self) -> Result<Option<Log>, StoreError> {
         let rows = self.query_apart(include_str!("log.sql"), &[&JOURNAL]).await?;
         Ok(rows.first().map(|row| {
@@ -81,7 +82,7 @@ impl Server {
         }))
     }
 
-    /// Beside the limits; one at a time.
+    /// Runs a statement, bypassing the limits: there is one extra connection for this.
     pub(super) async fn query_apart(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
         let answer = tokio::time::timeout(ANSWER_WITHIN, async {
             let client: Object = self.pool.get().await?;

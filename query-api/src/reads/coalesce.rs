@@ -1,8 +1,8 @@
-//! Looks into Redis that are under way: whoever asks for the same row meanwhile shares their answer. A row that
-//! thousands ask for at once costs Redis one look at a time.
+//! Coalescing of row lookups in Redis: concurrent requests for the same row share one lookup, so a row that thousands
+//! request at once costs Redis one lookup at a time.
 //!
-//! Invariant: a look answers no token that was not shown before the look was sent, and nobody who knows that Redis has
-//! the row elsewhere by now.
+//! Invariant: a lookup serves only tokens that Redis showed before the lookup was sent, and only requests that expect
+//! the row at the same place in Redis.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,15 +17,16 @@ use crate::positions::covers;
 use crate::redis::{Hit, Place};
 
 #[derive(Clone)]
+/// A lookup in flight.
 pub(super) struct Look {
     id: u64,
     place: Place,
-    /// What Redis was known to show when the look was sent.
+    /// Offsets that Redis was known to show when the lookup was sent.
     offsets: Arc<[i64]>,
     pub(super) answer: Shared<BoxFuture<'static, Result<Hit, ReadError>>>,
 }
 
-/// Looks by view.
+/// Lookups in flight, by view.
 #[derive(Default)]
 pub(super) struct LookCoalescer(PerView<Mutex<OfView>>);
 
@@ -36,7 +37,8 @@ struct OfView {
 }
 
 impl LookCoalescer {
-    /// The look that is under way, or the one that `begin` makes. It has to be ended by its id.
+    /// Returns the lookup in flight if it serves the request, else the one that `begin` starts. The caller must end
+    /// that one by its id.
     pub(super) fn join<F>(
         &self,
         (view, key): (StoredView, &str),
@@ -48,7 +50,7 @@ impl LookCoalescer {
         F: Future<Output = Result<Hit, ReadError>> + Send + 'static,
     {
         let mut of_view = self.lock(view);
-        // One that ended and is still here panicked.
+        // A lookup that has ended but was not removed has panicked.
         let is_enough = |look: &&Look| {
             let is_fresh = wanted.is_none_or(|token| covers(&look.offsets, token));
             look.answer.peek().is_none() && look.place == place && is_fresh
@@ -65,7 +67,7 @@ impl LookCoalescer {
 
     pub(super) fn end(&self, view: StoredView, key: &str, id: u64) {
         let mut of_view = self.lock(view);
-        // A later one may have taken its place.
+        // A later lookup may have replaced it.
         if of_view.by_key.get(key).is_some_and(|look| look.id == id) {
             of_view.by_key.remove(key);
         }
@@ -109,7 +111,7 @@ mod tests {
         assert_eq!(begin(&looks, 6, Some(5)), first);
         let second = begin(&looks, 6, Some(6));
         assert_ne!(second, first);
-        // The first one's end is not the second one's.
+        // The end of the first lookup does not end the second.
         looks.end(product(), "cd", first);
         assert_eq!(begin(&looks, 7, Some(6)), second);
         looks.end(product(), "cd", second);

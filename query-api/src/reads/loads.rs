@@ -1,8 +1,8 @@
-//! Loads of single rows from Postgres, shared by those who want the same one.
+//! Loads of single rows from Postgres, shared by concurrent requests for the same row.
 //!
-//! Invariant: however many ask for a row that Redis does not have, Postgres is asked once at a time, and not again for a
-//! moment, except by a token that the last answer does not show, or once Redis names other rows: those of the answer may
-//! have changed where they stood, by a rebuild or by something parked that was folded after all.
+//! Invariant: however many requests miss a row in Redis, Postgres is read once at a time, and not again for a moment,
+//! except for a token that the last answer does not show, or once Redis shows another making: a rebuild, or the folding
+//! of a parked record, may have changed rows without moving their position.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,19 +19,19 @@ use crate::positions::Scope;
 use crate::postgres::{Loaded, Side};
 use crate::redis;
 
-/// For how long a load may still be joined when it has ended: what was seen to be missing in Redis before it was put
-/// there begins no other. It answers no token that it does not show.
+/// How long an ended load can still be joined: requests that missed in Redis before the row was filled there start no
+/// further load. An ended load serves no token that it does not show.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// With where Redis had the row when the load began.
+/// Loads, each with the place of the row in Redis when it began.
 pub(super) type Flights = HashMap<Load, (Option<redis::Place>, Flight)>;
-/// View, key, and who may answer.
+/// Identity of a load: view, key, and the servers that may answer.
 type Load = (ViewId, String, Side);
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded<Option<Row>>>, ReadError>>>;
 
 impl Reads {
-    /// Joins the load of this row that is in flight or has ended just now, or begins one, which goes on if the request
-    /// is given up.
+    /// Joins the load of this row that is in flight or has just ended, or starts one, which continues if the request is
+    /// dropped.
     pub(super) fn load(
         self: &Arc<Self>,
         (view, key, scope): (ViewId, &str, Scope),
@@ -57,20 +57,20 @@ impl Reads {
         self.metrics.read(view.name(), if side == Side::Any { Origin::Replica } else { Origin::Postgres });
         let (reads, (_, key, _)) = (self.clone(), load.clone());
         let task = tokio::spawn(async move { reads.load_alone((view, &key, scope), place, side).await });
-        // A task that panicked is an outage of this row, not of its readers.
+        // A panic in the task fails this load, not the tasks of its readers.
         let flight = task.map(|joined| joined.unwrap_or(Err(ReadError::Unavailable))).boxed().shared();
         flights.insert(load.clone(), (place, flight.clone()));
         tokio::spawn(self.clone().end_of_load(load, flight.clone()));
         flight
     }
 
-    /// Nobody joins it any more.
+    /// Removes a load once it has ended and lingered.
     async fn end_of_load(self: Arc<Self>, load: Load, flight: Flight) {
         if flight.clone().await.is_ok() {
             tokio::time::sleep(LINGER).await;
         }
         let mut flights = self.flights();
-        // A later one may have taken its place.
+        // A later load may have replaced it.
         if flights.get(&load).is_some_and(|(_, standing)| standing.ptr_eq(&flight)) {
             flights.remove(&load);
         }
@@ -83,12 +83,12 @@ impl Reads {
         side: Side,
     ) -> Result<Arc<Loaded<Option<Row>>>, ReadError> {
         let (mut loaded, mut made) = self.store.row(side, row).await.map_err(failed)?;
-        // A replica may show the rows of before a rebuild, or of before something parked was folded after all.
+        // A replica may still show rows from before a rebuild, or from before parked records were folded.
         if loaded.is_copy && place.is_some_and(|place| !made.is_of(&place)) {
             (loaded, made) = self.store.row(Side::Primary, row).await.map_err(failed)?;
         }
         let loaded = Arc::new(loaded);
-        // Redis has no row that lacks something: it tells neither what, nor that.
+        // Redis cannot represent that a row lacks parked records, so such a row is not put there.
         if let Some(place) = place.filter(|place| made.is_of(place) && loaded.parked.is_none()) {
             let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.1.to_owned());
             tokio::spawn(async move {
