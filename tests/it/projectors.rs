@@ -81,7 +81,7 @@ pub(crate) async fn active(wanted: usize, projectors: &[&Service]) {
         let mut active = 0;
         for projector in projectors {
             let metrics = projector.admin_client().get("/metrics").await.text;
-            active += usize::from(metrics.contains("stampede_projector_active 1"));
+            active += usize::from(metrics.contains("\nstampede_projector_active 1"));
         }
         (active == wanted).then_some(())
     })

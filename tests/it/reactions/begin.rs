@@ -26,7 +26,7 @@ async fn waits_to_be_told(from: From) {
     let admin = reactor.admin_client();
     eventually("the reactor names the command to run", async || {
         let says = admin.get("/readyz").await.text.contains("`projector reactor from-end`");
-        let counts = admin.get("/metrics").await.text.contains("stampede_reactor_waits_to_be_told 1");
+        let counts = admin.get("/metrics").await.text.contains("\nstampede_reactor_waits_to_be_told 1");
         (says && counts).then_some(())
     })
     .await;
