@@ -105,10 +105,10 @@ enum EngineError {
 }
 
 enum Turn {
-    DeliveryReports(Vec<DeliveryReport>),
+    Reports(Vec<DeliveryReport>),
     Read(Option<ReadEvent>),
     Jobs(Vec<QueuedRequest>),
-    ParsedRequest(EngineRequest),
+    Request(EngineRequest),
     Loaded(Vec<Loaded>),
     /// Progress of the journal, sent periodically even if unchanged.
     Progress(JournalProgress),
@@ -221,14 +221,14 @@ impl Engine {
         tokio::select! {
             count = self.reports.recv_many(&mut reports, MAX_REPORTS_A_TURN), if !self.reports.is_closed() => {
                 debug_assert!(count > 0, "the producers outlive the engines");
-                Turn::DeliveryReports(reports)
+                Turn::Reports(reports)
             }
             event = next(&mut self.io.reading), if self.takes_records() => Turn::Read(event),
             count = self.lanes.take(&mut jobs, MAX_TURN), if takes && !stopping => {
                 if count == 0 { Turn::Stop } else { Turn::Jobs(jobs) }
             }
             turn = next_loaded(&mut self.inbox) => turn,
-            Some(request) = self.requests.recv() => Turn::ParsedRequest(request),
+            Some(request) = self.requests.recv() => Turn::Request(request),
             cleared = self.handover.cleared() => Turn::Cleared(cleared),
             Ok(()) = self.assignment.changed() => Turn::Assigned,
             _ = self.clock.changed() => Turn::Tick,
@@ -242,7 +242,7 @@ impl Engine {
     /// costs more than a decision.
     async fn fill_up(&mut self, turn: &mut Turn) {
         match turn {
-            Turn::DeliveryReports(reports) => {
+            Turn::Reports(reports) => {
                 tokio::task::yield_now().await;
                 while reports.len() < MAX_REPORTS_A_TURN
                     && let Ok(report) = self.reports.try_recv()
@@ -262,7 +262,7 @@ impl Engine {
 
     fn take(&mut self, turn: Turn, now: TimeMs) -> Result<(), EngineError> {
         match turn {
-            Turn::DeliveryReports(reports) => {
+            Turn::Reports(reports) => {
                 for DeliveryReport { ticket, offset } in reports {
                     self.io.reported(ticket);
                     self.machine.delivered(ticket, offset, &mut self.io);
@@ -280,7 +280,7 @@ impl Engine {
             Turn::Read(Some(ReadEvent::Failed(error))) => return Err(EngineError::Read(error)),
             Turn::Read(None) => self.io.reading = None,
             Turn::Jobs(jobs) => self.decide(jobs, now),
-            Turn::ParsedRequest(request) => self.answer_request(request),
+            Turn::Request(request) => self.answer_request(request),
             Turn::Loaded(all) => {
                 for brought in all {
                     match brought {

@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 
+use chassis::telemetry::with_causes;
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::Commit;
 use schemas::views::Source;
@@ -99,10 +100,10 @@ struct Poison {
 
 impl Poison {
     fn of(error: &ProjectorError) -> Option<Self> {
-        let reason = format!("{error:#}");
+        let reason = with_causes(error);
         match error {
             // Only views are isolated: the write side depends on the journal, which must have no gap.
-            ProjectorError::Session(FoldError::Panicked { feed: FeedId::View(view), aggregate, .. }) => {
+            ProjectorError::Fold(FoldError::Panicked { feed: FeedId::View(view), aggregate, .. }) => {
                 Some(Self { view: *view, aggregate: Some(aggregate.clone()), reason })
             }
             ProjectorError::Store(StoreError::Refused { view, source }) => {
@@ -218,5 +219,19 @@ impl Session {
             }
         }
         suspects.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_an_aggregate_whose_fold_panics_has_the_panics_text() {
+        let [view, ..] = StoredView::all();
+        let (aggregate, reason) = ("product/cd-1".to_owned(), "attempt to subtract with overflow".to_owned());
+        let error = FoldError::Panicked { feed: FeedId::View(view), aggregate, reason };
+        let reason = Poison::of(&error.into()).unwrap().reason;
+        assert!(reason.contains("attempt to subtract with overflow"), "{reason}");
     }
 }

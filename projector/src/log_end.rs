@@ -10,6 +10,7 @@ use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::Assignment;
 use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -66,7 +67,7 @@ impl LogEnd {
                 () = shutdown.requested() => return,
             };
             if let Err(error) = published {
-                let error = format!("{:#}", anyhow::Error::from(error));
+                let error = with_causes(&error);
                 tracing::debug!(error, "end of the log not published; queries wait for tokens of any position");
             }
             tokio::select! {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use schemas::feeds::{FeedId, PerView};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -50,7 +51,7 @@ pub(crate) enum ProjectorError {
     #[error("Postgres failed")]
     Store(#[from] StoreError),
     #[error("folding the log failed")]
-    Session(#[from] FoldError),
+    Fold(#[from] FoldError),
     #[error(transparent)]
     Log(LogError),
     #[error("starting the log reader failed")]
@@ -60,7 +61,7 @@ pub(crate) enum ProjectorError {
 impl ProjectorError {
     fn blame(&self) -> Option<Blame> {
         match self {
-            Self::Session(error) => error.blame(),
+            Self::Fold(error) => error.blame(),
             Self::Log(error) => error.blame(),
             Self::Store(_) | Self::Reader(_) => None,
         }
@@ -115,8 +116,8 @@ impl Projector {
             match outcome {
                 Ok(()) => continue,
                 Err(error) if self.stops.stop(error.blame(), &error) => continue,
-                Err(error @ (ProjectorError::Session(_) | ProjectorError::Log(_))) => {
-                    let reason = format!("{:#}", anyhow::Error::from(error));
+                Err(error @ (ProjectorError::Fold(_) | ProjectorError::Log(_))) => {
+                    let reason = with_causes(&error);
                     tracing::error!(error = reason, "halted: operator intervention required");
                     self.ready.log.waiting(format!("halted: {reason}"));
                     return shutdown.requested().await;
@@ -137,7 +138,7 @@ impl Projector {
                     {
                         self.commit_size.shrink();
                     }
-                    let reason = format!("{:#}", anyhow::Error::from(error));
+                    let reason = with_causes(&error);
                     if self.failure.as_ref() != Some(&reason) {
                         tracing::warn!(error = reason, "folding failed; restarting from the checkpoints");
                         self.failure = Some(reason.clone());
@@ -372,7 +373,7 @@ impl Projector {
     }
 
     fn cache_failed(&mut self, error: crate::redis::CacheError) {
-        let reason = format!("{:#}", anyhow::Error::from(error));
+        let reason = with_causes(&error);
         self.metrics.cache_failed();
         self.ready.redis.waiting(reason.clone());
         if self.cache_failure.as_ref() != Some(&reason) {

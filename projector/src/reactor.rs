@@ -28,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chassis::kafka::group::Assignment;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::chain::Verdict;
@@ -133,13 +134,13 @@ impl Reactor {
                 Err(ReactorError::Store(ReactorStoreError::Moved) | ReactorError::Lapsed) => LOOK_AGAIN,
                 Err(error) if self.stops.stop(error.blame(), &error) => LOOK_AGAIN,
                 Err(error @ (ReactorError::Read(_) | ReactorError::Log(_))) => {
-                    let reason = format!("{:#}", anyhow::Error::from(error));
+                    let reason = with_causes(&error);
                     tracing::error!(error = reason, "reactor halted: operator intervention required");
                     self.ready.waiting(format!("halted: {reason}"));
                     return shutdown.requested().await;
                 }
                 Err(error) => {
-                    let reason = format!("{:#}", anyhow::Error::from(error));
+                    let reason = with_causes(&error);
                     tracing::warn!(error = reason, "reactor session failed; restarting from the checkpoints");
                     self.ready.waiting(reason);
                     RETRY

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::Secret;
+use chassis::telemetry::with_causes;
 use postgres_types::ToSql;
 use schemas::feeds::FeedId;
 use schemas::journal::{SEGMENT_OFFSETS, SegmentHash};
@@ -83,10 +84,7 @@ async fn close((url, window): (Secret, Duration), mut whole: watch::Receiver<Who
                     closed.insert(partition, until);
                 }
                 Err(error) => {
-                    tracing::warn!(
-                        error = format!("{:#}", anyhow::Error::from(error)),
-                        "a segment could not be closed"
-                    );
+                    tracing::warn!(error = with_causes(&error), "a segment could not be closed");
                     session = None;
                     tokio::time::sleep(RETRY).await;
                     whole.mark_changed();

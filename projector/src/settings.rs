@@ -8,6 +8,7 @@ use chassis::env::Secret;
 use chassis::postgres::PostgresError;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use schemas::settings::{self, Difference, Settings};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -49,7 +50,7 @@ pub(crate) async fn agree(
         match kept.unwrap_or(Err(SettingsError::Silent)) {
             Ok(()) => return Ok(()),
             Err(SettingsError::Difference(difference)) => return Err(difference.into()),
-            Err(error) => ready.waiting(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => ready.waiting(with_causes(&error)),
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}

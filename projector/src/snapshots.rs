@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
+use chassis::telemetry::with_causes;
 use domain::{State, evolve};
 use schemas::aggregate::AggregateId;
 use schemas::events::WireEvent;
@@ -99,7 +100,7 @@ pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<D
         };
         if let Err(error) = done {
             let is_connection = matches!(error, SnapshotError::Connect(_) | SnapshotError::Postgres(_));
-            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the snapshots could not be kept up");
+            tracing::warn!(error = with_causes(&error), "the snapshots could not be kept up");
             metrics.snapshot_failed();
             if is_connection {
                 client = None;

@@ -28,6 +28,7 @@ use chassis::admin::AdminServer;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
+use chassis::telemetry::with_causes;
 use schemas::settings::{self, Difference, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -181,7 +182,7 @@ async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, s
             {
                 log_seen.waiting("the tables are missing: run `projector migrate`");
             }
-            Err(error) => log_seen.waiting(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => log_seen.waiting(with_causes(&error)),
         }
         tokio::select! {
             () = tokio::time::sleep(LOG_RETRY) => {}

@@ -188,7 +188,7 @@ impl Session {
                 };
                 Ok(Next::Folded(Box::new(Folded { advances, changes, batch, before, records })))
             }
-            Err(ProjectorError::Session(_)) => {
+            Err(ProjectorError::Fold(_)) => {
                 // The batches before this one must be committed first; then it is taken by itself.
                 before.restore(&mut self.all_progress);
                 self.held.push_front(batch);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
+use chassis::telemetry::with_causes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -174,7 +175,7 @@ async fn commit(
             () = store.repeats_are_due() => {
                 if let Err(error) = store.maintain_repeats(window, last_ms).await {
                     tracing::debug!(
-                        error = format!("{:#}", anyhow::Error::from(error)),
+                        error = with_causes(&error),
                         "maintenance of the table repeats failed; retrying"
                     );
                 }

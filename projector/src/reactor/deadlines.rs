@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use chassis::env::Secret;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use domain::reactions::Step;
 use tokio::sync::mpsc;
@@ -66,7 +67,7 @@ impl Deadlines {
                 Err(error) = self.fire_on() => error,
                 () = shutdown.requested() => return,
             };
-            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "Postgres failed; deadlines delayed");
+            tracing::warn!(error = with_causes(&error), "Postgres failed; deadlines delayed");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 () = shutdown.requested() => {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chassis::env::Secret;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 
@@ -35,7 +36,7 @@ impl Retries {
                 Err(error) = self.try_on() => error,
                 () = shutdown.requested() => return,
             };
-            let error = format!("{:#}", anyhow::Error::from(error));
+            let error = with_causes(&error);
             tracing::warn!(error, "Postgres failed; retries of parked records are delayed");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
 use chassis::shutdown::Shutdown;
+use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use domain::reactions::Step;
 use schemas::record::Record;
@@ -110,7 +111,7 @@ impl Unconfirmed {
                 Err(error) = self.look_on(&mut refused) => error,
                 () = shutdown.requested() => return,
             };
-            let error = format!("{:#}", anyhow::Error::from(error));
+            let error = with_causes(&error);
             tracing::warn!(error, "Postgres failed; rejections of unconfirmed orders are delayed");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}

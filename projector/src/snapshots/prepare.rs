@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use chassis::env::Secret;
+use chassis::telemetry::with_causes;
 use schemas::snapshots::FORM;
 use schemas::views::JOURNAL;
 
@@ -59,7 +60,7 @@ pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prep
                 Err(error @ (SnapshotError::Connect(_) | SnapshotError::Postgres(_))) => return Err(error.into()),
                 Err(error) => {
                     prepared.failed += 1;
-                    tell(format!("{:#}", anyhow::Error::from(error)));
+                    tell(with_causes(&error));
                 }
             }
             if told.elapsed() >= TELL_EVERY {

@@ -34,7 +34,7 @@ type Pick = usize;
 
 /// What a client may ask for, as often as it likes. Several may share a key.
 #[derive(Debug, Clone)]
-struct ExceptArgs {
+struct Wish {
     product: &'static str,
     key: &'static str,
     command: Command,
@@ -70,7 +70,7 @@ enum Op {
     /// The network does something to a record in flight.
     Carry(Pick, Fate),
     /// A delivery report reaches its machine.
-    DeliveryReport(Pick),
+    Report(Pick),
     /// A machine reads so many records further.
     Read(Pick, usize),
     /// Time passes at a machine.
@@ -197,7 +197,7 @@ struct Seen {
 }
 
 struct World {
-    wishes: Vec<ExceptArgs>,
+    wishes: Vec<Wish>,
     log: Vec<Vec<u8>>,
     /// Up to here all of it can be read, or is excepted.
     readable: usize,
@@ -218,7 +218,7 @@ struct World {
 
 impl World {
     /// One machine owns the partition, and every product is on sale.
-    fn new(machines: usize, wishes: &[ExceptArgs]) -> Self {
+    fn new(machines: usize, wishes: &[Wish]) -> Self {
         let exceptions = Recorder::<usize>::new(0).exceptions;
         let mut world = Self {
             wishes: wishes.to_vec(),
@@ -240,7 +240,7 @@ impl World {
         world.settle();
         for product in PRODUCTS {
             let precondition = Precondition::None;
-            world.wish(0, ExceptArgs { product, key: "registration", command: register(STOCK), precondition });
+            world.wish(0, Wish { product, key: "registration", command: register(STOCK), precondition });
         }
         world.settle();
         world
@@ -261,7 +261,7 @@ impl World {
                     self.carry(it, fate);
                 }
             }
-            Op::DeliveryReport(pick) => {
+            Op::Report(pick) => {
                 let awake: Vec<_> =
                     (0..self.reports.len()).filter(|it| self.is_awake(self.reports[*it].machine)).collect();
                 if let Some(it) = pick.checked_rem(awake.len()) {
@@ -376,14 +376,14 @@ impl World {
             return;
         }
         let (command, precondition) = (Command::Restock { quantity: 1 }, Precondition::None);
-        self.wishes.push(ExceptArgs { product: "p", key: "poison", command, precondition });
+        self.wishes.push(Wish { product: "p", key: "poison", command, precondition });
         self.clock += POISON_MS;
         self.send(it, self.wishes.len() - 1);
         self.clock -= POISON_MS;
         self.machines[it] = machine((it, self.machines[it].life + 1), &self.exceptions);
     }
 
-    fn wish(&mut self, machine: usize, wish: ExceptArgs) -> usize {
+    fn wish(&mut self, machine: usize, wish: Wish) -> usize {
         self.wishes.push(wish);
         self.ask(machine, self.wishes.len() - 1)
     }
@@ -395,7 +395,7 @@ impl World {
 
     fn send(&mut self, it: usize, wish: usize) -> usize {
         let now = self.now(it);
-        let ExceptArgs { product: id, key, command, precondition } = self.wishes[wish].clone();
+        let Wish { product: id, key, command, precondition } = self.wishes[wish].clone();
         let attempt = self.asked.len();
         self.look_at_names(it, id);
         let machine = &mut self.machines[it];
@@ -553,7 +553,7 @@ impl World {
             });
             let precondition = Precondition::None;
             let command = Command::Restock { quantity: 1 };
-            let last = self.wish(owner, ExceptArgs { product: "p", key: "last", command, precondition });
+            let last = self.wish(owner, Wish { product: "p", key: "last", command, precondition });
             self.settle();
             match &self.asked[last].answer {
                 Some((Answer::Accepted { .. }, _)) => return,
@@ -672,7 +672,7 @@ struct Product {
 }
 
 impl Product {
-    fn decide(&self, wish: &ExceptArgs) -> Result<Vec<domain::Event>, Rejection> {
+    fn decide(&self, wish: &Wish) -> Result<Vec<domain::Event>, Rejection> {
         let command = domain::Command::Product(wish.command.clone());
         domain::decide(&self.state, &command, TimeMs(0)).map_err(|rejection| match rejection {
             domain::Rejection::Product(rejection) => rejection,
@@ -699,16 +699,16 @@ struct Counted {
 }
 
 impl Counted {
-    fn is_of(&self, wish: &ExceptArgs) -> bool {
+    fn is_of(&self, wish: &Wish) -> bool {
         self.product == product(wish.product).as_str() && self.key == wish.key
     }
 
-    fn is_version(&self, wish: &ExceptArgs, version: u64) -> bool {
+    fn is_version(&self, wish: &Wish, version: u64) -> bool {
         self.product == product(wish.product).as_str() && self.version == version
     }
 
     /// It was decided on all before it, and its key counts once.
-    fn check(&self, history: &History, wishes: &[ExceptArgs]) {
+    fn check(&self, history: &History, wishes: &[Wish]) {
         let wish = wishes.get(self.wish).expect("somebody asked for what counts");
         assert!(self.is_of(wish));
         let before = history.product(index(self.offset), wish.product);
@@ -847,7 +847,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-fn any_wish() -> impl Strategy<Value = ExceptArgs> {
+fn any_wish() -> impl Strategy<Value = Wish> {
     let precondition = prop_oneof![
         8 => Just(Precondition::None),
         1 => Just(Precondition::Absent),
@@ -857,7 +857,7 @@ fn any_wish() -> impl Strategy<Value = ExceptArgs> {
     let of_new = prop_oneof![Just(register(STOCK)), any_command()];
     let asked = prop_oneof![3 => (any_of(&PRODUCTS), any_command()), 1 => (any_of(&NEW), of_new)];
     let wish = (asked, prop::sample::select(&KEYS[..]), precondition);
-    wish.prop_map(|((product, command), key, precondition)| ExceptArgs { product, key, command, precondition })
+    wish.prop_map(|((product, command), key, precondition)| Wish { product, key, command, precondition })
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -865,7 +865,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         24 => (machine(), 0..100_usize).prop_map(|(pick, wish)| Op::Ask(pick, wish)),
         20 => (any_pick(), any_fate()).prop_map(|(pick, fate)| Op::Carry(pick, fate)),
-        20 => any_pick().prop_map(Op::DeliveryReport),
+        20 => any_pick().prop_map(Op::Report),
         10 => (machine(), prop_oneof![1..8_usize, Just(usize::MAX)]).prop_map(|(pick, records)| Op::Read(pick, records)),
         3 => machine().prop_map(Op::Turn),
         2 => machine().prop_map(Op::TakeOver),
@@ -889,11 +889,11 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn any_world() -> impl Strategy<Value = (usize, Vec<ExceptArgs>, Vec<Op>)> {
+fn any_world() -> impl Strategy<Value = (usize, Vec<Wish>, Vec<Op>)> {
     (2..=3_usize, vec(any_wish(), 8..20), vec(any_op(), 0..400))
 }
 
-fn lived((machines, wishes, ops): &(usize, Vec<ExceptArgs>, Vec<Op>)) -> World {
+fn lived((machines, wishes, ops): &(usize, Vec<Wish>, Vec<Op>)) -> World {
     let mut world = World::new(*machines, wishes);
     for op in ops {
         world.step(*op);

@@ -8,20 +8,20 @@ use crate::partition::DoubtCause;
 use crate::partition::tests::register;
 
 /// What clients may ask for.
-pub(super) struct ExceptArgs {
+pub(super) struct Wish {
     pub(super) key: &'static str,
     pub(super) command: fn() -> Command,
 }
 
 /// One that the stock rejects until the other counts. The first is asked before all begins.
-pub(super) const WISHES: [ExceptArgs; 4] = [
-    ExceptArgs { key: "registration", command: || register(0) },
-    ExceptArgs { key: "restock", command: || Command::Restock { quantity: 1 } },
-    ExceptArgs {
+pub(super) const WISHES: [Wish; 4] = [
+    Wish { key: "registration", command: || register(0) },
+    Wish { key: "restock", command: || Command::Restock { quantity: 1 } },
+    Wish {
         key: "reserve",
         command: || Command::Reserve { order: OrderId("o".into()), quantity: 1, by: By::Client { hold_secs: None } },
     },
-    ExceptArgs { key: "last", command: || Command::Restock { quantity: 1 } },
+    Wish { key: "last", command: || Command::Restock { quantity: 1 } },
 ];
 pub(super) const RESTOCK: usize = 1;
 pub(super) const RESERVE: usize = 2;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use domain::State;
 
-use super::clients::{ExceptArgs, WISHES};
+use super::clients::{WISHES, Wish};
 use super::history::{History, digest_of};
 use crate::partition::tests::{NOW, PARTITION, PARTITIONS, Recorder, WINDOW, end_of, index, product};
 use crate::partition::{HaltError, NoOffset, Partition, ReadTo, Role, Ticket};
@@ -124,7 +124,7 @@ impl Owner {
                 .and_then(|()| {
                     WISHES
                         .iter()
-                        .try_for_each(|ExceptArgs { key, .. }| write!(text, "{:?}", memory.repeats.get(&product, key)))
+                        .try_for_each(|Wish { key, .. }| write!(text, "{:?}", memory.repeats.get(&product, key)))
                 });
         written.expect("a string takes everything");
         digest_of(&text)

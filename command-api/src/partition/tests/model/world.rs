@@ -7,7 +7,7 @@ use std::sync::Arc;
 use schemas::answers::Answer;
 use schemas::commands::Precondition;
 
-use super::clients::{Attempt, ExceptArgs, LAST, TRIES, Told, WISHES};
+use super::clients::{Attempt, LAST, TRIES, Told, WISHES, Wish};
 use super::history::{Flaw, History, Value};
 use super::owner::{DeliveryReport, Owner};
 use crate::partition::tests::{NOW, Recorder, Sent, int, request};
@@ -131,7 +131,7 @@ impl World {
         }
         self.turn(it, |owner, out| {
             for attempt in attempts {
-                let ExceptArgs { key, command } = &WISHES[attempt / TRIES];
+                let Wish { key, command } = &WISHES[attempt / TRIES];
                 let trace = Some(attempt.to_string().into());
                 let request = ParsedRequest { trace, ..request(*attempt, key, command(), Precondition::None) };
                 owner.partition.command(request, NOW, out);
