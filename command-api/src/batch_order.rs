@@ -127,8 +127,8 @@ impl LineInFlight {
         self.order.refuse(&self.aggregate);
     }
 
-    /// Assigns a line to a connection once it is known. An error is the line's answer: an earlier line was refused
-    /// meanwhile, or took another route.
+    /// Assigns a line in flight to a connection once that is known. An error is the line's answer: an earlier line was
+    /// refused meanwhile, or took another route.
     pub(crate) fn goes_by(&self, connection: u64) -> Result<(), Answer> {
         let mut lines = self.order.lines();
         if lines.refused.contains(&self.aggregate) {
@@ -203,7 +203,7 @@ impl LinkBatches {
             return Some(order.clone());
         }
         if self.known.len() >= self.tidied_at.min(MAX_BATCHES) {
-            // An order without lines in flight and refusals is equivalent to a new one.
+            // An order with neither lines in flight nor refusals is equivalent to a new one.
             let now = Instant::now();
             self.known
                 .retain(|_, (order, until)| Arc::strong_count(order) > 1 || (order.has_refused() && *until > now));

@@ -1,6 +1,6 @@
 //! Checks this instance's clock against the clocks of Kafka's brokers.
 //!
-//! A record carries its owner's time for ever, and no later record carries an earlier time, so an owner with a wrong
+//! A record keeps its owner's time permanently, and no later record carries an earlier time, so an owner with a wrong
 //! clock must be detected before it writes. Brokers timestamp the records of the topic [`schemas::topic::clock`];
 //! between these measurements the monotonic clock continues, so that a jump of the wall clock is detected at once.
 //!

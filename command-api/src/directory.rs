@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::kafka::reader::{LogReader, NoAnswer};
 
-/// Time within which a live owner that is asked for anything appends a record.
+/// Time within which a live owner appends a record in response to any command.
 const ALIVE_FOR: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 const MAX_JITTER_MS: u64 = 250;
@@ -74,7 +74,7 @@ fn newest_claim<'a>(records: impl Iterator<Item = (i64, &'a [u8])>) -> Option<i6
             Record::Commit(commit) => commit.epoch.claim,
             Record::Fence(fence) => fence.epoch.claim,
         };
-        // A record cannot belong to a claim that comes after it.
+        // A record cannot belong to a claim at a later offset.
         Some(claim).filter(|claim| *claim <= offset)
     };
     records.filter_map(claim).max()
@@ -114,8 +114,8 @@ async fn telling_claims(reader: &LogReader) -> Result<Vec<Claim<'static>>, NoAns
     Ok(claims)
 }
 
-/// Returns whether the partition has no live owner, judging by its log: a live owner that is asked for anything appends
-/// a record. The log is read twice, because the timestamp of its last record comes from another host's clock. If Kafka
+/// Returns whether the partition has no live owner, judging by its log: a live owner appends a record in response to
+/// any command. The log is read twice, because the timestamp of its last record is from another host's clock. If Kafka
 /// does not answer, the owner counts as alive.
 pub(crate) async fn is_silent(reader: &LogReader, partition: u32) -> bool {
     let last = match reader.last_offset(partition).await {

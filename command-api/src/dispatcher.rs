@@ -267,7 +267,7 @@ impl Dispatcher {
         if !matches!(answer, Answer::Misdirected | Answer::NoOwner | Answer::OutcomeUnknown) {
             return answer;
         }
-        // Before the next await, during which a later line could overtake it.
+        // Refused before the next await, during which a later line could overtake it.
         if let Some(line) = line {
             line.refuse();
         }

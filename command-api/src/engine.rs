@@ -58,7 +58,7 @@ pub(crate) struct Engine {
     pub(crate) budget: MemoryBudget,
     /// Set once another instance has requested the partition, or this one is shutting down.
     pub(crate) was_asked: bool,
-    /// Set once the partition is released because the clock is wrong.
+    /// Set once the partition is released because the clock cannot be right.
     pub(crate) let_go_by_clock: bool,
     /// Time at which this instance became the owner. Waiting for an owner does not count against a command's time
     /// limit.
@@ -95,7 +95,7 @@ impl Status {
     }
 }
 
-/// Reason for which an engine halts.
+/// Error that halts an engine.
 #[derive(Debug, thiserror::Error)]
 enum EngineError {
     #[error("log integrity check failed")]
@@ -146,11 +146,11 @@ impl Engine {
     }
 
     /// Returns the time that the whole turn uses, because the clock may jump at any moment. Releases the partition if
-    /// the clock is wrong.
+    /// the clock cannot be right.
     fn look_at_clock(&mut self) -> TimeMs {
         let (now, trust) = self.clock.look();
         if self.machine.look_at_clock(trust, now) {
-            tracing::warn!(kafka.partition = self.io.partition, "releasing the partition: the clock is wrong");
+            tracing::warn!(kafka.partition = self.io.partition, "releasing the partition: the clock cannot be right");
             self.let_go_by_clock = true;
         }
         now
@@ -336,7 +336,7 @@ impl Engine {
         }
     }
 
-    /// Evicts from memory as far as possible and requests missing states.
+    /// Evicts states and keys that need not stay in memory, and requests missing states.
     fn maintain(&mut self, known: JournalProgress, now: TimeMs) {
         if let JournalProgress::At(checkpoint) = known {
             self.machine.checkpointed(checkpoint, &mut self.io);
@@ -414,7 +414,7 @@ impl Engine {
         if was == Some(role) {
             return;
         }
-        tracing::info!(kafka.partition = self.io.partition, role = ?role, "role in the partition changed");
+        tracing::info!(kafka.partition = self.io.partition, role = ?role, "partition role changed");
         self.io.metrics.owned(self.io.partition, role == Role::Owner);
         match role {
             Role::Idle => {
@@ -469,7 +469,7 @@ impl Engine {
                     }
                     jobs.drain(..).for_each(|job| job.request.reply.send(Answer::NoOwner));
                 }
-                // Dropping a request answers it: this instance does not own the partition.
+                // Dropping a request signals that this instance does not own the partition.
                 Some(request) = self.requests.recv() => drop(request),
                 () = shutdown.requested() => return false,
             }

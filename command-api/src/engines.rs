@@ -129,7 +129,7 @@ impl Engines {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
                 reason = self.producers.failed() => {
-                    anyhow::bail!("the Kafka producer failed permanently; restart the process to continue: {reason}");
+                    anyhow::bail!("the Kafka producer failed permanently; exiting for a restart: {reason}");
                 }
                 trust = self.clock.changed() => match trust {
                     ClockTrust::Wrong => self.membership.end().await,

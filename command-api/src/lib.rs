@@ -9,7 +9,7 @@
 //!
 //! Invariant: answers are final. A command that may have been written is never reported as failed.
 //!
-//! Deliberately absent: a database in the hot path, locks around state, retries of decided commands.
+//! Deliberately absent: a database in the hot path, locks around state, retries after version conflicts.
 
 pub mod config;
 mod metrics;
@@ -205,8 +205,8 @@ async fn await_log(
     Ok(Some((partitions, reader)))
 }
 
-/// Waits for the log's id and publishes it. The id comes with the first record of partition 0, which that partition's
-/// first owner writes.
+/// Waits for the log's id and publishes it. The id is in the first record of partition 0, which that partition's first
+/// owner writes.
 async fn learn_log_id(
     reader: LogReader,
     dispatcher: Arc<Dispatcher>,

@@ -104,8 +104,8 @@ impl StateLoader {
         self.asked.try_send(QueuedLoad { partition, wanted }).map_err(|_| Unavailable)
     }
 
-    /// Requests names from an offset on, some of which arrive later. The queue has room for one request of each
-    /// partition.
+    /// Requests a partition's names from an offset on; the next page of them arrives later. The queue has room for one
+    /// request of each partition.
     pub(crate) fn ask_names(&self, partition: u32, from: i64) {
         // At shutdown the reader of names may be gone.
         let _ = self.lacking.try_send((partition, from));

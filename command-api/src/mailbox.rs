@@ -26,7 +26,7 @@ use crate::partition::{ParsedRequest, Role};
 
 /// Maximum number of single commands that wait for one partition.
 const MAX_CLIENTS: usize = 4096;
-/// Maximum number of those on one aggregate.
+/// Maximum number of single commands on one aggregate that wait.
 const MAX_PER_AGGREGATE: u32 = 1024;
 const MAX_INTERNAL: usize = 4096;
 /// Maximum number of batch lines in one partition's lane, not counting those that wait for room.

@@ -216,7 +216,6 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Processes a delivery report.
     pub fn delivered(&mut self, ticket: Ticket, report: Result<i64, NoOffset>, out: &mut impl Effects<Reply = R>) {
         if ticket.generation != self.generation {
             return;
@@ -249,8 +248,7 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Processes a record of the read in progress. After a failure it may be passed in again, once an exception covers
-    /// it.
+    /// Processes a record of the read in progress. It may be passed in again after an error that an exception resolves.
     pub fn record(&mut self, offset: i64, value: &[u8], out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         // The partition was released while the read was in progress.
         if matches!(self.phase, Phase::Idle) {
@@ -282,7 +280,6 @@ impl<R> Partition<R> {
             && self.memory.reader.epoch.is_some_and(|epoch| is_own(epoch.nonce))
     }
 
-    /// Processes the end of the requested read.
     pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         self.memory.check_recognized()?;
         match std::mem::replace(&mut self.phase, Phase::Idle) {

@@ -52,7 +52,7 @@ enum ToOwner<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 enum FromOwner {
     Answers(Vec<Answered>),
-    /// The peer does not own the partition, or not any more.
+    /// The peer does not own the partition, or no longer does.
     Gone {
         id: u64,
     },

@@ -1,4 +1,4 @@
-//! Hands `/buildinfo` what only the build knows: the compiler and the profile.
+//! Passes the compiler version and the build profile to `/buildinfo`.
 
 use std::env;
 use std::process::Command;

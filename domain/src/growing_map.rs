@@ -1,7 +1,8 @@
-//! A hash map that grows without a pause.
+//! A hash map that grows without long pauses.
 //!
-//! A plain one moves all that it holds whenever it is full: 0.4 s for the claims of a sale at a million of them, and every
-//! command of the partition waits. This one is many small ones from some size on, each of which moves by itself.
+//! A plain hash map moves all its entries whenever it is full: 0.4 s for a sale with a million claims, while every
+//! command of the partition waits. Above a certain size, this map consists of many small ones, each of which grows by
+//! itself.
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -10,12 +11,12 @@ use core::hash::{BuildHasher as _, Hash};
 use hashbrown::HashMap;
 use hashbrown::hash_map;
 
-/// Entries of a map that is still one.
+/// Number of entries at which the map is split into parts.
 const SPLIT_AT: usize = 4096;
 const PARTS: usize = 256;
 
-/// Each operation moves about a 256th of the entries at most, or 4,096 of them. An empty map is a null pointer,
-/// because most products of a large catalogue have nothing in most of their maps.
+/// A hash map of which each operation moves at most about a 256th of the entries, or 4,096 of them. An empty map is a
+/// null pointer, because most maps of most products in a large catalogue are empty.
 #[derive(Clone)]
 pub struct GrowingMap<K, V>(Option<Box<Parts<K, V>>>);
 
@@ -56,7 +57,7 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
         self.get(key).is_some()
     }
 
-    /// Gives what was there before.
+    /// Inserts a value and returns the previous one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let parts = self.0.get_or_insert_with(|| Box::new(Parts::One(HashMap::new())));
         parts.split_if_full();
@@ -85,7 +86,7 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
         removed
     }
 
-    /// In no order.
+    /// Iterates over the entries in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         match self.0.as_deref() {
             None => &[],
@@ -96,7 +97,7 @@ impl<K: Eq + Hash, V> GrowingMap<K, V> {
         .flat_map(hash_map::HashMap::iter)
     }
 
-    /// In no order.
+    /// Iterates over the values in arbitrary order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
@@ -118,7 +119,7 @@ impl<K: Eq + Hash, V> Parts<K, V> {
     }
 }
 
-/// By bits that the parts themselves, of less than 2^32 places, don't look at.
+/// Chooses the part of a key by bits of its hash that the parts themselves, of fewer than 2^32 slots, do not use.
 fn part_of<K: Hash, V>(parts: &[HashMap<K, V>], key: &K) -> usize {
     (parts[0].hasher().hash_one(key) >> 32) as usize % PARTS
 }

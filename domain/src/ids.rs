@@ -1,4 +1,4 @@
-//! Names that clients give to things. Their characters are checked at the border, in `schemas`.
+//! Ids chosen by clients. Their characters are validated at the border, in `schemas`.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -11,22 +11,22 @@ pub struct ProductId(pub Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderId(pub Box<str>);
 
-/// Half of the SHA-256 of an order's name, for maps of orders that only grow.
+/// Half of the SHA-256 of an order's id, as the key of maps of orders that only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 16]);
 
-/// Stands before the last part of the names of claims' orders, and in no name that a client gives to an order.
+/// Separates the sale from the order in the ids of orders made by claims; not allowed in ids that clients choose.
 pub const CLAIM_MARK: char = '~';
 
 impl OrderId {
-    /// Names a claim's order under the sale's own name: nobody else can have placed another one there. `order` has no
-    /// [`CLAIM_MARK`], so that the two can be told apart again.
+    /// Returns the id of a claim's order, prefixed with the sale's id, so that no client can have placed an order with
+    /// it. `order` contains no [`CLAIM_MARK`], so that the two parts can be separated again.
     pub fn of_claim(sale: &str, order: &str) -> Self {
         Self(format!("{sale}{CLAIM_MARK}{order}").into())
     }
 
-    /// Stands for the name. Clients choose the names of their orders: two that share a fingerprint would get the units of
-    /// one, so nobody may be able to find such a pair.
+    /// Returns a short substitute for the id. Clients choose the ids of their orders, and two with the same fingerprint
+    /// would share the units of one, so finding such a pair must be infeasible.
     pub fn fingerprint(&self) -> Fingerprint {
         let hash = Sha256::digest(self.0.as_bytes());
         Fingerprint(core::array::from_fn(|index| hash[index]))

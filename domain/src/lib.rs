@@ -1,19 +1,19 @@
-//! The rules of the shop: what a command does to an aggregate, and nothing else.
+//! The business rules of the shop: the effect of commands on aggregates, and nothing else.
 //!
 //! Each aggregate is a module of the same shape: `Command`, `Event`, `State`, `Rejection`, `decide`, `evolve`.
-//! This file joins them into sum types; the services know aggregates through these alone.
+//! This file joins them into sum types; the services use aggregates only through these.
 //!
 //! Invariant: `decide` is a pure function of a state, a command and a time. The crate is `no_std`, so the
 //! compiler proves that there is no clock, no environment, no file and no socket behind it.
 //!
-//! Invariant: `evolve` is total. A fact cannot be refused, so every check lives in `decide`.
+//! Invariant: `evolve` is total. A fact cannot be refused, so every check belongs in `decide`.
 //!
-//! Invariant: no events means that the command found its wish already so. A command repeated at once changes
-//! nothing more, with one exception: two restocks are two deliveries, and only their keys, which the domain
-//! does not see, tell a repeat from a second one.
+//! Invariant: an empty list of events means that the command's intent was already fulfilled. Repeating a command
+//! immediately has no further effect, with one exception: two restocks are two deliveries, and only their keys,
+//! which the domain does not see, distinguish a repeat from a second delivery.
 //!
-//! Absent on purpose: serialization (wire types live in `schemas` and are versioned apart from these) and
-//! traits over aggregates.
+//! Absent on purpose: serialization (wire types are in `schemas` and versioned separately) and traits over
+//! aggregates.
 #![no_std]
 
 extern crate alloc;
@@ -29,8 +29,8 @@ pub mod reactions;
 
 use alloc::vec::Vec;
 
-/// The most memory that one aggregate's state may take, in bytes as [`State::heap_bytes`] estimates them: some 800,000 claims
-/// of a sale, or 2.6 million open reservations of a product. Its owner holds it whole, and so does a snapshot.
+/// Maximum memory of one aggregate's state, in bytes as estimated by [`State::heap_bytes`]: about 800,000 claims of a
+/// sale, or 2.6 million open reservations of a product. Its owner holds it as a whole, and so does a snapshot.
 pub const MAX_STATE_BYTES: usize = 256 * 1024 * 1024;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -70,12 +70,12 @@ pub enum Rejection {
     Product(product::Rejection),
     Order(order::Rejection),
     Sale(sale::Rejection),
-    /// The aggregate's state has reached [`MAX_STATE_BYTES`]: it takes on nothing more, but all that ends something.
+    /// The aggregate's state has reached [`MAX_STATE_BYTES`]: only commands that add no entry are accepted.
     Full,
 }
 
 impl State {
-    /// What an aggregate is before its first event.
+    /// Returns the state of an aggregate before its first event.
     pub fn initial(aggregate: AggregateType) -> Self {
         match aggregate {
             AggregateType::Product => Self::Product(product::State::default()),
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// Tells in a word how far the aggregate has come at this time, as its view does.
+    /// Returns the aggregate's status at this time in one word, the same as in its view.
     pub fn status(&self, at: TimeMs) -> &'static str {
         match self {
             Self::Product(state) => state.status(),
@@ -93,7 +93,7 @@ impl State {
         }
     }
 
-    /// About how much memory it takes beyond its own size, in bytes; in a time that does not grow with it.
+    /// Estimates the memory of the state beyond its own size, in bytes, in constant time.
     pub fn heap_bytes(&self) -> usize {
         match self {
             Self::Product(state) => state.heap_bytes(),
@@ -122,22 +122,22 @@ impl Event {
         }
     }
 
-    /// Tells whether a state keeps something for each such event, so that many of them make it large.
+    /// Returns whether each such event adds an entry to the state, so that many of them make it large.
     fn adds_an_entry(&self) -> bool {
         match self {
             Self::Product(event) => event.adds_an_entry(),
-            // It has as many lines as it was placed with.
+            // The number of an order's lines is fixed when it is placed.
             Self::Order(_) => false,
             Self::Sale(event) => event.adds_an_entry(),
         }
     }
 }
 
-/// What `command`, taken at `at`, does to an aggregate in `state`. It borrows the command, because one whose
-/// outcome fell into doubt is decided again.
+/// Decides the events that `command`, accepted at `at`, causes for an aggregate in `state`. It borrows the command,
+/// because one with an unknown outcome is decided again.
 ///
 /// # Panics
-/// When state and command belong to different aggregates: the caller looked up the wrong state.
+/// Panics if state and command belong to different aggregates: the caller looked up the wrong state.
 pub fn decide(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     decide_within(MAX_STATE_BYTES, state, command, at)
 }
@@ -165,10 +165,10 @@ fn decide_by_type(state: &State, command: &Command, at: TimeMs) -> Result<Vec<Ev
     }
 }
 
-/// The state after `event`.
+/// Returns the state after `event`.
 ///
 /// # Panics
-/// When state and event belong to different aggregates: the caller looked up the wrong state.
+/// Panics if state and event belong to different aggregates: the caller looked up the wrong state.
 pub fn evolve(state: State, event: &Event) -> State {
     match (state, event) {
         (State::Product(state), Event::Product(event)) => State::Product(product::evolve(state, event)),

@@ -1,9 +1,10 @@
-//! An order: what a customer wants, and how far it has come.
+//! An order of a customer, from placement to delivery.
 //!
 //! Placed → confirmed, once every line is → paid → shipped → delivered. One refused line rejects a placed order; a
-//! confirmed one that is not paid in time expires; until it is shipped it can be cancelled. What has ended stays so.
+//! confirmed order that is not paid in time expires; an order can be cancelled until it is shipped. Final states are
+//! final.
 //!
-//! An order from elsewhere is recorded: it counts, and nobody does anything for it.
+//! An order from another system is recorded: it counts in views, but causes no reactions.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -12,10 +13,9 @@ use alloc::vec::Vec;
 use crate::TimeMs;
 use crate::ids::{CustomerId, PaymentId, ProductId, SaleId};
 
-/// The most lines that an order may have; it bounds the size of its events.
+/// Maximum number of lines of an order; it bounds the size of its events.
 pub const MAX_LINES: usize = 100;
-/// The most that all lines of an order may cost, and the most units that they may have: sums over many orders stay small
-/// enough to be added up.
+/// Maximum total of an order's lines, in cents and (below) in units, so that sums over many orders do not overflow.
 pub const MAX_TOTAL_CENTS: u64 = 1_000_000_000_000;
 const MAX_TOTAL_UNITS: u64 = 1_000_000_000;
 
@@ -27,7 +27,8 @@ pub enum Command {
         sale: Option<SaleId>,
         by: Placer,
     },
-    /// What was ordered, and served, elsewhere, for the amounts that were paid there. `has_reserved_name`: as of a placer.
+    /// Records an order that another system took and served, for the amounts paid there. `has_reserved_name`: see
+    /// [`Placer`].
     Record {
         customer: CustomerId,
         lines: Vec<Line>,
@@ -50,25 +51,25 @@ pub enum Command {
     Cancel {
         reason: Option<Box<str>>,
     },
-    /// `due_at`: not before.
+    /// `due_at`: earliest time.
     Expire {
         due_at: Option<TimeMs>,
     },
 }
 
-/// Who places an order.
+/// The origin of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placer {
-    /// `has_reserved_name`: it asks for a name that only a claim gives to its order.
+    /// A client. `has_reserved_name`: the id is one that only claims may give to their orders.
     Client { has_reserved_name: bool },
-    /// The reaction to a claim of all that the order wants: it is confirmed at once.
+    /// The reaction to a claim that covers the whole order, which is therefore confirmed at once.
     Claim,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Placed(Placement),
-    /// Of no sale.
+    /// An order of another system was recorded; it belongs to no sale.
     Recorded(Placement),
     LineConfirmed {
         product: ProductId,
@@ -99,12 +100,12 @@ pub struct Placement {
 pub struct Line {
     pub product: ProductId,
     pub quantity: u32,
-    /// For the whole line, not for one unit.
+    /// Price of the whole line, not of one unit.
     pub amount_cents: u64,
 }
 
-/// Why an order ended, and what its placement had added to sums over many orders: who keeps such sums takes
-/// it back from this event alone. Likewise who holds something for it lets go.
+/// The end of an order, with the amounts that its placement added to sums over many orders, so that such sums can be
+/// corrected from this event alone. It likewise names the units held for the order, so that they can be released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
     pub reason: Option<Box<str>>,
@@ -112,12 +113,12 @@ pub struct Ending {
     pub units: u64,
     pub amount_cents: u64,
     pub ordered_at: TimeMs,
-    /// Empty of orders that ended before this was told.
+    /// Empty for orders that ended before this field existed.
     pub held: Vec<Held>,
     pub sale: Option<SaleId>,
 }
 
-/// Who holds something for the order hands it out.
+/// A payment of an order. Units held for the order are then committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     pub payment: PaymentId,
@@ -126,7 +127,7 @@ pub struct Payment {
     pub sale: Option<SaleId>,
 }
 
-/// What is held of a product for an order.
+/// Units of a product that are held for an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     pub product: ProductId,
@@ -172,38 +173,38 @@ pub struct Cancelled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
     pub placement: Placement,
-    /// By the index of the line.
+    /// Confirmed lines, by line index.
     pub confirmed: Vec<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// Placed before, with other data.
+    /// The order was placed before, with other data.
     AlreadyPlaced,
-    /// The name is one that a claim gives to its order.
+    /// The id is one that only claims may give to their orders.
     ReservedName,
     NoLines,
     TooManyLines,
-    /// Its lines cost more, or have more units, than those of an order may.
+    /// The lines cost more than [`MAX_TOTAL_CENTS`], or have too many units.
     TotalTooLarge,
-    /// What is recorded has happened.
+    /// A recorded order must lie in the past.
     OrderedInFuture,
-    /// It was served elsewhere, if at all.
+    /// The order is a record of another system, which alone serves it.
     IsRecorded,
     NotPlaced,
     NoSuchLine,
     NotConfirmed,
-    /// All of its lines are.
+    /// All lines are confirmed.
     AlreadyConfirmed,
     AlreadyRejected,
     AlreadyCancelled,
-    /// This very payment was taken, and then the order was cancelled.
+    /// This payment was accepted before the order was cancelled.
     CancelledAfterPayment,
     WrongAmount,
     Expired,
-    /// It is too early to expire.
+    /// The deadline has not passed yet.
     NotDue,
-    /// By another payment; or it cannot expire any more.
+    /// The order was paid with another payment, or can no longer expire because it was paid.
     AlreadyPaid,
     NotPaid,
     NotShipped,
@@ -211,7 +212,7 @@ pub enum Rejection {
 }
 
 impl State {
-    /// Tells in a word how far it has come.
+    /// Returns the status of the order in one word.
     pub fn status(&self) -> &'static str {
         match self {
             Self::New => "unplaced",
@@ -227,11 +228,11 @@ impl State {
         }
     }
 
-    /// About how much memory it takes beyond its own size, in bytes.
+    /// Estimates the memory of the state beyond its own size, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        /// As long as a UUID, with the allocator's share.
+        /// Bytes of an id as long as a UUID, with the allocator's overhead.
         const ID: usize = 40;
-        /// With its product's id.
+        /// Bytes of a line with its product's id.
         const LINE: usize = size_of::<Line>() + ID;
         // The customer, and perhaps a sale.
         let of = |placement: &Placement| 2 * ID + placement.lines.len() * LINE;
@@ -290,7 +291,7 @@ pub fn evolve(state: State, event: &Event) -> State {
             State::Placed(open)
         }
         (Event::Confirmed, State::Placed(open)) => State::Confirmed(Box::new(open.placement)),
-        // `Rejected`, which comes with it, ends the order.
+        // The `Rejected` event that follows ends the order.
         (Event::LineRejected { .. }, state) => state,
         (Event::Rejected(_), State::Placed(open)) => State::Rejected(Box::new(open.placement)),
         (Event::Cancelled(_), State::Placed(open)) => cancelled(open.placement, None),
@@ -315,7 +316,7 @@ fn cancelled(placement: Placement, payment: Option<PaymentId>) -> State {
 
 fn place(state: &State, wish: Placement, by: Placer) -> Result<Vec<Event>, Rejection> {
     if let Some(placed) = placement(state) {
-        // It was dated when it was first placed.
+        // Compare without the date, which was set when the order was first placed.
         let is_same = Placement { ordered_at: placed.ordered_at, ..wish } == *placed;
         let is_repeat = is_same && !matches!(state, State::Recorded(_));
         return if is_repeat { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
@@ -335,7 +336,7 @@ fn confirmation(lines: &[Line]) -> Vec<Event> {
     products.map(|product| Event::LineConfirmed { product }).chain([Event::Confirmed]).collect()
 }
 
-/// Records an order. Before there were records, orders from elsewhere were placed with their dates: such a one is known.
+/// Records an order. Earlier versions placed orders of other systems with their dates; such an order counts as known.
 fn record(state: &State, wish: Placement, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     if let Some(known) = placement(state) {
         return if wish == *known { Ok(vec![]) } else { Err(Rejection::AlreadyPlaced) };
@@ -359,8 +360,8 @@ fn check_size(lines: &[Line]) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Confirms a line. That of an order that was paid is confirmed already, though the order was cancelled then: a rejection
-/// would give back what was paid for, when it comes before the payment is known to the one who holds it.
+/// Confirms a line. A line of a paid order is already confirmed, even if the order was cancelled afterwards: rejecting
+/// the command would release paid units if it arrived before the holder of the units has seen the payment.
 fn confirm_line(state: &State, product: &ProductId) -> Result<Vec<Event>, Rejection> {
     let was_confirmed = |placement| if has_line(placement, product) { Ok(vec![]) } else { Err(Rejection::NoSuchLine) };
     match state {
@@ -391,7 +392,7 @@ fn confirm_open_line(open: &Open, product: &ProductId) -> Result<Vec<Event>, Rej
     Ok(events)
 }
 
-/// One refused line ends the order: all lines or nothing.
+/// Rejects the order because of one refused line: an order gets all of its lines or none.
 fn reject_line(state: &State, product: &ProductId, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
     match state {
         State::Placed(open) if has_line(&open.placement, product) => Ok(vec![
@@ -428,7 +429,7 @@ fn pay(state: &State, payment: &PaymentId, amount_cents: u64) -> Result<Vec<Even
         State::Expired(_) => Err(Rejection::Expired),
         State::Recorded(_) => Err(Rejection::IsRecorded),
         State::Rejected(_) => Err(Rejection::AlreadyRejected),
-        // Whoever took this payment has to pay it back.
+        // The taker of this payment has to refund it.
         State::Cancelled(cancelled) if cancelled.payment.as_ref() == Some(payment) => {
             Err(Rejection::CancelledAfterPayment)
         }
@@ -442,7 +443,7 @@ fn ship(state: &State, parcel: &Parcel) -> Result<Vec<Event>, Rejection> {
         State::Paid(_) => Ok(vec![Event::Shipped(parcel.clone())]),
         State::Shipped(_) | State::Delivered(_) => Ok(vec![]),
         State::Recorded(_) => Err(Rejection::IsRecorded),
-        // It may have been paid.
+        // It may have been paid before.
         State::Cancelled(_) => Err(Rejection::AlreadyCancelled),
         State::New | State::Placed(_) | State::Confirmed(_) | State::Rejected(_) | State::Expired(_) => {
             Err(Rejection::NotPaid)
@@ -477,8 +478,8 @@ fn expire(state: &State, due_at: Option<TimeMs>, at: TimeMs) -> Result<Vec<Event
     }
 }
 
-/// Ends an order. Nothing is given back for one that was paid, whether its units were handed out yet or not: a release that
-/// came before the payment would give away what was paid for. Nothing was ever held for one that was recorded.
+/// Cancels an order. No units are released for a paid order, whether they were committed yet or not: a release that
+/// arrived before the payment would give paid units away. No units were ever held for a recorded order.
 fn cancel(state: &State, reason: Option<&str>) -> Result<Vec<Event>, Rejection> {
     let nothing_back = |placement| Event::Cancelled(Ending { held: vec![], sale: None, ..ending(placement, reason) });
     match state {
@@ -529,7 +530,7 @@ fn held(placement: &Placement) -> Vec<Held> {
 }
 
 fn total_cents(lines: &[Line]) -> u64 {
-    // What no rule let in must not wrap or panic either.
+    // Even lines that no rule would accept must not make the sum wrap or panic.
     lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount_cents))
 }
 

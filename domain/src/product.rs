@@ -1,8 +1,8 @@
-//! A product: its price, its stock, and who holds how much of it.
+//! A product: its price, its stock, and the units held of it.
 //!
-//! A reservation is an order's, made by the order's own reaction, or a client's own. Both take units, and beyond that know
-//! nothing of each other: what was taken for an order is given back, or sold, by that order's reactions alone, whatever
-//! clients do under its name.
+//! A reservation belongs to an order, made by the order's own reaction, or to a client (a hold). Both take units and
+//! are otherwise independent: units reserved for an order are released or committed only by that order's reactions,
+//! whatever clients do under the order's id.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -34,7 +34,7 @@ pub enum Command {
         order: OrderId,
         by: Holder,
     },
-    /// `amount_cents`: what the order pays for all units.
+    /// `amount_cents`: amount that the order pays for all units.
     Commit {
         order: OrderId,
         amount_cents: u64,
@@ -47,26 +47,27 @@ pub enum Command {
         sale: SaleId,
         total: u32,
     },
-    /// Puts back what clients held until now. `due_at`: not before.
+    /// Returns the units of lapsed holds to the stock. `due_at`: earliest time.
     LapseHolds {
         due_at: Option<TimeMs>,
     },
     Discontinue,
 }
 
-/// Who reserves, and on which terms.
+/// The party that reserves, and its terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// The order's own reaction. `amount_cents`: what the buyer agreed to pay for all units; `None` is not checked.
+    /// The order's own reaction. `amount_cents`: amount that the buyer agreed to pay for all units; `None` skips the
+    /// check.
     Order { amount_cents: Option<u64> },
-    /// A client, under a name that it chose, for so long, or until it lets go.
+    /// A client, under an id of its choice, for this many seconds, or until it releases the units.
     Client { hold_secs: Option<u32> },
 }
 
-/// Whose reservation it is.
+/// The owner of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// The order's, made by its own reaction.
+    /// The order; its own reaction made the reservation.
     Order,
     Client,
 }
@@ -80,8 +81,8 @@ pub enum Event {
     Repriced {
         price_cents: u64,
     },
-    /// `until`, of a client's alone: from then on the units are free. `alarm_at`: the product is to be asked at this time
-    /// for what has ended, instead of at the time that was told before.
+    /// `until`: end of a client's hold, from which its units are free. `alarm_at`: time at which the product is to be
+    /// asked for lapsed holds, replacing the time set before.
     Reserved {
         order: OrderId,
         quantity: u32,
@@ -94,8 +95,8 @@ pub enum Event {
         quantity: u32,
         by: Holder,
     },
-    /// What clients held until this time is available again. `alarm_at`: the product is to be asked again; `None`: not any
-    /// more.
+    /// Holds that ended by this time have lapsed, and their units are available again. `alarm_at`: time of the next
+    /// such command; `None` cancels it.
     HoldsLapsed {
         until: TimeMs,
         quantity: u64,
@@ -106,12 +107,12 @@ pub enum Event {
         quantity: u32,
         amount_cents: u64,
     },
-    /// Units of a sale: nobody else may have them.
+    /// Units were set aside for a sale.
     Allotted {
         sale: SaleId,
         units: u32,
     },
-    /// `total`: of all that the sale gave back.
+    /// `total`: all units that the sale has given back so far.
     TakenBack {
         sale: SaleId,
         units: u32,
@@ -120,13 +121,13 @@ pub enum Event {
     Discontinued,
 }
 
-/// What a product is registered with; a second registration is compared with it.
+/// Data of a product's registration; a repeated registration is compared with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     pub name: Box<str>,
     pub price_cents: u64,
     pub stock: u32,
-    /// The most units that one order may reserve.
+    /// Maximum number of units that one order may reserve.
     pub limit_per_order: Option<u32>,
 }
 
@@ -142,17 +143,17 @@ pub enum State {
 pub struct Product {
     pub registration: Registration,
     pub price_cents: u64,
-    /// Units that an order may still reserve.
+    /// Units that can still be reserved.
     pub available: u64,
-    /// Units that open orders hold, each until it is released or committed.
+    /// Units reserved for open orders, each until released or committed.
     pub reservations: GrowingMap<OrderId, u32>,
     pub holds: Holds,
-    /// Units of orders that got theirs: they get it once, however late they ask again.
+    /// Units of orders that were committed: an order gets them once, however late it is repeated.
     pub committed: GrowingMap<Fingerprint, u32>,
     pub allotments: GrowingMap<SaleId, Allotment>,
 }
 
-/// Units that a sale got, and those of them that it gave back.
+/// Units that a sale received, and how many of them it gave back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allotment {
     pub units: u32,
@@ -161,35 +162,35 @@ pub struct Allotment {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// Registered before, with other data.
+    /// The product was registered before, with other data.
     AlreadyRegistered,
     NotRegistered,
     OutOfStock,
     OverLimit,
     Discontinued,
-    /// The units cost something else than the buyer agreed to. `price_cents`: of one, now.
+    /// The price differs from the one that the buyer agreed to. `price_cents`: current price of one unit.
     WrongPrice {
         price_cents: u64,
     },
-    /// The order holds or got this product already, with another quantity.
+    /// The order has already reserved or received this product, in another quantity.
     AlreadyReserved,
     NotReserved,
-    /// The reservation is the order's, and no client's to let go.
+    /// The reservation belongs to the order, so a client cannot release it.
     HeldByOrder,
-    /// It is too early to put back what ends then.
+    /// The deadline has not passed yet.
     NotDue,
-    /// The sale has units of this product already, in another number.
+    /// The sale already has units of this product, in another number.
     AlreadyAllotted,
-    /// Or not as many as it would give back.
+    /// The sale holds no units of this product, or fewer than it returns.
     NotAllotted,
 }
 
 impl Event {
-    /// Tells whether it adds an entry to one of the state's maps.
+    /// Returns whether the event adds an entry to one of the state's maps.
     pub(crate) fn adds_an_entry(&self) -> bool {
         match self {
             Self::Reserved { .. } | Self::Allotted { .. } => true,
-            // It takes the place of what was reserved.
+            // The commitment replaces the reservation.
             Self::Committed { .. } => false,
             Self::Registered(_) | Self::Restocked { .. } | Self::Repriced { .. } | Self::Discontinued => false,
             Self::Released { .. } | Self::HoldsLapsed { .. } | Self::TakenBack { .. } => false,
@@ -198,7 +199,7 @@ impl Event {
 }
 
 impl State {
-    /// Tells in a word how far it has come.
+    /// Returns the status of the product in one word.
     pub fn status(&self) -> &'static str {
         match self {
             Self::Unregistered => "unregistered",
@@ -207,12 +208,12 @@ impl State {
         }
     }
 
-    /// About how much memory it takes beyond its own size, in bytes.
+    /// Estimates the memory of the state beyond its own size, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        /// An id as long as a UUID, and its place in a map that is between half full and full and was smaller before:
-        /// as measured, since it depends on the allocator. The domain's test of memory tells by how much.
+        /// Bytes of an id as long as a UUID, with its slot in a map that is between half full and full and was smaller
+        /// before. Measured, because it depends on the allocator; the domain's memory test shows the error.
         const RESERVATION: usize = 100;
-        /// A place alone.
+        /// Bytes of a map slot alone.
         const COMMITTED: usize = 57;
         match self {
             Self::Unregistered => 0,
@@ -330,7 +331,7 @@ fn reprice(product: &Product, price_cents: u64) -> Vec<Event> {
     vec![Event::Repriced { price_cents }]
 }
 
-/// Reserves, or repeats what was reserved: that is not judged by a price, a stock or a limit that changed since.
+/// Reserves units. A repeated reservation is accepted whatever the price, stock and limit are now.
 fn reserve(state: &State, order: &OrderId, quantity: u32, by: By, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let product = match state {
         State::Unregistered => return Err(Rejection::NotRegistered),
@@ -359,8 +360,8 @@ fn reserve(state: &State, order: &OrderId, quantity: u32, by: By, at: TimeMs) ->
     Ok(lapsed.map(Event::from).into_iter().chain([reserved]).collect())
 }
 
-/// Gives what is, or was, had under this name by whoever asks. A client learns of an order's too; what clients hold is
-/// nothing to an order.
+/// Returns the quantity that is reserved, or was committed, under this id for `by`. A client also sees the order's
+/// reservation; clients' holds do not concern an order.
 fn reserved(product: &Product, order: &OrderId, name: &Fingerprint, by: By, at: TimeMs) -> Option<u32> {
     let own = match by {
         By::Order { .. } => None,
@@ -381,7 +382,7 @@ fn release(product: &Product, order: &OrderId, by: Holder, at: TimeMs) -> Result
     Ok(vec![Event::Released { order: order.clone(), quantity, by }])
 }
 
-/// Compares what the buyer agreed to with the price of this moment.
+/// Compares the amount that the buyer agreed to with the current price.
 fn check_price(by: By, quantity: u32, price_cents: u64) -> Result<(), Rejection> {
     match by {
         By::Order { amount_cents: Some(agreed) } if price_cents.checked_mul(quantity.into()) != Some(agreed) => {
@@ -391,7 +392,7 @@ fn check_price(by: By, quantity: u32, price_cents: u64) -> Result<(), Rejection>
     }
 }
 
-/// As with a reservation, what the sale has already comes first.
+/// Allots units to a sale. As with reservations, a repeated allotment is accepted whatever the stock is now.
 fn allot(state: &State, sale: &SaleId, units: u32, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let product = match state {
         State::Unregistered => return Err(Rejection::NotRegistered),
@@ -409,7 +410,7 @@ fn allot(state: &State, sale: &SaleId, units: u32, at: TimeMs) -> Result<Vec<Eve
     Ok(lapsed.map(Event::from).into_iter().chain([Event::Allotted { sale: sale.clone(), units }]).collect())
 }
 
-/// `total` only grows: an older one that comes late, or again, changes nothing.
+/// Takes units back from a sale. `total` only grows, so an older total that arrives late, or again, has no effect.
 fn take_back(product: &Product, sale: &SaleId, total: u32) -> Result<Vec<Event>, Rejection> {
     let allotment = product.allotments.get(sale).filter(|allotment| total <= allotment.units);
     let taken_back = allotment.ok_or(Rejection::NotAllotted)?.taken_back;
@@ -423,7 +424,7 @@ fn held(product: &Product, order: &OrderId) -> Result<u32, Rejection> {
     product.reservations.get(order).copied().ok_or(Rejection::NotReserved)
 }
 
-/// Before the registration there is nothing to update, and no decision leads there.
+/// Applies `change` to a registered product. No decision updates a product before its registration.
 fn update(mut state: State, change: impl FnOnce(&mut Product)) -> State {
     match &mut state {
         State::Unregistered => {}

@@ -1,14 +1,13 @@
-//! What an event of one aggregate makes others do.
+//! Reactions: the commands to other aggregates that an event of one aggregate causes.
 //!
-//! An order with its reservations is a transaction over several aggregates without a lock over any: each [`Step`] is a
-//! command to one of them, and its outcome leads to the next step, or ends the chain. What was taken is given back by a
-//! step of its own.
+//! An order with its reservations is a saga: a transaction over several aggregates without locks. Each [`Step`] is a
+//! command to one of them, and its outcome leads to the next step, or ends the saga. Compensations are steps, too.
 //!
-//! Invariant: every step is harmless whenever it comes, again or late. Whoever is asked knows what it did for the order
-//! or the sale already; and what is taken for an order that has ended meanwhile is given back, because the order refuses
-//! to be confirmed.
+//! Invariant: every step is idempotent and harmless when late. The receiver remembers its effects for the order or
+//! sale; and units taken for an order that has meanwhile ended are given back, because the order refuses to be
+//! confirmed.
 //!
-//! Invariant: an event's steps depend on the event alone, so that they can be taken again from the log.
+//! Invariant: an event's steps depend only on the event, so that they can be repeated from the log.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -23,29 +22,29 @@ use crate::product::{By, Event as ProductEvent, Holder};
 use crate::sale::{Claim, Event as SaleEvent};
 use crate::{AggregateType, Command, Event, TimeMs, order, product, sale};
 
-/// The most units of one product that are reserved for an order, however many of its lines name it.
+/// Maximum number of units of one product that are reserved for an order, however many of its lines name it.
 const MAX_UNITS: u32 = 1_000_000_000;
 
-/// The rule that refuses what comes too early, by its name.
+/// Name of the rule that rejects a command sent before its time.
 pub const NOT_DUE: &str = "not_due";
-/// Before there were records, an order could be placed with a date: one that was longer ago than this was a record of what
-/// happened elsewhere. An order that is dated when it is placed never is.
+/// Age above which a placed order counts as a record of another system. Earlier versions placed such orders with their
+/// dates; an order that is dated when it is placed is never that old.
 const RECORD_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// The reason of an order that ended because a line of it was refused for too long.
+/// Reason of an order that was rejected because the command to reserve a line was refused for too long.
 const NOT_CONFIRMED_IN_TIME: &str = "not_confirmed_in_time";
 
-/// A command that an event causes, or the outcome of another step.
+/// A command that an event, or the outcome of another step, causes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// `amount_cents`: what the buyer agreed to pay for all units.
+    /// `amount_cents`: amount that the buyer agreed to pay for all units.
     Reserve {
         product: ProductId,
         order: OrderId,
         quantity: u32,
         amount_cents: u64,
     },
-    /// The same, of a sale's units.
+    /// Reserves units of a sale. `amount_cents`: amount that the buyer agreed to pay for all units.
     Hold {
         sale: SaleId,
         product: ProductId,
@@ -55,7 +54,7 @@ pub enum Step {
     ConfirmLine {
         order: OrderId,
         product: ProductId,
-        /// Where the units are taken from, if not from the product itself.
+        /// The sale that the units are taken from, if not from the product itself.
         sale: Option<SaleId>,
     },
     RejectLine {
@@ -70,7 +69,7 @@ pub enum Step {
     Return {
         sale: SaleId,
         order: OrderId,
-        /// As in the command.
+        /// See [`sale::Command::Return`].
         is_ordered: Option<bool>,
     },
     Commit {
@@ -83,7 +82,7 @@ pub enum Step {
         order: OrderId,
         amount_cents: u64,
     },
-    /// The order of a claim.
+    /// Places the order of a claim.
     Place {
         order: OrderId,
         customer: CustomerId,
@@ -116,47 +115,47 @@ pub enum Step {
     },
 }
 
-/// What happens at a time unless it is called off.
+/// A command that is sent at a set time unless it is cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Deadline {
     /// An order that is not paid in time expires.
     ExpireOrder,
     OpenSale,
     CloseSale,
-    /// What clients held of a product until then is put back.
+    /// Lapses the holds on a product that have ended by then.
     LapseHolds,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<'a> {
-    /// `is_confirmed`: it confirmed the order that it went to.
+    /// `is_confirmed`: the command confirmed its order.
     Accepted { is_confirmed: bool },
-    /// By the name of the rule.
+    /// The name of the rule that rejected the command.
     Rejected(&'a str),
 }
 
-/// What comes after a step.
+/// The continuation after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     Step(Step),
-    /// The chain ends.
+    /// The saga ends.
     Done,
-    /// The same step, once its time has come.
+    /// The step must be retried once its time has come.
     NotDue,
-    /// What was promised cannot be had: a person has to look.
+    /// A promise cannot be kept: operator intervention is required.
     Stuck,
 }
 
-/// What an event causes.
+/// The effects of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reaction {
     pub steps: Vec<Step>,
-    /// Of the event's own aggregate; `None` calls it off.
+    /// Deadlines of the event's own aggregate to set; `None` cancels one.
     pub deadlines: Vec<(Deadline, Option<TimeMs>)>,
 }
 
-/// `id`: of the event's aggregate. `is_caused`: a reaction's step made the event. `payment_window_ms`: how long an order
-/// waits to be paid.
+/// Returns the effects of an event of the aggregate `id`. `is_caused`: a reaction's step caused the event.
+/// `payment_window_ms`: how long an order waits to be paid.
 pub fn react(id: &str, event: &Event, at: TimeMs, is_caused: bool, payment_window_ms: u64) -> Reaction {
     match event {
         Event::Product(event) => of_product(event),
@@ -187,7 +186,7 @@ fn of_order(id: &OrderId, event: &OrderEvent, at: TimeMs, is_caused: bool, payme
     match event {
         OrderEvent::Recorded(_) => Reaction::default(),
         OrderEvent::Placed(placement) if is_record(placement, at) => Reaction::default(),
-        // Its lines are confirmed by whoever placed it.
+        // The step that placed the order also confirmed its lines.
         OrderEvent::Placed(placement) if placement.sale.is_some() && is_caused => Reaction::default(),
         OrderEvent::Placed(placement) => placed(id, placement).into(),
         OrderEvent::Confirmed => {
@@ -292,7 +291,7 @@ fn ended(id: &OrderId, Ending { held, sale, .. }: &Ending) -> Vec<Step> {
 }
 
 impl Step {
-    /// The aggregate that it goes to, and what it asks of it.
+    /// Returns the aggregate that receives the step, and the command.
     pub fn command(&self) -> (AggregateType, &str, Command) {
         match self {
             Self::Reserve { product, order, quantity, amount_cents } => {
@@ -348,7 +347,7 @@ impl Step {
         }
     }
 
-    /// Tells it from every other step to the same aggregate; the same one again has the same.
+    /// Returns a key that is unique among the steps to one aggregate, and the same for a repetition of the step.
     pub fn dedup_key(&self) -> String {
         match self {
             Self::Reserve { order, .. } => format!("reserve {}", order.0),
@@ -371,7 +370,8 @@ impl Step {
         }
     }
 
-    /// Gives what ends the order, where this step is to confirm a line of it and is refused for too long.
+    /// Returns the step that rejects the order if this step, which should lead to a line's confirmation, is refused for
+    /// too long.
     pub fn given_up(&self) -> Option<Self> {
         match self {
             Self::Reserve { product, order, .. } | Self::Hold { product, claim: Claim { order, .. }, .. } => {
@@ -384,8 +384,8 @@ impl Step {
         }
     }
 
-    /// What comes next. A step that only lets go of something, and is refused, had been taken before or has nothing to
-    /// let go of. One that was paid for is never refused, unless somebody else let go of it.
+    /// Returns the continuation after an outcome. A releasing step that is rejected was carried out before or has
+    /// nothing to release. A step for a paid order is never rejected, unless the units were released by another party.
     pub fn next(&self, outcome: Outcome<'_>) -> Next {
         match outcome {
             Outcome::Accepted { is_confirmed } => self.when_accepted(is_confirmed),
@@ -401,7 +401,7 @@ impl Step {
             Self::Reserve { product, order, .. } => confirm(order, product, None),
             Self::Hold { sale, product, claim, .. } => confirm(&claim.order, product, Some(sale)),
             Self::Place { .. } if is_confirmed => Next::Done,
-            // It was placed before, and may have ended.
+            // The order was placed before, and may have ended.
             Self::Place { order, line, sale, .. } => confirm(order, &line.product, Some(sale)),
             Self::Allot { product, sale, units } => {
                 Next::Step(Self::Stock { sale: sale.clone(), product: product.clone(), units: *units })
@@ -427,10 +427,10 @@ impl Step {
                 Next::Step(Self::Release { product: product.clone(), order: order.clone() })
             }
             Self::ConfirmLine { order, sale: Some(sale), .. } => give_back(sale, order, None),
-            // There is another order of this name, which may hold units of its own.
+            // There is another order with this id, which may hold units of its own.
             Self::Place { order, sale, .. } => give_back(sale, order, Some(false)),
             Self::Allot { sale, .. } => Next::Step(Self::Refuse { sale: sale.clone(), reason: rule.into() }),
-            // It had been refused by what the product said before.
+            // An earlier answer of the product had already refused the sale.
             Self::Stock { sale, product, units } => {
                 Next::Step(Self::TakeBack { product: product.clone(), sale: sale.clone(), total: *units })
             }

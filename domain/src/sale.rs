@@ -1,7 +1,7 @@
-//! A sale: some units of a product, at a price, for a while, so many for each customer.
+//! A sale: a number of units of a product, at a price, for a limited time, with a limit for each customer.
 //!
-//! Its units come out of the product's stock before anything is claimed, so that a claim is decided here alone. What is
-//! not claimed when it closes goes back, and what is returned after that, too.
+//! Its units are taken from the product's stock before any claim, so that a claim is decided here alone. Units that are
+//! unclaimed at the close, or returned after it, go back to the product.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -15,34 +15,34 @@ use crate::order::MAX_TOTAL_CENTS;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Schedule(Schedule),
-    /// The units are out of the product's stock.
+    /// The product has allotted the units.
     Stock,
-    /// The product gives no units.
+    /// The product refused the units.
     Refuse {
         reason: Option<Box<str>>,
     },
-    /// `due_at`: not before.
+    /// `due_at`: earliest time.
     Open {
         due_at: Option<TimeMs>,
     },
-    /// As above.
+    /// `due_at`: earliest time.
     Close {
         due_at: Option<TimeMs>,
     },
     Claim(Claim),
-    /// The same for an order that was placed already. `amount_cents`: what the buyer agreed to pay for all units; `None`
-    /// is not checked.
+    /// Claims units for an order that was placed already. `amount_cents`: amount that the buyer agreed to pay for all
+    /// units; `None` skips the check.
     Hold {
         claim: Claim,
         product: ProductId,
         amount_cents: Option<u64>,
     },
-    /// `is_ordered`: only a claim of an order that was, or was not, there before.
+    /// `is_ordered`: return only a claim whose order was, or was not, placed before the claim.
     Return {
         order: OrderId,
         is_ordered: Option<bool>,
     },
-    /// `amount_cents`: what the order pays for all units; `None`: their price in the sale.
+    /// `amount_cents`: amount that the order pays for all units; `None` means their price in the sale.
     Commit {
         order: OrderId,
         amount_cents: Option<u64>,
@@ -57,7 +57,7 @@ pub enum Event {
         reason: Option<Box<str>>,
     },
     Opened,
-    /// `given_back`: units that the product has back by now.
+    /// `given_back`: all units given back to the product so far.
     Closed {
         product: ProductId,
         given_back: u32,
@@ -70,10 +70,10 @@ pub enum Event {
         amount_cents: u64,
         /// The customer had no other claim.
         is_first: bool,
-        /// The order was there before the claim.
+        /// The order was placed before the claim.
         is_ordered: bool,
     },
-    /// `given_back`: as above, once the sale is closed; before, the units can be claimed again.
+    /// `given_back`: all units given back so far if the sale is closed; before that, the units can be claimed again.
     Returned {
         order: OrderId,
         customer: CustomerId,
@@ -91,13 +91,13 @@ pub enum Event {
     },
 }
 
-/// What a sale is scheduled with; a second schedule is compared with it.
+/// Data of a sale's schedule; a repeated schedule is compared with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
     pub product: ProductId,
     pub opens_at: TimeMs,
     pub closes_at: TimeMs,
-    /// Of one unit.
+    /// Price of one unit.
     pub price_cents: u64,
     pub units: u32,
     pub limit_per_customer: u32,
@@ -107,7 +107,7 @@ pub struct Schedule {
 pub struct Claim {
     pub customer: CustomerId,
     pub quantity: u32,
-    /// Under the sale's own name, unless it was placed before.
+    /// Id prefixed with the sale's id, unless the order was placed before.
     pub order: OrderId,
 }
 
@@ -122,7 +122,7 @@ pub enum State {
 pub struct Sale {
     pub schedule: Schedule,
     pub stock: Stock,
-    /// By hand, before its time.
+    /// Whether the sale was opened by hand, before its time.
     pub is_opened: bool,
     pub is_closed: bool,
     /// Units of open and of committed claims.
@@ -130,12 +130,12 @@ pub struct Sale {
     pub claims: GrowingMap<OrderId, Claimed>,
     /// Units that each customer claimed and did not return.
     pub customers: GrowingMap<CustomerId, u32>,
-    /// Units that the product has back.
+    /// Units given back to the product.
     pub given_back: u32,
 }
 
 impl Sale {
-    /// The customer has so many units more.
+    /// Adds units to a customer's total.
     pub fn add(&mut self, customer: &CustomerId, quantity: u32) {
         match self.customers.get_mut(customer) {
             Some(units) => *units = units.saturating_add(quantity),
@@ -155,33 +155,33 @@ pub enum Stock {
 pub struct Claimed {
     pub customer: CustomerId,
     pub quantity: u32,
-    /// As in the event.
+    /// Whether the order was placed before the claim.
     pub is_ordered: bool,
-    /// Sold for good. It stays, so that its order does not claim again, however late.
+    /// Whether the units were sold. A sold claim is kept, so that its order does not claim again, however late.
     pub is_committed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// Scheduled before, with other data.
+    /// The sale was scheduled before, with other data.
     AlreadyScheduled,
     BadWindow,
     NotScheduled,
     AlreadyClosed,
-    /// Its product had no units for it.
+    /// The product refused the units.
     AlreadyRefused,
-    /// It is too early to open or to close by itself.
+    /// The time of the automatic opening or closing has not come yet.
     NotDue,
     AlreadyStocked,
     SaleNotOpen,
     SoldOut,
-    /// More than a customer may have, or than an order may cost.
+    /// The claim exceeds the limit of a customer, or the maximum total of an order.
     OverLimit,
-    /// The order claimed before, with other data.
+    /// The order has claimed before, with other data.
     AlreadyClaimed,
-    /// The sale is of another one.
+    /// The sale sells another product.
     OtherProduct,
-    /// The units cost something else than the buyer agreed to. `price_cents`: of one, in the sale.
+    /// The price differs from the one that the buyer agreed to. `price_cents`: price of one unit in the sale.
     WrongPrice {
         price_cents: u64,
     },
@@ -189,7 +189,7 @@ pub enum Rejection {
 }
 
 impl Event {
-    /// Tells whether it adds an entry to one of the state's maps.
+    /// Returns whether the event adds an entry to one of the state's maps.
     pub(crate) fn adds_an_entry(&self) -> bool {
         match self {
             Self::Claimed { .. } => true,
@@ -200,7 +200,7 @@ impl Event {
 }
 
 impl State {
-    /// Tells in a word how far it has come. It opens and closes at its times, whenever an event says so.
+    /// Returns the status of the sale in one word. A sale opens and closes at its times, even before an event says so.
     pub fn status(&self, at: TimeMs) -> &'static str {
         let Self::Scheduled(sale) = self else { return "unscheduled" };
         match sale.stock {
@@ -212,10 +212,10 @@ impl State {
         }
     }
 
-    /// About how much memory it takes beyond its own size, in bytes.
+    /// Estimates the memory of the state beyond its own size, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        /// Three ids as long as a UUID, since each customer claims once, mostly, the sale's before the order's, and their
-        /// places in two maps. Measured as for a product's reservations.
+        /// Bytes of three ids as long as a UUID (customer, sale and order, as most customers claim once) with their
+        /// slots in two maps. Measured like a product's reservations.
         const CLAIM: usize = 330;
         match self {
             Self::Unscheduled => 0,
@@ -230,7 +230,7 @@ impl Sale {
         self.stock == Stock::Taken && !self.is_closed && at < closes_at && (self.is_opened || at >= opens_at)
     }
 
-    /// Nothing more is claimed, whatever comes.
+    /// Returns whether no further claim can be accepted.
     fn has_ended(&self) -> bool {
         self.is_closed || self.stock == Stock::Refused
     }
@@ -339,7 +339,7 @@ fn schedule(state: &State, wish: &Schedule, at: TimeMs) -> Result<Vec<Event>, Re
     }
 }
 
-/// A sale that was closed while it waited gives all of it back at once.
+/// Accepts the allotted units. A sale that was closed while it waited gives all of them back at once.
 fn stock(sale: &Sale) -> Result<Vec<Event>, Rejection> {
     match sale.stock {
         Stock::Awaited if sale.is_closed => Ok(vec![Event::Stocked, closed(sale, sale.schedule.units)]),
@@ -361,16 +361,16 @@ fn closed(sale: &Sale, given_back: u32) -> Event {
     Event::Closed { product: sale.schedule.product.clone(), given_back }
 }
 
-/// Who claims.
+/// The origin of a claim.
 #[derive(Debug, Clone, Copy)]
 enum Claimer {
-    /// Before the order is there.
+    /// A buyer, before the order is placed.
     Buyer,
-    /// An order that was placed for this amount, if it tells.
+    /// An order that was placed, with its amount if known.
     Order { amount_cents: Option<u64> },
 }
 
-/// Claims, or repeats what was claimed: that is not judged by what the sale is now. An order either claims or is placed
+/// Claims units. A repeated claim is accepted whatever the sale's state is now. An order either claims or is placed
 /// first, not both.
 fn claim(sale: &Sale, claim: &Claim, by: Claimer, at: TimeMs) -> Result<Vec<Event>, Rejection> {
     let Claim { customer, quantity, order } = claim;
@@ -393,7 +393,7 @@ fn claim(sale: &Sale, claim: &Claim, by: Claimer, at: TimeMs) -> Result<Vec<Even
         return Err(Rejection::SoldOut);
     }
     let before = sale.customers.get(customer).copied().unwrap_or_default();
-    // What is claimed becomes an order: one that could not be placed must not be promised.
+    // A claim becomes an order, so it must not promise one that could not be placed.
     let amount_cents = amount_cents(sale, *quantity);
     if before.saturating_add(*quantity) > sale.schedule.limit_per_customer || amount_cents > MAX_TOTAL_CENTS {
         return Err(Rejection::OverLimit);

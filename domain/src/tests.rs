@@ -1,4 +1,4 @@
-//! What holds for aggregates of every type.
+//! Properties of aggregates of every type.
 
 use alloc::string::ToString as _;
 use alloc::vec;
@@ -51,7 +51,7 @@ fn sale() -> State {
         .fold(State::initial(AggregateType::Sale), |state, event| evolve(state, &Event::Sale(event)))
 }
 
-/// Returns the full state, and how many commands were accepted.
+/// Returns the full state, and the number of accepted commands.
 fn fill(mut state: State, command: impl Fn(u32) -> Command) -> (State, u32) {
     for number in 0..10_000 {
         match decide(&state, &command(number)) {
@@ -62,11 +62,11 @@ fn fill(mut state: State, command: impl Fn(u32) -> Command) -> (State, u32) {
             }
         }
     }
-    panic!("it takes on without end: {} bytes", state.heap_bytes());
+    panic!("the state grows without limit: {} bytes", state.heap_bytes());
 }
 
 #[test]
-fn no_state_grows_without_end_whichever_command_makes_it_large() {
+fn no_state_grows_without_limit_whichever_command_makes_it_large() {
     let order_s = By::Order { amount_cents: None };
     let hold = |number| {
         let (claim, product) = (claim(number), ProductId("p".into()));
@@ -96,11 +96,11 @@ fn orders_that_were_sold_count_as_well() {
         let commit = Command::Product(product::Command::Commit { order: order(number), amount_cents: 1 });
         state = decide(&state, &commit).unwrap().iter().fold(state, evolve);
     }
-    panic!("it sells without end: {} bytes", state.heap_bytes());
+    panic!("the state of sold orders grows without limit: {} bytes", state.heap_bytes());
 }
 
 #[test]
-fn a_full_aggregate_repeats_what_it_has_and_lets_go_of_it() {
+fn a_full_aggregate_accepts_repeats_and_releases() {
     let by = By::Order { amount_cents: None };
     let (state, accepted) = fill(product(), |number| reserve(number, by));
     assert_eq!(decide(&state, &reserve(0, by)), Ok(vec![]));

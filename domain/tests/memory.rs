@@ -1,9 +1,9 @@
-//! What a state costs for each order that it knows, and that the estimate which bounds a service's memory is near it.
+//! Memory per order of each kind of state, compared with the estimate that bounds a service's memory.
 //!
-//! The truth is what the process grows by, under the allocator of the services. `cargo test -p domain --test memory --
+//! The actual memory is the growth of the process under the services' allocator. `cargo test -p domain --test memory --
 //! --nocapture` prints it.
 
-#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::process::Command;
@@ -17,14 +17,14 @@ use domain::{AggregateType, State, TimeMs, decide, evolve};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Enough that pages and the smallest tables don't count. What a map costs for each entry depends on their number by up to
-/// a third: it doubles its tables when they are full.
+/// Number of entries, large enough that pages and the smallest tables do not matter. The cost of a map's entry varies
+/// with their number by up to a third, because a full map doubles its table.
 const MANY: u32 = 300_000;
 const PAGE: usize = 4096;
-/// In percent of the truth.
+/// Tolerance of the estimate, in percent of the actual memory.
 const TOLERANCE: usize = 33;
 
-/// Of an id: that of a UUID, for which the estimates are made, and a short one.
+/// Lengths of ids: that of a UUID, for which the estimates are made, and a short one.
 const LENGTHS: [usize; 2] = [36, 12];
 
 fn id(kind: &str, number: u32, length: usize) -> Box<str> {
@@ -33,7 +33,7 @@ fn id(kind: &str, number: u32, length: usize) -> Box<str> {
     id.into()
 }
 
-/// Of this process.
+/// Returns the resident memory of this process.
 fn resident_bytes() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE
@@ -47,19 +47,19 @@ fn take(state: State, command: &domain::Command) -> State {
 type Grow = fn(usize) -> Vec<State>;
 
 const CASES: [(&str, Grow); 7] = [
-    ("product of which nothing was sold", registered),
+    ("product without sales", registered),
     ("open reservation", reserved),
     ("hold of a client", held),
-    ("hold of a client that ends", held_for_a_while),
+    ("hold of a client with an end", held_for_a_while),
     ("committed order", committed),
-    ("claim of a customer of its own", claimed),
+    ("claim, each by another customer", claimed),
     ("placed order of two lines", placed),
 ];
 
-/// Of a process of its own.
+/// Variable that selects the case in a child process.
 const CASE: &str = "MEASURED_CASE";
 
-/// Bytes for each of them, as measured and as estimated.
+/// Returns the bytes per entry, measured and estimated.
 fn measure(grow: Grow, length: usize) -> (usize, usize) {
     let before = resident_bytes();
     let states = grow(length);
@@ -68,14 +68,14 @@ fn measure(grow: Grow, length: usize) -> (usize, usize) {
     (truth, estimate)
 }
 
-/// In a process of its own: in one that has measured before, there is room that nobody counts. It gives nothing back of
-/// what it took while a map moved: when it would, is a matter of time.
+/// Measures in a child process: a process that has measured before has free memory that is not counted. Purging is off,
+/// because the time at which memory freed by a growing map would be returned varies.
 fn measure_alone(case: usize, length: usize) -> (usize, usize) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", NAME, "--nocapture"]).env(CASE, format!("{case} {length}"));
     command.env("MIMALLOC_PURGE_DELAY", "-1");
     let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    let line = output.lines().find_map(|line| line.strip_prefix("measured ")).expect("it measures");
+    let line = output.lines().find_map(|line| line.strip_prefix("measured ")).expect("the child prints a measurement");
     let (truth, estimate) = line.split_once(' ').unwrap();
     (truth.parse().unwrap(), estimate.parse().unwrap())
 }
@@ -123,7 +123,7 @@ fn reserved(length: usize) -> Vec<State> {
     vec![state]
 }
 
-/// Each order's units are committed before the next one comes.
+/// Commits each order's units before the next reservation.
 fn committed(length: usize) -> Vec<State> {
     let state = (0..MANY).fold(product(), |state, number| {
         let order = || OrderId(id("o", number, length));
@@ -133,7 +133,7 @@ fn committed(length: usize) -> Vec<State> {
     vec![state]
 }
 
-/// Every customer claims once.
+/// Makes one claim per customer.
 fn claimed(length: usize) -> Vec<State> {
     let schedule = Schedule {
         product: ProductId("p".into()),
@@ -153,7 +153,7 @@ fn claimed(length: usize) -> Vec<State> {
     vec![state]
 }
 
-/// Two lines each, half of them of a sale.
+/// Places orders of two lines each, half of them of a sale.
 fn placed(length: usize) -> Vec<State> {
     let mut states = Vec::with_capacity(MANY as usize);
     states.extend((0..MANY).map(|number| {
@@ -185,7 +185,7 @@ fn a_state_takes_about_as_much_memory_as_it_is_counted_for() {
             println!("{told}");
             let (least, most) = (truth * (100 - TOLERANCE) / 100, truth * (100 + TOLERANCE) / 100);
             assert!(estimate >= least, "{told}");
-            // Of short ids more is counted than there is.
+            // For short ids the estimate is too high.
             assert!(length < LENGTHS[0] || estimate <= most, "{told}");
         }
     }

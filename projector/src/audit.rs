@@ -66,10 +66,10 @@ pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> any
         most = match arg.as_str() {
             "--full" => None,
             "--sample" => {
-                let number = args.next().context("--sample is followed by a number")?;
-                Some(number.parse().with_context(|| format!("{number:?} is no number of rows"))?)
+                let number = args.next().context("--sample requires a number")?;
+                Some(number.parse().with_context(|| format!("invalid number of rows: {number:?}"))?)
             }
-            other => bail!("there is no option {other:?}; there are --sample N and --full"),
+            other => bail!("unknown option {other:?}; known options: --sample N, --full"),
         };
     }
     let began = Instant::now();
@@ -81,7 +81,7 @@ pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> any
     if report.differences.is_empty() {
         return Ok(());
     }
-    bail!("the views are not what the log says")
+    bail!("the views differ from the log")
 }
 
 /// Audits the views. `most`: number of rows of a view that are folded again; `None`: all, and all are held in memory.
@@ -90,7 +90,7 @@ pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Repor
     let mut redis = Redis::connect(&config.redis_url, &config.redis_prefix)?;
     config.learn_exceptions().await?;
     let ends = ends(&config.kafka, &config.topic.name).await?;
-    let partitions = u32::try_from(ends.len()).context("a number of partitions")?;
+    let partitions = u32::try_from(ends.len()).context("too many partitions")?;
 
     let known = postgres.checkpoints().await?;
     let mut expected = Expected::new(most, &offsets(&known, partitions, |checkpoint| checkpoint.tally_from));
@@ -140,7 +140,7 @@ impl Report {
         for feed in FeedId::all() {
             let name = feed.name();
             let Compared { rows, differences, .. } = compare::postgres(name, &expected.rows(feed), &found[feed], all);
-            let how = if all { "rows, all that there are" } else { "rows, a sample" };
+            let how = if all { "rows (all)" } else { "rows (sample)" };
             self.lines.push(format!("Postgres     {name}: {rows} {how}"));
             self.rows += rows;
             self.differences.extend(differences);
@@ -148,7 +148,7 @@ impl Report {
     }
 
     fn compare_segments(&mut self, expected: &Expected, found: &[Segment]) {
-        self.lines.push(format!("Postgres     journal: {} closed segments, by their hashes", found.len()));
+        self.lines.push(format!("Postgres     journal: {} closed segments, compared by hash", found.len()));
         self.differences.extend(found.iter().filter_map(|segment| compare::segment(segment, expected)));
     }
 
@@ -160,10 +160,10 @@ impl Report {
         expected: &mut Expected,
         until: &Offsets,
     ) -> anyhow::Result<()> {
-        let partitions = u32::try_from(until.len()).context("a number of partitions")?;
+        let partitions = u32::try_from(until.len()).context("too many partitions")?;
         let begun = Instant::now();
         loop {
-            let shown = redis.shown(partitions).await.context("Redis does not answer")?;
+            let shown = redis.shown(partitions).await.context("read positions from Redis")?;
             let has_come = |(shown, until): (&PerFeed<Option<Shown>>, &PerFeed<i64>)| {
                 let mut feeds = FeedId::all().into_iter().filter(|feed| feed.has_rows_in_redis());
                 feeds.all(|feed| shown[feed].is_some_and(|shown| shown.offset + 1 >= until[feed]))
@@ -172,17 +172,17 @@ impl Report {
                 break;
             }
             if begun.elapsed() > PATIENCE {
-                bail!("Redis does not come to show what Postgres does");
+                bail!("Redis does not catch up with Postgres");
             }
             tokio::time::sleep(RETRY).await;
         }
         for view in StoredView::all() {
             let (name, wanted) = (view.name(), expected.rows(FeedId::View(view)));
             let keys: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
-            let found = redis.rows((view, partitions), &keys).await.context("Redis does not answer")?;
+            let found = redis.rows((view, partitions), &keys).await.context("read rows from Redis")?;
             let Compared { rows, absent, newer, differences } = compare::redis(name, &wanted, &found);
             let newer_rows = newer.len();
-            self.lines.push(format!("Redis        {name}: {rows} rows, {absent} not there, {newer_rows} newer"));
+            self.lines.push(format!("Redis        {name}: {rows} rows, {absent} absent, {newer_rows} newer"));
             self.cached_rows += rows + newer_rows;
             self.differences.extend(differences);
             expected.expect(view, newer);
@@ -197,15 +197,15 @@ pub(crate) async fn ends(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<V
     // Creating, querying and dropping a client block the thread.
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = settings.reader("audit").create().context("create a Kafka consumer")?;
-        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_WITHIN).context("Kafka does not answer")?;
+        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_WITHIN).context("read the metadata from Kafka")?;
         let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
-            bail!("there is no topic {topic:?}");
+            bail!("topic {topic:?} does not exist");
         }
         let end = |partition| {
             let (low, high) = consumer.fetch_watermarks(&topic, partition, ANSWER_WITHIN)?;
             if low > 0 {
-                bail!("partition {partition} of the log begins at offset {low}: what was before is gone");
+                bail!("partition {partition} of the log begins at offset {low}: earlier records are gone");
             }
             Ok(high)
         };
@@ -223,7 +223,7 @@ async fn read(config: &Config, expected: &mut Expected, total: i64) -> anyhow::R
     let (begun, mut told) = (Instant::now(), Instant::now());
     while !expected.is_at_its_limit() {
         let batch = tokio::time::timeout(ANSWER_WITHIN, batches.recv()).await;
-        let batch = batch.context("Kafka gives no more records")?.context("read the log")?;
+        let batch = batch.context("timed out waiting for records from Kafka")?.context("read the log")?;
         expected.take(&batch, &config.exceptions)?;
         if total > 0 && told.elapsed() > TELL_EVERY {
             told = Instant::now();
@@ -246,7 +246,7 @@ async fn await_checkpoints(postgres: &Postgres, ends: &[i64]) -> anyhow::Result<
         });
         let Some((feed, partition, reached, end)) = behind else { return Ok(()) };
         if begun.elapsed() > PATIENCE {
-            bail!("{feed} stands at offset {reached} of partition {partition}, and does not come to {end}");
+            bail!("{feed} is at offset {reached} of partition {partition} and does not reach {end}");
         }
         tokio::time::sleep(RETRY).await;
     }

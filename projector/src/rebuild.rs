@@ -85,8 +85,8 @@ impl Options {
                 "--fast" => wish.limits = Limits::fast(),
                 view if !view.starts_with('-') => wish.views.push(view.to_owned()),
                 other => bail!(
-                    "unknown option {other:?}; usage: projector rebuild VIEW… [--rollback | --accept] [--threads N] [--share \
-                     PERCENT] [--fast]; --threads and --share limit the load beside live work, --fast lifts the limits"
+                    "unknown option {other:?}; usage: projector rebuild VIEW… [--rollback | --accept] [--threads N] \
+                     [--share PERCENT] [--fast]; --threads and --share limit the load, --fast lifts the limits"
                 ),
             }
         }
@@ -125,8 +125,8 @@ pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow:
     }
     if !differing.is_empty() {
         bail!(
-            "rows differ ({}); the live rows are unchanged. If the fold has changed or the live rows are wrong, run the \
-             same command with --accept to continue from here",
+            "rows differ ({}); the live rows are unchanged. If the fold has changed or the live rows are wrong, run \
+             the same command with --accept to continue from here",
             differing.join(", ")
         );
     }
@@ -152,7 +152,7 @@ pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> 
         match tables.prepare(wish.rollback).await? {
             Origin::Nothing => {}
             Origin::Unfinished => tell("resuming an unfinished rebuild".to_owned()),
-            Origin::Kept => tell("resuming the rows from before the last rebuild".to_owned()),
+            Origin::Kept => tell("resuming from the rows before the last rebuild".to_owned()),
         }
     }
     let hindmost = async || tables.hindmost(&views).await;

@@ -36,7 +36,7 @@ pub(crate) struct Segments(watch::Sender<Whole>);
 enum SegmentError {
     #[error(transparent)]
     Connect(#[from] chassis::postgres::PostgresError),
-    #[error("Postgres failed")]
+    #[error("Postgres statement failed")]
     Postgres(#[from] tokio_postgres::Error),
 }
 
@@ -84,7 +84,7 @@ async fn close((url, window): (Secret, Duration), mut whole: watch::Receiver<Who
                     closed.insert(partition, until);
                 }
                 Err(error) => {
-                    tracing::warn!(error = with_causes(&error), "a segment could not be closed");
+                    tracing::warn!(error = with_causes(&error), "closing a segment failed; retrying");
                     session = None;
                     tokio::time::sleep(RETRY).await;
                     whole.mark_changed();

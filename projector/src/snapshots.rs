@@ -54,11 +54,11 @@ pub(crate) type Due = (String, u64);
 enum SnapshotError {
     #[error(transparent)]
     Connect(#[from] PostgresError),
-    #[error("Postgres failed")]
+    #[error("Postgres statement failed")]
     Postgres(#[from] tokio_postgres::Error),
-    #[error("{0:?} is no aggregate")]
+    #[error("{0:?} is not an aggregate")]
     Name(String),
-    #[error("the journal of {aggregate:?} cannot be read")]
+    #[error("reading the journal of {aggregate:?} failed")]
     Journal { aggregate: String, source: JournalError },
     #[error("the events of {0:?} cannot be folded")]
     Fold(String),
@@ -66,9 +66,9 @@ enum SnapshotError {
 
 #[derive(Debug, thiserror::Error)]
 enum JournalError {
-    #[error("a record is no commit")]
+    #[error("a record is not a commit")]
     Record(#[from] RecordError),
-    #[error("an event is none that this build knows")]
+    #[error("an event is unknown to this build")]
     Event(#[from] serde_json::Error),
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<D
         };
         if let Err(error) = done {
             let is_connection = matches!(error, SnapshotError::Connect(_) | SnapshotError::Postgres(_));
-            tracing::warn!(error = with_causes(&error), "the snapshots could not be kept up");
+            tracing::warn!(error = with_causes(&error), "updating the snapshots failed");
             metrics.snapshot_failed();
             if is_connection {
                 client = None;
@@ -123,7 +123,7 @@ async fn tidy(url: &Secret, client: &mut Option<Client>) -> Result<(), SnapshotE
     }
     client.execute("DELETE FROM snapshot_forms WHERE used_at < now() - interval '7 days'", &[]).await?;
     if dropped > 0 {
-        tracing::info!(count = dropped, "snapshots of forms that nobody used for a week were dropped");
+        tracing::info!(count = dropped, "deleted snapshots of forms that were unused for a week");
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-#[derive(Debug)]
 /// Semaphore with a bounded queue and a bounded wait.
+#[derive(Debug)]
 pub(crate) struct Limiter {
     places: Semaphore,
     queue: Semaphore,
@@ -17,7 +17,7 @@ pub(crate) struct Limiter {
 
 /// The queue is full, or the wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many requests are under way")]
+#[error("too many requests are in flight")]
 pub(crate) struct Busy;
 
 impl Limiter {
@@ -54,7 +54,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn who_finds_the_queue_full_is_refused_at_once() {
+    async fn a_request_that_finds_the_queue_full_is_refused_at_once() {
         let limiter = Limiter::new(1, 1, LONG);
         let place = limiter.enter().await.unwrap();
         assert!(limiter.try_enter().is_err());
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waited_long_enough_is_refused_and_leaves_the_queue() {
+    async fn a_request_that_waited_too_long_is_refused_and_leaves_the_queue() {
         let limiter = Limiter::new(1, 1, Duration::from_millis(1));
         let _place = limiter.enter().await.unwrap();
         for _ in 0..3 {

@@ -178,9 +178,9 @@ fn chosen(view: &View, order: Option<&str>, given: &[(&str, String)]) -> Result<
     Err(match order {
         Some(order) if !known.is_empty() => {
             let known = known.join(", ");
-            format!("there is no order {order:?}{with}; there are {known}, and each backwards with a - before it")
+            format!("unknown order {order:?}{with}; the orders are {known}, each reversed by a leading -")
         }
-        _ => format!("there is no list{with}; /v1/views names the lists that there are"),
+        _ => format!("there is no list{with}; /v1/views shows the available lists"),
     })
 }
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_index_serves_is_refused_by_its_name() {
+    fn a_parameter_that_no_index_serves_is_refused_by_name() {
         for (view, query, named) in [
             (PRODUCT, "order=colour", "\"colour\""),
             (PRODUCT, "order=", "\"\""),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_good_for_its_own_list_alone() {
+    fn a_cursor_is_valid_for_its_own_list_only() {
         let last = Position { value: "1997-01-01T12:00:00".to_owned(), key: "o-1".to_owned() };
         let after = |query: &str| parse(ORDER, query).unwrap().cursor(&last);
         let own = after("customer=ann");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_whose_values_are_none_of_the_list_is_refused() {
+    fn a_cursor_with_values_that_the_list_cannot_hold_is_refused() {
         let list = parse(PRODUCT, "order=price_cents").unwrap();
         for (value, key) in [("x", "a"), ("7", "a b"), ("7", "")] {
             let cursor = list.cursor(&Position { value: value.to_owned(), key: key.to_owned() });
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_has_a_place_for_each_of_its_values() {
+    fn a_statement_has_a_placeholder_for_each_of_its_values() {
         let query = parse(ORDER, "customer=ann&order=-ordered_at").unwrap();
         let last = Position { value: "1997-01-01T12:00:00".to_owned(), key: "o-1".to_owned() };
         let query = ListQuery { after: Some(last), ..query };

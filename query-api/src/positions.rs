@@ -94,8 +94,8 @@ pub(crate) enum Place {
     Store,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
 /// Reasons to stop waiting for a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotReached {
     /// The views did not catch up in time; `token` is the part of the requested positions that is visible.
     Behind {
@@ -106,8 +106,8 @@ pub(crate) enum NotReached {
     Ahead,
 }
 
-#[derive(Debug)]
 /// Positions of all feeds in both places, shared by all requests.
+#[derive(Debug)]
 pub(crate) struct Positions {
     begun: Instant,
     /// Time of the last checkpoints from Postgres or the last moved view in Redis, in ms since `begun`.
@@ -354,7 +354,7 @@ impl Positions {
 }
 
 fn to_index(partition: u32) -> usize {
-    usize::try_from(partition).expect("a partition's number fits")
+    usize::try_from(partition).expect("a partition number fits in usize")
 }
 
 #[cfg(test)]

@@ -30,8 +30,9 @@ use crate::redis::{self, Cache, CacheError, Hit};
 /// next one has not.
 const MAX_LOADS: usize = 3;
 
-/// Divisor of the number of connections to Postgres: the share that requests which read many events may use.
+/// One in this many connections to Postgres may be used by requests that read many events.
 const FOLDS_SHARE: usize = 4;
+/// Maximum number of such requests that wait for a permit.
 const MAX_WAITING_FOLDS: usize = 100;
 
 /// A row of a view, as the bytes that are served.
@@ -65,8 +66,8 @@ pub(crate) struct Freshness {
     pub(crate) lenient: bool,
 }
 
-#[derive(Debug)]
 /// A result, ready to be answered with.
+#[derive(Debug)]
 pub(crate) struct Shown<T> {
     pub(crate) found: T,
     pub(crate) token: Option<String>,
@@ -80,15 +81,15 @@ pub(crate) struct Shown<T> {
 pub(crate) enum ReadError {
     #[error("the views do not show the token's events yet")]
     NotYet { token: Option<String> },
-    #[error("a record that the Consistency-Token names is parked: the view did not take it")]
+    #[error("the view has parked a record that the Consistency-Token names")]
     Parked,
-    #[error("the log ends before what the Consistency-Token names: send a token that an answer gave")]
+    #[error("the Consistency-Token is beyond the end of the log; send a token from an answer")]
     TokenAhead,
-    #[error("too many requests wait for the views")]
+    #[error("too many requests are waiting for the views")]
     TooManyWaiters,
-    #[error("too many queries are under way")]
+    #[error("too many queries are in flight")]
     Busy { server: &'static str },
-    #[error("neither Redis nor Postgres gave an answer")]
+    #[error("neither Redis nor Postgres answered")]
     Unavailable,
 }
 
@@ -292,7 +293,7 @@ impl Reads {
             // Falling back to Postgres would only move the overload there.
             Err(CacheError::Busy(_)) => Err(ReadError::Busy { server: "redis" }),
             Err(error) => {
-                tracing::debug!(error = %error, "a read from Redis failed");
+                tracing::debug!(error = %error, "reading from Redis failed");
                 self.positions.doubt_cache(self.cache.is_cluster().then_some(place.partition));
                 Ok(Hit::Miss)
             }
@@ -330,6 +331,6 @@ fn failed(error: StoreError) -> ReadError {
     if let StoreError::Busy(_) = error {
         return ReadError::Busy { server: "postgres" };
     }
-    tracing::debug!(error = %error, "a read from Postgres failed");
+    tracing::debug!(error = %error, "reading from Postgres failed");
     ReadError::Unavailable
 }

@@ -49,13 +49,13 @@ pub(crate) struct Cache {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
-    #[error("Redis has too much to do")]
+    #[error("Redis is overloaded")]
     Busy(#[from] Busy),
-    #[error("Redis did not do what was asked")]
+    #[error("Redis command failed")]
     Call(#[from] RedisError),
-    #[error("Redis ended the subscription")]
+    #[error("Redis closed the subscription")]
     Unsubscribed,
-    #[error("a request doubted what is known of Redis")]
+    #[error("a request failed, so the known positions are in doubt")]
     Doubted,
 }
 
@@ -180,7 +180,7 @@ impl Cache {
 
     /// Keeps `positions` up to date with Redis's notifications. While Redis is unavailable they hold nothing about it.
     pub(crate) async fn follow(mut self, positions: Arc<Positions>, seen: Condition, shutdown: Shutdown) {
-        seen.waiting("Redis was not asked yet");
+        seen.waiting("not connected yet");
         let mut is_up = true;
         while !shutdown.is_requested() {
             let Err(error) = tokio::select! {
@@ -191,8 +191,9 @@ impl Cache {
                 positions.lose_cache();
                 if std::mem::take(&mut is_up) {
                     let error = anyhow::Error::from(error);
-                    tracing::warn!(error = format!("{error:#}"), "Redis is away: answers come from Postgres");
-                    // Away at the start is worth waiting for; later, Postgres stands in.
+                    tracing::warn!(error = format!("{error:#}"), "Redis unavailable; answering from Postgres");
+                    // The readiness condition is left as it is: Redis is awaited at startup only, later Postgres takes
+                    // over.
                 }
             }
             tokio::select! {
@@ -212,7 +213,7 @@ impl Cache {
         // Read the positions only after subscribing: every later move is in this read or in a notification.
         self.know(positions, &mut news).await?;
         if !std::mem::replace(is_up, true) {
-            tracing::info!("Redis is back");
+            tracing::info!("Redis available again");
         }
         seen.ready();
         let mut looks = tokio::time::interval_at((Instant::now() + LOOK_EVERY).into(), LOOK_EVERY);
@@ -302,7 +303,7 @@ fn text(message: Option<redis::Msg>) -> Result<String, CacheError> {
     Ok(message.ok_or(CacheError::Unsubscribed)?.get_payload()?)
 }
 
-/// Takes news in; `false`: Redis has to be looked at.
+/// Applies a notification. Returns `false` if the positions must be read from Redis.
 fn take(positions: &Positions, text: &str) -> bool {
     News::parse(text).is_some_and(|news| positions.advance_cache(&news))
 }

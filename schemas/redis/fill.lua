@@ -1,15 +1,15 @@
--- Fills in a row, or its absence, that was read in Postgres, unless it may be older than what is shown.
--- KEYS: the position of the partition where the row lives, the row, the rows that are ahead of Postgres. ARGV: incarnation,
--- generation and revision that are expected there; the offset that the row shows ('': it tells that itself); seconds to live;
--- its version and its value, which begins with the version.
--- Returns 1, or 0 where something else is shown, or more.
+-- Caches a row that was read from Postgres, or its absence, unless it may be older than the position that Redis shows.
+-- KEYS: the position of the row's partition, the row, the set of rows ahead of Postgres.
+-- ARGV: the expected incarnation, generation and revision; the offset that the row shows ('' if its value contains it);
+-- the time to live in seconds; the row's version and its value, which begins with the version.
+-- Returns 1, or 0 if Redis shows something else or may show a newer row.
 local making, offset, hash = string.match(redis.call('GET', KEYS[1]) or '', '^(.*)/(%-?%d+)(~?%x*)$')
 if making ~= ARGV[1] then
     return 0
 end
 if ARGV[2] ~= '' and tonumber(offset) > tonumber(ARGV[2]) then
-    -- Since then the row has not changed, if every row that has is known, and it is none of them. A build that writes no
-    -- hash does not keep them.
+    -- The row has not changed since then if all changed rows are known and it is not among them. Builds that write no
+    -- hash do not maintain the set of changed rows.
     local stored = redis.call('ZSCORE', KEYS[3], '')
     if hash == '' or not stored or tonumber(stored) > tonumber(ARGV[2]) or redis.call('ZSCORE', KEYS[3], KEYS[2]) then
         return 0

@@ -1,5 +1,6 @@
--- Puts rows of an incarnation that nobody reads yet.
--- KEYS: the rows. ARGV: seconds to live, then for each row its version and its value, which begins with the version.
+-- Writes rows of an incarnation that is not read yet.
+-- KEYS: the rows. ARGV: the time to live in seconds, then for each row its version and its value, which begins with the
+-- version.
 for i, key in ipairs(KEYS) do
     local standing = tonumber(string.match(redis.call('GETRANGE', key, 0, 20), '^%d+') or '-1')
     if tonumber(ARGV[2 * i]) >= standing then

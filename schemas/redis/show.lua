@@ -1,9 +1,10 @@
--- Shows a batch of one partition: puts each view's rows where they are newer, then moves the position that covers them.
--- KEYS: the views' positions, as many sets of rows that are ahead of Postgres, then the rows. ARGV: the channel, the partition,
--- the number of positions, seconds for rows to live; for each position its view, what is expected to stand there ('':
--- nothing), what is to, the offset that it shows then, and the offset that Postgres shows ('': not known);
--- for each row the number of its view's position, its version and its value, which begins with the version.
--- Returns 0, or the sum of 2^(n-1) of the positions n at which something else was found: of these views nothing was written.
+-- Publishes a batch of one partition: writes each view's newer rows, then advances the position that covers them.
+-- KEYS: the views' positions, the same number of sets of rows ahead of Postgres, then the rows.
+-- ARGV: the channel, the partition, the number of positions, the rows' time to live in seconds; for each position its
+-- view, the expected value ('' if there is none), the new value, the offset of the new value, and the offset that
+-- Postgres shows ('' if unknown); for each row the number of its view's position, its version and its value, which
+-- begins with the version.
+-- Returns 0, or the sum of 2^(n-1) over the positions n with an unexpected value, whose views were not written.
 local count = tonumber(ARGV[3])
 local stands = redis.call('MGET', unpack(KEYS, 1, count))
 local others, sum = {}, 0

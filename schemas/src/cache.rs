@@ -1,34 +1,35 @@
 //! Layout of the Redis cache, under a configurable prefix. All keys of a partition share a hash tag, because scripts
 //! access several of them.
 //!
-//! | key | value |
-//! |---|---|
-//! | `{st:7}:product` | the view's position in partition 7: `{incarnation}.{generation}.{revision}/{offset}`, followed by `~` and \
-//!   the hash of the records counted so far. A trailing `+` while the rows of a large batch are being written means that the \
-//!   view shows nothing. For the journal, and for views whose rows are written by readers, the position at which the \
-//!   incarnation began |
-//! | `{st:7}:product.ahead` | sorted set of the rows that may not be in Postgres yet, scored by the offset that they show; the \
-//!   empty member has the offset that Postgres is known to show |
-//! | `{st:7}:{incarnation}:product:{key}` | the row as `{version}\n{body}`, with the body as it is served; `0\n` if it does not exist |
-//! | `{st:7}:revenue.{generation}.{revisions}:{key}` | the row of a view fed by many aggregates: `{version} {offset},…\n{body}`, \
-//!   with the offset that it shows of each partition. The hash of its key determines its partition; the revisions are the sum \
-//!   over all partitions |
-//! | `{st:7}:end` | the offset after the log's last record, and the Redis time in ms before Kafka was queried: `{offset}/{ms}` |
+//! - `{st:7}:product`: the view's position in partition 7, `{incarnation}.{generation}.{revision}/{offset}`, followed
+//!   by `~` and the hash of the records counted so far. A trailing `+` while the rows of a large batch are being
+//!   written means that the view shows nothing. For the journal, and for views whose rows are written by readers, the
+//!   position at which the incarnation began.
+//! - `{st:7}:product.ahead`: sorted set of the rows that may not be in Postgres yet, scored by the offset that they
+//!   show; the empty member has the offset that Postgres is known to show.
+//! - `{st:7}:{incarnation}:product:{key}`: the row as `{version}\n{body}`, with the body as it is served; `0\n` if it
+//!   does not exist.
+//! - `{st:7}:revenue.{generation}.{revisions}:{key}`: the row of a view fed by many aggregates,
+//!   `{version} {offset},…\n{body}`, with the offset that it shows of each partition. The hash of its key determines
+//!   its partition; the revisions are the sum over all partitions.
+//! - `{st:7}:end`: the offset after the log's last record, and the Redis time in ms before Kafka was queried,
+//!   `{offset}/{ms}`.
 //!
 //! The channel `st:news` announces changes of a partition in the format of these values, together with the progress of
 //! Postgres: `7 product=00ab.1.0/1234 product@=1234 end=…`.
 //!
 //! Invariant: rows and the position that covers them are written by one script, which requires that the position is
-//! unchanged since its writer last set it. A position and a row returned by one MGET are therefore consistent, regardless
-//! of evictions, losses, restores or failovers: the row shows everything up to the position. A row read from Postgres, of
-//! the same generation and revision, is filled in only if Postgres showed at least that position, or if the set of rows
-//! ahead of Postgres proves that the row has not changed since.
+//! unchanged since its writer last set it. A position and a row returned by one MGET are therefore consistent,
+//! regardless of evictions, losses, restores or failovers: the row shows everything up to the position. A row read from
+//! Postgres, of the same generation and revision, is filled in only if Postgres showed at least that position, or if
+//! the set of rows ahead of Postgres proves that the row has not changed since.
 //!
-//! A position that differs from the one its writer set begins a new incarnation of the view in that partition: older rows
-//! have other keys and expire. Other views and partitions are not affected.
+//! A position that differs from the one its writer set begins a new incarnation of the view in that partition: older
+//! rows have other keys and expire. Other views and partitions are not affected.
 //!
 //! Rows fed by many aggregates are written only by readers, from Postgres, and expire after a second, because no single
-//! writer can track when they change. Each row carries the offsets that it shows and answers only tokens that these cover.
+//! writer can track when they change. Each row carries the offsets that it shows and answers only tokens that these
+//! cover.
 
 use std::fmt::{self, Write as _};
 

@@ -1,7 +1,7 @@
-//! Bodies of commands: checked at the border, then the domain's commands.
+//! Bodies of commands, which are validated at the system boundary and converted to domain commands.
 //!
-//! Invariant: what [`parse`] accepts can be decided, written and projected; no later place checks it again.
-//! Unknown fields are refused, numbers are within their limits, ids have the agreed characters, and text has
+//! Invariant: every command accepted by [`parse`] can be decided, written and projected without further validation.
+//! Unknown fields are refused, numbers are within their limits, IDs consist of the allowed characters, and text has
 //! no U+0000, which Postgres cannot hold.
 
 mod canonical;
@@ -23,30 +23,30 @@ use crate::idempotency::MAX_KEY_CHARS;
 
 pub use fields::{MAX_CENTS, MAX_QUANTITY, MAX_TEXT_CHARS};
 
-/// The largest body of one command, in bytes.
+/// Maximum size of the body of a command, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
-/// The largest body of a batch, in bytes.
+/// Maximum size of the body of a batch, in bytes.
 pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// The most lines of a batch.
+/// Maximum number of lines in a batch.
 pub const MAX_BATCH_LINES: usize = 10_000;
 
-/// The longest name of an aggregate's type or of a command that a line of a batch may hold, in characters: beyond what
-/// any has.
+/// Maximum length of an aggregate type or command name in a line of a batch, in characters; longer than any actual
+/// name.
 const MAX_NAME_CHARS: usize = 64;
-/// The longest condition that a line of a batch may hold, in characters.
+/// Maximum length of the precondition in a line of a batch, in characters.
 const MAX_CONDITION_CHARS: usize = 64;
 
-/// The most versions that one condition may list.
+/// Maximum number of versions that one precondition may list.
 pub const MAX_CONDITION_VERSIONS: usize = 4;
 
-/// The header by which a batch to the internal listener says, in milliseconds since 1970, when its sender waits no
-/// longer: what was not decided by then must not be, whoever slept in between. It is a time of the clock that
-/// [`SERVER_TIME`] tells.
+/// Header of a batch to the internal listener with the time, in milliseconds since 1970, at which its sender stops
+/// waiting. Commands not decided by then must not be decided anymore, even if a process was suspended in between. The
+/// time refers to the clock returned in [`SERVER_TIME`].
 pub const UNTIL: &str = "stampede-until";
-/// The header by which the answer to such a batch tells the time, in milliseconds since 1970.
+/// Header of the response to such a batch with the server's time, in milliseconds since 1970.
 pub const SERVER_TIME: &str = "stampede-time";
 
-/// A command as it came in, checked, with what tells it from another one under the same key.
+/// A validated command, with the fingerprint that distinguishes it from another one under the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedCommand {
     pub command: Command,
@@ -57,12 +57,12 @@ pub struct ParsedCommand {
 pub enum CommandError {
     #[error("there is no such command")]
     Unknown,
-    /// Names the field.
+    /// The body is invalid; the message names the field.
     #[error("{0}")]
     Body(String),
 }
 
-/// The version that the client wants to act on.
+/// Version of the aggregate that the client requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Precondition {
     #[default]
@@ -74,7 +74,7 @@ pub enum Precondition {
     /// `If-None-Match: *`.
     #[serde(rename = "absent")]
     Absent,
-    /// `If-Match: "7", "9"`: any of these versions. One that stands twice fills what is left.
+    /// `If-Match: "7", "9"`: any of these versions. Unused places repeat the first one.
     #[serde(rename = "one_of")]
     OneOf([u64; MAX_CONDITION_VERSIONS]),
     /// `If-Match: *`: any version at all.
@@ -83,7 +83,7 @@ pub enum Precondition {
 }
 
 impl Precondition {
-    /// Tells whether a command may be decided at a version; 0: there is nothing yet.
+    /// Returns whether the precondition holds at `version`, which is 0 if the aggregate does not exist.
     pub fn holds_at(self, version: u64) -> bool {
         match self {
             Self::None => true,
@@ -95,11 +95,11 @@ impl Precondition {
     }
 }
 
-/// A line of `POST /v1/commands`.
+/// One command of a batch, `POST /v1/commands`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchLine<'a> {
-    /// As in routes: `products`.
+    /// Aggregate type as in routes, e.g. `products`.
     #[serde(borrow)]
     #[schemars(extend("maxLength" = MAX_NAME_CHARS))]
     pub aggregate: Cow<'a, str>,
@@ -109,36 +109,36 @@ pub struct BatchLine<'a> {
     #[serde(borrow)]
     #[schemars(extend("maxLength" = MAX_NAME_CHARS))]
     pub command: Cow<'a, str>,
-    /// The body that the command would have by itself.
+    /// Body of the command, as in a request of its own.
     #[serde(borrow, default)]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub data: Option<&'a serde_json::value::RawValue>,
-    /// As the header `Idempotency-Key`, without quotes.
+    /// Idempotency key, without the quotes that the header `Idempotency-Key` may have.
     #[serde(borrow, default)]
     #[schemars(extend("minLength" = 1, "maxLength" = MAX_KEY_CHARS))]
     pub key: Option<Cow<'a, str>>,
-    /// The event that the command follows from; only the internal listener takes it.
+    /// Event that caused the command; accepted only by the internal listener.
     #[serde(borrow, default)]
     #[schemars(skip)]
     pub cause: Option<Cow<'a, str>>,
-    /// As the header: `"7"` with its quotes, or the bare number.
+    /// Precondition as in the header `If-Match`: `"7"` including the quotes, or the bare number.
     #[serde(borrow, default)]
     #[schemars(extend("maxLength" = MAX_CONDITION_CHARS))]
     pub if_match: Option<Cow<'a, str>>,
 }
 
-/// What the API's description says of a command.
+/// API documentation of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandContract {
     pub name: &'static str,
     pub about: &'static str,
-    /// Of its body.
+    /// Schema of the body.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
-    /// The names of the rules by which it may be rejected.
+    /// Names of the rules that may reject the command.
     pub rejections: &'static [&'static str],
 }
 
-/// `T`: the command's body.
+/// Creates the contract of a command with the body `T`.
 const fn contract<T: JsonSchema>(
     name: &'static str,
     about: &'static str,
@@ -147,7 +147,7 @@ const fn contract<T: JsonSchema>(
     CommandContract { name, about, schema: SchemaGenerator::subschema_for::<T>, rejections }
 }
 
-/// Of an aggregate's commands, in the order of [`names`].
+/// Returns the contracts of an aggregate's commands, in the order of [`names`].
 pub fn contracts(aggregate: AggregateType) -> &'static [CommandContract] {
     match aggregate {
         AggregateType::Product => &product::CONTRACTS,
@@ -156,7 +156,7 @@ pub fn contracts(aggregate: AggregateType) -> &'static [CommandContract] {
     }
 }
 
-/// The names of an aggregate's commands, as in routes.
+/// Returns the names of an aggregate's commands, as in routes.
 pub fn names(aggregate: AggregateType) -> &'static [&'static str] {
     match aggregate {
         AggregateType::Product => &product::NAMES,
@@ -165,7 +165,7 @@ pub fn names(aggregate: AggregateType) -> &'static [&'static str] {
     }
 }
 
-/// Whether `command` finishes what an event began: served on the internal listener only.
+/// Returns whether only the internal listener serves `command`, because it is a step of a saga.
 pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
     match aggregate {
         AggregateType::Product => product::is_internal(command),
@@ -174,15 +174,15 @@ pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
     }
 }
 
-/// Who asks for a command. The same name may take other fields, or mean more, when an order's own reaction uses it.
+/// Sender of a command. A command may have other fields or effects when it is sent by a reaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Client,
-    /// The reactor, by the internal listener and with the event that the command follows from.
+    /// The reactor, through the internal listener and with the event that caused the command.
     Reaction,
 }
 
-/// Reads and checks a command to this aggregate. `body` is its data as JSON; empty stands for `{}`.
+/// Parses and validates a command for this aggregate. `body` is its data as JSON; an empty body is equivalent to `{}`.
 pub fn parse(
     aggregate: &AggregateId,
     command: &str,
@@ -201,7 +201,7 @@ pub fn parse(
     Ok(ParsedCommand { command, fingerprint: fingerprint.digest() })
 }
 
-/// A command's name and body, from which [`parse`] makes it again.
+/// Returns a command's name and body, from which [`parse`] restores it.
 pub fn encode(command: &Command) -> (&'static str, String) {
     match command {
         Command::Product(command) => product::encode(command),
@@ -211,12 +211,12 @@ pub fn encode(command: &Command) -> (&'static str, String) {
 }
 
 fn to_body(fields: &impl Serialize) -> String {
-    serde_json::to_string(fields).expect("bodies hold nothing that JSON cannot")
+    serde_json::to_string(fields).expect("bodies consist of values that JSON can represent")
 }
 
-/// Reads `If-Match`, of which a request may have several lines: `*`, or versions with commas in between, as `"7"`, or
-/// as `W/"7"`, which nginx makes of it when it compresses. A query's ETag is one, too: the generation behind its version
-/// (`"7-2"`) says nothing of the aggregate.
+/// Parses `If-Match`, which may occur on several lines of a request: `*`, or comma-separated versions, as `"7"` or as
+/// `W/"7"`, into which nginx turns the former when it compresses. The ETag of a query is accepted as well; the
+/// generation after its version (`"7-2"`) is ignored because it does not concern the aggregate.
 pub fn parse_if_match<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Precondition> {
     let mut all = lines.into_iter().flat_map(|line| line.split(',')).map(str::trim).filter(|tag| !tag.is_empty());
     let first = all.next()?;
@@ -236,7 +236,7 @@ pub fn parse_if_match<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Pr
     Some(if count == 1 { Precondition::Version(first) } else { Precondition::OneOf(versions) })
 }
 
-/// As [`parse_if_match`], and the bare number too: in JSON the quotes are a nuisance.
+/// Parses a precondition like [`parse_if_match`], or from the bare number, because quotes are inconvenient in JSON.
 pub fn parse_if_match_field(text: &str) -> Option<Precondition> {
     let text = Some(text).filter(|text| text.len() <= MAX_CONDITION_CHARS)?;
     parse_if_match([text]).or_else(|| parse_version(text).map(Precondition::Version))
@@ -256,12 +256,12 @@ fn parse_version(digits: &str) -> Option<u64> {
     plain.then(|| digits.parse().ok()).flatten()
 }
 
-/// Enough for the canonical form of most commands.
+/// Initial capacity for the canonical form, enough for most commands.
 const FORM_CAPACITY: usize = 256;
 
-/// A hash of the canonical form of a command: its name, its condition, its fields in their order. Blanks, the
-/// order of fields and `null` for an absent field do not change it, nor does a new field that may be left out: the hash
-/// stands in the log, and a retry may come to another build than the one that wrote it.
+/// Hash of the canonical form of a command: its name, its precondition, and its fields in a fixed order. White space,
+/// the order of fields and `null` for an absent field do not affect it. Neither does the introduction of an optional
+/// field, because the hash is stored in the log and a retry may reach a different build than the one that wrote it.
 struct Fingerprint {
     form: Vec<u8>,
     nulls: &'static [&'static str],
@@ -284,26 +284,26 @@ impl Fingerprint {
         Self { form, nulls: canonical::written_as_null(aggregate, command) }
     }
 
-    /// Reads a body and takes its canonical form in.
+    /// Parses a body and appends its canonical form.
     fn body<T: DeserializeOwned + Serialize>(&mut self, body: &[u8]) -> Result<T, CommandError> {
         let fields::Object(parsed) = serde_json::from_slice(body).map_err(|_| explain::<T>(body))?;
         canonical::write(&parsed, self.nulls, &mut self.form);
         Ok(parsed)
     }
 
-    /// The form is hashed at once: to hash each of its many small pieces takes longer than to put them together.
+    /// Returns the hash of the whole form. Hashing its many small pieces one by one is slower than concatenating them.
     fn digest(&self) -> u64 {
         xxh3_64(&self.form)
     }
 }
 
-/// Reads a bad body once more, slower, to name the field.
+/// Parses an invalid body again, more slowly, to name the invalid field.
 fn explain<T: DeserializeOwned>(body: &[u8]) -> CommandError {
     let mut json = serde_json::Deserializer::from_slice(body);
     let error = match serde_path_to_error::deserialize::<_, fields::Object<T>>(&mut json) {
         Err(error) if error.path().iter().next().is_some() => format!("{}: {}", error.path(), error.inner()),
         Err(error) => error.inner().to_string(),
-        Ok(_) => json.end().map_or_else(|error| error.to_string(), |()| String::from("the body cannot be read")),
+        Ok(_) => json.end().map_or_else(|error| error.to_string(), |()| String::from("the body is malformed")),
     };
     CommandError::Body(error)
 }

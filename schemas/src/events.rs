@@ -1,7 +1,7 @@
-//! Every version of every event, as it is written to the log, and the way from each to the domain's event.
+//! Every version of every event as written to the log, and its conversion to the domain event.
 //!
-//! Invariant: a version once written is never changed, only followed by another; its golden file under
-//! `golden/` decodes for ever. A change is a new variant here and a new arm in [`WireEvent::upcast`].
+//! Invariant: a published version never changes and is only superseded; its golden file under `golden/` must decode
+//! forever. A change requires a new variant here and a new arm in [`WireEvent::upcast`].
 //!
 //! Invariant: an event type that this build does not know is an error, never something to skip.
 
@@ -28,118 +28,118 @@ use sale::{
     SaleStockedV1,
 };
 
-/// `{"type": "product.reserved.v1", "data": {…}}`.
+/// Event in the log: `{"type": "product.reserved.v1", "data": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", deny_unknown_fields)]
 pub enum WireEvent<'a> {
-    /// A product is known and on sale.
+    /// A product was registered and is on sale.
     #[serde(rename = "product.registered.v1", borrow)]
     ProductRegisteredV1(ProductRegisteredV1<'a>),
     /// Units were added to a product's stock.
     #[serde(rename = "product.restocked.v1")]
     ProductRestockedV1(ProductRestockedV1),
-    /// A product has another price.
+    /// The price of a product changed.
     #[serde(rename = "product.repriced.v1")]
     ProductRepricedV1(ProductRepricedV1),
-    /// Units of a product are held for an order.
+    /// Units of a product were reserved for an order.
     #[serde(rename = "product.reserved.v1", borrow)]
     ProductReservedV1(ProductReservedV1<'a>),
-    /// Units that were held for an order are available again.
+    /// Units reserved for an order were released.
     #[serde(rename = "product.released.v1", borrow)]
     ProductReleasedV1(ProductReleasedV1<'a>),
-    /// Units that were held for an order are sold.
+    /// Units reserved for an order were sold.
     #[serde(rename = "product.committed.v1", borrow)]
     ProductCommittedV1(ProductCommittedV1<'a>),
-    /// A product is not on sale any more.
+    /// A product was discontinued.
     #[serde(rename = "product.discontinued.v1")]
     ProductDiscontinuedV1(ProductDiscontinuedV1),
-    /// A customer wants something.
+    /// A customer placed an order.
     #[serde(rename = "order.placed.v1", borrow)]
     OrderPlacedV1(OrderPlacedV1<'a>),
-    /// What one line of an order asks for is held for it.
+    /// The units of one line of an order were reserved.
     #[serde(rename = "order.line-confirmed.v1", borrow)]
     OrderLineConfirmedV1(OrderLineConfirmedV1<'a>),
-    /// Everything that an order asks for is held for it.
+    /// The units of all lines of an order were reserved.
     #[serde(rename = "order.confirmed.v1")]
     OrderConfirmedV1(OrderConfirmedV1),
-    /// What one line of an order asks for cannot be had.
+    /// One line of an order cannot be fulfilled.
     #[serde(rename = "order.line-rejected.v1", borrow)]
     OrderLineRejectedV1(OrderLineRejectedV1<'a>),
-    /// An order ended, because something that it asks for cannot be had.
+    /// An order was rejected because one of its lines cannot be fulfilled.
     #[serde(rename = "order.rejected.v1", borrow)]
     OrderRejectedV1(OrderRejectedV1<'a>),
-    /// An order ended, because it is not wanted any more.
+    /// An order was cancelled.
     #[serde(rename = "order.cancelled.v1", borrow)]
     OrderCancelledV1(OrderCancelledV1<'a>),
-    /// An order ended, because something that it asks for cannot be had.
+    /// An order was rejected because one of its lines cannot be fulfilled.
     #[serde(rename = "order.rejected.v2", borrow)]
     OrderRejectedV2(OrderEndedV2<'a>),
-    /// An order ended, because it is not wanted any more.
+    /// An order was cancelled.
     #[serde(rename = "order.cancelled.v2", borrow)]
     OrderCancelledV2(OrderEndedV2<'a>),
-    /// An order ended, because it was not paid in time.
+    /// An order expired because it was not paid in time.
     #[serde(rename = "order.expired.v1", borrow)]
     OrderExpiredV1(OrderEndedV2<'a>),
-    /// An order is paid.
+    /// An order was paid.
     #[serde(rename = "order.paid.v1", borrow)]
     OrderPaidV1(OrderPaidV1<'a>),
-    /// An order is on its way.
+    /// An order was shipped.
     #[serde(rename = "order.shipped.v1", borrow)]
     OrderShippedV1(ParcelV1<'a>),
-    /// An order has arrived.
+    /// An order was delivered.
     #[serde(rename = "order.delivered.v1", borrow)]
     OrderDeliveredV1(ParcelV1<'a>),
-    /// Units that were held for an order are sold.
+    /// Units reserved for an order were sold.
     #[serde(rename = "product.committed.v2", borrow)]
     ProductCommittedV2(ProductCommittedV2<'a>),
-    /// An order is paid.
+    /// An order was paid.
     #[serde(rename = "order.paid.v2", borrow)]
     OrderPaidV2(OrderPaidV2<'a>),
-    /// Units of a product are set aside for a sale.
+    /// Units of a product were allotted to a sale.
     #[serde(rename = "product.allotted.v1", borrow)]
     ProductAllottedV1(ProductAllottedV1<'a>),
-    /// Units that a sale did not sell are back.
+    /// A product took back units that a sale did not sell.
     #[serde(rename = "product.taken-back.v1", borrow)]
     ProductTakenBackV1(ProductTakenBackV1<'a>),
-    /// Units of a product are held.
+    /// Units of a product were reserved.
     #[serde(rename = "product.reserved.v2", borrow)]
     ProductReservedV2(ProductReservedV2<'a>),
-    /// Units that were held are available again.
+    /// Reserved units were released.
     #[serde(rename = "product.released.v2", borrow)]
     ProductReleasedV2(ProductReleasedV2<'a>),
-    /// What clients held for a while is available again.
+    /// Reservations of clients lapsed, and their units are available again.
     #[serde(rename = "product.holds-lapsed.v1")]
     ProductHoldsLapsedV1(ProductHoldsLapsedV1),
-    /// A sale is known.
+    /// A sale was scheduled.
     #[serde(rename = "sale.scheduled.v1", borrow)]
     SaleScheduledV1(SaleScheduledV1<'a>),
-    /// A sale has its units.
+    /// A sale received its units.
     #[serde(rename = "sale.stocked.v1")]
     SaleStockedV1(SaleStockedV1),
-    /// A sale ended before it began.
+    /// A sale was refused before it opened.
     #[serde(rename = "sale.refused.v1", borrow)]
     SaleRefusedV1(SaleRefusedV1<'a>),
-    /// A sale may sell, from its time on.
+    /// A sale opened.
     #[serde(rename = "sale.opened.v1")]
     SaleOpenedV1(SaleOpenedV1),
-    /// A sale ended.
+    /// A sale closed.
     #[serde(rename = "sale.closed.v1", borrow)]
     SaleClosedV1(SaleClosedV1<'a>),
-    /// Units of a sale are held for an order.
+    /// Units of a sale were claimed for an order.
     #[serde(rename = "sale.claimed.v1", borrow)]
     SaleClaimedV1(SaleClaimedV1<'a>),
-    /// Units that an order had claimed are given back.
+    /// Units claimed for an order were returned.
     #[serde(rename = "sale.returned.v1", borrow)]
     SaleReturnedV1(SaleReturnedV1<'a>),
-    /// Units that an order had claimed are sold.
+    /// Units claimed for an order were sold.
     #[serde(rename = "sale.committed.v1", borrow)]
     SaleCommittedV1(SaleCommittedV1<'a>),
-    /// An order that was served elsewhere counts here, too.
+    /// An order that was fulfilled outside of this system was recorded.
     #[serde(rename = "order.recorded.v1", borrow)]
     OrderRecordedV1(OrderRecordedV1<'a>),
 }
 
-/// Of every event, as [`WireEvent::name`] gives them.
+/// Names of all events, as returned by [`WireEvent::name`].
 pub const NAMES: [&str; 35] = [
     "product.registered.v1",
     "product.restocked.v1",
@@ -178,13 +178,13 @@ pub const NAMES: [&str; 35] = [
     "order.recorded.v1",
 ];
 
-/// The same name, kept for ever; `None`: this build knows no such event.
+/// Returns the static copy of a name; `None` if this build does not know the event.
 pub fn known_name(name: &str) -> Option<&'static str> {
     NAMES.into_iter().find(|known| *known == name)
 }
 
 impl<'a> WireEvent<'a> {
-    /// The newest version of `event`: what this build writes.
+    /// Returns the newest version of `event`, which is the one that this build writes.
     pub fn newest(event: &'a Event) -> Self {
         match event {
             Event::Product(event) => product::newest(event),
@@ -193,7 +193,7 @@ impl<'a> WireEvent<'a> {
         }
     }
 
-    /// The domain's event, from whatever version was written.
+    /// Converts the event from the version in which it was written to the domain event.
     pub fn upcast(&self) -> Event {
         match self {
             Self::ProductRegisteredV1(event) => event.into(),
@@ -234,13 +234,16 @@ impl<'a> WireEvent<'a> {
         }
     }
 
-    /// Returns the domain's event from its name and its data. Unknown names and other data are errors.
+    /// Returns the domain event from its name and its data.
+    ///
+    /// # Errors
+    /// If the name is unknown or the data does not match it.
     pub fn upcast_parts(name: &str, data_json: &str) -> Result<Event, serde_json::Error> {
         let whole = format!(r#"{{"type":"{name}","data":{data_json}}}"#);
         serde_json::from_str(&whole).map(|event: WireEvent<'_>| event.upcast())
     }
 
-    /// The event's name and version, e.g. `product.reserved.v1`.
+    /// Returns the event's name including its version, e.g. `product.reserved.v1`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::ProductRegisteredV1(_) => "product.registered.v1",

@@ -189,8 +189,8 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Returns whether a newer build may be able to decode the value. It would then count there, and an exception would make
-/// the builds disagree.
+/// Returns whether a newer build may be able to decode the value. It would then count there, and an exception would
+/// make the builds disagree.
 pub fn may_be_of_a_newer_build(value: &[u8], error: &RecordError) -> bool {
     let body = || value.iter().position(|byte| *byte == b'{').map(|start| &value[start..]);
     match error {

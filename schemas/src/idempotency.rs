@@ -46,8 +46,8 @@ impl IdempotencyKey {
         Self(Uuid::now_v7().to_string().into())
     }
 
-    /// Derives a reproducible key for a command that may be sent repeatedly: from `dedup_key`, which identifies its effect,
-    /// and from the time of the event that caused it.
+    /// Derives a reproducible key for a command that may be sent repeatedly: from `dedup_key`, which identifies its
+    /// effect, and from the time of the event that caused it.
     pub fn from_dedup_key(at: TimeMs, dedup_key: &str) -> Self {
         let hash = xxh3_128(dedup_key.as_bytes()).to_le_bytes();
         let bytes = std::array::from_fn(|index| hash[index]);

@@ -1,5 +1,5 @@
-//! Commits as the journal stores them, which is as the records of the log. Reading them does not interpret their events,
-//! which a newer build may have written.
+//! Commits as the journal stores them, which is as the records of the log. Reading them does not interpret their
+//! events, which a newer build may have written.
 
 use std::borrow::Cow;
 
@@ -12,8 +12,8 @@ use crate::record::{MARK, RecordError, hex};
 /// Number of offsets of a partition that one segment covers. It is fixed because a closed segment never changes.
 pub const SEGMENT_OFFSETS: i64 = 1024;
 
-/// Hash of a segment: SHA-256 over the previous segment's hash and then, for each record in order, its offset (8 bytes),
-/// its length (4 bytes) and its bytes.
+/// Hash of a segment: SHA-256 over the previous segment's hash and then, for each record in order, its offset (8
+/// bytes), its length (4 bytes) and its bytes.
 #[derive(Debug, Clone)]
 pub struct SegmentHash(Sha256);
 

@@ -48,8 +48,8 @@ pub struct Claim<'a> {
     /// URL of the owner's internal listener.
     #[serde(borrow)]
     pub url: Cow<'a, str>,
-    /// Number of partitions of the topic, which can never change because it determines the partition of every aggregate.
-    /// Absent in claims of builds that predate this field.
+    /// Number of partitions of the topic, which can never change because it determines the partition of every
+    /// aggregate. Absent in claims of builds that predate this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! Snapshots of aggregate states, which save folding all events from the beginning.
 //!
-//! Invariant: [`FORM`] changes with every change of the encoding. Two builds store their forms side by side; an aggregate
-//! without a snapshot in this build's form is folded from its first event.
+//! Invariant: [`FORM`] changes with every change of the encoding. Two builds store their forms side by side; an
+//! aggregate without a snapshot in this build's form is folded from its first event.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -97,8 +97,8 @@ struct SaleSnapshot<'a> {
     is_opened: bool,
     is_closed: bool,
     given_back: u32,
-    /// Order, customer, quantity, whether the order existed before the claim, and whether it is committed; sorted by order
-    /// ID. The remaining state of a sale is derived from their sums.
+    /// Order, customer, quantity, whether the order existed before the claim, and whether it is committed; sorted by
+    /// order ID. The remaining state of a sale is derived from their sums.
     #[serde(borrow)]
     claims: Vec<(&'a str, &'a str, u32, bool, bool)>,
 }

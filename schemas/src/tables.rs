@@ -11,8 +11,9 @@ use crate::idempotency::IdempotencyKey;
 
 /// Number of hash bits in a repeat key, after 48 bits of milliseconds since 1970.
 const HASH_BITS: u32 = 80;
-/// Maximum distance between the time of a key and that of its record, in milliseconds. It is below the ten seconds within
-/// which the database function `offsets_of` searches: a smaller distance leaves fewer segments that may contain a key.
+/// Maximum distance between the time of a key and that of its record, in milliseconds. It is below the ten seconds
+/// within which the database function `offsets_of` searches: a smaller distance leaves fewer segments that may contain
+/// a key.
 const NEAR_MS: u64 = 2_000;
 
 /// Names and texts of the migrations, in the order in which they are applied.
@@ -34,8 +35,9 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V24__retries", include_str!("../sql/V24__retries.sql")),
 ];
 
-/// Returns the hash under which the tables index a used idempotency key. A match is not proof; the record has the actual
-/// key. The hash begins with the time in the idempotency key, if there is one, so that an index over it grows at its end.
+/// Returns the hash under which the tables index a used idempotency key. A match is not proof; the record has the
+/// actual key. The hash begins with the time in the idempotency key, if there is one, so that an index over it grows at
+/// its end.
 pub fn repeat_key(aggregate: &str, key: &IdempotencyKey) -> Uuid {
     let mut hash = Xxh3Default::new();
     hash.update(aggregate.as_bytes());
@@ -47,14 +49,15 @@ pub fn repeat_key(aggregate: &str, key: &IdempotencyKey) -> Uuid {
     Uuid::from_u128(bits)
 }
 
-/// Returns the hash under which the tables index an aggregate's records. The SQL function `name_hash` computes the same.
+/// Returns the hash under which the tables index an aggregate's records. The SQL function `name_hash` computes the
+/// same.
 pub fn name_hash(aggregate: &str) -> i64 {
     let hash = Sha256::digest(aggregate);
     i64::from_be_bytes(std::array::from_fn(|index| hash[index]))
 }
 
-/// Returns whether a key is stored beside its record in the journal rather than in the table `repeats`: its time must be
-/// close to `at_ms`, the time of the command, so that a lookup can derive from it where the record may be.
+/// Returns whether a key is stored beside its record in the journal rather than in the table `repeats`: its time must
+/// be close to `at_ms`, the time of the command, so that a lookup can derive from it where the record may be.
 pub fn lies_beside_record(key: &IdempotencyKey, at_ms: u64) -> bool {
     key.time().is_some_and(|made| made.0.abs_diff(at_ms) <= NEAR_MS)
 }

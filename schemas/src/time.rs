@@ -154,7 +154,8 @@ mod tests {
         }
     }
 
-    /// Similar formats are refused because other programs read them differently, or they name a zone whose rules change.
+    /// Similar formats are refused because other programs read them differently, or they name a zone whose rules
+    /// change.
     #[test]
     fn a_time_that_only_resembles_rfc_3339_is_refused() {
         for text in [

@@ -3,8 +3,9 @@
 //! `k7x2.3-1042,7-99` names, in the log `k7x2`, all events of partition 3 up to and including offset 1042, and of
 //! partition 7 up to and including 99.
 //!
-//! A position may select one of several commands in the message at its offset by an index: `3-1042:5`. This build writes
-//! one command per message and no index. When it reads an index, it takes the position to mean the whole message.
+//! A position may select one of several commands in the message at its offset by an index: `3-1042:5`. This build
+//! writes one command per message and no index. When it reads an index, it takes the position to mean the whole
+//! message.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};

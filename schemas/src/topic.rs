@@ -52,8 +52,8 @@ pub struct LogTopic {
 }
 
 impl LogTopic {
-    /// Returns the faults of the existing topic, each with the expected value; empty if there are none. `replication` is
-    /// that of the partition with the fewest replicas.
+    /// Returns the faults of the existing topic, each with the expected value; empty if there are none. `replication`
+    /// is that of the partition with the fewest replicas.
     pub fn differences(
         &self,
         partitions: u32,

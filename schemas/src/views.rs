@@ -1,11 +1,12 @@
-//! The views: what each shows, and what a reader may ask of it.
+//! Catalogue of the views: the content of each, and the queries that it supports.
 //!
-//! The query tier serves every view of this list without code of its own.
+//! The query tier serves every view in this list without view-specific code.
 //!
-//! The folds, from events to rows, are the modules below, pure. A view fed by one aggregate folds its row from row and
-//! event. A view fed by many turns events into deltas, which are added up, so that no row need be read.
+//! The modules below contain the pure functions that fold events into rows. A view fed by one aggregate folds each
+//! event into the previous row. A view fed by many aggregates turns events into deltas to add up, so that no row has to
+//! be read.
 //!
-//! Invariant: every [`List`] has an index, so that a page costs what its rows cost, however many rows there are.
+//! Invariant: every [`List`] has an index, so the cost of a page depends only on its own rows.
 
 pub mod product;
 pub mod order;
@@ -32,76 +33,76 @@ use product::ProductRow;
 use sale::SaleRow;
 use sums::Delta;
 
-/// A view as its readers know it.
+/// Definition of a view, from its API to its tables.
 #[derive(Debug)]
 pub struct View {
     pub name: &'static str,
-    /// What it shows, for its readers.
+    /// API documentation of the view.
     pub about: &'static str,
-    /// The SQL view that has its rows.
+    /// SQL view that returns the rows.
     pub relation: &'static str,
     pub source: Source,
     pub natural: Natural,
-    /// Set where a row names a customer or an order: no cache keeps it. A sale's row and the sums over many are
-    /// everybody's.
+    /// Set if a row names a customer or an order, so that shared caches must not store it. Rows of sales and sums over
+    /// many aggregates are public.
     pub is_personal: bool,
     pub key: Key,
     pub fields: &'static [Field],
-    /// Query parameters that bound the key, both inclusive.
+    /// Query parameters for the lower and the upper bound of the key, both inclusive.
     pub key_range: Option<(&'static str, &'static str)>,
-    /// The table that has the lists' indexes, and every field that they name as a column of that name.
+    /// Table with the indexes of the lists, and a column for every field that they use.
     pub table: &'static str,
-    /// Fields that are written as columns, too. Others that lists name, the table makes of the row's JSON, which costs
-    /// Postgres about as much each as a tenth of the whole write.
+    /// Fields that the projector also writes as columns. For other fields used by lists, the table generates columns
+    /// from the row's JSON, each of which costs Postgres about a tenth of the whole write.
     pub columns: &'static [&'static str],
-    /// The form of its fold: another one where the same events make other rows. Rows of another form are not folded
-    /// further, but rebuilt.
+    /// Version of the fold, which changes whenever the same events lead to different rows. Rows of another form are not
+    /// folded further but rebuilt.
     pub form: i32,
-    /// The first of those with the filters that a reader gave is the one meant where no order is named.
+    /// Supported lists. If a request names no order, the first list with the given filters is used.
     pub lists: &'static [List],
     pub nested: &'static [Nested],
 }
 
-/// An order in which rows can be walked, forwards or backwards; those of equal value by their keys.
+/// An order in which rows can be listed, forwards or backwards, with ties broken by key.
 ///
-/// It has an index of its own: the filters, then the order, then the key. A filter without an index would make a page
-/// as slow as the rows that it leaves out are many.
+/// Each list has its own index over the filters, the order and the key. Without it, the cost of a page would grow with
+/// the number of rows that the filter excludes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct List {
-    /// `key`, or a field.
+    /// `key` or the name of a field.
     pub order: &'static str,
-    /// Where the reader names no order.
+    /// Direction that applies if the request names no order.
     pub descending: bool,
-    /// Fields of which the reader gives the values; with other filters it is another list.
+    /// Fields whose values the request must give; a different set of filters is a different list.
     pub filters: &'static [&'static str],
 }
 
-/// A list under a row of another view: `customers/{id}/orders`.
+/// A list below a row of another view, such as `customers/{id}/orders`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Nested {
-    /// As in [`Natural::Row`].
+    /// Path of the owning view, as in [`Natural::Row`].
     pub owner: &'static str,
     pub name: &'static str,
-    /// The filter that the owner's id is the value of.
+    /// Filter that takes the owner's ID.
     pub filter: &'static str,
-    /// Where the reader names none, as a reader would write it.
+    /// Default order, in the syntax of a request.
     pub order: &'static str,
 }
 
-/// The path under `/v1/` by which a view goes besides `views/{name}`.
+/// Path of a view under `/v1/`, in addition to `views/{name}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Natural {
-    /// Each row has a path: `products/{id}`.
+    /// Path of each row, e.g. `products` in `products/{id}`.
     Row(&'static str),
-    /// The list has one: `revenue`.
+    /// Path of the list, e.g. `revenue`.
     List(&'static str),
 }
 
-/// What the keys of a view are.
+/// Type of the keys of a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Key {
-    /// As its client named it.
+    /// ID assigned by a client.
     Id,
     /// `YYYY-MM-DD` in UTC.
     Day,
@@ -110,60 +111,64 @@ pub enum Key {
 }
 
 impl Key {
-    /// What is wrong with a key, for a client.
+    /// Checks a key.
+    ///
+    /// # Errors
+    /// A message for the client that explains why the key is invalid.
     pub fn check(self, key: &str) -> Result<(), String> {
         match self {
             Self::Id => check_id(key).map_err(|error| error.to_string()),
             Self::Day if is_written::<Date>(key, "%Y-%m-%d") => Ok(()),
-            Self::Day => Err("a day is written YYYY-MM-DD".to_owned()),
+            Self::Day => Err("a day has the form YYYY-MM-DD".to_owned()),
             Self::Minute if is_written::<DateTime>(key, "%Y-%m-%dT%H:%M") => Ok(()),
-            Self::Minute => Err("a minute is written YYYY-MM-DDTHH:MM".to_owned()),
+            Self::Minute => Err("a minute has the form YYYY-MM-DDTHH:MM".to_owned()),
         }
     }
 }
 
-/// Whether it is a time in just this form: keys compare as text, so that another form would name another row.
+/// Returns whether `key` is a time in exactly this form. Keys compare as text, so another form would name another row.
 fn is_written<T: FromStr + Into<DateTime>>(key: &str, form: &str) -> bool {
     key.parse::<T>().is_ok_and(|time| time.into().strftime(form).to_string() == key)
 }
 
-/// What feeds a row.
+/// Source of a view's rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Source {
-    /// One aggregate, whose id is the key and whose version is the row's.
+    /// One aggregate per row, whose ID is the key and whose version is that of the row.
     Aggregate(RowFold),
     /// Many aggregates, in all partitions.
     Sum(SumFold),
-    /// A row of the view of this name, shown otherwise. Redis has none of it.
+    /// Rows of the view of this name in another presentation, which are not cached in Redis.
     View(&'static str),
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct RowFold {
     pub aggregate: AggregateType,
-    /// What an aggregate's next event, of a time, makes of its row. A first event that begins nothing makes none.
+    /// Folds the next event of an aggregate, with its time, into its row. A first event that creates nothing yields no
+    /// row.
     pub fold: fn(Option<AggregateRow>, &Event, TimeMs) -> Option<AggregateRow>,
-    /// From its JSON.
+    /// Parses a row from its JSON.
     pub read: fn(&str) -> Result<AggregateRow, serde_json::Error>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct SumFold {
-    /// The key of the row that an event of the aggregate with this id concerns, and what it adds.
+    /// Returns the key of the row that an event of the aggregate with this ID affects, and the delta to add to it.
     pub delta: fn(&str, &Event) -> Option<(String, Delta)>,
-    /// The row as JSON: of its key and of all that was added.
+    /// Returns the row as JSON, from its key and the sum of its deltas.
     pub row: fn(&str, &Delta) -> String,
     pub table: SumTable,
 }
 
-/// What the table of a summed view is like.
+/// Layout of the table of a summed view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SumTable {
-    /// A row by key and partition, so that each has one writer.
+    /// One row per key and partition, so that each has a single writer.
     Parts,
-    /// The same, with the first and the last time.
+    /// Like [`Self::Parts`], with the first and the last time.
     DatedParts,
-    /// A row by key, which several may add to: an index has the sums.
+    /// One row per key, to which several writers may add, so that the sums can be indexed.
     Totals,
 }
 
@@ -177,24 +182,24 @@ const fn field(name: &'static str, kind: Kind) -> Field {
     Field { name, kind }
 }
 
-/// What the values of a field are.
+/// Type of the values of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Id,
     Text,
     OneOf(&'static [&'static str]),
-    /// Of 64 bits.
+    /// Integer of 64 bits.
     Integer,
-    /// An integer of any size: what many aggregates add up to.
+    /// Integer of any size, summed up over many aggregates.
     Sum,
     Boolean,
-    /// As RFC 3339 in the row. Its column leaves out the `Z`, so that times compare as text does.
+    /// Time, in RFC 3339 in the row. Its column omits the `Z`, so that times sort correctly as text.
     Time,
     Array,
 }
 
 impl Kind {
-    /// As in JSON Schema, with the format where there is one.
+    /// Returns the type's name in JSON Schema, followed by the format, if any.
     pub fn name(self) -> &'static str {
         match self {
             Self::Id | Self::Text | Self::OneOf(_) => "string",
@@ -205,7 +210,7 @@ impl Kind {
         }
     }
 
-    /// Of the field's column.
+    /// Returns the SQL type of the field's column.
     pub fn sql(self) -> &'static str {
         match self {
             Self::Id | Self::Text | Self::OneOf(_) | Self::Time => "text",
@@ -216,20 +221,23 @@ impl Kind {
         }
     }
 
-    /// What is wrong with a value of the field's column, for a client.
+    /// Checks a value of the field's column.
+    ///
+    /// # Errors
+    /// A message for the client that explains why the value is invalid.
     pub fn check(self, value: &str) -> Result<(), String> {
         match self {
             Self::Id => check_id(value).map_err(|error| error.to_string()),
             Self::OneOf(values) if values.contains(&value) => Ok(()),
-            Self::OneOf(values) => Err(format!("it is one of {}", values.join(", "))),
-            Self::Text if value.contains('\0') => Err("text has no U+0000".to_owned()),
+            Self::OneOf(values) => Err(format!("must be one of {}", values.join(", "))),
+            Self::Text if value.contains('\0') => Err("text must not contain U+0000".to_owned()),
             Self::Text => Ok(()),
-            Self::Integer => value.parse::<i64>().map(drop).map_err(|_| "it is an integer".to_owned()),
-            Self::Sum => value.parse::<i128>().map(drop).map_err(|_| "it is an integer".to_owned()),
+            Self::Integer => value.parse::<i64>().map(drop).map_err(|_| "must be an integer".to_owned()),
+            Self::Sum => value.parse::<i128>().map(drop).map_err(|_| "must be an integer".to_owned()),
             Self::Boolean if matches!(value, "true" | "false") => Ok(()),
-            Self::Boolean => Err("it is true or false".to_owned()),
+            Self::Boolean => Err("must be true or false".to_owned()),
             Self::Time => parse_rfc3339(&format!("{value}Z")).map(drop),
-            Self::Array => Err("arrays do not compare".to_owned()),
+            Self::Array => Err("arrays cannot be compared".to_owned()),
         }
     }
 }
@@ -250,7 +258,7 @@ const fn list(order: &'static str, filters: &'static [&'static str]) -> List {
     List { order, descending: false, filters }
 }
 
-/// Not a field: what every row has.
+/// Order by row key. Every view has keys, although `key` is not a field.
 pub const KEY_ORDER: &str = "key";
 
 /// All views; those without rows of their own come last. Their ids are in [`crate::feeds`].
@@ -265,22 +273,22 @@ pub const VIEWS: [&View; 8] = [
     &low_stock::VIEW,
 ];
 
-/// The journal has checkpoints like a view, and rows of another kind.
+/// Name of the journal, which has checkpoints like a view but rows of another kind.
 pub const JOURNAL: &str = "journal";
 
-/// How the row that an aggregate alone feeds comes of its events.
+/// Returns the view whose rows are fed by one aggregate of this type, and its fold.
 pub fn row_fold(aggregate: AggregateType) -> (&'static View, RowFold) {
     let of = |view: &&'static View| match view.source {
         Source::Aggregate(fold) if fold.aggregate == aggregate => Some((*view, fold)),
         Source::Aggregate(_) | Source::Sum(_) | Source::View(_) => None,
     };
-    VIEWS.iter().find_map(of).expect("the tests look that each aggregate has one")
+    VIEWS.iter().find_map(of).expect("a test checks that each aggregate has a view")
 }
 
-/// The most events that one request for a row of long ago may have folded.
+/// Maximum number of events that a request for a past state of a row may fold.
 pub const MAX_EVENTS_FOLDED: i64 = 10_000;
 
-/// A row of a view that one aggregate alone feeds.
+/// A row of a view fed by one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum AggregateRow {
@@ -289,16 +297,16 @@ pub enum AggregateRow {
     Sale(SaleRow),
 }
 
-/// The bytes that are served for a row.
+/// Returns the response body for a row.
 pub fn row_body(key: &str, version: u64, data: &str) -> String {
-    // Keys are ids or days, which need no escapes.
+    // Keys are IDs, days or minutes, which need no escaping.
     ["{\"key\":\"", key, "\",\"version\":", &version.to_string(), ",\"data\":", data, "}"].concat()
 }
 
-/// Returns the row's own JSON of the bytes that are served for it, see [`row_body`].
+/// Returns the row's own JSON from its response body, see [`row_body`].
 ///
 /// # Errors
-/// If they are not what is served for a row.
+/// If `body` is not the response body for a row.
 pub fn row_data(body: &[u8]) -> Result<&str, serde_json::Error> {
     #[derive(Deserialize)]
     struct Body<'a> {
@@ -308,14 +316,14 @@ pub fn row_data(body: &[u8]) -> Result<&str, serde_json::Error> {
     serde_json::from_slice::<Body<'_>>(body).map(|body| body.data.get())
 }
 
-/// A CloudEvent of the journal, in JSON: <https://github.com/cloudevents/spec>.
+/// An event of the journal as a CloudEvent in JSON: <https://github.com/cloudevents/spec>.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct CloudEvent<'a> {
     #[schemars(extend("const" = "1.0"))]
     pub specversion: &'static str,
     /// `{partition}-{offset}-{version}`.
     pub id: String,
-    /// The log.
+    /// The log that contains the event.
     pub source: &'a str,
     pub r#type: &'a str,
     /// `type/id` of the aggregate.
@@ -323,14 +331,14 @@ pub struct CloudEvent<'a> {
     #[schemars(extend("format" = "date-time"))]
     pub time: String,
     pub datacontenttype: &'static str,
-    /// Where the JSON Schema of `data` is served.
+    /// URL of the JSON Schema of `data`.
     #[schemars(extend("format" = "uri"))]
     pub dataschema: String,
-    /// The aggregate's version after the event. This and the following are extensions of ours.
+    /// Version of the aggregate after the event. This attribute and the following ones are extensions.
     pub version: u64,
-    /// The idempotency key of the command, which with the subject is the command's name.
+    /// Idempotency key of the command, which together with the subject identifies it.
     pub commandid: &'a str,
-    /// The event that the command reacted to, where it did.
+    /// Event that caused the command, if it was a reaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -420,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_none_of_its_kind_is_refused() {
+    fn a_value_of_another_kind_is_refused() {
         for (kind, good, bad) in [
             (Kind::Id, "a-1", "a b"),
             (Kind::Text, "a b", "\0"),

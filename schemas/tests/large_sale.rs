@@ -1,8 +1,8 @@
-//! A sale that very many have claimed of is decided on without a pause, and kept and read back whole.
+//! Performance and snapshots of a sale with very many claims.
 //!
-//! `cargo test -p schemas --release --test large_sale -- --ignored --nocapture` prints what it costs at a million claims.
+//! `cargo test -p schemas --release --test large_sale -- --ignored --nocapture` prints the cost of a million claims.
 
-#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ fn take(state: State, command: Command) -> State {
     events.iter().fold(state, evolve)
 }
 
-/// As long as a UUID.
+/// Returns a claim with IDs as long as UUIDs.
 fn claim(number: u32) -> Claim {
     let id = |kind: &str| format!("{kind}-{number:034}").into();
     Claim { customer: CustomerId(id("c")), quantity: 1, order: OrderId(id("o")) }
 }
 
-/// The state, and the longest time that one claim took.
+/// Returns the state after `claims` claims, and the longest duration of one claim.
 fn claimed(claims: u32) -> (State, Duration) {
     let schedule = Schedule {
         product: ProductId("p".into()),
@@ -44,7 +44,7 @@ fn claimed(claims: u32) -> (State, Duration) {
     (state, longest)
 }
 
-/// It is kept, read back, and goes on.
+/// Checks that a sale of this size survives a snapshot and accepts further commands.
 fn goes_on(claims: u32) {
     let (state, longest) = claimed(claims);
     let begun = Instant::now();
@@ -54,7 +54,7 @@ fn goes_on(claims: u32) {
     let read = decode(FORM, &bytes).unwrap();
     let decoded = begun.elapsed();
     println!(
-        "{claims} claims: the longest took {longest:?}; kept in {encoded:?}, {} bytes; read back in {decoded:?}",
+        "{claims} claims: the longest took {longest:?}; encoded in {encoded:?}, {} bytes; decoded in {decoded:?}",
         bytes.len()
     );
     assert!(read == state);
@@ -65,12 +65,12 @@ fn goes_on(claims: u32) {
 }
 
 #[test]
-fn a_sale_of_very_many_claims_is_read_back_whole_and_goes_on() {
+fn a_sale_of_very_many_claims_survives_a_snapshot() {
     goes_on(50_000);
 }
 
 #[test]
-#[ignore = "second gate: it measures, and takes a while"]
-fn a_sale_of_a_million_claims_is_read_back_whole_and_goes_on() {
+#[ignore = "second gate: slow benchmark"]
+fn a_sale_of_a_million_claims_survives_a_snapshot() {
     goes_on(1_000_000);
 }

@@ -39,8 +39,7 @@ struct Slots {
 }
 
 impl Dispatcher {
-    /// Returns the outcomes of one batch's lines, in order. Lines without an outcome at the deadline get an unknown
-    /// one.
+    /// Returns the outcomes of one batch's lines, in order. The outcome of lines unanswered at the deadline is unknown.
     pub(crate) async fn submit_lines(
         &self,
         order: &Arc<BatchOrder>,

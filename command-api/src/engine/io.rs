@@ -93,7 +93,7 @@ impl Effects for PartitionIo {
     }
 
     fn doubted(&mut self, cause: DoubtCause) {
-        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "in doubt which records count; reading the log");
+        tracing::warn!(kafka.partition = self.partition, cause = ?cause, "unclear which records count; reading the log");
         self.metrics.doubted(self.partition, cause);
     }
 

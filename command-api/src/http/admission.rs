@@ -1,7 +1,7 @@
 //! Admission control of a listener: bounds the requests in progress and refuses the rest before reading their bodies.
 //!
 //! Refusing is cheap and queueing costs latency, so admitted requests keep their latency however many more arrive. A
-//! request takes its place only once its body has arrived, so that senders that are slow, or never finish, keep no
+//! request takes its place only once its body has arrived, so that senders that are slow, or never finish, do not keep
 //! others out.
 
 use std::error::Error as _;
@@ -25,7 +25,7 @@ const MAX_COMMANDS: usize = 2048;
 const MAX_BATCHES: usize = 128;
 /// Maximum total bytes of the bodies that are being read or processed.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// Announced size up to which a body does not count towards [`MAX_BYTES`]: one per possible connection is still little.
+/// Announced size up to which a body does not count towards [`MAX_BYTES`]: one for every possible connection is little.
 const FREE_BYTES: usize = 4 * 1024;
 /// Maximum time from a request's head to the end of its body.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
@@ -125,7 +125,7 @@ impl HttpState {
         self.admission.commands.is_full()
     }
 
-    /// Counts a refused command and returns the answer that [`Self::admit_command`] would lead to.
+    /// Counts a refused command and returns the same answer as a refusal by [`Self::admit_command`].
     pub(super) fn refused(&self) -> Response {
         self.metrics.refused(self.admission.commands.name);
         self.admission.refusal.answer()

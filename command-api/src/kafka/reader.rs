@@ -26,7 +26,7 @@ const MAX_WAITING_READS: usize = 256;
 /// Maximum number of batches that wait for the receiver of a read.
 const MAX_WAITING_BATCHES: usize = 4;
 const MAX_BATCH_BYTES: usize = 256 * 1024;
-/// KiB of one partition that are fetched ahead; one more fetch may exceed them.
+/// KiB of one partition that are fetched ahead; one more fetch may come on top.
 const AHEAD_KIB: &str = "2048";
 const POLL: Duration = Duration::from_millis(50);
 const WATERMARKS_WITHIN: Duration = Duration::from_secs(2);

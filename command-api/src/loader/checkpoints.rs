@@ -68,7 +68,7 @@ pub(super) async fn follow(
                 if since.elapsed() > GIVES_UP_AFTER {
                     go_without(&reader, &tell).await;
                 }
-                // Notifies the engines all the same, since it also triggers their maintenance.
+                // Notifies the engines anyway, because this also triggers their maintenance.
                 tell.iter().for_each(|tell| tell.send_modify(|_| ()));
             }
         }

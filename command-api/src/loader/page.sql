@@ -1,5 +1,5 @@
--- Commits of one aggregate of partition $5 after a version, with the checkpoint of the same moment. If there are fewer
--- than requested, they are the last up to that checkpoint.
+-- Commits of one aggregate of partition $5 from a version on, with the checkpoint of the same moment. If there are
+-- fewer than requested, they are the last up to that checkpoint.
 SELECT c.next_offset, j.records, j.last_version, j.last_offset
 FROM checkpoints AS c
 CROSS JOIN LATERAL (

@@ -137,7 +137,7 @@ impl Store {
         }
     }
 
-    /// Returns the outcomes under the keys, in the order of `wanted`.
+    /// Returns the commands that took effect under the keys, in the order of `wanted`.
     pub(super) async fn repeats(
         &self,
         wanted: Vec<Option<(&AggregateId, &IdempotencyKey, u32)>>,
@@ -214,7 +214,7 @@ enum Sought {
     Found(Repeat),
     /// The key belongs to another command, or to none.
     Absent,
-    /// The command has events unknown to this build. To another build they would be its answer.
+    /// The command has events unknown to this build. Another build would answer with them.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! One owner by example; [`simulation`] has several on one log that is unkind to them.
+//! Tests of a single owner by example; [`simulation`] runs several on one faulty log.
 
 mod commands;
 mod takeover;
@@ -50,7 +50,7 @@ struct Sent {
     ticket: Ticket,
 }
 
-/// Keeps what a machine asks of the world.
+/// Recorder of the effects that a state machine requests.
 #[derive(Debug)]
 struct Recorder<R> {
     sent: VecDeque<Sent>,
@@ -61,12 +61,12 @@ struct Recorder<R> {
     twins: usize,
     wanted: Vec<LoadRequest>,
     wanted_later: Vec<LoadRequest>,
-    /// From where on.
+    /// Offset from which names were requested.
     wants_names: Option<i64>,
     refuses_loads: bool,
     exceptions: Arc<Exceptions>,
     next_nonce: u64,
-    /// So many records more are refused.
+    /// Number of appends that are yet to be refused.
     refusals: usize,
 }
 
@@ -125,7 +125,7 @@ impl<R> Effects for Recorder<R> {
 
     fn load_names(&mut self, from: i64) {
         let earlier = self.wants_names.replace(from);
-        assert_eq!(earlier, None, "it asked before");
+        assert_eq!(earlier, None, "names were requested twice");
     }
 
     fn answer(&mut self, reply: R, answer: Answer) {
@@ -150,7 +150,7 @@ impl<R> Effects for Recorder<R> {
     }
 }
 
-/// One machine and the log under it; the test is the network between them.
+/// A state machine and its log; the test acts as the network between them.
 struct Shop {
     machine: Partition<&'static str>,
     out: Recorder<&'static str>,
@@ -159,13 +159,13 @@ struct Shop {
 }
 
 impl Shop {
-    /// Nothing was read and nothing claimed.
+    /// Creates a machine that has neither read nor claimed anything.
     fn closed() -> Self {
         let machine = Partition::new((PARTITION, PARTITIONS), "http://me".into(), WINDOW);
         Self { machine, out: Recorder::new(0), log: vec![], now: NOW }
     }
 
-    /// Owns the partition by the claim at offset 0.
+    /// Creates the owner of the partition, by the claim at offset 0.
     fn open() -> Self {
         let mut shop = Self::closed();
         shop.machine.take_over(&mut shop.out);
@@ -174,7 +174,7 @@ impl Shop {
         shop
     }
 
-    /// The product stands at offset 1 with this stock.
+    /// Creates the owner of a partition with a product of this stock, registered at offset 1.
     fn stocked(stock: u32) -> Self {
         let mut shop = Self::open();
         shop.ask("registration", "registration", register(stock));
@@ -183,7 +183,7 @@ impl Shop {
         shop
     }
 
-    /// The key names the reply too.
+    /// Sends a command whose reply is named like its key.
     fn ask_for(&mut self, key: &'static str, command: Command) {
         self.ask(key, key, command);
     }
@@ -202,13 +202,13 @@ impl Shop {
         self.machine.end_turn(self.now, &mut self.out);
     }
 
-    /// The oldest record on its way reaches the log.
+    /// Appends the oldest record in flight to the log.
     fn carry(&mut self) -> (Ticket, i64) {
         let sent = self.out.sent.pop_front().unwrap();
         (sent.ticket, self.write(sent.value))
     }
 
-    /// The oldest record on its way never arrives.
+    /// Drops the oldest record in flight.
     fn lose(&mut self) -> Sent {
         self.out.sent.pop_front().unwrap()
     }
@@ -228,12 +228,12 @@ impl Shop {
         self.end_turn();
     }
 
-    /// Carries out the read that the machine asked for.
+    /// Carries out the read that the machine requested.
     fn read(&mut self) {
         self.try_read().unwrap();
     }
 
-    /// What it stops at is to be read again.
+    /// Carries out the requested read. A record at which it fails is to be read again.
     fn try_read(&mut self) -> Result<(), HaltError> {
         let (from, to) = self.out.reading.take().unwrap();
         let to = end_of(to, self.log.len());
@@ -247,7 +247,7 @@ impl Shop {
         Ok(())
     }
 
-    /// Everything arrives, is reported and read, until nothing is left to do.
+    /// Delivers, reports and reads everything until nothing is left to do.
     fn settle(&mut self) {
         for _ in 0..1000 {
             if self.out.reading.is_some() {
@@ -262,14 +262,14 @@ impl Shop {
                 return;
             }
         }
-        panic!("it never comes to rest");
+        panic!("the machine never settles");
     }
 
     fn answers(&mut self) -> Vec<(&'static str, Answer)> {
         std::mem::take(&mut self.out.answers)
     }
 
-    /// What is on its way: the number of each record, and whether it is a fence.
+    /// Returns the sequence number and the kind of each record in flight.
     fn sent(&self) -> Vec<(u64, Kind)> {
         self.out.sent.iter().map(|sent| (sent.ticket.seq, kind(&sent.value))).collect()
     }
@@ -351,18 +351,18 @@ fn fence(epoch: Epoch, seq: u64) -> Vec<u8> {
     encoded(&Record::Fence(Fence { epoch, seq }))
 }
 
-/// The same command, in another epoch.
+/// Returns the same command in another epoch.
 fn moved(value: &[u8], epoch: Epoch, seq: u64) -> Vec<u8> {
     let Some(Record::Commit(commit)) = Record::decode(value).unwrap() else { panic!("not a commit") };
     encoded(&Record::Commit(Commit { epoch, seq, ..commit }))
 }
 
-/// What is not ours and may be passed over.
+/// Returns a foreign value, which is passed over.
 fn stray() -> Vec<u8> {
     b"hello".to_vec()
 }
 
-/// What begins as ours does, and cannot be read.
+/// Returns a value that begins like a record and cannot be decoded.
 fn unreadable() -> Vec<u8> {
     b"stop".to_vec()
 }

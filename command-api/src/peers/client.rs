@@ -45,7 +45,7 @@ pub(crate) struct Links {
     outages: Outages,
 }
 
-/// A connection to a peer, which may not be open yet, or be closed already.
+/// A connection to a peer, which may not be open yet or may have ended.
 #[derive(Clone)]
 pub(crate) struct Peer {
     /// Number of the connection, unique in this process.
@@ -340,7 +340,7 @@ impl Outages {
             tracing::warn!(
                 peer.url = peer,
                 error,
-                "peer unreachable; commands on its partitions are refused until it is back or another instance takes over"
+                "peer unreachable; commands for its partitions are refused until it is back or another instance takes over"
             );
         } else {
             tracing::debug!(peer.url = peer, error, "peer unreachable");

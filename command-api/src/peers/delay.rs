@@ -5,8 +5,8 @@
 
 use tokio::time::Instant;
 
-/// Reciprocal of the assumed clock drift. Clocks drift apart by much less than a thousandth, the rate at which the
-/// quickest message may seem to take longer.
+/// Reciprocal of the rate at which the quickest message may seem to slow down. Two clocks drift apart by much less than
+/// a thousandth.
 const DRIFT: i64 = 1000;
 
 /// Delays of one link, in microseconds.

@@ -19,17 +19,17 @@ use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
-/// How long a scrape in flight may take when the server is stopped.
+/// Time that a scrape in flight has to finish when the server is stopped.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// More than any prober and scraper needs; it keeps a mistake from using up the process's files. A new one takes the
-/// place of the oldest, so that no probe waits behind idle ones.
+/// Maximum number of connections: more than probers and scrapers need, and low enough that a mistake does not exhaust
+/// the process's file descriptors. A new connection replaces the oldest, so that no probe waits behind idle ones.
 const MAX_CONNECTIONS: usize = 64;
 
-/// For a request's head, and between two requests.
+/// Time limit for a request's head, and for the idle time between two requests.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// A bound admin server that does not serve yet.
+/// An admin server with its listener bound, before it serves.
 #[derive(Debug)]
 pub struct AdminServer {
     listener: TcpListener,
@@ -38,7 +38,7 @@ pub struct AdminServer {
     about: About,
 }
 
-/// What the routes tell of.
+/// State that the routes report.
 #[derive(Debug, Clone)]
 struct About {
     service: &'static str,
@@ -48,7 +48,7 @@ struct About {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    #[error("the admin server could not listen on {addr}")]
+    #[error("the admin server cannot listen on {addr}")]
     Bind {
         addr: SocketAddr,
         #[source]
@@ -79,11 +79,12 @@ impl AdminServer {
         self.local_addr
     }
 
-    /// Adds a service's own admin routes. They run on the admin server's runtime: a client connection that a handler
-    /// opens lives there, so handlers ask the service's tasks over channels instead of opening any.
+    /// Adds a service's own admin routes. They run on the admin server's runtime, and so would any client connection
+    /// that a handler opens; handlers therefore send requests to the service's tasks over channels instead of opening
+    /// connections.
     ///
     /// # Panics
-    /// Where a route is there already.
+    /// Panics if a route exists already.
     pub fn merge(mut self, routes: Router) -> Self {
         self.router = self.router.merge(routes);
         self
@@ -91,8 +92,8 @@ impl AdminServer {
 
     /// Serves on a thread and a runtime of its own, so that it answers while the main runtime is overloaded.
     ///
-    /// It goes on after shutdown was asked for, so that a drain can be watched: from then on `/readyz` says 503, which
-    /// takes the instance out of load balancing. [`AdminHandle::stop`] ends it.
+    /// The server keeps running after shutdown is requested, so that a drain can be observed: `/readyz` then answers
+    /// 503, which takes the instance out of load balancing. [`AdminHandle::stop`] ends the server.
     pub fn serve(self, shutdown: Shutdown) -> Result<AdminHandle, AdminError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Start)?;
         let listener = {
@@ -118,16 +119,16 @@ impl AdminServer {
     }
 }
 
-/// A serving admin server. Dropping it asks the server to end without waiting for that.
+/// A running admin server. Dropping the handle asks the server to stop without waiting for it.
 #[derive(Debug)]
-#[must_use = "dropping it ends the admin server"]
+#[must_use = "dropping the handle stops the admin server"]
 pub struct AdminHandle {
     stop: Shutdown,
     thread: Option<JoinHandle<()>>,
 }
 
 impl AdminHandle {
-    /// Ends the server and joins its thread, within about a second. Call it last, after the drain.
+    /// Stops the server and joins its thread, which takes up to about a second. Call it last, after the drain.
     pub async fn stop(mut self) {
         self.stop.trigger();
         let Some(thread) = self.thread.take() else { return };
@@ -145,8 +146,8 @@ impl Drop for AdminHandle {
     }
 }
 
-/// Lets programs alone change something. Browsers name the page that asks with everything that they post, whatever host
-/// they believe this to be; and they ask before they send JSON.
+/// Allows only programs, not web pages, to change state. Browsers add `Origin` or `Sec-Fetch-Site` to every POST, even
+/// if DNS rebinding hides the real host from them, and they send a preflight request before JSON.
 async fn check_change(request: Request, next: Next) -> Response {
     let headers = request.headers();
     if request.method().is_safe() {
@@ -187,7 +188,7 @@ async fn metrics(State(telemetry): State<Telemetry>) -> Response {
     match telemetry.render() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the metrics cannot be shown");
+            tracing::error!(error = &error as &dyn std::error::Error, "rendering the metrics failed");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -213,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// Blocking, so that a test's own runtime stands still meanwhile: the admin server must answer all the same.
+    /// Requests `path`, blocking the test's own runtime: the admin server must answer nevertheless.
     fn get_blocking(address: SocketAddr, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_answers_while_the_main_runtime_stands_still() {
+    async fn it_answers_while_the_main_runtime_is_blocked() {
         let telemetry = Telemetry::new("test-service").unwrap();
         telemetry.meter().u64_counter("commands").build().add(1, &[]);
         let server = bind(&Readiness::new(), &telemetry).merge(Router::new().route("/own", get("mine")));
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_program_that_sends_json_changes_something() {
+    async fn only_a_program_that_sends_json_may_change_state() {
         let own = Router::new().route("/own", axum::routing::post("done"));
         let server = bind(&Readiness::new(), &Telemetry::new("test-service").unwrap()).merge(own);
         let address = server.local_addr();
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readyz_says_what_is_missing_and_turns_with_it() {
+    async fn readyz_lists_the_unmet_conditions_and_follows_them() {
         let readiness = Readiness::new();
         let kafka = readiness.condition("kafka");
         let server = bind(&readiness, &Telemetry::new("test-service").unwrap());

@@ -1,13 +1,14 @@
-//! The border of a listener: rules that hold for every request and answer, whatever the routes behind it do.
+//! The border of a listener: rules that apply to every request and answer, independently of the routes behind it.
 //!
-//! A connection calls it directly, not as a layer of the router: so a request pays for no boxed service.
+//! A connection calls the border directly, not as a layer of the router, so that a request does not pay for a boxed
+//! service.
 //!
-//! Invariant: every answer carries `X-Request-Id`, and every one from 400 on is a problem (RFC 9457). A handler that
-//! answers with a bare status leaves it to the border to say the rest; so do the router, which knows no path or
-//! method, an extractor that refuses, a panic, and hyper, which refuses a head that it cannot read.
+//! Invariant: every answer carries `X-Request-Id`, and every one with status 400 or above is a problem (RFC 9457). The
+//! border completes bare statuses: those of handlers, of the router for unknown paths and methods, of rejecting
+//! extractors, of panics, and of hyper for a head that it cannot parse.
 //!
-//! `tower-http` has parts of this. Its `CorsLayer` answers every `OPTIONS` as 200 without `Allow`, on unknown paths
-//! too, and boxes each answer's body.
+//! `tower-http` covers parts of this, but its `CorsLayer` answers every `OPTIONS` with 200 and no `Allow`, even for
+//! unknown paths, and boxes each answer's body.
 
 mod gate;
 mod origins;
@@ -34,31 +35,31 @@ use request_id::REQUEST_ID;
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-/// Seconds after which a refused client may try again.
+/// Seconds after which a refused client may retry.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
-/// Room for all that the head of a problem gets, by the connection too, so that it does not grow step by step.
+/// Capacity for all headers of a problem, including the connection's, so that the map does not reallocate.
 const PROBLEM_HEADERS: usize = 12;
 
 /// The rules of one listener.
 #[derive(Debug, Clone)]
 pub struct Border {
-    /// Writes the problem of a status as JSON, with its detail and the request's id.
+    /// Serializes the problem of a status as JSON, with its detail and the request's id.
     pub problem: fn(u16, &str, Option<&str>) -> Vec<u8>,
-    /// Returns the value of `Allow` for a path, `None` where there is no such path.
+    /// Returns the value of `Allow` for a path, or `None` if the path does not exist.
     pub allow: fn(&str) -> Option<&'static str>,
-    /// Other sites whose pages may ask.
+    /// Other sites whose pages may send requests.
     pub origins: Origins,
-    /// Answers in the routes' place.
+    /// Early refusals, before routing.
     pub gate: Gate,
 }
 
 impl Border {
-    /// A border with plain problems, for routers that describe themselves nowhere.
+    /// Returns a border with plain problems, for routers that have no description of their own.
     pub fn plain() -> Self {
         Self { problem: plain_problem, allow: |_| None, origins: Origins::None, gate: Gate::default() }
     }
 
-    /// Answers a request by the router, within the rules.
+    /// Answers a request through the router, applying the rules.
     pub(crate) async fn answer<B>(&self, router: &TowerToHyperService<Router>, request: Request<B>) -> Response
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -89,21 +90,21 @@ impl Border {
             return self.origins.preflight(allow, request.headers());
         }
         if self.origins.is_foreign_form(&method, request.headers()) {
-            let detail = "a page of another site may only send this with Content-Type: application/json";
+            let detail = "a page of another site must send this with Content-Type: application/json";
             return self.refuse(StatusCode::FORBIDDEN, detail);
         }
         if let Some(refusal) = self.gate.refuse(&request) {
             return refusal;
         }
-        // Locks that a handler held while it panicked are taken over as they are, by their own rules.
+        // Locks that a panicking handler held are poisoned; their next users recover them by their own rules.
         match AssertUnwindSafe(router.call(request)).catch_unwind().await {
             Ok(Ok(response)) => self.complete(response, &method, &uri),
             // The panic hook has logged it.
-            Err(_) => self.refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request met a fault; the log tells more"),
+            Err(_) => self.refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; see the server's log"),
         }
     }
 
-    /// Makes a problem of a bare status and of others' plain text. Headers that a handler set are kept.
+    /// Replaces a bare status, or a library's plain text, by a problem. Headers that a handler set are kept.
     fn complete(&self, response: Response, method: &Method, uri: &Uri) -> Response {
         let status = response.status();
         if !(status.is_client_error() || status.is_server_error()) || !is_bare(&response) {
@@ -114,8 +115,10 @@ impl Border {
         let allow = if is_of_route { (self.allow)(uri.path()) } else { None };
         let mut refusal = match allow {
             Some(allow) if !takes(allow) => {
-                let mut refusal = self
-                    .refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} does not fit; the path takes {allow}"));
+                let mut refusal = self.refuse(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    &format!("{method} is not allowed; the path allows {allow}"),
+                );
                 refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
                 refusal
             }
@@ -124,7 +127,7 @@ impl Border {
         };
         for (name, value) in response.headers() {
             let is_of_body = *name == header::CONTENT_TYPE || *name == header::CONTENT_LENGTH;
-            // Of a path that there is not, nothing is allowed.
+            // A path that does not exist allows no methods.
             let is_void = *name == header::ALLOW && refusal.status() == StatusCode::NOT_FOUND;
             if !is_of_body && !is_void && (!refusal.headers().contains_key(name) || *name == header::CACHE_CONTROL) {
                 refusal.headers_mut().insert(name, value.clone());
@@ -141,14 +144,14 @@ impl Border {
         response
     }
 
-    /// Completes the head with which hyper refuses a head that it cannot read: `HTTP/1.1 400 Bad Request`, and no body.
-    /// Nothing is known of such a request, not even the id that its client gave it.
+    /// Completes the head with which hyper refuses a request that it cannot parse: `HTTP/1.1 400 Bad Request`, without
+    /// a body. Such a request has no known fields, not even the id that its client sent.
     pub(crate) fn complete_refusal(&self, bare: &str) -> Vec<u8> {
         let status = bare.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(400);
         let detail = match status {
-            414 => "the request line is longer than this takes",
-            431 => "the head is larger than this takes, or has more headers",
-            _ => "the request line or a header is not as HTTP wants it",
+            414 => "the request line is too long",
+            431 => "the head is too large or has too many headers",
+            _ => "the request line or a header is malformed",
         };
         let id = RequestId::random();
         let problem = (self.problem)(status, detail, Some(id.as_str()));
@@ -162,7 +165,7 @@ impl Border {
             (X_REQUEST_ID, id.to_header()),
         ];
         for (name, value) in headers {
-            let value = value.to_str().expect("they are ASCII");
+            let value = value.to_str().expect("header values are ASCII");
             answer.extend([name.as_str(), ": ", value, "\r\n"]);
         }
         answer.push_str("\r\n");
@@ -175,15 +178,15 @@ const NO_ROUTE: &str = "the path names no route, aggregate or command; /openapi.
 fn detail(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => NO_ROUTE,
-        StatusCode::METHOD_NOT_ALLOWED => "the path does not take this method; Allow names those that it takes",
-        StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than this path takes",
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the body is not of a type that this path takes",
-        status if status.is_server_error() => "the request met a fault; the log tells more",
-        _ => "the request does not fit this path",
+        StatusCode::METHOD_NOT_ALLOWED => "the path does not allow this method; Allow lists those that it does",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is too large for this path",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the path does not accept this type of body",
+        status if status.is_server_error() => "the request failed; see the server's log",
+        _ => "the request is not valid for this path",
     }
 }
 
-/// Returns a problem as an answer. A 503 tells when to try again.
+/// Returns a problem as an answer. A 503 carries `Retry-After`.
 pub fn problem(status: StatusCode, json: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(json));
     *response.status_mut() = status;
@@ -195,19 +198,19 @@ pub fn problem(status: StatusCode, json: Vec<u8>) -> Response {
     response
 }
 
-/// Tells an answer that says nothing yet, or says it in the plain text of a library.
+/// Returns whether an answer has no body of its own: none, or a library's plain text.
 fn is_bare(response: &Response) -> bool {
     let media_type = response.headers().get(header::CONTENT_TYPE);
     media_type.is_none_or(|media_type| media_type.as_bytes().starts_with(b"text/plain"))
 }
 
-/// Returns a problem that has no type but its status, for operators.
+/// Returns a problem without a type of its own as an answer, for operators.
 pub fn plain(status: StatusCode, detail: &str) -> Response {
     let id = request_id();
     problem(status, plain_problem(status.as_u16(), detail, id.as_ref().map(RequestId::as_str)))
 }
 
-/// Writes a problem that has no type but its status.
+/// Serializes a problem without a type of its own.
 fn plain_problem(status: u16, detail: &str, request_id: Option<&str>) -> Vec<u8> {
     let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let problem = serde_json::json!({
@@ -220,7 +223,7 @@ fn plain_problem(status: u16, detail: &str, request_id: Option<&str>) -> Vec<u8>
     problem.to_string().into_bytes()
 }
 
-/// Refuses what no route takes, and what an extractor would refuse in its own words.
+/// Refuses paths whose ids cannot be valid, which an extractor would refuse in its own words.
 fn check_path(path: &str) -> Result<(), &'static str> {
     if !path.contains('%') {
         return Ok(());
@@ -242,14 +245,15 @@ fn check_path(path: &str) -> Result<(), &'static str> {
             }
         }
     }
-    let text = str::from_utf8(&bytes).map_err(|_| "the path is not UTF-8, so no id can be read from it")?;
-    if text.contains(char::is_control) { Err("an id has no control characters") } else { Ok(()) }
+    let text = str::from_utf8(&bytes).map_err(|_| "the path is not valid UTF-8")?;
+    if text.contains(char::is_control) { Err("an id must not contain control characters") } else { Ok(()) }
 }
 
-/// The names of our own headers, which the border lets pages of other sites send and read.
+/// Request headers that the border allows pages of other sites to send.
 const SENT: HeaderValue = HeaderValue::from_static(
     "Content-Type, Idempotency-Key, If-Match, If-None-Match, Consistency-Token, Prefer, X-Request-Id, traceparent",
 );
+/// Response headers that the border allows pages of other sites to read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Consistency-Token, ETag, Idempotency-Key, Idempotent-Replayed, Retry-After, X-Request-Id, Stampede-Parked, Age, Link",
 );

@@ -1,4 +1,4 @@
-//! Documents that a build carries: the same bytes for everyone, as long as it runs.
+//! Documents embedded in the build, the same bytes for every client.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -9,24 +9,25 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get};
 
-/// Another build may bring another document; until then nobody needs to ask again.
+/// Caching of documents: they change only with a deployment, so clients need not revalidate for a few minutes.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
+/// An embedded document with its headers.
 #[derive(Debug)]
 struct Document {
     media_type: HeaderValue,
     etag: HeaderValue,
-    /// Of a page: what it may load and do, and who may frame it.
+    /// `Content-Security-Policy`, for pages.
     policy: Option<HeaderValue>,
     body: Bytes,
 }
 
-/// A route that answers with these bytes, or with 304 where the client has them.
+/// Returns a route that answers with these bytes, or with 304 if the client has them.
 pub fn serve<S: Clone + Send + Sync + 'static>(media_type: &'static str, body: impl Into<Bytes>) -> MethodRouter<S> {
     route(media_type, None, body.into())
 }
 
-/// A route that answers with a page under a `Content-Security-Policy`.
+/// Returns a route that answers with a page under a `Content-Security-Policy`.
 pub fn serve_page<S: Clone + Send + Sync + 'static>(policy: &'static str, body: impl Into<Bytes>) -> MethodRouter<S> {
     route("text/html; charset=utf-8", Some(HeaderValue::from_static(policy)), body.into())
 }
@@ -36,7 +37,7 @@ fn route<S: Clone + Send + Sync + 'static>(
     policy: Option<HeaderValue>,
     body: Bytes,
 ) -> MethodRouter<S> {
-    // Its keys are fixed: instances of one build agree.
+    // `DefaultHasher::new` has fixed keys, so all instances of one build agree.
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let etag = HeaderValue::try_from(format!("\"{:016x}\"", hasher.finish())).expect("hexadecimal digits");
@@ -61,7 +62,7 @@ async fn answer(State(document): State<Arc<Document>>, headers: HeaderMap) -> Re
 }
 
 impl Document {
-    /// By the weak comparison, as RFC 9110 wants it here.
+    /// Returns whether the client has this version. Tags are compared weakly, as RFC 9110 requires here.
     fn is_known(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_it_is_not_sent_it_again() {
+    async fn a_client_that_has_the_document_gets_304() {
         let media_type = HeaderValue::from_static("text/plain");
         let (etag, policy) = (HeaderValue::from_static("\"a\""), Some(HeaderValue::from_static("default-src 'none'")));
         let document = Arc::new(Document { media_type, etag, policy, body: Bytes::from("words") });

@@ -1,4 +1,4 @@
-//! The process's environment, read once.
+//! Typed access to a snapshot of the process's environment.
 
 mod secret;
 
@@ -12,27 +12,27 @@ use std::time::Duration;
 
 pub use secret::Secret;
 
-/// Longer than any setting makes sense: a time of today and it add up within 64 bits of milliseconds, and in Postgres.
+/// Maximum duration of a setting: any current time plus this fits in 64 bits of milliseconds, and in Postgres.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
-/// A snapshot of the environment: later changes of the process's variables do not show.
+/// A snapshot of the environment: later changes to the process's variables have no effect.
 ///
-/// A variable that is set to nothing counts as unset. Its `Debug` shows names only.
+/// An empty variable counts as unset. `Debug` shows names only.
 #[derive(Clone, Default)]
 pub struct Env {
     variables: BTreeMap<String, OsString>,
 }
 
-/// Why a variable cannot be used. It never carries the variable's value.
+/// A variable that is missing or invalid. The error never contains the variable's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
     #[error("{name} must be set (expected: {expected})")]
     Missing { name: String, expected: &'static str },
-    #[error("{name} is set, but not to what is expected: {expected} ({reason})")]
+    #[error("{name} is set but invalid (expected: {expected}): {reason}")]
     Unparsable { name: String, expected: &'static str, reason: String },
     #[error("{name} and {name}_FILE are both set: unset one of them")]
     Both { name: String },
-    #[error("{name}_FILE names a file that cannot be read as a text: {reason}")]
+    #[error("{name}_FILE names a file that cannot be read as text: {reason}")]
     File { name: String, reason: String },
     #[error("{name}_FILE names a file that is empty")]
     EmptyFile { name: String },
@@ -41,17 +41,17 @@ pub enum EnvError {
 }
 
 impl Env {
-    /// The variables of this process as they are now. Those whose names are not UTF-8 are left out: no name that we
-    /// look up is such.
+    /// Takes a snapshot of this process's variables. Variables whose names are not UTF-8 are left out: no setting has
+    /// such a name.
     pub fn process() -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         Self { variables: variables.collect() }
     }
 
-    /// The value, or `None` where it is unset or empty.
+    /// Returns the value, or `None` if it is unset or empty.
     ///
-    /// The parser's own message becomes part of the error: a type whose values are secret must not repeat its input
-    /// there. [`Secret`] has no parser: see [`Env::secret`].
+    /// The parser's message becomes part of the error: a type with secret values must not repeat its input there.
+    /// [`Secret`] has no parser: see [`Env::secret`].
     pub fn optional<T>(&self, name: &str) -> Result<Option<T>, EnvError>
     where
         T: FromStr<Err: fmt::Display>,
@@ -59,7 +59,7 @@ impl Env {
         self.parse(name, expected::<T>(), |text| text.parse::<T>().map_err(|error| error.to_string()))
     }
 
-    /// The value, or `default` where it is unset or empty.
+    /// Returns the value, or `default` if it is unset or empty.
     pub fn or<T>(&self, name: &str, default: T) -> Result<T, EnvError>
     where
         T: FromStr<Err: fmt::Display>,
@@ -67,7 +67,7 @@ impl Env {
         Ok(self.optional(name)?.unwrap_or(default))
     }
 
-    /// The value; unset and empty are errors.
+    /// Returns the value; fails if it is unset or empty.
     pub fn required<T>(&self, name: &str) -> Result<T, EnvError>
     where
         T: FromStr<Err: fmt::Display>,
@@ -75,12 +75,12 @@ impl Env {
         self.optional(name)?.ok_or_else(|| EnvError::Missing { name: name.to_owned(), expected: expected::<T>() })
     }
 
-    /// A duration written as a whole number of milliseconds.
+    /// Returns a duration given as a whole number of milliseconds.
     pub fn millis_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
         self.duration_or(name, "a whole number of milliseconds", Duration::from_millis, default)
     }
 
-    /// A duration written as a whole number of seconds.
+    /// Returns a duration given as a whole number of seconds.
     pub fn secs_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
         self.duration_or(name, "a whole number of seconds", Duration::from_secs, default)
     }
@@ -134,7 +134,7 @@ impl fmt::Debug for Env {
     }
 }
 
-/// The type's own name without its path, which says enough to whoever sets the variable: `u16`, `SocketAddr`.
+/// Returns the type's name without its path, which is enough for the person who sets the variable: `u16`, `SocketAddr`.
 fn expected<T>() -> &'static str {
     let name = type_name::<T>();
     name.rsplit("::").next().unwrap_or(name)
@@ -168,11 +168,11 @@ mod tests {
     fn an_unparsable_variable_never_defaults_and_its_value_is_not_shown() {
         let env = Env::from([("PORT", "eighty"), ("GRACE_MS", "-3")]);
         let port = env.or("PORT", 1_u16).unwrap_err().to_string();
-        assert_eq!(port, "PORT is set, but not to what is expected: u16 (invalid digit found in string)");
+        assert_eq!(port, "PORT is set but invalid (expected: u16): invalid digit found in string");
         let grace = env.millis_or("GRACE_MS", Duration::ZERO).unwrap_err().to_string();
-        assert!(grace.starts_with("GRACE_MS is set, but not to what is expected: a whole number of milliseconds"));
+        assert!(grace.starts_with("GRACE_MS is set but invalid (expected: a whole number of milliseconds)"));
         let env = Env::from([("WINDOW_SECS", u64::MAX.to_string())]);
-        assert!(env.secs_or("WINDOW_SECS", Duration::ZERO).is_err(), "sums with a time would overflow");
+        assert!(env.secs_or("WINDOW_SECS", Duration::ZERO).is_err(), "adding it to a time would overflow");
     }
 
     #[test]

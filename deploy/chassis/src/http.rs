@@ -1,9 +1,9 @@
 //! Serves a router over HTTP/1.1, behind a [`Border`].
 //!
-//! `axum::serve` is not used: it has no limit on the time to read a request's head, none on the number of connections,
-//! and no end to its graceful shutdown. What is missing here too: TLS and HTTP/2 (the edge ends both), a limit on the
-//! time that a request's body takes (handlers bound what they await), and tracking of upgraded connections (their owner
-//! ends them).
+//! `axum::serve` is not used: it limits neither the time to read a request's head nor the number of connections, and
+//! its graceful shutdown has no deadline. Not provided here either: TLS and HTTP/2 (the edge terminates both), a time
+//! limit for request bodies (handlers bound their own awaits), and tracking of upgraded connections (their owners close
+//! them).
 
 mod stream;
 
@@ -26,47 +26,47 @@ use crate::border::Border;
 use crate::shutdown::Shutdown;
 use stream::Stream;
 
-/// Enough for an edge that keeps connections alive; a process's default limit of open files is often lower, and running
-/// into that only pauses accepting.
+/// Maximum number of connections: enough for an edge that keeps connections alive. A process's default limit of open
+/// files is often lower; reaching that only pauses accepting.
 pub const MAX_CONNECTIONS: usize = 10_000;
 
-/// From a connection's last answer (or its start) to the end of the next request's head, so it closes slow senders and
-/// idle connections alike. Longer than the 60 s for which nginx keeps an idle upstream connection: the side that sends
-/// requests should be the one that closes, or a request may meet a closing connection.
+/// Time from a connection's last answer (or its start) to the end of the next request's head, so it closes slow senders
+/// and idle connections alike. Longer than the 60 s for which nginx keeps an idle upstream connection: the side that
+/// sends requests should be the one that closes, or a request may meet a closing connection.
 pub const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a peer may leave an answer lying, and a part of it that is too small to count as progress. The kernel takes
-/// a connection's first megabytes whether the peer reads or not, and more only in large parts, so a slow but honest
-/// reader needs a while to get to the next one.
+/// Time within which a peer must read some of its answer. The kernel accepts a connection's first megabytes whether the
+/// peer reads or not, and frees space only in large steps, so a slow but honest reader needs a while to reach the next
+/// step.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection's read buffer grows no further, and a request's head must fit in it. hyper's default is 400 KiB, which
-/// many connections would turn into much memory.
+/// Maximum size of a connection's read buffer, and thus of a request's head. hyper's default is 400 KiB, which adds up
+/// to much memory with many connections.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Connections that may wait to be accepted, as far as the kernel allows. A crowd comes at once, and to one that finds no room
-/// it comes again after a second: by then an edge has given up.
+/// Length of the accept queue, as far as the kernel allows. Crowds connect at once, and a client that finds the queue
+/// full retries after a second: by then an edge has given up.
 const BACKLOG: u32 = 4096;
 
-/// How long accepting pauses after an error that is not one connection's own, such as too many open files.
+/// Pause of accepting after an error that does not concern a single connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The bounds of one server.
+/// Limits of one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_connections: usize,
-    /// A connection above their number.
+    /// Treatment of connections above `max_connections`.
     pub when_full: WhenFull,
     /// See [`HEAD_READ_TIMEOUT`].
     pub head_read_timeout: Duration,
     /// See [`WRITE_TIMEOUT`].
     pub write_timeout: Duration,
-    /// How long requests in flight may take after shutdown was asked for.
+    /// Time that requests in flight have to finish after shutdown is requested.
     pub grace: Duration,
 }
 
 impl Limits {
-    /// The usual limits, with the given grace.
+    /// Returns the default limits, with the given grace period.
     pub fn new(grace: Duration) -> Self {
         Self {
             max_connections: MAX_CONNECTIONS,
@@ -78,35 +78,35 @@ impl Limits {
     }
 }
 
-/// Rules for a connection that comes when there are as many as there may be.
+/// Policy for a new connection when the maximum number is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It waits in the kernel's queue.
+    /// The new connection waits in the kernel's queue.
     Wait,
-    /// It takes the place of the oldest one, for short requests that must not wait.
+    /// The new connection replaces the oldest one: for short requests that must not wait.
     CloseOldest,
 }
 
-/// How serving ended.
+/// Summary of a server that has shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
-    /// Connections that were still busy when the grace was over, and were cut off.
+    /// Number of connections that were still busy at the end of the grace period and were cut off.
     pub cut: usize,
 }
 
 /// Listens on `addr`; port 0 takes any free one.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As `TcpListener::bind` does: an instance that starts anew takes the place of one whose connections just ended.
+    // Like `TcpListener::bind`: a restarted instance can bind although connections of the old one are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves until shutdown is asked for: then it refuses new connections, closes idle ones, lets requests in flight
-/// finish within the grace, and returns when every connection's task is joined.
+/// Serves until shutdown is requested. Then it refuses new connections, closes idle ones, lets requests in flight
+/// finish within the grace period, and returns once every connection's task is joined.
 ///
-/// Answers leave at once (TCP_NODELAY). Dropping the future cuts all connections.
+/// Answers are sent without delay (TCP_NODELAY). Dropping the future closes all connections.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -145,7 +145,7 @@ pub async fn serve(
             log_panic(ended);
         }
     });
-    // Whether the time ran out shows in the number that is left.
+    // The number of connections left shows whether the time ran out.
     let _in_time = all_closed.await;
     let cut = connections.len();
     connections.shutdown().await;
@@ -158,7 +158,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(error = %error, "connections cannot be accepted for now");
+                tracing::warn!(error = %error, "accepting connections failed; pausing");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -177,7 +177,7 @@ async fn connection(
     limits: Limits,
     shutdown: Shutdown,
 ) {
-    // It fails only on a connection that is gone already, which the first read tells.
+    // This fails only on a closed connection, which the first read reports.
     let _gone = stream.set_nodelay(true);
     let (stream, mut refusals) = Stream::new(stream, limits.write_timeout);
     let router = TowerToHyperService::new(router);
@@ -197,7 +197,7 @@ async fn connection(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(peer = %peer, error = %error, "a connection ended early");
+        tracing::debug!(peer = %peer, error = %error, "connection ended early");
     }
     if let Ok(refusal) = refusals.try_recv() {
         refusal.answer(&border).await;
@@ -208,7 +208,7 @@ fn log_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(error = %error, "an answer's body panicked, its connection is closed");
+        tracing::error!(error = %error, "an answer's body panicked; its connection is closed");
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
         text
     }
 
-    /// A route that says when a request is in it, and answers when it is told to.
+    /// Returns a route that reports each request that enters it, and answers once it is released.
     fn held_route() -> (Router, mpsc::UnboundedReceiver<()>, Shutdown) {
         let (entered, entries) = mpsc::unbounded_channel();
         let release = Shutdown::new();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_outlives_the_grace_is_cut_and_counted() {
+    async fn requests_that_outlive_the_grace_are_cut_and_counted() {
         let (router, mut entries, _never_released) = held_route();
         let (address, shutdown, server) = start(router, Limits::new(Duration::from_millis(50))).await;
         let _busy = send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -296,7 +296,7 @@ mod tests {
     async fn a_head_that_cannot_be_read_is_refused_by_a_problem() {
         let (address, _shutdown, _server) = start(Router::new(), Limits::new(SOON)).await;
         let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
-        // Not all of it is read before it is refused, and the answer arrives all the same.
+        // The request is refused before all of it is read, and the answer must arrive nevertheless.
         let large = format!("x: {}\r\n", "a".repeat(300 * 1024));
         for (request, status) in [
             ("GARBAGE\r\n\r\n", 400),
@@ -330,7 +330,7 @@ mod tests {
         assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("application/problem+json"), "{answers}");
     }
 
-    /// Tells that it is dropped.
+    /// Sends a message when dropped.
     struct Told(mpsc::UnboundedSender<()>);
 
     impl Drop for Told {
@@ -339,7 +339,7 @@ mod tests {
         }
     }
 
-    /// A route with an answer that never ends, and what tells of each that is given up.
+    /// Returns a route with an endless answer, and a channel that reports each answer that is dropped.
     fn endless_route() -> (Router, mpsc::UnboundedReceiver<()>) {
         let (given_up, told) = mpsc::unbounded_channel();
         let handler = async move || {
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_goes_on() {
+    async fn an_answer_that_is_not_read_is_dropped_and_one_that_is_read_continues() {
         let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::new(SOON) };
         let (router, mut given_up) = endless_route();
         let (address, _shutdown, _server) = start(router, limits).await;
@@ -372,13 +372,13 @@ mod tests {
         };
         tokio::time::timeout(SOON, waiting).await.unwrap();
         assert!(reader.read(&mut part).await.unwrap() > 0);
-        assert!(given_up.try_recv().is_err(), "who reads is served on");
+        assert!(given_up.try_recv().is_err(), "the reading client is still served");
         drop(reader);
         tokio::time::timeout(SOON, given_up.recv()).await.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn a_new_connection_takes_the_place_of_the_oldest_where_it_must_not_wait() {
+    async fn a_new_connection_replaces_the_oldest_where_it_must_not_wait() {
         let limits = Limits { max_connections: 2, when_full: WhenFull::CloseOldest, ..Limits::new(SOON) };
         let (address, _shutdown, _server) = start(Router::new().route("/", get("done")), limits).await;
         let idle = [send(address, "").await, send(address, "").await];
@@ -389,13 +389,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crowd_that_comes_at_once_is_connected_before_one_of_it_is_accepted() {
+    async fn a_crowd_that_arrives_at_once_is_connected_before_any_is_accepted() {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let mut crowd = Vec::new();
-        // More than Tokio's own listener has room for.
+        // More than the accept queue of Tokio's own listener holds.
         for _ in 0..1_500 {
             crowd.push(tokio::time::timeout(SOON, TcpStream::connect(address)).await.unwrap().unwrap());
         }

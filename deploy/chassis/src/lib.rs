@@ -1,18 +1,19 @@
-//! What every service stands on: its environment, logs and metrics, readiness, shutdown, the admin server, the HTTP
-//! server, and the settings of the clients of Kafka, Postgres and Redis.
+//! Foundation of every service: environment, logs and metrics, readiness, shutdown, the admin server, the HTTP server,
+//! and the settings of the clients of Kafka, Postgres and Redis.
 //!
-//! Invariant: nothing here knows an aggregate, an event, a topic or a table. This crate imports nothing of ours.
+//! Invariant: nothing here depends on an aggregate, an event, a topic or a table. This crate imports no other crate of
+//! the workspace.
 //!
 //! Invariant: the environment is read in one place, [`env::Env`], once at the start. A variable that is set but cannot
 //! be parsed stops the process; it never falls back to a default. No error and no log shows a variable's value.
 //!
-//! Invariant: no state of this crate is global except the log subscriber, which a process has once. Metrics, readiness
-//! and shutdown belong to an instance, so that several services can run in one test process.
+//! Invariant: no state of this crate is global except the log subscriber, of which a process has one. Metrics,
+//! readiness and shutdown belong to an instance, so that several services can run in one test process.
 //!
-//! Invariant: nothing here connects at start. Clients connect when first used, so that a server that is not there yet
-//! makes a service wait, not fail.
+//! Invariant: nothing here connects at startup. Clients connect on first use, so that a server that is not up yet makes
+//! a service wait, not fail.
 //!
-//! Invariant: every wait has a limit, and every client option that matters is set here, beside its reason.
+//! Invariant: every wait has a time limit, and every client option that matters is set here, with the reason beside it.
 
 pub mod env;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! Connections to Postgres.
+//! Pools of connections to Postgres, and single connections.
 
 use std::time::Duration;
 
@@ -7,54 +7,56 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use crate::env::Secret;
 
-/// A host that does not answer is given up after this long: the caller retries, and says meanwhile what it waits for.
+/// Time limit for connecting to a host over TCP: the caller retries, and meanwhile reports the dependency it waits for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// [`CONNECT_TIMEOUT`] covers TCP alone; this covers the password's handshake with a stopped server, too.
+/// Time limit for opening a connection. [`CONNECT_TIMEOUT`] only covers TCP; this also covers authentication by a
+/// server that was stopped.
 const CONNECT_WITHIN: Duration = Duration::from_secs(4);
 
-/// How long a caller waits for a free connection. Longer means overload, which is better refused than queued.
+/// Maximum time that a caller waits for a free connection. A longer wait means overload, which is better refused than
+/// queued.
 const POOL_WAIT: Duration = Duration::from_secs(2);
 
-/// Recycling looks at a flag and does not ask the server; the limit is there so that every wait has one.
+/// Time limit for recycling a connection. Recycling only checks a flag; the limit exists so that every wait has one.
 const POOL_RECYCLE: Duration = Duration::from_secs(1);
 
-/// Limits that the server keeps for each session of ours.
+/// Limits that the server enforces for each of our sessions.
 const SESSION_OPTIONS: &str = concat!(
-    // A stopped process keeps its row locks, and whoever takes over waits for them: end its transaction.
+    // A stopped process keeps its row locks, and the process that takes over waits for them: end its transaction.
     "-c idle_in_transaction_session_timeout=3s",
-    // Longer than the limit above would be of no use, and no transaction of ours takes as long.
+    // A value above the limit above would have no effect, and no transaction of ours takes that long.
     " -c lock_timeout=2s",
-    // Our statements take milliseconds; a runaway must not hold locks and a pool's connection.
+    // Our statements take milliseconds; a runaway one must not hold locks and a pooled connection.
     " -c statement_timeout=10s",
-    // Our statements touch few rows: compiling one costs more than it saves.
+    // Our statements touch few rows: JIT compilation costs more than it saves.
     " -c jit=off",
-    // A client's host that vanished: the server too notices within about 5 + 3 × 2 s and lets its locks go.
+    // If the client's host vanishes, the server detects it within about 5 + 3 × 2 s and releases its locks.
     " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10s",
 );
 
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
-    #[error("the Postgres URL cannot be parsed")]
+    #[error("invalid Postgres URL")]
     Url(#[source] tokio_postgres::Error),
-    #[error("could not connect to Postgres")]
+    #[error("connecting to Postgres failed")]
     Connect(#[source] tokio_postgres::Error),
     #[error("Postgres does not answer")]
     Silent,
-    #[error("the Postgres pool cannot be built")]
+    #[error("building the Postgres pool failed")]
     Build(#[source] BuildError),
 }
 
-/// A pool of at most `max_size` connections, which are opened when first needed.
+/// Creates a pool of at most `max_size` connections, which are opened on first use.
 ///
 /// Every wait is bounded: 2 s for a free connection, 4 s to open one. A connection belongs to the runtime that opened
-/// it. There is no TLS: a URL that requires it fails when connecting.
+/// it. TLS is not supported: a URL that requires it fails on connecting.
 ///
 /// # Errors
-/// [`PostgresError::Url`] where the URL is malformed. A server that is not there shows when a connection is asked for.
+/// [`PostgresError::Url`] if the URL is malformed. An unreachable server becomes an error on taking a connection.
 pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str) -> Result<Pool, PostgresError> {
-    // Fast: whether a connection still lives is known locally, and asking the server would cost a round trip each time.
-    // A query may therefore meet a connection that has just died; all of ours can be repeated.
+    // Fast recycling checks locally whether a connection is closed; asking the server would cost a round trip each
+    // time. A query may therefore get a connection that has just died; all of our queries can be repeated.
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     Pool::builder(Manager::from_config(session(url, options, application_name)?, NoTls, recycling))
         .max_size(max_size)
@@ -66,28 +68,29 @@ pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str
         .map_err(PostgresError::Build)
 }
 
-/// Opens one connection, for whoever needs one outside a pool. It ends when the client is dropped, or with the runtime.
-/// `options` (`-c name=value …`) win over our limits: work that takes longer on purpose lifts one so, or by `SET`.
+/// Opens one connection outside a pool. It closes when the client is dropped, or with the runtime. `options`
+/// (`-c name=value …`) override our limits: work that takes longer on purpose lifts one this way, or with `SET`.
 ///
-/// Where the server ends it, the log tells why.
+/// If the server closes the connection, the reason is logged.
 ///
 /// # Errors
-/// [`PostgresError::Connect`] where the server is not there or refuses, [`PostgresError::Silent`] where it says nothing
-/// for 4 s.
+/// [`PostgresError::Connect`] if the server is unreachable or refuses, [`PostgresError::Silent`] if it does not answer
+/// within 4 s.
 pub async fn connect(url: &Secret, options: &str, application_name: &'static str) -> Result<Client, PostgresError> {
     let config = session(url, options, application_name)?;
     let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
     let (client, connection) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            // The statements that fail with it say no more than that it is closed.
-            tracing::warn!(error = %error, application_name, "a connection to Postgres is gone");
+            // Statements that fail because of this only report that the connection is closed.
+            tracing::warn!(error = %error, application_name, "connection to Postgres lost");
         }
     });
     Ok(client)
 }
 
-/// Returns the settings of one connection. Options in the URL are kept, but ours win, and `options` over these.
+/// Returns the settings of one connection. Options in the URL are kept; our limits override them, and `options`
+/// override both.
 fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config, PostgresError> {
     let mut config: Config = url.expose().parse().map_err(PostgresError::Url)?;
     let of_url = config.get_options().map_or(String::new(), |given| format!("{given} "));
@@ -95,12 +98,12 @@ fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config
         .options(format!("{of_url}{SESSION_OPTIONS} {options}"))
         .application_name(application_name)
         .connect_timeout(CONNECT_TIMEOUT)
-        // An idle connection to a host that vanished is noticed within about 5 + 3 × 2 s; the default is 2 hours.
+        // Detects a vanished host on an idle connection within about 5 + 3 × 2 s; the default is 2 hours.
         .keepalives(true)
         .keepalives_idle(Duration::from_secs(5))
         .keepalives_interval(Duration::from_secs(2))
         .keepalives_retries(3)
-        // The same for one with unacknowledged data, where keepalives are not sent; the default is about 15 minutes.
+        // Detects it while data is unacknowledged and no keepalives are sent; the default is about 15 minutes.
         .tcp_user_timeout(Duration::from_secs(10));
     Ok(config)
 }
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_not_there_and_one_that_says_nothing_are_told_apart() {
+    async fn an_unreachable_server_and_a_silent_one_are_distinguished() {
         let connect = async |port| connect(&format!("postgres://me:pw@127.0.0.1:{port}/db").into(), "", "test").await;
         assert!(matches!(connect(1).await, Err(PostgresError::Connect(_))));
         let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! `Prefer` (RFC 7240), as both tiers read it.
+//! Parsing of `Prefer` (RFC 7240), shared by both tiers.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use axum::http::{HeaderMap, HeaderName};
 
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// The preferences of a request that we know. Others, and values that cannot be read, are passed over: a preference
-/// never fails a request.
+/// The supported preferences of a request. Others, and malformed values, are ignored: a preference never fails a
+/// request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Preferences {
-    /// `wait=2`: how many seconds the client waits. Fractions are taken.
+    /// `wait=2`: number of seconds that the client is willing to wait. Fractions are accepted.
     pub wait: Option<Duration>,
-    /// `handling=lenient`.
+    /// Whether the client sent `handling=lenient`.
     pub is_lenient: bool,
 }
 
 impl Preferences {
-    /// Reads them; the first of two equal names counts. `longest`: more than that is not waited.
+    /// Parses the preferences; of two with the same name the first counts. `wait` is capped at `longest`.
     pub fn of(headers: &HeaderMap, longest: Duration) -> Self {
         let (mut wait, mut lenient) = (None, None);
         let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_understood_counts_and_nothing_else_matters() {
+    fn known_preferences_count_and_all_others_are_ignored() {
         assert_eq!(of(&[]), (None, false));
         assert_eq!(of(&["wait=2"]), (Some(2.0), false));
         assert_eq!(of(&["wait=0.25, handling=lenient"]), (Some(0.25), true));

@@ -1,4 +1,4 @@
-//! What a service still waits for.
+//! Readiness of a service: the named conditions that it waits for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,25 +7,25 @@ use tokio::sync::watch;
 
 /// The named conditions of one instance; it is ready when all of them are.
 ///
-/// Make every condition before the admin server starts: without any, an instance counts as ready. Whether an outage
-/// while running makes a condition wait again is for its owner to say: a service that can still do its work without
-/// Redis should stay ready.
+/// Create every condition before the admin server starts: an instance without any counts as ready. Each condition's
+/// owner decides whether a later outage resets it: a service that can still do its work without Redis should stay
+/// ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    /// `None` is ready, `Some` says for what it waits.
+    /// Conditions by name: `None` if ready, else the reason for waiting.
     conditions: watch::Sender<Conditions>,
 }
 
 type Conditions = BTreeMap<&'static str, Option<String>>;
 
-/// The handle of one condition. Dropping it leaves the condition as it was last.
+/// Handle of one condition. Dropping it leaves the condition in its last state.
 #[derive(Debug, Clone)]
 pub struct Condition {
     name: &'static str,
     conditions: watch::Sender<Conditions>,
 }
 
-/// What had not happened by the deadline, with the conditions as they were then.
+/// A wait that exceeded its deadline, with the conditions that were not ready then.
 #[derive(Debug, thiserror::Error)]
 #[error("after {within:?} still waiting for {waiting:?}")]
 pub struct NotInTime {
@@ -38,8 +38,8 @@ impl Readiness {
         Self::default()
     }
 
-    /// Adds a condition, which waits until told otherwise. The same name again gives another handle of the same
-    /// condition and leaves its state alone.
+    /// Adds a condition that is not ready yet. An existing name returns another handle of the same condition and leaves
+    /// its state unchanged.
     pub fn condition(&self, name: &'static str) -> Condition {
         self.conditions.send_if_modified(|conditions| {
             let known = conditions.contains_key(name);
@@ -49,7 +49,7 @@ impl Readiness {
         Condition { name, conditions: self.conditions.clone() }
     }
 
-    /// The conditions that are not ready, each with its reason, by name; empty when the instance is ready.
+    /// Returns the conditions that are not ready, each with its reason, by name; empty if the instance is ready.
     pub fn state(&self) -> Vec<(&'static str, String)> {
         waiting(&self.conditions.borrow())
     }
@@ -58,20 +58,20 @@ impl Readiness {
         self.conditions.borrow().values().all(Option::is_none)
     }
 
-    /// Returns when every condition is ready, at once where they are.
+    /// Waits until every condition is ready.
     pub async fn wait_ready(&self, within: Duration) -> Result<(), NotInTime> {
         self.wait_until(within, <[_]>::is_empty).await
     }
 
-    /// Returns when what [`state`](Self::state) gives satisfies `reached`. Changes that follow each other quickly may
-    /// be seen as one.
+    /// Waits until the result of [`state`](Self::state) satisfies `reached`. Changes in quick succession may be
+    /// observed as one.
     pub async fn wait_until(
         &self,
         within: Duration,
         reached: impl Fn(&[(&'static str, String)]) -> bool,
     ) -> Result<(), NotInTime> {
         let mut changes = self.conditions.subscribe();
-        // The sender is held by `self`, so that only the time can run out.
+        // `self` holds the sender, so the only possible error is the timeout.
         match tokio::time::timeout(within, changes.wait_for(|conditions| reached(&waiting(conditions)))).await {
             Ok(_) => Ok(()),
             Err(_) => Err(NotInTime { within, waiting: self.state() }),
@@ -84,7 +84,7 @@ impl Condition {
         self.set(None);
     }
 
-    /// The reason is shown by the admin server to whoever asks: it names no secret.
+    /// Marks the condition as not ready. The admin server shows the reason publicly, so it must not contain secrets.
     pub fn waiting(&self, reason: impl Into<String>) {
         self.set(Some(reason.into()));
     }
@@ -96,9 +96,9 @@ impl Condition {
         });
         match state {
             Some(reason) if turned => {
-                tracing::info!(condition.name = self.name, condition.reason = reason, "a condition is waiting");
+                tracing::info!(condition.name = self.name, condition.reason = reason, "condition not ready");
             }
-            None if turned => tracing::info!(condition.name = self.name, "a condition is ready"),
+            None if turned => tracing::info!(condition.name = self.name, "condition ready"),
             Some(_) | None => {}
         }
     }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_for_readiness_ends_when_the_last_condition_turns() {
+    async fn waiting_for_readiness_ends_when_the_last_condition_is_ready() {
         let readiness = Readiness::new();
         let kafka = readiness.condition("kafka");
         let waits = tokio::spawn({
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_is_too_long_says_for_what() {
+    async fn a_wait_that_times_out_names_the_conditions() {
         let readiness = Readiness::new();
         readiness.condition("kafka").waiting("all brokers down");
         let error = readiness.wait_ready(Duration::from_millis(10)).await.unwrap_err();

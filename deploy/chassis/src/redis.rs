@@ -1,4 +1,4 @@
-//! The connection to Redis: to one server, or to a cluster of them.
+//! Connections to Redis: to a single server, or to a cluster.
 
 mod pipelines;
 mod place;
@@ -14,49 +14,51 @@ use crate::env::Secret;
 pub use pipelines::Pipelines;
 use place::Place;
 
-/// Redis answers in well under a millisecond: whoever waits longer is better served by Postgres.
+/// Time limit for an answer. Redis answers in well under a millisecond, so after this a caller is better served by
+/// Postgres.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// For one attempt to connect, the handshake included.
+/// Time limit for one connection attempt, including the handshake.
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Commands wait for the reconnection under way, with all of its retries: more than one would turn Redis's absence into
-/// slow answers. The next command starts the next attempt, so that trying never ends.
+/// Retries of a connection attempt. Commands wait for the reconnection in progress with all its retries, so more than
+/// one would turn an outage of Redis into slow answers. The next command starts the next attempt, so reconnecting never
+/// stops.
 const RETRIES: usize = 1;
 
-/// The pause before that retry is between one and two times this (jitter): while Redis is away, about ten to twenty
-/// rounds of attempts a second, however many commands ask for it.
+/// Base of the pause before that retry, which is between one and two times this (jitter): while Redis is unavailable,
+/// there are about ten to twenty rounds of attempts a second, however many commands need it.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Of a command in a cluster: it follows keys that have moved, and waits for those that are moving.
+/// Retries of a command in a cluster: they follow keys that have moved, and wait for keys that are moving.
 const CLUSTER_RETRIES: u32 = 4;
 const CLUSTER_RETRY_MS: (u64, u64) = (10, 80);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RedisSetupError {
-    #[error("the Redis URL cannot be used")]
+    #[error("invalid Redis URL")]
     Url(#[source] RedisError),
-    #[error("the Redis connection cannot be set up")]
+    #[error("setting up the Redis connection failed")]
     SetUp(#[source] RedisError),
 }
 
-/// A connection that is shared by its clones, opened by the first command, and opened anew when lost.
+/// A connection that is shared by its clones, opened by the first command, and reopened when lost.
 ///
-/// A command fails after 0.5 s without an answer; without a connection, after 0.1 s where Redis's host refuses, and
-/// after 1.1 s where nothing answers; in a cluster after 0.5 s at the latest. A command that failed this way may have
-/// been carried out.
+/// A command fails after 0.5 s without an answer. Without a connection it fails after 0.1 s if Redis's host refuses,
+/// and after 1.1 s if nothing answers; in a cluster after 0.5 s at the latest. A command that timed out may have been
+/// executed.
 #[derive(Clone)]
 pub enum Connection {
     Server(ConnectionManager),
-    /// Keys are asked of the masters that have them, and never of replicas.
+    /// Commands go to the masters that hold the keys, never to replicas.
     Cluster(ClusterConnection),
 }
 
-/// Connects to the server that the URL names, or to a cluster: `redis-cluster://host:port?node=host:port&…` names any
-/// of its nodes, which tell the others.
+/// Creates a connection to a server, or to a cluster: `redis-cluster://host:port?node=host:port&…` names some of its
+/// nodes, which are used to discover the others.
 ///
 /// # Errors
-/// [`RedisSetupError`] where the URL is malformed. A server that is not there shows at the first command.
+/// [`RedisSetupError`] if the URL is malformed. An unreachable server becomes an error of the first command.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -94,15 +96,15 @@ impl Place {
 }
 
 impl Connection {
-    /// Tells whether some keys may be away while others are not.
+    /// Returns whether this is a cluster, so that some keys may be available while others are not.
     pub fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Returns the answer of each server that takes writes, by its address; of one server alone the address is empty.
+    /// Sends a command to every master and returns the answers by address; a single server has an empty address.
     ///
     /// # Errors
-    /// [`RedisError`] where one of them does not answer.
+    /// [`RedisError`] if any of them does not answer.
     pub async fn ask_masters(&mut self, command: Cmd) -> RedisResult<Vec<(String, Value)>> {
         match self {
             Self::Server(connection) => Ok(vec![(String::new(), command.query_async(connection).await?)]),
@@ -114,17 +116,17 @@ impl Connection {
         }
     }
 
-    /// Asks one server, by the address that [`Self::ask_masters`] gave.
+    /// Sends a command to one server, by an address that [`Self::ask_masters`] returned.
     ///
     /// # Errors
-    /// [`RedisError`] where it does not answer, or is none of the cluster any more.
+    /// [`RedisError`] if it does not answer, or no longer belongs to the cluster.
     pub async fn ask(&mut self, address: &str, command: Cmd) -> RedisResult<Value> {
         match self {
             Self::Server(connection) => command.query_async(connection).await,
             Self::Cluster(connection) => {
                 let parsed =
                     address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
-                let (host, port) = parsed.ok_or((ErrorKind::Client, "no address of a node"))?;
+                let (host, port) = parsed.ok_or((ErrorKind::Client, "not the address of a node"))?;
                 let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
                 connection.route_command(command, route).await?.extract_error()
             }
@@ -160,7 +162,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Subscribes to channels. Every node of a cluster tells what was published at any of them.
+/// Subscribes to channels. Every node of a cluster delivers messages that were published at any of them.
 #[derive(Clone)]
 pub struct Subscriber {
     nodes: Vec<redis::Client>,
@@ -168,8 +170,10 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// Creates a subscriber without connecting.
+    ///
     /// # Errors
-    /// [`RedisSetupError`] where the URL is malformed.
+    /// [`RedisSetupError`] if the URL is malformed.
     pub fn new(url: &Secret) -> Result<Self, RedisSetupError> {
         let nodes = match Place::parse(url).map_err(RedisSetupError::Url)? {
             Place::Server(client) => vec![client],
@@ -178,10 +182,10 @@ impl Subscriber {
         Ok(Self { nodes, next: 0 })
     }
 
-    /// Returns the messages from now on, until the connection is lost; each call asks the next node that the URL names.
+    /// Returns the messages from now on, until the connection is lost. Each call connects to the next node in the URL.
     ///
     /// # Errors
-    /// [`RedisError`] where the node does not answer within half a second.
+    /// [`RedisError`] if the node does not answer within half a second.
     pub async fn subscribe(&mut self, channel: &str) -> RedisResult<PubSubStream> {
         let node = &self.nodes[self.next % self.nodes.len()];
         self.next = self.next.wrapping_add(1);
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_masters_are_told_by_their_addresses() {
+    fn answers_of_masters_are_listed_by_address() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let answers = Value::Map(vec![(text("a:1"), Value::Okay), (text("b:2"), text("role:master"))]);
         let answers = Vec::<(String, Value)>::from_redis_value(answers).unwrap();
@@ -227,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_does_not_show_the_url() {
         for url in ["http://me:hunter2@host/", "redis-cluster://me:hunter2@host:x"] {
-            let Err(error) = connect(&Secret::from(url)) else { panic!("{url} is no URL of Redis") };
+            let Err(error) = connect(&Secret::from(url)) else { panic!("{url} was accepted") };
             assert!(!format!("{error:?} {error}").contains("hunter2"));
         }
     }

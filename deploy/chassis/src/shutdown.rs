@@ -1,4 +1,5 @@
-//! How a process ends: it is asked once, drains within a grace, and says what it had to cut off.
+//! Graceful shutdown: a process receives one request, drains within a grace period, and reports the tasks that it cut
+//! off.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,20 +9,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// The request to end, which once made stays made. Cloning is cheap and shares it.
+/// A request to shut down, which cannot be withdrawn. Clones are cheap and share it.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     requested: CancellationToken,
 }
 
 impl Shutdown {
-    /// One that ends only by [`trigger`](Self::trigger).
+    /// Returns a shutdown that only [`trigger`](Self::trigger) requests.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that SIGTERM and SIGINT trigger. A second signal ends the process at once with exit code 1, for whoever
-    /// will not wait for the drain. The listening task lives as long as the runtime.
+    /// Returns a shutdown that SIGTERM and SIGINT request. A second signal exits the process at once with code 1, for
+    /// operators who will not wait for the drain. The listening task runs as long as the runtime.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -32,21 +33,21 @@ impl Shutdown {
         let signalled = shutdown.clone();
         tokio::spawn(async move {
             let name = either(&mut terminate, &mut interrupt).await;
-            tracing::info!(signal.name = name, "shutdown was asked for");
+            tracing::info!(signal.name = name, "shutdown requested");
             signalled.trigger();
             let name = either(&mut terminate, &mut interrupt).await;
-            tracing::warn!(signal.name = name, "a second signal: ending without draining");
+            tracing::warn!(signal.name = name, "second signal: exiting without draining");
             std::process::exit(1);
         });
         Ok(shutdown)
     }
 
-    /// Asks for the end. Again changes nothing.
+    /// Requests the shutdown. Further calls have no effect.
     pub fn trigger(&self) {
         self.requested.cancel();
     }
 
-    /// Returns once the end was asked for, at once where it already was.
+    /// Waits until the shutdown is requested; returns at once if it already was.
     pub async fn requested(&self) {
         self.requested.cancelled().await;
     }
@@ -63,16 +64,16 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str 
     }
 }
 
-/// The named tasks of a service, so that each is joined. Dropping it aborts them.
+/// The named tasks of a service, so that each is joined. Dropping this aborts them.
 #[derive(Debug, Default)]
 pub struct Tasks {
     running: JoinSet<()>,
     names: HashMap<Id, &'static str>,
 }
 
-/// What did not end well: tasks that were cut off when the grace was over, and tasks that panicked.
+/// Failure of a drain: tasks that were aborted at the end of the grace period, and tasks that panicked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("left running after the grace: {left:?}; panicked: {panicked:?}")]
+#[error("tasks still running after the grace period: {left:?}; panicked: {panicked:?}")]
 pub struct Undrained {
     pub left: Vec<&'static str>,
     pub panicked: Vec<&'static str>,
@@ -83,14 +84,15 @@ impl Tasks {
         Self::default()
     }
 
-    /// Runs a task on the current runtime under a name by which [`drain`](Self::drain) can tell of it.
+    /// Spawns a task on the current runtime under a name with which [`drain`](Self::drain) can report it.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let id = self.running.spawn(task).id();
         self.names.insert(id, name);
     }
 
-    /// The next task that ends, with its panic if it had one; `None` when none is left. A service whose tasks all
-    /// should live until shutdown waits on this to notice that one does not. Cancel safe.
+    /// Waits for the next task to end and returns its name, with its panic if it had one; returns `None` if no task is
+    /// left. A service whose tasks should all run until shutdown waits on this to notice one that does not. Cancel
+    /// safe.
     pub async fn ended(&mut self) -> Option<(&'static str, Result<(), JoinError>)> {
         let (id, result) = match self.running.join_next_with_id().await? {
             Ok((id, ())) => (id, Ok(())),
@@ -99,11 +101,11 @@ impl Tasks {
         Some((self.names.remove(&id).unwrap_or("unnamed"), result))
     }
 
-    /// Joins all tasks. Those that have not ended within `grace` are aborted, and joined too: an abort takes effect
-    /// at a task's next await, so that a task which never awaits still blocks here.
+    /// Joins all tasks. Those that have not ended within `grace` are aborted and joined too. An abort takes effect at
+    /// the task's next await, so a task that never awaits still blocks here.
     ///
     /// # Errors
-    /// [`Undrained`] where a task was aborted or had panicked.
+    /// [`Undrained`] if a task was aborted or had panicked.
     pub async fn drain(mut self, grace: Duration) -> Result<(), Undrained> {
         let mut panicked = Vec::new();
         let all_ended = tokio::time::timeout(grace, async {
@@ -113,7 +115,7 @@ impl Tasks {
                 }
             }
         });
-        // Whether the time ran out shows in the names that are left.
+        // The names that are left show whether the time ran out.
         let _in_time = all_ended.await;
         let mut left: Vec<_> = self.names.into_values().collect();
         left.sort_unstable();
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_drain_names_what_was_left_and_what_panicked() {
+    async fn a_drain_names_the_tasks_that_were_aborted_or_panicked() {
         let mut tasks = Tasks::new();
         tasks.spawn("deaf", std::future::pending());
         tasks.spawn("broken", async { panic!("on purpose") });
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signal_asks_for_the_end() {
+    async fn a_signal_requests_the_shutdown() {
         let shutdown = Shutdown::on_signals().unwrap();
         let own_pid = std::process::id().to_string();
         assert!(std::process::Command::new("kill").args(["-TERM", &own_pid]).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! Logs, once a process; metrics, once an instance.
+//! Logs, set up once per process, and metrics, set up once per instance.
 
 use std::fmt;
 use std::io;
@@ -20,24 +20,24 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::border::request_id;
 use crate::env::{Env, EnvError};
 
-/// Upper bounds of latency histograms, in seconds: fine where a command's latency lies (0.3 to 25 ms), and wide enough
-/// to show a broker's fail-over.
+/// Upper bounds of latency histograms' buckets, in seconds: fine in the range of command latencies (0.3 to 25 ms), and
+/// wide enough to show a broker failover.
 pub const LATENCY_BUCKETS_SECS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// rdkafka repeats each of librdkafka's errors here, dozens a second while no broker can be reached. librdkafka itself
-/// logs them too, identical ones together, and whoever polls hears of them. `rdkafka::client=error`
-/// in `LOG` brings them back.
+/// Directive that silences a target of rdkafka, which repeats each of librdkafka's errors there, dozens a second while
+/// no broker can be reached. librdkafka also logs them itself, deduplicated, and callers see them when they poll.
+/// `rdkafka::client=error` in `LOG` turns them on again.
 const QUIET: &str = "rdkafka::client=off";
 
-/// Turns structured logs on, on standard error: standard output belongs to the answers of subcommands. Panics become
-/// log lines, too.
+/// Initializes structured logs on standard error; standard output is reserved for the results of subcommands. Panics
+/// are logged, too.
 ///
-/// `LOG` is a tracing filter (default `info`), `LOG_FORMAT` is `json` (default, one object a line) or `text`. Done
-/// again in the same process it checks both and changes nothing, so that every test may call it.
+/// `LOG` is a tracing filter (default `info`), `LOG_FORMAT` is `json` (default, one object a line) or `text`. Later
+/// calls in the same process validate both and change nothing, so that every test may call this.
 ///
 /// # Errors
-/// [`EnvError`] where either variable cannot be parsed.
+/// [`EnvError`] if either variable cannot be parsed.
 pub fn init_logs(env: &Env) -> Result<(), EnvError> {
     let LogFilter(filter) = env.or("LOG", LogFilter(EnvFilter::new(format!("{QUIET},info"))))?;
     let format = env.or("LOG_FORMAT", LogFormat::Json)?;
@@ -53,18 +53,18 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
             registry.with(lines.with_ansi(false).event_format(event)).try_init()
         }
     };
-    // The one error is that the process has a subscriber already.
+    // The only possible error is that the process already has a subscriber.
     if turned_on.is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let location = panic.location().map(ToString::to_string);
             let message = panic.payload_as_str().unwrap_or_default();
-            tracing::error!(code.location = location, panic.message = message, "a thread or task panicked");
+            tracing::error!(code.location = location, panic.message = message, "thread or task panicked");
         }));
     }
     Ok(())
 }
 
-/// A format that ends a line with the id of the request that it is about.
+/// A log format that appends the id of the current request to a line.
 struct OfRequest<E> {
     format: LogFormat,
     event: E,
@@ -84,7 +84,7 @@ where
     }
 }
 
-/// An id needs no escapes.
+/// Appends the request id to a formatted line. An id needs no escaping.
 fn with_request(format: LogFormat, line: &str, id: &str) -> String {
     match (format, line.strip_suffix("}\n")) {
         (LogFormat::Json, Some(open)) => format!("{open},\"request.id\":\"{id}\"}}\n"),
@@ -92,13 +92,14 @@ fn with_request(format: LogFormat, line: &str, id: &str) -> String {
     }
 }
 
+/// Filter parsed from `LOG`, with the defaults of this crate in front.
 struct LogFilter(EnvFilter);
 
 impl FromStr for LogFilter {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Of two directives for the same target the later one counts.
+        // If two directives name the same target, the later one counts.
         format!("{QUIET},{text}").parse().map(Self)
     }
 }
@@ -126,11 +127,11 @@ struct UnknownLogFormat;
 
 impl fmt::Display for UnknownLogFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is json or text")
+        f.write_str("must be json or text")
     }
 }
 
-/// The metrics of one instance of a service, in a registry of their own. Cloning is cheap and shares them.
+/// The metrics of one service instance, in their own registry. Clones are cheap and share them.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     service: &'static str,
@@ -140,15 +141,15 @@ pub struct Telemetry {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("metrics could not be set up")]
+    #[error("setting up metrics failed")]
     SetUp(#[source] OTelSdkError),
-    #[error("metrics could not be written as text")]
+    #[error("encoding metrics as text failed")]
     Render(#[source] prometheus::Error),
 }
 
 impl Telemetry {
-    /// Metrics of `service`. Scope labels and `target_info` are left out: each series would repeat what the scraper
-    /// knows of its target anyway.
+    /// Creates the metrics of `service`. Scope labels and `target_info` are left out: they would repeat on each series
+    /// facts that the scraper already has about its target.
     pub fn new(service: &'static str) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
@@ -161,12 +162,14 @@ impl Telemetry {
         Ok(Self { service, registry, provider })
     }
 
-    /// Makes instruments. An instrument belongs to this instance for as long as any clone of it lives.
+    /// Returns the meter that creates instruments. An instrument belongs to this instance as long as any clone of it
+    /// exists.
     pub fn meter(&self) -> Meter {
         self.provider.meter(self.service)
     }
 
-    /// A histogram of durations in seconds, with [`LATENCY_BUCKETS_SECS`]. Prometheus sees it as `<name>_seconds`.
+    /// Creates a histogram of durations in seconds, with [`LATENCY_BUCKETS_SECS`]. Its name in Prometheus is
+    /// `<name>_seconds`.
     pub fn latency_histogram(&self, name: &'static str, description: &'static str) -> Histogram<f64> {
         self.meter()
             .f64_histogram(name)
@@ -176,13 +179,13 @@ impl Telemetry {
             .build()
     }
 
-    /// All metrics as they are now, in Prometheus's text format.
+    /// Returns the current values of all metrics in Prometheus's text format.
     pub fn render(&self) -> Result<String, TelemetryError> {
         TextEncoder::new().encode_to_string(&self.registry.gather()).map_err(TelemetryError::Render)
     }
 }
 
-/// Returns an error's text with those of its causes, for a line of the log.
+/// Returns an error's text followed by those of its causes, for a log line.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -217,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_rdkafka_repeats_are_off_unless_asked_for() {
+    fn errors_that_rdkafka_repeats_are_off_unless_requested() {
         let directives = |text: &str| text.parse::<LogFilter>().unwrap().0.to_string();
         assert_eq!(directives("info"), "rdkafka::client=off,info");
         assert_eq!(directives("info,rdkafka::client=warn"), "rdkafka::client=warn,info");
     }
 
     #[test]
-    fn logs_may_be_turned_on_twice_but_never_wrongly() {
+    fn logs_may_be_initialized_twice_but_not_with_invalid_settings() {
         let env = Env::from([("LOG", "warn,chassis=debug"), ("LOG_FORMAT", "text")]);
         init_logs(&env).unwrap();
         init_logs(&env).unwrap();

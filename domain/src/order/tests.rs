@@ -1,4 +1,4 @@
-//! What each command does to an order, and what holds after any history of them.
+//! Effects of each command on an order, and properties of all histories.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -136,7 +136,7 @@ fn cancelled() -> Event {
     Event::Cancelled(ending(Some("changed my mind")))
 }
 
-/// Takes it back from sums, and gives nothing back: the payment may not be known yet to whoever holds the units.
+/// Corrects sums, but releases no units: the holder of the units may not have seen the payment yet.
 fn cancelled_after_payment() -> Event {
     Event::Cancelled(Ending { held: vec![], ..ending(Some("changed my mind")) })
 }
@@ -197,7 +197,7 @@ fn a_record_can_be_cancelled_and_nothing_else_happens_to_it() {
     check(&[recorded(TimeMs(1)), recorded_no_more()], cancel(), Ok(vec![]));
 }
 
-/// Takes it back from sums, and has nothing to give back.
+/// Corrects sums; there are no units to release.
 fn recorded_no_more() -> Event {
     let ending = ending(Some("changed my mind"));
     Event::Cancelled(Ending { held: vec![], ordered_at: TimeMs(1), ..ending })
@@ -249,7 +249,7 @@ fn the_order_of_a_claim_is_confirmed_at_once_and_repeated_harmlessly() {
     let events = vec![placed.clone(), confirmed("p-1"), confirmed("p-2"), Event::Confirmed];
     check(&[], place.clone(), Ok(events.clone()));
     check(&events, place.clone(), Ok(vec![]));
-    // Placed when orders of claims were not confirmed at once.
+    // Placed by an earlier version, which did not confirm claims' orders at once.
     check(&[placed], place, Ok(vec![]));
 }
 
@@ -293,7 +293,7 @@ fn a_name_that_claims_give_is_given_to_no_other_order() {
     let record = || Command::Record { customer: customer(), lines: lines(), ordered_at: AT, has_reserved_name: true };
     check(&[], place(), Err(Rejection::ReservedName));
     check(&[], record(), Err(Rejection::ReservedName));
-    // One that had it before keeps it.
+    // An order that already has such an id keeps it.
     check(&[placed()], place(), Ok(vec![]));
     check(&[recorded(AT)], record(), Ok(vec![]));
 }
@@ -338,7 +338,7 @@ fn a_line_that_the_order_lacks_is_neither_confirmed_nor_rejected() {
 }
 
 #[test]
-fn only_an_order_that_lives_confirms_a_line_and_others_tell_how_they_ended() {
+fn only_an_open_order_confirms_a_line_and_others_report_how_they_ended() {
     check(&[], confirm("p-1"), Err(Rejection::NotPlaced));
     check(&after_rejection(), confirm("p-1"), Err(Rejection::AlreadyRejected));
     check(&after_cancellation(), confirm("p-1"), Err(Rejection::AlreadyCancelled));
@@ -420,7 +420,7 @@ fn only_a_confirmed_order_is_paid() {
 fn a_payment_that_was_taken_before_its_order_was_cancelled_is_told_so() {
     let given: Vec<_> = after_payment().into_iter().chain([cancelled_after_payment()]).collect();
     check(&given, pay("pay-1", 1_500), Err(Rejection::CancelledAfterPayment));
-    // A line of it that is told again gives nothing back: its units were paid for.
+    // A repeated confirmation of a line releases nothing: its units were paid for.
     check(&given, confirm("p-1"), Ok(vec![]));
     check(&given, confirm("p-9"), Err(Rejection::NoSuchLine));
     check(&given, pay("pay-2", 1_500), Err(Rejection::AlreadyCancelled));
@@ -489,7 +489,7 @@ fn a_sum_that_no_border_let_in_neither_wraps_nor_panics() {
     check(&given, Command::Cancel { reason: None }, Ok(vec![Event::Cancelled(ending)]));
 }
 
-/// Few products, so that histories meet the same one again.
+/// Generates few products, so that histories meet the same one again.
 fn any_product() -> impl Strategy<Value = ProductId> {
     prop_oneof![Just("p-1"), Just("p-2"), Just("p-3")].prop_map(product)
 }
@@ -527,14 +527,14 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => (any_product(), any_reason()).prop_map(|(product, reason)| Command::RejectLine { product, reason }),
         1 => any_reason().prop_map(|reason| Command::Cancel { reason }),
         1 => Just(Command::Expire { due_at: None }),
-        // Lines cost so little that one of these is right now and then.
+        // Lines cost so little that one of these amounts is sometimes right.
         4 => (0..3_u8, 0..40_u64).prop_map(|(payment, cents)| pay(if payment == 0 { "pay-2" } else { "pay-1" }, cents)),
         2 => Just(Command::Ship(parcel())),
         2 => Just(Command::Deliver(parcel())),
     ]
 }
 
-/// Most begin with a placement: without one there is little to see. Each command comes with its time.
+/// Generates histories. Most begin with a placement, since little happens without one. Each command has its time.
 fn any_history() -> impl Strategy<Value = Vec<(Command, TimeMs)>> {
     let first = prop_oneof![9 => any_place(1..4), 1 => any_record()];
     (proptest::option::weighted(0.9, first), vec_of(any_command(), 0..30))
@@ -550,7 +550,7 @@ fn any_placement() -> impl Strategy<Value = Placement> {
     })
 }
 
-/// Also events that no decision leads to.
+/// Generates events, including some that no decision produces.
 fn any_event() -> impl Strategy<Value = Event> {
     let any_ending = || {
         (any_reason(), any::<u64>(), any::<u64>()).prop_map(|(reason, units, amount_cents)| Ending {
@@ -583,7 +583,7 @@ fn any_settled() -> impl Strategy<Value = Settled> {
     any_placement().prop_map(move |placement| Settled { placement, payment: payment.clone() })
 }
 
-/// Also states that no history leads to: the marks need not fit the lines.
+/// Generates states, including some that no history reaches: the confirmed lines need not match the lines.
 fn any_state() -> impl Strategy<Value = State> {
     let open = (any_placement(), vec_of(any::<bool>(), 0..6))
         .prop_map(|(placement, confirmed)| State::Placed(Box::new(Open { placement, confirmed })));
@@ -604,7 +604,7 @@ fn any_state() -> impl Strategy<Value = State> {
     ]
 }
 
-/// The state after each accepted command, with the command and its events. What was rejected is left out.
+/// Returns each accepted command with its events and the state after it. Rejected commands are omitted.
 fn accepted(history: &[(Command, TimeMs)]) -> Vec<(&Command, Vec<Event>, State)> {
     let mut state = State::default();
     let mut steps = vec![];
@@ -621,7 +621,7 @@ fn log(history: &[(Command, TimeMs)]) -> Vec<Event> {
     accepted(history).into_iter().flat_map(|(_, events, _)| events).collect()
 }
 
-/// No way leads out of it.
+/// Returns whether the state is final.
 fn has_ended(state: &State) -> bool {
     match state {
         State::New | State::Placed(_) | State::Recorded(_) => false,
@@ -645,11 +645,11 @@ proptest! {
         let paid = count(&log, |event| matches!(event, Event::Paid(_)));
         let shipped = count(&log, |event| matches!(event, Event::Shipped(_)));
         prop_assert!(rejected + cancelled + expired <= 1, "ended twice: {log:?}");
-        prop_assert!(paid + expired <= 1 && shipped <= paid, "paid twice, or late, or shipped unpaid: {log:?}");
+        prop_assert!(paid + expired <= 1 && shipped <= paid, "paid twice, paid after expiry, or shipped unpaid: {log:?}");
         prop_assert!(shipped + cancelled <= 1, "cancelled and shipped: {log:?}");
         prop_assert!(confirmed + rejected <= 1, "confirmed twice, or confirmed and rejected: {log:?}");
         let end = log.iter().position(|event| matches!(event, Event::Rejected(_) | Event::Cancelled(_) | Event::Expired(_)));
-        prop_assert!(end.is_none_or(|end| end + 1 == log.len()), "it went on after its end: {log:?}");
+        prop_assert!(end.is_none_or(|end| end + 1 == log.len()), "events after the end: {log:?}");
     }
 
     #[test]
@@ -657,7 +657,7 @@ proptest! {
         let log = log(&history);
         let Some(Event::Placed(placement)) = log.first() else {
             let is_recorded = matches!(log.first(), None | Some(Event::Recorded(_)));
-            prop_assert!(is_recorded && !log.contains(&Event::Confirmed), "nothing comes before the placement: {log:?}");
+            prop_assert!(is_recorded && !log.contains(&Event::Confirmed), "confirmed without a placement: {log:?}");
             return Ok(());
         };
         let is_confirmed = |line: &Line| log.contains(&Event::LineConfirmed { product: line.product.clone() });
@@ -683,7 +683,7 @@ proptest! {
     #[test]
     fn a_command_repeated_at_once_changes_nothing_more(history in any_history()) {
         for (command, _, state) in accepted(&history) {
-            // The clock has moved on: a repeat never comes at the same time.
+            // A repeat always arrives at a later time.
             prop_assert_eq!(decide(&state, command, LATER), Ok(vec![]));
         }
     }
@@ -694,8 +694,8 @@ proptest! {
         for event in &events {
             let before = state.clone();
             state = evolve(state, event);
-            prop_assert!(!has_ended(&before) || state == before, "{event:?} moved an order that had ended");
-            prop_assert!(before == State::New || state != State::New, "{event:?} led back");
+            prop_assert!(!has_ended(&before) || state == before, "{event:?} changed an order that had ended");
+            prop_assert!(before == State::New || state != State::New, "{event:?} led back to the initial state");
         }
     }
 
@@ -714,7 +714,7 @@ proptest! {
         let log = log(&history);
         prop_assert_eq!(&fold(&log), &last);
         prop_assert_eq!(decide(&fold(&log), &next, LATER), decide(&last, &next, LATER));
-        // A snapshot anywhere and the tail after it.
+        // Fold a snapshot at any position and the tail after it.
         let (before, after) = log.split_at(cut.index(log.len() + 1));
         prop_assert_eq!(after.iter().fold(fold(before), evolve), last);
     }

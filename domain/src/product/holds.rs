@@ -1,7 +1,7 @@
-//! What clients hold for themselves, each for a while or until they let go.
+//! Clients' own reservations (holds), each for a limited time or until released.
 //!
-//! A hold that has ended is free from that moment for whoever asks. That its units are put back is told by an event later:
-//! when somebody needs them, or when the product is asked at the time of its alarm, which is the end of the first one.
+//! The units of a hold are free from the moment it ends. The event that returns them to the stock follows later: when
+//! they are needed, or at the product's alarm, which is set to the end of the first hold.
 
 use alloc::collections::BTreeSet;
 
@@ -10,25 +10,25 @@ use crate::TimeMs;
 use crate::growing_map::GrowingMap;
 use crate::ids::Fingerprint;
 
-/// The most holds of different ends that one event puts back, unless more of their units are needed: to remove them takes
-/// milliseconds, in which other commands wait.
+/// Maximum number of holds with different ends that lapse in one event, unless more of their units are needed:
+/// removing them takes milliseconds, during which other commands wait.
 const MAX_AT_ONCE: usize = 10_000;
-/// The next alarm comes this much later at least, so that holds that end one by one are put back together.
+/// Minimum delay of the next alarm, so that holds that end one by one lapse together.
 const ALARM_EVERY_MS: u64 = 1000;
 
 /// Units that a client reserved for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hold {
     pub quantity: u32,
-    /// From then on its units are free.
+    /// End of the hold, from which its units are free.
     pub until: Option<TimeMs>,
 }
 
-/// A hold in little room: eight bytes that want no alignment, since there may be millions.
+/// A compact hold, with its end in two words to avoid 8-byte alignment, since there may be millions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kept {
     quantity: u32,
-    /// In milliseconds; [`NEVER`] without an end.
+    /// End in milliseconds, as two halves; [`NEVER`] if the hold has no end.
     until: [u32; 2],
 }
 
@@ -49,61 +49,61 @@ impl From<Kept> for Hold {
     }
 }
 
-/// Clients' own reservations, by the fingerprints of the names that they chose.
+/// Clients' own reservations, by the fingerprints of the ids that they chose.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Holds {
     by_name: GrowingMap<Fingerprint, Kept>,
-    /// Those that end, in the order of their ends.
+    /// Holds that have an end, ordered by it.
     ends: BTreeSet<(TimeMs, Fingerprint)>,
     alarm_at: Option<TimeMs>,
 }
 
-/// Holds that have ended, and are to be put back.
+/// Holds that have ended and whose units are to be returned to the stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lapsed {
-    /// All that ended by then.
+    /// All holds that ended by this time are included.
     until: TimeMs,
     quantity: u64,
-    /// The end of the first one that is left.
+    /// End of the first remaining hold.
     next: Option<TimeMs>,
-    /// When to ask for the next ones.
+    /// Time of the next alarm.
     alarm_at: Option<TimeMs>,
 }
 
 impl Holds {
-    /// Puts holds together that were taken apart by [`Self::iter`].
+    /// Reassembles holds from the entries that [`Self::iter`] returned.
     pub fn of(holds: impl IntoIterator<Item = (Fingerprint, Hold)>, alarm_at: Option<TimeMs>) -> Self {
         let mut all = Self { alarm_at, ..Self::default() };
         holds.into_iter().for_each(|(name, hold)| all.insert(name, hold));
         all
     }
 
-    /// Gives all that were not put back, in no order.
+    /// Iterates over all holds that have not lapsed by an event, in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = (Fingerprint, Hold)> {
         self.by_name.iter().map(|(name, kept)| (*name, (*kept).into()))
     }
 
-    /// Tells when the product is to be asked for what has ended, as an event told last.
+    /// Returns the time of the alarm, as set by the last event.
     pub fn alarm_at(&self) -> Option<TimeMs> {
         self.alarm_at
     }
 
-    /// Estimates the memory that it takes beyond its own size, in bytes.
+    /// Estimates the memory of the holds beyond their own size, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        /// A place in a map, as measured by the domain's test of memory.
+        /// Bytes of a map slot, as measured by the domain's memory test.
         const HOLD: usize = 75;
-        /// A place in the order of ends.
+        /// Bytes of an entry in the set of ends.
         const END: usize = 45;
         self.by_name.len() * HOLD + self.ends.len() * END
     }
 
-    /// Finds the hold of this name, unless it has ended.
+    /// Returns the hold of this name, unless it has ended.
     pub(super) fn get(&self, name: &Fingerprint, at: TimeMs) -> Option<Hold> {
         self.find(name).filter(|hold| hold.until.is_none_or(|until| until > at))
     }
 
-    /// Finds what is to be put back before so many units that are `missing` can be taken, and a hold by the name `new`: what
-    /// has ended is free, though no event has told so.
+    /// Returns the holds that must lapse before `missing` units can be taken, and before a hold named `new` can be
+    /// added: units of ended holds are free even before an event says so.
     pub(super) fn make_room(
         &self,
         missing: u64,
@@ -120,7 +120,8 @@ impl Holds {
         Ok(lapsed)
     }
 
-    /// Puts back what has ended. Where nothing has, and the last alarm was for a hold that was let go, it tells another.
+    /// Lapses the holds that have ended. If there are none, and the last alarm was for a hold that has been released,
+    /// sets another alarm.
     pub(super) fn lapse(&self, at: TimeMs) -> Option<Event> {
         if let Some(lapsed) = self.lapsed(0, None, at) {
             return Some(lapsed.into());
@@ -130,7 +131,8 @@ impl Holds {
         Some(Event::HoldsLapsed { until: at, quantity: 0, alarm_at: Some(alarm_at) })
     }
 
-    /// Finds what has ended: at least `units`, if there are so many, and the hold `name`, if it is one of them.
+    /// Returns holds that have ended: at least `units`, if there are that many, and the hold `name` if it is among
+    /// them.
     fn lapsed(&self, units: u64, name: Option<&Fingerprint>, at: TimeMs) -> Option<Lapsed> {
         let needed = name.and_then(|name| self.find(name)?.until);
         let (mut until, mut quantity, mut count, mut next) = (None, 0, 0, None);
@@ -148,13 +150,13 @@ impl Holds {
         until.map(|until| Lapsed { until, quantity, next, alarm_at })
     }
 
-    /// Tells the alarm that a new hold until `until` makes necessary, after `lapsed` is put back.
+    /// Returns the alarm that a new hold until `until` requires, after `lapsed` has been returned to the stock.
     pub(super) fn alarm_with(&self, until: TimeMs, at: TimeMs, lapsed: Option<Lapsed>) -> Option<TimeMs> {
         let (told, first) = lapsed.map_or((self.alarm_at, self.first()), |lapsed| (lapsed.alarm_at, lapsed.next));
         match told {
-            // It is to come, or has come and not been answered, since there still is what has ended.
+            // The alarm is pending: in the future, or due and not yet handled, since ended holds remain.
             Some(told) if told > at || first.is_some_and(|first| first <= at) => (until < told).then_some(until),
-            // There is none, or it came to nothing.
+            // There is no alarm, or it fired without effect.
             Some(_) | None => Some(first.map_or(until, |first| first.min(until))),
         }
     }
@@ -198,7 +200,7 @@ impl From<Lapsed> for Event {
     }
 }
 
-/// Tells when to ask for a hold that ends at `end`. What has ended already is asked for at once.
+/// Returns the alarm for a hold that ends at `end`. A hold that has already ended needs no minimum delay.
 fn alarm_for(end: TimeMs, at: TimeMs) -> TimeMs {
     if end <= at { end } else { end.max(TimeMs(at.0.saturating_add(ALARM_EVERY_MS))) }
 }

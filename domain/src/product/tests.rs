@@ -1,4 +1,4 @@
-//! What each command does to a product, and what holds after any history of them.
+//! Effects of each command on a product, and properties of all histories.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -82,7 +82,7 @@ fn a_sale_gets_units_once_if_they_are_there() {
 }
 
 #[test]
-fn what_a_sale_gives_back_counts_once_in_whatever_order_it_is_told() {
+fn units_that_a_sale_gives_back_count_once_in_whatever_order_totals_arrive() {
     check(&[registered(), allotted(10)], take_back(4), Ok(vec![taken_back(4, 4)]));
     let given = [registered(), allotted(10), taken_back(4, 4)];
     check(&given, take_back(4), Ok(vec![]));
@@ -172,7 +172,7 @@ fn an_order_gets_its_units_for_their_price_at_that_moment_alone() {
     for amount_cents in [0, 1, 999, 1_001, u64::MAX] {
         let wrong = || reserve_for("o-1", 2, amount_cents);
         check(&[registered()], wrong(), Err(Rejection::WrongPrice { price_cents: 500 }));
-        // It has them already.
+        // The order has them already.
         check(&[registered(), reserved("o-1", 2), repriced.clone()], wrong(), Ok(vec![]));
         check(&[registered(), reserved("o-1", 2), committed("o-1", 2)], wrong(), Ok(vec![]));
     }
@@ -224,7 +224,7 @@ fn the_limit_binds_each_order_alone() {
 }
 
 #[test]
-fn what_a_restock_cannot_mend_is_told_before_the_stock() {
+fn the_limit_is_checked_before_the_stock() {
     check(&[registered()], reserve("o-1", 11), Err(Rejection::OverLimit));
     check(&[registered(), Event::Discontinued], reserve("o-1", 11), Err(Rejection::Discontinued));
 }
@@ -294,7 +294,7 @@ fn an_order_gets_its_units_once_however_late_it_asks_again() {
     check(&given, reserve("o-2", 1), Ok(vec![reserved("o-2", 1)]));
 }
 
-/// By a client.
+/// Returns a client's command to hold units.
 fn hold(id: &str, quantity: u32, hold_secs: Option<u32>) -> Command {
     Command::Reserve { order: order(id), quantity, by: By::Client { hold_secs } }
 }
@@ -307,7 +307,7 @@ fn own(id: &str, quantity: u32) -> Event {
     Event::Reserved { order: order(id), quantity, by: Holder::Client, until: None, alarm_at: None }
 }
 
-/// `secs`: from [`NOW`].
+/// Returns a hold that ends `secs` after [`NOW`].
 fn own_until(id: &str, quantity: u32, secs: u64, alarm: Option<u64>) -> Event {
     let (until, alarm_at) = (Some(after(secs)), alarm.map(after));
     Event::Reserved { order: order(id), quantity, by: Holder::Client, until, alarm_at }
@@ -317,7 +317,7 @@ fn own_released(id: &str, quantity: u32) -> Event {
     Event::Released { order: order(id), quantity, by: Holder::Client }
 }
 
-/// As above.
+/// Returns a lapse of the holds that ended `secs` after [`NOW`].
 fn lapsed(secs: u64, quantity: u64, alarm: Option<u64>) -> Event {
     Event::HoldsLapsed { until: after(secs), quantity, alarm_at: alarm.map(after) }
 }
@@ -327,18 +327,18 @@ fn after(secs: u64) -> TimeMs {
 }
 
 #[test]
-fn what_an_order_holds_is_no_clients_to_let_go() {
+fn a_client_cannot_release_the_reservation_of_an_order() {
     check(&[scarce(), reserved("o-1", 2)], let_go("o-1"), Err(Rejection::HeldByOrder));
     check(&[scarce(), reserved("o-1", 2), committed("o-1", 2)], let_go("o-1"), Err(Rejection::NotReserved));
     check(&[scarce()], let_go("o-1"), Err(Rejection::NotReserved));
     check(&[scarce(), own("o-1", 2)], let_go("o-1"), Ok(vec![own_released("o-1", 2)]));
-    // Of both, its own.
+    // If both exist, the client releases its own.
     check(&[scarce(), reserved("o-1", 2), own("o-1", 1)], let_go("o-1"), Ok(vec![own_released("o-1", 1)]));
     check(&[scarce(), reserved("o-1", 2), own("o-1", 1)], release("o-1"), Ok(vec![released("o-1", 2)]));
 }
 
 #[test]
-fn what_a_client_holds_under_an_orders_name_is_nothing_to_the_order() {
+fn a_clients_hold_under_an_orders_name_does_not_affect_the_order() {
     let given = [scarce(), own("o-1", 1)];
     check(&given, reserve("o-1", 2), Ok(vec![reserved("o-1", 2)]));
     check(&given, reserve("o-1", 3), Err(Rejection::OutOfStock));
@@ -371,13 +371,13 @@ fn a_hold_ends_by_itself_and_its_units_are_free_at_that_moment() {
     check_at(after(10), &given, allot(3), Ok(vec![lapsed(10, 3, None), allotted(3)]));
     check_at(after(10), &given, hold("c-2", 4, None), Err(Rejection::OutOfStock));
     check_at(after(10), &given, let_go("c-1"), Err(Rejection::NotReserved));
-    // The same name holds anew.
+    // The same name can hold again.
     let again = Ok(vec![lapsed(10, 3, None), own_until("c-1", 2, 15, Some(15))]);
     check_at(after(10), &given, hold("c-1", 2, Some(5)), again);
 }
 
 #[test]
-fn where_there_are_units_what_has_ended_waits_for_its_alarm() {
+fn ended_holds_wait_for_their_alarm_while_there_are_units() {
     let given = [registered(), own_until("c-1", 3, 10, Some(10))];
     check_at(after(10), &given, hold("c-2", 4, None), Ok(vec![own("c-2", 4)]));
 }
@@ -392,14 +392,14 @@ fn a_product_has_one_alarm_that_follows_the_first_end() {
     check_at(after(11), &given, lapse(10), Ok(vec![lapsed(10, 1, None)]));
     let given = [&given[..], &[own_until("c-2", 2, 20, None), own_until("c-3", 1, 10, None)]].concat();
     check_at(after(10), &given, lapse(10), Ok(vec![lapsed(10, 2, Some(20))]));
-    // Not more than one a second.
+    // At most one alarm a second.
     check_at(
         TimeMs(after(20).0 - 400),
         &given,
         lapse(10),
         Ok(vec![Event::HoldsLapsed { until: after(10), quantity: 2, alarm_at: Some(TimeMs(after(20).0 + 600)) }]),
     );
-    // It was for one that was let go.
+    // The alarm was for a hold that has been released.
     let given =
         [registered(), own_until("c-1", 1, 10, Some(10)), own_until("c-2", 2, 20, None), own_released("c-1", 1)];
     check_at(after(12), &given, lapse(10), Ok(vec![lapsed(12, 0, Some(20))]));
@@ -417,7 +417,7 @@ fn a_product_is_discontinued_once() {
     check(&[registered(), Event::Discontinued], Command::Discontinue, Ok(vec![]));
 }
 
-/// Few orders, so that histories meet the same one again.
+/// Generates few orders, so that histories meet the same one again.
 fn any_order() -> impl Strategy<Value = OrderId> {
     prop_oneof![Just("o-1"), Just("o-2"), Just("o-3")].prop_map(order)
 }
@@ -460,8 +460,8 @@ fn any_holder() -> impl Strategy<Value = Holder> {
     prop_oneof![Just(Holder::Order), Just(Holder::Client)]
 }
 
-/// Commands, each with the milliseconds since the one before. Most begin with a registration: without one there is little
-/// to see.
+/// Generates commands, each with the milliseconds since the previous one. Most histories begin with a registration,
+/// since little happens without one.
 fn any_history() -> impl Strategy<Value = Vec<(u64, Command)>> {
     let pause = prop_oneof![2 => Just(0), 1 => 0..2_000_u64];
     (proptest::option::weighted(0.9, any_registration()), vec_of((pause, any_command()), 0..50))
@@ -480,7 +480,7 @@ fn any_sale() -> impl Strategy<Value = SaleId> {
     prop_oneof![Just("s-1"), Just("s-2")].prop_map(sale)
 }
 
-/// Also events that no decision leads to.
+/// Generates events, including some that no decision produces.
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         any_registration().prop_map(Event::Registered),
@@ -514,7 +514,7 @@ fn any_time() -> impl Strategy<Value = Option<TimeMs>> {
     proptest::option::of(any_u64().prop_map(TimeMs))
 }
 
-/// Also products that no history leads to.
+/// Generates products, including some that no history reaches.
 fn any_product() -> impl Strategy<Value = Box<Product>> {
     (any_registration(), any_u64(), any_u64(), hash_map(any_order(), any_u32(), 0..4)).prop_map(
         |(registration, price_cents, available, reservations)| {
@@ -544,7 +544,7 @@ struct Step<'a> {
     state: State,
 }
 
-/// Decides a history. What was rejected is left out.
+/// Decides a history. Rejected commands are omitted.
 fn accepted(history: &[(u64, Command)]) -> Vec<Step<'_>> {
     let (mut state, mut at) = (State::default(), NOW);
     let mut steps = vec![];
@@ -558,7 +558,7 @@ fn accepted(history: &[(u64, Command)]) -> Vec<Step<'_>> {
     steps
 }
 
-/// Units, counted from the events alone and with a sign, so that a shortage would show.
+/// Units, counted from the events alone, signed so that a shortage is visible.
 #[derive(Default)]
 struct Ledger {
     supplied: i128,
@@ -590,7 +590,7 @@ impl Ledger {
     }
 }
 
-/// Of the state, in units: available, reserved.
+/// Returns the available and the reserved units of a state.
 fn units(state: &State) -> (i128, i128) {
     match state {
         State::Unregistered => (0, 0),
@@ -606,7 +606,7 @@ fn is_reserved(state: &State, order: &OrderId) -> bool {
     of_orders(state).keys().any(|(name, is_committed)| !is_committed && *name == order.fingerprint())
 }
 
-/// What orders have, and whether it is sold.
+/// Returns the units of orders, by whether they are committed.
 fn of_orders(state: &State) -> BTreeMap<(Fingerprint, bool), u32> {
     match state {
         State::Unregistered => BTreeMap::new(),
@@ -632,7 +632,7 @@ proptest! {
         for Step { events, state, .. } in accepted(&history) {
             for event in &events {
                 ledger.book(event);
-                prop_assert!(ledger.available() >= 0, "{event:?} took what was not there");
+                prop_assert!(ledger.available() >= 0, "{event:?} took units that were not available");
             }
             let (available, reserved) = units(&state);
             prop_assert_eq!(ledger.supplied, available + reserved + ledger.committed + ledger.allotted);
@@ -663,12 +663,12 @@ proptest! {
                 | Command::TakeBack { .. }
                 | Command::LapseHolds { .. }
                 | Command::Discontinue => Ok(vec![]),
-                // What was released is forgotten, or the state would grow with every order ever made.
+                // Released reservations are forgotten, or the state would grow with every order ever made.
                 Command::Release { order, by: Holder::Client } if is_reserved(&state, order) => {
                     Err(Rejection::HeldByOrder)
                 }
                 Command::Release { .. } => Err(Rejection::NotReserved),
-                // Two restocks are two deliveries; only their keys, which the domain does not see, tell a
+                // Two restocks are two deliveries; only their keys, which the domain does not see, distinguish a
                 // repeat from a second one.
                 Command::Restock { .. } => Ok(events),
             };
@@ -676,7 +676,8 @@ proptest! {
         }
     }
 
-    /// Whatever clients do under the name of an order: reservations of orders are what their own reactions made of them.
+    /// Clients may use the ids of orders, but reservations of orders change only by the orders' own reactions.
+    /// them.
     #[test]
     fn nothing_that_a_client_does_changes_what_an_order_has(history in any_history()) {
         let is_clients = |command: &Command| {
@@ -693,9 +694,9 @@ proptest! {
         }
     }
 
-    /// As if each hold let go by itself: a reservation finds the units, told by an event or not.
+    /// A reservation finds the units of ended holds, whether an event has returned them or not.
     #[test]
-    fn what_has_ended_is_free_from_that_moment(history in any_history(), later_ms in 0..5_000_u64) {
+    fn units_of_an_ended_hold_are_free_from_that_moment(history in any_history(), later_ms in 0..5_000_u64) {
         for Step { at, state, .. } in accepted(&history) {
             let at = TimeMs(at.0 + later_ms);
             let State::OnSale(product) = &state else { continue };
@@ -708,11 +709,12 @@ proptest! {
         }
     }
 
-    /// One alarm a product is enough. It fires late or in time, and is gone once it is answered, unless another was set.
+    /// One alarm per product is enough. It fires in time or late, and is gone once handled, unless another was set.
+    /// set.
     #[test]
-    fn what_has_ended_is_put_back_by_alarms_alone(history in any_history(), late in vec_of(any::<bool>(), 50)) {
+    fn ended_holds_lapse_by_alarms_alone(history in any_history(), late in vec_of(any::<bool>(), 50)) {
         let (mut state, mut at, mut alarm) = (State::default(), NOW, None);
-        // At the end every alarm comes in time.
+        // In the end every alarm fires in time.
         let late = late.into_iter().take(history.len()).chain(core::iter::repeat(false));
         let idle = core::iter::repeat_n((1_100, Command::LapseHolds { due_at: Some(TimeMs(u64::MAX)) }), 12);
         for ((pause_ms, command), is_late) in history.into_iter().chain(idle).zip(late) {
@@ -743,7 +745,7 @@ proptest! {
         for event in &events {
             let before = stage(&state);
             state = evolve(state, event);
-            prop_assert!(stage(&state) >= before, "{event:?} led back");
+            prop_assert!(stage(&state) >= before, "{event:?} led back to an earlier stage");
         }
     }
 
@@ -764,7 +766,7 @@ proptest! {
         let log: Vec<Event> = steps.into_iter().flat_map(|step| step.events).collect();
         prop_assert_eq!(&fold(&log), &last);
         prop_assert_eq!(decide(&fold(&log), &next, at), decide(&last, &next, at));
-        // A snapshot anywhere and the tail after it.
+        // Fold a snapshot at any position and the tail after it.
         let (before, after) = log.split_at(cut.index(log.len() + 1));
         prop_assert_eq!(after.iter().fold(fold(before), evolve), last);
     }

@@ -1,5 +1,4 @@
-//! A shop in which every step of every reaction may be late, come again, or be overtaken by others: it comes to the same
-//! end.
+//! A shop in which every step of every reaction may be late, repeated, or overtaken by others: the outcome is the same.
 
 use std::collections::BTreeMap;
 use std::string::{String, ToString as _};
@@ -21,14 +20,15 @@ mod strangers;
 const CLOSES: TimeMs = TimeMs(1_000_000);
 const WINDOW_MS: u64 = 600_000;
 const PRODUCTS: [&str; 2] = ["a", "b"];
-/// Of one unit, and of one in the sale.
+/// Price of one unit outside the sale.
 const PRICE_CENTS: u64 = 5;
+/// Price of one unit in the sale.
 const SALE_PRICE_CENTS: u64 = 3;
 const ORDERS: u8 = 6;
 
 type Name = (AggregateType, String);
 
-/// Whether the command confirmed an order, or why it was rejected.
+/// `Ok` with whether the command confirmed an order, or the rule that rejected it.
 type Taken = Result<bool, String>;
 
 const CLIENT: order::Placer = order::Placer::Client { has_reserved_name: false };
@@ -36,16 +36,16 @@ const CLIENT: order::Placer = order::Placer::Client { has_reserved_name: false }
 #[derive(Debug, Clone)]
 enum Move {
     Client(AggregateType, String, Command),
-    /// One of the steps that wait is taken.
+    /// Executes one of the waiting steps.
     Step(Index),
-    /// Whatever an event once caused is begun again.
+    /// Starts all steps of an event again.
     Again(Index),
-    /// One of the steps that wait is taken, and nobody learns its outcome: whoever took it died. Another one begins again
-    /// with the first event that has steps left.
+    /// Executes one of the waiting steps and loses its outcome, as if the process died. Its successor starts again with
+    /// the first event that has steps left.
     Die(Index),
 }
 
-/// An event of the aggregate of this name.
+/// An event in the log.
 struct Entry {
     id: String,
     event: Event,
@@ -55,29 +55,29 @@ struct Entry {
 
 #[derive(Default)]
 struct Shop {
-    /// Stands still until [`Shop::pass`].
+    /// Current time; only [`Shop::pass`] advances it.
     now: TimeMs,
     states: BTreeMap<Name, State>,
     log: Vec<Entry>,
-    /// Events that were reacted to.
+    /// Number of events that were reacted to.
     read: usize,
-    /// With the event, in the log, that each comes from.
+    /// Steps in flight, each with the index of the event that caused it.
     waiting: Vec<(usize, Step)>,
     deadlines: BTreeMap<(Deadline, String), TimeMs>,
-    /// By product, and by sale, counted from the events.
+    /// Supplied units by product, counted from the events; committed ones also by sale.
     supplied: BTreeMap<String, u64>,
     committed: BTreeMap<String, u64>,
-    /// Steps after which a person would have to look.
+    /// Steps after which an operator would have to intervene.
     stuck: Vec<Step>,
 }
 
 impl Shop {
-    /// Two products of ten units each; six of one are for a sale.
+    /// Returns a shop with two products of ten units each; six of one are for a sale.
     fn open() -> Self {
         Self::of(10, 6, 4)
     }
 
-    /// `stock`: of each product. `units`: of the sale. `limit`: of each of its customers.
+    /// Returns a shop with `stock` of each product, and a sale of `units` with a `limit` per customer.
     fn of(stock: u32, units: u32, limit: u32) -> Self {
         let mut shop = Self::default();
         for product in PRODUCTS {
@@ -117,8 +117,8 @@ impl Shop {
         Ok(is_confirmed)
     }
 
-    /// The steps of an event and its alarms, again or for the first time: an alarm that went off, or was called off, may be
-    /// set once more.
+    /// Starts the steps and deadlines of an event, again or for the first time: a deadline that has passed or was
+    /// cancelled may be set once more.
     fn react(&mut self, index: usize) {
         let Entry { id, event, at, is_caused } = &self.log[index];
         let reaction = react(id, event, *at, *is_caused, WINDOW_MS);
@@ -145,7 +145,7 @@ impl Shop {
         self.waiting.extend(next.map(|step| (source, step)));
     }
 
-    /// Finds what the outcome of a step leads to.
+    /// Returns the step that follows from the outcome of a step.
     fn next(&mut self, step: &Step, outcome: &Taken) -> Option<Step> {
         let outcome = match outcome {
             Ok(is_confirmed) => Outcome::Accepted { is_confirmed: *is_confirmed },
@@ -158,7 +158,7 @@ impl Shop {
                 self.stuck.push(step.clone());
                 None
             }
-            Next::NotDue => panic!("{step:?} is taken when it is due"),
+            Next::NotDue => panic!("{step:?} was rejected as not due although it is due"),
         }
     }
 
@@ -193,14 +193,14 @@ impl Shop {
         }
     }
 
-    /// Everything that is due by then.
+    /// Advances the time and executes all deadlines due by then.
     fn pass(&mut self, until: TimeMs) {
         self.now = until;
         let due: Vec<_> =
             self.deadlines.iter().filter(|(_, due)| **due <= until).map(|(deadline, _)| deadline.clone()).collect();
         for deadline in due {
             let due_at = self.deadlines.remove(&deadline).unwrap();
-            // It is no event of the log: what comes of it is taken at once.
+            // The deadline is no event of the log, so its follow-up steps are executed at once.
             self.take(self.read, &Step::Due { deadline: deadline.0, id: deadline.1.into(), due_at });
             self.settle();
         }
@@ -227,7 +227,8 @@ impl Shop {
         }
     }
 
-    /// All states, but for what says no more than that a sale that was refused its units got them later and gave them back.
+    /// Returns all states, without traces of a sale that was refused its units, got them later, and gave them back.
+    /// back.
     fn holdings(&self) -> BTreeMap<Name, State> {
         let mut states = self.states.clone();
         for state in states.values_mut() {
@@ -239,7 +240,7 @@ impl Shop {
         states
     }
 
-    /// Nothing waits: whatever is held is held for an order that may still be paid, and everything is somewhere.
+    /// Checks that no step is in flight: all units are accounted for, and held only for orders that may still be paid.
     fn check(&self) {
         let mut given_to_sales = 0;
         for id in PRODUCTS {
@@ -256,14 +257,14 @@ impl Shop {
         assert!(sale.claimed <= sale.schedule.units && sale.customers.values().all(|units| *units <= limit));
         assert_eq!(sale.claimed, sale.claims.values().map(|claim| claim.quantity).sum::<u32>());
         let sold = sale.claims.values().filter(|claim| claim.is_committed).map(|claim| u64::from(claim.quantity));
-        assert_eq!(sold.sum::<u64>(), self.committed.get("s").copied().unwrap_or_default(), "what was sold stays so");
+        assert_eq!(sold.sum::<u64>(), self.committed.get("s").copied().unwrap_or_default(), "sold units stay sold");
         match sale.stock {
             sale::Stock::Taken if sale.is_closed => {
-                assert_eq!(given_to_sales, u64::from(sale.claimed), "what was not claimed is back");
+                assert_eq!(given_to_sales, u64::from(sale.claimed), "unclaimed units are back");
             }
             sale::Stock::Taken => assert_eq!(given_to_sales, u64::from(sale.schedule.units)),
             sale::Stock::Refused => assert_eq!((given_to_sales, sale.claimed), (0, 0)),
-            sale::Stock::Awaited => panic!("the sale waits for its units for ever"),
+            sale::Stock::Awaited => panic!("the sale still waits for its units"),
         }
         for (id, state) in self.orders() {
             let reserved = PRODUCTS.iter().any(|product| self.product(product).reservations.contains_key(&id));
@@ -271,13 +272,13 @@ impl Shop {
             let open = claim.is_some_and(|claim| !claim.is_committed);
             match state {
                 OrderState::New | OrderState::Recorded(_) => assert!(!reserved && claim.is_none(), "{id:?}"),
-                OrderState::Placed(open) => panic!("{id:?} waits for ever: {open:?}"),
+                OrderState::Placed(open) => panic!("{id:?} is still open: {open:?}"),
                 OrderState::Confirmed(placement) => match placement.sale {
                     Some(_) => assert!(open && !reserved, "{id:?}"),
                     None => assert!(reserved && !open, "{id:?}"),
                 },
                 OrderState::Rejected(_) | OrderState::Expired(_) => assert!(!reserved && claim.is_none(), "{id:?}"),
-                // It may have been paid before.
+                // The order may have been paid before.
                 OrderState::Cancelled(_) => assert!(!reserved && !open, "{id:?}"),
                 OrderState::Paid(settled) | OrderState::Shipped(settled) | OrderState::Delivered(settled) => {
                     assert!(!reserved && !open && (settled.placement.sale.is_none() || claim.is_some()), "{id:?}");
@@ -298,7 +299,7 @@ fn order_name() -> impl Strategy<Value = String> {
     (0..ORDERS).prop_map(|number| std::format!("o-{number}"))
 }
 
-/// Of an order that was placed, or of a claim's.
+/// Generates ids of placed orders and of claims' orders.
 fn order_id() -> impl Strategy<Value = String> {
     (order_name(), any::<bool>()).prop_map(
         |(name, is_claims)| {
@@ -312,7 +313,7 @@ fn any_client() -> impl Strategy<Value = Move> {
     let customer = || (0..2_u8).prop_map(|number| CustomerId(std::format!("c-{number}").into()));
     let line = (prop::sample::select(&PRODUCTS[..]), 1..5_u32);
     let sale = prop_oneof![3 => Just(None), 1 => Just(Some(SaleId("s".into())))];
-    // Now and then a buyer names another price.
+    // Sometimes a buyer names another price.
     let discount = prop_oneof![9 => Just(0), 1 => 1..3_u64];
     let place = (customer(), vec_of(line, 1..4), sale, discount).prop_map(|(customer, lines, sale, discount)| {
         let price_cents = if sale.is_some() { SALE_PRICE_CENTS } else { PRICE_CENTS } - discount;
@@ -366,7 +367,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn however_late_often_or_mixed_up_steps_are_nothing_stays_reserved_and_nothing_is_given_twice(
+    fn however_late_repeated_or_reordered_steps_are_no_unit_stays_reserved_or_is_given_twice(
         moves in vec_of(any_move(), 0..80)
     ) {
         let mut shop = Shop::open();
@@ -376,7 +377,7 @@ proptest! {
         shop.check();
         shop.pass(TimeMs(WINDOW_MS));
         shop.check();
-        prop_assert!(shop.orders().all(|(_, state)| !matches!(state, OrderState::Confirmed(_))), "none waits for ever");
+        prop_assert!(shop.orders().all(|(_, state)| !matches!(state, OrderState::Confirmed(_))), "no order stays confirmed");
         shop.pass(CLOSES);
         shop.check();
         prop_assert!(shop.sale().is_closed || shop.sale().stock == sale::Stock::Refused);
@@ -392,15 +393,15 @@ proptest! {
         for index in 0..events {
             shop.react(index);
             shop.settle();
-            prop_assert_eq!(&before, &shop.holdings(), "the event {} came again", index);
+            prop_assert_eq!(&before, &shop.holdings(), "event {} was repeated", index);
         }
         shop.check();
     }
 }
 
-/// The step that was caused last is taken first: what the cancellation causes before what the payment does.
+/// The latest step runs first: the steps of the cancellation before those of the payment.
 #[test]
-fn what_was_paid_for_is_handed_out_though_the_order_is_cancelled_first() {
+fn paid_units_are_committed_although_the_order_is_cancelled_first() {
     let place = order::Command::Place {
         customer: CustomerId("c-0".into()),
         lines: vec![line_of("a", 2, PRICE_CENTS)],
@@ -421,7 +422,7 @@ fn what_was_paid_for_is_handed_out_though_the_order_is_cancelled_first() {
         shop.react(index);
         shop.settle();
     }
-    assert!(shop.product("a").reservations.is_empty(), "placed once more it takes nothing");
+    assert!(shop.product("a").reservations.is_empty(), "a repeated placement takes nothing");
     shop.check();
 }
 
@@ -457,7 +458,7 @@ fn lines_of_one_product_are_reserved_together() {
 }
 
 #[test]
-fn a_payment_calls_the_alarm_off_that_the_confirmation_set() {
+fn a_payment_cancels_the_deadline_that_the_confirmation_set() {
     let expire = |event| react("o", &Event::Order(event), TimeMs(7), true, 100).deadlines;
     assert_eq!(expire(OrderEvent::Confirmed), [(Deadline::ExpireOrder, Some(TimeMs(107)))]);
     let payment = Payment { payment: PaymentId("p".into()), amount_cents: 1, lines: vec![], sale: None };
@@ -465,7 +466,7 @@ fn a_payment_calls_the_alarm_off_that_the_confirmation_set() {
 }
 
 #[test]
-fn a_payment_that_cannot_be_kept_and_an_alarm_that_comes_early_are_told_from_what_is_done() {
+fn a_stuck_payment_and_an_early_deadline_are_distinguished_from_completed_steps() {
     let (product, order, sale) = (ProductId("a".into()), OrderId("o".into()), SaleId("s".into()));
     let rejected = |step: Step, rule| step.next(Outcome::Rejected(rule));
     let commit = Step::Commit { product: product.clone(), order: order.clone(), amount_cents: 1 };

@@ -1,4 +1,4 @@
-//! What each command does to a sale, and what holds after any history of them.
+//! Effects of each command on a sale, and properties of all histories.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -114,7 +114,7 @@ fn a_sale_is_scheduled_once_for_a_time_that_is_to_come() {
 }
 
 #[test]
-fn a_sale_tells_how_far_it_is_by_its_times_and_by_its_events() {
+fn the_status_of_a_sale_follows_its_times_and_its_events() {
     for (given, at, status) in [
         (vec![], DURING, "unscheduled"),
         (scheduled(), DURING, "scheduled"),
@@ -207,7 +207,7 @@ fn units_are_held_for_an_order_of_this_product_that_did_not_claim() {
 }
 
 #[test]
-fn no_more_than_its_units_are_claimed_and_by_nobody_more_than_the_limit() {
+fn no_more_than_its_units_are_claimed_and_by_no_customer_more_than_the_limit() {
     let given = stocked(&[claimed("o-1", "a", 4), claimed("o-2", "b", 4)]);
     check(&given, DURING, claim("o-3", "c", 3), Err(Rejection::SoldOut));
     check(&given, DURING, claim("o-3", "c", 2), Ok(vec![claimed("o-3", "c", 2)]));
@@ -254,7 +254,7 @@ fn nothing_opens_or_closes_by_itself_before_its_time() {
 }
 
 #[test]
-fn what_is_left_goes_back_at_the_end_and_what_is_returned_after_it_too() {
+fn unclaimed_units_go_back_at_the_close_and_returned_ones_afterwards_too() {
     let given = stocked(&[claimed("o-1", "a", 4), claimed("o-2", "b", 3)]);
     check(&given, DURING, Command::Close { due_at: None }, Ok(vec![closed(3)]));
     let ended = [&given[..], &[closed(3)]].concat();
@@ -309,7 +309,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Most begin with a sale that has its units; the time goes on.
+/// Generates histories with increasing times. Most begin with a sale that has its units.
 fn any_history() -> impl Strategy<Value = Vec<(Command, TimeMs)>> {
     let begin = prop_oneof![4 => Just(vec![Command::Schedule(schedule()), Command::Stock]), 1 => Just(vec![])];
     (begin, vec_of(any_command(), 0..40), 1..8_u64).prop_map(|(begin, rest, step)| {
@@ -337,7 +337,7 @@ fn sale(state: State) -> Option<Box<Sale>> {
 
 proptest! {
     #[test]
-    fn units_are_claimed_given_back_or_left_and_nobody_is_over_the_limit(history in any_history()) {
+    fn units_are_claimed_given_back_or_left_and_no_customer_is_over_the_limit(history in any_history()) {
         let (state, log) = run(&history);
         let Some(sale) = sale(state) else { return Ok(()) };
         let claimed: u32 = sale.claims.values().map(|claimed| claimed.quantity).sum();
@@ -348,7 +348,7 @@ proptest! {
             prop_assert_eq!(sale.claims.values().filter(of).map(|claimed| claimed.quantity).sum::<u32>(), *units);
             prop_assert!(*units > 0 && *units <= sale.schedule.limit_per_customer, "{log:?}");
         }
-        // What the product gave is claimed or back, once the sale is closed.
+        // Once the sale is closed, all allotted units are claimed or given back.
         if sale.is_closed && sale.stock == Stock::Taken {
             prop_assert_eq!(sale.claimed + sale.given_back, sale.schedule.units, "{:?}", log);
         } else {

@@ -84,7 +84,7 @@ fn reader(reader: &Reader) -> String {
 }
 
 fn tally(Tally { counted, hash }: Tally) -> String {
-    format!("{counted} records of hash {hash:016x}")
+    format!("{counted} records with hash {hash:016x}")
 }
 
 /// Compares rows in Postgres. `all`: rows that the log does not have are differences, too.
@@ -149,7 +149,7 @@ pub(super) fn unknown(view: &str, key: &str, found: &ReadRow) -> Difference {
         view: view.to_owned(),
         key: key.to_owned(),
         place: "Redis",
-        expected: "a version that the log has".to_owned(),
+        expected: "a version in the log".to_owned(),
         found: text(found),
     }
 }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_missing_changed_or_too_many_is_a_difference() {
+    fn a_missing_changed_or_surplus_row_is_a_difference() {
         let expected = [("a", row(1, "{\"x\":1}")), ("b", row(2, "{}")), ("c", row(3, "{}")), ("d", row(4, "{}"))];
         let found = rows(&[
             ("a", row(1, "{ \"x\": 1 }")),

@@ -230,5 +230,5 @@ impl Feed {
 }
 
 fn json(row: &impl Serialize) -> String {
-    serde_json::to_string(row).expect("rows hold nothing that JSON cannot")
+    serde_json::to_string(row).expect("every row can be serialized as JSON")
 }

@@ -32,9 +32,9 @@ const NEW_WITHIN: Duration = Duration::from_secs(10 * 60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Message for the operator who has to choose where to begin.
-pub(super) const TO_BE_TOLD: &str = "no reactor has a checkpoint, and the log is not new: the tables were lost, or no reactor \
-    ran before. Run `projector reactor from-end` to skip the reactions to past events, except for their deadlines, or \
-    `projector reactor from-beginning` to execute all of them, even if that repeats them";
+pub(super) const TO_BE_TOLD: &str = "no reactor has a checkpoint, and the log is not new: the tables were lost, or no \
+    reactor ran before. Run `projector reactor from-end` to skip the reactions to past events, except for their \
+    deadlines, or `projector reactor from-beginning` to execute all of them, even if that repeats them";
 
 /// Position at which the reactors begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -150,7 +150,7 @@ impl PartitionQueues {
     fn target(&self, step: &Step) -> Result<(AggregateId, u32), String> {
         let (aggregate, id, _) = step.command();
         let target = AggregateId::of_log(aggregate, id).map_err(|error| format!("{id:?} is invalid: {error}"))?;
-        let partitions = u32::try_from(self.0.len()).expect("the number of partitions was given as 32 bits");
+        let partitions = u32::try_from(self.0.len()).expect("the number of partitions fits in 32 bits");
         let partition = target.partition(partitions);
         Ok((target, partition))
     }

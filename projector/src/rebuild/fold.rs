@@ -119,8 +119,8 @@ fn progress_line(before: Stand, now: Stand, elapsed: Duration) -> String {
     let so_far = format!("{:>12} of {} records  {percent} %  {rate:.0}/s", now.next, now.live);
     if live_rate > 0.0 && live_rate >= rate {
         return format!(
-            "{so_far}  live work is faster, {live_rate:.0}/s: wait until fewer commands arrive, or restart with a larger \
-             --share or --fast to resume from here"
+            "{so_far}  live work is faster, {live_rate:.0}/s: wait until fewer commands arrive, or restart with a \
+             larger --share or --fast to resume from here"
         );
     }
     let left = (now.live - now.next) as f64 / (rate - live_rate).max(1.0);

@@ -29,10 +29,10 @@ pub struct Prepared {
 pub async fn run(url: &Secret) -> anyhow::Result<()> {
     let prepared = prepare(url, |line| println!("{line}")).await?;
     let Prepared { looked_at, made, found, failed } = prepared;
-    println!("{looked_at} aggregates: {made} snapshots of form {FORM} made, {found} were there");
+    println!("{looked_at} aggregates: {made} snapshots of form {FORM} written, {found} up to date");
     match failed {
         0 => Ok(()),
-        failed => bail!("the events of {failed} aggregates cannot be folded by this build; do not release it"),
+        failed => bail!("this build cannot fold the events of {failed} aggregates; do not release it"),
     }
 }
 
@@ -66,7 +66,7 @@ pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prep
             if told.elapsed() >= TELL_EVERY {
                 told = Instant::now();
                 tell(format!(
-                    "{} aggregates looked at, {} snapshots made, now at {name}",
+                    "{} aggregates checked, {} snapshots written, now at {name}",
                     prepared.looked_at, prepared.made
                 ));
             }

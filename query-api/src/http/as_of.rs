@@ -122,7 +122,7 @@ pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: 
         Err(Refusal::Read(error)) => answers::refused(error),
         Err(Refusal::TooManyEvents) => {
             let detail = format!(
-                "{} had more than {MAX_EVENTS_FOLDED} events at that moment, and its current row is newer: fold its history instead",
+                "{} had more than {MAX_EVENTS_FOLDED} events then, and its current row is newer: fold its history",
                 id.as_str()
             );
             answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail))
@@ -163,7 +163,7 @@ async fn folded(
         let shown = reads.events(asked.log, place, (folded.version, limit), &asked.fresh).await?;
         let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < PAGE);
         let is_past = folded.take(fold, &shown.found, moment).map_err(|error| {
-            tracing::error!(aggregate = id.as_str(), error = %error, "the journal contains an event that cannot be decoded");
+            tracing::error!(aggregate = id.as_str(), error = %error, "the journal contains an undecodable event");
             ReadError::Unavailable
         })?;
         if is_past || is_end {

@@ -22,16 +22,16 @@ struct Written<'a> {
 
 /// Encodes a cursor; `list` identifies the list.
 pub(super) fn write(list: &str, Position { value, key }: &Position) -> String {
-    let written = serde_json::to_vec(&Written { list, value, key }).expect("text is JSON");
+    let written = serde_json::to_vec(&Written { list, value, key }).expect("strings serialize to JSON");
     URL_SAFE_NO_PAD.encode(written)
 }
 
 pub(super) fn read(list: &str, text: &str) -> Result<Position, String> {
-    let malformed = || "it is no cursor of this service".to_owned();
+    let malformed = || "malformed cursor; send the one that an answer gave in `next`".to_owned();
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed())?;
     let written: Written<'_> = serde_json::from_slice(&bytes).map_err(|_| malformed())?;
     if written.list != list {
-        return Err("it is of a list with another order or other filters".to_owned());
+        return Err("the cursor belongs to a list with another order or other filters".to_owned());
     }
     Ok(Position { value: written.value.to_owned(), key: written.key.to_owned() })
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_names_its_place_in_its_own_list_alone() {
+    fn a_cursor_is_read_for_its_own_list_only() {
         let position = Position { value: "-7".to_owned(), key: "cd~1".to_owned() };
         let text = write("product?order=-price_cents", &position);
         assert_eq!(read("product?order=-price_cents", &text), Ok(position));
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cursor_is_refused() {
+    fn a_malformed_cursor_is_refused() {
         for text in ["", "cd-1", "????", "e30", &URL_SAFE_NO_PAD.encode("null"), &URL_SAFE_NO_PAD.encode(b"\xff")] {
             assert!(read("product?order=key", text).is_err(), "{text}");
         }

@@ -14,7 +14,7 @@ use schemas::token::Token;
 
 use super::to_index;
 
-/// Tolerance for the estimate of Redis's clock, whose error is below a round trip to Redis.
+/// Tolerance for the estimate of Redis's clock, whose error is at most a round trip to Redis.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Upper bound of the write rate of a partition: a token that is further beyond a known end than this rate allows is
 /// refused at once.
@@ -135,7 +135,7 @@ impl PastEnds {
     }
 }
 
-/// Converts a local instant to Redis's time; the result may be early by a round trip.
+/// Converts a local instant to Redis's time; the result may be early by up to a round trip.
 fn at((then_ms, then): (u64, Instant), instant: Instant) -> i64 {
     let then_ms = i64::try_from(then_ms).unwrap_or(i64::MAX);
     let (after, before) = (instant.saturating_duration_since(then), then.saturating_duration_since(instant));
@@ -163,19 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_front_of_an_end_was_written_whenever_that_was() {
+    fn a_token_before_an_end_was_written_at_whatever_time_the_end_is() {
         for at_ms in [0, 60_000, 90_000] {
             assert_eq!(told(5, at_ms, "0-4", Duration::ZERO), Written::Yes);
         }
     }
 
     #[test]
-    fn a_token_behind_an_end_that_is_younger_than_its_request_never_was() {
+    fn a_token_beyond_an_end_that_is_younger_than_its_request_was_never_written() {
         let waits = Duration::from_secs(2);
-        assert_eq!(told(5, 59_000, "0-5", waits), Written::Unknown, "from before");
-        assert_eq!(told(5, 60_500, "0-5", waits), Written::Unknown, "as far as the clocks tell");
+        assert_eq!(told(5, 59_000, "0-5", waits), Written::Unknown, "older than the request");
+        assert_eq!(told(5, 60_500, "0-5", waits), Written::Unknown, "within the tolerance");
         assert_eq!(told(5, 61_500, "0-5", waits), Written::Never);
-        assert_eq!(told(5, 99_000, "0-5", waits), Written::Unknown, "from a future");
+        assert_eq!(told(5, 99_000, "0-5", waits), Written::Unknown, "from the future");
     }
 
     #[test]
@@ -183,11 +183,11 @@ mod tests {
         for at_ms in [0, 59_000] {
             assert_eq!(told(5, at_ms, "0-999999999999", Duration::ZERO), Written::Never);
         }
-        assert_eq!(told(5, 0, "0-50000000", Duration::ZERO), Written::Unknown, "a minute is long");
+        assert_eq!(told(5, 0, "0-50000000", Duration::ZERO), Written::Unknown, "reachable within a minute");
     }
 
     #[test]
-    fn of_a_partition_whose_end_is_not_known_nothing_is() {
+    fn a_token_is_undecided_while_the_end_of_its_partition_is_unknown() {
         assert_eq!(told(5, 61_500, "1-5", Duration::from_secs(2)), Written::Unknown);
         assert_eq!(told(0, 0, "0-999999999999", Duration::ZERO), Written::Unknown);
         assert_eq!(told(5, 61_500, "0-4,1-5", Duration::from_secs(2)), Written::Unknown);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_behind_since_there_was_more_than_it_shows() {
+    fn the_lag_of_a_place_is_the_age_of_the_oldest_record_it_does_not_show() {
         let begun = Instant::now();
         let mut ends = PastEnds::none(2, (60_000, begun));
         // Redis's clock shows 70,000.
@@ -206,28 +206,28 @@ mod tests {
         for (next_offset, at_ms) in [(5, 60_000), (5, 61_000), (8, 62_000), (8, 63_000), (9, 64_000), (9, 69_000)] {
             ends.know(0, End { next_offset, at_ms });
         }
-        assert_eq!(behind(&ends, [8, -1]), None, "nothing is known of the other partition");
+        assert_eq!(behind(&ends, [8, -1]), None, "the end of the other partition is unknown");
         ends.know(1, End { next_offset: 1, at_ms: 65_500 });
         let told = [-1, 3, 4, 6, 7, 8, 20].map(|shown| behind(&ends, [shown, 0]));
         assert_eq!(told, [10, 10, 8, 8, 6, 0, 0].map(Some));
         assert_eq!(behind(&ends, [8, -1]), Some(4));
         assert_eq!(behind(&ends, [7, -1]), Some(6));
         let later = begun + Duration::from_secs(20);
-        assert_eq!(ends.behind(&[8, 0], later), None, "nobody publishes it any more");
-        assert_eq!(ends.behind(&[7, 0], later), Some(Duration::from_secs(16)), "at least");
+        assert_eq!(ends.behind(&[8, 0], later), None, "the end is no longer published");
+        assert_eq!(ends.behind(&[7, 0], later), Some(Duration::from_secs(16)), "a lower bound");
     }
 
     #[test]
-    fn past_ends_are_bounded_and_go_with_their_log() {
+    fn past_ends_are_bounded_and_discarded_with_their_log() {
         let mut ends = PastEnds::none(1, (0, Instant::now()));
         (0..1_000).for_each(|second| ends.know(0, End { next_offset: 10 + second, at_ms: second * 1_000 }));
         assert_eq!(ends.by_partition[0].ends.len(), MAX_KNOWN);
         ends.know(0, End { next_offset: 3, at_ms: 0 });
-        assert_eq!(ends.by_partition[0].ends.len(), 1, "another log");
+        assert_eq!(ends.by_partition[0].ends.len(), 1, "the log was replaced");
     }
 
     #[test]
-    fn a_partition_that_is_not_there_has_no_end() {
+    fn an_end_of_a_partition_that_does_not_exist_is_ignored() {
         Ends::none(1).know(7, End { next_offset: 7, at_ms: 0 });
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn token_text(log: LogId, offsets: &[i64], scope: Scope) -> Option<St
             "" => write!(text, "{log}.{partition}-{offset}"),
             _ => write!(text, ",{partition}-{offset}"),
         };
-        written.expect("a string takes all");
+        written.expect("writing to a string cannot fail");
     };
     match scope {
         Scope::One(partition) => write(to_index(partition), offsets[to_index(partition)]),

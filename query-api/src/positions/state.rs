@@ -16,15 +16,15 @@ use super::{Log, NOTHING, Offsets, Place, Places, Scope, covers, to_index};
 /// twice this time at the latest.
 pub(super) const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Default)]
 /// Positions of Redis and Postgres.
+#[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) log: Option<Log>,
     pub(super) store: Option<Offsets>,
     /// The offsets that Postgres showed at the instant; they become the next floor.
     recent: Option<(Instant, Offsets)>,
     /// Offsets that Postgres showed a moment ago. Positions of Redis below them are not used: Redis is readable, but
-    /// the projectors cannot write to it. written.
+    /// the projectors cannot write to it.
     pub(super) floor: Option<Offsets>,
     pub(super) cache: Option<Cached>,
     pub(super) ends: Option<PastEnds>,
@@ -77,7 +77,7 @@ impl State {
                 offsets.get(to_index(**partition)).is_none_or(|shown| shown < *offset)
             };
             let missing = token.positions.iter().find(is_missing);
-            let (partition, offset) = missing.expect("the place does not show the token");
+            let (partition, offset) = missing.expect("the place does not show the token yet");
             (at, feed, *partition, *offset)
         };
         let stored = of_place(At::Store, self.store.as_ref().map(|store| store.of(feed)));

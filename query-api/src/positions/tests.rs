@@ -49,7 +49,7 @@ fn cache(shown: [Option<(u64, i64)>; 2]) -> Place {
 }
 
 #[tokio::test]
-async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_it_is_ahead() {
+async fn redis_is_preferred_where_it_shows_enough_and_postgres_is_read_where_it_is_ahead() {
     let positions = positions();
     positions.advance_store(applied(0, 7), Instant::now());
     know_cache(&positions, 1, 5);
@@ -61,7 +61,7 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_stands_in_where_i
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_the_news_that_reach_its_token() {
+async fn a_wait_ends_with_the_notification_that_reaches_its_token() {
     let positions = Arc::new(positions());
     know_cache(&positions, 1, 5);
     let waits = tokio::spawn({
@@ -101,9 +101,9 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
 }
 
 #[test]
-fn a_new_incarnation_is_where_it_says_and_harms_no_other_partition() {
+fn a_new_incarnation_sets_its_own_position_and_leaves_other_partitions_alone() {
     let positions = positions();
-    assert!(!tell(&positions, (1, 0), 9), "nothing is known of Redis");
+    assert!(!tell(&positions, (1, 0), 9), "the positions of Redis are unknown");
     know_cache(&positions, 1, 5);
     tell(&positions, (1, 1), 7);
     assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]));
@@ -123,27 +123,27 @@ fn a_new_incarnation_is_where_it_says_and_harms_no_other_partition() {
 }
 
 #[test]
-fn a_redis_that_does_not_come_to_show_what_postgres_does_is_not_followed_until_it_does() {
+fn a_redis_that_lags_behind_postgres_for_too_long_is_not_used_until_it_catches_up() {
     let (positions, begun) = (positions(), Instant::now());
     let after = |seconds: f64| begun + SHOWN_WITHIN.mul_f64(seconds);
     know_cache(&positions, 1, 5);
     tell(&positions, (1, 1), 7);
     positions.advance_store(applied(0, 6), after(0.0));
     positions.advance_store(applied(0, 9), after(0.9));
-    assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]), "it may be about to");
+    assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]), "Redis may be about to catch up");
     positions.advance_store(applied(0, 9), after(1.0));
     assert_eq!(positions.place(product()), cache([None, Some((1, 7))]));
     // A full read that finds the same positions changes nothing.
     know_cache(&positions, 1, 5);
     assert_eq!(positions.place(product()), cache([None, None]));
     tell(&positions, (1, 0), 6);
-    assert_eq!(positions.place(product()), cache([Some((1, 6)), None]), "it shows what Postgres did then");
+    assert_eq!(positions.place(product()), cache([Some((1, 6)), None]), "Redis has caught up with the floor");
     positions.advance_store(applied(0, 9), after(2.0));
     assert_eq!(positions.place(product()), cache([None, None]));
 }
 
 #[tokio::test]
-async fn who_reads_postgres_waits_for_its_own_position_of_which_redis_tells() {
+async fn a_read_of_postgres_waits_for_its_position_which_redis_announces() {
     let positions = Arc::new(positions());
     positions.advance_store(applied(0, 5), Instant::now());
     know_cache(&positions, 1, 9);
@@ -160,7 +160,7 @@ async fn who_reads_postgres_waits_for_its_own_position_of_which_redis_tells() {
 }
 
 #[test]
-fn positions_never_go_back_and_strangers_are_passed_over() {
+fn positions_never_go_back_and_unknown_views_are_ignored() {
     let mut offsets = Offsets::none(2);
     assert_eq!(offsets.advance(applied(0, 3)), [(product(), 0, 3)]);
     assert_eq!(offsets.advance(applied(0, 2)), []);
@@ -187,7 +187,7 @@ fn an_answers_token_names_what_its_scope_shows() {
 }
 
 #[test]
-fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
+fn a_feeds_lag_counts_the_records_that_only_other_feeds_show() {
     let positions = positions();
     assert_eq!(positions.lag(product()), None);
     positions.advance_store(applied(0, 7), Instant::now());
@@ -199,7 +199,7 @@ fn a_feeds_lag_is_what_the_others_show_and_it_does_not() {
 }
 
 #[test]
-fn a_generation_that_was_served_is_told_although_an_older_look_at_postgres_ends_later() {
+fn a_served_generation_is_reported_although_an_older_poll_of_postgres_ends_later() {
     let (positions, product) = (positions(), StoredView::named("product").unwrap());
     positions.know_generation("product", 1);
     positions.note_generation(product, 2);

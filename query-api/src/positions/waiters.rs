@@ -25,8 +25,8 @@ pub(super) enum At {
 /// A position in a place: place, feed, partition, offset.
 pub(super) type Position = (At, FeedId, u32, i64);
 
-#[derive(Debug, Default)]
 /// Waiting requests, by the position that they wait for.
+#[derive(Debug, Default)]
 pub(super) struct Waiters {
     count: AtomicUsize,
     next_id: AtomicUsize,
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn news_wake_those_whose_position_they_bring_and_nobody_else() {
+    fn an_advance_wakes_only_the_waiters_whose_position_it_reaches() {
         let waiters = Waiters::default();
         let (first, second) = (waiters.enter().unwrap(), waiters.enter().unwrap());
         let [feed, other, ..] = FeedId::all();
@@ -191,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_unproven_ones_and_this_machine_any_number() {
+    fn unproven_waits_are_limited_by_address_except_for_loopback() {
         let waiters = Waiters::default();
         let of = |text: &str| waiters.enter_from(Some(text.parse().unwrap()));
         let mut own: Vec<_> = (0..MAX_UNPROVEN).map(|_| of("2001:db8::1").unwrap()).collect();
-        assert!(of("2001:db8::2").is_none(), "of the same network");
+        assert!(of("2001:db8::2").is_none(), "an address of the same network");
         let others: Vec<_> = ["2001:db8:0:1::1", "192.0.2.1"].map(of).into_iter().map(Option::unwrap).collect();
         own.pop();
         own.extend(of("2001:db8::3"));

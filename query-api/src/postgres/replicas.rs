@@ -46,7 +46,7 @@ impl Replicas {
             Err(StoreError::Busy(_)) => None,
             Err(error) => {
                 usable[turn].is_usable.store(false, Ordering::Relaxed);
-                tracing::warn!(error = %error, postgres.replica = turn, "a replica failed a query: it is left alone");
+                tracing::warn!(error = %error, postgres.replica = turn, "replica query failed; not using the replica until a probe succeeds");
                 None
             }
         }
@@ -58,7 +58,7 @@ impl Replicas {
             let is_usable = match replica.server.log().await {
                 Ok(found) => found == Some(log),
                 Err(error) => {
-                    tracing::debug!(error = %error, "a replica was looked at in vain");
+                    tracing::debug!(error = %error, "replica probe failed");
                     false
                 }
             };

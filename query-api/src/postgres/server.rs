@@ -31,15 +31,15 @@ pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    #[error("Postgres has too much to do")]
+    #[error("Postgres is overloaded")]
     Busy(#[from] Busy),
     #[error("no connection to Postgres")]
     Connection(#[from] deadpool_postgres::PoolError),
-    #[error("Postgres failed a query")]
+    #[error("Postgres query failed")]
     Query(#[from] tokio_postgres::Error),
     #[error("Postgres did not answer in time")]
     Silent,
-    #[error("the journal holds a record that does not read")]
+    #[error("the journal contains a record that cannot be decoded")]
     Record(#[from] RecordError),
 }
 
@@ -77,7 +77,7 @@ impl Server {
     pub(super) async fn log(&self) -> Result<Option<Log>, StoreError> {
         let rows = self.query_apart(include_str!("log.sql"), &[&JOURNAL]).await?;
         Ok(rows.first().map(|row| {
-            let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a count of partitions");
+            let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a partition count fits in 32 bits");
             Log { id: LogId::of_nonce(nonce_from_sql(row.get(0))), partitions }
         }))
     }

@@ -16,8 +16,8 @@ use super::ReadError;
 use crate::positions::covers;
 use crate::redis::{Hit, Place};
 
-#[derive(Clone)]
 /// A lookup in flight.
+#[derive(Clone)]
 pub(super) struct Look {
     id: u64,
     place: Place,
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_shared_only_by_those_whose_token_was_shown_before_it() {
+    fn a_lookup_serves_only_tokens_that_were_shown_before_it() {
         let looks = LookCoalescer::default();
         let first = begin(&looks, 5, None);
         assert_eq!(begin(&looks, 6, None), first);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_shared_only_by_those_who_know_redis_to_have_the_row_there() {
+    fn a_lookup_serves_only_requests_that_expect_the_row_at_the_same_place() {
         let looks = LookCoalescer::default();
         let before = begin_at(&looks, place(0), 5, None);
         let after = begin_at(&looks, place(1), 5, None);

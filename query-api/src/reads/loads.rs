@@ -93,7 +93,7 @@ impl Reads {
             let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.1.to_owned());
             tokio::spawn(async move {
                 if let Err(error) = cache.fill((&place, &key), (loaded.found.as_ref(), &loaded.shows)).await {
-                    tracing::debug!(error = %error, "a row was not put into Redis");
+                    tracing::debug!(error = %error, "writing a row to Redis failed");
                 }
             });
         }

@@ -1,4 +1,5 @@
-//! The form of a body that is hashed: JSON without blanks, fields in the order of their type, and none that is absent.
+//! Canonical form of a body for hashing: JSON without white space, with fields in declaration order, without absent
+//! ones.
 
 use std::io::{ErrorKind, Result, Write};
 
@@ -6,8 +7,8 @@ use domain::AggregateType;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// The absent fields that are written as `null` at the end of a body, in this order, since the first release did so. No
-/// field is ever added here: any other that is absent leaves no trace, whatever build reads the command.
+/// Returns the fields that are written as `null` at the end of a body if they are absent, in this order, as the first
+/// release did. No field may be added: any other absent field must leave no trace, so that all builds agree.
 pub(super) fn written_as_null(aggregate: AggregateType, command: &str) -> &'static [&'static str] {
     match (aggregate, command) {
         (AggregateType::Product, "register") => &["limit_per_order"],
@@ -23,26 +24,26 @@ pub(super) fn written_as_null(aggregate: AggregateType, command: &str) -> &'stat
     }
 }
 
-/// Writes a body's canonical form. `nulls`: see [`written_as_null`].
+/// Writes the canonical form of a body. `nulls` are the fields of [`written_as_null`].
 pub(super) fn write(fields: &impl Serialize, nulls: &'static [&'static str], to: impl Write) {
     let canonical = Canonical { to, nulls, name: [0; MAX_NAME_BYTES], name_len: 0, place: Place::Rest, last: 0 };
     let mut json = serde_json::Serializer::with_formatter(canonical, Marks { depth: 0 });
-    fields.serialize(&mut json).expect("bodies hold nothing that JSON cannot");
+    fields.serialize(&mut json).expect("bodies consist of values that JSON can represent");
 }
 
-/// Begins the name of a field of the body. JSON has no such bytes as these four: in text they are escaped.
+/// Begins the name of a field of the body. JSON never contains these four bytes, because strings escape them.
 const FIELD: &[u8] = b"\x01";
-/// Begins the name of a field of something in the body.
+/// Begins the name of a field of a nested object.
 const INNER_FIELD: &[u8] = b"\x02";
-/// Stands between a field's name and its value.
+/// Separates a field's name from its value.
 const VALUE: &[u8] = b"\x03";
 /// Ends the fields of the body.
 const END: &[u8] = b"\x04";
 
-/// The longest name of a field, with its quotes.
+/// Maximum length of a field name, including its quotes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Writes JSON with marks around the names of fields, instead of commas and colons.
+/// Formats JSON with marker bytes around field names in place of commas and colons.
 struct Marks {
     depth: usize,
 }
@@ -70,10 +71,10 @@ impl Formatter for Marks {
     }
 }
 
-/// Makes plain JSON of what is written with [`Marks`]. A field's name waits here for the first piece of its value.
+/// Converts the output of [`Marks`] to plain JSON. A field's name is buffered until the first piece of its value.
 struct Canonical<W> {
     to: W,
-    /// Those that may still have to be written.
+    /// Fields that may still have to be written as `null`.
     nulls: &'static [&'static str],
     name: [u8; MAX_NAME_BYTES],
     name_len: usize,
@@ -81,13 +82,13 @@ struct Canonical<W> {
     last: u8,
 }
 
-/// What the next piece is a part of.
+/// Part of the JSON text to which the next piece belongs.
 #[derive(Clone, Copy)]
 enum Place {
     Name {
         inner: bool,
     },
-    /// Its first piece.
+    /// First piece of a value.
     Value {
         inner: bool,
     },
@@ -105,7 +106,7 @@ impl<W: Write> Canonical<W> {
         if self.last == b'{' { Ok(()) } else { self.put(b",") }
     }
 
-    /// Writes the first `count` of those that are written as `null`.
+    /// Writes the next `count` absent fields as `null`.
     fn put_nulls(&mut self, count: usize) -> Result<()> {
         let (absent, later) = self.nulls.split_at(count);
         self.nulls = later;
@@ -118,7 +119,7 @@ impl<W: Write> Canonical<W> {
         Ok(())
     }
 
-    /// Writes the field that begins with this piece of its value, unless it is absent.
+    /// Writes a field's name and the first piece of its value, unless the field is absent.
     fn begin_value(&mut self, piece: &[u8], inner: bool) -> Result<()> {
         if piece == b"null" {
             return Ok(());

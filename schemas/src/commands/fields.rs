@@ -1,4 +1,4 @@
-//! Fields with limits. Each is read as JSON and refused, by name, when it is out of bounds.
+//! Field types with limits, which are enforced when they are deserialized from JSON.
 
 use std::borrow::Cow;
 use std::fmt::{self, Formatter};
@@ -14,61 +14,62 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::aggregate::{ID_PATTERN, MAX_ID_CHARS, check_id};
 use crate::time::{TIME_ABOUT, parse_rfc3339, rfc3339};
 
-/// The most units in one command: sums over them stay exact in 64 bits.
+/// Maximum number of units in one command, which keeps sums exact in 64 bits.
 pub const MAX_QUANTITY: u32 = 1_000_000_000;
-/// The most money in one field, in cents.
+/// Maximum amount in one field, in cents.
 pub const MAX_CENTS: u64 = 1_000_000_000_000;
 pub const MAX_TEXT_CHARS: usize = 500;
-/// The longest that a client may hold units by one reservation with an end.
+/// Maximum duration of a client's reservation with an end, in seconds.
 const MAX_HOLD_SECS: u32 = 86_400;
-/// The longest name that fits behind the shortest one of a sale.
+/// Maximum length of the name of a claim's order, which fits after the shortest sale ID.
 const MAX_ORDER_NAME_CHARS: usize = MAX_ID_CHARS - 2;
-/// As [`ID_PATTERN`], without the mark of a claim's order.
+/// Pattern like [`ID_PATTERN`], but without the marker of a claim's order.
 const ORDER_NAME_PATTERN: &str = r"^(\.*[A-Za-z0-9_-][A-Za-z0-9._-]*|\.{3,})$";
-/// Anything but U+0000, as a regular expression.
+/// Regular expression for text without U+0000.
 const TEXT_PATTERN: &str = r"^[^\u0000]*$";
 
-/// 1 to [`MAX_QUANTITY`].
+/// Number of units, from 1 to [`MAX_QUANTITY`].
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-#[schemars(description = "Units.", extend("minimum" = 1, "maximum" = MAX_QUANTITY))]
+#[schemars(description = "Number of units.", extend("minimum" = 1, "maximum" = MAX_QUANTITY))]
 pub(super) struct Quantity(pub(super) u32);
 
-/// 0 to [`MAX_QUANTITY`].
+/// Number of units, from 0 to [`MAX_QUANTITY`].
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-#[schemars(description = "Units.", extend("minimum" = 0, "maximum" = MAX_QUANTITY))]
+#[schemars(description = "Number of units.", extend("minimum" = 0, "maximum" = MAX_QUANTITY))]
 pub(super) struct Stock(pub(super) u32);
 
-/// 0 to [`MAX_CENTS`].
+/// Amount in cents, from 0 to [`MAX_CENTS`].
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-#[schemars(description = "Cents.", extend("minimum" = 0, "maximum" = MAX_CENTS))]
+#[schemars(description = "Amount in cents.", extend("minimum" = 0, "maximum" = MAX_CENTS))]
 pub(super) struct Cents(pub(super) u64);
 
-/// 1 to [`MAX_HOLD_SECS`].
+/// Duration in seconds, from 1 to [`MAX_HOLD_SECS`].
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-#[schemars(description = "Seconds.", extend("minimum" = 1, "maximum" = MAX_HOLD_SECS))]
+#[schemars(description = "Duration in seconds.", extend("minimum" = 1, "maximum" = MAX_HOLD_SECS))]
 pub(super) struct HoldSecs(pub(super) u32);
 
-/// A name that a client gave.
+/// ID assigned by a client.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(extend("minLength" = 1, "maxLength" = MAX_ID_CHARS, "pattern" = ID_PATTERN))]
 pub(super) struct Id(pub(super) Box<str>);
 
-/// A name that a client gives to the order of a claim, without the mark between the sale's name and this one.
+/// Name that a client gives to the order of a claim. It does not contain the marker that separates it from the sale's
+/// ID.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(extend("minLength" = 1, "maxLength" = MAX_ORDER_NAME_CHARS, "pattern" = ORDER_NAME_PATTERN))]
 pub(super) struct OrderName(pub(super) Box<str>);
 
-/// 1 to [`MAX_TEXT_CHARS`] characters without U+0000.
+/// Text of 1 to [`MAX_TEXT_CHARS`] characters without U+0000.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(description = "Text.", extend("minLength" = 1, "maxLength" = MAX_TEXT_CHARS, "pattern" = TEXT_PATTERN))]
 pub(super) struct Text(pub(super) Box<str>);
 
-/// RFC 3339.
+/// Time in RFC 3339.
 #[derive(Debug, Clone, Copy, JsonSchema)]
 #[schemars(description = TIME_ABOUT, extend("format" = "date-time"))]
 pub(super) struct Time(#[schemars(with = "String")] pub(super) TimeMs);
 
-/// A JSON object and nothing else: serde would take an array of the fields' values for a struct too.
+/// Accepts only a JSON object, where serde would also accept an array of the field values.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub(super) struct Object<T>(pub(super) T);
@@ -93,8 +94,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// Reads a whole number, also one that is written as `2.0` or `2e0`: JSON Schema's `integer` is about values, and some
-/// clients have no other way to write numbers.
+/// Parses a whole number, including one written as `2.0` or `2e0`, because `integer` in JSON Schema refers to the
+/// value, and some clients can only write floats.
 fn integer<'de, T: TryFrom<u64>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_u64(IntegerVisitor(PhantomData))
 }
@@ -105,7 +106,7 @@ impl<T: TryFrom<u64>> Visitor<'_> for IntegerVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number that is not negative")
+        f.write_str("a non-negative whole number")
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<T, E> {
@@ -122,10 +123,10 @@ impl<T: TryFrom<u64>> Visitor<'_> for IntegerVisitor<T> {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "it is whole, and far within the limits"
+        reason = "the number is whole and well within the limits"
     )]
     fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<T, E> {
-        /// 2^53: beyond it a float may stand for another number than was written.
+        /// 2^53, from which on a float may differ from the number that was written.
         const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
         if number.fract() != 0.0 {
             return Err(E::invalid_type(Unexpected::Float(number), &self));
@@ -186,7 +187,7 @@ impl<'de> Deserialize<'de> for OrderName {
         let Id(name) = Id::deserialize(deserializer)?;
         if name.contains(CLAIM_MARK) {
             return Err(D::Error::custom(format_args!(
-                "a claim's order has no {CLAIM_MARK} in its name, which stands between the sale's name and this one"
+                "the name of a claim's order must not contain {CLAIM_MARK}, which separates it from the sale's ID"
             )));
         }
         Ok(Self(name))
@@ -200,7 +201,7 @@ impl<'de> Deserialize<'de> for Text {
             return Err(D::Error::custom(format_args!("expected 1 to {MAX_TEXT_CHARS} characters")));
         }
         if text.contains('\0') {
-            return Err(D::Error::custom("text may not contain U+0000"));
+            return Err(D::Error::custom("text must not contain U+0000"));
         }
         Ok(Self(text.into()))
     }

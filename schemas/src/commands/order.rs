@@ -20,9 +20,9 @@ struct Place {
 #[serde(deny_unknown_fields)]
 struct Record {
     customer: Id,
-    /// For the amounts that were paid; the products need not be known here.
+    /// Lines with the amounts that were paid. The products need not be registered.
     lines: Vec<Object<Line>>,
-    /// Not ahead of the time at which it is recorded.
+    /// Time of the order, not after the time of recording.
     ordered_at: Time,
 }
 
@@ -31,7 +31,7 @@ struct Record {
 struct Line {
     product: Id,
     quantity: Quantity,
-    /// For all units of the line, as the buyer agreed to.
+    /// Amount for all units of the line that the buyer agreed to.
     amount_cents: Cents,
 }
 
@@ -71,7 +71,7 @@ struct Sent {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Expire {
-    /// Not before.
+    /// Earliest time at which the order may expire.
     due_at: Option<Time>,
 }
 
@@ -81,22 +81,22 @@ pub(super) const NAMES: [&str; 9] =
 pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
     contract::<Place>(
         "place",
-        "Places an order, dated now.",
+        "Places an order with the current time.",
         &["already_placed", "reserved_name", "no_lines", "too_many_lines", "total_too_large"],
     ),
     contract::<Record>(
         "record",
-        "Records an order that was served elsewhere: it counts for its customer and its day, and causes nothing.",
+        "Records an order that was fulfilled outside of this system. It counts towards the totals of its customer and its day, but triggers no reactions.",
         &["already_placed", "reserved_name", "no_lines", "too_many_lines", "total_too_large", "ordered_in_future"],
     ),
     contract::<ConfirmLine>(
         "confirm-line",
-        "Tells that a line is held.",
+        "Confirms that the units of a line are reserved.",
         &["not_placed", "no_such_line", "is_recorded", "already_rejected", "already_cancelled", "expired"],
     ),
     contract::<RejectLine>(
         "reject-line",
-        "Tells that a line cannot be had.",
+        "Rejects a line that cannot be fulfilled.",
         &["not_placed", "no_such_line", "is_recorded", "already_confirmed", "already_cancelled", "expired"],
     ),
     contract::<Pay>(
@@ -113,24 +113,20 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
             "cancelled_after_payment",
         ],
     ),
-    contract::<Sent>(
-        "ship",
-        "Tells that a paid order is on its way.",
-        &["not_paid", "is_recorded", "already_cancelled"],
-    ),
+    contract::<Sent>("ship", "Marks a paid order as shipped.", &["not_paid", "is_recorded", "already_cancelled"]),
     contract::<Sent>(
         "deliver",
-        "Tells that a shipped order has arrived.",
+        "Marks a shipped order as delivered.",
         &["not_paid", "not_shipped", "is_recorded", "already_cancelled"],
     ),
     contract::<Cancel>(
         "cancel",
-        "Ends an order that was not shipped yet.",
+        "Cancels an order that has not been shipped.",
         &["not_placed", "already_shipped", "already_rejected", "expired"],
     ),
     contract::<Expire>(
         "expire",
-        "Ends a confirmed order that was not paid.",
+        "Expires a confirmed order that was not paid.",
         &["not_confirmed", "already_paid", "not_due", "is_recorded", "already_rejected", "already_cancelled"],
     ),
 ];
@@ -139,7 +135,7 @@ pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "confirm-line" | "reject-line" | "expire")
 }
 
-/// `id`: of the order.
+/// Parses a command for the order `id`.
 pub(super) fn parse(
     id: &str,
     command: &str,
@@ -158,7 +154,7 @@ pub(super) fn parse(
                 customer: CustomerId(customer.0),
                 lines: lines.into_iter().map(|line| line.0.into()).collect(),
                 by: match origin {
-                    // A reaction places the orders of claims alone.
+                    // A reaction places only the orders of claims.
                     Origin::Reaction if sale.is_some() => Placer::Claim,
                     Origin::Client | Origin::Reaction => Placer::Client { has_reserved_name },
                 },

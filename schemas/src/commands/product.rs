@@ -34,18 +34,18 @@ struct Reprice {
 struct Reserve {
     order: Id,
     quantity: Quantity,
-    /// How long the units are held; without it until they are released.
+    /// Duration of the reservation; without it, the units are held until they are released.
     #[serde(skip_serializing_if = "Option::is_none")]
     hold_secs: Option<HoldSecs>,
 }
 
-/// A reservation that an order's own reaction makes.
+/// Body of a reservation made by the order's own reaction.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReserveForOrder {
     order: Id,
     quantity: Quantity,
-    /// Without a limit: the order was placed for it.
+    /// Amount that the order was placed with; not limited again, because placing the order validated it.
     #[serde(skip_serializing_if = "Option::is_none")]
     amount_cents: Option<u64>,
 }
@@ -81,7 +81,7 @@ struct TakenBack {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LapseHolds {
-    /// Not before.
+    /// Earliest time at which the holds may lapse.
     due_at: Option<Time>,
 }
 
@@ -103,28 +103,32 @@ pub(super) const NAMES: [&str; 10] = [
 ];
 
 pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
-    contract::<Register>("register", "Makes a product known, and puts it on sale.", &["already_registered"]),
+    contract::<Register>("register", "Registers a product and puts it on sale.", &["already_registered"]),
     contract::<Restock>("restock", "Adds units to the stock.", &["not_registered"]),
-    contract::<Reprice>("reprice", "Gives the product another price.", &["not_registered"]),
+    contract::<Reprice>("reprice", "Changes the price of the product.", &["not_registered"]),
     contract::<Reserve>(
         "reserve",
-        "Holds units under a name, apart from what an order's own reactions hold for it.",
+        "Reserves units under a name, independently of reservations made by an order's own reactions.",
         &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved", "aggregate_full"],
     ),
     contract::<Held>(
         "release",
-        "Lets go what was reserved under a name, unless an order's own reaction did.",
+        "Releases the units reserved under a name, unless they were reserved by an order's own reaction.",
         &["not_registered", "not_reserved", "held_by_order"],
     ),
-    contract::<Sold>("commit", "Sells what is held for an order.", &["not_registered", "not_reserved"]),
+    contract::<Sold>("commit", "Sells the units reserved for an order.", &["not_registered", "not_reserved"]),
     contract::<Allotted>(
         "allot",
         "Takes units out of the stock for a sale.",
         &["not_registered", "already_allotted", "discontinued", "out_of_stock", "aggregate_full"],
     ),
-    contract::<TakenBack>("take-back", "Puts units of a sale back.", &["not_registered", "not_allotted"]),
-    contract::<LapseHolds>("lapse-holds", "Puts back what was held until now.", &["not_registered", "not_due"]),
-    contract::<Discontinue>("discontinue", "Takes the product off sale for good.", &["not_registered"]),
+    contract::<TakenBack>(
+        "take-back",
+        "Puts units of a sale back into the stock.",
+        &["not_registered", "not_allotted"],
+    ),
+    contract::<LapseHolds>("lapse-holds", "Releases the units of lapsed reservations.", &["not_registered", "not_due"]),
+    contract::<Discontinue>("discontinue", "Discontinues the product permanently.", &["not_registered"]),
 ];
 
 pub(super) fn is_internal(command: &str) -> bool {

@@ -32,11 +32,12 @@ struct Refuse {
 struct Claim {
     customer: Id,
     quantity: Quantity,
-    /// The order's name is the sale's, `~` and this one: so it has no `~`, and all of it has up to 128 characters.
+    /// Last part of the order's ID, which consists of the sale's ID, `~` and this name. It must not contain `~`, and
+    /// the ID has at most 128 characters.
     order: OrderName,
 }
 
-/// As [`Claim`], of an order that was placed with this product.
+/// Body like [`Claim`], for an order that was already placed with this product.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Hold {
@@ -44,7 +45,7 @@ struct Hold {
     quantity: Quantity,
     order: Id,
     product: Id,
-    /// For all units, as the order was placed.
+    /// Amount for all units, as in the order.
     #[serde(skip_serializing_if = "Option::is_none")]
     amount_cents: Option<u64>,
 }
@@ -53,7 +54,7 @@ struct Hold {
 #[serde(deny_unknown_fields)]
 struct Sold {
     order: Id,
-    /// For all units; absent: their price in the sale.
+    /// Amount for all units; by default their price in the sale.
     #[serde(skip_serializing_if = "Option::is_none")]
     amount_cents: Option<u64>,
 }
@@ -68,7 +69,7 @@ struct Return {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct InTime {
-    /// Not before; absent: now.
+    /// Earliest time at which the command may take effect; by default now.
     due_at: Option<Time>,
 }
 
@@ -80,23 +81,27 @@ pub(super) const NAMES: [&str; 9] =
     ["schedule", "stock", "refuse", "open", "close", "claim", "hold", "return", "commit"];
 
 pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
-    contract::<Schedule>("schedule", "Makes a sale known.", &["already_scheduled", "bad_window"]),
-    contract::<Nothing>("stock", "Tells that the product gave its units.", &["not_scheduled", "already_refused"]),
-    contract::<Refuse>("refuse", "Tells that the product has no units.", &["not_scheduled", "already_stocked"]),
+    contract::<Schedule>("schedule", "Schedules a sale.", &["already_scheduled", "bad_window"]),
+    contract::<Nothing>(
+        "stock",
+        "Confirms that the product provided the units.",
+        &["not_scheduled", "already_refused"],
+    ),
+    contract::<Refuse>("refuse", "Refuses the sale for lack of units.", &["not_scheduled", "already_stocked"]),
     contract::<InTime>(
         "open",
-        "Opens the sale before its time; it opens by itself at `opens_at`.",
+        "Opens the sale early; it opens automatically at `opens_at`.",
         &["not_scheduled", "already_closed", "already_refused", "not_due"],
     ),
-    contract::<InTime>("close", "Ends the sale.", &["not_scheduled", "not_due"]),
+    contract::<InTime>("close", "Closes the sale.", &["not_scheduled", "not_due"]),
     contract::<Claim>(
         "claim",
-        "Claims units for a customer's order.",
+        "Claims units for a new order of a customer.",
         &["sale_not_open", "already_claimed", "sold_out", "over_limit", "aggregate_full"],
     ),
     contract::<Hold>(
         "hold",
-        "Claims units for an order that was placed.",
+        "Claims units for an order that was already placed.",
         &[
             "sale_not_open",
             "already_claimed",
@@ -107,15 +112,15 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
             "aggregate_full",
         ],
     ),
-    contract::<Return>("return", "Gives back what an order claimed.", &["not_claimed"]),
-    contract::<Sold>("commit", "Sells what an order claimed.", &["not_claimed"]),
+    contract::<Return>("return", "Returns the units that an order claimed.", &["not_claimed"]),
+    contract::<Sold>("commit", "Sells the units that an order claimed.", &["not_claimed"]),
 ];
 
 pub(super) fn is_internal(command: &str) -> bool {
     matches!(command, "stock" | "refuse" | "hold" | "return" | "commit")
 }
 
-/// `id`: of the sale.
+/// Parses a command for the sale `id`.
 pub(super) fn parse(
     id: &str,
     command: &str,
@@ -182,21 +187,22 @@ fn due_at(InTime { due_at }: InTime) -> Option<TimeMs> {
     due_at.map(|time| time.0)
 }
 
-/// Names the order under the sale.
+/// Converts a claim, putting the sale's ID in front of the order's name.
 fn claim(sale: &str, Claim { customer, quantity, order }: Claim) -> Result<DomainClaim, CommandError> {
     let order = OrderId::of_claim(sale, &order.0);
     if order.0.len() > MAX_ID_CHARS {
-        let detail = format!("order: with the sale's name before it, {:?} has over {MAX_ID_CHARS} characters", order.0);
+        let detail = format!("order: with the sale's ID in front, {:?} exceeds {MAX_ID_CHARS} characters", order.0);
         return Err(CommandError::Body(detail));
     }
     Ok(DomainClaim { customer: CustomerId(customer.0), quantity: quantity.0, order })
 }
 
-/// What a customer may claim is what an order may cost, or its order could not be placed.
+/// Checks that the maximum claim of a customer does not exceed the limit of an order, which could not be placed
+/// otherwise.
 fn check_amount(wish: &Schedule) -> Result<(), CommandError> {
     let most = wish.units.0.min(wish.limit_per_customer.0);
     if wish.price_cents.0.saturating_mul(u64::from(most)) > MAX_CENTS {
-        let detail = format!("price_cents: all that one customer may claim costs over {MAX_CENTS} cents");
+        let detail = format!("price_cents: the maximum claim of a customer exceeds {MAX_CENTS} cents");
         return Err(CommandError::Body(detail));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What is refused at the border, and by which words.
+//! Validation of commands, and the messages with which they are refused.
 
 mod fingerprints;
 mod rejections;
@@ -54,7 +54,7 @@ fn a_refusal_names_the_field() {
         (order, "place", r#"{"customer":".","lines":[]}"#, "customer: an id is not . or .."),
         (product, "reserve", r#"{"order":"o-1"}"#, "missing field `quantity`"),
         (product, "reserve", r#"{"order":"o-1","quantity":1,"gift":true}"#, "unknown field `gift`"),
-        (product, "register", r#"{"name":"a\u0000b","price_cents":1,"stock":1}"#, "name: text may not contain U+0000"),
+        (product, "register", r#"{"name":"a\u0000b","price_cents":1,"stock":1}"#, "name: text must not contain U+0000"),
         (product, "register", r#"{"name":"","price_cents":1,"stock":1}"#, "name: expected 1 to 500"),
         (product, "register", r#"{"name":"a","price_cents":1000000000001,"stock":1}"#, "price_cents: expected 0 to"),
         (
@@ -97,7 +97,7 @@ fn a_reservation_has_other_terms_when_an_orders_reaction_makes_it() {
         let held = format!(r#"{{"order":"o","quantity":1,"hold_secs":{secs}}}"#);
         assert!(read(&held, Origin::Client).unwrap_err().contains("hold_secs: expected 1 to 86400"), "{secs}");
     }
-    // What was asked before there were such terms has the fingerprint that it had.
+    // The optional field affects the fingerprint only if it is present.
     assert_ne!(fingerprint("reserve", held, Precondition::None), fingerprint("reserve", bare, Precondition::None));
 }
 
@@ -110,7 +110,7 @@ fn an_unknown_command_is_not_a_bad_body() {
 }
 
 #[test]
-fn the_fingerprint_is_of_what_was_asked_not_of_how_it_was_written() {
+fn the_fingerprint_depends_on_the_content_and_not_on_the_notation() {
     let bare = fingerprint("register", r#"{"name":"a","price_cents":1,"stock":1}"#, Precondition::None);
     let other = r#" { "stock" : 1, "limit_per_order": null, "price_cents": 1, "name": "\u0061" } "#;
     assert_eq!(fingerprint("register", other, Precondition::None), bare);
@@ -128,15 +128,15 @@ fn a_condition_is_a_version_or_several_strong_or_weak_and_nothing_else_is() {
     let version = Some(Precondition::Version(7));
     assert_eq!(parse_if_match(["\"7\""]), version);
     assert_eq!(parse_if_match([" W/\"7\""]), version);
-    assert_eq!(parse_if_match(["\"7-2\""]), version, "a query's, of a view that was rebuilt");
-    assert_eq!(parse_if_match(["\"7\"", "\"7-2\""]), version, "the same twice");
+    assert_eq!(parse_if_match(["\"7-2\""]), version, "the ETag of a query to a rebuilt view");
+    assert_eq!(parse_if_match(["\"7\"", "\"7-2\""]), version, "the same version twice");
     assert_eq!(parse_if_match(["\"1\", W/\"2\""]), Some(Precondition::OneOf([1, 2, 1, 1])));
     assert_eq!(parse_if_match(["\"1\"", "\"2\", \"3\""]), Some(Precondition::OneOf([1, 2, 3, 1])));
     assert_eq!(parse_if_match(["*"]), Some(Precondition::Present));
     for text in ["", "7", "*, \"7\"", "\"7\", *", "\"\"", "\"x\"", "\"-1\"", "\"+1\"", "\"7-\"", "\"7-x\""] {
         assert_eq!(parse_if_match([text]), None, "{text}");
     }
-    assert_eq!(parse_if_match(["\"1\",\"2\",\"3\",\"4\",\"5\""]), None, "more than a condition may list");
+    assert_eq!(parse_if_match(["\"1\",\"2\",\"3\",\"4\",\"5\""]), None, "more versions than a condition may list");
     assert_eq!(parse_if_match_field("7"), Some(Precondition::Version(7)));
 }
 
@@ -151,7 +151,7 @@ fn a_condition_holds_at_each_version_that_it_lists() {
 }
 
 #[test]
-fn a_command_that_was_written_is_read_as_it_was() {
+fn an_encoded_command_is_parsed_back_unchanged() {
     for (aggregate, command, body) in [
         (AggregateType::Product, "register", r#"{"name":"Blue","price_cents":1999,"stock":0,"limit_per_order":3}"#),
         (AggregateType::Product, "restock", r#"{"quantity":5}"#),
@@ -226,13 +226,13 @@ fn the_name_of_a_claims_order_is_one_that_only_the_sale_gives() {
         Err(CommandError::Body(detail)) => detail,
         other => panic!("{other:?}"),
     };
-    assert!(detail("drop", "a~b").starts_with("order: a claim's order has no ~"));
-    assert!(detail("drop", &"x".repeat(124)).starts_with("order: with the sale's name before it"));
+    assert!(detail("drop", "a~b").starts_with("order: the name of a claim's order must not contain ~"));
+    assert!(detail("drop", &"x".repeat(124)).starts_with("order: with the sale's ID in front"));
     assert!(detail("drop", "").starts_with("order: an id has"));
 }
 
 #[test]
-fn a_client_gives_no_order_a_name_that_claims_have_and_the_reaction_to_a_claim_does() {
+fn only_the_reaction_to_a_claim_may_place_an_order_with_a_reserved_name() {
     let place = |id: &str, origin| {
         let id = AggregateId::new(AggregateType::Order, id).unwrap();
         let body = br#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}],"sale":"drop"}"#;

@@ -1,4 +1,4 @@
-//! The log as AsyncAPI 3.0: what a reader of the topic finds there.
+//! Description of the log's topic as AsyncAPI 3.0.
 
 use serde_json::{Value, json};
 
@@ -6,21 +6,21 @@ use super::json_schema;
 use crate::record::Record;
 use crate::topic::SETTINGS;
 
-/// A mark, a number, and JSON.
+/// Media type of a record: a marker, a format number and JSON.
 const CONTENT_TYPE: &str = "application/vnd.stampede.record";
-const RULE: &str = "Offset order is commit order within a partition; an aggregate's records are all in one. A record \
-    counts if it names the last claim before it (`epoch`: the claim's offset and nonce) and its `seq` is one more \
-    than that of the last that counted, 1 after a claim. Everything else is passed over: it is what an owner sent \
-    that was none any more. A value is `st`, the number of the record's format in decimal, then JSON; the payloads here \
-    are that JSON. A value without `st` is none of the log's; a reader stops at a format or an event that it does not \
-    know.";
+const RULE: &str = "Within a partition, offset order is commit order, and all records of an aggregate are in one partition. A \
+    record counts if it names the last claim before it (`epoch`: the claim's offset and nonce) and its `seq` is one more \
+    than that of the last record that counted, or 1 after a claim. All other records are ignored; they were sent by an \
+    owner that had already lost the partition. A value consists of `st`, the number of the record's format in decimal, \
+    and JSON; the payloads below describe that JSON. A value without `st` does not belong to the log. A reader must stop \
+    at a format or an event that it does not recognize.";
 
-const ABOUT: &str = "Every accepted command with its events, in Apache Kafka. The topic is internal to the system: its \
-    own processes append to it and read it, whoever else runs beside them keeps to the rule below, and what its records \
-    look like may change with a release. To others events leave the system as CloudEvents 1.0, by \
-    `GET /v1/{aggregates}/{id}/history` of the [HTTP interface](/docs), and an event's data is the same in both.";
+const ABOUT: &str = "Every accepted command with its events, in Apache Kafka. The topic is internal to the system: only \
+    its own processes append to it, every reader must follow the rule below, and the format of the records may change \
+    with a release. The public form of events is CloudEvents 1.0, served by `GET /v1/{aggregates}/{id}/history` of the \
+    [HTTP API](/docs); the data of an event is the same in both.";
 
-/// Of the topic `events`.
+/// Returns the AsyncAPI document of the topic `events`.
 pub fn document() -> Value {
     json!({
         "asyncapi": "3.0.0",
@@ -36,12 +36,12 @@ pub fn document() -> Value {
             "append": {
                 "action": "send",
                 "channel": { "$ref": "#/channels/events" },
-                "summary": "An owner claims a partition, commits commands, and proves that it still owns it.",
+                "summary": "An owner claims a partition, commits commands, and proves that it still owns the partition.",
             },
             "read": {
                 "action": "receive",
                 "channel": { "$ref": "#/channels/events" },
-                "summary": "Projectors, and owners that start, fold the records that count.",
+                "summary": "Projectors, and owners during startup, fold the records that count.",
             },
         },
         "components": { "messages": messages(), "schemas": schemas() },
@@ -73,11 +73,11 @@ fn channel() -> Value {
 }
 
 fn messages() -> Value {
-    let mut commit = message("commit", "A command that was accepted, with all its events");
+    let mut commit = message("commit", "An accepted command with all its events");
     commit["bindings"]["kafka"]["key"] =
-        json!({ "type": "string", "description": "The aggregate, as in `aggregate`: `product/cd-1`." });
+        json!({ "type": "string", "description": "Aggregate, as in the member `aggregate`, e.g. `product/cd-1`." });
     json!({
-        "claim": message("claim", "Makes its sender the owner of the partition from here on"),
+        "claim": message("claim", "Makes its sender the owner of the partition from this offset on"),
         "commit": commit,
         "fence": message("fence", "Proves, once acknowledged, that its sender still owned the partition"),
     })
@@ -93,7 +93,7 @@ fn message(name: &str, title: &str) -> Value {
     })
 }
 
-/// Of the three kinds of records, and of every event's data by the event's name.
+/// Returns the schemas of the three kinds of records, and those of every event's data by the event's name.
 fn schemas() -> Value {
     let events = json_schema::events();
     let versions = events.iter().map(|(name, schema)| event(name, schema));
@@ -110,7 +110,7 @@ fn schemas() -> Value {
         schemas.insert(name.to_owned(), kind);
     }
     for (name, mut schema) in events {
-        // Inside of another document it has neither an address nor a dialect of its own.
+        // An embedded schema has neither an ID nor a dialect of its own.
         if let Some(members) = schema.as_object_mut() {
             members.retain(|name, _| name != "$id" && name != "$schema");
         }

@@ -1,16 +1,16 @@
-//! Which changes of a schema break those who build against it.
+//! Detection of schema changes that break consumers.
 //!
-//! Both sides count: who reads new events by the old schema, and who reads old events by the new one. A log has events
-//! of all times, and its readers are of all ages.
+//! A change must be compatible in both directions: for readers of new events with the old schema, and for readers of
+//! old events with the new one. A log contains events of all versions, and its readers are of all versions as well.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// Say something to people, nothing to validators.
+/// Keywords that validators ignore.
 const WORDS: [&str; 6] = ["$schema", "$id", "title", "description", "examples", "default"];
 
-/// A schema without its words: what must not change.
+/// Returns a schema without its descriptive keywords, which is the part that must not change.
 pub fn without_words(schema: &Value) -> Value {
     match schema {
         Value::Object(members) => {
@@ -24,7 +24,7 @@ pub fn without_words(schema: &Value) -> Value {
 
 fn member_without_words(name: &str, member: &Value) -> Value {
     match (name, member) {
-        // Their names are the events', and may be words of ours.
+        // Member names come from the events and may coincide with a descriptive keyword.
         ("properties", Value::Object(members)) => {
             members.iter().map(|(name, schema)| (name.clone(), without_words(schema))).collect::<Map<_, _>>().into()
         }
@@ -33,10 +33,11 @@ fn member_without_words(name: &str, member: &Value) -> Value {
     }
 }
 
-/// What breaks, each in words that begin with its place; empty where `new` may follow `old`.
+/// Returns the breaking changes from `old` to `new`, each as a message that begins with its location; empty if they are
+/// compatible.
 ///
-/// A member that is new and may be absent breaks nobody where `old` leaves its object open. Where it closes it by
-/// `additionalProperties`, those who read by `old` refuse what they do not know: then it takes a new version.
+/// A new optional member is compatible if `old` leaves the object open. If `old` closes it with `additionalProperties`,
+/// readers with the old schema refuse unknown members, and the change requires a new version.
 pub fn breaking_changes(old: &Value, new: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("data", &without_words(old), &without_words(new), &mut found);
@@ -78,8 +79,8 @@ fn compare_members(place: &str, old: &Map<String, Value>, new: &Map<String, Valu
             Some((new_schema, is_required)) => {
                 compare(&place, schema, new_schema, found);
                 match (was_required, is_required) {
-                    (false, true) => found.push(format!("{place}: is newly required, and old events may lack it")),
-                    (true, false) => found.push(format!("{place}: may be absent now, and readers count on it")),
+                    (false, true) => found.push(format!("{place}: is newly required, but old events may lack it")),
+                    (true, false) => found.push(format!("{place}: may be absent now, but readers rely on it")),
                     (true, true) | (false, false) => {}
                 }
             }
@@ -87,14 +88,14 @@ fn compare_members(place: &str, old: &Map<String, Value>, new: &Map<String, Valu
     }
     for (name, (_, is_required)) in is.iter().filter(|(name, _)| !was.contains_key(*name)) {
         if *is_required {
-            found.push(format!("{place}.{name}: is newly required, and old events lack it"));
+            found.push(format!("{place}.{name}: is newly required, but old events lack it"));
         } else if is_closed {
-            found.push(format!("{place}.{name}: is new, and who reads by the published schema refuses it"));
+            found.push(format!("{place}.{name}: is new, but readers with the published schema refuse it"));
         }
     }
 }
 
-/// Each with its schema, and whether it is required. One may be required without a schema of its own.
+/// Returns the members by name, each with its schema and whether it is required. A required member may have no schema.
 fn members(schema: &Map<String, Value>) -> BTreeMap<&str, (&Value, bool)> {
     let required = schema.get("required").and_then(Value::as_array);
     let required: Vec<_> = required.into_iter().flatten().filter_map(Value::as_str).collect();
@@ -132,7 +133,7 @@ mod tests {
         })
     }
 
-    /// `null` takes a value out.
+    /// Returns the breaks after setting the value at `pointer`; `null` removes it.
     fn changed(pointer: &str, value: Value) -> Vec<String> {
         let mut new = published();
         let (parent, name) = pointer.rsplit_once('/').unwrap();
@@ -149,7 +150,7 @@ mod tests {
         let item = "/properties/lines/items";
         for (pointer, value, words) in [
             ("/properties/note".to_owned(), json!(null), "data.note: was removed"),
-            // It is still required, by no schema of its own.
+            // The member is still required but has no schema anymore.
             ("/properties/title".to_owned(), json!(null), "data.title: "),
             ("/properties/title".to_owned(), json!({ "type": "integer" }), "data.title: type was \"string\""),
             ("/properties/note".to_owned(), json!({ "type": ["string", "null"] }), "data.note: type was"),
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn words_may_change() {
+    fn descriptive_keywords_may_change() {
         assert_eq!(changed("/title", json!("x.happened")), [""; 0]);
         assert_eq!(changed("/description", json!("It happened.")), [""; 0]);
         let note = json!({ "type": "string", "description": "For people.", "examples": ["a"] });
@@ -184,18 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn a_member_named_like_a_word_is_a_member() {
+    fn a_member_named_like_a_descriptive_keyword_is_kept() {
         assert!(without_words(&published())["properties"]["title"].is_object());
         assert!(without_words(&published()).get("title").is_none());
     }
 
     #[test]
-    fn an_open_object_takes_more_that_may_be_absent() {
+    fn an_open_object_accepts_new_optional_members() {
         let open = json!({ "type": "object", "properties": { "a": { "type": "string" } }, "required": ["a"] });
         let mut more = open.clone();
         more["properties"]["b"] = json!({ "type": "string" });
         assert_eq!(breaking_changes(&open, &more), [""; 0]);
         more["required"] = json!(["a", "b"]);
-        assert_eq!(breaking_changes(&open, &more), ["data.b: is newly required, and old events lack it"]);
+        assert_eq!(breaking_changes(&open, &more), ["data.b: is newly required, but old events lack it"]);
     }
 }

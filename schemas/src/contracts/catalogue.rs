@@ -1,4 +1,4 @@
-//! The events' catalogue, for people: `EVENTS.md`.
+//! Human-readable catalogue of the events: `EVENTS.md`.
 
 use std::fmt::Write as _;
 
@@ -7,29 +7,29 @@ use serde_json::Value;
 use crate::aggregate::{TYPES, type_name};
 use crate::events::WireEvent;
 
-/// What the catalogue says of one version of an event.
+/// Catalogue entry of one version of an event.
 #[derive(Debug)]
 pub struct Entry<'a> {
     pub name: &'a str,
-    /// The version of the system that had it first.
+    /// Version of the system that introduced the event.
     pub since: &'a str,
-    /// What the same event is written as today.
+    /// Name of the version in which the event is written today.
     pub written_as: &'a str,
     pub schema: &'a Value,
 }
 
 const HEAD: &str = "# The events
 
-Made from the types that write them, by `UPDATE_CONTRACTS=1 cargo test -p schemas contracts`. An event that was
-published never changes; another form of it is another version. Every version that was ever written is read for ever.
+Generated from the types that write them, with `UPDATE_CONTRACTS=1 cargo test -p schemas contracts`. A published event
+never changes; a different form is a new version. Every version that was ever written remains readable forever.
 ";
 
-/// The newest form of what an event means.
+/// Returns the name of the newest version of an event.
 pub fn written_as(event: &WireEvent<'_>) -> &'static str {
     WireEvent::newest(&event.upcast()).name()
 }
 
-/// `entries` in the order in which each aggregate's are to be shown.
+/// Returns the catalogue as Markdown. Within an aggregate, entries keep the order of `entries`.
 pub fn markdown(entries: &[Entry<'_>]) -> String {
     let mut text = HEAD.to_owned();
     for aggregate in TYPES.map(type_name) {
@@ -38,7 +38,7 @@ pub fn markdown(entries: &[Entry<'_>]) -> String {
         for entry in own() {
             let today = match entry.written_as {
                 same if same == entry.name => "written and read".to_owned(),
-                newer => format!("only read, as `{newer}`"),
+                newer => format!("read only, as `{newer}`"),
             };
             line(&mut text, &[&format!("[`{name}`](json/{name}.json)", name = entry.name), entry.since, &today]);
         }
@@ -49,10 +49,10 @@ pub fn markdown(entries: &[Entry<'_>]) -> String {
 
 fn describe(text: &mut String, entry: &Entry<'_>) {
     let words = entry.schema["description"].as_str().unwrap_or_default();
-    write!(text, "\n### {}\n\n{words}\n", entry.name).expect("a string takes all");
+    write!(text, "\n### {}\n\n{words}\n", entry.name).expect("writing to a string cannot fail");
     let fields = rows("", entry.schema);
     if fields.is_empty() {
-        text.push_str("\nIt has no fields.\n");
+        text.push_str("\nThis event has no fields.\n");
         return;
     }
     text.push_str("\n| field | type | |\n|---|---|---|\n");
@@ -61,17 +61,17 @@ fn describe(text: &mut String, entry: &Entry<'_>) {
     }
 }
 
-/// Of an object's members, and of those of the objects in its lists.
+/// Returns a row for each member of an object, including the members of objects in its arrays.
 fn rows(prefix: &str, schema: &Value) -> Vec<[String; 3]> {
     let members = schema["properties"].as_object();
-    // Sorted here: the order of a map's members hangs on the features of a build.
+    // The order of a map's members depends on the features of the build, so they are sorted.
     let mut members: Vec<_> = members.into_iter().flatten().collect();
     members.sort_by_key(|(name, _)| name.as_str());
     let mut rows = Vec::new();
     for (name, member) in members {
         let is_required = schema["required"].as_array().is_some_and(|names| names.iter().any(|known| known == name));
         let words = member["description"].as_str().unwrap_or_default();
-        let optional = if is_required { "" } else { "may be absent" };
+        let optional = if is_required { "" } else { "optional" };
         let words = [optional, words].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join("; ");
         rows.push([format!("{prefix}{name}"), kind(member), words]);
         rows.extend(self::rows(&format!("{prefix}{name}[]."), &member["items"]));
@@ -89,5 +89,5 @@ fn kind(schema: &Value) -> String {
 }
 
 fn line(text: &mut String, cells: &[&str]) {
-    writeln!(text, "| {} |", cells.join(" | ")).expect("a string takes all");
+    writeln!(text, "| {} |", cells.join(" | ")).expect("writing to a string cannot fail");
 }

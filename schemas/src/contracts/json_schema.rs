@@ -1,4 +1,4 @@
-//! JSON Schemas of the events and other types, in the dialect of 2020-12. Each stands alone: it refers to no other.
+//! JSON Schemas of the events and other types, in the 2020-12 dialect. Each is self-contained.
 
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -9,23 +9,23 @@ use crate::events::{NAMES, WireEvent};
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// The schema of every version's data, by name, in the order of [`NAMES`].
+/// Returns the name and the data schema of every event version, in the order of [`NAMES`].
 pub fn events() -> Vec<(&'static str, Value)> {
     let whole = written::<WireEvent<'_>>();
     let versions = whole["oneOf"].as_array().map_or(&[][..], Vec::as_slice);
     let find = |name| versions.iter().find(|version| version["properties"]["type"]["const"] == name);
-    let event = |name| (name, of_data(name, find(name).expect("NAMES has the names of WireEvent's variants alone")));
+    let event = |name| (name, of_data(name, find(name).expect("NAMES contains only names of WireEvent's variants")));
     NAMES.into_iter().map(event).collect()
 }
 
-/// Of what is written as a `T`: a member that may be absent is never `null`.
+/// Returns the schema for serializing a `T`, in which an optional member is never `null`.
 pub fn written<T: JsonSchema>() -> Value {
     let mut schema = bare(generator(SchemaSettings::draft2020_12().for_serialize()).into_root_schema_for::<T>());
     leave_null_out(&mut schema);
     schema
 }
 
-/// Of what is taken for the type that `schema` asks for: a member that may be absent may be `null`, too.
+/// Returns the schema for deserializing the type of `schema`, in which an optional member may also be `null`.
 pub fn taken(schema: fn(&mut SchemaGenerator) -> Schema) -> Value {
     bare(schema(&mut generator(SchemaSettings::draft2020_12().for_deserialize())))
 }
@@ -34,7 +34,7 @@ fn generator(settings: SchemaSettings) -> SchemaGenerator {
     settings.with(|settings| settings.inline_subschemas = true).into_generator()
 }
 
-/// Without what names a document, and without the names of Rust's types.
+/// Removes the dialect and the Rust type name from the root of a schema.
 fn bare(schema: Schema) -> Value {
     let mut schema = schema.to_value();
     if let Some(members) = schema.as_object_mut() {
@@ -43,7 +43,8 @@ fn bare(schema: Schema) -> Value {
     schema
 }
 
-/// `version`: a variant of [`WireEvent`], whose words say what happened; those of its data say what else there is.
+/// Returns the schema of an event's data. The description of `version`, a variant of [`WireEvent`], comes before that
+/// of the data.
 fn of_data(name: &str, version: &Value) -> Value {
     let data = &version["properties"]["data"];
     let words: Vec<_> = [version, data].into_iter().filter_map(|schema| schema["description"].as_str()).collect();
@@ -55,7 +56,7 @@ fn of_data(name: &str, version: &Value) -> Value {
     schema.into()
 }
 
-/// Options that are `None` are not written.
+/// Removes `null` from all types, because options that are `None` are not serialized.
 fn leave_null_out(schema: &mut Value) {
     match schema {
         Value::Object(members) => {

@@ -1,5 +1,5 @@
-//! The HTTP interface of both tiers as OpenAPI 3.1: what clients reach through the edge. Commands that finish what an
-//! event began are not in it; they are the system's own.
+//! The HTTP API of both tiers as OpenAPI 3.1, as clients reach it through the edge. Internal commands, which are steps
+//! of sagas, are not included.
 
 mod commands;
 mod queries;
@@ -11,15 +11,15 @@ use serde_json::{Map, Value, json};
 use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::problem::{CONTENT_TYPE, ProblemKind};
 
-const ABOUT: &str = "Commands are decided by the write tier and end in a log; queries are answered by the read tier from \
-    views of it. A command's answer carries a `Consistency-Token`; a query that sends it back sees at least what the \
-    command did.\n\nTimes are RFC 3339 in UTC, money is in integer cents, ids are the client's own. Errors are RFC 9457 \
-    problems; the path in `type` explains each. A request may give its own name by `X-Request-Id`, 1 to 64 of \
-    `A-Z a-z 0-9 . _ ~ -`; every answer tells it. What can be got by GET can be asked for by HEAD. A method that does not \
-    fit a path is answered 405.\n\nThe log itself is described by [/asyncapi.json](/asyncapi.json), [to be read \
-    here](/docs?api=log), every event by a JSON Schema under `/schemas/`.";
+const ABOUT: &str = "Commands are decided by the write tier and stored in a log; queries are served by the read tier from \
+    views of the log. The response to a command has a `Consistency-Token`; a query that sends this token sees at least \
+    the effects of the command.\n\nTimes are RFC 3339 in UTC, amounts are integer cents, and IDs are assigned by the \
+    client. Errors are RFC 9457 problems; the path in `type` serves an explanation. A request may set its own ID in \
+    `X-Request-Id`, 1 to 64 characters of `A-Z a-z 0-9 . _ ~ -`; every response returns the ID. Every path that supports \
+    GET also supports HEAD. A method that a path does not support is answered with 405.\n\nThe log is described by \
+    [/asyncapi.json](/asyncapi.json), [readable here](/docs?api=log), and every event by a JSON Schema under `/schemas/`.";
 
-/// Of everything that the edge serves.
+/// Returns the OpenAPI document of everything that the edge serves.
 pub fn document() -> Value {
     let mut paths = Map::new();
     for (path, method, operation) in [commands::operations(), queries::operations(), documents::operations()].concat() {
@@ -31,12 +31,12 @@ pub fn document() -> Value {
         "info": {
             "title": "Stampede",
             "version": env!("CARGO_PKG_VERSION"),
-            "summary": "Commerce under a stampede: commands, and queries that show them.",
+            "summary": "Commerce under a stampede: commands, and queries that reflect them.",
             "description": ABOUT,
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
-        "servers": [{ "url": "/", "description": "The edge, which serves both tiers. Each tier serves its own part, too." }],
+        "servers": [{ "url": "/", "description": "The edge, which serves both tiers. Each tier also serves its own part directly." }],
         "tags": tags(),
         "security": [],
         "paths": paths,
@@ -47,7 +47,7 @@ pub fn document() -> Value {
     document
 }
 
-/// Tells that every answer names its request.
+/// Adds the header with the request's ID to every response.
 fn name_requests(document: &mut Value) {
     let own = document["components"]["responses"].as_object_mut().into_iter().flat_map(Map::values_mut);
     own.for_each(name_request);
@@ -63,23 +63,23 @@ fn name_request(answer: &mut Value) {
     answer["headers"]["X-Request-Id"] = reference("headers", "X-Request-Id");
 }
 
-/// What there is by its name in routes, then what goes for all of it.
+/// Returns the tags: one for each aggregate by its name in routes, then the shared ones.
 fn tags() -> Vec<Value> {
     let tag = |name: &str, words: &str| json!({ "name": name, "description": words });
     let own = TYPES.iter().map(|aggregate| {
         let name = route_name(*aggregate);
-        tag(name, &format!("Commands to {name}, their rows, their events, and what each was as of a time."))
+        tag(name, &format!("Commands for {name}, their rows, their events, and their past states."))
     });
     let others = [
         ("views", "Rows and lists of every view."),
         ("batch", "Many commands in one request."),
-        ("documents", "What describes all this."),
+        ("documents", "Descriptions of the API."),
     ];
     own.chain(others.map(|(name, words)| tag(name, words))).collect()
 }
 
-/// Writes each closed set of texts as one `enum`, and each single one, too: generators of clients know no other form.
-/// What a value means goes into the description of the set.
+/// Rewrites each closed set of strings, and each constant, as an `enum`, the only form that client generators support.
+/// The meanings of the values are moved to the description of the set.
 fn close_sets(json: &mut Value) {
     if let Some(values) = json["oneOf"].as_array().and_then(|all| all.iter().map(texts).collect::<Option<Vec<_>>>()) {
         let of = |part: &Value| part["description"].as_str().map(str::to_owned);
@@ -106,7 +106,7 @@ fn close_sets(json: &mut Value) {
     }
 }
 
-/// Returns the values of a closed set of texts, or of a single one, each with its meaning. `None`: it is none.
+/// Returns the values of a closed set of strings or of a constant, each with its meaning; `None` for other schemas.
 fn texts(schema: &Value) -> Option<Vec<(String, Option<String>)>> {
     let values = match (&schema["const"], &schema["enum"]) {
         (Value::String(only), _) => vec![only.clone()],
@@ -128,7 +128,7 @@ fn possessive(aggregate: AggregateType) -> String {
     format!("{}'s", with_article(type_name(aggregate)))
 }
 
-/// A path, a method, and what they do.
+/// Path, method and operation object.
 type Operation = (String, &'static str, Value);
 
 fn reference(kind: &str, name: &str) -> Value {
@@ -139,12 +139,12 @@ fn references<'a>(kind: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<V
     names.into_iter().map(|name| reference(kind, name)).collect()
 }
 
-/// By their names on the wire.
+/// Returns references to the headers of these names.
 fn headers(names: &[&str]) -> Value {
     names.iter().map(|name| ((*name).to_owned(), reference("headers", name))).collect::<Map<_, _>>().into()
 }
 
-/// An answer for each status that the problems have, with these headers.
+/// Returns a response for each status of the problems, with these headers.
 fn problems(kinds: &[ProblemKind], with: &[&str]) -> Map<String, Value> {
     let mut answers = Map::new();
     for kind in kinds {
@@ -163,7 +163,7 @@ fn problems(kinds: &[ProblemKind], with: &[&str]) -> Map<String, Value> {
     answers
 }
 
-/// What the edge says by itself: of who asks too much, and where no instance answers.
+/// Returns the responses of the edge itself: for an exceeded rate limit, and if no instance answers.
 fn edge_problems() -> [(String, Value); 3] {
     [("429", "RateLimited"), ("502", "NoAnswer"), ("504", "NoAnswer")]
         .map(|(status, name)| (status.to_owned(), reference("responses", name)))

@@ -1,4 +1,4 @@
-//! Which methods each path of the interface takes, whichever tier serves it: either tells of the other's paths, too.
+//! Methods that each path of the API supports. Each tier also answers for the paths of the other.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -12,9 +12,9 @@ use crate::commands::contracts;
 
 const WRITTEN: &str = "OPTIONS, POST";
 
-/// From the description, so that it and `Allow` agree.
+/// Routes from the OpenAPI document, so that it and `Allow` agree.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
-    let described: Described = serde_json::from_str(OPENAPI).expect("a test compares it with the types");
+    let described: Described = serde_json::from_str(OPENAPI).expect("a test compares the document with the types");
     described.paths.iter().map(|(path, methods)| Route::of(path, methods)).collect()
 });
 
@@ -28,18 +28,18 @@ struct Route {
     allow: &'static str,
 }
 
-/// Between two slashes. A parameter takes all but nothing, with what stands around it.
+/// Segment of a path. A parameter matches any non-empty text between its fixed prefix and suffix.
 enum Part {
     Named(String),
     Parameter { before: String, behind: String },
 }
 
-/// Returns the value of `Allow` for a path, `None` where the interface has no such path.
+/// Returns the value of `Allow` for a path; `None` if the API has no such path.
 pub fn allow(path: &str) -> Option<&'static str> {
     ROUTES.iter().find(|route| route.matches(path)).map(|route| route.allow)
 }
 
-/// Returns the value of `Allow` for a path of the internal listener, which takes the commands that are not described, too.
+/// Returns the value of `Allow` for a path of the internal listener, which also serves undocumented commands.
 pub fn allow_internal(path: &str) -> Option<&'static str> {
     allow(path).or_else(|| {
         let mut parts = path.strip_prefix("/v1/")?.split('/');
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_internal_listener_takes_what_is_not_described_too() {
+    fn the_internal_listener_also_serves_undocumented_commands() {
         for path in ["/v1/products/cd/commit", "/v1/orders/o/confirm-line", "/v1/products/cd/reserve", "/v1/commands"] {
             assert_eq!(allow_internal(path), Some("OPTIONS, POST"), "{path}");
         }

@@ -1,4 +1,4 @@
-//! What is checked in is what the code says, what was published still holds, and all of it is valid.
+//! Tests that the checked-in contracts match the code, are valid, and do not break published ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,11 +29,11 @@ fn read(relative: &str) -> Option<String> {
 }
 
 fn read_json(relative: &str) -> Value {
-    let text = read(relative).unwrap_or_else(|| panic!("there is no {relative}; write it by {ANEW}"));
+    let text = read(relative).unwrap_or_else(|| panic!("{relative} does not exist; generate it with {ANEW}"));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
 
-/// Of an operation, each in full.
+/// Returns the parameters of an operation, with references resolved.
 fn parameters<'a>(document: &'a Value, operation: &'a Value) -> Vec<&'a Value> {
     let own = operation["parameters"].as_array().into_iter().flatten();
     let whole = |own: &'a Value| match own["$ref"].as_str() {
@@ -47,16 +47,18 @@ fn golden(name: &str) -> Value {
     read_json(&format!("golden/{name}.json"))
 }
 
-/// `known`, and the events that were not there before. Where nothing is known at all, nothing is written in its place:
-/// that would pass every break.
+/// Returns the entries of `known` and of new events, or the breaking changes. A missing list is an error, because
+/// regenerating it would hide every break.
 fn published(known: Option<&str>, events: &[(&'static str, Value)]) -> Result<Published, Vec<String>> {
     let Some(known) = known else {
-        return Err(vec!["json/published.json: is not there, and nothing else knows what was published".to_owned()]);
+        return Err(vec![
+            "json/published.json: does not exist, and the published schemas cannot be derived otherwise".to_owned(),
+        ]);
     };
     let mut published: Published = serde_json::from_str(known).unwrap();
     let mut broken = Vec::new();
     for name in published.keys().filter(|name| !events.iter().any(|(known, _)| known == name)) {
-        broken.push(format!("{name}: was published, and the code has it no more"));
+        broken.push(format!("{name}: was published but is no longer in the code"));
     }
     for (name, schema) in events {
         match published.get_mut(*name) {
@@ -89,7 +91,7 @@ fn catalogue(events: &[(&'static str, Value)], published: &Published) -> String 
     markdown(&entries.collect::<Vec<_>>())
 }
 
-/// Every file, by its path.
+/// Returns the content of every generated file, by path.
 fn files() -> Result<BTreeMap<String, String>, Vec<String>> {
     let events = json_schema::events();
     let published = published(read("json/published.json").as_deref(), &events)?;
@@ -109,7 +111,7 @@ fn text(json: &Value) -> String {
     text
 }
 
-/// The order of a map's members hangs on the features of a build, and means nothing.
+/// Compares contents; JSON regardless of the order of members, which depends on the features of the build.
 fn is_same(file: &str, found: &str, wanted: &str) -> bool {
     if file.ends_with(".json") {
         let parsed = |text: &str| serde_json::from_str::<Value>(text).ok();
@@ -119,10 +121,10 @@ fn is_same(file: &str, found: &str, wanted: &str) -> bool {
 }
 
 #[test]
-fn what_is_checked_in_is_what_the_code_says() {
+fn the_checked_in_contracts_match_the_code() {
     let files = files().unwrap_or_else(|broken| {
         panic!(
-            "these changes break who builds on a published event:\n  {}\nLeave the version as it was, and add another.",
+            "these changes break consumers of a published event:\n  {}\nKeep the version unchanged and add a new one.",
             broken.join("\n  ")
         )
     });
@@ -134,24 +136,24 @@ fn what_is_checked_in_is_what_the_code_says() {
         }
     } else {
         let names: Vec<_> = stale.iter().map(|(file, _)| file.as_str()).collect();
-        assert!(names.is_empty(), "{} differ from the code; write them anew by {ANEW}", names.join(", "));
+        assert!(names.is_empty(), "{} differ from the code; regenerate them with {ANEW}", names.join(", "));
     }
     let json = path("json").read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
     let there: BTreeSet<_> = json.map(|path| format!("json/{}", path.file_name().unwrap().display())).collect();
     let stray: Vec<_> = there.iter().filter(|file| !files.contains_key(*file)).collect();
-    assert!(stray.is_empty(), "nothing writes {stray:?}");
+    assert!(stray.is_empty(), "no generator writes {stray:?}");
 }
 
 #[test]
-fn nothing_is_published_over_a_break_nor_where_nobody_knows_what_was_published() {
+fn nothing_is_published_over_a_break_or_without_the_list_of_published_events() {
     let events = json_schema::events();
     let known = read("json/published.json").unwrap();
     assert!(published(Some(&known), &events).is_ok());
     assert!(published(None, &events).is_err());
-    assert!(published(Some(&known), &events[1..]).is_err(), "an event is gone");
+    assert!(published(Some(&known), &events[1..]).is_err(), "an event was removed");
     let mut changed = events.clone();
     changed[0].1["properties"]["gift"] = json!({ "type": "string" });
-    assert!(published(Some(&known), &changed).is_err(), "its schema is closed");
+    assert!(published(Some(&known), &changed).is_err(), "the schema is closed");
     let fewer: Published = serde_json::from_str::<Published>(&known).unwrap().into_iter().skip(1).collect();
     let fewer = serde_json::to_string(&fewer).unwrap();
     let added = published(Some(&fewer), &events).unwrap();
@@ -174,11 +176,11 @@ fn every_event_of_the_golden_files_is_valid_by_its_schema_and_by_no_more() {
             assert!(serde_json::from_str::<WireEvent<'_>>(&more).is_err(), "{more}");
         }
         assert_eq!(open_objects(&schema), [""; 0], "{name}");
-        assert!(schema["description"].as_str().is_some_and(|words| words.len() > 10), "{name} says nothing of itself");
+        assert!(schema["description"].as_str().is_some_and(|words| words.len() > 10), "{name} has no description");
     }
 }
 
-/// The places of all objects in a value, its own too.
+/// Returns the JSON pointers of all objects in a value, including the value itself.
 fn objects(json: &Value) -> Vec<String> {
     let inside = |(name, member): (String, &Value)| {
         objects(member).into_iter().map(|place| format!("/{name}{place}")).collect::<Vec<_>>()
@@ -195,7 +197,7 @@ fn objects(json: &Value) -> Vec<String> {
     }
 }
 
-/// The places of a schema's objects that take members which they do not name.
+/// Returns the JSON pointers of a schema's objects that allow unknown members.
 fn open_objects(schema: &Value) -> Vec<String> {
     let mut places = objects(schema);
     places.retain(|place| {
@@ -253,7 +255,7 @@ fn a_body_that_the_border_refuses_is_invalid_by_its_schema() {
     }
 }
 
-/// The places of strings in a body that may be of any length.
+/// Collects the locations of strings of unlimited length in a body.
 fn endless(place: &str, schema: &Value, found: &mut Vec<String>) {
     let is_string = match &schema["type"] {
         Value::Array(types) => types.contains(&json!("string")),
@@ -273,7 +275,7 @@ fn endless(place: &str, schema: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_text_that_is_taken_has_a_limit_that_is_told() {
+fn every_accepted_text_has_a_documented_limit() {
     let mut found = Vec::new();
     for contract in crate::aggregate::TYPES.into_iter().flat_map(commands::contracts) {
         endless(contract.name, &json_schema::taken(contract.schema), &mut found);
@@ -285,7 +287,7 @@ fn every_text_that_is_taken_has_a_limit_that_is_told() {
     );
     assert_eq!(found, [""; 0]);
     endless("x", &json!({ "properties": { "y": { "type": ["string", "null"] } } }), &mut found);
-    assert_eq!(found, ["x/properties/y"], "one without a limit is seen");
+    assert_eq!(found, ["x/properties/y"], "a string without a limit is found");
 }
 
 #[test]
@@ -294,13 +296,13 @@ fn the_rows_of_the_interface_have_the_fields_of_their_views() {
     for view in VIEWS {
         let data = &document["components"]["schemas"][format!("views.{}", view.name)]["properties"]["data"];
         let told: BTreeSet<_> = data["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-        // Rows may say more than can be asked for.
+        // Rows may have more fields than can be queried.
         assert!(view.fields.iter().all(|field| told.contains(field.name)), "{}: {told:?}", view.name);
     }
 }
 
 #[test]
-fn what_is_internal_is_not_described_to_clients() {
+fn internal_commands_are_not_documented() {
     let document = openapi::document();
     let paths: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     assert!(paths.contains("/v1/products/{id}/reserve"));
@@ -320,11 +322,11 @@ fn what_is_internal_is_not_described_to_clients() {
     let count = ids.len();
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), count, "every operation has a name of its own");
+    assert_eq!(ids.len(), count, "every operation has a unique ID");
 }
 
 #[test]
-fn both_descriptions_are_what_their_specifications_ask_for() {
+fn both_descriptions_conform_to_their_specifications() {
     let openapi = jsonschema::draft202012::new(&read_json("json/meta/openapi-3.1.json")).unwrap();
     let asyncapi = jsonschema::draft7::new(&read_json("json/meta/asyncapi-3.0.json")).unwrap();
     for (validator, document) in [(openapi, openapi::document()), (asyncapi, asyncapi::document())] {
@@ -348,7 +350,7 @@ fn every_reference_leads_somewhere_and_every_component_is_referred_to() {
         for (kind, components) in document["components"].as_object().unwrap() {
             for name in components.as_object().unwrap().keys() {
                 let reference = format!("#/components/{kind}/{name}");
-                assert!(references.contains(&reference) || kind == "messages", "nobody refers to {reference}");
+                assert!(references.contains(&reference) || kind == "messages", "{reference} is not referenced");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Events of orders on the wire.
+//! Wire format of order events.
 
 use std::borrow::Cow;
 
@@ -24,13 +24,13 @@ pub struct OrderPlacedV1<'a> {
     pub ordered_at: TimeMs,
 }
 
-/// An order that was served elsewhere.
+/// It counts in totals over many orders but triggers no reactions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderRecordedV1<'a> {
     #[serde(borrow)]
     pub customer: Cow<'a, str>,
-    /// For the amounts that were paid there.
+    /// Lines with the amounts that were paid.
     #[serde(borrow)]
     pub lines: Vec<LineV1<'a>>,
     #[serde(with = "crate::time::rfc3339")]
@@ -67,7 +67,7 @@ pub struct OrderLineRejectedV1<'a> {
     pub reason: Option<Cow<'a, str>>,
 }
 
-/// With what the order's placement had added to sums over many orders.
+/// The event repeats the amounts that the placement added to totals over many orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderRejectedV1<'a> {
@@ -82,7 +82,7 @@ pub struct OrderRejectedV1<'a> {
     pub ordered_at: TimeMs,
 }
 
-/// The second form of both endings: also what was held for the order, and in which sale.
+/// The event includes the units held for the order, and its sale, if any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderEndedV2<'a> {
@@ -121,7 +121,7 @@ pub struct OrderPaidV1<'a> {
     pub sale: Option<Cow<'a, str>>,
 }
 
-/// The second form: also what each line is paid with.
+/// Version 2 adds the amount paid for each line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderPaidV2<'a> {
@@ -134,7 +134,7 @@ pub struct OrderPaidV2<'a> {
     pub sale: Option<Cow<'a, str>>,
 }
 
-/// Of what was shipped, and of what was delivered.
+/// The carrier and the tracking number are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParcelV1<'a> {
@@ -144,7 +144,7 @@ pub struct ParcelV1<'a> {
     pub tracking: Option<Cow<'a, str>>,
 }
 
-/// With what the order's placement had added to sums over many orders.
+/// The event repeats the amounts that the placement added to totals over many orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrderCancelledV1<'a> {
@@ -260,7 +260,8 @@ impl From<&OrderPaidV1<'_>> for Event {
     }
 }
 
-/// Which line was paid with what it did not tell: the first has it all, so that it is right in sum.
+/// Returns the lines of a version 1 payment, which lacks the amount of each line: the first line gets the whole amount,
+/// so that the sum is correct.
 fn paid_lines(event: &OrderPaidV1<'_>) -> Vec<Line> {
     let amounts = std::iter::once(event.amount_cents).chain(std::iter::repeat(0));
     let line = |(held, amount_cents): (&HeldV1<'_>, u64)| Line {
@@ -343,7 +344,7 @@ impl From<&OrderRejectedV1<'_>> for Event {
             units: event.units,
             amount_cents: event.amount_cents,
             ordered_at: event.ordered_at,
-            // Nobody held anything for an order by itself then.
+            // Version 1 was written before units were reserved for orders automatically.
             held: vec![],
             sale: None,
         }))
@@ -358,7 +359,7 @@ impl From<&OrderCancelledV1<'_>> for Event {
             units: event.units,
             amount_cents: event.amount_cents,
             ordered_at: event.ordered_at,
-            // Nobody held anything for an order by itself then.
+            // Version 1 was written before units were reserved for orders automatically.
             held: vec![],
             sale: None,
         }))

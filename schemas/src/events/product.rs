@@ -1,4 +1,4 @@
-//! Events of products on the wire.
+//! Wire format of product events.
 
 use std::borrow::Cow;
 
@@ -49,33 +49,33 @@ pub struct ProductReleasedV1<'a> {
     pub quantity: u32,
 }
 
-/// The second form: also whose reservation it is, and how long it holds.
+/// Version 2 adds the holder of the reservation, and its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductReservedV2<'a> {
     #[serde(borrow)]
     pub order: Cow<'a, str>,
     pub quantity: u32,
-    /// `order`: made by the order's own reaction, and ended by its reactions alone. `client`: by a client, under this name.
+    /// Holder: `order` if made by the order's reaction and ended only by its reactions, `client` if made by a client.
     pub by: HeldBy,
-    /// From then on the units are free.
+    /// End of the reservation, from which on the units are available again.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub until: Option<TimeMs>,
-    /// When the product is to be asked for what has ended, if not as was told before.
+    /// Time of the next check for lapsed reservations, if it changed.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub alarm_at: Option<TimeMs>,
 }
 
-/// The second form: also whose reservation it was.
+/// Version 2 adds the holder of the reservation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductReleasedV2<'a> {
     #[serde(borrow)]
     pub order: Cow<'a, str>,
     pub quantity: u32,
-    /// As when it was reserved.
+    /// Holder, as in the reservation.
     pub by: HeldBy,
 }
 
@@ -90,13 +90,13 @@ pub enum HeldBy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductHoldsLapsedV1 {
-    /// All reservations of clients that ended by then are over.
+    /// All reservations of clients that ended by this time have lapsed.
     #[serde(with = "crate::time::rfc3339")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub until: TimeMs,
-    /// All of them together.
+    /// Total number of units in these reservations.
     pub quantity: u64,
-    /// When the product is to be asked again; absent where nothing is left that ends.
+    /// Time of the next check for lapsed reservations; absent if no remaining reservation has an end.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub alarm_at: Option<TimeMs>,
@@ -110,7 +110,7 @@ pub struct ProductCommittedV1<'a> {
     pub quantity: u32,
 }
 
-/// The second form: also what the order pays for all units.
+/// Version 2 adds the amount that the order pays for all units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductCommittedV2<'a> {
@@ -120,7 +120,7 @@ pub struct ProductCommittedV2<'a> {
     pub amount_cents: u64,
 }
 
-/// Out of the stock for a sale.
+/// They are taken out of the stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductAllottedV1<'a> {
@@ -129,14 +129,14 @@ pub struct ProductAllottedV1<'a> {
     pub units: u32,
 }
 
-/// Back into the stock.
+/// They are put back into the stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProductTakenBackV1<'a> {
     #[serde(borrow)]
     pub sale: Cow<'a, str>,
     pub units: u32,
-    /// Of all that the sale gave back.
+    /// Total number of units that the sale has given back.
     pub total: u32,
 }
 
@@ -220,7 +220,7 @@ impl From<&ProductRepricedV1> for Event {
 
 impl From<&ProductReservedV1<'_>> for Event {
     fn from(event: &ProductReservedV1<'_>) -> Self {
-        // It did not tell whose: then only the order may end it, whoever made it.
+        // Version 1 lacks the holder. It is taken to be the order, so that only the order can end the reservation.
         let (order, quantity, by) = (order(&event.order), event.quantity, Holder::Order);
         Self::Product(ProductEvent::Reserved { order, quantity, by, until: None, alarm_at: None })
     }
@@ -258,7 +258,7 @@ impl From<&ProductHoldsLapsedV1> for Event {
 impl From<&ProductCommittedV1<'_>> for Event {
     fn from(event: &ProductCommittedV1<'_>) -> Self {
         let (order, quantity) = (order(&event.order), event.quantity);
-        // It did not tell.
+        // Version 1 lacks the amount.
         Self::Product(ProductEvent::Committed { order, quantity, amount_cents: 0 })
     }
 }

@@ -1,4 +1,4 @@
-//! Events of sales on the wire.
+//! Wire format of sale events.
 
 use std::borrow::Cow;
 
@@ -21,18 +21,18 @@ pub struct SaleScheduledV1<'a> {
     #[serde(with = "crate::time::rfc3339")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub closes_at: TimeMs,
-    /// Of one unit.
+    /// Price of one unit.
     pub price_cents: u64,
     pub units: u32,
     pub limit_per_customer: u32,
 }
 
-/// The sale's units are out of its product's stock.
+/// Its units were taken out of the product's stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleStockedV1 {}
 
-/// The product had no units for it: the sale never opens.
+/// The product could not provide the units, so the sale never opens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaleRefusedV1<'a> {
@@ -49,7 +49,7 @@ pub struct SaleOpenedV1 {}
 pub struct SaleClosedV1<'a> {
     #[serde(borrow)]
     pub product: Cow<'a, str>,
-    /// Units that the product has back by now.
+    /// Total number of units given back to the product.
     pub given_back: u32,
 }
 
@@ -63,11 +63,11 @@ pub struct SaleClaimedV1<'a> {
     pub quantity: u32,
     #[serde(borrow)]
     pub product: Cow<'a, str>,
-    /// Of all its units.
+    /// Amount for all units.
     pub amount_cents: u64,
-    /// The customer had no other claim.
+    /// True if the customer had no other claim.
     pub is_first: bool,
-    /// The order was placed before; another one is placed because of the claim.
+    /// True if the order was placed before the claim; otherwise the claim causes it to be placed.
     pub is_ordered: bool,
 }
 
@@ -81,10 +81,10 @@ pub struct SaleReturnedV1<'a> {
     pub quantity: u32,
     #[serde(borrow)]
     pub product: Cow<'a, str>,
-    /// Units that the product has back by now, of a sale that is closed. While it is open they can be claimed again.
+    /// Total number of units given back to the product; absent while the sale is open and they can be claimed again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_back: Option<u32>,
-    /// The customer has no other claim.
+    /// True if the customer has no other claim.
     pub is_last: bool,
 }
 
@@ -96,7 +96,7 @@ pub struct SaleCommittedV1<'a> {
     #[serde(borrow)]
     pub product: Cow<'a, str>,
     pub quantity: u32,
-    /// Of all its units.
+    /// Amount for all units.
     pub amount_cents: u64,
 }
 

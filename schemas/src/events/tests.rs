@@ -1,4 +1,4 @@
-//! Every version ever written decodes for ever, and nothing that this build does not know passes as an event.
+//! Compatibility tests: every published version must decode forever, and unknown events must be refused.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{NAMES, WireEvent};
 use crate::time::{MAX_TIME, parse_rfc3339};
 
-/// Members that a version may lack.
+/// Returns whether a member may be absent from an event.
 fn is_optional(event: &str, member: &str) -> bool {
     match member {
         "limit_per_order" | "reason" | "carrier" | "tracking" => true,
@@ -28,8 +28,8 @@ fn is_optional(event: &str, member: &str) -> bool {
     }
 }
 
-/// The golden file of each version. A new one does not compile before it has its arm, nor the arm before the
-/// file is there; and a file without its event below fails the tests.
+/// Returns the golden file of a version. A new version does not compile without an arm here, nor the arm without its
+/// file, and a file without an event below fails the tests.
 fn golden(version: &WireEvent<'_>) -> &'static str {
     match version {
         WireEvent::ProductRegisteredV1(_) => include_str!("../../golden/product.registered.v1.json"),
@@ -70,7 +70,7 @@ fn golden(version: &WireEvent<'_>) -> &'static str {
     }
 }
 
-/// What each golden file says.
+/// Returns the domain event that each golden file represents.
 fn meanings() -> Vec<(&'static str, Event)> {
     product_meanings().into_iter().chain(order_meanings()).chain(sale_meanings()).collect()
 }
@@ -103,7 +103,7 @@ fn product_meanings() -> Vec<(&'static str, Event)> {
         ),
         ("product.restocked.v1", product(ProductEvent::Restocked { quantity: 250 })),
         ("product.repriced.v1", product(ProductEvent::Repriced { price_cents: 1499 })),
-        // The first version did not tell whose: it is the order's.
+        // Version 1 lacks the holder, which is taken to be the order.
         ("product.reserved.v1", product(reserved("o-17"))),
         ("product.released.v1", product(released())),
         (
@@ -125,7 +125,7 @@ fn product_meanings() -> Vec<(&'static str, Event)> {
                 alarm_at: Some(time_of("2026-11-27T08:10:00.25Z")),
             }),
         ),
-        // The first version did not tell the amount.
+        // Version 1 lacks the amount.
         ("product.committed.v1", product(ProductEvent::Committed { order: sold(), quantity: 1, amount_cents: 0 })),
         ("product.committed.v2", product(ProductEvent::Committed { order: sold(), quantity: 1, amount_cents: 1499 })),
         ("product.allotted.v1", product(ProductEvent::Allotted { sale: SaleId("black-friday".into()), units: 100 })),
@@ -150,7 +150,7 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
         units: 3,
         amount_cents: 3998,
         ordered_at: noon,
-        // The first version told neither.
+        // Version 1 has neither.
         held: vec![],
         sale: None,
     };
@@ -200,7 +200,7 @@ fn order_meanings() -> Vec<(&'static str, Event)> {
         ("order.expired.v1", order(OrderEvent::Expired(Ending { reason: None, ..told }))),
         (
             "order.paid.v1",
-            // The first version did not tell what each line is paid with.
+            // Version 1 lacks the amount of each line.
             order(OrderEvent::Paid(paid([3998, 0]))),
         ),
         ("order.paid.v2", order(OrderEvent::Paid(paid([2999, 999])))),
@@ -265,7 +265,7 @@ fn sale_meanings() -> Vec<(&'static str, Event)> {
     ]
 }
 
-/// The names and texts of all golden files of events.
+/// Returns the names and contents of all golden files of events.
 fn files() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let paths = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
@@ -280,7 +280,7 @@ fn decode(json: &str) -> Result<WireEvent<'_>, serde_json::Error> {
 }
 
 #[test]
-fn every_version_ever_written_still_means_what_it_meant() {
+fn every_published_version_still_has_its_meaning() {
     let files = files();
     for (name, text) in &files {
         let version = decode(text).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -362,7 +362,7 @@ fn an_absent_option_is_not_written() {
     assert_eq!(written, r#"{"type":"order.line-rejected.v1","data":{"product":"p"}}"#);
 }
 
-/// Of any characters: an event holds what the border let in under the rules of its day.
+/// Generates text of any characters, because events contain whatever was valid when they were written.
 fn text() -> impl Strategy<Value = Box<str>> {
     vec(any::<char>(), 0..12).prop_map(|chars| chars.into_iter().collect::<String>().into())
 }
@@ -514,7 +514,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_what_is_read(event in any_event()) {
+    fn an_event_survives_a_round_trip(event in any_event()) {
         let written = WireEvent::newest(&event);
         prop_assert_eq!(&written.upcast(), &event);
         let json = serde_json::to_string(&written).unwrap();

@@ -1,4 +1,4 @@
-//! `best_sellers`: what was sold for good of each product, in sales and out of them.
+//! `best_sellers`: units and revenue of each product that were finally sold, in sales and outside of them.
 
 use domain::Event;
 use domain::product::Event as ProductEvent;
@@ -10,7 +10,7 @@ use super::{KEY_ORDER, Key, Kind, List, Natural, Source, SumFold, SumTable, View
 
 pub const VIEW: View = View {
     name: "best_sellers",
-    about: "What was sold for good of a product, in sales and out of them.",
+    about: "Units and revenue of a product that were finally sold, in sales and outside of them.",
     relation: "view_best_sellers",
     source: Source::Sum(SumFold { delta, row: |key, whole| json(&Row::new(key, whole)), table: SumTable::Totals }),
     natural: Natural::List("best-sellers"),
@@ -46,14 +46,14 @@ fn delta(id: &str, event: &Event) -> Option<(String, Delta)> {
     let (product, quantity, amount_cents) = match event {
         Event::Product(event) => of_product(id, event)?,
         Event::Sale(event) => of_sale(event)?,
-        // Whoever held its units tells what an order got.
+        // The product or sale that held the units reports their sale.
         Event::Order(_) => return None,
     };
     let sums = Sums { orders: 0, units: i128::from(quantity), amount_cents: i128::from(amount_cents) };
     Some((product.to_owned(), Delta::of(sums)))
 }
 
-/// The product, the units that were sold, and what was paid for them.
+/// Product, number of units sold, and amount paid for them.
 type Sold<'a> = (&'a str, u32, u64);
 
 fn of_product<'a>(id: &'a str, event: &ProductEvent) -> Option<Sold<'a>> {

@@ -1,4 +1,4 @@
-//! `customer`: what a customer ordered in all. Counted when placed, taken back when an order ends unserved.
+//! `customer`: totals of a customer's orders. An order is added when placed and subtracted if it ends unfulfilled.
 
 use domain::order::Event as OrderEvent;
 use domain::{Event, TimeMs};
@@ -9,7 +9,7 @@ use super::{KEY_ORDER, Key, Kind, Natural, Source, SumFold, SumTable, View, fiel
 
 pub const VIEW: View = View {
     name: "customer",
-    about: "What a customer ordered in all: counted when placed, taken back when an order ends unserved.",
+    about: "Totals of a customer's orders. An order is added when placed and subtracted if it ends unfulfilled.",
     relation: "view_customer",
     source: Source::Sum(SumFold {
         delta,
@@ -30,17 +30,17 @@ pub const VIEW: View = View {
     table: "customer_parts",
     columns: &[],
     form: 1,
-    // No index has sums that are made when they are read.
+    // The sums are computed on read, so they cannot be indexed.
     lists: &[list(KEY_ORDER, &[])],
     nested: &[],
 };
 
-/// A row, of all its parts.
+/// A row, summed up from its parts.
 #[derive(Serialize)]
 struct CustomerRow {
     #[serde(flatten)]
     sums: Sums,
-    /// Of all orders ever placed.
+    /// Time of the customer's first order, whether or not it was fulfilled.
     #[serde(with = "crate::time::rfc3339")]
     first_order_at: TimeMs,
     #[serde(with = "crate::time::rfc3339")]
@@ -55,7 +55,7 @@ impl From<&Delta> for CustomerRow {
 }
 
 fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
-    // Orders alone are counted: whatever else happens adds nothing.
+    // Only events of orders contribute.
     let Event::Order(event) = event else { return None };
     let at = ordered_at(event)?;
     let customer = match event {

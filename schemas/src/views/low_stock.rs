@@ -1,14 +1,14 @@
-//! `low_stock`: products on sale of which only a few units are available.
+//! `low_stock`: products on sale with few available units.
 
 use super::{Key, Kind, List, Natural, Source, View, field};
 
-/// The most units that are few. It is written out where it cannot be named: in the table's SQL and in what readers are
-/// told.
+/// Maximum number of available units of a product in this view. The SQL of the table and the view's documentation
+/// cannot refer to the constant and repeat the number.
 pub const FEW_UNITS: u32 = 20;
 
 pub const VIEW: View = View {
     name: "low_stock",
-    about: "A product that is not discontinued, and of which 20 units or fewer are available.",
+    about: "A product that is not discontinued and has 20 units or fewer available.",
     relation: "view_low_stock",
     source: Source::View("product"),
     natural: Natural::List("low-stock"),
@@ -29,8 +29,8 @@ mod tests {
     use crate::tables::MIGRATIONS;
 
     #[test]
-    fn the_sql_and_the_readers_have_the_same_number() {
-        // The last that was migrated to holds.
+    fn the_sql_and_the_documentation_have_the_same_number() {
+        // The last migration determines the definition.
         let mut tests = MIGRATIONS.iter().flat_map(|(_, sql)| sql.lines()).map(str::trim);
         let last = tests.rfind(|line| line.contains("WHEN") && line.contains("available"));
         let wanted = format!("CASE WHEN available <= {FEW_UNITS} AND NOT discontinued THEN available END");

@@ -1,4 +1,4 @@
-//! `order`: what was ordered, and how far it has come.
+//! `order`: lines and status of an order.
 
 use domain::order::{Ending, Event, Line, Placement};
 use domain::{AggregateType, Event as AnyEvent, TimeMs};
@@ -9,14 +9,14 @@ use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, Nested, RowFold, Source
 
 pub const VIEW: View = View {
     name: "order",
-    about: "An order: what was ordered, and how far it has come.",
+    about: "Lines and status of an order.",
     relation: "view_order",
     source: Source::Aggregate(RowFold {
         aggregate: AggregateType::Order,
         fold: |row, event, _| match (row, event) {
             (Some(AggregateRow::Order(row)), AnyEvent::Order(event)) => fold(Some(row), event).map(AggregateRow::Order),
             (None, AnyEvent::Order(event)) => fold(None, event).map(AggregateRow::Order),
-            // No aggregate has another one's events.
+            // Events of another aggregate type do not occur.
             (row, _) => row,
         },
         read: |json| serde_json::from_str(json).map(AggregateRow::Order),
@@ -83,7 +83,7 @@ pub struct OrderLine {
 pub enum OrderStatus {
     #[serde(rename = "placed")]
     Placed,
-    /// It was served elsewhere, and counts.
+    /// The order was fulfilled outside of this system.
     #[serde(rename = "recorded")]
     Recorded,
     #[serde(rename = "confirmed")]
@@ -102,7 +102,7 @@ pub enum OrderStatus {
     Expired,
 }
 
-/// A first event that places nothing makes no row.
+/// Folds an event into a row. A first event other than a placement yields no row.
 pub fn fold(row: Option<OrderRow>, event: &Event) -> Option<OrderRow> {
     match (row, event) {
         (None, Event::Placed(placement)) => Some(first(placement, OrderStatus::Placed)),

@@ -1,4 +1,4 @@
-//! `product`: a product's price and stock.
+//! `product`: price and stock of a product.
 
 use domain::product::Event;
 use domain::{AggregateType, Event as AnyEvent};
@@ -9,7 +9,7 @@ use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, 
 
 pub const VIEW: View = View {
     name: "product",
-    about: "A product: its price, and its units.",
+    about: "Price and stock of a product.",
     relation: "view_product",
     source: Source::Aggregate(RowFold {
         aggregate: AggregateType::Product,
@@ -18,7 +18,7 @@ pub const VIEW: View = View {
                 fold(Some(row), event).map(AggregateRow::Product)
             }
             (None, AnyEvent::Product(event)) => fold(None, event).map(AggregateRow::Product),
-            // No aggregate has another one's events.
+            // Events of another aggregate type do not occur.
             (row, _) => row,
         },
         read: |json| serde_json::from_str(json).map(AggregateRow::Product),
@@ -53,7 +53,7 @@ pub const VIEW: View = View {
 pub struct ProductRow {
     pub name: String,
     pub price_cents: u64,
-    /// Units on hand: available and reserved.
+    /// Units on hand, both available and reserved.
     pub stock: u64,
     pub available: u64,
     pub reserved: u64,
@@ -61,7 +61,7 @@ pub struct ProductRow {
     pub discontinued: bool,
 }
 
-/// A first event that registers nothing makes no row.
+/// Folds an event into a row. A first event other than a registration yields no row.
 pub fn fold(row: Option<ProductRow>, event: &Event) -> Option<ProductRow> {
     let Some(mut row) = row else { return first(event) };
     match event {

@@ -1,4 +1,4 @@
-//! `revenue`: what was ordered on a day. Counted when placed, taken back when an order ends unserved.
+//! `revenue`: totals of the orders of a day. An order is added when placed and subtracted if it ends unfulfilled.
 
 use domain::Event;
 
@@ -8,7 +8,7 @@ use crate::time::day_of;
 
 pub const VIEW: View = View {
     name: "revenue",
-    about: "What was ordered on a day, in UTC: counted when placed, taken back when an order ends unserved.",
+    about: "Totals of the orders of a day in UTC. An order is added when placed and subtracted if it ends unfulfilled.",
     relation: "view_revenue",
     source: Source::Sum(SumFold { delta, row: |_, whole| json(&whole.sums), table: SumTable::Parts }),
     natural: Natural::List("revenue"),
@@ -24,7 +24,7 @@ pub const VIEW: View = View {
 };
 
 fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
-    // Orders alone are counted: whatever else happens adds nothing.
+    // Only events of orders contribute.
     let Event::Order(event) = event else { return None };
     Some((day_of(ordered_at(event)?), Delta::of(Sums::of(event)?)))
 }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_placement_adds_its_end_takes_back() {
+    fn the_end_of_an_order_subtracts_its_placement() {
         let line = |quantity, amount_cents| Line { product: ProductId("cd".into()), quantity, amount_cents };
         let customer = || CustomerId("c".into());
         let ordered_at = TimeMs(852_076_800_000);

@@ -1,4 +1,4 @@
-//! `revenue_by_minute`: what was ordered in a minute, as `revenue` tells it of a day.
+//! `revenue_by_minute`: totals of the orders of a minute, counted as in `revenue`.
 
 use domain::Event;
 
@@ -8,7 +8,7 @@ use crate::time::minute_of;
 
 pub const VIEW: View = View {
     name: "revenue_by_minute",
-    about: "What was ordered in a minute, in UTC: counted when placed, taken back when an order ends unserved.",
+    about: "Totals of the orders of a minute in UTC. An order is added when placed and subtracted if it ends unfulfilled.",
     relation: "view_revenue_by_minute",
     source: Source::Sum(SumFold { delta, row: |_, whole| json(&whole.sums), table: SumTable::Parts }),
     natural: Natural::List("revenue-by-minute"),
@@ -24,7 +24,7 @@ pub const VIEW: View = View {
 };
 
 fn delta(_: &str, event: &Event) -> Option<(String, Delta)> {
-    // Orders alone are counted: whatever else happens adds nothing.
+    // Only events of orders contribute.
     let Event::Order(event) = event else { return None };
     Some((minute_of(ordered_at(event)?), Delta::of(Sums::of(event)?)))
 }

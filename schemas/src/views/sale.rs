@@ -1,4 +1,4 @@
-//! `sale`: how far a sale has come, and how fast.
+//! `sale`: status, units and claim rate of a sale.
 
 use domain::sale::{Event, Schedule};
 use domain::{AggregateType, Event as AnyEvent, TimeMs};
@@ -9,14 +9,14 @@ use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, 
 
 pub const VIEW: View = View {
     name: "sale",
-    about: "How far a sale has come, and how fast.",
+    about: "Status, units and claim rate of a sale.",
     relation: "view_sale",
     source: Source::Aggregate(RowFold {
         aggregate: AggregateType::Sale,
         fold: |row, event, at| match (row, event) {
             (Some(AggregateRow::Sale(row)), AnyEvent::Sale(event)) => Some(AggregateRow::Sale(next(row, event, at))),
             (None, AnyEvent::Sale(Event::Scheduled(schedule))) => Some(AggregateRow::Sale(first(schedule))),
-            // Nothing else begins a row, and no aggregate has another one's events.
+            // No other event creates a row, and events of another aggregate type do not occur.
             (row, _) => row,
         },
         read: |json| serde_json::from_str(json).map(AggregateRow::Sale),
@@ -60,23 +60,23 @@ pub const VIEW: View = View {
 pub struct SaleRow {
     pub product: String,
     pub status: SaleStatus,
-    /// By its time or by hand: it is open as soon as it has its units.
+    /// Set when the sale is opened, by its schedule or by a command. It accepts claims once it has its units.
     pub opened: bool,
     pub units: u64,
-    /// Units of claims that were not returned.
+    /// Claimed units that were not returned.
     pub claimed: u64,
-    /// Units that can be claimed, or could when it closed.
+    /// Units that can still be claimed, or could when the sale closed.
     pub left: u64,
-    /// Units of claims that were paid.
+    /// Claimed units that were paid.
     pub committed: u64,
-    /// Units of claims that were returned.
+    /// Claimed units that were returned.
     pub returned: u64,
-    /// With a claim that was not returned.
+    /// Number of customers with a claim that was not returned.
     pub customers: u64,
-    /// In the whole second before the one of `last_claim_at`; 0 once the sale is closed. A row changes with an event
-    /// alone: where `last_claim_at` is long ago, the rate is 0 by now.
+    /// Number of claims in the whole second before that of `last_claim_at`; 0 once the sale is closed. A row changes
+    /// only with an event: if `last_claim_at` is long past, the current rate is 0.
     pub claims_per_second: u64,
-    /// Since the beginning of the second of `last_claim_at`; 0 once the sale is closed.
+    /// Number of claims since the beginning of the second of `last_claim_at`; 0 once the sale is closed.
     pub claims_since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::rfc3339::option")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
@@ -89,7 +89,7 @@ pub struct SaleRow {
     #[serde(with = "crate::time::rfc3339")]
     #[schemars(schema_with = "crate::time::rfc3339::schema")]
     pub closes_at: TimeMs,
-    /// Why it was refused.
+    /// Reason why the sale was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -97,14 +97,14 @@ pub struct SaleRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SaleStatus {
-    /// Its units are not out of the product's stock yet.
+    /// The units have not been taken out of the product's stock yet.
     Scheduled,
-    /// They are. It opens at its time, which claims are decided by.
+    /// The units have been taken; the sale opens at its scheduled time.
     Stocked,
-    /// Claims are taken.
+    /// The sale accepts claims.
     Open,
     Closed,
-    /// The product had no units for it.
+    /// The product had no units for the sale.
     Refused,
 }
 
@@ -136,7 +136,7 @@ fn next(mut row: SaleRow, event: &Event, at: TimeMs) -> SaleRow {
         Event::Stocked if row.status == SaleStatus::Scheduled => {
             row.status = if row.opened { SaleStatus::Open } else { SaleStatus::Stocked };
         }
-        // It was closed before.
+        // The sale was already closed.
         Event::Stocked => {}
         Event::Refused { reason } => {
             (row.status, row.left) = (SaleStatus::Refused, 0);

@@ -1,20 +1,20 @@
-//! What the views of many aggregates add up: orders, units and money, with their sign.
+//! Signed sums of orders, units and amounts, for views fed by many aggregates.
 
 use domain::TimeMs;
 use domain::order::Event;
 use serde::Serialize;
 
-/// What one or more events add to a row.
+/// Contribution of one or more events to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delta {
-    /// Events folded into it.
+    /// Number of events included.
     pub events: i64,
     pub sums: Sums,
-    /// The first and the last time that any of them named. They are not taken back.
+    /// First and last time named by any of the events. Times are never subtracted again.
     pub times: Option<(TimeMs, TimeMs)>,
 }
 
-/// Added up they are a row. Nothing bounds how many orders are: 64 bits may not hold their units and cents.
+/// Sums that add up to a row. The number of orders is unbounded, so their units and cents may exceed 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Sums {
     pub orders: i64,
@@ -23,7 +23,7 @@ pub struct Sums {
 }
 
 impl Delta {
-    /// Of one event.
+    /// Creates the delta of one event.
     pub fn of(sums: Sums) -> Self {
         Self { events: 1, sums, times: None }
     }
@@ -41,7 +41,7 @@ impl Delta {
 }
 
 impl Sums {
-    /// Counts an order when it is placed or recorded, and takes it back when it ends unserved.
+    /// Adds an order when it is placed or recorded, and subtracts it when it ends without being fulfilled.
     pub fn of(event: &Event) -> Option<Self> {
         match event {
             Event::Placed(placement) | Event::Recorded(placement) => Some(Self {
@@ -70,7 +70,7 @@ impl Sums {
     }
 }
 
-/// When the order was made that the event counts, one way or the other.
+/// Returns the time of the order that an event adds or subtracts.
 pub(super) fn ordered_at(event: &Event) -> Option<TimeMs> {
     match event {
         Event::Placed(placement) | Event::Recorded(placement) => Some(placement.ordered_at),
@@ -84,7 +84,7 @@ pub(super) fn ordered_at(event: &Event) -> Option<TimeMs> {
     }
 }
 
-/// As a row's JSON.
+/// Serializes a row as JSON.
 pub(super) fn json(row: &impl Serialize) -> String {
-    serde_json::to_string(row).expect("rows hold nothing that JSON cannot")
+    serde_json::to_string(row).expect("rows consist of values that JSON can represent")
 }

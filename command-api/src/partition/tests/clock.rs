@@ -1,4 +1,4 @@
-//! An owner whose clock is wrong decides nothing, and a log that is ahead of a right one goes on.
+//! Tests of clocks: an owner with a wrong clock decides nothing, and a log ahead of a right clock continues.
 
 use domain::TimeMs;
 use domain::product::Command;
@@ -18,7 +18,7 @@ impl Shop {
         lets_go
     }
 
-    /// Of the commits in the log.
+    /// Returns the times of the commits in the log.
     fn times(&self) -> Vec<u64> {
         let time = |value: &Vec<u8>| match Record::decode(value).unwrap().unwrap() {
             Record::Commit(commit) => Some(commit.at_ms),
@@ -29,7 +29,7 @@ impl Shop {
 }
 
 #[test]
-fn an_owner_whose_clock_is_wrong_answers_what_it_decided_and_lets_go() {
+fn an_owner_with_a_wrong_clock_answers_decided_commands_and_releases_the_partition() {
     let mut shop = Shop::stocked(5);
     shop.ask_for("before", reserve("o-1"));
     assert!(shop.look(ClockTrust::Wrong, TimeMs(NOW.0 + HOUR_MS)));
@@ -40,7 +40,7 @@ fn an_owner_whose_clock_is_wrong_answers_what_it_decided_and_lets_go() {
     assert_eq!((shop.machine.role(), shop.times()), (Role::Idle, vec![NOW.0, NOW.0]));
     shop.machine.take_over(&mut shop.out);
     shop.settle();
-    assert_eq!(shop.machine.role(), Role::Idle, "it wants nothing as long as its clock is wrong");
+    assert_eq!(shop.machine.role(), Role::Idle, "it does not take over while its clock is wrong");
     shop.look(ClockTrust::Right, NOW);
     shop.machine.take_over(&mut shop.out);
     shop.settle();
@@ -48,7 +48,7 @@ fn an_owner_whose_clock_is_wrong_answers_what_it_decided_and_lets_go() {
 }
 
 #[test]
-fn what_was_in_doubt_is_not_decided_anew_by_a_wrong_clock() {
+fn a_command_in_doubt_is_not_decided_anew_by_a_wrong_clock() {
     let mut shop = Shop::stocked(5);
     shop.ask_for("lost", reserve("o-1"));
     let lost = shop.lose();
@@ -60,7 +60,7 @@ fn what_was_in_doubt_is_not_decided_anew_by_a_wrong_clock() {
 }
 
 #[test]
-fn a_clock_that_is_compared_with_nothing_is_wrong_where_it_is_over_a_minute_behind_the_log() {
+fn an_unverified_clock_is_wrong_if_over_a_minute_behind_the_log() {
     let mut shop = Shop::stocked(5);
     assert!(!shop.look(ClockTrust::Unknown, TimeMs(NOW.0 - 60_000)));
     shop.ask_for("a", reserve("o-1"));
@@ -75,7 +75,7 @@ fn a_clock_that_is_compared_with_nothing_is_wrong_where_it_is_over_a_minute_behi
 
 #[test]
 fn a_log_that_is_far_ahead_of_a_right_clock_goes_on_and_forgets_no_key_early() {
-    // An owner of an earlier build, whose clock was wrong.
+    // The previous owner ran an earlier build and had a wrong clock.
     let mut before = Shop::stocked(5);
     before.ask_for("key", reserve("o-1"));
     before.now = TimeMs(NOW.0 + HOUR_MS);
@@ -89,5 +89,5 @@ fn a_log_that_is_far_ahead_of_a_right_clock_goes_on_and_forgets_no_key_early() {
     shop.ask_for("next", Command::Restock { quantity: 1 });
     shop.settle();
     assert_eq!(shop.answers(), [("key", replayed(2, RESERVED, 2)), ("next", accepted(4, RESTOCKED, 6))]);
-    assert_eq!(shop.times(), [NOW.0, NOW.0, NOW.0 + HOUR_MS, NOW.0 + HOUR_MS], "time stands still until it comes");
+    assert_eq!(shop.times(), [NOW.0, NOW.0, NOW.0 + HOUR_MS, NOW.0 + HOUR_MS], "time waits for the clock");
 }

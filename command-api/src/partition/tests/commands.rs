@@ -1,4 +1,4 @@
-//! Commands, and what proves their answers.
+//! Tests of commands and of the proof of their answers.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ fn the_next_append_serves_as_a_fence() {
 }
 
 #[test]
-fn what_is_already_so_is_accepted_without_events() {
+fn a_command_without_effect_is_accepted_without_events() {
     let mut shop = Shop::stocked(5);
     shop.ask_for("again", register(5));
     assert_eq!(shop.sent(), [(2, Kind::Fence)]);
@@ -144,7 +144,7 @@ fn a_repeat_joins_the_command_in_flight() {
 }
 
 #[test]
-fn a_repeat_is_answered_as_the_first_time_whatever_happened_since() {
+fn a_repeat_gets_the_first_answer_again_despite_later_changes() {
     let mut shop = Shop::stocked(1);
     shop.ask("first", "key", reserve("o-1"));
     shop.ask_for("release", Command::Release { order: OrderId("o-1".into()), by: Holder::Client });
@@ -154,7 +154,7 @@ fn a_repeat_is_answered_as_the_first_time_whatever_happened_since() {
 }
 
 #[test]
-fn what_an_event_caused_is_decided_anew_whenever_it_comes_and_under_whatever_key() {
+fn a_command_caused_by_an_event_is_always_decided_anew_under_any_key() {
     let mut shop = Shop::stocked(1);
     let caused = |shop: &mut Shop, reply, command| {
         let cause = Some("0-7-1".into());
@@ -211,7 +211,7 @@ fn a_key_that_came_back_after_its_window_is_kept_for_another() {
     let once = 2 * WINDOW;
     assert_eq!(later(&mut shop, Duration::ZERO), [("repeat", accepted(2, RESTOCKED, 2))]);
     assert_eq!(later(&mut shop, once), [("repeat", accepted(3, RESTOCKED, 3))]);
-    // Another instance knows it from the log.
+    // Another instance reads it from the log.
     let mut shop = Shop { log: shop.log, ..Shop::closed() };
     shop.machine.take_over(&mut shop.out);
     shop.settle();

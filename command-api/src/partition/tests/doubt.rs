@@ -1,4 +1,4 @@
-//! Doubt about what counts, and what settles it.
+//! Tests of doubt about which records count, and of its resolution.
 
 use domain::product::Command;
 use schemas::answers::Answer;
@@ -12,7 +12,7 @@ use super::{
 use crate::partition::{DoubtCause, HaltError, ReadTo, Role, Ticket};
 
 #[test]
-fn a_displaced_record_leads_to_a_look_and_the_epoch_goes_on_without_a_claim() {
+fn a_displaced_record_leads_to_a_read_and_the_epoch_continues_without_a_claim() {
     let mut shop = Shop::stocked(1);
     shop.ask_for("a", reserve("o-1"));
     shop.ask_for("b", reserve("o-2"));
@@ -63,7 +63,7 @@ fn an_owner_that_a_stray_stops_answers_what_it_decided_once_that_is_excepted() {
     shop.read();
     assert_eq!((shop.machine.role(), shop.answers()), (Role::Owner, vec![("a", accepted(2, RESERVED, 3))]));
     assert_eq!((&shop.out.passed[..], shop.log.len()), (&[Passed::Foreign][..], 4));
-    // Who comes to own it later reads the same.
+    // A later owner reads the same.
     let mut later = Shop { log: shop.log.clone(), ..Shop::closed() };
     later.out.exceptions = shop.out.exceptions.clone();
     later.machine.take_over(&mut later.out);
@@ -74,7 +74,7 @@ fn an_owner_that_a_stray_stops_answers_what_it_decided_once_that_is_excepted() {
 }
 
 #[test]
-fn a_record_that_stands_twice_displaces_what_follows_and_nothing_more() {
+fn a_duplicated_record_only_displaces_those_behind_it() {
     let mut shop = Shop::stocked(2);
     shop.ask_for("a", reserve("o-1"));
     shop.ask_for("b", reserve("o-2"));
@@ -105,7 +105,7 @@ fn a_report_without_an_offset_settles_every_command_once_under_a_new_claim() {
         shop.read();
         assert_eq!(shop.out.sent.back().map(|sent| kind(&sent.value)), Some(Kind::Claim));
         assert_eq!(shop.answers(), [], "the claim is not read back yet");
-        // A fence of the epoch before is still on its way.
+        // A fence of the previous epoch is still in flight.
         shop.settle();
         let offset = if stands { 2 } else { 4 };
         let answers = [
@@ -138,7 +138,7 @@ fn a_command_that_is_decided_anew_is_no_proof_for_another_under_its_key() {
 }
 
 #[test]
-fn a_record_behind_a_hole_is_not_acknowledged_though_it_stands_where_it_should() {
+fn a_record_behind_a_gap_is_not_acknowledged_even_at_its_expected_offset() {
     let mut shop = Shop::stocked(3);
     shop.ask_for("a", reserve("o-1"));
     shop.ask_for("lost", reserve("o-2"));
@@ -159,7 +159,7 @@ fn a_record_behind_a_hole_is_not_acknowledged_though_it_stands_where_it_should()
 }
 
 #[test]
-fn a_deposed_owner_answers_what_counts_and_claims_nothing() {
+fn a_deposed_owner_answers_commands_that_count_and_claims_nothing() {
     let mut shop = Shop::stocked(1);
     shop.ask_for("counts", reserve("o-1"));
     shop.ask("joined", "counts", reserve("o-1"));
@@ -191,7 +191,7 @@ fn a_report_without_an_offset_and_a_foreign_claim_lead_to_no_claim() {
     shop.read();
     assert_eq!(shop.answers(), [("counts", accepted(2, RESERVED, 2)), ("void", Answer::NoOwner)]);
     assert_eq!((shop.machine.role(), shop.sent()), (Role::Idle, vec![]));
-    // What arrives now is under their claim and void.
+    // Records that arrive from here on are void under the foreign claim.
     shop.write(void.value);
     shop.write(fence(Epoch { claim: theirs, nonce: FOREIGN_NONCE }, 1));
     shop.machine.take_over(&mut shop.out);

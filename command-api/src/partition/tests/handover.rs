@@ -1,4 +1,4 @@
-//! From one instance to another on purpose: prepared first, asked for, let go of.
+//! Tests of planned handovers: prepare, request, release.
 
 use schemas::answers::Answer;
 
@@ -6,7 +6,7 @@ use super::{FOREIGN_NONCE, Kind, NOW, RESERVED, Shop, accepted, claim, rejected,
 use crate::partition::Role;
 
 #[test]
-fn one_that_prepares_reads_and_claims_nothing_until_it_is_told() {
+fn preparing_reads_and_claims_nothing_until_take_over() {
     let mut shop = Shop { log: Shop::stocked(5).log, ..Shop::closed() };
     let before = shop.log.len();
     shop.machine.prepare(&mut shop.out);
@@ -19,7 +19,7 @@ fn one_that_prepares_reads_and_claims_nothing_until_it_is_told() {
 }
 
 #[test]
-fn one_that_is_told_while_it_prepares_claims_when_it_is_prepared() {
+fn take_over_while_preparing_claims_once_prepared() {
     let mut shop = Shop { log: Shop::stocked(5).log, ..Shop::closed() };
     shop.machine.prepare(&mut shop.out);
     shop.machine.take_over(&mut shop.out);
@@ -28,7 +28,7 @@ fn one_that_is_told_while_it_prepares_claims_when_it_is_prepared() {
 }
 
 #[test]
-fn what_counted_since_it_was_prepared_is_read_when_it_claims() {
+fn records_that_count_after_preparing_are_read_on_claiming() {
     let mut owner = Shop::stocked(1);
     let mut shop = Shop { log: owner.log.clone(), ..Shop::closed() };
     shop.machine.prepare(&mut shop.out);
@@ -44,7 +44,7 @@ fn what_counted_since_it_was_prepared_is_read_when_it_claims() {
 }
 
 #[test]
-fn an_owner_that_lets_go_answers_what_it_decided_and_nothing_more() {
+fn a_releasing_owner_answers_decided_commands_and_decides_no_more() {
     let mut shop = Shop::stocked(5);
     shop.ask_for("decided", reserve("o-1"));
     shop.machine.let_go();
@@ -61,14 +61,14 @@ fn an_owner_with_nothing_in_flight_is_idle_at_once() {
     let before = shop.log.len();
     shop.machine.let_go();
     assert_eq!((shop.machine.role(), shop.log.len()), (Role::Idle, before));
-    // And it may come back.
+    // It can take over again later.
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Owner);
 }
 
 #[test]
-fn one_that_only_prepares_lets_go_at_once() {
+fn a_release_while_preparing_takes_effect_at_once() {
     let mut shop = Shop { log: Shop::stocked(5).log, ..Shop::closed() };
     shop.machine.prepare(&mut shop.out);
     shop.machine.let_go();
@@ -76,7 +76,7 @@ fn one_that_only_prepares_lets_go_at_once() {
 }
 
 #[test]
-fn one_that_lets_go_in_the_middle_of_a_read_has_no_use_for_the_rest() {
+fn a_release_during_a_read_discards_the_rest() {
     let mut shop = Shop { log: Shop::stocked(5).log, ..Shop::closed() };
     shop.machine.prepare(&mut shop.out);
     shop.machine.record(0, &shop.log[0], &mut shop.out).unwrap();
@@ -84,14 +84,14 @@ fn one_that_lets_go_in_the_middle_of_a_read_has_no_use_for_the_rest() {
     shop.machine.record(1, &shop.log[1], &mut shop.out).unwrap();
     shop.machine.read_ended(NOW, &mut shop.out).unwrap();
     assert_eq!(shop.machine.role(), Role::Idle);
-    // And it may come back.
+    // It can take over again later.
     shop.machine.take_over(&mut shop.out);
     shop.settle();
     assert_eq!(shop.machine.role(), Role::Owner);
 }
 
 #[test]
-fn an_owner_that_slept_finds_out_that_it_was_deposed_before_anybody_commands_it() {
+fn a_probe_shows_a_suspended_owner_that_it_was_deposed() {
     let mut shop = Shop::stocked(5);
     shop.write(claim(FOREIGN_NONCE));
     shop.machine.probe(NOW, &mut shop.out);

@@ -1,4 +1,4 @@
-//! What is kept outside: who waits for it, and what it is trusted for.
+//! Tests of commands that wait for stored data, and of the conditions under which it is used.
 
 use domain::{State, TimeMs};
 use schemas::answers::Answer;
@@ -14,14 +14,14 @@ use crate::partition::{Checkpoint, LoadedAggregate, LoadedNames, LoadedState, Re
 
 const RESTOCK: domain::product::Command = domain::product::Command::Restock { quantity: 1 };
 
-/// As of the record at this offset, in the foreign epoch at offset 0.
+/// Returns a checkpoint as of the record at this offset, in the foreign epoch at offset 0.
 pub(super) fn checkpoint(last_counted: i64) -> Checkpoint {
     let epoch = Epoch { claim: 0, nonce: FOREIGN_NONCE };
     let reader = Reader::behind(epoch, last_counted.cast_unsigned(), last_counted);
     Checkpoint { reader, last_at: NOW, max_key: TimeMs(NOW.0 - 1) }
 }
 
-/// Owns a partition whose first records are kept outside.
+/// Creates the owner of a partition whose first records are in the store.
 fn shop_with_a_past() -> Shop {
     let mut shop = Shop::closed();
     let epoch = Epoch { claim: 0, nonce: FOREIGN_NONCE };
@@ -35,7 +35,7 @@ fn shop_with_a_past() -> Shop {
     shop
 }
 
-/// A product on sale at version 1.
+/// Returns the state of a product on sale, at version 1.
 fn on_sale(offset: i64) -> LoadedState {
     let registered = domain::Event::Product(match register(1) {
         domain::product::Command::Register(registration) => domain::product::Event::Registered(registration),
@@ -45,7 +45,7 @@ fn on_sale(offset: i64) -> LoadedState {
     LoadedState { folded: Ok(folded), version: 1, offset }
 }
 
-/// It, of which the record at offset 1 told.
+/// Delivers the stored product, whose event is the record at offset 1.
 pub(super) fn kept(shop: &mut Shop, wanted: &LoadRequest, checkpoint: i64, repeat: Option<Repeat>) {
     let state = wanted.state.then(|| on_sale(1));
     shop.machine.loaded(wanted, Ok(LoadedAggregate { checkpoint, state, repeat }), NOW, &mut shop.out);
@@ -61,7 +61,7 @@ fn a_take_over_begins_to_read_at_the_checkpoint() {
     let mut shop = Shop::closed();
     shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     shop.machine.prepare(&mut shop.out);
-    assert_eq!(shop.out.reading.map(|(from, _)| from), Some(2), "the last record that it knows is read again");
+    assert_eq!(shop.out.reading.map(|(from, _)| from), Some(2), "the last counted record is read again");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_log_that_does_not_continue_the_checkpoint_is_not_read_on() {
     shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     shop.machine.prepare(&mut shop.out);
     assert!(matches!(shop.try_read(), Err(HaltError::OtherHistory { offset: 2 })));
-    // A log that is shorter than the checkpoint, as after a restore.
+    // The log is shorter than the checkpoint, as after a restore.
     let mut shop = Shop::closed();
     shop.write(claim(FOREIGN_NONCE));
     shop.machine.checkpointed(checkpoint(2), &mut shop.out);
@@ -91,7 +91,7 @@ fn commands_on_a_cold_aggregate_wait_for_its_state_in_their_order() {
     let [first, second] = wanted(&mut shop).try_into().unwrap();
     assert!(first.state && !second.state, "one load serves both");
     kept(&mut shop, &second, 3, None);
-    assert_eq!(shop.sent(), [], "the first one waits, and nobody overtakes");
+    assert_eq!(shop.sent(), [], "the first one waits, and no command overtakes it");
     kept(&mut shop, &first, 3, None);
     assert_eq!(shop.sent(), [(1, Kind::Commit), (2, Kind::Commit)]);
     shop.settle();
@@ -101,7 +101,7 @@ fn commands_on_a_cold_aggregate_wait_for_its_state_in_their_order() {
 const FRESH: &str = "01a207a9-06da-7393-ba71-dff74814781b";
 const FRESHER: &str = "01a207a9-06fe-77ea-bdb9-c6c8b328ab9e";
 
-/// The product is in memory, and its registration answered.
+/// Creates the same with the product in memory, and its registration answered.
 fn warm_shop_with_a_past() -> Shop {
     let mut shop = shop_with_a_past();
     shop.ask("registration", FRESH, register(1));
@@ -112,7 +112,7 @@ fn warm_shop_with_a_past() -> Shop {
     shop
 }
 
-/// Asks for a restock, as a line of a batch or by itself.
+/// Sends a restock, as a line of a batch or on its own.
 fn line(shop: &mut Shop, reply: &'static str, key: &str, batch: Option<u64>) {
     let request = super::ParsedRequest { batch, ..request(reply, key, RESTOCK, Precondition::None) };
     shop.machine.command(request, NOW, &mut shop.out);
@@ -120,7 +120,7 @@ fn line(shop: &mut Shop, reply: &'static str, key: &str, batch: Option<u64>) {
 }
 
 #[test]
-fn a_key_that_is_looked_up_keeps_nobody_else_waiting() {
+fn a_key_lookup_delays_no_other_command() {
     let mut shop = warm_shop_with_a_past();
     shop.ask_for("untimed", RESTOCK);
     let [untimed] = wanted(&mut shop).try_into().unwrap();
@@ -149,7 +149,7 @@ fn lines_of_one_batch_wait_behind_each_other_and_others_do_not() {
 }
 
 #[test]
-fn where_a_key_cannot_be_looked_up_its_command_is_refused_with_the_lines_behind_it_alone() {
+fn a_failed_key_lookup_refuses_only_its_command_and_the_lines_behind_it() {
     let mut shop = warm_shop_with_a_past();
     line(&mut shop, "first", "one", Some(7));
     line(&mut shop, "second", FRESHER, Some(7));
@@ -164,11 +164,11 @@ fn where_a_key_cannot_be_looked_up_its_command_is_refused_with_the_lines_behind_
 }
 
 #[test]
-fn a_key_that_may_have_been_forgotten_is_asked_for_and_a_fresh_one_is_not() {
+fn a_key_that_may_have_been_evicted_is_looked_up_and_a_fresh_one_is_not() {
     let mut shop = shop_with_a_past();
     shop.ask("registration", FRESH, register(1));
     let [state] = wanted(&mut shop).try_into().unwrap();
-    assert_eq!(state.key, None, "it was made after everything that was forgotten");
+    assert_eq!(state.key, None, "it is newer than every evicted key");
     kept(&mut shop, &state, 3, None);
     shop.settle();
     shop.answers();
@@ -183,13 +183,13 @@ fn a_key_that_may_have_been_forgotten_is_asked_for_and_a_fresh_one_is_not() {
 }
 
 #[test]
-fn what_is_kept_is_asked_for_later_where_it_is_older_than_what_memory_lacks() {
+fn stored_data_that_is_too_old_is_requested_again_later() {
     let mut shop = shop_with_a_past();
     shop.ask_for("a", RESTOCK);
     let [first] = wanted(&mut shop).try_into().unwrap();
     kept(&mut shop, &first, 2, None);
     assert_eq!((shop.sent(), shop.answers()), (vec![], vec![]));
-    assert_eq!((wanted(&mut shop), shop.machine.floor()), (vec![], 3), "the same would come once more");
+    assert_eq!((wanted(&mut shop), shop.machine.floor()), (vec![], 3), "the same data would be loaded again");
     let [again] = std::mem::take(&mut shop.out.wanted_later).try_into().unwrap();
     kept(&mut shop, &again, 3, None);
     shop.settle();
@@ -197,7 +197,7 @@ fn what_is_kept_is_asked_for_later_where_it_is_older_than_what_memory_lacks() {
 }
 
 #[test]
-fn without_what_is_kept_a_cold_aggregate_is_refused_and_a_resident_one_served() {
+fn without_the_store_a_cold_aggregate_is_refused_and_a_resident_one_served() {
     let mut shop = shop_with_a_past();
     let fresh = "01a207a9-06da-7393-ba71-dff74814781b";
     shop.ask("a", fresh, RESTOCK);
@@ -214,16 +214,16 @@ fn without_what_is_kept_a_cold_aggregate_is_refused_and_a_resident_one_served() 
 }
 
 #[test]
-fn an_aggregate_is_let_go_only_when_all_of_it_is_kept() {
+fn an_aggregate_is_evicted_only_once_the_store_has_all_of_it() {
     let mut shop = Shop::stocked(1);
     let evict = |shop: &mut Shop| (0..2).for_each(|_| shop.machine.evict(0));
     evict(&mut shop);
-    assert_eq!(shop.machine.residents(), 1, "nothing is known to be kept");
+    assert_eq!(shop.machine.residents(), 1, "no checkpoint is known");
     let reader = |next| Reader { next_offset: next, ..Reader::START };
     let checkpoint = |next| Checkpoint { reader: reader(next), last_at: NOW, max_key: NOW };
     shop.machine.checkpointed(checkpoint(1), &mut shop.out);
     evict(&mut shop);
-    assert_eq!(shop.machine.residents(), 1, "its last event is not kept");
+    assert_eq!(shop.machine.residents(), 1, "the checkpoint does not cover its last event");
     shop.machine.checkpointed(checkpoint(2), &mut shop.out);
     evict(&mut shop);
     assert_eq!((shop.machine.residents(), shop.machine.resident_bytes()), (0, 0));
@@ -233,7 +233,7 @@ fn an_aggregate_is_let_go_only_when_all_of_it_is_kept() {
 }
 
 #[test]
-fn a_full_memory_refuses_what_is_not_in_it() {
+fn a_full_memory_refuses_aggregates_that_are_not_in_it() {
     let mut shop = Shop::stocked(1);
     let reader = Reader { next_offset: 2, ..Reader::START };
     shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW }, &mut shop.out);
@@ -243,7 +243,7 @@ fn a_full_memory_refuses_what_is_not_in_it() {
     kept(&mut shop, &cold, 2, None);
     shop.settle();
     shop.answers();
-    // What was used just now is not let go.
+    // A recently used aggregate is not evicted.
     shop.machine.evict(0);
     let mut other = request("b", "b", RESTOCK, Precondition::None);
     other.aggregate = product("q");
@@ -251,9 +251,9 @@ fn a_full_memory_refuses_what_is_not_in_it() {
     assert!(matches!(shop.answers()[..], [("b", Answer::Overloaded { .. })]));
 }
 
-/// So many names of the kept past, up to this offset.
+/// Delivers these names of stored aggregates, up to this offset.
 fn named(shop: &mut Shop, names: &[&str], until: i64) {
-    let from = shop.out.wants_names.take().expect("it lacks names");
+    let from = shop.out.wants_names.take().expect("names were requested");
     named_from(shop, from, names, until);
 }
 
@@ -264,16 +264,16 @@ fn named_from(shop: &mut Shop, from: i64, names: &[&str], until: i64) {
 }
 
 #[test]
-fn once_all_names_are_known_a_new_aggregate_needs_nothing_brought_and_a_known_one_does() {
+fn once_all_names_are_known_only_existing_aggregates_are_loaded() {
     let mut shop = shop_with_a_past();
     shop.ask_for("waits", register(1));
-    assert_eq!(wanted(&mut shop).len(), 1, "it may have been there before");
+    assert_eq!(wanted(&mut shop).len(), 1, "it may exist already");
     named(&mut shop, &["product/other"], 2);
     assert!(shop.sent().is_empty() && shop.out.wants_names.is_some(), "names up to the checkpoint are needed");
     named(&mut shop, &["product/known"], 3);
     assert_eq!(shop.out.wants_names, None);
     shop.settle();
-    assert_eq!(shop.answers(), [("waits", accepted(1, REGISTERED, 4))], "what waited goes on, its key unknown or not");
+    assert_eq!(shop.answers(), [("waits", accepted(1, REGISTERED, 4))], "the waiting command needs no key lookup");
     for id in ["known", "other"] {
         let known = super::ParsedRequest { aggregate: product(id), ..request(id, id, RESTOCK, Precondition::None) };
         shop.machine.command(known, NOW, &mut shop.out);
@@ -283,7 +283,7 @@ fn once_all_names_are_known_a_new_aggregate_needs_nothing_brought_and_a_known_on
 }
 
 #[test]
-fn an_aggregate_that_was_let_go_is_not_taken_for_a_new_one() {
+fn an_evicted_aggregate_is_not_taken_for_a_new_one() {
     let mut shop = shop_with_a_past();
     named(&mut shop, &[], 3);
     shop.ask_for("a", register(1));
@@ -307,9 +307,9 @@ fn names_behind_a_gap_are_not_all_names() {
     assert!(cold.state);
 }
 
-/// Its first event comes to memory with its state, before it is read: whoever asked for the state was deposed meanwhile.
+/// The state arrives with the first event, before that is read: the owner was deposed after it had requested the state.
 #[test]
-fn an_aggregate_whose_state_was_brought_before_its_events_were_read_is_not_taken_for_a_new_one() {
+fn an_aggregate_loaded_before_its_events_were_read_is_not_taken_for_a_new_one() {
     let mut shop = shop_with_a_past();
     shop.ask_for("a", register(1));
     let [asked] = wanted(&mut shop).try_into().unwrap();
@@ -323,7 +323,7 @@ fn an_aggregate_whose_state_was_brought_before_its_events_were_read_is_not_taken
     let fence = shop.carry();
     shop.report(fence);
     shop.read();
-    assert_eq!(shop.machine.role(), Role::Unsettled, "it reads what others wrote");
+    assert_eq!(shop.machine.role(), Role::Unsettled, "it reads the records of others");
     let state = Some(on_sale(5));
     shop.machine.loaded(&asked, Ok(LoadedAggregate { checkpoint: 6, state, repeat: None }), NOW, &mut shop.out);
     named(&mut shop, &[], 3);
@@ -333,7 +333,7 @@ fn an_aggregate_whose_state_was_brought_before_its_events_were_read_is_not_taken
     shop.machine.checkpointed(Checkpoint { reader, last_at: NOW, max_key: NOW }, &mut shop.out);
     shop.machine.take_over(&mut shop.out);
     shop.settle();
-    assert!(shop.machine.knows_names(), "it has read those that came after the ones that it was told");
+    assert!(shop.machine.knows_names(), "it has read the names behind those that were loaded");
     shop.answers();
     shop.ask_for("c", register(1));
     let [cold] = wanted(&mut shop).try_into().unwrap();

@@ -1,18 +1,17 @@
-//! Every course that a few owners of one partition can take, within bounds: a log that delays, loses, doubles and
-//! reorders what is in flight, owners that stand still, crash and hand over, clients that ask and ask again. Where the
-//! simulation plays long games by chance, this plays short ones, all of them, and shows the shortest that breaks a
-//! promise.
+//! Exhaustive model of a few owners of one partition, within bounds: a log that delays, loses, duplicates and reorders
+//! records in flight, owners that pause, crash and hand over, and clients that retry. The simulation plays long random
+//! runs; the model plays all short ones, and shows the shortest that violates a property.
 //!
-//! The owners are the machines that run, cloned from state to state. Two states are one if the log, what is on its way,
-//! the clients and the machines are the same, the machines by what they hold rather than by how they came to it: else
-//! courses would never meet again, and far fewer would fit the bounds.
+//! The owners are the production state machines, cloned from state to state. Two states are equal if the log,
+//! everything in flight, the clients and the machines are equal. Machines are compared by content, not by history:
+//! otherwise runs would never converge, and far fewer would fit the bounds.
 //!
-//! What goes wrong, a take-over included, is counted against a bound. All else is free: an owner may stand still at any
-//! point for as long as it likes, and a record, a report or a read may take as long.
+//! Faults, takeovers included, are counted against a bound. Everything else is free: an owner may pause at any point
+//! for any time, and a record, a report or a read may take as long.
 //!
-//! That owners come to rest shows as follows. With nothing more asked and nothing more going wrong, each step shortens
-//! what is on its way or lengthens the log, but for reads, which are followed to their end. The search ends, so no log
-//! grows for ever. Hence every course leads to where nothing is on its way, and there some owner has to accept.
+//! Liveness is shown as follows. Without further commands and faults, each step shortens the queue of items in flight
+//! or lengthens the log, except for reads, which are followed to their end. The search terminates, so no log grows for
+//! ever. Hence every run reaches a state with nothing in flight, and there some owner has to accept.
 
 mod clients;
 mod history;
@@ -34,13 +33,13 @@ use world::{Fate, World};
 #[derive(Debug, Clone)]
 struct Shop {
     bounds: Bounds,
-    /// On all courses together.
+    /// Outcomes of all runs together.
     told: Arc<Mutex<BTreeMap<Told, usize>>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// In one turn.
+    /// Clients send commands within one turn.
     Ask {
         owner: usize,
         attempts: Vec<usize>,
@@ -74,18 +73,18 @@ enum Step {
     Crash {
         owner: usize,
     },
-    /// Its producer refuses the next record.
+    /// The owner's producer refuses the next record.
     Refuse {
         owner: usize,
     },
-    /// A record that is not ours.
+    /// A foreign value is appended.
     Litter,
-    /// A record of another life of the topic.
+    /// A record of another incarnation of the topic is appended.
     Haunt,
 }
 
 impl Step {
-    /// Whether it is counted against the bound.
+    /// Returns whether the step is counted against the bound on faults.
     fn is_trouble(&self) -> bool {
         match self {
             Self::Land { fate, .. } => *fate != Fate::Appended,
@@ -106,7 +105,7 @@ impl Step {
 }
 
 impl Shop {
-    /// The next one at each wish, where this one is just being made.
+    /// Returns the next attempt of each command, excluding `after`, which is made in the same turn.
     fn attempts<'a>(&'a self, world: &'a World, after: Option<usize>) -> impl Iterator<Item = usize> + 'a {
         let next = move |(wish, tries): (usize, usize)| {
             (wish * TRIES..wish * TRIES + tries).find(|attempt| world.is_free(*attempt) && after != Some(*attempt))
@@ -131,7 +130,7 @@ impl Shop {
         }
         steps.extend((0..world.reports(owner)).map(|report| Step::DeliveryReport { owner, report }));
         match role {
-            // Of those that never did anything, one is as good as another.
+            // Owners that have done nothing yet are interchangeable.
             Role::Idle if (0..owner).any(|other| world.is_fresh(other)) && world.is_fresh(owner) => {}
             Role::Idle => steps.push(Step::Prepare { owner }),
             Role::Preparing => steps.extend([Step::TakeOver { owner }, Step::LetGo { owner }]),
@@ -199,42 +198,44 @@ impl Model for Shop {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("what is acknowledged counts, once", |_, world: &World| !world.has(Flaw::Acknowledged)),
-            Property::always("what counts is one chain, each decided on all before it", |_, world: &World| {
+            Property::always("an acknowledged command counts once", |_, world: &World| !world.has(Flaw::Acknowledged)),
+            Property::always("all that counts is one chain, each decided on all before it", |_, world: &World| {
                 !world.has(Flaw::Chain)
             }),
             Property::always("no key takes effect twice", |_, world: &World| !world.has(Flaw::Twice)),
-            Property::always("what changed nothing was right between request and answer", |_, world: &World| {
+            Property::always("an answer without events was true between request and answer", |_, world: &World| {
                 !world.has(Flaw::Untrue)
             }),
-            Property::always("nobody hears of failure for what counts", |_, world: &World| !world.has(Flaw::Refused)),
-            Property::always("every answer is the only one, and makes sense", |_, world: &World| {
+            Property::always("no command that counts is reported as failed", |_, world: &World| {
+                !world.has(Flaw::Refused)
+            }),
+            Property::always("every answer is the only one, and is possible", |_, world: &World| {
                 !world.has(Flaw::Nonsense)
             }),
             Property::always("every owner can read the log", |_, world: &World| !world.has(Flaw::Halted)),
             Property::always("reads end", |_, world: &World| !world.has(Flaw::Endless)),
-            // A claim that stands twice ends its own epoch: another one follows.
+            // A duplicated claim ends its own epoch, and another claim follows.
             Property::always("claims end", |_, world: &World| world.log.claims() <= 1 + 2 * world.troubles),
-            Property::always("where nothing is on its way, some owner accepts", |_, world: &World| {
+            Property::always("if nothing is in flight, some owner accepts", |_, world: &World| {
                 !world.is_quiet() || world.clone().comes_to_accept()
             }),
         ]
     }
 }
 
-/// How large the games are.
+/// Bounds of a search.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     owners: usize,
-    /// So many bad things may happen.
+    /// Maximum number of faults.
     troubles: usize,
-    /// How often each may be asked for, under the same key.
+    /// Maximum numbers of attempts of the two commands, each under one key.
     restocks: usize,
     reserves: usize,
 }
 
-/// Each is searched in a few seconds. The variable `MODEL_BOUNDS`, the four numbers with commas between them, asks for
-/// another search in place of these.
+/// Searches of a few seconds each. The variable `MODEL_BOUNDS`, the four numbers separated by commas, replaces them
+/// with another search.
 const BOUNDS: [Bounds; 4] = [
     Bounds { owners: 2, troubles: 1, restocks: 2, reserves: 1 },
     Bounds { owners: 2, troubles: 1, restocks: 1, reserves: 2 },
@@ -249,7 +250,7 @@ fn bounds_of(text: &str) -> Bounds {
     Bounds { owners, troubles, restocks, reserves }
 }
 
-/// Returns what owners answered and doubted on the way.
+/// Explores all runs, and returns the answers and doubts that occurred, with their numbers.
 fn explore(bounds: Bounds) -> BTreeMap<Told, usize> {
     let told = Arc::default();
     let shop = Shop { bounds, told: Arc::clone(&told) };
@@ -264,11 +265,11 @@ fn explore(bounds: Bounds) -> BTreeMap<Told, usize> {
 }
 
 #[test]
-fn no_course_of_a_few_owners_breaks_a_promise() {
+fn no_run_of_a_few_owners_violates_a_property() {
     if let Ok(text) = std::env::var("MODEL_BOUNDS") {
         explore(bounds_of(&text));
         return;
     }
     let told: BTreeSet<_> = BOUNDS.into_iter().flat_map(|bounds| explore(bounds).into_keys()).collect();
-    assert_eq!(told, Told::ALL.into(), "what never happened shows nothing");
+    assert_eq!(told, Told::ALL.into(), "every outcome has to occur");
 }

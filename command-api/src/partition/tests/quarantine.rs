@@ -1,4 +1,4 @@
-//! Rules that panic: their aggregate is set aside, and the others are served.
+//! Tests of domain rules that panic: their aggregate is quarantined, and the others are served.
 
 use domain::product::Command;
 use domain::{Event, order};
@@ -11,7 +11,7 @@ use super::{
     FOREIGN_NONCE, NOW, REGISTERED, Release, Role, Shop, accepted, claim, encoded, product, register, request, reserve,
 };
 
-/// A command of another aggregate: the rules have no answer to it but a panic.
+/// Sends a command for another aggregate type, on which the rules panic.
 fn ask_nonsense(shop: &mut Shop, key: &'static str) {
     let mut request = request(key, key, register(1), Precondition::None);
     request.command = domain::Command::Order(order::Command::Cancel { reason: None });
@@ -55,7 +55,7 @@ fn the_rest_is_served_beside_an_aggregate_in_quarantine() {
 }
 
 #[test]
-fn what_took_effect_before_a_quarantine_is_still_repeated() {
+fn an_outcome_from_before_a_quarantine_is_still_repeated() {
     let mut shop = Shop::stocked(1);
     ask_nonsense(&mut shop, "a");
     shop.answers();

@@ -1,5 +1,5 @@
-//! Several machines on one log, with a network that loses, doubles, delays and reorders, crashes, pauses and
-//! full queues: what is answered is what the log says.
+//! Simulation of several machines on one log, with crashes, pauses, full queues, and a network that loses, duplicates,
+//! delays and reorders records. Every answer has to match the log.
 
 mod loading;
 
@@ -29,10 +29,10 @@ use loading::{Ask, NamesAsk, Reading};
 
 use crate::partition::{ClockTrust, DoubtCause, HaltError, NoOffset, ParsedRequest, Partition, ReadTo, Role, Ticket};
 
-/// Picks one of what is there, by its number modulo how many there are.
+/// Index of an available item, modulo their number.
 type Pick = usize;
 
-/// What a client may ask for, as often as it likes. Several may share a key.
+/// Command that clients may send any number of times. Several may share a key.
 #[derive(Debug, Clone)]
 struct Wish {
     product: &'static str,
@@ -42,15 +42,15 @@ struct Wish {
 }
 
 const PRODUCTS: [&str; 2] = ["p", "q"];
-/// Nobody has registered these yet.
+/// Products that are not registered at the beginning.
 const NEW: [&str; 4] = ["n-0", "n-1", "n-2", "n-3"];
 const STOCK: u32 = 3;
-/// Of a clock that is believed.
+/// Maximum skew of a trusted clock.
 const MAX_SKEW_MS: u64 = 60_000;
 const POISON_MS: u64 = 3_600_000;
-/// Of events that wait for states: a few commits.
+/// Limit for events that wait for states, in bytes: a few commits.
 const MAX_UNFOLDED: usize = 1_500;
-/// Five of them tell the time at which they were made: about as the simulation begins, in it, and after it.
+/// Idempotency keys. Five have timestamps: about at the beginning of the simulation, during it, and after it.
 const KEYS: [&str; 8] = [
     "k-0",
     "k-1",
@@ -154,12 +154,12 @@ struct DeliveryReport {
     offset: Result<i64, NoOffset>,
 }
 
-/// A wish that was sent to a machine.
+/// A command that was sent to a machine.
 struct Asked {
     wish: usize,
     machine: usize,
     life: u32,
-    /// How long the log was.
+    /// Length of the log when the command was sent.
     at: usize,
     answer: Option<(Answer, usize)>,
 }
@@ -199,25 +199,25 @@ struct Seen {
 struct World {
     wishes: Vec<Wish>,
     log: Vec<Vec<u8>>,
-    /// Up to here all of it can be read, or is excepted.
+    /// Length of the prefix of the log in which everything is readable or excepted.
     readable: usize,
     exceptions: Arc<Exceptions>,
     machines: Vec<Machine>,
     flights: Vec<Flight>,
     reports: Vec<DeliveryReport>,
     asked: Vec<Asked>,
-    /// Records of the log that are kept outside.
+    /// Number of records of the log that the store has.
     kept: usize,
     asks: Vec<Ask>,
     names_asks: Vec<NamesAsk>,
     clock: u64,
-    /// The log is ahead of it.
+    /// Set once the log is ahead of the clock.
     is_poisoned: bool,
     seen: Seen,
 }
 
 impl World {
-    /// One machine owns the partition, and every product is on sale.
+    /// Creates a world in which one machine owns the partition and every product is on sale.
     fn new(machines: usize, wishes: &[Wish]) -> Self {
         let exceptions = Recorder::<usize>::new(0).exceptions;
         let mut world = Self {
@@ -317,7 +317,7 @@ impl World {
         }
     }
 
-    /// Faults end: all that is still in flight arrives, every report is heard and every read ends.
+    /// Ends all faults, and delivers all records in flight, reports and reads.
     fn settle(&mut self) {
         self.except();
         for machine in &mut self.machines {
@@ -344,10 +344,10 @@ impl World {
                 return;
             }
         }
-        panic!("the machines never come to rest");
+        panic!("the machines never settle");
     }
 
-    /// Machines that are awake and meant.
+    /// Picks one of the machines that are awake and match.
     fn pick(&self, pick: Pick, is_meant: impl Fn(&Machine) -> bool) -> Option<usize> {
         let meant: Vec<_> =
             (0..self.machines.len()).filter(|it| self.is_awake(*it) && is_meant(&self.machines[*it])).collect();
@@ -358,12 +358,12 @@ impl World {
         self.machines[machine].paused_until <= self.clock
     }
 
-    /// Clocks differ.
+    /// Returns a machine's time; the clocks differ.
     fn now(&self, machine: usize) -> TimeMs {
         TimeMs((self.clock + 1000 * machine as u64).checked_add_signed(self.machines[machine].skew).unwrap())
     }
 
-    /// As at the beginning of every turn.
+    /// Passes the time to a machine, as at the beginning of every turn.
     fn look_at_clock(&mut self, it: usize) {
         let now = self.now(it);
         let clock = if now.0.abs_diff(self.clock) > MAX_SKEW_MS { ClockTrust::Wrong } else { ClockTrust::Right };
@@ -492,7 +492,7 @@ impl World {
         self.readable = self.log.len();
     }
 
-    /// Ends a machine's turn, then does what it asked for.
+    /// Ends a machine's turn, then carries out the effects that it requested.
     fn end_turn(&mut self, it: usize) {
         let now = self.now(it);
         let machine = &mut self.machines[it];
@@ -538,7 +538,7 @@ impl World {
         self.log.push(encoded(&Record::Commit(ghost)));
     }
 
-    /// Once faults have ended, a machine that wants to own comes to own, and accepts.
+    /// Checks that, once faults have ended, a machine can become the owner and accept commands.
     fn check_liveness(&mut self) {
         for asked in &self.asked {
             let is_alive = self.machines[asked.machine].life == asked.life;
@@ -557,7 +557,7 @@ impl World {
             self.settle();
             match &self.asked[last].answer {
                 Some((Answer::Accepted { .. }, _)) => return,
-                // It was deposed and did not know.
+                // The machine was deposed without noticing it.
                 Some((Answer::NoOwner | Answer::OutcomeUnknown, _)) => {}
                 other => panic!("{other:?}"),
             }
@@ -565,7 +565,7 @@ impl World {
         panic!("no machine accepts");
     }
 
-    /// Of one product, lines of one batch were decided in the order in which an owner got them. After a doubt some are decided
+    /// Checks that lines of one batch on one product were decided in arrival order. After a doubt, some are decided
     /// once more, behind others.
     fn check_batches(&self, history: &History) {
         let mut last = BTreeMap::new();
@@ -579,7 +579,7 @@ impl World {
         }
     }
 
-    /// No commit tells a time that no clock could have told, except what a clock that was believed wrongly left behind.
+    /// Checks that no commit has an impossible time, except for those left by a wrongly trusted clock.
     fn check_times(&mut self, history: &History) {
         let mut latest = self.clock + MAX_SKEW_MS;
         for commit in &history.commits {
@@ -587,11 +587,11 @@ impl World {
                 latest = commit.at;
                 self.seen.poisoned += 1;
             }
-            assert!(commit.at <= latest, "{commit:?} tells a time that never was");
+            assert!(commit.at <= latest, "{commit:?} has an impossible time");
         }
     }
 
-    /// Every answer is what the log says, and was so between the request and the answer.
+    /// Checks that every answer matches the log, and was true at some point between request and answer.
     fn check_answers(&mut self) {
         let history = History::of(&self.log);
         history.commits.iter().for_each(|commit| commit.check(&history, &self.wishes));
@@ -621,7 +621,7 @@ impl World {
                 }
                 Answer::Accepted { version, events, replayed, .. } => {
                     let mut counted = history.commits.iter().filter(|commit| commit.is_of(wish));
-                    let commit = counted.next().expect("what was accepted counts");
+                    let commit = counted.next().expect("an accepted command counts");
                     assert!(counted.next().is_none(), "{wish:?} counts twice");
                     assert!(commit.offset < int(*answered), "it was accepted before it counted");
                     let names: Vec<_> = commit.events.iter().map(|event| WireEvent::newest(event).name()).collect();
@@ -650,21 +650,21 @@ impl World {
                 }
                 Answer::Overloaded { .. } | Answer::NoOwner | Answer::Misdirected => {
                     let counts = history.commits.iter().any(|commit| commit.attempt == attempt);
-                    assert!(!counts, "{wish:?} was called {answer:?} and counts");
+                    assert!(!counts, "{wish:?} was answered {answer:?} and counts");
                     seen.overloaded += usize::from(matches!(answer, Answer::Overloaded { .. }));
                     seen.no_owner += usize::from(*answer == Answer::NoOwner);
                 }
-                // Nothing is said, so nothing can be wrong.
+                // An unknown outcome cannot be wrong.
                 Answer::OutcomeUnknown => seen.outcome_unknown += 1,
                 Answer::KeyExpired { .. } | Answer::Invalid { .. } | Answer::NoSuchCommand | Answer::Quarantined => {
-                    panic!("no machine of this shop answers {answer:?}")
+                    panic!("unexpected answer {answer:?}")
                 }
             }
         }
     }
 }
 
-/// A product after some records.
+/// State of a product after some records.
 #[derive(Debug, Clone)]
 struct Product {
     state: State,
@@ -676,7 +676,7 @@ impl Product {
         let command = domain::Command::Product(wish.command.clone());
         domain::decide(&self.state, &command, TimeMs(0)).map_err(|rejection| match rejection {
             domain::Rejection::Product(rejection) => rejection,
-            other => unreachable!("only products are asked: {other:?}"),
+            other => unreachable!("only products receive commands: {other:?}"),
         })
     }
 }
@@ -689,9 +689,9 @@ struct Counted {
     key: String,
     wish: usize,
     attempt: usize,
-    /// That its epoch began with.
+    /// Offset of the claim that began its epoch.
     claim: i64,
-    /// It does not stand as far behind its claim as its number says.
+    /// Set if its distance from the claim differs from its sequence number.
     is_displaced: bool,
     at: u64,
     version: u64,
@@ -707,9 +707,9 @@ impl Counted {
         self.product == product(wish.product).as_str() && self.version == version
     }
 
-    /// It was decided on all before it, and its key counts once.
+    /// Checks that the commit was decided on everything before it, and that its key counts once.
     fn check(&self, history: &History, wishes: &[Wish]) {
-        let wish = wishes.get(self.wish).expect("somebody asked for what counts");
+        let wish = wishes.get(self.wish).expect("a command that counts was sent");
         assert!(self.is_of(wish));
         let before = history.product(index(self.offset), wish.product);
         assert_eq!(before.decide(wish).as_ref(), Ok(&self.events), "{self:?} was decided on another state");
@@ -724,12 +724,12 @@ impl Counted {
     }
 }
 
-/// The log, as a reader that has never seen it folds it.
+/// The log as folded by a reader that starts from the beginning.
 struct History {
     reader: Reader,
     commits: Vec<Counted>,
     verdicts: Vec<Verdict>,
-    /// By the length of the log.
+    /// States of the products, by length of the log.
     products: Vec<BTreeMap<String, Product>>,
 }
 
@@ -738,7 +738,7 @@ impl History {
         let products = vec![BTreeMap::new()];
         let mut history = Self { reader: Reader::START, commits: vec![], verdicts: vec![], products };
         for (offset, value) in (0..).zip(log) {
-            // Of what cannot be read all is excepted in the end.
+            // Every unreadable value is excepted in the end.
             let record = Record::decode(value).unwrap_or(None);
             let verdict = history.reader.read(offset, record.as_ref()).unwrap();
             let mut products = history.products.last().unwrap().clone();
@@ -756,7 +756,7 @@ impl History {
         history
     }
 
-    /// A product when the log was this long.
+    /// Returns a product as of this length of the log.
     fn product(&self, length: usize, id: &str) -> Product {
         let initial = || Product { state: State::initial(AggregateType::Product), version: 0 };
         self.products[length].get(product(id).as_str()).cloned().unwrap_or_else(initial)
@@ -782,7 +782,7 @@ fn counted(offset: i64, commit: &Commit<'_>) -> Counted {
     }
 }
 
-/// What an event does to the units that may be reserved.
+/// Returns the change that an event makes to the units that may be reserved.
 fn units(event: &domain::Event) -> i64 {
     match event {
         domain::Event::Product(Event::Registered(registration)) => registration.stock.into(),
@@ -790,7 +790,7 @@ fn units(event: &domain::Event) -> i64 {
         domain::Event::Product(Event::TakenBack { units, .. }) => (*units).into(),
         domain::Event::Product(Event::Reserved { quantity, .. }) => -i64::from(*quantity),
         domain::Event::Product(Event::Allotted { units, .. }) => -i64::from(*units),
-        // Nothing else touches a product's stock.
+        // No other event affects a product's stock.
         _ => 0,
     }
 }
@@ -799,7 +799,7 @@ fn names_of<'a>(events: &'a [Cow<'static, str>]) -> Vec<&'a str> {
     events.iter().map(AsRef::as_ref).collect()
 }
 
-/// The batch that an attempt is a line of.
+/// Returns the batch that an attempt is a line of.
 fn batch(attempt: usize) -> Option<u64> {
     (!attempt.is_multiple_of(4)).then_some(attempt as u64 % 2)
 }
@@ -831,7 +831,7 @@ fn any_skew() -> impl Strategy<Value = i64> {
     prop_oneof![4 => -55_000..55_000_i64, 1 => wrong]
 }
 
-/// The oldest, as a rule.
+/// Picks the oldest item most of the time.
 fn any_pick() -> impl Strategy<Value = Pick> {
     prop_oneof![5 => Just(0), 1 => 1..6_usize]
 }
@@ -905,11 +905,11 @@ fn lived((machines, wishes, ops): &(usize, Vec<Wish>, Vec<Op>)) -> World {
 }
 
 proptest! {
-    // The rarest mistake that it has found shows in about one world of a thousand.
+    // The rarest bug found so far occurs in about one world of a thousand.
     #![proptest_config(ProptestConfig { cases: 4 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_answered_is_what_the_log_says(world in any_world()) {
+    fn every_answer_matches_the_log(world in any_world()) {
         lived(&world);
     }
 }

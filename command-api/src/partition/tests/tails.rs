@@ -1,4 +1,4 @@
-//! Take-overs whose tail is long: what waits for states is bounded, however long it is.
+//! Tests of takeovers with a long tail: the memory of events that wait for states is bounded.
 
 use domain::product::{Event, State};
 use schemas::aggregate::AggregateId;
@@ -30,7 +30,8 @@ fn restocked(seq: u64, aggregate: &AggregateId, version: u64) -> Vec<u8> {
     }))
 }
 
-/// A product was registered, which is kept outside; what came since is not: so many restocks.
+/// Creates a machine that takes over a log in which only the registration of a product is in the store; the tail is
+/// this many restocks.
 fn shop_with_a_tail(restocks: u64) -> Shop {
     let mut shop = Shop::closed();
     for record in [claim(FOREIGN_NONCE), fence(EPOCH, 1), fence(EPOCH, 2)] {
@@ -44,7 +45,7 @@ fn shop_with_a_tail(restocks: u64) -> Shop {
     shop
 }
 
-/// Reads up to the end, as long as the machine takes records. Returns where it stopped.
+/// Reads to the end while the machine takes records. Returns the offset at which it stopped.
 fn read_on(shop: &mut Shop, from: i64) -> i64 {
     let end = int(shop.log.len());
     for offset in from..end {
@@ -60,7 +61,7 @@ fn read_on(shop: &mut Shop, from: i64) -> i64 {
     end
 }
 
-/// Units of the product.
+/// Returns the available units of the product.
 fn available(shop: &Shop) -> u64 {
     match shop.machine.memory.aggregates.state(&product("p")) {
         Some(domain::State::Product(State::OnSale(product))) => product.available,
@@ -69,13 +70,13 @@ fn available(shop: &Shop) -> u64 {
 }
 
 #[test]
-fn a_tail_of_any_length_waits_for_its_states_and_takes_no_more_memory_than_it_may() {
+fn a_tail_of_any_length_waits_for_its_states_in_bounded_memory() {
     let mut shop = shop_with_a_tail(TAIL);
     let stopped = read_on(&mut shop, 2);
     assert!(stopped < int(shop.log.len()), "it reads no further");
     assert!((MAX_UNFOLDED..MAX_UNFOLDED * 2).contains(&shop.machine.unfolded_bytes()));
     assert_eq!(shop.machine.resident_bytes(), shop.machine.unfolded_bytes(), "they count as memory of aggregates");
-    assert_eq!(read_on(&mut shop, stopped), stopped, "until the state is here");
+    assert_eq!(read_on(&mut shop, stopped), stopped, "it waits for the state");
     let [state] = wanted(&mut shop).try_into().unwrap();
     kept(&mut shop, &state, 3, None);
     assert_eq!(shop.machine.unfolded_bytes(), 0);
@@ -92,12 +93,12 @@ fn a_tail_of_any_length_waits_for_its_states_and_takes_no_more_memory_than_it_ma
 }
 
 #[test]
-fn a_state_that_came_from_further_on_holds_what_is_read_afterwards_already() {
+fn events_that_a_loaded_state_already_includes_are_not_applied_again() {
     let mut shop = shop_with_a_tail(4);
     shop.machine.record(2, &shop.log[2], &mut shop.out).unwrap();
     shop.machine.record(3, &shop.log[3], &mut shop.out).unwrap();
     let [state] = wanted(&mut shop).try_into().unwrap();
-    // As of offset 5, with two of the four restocks.
+    // The state is as of offset 5, and includes two of the four restocks.
     let registered = super::register(1);
     let domain::product::Command::Register(registered) = registered else { unreachable!() };
     let restock = Event::Restocked { quantity: 1 };
@@ -112,7 +113,7 @@ fn a_state_that_came_from_further_on_holds_what_is_read_afterwards_already() {
 }
 
 #[test]
-fn a_state_that_could_not_be_had_is_asked_for_again_in_a_moment() {
+fn a_state_that_could_not_be_loaded_is_requested_again_later() {
     let mut shop = shop_with_a_tail(TAIL);
     let stopped = read_on(&mut shop, 2);
     let [state] = wanted(&mut shop).try_into().unwrap();
@@ -131,7 +132,7 @@ fn a_state_that_could_not_be_had_is_asked_for_again_in_a_moment() {
 }
 
 #[test]
-fn states_of_many_aggregates_are_asked_for_a_part_at_a_time() {
+fn states_of_many_aggregates_are_requested_in_parts() {
     const MANY: u64 = 3_000;
     let mut shop = shop_with_a_tail(0);
     for n in 0..MANY {
@@ -147,7 +148,7 @@ fn states_of_many_aggregates_are_asked_for_a_part_at_a_time() {
         if under_way.is_empty() {
             break;
         }
-        assert!(under_way.len() <= 1024, "others find room to ask");
+        assert!(under_way.len() <= 1024, "others have room for requests");
         asked += under_way.len();
         under_way.iter().for_each(|state| kept(&mut shop, state, 3, None));
     }
@@ -155,19 +156,19 @@ fn states_of_many_aggregates_are_asked_for_a_part_at_a_time() {
 }
 
 #[test]
-fn keys_that_are_kept_outside_meanwhile_are_forgotten_while_the_tail_is_read() {
+fn keys_that_the_store_has_meanwhile_are_evicted_while_the_tail_is_read() {
     let mut shop = shop_with_a_tail(100);
     (2..90).for_each(|it| shop.machine.record(it, &shop.log[index(it)], &mut shop.out).unwrap());
     let later = domain::TimeMs(NOW.0 + 60_000);
     shop.machine.forget(0, later);
-    assert_eq!(shop.machine.remembered_keys(), 87, "nothing is known to be kept");
+    assert_eq!(shop.machine.remembered_keys(), 87, "no checkpoint is known");
     shop.machine.checkpointed(checkpoint(49), &mut shop.out);
     shop.machine.forget(0, later);
     assert_eq!(shop.machine.remembered_keys(), 40);
 }
 
 #[test]
-fn what_begins_in_the_tail_needs_no_state() {
+fn an_aggregate_that_begins_in_the_tail_needs_no_state() {
     let mut shop = shop_with_a_tail(0);
     shop.write(restocked(3, &product("new"), 1));
     read_on(&mut shop, 2);
@@ -175,7 +176,7 @@ fn what_begins_in_the_tail_needs_no_state() {
 }
 
 #[test]
-fn a_read_begins_anew_where_a_checkpoint_saves_it_a_long_way() {
+fn a_read_restarts_from_a_checkpoint_that_saves_many_records() {
     let mut shop = Shop::closed();
     shop.write(claim(FOREIGN_NONCE));
     (1..60).for_each(|seq| _ = shop.write(fence(EPOCH, seq)));
@@ -183,7 +184,7 @@ fn a_read_begins_anew_where_a_checkpoint_saves_it_a_long_way() {
     (0..30).for_each(|it| shop.machine.record(int(it), &shop.log[it], &mut shop.out).unwrap());
     let from = |shop: &mut Shop| shop.out.reading.map(|(from, _)| from);
     shop.machine.checkpointed(checkpoint(33), &mut shop.out);
-    assert_eq!(from(&mut shop), Some(0), "it is nearly there");
+    assert_eq!(from(&mut shop), Some(0), "too few records would be saved");
     shop.machine.checkpointed(checkpoint(50), &mut shop.out);
     assert_eq!(from(&mut shop), Some(50));
     shop.settle();

@@ -1,4 +1,4 @@
-//! Taking a partition over.
+//! Tests of takeovers.
 
 use domain::product::Command;
 use schemas::chain::Passed;
@@ -27,11 +27,11 @@ fn a_new_owner_knows_what_counted_before_it() {
 }
 
 #[test]
-fn what_counts_between_the_look_and_the_claim_is_read_back() {
+fn records_that_count_between_the_read_and_the_claim_are_read_back() {
     let mut shop = Shop { log: Shop::stocked(1).log, ..Shop::closed() };
     shop.machine.take_over(&mut shop.out);
     shop.read();
-    // The owner before, which is alive, is faster than the claim.
+    // The previous owner is still alive, and faster than the claim.
     let Some(Record::Claim(first)) = Record::decode(&shop.log[0]).unwrap() else { panic!("no claim") };
     let epoch = Epoch { claim: 0, nonce: first.nonce };
     let mut other = Shop::stocked(1);
@@ -50,7 +50,7 @@ fn records_of_another_history_do_not_count() {
     let mut shop = Shop::stocked(0);
     shop.ask_for("restock", Command::Restock { quantity: 1 });
     let restock = shop.lose().value;
-    // The chain would go on with it, but for the claim that it names.
+    // The chain would continue with it, except for the claim that it names.
     let ghost = moved(&restock, Epoch { claim: 0, nonce: FOREIGN_NONCE }, 2);
     let mut shop = Shop { log: Shop::stocked(0).log, ..Shop::closed() };
     shop.write(ghost);
@@ -62,7 +62,7 @@ fn records_of_another_history_do_not_count() {
 }
 
 #[test]
-fn a_claim_without_an_offset_is_tried_again_whether_it_stands_or_not() {
+fn a_claim_without_an_offset_is_retried_whether_it_was_appended_or_not() {
     for stands in [true, false] {
         let mut shop = Shop::closed();
         shop.machine.take_over(&mut shop.out);
@@ -79,7 +79,7 @@ fn a_claim_without_an_offset_is_tried_again_whether_it_stands_or_not() {
 }
 
 #[test]
-fn a_claim_that_tells_another_number_of_partitions_halts() {
+fn a_claim_with_another_partition_count_halts() {
     let claim = |partitions| encoded(&Record::Claim(Claim { nonce: 1, url: "http://other".into(), partitions }));
     for (partitions, halts) in [(None, false), (Some(PARTITIONS), false), (Some(PARTITIONS - 1), true)] {
         let mut shop = Shop { log: vec![claim(partitions)], ..Shop::closed() };
@@ -90,7 +90,7 @@ fn a_claim_that_tells_another_number_of_partitions_halts() {
 }
 
 #[test]
-fn every_claim_tells_the_number_of_partitions() {
+fn every_claim_states_the_partition_count() {
     let log = Shop::open().log;
     let Some(Record::Claim(claim)) = Record::decode(&log[0]).unwrap() else { panic!("no claim") };
     assert_eq!(claim.partitions, Some(PARTITIONS));
@@ -136,7 +136,7 @@ fn a_log_that_is_not_of_this_system_halts() {
 }
 
 #[test]
-fn a_claim_of_another_instance_under_the_own_url_is_told_of_and_one_of_an_earlier_life_is_not() {
+fn a_foreign_claim_under_the_own_url_is_reported_and_one_of_an_earlier_life_is_not() {
     let claim = |url: &str, nonce| encoded(&Record::Claim(Claim { nonce, url: url.into(), partitions: None }));
     for (url, twins) in [("http://me", 1), ("http://other", 0)] {
         let mut shop = Shop::closed();

@@ -1,4 +1,4 @@
-//! Refusals that cost little: before a route is looked for, and anything is made for one.
+//! Cheap refusals, before routing and before any allocation for a route.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, Method, Request};
 use axum::response::Response;
 
-/// Looks at each request that the border's other rules let pass, its method, its path and its headers. The default lets all
-/// pass.
+/// A rule that sees the method, path and headers of each request that passes the border's other rules. By default every
+/// request passes.
 #[derive(Clone, Default)]
 pub struct Gate(Option<Arc<Rule>>);
 
 type Rule = dyn Fn(&Method, &str, &HeaderMap) -> Option<Response> + Send + Sync;
 
 impl Gate {
-    /// `rule`: returns the answer where there is no need to ask the routes. The body is not read then.
+    /// Creates a gate; `rule` returns an answer if the request need not reach the routes. The body is then not read.
     pub fn new(rule: impl Fn(&Method, &str, &HeaderMap) -> Option<Response> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(rule)))
     }

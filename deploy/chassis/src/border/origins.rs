@@ -1,4 +1,4 @@
-//! Pages of other sites: which may ask (CORS), and what none may send.
+//! Cross-origin rules: the sites whose pages may send requests (CORS), and the requests that none may send (CSRF).
 
 use std::str::FromStr;
 
@@ -11,12 +11,12 @@ use super::{EXPOSED, SENT};
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
-/// How long a browser remembers that it may ask.
+/// Seconds for which a browser may cache a preflight answer.
 const MAX_AGE_SECS: HeaderValue = HeaderValue::from_static("600");
-/// The types that a page may send anywhere without asking first.
+/// Media types that a page may send to any site without a preflight request.
 const SIMPLE: [&str; 3] = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
 
-/// Sites whose pages may ask and read the answers.
+/// Sites whose pages may send requests and read the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
     None,
@@ -25,10 +25,10 @@ pub enum Origins {
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an origin such as https://shop.example or http://localhost:3000, nor * alone")]
+#[error("{0:?} is neither an origin, such as https://shop.example or http://localhost:3000, nor a single *")]
 pub struct OriginError(String);
 
-/// A list, separated by commas, or `*`.
+/// Parses a list separated by commas, or `*`.
 impl FromStr for Origins {
     type Err = OriginError;
 
@@ -39,7 +39,7 @@ impl FromStr for Origins {
         let origin = |text: &str| {
             let uri = text.parse::<Uri>().ok()?;
             let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
-            // As browsers write it: without a slash at the end.
+            // Browsers send origins without a trailing slash.
             let is_origin = format!("{scheme}://{authority}") == text && !authority.contains('@');
             is_origin.then(|| HeaderValue::from_str(text).ok()).flatten()
         };
@@ -54,13 +54,13 @@ impl Origins {
     pub(super) fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         match self {
             Self::None => None,
-            // A kept answer may go to anyone.
+            // The value is independent of the request, so a cached answer may be served to any site.
             Self::Any => Some(ANY),
             Self::These(these) => headers.get(header::ORIGIN).filter(|origin| these.contains(origin)).cloned(),
         }
     }
 
-    /// Tells browsers who may read the answer, and caches that it depends on who asks.
+    /// Sets the CORS headers of an answer, and `Vary` if it depends on the origin.
     pub(super) fn state(&self, headers: &mut HeaderMap, allowed: Option<HeaderValue>) {
         if matches!(self, Self::These(_)) {
             headers.append(header::VARY, ORIGIN);
@@ -71,7 +71,7 @@ impl Origins {
         }
     }
 
-    /// Answers `OPTIONS`.
+    /// Answers an `OPTIONS` request, which may be a CORS preflight.
     pub(super) fn preflight(&self, allow: &'static str, asked: &HeaderMap) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -85,13 +85,14 @@ impl Origins {
         response
     }
 
-    /// Tells a request that changes something, comes from a page of another site, and is of a kind that browsers send
-    /// without asking first.
+    /// Returns whether a request changes state, comes from a page of another site, and is of a kind that browsers send
+    /// without a preflight.
     pub(super) fn is_foreign_form(&self, method: &Method, headers: &HeaderMap) -> bool {
         !method.is_safe() && is_simple(headers) && self.is_foreign(headers)
     }
 
-    /// Tells a request from a page of another site that is not allowed. Programs send none of these headers.
+    /// Returns whether a request comes from a page of another site that is not allowed. Programs send none of these
+    /// headers.
     pub(crate) fn is_foreign(&self, headers: &HeaderMap) -> bool {
         let origin = headers.get(header::ORIGIN);
         match (self, origin) {
@@ -113,7 +114,7 @@ fn is_simple(headers: &HeaderMap) -> bool {
     media_type.is_empty() || SIMPLE.iter().any(|simple| simple.eq_ignore_ascii_case(media_type))
 }
 
-/// Compares the origin with the host that was asked. A proxy may have left the port out.
+/// Returns whether the origin is the requested host. A proxy may have dropped the port from `Host`.
 fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
     let (Ok(origin), Some(Ok(host))) = (origin.to_str(), headers.get(header::HOST).map(HeaderValue::to_str)) else {
         return false;
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_of_another_site_is_told_from_a_program_and_from_the_own_pages() {
+    fn a_form_of_another_site_is_distinguished_from_programs_and_own_pages() {
         let is_foreign = |pairs: &[_]| Origins::None.is_foreign_form(&Method::POST, &headers(pairs));
         let host = ("host", "shop.example");
         assert!(!is_foreign(&[host]));

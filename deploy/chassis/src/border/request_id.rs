@@ -1,4 +1,4 @@
-//! The name of a request, by which its answer and the log's lines about it are found.
+//! Request ids, which connect an answer to the log lines about its request.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -6,25 +6,25 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const MAX_CHARS: usize = 64;
 
 tokio::task_local! {
-    /// A span would do the same for the log, but costs every request its making; this costs a request nothing that it
-    /// would not pay for its id, and a line of the log a look.
+    /// Id of the current request. A span would also put it in the log, but every request would pay for creating it;
+    /// this costs a request nothing beyond its id, and a log line one lookup.
     pub(super) static REQUEST_ID: RequestId;
 }
 
-/// 1 to 64 of `[A-Za-z0-9._~-]`.
+/// A request id: 1 to 64 characters of `[A-Za-z0-9._~-]`.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId {
     chars: [u8; MAX_CHARS],
     len: u8,
 }
 
-/// Returns the id of the request that this task works on.
+/// Returns the id of the request that this task is handling.
 pub fn request_id() -> Option<RequestId> {
     REQUEST_ID.try_with(|id| *id).ok()
 }
 
 impl RequestId {
-    /// Takes the client's, if it is one, with the header as it came; else makes one.
+    /// Returns the client's id with its header if it is valid, else a random id.
     pub(super) fn of(headers: &HeaderMap) -> (Self, Option<HeaderValue>) {
         let sent = headers.get(X_REQUEST_ID).and_then(|sent| Some((Self::parse(sent.as_bytes())?, sent)));
         sent.map_or_else(|| (Self::random(), None), |(id, sent)| (id, Some(sent.clone())))
@@ -40,7 +40,7 @@ impl RequestId {
         Some(Self { chars, len: u8::try_from(text.len()).ok()? })
     }
 
-    /// 32 hexadecimal digits.
+    /// Returns a random id of 32 hexadecimal digits.
     pub(super) fn random() -> Self {
         let mut chars = [0; MAX_CHARS];
         let random: u128 = rand::random();
@@ -51,15 +51,15 @@ impl RequestId {
     }
 
     pub fn as_str(&self) -> &str {
-        str::from_utf8(&self.chars[..usize::from(self.len)]).expect("it is ASCII")
+        str::from_utf8(&self.chars[..usize::from(self.len)]).expect("an id is ASCII")
     }
 
     pub(super) fn to_header(self) -> HeaderValue {
-        HeaderValue::from_str(self.as_str()).expect("all of its characters may stand in a header")
+        HeaderValue::from_str(self.as_str()).expect("an id's characters are valid in a header")
     }
 
-    /// Runs a future as part of the request: one that goes on after the answer's head.
-    // No async fn, which would keep room for the future twice.
+    /// Runs a future as part of the request; meant for futures that outlive the answer's head.
+    // Not an async fn, which would reserve space for the future twice.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         REQUEST_ID.scope(self, future)
     }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_taken_as_it_is_or_made() {
+    fn a_valid_id_is_kept_and_any_other_is_replaced() {
         for text in ["a", "A-z.0_9~", &"x".repeat(64)] {
             assert_eq!(RequestId::parse(text.as_bytes()).unwrap().as_str(), text);
         }

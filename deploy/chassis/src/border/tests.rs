@@ -43,7 +43,7 @@ async fn body(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn every_failure_is_a_problem_that_tells_its_request() {
+async fn every_failure_is_a_problem_that_names_its_request() {
     let cases = [
         ("GET", "/nowhere", 404, None),
         ("GET", "/elsewhere", 405, Some("OPTIONS, POST")),

@@ -1,31 +1,31 @@
-//! Secrets: from a variable, or from the file that `{NAME}_FILE` names.
+//! Secrets, read from a variable or from the file that `{NAME}_FILE` names.
 
 use std::fmt;
 use std::path::Path;
 
 use super::{Env, EnvError};
 
-/// Shorter ones can be guessed.
+/// Minimum length of a token: shorter ones can be guessed.
 const MIN_TOKEN_CHARS: usize = 16;
 
-/// A text that neither `Debug` nor `Display` shows: passwords, tokens, URLs that carry them.
+/// A text that neither `Debug` nor `Display` shows: a password, a token, or a URL that contains one.
 ///
-/// It has no `PartialEq` on purpose: `==` stops at the first difference, and its duration tells how far a guess is
-/// right. It has no `FromStr` on purpose, either: so [`Env`] gives one by the methods below alone, and every secret can
-/// come from a file.
+/// It deliberately has no `PartialEq`: `==` stops at the first difference, so its duration reveals how much of a guess
+/// is right. It deliberately has no `FromStr` either, so that [`Env`] returns secrets only through the methods below,
+/// and every secret can come from a file.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the one place that hands it to a server.
+    /// Returns the text itself, for the one place that sends it to a server.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
 impl Env {
-    /// Returns the secret, or `None` where neither the variable nor its file is set. White space around a file's content
-    /// does not belong to it: an editor ends it with a newline.
+    /// Returns the secret, or `None` if neither the variable nor its file is set. White space around a file's content
+    /// is trimmed, because editors append a newline.
     pub fn optional_secret(&self, name: &str) -> Result<Option<Secret>, EnvError> {
         let told = self.optional::<String>(name)?;
         let Some(file) = self.optional::<String>(&format!("{name}_FILE"))? else { return Ok(told.map(Secret)) };
@@ -35,24 +35,24 @@ impl Env {
         }
     }
 
-    /// Returns the secret; unset is an error.
+    /// Returns the secret; fails if it is unset.
     pub fn secret(&self, name: &str) -> Result<Secret, EnvError> {
         self.optional_secret(name)?.ok_or_else(|| missing(name))
     }
 
-    /// Returns a secret that goes into an HTTP header and that nobody can guess, or `None` where it is unset.
+    /// Returns a secret that fits into an HTTP header and is too long to guess, or `None` if it is unset.
     pub fn optional_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
         let unfit = |reason| Err(EnvError::Unfit { name: name.to_owned(), reason });
         match self.optional_secret(name)? {
             Some(token) if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) => {
-                unfit("a token has visible ASCII characters alone, no space and no newline")
+                unfit("a token must consist of visible ASCII characters, without spaces and newlines")
             }
-            Some(token) if token.expose().len() < MIN_TOKEN_CHARS => unfit("a token has 16 characters or more"),
+            Some(token) if token.expose().len() < MIN_TOKEN_CHARS => unfit("a token must have at least 16 characters"),
             token => Ok(token),
         }
     }
 
-    /// Returns such a secret; unset is an error.
+    /// Returns a token as [`Self::optional_token`] does; fails if it is unset.
     pub fn token(&self, name: &str) -> Result<Secret, EnvError> {
         self.optional_token(name)?.ok_or_else(|| missing(name))
     }
@@ -61,12 +61,12 @@ impl Env {
 fn missing(name: &str) -> EnvError {
     EnvError::Missing {
         name: name.to_owned(),
-        expected: "a secret; a variable of this name and _FILE may name its file",
+        expected: "a secret, or the path of its file in the variable of this name with _FILE added",
     }
 }
 
 fn read(name: &str, file: &Path) -> Result<Secret, EnvError> {
-    // Whoever confuses the two variables has the secret in the place of the file's name: it is not shown, either.
+    // If the two variables are confused, the file's name is the secret itself, so it is not shown either.
     let content = std::fs::read_to_string(file)
         .map_err(|error| EnvError::File { name: name.to_owned(), reason: error.to_string() })?;
     match content.trim() {
@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of its own, which goes with the test.
+    /// A temporary file, deleted when dropped.
     struct File(PathBuf);
 
     impl File {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_comes_from_its_variable_or_from_its_file_without_what_an_editor_adds() {
+    fn a_secret_comes_from_its_variable_or_from_its_file_without_surrounding_white_space() {
         let env = Env::from([("PASSWORD", "hunter2")]);
         assert_eq!(env.secret("PASSWORD").unwrap().expose(), "hunter2");
         let file = File::new("editor", b" hunter2\r\n\n");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_gives_no_secret_is_an_error_that_names_the_setting_alone() {
+    fn an_unusable_file_is_an_error_that_names_only_the_setting() {
         let error = |env: &Env| {
             let error = env.optional_secret("PASSWORD").unwrap_err().to_string();
             assert!(error.starts_with("PASSWORD") && !error.contains("hunter2"), "{error}");

@@ -1,5 +1,5 @@
-//! A connection's stream, with what hyper has no setting for: a limit on the time that an answer lies unread, and a
-//! problem in the place of a bare refusal.
+//! A connection's stream with two features that hyper lacks: a time limit for answers that are not read, and a problem
+//! in place of a bare refusal.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,31 +13,31 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::border::{Border, X_REQUEST_ID};
 
-/// What a peer has to take within the time limit. Who takes less is as good as one who takes nothing.
+/// Bytes that a peer must read within the time limit. A peer that reads less is treated like one that reads nothing.
 const MIN_PROGRESS_BYTES: usize = 16 * 1024;
 
-/// How long a refused peer may go on sending. A connection that is closed before is reset, and the peer may lose the
-/// answer.
+/// Time for which a refused peer may continue to send. Closing the connection earlier would reset it, and the peer
+/// might lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Ends with an error when the peer does not take what is written.
+/// A TCP stream whose writes fail if the peer does not read.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// `None` from a refusal on.
+    /// The stream; `None` after a refusal.
     tcp: Option<TcpStream>,
     refusals: Option<oneshot::Sender<Refusal>>,
     write_timeout: Duration,
     stall: Option<Stall>,
 }
 
-/// A time in which the peer takes less than there is.
+/// A period in which the peer reads less than is offered.
 #[derive(Debug)]
 struct Stall {
     ends: Pin<Box<Sleep>>,
     taken: usize,
 }
 
-/// A connection whose last request has a head that hyper could not read.
+/// A connection whose last request had a head that hyper could not parse.
 #[derive(Debug)]
 pub(super) struct Refusal {
     tcp: TcpStream,
@@ -46,13 +46,13 @@ pub(super) struct Refusal {
 }
 
 impl Stream {
-    /// Returns the stream, and where a refusal arrives while hyper still holds it.
+    /// Returns the stream, and a channel that receives a refusal while hyper still owns the stream.
     pub(super) fn new(tcp: TcpStream, write_timeout: Duration) -> (Self, oneshot::Receiver<Refusal>) {
         let (refusals, receiver) = oneshot::channel();
         (Self { tcp: Some(tcp), refusals: Some(refusals), write_timeout, stall: None }, receiver)
     }
 
-    /// Writes by `write`, unless the peer has stalled for too long.
+    /// Calls `write`; fails if the peer has stalled for too long.
     fn write(
         &mut self,
         context: &mut Context<'_>,
@@ -72,7 +72,7 @@ impl Stream {
             Poll::Pending => {
                 let begin = || Stall { ends: Box::pin(sleep(self.write_timeout)), taken: 0 };
                 ready!(self.stall.get_or_insert_with(begin).ends.as_mut().poll(context));
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its answer")))
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is not reading its answer")))
             }
         }
     }
@@ -87,7 +87,8 @@ impl Stream {
     }
 }
 
-/// Recognises an answer of hyper's own. The border's have a request's id, and other parts of an answer are no head.
+/// Returns the head if `written` is a refusal by hyper itself. Answers of the border have a request id, and other parts
+/// of an answer are no head.
 fn bare_refusal(written: &[u8]) -> Option<String> {
     if !written.starts_with(b"HTTP/1.1 4") {
         return None;
@@ -98,7 +99,7 @@ fn bare_refusal(written: &[u8]) -> Option<String> {
 }
 
 impl Refusal {
-    /// Tells the peer, then lets it end what it sends.
+    /// Sends the problem, then drains the rest of the request.
     pub(super) async fn answer(mut self, border: &Border) {
         let answer = border.complete_refusal(&self.head);
         let told = async {
@@ -108,7 +109,7 @@ impl Refusal {
             while self.tcp.read(&mut ignored).await? > 0 {}
             io::Result::Ok(())
         };
-        // Nobody is left to hear of a failure.
+        // After a failure or timeout the peer is gone, so the result is ignored.
         let _gone = timeout(LINGER, told).await;
     }
 }
@@ -137,7 +138,7 @@ impl AsyncWrite for Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
-        // A bare answer has one part, its head.
+        // A bare refusal has a single part, its head.
         if let [head] = parts
             && let Some(head) = bare_refusal(head)
         {

@@ -1,10 +1,10 @@
-//! A consumer group that spreads the partitions over the instances of a service and notices the dead.
+//! A consumer group that distributes the partitions over the instances of a service and detects dead instances.
 //!
-//! It is a hint: what it says moves wishes, and what fences a partition is elsewhere. It is joined on an empty topic of
-//! as many partitions as the log has, so that no record is ever read through it.
+//! The assignment is a hint about which instance should own a partition; fencing happens elsewhere. The group is joined
+//! on an empty topic with as many partitions as the log has, so that no record is ever read through it.
 //!
-//! Invariant: it is polled only while the runtime's tasks make progress: an instance that hangs loses its
-//! membership, though Kafka's client would go on to sound alive.
+//! Invariant: the group is polled only while the runtime's tasks make progress: an instance that hangs loses its
+//! membership, although the Kafka client's own thread would keep sending heartbeats.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,32 +21,32 @@ use tokio::task::AbortHandle;
 use super::KafkaSettings;
 
 const POLL: Duration = Duration::from_millis(100);
-/// Between the ticks by which the runtime shows that it lives.
+/// Interval between the ticks that prove the runtime's progress.
 const HEARTBEAT: Duration = Duration::from_millis(200);
-/// Without a tick for so long the runtime is taken to hang.
+/// Time without a tick after which the runtime counts as hung.
 const HANGS_AFTER: Duration = Duration::from_secs(2);
 
-/// The partitions that this instance should take; `None` until the group has said so for the first time.
+/// The partitions that this instance should take; `None` before the group's first assignment.
 pub type Assignment = Option<Arc<BTreeSet<u32>>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    #[error("the group's member could not be made")]
+    #[error("creating the group's consumer failed")]
     Client(#[from] KafkaError),
-    #[error("the group has no thread")]
+    #[error("starting the group's thread failed")]
     Thread(#[from] std::io::Error),
 }
 
-/// This instance's membership. Dropping it leaves the group soon.
+/// This instance's membership. Dropping it leaves the group shortly afterwards.
 #[derive(Debug)]
 pub struct Group {
     stopped: Arc<AtomicBool>,
     ticking: AbortHandle,
-    /// `None` once it was left.
+    /// Thread that polls the group; `None` after leaving it.
     thread: Option<JoinHandle<()>>,
 }
 
-/// Ticked by a task of the runtime, looked at by the group's thread.
+/// Heartbeat that a task of the runtime ticks and the group's thread checks.
 #[derive(Debug)]
 struct Heartbeat {
     began: Instant,
@@ -68,8 +68,8 @@ impl ConsumerContext for Listener {
 }
 
 impl Group {
-    /// `assignment` is told what this instance should take, from a thread of the group's own. Call it on the runtime
-    /// whose life the membership is to show.
+    /// Joins the group. A dedicated thread sends each new assignment to `assignment`. Call this on the runtime whose
+    /// progress the membership depends on.
     pub fn join(
         kafka: &KafkaSettings,
         client_id: &str,
@@ -95,16 +95,16 @@ impl Group {
         Ok(Self { stopped, ticking: ticking.abort_handle(), thread: Some(thread) })
     }
 
-    /// Returns when the group knows that this instance is gone. Blocks: call it from a plain thread.
+    /// Leaves the group and waits until it is done. Blocks: call it from a plain thread.
     pub fn leave(mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the group's thread had panicked");
+            tracing::error!("the group's thread panicked");
         }
     }
 }
 
-/// Its thread ends soon, and leaves the group then.
+/// Stops the thread, which then leaves the group.
 impl Drop for Group {
     fn drop(&mut self) {
         self.ticking.abort();
@@ -124,7 +124,7 @@ fn poll(
             continue;
         }
         if let Some(Err(error)) = consumer.poll(POLL) {
-            tracing::debug!(error = %error, "the group does not answer; staying in it");
+            tracing::debug!(error = %error, "polling the group failed; remaining a member");
         }
         if !consumer.context().joined.load(Ordering::Relaxed) {
             continue;
@@ -134,13 +134,13 @@ fn poll(
         assignment.send_if_modified(|known| {
             let changed = known.as_deref() != Some(&now);
             if changed {
-                tracing::info!(partitions = ?now, "the group assigned partitions");
+                tracing::info!(partitions = ?now, "partitions assigned by the group");
                 *known = Some(Arc::new(now));
             }
             changed
         });
     }
-    // Tells the group, which assigns anew at once.
+    // Dropping the consumer leaves the group, which rebalances at once.
     drop(consumer);
 }
 

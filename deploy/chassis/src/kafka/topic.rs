@@ -1,4 +1,4 @@
-//! What Kafka says of a topic.
+//! Inspection of topics: waiting for one at startup, and watching it for changes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::shutdown::Shutdown;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(250);
-/// Between looks at a topic that is in use.
+/// Interval between checks of a topic in use.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// A topic as it is.
+/// Actual properties of a topic.
 #[derive(Debug, Clone)]
 pub struct TopicFacts {
     pub partitions: u32,
-    /// Of the partition that has the fewest copies.
+    /// Replication factor of the partition with the fewest replicas.
     pub replication: u32,
     settings: HashMap<String, String>,
 }
@@ -34,16 +34,17 @@ impl TopicFacts {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
-    #[error("could not make a client of Kafka")]
+    #[error("creating a Kafka client failed")]
     Client(#[from] KafkaError),
-    /// With every reason.
+    /// The topic's properties are unsuitable; lists every difference.
     #[error("the topic {topic:?} cannot be used: {differences}")]
     Refused { topic: String, differences: String },
 }
 
 impl KafkaSettings {
-    /// Waits for Kafka and a topic, and returns the number of its partitions; `None`: told to stop before. `judge`
-    /// says what is wrong with it; a topic that is wrong is an error at once, because waiting does not mend it.
+    /// Waits for Kafka and a topic, and returns its number of partitions, or `None` if shutdown is requested first.
+    /// `judge` returns the differences from the expected properties; any difference is an error at once, because
+    /// waiting does not resolve it.
     pub async fn await_topic(
         &self,
         topic: &str,
@@ -69,8 +70,9 @@ impl KafkaSettings {
         Ok(None)
     }
 
-    /// Looks at a topic in use every ten seconds, and logs what `judge` finds wrong with it once that changes. `tell` is
-    /// called with whether it is wrong. Nothing stops: that would be an outage, and what was written is there still.
+    /// Checks a topic in use every ten seconds, logs the differences that `judge` finds whenever they change, and calls
+    /// `tell` with whether there are any. It never stops the service: that would be an outage, and records written so
+    /// far still exist.
     pub async fn watch_topic(
         self,
         topic: String,
@@ -80,15 +82,15 @@ impl KafkaSettings {
     ) {
         let mut known = Vec::new();
         loop {
-            // Where Kafka does not answer, others say so.
+            // If Kafka does not answer, other parts of the service report it.
             if let Ok(Some(facts)) = self.look(&topic).await {
                 let differences = judge(&facts);
                 tell(!differences.is_empty());
                 if differences.is_empty() && !known.is_empty() {
-                    tracing::info!(topic, "the topic is as it has to be again");
+                    tracing::info!(topic, "topic settings are correct again");
                 } else if differences != known {
                     let differences = differences.join("; ");
-                    tracing::error!(topic, differences, "the topic was changed: the log may lose records; set it back");
+                    tracing::error!(topic, differences, "topic settings changed, records may be lost: restore them");
                 }
                 known = differences;
             }
@@ -99,21 +101,21 @@ impl KafkaSettings {
         }
     }
 
-    /// `None` as long as Kafka does not answer or has no such topic.
+    /// Describes a topic; returns `None` if Kafka does not answer or has no such topic.
     async fn look(&self, topic: &str) -> Result<Option<TopicFacts>, KafkaError> {
         let (settings, topic) = (self.clone(), topic.to_owned());
-        // Making, asking and dropping a client block.
+        // Creating, using and dropping a client block.
         let looked = tokio::task::spawn_blocking(move || settings.look_blocking(&topic)).await;
-        looked.expect("looking at a topic does not panic")
+        looked.expect("describing a topic does not panic")
     }
 
-    /// To be called inside a runtime.
+    /// Describes a topic, blocking. Must run inside a runtime.
     fn look_blocking(&self, topic: &str) -> Result<Option<TopicFacts>, KafkaError> {
         let admin: AdminClient<DefaultClientContext> = self.admin("topic").create()?;
         let metadata = match admin.inner().fetch_metadata(Some(topic), ANSWER_WITHIN) {
             Ok(metadata) => metadata,
             Err(error) => {
-                tracing::debug!(error = %error, "Kafka does not tell of the topic");
+                tracing::debug!(error = %error, "fetching the topic's metadata failed");
                 return Ok(None);
             }
         };
@@ -127,7 +129,7 @@ impl KafkaSettings {
         let answers = Handle::current().block_on(admin.describe_configs(&asked, &options));
         let Some(Ok(described)) = answers.ok().and_then(|answers| answers.into_iter().next()) else { return Ok(None) };
         let settings = described.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect();
-        let count = |count: usize| u32::try_from(count).expect("Kafka counts them in 32 bits");
+        let count = |count: usize| u32::try_from(count).expect("Kafka counts partitions and replicas in 32 bits");
         Ok(Some(TopicFacts { partitions: count(partitions.len()), replication: count(fewest), settings }))
     }
 }

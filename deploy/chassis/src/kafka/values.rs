@@ -1,4 +1,4 @@
-//! A small topic of one partition, read whole.
+//! Reads small topics with one partition from beginning to end.
 
 use std::time::{Duration, Instant};
 
@@ -14,21 +14,21 @@ const POLL: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl KafkaSettings {
-    /// Returns all values of the topic in their order; none where there is no such topic.
+    /// Returns all values of the topic in order; none if the topic does not exist.
     pub async fn values(&self, topic: &str) -> Result<Vec<Vec<u8>>, KafkaError> {
         let (settings, topic) = (self.clone(), topic.to_owned());
-        // Making, polling and dropping a client block.
+        // Creating, polling and dropping a client block.
         let read = tokio::task::spawn_blocking(move || settings.values_blocking(&topic)).await;
         read.expect("reading a topic does not panic")
     }
 
-    /// Reads the topic every second until `is_enough` says so of its values.
+    /// Reads the topic every second until its values satisfy `is_enough`.
     pub async fn await_values(&self, topic: &str, mut is_enough: impl FnMut(&[Vec<u8>]) -> bool) {
         loop {
             match self.values(topic).await {
                 Ok(values) if is_enough(&values) => return,
                 Ok(_) => {}
-                Err(error) => tracing::debug!(topic, error = %error, "the topic cannot be read"),
+                Err(error) => tracing::debug!(topic, error = %error, "reading the topic failed"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -49,7 +49,7 @@ impl KafkaSettings {
                 None if begun.elapsed() > ANSWER_WITHIN => {
                     return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
                 }
-                // It goes on by itself.
+                // The consumer recovers by itself.
                 Some(Err(_)) | None => {}
             }
         }

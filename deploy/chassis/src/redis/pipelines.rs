@@ -1,4 +1,4 @@
-//! Commands that go out together, by partition.
+//! Commands to Redis that are sent together, grouped by partition.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,25 +8,24 @@ use redis::{FromRedisValue, Pipeline, RedisResult};
 
 use super::{Connection, silent};
 
-/// Commands of several partitions, which are sent without waiting for each other. Those of one partition name keys of
-/// one hash tag, and are carried out in their order: in a cluster each partition has a master of its own, which may be
-/// away while the others are not.
+/// Pipelines of several partitions, sent concurrently. The commands of one partition use keys with one hash tag and run
+/// in order. In a cluster each partition is on one master, which may be unavailable while others are not.
 #[derive(Default)]
 pub struct Pipelines(BTreeMap<u32, Pipeline>);
 
 impl Pipelines {
-    /// Returns the commands of a partition, to add one.
+    /// Returns the pipeline of a partition, for adding commands.
     pub fn of(&mut self, partition: u32) -> &mut Pipeline {
         self.0.entry(partition).or_default()
     }
 
-    /// Returns what is published, all on one channel, which has a slot of its own. It goes out last.
+    /// Returns the pipeline of published notifications; their channel has a slot of its own. Sent last.
     pub fn news(&mut self) -> &mut Pipeline {
         self.of(u32::MAX)
     }
 
-    /// Returns the answers by partition, in the order of its commands; an error where one of them failed, or there was no
-    /// answer in time.
+    /// Sends all pipelines and returns the answers by partition, in the order of its commands; an error if one of them
+    /// failed or did not answer in time.
     pub async fn send<T: FromRedisValue>(
         self,
         connection: &Connection,

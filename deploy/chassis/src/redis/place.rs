@@ -1,4 +1,4 @@
-//! Where Redis is.
+//! Parsing of the Redis URL.
 
 use redis::{Client, ErrorKind, RedisResult};
 
@@ -6,15 +6,16 @@ use crate::env::Secret;
 
 const CLUSTER: &str = "redis-cluster://";
 
+/// Address of Redis.
 pub(super) enum Place {
     Server(Client),
-    /// Some of its nodes; never empty.
+    /// Some nodes of the cluster; never empty.
     Cluster(Vec<Client>),
 }
 
 impl Place {
-    /// Reads `redis://…`, or `redis-cluster://[user:password@]host:port[?node=host:port…]`. Every node takes the same
-    /// user and password.
+    /// Parses `redis://…`, or `redis-cluster://[user:password@]host:port[?node=host:port…]`. The user and password
+    /// apply to every node.
     pub(super) fn parse(url: &Secret) -> RedisResult<Self> {
         let Some(rest) = url.expose().strip_prefix(CLUSTER) else {
             return Client::open(url.expose()).map(Self::Server);
@@ -53,10 +54,10 @@ mod tests {
     }
 
     #[test]
-    fn every_node_takes_the_same_user_and_password() {
+    fn the_user_and_password_apply_to_every_node() {
         let Place::Cluster(nodes) = Place::parse(&Secret::from("redis-cluster://me:se%40cret@a:1?node=b:2")).unwrap()
         else {
-            panic!("it is a cluster's")
+            panic!("expected a cluster")
         };
         for node in nodes {
             let settings = node.get_connection_info().redis_settings();
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused() {
+    fn an_invalid_url_is_refused() {
         for url in
             ["", "redis-cluster://", "redis-cluster://a:x", "redis-cluster://a:1?node=", "redis-cluster://a:1?b=2"]
         {

@@ -1,21 +1,21 @@
-//! The same deliveries in other orders: each aggregate is sent what it is sent in its order, and nothing else is certain.
-//! Where nobody takes what another one needs, the end is always the same.
+//! The same deliveries in different interleavings: only the order of the messages to one aggregate is fixed. If there
+//! are enough units for everyone, the outcome is always the same.
 
 use std::collections::VecDeque;
 
 use super::*;
 
-/// What a customer does.
+/// Behaviour of a customer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way {
     Pay,
     PayAndReceive,
     PayAndCancel,
-    /// As soon as the order is confirmed.
+    /// Cancels as soon as the order is confirmed.
     Cancel,
-    /// At once, whether it is confirmed or not.
+    /// Cancels at once, whether the order is confirmed or not.
     CancelEarly,
-    /// It expires.
+    /// Does nothing, so that the order expires.
     Nothing,
 }
 
@@ -23,19 +23,19 @@ pub(super) enum Way {
 pub(super) enum Wish {
     /// Products and quantities.
     Lines(Vec<(&'static str, u32)>),
-    /// Of the sale's product, by the sale.
+    /// Units of the sale's product, held by the sale.
     Held(u32),
     Claimed(u32),
 }
 
-/// An order, by its place among the others.
+/// An order and its customer's behaviour; the index in the list of plans identifies the order.
 pub(super) type Plan = (Wish, Way);
 
-/// Who takes his turn.
+/// The next action.
 #[derive(Debug, Clone)]
 pub(super) enum Turn {
     Next(Index),
-    /// An event is delivered again.
+    /// Delivers an event again.
     Again(Index),
 }
 
@@ -45,14 +45,14 @@ pub(super) enum Sent {
     Step(usize, Step),
 }
 
-/// A shop, and what is on its way.
+/// A shop, and the messages in flight.
 pub(super) struct Network {
     pub(super) shop: Shop,
     ways: BTreeMap<String, Way>,
     to: BTreeMap<Name, VecDeque<Sent>>,
-    /// Events that were not reacted to, by their places in the log.
+    /// Events without reactions so far, by their index in the log.
     unread: BTreeMap<Name, VecDeque<usize>>,
-    /// Events of the log that are known here.
+    /// Number of events of the log that were taken in.
     seen: usize,
 }
 
@@ -113,7 +113,7 @@ impl Network {
         }
     }
 
-    /// Those that are sent something, and those whose events wait.
+    /// Returns the aggregates with messages in flight, and those with unread events.
     fn ready(&self) -> Vec<(bool, Name)> {
         let to = self.to.iter().filter(|(_, sent)| !sent.is_empty()).map(|(name, _)| (true, name.clone()));
         let unread = self.unread.iter().filter(|(_, events)| !events.is_empty()).map(|(name, _)| (false, name.clone()));
@@ -157,7 +157,7 @@ impl Network {
         }
     }
 
-    /// What the customer does about an event of the order.
+    /// Returns the customer's command in answer to an event of the order.
     fn answer(&self, id: &str, event: &Event, way: Way) -> Option<order::Command> {
         let cancel = Some(order::Command::Cancel { reason: None });
         let parcel = order::Parcel::default();
@@ -188,7 +188,7 @@ impl Network {
     }
 }
 
-/// Everything that was wished for, in this order, and then all that is due.
+/// Plays all plans in this interleaving, then all deadlines.
 fn play(shop: Shop, plans: &[Plan], turns: &[Turn], is_closed_first: bool) -> Shop {
     let mut network = Network::of(shop, plans);
     turns.iter().for_each(|turn| network.make(turn));
@@ -204,14 +204,14 @@ fn play(shop: Shop, plans: &[Plan], turns: &[Turn], is_closed_first: bool) -> Sh
     shop.pass(TimeMs(WINDOW_MS));
     shop.pass(CLOSES);
     shop.check();
-    assert_eq!(shop.stuck, [], "each aggregate was sent its steps in their order");
-    assert!(shop.orders().all(|(_, state)| !matches!(state, OrderState::Confirmed(_))), "none waits for ever");
+    assert_eq!(shop.stuck, [], "no step got stuck");
+    assert!(shop.orders().all(|(_, state)| !matches!(state, OrderState::Confirmed(_))), "no order stays confirmed");
     shop
 }
 
 fn any_plan() -> impl Strategy<Value = Plan> {
     let fine = (prop::sample::select(&PRODUCTS[..]), 1..6_u32);
-    // One that is not there: the order is rejected, whatever comes first.
+    // A product that does not exist: the order is rejected, in any interleaving.
     let bad = (Just("none"), 1..6_u32);
     let way = || {
         prop::sample::select(vec![
@@ -223,7 +223,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
             Way::Nothing,
         ])
     };
-    // Whoever cancels before the answer would race with the rejection.
+    // Cancelling before the answer would race with the rejection.
     let late = way().prop_map(|way| if matches!(way, Way::CancelEarly) { Way::Cancel } else { way });
     prop_oneof![
         4 => (vec_of(fine.clone(), 1..4).prop_map(Wish::Lines), way()),
@@ -245,7 +245,7 @@ fn any_turns() -> impl Strategy<Value = Vec<Turn>> {
 
 proptest! {
     #[test]
-    fn where_there_is_enough_the_same_deliveries_end_in_the_same_place_however_they_are_mixed(
+    fn where_there_is_enough_the_outcome_is_the_same_in_every_interleaving(
         plans in vec_of(any_plan(), 1..8),
         one in any_turns(),
         other in any_turns(),

@@ -1,5 +1,5 @@
-//! Clients who send whatever the interface takes, under whatever names: nobody is sold what another one has, and what was
-//! paid for is handed out.
+//! Clients that send any command the interface accepts, under any ids: no unit is sold twice, and every payment gets
+//! its units.
 
 use super::interleavings::{Network, Sent, Turn};
 use super::*;
@@ -11,7 +11,7 @@ enum Act {
     Turn(Turn),
 }
 
-/// Every public command, of every aggregate.
+/// Generates every public command of every aggregate.
 fn any_public() -> impl Strategy<Value = Act> {
     let of_product = |(id, command): (&str, product::Command)| {
         Act::Client(AggregateType::Product, id.to_string(), Command::Product(command))
@@ -57,7 +57,7 @@ fn any_act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Units that orders paid for, of each product, or of the sale.
+/// Returns the units that orders paid for, by product or sale.
 fn paid(shop: &Shop) -> BTreeMap<String, u64> {
     let mut paid: BTreeMap<String, u64> = BTreeMap::new();
     for entry in &shop.log {
@@ -73,10 +73,10 @@ fn paid(shop: &Shop) -> BTreeMap<String, u64> {
 
 fn check_sold(shop: &Shop) {
     shop.check();
-    assert_eq!(shop.stuck, [], "what was paid for could not be handed out");
+    assert_eq!(shop.stuck, [], "paid units could not be committed");
     let sold: BTreeMap<_, _> =
         shop.committed.iter().filter(|(_, units)| **units > 0).map(|(from, units)| (from.clone(), *units)).collect();
-    assert_eq!(sold, paid(shop), "what was sold is what was paid for, once");
+    assert_eq!(sold, paid(shop), "each paid unit is sold once");
 }
 
 proptest! {

@@ -1,5 +1,4 @@
-//! Units that a sale holds for orders that were placed first, and what is returned only if it was claimed the one way or
-//! the other.
+//! Units that a sale holds for orders that were placed first, and returns restricted to one kind of claim.
 
 use super::*;
 
@@ -12,7 +11,7 @@ fn hold(order: &str, customer: &str, quantity: u32) -> Command {
     hold_for(order, customer, quantity, None)
 }
 
-/// As the only claim of its customer.
+/// Returns a hold that is the only claim of its customer.
 fn held(order: &str, customer: &str, quantity: u32) -> Event {
     let Event::Claimed { order, customer, quantity, product, amount_cents, is_first, .. } =
         claimed(order, customer, quantity)
@@ -27,20 +26,20 @@ fn give_back_if(order: &str, is_ordered: bool) -> Command {
 }
 
 #[test]
-fn a_return_that_means_one_kind_of_claim_leaves_the_other_alone() {
+fn a_return_of_one_kind_of_claim_leaves_the_other_alone() {
     let (of_claim, of_order) = (stocked(&[claimed("o", "c", 2)]), stocked(&[held("o", "c", 2)]));
     let returned = || Ok(vec![returned("o", "c", 2, None)]);
     check(&of_claim, DURING, give_back_if("o", false), returned());
     check(&of_claim, DURING, give_back_if("o", true), Err(Rejection::NotClaimed));
     check(&of_order, DURING, give_back_if("o", true), returned());
     check(&of_order, DURING, give_back_if("o", false), Err(Rejection::NotClaimed));
-    // One that means neither returns both.
+    // A return without a restriction returns both.
     check(&of_claim, DURING, give_back("o"), returned());
     check(&of_order, DURING, give_back("o"), returned());
 }
 
 #[test]
-fn whichever_kind_a_return_means_it_returns_what_is_open_and_once() {
+fn a_return_of_either_kind_returns_an_open_claim_once() {
     for is_ordered in [false, true] {
         let made = if is_ordered { held("o", "c", 2) } else { claimed("o", "c", 2) };
         let give_back = || give_back_if("o", is_ordered);
@@ -55,7 +54,7 @@ fn whichever_kind_a_return_means_it_returns_what_is_open_and_once() {
         ] {
             check(&given, DURING, give_back(), Err(Rejection::NotClaimed));
         }
-        // After the end the units go on to the product.
+        // After the close the units go back to the product.
         let ended = stocked(&[made, closed(8)]);
         check(&ended, CLOSES, give_back(), Ok(vec![returned("o", "c", 2, Some(10))]));
     }
@@ -90,7 +89,7 @@ fn an_order_that_has_its_units_keeps_them_whatever_the_sale_is_now() {
     check(&given, CLOSES, hold("o", "d", 2), Err(Rejection::AlreadyClaimed));
     let sold = stocked(&[held("o", "c", 2), committed("o", 2)]);
     check(&sold, DURING, hold("o", "c", 2), Ok(vec![]));
-    // Of another product it would not be the same order's.
+    // A claim for another product would not belong to the same order.
     let other = Command::Hold {
         claim: Claim { customer: CustomerId("c".into()), quantity: 2, order: OrderId("o".into()) },
         product: ProductId("lp".into()),

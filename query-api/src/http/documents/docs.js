@@ -1,7 +1,7 @@
 Scalar.createApiReference('#app', {
   sources: [
-    { title: 'The interface', slug: 'http', url: '/openapi.json', default: true },
-    { title: 'The log', slug: 'log', url: '/asyncapi.json' },
+    { title: 'HTTP API', slug: 'http', url: '/openapi.json', default: true },
+    { title: 'Event log', slug: 'log', url: '/asyncapi.json' },
   ],
   withDefaultFonts: false,
   telemetry: false,

@@ -1,4 +1,4 @@
-//! A fingerprint stays what it was, whatever later builds add.
+//! Stability of fingerprints across builds.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +8,8 @@ const PRODUCT: AggregateType = AggregateType::Product;
 const ORDER: AggregateType = AggregateType::Order;
 const SALE: AggregateType = AggregateType::Sale;
 
-/// Bodies of commands, without optional fields and with them, and what is hashed of each behind its name: what the first
-/// release hashed. Such hashes stand in the log, so no line of this table may change.
+/// Bodies of commands, without and with optional fields, and the canonical form that the first release hashed of each.
+/// Such hashes are stored in the log, so no line of this table may change.
 const HASHED: &[(AggregateType, &str, &str, &str)] = &[
     (
         PRODUCT,
@@ -102,7 +102,7 @@ fn hash_of(command: &str, canonical: &str) -> u64 {
 }
 
 #[test]
-fn what_stands_in_the_log_is_known_again() {
+fn fingerprints_in_the_log_are_recognized() {
     for (aggregate, command, body, canonical) in HASHED {
         let parsed = parse(*aggregate, command, body.as_bytes(), Precondition::None, Origin::Client).unwrap();
         assert_eq!(parsed.fingerprint, hash_of(command, canonical), "{command} {body}");
@@ -110,7 +110,7 @@ fn what_stands_in_the_log_is_known_again() {
 }
 
 #[test]
-fn every_command_of_today_is_known_again() {
+fn the_table_covers_every_command() {
     for (aggregate, names) in [(PRODUCT, &product::NAMES[..]), (ORDER, &order::NAMES), (SALE, &sale::NAMES)] {
         for name in names {
             assert!(HASHED.iter().any(|(of, command, ..)| (*of, command) == (aggregate, name)), "{name}");

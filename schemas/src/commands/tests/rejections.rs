@@ -1,4 +1,4 @@
-//! What a command may be rejected by is told of it, and nothing else is.
+//! Completeness of the documented rejections: a command lists exactly the rules that can reject it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -9,10 +9,11 @@ use crate::aggregate::TYPES;
 use crate::answers::rejection_name;
 use crate::time::parse_rfc3339;
 
-/// As far as the longest way to a rejection: an order that is placed, confirmed, paid and shipped, then cancelled.
+/// Length of the longest history before a rejection: an order that is placed, confirmed, paid and shipped, then
+/// cancelled.
 const COMMANDS: usize = 5;
 
-/// The name of an order that is placed by a customer of the same name.
+/// ID of an order that is placed by a customer with the same ID.
 const RESERVED: &str = "s~o";
 
 const PRODUCT_WISHES: &[(&str, &str)] = &[
@@ -99,7 +100,7 @@ const SALE_WISHES: &[(&str, &str)] = &[
     ("commit", r#"{"order":"o"}"#),
 ];
 
-/// Commands that come to every state worth telling apart.
+/// Returns commands that reach every relevant state.
 fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
     let wishes = match aggregate {
         AggregateType::Product => PRODUCT_WISHES,
@@ -109,7 +110,7 @@ fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
     wishes.iter().map(|(command, body)| (*command, whole(command, body))).collect()
 }
 
-/// Bodies that would be long to write out.
+/// Expands abbreviated bodies.
 fn whole(command: &str, body: &str) -> String {
     match command {
         "place" if body == "too many lines" => {
@@ -126,7 +127,7 @@ fn whole(command: &str, body: &str) -> String {
     }
 }
 
-/// Every rejection that some history of so many commands leads to, by the command.
+/// Returns the rejections that occur in histories of up to [`COMMANDS`] commands, by command.
 fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let at = parse_rfc3339("2026-01-02T00:00:00Z").unwrap();
     let read = |name, body: &str, origin| {
@@ -135,7 +136,7 @@ fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str
         let parsed = parse(&id, name, body.as_bytes(), Precondition::None, origin);
         parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command
     };
-    // Of an order's reaction, too, where that is another command.
+    // The reaction's command is included if it differs from the client's.
     let wishes: Vec<_> = wishes(aggregate)
         .iter()
         .flat_map(|(name, body)| {
@@ -160,7 +161,7 @@ fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str
     met
 }
 
-/// Every command that adds an entry to its aggregate may find it full, at a size that no short history reaches.
+/// Returns whether a command adds an entry to its aggregate and may find it full, which no short history achieves.
 fn may_find_it_full(aggregate: AggregateType, command: &str) -> bool {
     matches!(
         (aggregate, command),
@@ -169,7 +170,7 @@ fn may_find_it_full(aggregate: AggregateType, command: &str) -> bool {
 }
 
 #[test]
-fn a_command_is_rejected_by_the_rules_that_are_told_of_it_and_by_no_others() {
+fn a_command_is_rejected_exactly_by_the_documented_rules() {
     for aggregate in TYPES {
         let mut met = met(aggregate);
         for contract in contracts(aggregate) {

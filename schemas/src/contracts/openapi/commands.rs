@@ -1,4 +1,4 @@
-//! `POST /v1/{aggregates}/{id}/{command}` for each command, and `POST /v1/commands`.
+//! Operations `POST /v1/{aggregates}/{id}/{command}` for each command, and `POST /v1/commands`.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts, is_internal};
 use crate::problem::ProblemKind;
 
-/// Of a command that was decided, whatever came of it.
+/// Response headers of a command that was decided, accepted or not.
 const DECIDED: [&str; 3] = ["Consistency-Token", "ETag", "Idempotency-Key"];
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -27,7 +27,7 @@ pub(super) fn public() -> impl Iterator<Item = (AggregateType, &'static CommandC
     })
 }
 
-/// Of a command's body, among the components.
+/// Returns the component name of a command's body schema.
 pub(super) fn schema_name(aggregate: AggregateType, command: &str) -> String {
     format!("{}.{command}", route_name(aggregate))
 }
@@ -54,7 +54,7 @@ fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
     responses.extend(edge_problems());
     let schema = taken(command.schema);
     let is_needed = schema["required"].as_array().is_some_and(|required| !required.is_empty());
-    let of_none = if is_needed { "" } else { " No body stands for `{}`." };
+    let of_none = if is_needed { "" } else { " An empty body is equivalent to `{}`." };
     json!({
         "operationId": name,
         "tags": [route_name(aggregate)],
@@ -70,7 +70,7 @@ fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
     })
 }
 
-/// What every command may be answered, by status.
+/// Returns the problems that every command may be answered with, by status.
 fn problems_of_all() -> Map<String, Value> {
     let mut responses = problems(
         &[
@@ -96,7 +96,7 @@ fn shared_name(status: &str) -> String {
     format!("command.{status}")
 }
 
-/// Answers that all commands share, by their names among the components.
+/// Returns the responses that all commands share, by component name.
 pub(super) fn shared() -> Map<String, Value> {
     problems_of_all().into_iter().map(|(status, answer)| (shared_name(&status), answer)).collect()
 }
@@ -116,8 +116,8 @@ fn batch() -> Value {
     responses.insert(
         "200".to_owned(),
         json!({
-            "description": "An answer for each line, in the order of the lines, as they come. A line fails alone, \
-                except that after a 503 the later lines of the same aggregate are 503, too.",
+            "description": "One result per line, in the order of the lines, streamed as they become available. Lines fail \
+                independently, except that after a 503 the later lines of the same aggregate also get a 503.",
             "headers": headers(&["Idempotency-Key"]),
             "content": { "application/x-ndjson": { "schema": lines("BatchAnswer") } },
         }),
@@ -127,12 +127,12 @@ fn batch() -> Value {
         "operationId": "commands.batch",
         "tags": ["batch"],
         "summary": "Send many commands",
-        "description": "Those of one aggregate are decided in the order of their lines.",
+        "description": "Commands for the same aggregate are decided in the order of their lines.",
         "parameters": references("parameters", ["Idempotency-Key-batch", "Prefer-batch"]),
         "requestBody": {
             "required": true,
             "description": format!(
-                "A command a line, at most {MAX_BATCH_LINES} lines and {} MiB.",
+                "One command per line, at most {MAX_BATCH_LINES} lines and {} MiB.",
                 MAX_BATCH_BYTES / 1024 / 1024
             ),
             "content": { "application/x-ndjson": { "schema": lines("BatchLine") } },
@@ -141,13 +141,14 @@ fn batch() -> Value {
     })
 }
 
-/// Returns the schema of a text of lines, each of that schema. Taken for one document of JSON, a client would send one.
+/// Returns the schema of a text with a JSON document of the schema `each` on every line. Declared as JSON instead,
+/// client generators would send a single document.
 fn lines(each: &str) -> Value {
     json!({
         "type": "string",
         "format": "binary",
         "contentMediaType": "application/x-ndjson",
         "contentSchema": reference("schemas", each),
-        "description": format!("Lines, each of them a {each}."),
+        "description": format!("Lines of JSON, each a {each}."),
     })
 }

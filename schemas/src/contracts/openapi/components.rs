@@ -1,4 +1,4 @@
-//! What many operations share.
+//! Components that are shared by several operations.
 
 use serde_json::{Map, Value, json};
 
@@ -9,8 +9,8 @@ use crate::idempotency::{MAX_BATCH_KEY_CHARS, MAX_KEY_CHARS};
 use crate::problem::{CONTENT_TYPE, Problem, ProblemKind};
 use crate::views::{CloudEvent, VIEWS};
 
-const TOKEN: &str = "A log's id, and positions: `k7x2.3-1042,7-99` names all events of partition 3 up to and with \
-    offset 1042, and of partition 7 up to and with 99. Do not take it apart: positions may come to have more parts.";
+const TOKEN: &str = "The ID of a log, and positions: `k7x2.3-1042,7-99` stands for all events of partition 3 up to and \
+    including offset 1042, and of partition 7 up to and including 99. Treat it as opaque: the format may be extended.";
 
 pub(super) fn all() -> Value {
     json!({
@@ -47,18 +47,19 @@ fn command_parameters() -> Map<String, Value> {
     };
     let key = format!(
         "1 to {MAX_KEY_CHARS} visible characters, quoted or bare. The same key and data never take effect twice on an \
-         aggregate, and an accepted answer is repeated. Absent: one is made, and the answer tells it."
+         aggregate; a retry of an accepted command returns the original result. If absent, a key is generated and \
+         returned."
     );
     let batch_key = format!(
-        "1 to {MAX_BATCH_KEY_CHARS} visible characters, quoted or bare. Line n of the batch has this key with `-n` behind \
-         it, unless it has a `key`: so the batch may be sent again as it was. Absent: each such line gets a key of its own, \
-         and its answer tells it."
+        "1 to {MAX_BATCH_KEY_CHARS} visible characters, quoted or bare. Line n of the batch has this key followed by \
+         `-n`, unless it has its own `key`, so the whole batch may be retried. If absent, a key is generated for each \
+         such line and returned in its result."
     );
-    let wait = |most: &str| format!("`wait=2`: how many seconds the client waits, {most}.");
+    let wait = |most: &str| format!("`wait=2`: number of seconds that the client waits; {most}.");
     let version = r#"(W/)?"[0-9]{1,15}(-[0-9]{1,9})?""#;
     let versions = format!(r"^(\*|{version}( ?, ?{version}){{0,3}})$");
     let any = json!({ "type": "string", "enum": ["*"] });
-    let trace = "W3C trace context of version 00, carried into the log; anything else is passed over.";
+    let trace = "W3C trace context of version 00, which is stored in the log; other values are ignored.";
     let seconds = json!({ "type": "string", "examples": ["wait=2"] });
     Map::from_iter([
         ("id".to_owned(), json!({ "name": "id", "in": "path", "required": true, "schema": queries::id() })),
@@ -68,31 +69,37 @@ fn command_parameters() -> Map<String, Value> {
             "If-Match".to_owned(),
             header(
                 "If-Match",
-                "Only at this version of the aggregate, or at one of up to four: `\"7\"`; `W/\"7\"` and a query's `\"7-2\"` \
-                 are the same. `*`: at any version, where it exists.",
+                "Execute the command only at this version of the aggregate, or at one of up to four: `\"7\"`; `W/\"7\"` and \
+                 `\"7-2\"`, the ETag of a query, are equivalent. `*`: at any version, if the aggregate exists.",
                 &json!({ "type": "string", "pattern": versions }),
             ),
         ),
-        ("If-None-Match-any".to_owned(), header("If-None-Match", "Only if the aggregate does not exist yet.", &any)),
-        ("Prefer-turn".to_owned(), header("Prefer", &wait("1 for its turn and 10 in all, at most 25"), &seconds)),
-        ("Prefer-batch".to_owned(), header("Prefer", &wait("25 unless it says so, which is the most"), &seconds)),
+        (
+            "If-None-Match-any".to_owned(),
+            header("If-None-Match", "Execute the command only if the aggregate does not exist yet.", &any),
+        ),
+        (
+            "Prefer-turn".to_owned(),
+            header("Prefer", &wait("by default 1 in the queue and 10 in total, at most 25"), &seconds),
+        ),
+        ("Prefer-batch".to_owned(), header("Prefer", &wait("25 by default, which is also the maximum"), &seconds)),
         ("traceparent".to_owned(), header("traceparent", trace, &text())),
     ])
 }
 
 fn query_parameters() -> Map<String, Value> {
-    let prefer = "`wait=2`: how many seconds to wait for the views to reach the token, 1 unless it says so, at most 10. \
-        `handling=lenient`: the row as it is when the time is over.";
+    let prefer = "`wait=2`: number of seconds to wait for the views to reach the token; 1 by default, at most 10. \
+        `handling=lenient`: return the current state when the time is over.";
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 50 });
-    let token = format!("What a command or a query answered; several are joined by commas. {TOKEN}");
+    let token = format!("Token returned by a command or a query; several are joined by commas. {TOKEN}");
     let views = json!({ "type": "string", "enum": VIEWS.map(|view| view.name) });
     Map::from_iter([
         ("view".to_owned(), json!({ "name": "view", "in": "path", "required": true, "schema": views })),
         ("Consistency-Token".to_owned(), header("Consistency-Token", &token, &reference("schemas", "Token"))),
         ("Prefer".to_owned(), header("Prefer", prefer, &text())),
-        ("If-None-Match".to_owned(), header("If-None-Match", "Versions that the client has.", &text())),
-        ("limit".to_owned(), query("limit", "Rows on a page.", &limit)),
-        ("after".to_owned(), query("after", "The `next` of the page before, of the same list.", &text())),
+        ("If-None-Match".to_owned(), header("If-None-Match", "Versions that the client has cached.", &text())),
+        ("limit".to_owned(), query("limit", "Maximum number of rows on the page.", &limit)),
+        ("after".to_owned(), query("after", "The `next` of the previous page of the same list.", &text())),
     ])
 }
 
@@ -104,34 +111,38 @@ fn history_parameters() -> Map<String, Value> {
         parameter["deprecated"] = true.into();
         parameter
     };
-    let (then, at) = ("Deprecated: ask `as-of?version=`.", "Deprecated: ask `as-of?at=`.");
+    let (then, at) = ("Deprecated: use `as-of?version=`.", "Deprecated: use `as-of?at=`.");
     Map::from_iter([
-        ("history-limit".to_owned(), query("limit", "Events on a page.", &limit)),
-        ("history-after".to_owned(), query("after", "Events behind this version.", &version)),
+        ("history-limit".to_owned(), query("limit", "Maximum number of events on the page.", &limit)),
+        ("history-after".to_owned(), query("after", "Only events after this version.", &version)),
         ("history-version".to_owned(), deprecated(query("version", then, &version))),
         ("history-at".to_owned(), deprecated(query("at", at, &time))),
-        ("version".to_owned(), query("version", "The row after that many events.", &version)),
-        ("at".to_owned(), query("at", "The row at that time, of all events up to and with it.", &time)),
+        ("version".to_owned(), query("version", "Version of the row to return.", &version)),
+        (
+            "at".to_owned(),
+            query("at", "Time of the state to return, which includes all events up to and including this time.", &time),
+        ),
     ])
 }
 
 fn answer_headers() -> Value {
     let plain = |words: &str, schema: Value| json!({ "description": words, "schema": schema });
     let always = |value: &str| json!({ "type": "string", "enum": [value] });
-    let shows = format!("What the answer is sure to show, or was decided on. {TOKEN}");
+    let shows =
+        format!("Events that the response is guaranteed to reflect, or that the decision was based on. {TOKEN}");
     json!({
         "Consistency-Token": plain(&shows, reference("schemas", "Token")),
-        "ETag": plain("The version: `\"8\"`; behind a rebuild of its view, with the generation: `\"8-2\"`.", text()),
-        "Idempotency-Key": plain("The key of the command or of the batch, for a retry.", text()),
-        "Idempotent-Replayed": plain("The command was accepted before.", always("true")),
-        "Retry-After": plain("Seconds.", json!({ "type": "integer" })),
-        "Cache-Control": plain("Who may keep the answer, and for how long.", text()),
-        "Vary": plain("What else the answer depends on.", text()),
-        "Age": plain("Seconds: how old the answer may be while Postgres is away.", json!({ "type": "integer" })),
-        "Stampede-Parked": plain("Something that the answer should show is left out.", always("true")),
-        "X-Request-Id": plain("The request's name: the client's own, or one that was made for it.", text()),
-        "Link": plain("The next page: `</v1/…>; rel=\"next\"`.", text()),
-        "Deprecation": plain("Since when another route is to be asked: `@` and seconds since 1970.", text()),
+        "ETag": plain("The version, e.g. `\"8\"`; after a rebuild of the view followed by its generation, e.g. `\"8-2\"`.", text()),
+        "Idempotency-Key": plain("The key of the command or of the batch, to be used for a retry.", text()),
+        "Idempotent-Replayed": plain("Set if the command had already been accepted.", always("true")),
+        "Retry-After": plain("Number of seconds to wait before a retry.", json!({ "type": "integer" })),
+        "Cache-Control": plain("Caches that may store the response, and for how long.", text()),
+        "Vary": plain("Request headers that the response depends on.", text()),
+        "Age": plain("Maximum age of the response in seconds, while Postgres is unavailable.", json!({ "type": "integer" })),
+        "Stampede-Parked": plain("Set if the response omits a parked record that it should reflect.", always("true")),
+        "X-Request-Id": plain("ID of the request, set by the client or generated.", text()),
+        "Link": plain("Next page: `</v1/…>; rel=\"next\"`.", text()),
+        "Deprecation": plain("Time since which the request is deprecated: `@` and seconds since 1970.", text()),
     })
 }
 
@@ -142,7 +153,7 @@ fn responses() -> Value {
     all.extend(queries::shared());
     let own = json!({
         "Accepted": {
-            "description": "Accepted, and in the log for ever.",
+            "description": "The command was accepted and is stored durably in the log.",
             "headers": headers(&names),
             "content": { "application/json": { "schema": reference("schemas", "Accepted") } },
         },
@@ -152,7 +163,7 @@ fn responses() -> Value {
             "content": { CONTENT_TYPE: { "schema": reference("schemas", "Problem") } },
         },
         "NoAnswer": {
-            "description": "No instance answered. A retry, of a command under the same key, is safe.",
+            "description": "No instance answered. A retry is safe; retry a command with the same key.",
             "headers": headers(&["Retry-After", "Idempotency-Key"]),
             "content": { CONTENT_TYPE: { "schema": reference("schemas", "Problem") } },
         },
@@ -185,16 +196,16 @@ fn accepted() -> Value {
         "type": "object",
         "properties": {
             "id": queries::id(),
-            "version": { "type": "integer", "minimum": 0, "description": "Of the aggregate, after the events." },
+            "version": { "type": "integer", "minimum": 0, "description": "Version of the aggregate after the events." },
             "events": {
                 "type": "array",
                 "items": { "type": "string", "examples": ["product.reserved.v2"] },
-                "description": "Empty where the command found its wish already so.",
+                "description": "Names of the events; empty if the aggregate already was in the requested state.",
             },
             "token": reference("schemas", "Token"),
             "order": {
                 "type": "string",
-                "description": "Of a claim: the name of its order, which is the sale's, `~` and the one in the claim.",
+                "description": "Only for a claim: ID of its order, which consists of the sale's ID, `~` and the name in the claim.",
             },
         },
         "required": ["id", "version", "events", "token"],
@@ -204,14 +215,14 @@ fn accepted() -> Value {
 fn batch_answer() -> Value {
     let key = json!({ "type": "string" });
     json!({
-        "description": "A line: what the command would have been answered by itself.",
+        "description": "Result of one line, equivalent to the response to the command in a request of its own.",
         "anyOf": [
             {
                 "allOf": [reference("schemas", "Accepted")],
                 "properties": {
                     "status": { "type": "integer", "enum": [200] },
                     "idempotency_key": key,
-                    "replayed": { "type": "boolean", "description": "Set where the command was accepted before." },
+                    "replayed": { "type": "boolean", "description": "True if the command had already been accepted." },
                 },
                 "required": ["status", "idempotency_key"],
             },
@@ -221,7 +232,7 @@ fn batch_answer() -> Value {
                     "id": { "type": "string" },
                     "idempotency_key": key,
                     "token": reference("schemas", "Token"),
-                    "retry_after": { "type": "integer", "description": "Seconds, with a 503." },
+                    "retry_after": { "type": "integer", "description": "Number of seconds to wait before a retry; present with status 503." },
                 },
                 "required": ["id"],
             },
@@ -237,28 +248,28 @@ fn views() -> Value {
     };
     let field = object(json!({ "name": text(), "kind": text() }));
     let list = object(json!({
-        "order": { "type": "string", "description": "A field, or `key`." },
-        "descending": { "type": "boolean", "description": "Which way it goes where the reader names no order." },
+        "order": { "type": "string", "description": "Name of a field, or `key`." },
+        "descending": { "type": "boolean", "description": "Direction that applies if the request names no order." },
         "filters": names,
     }));
     let mut progress = object(json!({
-        "applied": { "type": ["string", "null"], "description": "As a token; `null`: it shows nothing yet." },
+        "applied": { "type": ["string", "null"], "description": "Progress as a token; `null` if the view shows nothing yet." },
         "behind_secs": {
             "type": ["number", "null"],
-            "description": "For how long the log has had records that it does not show, to the second; `null`: not known.",
+            "description": "Time, in whole seconds, for which the log has had records that are not shown yet; `null` if unknown.",
         },
     }));
     progress["type"] = json!(["object", "null"]);
     let view = object(json!({
         "name": text(),
-        "about": { "type": "string", "description": "What it shows." },
+        "about": { "type": "string", "description": "Description of the view." },
         "key": text(),
         "fields": { "type": "array", "items": field },
-        "filters": { "type": "array", "items": text(), "description": "Parameters of its lists." },
-        "generation": { "type": "integer", "description": "How often the view was made." },
+        "filters": { "type": "array", "items": text(), "description": "Filter parameters of the lists." },
+        "generation": { "type": "integer", "description": "Generation of the view, which a rebuild increments." },
         "lists": { "type": "array", "items": list },
-        "applied": { "type": ["string", "null"], "description": "As a token; `null`: it shows nothing yet." },
-        "lag": { "type": ["integer", "null"], "description": "Records that another view shows and this one does not." },
+        "applied": { "type": ["string", "null"], "description": "Progress as a token; `null` if the view shows nothing yet." },
+        "lag": { "type": ["integer", "null"], "description": "Number of records that another view shows but this one does not." },
         "redis": progress,
         "postgres": progress,
     }));

@@ -1,4 +1,4 @@
-//! What describes the interface, served by the interface.
+//! Operations that serve the descriptions of the API.
 
 use serde_json::{Value, json};
 
@@ -25,12 +25,12 @@ pub(super) fn operations() -> Vec<Operation> {
     let none = [ProblemKind::InvalidRequest, ProblemKind::NotFound];
     [
         ("/openapi.json", cached("openapi", "Get this description", "application/json", &[], &[])),
-        ("/asyncapi.json", cached("asyncapi", "Get the log's description", "application/json", &[], &[])),
+        ("/asyncapi.json", cached("asyncapi", "Get the description of the log", "application/json", &[], &[])),
         (
             "/schemas/{event}.json",
             cached("schema", "Get the JSON Schema of an event's data", "application/schema+json", &[event], &none),
         ),
-        ("/docs", cached("docs", "Read this description, and with `?api=log` that of the log", "text/html", &[], &[])),
+        ("/docs", cached("docs", "Read this description, or with `?api=log` that of the log", "text/html", &[], &[])),
         ("/problems/{slug}", document("problem", "Explain the `type` of a problem", "text/plain", &[slug], &none, &[])),
     ]
     .map(|(path, operation)| (path.to_owned(), "get", operation))
@@ -54,7 +54,7 @@ fn document(
     let mut parameters = parameters.to_vec();
     if with.contains(&"ETag") {
         parameters.extend(references("parameters", ["If-None-Match"]));
-        let unchanged = json!({ "description": "`If-None-Match` has it already.", "headers": headers(with) });
+        let unchanged = json!({ "description": "The document matches `If-None-Match`.", "headers": headers(with) });
         responses.insert("304".to_owned(), unchanged);
     }
     responses.insert(

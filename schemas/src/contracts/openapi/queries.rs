@@ -1,4 +1,4 @@
-//! Rows and lists of every view, and the history of every aggregate, from their catalogues.
+//! Operations for the rows and lists of every view and the history of every aggregate, generated from their catalogues.
 
 use std::collections::BTreeSet;
 
@@ -15,13 +15,13 @@ use crate::views::{
     Field, Key, Kind, List, MAX_EVENTS_FOLDED, Natural, Nested, RowFold, Source, VIEWS, View, row_fold,
 };
 
-/// Nearly: which months have 31 days a pattern does not say.
+/// Pattern of a minute; approximate, because it allows 31 days in every month.
 const MINUTE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]$";
-/// Of every query.
+/// Header parameters of queries that may return a cached response.
 const ASKED: [&str; 3] = ["Consistency-Token", "Prefer", "If-None-Match"];
-/// Of an answer that shows a row.
+/// Response headers of a row.
 const SHOWN: [&str; 6] = ["Consistency-Token", "ETag", "Cache-Control", "Vary", "Age", "Stampede-Parked"];
-/// Of one that shows many.
+/// Response headers of a list.
 const LISTED: [&str; 4] = ["Consistency-Token", "Cache-Control", "Vary", "Stampede-Parked"];
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -48,7 +48,7 @@ pub(super) fn operations() -> Vec<Operation> {
     all
 }
 
-/// Returns the name of the aggregates that the view shows one of, or what all other views go by.
+/// Returns the tag of a view: the route name of its aggregate, or `views` if it is not fed by one aggregate.
 fn tag(view: &View) -> &'static str {
     match view.source {
         Source::Aggregate(RowFold { aggregate, .. }) => route_name(aggregate),
@@ -56,12 +56,12 @@ fn tag(view: &View) -> &'static str {
     }
 }
 
-/// Of a view's row, among the components.
+/// Returns the component name of a view's row schema.
 fn schema_name(view: &View) -> String {
     format!("views.{}", view.name)
 }
 
-/// Of the rows of every view.
+/// Returns the row schemas of all views, by component name.
 pub(super) fn schemas() -> Map<String, Value> {
     VIEWS.iter().map(|view| (schema_name(view), row_schema(view))).collect()
 }
@@ -72,7 +72,7 @@ fn row_schema(view: &View) -> Value {
         "description": format!("A row of the view `{}`. {}", view.name, view.about),
         "properties": {
             "key": key(view.key),
-            "version": { "type": "integer", "minimum": 0, "description": "What the `ETag` tells, too." },
+            "version": { "type": "integer", "minimum": 0, "description": "Version of the row, as in the `ETag`." },
             "data": data(view),
         },
         "required": ["key", "version", "data"],
@@ -127,7 +127,7 @@ fn in_path(name: &str, schema: &Value) -> Value {
     json!({ "name": name, "in": "path", "required": true, "schema": schema })
 }
 
-/// What every query may be answered, by status.
+/// Returns the problems that every query may be answered with, by status.
 fn problems_of_all() -> Map<String, Value> {
     let kinds = [
         ProblemKind::InvalidRequest,
@@ -139,7 +139,7 @@ fn problems_of_all() -> Map<String, Value> {
     ];
     let mut answers = problems(&kinds, &["Consistency-Token", "Cache-Control", "Vary"]);
     answers.extend(problems(&[ProblemKind::NotFound], &["Consistency-Token", "Cache-Control", "Vary", "Age"]));
-    let unchanged = json!({ "description": "`If-None-Match` has it already.", "headers": headers(&SHOWN) });
+    let unchanged = json!({ "description": "The version matches `If-None-Match`.", "headers": headers(&SHOWN) });
     answers.insert("304".to_owned(), unchanged);
     answers
 }
@@ -148,12 +148,12 @@ fn shared_name(status: &str) -> String {
     format!("query.{status}")
 }
 
-/// Answers that all queries share, by their names among the components.
+/// Returns the responses that all queries share, by component name.
 pub(super) fn shared() -> Map<String, Value> {
     problems_of_all().into_iter().map(|(status, answer)| (shared_name(&status), answer)).collect()
 }
 
-/// `is_one`: it may be missing, or be what the client has.
+/// Returns the responses of a query. With `is_one`, the result may also not exist or be unchanged.
 fn responses(found: Value, is_one: bool) -> Map<String, Value> {
     let mut responses = Map::from_iter(edge_problems());
     let statuses: &[&str] = if is_one { &["304", "400", "404", "503"] } else { &["400", "503"] };
@@ -173,7 +173,7 @@ fn one_of_all() -> Value {
 }
 
 fn page(row: &Value) -> Value {
-    let next = json!({ "type": ["string", "null"], "description": "To be given back as `after`; `null`: the end." });
+    let next = json!({ "type": ["string", "null"], "description": "Value of `after` for the next page; `null` on the last page." });
     json!({
         "type": "object",
         "properties": { "rows": { "type": "array", "items": row }, "next": next },
@@ -242,11 +242,11 @@ fn any_list() -> Value {
     })
 }
 
-/// Those of every view. What several views name alike takes what any of them takes: which one is asked, the path tells.
+/// Returns the list parameters of all views. A parameter that several views have accepts the values of any of them,
+/// since the view is given by the path.
 fn any_list_parameters() -> Vec<Value> {
     let order = json!({ "type": "string", "pattern": "^-?[a-z_]+$" });
-    let mut parameters =
-        vec![in_query("order", "A field that the view has an order by; `-` before it: backwards.", &order)];
+    let mut parameters = vec![in_query("order", "An order that the view supports; prefix `-` for descending.", &order)];
     for own in VIEWS.iter().flat_map(|view| list_parameters(view, None)).filter(|own| own["name"] != "order") {
         match parameters.iter_mut().find(|known| known["name"] == own["name"]) {
             Some(known) => known["schema"] = either(&known["schema"], &own["schema"]),
@@ -267,12 +267,12 @@ fn either(known: &Value, own: &Value) -> Value {
     }
 }
 
-/// Those that can be had: all, or those under a row of another view.
+/// Returns the available lists: all of the view, or those below a row of another view.
 fn lists<'a>(view: &'a View, nested: Option<&'a Nested>) -> impl Iterator<Item = &'a List> {
     view.lists.iter().filter(move |list| nested.is_none_or(|nested| list.filters.contains(&nested.filter)))
 }
 
-/// `order`, filters and the range, as the view declares them.
+/// Returns the parameters `order`, filters and key range, as declared by the view.
 fn list_parameters(view: &View, nested: Option<&Nested>) -> Vec<Value> {
     let is_fixed = |name: &str| nested.is_some_and(|nested| nested.filter == name);
     let orders: BTreeSet<_> = lists(view, nested).map(|list| list.order).collect();
@@ -281,30 +281,30 @@ fn list_parameters(view: &View, nested: Option<&Nested>) -> Vec<Value> {
     if let Some(default) = default_order(view, nested) {
         schema["default"] = default.into();
     }
-    let mut parameters = vec![in_query("order", "`-`: backwards.", &schema)];
+    let mut parameters = vec![in_query("order", "Prefix `-` for descending.", &schema)];
     let filters: BTreeSet<_> = lists(view, nested).flat_map(|list| list.filters).copied().collect();
     for field in view.fields.iter().filter(|field| filters.contains(field.name) && !is_fixed(field.name)) {
-        parameters.push(in_query(field.name, "Rows with this value.", &kind(field.kind)));
+        parameters.push(in_query(field.name, "Only rows with this value.", &kind(field.kind)));
     }
     if let Some((from, to)) = view.key_range {
-        parameters.push(in_query(from, "The first key.", &key(view.key)));
-        parameters.push(in_query(to, "The last key.", &key(view.key)));
+        parameters.push(in_query(from, "First key, inclusive.", &key(view.key)));
+        parameters.push(in_query(to, "Last key, inclusive.", &key(view.key)));
     }
     parameters
 }
 
-/// Where the reader names none, and gives no filter.
+/// Returns the order that applies if the request names neither an order nor a filter.
 fn default_order(view: &View, nested: Option<&Nested>) -> Option<String> {
     let declared = nested.map(|nested| nested.order.to_owned());
     declared.or_else(|| view.lists.iter().find(|list| list.filters.is_empty()).map(directed))
 }
 
-/// As it goes where the reader does not say which way.
+/// Returns the order of a list in its default direction.
 fn directed(list: &List) -> String {
     format!("{}{}", if list.descending { "-" } else { "" }, list.order)
 }
 
-/// Which filters go with which order: what has no index is refused.
+/// Returns documentation of the supported combinations of orders and filters. Others have no index and are refused.
 fn orders(view: &View, nested: Option<&Nested>) -> String {
     let is_free = |name: &&&str| nested.is_none_or(|nested| nested.filter != **name);
     let orders = lists(view, nested).map(|list| {
@@ -316,8 +316,11 @@ fn orders(view: &View, nested: Option<&Nested>) -> String {
     });
     let orders: Vec<_> = orders.collect();
     match nested {
-        Some(nested) => format!("There are lists {}. Without `order`: `{}`.", orders.join(", "), nested.order),
-        None => format!("There are lists {}. Without `order`: the first with the given filters.", orders.join(", ")),
+        Some(nested) => format!("Supported lists: {}. The default `order` is `{}`.", orders.join(", "), nested.order),
+        None => format!(
+            "Supported lists: {}. The default `order` is the first that supports the given filters.",
+            orders.join(", ")
+        ),
     }
 }
 
@@ -327,7 +330,7 @@ fn views() -> Value {
         "operationId": "views",
         "tags": ["views"],
         "summary": "List the views",
-        "description": "Their fields and lists, and how far each is.",
+        "description": "Fields, lists and progress of each view.",
         "responses": responses(found, false),
     })
 }
@@ -345,8 +348,8 @@ fn history(aggregate: AggregateType) -> Value {
         },
     });
     let found = json!({
-        "description": "A page of events, oldest first, with a `Link` to the next one. With `version` or `at`, which \
-            are deprecated, the row as it was then, with the header `Deprecation`.",
+        "description": "A page of events, oldest first, with a `Link` to the next page. With the deprecated parameters \
+            `version` or `at`, the past state of the row, with the header `Deprecation`.",
         "headers": headers(&["Consistency-Token", "ETag", "Cache-Control", "Vary", "Link", "Deprecation"]),
         "content": content,
     });
@@ -354,7 +357,7 @@ fn history(aggregate: AggregateType) -> Value {
         "operationId": format!("{aggregates}.history"),
         "tags": [aggregates],
         "summary": format!("List {} events", possessive(aggregate)),
-        "description": "Every event of it, as CloudEvents.",
+        "description": "All events of the aggregate, as CloudEvents.",
         "parameters": parameters,
         "responses": responses(found, true),
     })
@@ -366,14 +369,14 @@ fn as_of(aggregate: AggregateType) -> Value {
     parameters.extend(references("parameters", ASKED));
     let (view, _) = row_fold(aggregate);
     let shown = ["Consistency-Token", "ETag", "Cache-Control", "Vary"];
-    let row = ok("The row of then.", &shown, "application/json", &reference("schemas", &schema_name(view)));
+    let row = ok("The past state of the row.", &shown, "application/json", &reference("schemas", &schema_name(view)));
     json!({
         "operationId": format!("{aggregates}.as-of"),
         "tags": [aggregates],
         "summary": format!("Get {} as of a version or a time", with_article(type_name(aggregate))),
         "description": format!(
-            "Give `version` or `at`. It is folded from the events up to then, or from the newest row and what came \
-             after it; more than {MAX_EVENTS_FOLDED} events are refused."
+            "Requires either `version` or `at`. The state is folded from the events up to then, or from the newest row \
+             and the events after it. A request that requires more than {MAX_EVENTS_FOLDED} events is refused."
         ),
         "parameters": parameters,
         "responses": responses(row, true),

@@ -1,11 +1,11 @@
-//! Whatever the read tier takes for a list's parameters is valid by the description, under every path of the list.
+//! Tests that every list parameter accepted by the read tier is valid according to the OpenAPI document.
 
 use serde_json::{Value, json};
 
 use super::super::openapi;
 use crate::views::{Key, Kind, List, Natural, VIEWS, View};
 
-/// The paths of a view's lists with the filter that each gives by itself.
+/// Returns the paths of a view's lists, each with the filter implied by the path.
 fn paths(view: &View) -> Vec<(String, Option<&'static str>)> {
     let nested = view.nested.iter().map(|nested| {
         let path = format!("/v1/{}/{{id}}/{}", nested.owner, nested.name);
@@ -18,13 +18,13 @@ fn paths(view: &View) -> Vec<(String, Option<&'static str>)> {
     [("/v1/views/{view}".to_owned(), None)].into_iter().chain(natural).chain(nested).collect()
 }
 
-/// Of the parameter of a list; `None`: the path has no such one.
+/// Returns whether a list parameter allows a value; `None` if the path has no such parameter.
 fn takes(document: &Value, path: &str, name: &str, text: &str) -> Option<bool> {
     let parameters = super::parameters(document, &document["paths"][path]["get"]);
     let schema =
         &parameters.iter().find(|parameter| parameter["in"] == "query" && parameter["name"] == name)?["schema"];
     let validator = jsonschema::draft202012::options().should_validate_formats(true).build(schema).unwrap();
-    // In a query everything is text.
+    // Query parameters are text, so the value is also tried as JSON.
     let meant = serde_json::from_str(text).unwrap_or(Value::Null);
     Some(validator.is_valid(&json!(text)) || validator.is_valid(&meant))
 }
@@ -36,7 +36,7 @@ fn values(kind: Kind) -> Vec<&'static str> {
         Kind::OneOf(values) => values.to_vec(),
         Kind::Integer | Kind::Sum => vec!["-7", "0"],
         Kind::Boolean => vec!["true", "false"],
-        Kind::Time | Kind::Array => panic!("no list is filtered by it"),
+        Kind::Time | Kind::Array => panic!("no list is filtered by such a field"),
     };
     assert!(values.iter().all(|value| kind.check(value).is_ok()));
     values
@@ -53,7 +53,7 @@ fn keys(key: Key) -> Vec<&'static str> {
 }
 
 #[test]
-fn every_value_that_a_list_takes_is_valid_by_the_description() {
+fn every_value_that_a_list_accepts_is_valid_by_the_description() {
     let document = openapi::document();
     for view in VIEWS {
         for (path, given) in paths(view) {
@@ -77,7 +77,7 @@ fn every_value_that_a_list_takes_is_valid_by_the_description() {
 }
 
 #[test]
-fn what_no_list_takes_is_none_of_the_description() {
+fn a_value_that_no_list_accepts_is_invalid_by_the_description() {
     let document = openapi::document();
     for (path, name, text, takes_it) in [
         ("/v1/views/{view}", "status", "lost", Some(false)),
@@ -85,7 +85,7 @@ fn what_no_list_takes_is_none_of_the_description() {
         ("/v1/views/{view}", "from", "1997", Some(false)),
         ("/v1/revenue", "from", "1997-01-01T10:00", Some(false)),
         ("/v1/best-sellers", "order", "product", Some(false)),
-        // Of a customer's orders there is the one list by time.
+        // A customer's orders are only listed by time.
         ("/v1/customers/{id}/orders", "order", "key", Some(false)),
         ("/v1/customers/{id}/orders", "status", "placed", None),
         ("/v1/customers/{id}/orders", "customer", "ann", None),
@@ -95,7 +95,7 @@ fn what_no_list_takes_is_none_of_the_description() {
 }
 
 #[test]
-fn the_order_that_is_meant_where_none_is_named_is_told() {
+fn the_default_order_is_documented() {
     let document = openapi::document();
     for (path, wanted) in [
         ("/v1/best-sellers", "-units"),
@@ -110,7 +110,7 @@ fn the_order_that_is_meant_where_none_is_named_is_told() {
 }
 
 #[test]
-fn the_catalogue_of_views_has_the_members_that_are_told() {
+fn the_catalogue_of_views_has_the_documented_members() {
     let document = openapi::document();
     let told = &document["components"]["schemas"]["Views"]["properties"]["views"]["items"]["properties"];
     for (written, told) in [

@@ -1,4 +1,4 @@
-//! What the specifications' own schemas do not look into: the schemas inside of a description, and the names in paths.
+//! Checks beyond the meta-schemas of the specifications: the schemas inside a document, and the parameters in paths.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::{asyncapi, openapi};
 
-/// What is wrong, each with its place.
+/// Returns the faults of a document, each with its location.
 fn faults(document: &Value) -> Vec<String> {
     let mut schemas = Vec::new();
     collect("", document, &mut schemas);
@@ -15,9 +15,10 @@ fn faults(document: &Value) -> Vec<String> {
         let schema = document.pointer(place).unwrap();
         found.extend(jsonschema::draft202012::meta::validate(schema).err().map(|error| format!("{place}: {error}")));
     }
-    // All at once: to make one looks at the whole document. Patterns are compiled, references followed.
+    // One validator for all schemas, because creating one processes the whole document. It compiles patterns and
+    // resolves references.
     let mut whole = document.clone();
-    // In a reference, braces are written otherwise than in a place.
+    // Braces have to be escaped in a reference, unlike in a JSON pointer.
     let references = schemas.iter().map(|place| format!("#{place}").replace('{', "%7B").replace('}', "%7D"));
     whole["allOf"] = references.map(|reference| json!({ "$ref": reference })).collect();
     found.extend(jsonschema::draft202012::new(&whole).err().map(|error| error.to_string()));
@@ -25,7 +26,7 @@ fn faults(document: &Value) -> Vec<String> {
     found
 }
 
-/// The places of all schemas that are no part of another.
+/// Collects the JSON pointers of all schemas that are not part of another one.
 fn collect(place: &str, json: &Value, found: &mut Vec<String>) {
     match json {
         Value::Object(members) => {
@@ -46,7 +47,7 @@ fn collect(place: &str, json: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Each name in a path has its parameter, each such parameter its name, and none is told twice.
+/// Returns the paths whose names and path parameters do not correspond, and operations with duplicate parameters.
 fn path_faults(document: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().into_iter().flatten() {
@@ -57,11 +58,11 @@ fn path_faults(document: &Value) -> Vec<String> {
             let required = of_path.clone().filter(|parameter| parameter["required"] == true);
             let required: BTreeSet<_> = required.filter_map(|parameter| parameter["name"].as_str()).collect();
             if required != named || of_path.count() != named.len() {
-                found.push(format!("{method} {path}: its parameters are {required:?}"));
+                found.push(format!("{method} {path}: the path parameters are {required:?}"));
             }
             let names: BTreeSet<_> = parameters.iter().map(|own| (own["in"].as_str(), own["name"].as_str())).collect();
             if names.len() != parameters.len() {
-                found.push(format!("{method} {path}: a parameter is told twice"));
+                found.push(format!("{method} {path}: duplicate parameter"));
             }
         }
     }
@@ -69,13 +70,13 @@ fn path_faults(document: &Value) -> Vec<String> {
 }
 
 #[test]
-fn every_schema_of_both_descriptions_is_one_and_every_name_of_a_path_has_its_parameter() {
+fn every_schema_of_both_descriptions_is_valid_and_every_name_in_a_path_has_a_parameter() {
     assert_eq!(faults(&openapi::document()), [""; 0]);
     assert_eq!(faults(&asyncapi::document()), [""; 0]);
 }
 
 #[test]
-fn a_fault_inside_of_a_description_is_seen() {
+fn a_fault_inside_a_description_is_found() {
     let version = "/components/schemas/Accepted/properties/version";
     let id = "/components/parameters/id";
     let order = "/paths/~1v1~1best-sellers/get/parameters/0";
@@ -91,7 +92,7 @@ fn a_fault_inside_of_a_description_is_seen() {
         ("/paths", "/v1/{gift}", json!({ "get": { "operationId": "gift" } })),
     ] {
         let mut document = openapi::document();
-        document.pointer_mut(place).unwrap_or_else(|| panic!("{place} is there"))[name] = value.clone();
+        document.pointer_mut(place).unwrap_or_else(|| panic!("{place} exists"))[name] = value.clone();
         assert_ne!(faults(&document), [""; 0], "{place}: {name} {value}");
     }
     for (place, value) in [
@@ -100,7 +101,7 @@ fn a_fault_inside_of_a_description_is_seen() {
         ("/components/messages/commit/payload/$ref", json!("#/components/schemas/gift")),
     ] {
         let mut document = asyncapi::document();
-        *document.pointer_mut(place).unwrap_or_else(|| panic!("{place} is there")) = value;
+        *document.pointer_mut(place).unwrap_or_else(|| panic!("{place} exists")) = value;
         assert_ne!(faults(&document), [""; 0], "{place}");
     }
 }

@@ -1,4 +1,4 @@
-//! What clients ask for, and what they were told.
+//! Commands of the clients, and their outcomes.
 
 use domain::ids::OrderId;
 use domain::product::{By, Command};
@@ -7,13 +7,14 @@ use schemas::answers::Answer;
 use crate::partition::DoubtCause;
 use crate::partition::tests::register;
 
-/// What clients may ask for.
+/// Command that clients may send.
 pub(super) struct Wish {
     pub(super) key: &'static str,
     pub(super) command: fn() -> Command,
 }
 
-/// One that the stock rejects until the other counts. The first is asked before all begins.
+/// Commands of the clients. The stock rejects the reservation until the restock counts; the registration is sent before
+/// the search begins.
 pub(super) const WISHES: [Wish; 4] = [
     Wish { key: "registration", command: || register(0) },
     Wish { key: "restock", command: || Command::Restock { quantity: 1 } },
@@ -27,25 +28,25 @@ pub(super) const RESTOCK: usize = 1;
 pub(super) const RESERVE: usize = 2;
 pub(super) const LAST: usize = 3;
 
-/// How often each may be asked for, at most, under the same key.
+/// Maximum number of attempts of each command, under the same key.
 pub(super) const TRIES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Attempt {
     NotYet,
-    /// Sent to an owner when the log was so long.
+    /// Sent to an owner when the log had this length.
     Open {
         owner: usize,
         asked_at: usize,
     },
     Answered,
-    /// Told that it does not count.
+    /// Answered as not counting.
     Refused,
-    /// Its owner crashed.
+    /// The owner crashed.
     Forgotten,
 }
 
-/// An answer, or a doubt that an owner had.
+/// An answer, or a doubt of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Told {
     Accepted,
@@ -70,7 +71,7 @@ impl Told {
         Self::Broken,
     ];
 
-    /// `None`: nobody of this shop says that.
+    /// Returns `None` for an answer that no owner may give in the model.
     pub(super) fn of(answer: &Answer) -> Option<Self> {
         Some(match answer {
             Answer::Accepted { replayed: true, .. } => Self::Replayed,

@@ -1,4 +1,4 @@
-//! The log of a world, and what it says: judged record by record, as it grows.
+//! The log of a world, judged record by record as it grows.
 
 use std::fmt::{self, Debug};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,28 +13,28 @@ use schemas::record::{Commit, Epoch, Record};
 use super::clients::{Attempt, TRIES, WISHES};
 use crate::partition::tests::{PARTITION, encoded, int};
 
-/// A promise that was broken.
+/// A violated property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Flaw {
-    /// What was acknowledged does not count, or elsewhere.
+    /// An acknowledged command does not count, or counts elsewhere.
     Acknowledged,
-    /// What counts is not one chain, each decided on all before it.
+    /// The records that count are not one chain, each decided on all before it.
     Chain,
     /// A command counts twice.
     Twice,
-    /// What was said to have changed nothing was never so.
+    /// An answer without events was never true.
     Untrue,
-    /// What was said not to count does.
+    /// A command that was answered as not counting counts.
     Refused,
-    /// Answered twice, or what nobody of this shop says.
+    /// A command was answered twice, or with an answer that no owner may give in the model.
     Nonsense,
-    /// An owner cannot read the log on.
+    /// An owner cannot read on in the log.
     Halted,
-    /// An owner reads and reads.
+    /// An owner never stops reading.
     Endless,
 }
 
-/// A record as bytes. Two of the same digest are the same.
+/// An encoded record, compared by its digest.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
     bytes: Arc<[u8]>,
@@ -71,23 +71,23 @@ pub(super) fn digest_of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Never changes but at its end: what was true of a prefix stays true.
+/// An append-only log: a property of a prefix holds for ever.
 #[derive(Clone)]
 pub(super) struct History {
     entries: Vec<Arc<Entry>>,
     reader: Reader,
-    /// Of all values.
+    /// Digest of all values.
     digest: u64,
 }
 
 struct Entry {
     value: Value,
     is_claim: bool,
-    /// The attempt whose command counts here.
+    /// Attempt whose command counts here.
     commit: Option<usize>,
-    /// After it: the epoch, and the number of the last record that counts in it.
+    /// Epoch after this entry, and sequence number of the last record that counts in it.
     chain: Option<(Epoch, u64)>,
-    /// After it.
+    /// State of the product after this entry.
     product: Arc<Product>,
 }
 
@@ -106,7 +106,7 @@ impl Product {
         domain::decide(&self.state, &command, TimeMs(0))
     }
 
-    /// Of a wish that changes nothing: that it is so already, or why it cannot be.
+    /// Returns `Ok` if the command has no effect, or else the reason for its rejection.
     fn says(&self, wish: usize) -> Result<(), &'static str> {
         match self.decide(wish) {
             Ok(events) if events.is_empty() => Ok(()),
@@ -135,25 +135,25 @@ impl History {
         self.entries.iter().filter(|entry| entry.is_claim).count()
     }
 
-    /// How long it was when the product became what it is.
+    /// Returns the length of the log when the product last changed.
     pub(super) fn changed_at(&self) -> usize {
         self.entries.iter().rposition(|entry| entry.commit.is_some()).map_or(0, |offset| offset + 1)
     }
 
-    /// Where the wish's command counts.
+    /// Returns the offsets at which the command counts.
     fn commits(&self, wish: usize) -> impl Iterator<Item = usize> {
         let is_of = move |(_, entry): &(usize, &Arc<Entry>)| entry.commit.is_some_and(|it| it / TRIES == wish);
         self.entries.iter().enumerate().filter(is_of).map(|(offset, _)| offset)
     }
 
-    /// When the log was this long.
+    /// Returns the product as of this length of the log.
     fn product(&self, length: usize) -> Arc<Product> {
         length.checked_sub(1).map_or_else(|| Arc::new(Product::initial()), |last| self.entries[last].product.clone())
     }
 
     pub(super) fn append(&mut self, value: Value, attempts: &[Attempt]) -> Result<(), Flaw> {
         let offset = int(self.len());
-        let record = Record::decode(&value.bytes).expect("only what was encoded is sent");
+        let record = Record::decode(&value.bytes).expect("only encoded records are sent");
         let verdict = self.reader.read(offset, record.as_ref()).map_err(|_| Flaw::Halted)?;
         let (chain, counts) = follow(self.entries.last().and_then(|last| last.chain), offset, record.as_ref());
         let mut flaw = if counts == (verdict == Verdict::Counts) { Ok(()) } else { Err(Flaw::Chain) };
@@ -171,7 +171,8 @@ impl History {
         flaw
     }
 
-    /// What counts was asked for and decided on all before it, and nobody was told that it does not count.
+    /// Checks that a commit that counts was requested, was decided on everything before it, and was not answered as not
+    /// counting.
     fn judge(&self, commit: &Commit<'_>, before: &Product, attempts: &[Attempt]) -> Result<(), Flaw> {
         let Some(attempt) = attempt_of(commit) else { return Err(Flaw::Chain) };
         let wish = attempt / TRIES;
@@ -186,7 +187,7 @@ impl History {
         if follows && before.decide(wish) == Ok(events) { Ok(()) } else { Err(Flaw::Chain) }
     }
 
-    /// What was said is what the log says, and was so at some moment since it was this long.
+    /// Checks that an answer matches the log, and was true at some point since the log had length `asked_at`.
     pub(super) fn check(&self, attempt: usize, asked_at: usize, answer: &Answer) -> Result<(), Flaw> {
         let wish = attempt / TRIES;
         let at_some_moment = |version: u64, decision: Result<(), &str>| {
@@ -205,7 +206,7 @@ impl History {
                     && (int(offset)..int(self.len())).contains(&position.1);
                 if is_named { Ok(()) } else { Err(Flaw::Acknowledged) }
             }
-            // Another attempt at it may count: whoever hears this asks again under the same key.
+            // Another attempt may count: the client retries under the same key.
             Answer::NoOwner | Answer::Misdirected | Answer::Overloaded { .. } => {
                 let counts = self.entries.iter().any(|entry| entry.commit == Some(attempt));
                 if counts { Err(Flaw::Refused) } else { Ok(()) }
@@ -220,7 +221,8 @@ impl History {
         }
     }
 
-    /// Would count next, but is of another life of the topic, where the same offset held another claim.
+    /// Returns a record that would count next, but is from another incarnation of the topic, where the same offset held
+    /// another claim.
     pub(super) fn ghost(&self) -> Vec<u8> {
         let Reader { epoch: Some(epoch), last_seq, .. } = self.reader else { return vec![] };
         encoded(&Record::Commit(Commit {
@@ -240,8 +242,8 @@ impl History {
     }
 }
 
-/// The rule of the chain once more, in other words: a record counts if it names the last claim before it, and as many
-/// records as its number says count from that claim up to and with it.
+/// Implements the chain rule independently: a record counts if it names the last claim before it, and if the number of
+/// records that count from that claim up to and including it is its sequence number.
 fn follow(chain: Option<(Epoch, u64)>, offset: i64, record: Option<&Record<'_>>) -> (Option<(Epoch, u64)>, bool) {
     let (epoch, seq) = match record {
         Some(Record::Claim(claim)) => return (Some((Epoch { claim: offset, nonce: claim.nonce }, 0)), false),

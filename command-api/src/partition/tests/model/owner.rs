@@ -1,4 +1,4 @@
-//! One owner: the machine that runs, and what it waits for.
+//! An owner: the production state machine, with its pending inputs.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::history::{History, digest_of};
 use crate::partition::tests::{NOW, PARTITION, PARTITIONS, Recorder, WINDOW, end_of, index, product};
 use crate::partition::{HaltError, NoOffset, Partition, ReadTo, Role, Ticket};
 
-/// `offset`: `None` where there was none.
+/// A delivery report; `offset` is `None` if the record got none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct DeliveryReport {
     generation: u16,
@@ -31,20 +31,20 @@ impl DeliveryReport {
 pub(super) struct Owner {
     pub(super) partition: Partition<usize>,
     pub(super) life: u32,
-    /// The last that it used for a claim, in all lives.
+    /// Last nonce used for a claim, in all lives.
     pub(super) nonces: u64,
-    /// Its producer refuses the next record.
+    /// Set if the producer refuses the next record.
     pub(super) refuses: bool,
-    /// From where to where.
+    /// Range of the requested read.
     pub(super) reading: Option<(i64, ReadTo)>,
-    /// In the order in which they came.
+    /// Delivery reports in arrival order.
     pub(super) reports: Vec<DeliveryReport>,
-    /// Of all of it but the reports, once it was asked for.
+    /// Digest of everything but the reports, once computed.
     pub(super) digest: Option<u64>,
 }
 
 impl Owner {
-    /// Nothing of an earlier life is left but the nonces, that none is used twice.
+    /// Creates an owner. Of an earlier life only the nonces remain, so that none is used twice.
     pub(super) fn new(it: usize, life: u32, nonces: u64) -> Self {
         let partition = Partition::new((PARTITION, PARTITIONS), format!("http://owner-{it}"), WINDOW);
         let nonces = nonces.max(first_nonce(it));
@@ -60,8 +60,8 @@ impl Owner {
         self.partition.delivered(Ticket { generation, seq }, offset.ok_or(NoOffset), out);
     }
 
-    /// The end of the log is where it is now. Only to let go means anything to a machine that reads to there, so that
-    /// to have read it a while ago is no other course.
+    /// Carries out the requested read, up to the current end of the log. A machine that reads to the end reacts only to
+    /// a release meanwhile, so an earlier read would not be a different run.
     pub(super) fn read(&mut self, log: &History, out: &mut Recorder<usize>) -> Result<(), HaltError> {
         let Some((from, to)) = self.reading.take() else { return Ok(()) };
         for offset in from..end_of(to, log.len()) {
@@ -83,17 +83,17 @@ impl Owner {
         Ok(())
     }
 
-    /// Owners of the same digest do the same from here on.
+    /// Returns the digest; owners with the same digest behave the same from here on.
     ///
-    /// In memory the machine keeps two maps whose order is chance; what they hold of the one product and of the wishes'
-    /// keys is all they hold. No time passes here, so that keys do not grow old, no clock goes wrong, no crowd comes
-    /// that a fence would wait for, and nothing is kept outside of memory.
+    /// The machine's memory has two maps with random iteration order; the entries of the one product and of the
+    /// commands' keys are all they hold. In the model, no time passes, so no key expires, no clock goes wrong and no
+    /// fence is delayed, and nothing is in the store.
     pub(super) fn digested(&self) -> u64 {
         if let Some(digest) = self.digest {
             return digest;
         }
         let Self { partition, life, nonces, refuses, reading, reports: _, digest: _ } = self;
-        // Who adds a field says here whether owners may differ in it alone.
+        // Destructured in full: a new field requires a decision whether owners may differ in it alone.
         let Partition {
             partition: _,
             url: _,
@@ -126,7 +126,7 @@ impl Owner {
                         .iter()
                         .try_for_each(|Wish { key, .. }| write!(text, "{:?}", memory.repeats.get(&product, key)))
                 });
-        written.expect("a string takes everything");
+        written.expect("writing to a string cannot fail");
         digest_of(&text)
     }
 }

@@ -1,4 +1,4 @@
-//! Owners, what is on its way between them and the log, and what clients were told.
+//! Owners, the records between them and the log, and the state of the clients' commands.
 
 use std::fmt::{self, Debug};
 use std::hash::{Hash, Hasher};
@@ -13,29 +13,29 @@ use super::owner::{DeliveryReport, Owner};
 use crate::partition::tests::{NOW, Recorder, Sent, int, request};
 use crate::partition::{HaltError, ParsedRequest, Role};
 
-/// That an owner may begin one after another while nothing comes in.
+/// Maximum number of reads that an owner may begin in a row without other input.
 const MAX_READS: usize = 8;
 
-/// What the network does to a record.
+/// Treatment of a record by the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Appended,
-    /// The one sent after it is appended first.
+    /// The record sent after it is appended first.
     Overtaken,
-    /// A copy stays in flight; the report is of the first.
+    /// A copy stays in flight; the report is that of the first.
     TwiceReportedFirst,
     TwiceReportedLast,
     AppendedWithError,
-    /// It is lost, or appended later.
+    /// The record is reported as failed, and is lost or appended later.
     ErrorThenStray,
 }
 
 /// A record on its way to the log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flight {
-    /// Who sent it: an owner and its life.
+    /// Sender: an owner and its life.
     producer: (usize, u32),
-    /// What its owner will hear.
+    /// Report that the sender will receive.
     report: DeliveryReport,
     value: Value,
 }
@@ -44,20 +44,20 @@ struct Flight {
 pub(super) struct World {
     pub(super) log: History,
     owners: Vec<Arc<Owner>>,
-    /// By producer, and each one's in the order in which it sent them.
+    /// Records in flight by producer, and in sending order for each.
     flights: Vec<Flight>,
-    /// Copies and what was called lost: to be appended at any time, or never.
+    /// Copies, and records reported as failed: they may be appended at any time, or never.
     strays: Vec<Value>,
     attempts: Vec<Attempt>,
-    /// So many bad things happened.
+    /// Number of faults so far.
     pub(super) troubles: usize,
     flaw: Option<Flaw>,
-    /// What the last step led to.
+    /// Outcomes of the last step.
     pub(super) told: Vec<Told>,
 }
 
 impl World {
-    /// The first owner owns, and a product without stock is on sale.
+    /// Creates a world in which the first owner owns the partition, and a product without stock is on sale.
     pub(super) fn new(owners: usize) -> Self {
         let mut world = Self {
             log: History::EMPTY,
@@ -89,7 +89,7 @@ impl World {
         self.owners[it].partition.role()
     }
 
-    /// Whether it never did anything.
+    /// Returns whether the owner has never done anything.
     pub(super) fn is_fresh(&self, it: usize) -> bool {
         self.owners[it].is_fresh(it)
     }
@@ -110,7 +110,8 @@ impl World {
         self.strays.len()
     }
 
-    /// The first in flight of each producer, how many follow, and whether somebody waits for its report.
+    /// Returns the first record in flight of each producer, the number of records behind it, and whether its sender is
+    /// alive.
     pub(super) fn heads(&self) -> impl Iterator<Item = (usize, usize, bool)> {
         let mut at = 0;
         self.flights.chunk_by(|one, other| one.producer == other.producer).map(move |flights| {
@@ -124,7 +125,7 @@ impl World {
         self.attempts[attempt] == Attempt::NotYet
     }
 
-    /// In one turn.
+    /// Sends commands within one turn.
     pub(super) fn ask(&mut self, it: usize, attempts: &[usize]) {
         for attempt in attempts {
             self.attempts[*attempt] = Attempt::Open { owner: it, asked_at: self.log.changed_at() };
@@ -158,13 +159,13 @@ impl World {
         });
     }
 
-    /// In the middle of a read, if it reads.
+    /// Releases the partition, in the middle of a read if one is in progress.
     pub(super) fn let_go(&mut self, it: usize) {
         let log = self.log.clone();
         self.turn(it, |owner, out| owner.let_go(&log, out));
     }
 
-    /// What it sent may arrive nevertheless, or not.
+    /// Restarts an owner. Records that it sent may still arrive, or not.
     pub(super) fn crash(&mut self, it: usize) {
         let Owner { life, nonces, .. } = *self.owners[it];
         self.owners[it] = Arc::new(Owner::new(it, life + 1, nonces));
@@ -187,11 +188,11 @@ impl World {
         });
     }
 
-    /// All that it asked for.
+    /// Carries out the whole of the requested read.
     pub(super) fn read(&mut self, it: usize) {
         let log = self.log.clone();
         self.turn(it, |owner, out| owner.read(&log, out));
-        // What it reads next, after this, has to end too: nothing else need happen.
+        // Reads that follow this one have to end too, without any other input.
         let mut further = self.reads(it).then(|| self.clone());
         for _ in 0..MAX_READS {
             further = further.filter(|world| world.reads(it));
@@ -237,8 +238,7 @@ impl World {
         self.note(appended);
     }
 
-    /// Faults end: what somebody waits for arrives, every report is heard and every read ends. Returns whether it
-    /// comes to rest.
+    /// Ends all faults, and delivers awaited records, reports and reads. Returns whether the world settles.
     pub(super) fn settle(&mut self) -> bool {
         for _ in 0..200 {
             let awaited = self.heads().find(|(.., is_alive)| *is_alive);
@@ -257,12 +257,12 @@ impl World {
         false
     }
 
-    /// Nothing is on its way, apart from what nobody waits for.
+    /// Returns whether nothing is in flight, except records whose sender is gone.
     pub(super) fn is_quiet(&self) -> bool {
         !self.heads().any(|(.., is_alive)| is_alive) && self.find(|it| self.reports(it) > 0 || self.reads(it)).is_none()
     }
 
-    /// Whoever asked is answered, and some owner accepts.
+    /// Returns whether every command is answered and some owner accepts a new one.
     pub(super) fn comes_to_accept(mut self) -> bool {
         let is_open = |attempt: &Attempt| matches!(attempt, Attempt::Open { .. });
         let rests = |role| matches!(role, Role::Idle | Role::Prepared | Role::Owner);
@@ -278,7 +278,7 @@ impl World {
             self.settle();
             match self.attempts[LAST * TRIES] {
                 Attempt::Answered => return self.flaw.is_none(),
-                // It was deposed and did not know.
+                // The owner was deposed without noticing it.
                 Attempt::Refused => {}
                 Attempt::NotYet | Attempt::Open { .. } | Attempt::Forgotten => return false,
             }
@@ -294,7 +294,7 @@ impl World {
         self.owners[owner].life == life
     }
 
-    /// Gives the machine an input, and does what it asks for.
+    /// Passes an input to the machine, and carries out the effects that it requests.
     fn turn(&mut self, it: usize, input: impl FnOnce(&mut Owner, &mut Recorder<usize>) -> Result<(), HaltError>) {
         let owner = Arc::make_mut(&mut self.owners[it]);
         let mut out = Recorder::new(owner.nonces);
@@ -324,7 +324,7 @@ impl World {
         self.note(self.log.check(attempt, asked_at, answer));
     }
 
-    /// Whoever looks at it from here on finds the digests.
+    /// Computes the missing digests, so that comparisons need not.
     pub(super) fn seal(&mut self) {
         for owner in self.owners.iter_mut().filter(|owner| owner.digest.is_none()) {
             let digest = owner.digested();
@@ -338,7 +338,7 @@ impl World {
 }
 
 impl World {
-    /// Two of the same behave the same from here on, and broke the same promise.
+    /// Returns the identity: worlds with the same one behave the same from here on, and violated the same property.
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let owners: Vec<_> = self.owners.iter().map(|owner| (owner.digested(), &owner.reports)).collect();
         let Self { flights, strays, attempts, troubles, flaw, .. } = self;

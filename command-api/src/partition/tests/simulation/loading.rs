@@ -1,4 +1,4 @@
-//! What is kept outside, some way behind the log's end: told late, asked for, read at any moment in between.
+//! The simulated store: it lags behind the log, and is announced, queried and read at any moment.
 
 use domain::{State, TimeMs};
 use schemas::idempotency::IdempotencyKey;
@@ -7,16 +7,16 @@ use super::{Counted, History, NEW, Pick, World, product};
 use crate::partition::tests::{int, unreadable};
 use crate::partition::{Checkpoint, LoadRequest, LoadedAggregate, LoadedNames, LoadedState, Repeat, Unavailable};
 
-/// What a machine asked for.
+/// A machine's request for stored data.
 pub(super) struct Ask {
     pub(super) machine: usize,
     pub(super) life: u32,
     pub(super) wanted: LoadRequest,
-    /// How much of the log was kept then.
+    /// Length of the stored part of the log at the time of the request.
     pub(super) kept: usize,
 }
 
-/// A machine asked for names.
+/// A machine's request for names.
 pub(super) struct NamesAsk {
     pub(super) machine: usize,
     pub(super) life: u32,
@@ -32,9 +32,9 @@ pub(super) enum Reading {
 }
 
 impl World {
-    /// More of the log is kept.
+    /// Advances the store by this many records.
     pub(super) fn keep(&mut self, records: usize) {
-        // Whoever keeps it reads it as everyone does.
+        // The writer of the store stops at an unreadable value, like any reader.
         let unread = self.log.iter().skip(self.readable).position(|value| *value == unreadable());
         let readable = unread.map_or(self.log.len(), |unread| self.readable + unread);
         self.kept = readable.min(self.kept.saturating_add(records));
@@ -57,7 +57,7 @@ impl World {
         self.end_turn(it);
     }
 
-    /// Memory is short. What was just used stays at first.
+    /// Evicts as if memory were short. The first pass spares recently used aggregates.
     pub(super) fn evict(&mut self, it: usize) {
         let before = self.machines[it].partition.residents();
         for _ in 0..2 {
@@ -67,7 +67,7 @@ impl World {
         self.machines[it].partition.evict(usize::MAX);
     }
 
-    /// Keys that told a time up to `ahead` from now may go.
+    /// Evicts keys with timestamps up to `ahead` milliseconds from now.
     pub(super) fn forget(&mut self, it: usize, ahead: u64) {
         let now = TimeMs(self.now(it).0 + 10_000 + ahead);
         let partition = &mut self.machines[it].partition;
@@ -98,7 +98,7 @@ impl World {
         self.end_turn(it);
     }
 
-    /// Of so many records at most, and with some of those that do not exist yet, by the mask.
+    /// Delivers the names from at most this many records, plus false positives selected by the mask.
     pub(super) fn name(&mut self, pick: Pick, reading: Reading, records: usize, seeming: u8) {
         let awake: Vec<_> =
             (0..self.names_asks.len()).filter(|it| self.is_awake(self.names_asks[*it].machine)).collect();
@@ -111,7 +111,7 @@ impl World {
         };
         let is_alive = self.machines[it].life == life;
         let until = from.saturating_add(int(records.min(self.log.len()))).min(int(kept));
-        // Whoever reads them tries again until there are more.
+        // The loader retries until more is stored.
         if is_alive && until <= from {
             return;
         }
@@ -132,7 +132,7 @@ impl World {
         self.end_turn(it);
     }
 
-    /// Before something is asked of a product.
+    /// Counts how a product's name is judged, before a command on it is sent.
     pub(super) fn look_at_names(&mut self, it: usize, id: &str) {
         let memory = &self.machines[it].partition.memory;
         if memory.floor() > 0 && memory.aggregates.knows_names() {
