@@ -55,12 +55,7 @@ async fn a_service_that_starts_before_postgres_and_redis_waits_for_them_and_says
     query_api.client().get("/v1/products/cd").await.problem(503, "unavailable", "");
     postgres.restore().await;
     for service in [&projector, &query_api] {
-        service.wait_for_waiting("redis").await;
-        eventually("only redis is awaited", async || {
-            let waiting = service.readiness.state();
-            (waiting.len() == 1 && waiting[0].0 == "redis").then_some(())
-        })
-        .await;
+        service.wait_for_waiting_only("redis").await;
     }
     // Without Redis, Postgres answers.
     let headers = [("consistency-token", token.as_str()), ("prefer", "wait=10")];

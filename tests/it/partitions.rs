@@ -120,6 +120,6 @@ async fn only_lists_and_sums_read_rows_of_two_partitions_in_one_statement() {
 async fn without_redis(shop: &Shop) -> Service {
     let shop = Shop { redis_url: format!("redis://{}", free_addr()), ..shop.clone() };
     let service = shop.start_query_api().await;
-    service.wait_for_waiting("redis").await;
+    service.wait_for_waiting_only("redis").await;
     service
 }
