@@ -1,4 +1,4 @@
-//! Foundation of every service: environment, logs and metrics, readiness, shutdown, the admin server, the HTTP server,
+//! Foundation of every service: environment, logs and metrics, readiness, shutdown, clock, admin server, HTTP server,
 //! and the settings of the clients of Kafka, Postgres and Redis.
 //!
 //! Invariant: nothing here depends on an aggregate, an event, a topic or a table. This crate imports no other crate of
@@ -19,6 +19,7 @@ pub mod env;
 pub mod telemetry;
 pub mod readiness;
 pub mod shutdown;
+pub mod clock;
 pub mod admin;
 pub mod http;
 pub mod border;
