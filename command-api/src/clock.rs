@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use chassis::clock::now_ms;
 use chassis::kafka::KafkaSettings;
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
@@ -21,7 +22,6 @@ use schemas::topic::LogTopic;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dispatcher::now;
 use crate::metrics::Metrics;
 use crate::partition::ClockTrust;
 
@@ -69,7 +69,7 @@ impl Clock {
 
     /// Returns the time and the trust in it.
     pub(crate) fn look(&self) -> (TimeMs, ClockTrust) {
-        let (now, instant) = (now(), Instant::now());
+        let (now, instant) = (TimeMs(now_ms()), Instant::now());
         (now, self.shared.judge(self.shared.skew_ms(now, instant)).unwrap_or(ClockTrust::Unknown))
     }
 
@@ -139,7 +139,7 @@ async fn watch(
 ) {
     let mut said = None;
     while !shutdown.is_requested() {
-        let skew_ms = shared.skew_ms(now(), Instant::now());
+        let skew_ms = shared.skew_ms(TimeMs(now_ms()), Instant::now());
         let judged = shared.judge(skew_ms);
         trust.send_if_modified(|known| std::mem::replace(known, judged) != judged);
         if let Some(skew_ms) = skew_ms {

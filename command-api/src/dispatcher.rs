@@ -5,10 +5,9 @@ mod lines;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use domain::TimeMs;
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::commands::{CommandError, Origin, ParsedCommand, Precondition, is_internal, parse};
@@ -351,10 +350,4 @@ impl Dispatcher {
         }
         Ok(())
     }
-}
-
-/// Returns the wall-clock time.
-pub(crate) fn now() -> TimeMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use chassis::clock::now_ms;
 use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::dispatcher::{Reply, now};
+use crate::dispatcher::Reply;
 use crate::handover::Handover;
 use crate::kafka::producer::{DeliveryReport, DeliveryReports};
 use crate::kafka::reader::ReadEvent;
@@ -217,7 +218,7 @@ impl Engine {
         };
         let (mut reports, mut jobs) = (Vec::new(), Vec::new());
         let retries = role == Role::Unsettled || self.machine.wants_turn() || !backoff.is_over();
-        let pause = self.machine.fence_due_in(now()).or(backoff.left()).unwrap_or(RETRY);
+        let pause = self.machine.fence_due_in(TimeMs(now_ms())).or(backoff.left()).unwrap_or(RETRY);
         tokio::select! {
             count = self.reports.recv_many(&mut reports, MAX_REPORTS_A_TURN), if !self.reports.is_closed() => {
                 debug_assert!(count > 0, "the producers outlive the engines");

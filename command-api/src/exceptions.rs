@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use chassis::clock::now_ms;
 use chassis::env::{Env, EnvError};
 use chassis::kafka::KafkaSettings;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -17,7 +18,6 @@ use schemas::record::Record;
 use schemas::topic;
 
 use crate::config::{self, Config};
-use crate::dispatcher::now;
 use crate::kafka::reader::LogReader;
 use crate::kafka::topic::create_exceptions;
 
@@ -99,7 +99,7 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     let shown = &value[..value.len().min(SHOWN_BYTES)];
     println!("{}{}", shown.escape_ascii(), if shown.len() < value.len() { " …" } else { "" });
     judge(&value, wish.no_build_reads_it)?;
-    let exception = Stray::new(wish.partition, wish.offset, &value).exception(&wish.because, now().0);
+    let exception = Stray::new(wish.partition, wish.offset, &value).exception(&wish.because, now_ms());
     let sha256 = exception.sha256.clone();
     create_exceptions(&kafka, &log).await?;
     let producer: FutureProducer = kafka.producer("command-api except").create().context("create a Kafka producer")?;

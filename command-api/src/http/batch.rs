@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use chassis::border::{RequestId, request_id};
+use chassis::clock::now_ms;
 use chassis::prefer::Preferences;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
@@ -24,7 +25,7 @@ use super::admission::Permit;
 use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
 use crate::batch_order::BatchOrder;
-use crate::dispatcher::{CommandRequest, now};
+use crate::dispatcher::CommandRequest;
 use crate::mailbox::TimeLimits;
 use crate::metrics::Metrics;
 
@@ -53,7 +54,7 @@ pub(super) async fn take(
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
             if listener == Listener::Internal {
-                response.headers_mut().insert(SERVER_TIME, now().0.into());
+                response.headers_mut().insert(SERVER_TIME, now_ms().into());
             }
             response
         }
@@ -138,7 +139,7 @@ fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let Some(until) = headers.get(UNTIL) else { return Ok(None) };
     let until = until.to_str().ok().and_then(|text| text.parse::<u64>().ok());
     let until = until.ok_or_else(|| Problem::new(ProblemKind::InvalidRequest, format!("{UNTIL}: milliseconds")))?;
-    Ok(Some(Duration::from_millis(until.saturating_sub(now().0))))
+    Ok(Some(Duration::from_millis(until.saturating_sub(now_ms()))))
 }
 
 /// Splits a body into its lines, without blank ones, such as one at the end, and without a leading byte order mark.
