@@ -16,8 +16,6 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use tokio::time::Instant;
 
-use crate::dispatcher::is_unavailable;
-
 /// Number of batches below which a cleanup is not worthwhile.
 const MIN_TIDIED: usize = 1024;
 /// Maximum number of batches remembered per link. Lines of further batches are refused.
@@ -176,7 +174,7 @@ pub(crate) async fn in_order(
         Err(answer) => return answer,
     };
     let answer = decide.await;
-    line.end(is_unavailable(&answer));
+    line.end(answer.is_unavailable());
     answer
 }
 
@@ -247,7 +245,7 @@ mod tests {
     }
 
     async fn decide(order: &Arc<BatchOrder>, id: &str, route: Route, answer: Answer) -> bool {
-        !is_unavailable(&in_order(Some(order), &product(id), route, pin!(async { answer })).await)
+        !in_order(Some(order), &product(id), route, pin!(async { answer })).await.is_unavailable()
     }
 
     #[tokio::test]

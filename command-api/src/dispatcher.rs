@@ -78,7 +78,7 @@ impl Reply {
         match self {
             Self::One { answer: sender, order } => {
                 if let Some((order, aggregate)) = order
-                    && is_unavailable(&answer)
+                    && answer.is_unavailable()
                 {
                     order.refuse(&aggregate);
                 }
@@ -87,24 +87,6 @@ impl Reply {
             }
             Self::Line(line) => line.send(answer),
         }
-    }
-}
-
-/// Returns whether the answer is a 503, so that a retry may get another one.
-pub(crate) fn is_unavailable(answer: &Answer) -> bool {
-    match answer {
-        Answer::Overloaded { .. }
-        | Answer::Quarantined
-        | Answer::NoOwner
-        | Answer::Misdirected
-        | Answer::OutcomeUnknown => true,
-        Answer::Accepted { .. }
-        | Answer::Rejected { .. }
-        | Answer::PreconditionFailed { .. }
-        | Answer::KeyReused
-        | Answer::KeyExpired { .. }
-        | Answer::Invalid { .. }
-        | Answer::NoSuchCommand => false,
     }
 }
 
@@ -236,7 +218,7 @@ impl Dispatcher {
         match order.enter(&incoming.aggregate, Route::Away(None)) {
             Ok(line) => {
                 let answer = self.forward(partition, incoming, Some(&line)).await;
-                line.end(is_unavailable(&answer));
+                line.end(answer.is_unavailable());
                 answer
             }
             Err(answer) => answer,

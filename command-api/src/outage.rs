@@ -10,8 +10,6 @@ use std::time::Duration;
 use schemas::answers::Answer;
 use tokio::time::{Instant, timeout_at};
 
-use crate::dispatcher::is_unavailable;
-
 /// Time after which a waiting command makes its partition silent if no other command was answered meanwhile. The next
 /// answer ends the silence.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -90,7 +88,7 @@ impl Outage {
     /// Records an outcome. A decision of the partition's owner ends the silence; a refusal does not, because it may not
     /// come from the owner itself, which may hang.
     pub(crate) fn heard(&self, answer: Answer) -> Answer {
-        if !is_unavailable(&answer) || answer == Answer::Quarantined {
+        if !answer.is_unavailable() || answer == Answer::Quarantined {
             self.answers.fetch_add(1, Ordering::Relaxed);
             self.since_ms.store(0, Ordering::Relaxed);
         }

@@ -107,6 +107,22 @@ impl Answer {
         })
     }
 
+    /// Returns whether the command was not decided, or its outcome is unknown, so that a retry may get another answer.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Overloaded { .. } | Self::Quarantined | Self::NoOwner | Self::Misdirected | Self::OutcomeUnknown => {
+                true
+            }
+            Self::Accepted { .. }
+            | Self::Rejected { .. }
+            | Self::PreconditionFailed { .. }
+            | Self::KeyReused
+            | Self::KeyExpired { .. }
+            | Self::Invalid { .. }
+            | Self::NoSuchCommand => false,
+        }
+    }
+
     /// Returns the version of the aggregate, if the answer carries it.
     pub fn version(&self) -> Option<u64> {
         match self {

@@ -12,7 +12,7 @@ use schemas::answers::Answer;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::{CommandRequest, Dispatcher, Reply, is_unavailable};
+use super::{CommandRequest, Dispatcher, Reply};
 use crate::batch_order::{BatchOrder, LineInFlight, Route};
 use crate::mailbox::TimeLimits;
 
@@ -107,7 +107,7 @@ impl LineReply {
     /// Updates the order of the batch before it stores the answer.
     fn answer(&mut self, answer: Answer) {
         let Some(line) = self.line.take() else { return };
-        line.end(is_unavailable(&answer));
+        line.end(answer.is_unavailable());
         self.answers.put(self.index, answer);
     }
 }
