@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::dispatcher::Reply;
 use crate::handover::Handover;
 use crate::kafka::producer::{DeliveryReport, DeliveryReports};
 use crate::kafka::reader::ReadEvent;
@@ -31,6 +30,7 @@ use crate::loader::{JournalProgress, Loaded, LoaderInbox};
 use crate::mailbox::{Gauges, Lanes, QueuedRequest};
 use crate::memory_budget::MemoryBudget;
 use crate::partition::{Effects as _, HaltError, Partition, Quarantine, Release, Role, Unavailable};
+use crate::request::Reply;
 
 use backoff::Backoff;
 pub(crate) use io::PartitionIo;

@@ -14,6 +14,7 @@
 pub mod config;
 mod metrics;
 mod http;
+mod request;
 mod dispatcher;
 mod batch_order;
 mod clock;

@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
@@ -20,9 +19,9 @@ use tokio::sync::mpsc::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dispatcher::Reply;
 use crate::engine::{EngineRequest, Status};
 use crate::partition::{ParsedRequest, Role};
+use crate::request::{Reply, TimeLimits};
 
 /// Maximum number of single commands that wait for one partition.
 const MAX_CLIENTS: usize = 4096;
@@ -46,15 +45,6 @@ pub(crate) struct QueuedRequest {
     pub(crate) came: Instant,
     pub(crate) time_limits: TimeLimits,
     slot: Option<usize>,
-}
-
-/// Time limits of a command.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TimeLimits {
-    /// Maximum wait for its turn once the partition has an owner; after it, the command is refused unexecuted.
-    pub(crate) in_mailbox: Duration,
-    /// Time after which no caller waits for the answer.
-    pub(crate) deadline: Instant,
 }
 
 /// Reason for which a command was not queued. It had no effect.

@@ -73,7 +73,7 @@ struct Forwarded<'a> {
     internal: bool,
     /// Name of the batch that the command is a line of. Lines of one batch keep their order, even across messages.
     batch: Option<u64>,
-    /// See [`crate::mailbox::TimeLimits`].
+    /// See [`crate::request::TimeLimits`].
     in_mailbox_ms: u64,
     /// Milliseconds after sending at which the answer becomes useless. Not a time of day, because the clocks of hosts
     /// differ.

@@ -4,39 +4,16 @@
 //! share them: lines that are decided in this process reach each engine in one go, and the waiting task is woken once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use schemas::answers::Answer;
-use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::{CommandRequest, Dispatcher, Reply};
-use crate::batch_order::{BatchOrder, LineInFlight, Route};
-use crate::mailbox::TimeLimits;
-
-/// The recipient of one line's answer. If dropped without an answer, the line's outcome is unknown.
-#[derive(Debug)]
-pub(crate) struct LineReply {
-    answers: Arc<Answers>,
-    index: usize,
-    /// `None` once the line is answered.
-    line: Option<LineInFlight>,
-}
-
-/// Answers to lines that were submitted together.
-#[derive(Debug)]
-struct Answers {
-    slots: Mutex<Slots>,
-    complete: Notify,
-}
-
-#[derive(Debug)]
-struct Slots {
-    answers: Vec<Option<Answer>>,
-    missing: usize,
-}
+use super::Dispatcher;
+use crate::batch_order::{BatchOrder, Route};
+use crate::request::{CommandRequest, LineAnswers, LineReply, Reply, TimeLimits};
 
 impl Dispatcher {
     /// Returns the outcomes of one batch's lines, in order. The outcome of lines unanswered at the deadline is unknown.
@@ -46,7 +23,7 @@ impl Dispatcher {
         lines: &[&CommandRequest],
         time_limits: TimeLimits,
     ) -> Vec<Answer> {
-        let answers = Answers::new(lines.len());
+        let answers = LineAnswers::new(lines.len());
         let (mut here, mut elsewhere) = (BTreeMap::<u32, Option<Vec<_>>>::new(), FuturesUnordered::new());
         for (index, incoming) in lines.iter().enumerate() {
             let partition = self.partition_of(incoming);
@@ -58,7 +35,7 @@ impl Dispatcher {
             };
             match order.enter(&incoming.aggregate, Route::Here) {
                 Ok(line) => {
-                    let reply = LineReply { answers: answers.clone(), index, line: Some(line) };
+                    let reply = LineReply::new(answers.clone(), index, line);
                     requests.extend(self.read(incoming, Reply::Line(reply)));
                 }
                 Err(answer) => answers.put(index, answer),
@@ -92,60 +69,5 @@ impl Dispatcher {
             self.outages[self.partition_of(incoming) as usize].heard(answer)
         };
         lines.iter().zip(answers.take()).map(of_line).collect()
-    }
-}
-
-impl LineReply {
-    pub(super) fn is_refused(&self) -> bool {
-        self.line.as_ref().is_some_and(LineInFlight::is_refused)
-    }
-
-    pub(super) fn send(mut self, answer: Answer) {
-        self.answer(answer);
-    }
-
-    /// Updates the order of the batch before it stores the answer.
-    fn answer(&mut self, answer: Answer) {
-        let Some(line) = self.line.take() else { return };
-        line.end(answer.is_unavailable());
-        self.answers.put(self.index, answer);
-    }
-}
-
-impl Drop for LineReply {
-    fn drop(&mut self) {
-        self.answer(Answer::OutcomeUnknown);
-    }
-}
-
-impl Answers {
-    fn new(lines: usize) -> Arc<Self> {
-        let slots = Slots { answers: (0..lines).map(|_| None).collect(), missing: lines };
-        Arc::new(Self { slots: Mutex::new(slots), complete: Notify::new() })
-    }
-
-    fn put(&self, index: usize, answer: Answer) {
-        let mut slots = self.slots();
-        slots.answers[index] = Some(answer);
-        slots.missing -= 1;
-        if slots.missing == 0 {
-            self.complete.notify_one();
-        }
-    }
-
-    /// Waits until no answer is missing.
-    async fn complete(&self) {
-        if self.slots().missing > 0 {
-            self.complete.notified().await;
-        }
-    }
-
-    /// Takes the answers; `None` for each line that has none yet.
-    fn take(&self) -> Vec<Option<Answer>> {
-        self.slots().answers.iter_mut().map(Option::take).collect()
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,13 +9,13 @@ use schemas::record::Record;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::dispatcher::Reply;
 use crate::exceptions::ExceptionLog;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::{LogReader, ReadEvent};
 use crate::loader::StateLoader;
 use crate::metrics::{Appended, Metrics};
 use crate::partition::{DoubtCause, Effects, LoadRequest, QueueFull, ReadTo, Ticket, Unavailable};
+use crate::request::Reply;
 
 /// Maximum number of postponed loads of one partition.
 const MAX_LATER: usize = 16_384;

@@ -25,9 +25,8 @@ use super::admission::Permit;
 use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
 use super::{AppState, Listener, Log, answers};
 use crate::batch_order::BatchOrder;
-use crate::dispatcher::CommandRequest;
-use crate::mailbox::TimeLimits;
 use crate::metrics::Metrics;
+use crate::request::{CommandRequest, TimeLimits};
 
 /// Default time limit of a batch. Longer than a single command's, because a batch brings its own queue.
 const ANSWER_WITHIN: Duration = MAX_WAIT;

@@ -17,8 +17,7 @@ use schemas::trace::is_traceparent;
 use tokio::time::Instant;
 
 use super::{AppState, Listener, answers};
-use crate::dispatcher::CommandRequest;
-use crate::mailbox::TimeLimits;
+use crate::request::{CommandRequest, TimeLimits};
 
 /// Default time limit of a command, after which its outcome is reported as unknown.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use domain::{Command, product};
 use schemas::aggregate::AggregateType;
 use schemas::commands::Precondition;

@@ -23,8 +23,8 @@ use super::{
     MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner,
 };
 use crate::config::PeerUrls;
-use crate::dispatcher::CommandRequest;
 use crate::metrics::Metrics;
+use crate::request::CommandRequest;
 
 /// Maximum number of commands that wait to be sent to one peer.
 const MAX_QUEUE: usize = 4096;

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::delay::Delays;
 use super::{Answered, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES, ToOwner};
 use crate::batch_order::LinkBatches;
-use crate::dispatcher::{CommandRequest, Dispatcher};
-use crate::mailbox::TimeLimits;
+use crate::dispatcher::Dispatcher;
+use crate::request::{CommandRequest, TimeLimits};
 
 /// Serves a link until the peer closes it or sends an undecodable message.
 pub(crate) async fn serve(socket: WebSocket, dispatcher: Arc<Dispatcher>) {
