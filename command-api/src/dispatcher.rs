@@ -17,8 +17,7 @@ use tokio::time::Instant;
 use crate::batch_order::{LineInFlight, Route, in_order};
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::engine::EngineRequest;
-use crate::mailbox::{Mailbox, NotQueued};
+use crate::mailbox::{EngineRequest, Mailbox, NotQueued};
 use crate::metrics::Metrics;
 use crate::outage::Outage;
 use crate::partition::{ClockTrust, ParsedRequest, Quarantine, Release};
@@ -32,7 +31,7 @@ const MAX_RETRY: Duration = Duration::from_millis(400);
 
 pub(crate) struct Dispatcher {
     /// Mailboxes, indexed by partition.
-    mailboxes: Vec<Mailbox>,
+    mailboxes: Arc<[Mailbox]>,
     /// Outages, indexed by partition.
     outages: Vec<Outage>,
     /// URL at which peers reach this instance.
@@ -46,7 +45,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(
-        mailboxes: Vec<Mailbox>,
+        mailboxes: Arc<[Mailbox]>,
         own_url: Arc<str>,
         directory: Arc<Directory>,
         links: Arc<Links>,
@@ -55,11 +54,6 @@ impl Dispatcher {
     ) -> Self {
         let outages = mailboxes.iter().map(|_| Outage::new()).collect();
         Self { mailboxes, outages, own_url, directory, links, window, clock, metrics }
-    }
-
-    /// Returns the mailboxes, indexed by partition.
-    pub(crate) fn mailboxes(&self) -> &[Mailbox] {
-        &self.mailboxes
     }
 
     pub(crate) fn partitions(&self) -> u32 {
@@ -107,7 +101,7 @@ impl Dispatcher {
     /// Returns the quarantined aggregates of all partitions that this instance owns.
     pub(crate) async fn quarantined(&self) -> BTreeMap<AggregateId, Quarantine> {
         let mut all = BTreeMap::new();
-        for mailbox in &self.mailboxes {
+        for mailbox in &*self.mailboxes {
             let (answer, outcome) = oneshot::channel();
             if mailbox.requests.send(EngineRequest::Quarantined(answer)).await.is_ok() {
                 all.extend(outcome.await.unwrap_or_default());

@@ -6,7 +6,6 @@
 mod io;
 mod backoff;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -27,9 +26,9 @@ use crate::handover::Handover;
 use crate::kafka::producer::{DeliveryReport, DeliveryReports};
 use crate::kafka::reader::ReadEvent;
 use crate::loader::{JournalProgress, Loaded, LoaderInbox};
-use crate::mailbox::{Gauges, Lanes, QueuedRequest};
+use crate::mailbox::{EngineRequest, Gauges, Lanes, QueuedRequest, Status};
 use crate::memory_budget::MemoryBudget;
-use crate::partition::{Effects as _, HaltError, Partition, Quarantine, Release, Role, Unavailable};
+use crate::partition::{Effects as _, HaltError, Partition, Role, Unavailable};
 use crate::request::Reply;
 
 use backoff::Backoff;
@@ -64,36 +63,6 @@ pub(crate) struct Engine {
     /// Time at which this instance became the owner. Waiting for an owner does not count against a command's time
     /// limit.
     pub(crate) served_since: Instant,
-}
-
-/// A request to an engine, other than a command.
-#[derive(Debug)]
-pub(crate) enum EngineRequest {
-    /// Another instance is to own the partition. Answered once this one does not own it.
-    LetGo(oneshot::Sender<()>),
-    /// The owner does not answer: take over unless the log shows that it is alive.
-    Suspect,
-    Quarantined(oneshot::Sender<BTreeMap<AggregateId, Quarantine>>),
-    Release(AggregateId, oneshot::Sender<Release>),
-}
-
-/// The status of an engine as published to others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Status {
-    Role(Role),
-    /// The engine makes no progress in this role until the event that the text describes.
-    Waits(Role, String),
-    /// The log cannot be read any further; operator intervention required.
-    Halted(String),
-}
-
-impl Status {
-    pub(crate) fn role(&self) -> Option<Role> {
-        match self {
-            Self::Role(role) | Self::Waits(role, _) => Some(*role),
-            Self::Halted(_) => None,
-        }
-    }
 }
 
 /// Error that halts an engine.

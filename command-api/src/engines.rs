@@ -14,13 +14,13 @@ use crate::clock::Clock;
 use crate::config::{Config, PeerUrl, PeerUrls, Share};
 use crate::directory::Directory;
 use crate::dispatcher::Dispatcher;
-use crate::engine::{Engine, PartitionIo, Status};
+use crate::engine::{Engine, PartitionIo};
 use crate::exceptions::ExceptionLog;
 use crate::handover::Handover;
 use crate::kafka::producer::Producers;
 use crate::kafka::reader::LogReader;
 use crate::loader::StateLoader;
-use crate::mailbox;
+use crate::mailbox::{self, Mailbox, Status};
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::partition::{ClockTrust, Partition, ReadTo, Role};
@@ -104,10 +104,11 @@ impl Engines {
             mailboxes.push(mailbox);
             statuses.push(watching);
         }
+        let mailboxes: Arc<[Mailbox]> = mailboxes.into();
+        metrics.observe(&mailboxes);
         let dispatcher =
             Dispatcher::new(mailboxes, own_url, directory, links, (config.window, clock.clone()), metrics.clone());
         let dispatcher = Arc::new(dispatcher);
-        metrics.observe(&dispatcher);
         Ok(Self {
             wrong_tables,
             dispatcher,

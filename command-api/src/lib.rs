@@ -53,12 +53,12 @@ use clock::Clock;
 pub use config::Config;
 use config::Share;
 use dispatcher::Dispatcher;
-use engine::Status;
 use engines::Engines;
 pub use exceptions::{except, make_key};
 use http::{HttpState, Log};
 use kafka::reader::LogReader;
 use kafka::topic;
+use mailbox::Status;
 use metrics::Metrics;
 use partition::Role;
 

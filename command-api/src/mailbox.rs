@@ -7,6 +7,7 @@
 //! Invariant: every lane is bounded, and one aggregate may take only a part of the clients' lane: a hot product fills
 //! its share and leaves room for others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -16,11 +17,10 @@ use tokio::sync::mpsc::{
     self,
     error::{TryRecvError, TrySendError},
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::engine::{EngineRequest, Status};
-use crate::partition::{ParsedRequest, Role};
+use crate::partition::{ParsedRequest, Quarantine, Release, Role};
 use crate::request::{Reply, TimeLimits};
 
 /// Maximum number of single commands that wait for one partition.
@@ -53,6 +53,27 @@ pub(crate) enum NotQueued {
     Full,
     /// The engine is ending or has ended: this instance no longer serves the partition.
     Closed,
+}
+
+/// A request to an engine, other than a command.
+#[derive(Debug)]
+pub(crate) enum EngineRequest {
+    /// Another instance is to own the partition. Answered once this one does not own it.
+    LetGo(oneshot::Sender<()>),
+    /// The owner does not answer: take over unless the log shows that it is alive.
+    Suspect,
+    Quarantined(oneshot::Sender<BTreeMap<AggregateId, Quarantine>>),
+    Release(AggregateId, oneshot::Sender<Release>),
+}
+
+/// The status of an engine as published to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Status {
+    Role(Role),
+    /// The engine makes no progress in this role until the event that the text describes.
+    Waits(Role, String),
+    /// The log cannot be read any further; operator intervention required.
+    Halted(String),
 }
 
 /// The sending ends of one partition's engine.
@@ -147,6 +168,15 @@ impl Mailbox {
                 Ok(places) => places.zip(&mut jobs).for_each(|(place, job)| place.send(job)),
                 Err(_closed) => jobs.by_ref().for_each(|job| job.request.reply.send(Answer::NoOwner)),
             }
+        }
+    }
+}
+
+impl Status {
+    pub(crate) fn role(&self) -> Option<Role> {
+        match self {
+            Self::Role(role) | Self::Waits(role, _) => Some(*role),
+            Self::Halted(_) => None,
         }
     }
 }

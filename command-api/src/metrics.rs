@@ -14,7 +14,6 @@ use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
 
-use crate::dispatcher::Dispatcher;
 use crate::mailbox::{Gauges, Mailbox};
 use crate::partition::DoubtCause;
 use answered::Answered;
@@ -126,28 +125,28 @@ impl Metrics {
         }
     }
 
-    /// Registers the gauges by partition: `stampede_mailbox_depth`, the number of commands that wait for a turn, and
-    /// [`SHOWN`].
-    pub(crate) fn observe(&self, dispatcher: &Arc<Dispatcher>) {
-        self.observe_one(dispatcher, "stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| {
+    /// Registers the gauges of `mailboxes`, which are indexed by partition: `stampede_mailbox_depth`, the number of
+    /// commands that wait for a turn, and [`SHOWN`].
+    pub(crate) fn observe(&self, mailboxes: &Arc<[Mailbox]>) {
+        self.observe_one(mailboxes, "stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| {
             mailbox.depth() as u64
         });
         for (name, what, of) in SHOWN {
-            self.observe_one(dispatcher, name, what, move |mailbox| of(&mailbox.gauges).load(Ordering::Relaxed));
+            self.observe_one(mailboxes, name, what, move |mailbox| of(&mailbox.gauges).load(Ordering::Relaxed));
         }
     }
 
     fn observe_one(
         &self,
-        dispatcher: &Arc<Dispatcher>,
+        mailboxes: &Arc<[Mailbox]>,
         name: &'static str,
         what: &'static str,
         value: impl Fn(&Mailbox) -> u64 + Send + Sync + 'static,
     ) {
-        let dispatcher = Arc::downgrade(dispatcher);
+        let mailboxes = Arc::downgrade(mailboxes);
         let callback = move |gauge: &dyn AsyncInstrument<u64>| {
-            let Some(dispatcher) = dispatcher.upgrade() else { return };
-            for (partition, mailbox) in (0..).zip(dispatcher.mailboxes()) {
+            let Some(mailboxes) = mailboxes.upgrade() else { return };
+            for (partition, mailbox) in (0..).zip(&*mailboxes) {
                 gauge.observe(value(mailbox), &[label(partition)]);
             }
         };
