@@ -11,11 +11,9 @@ use std::time::Duration;
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
-use schemas::exceptions::Exceptions;
+use schemas::exceptions::{Exceptions, Keys};
 use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
-
-use crate::exceptions;
 
 pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
 
@@ -75,7 +73,7 @@ impl Config {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
-            exceptions: Arc::new(Exceptions::honouring(exceptions::keys(env)?.unwrap_or_default())),
+            exceptions: Arc::new(Exceptions::honouring(exception_keys(env)?.unwrap_or_default())),
             postgres_url: env.optional_secret("POSTGRES_URL")?,
             state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
@@ -108,6 +106,13 @@ pub fn topic(env: &Env) -> Result<LogTopic, EnvError> {
         replication: env.or("EVENTS_REPLICATION", 1)?,
         min_isr: env.or("EVENTS_MIN_ISR", 1)?,
     })
+}
+
+/// Reads `LOG_EXCEPTION_KEYS`. `None` if no keys are honoured.
+pub(crate) fn exception_keys(env: &Env) -> Result<Option<Keys>, EnvError> {
+    let unfit =
+        |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is not a list of public keys" };
+    env.optional_secret("LOG_EXCEPTION_KEYS")?.map(|keys| keys.expose().parse().map_err(unfit)).transpose()
 }
 
 fn loopback(port: u16) -> SocketAddr {

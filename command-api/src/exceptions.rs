@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use chassis::clock::now_ms;
-use chassis::env::{Env, EnvError};
+use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use schemas::exceptions::{Exceptions, Keys, SigningKey, Stray, may_be_of_a_newer_build};
+use schemas::exceptions::{Exceptions, SigningKey, Stray, may_be_of_a_newer_build};
 use schemas::record::Record;
 use schemas::topic;
 
@@ -85,7 +85,7 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     let wish = ExceptArgs::from_args(args)?;
     let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
     let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY)?;
-    if let Some(keys) = keys(env)? {
+    if let Some(keys) = config::exception_keys(env)? {
         ensure!(
             keys.contain(&key),
             "LOG_EXCEPTION_KEYS does not list {}: no reader would honour this key",
@@ -145,15 +145,10 @@ pub fn make_key(file: Option<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads `LOG_EXCEPTION_KEYS`. `None` if no keys are honoured.
-pub(crate) fn keys(env: &Env) -> Result<Option<Keys>, EnvError> {
-    let unfit =
-        |_| EnvError::Unfit { name: "LOG_EXCEPTION_KEYS".to_owned(), reason: "it is not a list of public keys" };
-    env.optional_secret("LOG_EXCEPTION_KEYS")?.map(|keys| keys.expose().parse().map_err(unfit)).transpose()
-}
-
 #[cfg(test)]
 mod tests {
+    use schemas::exceptions::Keys;
+
     use super::*;
 
     fn wish(line: &str) -> anyhow::Result<ExceptArgs> {
