@@ -6,6 +6,7 @@ mod answers;
 mod batch;
 mod commands;
 mod gate;
+mod headers;
 mod problems;
 
 use std::sync::Arc;

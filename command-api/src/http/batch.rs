@@ -10,7 +10,6 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use chassis::border::{RequestId, request_id};
 use chassis::clock::now_ms;
-use chassis::prefer::Preferences;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
@@ -22,7 +21,7 @@ use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
 
 use super::admission::Permit;
-use super::commands::{MAX_WAIT, check_encoding, is_of_type, key};
+use super::headers::{MAX_WAIT, check_encoding, is_of_type, key, wait};
 use super::{AppState, Listener, Log, answers};
 use crate::batch_order::BatchOrder;
 use crate::metrics::Metrics;
@@ -94,7 +93,7 @@ async fn begin(
         return Err(Problem::new(ProblemKind::TooLarge, "a batch has at most 10,000 lines"));
     }
     // A batch has its own deadline and is slowed down instead of refused.
-    let in_mailbox = Preferences::of(headers, MAX_WAIT).wait.unwrap_or(ANSWER_WITHIN);
+    let in_mailbox = wait(headers).unwrap_or(ANSWER_WITHIN);
     let internal = listener == Listener::Internal;
     let left = if internal { left(headers)? } else { None };
     let time_limits = TimeLimits { in_mailbox, deadline: Instant::now() + in_mailbox.min(left.unwrap_or(in_mailbox)) };

@@ -6,7 +6,7 @@ use axum::response::Response;
 use schemas::aggregate::type_routed;
 use schemas::idempotency::IdempotencyKey;
 
-use super::{HttpState, Listener, answers, commands};
+use super::{HttpState, Listener, answers, commands, headers};
 
 /// Refuses a single command for which there is no place. Returns `None` if its route is to answer, which may still
 /// refuse it for lack of a place or for another reason.
@@ -14,7 +14,7 @@ pub(super) fn refuse(state: &HttpState, method: &Method, path: &str, headers: &H
     if method != Method::POST || !state.has_no_place() || !is_command(path) {
         return None;
     }
-    let key = commands::key(headers).ok()?.unwrap_or_else(IdempotencyKey::random);
+    let key = headers::key(headers).ok()?.unwrap_or_else(IdempotencyKey::random);
     Some(answers::with_key(state.refused(), &key))
 }
 
