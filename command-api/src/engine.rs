@@ -3,20 +3,19 @@
 //!
 //! Invariant: the machine belongs to one task; no part of it is shared or locked.
 
+mod status;
+mod halt;
 mod io;
 mod backoff;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chassis::clock::now_ms;
 use chassis::kafka::group::Assignment;
 use chassis::shutdown::Shutdown;
-use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use rdkafka::error::KafkaError;
-use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -156,24 +155,6 @@ impl Engine {
 
     fn takes_records(&self) -> bool {
         self.machine.takes_records(self.budget.unfolded_bytes())
-    }
-
-    /// Returns the reason, for `/readyz`, that the partition waits although nothing is wrong with its log.
-    fn waits(&self) -> Option<String> {
-        let partition = self.io.partition;
-        if !self.takes_records() {
-            let mib = self.machine.unfolded_bytes() >> 20;
-            return Some(format!(
-                "partition {partition} waits for Postgres: {mib} MiB of events wait for the states of their aggregates"
-            ));
-        }
-        if self.machine.role() != Role::Idle || !self.is_assigned() {
-            return None;
-        }
-        let JournalProgress::Late { records } = *self.inbox.as_ref()?.known.borrow() else { return None };
-        Some(format!(
-            "partition {partition} waits for Postgres: there is no checkpoint, and {records} records are too many to be read without one"
-        ))
     }
 
     async fn turn(&mut self, shutdown: &Shutdown, stopping: bool, backoff: &Backoff) -> Turn {
@@ -351,105 +332,6 @@ impl Engine {
         }
         let mean = instant.elapsed() / u32::try_from(count).unwrap_or(1).max(1);
         self.io.metrics.decided(longest_wait.unwrap_or_default(), mean);
-    }
-
-    /// Updates the gauges and logs a new quarantine.
-    fn show(&self) {
-        self.gauges.in_flight.store(self.machine.pending() as u64, Ordering::Relaxed);
-        self.gauges.residents.store(self.machine.residents() as u64, Ordering::Relaxed);
-        self.gauges.resident_bytes.store(self.machine.resident_bytes() as u64, Ordering::Relaxed);
-        self.gauges.largest_state.store(self.machine.largest_state() as u64, Ordering::Relaxed);
-        self.gauges.keys.store(self.machine.remembered_keys() as u64, Ordering::Relaxed);
-        self.gauges.names.store(self.machine.names() as u64, Ordering::Relaxed);
-        self.gauges.knows_names.store(self.machine.knows_names().into(), Ordering::Relaxed);
-        self.gauges.tail_records.store(self.machine.tail_records(), Ordering::Relaxed);
-        let quarantined = self.machine.quarantined();
-        let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);
-        if quarantined.len() as u64 > known {
-            self.io.metrics.quarantined(self.io.partition);
-            let names: Vec<_> = quarantined.keys().map(AggregateId::as_str).collect();
-            tracing::error!(kafka.partition = self.io.partition, aggregates = ?names, "the rules panicked; aggregates are in quarantine");
-        }
-    }
-
-    fn publish(&mut self, backoff: &mut Backoff) {
-        let role = self.machine.role();
-        let was = self.status.borrow().role();
-        let new = self.waits().map_or(Status::Role(role), |what| Status::Waits(role, what));
-        self.status.send_if_modified(|status| {
-            let changed = *status != new;
-            *status = new;
-            changed
-        });
-        if was == Some(role) {
-            return;
-        }
-        tracing::info!(kafka.partition = self.io.partition, role = ?role, "partition role changed");
-        self.io.metrics.owned(self.io.partition, role == Role::Owner);
-        match role {
-            Role::Idle => {
-                if matches!(was, Some(Role::Leaving | Role::Owner | Role::Unsettled)) {
-                    let cause = match (self.was_asked, self.let_go_by_clock) {
-                        (true, _) => "asked",
-                        (false, true) => "clock",
-                        (false, false) => "deposed",
-                    };
-                    self.io.metrics.stepped_down(self.io.partition, cause);
-                }
-                (self.was_asked, self.let_go_by_clock) = (false, false);
-                backoff.begin();
-                self.handover.released();
-            }
-            Role::Owner => {
-                self.served_since = Instant::now();
-                self.io.metrics.claimed(self.io.partition);
-            }
-            Role::Preparing | Role::Prepared | Role::Unsettled | Role::Leaving => {}
-        }
-    }
-
-    /// Halts the partition and refuses its commands until an exception covers the unreadable value; reading then
-    /// resumes from there. Returns false if the engine is to end instead.
-    async fn halt(&mut self, error: &EngineError, shutdown: &Shutdown) -> bool {
-        let stray = match error {
-            EngineError::Log(HaltError::Record(unreadable)) => Some(unreadable.stray),
-            EngineError::Log(_) | EngineError::Read(_) => None,
-        };
-        let (partition, reason) = (self.io.partition, with_causes(error));
-        let what_to_do = if stray.is_some() { "see `command-api except`" } else { "operator intervention required" };
-        tracing::error!(
-            kafka.partition = partition,
-            error = reason,
-            what_to_do,
-            "halted: the partition's log cannot be read any further; other partitions are served"
-        );
-        self.status.send_replace(Status::Halted(reason));
-        self.io.metrics.owned(partition, false);
-        self.io.metrics.halted(partition, true);
-        // Frees the reading thread for other reads.
-        self.io.reading = None;
-        let mut passed = std::pin::pin!(self.io.exceptions.clone().pass(stray));
-        let mut jobs = Vec::new();
-        loop {
-            tokio::select! {
-                () = &mut passed => break,
-                count = self.lanes.take(&mut jobs, MAX_TURN) => {
-                    if count == 0 {
-                        return false;
-                    }
-                    jobs.drain(..).for_each(|job| job.request.reply.send(Answer::NoOwner));
-                }
-                // Dropping a request signals that this instance does not own the partition.
-                Some(request) = self.requests.recv() => drop(request),
-                () = shutdown.requested() => return false,
-            }
-        }
-        tracing::warn!(kafka.partition = partition, "an exception covers the unreadable value; resuming");
-        self.io.metrics.halted(partition, false);
-        if let Some(stray) = stray {
-            self.io.read(stray.offset, self.io.reads_to);
-        }
-        true
     }
 }
 
