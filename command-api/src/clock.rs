@@ -57,13 +57,14 @@ impl Clock {
     pub(crate) fn start(
         kafka: &KafkaSettings,
         topic: &LogTopic,
-        (metrics, ready): (Arc<Metrics>, Condition),
+        metrics: Arc<Metrics>,
+        ready: Condition,
         shutdown: Shutdown,
     ) -> std::io::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
         let (sender, trust) = watch::channel(None);
         let clock = Self { shared: Arc::new(Shared::new()), trust };
         asking::start(kafka.clone(), topic.clone(), &clock.shared)?;
-        let watching = watch(clock.shared.clone(), sender, (metrics, ready), shutdown);
+        let watching = watch(clock.shared.clone(), sender, metrics, ready, shutdown);
         Ok((clock, watching))
     }
 
@@ -134,7 +135,8 @@ fn micros(duration: Duration) -> i64 {
 async fn watch(
     shared: Arc<Shared>,
     trust: watch::Sender<Option<ClockTrust>>,
-    (metrics, ready): (Arc<Metrics>, Condition),
+    metrics: Arc<Metrics>,
+    ready: Condition,
     shutdown: Shutdown,
 ) {
     let mut said = None;

@@ -49,7 +49,8 @@ impl Dispatcher {
         own_url: Arc<str>,
         directory: Arc<Directory>,
         links: Arc<Links>,
-        (window, clock): (Duration, Clock),
+        window: Duration,
+        clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         let outages = mailboxes.iter().map(|_| Outage::new()).collect();

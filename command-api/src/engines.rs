@@ -17,9 +17,9 @@ use crate::dispatcher::Dispatcher;
 use crate::engine::{Engine, PartitionIo};
 use crate::exceptions::ExceptionLog;
 use crate::handover::Handover;
-use crate::kafka::producer::Producers;
+use crate::kafka::producer::{DeliveryReports, Producers};
 use crate::kafka::reader::LogReader;
-use crate::loader::StateLoader;
+use crate::loader::{LoaderInbox, StateLoader};
 use crate::mailbox::{self, Mailbox, Status};
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
@@ -49,69 +49,47 @@ pub(crate) struct Engines {
 impl Engines {
     pub(crate) fn start(
         config: &Config,
-        (partitions, log_reader): (u32, LogReader),
+        partitions: u32,
+        log_reader: LogReader,
         internal_url: &PeerUrl,
-        (metrics, clock): (Arc<Metrics>, Clock),
+        metrics: Arc<Metrics>,
+        clock: Clock,
     ) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
-        let producers = Arc::new(producers);
-        let replay = LogReader::start(&config.kafka, &config.topic.name)?;
-        let own_url: Arc<str> = internal_url.as_str().into();
-        let directory = Arc::new(Directory::new(log_reader.clone(), partitions));
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
-        let links = Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone()));
         let (membership, assignment) = Membership::of(config)?;
-        let shutdown = Shutdown::new();
-        let mut engines = Tasks::new();
+        let (shutdown, mut engines) = (Shutdown::new(), Tasks::new());
         let (wrong, wrong_tables) = watch::channel(None);
-        let (loader, inboxes) = match &config.postgres_url {
-            Some(url) => {
-                let settings = config.shared(partitions);
-                let (loader, inboxes) =
-                    StateLoader::start((url, settings), partitions, &log_reader, &mut engines, wrong, &shutdown)?;
-                (Some(loader), inboxes.into_iter().map(Some).collect())
-            }
-            None => (None, (0..partitions).map(|_| None).collect::<Vec<_>>()),
+        let (loader, inboxes) = start_loader(config, partitions, &log_reader, &mut engines, wrong, &shutdown)?;
+        let parts = EngineParts {
+            config,
+            partitions,
+            own_url: internal_url.as_str().into(),
+            directory: Arc::new(Directory::new(log_reader.clone(), partitions)),
+            links: Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone())),
+            producers: Arc::new(producers),
+            log_reader: log_reader.clone(),
+            replay: LogReader::start(&config.kafka, &config.topic.name)?,
+            loader,
+            budget: MemoryBudget::new(config.state_max_bytes, partitions),
+            assignment: assignment.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
         };
-        let budget = MemoryBudget::new(config.state_max_bytes, partitions);
-        let (mut statuses, mut mailboxes) = (Vec::new(), Vec::new());
+        let mut mailboxes = Vec::new();
         for ((partition, reports), inbox) in (0..partitions).zip(reports).zip(inboxes) {
-            let (status, watching) = watch::channel(Status::Role(Role::Idle));
-            let handover =
-                Handover::new(partition, own_url.clone(), directory.clone(), links.clone(), log_reader.clone());
-            let io = partition_io((config, partition), (&producers, &replay), &metrics, &loader);
-            let machine = Partition::new((partition, partitions), own_url.to_string(), config.window);
-            let (mailbox, lanes, requests) = mailbox::new(watching.clone());
-            let (assignment, gauges, served_since) = (assignment.clone(), mailbox.gauges.clone(), Instant::now());
-            let engine = Engine {
-                machine,
-                lanes,
-                requests,
-                reports,
-                status,
-                assignment,
-                handover,
-                io,
-                gauges,
-                inbox,
-                budget: budget.clone(),
-                was_asked: false,
-                let_go_by_clock: false,
-                clock: clock.clone(),
-                served_since,
-            };
+            let (engine, mailbox) = parts.engine(partition, reports, inbox);
             engines.spawn("engine", engine.run(shutdown.clone()));
             mailboxes.push(mailbox);
-            statuses.push(watching);
         }
+        let statuses = mailboxes.iter().map(|mailbox| mailbox.status.clone()).collect();
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
         metrics.observe(&mailboxes);
-        let dispatcher =
-            Dispatcher::new(mailboxes, own_url, directory, links, (config.window, clock.clone()), metrics.clone());
-        let dispatcher = Arc::new(dispatcher);
+        let EngineParts { own_url, directory, links, producers, .. } = parts;
+        let dispatcher = Dispatcher::new(mailboxes, own_url, directory, links, config.window, clock.clone(), metrics);
         Ok(Self {
             wrong_tables,
-            dispatcher,
+            dispatcher: Arc::new(dispatcher),
             engines,
             statuses,
             assignment,
@@ -230,22 +208,82 @@ impl Membership {
     }
 }
 
-fn partition_io(
-    (config, partition): (&Config, u32),
-    (producers, reader): (&Arc<Producers>, &LogReader),
-    metrics: &Arc<Metrics>,
-    loader: &Option<StateLoader>,
-) -> PartitionIo {
-    PartitionIo {
-        partition,
-        producers: producers.clone(),
-        reader: reader.clone(),
-        metrics: metrics.clone(),
-        reading: None,
-        reads_to: ReadTo::End,
-        exceptions: ExceptionLog::of(config),
-        loader: loader.clone(),
-        wanted_later: Vec::new(),
-        timed: None,
+/// Parts of which the engines of all partitions are built.
+struct EngineParts<'a> {
+    config: &'a Config,
+    partitions: u32,
+    own_url: Arc<str>,
+    directory: Arc<Directory>,
+    links: Arc<Links>,
+    producers: Arc<Producers>,
+    log_reader: LogReader,
+    /// Reader of whole partitions.
+    replay: LogReader,
+    loader: Option<StateLoader>,
+    budget: MemoryBudget,
+    assignment: watch::Receiver<Assignment>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl EngineParts<'_> {
+    /// Builds the engine of a partition, and the mailbox by which others reach it.
+    fn engine(&self, partition: u32, reports: DeliveryReports, inbox: Option<LoaderInbox>) -> (Engine, Mailbox) {
+        let (status, watching) = watch::channel(Status::Role(Role::Idle));
+        let (mailbox, lanes, requests) = mailbox::new(watching);
+        let engine = Engine {
+            machine: Partition::new(partition, self.partitions, self.own_url.to_string(), self.config.window),
+            lanes,
+            requests,
+            reports,
+            status,
+            assignment: self.assignment.clone(),
+            handover: Handover::new(
+                partition,
+                self.own_url.clone(),
+                self.directory.clone(),
+                self.links.clone(),
+                self.log_reader.clone(),
+            ),
+            clock: self.clock.clone(),
+            io: self.io(partition),
+            gauges: mailbox.gauges.clone(),
+            inbox,
+            budget: self.budget.clone(),
+            was_asked: false,
+            let_go_by_clock: false,
+            served_since: Instant::now(),
+        };
+        (engine, mailbox)
     }
+
+    fn io(&self, partition: u32) -> PartitionIo {
+        PartitionIo {
+            partition,
+            producers: self.producers.clone(),
+            reader: self.replay.clone(),
+            metrics: self.metrics.clone(),
+            reading: None,
+            reads_to: ReadTo::End,
+            exceptions: ExceptionLog::of(self.config),
+            loader: self.loader.clone(),
+            wanted_later: Vec::new(),
+            timed: None,
+        }
+    }
+}
+
+/// Starts the loader, if there is a Postgres to load from. Also returns the partitions' inboxes, by partition.
+fn start_loader(
+    config: &Config,
+    partitions: u32,
+    log_reader: &LogReader,
+    tasks: &mut Tasks,
+    wrong: watch::Sender<Option<String>>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(Option<StateLoader>, Vec<Option<LoaderInbox>>)> {
+    let Some(url) = &config.postgres_url else { return Ok((None, (0..partitions).map(|_| None).collect())) };
+    let settings = config.shared(partitions);
+    let (loader, inboxes) = StateLoader::start(url, settings, partitions, log_reader, tasks, wrong, shutdown)?;
+    Ok((Some(loader), inboxes.into_iter().map(Some).collect()))
 }

@@ -129,7 +129,7 @@ impl App {
             serve(self.internal, http::internal(state()), http::internal_border(), limits, servers_shutdown.clone()),
         );
 
-        let Some(log) = await_log(&config, &kafka_ready, &shutdown).await? else {
+        let Some((partitions, log_reader)) = await_log(&config, &kafka_ready, &shutdown).await? else {
             servers_shutdown.trigger();
             servers.drain(config.grace).await?;
             admin.stop().await;
@@ -145,10 +145,9 @@ impl App {
             shutdown.clone(),
         );
         servers.spawn("topic", watch);
-        let told = (self.metrics.clone(), self.clock_ready);
-        let (clock, watching) = Clock::start(&config.kafka, &config.topic, told, shutdown.clone())?;
+        let (clock, watching) = Clock::start(kafka, topic, self.metrics.clone(), self.clock_ready, shutdown.clone())?;
         servers.spawn("clock", watching);
-        let mut ownership = Engines::start(&config, log, &internal_url, (self.metrics, clock))?;
+        let mut ownership = Engines::start(&config, partitions, log_reader, &internal_url, self.metrics, clock)?;
         let Engines { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
         let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());
         servers.spawn("log id", learn);

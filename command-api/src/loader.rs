@@ -66,7 +66,8 @@ impl StateLoader {
     /// Starts the tasks, which end with `shutdown`. `wrong` receives a message if the tables belong to another log, or
     /// to services configured otherwise than `settings`.
     pub(crate) fn start(
-        (url, settings): (&Secret, Settings),
+        url: &Secret,
+        settings: Settings,
         partitions: u32,
         reader: &LogReader,
         tasks: &mut Tasks,
@@ -92,10 +93,7 @@ impl StateLoader {
         let lacking = async_channel::bounded(partitions.max(1) as usize);
         let names = NamesReader { store: store.clone(), lacking: lacking.clone(), to_engines };
         tasks.spawn("name loader", names.run(shutdown.clone()));
-        tasks.spawn(
-            "checkpoints",
-            checkpoints::follow((store, settings), reader.clone(), tell, wrong, shutdown.clone()),
-        );
+        tasks.spawn("checkpoints", checkpoints::follow(store, settings, reader.clone(), tell, wrong, shutdown.clone()));
         let inboxes = brought.into_iter().zip(known).map(|(brought, known)| LoaderInbox { brought, known }).collect();
         Ok((Self { asked, lacking: lacking.0 }, inboxes))
     }

@@ -110,7 +110,7 @@ pub struct Partition<R> {
 impl<R> Partition<R> {
     /// Creates an idle partition. Claims contain `url`, the address of the instance's internal listener, and
     /// `partitions`, the topic's partition count: a log with a claim that states another count halts the partition.
-    pub fn new((partition, partitions): (u32, u32), url: String, window: Duration) -> Self {
+    pub fn new(partition: u32, partitions: u32, url: String, window: Duration) -> Self {
         Self {
             partition,
             url,

@@ -1,5 +1,6 @@
 //! HTTP responses for the outcomes of commands.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use axum::body::Body;
@@ -74,7 +75,8 @@ pub(super) fn answer(answer: &Answer, id: &str, log_id: LogId) -> Response {
     let mut response = match answer {
         Answer::Accepted { version, events, replayed, order, .. } => {
             let (token, mut body) = (token.as_deref().unwrap_or_default(), Vec::with_capacity(ANSWER_BYTES));
-            write_accepted(&mut body, (id, *version, events), token, order.as_deref(), None).expect(TAKES_ALL);
+            let accepted = Accepted { id, version: *version, events, token, order: order.as_deref() };
+            accepted.write(&mut body, None).expect(TAKES_ALL);
             let mut response = Response::new(Body::from(body));
             response.headers_mut().reserve(ANSWER_HEADERS);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -102,8 +104,9 @@ pub(super) fn write_line(to: &mut Vec<u8>, answer: &Answer, id: &str, key: &Idem
         let problem = answer.problem().expect("every other answer is a problem");
         return write_problem_line(to, &problem, id, Some(key), token);
     };
-    let (token, extra) = (token.as_deref().unwrap_or_default(), Some((key, *replayed)));
-    write_accepted(to, (id, *version, events), token, order.as_deref(), extra).expect(TAKES_ALL);
+    let token = token.as_deref().unwrap_or_default();
+    let accepted = Accepted { id, version: *version, events, token, order: order.as_deref() };
+    accepted.write(to, Some((key, *replayed))).expect(TAKES_ALL);
     to.push(b'\n');
 }
 
@@ -132,31 +135,38 @@ pub(super) fn write_problem_line(
     to.push(b'\n');
 }
 
-/// Writes an accepted command's answer. Formatted by hand, because it is on the hot path: ids, event names and tokens
-/// need no escaping.
-fn write_accepted<E: AsRef<str>>(
-    to: &mut Vec<u8>,
-    (id, version, events): (&str, u64, &[E]),
-    token: &str,
-    order: Option<&str>,
-    line: Option<(&IdempotencyKey, bool)>,
-) -> io::Result<()> {
-    let status = if line.is_some() { "\"status\":200," } else { "" };
-    write!(to, "{{{status}\"id\":\"{id}\",\"version\":{version},\"events\":[")?;
-    for (index, event) in events.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        write!(to, "{comma}\"{}\"", event.as_ref())?;
-    }
-    write!(to, "],\"token\":\"{token}\"")?;
-    if let Some(order) = order {
-        write!(to, ",\"order\":\"{order}\"")?;
-    }
-    if let Some((key, replayed)) = line {
-        to.write_all(b",\"idempotency_key\":")?;
-        serde_json::to_writer(&mut *to, key.as_str())?;
-        if replayed {
-            to.write_all(b",\"replayed\":true")?;
+/// Answer to an accepted command, formatted by hand, because it is on the hot path: ids, event names and tokens need no
+/// escaping.
+struct Accepted<'a> {
+    id: &'a str,
+    version: u64,
+    events: &'a [Cow<'static, str>],
+    token: &'a str,
+    /// Order that a claim created.
+    order: Option<&'a str>,
+}
+
+impl Accepted<'_> {
+    /// Writes the answer. A line of a batch also has the key, and says whether it repeats an earlier answer.
+    fn write(&self, to: &mut Vec<u8>, line: Option<(&IdempotencyKey, bool)>) -> io::Result<()> {
+        let Self { id, version, events, token, order } = self;
+        let status = if line.is_some() { "\"status\":200," } else { "" };
+        write!(to, "{{{status}\"id\":\"{id}\",\"version\":{version},\"events\":[")?;
+        for (index, event) in events.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(to, "{comma}\"{event}\"")?;
         }
+        write!(to, "],\"token\":\"{token}\"")?;
+        if let Some(order) = order {
+            write!(to, ",\"order\":\"{order}\"")?;
+        }
+        if let Some((key, replayed)) = line {
+            to.write_all(b",\"idempotency_key\":")?;
+            serde_json::to_writer(&mut *to, key.as_str())?;
+            if replayed {
+                to.write_all(b",\"replayed\":true")?;
+            }
+        }
+        to.write_all(b"}")
     }
-    to.write_all(b"}")
 }

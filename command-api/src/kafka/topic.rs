@@ -22,7 +22,7 @@ pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<(
     let count = i32::try_from(topic.partitions.unwrap_or(PARTITIONS))?;
     let (min_isr, coordination, clock) =
         (topic.min_isr.to_string(), coordination_topic(&topic.name), clock(&topic.name));
-    let log = kept_for_ever(&topic.name, count, (topic, &min_isr))?;
+    let log = kept_for_ever(&topic.name, count, topic, &min_isr)?;
     let coordination = NewTopic::new(&coordination, count, copies(topic)?);
     create_topics(kafka, &[log, coordination, clocks(&clock, topic)?]).await?;
     create_exceptions(kafka, topic).await
@@ -31,7 +31,7 @@ pub async fn create(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<(
 /// Creates the topic for exceptions alone, if there is none.
 pub(crate) async fn create_exceptions(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     let (min_isr, name) = (topic.min_isr.to_string(), exceptions(&topic.name));
-    create_topics(kafka, &[kept_for_ever(&name, 1, (topic, &min_isr))?]).await
+    create_topics(kafka, &[kept_for_ever(&name, 1, topic, &min_isr)?]).await
 }
 
 /// Creates the topic for the brokers' clocks alone, which logs of earlier builds lack.
@@ -42,7 +42,8 @@ pub(crate) async fn create_clock(kafka: &KafkaSettings, topic: &LogTopic) -> any
 fn kept_for_ever<'a>(
     name: &'a str,
     partitions: i32,
-    (topic, min_isr): (&LogTopic, &'a str),
+    topic: &LogTopic,
+    min_isr: &'a str,
 ) -> anyhow::Result<NewTopic<'a>> {
     let new = NewTopic::new(name, partitions, copies(topic)?).set(MIN_ISR, min_isr);
     Ok(SETTINGS.iter().fold(new, |new, (name, value)| new.set(name, value)))

@@ -35,7 +35,8 @@ pub(crate) enum JournalProgress {
 
 /// Polls until shutdown, or until the tables turn out to belong to another log or to services configured otherwise.
 pub(super) async fn follow(
-    (store, settings): (Arc<Store>, Settings),
+    store: Arc<Store>,
+    settings: Settings,
     reader: LogReader,
     tell: Vec<watch::Sender<JournalProgress>>,
     wrong: watch::Sender<Option<String>>,

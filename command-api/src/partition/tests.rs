@@ -161,7 +161,7 @@ struct Shop {
 impl Shop {
     /// Creates a machine that has neither read nor claimed anything.
     fn closed() -> Self {
-        let machine = Partition::new((PARTITION, PARTITIONS), "http://me".into(), WINDOW);
+        let machine = Partition::new(PARTITION, PARTITIONS, "http://me".into(), WINDOW);
         Self { machine, out: Recorder::new(0), log: vec![], now: NOW }
     }
 

@@ -125,8 +125,8 @@ pub async fn serve(
             (stream, peer) = accept(&listener), if connections.len() < limits.max_connections
                 || limits.when_full == WhenFull::CloseOldest =>
             {
-                let served = (router.clone(), border.clone());
-                let connection = connection(stream, peer, served, limits, shutdown.clone());
+                let connection =
+                    connection(stream, peer, router.clone(), border.clone(), limits, shutdown.clone());
                 let handle = connections.spawn(connection);
                 if limits.when_full == WhenFull::CloseOldest {
                     oldest_first.retain(|connection| !connection.is_finished());
@@ -173,7 +173,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    (router, border): (Router, Arc<Border>),
+    router: Router,
+    border: Arc<Border>,
     limits: Limits,
     shutdown: Shutdown,
 ) {

@@ -805,7 +805,7 @@ fn batch(attempt: usize) -> Option<u64> {
 }
 
 fn machine((it, life): (usize, u32), exceptions: &Arc<Exceptions>) -> Machine {
-    let partition = Partition::new((PARTITION, PARTITIONS), format!("http://machine-{it}"), WINDOW);
+    let partition = Partition::new(PARTITION, PARTITIONS, format!("http://machine-{it}"), WINDOW);
     let nonces = 1_000_000 * (it as u64 + 1) + 1000 * u64::from(life);
     let out = Recorder { exceptions: exceptions.clone(), ..Recorder::new(nonces) };
     Machine { skew: 0, partition, out, life, paused_until: 0 }

@@ -46,7 +46,7 @@ pub(super) struct Owner {
 impl Owner {
     /// Creates an owner. Of an earlier life only the nonces remain, so that none is used twice.
     pub(super) fn new(it: usize, life: u32, nonces: u64) -> Self {
-        let partition = Partition::new((PARTITION, PARTITIONS), format!("http://owner-{it}"), WINDOW);
+        let partition = Partition::new(PARTITION, PARTITIONS, format!("http://owner-{it}"), WINDOW);
         let nonces = nonces.max(first_nonce(it));
         Self { partition, life, nonces, refuses: false, reading: None, reports: vec![], digest: None }
     }
