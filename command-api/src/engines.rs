@@ -39,6 +39,7 @@ pub(crate) struct Engines {
     pub(crate) log_reader: LogReader,
     /// Set to the reason if this instance cannot work with the tables in Postgres.
     wrong_tables: watch::Receiver<Option<String>>,
+    links: Arc<Links>,
     producers: Arc<Producers>,
     membership: Membership,
     clock: Clock,
@@ -86,7 +87,8 @@ impl Engines {
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
         metrics.observe(&mailboxes);
         let EngineParts { own_url, directory, links, producers, .. } = parts;
-        let dispatcher = Dispatcher::new(mailboxes, own_url, directory, links, config.window, clock.clone(), metrics);
+        let dispatcher =
+            Dispatcher::new(mailboxes, own_url, directory, links.clone(), config.window, clock.clone(), metrics);
         Ok(Self {
             wrong_tables,
             dispatcher: Arc::new(dispatcher),
@@ -94,6 +96,7 @@ impl Engines {
             statuses,
             assignment,
             log_reader,
+            links,
             producers,
             membership,
             clock,
@@ -152,6 +155,7 @@ impl Engines {
     pub(crate) async fn end(self, grace: Duration) -> anyhow::Result<()> {
         self.shutdown.trigger();
         let settled = self.engines.drain(grace).await;
+        self.links.end().await;
         let producers = self.producers;
         // Flushing and dropping a Kafka client block.
         tokio::task::spawn_blocking(move || {

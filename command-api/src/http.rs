@@ -101,6 +101,8 @@ fn routes_of(listener: Listener) -> Router<AppState> {
 
 async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> Response {
     match state.log().await {
+        // axum spawns the link's task, which ends when the peer closes an idle link. During shutdown it goes on to answer
+        // that this instance owns nothing any more.
         Ok(log) => upgrade
             .max_message_size(peers::MAX_TAKEN_BYTES)
             .max_frame_size(peers::MAX_TAKEN_BYTES)

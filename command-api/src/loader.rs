@@ -77,6 +77,8 @@ impl StateLoader {
         let store = Arc::new(Store::connect(url, WORKERS + LONG_WORKERS + 2)?);
         let (asked, waiting) = async_channel::bounded(MAX_ASKED);
         let (long, long_waiting) = async_channel::bounded(MAX_LONG);
+        // Bounded by an engine's open requests: `awaiting_load` limits those of commands, `tails` those of a replay, and
+        // one page of names is requested at a time.
         let (to_engines, brought): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
         let (tell, known): (Vec<_>, Vec<_>) = (0..partitions).map(|_| watch::channel(JournalProgress::NotYet)).unzip();
         let to_engines: Arc<[_]> = to_engines.into();

@@ -43,7 +43,8 @@ impl ProducerContext for Stamps {
     }
 }
 
-/// Starts the thread, which runs until `shared` is dropped. Must be called within a runtime.
+/// Starts the thread, which runs until `shared` is dropped; nothing joins it, because dropping its client blocks. Must
+/// be called within a runtime.
 pub(super) fn start(kafka: KafkaSettings, log: LogTopic, shared: &Arc<Shared>) -> std::io::Result<()> {
     let (runtime, shared) = (Handle::current(), Arc::downgrade(shared));
     let run = move || {

@@ -72,6 +72,8 @@ impl Producers {
         partitions: u32,
         count: usize,
     ) -> anyhow::Result<(Self, Vec<DeliveryReports>)> {
+        // Bounded by the engines, each of which takes no commands while `MAX_PENDING` of them wait for reports. A bounded
+        // channel could block the producer's thread, and with it the reports of other partitions.
         let (senders, reports): (Vec<_>, Vec<_>) = (0..partitions).map(|_| mpsc::unbounded_channel()).unzip();
         let producers = (0..count)
             .map(|_| {

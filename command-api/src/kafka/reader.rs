@@ -93,7 +93,7 @@ impl LogReader {
         let reader = Arc::new(reader);
         let alive = Arc::downgrade(&reader);
         // Polls for events that concern no single partition. The thread also holds the client to the end, because
-        // dropping its last reference blocks.
+        // dropping its last reference blocks. It is not joined for the same reason, and ends with the reader.
         std::thread::Builder::new().name("log-reader".into()).spawn(move || {
             while alive.strong_count() > 0 {
                 if let Some(Err(error)) = consumer.poll(POLL) {
@@ -157,6 +157,7 @@ impl Reader {
             }
             return tracing::error!(kafka.partition = partition, "too many pending reads of the log");
         }
+        // Not joined: it ends once its last read is complete or has lost its receiver.
         let reader = self.clone();
         match std::thread::Builder::new().name("log-reader".into()).spawn(move || reader.run(read)) {
             Ok(_) => _ = waiting.insert(partition, VecDeque::new()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chassis::env::Secret;
+use chassis::shutdown::Shutdown;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use schemas::answers::Answer;
@@ -17,6 +18,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_util::task::TaskTracker;
 
 use super::{
     Answered, FRAMING_BYTES, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES,
@@ -43,6 +45,9 @@ pub(crate) struct Links {
     peers: Mutex<HashMap<Arc<str>, Peer>>,
     connections: AtomicU64,
     outages: Outages,
+    /// The tasks of the links, which end with `shutdown`.
+    tasks: TaskTracker,
+    shutdown: Shutdown,
 }
 
 /// A connection to a peer, which may not be open yet or may have ended.
@@ -79,8 +84,16 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 impl Links {
     /// Creates the links. The token is sent only to `allowed` addresses.
     pub(crate) fn new(token: Secret, allowed: PeerUrls, metrics: Arc<Metrics>) -> Self {
-        let (peers, outages) = (Mutex::default(), Outages::default());
-        Self { token, allowed, metrics, peers, connections: AtomicU64::new(0), outages }
+        Self {
+            token,
+            allowed,
+            metrics,
+            peers: Mutex::default(),
+            connections: AtomicU64::new(0),
+            outages: Outages::default(),
+            tasks: TaskTracker::new(),
+            shutdown: Shutdown::new(),
+        }
     }
 
     /// Asks the peer to release a partition. Returns `false` if it could not be asked.
@@ -103,11 +116,25 @@ impl Links {
             return Some(peer.clone());
         }
         let (queue, outgoing) = mpsc::channel(MAX_QUEUE);
-        tokio::spawn(Link::run(url.clone(), self.token.clone(), outgoing, self.outages.clone()));
+        let link = Link::run(url.clone(), self.token.clone(), outgoing, self.outages.clone());
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = link => {}
+                () = shutdown.requested() => {}
+            }
+        });
         peers.retain(|_, peer| !peer.queue.is_closed());
         let peer = Peer { connection: self.connections.fetch_add(1, Ordering::Relaxed), queue };
         peers.insert(url.clone(), peer.clone());
         Some(peer)
+    }
+
+    /// Closes all links, unfinished commands included, and returns once their tasks have ended.
+    pub(crate) async fn end(&self) {
+        self.shutdown.trigger();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
 

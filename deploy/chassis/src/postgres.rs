@@ -80,6 +80,7 @@ pub async fn connect(url: &Secret, options: &str, application_name: &'static str
     let config = session(url, options, application_name)?;
     let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
     let (client, connection) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
+    // Ends with the connection: when the client is dropped, or the server closes it.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             // Statements that fail because of this only report that the connection is closed.

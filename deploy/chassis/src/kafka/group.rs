@@ -85,6 +85,7 @@ impl Group {
             let (stopped, heartbeat) = (stopped.clone(), heartbeat.clone());
             move || poll(consumer, &stopped, &heartbeat, &assignment)
         })?;
+        // Ends when the group is dropped.
         let ticking = tokio::spawn(async move {
             let mut interval = tokio::time::interval(HEARTBEAT);
             loop {
