@@ -7,6 +7,7 @@
 
 mod client;
 mod server;
+mod outages;
 mod delay;
 
 use std::time::Duration;
@@ -84,4 +85,8 @@ struct Forwarded<'a> {
 struct Answered {
     id: u64,
     answer: Answer,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chassis::env::Secret;
@@ -20,9 +20,10 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tokio_util::task::TaskTracker;
 
+use super::outages::{Outages, without_user};
 use super::{
     Answered, FRAMING_BYTES, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES,
-    MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner,
+    MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner, millis,
 };
 use crate::config::PeerUrls;
 use crate::metrics::Metrics;
@@ -31,8 +32,6 @@ use crate::request::CommandRequest;
 /// Maximum number of commands that wait to be sent to one peer.
 const MAX_QUEUE: usize = 4096;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// Maximum number of unreachable peers that are remembered. Peers that left long ago come back under other names.
-const MAX_OUTAGES: usize = 256;
 /// Time without traffic after which a link is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -355,94 +354,11 @@ async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
     Ok(socket)
 }
 
-/// Peers that were unreachable at the last attempt, and since when. Every command to such a peer tries again; logging
-/// each failure would drown out everything else.
-#[derive(Debug, Clone, Default)]
-struct Outages(Arc<Mutex<HashMap<Arc<str>, Instant>>>);
-
-impl Outages {
-    fn note(&self, url: &Arc<str>, error: &str) {
-        let peer = without_user(url);
-        if self.begins(url) {
-            tracing::warn!(
-                peer.url = peer,
-                error,
-                "peer unreachable; commands for its partitions are refused until it is back or another instance takes over"
-            );
-        } else {
-            tracing::debug!(peer.url = peer, error, "peer unreachable");
-        }
-    }
-
-    fn refuse(&self, url: &Arc<str>) {
-        if self.begins(url) {
-            tracing::error!(
-                peer.url = without_user(url),
-                "a claim in the log names an address that PEER_URLS does not allow; nothing is sent to it: add it if it \
-                 belongs to an instance, otherwise find out who else writes the log"
-            );
-        }
-    }
-
-    /// Marks the peer as unreachable. Returns whether it was reachable before.
-    fn begins(&self, url: &Arc<str>) -> bool {
-        let mut since = self.since();
-        if since.contains_key(url) {
-            return false;
-        }
-        if since.len() >= MAX_OUTAGES
-            && let Some(oldest) = since.iter().min_by_key(|(_, since)| **since).map(|(url, _)| url.clone())
-        {
-            since.remove(&oldest);
-        }
-        since.insert(url.clone(), Instant::now());
-        true
-    }
-
-    fn end(&self, url: &Arc<str>) {
-        if let Some(since) = self.since().remove(url) {
-            let duration_ms = millis(since.elapsed());
-            tracing::info!(peer.url = without_user(url), duration_ms, "peer reachable again");
-        }
-    }
-
-    fn since(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Strips the part of a URL up to an `@`, which may contain a password.
-fn without_user(url: &str) -> &str {
-    url.rsplit_once('@').map_or(url, |(_, host)| host)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use schemas::commands::{MAX_BODY_BYTES, Precondition};
 
     use super::*;
-
-    #[test]
-    fn an_unreachable_peer_is_logged_once_until_it_comes_back() {
-        let (outages, url): (_, Arc<str>) = (Outages::default(), "http://127.0.0.1:1".into());
-        assert!(outages.begins(&url) && !outages.begins(&url));
-        outages.end(&url);
-        assert!(outages.begins(&url));
-        for other in 0..1_000 {
-            assert!(outages.begins(&Arc::from(format!("http://127.0.0.1:{other}/"))));
-        }
-        assert_eq!(outages.since().len(), MAX_OUTAGES);
-    }
-
-    #[test]
-    fn a_password_in_a_peers_url_is_not_logged() {
-        assert_eq!(without_user("http://me:hunter2@commands-1:8181"), "commands-1:8181");
-        assert_eq!(without_user("http://commands-1:8181"), "http://commands-1:8181");
-    }
 
     #[test]
     fn many_large_commands_go_in_several_messages_in_order() {
