@@ -21,9 +21,9 @@ use schemas::views::{AggregateRow, Source};
 pub(crate) use progress::{Progress, Times};
 
 use crate::config::Feeds;
-use crate::isolate::{self, Parked, ParkedRecord};
 use crate::journal::JournalRows;
 use crate::log_reader::Batch;
+use crate::projector::session::isolate::{self, Parked, ParkedRecord};
 use crate::snapshots;
 use crate::stops::Blame;
 

@@ -23,7 +23,6 @@ mod log_reader;
 mod log_end;
 mod stops;
 mod fold;
-mod isolate;
 mod journal;
 mod segments;
 pub mod snapshots;

@@ -8,8 +8,8 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
 use schemas::feeds::StoredView;
 
-use crate::isolate::Parked;
 use crate::postgres::DEADLINES;
+use crate::projector::session::isolate::Parked;
 use crate::reactor::{Answered, ParkedSoFar, REACTOR};
 
 #[derive(Debug)]

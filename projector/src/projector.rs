@@ -4,7 +4,7 @@
 //! one of them fails, and restarts from the other's checkpoint.
 
 mod uncommitted;
-mod session;
+pub(crate) mod session;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, Feeds};
 use crate::fold::{FoldError, Progress, Rows};
-use crate::isolate::Parked;
 use crate::log_reader::{self, Batches, LogError};
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
 use crate::postgres::{Store, StoreError, Target};
+use crate::projector::session::isolate::Parked;
 use crate::redis::{Advance, Cache, Place, Resumed};
 use crate::stops::{Blame, Stops};
 use session::Next;

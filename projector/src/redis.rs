@@ -29,8 +29,8 @@ use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::views::{Source, row_body};
 
 use crate::fold::{Progress, Rows};
-use crate::isolate::Parked;
 use crate::projector::Share;
+use crate::projector::session::isolate::Parked;
 pub(crate) use advance::Advance;
 use announced::Announced;
 pub(crate) use change::{await_revision, change_position, declare_stale};

@@ -12,8 +12,8 @@ use tokio_postgres::types::ToSql;
 
 use super::{CheckpointMove, StoreError};
 use crate::fold;
-use crate::isolate::ParkedRecord;
 use crate::journal::RepeatRows;
+use crate::projector::session::isolate::ParkedRecord;
 
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 

@@ -9,8 +9,8 @@ use tokio_postgres::Row;
 use super::{Store, StoreError, written};
 use crate::config::Feeds;
 use crate::fold::{Folder, Records};
-use crate::isolate::Parked;
 use crate::log_reader::Batch;
+use crate::projector::session::isolate::Parked;
 use crate::reactor::REACTOR;
 
 /// View name under which failed deadlines are listed.

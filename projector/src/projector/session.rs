@@ -2,6 +2,7 @@
 //! concurrently.
 
 mod commits;
+pub(crate) mod isolate;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -19,11 +20,11 @@ use super::uncommitted::{Before, Committer, Uncommitted, Work};
 use super::{IDLE_MOVE, ProjectorError, Share, changed};
 use crate::config::Config;
 use crate::fold::{Changes, Folder, Missing, Progress, Records, Rows};
-use crate::isolate::Parked;
 use crate::log_reader::{Batch, Batches, MAX_BATCH_RECORDS};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
 use crate::postgres::{End, Store, StoreError};
+use crate::projector::session::isolate::Parked;
 use crate::redis::{Advance, Cache, Place, is_early};
 use crate::segments::Segments;
 use crate::snapshots::{self, Due};

@@ -19,8 +19,8 @@ use tokio_postgres::{Client, GenericClient};
 
 use super::sagas::{DeadlineChange, EndedSaga, RecordPosition, SagaEnd};
 use crate::fold::{FoldError, Times};
-use crate::isolate::ParkedRecord;
 use crate::postgres::{CheckpointMove, Checkpoints, ParkedRecords, reader};
+use crate::projector::session::isolate::ParkedRecord;
 
 /// Name under which the reactor's checkpoints and parked records are stored.
 pub(crate) const REACTOR: &str = "reactor";
