@@ -16,9 +16,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::postgres::{DEADLINES, Store, StoreError, Target};
-use crate::reactor::{self, Again, PartitionQueues, REACTOR, WeakQueues};
-use crate::redis::{Place, await_revision, declare_stale};
+use crate::parked::{DEADLINES, REACTOR};
+use crate::postgres::{Store, StoreError, Target};
+use crate::reactor::{self, Again, PartitionQueues, WeakQueues};
+use crate::redis::{await_revision, declare_stale};
+use crate::share::Place;
 
 const SHOW_TRIES: u32 = 5;
 const SHOW_RETRY: Duration = Duration::from_millis(300);

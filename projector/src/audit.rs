@@ -129,7 +129,7 @@ impl Report {
             for (feed, folded) in FeedId::all().into_iter().zip(feeds) {
                 self.checkpoints += 1;
                 let found = found.get(&(feed, partition));
-                self.differences.extend(compare::checkpoint(feed.name(), partition, folded, found));
+                self.differences.extend(compare::checkpoint(feed.name(), partition, &folded.at, found));
             }
         }
         let line = format!("checkpoints  {} compared with their tallies", self.checkpoints);
@@ -149,7 +149,8 @@ impl Report {
 
     fn compare_segments(&mut self, expected: &Expected, found: &[Segment]) {
         self.lines.push(format!("Postgres     journal: {} closed segments, compared by hash", found.len()));
-        self.differences.extend(found.iter().filter_map(|segment| compare::segment(segment, expected)));
+        let compare = |segment: &Segment| compare::segment(segment, expected.hash(segment.partition, segment.number));
+        self.differences.extend(found.iter().filter_map(compare));
     }
 
     /// Compares the rows in Redis, which moves on meanwhile. Rows of later versions are compared with the rest of the

@@ -3,6 +3,7 @@
 //! Invariant: a record is folded into a view at most once, in offset order, and only if it counts by the reader's
 //! rule from that view's checkpoint on.
 
+mod error;
 mod progress;
 
 use std::collections::{HashMap, HashSet};
@@ -11,60 +12,27 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use domain::{Event, TimeMs};
 use schemas::aggregate::type_name;
-use schemas::chain::{ChainError, Passed};
-use schemas::exceptions::{Exceptions, Unreadable};
+use schemas::chain::Passed;
+use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
-use schemas::record::{Commit, OtherPartitions, Record};
+use schemas::record::{Commit, Record};
 use schemas::views::sums::Delta;
 use schemas::views::{AggregateRow, Source};
 
+pub(crate) use error::FoldError;
 pub(crate) use progress::{Progress, Times};
 
 use crate::config::Feeds;
 use crate::journal::JournalRows;
 use crate::log_reader::Batch;
-use crate::projector::session::isolate::{self, Parked, ParkedRecord};
+use crate::parked::{Parked, ParkedRecord};
 use crate::snapshots;
-use crate::stops::Blame;
 
 /// Rows of a view that one aggregate feeds, by key, with their versions.
 pub(crate) type Rows = HashMap<String, (u64, AggregateRow)>;
 
 /// Maximum number of a view's rows in memory; at the limit all are evicted.
 const MAX_CACHED_ROWS: usize = 10_000;
-
-/// The log cannot be read, or is not the one that the views were folded from: an operator must intervene.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FoldError {
-    #[error(transparent)]
-    Record(#[from] Unreadable),
-    #[error("the claim at offset {offset} of partition {partition} is of another topic")]
-    Partitions { partition: u32, offset: i64, source: OtherPartitions },
-    #[error("partition {partition} does not continue from the records read before")]
-    Chain { partition: u32, source: ChainError },
-    #[error("offset {offset} of partition {partition} holds another record than the one folded from there")]
-    OtherHistory { partition: u32, offset: i64 },
-    #[error("partition {partition} begins with another claim than the one in Postgres")]
-    OtherLog { partition: u32 },
-    #[error("the fold of {} panicked at {aggregate}: {reason}", feed.name())]
-    Panicked { feed: FeedId, aggregate: String, reason: String },
-}
-
-impl FoldError {
-    /// Returns the partition that is to blame, and from which offset on. `None` if the log is not the cause.
-    pub(crate) fn blame(&self) -> Option<Blame> {
-        let (partition, from, stray) = match self {
-            Self::Record(Unreadable { stray, .. }) => (stray.partition, stray.offset, Some(*stray)),
-            Self::Chain { partition, source: ChainError::Gap { found, .. } } => (*partition, *found, None),
-            Self::Partitions { partition, offset, .. } => (*partition, *offset, None),
-            Self::Chain { partition, source: ChainError::NoFirstClaim }
-            | Self::OtherHistory { partition, .. }
-            | Self::OtherLog { partition } => (*partition, 0, None),
-            Self::Panicked { .. } => return None,
-        };
-        Some(Blame { partition, from, stray })
-    }
-}
 
 /// The changes that one or more batches made.
 #[derive(Debug, Default)]
@@ -307,7 +275,7 @@ impl Folder {
         folded.map_err(|panic| FoldError::Panicked {
             feed: self.at,
             aggregate: commit.aggregate.to_string(),
-            reason: isolate::panic_text(panic.as_ref()),
+            reason: chassis::panic::text(panic.as_ref()),
         })
     }
 

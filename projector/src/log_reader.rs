@@ -14,9 +14,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
+use schemas::exceptions::Stray;
 use tokio::sync::Notify;
-
-use crate::stops::Blame;
 
 /// Maximum number of records in a batch. A batch grows until it is taken; on an idle log, batches are single records.
 pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
@@ -83,6 +82,16 @@ impl Filling {
     fn is_full(&self, (max_records, max_bytes): (usize, usize)) -> bool {
         self.index.len() >= max_records || self.bytes.len() >= max_bytes
     }
+}
+
+/// The place in a partition at which a reader halts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blame {
+    pub(crate) partition: u32,
+    /// First offset that is not read.
+    pub(crate) from: i64,
+    /// The unreadable record, if an exception can be signed for it.
+    pub(crate) stray: Option<Stray>,
 }
 
 /// The log does not contain the requested offset.

@@ -21,7 +21,7 @@ async fn main() -> anyhow::Result<()> {
         Some("migrate") => migrate(&env.secret("POSTGRES_URL")?).await,
         Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
-        Some("snapshots") => snapshots::run(&env.secret("POSTGRES_URL")?).await,
+        Some("snapshots") => snapshots::prepare::run(&env.secret("POSTGRES_URL")?).await,
         Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some(other) => {

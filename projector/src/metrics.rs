@@ -8,10 +8,6 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
 use schemas::feeds::StoredView;
 
-use crate::postgres::DEADLINES;
-use crate::projector::session::isolate::Parked;
-use crate::reactor::{Answered, ParkedSoFar, REACTOR};
-
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// `stampede_records_read_total`.
@@ -149,23 +145,21 @@ impl Metrics {
         self.segments.add(count, &[]);
     }
 
-    pub(crate) fn parked(&self, parked: &Parked) {
-        for (view, aggregates) in parked.counts() {
-            self.parked.record(aggregates as u64, &[KeyValue::new("view", view)]);
-        }
+    /// Records the number of a view's parked aggregates, or of the aggregates with parked reactions or deadlines.
+    pub(crate) fn parked(&self, view: &'static str, aggregates: u64) {
+        self.parked.record(aggregates, &[KeyValue::new("view", view)]);
+    }
+
+    /// Records the age of the oldest parked reaction or deadline.
+    pub(crate) fn parked_age(&self, view: &'static str, oldest: Duration) {
+        self.parked_age.record(oldest.as_secs_f64(), &[KeyValue::new("view", view)]);
     }
 
     pub(crate) fn waits_for_rebuild(&self, view: StoredView, waits: bool) {
         self.waits_for_rebuild.record(waits.into(), &[KeyValue::new("view", view.name())]);
     }
 
-    pub(crate) fn step_answered(&self, answered: &Answered) {
-        let outcome = match answered {
-            Answered::Accepted { .. } => "accepted",
-            Answered::Rejected(_) => "rejected",
-            Answered::Later | Answered::Away => "later",
-            Answered::Refused(_) | Answered::Quarantined(_) => "refused",
-        };
+    pub(crate) fn step_answered(&self, outcome: &'static str) {
         self.steps.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
@@ -179,15 +173,6 @@ impl Metrics {
 
     pub(crate) fn fired(&self, deadlines: usize) {
         self.deadlines.add(deadlines as u64, &[]);
-    }
-
-    /// Records the parked reactions, and the deadlines that failed.
-    pub(crate) fn reactor_parked(&self, parked: [ParkedSoFar; 2]) {
-        for (view, ParkedSoFar { aggregates, oldest }) in [REACTOR, DEADLINES].into_iter().zip(parked) {
-            let view = [KeyValue::new("view", view)];
-            self.parked.record(aggregates, &view);
-            self.parked_age.record(oldest.as_secs_f64(), &view);
-        }
     }
 
     pub(crate) fn topic_differs(&self, differs: bool) {

@@ -3,9 +3,11 @@
 //! Invariant: rows and checkpoints change in one transaction, and only if no other process has moved the checkpoints
 //! since they were read.
 
-mod bases;
-mod columns;
-mod parked;
+mod error;
+pub(crate) mod bases;
+pub(crate) mod checkpoints;
+pub(crate) mod columns;
+pub(crate) mod parked;
 mod repeats;
 mod progress;
 
@@ -15,67 +17,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
-use chassis::postgres::PostgresError;
 use futures_util::future::join_all;
-use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, StoredView};
 use schemas::tables::nonce_to_sql;
 use schemas::views::{Source, SumTable};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
-pub(crate) use bases::ReadRow;
-pub(crate) use columns::{Checkpoints, ParkedRecords};
-use columns::{Param, Parts, Rows, repeats_params};
-pub(crate) use parked::DEADLINES;
-pub(crate) use progress::{reader, tally};
+use checkpoints::{CheckpointMove, Checkpoints};
+use columns::{Param, ParkedRecords, Parts, Rows, repeats_params};
+pub(crate) use error::StoreError;
 pub(crate) use repeats::forgotten_before;
 
 use crate::config::Feeds;
-use crate::fold::{Changes, Progress, Times};
-use crate::redis::Place;
+use crate::fold::{Changes, Progress};
 
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 /// Delay before another attempt to drop a partition that could not be dropped because the table is being read.
 const DROP_AGAIN_AFTER: Duration = Duration::from_secs(1);
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error(transparent)]
-    Connect(#[from] PostgresError),
-    #[error("could not prepare the statements")]
-    Prepare(#[source] tokio_postgres::Error),
-    #[error("Postgres does not answer")]
-    Silent,
-    #[error("could not load the checkpoints")]
-    Load(#[source] tokio_postgres::Error),
-    #[error("could not read rows")]
-    Read(#[source] tokio_postgres::Error),
-    #[error("another process moved the checkpoints")]
-    Moved,
-    #[error("Postgres refused rows of {}", view.name())]
-    Refused { view: StoredView, source: tokio_postgres::Error },
-    /// Rows from Redis were folded on, and Postgres has other rows in these places.
-    #[error("rows from Redis that were folded on differ from those in Postgres")]
-    Disproved(Vec<Place>),
-    #[error("{0}")]
-    Fold(String),
-    #[error("could not commit a batch")]
-    Commit(#[source] tokio_postgres::Error),
-    #[error("could not maintain the partitions of the table repeats")]
-    Maintain(#[source] tokio_postgres::Error),
-    #[error("another version of the fold made the rows of {0}: run `projector rebuild {0}`")]
-    OtherFold(String),
-    #[error("a row is not in this build's format")]
-    Row(#[source] serde_json::Error),
-}
-
-impl StoreError {
-    /// Returns whether the server canceled the statement because of its timeout.
-    pub(crate) fn is_time_out(&self) -> bool {
-        matches!(self, Self::Commit(error) | Self::Read(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
-    }
-}
 
 /// A Postgres session with prepared statements.
 pub(crate) struct Store {
@@ -102,18 +61,6 @@ struct ViewStatements {
     write: Statement,
     /// Reads rows to fold on; `None` for a summed view.
     read: Option<Statement>,
-}
-
-/// A checkpoint to move, with its expected and its new state.
-pub(crate) struct CheckpointMove {
-    /// Name of the checkpoint, see [`Target::name`].
-    pub(crate) name: String,
-    pub(crate) partition: u32,
-    pub(crate) from: Reader,
-    pub(crate) to: Reader,
-    pub(crate) tally: Tally,
-    pub(crate) times: Times,
-    pub(crate) revision: i64,
 }
 
 /// The end of a transaction.

@@ -4,32 +4,31 @@
 //! one of them fails, and restarts from the other's checkpoint.
 
 mod uncommitted;
-pub(crate) mod session;
+mod session;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chassis::kafka::group::Assignment;
+use chassis::kafka::group::{Assignment, changed};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
-use schemas::feeds::{FeedId, PerView};
+use schemas::feeds::PerView;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Feeds};
-use crate::fold::{FoldError, Progress, Rows};
-use crate::log_reader::{self, Batches, LogError};
+use crate::config::Config;
+use crate::fold::{Progress, Rows};
+use crate::log_reader::{self, Batches};
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
+use crate::parked::Parked;
 use crate::postgres::{Store, StoreError, Target};
-use crate::projector::session::isolate::Parked;
-use crate::redis::{Advance, Cache, Place, Resumed};
-use crate::stops::{Blame, Stops};
-use session::Next;
-
-pub(crate) use session::{Committed, Session};
+use crate::redis::{Advance, Cache, CacheError, Resumed};
+use crate::share::{Place, Share};
+use crate::stops::Stops;
+use session::{Next, ProjectorError, Session};
 pub(crate) use uncommitted::CommitSize;
 
 /// Pause after an error.
@@ -39,34 +38,10 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Upper bound of the wait for a previous projector; if it still folds, the checkpoints' compare-and-set decides.
 const TAKEN_ON_WITHIN: Duration = Duration::from_secs(5);
-/// Minimum interval between checkpoint moves for records that count for no view (claims, fences, foreign records).
-const IDLE_MOVE: Duration = Duration::from_secs(1);
 /// Minimum interval between attempts to resynchronize Redis.
 const CACHE_RETRY: Duration = Duration::from_millis(250);
 /// Timeout for reading the checkpoints in such an attempt, because folding waits for it.
 const FOUND_WITHIN: Duration = Duration::from_millis(100);
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProjectorError {
-    #[error("Postgres failed")]
-    Store(#[from] StoreError),
-    #[error("folding the log failed")]
-    Fold(#[from] FoldError),
-    #[error(transparent)]
-    Log(LogError),
-    #[error("starting the log reader failed")]
-    Reader(#[source] anyhow::Error),
-}
-
-impl ProjectorError {
-    fn blame(&self) -> Option<Blame> {
-        match self {
-            Self::Fold(error) => error.blame(),
-            Self::Log(error) => error.blame(),
-            Self::Store(_) | Self::Reader(_) => None,
-        }
-    }
-}
 
 pub(crate) struct Projector {
     pub(crate) config: Config,
@@ -82,20 +57,6 @@ pub(crate) struct Projector {
     pub(crate) assignment: watch::Receiver<Assignment>,
     pub(crate) commit_size: CommitSize,
     pub(crate) stops: Stops,
-}
-
-/// The feeds and partitions that one projector folds.
-#[derive(Debug, Clone)]
-pub(crate) struct Share {
-    pub(crate) feeds: Feeds,
-    pub(crate) partitions: Arc<BTreeSet<u32>>,
-}
-
-impl Share {
-    /// Returns each feed in each partition.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (FeedId, u32)> {
-        self.partitions.iter().flat_map(|partition| self.feeds.iter().map(move |feed| (feed, *partition)))
-    }
 }
 
 /// The readiness conditions of folding.
@@ -372,7 +333,7 @@ impl Projector {
         }
     }
 
-    fn cache_failed(&mut self, error: crate::redis::CacheError) {
+    fn cache_failed(&mut self, error: CacheError) {
         let reason = with_causes(&error);
         self.metrics.cache_failed();
         self.ready.redis.waiting(reason.clone());
@@ -380,15 +341,6 @@ impl Projector {
             tracing::warn!(error = reason, "Redis is out of sync; queries fall back to Postgres");
             self.cache_failure = Some(reason);
         }
-    }
-}
-
-/// Waits until the assignment changes or shutdown is requested.
-async fn changed(assignment: &mut watch::Receiver<Assignment>, shutdown: &Shutdown) {
-    tokio::select! {
-        // The group outlives the projector, so the channel does not close before shutdown.
-        Ok(()) = assignment.changed() => {}
-        () = shutdown.requested() => {}
     }
 }
 

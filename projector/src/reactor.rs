@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chassis::kafka::group::Assignment;
+use chassis::kafka::group::{Assignment, changed};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
@@ -38,12 +38,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::fold::{FoldError, Records};
-use crate::log_reader::{self, Batch, LogError};
+use crate::log_reader::{self, Batch, Blame, LogError};
 use crate::metrics::Metrics;
-use crate::stops::{Blame, Stops};
-pub(crate) use client::{Answered, CommandClient};
-use positions::Positions;
-pub(crate) use positions::{ParkedSoFar, REACTOR, ReactorStoreError};
+use crate::stops::Stops;
+pub(crate) use client::CommandClient;
+use positions::{ParkedSoFar, Positions, ReactorStoreError};
 pub(crate) use queues::{PartitionQueues, WeakQueues};
 use sagas::{Caused, EndedSaga, Lease, Origin, RecordPosition, Saga, SagaEnd};
 
@@ -324,7 +323,10 @@ impl<'a> Session<'a> {
 
     async fn verify(&mut self) -> Result<(), ReactorError> {
         let asked = Instant::now();
-        self.reactor.metrics.reactor_parked(self.positions.verify().await?);
+        for (view, ParkedSoFar { aggregates, oldest }) in self.positions.verify().await? {
+            self.reactor.metrics.parked(view, aggregates);
+            self.reactor.metrics.parked_age(view, oldest);
+        }
         self.lease.renew(asked);
         self.verified = asked;
         Ok(())
@@ -398,13 +400,4 @@ pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_windo
     let done = open.into_iter().filter(|(_, (_, sagas))| *sagas == 0);
     let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| (aggregate, offset)).collect();
     Again { failed: count - done.len(), done, why_not }
-}
-
-/// Waits until the assignment changes or shutdown is requested.
-async fn changed(assignment: &mut watch::Receiver<Assignment>, shutdown: &Shutdown) {
-    tokio::select! {
-        // The group, which owns the sender, stops after the reactor.
-        Ok(()) = assignment.changed() => {}
-        () = shutdown.requested() => {}
-    }
 }

@@ -7,6 +7,7 @@
 //! Invariant: any failure (a timeout, a position that another process moved) puts a view of a partition out of sync.
 //! Nothing more of it is written until [`Cache::resume`] finds its position to be correct, or begins a new incarnation.
 
+mod error;
 mod advance;
 mod bases;
 mod change;
@@ -29,11 +30,13 @@ use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::views::{Source, row_body};
 
 use crate::fold::{Progress, Rows};
-use crate::projector::Share;
-use crate::projector::session::isolate::Parked;
+use crate::parked::Parked;
+use crate::share::{Place, Share};
 pub(crate) use advance::Advance;
 use announced::Announced;
 pub(crate) use change::{await_revision, change_position, declare_stale};
+pub(crate) use error::CacheError;
+use error::name;
 use step::{Position, Step};
 
 /// Maximum number of rows in a script call, because a script blocks Redis while it runs.
@@ -42,14 +45,6 @@ pub(crate) const MAX_ROWS_A_CALL: usize = 500;
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
 /// Timeout of such a check, because folding waits for it.
 const LOOK_WITHIN: Duration = Duration::from_millis(200);
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CacheError {
-    #[error("Redis command failed")]
-    Call(#[from] RedisError),
-    #[error("the positions of {0} are not those that this projector wrote")]
-    Mixed(String),
-}
 
 pub(crate) struct Cache {
     connection: Connection,
@@ -73,9 +68,6 @@ pub(crate) enum Resumed {
     /// Still out of sync: Redis does not show the share's checkpoints or generations.
     NotYet,
 }
-
-/// A feed (a view or the journal) in a partition.
-pub(crate) type Place = (FeedId, u32);
 
 /// Returns whether rows are shown before Postgres has them: those that a single aggregate feeds, while no aggregate of
 /// their place is parked. Parked records may be folded or discarded at any moment, which a projector notices only at
@@ -416,10 +408,6 @@ impl Cache {
 struct Turn {
     is_first: bool,
     is_last: bool,
-}
-
-fn name((feed, partition): Place) -> String {
-    format!("{} in partition {partition}", feed.name())
 }
 
 /// Returns the position of a new incarnation of a place, at its checkpoint.

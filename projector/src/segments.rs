@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::fold::Progress;
 use crate::metrics::Metrics;
 use crate::postgres::forgotten_before;
-use crate::projector::Share;
+use crate::share::Share;
 
 /// Number of records in one block: usually a page of Postgres, once they are compressed.
 const BLOCK: usize = 64;

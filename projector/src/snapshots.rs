@@ -9,7 +9,7 @@
 //! Each build reads and writes its own form, and deletes another one only once it has been unused for a week. So the
 //! next build's snapshots can be written while this one serves: see [`prepare`].
 
-mod prepare;
+pub mod prepare;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -29,7 +29,6 @@ use tokio::time::MissedTickBehavior;
 use tokio_postgres::{Client, Row};
 
 use crate::metrics::Metrics;
-pub use prepare::{Prepared, prepare, run};
 
 /// Number of events after which a snapshot is considered.
 const EVERY: u64 = 256;

@@ -5,22 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chassis::telemetry::with_causes;
-use schemas::exceptions::Stray;
 use schemas::topic;
 
 use crate::config::Config;
-use crate::log_reader::Batch;
+use crate::log_reader::{Batch, Blame};
 use crate::metrics::Metrics;
-
-/// The place in a partition at which a reader halts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Blame {
-    pub(crate) partition: u32,
-    /// First offset that is not read.
-    pub(crate) from: i64,
-    /// The unreadable record, if an exception can be signed for it.
-    pub(crate) stray: Option<Stray>,
-}
 
 /// The halted partitions of one reader, with the reasons.
 #[derive(Debug)]

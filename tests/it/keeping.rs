@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use projector::snapshots::{Prepared, prepare};
+use projector::snapshots::prepare::{Prepared, prepare};
 use serde_json::json;
 
 use crate::fixture::{Proxy, Service, Shop, eventually};

@@ -20,6 +20,7 @@ pub mod telemetry;
 pub mod readiness;
 pub mod shutdown;
 pub mod clock;
+pub mod panic;
 pub mod admin;
 pub mod http;
 pub mod border;

@@ -12,9 +12,8 @@ use schemas::journal::SegmentHash;
 use schemas::views::Source;
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
-use super::expected::ReadRow;
 use super::segments::Hash;
-use crate::postgres::{reader, tally};
+use crate::postgres::checkpoints::{reader, tally};
 
 /// Maximum number of rows in one command to Redis.
 const MAX_ROWS_A_CALL: usize = 500;
@@ -28,6 +27,8 @@ const SOME_OF_JOURNAL: &str = "
     CROSS JOIN LATERAL commits_of(wanted.aggregate, wanted.partition, 0, 9223372036854775807) AS commits
     GROUP BY wanted.aggregate";
 
+/// A checkpoint, with the offset from which its tally counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub(super) reader: Reader,
     pub(super) tally: Tally,
@@ -36,6 +37,13 @@ pub(super) struct Checkpoint {
 
 /// Checkpoints by feed and partition.
 pub(super) type Checkpoints = HashMap<(FeedId, u32), Checkpoint>;
+
+/// A row as readers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ReadRow {
+    pub(super) version: u64,
+    pub(super) data: String,
+}
 
 /// Rows by key.
 pub(super) type Rows = HashMap<String, ReadRow>;

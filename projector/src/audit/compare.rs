@@ -8,8 +8,8 @@ use schemas::feeds::FeedId;
 use schemas::views::row_body;
 use serde_json::Value;
 
-use super::actual::{Checkpoint, Rows, Segment};
-use super::expected::{Expected, Feed, ReadRow};
+use super::actual::{Checkpoint, ReadRow, Rows, Segment};
+use super::segments::Hash;
 
 /// A difference between the actual state and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,12 @@ pub(super) struct Compared {
     pub(super) differences: Vec<Difference>,
 }
 
-pub(super) fn checkpoint(view: &str, partition: u32, feed: &Feed, found: Option<&Checkpoint>) -> Vec<Difference> {
+pub(super) fn checkpoint(
+    view: &str,
+    partition: u32,
+    expected: &Checkpoint,
+    found: Option<&Checkpoint>,
+) -> Vec<Difference> {
     let difference = |place, expected: String, found: String| Difference {
         view: view.to_owned(),
         key: format!("partition {partition}"),
@@ -50,21 +55,21 @@ pub(super) fn checkpoint(view: &str, partition: u32, feed: &Feed, found: Option<
         found,
     };
     let Some(found) = found else {
-        return vec![difference("checkpoint", reader(&feed.reader), "none".to_owned())];
+        return vec![difference("checkpoint", reader(&expected.reader), "none".to_owned())];
     };
     let mut differences = Vec::new();
-    if found.reader != feed.reader {
-        differences.push(difference("checkpoint", reader(&feed.reader), reader(&found.reader)));
+    if found.reader != expected.reader {
+        differences.push(difference("checkpoint", reader(&expected.reader), reader(&found.reader)));
     }
-    if found.tally != feed.tally {
-        differences.push(difference("tally of its checkpoint", tally(feed.tally), tally(found.tally)));
+    if found.tally != expected.tally {
+        differences.push(difference("tally of its checkpoint", tally(expected.tally), tally(found.tally)));
     }
     differences
 }
 
-pub(super) fn segment(found: &Segment, expected: &Expected) -> Option<Difference> {
+/// Compares a segment with the hash of its records in the log; `None`: the log has none.
+pub(super) fn segment(found: &Segment, expected: Option<Hash>) -> Option<Difference> {
     let hex = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let expected = expected.hash(found.partition, found.number);
     let is_other = |hash: &&[u8]| expected.is_none_or(|expected| **hash != expected);
     let of_records = found.of_records.as_ref().map(|hash| &hash[..]);
     let other = iter::once(&found.hash[..]).chain(of_records).find(is_other)?;

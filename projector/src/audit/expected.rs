@@ -12,6 +12,7 @@ use schemas::views::sums::Delta;
 use schemas::views::{AggregateRow, RowFold, Source};
 use serde::Serialize;
 
+use super::actual::{Checkpoint, ReadRow};
 use super::compare::{self, Difference};
 use super::sample::Sample;
 use super::segments::{Chain, Hash};
@@ -21,9 +22,7 @@ use crate::log_reader::Batch;
 /// Progress of a feed in a partition, and the offset at which it stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Feed {
-    pub(super) reader: Reader,
-    pub(super) tally: Tally,
-    tally_from: i64,
+    pub(super) at: Checkpoint,
     until: i64,
 }
 
@@ -50,18 +49,14 @@ pub(super) struct Expected {
     pub(super) commits: u64,
 }
 
-/// A row as readers see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ReadRow {
-    pub(super) version: u64,
-    pub(super) data: String,
-}
-
 impl Expected {
     /// Returns an empty fold. `most`: number of rows of a view, or all. `tally_from`: the offset from which each feed's
     /// tally counts in each partition.
     pub(super) fn new(most: Option<usize>, tally_from: &[PerFeed<i64>]) -> Self {
-        let feed = |tally_from| Feed { reader: Reader::START, tally: Tally::default(), tally_from, until: 0 };
+        let feed = |tally_from| Feed {
+            at: Checkpoint { reader: Reader::START, tally: Tally::default(), tally_from },
+            until: 0,
+        };
         Self {
             feeds: tally_from.iter().map(|feeds| feeds.map(feed)).collect(),
             segments: tally_from.iter().map(|_| Chain::default()).collect(),
@@ -104,12 +99,12 @@ impl Expected {
     }
 
     pub(super) fn is_at_its_limit(&self) -> bool {
-        self.feeds.iter().flatten().all(|feed| feed.reader.next_offset >= feed.until)
+        self.feeds.iter().flatten().all(|feed| feed.at.reader.next_offset >= feed.until)
     }
 
     /// Returns the offset to read from in each partition.
     pub(super) fn from(&self) -> Vec<i64> {
-        let next = |feeds: &PerFeed<Feed>| feeds.iter().map(|feed| feed.reader.next_offset).min();
+        let next = |feeds: &PerFeed<Feed>| feeds.iter().map(|feed| feed.at.reader.next_offset).min();
         self.feeds.iter().map(|feeds| next(feeds).unwrap_or_default()).collect()
     }
 
@@ -218,12 +213,12 @@ impl Feed {
         record: Option<&Record<'_>>,
         digest: Digest,
     ) -> Result<bool, schemas::chain::ChainError> {
-        if offset >= self.until || offset < self.reader.next_offset {
+        if offset >= self.until || offset < self.at.reader.next_offset {
             return Ok(false);
         }
-        let verdict = self.reader.read(offset, record)?;
-        if matches!(verdict, Verdict::Counts | Verdict::Claimed(_)) && offset >= self.tally_from {
-            self.tally.take(offset, digest);
+        let verdict = self.at.reader.read(offset, record)?;
+        if matches!(verdict, Verdict::Counts | Verdict::Claimed(_)) && offset >= self.at.tally_from {
+            self.at.tally.take(offset, digest);
         }
         Ok(verdict == Verdict::Counts)
     }

@@ -5,7 +5,7 @@ use schemas::feeds::{FeedId, PerFeed};
 use schemas::idempotency::IdempotencyKey;
 use schemas::record::{Commit, Record};
 
-use super::FoldError;
+use super::error::FoldError;
 use crate::config::Feeds;
 
 /// The progress of the feeds in one partition.

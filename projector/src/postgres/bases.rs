@@ -8,7 +8,8 @@ use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::views::{AggregateRow, Source};
 use tokio_postgres::Row;
 
-use super::{Store, StoreError};
+use super::Store;
+use super::error::StoreError;
 use crate::fold::{Missing, Rows};
 
 /// A row as readers see it: key, version, data.

@@ -6,15 +6,12 @@ use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, StoredView};
 use tokio_postgres::Row;
 
-use super::{Store, StoreError, written};
+use super::error::StoreError;
+use super::{Store, written};
 use crate::config::Feeds;
 use crate::fold::{Folder, Records};
 use crate::log_reader::Batch;
-use crate::projector::session::isolate::Parked;
-use crate::reactor::REACTOR;
-
-/// View name under which failed deadlines are listed.
-pub(crate) const DEADLINES: &str = "deadlines";
+use crate::parked::{Parked, REACTOR};
 
 const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
 const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed};
-use schemas::record::Epoch;
 use schemas::tables::nonce_from_sql;
 use tokio_postgres::Row;
 
-use super::{Store, StoreError};
+use super::Store;
+use super::checkpoints::{reader, tally};
+use super::error::StoreError;
 use crate::config::Feeds;
 use crate::fold::{Progress, Times};
 
@@ -67,21 +68,5 @@ impl Store {
             progress
         };
         Ok((0..partitions).map(progress).collect())
-    }
-}
-
-pub(crate) fn tally(row: &Row) -> Tally {
-    let counted: i64 = row.get("counted");
-    Tally { counted: counted.cast_unsigned(), hash: nonce_from_sql(row.get("counted_hash")) }
-}
-
-pub(crate) fn reader(row: &Row) -> Reader {
-    let claim: i64 = row.get("epoch_claim");
-    let last_seq: i64 = row.get("last_seq");
-    Reader {
-        next_offset: row.get("next_offset"),
-        epoch: (claim >= 0).then(|| Epoch { claim, nonce: nonce_from_sql(row.get("epoch_nonce")) }),
-        last_seq: last_seq.cast_unsigned(),
-        last_counted: row.get("last_counted"),
     }
 }

@@ -2,14 +2,14 @@
 //! concurrently.
 
 mod commits;
-pub(crate) mod isolate;
+mod isolate;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chassis::kafka::group::Assignment;
+use chassis::kafka::group::{Assignment, changed};
 use chassis::shutdown::Shutdown;
 use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerView};
@@ -17,18 +17,43 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::uncommitted::{Before, Committer, Uncommitted, Work};
-use super::{IDLE_MOVE, ProjectorError, Share, changed};
 use crate::config::Config;
-use crate::fold::{Changes, Folder, Missing, Progress, Records, Rows};
-use crate::log_reader::{Batch, Batches, MAX_BATCH_RECORDS};
+use crate::fold::{Changes, FoldError, Folder, Missing, Progress, Records, Rows};
+use crate::log_reader::{Batch, Batches, Blame, LogError, MAX_BATCH_RECORDS};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
+use crate::parked::Parked;
 use crate::postgres::{End, Store, StoreError};
-use crate::projector::session::isolate::Parked;
-use crate::redis::{Advance, Cache, Place, is_early};
+use crate::redis::{Advance, Cache, is_early};
 use crate::segments::Segments;
+use crate::share::{Place, Share};
 use crate::snapshots::{self, Due};
 use crate::stops::Stops;
+
+/// Minimum interval between checkpoint moves for records that count for no view (claims, fences, foreign records).
+const IDLE_MOVE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProjectorError {
+    #[error("Postgres failed")]
+    Store(#[from] StoreError),
+    #[error("folding the log failed")]
+    Fold(#[from] FoldError),
+    #[error(transparent)]
+    Log(LogError),
+    #[error("starting the log reader failed")]
+    Reader(#[source] anyhow::Error),
+}
+
+impl ProjectorError {
+    pub(super) fn blame(&self) -> Option<Blame> {
+        match self {
+            Self::Fold(error) => error.blame(),
+            Self::Log(error) => error.blame(),
+            Self::Store(_) | Self::Reader(_) => None,
+        }
+    }
+}
 
 /// Folding under one assignment, with the state that it keeps in memory.
 pub(crate) struct Session {
@@ -111,7 +136,7 @@ impl Session {
         let segments = Segments::start(place, (&share, &all_progress), metrics.clone(), tasks);
         let mut folder = Folder::default();
         folder.parked = parked;
-        metrics.parked(&folder.parked);
+        tell_parked(&folder.parked, &metrics);
         Ok(Self {
             metrics,
             store,
@@ -295,7 +320,7 @@ impl Session {
         }
         self.folder.clear();
         self.folder.parked = self.store.parked().await?;
-        self.metrics.parked(&self.folder.parked);
+        tell_parked(&self.folder.parked, &self.metrics);
         Ok(())
     }
 
@@ -356,4 +381,9 @@ impl Committed {
         }
         self.refused.extend(later.refused);
     }
+}
+
+/// Records the numbers of parked aggregates.
+fn tell_parked(parked: &Parked, metrics: &Metrics) {
+    parked.counts().for_each(|(view, aggregates)| metrics.parked(view, aggregates as u64));
 }

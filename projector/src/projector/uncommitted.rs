@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::fold::{Changes, Progress};
 use crate::log_reader::{Batch, MAX_BATCH_RECORDS};
-use crate::postgres::{CheckpointMove, End, Store, StoreError, Target};
+use crate::postgres::checkpoints::CheckpointMove;
+use crate::postgres::{End, Store, StoreError, Target};
 
 /// Maximum lead of folding over Postgres, in time; folding waits when it is reached.
 const MAX_AHEAD: Duration = Duration::from_secs(2);

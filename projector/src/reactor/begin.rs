@@ -18,12 +18,13 @@ use schemas::chain::{Reader, Verdict};
 use schemas::record::Record;
 use schemas::tables::nonce_to_sql;
 
-use super::positions::{REACTOR, begin_checkpoints, connect, names};
+use super::positions::{begin_checkpoints, connect, names};
 use super::sagas::{self, DeadlineChange};
 use crate::audit::ends;
 use crate::config::Config;
 use crate::fold::Records;
 use crate::log_reader::{self, Batch};
+use crate::parked::REACTOR;
 use crate::settings;
 
 /// Maximum age of a new log. The reactors of a new stack start within it. Events of a log this young are reacted to

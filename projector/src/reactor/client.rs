@@ -47,6 +47,18 @@ pub(crate) enum Answered {
     Refused(String),
 }
 
+impl Answered {
+    /// Returns the answer's outcome in the metrics.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::Rejected(_) => "rejected",
+            Self::Later | Self::Away => "later",
+            Self::Refused(_) | Self::Quarantined(_) => "refused",
+        }
+    }
+}
+
 pub(crate) struct CommandClient {
     client: Client,
     urls: Vec<Url>,

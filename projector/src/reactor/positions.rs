@@ -19,11 +19,10 @@ use tokio_postgres::{Client, GenericClient};
 
 use super::sagas::{DeadlineChange, EndedSaga, RecordPosition, SagaEnd};
 use crate::fold::{FoldError, Times};
-use crate::postgres::{CheckpointMove, Checkpoints, ParkedRecords, reader};
-use crate::projector::session::isolate::ParkedRecord;
+use crate::parked::{DEADLINES, ParkedRecord, REACTOR};
+use crate::postgres::checkpoints::{CheckpointMove, Checkpoints, reader};
+use crate::postgres::columns::ParkedRecords;
 
-/// Name under which the reactor's checkpoints and parked records are stored.
-pub(crate) const REACTOR: &str = "reactor";
 /// Minimum interval between checkpoint moves that pass fences alone.
 const FENCES_EVERY: Duration = Duration::from_secs(1);
 
@@ -247,8 +246,8 @@ impl Positions {
         Ok(true)
     }
 
-    /// Verifies that the checkpoints are still this process's. Returns how much is parked: records, then deadlines.
-    pub(super) async fn verify(&self) -> Result<[ParkedSoFar; 2], ReactorStoreError> {
+    /// Verifies that the checkpoints are still this process's. Returns how much is parked of what.
+    pub(super) async fn verify(&self) -> Result<[(&'static str, ParkedSoFar); 2], ReactorStoreError> {
         let (mut partitions, mut offsets, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
         for (partition, at) in &self.by_partition {
             partitions.push(partition.cast_signed());
@@ -264,7 +263,7 @@ impl Positions {
             aggregates: row.get::<_, i64>(at).cast_unsigned(),
             oldest: Duration::try_from_secs_f64(row.get(at + 1)).unwrap_or_default(),
         };
-        Ok([parked(1), parked(3)])
+        Ok([(REACTOR, parked(1)), (DEADLINES, parked(3))])
     }
 }
 

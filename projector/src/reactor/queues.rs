@@ -262,7 +262,7 @@ impl PartitionQueue {
         let mut broken: HashMap<AggregateId, String> = HashMap::new();
         let mut later = Vec::new();
         for (waiting, answer) in taken.into_iter().zip(answers) {
-            self.shared.metrics.step_answered(&answer);
+            self.shared.metrics.step_answered(answer.outcome());
             if !matches!(answer, Answered::Later | Answered::Away) {
                 self.queue.held.remove(&waiting.target);
             }

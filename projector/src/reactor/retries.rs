@@ -12,10 +12,11 @@ use chassis::telemetry::with_causes;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 
-use super::positions::{REACTOR, ReactorStoreError, connect};
+use super::positions::{ReactorStoreError, connect};
 use super::queues::PartitionQueues;
 use super::{Again, again};
 use crate::log_reader::Batch;
+use crate::parked::REACTOR;
 
 /// Interval between polls. If nothing is due, a poll reads one index entry.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -23,9 +23,10 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::{Client, Row};
 
-use super::positions::{REACTOR, ReactorStoreError, connect};
+use super::positions::{ReactorStoreError, connect};
 use super::queues::PartitionQueues;
 use super::sagas::{self, EndedSaga, Origin, Saga, SagaEnd};
+use crate::parked::REACTOR;
 
 /// Interval between polls, which read parked records only.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

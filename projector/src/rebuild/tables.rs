@@ -15,7 +15,8 @@ use tokio_postgres::{Client, Row};
 
 use super::compare::{self, Comparison};
 use super::limits::Share;
-use crate::postgres::{ReadRow, reader, tally};
+use crate::postgres::bases::ReadRow;
+use crate::postgres::checkpoints::{reader, tally};
 
 /// Query for the advisory lock that admits one rebuild at a time in a database. The number is arbitrary.
 const LOCK: &str = "SELECT pg_try_advisory_lock(8)";

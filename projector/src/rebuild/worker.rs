@@ -13,7 +13,8 @@ use super::limits::{Piece, Share};
 use crate::config::{Config, Feeds};
 use crate::fold::{Changes, Folder, Progress, Records};
 use crate::log_reader::{self, Batch, Batches};
-use crate::postgres::{CheckpointMove, End, Store, Target};
+use crate::postgres::checkpoints::CheckpointMove;
+use crate::postgres::{End, Store, Target};
 
 /// Time limit for Kafka to return the next records.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);

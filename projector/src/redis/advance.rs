@@ -2,9 +2,9 @@
 
 use schemas::feeds::FeedId;
 
-use super::Place;
 use crate::fold::Progress;
-use crate::postgres::CheckpointMove;
+use crate::postgres::checkpoints::CheckpointMove;
+use crate::share::Place;
 
 /// The advance of a place by rows that cover the records after `from`, up to and including `to`.
 #[derive(Debug, Clone, Copy)]

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Place;
 use crate::fold::Progress;
+use crate::share::Place;
 
 /// Time in which folding must reach an announced position. No projector is ahead by more than a few seconds of folding.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);

@@ -6,7 +6,8 @@ use chassis::env::Secret;
 use chassis::redis::Connection;
 use schemas::cache::{Keys, ROW_TTL_SECS, SHOW, Shown};
 
-use super::{CacheError, Place, name};
+use super::error::{CacheError, name};
+use crate::share::Place;
 
 /// Interval between polls whether a place is shown again.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

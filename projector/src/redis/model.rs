@@ -9,6 +9,8 @@
 //! Failures are counted against a bound. Nothing else is restricted: a process may delay its next step for any length
 //! of time.
 
+mod rules;
+mod postgres;
 mod redis;
 mod world;
 
@@ -17,53 +19,8 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use redis::Redis;
+use rules::{RULES, Rule, Rules};
 use world::{Fold, Projector, World};
-
-/// The rules that make it safe to show rows before Postgres has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    /// A script does nothing unless it finds the position that its caller expects.
-    ComparePosition,
-    /// A reader's row is not filled in at a position ahead of it if the row may have changed since.
-    NameRowsAhead,
-    /// A reader's row is not filled in at a position ahead of it if the changed rows were not recorded.
-    KnowWhatIsNamed,
-    /// A reader's row is not filled in if it lacks parked records.
-    FillWhole,
-    /// While records are parked, no row is shown before it is committed.
-    ParkedComesAfter,
-    /// Rows in Redis that Postgres refused are declared stale.
-    TakeBackRefused,
-    /// A projector resumes from a position only if the rows have not changed without a record since.
-    CompareRevision,
-    /// A new incarnation that begins behind the fold gets all rows folded since, before its position moves.
-    CatchUp,
-    /// Each incarnation has its own row keys.
-    RenameRows,
-}
-
-const RULES: [Rule; 9] = [
-    Rule::ComparePosition,
-    Rule::NameRowsAhead,
-    Rule::KnowWhatIsNamed,
-    Rule::FillWhole,
-    Rule::ParkedComesAfter,
-    Rule::TakeBackRefused,
-    Rule::CompareRevision,
-    Rule::CatchUp,
-    Rule::RenameRows,
-];
-
-#[derive(Debug, Clone, Copy)]
-struct Rules {
-    without: Option<Rule>,
-}
-
-impl Rules {
-    fn has(&self, rule: Rule) -> bool {
-        self.without != Some(rule)
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Step {

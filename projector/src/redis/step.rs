@@ -6,7 +6,9 @@ use std::time::Instant;
 use schemas::cache::Shown;
 use schemas::feeds::FeedId;
 
-use super::{Advance, CacheError, Place, name};
+use super::advance::Advance;
+use super::error::{CacheError, name};
+use crate::share::Place;
 
 /// The expected state of Redis, valid while no other process writes this projector's share there.
 pub(super) struct Step {

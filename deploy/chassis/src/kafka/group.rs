@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::KafkaSettings;
+use crate::shutdown::Shutdown;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Interval between the ticks that prove the runtime's progress.
@@ -28,6 +29,15 @@ const HANGS_AFTER: Duration = Duration::from_secs(2);
 
 /// The partitions that this instance should take; `None` before the group's first assignment.
 pub type Assignment = Option<Arc<BTreeSet<u32>>>;
+
+/// Waits until the assignment changes or shutdown is requested.
+pub async fn changed(assignment: &mut watch::Receiver<Assignment>, shutdown: &Shutdown) {
+    tokio::select! {
+        // The group, which owns the sender, stops after the tasks that follow its assignment.
+        Ok(()) = assignment.changed() => {}
+        () = shutdown.requested() => {}
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Committed, Next, Session};
+use super::{Committed, IDLE_MOVE, Next, ProjectorError, Session};
 use crate::fold::{Changes, Progress};
 use crate::log_reader::Batch;
-use crate::postgres::{CheckpointMove, End, StoreError, Target};
+use crate::postgres::checkpoints::CheckpointMove;
+use crate::postgres::{End, StoreError, Target};
 use crate::projector::uncommitted::{Uncommitted, Work, log_ms};
-use crate::projector::{IDLE_MOVE, ProjectorError};
 use crate::redis::Advance;
 
 impl Session {
@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// Folds a batch and commits it. No other batch may be uncommitted.
-    pub(crate) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
+    pub(super) async fn try_take(&mut self, batch: &Batch, end: End) -> Result<Committed, ProjectorError> {
         let begun = Instant::now();
         let (changes, records) = self.fold(batch, None).await?;
         let moves = self.moves(&changes, true);

@@ -4,92 +4,17 @@
 //! Invariant: a record is either folded into a view or parked, in the transaction that moves the view's checkpoint, and
 //! an aggregate's parked records are in offset order. An aggregate with parked records is not folded further.
 
-use std::any::Any;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use chassis::telemetry::with_causes;
-use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
-use schemas::record::Commit;
+use schemas::feeds::{FeedId, StoredView};
 use schemas::views::Source;
 
+use super::{Committed, ProjectorError, Session, tell_parked};
 use crate::fold::{FoldError, Progress, Records};
 use crate::log_reader::Batch;
+use crate::parked::partition_of;
 use crate::postgres::{End, StoreError};
-use crate::projector::{Committed, ProjectorError, Session};
-use crate::redis::Place;
-
-/// The aggregates that are parked for each view, with the reason until it is stored.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Parked(PerView<HashMap<String, Option<String>>>);
-
-/// A record that is parked for a view or the reactor.
-#[derive(Debug)]
-pub(crate) struct ParkedRecord {
-    pub(crate) view: &'static str,
-    pub(crate) aggregate: String,
-    pub(crate) partition: u32,
-    pub(crate) offset: i64,
-    pub(crate) version: u64,
-    pub(crate) reason: Option<String>,
-    pub(crate) record: Vec<u8>,
-}
-
-impl Parked {
-    pub(crate) fn insert(&mut self, view: StoredView, aggregate: &str, reason: Option<String>) {
-        self.0[view].insert(aggregate.to_owned(), reason);
-    }
-
-    pub(crate) fn contains(&self, view: StoredView, aggregate: &str) -> bool {
-        self.0[view].contains_key(aggregate)
-    }
-
-    /// Returns whether an aggregate of a partition is parked for the view.
-    pub(crate) fn are_in(&self, (feed, at): Place, partitions: u32) -> bool {
-        let FeedId::View(view) = feed else { return false };
-        self.0[view].keys().any(|aggregate| partition_of(view, aggregate, partitions).is_none_or(|is| is == at))
-    }
-
-    /// Returns the number of parked aggregates of each view.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        StoredView::all().into_iter().map(|view| (view.name(), self.0[view].len()))
-    }
-
-    /// Parks a record for the views for which its aggregate is parked, and clears their `counts`.
-    pub(crate) fn take(
-        &mut self,
-        (partition, offset, record): (u32, i64, &[u8]),
-        commit: &Commit<'_>,
-        counts: &mut PerFeed<bool>,
-        records: &mut Vec<ParkedRecord>,
-    ) {
-        for (view, parked) in StoredView::all().into_iter().zip(&mut self.0).filter(|(_, parked)| !parked.is_empty()) {
-            let counts = &mut counts[FeedId::View(view)];
-            let Some(reason) = parked.get_mut(&*commit.aggregate).filter(|_| *counts) else { continue };
-            *counts = false;
-            records.push(ParkedRecord {
-                view: view.name(),
-                aggregate: commit.aggregate.to_string(),
-                partition,
-                offset,
-                version: commit.version,
-                reason: reason.take(),
-                record: record.to_vec(),
-            });
-        }
-    }
-}
-
-/// Returns the partition of an aggregate, if each aggregate has its own row in the view.
-fn partition_of(view: StoredView, aggregate: &str, partitions: u32) -> Option<u32> {
-    let (Source::Aggregate(row), Some((_, id))) = (view.view().source, aggregate.split_once('/')) else { return None };
-    Some(schemas::aggregate::partition(row.aggregate, id, partitions))
-}
-
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "no panic message".to_owned())
-}
 
 /// The view that failed, with the reason and, for a panic, the aggregate.
 struct Poison {
@@ -117,7 +42,7 @@ impl Poison {
 
 impl Session {
     /// Retries a batch that failed, and parks the aggregates that are to blame until the rest commits.
-    pub(crate) async fn take_apart(
+    pub(super) async fn take_apart(
         &mut self,
         batch: &Batch,
         before: &[Progress],
@@ -147,7 +72,7 @@ impl Session {
                 let partition = partition_of(view, &aggregate, self.all_progress.len() as u32);
                 refused.extend(partition.map(|partition| (FeedId::View(view), partition)));
             }
-            self.metrics.parked(&self.folder.parked);
+            tell_parked(&self.folder.parked, &self.metrics);
         }
     }
 

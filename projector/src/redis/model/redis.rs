@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::world::{Row, Stored};
-use super::{Rule, Rules};
+use super::postgres::{Row, Stored};
+use super::rules::{Rule, Rules};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Position {

@@ -1,20 +1,8 @@
 //! The state of the model, and its changes by each step.
 
+use super::postgres::{Row, Stored};
 use super::redis::{Position, Redis, Show};
-use super::{Rule, Rules};
-
-/// The offsets of the records that made a row. All records are of its aggregate, except for [`World::stranger`].
-pub(super) type Row = Vec<u8>;
-
-/// The state of Postgres, or a projector's knowledge of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Stored {
-    pub(super) next: u8,
-    pub(super) row: Row,
-    pub(super) parked: Row,
-    pub(super) given_up: Row,
-    pub(super) revision: u8,
-}
+use super::rules::{Rule, Rules};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Projector {
@@ -65,21 +53,6 @@ pub(super) struct World {
     pub(super) switch: Option<(Position, Position)>,
     pub(super) incarnations: u8,
     pub(super) troubles: u8,
-}
-
-impl Stored {
-    /// Folds the next record, or parks it if its aggregate is parked.
-    fn fold(&mut self, stranger: Option<u8>) {
-        if stranger != Some(self.next) {
-            let to = if self.parked.is_empty() { &mut self.row } else { &mut self.parked };
-            to.push(self.next);
-        }
-        self.next += 1;
-    }
-
-    fn is_early(&self, rules: &Rules) -> bool {
-        self.parked.is_empty() || !rules.has(Rule::ParkedComesAfter)
-    }
 }
 
 impl World {
