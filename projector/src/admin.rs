@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::parked::{DEADLINES, REACTOR};
 use crate::postgres::{Store, StoreError, Target};
-use crate::reactor::{self, Again, PartitionQueues, WeakQueues};
+use crate::reactor::retries::{Again, again};
+use crate::reactor::{PartitionQueues, WeakQueues};
 use crate::redis::{await_revision, declare_stale};
 use crate::share::Place;
 
@@ -159,7 +160,7 @@ impl Servers {
         let (queues, store) = (self.queues().ok_or_else(reacts_elsewhere)?, self.store().await?);
         let parked = store.parked_reactions(aggregate).await.map_err(|error| failed(&error))?;
         let Some(records) = parked else { return Err(not_parked()) };
-        let Again { done, why_not, .. } = reactor::again(&queues, &records, self.payment_window).await;
+        let Again { done, why_not, .. } = again(&queues, &records, self.payment_window).await;
         store.forget_reactions(&done).await.map_err(|error| failed(&error))?;
         tracing::info!(aggregate, records = done.len(), "reacted to parked records");
         match why_not {
@@ -177,7 +178,7 @@ impl Servers {
         while begun.elapsed() < TRIED_WITHIN {
             let page = store.parked_reactions_after(&last, MAX_TRIED).await.map_err(|error| failed(&error))?;
             let Some(page) = page else { break };
-            let again = reactor::again(&queues, &page.records, self.payment_window).await;
+            let again = again(&queues, &page.records, self.payment_window).await;
             store.forget_reactions(&again.done).await.map_err(|error| failed(&error))?;
             done += again.done.len();
             failures += again.failed;

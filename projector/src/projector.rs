@@ -3,6 +3,7 @@
 //! The assignment is a hint. If two projectors fold the same partition for a moment, they move the same checkpoints:
 //! one of them fails, and restarts from the other's checkpoint.
 
+mod error;
 mod uncommitted;
 mod session;
 
@@ -25,10 +26,12 @@ use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
 use crate::parked::Parked;
 use crate::postgres::{Store, StoreError, Target};
-use crate::redis::{Advance, Cache, CacheError, Resumed};
+use crate::redis::resume::Resumed;
+use crate::redis::{Advance, Cache, CacheError};
 use crate::share::{Place, Share};
 use crate::stops::Stops;
-use session::{Next, ProjectorError, Session};
+use error::ProjectorError;
+use session::{Next, Session};
 pub(crate) use uncommitted::CommitSize;
 
 /// Pause after an error.

@@ -15,6 +15,7 @@
 pub mod begin;
 mod sagas;
 mod client;
+mod queue;
 mod queues;
 mod positions;
 pub(crate) mod deadlines;
@@ -32,7 +33,6 @@ use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use rdkafka::error::KafkaError;
 use schemas::chain::Verdict;
-use schemas::exceptions::Exceptions;
 use schemas::record::Record;
 use tokio::sync::{mpsc, watch};
 
@@ -44,7 +44,7 @@ use crate::stops::Stops;
 pub(crate) use client::CommandClient;
 use positions::{ParkedSoFar, Positions, ReactorStoreError};
 pub(crate) use queues::{PartitionQueues, WeakQueues};
-use sagas::{Caused, EndedSaga, Lease, Origin, RecordPosition, Saga, SagaEnd};
+use sagas::{Caused, EndedSaga, Lease, Origin, Saga, SagaEnd};
 
 /// Delay before a new session after an error.
 const RETRY: Duration = Duration::from_millis(300);
@@ -64,8 +64,6 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// Interval between checks whether an operator has chosen where to begin.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
-/// Time limit of an operator's retry of parked records.
-const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 enum ReactorError {
@@ -350,54 +348,4 @@ impl<'a> Session<'a> {
 fn since(at: TimeMs) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_millis(at.0))
-}
-
-/// Outcome of another attempt at parked records.
-#[derive(Debug, Default)]
-pub(crate) struct Again {
-    /// Records whose sagas all succeeded, by aggregate and offset.
-    pub(crate) done: Vec<(String, i64)>,
-    pub(crate) failed: usize,
-    /// Reason of one failure.
-    pub(crate) why_not: Option<String>,
-}
-
-/// Executes the reactions to the records again.
-pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_window: Duration) -> Again {
-    let (ended, mut answers) = mpsc::unbounded_channel();
-    let mut open: BTreeMap<RecordPosition, (String, usize)> = BTreeMap::new();
-    // A parked record was decoded before, so it needs no exception.
-    let records = match Records::of(batch, &Exceptions::default()) {
-        Ok(records) => records,
-        Err(error) => {
-            return Again { failed: batch.iter().count(), why_not: Some(error.to_string()), ..Again::default() };
-        }
-    };
-    for (partition, offset, _, record) in records.iter() {
-        let Some(Record::Commit(commit)) = record else { continue };
-        let source = (partition, offset);
-        let caused = sagas::caused_by(commit, source, payment_window);
-        open.insert(source, (commit.aggregate.to_string(), caused.steps.len()));
-        for (step, cause) in caused.steps {
-            let sender = Origin { source, ended: ended.clone(), lease: None, patience: Some(AGAIN_WITHIN) };
-            queues.begin(Saga { step, at: TimeMs(commit.at_ms), cause, sender });
-        }
-    }
-    drop(ended);
-    let mut why_not = None;
-    let all = async {
-        while let Some(EndedSaga { source, how, .. }) = answers.recv().await {
-            match how {
-                SagaEnd::Failed(reason) | SagaEnd::Late(reason) => why_not = Some(reason),
-                SagaEnd::Done | SagaEnd::NotDue | SagaEnd::Dropped => open.entry(source).or_default().1 -= 1,
-            }
-        }
-    };
-    if tokio::time::timeout(AGAIN_WITHIN, all).await.is_err() {
-        why_not.get_or_insert_with(|| "command-api did not accept the steps in time".to_owned());
-    }
-    let count = open.len();
-    let done = open.into_iter().filter(|(_, (_, sagas))| *sagas == 0);
-    let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| (aggregate, offset)).collect();
-    Again { failed: count - done.len(), done, why_not }
 }

@@ -16,10 +16,11 @@ use schemas::feeds::{FeedId, PerView};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::error::ProjectorError;
 use super::uncommitted::{Before, Committer, Uncommitted, Work};
 use crate::config::Config;
-use crate::fold::{Changes, FoldError, Folder, Missing, Progress, Records, Rows};
-use crate::log_reader::{Batch, Batches, Blame, LogError, MAX_BATCH_RECORDS};
+use crate::fold::{Changes, Folder, Missing, Progress, Records, Rows};
+use crate::log_reader::{Batch, Batches, MAX_BATCH_RECORDS};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
 use crate::parked::Parked;
@@ -32,28 +33,6 @@ use crate::stops::Stops;
 
 /// Minimum interval between checkpoint moves for records that count for no view (claims, fences, foreign records).
 const IDLE_MOVE: Duration = Duration::from_secs(1);
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProjectorError {
-    #[error("Postgres failed")]
-    Store(#[from] StoreError),
-    #[error("folding the log failed")]
-    Fold(#[from] FoldError),
-    #[error(transparent)]
-    Log(LogError),
-    #[error("starting the log reader failed")]
-    Reader(#[source] anyhow::Error),
-}
-
-impl ProjectorError {
-    pub(super) fn blame(&self) -> Option<Blame> {
-        match self {
-            Self::Fold(error) => error.blame(),
-            Self::Log(error) => error.blame(),
-            Self::Store(_) | Self::Reader(_) => None,
-        }
-    }
-}
 
 /// Folding under one assignment, with the state that it keeps in memory.
 pub(crate) struct Session {

@@ -4,23 +4,31 @@
 //! reactor may retry any record, whichever partitions it has. `POST /parked/reactor/retry` lets an operator retry
 //! everything now.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chassis::env::Secret;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
+use domain::TimeMs;
+use schemas::exceptions::Exceptions;
+use schemas::record::Record;
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 
 use super::positions::{ReactorStoreError, connect};
 use super::queues::PartitionQueues;
-use super::{Again, again};
+use super::sagas::{self, EndedSaga, Origin, RecordPosition, Saga, SagaEnd};
+use crate::fold::Records;
 use crate::log_reader::Batch;
 use crate::parked::REACTOR;
 
 /// Interval between polls. If nothing is due, a poll reads one index entry.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
+/// Time limit of an attempt parked records.
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Retries {
@@ -73,4 +81,54 @@ impl Retries {
         client.execute(include_str!("forget_parked.sql"), &[&REACTOR, &aggregates, &offsets]).await?;
         Ok(())
     }
+}
+
+/// Outcome of another attempt at parked records.
+#[derive(Debug, Default)]
+pub(crate) struct Again {
+    /// Records whose sagas all succeeded, by aggregate and offset.
+    pub(crate) done: Vec<(String, i64)>,
+    pub(crate) failed: usize,
+    /// Reason of one failure.
+    pub(crate) why_not: Option<String>,
+}
+
+/// Executes the reactions to the records again.
+pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_window: Duration) -> Again {
+    let (ended, mut answers) = mpsc::unbounded_channel();
+    let mut open: BTreeMap<RecordPosition, (String, usize)> = BTreeMap::new();
+    // A parked record was decoded before, so it needs no exception.
+    let records = match Records::of(batch, &Exceptions::default()) {
+        Ok(records) => records,
+        Err(error) => {
+            return Again { failed: batch.iter().count(), why_not: Some(error.to_string()), ..Again::default() };
+        }
+    };
+    for (partition, offset, _, record) in records.iter() {
+        let Some(Record::Commit(commit)) = record else { continue };
+        let source = (partition, offset);
+        let caused = sagas::caused_by(commit, source, payment_window);
+        open.insert(source, (commit.aggregate.to_string(), caused.steps.len()));
+        for (step, cause) in caused.steps {
+            let sender = Origin { source, ended: ended.clone(), lease: None, patience: Some(AGAIN_WITHIN) };
+            queues.begin(Saga { step, at: TimeMs(commit.at_ms), cause, sender });
+        }
+    }
+    drop(ended);
+    let mut why_not = None;
+    let all = async {
+        while let Some(EndedSaga { source, how, .. }) = answers.recv().await {
+            match how {
+                SagaEnd::Failed(reason) | SagaEnd::Late(reason) => why_not = Some(reason),
+                SagaEnd::Done | SagaEnd::NotDue | SagaEnd::Dropped => open.entry(source).or_default().1 -= 1,
+            }
+        }
+    };
+    if tokio::time::timeout(AGAIN_WITHIN, all).await.is_err() {
+        why_not.get_or_insert_with(|| "command-api did not accept the steps in time".to_owned());
+    }
+    let count = open.len();
+    let done = open.into_iter().filter(|(_, (_, sagas))| *sagas == 0);
+    let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| (aggregate, offset)).collect();
+    Again { failed: count - done.len(), done, why_not }
 }

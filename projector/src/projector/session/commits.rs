@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Committed, IDLE_MOVE, Next, ProjectorError, Session};
+use super::{Committed, IDLE_MOVE, Next, Session};
 use crate::fold::{Changes, Progress};
 use crate::log_reader::Batch;
 use crate::postgres::checkpoints::CheckpointMove;
 use crate::postgres::{End, StoreError, Target};
+use crate::projector::error::ProjectorError;
 use crate::projector::uncommitted::{Uncommitted, Work, log_ms};
 use crate::redis::Advance;
 

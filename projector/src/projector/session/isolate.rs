@@ -10,11 +10,12 @@ use chassis::telemetry::with_causes;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::views::Source;
 
-use super::{Committed, ProjectorError, Session, tell_parked};
+use super::{Committed, Session, tell_parked};
 use crate::fold::{FoldError, Progress, Records};
 use crate::log_reader::Batch;
 use crate::parked::partition_of;
 use crate::postgres::{End, StoreError};
+use crate::projector::error::ProjectorError;
 
 /// The view that failed, with the reason and, for a panic, the aggregate.
 struct Poison {
