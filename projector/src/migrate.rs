@@ -11,7 +11,7 @@ pub async fn migrate(url: &Secret) -> anyhow::Result<()> {
     client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0; SELECT pg_advisory_lock(7)").await?;
     let migrations =
         MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql)).collect::<Result<Vec<_>, _>>()?;
-    let report = Runner::new(&migrations).run_async(&mut client).await.context("apply the migrations")?;
+    let report = Runner::new(&migrations).run_async(&mut *client).await.context("apply the migrations")?;
     tracing::info!(applied = report.applied_migrations().len(), "database schema is up to date");
     Ok(())
 }

@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
+use chassis::postgres::Connection;
 use futures_util::future::join_all;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::tables::nonce_to_sql;
 use schemas::views::{Source, SumTable};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
-use checkpoints::{CheckpointMove, Checkpoints};
+use checkpoints::{CheckpointMove, Checkpoints, have_moved};
 use columns::{Param, ParkedRecords, Parts, Rows, repeats_params};
 pub(crate) use error::StoreError;
 pub(crate) use repeats::forgotten_before;
@@ -38,7 +38,7 @@ const DROP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A Postgres session with prepared statements.
 pub(crate) struct Store {
-    client: Client,
+    client: Connection,
     target: Target,
     statements: Statements,
     /// Time at which the partitions of `repeats` are to be maintained again, and the range of times that they cover.
@@ -155,8 +155,8 @@ impl Store {
         let Statements { insert_partitions, move_checkpoints, insert_journal, insert_repeats, insert_parked, .. } =
             &self.statements;
         self.prove(&changes.bases, all_progress.len() as u32).await?;
-        let (client, failed) = (&self.client, AtomicBool::new(false));
-        let session = (client, &failed);
+        let (client, failed) = (&*self.client, AtomicBool::new(false));
+        let session = InCommit { client, failed: &failed };
         let (partitions, nonces) = identities(moves, all_progress);
         let moves = Checkpoints::new(moves);
         let written = written(changes)?;
@@ -181,8 +181,7 @@ impl Store {
                 client.batch_execute(if is_whole { "COMMIT" } else { "ROLLBACK" }).await
             }
         );
-        // See `move_checkpoints.sql`.
-        if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
+        if have_moved(&moved) {
             return Err(StoreError::Moved);
         }
         begun.and(moved).and(identified).map_err(StoreError::Commit)?;
@@ -260,7 +259,7 @@ impl Statements {
         }
         Ok(Self {
             insert_partitions: prepare(include_str!("postgres/insert_partitions.sql")).await?,
-            move_checkpoints: prepare(include_str!("postgres/move_checkpoints.sql")).await?,
+            move_checkpoints: prepare(checkpoints::MOVE).await?,
             insert_journal: prepare(include_str!("postgres/insert_journal.sql")).await?,
             insert_repeats: prepare(include_str!("postgres/insert_repeats.sql")).await?,
             insert_parked: prepare(include_str!("postgres/insert_parked.sql")).await?,
@@ -269,12 +268,17 @@ impl Statements {
     }
 }
 
-/// The session of a commit, with a flag that is set once one of the transaction's statements has failed.
-type InCommit<'a> = (&'a Client, &'a AtomicBool);
+/// The session of a commit.
+#[derive(Clone, Copy)]
+struct InCommit<'a> {
+    client: &'a Client,
+    /// Set once one of the transaction's statements has failed.
+    failed: &'a AtomicBool,
+}
 
 /// Executes a statement of a commit, unless it has nothing to write.
 async fn run(
-    (client, failed): InCommit<'_>,
+    InCommit { client, failed }: InCommit<'_>,
     statement: &Statement,
     params: impl AsRef<[Param<'_>]>,
     is_empty: bool,

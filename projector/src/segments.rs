@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::Secret;
+use chassis::postgres::Connection;
 use chassis::telemetry::with_causes;
 use postgres_types::ToSql;
 use schemas::feeds::FeedId;
 use schemas::journal::{SEGMENT_OFFSETS, SegmentHash};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use crate::fold::Progress;
@@ -112,7 +113,7 @@ async fn close_until(
 
 /// A session in Postgres, with its prepared statements.
 struct Session {
-    client: Client,
+    client: Connection,
     /// Time for which idempotency keys are remembered.
     window: Duration,
     open: Statement,

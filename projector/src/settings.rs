@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{Connection, PostgresError};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
@@ -135,6 +135,6 @@ pub async fn set(url: &Secret, name: &str, value: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect(url: &Secret) -> Result<Client, PostgresError> {
+async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
     chassis::postgres::connect(url, "", "projector settings").await
 }

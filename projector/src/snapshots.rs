@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{Connection, PostgresError};
 use chassis::telemetry::with_causes;
 use domain::{State, evolve};
 use schemas::aggregate::AggregateId;
@@ -110,7 +110,7 @@ pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<D
 }
 
 /// Records that this build's form is in use, and deletes the snapshots of unused forms.
-async fn tidy(url: &Secret, client: &mut Option<Client>) -> Result<(), SnapshotError> {
+async fn tidy(url: &Secret, client: &mut Option<Connection>) -> Result<(), SnapshotError> {
     let client = connected(url, client).await?;
     use_form(client).await?;
     let mut dropped = 0;
@@ -132,7 +132,7 @@ async fn use_form(client: &Client) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-async fn connected<'a>(url: &Secret, client: &'a mut Option<Client>) -> Result<&'a Client, SnapshotError> {
+async fn connected<'a>(url: &Secret, client: &'a mut Option<Connection>) -> Result<&'a Client, SnapshotError> {
     match client {
         Some(client) => Ok(client),
         None => Ok(client.insert(connect(url).await?)),
@@ -187,6 +187,6 @@ fn fold(mut state: State, after: u64, journal: &[Row]) -> Result<State, JournalE
     Ok(state)
 }
 
-async fn connect(url: &Secret) -> Result<Client, PostgresError> {
+async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
     chassis::postgres::connect(url, PLANNER, "projector snapshots").await
 }

@@ -1,9 +1,11 @@
 //! Pools of connections to Postgres, and single connections.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use deadpool_postgres::{BuildError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::{Client, Config, NoTls};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::env::Secret;
 
@@ -68,26 +70,46 @@ pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str
         .map_err(PostgresError::Build)
 }
 
-/// Opens one connection outside a pool. It closes when the client is dropped, or with the runtime. `options`
-/// (`-c name=value …`) override our limits: work that takes longer on purpose lifts one this way, or with `SET`.
+/// A connection outside a pool: its client, and the task that drives it, which is aborted when this is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    client: Client,
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+/// Opens one connection outside a pool. `options` (`-c name=value …`) override our limits: work that takes longer on
+/// purpose lifts one this way, or with `SET`.
 ///
 /// If the server closes the connection, the reason is logged.
 ///
 /// # Errors
 /// [`PostgresError::Connect`] if the server is unreachable or refuses, [`PostgresError::Silent`] if it does not answer
 /// within 4 s.
-pub async fn connect(url: &Secret, options: &str, application_name: &'static str) -> Result<Client, PostgresError> {
+pub async fn connect(url: &Secret, options: &str, application_name: &'static str) -> Result<Connection, PostgresError> {
     let config = session(url, options, application_name)?;
     let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
     let (client, connection) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
-    // Ends with the connection: when the client is dropped, or the server closes it.
-    tokio::spawn(async move {
+    let driver = tokio::spawn(async move {
         if let Err(error) = connection.await {
             // Statements that fail because of this only report that the connection is closed.
             tracing::warn!(error = %error, application_name, "connection to Postgres lost");
         }
     });
-    Ok(client)
+    Ok(Connection { client, _driver: AbortOnDropHandle::new(driver) })
 }
 
 /// Returns the settings of one connection. Options in the URL are kept; our limits override them, and `options`

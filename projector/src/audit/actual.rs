@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chassis::env::Secret;
+use chassis::postgres;
 use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
 use schemas::aggregate::{self, AggregateId};
 use schemas::cache::{ABSENT, Head, Keys, Shown};
@@ -10,10 +11,10 @@ use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed, StoredView};
 use schemas::journal::SegmentHash;
 use schemas::views::Source;
-use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
+use tokio_postgres::{IsolationLevel, Row, Transaction};
 
 use super::segments::Hash;
-use crate::postgres::checkpoints::{reader, tally};
+use crate::postgres::checkpoints::{LOAD, reader, tally};
 
 /// Maximum number of rows in one command to Redis.
 const MAX_ROWS_A_CALL: usize = 500;
@@ -63,19 +64,19 @@ pub(super) struct Segment {
 }
 
 pub(super) struct Postgres {
-    client: Client,
+    client: postgres::Connection,
 }
 
 impl Postgres {
     pub(super) async fn connect(url: &Secret) -> anyhow::Result<Self> {
         // Reading all rows of a view may take long, and so may their processing before the next statement.
         let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
-        let client = chassis::postgres::connect(url, options, "projector audit").await?;
+        let client = postgres::connect(url, options, "projector audit").await?;
         Ok(Self { client })
     }
 
     pub(super) async fn checkpoints(&self) -> anyhow::Result<Checkpoints> {
-        let rows = self.client.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
+        let rows = self.client.query(LOAD, &[]).await?;
         Ok(checkpoints(&rows))
     }
 
@@ -87,7 +88,7 @@ impl Postgres {
     ) -> anyhow::Result<(Checkpoints, PerFeed<Rows>, Vec<Segment>)> {
         let transaction = self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
         let transaction = transaction.read_only(true).start().await?;
-        let known = transaction.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
+        let known = transaction.query(LOAD, &[]).await?;
         let mut found = PerFeed::<Rows>::default();
         for feed in FeedId::all() {
             let rows = match (feed, &keys[feed]) {

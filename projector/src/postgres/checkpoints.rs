@@ -4,9 +4,22 @@ use schemas::chain::{Reader, Tally};
 use schemas::record::Epoch;
 use schemas::tables::{nonce_from_sql, nonce_to_sql};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
 use super::columns::Param;
 use crate::fold::Times;
+
+/// Creates missing checkpoints, at the start of the log.
+pub(crate) const BEGIN: &str = include_str!("begin_checkpoints.sql");
+pub(crate) const LOAD: &str = include_str!("load_checkpoints.sql");
+/// Moves checkpoints; its parameters are [`Checkpoints::params`].
+pub(crate) const MOVE: &str = include_str!("move_checkpoints.sql");
+
+/// Returns whether [`MOVE`] changed nothing because another process has moved one of the checkpoints.
+pub(crate) fn have_moved<T>(moved: &Result<T, tokio_postgres::Error>) -> bool {
+    // The statement divides by zero unless all checkpoints are where they were expected.
+    moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO))
+}
 
 /// A checkpoint to move, with its expected and its new state.
 pub(crate) struct CheckpointMove {

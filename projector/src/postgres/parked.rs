@@ -7,7 +7,7 @@ use schemas::feeds::{FeedId, StoredView};
 use tokio_postgres::Row;
 
 use super::error::StoreError;
-use super::{Store, written};
+use super::{InCommit, Store, written};
 use crate::config::Feeds;
 use crate::fold::{Folder, Records};
 use crate::log_reader::Batch;
@@ -99,8 +99,9 @@ impl Store {
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
         let changes = folder.expected(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let failed = AtomicBool::new(false);
         for (view, columns) in written(&changes)? {
-            self.write((&self.client, &AtomicBool::default()), view, &columns).await?;
+            self.write(InCommit { client: &self.client, failed: &failed }, view, &columns).await?;
         }
         self.client.execute(FORGET, &[&view.name(), &aggregate]).await.map_err(StoreError::Commit)?;
         Ok(Some((partition.cast_unsigned(), revision)))

@@ -8,7 +8,7 @@ use schemas::tables::nonce_from_sql;
 use tokio_postgres::Row;
 
 use super::Store;
-use super::checkpoints::{reader, tally};
+use super::checkpoints::{self, reader, tally};
 use super::error::StoreError;
 use crate::config::Feeds;
 use crate::fold::{Progress, Times};
@@ -31,11 +31,10 @@ impl Store {
     pub(crate) async fn all_progress(&self, partitions: u32, feeds: Feeds) -> Result<Vec<Progress>, StoreError> {
         let (names, folds): (Vec<_>, Vec<_>) = feeds.iter().map(|feed| (self.target.name(feed), feed.form())).unzip();
         self.client
-            .execute(include_str!("begin_checkpoints.sql"), &[&names, &partitions.cast_signed(), &folds])
+            .execute(checkpoints::BEGIN, &[&names, &partitions.cast_signed(), &folds])
             .await
             .map_err(StoreError::Load)?;
-        let checkpoints =
-            self.client.query(include_str!("load_checkpoints.sql"), &[]).await.map_err(StoreError::Load)?;
+        let checkpoints = self.client.query(checkpoints::LOAD, &[]).await.map_err(StoreError::Load)?;
         let known: HashMap<(String, i32), &Row> =
             checkpoints.iter().map(|row| ((row.get("view"), row.get("partition")), row)).collect();
         let is_other = |row: &&Row| {

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::Secret;
+use chassis::postgres::Connection;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
 use domain::TimeMs;
 use domain::reactions::Step;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use super::positions::{ReactorStoreError, connect, of_kind};
 use super::queues::PartitionQueues;
@@ -52,7 +53,7 @@ struct Due {
 /// State that is kept for one connection to Postgres.
 struct Firing<'a> {
     deadlines: &'a Deadlines,
-    client: Client,
+    client: Connection,
     under_way: HashMap<i64, Due>,
     next: i64,
     sender: mpsc::UnboundedSender<EndedSaga>,

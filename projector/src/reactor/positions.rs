@@ -10,17 +10,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{Connection, PostgresError};
 use domain::reactions::Deadline;
 use schemas::chain::{Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::GenericClient;
 
 use super::sagas::{DeadlineChange, EndedSaga, RecordPosition, SagaEnd};
 use crate::fold::{FoldError, Times};
 use crate::parked::{DEADLINES, ParkedRecord, REACTOR};
-use crate::postgres::checkpoints::{CheckpointMove, Checkpoints, reader};
+use crate::postgres::checkpoints::{self, CheckpointMove, Checkpoints, have_moved, reader};
 use crate::postgres::columns::ParkedRecords;
 
 /// Minimum interval between checkpoint moves that pass fences alone.
@@ -67,7 +66,7 @@ struct Open {
 }
 
 pub(crate) struct Positions {
-    client: Client,
+    client: Connection,
     by_partition: BTreeMap<u32, Position>,
     have_begun: bool,
     open_sagas: usize,
@@ -87,9 +86,9 @@ impl Positions {
         assigned: &BTreeSet<u32>,
     ) -> Result<Self, ReactorStoreError> {
         let client = connect(url).await?;
-        begin_checkpoints(&client, partitions).await?;
+        begin_checkpoints(&*client, partitions).await?;
         let (mut by_partition, mut have_begun) = (BTreeMap::new(), false);
-        let rows = client.query(include_str!("../postgres/load_checkpoints.sql"), &[]).await?;
+        let rows = client.query(checkpoints::LOAD, &[]).await?;
         for row in rows.iter().filter(|row| row.get::<_, &str>("view") == REACTOR) {
             let (partition, reader) = (row.get::<_, i32>("partition").cast_unsigned(), reader(row));
             have_begun |= reader.next_offset > 0 || row.get::<_, i64>("revision") > 0;
@@ -219,8 +218,8 @@ impl Positions {
         let checkpoints = Checkpoints::new(&moves);
         let parked = ParkedRecords::new(&self.parked);
         let transaction = self.client.transaction().await?;
-        let moved = transaction.execute(include_str!("../postgres/move_checkpoints.sql"), &checkpoints.params()).await;
-        if moved.as_ref().is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO)) {
+        let moved = transaction.execute(checkpoints::MOVE, &checkpoints.params()).await;
+        if have_moved(&moved) {
             return Err(ReactorStoreError::Moved);
         }
         moved?;
@@ -294,8 +293,7 @@ pub(super) async fn begin_checkpoints(
     partitions: u32,
 ) -> Result<(), tokio_postgres::Error> {
     let (names, folds) = (vec![REACTOR.to_owned()], vec![1_i32]);
-    let begin = include_str!("../postgres/begin_checkpoints.sql");
-    client.execute(begin, &[&names, &partitions.cast_signed(), &folds]).await?;
+    client.execute(checkpoints::BEGIN, &[&names, &partitions.cast_signed(), &folds]).await?;
     Ok(())
 }
 
@@ -318,6 +316,6 @@ pub(super) fn of_kind(kind: &str) -> Option<Deadline> {
     all.into_iter().find(|deadline| self::kind(*deadline) == kind)
 }
 
-pub(super) async fn connect(url: &Secret) -> Result<Client, PostgresError> {
+pub(super) async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
     chassis::postgres::connect(url, "", "projector reactor").await
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chassis::env::Secret;
+use chassis::postgres::Connection;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
 use domain::TimeMs;
@@ -21,7 +22,7 @@ use domain::reactions::Step;
 use schemas::record::Record;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use super::positions::{ReactorStoreError, connect};
 use super::queues::PartitionQueues;
@@ -91,7 +92,7 @@ struct Open {
 /// State that is kept for one connection to Postgres.
 struct Round<'a> {
     unconfirmed: &'a Unconfirmed,
-    client: Client,
+    client: Connection,
     attempts: HashMap<i64, Attempt>,
     open: HashMap<Place, Open>,
     /// Records whose order could not even be rejected, with the time of the failure.

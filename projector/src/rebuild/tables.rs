@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{Connection, PostgresError};
 use schemas::feeds::{FeedId, StoredView};
 use schemas::views::View;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Row};
 
 use super::compare::{self, Comparison};
 use super::limits::Share;
@@ -35,9 +35,9 @@ pub(super) enum Origin {
 }
 
 pub(super) struct Tables {
-    client: Client,
+    client: Connection,
     /// Connection that holds the snapshot. It is separate because `client` must see rows that are folded after it.
-    snapshot: Client,
+    snapshot: Connection,
     view: &'static View,
     /// Generation of the live rows.
     generation: i32,
@@ -311,7 +311,7 @@ fn offsets(rows: &[Row]) -> anyhow::Result<Vec<i64>> {
 }
 
 /// Opens a session without timeouts, because its statements may read whole tables.
-async fn session(url: &Secret) -> Result<Client, PostgresError> {
+async fn session(url: &Secret) -> Result<Connection, PostgresError> {
     let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
     chassis::postgres::connect(url, options, "projector rebuild").await
 }
