@@ -79,6 +79,7 @@ impl Deadlines {
     /// Fires deadlines until Postgres fails.
     async fn fire_on(&self) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
+        // It holds no more ends than deadlines are under way: MAX_UNDER_WAY, and those of one lease.
         let (sender, ended) = mpsc::unbounded_channel();
         let mut firing = Firing { deadlines: self, client, under_way: HashMap::new(), next: 0, sender, ended };
         let mut look = tokio::time::interval(LOOK_EVERY);

@@ -75,6 +75,8 @@ impl PartitionQueues {
         let (requests, probes) = (Semaphore::new(MAX_REQUESTS), Semaphore::new(MAX_PROBES));
         let shared = Arc::new(Shared { commands, metrics, requests, probes });
         let way = |_| {
+            // Those who begin sagas bound it: each limits how many of its own are open. A send must not wait, because
+            // the queues send to each other.
             let (incoming, end) = mpsc::unbounded_channel();
             (Entrance { incoming, known: Arc::default() }, end)
         };

@@ -95,6 +95,7 @@ pub(crate) struct Again {
 
 /// Executes the reactions to the records again.
 pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_window: Duration) -> Again {
+    // It holds no more ends than the batch causes steps.
     let (ended, mut answers) = mpsc::unbounded_channel();
     let mut open: BTreeMap<RecordPosition, (String, usize)> = BTreeMap::new();
     // A parked record was decoded before, so it needs no exception.

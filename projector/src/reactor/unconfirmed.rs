@@ -125,6 +125,7 @@ impl Unconfirmed {
     /// Polls until Postgres fails.
     async fn look_on(&self, refused: &mut HashMap<Place, Refused>) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
+        // It holds no more ends than sagas are open: those of MAX_AT_ONCE records, and of one poll.
         let (sender, ended) = mpsc::unbounded_channel();
         let (attempts, open, failed) = (HashMap::new(), HashMap::new(), HashMap::new());
         let mut round = Round { unconfirmed: self, client, attempts, open, failed, refused, next: 0, sender, ended };
