@@ -40,7 +40,6 @@ pub use effects::{
     Checkpoint, ClockTrust, DoubtCause, Effects, HaltError, LoadRequest, LoadedAggregate, LoadedNames, LoadedState,
     NoOffset, ParsedRequest, QueueFull, ReadTo, Role, Ticket, Unavailable,
 };
-pub(crate) use quarantine::panic_text;
 pub use quarantine::{Quarantine, Release};
 pub use repeats::Repeat;
 

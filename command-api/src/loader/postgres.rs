@@ -20,7 +20,7 @@ use schemas::views::JOURNAL;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::partition::{Checkpoint, LoadedNames, LoadedState, Repeat, panic_text};
+use crate::partition::{Checkpoint, LoadedNames, LoadedState, Repeat};
 
 /// Maximum number of an aggregate's commits that are read together with others'. A longer history is read alone, in
 /// pages.
@@ -266,7 +266,7 @@ fn fold(row: &Row, state: State, from: i64) -> LoadedState {
         })
     }));
     LoadedState {
-        folded: folded.map_err(|panic| panic_text(panic.as_ref())),
+        folded: folded.map_err(|panic| chassis::panic::text(panic.as_ref())),
         version: row.get::<_, Option<i64>>("last_version").unwrap_or(from).cast_unsigned(),
         offset: row.get::<_, Option<i64>>("last_offset").unwrap_or_default(),
     }

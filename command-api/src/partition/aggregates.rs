@@ -18,7 +18,7 @@ use schemas::aggregate::AggregateId;
 
 use super::effects::{LoadedNames, LoadedState};
 use super::names::Names;
-use super::quarantine::{Quarantined, panic_text};
+use super::quarantine::Quarantined;
 use super::tails::{Tails, Unfolded};
 
 /// State size at which operators are warned.
@@ -180,7 +180,7 @@ impl Aggregates {
         // The rules only borrow the state, so a panic cannot leave it half changed.
         let decide = || decide(state, command, at).map_err(|rejection| Refusal::Rejected(rejection, state.status(at)));
         catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|panic| {
-            self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, false);
+            self.quarantined.insert(aggregate, chassis::panic::text(panic.as_ref()), at, false);
             Err(Refusal::Quarantined)
         })
     }
@@ -207,7 +207,7 @@ impl Aggregates {
         // The fold owns the state, so a panic drops it instead of leaving it half changed.
         match catch_unwind(AssertUnwindSafe(|| events.iter().fold(state, evolve))) {
             Ok(state) => resident.state = state,
-            Err(panic) => self.quarantined.insert(aggregate, panic_text(panic.as_ref()), at, true),
+            Err(panic) => self.quarantined.insert(aggregate, chassis::panic::text(panic.as_ref()), at, true),
         }
         self.bytes = (self.bytes + weight(aggregate, &resident.state)).saturating_sub(before);
         let bytes = resident.state.heap_bytes();

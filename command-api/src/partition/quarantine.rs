@@ -1,6 +1,5 @@
 //! Aggregates on which the domain rules panicked.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 
 use domain::TimeMs;
@@ -55,10 +54,4 @@ impl Quarantined {
             }
         }
     }
-}
-
-/// Returns the text of a panic.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default()
 }
