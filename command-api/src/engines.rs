@@ -193,8 +193,8 @@ impl Membership {
     fn begin(&mut self) -> anyhow::Result<()> {
         match &self.share {
             Share::Assigned if self.group.is_none() => {
-                let (names, sender) = ((&*self.topic, &*self.topic), self.sender.clone());
-                self.group = Some(Group::join(&self.kafka, "command-api", names, sender)?);
+                let sender = self.sender.clone();
+                self.group = Some(Group::join(&self.kafka, "command-api", &self.topic, &self.topic, sender)?);
             }
             Share::Assigned => {}
             Share::These(share) => _ = self.sender.send_replace(Some(Arc::new(share.clone()))),

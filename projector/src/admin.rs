@@ -16,7 +16,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::parked::{DEADLINES, REACTOR};
+use crate::parked::{DEADLINES, ParkedAt, REACTOR};
+use crate::postgres::parked::ListedAt;
 use crate::postgres::{Store, StoreError, Target};
 use crate::reactor::retries::{Again, again};
 use crate::reactor::{PartitionQueues, WeakQueues};
@@ -64,7 +65,7 @@ struct Page {
 
 /// Lists parked aggregates, the oldest first, with `next` if there may be more.
 async fn list(State(servers): State<Servers>, Query(page): Query<Page>) -> Result<Json<Value>, Response> {
-    let after = page.after.as_deref().map_or(Some((i64::MIN, "", "")), place);
+    let after = page.after.as_deref().map_or(Some(ListedAt::START), place);
     let after =
         after.ok_or_else(|| border::plain(StatusCode::BAD_REQUEST, "after: expected the `next` of a previous page"))?;
     let parked = servers.store().await?.list_parked(after, MAX_LISTED).await.map_err(|error| failed(&error))?;
@@ -91,10 +92,10 @@ async fn list(State(servers): State<Servers>, Query(page): Query<Page>) -> Resul
     Ok(Json(list))
 }
 
-/// Parses a cursor into a time, a view and an aggregate.
-fn place(after: &str) -> Option<(i64, &str, &str)> {
+/// Parses a cursor.
+fn place(after: &str) -> Option<ListedAt<'_>> {
     let mut parts = after.splitn(3, '/');
-    Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()?))
+    Some(ListedAt { since_us: parts.next()?.parse().ok()?, view: parts.next()?, aggregate: parts.next()? })
 }
 
 async fn retry_all(State(servers): State<Servers>, Path(view): Path<String>) -> Result<Json<Value>, Response> {
@@ -124,7 +125,7 @@ async fn retry(
     let Some((partition, revision)) = folded else { return Err(not_parked()) };
     tracing::info!(view = view.name(), aggregate, "parked records folded");
     for _ in 0..SHOW_TRIES {
-        match servers.show((FeedId::View(view), partition), revision).await {
+        match servers.show(Place { feed: FeedId::View(view), partition }, revision).await {
             Ok(()) => return Ok(StatusCode::NO_CONTENT.into_response()),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "Redis does not answer"),
         }
@@ -174,7 +175,7 @@ impl Servers {
     async fn react_again_to_all(&self) -> Result<Json<Value>, Response> {
         let queues = self.queues().ok_or_else(reacts_elsewhere)?;
         let (store, begun) = (self.store().await?, Instant::now());
-        let (mut done, mut failures, mut last) = (0, 0, (String::new(), -1));
+        let (mut done, mut failures, mut last) = (0, 0, ParkedAt { aggregate: String::new(), offset: -1 });
         while begun.elapsed() < TRIED_WITHIN {
             let page = store.parked_reactions_after(&last, MAX_TRIED).await.map_err(|error| failed(&error))?;
             let Some(page) = page else { break };
@@ -195,9 +196,8 @@ impl Servers {
 
     /// Declares the place stale in Redis and waits until its revised rows are shown, so that later queries see them.
     async fn show(&self, place: Place, revision: i64) -> anyhow::Result<()> {
-        let redis = (&self.redis_url, &*self.redis_prefix);
-        declare_stale(redis, place).await?;
-        await_revision(redis, place, revision, SHOWN_WITHIN).await
+        declare_stale(&self.redis_url, &self.redis_prefix, place).await?;
+        await_revision(&self.redis_url, &self.redis_prefix, place, revision, SHOWN_WITHIN).await
     }
 
     async fn store(&self) -> Result<Store, Response> {

@@ -180,7 +180,7 @@ impl Report {
         for view in StoredView::all() {
             let (name, wanted) = (view.name(), expected.rows(FeedId::View(view)));
             let keys: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
-            let found = redis.rows((view, partitions), &keys).await.context("read rows from Redis")?;
+            let found = redis.rows(view, partitions, &keys).await.context("read rows from Redis")?;
             let Compared { rows, absent, newer, differences } = compare::redis(name, &wanted, &found);
             let newer_rows = newer.len();
             self.lines.push(format!("Redis        {name}: {rows} rows, {absent} absent, {newer_rows} newer"));

@@ -24,7 +24,7 @@ pub(crate) use progress::{Progress, Times};
 
 use crate::config::Feeds;
 use crate::journal::JournalRows;
-use crate::log_reader::Batch;
+use crate::log_reader::{Batch, RawRecord};
 use crate::parked::{Parked, ParkedRecord};
 use crate::snapshots;
 
@@ -53,18 +53,15 @@ pub(crate) struct Changes {
     pub(crate) parked: Vec<ParkedRecord>,
 }
 
-/// The records of a batch, decoded once: partition, offset, bytes and content, which a foreign record does not have.
+/// The records of a batch, decoded once, with their content, which a foreign record does not have.
 pub(crate) struct Records<'a> {
-    read: Vec<(u32, i64, &'a [u8], Option<Record<'a>>)>,
+    read: Vec<(RawRecord<'a>, Option<Record<'a>>)>,
     bytes: &'a Bytes,
 }
 
 impl<'a> Records<'a> {
     pub(crate) fn of(batch: &'a Batch, exceptions: &Exceptions) -> Result<Self, FoldError> {
-        let read = |(partition, offset, value)| {
-            let record = exceptions.decode((partition, offset), value)?;
-            Ok((partition, offset, value, record))
-        };
+        let read = |raw: RawRecord<'a>| Ok((raw, exceptions.decode((raw.partition, raw.offset), raw.value)?));
         Ok(Self { read: batch.iter().map(read).collect::<Result<_, FoldError>>()?, bytes: batch.bytes() })
     }
 
@@ -72,16 +69,25 @@ impl<'a> Records<'a> {
         self.read.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, i64, &'a [u8], Option<&Record<'a>>)> {
-        self.read.iter().map(|(partition, offset, value, record)| (*partition, *offset, *value, record.as_ref()))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawRecord<'a>, Option<&Record<'a>>)> {
+        self.read.iter().map(|(raw, record)| (*raw, record.as_ref()))
     }
 
     pub(crate) fn commits(&self) -> impl Iterator<Item = &Commit<'a>> {
-        self.read.iter().filter_map(|(_, _, _, record)| match record {
+        self.read.iter().filter_map(|(_, record)| match record {
             Some(Record::Commit(commit)) => Some(commit),
             _ => None,
         })
     }
+}
+
+/// An event, with the aggregate's id, its commit's version and time, and its partition.
+struct Occurrence<'a> {
+    partition: u32,
+    version: u64,
+    at: TimeMs,
+    id: &'a str,
+    event: Event,
 }
 
 /// Keys of rows that a batch changes and that are not in memory, with the versions that they have before.
@@ -201,22 +207,21 @@ impl Folder {
     pub(crate) fn fold(&mut self, records: &Records<'_>, all_progress: &mut [Progress]) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
         let partitions = all_progress.len() as u32;
-        for (partition, offset, value, record) in &records.read {
-            let (partition, offset) = (*partition, *offset);
+        for (raw @ RawRecord { partition, offset, value }, record) in records.iter() {
             if let Some(Record::Claim(claim)) = record {
                 let checked = claim.check_partitions(partitions);
                 checked.map_err(|source| FoldError::Partitions { partition, offset, source })?;
             }
             let progress = &mut all_progress[partition as usize];
             let is_journalled = progress.passes(FeedId::Journal, offset);
-            let mut counts = progress.read(partition, offset, (record.as_ref(), value), &mut changes.passed_over)?;
+            let mut counts = progress.read(raw, record, &mut changes.passed_over)?;
             let commit = match record {
                 Some(Record::Commit(commit)) => Some(commit),
                 Some(Record::Claim(_) | Record::Fence(_)) | None => None,
             };
             if is_journalled {
                 let commit = commit.filter(|_| counts[FeedId::Journal]);
-                changes.journal.push((partition, offset, records.bytes.slice_ref(value)), commit);
+                changes.journal.push(partition, offset, records.bytes.slice_ref(value), commit);
             }
             if let Some(commit) = commit
                 && counts.contains(&true)
@@ -225,7 +230,7 @@ impl Folder {
                 progress.last_commit = offset;
                 changes.moved.insert(partition);
                 changes.commits += 1;
-                self.parked.take((partition, offset, value), commit, &mut counts, &mut changes.parked);
+                self.parked.take(raw, commit, &mut counts, &mut changes.parked);
                 self.commit(partition, commit, counts, &mut changes)?;
             }
         }
@@ -251,12 +256,12 @@ impl Folder {
     }
 
     /// Folds a view's parked records. They were found to count when they were parked.
-    pub(crate) fn expected(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
+    pub(crate) fn fold_parked(&mut self, records: &Records<'_>, view: StoredView) -> Result<Changes, FoldError> {
         let mut changes = Changes::default();
-        for (partition, _, _, record) in &records.read {
+        for (raw, record) in records.iter() {
             if let Some(Record::Commit(commit)) = record {
                 let counts = FeedId::all().map(|feed| feed == FeedId::View(view));
-                self.commit(*partition, commit, counts, &mut changes)?;
+                self.commit(raw.partition, commit, counts, &mut changes)?;
             }
         }
         self.finish(&mut changes);
@@ -285,13 +290,13 @@ impl Folder {
             changes.due.push((commit.aggregate.to_string(), commit.version));
         }
         let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
-        let at = TimeMs(commit.at_ms);
+        let (version, at) = (commit.version, TimeMs(commit.at_ms));
         let views = || StoredView::all().into_iter().filter(|view| counts[FeedId::View(*view)]);
         for event in &commit.events {
-            let event = event.upcast();
+            let occurrence = Occurrence { partition, version, at, id, event: event.upcast() };
             for view in views() {
                 self.at = FeedId::View(view);
-                self.fold_event(view, partition, (commit.version, at), (id, &event), changes);
+                self.fold_event(view, &occurrence, changes);
             }
         }
         // If a view did not count this commit, another projector writes its rows.
@@ -302,26 +307,20 @@ impl Folder {
         }
     }
 
-    fn fold_event(
-        &mut self,
-        view: StoredView,
-        partition: u32,
-        (version, at): (u64, TimeMs),
-        (id, event): (&str, &Event),
-        changes: &mut Changes,
-    ) {
+    fn fold_event(&mut self, view: StoredView, occurrence: &Occurrence<'_>, changes: &mut Changes) {
+        let Occurrence { partition, version, at, id, event } = occurrence;
         match view.view().source {
             Source::Aggregate(row) if row.aggregate == event.aggregate() => {
                 let rows = &mut self.rows[view];
                 let (id, before) = take_row(rows, id);
-                if let Some(row) = (row.fold)(before, event, at) {
-                    rows.insert(id, (version, row));
+                if let Some(row) = (row.fold)(before, event, *at) {
+                    rows.insert(id, (*version, row));
                 }
             }
             Source::Sum(sum) => {
                 if let Some((key, delta)) = (sum.delta)(id, event) {
                     let sums = &mut changes.sums[view];
-                    sums.entry((key, partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
+                    sums.entry((key, *partition)).and_modify(|sum| sum.add(&delta)).or_insert(delta);
                 }
             }
             Source::Aggregate(_) | Source::View(_) => {}

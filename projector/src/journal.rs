@@ -69,7 +69,7 @@ macro_rules! append {
 }
 
 impl RepeatRows {
-    fn push(&mut self, key: Uuid, at_ms: u64, (partition, offset): (u32, i64)) {
+    fn push(&mut self, key: Uuid, at_ms: u64, partition: u32, offset: i64) {
         self.keys.push(key);
         self.at_ms.push(at_ms.cast_signed());
         self.partitions.push(partition.cast_signed());
@@ -96,7 +96,7 @@ impl Run {
 
     /// Adds a record. `commit` is its content if it counts; `key` is the hash of its idempotency key if it is stored
     /// beside the record.
-    fn push(&mut self, offset: i64, record: Bytes, (commit, key): (Option<&Commit<'_>>, Option<Uuid>)) {
+    fn push(&mut self, offset: i64, record: Bytes, commit: Option<&Commit<'_>>, key: Option<Uuid>) {
         self.offsets.push(offset);
         self.aggregates.push(commit.map(|commit| commit.aggregate.to_string()));
         self.versions.push(commit.map_or(0, |commit| commit.version.cast_signed()));
@@ -129,7 +129,7 @@ impl JournalRows {
     }
 
     /// Adds a record. `commit` is its content if it counts.
-    pub(crate) fn push(&mut self, (partition, offset, value): (u32, i64, Bytes), commit: Option<&Commit<'_>>) {
+    pub(crate) fn push(&mut self, partition: u32, offset: i64, value: Bytes, commit: Option<&Commit<'_>>) {
         let segment = offset / SEGMENT_OFFSETS;
         let key = commit.and_then(|commit| {
             let key = key(commit)?;
@@ -137,11 +137,11 @@ impl JournalRows {
             if lies_beside_record(&key, commit.at_ms) {
                 return Some(hash);
             }
-            self.repeats.push(hash, commit.at_ms, (partition, offset));
+            self.repeats.push(hash, commit.at_ms, partition, offset);
             None
         });
         let run = self.runs.entry((partition, segment)).or_insert_with(|| Run::at(partition, segment, offset));
-        run.push(offset, value, (commit, key));
+        run.push(offset, value, commit, key);
     }
 }
 

@@ -127,10 +127,10 @@ impl App {
                 commands.map(|commands| PartitionQueues::start(commands, partitions, metrics.clone(), &mut tasks));
             // This is the only place that sets it, so it cannot fail.
             let _ = to_commands.as_ref().map(|to_commands| queues.set(to_commands.weak()));
-            let reactors =
-                start_reactor(&config, partitions, (&metrics, to_commands), reactor_ready, (&mut tasks, &shutdown))?;
+            let mut runtime = Runtime { tasks: &mut tasks, shutdown: &shutdown };
+            let reactors = start_reactor(&config, partitions, &metrics, to_commands, reactor_ready, &mut runtime)?;
             let grace = config.grace;
-            let projectors = start_projector(config, partitions, metrics, ready, (&mut tasks, &shutdown))?;
+            let projectors = start_projector(config, partitions, metrics, ready, &mut runtime)?;
             tokio::select! {
                 () = shutdown.requested() => {}
                 Some((_, result)) = tasks.ended() => result?,
@@ -145,13 +145,19 @@ impl App {
     }
 }
 
+/// The tasks of this process, and the request to end them.
+struct Runtime<'a> {
+    tasks: &'a mut Tasks,
+    shutdown: &'a Shutdown,
+}
+
 /// Starts folding. Returns `None` if this process is configured to fold nothing.
 fn start_projector(
     config: Config,
     partitions: u32,
     metrics: Arc<Metrics>,
     ready: Ready,
-    (tasks, shutdown): (&mut Tasks, &Shutdown),
+    Runtime { tasks, shutdown }: &mut Runtime<'_>,
 ) -> anyhow::Result<Option<Group>> {
     if config.feeds.is_empty() {
         [ready.log, ready.postgres, ready.redis, ready.redis_settings].iter().for_each(Condition::ready);
@@ -160,10 +166,10 @@ fn start_projector(
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
     let name = format!("{topic}.projectors.{}", config.feeds.names());
-    let group = Group::join(&config.kafka, "projector", (&name, &coordination_topic(topic)), sender)?;
+    let group = Group::join(&config.kafka, "projector", &name, &coordination_topic(topic), sender)?;
     let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
     let (redis, keys) = cache.connection();
-    let log_end = LogEnd::new(&config.kafka, topic, (redis.clone(), keys))?;
+    let log_end = LogEnd::new(&config.kafka, topic, redis.clone(), keys)?;
     tasks.spawn("log-end", log_end.publish(assignment.clone(), shutdown.clone()));
     tasks.spawn("redis-settings", fitness::watch(redis, ready.redis_settings.clone(), shutdown.clone()));
     let notice = Notice::new(metrics.clone());
@@ -190,9 +196,10 @@ fn start_projector(
 fn start_reactor(
     config: &Config,
     partitions: u32,
-    (metrics, queues): (&Arc<Metrics>, Option<PartitionQueues>),
+    metrics: &Arc<Metrics>,
+    queues: Option<PartitionQueues>,
     ready: Condition,
-    (tasks, shutdown): (&mut Tasks, &Shutdown),
+    Runtime { tasks, shutdown }: &mut Runtime<'_>,
 ) -> anyhow::Result<Option<Group>> {
     let Some(queues) = queues else {
         ready.ready();
@@ -201,7 +208,7 @@ fn start_reactor(
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
     let group =
-        Group::join(&config.kafka, "reactor", (&format!("{topic}.reactors"), &coordination_topic(topic)), sender)?;
+        Group::join(&config.kafka, "reactor", &format!("{topic}.reactors"), &coordination_topic(topic), sender)?;
     let deadlines = Deadlines { url: config.postgres_url.clone(), queues: queues.clone(), metrics: metrics.clone() };
     let unconfirmed = Unconfirmed {
         url: config.postgres_url.clone(),

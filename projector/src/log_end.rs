@@ -45,7 +45,8 @@ impl LogEnd {
     pub(crate) fn new(
         kafka: &KafkaSettings,
         topic: &str,
-        (connection, keys): (Connection, Keys),
+        connection: Connection,
+        keys: Keys,
     ) -> Result<Self, KafkaError> {
         let consumer = Arc::new(kafka.reader("projector-log-end").create()?);
         Ok(Self { consumer, topic: topic.to_owned(), connection, keys })

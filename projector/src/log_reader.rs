@@ -17,11 +17,27 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemas::exceptions::Stray;
 use tokio::sync::Notify;
 
-/// Maximum number of records in a batch. A batch grows until it is taken; on an idle log, batches are single records.
-pub(crate) const MAX_BATCH_RECORDS: usize = 12_000;
-pub(crate) const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Limits up to which a batch grows until it is taken. On an idle log, batches are single records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchLimits {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
+impl BatchLimits {
+    pub(crate) const MAX: Self = Self { records: 12_000, bytes: 2 * 1024 * 1024 };
+}
+
+/// A record as it is in the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawRecord<'a> {
+    pub(crate) partition: u32,
+    pub(crate) offset: i64,
+    pub(crate) value: &'a [u8],
+}
 
 /// Records of several partitions in one allocation, parts of which can outlive the batch.
 #[derive(Debug, Default)]
@@ -34,9 +50,13 @@ pub(crate) struct Batch {
 type Index = Vec<(u32, i64, Range<usize>)>;
 
 impl Batch {
-    /// Returns the records as (partition, offset, value).
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, i64, &[u8])> {
-        self.index.iter().map(|(partition, offset, range)| (*partition, *offset, &self.bytes[range.clone()]))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = RawRecord<'_>> {
+        let raw = |(partition, offset, range): &(u32, i64, Range<usize>)| RawRecord {
+            partition: *partition,
+            offset: *offset,
+            value: &self.bytes[range.clone()],
+        };
+        self.index.iter().map(raw)
     }
 
     /// Keeps the records below their partition's `until`, and returns the rest if there are any.
@@ -47,7 +67,7 @@ impl Batch {
         (!rest.is_empty()).then(|| Self { bytes: self.bytes.clone(), index: rest })
     }
 
-    /// Builds a batch from records that did not come from Kafka.
+    /// Builds a batch from records that did not come from Kafka: partition, offset and value of each.
     pub(crate) fn of<'a>(records: impl IntoIterator<Item = (u32, i64, &'a [u8])>) -> Self {
         let mut filling = Filling::default();
         records.into_iter().for_each(|(partition, offset, value)| filling.push(partition, offset, value));
@@ -79,8 +99,8 @@ impl Filling {
         Batch { bytes: bytes.into(), index }
     }
 
-    fn is_full(&self, (max_records, max_bytes): (usize, usize)) -> bool {
-        self.index.len() >= max_records || self.bytes.len() >= max_bytes
+    fn is_full(&self, limits: BatchLimits) -> bool {
+        self.index.len() >= limits.records || self.bytes.len() >= limits.bytes
     }
 }
 
@@ -112,7 +132,6 @@ impl LogError {
 /// The receiver of the reader's batches. A batch contains all records that were read since the one before was taken.
 pub(crate) struct Batches(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     /// Notified when the batch is no longer empty, or on an error.
@@ -121,12 +140,9 @@ struct Shared {
     taken: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     batch: Filling,
-    /// Limits up to which the batch grows.
-    max_records: usize,
-    max_bytes: usize,
+    limits: BatchLimits,
     error: Option<LogError>,
     /// Set when the receiver was dropped.
     is_closed: bool,
@@ -134,12 +150,12 @@ struct State {
 
 /// Reads each partition from the given offset on. Dropping the returned receiver ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
-    follow_by((MAX_BATCH_RECORDS, MAX_BATCH_BYTES), kafka, topic, from)
+    follow_by(BatchLimits::MAX, kafka, topic, from)
 }
 
-/// Does the same as [`follow`], with limits on the records and bytes of a batch.
+/// Does the same as [`follow`], with these limits of a batch.
 pub(crate) fn follow_by(
-    (max_records, max_bytes): (usize, usize),
+    limits: BatchLimits,
     kafka: &KafkaSettings,
     topic: &str,
     from: &[(u32, i64)],
@@ -153,8 +169,8 @@ pub(crate) fn follow_by(
         assignment.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(*offset))?;
     }
     consumer.assign(&assignment).context("assign the log's partitions")?;
-    let state = Mutex::new(State { max_records, max_bytes, ..State::default() });
-    let shared = Arc::new(Shared { state, ..Shared::default() });
+    let state = Mutex::new(State { batch: Filling::default(), limits, error: None, is_closed: false });
+    let shared = Arc::new(Shared { state, filled: Notify::new(), taken: Condvar::new() });
     let (reader, topic, from) = (shared.clone(), topic.to_owned(), from.to_vec());
     let place = move |consumer: &BaseConsumer| lacking(consumer, &topic, &from);
     std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader, place))?;
@@ -164,7 +180,7 @@ pub(crate) fn follow_by(
 impl Batches {
     /// Limits the number of records in a batch, from the next batch on.
     pub(crate) fn allow(&self, max_records: usize) {
-        self.0.lock().max_records = max_records;
+        self.0.lock().limits.records = max_records;
     }
 
     /// Waits for the next batch. No batch follows an error. Cancel safe: no record is lost.
@@ -199,7 +215,7 @@ impl Shared {
 
     /// Adds a record, once there is room. Returns false if the receiver was dropped.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
-        let is_full = |state: &mut State| state.batch.is_full((state.max_records, state.max_bytes)) && !state.is_closed;
+        let is_full = |state: &mut State| state.batch.is_full(state.limits) && !state.is_closed;
         let state = self.taken.wait_while(self.lock(), is_full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.batch.index.is_empty() {

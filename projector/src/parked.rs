@@ -6,6 +6,7 @@ use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
 use schemas::record::Commit;
 use schemas::views::Source;
 
+use crate::log_reader::RawRecord;
 use crate::share::Place;
 
 /// View name under which the records whose reactions failed are listed. The reactor's checkpoints have it, too.
@@ -16,6 +17,20 @@ pub(crate) const DEADLINES: &str = "deadlines";
 /// The aggregates that are parked for each view, with the reason until it is stored.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Parked(PerView<HashMap<String, Option<String>>>);
+
+/// The place of a parked record among those of its view.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ParkedAt {
+    pub(crate) aggregate: String,
+    pub(crate) offset: i64,
+}
+
+impl ParkedAt {
+    /// Returns the columns of these places.
+    pub(crate) fn columns<'a>(places: impl IntoIterator<Item = &'a Self>) -> (Vec<&'a str>, Vec<i64>) {
+        places.into_iter().map(|at| (at.aggregate.as_str(), at.offset)).unzip()
+    }
+}
 
 /// A record that is parked for a view or the reactor.
 #[derive(Debug)]
@@ -39,9 +54,9 @@ impl Parked {
     }
 
     /// Returns whether an aggregate of a partition is parked for the view.
-    pub(crate) fn are_in(&self, (feed, at): Place, partitions: u32) -> bool {
+    pub(crate) fn are_in(&self, Place { feed, partition }: Place, partitions: u32) -> bool {
         let FeedId::View(view) = feed else { return false };
-        self.0[view].keys().any(|aggregate| partition_of(view, aggregate, partitions).is_none_or(|is| is == at))
+        self.0[view].keys().any(|aggregate| partition_of(view, aggregate, partitions).is_none_or(|is| is == partition))
     }
 
     /// Returns the number of parked aggregates of each view.
@@ -52,7 +67,7 @@ impl Parked {
     /// Parks a record for the views for which its aggregate is parked, and clears their `counts`.
     pub(crate) fn take(
         &mut self,
-        (partition, offset, record): (u32, i64, &[u8]),
+        RawRecord { partition, offset, value }: RawRecord<'_>,
         commit: &Commit<'_>,
         counts: &mut PerFeed<bool>,
         records: &mut Vec<ParkedRecord>,
@@ -68,7 +83,7 @@ impl Parked {
                 offset,
                 version: commit.version,
                 reason: reason.take(),
-                record: record.to_vec(),
+                record: value.to_vec(),
             });
         }
     }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::fold::{Progress, Rows};
-use crate::log_reader::{self, Batches};
+use crate::log_reader::{self, BatchLimits, Batches};
 use crate::metrics::Metrics;
 use crate::other_folds::{self, Notice, OtherFolds};
 use crate::parked::Parked;
@@ -31,7 +31,7 @@ use crate::redis::{Advance, Cache, CacheError};
 use crate::share::{Place, Share};
 use crate::stops::Stops;
 use error::ProjectorError;
-use session::{Next, Session};
+use session::{Next, Session, Source, Start};
 pub(crate) use uncommitted::CommitSize;
 
 /// Pause after an error.
@@ -143,22 +143,18 @@ impl Projector {
         // Aborts the background tasks when this session ends.
         let mut background = JoinSet::new();
         let passed = background.spawn(self.stops.passed(&self.config));
-        let mut fold = Session::begin(
-            &self.config,
-            (share, other_folds),
-            (store, all_progress, parked),
-            (self.metrics.clone(), &mut background),
-        )
-        .await?;
+        let start = Start { store, share, other_folds, all_progress, parked };
+        let mut fold = Session::begin(&self.config, start, self.metrics.clone(), &mut background).await?;
         let mut next_try = Instant::now();
         let mut assignment = self.assignment.clone();
         loop {
             let mut next = match self.cache.is_in_step() || self.mend_cache(&fold, &mut next_try).await {
                 true => {
-                    let from = (&mut batches, &self.cache, self.commit_size.records());
+                    let (cache, stops, max_records) = (&self.cache, &self.stops, self.commit_size.records());
+                    let source = Source { batches: &mut batches, cache, stops, max_records };
                     match passed.is_finished() {
                         true => Next::Over,
-                        false => fold.next((from, &self.stops), &mut assignment, shutdown).await?,
+                        false => fold.next(source, &mut assignment, shutdown).await?,
                     }
                 }
                 false => Next::Overtaken,
@@ -186,8 +182,9 @@ impl Projector {
     /// Starts to read the log from the share's checkpoints, except for halted partitions.
     fn read_on(&self, share: &BTreeSet<u32>, all_progress: &[Progress]) -> Result<Batches, ProjectorError> {
         let from = share.iter().map(|partition| (*partition, all_progress[*partition as usize].from()));
-        let from: Vec<_> = from.filter(|place| self.stops.reads(*place)).collect();
-        let limits = (self.commit_size.records().min(log_reader::MAX_BATCH_RECORDS), log_reader::MAX_BATCH_BYTES);
+        let from: Vec<_> = from.filter(|(partition, offset)| self.stops.reads(*partition, *offset)).collect();
+        let records = self.commit_size.records().min(BatchLimits::MAX.records);
+        let limits = BatchLimits { records, ..BatchLimits::MAX };
         let batches = log_reader::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from);
         match self.stops.of_all(share) {
             Some(reason) => self.ready.log.waiting(reason),
@@ -253,11 +250,11 @@ impl Projector {
             let all_progress = store.all_progress(self.partitions, share.feeds).await?;
             let parked = store.parked().await?;
             let now: Vec<_> =
-                share.places().map(|(feed, at)| all_progress[at as usize].readers[feed].next_offset).collect();
+                share.places().map(|at| all_progress[at.partition as usize].readers[at.feed].next_offset).collect();
             if now != last {
                 (moved, last) = (Instant::now(), now);
             }
-            match self.cache.resume(share, (&all_progress, &parked), moved.elapsed() > SHOWN_WITHIN).await {
+            match self.cache.resume(share, &all_progress, &parked, moved.elapsed() > SHOWN_WITHIN).await {
                 Ok(Resumed::NotYet) if begun.elapsed() > TAKEN_ON_WITHIN => {}
                 Ok(Resumed::NotYet) if self.assignment.has_changed().unwrap_or(false) => {}
                 Ok(Resumed::NotYet) => {
@@ -311,7 +308,7 @@ impl Projector {
         if !fold.share.places().all(|place| fold.is_as_made(place, &found)) {
             return false;
         }
-        match self.cache.resume(&fold.share, (&found, &fold.folder.parked), true).await {
+        match self.cache.resume(&fold.share, &found, &fold.folder.parked, true).await {
             Ok(resumed) => self.resumed(resumed),
             Err(error) => self.cache_failed(error),
         }

@@ -38,7 +38,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::fold::{FoldError, Records};
-use crate::log_reader::{self, Batch, Blame, LogError};
+use crate::log_reader::{self, Batch, Blame, LogError, RawRecord};
 use crate::metrics::Metrics;
 use crate::stops::Stops;
 pub(crate) use client::CommandClient;
@@ -206,7 +206,9 @@ impl<'a> Session<'a> {
     fn follow(&self) -> Result<log_reader::Batches, ReactorError> {
         let Config { kafka, topic, .. } = &self.reactor.config;
         let mut from = self.positions.from();
-        from.retain(|place| !self.blocked.by_source.contains_key(&place.0) && self.reactor.stops.reads(*place));
+        from.retain(|(partition, offset)| {
+            !self.blocked.by_source.contains_key(partition) && self.reactor.stops.reads(*partition, *offset)
+        });
         log_reader::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
     }
 
@@ -251,7 +253,9 @@ impl<'a> Session<'a> {
     /// Begins the sagas of the records, as far as their target queues have room.
     fn take(&mut self, mut batch: Batch) -> Result<(), ReactorError> {
         self.reactor.stops.filter(&mut batch, self.reactor.partitions);
-        for (partition, offset, value, record) in Records::of(&batch, &self.reactor.config.exceptions)?.iter() {
+        for (RawRecord { partition, offset, value }, record) in
+            Records::of(&batch, &self.reactor.config.exceptions)?.iter()
+        {
             let source = (partition, offset);
             let commit = match record {
                 Some(Record::Commit(commit)) => Some(commit),

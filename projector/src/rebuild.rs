@@ -42,6 +42,7 @@ pub use limits::{Limits, Share};
 use crate::config::{Config, Feeds};
 use crate::redis::declare_stale;
 use crate::settings;
+use crate::share::Place;
 use cache::Cache;
 use fold::LiveFold;
 use tables::{Origin, Tables};
@@ -166,7 +167,7 @@ pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> 
     let mut reports = Vec::new();
     for view in views {
         tables.turn_to(view).await?;
-        let report = end(config, (wish, view), &mut tables, &tell).await?;
+        let report = end(config, wish, view, &mut tables, &tell).await?;
         if let Some(generation) = report.generation {
             let copied = report.copied;
             tell(format!("live           generation {generation} of {}; {copied} rows in Redis", report.view));
@@ -195,7 +196,8 @@ fn views(wish: &Options) -> anyhow::Result<Vec<StoredView>> {
 /// Finishes one view, whose next rows have nearly reached the live position.
 async fn end(
     config: &Config,
-    (wish, view): (&Options, StoredView),
+    wish: &Options,
+    view: StoredView,
     tables: &mut Tables,
     tell: &dyn Fn(String),
 ) -> anyhow::Result<Report> {
@@ -216,7 +218,7 @@ async fn end(
     fold.note_changes();
     let mut cache = None;
     let mut copied = 0;
-    match copy(config, (wish, view), (tables, &mut fold), tell).await {
+    match copy(config, wish, view, tables, &mut fold, tell).await {
         Ok(Some((copy, rows))) => (cache, copied) = (Some(copy), rows),
         Ok(None) => {}
         Err(error) => tell(format!("Redis failed; its rows are left to the projectors: {error:#}")),
@@ -245,8 +247,8 @@ async fn end(
     if !has_switched {
         // In a partition without writes, the projector does not notice the switch.
         for partition in 0..u32::try_from(to.len())? {
-            let place = (FeedId::View(view), partition);
-            if let Err(error) = declare_stale((&config.redis_url, &config.redis_prefix), place).await {
+            let place = Place { feed: FeedId::View(view), partition };
+            if let Err(error) = declare_stale(&config.redis_url, &config.redis_prefix, place).await {
                 tell(format!("Redis did not switch; empty it once it is available again: {error:#}"));
                 break;
             }
@@ -258,13 +260,15 @@ async fn end(
 /// Copies hot rows to Redis, then those that changed meanwhile. Returns `None` if Redis lacks the live rows, too.
 async fn copy(
     config: &Config,
-    (wish, view): (&Options, StoredView),
-    (tables, fold): (&Tables, &mut LiveFold),
+    wish: &Options,
+    view: StoredView,
+    tables: &Tables,
+    fold: &mut LiveFold,
     tell: &dyn Fn(String),
 ) -> anyhow::Result<Option<(Cache, usize)>> {
     let live = tables.live().await?;
-    let place = (tables.generation(), u32::try_from(live.len())?);
-    let Some(mut cache) = Cache::connect(config, view, place).await? else { return Ok(None) };
+    let partitions = u32::try_from(live.len())?;
+    let Some(mut cache) = Cache::connect(config, view, tables.generation(), partitions).await? else { return Ok(None) };
     let copied = cache.copy(tables, wish.limits.share).await?;
     fold.follow(async || tables.goal().await, tell).await?;
     cache.put(tables, fold.changes()).await?;

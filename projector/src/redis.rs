@@ -56,8 +56,8 @@ pub(crate) struct Cache {
 /// Returns whether rows are shown before Postgres has them: those that a single aggregate feeds, while no aggregate of
 /// their place is parked. Parked records may be folded or discarded at any moment, which a projector notices only at
 /// its next commit.
-pub(crate) fn is_early((feed, partition): Place, parked: &Parked, partitions: u32) -> bool {
-    feed.has_rows_in_redis() && !parked.are_in((feed, partition), partitions)
+pub(crate) fn is_early(place: Place, parked: &Parked, partitions: u32) -> bool {
+    place.feed.has_rows_in_redis() && !parked.are_in(place, partitions)
 }
 
 impl Cache {
@@ -90,7 +90,7 @@ impl Cache {
 
     /// Deletes the positions of places, which declares their rows in Redis stale. New incarnations begin later.
     pub(crate) async fn forget(&mut self, places: &[Place]) -> Result<(), CacheError> {
-        let names: Vec<_> = places.iter().map(|(feed, at)| self.keys.shown(feed.name(), *at)).collect();
+        let names: Vec<_> = places.iter().map(|place| self.keys.shown(place.feed.name(), place.partition)).collect();
         if let Some(step) = &mut self.step {
             step.shown.retain(|place, _| !places.contains(place));
         }

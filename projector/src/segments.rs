@@ -44,20 +44,23 @@ enum SegmentError {
 impl Segments {
     /// Starts the task that closes segments, first those that are complete already. It ends with `tasks`.
     pub(crate) fn start(
-        (url, window): (&Secret, Duration),
-        (share, all_progress): (&Share, &[Progress]),
+        url: &Secret,
+        window: Duration,
+        share: &Share,
+        all_progress: &[Progress],
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let of_journal = share.places().filter(|(feed, _)| *feed == FeedId::Journal);
-        let whole = of_journal.map(|(_, partition)| (partition, segment(&all_progress[partition as usize]))).collect();
+        let of_journal = share.places().filter(|place| place.feed == FeedId::Journal);
+        let whole = of_journal.map(|at| (at.partition, segment(&all_progress[at.partition as usize]))).collect();
         let (sender, receiver) = watch::channel(whole);
-        tasks.spawn(close((url.clone(), window), receiver, metrics));
+        let closer = Closer { url: url.clone(), window, session: None };
+        tasks.spawn(close(closer, receiver, metrics));
         Self(sender)
     }
 
     /// Notes that the checkpoints of a partition have moved.
-    pub(crate) fn passed(&self, partition: u32, (from, to): (&Progress, &Progress)) {
+    pub(crate) fn passed(&self, partition: u32, from: &Progress, to: &Progress) {
         if segment(from) < segment(to) {
             self.0.send_modify(|whole| {
                 whole.insert(partition, segment(to));
@@ -71,22 +74,22 @@ fn segment(progress: &Progress) -> i64 {
 }
 
 /// Closes complete segments until the sender is dropped.
-async fn close((url, window): (Secret, Duration), mut whole: watch::Receiver<Whole>, metrics: Arc<Metrics>) {
-    let (mut session, mut closed) = (None, Whole::new());
+async fn close(mut closer: Closer, mut whole: watch::Receiver<Whole>, metrics: Arc<Metrics>) {
+    let mut closed = Whole::new();
     loop {
         let now = whole.borrow_and_update().clone();
         for (partition, until) in now {
             if closed.get(&partition) == Some(&until) {
                 continue;
             }
-            match close_until((&url, window), &mut session, partition.cast_signed(), until).await {
+            match closer.close_until(partition.cast_signed(), until).await {
                 Ok(count) => {
                     metrics.segments_closed(count);
                     closed.insert(partition, until);
                 }
                 Err(error) => {
                     tracing::warn!(error = with_causes(&error), "closing a segment failed; retrying");
-                    session = None;
+                    closer.session = None;
                     tokio::time::sleep(RETRY).await;
                     whole.mark_changed();
                 }
@@ -98,17 +101,22 @@ async fn close((url, window): (Secret, Duration), mut whole: watch::Receiver<Who
     }
 }
 
-async fn close_until(
-    (url, window): (&Secret, Duration),
-    session: &mut Option<Session>,
-    partition: i32,
-    until: i64,
-) -> Result<u64, SegmentError> {
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(Session::connect(url, window).await?),
-    };
-    session.close_until(partition, until).await
+/// A session in Postgres, once it is needed.
+struct Closer {
+    url: Secret,
+    /// Time for which idempotency keys are remembered.
+    window: Duration,
+    session: Option<Session>,
+}
+
+impl Closer {
+    async fn close_until(&mut self, partition: i32, until: i64) -> Result<u64, SegmentError> {
+        let session = match &mut self.session {
+            Some(session) => session,
+            None => self.session.insert(Session::connect(&self.url, self.window).await?),
+        };
+        session.close_until(partition, until).await
+    }
 }
 
 /// A session in Postgres, with its prepared statements.
@@ -172,7 +180,7 @@ impl Session {
         records.sort_unstable_by_key(|record| {
             (record.aggregate.is_none(), record.aggregate, record.version, record.offset)
         });
-        let blocks = blocks((partition, segment), &records);
+        let blocks = blocks(partition, segment, &records);
         let (index, count) = (Index::of(&records), i32::try_from(records.len()).unwrap_or(i32::MAX));
         let (in_blocks, in_index): ([&(dyn ToSql + Sync); 1], _) = ([&blocks], index.params(&segment));
         let in_segments: [&(dyn ToSql + Sync); 4] = [&partition, &segment, &count, &hash];
@@ -258,7 +266,7 @@ struct Block<'a> {
     records: Vec<&'a [u8]>,
 }
 
-fn blocks<'a>((partition, segment): (i32, i64), records: &[StoredRecord<'a>]) -> Vec<Block<'a>> {
+fn blocks<'a>(partition: i32, segment: i64, records: &[StoredRecord<'a>]) -> Vec<Block<'a>> {
     let block = |(block, records): (i32, &[StoredRecord<'a>])| Block {
         partition,
         segment,

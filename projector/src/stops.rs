@@ -63,7 +63,7 @@ impl Stops {
     }
 
     /// Returns whether a partition that is read from this offset has anything to read.
-    pub(crate) fn reads(&self, (partition, from): (u32, i64)) -> bool {
+    pub(crate) fn reads(&self, partition: u32, from: i64) -> bool {
         self.all.get(&partition).is_none_or(|(blame, _)| from < blame.from)
     }
 
@@ -129,20 +129,20 @@ mod tests {
         let stray = error.blame().unwrap().stray.unwrap();
         assert!(stops.stop(error.blame(), &error), "the partition was not halted");
         assert!(!stops.stop(error.blame(), &error), "the partition was halted twice");
-        assert!([0, 1, 2].into_iter().all(|partition| stops.reads((partition, 4))) && !stops.reads((1, 5)));
+        assert!([0, 1, 2].into_iter().all(|partition| stops.reads(partition, 4)) && !stops.reads(1, 5));
         assert_eq!(stops.of_all(&share), None);
         assert!(stops.of_all(&BTreeSet::from([1])).unwrap().contains("offset 5 of partition 1"));
 
         let mut left = batch();
         stops.filter(&mut left, 3);
-        let left: Vec<_> = left.iter().map(|(partition, offset, _)| (partition, offset)).collect();
+        let left: Vec<_> = left.iter().map(|record| (record.partition, record.offset)).collect();
         assert_eq!(left, [(0, 7), (1, 4), (2, 9), (0, 8)]);
 
         stops.look(&share, &config);
-        assert!(!stops.reads((1, 5)), "resumed without an exception");
+        assert!(!stops.reads(1, 5), "resumed without an exception");
         config.exceptions.learn(&[key.sign(stray.exception("a stranger wrote it", 0))]);
         stops.look(&share, &config);
-        assert!(stops.reads((1, 5)));
+        assert!(stops.reads(1, 5));
         assert_eq!(Records::of(&batch(), &config.exceptions).unwrap().len(), 6);
     }
 }

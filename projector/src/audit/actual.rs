@@ -189,7 +189,7 @@ impl Redis {
 
     /// Returns rows with their whole bodies. It omits absent keys, and views that many aggregates feed: their rows live
     /// for a second, and only readers write them.
-    pub(super) async fn rows(&mut self, (view, partitions): (StoredView, u32), keys: &[&str]) -> anyhow::Result<Rows> {
+    pub(super) async fn rows(&mut self, view: StoredView, partitions: u32, keys: &[&str]) -> anyhow::Result<Rows> {
         let Source::Aggregate(fold) = view.view().source else { return Ok(Rows::new()) };
         let shown = self.shown(partitions).await?;
         let row = |key: &str| {

@@ -17,7 +17,7 @@ use super::compare::{self, Difference};
 use super::sample::Sample;
 use super::segments::{Chain, Hash};
 use crate::fold::{FoldError, Records};
-use crate::log_reader::Batch;
+use crate::log_reader::{Batch, RawRecord};
 
 /// Progress of a feed in a partition, and the offset at which it stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Expected {
     }
 
     pub(super) fn take(&mut self, batch: &Batch, exceptions: &Exceptions) -> Result<(), FoldError> {
-        for (partition, offset, value, record) in Records::of(batch, exceptions)?.iter() {
+        for (RawRecord { partition, offset, value }, record) in Records::of(batch, exceptions)?.iter() {
             let digest = Digest::of(value);
             self.segments[partition as usize].take(offset, value);
             let mut counts = [false; FeedId::COUNT];
@@ -167,15 +167,15 @@ impl Expected {
         }
         for view in StoredView::all().into_iter().filter(|view| counts[FeedId::View(*view)]) {
             if let Source::Aggregate(fold) = view.view().source {
-                self.compare_newer((view, fold), (&commit.aggregate, id), commit.version);
+                self.compare_newer(view, fold, commit, id);
             }
         }
     }
 
-    fn compare_newer(&mut self, (view, fold): (StoredView, RowFold), (aggregate, id): (&str, &str), version: u64) {
-        let newer = &mut self.newer[view];
+    fn compare_newer(&mut self, view: StoredView, fold: RowFold, commit: &Commit<'_>, id: &str) {
+        let (newer, version) = (&mut self.newer[view], commit.version);
         if newer.get(id).is_none_or(|found| found.version != version)
-            || !aggregate.starts_with(type_name(fold.aggregate))
+            || !commit.aggregate.starts_with(type_name(fold.aggregate))
         {
             return;
         }

@@ -7,6 +7,7 @@ use schemas::record::{Commit, Record};
 
 use super::error::FoldError;
 use crate::config::Feeds;
+use crate::log_reader::RawRecord;
 
 /// The progress of the feeds in one partition.
 #[derive(Debug, Clone)]
@@ -69,9 +70,8 @@ impl Progress {
     /// Reads a record, and returns for which feeds it counts.
     pub(super) fn read(
         &mut self,
-        partition: u32,
-        offset: i64,
-        (record, value): (Option<&Record<'_>>, &[u8]),
+        RawRecord { partition, offset, value }: RawRecord<'_>,
+        record: Option<&Record<'_>>,
         passed_over: &mut Vec<Passed>,
     ) -> Result<PerFeed<bool>, FoldError> {
         if let (0, Some(Record::Claim(claim))) = (offset, record)

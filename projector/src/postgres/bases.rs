@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use super::Store;
 use super::error::StoreError;
 use crate::fold::{Missing, Rows};
+use crate::share::Place;
 
 /// A row as readers see it: key, version, data.
 pub(crate) type ReadRow = (String, u64, String);
@@ -48,7 +49,7 @@ impl Store {
             let stored: HashMap<_, _> = self.load(view, bases.keys()).await?.into_iter().collect();
             let differ = bases.iter().filter(|(key, base)| stored.get(*key) != Some(base));
             let partition = |key: &str| aggregate::partition(fold.aggregate, key, partitions);
-            disproved.extend(differ.map(|(key, _)| (FeedId::View(view), partition(key))));
+            disproved.extend(differ.map(|(key, _)| Place { feed: FeedId::View(view), partition: partition(key) }));
         }
         match disproved.is_empty() {
             true => Ok(()),

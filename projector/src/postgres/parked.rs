@@ -11,7 +11,7 @@ use super::{InCommit, Store, written};
 use crate::config::Feeds;
 use crate::fold::{Folder, Records};
 use crate::log_reader::Batch;
-use crate::parked::{Parked, REACTOR};
+use crate::parked::{Parked, ParkedAt, REACTOR};
 
 const NAMES: &str = "SELECT DISTINCT view, aggregate FROM parked";
 const PARTITION: &str = "SELECT partition FROM parked WHERE view = $1 AND aggregate = $2 LIMIT 1";
@@ -32,12 +32,25 @@ pub(crate) struct ParkedAggregate {
     pub(crate) since_us: i64,
 }
 
+/// The place of an entry in the list of parked aggregates.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListedAt<'a> {
+    pub(crate) since_us: i64,
+    pub(crate) view: &'a str,
+    pub(crate) aggregate: &'a str,
+}
+
+impl ListedAt<'_> {
+    /// The place before all entries.
+    pub(crate) const START: Self = Self { since_us: i64::MIN, view: "", aggregate: "" };
+}
+
 /// A page of records that are parked for the reactor.
 #[derive(Debug)]
 pub(crate) struct ReactionsPage {
     pub(crate) records: Batch,
-    /// Aggregate and offset of the page's last record.
-    pub(crate) last: (String, i64),
+    /// Place of the page's last record.
+    pub(crate) last: ParkedAt,
 }
 
 impl Store {
@@ -52,10 +65,10 @@ impl Store {
         Ok(parked)
     }
 
-    /// Lists at most `most` parked aggregates after a time, view and aggregate, in that order.
+    /// Lists at most `most` parked aggregates after this place, the oldest first.
     pub(crate) async fn list_parked(
         &self,
-        (since_us, view, aggregate): (i64, &str, &str),
+        ListedAt { since_us, view, aggregate }: ListedAt<'_>,
         most: i64,
     ) -> Result<Vec<ParkedAggregate>, StoreError> {
         let list = include_str!("list_parked.sql");
@@ -98,7 +111,7 @@ impl Store {
             Records::of(&batch, &Exceptions::default()).map_err(|error| StoreError::Fold(error.to_string()))?;
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
-        let changes = folder.expected(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let changes = folder.fold_parked(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
         let failed = AtomicBool::new(false);
         for (view, columns) in written(&changes)? {
             self.write(InCommit { client: &self.client, failed: &failed }, view, &columns).await?;
@@ -119,28 +132,29 @@ impl Store {
     /// are no more.
     pub(crate) async fn parked_reactions_after(
         &self,
-        (aggregate, offset): &(String, i64),
+        ParkedAt { aggregate, offset }: &ParkedAt,
         most: i64,
     ) -> Result<Option<ReactionsPage>, StoreError> {
         let sql = "SELECT partition, \"offset\", record, aggregate FROM parked \
                    WHERE view = $1 AND (aggregate, \"offset\") > ($2, $3) ORDER BY aggregate, \"offset\" LIMIT $4";
         let rows = self.client.query(sql, &[&REACTOR, aggregate, offset, &most]).await.map_err(StoreError::Read)?;
-        let Some(last) = rows.last().map(|row| (row.get(3), row.get(1))) else { return Ok(None) };
+        let Some(last) = rows.last().map(|row| ParkedAt { aggregate: row.get(3), offset: row.get(1) }) else {
+            return Ok(None);
+        };
         let records = Batch::of(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2))));
         Ok(Some(ReactionsPage { records, last }))
     }
 
     /// Makes the parked records after an aggregate and offset due for an immediate retry by the reactors. Returns their
     /// number.
-    pub(crate) async fn try_reactions_after(&self, (aggregate, offset): &(String, i64)) -> Result<u64, StoreError> {
+    pub(crate) async fn try_reactions_after(&self, after: &ParkedAt) -> Result<u64, StoreError> {
         let sql = "UPDATE parked SET retry_at = now() WHERE view = $1 AND (aggregate, \"offset\") > ($2, $3)";
-        self.client.execute(sql, &[&REACTOR, aggregate, offset]).await.map_err(StoreError::Commit)
+        self.client.execute(sql, &[&REACTOR, &after.aggregate, &after.offset]).await.map_err(StoreError::Commit)
     }
 
-    /// Deletes parked reactions that are done, by aggregate and offset.
-    pub(crate) async fn forget_reactions(&self, done: &[(String, i64)]) -> Result<(), StoreError> {
-        let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
-            done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
+    /// Deletes parked reactions that are done.
+    pub(crate) async fn forget_reactions(&self, done: &[ParkedAt]) -> Result<(), StoreError> {
+        let (aggregates, offsets) = ParkedAt::columns(done);
         let forget = include_str!("../reactor/forget_parked.sql");
         self.client.execute(forget, &[&REACTOR, &aggregates, &offsets]).await.map_err(StoreError::Commit)?;
         Ok(())

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use chassis::kafka::group::{Assignment, changed};
 use chassis::shutdown::Shutdown;
 use schemas::exceptions::Exceptions;
-use schemas::feeds::{FeedId, PerView};
+use schemas::feeds::PerView;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -20,7 +20,7 @@ use super::error::ProjectorError;
 use super::uncommitted::{Before, Committer, Uncommitted, Work};
 use crate::config::Config;
 use crate::fold::{Changes, Folder, Missing, Progress, Records, Rows};
-use crate::log_reader::{Batch, Batches, MAX_BATCH_RECORDS};
+use crate::log_reader::{Batch, BatchLimits, Batches};
 use crate::metrics::Metrics;
 use crate::other_folds::OtherFolds;
 use crate::parked::Parked;
@@ -69,6 +69,24 @@ pub(crate) struct Session {
 const ROWS_WITHIN: Duration = Duration::from_millis(20);
 const ROW_WITHIN: Duration = Duration::from_micros(50);
 
+/// The share that a session folds, and the state from which it begins.
+pub(super) struct Start {
+    pub(super) store: Store,
+    pub(super) share: Share,
+    pub(super) other_folds: OtherFolds,
+    pub(super) all_progress: Vec<Progress>,
+    pub(super) parked: Parked,
+}
+
+/// The batches that a session folds, and the terms on which it does.
+pub(super) struct Source<'a> {
+    pub(super) batches: &'a mut Batches,
+    pub(super) cache: &'a Cache,
+    pub(super) stops: &'a Stops,
+    /// Maximum number of records in a commit.
+    pub(super) max_records: usize,
+}
+
 /// The outcome of a wait for a batch.
 pub(super) enum Next {
     /// A batch was folded and is not committed yet.
@@ -103,16 +121,16 @@ pub(crate) struct Committed {
 impl Session {
     pub(super) async fn begin(
         config: &Config,
-        (share, other_folds): (Share, OtherFolds),
-        (store, all_progress, parked): (Store, Vec<Progress>, Parked),
-        (metrics, tasks): (Arc<Metrics>, &mut JoinSet<()>),
+        Start { store, share, other_folds, all_progress, parked }: Start,
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
     ) -> Result<Self, StoreError> {
         let committer = Committer::start(&config.postgres_url, config.window, tasks).await?;
         let (due, waiting) = snapshots::channel();
         let partitions = all_progress.len() as u32;
         tasks.spawn(snapshots::keep(config.postgres_url.clone(), partitions, waiting, metrics.clone()));
-        let place = (&config.postgres_url, config.window);
-        let segments = Segments::start(place, (&share, &all_progress), metrics.clone(), tasks);
+        let (url, window) = (&config.postgres_url, config.window);
+        let segments = Segments::start(url, window, &share, &all_progress, metrics.clone(), tasks);
         let mut folder = Folder::default();
         folder.parked = parked;
         tell_parked(&folder.parked, &metrics);
@@ -139,10 +157,10 @@ impl Session {
     }
 
     /// Folds the next batch, or waits for the commit in flight to end. No batch is folded across an announced position
-    /// of `cache`, because the hash must be compared there. `max_records` limits one commit.
+    /// of the cache, because the hash must be compared there.
     pub(super) async fn next(
         &mut self,
-        ((batches, cache, max_records), stops): ((&mut Batches, &Cache, usize), &Stops),
+        Source { batches, cache, stops, max_records }: Source<'_>,
         assignment: &mut watch::Receiver<Assignment>,
         shutdown: &Shutdown,
     ) -> Result<Next, ProjectorError> {
@@ -150,7 +168,7 @@ impl Session {
             return Ok(Next::Over);
         }
         self.max_records = max_records;
-        batches.allow(max_records.min(MAX_BATCH_RECORDS));
+        batches.allow(max_records.min(BatchLimits::MAX.records));
         self.begin_commit(false).await?;
         let has_room = self.committer.has_room(self.pending.as_ref(), max_records);
         let mut batch = match self.held.pop_front() {
@@ -217,7 +235,7 @@ impl Session {
     /// Adds a folded batch to the next commit.
     pub(super) fn keep(&mut self, folded: Folded) {
         let Folded { changes, batch, before, records, .. } = folded;
-        self.pending.get_or_insert_with(Uncommitted::new).push((before, batch), changes, records);
+        self.pending.get_or_insert_with(Uncommitted::new).push(before, batch, changes, records);
     }
 
     /// Waits until everything that was folded is committed, and returns it to be shown. Held batches are then committed
@@ -257,22 +275,22 @@ impl Session {
     fn early<'a>(&self, before: impl Fn(u32) -> Option<&'a Progress>, now: &[Progress]) -> Vec<Advance> {
         let partitions = now.len() as u32;
         let advance = |place: Place| {
-            let before = before(place.1)?;
+            let before = before(place.partition)?;
             is_early(place, &self.folder.parked, partitions)
-                .then(|| Advance::between(place, before, &now[place.1 as usize]))?
+                .then(|| Advance::between(place, before, &now[place.partition as usize]))?
         };
         self.share.places().filter_map(advance).collect()
     }
 
     /// Returns whether a checkpoint is where this session left it, or where the commit in flight moves it.
-    pub(super) fn has_committed(&self, (feed, partition): Place, found: &[Progress]) -> bool {
+    pub(super) fn has_committed(&self, Place { feed, partition }: Place, found: &[Progress]) -> bool {
         let reader = |all_progress: &[Progress]| all_progress[partition as usize].readers[feed];
         let under_way = self.committer.under_way().map(|work| reader(&work.all_progress));
         reader(found) == reader(&self.committed) || Some(reader(found)) == under_way
     }
 
     /// Returns whether a view's rows still have the generation and revision that this session folds on.
-    pub(super) fn is_as_made(&self, (feed, partition): Place, found: &[Progress]) -> bool {
+    pub(super) fn is_as_made(&self, Place { feed, partition }: Place, found: &[Progress]) -> bool {
         let made = |all_progress: &[Progress]| {
             let progress = &all_progress[partition as usize];
             (progress.generations[feed], progress.revisions[feed])
@@ -286,7 +304,7 @@ impl Session {
     /// [`StoreError::Moved`] if the checkpoints have moved: another projector folds this share.
     pub(super) async fn adopt(&mut self, partitions: u32) -> Result<(), ProjectorError> {
         let found = self.store.all_progress(partitions, self.share.feeds).await?;
-        let is_there = |(feed, partition): (FeedId, u32)| {
+        let is_there = |Place { feed, partition }: Place| {
             found[partition as usize].readers[feed] == self.committed[partition as usize].readers[feed]
         };
         if !self.share.places().all(is_there) {

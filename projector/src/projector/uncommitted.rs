@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::fold::{Changes, Progress};
-use crate::log_reader::{Batch, MAX_BATCH_RECORDS};
+use crate::log_reader::{Batch, BatchLimits, RawRecord};
 use crate::postgres::checkpoints::CheckpointMove;
 use crate::postgres::{End, Store, StoreError, Target};
 
@@ -28,7 +28,7 @@ pub(super) struct Before(BTreeMap<u32, Progress>);
 impl Before {
     pub(super) fn of(batch: &Batch, all_progress: &[Progress]) -> Self {
         let mut before = BTreeMap::new();
-        for (partition, ..) in batch.iter() {
+        for RawRecord { partition, .. } in batch.iter() {
             before.entry(partition).or_insert_with(|| all_progress[partition as usize].clone());
         }
         Self(before)
@@ -70,7 +70,7 @@ impl Uncommitted {
         Self { before, batches, changes, records: 0, bytes: 0, begun: Instant::now() }
     }
 
-    pub(super) fn push(&mut self, (before, batch): (Before, Batch), changes: Changes, records: usize) {
+    pub(super) fn push(&mut self, before: Before, batch: Batch, changes: Changes, records: usize) {
         self.before.add(before);
         self.bytes += batch.bytes().len();
         self.records += records;
@@ -90,7 +90,7 @@ impl Uncommitted {
 pub(crate) struct CommitSize(usize);
 
 impl CommitSize {
-    const MAX: usize = 2 * MAX_BATCH_RECORDS;
+    const MAX: usize = 2 * BatchLimits::MAX.records;
     const QUICK: Duration = Duration::from_secs(1);
 
     pub(super) fn records(&self) -> usize {
@@ -216,7 +216,7 @@ mod tests {
         for bytes in [MAX_AHEAD_BYTES - 1, 1] {
             assert!(committer.has_room(Some(&pending), usize::MAX), "{} bytes are ahead", pending.bytes);
             let batch = Batch::of([(0, 0, &*vec![0; bytes])]);
-            pending.push((Before(BTreeMap::new()), batch), Changes::default(), 1);
+            pending.push(Before(BTreeMap::new()), batch, Changes::default(), 1);
         }
         assert!(!committer.has_room(Some(&pending), usize::MAX));
     }

@@ -23,7 +23,7 @@ use super::sagas::{self, DeadlineChange};
 use crate::audit::ends;
 use crate::config::Config;
 use crate::fold::Records;
-use crate::log_reader::{self, Batch};
+use crate::log_reader::{self, Batch, RawRecord};
 use crate::parked::REACTOR;
 use crate::settings;
 
@@ -121,7 +121,7 @@ impl Past {
     }
 
     fn take(&mut self, batch: &Batch, ends: &[i64], config: &Config) -> anyhow::Result<()> {
-        for (partition, offset, _, record) in Records::of(batch, &config.exceptions)?.iter() {
+        for (RawRecord { partition, offset, .. }, record) in Records::of(batch, &config.exceptions)?.iter() {
             if offset >= ends[partition as usize] {
                 continue;
             }

@@ -21,8 +21,8 @@ use super::positions::{ReactorStoreError, connect};
 use super::queues::PartitionQueues;
 use super::sagas::{self, EndedSaga, Origin, RecordPosition, Saga, SagaEnd};
 use crate::fold::Records;
-use crate::log_reader::Batch;
-use crate::parked::REACTOR;
+use crate::log_reader::{Batch, RawRecord};
+use crate::parked::{ParkedAt, REACTOR};
 
 /// Interval between polls. If nothing is due, a poll reads one index entry.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -76,8 +76,7 @@ impl Retries {
         let batch = Batch::of(rows.iter().map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2))));
         let Again { done, failed, .. } = again(&self.queues, &batch, self.payment_window).await;
         tracing::info!(done = done.len(), failed, "retried parked records");
-        let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
-            done.iter().map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
+        let (aggregates, offsets) = ParkedAt::columns(&done);
         client.execute(include_str!("forget_parked.sql"), &[&REACTOR, &aggregates, &offsets]).await?;
         Ok(())
     }
@@ -86,8 +85,8 @@ impl Retries {
 /// Outcome of another attempt at parked records.
 #[derive(Debug, Default)]
 pub(crate) struct Again {
-    /// Records whose sagas all succeeded, by aggregate and offset.
-    pub(crate) done: Vec<(String, i64)>,
+    /// Records whose sagas all succeeded.
+    pub(crate) done: Vec<ParkedAt>,
     pub(crate) failed: usize,
     /// Reason of one failure.
     pub(crate) why_not: Option<String>,
@@ -105,7 +104,7 @@ pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_windo
             return Again { failed: batch.iter().count(), why_not: Some(error.to_string()), ..Again::default() };
         }
     };
-    for (partition, offset, _, record) in records.iter() {
+    for (RawRecord { partition, offset, .. }, record) in records.iter() {
         let Some(Record::Commit(commit)) = record else { continue };
         let source = (partition, offset);
         let caused = sagas::caused_by(commit, source, payment_window);
@@ -130,6 +129,6 @@ pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_windo
     }
     let count = open.len();
     let done = open.into_iter().filter(|(_, (_, sagas))| *sagas == 0);
-    let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| (aggregate, offset)).collect();
+    let done: Vec<_> = done.map(|((_, offset), (aggregate, _))| ParkedAt { aggregate, offset }).collect();
     Again { failed: count - done.len(), done, why_not }
 }

@@ -27,7 +27,7 @@ use tokio_postgres::Row;
 use super::positions::{ReactorStoreError, connect};
 use super::queues::PartitionQueues;
 use super::sagas::{self, EndedSaga, Origin, Saga, SagaEnd};
-use crate::parked::REACTOR;
+use crate::parked::{ParkedAt, REACTOR};
 
 /// Interval between polls, which read parked records only.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,12 +50,9 @@ pub(crate) struct Unconfirmed {
     pub(crate) payment_window: Duration,
 }
 
-/// Aggregate and offset of a parked record.
-type Place = (String, i64);
-
 /// A saga in flight.
 struct Attempt {
-    place: Place,
+    place: ParkedAt,
     /// The retry of a line, or the rejection of its order.
     step: Step,
     cause: Arc<str>,
@@ -94,11 +91,11 @@ struct Round<'a> {
     unconfirmed: &'a Unconfirmed,
     client: Connection,
     attempts: HashMap<i64, Attempt>,
-    open: HashMap<Place, Open>,
+    open: HashMap<ParkedAt, Open>,
     /// Records whose order could not even be rejected, with the time of the failure.
-    failed: HashMap<Place, Instant>,
+    failed: HashMap<ParkedAt, Instant>,
     /// Refusals by record, which outlive the connection.
-    refused: &'a mut HashMap<Place, Refused>,
+    refused: &'a mut HashMap<ParkedAt, Refused>,
     next: i64,
     sender: mpsc::UnboundedSender<EndedSaga>,
     ended: mpsc::UnboundedReceiver<EndedSaga>,
@@ -123,7 +120,7 @@ impl Unconfirmed {
     }
 
     /// Polls until Postgres fails.
-    async fn look_on(&self, refused: &mut HashMap<Place, Refused>) -> Result<(), ReactorStoreError> {
+    async fn look_on(&self, refused: &mut HashMap<ParkedAt, Refused>) -> Result<(), ReactorStoreError> {
         let client = connect(&self.url).await?;
         // It holds no more ends than sagas are open: those of MAX_AT_ONCE records, and of one poll.
         let (sender, ended) = mpsc::unbounded_channel();
@@ -153,8 +150,7 @@ impl Round<'_> {
         self.refused.retain(|place, known| open.contains_key(place) || known.last.elapsed() < within + FAILED_FOR);
         let resting = self.refused.iter().filter(|(_, known)| known.last.elapsed() < pause).map(|(place, _)| place);
         let passed_over = self.open.keys().chain(self.failed.keys()).chain(resting);
-        let (aggregates, offsets): (Vec<&str>, Vec<i64>) =
-            passed_over.map(|(aggregate, offset)| (aggregate.as_str(), *offset)).unzip();
+        let (aggregates, offsets) = ParkedAt::columns(passed_over);
         let list = include_str!("list_unconfirmed.sql");
         let rows = self.client.query(list, &[&REACTOR, &pause_ms, &most, &aggregates, &offsets]).await?;
         rows.iter().for_each(|row| self.try_again(row));
@@ -163,9 +159,10 @@ impl Round<'_> {
 
     /// Executes the reactions to a placed order again.
     fn try_again(&mut self, row: &Row) {
-        let (place, partition): (Place, i32) = ((row.get(0), row.get(1)), row.get(2));
+        let place = ParkedAt { aggregate: row.get(0), offset: row.get(1) };
+        let partition: i32 = row.get(2);
         let Ok(Some(Record::Commit(commit))) = Record::decode(row.get(3)) else { return };
-        let source = (partition.cast_unsigned(), place.1);
+        let source = (partition.cast_unsigned(), place.offset);
         let caused = sagas::caused_by(&commit, source, self.unconfirmed.payment_window);
         for (step, cause) in caused.steps {
             self.begin(Attempt { place: place.clone(), step, cause, begun: Instant::now() }, TimeMs(commit.at_ms));
@@ -187,7 +184,7 @@ impl Round<'_> {
             let Some(Attempt { place, step, cause, begun }) = self.attempts.remove(&number) else { continue };
             let (is_done, rejection) = (matches!(how, SagaEnd::Done | SagaEnd::NotDue), step.given_up());
             if is_done && rejection.is_none() {
-                tracing::warn!(aggregate = place.0, "rejected an order that could not be confirmed");
+                tracing::warn!(aggregate = place.aggregate, "rejected an order that could not be confirmed");
             }
             let has_failed = !is_done && rejection.is_none();
             let mut was_refused = false;
@@ -212,8 +209,8 @@ impl Round<'_> {
                 self.failed.insert(place, Instant::now());
             } else if !was_refused {
                 self.refused.remove(&place);
-                aggregates.push(place.0);
-                offsets.push(place.1);
+                aggregates.push(place.aggregate);
+                offsets.push(place.offset);
             }
         }
         if !aggregates.is_empty() {

@@ -15,6 +15,7 @@ use super::limits::Share;
 use super::tables::Tables;
 use crate::config::Config;
 use crate::redis::{MAX_ROWS_A_CALL, change_position};
+use crate::share::Place;
 
 /// Upper bound of the rows to copy. Hot rows are far fewer.
 const MAX_COPIED: usize = 200_000;
@@ -34,7 +35,8 @@ impl Cache {
     pub(super) async fn connect(
         config: &Config,
         view: StoredView,
-        (live_generation, partitions): (i32, u32),
+        live_generation: i32,
+        partitions: u32,
     ) -> anyhow::Result<Option<Self>> {
         let mut connection = chassis::redis::connect(&config.redis_url)?;
         let keys = Keys::new(&config.redis_prefix);
@@ -114,7 +116,7 @@ impl Cache {
     pub(super) async fn revise_others(&mut self) {
         let feeds = FeedId::all().into_iter().filter(|feed| *feed != FeedId::View(self.view));
         let partitions = 0..self.live.len() as u32;
-        for place in feeds.flat_map(|feed| partitions.clone().map(move |partition| (feed, partition))) {
+        for place in feeds.flat_map(|feed| partitions.clone().map(move |partition| Place { feed, partition })) {
             let revised = |shown: Shown| {
                 let making = Making { revision: shown.making.revision + 1, ..shown.making };
                 Some(Shown { making, ..shown })
@@ -133,7 +135,7 @@ impl Cache {
             let (generation, revision) = (live.generation + 1, live.revision + 1);
             let making = Making { incarnation: self.incarnation, generation, revision };
             let change = |shown: Shown| (shown.making == live).then_some(Shown { making, offset: to - 1, hash: None });
-            let place = (FeedId::View(self.view), partition);
+            let place = Place { feed: FeedId::View(self.view), partition };
             let changed = change_position(&mut self.connection, &self.keys, place, change).await;
             is_everywhere &= changed.unwrap_or(false);
         }

@@ -80,15 +80,16 @@ struct Found {
 pub(super) async fn compare(
     view: &View,
     partitions: u32,
-    (live, next): (&Client, &Client),
+    live: &Client,
+    next: &Client,
     share: Share,
 ) -> anyhow::Result<Comparison> {
     let mut begun = Instant::now();
     let mut comparison =
         Comparison { partitions: vec![Compared::default(); partitions as usize], ..Default::default() };
     next.batch_execute("BEGIN").await?;
-    let mut live = Rows::open(live, (view, partitions), view.table).await?;
-    let mut next = Rows::open(next, (view, partitions), &format!("{}_next", view.table)).await?;
+    let mut live = Rows::open(live, view, partitions, view.table).await?;
+    let mut next = Rows::open(next, view, partitions, &format!("{}_next", view.table)).await?;
     let (mut from_live, mut from_next) = (live.pull().await?, next.pull().await?);
     for compared in 1_u64.. {
         let order = match (&from_live, &from_next) {
@@ -126,7 +127,7 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Declares the cursor, within the client's transaction.
-    async fn open(client: &'a Client, (view, partitions): (&'a View, u32), table: &str) -> anyhow::Result<Self> {
+    async fn open(client: &'a Client, view: &'a View, partitions: u32, table: &str) -> anyhow::Result<Self> {
         let partition = if has_parts(view) { "partition" } else { "NULL::int" };
         let sql = format!(
             "DECLARE rows NO SCROLL CURSOR FOR SELECT key, {partition}, row_to_json(rows)::text FROM {table} AS rows ORDER \

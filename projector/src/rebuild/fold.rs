@@ -40,8 +40,8 @@ impl LiveFold {
         let threads = limits.threads.get().min(partitions as usize);
         let mut workers = Vec::new();
         for thread in 0..threads {
-            let places = (partitions, (0..partitions).skip(thread).step_by(threads).collect());
-            workers.push(Worker::new(config, views, places, limits.piece(), progress.clone()).await?);
+            let own = (0..partitions).skip(thread).step_by(threads).collect();
+            workers.push(Worker::new(config, views, partitions, own, limits.piece(), progress.clone()).await?);
         }
         Ok(Self { workers, share: limits.share, progress, begun: Instant::now() })
     }

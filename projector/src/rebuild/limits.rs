@@ -11,7 +11,7 @@ use std::num::NonZero;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::log_reader as log;
+use crate::log_reader::BatchLimits;
 
 /// Maximum length of a pause, however long Postgres took for the piece before it.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ impl Limits {
     /// disk behind it.
     pub(super) fn piece(self) -> Piece {
         match self.share {
-            Share::ALL => Piece { records: log::MAX_BATCH_RECORDS, changed_rows: 20_000 },
+            Share::ALL => Piece { records: BatchLimits::MAX.records, changed_rows: 20_000 },
             _ => Piece { records: 1_000, changed_rows: 4_000 },
         }
     }

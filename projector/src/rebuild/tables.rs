@@ -208,7 +208,7 @@ impl Tables {
                 }
             }
         }
-        let comparison = compare::compare(self.view, partitions, (&self.snapshot, &self.client), share).await?;
+        let comparison = compare::compare(self.view, partitions, &self.snapshot, &self.client, share).await?;
         self.snapshot.batch_execute("COMMIT").await?;
         Ok(comparison)
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::limits::{Piece, Share};
 use crate::config::{Config, Feeds};
 use crate::fold::{Changes, Folder, Progress, Records};
-use crate::log_reader::{self, Batch, Batches};
+use crate::log_reader::{self, Batch, BatchLimits, Batches};
 use crate::postgres::checkpoints::CheckpointMove;
 use crate::postgres::{End, Store, Target};
 
@@ -24,7 +24,7 @@ const MAX_ROWS: usize = 100_000;
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 /// Maximum size of a batch. It is larger than in live folding: a row is written once per batch, and this process is
 /// short-lived.
-const MAX_BATCH_BYTES: usize = 2 * log_reader::MAX_BATCH_BYTES;
+const MAX_BATCH_BYTES: usize = 2 * BatchLimits::MAX.bytes;
 
 pub(super) struct Worker {
     views: Feeds,
@@ -52,7 +52,8 @@ impl Worker {
     pub(super) async fn new(
         config: &Config,
         views: Feeds,
-        (all, partitions): (u32, Vec<u32>),
+        all: u32,
+        partitions: Vec<u32>,
         piece: Piece,
         progress: Arc<AtomicI64>,
     ) -> anyhow::Result<Self> {
@@ -60,8 +61,8 @@ impl Worker {
         let all_progress = store.all_progress(all, views).await?;
         let from: Vec<_> =
             partitions.iter().map(|partition| (*partition, all_progress[*partition as usize].from())).collect();
-        let batches =
-            log_reader::follow_by((piece.records, MAX_BATCH_BYTES), &config.kafka, &config.topic.name, &from)?;
+        let limits = BatchLimits { records: piece.records, bytes: MAX_BATCH_BYTES };
+        let batches = log_reader::follow_by(limits, &config.kafka, &config.topic.name, &from)?;
         let folder = Folder::with_room(MAX_ROWS);
         let worker = Self {
             views,

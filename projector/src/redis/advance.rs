@@ -18,7 +18,7 @@ pub(crate) struct Advance {
 
 impl Advance {
     /// Returns the advance of a place between two states of its partition, or `None` if it has not advanced.
-    pub(crate) fn between(place @ (feed, _): Place, before: &Progress, now: &Progress) -> Option<Self> {
+    pub(crate) fn between(place @ Place { feed, .. }: Place, before: &Progress, now: &Progress) -> Option<Self> {
         let offset = |progress: &Progress| progress.readers[feed].next_offset - 1;
         let to = offset(now);
         // No record after the last commit has changed a row.
@@ -39,7 +39,7 @@ impl Advance {
     /// Returns the advances of a commit.
     pub(crate) fn of(moves: &[CheckpointMove]) -> Vec<Self> {
         let advance = |CheckpointMove { name, partition, from, to, tally, .. }: &CheckpointMove| {
-            let place = (FeedId::named(name)?, *partition);
+            let place = Place { feed: FeedId::named(name)?, partition: *partition };
             Some(Self { place, from: from.next_offset - 1, to: to.next_offset - 1, hash: tally.hash })
         };
         moves.iter().filter_map(advance).collect()

@@ -42,7 +42,7 @@ impl Announced {
             return None;
         }
         let mut until = vec![i64::MAX; partitions as usize];
-        for ((_, partition), Position { offset, .. }) in &self.0 {
+        for (Place { partition, .. }, Position { offset, .. }) in &self.0 {
             let until = &mut until[*partition as usize];
             *until = (*until).min(offset + 1);
         }
@@ -53,7 +53,7 @@ impl Announced {
     /// were reached are removed.
     pub(super) fn contradicted(&mut self, all_progress: &[Progress]) -> Vec<Place> {
         let mut contradicted = Vec::new();
-        self.0.retain(|place @ (feed, partition), Position { offset, hash, since }| {
+        self.0.retain(|place @ Place { feed, partition }, Position { offset, hash, since }| {
             let progress = &all_progress[*partition as usize];
             let next = progress.readers[*feed].next_offset;
             let is_reached = next > *offset;

@@ -13,6 +13,7 @@ use schemas::views::{AggregateRow, RowFold, Source, row_data};
 
 use super::{Cache, LOOK_WITHIN};
 use crate::fold::{Missing, Rows};
+use crate::share::Place;
 
 /// A requested row, with the version that it must have.
 struct Asked<'a> {
@@ -32,7 +33,7 @@ impl Cache {
             let Source::Aggregate(fold) = view.view().source else { continue };
             for (key, version) in &missing[view] {
                 let partition = aggregate::partition(fold.aggregate, key, partitions);
-                let place = (FeedId::View(view), partition);
+                let place = Place { feed: FeedId::View(view), partition };
                 // It is not known yet whether the log contains the rows of a position that another projector left.
                 let shown = step.shown.get(&place).filter(|_| !self.announced.contains(place))?;
                 let row = self.keys.row(partition, shown.making.incarnation, view, key);

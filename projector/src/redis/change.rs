@@ -6,7 +6,7 @@ use chassis::env::Secret;
 use chassis::redis::Connection;
 use schemas::cache::{Keys, ROW_TTL_SECS, SHOW, Shown};
 
-use super::error::{CacheError, name};
+use super::error::CacheError;
 use crate::share::Place;
 
 /// Interval between polls whether a place is shown again.
@@ -20,7 +20,7 @@ const CHANGE_TRIES: u32 = 5;
 pub(crate) async fn change_position(
     connection: &mut Connection,
     keys: &Keys,
-    (feed, partition): Place,
+    place @ Place { feed, partition }: Place,
     change: impl Fn(Shown) -> Option<Shown>,
 ) -> Result<bool, CacheError> {
     let (script, key) = (redis::Script::new(SHOW), keys.shown(feed.name(), partition));
@@ -34,12 +34,12 @@ pub(crate) async fn change_position(
             return Ok(true);
         }
     }
-    Err(CacheError::Mixed(name((feed, partition))))
+    Err(CacheError::Mixed(place.to_string()))
 }
 
 /// Declares a place stale in Redis, because its rows in Postgres have changed at the same position. Queries go to
 /// Postgres until the place's projector begins a new incarnation.
-pub(crate) async fn declare_stale((url, prefix): (&Secret, &str), (feed, partition): Place) -> anyhow::Result<()> {
+pub(crate) async fn declare_stale(url: &Secret, prefix: &str, Place { feed, partition }: Place) -> anyhow::Result<()> {
     let mut connection = chassis::redis::connect(url)?;
     let position = Keys::new(prefix).shown(feed.name(), partition);
     Ok(redis::cmd("DEL").arg(position).query_async(&mut connection).await?)
@@ -48,8 +48,9 @@ pub(crate) async fn declare_stale((url, prefix): (&Secret, &str), (feed, partiti
 /// Waits until Redis shows a place at this revision or a later one. From then on, no query service serves older rows.
 /// Gives up after `within`, because without a projector for the partition it never happens.
 pub(crate) async fn await_revision(
-    (url, prefix): (&Secret, &str),
-    (feed, partition): Place,
+    url: &Secret,
+    prefix: &str,
+    Place { feed, partition }: Place,
     revision: i64,
     within: Duration,
 ) -> anyhow::Result<()> {

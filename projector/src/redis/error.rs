@@ -2,16 +2,10 @@
 
 use redis::RedisError;
 
-use crate::share::Place;
-
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
     #[error("Redis command failed")]
     Call(#[from] RedisError),
     #[error("the positions of {0} are not those that this projector wrote")]
     Mixed(String),
-}
-
-pub(super) fn name((feed, partition): Place) -> String {
-    format!("{} in partition {partition}", feed.name())
 }

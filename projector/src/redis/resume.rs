@@ -8,7 +8,7 @@ use redis::RedisError;
 use schemas::cache::{Making, SHOW, Shown};
 use schemas::feeds::FeedId;
 
-use super::error::{CacheError, name};
+use super::error::CacheError;
 use super::show::Turn;
 use super::step::{Position, Step};
 use super::{Cache, LOOK_WITHIN, is_early};
@@ -45,7 +45,8 @@ impl Cache {
     pub(crate) async fn resume(
         &mut self,
         share: &Share,
-        (all_progress, parked): (&[Progress], &Parked),
+        all_progress: &[Progress],
+        parked: &Parked,
         may_begin: bool,
     ) -> Result<Resumed, CacheError> {
         let known = self.step.take().map(|step| step.shown).unwrap_or_default();
@@ -60,7 +61,7 @@ impl Cache {
         let mut step = Step { shown: known, stored: HashMap::new(), places, partitions, looked };
         step.stored.extend(step.places.iter().map(|place| (*place, checkpoint(all_progress, *place).offset)));
         let (mut begun, mut noted, mut announced) = (Vec::new(), Vec::new(), Vec::new());
-        for place in lost.into_iter().filter(|(_, partition)| !away.contains_key(partition)) {
+        for place in lost.into_iter().filter(|place| !away.contains_key(&place.partition)) {
             let wanted = checkpoint(all_progress, place);
             let stands = positions.get(&place).and_then(|text| Shown::parse(text));
             let is_held = |stands: &Shown| self.held.get(&place) == Some(&stands.making.incarnation);
@@ -70,7 +71,7 @@ impl Cache {
                 let is_at = stands.offset == wanted.offset && stands.hash.is_none_or(|hash| Some(hash) == wanted.hash);
                 // A row may have been shown before its record was parked. If a feed has no rows in Redis, nothing moves
                 // its position.
-                let may_be_at = !place.0.has_rows_in_redis() || is_at && (is_early || is_held(stands));
+                let may_be_at = !place.feed.has_rows_in_redis() || is_at && (is_early || is_held(stands));
                 // No position can be ahead of a log that has just begun.
                 let may_be_ahead = is_early && stands.hash.is_some() && (is_held(stands) || wanted.offset >= 0);
                 stands.making == making && (may_be_at || stands.offset > wanted.offset && may_be_ahead)
@@ -80,9 +81,11 @@ impl Cache {
                     announced.push((place, stands.offset, hash));
                 } else if stands.hash.is_none() {
                     // The build that wrote this position did not record which rows are ahead of Postgres.
-                    let (feed, expected, shown) = (place.0, stands.to_string(), stands);
-                    noted
-                        .push((place.1, Position { feed, expected, shown, moves: false, stored: Some(stands.offset) }));
+                    let (feed, expected, shown) = (place.feed, stands.to_string(), stands);
+                    noted.push((
+                        place.partition,
+                        Position { feed, expected, shown, moves: false, stored: Some(stands.offset) },
+                    ));
                 }
                 step.shown.insert(place, stands);
             } else if may_begin {
@@ -113,21 +116,21 @@ impl Cache {
         noted: Vec<(u32, Position)>,
     ) -> Result<(), CacheError> {
         let (mut pipelines, whole) = (Pipelines::default(), Turn { is_first: true, is_last: true });
-        for ((feed, partition), expected, shown) in begun {
+        for (Place { feed, partition }, expected, shown) in begun {
             let (expected, stored) = (expected.clone(), Some(shown.offset));
             let positions = [Position { feed: *feed, expected, shown: *shown, moves: true, stored }];
-            self.call_show(pipelines.of(*partition), *partition, (&positions, &[]), whole);
+            self.call_show(pipelines.of(*partition), *partition, &positions, &[], whole);
         }
         for (partition, position) in noted {
-            self.call_show(pipelines.of(partition), partition, (&[position], &[]), whole);
+            self.call_show(pipelines.of(partition), partition, &[position], &[], whole);
         }
         let mut answers = pipelines.send::<u64>(&self.connection, RESPONSE_TIMEOUT).await;
         let mut outcome = Ok(());
-        for (place @ (_, partition), _, shown) in begun {
-            match answers.get_mut(partition).expect("each was sent") {
+        for (place, _, shown) in begun {
+            match answers.get_mut(&place.partition).expect("each was sent") {
                 Ok(answers) => match answers.remove(0) {
                     0 => drop(step.shown.insert(*place, *shown)),
-                    _ => outcome = Err(CacheError::Mixed(name(*place))),
+                    _ => outcome = Err(CacheError::Mixed(place.to_string())),
                 },
                 Err(error) => outcome = Err(CacheError::Call(error.clone())),
             }
@@ -145,7 +148,7 @@ impl Cache {
         step.looked = Instant::now();
         // A timeout proves nothing: the next check or write will detect a change.
         let is_lost = |(place, shown): (&Place, &Shown)| {
-            !away.contains_key(&place.1) && positions.get(place).is_none_or(|text| *text != shown.to_string())
+            !away.contains_key(&place.partition) && positions.get(place).is_none_or(|text| *text != shown.to_string())
         };
         let lost: Vec<_> = step.shown.iter().filter(|entry| is_lost(*entry)).map(|(place, _)| *place).collect();
         step.lose(&lost)
@@ -155,7 +158,7 @@ impl Cache {
     /// the servers that hold them.
     async fn find(&self, places: &[Place], script: Option<&str>) -> Found {
         let mut feeds = BTreeMap::<u32, Vec<FeedId>>::new();
-        for (feed, partition) in places {
+        for Place { feed, partition } in places {
             feeds.entry(*partition).or_default().push(*feed);
         }
         let mut pipelines = Pipelines::default();
@@ -173,7 +176,9 @@ impl Cache {
             match answers {
                 Ok(answers) => {
                     let values = feeds[&partition].iter().zip(answers.into_iter().flatten());
-                    found.positions.extend(values.filter_map(|(feed, value)| Some(((*feed, partition), value?))));
+                    found
+                        .positions
+                        .extend(values.filter_map(|(feed, value)| Some((Place { feed: *feed, partition }, value?))));
                 }
                 Err(error) => drop(found.away.insert(partition, error)),
             }
@@ -183,7 +188,7 @@ impl Cache {
 }
 
 /// Returns the position of a new incarnation of a place, at its checkpoint.
-fn checkpoint(all_progress: &[Progress], (feed, partition): Place) -> Shown {
+fn checkpoint(all_progress: &[Progress], Place { feed, partition }: Place) -> Shown {
     let Progress { generations, revisions, readers, tallies, .. } = &all_progress[partition as usize];
     let (generation, revision) =
         (generations[feed].cast_unsigned(), u32::try_from(revisions[feed]).unwrap_or(u32::MAX));

@@ -15,9 +15,16 @@ use super::error::CacheError;
 use super::step::Position;
 use super::{Cache, MAX_ROWS_A_CALL};
 use crate::fold::Rows;
+use crate::share::Place;
 
-/// A row to write: key, version, value.
-type NewRow = (String, u64, Vec<u8>);
+/// A row to write.
+pub(super) struct NewRow {
+    /// Index of its view's position in the call.
+    position: usize,
+    key: String,
+    version: u64,
+    value: Vec<u8>,
+}
 
 /// The place of a script call within its batch.
 #[derive(Clone, Copy)]
@@ -49,8 +56,7 @@ impl Cache {
             let count = rows.len().div_ceil(MAX_ROWS_A_CALL).max(1);
             for (number, chunk) in chunks.enumerate() {
                 let turn = Turn { is_first: number == 0, is_last: number + 1 == count };
-                let call = (&positions[..], chunk.unwrap_or_default());
-                self.call_show(pipelines.of(partition), partition, call, turn);
+                self.call_show(pipelines.of(partition), partition, &positions, chunk.unwrap_or_default(), turn);
             }
             calls.insert(partition, positions);
         }
@@ -70,9 +76,10 @@ impl Cache {
                 }
             };
             for (number, Position { feed, shown, .. }) in positions.into_iter().enumerate() {
+                let place = Place { feed, partition };
                 match others >> number & 1 {
-                    0 => drop(step.shown.insert((feed, partition), shown)),
-                    _ => lost.push((feed, partition)),
+                    0 => drop(step.shown.insert(place, shown)),
+                    _ => lost.push(place),
                 }
             }
         }
@@ -84,7 +91,7 @@ impl Cache {
     /// Publishes to readers how far Postgres is.
     fn tell_stored(&self, pipelines: &mut Pipelines, advances: &[Advance]) {
         let mut news = BTreeMap::<u32, String>::new();
-        for Advance { place: (feed, partition), to, .. } in advances {
+        for Advance { place: Place { feed, partition }, to, .. } in advances {
             let words = news.entry(*partition).or_insert_with(|| partition.to_string());
             write!(words, " {}{STORED}={to}", feed.name()).expect("a string takes all");
         }
@@ -93,27 +100,27 @@ impl Cache {
         }
     }
 
-    /// Returns the rows of positions that move, by partition, each with the index of its view's position.
+    /// Returns the rows of positions that move, by partition.
     fn rows(
         &self,
         partitions: u32,
         all: &PerView<Rows>,
         positions: &BTreeMap<u32, Vec<Position>>,
-    ) -> HashMap<u32, Vec<(usize, NewRow)>> {
+    ) -> HashMap<u32, Vec<NewRow>> {
         let mut rows: HashMap<u32, Vec<_>> = HashMap::new();
         for view in StoredView::all() {
             let Source::Aggregate(fold) = view.view().source else { continue };
             for (key, (version, data)) in &all[view] {
                 let partition = aggregate::partition(fold.aggregate, key, partitions);
                 let moves = |position: &Position| position.feed == FeedId::View(view) && position.moves;
-                let Some(number) = positions.get(&partition).and_then(|all| all.iter().position(moves)) else {
+                let Some(position) = positions.get(&partition).and_then(|all| all.iter().position(moves)) else {
                     continue;
                 };
-                let incarnation = positions[&partition][number].shown.making.incarnation;
-                let row = self.keys.row(partition, incarnation, view, key);
+                let incarnation = positions[&partition][position].shown.making.incarnation;
+                let row_key = self.keys.row(partition, incarnation, view, key);
                 let data = serde_json::to_string(data).expect("rows hold nothing that JSON cannot");
                 let value = value(*version, &[], row_body(key, *version, &data).as_bytes());
-                rows.entry(partition).or_default().push((number, (row, *version, value)));
+                rows.entry(partition).or_default().push(NewRow { position, key: row_key, version: *version, value });
             }
         }
         rows
@@ -125,7 +132,8 @@ impl Cache {
         &self,
         pipeline: &mut Pipeline,
         partition: u32,
-        (positions, rows): (&[Position], &[(usize, NewRow)]),
+        positions: &[Position],
+        rows: &[NewRow],
         turn: Turn,
     ) {
         let call = pipeline.cmd("EVALSHA").arg(&self.script).arg(2 * positions.len() + rows.len());
@@ -135,8 +143,8 @@ impl Cache {
         for Position { feed, .. } in positions {
             call.arg(self.keys.ahead(feed.name(), partition));
         }
-        for (_, (key, ..)) in rows {
-            call.arg(key);
+        for row in rows {
+            call.arg(&row.key);
         }
         call.arg(self.keys.news()).arg(partition).arg(positions.len()).arg(ROW_TTL_SECS);
         for Position { feed, expected, shown, moves, stored } in positions {
@@ -145,8 +153,8 @@ impl Cache {
             call.arg(feed.name()).arg(if turn.is_first { expected } else { &between }).arg(next).arg(shown.offset);
             call.arg(stored.filter(|_| turn.is_last || !*moves).map_or_else(String::new, |stored| stored.to_string()));
         }
-        for (number, (_, version, value)) in rows {
-            call.arg(number + 1).arg(*version).arg(value);
+        for NewRow { position, version, value, .. } in rows {
+            call.arg(position + 1).arg(*version).arg(value);
         }
     }
 }

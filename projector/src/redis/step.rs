@@ -7,7 +7,7 @@ use schemas::cache::Shown;
 use schemas::feeds::FeedId;
 
 use super::advance::Advance;
-use super::error::{CacheError, name};
+use super::error::CacheError;
 use crate::share::Place;
 
 /// The expected state of Redis, valid while no other process writes this projector's share there.
@@ -36,7 +36,7 @@ impl Step {
     /// Returns the positions of synchronized places that move, by partition, and the places that have missed a batch.
     pub(super) fn positions(&self, advances: &[Advance]) -> (BTreeMap<u32, Vec<Position>>, Vec<Place>) {
         let (mut positions, mut missed) = (BTreeMap::<u32, Vec<Position>>::new(), Vec::new());
-        for Advance { place: place @ (feed, partition), from, to, hash } in advances {
+        for Advance { place: place @ Place { feed, partition }, from, to, hash } in advances {
             let stands = self.shown.get(place).filter(|stands| feed.has_rows_in_redis() && stands.offset < *to);
             let Some(stands) = stands else { continue };
             if stands.offset < *from {
@@ -64,8 +64,8 @@ impl Step {
         self.shown.retain(|place, _| !places.contains(place));
         match places {
             [] => Ok(()),
-            [place] => Err(CacheError::Mixed(name(*place))),
-            [place, others @ ..] => Err(CacheError::Mixed(format!("{} and {} more", name(*place), others.len()))),
+            [place] => Err(CacheError::Mixed(place.to_string())),
+            [place, others @ ..] => Err(CacheError::Mixed(format!("{place} and {} more", others.len()))),
         }
     }
 }

@@ -83,7 +83,8 @@ impl Group {
     pub fn join(
         kafka: &KafkaSettings,
         client_id: &str,
-        (group, topic): (&str, &str),
+        group: &str,
+        topic: &str,
         assignment: watch::Sender<Assignment>,
     ) -> Result<Self, GroupError> {
         let context = Listener { joined: AtomicBool::new(false) };

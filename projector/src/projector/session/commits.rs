@@ -11,6 +11,7 @@ use crate::postgres::{End, StoreError, Target};
 use crate::projector::error::ProjectorError;
 use crate::projector::uncommitted::{Uncommitted, Work, log_ms};
 use crate::redis::Advance;
+use crate::share::Place;
 
 impl Session {
     /// Begins a commit of the folded batches, if there are any and none is in flight. Records that do not count are
@@ -106,7 +107,7 @@ impl Session {
     fn commit_ended(&mut self, moves: &[CheckpointMove], all_progress: &[Progress]) {
         for CheckpointMove { partition, .. } in moves {
             let (committed, now) = (&mut self.committed[*partition as usize], &all_progress[*partition as usize]);
-            self.segments.passed(*partition, (committed, now));
+            self.segments.passed(*partition, committed, now);
             committed.clone_from(now);
         }
     }
@@ -133,7 +134,7 @@ impl Session {
         }
         let has_moved = |partition| all || changes.moved.contains(&partition) || changes.journal.has(partition);
         let mut moves = Vec::new();
-        for (feed, partition) in self.share.places().filter(|(_, partition)| has_moved(*partition)) {
+        for Place { feed, partition } in self.share.places().filter(|place| has_moved(place.partition)) {
             let (now, committed) = (&self.all_progress[partition as usize], &self.committed[partition as usize]);
             let (from, to) = (committed.readers[feed], now.readers[feed]);
             if to != from {

@@ -16,6 +16,7 @@ use crate::log_reader::Batch;
 use crate::parked::partition_of;
 use crate::postgres::{End, StoreError};
 use crate::projector::error::ProjectorError;
+use crate::share::Place;
 
 /// The view that failed, with the reason and, for a panic, the aggregate.
 struct Poison {
@@ -39,6 +40,15 @@ impl Poison {
             _ => None,
         }
     }
+}
+
+/// A batch of which Postgres refuses rows of the view, with the progress before it and all aggregates that may be to
+/// blame.
+struct Trial<'a> {
+    batch: &'a Batch,
+    before: &'a [Progress],
+    view: StoredView,
+    all: &'a [String],
 }
 
 impl Session {
@@ -71,7 +81,7 @@ impl Session {
                 self.folder.parked.insert(view, &aggregate, Some(reason.clone()));
                 // Redis may already show its row.
                 let partition = partition_of(view, &aggregate, self.all_progress.len() as u32);
-                refused.extend(partition.map(|partition| (FeedId::View(view), partition)));
+                refused.extend(partition.map(|partition| Place { feed: FeedId::View(view), partition }));
             }
             tell_parked(&self.folder.parked, &self.metrics);
         }
@@ -91,13 +101,14 @@ impl Session {
         view: StoredView,
     ) -> Result<Vec<String>, ProjectorError> {
         let all = self.suspects(&Records::of(batch, &self.exceptions)?, view);
+        let trial = Trial { batch, before, view, all: &all };
         let mut suspects = all.clone();
         while suspects.len() > 1 {
             let rest = suspects.split_off(suspects.len() / 2);
-            if self.is_refused(batch, before, view, (&all, &suspects)).await? {
+            if self.is_refused(&trial, &suspects).await? {
                 continue;
             }
-            if !self.is_refused(batch, before, view, (&all, &rest)).await? {
+            if !self.is_refused(&trial, &rest).await? {
                 suspects.extend(rest);
                 break;
             }
@@ -107,13 +118,8 @@ impl Session {
     }
 
     /// Returns whether Postgres refuses the batch if the view folds only `these` of the suspects.
-    async fn is_refused(
-        &mut self,
-        batch: &Batch,
-        before: &[Progress],
-        view: StoredView,
-        (all, these): (&[String], &[String]),
-    ) -> Result<bool, ProjectorError> {
+    async fn is_refused(&mut self, trial: &Trial<'_>, these: &[String]) -> Result<bool, ProjectorError> {
+        let Trial { batch, before, view, all } = *trial;
         let parked = self.folder.parked.clone();
         for aggregate in all.iter().filter(|aggregate| !these.contains(aggregate)) {
             self.folder.parked.insert(view, aggregate, None);
