@@ -14,6 +14,7 @@ mod metrics;
 mod http;
 pub mod lists;
 mod reads;
+mod row;
 mod limiter;
 mod positions;
 mod redis;

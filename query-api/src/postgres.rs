@@ -23,8 +23,8 @@ pub(crate) use server::{Limits, StoreError};
 
 use crate::lists::{ListQuery, Position};
 use crate::positions::{Applied, Log, NOTHING, Scope, Shows};
-use crate::reads::Row;
 use crate::redis::Place;
+use crate::row::{Loaded, Parked, Row};
 use replicas::Replicas;
 use server::{Param, Server};
 
@@ -33,37 +33,6 @@ pub(crate) struct Store {
     replicas: Replicas,
     /// Statements that read a single row, indexed by [`ViewId::index`].
     row_sql: [String; VIEWS.len()],
-}
-
-/// A result, with the positions that it is guaranteed to show.
-#[derive(Debug)]
-pub(crate) struct Loaded<T> {
-    pub(crate) found: T,
-    pub(crate) shows: Shows,
-    /// Whether the result came from a replica, which may lag.
-    pub(crate) is_copy: bool,
-    pub(crate) parked: Option<Parked>,
-}
-
-/// Parked records that a result does not show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parked {
-    /// A row fed by one aggregate lacks the record at this offset and all later ones.
-    From(i64),
-    /// Some records of the view are parked, which may or may not affect the result.
-    Something,
-}
-
-impl<T> Loaded<T> {
-    /// Returns the positions that an answer's token may name: if the row lacks records, those before the first of them.
-    pub(crate) fn named(&self) -> Shows {
-        match (&self.shows, self.parked) {
-            (Shows::One(partition, offset), Some(Parked::From(parked))) => {
-                Shows::One(*partition, (*offset).min(parked - 1))
-            }
-            (shows, _) => shows.clone(),
-        }
-    }
 }
 
 /// Generation and revision of the rows that were read.

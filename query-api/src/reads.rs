@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use schemas::feeds::{FeedId, StoredView, ViewId};
 use schemas::token::Token;
@@ -23,8 +22,9 @@ use crate::limiter::{Busy, Limiter};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
-use crate::postgres::{JournalEvent, Limits, Listed, Loaded, Parked, Side, Store, StoreError};
-use crate::redis::{self, Cache, CacheError, Hit};
+use crate::postgres::{JournalEvent, Limits, Listed, Side, Store, StoreError};
+use crate::redis::{self, Cache, CacheError};
+use crate::row::{Hit, Loaded, Parked, Row};
 
 /// Maximum number of loads per request. A load that a request joins may have begun before its token was reached; the
 /// next one has not.
@@ -34,26 +34,6 @@ const MAX_LOADS: usize = 3;
 const FOLDS_SHARE: usize = 4;
 /// Maximum number of such requests that wait for a permit.
 const MAX_WAITING_FOLDS: usize = 100;
-
-/// A row of a view, as the bytes that are served.
-#[derive(Debug, Clone)]
-pub(crate) struct Row {
-    pub(crate) version: u64,
-    /// Generation of the view that the row belongs to.
-    pub(crate) generation: u32,
-    pub(crate) body: Bytes,
-}
-
-impl Row {
-    /// Returns the entity tag. It includes the generation, because a rebuilt view may have other bytes at the same
-    /// version.
-    pub(crate) fn tag(&self) -> String {
-        match self.generation {
-            1 => self.version.to_string(),
-            generation => format!("{}-{generation}", self.version),
-        }
-    }
-}
 
 /// The freshness that a request asks for.
 #[derive(Debug, Clone, Default)]

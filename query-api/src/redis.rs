@@ -22,7 +22,7 @@ use schemas::views::Source;
 
 use crate::limiter::{Busy, Limiter};
 use crate::positions::{Makings, Positions, Scope, Shows};
-use crate::reads::Row;
+use crate::row::{Hit, Row};
 
 /// Interval between full reads of the positions, which detect a subscription that died silently.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -96,17 +96,6 @@ impl Place {
             false => keys.row(partition, making.incarnation, view, key),
         }
     }
-}
-
-/// Outcome of a lookup.
-#[derive(Clone)]
-pub(crate) enum Hit {
-    /// The row, or `None` if it did not exist in Postgres and no projector has written it since.
-    Found(Option<Row>, Shows),
-    /// Redis does not have the row; Postgres must be read.
-    Miss,
-    /// Redis shows another making than the place names: this one, or `None` if this build cannot parse the value.
-    Elsewhere(Option<Shown>),
 }
 
 impl Cache {

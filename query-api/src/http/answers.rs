@@ -10,7 +10,8 @@ use chassis::border::{self, RequestId, request_id};
 use schemas::problem::{Problem, ProblemKind};
 
 use super::request::ReadOptions;
-use crate::reads::{ReadError, Row};
+use crate::reads::ReadError;
+use crate::row::Row;
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 /// Set if records that the answer should show are parked; `GET /parked` of the projectors lists them.

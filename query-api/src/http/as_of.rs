@@ -20,7 +20,8 @@ use schemas::views::{AggregateRow, MAX_EVENTS_FOLDED, RowFold, row_body, row_fol
 use super::request::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
-use crate::reads::{ReadError, Reads, Row};
+use crate::reads::{ReadError, Reads};
+use crate::row::Row;
 
 /// Number of events read at a time.
 const PAGE: i64 = 1000;

@@ -14,7 +14,8 @@ use schemas::token::Token;
 
 use super::ReadError;
 use crate::positions::covers;
-use crate::redis::{Hit, Place};
+use crate::redis::Place;
+use crate::row::Hit;
 
 /// A lookup in flight.
 #[derive(Clone)]

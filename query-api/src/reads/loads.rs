@@ -13,11 +13,12 @@ use hashbrown::HashMap;
 use schemas::feeds::ViewId;
 use schemas::token::Token;
 
-use super::{ReadError, Reads, Row, failed};
+use super::{ReadError, Reads, failed};
 use crate::metrics::Origin;
 use crate::positions::Scope;
-use crate::postgres::{Loaded, Side};
+use crate::postgres::Side;
 use crate::redis;
+use crate::row::{Loaded, Row};
 
 /// How long an ended load can still be joined: requests that missed in Redis before the row was filled there start no
 /// further load. An ended load serves no token that it does not show.
