@@ -5,7 +5,7 @@ mod caching;
 mod documents;
 mod history;
 mod as_of;
-mod request;
+mod read_options;
 mod rows;
 mod views;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chassis::border::{self, RequestId, request_id};
 use schemas::problem::{Problem, ProblemKind};
 
-use super::request::ReadOptions;
+use super::read_options::ReadOptions;
 use crate::reads::ReadError;
 use crate::row::Row;
 

@@ -17,7 +17,7 @@ use schemas::problem::{Problem, ProblemKind};
 use schemas::time::{TimeMs, parse_rfc3339};
 use schemas::views::{AggregateRow, MAX_EVENTS_FOLDED, RowFold, row_body, row_fold};
 
-use super::request::{Parameters, ReadOptions, invalid};
+use super::read_options::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads};

@@ -16,7 +16,7 @@ use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
 
 use super::as_of::{self, Moment};
-use super::request::{Parameters, ReadOptions, invalid};
+use super::read_options::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads};

@@ -9,7 +9,7 @@ use schemas::feeds::ViewId;
 use schemas::problem::{Problem, ProblemKind};
 use schemas::views::{Nested, Source};
 
-use super::request::{Parameters, ReadOptions, invalid};
+use super::read_options::{Parameters, ReadOptions, invalid};
 use super::{answers, caching};
 use crate::lists::ListQuery;
 use crate::positions::Scope;

@@ -9,7 +9,7 @@ use schemas::views::{Field, Key, List, VIEWS};
 use serde::Serialize;
 
 use super::answers;
-use super::request::{Parameters, ReadOptions, invalid};
+use super::read_options::{Parameters, ReadOptions, invalid};
 use crate::lists;
 use crate::positions;
 use crate::reads::Reads;
