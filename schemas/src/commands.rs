@@ -39,13 +39,6 @@ const MAX_CONDITION_CHARS: usize = 64;
 /// Maximum number of versions that one precondition may list.
 pub const MAX_CONDITION_VERSIONS: usize = 4;
 
-/// Header of a batch to the internal listener with the time, in milliseconds since 1970, at which its sender stops
-/// waiting. Commands not decided by then must not be decided anymore, even if a process was suspended in between. The
-/// time refers to the clock returned in [`SERVER_TIME`].
-pub const UNTIL: &str = "stampede-until";
-/// Header of the response to such a batch with the server's time, in milliseconds since 1970.
-pub const SERVER_TIME: &str = "stampede-time";
-
 /// A validated command, with the fingerprint that distinguishes it from another one under the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedCommand {

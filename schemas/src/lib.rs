@@ -20,6 +20,7 @@ pub mod token;
 pub mod idempotency;
 pub mod time;
 pub mod trace;
+pub mod headers;
 pub mod commands;
 pub mod answers;
 pub mod problem;

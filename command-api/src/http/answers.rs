@@ -8,16 +8,15 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use chassis::border::{self, RequestId, request_id};
 use schemas::answers::{Answer, RETRY_AFTER_SECS};
+use schemas::headers;
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::Problem;
 use schemas::token::{LogId, Token};
 
-pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
-pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Set to `elsewhere` if the command was forwarded to another instance, which owns its partition, so that a load
-/// balancer can send the next one there.
-const OWNER: HeaderName = HeaderName::from_static("stampede-owner");
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(headers::CONSISTENCY_TOKEN.lower);
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(headers::IDEMPOTENCY_KEY.lower);
+const OWNER: HeaderName = HeaderName::from_static(headers::OWNER.lower);
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static(headers::IDEMPOTENT_REPLAYED.lower);
 
 /// Initial capacity for the body of an accepted command's answer; usually enough.
 pub(super) const ANSWER_BYTES: usize = 192;

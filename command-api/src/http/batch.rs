@@ -13,9 +13,8 @@ use chassis::clock::now_ms;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
-use schemas::commands::{
-    BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, SERVER_TIME, UNTIL, parse_if_match_field,
-};
+use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, parse_if_match_field};
+use schemas::headers::{SERVER_TIME, UNTIL};
 use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
@@ -52,7 +51,7 @@ pub(super) async fn take(
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
             if listener == Listener::Internal {
-                response.headers_mut().insert(SERVER_TIME, now_ms().into());
+                response.headers_mut().insert(SERVER_TIME.lower, now_ms().into());
             }
             response
         }
@@ -134,9 +133,10 @@ struct TooSlow;
 
 /// Returns how much longer the sender waits for the answer, if a header says so.
 fn left(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
-    let Some(until) = headers.get(UNTIL) else { return Ok(None) };
+    let Some(until) = headers.get(UNTIL.lower) else { return Ok(None) };
     let until = until.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-    let until = until.ok_or_else(|| Problem::new(ProblemKind::InvalidRequest, format!("{UNTIL}: milliseconds")))?;
+    let until =
+        until.ok_or_else(|| Problem::new(ProblemKind::InvalidRequest, format!("{}: milliseconds", UNTIL.lower)))?;
     Ok(Some(Duration::from_millis(until.saturating_sub(now_ms()))))
 }
 

@@ -13,7 +13,7 @@ use super::answers;
 
 /// Maximum wait that `Prefer` can ask for; proxies time out after 30 seconds or more.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(25);
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACEPARENT: HeaderName = HeaderName::from_static(schemas::headers::TRACEPARENT.lower);
 
 /// Reads the request's idempotency key. Two different keys would name two commands, so a request with both is refused.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

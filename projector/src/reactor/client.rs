@@ -12,7 +12,8 @@ use futures_util::StreamExt as _;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
 use schemas::aggregate::route_name;
-use schemas::commands::{SERVER_TIME, UNTIL, encode};
+use schemas::commands::encode;
+use schemas::headers::{SERVER_TIME, UNTIL};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::ProblemKind;
 use serde::{Deserialize, Serialize};
@@ -151,7 +152,7 @@ impl CommandClient {
         let until = url.time()? + DECIDED_WITHIN;
         let request = self.client.post(format!("{}/v1/commands", url.url)).bearer_auth(self.token.expose());
         let request =
-            request.header("content-type", "application/x-ndjson").header(UNTIL, until.as_millis().to_string());
+            request.header("content-type", "application/x-ndjson").header(UNTIL.lower, until.as_millis().to_string());
         let response = request.body(body).send().await?;
         url.note_time(response.headers());
         let response = response.error_for_status()?;
@@ -183,7 +184,7 @@ impl Url {
     }
 
     fn note_time(&self, headers: &HeaderMap) {
-        let told = headers.get(SERVER_TIME).and_then(|told| told.to_str().ok()?.parse().ok());
+        let told = headers.get(SERVER_TIME.lower).and_then(|told| told.to_str().ok()?.parse().ok());
         if let Some(told) = told.map(Duration::from_millis) {
             *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, Instant::now()));
         }
@@ -342,7 +343,7 @@ mod tests {
         let url = Url { url: String::new(), clock: Mutex::default() };
         let told = Duration::from_secs(1_000_000);
         assert!(url.time().unwrap() > told, "the host's clock applies until the server has sent its time");
-        url.note_time(&HeaderMap::from_iter([(SERVER_TIME.parse().unwrap(), "1000000000".parse().unwrap())]));
+        url.note_time(&HeaderMap::from_iter([(SERVER_TIME.lower.parse().unwrap(), "1000000000".parse().unwrap())]));
         let (known, soon) = (url.time().unwrap(), told + Duration::from_secs(60));
         assert!(known >= told && known < soon, "{known:?}");
         url.note_time(&HeaderMap::new());

@@ -7,15 +7,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use chassis::border::{self, RequestId, request_id};
+use schemas::headers;
 use schemas::problem::{Problem, ProblemKind};
 
 use super::read_options::ReadOptions;
 use crate::reads::ReadError;
 use crate::row::Row;
 
-pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
-/// Set if records that the answer should show are parked; `GET /parked` of the projectors lists them.
-const PARKED: HeaderName = HeaderName::from_static("stampede-parked");
+pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(headers::CONSISTENCY_TOKEN.lower);
+const PARKED: HeaderName = HeaderName::from_static(headers::PARKED.lower);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
 /// Capacity for all headers of an answer, including the border's, so that the map does not reallocate.

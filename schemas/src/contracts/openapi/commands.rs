@@ -6,10 +6,11 @@ use super::super::json_schema::taken;
 use super::{Operation, edge_problems, headers, problems, reference, references, with_article};
 use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts, is_internal};
+use crate::headers::{CONSISTENCY_TOKEN, IDEMPOTENCY_KEY, TRACEPARENT};
 use crate::problem::ProblemKind;
 
 /// Response headers of a command that was decided, accepted or not.
-const DECIDED: [&str; 3] = ["Consistency-Token", "ETag", "Idempotency-Key"];
+const DECIDED: [&str; 3] = [CONSISTENCY_TOKEN.name, "ETag", IDEMPOTENCY_KEY.name];
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut all = vec![("/v1/commands".to_owned(), "post", batch())];
@@ -40,7 +41,7 @@ fn imperative(aggregate: AggregateType, command: &str) -> String {
 
 fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
     let name = schema_name(aggregate, command.name);
-    let parameters = ["id", "Idempotency-Key", "If-Match", "If-None-Match-any", "Prefer-turn", "traceparent"];
+    let parameters = ["id", IDEMPOTENCY_KEY.name, "If-Match", "If-None-Match-any", "Prefer-turn", TRACEPARENT.name];
     let mut responses: Map<_, _> =
         problems_of_all().keys().map(|status| (status.clone(), reference("responses", &shared_name(status)))).collect();
     responses.extend(problems(&[ProblemKind::Rejected, ProblemKind::KeyReused], &DECIDED));
@@ -86,7 +87,7 @@ fn problems_of_all() -> Map<String, Value> {
             ProblemKind::OutcomeUnknown,
             ProblemKind::Unavailable,
         ],
-        &["Idempotency-Key"],
+        &[IDEMPOTENCY_KEY.name],
     );
     responses.extend(problems(&[ProblemKind::PreconditionFailed], &DECIDED));
     responses
@@ -111,14 +112,14 @@ fn batch() -> Value {
             ProblemKind::Overloaded,
             ProblemKind::Unavailable,
         ],
-        &["Idempotency-Key"],
+        &[IDEMPOTENCY_KEY.name],
     );
     responses.insert(
         "200".to_owned(),
         json!({
             "description": "One result per line, in the order of the lines, streamed as they become available. Lines fail \
                 independently, except that after a 503 the later lines of the same aggregate also get a 503.",
-            "headers": headers(&["Idempotency-Key"]),
+            "headers": headers(&[IDEMPOTENCY_KEY.name]),
             "content": { "application/x-ndjson": { "schema": lines("BatchAnswer") } },
         }),
     );

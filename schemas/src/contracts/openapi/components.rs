@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::json_schema::{taken, written};
 use super::{commands, headers, queries, reference};
 use crate::commands::BatchLine;
+use crate::headers::{CONSISTENCY_TOKEN, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, PARKED, TRACEPARENT};
 use crate::idempotency::{MAX_BATCH_KEY_CHARS, MAX_KEY_CHARS};
 use crate::problem::{CONTENT_TYPE, Problem, ProblemKind};
 use crate::views::{CloudEvent, VIEWS};
@@ -63,8 +64,8 @@ fn command_parameters() -> Map<String, Value> {
     let seconds = json!({ "type": "string", "examples": ["wait=2"] });
     Map::from_iter([
         ("id".to_owned(), json!({ "name": "id", "in": "path", "required": true, "schema": queries::id() })),
-        ("Idempotency-Key".to_owned(), header("Idempotency-Key", &key, &key_of(MAX_KEY_CHARS))),
-        ("Idempotency-Key-batch".to_owned(), header("Idempotency-Key", &batch_key, &key_of(MAX_BATCH_KEY_CHARS))),
+        (IDEMPOTENCY_KEY.name.to_owned(), header(IDEMPOTENCY_KEY.name, &key, &key_of(MAX_KEY_CHARS))),
+        ("Idempotency-Key-batch".to_owned(), header(IDEMPOTENCY_KEY.name, &batch_key, &key_of(MAX_BATCH_KEY_CHARS))),
         (
             "If-Match".to_owned(),
             header(
@@ -83,7 +84,7 @@ fn command_parameters() -> Map<String, Value> {
             header("Prefer", &wait("by default 1 in the queue and 10 in total, at most 25"), &seconds),
         ),
         ("Prefer-batch".to_owned(), header("Prefer", &wait("25 by default, which is also the maximum"), &seconds)),
-        ("traceparent".to_owned(), header("traceparent", trace, &text())),
+        (TRACEPARENT.name.to_owned(), header(TRACEPARENT.name, trace, &text())),
     ])
 }
 
@@ -95,7 +96,7 @@ fn query_parameters() -> Map<String, Value> {
     let views = json!({ "type": "string", "enum": VIEWS.map(|view| view.name) });
     Map::from_iter([
         ("view".to_owned(), json!({ "name": "view", "in": "path", "required": true, "schema": views })),
-        ("Consistency-Token".to_owned(), header("Consistency-Token", &token, &reference("schemas", "Token"))),
+        (CONSISTENCY_TOKEN.name.to_owned(), header(CONSISTENCY_TOKEN.name, &token, &reference("schemas", "Token"))),
         ("Prefer".to_owned(), header("Prefer", prefer, &text())),
         ("If-None-Match".to_owned(), header("If-None-Match", "Versions that the client has cached.", &text())),
         ("limit".to_owned(), query("limit", "Maximum number of rows on the page.", &limit)),
@@ -131,15 +132,15 @@ fn answer_headers() -> Value {
     let shows =
         format!("Events that the response is guaranteed to reflect, or that the decision was based on. {TOKEN}");
     json!({
-        "Consistency-Token": plain(&shows, reference("schemas", "Token")),
+        (CONSISTENCY_TOKEN.name): plain(&shows, reference("schemas", "Token")),
         "ETag": plain("The version, e.g. `\"8\"`; after a rebuild of the view followed by its generation, e.g. `\"8-2\"`.", text()),
-        "Idempotency-Key": plain("The key of the command or of the batch, to be used for a retry.", text()),
-        "Idempotent-Replayed": plain("Set if the command had already been accepted.", always("true")),
+        (IDEMPOTENCY_KEY.name): plain("The key of the command or of the batch, to be used for a retry.", text()),
+        (IDEMPOTENT_REPLAYED.name): plain("Set if the command had already been accepted.", always("true")),
         "Retry-After": plain("Number of seconds to wait before a retry.", json!({ "type": "integer" })),
         "Cache-Control": plain("Caches that may store the response, and for how long.", text()),
         "Vary": plain("Request headers that the response depends on.", text()),
         "Age": plain("Maximum age of the response in seconds, while Postgres is unavailable.", json!({ "type": "integer" })),
-        "Stampede-Parked": plain("Set if the response omits a parked record that it should reflect.", always("true")),
+        (PARKED.name): plain("Set if the response omits a parked record that it should reflect.", always("true")),
         "X-Request-Id": plain("ID of the request, set by the client or generated.", text()),
         "Link": plain("Next page: `</v1/…>; rel=\"next\"`.", text()),
         "Deprecation": plain("Time since which the request is deprecated: `@` and seconds since 1970.", text()),
@@ -147,7 +148,7 @@ fn answer_headers() -> Value {
 }
 
 fn responses() -> Value {
-    let names = ["Consistency-Token", "ETag", "Idempotency-Key", "Idempotent-Replayed"];
+    let names = [CONSISTENCY_TOKEN.name, "ETag", IDEMPOTENCY_KEY.name, IDEMPOTENT_REPLAYED.name];
     let limited = ProblemKind::RateLimited;
     let mut all = commands::shared();
     all.extend(queries::shared());
@@ -159,12 +160,12 @@ fn responses() -> Value {
         },
         "RateLimited": {
             "description": format!("`{}`: {}", limited.slug(), limited.explanation()),
-            "headers": headers(&["Retry-After", "Idempotency-Key"]),
+            "headers": headers(&["Retry-After", IDEMPOTENCY_KEY.name]),
             "content": { CONTENT_TYPE: { "schema": reference("schemas", "Problem") } },
         },
         "NoAnswer": {
             "description": "No instance answered. A retry is safe; retry a command with the same key.",
-            "headers": headers(&["Retry-After", "Idempotency-Key"]),
+            "headers": headers(&["Retry-After", IDEMPOTENCY_KEY.name]),
             "content": { CONTENT_TYPE: { "schema": reference("schemas", "Problem") } },
         },
     });

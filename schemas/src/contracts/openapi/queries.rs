@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::json_schema::written;
 use super::{Operation, edge_problems, headers, possessive, problems, reference, references, with_article};
 use crate::aggregate::{AggregateType, ID_PATTERN, MAX_ID_CHARS, TYPES, route_name, type_name};
+use crate::headers::{CONSISTENCY_TOKEN, PARKED};
 use crate::problem::ProblemKind;
 use crate::views::order::OrderRow;
 use crate::views::product::ProductRow;
@@ -18,11 +19,11 @@ use crate::views::{
 /// Pattern of a minute; approximate, because it allows 31 days in every month.
 const MINUTE: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]$";
 /// Header parameters of queries that may return a cached response.
-const ASKED: [&str; 3] = ["Consistency-Token", "Prefer", "If-None-Match"];
+const ASKED: [&str; 3] = [CONSISTENCY_TOKEN.name, "Prefer", "If-None-Match"];
 /// Response headers of a row.
-const SHOWN: [&str; 6] = ["Consistency-Token", "ETag", "Cache-Control", "Vary", "Age", "Stampede-Parked"];
+const SHOWN: [&str; 6] = [CONSISTENCY_TOKEN.name, "ETag", "Cache-Control", "Vary", "Age", PARKED.name];
 /// Response headers of a list.
-const LISTED: [&str; 4] = ["Consistency-Token", "Cache-Control", "Vary", "Stampede-Parked"];
+const LISTED: [&str; 4] = [CONSISTENCY_TOKEN.name, "Cache-Control", "Vary", PARKED.name];
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut all = vec![
@@ -137,8 +138,8 @@ fn problems_of_all() -> Map<String, Value> {
         ProblemKind::Overloaded,
         ProblemKind::Unavailable,
     ];
-    let mut answers = problems(&kinds, &["Consistency-Token", "Cache-Control", "Vary"]);
-    answers.extend(problems(&[ProblemKind::NotFound], &["Consistency-Token", "Cache-Control", "Vary", "Age"]));
+    let mut answers = problems(&kinds, &[CONSISTENCY_TOKEN.name, "Cache-Control", "Vary"]);
+    answers.extend(problems(&[ProblemKind::NotFound], &[CONSISTENCY_TOKEN.name, "Cache-Control", "Vary", "Age"]));
     let unchanged = json!({ "description": "The version matches `If-None-Match`.", "headers": headers(&SHOWN) });
     answers.insert("304".to_owned(), unchanged);
     answers
@@ -211,7 +212,7 @@ fn any_row() -> Value {
 fn list(view: &View, name: &str, nested: Option<&Nested>) -> Value {
     let mut parameters: Vec<_> = nested.iter().map(|_| in_path("id", &id())).collect();
     parameters.extend(list_parameters(view, nested));
-    parameters.extend(references("parameters", ["limit", "after", "Consistency-Token", "Prefer"]));
+    parameters.extend(references("parameters", ["limit", "after", CONSISTENCY_TOKEN.name, "Prefer"]));
     let schema = page(&reference("schemas", &schema_name(view)));
     json!({
         "operationId": format!("{name}.list"),
@@ -227,7 +228,7 @@ fn list(view: &View, name: &str, nested: Option<&Nested>) -> Value {
 }
 
 fn any_list() -> Value {
-    let mut parameters = references("parameters", ["view", "limit", "after", "Consistency-Token", "Prefer"]);
+    let mut parameters = references("parameters", ["view", "limit", "after", CONSISTENCY_TOKEN.name, "Prefer"]);
     parameters.extend(any_list_parameters());
     let lists: Vec<_> = VIEWS.iter().map(|view| format!("`{}`: {}", view.name, orders(view, None))).collect();
     let mut responses = responses(ok("A page.", &LISTED, "application/json", &page(&one_of_all())), false);
@@ -350,7 +351,7 @@ fn history(aggregate: AggregateType) -> Value {
     let found = json!({
         "description": "A page of events, oldest first, with a `Link` to the next page. With the deprecated parameters \
             `version` or `at`, the past state of the row, with the header `Deprecation`.",
-        "headers": headers(&["Consistency-Token", "ETag", "Cache-Control", "Vary", "Link", "Deprecation"]),
+        "headers": headers(&[CONSISTENCY_TOKEN.name, "ETag", "Cache-Control", "Vary", "Link", "Deprecation"]),
         "content": content,
     });
     json!({
@@ -368,7 +369,7 @@ fn as_of(aggregate: AggregateType) -> Value {
     let mut parameters = references("parameters", ["id", "version", "at"]);
     parameters.extend(references("parameters", ASKED));
     let (view, _) = row_fold(aggregate);
-    let shown = ["Consistency-Token", "ETag", "Cache-Control", "Vary"];
+    let shown = [CONSISTENCY_TOKEN.name, "ETag", "Cache-Control", "Vary"];
     let row = ok("The past state of the row.", &shown, "application/json", &reference("schemas", &schema_name(view)));
     json!({
         "operationId": format!("{aggregates}.as-of"),
