@@ -6,6 +6,8 @@ mod documents;
 mod history;
 mod as_of;
 mod read_options;
+mod parameters;
+mod problems;
 mod rows;
 mod views;
 

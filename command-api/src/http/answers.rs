@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use chassis::border::{self, RequestId, request_id};
 use schemas::answers::{Answer, RETRY_AFTER_SECS};
@@ -25,15 +25,12 @@ const TAKES_ALL: &str = "writing to a Vec cannot fail";
 const ANSWER_HEADERS: usize = 8;
 
 pub(super) fn problem(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.status).expect("problems have valid HTTP statuses");
-    let id = request_id();
-    let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
-    border::problem(status, told.to_json())
+    border::problem(problem.status, |id| problem.clone().of_request(id).to_json())
 }
 
 /// A problem that many requests receive, serialized in advance except for the request's id.
 pub(super) struct Prepared {
-    status: StatusCode,
+    status: u16,
     before_id: Vec<u8>,
 }
 
@@ -41,18 +38,15 @@ const AFTER_ID: &[u8] = b"\"}";
 
 impl Prepared {
     pub(super) fn new(problem: &Problem) -> Self {
-        let status = StatusCode::from_u16(problem.status).expect("problems have valid HTTP statuses");
         let mut json = problem.clone().of_request(Some("")).to_json();
         // The id comes last and contains no characters that JSON would escape.
         assert!(json.ends_with(AFTER_ID), "the request id is a problem's last field");
         json.truncate(json.len() - AFTER_ID.len());
-        Self { status, before_id: json }
+        Self { status: problem.status, before_id: json }
     }
 
     pub(super) fn answer(&self) -> Response {
-        let id = request_id();
-        let id = id.as_ref().map_or("", RequestId::as_str);
-        border::problem(self.status, [&self.before_id, id.as_bytes(), AFTER_ID].concat())
+        border::problem(self.status, |id| [&self.before_id, id.unwrap_or_default().as_bytes(), AFTER_ID].concat())
     }
 }
 

@@ -137,9 +137,7 @@ impl Border {
     }
 
     fn refuse(&self, status: StatusCode, detail: &str) -> Response {
-        let id = request_id();
-        let json = (self.problem)(status.as_u16(), detail, id.as_ref().map(RequestId::as_str));
-        let mut response = problem(status, json);
+        let mut response = problem(status.as_u16(), |id| (self.problem)(status.as_u16(), detail, id));
         response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
         response
     }
@@ -186,13 +184,14 @@ fn detail(status: StatusCode) -> &'static str {
     }
 }
 
-/// Returns a problem as an answer. A 503 carries `Retry-After`.
-pub fn problem(status: StatusCode, json: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(json));
-    *response.status_mut() = status;
+/// Returns a problem as an answer; `json` serializes it with the request's id. A 503 carries `Retry-After`.
+pub fn problem(status: u16, json: impl FnOnce(Option<&str>) -> Vec<u8>) -> Response {
+    let id = request_id();
+    let mut response = Response::new(Body::from(json(id.as_ref().map(RequestId::as_str))));
+    *response.status_mut() = StatusCode::from_u16(status).expect("a problem's status is an HTTP status");
     response.headers_mut().reserve(PROBLEM_HEADERS);
     response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     response
@@ -206,8 +205,7 @@ fn is_bare(response: &Response) -> bool {
 
 /// Returns a problem without a type of its own as an answer, for operators.
 pub fn plain(status: StatusCode, detail: &str) -> Response {
-    let id = request_id();
-    problem(status, plain_problem(status.as_u16(), detail, id.as_ref().map(RequestId::as_str)))
+    problem(status.as_u16(), |id| plain_problem(status.as_u16(), detail, id))
 }
 
 /// Serializes a problem without a type of its own.

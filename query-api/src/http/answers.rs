@@ -6,27 +6,19 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use chassis::border::{self, RequestId, request_id};
 use schemas::headers;
-use schemas::problem::{Problem, ProblemKind};
+use schemas::problem::ProblemKind;
 
-use super::read_options::ReadOptions;
+use super::problems::problem;
+use super::read_options::{CONSISTENCY_TOKEN, ReadOptions};
 use crate::reads::ReadError;
 use crate::row::Row;
 
-pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(headers::CONSISTENCY_TOKEN.lower);
 const PARKED: HeaderName = HeaderName::from_static(headers::PARKED.lower);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
 /// Capacity for all headers of an answer, including the border's, so that the map does not reallocate.
 const ANSWER_HEADERS: usize = 8;
-
-pub(super) fn problem(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.status).expect("a problem's status is an HTTP status");
-    let id = request_id();
-    let told = problem.clone().of_request(id.as_ref().map(RequestId::as_str));
-    border::problem(status, told.to_json())
-}
 
 pub(super) fn refused(error: ReadError) -> Response {
     let kind = match &error {
@@ -36,7 +28,7 @@ pub(super) fn refused(error: ReadError) -> Response {
         ReadError::TooManyWaiters | ReadError::Busy { .. } => ProblemKind::Overloaded,
         ReadError::Unavailable => ProblemKind::Unavailable,
     };
-    let mut response = problem(&Problem::new(kind, error.to_string()));
+    let mut response = problem(kind, error.to_string());
     if let ReadError::NotYet { token } = error {
         put_token(response.headers_mut(), token);
     }
@@ -57,7 +49,7 @@ pub(super) fn row(row: Row, token: Option<String>, age: Option<Duration>, asked:
 
 /// Answers 404; `token` is the state of the log at which the row does not exist.
 pub(super) fn no_row(detail: String, token: Option<String>, age: Option<Duration>) -> Response {
-    let mut response = problem(&Problem::new(ProblemKind::NotFound, detail));
+    let mut response = problem(ProblemKind::NotFound, detail);
     put_token(response.headers_mut(), token);
     put_age(response.headers_mut(), age);
     response

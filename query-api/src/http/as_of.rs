@@ -13,11 +13,12 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use schemas::aggregate::{AggregateId, AggregateType};
 use schemas::events::WireEvent;
-use schemas::problem::{Problem, ProblemKind};
 use schemas::time::{TimeMs, parse_rfc3339};
 use schemas::views::{AggregateRow, MAX_EVENTS_FOLDED, RowFold, row_body, row_fold};
 
-use super::read_options::{Parameters, ReadOptions, invalid};
+use super::parameters::Parameters;
+use super::problems::invalid;
+use super::read_options::ReadOptions;
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads};
@@ -126,7 +127,7 @@ pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: 
                 "{} had more than {MAX_EVENTS_FOLDED} events then, and its current row is newer: fold its history",
                 id.as_str()
             );
-            answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail))
+            invalid(detail)
         }
     }
 }

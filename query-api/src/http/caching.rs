@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use chassis::prefer::PREFER;
 
-use super::answers::CONSISTENCY_TOKEN;
+use super::read_options::CONSISTENCY_TOKEN;
 
 /// Sent to clients without special wishes. A client revalidates each time, because its own next command may change the
 /// row. A shared cache serves the answer for one second, and for one more while it revalidates: a row that many clients

@@ -16,7 +16,9 @@ use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
 
 use super::as_of::{self, Moment};
-use super::read_options::{Parameters, ReadOptions, invalid};
+use super::parameters::Parameters;
+use super::problems::invalid;
+use super::read_options::ReadOptions;
 use super::{answers, caching};
 use crate::postgres::JournalEvent;
 use crate::reads::{ReadError, Reads};

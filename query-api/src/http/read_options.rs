@@ -1,6 +1,5 @@
-//! Parsing of a request's query parameters and headers.
+//! Parsing of a read's headers: the token, the preferences and the versions that the client has.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +9,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::Response;
 use chassis::prefer::Preferences;
-use schemas::problem::{Problem, ProblemKind};
+use schemas::headers;
+use schemas::problem::ProblemKind;
 use schemas::token::Token;
 
-use super::answers;
+use super::problems::{invalid, problem};
 use crate::positions::Log;
 use crate::reads::{Freshness, Reads};
 
+pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(headers::CONSISTENCY_TOKEN.lower);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How long a request waits for its token without a `Prefer: wait`.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
@@ -55,7 +56,7 @@ impl FromRequestParts<Arc<Reads>> for ReadOptions {
     async fn from_request_parts(parts: &mut Parts, reads: &Arc<Reads>) -> Result<Self, Response> {
         let Some(log) = reads.positions.log() else {
             let detail = "the views have not processed any records yet";
-            return Err(answers::problem(&Problem::new(ProblemKind::Unavailable, detail)));
+            return Err(problem(ProblemKind::Unavailable, detail));
         };
         if parts.headers.contains_key(header::IF_MATCH) {
             return Err(invalid("If-Match is a condition of commands; a query takes If-None-Match"));
@@ -68,13 +69,9 @@ impl FromRequestParts<Arc<Reads>> for ReadOptions {
     }
 }
 
-pub(super) fn invalid(detail: impl Into<String>) -> Response {
-    answers::problem(&Problem::new(ProblemKind::InvalidRequest, detail.into()))
-}
-
 /// Parses the consistency token. Several headers are joined as if they were one.
 fn token(headers: &HeaderMap, log: Log) -> Result<Option<Token>, String> {
-    let Some(text) = joined(headers, &answers::CONSISTENCY_TOKEN)? else { return Ok(None) };
+    let Some(text) = joined(headers, &CONSISTENCY_TOKEN)? else { return Ok(None) };
     let token: Token = text.parse().map_err(|error: schemas::token::TokenError| error.to_string())?;
     if token.log != log.id {
         return Err(format!("the Consistency-Token belongs to another log; this one is {}", log.id));
@@ -115,80 +112,6 @@ fn if_none_match(headers: &HeaderMap) -> Option<IfNoneMatch> {
         tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"').map(str::to_owned)
     };
     Some(IfNoneMatch::These(text.split(',').filter_map(opaque).collect()))
-}
-
-/// The query parameters; each may occur once, and unknown ones are refused. Names that begin with `_` are ignored: some
-/// clients append such a parameter to bypass caches.
-#[derive(Debug)]
-pub(super) struct Parameters(BTreeMap<String, String>);
-
-impl<S: Send + Sync> FromRequestParts<S> for Parameters {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        Self::parse(parts.uri.query().unwrap_or_default()).map_err(invalid)
-    }
-}
-
-/// Percent-decodes a part of the query. Returns `None` if an escape is malformed or the result is not UTF-8.
-fn decoded(part: &str) -> Option<String> {
-    let mut bytes = part.bytes();
-    let mut text = Vec::with_capacity(part.len());
-    while let Some(byte) = bytes.next() {
-        text.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                let (high, low) = (digit()?, digit()?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(text).ok()
-}
-
-impl Parameters {
-    fn parse(query: &str) -> Result<Self, String> {
-        let mut parameters = BTreeMap::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let Some(known) = decoded(name) else {
-                return Err(format!("the name of the parameter {name:?} is not percent-encoded UTF-8"));
-            };
-            let Some(value) = decoded(value) else {
-                return Err(format!("{known}: the value is not percent-encoded UTF-8"));
-            };
-            if !known.starts_with('_') && parameters.insert(known, value).is_some() {
-                return Err(format!("the parameter {name:?} is given twice"));
-            }
-        }
-        Ok(Self(parameters))
-    }
-
-    pub(super) fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
-    }
-
-    /// Takes a cursor. An empty value counts as absent: some clients send the bare name for the first page.
-    pub(super) fn take_after(&mut self) -> Option<String> {
-        self.take("after").filter(|text| !text.is_empty())
-    }
-
-    /// Takes the page size, at most `most`.
-    pub(super) fn take_limit(&mut self, default: i64, most: i64) -> Result<i64, String> {
-        let Some(text) = self.take("limit") else { return Ok(default) };
-        let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
-        limit.ok_or_else(|| format!("limit must be between 1 and {most}"))
-    }
-
-    /// Refuses parameters that were not taken: a mistyped filter would otherwise return other rows than intended.
-    pub(super) fn end(self) -> Result<(), String> {
-        match self.0.into_keys().next() {
-            Some(name) => Err(format!("unknown parameter {name:?}")),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,12 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use schemas::aggregate::AggregateId;
 use schemas::feeds::ViewId;
-use schemas::problem::{Problem, ProblemKind};
+use schemas::problem::ProblemKind;
 use schemas::views::{Nested, Source};
 
-use super::read_options::{Parameters, ReadOptions, invalid};
+use super::parameters::Parameters;
+use super::problems::{invalid, problem};
+use super::read_options::ReadOptions;
 use super::{answers, caching};
 use crate::lists::ListQuery;
 use crate::positions::Scope;
@@ -159,7 +161,7 @@ fn page_body(query: &ListQuery, rows: &[Listed], limit: usize) -> String {
 
 fn no_view(name: &str) -> Response {
     let names = ViewId::all().map(ViewId::name).join(", ");
-    answers::problem(&Problem::new(ProblemKind::NotFound, format!("there is no view {name:?}; there are {names}")))
+    problem(ProblemKind::NotFound, format!("there is no view {name:?}; there are {names}"))
 }
 
 #[cfg(test)]

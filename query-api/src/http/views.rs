@@ -9,7 +9,9 @@ use schemas::views::{Field, Key, List, VIEWS};
 use serde::Serialize;
 
 use super::answers;
-use super::read_options::{Parameters, ReadOptions, invalid};
+use super::parameters::Parameters;
+use super::problems::invalid;
+use super::read_options::ReadOptions;
 use crate::lists;
 use crate::positions;
 use crate::reads::Reads;
