@@ -16,6 +16,7 @@ pub mod lists;
 mod reads;
 mod row;
 mod limiter;
+mod single_flight;
 mod positions;
 mod redis;
 pub mod postgres;

@@ -2,28 +2,27 @@
 //!
 //! Invariant: an answer's token names only positions that were read together with the answer.
 
+mod lookups;
 mod loads;
-mod coalesce;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
-use schemas::feeds::{FeedId, StoredView, ViewId};
+use schemas::feeds::{FeedId, ViewId};
 use schemas::token::Token;
 use schemas::views::View;
 use tokio::sync::SemaphorePermit;
 
-use coalesce::{Look, LookCoalescer};
-use loads::Flights;
+use loads::Loads;
+use lookups::{Lookups, Terms};
 
 use crate::limiter::{Busy, Limiter};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
 use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
 use crate::postgres::{JournalEvent, Limits, Listed, Side, Store, StoreError};
-use crate::redis::{self, Cache, CacheError};
+use crate::redis::{self, Cache};
 use crate::row::{Hit, Loaded, Parked, Row};
 
 /// Maximum number of loads per request. A load that a request joins may have begun before its token was reached; the
@@ -79,9 +78,8 @@ pub(crate) struct Reads {
     pub(crate) cache: Cache,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    looks: LookCoalescer,
-    /// Loads of single rows that are in flight or have just ended.
-    flights: Mutex<Flights>,
+    lookups: Lookups,
+    loads: Loads,
     folds: Limiter,
 }
 
@@ -93,9 +91,9 @@ impl Reads {
         (store, limits): (Store, Limits),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (looks, flights) = (LookCoalescer::default(), Mutex::default());
+        let (lookups, loads) = (lookups::none(), loads::none());
         let folds = Limiter::new((limits.connections / FOLDS_SHARE).max(1), MAX_WAITING_FOLDS, limits.wait);
-        Arc::new(Self { positions, cache, store, metrics, looks, flights, folds })
+        Arc::new(Self { positions, cache, store, metrics, lookups, loads, folds })
     }
 
     pub(crate) async fn row(
@@ -112,8 +110,8 @@ impl Reads {
         if let (Place::Cache { makings, offsets }, Some(stored)) = (place, view.stored())
             && let Some(place) = redis::Place::of(&makings, stored, key, scope)
         {
-            let look = self.look((stored, key), wanted, place, offsets);
-            if let Hit::Found(found, shows) = look.answer.await.map_err(|error| self.refused(error))?
+            let looked = self.look(key, wanted, Terms { place, offsets }).await;
+            if let Hit::Found(found, shows) = looked.map_err(|error| self.refused(error))?
                 && wanted.is_none_or(|token| shows.covers(token))
             {
                 self.note(view, found.as_ref());
@@ -238,45 +236,6 @@ impl Reads {
             Err(NotReached::Behind { token }) => Err(ReadError::NotYet { token }),
             Err(NotReached::TooManyWaiters) => Err(ReadError::TooManyWaiters),
             Err(NotReached::Ahead) => Err(ReadError::TokenAhead),
-        }
-    }
-
-    /// Joins the lookup of this row in Redis that is in flight, or starts one, which continues if the request is
-    /// dropped.
-    fn look(
-        self: &Arc<Self>,
-        (view, key): (StoredView, &str),
-        wanted: Option<&Token>,
-        place: redis::Place,
-        offsets: Arc<[i64]>,
-    ) -> Look {
-        self.looks.join((view, key), wanted, (place, offsets), |id| {
-            let (reads, key) = (self.clone(), key.to_owned());
-            let task = tokio::spawn(async move {
-                let answer = reads.look_alone(&place, &key).await;
-                reads.looks.end(view, &key, id);
-                answer
-            });
-            // A panic in the task counts as a miss, as if Redis were unavailable.
-            task.map(|joined| joined.unwrap_or(Ok(Hit::Miss)))
-        })
-    }
-
-    async fn look_alone(&self, place: &redis::Place, key: &str) -> Result<Hit, ReadError> {
-        match self.cache.row(place, key).await {
-            Ok(hit) => {
-                if let Hit::Elsewhere(shown) = hit {
-                    self.positions.know_shown((place.view, place.partition), shown);
-                }
-                Ok(hit)
-            }
-            // Falling back to Postgres would only move the overload there.
-            Err(CacheError::Busy(_)) => Err(ReadError::Busy { server: "redis" }),
-            Err(error) => {
-                tracing::debug!(error = %error, "reading from Redis failed");
-                self.positions.doubt_cache(self.cache.is_cluster().then_some(place.partition));
-                Ok(Hit::Miss)
-            }
         }
     }
 
