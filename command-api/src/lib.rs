@@ -37,8 +37,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
-use chassis::border::Border;
-use chassis::http::Limits;
+use chassis::http::{Limits, serve};
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::Assignment;
 use chassis::kafka::topic::TopicFacts;
@@ -173,13 +172,6 @@ pub async fn create_topic(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Re
 
 fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     chassis::http::bind(addr).with_context(|| format!("listen on {addr}"))
-}
-
-async fn serve(listener: TcpListener, router: axum::Router, border: Border, limits: Limits, shutdown: Shutdown) {
-    let served = chassis::http::serve(listener, router, border, limits, shutdown).await;
-    if served.cut > 0 {
-        tracing::warn!(connections = served.cut, "connections closed at the end of the grace period");
-    }
 }
 
 /// Waits for the log's topics and checks the number of partitions against the one that the log was written with.

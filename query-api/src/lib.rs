@@ -115,18 +115,7 @@ impl App {
         let router = http::router(reads, config.public_url.into());
         let border = http::border(config.cors_origins);
         let limits = chassis::http::Limits::new(config.grace);
-        tasks.spawn("http", {
-            let shutdown = shutdown.clone();
-            async move {
-                let served = chassis::http::serve(http, router, border, limits, shutdown).await;
-                if served.cut > 0 {
-                    tracing::warn!(
-                        connections = served.cut,
-                        "connections cut off at the end of the shutdown grace period"
-                    );
-                }
-            }
-        });
+        tasks.spawn("http", chassis::http::serve(http, router, border, limits, shutdown.clone()));
         tokio::select! {
             () = shutdown.requested() => {}
             Ok(()) = wrong_settings.changed() => shutdown.trigger(),

@@ -87,13 +87,6 @@ pub enum WhenFull {
     CloseOldest,
 }
 
-/// Summary of a server that has shut down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Served {
-    /// Number of connections that were still busy at the end of the grace period and were cut off.
-    pub cut: usize,
-}
-
 /// Listens on `addr`; port 0 takes any free one.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -104,16 +97,24 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until shutdown is requested. Then it refuses new connections, closes idle ones, lets requests in flight
-/// finish within the grace period, and returns once every connection's task is joined.
+/// finish within the grace period, cuts off those that do not, and returns once every connection's task is joined.
 ///
 /// Answers are sent without delay (TCP_NODELAY). Dropping the future closes all connections.
-pub async fn serve(
+pub async fn serve(listener: TcpListener, router: Router, border: Border, limits: Limits, shutdown: Shutdown) {
+    let cut = serve_and_cut(listener, router, border, limits, shutdown).await;
+    if cut > 0 {
+        tracing::warn!(connections = cut, "connections cut off at the end of the shutdown grace period");
+    }
+}
+
+/// Serves as [`serve`] does; returns the number of connections that were cut off.
+async fn serve_and_cut(
     listener: TcpListener,
     router: Router,
     border: Border,
     limits: Limits,
     shutdown: Shutdown,
-) -> Served {
+) -> usize {
     let border = Arc::new(border);
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
@@ -149,7 +150,7 @@ pub async fn serve(
     let _in_time = all_closed.await;
     let cut = connections.len();
     connections.shutdown().await;
-    Served { cut }
+    cut
 }
 
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
@@ -225,11 +226,11 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
-    async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHandle<Served>) {
+    async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHandle<usize>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
-        (address, shutdown.clone(), tokio::spawn(serve(listener, router, Border::plain(), limits, shutdown)))
+        (address, shutdown.clone(), tokio::spawn(serve_and_cut(listener, router, Border::plain(), limits, shutdown)))
     }
 
     async fn send(address: SocketAddr, text: &str) -> TcpStream {
@@ -271,7 +272,7 @@ mod tests {
         assert_eq!(read_to_end(silent).await, "");
         release.trigger();
         assert!(read_to_end(busy).await.ends_with("done"));
-        assert_eq!(server.await.unwrap(), Served { cut: 0 });
+        assert_eq!(server.await.unwrap(), 0);
         assert!(TcpStream::connect(address).await.is_err());
     }
 
@@ -282,7 +283,7 @@ mod tests {
         let _busy = send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
         entries.recv().await.unwrap();
         shutdown.trigger();
-        assert_eq!(server.await.unwrap(), Served { cut: 1 });
+        assert_eq!(server.await.unwrap(), 1);
     }
 
     #[tokio::test]
