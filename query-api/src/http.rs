@@ -45,7 +45,7 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
         router = match view.view().natural {
             Natural::Row(name) => router.route(
                 &format!("/v1/{name}/{{id}}"),
-                get(async move |reads, key, asked| rows::row_of(reads, view, key, asked).await),
+                get(async move |reads, key, query, asked| rows::row_of(reads, view, key, query, asked).await),
             ),
             Natural::List(name) => router.route(
                 &format!("/v1/{name}"),
@@ -55,7 +55,7 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
         for nested in view.view().nested {
             router = router.route(
                 &format!("/v1/{}/{{id}}/{}", nested.owner, nested.name),
-                get(async move |reads, id, asked| rows::page_under(reads, (view, nested), id, asked).await),
+                get(async move |reads, id, query, asked| rows::page_under(reads, view, nested, id, query, asked).await),
             );
         }
     }
@@ -67,7 +67,7 @@ pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
         );
         router = router.route(
             &format!("/v1/{}/{{id}}/as-of", route_name(aggregate)),
-            get(async move |reads, id, asked| as_of::of(reads, aggregate, id, asked).await),
+            get(async move |reads, id, query, asked| as_of::of(reads, aggregate, id, query, asked).await),
         );
     }
     router.merge(documents::routes()).layer(middleware::from_fn_with_state(reads.clone(), finish)).with_state(reads)

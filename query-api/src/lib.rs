@@ -79,7 +79,7 @@ impl App {
             wait: config.postgres_queue_wait,
         };
         let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
-        let reads = Reads::new(positions, cache, (store, limits), metrics);
+        let reads = Reads::new(positions, cache, store, limits, metrics);
         let http = chassis::http::bind(config.http_addr).with_context(|| format!("listen on {}", config.http_addr))?;
         let readiness = Readiness::new();
         let (log_seen, redis_seen) = (readiness.condition("postgres"), readiness.condition("redis"));

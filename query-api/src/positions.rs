@@ -22,6 +22,7 @@ use schemas::feeds::{FeedId, PerView, StoredView};
 use schemas::token::{LogId, Token};
 use tokio::sync::Notify;
 
+pub(crate) use ends::RedisClock;
 use offsets::token_text;
 pub(crate) use offsets::{Applied, Offsets, Shows, covers};
 
@@ -187,12 +188,13 @@ impl Positions {
     /// Until then only a limited number of requests `from` the same address may wait.
     pub(crate) async fn reach(
         &self,
-        (feed, places): (FeedId, Places),
+        feed: FeedId,
+        places: Places,
         token: &Token,
         within: Duration,
         from: Option<IpAddr>,
     ) -> Result<Place, NotReached> {
-        if let Some(place) = self.read().place((feed, places), token) {
+        if let Some(place) = self.read().place(feed, places, token) {
             return Ok(place);
         }
         let arrived = Instant::now();
@@ -203,7 +205,7 @@ impl Positions {
         loop {
             let entry = {
                 let state = self.read();
-                if let Some(place) = state.place((feed, places), token) {
+                if let Some(place) = state.place(feed, places, token) {
                     return Ok(place);
                 }
                 match state.is_written(token, arrived) {
@@ -214,11 +216,11 @@ impl Positions {
                     }
                     Written::Unknown => {}
                 }
-                waiter.wait_for(state.missing((feed, places), token))
+                waiter.wait_for(state.missing(feed, places, token))
             };
             let until = deadline.min(tokio::time::Instant::now() + LOOK_FOR_THE_END_EVERY);
             if tokio::time::timeout_at(until, entry.woken()).await.is_err() && until == deadline {
-                return Err(NotReached::Behind { token: self.read().reached_of((feed, places), token) });
+                return Err(NotReached::Behind { token: self.read().reached_of(feed, places, token) });
             }
         }
     }
@@ -280,7 +282,7 @@ impl Positions {
     }
 
     /// Replaces the positions of Redis with freshly read ones.
-    pub(crate) fn know_cache<'a>(&self, all: impl IntoIterator<Item = News<'a>>, clock: (u64, Instant)) {
+    pub(crate) fn know_cache<'a>(&self, all: impl IntoIterator<Item = News<'a>>, clock: RedisClock) {
         let mut state = self.write();
         let Some(log) = state.log else { return };
         let mut cached = Cached::none(log.partitions, clock);
@@ -312,10 +314,10 @@ impl Positions {
     }
 
     /// Records the position that a read found for a view in a partition; `None` if this build cannot parse it.
-    pub(crate) fn know_shown(&self, (view, partition): (StoredView, u32), shown: Option<Shown>) {
+    pub(crate) fn know_shown(&self, view: StoredView, partition: u32, shown: Option<Shown>) {
         let mut state = self.write();
         let State { cache: Some(cache), floor, .. } = &mut *state else { return };
-        let moved = cache.know((FeedId::View(view), partition), shown, floor.as_ref());
+        let moved = cache.know(FeedId::View(view), partition, shown, floor.as_ref());
         drop(state);
         self.wake(At::Cache, moved.into_iter().collect());
     }

@@ -10,7 +10,7 @@ mod replicas;
 
 use chassis::env::Secret;
 use chassis::postgres::PostgresError;
-use schemas::aggregate::type_name;
+use schemas::aggregate::{AggregateId, type_name};
 use schemas::feeds::ViewId;
 use schemas::journal::{StoredCommit, StoredEvent};
 use schemas::settings;
@@ -24,7 +24,7 @@ pub(crate) use server::{Limits, StoreError};
 use crate::lists::{ListQuery, Position};
 use crate::positions::{Applied, Log, NOTHING, Scope, Shows};
 use crate::redis::Place;
-use crate::row::{Loaded, Parked, Row};
+use crate::row::{Loaded, Parked, Row, RowKey};
 use replicas::Replicas;
 use server::{Param, Server};
 
@@ -65,6 +65,27 @@ pub(crate) struct Listed {
     pub(crate) body: String,
 }
 
+/// The events of one aggregate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EventStream<'a> {
+    pub(crate) aggregate: &'a str,
+    pub(crate) partition: u32,
+}
+
+impl<'a> EventStream<'a> {
+    pub(crate) fn of(id: &'a AggregateId, log: Log) -> Self {
+        Self { aggregate: id.as_str(), partition: id.partition(log.partitions) }
+    }
+}
+
+/// A page of an aggregate's events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EventPage {
+    /// Version after which the page begins.
+    pub(crate) after: i64,
+    pub(crate) limit: i64,
+}
+
 /// An event of the journal.
 #[derive(Debug)]
 pub(crate) struct JournalEvent {
@@ -93,7 +114,7 @@ impl Store {
     pub(crate) async fn row(
         &self,
         side: Side,
-        (view, key, scope): (ViewId, &str, Scope),
+        RowKey { view, key, scope }: RowKey<'_>,
     ) -> Result<(Loaded<Option<Row>>, Made), StoreError> {
         let (feed, partition) = (view.feed().name(), scope.partition().map(u32::cast_signed));
         let params: [Param<'_>; 3] = [&feed, &key, &partition];
@@ -136,12 +157,11 @@ impl Store {
         Ok(Loaded { found: found.collect(), shows: shows(&rows, Scope::All), is_copy, parked })
     }
 
-    /// Returns the events of an aggregate after a version.
+    /// Returns a page of an aggregate's events.
     pub(crate) async fn history(
         &self,
-        (aggregate, partition): (&str, u32),
-        after: i64,
-        limit: i64,
+        EventStream { aggregate, partition }: EventStream<'_>,
+        EventPage { after, limit }: EventPage,
     ) -> Result<Loaded<Vec<JournalEvent>>, StoreError> {
         let (scope, partition) = (Scope::One(partition), partition.cast_signed());
         let params: [Param<'_>; 5] = [&JOURNAL, &aggregate, &partition, &after, &limit];

@@ -20,10 +20,10 @@ use lookups::{Lookups, Terms};
 use crate::limiter::{Busy, Limiter};
 use crate::lists::ListQuery;
 use crate::metrics::{Metrics, Origin};
-use crate::positions::{Log, NotReached, Place, Places, Positions, Scope};
-use crate::postgres::{JournalEvent, Limits, Listed, Side, Store, StoreError};
+use crate::positions::{Log, NotReached, Place, Places, Positions};
+use crate::postgres::{EventPage, EventStream, JournalEvent, Limits, Listed, Side, Store, StoreError};
 use crate::redis::{self, Cache};
-use crate::row::{Hit, Loaded, Parked, Row};
+use crate::row::{Hit, Loaded, Parked, Row, RowKey};
 
 /// Maximum number of loads per request. A load that a request joins may have begun before its token was reached; the
 /// next one has not.
@@ -88,7 +88,8 @@ impl Reads {
     pub(crate) fn new(
         positions: Arc<Positions>,
         cache: Cache,
-        (store, limits): (Store, Limits),
+        store: Store,
+        limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let (lookups, loads) = (lookups::none(), loads::none());
@@ -99,12 +100,13 @@ impl Reads {
     pub(crate) async fn row(
         self: &Arc<Self>,
         log: Log,
-        (view, key, scope): (ViewId, &str, Scope),
+        row: RowKey<'_>,
         fresh: &Freshness,
     ) -> Result<Shown<Option<Row>>, ReadError> {
         let arrived = Instant::now();
+        let RowKey { view, key, scope } = row;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
-        let place = self.reach((view.feed(), Places::Any), fresh, fresh.wait).await?;
+        let place = self.reach(view.feed(), Places::Any, fresh, fresh.wait).await?;
         let is_stored = place == Place::Store;
         // Redis only has rows of stored views.
         if let (Place::Cache { makings, offsets }, Some(stored)) = (place, view.stored())
@@ -122,12 +124,12 @@ impl Reads {
         // Postgres may lag behind the position of Redis.
         if !is_stored {
             let left = fresh.wait.saturating_sub(arrived.elapsed());
-            self.reach((view.feed(), Places::StoreAlone), fresh, left).await?;
+            self.reach(view.feed(), Places::StoreAlone, fresh, left).await?;
         }
         // A replica that lags behind the token is tried only once.
         let sides = std::iter::once(self.store.nearest()).chain(std::iter::repeat(Side::Primary));
         for side in sides.take(MAX_LOADS) {
-            let loaded = self.load((view, key, scope), side, wanted).await.map_err(|error| self.refused(error))?;
+            let loaded = self.load(row, side, wanted).await.map_err(|error| self.refused(error))?;
             if wanted.is_none_or(|token| loaded.shows.covers(token)) {
                 self.check_parked(view, &loaded, wanted).await?;
                 self.note(view, loaded.found.as_ref());
@@ -145,7 +147,7 @@ impl Reads {
         query: &ListQuery,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<Listed>>, ReadError> {
-        self.reach((query.view.feed(), Places::StoreAlone), fresh, fresh.wait).await?;
+        self.reach(query.view.feed(), Places::StoreAlone, fresh, fresh.wait).await?;
         let wanted = fresh.token.as_ref().filter(|_| !fresh.lenient);
         let mut loaded = self.page_from(self.store.nearest(), query).await?;
         if loaded.is_copy && wanted.is_some_and(|token| !loaded.shows.covers(token)) {
@@ -179,32 +181,28 @@ impl Reads {
     pub(crate) async fn history(
         &self,
         log: Log,
-        (aggregate, partition): (&str, u32),
-        (after, limit): (i64, i64),
+        stream: EventStream<'_>,
+        page: EventPage,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
         self.reach_journal(fresh).await?;
-        self.events(log, (aggregate, partition), (after, limit), fresh).await
+        self.events(log, stream, page, fresh).await
     }
 
     /// Waits until the journal shows the positions in the token.
     pub(crate) async fn reach_journal(&self, fresh: &Freshness) -> Result<(), ReadError> {
-        self.reach((FeedId::Journal, Places::StoreAlone), fresh, fresh.wait).await.map(drop)
+        self.reach(FeedId::Journal, Places::StoreAlone, fresh, fresh.wait).await.map(drop)
     }
 
     /// Reads a page of an aggregate's events without waiting for the journal.
     pub(crate) async fn events(
         &self,
         log: Log,
-        (aggregate, partition): (&str, u32),
-        (after, limit): (i64, i64),
+        stream: EventStream<'_>,
+        page: EventPage,
         fresh: &Freshness,
     ) -> Result<Shown<Vec<JournalEvent>>, ReadError> {
-        let loaded = self
-            .store
-            .history((aggregate, partition), after, limit)
-            .await
-            .map_err(|error| self.refused(failed(error)))?;
+        let loaded = self.store.history(stream, page).await.map_err(|error| self.refused(failed(error)))?;
         self.metrics.read(FeedId::Journal.name(), Origin::Postgres);
         check(log, &loaded, fresh)?;
         let token = loaded.shows.token(log.id);
@@ -223,12 +221,13 @@ impl Reads {
 
     async fn reach(
         &self,
-        (feed, places): (FeedId, Places),
+        feed: FeedId,
+        places: Places,
         fresh: &Freshness,
         within: Duration,
     ) -> Result<Place, ReadError> {
         let Some(token) = &fresh.token else { return Ok(self.positions.place(feed)) };
-        let reached = self.positions.reach((feed, places), token, within, fresh.from).await;
+        let reached = self.positions.reach(feed, places, token, within, fresh.from).await;
         self.metrics.waited(&reached);
         match reached {
             Ok(place) => Ok(place),

@@ -21,7 +21,7 @@ use schemas::feeds::{FeedId, StoredView};
 use schemas::views::Source;
 
 use crate::limiter::{Busy, Limiter};
-use crate::positions::{Makings, Positions, Scope, Shows};
+use crate::positions::{Makings, Positions, RedisClock, Scope, Shows};
 use crate::row::{Hit, Row};
 
 /// Interval between full reads of the positions, which detect a subscription that died silently.
@@ -92,7 +92,7 @@ impl Place {
     fn name(&self, keys: &Keys, key: &str) -> String {
         let Self { view, partition, making, revision, is_sum } = *self;
         match is_sum {
-            true => keys.sum(partition, (making.generation, revision), view, key),
+            true => keys.sum(partition, making.generation, revision, view, key),
             false => keys.row(partition, making.incarnation, view, key),
         }
     }
@@ -140,8 +140,10 @@ impl Cache {
     /// in flight. The place must have been determined before the row was read.
     pub(crate) async fn fill(
         &self,
-        (place, key): (&Place, &str),
-        (row, shows): (Option<&Row>, &Shows),
+        place: &Place,
+        key: &str,
+        row: Option<&Row>,
+        shows: &Shows,
     ) -> Result<(), CacheError> {
         let _turn = self.fills.try_enter()?;
         let (version, body) = row.map_or((ABSENT, &[][..]), |row| (row.version, &row.body));
@@ -248,11 +250,7 @@ impl Cache {
 
     /// Returns the values under `names` in each partition, and Redis's clock. Partitions of a cluster that do not
     /// answer are omitted.
-    async fn look(
-        &self,
-        names: &[&str],
-        partitions: u32,
-    ) -> Result<(Vec<(u32, Standing)>, (u64, Instant)), CacheError> {
+    async fn look(&self, names: &[&str], partitions: u32) -> Result<(Vec<(u32, Standing)>, RedisClock), CacheError> {
         let mut pipelines = Pipelines::default();
         for partition in 0..partitions {
             let keys: Vec<_> = names.iter().map(|name| self.keys.shown(name, partition)).collect();
@@ -271,13 +269,14 @@ impl Cache {
         }
     }
 
-    /// Returns Redis's time in ms since 1970, and the instant at which it was read. Any node of a cluster may answer,
-    /// so an unavailable one is retried.
-    async fn clock(&self) -> Result<(u64, Instant), CacheError> {
+    /// Reads Redis's clock. Any node of a cluster may answer, so an unavailable one is retried.
+    async fn clock(&self) -> Result<RedisClock, CacheError> {
         let mut tries = CLOCK_TRIES;
         loop {
             match redis::cmd("TIME").query_async::<(u64, u64)>(&mut self.connection.clone()).await {
-                Ok((secs, micros)) => return Ok((secs * 1000 + micros / 1000, Instant::now())),
+                Ok((secs, micros)) => {
+                    return Ok(RedisClock { ms: secs * 1000 + micros / 1000, read_at: Instant::now() });
+                }
                 Err(_) if tries > 1 => tries -= 1,
                 Err(error) => return Err(error.into()),
             }

@@ -2,8 +2,18 @@
 
 use bytes::Bytes;
 use schemas::cache::Shown;
+use schemas::feeds::ViewId;
 
-use crate::positions::Shows;
+use crate::positions::{Scope, Shows};
+
+/// Identity of a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowKey<'a> {
+    pub(crate) view: ViewId,
+    pub(crate) key: &'a str,
+    /// The partitions that feed the row.
+    pub(crate) scope: Scope,
+}
 
 /// A row of a view, as the bytes that are served.
 #[derive(Debug, Clone)]

@@ -165,7 +165,7 @@ impl Keys {
     }
 
     /// Returns the key of a row fed by many aggregates.
-    pub fn sum(&self, partition: u32, (generation, revisions): (u32, i64), view: StoredView, key: &str) -> String {
+    pub fn sum(&self, partition: u32, generation: u32, revisions: i64, view: StoredView, key: &str) -> String {
         let mut name = self.of_partition(partition);
         write!(name, "{}.{generation}.{revisions}:{key}", view.name()).expect("writing to a string cannot fail");
         name
@@ -300,7 +300,7 @@ mod tests {
         let (keys, order) = (Keys::new("st"), StoredView::named("order").unwrap());
         assert_eq!(keys.shown("order", 7), "{st:7}:order");
         assert_eq!(keys.row(7, 0xab, order, "o-1"), "{st:7}:00000000000000ab:order:o-1");
-        assert_eq!(keys.sum(7, (2, 5), order, "o-1"), "{st:7}:order.2.5:o-1");
+        assert_eq!(keys.sum(7, 2, 5, order, "o-1"), "{st:7}:order.2.5:o-1");
         assert_eq!((keys.end(7), keys.news()), ("{st:7}:end".to_owned(), "st:news".to_owned()));
     }
 

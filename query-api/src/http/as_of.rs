@@ -20,7 +20,7 @@ use super::parameters::Parameters;
 use super::problems::invalid;
 use super::read_options::ReadOptions;
 use super::{answers, caching};
-use crate::postgres::JournalEvent;
+use crate::postgres::{EventPage, EventStream, JournalEvent};
 use crate::reads::{ReadError, Reads};
 use crate::row::Row;
 
@@ -102,7 +102,8 @@ pub(super) async fn of(
     State(reads): State<Arc<Reads>>,
     aggregate: AggregateType,
     Path(id): Path<String>,
-    (parameters, asked): (Parameters, ReadOptions),
+    parameters: Parameters,
+    asked: ReadOptions,
 ) -> Response {
     match parse(aggregate, &id, parameters) {
         Ok((id, moment)) => caching::personal(row(&reads, &id, moment, &asked).await),
@@ -120,7 +121,7 @@ fn parse(aggregate: AggregateType, id: &str, mut parameters: Parameters) -> Resu
 /// Answers with the row as of the moment; also used by the deprecated form of the history route.
 pub(super) async fn row(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOptions) -> Response {
     match folded(reads, id, moment, asked).await {
-        Ok((folded, token)) => answer(id, (moment, folded), token, asked),
+        Ok((folded, token)) => answer(id, moment, folded, token, asked),
         Err(Refusal::Read(error)) => answers::refused(error),
         Err(Refusal::TooManyEvents) => {
             let detail = format!(
@@ -153,16 +154,18 @@ async fn folded(
 ) -> Result<(Folded, Option<String>), Refusal> {
     reads.reach_journal(&asked.fresh).await?;
     let _turn = reads.turn_to_fold().await?;
-    let place = (id.as_str(), id.partition(asked.log.partitions));
+    let stream = EventStream::of(id, asked.log);
     let (_, fold) = row_fold(id.aggregate());
     let mut folded = begin(reads, id, moment, asked).await?;
-    let behind = reads.events(asked.log, place, (folded.version + MAX_EVENTS_FOLDED, 1), &asked.fresh).await?;
+    let behind = reads
+        .events(asked.log, stream, EventPage { after: folded.version + MAX_EVENTS_FOLDED, limit: 1 }, &asked.fresh)
+        .await?;
     if behind.found.first().is_some_and(|event| moment.includes(event)) {
         return Err(Refusal::TooManyEvents);
     }
     loop {
         let limit = moment.events_after(folded.version);
-        let shown = reads.events(asked.log, place, (folded.version, limit), &asked.fresh).await?;
+        let shown = reads.events(asked.log, stream, EventPage { after: folded.version, limit }, &asked.fresh).await?;
         let is_end = i64::try_from(shown.found.len()).is_ok_and(|found| found < PAGE);
         let is_past = folded.take(fold, &shown.found, moment).map_err(|error| {
             tracing::error!(aggregate = id.as_str(), error = %error, "the journal contains an undecodable event");
@@ -181,8 +184,9 @@ async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOpti
     let is_then = match moment {
         Moment::Version(wanted) => version <= wanted,
         Moment::At(_) => {
-            let place = (id.as_str(), id.partition(asked.log.partitions));
-            let last = reads.events(asked.log, place, (version - 1, 1), &asked.fresh).await?;
+            let stream = EventStream::of(id, asked.log);
+            let last =
+                reads.events(asked.log, stream, EventPage { after: version - 1, limit: 1 }, &asked.fresh).await?;
             last.found.first().is_some_and(|event| event.version == version && moment.includes(event))
         }
     };
@@ -190,12 +194,7 @@ async fn begin(reads: &Reads, id: &AggregateId, moment: Moment, asked: &ReadOpti
     Ok(row.map_or_else(Folded::default, |row| Folded { row: Some(row), version }))
 }
 
-fn answer(
-    id: &AggregateId,
-    (moment, folded): (Moment, Folded),
-    token: Option<String>,
-    asked: &ReadOptions,
-) -> Response {
+fn answer(id: &AggregateId, moment: Moment, folded: Folded, token: Option<String>, asked: &ReadOptions) -> Response {
     let Folded { row, version } = folded;
     let name = id.as_str();
     // The row is not the view's: this build folded it, so its tag carries the form of this build's fold.

@@ -20,7 +20,7 @@ use super::parameters::Parameters;
 use super::problems::invalid;
 use super::read_options::ReadOptions;
 use super::{answers, caching};
-use crate::postgres::JournalEvent;
+use crate::postgres::{EventPage, EventStream, JournalEvent};
 use crate::reads::{ReadError, Reads};
 
 const MAX_LIMIT: i64 = 1000;
@@ -63,19 +63,19 @@ async fn events(
     reads: &Reads,
     public_url: &str,
     id: &AggregateId,
-    (after, limit): (i64, i64),
+    EventPage { after, limit }: EventPage,
     asked: &ReadOptions,
 ) -> Response {
-    let place = (id.as_str(), id.partition(asked.log.partitions));
+    let stream = EventStream::of(id, asked.log);
     // One extra event shows whether there is a next page.
-    let shown = match reads.history(asked.log, place, (after, limit + 1), &asked.fresh).await {
+    let shown = match reads.history(asked.log, stream, EventPage { after, limit: limit + 1 }, &asked.fresh).await {
         Ok(shown) => shown,
         Err(error) => return answers::refused(error),
     };
     let page =
         &shown.found[..shown.found.len().min(usize::try_from(limit).expect("the limit was checked by the parser"))];
     if page.is_empty() {
-        match is_any(reads, place, after, asked).await {
+        match is_any(reads, stream, after, asked).await {
             Ok(true) => {}
             Ok(false) => return answers::no_row(format!("{} has no events", id.as_str()), shown.token, None),
             Err(error) => return answers::refused(error),
@@ -101,12 +101,12 @@ async fn events(
 
 /// Returns whether the aggregate has any events, given that it has none after `after`: tells the end of a history from
 /// an aggregate that does not exist.
-async fn is_any(reads: &Reads, place: (&str, u32), after: i64, asked: &ReadOptions) -> Result<bool, ReadError> {
-    Ok(after > 0 && !reads.events(asked.log, place, (0, 1), &asked.fresh).await?.found.is_empty())
+async fn is_any(reads: &Reads, stream: EventStream<'_>, after: i64, asked: &ReadOptions) -> Result<bool, ReadError> {
+    Ok(after > 0
+        && !reads.events(asked.log, stream, EventPage { after: 0, limit: 1 }, &asked.fresh).await?.found.is_empty())
 }
 
-/// Takes the version after which the page begins, and its limit.
-fn page(parameters: &mut Parameters) -> Result<(i64, i64), String> {
+fn page(parameters: &mut Parameters) -> Result<EventPage, String> {
     let limit = parameters.take_limit(MAX_LIMIT, MAX_LIMIT)?;
     let after = match parameters.take_after() {
         Some(text) => {
@@ -114,7 +114,7 @@ fn page(parameters: &mut Parameters) -> Result<(i64, i64), String> {
         }
         None => 0,
     };
-    Ok((after, limit))
+    Ok(EventPage { after, limit })
 }
 
 /// Attributes that all events of a page share.

@@ -17,6 +17,7 @@ use crate::lists::ListQuery;
 use crate::positions::Scope;
 use crate::postgres::Listed;
 use crate::reads::{Reads, Shown};
+use crate::row::RowKey;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
@@ -49,7 +50,8 @@ pub(super) async fn row_of(
     reads: State<Arc<Reads>>,
     view: ViewId,
     Path(key): Path<String>,
-    (parameters, asked): (Parameters, ReadOptions),
+    parameters: Parameters,
+    asked: ReadOptions,
 ) -> Response {
     one(reads, view, &key, parameters, asked).await
 }
@@ -71,7 +73,7 @@ async fn one(
             Err(error) => return invalid(error.to_string()),
         },
     };
-    let response = match reads.row(asked.log, (view, key, scope), &asked.fresh).await {
+    let response = match reads.row(asked.log, RowKey { view, key, scope }, &asked.fresh).await {
         Ok(Shown { found, token, age, is_parked }) => {
             let response = match found {
                 Some(row) => answers::row(row, token, age, &asked),
@@ -99,9 +101,11 @@ pub(super) async fn page_of(
 /// Answers with a list nested under the row `id` of another view.
 pub(super) async fn page_under(
     reads: State<Arc<Reads>>,
-    (view, nested): (ViewId, &Nested),
+    view: ViewId,
+    nested: &Nested,
     Path(id): Path<String>,
-    (mut parameters, asked): (Parameters, ReadOptions),
+    mut parameters: Parameters,
+    asked: ReadOptions,
 ) -> Response {
     let query = limit(&mut parameters)
         .and_then(|limit| {

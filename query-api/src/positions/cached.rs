@@ -1,12 +1,11 @@
 //! Known state of Redis: the makings that name its rows, and their positions.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use schemas::cache::{END, End, News, Shown};
 use schemas::feeds::{FeedId, PerFeed};
 
-use super::ends::{Ends, PastEnds};
+use super::ends::{Ends, PastEnds, RedisClock};
 use super::{Makings, NOTHING, Offsets, to_index};
 
 /// State of Redis while its positions are tracked.
@@ -16,13 +15,12 @@ pub(super) struct Cached {
     /// Offsets of the feeds whose rows projectors write to Redis. Rows that readers put there follow the offsets of
     /// Postgres.
     pub(super) offsets: Offsets,
-    /// Redis's clock in ms at the given instant of the local clock.
-    pub(super) clock: (u64, Instant),
+    pub(super) clock: RedisClock,
     pub(super) ends: Ends,
 }
 
 impl Cached {
-    pub(super) fn none(partitions: u32, clock: (u64, Instant)) -> Self {
+    pub(super) fn none(partitions: u32, clock: RedisClock) -> Self {
         let makings: Makings = vec![None; to_index(partitions)].into();
         let makings = FeedId::all().map(|_| makings.clone());
         Self { makings, offsets: Offsets::none(partitions), clock, ends: Ends::none(partitions) }
@@ -64,7 +62,7 @@ impl Cached {
                 self.ends.know(news.partition, end);
                 past.know(news.partition, end);
             } else if let Some(feed) = FeedId::named(name) {
-                moved.extend(self.know((feed, news.partition), Shown::parse(value), floor));
+                moved.extend(self.know(feed, news.partition, Shown::parse(value), floor));
             }
         }
         moved
@@ -73,7 +71,8 @@ impl Cached {
     /// Records a position and returns it if it moved. A new incarnation may start behind the previous one.
     pub(super) fn know(
         &mut self,
-        (feed, partition): (FeedId, u32),
+        feed: FeedId,
+        partition: u32,
         shown: Option<Shown>,
         floor: Option<&Offsets>,
     ) -> Option<(FeedId, u32, i64)> {

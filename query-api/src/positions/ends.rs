@@ -26,6 +26,15 @@ const MAX_KNOWN: usize = 600;
 /// published every second.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
+/// A reading of Redis's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RedisClock {
+    /// Time that Redis's clock showed, in ms since 1970.
+    pub(crate) ms: u64,
+    /// Time of the reading by the local clock.
+    pub(crate) read_at: Instant,
+}
+
 /// Latest ends, by partition.
 #[derive(Debug, Clone)]
 pub(super) struct Ends(Arc<[End]>);
@@ -33,8 +42,7 @@ pub(super) struct Ends(Arc<[End]>);
 /// Recent ends of all partitions, kept across an outage of Redis.
 #[derive(Debug)]
 pub(super) struct PastEnds {
-    /// Redis's clock in ms at the given instant of the local clock.
-    clock: (u64, Instant),
+    clock: RedisClock,
     by_partition: Vec<Past>,
 }
 
@@ -54,6 +62,16 @@ pub(super) enum Written {
     Unknown,
 }
 
+impl RedisClock {
+    /// Converts a local instant to Redis's time; the result may be early by up to a round trip.
+    fn at(self, instant: Instant) -> i64 {
+        let read_ms = i64::try_from(self.ms).unwrap_or(i64::MAX);
+        let after = instant.saturating_duration_since(self.read_at);
+        let before = self.read_at.saturating_duration_since(instant);
+        read_ms.saturating_add(ms(after)).saturating_sub(ms(before))
+    }
+}
+
 impl Ends {
     pub(super) fn none(partitions: u32) -> Self {
         Self(vec![End::default(); to_index(partitions)].into())
@@ -66,10 +84,9 @@ impl Ends {
         }
     }
 
-    /// Returns whether the log contains the positions in `token`, whose request arrived at `arrived`. `clock` is
-    /// Redis's clock in ms at the given instant.
-    pub(super) fn have(&self, token: &Token, arrived: Instant, clock: (u64, Instant)) -> Written {
-        let (arrived_ms, now_ms) = (at(clock, arrived), at(clock, Instant::now()));
+    /// Returns whether the log contains the positions in `token`, whose request arrived at `arrived`.
+    pub(super) fn have(&self, token: &Token, arrived: Instant, clock: RedisClock) -> Written {
+        let (arrived_ms, now_ms) = (clock.at(arrived), clock.at(Instant::now()));
         let of_partition = |(partition, offset): (&u32, &i64)| {
             let Some(end) = self.0.get(to_index(*partition)).filter(|end| end.next_offset > 0) else {
                 return Written::Unknown;
@@ -97,11 +114,11 @@ impl Ends {
 }
 
 impl PastEnds {
-    pub(super) fn none(partitions: u32, clock: (u64, Instant)) -> Self {
+    pub(super) fn none(partitions: u32, clock: RedisClock) -> Self {
         Self { clock, by_partition: vec![Past::default(); to_index(partitions)] }
     }
 
-    pub(super) fn know_clock(&mut self, clock: (u64, Instant)) {
+    pub(super) fn know_clock(&mut self, clock: RedisClock) {
         self.clock = clock;
     }
 
@@ -122,7 +139,7 @@ impl PastEnds {
     /// Returns a lower bound of the age of the oldest record beyond these offsets, or `None` if the end of the log is
     /// unknown.
     pub(super) fn behind(&self, offsets: &[i64], now: Instant) -> Option<Duration> {
-        let now_ms = at(self.clock, now);
+        let now_ms = self.clock.at(now);
         let (mut since, mut is_known) = (None, true);
         for (Past { ends, heard_ms }, shown) in self.by_partition.iter().zip(offsets) {
             match ends.get(ends.partition_point(|end| end.next_offset <= shown + 1)) {
@@ -133,13 +150,6 @@ impl PastEnds {
         let behind_ms = since.map(|since| now_ms - since).or(is_known.then_some(0))?;
         Some(Duration::from_millis(u64::try_from(behind_ms).unwrap_or(0)))
     }
-}
-
-/// Converts a local instant to Redis's time; the result may be early by up to a round trip.
-fn at((then_ms, then): (u64, Instant), instant: Instant) -> i64 {
-    let then_ms = i64::try_from(then_ms).unwrap_or(i64::MAX);
-    let (after, before) = (instant.saturating_duration_since(then), then.saturating_duration_since(instant));
-    then_ms.saturating_add(ms(after)).saturating_sub(ms(before))
 }
 
 fn ms(length: Duration) -> i64 {
@@ -159,7 +169,7 @@ mod tests {
         ends.know(0, End { next_offset, at_ms });
         let arrived = Instant::now().checked_sub(waits).unwrap();
         let token = format!("{}.{token}", LogId::of_nonce(1)).parse().unwrap();
-        ends.have(&token, arrived, (60_000, arrived))
+        ends.have(&token, arrived, RedisClock { ms: 60_000, read_at: arrived })
     }
 
     #[test]
@@ -197,7 +207,7 @@ mod tests {
     #[test]
     fn the_lag_of_a_place_is_the_age_of_the_oldest_record_it_does_not_show() {
         let begun = Instant::now();
-        let mut ends = PastEnds::none(2, (60_000, begun));
+        let mut ends = PastEnds::none(2, RedisClock { ms: 60_000, read_at: begun });
         // Redis's clock shows 70,000.
         let behind = |ends: &PastEnds, offsets: [i64; 2]| {
             ends.behind(&offsets, begun + Duration::from_secs(10)).map(|behind| behind.as_secs())
@@ -219,7 +229,7 @@ mod tests {
 
     #[test]
     fn past_ends_are_bounded_and_discarded_with_their_log() {
-        let mut ends = PastEnds::none(1, (0, Instant::now()));
+        let mut ends = PastEnds::none(1, RedisClock { ms: 0, read_at: Instant::now() });
         (0..1_000).for_each(|second| ends.know(0, End { next_offset: 10 + second, at_ms: second * 1_000 }));
         assert_eq!(ends.by_partition[0].ends.len(), MAX_KNOWN);
         ends.know(0, End { next_offset: 3, at_ms: 0 });

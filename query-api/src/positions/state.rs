@@ -48,7 +48,7 @@ impl State {
         self.cache.as_ref().map_or(Written::Unknown, |cache| cache.ends.have(token, arrived, cache.clock))
     }
 
-    pub(super) fn place(&self, (feed, places): (FeedId, Places), token: &Token) -> Option<Place> {
+    pub(super) fn place(&self, feed: FeedId, places: Places, token: &Token) -> Option<Place> {
         let cached = (places == Places::Any).then(|| self.cached(feed, Some(token))).flatten();
         let stored = || self.store.as_ref().is_some_and(|store| covers(store.of(feed), token));
         cached.or_else(|| stored().then_some(Place::Store))
@@ -70,7 +70,7 @@ impl State {
     }
 
     /// Returns, for each place, a position that it must reach before it can show the token.
-    pub(super) fn missing(&self, (feed, places): (FeedId, Places), token: &Token) -> Vec<Position> {
+    pub(super) fn missing(&self, feed: FeedId, places: Places, token: &Token) -> Vec<Position> {
         let of_place = |at, offsets: Option<&[i64]>| {
             let offsets = offsets.unwrap_or_default();
             let is_missing = |(partition, offset): &(&u32, &i64)| {
@@ -100,7 +100,7 @@ impl State {
     }
 
     /// Returns the furthest offsets of `places` in the partitions that the token names, as a token.
-    pub(super) fn reached_of(&self, (feed, places): (FeedId, Places), token: &Token) -> Option<String> {
+    pub(super) fn reached_of(&self, feed: FeedId, places: Places, token: &Token) -> Option<String> {
         let mut offsets = vec![NOTHING; to_index(self.log?.partitions)];
         let cached = self.in_cache(feed).filter(|_| places == Places::Any).map(|offsets| &**offsets);
         for place in [self.store.as_ref().map(|store| store.of(feed)), cached].into_iter().flatten() {

@@ -32,7 +32,7 @@ fn making(incarnation: u64) -> Making {
 fn know_cache(positions: &Positions, incarnation: u64, offset: i64) {
     let shown = Shown { making: making(incarnation), offset, hash: None }.to_string();
     let news = News { partition: 0, values: vec![("product", shown.as_str())] };
-    positions.know_cache([news], (0, Instant::now()));
+    positions.know_cache([news], RedisClock { ms: 0, read_at: Instant::now() });
 }
 
 fn tell(positions: &Positions, (incarnation, partition): (u64, u32), offset: i64) -> bool {
@@ -53,7 +53,7 @@ async fn redis_is_preferred_where_it_shows_enough_and_postgres_is_read_where_it_
     let positions = positions();
     positions.advance_store(applied(0, 7), Instant::now());
     know_cache(&positions, 1, 5);
-    let reach = async |offset| positions.reach((product(), Places::Any), &token(0, offset), NO_TIME, None).await;
+    let reach = async |offset| positions.reach(product(), Places::Any, &token(0, offset), NO_TIME, None).await;
     assert_eq!(reach(5).await, Ok(cache([Some((1, 5)), None])));
     assert_eq!(reach(7).await, Ok(Place::Store));
     let behind = Some(format!("{}.0-7", LogId::of_nonce(1)));
@@ -66,7 +66,7 @@ async fn a_wait_ends_with_the_notification_that_reaches_its_token() {
     know_cache(&positions, 1, 5);
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach((product(), Places::Any), &token(0, 7), SOON, None).await }
+        async move { positions.reach(product(), Places::Any, &token(0, 7), SOON, None).await }
     });
     positions.someone_waits().await;
     assert!(tell(&positions, (1, 0), 6));
@@ -83,7 +83,7 @@ async fn a_wait_for_several_partitions_ends_when_one_place_shows_them_all() {
     let both: Token = format!("{}.0-7,1-4", LogId::of_nonce(1)).parse().unwrap();
     let waits = tokio::spawn({
         let positions = positions.clone();
-        async move { positions.reach((product(), Places::Any), &both, SOON, None).await }
+        async move { positions.reach(product(), Places::Any, &both, SOON, None).await }
     });
     positions.someone_waits().await;
     // Each place shows one half of the token, so neither shows all of it.
@@ -115,8 +115,8 @@ fn a_new_incarnation_sets_its_own_position_and_leaves_other_partitions_alone() {
     assert_eq!(positions.place(product()), cache([Some((2, 4)), Some((1, 7))]));
     // A reader found other positions there.
     let view = StoredView::named("product").unwrap();
-    positions.know_shown((view, 1), Some(Shown { making: making(3), offset: 8, hash: None }));
-    positions.know_shown((view, 0), None);
+    positions.know_shown(view, 1, Some(Shown { making: making(3), offset: 8, hash: None }));
+    positions.know_shown(view, 0, None);
     assert_eq!(positions.place(product()), cache([None, Some((3, 8))]));
     positions.lose_cache();
     assert_eq!(positions.place(product()), Place::Store);
@@ -147,7 +147,7 @@ async fn a_read_of_postgres_waits_for_its_position_which_redis_announces() {
     let positions = Arc::new(positions());
     positions.advance_store(applied(0, 5), Instant::now());
     know_cache(&positions, 1, 9);
-    let reach = async |within| positions.reach((product(), Places::StoreAlone), &token(0, 7), within, None).await;
+    let reach = async |within| positions.reach(product(), Places::StoreAlone, &token(0, 7), within, None).await;
     let behind = Some(format!("{}.0-5", LogId::of_nonce(1)));
     assert_eq!(reach(NO_TIME).await, Err(NotReached::Behind { token: behind }));
     let (reached, told) = tokio::join!(reach(SOON), async {
@@ -214,15 +214,18 @@ async fn a_token_that_the_log_does_not_reach_is_refused_and_one_that_it_reached_
     let positions = positions();
     let told = |next_offset, at_ms| {
         let end = End { next_offset, at_ms }.to_string();
-        positions.know_cache([News { partition: 0, values: vec![(END, end.as_str())] }], (1_000_000, Instant::now()));
+        positions.know_cache(
+            [News { partition: 0, values: vec![(END, end.as_str())] }],
+            RedisClock { ms: 1_000_000, read_at: Instant::now() },
+        );
     };
-    let reach = async |offset| positions.reach((product(), Places::Any), &token(0, offset), NO_TIME, None).await;
+    let reach = async |offset| positions.reach(product(), Places::Any, &token(0, offset), NO_TIME, None).await;
     told(5, 999_500);
     assert_eq!(reach(999_999_999_999).await, Err(NotReached::Ahead));
     assert_eq!(reach(5).await, Err(NotReached::Behind { token: None }));
     // The end was read from Kafka while the request waited.
     told(5, 1_001_500);
-    assert_eq!(positions.reach((product(), Places::Any), &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
+    assert_eq!(positions.reach(product(), Places::Any, &token(0, 5), SOON, None).await, Err(NotReached::Ahead));
     assert_eq!(reach(4).await, Err(NotReached::Behind { token: None }));
     assert_eq!(positions.age(), None);
 }

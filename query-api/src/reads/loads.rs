@@ -12,10 +12,9 @@ use schemas::token::Token;
 
 use super::{ReadError, Reads, failed};
 use crate::metrics::Origin;
-use crate::positions::Scope;
 use crate::postgres::Side;
 use crate::redis;
-use crate::row::{Loaded, Row};
+use crate::row::{Loaded, Row, RowKey};
 use crate::single_flight::SingleFlight;
 
 /// How long an ended load can still be joined: requests that missed in Redis before the row was filled there start no
@@ -35,12 +34,8 @@ pub(super) fn none() -> Loads {
 impl Reads {
     /// Joins the load of this row that is in flight or has just ended, or starts one, which continues if the request is
     /// dropped.
-    pub(super) async fn load(
-        self: &Arc<Self>,
-        (view, key, scope): (ViewId, &str, Scope),
-        side: Side,
-        wanted: Option<&Token>,
-    ) -> LoadedRow {
+    pub(super) async fn load(self: &Arc<Self>, row: RowKey<'_>, side: Side, wanted: Option<&Token>) -> LoadedRow {
+        let RowKey { view, key, scope } = row;
         let place = view.stored().and_then(|view| {
             let makings = self.positions.makings(view)?;
             redis::Place::of(&makings, view, key, scope)
@@ -52,14 +47,14 @@ impl Reads {
         let answer = self.loads.join(&(view, key.to_owned(), side), place, serves, || {
             origin = if side == Side::Any { Origin::Replica } else { Origin::Postgres };
             let (reads, key) = (self.clone(), key.to_owned());
-            async move { reads.load_alone((view, &key, scope), place, side).await }
+            async move { reads.load_alone(RowKey { view, key: &key, scope }, place, side).await }
         });
         self.metrics.read(view.name(), origin);
         // A panic in the task fails this load, not the tasks of its readers.
         answer.await.unwrap_or(Err(ReadError::Unavailable))
     }
 
-    async fn load_alone(&self, row: (ViewId, &str, Scope), place: Option<redis::Place>, side: Side) -> LoadedRow {
+    async fn load_alone(&self, row: RowKey<'_>, place: Option<redis::Place>, side: Side) -> LoadedRow {
         let (mut loaded, mut made) = self.store.row(side, row).await.map_err(failed)?;
         // A replica may still show rows from before a rebuild, or from before parked records were folded.
         if loaded.is_copy && place.is_some_and(|place| !made.is_of(&place)) {
@@ -68,10 +63,10 @@ impl Reads {
         let loaded = Arc::new(loaded);
         // Redis cannot represent that a row lacks parked records, so such a row is not put there.
         if let Some(place) = place.filter(|place| made.is_of(place) && loaded.parked.is_none()) {
-            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.1.to_owned());
+            let (cache, loaded, key) = (self.cache.clone(), loaded.clone(), row.key.to_owned());
             // This task ends by itself: the call has a time limit, and the fills have a maximum number.
             tokio::spawn(async move {
-                if let Err(error) = cache.fill((&place, &key), (loaded.found.as_ref(), &loaded.shows)).await {
+                if let Err(error) = cache.fill(&place, &key, loaded.found.as_ref(), &loaded.shows).await {
                     tracing::debug!(error = %error, "writing a row to Redis failed");
                 }
             });

@@ -60,7 +60,7 @@ impl Reads {
         match self.cache.row(place, key).await {
             Ok(hit) => {
                 if let Hit::Elsewhere(shown) = hit {
-                    self.positions.know_shown((place.view, place.partition), shown);
+                    self.positions.know_shown(place.view, place.partition, shown);
                 }
                 Ok(hit)
             }
