@@ -17,7 +17,7 @@ use crate::{logs, process, projections, provision, replay, sale, test, up};
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
 #[command(name = "cargo stack", bin_name = "cargo stack")]
-pub(crate) struct Cli {
+pub struct Cli {
     /// State directory [default: .stack in the checkout]
     #[arg(long, global = true, hide = true)]
     state_dir: Option<PathBuf>,
@@ -99,7 +99,7 @@ enum Command {
     Bench(Bench),
 }
 
-pub(crate) fn run(cli: Cli) -> ExitCode {
+pub fn run(cli: Cli) -> ExitCode {
     match cli.command.run(&cli.state_dir, cli.base_port, cli.profile) {
         Ok(code) => code,
         Err(error) => {

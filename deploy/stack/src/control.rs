@@ -22,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
-pub(crate) enum Request {
+pub enum Request {
     Status,
     /// Stops a process; answered when it has stopped.
     Stop {
@@ -43,7 +43,7 @@ pub(crate) enum Request {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Reply {
+pub enum Reply {
     Status(Status),
     Done(String),
     Failed(String),
@@ -54,10 +54,10 @@ pub(crate) type Call = (Request, Sender<Reply>);
 
 /// Exclusive lock of a state directory. Its supervisor holds it until the process ends, even if it crashes.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
+pub struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
 
 /// Locks the state directory. Returns `None` if a stack is already running in it.
-pub(crate) fn lock(layout: &Layout) -> Result<Option<Lock>> {
+pub fn lock(layout: &Layout) -> Result<Option<Lock>> {
     let path = layout.lock();
     let file = File::options().create(true).append(true).open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
@@ -69,7 +69,7 @@ pub(crate) fn lock(layout: &Layout) -> Result<Option<Lock>> {
 }
 
 /// Returns whether a stack is running in the state directory.
-pub(crate) fn is_locked(layout: &Layout) -> Result<bool> {
+pub fn is_locked(layout: &Layout) -> Result<bool> {
     Ok(layout.lock().exists() && lock(layout)?.is_none())
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn serve(layout: &Layout, calls: impl Fn(Call) + Clone + Send + 'stat
 }
 
 /// Sends a request to the stack of this state directory and returns its reply, or `None` if no stack is running.
-pub(crate) fn ask(layout: &Layout, request: &Request) -> Result<Option<Reply>> {
+pub fn ask(layout: &Layout, request: &Request) -> Result<Option<Reply>> {
     let path = layout.control();
     let Ok(stream) = through_folder(&path, |short| UnixStream::connect(short)) else {
         if is_locked(layout)? {
@@ -130,7 +130,7 @@ pub(crate) fn ask(layout: &Layout, request: &Request) -> Result<Option<Reply>> {
 
 /// Sends a request that requires a running stack, and returns its success message. Fails if no stack is running or the
 /// request failed.
-pub(crate) fn tell(layout: &Layout, request: &Request) -> Result<String> {
+pub fn tell(layout: &Layout, request: &Request) -> Result<String> {
     match ask(layout, request)? {
         Some(Reply::Done(text)) => Ok(text),
         Some(Reply::Failed(text)) => Err(anyhow!(text)),
@@ -150,7 +150,7 @@ pub(crate) fn down(layout: &Layout) -> Result<()> {
     wait_until_unlocked(layout)
 }
 
-pub(crate) fn status(layout: &Layout) -> Result<Status> {
+pub fn status(layout: &Layout) -> Result<Status> {
     match ask(layout, &Request::Status)? {
         Some(Reply::Status(status)) => Ok(status),
         Some(Reply::Failed(text)) => Err(anyhow!(text)),

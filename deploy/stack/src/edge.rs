@@ -17,8 +17,8 @@ use crate::plan::Size;
 use crate::probe::Probe;
 use crate::provision::Tools;
 
-pub(crate) use limits::Limits;
-pub(crate) use origins::Origins;
+pub use limits::Limits;
+pub use origins::Origins;
 
 pub(crate) const NAME: &str = "edge";
 /// SIGQUIT lets nginx finish the requests in flight.

@@ -60,12 +60,12 @@ fi
 mv "$options.new.$$" "$options"
 "#;
 
-pub(crate) fn name(broker: u16) -> String {
+pub fn name(broker: u16) -> String {
     format!("kafka-{broker}")
 }
 
 /// Returns the brokers' addresses for clients, e.g. `127.0.0.1:18001,…`.
-pub(crate) fn bootstrap(ports: Ports, brokers: u16) -> String {
+pub fn bootstrap(ports: Ports, brokers: u16) -> String {
     let addresses: Vec<_> = (1..=brokers).map(|broker| format!("127.0.0.1:{}", ports.kafka(broker))).collect();
     addresses.join(",")
 }

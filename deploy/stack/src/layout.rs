@@ -16,21 +16,21 @@ pub(crate) const TEST_BASE_PORT: u16 = 19000;
 pub(crate) const MAX_INSTANCES: u16 = 32;
 
 /// The root of the workspace that this program was built from.
-pub(crate) fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the package is two folders below the root")
 }
 
 /// The state directory of one stack.
 #[derive(Debug, Clone)]
-pub(crate) struct Layout {
-    pub(crate) state: PathBuf,
-    pub(crate) ports: Ports,
+pub struct Layout {
+    pub state: PathBuf,
+    pub ports: Ports,
 }
 
 impl Layout {
     /// Returns the layout of a state directory, by default `.stack` at the workspace's root. `base_port` moves all
     /// ports, including the edge's.
-    pub(crate) fn new(state: Option<&Path>, base_port: Option<u16>) -> Result<Self> {
+    pub fn new(state: Option<&Path>, base_port: Option<u16>) -> Result<Self> {
         let state = match state {
             Some(path) => {
                 std::path::absolute(path).with_context(|| format!("{} is not a valid path", path.display()))?
@@ -50,7 +50,7 @@ impl Layout {
         self.state.join("stacks")
     }
 
-    pub(crate) fn create(&self) -> Result<()> {
+    pub fn create(&self) -> Result<()> {
         for dir in [self.state.clone(), self.data(), self.logs(), self.records(), self.config()] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
@@ -58,7 +58,7 @@ impl Layout {
     }
 
     /// Returns the folder of the servers' data, which outlives `down`.
-    pub(crate) fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.state.join("data")
     }
 
@@ -66,7 +66,7 @@ impl Layout {
         self.state.join("logs")
     }
 
-    pub(crate) fn log(&self, name: &str) -> PathBuf {
+    pub fn log(&self, name: &str) -> PathBuf {
         self.logs().join(format!("{name}.log"))
     }
 
@@ -76,7 +76,7 @@ impl Layout {
     }
 
     /// Returns the folder of generated configuration.
-    pub(crate) fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.state.join("config")
     }
 
@@ -89,7 +89,7 @@ impl Layout {
     }
 
     /// Removes everything that a fresh start must not find.
-    pub(crate) fn clear_data(&self) -> Result<()> {
+    pub fn clear_data(&self) -> Result<()> {
         for dir in [self.data(), self.config(), self.stacks_of_tests()] {
             remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
@@ -97,7 +97,7 @@ impl Layout {
     }
 
     /// Returns a random secret of this state directory, generated on first use and readable only by its owner.
-    pub(crate) fn secret(&self, name: &str) -> Result<String> {
+    pub fn secret(&self, name: &str) -> Result<String> {
         let path = self.state.join(name);
         match fs::read_to_string(&path) {
             Ok(secret) if !secret.is_empty() => return Ok(secret),
@@ -124,7 +124,7 @@ pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
     let attempt = || {
         fs::write(path, "")?;
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
@@ -149,7 +149,7 @@ fn random_hex() -> Result<String> {
 
 /// Ports of a stack, all on 127.0.0.1. Instances are numbered from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ports {
+pub struct Ports {
     edge: u16,
     base: u16,
 }
@@ -159,23 +159,23 @@ impl Ports {
         Self { edge: base.unwrap_or(EDGE_PORT), base: base.unwrap_or(BASE_PORT) }
     }
 
-    pub(crate) fn edge(self) -> u16 {
+    pub fn edge(self) -> u16 {
         self.edge
     }
 
-    pub(crate) fn kafka(self, broker: u16) -> u16 {
+    pub fn kafka(self, broker: u16) -> u16 {
         self.base + broker
     }
 
-    pub(crate) fn kafka_controller(self, broker: u16) -> u16 {
+    pub fn kafka_controller(self, broker: u16) -> u16 {
         self.base + 10 + broker
     }
 
-    pub(crate) fn postgres(self) -> u16 {
+    pub fn postgres(self) -> u16 {
         self.base + 20
     }
 
-    pub(crate) fn redis(self) -> u16 {
+    pub fn redis(self) -> u16 {
         self.base + 21
     }
 
@@ -188,15 +188,15 @@ impl Ports {
         self.base + 50 + node
     }
 
-    pub(crate) fn command_http(self, instance: u16) -> u16 {
+    pub fn command_http(self, instance: u16) -> u16 {
         self.base + 100 + instance
     }
 
-    pub(crate) fn command_internal(self, instance: u16) -> u16 {
+    pub fn command_internal(self, instance: u16) -> u16 {
         self.base + 100 + MAX_INSTANCES + instance
     }
 
-    pub(crate) fn command_admin(self, instance: u16) -> u16 {
+    pub fn command_admin(self, instance: u16) -> u16 {
         self.base + 100 + 2 * MAX_INSTANCES + instance
     }
 
@@ -208,7 +208,7 @@ impl Ports {
         self.base + 100 + 4 * MAX_INSTANCES + instance
     }
 
-    pub(crate) fn projector_admin(self, instance: u16) -> u16 {
+    pub fn projector_admin(self, instance: u16) -> u16 {
         self.base + 100 + 5 * MAX_INSTANCES + instance
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn print(layout: &Layout, name: &str, lines: usize, follow: bool) -> 
 }
 
 /// Returns the bytes appended since `position` and advances it. A log that has become shorter is read from its start.
-pub(crate) fn read_from(path: &Path, position: &mut u64) -> io::Result<Vec<u8>> {
+pub fn read_from(path: &Path, position: &mut u64) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     if file.metadata()?.len() < *position {
         *position = 0;
@@ -55,7 +55,7 @@ pub(crate) fn end_of(path: &Path) -> String {
 }
 
 /// Renames the logs of the previous run to NAME.log.1, except for the supervisor's own, which is already in use.
-pub(crate) fn rotate(layout: &Layout) {
+pub fn rotate(layout: &Layout) {
     for name in names(layout).iter().filter(|name| *name != OWN) {
         let log = layout.log(name);
         // On failure the new run appends to the old log.

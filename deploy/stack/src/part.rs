@@ -8,34 +8,34 @@ use crate::probe::Probe;
 
 /// One task or server of a stack, as planned.
 #[derive(Debug, Clone)]
-pub(crate) struct Part {
-    pub(crate) name: String,
-    pub(crate) launch: Launch,
-    pub(crate) role: Role,
+pub struct Part {
+    pub name: String,
+    pub launch: Launch,
+    pub role: Role,
     /// Parts that must be ready before this one starts.
-    pub(crate) needs: Vec<String>,
-    pub(crate) ports: BTreeMap<&'static str, u16>,
+    pub needs: Vec<String>,
+    pub ports: BTreeMap<&'static str, u16>,
 }
 
 /// The command line, environment and account of a process.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Launch {
-    pub(crate) program: PathBuf,
-    pub(crate) args: Vec<String>,
+pub struct Launch {
+    pub program: PathBuf,
+    pub args: Vec<String>,
     /// Environment variables in addition to the few that every process inherits.
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) dir: Option<PathBuf>,
-    pub(crate) account: Account,
+    pub env: Vec<(String, String)>,
+    pub dir: Option<PathBuf>,
+    pub account: Account,
     /// Text written to standard input, which is empty otherwise.
-    pub(crate) stdin: Option<String>,
-    pub(crate) output: Output,
+    pub stdin: Option<String>,
+    pub output: Output,
     /// Pass on the caller's whole environment, as builds and Maven require.
-    pub(crate) env_of_caller: bool,
+    pub env_of_caller: bool,
 }
 
 /// The account under which a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Account {
+pub enum Account {
     #[default]
     Caller,
     User {
@@ -45,7 +45,7 @@ pub(crate) enum Account {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Output {
+pub enum Output {
     #[default]
     Log,
     /// Standard error goes to the terminal, to show the progress of long builds.
@@ -55,7 +55,7 @@ pub(crate) enum Output {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum Role {
+pub enum Role {
     /// Runs to completion; exit status 0 is success. `stamp` is a file and its content, written on success; the next
     /// start skips the task if the file is present with this content.
     Task {
@@ -71,13 +71,13 @@ pub(crate) enum Role {
 
 /// The signal that asks a process to stop, and the time before it is killed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stop {
-    pub(crate) signal: rustix::process::Signal,
-    pub(crate) grace: Duration,
+pub struct Stop {
+    pub signal: rustix::process::Signal,
+    pub grace: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnDeath {
+pub enum OnDeath {
     /// The process is restarted with backoff.
     Restart,
     /// The process stays down until it is started by hand. A dead store is a fault that the services must tolerate, and
@@ -87,7 +87,7 @@ pub(crate) enum OnDeath {
 
 /// Tiers in the order in which they are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Tier {
+pub enum Tier {
     Task,
     Edge,
     Service,
@@ -97,34 +97,34 @@ pub(crate) enum Tier {
 }
 
 impl Part {
-    pub(crate) fn task(name: impl Into<String>, launch: Launch) -> Self {
+    pub fn task(name: impl Into<String>, launch: Launch) -> Self {
         let role = Role::Task { stamp: None };
         Self { name: name.into(), launch, role, needs: Vec::new(), ports: BTreeMap::new() }
     }
 
-    pub(crate) fn stamped(mut self, path: PathBuf, content: impl Into<String>) -> Self {
+    pub fn stamped(mut self, path: PathBuf, content: impl Into<String>) -> Self {
         self.role = Role::Task { stamp: Some((path, content.into())) };
         self
     }
 
-    pub(crate) fn needing(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn needing(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.needs.extend(names.into_iter().map(Into::into));
         self
     }
 
-    pub(crate) fn tier(&self) -> Tier {
+    pub fn tier(&self) -> Tier {
         match self.role {
             Role::Task { .. } => Tier::Task,
             Role::Server { tier, .. } => tier,
         }
     }
 
-    pub(crate) fn is_task(&self) -> bool {
+    pub fn is_task(&self) -> bool {
         matches!(self.role, Role::Task { .. })
     }
 
     /// Returns whether this is a task whose stamp is present.
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         match &self.role {
             Role::Task { stamp: Some((path, content)) } => std::fs::read_to_string(path).is_ok_and(|is| is == *content),
             Role::Task { stamp: None } | Role::Server { .. } => false,
@@ -133,11 +133,11 @@ impl Part {
 }
 
 impl Launch {
-    pub(crate) fn new(program: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn new(program: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
         self
     }

@@ -24,7 +24,7 @@ pub(crate) enum Purpose {
 
 /// Requested size of a stack. Sizes that the existing data determines keep their value from one start to the next.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     /// Number of Kafka brokers: 1, or 3 with three replicas of each record, two of which acknowledge it
     /// [default: that of the existing data, else 1]
     #[arg(long, value_parser = brokers)]
@@ -63,11 +63,11 @@ pub(crate) struct Wanted {
 /// Default number of instances of each service, enough to show shared partitions and takeovers.
 const INSTANCES: u16 = 2;
 /// Default payment window, equal to the projector's own default.
-pub(crate) const PAYMENT_WINDOW_SECS: u32 = 600;
+pub const PAYMENT_WINDOW_SECS: u32 = 600;
 
 impl Wanted {
     /// Returns a request for one instance of each service, with the sizes of the existing data.
-    pub(crate) fn one_of_each() -> Self {
+    pub fn one_of_each() -> Self {
         Self { command_apis: 1, query_apis: 1, projectors: 1, ..Self::default() }
     }
 }
@@ -92,18 +92,18 @@ impl Default for Wanted {
 
 /// The size of a stack after defaults and existing data are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) brokers: u16,
-    pub(crate) partitions: u16,
-    pub(crate) redis_cluster: bool,
-    pub(crate) command_apis: u16,
-    pub(crate) query_apis: u16,
-    pub(crate) projectors: u16,
-    pub(crate) payment_window_secs: u32,
-    pub(crate) limits: Limits,
-    pub(crate) origins: Origins,
-    pub(crate) servers_only: bool,
-    pub(crate) as_built: bool,
+pub struct Size {
+    pub brokers: u16,
+    pub partitions: u16,
+    pub redis_cluster: bool,
+    pub command_apis: u16,
+    pub query_apis: u16,
+    pub projectors: u16,
+    pub payment_window_secs: u32,
+    pub limits: Limits,
+    pub origins: Origins,
+    pub servers_only: bool,
+    pub as_built: bool,
 }
 
 /// Sizes that the data of a state directory was created with.
@@ -117,7 +117,7 @@ struct Fixed {
 }
 
 impl Size {
-    pub(crate) fn decide(layout: &Layout, wanted: &Wanted) -> Result<Self> {
+    pub fn decide(layout: &Layout, wanted: &Wanted) -> Result<Self> {
         let path = fixed_path(layout);
         let fixed = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
@@ -145,7 +145,7 @@ pub(crate) fn servers(
 }
 
 /// Returns the parts of the whole system.
-pub(crate) fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
+pub fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
     // Only tests skip the build.
     let purpose = if size.as_built { Purpose::Tests } else { Purpose::Use };
     let mut parts = servers(layout, tools, (size.brokers, size.redis_cluster), purpose)?;

@@ -17,7 +17,7 @@ use crate::plan::Purpose;
 use crate::probe::Probe;
 use crate::provision::Tools;
 
-pub(crate) const NAME: &str = "postgres";
+pub const NAME: &str = "postgres";
 const INIT: &str = "postgres-init";
 const DATABASE: &str = "postgres-database";
 /// Name of the superuser and of the database.
@@ -25,7 +25,7 @@ const OWNER: &str = "stampede";
 /// SIGINT requests a fast shutdown: sessions are terminated and the data is flushed.
 const STOP: Stop = Stop { signal: Signal::INT, grace: Duration::from_secs(20) };
 
-pub(crate) fn url(layout: &Layout) -> Result<String> {
+pub fn url(layout: &Layout) -> Result<String> {
     let password = layout.secret("postgres-password")?;
     Ok(format!("postgresql://{OWNER}:{password}@127.0.0.1:{}/{OWNER}", layout.ports.postgres()))
 }

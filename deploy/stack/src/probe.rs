@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_REASON_CHARS: usize = 300;
 
 #[derive(Debug, Clone)]
-pub(crate) enum Probe {
+pub enum Probe {
     /// Ready when a GET of the path is answered 200.
     Http { port: u16, path: &'static str },
     /// Ready when PING is answered PONG.

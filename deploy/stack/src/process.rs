@@ -43,7 +43,7 @@ pub(crate) struct Stat {
 }
 
 /// Starts a process in its own group and records it.
-pub(crate) fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) -> Result<Child> {
+pub fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) -> Result<Child> {
     let what = || format!("cannot start {name}: {}", launch.program.display());
     let mut child = command(launch, &layout.log(name))?.process_group(0).spawn().with_context(what)?;
     let recorded = record(layout, name, child.id(), stop);
@@ -59,13 +59,13 @@ pub(crate) fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) 
     Ok(child)
 }
 
-pub(crate) fn forget(layout: &Layout, name: &str) {
+pub fn forget(layout: &Layout, name: &str) {
     // A record that remains is harmless: it matches no process.
     let _ = fs::remove_file(record_path(layout, name));
 }
 
 /// Sends a signal to a process group. A group that has ended is no error.
-pub(crate) fn signal_group(pid: u32, signal: Signal) {
+pub fn signal_group(pid: u32, signal: Signal) {
     if let Some(pid) = raw(pid) {
         let _ = rustix::process::kill_process_group(pid, signal);
     }
@@ -142,7 +142,7 @@ pub(crate) fn leftovers(layout: &Layout) -> Vec<(Record, Vec<u32>)> {
 }
 
 /// Stops the leftover processes of an earlier run, and no others. Returns their names.
-pub(crate) fn end_leftovers(layout: &Layout) -> Vec<String> {
+pub fn end_leftovers(layout: &Layout) -> Vec<String> {
     let mut names = Vec::new();
     let asked = Instant::now();
     loop {

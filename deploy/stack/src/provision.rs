@@ -11,15 +11,15 @@ use anyhow::{Context, Result, bail};
 
 /// Programs of this machine, of sufficient versions.
 #[derive(Debug, Clone)]
-pub(crate) struct Tools {
-    pub(crate) java: PathBuf,
-    pub(crate) mvn: PathBuf,
+pub struct Tools {
+    pub java: PathBuf,
+    pub mvn: PathBuf,
     /// The folder of `postgres`, `initdb` and `pg_isready`, all of one version.
-    pub(crate) postgres: PathBuf,
-    pub(crate) redis_server: PathBuf,
-    pub(crate) nginx: PathBuf,
+    pub postgres: PathBuf,
+    pub redis_server: PathBuf,
+    pub nginx: PathBuf,
     /// The folder of the modules that run Lua at the edge.
-    pub(crate) nginx_modules: PathBuf,
+    pub nginx_modules: PathBuf,
 }
 
 /// A required program, module or header.
@@ -44,10 +44,10 @@ const NGINX_LUA: Need =
 
 /// Programs of the reference architecture in `cargo stack bench seckill`.
 #[derive(Debug, Clone)]
-pub(crate) struct SeckillTools {
-    pub(crate) python: PathBuf,
-    pub(crate) mariadbd: PathBuf,
-    pub(crate) rabbitmq_server: PathBuf,
+pub struct SeckillTools {
+    pub python: PathBuf,
+    pub mariadbd: PathBuf,
+    pub rabbitmq_server: PathBuf,
 }
 
 const PYTHON: Need = Need { name: "Python 3 with its venv module", find: find::python, packages: &["python3-venv"] };
@@ -67,7 +67,7 @@ const TOOLCHAIN: [Need; 6] = [
 ];
 
 /// Returns all programs of the stack, after installing the missing ones. The package manager's output goes to `log`.
-pub(crate) fn ensure(log: &Path) -> Result<Tools> {
+pub fn ensure(log: &Path) -> Result<Tools> {
     let missing = missing();
     if !missing.is_empty() {
         apt::install(&missing, log)?;
@@ -76,12 +76,12 @@ pub(crate) fn ensure(log: &Path) -> Result<Tools> {
 }
 
 /// Returns wrk, the load generator of the benches, after installing it if necessary. `log` is as in [`ensure`].
-pub(crate) fn ensure_wrk(log: &Path) -> Result<PathBuf> {
+pub fn ensure_wrk(log: &Path) -> Result<PathBuf> {
     ensure_one(&WRK, log)
 }
 
 /// Returns the programs that the textbook architecture needs in addition to the stack's. `log` is as in [`ensure`].
-pub(crate) fn ensure_seckill(log: &Path) -> Result<SeckillTools> {
+pub fn ensure_seckill(log: &Path) -> Result<SeckillTools> {
     Ok(SeckillTools {
         python: ensure_one(&PYTHON, log)?,
         mariadbd: ensure_one(&MARIADB, log)?,

@@ -13,14 +13,14 @@ use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
 
-pub(crate) const NAME: &str = "redis";
+pub const NAME: &str = "redis";
 /// Name of the task that joins the servers into a cluster.
-pub(crate) const CLUSTER: &str = "redis-cluster";
+pub const CLUSTER: &str = "redis-cluster";
 /// Number of servers in a cluster; half of them are masters.
 pub(crate) const NODES: u16 = 6;
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(5) };
 
-pub(crate) fn url(layout: &Layout, is_cluster: bool) -> String {
+pub fn url(layout: &Layout, is_cluster: bool) -> String {
     if !is_cluster {
         return format!("redis://127.0.0.1:{}/", layout.ports.redis());
     }
@@ -30,7 +30,7 @@ pub(crate) fn url(layout: &Layout, is_cluster: bool) -> String {
 }
 
 /// Returns the name of the part that services depend on.
-pub(crate) fn needed(is_cluster: bool) -> &'static str {
+pub fn needed(is_cluster: bool) -> &'static str {
     if is_cluster { CLUSTER } else { NAME }
 }
 
@@ -49,12 +49,12 @@ pub(crate) fn parts(layout: &Layout, tools: &Tools, is_cluster: bool) -> Result<
     Ok(parts)
 }
 
-pub(crate) fn part(layout: &Layout, tools: &Tools) -> Part {
+pub fn part(layout: &Layout, tools: &Tools) -> Part {
     server(NAME.to_owned(), layout.ports.redis(), Launch { dir: Some(layout.config()), ..launch(tools, &[]) })
 }
 
 /// Returns the names of the servers.
-pub(crate) fn names(is_cluster: bool) -> Vec<String> {
+pub fn names(is_cluster: bool) -> Vec<String> {
     if is_cluster { (1..=NODES).map(name).collect() } else { vec![NAME.to_owned()] }
 }
 

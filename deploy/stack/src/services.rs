@@ -15,7 +15,7 @@ use crate::plan::Size;
 use crate::probe::Probe;
 use crate::{kafka, postgres, redis};
 
-pub(crate) const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
+pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 const BUILD: &str = "build";
 const TOPIC: &str = "create-topic";
 const EXCEPTION_KEY: &str = "exception-key";
@@ -26,7 +26,7 @@ const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(12) }
 
 /// Cargo profile with which the services are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Profile {
+pub enum Profile {
     Dev,
     Release,
 }
@@ -48,13 +48,13 @@ impl Profile {
 }
 
 /// Returns cargo's output folder for a profile, a sibling of the folder that holds this program.
-pub(crate) fn binaries(profile: Profile) -> Result<PathBuf> {
+pub fn binaries(profile: Profile) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot locate this program's executable")?;
     let target = own.ancestors().nth(2).context("this program is not in a target folder")?;
     Ok(target.join(profile.folder()))
 }
 
-pub(crate) fn build(profile: Profile) -> Part {
+pub fn build(profile: Profile) -> Part {
     let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
     cargo_build(["--profile", profile.name()].into_iter().chain(packages))
 }
@@ -216,7 +216,7 @@ pub(crate) fn except_tool(layout: &Layout, size: &Size, profile: Profile, args: 
 }
 
 /// Returns the launch of a projector subcommand against a running stack.
-pub(crate) fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
+pub fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
     let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
     Ok(Common::of(layout, size)?.add_to(launch))

@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 /// Status of a whole stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) state: Phase,
+pub struct Status {
+    pub state: Phase,
     /// URL of the edge; empty if the stack has none.
-    pub(crate) url: String,
+    pub url: String,
     /// The processes, in the order of the plan.
-    pub(crate) processes: Vec<Process>,
+    pub processes: Vec<Process>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Phase {
+pub enum Phase {
     Down,
     Starting,
     Ready,
@@ -25,24 +25,24 @@ pub(crate) enum Phase {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Process {
-    pub(crate) name: String,
-    pub(crate) pid: Option<u32>,
+pub struct Process {
+    pub name: String,
+    pub pid: Option<u32>,
     /// Ports by purpose, e.g. `http`, `admin`.
-    pub(crate) ports: BTreeMap<String, u16>,
-    pub(crate) state: State,
+    pub ports: BTreeMap<String, u16>,
+    pub state: State,
     /// Number of automatic restarts after an unexpected exit.
-    pub(crate) restarts: u32,
+    pub restarts: u32,
     /// Exit status of the previous life, e.g. `exit 1`.
-    pub(crate) last_exit: Option<String>,
+    pub last_exit: Option<String>,
     /// Seconds spent in the current state.
-    pub(crate) since_secs: u64,
-    pub(crate) resident_bytes: Option<u64>,
+    pub since_secs: u64,
+    pub resident_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub enum State {
     /// Not started yet: waits for parts that it depends on.
     Waiting,
     /// Running, but not ready yet.
@@ -60,15 +60,15 @@ pub(crate) enum State {
 }
 
 impl Status {
-    pub(crate) fn down() -> Self {
+    pub fn down() -> Self {
         Self { state: Phase::Down, url: String::new(), processes: Vec::new() }
     }
 
-    pub(crate) fn json(&self) -> String {
+    pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a status is serializable as JSON")
     }
 
-    pub(crate) fn table(&self) -> String {
+    pub fn table(&self) -> String {
         let head = ["NAME", "STATE", "PID", "PORTS", "MEMORY", "SINCE", "RESTARTS", "LAST EXIT"].map(String::from);
         let rows: Vec<_> = std::iter::once(head).chain(self.processes.iter().map(row)).collect();
         let widths: Vec<_> =

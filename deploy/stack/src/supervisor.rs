@@ -55,13 +55,13 @@ enum Event {
 
 /// The reason a stack ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub enum Ended {
     Asked,
     /// SIGINT, SIGTERM or SIGHUP arrived.
     Signalled,
 }
 
-pub(crate) struct Supervisor {
+pub struct Supervisor {
     layout: Layout,
     members: Vec<Member>,
     phase: Phase,
@@ -82,7 +82,7 @@ pub(crate) struct Supervisor {
 
 /// Verbosity of the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
+pub enum Words {
     All,
     /// Silent while stopping, so that a test runner's summary stays at the end of the output.
     Start,
@@ -91,7 +91,7 @@ pub(crate) enum Words {
 impl Supervisor {
     /// Creates a supervisor and serves its control socket. `url` is the edge's, or empty. The caller holds the lock of
     /// the state directory.
-    pub(crate) fn new(layout: Layout, parts: Vec<Part>, url: String, words: Words) -> Result<Self> {
+    pub fn new(layout: Layout, parts: Vec<Part>, url: String, words: Words) -> Result<Self> {
         let (sender, events) = mpsc::channel();
         let calls = sender.clone();
         control::serve(&layout, move |call| drop(calls.send(Event::Call(call))))?;
@@ -118,7 +118,7 @@ impl Supervisor {
     }
 
     /// Runs the stack until it is asked to stop or the start fails. Calls `ready` once, when every part is up.
-    pub(crate) fn run(mut self, ready: impl FnOnce(&Status)) -> Result<Ended> {
+    pub fn run(mut self, ready: impl FnOnce(&Status)) -> Result<Ended> {
         let mut ready = Some(ready);
         self.refuse_taken_ports();
         loop {

@@ -18,12 +18,12 @@ use crate::status::{Phase, Status};
 use crate::supervisor::{Ended, Supervisor, Words};
 use crate::{logs, process, provision};
 
-pub(crate) struct Options {
+pub struct Options {
     /// Detach from the terminal into a new session, so that closing the terminal does not end the stack.
-    pub(crate) background: bool,
-    pub(crate) fresh: bool,
-    pub(crate) wanted: Wanted,
-    pub(crate) profile: Profile,
+    pub background: bool,
+    pub fresh: bool,
+    pub wanted: Wanted,
+    pub profile: Profile,
 }
 
 /// Runs the stack until it is asked to stop.
@@ -83,7 +83,7 @@ pub(crate) fn in_background(layout: &Layout) -> Result<ExitCode> {
 }
 
 /// Does everything that precedes the first process: takes the lock, installs packages and plans the parts.
-pub(crate) fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>)> {
+pub fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>)> {
     layout.create()?;
     let Some(lock) = control::lock(layout)? else {
         bail!("{}", already(layout));
@@ -105,7 +105,7 @@ pub(crate) fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<P
 }
 
 /// Returns the payment window that the running stack was started with.
-pub(crate) fn payment_window(layout: &Layout) -> Duration {
+pub fn payment_window(layout: &Layout) -> Duration {
     let told = fs::read_to_string(payment_window_path(layout)).ok().and_then(|text| text.trim().parse().ok());
     Duration::from_secs(told.unwrap_or(u64::from(PAYMENT_WINDOW_SECS)))
 }
@@ -114,7 +114,7 @@ fn payment_window_path(layout: &Layout) -> PathBuf {
     layout.state.join("payment-window")
 }
 
-pub(crate) fn url(layout: &Layout) -> String {
+pub fn url(layout: &Layout) -> String {
     format!("http://127.0.0.1:{}", layout.ports.edge())
 }
 

@@ -4,7 +4,7 @@ use clap::Args;
 
 /// Limits per address and class of request. A rate admits a burst of twice its number.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Limit one address at the edge, e.g. `commands=100`: requests per second, or how many at the same time for
     /// `connections` and `waits`; excess requests are answered 429
     /// [classes: commands, batches, rows, lists, histories, connections, waits]
