@@ -48,6 +48,8 @@ impl Stack {
         let mut command = Command::new(server("TEST_STACK_BIN"));
         command.args(["--profile", "dev", "--base-port", &BASE_PORT.to_string(), "--state-dir"]);
         command.arg(&self.state).args(args).kill_on_drop(true);
+        // The program of `replay` and `sale` was built for the tests as well.
+        command.env("CARGO", "true");
         command
     }
 

@@ -1,37 +1,46 @@
 //! The command line.
 
+use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Error, Result};
+use clap::{Args, Parser, Subcommand};
 
-use crate::bench::{self, Bench};
 use crate::control::{self, Request};
 use crate::layout::Layout;
 use crate::plan::Wanted;
 use crate::services::Profile;
 use crate::status::Phase;
-use crate::{logs, process, projections, provision, replay, sale, test, up};
+use crate::{load, logs, process, projections, provision, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
 #[command(name = "cargo stack", bin_name = "cargo stack")]
 pub struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
     /// State directory [default: .stack in the checkout]
     #[arg(long, global = true, hide = true)]
     state_dir: Option<PathBuf>,
     /// First of the 300 ports to use, which is the edge's; lets a second stack run beside another one
     #[arg(long, global = true, hide = true, value_parser = clap::value_parser!(u16).range(1024..=65000))]
-    base_port: Option<u16>,
+    pub base_port: Option<u16>,
     /// Cargo profile of the services
     #[arg(long, global = true, hide = true, value_enum, default_value = "release")]
-    profile: Profile,
-    #[command(subcommand)]
-    command: Command,
+    pub profile: Profile,
 }
 
 #[derive(Subcommand)]
+#[command(disable_help_subcommand = true)]
 enum Command {
     /// Install the system packages that are missing, without starting anything
     Setup,
@@ -85,9 +94,9 @@ enum Command {
         scope: test::Scope,
     },
     /// Send a real shop's orders through the system and compare every view with totals computed from the file
-    Replay(replay::Args),
+    Replay(load::Args),
     /// Simulate a flash sale on the running stack (buyers, watchers, payments), then check the results against the log
-    Sale(sale::Args),
+    Sale(load::Args),
     /// Compare every checkpoint and a sample of rows with the whole log; exits with 1 if anything differs
     Audit(projections::Audit),
     /// Rebuild views from the whole log, compare them with the live ones and swap them in, without downtime
@@ -95,23 +104,35 @@ enum Command {
     /// Make all readers skip an unreadable record of the log, after an operator has examined it
     Except(projections::Except),
     /// Measure performance, on a dedicated stack; stop other stacks first, because their load distorts the figures
-    #[command(subcommand)]
-    Bench(Bench),
+    Bench(load::Args),
+    /// Print this message or the help of the given subcommand(s)
+    Help {
+        /// Names of the subcommand and of its own
+        command: Vec<OsString>,
+    },
 }
 
 pub fn run(cli: Cli) -> ExitCode {
-    match cli.command.run(&cli.state_dir, cli.base_port, cli.profile) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+    exit_code(cli.command.run(&cli.options))
+}
+
+/// Returns the exit code of a command, after printing its error.
+pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+impl Options {
+    pub fn layout(&self) -> Result<Layout> {
+        Layout::new(self.state_dir.as_deref(), self.base_port)
     }
 }
 
 impl Command {
-    fn run(self, state_dir: &Option<PathBuf>, base_port: Option<u16>, profile: Profile) -> Result<ExitCode> {
-        let layout = Layout::new(state_dir.as_deref(), base_port)?;
+    fn run(self, options: &Options) -> Result<ExitCode> {
+        let (layout, profile) = (options.layout()?, options.profile);
         match self {
             Self::Setup => {
                 layout.create()?;
@@ -128,13 +149,12 @@ impl Command {
             Self::Stop { name } => println!("{}", control::tell(&layout, &Request::Stop { name })?),
             Self::Start { name } => println!("{}", control::tell(&layout, &Request::Start { name })?),
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
-            Self::Test { filter, scope } => return test::run(&layout, base_port, filter, &scope),
-            Self::Bench(bench) => return bench::run(&layout, base_port, &bench),
+            Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
-            Self::Sale(args) => return sale::run(&layout, &args),
-            Self::Replay(args) => return replay::run(layout, profile, &args),
+            Self::Replay(args) | Self::Sale(args) | Self::Bench(args) => return Err(load::run(args)?),
+            Self::Help { command } => return Err(help(&command)?),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -167,6 +187,12 @@ fn status(layout: &Layout, json: bool) -> Result<ExitCode> {
         print!("{}", status.table());
     }
     Ok(if status.state == Phase::Down { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Runs this program again to print the help of a command, which may be one of `load`. Returns only on failure.
+fn help(command: &[OsString]) -> Result<Error> {
+    let own = env::current_exe().context("cannot locate this program's executable")?;
+    Ok(process::exec(std::process::Command::new(own).args(command).arg("--help")))
 }
 
 fn signal(text: &str) -> Result<i32, String> {

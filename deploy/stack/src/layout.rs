@@ -200,7 +200,7 @@ impl Ports {
         self.base + 100 + 2 * MAX_INSTANCES + instance
     }
 
-    pub(crate) fn query_http(self, instance: u16) -> u16 {
+    pub fn query_http(self, instance: u16) -> u16 {
         self.base + 100 + 3 * MAX_INSTANCES + instance
     }
 

@@ -1,4 +1,4 @@
-//! `cargo stack`: installs, runs, tests and benchmarks the whole system on one machine.
+//! `cargo stack`: installs, runs and tests the whole system on one machine.
 //!
 //! It depends on no crate of the services: it builds and starts their binaries, as an operator would. That keeps its
 //! own build to seconds, on a machine that has only a Rust toolchain.
@@ -26,7 +26,5 @@ pub mod status;
 pub mod logs;
 pub mod up;
 mod test;
-mod replay;
-mod sale;
 mod projections;
-mod bench;
+mod load;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,11 @@ pub fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) -> Resu
         let _ = stdin.write_all(text.as_bytes());
     }
     Ok(child)
+}
+
+/// Replaces this process with a program, whose exit status becomes its own. Returns only on failure, with the error.
+pub(crate) fn exec(command: &mut Command) -> Error {
+    Error::new(command.exec()).context(format!("cannot start {}", command.get_program().display()))
 }
 
 pub fn forget(layout: &Layout, name: &str) {

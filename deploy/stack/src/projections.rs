@@ -2,7 +2,6 @@
 //! `cargo stack except` makes readers of the log skip an unreadable record. All three run the services' own
 //! subcommands, because this program is no client of Kafka or Postgres.
 
-use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use anyhow::{Error, Result, bail};
@@ -11,6 +10,7 @@ use crate::control;
 use crate::layout::Layout;
 use crate::part::Launch;
 use crate::plan::{Size, Wanted};
+use crate::process;
 use crate::services::{self, Profile};
 use crate::status::Phase;
 
@@ -66,7 +66,7 @@ impl Except {
         let mut args = vec![self.partition.to_string(), self.offset.to_string()];
         args.extend(["--because".to_owned(), self.because.clone()]);
         args.extend(self.no_build_reads_it.then(|| "--no-build-reads-it".to_owned()));
-        become_tool(&services::except_tool(layout, &size(layout)?, profile, &args)?)
+        Ok(become_tool(&services::except_tool(layout, &size(layout)?, profile, &args)?))
     }
 }
 
@@ -93,7 +93,7 @@ impl Rebuild {
 }
 
 fn become_projector(layout: &Layout, profile: Profile, args: &[&str]) -> Result<Error> {
-    become_tool(&services::projector_tool(layout, &size(layout)?, profile, args)?)
+    Ok(become_tool(&services::projector_tool(layout, &size(layout)?, profile, args)?))
 }
 
 /// Returns the size of the running stack. Fails unless the stack is ready.
@@ -105,8 +105,7 @@ fn size(layout: &Layout) -> Result<Size> {
 }
 
 /// Replaces this process with the tool, whose exit status becomes its own. Returns only on failure, with the error.
-fn become_tool(launch: &Launch) -> Result<Error> {
+fn become_tool(launch: &Launch) -> Error {
     let env = launch.env.iter().map(|(name, value)| (name, value));
-    let error = Command::new(&launch.program).args(&launch.args).envs(env).exec();
-    Ok(Error::new(error).context(format!("cannot start {}", launch.program.display())))
+    process::exec(Command::new(&launch.program).args(&launch.args).envs(env))
 }

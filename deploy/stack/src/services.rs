@@ -13,7 +13,7 @@ use crate::layout::{Layout, MAX_INSTANCES, root};
 use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
 use crate::plan::Size;
 use crate::probe::Probe;
-use crate::{kafka, postgres, redis};
+use crate::{kafka, load, postgres, redis};
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 const BUILD: &str = "build";
@@ -32,14 +32,14 @@ pub enum Profile {
 }
 
 impl Profile {
-    fn folder(self) -> &'static str {
+    pub(crate) fn folder(self) -> &'static str {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Release => "release",
@@ -59,17 +59,21 @@ pub fn build(profile: Profile) -> Part {
     cargo_build(["--profile", profile.name()].into_iter().chain(packages))
 }
 
-/// Returns a task that builds the services together with the tests, so that shared crates are compiled once, with one
+/// Returns a task that builds the programs together with the tests, so that shared crates are compiled once, with one
 /// set of features.
 pub(crate) fn build_for_tests() -> Part {
     // Not `--bins`, which would replace this program's executable while it runs.
-    let bins = PACKAGES.iter().flat_map(|package| ["--bin", package]);
+    let bins = PACKAGES.iter().chain([&load::PROGRAM]).flat_map(|program| ["--bin", program]);
     cargo_build(["--workspace", "--tests"].into_iter().chain(bins))
 }
 
+/// Returns the cargo that runs this program.
+pub(crate) fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
 fn cargo_build<'a>(args: impl IntoIterator<Item = &'a str>) -> Part {
-    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let mut launch = Launch::new(cargo, iter::once("build").chain(args));
+    let mut launch = Launch::new(cargo(), iter::once("build").chain(args));
     launch.dir = Some(root().to_owned());
     launch.output = Output::Terminal;
     launch.env_of_caller = true;

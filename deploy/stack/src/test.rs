@@ -7,7 +7,6 @@
 mod gates;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Child, ExitCode};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -112,11 +111,10 @@ fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Resul
 }
 
 fn launch((layout, tools): (&Layout, &Tools), stage: Stage, filter: Option<&str>) -> Result<Launch> {
-    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let args = ["test", "--no-fail-fast"].iter().chain(stage.selection()).copied();
     let args = args.chain(filter).chain(stage.options().iter().copied());
     let own = std::env::current_exe().context("cannot locate this program's executable")?;
-    let mut launch = Launch::new(cargo, args)
+    let mut launch = Launch::new(services::cargo(), args)
         .env("TEST_KAFKA_BROKERS", kafka::bootstrap(layout.ports, 1))
         .env("TEST_POSTGRES_URL", postgres::url(layout)?)
         .env("TEST_POSTGRES_BIN_DIR", tools.postgres.to_string_lossy())

@@ -14,10 +14,10 @@ use super::comparison::{self, Comparison, Goal, Quantity, Turn};
 use super::figures::Target::{AtLeast, AtMost};
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
-use crate::control::Request;
-use crate::layout::{Layout, root};
-use crate::part::Launch;
-use crate::provision;
+use stack::control::Request;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
+use stack::provision;
 
 const PRODUCTS: u32 = 2_000;
 /// Stock that exceeds the need of any run.
@@ -179,7 +179,7 @@ impl Meter<'_> {
 
     /// Runs wrk with one of the scripts. `run` is the prefix of its order ids.
     fn wrk(&self, script: &str, run: &str, seconds: u64) -> Result<Turn> {
-        let script = root().join("deploy/stack/src/bench/write").join(script).display().to_string();
+        let script = root().join("tests/load/src/bench/write").join(script).display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
         let launch = Launch::new(self.wrk, args).env("SEEN", tool::seen_script()).env("PRODUCTS", "1");

@@ -19,17 +19,17 @@ use serde::Serialize;
 
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, projector_tool, tool};
-use crate::control::Request;
-use crate::layout::Layout;
-use crate::part::{Launch, Part};
-use crate::provision::{self, SeckillTools, Tools};
-use crate::redis;
 use crate::sale::rush::{self, Crowd};
 use crate::sale::seen::Seen;
 use crate::sale::shop::Shop;
 use crate::sale::{self, Names};
 use count::Count;
 use report::{Outcome, Report};
+use stack::control::Request;
+use stack::layout::Layout;
+use stack::part::{Launch, Part};
+use stack::provision::{self, SeckillTools, Tools};
+use stack::redis;
 
 /// Units per customer, as in the textbook's sale.
 const LIMIT_PER_CUSTOMER: u64 = 1;
@@ -146,7 +146,7 @@ impl Play<'_> {
     }
 
     fn row(&self, row: &Row) -> Result<Outcome> {
-        let (names, shop) = (Names::of_now(), Shop::new(crate::up::url(self.scene.layout)));
+        let (names, shop) = (Names::of_now(), Shop::new(stack::up::url(self.scene.layout)));
         sale::open(&shop, &names, self.args.units, LIMIT_PER_CUSTOMER)?;
         let killed = if self.side == Side::Ours { row.of_ours } else { row.of_peer };
         let seen = self.rush(&names, killed)?;

@@ -9,15 +9,15 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use super::Cancelled;
-use crate::layout::{Layout, root};
-use crate::part::Launch;
-use crate::{logs, process};
+use stack::layout::{Layout, root};
+use stack::part::Launch;
+use stack::{logs, process};
 
 const POLL: Duration = Duration::from_millis(20);
 
 /// Returns the path of the script with which wrk's scripts report their results.
 pub(super) fn seen_script() -> String {
-    root().join("deploy/stack/src/bench/seen.lua").display().to_string()
+    root().join("tests/load/src/bench/seen.lua").display().to_string()
 }
 
 /// Runs a program to completion and returns its output. Kills it after `limit`.

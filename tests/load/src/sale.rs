@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 
-use crate::control;
-use crate::layout::Layout;
-use crate::status::Phase;
-use crate::up;
 use rush::Crowd;
 use seen::Seen;
 use shop::Shop;
+use stack::control;
+use stack::layout::Layout;
+use stack::status::Phase;
+use stack::up;
 use verdict::Verdict;
 
 /// Units in the product's stock in addition to the sale's.

@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use super::comparison::Turn;
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, comparison, figures, peers, processor_time, tool};
-use crate::control::Request;
-use crate::layout::{Layout, root};
-use crate::part::Launch;
-use crate::provision;
 use report::Report;
+use stack::control::Request;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
+use stack::provision;
 
 const PRODUCTS: u32 = 2_000;
 const WARM_UP_SECONDS: u64 = 2;
@@ -132,7 +132,7 @@ impl Meter<'_> {
     }
 
     fn peak(&self, run: &str, seconds: u64) -> Result<Measurement> {
-        let script = root().join("deploy/stack/src/bench/write/reserve.lua").display().to_string();
+        let script = root().join("tests/load/src/bench/write/reserve.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
         let launch = Launch::new(self.wrk, args).env("SEEN", tool::seen_script());

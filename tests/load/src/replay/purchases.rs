@@ -148,7 +148,7 @@ fn add(rows: &mut BTreeMap<String, Sums>, key: String, date: Date, purchase: &Pu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::root;
+    use stack::layout::root;
 
     #[test]
     fn the_log_adds_up_to_its_known_totals() {

@@ -5,10 +5,10 @@ use anyhow::{Result, ensure};
 use crate::bench::comparison::{Comparison, Turn};
 use crate::bench::scene::{Cast, on_empty_stack};
 use crate::bench::{Cancelled, peers};
-use crate::layout::Layout;
 use crate::sale::rush::{self, Crowd};
 use crate::sale::seen::Seen;
 use crate::sale::{self, Args, LIMIT_PER_CUSTOMER, Names};
+use stack::layout::Layout;
 
 pub(super) const FIRST: &str = "rush-first";
 pub(super) const SECOND: &str = "rush-second";

@@ -24,10 +24,10 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::layout::Layout;
-use crate::part::Launch;
-use crate::plan::{Size, Wanted};
-use crate::services::{self, Profile};
+use stack::layout::Layout;
+use stack::part::Launch;
+use stack::plan::{Size, Wanted};
+use stack::services::{self, Profile};
 
 /// Base port of the bench's stack, clear of a running stack and of a test run.
 const BASE_PORT: u16 = 22000;

@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::layout::{Layout, root, write_private};
-use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
-use crate::probe::Probe;
-use crate::provision::{SeckillTools, Tools};
-use crate::redis;
+use stack::layout::{Layout, root, write_private};
+use stack::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use stack::probe::Probe;
+use stack::provision::{SeckillTools, Tools};
+use stack::redis;
 
 pub(super) const NGINX: &str = "nginx";
 pub(super) const GUNICORN: &str = "gunicorn";

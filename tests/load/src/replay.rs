@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::control::{self, Request};
-use crate::layout::{Layout, root};
-use crate::plan::Wanted;
-use crate::services::{PACKAGES, Profile};
-use crate::status::Phase;
-use crate::supervisor::{Ended, Supervisor, Words};
-use crate::up;
 use client::Client;
 use compare::{Compared, Comparison};
 use purchases::{Expected, MAX_SHOPS};
 use send::{Orders, Sent};
+use stack::control::{self, Request};
+use stack::layout::{Layout, root};
+use stack::plan::Wanted;
+use stack::services::{PACKAGES, Profile};
+use stack::status::Phase;
+use stack::supervisor::{Ended, Supervisor, Words};
+use stack::up;
 
 /// The only product: the purchase log does not identify the CDs.
 const PRODUCT: &str = "cd";

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{Cancelled, processor_time};
-use crate::control::{self, Request};
-use crate::edge::{Limits, Origins};
-use crate::layout::Layout;
-use crate::part::Part;
-use crate::plan::{self, PAYMENT_WINDOW_SECS, Size};
-use crate::provision::{self, Tools};
-use crate::services::Profile;
-use crate::status::State;
-use crate::supervisor::{Supervisor, Words};
-use crate::{logs, process};
+use stack::control::{self, Request};
+use stack::edge::{Limits, Origins};
+use stack::layout::Layout;
+use stack::part::Part;
+use stack::plan::{self, PAYMENT_WINDOW_SECS, Size};
+use stack::provision::{self, Tools};
+use stack::services::Profile;
+use stack::status::State;
+use stack::supervisor::{Supervisor, Words};
+use stack::{logs, process};
 
 /// Time allowed for a takeover of all partitions, much longer than one normally takes.
 const OWNED_WITHIN: Duration = Duration::from_secs(60);

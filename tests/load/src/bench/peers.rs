@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::layout::{Layout, root};
-use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
-use crate::probe::Probe;
-use crate::provision::Tools;
-use crate::services::{self, Profile};
-use crate::{kafka, postgres, redis};
+use stack::layout::{Layout, root};
+use stack::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
+use stack::probe::Probe;
+use stack::provision::Tools;
+use stack::services::{self, Profile};
+use stack::{kafka, postgres, redis};
 
 pub(super) const LIMIT: &str = "limit";
 pub(super) const LIMIT_READ: &str = "limit-read";

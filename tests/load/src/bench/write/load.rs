@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::measure::Meter;
 use super::row::{Client, Row, Server};
 use crate::bench::{peers, tool};
-use crate::layout::root;
-use crate::part::Launch;
+use stack::layout::root;
+use stack::part::Launch;
 
 /// Number of wrk's connections, over two threads.
 const CONNECTIONS: &str = "256";
@@ -68,7 +68,7 @@ impl Meter<'_> {
     }
 
     fn wrk(&self, server: Server, seconds: u64) -> Launch {
-        let script = root().join("deploy/stack/src/bench/write/reserve.lua").display().to_string();
+        let script = root().join("tests/load/src/bench/write/reserve.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address(server)));
         let args = ["-t", "2", "-c", CONNECTIONS, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
         Launch::new(self.wrk, args).env("SEEN", tool::seen_script())
@@ -83,7 +83,7 @@ impl Meter<'_> {
     fn pgbench(&self, row: Row, seconds: u64) -> Result<Load> {
         let times = Times { prefix: format!("stampede-pgbench-{}", process::id()) };
         let mut launch = peers::of_postgres(self.scene.layout, self.scene.tools, "pgbench", peers::OWN_DATABASE)?;
-        let script = root().join("deploy/stack/src/bench/write/reserve.pgbench");
+        let script = root().join("tests/load/src/bench/write/reserve.pgbench");
         let options = [
             format!("--file={}", script.display()),
             format!("--time={seconds}"),

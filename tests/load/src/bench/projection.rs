@@ -10,11 +10,11 @@ use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
 use super::figures::Target::AtLeast;
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
-use crate::control::Request;
-use crate::layout::Layout;
-use crate::part::{Launch, Part};
-use crate::postgres;
-use crate::provision::Tools;
+use stack::control::Request;
+use stack::layout::Layout;
+use stack::part::{Launch, Part};
+use stack::postgres;
+use stack::provision::Tools;
 
 const PRODUCTS: u32 = 2_000;
 const PROJECTOR: &str = "projector-1";

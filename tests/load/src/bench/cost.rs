@@ -17,9 +17,9 @@ use super::comparison::Turn;
 use super::figures::{self, Spread, write_table};
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
-use crate::layout::{Layout, root};
-use crate::part::Launch;
-use crate::provision;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
+use stack::provision;
 
 const PRODUCTS: u32 = 2_000;
 /// Time for connections, batches and caches to reach their steady state.
@@ -162,7 +162,7 @@ impl Meter<'_> {
     }
 
     fn wrk(&self, seconds: u64) -> Launch {
-        let script = root().join("deploy/stack/src/bench/write/restock.lua").display().to_string();
+        let script = root().join("tests/load/src/bench/write/restock.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
         Launch::new(self.wrk, args).env("SEEN", tool::seen_script())

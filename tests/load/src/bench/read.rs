@@ -10,10 +10,10 @@ use super::comparison::{self, Comparison, Goal, Quantity, Turn};
 use super::figures::Target::{AtLeast, AtMost};
 use super::scene::{Cast, Scene, on_empty_stack};
 use super::{Cancelled, peers, tool};
-use crate::control::Request;
-use crate::layout::{Layout, root};
-use crate::part::Launch;
-use crate::{provision, redis};
+use stack::control::Request;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
+use stack::{provision, redis};
 
 /// Number of products that are read, except in the rows that read a single one.
 const PRODUCTS: u32 = 2_000;
@@ -145,7 +145,7 @@ impl Meter<'_> {
     }
 
     fn wrk(&self, server: &str, path: &str, products: u32, connections: &str) -> Result<Turn> {
-        let script = root().join("deploy/stack/src/bench/read.lua").display().to_string();
+        let script = root().join("tests/load/src/bench/read.lua").display().to_string();
         let turn = |seconds: u64| {
             let (duration, url) = (format!("{seconds}s"), format!("http://{server}"));
             let args = ["-t", "2", "-c", connections, "-d", &duration, "--timeout", "10s", "-s", &script, &url];

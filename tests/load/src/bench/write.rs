@@ -16,11 +16,11 @@ use anyhow::Result;
 
 use super::scene::{Cast, on_empty_stack};
 use super::{Cancelled, comparison, figures, peers};
-use crate::layout::Layout;
-use crate::provision;
 use measure::{Measurement, Meter};
 use report::Report;
 use row::Row;
+use stack::layout::Layout;
+use stack::provision;
 
 // The group is named after the type by default, and the flattened type has the same name.
 #[derive(Debug, clap::Args)]
