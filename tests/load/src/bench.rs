@@ -2,11 +2,11 @@
 //!
 //! No absolute numbers are asserted: a figure is meaningful only next to the others of the same run.
 
-mod scene;
+mod environment;
 mod processor_time;
 mod peers;
 mod tool;
-mod figures;
+mod table;
 mod comparison;
 mod write;
 mod read;

@@ -4,7 +4,7 @@
 pub(crate) mod shop;
 mod visitor;
 pub(crate) mod rush;
-pub(crate) mod seen;
+pub(crate) mod observations;
 mod display;
 mod orders;
 mod verdict;
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 
+use observations::Observations;
 use rush::Crowd;
-use seen::Seen;
 use shop::Shop;
 use stack::control;
 use stack::layout::Layout;
@@ -74,19 +74,19 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
 }
 
 /// Plays a sale until its last order has ended. The stack must be ready.
-pub(crate) fn play(layout: &Layout, args: &Args) -> Result<(Seen, Verdict)> {
+pub(crate) fn play(layout: &Layout, args: &Args) -> Result<(Observations, Verdict)> {
     let names = Names::of_now();
     let shop = Shop::new(up::url(layout));
     open(&shop, &names, args.units, LIMIT_PER_CUSTOMER)?;
     println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, up::url(layout), names.sale);
 
-    let seen = rush::play(crowd(layout, args), &names)?;
-    println!("{seen}");
+    let observations = rush::play(crowd(layout, args), &names)?;
+    println!("{observations}");
 
     let window = up::payment_window(layout);
-    let ended = orders::end(&shop, &names, &seen.accepted, (window <= LONGEST_WINDOW).then_some(window))?;
-    let verdict = verdict::of(&shop, &names, args.units, &seen, &ended)?;
-    Ok((seen, verdict))
+    let ended = orders::end(&shop, &names, &observations.accepted, (window <= LONGEST_WINDOW).then_some(window))?;
+    let verdict = verdict::of(&shop, &names, args.units, &observations, &ended)?;
+    Ok((observations, verdict))
 }
 
 impl Names {

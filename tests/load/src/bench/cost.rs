@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::comparison::Turn;
-use super::figures::{self, Spread, write_table};
-use super::scene::{Cast, Scene, on_empty_stack};
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::table::{self, Spread, write_table};
 use super::{Cancelled, peers, tool};
 use stack::layout::{Layout, root};
 use stack::part::Launch;
@@ -76,14 +76,14 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
     let mut report =
-        Report { seconds: args.seconds, load_average: figures::load_average()?, measurements: BTreeMap::new() };
-    let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
+        Report { seconds: args.seconds, load_average: table::load_average()?, measurements: BTreeMap::new() };
+    let instances = Instances { command_apis: 1, projectors: 1, ..Instances::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on a new, empty stack in {}", args.rounds, layout.state.display());
-        on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk };
-            scene.set(cast)?;
-            scene.register(&meter.commands(), PRODUCTS)?;
+        on_empty_stack(layout, instances, peers::of_projection, cancelled, |environment| {
+            let meter = Meter { environment, wrk: &wrk };
+            environment.set(instances)?;
+            environment.register(&meter.commands(), PRODUCTS)?;
             Row::ALL.into_iter().try_for_each(|row| {
                 meter.measure(row, "warm", WARM_UP_SECONDS)?;
                 let measurement = meter.measure(row, "run", args.seconds)?;
@@ -102,7 +102,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 }
 
 struct Meter<'a> {
-    scene: &'a Scene<'a>,
+    environment: &'a Environment<'a>,
     wrk: &'a Path,
 }
 
@@ -121,13 +121,13 @@ impl Meter<'_> {
 
     /// Waits until the projector has folded all accepted commands, including those of the reactor.
     fn await_views(&self) -> Result<()> {
-        let admin = self.scene.layout.ports.projector_admin(1);
+        let admin = self.environment.layout.ports.projector_admin(1);
         let begun = Instant::now();
         let mut before = None;
         loop {
-            self.scene.cancelled.check()?;
-            let accepted = self.scene.count("stampede_commands_total", r#"outcome="accepted""#)?;
-            let folded = self.scene.metric(admin, "stampede_commits_folded_total")?;
+            self.environment.cancelled.check()?;
+            let accepted = self.environment.count("stampede_commands_total", r#"outcome="accepted""#)?;
+            let folded = self.environment.metric(admin, "stampede_commits_folded_total")?;
             // The last folded event may have caused a command that is still in flight, so the count must be stable.
             if folded >= accepted && before == Some(accepted) {
                 return Ok(());
@@ -142,7 +142,8 @@ impl Meter<'_> {
 
     /// Returns the processor seconds that each process has used so far.
     fn used(&self) -> Result<[f64; PROCESSES.len()]> {
-        let used: Vec<_> = PROCESSES.iter().map(|process| self.scene.cpu_seconds(process)).collect::<Result<_>>()?;
+        let used: Vec<_> =
+            PROCESSES.iter().map(|process| self.environment.cpu_seconds(process)).collect::<Result<_>>()?;
         Ok(std::array::from_fn(|process| used[process]))
     }
 
@@ -155,7 +156,7 @@ impl Meter<'_> {
         let launch = launch.env("PRODUCTS", PRODUCTS.to_string()).env("PREFIX", "p-");
         let launch = launch.env("RUN", format!("{run}-{}", row as u8));
         let limit = Duration::from_secs(seconds) + GRACE;
-        let text = tool::run(self.scene.layout, "load", &launch, limit, self.scene.cancelled)?;
+        let text = tool::run(self.environment.layout, "load", &launch, limit, self.environment.cancelled)?;
         let line =
             text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
         serde_json::from_str(line).with_context(|| format!("no result: {line}"))
@@ -165,16 +166,16 @@ impl Meter<'_> {
         let script = root().join("tests/load/src/bench/write/restock.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        Launch::new(self.wrk, args).env("SEEN", tool::seen_script())
+        Launch::new(self.wrk, args).env("RESULTS", tool::results_script())
     }
 
     fn batches(&self, aggregates: &str, seconds: u64) -> Result<Launch> {
-        let launch = peers::program(self.scene.layout, "batch")?.env("ADDRESS", self.commands());
+        let launch = peers::program(self.environment.layout, "batch")?.env("ADDRESS", self.commands());
         Ok(launch.env("AGGREGATES", aggregates).env("SECONDS", seconds.to_string()))
     }
 
     fn commands(&self) -> String {
-        format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1))
+        format!("127.0.0.1:{}", self.environment.layout.ports.command_http(1))
     }
 }
 
@@ -194,7 +195,7 @@ impl Report {
             json!({ "row": row.name(), "rounds": rounds.iter().map(of).collect::<Vec<_>>() })
         });
         let rows: Vec<_> = rows.collect();
-        figures::save(
+        table::save(
             folder,
             "cost",
             |time| json!({ "time": time, "seconds": self.seconds, "load_average": self.load_average, "rows": rows }),

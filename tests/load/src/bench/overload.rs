@@ -15,8 +15,8 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::comparison::Turn;
-use super::scene::{Cast, Scene, on_empty_stack};
-use super::{Cancelled, comparison, figures, peers, processor_time, tool};
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::{Cancelled, comparison, peers, processor_time, table, tool};
 use report::Report;
 use stack::control::Request;
 use stack::layout::{Layout, root};
@@ -90,17 +90,21 @@ struct Flood {
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
-    let mut report = Report::new(args.edge, args.comparison.seconds, figures::load_average()?);
-    let cast = Cast { command_apis: 1, ..Cast::NONE };
+    let mut report = Report::new(args.edge, args.comparison.seconds, table::load_average()?);
+    let instances = Instances { command_apis: 1, ..Instances::NONE };
     let ended = (1..=args.comparison.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on a new, empty stack in {}", args.comparison.rounds, layout.state.display());
-        on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
+        on_empty_stack(layout, instances, peers::of_projection, cancelled, |environment| {
             let ports = layout.ports;
             let port = if args.edge { ports.edge() } else { ports.command_http(1) };
-            let meter =
-                Meter { scene, wrk: &wrk, address: format!("127.0.0.1:{port}"), seconds: args.comparison.seconds };
-            scene.set(cast)?;
-            scene.register(&meter.address, PRODUCTS)?;
+            let meter = Meter {
+                environment,
+                wrk: &wrk,
+                address: format!("127.0.0.1:{port}"),
+                seconds: args.comparison.seconds,
+            };
+            environment.set(instances)?;
+            environment.register(&meter.address, PRODUCTS)?;
             meter.round(|row, measurement| {
                 println!("          {:<18} {measurement}", row.name());
                 report.add(row, measurement);
@@ -113,7 +117,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 }
 
 struct Meter<'a> {
-    scene: &'a Scene<'a>,
+    environment: &'a Environment<'a>,
     wrk: &'a Path,
     address: String,
     seconds: u64,
@@ -135,7 +139,7 @@ impl Meter<'_> {
         let script = root().join("tests/load/src/bench/write/reserve.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        let launch = Launch::new(self.wrk, args).env("SEEN", tool::seen_script());
+        let launch = Launch::new(self.wrk, args).env("RESULTS", tool::results_script());
         self.measure(launch, run, |turn: &Turn| {
             ensure!(turn.failed == 0, "{} of {} commands were not accepted", turn.failed, turn.requests);
             let Turn { requests, seconds, p50_us, p99_us, .. } = *turn;
@@ -146,7 +150,7 @@ impl Meter<'_> {
     }
 
     fn flood(&self, run: &str, rate: f64, seconds: u64) -> Result<Measurement> {
-        let launch = peers::program(self.scene.layout, "flood")?
+        let launch = peers::program(self.environment.layout, "flood")?
             .env("ADDRESS", &self.address)
             .env("RATE", rate.to_string())
             .env("SECONDS", seconds.to_string());
@@ -163,11 +167,12 @@ impl Meter<'_> {
     /// failed.
     fn refusals(&self, rate: f64) -> Result<Measurement> {
         let kill = |signal: Signal| Request::Kill { name: String::from("kafka-1"), signal: signal.as_raw() };
-        let before = self.scene.count(REFUSED, "")?;
-        self.scene.tell(&kill(Signal::STOP))?;
+        let before = self.environment.count(REFUSED, "")?;
+        self.environment.tell(&kill(Signal::STOP))?;
         let measured = self.flood("none", rate, STANDSTILL_SECONDS);
-        self.scene.tell(&kill(Signal::CONT))?;
-        let (measured, refused) = (measured?, (self.scene.count(REFUSED, "")? - before) / STANDSTILL_SECONDS as f64);
+        self.environment.tell(&kill(Signal::CONT))?;
+        let (measured, refused) =
+            (measured?, (self.environment.count(REFUSED, "")? - before) / STANDSTILL_SECONDS as f64);
         let let_in = ((measured.refused - refused) * STANDSTILL_SECONDS as f64) as u64;
         Ok(Measurement { refused, failed: measured.failed + let_in, ..measured })
     }
@@ -182,7 +187,7 @@ impl Meter<'_> {
         let launch = launch.env("PRODUCTS", PRODUCTS.to_string()).env("PREFIX", "p-").env("RUN", run);
         let limit = Duration::from_secs(self.seconds) + GRACE;
         let (used, idle) = self.used()?;
-        let text = tool::run(self.scene.layout, "load", &launch, limit, self.scene.cancelled)?;
+        let text = tool::run(self.environment.layout, "load", &launch, limit, self.environment.cancelled)?;
         let (used_after, idle_after) = self.used()?;
         let line =
             text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
@@ -198,7 +203,7 @@ impl Meter<'_> {
             *part = if name == PARTS[CLIENT] {
                 processor_time::of_ended_children().context("cannot read this process's times from /proc")?
             } else {
-                self.scene.cpu_seconds(name)?
+                self.environment.cpu_seconds(name)?
             };
         }
         Ok((used, processor_time::idle().context("cannot read the idle time from /proc")?))

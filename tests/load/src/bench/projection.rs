@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
-use super::figures::Target::AtLeast;
-use super::scene::{Cast, Scene, on_empty_stack};
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::table::Target::AtLeast;
 use super::{Cancelled, peers, tool};
 use stack::control::Request;
 use stack::layout::Layout;
@@ -40,7 +40,7 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
     let mut comparison = Comparison::new("projection", args.seconds, GOALS)?;
-    let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
+    let instances = Instances { command_apis: 1, projectors: 1, ..Instances::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
         for (row, views) in [("all", ""), ("product", "product"), ("orders", "order")] {
             println!("Round {round} of {}, on a new, empty stack in {}", args.rounds, layout.state.display());
@@ -54,8 +54,8 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
                 }
                 peers::of_projection(layout, tools, parts)
             };
-            on_empty_stack(layout, cast, adapt, cancelled, |scene| {
-                let meter = Meter { scene, seconds: args.seconds };
+            on_empty_stack(layout, instances, adapt, cancelled, |environment| {
+                let meter = Meter { environment, seconds: args.seconds };
                 let commits = meter.fill(if row == "orders" { "orders" } else { "products" })?;
                 comparison.take(row, meter.fold(commits), cancelled)?;
                 match row {
@@ -75,23 +75,23 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 }
 
 struct Meter<'a> {
-    scene: &'a Scene<'a>,
+    environment: &'a Environment<'a>,
     seconds: u64,
 }
 
 impl Meter<'_> {
     /// Fills the log while no projector runs. Returns the number of accepted commands.
     fn fill(&self, aggregates: &str) -> Result<u64> {
-        self.scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
-        let address = format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1));
+        self.environment.set(Instances { command_apis: 1, ..Instances::NONE })?;
+        let address = format!("127.0.0.1:{}", self.environment.layout.ports.command_http(1));
         let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
         for product in 1..=PRODUCTS {
-            match self.scene.post(&format!("http://{address}/v1/products/p-{product}/register"), body)? {
+            match self.environment.post(&format!("http://{address}/v1/products/p-{product}/register"), body)? {
                 200 => {}
                 status => bail!("registering a product failed with {status}"),
             }
         }
-        let launch = peers::program(self.scene.layout, "batch")?
+        let launch = peers::program(self.environment.layout, "batch")?
             .env("ADDRESS", address)
             .env("AGGREGATES", aggregates)
             .env("PRODUCTS", PRODUCTS.to_string())
@@ -105,13 +105,13 @@ impl Meter<'_> {
     /// Starts the projector and waits until it has folded `commits` commands. The time begins at the last poll before
     /// the first of them is folded.
     fn fold(&self, commits: u64) -> Result<Turn> {
-        self.scene.tell(&Request::Start { name: PROJECTOR.to_owned() })?;
-        let admin = self.scene.layout.ports.projector_admin(1);
+        self.environment.tell(&Request::Start { name: PROJECTOR.to_owned() })?;
+        let admin = self.environment.layout.ports.projector_admin(1);
         let mut began = None;
         let begun = Instant::now();
         loop {
-            self.scene.cancelled.check()?;
-            let folded = self.scene.metric(admin, "stampede_commits_folded_total")? as u64;
+            self.environment.cancelled.check()?;
+            let folded = self.environment.metric(admin, "stampede_commits_folded_total")? as u64;
             let now = Instant::now();
             if folded == 0 && began.is_none_or(|(_, folded)| folded == 0) {
                 began = Some((now, 0));
@@ -129,8 +129,8 @@ impl Meter<'_> {
     }
 
     fn rebuild(&self) -> Result<Turn> {
-        let launch = super::projector_tool(self.scene.layout, &["rebuild", "product", "--fast"])?;
-        let text = tool::run(self.scene.layout, "rebuild", &launch, GRACE, self.scene.cancelled)?;
+        let launch = super::projector_tool(self.environment.layout, &["rebuild", "product", "--fast"])?;
+        let text = tool::run(self.environment.layout, "rebuild", &launch, GRACE, self.environment.cancelled)?;
         let line = text.lines().find_map(|line| line.strip_prefix("folded"));
         let mut numbers = line.with_context(|| format!("no result in {text:?}"))?.split_whitespace();
         let mut number = || numbers.find_map(|word| word.parse::<f64>().ok()).context("a number is missing");
@@ -138,14 +138,14 @@ impl Meter<'_> {
     }
 
     fn client(&self, name: &str) -> Result<Turn> {
-        let launch = peers::program(self.scene.layout, name)?
-            .env("DATABASE_URL", postgres::url(self.scene.layout)?)
+        let launch = peers::program(self.environment.layout, name)?
+            .env("DATABASE_URL", postgres::url(self.environment.layout)?)
             .env("SECONDS", self.seconds.to_string());
         self.turn(&launch)
     }
 
     fn turn(&self, launch: &Launch) -> Result<Turn> {
-        let text = tool::run(self.scene.layout, "load", launch, GRACE, self.scene.cancelled)?;
+        let text = tool::run(self.environment.layout, "load", launch, GRACE, self.environment.cancelled)?;
         let line =
             text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
         serde_json::from_str(line).with_context(|| format!("no result: {line}"))

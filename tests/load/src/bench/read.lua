@@ -21,4 +21,4 @@ function request()
 end
 
 -- Reports the results.
-dofile(os.getenv("SEEN"))
+dofile(os.getenv("RESULTS"))

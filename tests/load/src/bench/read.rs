@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::comparison::{self, Comparison, Goal, Quantity, Turn};
-use super::figures::Target::{AtLeast, AtMost};
-use super::scene::{Cast, Scene, on_empty_stack};
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::table::Target::{AtLeast, AtMost};
 use super::{Cancelled, peers, tool};
 use stack::control::Request;
 use stack::layout::{Layout, root};
@@ -66,11 +66,11 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let comparison::Args { seconds, rounds } = args.comparison;
     let mut comparison = Comparison::new("read", seconds, GOALS)?;
     let redis_cluster = args.redis_cluster;
-    let cast = Cast { command_apis: 1, projectors: 1, query_apis: 1, redis_cluster };
+    let instances = Instances { command_apis: 1, projectors: 1, query_apis: 1, redis_cluster };
     let ended = (1..=rounds).try_for_each(|round| {
         println!("Round {round} of {rounds}, on a new, empty stack in {}", layout.state.display());
-        on_empty_stack(layout, cast, peers::of_read, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk, seconds, redis_cluster };
+        on_empty_stack(layout, instances, peers::of_read, cancelled, |environment| {
+            let meter = Meter { environment, wrk: &wrk, seconds, redis_cluster };
             meter.prepare()?;
             meter.rows(&mut comparison, round % 2 == 0)
         })
@@ -80,7 +80,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 }
 
 struct Meter<'a> {
-    scene: &'a Scene<'a>,
+    environment: &'a Environment<'a>,
     wrk: &'a Path,
     seconds: u64,
     redis_cluster: bool,
@@ -89,25 +89,25 @@ struct Meter<'a> {
 impl Meter<'_> {
     /// Registers products, waits until they are visible, and primes the bare server with a row to answer.
     fn prepare(&self) -> Result<()> {
-        let (commands, shop) = (self.commands(), peers::address(self.scene.layout, peers::SHOP));
+        let (commands, shop) = (self.commands(), peers::address(self.environment.layout, peers::SHOP));
         let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
         for product in 1..=PRODUCTS {
             for server in [&commands, &shop] {
                 let url = format!("http://{server}/v1/products/{REGISTERED}{product}/register");
-                match self.scene.post(&url, body)? {
+                match self.environment.post(&url, body)? {
                     200 => {}
                     status => bail!("registering a product failed with {status}"),
                 }
             }
         }
         let last = format!("http://{}/v1/products/{REGISTERED}{PRODUCTS}", self.queries());
-        while self.scene.get(&last)?.0 != 200 {
-            self.scene.cancelled.check()?;
+        while self.environment.get(&last)?.0 != 200 {
+            self.environment.cancelled.check()?;
             thread::sleep(Duration::from_millis(50));
         }
-        let (_, row) = self.scene.get(&format!("http://{}/v1/products/{REGISTERED}1", self.queries()))?;
-        let limit = peers::address(self.scene.layout, peers::LIMIT_READ);
-        match self.scene.post(&format!("http://{limit}/prime"), &row)? {
+        let (_, row) = self.environment.get(&format!("http://{}/v1/products/{REGISTERED}1", self.queries()))?;
+        let limit = peers::address(self.environment.layout, peers::LIMIT_READ);
+        match self.environment.post(&format!("http://{limit}/prime"), &row)? {
             200 => Ok(()),
             status => bail!("priming the bare server failed with {status}"),
         }
@@ -115,11 +115,13 @@ impl Meter<'_> {
 
     /// Measures all rows, reads in reverse order if `backwards`, so that no row always precedes its counterpart.
     fn rows(&self, comparison: &mut Comparison, backwards: bool) -> Result<()> {
-        let cancelled = self.scene.cancelled;
-        let (queries, limit) = (self.queries(), peers::address(self.scene.layout, peers::LIMIT_READ));
-        let (shop, nginx) =
-            (peers::address(self.scene.layout, peers::SHOP), peers::address(self.scene.layout, peers::NGINX));
-        let edge = format!("127.0.0.1:{}", self.scene.layout.ports.edge());
+        let cancelled = self.environment.cancelled;
+        let (queries, limit) = (self.queries(), peers::address(self.environment.layout, peers::LIMIT_READ));
+        let (shop, nginx) = (
+            peers::address(self.environment.layout, peers::SHOP),
+            peers::address(self.environment.layout, peers::NGINX),
+        );
+        let edge = format!("127.0.0.1:{}", self.environment.layout.ports.edge());
         let mut reads = [
             ("hit-64", &queries, PRODUCT, "64"),
             ("limit-64", &limit, PRODUCT, "64"),
@@ -150,7 +152,7 @@ impl Meter<'_> {
             let (duration, url) = (format!("{seconds}s"), format!("http://{server}"));
             let args = ["-t", "2", "-c", connections, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
             let launch = Launch::new(self.wrk, args)
-                .env("SEEN", tool::seen_script())
+                .env("RESULTS", tool::results_script())
                 .env("PRODUCTS", products.to_string())
                 .env("FIRST", format!("{path}{REGISTERED}"));
             self.turn(&launch, seconds)
@@ -161,14 +163,14 @@ impl Meter<'_> {
 
     fn without_redis(&self, turn: impl FnOnce() -> Result<Turn>) -> Result<Turn> {
         let servers = redis::names(self.redis_cluster);
-        servers.iter().try_for_each(|name| self.scene.tell(&Request::Stop { name: name.clone() }))?;
+        servers.iter().try_for_each(|name| self.environment.tell(&Request::Stop { name: name.clone() }))?;
         let turn = turn();
-        servers.into_iter().try_for_each(|name| self.scene.tell(&Request::Start { name }))?;
+        servers.into_iter().try_for_each(|name| self.environment.tell(&Request::Start { name }))?;
         turn
     }
 
     fn visible(&self, run: &str) -> Result<Turn> {
-        let launch = peers::program(self.scene.layout, "visible")?
+        let launch = peers::program(self.environment.layout, "visible")?
             .env("ADDRESS", self.commands())
             .env("QUERIES", self.queries())
             .env("RATE", RATE.to_string())
@@ -181,7 +183,7 @@ impl Meter<'_> {
 
     /// Measures visibility while a view is rebuilt repeatedly, after filling the log so that a rebuild takes a while.
     fn visible_while_rebuilt(&self) -> Result<Turn> {
-        let batch = peers::program(self.scene.layout, "batch")?
+        let batch = peers::program(self.environment.layout, "batch")?
             .env("ADDRESS", self.commands())
             .env("PRODUCTS", PRODUCTS.to_string())
             .env("PREFIX", REGISTERED)
@@ -189,11 +191,11 @@ impl Meter<'_> {
             .env("SECONDS", self.seconds.to_string());
         self.turn(&batch, self.seconds)?;
         self.visible("settle")?;
-        let rebuild = super::projector_tool(self.scene.layout, &["rebuild", "product"])?;
+        let rebuild = super::projector_tool(self.environment.layout, &["rebuild", "product"])?;
         thread::scope(|scope| {
             let visible = scope.spawn(|| self.visible("rebuild"));
             while !visible.is_finished() {
-                tool::run(self.scene.layout, "rebuild", &rebuild, REBUILT_WITHIN, self.scene.cancelled)?;
+                tool::run(self.environment.layout, "rebuild", &rebuild, REBUILT_WITHIN, self.environment.cancelled)?;
             }
             visible.join().expect("the measuring thread does not panic")
         })
@@ -201,17 +203,17 @@ impl Meter<'_> {
 
     fn turn(&self, launch: &Launch, seconds: u64) -> Result<Turn> {
         let limit = Duration::from_secs(seconds) + GRACE;
-        let text = tool::run(self.scene.layout, "load", launch, limit, self.scene.cancelled)?;
+        let text = tool::run(self.environment.layout, "load", launch, limit, self.environment.cancelled)?;
         let line =
             text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
         serde_json::from_str(line).with_context(|| format!("no result: {line}"))
     }
 
     fn commands(&self) -> String {
-        format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1))
+        format!("127.0.0.1:{}", self.environment.layout.ports.command_http(1))
     }
 
     fn queries(&self) -> String {
-        format!("127.0.0.1:{}", self.scene.layout.ports.query_http(1))
+        format!("127.0.0.1:{}", self.environment.layout.ports.query_http(1))
     }
 }

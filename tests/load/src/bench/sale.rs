@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::comparison::{self, Comparison, Goal, Quantity, Turn};
-use super::figures::Target::{AtLeast, AtMost};
-use super::scene::{Cast, Scene, on_empty_stack};
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::table::Target::{AtLeast, AtMost};
 use super::{Cancelled, peers, tool};
 use stack::control::Request;
 use stack::layout::{Layout, root};
@@ -76,21 +76,21 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
     let comparison::Args { seconds, rounds } = args.comparison;
     let mut comparison = Comparison::new("sale", seconds, GOALS)?;
-    let cast = Cast { command_apis: 1, projectors: 1, ..Cast::NONE };
+    let instances = Instances { command_apis: 1, projectors: 1, ..Instances::NONE };
     let ended = (1..=rounds).try_for_each(|round| {
         println!("Round {round} of {rounds}, on new, empty stacks in {}", layout.state.display());
         rush::rows(layout, &args.crowd, &mut comparison, cancelled)?;
         if args.only_rush {
             return Ok(());
         }
-        on_empty_stack(layout, cast, peers::of_projection, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk, seconds };
+        on_empty_stack(layout, instances, peers::of_projection, cancelled, |environment| {
+            let meter = Meter { environment, wrk: &wrk, seconds };
             meter.prepare()?;
-            scene.set(cast)?;
+            environment.set(instances)?;
             comparison.take("chain", meter.chains(), cancelled)?;
             // Follows `chain`, after which Kafka's JIT compilation, which occupies a core for a while, is done.
             comparison.take("chain-steady", meter.steady(), cancelled)?;
-            scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
+            environment.set(Instances { command_apis: 1, ..Instances::NONE })?;
             comparison.take("reserve", meter.reserve(), cancelled)?;
             comparison.take("claim", meter.claim(), cancelled)?;
             comparison.take("claim-late", meter.claim_late(), cancelled)?;
@@ -103,7 +103,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 }
 
 struct Meter<'a> {
-    scene: &'a Scene<'a>,
+    environment: &'a Environment<'a>,
     wrk: &'a Path,
     seconds: u64,
 }
@@ -112,7 +112,7 @@ impl Meter<'_> {
     /// Registers products for orders and schedules a sale. Sends the sale's `stock` command in place of the reactor,
     /// which does not run.
     fn prepare(&self) -> Result<()> {
-        self.scene.set(Cast { command_apis: 1, ..Cast::NONE })?;
+        self.environment.set(Instances { command_apis: 1, ..Instances::NONE })?;
         let product = format!(r#"{{"name":"A thing","price_cents":1177,"stock":{PLENTY}}}"#);
         for number in 1..=PRODUCTS {
             self.post(&format!("/v1/products/p-{number}/register"), &product)?;
@@ -122,19 +122,19 @@ impl Meter<'_> {
             r#"{{"product":"of-a-sale",{window},"price_cents":1,"units":{PLENTY},"limit_per_customer":{PLENTY}}}"#
         );
         self.post("/v1/sales/drop/schedule", &sale)?;
-        let url = format!("http://127.0.0.1:{}/v1/sales/drop/stock", self.scene.layout.ports.command_internal(1));
-        ensure!(self.scene.post_internal(&url, "{}")? == 200, "the sale did not get its units");
+        let url = format!("http://127.0.0.1:{}/v1/sales/drop/stock", self.environment.layout.ports.command_internal(1));
+        ensure!(self.environment.post_internal(&url, "{}")? == 200, "the sale did not get its units");
         Ok(())
     }
 
     fn post(&self, path: &str, body: &str) -> Result<()> {
-        let status = self.scene.post(&format!("http://{}{path}", self.commands()), body)?;
+        let status = self.environment.post(&format!("http://{}{path}", self.commands()), body)?;
         ensure!(status == 200, "{path} was answered {status}");
         Ok(())
     }
 
     fn commands(&self) -> String {
-        format!("127.0.0.1:{}", self.scene.layout.ports.command_http(1))
+        format!("127.0.0.1:{}", self.environment.layout.ports.command_http(1))
     }
 
     fn reserve(&self) -> Result<Turn> {
@@ -148,7 +148,7 @@ impl Meter<'_> {
     }
 
     fn claim_late(&self) -> Result<Turn> {
-        let claims = || self.scene.count("stampede_commands_total", r#"command="claim",outcome="accepted""#);
+        let claims = || self.environment.count("stampede_commands_total", r#"command="claim",outcome="accepted""#);
         for fill in 0.. {
             if claims()? >= MANY_CLAIMS {
                 break;
@@ -165,10 +165,10 @@ impl Meter<'_> {
         let url = format!("http://{}/v1/sales/drop/claim", self.commands());
         let (name, signal) = (String::from("command-api-1"), Signal::KILL.as_raw());
         let begun = Instant::now();
-        self.scene.tell(&Request::Kill { name, signal })?;
+        self.environment.tell(&Request::Kill { name, signal })?;
         // An error means that no instance is listening yet.
-        while !self.scene.post(&url, claim).is_ok_and(|status| status == 200) {
-            self.scene.cancelled.check()?;
+        while !self.environment.post(&url, claim).is_ok_and(|status| status == 200) {
+            self.environment.cancelled.check()?;
             ensure!(begun.elapsed() < GRACE, "no takeover within {} s", GRACE.as_secs());
             thread::sleep(POLL);
         }
@@ -182,7 +182,7 @@ impl Meter<'_> {
         let script = root().join("tests/load/src/bench/write").join(script).display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        let launch = Launch::new(self.wrk, args).env("SEEN", tool::seen_script()).env("PRODUCTS", "1");
+        let launch = Launch::new(self.wrk, args).env("RESULTS", tool::results_script()).env("PRODUCTS", "1");
         self.turn(&launch.env("PREFIX", "p-").env("RUN", run))
     }
 
@@ -193,7 +193,7 @@ impl Meter<'_> {
         let Turn { requests, failed, .. } = self.orders("batch", "burst")?;
         let wanted = before + (requests - failed) as f64;
         while self.reacted()? < wanted {
-            self.scene.cancelled.check()?;
+            self.environment.cancelled.check()?;
             if begun.elapsed() > GRACE {
                 bail!("after {} s only {} of {wanted} orders are confirmed", GRACE.as_secs(), self.reacted()?);
             }
@@ -206,21 +206,21 @@ impl Meter<'_> {
     /// confirmation.
     fn steady(&self) -> Result<Turn> {
         self.orders("open-loop", "warm")?;
-        let admin = self.scene.layout.ports.projector_admin(1);
-        let before = self.scene.histogram(admin, REACTED)?;
+        let admin = self.environment.layout.ports.projector_admin(1);
+        let before = self.environment.histogram(admin, REACTED)?;
         let turn = self.orders("open-loop", "steady")?;
         thread::sleep(Duration::from_secs(1));
-        let during = self.scene.histogram(admin, REACTED)?.since(&before);
+        let during = self.environment.histogram(admin, REACTED)?.since(&before);
         let us = |share| during.quantile(share).map(|seconds| (seconds * 1e6) as u64);
         Ok(Turn { p50_us: us(0.5), p99_us: us(0.99), ..turn })
     }
 
     fn reacted(&self) -> Result<f64> {
-        self.scene.metric(self.scene.layout.ports.projector_admin(1), &format!("{REACTED}_count"))
+        self.environment.metric(self.environment.layout.ports.projector_admin(1), &format!("{REACTED}_count"))
     }
 
     fn orders(&self, client: &str, run: &str) -> Result<Turn> {
-        let launch = peers::program(self.scene.layout, client)?
+        let launch = peers::program(self.environment.layout, client)?
             .env("ADDRESS", self.commands())
             .env("AGGREGATES", "orders")
             .env("RATE", STEADY.to_string())
@@ -232,7 +232,7 @@ impl Meter<'_> {
     }
 
     fn turn(&self, launch: &Launch) -> Result<Turn> {
-        let text = tool::run(self.scene.layout, "load", launch, GRACE, self.scene.cancelled)?;
+        let text = tool::run(self.environment.layout, "load", launch, GRACE, self.environment.cancelled)?;
         let line =
             text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
         serde_json::from_str(line).with_context(|| format!("no result: {line}"))

@@ -17,10 +17,10 @@ use anyhow::{Result, anyhow, ensure};
 use rustix::process::Signal;
 use serde::Serialize;
 
-use super::scene::{Cast, Scene, on_empty_stack};
+use super::environment::{Environment, Instances, on_empty_stack};
 use super::{Cancelled, peers, projector_tool, tool};
+use crate::sale::observations::Observations;
 use crate::sale::rush::{self, Crowd};
-use crate::sale::seen::Seen;
 use crate::sale::shop::Shop;
 use crate::sale::{self, Names};
 use count::Count;
@@ -38,7 +38,7 @@ const AWAY: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_secs(300);
 /// The instances that `cargo stack up` starts by default.
-const OURS: Cast = Cast { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
+const OURS: Instances = Instances { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -97,7 +97,9 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
             println!("Round {round} of {}: {side:?}, in {}", args.rounds, layout.state.display());
             let adapt =
                 |layout: &Layout, tools: &Tools, parts: &mut Vec<Part>| side.adapt(layout, tools, &own, args, parts);
-            on_empty_stack(layout, OURS, adapt, cancelled, |scene| Play { scene, args, side }.rows(&mut report))?;
+            on_empty_stack(layout, OURS, adapt, cancelled, |environment| {
+                Play { environment, args, side }.rows(&mut report)
+            })?;
         }
         Ok(())
     });
@@ -123,7 +125,7 @@ impl Side {
 
 /// The measurement of one side's rows on a running stack.
 struct Play<'a> {
-    scene: &'a Scene<'a>,
+    environment: &'a Environment<'a>,
     args: &'a Args,
     side: Side,
 }
@@ -131,32 +133,32 @@ struct Play<'a> {
 impl Play<'_> {
     fn rows(&self, report: &mut Report) -> Result<()> {
         if self.side == Side::Ours {
-            self.scene.set(OURS)?;
+            self.environment.set(OURS)?;
         }
         let wanted = |row: &&Row| self.args.row.as_ref().is_none_or(|part| row.name.contains(part.as_str()));
         for row in ROWS.iter().filter(wanted) {
-            self.scene.cancelled.check()?;
+            self.environment.cancelled.check()?;
             report.take(self.side, row.name, self.row(row));
         }
         if self.side == Side::Ours {
-            let audit = projector_tool(self.scene.layout, &["audit", "--sample", "1000"])?;
+            let audit = projector_tool(self.environment.layout, &["audit", "--sample", "1000"])?;
             report.audited(self.run("audit", &audit).map(drop));
         }
         Ok(())
     }
 
     fn row(&self, row: &Row) -> Result<Outcome> {
-        let (names, shop) = (Names::of_now(), Shop::new(stack::up::url(self.scene.layout)));
+        let (names, shop) = (Names::of_now(), Shop::new(stack::up::url(self.environment.layout)));
         sale::open(&shop, &names, self.args.units, LIMIT_PER_CUSTOMER)?;
         let killed = if self.side == Side::Ours { row.of_ours } else { row.of_peer };
-        let seen = self.rush(&names, killed)?;
-        let count = Count::settled(&seen, self.args.units, || self.orders(&names.sale))?;
-        Ok(Outcome::new(&seen, count))
+        let observations = self.rush(&names, killed)?;
+        let count = Count::settled(&observations, self.args.units, || self.orders(&names.sale))?;
+        Ok(Outcome::new(&observations, count))
     }
 
-    fn rush(&self, names: &Names, killed: &[&str]) -> Result<Seen> {
+    fn rush(&self, names: &Names, killed: &[&str]) -> Result<Observations> {
         let accepted = Arc::new(AtomicU64::new(0));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.scene.layout.ports.edge()));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.environment.layout.ports.edge()));
         let crowd = Crowd {
             buyers: self.args.buyers,
             watchers: self.args.watchers,
@@ -169,37 +171,38 @@ impl Play<'_> {
         };
         thread::scope(|scope| {
             let disturber = (!killed.is_empty()).then(|| scope.spawn(|| self.disturb(killed, &accepted)));
-            let seen = rush::play(crowd, names);
+            let observations = rush::play(crowd, names);
             accepted.store(u64::MAX, Ordering::Relaxed);
             disturber
                 .map_or(Ok(Ok(())), thread::ScopedJoinHandle::join)
                 .map_err(|_| anyhow!("the disturbing thread panicked"))??;
-            seen
+            observations
         })
     }
 
     /// Kills parts once a quarter of the units is claimed, and after a while starts those that are still down.
     fn disturb(&self, names: &[&str], accepted: &AtomicU64) -> Result<()> {
         while accepted.load(Ordering::Relaxed) < self.args.units / 4 {
-            self.scene.cancelled.check()?;
+            self.environment.cancelled.check()?;
             thread::sleep(POLL);
         }
         ensure!(accepted.load(Ordering::Relaxed) < u64::MAX, "the rush was over before {names:?} were killed");
         let signal = Signal::KILL.as_raw();
-        names.iter().try_for_each(|name| self.scene.tell(&Request::Kill { name: (*name).to_owned(), signal }))?;
+        names.iter().try_for_each(|name| self.environment.tell(&Request::Kill { name: (*name).to_owned(), signal }))?;
         thread::sleep(AWAY);
-        names.iter().try_for_each(|name| self.scene.tell(&Request::Start { name: (*name).to_owned() }))
+        names.iter().try_for_each(|name| self.environment.tell(&Request::Start { name: (*name).to_owned() }))
     }
 
     /// Returns the orders in the database, one per line: id, tab, customer.
     fn orders(&self, sale: &str) -> Result<String> {
         let launch = match self.side {
             Side::Peer => peer::sql(
-                self.scene.layout,
+                self.environment.layout,
                 &format!("SELECT CONCAT(sale, '~', name), customer FROM orders WHERE sale = '{sale}'"),
             )?,
             Side::Ours => {
-                let mut launch = peers::of_postgres(self.scene.layout, self.scene.tools, "psql", "stampede")?;
+                let mut launch =
+                    peers::of_postgres(self.environment.layout, self.environment.tools, "psql", "stampede")?;
                 launch.args.extend(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"].map(String::from));
                 launch.args.push(String::from("--field-separator=\t"));
                 let sql = format!(
@@ -214,6 +217,6 @@ impl Play<'_> {
     }
 
     fn run(&self, name: &str, launch: &Launch) -> Result<String> {
-        tool::run(self.scene.layout, name, launch, GRACE, self.scene.cancelled)
+        tool::run(self.environment.layout, name, launch, GRACE, self.environment.cancelled)
     }
 }

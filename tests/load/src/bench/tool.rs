@@ -16,8 +16,8 @@ use stack::{logs, process};
 const POLL: Duration = Duration::from_millis(20);
 
 /// Returns the path of the script with which wrk's scripts report their results.
-pub(super) fn seen_script() -> String {
-    root().join("tests/load/src/bench/seen.lua").display().to_string()
+pub(super) fn results_script() -> String {
+    root().join("tests/load/src/bench/results.lua").display().to_string()
 }
 
 /// Runs a program to completion and returns its output. Kills it after `limit`.

@@ -14,8 +14,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::scene::{Cast, on_empty_stack};
-use super::{Cancelled, comparison, figures, peers};
+use super::environment::{Instances, on_empty_stack};
+use super::{Cancelled, comparison, peers, table};
 use measure::{Measurement, Meter};
 use report::Report;
 use row::Row;
@@ -41,17 +41,17 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     layout.create()?;
     let wrk = provision::ensure_wrk(&layout.log("apt"))?;
     let rows: Vec<_> = Row::ALL.into_iter().filter(|row| args.rows.is_empty() || args.rows.contains(row)).collect();
-    let most = rows.iter().map(|row| row.cast());
-    let most = most.reduce(Cast::or_more).unwrap_or(Cast { command_apis: 1, ..Cast::NONE });
-    let load_average = figures::load_average()?;
+    let most = rows.iter().map(|row| row.instances());
+    let most = most.reduce(Instances::or_more).unwrap_or(Instances { command_apis: 1, ..Instances::NONE });
+    let load_average = table::load_average()?;
     if load_average > 1.0 {
         println!("Warning: the machine is busy (load average {load_average}); the figures below are unreliable.");
     }
     let mut measurements = Measurements::new();
     let ended = (1..=args.comparison.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on a new, empty stack in {}", args.comparison.rounds, layout.state.display());
-        on_empty_stack(layout, most, peers::of_write, cancelled, |scene| {
-            let meter = Meter { scene, wrk: &wrk, seconds: args.comparison.seconds };
+        on_empty_stack(layout, most, peers::of_write, cancelled, |environment| {
+            let meter = Meter { environment, wrk: &wrk, seconds: args.comparison.seconds };
             rows.iter().try_for_each(|row| take_turn(&meter, *row, &mut measurements))
         })
     });
@@ -67,7 +67,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 /// Measures one row, and prints and records its result. A failed row does not stop the others.
 fn take_turn(meter: &Meter<'_>, row: Row, measurements: &mut Measurements) -> Result<()> {
     let measured = meter.measure(row);
-    meter.scene.cancelled.check()?;
+    meter.environment.cancelled.check()?;
     match &measured {
         Ok(measurement) => println!("          {:<18} {measurement}", row.name()),
         Err(error) => println!("          {:<18} failed: {error:#}", row.name()),

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::seen::Seen;
+use super::observations::Observations;
 
 const EVERY: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows the progress until every buyer is answered.
-pub(super) async fn show(seen: &RefCell<Seen>) {
-    let buyers = seen.borrow().buyers;
+pub(super) async fn show(observations: &RefCell<Observations>) {
+    let buyers = observations.borrow().buyers;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(buyers) } else { ProgressBar::hidden() };
     let style = ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} buyers  {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut told = Instant::now();
-    while seen.borrow().answered < buyers {
+    while observations.borrow().answered < buyers {
         tokio::time::sleep(EVERY).await;
-        let (answered, text) = (seen.borrow().answered, seen.borrow().so_far());
+        let (answered, text) = (observations.borrow().answered, observations.borrow().so_far());
         if bar.is_hidden() && told.elapsed() > LINE_EVERY {
             told = Instant::now();
             println!("{answered:>11} of {buyers} buyers  {text}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::seen::Claim;
+use super::observations::Claim;
 use super::shop::{LineAnswer, Shop};
 use super::{Names, PATIENCE, PRICE_CENTS};
 

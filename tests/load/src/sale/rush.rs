@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::JoinSet;
 
-use super::seen::{Claim, Seen};
+use super::observations::{Claim, Observations};
 use super::visitor::{Answer, Visitor};
 use super::{Names, display};
 
@@ -57,14 +57,14 @@ struct Rush {
     pages: [String; 2],
     /// Number of the next buyer.
     next: Cell<u64>,
-    seen: RefCell<Seen>,
+    observations: RefCell<Observations>,
     probes: RefCell<JoinSet<()>>,
 }
 
 /// Plays the rush and returns when every buyer is answered.
-pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
+pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Observations> {
     let rush = Rc::new(Rush {
-        seen: RefCell::new(Seen::new(crowd.buyers)),
+        observations: RefCell::new(Observations::new(crowd.buyers)),
         crowd,
         run: names.run.clone(),
         sale: names.sale.clone(),
@@ -80,9 +80,9 @@ pub(crate) fn play(crowd: Crowd, names: &Names) -> Result<Seen> {
     drop(runtime);
     let used = clock_gettime(ClockId::ThreadCPUTime) - before;
     let rush = Rc::into_inner(rush).context("a task outlived the rush")?;
-    let mut seen = rush.seen.into_inner();
-    seen.crowd = used.try_into().context("the thread's processor time went backwards")?;
-    Ok(seen)
+    let mut observations = rush.observations.into_inner();
+    observations.crowd = used.try_into().context("the thread's processor time went backwards")?;
+    Ok(observations)
 }
 
 impl Rush {
@@ -96,7 +96,7 @@ impl Rush {
         for _ in 0..self.crowd.connections {
             buyers.spawn_local(self.clone().buy());
         }
-        display::show(&self.seen).await;
+        display::show(&self.observations).await;
         while let Some(ended) = buyers.join_next().await {
             ended.context("a buyer's task failed")?;
         }
@@ -121,7 +121,7 @@ impl Rush {
             for wish in 0..wishes {
                 self.wish(&mut visitor, buyer, wish).await;
             }
-            self.seen.borrow_mut().buyer_answered();
+            self.observations.borrow_mut().buyer_answered();
         }
     }
 
@@ -134,28 +134,28 @@ impl Rush {
         let mut last = self.claim(visitor, buyer, &key, &body).await;
         if (buyer + wish).is_multiple_of(AGAIN) {
             let again = self.claim(visitor, buyer, &key, &body).await;
-            let mut seen = self.seen.borrow_mut();
-            seen.counts.again += 1;
+            let mut observations = self.observations.borrow_mut();
+            observations.counts.again += 1;
             if !may_follow(&last, &again) {
-                seen.odd.push(format!("{order} was answered {last:?}, and {again:?} when sent again"));
+                observations.odd.push(format!("{order} was answered {last:?}, and {again:?} when sent again"));
             }
             last = again;
         }
-        let mut seen = self.seen.borrow_mut();
+        let mut observations = self.observations.borrow_mut();
         match last {
             Answer::Accepted { token, order: named, .. } => {
                 if named.as_deref() != Some(order.as_str()) {
-                    seen.odd.push(format!("the answer for {order} names order {named:?}"));
+                    observations.odd.push(format!("the answer for {order} names order {named:?}"));
                 }
                 if let Some(page) = page {
                     self.probes.borrow_mut().spawn_local(self.clone().probe(page, token, order.clone()));
                 }
-                seen.claim_accepted(Claim { order, customer });
+                observations.claim_accepted(Claim { order, customer });
                 self.crowd.accepted.fetch_add(1, Ordering::Relaxed);
             }
-            Answer::Rejected(rule) if rule == "sold_out" => seen.counts.sold_out += 1,
-            Answer::Rejected(rule) if rule == "over_limit" && wish > 0 => seen.counts.over_limit += 1,
-            other => seen.odd.push(format!("{order} was answered {other:?}")),
+            Answer::Rejected(rule) if rule == "sold_out" => observations.counts.sold_out += 1,
+            Answer::Rejected(rule) if rule == "over_limit" && wish > 0 => observations.counts.over_limit += 1,
+            other => observations.odd.push(format!("{order} was answered {other:?}")),
         }
     }
 
@@ -165,11 +165,11 @@ impl Rush {
         loop {
             let sent = Instant::now();
             let answer = visitor.command(&self.claim, key, body).await;
-            self.seen.borrow_mut().commands.record(sent.elapsed());
+            self.observations.borrow_mut().commands.record(sent.elapsed());
             tries += 1;
             match answer {
                 Answer::Later { after } if tries < TRIES => {
-                    self.seen.borrow_mut().counts.retried += 1;
+                    self.observations.borrow_mut().counts.retried += 1;
                     // Jitter around the requested delay, so that buyers do not all retry at once.
                     tokio::time::sleep(after.mul_f64(0.25 + (buyer % 97) as f64 / 97.0)).await;
                 }
@@ -189,11 +189,11 @@ impl Rush {
             due += WATCH_EVERY;
             let asked = Instant::now();
             let looked = visitor.look(&self.pages[page], tags[page].as_deref()).await;
-            let mut seen = self.seen.borrow_mut();
-            seen.queries.record(asked.elapsed());
+            let mut observations = self.observations.borrow_mut();
+            observations.queries.record(asked.elapsed());
             match looked {
                 Ok(tag) => tags[page] = tag,
-                Err(_) => seen.counts.failed_queries += 1,
+                Err(_) => observations.counts.failed_queries += 1,
             }
         }
     }
@@ -214,10 +214,10 @@ impl Rush {
             true => self.is_found(&mut page, &order).await,
             false => page.is_shown(&self.pages[0], &token).await,
         };
-        let mut seen = self.seen.borrow_mut();
+        let mut observations = self.observations.borrow_mut();
         match is_shown {
-            true => seen.visible.record(answered.elapsed()),
-            false => seen.odd.push(format!("{token} was not visible within 10 s")),
+            true => observations.visible.record(answered.elapsed()),
+            false => observations.odd.push(format!("{token} was not visible within 10 s")),
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::observations::Observations;
 use super::orders::Ended;
-use super::seen::Seen;
 use super::shop::Shop;
 use super::{BESIDE, LIMIT_PER_CUSTOMER, Names, PATIENCE, PRICE_CENTS};
 
@@ -32,23 +32,29 @@ struct Log {
     committed: u64,
 }
 
-pub(super) fn of(shop: &Shop, names: &Names, units: u64, seen: &Seen, ended: &Ended) -> Result<Verdict> {
+pub(super) fn of(
+    shop: &Shop,
+    names: &Names,
+    units: u64,
+    observations: &Observations,
+    ended: &Ended,
+) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     let log = Log::read(shop, &names.sale)?;
-    verdict.check(format!("{} unexpected answers to buyers", seen.odd.len()), seen.odd.is_empty());
-    for odd in seen.odd.iter().take(5) {
+    verdict.check(format!("{} unexpected answers to buyers", observations.odd.len()), observations.odd.is_empty());
+    for odd in observations.odd.iter().take(5) {
         verdict.0.push((format!("    {odd}"), true));
     }
-    let accepted = seen.accepted.len() as u64;
+    let accepted = observations.accepted.len() as u64;
     let told =
         format!("at most {} of {units} units were claimed at a time, by {accepted} claims in total", log.most_claimed);
     verdict.check(told, log.most_claimed <= units);
-    let all = seen.counts.sold_out == 0 || log.most_claimed == units;
+    let all = observations.counts.sold_out == 0 || log.most_claimed == units;
     verdict.check(
-        format!("every unit was claimed, or every buyer got one ({} sold-out answers)", seen.counts.sold_out),
+        format!("every unit was claimed, or every buyer got one ({} sold-out answers)", observations.counts.sold_out),
         all,
     );
-    let same = seen.accepted.iter().all(|claim| log.claims.get(&claim.order) == Some(&claim.customer));
+    let same = observations.accepted.iter().all(|claim| log.claims.get(&claim.order) == Some(&claim.customer));
     let told = format!("the log has {} claims, exactly the accepted ones, once each", log.claims.len());
     verdict.check(told, same && log.claims.len() as u64 == accepted && log.claimed_twice == 0);
     let told = format!("no customer held more than {} units at once (limit {LIMIT_PER_CUSTOMER})", log.most_at_once);

@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 
 use crate::bench::comparison::{Comparison, Turn};
-use crate::bench::scene::{Cast, on_empty_stack};
+use crate::bench::environment::{Instances, on_empty_stack};
 use crate::bench::{Cancelled, peers};
+use crate::sale::observations::Observations;
 use crate::sale::rush::{self, Crowd};
-use crate::sale::seen::Seen;
 use crate::sale::{self, Args, LIMIT_PER_CUSTOMER, Names};
 use stack::layout::Layout;
 
@@ -15,14 +15,14 @@ pub(super) const SECOND: &str = "rush-second";
 pub(super) const THIRD: &str = "rush-third";
 pub(super) const LIMIT: &str = "crowd-limit";
 /// The instances that `cargo stack up` starts by default.
-const CAST: Cast = Cast { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
+const INSTANCES: Instances = Instances { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
 
 /// Measures all rows. The rate of a row is that of answered buyers, up to the last one.
 pub(super) fn rows(layout: &Layout, args: &Args, comparison: &mut Comparison, cancelled: &Cancelled) -> Result<()> {
     let with_limit =
         |layout: &Layout, _: &_, parts: &mut Vec<_>| peers::of_rush(layout, parts, args.units, LIMIT_PER_CUSTOMER);
-    on_empty_stack(layout, CAST, with_limit, cancelled, |scene| {
-        scene.set(CAST)?;
+    on_empty_stack(layout, INSTANCES, with_limit, cancelled, |environment| {
+        environment.set(INSTANCES)?;
         for row in [FIRST, SECOND, THIRD] {
             comparison.take(row, sale(layout, args), cancelled)?;
         }
@@ -31,22 +31,27 @@ pub(super) fn rows(layout: &Layout, args: &Args, comparison: &mut Comparison, ca
 }
 
 fn sale(layout: &Layout, args: &Args) -> Result<Turn> {
-    let (seen, verdict) = sale::play(layout, args)?;
+    let (observations, verdict) = sale::play(layout, args)?;
     ensure!(verdict.is_right(), "{verdict}");
-    Ok(turn(&seen))
+    Ok(turn(&observations))
 }
 
 fn limit(layout: &Layout, args: &Args) -> Result<Turn> {
     let address = peers::socket_address(layout, peers::CROWD_LIMIT);
     let crowd = Crowd { commands: address, queries: address, ..sale::crowd(layout, args) };
-    let seen = rush::play(crowd, &Names::of_now())?;
-    println!("{seen}");
-    ensure!(seen.odd.is_empty(), "{} unexpected answers, the first: {}", seen.odd.len(), seen.odd[0]);
-    Ok(turn(&seen))
+    let observations = rush::play(crowd, &Names::of_now())?;
+    println!("{observations}");
+    ensure!(
+        observations.odd.is_empty(),
+        "{} unexpected answers, the first: {}",
+        observations.odd.len(),
+        observations.odd[0]
+    );
+    Ok(turn(&observations))
 }
 
-fn turn(seen: &Seen) -> Turn {
-    let us = |share| Some((seen.commands.ms(share) * 1e3) as u64);
-    let seconds = seen.within.as_secs_f64();
-    Turn { requests: seen.buyers, failed: 0, seconds, p50_us: us(0.5), p99_us: us(0.99) }
+fn turn(observations: &Observations) -> Turn {
+    let us = |share| Some((observations.commands.ms(share) * 1e3) as u64);
+    let seconds = observations.within.as_secs_f64();
+    Turn { requests: observations.buyers, failed: 0, seconds, p50_us: us(0.5), p99_us: us(0.99) }
 }

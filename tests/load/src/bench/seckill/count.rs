@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::sale::seen::{Claim, Seen};
+use crate::sale::observations::{Claim, Observations};
 
 /// Time without a new order after which no more are expected.
 const QUIET: Duration = Duration::from_secs(15);
@@ -29,13 +29,17 @@ pub(super) struct Count {
 impl Count {
     /// Waits until every acknowledged claim has its order, or until no more orders arrive, and returns the counts.
     /// `orders` reads the orders, one per line.
-    pub(super) fn settled(seen: &Seen, units: u64, orders: impl Fn() -> Result<String>) -> Result<Self> {
+    pub(super) fn settled(
+        observations: &Observations,
+        units: u64,
+        orders: impl Fn() -> Result<String>,
+    ) -> Result<Self> {
         let begun = Instant::now();
         let (mut last, mut since) = (0, Instant::now());
         loop {
             let text = orders()?;
             let rows = rows(&text)?;
-            let count = Self::of(&seen.accepted, &rows, units, seen.was_sold_out());
+            let count = Self::of(&observations.accepted, &rows, units, observations.was_sold_out());
             if rows.len() != last {
                 (last, since) = (rows.len(), Instant::now());
             }

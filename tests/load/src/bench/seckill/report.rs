@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::Side;
 use super::count::Count;
-use crate::bench::figures::{self, Spread, write_table};
-use crate::sale::seen::Seen;
+use crate::bench::table::{self, Spread, write_table};
+use crate::sale::observations::Observations;
 
 /// Result of one row in one round.
 #[derive(Debug, Clone, Serialize)]
@@ -38,16 +38,16 @@ pub(super) struct Report {
 }
 
 impl Outcome {
-    pub(super) fn new(seen: &Seen, count: Count) -> Self {
-        let (commands, odd) = (&seen.commands, seen.odd.len());
-        for odd in seen.odd.iter().take(3) {
+    pub(super) fn new(observations: &Observations, count: Count) -> Self {
+        let (commands, odd) = (&observations.commands, observations.odd.len());
+        for odd in observations.odd.iter().take(3) {
             println!("            {odd}");
         }
         Self {
-            claims_per_second: seen.claims_per_second(),
+            claims_per_second: observations.claims_per_second(),
             p50_ms: commands.ms(0.5),
             p99_ms: commands.ms(0.99),
-            order_p99_ms: seen.visible.ms(0.99),
+            order_p99_ms: observations.visible.ms(0.99),
             count,
             odd,
         }
@@ -56,7 +56,7 @@ impl Outcome {
 
 impl Report {
     pub(super) fn new(buyers: u64, units: u64, confirms: bool) -> Result<Self> {
-        let load_average = figures::load_average()?;
+        let load_average = table::load_average()?;
         Ok(Self { buyers, units, confirms, load_average, order: Vec::new(), rows: BTreeMap::new(), audits: Vec::new() })
     }
 
@@ -87,7 +87,7 @@ impl Report {
             return Ok(());
         }
         print!("\n{self}");
-        let path = figures::save(results, "seckill", |time| {
+        let path = table::save(results, "seckill", |time| {
             let rows = self.rows.iter().map(|((row, side), turns)| json!({ "row": row, "side": side, "turns": turns }));
             json!({
                 "time": time,

@@ -37,13 +37,13 @@ impl Meter<'_> {
         let launch = match row.client() {
             Client::Wrk(server) => self.wrk(server, seconds),
             Client::OpenLoop(server) => {
-                peers::program(self.scene.layout, "open-loop")?.env("ADDRESS", self.address(server))
+                peers::program(self.environment.layout, "open-loop")?.env("ADDRESS", self.address(server))
             }
-            Client::Batch { connections, lines } => peers::program(self.scene.layout, "batch")?
+            Client::Batch { connections, lines } => peers::program(self.environment.layout, "batch")?
                 .env("ADDRESS", self.address(Server::CommandApi))
                 .env("CONNECTIONS", connections.to_string())
                 .env("LINES", lines.to_string()),
-            Client::Produce => peers::program(self.scene.layout, "produce")?,
+            Client::Produce => peers::program(self.environment.layout, "produce")?,
             Client::Pgbench => return self.pgbench(row, seconds),
         };
         let launch = launch
@@ -58,7 +58,7 @@ impl Meter<'_> {
     }
 
     pub(super) fn address(&self, server: Server) -> String {
-        let layout = self.scene.layout;
+        let layout = self.environment.layout;
         match server {
             Server::Limit => peers::address(layout, peers::LIMIT),
             Server::CqrsEs => peers::address(layout, peers::SHOP),
@@ -71,18 +71,19 @@ impl Meter<'_> {
         let script = root().join("tests/load/src/bench/write/reserve.lua").display().to_string();
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address(server)));
         let args = ["-t", "2", "-c", CONNECTIONS, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        Launch::new(self.wrk, args).env("SEEN", tool::seen_script())
+        Launch::new(self.wrk, args).env("RESULTS", tool::results_script())
     }
 
     fn run(&self, launch: &Launch, seconds: u64) -> Result<String> {
         let limit = Duration::from_secs(seconds) + GRACE;
-        tool::run(self.scene.layout, "load", launch, limit, self.scene.cancelled)
+        tool::run(self.environment.layout, "load", launch, limit, self.environment.cancelled)
     }
 
     /// Runs pgbench. Latencies are taken from its log of a tenth of the transactions.
     fn pgbench(&self, row: Row, seconds: u64) -> Result<Load> {
         let times = Times { prefix: format!("stampede-pgbench-{}", process::id()) };
-        let mut launch = peers::of_postgres(self.scene.layout, self.scene.tools, "pgbench", peers::OWN_DATABASE)?;
+        let mut launch =
+            peers::of_postgres(self.environment.layout, self.environment.tools, "pgbench", peers::OWN_DATABASE)?;
         let script = root().join("tests/load/src/bench/write/reserve.pgbench");
         let options = [
             format!("--file={}", script.display()),

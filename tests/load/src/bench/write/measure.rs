@@ -1,4 +1,4 @@
-//! Measures one row: sets the scene, registers products, warms up, and runs the load.
+//! Measures one row: starts the instances, registers products, warms up, and runs the load.
 
 use std::fmt;
 use std::path::Path;
@@ -10,16 +10,16 @@ use serde::Serialize;
 
 use super::load::Load;
 use super::row::{Client, Row, Server};
+use crate::bench::environment::Environment;
 use crate::bench::peers;
-use crate::bench::scene::Scene;
 
 const REGISTERING: usize = 8;
 /// Time to open connections, fill caches and reach a steady batch size.
 const WARM_UP_SECONDS: u64 = 1;
 
-/// Runs measurements on one scene.
+/// Runs measurements on one stack.
 pub(super) struct Meter<'a> {
-    pub(super) scene: &'a Scene<'a>,
+    pub(super) environment: &'a Environment<'a>,
     pub(super) wrk: &'a Path,
     pub(super) seconds: u64,
 }
@@ -48,7 +48,7 @@ struct Counted {
 
 impl Meter<'_> {
     pub(super) fn measure(&self, row: Row) -> Result<Measurement> {
-        self.scene.set(row.cast())?;
+        self.environment.set(row.instances())?;
         if let Some(server) = row.client().registers_at() {
             self.register(row, server)?;
         }
@@ -69,9 +69,9 @@ impl Meter<'_> {
             None => None,
         };
         Ok(Counted {
-            cpu_seconds: process.map(|process| self.scene.cpu_seconds(process)).transpose()?,
-            rejected: self.scene.count("stampede_commands_total", "outcome=\"rejected\"")?,
-            forwarded: self.scene.count("stampede_commands_forwarded_total", "")?,
+            cpu_seconds: process.map(|process| self.environment.cpu_seconds(process)).transpose()?,
+            rejected: self.environment.count("stampede_commands_total", "outcome=\"rejected\"")?,
+            forwarded: self.environment.count("stampede_commands_forwarded_total", "")?,
         })
     }
 
@@ -84,8 +84,8 @@ impl Meter<'_> {
             if product > row.products() {
                 return Ok(());
             }
-            self.scene.cancelled.check()?;
-            match self.scene.post(&format!("{prefix}{product}/register"), &body)? {
+            self.environment.cancelled.check()?;
+            match self.environment.post(&format!("{prefix}{product}/register"), &body)? {
                 200 => {}
                 status => bail!("registering a product failed with {status}"),
             }

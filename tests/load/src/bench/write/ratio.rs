@@ -2,7 +2,7 @@
 
 use super::measure::Measurement;
 use super::row::Row;
-use crate::bench::figures::Target;
+use crate::bench::table::Target;
 
 /// A target for `of` divided by `to`, or for `of` alone.
 pub(super) struct Ratio {

@@ -28,4 +28,4 @@ function request()
 end
 
 -- Reports the results.
-dofile(os.getenv("SEEN"))
+dofile(os.getenv("RESULTS"))

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::bench::scene::Cast;
+use crate::bench::environment::Instances;
 
 /// Number of products over which load is spread.
 const PRODUCTS: u32 = 2_000;
@@ -110,13 +110,13 @@ impl Row {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    pub(super) fn cast(self) -> Cast {
+    pub(super) fn instances(self) -> Instances {
         match self {
             Self::SpreadProjected | Self::HotProjected | Self::PipelinedProjected => {
-                Cast { command_apis: 1, projectors: 1, ..Cast::NONE }
+                Instances { command_apis: 1, projectors: 1, ..Instances::NONE }
             }
-            Self::SpreadTwo | Self::EdgeTwo => Cast { command_apis: 2, ..Cast::NONE },
-            _ => Cast { command_apis: 1, ..Cast::NONE },
+            Self::SpreadTwo | Self::EdgeTwo => Instances { command_apis: 2, ..Instances::NONE },
+            _ => Instances { command_apis: 1, ..Instances::NONE },
         }
     }
 

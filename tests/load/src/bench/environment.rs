@@ -29,17 +29,17 @@ const OWNED: &str = "stampede_partition_owned";
 
 /// Numbers of service instances, and the kind of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cast {
+pub(super) struct Instances {
     pub(super) command_apis: u16,
     pub(super) projectors: u16,
     pub(super) query_apis: u16,
     pub(super) redis_cluster: bool,
 }
 
-impl Cast {
+impl Instances {
     pub(super) const NONE: Self = Self { command_apis: 0, projectors: 0, query_apis: 0, redis_cluster: false };
 
-    /// Returns a cast that is sufficient for both.
+    /// Returns the numbers that are sufficient for both.
     pub(super) fn or_more(self, other: Self) -> Self {
         Self {
             command_apis: self.command_apis.max(other.command_apis),
@@ -51,7 +51,7 @@ impl Cast {
 }
 
 /// A running stack.
-pub(super) struct Scene<'a> {
+pub(super) struct Environment<'a> {
     pub(super) layout: &'a Layout,
     pub(super) tools: &'a Tools,
     pub(super) cancelled: &'a Cancelled,
@@ -63,10 +63,10 @@ pub(super) struct Scene<'a> {
 /// stops it.
 pub(super) fn on_empty_stack<T>(
     layout: &Layout,
-    most: Cast,
+    most: Instances,
     adapt: impl FnOnce(&Layout, &Tools, &mut Vec<Part>) -> Result<()>,
     cancelled: &Cancelled,
-    play: impl FnOnce(&Scene<'_>) -> Result<T>,
+    play: impl FnOnce(&Environment<'_>) -> Result<T>,
 ) -> Result<T> {
     layout.create()?;
     let _lock = control::lock(layout)?.context("another bench is already running")?;
@@ -74,7 +74,7 @@ pub(super) fn on_empty_stack<T>(
     layout.clear_data()?;
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let Cast { command_apis, projectors, query_apis, redis_cluster } = most;
+    let Instances { command_apis, projectors, query_apis, redis_cluster } = most;
     // The edge's configuration needs at least one.
     let of_plan = query_apis.max(1);
     let size = Size {
@@ -100,7 +100,7 @@ pub(super) fn on_empty_stack<T>(
     thread::scope(|scope| {
         let (ready, became_ready) = mpsc::channel();
         let servers = scope.spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
-        let played = became_ready.recv().ok().map(|()| play(&Scene::new(layout, &tools, cancelled, size)));
+        let played = became_ready.recv().ok().map(|()| play(&Environment::new(layout, &tools, cancelled, size)));
         // An error means that the stack is already stopping.
         let _ = control::ask(layout, &Request::Down);
         servers.join().map_err(|_| anyhow!("the supervisor panicked"))??;
@@ -108,21 +108,21 @@ pub(super) fn on_empty_stack<T>(
     })
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Environment<'a> {
     fn new(layout: &'a Layout, tools: &'a Tools, cancelled: &'a Cancelled, size: Size) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT));
         Self { layout, tools, cancelled, size, agent: config.build().new_agent() }
     }
 
-    /// Starts and stops services to match `cast`, and waits until every partition has an owner.
-    pub(super) fn set(&self, cast: Cast) -> Result<()> {
+    /// Starts and stops services to match `instances`, and waits until every partition has an owner.
+    pub(super) fn set(&self, instances: Instances) -> Result<()> {
         let now = self.states()?;
-        let instances = |kind: &'static str, wanted: u16, most: u16| {
+        let named = |kind: &'static str, wanted: u16, most: u16| {
             (1..=most).map(move |instance| (format!("{kind}-{instance}"), instance <= wanted))
         };
-        let wanted = instances("projector", cast.projectors, self.size.projectors).chain(instances(
+        let wanted = named("projector", instances.projectors, self.size.projectors).chain(named(
             COMMAND_API,
-            cast.command_apis,
+            instances.command_apis,
             self.size.command_apis,
         ));
         for (name, wanted) in wanted {
@@ -133,7 +133,7 @@ impl<'a> Scene<'a> {
                 (false, _) => drop(control::tell(self.layout, &Request::Stop { name })?),
             }
         }
-        self.await_owners(cast.command_apis)
+        self.await_owners(instances.command_apis)
     }
 
     /// Returns a metric summed over all running instances of command-api and all series whose labels contain `label`.

@@ -12,7 +12,7 @@ pub(crate) struct Claim {
     pub(crate) customer: String,
 }
 
-pub(crate) struct Seen {
+pub(crate) struct Observations {
     pub(crate) buyers: u64,
     /// Number of buyers whose claims have been answered.
     pub(super) answered: u64,
@@ -43,7 +43,7 @@ pub(super) struct Counts {
 /// Latencies in microseconds.
 pub(crate) struct Times(Histogram<u64>);
 
-impl Seen {
+impl Observations {
     pub(super) fn new(buyers: u64) -> Self {
         Self {
             buyers,
@@ -121,7 +121,7 @@ impl fmt::Display for Times {
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for Observations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { sold_out, over_limit, retried, again, failed_queries } = self.counts;
         let seconds = self.within.as_secs_f64();
