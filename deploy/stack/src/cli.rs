@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::control::{self, Request};
 use crate::layout::Layout;
-use crate::plan::Wanted;
 use crate::services::Profile;
+use crate::size::Wanted;
 use crate::status::Phase;
 use crate::{load, logs, process, projections, provision, test, up};
 

@@ -1,7 +1,7 @@
 //! Configures the edge: nginx in front of both tiers.
 
-mod limits;
-mod origins;
+pub mod limits;
+pub mod origins;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,12 +13,9 @@ use rustix::process::Signal;
 
 use crate::layout::{Layout, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
-use crate::plan::Size;
 use crate::probe::Probe;
 use crate::provision::Tools;
-
-pub use limits::Limits;
-pub use origins::Origins;
+use crate::size::Size;
 
 pub(crate) const NAME: &str = "edge";
 /// SIGQUIT lets nginx finish the requests in flight.

@@ -12,9 +12,9 @@ use rustix::process::Signal;
 
 use crate::layout::{Layout, Ports, root, shared_cache};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
-use crate::plan::Purpose;
 use crate::probe::Probe;
 use crate::provision::Tools;
+use crate::size::Purpose;
 
 /// Name of the task that fetches the jars.
 const JARS: &str = "kafka-jars";

@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod layout;
 pub mod provision;
+pub mod size;
 pub mod part;
 pub mod kafka;
 pub mod postgres;

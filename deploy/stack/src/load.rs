@@ -9,9 +9,7 @@ use anyhow::{Context, Error, Result, bail};
 
 use crate::layout::root;
 use crate::process;
-use crate::services::{self, Profile};
-
-pub(crate) const PROGRAM: &str = "load";
+use crate::services::{self, LOAD, Profile};
 
 /// Arguments that the program `load` parses.
 #[derive(clap::Args)]
@@ -29,10 +27,10 @@ pub(crate) fn run(_: Args) -> Result<Error> {
     let is_dev = own.parent().is_some_and(|folder| folder.ends_with(Profile::Dev.folder()));
     let profile = if is_dev { Profile::Dev } else { Profile::Release };
     // Not `--package`, for the same reason as in the alias `cargo stack`.
-    let args = ["build", "--profile", profile.name(), "--bin", PROGRAM];
+    let args = ["build", "--profile", profile.name(), "--bin", LOAD];
     let built = Command::new(services::cargo()).args(args).current_dir(root()).status().context("cannot run cargo")?;
     if !built.success() {
-        bail!("the build of `{PROGRAM}` failed");
+        bail!("the build of `{LOAD}` failed");
     }
-    Ok(process::exec(Command::new(own.with_file_name(PROGRAM)).args(env::args_os().skip(1))))
+    Ok(process::exec(Command::new(own.with_file_name(LOAD)).args(env::args_os().skip(1))))
 }

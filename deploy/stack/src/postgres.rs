@@ -13,9 +13,9 @@ use rustix::process::Signal;
 
 use crate::layout::{Layout, remove_dir, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
-use crate::plan::Purpose;
 use crate::probe::Probe;
 use crate::provision::Tools;
+use crate::size::Purpose;
 
 pub const NAME: &str = "postgres";
 const INIT: &str = "postgres-init";

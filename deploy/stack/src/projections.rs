@@ -9,9 +9,9 @@ use anyhow::{Error, Result, bail};
 use crate::control;
 use crate::layout::Layout;
 use crate::part::Launch;
-use crate::plan::{Size, Wanted};
 use crate::process;
 use crate::services::{self, Profile};
+use crate::size::{Size, Wanted};
 use crate::status::Phase;
 
 #[derive(Debug, Clone, clap::Args)]

@@ -11,11 +11,13 @@ use rustix::process::Signal;
 
 use crate::layout::{Layout, MAX_INSTANCES, root};
 use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
-use crate::plan::Size;
 use crate::probe::Probe;
-use crate::{kafka, load, postgres, redis};
+use crate::size::Size;
+use crate::{kafka, postgres, redis};
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
+/// Program that generates load, of the crate `tests/load`.
+pub(crate) const LOAD: &str = "load";
 const BUILD: &str = "build";
 const TOPIC: &str = "create-topic";
 const EXCEPTION_KEY: &str = "exception-key";
@@ -63,7 +65,7 @@ pub fn build(profile: Profile) -> Part {
 /// set of features.
 pub(crate) fn build_for_tests() -> Part {
     // Not `--bins`, which would replace this program's executable while it runs.
-    let bins = PACKAGES.iter().chain([&load::PROGRAM]).flat_map(|program| ["--bin", program]);
+    let bins = PACKAGES.iter().chain([&LOAD]).flat_map(|program| ["--bin", program]);
     cargo_build(["--workspace", "--tests"].into_iter().chain(bins))
 }
 

@@ -18,10 +18,10 @@ use rustix::process::Signal;
 use crate::control::{self, Request};
 use crate::layout::{Layout, root};
 use crate::part::{Launch, Output};
-use crate::plan::Purpose;
 use crate::postgres;
 use crate::provision::Tools;
 use crate::services::{self, Profile};
+use crate::size::Purpose;
 use crate::supervisor::{Ended, Supervisor, Words};
 use gates::Stage;
 

@@ -26,8 +26,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use stack::layout::Layout;
 use stack::part::Launch;
-use stack::plan::{Size, Wanted};
 use stack::services::{self, Profile};
+use stack::size::{Size, Wanted};
 
 /// Base port of the bench's stack, clear of a running stack and of a test run.
 const BASE_PORT: u16 = 22000;

@@ -9,12 +9,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{Cancelled, processor_time};
 use stack::control::{self, Request};
-use stack::edge::{Limits, Origins};
+use stack::edge::limits::Limits;
+use stack::edge::origins::Origins;
 use stack::layout::Layout;
 use stack::part::Part;
-use stack::plan::{self, PAYMENT_WINDOW_SECS, Size};
+use stack::plan;
 use stack::provision::{self, Tools};
 use stack::services::Profile;
+use stack::size::{PAYMENT_WINDOW_SECS, Size};
 use stack::status::State;
 use stack::supervisor::{Supervisor, Words};
 use stack::{logs, process};

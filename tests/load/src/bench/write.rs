@@ -16,6 +16,7 @@ use anyhow::Result;
 
 use super::environment::{Instances, on_empty_stack};
 use super::{Cancelled, comparison, peers, table};
+use load::Clients;
 use measure::{Measurement, Meter};
 use report::Report;
 use row::Row;
@@ -51,7 +52,8 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let ended = (1..=args.comparison.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on a new, empty stack in {}", args.comparison.rounds, layout.state.display());
         on_empty_stack(layout, most, peers::of_write, cancelled, |environment| {
-            let meter = Meter { environment, wrk: &wrk, seconds: args.comparison.seconds };
+            let clients = Clients { environment, wrk: &wrk };
+            let meter = Meter { clients, seconds: args.comparison.seconds };
             rows.iter().try_for_each(|row| take_turn(&meter, *row, &mut measurements))
         })
     });
@@ -67,7 +69,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 /// Measures one row, and prints and records its result. A failed row does not stop the others.
 fn take_turn(meter: &Meter<'_>, row: Row, measurements: &mut Measurements) -> Result<()> {
     let measured = meter.measure(row);
-    meter.environment.cancelled.check()?;
+    meter.clients.environment.cancelled.check()?;
     match &measured {
         Ok(measurement) => println!("          {:<18} {measurement}", row.name()),
         Err(error) => println!("          {:<18} failed: {error:#}", row.name()),

@@ -1,14 +1,14 @@
 //! Runs the clients of the rows and parses their results.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs, process};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::measure::Meter;
 use super::row::{Client, Row, Server};
+use crate::bench::environment::Environment;
 use crate::bench::{peers, tool};
 use stack::layout::root;
 use stack::part::Launch;
@@ -31,7 +31,13 @@ pub(super) struct Load {
     pub(super) p99_us: Option<u64>,
 }
 
-impl Meter<'_> {
+/// The clients of a stack's servers.
+pub(super) struct Clients<'a> {
+    pub(super) environment: &'a Environment<'a>,
+    pub(super) wrk: &'a Path,
+}
+
+impl Clients<'_> {
     /// Runs the client of a row. `run` is the prefix of its order ids.
     pub(super) fn load(&self, row: Row, run: &str, seconds: u64) -> Result<Load> {
         let launch = match row.client() {

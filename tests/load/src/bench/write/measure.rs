@@ -1,16 +1,14 @@
 //! Measures one row: starts the instances, registers products, warms up, and runs the load.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::load::Load;
+use super::load::{Clients, Load};
 use super::row::{Client, Row, Server};
-use crate::bench::environment::Environment;
 use crate::bench::peers;
 
 const REGISTERING: usize = 8;
@@ -19,8 +17,7 @@ const WARM_UP_SECONDS: u64 = 1;
 
 /// Runs measurements on one stack.
 pub(super) struct Meter<'a> {
-    pub(super) environment: &'a Environment<'a>,
-    pub(super) wrk: &'a Path,
+    pub(super) clients: Clients<'a>,
     pub(super) seconds: u64,
 }
 
@@ -48,16 +45,16 @@ struct Counted {
 
 impl Meter<'_> {
     pub(super) fn measure(&self, row: Row) -> Result<Measurement> {
-        self.environment.set(row.instances())?;
+        self.clients.environment.set(row.instances())?;
         if let Some(server) = row.client().registers_at() {
             self.register(row, server)?;
         }
         // pgbench needs no warm-up beyond connecting, which it does before its measurement begins.
         if row.client() != Client::Pgbench {
-            self.load(row, "warm", WARM_UP_SECONDS)?;
+            self.clients.load(row, "warm", WARM_UP_SECONDS)?;
         }
         let before = self.counted(row)?;
-        let load = self.load(row, "run", self.seconds)?;
+        let load = self.clients.load(row, "run", self.seconds)?;
         Ok(Measurement::new(row, load, before, self.counted(row)?))
     }
 
@@ -69,23 +66,23 @@ impl Meter<'_> {
             None => None,
         };
         Ok(Counted {
-            cpu_seconds: process.map(|process| self.environment.cpu_seconds(process)).transpose()?,
-            rejected: self.environment.count("stampede_commands_total", "outcome=\"rejected\"")?,
-            forwarded: self.environment.count("stampede_commands_forwarded_total", "")?,
+            cpu_seconds: process.map(|process| self.clients.environment.cpu_seconds(process)).transpose()?,
+            rejected: self.clients.environment.count("stampede_commands_total", "outcome=\"rejected\"")?,
+            forwarded: self.clients.environment.count("stampede_commands_forwarded_total", "")?,
         })
     }
 
     fn register(&self, row: Row, server: Server) -> Result<()> {
         let (prefix, next) =
-            (format!("http://{}/v1/products/{}-", self.address(server), row.name()), AtomicU32::new(1));
+            (format!("http://{}/v1/products/{}-", self.clients.address(server), row.name()), AtomicU32::new(1));
         let body = format!(r#"{{"name":"A thing","price_cents":1177,"stock":{}}}"#, row.stock());
         let work = || loop {
             let product = next.fetch_add(1, Ordering::Relaxed);
             if product > row.products() {
                 return Ok(());
             }
-            self.environment.cancelled.check()?;
-            match self.environment.post(&format!("{prefix}{product}/register"), &body)? {
+            self.clients.environment.cancelled.check()?;
+            match self.clients.environment.post(&format!("{prefix}{product}/register"), &body)? {
                 200 => {}
                 status => bail!("registering a product failed with {status}"),
             }

@@ -1,0 +1,210 @@
+//! The size of a stack: the requested one, the one that its data was created with, and the one that follows from both.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::edge::limits::Limits;
+use crate::edge::origins::Origins;
+use crate::layout::{Layout, MAX_INSTANCES};
+
+/// The use for which the servers are tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Use,
+    /// Tests start the servers often, use them briefly and discard their data.
+    Tests,
+}
+
+/// Requested size of a stack. Sizes that the existing data determines keep their value from one start to the next.
+#[derive(Debug, Clone, Args)]
+pub struct Wanted {
+    /// Number of Kafka brokers: 1, or 3 with three replicas of each record, two of which acknowledge it
+    /// [default: that of the existing data, else 1]
+    #[arg(long, value_parser = brokers)]
+    brokers: Option<u16>,
+    /// Number of partitions of the log, fixed when it is created [default: that of the existing data, else 12]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    partitions: Option<u16>,
+    /// Run Redis as a cluster of three masters with a replica each instead of one server
+    /// [default: as in the previous start, else false]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    redis_cluster: Option<bool>,
+    /// Number of command-api instances, which share the partitions
+    #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
+    command_apis: u16,
+    /// Number of query-api instances
+    #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
+    query_apis: u16,
+    /// Number of projectors, which share the partitions
+    #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
+    projectors: u16,
+    /// Seconds within which a confirmed order must be paid
+    #[arg(long, default_value_t = PAYMENT_WINDOW_SECS, value_parser = clap::value_parser!(u32).range(1..))]
+    payment_window: u32,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    origins: Origins,
+    /// Start only Kafka, Postgres and Redis
+    #[arg(long, hide = true)]
+    pub(crate) servers_only: bool,
+    /// Start the services without building them first
+    #[arg(long, hide = true)]
+    as_built: bool,
+}
+
+/// Default number of instances of each service, enough to show shared partitions and takeovers.
+const INSTANCES: u16 = 2;
+/// Default payment window, equal to the projector's own default.
+pub const PAYMENT_WINDOW_SECS: u32 = 600;
+
+impl Wanted {
+    /// Returns a request for one instance of each service, with the sizes of the existing data.
+    pub fn one_of_each() -> Self {
+        Self { command_apis: 1, query_apis: 1, projectors: 1, ..Self::default() }
+    }
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            brokers: None,
+            partitions: None,
+            redis_cluster: None,
+            command_apis: INSTANCES,
+            query_apis: INSTANCES,
+            projectors: INSTANCES,
+            payment_window: PAYMENT_WINDOW_SECS,
+            limits: Limits::default(),
+            origins: Origins::default(),
+            servers_only: false,
+            as_built: false,
+        }
+    }
+}
+
+/// The size of a stack after defaults and existing data are applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Size {
+    pub brokers: u16,
+    pub partitions: u16,
+    pub redis_cluster: bool,
+    pub command_apis: u16,
+    pub query_apis: u16,
+    pub projectors: u16,
+    pub payment_window_secs: u32,
+    pub limits: Limits,
+    pub origins: Origins,
+    pub servers_only: bool,
+    pub as_built: bool,
+}
+
+/// Sizes that the data of a state directory was created with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Fixed {
+    brokers: u16,
+    partitions: u16,
+    /// Remembered as a default only; it may change, because Redis holds nothing that cannot be rebuilt.
+    #[serde(default)]
+    redis_cluster: bool,
+}
+
+impl Size {
+    pub fn decide(layout: &Layout, wanted: &Wanted) -> Result<Self> {
+        let path = fixed_path(layout);
+        let fixed = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
+            Err(_) => None,
+        };
+        let size = size(wanted, fixed)?;
+        let Size { brokers, partitions, redis_cluster, .. } = size;
+        let now = Fixed { brokers, partitions, redis_cluster };
+        fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(size)
+    }
+}
+
+fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
+    let brokers = wanted.brokers.or(fixed.map(|fixed| fixed.brokers)).unwrap_or(1);
+    let partitions = wanted.partitions.or(fixed.map(|fixed| fixed.partitions)).unwrap_or(12);
+    let redis_cluster = wanted.redis_cluster.or(fixed.map(|fixed| fixed.redis_cluster)).unwrap_or(false);
+    if let Some(fixed) = fixed.filter(|fixed| (fixed.brokers, fixed.partitions) != (brokers, partitions)) {
+        bail!(
+            "the existing data was created with --brokers {} --partitions {}; omit these flags to keep it, \
+             or discard it with --fresh",
+            fixed.brokers,
+            fixed.partitions
+        );
+    }
+    if wanted.command_apis > partitions {
+        bail!("--command-apis {} exceeds the number of partitions, {partitions}", wanted.command_apis);
+    }
+    let Wanted {
+        command_apis,
+        query_apis,
+        projectors,
+        payment_window: payment_window_secs,
+        servers_only,
+        as_built,
+        ..
+    } = *wanted;
+    let (limits, origins) = (wanted.limits.clone(), wanted.origins.clone());
+    Ok(Size {
+        brokers,
+        partitions,
+        redis_cluster,
+        command_apis,
+        query_apis,
+        projectors,
+        payment_window_secs,
+        limits,
+        origins,
+        servers_only,
+        as_built,
+    })
+}
+
+fn fixed_path(layout: &Layout) -> PathBuf {
+    layout.data().join("made-for.json")
+}
+
+fn instances() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(MAX_INSTANCES))
+}
+
+fn brokers(text: &str) -> Result<u16, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err(String::from("must be 1 or 3")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(brokers: Option<u16>, partitions: Option<u16>) -> Wanted {
+        Wanted { brokers, partitions, ..Wanted::default() }
+    }
+
+    #[test]
+    fn data_keeps_the_size_that_it_was_made_for() {
+        let fixed = Some(Fixed { brokers: 3, partitions: 6, redis_cluster: true });
+        let kept = size(&wanted(None, None), fixed).unwrap();
+        assert_eq!((kept.brokers, kept.partitions, kept.redis_cluster), (3, 6, true));
+        assert!(size(&wanted(Some(3), Some(6)), fixed).is_ok());
+        assert!(size(&wanted(Some(1), None), fixed).is_err());
+        assert!(size(&wanted(None, Some(12)), fixed).is_err());
+    }
+
+    #[test]
+    fn an_instance_without_a_partition_is_refused() {
+        assert!(size(&wanted(None, Some(1)), None).is_err());
+        assert_eq!(size(&wanted(None, None), None).unwrap().partitions, 12);
+    }
+}
