@@ -3,7 +3,7 @@
 //! Invariant: every installation is announced, and a package's own servers are not started.
 
 mod apt;
-mod find;
+pub mod find;
 
 use std::path::{Path, PathBuf};
 
@@ -23,11 +23,12 @@ pub struct Tools {
 }
 
 /// A required program, module or header.
-struct Need {
-    name: &'static str,
-    find: fn() -> Option<PathBuf>,
+#[derive(Debug)]
+pub struct Need {
+    pub name: &'static str,
+    pub find: fn() -> Option<PathBuf>,
     /// Debian and Ubuntu packages that provide it; the first one that the system offers is installed.
-    packages: &'static [&'static str],
+    pub packages: &'static [&'static str],
 }
 
 const JAVA: Need = Need {
@@ -41,20 +42,6 @@ const REDIS: Need = Need { name: "Redis 7 or newer", find: find::redis, packages
 const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packages: &["nginx"] };
 const NGINX_LUA: Need =
     Need { name: "nginx's Lua module", find: find::nginx_modules, packages: &["libnginx-mod-http-lua"] };
-
-/// Programs of the reference architecture in `cargo stack bench seckill`.
-#[derive(Debug, Clone)]
-pub struct SeckillTools {
-    pub python: PathBuf,
-    pub mariadbd: PathBuf,
-    pub rabbitmq_server: PathBuf,
-}
-
-const PYTHON: Need = Need { name: "Python 3 with its venv module", find: find::python, packages: &["python3-venv"] };
-const MARIADB: Need = Need { name: "MariaDB", find: || find::program("mariadbd"), packages: &["mariadb-server"] };
-const RABBITMQ: Need = Need { name: "RabbitMQ", find: find::rabbitmq, packages: &["rabbitmq-server"] };
-
-const WRK: Need = Need { name: "wrk", find: || find::program("wrk"), packages: &["wrk"] };
 
 /// Tools for the services' build: librdkafka is written in C and C++ and built by make.
 const TOOLCHAIN: [Need; 6] = [
@@ -75,21 +62,8 @@ pub fn ensure(log: &Path) -> Result<Tools> {
     found()
 }
 
-/// Returns wrk, the load generator of the benches, after installing it if necessary. `log` is as in [`ensure`].
-pub fn ensure_wrk(log: &Path) -> Result<PathBuf> {
-    ensure_one(&WRK, log)
-}
-
-/// Returns the programs that the textbook architecture needs in addition to the stack's. `log` is as in [`ensure`].
-pub fn ensure_seckill(log: &Path) -> Result<SeckillTools> {
-    Ok(SeckillTools {
-        python: ensure_one(&PYTHON, log)?,
-        mariadbd: ensure_one(&MARIADB, log)?,
-        rabbitmq_server: ensure_one(&RABBITMQ, log)?,
-    })
-}
-
-fn ensure_one(need: &'static Need, log: &Path) -> Result<PathBuf> {
+/// Returns a program that only some commands need, after installing it if necessary. `log` is as in [`ensure`].
+pub fn ensure_one(need: &'static Need, log: &Path) -> Result<PathBuf> {
     if (need.find)().is_none() {
         apt::install(&[need], log)?;
     }

@@ -5,8 +5,10 @@
 mod environment;
 mod processor_time;
 mod peers;
+mod programs;
 mod tool;
 mod table;
+mod results;
 mod comparison;
 mod write;
 mod read;
@@ -23,7 +25,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-
 use stack::layout::Layout;
 use stack::part::Launch;
 use stack::services::{self, Profile};

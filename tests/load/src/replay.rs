@@ -15,11 +15,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
-
-use client::Client;
-use compare::{Compared, Comparison};
-use purchases::{Expected, MAX_SHOPS};
-use send::{Orders, Sent};
 use stack::control::{self, Request};
 use stack::layout::{Layout, root};
 use stack::services::{PACKAGES, Profile};
@@ -27,6 +22,11 @@ use stack::size::Wanted;
 use stack::status::Phase;
 use stack::supervisor::{Ended, Supervisor, Words};
 use stack::up;
+
+use client::Client;
+use compare::{Compared, Comparison};
+use purchases::{Expected, MAX_SHOPS};
+use send::{Orders, Sent};
 
 /// The only product: the purchase log does not identify the CDs.
 const PRODUCT: &str = "cd";

@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-
-use observations::Observations;
-use rush::Crowd;
-use shop::Shop;
 use stack::control;
 use stack::layout::Layout;
 use stack::status::Phase;
 use stack::up;
+
+use observations::Observations;
+use rush::Crowd;
+use shop::Shop;
 use verdict::Verdict;
 
 /// Units in the product's stock in addition to the sale's.

@@ -11,7 +11,8 @@ const MIN_JAVA: u32 = 17;
 const MIN_POSTGRES: u32 = 15;
 const MIN_REDIS: u32 = 7;
 
-pub(super) fn program(name: &str) -> Option<PathBuf> {
+/// Returns the first program of this name.
+pub fn program(name: &str) -> Option<PathBuf> {
     candidates(name).into_iter().next()
 }
 
@@ -39,19 +40,6 @@ pub(super) fn redis() -> Option<PathBuf> {
     candidates("redis-server").into_iter().find(|path| is_new_enough(path, "--version", MIN_REDIS))
 }
 
-pub(super) fn python() -> Option<PathBuf> {
-    let has_venv = |python: &PathBuf| {
-        let asked = Command::new(python).args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).output();
-        asked.is_ok_and(|output| output.status.success())
-    };
-    candidates("python3").into_iter().find(has_venv)
-}
-
-/// Returns RabbitMQ's plain server script. The wrapper on PATH insists on its own account and folders.
-pub(super) fn rabbitmq() -> Option<PathBuf> {
-    Some(PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server")).filter(|path| path.is_file())
-}
-
 /// Returns the folder of nginx's Lua module and of the NDK module that it requires.
 pub(super) fn nginx_modules() -> Option<PathBuf> {
     let dirs = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];
@@ -64,7 +52,8 @@ pub(super) fn header(name: &str) -> Option<PathBuf> {
     ["/usr/include", "/usr/local/include"].iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
 }
 
-fn candidates(name: &str) -> Vec<PathBuf> {
+/// Returns all programs of this name, those on PATH first.
+pub fn candidates(name: &str) -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = env::split_paths(&path).chain(USUAL.iter().map(PathBuf::from));
     dirs.map(|dir| dir.join(name)).filter(|path| path.is_file()).collect()

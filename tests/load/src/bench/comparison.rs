@@ -8,8 +8,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Cancelled;
-use super::table::{self, Spread, Target, write_table};
+use super::table::{Spread, Target, write_table};
+use super::{Cancelled, results};
 
 /// Result of measuring one row in one round.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub(super) struct Comparison {
 
 impl Comparison {
     pub(super) fn new(bench: &'static str, seconds: u64, goals: &'static [Goal]) -> Result<Self> {
-        let load_average = table::load_average()?;
+        let load_average = results::load_average()?;
         if load_average > 1.0 {
             println!("Warning: the machine is busy (load average {load_average}); the figures below are unreliable.");
         }
@@ -87,7 +87,7 @@ impl Comparison {
     }
 
     fn save(&self, folder: &Path) -> Result<PathBuf> {
-        table::save(folder, self.bench, |time| self.json(time))
+        results::save(folder, self.bench, |time| self.json(time))
     }
 
     fn json(&self, time: u64) -> Value {

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
 
 use super::comparison::Turn;
 use super::environment::{Environment, Instances, on_empty_stack};
-use super::table::{self, Spread, write_table};
-use super::{Cancelled, peers, tool};
-use stack::layout::{Layout, root};
-use stack::part::Launch;
-use stack::provision;
+use super::table::{Spread, write_table};
+use super::{Cancelled, peers, programs, results, tool};
 
 const PRODUCTS: u32 = 2_000;
 /// Time for connections, batches and caches to reach their steady state.
@@ -73,10 +72,9 @@ struct Measurement {
 
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
-    layout.create()?;
-    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let wrk = programs::wrk(layout)?;
     let mut report =
-        Report { seconds: args.seconds, load_average: table::load_average()?, measurements: BTreeMap::new() };
+        Report { seconds: args.seconds, load_average: results::load_average()?, measurements: BTreeMap::new() };
     let instances = Instances { command_apis: 1, projectors: 1, ..Instances::NONE };
     let ended = (1..=args.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on a new, empty stack in {}", args.rounds, layout.state.display());
@@ -195,7 +193,7 @@ impl Report {
             json!({ "row": row.name(), "rounds": rounds.iter().map(of).collect::<Vec<_>>() })
         });
         let rows: Vec<_> = rows.collect();
-        table::save(
+        results::save(
             folder,
             "cost",
             |time| json!({ "time": time, "seconds": self.seconds, "load_average": self.load_average, "rows": rows }),

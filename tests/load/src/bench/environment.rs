@@ -6,8 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-
-use super::{Cancelled, processor_time};
 use stack::control::{self, Request};
 use stack::edge::limits::Limits;
 use stack::edge::origins::Origins;
@@ -20,6 +18,8 @@ use stack::size::{PAYMENT_WINDOW_SECS, Size};
 use stack::status::State;
 use stack::supervisor::{Supervisor, Words};
 use stack::{logs, process};
+
+use super::{Cancelled, processor_time};
 
 /// Time allowed for a takeover of all partitions, much longer than one normally takes.
 const OWNED_WITHIN: Duration = Duration::from_secs(60);

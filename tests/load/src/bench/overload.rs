@@ -13,15 +13,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-
-use super::comparison::Turn;
-use super::environment::{Environment, Instances, on_empty_stack};
-use super::{Cancelled, comparison, peers, processor_time, table, tool};
-use report::Report;
 use stack::control::Request;
 use stack::layout::{Layout, root};
 use stack::part::Launch;
-use stack::provision;
+
+use super::comparison::Turn;
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::{Cancelled, comparison, peers, processor_time, programs, results, tool};
+use report::Report;
 
 const PRODUCTS: u32 = 2_000;
 const WARM_UP_SECONDS: u64 = 2;
@@ -88,9 +87,8 @@ struct Flood {
 
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
-    layout.create()?;
-    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
-    let mut report = Report::new(args.edge, args.comparison.seconds, table::load_average()?);
+    let wrk = programs::wrk(layout)?;
+    let mut report = Report::new(args.edge, args.comparison.seconds, results::load_average()?);
     let instances = Instances { command_apis: 1, ..Instances::NONE };
     let ended = (1..=args.comparison.rounds).try_for_each(|round| {
         println!("Round {round} of {}, on a new, empty stack in {}", args.comparison.rounds, layout.state.display());

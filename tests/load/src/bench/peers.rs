@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-
 use stack::layout::{Layout, root};
 use stack::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
 use stack::probe::Probe;

@@ -5,16 +5,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-
-use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
-use super::environment::{Environment, Instances, on_empty_stack};
-use super::table::Target::AtLeast;
-use super::{Cancelled, peers, tool};
 use stack::control::Request;
 use stack::layout::Layout;
 use stack::part::{Launch, Part};
 use stack::postgres;
 use stack::provision::Tools;
+
+use super::comparison::{Args, Comparison, Goal, Quantity, Turn};
+use super::environment::{Environment, Instances, on_empty_stack};
+use super::table::Target::AtLeast;
+use super::{Cancelled, peers, tool};
 
 const PRODUCTS: u32 = 2_000;
 const PROJECTOR: &str = "projector-1";

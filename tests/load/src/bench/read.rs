@@ -5,15 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use stack::control::Request;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
+use stack::redis;
 
 use super::comparison::{self, Comparison, Goal, Quantity, Turn};
 use super::environment::{Environment, Instances, on_empty_stack};
 use super::table::Target::{AtLeast, AtMost};
-use super::{Cancelled, peers, tool};
-use stack::control::Request;
-use stack::layout::{Layout, root};
-use stack::part::Launch;
-use stack::{provision, redis};
+use super::{Cancelled, peers, programs, tool};
 
 /// Number of products that are read, except in the rows that read a single one.
 const PRODUCTS: u32 = 2_000;
@@ -61,8 +61,7 @@ const fn ratio(name: &'static str, of: &'static str, to: &'static str, least: f6
 
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
-    layout.create()?;
-    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let wrk = programs::wrk(layout)?;
     let comparison::Args { seconds, rounds } = args.comparison;
     let mut comparison = Comparison::new("read", seconds, GOALS)?;
     let redis_cluster = args.redis_cluster;

@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
+use stack::control::Request;
+use stack::layout::{Layout, root};
+use stack::part::Launch;
 
 use super::comparison::{self, Comparison, Goal, Quantity, Turn};
 use super::environment::{Environment, Instances, on_empty_stack};
 use super::table::Target::{AtLeast, AtMost};
-use super::{Cancelled, peers, tool};
-use stack::control::Request;
-use stack::layout::{Layout, root};
-use stack::part::Launch;
-use stack::provision;
+use super::{Cancelled, peers, programs, tool};
 
 const PRODUCTS: u32 = 2_000;
 /// Stock that exceeds the need of any run.
@@ -72,8 +71,7 @@ pub(crate) struct Args {
 
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
-    layout.create()?;
-    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let wrk = programs::wrk(layout)?;
     let comparison::Args { seconds, rounds } = args.comparison;
     let mut comparison = Comparison::new("sale", seconds, GOALS)?;
     let instances = Instances { command_apis: 1, projectors: 1, ..Instances::NONE };

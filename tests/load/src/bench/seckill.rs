@@ -16,8 +16,14 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 use rustix::process::Signal;
 use serde::Serialize;
+use stack::control::Request;
+use stack::layout::Layout;
+use stack::part::{Launch, Part};
+use stack::provision::Tools;
+use stack::redis;
 
 use super::environment::{Environment, Instances, on_empty_stack};
+use super::programs::{self, SeckillTools};
 use super::{Cancelled, peers, projector_tool, tool};
 use crate::sale::observations::Observations;
 use crate::sale::rush::{self, Crowd};
@@ -25,11 +31,6 @@ use crate::sale::shop::Shop;
 use crate::sale::{self, Names};
 use count::Count;
 use report::{Outcome, Report};
-use stack::control::Request;
-use stack::layout::Layout;
-use stack::part::{Launch, Part};
-use stack::provision::{self, SeckillTools, Tools};
-use stack::redis;
 
 /// Units per customer, as in the textbook's sale.
 const LIMIT_PER_CUSTOMER: u64 = 1;
@@ -89,8 +90,7 @@ enum Side {
 
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
-    layout.create()?;
-    let own = provision::ensure_seckill(&layout.log("apt"))?;
+    let own = programs::seckill(layout)?;
     let mut report = Report::new(args.buyers, args.units, !args.no_confirms)?;
     let ended = (1..=args.rounds).try_for_each(|round| {
         for side in [Side::Peer, Side::Ours] {

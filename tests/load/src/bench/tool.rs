@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-
-use super::Cancelled;
 use stack::layout::{Layout, root};
 use stack::part::Launch;
 use stack::{logs, process};
+
+use super::Cancelled;
 
 const POLL: Duration = Duration::from_millis(20);
 

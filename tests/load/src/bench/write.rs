@@ -13,15 +13,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use stack::layout::Layout;
 
 use super::environment::{Instances, on_empty_stack};
-use super::{Cancelled, comparison, peers, table};
+use super::{Cancelled, comparison, peers, programs, results};
 use load::Clients;
 use measure::{Measurement, Meter};
 use report::Report;
 use row::Row;
-use stack::layout::Layout;
-use stack::provision;
 
 // The group is named after the type by default, and the flattened type has the same name.
 #[derive(Debug, clap::Args)]
@@ -39,12 +38,11 @@ type Measurements = BTreeMap<Row, Vec<Option<Measurement>>>;
 
 /// Runs the bench and saves its results as a file in the folder `results`.
 pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Cancelled) -> Result<()> {
-    layout.create()?;
-    let wrk = provision::ensure_wrk(&layout.log("apt"))?;
+    let wrk = programs::wrk(layout)?;
     let rows: Vec<_> = Row::ALL.into_iter().filter(|row| args.rows.is_empty() || args.rows.contains(row)).collect();
     let most = rows.iter().map(|row| row.instances());
     let most = most.reduce(Instances::or_more).unwrap_or(Instances { command_apis: 1, ..Instances::NONE });
-    let load_average = table::load_average()?;
+    let load_average = results::load_average()?;
     if load_average > 1.0 {
         println!("Warning: the machine is busy (load average {load_average}); the figures below are unreliable.");
     }

@@ -8,8 +8,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{CLIENT, Measurement, PARTS, Row};
+use crate::bench::results;
 use crate::bench::table::Target::{self, AtLeast, AtMost};
-use crate::bench::table::{self, Spread, write_table};
+use crate::bench::table::{Spread, write_table};
 
 /// A figure of one row in one round, possibly relative to other rows of that round.
 type Figure = fn(&Report, Row, usize) -> Option<f64>;
@@ -51,7 +52,7 @@ impl Report {
             return Ok(());
         }
         print!("\n{self}");
-        println!("\n{}", table::save(results, "overload", |time| self.json(time))?.display());
+        println!("\n{}", results::save(results, "overload", |time| self.json(time))?.display());
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Measures the rush of the first three sales on a new stack, and the same crowd at the bare server.
 
 use anyhow::{Result, ensure};
+use stack::layout::Layout;
 
 use crate::bench::comparison::{Comparison, Turn};
 use crate::bench::environment::{Instances, on_empty_stack};
@@ -8,7 +9,6 @@ use crate::bench::{Cancelled, peers};
 use crate::sale::observations::Observations;
 use crate::sale::rush::{self, Crowd};
 use crate::sale::{self, Args, LIMIT_PER_CUSTOMER, Names};
-use stack::layout::Layout;
 
 pub(super) const FIRST: &str = "rush-first";
 pub(super) const SECOND: &str = "rush-second";

@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::json;
-
 use stack::layout::{Layout, root, write_private};
 use stack::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use stack::probe::Probe;
-use stack::provision::{SeckillTools, Tools};
+use stack::provision::Tools;
 use stack::redis;
+
+use crate::bench::programs::SeckillTools;
 
 pub(super) const NGINX: &str = "nginx";
 pub(super) const GUNICORN: &str = "gunicorn";

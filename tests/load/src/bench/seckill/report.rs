@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::Side;
 use super::count::Count;
-use crate::bench::table::{self, Spread, write_table};
+use crate::bench::results;
+use crate::bench::table::{Spread, write_table};
 use crate::sale::observations::Observations;
 
 /// Result of one row in one round.
@@ -56,7 +57,7 @@ impl Outcome {
 
 impl Report {
     pub(super) fn new(buyers: u64, units: u64, confirms: bool) -> Result<Self> {
-        let load_average = table::load_average()?;
+        let load_average = results::load_average()?;
         Ok(Self { buyers, units, confirms, load_average, order: Vec::new(), rows: BTreeMap::new(), audits: Vec::new() })
     }
 
@@ -87,7 +88,7 @@ impl Report {
             return Ok(());
         }
         print!("\n{self}");
-        let path = table::save(results, "seckill", |time| {
+        let path = results::save(results, "seckill", |time| {
             let rows = self.rows.iter().map(|((row, side), turns)| json!({ "row": row, "side": side, "turns": turns }));
             json!({
                 "time": time,

@@ -6,12 +6,12 @@ use std::{env, fs, process};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use stack::layout::root;
+use stack::part::Launch;
 
 use super::row::{Client, Row, Server};
 use crate::bench::environment::Environment;
 use crate::bench::{peers, tool};
-use stack::layout::root;
-use stack::part::Launch;
 
 /// Number of wrk's connections, over two threads.
 const CONNECTIONS: &str = "256";

@@ -10,7 +10,8 @@ use super::Measurements;
 use super::measure::Measurement;
 use super::ratio::RATIOS;
 use super::row::Row;
-use crate::bench::table::{self, Spread, write_table};
+use crate::bench::results;
+use crate::bench::table::{Spread, write_table};
 
 pub(super) struct Report<'a> {
     pub(super) seconds: u64,
@@ -22,7 +23,7 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Saves the results as JSON and returns the file's path.
     pub(super) fn save(&self, folder: &Path) -> Result<PathBuf> {
-        table::save(folder, "write", |time| self.json(time))
+        results::save(folder, "write", |time| self.json(time))
     }
 
     fn json(&self, time: u64) -> Value {
