@@ -10,9 +10,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
-use stack::layout::{Layout, root};
+use stack::layout::Layout;
 use stack::part::Launch;
 
 use super::comparison::Turn;
@@ -153,18 +153,14 @@ impl Meter<'_> {
         };
         let launch = launch.env("PRODUCTS", PRODUCTS.to_string()).env("PREFIX", "p-");
         let launch = launch.env("RUN", format!("{run}-{}", row as u8));
-        let limit = Duration::from_secs(seconds) + GRACE;
-        let text = tool::run(self.environment.layout, "load", &launch, limit, self.environment.cancelled)?;
-        let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
-        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+        tool::load(self.environment, &launch, Duration::from_secs(seconds) + GRACE)
     }
 
     fn wrk(&self, seconds: u64) -> Launch {
-        let script = root().join("tests/load/src/bench/write/restock.lua").display().to_string();
+        let script = tool::script("write/restock.lua");
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        Launch::new(self.wrk, args).env("RESULTS", tool::results_script())
+        Launch::new(self.wrk, args).env("RESULTS", tool::script("results.lua"))
     }
 
     fn batches(&self, aggregates: &str, seconds: u64) -> Result<Launch> {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use stack::control::Request;
-use stack::layout::{Layout, root};
+use stack::layout::Layout;
 use stack::part::Launch;
 
 use super::comparison::Turn;
@@ -134,10 +134,10 @@ impl Meter<'_> {
     }
 
     fn peak(&self, run: &str, seconds: u64) -> Result<Measurement> {
-        let script = root().join("tests/load/src/bench/write/reserve.lua").display().to_string();
+        let script = tool::script("write/reserve.lua");
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        let launch = Launch::new(self.wrk, args).env("RESULTS", tool::results_script());
+        let launch = Launch::new(self.wrk, args).env("RESULTS", tool::script("results.lua"));
         self.measure(launch, run, |turn: &Turn| {
             ensure!(turn.failed == 0, "{} of {} commands were not accepted", turn.failed, turn.requests);
             let Turn { requests, seconds, p50_us, p99_us, .. } = *turn;
@@ -185,11 +185,9 @@ impl Meter<'_> {
         let launch = launch.env("PRODUCTS", PRODUCTS.to_string()).env("PREFIX", "p-").env("RUN", run);
         let limit = Duration::from_secs(self.seconds) + GRACE;
         let (used, idle) = self.used()?;
-        let text = tool::run(self.environment.layout, "load", &launch, limit, self.environment.cancelled)?;
+        let result = tool::load(self.environment, &launch, limit)?;
         let (used_after, idle_after) = self.used()?;
-        let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
-        let measurement = of(&serde_json::from_str(line).with_context(|| format!("no result: {line}"))?)?;
+        let measurement = of(&result)?;
         let used = std::array::from_fn(|part| used_after[part] - used[part]);
         Ok(Measurement { used, idle: idle_after - idle, ..measurement })
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use stack::control::Request;
 use stack::layout::Layout;
-use stack::part::{Launch, Part};
+use stack::part::Part;
 use stack::postgres;
 use stack::provision::Tools;
 
@@ -98,7 +98,7 @@ impl Meter<'_> {
             .env("PREFIX", "p-")
             .env("RUN", "run")
             .env("SECONDS", self.seconds.to_string());
-        let Turn { requests, failed, .. } = self.turn(&launch)?;
+        let Turn { requests, failed, .. } = tool::load(self.environment, &launch, GRACE)?;
         Ok(requests - failed + u64::from(PRODUCTS))
     }
 
@@ -130,7 +130,7 @@ impl Meter<'_> {
 
     fn rebuild(&self) -> Result<Turn> {
         let launch = super::projector_tool(self.environment.layout, &["rebuild", "product", "--fast"])?;
-        let text = tool::run(self.environment.layout, "rebuild", &launch, GRACE, self.environment.cancelled)?;
+        let text = tool::run(self.environment, "rebuild", &launch, GRACE)?;
         let line = text.lines().find_map(|line| line.strip_prefix("folded"));
         let mut numbers = line.with_context(|| format!("no result in {text:?}"))?.split_whitespace();
         let mut number = || numbers.find_map(|word| word.parse::<f64>().ok()).context("a number is missing");
@@ -141,13 +141,6 @@ impl Meter<'_> {
         let launch = peers::program(self.environment.layout, name)?
             .env("DATABASE_URL", postgres::url(self.environment.layout)?)
             .env("SECONDS", self.seconds.to_string());
-        self.turn(&launch)
-    }
-
-    fn turn(&self, launch: &Launch) -> Result<Turn> {
-        let text = tool::run(self.environment.layout, "load", launch, GRACE, self.environment.cancelled)?;
-        let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
-        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+        tool::load(self.environment, &launch, GRACE)
     }
 }

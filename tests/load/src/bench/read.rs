@@ -4,9 +4,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use stack::control::Request;
-use stack::layout::{Layout, root};
+use stack::layout::Layout;
 use stack::part::Launch;
 use stack::redis;
 
@@ -146,12 +146,12 @@ impl Meter<'_> {
     }
 
     fn wrk(&self, server: &str, path: &str, products: u32, connections: &str) -> Result<Turn> {
-        let script = root().join("tests/load/src/bench/read.lua").display().to_string();
+        let script = tool::script("read.lua");
         let turn = |seconds: u64| {
             let (duration, url) = (format!("{seconds}s"), format!("http://{server}"));
             let args = ["-t", "2", "-c", connections, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
             let launch = Launch::new(self.wrk, args)
-                .env("RESULTS", tool::results_script())
+                .env("RESULTS", tool::script("results.lua"))
                 .env("PRODUCTS", products.to_string())
                 .env("FIRST", format!("{path}{REGISTERED}"));
             self.turn(&launch, seconds)
@@ -194,18 +194,14 @@ impl Meter<'_> {
         thread::scope(|scope| {
             let visible = scope.spawn(|| self.visible("rebuild"));
             while !visible.is_finished() {
-                tool::run(self.environment.layout, "rebuild", &rebuild, REBUILT_WITHIN, self.environment.cancelled)?;
+                tool::run(self.environment, "rebuild", &rebuild, REBUILT_WITHIN)?;
             }
             visible.join().expect("the measuring thread does not panic")
         })
     }
 
     fn turn(&self, launch: &Launch, seconds: u64) -> Result<Turn> {
-        let limit = Duration::from_secs(seconds) + GRACE;
-        let text = tool::run(self.environment.layout, "load", launch, limit, self.environment.cancelled)?;
-        let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
-        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+        tool::load(self.environment, launch, Duration::from_secs(seconds) + GRACE)
     }
 
     fn commands(&self) -> String {

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rustix::process::Signal;
 use stack::control::Request;
-use stack::layout::{Layout, root};
+use stack::layout::Layout;
 use stack::part::Launch;
 
 use super::comparison::{self, Comparison, Goal, Quantity, Turn};
@@ -177,10 +177,10 @@ impl Meter<'_> {
 
     /// Runs wrk with one of the scripts. `run` is the prefix of its order ids.
     fn wrk(&self, script: &str, run: &str, seconds: u64) -> Result<Turn> {
-        let script = root().join("tests/load/src/bench/write").join(script).display().to_string();
+        let script = tool::script(&format!("write/{script}"));
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.commands()));
         let args = ["-t", "2", "-c", "256", "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        let launch = Launch::new(self.wrk, args).env("RESULTS", tool::results_script()).env("PRODUCTS", "1");
+        let launch = Launch::new(self.wrk, args).env("RESULTS", tool::script("results.lua")).env("PRODUCTS", "1");
         self.turn(&launch.env("PREFIX", "p-").env("RUN", run))
     }
 
@@ -230,9 +230,6 @@ impl Meter<'_> {
     }
 
     fn turn(&self, launch: &Launch) -> Result<Turn> {
-        let text = tool::run(self.environment.layout, "load", launch, GRACE, self.environment.cancelled)?;
-        let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
-        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+        tool::load(self.environment, launch, GRACE)
     }
 }

@@ -217,6 +217,6 @@ impl Play<'_> {
     }
 
     fn run(&self, name: &str, launch: &Launch) -> Result<String> {
-        tool::run(self.environment.layout, name, launch, GRACE, self.environment.cancelled)
+        tool::run(self.environment, name, launch, GRACE)
     }
 }

@@ -7,31 +7,35 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use stack::layout::{Layout, root};
+use serde::de::DeserializeOwned;
+use stack::layout::root;
 use stack::part::Launch;
 use stack::{logs, process};
 
 use super::Cancelled;
+use super::environment::Environment;
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Returns the path of the script with which wrk's scripts report their results.
-pub(super) fn results_script() -> String {
-    root().join("tests/load/src/bench/results.lua").display().to_string()
+/// Returns the path of a script in this folder.
+pub(super) fn script(name: &str) -> String {
+    root().join("tests/load/src/bench").join(name).display().to_string()
+}
+
+/// Runs a load generator to completion and returns its result, a line of JSON. Kills it after `limit`.
+pub(super) fn load<T: DeserializeOwned>(environment: &Environment<'_>, launch: &Launch, limit: Duration) -> Result<T> {
+    let text = run(environment, "load", launch, limit)?;
+    let line = text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
+    serde_json::from_str(line).with_context(|| format!("no result: {line}"))
 }
 
 /// Runs a program to completion and returns its output. Kills it after `limit`.
-pub(super) fn run(
-    layout: &Layout,
-    name: &str,
-    launch: &Launch,
-    limit: Duration,
-    cancelled: &Cancelled,
-) -> Result<String> {
+pub(super) fn run(environment: &Environment<'_>, name: &str, launch: &Launch, limit: Duration) -> Result<String> {
+    let layout = environment.layout;
     let log = layout.log(name);
     let mut position = fs::metadata(&log).map_or(0, |metadata| metadata.len());
     let mut child = process::spawn(layout, name, launch, Signal::TERM)?;
-    let ended = await_end(&mut child, name, limit, cancelled);
+    let ended = await_end(&mut child, name, limit, environment.cancelled);
     process::signal_group(child.id(), Signal::KILL);
     // Returns at once: the process has exited or was killed.
     let status = child.wait();

@@ -5,11 +5,10 @@ use std::time::Duration;
 use std::{env, fs, process};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
-use stack::layout::root;
 use stack::part::Launch;
 
 use super::row::{Client, Row, Server};
+use crate::bench::comparison::Turn;
 use crate::bench::environment::Environment;
 use crate::bench::{peers, tool};
 
@@ -20,17 +19,6 @@ const PG_CONNECTIONS: &str = "32";
 /// Time that a client may take beyond its configured duration.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Result of a client's run.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub(super) struct Load {
-    pub(super) requests: u64,
-    /// Number of requests without a successful answer.
-    pub(super) failed: u64,
-    pub(super) seconds: f64,
-    pub(super) p50_us: Option<u64>,
-    pub(super) p99_us: Option<u64>,
-}
-
 /// The clients of a stack's servers.
 pub(super) struct Clients<'a> {
     pub(super) environment: &'a Environment<'a>,
@@ -39,7 +27,7 @@ pub(super) struct Clients<'a> {
 
 impl Clients<'_> {
     /// Runs the client of a row. `run` is the prefix of its order ids.
-    pub(super) fn load(&self, row: Row, run: &str, seconds: u64) -> Result<Load> {
+    pub(super) fn load(&self, row: Row, run: &str, seconds: u64) -> Result<Turn> {
         let launch = match row.client() {
             Client::Wrk(server) => self.wrk(server, seconds),
             Client::OpenLoop(server) => {
@@ -57,10 +45,7 @@ impl Clients<'_> {
             .env("PREFIX", format!("{}-", row.name()))
             .env("RUN", run)
             .env("SECONDS", seconds.to_string());
-        let text = self.run(&launch, seconds)?;
-        let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no result in {text:?}"))?;
-        serde_json::from_str(line).with_context(|| format!("no result: {line}"))
+        tool::load(self.environment, &launch, limit(seconds))
     }
 
     pub(super) fn address(&self, server: Server) -> String {
@@ -74,25 +59,20 @@ impl Clients<'_> {
     }
 
     fn wrk(&self, server: Server, seconds: u64) -> Launch {
-        let script = root().join("tests/load/src/bench/write/reserve.lua").display().to_string();
+        let script = tool::script("write/reserve.lua");
         let (duration, url) = (format!("{seconds}s"), format!("http://{}", self.address(server)));
         let args = ["-t", "2", "-c", CONNECTIONS, "-d", &duration, "--timeout", "10s", "-s", &script, &url];
-        Launch::new(self.wrk, args).env("RESULTS", tool::results_script())
-    }
-
-    fn run(&self, launch: &Launch, seconds: u64) -> Result<String> {
-        let limit = Duration::from_secs(seconds) + GRACE;
-        tool::run(self.environment.layout, "load", launch, limit, self.environment.cancelled)
+        Launch::new(self.wrk, args).env("RESULTS", tool::script("results.lua"))
     }
 
     /// Runs pgbench. Latencies are taken from its log of a tenth of the transactions.
-    fn pgbench(&self, row: Row, seconds: u64) -> Result<Load> {
+    fn pgbench(&self, row: Row, seconds: u64) -> Result<Turn> {
         let times = Times { prefix: format!("stampede-pgbench-{}", process::id()) };
         let mut launch =
             peers::of_postgres(self.environment.layout, self.environment.tools, "pgbench", peers::OWN_DATABASE)?;
-        let script = root().join("tests/load/src/bench/write/reserve.pgbench");
+        let script = tool::script("write/reserve.pgbench");
         let options = [
-            format!("--file={}", script.display()),
+            format!("--file={script}"),
             format!("--time={seconds}"),
             format!("--define=products={}", row.products()),
             format!("--client={PG_CONNECTIONS}"),
@@ -104,7 +84,7 @@ impl Clients<'_> {
             format!("--log-prefix={}", env::temp_dir().join(&times.prefix).display()),
         ];
         launch.args = options.into_iter().chain(launch.args).collect();
-        let text = self.run(&launch, seconds)?;
+        let text = tool::run(self.environment, "load", &launch, limit(seconds))?;
         let number = |label: &str| {
             text.lines().find_map(|line| line.strip_prefix(label)?.split_whitespace().next()?.parse::<f64>().ok())
         };
@@ -114,7 +94,7 @@ impl Clients<'_> {
         let rate = number("tps =").with_context(|| format!("no rate: {text}"))?;
         let sorted = times.sorted();
         let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied();
-        Ok(Load {
+        Ok(Turn {
             requests: (done + failed) as u64,
             failed: failed as u64,
             seconds: done / rate,
@@ -122,6 +102,10 @@ impl Clients<'_> {
             p99_us: at(0.99),
         })
     }
+}
+
+fn limit(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) + GRACE
 }
 
 /// The log files of pgbench, one per thread, which are removed on drop.

@@ -7,8 +7,9 @@ use std::thread;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::load::{Clients, Load};
+use super::load::Clients;
 use super::row::{Client, Row, Server};
+use crate::bench::comparison::Turn;
 use crate::bench::peers;
 
 const REGISTERING: usize = 8;
@@ -95,7 +96,7 @@ impl Meter<'_> {
 }
 
 impl Measurement {
-    fn new(row: Row, load: Load, before: Counted, after: Counted) -> Self {
+    fn new(row: Row, load: Turn, before: Counted, after: Counted) -> Self {
         // wrk counts any error status as a failure; the service's metrics separate rejections from real errors.
         let rejected = (after.rejected - before.rejected) as u64;
         let failed = if row.wants_rejections() { load.requests.saturating_sub(rejected) } else { load.failed };
