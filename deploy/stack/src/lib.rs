@@ -1,7 +1,8 @@
 //! `cargo stack`: installs, runs and tests the whole system on one machine.
 //!
 //! It depends on no crate of the services: it builds and starts their binaries, as an operator would. That keeps its
-//! own build to seconds, on a machine that has only a Rust toolchain.
+//! own build to seconds, on a machine that has only a Rust toolchain. Programs that start stacks of their own, or ask a
+//! running one, use it as a library: `tests/load`.
 //!
 //! Invariant: all files are written below one state directory, except for system packages, which are announced.
 //! Invariant: every process is recorded by pid and start time as soon as it is spawned, and only processes that match
