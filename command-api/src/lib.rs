@@ -44,6 +44,8 @@ use chassis::kafka::topic::TopicFacts;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use schemas::topic::{LogTopic, coordination_topic, coordination_topic_differences};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -107,7 +109,13 @@ impl App {
     }
 
     /// Serves until shutdown, then answers the commands that it accepted, releases its partitions and returns.
-    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+    ///
+    /// The future is boxed so that this crate compiles it, once, rather than each program that polls it.
+    pub fn run(self, shutdown: Shutdown) -> BoxFuture<'static, anyhow::Result<()>> {
+        self.serve(shutdown).boxed()
+    }
+
+    async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let (config, kafka_ready) = (self.config, self.kafka_ready);
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
         let internal_url = match config.internal_url.clone() {

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use chassis::kafka::KafkaSettings;
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use schemas::cache::Shown;
 use schemas::feeds::{FeedId, PerFeed, StoredView};
@@ -60,7 +62,12 @@ pub struct Report {
 
 /// Executes the command line after `audit`: `--sample N` or `--full`. Prints the outcome, and fails if there are
 /// differences.
-pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+pub fn run(config: &Config, args: Vec<String>) -> LocalBoxFuture<'_, anyhow::Result<()>> {
+    execute(config, args).boxed_local()
+}
+
+async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
+    let mut args = args.into_iter();
     let mut most = Some(DEFAULT_SAMPLE);
     while let Some(arg) = args.next() {
         most = match arg.as_str() {

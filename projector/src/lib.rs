@@ -46,6 +46,8 @@ use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use schemas::topic::{coordination_topic, coordination_topic_differences};
 use tokio::sync::watch;
 
@@ -107,7 +109,13 @@ impl App {
     }
 
     /// Folds the assigned partitions until shutdown. A batch in flight is finished first.
-    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+    ///
+    /// The future is boxed so that this crate compiles it, once, rather than each program that polls it.
+    pub fn run(self, shutdown: Shutdown) -> BoxFuture<'static, anyhow::Result<()>> {
+        self.serve(shutdown).boxed()
+    }
+
+    async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, admin, readiness: _, ready, reactor_ready, commands, queues, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;

@@ -19,8 +19,8 @@ async fn main() -> anyhow::Result<()> {
     match std::env::args().nth(1).as_deref() {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
         Some("migrate") => migrate(&env.secret("POSTGRES_URL")?).await,
-        Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
-        Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
+        Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2).collect()).await,
+        Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2).collect()).await,
         Some("snapshots") => snapshots::prepare::run(&env.secret("POSTGRES_URL")?).await,
         Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,

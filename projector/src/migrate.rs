@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use chassis::env::Secret;
-use refinery::{Migration, Runner};
+use refinery_core::{Migration, Runner};
 use schemas::tables::MIGRATIONS;
 
 /// Applies the pending migrations. Idempotent; concurrent runs are serialized by an advisory lock.

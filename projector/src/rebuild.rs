@@ -34,6 +34,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use schemas::feeds::{FeedId, StoredView};
 
 pub use compare::{Compared, Comparison, Difference};
@@ -107,8 +109,12 @@ where
 ///
 /// # Errors
 /// Also fails if a view was not switched.
-pub async fn run(config: &Config, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let wish = Options::from_args(args)?;
+pub fn run(config: &Config, args: Vec<String>) -> LocalBoxFuture<'_, anyhow::Result<()>> {
+    execute(config, args).boxed_local()
+}
+
+async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
+    let wish = Options::from_args(args.into_iter())?;
     let mut differing = Vec::new();
     let reports = rebuild(config, &wish, |line| println!("{line}")).await?;
     let is_one = reports.len() == 1;

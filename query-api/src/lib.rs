@@ -31,6 +31,8 @@ use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 use chassis::telemetry::with_causes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use schemas::settings::{self, Difference, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -103,7 +105,13 @@ impl App {
     ///
     /// The service becomes ready once it has read the log's identity from Postgres and has reached Redis. It stays
     /// ready if either is lost later, because the other still answers some queries.
-    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+    ///
+    /// The future is boxed so that this crate compiles it, once, rather than each program that polls it.
+    pub fn run(self, shutdown: Shutdown) -> BoxFuture<'static, anyhow::Result<()>> {
+        self.serve(shutdown).boxed()
+    }
+
+    async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, http, admin, readiness: _, log_seen, redis_seen, reads } = self;
         tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;

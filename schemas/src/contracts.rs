@@ -1,6 +1,7 @@
 //! Published contracts: a JSON Schema of every event, the event catalogue, the HTTP API as OpenAPI, and the log as
 //! AsyncAPI. All are generated from the types that read and write, and checked in, so that a contract change is visible
-//! in the diff. A test compares both; `UPDATE_CONTRACTS=1 cargo test -p schemas contracts` regenerates the files.
+//! in the diff. A test compares both; `UPDATE_CONTRACTS=1 cargo test -p schemas contracts` regenerates the files. The
+//! generators are compiled for tests only: the services serve the files.
 //!
 //! Invariant: a published event keeps its schema. `json/published.json` holds the schema of each event, without its
 //! descriptive texts, and the version of the system that introduced it. Regenerating adds missing entries. If a schema
@@ -10,9 +11,13 @@
 //! without git.
 
 pub mod json_schema;
+#[cfg(test)]
 pub mod breaking;
+#[cfg(test)]
 pub mod catalogue;
+#[cfg(test)]
 pub mod openapi;
+#[cfg(test)]
 pub mod asyncapi;
 pub mod routes;
 
