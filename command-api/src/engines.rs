@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::{Assignment, Group};
 use chassis::shutdown::{Shutdown, Tasks};
@@ -119,7 +120,7 @@ impl Engines {
                 },
                 Ok(()) = self.wrong_tables.changed() => {
                     if let Some(why) = self.wrong_tables.borrow_and_update().clone() {
-                        anyhow::bail!(why);
+                        return Err(Misuse::new(why).into());
                     }
                 }
                 Some((name, result)) = self.engines.ended() => {

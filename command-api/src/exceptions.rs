@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use chassis::clock::now_ms;
 use chassis::env::Env;
+use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::exceptions::{Exceptions, SigningKey, Stray, may_be_of_a_newer_build};
@@ -82,9 +83,9 @@ impl ExceptArgs {
 
 /// Signs an exception for a value of the log that cannot be read, and appends it to the topic of exceptions.
 pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let wish = ExceptArgs::from_args(args)?;
+    let wish = ExceptArgs::from_args(args).map_err(Misuse::new)?;
     let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
-    let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY)?;
+    let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY).map_err(Misuse::new)?;
     if let Some(keys) = config::exception_keys(env)? {
         ensure!(
             keys.contain(&key),
@@ -130,7 +131,7 @@ fn judge(value: &[u8], no_build_reads_it: bool) -> anyhow::Result<()> {
 /// Generates a key pair unless it exists: the private key in `file`, for the signer, and the public key for all readers
 /// in the same path with `.pub` appended.
 pub fn make_key(file: Option<String>) -> anyhow::Result<()> {
-    let file = file.context("usage: exception-key FILE (the file for the private key)")?;
+    let file = file.ok_or_else(|| Misuse::new("usage: exception-key FILE (the file for the private key)"))?;
     let (private, public) = (Path::new(&file), format!("{file}.pub"));
     if !private.exists() {
         let seed: String = rand::random::<[u8; 32]>().map(|byte| format!("{byte:02x}")).concat();

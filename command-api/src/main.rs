@@ -2,8 +2,10 @@
 //! signs an exception, which lets readers skip an undecodable value of the log; `exception-key` generates the key pair
 //! for that.
 
-use anyhow::bail;
+use std::process::ExitCode;
+
 use chassis::env::Env;
+use chassis::exit::{self, Misuse};
 use chassis::kafka::KafkaSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
@@ -13,7 +15,11 @@ use command_api::{App, Config, config, create_topic, except, make_key};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    exit::report(run().await)
+}
+
+async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::init_logs(&env)?;
     match std::env::args().nth(1).as_deref() {
@@ -21,6 +27,9 @@ async fn main() -> anyhow::Result<()> {
         Some("create-topic") => create_topic(&KafkaSettings::from_env(&env)?, &config::topic(&env)?).await,
         Some("except") => except(&env, std::env::args().skip(2)).await,
         Some("exception-key") => make_key(std::env::args().nth(2)),
-        Some(other) => bail!("unknown subcommand {other:?}; expected create-topic, except or exception-key"),
+        Some(other) => {
+            let known = "create-topic, except or exception-key";
+            Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
+        }
     }
 }

@@ -17,6 +17,7 @@ mod compare;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use chassis::exit::Differs;
 use chassis::kafka::KafkaSettings;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
@@ -88,7 +89,7 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
     if report.differences.is_empty() {
         return Ok(());
     }
-    bail!("the views differ from the log")
+    Err(Differs("the views differ from the log").into())
 }
 
 /// Audits the views. `most`: number of rows of a view that are folded again; `None`: all, and all are held in memory.

@@ -3,8 +3,10 @@
 //! `projector settings` shows and changes the settings that all services share; `projector reactor` sets the reactors'
 //! starting positions if their checkpoints were lost.
 
-use anyhow::bail;
+use std::process::ExitCode;
+
 use chassis::env::Env;
+use chassis::exit::{self, Misuse};
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
 use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots};
@@ -13,7 +15,11 @@ use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    exit::report(run().await)
+}
+
+async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::init_logs(&env)?;
     match std::env::args().nth(1).as_deref() {
@@ -25,7 +31,8 @@ async fn main() -> anyhow::Result<()> {
         Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
         Some(other) => {
-            bail!("unknown subcommand {other:?}; expected migrate, audit, rebuild, snapshots, settings or reactor")
+            let known = "migrate, audit, rebuild, snapshots, settings or reactor";
+            Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use chassis::env::Secret;
+use chassis::exit::Misuse;
 use chassis::postgres::{Connection, PostgresError};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
@@ -49,7 +50,7 @@ pub(crate) async fn agree(
         let kept = tokio::time::timeout(ANSWERS_WITHIN, keep(&config.postgres_url, &told)).await;
         match kept.unwrap_or(Err(SettingsError::Silent)) {
             Ok(()) => return Ok(()),
-            Err(SettingsError::Difference(difference)) => return Err(difference.into()),
+            Err(SettingsError::Difference(difference)) => return Err(Misuse::new(difference).into()),
             Err(error) => ready.waiting(with_causes(&error)),
         }
         tokio::select! {

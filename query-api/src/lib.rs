@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
+use chassis::exit::Misuse;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
@@ -136,7 +137,7 @@ impl App {
         tasks.drain(config.grace + Duration::from_millis(500)).await?;
         admin.stop().await;
         let differs = wrong_settings.borrow_and_update().clone();
-        differs.map_or(Ok(()), |difference: Difference| Err(difference.into()))
+        differs.map_or(Ok(()), |difference: Difference| Err(Misuse::new(difference).into()))
     }
 }
 

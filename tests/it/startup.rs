@@ -1,5 +1,7 @@
 //! Checks that services make of the log, the tables and the shared settings before they serve.
 
+use std::net::TcpListener;
+
 use chassis::kafka::KafkaSettings;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -13,8 +15,9 @@ use schemas::record::{Claim, Commit, Epoch, Record};
 use schemas::time::parse_rfc3339;
 use schemas::topic::{SETTINGS, coordination_topic};
 use serde_json::json;
+use tokio::process::Command;
 
-use crate::fixture::{DEADLINE, Proxy, Service, Shop, append_all, batch_line, eventually};
+use crate::fixture::{DEADLINE, Proxy, SERVICE_TOKEN, Service, Shop, append_all, batch_line, eventually, server};
 
 fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
     KafkaSettings { brokers: shop.brokers.clone() }.admin("it").create().unwrap()
@@ -55,6 +58,31 @@ async fn grow_topic(shop: &Shop, topic: &str, partitions: usize) {
         (told.topics()[0].partitions().len() == partitions).then_some(())
     })
     .await;
+}
+
+/// Runs a service in a process of its own, without servers to reach. Returns its exit code and its error output.
+async fn exit(program: &str, args: &[&str], admin_addr: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(format!("{}/{program}", server("TEST_BIN_DIR")));
+    command.env_clear().envs([("KAFKA_BROKERS", "127.0.0.1:1"), ("REDIS_URL", "redis://127.0.0.1:1")]);
+    command.envs([("POSTGRES_URL", "postgres://it@127.0.0.1:1/it"), ("SERVICE_TOKEN", SERVICE_TOKEN)]);
+    command.envs([("HTTP_ADDR", "127.0.0.1:0"), ("INTERNAL_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", admin_addr)]);
+    let output = tokio::time::timeout(DEADLINE, command.args(args).kill_on_drop(true).output());
+    let output = output.await.expect("the process ends in time").unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn a_wrong_setting_ends_a_process_with_another_code_than_a_fault() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    for program in ["command-api", "projector", "query-api"] {
+        let (code, error) = exit(program, &[], "nowhere").await;
+        assert!(code == Some(64) && error.contains("ADMIN_ADDR is set but invalid"), "{program}: {code:?}, {error}");
+        let (code, error) = exit(program, &["frobnicate"], "127.0.0.1:0").await;
+        assert!(code == Some(64) && error.contains("frobnicate"), "{program}: {code:?}, {error}");
+        let (code, error) = exit(program, &[], &taken).await;
+        assert!(code == Some(70) && error.contains(&taken), "{program}: {code:?}, {error}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Foundation of every service: environment, logs and metrics, readiness, shutdown, clock, admin server, HTTP server,
-//! and the settings of the clients of Kafka, Postgres and Redis.
+//! Foundation of every service: environment, logs and metrics, readiness, shutdown, exit codes, clock, admin server,
+//! HTTP server, and the settings of the clients of Kafka, Postgres and Redis.
 //!
 //! Invariant: nothing here depends on an aggregate, an event, a topic or a table. This crate imports no other crate of
 //! the workspace.
@@ -19,6 +19,7 @@ pub mod env;
 pub mod telemetry;
 pub mod readiness;
 pub mod shutdown;
+pub mod exit;
 pub mod clock;
 pub mod panic;
 pub mod admin;

@@ -1,0 +1,78 @@
+//! Exit codes of a service, those of `sysexits.h`: they tell a supervisor whether a restart can help.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::env::EnvError;
+
+/// Result of a check that differs from what was expected, as with `diff` and `grep`.
+const DIFFERS: u8 = 1;
+/// A wrong setting or argument (`EX_USAGE`), which a restart does not mend.
+const USAGE: u8 = 64;
+/// A fault (`EX_SOFTWARE`).
+const SOFTWARE: u8 = 70;
+
+/// A wrong setting or argument that is not an [`EnvError`].
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Misuse(Box<dyn Error + Send + Sync>);
+
+impl Misuse {
+    pub fn new(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// A difference that a check found.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Differs(pub &'static str);
+
+/// Prints the error to standard error, if there is one, and returns the exit code of `main`.
+pub fn report(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("Error: {error:?}");
+    ExitCode::from(code(&error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let has = |is: fn(&(dyn Error + 'static)) -> bool| error.chain().any(is);
+    if has(|cause| cause.is::<EnvError>() || cause.is::<Misuse>()) {
+        USAGE
+    } else if has(|cause| cause.is::<Differs>()) {
+        DIFFERS
+    } else {
+        SOFTWARE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+    use crate::env::Env;
+
+    #[test]
+    fn a_wrong_setting_a_difference_and_a_fault_have_codes_of_their_own() {
+        let missing = || Env::default().required::<u16>("PORT").unwrap_err();
+        for (error, expected) in [
+            (missing().into(), USAGE),
+            (anyhow::Error::from(missing()).context("read the settings"), USAGE),
+            (Misuse::new("unknown subcommand").into(), USAGE),
+            (Misuse::new(anyhow!("not a number").context("PARTITION")).into(), USAGE),
+            (Differs("the views differ").into(), DIFFERS),
+            (anyhow!("the log cannot be read"), SOFTWARE),
+        ] {
+            assert_eq!(code(&error), expected, "{error:?}");
+            assert_eq!(code(&error.context("start")), expected);
+        }
+        assert_eq!(code(&Err::<(), _>(missing()).context("start").unwrap_err()), USAGE);
+    }
+
+    #[test]
+    fn a_misuse_reads_like_its_reason() {
+        let misuse = anyhow::Error::from(Misuse::new(anyhow!("not a number").context("PARTITION")));
+        assert_eq!(format!("{misuse:#}"), "PARTITION: not a number");
+    }
+}
