@@ -7,12 +7,13 @@ use proptest::collection::vec as vec_of;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::order::MAX_UNITS;
 use super::*;
 use crate::ids::PaymentId;
-use crate::order::State as OrderState;
+use crate::order::{Event as OrderEvent, Payment, Placement, State as OrderState};
 use crate::product::{Registration, State as ProductState};
 use crate::sale::{Schedule, State as SaleState};
-use crate::{State, decide, evolve};
+use crate::{State, decide, evolve, order, product, sale};
 
 mod interleavings;
 mod strangers;
