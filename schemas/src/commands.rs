@@ -129,6 +129,17 @@ pub struct CommandContract {
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Names of the rules that may reject the command.
     pub rejections: &'static [&'static str],
+    /// Only the internal listener serves the command, because it is a step of a saga.
+    pub is_internal: bool,
+    /// Set if the command has another form when a reaction sends it.
+    pub by_reaction: Option<ReactionContract>,
+}
+
+/// Body and rejections of a command that clients send in another form.
+#[derive(Debug, Clone, Copy)]
+pub struct ReactionContract {
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    pub rejections: &'static [&'static str],
 }
 
 /// Creates the contract of a command with the body `T`.
@@ -137,34 +148,38 @@ const fn contract<T: JsonSchema>(
     about: &'static str,
     rejections: &'static [&'static str],
 ) -> CommandContract {
-    CommandContract { name, about, schema: SchemaGenerator::subschema_for::<T>, rejections }
+    let schema = SchemaGenerator::subschema_for::<T>;
+    CommandContract { name, about, schema, rejections, is_internal: false, by_reaction: None }
 }
 
-/// Returns the contracts of an aggregate's commands, in the order of [`names`].
+impl CommandContract {
+    const fn internal(self) -> Self {
+        Self { is_internal: true, ..self }
+    }
+
+    const fn by_reaction<T: JsonSchema>(self, rejections: &'static [&'static str]) -> Self {
+        let schema = SchemaGenerator::subschema_for::<T>;
+        Self { by_reaction: Some(ReactionContract { schema, rejections }), ..self }
+    }
+}
+
+/// Returns the contracts of an aggregate's commands.
 pub fn contracts(aggregate: AggregateType) -> &'static [CommandContract] {
     match aggregate {
-        AggregateType::Product => &product::CONTRACTS,
-        AggregateType::Order => &order::CONTRACTS,
-        AggregateType::Sale => &sale::CONTRACTS,
+        AggregateType::Product => product::CONTRACTS,
+        AggregateType::Order => order::CONTRACTS,
+        AggregateType::Sale => sale::CONTRACTS,
     }
 }
 
-/// Returns the names of an aggregate's commands, as in routes.
-pub fn names(aggregate: AggregateType) -> &'static [&'static str] {
-    match aggregate {
-        AggregateType::Product => &product::NAMES,
-        AggregateType::Order => &order::NAMES,
-        AggregateType::Sale => &sale::NAMES,
-    }
+/// Returns the contract of a command by its name in routes; `None` if there is no such command.
+pub fn contract_named(aggregate: AggregateType, command: &str) -> Option<&'static CommandContract> {
+    contracts(aggregate).iter().find(|contract| contract.name == command)
 }
 
-/// Returns whether only the internal listener serves `command`, because it is a step of a saga.
+/// Returns whether only the internal listener serves `command`.
 pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
-    match aggregate {
-        AggregateType::Product => product::is_internal(command),
-        AggregateType::Order => order::is_internal(command),
-        AggregateType::Sale => sale::is_internal(command),
-    }
+    contract_named(aggregate, command).is_some_and(|contract| contract.is_internal)
 }
 
 /// Sender of a command. A command may have other fields or effects when it is sent by a reaction.
@@ -302,4 +317,4 @@ fn explain<T: DeserializeOwned>(body: &[u8]) -> CommandError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use schemas::aggregate::{AggregateId, AggregateType, type_routed};
-use schemas::commands::{is_internal, names};
+use schemas::commands::contract_named;
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
@@ -65,7 +65,7 @@ pub(super) async fn take(
 
 /// Returns whether the listener accepts this command.
 pub(super) fn takes(listener: Listener, aggregate: AggregateType, command: &str) -> bool {
-    names(aggregate).contains(&command) && (listener == Listener::Internal || !is_internal(aggregate, command))
+    contract_named(aggregate, command).is_some_and(|known| listener == Listener::Internal || !known.is_internal)
 }
 
 fn incoming(

@@ -10,7 +10,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 use schemas::aggregate::{AggregateType, TYPES, type_name};
 use schemas::answers::Answer;
-use schemas::commands::names;
+use schemas::commands::contracts;
 
 const OUTCOMES: [&str; 13] = [
     "accepted",
@@ -41,13 +41,12 @@ struct CommandAnswers {
 
 impl Answered {
     pub(super) fn observed(meter: &Meter) -> Arc<Self> {
-        let of = |aggregate: AggregateType| {
-            names(aggregate).iter().chain(&[""]).map(move |command| CommandAnswers {
-                aggregate,
-                command,
-                by_outcome: [const { AtomicU64::new(0) }; OUTCOMES.len()],
-            })
-        };
+        let of =
+            |aggregate: AggregateType| {
+                contracts(aggregate).iter().map(|contract| contract.name).chain([""]).map(move |command| {
+                    CommandAnswers { aggregate, command, by_outcome: [const { AtomicU64::new(0) }; OUTCOMES.len()] }
+                })
+            };
         let answered = Arc::new(Self { commands: TYPES.into_iter().flat_map(of).collect() });
         let observed = answered.clone();
         meter

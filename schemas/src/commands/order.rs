@@ -75,10 +75,7 @@ struct Expire {
     due_at: Option<Time>,
 }
 
-pub(super) const NAMES: [&str; 9] =
-    ["place", "record", "confirm-line", "reject-line", "pay", "ship", "deliver", "cancel", "expire"];
-
-pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
+pub(super) const CONTRACTS: &[CommandContract] = &[
     contract::<Place>(
         "place",
         "Places an order with the current time.",
@@ -93,12 +90,14 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
         "confirm-line",
         "Confirms that the units of a line are reserved.",
         &["not_placed", "no_such_line", "is_recorded", "already_rejected", "already_cancelled", "expired"],
-    ),
+    )
+    .internal(),
     contract::<RejectLine>(
         "reject-line",
         "Rejects a line that cannot be fulfilled.",
         &["not_placed", "no_such_line", "is_recorded", "already_confirmed", "already_cancelled", "expired"],
-    ),
+    )
+    .internal(),
     contract::<Pay>(
         "pay",
         "Pays a confirmed order.",
@@ -128,12 +127,9 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
         "expire",
         "Expires a confirmed order that was not paid.",
         &["not_confirmed", "already_paid", "not_due", "is_recorded", "already_rejected", "already_cancelled"],
-    ),
+    )
+    .internal(),
 ];
-
-pub(super) fn is_internal(command: &str) -> bool {
-    matches!(command, "confirm-line" | "reject-line" | "expire")
-}
 
 /// Parses a command for the order `id`.
 pub(super) fn parse(

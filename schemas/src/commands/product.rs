@@ -40,7 +40,7 @@ struct Reserve {
 }
 
 /// Body of a reservation made by the order's own reaction.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReserveForOrder {
     order: Id,
@@ -89,20 +89,7 @@ struct LapseHolds {
 #[serde(deny_unknown_fields)]
 struct Discontinue {}
 
-pub(super) const NAMES: [&str; 10] = [
-    "register",
-    "restock",
-    "reprice",
-    "reserve",
-    "release",
-    "commit",
-    "allot",
-    "take-back",
-    "lapse-holds",
-    "discontinue",
-];
-
-pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
+pub(super) const CONTRACTS: &[CommandContract] = &[
     contract::<Register>("register", "Registers a product and puts it on sale.", &["already_registered"]),
     contract::<Restock>("restock", "Adds units to the stock.", &["not_registered"]),
     contract::<Reprice>("reprice", "Changes the price of the product.", &["not_registered"]),
@@ -110,30 +97,39 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
         "reserve",
         "Reserves units under a name, independently of reservations made by an order's own reactions.",
         &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved", "aggregate_full"],
-    ),
+    )
+    .by_reaction::<ReserveForOrder>(&[
+        "not_registered",
+        "out_of_stock",
+        "over_limit",
+        "discontinued",
+        "already_reserved",
+        "wrong_price",
+        "aggregate_full",
+    ]),
     contract::<Held>(
         "release",
         "Releases the units reserved under a name, unless they were reserved by an order's own reaction.",
         &["not_registered", "not_reserved", "held_by_order"],
     ),
-    contract::<Sold>("commit", "Sells the units reserved for an order.", &["not_registered", "not_reserved"]),
+    contract::<Sold>("commit", "Sells the units reserved for an order.", &["not_registered", "not_reserved"])
+        .internal(),
     contract::<Allotted>(
         "allot",
         "Takes units out of the stock for a sale.",
         &["not_registered", "already_allotted", "discontinued", "out_of_stock", "aggregate_full"],
-    ),
+    )
+    .internal(),
     contract::<TakenBack>(
         "take-back",
         "Puts units of a sale back into the stock.",
         &["not_registered", "not_allotted"],
-    ),
-    contract::<LapseHolds>("lapse-holds", "Releases the units of lapsed reservations.", &["not_registered", "not_due"]),
+    )
+    .internal(),
+    contract::<LapseHolds>("lapse-holds", "Releases the units of lapsed reservations.", &["not_registered", "not_due"])
+        .internal(),
     contract::<Discontinue>("discontinue", "Discontinues the product permanently.", &["not_registered"]),
 ];
-
-pub(super) fn is_internal(command: &str) -> bool {
-    matches!(command, "commit" | "allot" | "take-back" | "lapse-holds")
-}
 
 pub(super) fn parse(
     command: &str,

@@ -77,17 +77,16 @@ struct InTime {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-pub(super) const NAMES: [&str; 9] =
-    ["schedule", "stock", "refuse", "open", "close", "claim", "hold", "return", "commit"];
-
-pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
+pub(super) const CONTRACTS: &[CommandContract] = &[
     contract::<Schedule>("schedule", "Schedules a sale.", &["already_scheduled", "bad_window"]),
     contract::<Nothing>(
         "stock",
         "Confirms that the product provided the units.",
         &["not_scheduled", "already_refused"],
-    ),
-    contract::<Refuse>("refuse", "Refuses the sale for lack of units.", &["not_scheduled", "already_stocked"]),
+    )
+    .internal(),
+    contract::<Refuse>("refuse", "Refuses the sale for lack of units.", &["not_scheduled", "already_stocked"])
+        .internal(),
     contract::<InTime>(
         "open",
         "Opens the sale early; it opens automatically at `opens_at`.",
@@ -111,14 +110,11 @@ pub(super) const CONTRACTS: [CommandContract; NAMES.len()] = [
             "wrong_price",
             "aggregate_full",
         ],
-    ),
-    contract::<Return>("return", "Returns the units that an order claimed.", &["not_claimed"]),
-    contract::<Sold>("commit", "Sells the units that an order claimed.", &["not_claimed"]),
+    )
+    .internal(),
+    contract::<Return>("return", "Returns the units that an order claimed.", &["not_claimed"]).internal(),
+    contract::<Sold>("commit", "Sells the units that an order claimed.", &["not_claimed"]).internal(),
 ];
-
-pub(super) fn is_internal(command: &str) -> bool {
-    matches!(command, "stock" | "refuse" | "hold" | "return" | "commit")
-}
 
 /// Parses a command for the sale `id`.
 pub(super) fn parse(

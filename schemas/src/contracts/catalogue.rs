@@ -1,64 +1,24 @@
-//! Human-readable catalogue of the events: `EVENTS.md`.
+//! Human-readable catalogues, in Markdown: `EVENTS.md`, `COMMANDS.md`, `VIEWS.md`, `REACTIONS.md`.
+
+pub mod events;
+pub mod commands;
+pub mod views;
+pub mod reactions;
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::aggregate::{TYPES, type_name};
-use crate::events::WireEvent;
+use crate::aggregate::ID_PATTERN;
 
-/// Catalogue entry of one version of an event.
-#[derive(Debug)]
-pub struct Entry<'a> {
-    pub name: &'a str,
-    /// Version of the system that introduced the event.
-    pub since: &'a str,
-    /// Name of the version in which the event is written today.
-    pub written_as: &'a str,
-    pub schema: &'a Value,
-}
-
-const HEAD: &str = "# The events
-
-Generated from the types that write them, with `UPDATE_CONTRACTS=1 cargo test -p schemas contracts`. A published event
-never changes; a different form is a new version. Every version that was ever written remains readable forever.
-";
-
-/// Returns the name of the newest version of an event.
-pub fn written_as(event: &WireEvent<'_>) -> &'static str {
-    WireEvent::newest(&event.upcast()).name()
-}
-
-/// Returns the catalogue as Markdown. Within an aggregate, entries keep the order of `entries`.
-pub fn markdown(entries: &[Entry<'_>]) -> String {
-    let mut text = HEAD.to_owned();
-    for aggregate in TYPES.map(type_name) {
-        let own = || entries.iter().filter(|entry| entry.name.split('.').next() == Some(aggregate));
-        text.push_str(&format!("\n## {aggregate}\n\n| event | since | today |\n|---|---|---|\n"));
-        for entry in own() {
-            let today = match entry.written_as {
-                same if same == entry.name => "written and read".to_owned(),
-                newer => format!("read only, as `{newer}`"),
-            };
-            line(&mut text, &[&format!("[`{name}`](json/{name}.json)", name = entry.name), entry.since, &today]);
-        }
-        own().for_each(|entry| describe(&mut text, entry));
+/// Returns the table of an object's members; `None` if it has none.
+fn fields(schema: &Value) -> Option<String> {
+    let rows = rows("", schema);
+    let mut text = "\n| field | type | |\n|---|---|---|\n".to_owned();
+    for [name, kind, words] in &rows {
+        line(&mut text, &[&format!("`{name}`"), kind, words]);
     }
-    text
-}
-
-fn describe(text: &mut String, entry: &Entry<'_>) {
-    let words = entry.schema["description"].as_str().unwrap_or_default();
-    write!(text, "\n### {}\n\n{words}\n", entry.name).expect("writing to a string cannot fail");
-    let fields = rows("", entry.schema);
-    if fields.is_empty() {
-        text.push_str("\nThis event has no fields.\n");
-        return;
-    }
-    text.push_str("\n| field | type | |\n|---|---|---|\n");
-    for [name, kind, words] in &fields {
-        line(text, &[&format!("`{name}`"), kind, words]);
-    }
+    (!rows.is_empty()).then_some(text)
 }
 
 /// Returns a row for each member of an object, including the members of objects in its arrays.
@@ -80,12 +40,37 @@ fn rows(prefix: &str, schema: &Value) -> Vec<[String; 3]> {
 }
 
 fn kind(schema: &Value) -> String {
-    let name = schema["type"].as_str().unwrap_or("any");
-    match (name, schema["format"].as_str()) {
-        ("array", _) => format!("array of {}", kind(&schema["items"])),
-        (name, Some(format)) => format!("{name}, {format}"),
-        (name, None) => name.to_owned(),
+    let types = schema["type"].as_array().map_or(std::slice::from_ref(&schema["type"]), Vec::as_slice);
+    let name = types.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("any");
+    let limits = ["minimum", "maximum", "minLength", "maxLength"].map(|limit| schema[limit].as_u64());
+    match (name, limits, schema["format"].as_str()) {
+        _ if !values(schema).is_empty() => format!("one of {}", names(values(schema))),
+        ("array", ..) => format!("array of {}", kind(&schema["items"])),
+        ("string", ..) if schema["pattern"] == ID_PATTERN => "id".to_owned(),
+        ("string", [.., Some(min), Some(max)], _) => format!("string, {min} to {max} characters"),
+        (name, [Some(min), Some(max), ..], _) => format!("{name}, {} to {}", grouped(min), grouped(max)),
+        (name, _, Some(format)) => format!("{name}, {format}"),
+        (name, _, None) => name.to_owned(),
     }
+}
+
+/// Returns the values of a closed set of strings.
+fn values(schema: &Value) -> Vec<&str> {
+    let own = schema["enum"].as_array().into_iter().flatten().chain([&schema["const"]]).filter_map(Value::as_str);
+    own.chain(schema["oneOf"].as_array().into_iter().flatten().flat_map(values)).collect()
+}
+
+/// Returns a number with a comma before every third digit from the right.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let is_next = |at: usize| at > 0 && (digits.len() - at).is_multiple_of(3);
+    digits.char_indices().flat_map(|(at, digit)| is_next(at).then_some(',').into_iter().chain([digit])).collect()
+}
+
+/// Returns names as code, separated by commas; a dash if there are none.
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    if quoted.is_empty() { "–".to_owned() } else { quoted.join(", ") }
 }
 
 fn line(text: &mut String, cells: &[&str]) {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
 use crate::problem::{CONTENT_TYPE, ProblemKind};
+use crate::views::View;
 
 const ABOUT: &str = "Commands are decided by the write tier and stored in a log; queries are served by the read tier from \
     views of the log. The response to a command has a `Consistency-Token`; a query that sends this token sees at least \
@@ -45,6 +46,11 @@ pub fn document() -> Value {
     close_sets(&mut document);
     name_requests(&mut document);
     document
+}
+
+/// Returns the schema of the data of a view's row.
+pub fn row_data(view: &View) -> Value {
+    queries::data(view)
 }
 
 /// Adds the header with the request's ID to every response.

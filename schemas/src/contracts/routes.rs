@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::OPENAPI;
 use crate::aggregate::type_routed;
-use crate::commands::contracts;
+use crate::commands::contract_named;
 
 const WRITTEN: &str = "OPTIONS, POST";
 
@@ -45,7 +45,7 @@ pub fn allow_internal(path: &str) -> Option<&'static str> {
         let mut parts = path.strip_prefix("/v1/")?.split('/');
         let (aggregates, id, command) = (parts.next()?, parts.next()?, parts.next()?);
         let aggregate = type_routed(aggregates)?;
-        let is_known = contracts(aggregate).iter().any(|known| known.name == command);
+        let is_known = contract_named(aggregate, command).is_some();
         (is_known && !id.is_empty() && parts.next().is_none()).then_some(WRITTEN)
     })
 }

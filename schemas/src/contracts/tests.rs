@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use domain::Event;
 use serde_json::{Value, json};
 
 use super::breaking::{breaking_changes, without_words};
-use super::catalogue::{Entry, markdown, written_as};
-use super::{asyncapi, json_schema, openapi};
-use crate::aggregate::TYPES;
+use super::catalogue::events::{Entry, written_as};
+use super::{asyncapi, catalogue, json_schema, openapi};
+use crate::aggregate::{TYPES, type_name};
 use crate::commands;
-use crate::events::WireEvent;
+use crate::commands::tests::rejections::outcomes;
+use crate::events::{NAMES, WireEvent};
 use crate::views::VIEWS;
 
 mod parameters;
@@ -76,19 +78,35 @@ fn published(known: Option<&str>, events: &[(&'static str, Value)]) -> Result<Pu
     if broken.is_empty() { Ok(published) } else { Err(broken) }
 }
 
-fn catalogue(events: &[(&'static str, Value)], published: &Published) -> String {
-    let newest: Vec<_> = events
-        .iter()
-        .map(|(name, _)| {
-            let text = golden(name).to_string();
-            written_as(&serde_json::from_str::<WireEvent<'_>>(&text).unwrap())
-        })
-        .collect();
+/// Returns the sample of an event in its golden file.
+fn sample(name: &str) -> Event {
+    serde_json::from_str::<WireEvent<'_>>(&golden(name).to_string()).unwrap().upcast()
+}
+
+fn events_document(events: &[(&'static str, Value)], published: &Published) -> String {
+    let newest: Vec<_> = events.iter().map(|(name, _)| written_as(&sample(name))).collect();
     let entries = events.iter().zip(&newest).map(|((name, schema), written_as)| {
         let since = published[*name]["since"].as_str().unwrap();
         Entry { name, since, written_as, schema }
     });
-    markdown(&entries.collect::<Vec<_>>())
+    catalogue::events::markdown(&entries.collect::<Vec<_>>())
+}
+
+/// Returns the catalogues of the commands, the views and the reactions, by path.
+fn documents() -> [(String, String); 3] {
+    let newest = || NAMES.into_iter().filter(|name| written_as(&sample(name)) == *name);
+    let met = BTreeMap::from_iter(TYPES.map(|aggregate| (type_name(aggregate), outcomes(aggregate))));
+    let events = |aggregate, command: &str| {
+        let met = met[type_name(aggregate)].get(command);
+        NAMES.into_iter().filter(|name| met.is_some_and(|met| met.events.contains(name))).collect()
+    };
+    let samples: Vec<_> = newest().map(|name| (name, sample(name))).collect();
+    let data: Vec<_> = newest().map(|name| (name, golden(name)["data"].clone())).collect();
+    [
+        ("COMMANDS.md".to_owned(), catalogue::commands::markdown(events)),
+        ("VIEWS.md".to_owned(), catalogue::views::markdown(&samples)),
+        ("REACTIONS.md".to_owned(), catalogue::reactions::markdown(&data)),
+    ]
 }
 
 /// Returns the content of every generated file, by path.
@@ -96,11 +114,12 @@ fn files() -> Result<BTreeMap<String, String>, Vec<String>> {
     let events = json_schema::events();
     let published = published(read("json/published.json").as_deref(), &events)?;
     let mut files = BTreeMap::from([
-        ("EVENTS.md".to_owned(), catalogue(&events, &published)),
+        ("EVENTS.md".to_owned(), events_document(&events, &published)),
         ("json/openapi.json".to_owned(), text(&openapi::document())),
         ("json/asyncapi.json".to_owned(), text(&asyncapi::document())),
         ("json/published.json".to_owned(), text(&serde_json::to_value(&published).unwrap())),
     ]);
+    files.extend(documents());
     files.extend(events.iter().map(|(name, schema)| (format!("json/{name}.json"), text(schema))));
     Ok(files)
 }
@@ -210,13 +229,12 @@ fn open_objects(schema: &Value) -> Vec<String> {
 #[test]
 fn every_command_has_a_contract_whose_body_can_be_read() {
     for aggregate in TYPES {
-        let contracts = commands::contracts(aggregate);
-        let names: Vec<_> = contracts.iter().map(|contract| contract.name).collect();
-        assert_eq!(names, commands::names(aggregate));
-        for contract in contracts {
-            let schema = json_schema::taken(contract.schema);
-            assert_eq!(schema["type"], "object", "{}: {schema}", contract.name);
-            assert_eq!(open_objects(&schema), [""; 0], "{}", contract.name);
+        for contract in commands::contracts(aggregate) {
+            for form in [Some(contract.schema), contract.by_reaction.map(|form| form.schema)].into_iter().flatten() {
+                let schema = json_schema::taken(form);
+                assert_eq!(schema["type"], "object", "{}: {schema}", contract.name);
+                assert_eq!(open_objects(&schema), [""; 0], "{}", contract.name);
+            }
         }
     }
 }
@@ -307,9 +325,9 @@ fn internal_commands_are_not_documented() {
     let paths: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     assert!(paths.contains("/v1/products/{id}/reserve"));
     for aggregate in TYPES {
-        for command in commands::names(aggregate) {
-            let path = format!("/v1/{}/{{id}}/{command}", crate::aggregate::route_name(aggregate));
-            assert_eq!(paths.contains(&*path), !commands::is_internal(aggregate, command), "{path}");
+        for command in commands::contracts(aggregate) {
+            let path = format!("/v1/{}/{{id}}/{}", crate::aggregate::route_name(aggregate), command.name);
+            assert_eq!(paths.contains(&*path), !command.is_internal, "{path}");
         }
     }
     let mut ids: Vec<_> = document["paths"]

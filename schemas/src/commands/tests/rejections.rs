@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use domain::{State, decide, evolve};
+use domain::{State, TimeMs, decide, evolve};
 
 use super::super::*;
 use crate::aggregate::TYPES;
 use crate::answers::rejection_name;
+use crate::events::WireEvent;
 use crate::time::parse_rfc3339;
 
 /// Length of the longest history before a rejection: an order that is placed, confirmed, paid and shipped, then
@@ -100,6 +101,18 @@ const SALE_WISHES: &[(&str, &str)] = &[
     ("commit", r#"{"order":"o"}"#),
 ];
 
+/// Commands whose bodies only this origin may send.
+const WISHES_BY_ORIGIN: &[(AggregateType, Origin, &str, &str)] = &[
+    (AggregateType::Product, Origin::Client, "reserve", r#"{"order":"q","quantity":1,"hold_secs":1}"#),
+    (AggregateType::Product, Origin::Reaction, "reserve", r#"{"order":"p","quantity":1,"amount_cents":9}"#),
+    (
+        AggregateType::Order,
+        Origin::Reaction,
+        "place",
+        r#"{"customer":"c","lines":[{"product":"p","quantity":1,"amount_cents":7}],"sale":"s"}"#,
+    ),
+];
+
 /// Returns commands that reach every relevant state.
 fn wishes(aggregate: AggregateType) -> Vec<(&'static str, String)> {
     let wishes = match aggregate {
@@ -127,8 +140,15 @@ fn whole(command: &str, body: &str) -> String {
     }
 }
 
-/// Returns the rejections that occur in histories of up to [`COMMANDS`] commands, by command.
-fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+/// The names of a command's rejections and events.
+#[derive(Default)]
+pub(crate) struct Outcomes {
+    rejections: BTreeSet<&'static str>,
+    pub(crate) events: BTreeSet<&'static str>,
+}
+
+/// Returns the outcomes that occur in histories of up to [`COMMANDS`] commands, by command.
+pub(crate) fn outcomes(aggregate: AggregateType) -> BTreeMap<&'static str, Outcomes> {
     let at = parse_rfc3339("2026-01-02T00:00:00Z").unwrap();
     let read = |name, body: &str, origin| {
         let id = if body.contains(RESERVED) { RESERVED } else { "x" };
@@ -136,6 +156,8 @@ fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str
         let parsed = parse(&id, name, body.as_bytes(), Precondition::None, origin);
         parsed.unwrap_or_else(|error| panic!("{name} {body}: {error}")).command
     };
+    let later = TimeMs(at.0 + 60_000);
+    let by_origin = WISHES_BY_ORIGIN.iter().filter(|(of, ..)| *of == aggregate);
     // The reaction's command is included if it differs from the client's.
     let wishes: Vec<_> = wishes(aggregate)
         .iter()
@@ -144,15 +166,21 @@ fn met(aggregate: AggregateType) -> BTreeMap<&'static str, BTreeSet<&'static str
             let is_same = commands[0] == commands[1];
             commands.into_iter().take(if is_same { 1 } else { 2 })
         })
+        .chain(by_origin.map(|(_, origin, name, body)| (*name, read(name, body, *origin))))
         .collect();
-    let mut met: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let mut met: BTreeMap<_, Outcomes> = BTreeMap::new();
     let (mut known, mut states) = (HashSet::new(), vec![State::initial(aggregate)]);
     for _ in 0..COMMANDS {
         let mut next = Vec::new();
-        for (state, (name, command)) in states.iter().flat_map(|state| wishes.iter().map(move |wish| (state, wish))) {
+        let all = states.iter().flat_map(|state| wishes.iter().map(move |wish| (state, wish)));
+        for ((state, (name, command)), at) in all.flat_map(|all| [(all, at), (all, later)]) {
+            let met = met.entry(*name).or_default();
             match decide(state, command, at) {
-                Ok(events) => next.push(events.iter().fold(state.clone(), evolve)),
-                Err(rejection) => drop(met.entry(*name).or_default().insert(rejection_name(&rejection))),
+                Ok(events) => {
+                    met.events.extend(events.iter().map(|event| WireEvent::newest(event).name()));
+                    next.push(events.iter().fold(state.clone(), evolve));
+                }
+                Err(rejection) => drop(met.rejections.insert(rejection_name(&rejection))),
             }
         }
         next.retain(|state| known.insert(format!("{state:?}")));
@@ -172,10 +200,11 @@ fn may_find_it_full(aggregate: AggregateType, command: &str) -> bool {
 #[test]
 fn a_command_is_rejected_exactly_by_the_documented_rules() {
     for aggregate in TYPES {
-        let mut met = met(aggregate);
+        let mut met = outcomes(aggregate);
         for contract in contracts(aggregate) {
-            let told = contract.rejections.iter().copied().collect();
-            let met = met.entry(contract.name).or_default();
+            let by_reaction = contract.by_reaction.map_or(&[][..], |form| form.rejections);
+            let told = contract.rejections.iter().chain(by_reaction).copied().collect();
+            let met = &mut met.entry(contract.name).or_default().rejections;
             if may_find_it_full(aggregate, contract.name) {
                 met.insert(rejection_name(&domain::Rejection::Full));
             }

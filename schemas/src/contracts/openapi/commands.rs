@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::json_schema::taken;
 use super::{Operation, edge_problems, headers, problems, reference, references, with_article};
 use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
-use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts, is_internal};
+use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts};
 use crate::headers::{CONSISTENCY_TOKEN, IDEMPOTENCY_KEY, TRACEPARENT};
 use crate::problem::ProblemKind;
 
@@ -23,7 +23,7 @@ pub(super) fn operations() -> Vec<Operation> {
 
 pub(super) fn public() -> impl Iterator<Item = (AggregateType, &'static CommandContract)> {
     TYPES.into_iter().flat_map(|aggregate| {
-        let own = contracts(aggregate).iter().filter(move |command| !is_internal(aggregate, command.name));
+        let own = contracts(aggregate).iter().filter(|command| !command.is_internal);
         own.map(move |command| (aggregate, command))
     })
 }

@@ -80,7 +80,7 @@ fn row_schema(view: &View) -> Value {
     })
 }
 
-fn data(view: &View) -> Value {
+pub(super) fn data(view: &View) -> Value {
     match view.source {
         Source::Aggregate(RowFold { aggregate: AggregateType::Product, .. }) => written::<ProductRow>(),
         Source::Aggregate(RowFold { aggregate: AggregateType::Order, .. }) => written::<OrderRow>(),
