@@ -65,10 +65,12 @@ pub enum Answer {
 impl Answer {
     /// Returns the answer to a command that the domain rules rejected in this state.
     pub fn rejected(rejection: &Rejection, state: &'static str, version: u64, position: (u32, i64)) -> Self {
-        let price_cents = match rejection {
-            Rejection::Product(ProductRejection::WrongPrice { price_cents })
-            | Rejection::Sale(SaleRejection::WrongPrice { price_cents }) => Some(*price_cents),
-            Rejection::Product(_) | Rejection::Order(_) | Rejection::Sale(_) | Rejection::Full => None,
+        let price_cents = if let Rejection::Product(ProductRejection::WrongPrice { price_cents })
+        | Rejection::Sale(SaleRejection::WrongPrice { price_cents }) = rejection
+        {
+            Some(*price_cents)
+        } else {
+            None
         };
         let rejection = rejection_name(rejection).into();
         Self::Rejected { rejection, version, position, state: Some(state.into()), price_cents }

@@ -22,7 +22,7 @@ use std::str::FromStr;
 
 use domain::{AggregateType, Event, TimeMs};
 use jiff::civil::{Date, DateTime};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -150,6 +150,8 @@ pub struct RowFold {
     pub fold: fn(Option<AggregateRow>, &Event, TimeMs) -> Option<AggregateRow>,
     /// Parses a row from its JSON.
     pub read: fn(&str) -> Result<AggregateRow, serde_json::Error>,
+    /// Schema of a row.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,12 @@ pub fn events() -> Vec<(&'static str, Value)> {
 
 /// Returns the schema for serializing a `T`, in which an optional member is never `null`.
 pub fn written<T: JsonSchema>() -> Value {
-    let mut schema = bare(generator(SchemaSettings::draft2020_12().for_serialize()).into_root_schema_for::<T>());
+    written_by(SchemaGenerator::subschema_for::<T>)
+}
+
+/// Returns the schema for serializing the type of `schema`, see [`written`].
+pub fn written_by(schema: fn(&mut SchemaGenerator) -> Schema) -> Value {
+    let mut schema = bare(schema(&mut generator(SchemaSettings::draft2020_12().for_serialize())));
     leave_null_out(&mut schema);
     schema
 }

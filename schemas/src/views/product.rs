@@ -2,7 +2,7 @@
 
 use domain::product::Event;
 use domain::{AggregateType, Event as AnyEvent};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, field, list};
@@ -22,6 +22,7 @@ pub const VIEW: View = View {
             (row, _) => row,
         },
         read: |json| serde_json::from_str(json).map(AggregateRow::Product),
+        schema: SchemaGenerator::subschema_for::<ProductRow>,
     }),
     natural: Natural::Row("products"),
     is_personal: false,

@@ -2,7 +2,7 @@
 
 use domain::sale::{Event, Schedule};
 use domain::{AggregateType, Event as AnyEvent, TimeMs};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{AggregateRow, KEY_ORDER, Key, Kind, Natural, RowFold, Source, View, field, list};
@@ -20,6 +20,7 @@ pub const VIEW: View = View {
             (row, _) => row,
         },
         read: |json| serde_json::from_str(json).map(AggregateRow::Sale),
+        schema: SchemaGenerator::subschema_for::<SaleRow>,
     }),
     natural: Natural::Row("sales"),
     is_personal: false,

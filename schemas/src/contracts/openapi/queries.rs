@@ -4,14 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::super::json_schema::written;
+use super::super::json_schema::written_by;
 use super::{Operation, edge_problems, headers, possessive, problems, reference, references, with_article};
 use crate::aggregate::{AggregateType, ID_PATTERN, MAX_ID_CHARS, TYPES, route_name, type_name};
 use crate::headers::{CONSISTENCY_TOKEN, PARKED};
 use crate::problem::ProblemKind;
-use crate::views::order::OrderRow;
-use crate::views::product::ProductRow;
-use crate::views::sale::SaleRow;
 use crate::views::{
     Field, Key, Kind, List, MAX_EVENTS_FOLDED, Natural, Nested, RowFold, Source, VIEWS, View, row_fold,
 };
@@ -82,9 +79,7 @@ fn row_schema(view: &View) -> Value {
 
 pub(super) fn data(view: &View) -> Value {
     match view.source {
-        Source::Aggregate(RowFold { aggregate: AggregateType::Product, .. }) => written::<ProductRow>(),
-        Source::Aggregate(RowFold { aggregate: AggregateType::Order, .. }) => written::<OrderRow>(),
-        Source::Aggregate(RowFold { aggregate: AggregateType::Sale, .. }) => written::<SaleRow>(),
+        Source::Aggregate(RowFold { schema, .. }) => written_by(schema),
         Source::Sum(_) | Source::View(_) => {
             let names: Vec<_> = view.fields.iter().map(|field| field.name).collect();
             json!({ "type": "object", "properties": fields(view.fields), "required": names })
