@@ -7,7 +7,7 @@
 //! is large.
 //!
 //! Each build reads and writes its own form, and deletes another one only once it has been unused for a week. So the
-//! next build's snapshots can be written while this one serves: see [`prepare`].
+//! next build's snapshots can be written while this one serves: see [`mod@prepare`].
 
 pub mod prepare;
 
