@@ -81,7 +81,7 @@ fn a_fault_inside_a_description_is_found() {
     let id = "/components/parameters/id";
     let order = "/paths/~1v1~1best-sellers/get/parameters/0";
     for (place, name, value) in [
-        (version, "type", json!("strin")),
+        (version, "type", json!("strings")),
         (version, "pattern", json!("([")),
         (version, "$ref", json!("#/components/schemas/Nothing")),
         ("/components/schemas/Accepted", "required", json!("id")),
@@ -96,8 +96,8 @@ fn a_fault_inside_a_description_is_found() {
         assert_ne!(faults(&document), [""; 0], "{place}: {name} {value}");
     }
     for (place, value) in [
-        ("/components/schemas/claim/type", json!("strin")),
-        ("/components/messages/commit/bindings/kafka/key/type", json!("strin")),
+        ("/components/schemas/claim/type", json!("strings")),
+        ("/components/messages/commit/bindings/kafka/key/type", json!("strings")),
         ("/components/messages/commit/payload/$ref", json!("#/components/schemas/gift")),
     ] {
         let mut document = asyncapi::document();
