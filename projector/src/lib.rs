@@ -35,6 +35,8 @@ mod migrate;
 pub mod settings;
 pub mod audit;
 pub mod rebuild;
+#[doc(hidden)]
+pub mod bench;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
