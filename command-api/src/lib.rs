@@ -1,15 +1,13 @@
-//! The write tier: turns commands into events in the log.
+#![doc = include_str!("../README.md")]
 //!
-//! A command arrives over [`http`]; the [`dispatcher`] routes it to the [`engine`] that owns its partition (over
-//! [`peers`] if that is another process); [`partition`] decides it on the state in memory; it is answered once the log
-//! has acknowledged its record.
+//! # Invariants
 //!
 //! Invariant: only this service writes the log, and within a partition only one instance's records count. Safety rests
 //! on the log alone; the assignment of partitions to instances is a hint, provided by [`chassis::kafka::group`].
 //!
 //! Invariant: answers are final. A command that may have been written is never reported as failed.
 //!
-//! Deliberately absent: a database in the hot path, locks around state, retries after version conflicts.
+//! Absent on purpose: a database in the hot path, locks around state, retries after version conflicts.
 
 pub mod config;
 mod metrics;

@@ -1,7 +1,6 @@
-//! The business rules of the shop: the effect of commands on aggregates, and nothing else.
+#![doc = include_str!("../README.md")]
 //!
-//! Each aggregate is a module of the same shape: `Command`, `Event`, `State`, `Rejection`, `decide`, `evolve`.
-//! This file joins them into sum types; the services use aggregates only through these.
+//! # Invariants
 //!
 //! Invariant: `decide` is a pure function of a state, a command and a time. The crate is `no_std`, so the
 //! compiler proves that there is no clock, no environment, no file and no socket behind it.

@@ -1,9 +1,6 @@
-//! The bridge from the write side to the read side: folds the log into views in Postgres and Redis.
+#![doc = include_str!("../README.md")]
 //!
-//! One fetch and decode feeds all views; one transaction writes their rows and moves their checkpoints. Redis shows
-//! rows that a single aggregate feeds while Postgres is still committing them, and everything else afterwards. If it is
-//! configured with command-api's URLs, a projector also runs the [`reactor`], which sends the commands that events
-//! cause.
+//! # Invariants
 //!
 //! Invariant: a view is the fold of the counted records, each once, in offset order. The checkpoints move by
 //! compare-and-set in the transaction that writes the rows: that is the fence, and the assignment of partitions is only
@@ -12,7 +9,7 @@
 //! Invariant: an unreadable record is never skipped unless an operator signed an exception for it. The projector halts
 //! before it, in that partition alone, and reports the offset.
 //!
-//! Deliberately absent: offsets committed to Kafka; they could only disagree with the checkpoints.
+//! Absent on purpose: offsets committed to Kafka; they could only disagree with the checkpoints.
 
 pub mod config;
 mod admin;

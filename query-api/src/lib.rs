@@ -1,8 +1,6 @@
-//! The read tier: answers queries from the views, and waits for the views to catch up with a client's consistency
-//! token.
+#![doc = include_str!("../README.md")]
 //!
-//! [`http`] parses a request, [`positions`] waits until the views are far enough, and [`reads`] answers: from Redis,
-//! else from Postgres. The views come from the catalogue in `schemas`; no view has code here.
+//! # Invariants
 //!
 //! Invariant: an answer shows everything that its request's token names, and the token that it returns names nothing
 //! that it does not show.

@@ -1,5 +1,6 @@
-//! Everything that crosses a process boundary: log records and the rules for reading them, event versions, consistency
-//! tokens, request and response bodies, database tables, and cache entries.
+#![doc = include_str!("../README.md")]
+//!
+//! # Invariants
 //!
 //! Invariant: wire types are versioned and separate from the domain types they carry. Names on the wire are spelled out
 //! here and never derived from Rust names. A record once written stays readable forever.
@@ -7,7 +8,7 @@
 //! Invariant: [`chain`] is the only implementation of the reader's and the writer's rule. Every component that reads or
 //! writes the log uses it, so no two readers can disagree about which records count.
 //!
-//! This crate deliberately performs no I/O.
+//! Absent on purpose: I/O.
 
 pub mod topic;
 pub mod aggregate;

@@ -87,7 +87,7 @@ fn the_patch_touches_the_rules_and_what_crosses_borders_alone() {
 
 #[test]
 fn the_guide_names_every_file_that_the_patch_changes() {
-    let guide = include_str!("../../README.md").split("### To add an event").nth(1).unwrap();
+    let guide = include_str!("../../schemas/README.md").split("### Add an event").nth(1).unwrap();
     let guide = guide.split("\n## ").next().unwrap();
     let patch = fs::read_to_string(PATCH).unwrap();
     for file in patch.lines().filter_map(|line| line.strip_prefix("--- a/")) {
@@ -131,7 +131,7 @@ async fn the_patch_fits_the_sources() {
 async fn an_aggregate_an_event_version_and_a_view_are_added_by_a_patch_and_make_the_round() {
     let sources = Sources::copy();
     sources.run("git", &["apply", PATCH], &sources.0.join(FOLDER), &[]).await;
-    // The steps of the README: generate the contracts, then check them.
+    // The steps of schemas' README: generate the contracts, then check them.
     sources.cargo(&["test", "--quiet", "-p", "schemas", "contracts"], &[("UPDATE_CONTRACTS", "1")]).await;
     sources.cargo(&["test", "--quiet", "-p", "schemas"], &[]).await;
     let build = ["build", "--quiet", "-p", "command-api", "-p", "projector", "-p", "query-api"];

@@ -1,1 +1,4 @@
-//! Empty library target, which the package requires; the integration tests are in `it`.
+#![doc = include_str!("../README.md")]
+
+#[cfg(test)]
+mod documents;
