@@ -13,7 +13,8 @@ use crate::{edge, kafka, postgres, redis};
 pub(crate) fn servers(
     layout: &Layout,
     tools: &Tools,
-    (brokers, redis_cluster): (u16, bool),
+    brokers: u16,
+    redis_cluster: bool,
     purpose: Purpose,
 ) -> Result<Vec<Part>> {
     let mut parts = kafka::parts(layout, tools, brokers, purpose)?;
@@ -26,7 +27,7 @@ pub(crate) fn servers(
 pub fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
     // Only tests skip the build.
     let purpose = if size.as_built { Purpose::Tests } else { Purpose::Use };
-    let mut parts = servers(layout, tools, (size.brokers, size.redis_cluster), purpose)?;
+    let mut parts = servers(layout, tools, size.brokers, size.redis_cluster, purpose)?;
     if size.servers_only {
         return Ok(parts);
     }

@@ -49,14 +49,14 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     layout.clear_data()?;
     logs::rotate(&layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let mut parts = plan::servers(&layout, &tools, (1, false), Purpose::Tests)?;
+    let mut parts = plan::servers(&layout, &tools, 1, false, Purpose::Tests)?;
     parts.push(services::build_for_tests());
 
     let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;
     let (ready, became_ready) = mpsc::channel();
     let servers = thread::spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
     let code = match became_ready.recv() {
-        Ok(()) => Some(gates::run(scope, |stage| run_tests((&layout, &tools), stage, filter.as_deref(), &servers))?),
+        Ok(()) => Some(gates::run(scope, |stage| run_tests(&layout, &tools, stage, filter.as_deref(), &servers))?),
         // The start failed or was cancelled.
         Err(_) => None,
     };
@@ -71,12 +71,13 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
 }
 
 fn run_tests(
-    (layout, tools): (&Layout, &Tools),
+    layout: &Layout,
+    tools: &Tools,
     stage: Stage,
     filter: Option<&str>,
     servers: &JoinHandle<Result<Ended>>,
 ) -> Result<Option<ExitCode>> {
-    let mut runner = process::spawn(layout, NAME, &launch((layout, tools), stage, filter)?, Signal::TERM)?;
+    let mut runner = process::spawn(layout, NAME, &launch(layout, tools, stage, filter)?, Signal::TERM)?;
     let code = await_tests(&mut runner, servers);
     process::signal_group(runner.id(), Signal::KILL);
     process::forget(layout, NAME);
@@ -110,7 +111,7 @@ fn await_tests(runner: &mut Child, servers: &JoinHandle<Result<Ended>>) -> Resul
     }
 }
 
-fn launch((layout, tools): (&Layout, &Tools), stage: Stage, filter: Option<&str>) -> Result<Launch> {
+fn launch(layout: &Layout, tools: &Tools, stage: Stage, filter: Option<&str>) -> Result<Launch> {
     let args = ["test", "--no-fail-fast"].iter().chain(stage.selection()).copied();
     let args = args.chain(filter).chain(stage.options().iter().copied());
     let own = std::env::current_exe().context("cannot locate this program's executable")?;

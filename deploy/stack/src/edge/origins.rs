@@ -7,7 +7,7 @@ use crate::part::Launch;
 /// The allowed origins, given to the services and to the edge alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Origins {
-    /// Origin that may use the API from a browser, e.g. https://shop.example, or * for any; may be given several times
+    /// Origin that may use the API from a browser, e.g. `https://shop.example`, or `*` for any; may be given several times
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_parser = origin)]
     origins: Vec<String>,
 }
