@@ -71,10 +71,7 @@ impl LogEnd {
                 let error = with_causes(&error);
                 tracing::debug!(error, "end of the log not published; queries wait for tokens of any position");
             }
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(EVERY).await;
         }
     }
 

@@ -88,12 +88,12 @@ impl Projector {
                 }
                 Err(ProjectorError::Store(StoreError::Moved)) => {
                     tracing::info!("another process moved the checkpoints; restarting from them");
-                    pause(LOOK_EVERY, &shutdown).await;
+                    shutdown.sleep(LOOK_EVERY).await;
                     continue;
                 }
                 Err(ProjectorError::Store(error @ StoreError::OtherFold(_))) => {
                     tracing::info!(error = %error, "another build has rebuilt a view; continuing without that view");
-                    pause(LOOK_EVERY, &shutdown).await;
+                    shutdown.sleep(LOOK_EVERY).await;
                     continue;
                 }
                 Err(error) => {
@@ -110,7 +110,7 @@ impl Projector {
                     self.ready.postgres.waiting(reason);
                 }
             }
-            pause(RETRY, &shutdown).await;
+            shutdown.sleep(RETRY).await;
         }
     }
 
@@ -341,12 +341,5 @@ impl Projector {
             tracing::warn!(error = reason, "Redis is out of sync; queries fall back to Postgres");
             self.cache_failure = Some(reason);
         }
-    }
-}
-
-async fn pause(length: Duration, shutdown: &Shutdown) {
-    tokio::select! {
-        () = tokio::time::sleep(length) => {}
-        () = shutdown.requested() => {}
     }
 }

@@ -143,10 +143,7 @@ impl Reactor {
                     RETRY
                 }
             };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(wait).await;
         }
     }
 

@@ -53,10 +53,7 @@ pub(crate) async fn agree(
             Err(SettingsError::Difference(difference)) => return Err(Misuse::new(difference).into()),
             Err(error) => ready.waiting(with_causes(&error)),
         }
-        tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(RETRY).await;
     }
     Ok(())
 }

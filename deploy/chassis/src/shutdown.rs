@@ -52,6 +52,14 @@ impl Shutdown {
         self.requested.cancelled().await;
     }
 
+    /// Waits this long, or until the shutdown is requested.
+    pub async fn sleep(&self, length: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(length) => {}
+            () = self.requested() => {}
+        }
+    }
+
     pub fn is_requested(&self) -> bool {
         self.requested.is_cancelled()
     }

@@ -13,8 +13,20 @@ use super::error::StoreError;
 use crate::fold::{Missing, Rows};
 use crate::share::Place;
 
-/// A row as readers see it: key, version, data.
-pub(crate) type ReadRow = (String, u64, String);
+/// A row as readers see it.
+#[derive(Debug)]
+pub(crate) struct ReadRow {
+    pub(crate) key: String,
+    pub(crate) version: u64,
+    pub(crate) data: String,
+}
+
+impl ReadRow {
+    /// Returns the row whose columns are key, version and data.
+    pub(crate) fn of(row: &Row) -> Self {
+        Self { key: row.get(0), version: row.get::<_, i64>(1).cast_unsigned(), data: row.get(2) }
+    }
+}
 
 impl Store {
     /// Loads the missing rows, by view.
@@ -34,8 +46,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let rows = self.client.query(statement, &[&keys]).await.map_err(StoreError::Read)?;
-        let parse = |(key, version, data): ReadRow| Ok((key, (version, (row.read)(&data).map_err(StoreError::Row)?)));
-        rows.iter().map(read_row).map(parse).collect()
+        let parse = |ReadRow { key, version, data }| Ok((key, (version, (row.read)(&data).map_err(StoreError::Row)?)));
+        rows.iter().map(ReadRow::of).map(parse).collect()
     }
 
     /// Compares rows from another source that were folded on with those in Postgres.
@@ -56,9 +68,4 @@ impl Store {
             false => Err(StoreError::Disproved(disproved.into_iter().collect())),
         }
     }
-}
-
-fn read_row(row: &Row) -> ReadRow {
-    let version: i64 = row.get(1);
-    (row.get(0), version.cast_unsigned(), row.get(2))
 }

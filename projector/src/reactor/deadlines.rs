@@ -69,10 +69,7 @@ impl Deadlines {
                 () = shutdown.requested() => return,
             };
             tracing::warn!(error = with_causes(&error), "Postgres failed; deadlines delayed");
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(RETRY).await;
         }
     }
 

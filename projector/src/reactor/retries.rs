@@ -47,10 +47,7 @@ impl Retries {
             };
             let error = with_causes(&error);
             tracing::warn!(error, "Postgres failed; retries of parked records are delayed");
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(RETRY).await;
         }
     }
 

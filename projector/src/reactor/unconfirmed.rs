@@ -112,10 +112,7 @@ impl Unconfirmed {
             };
             let error = with_causes(&error);
             tracing::warn!(error, "Postgres failed; rejections of unconfirmed orders are delayed");
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(RETRY).await;
         }
     }
 

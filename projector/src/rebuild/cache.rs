@@ -14,6 +14,7 @@ use schemas::views::{Source, row_body};
 use super::limits::Share;
 use super::tables::Tables;
 use crate::config::Config;
+use crate::postgres::bases::ReadRow;
 use crate::redis::{MAX_ROWS_A_CALL, change_position};
 use crate::share::Place;
 
@@ -87,7 +88,7 @@ impl Cache {
         let Source::Aggregate(fold) = self.view.view().source else { return Ok(()) };
         for keys in keys.chunks(MAX_ROWS_A_CALL) {
             let mut rows: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-            for (key, version, data) in tables.next_rows(keys).await? {
+            for ReadRow { key, version, data } in tables.next_rows(keys).await? {
                 let partition = aggregate::partition(fold.aggregate, &key, self.live.len() as u32);
                 let row = self.keys.row(partition, self.incarnation, self.view, &key);
                 let value = value(version, &[], row_body(&key, version, &data).as_bytes());

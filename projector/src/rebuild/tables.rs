@@ -213,13 +213,13 @@ impl Tables {
         Ok(comparison)
     }
 
-    /// Returns next rows as readers would see them: key, version, data.
+    /// Returns next rows as readers would see them.
     pub(super) async fn next_rows(&self, keys: &[String]) -> anyhow::Result<Vec<ReadRow>> {
         // This also runs within the transaction of the switch.
         let definition = self.definition().await?.replace(self.view.table, &format!("{}_next", self.view.table));
         let sql = format!("SELECT key, version, data::text FROM ({definition}) AS rows WHERE key = ANY($1)");
         let rows = self.client.query(&sql, &[&keys]).await.context("read the next rows")?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).cast_unsigned(), row.get(2))).collect())
+        Ok(rows.iter().map(ReadRow::of).collect())
     }
 
     /// Returns the definition of the SQL view that readers use.

@@ -38,10 +38,7 @@ pub(crate) async fn watch(mut connection: Connection, settings: Condition, shutd
                 }
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(EVERY).await;
     }
 }
 

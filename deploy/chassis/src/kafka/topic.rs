@@ -62,10 +62,7 @@ impl KafkaSettings {
                 return Err(TopicError::Refused { topic: topic.to_owned(), differences });
             }
             kafka.waiting(format!("no topic {topic:?} at {}", self.brokers));
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(RETRY).await;
         }
         Ok(None)
     }
@@ -81,7 +78,7 @@ impl KafkaSettings {
         shutdown: Shutdown,
     ) {
         let mut known = Vec::new();
-        loop {
+        while !shutdown.is_requested() {
             // If Kafka does not answer, other parts of the service report it.
             if let Ok(Some(facts)) = self.look(&topic).await {
                 let differences = judge(&facts);
@@ -94,10 +91,7 @@ impl KafkaSettings {
                 }
                 known = differences;
             }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = shutdown.requested() => return,
-            }
+            shutdown.sleep(LOOK_EVERY).await;
         }
     }
 
