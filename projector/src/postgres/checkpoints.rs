@@ -23,7 +23,7 @@ pub(crate) fn have_moved<T>(moved: &Result<T, tokio_postgres::Error>) -> bool {
 
 /// A checkpoint to move, with its expected and its new state.
 pub(crate) struct CheckpointMove {
-    /// Name of the checkpoint, see [`Target::name`].
+    /// Name of the checkpoint, see [`Target::name`](super::Target::name).
     pub(crate) name: String,
     pub(crate) partition: u32,
     pub(crate) from: Reader,
