@@ -99,7 +99,7 @@ fn jars(tools: &Tools, libs: &Path, content: &str) -> Result<Part> {
     let args = ["-c", FETCH, "sh", text(&tools.mvn), text(&pom()), text(libs)].map(str::to_owned);
     let mut launch = Launch::new("/bin/sh", args);
     launch.env_of_caller = true;
-    Ok(Part::task(JARS, launch).stamped(libs.join("complete"), content))
+    Ok(Part::task(JARS, launch).described("fetching Kafka from Maven Central").stamped(libs.join("complete"), content))
 }
 
 /// Returns the task that creates the class data archive, once per Java version and location of the jars. Its temporary
@@ -114,7 +114,8 @@ fn classes(layout: &Layout, tools: &Tools, libs: &Path) -> Result<Part> {
     let java = fs::canonicalize(&tools.java).with_context(|| format!("cannot find {}", tools.java.display()))?;
     let release = java.ancestors().nth(2).map(|home| fs::read_to_string(home.join("release")).unwrap_or_default());
     let stamp = format!("{} {} {}", libs.display(), java.display(), release.unwrap_or_default());
-    Ok(Part::task(CLASSES, Launch::new("/bin/sh", args)).stamped(libs.join("classes"), stamp).needing([JARS]))
+    let archive = Part::task(CLASSES, Launch::new("/bin/sh", args)).described("archiving Kafka's classes, once");
+    Ok(archive.stamped(libs.join("classes"), stamp).needing([JARS]))
 }
 
 fn write_properties(layout: &Layout, name: &str, text: &str) -> Result<PathBuf> {

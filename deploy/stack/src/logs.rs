@@ -13,7 +13,7 @@ use crate::layout::Layout;
 /// Name of the background supervisor's own log.
 pub(crate) const OWN: &str = "stack";
 /// Number of log lines shown with a failure.
-const END_LINES: usize = 20;
+const END_LINES: usize = 40;
 /// Number of bytes read from the end of a log to find its last lines.
 const END_BYTES: u64 = 256 * 1024;
 
@@ -51,7 +51,14 @@ pub fn read_from(path: &Path, position: &mut u64) -> io::Result<Vec<u8>> {
 /// Returns the last lines of a log, indented, to show with an error.
 pub(crate) fn end_of(path: &Path) -> String {
     let text = tail(path, END_LINES).map_or_else(|error| format!("(cannot read the log: {error})"), |(text, _)| text);
-    text.lines().map(|line| format!("    {line}\n")).collect()
+    text.lines().filter_map(drawn).map(|line| format!("    {line}\n")).collect()
+}
+
+/// Returns the visible part of a line of which each part is drawn over by the next, as progress bars are; `None` if
+/// nothing but a progress bar is left.
+fn drawn(line: &str) -> Option<&str> {
+    let visible = line.rsplit('\r').next().unwrap_or_default();
+    (!visible.is_empty() || !line.contains('\r')).then_some(visible)
 }
 
 /// Renames the logs of the previous run to NAME.log.1, except for the supervisor's own, which is already in use.
@@ -88,6 +95,13 @@ fn last_lines(text: &str, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_bars_are_not_part_of_the_end() {
+        assert_eq!(drawn("    Building [=> ] 3/9: a   \r   Compiling b v1.0.0"), Some("   Compiling b v1.0.0"));
+        assert_eq!(drawn("    Building [=> ] 3/9: a   \r"), None);
+        assert_eq!(drawn(""), Some(""));
+    }
 
     #[test]
     fn the_last_lines_are_whole() {

@@ -48,8 +48,6 @@ pub enum Account {
 pub enum Output {
     #[default]
     Log,
-    /// Standard error goes to the terminal, to show the progress of long builds.
-    Terminal,
     /// Both streams go to the terminal.
     Caller,
 }
@@ -57,9 +55,11 @@ pub enum Output {
 #[derive(Debug, Clone)]
 pub enum Role {
     /// Runs to completion; exit status 0 is success. `stamp` is a file and its content, written on success; the next
-    /// start skips the task if the file is present with this content.
+    /// start skips the task if the file is present with this content. `about` describes a task that may take long, and
+    /// is shown when it starts.
     Task {
         stamp: Option<(PathBuf, String)>,
+        about: Option<&'static str>,
     },
     Server {
         ready: Probe,
@@ -98,13 +98,28 @@ pub enum Tier {
 
 impl Part {
     pub fn task(name: impl Into<String>, launch: Launch) -> Self {
-        let role = Role::Task { stamp: None };
+        let role = Role::Task { stamp: None, about: None };
         Self { name: name.into(), launch, role, needs: Vec::new(), ports: BTreeMap::new() }
     }
 
     pub fn stamped(mut self, path: PathBuf, content: impl Into<String>) -> Self {
-        self.role = Role::Task { stamp: Some((path, content.into())) };
+        self.role = Role::Task { stamp: Some((path, content.into())), about: self.about() };
         self
+    }
+
+    /// Adds the description of a task.
+    pub fn described(mut self, text: &'static str) -> Self {
+        if let Role::Task { about, .. } = &mut self.role {
+            *about = Some(text);
+        }
+        self
+    }
+
+    pub(crate) fn about(&self) -> Option<&'static str> {
+        match self.role {
+            Role::Task { about, .. } => about,
+            Role::Server { .. } => None,
+        }
     }
 
     pub fn needing(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
@@ -126,8 +141,10 @@ impl Part {
     /// Returns whether this is a task whose stamp is present.
     pub fn is_done(&self) -> bool {
         match &self.role {
-            Role::Task { stamp: Some((path, content)) } => std::fs::read_to_string(path).is_ok_and(|is| is == *content),
-            Role::Task { stamp: None } | Role::Server { .. } => false,
+            Role::Task { stamp: Some((path, content)), .. } => {
+                std::fs::read_to_string(path).is_ok_and(|is| is == *content)
+            }
+            Role::Task { stamp: None, .. } | Role::Server { .. } => false,
         }
     }
 }

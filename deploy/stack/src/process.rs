@@ -240,7 +240,6 @@ fn command(launch: &Launch, log: &Path) -> Result<Command> {
     let log = append(log)?;
     match launch.output {
         Output::Log => command.stdout(log.try_clone()?).stderr(log),
-        Output::Terminal => command.stdout(log),
         Output::Caller => &mut command,
     };
     if let Some(dir) = &launch.dir {

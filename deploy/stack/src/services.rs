@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use rustix::process::Signal;
 
 use crate::layout::{Layout, MAX_INSTANCES, root};
-use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
+use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::size::Size;
 use crate::{kafka, postgres, redis};
@@ -74,12 +74,15 @@ pub(crate) fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
 
+/// Returns a task that runs `cargo build`, with a progress bar in its log, which the supervisor shows in one line.
 fn cargo_build<'a>(args: impl IntoIterator<Item = &'a str>) -> Part {
-    let mut launch = Launch::new(cargo(), iter::once("build").chain(args));
+    let mut launch = Launch::new(cargo(), iter::once("build").chain(args))
+        .env("CARGO_TERM_PROGRESS_WHEN", "always")
+        .env("CARGO_TERM_PROGRESS_WIDTH", "100")
+        .env("CARGO_TERM_COLOR", "never");
     launch.dir = Some(root().to_owned());
-    launch.output = Output::Terminal;
     launch.env_of_caller = true;
-    Part::task(BUILD, launch)
+    Part::task(BUILD, launch).described("compiling; the first time takes minutes")
 }
 
 pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Vec<Part>> {

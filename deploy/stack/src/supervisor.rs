@@ -4,9 +4,10 @@
 //! Invariant: when [`Supervisor::run`] returns, every process that it started has ended.
 
 mod member;
+mod progress;
 mod requests;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -27,8 +28,12 @@ use member::{Member, Stage};
 
 /// Time after which a process that is not ready has failed to start. Tasks, such as builds, have no limit.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// Interval between messages that name the parts being waited for.
+/// Interval between lines that show how far the starting parts are.
 const REMINDER: Duration = Duration::from_secs(10);
+/// The same on a terminal, where the line is drawn over the previous one.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Width to which a redrawn line is cut. A longer line could wrap and would not be drawn over.
+const REDRAWN_CHARS: usize = 79;
 /// Upper bound of the loop's wait when no deadline is nearer.
 const FAR: Duration = Duration::from_secs(60);
 
@@ -78,6 +83,7 @@ pub struct Supervisor {
     signals: u32,
     reminded: Instant,
     words: Words,
+    is_terminal: bool,
 }
 
 /// Verbosity of the supervisor.
@@ -114,6 +120,7 @@ impl Supervisor {
             signals: 0,
             reminded: now,
             words,
+            is_terminal: io::stdout().is_terminal(),
         })
     }
 
@@ -216,7 +223,10 @@ impl Supervisor {
             return;
         }
         if let Err(error) = member.launch(&self.layout, index, &self.sender) {
-            self.start_failed(index, &format!("{error:#}"));
+            return self.start_failed(index, &format!("{error:#}"));
+        }
+        if let Some(about) = member.part.about() {
+            self.say(index, about);
         }
     }
 
@@ -340,14 +350,23 @@ impl Supervisor {
         }
     }
 
-    /// Prints, at intervals, the parts for which the start is waiting.
+    /// Prints, at intervals, how far the starting parts are.
     fn remind(&mut self) {
-        if self.phase != Phase::Starting || self.reminded.elapsed() < REMINDER {
+        let interval = if self.is_terminal { REDRAW } else { REMINDER };
+        if self.phase != Phase::Starting || self.reminded.elapsed() < interval {
             return;
         }
         self.reminded = Instant::now();
-        let late: Vec<_> = self.members.iter().filter_map(Member::waits_for).collect();
-        late.iter().for_each(|text| self.announce(&format!("waiting for {text}")));
+        let progress = |member: &Member| Some((member.part.name.clone(), member.progress(&self.layout)?));
+        let late: Vec<_> = self.members.iter().filter_map(progress).collect();
+        if self.is_terminal {
+            let parts: Vec<_> = late.iter().map(|(name, text)| format!("{name}: {text}")).collect();
+            let line = format!("{:>6.1} s  {}", self.began.elapsed().as_secs_f64(), parts.join("; "));
+            let line: String = line.chars().take(REDRAWN_CHARS).collect();
+            let _ = write!(io::stdout(), "\r\x1b[K{line}").and_then(|()| io::stdout().flush());
+        } else {
+            late.iter().for_each(|(name, text)| self.announce(&format!("{name:<18} {text}")));
+        }
     }
 
     fn next_deadline(&self) -> Duration {
@@ -368,6 +387,7 @@ impl Supervisor {
         if self.phase == Phase::Stopping && self.words == Words::Start {
             return;
         }
-        let _ = writeln!(io::stdout(), "{:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
+        let over = if self.is_terminal { "\r\x1b[K" } else { "" };
+        let _ = writeln!(io::stdout(), "{over}{:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use super::Event;
+use super::progress::Progress;
 use crate::control::Reply;
 use crate::layout::Layout;
 use crate::part::{OnDeath, Part, Role, Stop};
@@ -114,10 +115,10 @@ impl Member {
     /// Writes the task's stamp file, so that the next start skips it.
     pub(super) fn stamp(&self) -> Result<()> {
         match &self.part.role {
-            Role::Task { stamp: Some((path, content)) } => {
+            Role::Task { stamp: Some((path, content)), .. } => {
                 fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
             }
-            Role::Task { stamp: None } | Role::Server { .. } => Ok(()),
+            Role::Task { stamp: None, .. } | Role::Server { .. } => Ok(()),
         }
     }
 
@@ -209,13 +210,15 @@ impl Member {
         }
     }
 
-    /// Returns the member's name and the reason it is not ready, while it starts.
-    pub(super) fn waits_for(&self) -> Option<String> {
-        match &self.stage {
-            Stage::Starting { reason } if !self.part.is_task() => Some(format!("{}: {reason}", self.part.name)),
-            Stage::Starting { .. } => Some(self.part.name.clone()),
-            _ => None,
+    /// Returns how far the member is, while it starts: a build's progress, or the reason a server is not ready.
+    pub(super) fn progress(&self, layout: &Layout) -> Option<String> {
+        let Stage::Starting { reason } = &self.stage else { return None };
+        if !self.part.is_task() {
+            return Some(format!("not ready yet: {reason}"));
         }
+        let elapsed = self.since.elapsed();
+        let built = Progress::in_log(&layout.log(&self.part.name));
+        Some(built.map_or_else(|| format!("runs for {} s", elapsed.as_secs()), |built| built.describe(elapsed)))
     }
 
     pub(super) fn status(&self) -> Process {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use stack::layout::{Layout, root};
-use stack::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
+use stack::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use stack::probe::Probe;
 use stack::provision::Tools;
 use stack::services::{self, Profile};
@@ -125,8 +125,7 @@ fn build() -> Result<Part> {
         format!("--manifest-path={}", manifest.display()),
         format!("--target-dir={}", target.display()),
     ];
-    launch.output = Output::Terminal;
-    Ok(Part::task(BUILD, launch))
+    Ok(Part::task(BUILD, launch).described("compiling the peers; the first time takes minutes"))
 }
 
 fn database(layout: &Layout, tools: &Tools) -> Result<Part> {
