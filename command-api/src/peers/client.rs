@@ -356,9 +356,22 @@ async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
 
 #[cfg(test)]
 mod tests {
+    use chassis::telemetry::Telemetry;
     use schemas::commands::{MAX_BODY_BYTES, Precondition};
 
     use super::*;
+
+    #[tokio::test]
+    async fn at_the_end_every_link_is_closed_and_no_caller_waits() {
+        let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url: Arc<str> = format!("http://{}", silent.local_addr().unwrap()).into();
+        let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
+        let links = Links::new(Secret::from("token"), "http://127.0.0.1:*".parse().unwrap(), metrics);
+        let begun = Instant::now();
+        let (let_go, ()) = tokio::join!(links.let_go(&url, 0), links.end());
+        assert!(!let_go && begun.elapsed() < CONNECT_WITHIN, "the attempt to connect is given up");
+        assert!(links.tasks.is_empty());
+    }
 
     #[test]
     fn many_large_commands_go_in_several_messages_in_order() {
