@@ -1,5 +1,7 @@
 //! Pagination cursors: opaque to clients, and valid only for the list that issued them.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -15,14 +17,19 @@ pub(crate) struct Position {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written<'a> {
-    list: &'a str,
-    value: &'a str,
-    key: &'a str,
+    // A text with escapes cannot be borrowed from its JSON.
+    #[serde(borrow)]
+    list: Cow<'a, str>,
+    #[serde(borrow)]
+    value: Cow<'a, str>,
+    #[serde(borrow)]
+    key: Cow<'a, str>,
 }
 
 /// Encodes a cursor; `list` identifies the list.
 pub(super) fn write(list: &str, Position { value, key }: &Position) -> String {
-    let written = serde_json::to_vec(&Written { list, value, key }).expect("strings serialize to JSON");
+    let written = serde_json::to_vec(&Written { list: list.into(), value: value.into(), key: key.into() })
+        .expect("strings serialize to JSON");
     URL_SAFE_NO_PAD.encode(written)
 }
 
@@ -33,7 +40,7 @@ pub(super) fn read(list: &str, text: &str) -> Result<Position, String> {
     if written.list != list {
         return Err("the cursor belongs to a list with another order or other filters".to_owned());
     }
-    Ok(Position { value: written.value.to_owned(), key: written.key.to_owned() })
+    Ok(Position { value: written.value.into_owned(), key: written.key.into_owned() })
 }
 
 #[cfg(test)]
@@ -46,6 +53,14 @@ mod tests {
         let text = write("product?order=-price_cents", &position);
         assert_eq!(read("product?order=-price_cents", &text), Ok(position));
         assert!(read("product?order=price_cents", &text).is_err());
+    }
+
+    #[test]
+    fn a_cursor_carries_any_text() {
+        for text in ["", "\"", "\\", "a\nb", "ä €", "'; --", "\u{7f}"] {
+            let position = Position { value: text.to_owned(), key: text.to_owned() };
+            assert_eq!(read(text, &write(text, &position)), Ok(position), "{text:?}");
+        }
     }
 
     #[test]
