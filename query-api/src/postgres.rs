@@ -265,3 +265,33 @@ fn shows(rows: &[SqlRow], scope: Scope) -> Shows {
         Scope::All => Shows::All(offsets.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::cache::Making;
+
+    use super::*;
+
+    #[test]
+    fn a_row_is_put_into_redis_only_if_it_was_read_as_redis_shows_it() {
+        let making = Making { incarnation: 1, generation: 2, revision: 3 };
+        let view = ViewId::named("product").unwrap().base();
+        let place = Place { view, partition: 0, making, revision: 3, is_sum: false };
+        let is_of = |generation, revision| Made { generation, revision }.is_of(&place);
+        assert!(is_of(2, Some(3)));
+        assert!(!is_of(1, Some(3)), "from before a rebuild");
+        assert!(!is_of(2, Some(2)), "from before a parked record was folded");
+        assert!(!is_of(2, None));
+        assert!(!Made::default().is_of(&place));
+    }
+
+    #[test]
+    fn a_row_reads_its_partition_alone_and_a_sum_reads_all() {
+        for view in ViewId::all() {
+            let (sql, name) = (row_sql(view), view.name());
+            let is_one = matches!(view.base().view().source, Source::Aggregate(_));
+            assert_eq!(sql.contains("AND partition = $3"), is_one, "{name}: {sql}");
+            assert!(sql.contains(view.view().relation) && !sql.contains('{'), "{name}: {sql}");
+        }
+    }
+}

@@ -295,3 +295,49 @@ fn text(message: Option<redis::Msg>) -> Result<String, CacheError> {
 fn take(positions: &Positions, text: &str) -> bool {
     News::parse(text).is_some_and(|news| positions.advance_cache(&news))
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::token::LogId;
+
+    use super::*;
+    use crate::positions::Log;
+
+    fn making(revision: u32) -> Option<Making> {
+        Some(Making { incarnation: 1, generation: 1, revision })
+    }
+
+    fn place(view: &str, makings: &[Option<Making>], scope: Scope) -> Option<Place> {
+        Place::of(&makings.into(), StoredView::named(view).unwrap(), "1997-01-01", scope)
+    }
+
+    #[test]
+    fn a_row_of_one_aggregate_has_a_place_if_redis_shows_its_partition() {
+        let makings = [None, making(4)];
+        let shown = place("product", &makings, Scope::One(1)).unwrap();
+        assert_eq!((shown.partition, shown.revision, shown.is_sum), (1, 4, false));
+        assert_eq!(place("product", &makings, Scope::One(0)), None);
+        assert_eq!(place("product", &makings, Scope::One(2)), None, "there is no such partition");
+    }
+
+    #[test]
+    fn a_row_of_many_aggregates_has_a_place_only_while_redis_shows_all_partitions() {
+        let sum = place("revenue", &[making(4), making(3)], Scope::All).unwrap();
+        assert_eq!((sum.revision, sum.is_sum), (7, true));
+        assert_eq!(place("revenue", &[making(4), None], Scope::All), None);
+        assert_eq!(place("revenue", &[None, making(3)], Scope::All), None);
+    }
+
+    #[test]
+    fn a_notification_that_cannot_be_applied_asks_for_a_full_read() {
+        let positions = Positions::default();
+        positions.know_log(Log { id: LogId::of_nonce(1), partitions: 1 });
+        let news = "0 product=1.1.0/5";
+        assert!(!take(&positions, news), "the positions of Redis are unknown");
+        positions.know_cache([], RedisClock { ms: 0, read_at: Instant::now() });
+        assert!(take(&positions, news));
+        for malformed in ["", "x", "product=1.1.0/5", "0 product"] {
+            assert!(!take(&positions, malformed), "{malformed:?}");
+        }
+    }
+}

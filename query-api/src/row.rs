@@ -76,3 +76,24 @@ impl<T> Loaded<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rebuilt_row_has_another_tag_at_the_same_version() {
+        let tag = |version, generation| Row { version, generation, body: Bytes::new() }.tag();
+        assert_eq!([tag(7, 1), tag(7, 2), tag(8, 2)], ["7", "7-2", "8-2"]);
+    }
+
+    #[test]
+    fn a_row_that_lacks_a_parked_record_names_only_positions_before_it() {
+        let named = |shows, parked| Loaded { found: (), shows, is_copy: false, parked }.named();
+        assert_eq!(named(Shows::One(1, 9), None), Shows::One(1, 9));
+        assert_eq!(named(Shows::One(1, 9), Some(Parked::From(5))), Shows::One(1, 4));
+        assert_eq!(named(Shows::One(1, 3), Some(Parked::From(5))), Shows::One(1, 3), "the replica lags");
+        let all = Shows::All([9, 7].into());
+        assert_eq!(named(all.clone(), Some(Parked::Something)), all);
+    }
+}

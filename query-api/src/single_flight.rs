@@ -150,6 +150,10 @@ mod tests {
         }
     }
 
+    async fn told(answer: Answer<Result<usize, &'static str>>) -> Option<Result<usize, &'static str>> {
+        tokio::time::timeout(SOON, answer).await.expect("a request was left waiting")
+    }
+
     fn in_flight(_: &u32, ended: Option<&Result<usize, &'static str>>) -> bool {
         ended.is_none()
     }
@@ -173,7 +177,7 @@ mod tests {
         let all: Vec<_> = (0..100).map(|_| work.join(&numbers)).collect();
         work.permits.add_permits(1);
         for answer in all {
-            assert_eq!(answer.await, Some(Ok(1)));
+            assert_eq!(told(answer).await, Some(Ok(1)));
         }
         assert!(is_empty(&numbers));
     }
@@ -182,8 +186,8 @@ mod tests {
     async fn a_request_that_comes_after_the_end_starts_anew() {
         let (numbers, work) = (Numbers::new(Duration::ZERO), Work::new());
         work.permits.add_permits(2);
-        assert_eq!(work.join(&numbers).await, Some(Ok(1)));
-        assert_eq!(work.join(&numbers).await, Some(Ok(2)));
+        assert_eq!(told(work.join(&numbers)).await, Some(Ok(1)));
+        assert_eq!(told(work.join(&numbers)).await, Some(Ok(2)));
     }
 
     #[tokio::test]
@@ -192,9 +196,9 @@ mod tests {
         let all: Vec<_> = (0..3).map(|_| numbers.join("a", 0, in_flight, || work.begin(true))).collect();
         work.permits.add_permits(2);
         for answer in all {
-            assert_eq!(answer.await, Some(Err("on purpose")));
+            assert_eq!(told(answer).await, Some(Err("on purpose")));
         }
-        assert_eq!(work.join(&numbers).await, Some(Ok(2)));
+        assert_eq!(told(work.join(&numbers)).await, Some(Ok(2)));
     }
 
     #[tokio::test]
@@ -203,10 +207,10 @@ mod tests {
         let panics = async { panic!("on purpose") };
         let first = numbers.join("a", 0, in_flight, || panics);
         let second = work.join(&numbers);
-        assert_eq!((first.await, second.await), (None, None));
+        assert_eq!((told(first).await, told(second).await), (None, None));
         assert!(is_empty(&numbers));
         work.permits.add_permits(1);
-        assert_eq!(work.join(&numbers).await, Some(Ok(1)));
+        assert_eq!(told(work.join(&numbers)).await, Some(Ok(1)));
     }
 
     #[tokio::test]
@@ -216,7 +220,7 @@ mod tests {
         let second = work.join(&numbers);
         drop(first);
         work.permits.add_permits(1);
-        assert_eq!(second.await, Some(Ok(1)));
+        assert_eq!(told(second).await, Some(Ok(1)));
         drop(work.join(&numbers));
         work.permits.add_permits(1);
         until_empty(&numbers).await;
@@ -230,11 +234,11 @@ mod tests {
         let old = work.join(&numbers);
         let new = numbers.join("a", 1, serves_own, || work.begin(false));
         work.permits.add_permits(1);
-        assert_eq!(old.await, Some(Ok(1)));
+        assert_eq!(told(old).await, Some(Ok(1)));
         // The end of the first task does not remove the second.
         let joined = numbers.join("a", 1, serves_own, || work.begin(false));
         work.permits.add_permits(1);
-        assert_eq!((new.await, joined.await), (Some(Ok(2)), Some(Ok(2))));
+        assert_eq!((told(new).await, told(joined).await), (Some(Ok(2)), Some(Ok(2))));
         assert!(is_empty(&numbers));
     }
 
@@ -243,7 +247,7 @@ mod tests {
         let (numbers, work) = (Numbers::new(Duration::ZERO), Work::new());
         let held = work.join(&numbers);
         let other = numbers.join("b", 0, in_flight, async || Ok(7));
-        assert_eq!(other.await, Some(Ok(7)));
+        assert_eq!(told(other).await, Some(Ok(7)));
         assert!(held.peek().is_none());
     }
 
@@ -251,10 +255,10 @@ mod tests {
     async fn an_ended_task_is_joined_while_it_lingers_if_its_result_serves() {
         let (numbers, work) = (Numbers::new(Duration::from_millis(20)), Work::new());
         work.permits.add_permits(2);
-        assert_eq!(work.join(&numbers).await, Some(Ok(1)));
+        assert_eq!(told(work.join(&numbers)).await, Some(Ok(1)));
         let wants = |least| move |_: &u32, ended: Option<&Result<usize, _>>| ended.is_none_or(|run| *run >= Ok(least));
-        assert_eq!(numbers.join("a", 0, wants(1), || work.begin(false)).await, Some(Ok(1)));
-        assert_eq!(numbers.join("a", 0, wants(2), || work.begin(false)).await, Some(Ok(2)));
+        assert_eq!(told(numbers.join("a", 0, wants(1), || work.begin(false))).await, Some(Ok(1)));
+        assert_eq!(told(numbers.join("a", 0, wants(2), || work.begin(false))).await, Some(Ok(2)));
         until_empty(&numbers).await;
     }
 }

@@ -99,3 +99,80 @@ fn put_age(headers: &mut HeaderMap, age: Option<Duration>) {
         headers.insert(header::AGE, age.as_secs().into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::HttpBody as _;
+    use schemas::token::LogId;
+
+    use super::*;
+    use crate::positions::Log;
+
+    fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+        response.headers().get(name).map(|value| value.to_str().unwrap())
+    }
+
+    fn asked(if_none_match: &'static str) -> ReadOptions {
+        let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(if_none_match))]);
+        ReadOptions::parse(&headers, Log { id: LogId::of_nonce(1), partitions: 1 }).unwrap()
+    }
+
+    #[test]
+    fn a_client_that_has_the_row_gets_its_headers_without_the_body() {
+        let response = |if_none_match| {
+            let row = Row { version: 7, generation: 2, body: Bytes::from_static(b"{}") };
+            super::row(row, Some("token".to_owned()), Some(Duration::from_millis(6_900)), &asked(if_none_match))
+        };
+        for (if_none_match, status, is_empty) in
+            [("\"7-2\"", StatusCode::NOT_MODIFIED, true), ("\"7\"", StatusCode::OK, false)]
+        {
+            let response = response(if_none_match);
+            assert_eq!((response.status(), response.body().is_end_stream()), (status, is_empty));
+            let told = ["etag", "consistency-token", "age"].map(|name| header(&response, name));
+            assert_eq!(told, [Some("\"7-2\""), Some("token"), Some("6")]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_a_retry_can_mend_is_unavailable_and_says_when_to_retry() {
+        let token = Some("token".to_owned());
+        for error in [
+            ReadError::NotYet { token },
+            ReadError::Parked,
+            ReadError::TooManyWaiters,
+            ReadError::Busy { server: "redis" },
+            ReadError::Unavailable,
+        ] {
+            let response = refused(error.clone());
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{error}");
+            assert!(header(&response, "retry-after").is_some(), "{error}");
+            let is_not_yet = matches!(error, ReadError::NotYet { .. });
+            assert_eq!(header(&response, "consistency-token"), is_not_yet.then_some("token"), "{error}");
+        }
+        let ahead = refused(ReadError::TokenAhead);
+        assert_eq!((ahead.status(), header(&ahead, "retry-after")), (StatusCode::BAD_REQUEST, None));
+    }
+
+    #[test]
+    fn a_missing_row_is_answered_with_the_position_at_which_it_is_missing() {
+        let response = no_row("there is none".to_owned(), Some("token".to_owned()), None);
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(["consistency-token", "age"].map(|name| header(&response, name)), [Some("token"), None]);
+    }
+
+    #[test]
+    fn an_answer_says_whether_it_lacks_parked_records() {
+        let told = |is_parked| header(&parked(list("{}".to_owned(), None), is_parked), "stampede-parked").is_some();
+        assert_eq!([told(true), told(false)], [true, false]);
+    }
+
+    #[test]
+    fn a_page_of_events_links_to_the_next_one_if_there_is_one() {
+        let link = |next: Option<&str>| {
+            let response = events(b"[]".to_vec(), None, next.map(str::to_owned));
+            header(&response, "link").map(str::to_owned)
+        };
+        assert_eq!(link(Some("/v1/x?after=2")).as_deref(), Some("</v1/x?after=2>; rel=\"next\""));
+        assert_eq!(link(None), None);
+    }
+}

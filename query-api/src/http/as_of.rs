@@ -253,6 +253,45 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_is_a_version_or_a_time_and_never_both() {
+        let moment = |query: &str| Moment::take(&mut Parameters::parse(query).unwrap());
+        assert_eq!(moment("after=7"), Ok(None));
+        assert_eq!(moment("version=0"), Ok(Some(Moment::Version(0))));
+        assert_eq!(moment("at=1970-01-01T00:00:01Z"), Ok(Some(Moment::At(TimeMs(1000)))));
+        for (invalid, named) in [
+            ("version=-1", "version"),
+            ("version=", "version"),
+            ("version=9223372036854775808", "version"),
+            ("at=", "at: "),
+            ("at=yesterday", "at: "),
+            ("at=1970-01-01T00:00:01", "at: "),
+            ("version=1&at=1970-01-01T00:00:01Z", "exclude each other"),
+        ] {
+            let error = moment(invalid).unwrap_err();
+            assert!(error.contains(named), "{invalid}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_moment_or_with_a_foreign_parameter_is_refused() {
+        let parsed = |id: &str, query: &str| parse(AggregateType::Product, id, Parameters::parse(query).unwrap());
+        assert!(parsed("cd-1", "version=1").is_ok());
+        for (id, query, named) in
+            [("cd-1", "", "version"), ("cd-1", "version=1&limit=2", "limit"), ("c d", "version=1", "")]
+        {
+            let error = parsed(id, query).unwrap_err();
+            assert!(error.contains(named), "{id} {query}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_more_events_are_read_than_a_version_can_need() {
+        let limits = [0, 3, 4, PAGE, PAGE + 9].map(|wanted| Moment::Version(wanted).events_after(3));
+        assert_eq!(limits, [0, 0, 1, PAGE - 3, PAGE]);
+        assert_eq!(Moment::At(TimeMs(0)).events_after(3), PAGE);
+    }
+
+    #[test]
     fn the_state_then_is_what_the_events_up_to_then_make() {
         assert_eq!(price(Moment::Version(0)), (None, 0, true));
         assert_eq!(price(Moment::Version(2)), (Some(7), 2, true));

@@ -68,3 +68,77 @@ pub(super) fn state(response: &mut Response, asker: Asker) {
     headers.insert(header::CACHE_CONTROL, cache_control);
     headers.insert(header::VARY, VARY);
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    const FOUND: [StatusCode; 3] = [StatusCode::OK, StatusCode::NOT_MODIFIED, StatusCode::NOT_FOUND];
+    const FAILED: [StatusCode; 3] =
+        [StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE, StatusCode::INTERNAL_SERVER_ERROR];
+    const ASKERS: [Asker; 3] = [Asker::Anyone, Asker::Particular, Asker::Known];
+
+    fn answer(status: StatusCode) -> Response {
+        let mut response = Response::default();
+        *response.status_mut() = status;
+        response
+    }
+
+    /// Returns the `Cache-Control` of an answer, and whether it varies by the request's headers.
+    fn stated(mut response: Response, asker: Asker) -> (HeaderValue, bool) {
+        state(&mut response, asker);
+        let headers = response.headers();
+        (headers[header::CACHE_CONTROL].clone(), headers.get(header::VARY) == Some(&VARY))
+    }
+
+    #[test]
+    fn the_headers_of_a_request_determine_its_asker() {
+        let asker = |name: HeaderName| Asker::of(&HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]));
+        assert_eq!(Asker::of(&HeaderMap::new()), Asker::Anyone);
+        assert_eq!(asker(header::IF_NONE_MATCH), Asker::Anyone);
+        assert_eq!([asker(PREFER), asker(CONSISTENCY_TOKEN)], [Asker::Particular; 2]);
+        assert_eq!([asker(header::AUTHORIZATION), asker(header::COOKIE)], [Asker::Known; 2]);
+    }
+
+    #[test]
+    fn only_an_answer_to_a_request_without_wishes_is_shared() {
+        for status in FOUND {
+            assert_eq!(stated(answer(status), Asker::Anyone), (SHARED, true), "{status}");
+            assert_eq!(stated(answer(status), Asker::Particular), (OWN, true), "{status}");
+            assert_eq!(stated(answer(status), Asker::Known), (PERSONAL, true), "{status}");
+        }
+    }
+
+    #[test]
+    fn no_cache_keeps_an_error() {
+        for status in FAILED {
+            assert_eq!(stated(answer(status), Asker::Anyone), (NOBODYS, true), "{status}");
+            assert_eq!(stated(answer(status), Asker::Particular), (NOBODYS, true), "{status}");
+            assert_eq!(stated(answer(status), Asker::Known), (PERSONAL, true), "{status}");
+        }
+    }
+
+    #[test]
+    fn no_cache_keeps_personal_data_whoever_asks_and_whatever_the_answer() {
+        for status in [FOUND, FAILED].concat() {
+            for asker in ASKERS {
+                assert_eq!(stated(personal(answer(status)), asker), (PERSONAL, true), "{status} {asker:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_document_states_its_own_caching_except_to_a_request_with_credentials() {
+        let own = HeaderValue::from_static("public, max-age=300");
+        let document = || {
+            let mut response = answer(StatusCode::OK);
+            response.headers_mut().insert(header::CACHE_CONTROL, own.clone());
+            response
+        };
+        assert_eq!(stated(document(), Asker::Anyone), (own.clone(), false));
+        assert_eq!(stated(document(), Asker::Particular), (own.clone(), false));
+        assert_eq!(stated(document(), Asker::Known), (PERSONAL, true));
+    }
+}

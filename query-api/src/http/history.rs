@@ -163,6 +163,36 @@ mod tests {
     }
 
     #[test]
+    fn a_page_begins_after_a_version_from_0_up() {
+        let page = |query: &str| {
+            let mut parameters = Parameters::parse(query).unwrap();
+            super::page(&mut parameters).map(|page| (page.after, page.limit))
+        };
+        assert_eq!(page(""), Ok((0, MAX_LIMIT)));
+        assert_eq!(page("after="), Ok((0, MAX_LIMIT)));
+        assert_eq!(page("after=7&limit=2"), Ok((7, 2)));
+        for invalid in ["after=-1", "after=1.5", "after=x", "after=9223372036854775808", "limit=0", "limit=1001"] {
+            let (name, _) = invalid.split_once('=').unwrap();
+            let error = page(invalid).unwrap_err();
+            assert!(error.starts_with(name), "{invalid}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_event_names_its_cause_and_its_trace_if_it_has_them() {
+        let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "" };
+        let caused = JournalEvent { cause: Some("2-7-1".into()), trace: Some("00-a-b-01".into()), ..journalled() };
+        let event = serde_json::to_value(cloud_event(&caused, &about).unwrap()).unwrap();
+        assert_eq!((&event["cause"], &event["traceparent"]), (&json!("2-7-1"), &json!("00-a-b-01")));
+    }
+
+    #[test]
+    fn an_event_whose_data_is_no_json_is_an_error() {
+        let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "" };
+        assert!(cloud_event(&JournalEvent { data: "{".to_owned(), ..journalled() }, &about).is_err());
+    }
+
+    #[test]
     fn an_event_leaves_as_a_cloud_event_that_names_its_schema() {
         let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "https://shop.example" };
         let event = serde_json::to_value(cloud_event(&journalled(), &about).unwrap()).unwrap();

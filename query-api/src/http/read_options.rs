@@ -40,6 +40,18 @@ enum IfNoneMatch {
 }
 
 impl ReadOptions {
+    /// Parses the headers of a request to the views of `log`. An error is worded for the client.
+    pub(super) fn parse(headers: &HeaderMap, log: Log) -> Result<Self, String> {
+        if headers.contains_key(header::IF_MATCH) {
+            return Err("If-Match is a condition of commands; a query takes If-None-Match".to_owned());
+        }
+        let token = token(headers, log)?;
+        let Preferences { wait, is_lenient } = Preferences::of(headers, MAX_WAIT);
+        let from = token.as_ref().and_then(|_| client(headers));
+        let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), from, lenient: is_lenient };
+        Ok(Self { log, fresh, if_none_match: if_none_match(headers) })
+    }
+
     /// Returns whether the client already has the version with this tag.
     pub(super) fn has(&self, tag: &str) -> bool {
         match &self.if_none_match {
@@ -58,14 +70,7 @@ impl FromRequestParts<Arc<Reads>> for ReadOptions {
             let detail = "the views have not processed any records yet";
             return Err(problem(ProblemKind::Unavailable, detail));
         };
-        if parts.headers.contains_key(header::IF_MATCH) {
-            return Err(invalid("If-Match is a condition of commands; a query takes If-None-Match"));
-        }
-        let token = token(&parts.headers, log).map_err(invalid)?;
-        let Preferences { wait, is_lenient } = Preferences::of(&parts.headers, MAX_WAIT);
-        let from = token.as_ref().and_then(|_| client(&parts.headers));
-        let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), from, lenient: is_lenient };
-        Ok(Self { log, fresh, if_none_match: if_none_match(&parts.headers) })
+        Self::parse(&parts.headers, log).map_err(invalid)
     }
 }
 

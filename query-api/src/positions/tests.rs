@@ -160,6 +160,31 @@ async fn a_read_of_postgres_waits_for_its_position_which_redis_announces() {
 }
 
 #[test]
+fn a_failed_request_stops_reads_of_its_partition_of_a_cluster_or_of_a_whole_redis() {
+    let positions = positions();
+    know_cache(&positions, 1, 5);
+    tell(&positions, (1, 1), 7);
+    positions.doubt_cache(Some(9));
+    assert_eq!(positions.place(product()), cache([Some((1, 5)), Some((1, 7))]), "there is no such partition");
+    positions.doubt_cache(Some(0));
+    assert_eq!(positions.place(product()), cache([None, Some((1, 7))]));
+    positions.doubt_cache(None);
+    assert_eq!(positions.place(product()), Place::Store);
+    know_cache(&positions, 1, 5);
+    assert_eq!(positions.place(product()), cache([Some((1, 5)), None]), "the positions were read again");
+}
+
+#[tokio::test]
+async fn no_place_shows_a_token_before_the_log_is_known() {
+    let positions = Positions::default();
+    positions.advance_store(applied(0, 7), Instant::now());
+    know_cache(&positions, 1, 7);
+    let reached = positions.reach(product(), Places::Any, &token(0, 7), NO_TIME, None).await;
+    assert_eq!(reached, Err(NotReached::Behind { token: None }));
+    assert_eq!((positions.shown(product()), positions.waiters()), (None, 0));
+}
+
+#[test]
 fn positions_never_go_back_and_unknown_views_are_ignored() {
     let mut offsets = Offsets::none(2);
     assert_eq!(offsets.advance(applied(0, 3)), [(product(), 0, 3)]);

@@ -181,6 +181,29 @@ mod tests {
     }
 
     #[test]
+    fn an_advance_before_the_wait_begins_is_not_lost() {
+        let waiters = Waiters::default();
+        let waiter = waiters.enter().unwrap();
+        let feed = FeedId::all()[0];
+        let entry = waiter.wait_for(vec![(At::Store, feed, 0, 5)]);
+        waiters.wake((At::Store, feed, 0, 5));
+        assert!(entry.woken().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_request_that_gives_up_leaves_nothing_behind_and_takes_no_other_with_it() {
+        let waiters = Waiters::default();
+        let (first, second) = (waiters.enter().unwrap(), waiters.enter().unwrap());
+        let position = (At::Cache, FeedId::all()[0], 0, 5);
+        let (gives_up, stays) = (first.wait_for(vec![position]), second.wait_for(vec![position]));
+        drop(gives_up);
+        drop(first);
+        assert_eq!((waiters.count(), waiters.lock().len()), (1, 1));
+        waiters.wake(position);
+        assert!(stays.woken().now_or_never().is_some());
+    }
+
+    #[test]
     fn there_are_never_more_than_the_limit() {
         let waiters = Waiters::default();
         let all: Vec<_> = (0..MAX_WAITERS).map(|_| waiters.enter().unwrap()).collect();

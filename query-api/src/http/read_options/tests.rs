@@ -3,8 +3,11 @@ use std::collections::BTreeMap;
 use axum::http::HeaderValue;
 use schemas::token::LogId;
 
-use super::super::caching::Asker;
 use super::*;
+
+fn log() -> Log {
+    Log { id: LogId::of_nonce(1), partitions: 2 }
+}
 
 fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
     values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
@@ -24,7 +27,7 @@ fn if_none_match_compares_weakly_and_accepts_lists() {
 
 #[test]
 fn a_token_of_another_log_or_of_no_partition_is_refused() {
-    let log = Log { id: LogId::of_nonce(1), partitions: 2 };
+    let log = log();
     let asked = |text: String| {
         let mut headers = HeaderMap::new();
         headers.insert(CONSISTENCY_TOKEN, HeaderValue::try_from(text).unwrap());
@@ -39,7 +42,7 @@ fn a_token_of_another_log_or_of_no_partition_is_refused() {
 
 #[test]
 fn several_token_headers_are_joined() {
-    let log = Log { id: LogId::of_nonce(1), partitions: 2 };
+    let log = log();
     let mut headers = HeaderMap::new();
     for text in [format!("{}.1-5", log.id), format!("{}.0-7", log.id)] {
         headers.append(CONSISTENCY_TOKEN, HeaderValue::try_from(text).unwrap());
@@ -48,10 +51,67 @@ fn several_token_headers_are_joined() {
 }
 
 #[test]
-fn the_headers_of_a_request_determine_its_asker() {
-    let asker = |name: HeaderName| Asker::of(&headers(name, &["x"]));
-    assert_eq!(Asker::of(&HeaderMap::new()), Asker::Anyone);
-    assert_eq!(asker(header::IF_NONE_MATCH), Asker::Anyone);
-    assert_eq!([asker(HeaderName::from_static("prefer")), asker(CONSISTENCY_TOKEN)], [Asker::Particular; 2]);
-    assert_eq!([asker(header::AUTHORIZATION), asker(header::COOKIE)], [Asker::Known; 2]);
+fn a_version_is_known_if_the_client_names_it_or_any() {
+    let has = |values: &[&'static str], tag| {
+        ReadOptions::parse(&headers(header::IF_NONE_MATCH, values), log()).unwrap().has(tag)
+    };
+    assert!(!has(&[], "7"));
+    assert!(has(&["*"], "7"));
+    assert!(has(&["\"6\", W/\"7\""], "7"));
+    assert!(!has(&["\"7\""], "7-2"), "another generation");
+    assert!(!has(&["7"], "7"), "without quotes");
+}
+
+#[test]
+fn a_version_that_is_not_text_matches_nothing() {
+    let value = HeaderValue::from_bytes(b"\"7\xff\"").unwrap();
+    let options = ReadOptions::parse(&HeaderMap::from_iter([(header::IF_NONE_MATCH, value)]), log()).unwrap();
+    assert_eq!(options.if_none_match, None);
+}
+
+#[test]
+fn a_condition_of_commands_is_refused() {
+    let error = ReadOptions::parse(&headers(header::IF_MATCH, &["\"7\""]), log()).unwrap_err();
+    assert!(error.contains("If-Match"), "{error}");
+}
+
+#[test]
+fn a_token_that_is_not_text_is_refused_by_its_headers_name() {
+    let value = HeaderValue::from_bytes(b"\xff").unwrap();
+    let error = ReadOptions::parse(&HeaderMap::from_iter([(CONSISTENCY_TOKEN, value)]), log()).unwrap_err();
+    assert!(error.starts_with("consistency-token"), "{error}");
+}
+
+#[test]
+fn a_request_waits_as_long_as_it_prefers_within_the_maximum() {
+    let fresh = |values: &[&'static str]| {
+        let fresh = ReadOptions::parse(&headers(HeaderName::from_static("prefer"), values), log()).unwrap().fresh;
+        (fresh.wait, fresh.lenient)
+    };
+    assert_eq!(fresh(&[]), (DEFAULT_WAIT, false));
+    assert_eq!(fresh(&["wait=0"]), (Duration::ZERO, false));
+    assert_eq!(fresh(&["wait=3, handling=lenient"]), (Duration::from_secs(3), true));
+    assert_eq!(fresh(&["wait=3600"]), (MAX_WAIT, false));
+    assert_eq!(fresh(&["wait=soon"]), (DEFAULT_WAIT, false));
+}
+
+#[test]
+fn the_clients_address_is_the_last_one_which_the_edge_added() {
+    let client = |values: &[&'static str]| client(&headers(FORWARDED_FOR, values)).map(|address| address.to_string());
+    assert_eq!(client(&[]), None);
+    assert_eq!(client(&["192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+    assert_eq!(client(&["203.0.113.9, 192.0.2.1"]).as_deref(), Some("192.0.2.1"), "the first may be forged");
+    assert_eq!(client(&["203.0.113.9", "2001:db8::1"]).as_deref(), Some("2001:db8::1"));
+    for malformed in ["", "unknown", "192.0.2.1,", "192.0.2.1:443", "192.0.2.256"] {
+        assert_eq!(client(&[malformed]), None, "{malformed:?}");
+    }
+}
+
+#[test]
+fn only_requests_with_a_token_are_counted_by_address() {
+    let log = log();
+    let mut headers = headers(FORWARDED_FOR, &["192.0.2.1"]);
+    assert_eq!(ReadOptions::parse(&headers, log).unwrap().fresh.from, None);
+    headers.insert(CONSISTENCY_TOKEN, HeaderValue::try_from(format!("{}.1-5", log.id)).unwrap());
+    assert!(ReadOptions::parse(&headers, log).unwrap().fresh.from.is_some());
 }
