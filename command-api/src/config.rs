@@ -3,6 +3,7 @@
 mod peers;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -80,9 +81,9 @@ impl Config {
             internal_addr,
             internal_url,
             peer_urls: env.optional("PEER_URLS")?,
-            cors_origins: env.or("CORS_ORIGINS", Origins::None)?,
+            cors_origins: env.optional("CORS_ORIGINS")?.unwrap_or(Origins::None),
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
-            share: env.or("PARTITIONS", Share::Assigned)?,
+            share: env.optional("PARTITIONS")?.unwrap_or(Share::Assigned),
             service_token: env.token("SERVICE_TOKEN")?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             producers: env.or("PRODUCERS", Producers(1))?.0,
@@ -97,13 +98,16 @@ impl Config {
     }
 }
 
-/// Reads `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: the existing number; 12 in a new log),
-/// `EVENTS_REPLICATION` and `EVENTS_MIN_ISR` (default 1 each: minimums, which an existing topic may exceed).
+/// Reads the settings of the log's topic.
 pub fn topic(env: &Env) -> Result<LogTopic, EnvError> {
     Ok(LogTopic {
+        // `EVENTS_TOPIC`, default `events`: name of the log's topic.
         name: env.or("EVENTS_TOPIC", "events".to_owned())?,
+        // `EVENTS_PARTITIONS`: number of the topic's partitions. Default: the existing number, or 12 in a new log.
         partitions: env.optional("EVENTS_PARTITIONS")?,
+        // `EVENTS_REPLICATION`, default 1: minimum number of copies of the topic, which may have more.
         replication: env.or("EVENTS_REPLICATION", 1)?,
+        // `EVENTS_MIN_ISR`, default 1: minimum `min.insync.replicas` of the topic, which may have more.
         min_isr: env.or("EVENTS_MIN_ISR", 1)?,
     })
 }
@@ -121,6 +125,12 @@ fn loopback(port: u16) -> SocketAddr {
 
 /// A number of producers, 1 to 8.
 struct Producers(usize);
+
+impl fmt::Display for Producers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl FromStr for Producers {
     type Err = String;
@@ -162,7 +172,17 @@ const MAX_SHARE: u32 = 1024;
 
 #[cfg(test)]
 mod tests {
+    use chassis::reference;
+
     use super::*;
+
+    #[test]
+    fn the_reference_lists_every_setting() {
+        let env = Env::from([("SERVICE_TOKEN", "0123456789abcdef")]);
+        chassis::telemetry::init_logs(&env).unwrap();
+        Config::from_env(&env).unwrap();
+        reference::check_settings("command-api", &env, include_str!("config.rs"));
+    }
 
     #[test]
     fn a_share_is_a_list_of_partitions_and_ranges() {

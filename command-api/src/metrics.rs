@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
@@ -20,7 +20,7 @@ use answered::Answered;
 use refused::Refused;
 
 pub(crate) struct Metrics {
-    meter: Meter,
+    telemetry: Telemetry,
     /// `stampede_commands_total{aggregate,command,outcome}`: answered commands.
     answered: Arc<Answered>,
     /// `stampede_commands_refused_total{reason}`: commands and batches refused before they were read.
@@ -65,6 +65,9 @@ pub(crate) struct Metrics {
 
 type Shown = (&'static str, &'static str, fn(&Gauges) -> &AtomicU64);
 
+/// The label of a metric of one partition.
+const PARTITION: &[&str] = &["partition"];
+
 /// Gauges of an engine: name, description, value.
 const SHOWN: [Shown; 9] = [
     ("stampede_in_flight", "Commands whose answer waits for the log.", |gauges| &gauges.in_flight),
@@ -91,37 +94,49 @@ pub(crate) enum Appended {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry) -> Self {
-        let meter = telemetry.meter();
-        let counter = |name: &'static str, what: &'static str| meter.u64_counter(name).with_description(what).build();
-        let seconds = |name: &'static str, what: &'static str| telemetry.latency_histogram(name, what);
+        let counter = |name, labels, what| telemetry.counter(name, labels, what);
+        let gauge = |name, labels, what| telemetry.gauge(name, labels, what);
+        let seconds = |name, what| telemetry.latency_histogram(name, what);
         let topic_differs = "1 if the log's topic is not configured as required, so that records may be lost.";
-        let skew = "Lead of this instance's clock over those of Kafka's brokers.";
         let halted = "1 if the partition's log cannot be read any further.";
-        let owned = "1 if this instance owns the partition.";
+        let refused_peers = "Uses of an owner's address that PEER_URLS does not allow.";
         Self {
-            answered: Answered::observed(&meter),
-            refused: Refused::observed(&meter),
+            answered: Answered::observed(telemetry),
+            refused: Refused::observed(telemetry),
             duration: seconds("stampede_command", "From the receipt of a command to its answer."),
             mailbox: seconds("stampede_command_mailbox", "Wait for a turn; the longest of each turn."),
             decide: seconds("stampede_command_decide", "Deciding and handing to the producer; the mean of each turn."),
             append: seconds("stampede_command_append", "From the producer to the log; sampled."),
             fence: seconds("stampede_command_fence", "From the producer to the log, for fences; sampled."),
-            owned: meter.u64_gauge("stampede_partition_owned").with_description(owned).build(),
-            halted: meter.u64_gauge("stampede_partition_halted").with_description(halted).build(),
-            claims: counter("stampede_claims", "Claims that made this instance the owner."),
-            steps_down: counter("stampede_steps_down", "Times that this instance ceased to own a partition."),
-            suspicions: counter("stampede_suspicions", "Times that an owner did not answer."),
-            doubts: counter("stampede_doubts", "Delivery reports that left open which records count."),
-            passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
-            forwarded: counter("stampede_commands_forwarded", "Commands forwarded to another instance."),
-            peers_refused: counter(
-                "stampede_peers_refused",
-                "Uses of an owner's address that PEER_URLS does not allow.",
+            owned: gauge("stampede_partition_owned", PARTITION, "1 if this instance owns the partition."),
+            halted: gauge("stampede_partition_halted", PARTITION, halted),
+            claims: counter("stampede_claims", PARTITION, "Claims that made this instance the owner."),
+            steps_down: counter(
+                "stampede_steps_down",
+                &["partition", "cause"],
+                "Times that this instance ceased to own a partition.",
             ),
-            topic_differs: meter.u64_gauge("stampede_topic_differs").with_description(topic_differs).build(),
-            quarantines: counter("stampede_quarantines", "Aggregates whose rules panicked."),
-            clock_skew: meter.f64_gauge("stampede_clock_skew_seconds").with_description(skew).build(),
-            meter,
+            suspicions: counter("stampede_suspicions", PARTITION, "Times that an owner did not answer."),
+            doubts: counter(
+                "stampede_doubts",
+                &["partition", "cause"],
+                "Delivery reports that left open which records count.",
+            ),
+            passed_over: counter(
+                "stampede_records_passed_over",
+                &["partition", "reason"],
+                "Records of the log that do not count.",
+            ),
+            forwarded: counter("stampede_commands_forwarded", &[], "Commands forwarded to another instance."),
+            peers_refused: counter("stampede_peers_refused", &[], refused_peers),
+            topic_differs: gauge("stampede_topic_differs", &[], topic_differs),
+            quarantines: counter("stampede_quarantines", PARTITION, "Aggregates whose rules panicked."),
+            clock_skew: telemetry.seconds_gauge(
+                "stampede_clock_skew",
+                &[],
+                "Lead of this instance's clock over those of Kafka's brokers.",
+            ),
+            telemetry: telemetry.clone(),
         }
     }
 
@@ -150,7 +165,7 @@ impl Metrics {
                 gauge.observe(value(mailbox), &[label(partition)]);
             }
         };
-        self.meter.u64_observable_gauge(name).with_description(what).with_callback(callback).build();
+        self.telemetry.observed_gauge(name, PARTITION, what, callback);
     }
 
     pub(crate) fn answered(&self, aggregate: &AggregateId, command: &str, answer: &Answer, after: Duration) {
@@ -236,4 +251,16 @@ impl Metrics {
 
 fn label(partition: u32) -> KeyValue {
     KeyValue::new("partition", i64::from(partition))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_lists_every_metric() {
+        let telemetry = Telemetry::new("command-api").unwrap();
+        Metrics::new(&telemetry).observe(&Arc::from([]));
+        chassis::reference::check_metrics("command-api", &telemetry);
+    }
 }

@@ -17,17 +17,15 @@ use schemas::topic::{self, LogTopic};
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: KafkaSettings,
-    /// `EVENTS_TOPIC` (default `events`), `EVENTS_PARTITIONS` (default: as many as there are), `EVENTS_REPLICATION`
-    /// and `EVENTS_MIN_ISR` (default 1 each: lower limits, a topic that has more is accepted).
     pub topic: LogTopic,
     /// `LOG_EXCEPTION_KEYS`, default none: public keys of the operators who may sign exceptions for unreadable records.
     pub exceptions: Arc<Exceptions>,
     /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: the feeds that this process folds; default: all. Processes
     /// with the same feeds share the partitions.
     pub feeds: Feeds,
-    /// `POSTGRES_URL`.
+    /// `POSTGRES_URL`: the primary server, for the views and the journal.
     pub postgres_url: Secret,
-    /// `REDIS_URL`.
+    /// `REDIS_URL`: the cache of the views.
     pub redis_url: Secret,
     /// `REDIS_PREFIX`, default `st`: the prefix of all keys.
     pub redis_prefix: String,
@@ -36,14 +34,14 @@ pub struct Config {
     /// `REACTOR_COMMAND_URLS`, e.g. `http://127.0.0.1:8181,http://127.0.0.1:8182`: internal listeners of command-api,
     /// to which the reactor sends commands; if unset, this process runs no reactor.
     pub command_urls: Vec<String>,
-    /// `SERVICE_TOKEN`: the token for those listeners.
+    /// `SERVICE_TOKEN`: bearer token of the internal listeners of command-api.
     pub service_token: Option<Secret>,
     /// `PAYMENT_WINDOW_SECS`, default 600: time in which a confirmed order must be paid.
     pub payment_window: Duration,
     /// `CONFIRM_WITHIN_SECS`, default 900: time for which a parked line of a placed order may be refused before the
     /// order is rejected. Time in which a partition is unavailable does not count.
     pub confirm_within: Duration,
-    /// `ADMIN_ADDR`, default 127.0.0.1:8283.
+    /// `ADMIN_ADDR`, default 127.0.0.1:8283: admin listener.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000: time that tasks get to finish at shutdown.
     pub grace: Duration,
@@ -54,18 +52,22 @@ impl Config {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: LogTopic {
+                // `EVENTS_TOPIC`, default `events`: name of the log's topic.
                 name: env.or("EVENTS_TOPIC", "events".to_owned())?,
+                // `EVENTS_PARTITIONS`: number of the topic's partitions. Default: the existing number.
                 partitions: env.optional("EVENTS_PARTITIONS")?,
+                // `EVENTS_REPLICATION`, default 1: minimum number of copies of the topic, which may have more.
                 replication: env.or("EVENTS_REPLICATION", 1)?,
+                // `EVENTS_MIN_ISR`, default 1: minimum `min.insync.replicas` of the topic, which may have more.
                 min_isr: env.or("EVENTS_MIN_ISR", 1)?,
             },
             exceptions: Arc::new(exceptions(env)?),
-            feeds: env.or("PROJECTOR_VIEWS", Feeds::ALL)?,
+            feeds: env.optional("PROJECTOR_VIEWS")?.unwrap_or(Feeds::ALL),
             postgres_url: env.secret("POSTGRES_URL")?,
             redis_url: env.secret("REDIS_URL")?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
-            command_urls: env.or("REACTOR_COMMAND_URLS", Urls::default())?.0,
+            command_urls: env.optional::<Urls>("REACTOR_COMMAND_URLS")?.unwrap_or_default().0,
             service_token: env.optional_token("SERVICE_TOKEN")?,
             payment_window: env.secs_or("PAYMENT_WINDOW_SECS", Duration::from_secs(600))?,
             confirm_within: env.secs_or("CONFIRM_WITHIN_SECS", Duration::from_secs(900))?,
@@ -175,7 +177,17 @@ impl FromStr for Feeds {
 
 #[cfg(test)]
 mod tests {
+    use chassis::reference;
+
     use super::*;
+
+    #[test]
+    fn the_reference_lists_every_setting() {
+        let env = Env::from([("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x")]);
+        chassis::telemetry::init_logs(&env).unwrap();
+        Config::from_env(&env).unwrap();
+        reference::check_settings("projector", &env, include_str!("config.rs"));
+    }
 
     #[test]
     fn feeds_are_named_in_any_order_and_unknown_ones_are_refused() {

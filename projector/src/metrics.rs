@@ -55,51 +55,53 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry) -> Self {
-        let meter = telemetry.meter();
-        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        let counter = |name, labels, description| telemetry.counter(name, labels, description);
+        let gauge = |name, labels, description| telemetry.gauge(name, labels, description);
         Self {
-            records: counter("stampede_records_read", "Records read from the log."),
-            commits: counter("stampede_commits_folded", "Commits that counted and are in the views."),
-            passed_over: counter("stampede_records_passed_over", "Records of the log that do not count."),
+            records: counter("stampede_records_read", &[], "Records read from the log."),
+            commits: counter("stampede_commits_folded", &[], "Commits that counted and are in the views."),
+            passed_over: counter("stampede_records_passed_over", &["reason"], "Records of the log that do not count."),
             transaction: telemetry
                 .latency_histogram("stampede_projection", "Time from a batch's arrival to its commit in Postgres."),
             cache: telemetry.latency_histogram("stampede_cache", "Time that Redis takes to apply rows and positions."),
-            cache_failures: counter("stampede_cache_failures", "Failed updates of Redis."),
+            cache_failures: counter("stampede_cache_failures", &[], "Failed updates of Redis."),
             incarnations: counter(
                 "stampede_incarnations",
+                &[],
                 "Times that a view's rows of a partition in Redis were declared stale.",
             ),
-            snapshots: counter("stampede_snapshots", "Snapshots that were due."),
-            segments: counter("stampede_segments_closed", "Segments of the journal that were closed."),
-            parked: meter.u64_gauge("stampede_parked").with_description("Aggregates with parked records.").build(),
-            parked_age: meter
-                .f64_gauge("stampede_parked_age")
-                .with_unit("s")
-                .with_description("Age of the oldest parked reaction or deadline.")
-                .build(),
-            waits_for_rebuild: meter
-                .u64_gauge("stampede_view_waits_for_rebuild")
-                .with_description("1 if a view waits for a rebuild because another version of the fold made its rows.")
-                .build(),
-            waits_to_be_told: meter
-                .u64_gauge("stampede_reactor_waits_to_be_told")
-                .with_description("1 if an operator must set the reactor's starting position in an old log.")
-                .build(),
-            steps: counter("stampede_reaction_steps", "Commands that events caused, by outcome."),
+            snapshots: counter("stampede_snapshots", &["outcome"], "Snapshots that were due."),
+            segments: counter("stampede_segments_closed", &[], "Segments of the journal that were closed."),
+            parked: gauge("stampede_parked", &["view"], "Aggregates with parked records."),
+            parked_age: telemetry.seconds_gauge(
+                "stampede_parked_age",
+                &["view"],
+                "Age of the oldest parked reaction or deadline.",
+            ),
+            waits_for_rebuild: gauge(
+                "stampede_view_waits_for_rebuild",
+                &["view"],
+                "1 if a view waits for a rebuild because another version of the fold made its rows.",
+            ),
+            waits_to_be_told: gauge(
+                "stampede_reactor_waits_to_be_told",
+                &[],
+                "1 if an operator must set the reactor's starting position in an old log.",
+            ),
+            steps: counter("stampede_reaction_steps", &["outcome"], "Commands that events caused, by outcome."),
             reaction: telemetry.latency_histogram("stampede_reaction", "Time from an event to the end of its saga."),
-            deadlines: counter("stampede_deadlines_fired", "Deadlines that fired and took effect."),
-            topic_differs: meter
-                .u64_gauge("stampede_topic_differs")
-                .with_description("1 if the log's topic is not configured as required, so that records may be lost.")
-                .build(),
-            halted: meter
-                .u64_gauge("stampede_partition_halted")
-                .with_description("1 if a partition's log cannot be read any further.")
-                .build(),
-            active: meter
-                .u64_gauge("stampede_projector_active")
-                .with_description("1 if this instance folds, 0 if it is on standby.")
-                .build(),
+            deadlines: counter("stampede_deadlines_fired", &[], "Deadlines that fired and took effect."),
+            topic_differs: gauge(
+                "stampede_topic_differs",
+                &[],
+                "1 if the log's topic is not configured as required, so that records may be lost.",
+            ),
+            halted: gauge(
+                "stampede_partition_halted",
+                &["reader", "partition"],
+                "1 if a partition's log cannot be read any further.",
+            ),
+            active: gauge("stampede_projector_active", &[], "1 if this instance folds, 0 if it is on standby."),
         }
     }
 
@@ -186,5 +188,17 @@ impl Metrics {
 
     pub(crate) fn active(&self, active: bool) {
         self.active.record(active.into(), &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_lists_every_metric() {
+        let telemetry = Telemetry::new("projector").unwrap();
+        Metrics::new(&telemetry);
+        chassis::reference::check_metrics("projector", &telemetry);
     }
 }

@@ -9,7 +9,7 @@ use chassis::env::{Env, EnvError, Secret};
 /// Configuration from the environment. Each secret may also come from a file, named by the variable with `_FILE` added.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `POSTGRES_URL`.
+    /// `POSTGRES_URL`: the primary server with the views and the journal.
     pub postgres_url: Secret,
     /// `POSTGRES_REPLICA_URLS`, separated by commas, default none: read replicas, which are preferred for rows and
     /// lists. The limits below apply to each server.
@@ -21,13 +21,13 @@ pub struct Config {
     pub postgres_queue: usize,
     /// `POSTGRES_QUEUE_MS`, default 500: how long a query may be queued before it is refused.
     pub postgres_queue_wait: Duration,
-    /// `REDIS_URL`.
+    /// `REDIS_URL`: the cache of the views.
     pub redis_url: Secret,
     /// `REDIS_CALLS`, default 2,048: maximum number of concurrent reads; more wait for up to two seconds.
     pub redis_calls: usize,
     /// `REDIS_PREFIX`, default `st`: prefix of all keys.
     pub redis_prefix: String,
-    /// `HTTP_ADDR`, default 127.0.0.1:8082.
+    /// `HTTP_ADDR`, default 127.0.0.1:8082: public listener.
     pub http_addr: SocketAddr,
     /// `PUBLIC_URL`, default http://127.0.0.1:8080: the URL at which clients reach the system. Events refer to their
     /// schemas by it.
@@ -35,7 +35,7 @@ pub struct Config {
     /// `CORS_ORIGINS`, default none: sites whose pages may send requests from browsers, separated by commas, such as
     /// `https://shop.example`; `*` allows all.
     pub cors_origins: Origins,
-    /// `ADMIN_ADDR`, default 127.0.0.1:8282.
+    /// `ADMIN_ADDR`, default 127.0.0.1:8282: admin listener.
     pub admin_addr: SocketAddr,
     /// `SHUTDOWN_GRACE_MS`, default 10,000: how long requests in flight may take after a shutdown was requested.
     pub grace: Duration,
@@ -54,7 +54,7 @@ impl Config {
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             http_addr: env.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8082)))?,
             public_url: env.or("PUBLIC_URL", "http://127.0.0.1:8080".to_owned())?.trim_end_matches('/').to_owned(),
-            cors_origins: env.or("CORS_ORIGINS", Origins::None)?,
+            cors_origins: env.optional("CORS_ORIGINS")?.unwrap_or(Origins::None),
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8282)))?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
@@ -68,7 +68,17 @@ fn urls(list: Option<&Secret>) -> Vec<Secret> {
 
 #[cfg(test)]
 mod tests {
+    use chassis::reference;
+
     use super::*;
+
+    #[test]
+    fn the_reference_lists_every_setting() {
+        let env = Env::from([("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x")]);
+        chassis::telemetry::init_logs(&env).unwrap();
+        Config::from_env(&env).unwrap();
+        reference::check_settings("query-api", &env, include_str!("config.rs"));
+    }
 
     #[test]
     fn replicas_are_separated_by_commas_and_need_not_be() {

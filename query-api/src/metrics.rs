@@ -36,12 +36,12 @@ pub(crate) enum Origin {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry, positions: &Arc<Positions>) -> Self {
-        let meter = telemetry.meter();
         let progress = positions.clone();
-        meter
-            .f64_observable_gauge("stampede_view_behind_seconds")
-            .with_description("Age of the oldest record in the log that a server does not show in a view.")
-            .with_callback(move |gauge| {
+        telemetry.observed_seconds_gauge(
+            "stampede_view_behind",
+            &["view", "server"],
+            "Age of the oldest record in the log that a server does not show in a view.",
+            move |gauge| {
                 for feed in FeedId::all() {
                     for (server, progress) in ["redis", "postgres"].into_iter().zip(progress.progress(feed)) {
                         if let Some(behind) = progress.and_then(|progress| progress.behind) {
@@ -50,26 +50,29 @@ impl Metrics {
                         }
                     }
                 }
-            })
-            .build();
+            },
+        );
         let positions = positions.clone();
-        meter
-            .u64_observable_gauge("stampede_token_waiters")
-            .with_description("Requests waiting for the views to reach their token.")
-            .with_callback(move |gauge| gauge.observe(positions.waiters().try_into().unwrap_or(u64::MAX), &[]))
-            .build();
+        telemetry.observed_gauge(
+            "stampede_token_waiters",
+            &[],
+            "Requests waiting for the views to reach their token.",
+            move |gauge| gauge.observe(positions.waiters().try_into().unwrap_or(u64::MAX), &[]),
+        );
         Self {
-            queries: meter.u64_counter("stampede_queries").with_description("Queries answered.").build(),
+            queries: telemetry.counter("stampede_queries", &["route", "status"], "Queries answered."),
             duration: telemetry.latency_histogram("stampede_query", "Time from a query's head to its answer."),
-            reads: meter.u64_counter("stampede_reads").with_description("Reads by origin.").build(),
-            token_waits: meter
-                .u64_counter("stampede_token_waits")
-                .with_description("Queries with a consistency token, by outcome.")
-                .build(),
-            refused: meter
-                .u64_counter("stampede_reads_refused")
-                .with_description("Queries refused because a server was overloaded, by server.")
-                .build(),
+            reads: telemetry.counter("stampede_reads", &["view", "origin"], "Reads by origin."),
+            token_waits: telemetry.counter(
+                "stampede_token_waits",
+                &["outcome"],
+                "Queries with a consistency token, by outcome.",
+            ),
+            refused: telemetry.counter(
+                "stampede_reads_refused",
+                &["server"],
+                "Queries refused because a server was overloaded, by server.",
+            ),
         }
     }
 
@@ -101,5 +104,17 @@ impl Metrics {
             Err(NotReached::Ahead) => "ahead",
         };
         self.token_waits.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_lists_every_metric() {
+        let telemetry = Telemetry::new("query-api").unwrap();
+        Metrics::new(&telemetry, &Arc::default());
+        chassis::reference::check_metrics("query-api", &telemetry);
     }
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Meter;
 use schemas::aggregate::{AggregateType, TYPES, type_name};
 use schemas::answers::Answer;
 use schemas::commands::contracts;
@@ -40,7 +40,7 @@ struct CommandAnswers {
 }
 
 impl Answered {
-    pub(super) fn observed(meter: &Meter) -> Arc<Self> {
+    pub(super) fn observed(telemetry: &Telemetry) -> Arc<Self> {
         let of =
             |aggregate: AggregateType| {
                 contracts(aggregate).iter().map(|contract| contract.name).chain([""]).map(move |command| {
@@ -49,15 +49,16 @@ impl Answered {
             };
         let answered = Arc::new(Self { commands: TYPES.into_iter().flat_map(of).collect() });
         let observed = answered.clone();
-        meter
-            .u64_observable_counter("stampede_commands")
-            .with_description("Commands answered, by aggregate, command and outcome.")
-            .with_callback(move |counter| {
+        telemetry.observed_counter(
+            "stampede_commands",
+            &["aggregate", "command", "outcome"],
+            "Commands answered, by aggregate, command and outcome.",
+            move |counter| {
                 for command in &observed.commands {
                     command.observe(|value, labels| counter.observe(value, labels));
                 }
-            })
-            .build();
+            },
+        );
         answered
     }
 
@@ -104,14 +105,12 @@ fn outcome(answer: &Answer) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use chassis::telemetry::Telemetry;
-
     use super::*;
 
     #[test]
     fn answers_are_counted_by_aggregate_command_and_outcome() {
         let telemetry = Telemetry::new("test").unwrap();
-        let answered = Answered::observed(&telemetry.meter());
+        let answered = Answered::observed(&telemetry);
         answered.count(AggregateType::Product, "reserve", &Answer::NoOwner);
         answered.count(AggregateType::Product, "reserve", &Answer::NoOwner);
         answered.count(AggregateType::Order, "fly", &Answer::NoSuchCommand);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Meter;
 
 const REASONS: [&str; 2] = ["commands", "batches"];
 
@@ -12,21 +12,22 @@ const REASONS: [&str; 2] = ["commands", "batches"];
 pub(super) struct Refused([AtomicU64; REASONS.len()]);
 
 impl Refused {
-    pub(super) fn observed(meter: &Meter) -> Arc<Self> {
+    pub(super) fn observed(telemetry: &Telemetry) -> Arc<Self> {
         let refused = Arc::new(Self::default());
         let observed = refused.clone();
-        meter
-            .u64_observable_counter("stampede_commands_refused")
-            .with_description("Commands and batches refused before they were read.")
-            .with_callback(move |counter| {
+        telemetry.observed_counter(
+            "stampede_commands_refused",
+            &["reason"],
+            "Commands and batches refused before they were read.",
+            move |counter| {
                 // Reasons that have not occurred are left out.
                 let counts =
                     REASONS.iter().zip(&observed.0).map(|(reason, count)| (reason, count.load(Ordering::Relaxed)));
                 for (reason, count) in counts.filter(|(_, count)| *count > 0) {
                     counter.observe(count, &[KeyValue::new("reason", *reason)]);
                 }
-            })
-            .build();
+            },
+        );
         refused
     }
 

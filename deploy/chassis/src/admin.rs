@@ -232,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn it_answers_while_the_main_runtime_is_blocked() {
         let telemetry = Telemetry::new("test-service").unwrap();
-        telemetry.meter().u64_counter("commands").build().add(1, &[]);
+        telemetry.counter("commands", &[], "").add(1, &[]);
         let server = bind(&Readiness::new(), &telemetry).merge(Router::new().route("/own", get("mine")));
         let address = server.local_addr();
         let handle = server.serve(Shutdown::new()).unwrap();

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use secret::Secret;
@@ -21,6 +22,21 @@ const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 #[derive(Clone, Default)]
 pub struct Env {
     variables: BTreeMap<String, OsString>,
+    /// The variables that were read, in their order. Clones share them.
+    settings: Arc<Mutex<Vec<Setting>>>,
+}
+
+/// Default of a setting that has none.
+pub(crate) const UNSET: &str = "unset";
+
+/// A variable that a service reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub name: String,
+    /// Type of the value, or its unit.
+    pub expected: &'static str,
+    /// The value if it is unset: in code marks, or in words.
+    pub default: String,
 }
 
 /// A variable that is missing or invalid. The error never contains the variable's value.
@@ -45,7 +61,17 @@ impl Env {
     /// such a name.
     pub fn process() -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        Self { variables: variables.collect() }
+        variables.collect()
+    }
+
+    /// Returns the variables that were read so far, for the reference of the settings.
+    pub fn settings(&self) -> Vec<Setting> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn record(&self, name: &str, expected: &'static str, default: impl Into<String>) {
+        let setting = Setting { name: name.to_owned(), expected, default: default.into() };
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).push(setting);
     }
 
     /// Returns the value, or `None` if it is unset or empty.
@@ -56,15 +82,17 @@ impl Env {
     where
         T: FromStr<Err: fmt::Display>,
     {
-        self.parse(name, expected::<T>(), |text| text.parse::<T>().map_err(|error| error.to_string()))
+        self.record(name, expected::<T>(), UNSET);
+        self.read(name)
     }
 
     /// Returns the value, or `default` if it is unset or empty.
     pub fn or<T>(&self, name: &str, default: T) -> Result<T, EnvError>
     where
-        T: FromStr<Err: fmt::Display>,
+        T: FromStr<Err: fmt::Display> + fmt::Display,
     {
-        Ok(self.optional(name)?.unwrap_or(default))
+        self.record(name, expected::<T>(), format!("`{default}`"));
+        Ok(self.read(name)?.unwrap_or(default))
     }
 
     /// Returns the value; fails if it is unset or empty.
@@ -72,16 +100,19 @@ impl Env {
     where
         T: FromStr<Err: fmt::Display>,
     {
-        self.optional(name)?.ok_or_else(|| EnvError::Missing { name: name.to_owned(), expected: expected::<T>() })
+        self.record(name, expected::<T>(), "required");
+        self.read(name)?.ok_or_else(|| EnvError::Missing { name: name.to_owned(), expected: expected::<T>() })
     }
 
     /// Returns a duration given as a whole number of milliseconds.
     pub fn millis_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
+        self.record(name, "milliseconds", format!("`{}`", default.as_millis()));
         self.duration_or(name, "a whole number of milliseconds", Duration::from_millis, default)
     }
 
     /// Returns a duration given as a whole number of seconds.
     pub fn secs_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
+        self.record(name, "seconds", format!("`{}`", default.as_secs()));
         self.duration_or(name, "a whole number of seconds", Duration::from_secs, default)
     }
 
@@ -97,6 +128,13 @@ impl Env {
             Some(unit(number)).filter(|duration| *duration <= LONGEST).ok_or_else(|| "over ten years".to_owned())
         })?;
         Ok(duration.unwrap_or(default))
+    }
+
+    fn read<T>(&self, name: &str) -> Result<Option<T>, EnvError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        self.parse(name, expected::<T>(), |text| text.parse::<T>().map_err(|error| error.to_string()))
     }
 
     fn parse<T>(
@@ -124,7 +162,8 @@ impl<K: Into<String>, V: Into<OsString>, const N: usize> From<[(K, V); N]> for E
 
 impl<K: Into<String>, V: Into<OsString>> FromIterator<(K, V)> for Env {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self { variables: variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect() }
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { variables, settings: Arc::default() }
     }
 }
 

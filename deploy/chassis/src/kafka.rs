@@ -34,12 +34,11 @@ const PARTITION_FETCH_BYTES: &str = "1048576";
 /// Address of the Kafka cluster; builds the configurations of all clients.
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
-    /// Bootstrap brokers as `host:port`, separated by commas.
+    /// `KAFKA_BROKERS`, default `127.0.0.1:9092`: bootstrap brokers as `host:port`, separated by commas.
     pub brokers: String,
 }
 
 impl KafkaSettings {
-    /// Reads `KAFKA_BROKERS`, default `127.0.0.1:9092`.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         Ok(Self { brokers: env.or("KAFKA_BROKERS", "127.0.0.1:9092".to_owned())? })
     }

@@ -30,3 +30,4 @@ pub mod document;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
+pub mod reference;

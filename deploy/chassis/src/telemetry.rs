@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider};
 use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
@@ -33,13 +34,15 @@ const QUIET: &str = "rdkafka::client=off";
 /// Initializes structured logs on standard error; standard output is reserved for the results of subcommands. Panics
 /// are logged, too.
 ///
-/// `LOG` is a tracing filter (default `info`), `LOG_FORMAT` is `json` (default, one object a line) or `text`. Later
-/// calls in the same process validate both and change nothing, so that every test may call this.
+/// Reads `LOG` and `LOG_FORMAT`. Later calls in the same process validate both and change nothing, so that every test
+/// may call this.
 ///
 /// # Errors
 /// [`EnvError`] if either variable cannot be parsed.
 pub fn init_logs(env: &Env) -> Result<(), EnvError> {
+    // `LOG`, default `info`: filter of the log, as of the crate tracing-subscriber.
     let LogFilter(filter) = env.or("LOG", LogFilter(EnvFilter::new(format!("{QUIET},info"))))?;
+    // `LOG_FORMAT`, default `json`: `json`, one object a line, or `text`.
     let format = env.or("LOG_FORMAT", LogFormat::Json)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
@@ -95,6 +98,12 @@ fn with_request(format: LogFormat, line: &str, id: &str) -> String {
 /// Filter parsed from `LOG`, with the defaults of this crate in front.
 struct LogFilter(EnvFilter);
 
+impl fmt::Display for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromStr for LogFilter {
     type Err = ParseError;
 
@@ -108,6 +117,15 @@ impl FromStr for LogFilter {
 enum LogFormat {
     Json,
     Text,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        })
+    }
 }
 
 impl FromStr for LogFormat {
@@ -137,6 +155,19 @@ pub struct Telemetry {
     service: &'static str,
     registry: Registry,
     provider: SdkMeterProvider,
+    metrics: Arc<Mutex<Vec<Metric>>>,
+}
+
+/// Names of a metric's labels.
+type Labels = &'static [&'static str];
+
+/// A metric as Prometheus shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    pub name: String,
+    pub kind: &'static str,
+    pub labels: Labels,
+    pub description: &'static str,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -159,19 +190,79 @@ impl Telemetry {
             .build()
             .map_err(TelemetryError::SetUp)?;
         let provider = SdkMeterProvider::builder().with_reader(exporter).build();
-        Ok(Self { service, registry, provider })
+        Ok(Self { service, registry, provider, metrics: Arc::default() })
     }
 
-    /// Returns the meter that creates instruments. An instrument belongs to this instance as long as any clone of it
-    /// exists.
-    pub fn meter(&self) -> Meter {
+    /// Returns the metrics that were created so far.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lists a metric, and returns the meter that creates its instrument. The instrument belongs to this instance as
+    /// long as any clone of it exists.
+    fn meter(&self, name: String, kind: &'static str, labels: Labels, description: &'static str) -> Meter {
+        let metric = Metric { name, kind, labels, description };
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).push(metric);
         self.provider.meter(self.service)
+    }
+
+    /// Creates a counter. Its name in Prometheus is `<name>_total`.
+    pub fn counter(&self, name: &'static str, labels: Labels, description: &'static str) -> Counter<u64> {
+        let meter = self.meter(format!("{name}_total"), "counter", labels, description);
+        meter.u64_counter(name).with_description(description).build()
+    }
+
+    /// Creates a counter like [`Self::counter`], whose values `observe` reports when they are read.
+    pub fn observed_counter(
+        &self,
+        name: &'static str,
+        labels: Labels,
+        description: &'static str,
+        observe: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+    ) {
+        let meter = self.meter(format!("{name}_total"), "counter", labels, description);
+        meter.u64_observable_counter(name).with_description(description).with_callback(observe).build();
+    }
+
+    pub fn gauge(&self, name: &'static str, labels: Labels, description: &'static str) -> Gauge<u64> {
+        let meter = self.meter(name.to_owned(), "gauge", labels, description);
+        meter.u64_gauge(name).with_description(description).build()
+    }
+
+    /// Creates a gauge whose values `observe` reports when they are read.
+    pub fn observed_gauge(
+        &self,
+        name: &'static str,
+        labels: Labels,
+        description: &'static str,
+        observe: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+    ) {
+        let meter = self.meter(name.to_owned(), "gauge", labels, description);
+        meter.u64_observable_gauge(name).with_description(description).with_callback(observe).build();
+    }
+
+    /// Creates a gauge of a duration. Its name in Prometheus is `<name>_seconds`.
+    pub fn seconds_gauge(&self, name: &'static str, labels: Labels, description: &'static str) -> Gauge<f64> {
+        let meter = self.meter(format!("{name}_seconds"), "gauge", labels, description);
+        meter.f64_gauge(name).with_unit("s").with_description(description).build()
+    }
+
+    /// Creates a gauge like [`Self::seconds_gauge`], whose values `observe` reports when they are read.
+    pub fn observed_seconds_gauge(
+        &self,
+        name: &'static str,
+        labels: Labels,
+        description: &'static str,
+        observe: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static,
+    ) {
+        let meter = self.meter(format!("{name}_seconds"), "gauge", labels, description);
+        meter.f64_observable_gauge(name).with_unit("s").with_description(description).with_callback(observe).build();
     }
 
     /// Creates a histogram of durations in seconds, with [`LATENCY_BUCKETS_SECS`]. Its name in Prometheus is
     /// `<name>_seconds`.
     pub fn latency_histogram(&self, name: &'static str, description: &'static str) -> Histogram<f64> {
-        self.meter()
+        self.meter(format!("{name}_seconds"), "histogram", &[], description)
             .f64_histogram(name)
             .with_description(description)
             .with_unit("s")
@@ -198,9 +289,26 @@ mod tests {
     #[test]
     fn metrics_of_two_instances_do_not_mix() {
         let [one, other] = [Telemetry::new("one").unwrap(), Telemetry::new("other").unwrap()];
-        one.meter().u64_counter("commands").build().add(3, &[]);
+        one.counter("commands", &[], "").add(3, &[]);
         assert!(one.render().unwrap().contains("\ncommands_total 3\n"), "{}", one.render().unwrap());
         assert_eq!(other.render().unwrap(), "");
+    }
+
+    #[test]
+    fn metrics_are_listed_by_the_names_and_types_that_are_shown() {
+        let telemetry = Telemetry::new("one").unwrap();
+        telemetry.counter("a", &[], "").add(1, &[]);
+        telemetry.observed_counter("b", &[], "", |counter| counter.observe(1, &[]));
+        telemetry.gauge("c", &[], "").record(1, &[]);
+        telemetry.observed_gauge("d", &[], "", |gauge| gauge.observe(1, &[]));
+        telemetry.seconds_gauge("e", &[], "").record(1.0, &[]);
+        telemetry.observed_seconds_gauge("f", &[], "", |gauge| gauge.observe(1.0, &[]));
+        telemetry.latency_histogram("g", "").record(1.0, &[]);
+        let text = telemetry.render().unwrap();
+        let shown: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let listed: Vec<_> =
+            telemetry.metrics().iter().map(|metric| format!("{} {}", metric.name, metric.kind)).collect();
+        assert_eq!(listed, shown);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{Env, EnvError};
+use super::{Env, EnvError, UNSET};
 
 /// Minimum length of a token: shorter ones can be guessed.
 const MIN_TOKEN_CHARS: usize = 16;
@@ -27,8 +27,13 @@ impl Env {
     /// Returns the secret, or `None` if neither the variable nor its file is set. White space around a file's content
     /// is trimmed, because editors append a newline.
     pub fn optional_secret(&self, name: &str) -> Result<Option<Secret>, EnvError> {
-        let told = self.optional::<String>(name)?;
-        let Some(file) = self.optional::<String>(&format!("{name}_FILE"))? else { return Ok(told.map(Secret)) };
+        self.record(name, "secret", UNSET);
+        self.read_secret(name)
+    }
+
+    fn read_secret(&self, name: &str) -> Result<Option<Secret>, EnvError> {
+        let told = self.read::<String>(name)?;
+        let Some(file) = self.read::<String>(&format!("{name}_FILE"))? else { return Ok(told.map(Secret)) };
         match told {
             Some(_) => Err(EnvError::Both { name: name.to_owned() }),
             None => read(name, Path::new(&file)).map(Some),
@@ -37,13 +42,19 @@ impl Env {
 
     /// Returns the secret; fails if it is unset.
     pub fn secret(&self, name: &str) -> Result<Secret, EnvError> {
-        self.optional_secret(name)?.ok_or_else(|| missing(name))
+        self.record(name, "secret", "required");
+        self.read_secret(name)?.ok_or_else(|| missing(name))
     }
 
     /// Returns a secret that fits into an HTTP header and is too long to guess, or `None` if it is unset.
     pub fn optional_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
+        self.record(name, "secret", UNSET);
+        self.read_token(name)
+    }
+
+    fn read_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
         let unfit = |reason| Err(EnvError::Unfit { name: name.to_owned(), reason });
-        match self.optional_secret(name)? {
+        match self.read_secret(name)? {
             Some(token) if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) => {
                 unfit("a token must consist of visible ASCII characters, without spaces and newlines")
             }
@@ -54,7 +65,8 @@ impl Env {
 
     /// Returns a token as [`Self::optional_token`] does; fails if it is unset.
     pub fn token(&self, name: &str) -> Result<Secret, EnvError> {
-        self.optional_token(name)?.ok_or_else(|| missing(name))
+        self.record(name, "secret", "required");
+        self.read_token(name)?.ok_or_else(|| missing(name))
     }
 }
 
