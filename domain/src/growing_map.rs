@@ -163,10 +163,33 @@ impl<K: Eq + Hash + fmt::Debug, V: fmt::Debug> fmt::Debug for GrowingMap<K, V> {
 #[cfg(test)]
 mod tests {
     use alloc::collections::BTreeMap;
+    use alloc::format;
 
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_map_is_split_once_it_is_full_and_its_parts_share_the_entries() {
+        let mut map: GrowingMap<_, _> = (0..SPLIT_AT).map(|key| (key, ())).collect();
+        assert!(matches!(map.0.as_deref(), Some(Parts::One(_))));
+        map.insert(SPLIT_AT, ());
+        let Some(Parts::Many { parts, len }) = map.0.as_deref() else { panic!("one part of {} entries", map.len()) };
+        assert_eq!(*len, SPLIT_AT + 1);
+        let largest = parts.iter().map(HashMap::len).max().unwrap();
+        assert!(largest < 6 * SPLIT_AT / PARTS, "{largest} entries in one part");
+    }
+
+    #[test]
+    fn two_maps_are_equal_if_they_have_the_same_entries() {
+        let map = GrowingMap::from([(1, 2)]);
+        assert_eq!(map, GrowingMap::from([(1, 2)]));
+        for other in [GrowingMap::default(), [(1, 3)].into(), [(2, 2)].into(), [(1, 2), (2, 2)].into()] {
+            assert_ne!(map, other);
+            assert_ne!(other, map);
+        }
+        assert_eq!(format!("{map:?}"), "{1: 2}");
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(8))]
@@ -179,7 +202,7 @@ mod tests {
                     0 => prop_assert_eq!(map.remove(&key), model.remove(&key)),
                     _ => prop_assert_eq!(map.insert(key, what), model.insert(key, what)),
                 }
-                prop_assert_eq!(map.len(), model.len());
+                prop_assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
             }
             let is_split = matches!(map.0.as_deref(), Some(Parts::Many { .. }));
             prop_assert!(is_split);

@@ -155,6 +155,25 @@ fn after_cancellation() -> Vec<Event> {
 }
 
 #[test]
+fn the_status_of_an_order_follows_its_events() {
+    for (given, status) in [
+        (vec![], "unplaced"),
+        (vec![placed(), line_confirmed("p-1")], "placed"),
+        (vec![recorded(AT)], "recorded"),
+        (after_confirmation(), "confirmed"),
+        (after_rejection(), "rejected"),
+        (after_payment(), "paid"),
+        (after_shipping(), "shipped"),
+        (after_delivery(), "delivered"),
+        (after_cancellation(), "cancelled"),
+        (after_expiry(), "expired"),
+    ] {
+        let state = crate::State::Order(fold(&given));
+        assert_eq!(state.status(AT), status, "{given:?}");
+    }
+}
+
+#[test]
 fn an_order_is_dated_when_it_is_placed() {
     check(&[], place(), Ok(vec![placed()]));
 }

@@ -69,6 +69,17 @@ fn taken_back(units: u32, total: u32) -> Event {
 }
 
 #[test]
+fn the_status_of_a_product_follows_its_events() {
+    for (given, status) in [
+        (vec![], "unregistered"),
+        (vec![registered()], "on_sale"),
+        (vec![registered(), Event::Discontinued], "discontinued"),
+    ] {
+        assert_eq!(fold(&given).status(), status, "{given:?}");
+    }
+}
+
+#[test]
 fn a_sale_gets_units_once_if_they_are_there() {
     check(&[registered()], allot(10), Ok(vec![allotted(10)]));
     check(&[registered()], allot(11), Err(Rejection::OutOfStock));
