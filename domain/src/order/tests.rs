@@ -480,6 +480,19 @@ fn a_confirmed_order_expires_once_unless_it_is_paid() {
 }
 
 #[test]
+fn a_cancelled_order_returns_its_claim_to_the_sale_unless_it_was_paid() {
+    let sale = SaleId("s-1".into());
+    let of_sale = Placement { customer: customer(), lines: lines(), sale: Some(sale.clone()), ordered_at: AT };
+    let given = [&[Event::Placed(of_sale)], &after_confirmation()[1..]].concat();
+    let returned_to = |given: &[Event]| match decide(&fold(given), &cancel(), AT).as_deref() {
+        Ok([Event::Cancelled(ending)]) => ending.sale.clone(),
+        other => panic!("not cancelled: {other:?}"),
+    };
+    assert_eq!(returned_to(&given), Some(sale));
+    assert_eq!(returned_to(&[&given[..], &[paid()]].concat()), None);
+}
+
+#[test]
 fn a_paid_order_is_cancelled_until_it_is_shipped() {
     check(&after_payment(), cancel(), Ok(vec![cancelled_after_payment()]));
     for given in [after_shipping(), after_delivery()] {
