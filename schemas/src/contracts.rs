@@ -5,7 +5,7 @@
 //!
 //! Invariant: a published event keeps its schema. `json/published.json` holds the schema of each event, without its
 //! descriptive texts, and the version of the system that introduced it. Regenerating adds missing entries. If a schema
-//! breaks a published one ([`breaking::breaking_changes`]), nothing is written and the test keeps failing, so that
+//! breaks a published one (`breaking::breaking_changes`), nothing is written and the test keeps failing, so that
 //! regenerating cannot hide a break: the entry has to be deleted by hand, and the deletion is visible in the diff. The
 //! list is part of the tree, not derived from its history, so it is the same in a shallow clone, on a long branch and
 //! without git.
