@@ -64,6 +64,12 @@ fn a_claim_begins_an_epoch_and_its_records_count_in_order() {
 }
 
 #[test]
+fn nothing_has_counted_before_the_first_claim() {
+    assert_eq!(Reader::START.last_counted, Reader::START.next_offset - 1);
+    assert!(!Reader::START.recognizes(claim(1).as_ref()));
+}
+
+#[test]
 fn a_foreign_value_is_passed_over_and_moves_only_the_offset() {
     let (reader, verdicts) = read_whole(&vec![claim(1), None, fence(OURS, 1)]);
     assert_eq!(verdicts[1..], [Verdict::PassedOver(Passed::Foreign), Verdict::Counts]);
