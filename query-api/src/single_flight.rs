@@ -30,6 +30,8 @@ struct Flights<K, T, V> {
 struct Flight<T, V> {
     id: u64,
     terms: T,
+    /// Result of a task that has ended and lingers.
+    ended: Option<V>,
     answer: Answer<V>,
 }
 
@@ -52,9 +54,8 @@ where
         Self { flights: Arc::new(Mutex::new(flights)), linger }
     }
 
-    /// Returns the answer of the task under `key` if `serves` accepts its terms and, once it has ended, its result; a
-    /// result that no request has awaited yet counts as in flight. Else starts a task on the given terms, which takes the
-    /// key over.
+    /// Returns the answer of the task under `key` if `serves` accepts its terms and, once it has ended, its result. Else
+    /// starts a task on the given terms, which takes the key over.
     pub(crate) fn join<Q, F>(
         &self,
         key: &Q,
@@ -68,14 +69,10 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let mut flights = lock(&self.flights);
-        if let Some(Flight { terms, answer, .. }) = flights.by_key.get(key) {
-            let is_joined = match answer.peek() {
-                None => serves(terms, None),
-                Some(ended) => ended.as_ref().is_some_and(|value| serves(terms, Some(value))),
-            };
-            if is_joined {
-                return answer.clone();
-            }
+        if let Some(Flight { terms, ended, answer, .. }) = flights.by_key.get(key)
+            && serves(terms, ended.as_ref())
+        {
+            return answer.clone();
         }
         let id = flights.next_id;
         flights.next_id += 1;
@@ -85,6 +82,7 @@ where
             let entry = Entry { flights: own, key: own_key, id };
             let value = work.await;
             if !linger.is_zero() {
+                entry.end(value.clone());
                 // This task ends by itself after the sleep.
                 tokio::spawn(async move {
                     tokio::time::sleep(linger).await;
@@ -94,8 +92,18 @@ where
             value
         });
         let answer = task.map(Result::ok as fn(Result<V, JoinError>) -> Option<V>).shared();
-        flights.by_key.insert(key.to_owned(), Flight { id, terms, answer: answer.clone() });
+        flights.by_key.insert(key.to_owned(), Flight { id, terms, ended: None, answer: answer.clone() });
         answer
+    }
+}
+
+impl<K: Hash + Eq, T, V> Entry<K, T, V> {
+    /// Records the result of the task, unless a later one has taken the key over.
+    fn end(&self, value: V) {
+        let mut flights = lock(&self.flights);
+        if let Some(flight) = flights.by_key.get_mut(&self.key).filter(|flight| flight.id == self.id) {
+            flight.ended = Some(value);
+        }
     }
 }
 
@@ -197,6 +205,17 @@ mod tests {
         work.permits.add_permits(2);
         for answer in all {
             assert_eq!(told(answer).await, Some(Err("on purpose")));
+        }
+        assert_eq!(told(work.join(&numbers)).await, Some(Ok(2)));
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_no_request_awaited_is_not_joined_while_it_lingers() {
+        let (numbers, work) = (Numbers::new(SOON), Work::new());
+        drop(numbers.join("a", 0, in_flight, || work.begin(true)));
+        work.permits.add_permits(2);
+        while work.runs.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
         }
         assert_eq!(told(work.join(&numbers)).await, Some(Ok(2)));
     }
