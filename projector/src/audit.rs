@@ -17,7 +17,7 @@ mod compare;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use chassis::exit::Differs;
+use chassis::exit::{Differs, Misuse};
 use chassis::kafka::KafkaSettings;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
@@ -68,7 +68,21 @@ pub fn run(config: &Config, args: Vec<String>) -> LocalBoxFuture<'_, anyhow::Res
 }
 
 async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
-    let mut args = args.into_iter();
+    let most = sample_size(args.into_iter()).map_err(Misuse::new)?;
+    let began = Instant::now();
+    let report = audit(config, most).await?;
+    report.lines.iter().for_each(|line| println!("{line}"));
+    println!("time         {:.1} s", began.elapsed().as_secs_f64());
+    report.differences.iter().take(TOLD).for_each(|difference| println!("difference   {difference}"));
+    println!("differences  {}", report.differences.len());
+    if report.differences.is_empty() {
+        return Ok(());
+    }
+    Err(Differs("the views differ from the log".to_owned()).into())
+}
+
+/// Parses the command line into the number of rows of a view, or `None` for all.
+fn sample_size(mut args: impl Iterator<Item = String>) -> anyhow::Result<Option<usize>> {
     let mut most = Some(DEFAULT_SAMPLE);
     while let Some(arg) = args.next() {
         most = match arg.as_str() {
@@ -80,16 +94,7 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
             other => bail!("unknown option {other:?}; known options: --sample N, --full"),
         };
     }
-    let began = Instant::now();
-    let report = audit(config, most).await?;
-    report.lines.iter().for_each(|line| println!("{line}"));
-    println!("time         {:.1} s", began.elapsed().as_secs_f64());
-    report.differences.iter().take(TOLD).for_each(|difference| println!("difference   {difference}"));
-    println!("differences  {}", report.differences.len());
-    if report.differences.is_empty() {
-        return Ok(());
-    }
-    Err(Differs("the views differ from the log").into())
+    Ok(most)
 }
 
 /// Audits the views. `most`: number of rows of a view that are folded again; `None`: all, and all are held in memory.

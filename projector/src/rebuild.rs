@@ -34,6 +34,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use chassis::exit::{Differs, Misuse};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use schemas::feeds::{FeedId, StoredView};
@@ -114,7 +115,7 @@ pub fn run(config: &Config, args: Vec<String>) -> LocalBoxFuture<'_, anyhow::Res
 }
 
 async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
-    let wish = Options::from_args(args.into_iter())?;
+    let wish = Options::from_args(args.into_iter()).map_err(Misuse::new)?;
     let mut differing = Vec::new();
     let reports = rebuild(config, &wish, |line| println!("{line}")).await?;
     let is_one = reports.len() == 1;
@@ -131,11 +132,12 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
         }
     }
     if !differing.is_empty() {
-        bail!(
+        let reason = format!(
             "rows differ ({}); the live rows are unchanged. If the fold has changed or the live rows are wrong, run \
              the same command with --accept to continue from here",
             differing.join(", ")
         );
+        return Err(Differs(reason).into());
     }
     Ok(())
 }
@@ -145,7 +147,7 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
 /// # Errors
 /// Fails before any change if a view cannot be rebuilt. Views already reported as live stay so after a later error.
 pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
-    let views = views(wish)?;
+    let views = views(wish).map_err(Misuse::new)?;
     settings::compare_prefix(config).await?;
     let mut tables = Tables::connect(&config.postgres_url, views[0]).await?;
     if wish.rollback {

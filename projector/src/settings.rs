@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use chassis::env::Secret;
 use chassis::exit::Misuse;
 use chassis::postgres::{Connection, PostgresError};
@@ -115,19 +115,21 @@ pub async fn run(url: &Secret, mut args: impl Iterator<Item = String>) -> anyhow
         }
         Some("set") => {
             let (Some(name), Some(value), None) = (args.next(), args.next(), args.next()) else {
-                bail!("usage: settings set NAME VALUE");
+                return Err(Misuse::new("usage: settings set NAME VALUE").into());
             };
             set(url, &name, &value).await?;
             println!("{name}={value}, for every service that is started from now on");
         }
-        Some(other) => bail!("unknown argument {other:?}; usage: settings [set NAME VALUE]"),
+        Some(other) => {
+            return Err(Misuse::new(format!("unknown argument {other:?}; usage: settings [set NAME VALUE]")).into());
+        }
     }
     Ok(())
 }
 
 /// Changes a setting that services must agree with when they start. Running services keep their value.
 pub async fn set(url: &Secret, name: &str, value: &str) -> anyhow::Result<()> {
-    settings::check(name, value).map_err(anyhow::Error::msg)?;
+    settings::check(name, value).map_err(Misuse::new)?;
     let sql = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2";
     connect(url).await?.execute(sql, &[&name, &value]).await.map_err(without_tables).context("change a setting")?;
     Ok(())

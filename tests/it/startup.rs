@@ -83,6 +83,10 @@ async fn a_wrong_setting_ends_a_process_with_another_code_than_a_fault() {
         let (code, error) = exit(program, &[], &taken).await;
         assert!(code == Some(70) && error.contains(&taken), "{program}: {code:?}, {error}");
     }
+    for args in [&["audit", "--all"][..], &["rebuild"], &["rebuild", "a-view"], &["settings", "unset"], &["reactor"]] {
+        let (code, error) = exit("projector", args, "127.0.0.1:0").await;
+        assert_eq!(code, Some(64), "{args:?}: {error}");
+    }
 }
 
 #[tokio::test]

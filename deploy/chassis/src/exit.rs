@@ -26,7 +26,7 @@ impl Misuse {
 /// A difference that a check found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Differs(pub &'static str);
+pub struct Differs(pub String);
 
 /// Prints the error to standard error, if there is one, and returns the exit code of `main`.
 pub fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -61,7 +61,7 @@ mod tests {
             (anyhow::Error::from(missing()).context("read the settings"), USAGE),
             (Misuse::new("unknown subcommand").into(), USAGE),
             (Misuse::new(anyhow!("not a number").context("PARTITION")).into(), USAGE),
-            (Differs("the views differ").into(), DIFFERS),
+            (Differs("the views differ".to_owned()).into(), DIFFERS),
             (anyhow!("the log cannot be read"), SOFTWARE),
         ] {
             assert_eq!(code(&error), expected, "{error:?}");

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use chassis::env::Secret;
+use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
 use domain::reactions::Deadline;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -79,7 +80,7 @@ pub async fn run(config: &Config, mut args: impl Iterator<Item = String>) -> any
     let from = match (args.next().as_deref(), args.next()) {
         (Some("from-beginning"), None) => From::Beginning,
         (Some("from-end"), None) => From::End,
-        _ => bail!("usage: projector reactor from-beginning | from-end"),
+        _ => return Err(Misuse::new("usage: projector reactor from-beginning | from-end").into()),
     };
     let deadlines = begin(config, from).await?;
     println!("reactor checkpoints written; {deadlines} deadlines set");

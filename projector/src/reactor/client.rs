@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use chassis::env::Secret;
+use chassis::exit::Misuse;
 use domain::TimeMs;
 use domain::reactions::Step;
 use futures_util::StreamExt as _;
@@ -105,7 +106,8 @@ impl CommandClient {
         if config.command_urls.is_empty() {
             return Ok(None);
         }
-        let token = config.service_token.clone().context("REACTOR_COMMAND_URLS requires SERVICE_TOKEN")?;
+        let token = config.service_token.clone();
+        let token = token.ok_or_else(|| Misuse::new("REACTOR_COMMAND_URLS requires SERVICE_TOKEN"))?;
         // Without proxies and redirects the token reaches the configured URLs only.
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let client = client.connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
