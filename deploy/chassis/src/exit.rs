@@ -4,6 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use crate::env::EnvError;
+use crate::postgres::PostgresError;
+use crate::redis::RedisSetupError;
 
 /// Result of a check that differs from what was expected, as with `diff` and `grep`.
 const DIFFERS: u8 = 1;
@@ -37,7 +39,7 @@ pub fn report(result: anyhow::Result<()>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     let has = |is: fn(&(dyn Error + 'static)) -> bool| error.chain().any(is);
-    if has(|cause| cause.is::<EnvError>() || cause.is::<Misuse>()) {
+    if has(is_misuse) {
         USAGE
     } else if has(|cause| cause.is::<Differs>()) {
         DIFFERS
@@ -46,12 +48,20 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
+fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
+    cause.is::<EnvError>()
+        || cause.is::<Misuse>()
+        || matches!(cause.downcast_ref::<PostgresError>(), Some(PostgresError::Url(_)))
+        || matches!(cause.downcast_ref::<RedisSetupError>(), Some(RedisSetupError::Url(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::*;
-    use crate::env::Env;
+    use crate::env::{Env, Secret};
+    use crate::{postgres, redis};
 
     #[test]
     fn a_wrong_setting_a_difference_and_a_fault_have_codes_of_their_own() {
@@ -68,6 +78,15 @@ mod tests {
             assert_eq!(code(&error.context("start")), expected);
         }
         assert_eq!(code(&Err::<(), _>(missing()).context("start").unwrap_err()), USAGE);
+    }
+
+    #[test]
+    fn a_malformed_url_is_a_wrong_setting() {
+        let url = Secret::from("nonsense");
+        let (Err(postgres), Err(redis)) = (postgres::pool(&url, "", 1, "test"), redis::connect(&url)) else {
+            panic!("a malformed URL was accepted");
+        };
+        assert_eq!([code(&postgres.into()), code(&redis.into())], [USAGE; 2]);
     }
 
     #[test]
