@@ -86,12 +86,10 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     let wish = ExceptArgs::from_args(args).map_err(Misuse::new)?;
     let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
     let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY).map_err(Misuse::new)?;
-    if let Some(keys) = config::exception_keys(env)? {
-        ensure!(
-            keys.contain(&key),
-            "LOG_EXCEPTION_KEYS does not list {}: no reader would honour this key",
-            key.public()
-        );
+    if config::exception_keys(env)?.is_some_and(|keys| !keys.contain(&key)) {
+        let public = key.public();
+        let reason = format!("LOG_EXCEPTION_KEYS does not list {public}: no reader would honour this key");
+        return Err(Misuse::new(reason).into());
     }
     let reader = LogReader::start(&kafka, &log.name)?;
     let value = reader.record(wish.partition, wish.offset).await.context("read the record")?;
