@@ -12,7 +12,7 @@ pub struct Config {
     /// `POSTGRES_URL`: the primary server with the views and the journal.
     pub postgres_url: Secret,
     /// `POSTGRES_REPLICA_URLS`, separated by commas, default none: read replicas, which are preferred for rows and
-    /// lists. The limits below apply to each server.
+    /// lists. The `POSTGRES_` limits apply to each server.
     pub postgres_replica_urls: Vec<Secret>,
     /// `POSTGRES_CONNECTIONS`, default 16: maximum number of concurrent queries. One more connection is reserved for
     /// polling the checkpoints.

@@ -30,9 +30,11 @@ fn rows(prefix: &str, schema: &Value) -> Vec<[String; 3]> {
     let mut rows = Vec::new();
     for (name, member) in members {
         let is_required = schema["required"].as_array().is_some_and(|names| names.iter().any(|known| known == name));
-        let words = member["description"].as_str().unwrap_or_default();
+        // A row of a table is one line.
+        let words = member["description"].as_str().unwrap_or_default().replace('\n', " ");
         let optional = if is_required { "" } else { "optional" };
-        let words = [optional, words].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join("; ");
+        let words =
+            [optional, words.as_str()].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join("; ");
         rows.push([format!("{prefix}{name}"), kind(member), words]);
         rows.extend(self::rows(&format!("{prefix}{name}[]."), &member["items"]));
     }
