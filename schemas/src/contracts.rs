@@ -1,7 +1,7 @@
-//! Published contracts: a JSON Schema of every event, the event catalogue, the HTTP API as OpenAPI, and the log as
-//! AsyncAPI. All are generated from the types that read and write, and checked in, so that a contract change is visible
-//! in the diff. A test compares both; `UPDATE_CONTRACTS=1 cargo test -p schemas contracts` regenerates the files. The
-//! generators are compiled for tests only: the services serve the files.
+//! Published contracts: a JSON Schema of every event, the catalogues in Markdown, the HTTP API as OpenAPI, and the log
+//! as AsyncAPI. All are generated from the types that read and write, and checked in, so that a contract change is
+//! visible in the diff. A test compares both; `UPDATE_CONTRACTS=1 cargo test -p schemas contracts` regenerates the
+//! files. The generators are compiled for tests only: the services serve the files.
 //!
 //! Invariant: a published event keeps its schema. `json/published.json` holds the schema of each event, without its
 //! descriptive texts, and the version of the system that introduced it. Regenerating adds missing entries. If a schema

@@ -8,7 +8,7 @@
 pub struct Header {
     /// Spelling in documents.
     pub name: &'static str,
-    /// The same in lower case, which libraries expect of a constant.
+    /// Spelling in lower case, which libraries expect of a constant.
     pub lower: &'static str,
 }
 

@@ -30,7 +30,7 @@ use member::{Member, Stage};
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Interval between lines that show how far the starting parts are.
 const REMINDER: Duration = Duration::from_secs(10);
-/// The same on a terminal, where the line is drawn over the previous one.
+/// Interval between such lines on a terminal, where each is drawn over the previous one.
 const REDRAW: Duration = Duration::from_secs(1);
 /// Width to which a redrawn line is cut. A longer line could wrap and would not be drawn over.
 const REDRAWN_CHARS: usize = 79;

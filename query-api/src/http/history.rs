@@ -99,8 +99,8 @@ async fn events(
     }
 }
 
-/// Returns whether the aggregate has any events, given that it has none after `after`: tells the end of a history from
-/// an aggregate that does not exist.
+/// Returns whether the aggregate has any events, given that it has none after `after`. This distinguishes the end of a
+/// history from an aggregate that does not exist.
 async fn is_any(reads: &Reads, stream: EventStream<'_>, after: i64, asked: &ReadOptions) -> Result<bool, ReadError> {
     Ok(after > 0
         && !reads.events(asked.log, stream, EventPage { after: 0, limit: 1 }, &asked.fresh).await?.found.is_empty())

@@ -77,37 +77,36 @@ enum Op {
     Turn(Pick),
     /// A machine that owns nothing wants to.
     TakeOver(Pick),
-    /// A machine dies and starts anew. What it sent may arrive nevertheless.
+    /// A machine crashes and restarts. Records that it sent may still arrive.
     Crash(Pick),
     /// A machine stands still for so many ops.
     Pause(Pick, usize),
     /// A machine's producer refuses the next records.
     Refuse(Pick, usize),
-    /// A machine finds no room to ask for what is kept, or finds some again.
+    /// A machine's requests to the store are refused, or accepted again.
     RefuseLoads(Pick, bool),
     /// A record that is not ours.
     Stray,
-    /// One that cannot be told from ours, and cannot be read.
+    /// A value with the marker of a record, which cannot be decoded.
     Unreadable,
-    /// An operator excepts what cannot be read so far.
+    /// An operator signs an exception for every value that cannot be decoded so far.
     Except,
-    /// So many more records are kept outside.
+    /// The store covers so many more records.
     Keep(usize),
-    /// A machine hears how far that is.
+    /// A machine is notified of the store's checkpoint.
     Tell(Pick),
-    /// A machine gets what it asked of it.
+    /// The store answers a request of a machine.
     Bring(Pick, Reading),
-    /// A machine gets the names that it asked for, of so many records, and with others by this mask that only seem to be
-    /// there.
+    /// A machine gets the names that it requested, of so many records, and false positives by this mask.
     Name(Pick, Reading, usize, u8),
-    /// A machine lets go of what it need not hold.
+    /// A machine evicts what it need not hold.
     Evict(Pick),
     Forget(Pick, u64),
     /// A machine's clock is set wrong, or nearly right, by so many milliseconds.
     Skew(Pick, i64),
     /// Once in a world: an owner of an earlier build, which believes a clock that is an hour ahead, takes a command and dies.
     Poison,
-    /// What would count next, but of another life of the topic, where the same offset held another claim.
+    /// A record that would count next, but for another life of the topic, where the same offset held another claim.
     Ghost,
 }
 
@@ -124,11 +123,11 @@ enum Fate {
 }
 
 struct Machine {
-    /// By which its clock is ahead.
+    /// Lead of its clock in milliseconds.
     skew: i64,
     partition: Partition<usize>,
     out: Recorder<usize>,
-    /// Counts its starts: reports to an earlier life reach nobody.
+    /// Number of its starts. Reports to an earlier life are dropped.
     life: u32,
     paused_until: u64,
 }
