@@ -27,7 +27,7 @@ use crate::parked::{ParkedAt, REACTOR};
 /// Interval between polls. If nothing is due, a poll reads one index entry.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
-/// Time limit of an attempt at parked records.
+/// Time limit of an attempt to retry a batch of parked records.
 const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 const MAX_AT_ONCE: usize = 1000;
 
