@@ -4,8 +4,8 @@
 //! under a limit of their own.
 //!
 //! Invariant: only an answer ends a saga that has begun, unless its sender has a patience. It is followed to its end,
-//! whichever process owns its event by then: a later step gives back what an earlier one took, and no other process may know of
-//! the earlier one.
+//! whichever process owns its event by then: a later step gives back what an earlier one took, and no other process may
+//! know of the earlier one.
 
 use std::collections::HashMap;
 use std::pin::pin;
