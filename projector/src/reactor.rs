@@ -24,8 +24,9 @@ pub(crate) mod unconfirmed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use chassis::clock::since_epoch;
 use chassis::kafka::group::{Assignment, changed};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
@@ -348,6 +349,5 @@ impl<'a> Session<'a> {
 }
 
 fn since(at: TimeMs) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_millis(at.0))
+    since_epoch().saturating_sub(Duration::from_millis(at.0))
 }

@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::{Range, RangeInclusive};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use chassis::clock::now_ms;
 use tokio_postgres::Client;
 
 /// Key of the advisory lock for changes of the partitions.
@@ -25,8 +26,7 @@ const BEHIND: Duration = Duration::from_secs(180);
 /// Returns the time against which keys expire, in milliseconds since 1970. `log_ms` is the latest time of a commit that
 /// was read.
 pub(super) fn time(log_ms: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    log_ms.min(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    log_ms.min(now_ms())
 }
 
 /// Returns the time before which the keys of commands have expired, in milliseconds since 1970. `log_ms` is that of

@@ -5,9 +5,10 @@
 //! stock. So the reactors wait until an operator decides.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use chassis::clock::since_epoch;
 use chassis::env::Secret;
 use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
@@ -49,7 +50,7 @@ pub enum From {
 
 /// Returns whether the log has a record that is older than [`NEW_WITHIN`].
 pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) -> Result<bool, KafkaError> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(NEW_WITHIN);
+    let since = since_epoch().saturating_sub(NEW_WITHIN);
     let since = Offset::Offset(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
     // Creating, querying and dropping a client block the thread.

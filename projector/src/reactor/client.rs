@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use chassis::clock::since_epoch;
 use chassis::env::Secret;
 use chassis::exit::Misuse;
 use domain::TimeMs;
@@ -151,7 +152,7 @@ impl CommandClient {
         for saga in sagas {
             write_line(&mut body, saga)?;
         }
-        let until = url.time()? + DECIDED_WITHIN;
+        let until = url.time() + DECIDED_WITHIN;
         let request = self.client.post(format!("{}/v1/commands", url.url)).bearer_auth(self.token.expose());
         let request =
             request.header("content-type", "application/x-ndjson").header(UNTIL.lower, until.as_millis().to_string());
@@ -176,13 +177,13 @@ impl CommandClient {
 impl Url {
     /// Returns the time of the server's clock or slightly less, so that no command is decided too late. Until the
     /// server has sent its time, returns that of this host.
-    fn time(&self) -> anyhow::Result<Duration> {
+    fn time(&self) -> Duration {
         let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match known {
+        match known {
             // The server read its clock before the answer arrived, so this is never ahead.
             Some((told, came)) => told + came.elapsed(),
-            None => SystemTime::now().duration_since(UNIX_EPOCH)?,
-        })
+            None => since_epoch(),
+        }
     }
 
     fn note_time(&self, headers: &HeaderMap) {
@@ -344,12 +345,12 @@ mod tests {
     fn the_end_of_a_batch_is_a_time_of_the_deciding_servers_clock() {
         let url = Url { url: String::new(), clock: Mutex::default() };
         let told = Duration::from_secs(1_000_000);
-        assert!(url.time().unwrap() > told, "the host's clock applies until the server has sent its time");
+        assert!(url.time() > told, "the host's clock applies until the server has sent its time");
         url.note_time(&HeaderMap::from_iter([(SERVER_TIME.lower.parse().unwrap(), "1000000000".parse().unwrap())]));
-        let (known, soon) = (url.time().unwrap(), told + Duration::from_secs(60));
+        let (known, soon) = (url.time(), told + Duration::from_secs(60));
         assert!(known >= told && known < soon, "{known:?}");
         url.note_time(&HeaderMap::new());
-        assert!(url.time().unwrap() >= known, "an older build sends no time");
+        assert!(url.time() >= known, "an older build sends no time");
     }
 
     #[test]
