@@ -176,10 +176,7 @@ async fn watch(
             }
         }
         let pause = if judged.is_none() { JUDGE_EVERY / 50 } else { JUDGE_EVERY };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(pause).await;
     }
 }
 

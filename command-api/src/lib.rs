@@ -219,10 +219,7 @@ async fn learn_log_id(
             kafka.ready();
             return;
         }
-        tokio::select! {
-            () = tokio::time::sleep(KAFKA_RETRY) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(KAFKA_RETRY).await;
     }
 }
 

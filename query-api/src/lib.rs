@@ -158,10 +158,7 @@ async fn compare_settings(
             Ok(None) => {}
             Err(error) => tracing::debug!(error = %error, "reading the shared settings failed"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(SETTINGS_EVERY) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(SETTINGS_EVERY).await;
     }
 }
 
@@ -214,9 +211,6 @@ async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
 async fn follow_replicas(reads: &Reads, shutdown: &Shutdown) {
     while let (Some(log), false) = (reads.positions.log(), shutdown.is_requested()) {
         reads.store.look_at_replicas(log).await;
-        tokio::select! {
-            () = tokio::time::sleep(REPLICAS_EVERY) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(REPLICAS_EVERY).await;
     }
 }

@@ -187,10 +187,7 @@ impl Cache {
                     // over.
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = shutdown.requested() => {}
-            }
+            shutdown.sleep(RETRY).await;
         }
     }
 

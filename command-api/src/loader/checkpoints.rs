@@ -73,10 +73,7 @@ pub(super) async fn follow(
                 tell.iter().for_each(|tell| tell.send_modify(|_| ()));
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.requested() => {}
-        }
+        shutdown.sleep(EVERY).await;
     }
 }
 
