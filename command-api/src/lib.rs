@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
+use chassis::exit::Misuse;
 use chassis::http::{Limits, serve};
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::Assignment;
@@ -192,7 +193,7 @@ async fn await_log(
     let Some(partitions) = kafka.await_topic(&topic.name, judge, kafka_ready, shutdown).await? else { return Ok(None) };
     let reader = LogReader::start(kafka, &topic.name)?;
     tokio::select! {
-        checked = directory::check_partitions(&reader, partitions) => checked?,
+        checked = directory::check_partitions(&reader, partitions) => checked.map_err(Misuse::new)?,
         () = shutdown.requested() => return Ok(None),
     }
     if config.share == Share::Assigned {

@@ -22,11 +22,19 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::init_logs(&env)?;
-    match std::env::args().nth(1).as_deref() {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
         None => App::build(Config::from_env(&env)?).await?.run(Shutdown::on_signals()?).await,
-        Some("create-topic") => create_topic(&KafkaSettings::from_env(&env)?, &config::topic(&env)?).await,
-        Some("except") => except(&env, std::env::args().skip(2)).await,
-        Some("exception-key") => make_key(std::env::args().nth(2)),
+        Some("create-topic") => {
+            exit::no_arguments(args)?;
+            create_topic(&KafkaSettings::from_env(&env)?, &config::topic(&env)?).await
+        }
+        Some("except") => except(&env, args).await,
+        Some("exception-key") => {
+            let file = args.next();
+            exit::no_arguments(args)?;
+            make_key(file)
+        }
         Some(other) => {
             let known = "create-topic, except or exception-key";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())

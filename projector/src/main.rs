@@ -22,14 +22,21 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::init_logs(&env)?;
-    match std::env::args().nth(1).as_deref() {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
-        Some("migrate") => migrate(&env.secret("POSTGRES_URL")?).await,
-        Some("audit") => audit::run(&Config::from_env(&env)?, std::env::args().skip(2).collect()).await,
-        Some("rebuild") => rebuild::run(&Config::from_env(&env)?, std::env::args().skip(2).collect()).await,
-        Some("snapshots") => snapshots::prepare::run(&env.secret("POSTGRES_URL")?).await,
-        Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, std::env::args().skip(2)).await,
-        Some("reactor") => begin::run(&Config::from_env(&env)?, std::env::args().skip(2)).await,
+        Some("migrate") => {
+            exit::no_arguments(args)?;
+            migrate(&env.secret("POSTGRES_URL")?).await
+        }
+        Some("audit") => audit::run(&Config::from_env(&env)?, args.collect()).await,
+        Some("rebuild") => rebuild::run(&Config::from_env(&env)?, args.collect()).await,
+        Some("snapshots") => {
+            exit::no_arguments(args)?;
+            snapshots::prepare::run(&env.secret("POSTGRES_URL")?).await
+        }
+        Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, args).await,
+        Some("reactor") => begin::run(&Config::from_env(&env)?, args).await,
         Some(other) => {
             let known = "migrate, audit, rebuild, snapshots, settings or reactor";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())

@@ -62,14 +62,14 @@ pub(crate) async fn agree(
 pub(crate) async fn compare_prefix(config: &Config) -> anyhow::Result<()> {
     let client = connect(&config.postgres_url).await?;
     let told = Settings::default().with(settings::REDIS_PREFIX, &config.redis_prefix);
-    Ok(difference(&client, &told).await?)
+    compare(&client, &told).await
 }
 
 /// Compares the payment window of a command-line tool that sets deadlines with the stored one, and stores nothing.
 pub(crate) async fn compare_payment_window(config: &Config) -> anyhow::Result<()> {
     let client = connect(&config.postgres_url).await?;
     let told = Settings::default().with_secs(settings::PAYMENT_WINDOW_SECS, config.payment_window);
-    Ok(difference(&client, &told).await?)
+    compare(&client, &told).await
 }
 
 /// Returns the settings that this process uses: one that folds nothing stores no idempotency keys, and one without a
@@ -91,6 +91,13 @@ async fn keep(url: &Secret, told: &Settings) -> Result<(), SettingsError> {
     let client = connect(url).await?;
     client.execute(settings::KEEP, &[&told.names, &told.values]).await.map_err(without_tables)?;
     difference(&client, told).await
+}
+
+async fn compare(client: &Client, told: &Settings) -> anyhow::Result<()> {
+    difference(client, told).await.map_err(|error| match error {
+        SettingsError::Difference(difference) => Misuse::new(difference).into(),
+        error => error.into(),
+    })
 }
 
 async fn difference(client: &Client, told: &Settings) -> Result<(), SettingsError> {

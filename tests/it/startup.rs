@@ -90,6 +90,39 @@ async fn a_wrong_setting_ends_a_process_with_another_code_than_a_fault() {
 }
 
 #[tokio::test]
+async fn a_wrong_argument_ends_a_process_like_a_wrong_setting() {
+    const PROJECTOR: [(&str, &str); 14] = [
+        ("migrate now", "\"now\""),
+        ("audit --x", "\"--x\""),
+        ("audit --sample", "--sample requires a number"),
+        ("audit --sample all", "\"all\""),
+        ("rebuild", "at least one view"),
+        ("rebuild nowhere", "\"nowhere\""),
+        ("rebuild product --x", "\"--x\""),
+        ("rebuild product --share 0", "--share 0"),
+        ("snapshots now", "\"now\""),
+        ("settings get", "\"get\""),
+        ("settings set REDIS_PREFIX", "set NAME VALUE"),
+        ("settings set COLOUR red", "COLOUR"),
+        ("reactor", "from-beginning | from-end"),
+        ("reactor from-tomorrow", "from-beginning | from-end"),
+    ];
+    const COMMAND_API: [(&str, &str); 5] = [
+        ("create-topic now", "\"now\""),
+        ("except", "a partition and an offset"),
+        ("except 0 first --because x", "\"first\""),
+        ("exception-key", "exception-key FILE"),
+        ("exception-key one two", "\"two\""),
+    ];
+    let all = PROJECTOR.map(|line| ("projector", line)).into_iter();
+    for (program, (line, named)) in all.chain(COMMAND_API.map(|line| ("command-api", line))) {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (code, error) = exit(program, &args, "127.0.0.1:0").await;
+        assert!(code == Some(64) && error.contains(named), "{program} {line}: {code:?}, {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_log_that_could_forget_is_refused_with_every_reason() {
     let shop = Shop::new(2).await;
     set(&shop, "cleanup.policy", "compact").await;

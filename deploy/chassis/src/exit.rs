@@ -4,12 +4,13 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use crate::env::EnvError;
+use crate::kafka::topic::TopicError;
 use crate::postgres::PostgresError;
 use crate::redis::RedisSetupError;
 
 /// Result of a check that differs from what was expected, as with `diff` and `grep`.
 const DIFFERS: u8 = 1;
-/// A wrong setting or argument (`EX_USAGE`), which a restart does not mend.
+/// A wrong setting or argument, or a topic that does not fit the settings (`EX_USAGE`): a restart does not mend it.
 const USAGE: u8 = 64;
 /// A fault (`EX_SOFTWARE`).
 const SOFTWARE: u8 = 70;
@@ -29,6 +30,12 @@ impl Misuse {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Differs(pub String);
+
+/// Returns an error if there is an argument left.
+pub fn no_arguments(mut args: impl Iterator<Item = String>) -> Result<(), Misuse> {
+    let unexpected = |argument| Err(Misuse::new(format!("unexpected argument {argument:?}")));
+    args.next().map_or(Ok(()), unexpected)
+}
 
 /// Prints the error to standard error, if there is one, and returns the exit code of `main`.
 pub fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -51,6 +58,7 @@ fn code(error: &anyhow::Error) -> u8 {
 fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<EnvError>()
         || cause.is::<Misuse>()
+        || matches!(cause.downcast_ref::<TopicError>(), Some(TopicError::Refused { .. }))
         || matches!(cause.downcast_ref::<PostgresError>(), Some(PostgresError::Url(_)))
         || matches!(cause.downcast_ref::<RedisSetupError>(), Some(RedisSetupError::Url(_)))
 }
@@ -58,6 +66,7 @@ fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use anyhow::{Context as _, anyhow};
+    use rdkafka::error::KafkaError;
 
     use super::*;
     use crate::env::{Env, Secret};
@@ -66,11 +75,14 @@ mod tests {
     #[test]
     fn a_wrong_setting_a_difference_and_a_fault_have_codes_of_their_own() {
         let missing = || Env::default().required::<u16>("PORT").unwrap_err();
+        let refused = TopicError::Refused { topic: "events".into(), differences: "it has 3 partitions, not 2".into() };
         for (error, expected) in [
             (missing().into(), USAGE),
             (anyhow::Error::from(missing()).context("read the settings"), USAGE),
             (Misuse::new("unknown subcommand").into(), USAGE),
             (Misuse::new(anyhow!("not a number").context("PARTITION")).into(), USAGE),
+            (refused.into(), USAGE),
+            (TopicError::Client(KafkaError::Canceled).into(), SOFTWARE),
             (Differs("the views differ".to_owned()).into(), DIFFERS),
             (anyhow!("the log cannot be read"), SOFTWARE),
         ] {
@@ -87,6 +99,13 @@ mod tests {
             panic!("a malformed URL was accepted");
         };
         assert_eq!([code(&postgres.into()), code(&redis.into())], [USAGE; 2]);
+    }
+
+    #[test]
+    fn an_argument_that_is_left_is_named() {
+        let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>().into_iter();
+        assert!(no_arguments(args(&[])).is_ok());
+        assert_eq!(no_arguments(args(&["--x", "1"])).unwrap_err().to_string(), "unexpected argument \"--x\"");
     }
 
     #[test]
