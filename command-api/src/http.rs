@@ -23,6 +23,7 @@ use chassis::border::{Border, Gate, Origins};
 use chassis::document;
 use chassis::env::Secret;
 use schemas::contracts::{ASYNCAPI, OPENAPI, routes};
+use schemas::headers::{EXPOSED, SENT};
 use schemas::problem::{Problem, ProblemKind};
 use schemas::token::LogId;
 use tokio::sync::watch;
@@ -64,13 +65,14 @@ enum Listener {
 /// Returns the rules of the public listener. They also cover paths and methods that no route accepts.
 pub(crate) fn border(origins: Origins, state: AppState) -> Border {
     let gate = Gate::new(move |method, path, headers| gate::refuse(&state, method, path, headers));
-    Border { problem: Problem::json_of_status, allow: routes::allow, origins, gate }
+    let (sent, exposed) = (HeaderValue::from_static(SENT), HeaderValue::from_static(EXPOSED));
+    Border { problem: Problem::json_of_status, allow: routes::allow, origins, sent, exposed, gate }
 }
 
 /// Returns the rules of the internal listener, which has more paths and is never called by web pages.
 pub(crate) fn internal_border() -> Border {
     let allow = |path: &str| if path == peers::PATH { Some("GET, OPTIONS") } else { routes::allow_internal(path) };
-    Border { problem: Problem::json_of_status, allow, origins: Origins::None, gate: Gate::default() }
+    Border { problem: Problem::json_of_status, allow, ..Border::plain() }
 }
 
 /// Returns the routes for clients and the edge.

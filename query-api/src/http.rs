@@ -15,14 +15,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::HeaderValue;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
-use chassis::border::{Border, Gate, Origins};
+use chassis::border::{Border, Origins};
 use schemas::aggregate::{TYPES, route_name};
 use schemas::contracts::routes;
 use schemas::feeds::ViewId;
+use schemas::headers::{EXPOSED, SENT};
 use schemas::problem::Problem;
 use schemas::views::Natural;
 
@@ -32,7 +34,8 @@ use crate::reads::Reads;
 
 /// Returns the border of the client listener, which also answers requests for unknown paths and methods.
 pub(crate) fn border(origins: Origins) -> Border {
-    Border { problem: Problem::json_of_status, allow: routes::allow, origins, gate: Gate::default() }
+    let (sent, exposed) = (HeaderValue::from_static(SENT), HeaderValue::from_static(EXPOSED));
+    Border { problem: Problem::json_of_status, allow: routes::allow, origins, sent, exposed, ..Border::plain() }
 }
 
 /// Builds the routes. `public_url` is the URL at which clients reach the system, without a trailing slash.

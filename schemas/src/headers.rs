@@ -39,3 +39,33 @@ pub const OWNER: Header = Header::new("Stampede-Owner", "stampede-owner");
 pub const UNTIL: Header = Header::new("Stampede-Until", "stampede-until");
 /// The server's time, in milliseconds since 1970, in the answer to such a batch.
 pub const SERVER_TIME: Header = Header::new("Stampede-Time", "stampede-time");
+
+/// Request headers that pages of other sites may send: of this system and of HTTP.
+pub const SENT: &str =
+    "Content-Type, Idempotency-Key, If-Match, If-None-Match, Consistency-Token, Prefer, X-Request-Id, traceparent";
+/// Response headers that pages of other sites may read.
+pub const EXPOSED: &str = "Consistency-Token, ETag, Idempotency-Key, Idempotent-Replayed, Retry-After, X-Request-Id, Stampede-Parked, Age, Link";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_other_sites_may_send_and_read_the_headers_of_clients_but_not_those_between_services() {
+        let sent: Vec<&str> = SENT.split(", ").collect();
+        let exposed: Vec<&str> = EXPOSED.split(", ").collect();
+        for (header, is_sent, is_exposed) in [
+            (CONSISTENCY_TOKEN, true, true),
+            (IDEMPOTENCY_KEY, true, true),
+            (IDEMPOTENT_REPLAYED, false, true),
+            (PARKED, false, true),
+            (TRACEPARENT, true, false),
+            (OWNER, false, false),
+            (UNTIL, false, false),
+            (SERVER_TIME, false, false),
+        ] {
+            assert_eq!(sent.contains(&header.name), is_sent, "{}", header.name);
+            assert_eq!(exposed.contains(&header.name), is_exposed, "{}", header.name);
+        }
+    }
+}

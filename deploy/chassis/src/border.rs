@@ -49,6 +49,10 @@ pub struct Border {
     pub allow: fn(&str) -> Option<&'static str>,
     /// Other sites whose pages may send requests.
     pub origins: Origins,
+    /// Request headers that these pages may send, as a list with commas.
+    pub sent: HeaderValue,
+    /// Response headers that these pages may read.
+    pub exposed: HeaderValue,
     /// Early refusals, before routing.
     pub gate: Gate,
 }
@@ -56,7 +60,9 @@ pub struct Border {
 impl Border {
     /// Returns a border with plain problems, for routers that have no description of their own.
     pub fn plain() -> Self {
-        Self { problem: plain_problem, allow: |_| None, origins: Origins::None, gate: Gate::default() }
+        let (sent, exposed) = (HeaderValue::from_static("Content-Type, X-Request-Id"), X_REQUEST_ID.into());
+        let (origins, gate) = (Origins::None, Gate::default());
+        Self { problem: plain_problem, allow: |_| None, origins, sent, exposed, gate }
     }
 
     /// Answers a request through the router, applying the rules.
@@ -71,7 +77,7 @@ impl Border {
         let headers = response.headers_mut();
         headers.insert(X_REQUEST_ID, sent.unwrap_or_else(|| id.to_header()));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-        self.origins.state(headers, origin);
+        self.origins.state(headers, origin, &self.exposed);
         response
     }
 
@@ -87,7 +93,7 @@ impl Border {
         if method == Method::OPTIONS
             && let Some(allow) = (self.allow)(uri.path())
         {
-            return self.origins.preflight(allow, request.headers());
+            return self.origins.preflight(allow, &self.sent, request.headers());
         }
         if self.origins.is_foreign_form(&method, request.headers()) {
             let detail = "a page of another site must send this with Content-Type: application/json";
@@ -246,15 +252,6 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     let text = str::from_utf8(&bytes).map_err(|_| "the path is not valid UTF-8")?;
     if text.contains(char::is_control) { Err("an id must not contain control characters") } else { Ok(()) }
 }
-
-/// Request headers that the border allows pages of other sites to send.
-const SENT: HeaderValue = HeaderValue::from_static(
-    "Content-Type, Idempotency-Key, If-Match, If-None-Match, Consistency-Token, Prefer, X-Request-Id, traceparent",
-);
-/// Response headers that the border allows pages of other sites to read.
-const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Consistency-Token, ETag, Idempotency-Key, Idempotent-Replayed, Retry-After, X-Request-Id, Stampede-Parked, Age, Link",
-);
 
 #[cfg(test)]
 mod tests;

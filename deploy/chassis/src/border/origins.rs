@@ -6,8 +6,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 
-use super::{EXPOSED, SENT};
-
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
@@ -61,25 +59,25 @@ impl Origins {
     }
 
     /// Sets the CORS headers of an answer, and `Vary` if it depends on the origin.
-    pub(super) fn state(&self, headers: &mut HeaderMap, allowed: Option<HeaderValue>) {
+    pub(super) fn state(&self, headers: &mut HeaderMap, allowed: Option<HeaderValue>, exposed: &HeaderValue) {
         if matches!(self, Self::These(_)) {
             headers.append(header::VARY, ORIGIN);
         }
         if let Some(origin) = allowed {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
         }
     }
 
     /// Answers an `OPTIONS` request, which may be a CORS preflight.
-    pub(super) fn preflight(&self, allow: &'static str, asked: &HeaderMap) -> Response {
+    pub(super) fn preflight(&self, allow: &'static str, sent: &HeaderValue, asked: &HeaderMap) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         if self.allowed(asked).is_some() && asked.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allow));
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, SENT);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, sent.clone());
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECS);
         }
         response
