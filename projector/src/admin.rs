@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use chassis::border;
 use chassis::env::Secret;
+use chassis::telemetry::with_causes;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::time::{TimeMs, to_rfc3339};
 use serde::Deserialize;
@@ -166,7 +167,7 @@ impl Servers {
         tracing::info!(aggregate, records = done.len(), "reacted to parked records");
         match why_not {
             None => Ok(StatusCode::NO_CONTENT.into_response()),
-            Some(reason) => Err(failed(&StoreError::Fold(reason))),
+            Some(reason) => Err(still_parked(&reason)),
         }
     }
 
@@ -231,11 +232,14 @@ fn not_parked() -> Response {
 fn failed(error: &StoreError) -> Response {
     match error {
         StoreError::Refused { source, .. } => {
-            let why = source.as_db_error().map_or_else(|| source.to_string(), ToString::to_string);
-            border::plain(StatusCode::CONFLICT, &format!("still parked: {why}"))
+            still_parked(&source.as_db_error().map_or_else(|| source.to_string(), ToString::to_string))
         }
-        StoreError::Fold(why) => border::plain(StatusCode::CONFLICT, &format!("still parked: {why}")),
-        error @ StoreError::OtherFold(_) => border::plain(StatusCode::CONFLICT, &format!("still parked: {error}")),
+        StoreError::Fold(source) => still_parked(&with_causes(source)),
+        error @ StoreError::OtherFold(_) => still_parked(&error.to_string()),
         error => border::plain(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
+}
+
+fn still_parked(why: &str) -> Response {
+    border::plain(StatusCode::CONFLICT, &format!("still parked: {why}"))
 }

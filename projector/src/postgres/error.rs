@@ -4,6 +4,7 @@ use chassis::postgres::PostgresError;
 use schemas::feeds::StoredView;
 use tokio_postgres::error::SqlState;
 
+use crate::fold::FoldError;
 use crate::share::Place;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +26,8 @@ pub(crate) enum StoreError {
     /// Rows from Redis were folded on, and Postgres has other rows in these places.
     #[error("rows from Redis that were folded on differ from those in Postgres")]
     Disproved(Vec<Place>),
-    #[error("{0}")]
-    Fold(String),
+    #[error("parked records cannot be folded")]
+    Fold(#[source] FoldError),
     #[error("could not commit a batch")]
     Commit(#[source] tokio_postgres::Error),
     #[error("could not maintain the partitions of the table repeats")]

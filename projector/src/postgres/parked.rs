@@ -107,11 +107,10 @@ impl Store {
         let batch = Batch::of(rows.iter().map(|row| (partition.cast_unsigned(), row.get(0), row.get(1))));
         let mut folder = Folder::default();
         // Parked records were decoded before, so no exception can be needed.
-        let records =
-            Records::of(&batch, &Exceptions::default()).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let records = Records::of(&batch, &Exceptions::default()).map_err(StoreError::Fold)?;
         let missing = folder.missing(&records, Feeds::only(FeedId::View(view)));
         folder.remember(self.rows(&missing).await?);
-        let changes = folder.fold_parked(&records, view).map_err(|error| StoreError::Fold(error.to_string()))?;
+        let changes = folder.fold_parked(&records, view).map_err(StoreError::Fold)?;
         let failed = AtomicBool::new(false);
         for (view, columns) in written(&changes)? {
             self.write(InCommit { client: &self.client, failed: &failed }, view, &columns).await?;

@@ -98,7 +98,7 @@ pub(crate) async fn again(queues: &PartitionQueues, batch: &Batch, payment_windo
     let records = match Records::of(batch, &Exceptions::default()) {
         Ok(records) => records,
         Err(error) => {
-            return Again { failed: batch.iter().count(), why_not: Some(error.to_string()), ..Again::default() };
+            return Again { failed: batch.iter().count(), why_not: Some(with_causes(&error)), ..Again::default() };
         }
     };
     for (RawRecord { partition, offset, .. }, record) in records.iter() {
