@@ -147,3 +147,88 @@ impl Parts {
         [keys, partitions, events, orders, units, amounts, first_ms, last_ms]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::TimeMs;
+    use schemas::feeds::StoredView;
+    use schemas::views::sums::Sums;
+
+    use super::*;
+    use crate::parked::REACTOR;
+
+    /// Returns the values of a view's own columns for a row.
+    fn fields(view: &str, json: &str) -> Result<Vec<Option<String>>, serde_json::Error> {
+        let view = StoredView::named(view).unwrap().view();
+        let mut columns = Rows::new(view, &fold::Rows::new()).unwrap();
+        columns.push_fields(view, json)?;
+        Ok(columns.fields.into_iter().map(|mut column| column.pop().unwrap()).collect())
+    }
+
+    fn some(values: [&str; 3]) -> Vec<Option<String>> {
+        values.map(|value| Some(value.to_owned())).to_vec()
+    }
+
+    #[test]
+    fn a_text_is_written_without_its_quotes_and_escapes_and_a_time_without_its_z() {
+        let row = r#"{"ordered_at":"2026-01-01T00:00:00.120Z","status":"paid","customer":"a \"b\" \u00e9Z","x":1}"#;
+        assert_eq!(fields("order", row).unwrap(), some(["a \"b\" \u{e9}Z", "paid", "2026-01-01T00:00:00.120"]));
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_written_as_json_has_them() {
+        let row = r#"{"price_cents":9223372036854775807,"discontinued":false,"available":-1}"#;
+        assert_eq!(fields("product", row).unwrap(), some(["9223372036854775807", "false", "-1"]));
+    }
+
+    #[test]
+    fn a_field_that_is_null_or_missing_is_null_in_its_column() {
+        assert_eq!(fields("sale", r#"{"product":null,"opens_at":null}"#).unwrap(), [None, None, None]);
+        assert_eq!(fields("order", r#"{"customer":"null"}"#).unwrap(), [Some("null".to_owned()), None, None]);
+        assert!(fields("order", "[]").is_err());
+    }
+
+    #[test]
+    fn a_view_without_columns_of_its_own_has_three_parameters_and_any_other_one_more_for_each() {
+        for view in StoredView::all().map(StoredView::view) {
+            let (params, upsert) = (3 + view.columns.len(), Rows::upsert(view));
+            assert_eq!(Rows::new(view, &fold::Rows::new()).unwrap().params().len(), params);
+            assert!(upsert.contains(&format!("${params}::")), "{upsert}");
+            assert!(!upsert.contains(&format!("${}::", params + 1)), "{upsert}");
+            assert!(view.columns.iter().all(|name| upsert.contains(&format!("{name} = excluded.{name}"))), "{upsert}");
+            let left: Vec<_> = upsert.match_indices('{').map(|(at, _)| &upsert[at..]).collect();
+            assert!(left.iter().all(|left| left.starts_with("{table}")), "{upsert}");
+        }
+    }
+
+    #[test]
+    fn sums_beyond_64_bits_are_written_in_full_and_deltas_without_times_as_zeros() {
+        let sums = Sums { orders: 3, units: i128::from(i64::MAX) + 1, amount_cents: i128::MIN };
+        let timed = Delta { events: 2, sums, times: Some((TimeMs(1), TimeMs(2))) };
+        for (delta, times) in [(timed, (1, 2)), (Delta { times: None, ..timed }, (0, 0))] {
+            let parts = Parts::new(&HashMap::from([(("a".to_owned(), u32::MAX), delta)]));
+            assert_eq!((&parts.keys[..], &parts.partitions[..]), (&["a".to_owned()][..], &[-1][..]));
+            assert_eq!((parts.events[0], parts.orders[0]), (2, 3));
+            assert_eq!(parts.units, ["9223372036854775808"]);
+            assert_eq!(parts.amounts, [i128::MIN.to_string()]);
+            assert_eq!((parts.first_ms[0], parts.last_ms[0]), times);
+        }
+    }
+
+    #[test]
+    fn parked_records_are_written_in_their_order_and_keep_a_reason_only_where_there_is_one() {
+        let parked = |offset, reason: Option<&str>| ParkedRecord {
+            view: REACTOR,
+            aggregate: format!("order/{offset}"),
+            partition: 2,
+            offset,
+            version: 1,
+            reason: reason.map(str::to_owned),
+            record: vec![offset as u8],
+        };
+        let parked = [parked(7, Some("it is late")), parked(3, None)];
+        let columns = ParkedRecords::new(&parked);
+        assert_eq!((columns.aggregates, columns.offsets), (vec!["order/7", "order/3"], vec![7, 3]));
+        assert_eq!((columns.reasons, columns.records), (vec![Some("it is late"), None], vec![&[7][..], &[3]]));
+    }
+}

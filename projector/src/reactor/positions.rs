@@ -93,15 +93,7 @@ impl Positions {
             let (partition, reader) = (row.get::<_, i32>("partition").cast_unsigned(), reader(row));
             have_begun |= reader.next_offset > 0 || row.get::<_, i64>("revision") > 0;
             if assigned.contains(&partition) {
-                let position = Position {
-                    reader,
-                    before: reader,
-                    committed: reader,
-                    revision: row.get("revision"),
-                    is_recognized: reader.last_counted < 0,
-                    open: VecDeque::new(),
-                };
-                by_partition.insert(partition, position);
+                by_partition.insert(partition, Position::new(reader, row.get("revision")));
             }
         }
         Ok(Self {
@@ -135,24 +127,13 @@ impl Positions {
     /// Advances past a record. Returns `None` if it was read before or its partition is not assigned to this process.
     pub(super) fn read(
         &mut self,
-        (partition, offset): RecordPosition,
+        at: RecordPosition,
         record: Option<&Record<'_>>,
     ) -> Result<Option<Verdict>, FoldError> {
-        let Some(position) = self.by_partition.get_mut(&partition) else { return Ok(None) };
-        if offset < position.reader.next_offset {
-            if offset == position.reader.last_counted && !position.reader.recognizes(record) {
-                return Err(FoldError::OtherHistory { partition, offset });
-            }
-            position.is_recognized |= offset == position.reader.last_counted;
-            return Ok(None);
-        }
-        if !position.is_recognized {
-            return Err(FoldError::OtherHistory { partition, offset: position.reader.last_counted });
-        }
-        position.before = position.reader;
-        let verdict = position.reader.read(offset, record).map_err(|source| FoldError::Chain { partition, source })?;
-        self.has_news |= matches!(record, Some(Record::Commit(_)));
-        Ok(Some(verdict))
+        let Some(position) = self.by_partition.get_mut(&at.0) else { return Ok(None) };
+        let verdict = position.read(at, record)?;
+        self.has_news |= verdict.is_some() && matches!(record, Some(Record::Commit(_)));
+        Ok(verdict)
     }
 
     pub(super) fn set(&mut self, deadlines: Vec<DeadlineChange>) {
@@ -178,30 +159,14 @@ impl Positions {
             record: value.to_vec(),
         };
         self.open_sagas += sagas;
-        position.open.push_back(Open { before: position.before, record, sagas });
+        position.begin(record, sagas);
     }
 
     /// Records the end of a saga. Returns `false` if it was never begun because another process may have taken over.
     pub(super) fn ended(&mut self, EndedSaga { source: (partition, offset), how, .. }: EndedSaga) -> bool {
         self.open_sagas -= 1;
         let Some(position) = self.by_partition.get_mut(&partition) else { return true };
-        let Ok(index) = position.open.binary_search_by_key(&offset, |open| open.record.offset) else { return true };
-        let open = &mut position.open[index];
-        match how {
-            // The record stays open, so that no checkpoint passes it.
-            SagaEnd::Dropped | SagaEnd::Late(_) => return false,
-            SagaEnd::Failed(reason) => open.record.reason = Some(reason),
-            SagaEnd::Done | SagaEnd::NotDue => {}
-        }
-        open.sagas -= 1;
-        while let Some(done) = position.open.pop_front_if(|open| open.sagas == 0) {
-            if let Some(reason) = &done.record.reason {
-                let aggregate = done.record.aggregate.as_str();
-                tracing::error!(aggregate, reason, "reaction failed; record parked");
-                self.parked.push(done.record);
-            }
-        }
-        true
+        position.ended(offset, how, &mut self.parked)
     }
 
     /// Writes the progress since the last call. Returns whether that proved the checkpoints to be this process's.
@@ -267,6 +232,58 @@ impl Positions {
 }
 
 impl Position {
+    fn new(reader: Reader, revision: i64) -> Self {
+        let is_recognized = reader.last_counted < 0;
+        Self { reader, before: reader, committed: reader, revision, is_recognized, open: VecDeque::new() }
+    }
+
+    /// Advances past a record. Returns `None` if it was read before.
+    fn read(
+        &mut self,
+        (partition, offset): RecordPosition,
+        record: Option<&Record<'_>>,
+    ) -> Result<Option<Verdict>, FoldError> {
+        if offset < self.reader.next_offset {
+            if offset == self.reader.last_counted && !self.reader.recognizes(record) {
+                return Err(FoldError::OtherHistory { partition, offset });
+            }
+            self.is_recognized |= offset == self.reader.last_counted;
+            return Ok(None);
+        }
+        if !self.is_recognized {
+            return Err(FoldError::OtherHistory { partition, offset: self.reader.last_counted });
+        }
+        self.before = self.reader;
+        self.reader.read(offset, record).map(Some).map_err(|source| FoldError::Chain { partition, source })
+    }
+
+    /// Registers the number of sagas that the last record begins.
+    fn begin(&mut self, record: ParkedRecord, sagas: usize) {
+        self.open.push_back(Open { before: self.before, record, sagas });
+    }
+
+    /// Records the end of a saga, and adds the records that have failed to `parked` once all earlier ones are done.
+    /// Returns `false` if the saga was never begun.
+    fn ended(&mut self, offset: i64, how: SagaEnd, parked: &mut Vec<ParkedRecord>) -> bool {
+        let Ok(index) = self.open.binary_search_by_key(&offset, |open| open.record.offset) else { return true };
+        let open = &mut self.open[index];
+        match how {
+            // The record stays open, so that no checkpoint passes it.
+            SagaEnd::Dropped | SagaEnd::Late(_) => return false,
+            SagaEnd::Failed(reason) => open.record.reason = Some(reason),
+            SagaEnd::Done | SagaEnd::NotDue => {}
+        }
+        open.sagas -= 1;
+        while let Some(done) = self.open.pop_front_if(|open| open.sagas == 0) {
+            if let Some(reason) = &done.record.reason {
+                let aggregate = done.record.aggregate.as_str();
+                tracing::error!(aggregate, reason, "reaction failed; record parked");
+                parked.push(done.record);
+            }
+        }
+        true
+    }
+
     /// Returns the progress up to the first open record.
     fn settled(&self) -> Reader {
         self.open.front().map_or(self.reader, |open| open.before)
@@ -318,4 +335,102 @@ pub(super) fn of_kind(kind: &str) -> Option<Deadline> {
 
 pub(super) async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
     chassis::postgres::connect(url, "", "projector reactor").await
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::record::{Claim, Epoch, Fence};
+
+    use super::*;
+
+    const NONCE: u64 = 7;
+
+    /// Returns the record at an offset of a log with one claim.
+    fn record(offset: i64) -> Record<'static> {
+        match offset.cast_unsigned() {
+            0 => Record::Claim(Claim { nonce: NONCE, url: "http://127.0.0.1:1".into(), partitions: None }),
+            seq => Record::Fence(Fence { epoch: Epoch { claim: 0, nonce: NONCE }, seq }),
+        }
+    }
+
+    /// Reads the records at these offsets, each of which begins this many sagas.
+    fn read(position: &mut Position, records: impl IntoIterator<Item = (i64, usize)>) {
+        for (offset, sagas) in records {
+            let verdict = position.read((0, offset), Some(&record(offset))).unwrap().unwrap();
+            assert!(!matches!(verdict, Verdict::PassedOver(_)), "{verdict:?} at {offset}");
+            let (aggregate, value) = (format!("order/{offset}"), Vec::new());
+            let record = ParkedRecord {
+                view: REACTOR,
+                aggregate,
+                partition: 0,
+                offset,
+                version: 1,
+                reason: None,
+                record: value,
+            };
+            if sagas > 0 {
+                position.begin(record, sagas);
+            }
+        }
+    }
+
+    /// Returns the next offset that may be committed.
+    fn settled(position: &Position) -> i64 {
+        position.due(0).map_or(0, |due| due.to.next_offset)
+    }
+
+    #[test]
+    fn no_checkpoint_passes_the_first_record_with_an_open_saga() {
+        let (mut position, mut parked) = (Position::new(Reader::START, 0), Vec::new());
+        assert_eq!(settled(&position), 0);
+        read(&mut position, [(0, 0), (1, 0)]);
+        assert_eq!(settled(&position), 2);
+        read(&mut position, [(2, 2), (3, 0), (4, 1), (5, 0)]);
+        assert_eq!(settled(&position), 2);
+        assert!(position.ended(4, SagaEnd::Done, &mut parked));
+        assert!(position.ended(2, SagaEnd::Done, &mut parked));
+        assert_eq!(settled(&position), 2, "one saga of the record at offset 2 is open");
+        assert!(position.ended(2, SagaEnd::NotDue, &mut parked));
+        assert_eq!(settled(&position), 6);
+        assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn a_record_whose_saga_was_dropped_or_is_late_stays_open() {
+        for how in [SagaEnd::Dropped, SagaEnd::Late("no answer".to_owned())] {
+            let (mut position, mut parked) = (Position::new(Reader::START, 0), Vec::new());
+            read(&mut position, [(0, 0), (1, 1), (2, 1)]);
+            assert!(!position.ended(1, how, &mut parked));
+            assert!(position.ended(2, SagaEnd::Done, &mut parked));
+            assert_eq!((settled(&position), parked.len()), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_failed_record_is_parked_with_its_reason_once_the_checkpoint_passes_it() {
+        let (mut position, mut parked) = (Position::new(Reader::START, 0), Vec::new());
+        read(&mut position, [(0, 0), (1, 1), (2, 2)]);
+        let failed = || SagaEnd::Failed("the order is unknown".to_owned());
+        assert!(position.ended(2, failed(), &mut parked));
+        assert!(position.ended(2, SagaEnd::Done, &mut parked));
+        assert_eq!((settled(&position), parked.len()), (1, 0), "an earlier record is open");
+        assert!(position.ended(1, SagaEnd::Done, &mut parked));
+        assert_eq!(settled(&position), 3);
+        let parked: Vec<_> = parked.iter().map(|parked| (parked.offset, parked.reason.as_deref())).collect();
+        assert_eq!(parked, [(2, Some("the order is unknown"))]);
+    }
+
+    #[test]
+    fn a_log_is_read_on_only_if_its_last_counted_record_is_the_one_that_was_read_before() {
+        let mut position = Position::new(Reader::START, 0);
+        read(&mut position, [(0, 0), (1, 0)]);
+        let resumed = || Position::new(position.reader, 0);
+        let mut same = resumed();
+        assert!(matches!(same.read((0, 1), Some(&record(1))), Ok(None)), "it is not reacted to twice");
+        read(&mut same, [(2, 0)]);
+        let unseen = resumed().read((0, 2), Some(&record(2)));
+        assert!(matches!(unseen, Err(FoldError::OtherHistory { offset: 1, .. })), "{unseen:?}");
+        let other = resumed().read((0, 1), Some(&record(9)));
+        assert!(matches!(other, Err(FoldError::OtherHistory { offset: 1, .. })), "{other:?}");
+    }
 }

@@ -51,6 +51,52 @@ struct Trial<'a> {
     all: &'a [String],
 }
 
+/// Search for the aggregate that is refused on its own, among suspects that are refused together. It ends with several
+/// if they are refused only together, and tries no single suspect.
+struct Bisection {
+    suspects: Vec<String>,
+    /// The half of the suspects to try next; `None`: neither is refused.
+    half: Option<Half>,
+}
+
+enum Half {
+    First,
+    Second,
+}
+
+impl Bisection {
+    fn new(suspects: Vec<String>) -> Self {
+        Self { suspects, half: Some(Half::First) }
+    }
+
+    /// Returns the suspects to try, or `None` at the end.
+    fn next(&self) -> Option<&[String]> {
+        let (first, second) = self.suspects.split_at(self.suspects.len() / 2);
+        let half = self.half.as_ref().filter(|_| self.suspects.len() > 1)?;
+        Some(match half {
+            Half::First => first,
+            Half::Second => second,
+        })
+    }
+
+    /// Takes the outcome of the trial of [`Self::next`].
+    fn learn(&mut self, is_refused: bool) {
+        let middle = self.suspects.len() / 2;
+        self.half = match (self.half.take(), is_refused) {
+            (Some(Half::First), true) => {
+                self.suspects.truncate(middle);
+                Some(Half::First)
+            }
+            (Some(Half::First), false) => Some(Half::Second),
+            (Some(Half::Second), true) => {
+                self.suspects.drain(..middle);
+                Some(Half::First)
+            }
+            (Some(Half::Second), false) | (None, _) => None,
+        };
+    }
+}
+
 impl Session {
     /// Retries a batch that failed, and parks the aggregates that are to blame until the rest commits.
     pub(super) async fn take_apart(
@@ -93,7 +139,7 @@ impl Session {
         self.try_take(batch, End::Commit).await
     }
 
-    /// Bisects a batch for the aggregate whose rows are refused. Returns several if they are refused only together.
+    /// Returns the aggregates whose rows are refused: see [`Bisection`].
     async fn find(
         &mut self,
         batch: &Batch,
@@ -102,19 +148,12 @@ impl Session {
     ) -> Result<Vec<String>, ProjectorError> {
         let all = self.suspects(&Records::of(batch, &self.exceptions)?, view);
         let trial = Trial { batch, before, view, all: &all };
-        let mut suspects = all.clone();
-        while suspects.len() > 1 {
-            let rest = suspects.split_off(suspects.len() / 2);
-            if self.is_refused(&trial, &suspects).await? {
-                continue;
-            }
-            if !self.is_refused(&trial, &rest).await? {
-                suspects.extend(rest);
-                break;
-            }
-            suspects = rest;
+        let mut bisection = Bisection::new(all.clone());
+        while let Some(these) = bisection.next() {
+            let is_refused = self.is_refused(&trial, these).await?;
+            bisection.learn(is_refused);
         }
-        Ok(suspects)
+        Ok(bisection.suspects)
     }
 
     /// Returns whether Postgres refuses the batch if the view folds only `these` of the suspects.
@@ -157,6 +196,42 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bisects ten suspects. Postgres refuses those that include all the aggregates of one of `poisons`. Returns the
+    /// culprits and the number of trials.
+    fn culprits(poisons: &[&[&str]]) -> (Vec<String>, usize) {
+        let mut bisection = Bisection::new((0..10).map(|n| format!("product/{n}")).collect());
+        let mut trials = 0;
+        while let Some(these) = bisection.next() {
+            let has = |name: &&str| these.contains(&format!("product/{name}"));
+            let is_refused = poisons.iter().any(|poison| poison.iter().all(has));
+            bisection.learn(is_refused);
+            trials += 1;
+        }
+        (bisection.suspects, trials)
+    }
+
+    #[test]
+    fn the_one_aggregate_that_is_refused_is_found_in_a_few_trials_wherever_it_is() {
+        for name in ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+            let (found, trials) = culprits(&[&[name]]);
+            assert_eq!(found, [format!("product/{name}")]);
+            assert!(trials <= 8, "{trials} trials to find {name}");
+        }
+    }
+
+    #[test]
+    fn of_several_refused_aggregates_one_is_found_at_a_time() {
+        assert_eq!(culprits(&[&["3"], &["8"]]).0, ["product/3"]);
+        assert_eq!(culprits(&[&["8"], &["6"]]).0, ["product/6"]);
+    }
+
+    #[test]
+    fn aggregates_that_are_refused_only_together_are_found_together() {
+        assert_eq!(culprits(&[&["2", "7"]]).0.len(), 10);
+        assert_eq!(culprits(&[&["0", "1"]]).0, ["product/0", "product/1"]);
+        assert_eq!(culprits(&[&["2", "4"]]).0, ["product/2", "product/3", "product/4"]);
+    }
 
     #[test]
     fn the_reason_of_an_aggregate_whose_fold_panics_has_the_panics_text() {
