@@ -32,10 +32,10 @@ pub struct Options {
     #[arg(long, global = true, hide = true)]
     state_dir: Option<PathBuf>,
     /// First of the 300 ports to use, which is the edge's; lets a second stack run beside another one
-    #[arg(long, global = true, hide = true, value_parser = clap::value_parser!(u16).range(1024..=65000))]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1024..=65000))]
     pub base_port: Option<u16>,
     /// Cargo profile of the services
-    #[arg(long, global = true, hide = true, value_enum, default_value = "release")]
+    #[arg(long, global = true, hide = true, value_enum, default_value = "quick")]
     pub profile: Profile,
 }
 

@@ -29,7 +29,11 @@ const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(12) }
 /// Cargo profile with which the services are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
+    /// Quick to build, slow to run; the tests use it
     Dev,
+    /// Optimized, but for what takes long to build
+    Quick,
+    /// Optimized as far as possible; the benches use it
     Release,
 }
 
@@ -37,6 +41,7 @@ impl Profile {
     pub(crate) fn folder(self) -> &'static str {
         match self {
             Self::Dev => "debug",
+            Self::Quick => "quick",
             Self::Release => "release",
         }
     }
@@ -44,6 +49,7 @@ impl Profile {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
+            Self::Quick => "quick",
             Self::Release => "release",
         }
     }

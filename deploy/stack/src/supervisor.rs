@@ -384,10 +384,11 @@ impl Supervisor {
     /// Prints a line with the time since the start. Ignores write errors, because the supervisor still has to stop its
     /// processes when its terminal is gone.
     fn announce(&self, what: &str) {
-        if self.phase == Phase::Stopping && self.words == Words::Start {
-            return;
+        if self.is_terminal {
+            let _ = write!(io::stdout(), "\r\x1b[K");
         }
-        let over = if self.is_terminal { "\r\x1b[K" } else { "" };
-        let _ = writeln!(io::stdout(), "{over}{:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
+        if self.phase != Phase::Stopping || self.words != Words::Start {
+            let _ = writeln!(io::stdout(), "{:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
+        }
     }
 }
