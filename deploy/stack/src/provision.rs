@@ -20,6 +20,7 @@ pub struct Tools {
     pub nginx: PathBuf,
     /// The folder of the modules that run Lua at the edge.
     pub nginx_modules: PathBuf,
+    pub openssl: PathBuf,
 }
 
 /// A required program, module or header.
@@ -42,15 +43,17 @@ const REDIS: Need = Need { name: "Redis 7 or newer", find: find::redis, packages
 const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packages: &["nginx"] };
 const NGINX_LUA: Need =
     Need { name: "nginx's Lua module", find: find::nginx_modules, packages: &["libnginx-mod-http-lua"] };
+const OPENSSL: Need = Need { name: "OpenSSL", find: || find::program("openssl"), packages: &["openssl"] };
 
 /// Tools for the services' build: librdkafka is written in C and C++ and built by make.
-const TOOLCHAIN: [Need; 6] = [
+const TOOLCHAIN: [Need; 7] = [
     Need { name: "a C compiler (cc)", find: || find::program("cc"), packages: &["gcc"] },
     Need { name: "a C++ compiler (c++)", find: || find::program("c++"), packages: &["g++"] },
     Need { name: "make", find: || find::program("make"), packages: &["make"] },
     Need { name: "pkg-config", find: || find::program("pkg-config"), packages: &["pkg-config", "pkgconf"] },
     Need { name: "the C library's headers", find: || find::header("stdio.h"), packages: &["libc6-dev"] },
     Need { name: "zlib's headers", find: || find::header("zlib.h"), packages: &["zlib1g-dev"] },
+    Need { name: "OpenSSL's headers", find: || find::header("openssl/ssl.h"), packages: &["libssl-dev"] },
 ];
 
 /// Returns all programs of the stack, after installing the missing ones. The package manager's output goes to `log`.
@@ -71,7 +74,7 @@ pub fn ensure_one(need: &'static Need, log: &Path) -> Result<PathBuf> {
 }
 
 fn missing() -> Vec<&'static Need> {
-    const SERVERS: [&Need; 6] = [&JAVA, &MAVEN, &POSTGRES, &REDIS, &NGINX, &NGINX_LUA];
+    const SERVERS: [&Need; 7] = [&JAVA, &MAVEN, &POSTGRES, &REDIS, &NGINX, &NGINX_LUA, &OPENSSL];
     TOOLCHAIN.iter().chain(SERVERS).filter(|need| (need.find)().is_none()).collect()
 }
 
@@ -85,6 +88,7 @@ fn found() -> Result<Tools> {
             redis_server: (REDIS.find)()?,
             nginx: (NGINX.find)()?,
             nginx_modules: (NGINX_LUA.find)()?,
+            openssl: (OPENSSL.find)()?,
         })
     };
     match tools() {
