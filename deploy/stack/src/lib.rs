@@ -13,6 +13,7 @@ pub mod cli;
 pub mod layout;
 pub mod provision;
 pub mod size;
+pub mod certificates;
 pub mod part;
 pub mod kafka;
 pub mod postgres;

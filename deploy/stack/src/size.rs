@@ -33,6 +33,9 @@ pub struct Wanted {
     /// [default: as in the previous start, else false]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     redis_cluster: Option<bool>,
+    /// Use TLS and passwords between all parts, and for clients [default: as the existing data, else false]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    secure: Option<bool>,
     /// Number of command-api instances, which share the partitions
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     command_apis: u16,
@@ -75,6 +78,7 @@ impl Default for Wanted {
             brokers: None,
             partitions: None,
             redis_cluster: None,
+            secure: None,
             command_apis: INSTANCES,
             query_apis: INSTANCES,
             projectors: INSTANCES,
@@ -93,6 +97,8 @@ pub struct Size {
     pub brokers: u16,
     pub partitions: u16,
     pub redis_cluster: bool,
+    /// Whether all parts use TLS and passwords.
+    pub secure: bool,
     pub command_apis: u16,
     pub query_apis: u16,
     pub projectors: u16,
@@ -111,6 +117,9 @@ struct Fixed {
     /// Remembered as a default only; it may change, because Redis holds nothing that cannot be rebuilt.
     #[serde(default)]
     redis_cluster: bool,
+    /// The accounts of a secured stack are created with its data.
+    #[serde(default)]
+    secure: bool,
 }
 
 impl Size {
@@ -121,8 +130,8 @@ impl Size {
             Err(_) => None,
         };
         let size = size(wanted, fixed)?;
-        let Size { brokers, partitions, redis_cluster, .. } = size;
-        let now = Fixed { brokers, partitions, redis_cluster };
+        let Size { brokers, partitions, redis_cluster, secure, .. } = size;
+        let now = Fixed { brokers, partitions, redis_cluster, secure };
         fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(size)
     }
@@ -132,12 +141,15 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     let brokers = wanted.brokers.or(fixed.map(|fixed| fixed.brokers)).unwrap_or(1);
     let partitions = wanted.partitions.or(fixed.map(|fixed| fixed.partitions)).unwrap_or(12);
     let redis_cluster = wanted.redis_cluster.or(fixed.map(|fixed| fixed.redis_cluster)).unwrap_or(false);
-    if let Some(fixed) = fixed.filter(|fixed| (fixed.brokers, fixed.partitions) != (brokers, partitions)) {
+    let secure = wanted.secure.or(fixed.map(|fixed| fixed.secure)).unwrap_or(false);
+    let own = (brokers, partitions, secure);
+    if let Some(fixed) = fixed.filter(|fixed| (fixed.brokers, fixed.partitions, fixed.secure) != own) {
         bail!(
-            "the existing data was created with --brokers {} --partitions {}; omit these flags to keep it, \
+            "the existing data was created with --brokers {} --partitions {} --secure {}; omit these flags to keep it, \
              or discard it with --fresh",
             fixed.brokers,
-            fixed.partitions
+            fixed.partitions,
+            fixed.secure
         );
     }
     if wanted.command_apis > partitions {
@@ -157,6 +169,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         brokers,
         partitions,
         redis_cluster,
+        secure,
         command_apis,
         query_apis,
         projectors,
@@ -194,9 +207,10 @@ mod tests {
 
     #[test]
     fn data_keeps_the_size_that_it_was_made_for() {
-        let fixed = Some(Fixed { brokers: 3, partitions: 6, redis_cluster: true });
+        let fixed = Some(Fixed { brokers: 3, partitions: 6, redis_cluster: true, secure: true });
         let kept = size(&wanted(None, None), fixed).unwrap();
-        assert_eq!((kept.brokers, kept.partitions, kept.redis_cluster), (3, 6, true));
+        assert_eq!((kept.brokers, kept.partitions, kept.redis_cluster, kept.secure), (3, 6, true, true));
+        assert!(size(&Wanted { secure: Some(false), ..wanted(None, None) }, fixed).is_err());
         assert!(size(&wanted(Some(3), Some(6)), fixed).is_ok());
         assert!(size(&wanted(Some(1), None), fixed).is_err());
         assert!(size(&wanted(None, Some(12)), fixed).is_err());

@@ -83,6 +83,7 @@ pub(super) fn on_empty_stack<T>(
         brokers: 1,
         partitions: 12,
         redis_cluster,
+        secure: false,
         command_apis,
         query_apis: of_plan,
         projectors,

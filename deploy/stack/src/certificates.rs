@@ -1,0 +1,143 @@
+//! Certificates of a secured stack: an authority of its own, and a certificate for each server and account.
+//!
+//! They are for this machine only. Elsewhere, certificates come from the organisation's own authority.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::layout::{Layout, write_private};
+use crate::provision::Tools;
+
+/// Validity in days. A certificate is renewed at the start that finds less than half of it left.
+const DAYS: u32 = 365;
+const AUTHORITY_DAYS: u32 = 3650;
+
+/// The authority of a state directory, and the certificates that it signed.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    folder: PathBuf,
+    openssl: PathBuf,
+}
+
+/// Paths of a certificate and of its private key, both PEM.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Certificates {
+    /// Opens the authority of a state directory, after creating it on first use.
+    pub fn open(layout: &Layout, tools: &Tools) -> Result<Self> {
+        let certificates = Self { folder: layout.state.join("certificates"), openssl: tools.openssl.clone() };
+        fs::create_dir_all(&certificates.folder)
+            .with_context(|| format!("cannot create {}", certificates.folder.display()))?;
+        if !certificates.is_fresh(&certificates.authority(), AUTHORITY_DAYS / 2) {
+            let extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
+            certificates.make("authority", "Stampede on this machine", AUTHORITY_DAYS, &extensions, &[])?;
+        }
+        Ok(certificates)
+    }
+
+    /// Returns the path of the authority's certificate, which clients trust.
+    pub fn authority(&self) -> PathBuf {
+        self.pair("authority").certificate
+    }
+
+    /// Returns the certificate of a server or an account, whose common name is `name`, valid for this machine's
+    /// loopback addresses. Creates it on first use and before it expires.
+    pub fn of(&self, name: &str) -> Result<Certificate> {
+        let pair = self.pair(name);
+        if !self.is_fresh(&pair.certificate, DAYS / 2) || !self.is_signed(&pair.certificate) {
+            self.renew(name)?;
+        }
+        Ok(pair)
+    }
+
+    /// Replaces the certificate and the key of `name`.
+    pub fn renew(&self, name: &str) -> Result<Certificate> {
+        let (authority, key) = (self.authority(), self.pair("authority").key);
+        let extensions = [
+            "basicConstraints=critical,CA:FALSE",
+            "keyUsage=critical,digitalSignature",
+            "extendedKeyUsage=serverAuth,clientAuth",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
+        ];
+        let signed = ["-CA", &authority.to_string_lossy(), "-CAkey", &key.to_string_lossy()].map(str::to_owned);
+        self.make(name, name, DAYS, &extensions, &signed)?;
+        Ok(self.pair(name))
+    }
+
+    fn pair(&self, name: &str) -> Certificate {
+        Certificate {
+            certificate: self.folder.join(format!("{name}.pem")),
+            key: self.folder.join(format!("{name}.key")),
+        }
+    }
+
+    /// Writes a key and a certificate for it. Each replaces its predecessor as a whole, for services that watch them.
+    fn make(&self, name: &str, subject: &str, days: u32, extensions: &[&str], signed: &[String]) -> Result<()> {
+        let (pair, new) = (self.pair(name), self.pair(&format!("{name}.new")));
+        write_private(&new.key, "")?;
+        let mut args = vec!["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let (days, subject) = (days.to_string(), format!("/CN={subject}"));
+        let (key, certificate) = (new.key.to_string_lossy(), new.certificate.to_string_lossy());
+        args.extend(["-keyout", &*key, "-out", &*certificate, "-days", &*days, "-subj", &*subject]);
+        args.extend(extensions.iter().flat_map(|extension| ["-addext", extension]));
+        args.extend(signed.iter().map(String::as_str));
+        self.openssl(&args)?;
+        for (from, to) in [(&new.key, &pair.key), (&new.certificate, &pair.certificate)] {
+            fs::rename(from, to).with_context(|| format!("cannot replace {}", to.display()))?;
+        }
+        Ok(())
+    }
+
+    fn is_fresh(&self, certificate: &Path, days: u32) -> bool {
+        let seconds = (u64::from(days) * 24 * 60 * 60).to_string();
+        self.openssl(&["x509", "-noout", "-checkend", &seconds, "-in", &certificate.to_string_lossy()]).is_ok()
+    }
+
+    fn is_signed(&self, certificate: &Path) -> bool {
+        let authority = self.authority();
+        self.openssl(&["verify", "-CAfile", &authority.to_string_lossy(), &certificate.to_string_lossy()]).is_ok()
+    }
+
+    fn openssl(&self, args: &[&str]) -> Result<()> {
+        let output = Command::new(&self.openssl).args(args).stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("cannot run {}", self.openssl.display()))?;
+        if !output.status.success() {
+            bail!("openssl {} failed: {}", args[0], String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provision::find;
+
+    #[test]
+    fn a_certificate_is_signed_kept_and_renewed() {
+        let folder = std::env::temp_dir().join(format!("stampede-certificates-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let certificates = Certificates { folder: folder.clone(), openssl: find::program("openssl").unwrap() };
+        let authority = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
+        certificates.make("authority", "Test", AUTHORITY_DAYS, &authority, &[]).unwrap();
+        let first = certificates.of("service").unwrap();
+        let text = fs::read_to_string(&first.certificate).unwrap();
+        assert!(fs::read_to_string(&first.key).unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
+        assert!(certificates.is_signed(&first.certificate));
+        certificates.of("service").unwrap();
+        assert_eq!(fs::read_to_string(&first.certificate).unwrap(), text, "a valid certificate is kept");
+        certificates.renew("service").unwrap();
+        assert_ne!(fs::read_to_string(&first.certificate).unwrap(), text);
+        assert!(certificates.is_signed(&first.certificate));
+        certificates.make("authority", "Another", AUTHORITY_DAYS, &authority, &[]).unwrap();
+        assert!(!certificates.is_signed(&first.certificate), "the authority is another one");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
