@@ -204,3 +204,6 @@ impl From<Lapsed> for Event {
 fn alarm_for(end: TimeMs, at: TimeMs) -> TimeMs {
     if end <= at { end } else { end.max(TimeMs(at.0.saturating_add(ALARM_EVERY_MS))) }
 }
+
+#[cfg(test)]
+mod tests;

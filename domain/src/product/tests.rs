@@ -338,6 +338,15 @@ fn after(secs: u64) -> TimeMs {
 }
 
 #[test]
+fn holds_are_put_together_again_from_their_entries() {
+    let state = fold(&[scarce(), own("o-1", 2), own_until("o-2", 1, 5, Some(5))]);
+    let State::OnSale(product) = state else { unreachable!() };
+    let again = Holds::of(product.holds.iter(), product.holds.alarm_at());
+    assert_eq!((again.alarm_at(), again.iter().count()), (Some(after(5)), 2));
+    assert_eq!(again, product.holds);
+}
+
+#[test]
 fn a_client_cannot_release_the_reservation_of_an_order() {
     check(&[scarce(), reserved("o-1", 2)], let_go("o-1"), Err(Rejection::HeldByOrder));
     check(&[scarce(), reserved("o-1", 2), committed("o-1", 2)], let_go("o-1"), Err(Rejection::NotReserved));

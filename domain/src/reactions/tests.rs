@@ -17,6 +17,7 @@ use crate::{State, decide, evolve, order, product, sale};
 
 mod interleavings;
 mod strangers;
+mod table;
 
 const CLOSES: TimeMs = TimeMs(1_000_000);
 const WINDOW_MS: u64 = 600_000;

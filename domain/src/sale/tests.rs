@@ -216,6 +216,8 @@ fn no_more_than_its_units_are_claimed_and_by_no_customer_more_than_the_limit() {
     check(&again, DURING, claim("o-3", "a", 4), Ok(vec![claimed("o-3", "a", 4)]));
     let sold = [&given[..], &[committed("o-1", 4)]].concat();
     check(&sold, DURING, claim("o-3", "a", 1), Err(Rejection::OverLimit));
+    let partly = stocked(&[claimed("o-1", "a", 3), claimed("o-2", "a", 1), returned("o-2", "a", 1, None)]);
+    check(&partly, DURING, claim("o-3", "a", 2), Err(Rejection::OverLimit));
 }
 
 #[test]

@@ -168,6 +168,16 @@ fn foreign_values_move_the_base_and_the_epoch_continues() {
 }
 
 #[test]
+fn a_report_of_a_record_that_the_log_has_already_acknowledged_changes_nothing() {
+    let mut writer = writer(3);
+    let log = vec![claim(1), None, fence(OURS, 1), fence(OURS, 2), fence(OURS, 3)];
+    let _ = writer.delivered(1, 2).unwrap_err();
+    assert_eq!(look(&mut writer, &log, Doubt { offset: 3 }), Ok(Settled::Continues));
+    assert_eq!((writer.delivered(2, 3), writer.acknowledged()), (Ok(()), 2));
+    assert_eq!((writer.delivered(3, 4), writer.acknowledged()), (Ok(()), 3));
+}
+
+#[test]
 fn a_report_that_arrives_while_a_doubt_is_settled_may_raise_another_doubt() {
     let mut writer = writer(2);
     let log = vec![claim(1), None, fence(OURS, 1), None, fence(OURS, 2)];
