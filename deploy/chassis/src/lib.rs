@@ -27,6 +27,7 @@ pub mod http;
 pub mod border;
 pub mod prefer;
 pub mod document;
+pub mod tls;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
