@@ -1,5 +1,6 @@
 //! Typed access to a snapshot of the process's environment.
 
+mod live;
 mod secret;
 
 use std::any::type_name;
@@ -11,6 +12,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use live::LiveSecret;
 pub use secret::Secret;
 
 /// Maximum duration of a setting: any current time plus this fits in 64 bits of milliseconds, and in Postgres.

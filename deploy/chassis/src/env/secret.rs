@@ -1,7 +1,8 @@
 //! Secrets, read from a variable or from the file that `{NAME}_FILE` names.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Env, EnvError, UNSET};
 
@@ -14,12 +15,17 @@ const MIN_TOKEN_CHARS: usize = 16;
 /// is right. It deliberately has no `FromStr` either, so that [`Env`] returns secrets only through the methods below,
 /// and every secret can come from a file.
 #[derive(Clone)]
-pub struct Secret(String);
+pub struct Secret(Arc<str>);
 
 impl Secret {
     /// Returns the text itself, for the one place that sends it to a server.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Returns whether both are clones of one secret, which says nothing about their texts.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -32,11 +38,17 @@ impl Env {
     }
 
     fn read_secret(&self, name: &str) -> Result<Option<Secret>, EnvError> {
+        Ok(self.read_secret_with_file(name)?.map(|(secret, _)| secret))
+    }
+
+    /// Returns the secret, and the file that has it unless it comes from the variable.
+    pub(super) fn read_secret_with_file(&self, name: &str) -> Result<Option<(Secret, Option<PathBuf>)>, EnvError> {
         let told = self.read::<String>(name)?;
-        let Some(file) = self.read::<String>(&format!("{name}_FILE"))? else { return Ok(told.map(Secret)) };
-        match told {
-            Some(_) => Err(EnvError::Both { name: name.to_owned() }),
-            None => read(name, Path::new(&file)).map(Some),
+        let file = self.read::<String>(&format!("{name}_FILE"))?.map(PathBuf::from);
+        match (told, file) {
+            (Some(_), Some(_)) => Err(EnvError::Both { name: name.to_owned() }),
+            (None, Some(file)) => Ok(Some((read(name, &file)?, Some(file)))),
+            (told, None) => Ok(told.map(|text| (Secret::from(text), None))),
         }
     }
 
@@ -77,19 +89,19 @@ fn missing(name: &str) -> EnvError {
     }
 }
 
-fn read(name: &str, file: &Path) -> Result<Secret, EnvError> {
+pub(super) fn read(name: &str, file: &Path) -> Result<Secret, EnvError> {
     // If the two variables are confused, the file's name is the secret itself, so it is not shown either.
     let content = std::fs::read_to_string(file)
         .map_err(|error| EnvError::File { name: name.to_owned(), reason: error.to_string() })?;
     match content.trim() {
         "" => Err(EnvError::EmptyFile { name: name.to_owned() }),
-        content => Ok(Secret(content.to_owned())),
+        content => Ok(Secret::from(content)),
     }
 }
 
 impl<S: Into<String>> From<S> for Secret {
     fn from(text: S) -> Self {
-        Self(text.into())
+        Self(text.into().into())
     }
 }
 
@@ -106,22 +118,29 @@ impl fmt::Display for Secret {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
+pub(super) mod tests {
     use super::*;
 
     /// A temporary file, deleted when dropped.
-    struct File(PathBuf);
+    pub(crate) struct File(PathBuf);
 
     impl File {
-        fn new(name: &str, content: &[u8]) -> Self {
+        pub(crate) fn new(name: &str, content: &[u8]) -> Self {
             let path = std::env::temp_dir().join(format!("stampede-secret-{}-{name}", std::process::id()));
             std::fs::write(&path, content).unwrap();
             Self(path)
         }
 
-        fn told(&self) -> Env {
+        pub(crate) fn write(&self, content: &[u8]) {
+            std::fs::write(&self.0, content).unwrap();
+        }
+
+        pub(crate) fn remove(&self) {
+            std::fs::remove_file(&self.0).unwrap();
+        }
+
+        /// Returns an environment in which this is the file of `PASSWORD`.
+        pub(crate) fn told(&self) -> Env {
             Env::from([("PASSWORD_FILE", self.0.as_os_str())])
         }
     }
