@@ -29,13 +29,21 @@ pub enum TlsError {
 /// # Errors
 /// [`TlsError`] if the file cannot be read or has no certificate, or the system has none.
 pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = ca_file.map_or_else(of_system, authorities)?;
+    ca_file.map_or_else(of_system, authorities).map(trusting)
+}
+
+/// Returns the configuration of a client that trusts nobody, for libraries that want one even if every URL is plain.
+pub fn trusting_nobody() -> Arc<ClientConfig> {
+    trusting(RootCertStore::empty())
+}
+
+fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has cipher suites for the default versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// Returns the one provider of cryptography.
