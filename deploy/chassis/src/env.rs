@@ -2,9 +2,11 @@
 
 mod live;
 mod secret;
+mod setting;
+mod survey;
 
 use std::any::type_name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::num::ParseIntError;
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 pub use live::LiveSecret;
 pub use secret::Secret;
+pub use setting::{Fallback, Origin, Setting};
+pub use survey::{Survey, WrongSettings};
 
 /// Maximum duration of a setting: any current time plus this fits in 64 bits of milliseconds, and in Postgres.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
@@ -26,19 +30,8 @@ pub struct Env {
     variables: BTreeMap<String, OsString>,
     /// The variables that were read, in their order. Clones share them.
     settings: Arc<Mutex<Vec<Setting>>>,
-}
-
-/// Default of a setting that has none.
-pub(crate) const UNSET: &str = "unset";
-
-/// A variable that a service reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    pub name: String,
-    /// Type of the value, or its unit.
-    pub expected: &'static str,
-    /// The value if it is unset: in code marks, or in words.
-    pub default: String,
+    /// Settings that a [`Survey`] has found to be wrong. To read one again returns its default, or a placeholder.
+    wrong: BTreeSet<String>,
 }
 
 /// A variable that is missing or invalid. The error never contains the variable's value.
@@ -58,6 +51,20 @@ pub enum EnvError {
     Unfit { name: String, reason: &'static str },
 }
 
+impl EnvError {
+    /// Returns the name of the setting.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Missing { name, .. }
+            | Self::Unparsable { name, .. }
+            | Self::Both { name }
+            | Self::File { name, .. }
+            | Self::EmptyFile { name }
+            | Self::Unfit { name, .. } => name,
+        }
+    }
+}
+
 impl Env {
     /// Takes a snapshot of this process's variables. Variables whose names are not UTF-8 are left out: no setting has
     /// such a name.
@@ -71,11 +78,6 @@ impl Env {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn record(&self, name: &str, expected: &'static str, default: impl Into<String>) {
-        let setting = Setting { name: name.to_owned(), expected, default: default.into() };
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).push(setting);
-    }
-
     /// Returns the value, or `None` if it is unset or empty.
     ///
     /// The parser's message becomes part of the error: a type with secret values must not repeat its input there.
@@ -84,7 +86,7 @@ impl Env {
     where
         T: FromStr<Err: fmt::Display>,
     {
-        self.record(name, expected::<T>(), UNSET);
+        self.record(name, expected::<T>(), Fallback::Unset);
         self.read(name)
     }
 
@@ -93,7 +95,7 @@ impl Env {
     where
         T: FromStr<Err: fmt::Display> + fmt::Display,
     {
-        self.record(name, expected::<T>(), format!("`{default}`"));
+        self.record(name, expected::<T>(), Fallback::Value(default.to_string()));
         Ok(self.read(name)?.unwrap_or(default))
     }
 
@@ -102,19 +104,19 @@ impl Env {
     where
         T: FromStr<Err: fmt::Display>,
     {
-        self.record(name, expected::<T>(), "required");
+        self.record(name, expected::<T>(), Fallback::Required);
         self.read(name)?.ok_or_else(|| EnvError::Missing { name: name.to_owned(), expected: expected::<T>() })
     }
 
     /// Returns a duration given as a whole number of milliseconds.
     pub fn millis_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
-        self.record(name, "milliseconds", format!("`{}`", default.as_millis()));
+        self.record(name, "milliseconds", Fallback::Value(default.as_millis().to_string()));
         self.duration_or(name, "a whole number of milliseconds", Duration::from_millis, default)
     }
 
     /// Returns a duration given as a whole number of seconds.
     pub fn secs_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
-        self.record(name, "seconds", format!("`{}`", default.as_secs()));
+        self.record(name, "seconds", Fallback::Value(default.as_secs().to_string()));
         self.duration_or(name, "a whole number of seconds", Duration::from_secs, default)
     }
 
@@ -145,9 +147,8 @@ impl Env {
         expected: &'static str,
         parser: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<T>, EnvError> {
-        let Some(value) = self.variables.get(name).filter(|value| !value.is_empty()) else {
-            return Ok(None);
-        };
+        let is_usable = |value: &&OsString| !value.is_empty() && !self.wrong.contains(name);
+        let Some(value) = self.variables.get(name).filter(is_usable) else { return Ok(None) };
         let text = value.to_str().ok_or_else(|| "not UTF-8".to_owned());
         match text.and_then(parser) {
             Ok(parsed) => Ok(Some(parsed)),
@@ -165,7 +166,7 @@ impl<K: Into<String>, V: Into<OsString>, const N: usize> From<[(K, V); N]> for E
 impl<K: Into<String>, V: Into<OsString>> FromIterator<(K, V)> for Env {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Self { variables, settings: Arc::default() }
+        Self { variables, settings: Arc::default(), wrong: BTreeSet::new() }
     }
 }
 

@@ -1,37 +1,149 @@
 //! Sections of the reference documents `deploy/SETTINGS.md` and `deploy/METRICS.md`, which each service generates from
 //! its code. A test of the service compares them.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-use crate::env::{Env, Setting, UNSET};
+use serde_json::{Value, json};
+
+use crate::env::{Env, Fallback, Setting};
 use crate::telemetry::{Metric, Telemetry};
 
 /// Variable that makes [`check`] write the section instead of comparing it.
 const UPDATE: &str = "UPDATE_REFERENCE";
 
-/// Compares a service's section of `deploy/SETTINGS.md` with the variables that were read from `env`, or writes it.
-/// Their meanings are the comments in `source` that begin with their names.
+/// Sources of this crate whose comments tell the meanings of settings.
+const SOURCES: [&str; 2] = [include_str!("kafka.rs"), include_str!("telemetry.rs")];
+
+/// Begins the part of a comment that says which services must have the same value.
+const AGREES: &str = " Agrees with ";
+
+/// Compares a service's section of `deploy/SETTINGS.md`, `deploy/settings.json` and `deploy/env.example` with the
+/// variables that were read from `env`, or writes it. Their meanings are the comments in `source` that begin with their
+/// names.
 ///
 /// # Panics
 /// Panics if they differ, or a variable has no comment.
 pub fn check_settings(service: &str, env: &Env, source: &str) {
-    let sources = [source, include_str!("kafka.rs"), include_str!("telemetry.rs")];
-    let row = |setting: &Setting| {
-        let name = &setting.name;
-        let meaning = sources.iter().find_map(|source| meaning(source, name, setting.default == UNSET));
-        let meaning = meaning.filter(|text| !text.is_empty());
-        let meaning = meaning.unwrap_or_else(|| panic!("no comment that begins with `{name}` tells its meaning"));
-        format!("| `{name}` | {} | {} | {meaning} |\n", kind(setting.expected), setting.default)
-    };
     let mut settings = env.settings();
     settings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    let rows: String = settings.iter().map(row).collect();
-    check("SETTINGS.md", service, &format!("| variable | type | default | meaning |\n|---|---|---|---|\n{rows}"));
+    let entries: Vec<_> = settings.iter().map(|setting| Entry::of(setting, source)).collect();
+    let rows: String = entries.iter().map(Entry::row).collect();
+    check("SETTINGS.md", service, &format!("{HEAD}{rows}"));
+    let examples: Vec<String> = entries.iter().map(Entry::example).collect();
+    check_between("env.example", &format!("# ==== {service} ====\n\n"), "\n# ====", &examples.join("\n"));
+    check_list(service, &entries);
+}
+
+const HEAD: &str = "| variable | type | default | restart | agrees with | meaning |\n|---|---|---|---|---|---|\n";
+
+/// A setting with its comment.
+struct Entry<'a> {
+    setting: &'a Setting,
+    meaning: String,
+    /// The services that must have the same value, as text.
+    agrees: String,
+    /// Set if a change takes effect only after a restart.
+    restart: bool,
+}
+
+impl<'a> Entry<'a> {
+    fn of(setting: &'a Setting, source: &str) -> Self {
+        let name = &setting.name;
+        let has_value = matches!(setting.fallback, Fallback::Value(_));
+        let told = [source].into_iter().chain(SOURCES).find_map(|source| meaning(source, name, !has_value));
+        let told = told.filter(|text| !text.is_empty());
+        let told = told.unwrap_or_else(|| panic!("no comment that begins with `{name}` tells its meaning"));
+        let (meaning, agrees) = told.split_once(AGREES).unwrap_or((&told, ""));
+        let restart = !setting.is_live && !["re-read", "read again"].iter().any(|words| told.contains(words));
+        Self { setting, meaning: meaning.to_owned(), agrees: agrees.trim_end_matches('.').to_owned(), restart }
+    }
+
+    fn kind(&self) -> &str {
+        kind(&self.setting.name, self.setting.expected)
+    }
+
+    fn row(&self) -> String {
+        let default = match &self.setting.fallback {
+            Fallback::Value(value) => format!("`{value}`"),
+            Fallback::Unset => "unset".to_owned(),
+            Fallback::Required => "required".to_owned(),
+        };
+        let restart = if self.restart { "yes" } else { "no" };
+        let (name, kind, agrees, meaning) = (&self.setting.name, self.kind(), &self.agrees, &self.meaning);
+        format!("| `{name}` | {kind} | {default} | {restart} | {agrees} | {meaning} |\n")
+    }
+
+    fn example(&self) -> String {
+        let name = &self.setting.name;
+        let first = self.meaning.split_once(". ").map_or(self.meaning.as_str(), |(first, _)| first);
+        let (first, file) = (first.trim_end_matches('.'), if self.setting.is_secret() { " Or by file." } else { "" });
+        let line = match &self.setting.fallback {
+            Fallback::Value(value) => format!("#{name}={value}"),
+            Fallback::Unset => format!("#{name}="),
+            Fallback::Required => format!("{name}="),
+        };
+        let required = if self.setting.fallback == Fallback::Required { " Required." } else { "" };
+        format!("# {first}.{required}{file}\n{line}\n")
+    }
+
+    fn value(&self) -> Value {
+        let default = match &self.setting.fallback {
+            Fallback::Value(value) => Value::from(value.as_str()),
+            Fallback::Unset | Fallback::Required => Value::Null,
+        };
+        json!({
+            "name": self.setting.name,
+            "type": self.kind(),
+            "default": default,
+            "required": self.setting.fallback == Fallback::Required,
+            "secret": self.setting.is_secret(),
+            "restart": self.restart,
+            "agrees": self.agrees,
+        })
+    }
+}
+
+/// Returns the names of all variables that a service reads, as `deploy/settings.json` lists them, with those that name
+/// the files of secrets. For tests of files that set variables.
+///
+/// # Panics
+/// Panics if the file cannot be read or has no such service.
+pub fn variables(service: &str) -> BTreeSet<String> {
+    let settings = list().remove(service).unwrap_or_else(|| panic!("{LIST} has no service {service}"));
+    let names = settings.iter().flat_map(|setting| {
+        let name = setting["name"].as_str().expect("a setting has a name").to_owned();
+        let file = (setting["secret"] == true).then(|| format!("{name}_FILE"));
+        [Some(name), file].into_iter().flatten()
+    });
+    names.collect()
+}
+
+const LIST: &str = "settings.json";
+
+/// Reads `deploy/settings.json`: settings by service.
+fn list() -> BTreeMap<String, Vec<Value>> {
+    let text = std::fs::read_to_string(path(LIST)).unwrap_or_else(|error| panic!("{LIST} cannot be read: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{LIST} cannot be parsed: {error}"))
+}
+
+/// Compares a service's part of `deploy/settings.json`, or writes it, with one setting a line.
+fn check_list(service: &str, entries: &[Entry<'_>]) {
+    let is = list();
+    let mut wanted = is.clone();
+    wanted.insert(service.to_owned(), entries.iter().map(Entry::value).collect());
+    let section = |(service, settings): (&String, &Vec<Value>)| {
+        let lines: Vec<_> = settings.iter().map(|setting| format!("    {setting}")).collect();
+        format!("  \"{service}\": [\n{}\n  ]", lines.join(",\n"))
+    };
+    let text = format!("{{\n{}\n}}\n", wanted.iter().map(section).collect::<Vec<_>>().join(",\n"));
+    write_or_compare(LIST, service, is == wanted, &text);
 }
 
 /// Returns the type of a setting for readers who do not know Rust.
-fn kind(expected: &str) -> &str {
+fn kind<'a>(name: &str, expected: &'a str) -> &'a str {
     match expected {
+        _ if name.ends_with("_MIB") => "MiB",
         "SocketAddr" => "address",
         "usize" | "u16" | "u32" | "i32" | "u64" | "Producers" => "number",
         "seconds" | "milliseconds" | "secret" => expected,
@@ -72,21 +184,31 @@ fn meaning(source: &str, name: &str, is_told: bool) -> Option<String> {
 
 /// Compares a section of a document in `deploy` with its text, or writes it if `UPDATE_REFERENCE` is set.
 fn check(document: &str, section: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
-    let all = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{document} cannot be read: {error}"));
-    let heading = format!("## {section}\n\n");
-    let (before, rest) = all.split_once(&heading).unwrap_or_else(|| panic!("{document} has no section {section}"));
-    let after = rest.find("\n## ").map_or("", |at| &rest[at..]);
+    check_between(document, &format!("## {section}\n\n"), "\n## ", text);
+}
+
+/// Compares the part of a document after `heading` and before `next` with its text, or writes it.
+fn check_between(document: &str, heading: &str, next: &str, text: &str) {
+    let all =
+        std::fs::read_to_string(path(document)).unwrap_or_else(|error| panic!("{document} cannot be read: {error}"));
+    let section = heading.trim_matches(['#', '=', ' ', '\n']);
+    let (before, rest) = all.split_once(heading).unwrap_or_else(|| panic!("{document} has no section {section}"));
+    let after = rest.find(next).map_or("", |at| &rest[at..]);
     let wanted = format!("{before}{heading}{text}{after}");
+    write_or_compare(document, section, all == wanted, &wanted);
+}
+
+fn write_or_compare(document: &str, service: &str, is_same: bool, wanted: &str) {
     if std::env::var_os(UPDATE).is_some() {
-        std::fs::write(&path, wanted).unwrap_or_else(|error| panic!("{document} cannot be written: {error}"));
+        std::fs::write(path(document), wanted).unwrap_or_else(|error| panic!("{document} cannot be written: {error}"));
     } else {
-        let is_same = all == wanted;
-        assert!(
-            is_same,
-            "{document} differs from the code; write it with {UPDATE}=1 cargo test -p {section} reference"
-        );
+        let how = format!("{UPDATE}=1 cargo test -p {service} reference");
+        assert!(is_same, "{document} differs from the code; write it with {how}");
     }
+}
+
+fn path(document: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::secret::{self, Secret};
-use super::{Env, EnvError, UNSET};
+use super::{Env, EnvError, Fallback};
 
 /// Interval between reads of a secret's file, and so the time after which a change takes effect.
 const READ_EVERY: Duration = Duration::from_secs(2);
@@ -95,7 +95,7 @@ impl Env {
     /// Returns the secret, which follows its file, or `None` if neither the variable nor its file is set. White space
     /// around a file's content is trimmed.
     pub fn optional_live_secret(&self, name: &str) -> Result<Option<LiveSecret>, EnvError> {
-        self.record(name, "secret", UNSET);
+        self.record_live_secret(name, Fallback::Unset);
         self.read_live(name, |_| Ok(()))
     }
 

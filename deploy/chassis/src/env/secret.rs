@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Env, EnvError, UNSET};
+use super::setting::file_variable;
+use super::{Env, EnvError, Fallback};
 
 /// Minimum length of a token: shorter ones can be guessed.
 const MIN_TOKEN_CHARS: usize = 16;
@@ -33,7 +34,7 @@ impl Env {
     /// Returns the secret, or `None` if neither the variable nor its file is set. White space around a file's content
     /// is trimmed, because editors append a newline.
     pub fn optional_secret(&self, name: &str) -> Result<Option<Secret>, EnvError> {
-        self.record(name, "secret", UNSET);
+        self.record_secret(name, Fallback::Unset);
         self.read_secret(name)
     }
 
@@ -43,8 +44,11 @@ impl Env {
 
     /// Returns the secret, and the file that has it unless it comes from the variable.
     pub(super) fn read_secret_with_file(&self, name: &str) -> Result<Option<(Secret, Option<PathBuf>)>, EnvError> {
+        if self.wrong.contains(name) {
+            return Ok(None);
+        }
         let told = self.read::<String>(name)?;
-        let file = self.read::<String>(&format!("{name}_FILE"))?.map(PathBuf::from);
+        let file = self.read::<String>(&file_variable(name))?.map(PathBuf::from);
         match (told, file) {
             (Some(_), Some(_)) => Err(EnvError::Both { name: name.to_owned() }),
             (None, Some(file)) => Ok(Some((read(name, &file)?, Some(file)))),
@@ -54,13 +58,13 @@ impl Env {
 
     /// Returns the secret; fails if it is unset.
     pub fn secret(&self, name: &str) -> Result<Secret, EnvError> {
-        self.record(name, "secret", "required");
-        self.read_secret(name)?.ok_or_else(|| missing(name))
+        self.record_secret(name, Fallback::Required);
+        self.read_secret(name)?.map_or_else(|| self.missing(name), Ok)
     }
 
     /// Returns a secret that fits into an HTTP header and is too long to guess, or `None` if it is unset.
     pub fn optional_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
-        self.record(name, "secret", UNSET);
+        self.record_secret(name, Fallback::Unset);
         self.read_token(name)
     }
 
@@ -77,15 +81,17 @@ impl Env {
 
     /// Returns a token as [`Self::optional_token`] does; fails if it is unset.
     pub fn token(&self, name: &str) -> Result<Secret, EnvError> {
-        self.record(name, "secret", "required");
-        self.read_token(name)?.ok_or_else(|| missing(name))
+        self.record_secret(name, Fallback::Required);
+        self.read_token(name)?.map_or_else(|| self.missing(name), Ok)
     }
-}
 
-fn missing(name: &str) -> EnvError {
-    EnvError::Missing {
-        name: name.to_owned(),
-        expected: "a secret, or the path of its file in the variable of this name with _FILE added",
+    /// Returns the error of a required secret, or a placeholder if a survey has that error already.
+    fn missing(&self, name: &str) -> Result<Secret, EnvError> {
+        if self.wrong.contains(name) {
+            return Ok(Secret::from(""));
+        }
+        let expected = "a secret, or the path of its file in the variable of this name with _FILE added";
+        Err(EnvError::Missing { name: name.to_owned(), expected })
     }
 }
 
