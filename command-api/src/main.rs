@@ -1,11 +1,12 @@
 //! Entry point of `command-api`. Without a subcommand it serves; `create-topic` creates the log's topics; `except`
 //! signs an exception, which lets readers skip an undecodable value of the log; `exception-key` generates the key pair
-//! for that.
+//! for that; `healthcheck` asks a running service.
 
 use std::process::ExitCode;
 
 use chassis::env::Env;
 use chassis::exit::{self, Misuse};
+use chassis::healthcheck;
 use chassis::kafka::KafkaSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
@@ -35,8 +36,9 @@ async fn run() -> anyhow::Result<()> {
             exit::no_arguments(args)?;
             make_key(file)
         }
+        Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {
-            let known = "create-topic, except or exception-key";
+            let known = "create-topic, except, exception-key or healthcheck";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
         }
     }

@@ -1,12 +1,13 @@
 //! `projector` folds the log; `projector migrate` applies the migrations; `projector audit` compares the views with the
 //! log; `projector rebuild` rebuilds a view; `projector snapshots` prepares this build's snapshots before its release;
 //! `projector settings` shows and changes the settings that all services share; `projector reactor` sets the reactors'
-//! starting positions if their checkpoints were lost.
+//! starting positions if their checkpoints were lost; `projector healthcheck` asks a running service.
 
 use std::process::ExitCode;
 
 use chassis::env::Env;
 use chassis::exit::{self, Misuse};
+use chassis::healthcheck;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry;
 use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots};
@@ -37,8 +38,9 @@ async fn run() -> anyhow::Result<()> {
         }
         Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, args).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, args).await,
+        Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {
-            let known = "migrate, audit, rebuild, snapshots, settings or reactor";
+            let known = "migrate, audit, rebuild, snapshots, settings, reactor or healthcheck";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
         }
     }

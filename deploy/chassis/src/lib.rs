@@ -23,6 +23,7 @@ pub mod exit;
 pub mod clock;
 pub mod panic;
 pub mod admin;
+pub mod healthcheck;
 pub mod http;
 pub mod border;
 pub mod prefer;
