@@ -48,3 +48,12 @@ fn a_hold_lapses_at_its_end_and_not_before() {
     assert_eq!(parts(all.lapsed(0, None, TimeMs(20))), Some((20, 2, Some(30))));
     assert_eq!(parts(all.lapsed(0, None, TimeMs(9))), None);
 }
+
+#[test]
+fn a_hold_needs_an_alarm_unless_one_comes_by_its_end() {
+    let alarm = |told, until| Holds::of([], told).alarm_with(TimeMs(until), AT, None).map(|alarm| alarm.0);
+    assert_eq!(alarm(None, AT.0 + 5), Some(AT.0 + 5));
+    assert_eq!(alarm(Some(AT), AT.0 + 5), Some(AT.0 + 5), "an alarm of this moment may have fired already");
+    assert_eq!(alarm(Some(TimeMs(AT.0 + 5)), AT.0 + 4), Some(AT.0 + 4));
+    assert_eq!(alarm(Some(TimeMs(AT.0 + 5)), AT.0 + 5), None);
+}
