@@ -4,6 +4,9 @@
 //! uses [`Reader`] and so counts the same records. A writer uses [`Writer`] to determine which of its records every
 //! reader counts, from the offsets in its delivery reports alone and without reading the log.
 //!
+//! A claim with the nonce [`Epoch::CLOSED`](crate::record::Epoch::CLOSED) is the last record of its partition that counts.
+//! So a log can be closed while owners that know nothing of it still write.
+//!
 //! Invariant: every record that [`Writer`] reports as acknowledged counts for every [`Reader`], in the order of the
 //! sequence numbers, despite concurrent writers and lost, duplicated or delayed records.
 

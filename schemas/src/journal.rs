@@ -50,6 +50,9 @@ pub struct StoredCommit<'a> {
     pub cause: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub trace: Option<Cow<'a, str>>,
+    /// Position in the log that the command was written to first, if this record is a copy.
+    #[serde(borrow, default)]
+    pub origin: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,8 @@
 //! halts the reader of its partition, because skipping it could lose an event. Every reader of the log decodes through
 //! [`crate::exceptions`], where an operator can except such a value.
 
+mod copy;
+
 use std::borrow::Cow;
 
 use schemars::JsonSchema;
@@ -16,10 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::WireEvent;
 
+pub use copy::copied;
+
 /// Record format that this build writes, and the newest one that it reads.
 pub const FORMAT: u32 = 1;
 pub(crate) const MARK: &[u8] = b"st";
 const PREFIX: &[u8] = b"st1";
+const CLOSED: &str = "closed:";
+const COPYING: &str = "copying:";
+const COPIED: &str = "copied:";
 
 /// Identity of a claim and of the records under it: the claim's offset, and a random nonce that distinguishes it from a
 /// claim at the same offset of another incarnation of the log.
@@ -27,6 +34,12 @@ const PREFIX: &[u8] = b"st1";
 pub struct Epoch {
     pub claim: i64,
     pub nonce: u64,
+}
+
+impl Epoch {
+    /// Nonce of a claim that closes its partition: no later record of the partition counts, not even a claim. No owner
+    /// draws it at random in practice.
+    pub const CLOSED: u64 = u64::MAX;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,7 +58,8 @@ pub struct Claim<'a> {
     #[serde(with = "hex")]
     #[schemars(schema_with = "hex::schema")]
     pub nonce: u64,
-    /// URL of the owner's internal listener.
+    /// URL of the owner's internal listener; `copying:TOPIC` or `copied:TOPIC` in a claim of the tool that copies
+    /// another log to this one, and `closed:TOPIC` in a claim that closes the partition: the log continues in TOPIC.
     #[serde(borrow)]
     pub url: Cow<'a, str>,
     /// Number of partitions of the topic, which can never change because it determines the partition of every
@@ -60,7 +74,7 @@ pub struct Claim<'a> {
 #[error(
     "the topic has {found} partitions, but the log was written with {claimed}, and the number cannot change; running \
      instances continue. To start new ones, copy the original {claimed} partitions, preserving offsets, to a topic with \
-     exactly that many, and set EVENTS_TOPIC to it"
+     exactly that many, and set EVENTS_TOPIC to it; a log with more is made by `command-api grow`"
 )]
 pub struct OtherPartitions {
     pub claimed: u32,
@@ -120,6 +134,36 @@ pub enum RecordError {
 }
 
 impl Claim<'_> {
+    /// Returns the claim that closes a partition of a log that continues in `topic`.
+    pub fn closing(topic: &str, partitions: u32) -> Self {
+        Self { nonce: Epoch::CLOSED, url: format!("{CLOSED}{topic}").into(), partitions: Some(partitions) }
+    }
+
+    /// Returns the claim under which the records of the log `topic` are copied to a partition of this one.
+    pub fn copying(nonce: u64, topic: &str, partitions: u32) -> Self {
+        Self { nonce, url: format!("{COPYING}{topic}").into(), partitions: Some(partitions) }
+    }
+
+    /// Returns the claim that ends the copy of the log `topic` to a partition, which owners may claim from then on.
+    pub fn copied(nonce: u64, topic: &str, partitions: u32) -> Self {
+        Self { nonce, url: format!("{COPIED}{topic}").into(), partitions: Some(partitions) }
+    }
+
+    /// Returns the topic in which the log continues if this claim closes the partition.
+    pub fn continues_in(&self) -> Option<&str> {
+        (self.nonce == Epoch::CLOSED).then(|| self.url.strip_prefix(CLOSED).unwrap_or_default())
+    }
+
+    /// Returns the topic of the log that is being copied to this partition under this claim.
+    pub fn copies(&self) -> Option<&str> {
+        self.url.strip_prefix(COPYING)
+    }
+
+    /// Returns the topic of the log whose copy to this partition this claim ends.
+    pub fn ends_copy_of(&self) -> Option<&str> {
+        self.url.strip_prefix(COPIED)
+    }
+
     /// Compares the number of partitions in the claim with the number that the topic has.
     ///
     /// # Errors
@@ -186,6 +230,15 @@ mod epoch {
     use super::{Epoch, hex};
 
     struct Hex(u64);
+
+    /// An epoch in the form that records have it in.
+    pub(super) struct Pair(pub(super) Epoch);
+
+    impl Serialize for Pair {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self::serialize(&self.0, serializer)
+        }
+    }
 
     impl Serialize for Hex {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

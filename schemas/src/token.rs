@@ -70,30 +70,49 @@ impl Display for Token {
     }
 }
 
-impl FromStr for Token {
-    type Err = TokenError;
-
-    /// Parses a token, or several joined by commas. If a partition occurs twice, the higher offset counts.
-    fn from_str(text: &str) -> Result<Self, TokenError> {
+impl Token {
+    /// Parses tokens joined by commas, one for each log that they name. If a partition of a log occurs twice, the
+    /// higher offset counts.
+    ///
+    /// # Errors
+    /// [`TokenError::Malformed`] or [`TokenError::TooLong`].
+    pub fn parse_each(text: &str) -> Result<Vec<Self>, TokenError> {
         let (id, _) = text.split_once('.').ok_or(TokenError::Malformed)?;
         let log = parse_log(id.trim_matches(BLANKS)).ok_or(TokenError::Malformed)?;
-        let mut positions = BTreeMap::new();
+        let mut tokens = vec![Self { log, positions: BTreeMap::new() }];
+        let (mut current, mut count) = (0, 0);
         for part in text.split(',') {
             let mut position = part.trim_matches(BLANKS);
             if let Some((id, rest)) = position.split_once('.') {
-                if parse_log(id).ok_or(TokenError::Malformed)? != log {
-                    return Err(TokenError::MixedLogs);
-                }
+                let log = parse_log(id).ok_or(TokenError::Malformed)?;
                 position = rest;
+                current = tokens.iter().position(|token| token.log == log).unwrap_or(tokens.len());
+                if current == tokens.len() {
+                    tokens.push(Self { log, positions: BTreeMap::new() });
+                }
             }
             let (partition, offset) = parse_position(position).ok_or(TokenError::Malformed)?;
+            let positions = &mut tokens[current].positions;
+            count += usize::from(!positions.contains_key(&partition));
             let highest = positions.entry(partition).or_insert(offset);
             *highest = offset.max(*highest);
-            if positions.len() > MAX_POSITIONS {
+            if count > MAX_POSITIONS {
                 return Err(TokenError::TooLong);
             }
         }
-        Ok(Self { log, positions })
+        Ok(tokens)
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    /// Parses a token, or several of one log joined by commas.
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        match <[Self; 1]>::try_from(Self::parse_each(text)?) {
+            Ok([token]) => Ok(token),
+            Err(_) => Err(TokenError::MixedLogs),
+        }
     }
 }
 
@@ -131,6 +150,12 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Token>().unwrap().to_string(), written);
         }
+    }
+
+    #[test]
+    fn tokens_of_several_logs_are_told_apart() {
+        let each = |text| Token::parse_each(text).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(each("k7x2.3-5,1-2,abcd.3-9,1-7,k7x2.3-6"), ["k7x2.1-2,3-6", "abcd.1-7,3-9"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use domain::TimeMs;
 use schemas::record::{Claim, Record};
 
-use super::{ClockTrust, Effects, MAX_CLOCK_LAG_MS, Partition, Phase, ReadTo, Ticket};
+use super::{ClockTrust, Effects, HaltError, MAX_CLOCK_LAG_MS, Partition, Phase, ReadTo, Ticket};
 
 impl<R> Partition<R> {
     /// Sets the time and the trust in this instance's clock; called first in every turn. An instance with a wrong clock
@@ -64,6 +64,15 @@ impl<R> Partition<R> {
                 self.leave_if_settled();
             }
         }
+    }
+
+    /// Ends for good, because the partition is closed; a claim sent behind the closing one does not count either. Returns
+    /// the reason.
+    pub(super) fn end(&mut self, out: &mut impl Effects<Reply = R>) -> HaltError {
+        let offset = self.memory.reader.last_counted;
+        self.step_down(out);
+        self.dismiss_parked(out);
+        HaltError::Closed { offset }
     }
 
     /// Becomes idle and drops the state that only an owner needs.

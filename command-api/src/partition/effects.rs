@@ -175,6 +175,11 @@ pub enum HaltError {
     Partitions { offset: i64, source: OtherPartitions },
     #[error("the log does not continue the records read so far")]
     Chain(#[from] ChainError),
+    #[error(
+        "the log was closed at offset {offset} and continues in another topic, which that claim names: start the services \
+         with it as EVENTS_TOPIC"
+    )]
+    Closed { offset: i64 },
     #[error("the record at offset {offset} names an invalid aggregate {aggregate:?}")]
     Aggregate { offset: i64, aggregate: String },
 }

@@ -50,6 +50,11 @@ impl Reader {
     /// State at the beginning of a partition.
     pub const START: Self = Self { next_offset: 0, epoch: None, last_seq: 0, last_counted: -1 };
 
+    /// Returns whether a claim has closed the partition, so that nothing after it counts.
+    pub fn is_closed(&self) -> bool {
+        self.epoch.is_some_and(|epoch| epoch.nonce == Epoch::CLOSED)
+    }
+
     /// Returns the state right after a record that is known to count, in an epoch whose claim is known as well.
     pub fn behind(epoch: Epoch, last_seq: u64, last_counted: i64) -> Self {
         Self { next_offset: last_counted + 1, epoch: Some(epoch), last_seq, last_counted }
@@ -67,6 +72,7 @@ impl Reader {
         self.next_offset = offset + 1;
         Ok(match record {
             None => Verdict::PassedOver(Passed::Foreign),
+            Some(_) if self.is_closed() => Verdict::PassedOver(Passed::OtherEpoch),
             Some(Record::Claim(claim)) => self.begin(Epoch { claim: offset, nonce: claim.nonce }),
             Some(Record::Commit(commit)) => self.follow(offset, commit.epoch, commit.seq),
             Some(Record::Fence(fence)) => self.follow(offset, fence.epoch, fence.seq),

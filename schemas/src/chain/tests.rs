@@ -96,6 +96,22 @@ fn a_record_out_of_sequence_is_passed_over() {
 }
 
 #[test]
+fn nothing_counts_behind_a_claim_that_closes_the_partition() {
+    let closed = Epoch { claim: 2, nonce: Epoch::CLOSED };
+    let closing = || Some(Record::Claim(Claim::closing("events-48", 12)));
+    let log = vec![claim(1), fence(OURS, 1), closing(), fence(OURS, 2), claim(9), fence(closed, 1), closing(), None];
+    let (reader, verdicts) = read_whole(&log);
+    assert_eq!(verdicts[2], Verdict::Claimed(closed));
+    assert_eq!(verdicts[3..7], [Verdict::PassedOver(Passed::OtherEpoch); 4]);
+    assert_eq!(verdicts[7], Verdict::PassedOver(Passed::Foreign));
+    assert!(reader.is_closed() && reader.recognizes(closing().as_ref()));
+    assert_eq!(reader, Reader { next_offset: 8, ..Reader::behind(closed, 0, 2) });
+    let mut deposed = writer(1);
+    let doubt = deposed.delivered(1, 3).unwrap_err();
+    assert_eq!(look(&mut deposed, &log, doubt), Ok(Settled::Deposed));
+}
+
+#[test]
 fn a_gap_halts_the_reader_at_its_position() {
     let mut reader = Reader::behind(OURS, 3, 5);
     for found in [7, 5, 0] {

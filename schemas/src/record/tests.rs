@@ -76,6 +76,16 @@ fn a_claim_with_a_partition_count_fits_only_such_a_topic_and_one_without_fits_an
 }
 
 #[test]
+fn a_claim_names_the_log_that_it_copies_or_that_continues() {
+    let all = [Claim::closing("e", 3), Claim::copying(1, "e", 3), Claim::copied(1, "e", 3)];
+    assert_eq!(all.each_ref().map(Claim::continues_in), [Some("e"), None, None]);
+    assert_eq!(all.each_ref().map(Claim::copies), [None, Some("e"), None]);
+    assert_eq!(all.each_ref().map(Claim::ends_copy_of), [None, None, Some("e")]);
+    let Record::Claim(owner) = claim() else { unreachable!("it is a claim") };
+    assert_eq!((owner.continues_in(), owner.copies(), owner.ends_copy_of()), (None, None, None));
+}
+
+#[test]
 fn one_commits_bytes_are_these() {
     let commit = Commit {
         events: vec![WireEvent::ProductRegisteredV1(ProductRegisteredV1 {

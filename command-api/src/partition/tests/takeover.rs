@@ -1,12 +1,14 @@
 //! Tests of takeovers.
 
 use domain::product::Command;
+use schemas::answers::Answer;
 use schemas::chain::Passed;
 use schemas::exceptions::{Stray, Unreadable};
 use schemas::record::{Claim, Commit, Epoch, Record};
 
 use super::{
-    FOREIGN_NONCE, PARTITIONS, RESERVED, Shop, claim, encoded, moved, register, rejected, replayed, reserve, stray,
+    FOREIGN_NONCE, PARTITIONS, RESERVED, Shop, accepted, claim, encoded, moved, register, rejected, replayed, reserve,
+    stray,
 };
 use crate::partition::{DoubtCause, HaltError, Role};
 
@@ -87,6 +89,43 @@ fn a_claim_with_another_partition_count_halts() {
         let read = shop.try_read();
         assert_eq!(matches!(read, Err(HaltError::Partitions { offset: 0, .. })), halts, "{partitions:?}: {read:?}");
     }
+}
+
+fn closing() -> Vec<u8> {
+    encoded(&Record::Claim(Claim::closing("events-48", PARTITIONS)))
+}
+
+#[test]
+fn an_owner_whose_partition_is_closed_answers_what_counts_and_claims_nothing_more() {
+    let mut shop = Shop::stocked(2);
+    shop.ask_for("a", reserve("o-1"));
+    shop.ask_for("b", reserve("o-2"));
+    let a = shop.carry();
+    let closed = shop.write(closing());
+    let b = shop.carry();
+    shop.report(a);
+    shop.report(b);
+    shop.read();
+    let ended = shop.try_read();
+    assert!(matches!(ended, Err(HaltError::Closed { offset }) if offset == closed), "{ended:?}");
+    assert_eq!(shop.answers(), [("a", accepted(2, RESERVED, 2)), ("b", Answer::NoOwner)]);
+    assert_eq!((shop.machine.role(), shop.sent()), (Role::Idle, vec![]));
+}
+
+#[test]
+fn a_closed_partition_is_not_claimed_whenever_it_is_closed() {
+    let mut shop = Shop { log: Shop::stocked(1).log, ..Shop::closed() };
+    shop.write(closing());
+    shop.machine.take_over(&mut shop.out);
+    assert!(matches!(shop.try_read(), Err(HaltError::Closed { offset: 2 })));
+    let mut shop = Shop { log: Shop::stocked(1).log, ..Shop::closed() };
+    shop.machine.take_over(&mut shop.out);
+    shop.read();
+    shop.write(closing());
+    let claim = shop.carry();
+    shop.report(claim);
+    assert!(matches!(shop.try_read(), Err(HaltError::Closed { offset: 2 })), "its claim is behind the closing one");
+    assert_eq!(shop.machine.role(), Role::Idle);
 }
 
 #[test]
