@@ -3,6 +3,7 @@
 mod config;
 pub mod limits;
 pub mod origins;
+pub mod container;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -53,7 +53,7 @@ fn connect(port: u16) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-fn http_ok(port: u16, path: &str) -> Result<(), String> {
+pub(crate) fn http_ok(port: u16, path: &str) -> Result<(), String> {
     let mut stream = connect(port)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|error| format!("port {port}: {error}"))?;

@@ -51,6 +51,18 @@ const fn class(name: &'static str, in_template: &'static str, burst: Option<&'st
 }
 
 impl Limits {
+    /// Parses lists separated by commas: of limits such as `commands=100`, and of networks, by default loopback.
+    pub(super) fn parse(limits: &str, unlimited: Option<&str>) -> Result<Self, String> {
+        let default = Self::default();
+        Ok(Self {
+            limits: items(limits).map(limit).collect::<Result<_, _>>()?,
+            unlimited: match unlimited {
+                Some(networks) => items(networks).map(network).collect::<Result<_, _>>()?,
+                None => default.unlimited,
+            },
+        })
+    }
+
     /// Returns the template's placeholders and their values.
     pub(super) fn values(&self) -> Vec<(&'static str, String)> {
         let mut values: Vec<_> = CLASSES.iter().flat_map(|class| self.values_of(class)).collect();
@@ -66,6 +78,11 @@ impl Limits {
         let burst = class.burst.map(|name| (name, limit.saturating_mul(2).to_string()));
         [(class.in_template, limit.to_string())].into_iter().chain(burst).collect()
     }
+}
+
+/// Returns the items of a list that commas separate.
+pub(super) fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 fn limit(text: &str) -> Result<(Class, u32), String> {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::limits::items;
 use crate::part::Launch;
 
 /// The allowed origins, given to the services and to the edge alike.
@@ -13,6 +14,11 @@ pub struct Origins {
 }
 
 impl Origins {
+    /// Parses a list separated by commas.
+    pub(super) fn parse(list: &str) -> Result<Self, String> {
+        Ok(Self { origins: items(list).map(origin).collect::<Result<_, _>>()? })
+    }
+
     /// Adds the origins to a service's environment.
     pub(crate) fn add_to(&self, launch: Launch) -> Launch {
         if self.origins.is_empty() {

@@ -41,7 +41,7 @@ pub(super) fn redis() -> Option<PathBuf> {
 }
 
 /// Returns the folder of nginx's Lua module and of the NDK module that it requires.
-pub(super) fn nginx_modules() -> Option<PathBuf> {
+pub(crate) fn nginx_modules() -> Option<PathBuf> {
     let dirs = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];
     let has_all =
         |dir: &Path| ["ndk_http_module.so", "ngx_http_lua_module.so"].iter().all(|name| dir.join(name).is_file());

@@ -1,0 +1,126 @@
+//! The settings of the edge's image, listed in `deploy/SETTINGS.md`.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::edge::limits::{Limits, items};
+use crate::edge::origins::Origins;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// `HTTP_ADDR`: listener, for clients.
+    pub(super) listen: SocketAddr,
+    /// `PUBLIC_URL`: URL at which clients reach the edge, for the page at `/`.
+    pub(super) url: String,
+    /// `COMMAND_APIS`: addresses of command-api's public listeners as `host:port`, separated by commas. A name stands
+    /// for all its addresses.
+    pub(super) commands: Vec<String>,
+    /// `QUERY_APIS`: addresses of query-api, likewise.
+    pub(super) queries: Vec<String>,
+    /// `EVENTS_PARTITIONS`: number of the topic's partitions, by which commands are sent to owners. Another number
+    /// costs only time.
+    pub(super) partitions: u16,
+    /// `LIMITS`: limits for each client address, such as `commands=100,rows=400`.
+    /// `UNLIMITED`: networks without these limits, separated by commas.
+    pub(super) limits: Limits,
+    /// `CORS_ORIGINS`: the same as that of both tiers.
+    pub(super) origins: Origins,
+    /// `SHUTDOWN_GRACE_MS`: time for requests in flight to finish at shutdown.
+    pub(super) grace: Duration,
+    /// `EDGE_DIR`: folder that nginx may write, for its cache and large bodies.
+    pub(super) folder: PathBuf,
+    /// `EDGE_SOURCE`: folder of the templates and of the Lua modules.
+    pub(super) source: PathBuf,
+}
+
+impl Settings {
+    /// Reads the settings from variables.
+    pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let read = Variables(variable);
+        let invalid = |name: &'static str| move |reason| anyhow!("{name} is set but invalid: {reason}");
+        Ok(Self {
+            listen: read.or("HTTP_ADDR", "127.0.0.1:8080")?,
+            url: read.or::<String>("PUBLIC_URL", "http://127.0.0.1:8080")?.trim_end_matches('/').to_owned(),
+            commands: read.addresses("COMMAND_APIS")?,
+            queries: read.addresses("QUERY_APIS")?,
+            partitions: read.or("EVENTS_PARTITIONS", "12")?,
+            limits: Limits::parse(&read.or::<String>("LIMITS", "")?, (read.0)("UNLIMITED").as_deref())
+                .map_err(invalid("LIMITS or UNLIMITED"))?,
+            origins: Origins::parse(&read.or::<String>("CORS_ORIGINS", "")?).map_err(invalid("CORS_ORIGINS"))?,
+            grace: Duration::from_millis(read.or("SHUTDOWN_GRACE_MS", "10000")?),
+            folder: read.or("EDGE_DIR", "/run/edge")?,
+            source: read.or("EDGE_SOURCE", "/usr/local/share/edge")?,
+        })
+    }
+}
+
+struct Variables<F>(F);
+
+impl<F: Fn(&str) -> Option<String>> Variables<F> {
+    fn or<T: FromStr<Err: Display>>(&self, name: &str, default: &str) -> Result<T> {
+        let text = (self.0)(name).unwrap_or_else(|| default.to_owned());
+        text.parse().map_err(|error| anyhow!("{name} is set but invalid: {error}"))
+    }
+
+    /// Returns a list of addresses, whose form is checked because they are inserted into nginx's configuration.
+    fn addresses(&self, name: &str) -> Result<Vec<String>> {
+        let list = (self.0)(name).with_context(|| format!("{name} must be set, e.g. to command-api:8081"))?;
+        let addresses: Vec<_> = items(&list).map(str::to_owned).collect();
+        let is_address = |address: &String| {
+            let parts = address.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+        };
+        ensure!(!addresses.is_empty() && addresses.iter().all(is_address), "{name} is not a list of host:port");
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+    use crate::layout::root;
+
+    fn read(values: &[(&str, &str)]) -> Result<Settings> {
+        let required = [("COMMAND_APIS", "command-api:8081"), ("QUERY_APIS", "query-api:8082")];
+        let find = |name: &str| values.iter().chain(&required).find(|(known, _)| *known == name);
+        Settings::read(|name| find(name).map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty()))
+    }
+
+    #[test]
+    fn wrong_settings_are_refused() {
+        read(&[("LIMITS", "rows=3"), ("UNLIMITED", "10.0.0.0/8"), ("CORS_ORIGINS", "*")]).unwrap();
+        for (name, value) in [
+            ("HTTP_ADDR", "8080"),
+            ("COMMAND_APIS", ""),
+            ("COMMAND_APIS", "command-api"),
+            ("QUERY_APIS", "query-api:0"),
+            ("QUERY_APIS", ","),
+            ("EVENTS_PARTITIONS", "many"),
+            ("LIMITS", "rows"),
+            ("UNLIMITED", "all"),
+            ("CORS_ORIGINS", "shop.example"),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_reference_lists_every_setting_with_its_default() {
+        let text = fs::read_to_string(root().join("deploy/SETTINGS.md")).unwrap();
+        let section = text.split("\n## ").find(|section| section.starts_with("edge\n")).unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<_> = rows.filter_map(|row| Some(row.split_once('`')?.0)).collect();
+        let source = include_str!("settings.rs").split("#[cfg(test)]").next().unwrap();
+        let documented = source.lines().filter_map(|line| line.trim().strip_prefix("/// `")?.split_once('`'));
+        assert_eq!(listed, documented.map(|(name, _)| name).collect());
+    }
+}
