@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::layout::{Layout, MAX_INSTANCES, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
@@ -16,6 +17,49 @@ use crate::size::Size;
 use crate::{kafka, postgres, redis};
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
+
+/// A service, of which there may be several instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    CommandApi,
+    QueryApi,
+    Projector,
+}
+
+impl Service {
+    /// All services, in the order in which their instances are shown.
+    pub const ALL: [Self; 3] = [Self::CommandApi, Self::QueryApi, Self::Projector];
+
+    /// Returns the name of the package, which is that of its program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CommandApi => "command-api",
+            Self::QueryApi => "query-api",
+            Self::Projector => "projector",
+        }
+    }
+
+    pub fn instance_name(self, number: u16) -> String {
+        format!("{}-{number}", self.name())
+    }
+
+    /// Returns the service and the number of an instance of this name; `None` if the name is of something else.
+    pub fn of_instance(name: &str) -> Option<(Self, u16)> {
+        let (service, number) = name.rsplit_once('-')?;
+        let service = Self::ALL.into_iter().find(|known| known.name() == service)?;
+        Some((service, number.parse().ok()?))
+    }
+
+    fn instances_of(self, size: &Size) -> u16 {
+        match self {
+            Self::CommandApi => size.command_apis,
+            Self::QueryApi => size.query_apis,
+            Self::Projector => size.projectors,
+        }
+    }
+}
+
 /// Program that generates load, of the crate `tests/load`.
 pub(crate) const LOAD: &str = "load";
 const BUILD: &str = "build";
@@ -100,44 +144,56 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
     let mut parts: Vec<_> = build.into_iter().chain([topic, migrate(&binaries, &common).needing(built)]).collect();
     parts.push(settings(&binaries, &common, size));
     parts.push(exception_key(&binaries, &common).needing(built));
-    let token = layout.secret("service-token")?;
-    parts.extend((1..=size.command_apis).map(|instance| {
-        let launch = Launch::new(binaries.join("command-api"), [""; 0])
-            .env("HTTP_ADDR", local(layout.ports.command_http(instance)))
-            .env("INTERNAL_ADDR", local(layout.ports.command_internal(instance)))
-            .env("PEER_URLS", internal_urls(layout, MAX_INSTANCES))
-            .env("ADMIN_ADDR", local(layout.ports.command_admin(instance)))
-            .env("SERVICE_TOKEN", token.as_str());
-        let internal = ("internal", layout.ports.command_internal(instance));
-        let http = ("http", layout.ports.command_http(instance));
-        let ports = [http, internal, ("admin", layout.ports.command_admin(instance))];
-        common.service("command-api", instance, size.origins.add_to(launch), ports)
-    }));
-    parts.extend((1..=size.query_apis).map(|instance| {
-        let launch = Launch::new(binaries.join("query-api"), [""; 0])
-            .env("HTTP_ADDR", local(layout.ports.query_http(instance)))
-            .env("PUBLIC_URL", format!("http://{}", local(layout.ports.edge())))
-            .env("ADMIN_ADDR", local(layout.ports.query_admin(instance)));
-        let http = ("http", layout.ports.query_http(instance));
-        let ports = [http, ("admin", layout.ports.query_admin(instance))];
-        common.service("query-api", instance, size.origins.add_to(launch), ports)
-    }));
-    parts.extend((1..=size.projectors).map(|instance| {
-        let admin = layout.ports.projector_admin(instance);
-        let launch = Launch::new(binaries.join("projector"), [""; 0])
-            .env("ADMIN_ADDR", local(admin))
-            .env("REACTOR_COMMAND_URLS", internal_urls(layout, size.command_apis))
-            .env("PAYMENT_WINDOW_SECS", size.payment_window_secs.to_string())
-            .env("SERVICE_TOKEN", token.as_str());
-        common.service("projector", instance, launch, [("admin", admin)])
-    }));
+    for service in Service::ALL {
+        let instances =
+            (1..=service.instances_of(size)).map(|number| instance(layout, size, &binaries, service, number));
+        parts.extend(instances.collect::<Result<Vec<_>>>()?);
+    }
     Ok(parts)
 }
 
-/// Returns the URLs of command-api's internal listeners, separated by commas.
-fn internal_urls(layout: &Layout, instances: u16) -> String {
+/// Returns the part of one instance of a service, with the program of this name in the folder `binaries`.
+pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: Service, number: u16) -> Result<Part> {
+    let (common, ports) = (Common::of(layout, size)?, layout.ports);
+    let token = layout.secret("service-token")?;
+    let launch = Launch::new(binaries.join(service.name()), [""; 0]);
+    Ok(match service {
+        Service::CommandApi => {
+            let (http, internal) = (ports.command_http(number), ports.command_internal(number));
+            let admin = ports.command_admin(number);
+            let launch = launch
+                .env("HTTP_ADDR", local(http))
+                .env("INTERNAL_ADDR", local(internal))
+                .env("PEER_URLS", internal_urls(layout))
+                .env("ADMIN_ADDR", local(admin))
+                .env("SERVICE_TOKEN", token);
+            let ports = [("http", http), ("internal", internal), ("admin", admin)];
+            common.service(service, number, size.origins.add_to(launch), ports)
+        }
+        Service::QueryApi => {
+            let (http, admin) = (ports.query_http(number), ports.query_admin(number));
+            let launch = launch
+                .env("HTTP_ADDR", local(http))
+                .env("PUBLIC_URL", format!("http://{}", local(ports.edge())))
+                .env("ADMIN_ADDR", local(admin));
+            common.service(service, number, size.origins.add_to(launch), [("http", http), ("admin", admin)])
+        }
+        Service::Projector => {
+            let admin = ports.projector_admin(number);
+            let launch = launch
+                .env("ADMIN_ADDR", local(admin))
+                .env("REACTOR_COMMAND_URLS", internal_urls(layout))
+                .env("PAYMENT_WINDOW_SECS", size.payment_window_secs.to_string())
+                .env("SERVICE_TOKEN", token);
+            common.service(service, number, launch, [("admin", admin)])
+        }
+    })
+}
+
+/// Returns the URLs of the internal listeners of all possible instances of command-api, separated by commas.
+fn internal_urls(layout: &Layout) -> String {
     let url = |instance| format!("http://{}", local(layout.ports.command_internal(instance)));
-    (1..=instances).map(url).collect::<Vec<_>>().join(",")
+    (1..=MAX_INSTANCES).map(url).collect::<Vec<_>>().join(",")
 }
 
 /// Configuration that all services share: server addresses and the shape of the log.
@@ -180,13 +236,13 @@ impl Common {
     /// Returns the part of a service instance. The last of `ports` is the admin listener's.
     fn service<const N: usize>(
         &self,
-        kind: &str,
+        service: Service,
         instance: u16,
         launch: Launch,
         ports: [(&'static str, u16); N],
     ) -> Part {
         Part {
-            name: format!("{kind}-{instance}"),
+            name: service.instance_name(instance),
             launch: self.add_to(launch),
             role: Role::Server {
                 ready: Probe::Http { port: ports[N - 1].1, path: "/readyz" },

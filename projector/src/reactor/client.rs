@@ -121,9 +121,8 @@ impl CommandClient {
 
     /// Sends steps in one request and returns their answers in order. Steps to one aggregate are decided in that order.
     pub(super) async fn send<'a>(&self, sagas: impl ExactSizeIterator<Item = &'a Saga> + Clone) -> Vec<Answered> {
-        let index = self.preferred.load(Ordering::Relaxed) % self.urls.len();
         let count = sagas.len();
-        let mut answers = match self.post(&self.urls[index], sagas).await {
+        let mut answers = match self.post_to_any(sagas).await {
             Ok(answers) => {
                 if self.has_complained.swap(false, Ordering::Relaxed) {
                     tracing::info!("command-api available again");
@@ -131,7 +130,6 @@ impl CommandClient {
                 answers
             }
             Err(error) => {
-                self.preferred.store(index + 1, Ordering::Relaxed);
                 if !self.has_complained.swap(true, Ordering::Relaxed) {
                     let error = format!("{error:#}");
                     tracing::warn!(error, "command-api unavailable; reactions are delayed");
@@ -141,6 +139,27 @@ impl CommandClient {
         };
         answers.resize(count, Answered::Away);
         answers
+    }
+
+    /// Sends one request to the preferred address. Passes over addresses that refuse the connection at once: there may
+    /// be more addresses than instances.
+    async fn post_to_any<'a>(
+        &self,
+        sagas: impl ExactSizeIterator<Item = &'a Saga> + Clone,
+    ) -> anyhow::Result<Vec<Answered>> {
+        let mut refusing = 0;
+        loop {
+            let index = self.preferred.load(Ordering::Relaxed) % self.urls.len();
+            let error = match self.post(&self.urls[index], sagas.clone()).await {
+                Ok(answers) => return Ok(answers),
+                Err(error) => error,
+            };
+            self.preferred.store(index + 1, Ordering::Relaxed);
+            refusing += 1;
+            if !refuses(&error) || refusing == self.urls.len() {
+                return Err(error);
+            }
+        }
     }
 
     /// Sends one request. Returns the answers that arrived before the connection broke.
@@ -194,6 +213,11 @@ impl Url {
             *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, Instant::now()));
         }
     }
+}
+
+/// Returns whether nobody listens at the address of a failed request.
+fn refuses(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(|error| error.is_connect() && !error.is_timeout())
 }
 
 fn write_line(body: &mut Vec<u8>, saga: &Saga) -> anyhow::Result<()> {
