@@ -3,6 +3,8 @@
 -- Owners are learned from answers: an instance that has forwarded a command reports that in a header. Each worker
 -- learns them independently. Wrong routing costs only time, because any instance forwards a command to its owner.
 
+local peers = require("peers")
+
 local lead = {}
 
 local ffi = require("ffi")
@@ -15,17 +17,22 @@ local has_xxhash, xxhash = pcall(ffi.load, "libxxhash.so.0")
 local TYPES = { products = "product/", orders = "order/", sales = "sale/" }
 
 local partitions = 0ULL
--- Numbers of the instances by address, and their count.
-local numbers, count = {}, 0
--- Number of the owner by partition, where known.
+-- Addresses of the upstreams commands_1, commands_2 and so on, if the instances are fixed.
+local fixed
+-- Address of the owner by partition, where known.
 local owners = {}
 
--- Sets the number of partitions and the addresses of the upstreams commands_1, commands_2 and so on. Called once.
+-- Sets the number of partitions and, if the instances are fixed, their addresses. Called once.
 function lead.configure(how_many, addresses)
     partitions = 0ULL + how_many
-    count = #addresses
-    for number, address in ipairs(addresses) do
-        numbers[address] = number
+    fixed = #addresses > 0 and addresses or nil
+end
+
+local function number_of(address, addresses)
+    for number, known in ipairs(addresses) do
+        if known == address then
+            return number
+        end
     end
 end
 
@@ -40,15 +47,21 @@ local function partition_of(path)
     return tonumber(xxhash.XXH3_64bits(name, #name) % partitions)
 end
 
--- Returns the upstream for a command: that of the owner if it is known.
+-- Returns the upstream for a command, in which the owner comes first if it is known.
 function lead.upstream()
-    if not has_xxhash or count < 2 then
+    local addresses = fixed or peers.addresses("commands")
+    if not has_xxhash or #addresses < 2 then
         return "commands"
     end
     local partition = partition_of(ngx.var.request_uri)
     ngx.ctx.partition = partition
     local owner = partition and owners[partition]
-    return owner and "commands_" .. owner or "commands"
+    local number = owner and number_of(owner, addresses)
+    if number and fixed then
+        return "commands_" .. number
+    end
+    ngx.ctx.owner = number and owner
+    return "commands"
 end
 
 -- Learns the owner of the command's partition from the answer.
@@ -58,16 +71,19 @@ function lead.learn()
         return
     end
     -- The last address is the instance that answered; earlier ones failed.
-    local number = numbers[(ngx.var.upstream_addr or ""):match("[^%s,]+$")]
+    local answered = (ngx.var.upstream_addr or ""):match("[^%s,]+$")
+    local addresses = fixed or peers.addresses("commands")
+    local number = number_of(answered, addresses)
     if not number then
         return
     end
     if ngx.var.upstream_http_stampede_owner == "elsewhere" then
-        if not owners[partition] or owners[partition] == number then
-            owners[partition] = number % count + 1
+        local owner = owners[partition]
+        if owner == answered or not number_of(owner, addresses) then
+            owners[partition] = addresses[number % #addresses + 1]
         end
     elseif ngx.status == 200 then
-        owners[partition] = number
+        owners[partition] = answered
     end
 end
 

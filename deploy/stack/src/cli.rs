@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::control::{self, Request};
 use crate::layout::Layout;
+use crate::scale::Scale;
 use crate::services::Profile;
 use crate::size::Wanted;
 use crate::status::Phase;
@@ -86,6 +87,8 @@ enum Command {
         #[arg(default_value = "KILL", value_parser = signal)]
         signal: i32,
     },
+    /// Change the numbers of instances of services while the stack runs, e.g. `query-api=3 command-api=1`
+    Scale(Scale),
     /// Run the tests, on dedicated servers
     Test {
         /// Run only tests whose name contains this
@@ -149,6 +152,7 @@ impl Command {
             Self::Stop { name } => println!("{}", control::tell(&layout, &Request::Stop { name })?),
             Self::Start { name } => println!("{}", control::tell(&layout, &Request::Start { name })?),
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
+            Self::Scale(scale) => scale.run(&layout)?,
             Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),

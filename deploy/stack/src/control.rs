@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::services::Service;
 use crate::status::Status;
 
 /// Timeout of a request, longer than any part takes to start or stop.
@@ -35,6 +36,20 @@ pub enum Request {
     Kill {
         name: String,
         signal: i32,
+    },
+    /// Starts a further instance of a service, by default from the program of the latest one; answered when it is ready
+    /// and gets requests, or has failed.
+    Add {
+        service: Service,
+        number: u16,
+        /// Folder of the program.
+        binaries: Option<PathBuf>,
+        /// Seconds within which the instance has to be ready.
+        within_secs: u64,
+    },
+    /// Takes an instance out of the edge, drains and stops it, and forgets it; answered when it has ended.
+    Remove {
+        name: String,
     },
     /// Stops the stack; answered when every process has ended.
     Down,

@@ -4,6 +4,7 @@ mod config;
 pub mod limits;
 pub mod origins;
 pub mod container;
+pub(crate) mod peers;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use config::Config;
+use config::{Config, Instances};
 
 use crate::layout::{Layout, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
@@ -31,6 +32,7 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
     let config = config(layout, tools, size);
     fs::create_dir_all(&config.folder).with_context(|| format!("cannot create {}", config.folder.display()))?;
     let file = config.write()?;
+    peers::store(layout, &peers::planned(layout, size))?;
     let port = layout.ports.edge();
     Ok(Part {
         name: NAME.to_owned(),
@@ -42,7 +44,7 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
             tier: Tier::Edge,
         },
         needs: services.to_vec(),
-        ports: BTreeMap::from([("http", port)]),
+        ports: BTreeMap::from([("http", port), ("control", layout.ports.edge_control())]),
     })
 }
 
@@ -55,8 +57,7 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
         source: source(),
         modules: tools.nginx_modules.clone(),
         partitions: size.partitions,
-        commands: (1..=size.command_apis).map(|n| local(layout.ports.command_http(n))).collect(),
-        queries: (1..=size.query_apis).map(|n| local(layout.ports.query_http(n))).collect(),
+        instances: Instances::Told { at: local(layout.ports.edge_control()) },
         limits: size.limits.clone(),
         origins: size.origins.clone(),
     }

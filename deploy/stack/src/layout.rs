@@ -163,6 +163,11 @@ impl Ports {
         self.edge
     }
 
+    /// Returns the port on which the edge takes the list of instances.
+    pub(crate) fn edge_control(self) -> u16 {
+        self.base + 22
+    }
+
     pub fn kafka(self, broker: u16) -> u16 {
         self.base + broker
     }
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn no_two_parts_of_a_stack_share_a_port() {
         let ports = Ports::new(Some(20000));
-        let mut all = vec![ports.edge(), ports.postgres(), ports.redis()];
+        let mut all = vec![ports.edge(), ports.edge_control(), ports.postgres(), ports.redis()];
         all.extend((1..=NODES).flat_map(|n| [ports.redis_node(n), ports.redis_bus(n)]));
         all.extend((1..=3).flat_map(|n| [ports.kafka(n), ports.kafka_controller(n)]));
         all.extend((1..=MAX_INSTANCES).flat_map(|n| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,7 @@ pub struct Process {
     /// Seconds spent in the current state.
     pub since_secs: u64,
     pub resident_bytes: Option<u64>,
+    pub program: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +135,7 @@ mod tests {
             last_exit: Some(String::from("signal 9 (SIGKILL)")),
             since_secs: 75,
             resident_bytes: Some(10 << 20),
+            program: PathBuf::from("target/quick/query-api"),
         };
         Status { state: Phase::Ready, url: String::from("http://127.0.0.1:8080"), processes: vec![process] }
     }

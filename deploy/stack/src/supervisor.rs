@@ -6,8 +6,10 @@
 mod member;
 mod progress;
 mod requests;
+mod fleet;
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -23,7 +25,9 @@ use crate::layout::Layout;
 use crate::logs;
 use crate::part::Part;
 use crate::process;
+use crate::size::Size;
 use crate::status::{Phase, Status};
+use fleet::Fleet;
 use member::{Member, Stage};
 
 /// Time after which a process that is not ready has failed to start. Tasks, such as builds, have no limit.
@@ -84,6 +88,8 @@ pub struct Supervisor {
     reminded: Instant,
     words: Words,
     is_terminal: bool,
+    /// Instances that come and go; `None` if this stack's are fixed.
+    fleet: Option<Fleet>,
 }
 
 /// Verbosity of the supervisor.
@@ -121,7 +127,15 @@ impl Supervisor {
             reminded: now,
             words,
             is_terminal: io::stdout().is_terminal(),
+            fleet: None,
         })
+    }
+
+    /// Lets instances of services come and go while the stack runs.
+    #[must_use]
+    pub fn elastic(mut self, size: Size, binaries: PathBuf) -> Self {
+        self.fleet = Some(Fleet::new(size, binaries, &self.members));
+        self
     }
 
     /// Runs the stack until it is asked to stop or the start fails. Calls `ready` once, when every part is up.
@@ -182,6 +196,8 @@ impl Supervisor {
             Phase::Stopping => self.stop_next_tier(),
             Phase::Down => {}
         }
+        self.end_trials();
+        self.stop_the_left();
         self.kill_the_late();
         self.remind();
     }
@@ -190,6 +206,7 @@ impl Supervisor {
         for index in 0..self.members.len() {
             let member = &self.members[index];
             let due = match member.stage {
+                _ if member.is_removed => false,
                 Stage::Waiting => self.has_its_needs(member),
                 Stage::BackingOff { until } => until <= Instant::now(),
                 _ => false,
@@ -251,8 +268,11 @@ impl Supervisor {
         if let Stage::Starting { .. } = member.stage {
             let took = member.since.elapsed();
             member.enter(Stage::Ready);
-            member.reply_all(|name| Reply::Done(format!("{name} is ready")));
-            self.say(index, &format!("ready after {:.1} s", took.as_secs_f64()));
+            member.trial = None;
+            self.join_edge(index);
+            let took = format!("ready after {:.1} s", took.as_secs_f64());
+            self.members[index].reply_all(|name| Reply::Done(format!("{name} is {took}")));
+            self.say(index, &took);
         }
     }
 
@@ -265,13 +285,14 @@ impl Supervisor {
         let how = process::describe(status);
         member.last_exit = Some(how.clone());
         match (&member.stage, self.phase) {
-            (Stage::Stopping { .. }, _) | (_, Phase::Stopping) => {
+            (Stage::Leaving { .. } | Stage::Stopping { .. }, _) | (_, Phase::Stopping) => {
                 member.enter(Stage::Stopped);
                 member.reply_all(|name| Reply::Done(format!("{name} has stopped ({how})")));
                 self.say(index, &format!("stopped ({how})"));
             }
             (Stage::Starting { .. }, _) if member.part.is_task() => self.task_ended(index, status),
             (Stage::Starting { .. }, Phase::Starting) => self.start_failed(index, &format!("ended with {how}")),
+            (Stage::Starting { .. }, _) if member.trial.is_some() => self.refuse(index, &format!("ended with {how}")),
             _ => {
                 member.died();
                 let then = member.outlook();

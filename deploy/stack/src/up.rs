@@ -13,7 +13,7 @@ use crate::control::{self, Lock};
 use crate::layout::Layout;
 use crate::part::Part;
 use crate::plan;
-use crate::services::Profile;
+use crate::services::{self, Profile};
 use crate::size::{PAYMENT_WINDOW_SECS, Size, Wanted};
 use crate::status::{Phase, Status};
 use crate::supervisor::{Ended, Supervisor, Words};
@@ -32,9 +32,10 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
     if options.background {
         rustix::process::setsid().context("cannot detach from the terminal")?;
     }
-    let (_lock, parts) = prepare(&layout, options)?;
+    let (_lock, parts, size) = prepare(&layout, options)?;
     let url = if options.wanted.servers_only { String::new() } else { url(&layout) };
     let supervisor = Supervisor::new(layout, parts, url, Words::All)?;
+    let supervisor = supervisor.elastic(size, services::binaries(options.profile)?);
     let ended = supervisor.run(|status| {
         // Standard output may be closed by now.
         let _ = io::stdout().write_all(welcome(status).as_bytes());
@@ -84,7 +85,7 @@ pub(crate) fn in_background(layout: &Layout) -> Result<ExitCode> {
 }
 
 /// Does everything that precedes the first process: takes the lock, installs packages and plans the parts.
-pub fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>)> {
+pub fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>, Size)> {
     layout.create()?;
     let Some(lock) = control::lock(layout)? else {
         bail!("{}", already(layout));
@@ -102,7 +103,8 @@ pub fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>)> 
     let path = payment_window_path(layout);
     fs::write(&path, size.payment_window_secs.to_string())
         .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok((lock, plan::system(layout, &tools, &size, options.profile)?))
+    let parts = plan::system(layout, &tools, &size, options.profile)?;
+    Ok((lock, parts, size))
 }
 
 /// Returns the payment window that the running stack was started with.

@@ -27,12 +27,18 @@ pub(super) struct Config {
     pub(super) modules: PathBuf,
     /// Number of the log's partitions.
     pub(super) partitions: u16,
-    /// Addresses of command-api's public listeners.
-    pub(super) commands: Vec<String>,
-    /// Addresses of query-api's public listeners.
-    pub(super) queries: Vec<String>,
+    pub(super) instances: Instances,
     pub(super) limits: Limits,
     pub(super) origins: Origins,
+}
+
+/// The instances behind the edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Instances {
+    /// Addresses of the public listeners of both tiers, which nginx resolves when it starts.
+    Fixed { commands: Vec<String>, queries: Vec<String> },
+    /// A supervisor tells them to a listener at this address; see [`super::peers`].
+    Told { at: String },
 }
 
 impl Config {
@@ -58,11 +64,6 @@ impl Config {
     }
 
     fn values(&self) -> Vec<(&'static str, String)> {
-        // An instance that fails three requests within a second gets no requests for a second, then is tried again.
-        let upstream = |address: &String| format!("        server {address} max_fails=3 fail_timeout=1s;");
-        let commands: Vec<_> = self.commands.iter().map(upstream).collect();
-        let addresses: Vec<_> = self.commands.iter().map(|address| format!("\"{address}\"")).collect();
-        let queries: Vec<_> = self.queries.iter().map(upstream).collect();
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(4 * CONNECTIONS);
         let files = files.min(4 * CONNECTIONS);
         let mut values = vec![
@@ -73,16 +74,57 @@ impl Config {
             ("listen", self.listen.clone()),
             ("files", files.to_string()),
             ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
-            ("commands", commands.join("\n")),
-            ("owners", owners(&commands)),
-            ("addresses", addresses.join(", ")),
             ("partitions", self.partitions.to_string()),
-            ("queries", queries.join("\n")),
         ];
+        values.extend(self.instances.values());
         values.extend(self.limits.values());
         values.extend(self.origins.values());
         values
     }
+}
+
+impl Instances {
+    fn values(&self) -> [(&'static str, String); 5] {
+        match self {
+            Self::Fixed { commands, queries } => {
+                // An instance that fails three requests within a second gets none for a second, then is tried again.
+                let server = |address: &String| format!("        server {address} max_fails=3 fail_timeout=1s;");
+                let [commands_servers, queries] =
+                    [commands, queries].map(|tier| tier.iter().map(server).collect::<Vec<_>>());
+                let addresses: Vec<_> = commands.iter().map(|address| format!("\"{address}\"")).collect();
+                [
+                    ("commands", chosen_by_nginx("commands", &commands_servers)),
+                    ("owners", owners(&commands_servers)),
+                    ("addresses", addresses.join(", ")),
+                    ("queries", chosen_by_nginx("queries", &queries)),
+                    ("control", String::new()),
+                ]
+            }
+            Self::Told { at } => [
+                ("commands", chosen_by_lua("commands")),
+                ("owners", String::new()),
+                ("addresses", String::new()),
+                ("queries", chosen_by_lua("queries")),
+                ("control", control(at)),
+            ],
+        }
+    }
+}
+
+fn chosen_by_nginx(tier: &str, servers: &[String]) -> String {
+    format!("        zone {tier} 256k;\n        least_conn;\n{}", servers.join("\n"))
+}
+
+/// Returns the directives of an upstream whose instances come and go while nginx runs.
+fn chosen_by_lua(tier: &str) -> String {
+    // nginx requires a server, which is never used.
+    format!("        server 0.0.0.1;\n        balancer_by_lua_block {{ require(\"peers\").choose(\"{tier}\") }}")
+}
+
+/// Returns the server that takes the list of instances.
+fn control(at: &str) -> String {
+    let answer = r#"content_by_lua_block { require("peers").answer() }"#;
+    format!("    server {{\n        listen {at};\n        location = /edge/peers {{ {answer} }}\n    }}\n")
 }
 
 /// Returns an upstream block for each server, with that server as the primary and all others as backups.
@@ -111,6 +153,32 @@ fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_template_fits_fixed_instances_and_such_as_come_and_go() {
+        let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
+        let of = |instances| Config {
+            listen: String::from("127.0.0.1:1"),
+            url: String::new(),
+            folder: PathBuf::new(),
+            source: PathBuf::new(),
+            modules: PathBuf::new(),
+            partitions: 12,
+            instances,
+            limits: Limits::default(),
+            origins: Origins::default(),
+        };
+        let commands = vec![String::from("commands:81"), String::from("others:81")];
+        let fixed = of(Instances::Fixed { commands, queries: vec![String::from("queries:82")] });
+        let fixed = fill(&template, &fixed.values()).unwrap();
+        for part in ["least_conn;\n        server queries:82 ", "upstream commands_2 {\n        server others:81 "] {
+            assert!(fixed.contains(part), "{fixed}");
+        }
+        let told = fill(&template, &of(Instances::Told { at: String::from("127.0.0.1:2") }).values()).unwrap();
+        for part in ["listen 127.0.0.1:2;", "choose(\"commands\")", "choose(\"queries\")"] {
+            assert!(told.contains(part) && !fixed.contains(part), "{told}");
+        }
+    }
 
     #[test]
     fn an_unknown_placeholder_is_an_error() {

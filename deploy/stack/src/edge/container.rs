@@ -153,8 +153,10 @@ impl Settings {
             source: self.source.clone(),
             modules: modules.to_owned(),
             partitions: self.partitions,
-            commands: addresses(&upstreams.commands),
-            queries: addresses(&upstreams.queries),
+            instances: Instances::Fixed {
+                commands: addresses(&upstreams.commands),
+                queries: addresses(&upstreams.queries),
+            },
             limits: self.limits.clone(),
             origins: self.origins.clone(),
         }

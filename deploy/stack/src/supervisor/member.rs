@@ -34,6 +34,10 @@ pub(super) struct Member {
     /// Number of times the process was started.
     pub(super) life: u32,
     pub(super) last_exit: Option<String>,
+    /// Time by which an added instance has to be ready; `None` for all others.
+    pub(super) trial: Option<Instant>,
+    /// Set when the instance is to be forgotten as soon as it has ended.
+    pub(super) is_removed: bool,
     restarts: u32,
     backoff: Duration,
     /// Callers to answer when the pending start or stop is complete.
@@ -53,6 +57,10 @@ pub(super) enum Stage {
     BackingOff {
         until: Instant,
     },
+    /// Out of the edge, and still serving what it has got; then it is stopped.
+    Leaving {
+        until: Instant,
+    },
     Stopping {
         kill_at: Instant,
     },
@@ -69,6 +77,8 @@ impl Member {
             pid: None,
             life: 0,
             last_exit: None,
+            trial: None,
+            is_removed: false,
             restarts: 0,
             backoff: FIRST_BACKOFF,
             replies: Vec::new(),
@@ -157,9 +167,28 @@ impl Member {
         self.replies.push(reply);
     }
 
-    pub(super) fn stop_for(&mut self, reply: Sender<Reply>) {
+    /// Stops the member at a caller's request, who is answered when it has ended. `lingers` is the time for which it
+    /// serves requests that are on their way to it.
+    pub(super) fn stop_for(&mut self, reply: Sender<Reply>, lingers: Duration) {
         self.replies.push(reply);
-        self.stop();
+        match self.stage {
+            Stage::Leaving { .. } | Stage::Stopping { .. } => {}
+            _ if lingers.is_zero() => self.stop(),
+            _ => self.enter(Stage::Leaving { until: Instant::now() + lingers }),
+        }
+    }
+
+    /// Starts the member, who has to be ready by the given time.
+    pub(super) fn try_out(&mut self, part: Part, until: Instant, reply: Sender<Reply>) {
+        (self.part, self.trial, self.is_removed) = (part, Some(until), false);
+        (self.backoff, self.restarts, self.last_exit) = (FIRST_BACKOFF, 0, None);
+        self.enter(Stage::Waiting);
+        self.replies.push(reply);
+    }
+
+    /// Returns whether the member has been removed and has ended.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.is_removed && !self.runs()
     }
 
     /// Asks the process to stop. Also sends SIGCONT, because a process suspended by SIGSTOP would not handle the
@@ -194,11 +223,12 @@ impl Member {
         self.enter(Stage::Stopping { kill_at: Instant::now() + STEADY });
     }
 
-    /// Returns the time of the member's next restart or kill.
+    /// Returns the time of the member's next restart, stop or kill, or of the end of its trial.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::BackingOff { until } => Some(until),
+            Stage::BackingOff { until } | Stage::Leaving { until } => Some(until),
             Stage::Stopping { kill_at } if self.runs() => Some(kill_at),
+            Stage::Waiting | Stage::Starting { .. } => self.trial,
             _ => None,
         }
     }
@@ -229,7 +259,7 @@ impl Member {
             Stage::Starting { .. } => State::Starting,
             Stage::Ready | Stage::Done => State::Ready,
             Stage::BackingOff { .. } => State::Restarting,
-            Stage::Stopping { .. } => State::Stopping,
+            Stage::Leaving { .. } | Stage::Stopping { .. } => State::Stopping,
             Stage::Stopped => State::Stopped,
             Stage::Dead => State::Dead,
         };
@@ -242,6 +272,7 @@ impl Member {
             last_exit: self.last_exit.clone(),
             since_secs: self.since.elapsed().as_secs(),
             resident_bytes: self.pid.and_then(process::resident_bytes),
+            program: self.part.launch.program.clone(),
         }
     }
 

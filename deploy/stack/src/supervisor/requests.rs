@@ -1,22 +1,28 @@
 //! Handles control requests to a running stack.
 
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::Supervisor;
-use super::member::Stage;
+use super::member::{Member, Stage};
 use crate::control::{Reply, Request};
+use crate::part::Tier;
 use crate::process;
+use crate::services::Service;
 use crate::status::{Phase, Status};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
-        let processes = self.members.iter().filter(|member| !member.part.is_task() || member.runs());
+        let shown = |member: &&Member| (!member.part.is_task() || member.runs()) && !member.is_forgotten();
+        let mut members: Vec<_> = self.members.iter().filter(shown).collect();
+        // Instances that were added later are shown beside the others of their service.
+        members.sort_by_key(|member| (member.part.tier() == Tier::Edge, Service::of_instance(&member.part.name)));
         Status {
             state: self.phase,
             url: self.url.clone(),
-            processes: processes.map(|member| member.status()).collect(),
+            processes: members.into_iter().map(Member::status).collect(),
         }
     }
 
@@ -28,12 +34,14 @@ impl Supervisor {
                 self.begin_stop();
                 None
             }
-            Request::Stop { .. } | Request::Start { .. } | Request::Kill { .. } if self.phase == Phase::Stopping => {
-                Some(Reply::Failed(String::from("the stack is stopping")))
-            }
+            _ if self.phase == Phase::Stopping => Some(Reply::Failed(String::from("the stack is stopping"))),
             Request::Stop { name } => self.stop_one(&name, &reply),
             Request::Start { name } => self.start_one(&name, &reply),
             Request::Kill { name, signal } => Some(self.kill_one(&name, signal)),
+            Request::Add { service, number, binaries, within_secs } => {
+                self.add((service, number), binaries, Duration::from_secs(within_secs), &reply)
+            }
+            Request::Remove { name } => self.remove(&name, &reply),
         };
         if let Some(refusal) = refusal {
             // The caller may have disconnected.
@@ -47,12 +55,12 @@ impl Supervisor {
             Ok(index) => index,
             Err(refusal) => return Some(refusal),
         };
-        let member = &mut self.members[index];
-        if member.runs() {
-            member.stop_for(reply.clone());
+        if self.members[index].runs() {
+            let lingers = self.leave_edge(index);
+            self.members[index].stop_for(reply.clone(), lingers);
             return None;
         }
-        member.enter(Stage::Stopped);
+        self.members[index].enter(Stage::Stopped);
         Some(Reply::Done(format!("{name} is not running")))
     }
 
@@ -64,7 +72,9 @@ impl Supervisor {
         let member = &mut self.members[index];
         match member.stage {
             Stage::Ready => Some(Reply::Done(format!("{name} is already running"))),
-            Stage::Stopping { .. } => Some(Reply::Failed(format!("{name} is still stopping; try again"))),
+            Stage::Leaving { .. } | Stage::Stopping { .. } => {
+                Some(Reply::Failed(format!("{name} is still stopping; try again")))
+            }
             Stage::Waiting | Stage::Starting { .. } | Stage::Done => Some(Reply::Done(format!("{name} is starting"))),
             Stage::BackingOff { .. } | Stage::Stopped | Stage::Dead => {
                 member.start_again(reply.clone());
@@ -90,8 +100,9 @@ impl Supervisor {
         }
     }
 
-    fn find(&self, name: &str) -> Result<usize, Reply> {
-        let servers = || self.members.iter().enumerate().filter(|(_, member)| !member.part.is_task());
+    pub(super) fn find(&self, name: &str) -> Result<usize, Reply> {
+        let is_server = |member: &Member| !member.part.is_task() && !member.is_removed;
+        let servers = || self.members.iter().enumerate().filter(|(_, member)| is_server(member));
         servers().find(|(_, member)| member.part.name == name).map(|(index, _)| index).ok_or_else(|| {
             let names: Vec<_> = servers().map(|(_, member)| member.part.name.as_str()).collect();
             Reply::Failed(format!("no process named `{name}`; known processes: {}", names.join(", ")))
