@@ -18,7 +18,8 @@ use signal_hook::iterator::Signals;
 
 use settings::Settings;
 
-use super::{READY, config::Config};
+use super::READY;
+use super::config::{Config, Instances};
 use crate::probe;
 use crate::provision::find;
 
