@@ -5,6 +5,7 @@ mod peers;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use chassis::listeners::ListenerSettings;
+use chassis::tls;
 use schemas::exceptions::{Exceptions, Keys};
 use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
@@ -37,11 +40,12 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// `INTERNAL_ADDR`, default 127.0.0.1:8181: internal listener, for other instances and the reactor.
     pub internal_addr: SocketAddr,
-    /// `INTERNAL_URL`, default `http://` and the internal address as bound: URL at which other instances reach this
-    /// one, written into claims. Required if the internal address is unspecified, such as 0.0.0.0.
+    /// `INTERNAL_URL`, default `https://` with TLS, else `http://`, and the internal address as bound: URL at which other
+    /// instances reach this one, written into claims. Its host is verified by its certificate. Required if the internal
+    /// address is unspecified, such as 0.0.0.0.
     pub internal_url: Option<PeerUrl>,
     /// `PEER_URLS`, default every port of the host in `INTERNAL_URL`: addresses of other instances, separated by
-    /// commas, each as `http://host:8181`, `http://host:*` or `http://*.domain:8181`. The service token is sent to no
+    /// commas, each as `https://host:8181`, `https://host:*` or `http://*.domain:8181`. The service token is sent to no
     /// other address, even if a claim in the log names it.
     pub peer_urls: Option<PeerUrls>,
     /// `CORS_ORIGINS`, default none: origins whose pages may send requests from browsers, separated by commas, such as
@@ -49,6 +53,9 @@ pub struct Config {
     pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8281: admin listener.
     pub admin_addr: SocketAddr,
+    pub listeners: ListenerSettings,
+    /// Authorities that certificates of peers are verified with; `None` for those of the system.
+    pub ca_file: Option<PathBuf>,
     /// `PARTITIONS`, such as `0-5` or `0,2,4`: partitions to own regardless of other instances. Default: those that the
     /// consumer group assigns.
     pub share: Share,
@@ -83,6 +90,8 @@ impl Config {
             peer_urls: env.optional("PEER_URLS")?,
             cors_origins: env.optional("CORS_ORIGINS")?.unwrap_or(Origins::None),
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
+            listeners: ListenerSettings::from_env(env)?,
+            ca_file: tls::ca_file(env)?,
             share: env.optional("PARTITIONS")?.unwrap_or(Share::Assigned),
             service_token: env.token("SERVICE_TOKEN")?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,

@@ -33,20 +33,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use chassis::admin::AdminServer;
 use chassis::exit::Misuse;
 use chassis::http::{Limits, serve};
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::Assignment;
 use chassis::kafka::topic::TopicFacts;
+use chassis::listeners::{Listener, Listeners};
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use schemas::topic::{LogTopic, coordination_topic, coordination_topic_differences};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use clock::Clock;
@@ -67,8 +66,10 @@ const KAFKA_RETRY: Duration = Duration::from_millis(250);
 /// The service with its listeners bound, not serving yet.
 pub struct App {
     config: Config,
-    http: TcpListener,
-    internal: TcpListener,
+    http: Listener,
+    internal: Listener,
+    /// Scheme of the internal listener's URL.
+    scheme: &'static str,
     admin: AdminServer,
     readiness: Readiness,
     kafka_ready: Condition,
@@ -85,10 +86,22 @@ impl App {
         let readiness = Readiness::new();
         let (kafka_ready, partitions_ready) = (readiness.condition("kafka"), readiness.condition("partitions"));
         let clock_ready = readiness.condition("clock");
-        let http = bind(config.http_addr)?;
-        let internal = bind(config.internal_addr)?;
-        let admin = AdminServer::bind(config.admin_addr, "command-api", readiness.clone(), &telemetry)?;
-        Ok(Self { config, http, internal, admin, readiness, kafka_ready, partitions_ready, clock_ready, metrics })
+        let listeners = Listeners::new(&config.listeners, &telemetry)?;
+        let (http, internal) = (listeners.bind(config.http_addr)?, listeners.bind(config.internal_addr)?);
+        let scheme = listeners.scheme();
+        let admin = AdminServer::bind(&listeners, config.admin_addr, "command-api", readiness.clone(), &telemetry)?;
+        Ok(Self {
+            config,
+            http,
+            internal,
+            scheme,
+            admin,
+            readiness,
+            kafka_ready,
+            partitions_ready,
+            clock_ready,
+            metrics,
+        })
     }
 
     pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
@@ -119,7 +132,7 @@ impl App {
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
         let internal_url = match config.internal_url.clone() {
             Some(url) => url,
-            None => format!("http://{}", self.internal.local_addr()?).parse()?,
+            None => format!("{}://{}", self.scheme, self.internal.local_addr()?).parse()?,
         };
         let (log_sender, log) = watch::channel(None);
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
@@ -175,10 +188,6 @@ impl App {
 /// Creates the log's topics; existing ones are left unchanged.
 pub async fn create_topic(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Result<()> {
     topic::create(kafka, topic).await
-}
-
-fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    chassis::http::bind(addr).with_context(|| format!("listen on {addr}"))
 }
 
 /// Waits for the log's topics and checks the number of partitions against the one that the log was written with.

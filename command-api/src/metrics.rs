@@ -255,12 +255,15 @@ fn label(partition: u32) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use chassis::listeners::{ListenerSettings, Listeners};
+
     use super::*;
 
     #[test]
     fn the_reference_lists_every_metric() {
         let telemetry = Telemetry::new("command-api").unwrap();
         Metrics::new(&telemetry).observe(&Arc::from([]));
+        Listeners::new(&ListenerSettings::default(), &telemetry).unwrap();
         chassis::reference::check_metrics("command-api", &telemetry);
     }
 }

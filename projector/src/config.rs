@@ -1,12 +1,15 @@
 //! Configuration from environment variables.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
+use chassis::listeners::ListenerSettings;
+use chassis::tls;
 use rdkafka::error::KafkaError;
 use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerFeed, StoredView};
@@ -32,7 +35,8 @@ pub struct Config {
     /// `IDEMPOTENCY_WINDOW_SECS`, default 900: retention of idempotency keys, the same as command-api's.
     pub window: Duration,
     /// `REACTOR_COMMAND_URLS`, e.g. `http://127.0.0.1:8181,http://127.0.0.1:8182`: internal listeners of command-api,
-    /// to which the reactor sends commands; if unset, this process runs no reactor.
+    /// to which the reactor sends commands; if unset, this process runs no reactor. The certificate of an `https://` URL
+    /// must name its host.
     pub command_urls: Vec<String>,
     /// `SERVICE_TOKEN`: bearer token of the internal listeners of command-api.
     pub service_token: Option<Secret>,
@@ -43,6 +47,9 @@ pub struct Config {
     pub confirm_within: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283: admin listener.
     pub admin_addr: SocketAddr,
+    pub listeners: ListenerSettings,
+    /// Authorities that command-api's certificates are verified with; `None` for those of the system.
+    pub ca_file: Option<PathBuf>,
     /// `SHUTDOWN_GRACE_MS`, default 10,000: time that tasks get to finish at shutdown.
     pub grace: Duration,
 }
@@ -72,6 +79,8 @@ impl Config {
             payment_window: env.secs_or("PAYMENT_WINDOW_SECS", Duration::from_secs(600))?,
             confirm_within: env.secs_or("CONFIRM_WITHIN_SECS", Duration::from_secs(900))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
+            listeners: ListenerSettings::from_env(env)?,
+            ca_file: tls::ca_file(env)?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
     }
@@ -98,7 +107,7 @@ fn exceptions(env: &Env) -> Result<Exceptions, EnvError> {
 struct Urls(Vec<String>);
 
 #[derive(Debug, thiserror::Error)]
-#[error("a list of URLs that begin with http://")]
+#[error("a list of URLs that begin with https:// or http://")]
 struct NoUrl;
 
 impl FromStr for Urls {
@@ -107,7 +116,8 @@ impl FromStr for Urls {
     fn from_str(text: &str) -> Result<Self, NoUrl> {
         let url = |part: &str| {
             let url = part.trim().trim_end_matches('/');
-            url.starts_with("http://").then(|| url.to_owned()).ok_or(NoUrl)
+            let is_url = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+            is_url.then(|| url.to_owned()).ok_or(NoUrl)
         };
         text.split(',').map(url).collect::<Result<_, _>>().map(Self)
     }

@@ -41,6 +41,7 @@ use std::sync::{Arc, OnceLock};
 use chassis::admin::AdminServer;
 use chassis::kafka::group::Group;
 use chassis::kafka::topic::TopicFacts;
+use chassis::listeners::Listeners;
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
@@ -94,7 +95,8 @@ impl App {
         let reactor_ready = readiness.condition("reactor");
         let commands = CommandClient::of(&config)?;
         let queues = Arc::default();
-        let admin = AdminServer::bind(config.admin_addr, "projector", readiness.clone(), &telemetry)?
+        let listeners = Listeners::new(&config.listeners, &telemetry)?;
+        let admin = AdminServer::bind(&listeners, config.admin_addr, "projector", readiness.clone(), &telemetry)?
             .merge(admin::routes(&config, Arc::clone(&queues)));
         Ok(Self { config, admin, readiness, ready, reactor_ready, commands, queues, metrics })
     }

@@ -193,12 +193,15 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use chassis::listeners::{ListenerSettings, Listeners};
+
     use super::*;
 
     #[test]
     fn the_reference_lists_every_metric() {
         let telemetry = Telemetry::new("projector").unwrap();
         Metrics::new(&telemetry);
+        Listeners::new(&ListenerSettings::default(), &telemetry).unwrap();
         chassis::reference::check_metrics("projector", &telemetry);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
+use chassis::listeners::ListenerSettings;
 
 /// Configuration from the environment. Each secret may also come from a file, named by the variable with `_FILE` added.
 #[derive(Debug, Clone)]
@@ -37,6 +38,7 @@ pub struct Config {
     pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8282: admin listener.
     pub admin_addr: SocketAddr,
+    pub listeners: ListenerSettings,
     /// `SHUTDOWN_GRACE_MS`, default 10,000: how long requests in flight may take after a shutdown was requested.
     pub grace: Duration,
 }
@@ -56,6 +58,7 @@ impl Config {
             public_url: env.or("PUBLIC_URL", "http://127.0.0.1:8080".to_owned())?.trim_end_matches('/').to_owned(),
             cors_origins: env.optional("CORS_ORIGINS")?.unwrap_or(Origins::None),
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8282)))?,
+            listeners: ListenerSettings::from_env(env)?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
         })
     }

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use chassis::admin::AdminServer;
 use chassis::exit::Misuse;
+use chassis::listeners::{Listener, Listeners};
 use chassis::readiness::{Condition, Readiness};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::telemetry::Telemetry;
@@ -33,7 +34,6 @@ use chassis::telemetry::with_causes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use schemas::settings::{self, Difference, Settings};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use config::Config;
@@ -59,7 +59,7 @@ const LOG_RETRY: Duration = Duration::from_millis(250);
 /// The service, with its listeners bound, before it serves.
 pub struct App {
     config: Config,
-    http: TcpListener,
+    http: Listener,
     admin: AdminServer,
     readiness: Readiness,
     log_seen: Condition,
@@ -81,10 +81,11 @@ impl App {
         };
         let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
         let reads = Reads::new(positions, cache, store, limits, metrics);
-        let http = chassis::http::bind(config.http_addr).with_context(|| format!("listen on {}", config.http_addr))?;
+        let listeners = Listeners::new(&config.listeners, &telemetry)?;
+        let http = listeners.bind(config.http_addr)?;
         let readiness = Readiness::new();
         let (log_seen, redis_seen) = (readiness.condition("postgres"), readiness.condition("redis"));
-        let admin = AdminServer::bind(config.admin_addr, "query-api", readiness.clone(), &telemetry)?;
+        let admin = AdminServer::bind(&listeners, config.admin_addr, "query-api", readiness.clone(), &telemetry)?;
         Ok(Self { config, http, admin, readiness, log_seen, redis_seen, reads })
     }
 

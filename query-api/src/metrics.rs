@@ -109,12 +109,15 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use chassis::listeners::{ListenerSettings, Listeners};
+
     use super::*;
 
     #[test]
     fn the_reference_lists_every_metric() {
         let telemetry = Telemetry::new("query-api").unwrap();
         Metrics::new(&telemetry, &Arc::default());
+        Listeners::new(&ListenerSettings::default(), &telemetry).unwrap();
         chassis::reference::check_metrics("query-api", &telemetry);
     }
 }

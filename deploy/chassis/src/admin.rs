@@ -14,10 +14,13 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
 use crate::border::Border;
+use crate::exit::Misuse;
 use crate::http::{self, Limits, WhenFull};
+use crate::listeners::{Listener, Listeners};
 use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
+use crate::tls::server::ServerTls;
 
 /// Time that a scrape in flight has to finish when the server is stopped.
 const GRACE: Duration = Duration::from_secs(1);
@@ -33,6 +36,7 @@ const IDLE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct AdminServer {
     listener: TcpListener,
+    tls: Option<ServerTls>,
     local_addr: SocketAddr,
     router: Router,
     about: About,
@@ -48,6 +52,8 @@ struct About {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
+    #[error("the admin server's address cannot be used")]
+    Refused(#[source] Misuse),
     #[error("the admin server cannot listen on {addr}")]
     Bind {
         addr: SocketAddr,
@@ -61,18 +67,20 @@ pub enum AdminError {
 impl AdminServer {
     /// Listens on `addr`; port 0 takes any free one.
     pub fn bind(
+        listeners: &Listeners,
         addr: SocketAddr,
         service: &'static str,
         readiness: Readiness,
         telemetry: &Telemetry,
     ) -> Result<Self, AdminError> {
+        let tls = listeners.tls_of_admin(addr).map_err(AdminError::Refused)?;
         let bound = TcpListener::bind(addr).and_then(|listener| {
             listener.set_nonblocking(true)?;
             Ok((listener.local_addr()?, listener))
         });
         let (local_addr, listener) = bound.map_err(|source| AdminError::Bind { addr, source })?;
         let about = About { service, readiness, telemetry: telemetry.clone() };
-        Ok(Self { listener, local_addr, router: Router::new(), about })
+        Ok(Self { listener, tls, local_addr, router: Router::new(), about })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -96,10 +104,11 @@ impl AdminServer {
     /// 503, which takes the instance out of load balancing. [`AdminHandle::stop`] ends the server.
     pub fn serve(self, shutdown: Shutdown) -> Result<AdminHandle, AdminError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Start)?;
-        let listener = {
+        let tcp = {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener).map_err(AdminError::Start)?
         };
+        let listener = Listener { tcp, tls: self.tls };
         let router = routes(self.about, shutdown).merge(self.router).layer(middleware::from_fn(check_change));
         let limits = Limits {
             max_connections: MAX_CONNECTIONS,
@@ -213,6 +222,7 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::listeners::ListenerSettings;
 
     /// Requests `path`, blocking the test's own runtime: the admin server must answer nevertheless.
     fn get_blocking(address: SocketAddr, path: &str) -> (u16, String) {
@@ -226,7 +236,9 @@ mod tests {
     }
 
     fn bind(readiness: &Readiness, telemetry: &Telemetry) -> AdminServer {
-        AdminServer::bind(([127, 0, 0, 1], 0).into(), "test-service", readiness.clone(), telemetry).unwrap()
+        let listeners = Listeners::new(&ListenerSettings::default(), telemetry).unwrap();
+        let local = ([127, 0, 0, 1], 0).into();
+        AdminServer::bind(&listeners, local, "test-service", readiness.clone(), telemetry).unwrap()
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! Serves a router over HTTP/1.1, behind a [`Border`].
 //!
 //! `axum::serve` is not used: it limits neither the time to read a request's head nor the number of connections, and
-//! its graceful shutdown has no deadline. Not provided here either: TLS and HTTP/2 (the edge terminates both), a time
-//! limit for request bodies (handlers bound their own awaits), and tracking of upgraded connections (their owners close
-//! them).
+//! its graceful shutdown has no deadline. Not provided here either: HTTP/2 (the edge terminates it), a time limit for
+//! request bodies (handlers bound their own awaits), and tracking of upgraded connections (their owners close them).
 
 mod stream;
+mod timed;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,10 +21,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio_util::either::Either;
 
 use crate::border::Border;
+use crate::listeners::Listener;
 use crate::shutdown::Shutdown;
-use stream::Stream;
+use crate::tls::server::ServerTls;
+use stream::{Stream, Wire};
+use timed::TimedStream;
 
 /// Maximum number of connections: enough for an edge that keeps connections alive. A process's default limit of open
 /// files is often lower; reaching that only pauses accepting.
@@ -88,7 +92,7 @@ pub enum WhenFull {
 }
 
 /// Listens on `addr`; port 0 takes any free one.
-pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Like `TcpListener::bind`: a restarted instance can bind although connections of the old one are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
@@ -100,8 +104,8 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 /// finish within the grace period, cuts off those that do not, and returns once every connection's task is joined.
 ///
 /// Answers are sent without delay (TCP_NODELAY). Dropping the future closes all connections.
-pub async fn serve(listener: TcpListener, router: Router, border: Border, limits: Limits, shutdown: Shutdown) {
-    let cut = serve_and_cut(listener, router, border, limits, shutdown).await;
+pub async fn serve(listener: impl Into<Listener>, router: Router, border: Border, limits: Limits, shutdown: Shutdown) {
+    let cut = serve_and_cut(listener.into(), router, border, limits, shutdown).await;
     if cut > 0 {
         tracing::warn!(connections = cut, "connections cut off at the end of the shutdown grace period");
     }
@@ -109,13 +113,14 @@ pub async fn serve(listener: TcpListener, router: Router, border: Border, limits
 
 /// Serves as [`serve`] does; returns the number of connections that were cut off.
 async fn serve_and_cut(
-    listener: TcpListener,
+    Listener { tcp: listener, tls }: Listener,
     router: Router,
     border: Border,
     limits: Limits,
     shutdown: Shutdown,
 ) -> usize {
     let border = Arc::new(border);
+    let mut following = std::pin::pin!(follow_files(tls.clone()));
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -123,12 +128,12 @@ async fn serve_and_cut(
             biased;
             () = shutdown.requested() => break,
             Some(ended) = connections.join_next() => log_panic(ended),
+            () = following.as_mut() => {}
             (stream, peer) = accept(&listener), if connections.len() < limits.max_connections
                 || limits.when_full == WhenFull::CloseOldest =>
             {
-                let connection =
-                    connection(stream, peer, router.clone(), border.clone(), limits, shutdown.clone());
-                let handle = connections.spawn(connection);
+                let serving = Serving { router: router.clone(), border: border.clone(), limits };
+                let handle = connections.spawn(serving.connection(stream, peer, tls.clone(), shutdown.clone()));
                 if limits.when_full == WhenFull::CloseOldest {
                     oldest_first.retain(|connection| !connection.is_finished());
                     oldest_first.push_back(handle);
@@ -171,38 +176,63 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// Follows the files of the certificate, if there is one. Never returns.
+async fn follow_files(tls: Option<ServerTls>) {
+    match tls {
+        Some(tls) => tls.follow_files().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a connection is served with.
+struct Serving {
     router: Router,
     border: Arc<Border>,
     limits: Limits,
-    shutdown: Shutdown,
-) {
-    // This fails only on a closed connection, which the first read reports.
-    let _gone = stream.set_nodelay(true);
-    let (stream, mut refusals) = Stream::new(stream, limits.write_timeout);
-    let router = TowerToHyperService::new(router);
-    let answer = service_fn(async |request| Ok::<_, Infallible>(border.answer(&router, request).await));
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_read_timeout)
-        .max_buf_size(MAX_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), answer)
-        .with_upgrades();
-    let mut serving = std::pin::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = shutdown.requested() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+}
+
+impl Serving {
+    /// Serves a connection until it ends. The handshake happens here, so that it delays no other connection.
+    async fn connection(self, stream: TcpStream, peer: SocketAddr, tls: Option<ServerTls>, shutdown: Shutdown) {
+        // This fails only on a closed connection, which the first read reports.
+        let _gone = stream.set_nodelay(true);
+        let stream = TimedStream::new(stream, self.limits.write_timeout);
+        let Some(tls) = tls else { return self.requests(Either::Left(stream), peer, shutdown).await };
+        let shaken = tokio::select! {
+            shaken = tls.accept(stream) => shaken,
+            () = shutdown.requested() => return,
+        };
+        match shaken {
+            Ok(stream) => self.requests(Either::Right(stream), peer, shutdown).await,
+            Err(error) => tracing::debug!(peer = %peer, error = %error, "TLS handshake failed"),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(peer = %peer, error = %error, "connection ended early");
     }
-    if let Ok(refusal) = refusals.try_recv() {
-        refusal.answer(&border).await;
+
+    async fn requests(self, wire: Wire, peer: SocketAddr, shutdown: Shutdown) {
+        let (stream, mut refusals) = Stream::new(wire);
+        let Self { router, border, limits } = self;
+        let router = TowerToHyperService::new(router);
+        let answer = service_fn(async |request| Ok::<_, Infallible>(border.answer(&router, request).await));
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_read_timeout)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), answer)
+            .with_upgrades();
+        let mut serving = std::pin::pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = shutdown.requested() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %peer, error = %error, "connection ended early");
+        }
+        if let Ok(refusal) = refusals.try_recv() {
+            refusal.answer(&border).await;
+        }
     }
 }
 
@@ -223,13 +253,23 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::telemetry::Telemetry;
+    use crate::tls::{self, testing::Files};
 
     const SOON: Duration = Duration::from_secs(5);
 
     async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHandle<usize>) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = Shutdown::new();
+        start_with(None, router, limits).await
+    }
+
+    async fn start_with(
+        tls: Option<ServerTls>,
+        router: Router,
+        limits: Limits,
+    ) -> (SocketAddr, Shutdown, JoinHandle<usize>) {
+        let tcp = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let (listener, shutdown) = (Listener { tcp, tls }, Shutdown::new());
         (address, shutdown.clone(), tokio::spawn(serve_and_cut(listener, router, Border::plain(), limits, shutdown)))
     }
 
@@ -377,6 +417,57 @@ mod tests {
         assert!(given_up.try_recv().is_err(), "the reading client is still served");
         drop(reader);
         tokio::time::timeout(SOON, given_up.recv()).await.unwrap().unwrap();
+    }
+
+    /// Returns TLS with a certificate of its own, and the telemetry that counts its failures.
+    fn secured(files: &Files) -> (ServerTls, Telemetry) {
+        let telemetry = Telemetry::new("test").unwrap();
+        (ServerTls::new(&files.certificate, &files.key, &telemetry).unwrap(), telemetry)
+    }
+
+    #[tokio::test]
+    async fn over_tls_refusals_arrive_and_unread_answers_are_dropped() {
+        let files = Files::new("served");
+        let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::new(SOON) };
+        let (router, mut given_up) = endless_route();
+        let (address, _shutdown, _server) = start_with(Some(secured(&files).0), router, limits).await;
+        let client = tls::client(Some(&files.certificate)).unwrap();
+        let send = async |text: &str| {
+            let mut stream = tls::connect("localhost", address.port(), Some(&client)).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream
+        };
+        let mut answer = String::new();
+        let mut refused = send("GARBAGE\r\n\r\n").await;
+        tokio::time::timeout(SOON, refused.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("application/problem+json"), "{answer}");
+        let _stalled = send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        tokio::time::timeout(SOON, given_up.recv()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_without_tls_and_one_of_another_authority_are_refused_and_counted() {
+        let (files, other) = (Files::new("refusing"), Files::new("stranger"));
+        let (tls, telemetry) = secured(&files);
+        let (address, _shutdown, _server) = start_with(Some(tls), Router::new(), Limits::new(SOON)).await;
+        // It delays nobody.
+        let _silent = send(address, "").await;
+        let mut plain = send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let mut answer = Vec::new();
+        tokio::time::timeout(SOON, plain.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+        for (name, authority) in [("localhost", &other), ("ip6-localhost", &files)] {
+            let client = tls::client(Some(&authority.certificate)).unwrap();
+            let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            tokio_rustls::TlsConnector::from(client).connect(name, stream).await.unwrap_err();
+        }
+        let counted = async || {
+            while !telemetry.render().unwrap().contains("stampede_tls_handshakes_failed_total 3") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, counted()).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Foundation of every service: environment, logs and metrics, readiness, shutdown, exit codes, clock, admin server,
+//! Foundation of every service: environment, logs and metrics, readiness, shutdown, exit codes, clock, TLS, admin server,
 //! HTTP server, and the settings of the clients of Kafka, Postgres and Redis.
 //!
 //! Invariant: nothing here depends on an aggregate, an event, a topic or a table. This crate imports no other crate of
@@ -22,13 +22,14 @@ pub mod shutdown;
 pub mod exit;
 pub mod clock;
 pub mod panic;
+pub mod tls;
+pub mod listeners;
 pub mod admin;
 pub mod healthcheck;
 pub mod http;
 pub mod border;
 pub mod prefer;
 pub mod document;
-pub mod tls;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;

@@ -13,7 +13,8 @@ use crate::telemetry::{Metric, Telemetry};
 const UPDATE: &str = "UPDATE_REFERENCE";
 
 /// Sources of this crate whose comments tell the meanings of settings.
-const SOURCES: [&str; 2] = [include_str!("kafka.rs"), include_str!("telemetry.rs")];
+const SOURCES: [&str; 4] =
+    [include_str!("kafka.rs"), include_str!("listeners.rs"), include_str!("telemetry.rs"), include_str!("tls.rs")];
 
 /// Begins the part of a comment that says which services must have the same value.
 const AGREES: &str = " Agrees with ";
@@ -145,6 +146,7 @@ fn kind<'a>(name: &str, expected: &'a str) -> &'a str {
     match expected {
         _ if name.ends_with("_MIB") => "MiB",
         "SocketAddr" => "address",
+        "PathBuf" => "file",
         "usize" | "u16" | "u32" | "i32" | "u64" | "Producers" => "number",
         "seconds" | "milliseconds" | "secret" => expected,
         _ => "text",

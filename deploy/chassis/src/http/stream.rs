@@ -1,86 +1,56 @@
-//! A connection's stream with two features that hyper lacks: a time limit for answers that are not read, and a problem
-//! in place of a bare refusal.
+//! A connection's stream, which sends a problem in place of hyper's bare refusal.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
+use super::timed::TimedStream;
 use crate::border::{Border, X_REQUEST_ID};
-
-/// Bytes that a peer must read within the time limit. A peer that reads less is treated like one that reads nothing.
-const MIN_PROGRESS_BYTES: usize = 16 * 1024;
 
 /// Time for which a refused peer may continue to send. Closing the connection earlier would reset it, and the peer
 /// might lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A TCP stream whose writes fail if the peer does not read.
-#[derive(Debug)]
-pub(super) struct Stream {
-    /// The stream; `None` after a refusal.
-    tcp: Option<TcpStream>,
-    refusals: Option<oneshot::Sender<Refusal>>,
-    write_timeout: Duration,
-    stall: Option<Stall>,
-}
+/// A connection, plain or by TLS.
+pub(super) type Wire = Either<TimedStream, TlsStream<TimedStream>>;
 
-/// A period in which the peer reads less than is offered.
-#[derive(Debug)]
-struct Stall {
-    ends: Pin<Box<Sleep>>,
-    taken: usize,
+/// A stream that hands its connection over when hyper refuses a request by itself.
+pub(super) struct Stream {
+    /// The connection; `None` after a refusal.
+    wire: Option<Wire>,
+    refusals: Option<oneshot::Sender<Refusal>>,
 }
 
 /// A connection whose last request had a head that hyper could not parse.
-#[derive(Debug)]
 pub(super) struct Refusal {
-    tcp: TcpStream,
+    wire: Wire,
     /// hyper's answer, which has no body.
     head: String,
 }
 
 impl Stream {
     /// Returns the stream, and a channel that receives a refusal while hyper still owns the stream.
-    pub(super) fn new(tcp: TcpStream, write_timeout: Duration) -> (Self, oneshot::Receiver<Refusal>) {
+    pub(super) fn new(wire: Wire) -> (Self, oneshot::Receiver<Refusal>) {
         let (refusals, receiver) = oneshot::channel();
-        (Self { tcp: Some(tcp), refusals: Some(refusals), write_timeout, stall: None }, receiver)
+        (Self { wire: Some(wire), refusals: Some(refusals) }, receiver)
     }
 
-    /// Calls `write`; fails if the peer has stalled for too long.
-    fn write(
-        &mut self,
-        context: &mut Context<'_>,
-        offered: usize,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        let Some(tcp) = &mut self.tcp else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
-        match write(Pin::new(tcp), context) {
-            Poll::Ready(Ok(taken)) => {
-                self.stall.take_if(|stall| {
-                    stall.taken += taken;
-                    taken == offered || stall.taken >= MIN_PROGRESS_BYTES
-                });
-                Poll::Ready(Ok(taken))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                let begin = || Stall { ends: Box::pin(sleep(self.write_timeout)), taken: 0 };
-                ready!(self.stall.get_or_insert_with(begin).ends.as_mut().poll(context));
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is not reading its answer")))
-            }
-        }
+    /// Returns the connection, unless it was handed over.
+    fn wire(&mut self) -> io::Result<Pin<&mut Wire>> {
+        self.wire.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     fn hand_over(&mut self, head: String) -> Poll<io::Result<usize>> {
         let length = head.len();
-        let handed_over = match (self.tcp.take(), self.refusals.take()) {
-            (Some(tcp), Some(refusals)) => refusals.send(Refusal { tcp, head }).is_ok(),
+        let handed_over = match (self.wire.take(), self.refusals.take()) {
+            (Some(wire), Some(refusals)) => refusals.send(Refusal { wire, head }).is_ok(),
             _ => false,
         };
         Poll::Ready(if handed_over { Ok(length) } else { Err(io::ErrorKind::BrokenPipe.into()) })
@@ -103,10 +73,10 @@ impl Refusal {
     pub(super) async fn answer(mut self, border: &Border) {
         let answer = border.complete_refusal(&self.head);
         let told = async {
-            self.tcp.write_all(&answer).await?;
-            self.tcp.shutdown().await?;
+            self.wire.write_all(&answer).await?;
+            self.wire.shutdown().await?;
             let mut ignored = [0; 4096];
-            while self.tcp.read(&mut ignored).await? > 0 {}
+            while self.wire.read(&mut ignored).await? > 0 {}
             io::Result::Ok(())
         };
         // After a failure or timeout the peer is gone, so the result is ignored.
@@ -116,8 +86,8 @@ impl Refusal {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().tcp {
-            Some(tcp) => Pin::new(tcp).poll_read(context, buffer),
+        match &mut self.get_mut().wire {
+            Some(wire) => Pin::new(wire).poll_read(context, buffer),
             None => Poll::Ready(Ok(())),
         }
     }
@@ -129,7 +99,7 @@ impl AsyncWrite for Stream {
         if let Some(head) = bare_refusal(bytes) {
             return stream.hand_over(head);
         }
-        stream.write(context, bytes.len(), |tcp, context| tcp.poll_write(context, bytes))
+        stream.wire()?.poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -144,8 +114,7 @@ impl AsyncWrite for Stream {
         {
             return stream.hand_over(head);
         }
-        let offered = parts.iter().map(|part| part.len()).sum();
-        stream.write(context, offered, |tcp, context| tcp.poll_write_vectored(context, parts))
+        stream.wire()?.poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -153,15 +122,15 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().tcp {
-            Some(tcp) => Pin::new(tcp).poll_flush(context),
+        match &mut self.get_mut().wire {
+            Some(wire) => Pin::new(wire).poll_flush(context),
             None => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().tcp {
-            Some(tcp) => Pin::new(tcp).poll_shutdown(context),
+        match &mut self.get_mut().wire {
+            Some(wire) => Pin::new(wire).poll_shutdown(context),
             None => Poll::Ready(Ok(())),
         }
     }
