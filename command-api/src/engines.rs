@@ -7,6 +7,7 @@ use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::group::{Assignment, Group};
 use chassis::shutdown::{Shutdown, Tasks};
+use chassis::tls;
 use schemas::topic::coordination_topic;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -59,6 +60,8 @@ impl Engines {
     ) -> anyhow::Result<Self> {
         let (producers, reports) = Producers::new(&config.kafka, &config.topic.name, partitions, config.producers)?;
         let peers = config.peer_urls.clone().unwrap_or_else(|| PeerUrls::of_host(internal_url));
+        let tls = peers.use_tls().then(|| tls::client(config.ca_file.as_deref()));
+        let tls = tls.transpose().map_err(Misuse::new)?;
         let (membership, assignment) = Membership::of(config)?;
         let (shutdown, mut engines) = (Shutdown::new(), Tasks::new());
         let (wrong, wrong_tables) = watch::channel(None);
@@ -68,7 +71,7 @@ impl Engines {
             partitions,
             own_url: internal_url.as_str().into(),
             directory: Arc::new(Directory::new(log_reader.clone(), partitions)),
-            links: Arc::new(Links::new(config.service_token.clone(), peers, metrics.clone())),
+            links: Arc::new(Links::new(config.service_token.clone(), peers, tls, metrics.clone())),
             producers: Arc::new(producers),
             log_reader: log_reader.clone(),
             replay: LogReader::start(&config.kafka, &config.topic.name)?,

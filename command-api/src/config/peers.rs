@@ -4,6 +4,9 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+/// Scheme of the URLs that are reached by TLS.
+const SECURE: &str = "https";
+
 /// Allowed addresses of peers. A claim names its owner's address, and anyone with write access to the log can write a
 /// claim, so this instance connects only to addresses listed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,18 @@ impl PeerUrl {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.scheme == SECURE
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 impl FromStr for PeerUrl {
@@ -77,6 +92,11 @@ impl PeerUrls {
     /// Returns a list that allows every port of the URL's host.
     pub(crate) fn of_host(url: &PeerUrl) -> Self {
         Self(vec![Pattern { scheme: url.scheme.clone(), host: Hosts::One(url.host.clone()), port: None }])
+    }
+
+    /// Returns whether any of the allowed addresses is reached by TLS.
+    pub(crate) fn use_tls(&self) -> bool {
+        self.0.iter().any(|pattern| pattern.scheme == SECURE)
     }
 
     pub(crate) fn allow(&self, url: &str) -> bool {
@@ -114,7 +134,7 @@ fn split(url: &str) -> Option<(&str, &str, &str)> {
     let (scheme, authority) = url.split_once("://")?;
     let usual_port = match scheme {
         "http" => "80",
-        "https" => "443",
+        SECURE => "443",
         _ => return None,
     };
     let (host, port) = match authority.rsplit_once(':') {

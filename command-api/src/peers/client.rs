@@ -1,23 +1,24 @@
 //! Client side of a link: forwards commands to the owner of their partition.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chassis::env::Secret;
 use chassis::shutdown::Shutdown;
+use chassis::tls::{self, ClientTls, Connection};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use schemas::answers::Answer;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tokio_util::task::TaskTracker;
 
 use super::outages::{Outages, without_user};
@@ -25,7 +26,7 @@ use super::{
     Answered, FRAMING_BYTES, Forwarded, FromOwner, MAX_IN_FLIGHT, MAX_MESSAGE_COMMANDS, MAX_SENT_BYTES,
     MAX_TAKEN_BYTES, PATH, SILENCE, ToOwner, millis,
 };
-use crate::config::PeerUrls;
+use crate::config::{PeerUrl, PeerUrls};
 use crate::metrics::Metrics;
 use crate::request::CommandRequest;
 
@@ -37,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Links of this instance, each opened when first needed.
 pub(crate) struct Links {
-    token: Secret,
+    access: Access,
     allowed: PeerUrls,
     metrics: Arc<Metrics>,
     /// Peers by URL.
@@ -47,6 +48,14 @@ pub(crate) struct Links {
     /// The tasks of the links, which end with `shutdown`.
     tasks: TaskTracker,
     shutdown: Shutdown,
+}
+
+/// How a peer is contacted.
+#[derive(Clone)]
+struct Access {
+    token: Secret,
+    /// `None` if every peer is contacted without TLS.
+    tls: Option<ClientTls>,
 }
 
 /// A connection to a peer, which may not be open yet or may have ended.
@@ -78,13 +87,13 @@ enum Waiting {
     Gone(oneshot::Sender<()>),
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<Connection>;
 
 impl Links {
-    /// Creates the links. The token is sent only to `allowed` addresses.
-    pub(crate) fn new(token: Secret, allowed: PeerUrls, metrics: Arc<Metrics>) -> Self {
+    /// Creates the links. The token is sent only to `allowed` addresses, by TLS if their URLs begin with `https://`.
+    pub(crate) fn new(token: Secret, allowed: PeerUrls, tls: Option<ClientTls>, metrics: Arc<Metrics>) -> Self {
         Self {
-            token,
+            access: Access { token, tls },
             allowed,
             metrics,
             peers: Mutex::default(),
@@ -115,7 +124,7 @@ impl Links {
             return Some(peer.clone());
         }
         let (queue, outgoing) = mpsc::channel(MAX_QUEUE);
-        let link = Link::run(url.clone(), self.token.clone(), outgoing, self.outages.clone());
+        let link = Link::run(url.clone(), self.access.clone(), outgoing, self.outages.clone());
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -167,8 +176,8 @@ struct Link {
 
 impl Link {
     /// Serves the link until its connection ends; the next command to the peer opens another.
-    async fn run(url: Arc<str>, token: Secret, mut outgoing: mpsc::Receiver<Outgoing>, outages: Outages) {
-        let connected = tokio::time::timeout(CONNECT_WITHIN, connect(&url, &token)).await;
+    async fn run(url: Arc<str>, access: Access, mut outgoing: mpsc::Receiver<Outgoing>, outages: Outages) {
+        let connected = tokio::time::timeout(CONNECT_WITHIN, access.connect(&url)).await;
         match connected {
             Ok(Ok(socket)) => {
                 outages.end(&url);
@@ -231,7 +240,7 @@ impl Link {
                 _ = tick.tick() => {
                     let silent = heard.elapsed();
                     if silent > SILENCE && !self.waiting.is_empty() {
-                        return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
+                        return Err(Error::Io(io::ErrorKind::TimedOut.into()));
                     }
                     if silent > IDLE {
                         return Err(Error::ConnectionClosed);
@@ -343,15 +352,23 @@ fn encode(message: &ToOwner<'_>) -> Message {
     Message::Binary(postcard::to_allocvec(message).expect("a message can be represented in postcard").into())
 }
 
-async fn connect(url: &str, token: &Secret) -> Result<Socket, Error> {
-    let address = url.replacen("http", "ws", 1) + PATH;
-    let mut request = address.into_client_request()?;
-    let bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))?;
-    request.headers_mut().insert("authorization", bearer);
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MAX_TAKEN_BYTES)).max_frame_size(Some(MAX_TAKEN_BYTES));
-    let (socket, _) = connect_async_with_config(request, Some(config), true).await?;
-    Ok(socket)
+impl Access {
+    async fn connect(&self, url: &str) -> Result<Socket, Error> {
+        let peer: PeerUrl = url.parse().map_err(io::Error::other)?;
+        let tls = match (&self.tls, peer.is_secure()) {
+            (Some(tls), true) => Some(tls),
+            (_, false) => None,
+            (None, true) => return Err(io::Error::other("no authorities to verify the peer's certificate").into()),
+        };
+        let mut request = (url.replacen("http", "ws", 1) + PATH).into_client_request()?;
+        let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token.expose()))?;
+        request.headers_mut().insert("authorization", bearer);
+        let config =
+            WebSocketConfig::default().max_message_size(Some(MAX_TAKEN_BYTES)).max_frame_size(Some(MAX_TAKEN_BYTES));
+        let connection = tls::connect(peer.host(), peer.port(), tls).await?;
+        let (socket, _) = client_async_with_config(request, connection, Some(config)).await?;
+        Ok(socket)
+    }
 }
 
 #[cfg(test)]
@@ -366,7 +383,7 @@ mod tests {
         let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url: Arc<str> = format!("http://{}", silent.local_addr().unwrap()).into();
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
-        let links = Links::new(Secret::from("token"), "http://127.0.0.1:*".parse().unwrap(), metrics);
+        let links = Links::new(Secret::from("token"), "http://127.0.0.1:*".parse().unwrap(), None, metrics);
         let begun = Instant::now();
         let (let_go, ()) = tokio::join!(links.let_go(&url, 0), links.end());
         assert!(!let_go && begun.elapsed() < CONNECT_WITHIN, "the attempt to connect is given up");

@@ -112,7 +112,13 @@ impl CommandClient {
         let token = token.ok_or_else(|| Misuse::new("REACTOR_COMMAND_URLS requires SERVICE_TOKEN"))?;
         // Without proxies and redirects the token reaches the configured URLs only.
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        let client = client.tls_backend_preconfigured(tls::trusting_nobody().as_ref().clone());
+        let is_secure = config.command_urls.iter().any(|url| url.starts_with("https://"));
+        let tls = if is_secure {
+            tls::client(config.ca_file.as_deref()).map_err(Misuse::new)?
+        } else {
+            tls::trusting_nobody()
+        };
+        let client = client.tls_backend_preconfigured(tls.as_ref().clone());
         let client = client.connect_timeout(CONNECT_WITHIN).timeout(ANSWERED_WITHIN).build()?;
         let urls = config.command_urls.iter().map(|url| Url { url: url.clone(), clock: Mutex::default() }).collect();
         let preferred = AtomicUsize::new(0);
