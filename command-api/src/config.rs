@@ -28,7 +28,7 @@ pub struct Config {
     pub kafka: KafkaSettings,
     pub topic: LogTopic,
     /// `LOG_EXCEPTION_KEYS`, default none: public keys of those who may sign exceptions, which let readers skip an
-    /// undecodable value of the log.
+    /// undecodable value of the log. Agrees with the projectors.
     pub exceptions: Arc<Exceptions>,
     /// `POSTGRES_URL`: the database in which the projector keeps the journal. Without it, all state is folded from the
     /// beginning of the log and stays in memory.
@@ -42,14 +42,15 @@ pub struct Config {
     pub internal_addr: SocketAddr,
     /// `INTERNAL_URL`, default `https://` with TLS, else `http://`, and the internal address as bound: URL at which other
     /// instances reach this one, written into claims. Its host is verified by its certificate. Required if the internal
-    /// address is unspecified, such as 0.0.0.0.
+    /// address is unspecified, such as 0.0.0.0. Agrees with `PEER_URLS` of the other instances, which must allow it.
     pub internal_url: Option<PeerUrl>,
     /// `PEER_URLS`, default every port of the host in `INTERNAL_URL`: addresses of other instances, separated by
     /// commas, each as `https://host:8181`, `https://host:*` or `http://*.domain:8181`. The service token is sent to no
     /// other address, even if a claim in the log names it.
     pub peer_urls: Option<PeerUrls>,
     /// `CORS_ORIGINS`, default none: origins whose pages may send requests from browsers, separated by commas, such as
-    /// `https://shop.example`; `*` allows all.
+    /// `https://shop.example`; `*` allows all. Agrees with the
+    /// query-apis and the edge.
     pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8281: admin listener.
     pub admin_addr: SocketAddr,
@@ -59,9 +60,11 @@ pub struct Config {
     /// `PARTITIONS`, such as `0-5` or `0,2,4`: partitions to own regardless of other instances. Default: those that the
     /// consumer group assigns.
     pub share: Share,
-    /// `SERVICE_TOKEN`: bearer token of the internal listener; at least 16 characters.
+    /// `SERVICE_TOKEN`: bearer token of the internal listener; at least 16 characters. Agrees with the other instances and
+    /// the projectors that react.
     pub service_token: Secret,
-    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: time for which an idempotency key is remembered.
+    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: time for which an idempotency key is remembered. Agrees with all
+    /// command-apis and projectors, by the table `settings`.
     pub window: Duration,
     /// `PRODUCERS`, default 1: number of Kafka producers that share the partitions. Each has its own threads and sends
     /// its own requests: on two cores a second one costs a tenth more and has nothing to do.
@@ -110,9 +113,10 @@ impl Config {
 /// Reads the settings of the log's topic.
 pub fn topic(env: &Env) -> Result<LogTopic, EnvError> {
     Ok(LogTopic {
-        // `EVENTS_TOPIC`, default `events`: name of the log's topic.
+        // `EVENTS_TOPIC`, default `events`: name of the log's topic. Agrees with the projectors.
         name: env.or("EVENTS_TOPIC", "events".to_owned())?,
         // `EVENTS_PARTITIONS`: number of the topic's partitions. Default: the existing number, or 12 in a new log.
+        // Agrees with the topic.
         partitions: env.optional("EVENTS_PARTITIONS")?,
         // `EVENTS_REPLICATION`, default 1: minimum number of copies of the topic, which may have more.
         replication: env.or("EVENTS_REPLICATION", 1)?,
@@ -187,10 +191,11 @@ mod tests {
 
     #[test]
     fn the_reference_lists_every_setting() {
-        let env = Env::from([("SERVICE_TOKEN", "0123456789abcdef")]);
+        let env = Env::from([("SERVICE_TOKEN", "0123456789abcdef"), ("LOG_EXCEPTION_SIGNING_KEY", "a key")]);
         chassis::telemetry::init_logs(&env).unwrap();
         Config::from_env(&env).unwrap();
-        reference::check_settings("command-api", &env, include_str!("config.rs"));
+        crate::exceptions::signing_key(&env).unwrap();
+        reference::check_settings("command-api", &env, &[include_str!("config.rs"), include_str!("exceptions.rs")]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use chassis::clock::now_ms;
-use chassis::env::Env;
+use chassis::env::{Env, EnvError, Secret};
 use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -85,7 +85,9 @@ impl ExceptArgs {
 pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let wish = ExceptArgs::from_args(args).map_err(Misuse::new)?;
     let (kafka, log) = (KafkaSettings::from_env(env)?, config::topic(env)?);
-    let key: SigningKey = env.secret(SIGNING_KEY)?.expose().parse().context(SIGNING_KEY).map_err(Misuse::new)?;
+    let key =
+        signing_key(env)?.ok_or_else(|| Misuse::new(format!("{SIGNING_KEY} or {SIGNING_KEY}_FILE must be set")))?;
+    let key: SigningKey = key.expose().parse().context(SIGNING_KEY).map_err(Misuse::new)?;
     if config::exception_keys(env)?.is_some_and(|keys| !keys.contain(&key)) {
         let public = key.public();
         let reason = format!("LOG_EXCEPTION_KEYS does not list {public}: no reader would honour this key");
@@ -108,6 +110,12 @@ pub async fn except(env: &Env, args: impl Iterator<Item = String>) -> anyhow::Re
     println!("excepted: sha256 {sha256}, signed by {}, because {:?}", key.public(), wish.because);
     println!("readers that honour this key resume within seconds, without a restart");
     Ok(())
+}
+
+/// Returns the private key's text.
+pub(crate) fn signing_key(env: &Env) -> Result<Option<Secret>, EnvError> {
+    // `LOG_EXCEPTION_SIGNING_KEY`: private key of the signer, for `command-api except` alone, which requires it.
+    env.optional_secret(SIGNING_KEY)
 }
 
 /// Returns an error unless no build can read the value, because only such a value may be skipped.

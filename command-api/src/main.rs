@@ -4,16 +4,27 @@
 
 use std::process::ExitCode;
 
-use chassis::env::Env;
 use chassis::exit::{self, Misuse};
 use chassis::healthcheck;
 use chassis::kafka::KafkaSettings;
+use chassis::program::Program;
 use chassis::shutdown::Shutdown;
-use chassis::telemetry;
 use command_api::{App, Config, config, create_topic, except, make_key};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: "command-api",
+    usage: "\
+  command-api                      serves
+  command-api create-topic         creates the log's topics; existing ones are left unchanged
+  command-api exception-key FILE   generates a key pair that signs exceptions: FILE and FILE.pub
+  command-api except PARTITION OFFSET --because TEXT [--no-build-reads-it]
+                                   signs an exception for an unreadable value of the log
+  command-api healthcheck [PATH]   asks a running service
+",
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -21,9 +32,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    let env = Env::process();
-    telemetry::init_logs(&env)?;
-    let mut args = std::env::args().skip(1);
+    let Some((env, mut args)) = PROGRAM.begin(Config::from_env)? else { return Ok(()) };
     match args.next().as_deref() {
         None => App::build(Config::from_env(&env)?).await?.run(Shutdown::on_signals()?).await,
         Some("create-topic") => {

@@ -22,6 +22,7 @@ pub struct Config {
     pub kafka: KafkaSettings,
     pub topic: LogTopic,
     /// `LOG_EXCEPTION_KEYS`, default none: public keys of the operators who may sign exceptions for unreadable records.
+    /// Agrees with the command-apis.
     pub exceptions: Arc<Exceptions>,
     /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: the feeds that this process folds; default: all. Processes
     /// with the same feeds share the partitions.
@@ -30,20 +31,24 @@ pub struct Config {
     pub postgres_url: Secret,
     /// `REDIS_URL`: the cache of the views.
     pub redis_url: Secret,
-    /// `REDIS_PREFIX`, default `st`: the prefix of all keys.
+    /// `REDIS_PREFIX`, default `st`: the prefix of all keys. Agrees with all projectors and query-apis, by the table
+    /// `settings`.
     pub redis_prefix: String,
-    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: retention of idempotency keys, the same as command-api's.
+    /// `IDEMPOTENCY_WINDOW_SECS`, default 900: retention of idempotency keys. Agrees with all command-apis
+    /// and projectors, by the table `settings`.
     pub window: Duration,
     /// `REACTOR_COMMAND_URLS`, e.g. `http://127.0.0.1:8181,http://127.0.0.1:8182`: internal listeners of command-api,
     /// to which the reactor sends commands; if unset, this process runs no reactor. The certificate of an `https://` URL
-    /// must name its host.
+    /// must name its host. Agrees with `INTERNAL_ADDR` of the command-apis.
     pub command_urls: Vec<String>,
-    /// `SERVICE_TOKEN`: bearer token of the internal listeners of command-api.
+    /// `SERVICE_TOKEN`: bearer token of the internal listeners of command-api. Agrees with the command-apis.
     pub service_token: Option<Secret>,
-    /// `PAYMENT_WINDOW_SECS`, default 600: time in which a confirmed order must be paid.
+    /// `PAYMENT_WINDOW_SECS`, default 600: time in which a confirmed order must be paid. Agrees with all projectors that
+    /// react, by the table `settings`.
     pub payment_window: Duration,
     /// `CONFIRM_WITHIN_SECS`, default 900: time for which a parked line of a placed order may be refused before the
-    /// order is rejected. Time in which a partition is unavailable does not count.
+    /// order is rejected. Time in which a partition is unavailable does not count. Agrees with all projectors that react,
+    /// by the table `settings`.
     pub confirm_within: Duration,
     /// `ADMIN_ADDR`, default 127.0.0.1:8283: admin listener.
     pub admin_addr: SocketAddr,
@@ -59,9 +64,10 @@ impl Config {
         Ok(Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: LogTopic {
-                // `EVENTS_TOPIC`, default `events`: name of the log's topic.
+                // `EVENTS_TOPIC`, default `events`: name of the log's topic. Agrees with the command-apis.
                 name: env.or("EVENTS_TOPIC", "events".to_owned())?,
-                // `EVENTS_PARTITIONS`: number of the topic's partitions. Default: the existing number.
+                // `EVENTS_PARTITIONS`: number of the topic's partitions. Default: the existing number. Agrees with the
+                // topic.
                 partitions: env.optional("EVENTS_PARTITIONS")?,
                 // `EVENTS_REPLICATION`, default 1: minimum number of copies of the topic, which may have more.
                 replication: env.or("EVENTS_REPLICATION", 1)?,
@@ -196,7 +202,7 @@ mod tests {
         let env = Env::from([("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x")]);
         chassis::telemetry::init_logs(&env).unwrap();
         Config::from_env(&env).unwrap();
-        reference::check_settings("projector", &env, include_str!("config.rs"));
+        reference::check_settings("projector", &env, &[include_str!("config.rs")]);
     }
 
     #[test]

@@ -5,15 +5,28 @@
 
 use std::process::ExitCode;
 
-use chassis::env::Env;
 use chassis::exit::{self, Misuse};
 use chassis::healthcheck;
+use chassis::program::Program;
 use chassis::shutdown::Shutdown;
-use chassis::telemetry;
 use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: "projector",
+    usage: "\
+  projector                        folds the log, and reacts to it
+  projector migrate                applies the migrations
+  projector audit [OPTIONS]        compares the views with the log
+  projector rebuild VIEW...        rebuilds views from the log
+  projector snapshots              prepares this build's snapshots before its release
+  projector settings ...           shows and changes the settings that all services share
+  projector reactor ...            sets the reactors' starting positions if their checkpoints were lost
+  projector healthcheck [PATH]     asks a running service
+",
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -21,9 +34,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    let env = Env::process();
-    telemetry::init_logs(&env)?;
-    let mut args = std::env::args().skip(1);
+    let Some((env, mut args)) = PROGRAM.begin(Config::from_env)? else { return Ok(()) };
     match args.next().as_deref() {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
         Some("migrate") => {

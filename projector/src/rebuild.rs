@@ -94,6 +94,9 @@ impl Options {
                 ),
             }
         }
+        let why =
+            "--rollback restores rows without a comparison, so there is nothing to --accept: leave one of them out";
+        ensure!(!(wish.rollback && wish.accept), why);
         Ok(wish)
     }
 }
@@ -327,6 +330,7 @@ mod tests {
             ("product --threads none", "--threads none"),
             ("product --threads", "--threads requires a number"),
             ("product --slow", "--slow"),
+            ("product --rollback --accept", "leave one of them out"),
         ] {
             let error = wish(args).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

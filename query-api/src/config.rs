@@ -26,15 +26,17 @@ pub struct Config {
     pub redis_url: Secret,
     /// `REDIS_CALLS`, default 2,048: maximum number of concurrent reads; more wait for up to two seconds.
     pub redis_calls: usize,
-    /// `REDIS_PREFIX`, default `st`: prefix of all keys.
+    /// `REDIS_PREFIX`, default `st`: prefix of all keys. Agrees with all projectors and query-apis, by the table
+    /// `settings`.
     pub redis_prefix: String,
     /// `HTTP_ADDR`, default 127.0.0.1:8082: public listener.
     pub http_addr: SocketAddr,
     /// `PUBLIC_URL`, default http://127.0.0.1:8080: the URL at which clients reach the system. Events refer to their
-    /// schemas by it.
+    /// schemas by it. Agrees with the edge's address.
     pub public_url: String,
     /// `CORS_ORIGINS`, default none: sites whose pages may send requests from browsers, separated by commas, such as
-    /// `https://shop.example`; `*` allows all.
+    /// `https://shop.example`; `*` allows all. Agrees with the
+    /// command-apis and the edge.
     pub cors_origins: Origins,
     /// `ADMIN_ADDR`, default 127.0.0.1:8282: admin listener.
     pub admin_addr: SocketAddr,
@@ -80,7 +82,7 @@ mod tests {
         let env = Env::from([("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x")]);
         chassis::telemetry::init_logs(&env).unwrap();
         Config::from_env(&env).unwrap();
-        reference::check_settings("query-api", &env, include_str!("config.rs"));
+        reference::check_settings("query-api", &env, &[include_str!("config.rs")]);
     }
 
     #[test]

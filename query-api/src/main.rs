@@ -2,15 +2,22 @@
 
 use std::process::ExitCode;
 
-use chassis::env::Env;
 use chassis::exit::{self, Misuse};
 use chassis::healthcheck;
+use chassis::program::Program;
 use chassis::shutdown::Shutdown;
-use chassis::telemetry;
 use query_api::{App, Config};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: "query-api",
+    usage: "\
+  query-api                     serves
+  query-api healthcheck [PATH]  asks a running service
+",
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -18,15 +25,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    let env = Env::process();
-    telemetry::init_logs(&env)?;
-    let mut args = std::env::args().skip(1);
+    let Some((env, mut args)) = PROGRAM.begin(Config::from_env)? else { return Ok(()) };
     match args.next().as_deref() {
         None => App::build(Config::from_env(&env)?).await?.run(Shutdown::on_signals()?).await,
         Some("healthcheck") => healthcheck::run(&env, args),
-        Some(other) => {
-            let known = "healthcheck, and settings come from the environment";
-            Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
-        }
+        Some(other) => Err(Misuse::new(format!("unknown subcommand {other:?}; expected healthcheck")).into()),
     }
 }

@@ -89,9 +89,52 @@ async fn a_wrong_setting_ends_a_process_with_another_code_than_a_fault() {
     }
 }
 
+/// Runs a service with these variables only. Returns its exit code, its output and its error output.
+async fn run(program: &str, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(format!("{}/{program}", server("TEST_BIN_DIR")));
+    command.env_clear().envs(variables.iter().copied()).args(args).kill_on_drop(true);
+    let output = tokio::time::timeout(DEADLINE, command.output()).await.expect("the process ends in time").unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test]
+async fn a_service_prints_and_checks_its_settings_without_secrets() {
+    let right = [
+        ("POSTGRES_URL", "postgres://it:hunter2@127.0.0.1:1/it"),
+        ("REDIS_URL", "redis://:hunter2@127.0.0.1:1"),
+        ("SERVICE_TOKEN", "hunter2-hunter2-hunter2"),
+        ("SHUTDOWN_GRACE_MS", "5000"),
+        ("KUBERNETES_PORT_443_TCP", "tcp://10.0.0.1:443"),
+    ];
+    let wrong =
+        [("POSTGRES_URLS", "hunter2"), ("SERVICE_TOKEN", "hunter2"), ("SHUTDOWN_GRACE_MS", "hunter2"), ("LOG", "a=b")];
+    for program in ["command-api", "projector", "query-api"] {
+        let (code, text, errors) = run(program, &["--print-config"], &right).await;
+        assert!(code == Some(0) && errors.is_empty(), "{program}: {code:?}, {errors}");
+        let line = |wanted: &str| text.lines().filter(|line| *line == wanted).count() == 1;
+        assert!(line("POSTGRES_URL=***") && line("SHUTDOWN_GRACE_MS=5000") && line("LOG_FORMAT=json"), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("Unknown") && !text.contains("KUBERNETES"), "{text}");
+        let (code, text, errors) = run(program, &["--check-config"], &right).await;
+        assert!(code == Some(0) && text.is_empty() && errors.is_empty(), "{program}: {code:?}, {errors}");
+
+        for option in ["--print-config", "--check-config", ""] {
+            let args: Vec<&str> = [option].into_iter().filter(|option| !option.is_empty()).collect();
+            let (code, text, errors) = run(program, &args, &wrong).await;
+            assert_eq!(code, Some(64), "{program} {option}: {errors}");
+            let named = ["LOG is set but invalid", "SHUTDOWN_GRACE_MS is set but invalid"];
+            assert!(named.iter().all(|named| errors.contains(named)), "{program} {option}: {errors}");
+            assert!((text + &errors).contains("POSTGRES_URLS"), "{program} {option}: {errors}");
+            assert!(!errors.contains("hunter2"), "{program} {option}: {errors}");
+        }
+        let (code, text, _) = run(program, &["--help"], &[]).await;
+        assert!(code == Some(0) && text.contains(program) && text.contains("--print-config"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_argument_ends_a_process_like_a_wrong_setting() {
-    const PROJECTOR: [(&str, &str); 14] = [
+    const PROJECTOR: [(&str, &str); 15] = [
         ("migrate now", "\"now\""),
         ("audit --x", "\"--x\""),
         ("audit --sample", "--sample requires a number"),
@@ -100,6 +143,7 @@ async fn a_wrong_argument_ends_a_process_like_a_wrong_setting() {
         ("rebuild nowhere", "\"nowhere\""),
         ("rebuild product --x", "\"--x\""),
         ("rebuild product --share 0", "--share 0"),
+        ("rebuild product --rollback --accept", "leave one of them out"),
         ("snapshots now", "\"now\""),
         ("settings get", "\"get\""),
         ("settings set REDIS_PREFIX", "set NAME VALUE"),

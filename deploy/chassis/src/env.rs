@@ -3,6 +3,7 @@
 mod live;
 mod secret;
 mod setting;
+mod strange;
 mod survey;
 
 use std::any::type_name;
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use live::LiveSecret;
 pub use secret::Secret;
 pub use setting::{Fallback, Origin, Setting};
+pub use strange::Strange;
 pub use survey::{Survey, WrongSettings};
 
 /// Maximum duration of a setting: any current time plus this fits in 64 bits of milliseconds, and in Postgres.

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use crate::env::EnvError;
+use crate::env::{EnvError, WrongSettings};
 use crate::kafka::topic::TopicError;
 use crate::postgres::PostgresError;
 use crate::redis::RedisSetupError;
@@ -57,6 +57,7 @@ fn code(error: &anyhow::Error) -> u8 {
 
 fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<EnvError>()
+        || cause.is::<WrongSettings>()
         || cause.is::<Misuse>()
         || matches!(cause.downcast_ref::<TopicError>(), Some(TopicError::Refused { .. }))
         || matches!(cause.downcast_ref::<PostgresError>(), Some(PostgresError::Url(_)))
@@ -79,6 +80,7 @@ mod tests {
         for (error, expected) in [
             (missing().into(), USAGE),
             (anyhow::Error::from(missing()).context("read the settings"), USAGE),
+            (Env::default().survey(|env| env.required::<u16>("PORT")).into_result().unwrap_err().into(), USAGE),
             (Misuse::new("unknown subcommand").into(), USAGE),
             (Misuse::new(anyhow!("not a number").context("PARTITION")).into(), USAGE),
             (refused.into(), USAGE),

@@ -35,6 +35,7 @@ const PARTITION_FETCH_BYTES: &str = "1048576";
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
     /// `KAFKA_BROKERS`, default `127.0.0.1:9092`: bootstrap brokers as `host:port`, separated by commas.
+    /// Agrees with all services of the log.
     pub brokers: String,
 }
 

@@ -5,7 +5,8 @@
 //! the workspace.
 //!
 //! Invariant: the environment is read in one place, [`env::Env`], once at the start. A variable that is set but cannot
-//! be parsed stops the process; it never falls back to a default. No error and no log shows a variable's value.
+//! be parsed stops the process; it never falls back to a default. No error and no log shows a variable's value; only
+//! `--print-config` does, and secrets as `***`.
 //!
 //! Invariant: no state of this crate is global except the log subscriber, of which a process has one. Metrics,
 //! readiness and shutdown belong to an instance, so that several services can run in one test process.
@@ -20,6 +21,7 @@ pub mod telemetry;
 pub mod readiness;
 pub mod shutdown;
 pub mod exit;
+pub mod program;
 pub mod clock;
 pub mod panic;
 pub mod tls;

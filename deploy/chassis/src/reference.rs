@@ -20,15 +20,15 @@ const SOURCES: [&str; 4] =
 const AGREES: &str = " Agrees with ";
 
 /// Compares a service's section of `deploy/SETTINGS.md`, `deploy/settings.json` and `deploy/env.example` with the
-/// variables that were read from `env`, or writes it. Their meanings are the comments in `source` that begin with their
+/// variables that were read from `env`, or writes it. Their meanings are the comments in `sources` that begin with their
 /// names.
 ///
 /// # Panics
 /// Panics if they differ, or a variable has no comment.
-pub fn check_settings(service: &str, env: &Env, source: &str) {
+pub fn check_settings(service: &str, env: &Env, sources: &[&str]) {
     let mut settings = env.settings();
     settings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    let entries: Vec<_> = settings.iter().map(|setting| Entry::of(setting, source)).collect();
+    let entries: Vec<_> = settings.iter().map(|setting| Entry::of(setting, sources)).collect();
     let rows: String = entries.iter().map(Entry::row).collect();
     check("SETTINGS.md", service, &format!("{HEAD}{rows}"));
     let examples: Vec<String> = entries.iter().map(Entry::example).collect();
@@ -49,10 +49,10 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn of(setting: &'a Setting, source: &str) -> Self {
+    fn of(setting: &'a Setting, sources: &[&str]) -> Self {
         let name = &setting.name;
         let has_value = matches!(setting.fallback, Fallback::Value(_));
-        let told = [source].into_iter().chain(SOURCES).find_map(|source| meaning(source, name, !has_value));
+        let told = sources.iter().copied().chain(SOURCES).find_map(|source| meaning(source, name, !has_value));
         let told = told.filter(|text| !text.is_empty());
         let told = told.unwrap_or_else(|| panic!("no comment that begins with `{name}` tells its meaning"));
         let (meaning, agrees) = told.split_once(AGREES).unwrap_or((&told, ""));
@@ -173,9 +173,12 @@ fn meaning(source: &str, name: &str, is_told: bool) -> Option<String> {
     let lines = source.lines().map(str::trim);
     let comment =
         |line: &str| line.strip_prefix("///").or_else(|| line.strip_prefix("//")).map(str::trim).map(str::to_owned);
-    let mut from = lines.skip_while(|line| !comment(line).is_some_and(|text| text.starts_with(&format!("`{name}`"))));
-    let text = from.by_ref().map_while(comment).collect::<Vec<_>>().join(" ");
-    let rest = text.strip_prefix(&format!("`{name}`"))?;
+    let lines: Vec<Option<String>> = lines.map(comment).collect();
+    // Comments that only mention the name in a later line are not about it.
+    let mut comments = lines.split(Option::is_none).map(|lines| lines.iter().flatten().cloned().collect::<Vec<_>>());
+    let begins = format!("`{name}`");
+    let text = comments.find(|lines| lines.first().is_some_and(|line| line.starts_with(&begins)))?.join(" ");
+    let rest = &text[begins.len()..];
     let rest = match rest.strip_prefix(", default ") {
         Some(default) if !is_told => default.split_once(": ").map_or("", |(_, rest)| rest),
         Some(_) | None => rest.trim_start_matches([',', ':', '.']).trim(),
@@ -219,9 +222,9 @@ mod tests {
 
     #[test]
     fn the_meaning_of_a_setting_is_its_comment_without_the_default() {
-        let source = "/// `A`, default 7: number\n/// of things.\npub a: u8,\n// `B`, such as `x`: a place. Default: none.\nb: 1";
-        assert_eq!(meaning(source, "A", false).as_deref(), Some("Number of things."));
-        assert_eq!(meaning(source, "A", true).as_deref(), Some("Default 7: number of things."));
+        let source = "/// `A`, default 7: number\n/// of things, not\n/// `B`.\npub a: u8,\n// `B`, such as `x`: a place. Default: none.\nb: 1";
+        assert_eq!(meaning(source, "A", false).as_deref(), Some("Number of things, not `B`."));
+        assert_eq!(meaning(source, "A", true).as_deref(), Some("Default 7: number of things, not `B`."));
         assert_eq!(meaning(source, "B", true).as_deref(), Some("Such as `x`: a place. Default: none."));
         assert_eq!(meaning(source, "C", false), None);
     }
