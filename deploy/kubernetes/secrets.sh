@@ -95,4 +95,4 @@ password query-api
 secret redis-users Opaque stringData
 printf '  users.acl: |\n    user default off\n'
 user query-api '~st:* &st:* -@all +@connection +@read +@scripting +@pubsub +@write +time -@dangerous'
-user projector '~st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub +time +info +config|get +role -@dangerous'
+user projector '~st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +time +info +config|get +role'
