@@ -94,5 +94,6 @@ password projector
 password query-api
 secret redis-users Opaque stringData
 printf '  users.acl: |\n    user default off\n'
-user query-api '~st:* &st:* -@all +@connection +@read +@scripting +@pubsub +@write +time -@dangerous'
-user projector '~st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +time +info +config|get +role'
+rights='~st:* ~{st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub +time -@dangerous'
+user query-api "$rights"
+user projector "$rights +info +config|get +role"
