@@ -1,6 +1,7 @@
 //! Configuration from environment variables.
 
 mod peers;
+mod staff;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,6 +21,8 @@ use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
 
 pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
+pub use staff::StaffToken;
+pub(crate) use staff::equals;
 
 /// Settings from environment variables. A secret may come from a file instead, named by the variable with the suffix
 /// `_FILE`.
@@ -63,6 +66,10 @@ pub struct Config {
     /// `SERVICE_TOKEN`: bearer token of the internal listener; at least 16 characters. Agrees with the other instances and
     /// the projectors that react.
     pub service_token: Secret,
+    /// `STAFF_TOKEN`: bearer token of the commands of staff, such as those for prices and stock; at least 16 characters.
+    /// Two lines are two tokens, both accepted. Without it, `HTTP_ADDR` on loopback takes these commands from everyone,
+    /// and any other address takes them from nobody. Agrees with the other instances.
+    pub staff_token: Option<StaffToken>,
     /// `IDEMPOTENCY_WINDOW_SECS`, default 900: time for which an idempotency key is remembered. Agrees with all
     /// command-apis and projectors, by the table `settings`.
     pub window: Duration,
@@ -97,6 +104,7 @@ impl Config {
             ca_file: tls::ca_file(env)?,
             share: env.optional("PARTITIONS")?.unwrap_or(Share::Assigned),
             service_token: env.token("SERVICE_TOKEN")?,
+            staff_token: StaffToken::from_env(env)?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             producers: env.or("PRODUCERS", Producers(1))?.0,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,

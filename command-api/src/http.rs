@@ -8,6 +8,7 @@ mod commands;
 mod gate;
 mod headers;
 mod problems;
+mod staff;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,9 @@ use schemas::token::LogId;
 use tokio::sync::watch;
 
 use admission::Admission;
+pub(crate) use staff::StaffRule;
 
+use crate::config::equals;
 use crate::dispatcher::Dispatcher;
 use crate::metrics::Metrics;
 use crate::peers;
@@ -49,6 +52,7 @@ pub(crate) struct HttpState {
     log: watch::Receiver<Option<Log>>,
     metrics: Arc<Metrics>,
     service_token: Secret,
+    staff: StaffRule,
     admission: Admission,
 }
 
@@ -115,8 +119,13 @@ async fn take_link(State(state): State<AppState>, upgrade: WebSocketUpgrade) -> 
 
 impl HttpState {
     /// Creates the state of one listener.
-    pub(crate) fn new(log: watch::Receiver<Option<Log>>, metrics: Arc<Metrics>, service_token: Secret) -> Self {
-        Self { log, metrics, service_token, admission: Admission::default() }
+    pub(crate) fn new(
+        log: watch::Receiver<Option<Log>>,
+        metrics: Arc<Metrics>,
+        service_token: Secret,
+        staff: StaffRule,
+    ) -> Self {
+        Self { log, metrics, service_token, staff, admission: Admission::default() }
     }
 
     /// Returns the log. On an instance that is just starting it waits a moment, so that no command fails for being
@@ -133,9 +142,7 @@ impl HttpState {
 }
 
 async fn check_token(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let sent = request.headers().get(header::AUTHORIZATION);
-    let bearer = sent.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let (problem, challenge) = match bearer {
+    let (problem, challenge) = match staff::bearer(request.headers()) {
         Some(bearer) if equals(bearer, state.service_token.expose().as_bytes()) => return next.run(request).await,
         Some(_) => (
             Problem::new(ProblemKind::Forbidden, "the service token is wrong"),
@@ -149,9 +156,4 @@ async fn check_token(State(state): State<AppState>, request: Request, next: Next
     let mut response = answers::problem(&problem);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
-}
-
-/// Compares in a time that does not reveal how much of a guess is right.
-fn equals(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

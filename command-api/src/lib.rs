@@ -54,7 +54,7 @@ use config::Share;
 use dispatcher::Dispatcher;
 use engines::Engines;
 pub use exceptions::{except, make_key};
-use http::{HttpState, Log};
+use http::{HttpState, Log, StaffRule};
 use kafka::reader::LogReader;
 use kafka::topic;
 use mailbox::Status;
@@ -136,8 +136,9 @@ impl App {
         };
         let (log_sender, log) = watch::channel(None);
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
-        let state = || Arc::new(HttpState::new(log.clone(), self.metrics.clone(), config.service_token.clone()));
-        let public = state();
+        let state =
+            |staff| Arc::new(HttpState::new(log.clone(), self.metrics.clone(), config.service_token.clone(), staff));
+        let public = state(StaffRule::of(self.http.local_addr()?, config.staff_token.clone()));
         let border = http::border(config.cors_origins.clone(), public.clone());
         let limits = Limits::new(config.grace);
         let mut servers = Tasks::new();
@@ -145,7 +146,13 @@ impl App {
         servers.spawn("http", serve(self.http, http::public(public), border, limits, servers_shutdown.clone()));
         servers.spawn(
             "internal",
-            serve(self.internal, http::internal(state()), http::internal_border(), limits, servers_shutdown.clone()),
+            serve(
+                self.internal,
+                http::internal(state(StaffRule::Open)),
+                http::internal_border(),
+                limits,
+                servers_shutdown.clone(),
+            ),
         );
 
         let Some((partitions, log_reader)) = await_log(&config, &kafka_ready, &shutdown).await? else {

@@ -120,7 +120,18 @@ pub struct BatchLine<'a> {
     pub if_match: Option<Cow<'a, str>>,
 }
 
-/// API documentation of a command.
+/// Those who may send a command. The check, the API documentation and the catalogue derive from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Every client.
+    Client,
+    /// A client with the staff token, where one is required.
+    Staff,
+    /// Holders of the service token, because the command is a step of a saga. Only the internal listener serves it.
+    Internal,
+}
+
+/// API documentation of a command, and who may send it.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandContract {
     pub name: &'static str,
@@ -129,8 +140,7 @@ pub struct CommandContract {
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Names of the rules that may reject the command.
     pub rejections: &'static [&'static str],
-    /// Only the internal listener serves the command, because it is a step of a saga.
-    pub is_internal: bool,
+    pub who: Who,
     /// Set if the command has another form when a reaction sends it.
     pub by_reaction: Option<ReactionContract>,
 }
@@ -145,18 +155,15 @@ pub struct ReactionContract {
 /// Creates the contract of a command with the body `T`.
 const fn contract<T: JsonSchema>(
     name: &'static str,
+    who: Who,
     about: &'static str,
     rejections: &'static [&'static str],
 ) -> CommandContract {
     let schema = SchemaGenerator::subschema_for::<T>;
-    CommandContract { name, about, schema, rejections, is_internal: false, by_reaction: None }
+    CommandContract { name, about, schema, rejections, who, by_reaction: None }
 }
 
 impl CommandContract {
-    const fn internal(self) -> Self {
-        Self { is_internal: true, ..self }
-    }
-
     const fn by_reaction<T: JsonSchema>(self, rejections: &'static [&'static str]) -> Self {
         let schema = SchemaGenerator::subschema_for::<T>;
         Self { by_reaction: Some(ReactionContract { schema, rejections }), ..self }
@@ -177,9 +184,9 @@ pub fn contract_named(aggregate: AggregateType, command: &str) -> Option<&'stati
     contracts(aggregate).iter().find(|contract| contract.name == command)
 }
 
-/// Returns whether only the internal listener serves `command`.
-pub fn is_internal(aggregate: AggregateType, command: &str) -> bool {
-    contract_named(aggregate, command).is_some_and(|contract| contract.is_internal)
+/// Returns who may send `command`; `None` if there is no such command.
+pub fn who(aggregate: AggregateType, command: &str) -> Option<Who> {
+    contract_named(aggregate, command).map(|contract| contract.who)
 }
 
 /// Sender of a command. A command may have other fields or effects when it is sent by a reaction.

@@ -218,7 +218,7 @@ impl ProblemKind {
             Self::TokenAhead => "The token names a position that was never written",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
-            Self::Unauthenticated => "The service token is missing",
+            Self::Unauthenticated => "A bearer token is missing or wrong",
             Self::Forbidden => "The request is forbidden",
             Self::KeyExpired => "The idempotency key is too old or from the future",
             Self::PreconditionFailed => "The precondition failed",
@@ -251,10 +251,10 @@ impl ProblemKind {
             Self::NotFound => "The path names no route, aggregate, command, view or row.",
             Self::MethodNotAllowed => "The path does not support this method; Allow lists those that it supports.",
             Self::Unauthenticated => {
-                "The internal listener serves only callers with the service token. Send it as Authorization: Bearer."
+                "The command is for staff: send the staff token as Authorization: Bearer. The internal listener wants the service token in the same way."
             }
             Self::Forbidden => {
-                "The service token is wrong, or a page of another site sent a command as a request without CORS preflight. Send commands as application/json, from an origin listed in CORS_ORIGINS."
+                "The service token is wrong, or the command is for staff and this service has no STAFF_TOKEN, which it needs to accept such commands from other machines, or a page of another site sent a command as a request without CORS preflight. Send commands as application/json, from an origin listed in CORS_ORIGINS."
             }
             Self::KeyExpired => {
                 "A UUIDv7 key contains its creation time. A key older than the idempotency window is refused, because its command may no longer be remembered; so is one more than 2 minutes ahead of the server's clock. Check whether the command took effect before sending it with a new key."

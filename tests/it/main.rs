@@ -7,6 +7,7 @@ mod fixture;
 
 mod startup;
 mod commands;
+mod staff;
 mod bad_input;
 mod border;
 mod orders;

@@ -150,11 +150,12 @@ pub(super) mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::http::StaffRule;
     use crate::metrics::Metrics;
 
     pub(in super::super) fn http_state() -> HttpState {
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
-        HttpState::new(watch::channel(None).1, metrics, Secret::from("token"))
+        HttpState::new(watch::channel(None).1, metrics, Secret::from("token"), StaffRule::Open)
     }
 
     /// Takes all places, so that no command is admitted while the permit is held.

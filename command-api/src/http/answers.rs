@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use chassis::border::{self, RequestId, request_id};
 use schemas::answers::{Answer, RETRY_AFTER_SECS};
@@ -25,7 +25,19 @@ const TAKES_ALL: &str = "writing to a Vec cannot fail";
 const ANSWER_HEADERS: usize = 8;
 
 pub(super) fn problem(problem: &Problem) -> Response {
-    border::problem(problem.status, |id| problem.clone().of_request(id).to_json())
+    let mut response = border::problem(problem.status, |id| problem.clone().of_request(id).to_json());
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Forbids all caches to keep the answer to a request with credentials.
+pub(super) fn kept_by_nobody(mut response: Response, asked: &HeaderMap) -> Response {
+    if asked.contains_key(header::AUTHORIZATION) {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
 }
 
 /// A problem that many requests receive, serialized in advance except for the request's id.

@@ -13,7 +13,7 @@ use chassis::clock::now_ms;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use schemas::aggregate::{AggregateId, type_routed};
-use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, parse_if_match_field};
+use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition, Who, parse_if_match_field, who};
 use schemas::headers::{SERVER_TIME, UNTIL};
 use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
@@ -57,6 +57,7 @@ pub(super) async fn take(
         }
         Err(problem) => answers::problem(&problem),
     };
+    let response = answers::kept_by_nobody(response, &headers);
     match &key {
         Some(key) => answers::with_key(response, key),
         None => response,
@@ -99,7 +100,8 @@ async fn begin(
     let order = BatchOrder::new();
     let request = request_id();
     let metrics = state.metrics.clone();
-    let shared = Arc::new(Shared { log, metrics, order, internal, time_limits, key, request });
+    let staff = state.admit_sender(Who::Staff, headers);
+    let shared = Arc::new(Shared { log, metrics, order, internal, staff, time_limits, key, request });
     let pieces: Vec<_> = lines.chunks(PIECE_LINES).map(<[Bytes]>::to_vec).collect();
     let firsts = (1..).step_by(PIECE_LINES);
     let pieces = firsts.zip(pieces).map(move |(first, lines)| shared.clone().answer_of_request(first, lines));
@@ -153,6 +155,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     order: Arc<BatchOrder>,
     internal: bool,
+    /// Answer to the commands of staff, unless the batch may have them.
+    staff: Result<(), Problem>,
     time_limits: TimeLimits,
     /// Key of the whole batch.
     key: Option<IdempotencyKey>,
@@ -199,6 +203,11 @@ impl Shared {
         let id = &*parsed.id;
         let aggregate = type_routed(&parsed.aggregate)
             .ok_or_else(|| (Problem::new(ProblemKind::NotFound, "no such aggregate type"), Box::from(id)))?;
+        match who(aggregate, &parsed.command) {
+            Some(Who::Staff) => self.staff.clone().map_err(|problem| (problem, Box::from(id)))?,
+            // The owner answers commands that do not exist, and internal ones of clients.
+            Some(Who::Client | Who::Internal) | None => {}
+        }
         let aggregate = AggregateId::new(aggregate, id).map_err(|error| invalid(format!("id: {error}"), id))?;
         let key = match parsed.key.as_deref().map(IdempotencyKey::from_bare) {
             None => self.key.as_ref().map_or_else(IdempotencyKey::random, |batch| batch.of_line(number)),

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use schemas::aggregate::{AggregateId, AggregateType, type_routed};
-use schemas::commands::contract_named;
+use schemas::commands::{Who, who};
 use schemas::idempotency::IdempotencyKey;
 use schemas::problem::{Problem, ProblemKind};
 use tokio::time::Instant;
@@ -32,15 +32,18 @@ pub(super) async fn take(
 ) -> Response {
     let received = Instant::now();
     // Checked before headers and body: the border answers here, because it knows the methods that the path allows.
-    let Some(aggregate) = type_routed(&aggregates).filter(|aggregate| takes(listener, *aggregate, &command)) else {
-        return StatusCode::NOT_FOUND.into_response();
-    };
+    let routed =
+        type_routed(&aggregates).and_then(|aggregate| Some((aggregate, served(listener, aggregate, &command)?)));
+    let Some((aggregate, who)) = routed else { return StatusCode::NOT_FOUND.into_response() };
     // Destructured here, because a header extractor would copy the headers.
     let (Parts { headers, .. }, body) = request.into_parts();
     let key = match key(&headers) {
         Ok(key) => key.unwrap_or_else(IdempotencyKey::random),
         Err(problem) => return answers::problem(&problem),
     };
+    if let Err(problem) = state.admit_sender(who, &headers) {
+        return answers::with_key(answers::problem(&problem), &key);
+    }
     // The permit is held until the command is answered.
     let (body, _under_way) = match state.admit_command(body).await {
         Ok(admitted) => admitted,
@@ -59,13 +62,17 @@ pub(super) async fn take(
     };
     let answer = log.dispatcher.submit(&incoming).await;
     state.metrics.answered(&incoming.aggregate, &incoming.command, &answer, received.elapsed());
-    let response = answers::with_key(answers::answer(&answer, &id, log.id), &key);
+    let response = answers::kept_by_nobody(answers::answer(&answer, &id, log.id), &headers);
+    let response = answers::with_key(response, &key);
     if log.dispatcher.owns(&incoming.aggregate) { response } else { answers::owned_elsewhere(response) }
 }
 
-/// Returns whether the listener accepts this command.
-pub(super) fn takes(listener: Listener, aggregate: AggregateType, command: &str) -> bool {
-    contract_named(aggregate, command).is_some_and(|known| listener == Listener::Internal || !known.is_internal)
+/// Returns who may send this command, or `None` if the listener does not serve it.
+pub(super) fn served(listener: Listener, aggregate: AggregateType, command: &str) -> Option<Who> {
+    who(aggregate, command).filter(|who| match who {
+        Who::Client | Who::Staff => true,
+        Who::Internal => listener == Listener::Internal,
+    })
 }
 
 fn incoming(

@@ -24,7 +24,7 @@ fn is_command(path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/").unwrap_or_default().splitn(3, '/');
     let (aggregates, _id, command) = (parts.next(), parts.next(), parts.next());
     let named = aggregates.and_then(type_routed).zip(command);
-    named.is_some_and(|(aggregate, command)| commands::takes(Listener::Public, aggregate, command))
+    named.is_some_and(|(aggregate, command)| commands::served(Listener::Public, aggregate, command).is_some())
 }
 
 #[cfg(test)]

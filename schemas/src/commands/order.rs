@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, Object, Quantity, Text, Time};
-use super::{CommandContract, CommandError, Fingerprint, Origin, contract, to_body};
+use super::{CommandContract, CommandError, Fingerprint, Origin, Who, contract, to_body};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,28 +78,31 @@ struct Expire {
 pub(super) const CONTRACTS: &[CommandContract] = &[
     contract::<Place>(
         "place",
+        Who::Client,
         "Places an order with the current time.",
         &["already_placed", "reserved_name", "no_lines", "too_many_lines", "total_too_large"],
     ),
     contract::<Record>(
         "record",
+        Who::Staff,
         "Records an order that was fulfilled outside of this system. It counts towards the totals of its customer and its day, but triggers no reactions.",
         &["already_placed", "reserved_name", "no_lines", "too_many_lines", "total_too_large", "ordered_in_future"],
     ),
     contract::<ConfirmLine>(
         "confirm-line",
+        Who::Internal,
         "Confirms that the units of a line are reserved.",
         &["not_placed", "no_such_line", "is_recorded", "already_rejected", "already_cancelled", "expired"],
-    )
-    .internal(),
+    ),
     contract::<RejectLine>(
         "reject-line",
+        Who::Internal,
         "Rejects a line that cannot be fulfilled.",
         &["not_placed", "no_such_line", "is_recorded", "already_confirmed", "already_cancelled", "expired"],
-    )
-    .internal(),
+    ),
     contract::<Pay>(
         "pay",
+        Who::Staff,
         "Pays a confirmed order.",
         &[
             "not_confirmed",
@@ -112,23 +115,30 @@ pub(super) const CONTRACTS: &[CommandContract] = &[
             "cancelled_after_payment",
         ],
     ),
-    contract::<Sent>("ship", "Marks a paid order as shipped.", &["not_paid", "is_recorded", "already_cancelled"]),
+    contract::<Sent>(
+        "ship",
+        Who::Staff,
+        "Marks a paid order as shipped.",
+        &["not_paid", "is_recorded", "already_cancelled"],
+    ),
     contract::<Sent>(
         "deliver",
+        Who::Staff,
         "Marks a shipped order as delivered.",
         &["not_paid", "not_shipped", "is_recorded", "already_cancelled"],
     ),
     contract::<Cancel>(
         "cancel",
+        Who::Client,
         "Cancels an order that has not been shipped.",
         &["not_placed", "already_shipped", "already_rejected", "expired"],
     ),
     contract::<Expire>(
         "expire",
+        Who::Internal,
         "Expires a confirmed order that was not paid.",
         &["not_confirmed", "already_paid", "not_due", "is_recorded", "already_rejected", "already_cancelled"],
-    )
-    .internal(),
+    ),
 ];
 
 /// Parses a command for the order `id`.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, HoldSecs, Id, Quantity, Stock, Text, Time};
-use super::{CommandContract, CommandError, Fingerprint, Origin, contract, to_body};
+use super::{CommandContract, CommandError, Fingerprint, Origin, Who, contract, to_body};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -90,11 +90,12 @@ struct LapseHolds {
 struct Discontinue {}
 
 pub(super) const CONTRACTS: &[CommandContract] = &[
-    contract::<Register>("register", "Registers a product and puts it on sale.", &["already_registered"]),
-    contract::<Restock>("restock", "Adds units to the stock.", &["not_registered"]),
-    contract::<Reprice>("reprice", "Changes the price of the product.", &["not_registered"]),
+    contract::<Register>("register", Who::Staff, "Registers a product and puts it on sale.", &["already_registered"]),
+    contract::<Restock>("restock", Who::Staff, "Adds units to the stock.", &["not_registered"]),
+    contract::<Reprice>("reprice", Who::Staff, "Changes the price of the product.", &["not_registered"]),
     contract::<Reserve>(
         "reserve",
+        Who::Client,
         "Reserves units under a name, independently of reservations made by an order's own reactions.",
         &["not_registered", "out_of_stock", "over_limit", "discontinued", "already_reserved", "aggregate_full"],
     )
@@ -109,26 +110,35 @@ pub(super) const CONTRACTS: &[CommandContract] = &[
     ]),
     contract::<Held>(
         "release",
+        Who::Client,
         "Releases the units reserved under a name, unless they were reserved by an order's own reaction.",
         &["not_registered", "not_reserved", "held_by_order"],
     ),
-    contract::<Sold>("commit", "Sells the units reserved for an order.", &["not_registered", "not_reserved"])
-        .internal(),
+    contract::<Sold>(
+        "commit",
+        Who::Internal,
+        "Sells the units reserved for an order.",
+        &["not_registered", "not_reserved"],
+    ),
     contract::<Allotted>(
         "allot",
+        Who::Internal,
         "Takes units out of the stock for a sale.",
         &["not_registered", "already_allotted", "discontinued", "out_of_stock", "aggregate_full"],
-    )
-    .internal(),
+    ),
     contract::<TakenBack>(
         "take-back",
+        Who::Internal,
         "Puts units of a sale back into the stock.",
         &["not_registered", "not_allotted"],
-    )
-    .internal(),
-    contract::<LapseHolds>("lapse-holds", "Releases the units of lapsed reservations.", &["not_registered", "not_due"])
-        .internal(),
-    contract::<Discontinue>("discontinue", "Discontinues the product permanently.", &["not_registered"]),
+    ),
+    contract::<LapseHolds>(
+        "lapse-holds",
+        Who::Internal,
+        "Releases the units of lapsed reservations.",
+        &["not_registered", "not_due"],
+    ),
+    contract::<Discontinue>("discontinue", Who::Staff, "Discontinues the product permanently.", &["not_registered"]),
 ];
 
 pub(super) fn parse(

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Cents, Id, MAX_CENTS, OrderName, Quantity, Text, Time};
-use super::{CommandContract, CommandError, Fingerprint, contract, to_body};
+use super::{CommandContract, CommandError, Fingerprint, Who, contract, to_body};
 use crate::aggregate::MAX_ID_CHARS;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -78,28 +78,35 @@ struct InTime {
 struct Nothing {}
 
 pub(super) const CONTRACTS: &[CommandContract] = &[
-    contract::<Schedule>("schedule", "Schedules a sale.", &["already_scheduled", "bad_window"]),
+    contract::<Schedule>("schedule", Who::Staff, "Schedules a sale.", &["already_scheduled", "bad_window"]),
     contract::<Nothing>(
         "stock",
+        Who::Internal,
         "Confirms that the product provided the units.",
         &["not_scheduled", "already_refused"],
-    )
-    .internal(),
-    contract::<Refuse>("refuse", "Refuses the sale for lack of units.", &["not_scheduled", "already_stocked"])
-        .internal(),
+    ),
+    contract::<Refuse>(
+        "refuse",
+        Who::Internal,
+        "Refuses the sale for lack of units.",
+        &["not_scheduled", "already_stocked"],
+    ),
     contract::<InTime>(
         "open",
+        Who::Staff,
         "Opens the sale early; it opens automatically at `opens_at`.",
         &["not_scheduled", "already_closed", "already_refused", "not_due"],
     ),
-    contract::<InTime>("close", "Closes the sale.", &["not_scheduled", "not_due"]),
+    contract::<InTime>("close", Who::Staff, "Closes the sale.", &["not_scheduled", "not_due"]),
     contract::<Claim>(
         "claim",
+        Who::Client,
         "Claims units for a new order of a customer.",
         &["sale_not_open", "already_claimed", "sold_out", "over_limit", "aggregate_full"],
     ),
     contract::<Hold>(
         "hold",
+        Who::Internal,
         "Claims units for an order that was already placed.",
         &[
             "sale_not_open",
@@ -110,10 +117,9 @@ pub(super) const CONTRACTS: &[CommandContract] = &[
             "wrong_price",
             "aggregate_full",
         ],
-    )
-    .internal(),
-    contract::<Return>("return", "Returns the units that an order claimed.", &["not_claimed"]).internal(),
-    contract::<Sold>("commit", "Sells the units that an order claimed.", &["not_claimed"]).internal(),
+    ),
+    contract::<Return>("return", Who::Internal, "Returns the units that an order claimed.", &["not_claimed"]),
+    contract::<Sold>("commit", Who::Internal, "Sells the units that an order claimed.", &["not_claimed"]),
 ];
 
 /// Parses a command for the sale `id`.

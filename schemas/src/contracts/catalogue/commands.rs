@@ -5,14 +5,15 @@ use serde_json::Value;
 
 use super::{fields, line, names};
 use crate::aggregate::{MAX_ID_CHARS, TYPES, route_name};
-use crate::commands::{CommandContract, contracts};
+use crate::commands::{CommandContract, Who, contracts};
 use crate::contracts::json_schema::taken;
 
 const HEAD: &str = "# The commands
 
 Generated from the types that read them, with `UPDATE_CONTRACTS=1 cargo test -p schemas contracts`. A command is
 `POST /v1/{aggregates}/{id}/{command}` with a JSON object as its body. No events means that its intent was fulfilled
-before. The reactor sends the internal commands, which no other client reaches; see [the reactions](REACTIONS.md).
+before. The reactor sends the internal commands, which no other client reaches; see [the reactions](REACTIONS.md). The
+commands of staff want [the staff token](../deploy/README.md#staff) wherever clients reach the service from other machines.
 ";
 
 /// Returns the catalogue as Markdown. `events` returns the names of the events that a command leads to.
@@ -37,16 +38,21 @@ pub fn markdown(events: impl Fn(AggregateType, &str) -> Vec<&'static str>) -> St
 }
 
 fn senders(command: &CommandContract) -> &'static str {
-    match (command.is_internal, command.by_reaction) {
-        (true, _) => "the reactor alone (internal)",
-        (false, Some(_)) => "clients; by the reactor in another form",
-        (false, None) => "clients",
+    match (command.who, command.by_reaction) {
+        (Who::Internal, _) => "the reactor alone (internal)",
+        (Who::Staff, _) => "staff",
+        (Who::Client, Some(_)) => "clients; by the reactor in another form",
+        (Who::Client, None) => "clients",
     }
 }
 
 fn describe(text: &mut String, route: &str, command: &CommandContract) {
-    let internal = if command.is_internal { " Internal." } else { "" };
-    text.push_str(&format!("\n### {route}/{}\n\n{}{internal}\n", command.name, command.about));
+    let who = match command.who {
+        Who::Client => "",
+        Who::Staff => " For staff.",
+        Who::Internal => " Internal.",
+    };
+    text.push_str(&format!("\n### {route}/{}\n\n{}{who}\n", command.name, command.about));
     form(text, &taken(command.schema), command.rejections);
     if let Some(by_reaction) = command.by_reaction {
         text.push_str("\nAs the reactor sends it, for an order:\n");

@@ -5,10 +5,12 @@ use serde_json::{Map, Value, json};
 use super::super::json_schema::taken;
 use super::{Operation, edge_problems, headers, problems, reference, references, with_article};
 use crate::aggregate::{AggregateType, TYPES, route_name, type_name};
-use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, contracts};
+use crate::commands::{CommandContract, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_BODY_BYTES, Who, contracts};
 use crate::headers::{CONSISTENCY_TOKEN, IDEMPOTENCY_KEY, TRACEPARENT};
 use crate::problem::ProblemKind;
 
+/// Name of the security scheme of staff.
+const STAFF: &str = "staff";
 /// Response headers of a command that was decided, accepted or not.
 const DECIDED: [&str; 3] = [CONSISTENCY_TOKEN.name, "ETag", IDEMPOTENCY_KEY.name];
 
@@ -23,7 +25,10 @@ pub(super) fn operations() -> Vec<Operation> {
 
 pub(super) fn public() -> impl Iterator<Item = (AggregateType, &'static CommandContract)> {
     TYPES.into_iter().flat_map(|aggregate| {
-        let own = contracts(aggregate).iter().filter(|command| !command.is_internal);
+        let own = contracts(aggregate).iter().filter(|command| match command.who {
+            Who::Client | Who::Staff => true,
+            Who::Internal => false,
+        });
         own.map(move |command| (aggregate, command))
     })
 }
@@ -53,10 +58,17 @@ fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
     });
     responses.insert("200".to_owned(), reference("responses", "Accepted"));
     responses.extend(edge_problems());
+    let is_staffs = match command.who {
+        Who::Staff => true,
+        Who::Client | Who::Internal => false,
+    };
+    if is_staffs {
+        responses.extend(problems(&[ProblemKind::Unauthenticated], &["WWW-Authenticate", IDEMPOTENCY_KEY.name]));
+    }
     let schema = taken(command.schema);
     let is_needed = schema["required"].as_array().is_some_and(|required| !required.is_empty());
     let of_none = if is_needed { "" } else { " An empty body is equivalent to `{}`." };
-    json!({
+    let mut operation = json!({
         "operationId": name,
         "tags": [route_name(aggregate)],
         "summary": imperative(aggregate, command.name),
@@ -68,6 +80,27 @@ fn operation(aggregate: AggregateType, command: &CommandContract) -> Value {
             "content": { "application/json": { "schema": reference("schemas", &name) } },
         },
         "responses": responses,
+    });
+    if is_staffs {
+        operation["security"] = staff_security();
+    }
+    operation
+}
+
+/// Returns the `security` of an operation that wants the staff token where one is required.
+fn staff_security() -> Value {
+    json!([{ STAFF: [] }, {}])
+}
+
+/// Returns the schemes by which callers prove that they are staff.
+pub(super) fn security_schemes() -> Value {
+    json!({
+        STAFF: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The staff token. Required for the commands of staff, unless the service listens on loopback only \
+                and has no token configured.",
+        },
     })
 }
 
@@ -128,7 +161,8 @@ fn batch() -> Value {
         "operationId": "commands.batch",
         "tags": ["batch"],
         "summary": "Send many commands",
-        "description": "Commands for the same aggregate are decided in the order of their lines.",
+        "description": "Commands for the same aggregate are decided in the order of their lines. A line with a command of staff \
+            gets a 401 unless the batch has the staff token, where one is required.",
         "parameters": references("parameters", ["Idempotency-Key-batch", "Prefer-batch"]),
         "requestBody": {
             "required": true,
@@ -139,6 +173,7 @@ fn batch() -> Value {
             "content": { "application/x-ndjson": { "schema": lines("BatchLine") } },
         },
         "responses": responses,
+        "security": staff_security(),
     })
 }
 

@@ -19,6 +19,7 @@ pub(super) fn all() -> Value {
         "headers": answer_headers(),
         "responses": responses(),
         "schemas": schemas(),
+        "securitySchemes": commands::security_schemes(),
     })
 }
 
@@ -143,6 +144,7 @@ fn answer_headers() -> Value {
         (PARKED.name): plain("Set if the response omits a parked record that it should reflect.", always("true")),
         "X-Request-Id": plain("ID of the request, set by the client or generated.", text()),
         "Link": plain("Next page: `</v1/…>; rel=\"next\"`.", text()),
+        "WWW-Authenticate": plain("The scheme by which to authenticate.", text()),
         "Deprecation": plain("Time since which the request is deprecated: `@` and seconds since 1970.", text()),
     })
 }
