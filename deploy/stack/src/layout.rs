@@ -15,6 +15,9 @@ pub(crate) const TEST_BASE_PORT: u16 = 19000;
 /// Maximum number of instances of a service, and so the distance between the port ranges of two services.
 pub(crate) const MAX_INSTANCES: u16 = 32;
 
+/// Name of the secret that commands of staff want, in a secured stack.
+pub(crate) const STAFF_TOKEN: &str = "staff-token";
+
 /// The root of the workspace that this program was built from.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the package is two folders below the root")
@@ -94,6 +97,11 @@ impl Layout {
             remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         self.create()
+    }
+
+    /// Returns the `Authorization` of staff. A stack that wants no token accepts it as well.
+    pub fn staff_bearer(&self) -> Result<String> {
+        Ok(format!("Bearer {}", self.secret(STAFF_TOKEN)?))
     }
 
     /// Returns a random secret of this state directory, generated on first use and readable only by its owner.

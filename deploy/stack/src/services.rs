@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{Layout, MAX_INSTANCES, root};
+use crate::layout::{Layout, MAX_INSTANCES, STAFF_TOKEN, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::size::Size;
@@ -167,6 +167,7 @@ pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: S
                 .env("PEER_URLS", internal_urls(layout))
                 .env("ADMIN_ADDR", local(admin))
                 .env("SERVICE_TOKEN", token);
+            let launch = if size.secure { launch.env("STAFF_TOKEN", layout.secret(STAFF_TOKEN)?) } else { launch };
             let ports = [("http", http), ("internal", internal), ("admin", admin)];
             common.service(service, number, size.origins.add_to(launch), ports)
         }

@@ -88,7 +88,7 @@ fn replay(
     expected: &Expected,
     cancelled: &AtomicBool,
 ) -> Result<ExitCode> {
-    let client = Client::new(&up::url(layout));
+    let client = Client::new(layout)?;
     let began = Instant::now();
     register(&client, cancelled)?;
     let sent = send::send(&client, orders, args.rate, cancelled)?;

@@ -76,7 +76,7 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
 /// Plays a sale until its last order has ended. The stack must be ready.
 pub(crate) fn play(layout: &Layout, args: &Args) -> Result<(Observations, Verdict)> {
     let names = Names::of_now();
-    let shop = Shop::new(up::url(layout));
+    let shop = Shop::new(layout)?;
     open(&shop, &names, args.units, LIMIT_PER_CUSTOMER)?;
     println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, up::url(layout), names.sale);
 

@@ -148,7 +148,7 @@ impl Play<'_> {
     }
 
     fn row(&self, row: &Row) -> Result<Outcome> {
-        let (names, shop) = (Names::of_now(), Shop::new(stack::up::url(self.environment.layout)));
+        let (names, shop) = (Names::of_now(), Shop::new(self.environment.layout)?);
         sale::open(&shop, &names, self.args.units, LIMIT_PER_CUSTOMER)?;
         let killed = if self.side == Side::Ours { row.of_ours } else { row.of_peer };
         let observations = self.rush(&names, killed)?;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use stack::layout::Layout;
+use stack::up;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
@@ -18,6 +20,8 @@ const MAX_BODY: u64 = 64 << 20;
 pub(super) struct Client {
     agent: Agent,
     url: String,
+    /// `Authorization` of the commands, which are all for staff.
+    staff: String,
 }
 
 /// The answer to one line of a batch.
@@ -41,16 +45,17 @@ pub(super) struct Tokens {
 }
 
 impl Client {
-    pub(super) fn new(url: &str) -> Self {
+    pub(super) fn new(layout: &Layout) -> Result<Self> {
         let config =
             Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).max_idle_connections(64);
-        Self { agent: config.build().new_agent(), url: url.to_owned() }
+        Ok(Self { agent: config.build().new_agent(), url: up::url(layout), staff: layout.staff_bearer()? })
     }
 
     /// Sends a command and returns the status of its answer. After a 503 the caller may retry.
     pub(super) fn command(&self, path: &str, key: &str, body: &str) -> Result<StatusCode> {
         let request = self.agent.post(format!("{}{path}", self.url));
         let request = request.header("Content-Type", "application/json").header("Idempotency-Key", key);
+        let request = request.header("Authorization", &self.staff);
         Ok(request.send(body)?.status())
     }
 
@@ -59,6 +64,7 @@ impl Client {
     pub(super) fn batch(&self, lines: &str, mut answered: impl FnMut(LineAnswer) -> Result<()>) -> Result<usize> {
         let request =
             self.agent.post(format!("{}/v1/commands", self.url)).header("Content-Type", "application/x-ndjson");
+        let request = request.header("Authorization", &self.staff);
         let Ok(mut response) = request.send(lines) else { return Ok(0) };
         match response.status() {
             StatusCode::OK => {}

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
+use stack::layout::Layout;
+use stack::up;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
@@ -17,6 +19,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Shop {
     agent: Agent,
     url: String,
+    /// `Authorization` of the commands, most of which are for staff.
+    staff: String,
 }
 
 /// The answer to one line of a batch.
@@ -28,11 +32,11 @@ pub(super) struct LineAnswer {
 }
 
 impl Shop {
-    pub(crate) fn new(url: String) -> Self {
+    pub(crate) fn new(layout: &Layout) -> Result<Self> {
         // No global timeout, for which ureq would resolve the name in a new thread for each request.
         let config = Agent::config_builder().http_status_as_error(false);
         let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT)).build();
-        Self { agent: config.new_agent(), url }
+        Ok(Self { agent: config.new_agent(), url: up::url(layout), staff: layout.staff_bearer()? })
     }
 
     /// Sends a command until it is accepted, with its path as the idempotency key. Fails after 30 attempts.
@@ -40,6 +44,7 @@ impl Shop {
         for _ in 0..TRIES {
             let request = self.agent.post(format!("{}{path}", self.url));
             let request = request.header("Content-Type", "application/json").header("Idempotency-Key", path);
+            let request = request.header("Authorization", &self.staff);
             if let Ok(mut response) = request.send(body) {
                 match response.status().as_u16() {
                     200 => return Ok(()),
@@ -54,7 +59,7 @@ impl Shop {
 
     /// Sends a batch and returns the answers that arrived.
     pub(super) fn batch(&self, lines: &str) -> Result<Vec<LineAnswer>> {
-        let request = self.agent.post(format!("{}/v1/commands", self.url));
+        let request = self.agent.post(format!("{}/v1/commands", self.url)).header("Authorization", &self.staff);
         let Ok(mut response) = request.header("Content-Type", "application/x-ndjson").send(lines) else {
             return Ok(Vec::new());
         };
