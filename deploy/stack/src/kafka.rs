@@ -23,13 +23,19 @@ const CLASSES: &str = "kafka-classes";
 /// Restricts the JVM to its quick compiler: a node starts in half the time, and takes twice the time for each record.
 const FAST_START: &str = "-XX:TieredStopAtLevel=1";
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(15) };
-/// Shell script that fetches the jars into a temporary folder and moves it into place, so that an interrupted run
-/// leaves nothing that passes for complete.
+/// Shell script that fetches the jars into a temporary folder, compares them with the list of their hashes, and moves the
+/// folder into place, so that neither an interrupted run nor another jar leaves anything that passes for complete.
 const FETCH: &str = r#"
-mvn=$1 pom=$2 libs=$3
+mvn=$1 pom=$2 libs=$3 list=$4
+export LC_ALL=C
 rm -rf "$libs".new.*
-"$mvn" -B -q -f "$pom" dependency:copy-dependencies -DoutputDirectory="$libs.new.$$" &&
-    { mv -T "$libs.new.$$" "$libs" || test -d "$libs"; }
+"$mvn" -B -q --strict-checksums -f "$pom" dependency:copy-dependencies -DoutputDirectory="$libs.new.$$" || exit
+if ! (cd "$libs.new.$$" && sha256sum -- *.jar) | diff "$list" -; then
+    rm -rf "$libs.new.$$"
+    echo "Kafka's jars are not those of $list (< listed, > fetched), so it is not started."
+    exit 1
+fi
+mv -T "$libs.new.$$" "$libs" || test -d "$libs"
 "#;
 
 /// Shell script that runs a broker on temporary data and lets the JVM archive the loaded classes at exit. A node that
@@ -71,9 +77,10 @@ pub fn bootstrap(ports: Ports, brokers: u16) -> String {
 }
 
 pub(crate) fn parts(layout: &Layout, tools: &Tools, brokers: u16, purpose: Purpose) -> Result<Vec<Part>> {
-    let pom = fs::read_to_string(pom()).with_context(|| format!("cannot read {}", pom().display()))?;
-    let libs = libs(&pom);
-    let mut parts = vec![jars(tools, &libs, &pom)?, classes(layout, tools, &libs)?];
+    let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+    let content = read(pom())? + &read(hashes())?;
+    let libs = libs(&content);
+    let mut parts = vec![jars(tools, &libs, &content)?, classes(layout, tools, &libs)?];
     for broker in 1..=brokers {
         let properties = write_properties(layout, &name(broker), &properties_of(layout, broker, brokers))?;
         parts.push(format(layout, tools, &libs, &properties, broker)?);
@@ -86,17 +93,22 @@ fn pom() -> PathBuf {
     root().join("deploy/kafka/pom.xml")
 }
 
-/// Returns the folder of the jars, one per version of the pom, so that a running stack keeps its jars when another one
-/// fetches newer ones.
-fn libs(pom: &str) -> PathBuf {
+/// Returns the list of the jars' names and SHA-256 hashes.
+fn hashes() -> PathBuf {
+    root().join("deploy/kafka/jars.sha256")
+}
+
+/// Returns the folder of the jars, one per content of the pom and the list, so that a running stack keeps its jars when
+/// another one fetches newer ones.
+fn libs(content: &str) -> PathBuf {
     let mut hash = DefaultHasher::new();
-    pom.hash(&mut hash);
+    content.hash(&mut hash);
     shared_cache().join(format!("{:016x}", hash.finish()))
 }
 
 fn jars(tools: &Tools, libs: &Path, content: &str) -> Result<Part> {
     fs::create_dir_all(shared_cache()).context("cannot create the folder of Kafka's jars")?;
-    let args = ["-c", FETCH, "sh", text(&tools.mvn), text(&pom()), text(libs)].map(str::to_owned);
+    let args = ["-c", FETCH, "sh", text(&tools.mvn), text(&pom()), text(libs), text(&hashes())].map(str::to_owned);
     let mut launch = Launch::new("/bin/sh", args);
     launch.env_of_caller = true;
     Ok(Part::task(JARS, launch).described("fetching Kafka from Maven Central").stamped(libs.join("complete"), content))
@@ -218,6 +230,7 @@ fn text(path: &Path) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
 
     use super::*;
@@ -225,6 +238,36 @@ mod tests {
     #[test]
     fn a_cluster_id_has_the_form_that_kafka_requires() {
         assert_eq!(cluster_id("0123456789abcdef0123456789abcdef"), "0123456789abcdef01234A");
+    }
+
+    #[test]
+    fn a_jar_that_is_not_listed_is_named_and_left_unused() {
+        let folder = std::env::temp_dir().join(format!("stack-jars-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = |name: &str| folder.join(name);
+        // Stands for Maven: the last argument names the folder to copy to.
+        let maven = "#!/bin/sh\nfor last; do :; done\nto=${last#*=}\nmkdir -p \"$to\" && cp \"$(dirname \"$0\")\"/from/* \"$to\"\n";
+        fs::write(path("mvn"), maven).unwrap();
+        fs::set_permissions(path("mvn"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir_all(path("from")).unwrap();
+        fs::write(path("from/a.jar"), "a").unwrap();
+        let listed = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  a.jar\n";
+        fs::write(path("list"), listed).unwrap();
+        let fetch = |to: &str| {
+            let paths = ["mvn", "pom", to, "list"].map(path);
+            Command::new("sh").args(["-c", FETCH, "sh"]).args(paths).output().unwrap()
+        };
+        let right = fetch("right");
+        assert!(right.status.success() && path("right/a.jar").exists(), "{right:?}");
+        for (jar, content) in [("a.jar", "another"), ("b.jar", "b")] {
+            fs::write(path("from/a.jar"), "a").unwrap();
+            fs::write(path("from").join(jar), content).unwrap();
+            let wrong = fetch("wrong");
+            assert!(!wrong.status.success() && !path("wrong").exists(), "{wrong:?}");
+            let told = String::from_utf8(wrong.stdout).unwrap();
+            assert!(told.contains(jar) && told.contains("not started"), "{told}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
