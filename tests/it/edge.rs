@@ -18,7 +18,7 @@ use crate::stack::Stack;
 async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     // Loopback is usually exempt from limits. Here all of it is limited except one address.
     let limits = ["commands=2", "batches=1", "lists=1", "histories=1"].map(|limit| ["--limit", limit]).concat();
-    let others = ["--unlimited", "127.0.0.1/32", "--cors-origin", "https://shop.example"];
+    let others = ["--unlimited", "127.0.0.1/32", "--cors-origin", "https://shop.example", "--access-log", "20"];
     let stack = Stack::up_with(&[&limits[..], &others].concat()).await;
     let client = stack.client();
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
@@ -40,6 +40,7 @@ async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     a_range_request_gets_the_whole_answer(&client).await;
     a_stranger_is_limited_by_the_class_of_its_requests(&stack).await;
     requests_with_credentials_bypass_the_cache(&client).await;
+    the_access_log_has_every_error_and_no_secret(&stack).await;
 
     // The edge cannot answer a query with a token from its cache.
     let query = async || client.get_with("/v1/products/cd", &[("consistency-token", token.as_str())]).await;
@@ -342,6 +343,51 @@ async fn what_many_watch_is_a_moment_old(client: &Client) {
     ages.sort_unstable();
     println!("visible to everybody after {ages:?}");
     assert!(ages[ages.len() / 2] < Duration::from_millis(400), "{ages:?}");
+}
+
+async fn the_access_log_has_every_error_and_no_secret(stack: &Stack) {
+    let client = stack.client();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [
+        ("authorization", "Bearer hidden-token"),
+        ("idempotency-key", "hidden-key"),
+        ("traceparent", trace),
+        ("user-agent", &*"x\"".repeat(500)),
+        ("x-request-id", "logged"),
+    ];
+    client.post_with("/v1/products/cd/restock?of=hidden", &headers, json!({ "quantity": 1 })).await;
+    // A rush of answers, and of errors of which none is common.
+    for number in 0..300 {
+        client.get_with("/v1/products/cd", &[("x-request-id", &*format!("rush-{number}"))]).await;
+        client.get_with("/v1/products/a%2fb", &[("x-request-id", &*format!("wrong-{number}"))]).await;
+    }
+    let lines_of = |name: &str| -> (Vec<Value>, String) {
+        let text = stack.text_of_log("access");
+        // The last line may be incomplete.
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines =
+            lines.map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("not JSON: {line}")));
+        (lines.filter(|line| line["request_id"].as_str().unwrap().starts_with(name)).collect(), text)
+    };
+    eventually("every error has its line", async || (lines_of("wrong-").0.len() == 300).then_some(())).await;
+    let (lines, text) = lines_of("rush-");
+    let counted: u64 = lines.iter().map(|line| line["stands_for"].as_u64().unwrap()).sum();
+    assert!((20..250).contains(&lines.len()) && counted <= 300, "{} lines for {counted} requests", lines.len());
+    assert!(!text.contains("hidden"), "{text}");
+    let (lines, _) = lines_of("logged");
+    let [line] = &*lines else { panic!("{lines:?}") };
+    for (field, expected) in [
+        ("traceparent", json!(trace)),
+        ("method", json!("POST")),
+        ("path", json!("/v1/products/cd/restock")),
+        ("status", json!(200)),
+        ("client", json!("127.0.0.0")),
+        ("agent", json!("x\"".repeat(60))),
+        ("stands_for", json!(1)),
+    ] {
+        assert_eq!(line[field], expected, "{field}: {line}");
+    }
+    assert!(line["seconds"].is_number() && line["upstream"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
 }
 
 async fn requests_with_credentials_bypass_the_cache(client: &Client) {

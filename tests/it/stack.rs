@@ -86,6 +86,11 @@ impl Stack {
         (format!("127.0.0.1:{}", BASE_PORT + 1), "events".to_owned(), 12)
     }
 
+    /// Returns the text of a log of the stack.
+    pub(crate) fn text_of_log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.state.join("logs").join(format!("{name}.log"))).unwrap()
+    }
+
     /// Returns the address of the edge.
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], BASE_PORT))

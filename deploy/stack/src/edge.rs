@@ -1,6 +1,7 @@
 //! Configures the edge: nginx in front of both tiers.
 
 mod config;
+pub(crate) mod access_log;
 pub mod limits;
 pub mod origins;
 pub mod container;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
+use access_log::AccessLog;
 use config::{Config, Instances};
 
 use crate::layout::{Layout, root};
@@ -25,6 +27,8 @@ use crate::size::Size;
 pub(crate) const NAME: &str = "edge";
 /// Path that the edge itself answers.
 const READY: &str = "/edge/ready";
+/// Name of the access log among the logs.
+const ACCESS_LOG: &str = "access";
 /// SIGQUIT lets nginx finish the requests in flight.
 const STOP: Stop = Stop { signal: Signal::QUIT, grace: Duration::from_secs(5) };
 
@@ -60,6 +64,7 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
         instances: Instances::Told { at: local(layout.ports.edge_control()) },
         limits: size.limits.clone(),
         origins: size.origins.clone(),
+        access_log: AccessLog { file: layout.log(ACCESS_LOG), lines: size.access_log },
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::edge::access_log;
 use crate::edge::limits::Limits;
 use crate::edge::origins::Origins;
 use crate::layout::{Layout, MAX_INSTANCES};
@@ -52,6 +53,10 @@ pub struct Wanted {
     limits: Limits,
     #[command(flatten)]
     origins: Origins,
+    /// Lines of the access log that each worker of the edge writes a second, for answers and as many for refusals; in a
+    /// rush one line stands for a hundred requests beyond that, and 0 switches the log off
+    #[arg(long, default_value_t = access_log::LINES, value_name = "LINES", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    access_log: u32,
     /// Start only Kafka, Postgres and Redis
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
@@ -85,6 +90,7 @@ impl Default for Wanted {
             payment_window: PAYMENT_WINDOW_SECS,
             limits: Limits::default(),
             origins: Origins::default(),
+            access_log: access_log::LINES,
             servers_only: false,
             as_built: false,
         }
@@ -105,6 +111,8 @@ pub struct Size {
     pub payment_window_secs: u32,
     pub limits: Limits,
     pub origins: Origins,
+    /// Lines of the access log a second and worker, before lines are left out.
+    pub access_log: u32,
     pub servers_only: bool,
     pub as_built: bool,
 }
@@ -160,6 +168,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         query_apis,
         projectors,
         payment_window: payment_window_secs,
+        access_log,
         servers_only,
         as_built,
         ..
@@ -176,6 +185,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         payment_window_secs,
         limits,
         origins,
+        access_log,
         servers_only,
         as_built,
     })

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::access_log::AccessLog;
 use super::limits::Limits;
 use super::origins::Origins;
 
@@ -30,6 +31,7 @@ pub(super) struct Config {
     pub(super) instances: Instances,
     pub(super) limits: Limits,
     pub(super) origins: Origins,
+    pub(super) access_log: AccessLog,
 }
 
 /// The instances behind the edge.
@@ -75,6 +77,7 @@ impl Config {
             ("files", files.to_string()),
             ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
             ("partitions", self.partitions.to_string()),
+            ("access_log", self.access_log.directives()),
         ];
         values.extend(self.instances.values());
         values.extend(self.limits.values());
@@ -124,7 +127,9 @@ fn chosen_by_lua(tier: &str) -> String {
 /// Returns the server that takes the list of instances.
 fn control(at: &str) -> String {
     let answer = r#"content_by_lua_block { require("peers").answer() }"#;
-    format!("    server {{\n        listen {at};\n        location = /edge/peers {{ {answer} }}\n    }}\n")
+    format!(
+        "    server {{\n        listen {at};\n        access_log off;\n        location = /edge/peers {{ {answer} }}\n    }}\n"
+    )
 }
 
 /// Returns an upstream block for each server, with that server as the primary and all others as backups.
@@ -167,6 +172,7 @@ mod tests {
             instances,
             limits: Limits::default(),
             origins: Origins::default(),
+            access_log: AccessLog { file: PathBuf::from("access.log"), lines: 0 },
         };
         let commands = vec![String::from("commands:81"), String::from("others:81")];
         let fixed = of(Instances::Fixed { commands, queries: vec![String::from("queries:82")] });

@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use settings::Settings;
 
 use super::READY;
+use super::access_log::AccessLog;
 use super::config::{Config, Instances};
 use crate::probe;
 use crate::provision::find;
@@ -160,6 +161,7 @@ impl Settings {
             },
             limits: self.limits.clone(),
             origins: self.origins.clone(),
+            access_log: AccessLog { file: "/dev/stdout".into(), lines: self.access_log_lines },
         }
     }
 }

@@ -90,6 +90,8 @@ pub(super) fn on_empty_stack<T>(
         payment_window_secs: PAYMENT_WINDOW_SECS,
         limits: Limits::default(),
         origins: Origins::default(),
+        // The systems that it is compared with have none either.
+        access_log: 0,
         servers_only: false,
         as_built: false,
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::edge::access_log;
 use crate::edge::limits::{Limits, items};
 use crate::edge::origins::Origins;
 
@@ -30,6 +31,9 @@ pub(super) struct Settings {
     pub(super) limits: Limits,
     /// `CORS_ORIGINS`: the same as that of both tiers.
     pub(super) origins: Origins,
+    /// `ACCESS_LOG_LINES`: lines of the access log that each worker writes a second to the standard output before it
+    /// leaves lines out; 0 switches it off.
+    pub(super) access_log_lines: u32,
     /// `SHUTDOWN_GRACE_MS`: time for requests in flight to finish at shutdown.
     pub(super) grace: Duration,
     /// `EDGE_DIR`: folder that nginx may write, for its cache and large bodies.
@@ -52,6 +56,7 @@ impl Settings {
             limits: Limits::parse(&read.or::<String>("LIMITS", "")?, (read.0)("UNLIMITED").as_deref())
                 .map_err(invalid("LIMITS or UNLIMITED"))?,
             origins: Origins::parse(&read.or::<String>("CORS_ORIGINS", "")?).map_err(invalid("CORS_ORIGINS"))?,
+            access_log_lines: read.or("ACCESS_LOG_LINES", &access_log::LINES.to_string())?,
             grace: Duration::from_millis(read.or("SHUTDOWN_GRACE_MS", "10000")?),
             folder: read.or("EDGE_DIR", "/run/edge")?,
             source: read.or("EDGE_SOURCE", "/usr/local/share/edge")?,
@@ -104,6 +109,7 @@ mod tests {
             ("QUERY_APIS", "query-api:0"),
             ("QUERY_APIS", ","),
             ("EVENTS_PARTITIONS", "many"),
+            ("ACCESS_LOG_LINES", "-1"),
             ("LIMITS", "rows"),
             ("UNLIMITED", "all"),
             ("CORS_ORIGINS", "shop.example"),

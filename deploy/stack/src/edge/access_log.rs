@@ -1,0 +1,27 @@
+//! The access log of the edge.
+
+use std::path::PathBuf;
+
+/// Default number of lines a second, more than a shop without a rush has.
+pub const LINES: u32 = 100;
+
+/// Where the access log is written, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AccessLog {
+    pub(super) file: PathBuf,
+    /// Lines that each worker writes a second, for answers and as many for refusals, before it leaves lines out; 0
+    /// switches the log off.
+    pub(super) lines: u32,
+}
+
+impl AccessLog {
+    /// Returns nginx's directives. A worker writes its lines when its buffer is full, and after a second at the latest.
+    pub(super) fn directives(&self) -> String {
+        if self.lines == 0 {
+            return "    access_log off;".to_owned();
+        }
+        let choose = format!(r#"log_by_lua_block {{ require("access").choose({}) }}"#, self.lines);
+        let write = format!("access_log {} access buffer=64k flush=1s if=$stands_for;", self.file.display());
+        format!("    {choose}\n    {write}")
+    }
+}
