@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,7 +16,11 @@ const MAX_ANSWER: u64 = 4096;
 
 /// Fails unless the admin listener at `ADMIN_ADDR` answers 200 to `GET /livez`, or to the path that the argument names.
 pub fn run(env: &Env, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let address = reachable(env.required("ADMIN_ADDR")?);
+    let address: SocketAddr = env.required("ADMIN_ADDR")?;
+    if !address.ip().is_loopback() && env.optional::<PathBuf>("TLS_CERT_FILE")?.is_some() {
+        bail!("the admin listener uses TLS because {address} is not on loopback; probe it by HTTPS");
+    }
+    let address = reachable(address);
     let path = args.next().unwrap_or_else(|| "/livez".to_owned());
     exit::no_arguments(args)?;
     let answer = get(address, &path).with_context(|| format!("{address} does not answer"))?;
@@ -48,6 +53,7 @@ fn get(address: SocketAddr, path: &str) -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::admin::AdminServer;
+    use crate::listeners::{ListenerSettings, Listeners};
     use crate::readiness::Readiness;
     use crate::shutdown::Shutdown;
     use crate::telemetry::Telemetry;
@@ -57,7 +63,10 @@ mod tests {
         let telemetry = Telemetry::new("test-service").unwrap();
         let readiness = Readiness::new();
         let kafka = readiness.condition("kafka");
-        let server = AdminServer::bind(([0, 0, 0, 0], 0).into(), "test-service", readiness, &telemetry).unwrap();
+        let plain = ListenerSettings::from_env(&Env::from([("PLAINTEXT", "allowed")])).unwrap();
+        let listeners = Listeners::new(&plain, &telemetry).unwrap();
+        let any = ([0, 0, 0, 0], 0).into();
+        let server = AdminServer::bind(&listeners, any, "test-service", readiness, &telemetry).unwrap();
         let env = Env::from([("ADMIN_ADDR", format!("0.0.0.0:{}", server.local_addr().port()))]);
         let handle = server.serve(Shutdown::new()).unwrap();
         let check = |args: &[&str]| run(&env, args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>().into_iter());

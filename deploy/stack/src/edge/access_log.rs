@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Default number of lines a second, more than a shop without a rush has.
-pub const LINES: u32 = 100;
+pub(crate) const LINES: u32 = 100;
 
 /// Where the access log is written, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
