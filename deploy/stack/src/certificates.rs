@@ -14,6 +14,7 @@ use crate::provision::Tools;
 /// Validity in days. A certificate is renewed at the start that finds less than half of it left.
 const DAYS: u32 = 365;
 const AUTHORITY_DAYS: u32 = 3650;
+const AUTHORITY: &str = "authority";
 
 /// The authority of a state directory, and the certificates that it signed.
 #[derive(Debug, Clone)]
@@ -32,19 +33,24 @@ pub struct Certificate {
 impl Certificates {
     /// Opens the authority of a state directory, after creating it on first use.
     pub fn open(layout: &Layout, tools: &Tools) -> Result<Self> {
-        let certificates = Self { folder: layout.state.join("certificates"), openssl: tools.openssl.clone() };
+        Self::at(layout.certificates(), tools.openssl.clone())
+    }
+
+    /// Opens the authority in a folder.
+    pub fn at(folder: PathBuf, openssl: PathBuf) -> Result<Self> {
+        let certificates = Self { folder, openssl };
         fs::create_dir_all(&certificates.folder)
             .with_context(|| format!("cannot create {}", certificates.folder.display()))?;
         if !certificates.is_fresh(&certificates.authority(), AUTHORITY_DAYS / 2) {
             let extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
-            certificates.make("authority", "Stampede on this machine", AUTHORITY_DAYS, &extensions, &[])?;
+            certificates.make(AUTHORITY, "Stampede on this machine", AUTHORITY_DAYS, &extensions, &[])?;
         }
         Ok(certificates)
     }
 
     /// Returns the path of the authority's certificate, which clients trust.
     pub fn authority(&self) -> PathBuf {
-        self.pair("authority").certificate
+        authority(&self.folder)
     }
 
     /// Returns the certificate of a server or an account, whose common name is `name`, valid for this machine's
@@ -59,7 +65,7 @@ impl Certificates {
 
     /// Replaces the certificate and the key of `name`.
     pub fn renew(&self, name: &str) -> Result<Certificate> {
-        let (authority, key) = (self.authority(), self.pair("authority").key);
+        let (authority, key) = (self.authority(), self.pair(AUTHORITY).key);
         let extensions = [
             "basicConstraints=critical,CA:FALSE",
             "keyUsage=critical,digitalSignature",
@@ -72,10 +78,7 @@ impl Certificates {
     }
 
     fn pair(&self, name: &str) -> Certificate {
-        Certificate {
-            certificate: self.folder.join(format!("{name}.pem")),
-            key: self.folder.join(format!("{name}.key")),
-        }
+        pair(&self.folder, name)
     }
 
     /// Writes a key and a certificate for it. Each replaces its predecessor as a whole, for services that watch them.
@@ -113,6 +116,16 @@ impl Certificates {
         }
         Ok(())
     }
+}
+
+/// Returns the path of the certificate of the authority in a folder.
+pub fn authority(folder: &Path) -> PathBuf {
+    pair(folder, AUTHORITY).certificate
+}
+
+/// Returns the paths of the certificate of `name` in a folder, and of its key.
+pub(crate) fn pair(folder: &Path, name: &str) -> Certificate {
+    Certificate { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) }
 }
 
 #[cfg(test)]

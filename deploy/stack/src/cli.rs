@@ -14,7 +14,7 @@ use crate::scale::Scale;
 use crate::services::Profile;
 use crate::size::Wanted;
 use crate::status::Phase;
-use crate::{load, logs, process, projections, provision, test, up};
+use crate::{load, logs, process, projections, provision, renew, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -89,6 +89,8 @@ enum Command {
     },
     /// Change the numbers of instances of services while the stack runs, e.g. `query-api=3 command-api=1`
     Scale(Scale),
+    /// Replace the certificates of a secured stack's services and of its edge, while they serve
+    Renew,
     /// Run the tests, on dedicated servers
     Test {
         /// Run only tests whose name contains this
@@ -153,6 +155,7 @@ impl Command {
             Self::Start { name } => println!("{}", control::tell(&layout, &Request::Start { name })?),
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
             Self::Scale(scale) => scale.run(&layout)?,
+            Self::Renew => renew::run(&layout)?,
             Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),

@@ -16,13 +16,15 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use access_log::AccessLog;
-use config::{Config, Instances};
+use config::{Config, Instances, Tls};
 
+use crate::certificates;
 use crate::layout::{Layout, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
 use crate::size::Size;
+use crate::up;
 
 pub(crate) const NAME: &str = "edge";
 /// Path that the edge itself answers.
@@ -37,18 +39,21 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
     fs::create_dir_all(&config.folder).with_context(|| format!("cannot create {}", config.folder.display()))?;
     let file = config.write()?;
     peers::store(layout, &peers::planned(layout, size))?;
-    let port = layout.ports.edge();
     Ok(Part {
         name: NAME.to_owned(),
         launch: Launch::new(&tools.nginx, config.arguments(&file)),
         role: Role::Server {
-            ready: Probe::Http { port, path: READY },
+            ready: Probe::Http { port: layout.ports.edge_itself(), path: READY },
             stop: STOP,
             on_death: OnDeath::Restart,
             tier: Tier::Edge,
         },
         needs: services.to_vec(),
-        ports: BTreeMap::from([("http", port), ("control", layout.ports.edge_control())]),
+        ports: BTreeMap::from([
+            (size.scheme(), layout.ports.edge()),
+            ("control", layout.ports.edge_control()),
+            ("itself", layout.ports.edge_itself()),
+        ]),
     })
 }
 
@@ -56,7 +61,13 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
     let local = |port| format!("127.0.0.1:{port}");
     Config {
         listen: local(layout.ports.edge()),
-        url: format!("http://{}", local(layout.ports.edge())),
+        itself: local(layout.ports.edge_itself()),
+        url: up::url(layout, size.secure),
+        tls: size.secure.then(|| {
+            let folder = layout.certificates();
+            let (own, authority) = (certificates::pair(&folder, NAME), certificates::authority(&folder));
+            Tls { certificate: own.certificate, key: own.key, authority, services: "localhost".to_owned() }
+        }),
         folder: layout.config().join(NAME),
         source: source(),
         modules: tools.nginx_modules.clone(),

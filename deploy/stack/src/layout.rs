@@ -83,6 +83,11 @@ impl Layout {
         self.state.join("config")
     }
 
+    /// Returns the folder of a secured stack's certificates.
+    pub fn certificates(&self) -> PathBuf {
+        self.state.join("certificates")
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
         self.state.join("lock")
     }
@@ -176,6 +181,11 @@ impl Ports {
         self.base + 22
     }
 
+    /// Returns the port on which the edge serves itself and probes; see `hot.lua`.
+    pub(crate) fn edge_itself(self) -> u16 {
+        self.base + 23
+    }
+
     pub fn kafka(self, broker: u16) -> u16 {
         self.base + broker
     }
@@ -234,7 +244,7 @@ mod tests {
     #[test]
     fn no_two_parts_of_a_stack_share_a_port() {
         let ports = Ports::new(Some(20000));
-        let mut all = vec![ports.edge(), ports.edge_control(), ports.postgres(), ports.redis()];
+        let mut all = vec![ports.edge(), ports.edge_control(), ports.edge_itself(), ports.postgres(), ports.redis()];
         all.extend((1..=NODES).flat_map(|n| [ports.redis_node(n), ports.redis_bus(n)]));
         all.extend((1..=3).flat_map(|n| [ports.kafka(n), ports.kafka_controller(n)]));
         all.extend((1..=MAX_INSTANCES).flat_map(|n| {

@@ -30,6 +30,7 @@ pub mod status;
 pub mod logs;
 mod scale;
 pub mod up;
+mod renew;
 mod test;
 mod projections;
 mod load;

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 
+use crate::certificates::Certificates;
 use crate::layout::Layout;
 use crate::part::Part;
 use crate::provision::Tools;
-use crate::services::{self, Profile};
+use crate::services::{self, Profile, Service};
 use crate::size::{Purpose, Size};
 use crate::{edge, kafka, postgres, redis};
 
@@ -31,9 +32,20 @@ pub fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> 
     if size.servers_only {
         return Ok(parts);
     }
+    if size.secure {
+        let certificates = Certificates::open(layout, tools)?;
+        for name in certified() {
+            certificates.of(name)?;
+        }
+    }
     let services = services::parts(layout, size, profile)?;
     let behind: Vec<_> = services.iter().filter(|part| !part.is_task()).map(|part| part.name.clone()).collect();
     parts.extend(services);
     parts.push(edge::part(layout, tools, size, &behind)?);
     Ok(parts)
+}
+
+/// Returns the names of the certificates of HTTP in a secured stack.
+pub(crate) fn certified() -> impl Iterator<Item = &'static str> {
+    Service::ALL.into_iter().map(Service::name).chain([edge::NAME])
 }

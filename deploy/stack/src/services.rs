@@ -10,11 +10,12 @@ use clap::ValueEnum;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::certificates;
 use crate::layout::{Layout, MAX_INSTANCES, STAFF_TOKEN, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::size::Size;
-use crate::{kafka, postgres, redis};
+use crate::{kafka, postgres, redis, up};
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 
@@ -67,6 +68,8 @@ const TOPIC: &str = "create-topic";
 const EXCEPTION_KEY: &str = "exception-key";
 const TABLES: &str = "migrate";
 const SETTINGS: &str = "settings";
+/// File with the token of the internal listeners.
+const TOKEN: &str = "service-token";
 /// Stop signal of a service, and a grace period longer than the 10 s that a service allows for its own shutdown.
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(12) };
 
@@ -155,8 +158,9 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
 /// Returns the part of one instance of a service, with the program of this name in the folder `binaries`.
 pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: Service, number: u16) -> Result<Part> {
     let (common, ports) = (Common::of(layout, size)?, layout.ports);
-    let token = layout.secret("service-token")?;
-    let launch = Launch::new(binaries.join(service.name()), [""; 0]);
+    layout.secret(TOKEN)?;
+    let token = layout.state.join(TOKEN).to_string_lossy().into_owned();
+    let launch = common.certified(service, Launch::new(binaries.join(service.name()), [""; 0]));
     Ok(match service {
         Service::CommandApi => {
             let (http, internal) = (ports.command_http(number), ports.command_internal(number));
@@ -164,10 +168,15 @@ pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: S
             let launch = launch
                 .env("HTTP_ADDR", local(http))
                 .env("INTERNAL_ADDR", local(internal))
-                .env("PEER_URLS", internal_urls(layout))
+                .env("PEER_URLS", internal_urls(layout, size))
                 .env("ADMIN_ADDR", local(admin))
-                .env("SERVICE_TOKEN", token);
-            let launch = if size.secure { launch.env("STAFF_TOKEN", layout.secret(STAFF_TOKEN)?) } else { launch };
+                .env("SERVICE_TOKEN_FILE", token);
+            let launch = if size.secure {
+                layout.secret(STAFF_TOKEN)?;
+                launch.env("STAFF_TOKEN_FILE", layout.state.join(STAFF_TOKEN).to_string_lossy())
+            } else {
+                launch
+            };
             let ports = [("http", http), ("internal", internal), ("admin", admin)];
             common.service(service, number, size.origins.add_to(launch), ports)
         }
@@ -175,7 +184,7 @@ pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: S
             let (http, admin) = (ports.query_http(number), ports.query_admin(number));
             let launch = launch
                 .env("HTTP_ADDR", local(http))
-                .env("PUBLIC_URL", format!("http://{}", local(ports.edge())))
+                .env("PUBLIC_URL", up::url(layout, size.secure))
                 .env("ADMIN_ADDR", local(admin));
             common.service(service, number, size.origins.add_to(launch), [("http", http), ("admin", admin)])
         }
@@ -183,17 +192,17 @@ pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: S
             let admin = ports.projector_admin(number);
             let launch = launch
                 .env("ADMIN_ADDR", local(admin))
-                .env("REACTOR_COMMAND_URLS", internal_urls(layout))
+                .env("REACTOR_COMMAND_URLS", internal_urls(layout, size))
                 .env("PAYMENT_WINDOW_SECS", size.payment_window_secs.to_string())
-                .env("SERVICE_TOKEN", token);
+                .env("SERVICE_TOKEN_FILE", token);
             common.service(service, number, launch, [("admin", admin)])
         }
     })
 }
 
 /// Returns the URLs of the internal listeners of all possible instances of command-api, separated by commas.
-fn internal_urls(layout: &Layout) -> String {
-    let url = |instance| format!("http://{}", local(layout.ports.command_internal(instance)));
+fn internal_urls(layout: &Layout, size: &Size) -> String {
+    let url = |instance| format!("{}://{}", size.scheme(), local(layout.ports.command_internal(instance)));
     (1..=MAX_INSTANCES).map(url).collect::<Vec<_>>().join(",")
 }
 
@@ -208,6 +217,8 @@ struct Common {
     redis_part: &'static str,
     /// Path of the private key that signs log exceptions; the public key is in the same path with `.pub` appended.
     exception_key: String,
+    /// Folder of a secured stack's certificates.
+    certificates: Option<PathBuf>,
 }
 
 impl Common {
@@ -220,10 +231,14 @@ impl Common {
             redis: redis::url(layout, size.redis_cluster),
             redis_part: redis::needed(size.redis_cluster),
             exception_key: layout.state.join("log-exception-key").to_string_lossy().into_owned(),
+            certificates: size.secure.then(|| layout.certificates()),
         })
     }
 
-    fn add_to(&self, launch: Launch) -> Launch {
+    fn add_to(&self, mut launch: Launch) -> Launch {
+        if let Some(folder) = &self.certificates {
+            launch = launch.env("TLS_CA_FILE", certificates::authority(folder).to_string_lossy());
+        }
         launch
             .env("KAFKA_BROKERS", self.kafka.as_str())
             .env("EVENTS_PARTITIONS", self.partitions.to_string())
@@ -232,6 +247,14 @@ impl Common {
             .env("POSTGRES_URL", self.postgres.as_str())
             .env("REDIS_URL", self.redis.as_str())
             .env("LOG_EXCEPTION_KEYS_FILE", format!("{}.pub", self.exception_key))
+    }
+
+    /// Adds the certificate of a service's listeners, if the stack is secured.
+    fn certified(&self, service: Service, launch: Launch) -> Launch {
+        let Some(folder) = &self.certificates else { return launch };
+        let pair = certificates::pair(folder, service.name());
+        let launch = launch.env("TLS_CERT_FILE", pair.certificate.to_string_lossy());
+        launch.env("TLS_KEY_FILE", pair.key.to_string_lossy())
     }
 
     /// Returns the part of a service instance. The last of `ports` is the admin listener's.

@@ -131,6 +131,11 @@ struct Fixed {
 }
 
 impl Size {
+    /// Returns the scheme of the URLs of the services and of the edge.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+
     pub fn decide(layout: &Layout, wanted: &Wanted) -> Result<Self> {
         let path = fixed_path(layout);
         let fixed = match fs::read(&path) {

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::certificates::authority;
 use crate::control::{self, Lock};
 use crate::layout::Layout;
 use crate::part::Part;
@@ -33,12 +34,13 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
         rustix::process::setsid().context("cannot detach from the terminal")?;
     }
     let (_lock, parts, size) = prepare(&layout, options)?;
-    let url = if options.wanted.servers_only { String::new() } else { url(&layout) };
+    let Address { url, authority } = address(&layout)?;
+    let url = if options.wanted.servers_only { String::new() } else { url };
     let supervisor = Supervisor::new(layout, parts, url, Words::All)?;
     let supervisor = supervisor.elastic(size, services::binaries(options.profile)?);
     let ended = supervisor.run(|status| {
         // Standard output may be closed by now.
-        let _ = io::stdout().write_all(welcome(status).as_bytes());
+        let _ = io::stdout().write_all(welcome(status, authority.as_deref()).as_bytes());
     })?;
     Ok(match ended {
         Ended::Asked => ExitCode::SUCCESS,
@@ -117,8 +119,24 @@ fn payment_window_path(layout: &Layout) -> PathBuf {
     layout.state.join("payment-window")
 }
 
-pub fn url(layout: &Layout) -> String {
-    format!("http://127.0.0.1:{}", layout.ports.edge())
+/// Where clients reach a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    pub url: String,
+    /// The certificate of the authority that signed the edge's, if the stack is secured.
+    pub authority: Option<PathBuf>,
+}
+
+/// Returns the address of the stack that was last started in a state directory.
+pub fn address(layout: &Layout) -> Result<Address> {
+    let is_secure = Size::decide(layout, &Wanted::one_of_each())?.secure;
+    let authority = is_secure.then(|| authority(&layout.certificates()));
+    Ok(Address { url: url(layout, is_secure), authority })
+}
+
+pub(crate) fn url(layout: &Layout, is_secure: bool) -> String {
+    let scheme = if is_secure { "https" } else { "http" };
+    format!("{scheme}://127.0.0.1:{}", layout.ports.edge())
 }
 
 fn already(layout: &Layout) -> String {
@@ -126,17 +144,18 @@ fn already(layout: &Layout) -> String {
 }
 
 /// Returns the process table and three commands to try.
-fn welcome(status: &Status) -> String {
+fn welcome(status: &Status, authority: Option<&Path>) -> String {
     let (url, table) = (&status.url, status.table());
+    let curl = authority.map_or_else(|| "curl -i".to_owned(), |file| format!("curl -i --cacert {}", file.display()));
     if url.is_empty() {
         return format!("\n{table}\n");
     }
     format!(
         "\n{table}\nReady at {url}. Try:\n\n\
-         curl -i {url}/v1/products/cd-1/register -H 'Content-Type: application/json' \
+         {curl} {url}/v1/products/cd-1/register -H 'Content-Type: application/json' \
          -d '{{\"name\":\"Kind of Blue\",\"price_cents\":1177,\"stock\":100}}'\n\
-         curl -i {url}/v1/products/cd-1/reserve -H 'Content-Type: application/json' \
+         {curl} {url}/v1/products/cd-1/reserve -H 'Content-Type: application/json' \
          -d '{{\"order\":\"order-1\",\"quantity\":2}}'\n\
-         curl -i {url}/v1/products/cd-1 -H \"Consistency-Token: <token of the previous answer>\"\n\n"
+         {curl} {url}/v1/products/cd-1 -H \"Consistency-Token: <token of the previous answer>\"\n\n"
     )
 }

@@ -18,6 +18,10 @@ const FILE: &str = "nginx.conf";
 pub(super) struct Config {
     /// Address of the listener.
     pub(super) listen: String,
+    /// Address, on loopback, of the listener for the edge itself and for probes.
+    pub(super) itself: String,
+    /// TLS of the wires to clients and to services; `None` for plain text.
+    pub(super) tls: Option<Tls>,
     /// URL at which clients reach the edge.
     pub(super) url: String,
     /// Folder for the filled in files and for nginx's temporary ones.
@@ -32,6 +36,18 @@ pub(super) struct Config {
     pub(super) limits: Limits,
     pub(super) origins: Origins,
     pub(super) access_log: AccessLog,
+}
+
+/// TLS with clients and with services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tls {
+    /// The edge's own certificate, and its key.
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    /// Certificates of the authorities that sign those of services.
+    pub(super) authority: PathBuf,
+    /// Name in the certificates of services.
+    pub(super) services: String,
 }
 
 /// The instances behind the edge.
@@ -73,12 +89,13 @@ impl Config {
             ("source", self.source.display().to_string()),
             ("url", self.url.clone()),
             ("folder", self.folder.display().to_string()),
-            ("listen", self.listen.clone()),
+            ("itself", self.itself.clone()),
             ("files", files.to_string()),
             ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
             ("partitions", self.partitions.to_string()),
             ("access_log", self.access_log.directives()),
         ];
+        values.extend(wires(&self.listen, self.tls.as_ref()));
         values.extend(self.instances.values());
         values.extend(self.limits.values());
         values.extend(self.origins.values());
@@ -112,6 +129,32 @@ impl Instances {
             ],
         }
     }
+}
+
+/// Returns the values of the wires to clients and to services.
+fn wires(listen: &str, tls: Option<&Tls>) -> [(&'static str, String); 5] {
+    let Some(Tls { certificate, key, authority, services }) = tls else {
+        return [
+            ("listen", listen.to_owned()),
+            ("scheme", "http".to_owned()),
+            ("curl", "curl -i".to_owned()),
+            ("certificate", "# Without a certificate, this is plain text.".to_owned()),
+            ("authority", "# Without an authority, this is plain text.".to_owned()),
+        ];
+    };
+    let (certificate, key, authority) = (certificate.display(), key.display(), authority.display());
+    [
+        ("listen", format!("{listen} ssl http2")),
+        ("scheme", "https".to_owned()),
+        ("curl", format!("curl -i --cacert {authority}")),
+        ("certificate", format!("ssl_certificate {certificate};\n        ssl_certificate_key {key};")),
+        (
+            "authority",
+            format!(
+                "proxy_ssl_verify on;\n    proxy_ssl_trusted_certificate {authority};\n    proxy_ssl_name {services};"
+            ),
+        ),
+    ]
 }
 
 fn chosen_by_nginx(tier: &str, servers: &[String]) -> String {
@@ -164,6 +207,8 @@ mod tests {
         let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
         let of = |instances| Config {
             listen: String::from("127.0.0.1:1"),
+            itself: String::from("127.0.0.1:3"),
+            tls: None,
             url: String::new(),
             folder: PathBuf::new(),
             source: PathBuf::new(),

@@ -24,6 +24,8 @@ use super::config::{Config, Instances};
 use crate::probe;
 use crate::provision::find;
 
+/// Address of the listener for the edge itself.
+const ITSELF: &str = "127.0.0.1:8089";
 /// Interval at which names are resolved again.
 const RESOLVED_EVERY: Duration = Duration::from_secs(2);
 /// Interval at which signals and nginx are looked at.
@@ -150,6 +152,8 @@ impl Settings {
         let addresses = |tier: &BTreeSet<SocketAddr>| tier.iter().map(SocketAddr::to_string).collect();
         Config {
             listen: self.listen.to_string(),
+            itself: ITSELF.to_owned(),
+            tls: None,
             url: self.url.clone(),
             folder: self.folder.clone(),
             source: self.source.clone(),
