@@ -4,6 +4,7 @@
 //! stacks through the library of `cargo stack`.
 
 pub mod cli;
+mod wire;
 mod replay;
 mod sale;
 mod bench;

@@ -60,7 +60,7 @@ pub(crate) fn run(layout: Layout, profile: Profile, args: &Args) -> Result<ExitC
     println!("No stack is running: starting one for this replay.");
     let options = up::Options { background: false, fresh: false, wanted: Wanted::default(), profile };
     let (_lock, parts, _) = up::prepare(&layout, &options)?;
-    let supervisor = Supervisor::new(layout.clone(), parts, up::url(&layout), Words::All)?;
+    let supervisor = Supervisor::new(layout.clone(), parts, up::address(&layout)?.url, Words::All)?;
     let (ready, became_ready) = mpsc::channel();
     let ended = Arc::new(AtomicBool::new(false));
     let servers = thread::spawn({

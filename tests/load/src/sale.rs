@@ -27,6 +27,8 @@ use rush::Crowd;
 use shop::Shop;
 use verdict::Verdict;
 
+use crate::wire::Server;
+
 /// Units in the product's stock in addition to the sale's.
 const BESIDE: u64 = 100;
 pub(crate) const LIMIT_PER_CUSTOMER: u64 = 2;
@@ -76,11 +78,12 @@ pub(crate) fn run(layout: &Layout, args: &Args) -> Result<ExitCode> {
 /// Plays a sale until its last order has ended. The stack must be ready.
 pub(crate) fn play(layout: &Layout, args: &Args) -> Result<(Observations, Verdict)> {
     let names = Names::of_now();
+    let address = up::address(layout)?;
     let shop = Shop::new(layout)?;
     open(&shop, &names, args.units, LIMIT_PER_CUSTOMER)?;
-    println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, up::url(layout), names.sale);
+    println!("sale        {} units of {} at {}/v1/sales/{}", args.units, names.product, address.url, names.sale);
 
-    let observations = rush::play(crowd(layout, args), &names)?;
+    let observations = rush::play(crowd(layout, args)?, &names)?;
     println!("{observations}");
 
     let window = up::payment_window(layout);
@@ -96,20 +99,21 @@ impl Names {
     }
 }
 
-pub(crate) fn crowd(layout: &Layout, args: &Args) -> Crowd {
-    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+pub(crate) fn crowd(layout: &Layout, args: &Args) -> Result<Crowd> {
+    let authority = up::address(layout)?.authority;
+    let at = |port| Server::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), authority.as_deref());
     let edge = layout.ports.edge();
     let commands = if args.direct { layout.ports.command_http(1) } else { edge };
-    Crowd {
+    Ok(Crowd {
         buyers: args.buyers,
         watchers: args.watchers,
         connections: args.connections,
         limit: LIMIT_PER_CUSTOMER,
         polls: false,
         accepted: Arc::default(),
-        commands: at(commands),
-        queries: at(edge),
-    }
+        commands: at(commands)?,
+        queries: at(edge)?,
+    })
 }
 
 /// Registers a product and schedules its sale. Returns when the sale has reserved its units.

@@ -29,6 +29,7 @@ use crate::sale::observations::Observations;
 use crate::sale::rush::{self, Crowd};
 use crate::sale::shop::Shop;
 use crate::sale::{self, Names};
+use crate::wire::Server;
 use count::Count;
 use report::{Outcome, Report};
 
@@ -158,7 +159,8 @@ impl Play<'_> {
 
     fn rush(&self, names: &Names, killed: &[&str]) -> Result<Observations> {
         let accepted = Arc::new(AtomicU64::new(0));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.environment.layout.ports.edge()));
+        let edge = SocketAddr::from((Ipv4Addr::LOCALHOST, self.environment.layout.ports.edge()));
+        let edge = Server::new(edge, None)?;
         let crowd = Crowd {
             buyers: self.args.buyers,
             watchers: self.args.watchers,
@@ -166,8 +168,8 @@ impl Play<'_> {
             limit: LIMIT_PER_CUSTOMER,
             polls: true,
             accepted: accepted.clone(),
-            commands: address,
-            queries: address,
+            commands: edge.clone(),
+            queries: edge,
         };
         thread::scope(|scope| {
             let disturber = (!killed.is_empty()).then(|| scope.spawn(|| self.disturb(killed, &accepted)));

@@ -12,6 +12,8 @@ use stack::up;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
+use crate::wire;
+
 /// Timeout of a request, longer than any answer takes.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: u64 = 64 << 20;
@@ -48,7 +50,9 @@ impl Client {
     pub(super) fn new(layout: &Layout) -> Result<Self> {
         let config =
             Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).max_idle_connections(64);
-        Ok(Self { agent: config.build().new_agent(), url: up::url(layout), staff: layout.staff_bearer()? })
+        let address = up::address(layout)?;
+        let agent = wire::trusting(config, &address)?.build().new_agent();
+        Ok(Self { agent, url: address.url, staff: layout.staff_bearer()? })
     }
 
     /// Sends a command and returns the status of its answer. After a 503 the caller may retry.

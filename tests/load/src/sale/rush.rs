@@ -4,7 +4,6 @@
 //! Everything runs on one thread, to leave the machine's cores to the servers.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +18,7 @@ use tokio::task::JoinSet;
 use super::observations::{Claim, Observations};
 use super::visitor::{Answer, Visitor};
 use super::{Names, display};
+use crate::wire::Server;
 
 /// One in this many claims is sent again although it was answered.
 const AGAIN: u64 = 10;
@@ -45,8 +45,8 @@ pub(crate) struct Crowd {
     pub(crate) polls: bool,
     /// Number of claims accepted so far, shared with another thread.
     pub(crate) accepted: Arc<AtomicU64>,
-    pub(crate) commands: SocketAddr,
-    pub(crate) queries: SocketAddr,
+    pub(crate) commands: Server,
+    pub(crate) queries: Server,
 }
 
 struct Rush {
@@ -110,7 +110,7 @@ impl Rush {
 
     /// Plays buyers one after the other on one connection.
     async fn buy(self: Rc<Self>) {
-        let mut visitor = Visitor::new(self.crowd.commands);
+        let mut visitor = Visitor::new(&self.crowd.commands);
         loop {
             let buyer = self.next.get();
             if buyer >= self.crowd.buyers {
@@ -180,7 +180,7 @@ impl Rush {
 
     /// Queries the two pages in turn, each with the entity tag of its last answer.
     async fn watch(self: Rc<Self>, watcher: u64) {
-        let mut visitor = Visitor::new(self.crowd.queries);
+        let mut visitor = Visitor::new(&self.crowd.queries);
         let mut tags = [None, None];
         let share = watcher as f64 / self.crowd.watchers as f64;
         let mut due = tokio::time::Instant::now() + WATCH_EVERY.mul_f64(share);
@@ -201,7 +201,7 @@ impl Rush {
     /// Opens a connection for a probe before the claim, as a buyer with an open page would have. If that fails, the
     /// next query connects.
     async fn open_page(&self) -> Visitor {
-        let mut page = Visitor::new(self.crowd.queries);
+        let mut page = Visitor::new(&self.crowd.queries);
         let _ = page.look(&self.pages[0], None).await;
         page
     }

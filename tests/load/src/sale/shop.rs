@@ -11,6 +11,8 @@ use stack::up;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use crate::wire;
+
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: u64 = 64 << 20;
 const TRIES: u32 = 30;
@@ -35,8 +37,10 @@ impl Shop {
     pub(crate) fn new(layout: &Layout) -> Result<Self> {
         // No global timeout, for which ureq would resolve the name in a new thread for each request.
         let config = Agent::config_builder().http_status_as_error(false);
-        let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT)).build();
-        Ok(Self { agent: config.new_agent(), url: up::url(layout), staff: layout.staff_bearer()? })
+        let config = config.timeout_recv_response(Some(TIMEOUT)).timeout_recv_body(Some(TIMEOUT));
+        let address = up::address(layout)?;
+        let agent = wire::trusting(config, &address)?.build().new_agent();
+        Ok(Self { agent, url: address.url, staff: layout.staff_bearer()? })
     }
 
     /// Sends a command until it is accepted, with its path as the idempotency key. Fails after 30 attempts.

@@ -5,14 +5,14 @@
 
 use std::fmt;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+
+use crate::wire::{Server, Wire};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 64;
@@ -23,9 +23,9 @@ const READ: usize = 2 << 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Visitor {
-    address: SocketAddr,
+    server: Server,
     host: String,
-    connection: Option<TcpStream>,
+    connection: Option<Box<dyn Wire>>,
     request: Vec<u8>,
     /// Bytes of the last answer.
     answer: Vec<u8>,
@@ -69,8 +69,9 @@ struct Response {
 }
 
 impl Visitor {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), connection: None, request: Vec::new(), answer: Vec::new() }
+    pub(super) fn new(server: &Server) -> Self {
+        let (host, server) = (server.address.to_string(), server.clone());
+        Self { server, host, connection: None, request: Vec::new(), answer: Vec::new() }
     }
 
     pub(super) async fn command(&mut self, path: &str, key: &str, body: &str) -> Answer {
@@ -116,7 +117,7 @@ impl Visitor {
     async fn exchange(&mut self) -> Result<Response> {
         let connection = match &mut self.connection {
             Some(kept) => kept,
-            None => self.connection.insert(connect(self.address).await?),
+            None => self.connection.insert(self.server.connect().await?),
         };
         connection.write_all(&self.request).await?;
         self.answer.clear();
@@ -141,12 +142,6 @@ impl Visitor {
             (status, _) => Answer::Odd(format!("{status} {}", String::from_utf8_lossy(body))),
         }
     }
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 impl Response {

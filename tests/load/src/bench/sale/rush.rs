@@ -9,6 +9,7 @@ use crate::bench::{Cancelled, peers};
 use crate::sale::observations::Observations;
 use crate::sale::rush::{self, Crowd};
 use crate::sale::{self, Args, LIMIT_PER_CUSTOMER, Names};
+use crate::wire::Server;
 
 pub(super) const FIRST: &str = "rush-first";
 pub(super) const SECOND: &str = "rush-second";
@@ -37,8 +38,8 @@ fn sale(layout: &Layout, args: &Args) -> Result<Turn> {
 }
 
 fn limit(layout: &Layout, args: &Args) -> Result<Turn> {
-    let address = peers::socket_address(layout, peers::CROWD_LIMIT);
-    let crowd = Crowd { commands: address, queries: address, ..sale::crowd(layout, args) };
+    let server = Server::new(peers::socket_address(layout, peers::CROWD_LIMIT), None)?;
+    let crowd = Crowd { commands: server.clone(), queries: server, ..sale::crowd(layout, args)? };
     let observations = rush::play(crowd, &Names::of_now())?;
     println!("{observations}");
     ensure!(
