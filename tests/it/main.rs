@@ -47,5 +47,7 @@ mod adding;
 mod stack;
 mod generators;
 mod edge;
+mod listeners;
+mod secured;
 mod schemathesis;
 mod faults;

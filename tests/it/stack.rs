@@ -54,8 +54,24 @@ impl Stack {
     }
 
     pub(crate) async fn tell(&self, args: &[&str]) {
+        self.told(args).await;
+    }
+
+    /// Runs a command that must succeed, and returns its output.
+    pub(crate) async fn told(&self, args: &[&str]) -> String {
         let output = self.command(args).output().await.unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output));
+        text(&output)
+    }
+
+    /// Returns the file of the authority of a secured stack.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.state.join("certificates/authority.pem")
+    }
+
+    /// Returns the port of a process's listener.
+    pub(crate) async fn port(&self, process: &str, listener: &str) -> u16 {
+        self.process(process).await["ports"][listener].as_u64().unwrap().try_into().unwrap()
     }
 
     async fn status(&self) -> Value {
