@@ -16,13 +16,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PROGRAM: Program = Program {
     name: "command-api",
-    usage: "\
+    usage: "
   command-api                      serves
   command-api create-topic         creates the log's topics; existing ones are left unchanged
   command-api exception-key FILE   generates a key pair that signs exceptions: FILE and FILE.pub
   command-api except PARTITION OFFSET --because TEXT [--no-build-reads-it]
                                    signs an exception for an unreadable value of the log
-  command-api healthcheck [PATH]   asks a running service
+  command-api healthcheck [PATH]   asks a running one for /livez
 ",
 };
 

@@ -16,15 +16,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PROGRAM: Program = Program {
     name: "projector",
-    usage: "\
-  projector                        folds the log, and reacts to it
-  projector migrate                applies the migrations
-  projector audit [OPTIONS]        compares the views with the log
-  projector rebuild VIEW...        rebuilds views from the log
-  projector snapshots              prepares this build's snapshots before its release
-  projector settings ...           shows and changes the settings that all services share
-  projector reactor ...            sets the reactors' starting positions if their checkpoints were lost
-  projector healthcheck [PATH]     asks a running service
+    usage: "
+  projector                            folds the log, and reacts to it
+  projector migrate                    creates or upgrades the tables
+  projector audit [--full | --sample N]
+                                       compares the views with the log
+  projector rebuild VIEW… [--rollback | --accept] [--threads N] [--share PERCENT | --fast]
+                                       folds views again, and switches to them
+  projector snapshots                  prepares the snapshots of this build
+  projector settings [set NAME VALUE]  prints or changes what all services share
+  projector reactor from-beginning | from-end
+                                       sets where reactors without checkpoints start
+  projector healthcheck [PATH]         asks a running one for /livez
 ",
 };
 

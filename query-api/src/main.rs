@@ -13,9 +13,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PROGRAM: Program = Program {
     name: "query-api",
-    usage: "\
+    usage: "
   query-api                     serves
-  query-api healthcheck [PATH]  asks a running service
+  query-api healthcheck [PATH]  asks a running one for /livez
 ",
 };
 

@@ -19,7 +19,7 @@ Settings come from the environment; deploy/SETTINGS.md lists them.
 /// A service as its command line describes it.
 pub struct Program {
     pub name: &'static str,
-    /// A line for each way to run it, which says what it does.
+    /// A line for each way to run it, which says what it does, and an empty line before them.
     pub usage: &'static str,
 }
 
@@ -38,7 +38,7 @@ impl Program {
         let (env, args) = (Env::process(), std::env::args().skip(1).collect::<Vec<_>>());
         let survey = || env.survey(|env| telemetry::init_logs(env).and_then(|()| read(env).map(drop)));
         if args.iter().any(|argument| argument == "--help" || argument == "-h") {
-            tell(&format!("Usage:\n{}{OPTIONS}", self.usage))?;
+            tell(&format!("Usage:{}{OPTIONS}", self.usage))?;
             return Ok(None);
         }
         match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -107,7 +107,7 @@ fn tell(text: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    const PROGRAM: Program = Program { name: "shop", usage: "  shop  serves\n" };
+    const PROGRAM: Program = Program { name: "shop", usage: "\n  shop  serves\n" };
 
     fn read(env: &Env) -> Result<(), EnvError> {
         env.or("PORT", 80_u16)?;
