@@ -58,7 +58,7 @@ impl Settings {
             origins: Origins::parse(&read.or::<String>("CORS_ORIGINS", "")?).map_err(invalid("CORS_ORIGINS"))?,
             access_log_lines: read.or("ACCESS_LOG_LINES", &access_log::LINES.to_string())?,
             grace: Duration::from_millis(read.or("SHUTDOWN_GRACE_MS", "10000")?),
-            folder: read.or("EDGE_DIR", "/run/edge")?,
+            folder: read.or("EDGE_DIR", "/var/lib/edge")?,
             source: read.or("EDGE_SOURCE", "/usr/local/share/edge")?,
         })
     }
