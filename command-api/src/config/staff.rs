@@ -1,39 +1,44 @@
 //! The token of staff.
 
-use chassis::env::{Env, EnvError, Secret};
+use chassis::env::{Env, EnvError, LiveSecret};
 
 const NAME: &str = "STAFF_TOKEN";
 /// Maximum number of tokens that are accepted at the same time: the new one and the one that it replaces.
 const MAX_TOKENS: usize = 2;
+/// Minimum length of a token: shorter ones can be guessed.
 const MIN_CHARS: usize = 16;
 
-/// The tokens that callers may prove with that they are staff.
+/// The tokens by which callers prove that they are staff. They follow their file.
 #[derive(Debug, Clone)]
-pub struct StaffToken(Vec<Secret>);
+pub struct StaffToken(LiveSecret);
 
 impl StaffToken {
+    /// Reads one token, or two on lines of their own.
     pub(super) fn from_env(env: &Env) -> Result<Option<Self>, EnvError> {
-        env.optional_secret(NAME)?.map(|secret| Self::parse(&secret)).transpose()
+        let Some(secret) = env.optional_live_secret(NAME)? else { return Ok(None) };
+        let unfit = |reason| Err(EnvError::Unfit { name: NAME.to_owned(), reason });
+        let text = secret.current();
+        if text.expose().lines().count() > MAX_TOKENS {
+            return unfit("it has at most two lines, each a token");
+        }
+        if !text.expose().lines().all(fits) {
+            return unfit("a token consists of at least 16 visible ASCII characters");
+        }
+        Ok(Some(Self(secret)))
     }
 
-    /// Parses one token, or two on lines of their own.
-    fn parse(secret: &Secret) -> Result<Self, EnvError> {
-        let unfit = |reason| EnvError::Unfit { name: NAME.to_owned(), reason };
-        let lines: Vec<_> = secret.expose().lines().map(str::trim).collect();
-        if lines.len() > MAX_TOKENS {
-            return Err(unfit("it has at most two lines, each a token"));
-        }
-        let fits = |line: &&str| line.len() >= MIN_CHARS && line.bytes().all(|byte| byte.is_ascii_graphic());
-        if !lines.iter().all(fits) {
-            return Err(unfit("a token consists of at least 16 visible ASCII characters"));
-        }
-        Ok(Self(lines.into_iter().map(Secret::from).collect()))
-    }
-
-    /// Returns whether `sent` is one of the tokens, in a time that does not reveal how much of a guess is right.
+    /// Returns whether `sent` is one of the tokens, in a time that does not reveal how much of a guess is right. A line
+    /// of a changed file that is no token is none.
     pub(crate) fn is(&self, sent: &[u8]) -> bool {
-        self.0.iter().fold(false, |found, token| found | equals(sent, token.expose().as_bytes()))
+        let text = self.0.current();
+        let tokens = text.expose().lines().take(MAX_TOKENS).filter(|line| fits(line));
+        tokens.fold(false, |found, token| found | equals(sent, token.trim().as_bytes()))
     }
+}
+
+fn fits(line: &str) -> bool {
+    let token = line.trim();
+    token.len() >= MIN_CHARS && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Compares in a time that depends on the lengths alone.
