@@ -9,6 +9,7 @@ use tokio_postgres::NoTls;
 use crate::fixture::{Client, Heard, ProjectorProcess, Service, Shop, Step, Tripwire, eventually};
 
 const LEASE: &str = include_str!("../../projector/src/reactor/lease_deadlines.sql");
+const END: &str = include_str!("../../projector/src/reactor/end_deadlines.sql");
 /// Upper bound of Postgres pages, 8 KiB each.
 const FEW_PAGES: u64 = 20;
 
@@ -200,8 +201,5 @@ async fn a_reactor_that_stops_before_its_command_is_sent_holds_no_lock_and_its_c
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reactor_that_stops_between_the_effect_and_its_record_holds_no_lock_and_does_no_harm_later() {
-    stopped(b"unless they were set to another time meanwhile", async |shop, _| {
-        Tripwire::in_url(&mut shop.postgres_url).await
-    })
-    .await;
+    stopped(END.as_bytes(), async |shop, _| Tripwire::in_url(&mut shop.postgres_url).await).await;
 }
