@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use chassis::border::{self, RequestId, request_id};
 use schemas::answers::{Answer, RETRY_AFTER_SECS};
@@ -33,8 +33,8 @@ pub(super) fn problem(problem: &Problem) -> Response {
 }
 
 /// Forbids all caches to keep the answer to a request with credentials.
-pub(super) fn kept_by_nobody(mut response: Response, asked: &HeaderMap) -> Response {
-    if asked.contains_key(header::AUTHORIZATION) {
+pub(super) fn for_caches(mut response: Response, has_credentials: bool) -> Response {
+    if has_credentials {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response

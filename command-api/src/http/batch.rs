@@ -57,7 +57,7 @@ pub(super) async fn take(
         }
         Err(problem) => answers::problem(&problem),
     };
-    let response = answers::kept_by_nobody(response, &headers);
+    let response = answers::for_caches(response, headers.contains_key(header::AUTHORIZATION));
     match &key {
         Some(key) => answers::with_key(response, key),
         None => response,

@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use schemas::aggregate::{AggregateId, AggregateType, type_routed};
 use schemas::commands::{Who, who};
@@ -27,7 +27,17 @@ const TURN_WITHIN: Duration = Duration::from_secs(1);
 pub(super) async fn take(
     State(state): State<AppState>,
     Extension(listener): Extension<Listener>,
-    Path((aggregates, id, command)): Path<(String, String, String)>,
+    Path(named): Path<(String, String, String)>,
+    request: Request,
+) -> Response {
+    let has_credentials = request.headers().contains_key(header::AUTHORIZATION);
+    answers::for_caches(answer(state, listener, named, request).await, has_credentials)
+}
+
+async fn answer(
+    state: AppState,
+    listener: Listener,
+    (aggregates, id, command): (String, String, String),
     request: Request,
 ) -> Response {
     let received = Instant::now();
@@ -62,8 +72,7 @@ pub(super) async fn take(
     };
     let answer = log.dispatcher.submit(&incoming).await;
     state.metrics.answered(&incoming.aggregate, &incoming.command, &answer, received.elapsed());
-    let response = answers::kept_by_nobody(answers::answer(&answer, &id, log.id), &headers);
-    let response = answers::with_key(response, &key);
+    let response = answers::with_key(answers::answer(&answer, &id, log.id), &key);
     if log.dispatcher.owns(&incoming.aggregate) { response } else { answers::owned_elsewhere(response) }
 }
 
