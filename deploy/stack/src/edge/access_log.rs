@@ -15,13 +15,13 @@ pub(super) struct AccessLog {
 }
 
 impl AccessLog {
-    /// Returns nginx's directives. A worker writes its lines when its buffer is full, and after a second at the latest.
+    /// Returns the directives of nginx's server for clients. A worker writes its lines when its buffer is full, and after a second at the latest.
     pub(super) fn directives(&self) -> String {
         if self.lines == 0 {
-            return "    access_log off;".to_owned();
+            return String::new();
         }
         let choose = format!(r#"log_by_lua_block {{ require("access").choose({}) }}"#, self.lines);
         let write = format!("access_log {} access buffer=64k flush=1s if=$stands_for;", self.file.display());
-        format!("    {choose}\n    {write}")
+        format!("        {choose}\n        {write}")
     }
 }

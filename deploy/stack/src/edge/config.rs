@@ -170,9 +170,7 @@ fn chosen_by_lua(tier: &str) -> String {
 /// Returns the server that takes the list of instances.
 fn control(at: &str) -> String {
     let answer = r#"content_by_lua_block { require("peers").answer() }"#;
-    format!(
-        "    server {{\n        listen {at};\n        access_log off;\n        location = /edge/peers {{ {answer} }}\n    }}\n"
-    )
+    format!("    server {{\n        listen {at};\n        location = /edge/peers {{ {answer} }}\n    }}\n")
 }
 
 /// Returns an upstream block for each server, with that server as the primary and all others as backups.
