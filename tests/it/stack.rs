@@ -1,5 +1,6 @@
 //! The whole system as an operator runs it, and the faults that it survives.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Output;
@@ -174,6 +175,42 @@ async fn a_sale_sells_its_units_to_just_so_many_buyers_and_every_order_comes_to_
     let output = stack.command(&sale).output().await.unwrap();
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("All checks passed."), "{}", text(&output));
+    for service in ["command-api", "projector", "query-api"] {
+        shows_the_labels_that_are_listed(&stack, service).await;
+    }
+}
+
+/// Compares the labels of every series that a service shows with those of `deploy/METRICS.md`.
+async fn shows_the_labels_that_are_listed(stack: &Stack, service: &str) {
+    let reference = include_str!("../../deploy/METRICS.md");
+    let section = reference.split("\n## ").find(|section| section.lines().next() == Some(service)).unwrap();
+    let listed: BTreeMap<_, BTreeSet<_>> = section
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            let name = cells.next()?.trim().trim_end_matches('`');
+            Some((
+                name,
+                cells
+                    .nth(1)?
+                    .split(',')
+                    .map(|label| label.trim().trim_matches('`'))
+                    .filter(|label| !label.is_empty())
+                    .collect(),
+            ))
+        })
+        .collect();
+    let shown = stack.admin_client(&format!("{service}-1")).await.get("/metrics").await.text;
+    let series: Vec<_> = shown.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(series.len() > 20, "{shown}");
+    for line in series {
+        let (name, labels) = line.split_once(['{', ' ']).unwrap();
+        let suffix = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        let listed = listed.get(name).or_else(|| listed.get(suffix?)).unwrap_or_else(|| panic!("{name} is not listed"));
+        // What precedes `="` ends with a label's name, after the previous label's value.
+        let names = labels.rmatch_indices("=\"").map(|(end, _)| labels[..end].rsplit(',').next().unwrap());
+        assert_eq!(names.filter(|name| *name != "le").collect::<BTreeSet<_>>(), *listed, "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
