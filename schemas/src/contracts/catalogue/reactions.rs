@@ -30,7 +30,7 @@ const RULE: &str = "{rule}";
 
 /// An event as one of its variants.
 struct Case {
-    /// Condition of the variant; empty if the event always has the same reaction.
+    /// Title of the variant; empty if the event always has the same reaction.
     when: &'static str,
     /// Members that the event's data has in this variant.
     members: &'static str,
@@ -43,24 +43,31 @@ const fn case(when: &'static str, members: &'static str) -> Case {
 }
 
 const ANY: [Case; 1] = [case("", "{}")];
-const BY_SALE: [Case; 2] = [case("without a sale", r#"{"sale":null}"#), case("of a sale", r#"{"sale":"{sale}"}"#)];
+const BY_SALE: [Case; 2] =
+    [case("An order without a sale", r#"{"sale":null}"#), case("An order of a sale", r#"{"sale":"{sale}"}"#)];
 const PLACED: [Case; 4] = [
-    case("without a sale", r#"{"sale":null}"#),
-    case("of a sale, by a client", r#"{"sale":"{sale}"}"#),
-    Case { when: "of a sale, for a claim", members: r#"{"sale":"{sale}"}"#, is_caused: true },
-    case("dated over a day before its record", r#"{"ordered_at":"1997-01-01T00:00:00Z"}"#),
+    case("An order without a sale", r#"{"sale":null}"#),
+    case("An order of a sale, placed by a client", r#"{"sale":"{sale}"}"#),
+    Case { when: "An order of a sale, placed for a claim", members: r#"{"sale":"{sale}"}"#, is_caused: true },
+    case("An order dated over a day before its record", r#"{"ordered_at":"1997-01-01T00:00:00Z"}"#),
 ];
 const CANCELLED: [Case; 3] = [
-    case("without a sale", r#"{"sale":null}"#),
-    case("of a sale", r#"{"sale":"{sale}"}"#),
-    case("after its payment", r#"{"sale":null,"held":[]}"#),
+    case("An order without a sale", r#"{"sale":null}"#),
+    case("An order of a sale", r#"{"sale":"{sale}"}"#),
+    case("An order that was paid", r#"{"sale":null,"held":[]}"#),
 ];
-const CLAIMED: [Case; 2] =
-    [case("by a buyer", r#"{"is_ordered":false}"#), case("for a placed order", r#"{"is_ordered":true}"#)];
-const RETURNED: [Case; 2] =
-    [case("before the close", r#"{"given_back":null}"#), case("after the close", r#"{"given_back":9}"#)];
-const RESERVED: [Case; 2] =
-    [case("with an alarm", r#"{"alarm_at":"2026-11-27T08:05:00Z"}"#), case("without an alarm", r#"{"alarm_at":null}"#)];
+const CLAIMED: [Case; 2] = [
+    case("A claim by a buyer", r#"{"is_ordered":false}"#),
+    case("A claim for a placed order", r#"{"is_ordered":true}"#),
+];
+const RETURNED: [Case; 2] = [
+    case("A return before the close", r#"{"given_back":null}"#),
+    case("A return after the close", r#"{"given_back":9}"#),
+];
+const RESERVED: [Case; 2] = [
+    case("A reservation with an alarm", r#"{"alarm_at":"2026-11-27T08:05:00Z"}"#),
+    case("A reservation without an alarm", r#"{"alarm_at":null}"#),
+];
 
 /// Returns the variants of an event, by its name without a version, that differ in their reactions.
 fn cases(event: &str) -> &'static [Case] {
@@ -123,7 +130,7 @@ impl Sample {
 
     fn describe(&self, text: &mut String) {
         if !self.when.is_empty() {
-            text.push_str(&format!("\n{}{}:\n", self.when[..1].to_ascii_uppercase(), &self.when[1..]));
+            text.push_str(&format!("\n### {}\n", self.when));
         }
         let Reaction { steps, deadlines } = &self.reaction;
         if steps.is_empty() && deadlines.is_empty() {
