@@ -31,8 +31,10 @@ async fn a_secured_stack_serves_sells_and_renews_its_certificates_without_a_fail
     let options = ["--secure", "--query-apis", "1", "--projectors", "1", "--payment-window", "3"];
     let stack = Stack::up_with(&options).await;
     let edge = Client::trusting(&stack.authority(), &format!("https://{}", stack.addr()));
+    let (path, staff) = ("/v1/products/cd/register", stack.staff());
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 100_000 });
-    let answer = edge.post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    let answer = edge.post_with(path, &[("authorization", &staff)], registered).await;
+    let answer = answer.accepted(&["product.registered.v1"]);
     let answer = edge.get_with("/v1/products/cd", &[("consistency-token", &answer.token())]).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
@@ -68,10 +70,9 @@ async fn instances_forward_commands_by_tls(stack: &Stack) {
         let client = Client::trusting(&stack.authority(), &url);
         for n in 0..20 {
             let registered = json!({ "name": "A", "price_cents": 1, "stock": n });
-            client
-                .post(&format!("/v1/products/{instance}-{n}/register"), registered)
-                .await
-                .accepted(&["product.registered.v1"]);
+            let path = format!("/v1/products/{instance}-{n}/register");
+            let answer = client.post_with(&path, &[("authorization", &stack.staff())], registered).await;
+            answer.accepted(&["product.registered.v1"]);
         }
         let metrics = stack.admin_client(instance).await.get("/metrics").await.text;
         assert!(metrics.contains("stampede_commands_forwarded_total"), "{instance} forwarded nothing: {metrics}");
@@ -92,11 +93,13 @@ async fn certificates_are_renewed_without_a_failed_request(stack: &Stack) {
     let load = tokio::spawn({
         let (over, count, url, authority) =
             (over.clone(), count.clone(), format!("https://{}", stack.addr()), stack.authority());
+        let staff = stack.staff();
         async move {
             while !over.load(Ordering::Relaxed) {
                 // A client of its own for each round, and so a new connection.
                 let client = Client::trusting(&authority, &url);
-                let token = client.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+                let staff = [("authorization", staff.as_str())];
+                let token = client.post_with("/v1/products/cd/restock", &staff, json!({ "quantity": 1 })).await;
                 let token = token.accepted(&["product.restocked.v1"]).token();
                 let answer = client.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
                 assert_eq!(answer.status, 200, "{answer:?}");

@@ -70,6 +70,11 @@ impl Stack {
         self.state.join("certificates/authority.pem")
     }
 
+    /// Returns the `Authorization` of staff in a secured stack.
+    pub(crate) fn staff(&self) -> String {
+        format!("Bearer {}", std::fs::read_to_string(self.state.join("staff-token")).unwrap())
+    }
+
     /// Returns the port of a process's listener.
     pub(crate) async fn port(&self, process: &str, listener: &str) -> u16 {
         self.process(process).await["ports"][listener].as_u64().unwrap().try_into().unwrap()
