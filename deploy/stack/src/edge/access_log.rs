@@ -20,7 +20,9 @@ impl AccessLog {
         if self.lines == 0 {
             return String::new();
         }
-        let choose = format!(r#"log_by_lua_block {{ require("access").choose({}) }}"#, self.lines);
+        // It replaces the handler of the level above, and does the work of that one as well.
+        let choose =
+            format!(r#"log_by_lua_block {{ require("peers").release() require("access").choose({}) }}"#, self.lines);
         let write = format!("access_log {} access buffer=64k flush=1s if=$stands_for;", self.file.display());
         format!("        {choose}\n        {write}")
     }
