@@ -15,6 +15,7 @@ use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
 use chassis::listeners::ListenerSettings;
+use chassis::postgres::PostgresSettings;
 use chassis::tls;
 use schemas::exceptions::{Exceptions, Keys};
 use schemas::settings::{self, Settings};
@@ -34,8 +35,8 @@ pub struct Config {
     /// undecodable value of the log. Agrees with the projectors.
     pub exceptions: Arc<Exceptions>,
     /// `POSTGRES_URL`: the database in which the projector keeps the journal. Without it, all state is folded from the
-    /// beginning of the log and stays in memory.
-    pub postgres_url: Option<Secret>,
+    /// beginning of the log and stays in memory. `sslmode=verify-full` in it means TLS.
+    pub postgres: Option<PostgresSettings>,
     /// `STATE_MAX_MIB`, default 1024: maximum memory for aggregates. Those not used recently are evicted once Postgres
     /// has them; where that does not free enough, commands on other aggregates are refused.
     pub state_max_bytes: usize,
@@ -92,7 +93,7 @@ impl Config {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
             exceptions: Arc::new(Exceptions::honouring(exception_keys(env)?.unwrap_or_default())),
-            postgres_url: env.optional_secret("POSTGRES_URL")?,
+            postgres: PostgresSettings::optional_from_env(env)?,
             state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
             internal_addr,
@@ -238,9 +239,9 @@ mod tests {
         std::fs::write(&file, "hidden-in-a-file\n").unwrap();
         let env = ["POSTGRES_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
         let config = Config::from_env(&Env::from(env)).unwrap();
-        let told = [config.postgres_url.as_ref().unwrap(), &config.service_token];
         std::fs::remove_file(&file).unwrap();
-        assert!(told.iter().all(|secret| secret.expose() == "hidden-in-a-file"));
+        assert!(config.postgres.is_some());
+        assert_eq!(config.service_token.expose(), "hidden-in-a-file");
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -290,8 +290,8 @@ fn start_loader(
     wrong: watch::Sender<Option<String>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Option<StateLoader>, Vec<Option<LoaderInbox>>)> {
-    let Some(url) = &config.postgres_url else { return Ok((None, (0..partitions).map(|_| None).collect())) };
+    let Some(postgres) = &config.postgres else { return Ok((None, (0..partitions).map(|_| None).collect())) };
     let settings = config.shared(partitions);
-    let (loader, inboxes) = StateLoader::start(url, settings, partitions, log_reader, tasks, wrong, shutdown)?;
+    let (loader, inboxes) = StateLoader::start(postgres, settings, partitions, log_reader, tasks, wrong, shutdown)?;
     Ok((Some(loader), inboxes.into_iter().map(Some).collect()))
 }

@@ -12,7 +12,7 @@ mod checkpoints;
 
 use std::sync::Arc;
 
-use chassis::env::Secret;
+use chassis::postgres::PostgresSettings;
 use chassis::shutdown::{Shutdown, Tasks};
 use schemas::settings::Settings;
 use tokio::sync::{mpsc, watch};
@@ -66,7 +66,7 @@ impl StateLoader {
     /// Starts the tasks, which end with `shutdown`. `wrong` receives a message if the tables belong to another log, or
     /// to services configured otherwise than `settings`.
     pub(crate) fn start(
-        url: &Secret,
+        postgres: &PostgresSettings,
         settings: Settings,
         partitions: u32,
         reader: &LogReader,
@@ -74,7 +74,7 @@ impl StateLoader {
         wrong: watch::Sender<Option<String>>,
         shutdown: &Shutdown,
     ) -> anyhow::Result<(Self, Vec<LoaderInbox>)> {
-        let store = Arc::new(Store::connect(url, WORKERS + LONG_WORKERS + 2)?);
+        let store = Arc::new(Store::connect(postgres, WORKERS + LONG_WORKERS + 2)?);
         let (asked, waiting) = async_channel::bounded(MAX_ASKED);
         let (long, long_waiting) = async_channel::bounded(MAX_LONG);
         // Bounded by an engine's open requests: `awaiting_load` limits those of commands, `tails` those of a replay, and

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use chassis::border;
-use chassis::env::Secret;
+use chassis::postgres::PostgresSettings;
+use chassis::redis::RedisSettings;
 use chassis::telemetry::with_causes;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::time::{TimeMs, to_rfc3339};
@@ -38,8 +39,8 @@ const TRIED_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 struct Servers {
-    postgres_url: Secret,
-    redis_url: Secret,
+    postgres: PostgresSettings,
+    redis: RedisSettings,
     redis_prefix: String,
     /// Set if this process reacts to events.
     queues: Arc<OnceLock<WeakQueues>>,
@@ -49,13 +50,13 @@ struct Servers {
 /// Serves `GET /parked`, `POST /parked/{view}/{type}/{id}/retry` and `…/discard`, and
 /// `POST /parked/{reactor|deadlines}/retry`. `queues` is set if this process reacts to events.
 pub(crate) fn routes(config: &Config, queues: Arc<OnceLock<WeakQueues>>) -> Router {
-    let Config { postgres_url, redis_url, redis_prefix, payment_window, .. } = config.clone();
+    let Config { postgres, redis, redis_prefix, payment_window, .. } = config.clone();
     Router::new()
         .route("/parked", get(list))
         .route("/parked/{view}/retry", post(retry_all))
         .route("/parked/{view}/{type}/{id}/retry", post(retry))
         .route("/parked/{view}/{type}/{id}/discard", post(discard))
-        .with_state(Servers { postgres_url, redis_url, redis_prefix, queues, payment_window })
+        .with_state(Servers { postgres, redis, redis_prefix, queues, payment_window })
 }
 
 #[derive(Deserialize)]
@@ -197,12 +198,12 @@ impl Servers {
 
     /// Declares the place stale in Redis and waits until its revised rows are shown, so that later queries see them.
     async fn show(&self, place: Place, revision: i64) -> anyhow::Result<()> {
-        declare_stale(&self.redis_url, &self.redis_prefix, place).await?;
-        await_revision(&self.redis_url, &self.redis_prefix, place, revision, SHOWN_WITHIN).await
+        declare_stale(&self.redis, &self.redis_prefix, place).await?;
+        await_revision(&self.redis, &self.redis_prefix, place, revision, SHOWN_WITHIN).await
     }
 
     async fn store(&self) -> Result<Store, Response> {
-        Store::connect(&self.postgres_url, Target::Live).await.map_err(|error| failed(&error))
+        Store::connect(&self.postgres, Target::Live).await.map_err(|error| failed(&error))
     }
 }
 

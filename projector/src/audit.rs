@@ -99,8 +99,8 @@ fn sample_size(mut args: impl Iterator<Item = String>) -> anyhow::Result<Option<
 
 /// Audits the views. `most`: number of rows of a view that are folded again; `None`: all, and all are held in memory.
 pub async fn audit(config: &Config, most: Option<usize>) -> anyhow::Result<Report> {
-    let mut postgres = Postgres::connect(&config.postgres_url).await?;
-    let mut redis = Redis::connect(&config.redis_url, &config.redis_prefix)?;
+    let mut postgres = Postgres::connect(&config.postgres).await?;
+    let mut redis = Redis::connect(&config.redis, &config.redis_prefix)?;
     config.learn_exceptions().await?;
     let ends = ends(&config.kafka, &config.topic.name).await?;
     let partitions = u32::try_from(ends.len()).context("too many partitions")?;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::kafka::KafkaSettings;
 use chassis::listeners::ListenerSettings;
+use chassis::postgres::PostgresSettings;
+use chassis::redis::RedisSettings;
 use chassis::tls;
 use rdkafka::error::KafkaError;
 use schemas::exceptions::Exceptions;
@@ -27,10 +29,11 @@ pub struct Config {
     /// `PROJECTOR_VIEWS`, e.g. `product,order`, or `none`: the feeds that this process folds; default: all. Processes
     /// with the same feeds share the partitions.
     pub feeds: Feeds,
-    /// `POSTGRES_URL`: the primary server, for the views and the journal.
-    pub postgres_url: Secret,
-    /// `REDIS_URL`: the cache of the views.
-    pub redis_url: Secret,
+    /// `POSTGRES_URL`: the primary server, for the views and the journal. `sslmode=verify-full` in it means TLS.
+    pub postgres: PostgresSettings,
+    /// `REDIS_URL`: the cache of the views; `redis://host:port`, `redis-cluster://host:port?node=host:port` or
+    /// `redis-sentinel://host:port/master?node=host:port`, or with `rediss` for TLS.
+    pub redis: RedisSettings,
     /// `REDIS_PREFIX`, default `st`: the prefix of all keys. Agrees with all projectors and query-apis, by the table
     /// `settings`.
     pub redis_prefix: String,
@@ -76,8 +79,8 @@ impl Config {
             },
             exceptions: Arc::new(exceptions(env)?),
             feeds: env.optional("PROJECTOR_VIEWS")?.unwrap_or(Feeds::ALL),
-            postgres_url: env.secret("POSTGRES_URL")?,
-            redis_url: env.secret("REDIS_URL")?,
+            postgres: PostgresSettings::from_env(env)?,
+            redis: RedisSettings::from_env(env)?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             command_urls: env.optional::<Urls>("REACTOR_COMMAND_URLS")?.unwrap_or_default().0,
@@ -221,9 +224,8 @@ mod tests {
         std::fs::write(&file, "hidden-in-a-file\n").unwrap();
         let env = ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
         let config = Config::from_env(&Env::from(env)).unwrap();
-        let told = [&config.postgres_url, &config.redis_url, config.service_token.as_ref().unwrap()];
         std::fs::remove_file(&file).unwrap();
-        assert!(told.iter().all(|secret| secret.expose() == "hidden-in-a-file"));
+        assert_eq!(config.service_token.as_ref().unwrap().expose(), "hidden-in-a-file");
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -176,7 +176,7 @@ fn start_projector(
     let topic = &config.topic.name;
     let name = format!("{topic}.projectors.{}", config.feeds.names());
     let group = Group::join(&config.kafka, "projector", &name, &coordination_topic(topic), sender)?;
-    let cache = Cache::connect(&config.redis_url, &config.redis_prefix)?;
+    let cache = Cache::connect(&config.redis, &config.redis_prefix)?;
     let (redis, keys) = cache.connection();
     let log_end = LogEnd::new(&config.kafka, topic, redis.clone(), keys)?;
     tasks.spawn("log-end", log_end.publish(assignment.clone(), shutdown.clone()));
@@ -218,15 +218,15 @@ fn start_reactor(
     let topic = &config.topic.name;
     let group =
         Group::join(&config.kafka, "reactor", &format!("{topic}.reactors"), &coordination_topic(topic), sender)?;
-    let deadlines = Deadlines { url: config.postgres_url.clone(), queues: queues.clone(), metrics: metrics.clone() };
+    let deadlines = Deadlines { postgres: config.postgres.clone(), queues: queues.clone(), metrics: metrics.clone() };
     let unconfirmed = Unconfirmed {
-        url: config.postgres_url.clone(),
+        postgres: config.postgres.clone(),
         queues: queues.clone(),
         within: config.confirm_within,
         payment_window: config.payment_window,
     };
     let payment_window = config.payment_window;
-    let retries = Retries { url: config.postgres_url.clone(), queues: queues.clone(), payment_window };
+    let retries = Retries { postgres: config.postgres.clone(), queues: queues.clone(), payment_window };
     let (config, metrics) = (config.clone(), metrics.clone());
     let stops = Stops::new("reactor", metrics.clone());
     let reactor = Reactor { config, partitions, queues, metrics, ready, assignment, stops };

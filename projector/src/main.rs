@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use chassis::exit::{self, Misuse};
 use chassis::healthcheck;
+use chassis::postgres::PostgresSettings;
 use chassis::program::Program;
 use chassis::shutdown::Shutdown;
 use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots};
@@ -42,15 +43,15 @@ async fn run() -> anyhow::Result<()> {
         None => App::build(Config::from_env(&env)?)?.run(Shutdown::on_signals()?).await,
         Some("migrate") => {
             exit::no_arguments(args)?;
-            migrate(&env.secret("POSTGRES_URL")?).await
+            migrate(&PostgresSettings::from_env(&env)?).await
         }
         Some("audit") => audit::run(&Config::from_env(&env)?, args.collect()).await,
         Some("rebuild") => rebuild::run(&Config::from_env(&env)?, args.collect()).await,
         Some("snapshots") => {
             exit::no_arguments(args)?;
-            snapshots::prepare::run(&env.secret("POSTGRES_URL")?).await
+            snapshots::prepare::run(&PostgresSettings::from_env(&env)?).await
         }
-        Some("settings") => settings::run(&env.secret("POSTGRES_URL")?, args).await,
+        Some("settings") => settings::run(&PostgresSettings::from_env(&env)?, args).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, args).await,
         Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {

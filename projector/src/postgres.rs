@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chassis::env::Secret;
 use chassis::postgres::Connection;
+use chassis::postgres::PostgresSettings;
 use futures_util::future::join_all;
 use schemas::feeds::{FeedId, StoredView};
 use schemas::tables::nonce_to_sql;
@@ -112,8 +112,8 @@ impl Target {
 }
 
 impl Store {
-    pub(crate) async fn connect(url: &Secret, target: Target) -> Result<Self, StoreError> {
-        let client = chassis::postgres::connect(url, target.options(), "projector").await?;
+    pub(crate) async fn connect(postgres: &PostgresSettings, target: Target) -> Result<Self, StoreError> {
+        let client = chassis::postgres::connect(postgres, target.options(), "projector").await?;
         let statements = Statements::prepare(&client, target).await.map_err(StoreError::Prepare)?;
         Ok(Self { client, target, statements, repeats: (None, 0..0) })
     }

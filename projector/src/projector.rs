@@ -116,7 +116,7 @@ impl Projector {
 
     /// Folds until the assignment changes.
     async fn session(&mut self, shutdown: &Shutdown) -> Result<(), ProjectorError> {
-        let store = Store::connect(&self.config.postgres_url, Target::Live).await?;
+        let store = Store::connect(&self.config.postgres, Target::Live).await?;
         if self.failure.is_none() {
             self.ready.postgres.ready();
         }

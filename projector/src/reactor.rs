@@ -191,7 +191,7 @@ impl Reactor {
 impl<'a> Session<'a> {
     async fn begin(reactor: &'a Reactor, assigned: &BTreeSet<u32>) -> Result<Self, ReactorError> {
         let asked = Instant::now();
-        let positions = Positions::load(&reactor.config.postgres_url, reactor.partitions, assigned).await?;
+        let positions = Positions::load(&reactor.config.postgres, reactor.partitions, assigned).await?;
         // It holds no more ends than sagas are open: MAX_OPEN, and those of one batch.
         let (sender, ended) = mpsc::unbounded_channel();
         let (lease, blocked) = (Arc::new(Lease::new(asked)), Blocked::default());

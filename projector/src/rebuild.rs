@@ -152,7 +152,7 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
 pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
     let views = views(wish).map_err(Misuse::new)?;
     settings::compare_prefix(config).await?;
-    let mut tables = Tables::connect(&config.postgres_url, views[0]).await?;
+    let mut tables = Tables::connect(&config.postgres, views[0]).await?;
     if wish.rollback {
         for view in &views {
             tables.turn_to(*view).await?;
@@ -259,7 +259,7 @@ async fn end(
         // In a partition without writes, the projector does not notice the switch.
         for partition in 0..u32::try_from(to.len())? {
             let place = Place { feed: FeedId::View(view), partition };
-            if let Err(error) = declare_stale(&config.redis_url, &config.redis_prefix, place).await {
+            if let Err(error) = declare_stale(&config.redis, &config.redis_prefix, place).await {
                 tell(format!("Redis did not switch; empty it once it is available again: {error:#}"));
                 break;
             }

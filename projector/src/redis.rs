@@ -22,8 +22,7 @@ mod show;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chassis::env::Secret;
-use chassis::redis::{Connection, RedisSetupError};
+use chassis::redis::{Connection, RedisSettings, RedisSetupError};
 use redis::Script;
 use schemas::cache::{Keys, SHOW};
 
@@ -61,9 +60,9 @@ pub(crate) fn is_early(place: Place, parked: &Parked, partitions: u32) -> bool {
 }
 
 impl Cache {
-    pub(crate) fn connect(url: &Secret, prefix: &str) -> Result<Self, RedisSetupError> {
+    pub(crate) fn connect(redis: &RedisSettings, prefix: &str) -> Result<Self, RedisSetupError> {
         Ok(Self {
-            connection: chassis::redis::connect(url)?,
+            connection: chassis::redis::connect(redis)?,
             keys: Keys::new(prefix),
             script: Script::new(SHOW).get_hash().to_owned(),
             step: None,

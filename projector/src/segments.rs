@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::env::Secret;
 use chassis::postgres::Connection;
+use chassis::postgres::PostgresSettings;
 use chassis::telemetry::with_causes;
 use postgres_types::ToSql;
 use schemas::feeds::FeedId;
@@ -44,7 +44,7 @@ enum SegmentError {
 impl Segments {
     /// Starts the task that closes segments, first those that are complete already. It ends with `tasks`.
     pub(crate) fn start(
-        url: &Secret,
+        postgres: &PostgresSettings,
         window: Duration,
         share: &Share,
         all_progress: &[Progress],
@@ -54,7 +54,7 @@ impl Segments {
         let of_journal = share.places().filter(|place| place.feed == FeedId::Journal);
         let whole = of_journal.map(|at| (at.partition, segment(&all_progress[at.partition as usize]))).collect();
         let (sender, receiver) = watch::channel(whole);
-        let closer = Closer { url: url.clone(), window, session: None };
+        let closer = Closer { postgres: postgres.clone(), window, session: None };
         tasks.spawn(close(closer, receiver, metrics));
         Self(sender)
     }
@@ -103,7 +103,7 @@ async fn close(mut closer: Closer, mut whole: watch::Receiver<Whole>, metrics: A
 
 /// A session in Postgres, once it is needed.
 struct Closer {
-    url: Secret,
+    postgres: PostgresSettings,
     /// Time for which idempotency keys are remembered.
     window: Duration,
     session: Option<Session>,
@@ -113,7 +113,7 @@ impl Closer {
     async fn close_until(&mut self, partition: i32, until: i64) -> Result<u64, SegmentError> {
         let session = match &mut self.session {
             Some(session) => session,
-            None => self.session.insert(Session::connect(&self.url, self.window).await?),
+            None => self.session.insert(Session::connect(&self.postgres, self.window).await?),
         };
         session.close_until(partition, until).await
     }
@@ -135,8 +135,8 @@ struct Session {
 }
 
 impl Session {
-    async fn connect(url: &Secret, window: Duration) -> Result<Self, SegmentError> {
-        let client = chassis::postgres::connect(url, "", "projector segments").await?;
+    async fn connect(postgres: &PostgresSettings, window: Duration) -> Result<Self, SegmentError> {
+        let client = chassis::postgres::connect(postgres, "", "projector segments").await?;
         Ok(Self {
             open: client.prepare(include_str!("postgres/open_segments.sql")).await?,
             take_runs: client.prepare(include_str!("postgres/take_runs.sql")).await?,

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chassis::env::Secret;
 use chassis::exit::Misuse;
-use chassis::postgres::{Connection, PostgresError};
+use chassis::postgres::{Connection, PostgresError, PostgresSettings};
 use chassis::readiness::Condition;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
@@ -47,7 +46,7 @@ pub(crate) async fn agree(
 ) -> anyhow::Result<()> {
     let told = of(config).with(settings::PARTITIONS, partitions);
     while !shutdown.is_requested() {
-        let kept = tokio::time::timeout(ANSWERS_WITHIN, keep(&config.postgres_url, &told)).await;
+        let kept = tokio::time::timeout(ANSWERS_WITHIN, keep(&config.postgres, &told)).await;
         match kept.unwrap_or(Err(SettingsError::Silent)) {
             Ok(()) => return Ok(()),
             Err(SettingsError::Difference(difference)) => return Err(Misuse::new(difference).into()),
@@ -60,14 +59,14 @@ pub(crate) async fn agree(
 
 /// Compares the Redis prefix of a command-line tool with the stored one, and stores nothing.
 pub(crate) async fn compare_prefix(config: &Config) -> anyhow::Result<()> {
-    let client = connect(&config.postgres_url).await?;
+    let client = connect(&config.postgres).await?;
     let told = Settings::default().with(settings::REDIS_PREFIX, &config.redis_prefix);
     compare(&client, &told).await
 }
 
 /// Compares the payment window of a command-line tool that sets deadlines with the stored one, and stores nothing.
 pub(crate) async fn compare_payment_window(config: &Config) -> anyhow::Result<()> {
-    let client = connect(&config.postgres_url).await?;
+    let client = connect(&config.postgres).await?;
     let told = Settings::default().with_secs(settings::PAYMENT_WINDOW_SECS, config.payment_window);
     compare(&client, &told).await
 }
@@ -87,8 +86,8 @@ fn of(config: &Config) -> Settings {
     told
 }
 
-async fn keep(url: &Secret, told: &Settings) -> Result<(), SettingsError> {
-    let client = connect(url).await?;
+async fn keep(postgres: &PostgresSettings, told: &Settings) -> Result<(), SettingsError> {
+    let client = connect(postgres).await?;
     client.execute(settings::KEEP, &[&told.names, &told.values]).await.map_err(without_tables)?;
     difference(&client, told).await
 }
@@ -113,10 +112,10 @@ fn without_tables(error: tokio_postgres::Error) -> SettingsError {
 }
 
 /// Runs the `settings` subcommand: prints the stored settings, or changes one.
-pub async fn run(url: &Secret, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+pub async fn run(postgres: &PostgresSettings, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     match args.next().as_deref() {
         None => {
-            for row in connect(url).await?.query(settings::READ, &[]).await.map_err(without_tables)? {
+            for row in connect(postgres).await?.query(settings::READ, &[]).await.map_err(without_tables)? {
                 println!("{}={}", row.get::<_, &str>(0), row.get::<_, &str>(1));
             }
         }
@@ -124,7 +123,7 @@ pub async fn run(url: &Secret, mut args: impl Iterator<Item = String>) -> anyhow
             let (Some(name), Some(value), None) = (args.next(), args.next(), args.next()) else {
                 return Err(Misuse::new("usage: settings set NAME VALUE").into());
             };
-            set(url, &name, &value).await?;
+            set(postgres, &name, &value).await?;
             println!("{name}={value}, for every service that is started from now on");
         }
         Some(other) => {
@@ -135,13 +134,18 @@ pub async fn run(url: &Secret, mut args: impl Iterator<Item = String>) -> anyhow
 }
 
 /// Changes a setting that services must agree with when they start. Running services keep their value.
-pub async fn set(url: &Secret, name: &str, value: &str) -> anyhow::Result<()> {
+pub async fn set(postgres: &PostgresSettings, name: &str, value: &str) -> anyhow::Result<()> {
     settings::check(name, value).map_err(Misuse::new)?;
     let sql = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2";
-    connect(url).await?.execute(sql, &[&name, &value]).await.map_err(without_tables).context("change a setting")?;
+    connect(postgres)
+        .await?
+        .execute(sql, &[&name, &value])
+        .await
+        .map_err(without_tables)
+        .context("change a setting")?;
     Ok(())
 }
 
-async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
-    chassis::postgres::connect(url, "", "projector settings").await
+async fn connect(postgres: &PostgresSettings) -> Result<Connection, PostgresError> {
+    chassis::postgres::connect(postgres, "", "projector settings").await
 }

@@ -15,8 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::env::Secret;
-use chassis::postgres::{Connection, PostgresError};
+use chassis::postgres::{Connection, PostgresError, PostgresSettings};
 use chassis::telemetry::with_causes;
 use domain::{State, evolve};
 use schemas::aggregate::AggregateId;
@@ -82,20 +81,25 @@ pub(crate) fn channel() -> (mpsc::Sender<Due>, mpsc::Receiver<Due>) {
 }
 
 /// Writes due snapshots until all senders are dropped.
-pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<Due>, metrics: Arc<Metrics>) {
+pub(crate) async fn keep(
+    postgres: PostgresSettings,
+    partitions: u32,
+    mut due: mpsc::Receiver<Due>,
+    metrics: Arc<Metrics>,
+) {
     let mut client = None;
     let mut tidying = tokio::time::interval(TIDY_EVERY);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             due = due.recv() => match due {
-                Some((aggregate, version)) => match connected(&url, &mut client).await {
+                Some((aggregate, version)) => match connected(&postgres, &mut client).await {
                     Ok(client) => keep_one(client, partitions, &aggregate, version).await.map(|kept| metrics.kept(kept)),
                     Err(error) => Err(error),
                 },
                 None => return,
             },
-            _ = tidying.tick() => tidy(&url, &mut client).await,
+            _ = tidying.tick() => tidy(&postgres, &mut client).await,
         };
         if let Err(error) = done {
             let is_connection = matches!(error, SnapshotError::Connect(_) | SnapshotError::Postgres(_));
@@ -110,8 +114,8 @@ pub(crate) async fn keep(url: Secret, partitions: u32, mut due: mpsc::Receiver<D
 }
 
 /// Records that this build's form is in use, and deletes the snapshots of unused forms.
-async fn tidy(url: &Secret, client: &mut Option<Connection>) -> Result<(), SnapshotError> {
-    let client = connected(url, client).await?;
+async fn tidy(postgres: &PostgresSettings, client: &mut Option<Connection>) -> Result<(), SnapshotError> {
+    let client = connected(postgres, client).await?;
     use_form(client).await?;
     let mut dropped = 0;
     loop {
@@ -132,10 +136,13 @@ async fn use_form(client: &Client) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-async fn connected<'a>(url: &Secret, client: &'a mut Option<Connection>) -> Result<&'a Client, SnapshotError> {
+async fn connected<'a>(
+    postgres: &PostgresSettings,
+    client: &'a mut Option<Connection>,
+) -> Result<&'a Client, SnapshotError> {
     match client {
         Some(client) => Ok(client),
-        None => Ok(client.insert(connect(url).await?)),
+        None => Ok(client.insert(connect(postgres).await?)),
     }
 }
 
@@ -187,6 +194,6 @@ fn fold(mut state: State, after: u64, journal: &[Row]) -> Result<State, JournalE
     Ok(state)
 }
 
-async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
-    chassis::postgres::connect(url, PLANNER, "projector snapshots").await
+async fn connect(postgres: &PostgresSettings) -> Result<Connection, PostgresError> {
+    chassis::postgres::connect(postgres, PLANNER, "projector snapshots").await
 }

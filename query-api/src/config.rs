@@ -6,15 +6,17 @@ use std::time::Duration;
 use chassis::border::Origins;
 use chassis::env::{Env, EnvError, Secret};
 use chassis::listeners::ListenerSettings;
+use chassis::postgres::PostgresSettings;
+use chassis::redis::RedisSettings;
 
 /// Configuration from the environment. Each secret may also come from a file, named by the variable with `_FILE` added.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `POSTGRES_URL`: the primary server with the views and the journal.
-    pub postgres_url: Secret,
+    /// `POSTGRES_URL`: the primary server with the views and the journal. `sslmode=verify-full` in it means TLS.
+    pub postgres: PostgresSettings,
     /// `POSTGRES_REPLICA_URLS`, separated by commas, default none: read replicas, which are preferred for rows and
-    /// lists. The `POSTGRES_` limits apply to each server.
-    pub postgres_replica_urls: Vec<Secret>,
+    /// lists. The `POSTGRES_` limits, password and authorities apply to each server.
+    pub postgres_replicas: Vec<PostgresSettings>,
     /// `POSTGRES_CONNECTIONS`, default 16: maximum number of concurrent queries. One more connection is reserved for
     /// polling the checkpoints.
     pub postgres_connections: usize,
@@ -22,8 +24,9 @@ pub struct Config {
     pub postgres_queue: usize,
     /// `POSTGRES_QUEUE_MS`, default 500: how long a query may be queued before it is refused.
     pub postgres_queue_wait: Duration,
-    /// `REDIS_URL`: the cache of the views.
-    pub redis_url: Secret,
+    /// `REDIS_URL`: the cache of the views; `redis://host:port`, `redis-cluster://host:port?node=host:port` or
+    /// `redis-sentinel://host:port/master?node=host:port`, or with `rediss` for TLS.
+    pub redis: RedisSettings,
     /// `REDIS_CALLS`, default 2,048: maximum number of concurrent reads; more wait for up to two seconds.
     pub redis_calls: usize,
     /// `REDIS_PREFIX`, default `st`: prefix of all keys. Agrees with all projectors and query-apis, by the table
@@ -47,13 +50,17 @@ pub struct Config {
 
 impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        let postgres = PostgresSettings::from_env(env)?;
+        let replicas = urls(env.optional_secret("POSTGRES_REPLICA_URLS")?.as_ref()).into_iter();
         Ok(Self {
-            postgres_url: env.secret("POSTGRES_URL")?,
-            postgres_replica_urls: urls(env.optional_secret("POSTGRES_REPLICA_URLS")?.as_ref()),
+            postgres_replicas: replicas
+                .map(|url| postgres.at(url, "POSTGRES_REPLICA_URLS"))
+                .collect::<Result<_, _>>()?,
+            postgres,
             postgres_connections: env.or("POSTGRES_CONNECTIONS", 16)?,
             postgres_queue: env.or("POSTGRES_QUEUE", 1000)?,
             postgres_queue_wait: env.millis_or("POSTGRES_QUEUE_MS", Duration::from_millis(500))?,
-            redis_url: env.secret("REDIS_URL")?,
+            redis: RedisSettings::from_env(env)?,
             redis_calls: env.or("REDIS_CALLS", 2048)?,
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             http_addr: env.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8082)))?,
@@ -100,9 +107,8 @@ mod tests {
         let env =
             ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "POSTGRES_REPLICA_URLS_FILE"].map(|name| (name, file.as_os_str()));
         let config = Config::from_env(&Env::from(env)).unwrap();
-        let told = [&config.postgres_url, &config.redis_url, &config.postgres_replica_urls[0]];
         std::fs::remove_file(&file).unwrap();
-        assert!(told.iter().all(|secret| secret.expose() == "hidden-in-a-file"));
+        assert_eq!(config.postgres_replicas.len(), 1);
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

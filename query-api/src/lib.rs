@@ -73,13 +73,13 @@ impl App {
         let telemetry = Telemetry::new("query-api")?;
         let positions = Arc::new(Positions::default());
         let metrics = Arc::new(Metrics::new(&telemetry, &positions));
-        let cache = Cache::connect(&config.redis_url, &config.redis_prefix, config.redis_calls)?;
+        let cache = Cache::connect(&config.redis, &config.redis_prefix, config.redis_calls)?;
         let limits = Limits {
             connections: config.postgres_connections,
             queue: config.postgres_queue,
             wait: config.postgres_queue_wait,
         };
-        let store = Store::connect(&config.postgres_url, &config.postgres_replica_urls, limits)?;
+        let store = Store::connect(&config.postgres, &config.postgres_replicas, limits)?;
         let reads = Reads::new(positions, cache, store, limits, metrics);
         let listeners = Listeners::new(&config.listeners, &telemetry)?;
         let http = listeners.bind(config.http_addr)?;

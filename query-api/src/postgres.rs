@@ -8,8 +8,7 @@
 mod server;
 mod replicas;
 
-use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{PostgresError, PostgresSettings};
 use schemas::aggregate::{AggregateId, type_name};
 use schemas::feeds::ViewId;
 use schemas::journal::{StoredCommit, StoredEvent};
@@ -102,9 +101,13 @@ pub(crate) struct JournalEvent {
 
 impl Store {
     /// Creates the pools. Postgres does not need to be reachable yet.
-    pub(crate) fn connect(url: &Secret, replicas: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
+    pub(crate) fn connect(
+        postgres: &PostgresSettings,
+        replicas: &[PostgresSettings],
+        limits: Limits,
+    ) -> Result<Self, PostgresError> {
         Ok(Self {
-            primary: Server::connect(url, limits)?,
+            primary: Server::connect(postgres, limits)?,
             replicas: Replicas::connect(replicas, limits)?,
             row_sql: ViewId::all().map(row_sql),
         })

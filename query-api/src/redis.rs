@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chassis::env::Secret;
 use chassis::readiness::Condition;
-use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT, Subscriber};
+use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT, RedisSettings, Subscriber};
 use chassis::shutdown::Shutdown;
 use futures_util::StreamExt as _;
 use redis::aio::PubSubStream;
@@ -99,10 +98,10 @@ impl Place {
 }
 
 impl Cache {
-    pub(crate) fn connect(url: &Secret, prefix: &str, calls: usize) -> anyhow::Result<Self> {
+    pub(crate) fn connect(redis: &RedisSettings, prefix: &str, calls: usize) -> anyhow::Result<Self> {
         Ok(Self {
-            connection: chassis::redis::connect(url)?,
-            subscriber: Subscriber::new(url)?,
+            connection: chassis::redis::connect(redis)?,
+            subscriber: Subscriber::new(redis)?,
             reads: Arc::new(Limiter::new(calls, MAX_QUEUE, TURN_WITHIN)),
             fills: Arc::new(Limiter::new(MAX_FILLS, 0, Duration::ZERO)),
             keys: Arc::new(Keys::new(prefix)),

@@ -20,7 +20,7 @@ use tokio::process::Command;
 use crate::fixture::{DEADLINE, Proxy, SERVICE_TOKEN, Service, Shop, append_all, batch_line, eventually, server};
 
 fn admin(shop: &Shop) -> AdminClient<DefaultClientContext> {
-    KafkaSettings { brokers: shop.brokers.clone() }.admin("it").create().unwrap()
+    KafkaSettings::plaintext(&shop.brokers).admin("it").create().unwrap()
 }
 
 async fn set(shop: &Shop, name: &str, value: &str) {

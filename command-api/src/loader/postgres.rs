@@ -3,8 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{PostgresError, PostgresSettings};
 use deadpool_postgres::{Object, Pool};
 use domain::{State, TimeMs, evolve};
 use schemas::aggregate::AggregateId;
@@ -60,8 +59,8 @@ pub(super) enum Found {
 }
 
 impl Store {
-    pub(super) fn connect(url: &Secret, connections: usize) -> Result<Self, PostgresError> {
-        Ok(Self { pool: chassis::postgres::pool(url, PLANNER, connections, "command-api")? })
+    pub(super) fn connect(postgres: &PostgresSettings, connections: usize) -> Result<Self, PostgresError> {
+        Ok(Self { pool: chassis::postgres::pool(postgres, PLANNER, connections, "command-api")? })
     }
 
     /// Returns the nonces of the partitions' first claims, as far as they are known.

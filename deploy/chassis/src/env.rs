@@ -21,6 +21,8 @@ pub use setting::{Fallback, Origin, Setting};
 pub use strange::Strange;
 pub use survey::{Survey, WrongSettings};
 
+use crate::tls::TlsError;
+
 /// Maximum duration of a setting: any current time plus this fits in 64 bits of milliseconds, and in Postgres.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
@@ -51,9 +53,17 @@ pub enum EnvError {
     EmptyFile { name: String },
     #[error("{name} cannot be used: {reason}")]
     Unfit { name: String, reason: &'static str },
+    #[error("{name} names certificates that cannot be used: {reason}")]
+    Certificates { name: String, reason: String },
 }
 
 impl EnvError {
+    /// Returns the error of a setting whose certificates cannot be used.
+    pub(crate) fn certificates(name: &str, error: &TlsError) -> Self {
+        let source = std::error::Error::source(error).map_or(String::new(), |source| format!(": {source}"));
+        Self::Certificates { name: name.to_owned(), reason: format!("{error}{source}") }
+    }
+
     /// Returns the name of the setting.
     pub fn name(&self) -> &str {
         match self {
@@ -62,7 +72,8 @@ impl EnvError {
             | Self::Both { name }
             | Self::File { name, .. }
             | Self::EmptyFile { name }
-            | Self::Unfit { name, .. } => name,
+            | Self::Unfit { name, .. }
+            | Self::Certificates { name, .. } => name,
         }
     }
 }

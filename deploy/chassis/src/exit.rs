@@ -60,8 +60,14 @@ fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
         || cause.is::<WrongSettings>()
         || cause.is::<Misuse>()
         || matches!(cause.downcast_ref::<TopicError>(), Some(TopicError::Refused { .. }))
-        || matches!(cause.downcast_ref::<PostgresError>(), Some(PostgresError::Url(_)))
-        || matches!(cause.downcast_ref::<RedisSetupError>(), Some(RedisSetupError::Url(_)))
+        || matches!(
+            cause.downcast_ref::<PostgresError>(),
+            Some(PostgresError::Url(_) | PostgresError::SslMode(_) | PostgresError::Tls(_))
+        )
+        || matches!(
+            cause.downcast_ref::<RedisSetupError>(),
+            Some(RedisSetupError::Url(_) | RedisSetupError::Authorities { .. })
+        )
 }
 
 #[cfg(test)]
@@ -70,7 +76,7 @@ mod tests {
     use rdkafka::error::KafkaError;
 
     use super::*;
-    use crate::env::{Env, Secret};
+    use crate::env::Env;
     use crate::{postgres, redis};
 
     #[test]
@@ -96,8 +102,8 @@ mod tests {
 
     #[test]
     fn a_malformed_url_is_a_wrong_setting() {
-        let url = Secret::from("nonsense");
-        let (Err(postgres), Err(redis)) = (postgres::pool(&url, "", 1, "test"), redis::connect(&url)) else {
+        let (postgres, redis) = (postgres::pool(&"nonsense".into(), "", 1, "test"), redis::connect(&"nonsense".into()));
+        let (Err(postgres), Err(redis)) = (postgres, redis) else {
             panic!("a malformed URL was accepted");
         };
         assert_eq!([code(&postgres.into()), code(&redis.into())], [USAGE; 2]);

@@ -5,11 +5,13 @@
 
 pub mod group;
 pub mod topic;
+mod security;
 mod values;
 
 use rdkafka::ClientConfig;
 
 use crate::env::{Env, EnvError};
+use security::Security;
 
 /// Maximum number of records in a producer's queue, over all partitions. A full queue is an immediate error to the
 /// sender, so that overload is refused and not queued up; this is about half a second of one process's full speed.
@@ -37,11 +39,18 @@ pub struct KafkaSettings {
     /// `KAFKA_BROKERS`, default `127.0.0.1:9092`: bootstrap brokers as `host:port`, separated by commas.
     /// Agrees with all services of the log.
     pub brokers: String,
+    security: Security,
 }
 
 impl KafkaSettings {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        Ok(Self { brokers: env.or("KAFKA_BROKERS", "127.0.0.1:9092".to_owned())? })
+        let brokers = env.or("KAFKA_BROKERS", "127.0.0.1:9092".to_owned())?;
+        Ok(Self { brokers, security: Security::from_env(env)? })
+    }
+
+    /// Returns the settings of a cluster that has neither TLS nor accounts.
+    pub fn plaintext(brokers: impl Into<String>) -> Self {
+        Self { brokers: brokers.into(), security: Security::Plaintext }
     }
 
     /// Configures an idempotent producer without transactions. Records of one producer and partition keep their order
@@ -154,6 +163,7 @@ impl KafkaSettings {
             // of three brokers down for a while.
             .set("retry.backoff.ms", "20")
             .set("retry.backoff.max.ms", "200");
+        self.security.apply(&mut config);
         config
     }
 }
@@ -178,7 +188,7 @@ mod tests {
     /// listens on port 1: creating a client does not wait for a broker.
     #[test]
     fn librdkafka_accepts_every_setting() {
-        let kafka = KafkaSettings { brokers: "127.0.0.1:1".to_owned() };
+        let kafka = KafkaSettings::plaintext("127.0.0.1:1");
         kafka.producer("test").create::<BaseProducer<DefaultProducerContext>>().unwrap();
         kafka.reader("test").create::<BaseConsumer>().unwrap();
         kafka.admin("test").create::<AdminClient<DefaultClientContext>>().unwrap();

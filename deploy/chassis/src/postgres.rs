@@ -1,13 +1,18 @@
 //! Pools of connections to Postgres, and single connections.
 
+mod connector;
+mod settings;
+
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use deadpool_postgres::{BuildError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::env::Secret;
+use crate::tls::TlsError;
+use connector::Connector;
+pub use settings::PostgresSettings;
 
 /// Time limit for connecting to a host over TCP: the caller retries, and meanwhile reports the dependency it waits for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,6 +46,10 @@ const SESSION_OPTIONS: &str = concat!(
 pub enum PostgresError {
     #[error("invalid Postgres URL")]
     Url(#[source] tokio_postgres::Error),
+    #[error("the Postgres URL cannot be used: {0}")]
+    SslMode(&'static str),
+    #[error("preparing TLS to Postgres failed")]
+    Tls(#[from] TlsError),
     #[error("connecting to Postgres failed")]
     Connect(#[source] tokio_postgres::Error),
     #[error("Postgres does not answer")]
@@ -52,15 +61,21 @@ pub enum PostgresError {
 /// Creates a pool of at most `max_size` connections, which are opened on first use.
 ///
 /// Every wait is bounded: 2 s for a free connection, 4 s to open one. A connection belongs to the runtime that opened
-/// it. TLS is not supported: a URL that requires it fails on connecting.
+/// it.
 ///
 /// # Errors
 /// [`PostgresError::Url`] if the URL is malformed. An unreachable server becomes an error on taking a connection.
-pub fn pool(url: &Secret, options: &str, max_size: usize, application_name: &str) -> Result<Pool, PostgresError> {
+pub fn pool(
+    postgres: &PostgresSettings,
+    options: &str,
+    max_size: usize,
+    application_name: &str,
+) -> Result<Pool, PostgresError> {
     // Fast recycling checks locally whether a connection is closed; asking the server would cost a round trip each
     // time. A query may therefore get a connection that has just died; all of our queries can be repeated.
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    Pool::builder(Manager::from_config(session(url, options, application_name)?, NoTls, recycling))
+    let (config, connector) = session(postgres, options, application_name)?;
+    Pool::builder(Manager::from_connect(config, connector, recycling))
         .max_size(max_size)
         .wait_timeout(Some(POOL_WAIT))
         .create_timeout(Some(CONNECT_WITHIN))
@@ -99,23 +114,26 @@ impl DerefMut for Connection {
 /// # Errors
 /// [`PostgresError::Connect`] if the server is unreachable or refuses, [`PostgresError::Silent`] if it does not answer
 /// within 4 s.
-pub async fn connect(url: &Secret, options: &str, application_name: &'static str) -> Result<Connection, PostgresError> {
-    let config = session(url, options, application_name)?;
-    let connecting = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls));
-    let (client, connection) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            // Statements that fail because of this only report that the connection is closed.
-            tracing::warn!(error = %error, application_name, "connection to Postgres lost");
-        }
-    });
+pub async fn connect(
+    postgres: &PostgresSettings,
+    options: &str,
+    application_name: &'static str,
+) -> Result<Connection, PostgresError> {
+    let (config, connector) = session(postgres, options, application_name)?;
+    let connecting = tokio::time::timeout(CONNECT_WITHIN, connector.open(config));
+    let (client, driver) = connecting.await.map_err(|_| PostgresError::Silent)?.map_err(PostgresError::Connect)?;
     Ok(Connection { client, _driver: AbortOnDropHandle::new(driver) })
 }
 
-/// Returns the settings of one connection. Options in the URL are kept; our limits override them, and `options`
-/// override both.
-fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config, PostgresError> {
-    let mut config: Config = url.expose().parse().map_err(PostgresError::Url)?;
+/// Returns the settings of a session, and what opens it. Options in the URL are kept; our limits override them, and
+/// `options` override both.
+fn session(
+    postgres: &PostgresSettings,
+    options: &str,
+    application_name: &str,
+) -> Result<(Config, Connector), PostgresError> {
+    let mut config = postgres.config()?;
+    let connector = Connector::new(postgres, &config)?;
     let of_url = config.get_options().map_or(String::new(), |given| format!("{given} "));
     config
         .options(format!("{of_url}{SESSION_OPTIONS} {options}"))
@@ -128,7 +146,7 @@ fn session(url: &Secret, options: &str, application_name: &str) -> Result<Config
         .keepalives_retries(3)
         // Detects it while data is unacknowledged and no keepalives are sent; the default is about 15 minutes.
         .tcp_user_timeout(Duration::from_secs(10));
-    Ok(config)
+    Ok((config, connector))
 }
 
 #[cfg(test)]
@@ -137,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_sessions_limits_follow_the_options_of_the_url() {
-        let url = Secret::from("postgres://me:pw@localhost/db?options=-c%20search_path%3Dshop");
-        let config = session(&url, "", "projector").unwrap();
+        let postgres = "postgres://me:pw@localhost/db?options=-c%20search_path%3Dshop".into();
+        let (config, _) = session(&postgres, "", "projector").unwrap();
         let options = config.get_options().unwrap();
         assert!(options.starts_with("-c search_path=shop -c idle_in_transaction_session_timeout=3s"), "{options}");
         assert_eq!(config.get_application_name(), Some("projector"));
@@ -146,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pool_is_built_without_a_server_and_fails_when_used() {
-        let pool = pool(&Secret::from("postgres://me:pw@127.0.0.1:1/db"), "", 2, "test").unwrap();
+        let pool = pool(&"postgres://me:pw@127.0.0.1:1/db".into(), "", 2, "test").unwrap();
         assert!(pool.get().await.is_err());
     }
 
@@ -161,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_error_does_not_show_the_url() {
-        let error = pool(&Secret::from("postgres://me:hunter2@host:port/db"), "", 2, "test").unwrap_err();
+        let error = pool(&"postgres://me:hunter2@host:port/db".into(), "", 2, "test").unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2"));
     }
 }

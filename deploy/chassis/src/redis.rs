@@ -1,18 +1,27 @@
-//! Connections to Redis: to a single server, or to a cluster.
+//! Connections to Redis: to a single server, to the master that sentinels name, or to a cluster.
 
 mod pipelines;
 mod place;
+mod sentinel;
+mod settings;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSubStream};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::{Cmd, ErrorKind, FromRedisValue as _, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue as _, Pipeline, RedisError, RedisFuture, RedisResult,
+    TlsCertificates, Value,
+};
 
-use crate::env::Secret;
 pub use pipelines::Pipelines;
 use place::Place;
+pub use sentinel::MasterConnection;
+use sentinel::Sentinels;
+use settings::Credentials;
+pub use settings::RedisSettings;
 
 /// Time limit for an answer. Redis answers in well under a millisecond, so after this a caller is better served by
 /// Postgres.
@@ -38,6 +47,8 @@ const CLUSTER_RETRY_MS: (u64, u64) = (10, 80);
 pub enum RedisSetupError {
     #[error("invalid Redis URL")]
     Url(#[source] RedisError),
+    #[error("the certificates in {} cannot be read", path.display())]
+    Authorities { path: PathBuf, source: std::io::Error },
     #[error("setting up the Redis connection failed")]
     SetUp(#[source] RedisError),
 }
@@ -50,47 +61,101 @@ pub enum RedisSetupError {
 #[derive(Clone)]
 pub enum Connection {
     Server(ConnectionManager),
+    /// The server that the sentinels name.
+    Master(MasterConnection),
     /// Commands go to the masters that hold the keys, never to replicas.
     Cluster(ClusterConnection),
 }
 
-/// Creates a connection to a server, or to a cluster: `redis-cluster://host:port?node=host:port&…` names some of its
-/// nodes, which are used to discover the others.
+/// Creates a connection to the servers that the settings name.
 ///
 /// # Errors
 /// [`RedisSetupError`] if the URL is malformed. An unreachable server becomes an error of the first command.
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn connect(url: &Secret) -> Result<Connection, RedisSetupError> {
-    Place::parse(url).map_err(RedisSetupError::Url)?.connect().map_err(RedisSetupError::SetUp)
+pub fn connect(redis: &RedisSettings) -> Result<Connection, RedisSetupError> {
+    Servers::new(redis)?.connect().map_err(RedisSetupError::SetUp)
 }
 
-impl Place {
-    fn connect(&self) -> RedisResult<Connection> {
+/// The servers that the settings name, with the account there.
+#[derive(Clone)]
+enum Servers {
+    Server(Client, Option<Credentials>),
+    Sentinel(Sentinels),
+    /// Some nodes of the cluster; never empty.
+    Cluster(Vec<Client>, Option<Credentials>, Option<TlsCertificates>),
+}
+
+impl Servers {
+    fn new(redis: &RedisSettings) -> Result<Self, RedisSetupError> {
+        let place = redis.place()?;
+        let (credentials, certificates) = (redis.credentials(&place), redis.certificates()?);
+        let certificates = certificates.filter(|_| place.is_tls());
+        let client = |info: ConnectionInfo| match &certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+            None => Client::open(info),
+        };
+        let servers = match place {
+            Place::Server(info) => Self::Server(client(info).map_err(RedisSetupError::SetUp)?, credentials),
+            Place::Cluster(nodes) => {
+                let nodes = nodes.into_iter().map(client).collect::<Result<_, _>>().map_err(RedisSetupError::SetUp)?;
+                Self::Cluster(nodes, credentials, certificates)
+            }
+            Place::Sentinel { sentinels: nodes, name, is_same_account } => {
+                Self::Sentinel(Sentinels { nodes, name, is_same_account, credentials, certificates })
+            }
+        };
+        Ok(servers)
+    }
+
+    fn connect(self) -> RedisResult<Connection> {
         match self {
-            Self::Server(client) => {
-                let config = ConnectionManagerConfig::new()
+            Self::Server(client, credentials) => {
+                let mut config = ConnectionManagerConfig::new()
                     .set_response_timeout(Some(RESPONSE_TIMEOUT))
                     .set_connection_timeout(Some(CONNECTION_TIMEOUT))
                     .set_number_of_retries(RETRIES)
                     .set_min_delay(RETRY_DELAY)
                     .set_max_delay(RETRY_DELAY);
-                ConnectionManager::new_lazy_with_config(client.clone(), config).map(Connection::Server)
+                if let Some(credentials) = credentials {
+                    config = config.set_credentials_provider(credentials);
+                }
+                ConnectionManager::new_lazy_with_config(client, config).map(Connection::Server)
             }
-            Self::Cluster(nodes) => {
+            Self::Sentinel(sentinels) => Ok(Connection::Master(MasterConnection::new(sentinels))),
+            Self::Cluster(nodes, credentials, certificates) => {
                 let nodes = nodes.iter().map(|node| node.get_connection_info().clone());
                 let (min_wait, max_wait) = CLUSTER_RETRY_MS;
-                let client = redis::cluster::ClusterClientBuilder::new(nodes)
+                let mut builder = redis::cluster::ClusterClientBuilder::new(nodes)
                     .response_timeout(RESPONSE_TIMEOUT)
                     .connection_timeout(CONNECTION_TIMEOUT)
                     .retries(CLUSTER_RETRIES)
                     .min_retry_wait(min_wait)
-                    .max_retry_wait(max_wait)
-                    .build()?;
-                let connection = client.get_pending_async_connection_with_config(redis::cluster::ClusterConfig::new());
-                Ok(Connection::Cluster(connection))
+                    .max_retry_wait(max_wait);
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates);
+                }
+                if let Some(credentials) = credentials {
+                    builder = builder.set_credentials_provider(credentials);
+                }
+                let config = redis::cluster::ClusterConfig::new();
+                Ok(Connection::Cluster(builder.build()?.get_pending_async_connection_with_config(config)))
             }
+        }
+    }
+
+    /// Returns a client of the server that delivers messages: the master, or the next node at each turn.
+    async fn messenger(&self, turn: usize) -> RedisResult<Client> {
+        let (client, credentials) = match self {
+            Self::Server(client, credentials) => (client, credentials),
+            Self::Sentinel(sentinels) => return sentinels.master().await,
+            Self::Cluster(nodes, credentials, _) => (&nodes[turn % nodes.len()], credentials),
+        };
+        match credentials {
+            // The information contains the certificates.
+            Some(credentials) => Client::open(credentials.apply(client.get_connection_info().clone())),
+            None => Ok(client.clone()),
         }
     }
 }
@@ -107,7 +172,7 @@ impl Connection {
     /// [`RedisError`] if any of them does not answer.
     pub async fn ask_masters(&mut self, command: Cmd) -> RedisResult<Vec<(String, Value)>> {
         match self {
-            Self::Server(connection) => Ok(vec![(String::new(), command.query_async(connection).await?)]),
+            Self::Server(_) | Self::Master(_) => Ok(vec![(String::new(), command.query_async(self).await?)]),
             Self::Cluster(connection) => {
                 use redis::cluster_routing::MultipleNodeRoutingInfo::AllMasters;
                 let answers = connection.route_command(command, RoutingInfo::MultiNode((AllMasters, None))).await?;
@@ -122,7 +187,7 @@ impl Connection {
     /// [`RedisError`] if it does not answer, or no longer belongs to the cluster.
     pub async fn ask(&mut self, address: &str, command: Cmd) -> RedisResult<Value> {
         match self {
-            Self::Server(connection) => command.query_async(connection).await,
+            Self::Server(_) | Self::Master(_) => command.query_async(self).await,
             Self::Cluster(connection) => {
                 let parsed =
                     address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
@@ -138,6 +203,7 @@ impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::Server(connection) => connection.req_packed_command(command),
+            Self::Master(connection) => Box::pin(connection.command(command)),
             Self::Cluster(connection) => connection.req_packed_command(command),
         }
     }
@@ -150,6 +216,7 @@ impl ConnectionLike for Connection {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Master(connection) => Box::pin(connection.commands(pipeline, offset, count)),
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
@@ -157,6 +224,7 @@ impl ConnectionLike for Connection {
     fn get_db(&self) -> i64 {
         match self {
             Self::Server(connection) => connection.get_db(),
+            Self::Master(connection) => connection.database(),
             Self::Cluster(connection) => connection.get_db(),
         }
     }
@@ -165,7 +233,7 @@ impl ConnectionLike for Connection {
 /// Subscribes to channels. Every node of a cluster delivers messages that were published at any of them.
 #[derive(Clone)]
 pub struct Subscriber {
-    nodes: Vec<redis::Client>,
+    servers: Servers,
     next: usize,
 }
 
@@ -174,12 +242,8 @@ impl Subscriber {
     ///
     /// # Errors
     /// [`RedisSetupError`] if the URL is malformed.
-    pub fn new(url: &Secret) -> Result<Self, RedisSetupError> {
-        let nodes = match Place::parse(url).map_err(RedisSetupError::Url)? {
-            Place::Server(client) => vec![client],
-            Place::Cluster(nodes) => nodes,
-        };
-        Ok(Self { nodes, next: 0 })
+    pub fn new(redis: &RedisSettings) -> Result<Self, RedisSetupError> {
+        Ok(Self { servers: Servers::new(redis)?, next: 0 })
     }
 
     /// Returns the messages from now on, until the connection is lost. Each call connects to the next node in the URL.
@@ -187,10 +251,10 @@ impl Subscriber {
     /// # Errors
     /// [`RedisError`] if the node does not answer within half a second.
     pub async fn subscribe(&mut self, channel: &str) -> RedisResult<PubSubStream> {
-        let node = &self.nodes[self.next % self.nodes.len()];
-        self.next = self.next.wrapping_add(1);
+        let turn = self.next;
+        self.next = turn.wrapping_add(1);
         let subscribed = async {
-            let mut subscription = node.get_async_pubsub().await?;
+            let mut subscription = self.servers.messenger(turn).await?.get_async_pubsub().await?;
             subscription.subscribe(channel).await?;
             Ok(subscription.into_on_message())
         };
@@ -210,8 +274,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_server_fails_commands_quickly_and_not_the_start() {
-        for url in ["redis://127.0.0.1:1/", "redis-cluster://127.0.0.1:1?node=127.0.0.1:2"] {
-            let mut connection = connect(&Secret::from(url)).unwrap();
+        for url in [
+            "redis://127.0.0.1:1/",
+            "redis-cluster://127.0.0.1:1?node=127.0.0.1:2",
+            "redis-sentinel://127.0.0.1:1/shop?node=127.0.0.1:2",
+        ] {
+            let mut connection = connect(&url.into()).unwrap();
             let begun = Instant::now();
             for _ in 0..2 {
                 redis::cmd("GET").arg("a").query_async::<String>(&mut connection).await.unwrap_err();
@@ -231,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_does_not_show_the_url() {
         for url in ["http://me:hunter2@host/", "redis-cluster://me:hunter2@host:x"] {
-            let Err(error) = connect(&Secret::from(url)) else { panic!("{url} was accepted") };
+            let Err(error) = connect(&url.into()) else { panic!("{url} was accepted") };
             assert!(!format!("{error:?} {error}").contains("hunter2"));
         }
     }

@@ -13,8 +13,15 @@ use crate::telemetry::{Metric, Telemetry};
 const UPDATE: &str = "UPDATE_REFERENCE";
 
 /// Sources of this crate whose comments tell the meanings of settings.
-const SOURCES: [&str; 4] =
-    [include_str!("kafka.rs"), include_str!("listeners.rs"), include_str!("telemetry.rs"), include_str!("tls.rs")];
+const SOURCES: [&str; 7] = [
+    include_str!("kafka.rs"),
+    include_str!("kafka/security.rs"),
+    include_str!("listeners.rs"),
+    include_str!("postgres/settings.rs"),
+    include_str!("redis/settings.rs"),
+    include_str!("telemetry.rs"),
+    include_str!("tls.rs"),
+];
 
 /// Begins the part of a comment that says which services must have the same value.
 const AGREES: &str = " Agrees with ";

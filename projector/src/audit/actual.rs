@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use chassis::env::Secret;
 use chassis::postgres;
+use chassis::postgres::PostgresSettings;
+use chassis::redis::RedisSettings;
 use chassis::redis::{Connection, Pipelines, RESPONSE_TIMEOUT};
 use schemas::aggregate::{self, AggregateId};
 use schemas::cache::{ABSENT, Head, Keys, Shown};
@@ -68,10 +69,10 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) async fn connect(url: &Secret) -> anyhow::Result<Self> {
+    pub(super) async fn connect(server: &PostgresSettings) -> anyhow::Result<Self> {
         // Reading all rows of a view may take long, and so may their processing before the next statement.
         let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
-        let client = postgres::connect(url, options, "projector audit").await?;
+        let client = postgres::connect(server, options, "projector audit").await?;
         Ok(Self { client })
     }
 
@@ -168,8 +169,8 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    pub(super) fn connect(url: &Secret, prefix: &str) -> anyhow::Result<Self> {
-        Ok(Self { connection: chassis::redis::connect(url)?, keys: Keys::new(prefix) })
+    pub(super) fn connect(redis: &RedisSettings, prefix: &str) -> anyhow::Result<Self> {
+        Ok(Self { connection: chassis::redis::connect(redis)?, keys: Keys::new(prefix) })
     }
 
     /// Returns the position that Redis shows of each feed, by partition.

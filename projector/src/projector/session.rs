@@ -125,12 +125,12 @@ impl Session {
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, StoreError> {
-        let committer = Committer::start(&config.postgres_url, config.window, tasks).await?;
+        let committer = Committer::start(&config.postgres, config.window, tasks).await?;
         let (due, waiting) = snapshots::channel();
         let partitions = all_progress.len() as u32;
-        tasks.spawn(snapshots::keep(config.postgres_url.clone(), partitions, waiting, metrics.clone()));
-        let (url, window) = (&config.postgres_url, config.window);
-        let segments = Segments::start(url, window, &share, &all_progress, metrics.clone(), tasks);
+        tasks.spawn(snapshots::keep(config.postgres.clone(), partitions, waiting, metrics.clone()));
+        let (postgres, window) = (&config.postgres, config.window);
+        let segments = Segments::start(postgres, window, &share, &all_progress, metrics.clone(), tasks);
         let mut folder = Folder::default();
         folder.parked = parked;
         tell_parked(&folder.parked, &metrics);

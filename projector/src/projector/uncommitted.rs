@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chassis::env::Secret;
+use chassis::postgres::PostgresSettings;
 use chassis::telemetry::with_causes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -131,8 +131,12 @@ pub(super) struct Committer {
 
 impl Committer {
     /// Starts the committing task, which is spawned on `tasks`.
-    pub(super) async fn start(url: &Secret, window: Duration, tasks: &mut JoinSet<()>) -> Result<Self, StoreError> {
-        let store = Store::connect(url, Target::Live).await?;
+    pub(super) async fn start(
+        postgres: &PostgresSettings,
+        window: Duration,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Self, StoreError> {
+        let store = Store::connect(postgres, Target::Live).await?;
         let ((work, waiting), (outcomes, ended)) = (mpsc::channel(1), mpsc::channel(1));
         tasks.spawn(commit(store, window, waiting, outcomes));
         Ok(Self { work, ended, under_way: None })

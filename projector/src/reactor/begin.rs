@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use chassis::clock::since_epoch;
-use chassis::env::Secret;
 use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
+use chassis::postgres::PostgresSettings;
 use domain::reactions::Deadline;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -99,7 +99,7 @@ pub async fn begin(config: &Config, from: From) -> anyhow::Result<usize> {
     if from == From::End {
         past.read(config, &ends).await?;
     }
-    past.write(&config.postgres_url).await
+    past.write(&config.postgres).await
 }
 
 /// Part of the log that is not reacted to.
@@ -140,9 +140,9 @@ impl Past {
         Ok(())
     }
 
-    async fn write(&self, url: &Secret) -> anyhow::Result<usize> {
+    async fn write(&self, postgres: &PostgresSettings) -> anyhow::Result<usize> {
         let partitions = u32::try_from(self.readers.len()).context("too many partitions")?;
-        let mut client = connect(url).await?;
+        let mut client = connect(postgres).await?;
         client.batch_execute("SET statement_timeout = 0").await?;
         let transaction = client.transaction().await?;
         begin_checkpoints(&transaction, partitions).await?;

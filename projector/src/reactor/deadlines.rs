@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::env::Secret;
 use chassis::postgres::Connection;
+use chassis::postgres::PostgresSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
 use domain::TimeMs;
@@ -38,7 +38,7 @@ const MAX_UNDER_WAY: usize = 4096;
 const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Deadlines {
-    pub(crate) url: Secret,
+    pub(crate) postgres: PostgresSettings,
     pub(crate) queues: PartitionQueues,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -75,7 +75,7 @@ impl Deadlines {
 
     /// Fires deadlines until Postgres fails.
     async fn fire_on(&self) -> Result<(), ReactorStoreError> {
-        let client = connect(&self.url).await?;
+        let client = connect(&self.postgres).await?;
         // It holds no more ends than deadlines are under way: MAX_UNDER_WAY, and those of one lease.
         let (sender, ended) = mpsc::unbounded_channel();
         let mut firing = Firing { deadlines: self, client, under_way: HashMap::new(), next: 0, sender, ended };

@@ -9,8 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use chassis::env::Secret;
-use chassis::postgres::{Connection, PostgresError};
+use chassis::postgres::{Connection, PostgresError, PostgresSettings};
 use domain::reactions::Deadline;
 use schemas::chain::{Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
@@ -81,11 +80,11 @@ pub(crate) struct Positions {
 
 impl Positions {
     pub(super) async fn load(
-        url: &Secret,
+        postgres: &PostgresSettings,
         partitions: u32,
         assigned: &BTreeSet<u32>,
     ) -> Result<Self, ReactorStoreError> {
-        let client = connect(url).await?;
+        let client = connect(postgres).await?;
         begin_checkpoints(&*client, partitions).await?;
         let (mut by_partition, mut have_begun) = (BTreeMap::new(), false);
         let rows = client.query(checkpoints::LOAD, &[]).await?;
@@ -333,8 +332,8 @@ pub(super) fn of_kind(kind: &str) -> Option<Deadline> {
     all.into_iter().find(|deadline| self::kind(*deadline) == kind)
 }
 
-pub(super) async fn connect(url: &Secret) -> Result<Connection, PostgresError> {
-    chassis::postgres::connect(url, "", "projector reactor").await
+pub(super) async fn connect(postgres: &PostgresSettings) -> Result<Connection, PostgresError> {
+    chassis::postgres::connect(postgres, "", "projector reactor").await
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chassis::env::Secret;
+use chassis::postgres::PostgresSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
 use domain::TimeMs;
@@ -32,7 +32,7 @@ const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Retries {
-    pub(crate) url: Secret,
+    pub(crate) postgres: PostgresSettings,
     pub(crate) queues: PartitionQueues,
     pub(crate) payment_window: Duration,
 }
@@ -53,7 +53,7 @@ impl Retries {
 
     /// Retries due records until Postgres fails.
     async fn try_on(&self) -> Result<(), ReactorStoreError> {
-        let client = connect(&self.url).await?;
+        let client = connect(&self.postgres).await?;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

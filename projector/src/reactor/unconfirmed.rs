@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chassis::env::Secret;
 use chassis::postgres::Connection;
+use chassis::postgres::PostgresSettings;
 use chassis::shutdown::Shutdown;
 use chassis::telemetry::with_causes;
 use domain::TimeMs;
@@ -43,7 +43,7 @@ const FAILED_FOR: Duration = Duration::from_secs(60);
 const MAX_AT_ONCE: usize = 1000;
 
 pub(crate) struct Unconfirmed {
-    pub(crate) url: Secret,
+    pub(crate) postgres: PostgresSettings,
     pub(crate) queues: PartitionQueues,
     /// Time for which a parked line may be refused before its order is rejected.
     pub(crate) within: Duration,
@@ -118,7 +118,7 @@ impl Unconfirmed {
 
     /// Polls until Postgres fails.
     async fn look_on(&self, refused: &mut HashMap<ParkedAt, Refused>) -> Result<(), ReactorStoreError> {
-        let client = connect(&self.url).await?;
+        let client = connect(&self.postgres).await?;
         // It holds no more ends than sagas are open: those of MAX_AT_ONCE records, and of one poll.
         let (sender, ended) = mpsc::unbounded_channel();
         let (attempts, open, failed) = (HashMap::new(), HashMap::new(), HashMap::new());

@@ -39,7 +39,7 @@ impl Cache {
         live_generation: i32,
         partitions: u32,
     ) -> anyhow::Result<Option<Self>> {
-        let mut connection = chassis::redis::connect(&config.redis_url)?;
+        let mut connection = chassis::redis::connect(&config.redis)?;
         let keys = Keys::new(&config.redis_prefix);
         let positions: Vec<_> = (0..partitions).map(|partition| keys.shown(view.name(), partition)).collect();
         let found: Vec<Option<String>> = redis::cmd("MGET").arg(positions).query_async(&mut connection).await?;

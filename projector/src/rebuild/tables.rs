@@ -6,8 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use chassis::env::Secret;
-use chassis::postgres::{Connection, PostgresError};
+use chassis::postgres::{Connection, PostgresError, PostgresSettings};
 use schemas::feeds::{FeedId, StoredView};
 use schemas::views::View;
 use tokio_postgres::Row;
@@ -49,14 +48,14 @@ impl Tables {
     ///
     /// # Errors
     /// Also fails if another rebuild is running.
-    pub(super) async fn connect(url: &Secret, view: StoredView) -> anyhow::Result<Self> {
-        let client = session(url).await?;
+    pub(super) async fn connect(postgres: &PostgresSettings, view: StoredView) -> anyhow::Result<Self> {
+        let client = session(postgres).await?;
         let begun = Instant::now();
         while !client.query_one(LOCK, &[]).await?.get::<_, bool>(0) {
             ensure!(begun.elapsed() < FREE_WITHIN, "another rebuild is running");
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let snapshot = session(url).await?;
+        let snapshot = session(postgres).await?;
         let mut tables = Self { client, snapshot, view: view.view(), generation: 0, waits: false };
         tables.turn_to(view).await?;
         Ok(tables)
@@ -311,7 +310,7 @@ fn offsets(rows: &[Row]) -> anyhow::Result<Vec<i64>> {
 }
 
 /// Opens a session without timeouts, because its statements may read whole tables.
-async fn session(url: &Secret) -> Result<Connection, PostgresError> {
+async fn session(postgres: &PostgresSettings) -> Result<Connection, PostgresError> {
     let options = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
-    chassis::postgres::connect(url, options, "projector rebuild").await
+    chassis::postgres::connect(postgres, options, "projector rebuild").await
 }

@@ -57,7 +57,7 @@ impl Worker {
         piece: Piece,
         progress: Arc<AtomicI64>,
     ) -> anyhow::Result<Self> {
-        let store = Store::connect(&config.postgres_url, Target::Next(views)).await?;
+        let store = Store::connect(&config.postgres, Target::Next(views)).await?;
         let all_progress = store.all_progress(all, views).await?;
         let from: Vec<_> =
             partitions.iter().map(|partition| (*partition, all_progress[*partition as usize].from())).collect();

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chassis::env::Secret;
-use chassis::redis::Connection;
+use chassis::redis::{Connection, RedisSettings};
 use schemas::cache::{Keys, ROW_TTL_SECS, SHOW, Shown};
 
 use super::error::CacheError;
@@ -39,8 +38,12 @@ pub(crate) async fn change_position(
 
 /// Declares a place stale in Redis, because its rows in Postgres have changed at the same position. Queries go to
 /// Postgres until the place's projector begins a new incarnation.
-pub(crate) async fn declare_stale(url: &Secret, prefix: &str, Place { feed, partition }: Place) -> anyhow::Result<()> {
-    let mut connection = chassis::redis::connect(url)?;
+pub(crate) async fn declare_stale(
+    redis: &RedisSettings,
+    prefix: &str,
+    Place { feed, partition }: Place,
+) -> anyhow::Result<()> {
+    let mut connection = chassis::redis::connect(redis)?;
     let position = Keys::new(prefix).shown(feed.name(), partition);
     Ok(redis::cmd("DEL").arg(position).query_async(&mut connection).await?)
 }
@@ -48,13 +51,13 @@ pub(crate) async fn declare_stale(url: &Secret, prefix: &str, Place { feed, part
 /// Waits until Redis shows a place at this revision or a later one. From then on, no query service serves older rows.
 /// Gives up after `within`, because without a projector for the partition it never happens.
 pub(crate) async fn await_revision(
-    url: &Secret,
+    redis: &RedisSettings,
     prefix: &str,
     Place { feed, partition }: Place,
     revision: i64,
     within: Duration,
 ) -> anyhow::Result<()> {
-    let mut connection = chassis::redis::connect(url)?;
+    let mut connection = chassis::redis::connect(redis)?;
     let (position, begun) = (Keys::new(prefix).shown(feed.name(), partition), Instant::now());
     loop {
         let stands: Option<String> = redis::cmd("GET").arg(&position).query_async(&mut connection).await?;

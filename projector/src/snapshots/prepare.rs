@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use chassis::env::Secret;
+use chassis::postgres::PostgresSettings;
 use chassis::telemetry::with_causes;
 use schemas::snapshots::FORM;
 use schemas::views::JOURNAL;
@@ -26,8 +26,8 @@ pub struct Prepared {
 }
 
 /// Writes the snapshots and prints its progress. Fails if events cannot be folded: the build should not be released.
-pub async fn run(url: &Secret) -> anyhow::Result<()> {
-    let prepared = prepare(url, |line| println!("{line}")).await?;
+pub async fn run(postgres: &PostgresSettings) -> anyhow::Result<()> {
+    let prepared = prepare(postgres, |line| println!("{line}")).await?;
     let Prepared { looked_at, made, found, failed } = prepared;
     println!("{looked_at} aggregates: {made} snapshots of form {FORM} written, {found} up to date");
     match failed {
@@ -38,8 +38,8 @@ pub async fn run(url: &Secret) -> anyhow::Result<()> {
 
 /// Writes a snapshot of each long history that has none of this build's form, or an old one. It holds one state at a
 /// time, and can be repeated: recent snapshots are left as they are. `tell` receives progress messages.
-pub async fn prepare(url: &Secret, tell: impl Fn(String)) -> anyhow::Result<Prepared> {
-    let client = connect(url).await?;
+pub async fn prepare(postgres: &PostgresSettings, tell: impl Fn(String)) -> anyhow::Result<Prepared> {
+    let client = connect(postgres).await?;
     use_form(&client).await?;
     let partitions = client.query_one("SELECT count(*) FROM checkpoints WHERE view = $1", &[&JOURNAL]).await?;
     let partitions = u32::try_from(partitions.get::<_, i64>(0)).unwrap_or_default();

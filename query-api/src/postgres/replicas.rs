@@ -5,8 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{PostgresError, PostgresSettings};
 use tokio_postgres::Row;
 
 use super::server::{Limits, Param, Server, StoreError};
@@ -27,9 +26,12 @@ struct Replica {
 
 impl Replicas {
     /// Creates the pools; `limits` apply to each replica. The replicas do not need to be reachable yet.
-    pub(super) fn connect(urls: &[Secret], limits: Limits) -> Result<Self, PostgresError> {
-        let connect = |url| Ok(Replica { server: Server::connect(url, limits)?, is_usable: AtomicBool::new(false) });
-        Ok(Self { all: urls.iter().map(connect).collect::<Result<_, _>>()?, turn: AtomicUsize::default() })
+    pub(super) fn connect(all: &[PostgresSettings], limits: Limits) -> Result<Self, PostgresError> {
+        let connect = |postgres| {
+            let server = Server::connect(postgres, limits)?;
+            Ok::<_, PostgresError>(Replica { server, is_usable: AtomicBool::new(false) })
+        };
+        Ok(Self { all: all.iter().map(connect).collect::<Result<_, _>>()?, turn: AtomicUsize::default() })
     }
 
     pub(super) fn is_any_usable(&self) -> bool {

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::env::Secret;
-use chassis::postgres::PostgresError;
+use chassis::postgres::{PostgresError, PostgresSettings};
 use deadpool_postgres::{Object, Pool};
 use schemas::record::RecordError;
 use schemas::tables::nonce_from_sql;
@@ -61,9 +60,9 @@ pub(super) struct Server {
 
 impl Server {
     /// Creates the pool. The server does not need to be reachable yet.
-    pub(super) fn connect(url: &Secret, limits: Limits) -> Result<Self, PostgresError> {
+    pub(super) fn connect(postgres: &PostgresSettings, limits: Limits) -> Result<Self, PostgresError> {
         let connections = limits.connections + CONNECTIONS_APART;
-        let pool = chassis::postgres::pool(url, PLANNER, connections, "query-api")?;
+        let pool = chassis::postgres::pool(postgres, PLANNER, connections, "query-api")?;
         Ok(Self { pool, limiter: Limiter::new(limits.connections, limits.queue, limits.wait) })
     }
 

@@ -15,7 +15,7 @@ const PARTITIONS: i32 = 12;
 
 /// Returns the settings for `KAFKA_BROKERS`.
 pub fn kafka() -> Result<KafkaSettings> {
-    Ok(KafkaSettings { brokers: setting::required("KAFKA_BROKERS")? })
+    Ok(KafkaSettings::plaintext(setting::required("KAFKA_BROKERS")?))
 }
 
 /// Creates a topic unless it exists, with `PARTITIONS` partitions, default 12, and returns their number. It has one

@@ -26,7 +26,7 @@ impl Log {
     async fn new() -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, PARTITIONS, 1).unwrap();
-        let settings = KafkaSettings { brokers: cluster.bootstrap_servers() };
+        let settings = KafkaSettings::plaintext(cluster.bootstrap_servers());
         let producer: FutureProducer = settings.producer("test").create().unwrap();
         for partition in 0..PARTITIONS {
             let value = vec![0; SIZE];

@@ -12,7 +12,6 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use chassis::env::Secret;
 use chassis::redis::Connection;
 use deadpool_postgres::Pool;
 use peers::setting;
@@ -34,8 +33,8 @@ struct App {
 #[tokio::main]
 async fn main() -> Result<()> {
     let address = setting::required("ADDRESS")?;
-    let redis = chassis::redis::connect(&Secret::from(setting::required("REDIS_URL")?.as_str()))?;
-    let url = Secret::from(setting::required("DATABASE_URL")?.as_str());
+    let redis = chassis::redis::connect(&setting::required("REDIS_URL")?.as_str().into())?;
+    let url = setting::required("DATABASE_URL")?.as_str().into();
     let postgres = chassis::postgres::pool(&url, "", CONNECTIONS, "limit-read")?;
     let routes = Router::new()
         .route("/readyz", get(async || "ready"))
