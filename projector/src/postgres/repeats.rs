@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 
 /// Key of the advisory lock for changes of the partitions.
 const LOCK: i64 = 0x5354_414d_5045_4445;
+/// Time that a partition covers; the database function `attach_repeats` has the same.
 const SLOT: Duration = Duration::from_secs(300);
 /// Time for which partitions are created ahead. A command's time may be a minute ahead of this process's clock; the
 /// rest is for a projector that pauses.
@@ -60,7 +61,7 @@ pub(super) async fn maintain(
     for slot in attached.into_iter().filter(|slot| *slot < first) {
         // DROP waits for readers of the table, such as a backup, and queues all later statements behind it. So the lock
         // timeout is short, and the next call tries again.
-        let drop = format!("BEGIN; SET LOCAL lock_timeout = '50ms'; DROP TABLE IF EXISTS repeats_{slot}; COMMIT");
+        let drop = format!("BEGIN; SET LOCAL lock_timeout = '50ms'; SELECT drop_repeats({slot}); COMMIT");
         if let Err(error) = client.batch_execute(&drop).await {
             client.batch_execute("ROLLBACK").await?;
             tracing::debug!(error = %error, slot, "dropping an expired partition of repeats failed; retrying");
@@ -72,21 +73,14 @@ pub(super) async fn maintain(
     Ok((ms(first)..ms(last + 1), is_done))
 }
 
-/// Creates and attaches missing partitions. Unlike `CREATE TABLE … PARTITION OF`, ATTACH does not wait for readers.
+/// Creates and attaches missing partitions, by functions of the database that act for the owner of the tables.
 async fn attach(client: &Client, slots: RangeInclusive<u64>) -> Result<(), tokio_postgres::Error> {
     // Serializes concurrent maintenance by several projectors.
     client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})")).await?;
     let attached = attached(client).await?;
     let mut statements = String::new();
     for slot in slots.filter(|slot| !attached.contains(slot)) {
-        let (from, to) = (slot * SLOT.as_secs(), (slot + 1) * SLOT.as_secs());
-        write!(
-            statements,
-            "CREATE TABLE repeats_{slot} (LIKE repeats INCLUDING ALL);
-             ALTER TABLE repeats ATTACH PARTITION repeats_{slot}
-             FOR VALUES FROM (to_timestamp({from})) TO (to_timestamp({to}));"
-        )
-        .expect("a String takes all");
+        write!(statements, "SELECT attach_repeats({slot});").expect("a String takes all");
     }
     statements.push_str("COMMIT");
     client.batch_execute(&statements).await
