@@ -47,6 +47,7 @@ mod query_tier;
 mod replica;
 mod adding;
 mod stack;
+mod wires;
 mod generators;
 mod edge;
 mod listeners;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::fixture::{Client, connect_to_redis, eventually, server};
 
 /// First port, outside the ranges of other stacks and of the tests' servers.
-const BASE_PORT: u16 = 20_000;
+pub(crate) const BASE_PORT: u16 = 20_000;
 /// Starts the services that were built for the tests.
 const UP: [&str; 3] = ["up", "--detach", "--as-built"];
 /// Upper bound of the start of a whole stack on a busy machine.
@@ -43,6 +43,11 @@ impl Stack {
         let output = output.await.expect("the stack starts in time").unwrap();
         assert!(output.status.success(), "{}", text(&output));
         stack
+    }
+
+    /// Returns its state directory.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
     }
 
     fn command(&self, args: &[&str]) -> Command {

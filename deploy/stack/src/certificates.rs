@@ -77,6 +77,11 @@ impl Certificates {
         Ok(self.pair(name))
     }
 
+    /// Returns the path of the openssl program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.openssl
+    }
+
     fn pair(&self, name: &str) -> Certificate {
         pair(&self.folder, name)
     }

@@ -14,7 +14,7 @@ use crate::scale::Scale;
 use crate::services::Profile;
 use crate::size::Wanted;
 use crate::status::Phase;
-use crate::{load, logs, process, projections, provision, renew, test, up};
+use crate::{kafka, load, logs, process, projections, provision, renew, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -108,6 +108,9 @@ enum Command {
     Rebuild(projections::Rebuild),
     /// Make all readers skip an unreadable record of the log, after an operator has examined it
     Except(projections::Except),
+    /// Creates the rules of a secured stack's accounts at Kafka; the start of the stack runs it
+    #[command(hide = true)]
+    KafkaRules { brokers: u16 },
     /// Measure performance, on a dedicated stack; stop other stacks first, because their load distorts the figures
     Bench(load::Args),
     /// Print this message or the help of the given subcommand(s)
@@ -160,6 +163,9 @@ impl Command {
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
+            Self::KafkaRules { brokers } => {
+                kafka::grant(&layout, brokers)?;
+            }
             Self::Replay(args) | Self::Sale(args) | Self::Bench(args) => return Err(load::run(args)?),
             Self::Help { command } => return Err(help(&command)?),
         }

@@ -1,5 +1,8 @@
 //! Apache Kafka in KRaft mode: Maven fetches the jars, and each node is a combined broker and controller.
 
+mod acls;
+mod security;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -10,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::layout::{Layout, Ports, root, shared_cache};
+use crate::certificates::Certificates;
+use crate::layout::{Layout, Ports, root, shared_cache, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
@@ -20,6 +24,8 @@ use crate::size::Purpose;
 const JARS: &str = "kafka-jars";
 /// Name of the task that creates the class data archive.
 const CLASSES: &str = "kafka-classes";
+/// Name of the task that creates the rules of a secured stack's accounts.
+pub(crate) const RULES: &str = "kafka-rules";
 /// Restricts the JVM to its quick compiler: a node starts in half the time, and takes twice the time for each record.
 const FAST_START: &str = "-XX:TieredStopAtLevel=1";
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(15) };
@@ -76,15 +82,32 @@ pub fn bootstrap(ports: Ports, brokers: u16) -> String {
     addresses.join(",")
 }
 
-pub(crate) fn parts(layout: &Layout, tools: &Tools, brokers: u16, purpose: Purpose) -> Result<Vec<Part>> {
+pub(crate) use acls::grant;
+
+/// Returns the parts of the cluster. `certificates` is that of a secured stack.
+pub(crate) fn parts(
+    layout: &Layout,
+    tools: &Tools,
+    brokers: u16,
+    purpose: Purpose,
+    certificates: Option<&Certificates>,
+) -> Result<Vec<Part>> {
     let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
     let content = read(pom())? + &read(hashes())?;
     let libs = libs(&content);
     let mut parts = vec![jars(tools, &libs, &content)?, classes(layout, tools, &libs)?];
     for broker in 1..=brokers {
-        let properties = write_properties(layout, &name(broker), &properties_of(layout, broker, brokers))?;
-        parts.push(format(layout, tools, &libs, &properties, broker)?);
+        let mut text = properties_of(layout, broker, brokers);
+        if let Some(certificates) = certificates {
+            // The last value of a property counts.
+            text += &security::properties(layout, certificates)?;
+        }
+        let properties = write_properties(layout, &name(broker), &text)?;
+        parts.push(format(layout, tools, &libs, &properties, broker, certificates.is_some())?);
         parts.push(server(layout, tools, &libs, &properties, broker, purpose));
+    }
+    if certificates.is_some() {
+        parts.push(rules(layout, brokers)?);
     }
     Ok(parts)
 }
@@ -132,17 +155,42 @@ fn classes(layout: &Layout, tools: &Tools, libs: &Path) -> Result<Part> {
 
 fn write_properties(layout: &Layout, name: &str, text: &str) -> Result<PathBuf> {
     let path = layout.config().join(format!("{name}.properties"));
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    // Those of a secured stack contain a password.
+    write_private(&path, text)?;
     Ok(path)
 }
 
 /// Returns the task that formats a node's empty data folder.
-fn format(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16) -> Result<Part> {
+fn format(
+    layout: &Layout,
+    tools: &Tools,
+    libs: &Path,
+    properties: &Path,
+    broker: u16,
+    is_secure: bool,
+) -> Result<Part> {
+    const TOOL: &str = "kafka.tools.StorageTool";
     let cluster = cluster_id(&layout.secret("cluster-id")?);
     let args = ["format", "--ignore-formatted", "-t", &cluster, "-c", text(properties)];
-    let launch = java(tools, libs, &["-Xmx128m", "-Xshare:auto", FAST_START], "kafka.tools.StorageTool", &args);
+    let flags = ["-Xmx128m", "-Xshare:auto", FAST_START];
+    let launch = if is_secure {
+        // Java reads the name of the class and its arguments from the file.
+        let file = security::accounts(layout, &name(broker), &[&[TOOL], &args[..]].concat())?;
+        java(tools, libs, &flags, &format!("@{}", text(&file)), &[])
+    } else {
+        java(tools, libs, &flags, TOOL, &args)
+    };
     let stamp = layout.data().join(format!("{}.formatted", name(broker)));
     Ok(Part::task(format!("kafka-format-{broker}"), launch).stamped(stamp, cluster).needing([CLASSES]))
+}
+
+/// Returns the task that creates the rules of the accounts.
+fn rules(layout: &Layout, brokers: u16) -> Result<Part> {
+    let own = std::env::current_exe().context("cannot locate this program's executable")?;
+    let (base, brokers_told) = (layout.ports.base().to_string(), brokers.to_string());
+    let state = layout.state.to_string_lossy();
+    let args = ["--base-port", &base, "--state-dir", &state, "kafka-rules", &brokers_told];
+    Ok(Part::task(RULES, Launch::new(own, args)).needing((1..=brokers).map(name)))
 }
 
 fn server(layout: &Layout, tools: &Tools, libs: &Path, properties: &Path, broker: u16, purpose: Purpose) -> Part {

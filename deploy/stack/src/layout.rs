@@ -172,6 +172,11 @@ impl Ports {
         Self { edge: base.unwrap_or(EDGE_PORT), base: base.unwrap_or(BASE_PORT) }
     }
 
+    /// Returns the first of the ports but the edge's.
+    pub(crate) fn base(self) -> u16 {
+        self.base
+    }
+
     pub fn edge(self) -> u16 {
         self.edge
     }

@@ -14,6 +14,7 @@ pub mod layout;
 pub mod provision;
 pub mod size;
 pub mod certificates;
+pub mod accounts;
 pub mod part;
 pub mod kafka;
 pub mod postgres;

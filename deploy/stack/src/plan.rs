@@ -10,17 +10,18 @@ use crate::services::{self, Profile, Service};
 use crate::size::{Purpose, Size};
 use crate::{edge, kafka, postgres, redis};
 
-/// Returns only the servers; tests start their own services.
+/// Returns only the servers; tests start their own services. `certificates` is that of a secured stack.
 pub(crate) fn servers(
     layout: &Layout,
     tools: &Tools,
     brokers: u16,
     redis_cluster: bool,
     purpose: Purpose,
+    certificates: Option<&Certificates>,
 ) -> Result<Vec<Part>> {
-    let mut parts = kafka::parts(layout, tools, brokers, purpose)?;
-    parts.extend(postgres::parts(layout, tools, purpose)?);
-    parts.extend(redis::parts(layout, tools, redis_cluster)?);
+    let mut parts = kafka::parts(layout, tools, brokers, purpose, certificates)?;
+    parts.extend(postgres::parts(layout, tools, purpose, certificates)?);
+    parts.extend(redis::parts(layout, tools, redis_cluster, certificates)?);
     Ok(parts)
 }
 
@@ -28,12 +29,12 @@ pub(crate) fn servers(
 pub fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
     // Only tests skip the build.
     let purpose = if size.as_built { Purpose::Tests } else { Purpose::Use };
-    let mut parts = servers(layout, tools, size.brokers, size.redis_cluster, purpose)?;
+    let certificates = size.secure.then(|| Certificates::open(layout, tools)).transpose()?;
+    let mut parts = servers(layout, tools, size.brokers, size.redis_cluster, purpose, certificates.as_ref())?;
     if size.servers_only {
         return Ok(parts);
     }
-    if size.secure {
-        let certificates = Certificates::open(layout, tools)?;
+    if let Some(certificates) = &certificates {
         for name in certified() {
             certificates.of(name)?;
         }

@@ -1,6 +1,7 @@
 //! The stack's own PostgreSQL cluster.
 
 mod account;
+mod security;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
+use crate::certificates::Certificates;
 use crate::layout::{Layout, remove_dir, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
@@ -30,7 +32,15 @@ pub fn url(layout: &Layout) -> Result<String> {
     Ok(format!("postgresql://{OWNER}:{password}@127.0.0.1:{}/{OWNER}", layout.ports.postgres()))
 }
 
-pub(crate) fn parts(layout: &Layout, tools: &Tools, purpose: Purpose) -> Result<Vec<Part>> {
+pub(crate) use security::secure_url;
+
+/// Returns the parts of the server. `certificates` is that of a secured stack.
+pub(crate) fn parts(
+    layout: &Layout,
+    tools: &Tools,
+    purpose: Purpose,
+    certificates: Option<&Certificates>,
+) -> Result<Vec<Part>> {
     let account = account::choose(&layout.data())?;
     let data = layout.data().join(NAME);
     let dir = data.to_str().context("the state directory's path must be UTF-8")?;
@@ -51,11 +61,17 @@ pub(crate) fn parts(layout: &Layout, tools: &Tools, purpose: Purpose) -> Result<
     }
 
     let mut create = run("postgres", &["--single", "-D", dir, "postgres"]);
-    create.stdin = Some(format!("CREATE DATABASE {OWNER}\n"));
+    create.stdin = Some(match certificates {
+        Some(_) => security::logins(layout)?,
+        None => format!("CREATE DATABASE {OWNER}\n"),
+    });
     let database =
         Part::task(DATABASE, create).stamped(layout.data().join("postgres.has-database"), "").needing([INIT]);
 
-    let settings = settings(layout.ports.postgres(), purpose);
+    let mut settings = settings(layout.ports.postgres(), purpose);
+    if let Some(certificates) = certificates {
+        settings.extend(security::settings(layout, certificates, account.ids())?);
+    }
     let args: Vec<_> = ["-D", dir].into_iter().chain(settings.iter().flat_map(|set| ["-c", set])).collect();
     let server = server(layout, tools, run("postgres", &args));
     Ok(vec![init, database, server])

@@ -1,6 +1,8 @@
 //! Redis as a cache, without persistence and with bounded memory: one server, or a cluster of three masters with a
 //! replica each.
 
+mod security;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
@@ -8,10 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
+use crate::certificates::Certificates;
 use crate::layout::Layout;
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
+use security::Security;
 
 pub const NAME: &str = "redis";
 /// Name of the task that joins the servers into a cluster.
@@ -34,15 +38,38 @@ pub fn needed(is_cluster: bool) -> &'static str {
     if is_cluster { CLUSTER } else { NAME }
 }
 
-pub(crate) fn parts(layout: &Layout, tools: &Tools, is_cluster: bool) -> Result<Vec<Part>> {
+pub(crate) use security::secure_url;
+
+/// Returns the parts of Redis. `certificates` is that of a secured stack.
+pub(crate) fn parts(
+    layout: &Layout,
+    tools: &Tools,
+    is_cluster: bool,
+    certificates: Option<&Certificates>,
+) -> Result<Vec<Part>> {
+    let security = certificates.map(|certificates| Security::write(layout, certificates)).transpose()?;
     if !is_cluster {
-        return Ok(vec![part(layout, tools)]);
+        let plain = part(layout, tools);
+        return Ok(vec![match &security {
+            Some(security) => security.protect(plain, layout.ports.redis()),
+            None => plain,
+        }]);
     }
     let mut parts = (1..=NODES).map(|number| node(layout, tools, number)).collect::<Result<Vec<_>>>()?;
+    if let Some(security) = &security {
+        parts = parts
+            .into_iter()
+            .zip(1..)
+            .map(|(part, node)| security.protect_node(part, layout.ports.redis_node(node)))
+            .collect();
+    }
     let addresses = (1..=NODES).map(|node| format!("127.0.0.1:{}", layout.ports.redis_node(node)));
     let args = ["--cluster", "create"].map(String::from).into_iter().chain(addresses);
     let args = args.chain(["--cluster-replicas", "1", "--cluster-yes"].map(String::from));
-    let create = Part::task(CLUSTER, Launch::new(tools.redis_server.with_file_name("redis-cli"), args));
+    let mut create = Part::task(CLUSTER, Launch::new(tools.redis_server.with_file_name("redis-cli"), args));
+    if let Some(security) = &security {
+        create.launch = security.of_tool(create.launch);
+    }
     // Created once, because each node persists its view of the cluster in its folder.
     let create = create.stamped(layout.data().join("redis-cluster.made"), "");
     parts.push(create.needing(names(true)));

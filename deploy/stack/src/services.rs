@@ -10,12 +10,13 @@ use clap::ValueEnum;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::Account;
 use crate::certificates;
 use crate::layout::{Layout, MAX_INSTANCES, STAFF_TOKEN, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::size::Size;
-use crate::{kafka, postgres, redis, up};
+use crate::{accounts, kafka, postgres, redis, up};
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 
@@ -219,10 +220,15 @@ struct Common {
     exception_key: String,
     /// Folder of a secured stack's certificates.
     certificates: Option<PathBuf>,
+    /// Layout and size of a secured stack.
+    secured: Option<(Layout, Size)>,
 }
 
 impl Common {
     fn of(layout: &Layout, size: &Size) -> Result<Self> {
+        if size.secure {
+            accounts::create_passwords(layout)?;
+        }
         Ok(Self {
             kafka: kafka::bootstrap(layout.ports, size.brokers),
             partitions: size.partitions,
@@ -232,20 +238,21 @@ impl Common {
             redis_part: redis::needed(size.redis_cluster),
             exception_key: layout.state.join("log-exception-key").to_string_lossy().into_owned(),
             certificates: size.secure.then(|| layout.certificates()),
+            secured: size.secure.then(|| (layout.clone(), size.clone())),
         })
     }
 
-    fn add_to(&self, mut launch: Launch) -> Launch {
-        if let Some(folder) = &self.certificates {
-            launch = launch.env("TLS_CA_FILE", certificates::authority(folder).to_string_lossy());
-        }
+    /// Returns the launch with what its process needs to reach the servers, as the account if the stack is secured.
+    fn add_to(&self, launch: Launch, account: Account) -> Launch {
+        let launch = match &self.secured {
+            Some((layout, size)) => account.add_to(launch, layout, size),
+            None => launch.env("POSTGRES_URL", self.postgres.as_str()).env("REDIS_URL", self.redis.as_str()),
+        };
         launch
             .env("KAFKA_BROKERS", self.kafka.as_str())
             .env("EVENTS_PARTITIONS", self.partitions.to_string())
             .env("EVENTS_REPLICATION", self.copies.to_string())
             .env("EVENTS_MIN_ISR", self.copies.div_ceil(2).to_string())
-            .env("POSTGRES_URL", self.postgres.as_str())
-            .env("REDIS_URL", self.redis.as_str())
             .env("LOG_EXCEPTION_KEYS_FILE", format!("{}.pub", self.exception_key))
     }
 
@@ -267,7 +274,7 @@ impl Common {
     ) -> Part {
         Part {
             name: service.instance_name(instance),
-            launch: self.add_to(launch),
+            launch: self.add_to(launch, service.into()),
             role: Role::Server {
                 ready: Probe::Http { port: ports[N - 1].1, path: "/readyz" },
                 stop: STOP,
@@ -282,7 +289,8 @@ impl Common {
 
 fn create_topic(binaries: &Path, common: &Common, brokers: u16) -> Part {
     let launch = Launch::new(binaries.join("command-api"), ["create-topic"]);
-    Part::task(TOPIC, common.add_to(launch)).needing((1..=brokers).map(kafka::name))
+    let topic = Part::task(TOPIC, common.add_to(launch, Account::Owner)).needing((1..=brokers).map(kafka::name));
+    topic.needing(common.secured.as_ref().map(|_| kafka::RULES))
 }
 
 fn exception_key(binaries: &Path, common: &Common) -> Part {
@@ -292,14 +300,14 @@ fn exception_key(binaries: &Path, common: &Common) -> Part {
 
 fn migrate(binaries: &Path, common: &Common) -> Part {
     let launch = Launch::new(binaries.join("projector"), ["migrate"]);
-    Part::task(TABLES, common.add_to(launch)).needing([postgres::NAME])
+    Part::task(TABLES, common.add_to(launch, Account::Owner)).needing([postgres::NAME])
 }
 
 /// Returns a task that stores the payment window of this start in the database, for all services.
 fn settings(binaries: &Path, common: &Common, size: &Size) -> Part {
     let window = size.payment_window_secs.to_string();
     let launch = Launch::new(binaries.join("projector"), ["settings", "set", "PAYMENT_WINDOW_SECS", &window]);
-    Part::task(SETTINGS, common.add_to(launch)).needing([TABLES])
+    Part::task(SETTINGS, common.add_to(launch, Account::Owner)).needing([TABLES])
 }
 
 /// Returns the launch of `command-api except` against a running stack.
@@ -307,14 +315,14 @@ pub(crate) fn except_tool(layout: &Layout, size: &Size, profile: Profile, args: 
     let common = Common::of(layout, size)?;
     let args = ["except".to_owned()].iter().chain(args).cloned().collect::<Vec<_>>();
     let launch = Launch::new(binaries(profile)?.join("command-api"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
-    Ok(common.add_to(launch).env("LOG_EXCEPTION_SIGNING_KEY_FILE", common.exception_key.as_str()))
+    Ok(common.add_to(launch, Account::Owner).env("LOG_EXCEPTION_SIGNING_KEY_FILE", common.exception_key.as_str()))
 }
 
 /// Returns the launch of a projector subcommand against a running stack.
 pub fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
     let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
-    Ok(Common::of(layout, size)?.add_to(launch))
+    Ok(Common::of(layout, size)?.add_to(launch, Account::Owner))
 }
 
 fn local(port: u16) -> String {

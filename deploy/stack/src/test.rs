@@ -49,7 +49,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, filter: Option<String
     layout.clear_data()?;
     logs::rotate(&layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let mut parts = plan::servers(&layout, &tools, 1, false, Purpose::Tests)?;
+    let mut parts = plan::servers(&layout, &tools, 1, false, Purpose::Tests, None)?;
     parts.push(services::build_for_tests());
 
     let supervisor = Supervisor::new(layout.clone(), parts, String::new(), Words::Start)?;

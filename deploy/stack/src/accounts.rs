@@ -1,0 +1,90 @@
+//! Accounts of a secured stack at Kafka, Postgres and Redis, each with the least rights that it needs and a password of
+//! its own, in a file of the state directory.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::certificates::authority;
+use crate::layout::Layout;
+use crate::part::Launch;
+use crate::services::Service;
+use crate::size::Size;
+use crate::{postgres, redis};
+
+/// An account. Its name is the same at all servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// Makes topics and tables, and rebuilds them; no service uses it.
+    Owner,
+    CommandApi,
+    QueryApi,
+    Projector,
+}
+
+impl Account {
+    pub const ALL: [Self; 4] = [Self::Owner, Self::CommandApi, Self::QueryApi, Self::Projector];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::CommandApi => Service::CommandApi.name(),
+            Self::QueryApi => Service::QueryApi.name(),
+            Self::Projector => Service::Projector.name(),
+        }
+    }
+
+    /// Returns its password, which is created on first use.
+    pub(crate) fn password(self, layout: &Layout) -> Result<String> {
+        password(layout, self.name())
+    }
+
+    /// Returns the launch with what its process needs to reach the servers of a secured stack.
+    pub(crate) fn add_to(self, launch: Launch, layout: &Layout, size: &Size) -> Launch {
+        let file = password_file(layout, self.name()).to_string_lossy().into_owned();
+        let mut launch = launch
+            .env("TLS_CA_FILE", authority(&layout.certificates()).to_string_lossy())
+            .env("POSTGRES_URL", postgres::secure_url(layout, self))
+            .env("POSTGRES_PASSWORD_FILE", &file);
+        if self != Self::QueryApi {
+            launch = launch
+                .env("KAFKA_SECURITY", "sasl_ssl")
+                .env("KAFKA_USERNAME", self.name())
+                .env("KAFKA_PASSWORD_FILE", &file);
+        }
+        if self != Self::CommandApi {
+            launch = launch
+                .env("REDIS_URL", redis::secure_url(layout, size.redis_cluster, self))
+                .env("REDIS_PASSWORD_FILE", &file);
+        }
+        launch
+    }
+}
+
+impl From<Service> for Account {
+    fn from(service: Service) -> Self {
+        match service {
+            Service::CommandApi => Self::CommandApi,
+            Service::QueryApi => Self::QueryApi,
+            Service::Projector => Self::Projector,
+        }
+    }
+}
+
+/// Creates the files with the passwords of all accounts.
+pub(crate) fn create_passwords(layout: &Layout) -> Result<()> {
+    Account::ALL.into_iter().try_for_each(|account| account.password(layout).map(drop))
+}
+
+/// Returns the password of an account that only servers use, which is created on first use.
+pub(crate) fn password(layout: &Layout, name: &str) -> Result<String> {
+    layout.secret(&file_name(name))
+}
+
+pub(crate) fn password_file(layout: &Layout, name: &str) -> PathBuf {
+    layout.state.join(file_name(name))
+}
+
+fn file_name(account: &str) -> String {
+    format!("password-{account}")
+}
