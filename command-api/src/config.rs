@@ -1,7 +1,6 @@
 //! Configuration from environment variables.
 
 mod peers;
-mod staff;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::border::Origins;
-use chassis::env::{Env, EnvError, Secret};
+use chassis::env::{Contradictions, Env, EnvError, Secret, Tokens};
 use chassis::kafka::KafkaSettings;
 use chassis::listeners::ListenerSettings;
 use chassis::postgres::PostgresSettings;
@@ -22,8 +21,6 @@ use schemas::settings::{self, Settings};
 use schemas::topic::LogTopic;
 
 pub use peers::{PeerUrl, PeerUrlError, PeerUrls};
-pub use staff::StaffToken;
-pub(crate) use staff::equals;
 
 /// Settings from environment variables. A secret may come from a file instead, named by the variable with the suffix
 /// `_FILE`.
@@ -64,13 +61,13 @@ pub struct Config {
     /// `PARTITIONS`, such as `0-5` or `0,2,4`: partitions to own regardless of other instances. Default: those that the
     /// consumer group assigns.
     pub share: Share,
-    /// `SERVICE_TOKEN`: bearer token of the internal listener; at least 16 characters. Agrees with the other instances and
-    /// the projectors that react.
-    pub service_token: Secret,
+    /// `SERVICE_TOKEN`: bearer token of the internal listener; at least 16 characters. Two lines are two tokens:
+    /// the first is sent, and both are accepted. Agrees with the other instances and the projectors that react.
+    pub service_token: Tokens,
     /// `STAFF_TOKEN`: bearer token of the commands of staff, such as those for prices and stock; at least 16 characters.
     /// Two lines are two tokens, both accepted. Without it, `HTTP_ADDR` on loopback takes these commands from everyone,
     /// and any other address takes them from nobody. Agrees with the other instances.
-    pub staff_token: Option<StaffToken>,
+    pub staff_token: Option<Tokens>,
     /// `IDEMPOTENCY_WINDOW_SECS`, default 900: time for which an idempotency key is remembered. Agrees with all
     /// command-apis and projectors, by the table `settings`.
     pub window: Duration,
@@ -83,33 +80,57 @@ pub struct Config {
 
 impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        let internal_addr = env.or("INTERNAL_ADDR", loopback(8181))?;
-        let internal_url = env.optional("INTERNAL_URL")?;
-        if internal_url.is_none() && internal_addr.ip().is_unspecified() {
-            let expected = "a URL like http://host:8181 for other instances, since INTERNAL_ADDR names no host";
-            return Err(EnvError::Missing { name: "INTERNAL_URL".to_owned(), expected });
-        }
-        Ok(Self {
+        let config = Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: topic(env)?,
             exceptions: Arc::new(Exceptions::honouring(exception_keys(env)?.unwrap_or_default())),
             postgres: PostgresSettings::optional_from_env(env)?,
             state_max_bytes: env.or("STATE_MAX_MIB", 1024_usize)?.saturating_mul(1024 * 1024),
             http_addr: env.or("HTTP_ADDR", loopback(8081))?,
-            internal_addr,
-            internal_url,
+            internal_addr: env.or("INTERNAL_ADDR", loopback(8181))?,
+            internal_url: env.optional("INTERNAL_URL")?,
             peer_urls: env.optional("PEER_URLS")?,
             cors_origins: env.optional("CORS_ORIGINS")?.unwrap_or(Origins::None),
             admin_addr: env.or("ADMIN_ADDR", loopback(8281))?,
             listeners: ListenerSettings::from_env(env)?,
             ca_file: tls::ca_file(env)?,
             share: env.optional("PARTITIONS")?.unwrap_or(Share::Assigned),
-            service_token: env.token("SERVICE_TOKEN")?,
-            staff_token: StaffToken::from_env(env)?,
+            service_token: env.tokens("SERVICE_TOKEN")?,
+            staff_token: env.optional_tokens("STAFF_TOKEN")?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             producers: env.or("PRODUCERS", Producers(1))?.0,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
-        })
+        };
+        config.contradictions().into_result()?;
+        Ok(config)
+    }
+
+    fn contradictions(&self) -> Contradictions {
+        let mut found = Contradictions::default();
+        let listeners =
+            [("HTTP_ADDR", self.http_addr), ("INTERNAL_ADDR", self.internal_addr), ("ADMIN_ADDR", self.admin_addr)];
+        found.check_listeners(&self.listeners, &listeners);
+        found.refuse_zeros([("STATE_MAX_MIB", self.state_max_bytes)]);
+        found.refuse_zeros([("IDEMPOTENCY_WINDOW_SECS", self.window), ("SHUTDOWN_GRACE_MS", self.grace)]);
+        self.topic.contradictions().for_each(|(settings, advice)| found.refuse_if(true, settings, advice));
+        if let (Share::These(share), Some(partitions)) = (&self.share, self.topic.partitions) {
+            let advice = format!("PARTITIONS names some beyond the {partitions} of EVENTS_PARTITIONS: leave them out");
+            found.refuse_if(share.last() >= Some(&partitions), &["PARTITIONS", "EVENTS_PARTITIONS"], advice);
+        }
+        let Some(url) = &self.internal_url else {
+            let advice = "INTERNAL_URL must be set, such as to https://host:8181: INTERNAL_ADDR names no host at which \
+                          other instances could reach this one";
+            found.refuse_if(self.internal_addr.ip().is_unspecified(), &["INTERNAL_URL", "INTERNAL_ADDR"], advice);
+            return found;
+        };
+        let advice =
+            "INTERNAL_URL must begin with https://, because TLS_CERT_FILE makes the internal listener serve TLS";
+        found.refuse_if(self.listeners.has_tls() && !url.is_secure(), &["INTERNAL_URL", "TLS_CERT_FILE"], advice);
+        let is_allowed = self.peer_urls.as_ref().is_none_or(|allowed| allowed.allow(url.as_str()));
+        let advice = "PEER_URLS does not allow INTERNAL_URL, so other instances with this list would not reach this one: \
+                      add it, and give all instances the same list";
+        found.refuse_if(!is_allowed, &["PEER_URLS", "INTERNAL_URL"], advice);
+        found
     }
 
     /// Returns the settings that all services of the log must agree on. `partitions` is the topic's actual number.
@@ -220,10 +241,35 @@ mod tests {
     fn an_address_that_names_no_host_needs_a_url_for_others() {
         let settings = [("SERVICE_TOKEN", "hidden-from-others"), ("INTERNAL_ADDR", "0.0.0.0:8181")];
         let error = Config::from_env(&Env::from(settings)).unwrap_err().to_string();
-        assert!(error.starts_with("INTERNAL_URL must be set"), "{error}");
-        let named = settings.into_iter().chain([("INTERNAL_URL", "http://commands-1:8181")]);
+        assert!(error.contains("INTERNAL_URL must be set"), "{error}");
+        let named = settings.into_iter().chain([("INTERNAL_URL", "http://commands-1:8181"), ("PLAINTEXT", "allowed")]);
         let config = Config::from_env(&named.collect::<Env>()).unwrap();
         assert_eq!(config.internal_url.as_ref().map(PeerUrl::as_str), Some("http://commands-1:8181"));
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused_with_what_to_do() {
+        let own = ("INTERNAL_URL", "http://commands-1:8181");
+        for (settings, told) in [
+            (
+                &[("HTTP_ADDR", "127.0.0.1:9000"), ("ADMIN_ADDR", "127.0.0.1:9000")][..],
+                "HTTP_ADDR and ADMIN_ADDR have the same port",
+            ),
+            (&[("HTTP_ADDR", "10.0.0.1:80")], "set TLS_CERT_FILE and TLS_KEY_FILE, or"),
+            (&[("STATE_MAX_MIB", "0")], "STATE_MAX_MIB must be greater"),
+            (&[("IDEMPOTENCY_WINDOW_SECS", "0")], "IDEMPOTENCY_WINDOW_SECS must be greater"),
+            (&[("SHUTDOWN_GRACE_MS", "0")], "SHUTDOWN_GRACE_MS must be greater"),
+            (&[("EVENTS_PARTITIONS", "0")], "EVENTS_PARTITIONS must be greater"),
+            (&[("EVENTS_REPLICATION", "0"), ("EVENTS_MIN_ISR", "0")], "EVENTS_REPLICATION must be greater"),
+            (&[("EVENTS_MIN_ISR", "2")], "raise EVENTS_REPLICATION"),
+            (&[("PARTITIONS", "0-4"), ("EVENTS_PARTITIONS", "4")], "beyond the 4 of EVENTS_PARTITIONS"),
+            (&[own, ("PEER_URLS", "http://commands-2:*")], "PEER_URLS does not allow INTERNAL_URL"),
+            (&[own, ("TLS_CERT_FILE", "c.pem"), ("TLS_KEY_FILE", "c.key")], "INTERNAL_URL must begin with https://"),
+        ] {
+            let env = settings.iter().copied().chain([("SERVICE_TOKEN", "0123456789abcdef")]).collect();
+            let error = Config::from_env(&env).unwrap_err().to_string();
+            assert!(error.contains(told), "{settings:?}: {error}");
+        }
     }
 
     #[test]
@@ -241,7 +287,7 @@ mod tests {
         let config = Config::from_env(&Env::from(env)).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert!(config.postgres.is_some());
-        assert_eq!(config.service_token.expose(), "hidden-in-a-file");
+        assert_eq!(config.service_token.sent().expose(), "hidden-in-a-file");
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -22,7 +22,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use chassis::border::{Border, Gate, Origins};
 use chassis::document;
-use chassis::env::Secret;
+use chassis::env::Tokens;
 use schemas::contracts::{ASYNCAPI, OPENAPI, routes};
 use schemas::headers::{EXPOSED, SENT};
 use schemas::problem::{Problem, ProblemKind};
@@ -32,7 +32,6 @@ use tokio::sync::watch;
 use admission::Admission;
 pub(crate) use staff::StaffRule;
 
-use crate::config::equals;
 use crate::dispatcher::Dispatcher;
 use crate::metrics::Metrics;
 use crate::peers;
@@ -51,7 +50,7 @@ pub(crate) struct HttpState {
     /// `None` until the log has its first claim; before that no command can be answered.
     log: watch::Receiver<Option<Log>>,
     metrics: Arc<Metrics>,
-    service_token: Secret,
+    service_token: Tokens,
     staff: StaffRule,
     admission: Admission,
 }
@@ -122,7 +121,7 @@ impl HttpState {
     pub(crate) fn new(
         log: watch::Receiver<Option<Log>>,
         metrics: Arc<Metrics>,
-        service_token: Secret,
+        service_token: Tokens,
         staff: StaffRule,
     ) -> Self {
         Self { log, metrics, service_token, staff, admission: Admission::default() }
@@ -143,7 +142,7 @@ impl HttpState {
 
 async fn check_token(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let (problem, challenge) = match staff::bearer(request.headers()) {
-        Some(bearer) if equals(bearer, state.service_token.expose().as_bytes()) => return next.run(request).await,
+        Some(bearer) if state.service_token.accept(bearer) => return next.run(request).await,
         Some(_) => (
             Problem::new(ProblemKind::Forbidden, "the service token is wrong"),
             "Bearer realm=\"internal\", error=\"invalid_token\"",

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::env::{Env, EnvError, Secret};
+use chassis::env::{Contradictions, Env, EnvError, Secret, Tokens};
 use chassis::kafka::KafkaSettings;
 use chassis::listeners::ListenerSettings;
 use chassis::postgres::PostgresSettings;
@@ -44,8 +44,9 @@ pub struct Config {
     /// to which the reactor sends commands; if unset, this process runs no reactor. The certificate of an `https://` URL
     /// must name its host. Agrees with `INTERNAL_ADDR` of the command-apis.
     pub command_urls: Vec<String>,
-    /// `SERVICE_TOKEN`: bearer token of the internal listeners of command-api. Agrees with the command-apis.
-    pub service_token: Option<Secret>,
+    /// `SERVICE_TOKEN`: bearer token of the internal listeners of command-api; at least 16 characters. Of two lines, the
+    /// first is sent. Agrees with the command-apis.
+    pub service_token: Option<Tokens>,
     /// `PAYMENT_WINDOW_SECS`, default 600: time in which a confirmed order must be paid. Agrees with all projectors that
     /// react, by the table `settings`.
     pub payment_window: Duration,
@@ -64,7 +65,7 @@ pub struct Config {
 
 impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        Ok(Self {
+        let config = Self {
             kafka: KafkaSettings::from_env(env)?,
             topic: LogTopic {
                 // `EVENTS_TOPIC`, default `events`: name of the log's topic. Agrees with the command-apis.
@@ -84,14 +85,32 @@ impl Config {
             redis_prefix: env.or("REDIS_PREFIX", "st".to_owned())?,
             window: env.secs_or("IDEMPOTENCY_WINDOW_SECS", Duration::from_secs(900))?,
             command_urls: env.optional::<Urls>("REACTOR_COMMAND_URLS")?.unwrap_or_default().0,
-            service_token: env.optional_token("SERVICE_TOKEN")?,
+            service_token: env.optional_tokens("SERVICE_TOKEN")?,
             payment_window: env.secs_or("PAYMENT_WINDOW_SECS", Duration::from_secs(600))?,
             confirm_within: env.secs_or("CONFIRM_WITHIN_SECS", Duration::from_secs(900))?,
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8283)))?,
             listeners: ListenerSettings::from_env(env)?,
             ca_file: tls::ca_file(env)?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
-        })
+        };
+        config.contradictions().into_result()?;
+        Ok(config)
+    }
+
+    fn contradictions(&self) -> Contradictions {
+        let mut found = Contradictions::default();
+        found.check_listeners(&self.listeners, &[("ADMIN_ADDR", self.admin_addr)]);
+        found.refuse_zeros([
+            ("IDEMPOTENCY_WINDOW_SECS", self.window),
+            ("PAYMENT_WINDOW_SECS", self.payment_window),
+            ("CONFIRM_WITHIN_SECS", self.confirm_within),
+            ("SHUTDOWN_GRACE_MS", self.grace),
+        ]);
+        self.topic.contradictions().for_each(|(settings, advice)| found.refuse_if(true, settings, advice));
+        let has_no_token = !self.command_urls.is_empty() && self.service_token.is_none();
+        let advice = "REACTOR_COMMAND_URLS requires SERVICE_TOKEN: set the token of the command-apis";
+        found.refuse_if(has_no_token, &["REACTOR_COMMAND_URLS", "SERVICE_TOKEN"], advice);
+        found
     }
 }
 
@@ -209,6 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_contradict_each_other_are_refused_with_what_to_do() {
+        for (setting, told) in [
+            (("ADMIN_ADDR", "0.0.0.0:8283"), "set TLS_CERT_FILE and TLS_KEY_FILE, or"),
+            (("IDEMPOTENCY_WINDOW_SECS", "0"), "IDEMPOTENCY_WINDOW_SECS must be greater"),
+            (("PAYMENT_WINDOW_SECS", "0"), "PAYMENT_WINDOW_SECS must be greater"),
+            (("CONFIRM_WITHIN_SECS", "0"), "CONFIRM_WITHIN_SECS must be greater"),
+            (("SHUTDOWN_GRACE_MS", "0"), "SHUTDOWN_GRACE_MS must be greater"),
+            (("EVENTS_MIN_ISR", "2"), "raise EVENTS_REPLICATION"),
+            (("REACTOR_COMMAND_URLS", "http://c:8181"), "requires SERVICE_TOKEN"),
+        ] {
+            let env = [("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x"), setting].into();
+            let error = Config::from_env(&env).unwrap_err().to_string();
+            assert!(error.contains(told), "{setting:?}: {error}");
+        }
+    }
+
+    #[test]
     fn feeds_are_named_in_any_order_and_unknown_ones_are_refused() {
         assert_eq!("order, product".parse::<Feeds>().unwrap().names(), "product+order");
         assert_eq!(FeedId::names().join(",").parse::<Feeds>().unwrap(), Feeds::ALL);
@@ -225,7 +261,7 @@ mod tests {
         let env = ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
         let config = Config::from_env(&Env::from(env)).unwrap();
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(config.service_token.as_ref().unwrap().expose(), "hidden-in-a-file");
+        assert_eq!(config.service_token.as_ref().unwrap().sent().expose(), "hidden-in-a-file");
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

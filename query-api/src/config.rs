@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::http::Uri;
 use chassis::border::Origins;
-use chassis::env::{Env, EnvError, Secret};
+use chassis::env::{Contradictions, Env, EnvError, Secret};
 use chassis::listeners::ListenerSettings;
 use chassis::postgres::PostgresSettings;
 use chassis::redis::RedisSettings;
@@ -52,7 +53,7 @@ impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         let postgres = PostgresSettings::from_env(env)?;
         let replicas = urls(env.optional_secret("POSTGRES_REPLICA_URLS")?.as_ref()).into_iter();
-        Ok(Self {
+        let config = Self {
             postgres_replicas: replicas
                 .map(|url| postgres.at(url, "POSTGRES_REPLICA_URLS"))
                 .collect::<Result<_, _>>()?,
@@ -69,7 +70,25 @@ impl Config {
             admin_addr: env.or("ADMIN_ADDR", SocketAddr::from(([127, 0, 0, 1], 8282)))?,
             listeners: ListenerSettings::from_env(env)?,
             grace: env.millis_or("SHUTDOWN_GRACE_MS", Duration::from_secs(10))?,
-        })
+        };
+        config.contradictions().into_result()?;
+        Ok(config)
+    }
+
+    fn contradictions(&self) -> Contradictions {
+        let mut found = Contradictions::default();
+        found.check_listeners(&self.listeners, &[("HTTP_ADDR", self.http_addr), ("ADMIN_ADDR", self.admin_addr)]);
+        found.refuse_zeros([("POSTGRES_CONNECTIONS", self.postgres_connections), ("REDIS_CALLS", self.redis_calls)]);
+        found.refuse_zeros([("SHUTDOWN_GRACE_MS", self.grace)]);
+        let never_waits = self.postgres_queue > 0 && self.postgres_queue_wait.is_zero();
+        let advice =
+            "POSTGRES_QUEUE_MS is 0, so that no query could wait in the queue: set POSTGRES_QUEUE=0 as well, or a time";
+        found.refuse_if(never_waits, &["POSTGRES_QUEUE", "POSTGRES_QUEUE_MS"], advice);
+        let is_url = self.public_url.parse::<Uri>().is_ok_and(|url| {
+            matches!(url.scheme_str(), Some("http" | "https")) && url.authority().is_some() && url.query().is_none()
+        });
+        found.refuse_if(!is_url, &["PUBLIC_URL"], "PUBLIC_URL must be a URL such as https://shop.example");
+        found
     }
 }
 
@@ -90,6 +109,23 @@ mod tests {
         chassis::telemetry::init_logs(&env).unwrap();
         Config::from_env(&env).unwrap();
         reference::check_settings("query-api", &env, &[include_str!("config.rs")]);
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused_with_what_to_do() {
+        for (setting, told) in [
+            (("HTTP_ADDR", "127.0.0.1:8282"), "HTTP_ADDR and ADMIN_ADDR have the same port"),
+            (("HTTP_ADDR", "0.0.0.0:8082"), "set TLS_CERT_FILE and TLS_KEY_FILE, or"),
+            (("POSTGRES_CONNECTIONS", "0"), "POSTGRES_CONNECTIONS must be greater"),
+            (("REDIS_CALLS", "0"), "REDIS_CALLS must be greater"),
+            (("SHUTDOWN_GRACE_MS", "0"), "SHUTDOWN_GRACE_MS must be greater"),
+            (("POSTGRES_QUEUE_MS", "0"), "set POSTGRES_QUEUE=0"),
+            (("PUBLIC_URL", "shop.example"), "PUBLIC_URL must be a URL"),
+        ] {
+            let env = [("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x"), setting].into();
+            let error = Config::from_env(&env).unwrap_err().to_string();
+            assert!(error.contains(told), "{setting:?}: {error}");
+        }
     }
 
     #[test]

@@ -52,6 +52,22 @@ pub struct LogTopic {
 }
 
 impl LogTopic {
+    /// Returns the settings that no topic can have together, each with what to do.
+    pub fn contradictions(&self) -> impl Iterator<Item = (&'static [&'static str], &'static str)> {
+        let refused: [(bool, &[&str], &str); 4] = [
+            (self.partitions == Some(0), &["EVENTS_PARTITIONS"], "EVENTS_PARTITIONS must be greater than 0"),
+            (self.replication == 0, &["EVENTS_REPLICATION"], "EVENTS_REPLICATION must be greater than 0"),
+            (self.min_isr == 0, &["EVENTS_MIN_ISR"], "EVENTS_MIN_ISR must be greater than 0"),
+            (
+                self.min_isr > self.replication,
+                &["EVENTS_MIN_ISR", "EVENTS_REPLICATION"],
+                "EVENTS_MIN_ISR exceeds EVENTS_REPLICATION, and no more copies can be in sync than exist: raise \
+                 EVENTS_REPLICATION",
+            ),
+        ];
+        refused.into_iter().filter(|(is_refused, ..)| *is_refused).map(|(_, settings, advice)| (settings, advice))
+    }
+
     /// Returns the faults of the existing topic, each with the expected value; empty if there are none. `replication`
     /// is that of the partition with the fewest replicas.
     pub fn differences(

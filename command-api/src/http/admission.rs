@@ -144,7 +144,7 @@ impl Lane {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use chassis::env::Secret;
+    use chassis::env::Tokens;
     use chassis::telemetry::Telemetry;
     use futures_util::StreamExt as _;
     use tokio::sync::watch;
@@ -155,7 +155,7 @@ pub(super) mod tests {
 
     pub(in super::super) fn http_state() -> HttpState {
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
-        HttpState::new(watch::channel(None).1, metrics, Secret::from("token"), StaffRule::Open)
+        HttpState::new(watch::channel(None).1, metrics, Tokens::from("token"), StaffRule::Open)
     }
 
     /// Takes all places, so that no command is admitted while the permit is held.

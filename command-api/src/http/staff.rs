@@ -6,25 +6,25 @@
 use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, header};
+use chassis::env::Tokens;
 use schemas::commands::Who;
 use schemas::problem::{Problem, ProblemKind};
 
 use super::HttpState;
-use crate::config::StaffToken;
 
 /// A listener's rule for commands of staff.
 pub(crate) enum StaffRule {
     /// Every caller may send them.
     Open,
     /// Callers with the token may send them.
-    Token(StaffToken),
+    Token(Tokens),
     /// Nobody may send them: other machines reach the listener, and no token is configured.
     Closed,
 }
 
 impl StaffRule {
     /// Returns the rule of a listener for clients.
-    pub(crate) fn of(listener: SocketAddr, token: Option<StaffToken>) -> Self {
+    pub(crate) fn of(listener: SocketAddr, token: Option<Tokens>) -> Self {
         match token {
             Some(token) => Self::Token(token),
             None if listener.ip().is_loopback() => Self::Open,
@@ -40,7 +40,7 @@ impl StaffRule {
         match self {
             Self::Open => Ok(()),
             Self::Token(token) => match bearer(headers) {
-                Some(sent) if token.is(sent) => Ok(()),
+                Some(sent) if token.accept(sent) => Ok(()),
                 Some(_) => unauthenticated("the staff token is wrong"),
                 None => unauthenticated("the command is for staff; send the staff token as a bearer token"),
             },

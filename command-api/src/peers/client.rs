@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chassis::env::Secret;
+use chassis::env::Tokens;
 use chassis::shutdown::Shutdown;
 use chassis::tls::{self, ClientTls, Connection};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -53,7 +53,7 @@ pub(crate) struct Links {
 /// How a peer is contacted.
 #[derive(Clone)]
 struct Access {
-    token: Secret,
+    token: Tokens,
     /// `None` if every peer is contacted without TLS.
     tls: Option<ClientTls>,
 }
@@ -91,7 +91,7 @@ type Socket = WebSocketStream<Connection>;
 
 impl Links {
     /// Creates the links. The token is sent only to `allowed` addresses, by TLS if their URLs begin with `https://`.
-    pub(crate) fn new(token: Secret, allowed: PeerUrls, tls: Option<ClientTls>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(token: Tokens, allowed: PeerUrls, tls: Option<ClientTls>, metrics: Arc<Metrics>) -> Self {
         Self {
             access: Access { token, tls },
             allowed,
@@ -361,7 +361,7 @@ impl Access {
             (None, true) => return Err(io::Error::other("no authorities to verify the peer's certificate").into()),
         };
         let mut request = (url.replacen("http", "ws", 1) + PATH).into_client_request()?;
-        let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token.expose()))?;
+        let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token.sent().expose()))?;
         request.headers_mut().insert("authorization", bearer);
         let config =
             WebSocketConfig::default().max_message_size(Some(MAX_TAKEN_BYTES)).max_frame_size(Some(MAX_TAKEN_BYTES));
@@ -383,7 +383,7 @@ mod tests {
         let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url: Arc<str> = format!("http://{}", silent.local_addr().unwrap()).into();
         let metrics = Arc::new(Metrics::new(&Telemetry::new("test").unwrap()));
-        let links = Links::new(Secret::from("token"), "http://127.0.0.1:*".parse().unwrap(), None, metrics);
+        let links = Links::new(Tokens::from("token"), "http://127.0.0.1:*".parse().unwrap(), None, metrics);
         let begun = Instant::now();
         let (let_go, ()) = tokio::join!(links.let_go(&url, 0), links.end());
         assert!(!let_go && begun.elapsed() < CONNECT_WITHIN, "the attempt to connect is given up");

@@ -1,10 +1,12 @@
 //! Typed access to a snapshot of the process's environment.
 
+mod contradictions;
 mod live;
 mod secret;
 mod setting;
 mod strange;
 mod survey;
+mod tokens;
 
 use std::any::type_name;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +17,13 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use contradictions::{Contradiction, Contradictions};
 pub use live::LiveSecret;
 pub use secret::Secret;
 pub use setting::{Fallback, Origin, Setting};
 pub use strange::Strange;
 pub use survey::{Survey, WrongSettings};
+pub use tokens::Tokens;
 
 use crate::tls::TlsError;
 
@@ -55,6 +59,8 @@ pub enum EnvError {
     Unfit { name: String, reason: &'static str },
     #[error("{name} names certificates that cannot be used: {reason}")]
     Certificates { name: String, reason: String },
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Contradictions(Vec<Contradiction>),
 }
 
 impl EnvError {
@@ -64,7 +70,7 @@ impl EnvError {
         Self::Certificates { name: name.to_owned(), reason: format!("{error}{source}") }
     }
 
-    /// Returns the name of the setting.
+    /// Returns the name of the setting, or of the first of several.
     pub fn name(&self) -> &str {
         match self {
             Self::Missing { name, .. }
@@ -74,6 +80,7 @@ impl EnvError {
             | Self::EmptyFile { name }
             | Self::Unfit { name, .. }
             | Self::Certificates { name, .. } => name,
+            Self::Contradictions(all) => all.first().and_then(|one| one.settings.first()).copied().unwrap_or_default(),
         }
     }
 }

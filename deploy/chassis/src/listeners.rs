@@ -45,6 +45,28 @@ impl ListenerSettings {
         };
         Ok(Self { certificate, is_plaintext_allowed: plaintext.is_some() })
     }
+
+    /// Returns whether the listeners for clients and peers serve TLS.
+    pub fn has_tls(&self) -> bool {
+        self.certificate.is_some()
+    }
+
+    /// Returns why nothing may listen on `addr`.
+    pub(crate) fn refusal(&self, addr: SocketAddr) -> Option<String> {
+        let is_refused = !self.has_tls() && !self.is_plaintext_allowed && !is_local(addr);
+        is_refused.then(|| refusal(addr))
+    }
+}
+
+fn is_local(addr: SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
+}
+
+fn refusal(addr: SocketAddr) -> String {
+    format!(
+        "other machines can reach {addr}, and it would be served in plain text: set TLS_CERT_FILE and TLS_KEY_FILE, or \
+         listen on loopback, or set PLAINTEXT=allowed if the network encrypts by itself"
+    )
 }
 
 /// The only value of `PLAINTEXT`.
@@ -114,14 +136,11 @@ impl Listeners {
     }
 
     fn tls_at(&self, addr: SocketAddr, kind: Kind) -> Result<Option<ServerTls>, Misuse> {
-        let is_local = addr.ip().to_canonical().is_loopback();
+        let is_local = is_local(addr);
         match &self.tls {
             Some(tls) => Ok((kind == Kind::Service || !is_local).then(|| tls.clone())),
             None if is_local || self.is_plaintext_allowed => Ok(None),
-            None => Err(Misuse::new(format!(
-                "other machines can reach {addr}, and it would be served in plain text: set TLS_CERT_FILE and \
-                 TLS_KEY_FILE, or listen on loopback, or set PLAINTEXT=allowed if the network encrypts by itself"
-            ))),
+            None => Err(Misuse::new(refusal(addr))),
         }
     }
 }

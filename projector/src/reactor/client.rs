@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chassis::clock::since_epoch;
-use chassis::env::Secret;
+use chassis::env::Tokens;
 use chassis::exit::Misuse;
 use chassis::tls;
 use domain::TimeMs;
@@ -66,7 +66,7 @@ impl Answered {
 pub(crate) struct CommandClient {
     client: Client,
     urls: Vec<Url>,
-    token: Secret,
+    token: Tokens,
     /// Index of the URL to use: the one that answered last.
     preferred: AtomicUsize,
     /// Set while an outage has been logged and has not ended.
@@ -180,7 +180,7 @@ impl CommandClient {
             write_line(&mut body, saga)?;
         }
         let until = url.time() + DECIDED_WITHIN;
-        let request = self.client.post(format!("{}/v1/commands", url.url)).bearer_auth(self.token.expose());
+        let request = self.client.post(format!("{}/v1/commands", url.url)).bearer_auth(self.token.sent().expose());
         let request =
             request.header("content-type", "application/x-ndjson").header(UNTIL.lower, until.as_millis().to_string());
         let response = request.body(body).send().await?;

@@ -7,9 +7,6 @@ use std::sync::Arc;
 use super::setting::file_variable;
 use super::{Env, EnvError, Fallback};
 
-/// Minimum length of a token: shorter ones can be guessed.
-const MIN_TOKEN_CHARS: usize = 16;
-
 /// A text that neither `Debug` nor `Display` shows: a password, a token, or a URL that contains one.
 ///
 /// It deliberately has no `PartialEq`: `==` stops at the first difference, so its duration reveals how much of a guess
@@ -62,31 +59,8 @@ impl Env {
         self.read_secret(name)?.map_or_else(|| self.missing(name), Ok)
     }
 
-    /// Returns a secret that fits into an HTTP header and is too long to guess, or `None` if it is unset.
-    pub fn optional_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
-        self.record_secret(name, Fallback::Unset);
-        self.read_token(name)
-    }
-
-    fn read_token(&self, name: &str) -> Result<Option<Secret>, EnvError> {
-        let unfit = |reason| Err(EnvError::Unfit { name: name.to_owned(), reason });
-        match self.read_secret(name)? {
-            Some(token) if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) => {
-                unfit("a token must consist of visible ASCII characters, without spaces and newlines")
-            }
-            Some(token) if token.expose().len() < MIN_TOKEN_CHARS => unfit("a token must have at least 16 characters"),
-            token => Ok(token),
-        }
-    }
-
-    /// Returns a token as [`Self::optional_token`] does; fails if it is unset.
-    pub fn token(&self, name: &str) -> Result<Secret, EnvError> {
-        self.record_secret(name, Fallback::Required);
-        self.read_token(name)?.map_or_else(|| self.missing(name), Ok)
-    }
-
     /// Returns the error of a required secret, or a placeholder if a survey has that error already.
-    fn missing(&self, name: &str) -> Result<Secret, EnvError> {
+    pub(super) fn missing(&self, name: &str) -> Result<Secret, EnvError> {
         if self.wrong.contains(name) {
             return Ok(Secret::from(""));
         }
@@ -183,16 +157,6 @@ pub(super) mod tests {
         let both =
             [("PASSWORD".into(), "hunter2".into()), ("PASSWORD_FILE".to_owned(), file.0.clone().into_os_string())];
         assert!(error(&Env::from(both)).contains("both set"));
-    }
-
-    #[test]
-    fn a_token_is_long_and_fits_into_a_header() {
-        let token = |text: &str| Env::from([("TOKEN", text)]).token("TOKEN").map(|token| token.expose().to_owned());
-        assert_eq!(token("0123456789abcdef").unwrap(), "0123456789abcdef");
-        for text in ["0123456789abcde", "0123456789abcdef\n", "0123456789 abcdef", "0123456789abcdeé", ""] {
-            let error = token(text).unwrap_err().to_string();
-            assert!(error.starts_with("TOKEN") && !error.contains("0123"), "{error}");
-        }
     }
 
     #[test]

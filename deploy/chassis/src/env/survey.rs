@@ -44,6 +44,12 @@ impl Env {
         loop {
             let env = Self { variables: self.variables.clone(), settings: Arc::default(), wrong: wrong.clone() };
             match read(&env) {
+                Err(EnvError::Contradictions(all)) => {
+                    // A setting that is wrong by itself contradicts others only by the value in its place.
+                    let all = all.into_iter().filter(|one| one.settings.iter().all(|name| !wrong.contains(*name)));
+                    errors.extend(all.map(|one| EnvError::Contradictions(vec![one])));
+                    return Survey { settings: env.settings(), errors };
+                }
                 Err(error) if wrong.insert(error.name().to_owned()) => errors.push(error),
                 // An error that stays hides those after it.
                 Ok(_) | Err(_) => return Survey { settings: env.settings(), errors },
@@ -63,7 +69,7 @@ mod tests {
         env.or("PORT", 80_u16)?;
         env.secret("PASSWORD")?;
         env.optional::<u8>("LEVEL")?;
-        env.token("TOKEN")?;
+        env.tokens("TOKEN")?;
         env.millis_or("GRACE_MS", Duration::from_secs(1))?;
         Ok(())
     }
