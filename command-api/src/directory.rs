@@ -62,7 +62,9 @@ impl Directory {
     async fn look_up(&self, partition: u32) -> Option<Arc<str>> {
         let last = self.reader.last_records(partition, LOOKED_AT).await.ok()?;
         let claim = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())))?;
-        Some(claim_at(&self.reader, partition, claim).await.ok()??.url.as_ref().into())
+        let claim = claim_at(&self.reader, partition, claim).await.ok()??;
+        // A claim of the tool that copies or closes a log names no owner.
+        claim.url.starts_with("http").then(|| claim.url.as_ref().into())
     }
 }
 
@@ -91,27 +93,61 @@ async fn claim_at(reader: &LogReader, partition: u32, offset: i64) -> Result<Opt
     }))
 }
 
-/// Compares the topic's number of partitions with the one that the log was written with, before anything is claimed.
-/// Added partitions are empty and carry no evidence, but partition 0 does: its newest claim and its first one. Waits
-/// until Kafka answers.
-pub(crate) async fn check_partitions(reader: &LogReader, found: u32) -> Result<(), OtherPartitions> {
-    let claims = loop {
-        match telling_claims(reader).await {
-            Ok(claims) => break claims,
-            Err(NoAnswer) => tokio::time::sleep(RETRY).await,
-        }
-    };
-    claims.iter().try_for_each(|claim| claim.check_partitions(found))
+/// Reason why the log cannot be written, or not by this instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnfitLog {
+    #[error(transparent)]
+    Partitions(#[from] OtherPartitions),
+    #[error("the log was closed and continues in the topic {0:?}: set EVENTS_TOPIC to it")]
+    Closed(String),
+    #[error("partition {partition} is not a complete copy of the log {of:?}: run `command-api grow {of}` to its end")]
+    Unfinished { partition: u32, of: String },
 }
 
-async fn telling_claims(reader: &LogReader) -> Result<Vec<Claim<'static>>, NoAnswer> {
-    let last = reader.last_records(0, LOOKED_AT).await?;
-    let newest = newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice())));
-    let mut claims = Vec::new();
-    for offset in newest.into_iter().chain((!last.is_empty()).then_some(0)) {
-        claims.extend(claim_at(reader, 0, offset).await?);
+/// Compares the topic's number of partitions with the one that the log was written with, before anything is claimed,
+/// and checks that the log is neither closed nor an unfinished copy of another one. Added partitions are empty and carry
+/// no evidence, but partition 0 does: its newest claim and its first one. Waits until Kafka answers.
+pub(crate) async fn check_log(reader: &LogReader, found: u32) -> Result<(), UnfitLog> {
+    let newest = until_answered(|| newest_claim_of(reader, 0)).await;
+    let first = until_answered(|| first_claim(reader)).await;
+    for claim in newest.iter().chain(&first) {
+        claim.check_partitions(found)?;
+        if let Some(topic) = claim.continues_in() {
+            return Err(UnfitLog::Closed(topic.to_owned()));
+        }
     }
-    Ok(claims)
+    let Some(of) = first.as_ref().and_then(Claim::copies) else { return Ok(()) };
+    for partition in 0..found {
+        let newest = until_answered(|| newest_claim_of(reader, partition)).await;
+        if newest.is_none_or(|claim| claim.copies().is_some()) {
+            return Err(UnfitLog::Unfinished { partition, of: of.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+async fn until_answered<T, F: Future<Output = Result<T, NoAnswer>>>(mut ask: impl FnMut() -> F) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(NoAnswer) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+async fn newest_claim_of(reader: &LogReader, partition: u32) -> Result<Option<Claim<'static>>, NoAnswer> {
+    let last = reader.last_records(partition, LOOKED_AT).await?;
+    match newest_claim(last.iter().map(|(offset, value)| (*offset, value.as_slice()))) {
+        Some(offset) => claim_at(reader, partition, offset).await,
+        None => Ok(None),
+    }
+}
+
+async fn first_claim(reader: &LogReader) -> Result<Option<Claim<'static>>, NoAnswer> {
+    match reader.last_offset(0).await? {
+        Some(_) => claim_at(reader, 0, 0).await,
+        None => Ok(None),
+    }
 }
 
 /// Returns whether the partition has no live owner, judging by its log: a live owner appends a record in response to

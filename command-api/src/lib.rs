@@ -26,6 +26,7 @@ mod engines;
 mod mailbox;
 mod engine;
 mod exceptions;
+pub mod grow;
 pub mod partition;
 pub mod kafka;
 
@@ -197,7 +198,7 @@ pub async fn create_topic(kafka: &KafkaSettings, topic: &LogTopic) -> anyhow::Re
     topic::create(kafka, topic).await
 }
 
-/// Waits for the log's topics and checks the number of partitions against the one that the log was written with.
+/// Waits for the log's topics and checks that the log may be written, and with this number of partitions.
 /// Returns that number and a reader of single records, or `None` if shutdown is requested first.
 async fn await_log(
     config: &Config,
@@ -209,7 +210,7 @@ async fn await_log(
     let Some(partitions) = kafka.await_topic(&topic.name, judge, kafka_ready, shutdown).await? else { return Ok(None) };
     let reader = LogReader::start(kafka, &topic.name)?;
     tokio::select! {
-        checked = directory::check_partitions(&reader, partitions) => checked.map_err(Misuse::new)?,
+        checked = directory::check_log(&reader, partitions) => checked.map_err(Misuse::new)?,
         () = shutdown.requested() => return Ok(None),
     }
     if config.share == Share::Assigned {

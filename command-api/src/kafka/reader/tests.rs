@@ -5,7 +5,7 @@ use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
 use schemas::record::{Claim, Record};
 
 use super::*;
-use crate::directory::check_partitions;
+use crate::directory::check_log;
 
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 8;
@@ -128,6 +128,6 @@ async fn the_number_of_partitions_is_compared_though_the_log_cannot_be_read_at_f
         assert_eq!(log.reader.last_offset(0).await, Err(NoAnswer));
         log.lead(0, Some(1));
     };
-    let compared = async { tokio::join!(check_partitions(&log.reader, PARTITIONS.cast_unsigned()), comes_back).0 };
+    let compared = async { tokio::join!(check_log(&log.reader, PARTITIONS.cast_unsigned()), comes_back).0 };
     tokio::time::timeout(DEADLINE, compared).await.expect("the comparison ends").unwrap_err();
 }
