@@ -53,7 +53,7 @@ use tokio::sync::watch;
 
 pub use config::Config;
 pub use migrate::migrate;
-pub use reactor::begin;
+pub use reactor::{begin, grown};
 
 use log_end::LogEnd;
 use metrics::Metrics;

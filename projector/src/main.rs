@@ -1,7 +1,8 @@
 //! `projector` folds the log; `projector migrate` applies the migrations; `projector audit` compares the views with the
 //! log; `projector rebuild` rebuilds a view; `projector snapshots` prepares this build's snapshots before its release;
 //! `projector settings` shows and changes the settings that all services share; `projector reactor` sets the reactors'
-//! starting positions if their checkpoints were lost; `projector healthcheck` asks a running service.
+//! starting positions if their checkpoints were lost; `projector continue` takes them, and what else Postgres alone knows,
+//! from the tables of a log with fewer partitions; `projector healthcheck` asks a running service.
 
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use chassis::healthcheck;
 use chassis::postgres::PostgresSettings;
 use chassis::program::Program;
 use chassis::shutdown::Shutdown;
-use projector::{App, Config, audit, begin, migrate, rebuild, settings, snapshots};
+use projector::{App, Config, audit, begin, grown, migrate, rebuild, settings, snapshots};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,9 +54,13 @@ async fn run() -> anyhow::Result<()> {
         }
         Some("settings") => settings::run(&PostgresSettings::from_env(&env)?, args).await,
         Some("reactor") => begin::run(&Config::from_env(&env)?, args).await,
+        Some("continue") => {
+            exit::no_arguments(args)?;
+            grown::run(&Config::from_env(&env)?, &env.secret("FORMER_POSTGRES_URL")?).await
+        }
         Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {
-            let known = "migrate, audit, rebuild, snapshots, settings, reactor or healthcheck";
+            let known = "migrate, audit, rebuild, snapshots, settings, reactor, continue or healthcheck";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
         }
     }

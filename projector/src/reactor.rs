@@ -13,6 +13,7 @@
 //! are ordered. Source partitions without such events go on.
 
 pub mod begin;
+pub mod grown;
 mod sagas;
 mod client;
 mod queue;

@@ -166,13 +166,14 @@ async fn compare_settings(
 /// Reads the log's identity, then tracks the progress of the views in Redis and in Postgres until shutdown.
 async fn follow(reads: Arc<Reads>, log_seen: Condition, redis_seen: Condition, shutdown: Shutdown) {
     while !shutdown.is_requested() {
-        match reads.store.log().await {
-            Ok(Some(log)) => {
-                reads.positions.know_log(log);
+        let known = async { Ok((reads.store.log().await?, reads.store.former_logs().await?)) };
+        match known.await {
+            Ok((Some(log), former)) => {
+                reads.positions.know_log(log, former);
                 log_seen.ready();
                 break;
             }
-            Ok(None) => log_seen.waiting("the projector has not folded the first record yet"),
+            Ok((None, _)) => log_seen.waiting("the projector has not folded the first record yet"),
             Err(StoreError::Query(error))
                 if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) =>
             {

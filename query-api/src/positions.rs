@@ -12,9 +12,10 @@ mod cached;
 mod ends;
 mod state;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use schemas::cache::{END, Making, News, Shown};
@@ -47,6 +48,9 @@ pub(crate) struct Log {
     pub(crate) id: LogId,
     pub(crate) partitions: u32,
 }
+
+/// What tokens of the logs that this one was grown from name here: positions of this log, by the ID of the former one.
+pub(crate) type FormerLogs = BTreeMap<String, BTreeMap<u32, i64>>;
 
 /// Makings that name the rows of a view in Redis, by partition; `None` where Redis shows no rows.
 pub(crate) type Makings = Arc<[Option<Making>]>;
@@ -117,6 +121,8 @@ pub(crate) struct Positions {
     /// Latest generation of each stored view in the checkpoints or in a served row. It never goes back, so that the
     /// view's reported generation is never older than a row that a client has seen.
     generations: PerView<AtomicU32>,
+    /// Set before the log is known.
+    former_logs: OnceLock<FormerLogs>,
     waiters: Waiters,
     someone_waits: Notify,
     /// See [`Positions::doubt_cache`].
@@ -130,6 +136,7 @@ impl Default for Positions {
             confirmed_ms: AtomicU64::default(),
             state: RwLock::default(),
             generations: [const { AtomicU32::new(1) }; StoredView::COUNT],
+            former_logs: OnceLock::new(),
             waiters: Waiters::default(),
             someone_waits: Notify::default(),
             cache_doubted: Notify::default(),
@@ -236,8 +243,14 @@ impl Positions {
         }
     }
 
-    pub(crate) fn know_log(&self, log: Log) {
+    pub(crate) fn know_log(&self, log: Log, former: FormerLogs) {
+        self.former_logs.get_or_init(|| former);
         self.write().log = Some(log);
+    }
+
+    /// Returns the positions of this log that a token of a former log names.
+    pub(crate) fn in_former_log(&self, id: LogId) -> Option<&BTreeMap<u32, i64>> {
+        self.former_logs.get()?.get(&id.to_string())
     }
 
     /// Returns the time since the positions were last confirmed, if it exceeds [`CONFIRMED_WITHIN`]: rows in Redis may

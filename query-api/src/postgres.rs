@@ -13,7 +13,7 @@ use schemas::aggregate::{AggregateId, type_name};
 use schemas::feeds::ViewId;
 use schemas::journal::{StoredCommit, StoredEvent};
 use schemas::settings;
-use schemas::token::Token;
+use schemas::token::{LogId, Token};
 use schemas::views::{JOURNAL, Source, VIEWS, View, row_body};
 use tokio_postgres::Row as SqlRow;
 
@@ -21,7 +21,7 @@ pub use server::PLANNER;
 pub(crate) use server::{Limits, StoreError};
 
 use crate::lists::{ListQuery, Position};
-use crate::positions::{Applied, Log, NOTHING, Scope, Shows};
+use crate::positions::{Applied, FormerLogs, Log, NOTHING, Scope, Shows};
 use crate::redis::Place;
 use crate::row::{Loaded, Parked, Row, RowKey};
 use replicas::Replicas;
@@ -92,11 +92,28 @@ pub(crate) struct JournalEvent {
     pub(crate) r#type: String,
     pub(crate) data: String,
     pub(crate) at_ms: i64,
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
+    pub(crate) origin: Origin,
     pub(crate) command_id: String,
     pub(crate) cause: Option<String>,
     pub(crate) trace: Option<String>,
+}
+
+/// Position at which an event was written first.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// The log; `None` for this one.
+    pub(crate) log: Option<LogId>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+impl Origin {
+    /// Parses the origin in a copied record, a token of one position.
+    fn parse(text: &str) -> Option<Self> {
+        let Token { log, positions } = text.parse().ok()?;
+        let (partition, offset) = positions.into_iter().next()?;
+        Some(Self { log: Some(log), partition: partition.cast_signed(), offset })
+    }
 }
 
 impl Store {
@@ -173,13 +190,13 @@ impl Store {
         for row in &rows {
             let Some(record) = row.get::<_, Option<&[u8]>>(2) else { continue };
             let commit = StoredCommit::read(record)?;
+            let origin = commit.origin.as_deref().and_then(Origin::parse);
             let event = |(version, event): (u64, &StoredEvent<'_>)| JournalEvent {
                 version: version.cast_signed(),
                 r#type: event.name.to_string(),
                 data: event.data.get().to_owned(),
                 at_ms: commit.at_ms.cast_signed(),
-                partition,
-                offset: row.get(1),
+                origin: origin.clone().unwrap_or_else(|| Origin { log: None, partition, offset: row.get(1) }),
                 command_id: commit.command_id.to_string(),
                 cause: commit.cause.as_deref().map(str::to_owned),
                 trace: commit.trace.as_deref().map(str::to_owned),
@@ -207,6 +224,11 @@ impl Store {
     /// See [`Server::log`].
     pub(crate) async fn log(&self) -> Result<Option<Log>, StoreError> {
         self.primary.log().await
+    }
+
+    /// See [`Server::former_logs`].
+    pub(crate) async fn former_logs(&self) -> Result<FormerLogs, StoreError> {
+        self.primary.former_logs().await
     }
 
     /// Probes the replicas. Replicas receive no queries before the first probe.

@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn a_notification_that_cannot_be_applied_asks_for_a_full_read() {
         let positions = Positions::default();
-        positions.know_log(Log { id: LogId::of_nonce(1), partitions: 1 });
+        positions.know_log(Log { id: LogId::of_nonce(1), partitions: 1 }, crate::positions::FormerLogs::new());
         let news = "0 product=1.1.0/5";
         assert!(!take(&positions, news), "the positions of Redis are unknown");
         positions.know_cache([], RedisClock { ms: 0, read_at: Instant::now() });

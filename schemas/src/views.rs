@@ -325,8 +325,8 @@ pub struct CloudEvent<'a> {
     pub specversion: &'static str,
     /// `{partition}-{offset}-{version}`.
     pub id: String,
-    /// The log that contains the event.
-    pub source: &'a str,
+    /// The log that the event was written to.
+    pub source: String,
     pub r#type: &'a str,
     /// `type/id` of the aggregate.
     pub subject: &'a str,

@@ -15,6 +15,7 @@ use chassis::postgres::PostgresSettings;
 use domain::reactions::Deadline;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::chain::{Reader, Verdict};
 use schemas::record::Record;
@@ -37,7 +38,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Message for the operator who has to choose where to begin.
 pub(super) const TO_BE_TOLD: &str = "no reactor has a checkpoint, and the log is not new: the tables were lost, or no \
     reactor ran before. Run `projector reactor from-end` to skip the reactions to past events, except for their \
-    deadlines, or `projector reactor from-beginning` to execute all of them, even if that repeats them";
+    deadlines, or `projector reactor from-beginning` to execute all of them, even if that repeats them. If the log was \
+    grown from another one, run `projector continue` instead";
 
 /// Position at which the reactors begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub enum From {
     End,
 }
 
-/// Returns whether the log has a record that is older than [`NEW_WITHIN`].
+/// Returns whether the log has a record that is older than [`NEW_WITHIN`], or is a copy of another one.
 pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) -> Result<bool, KafkaError> {
     let since = since_epoch().saturating_sub(NEW_WITHIN);
     let since = Offset::Offset(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
@@ -71,9 +73,22 @@ pub(super) async fn is_old(kafka: &KafkaSettings, topic: &str, partitions: u32) 
                 return Ok(true);
             }
         }
-        Ok(false)
+        is_copy(&consumer, &topic)
     });
     asked.await.unwrap_or(Err(KafkaError::Canceled))
+}
+
+/// Returns whether the log begins with a claim of the tool that copies logs. Blocks.
+fn is_copy(consumer: &BaseConsumer, topic: &str) -> Result<bool, KafkaError> {
+    if consumer.fetch_watermarks(topic, 0, ANSWER_WITHIN)?.1 == 0 {
+        return Ok(false);
+    }
+    let mut first = TopicPartitionList::new();
+    first.add_partition_offset(topic, 0, Offset::Offset(0))?;
+    consumer.assign(&first)?;
+    let first = consumer.poll(ANSWER_WITHIN).unwrap_or(Err(KafkaError::Canceled))?;
+    let first = Record::decode(first.payload().unwrap_or_default());
+    Ok(matches!(first, Ok(Some(Record::Claim(claim))) if claim.copies().is_some()))
 }
 
 /// Executes the command line after `reactor`.

@@ -74,7 +74,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Duration of a lease: less than the group takes to reassign this process's partitions.
-    const LENGTH: Duration = Duration::from_secs(3);
+    pub(super) const LENGTH: Duration = Duration::from_secs(3);
 
     /// Returns a lease that counts from `proven`, a time at which no other reactor had taken over.
     pub(crate) fn new(proven: Instant) -> Self {

@@ -218,6 +218,7 @@ fn answer(id: &AggregateId, moment: Moment, folded: Folded, token: Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::Origin;
 
     fn event(version: i64, r#type: &str, data: &str) -> JournalEvent {
         JournalEvent {
@@ -225,8 +226,7 @@ mod tests {
             r#type: r#type.to_owned(),
             data: data.to_owned(),
             at_ms: version * 1000,
-            partition: 0,
-            offset: version,
+            origin: Origin { log: None, partition: 0, offset: version },
             command_id: String::new(),
             cause: None,
             trace: None,

@@ -12,6 +12,7 @@ use axum::response::Response;
 use schemas::aggregate::{AggregateId, AggregateType, route_name};
 use schemas::contracts::schema_path;
 use schemas::time::{TimeMs, to_rfc3339};
+use schemas::token::LogId;
 use schemas::views::CloudEvent;
 use serde_json::value::RawValue;
 
@@ -81,8 +82,7 @@ async fn events(
             Err(error) => return answers::refused(error),
         }
     }
-    let log = format!("/logs/{}", asked.log.id);
-    let about = About { aggregate: id.as_str(), log: &log, public_url };
+    let about = About { aggregate: id.as_str(), log: asked.log.id, public_url };
     let body: Result<Vec<_>, _> = page.iter().map(|event| cloud_event(event, &about)).collect();
     match body.and_then(|events| serde_json::to_vec(&events)) {
         Ok(body) => {
@@ -120,15 +120,15 @@ fn page(parameters: &mut Parameters) -> Result<EventPage, String> {
 /// Attributes that all events of a page share.
 struct About<'a> {
     aggregate: &'a str,
-    log: &'a str,
+    log: LogId,
     public_url: &'a str,
 }
 
 fn cloud_event<'a>(event: &'a JournalEvent, about: &About<'a>) -> Result<CloudEvent<'a>, serde_json::Error> {
     Ok(CloudEvent {
         specversion: "1.0",
-        id: format!("{}-{}-{}", event.partition, event.offset, event.version),
-        source: about.log,
+        id: format!("{}-{}-{}", event.origin.partition, event.origin.offset, event.version),
+        source: format!("/logs/{}", event.origin.log.unwrap_or(about.log)),
         r#type: &event.r#type,
         subject: about.aggregate,
         time: to_rfc3339(TimeMs(event.at_ms.cast_unsigned())),
@@ -144,9 +144,15 @@ fn cloud_event<'a>(event: &'a JournalEvent, about: &About<'a>) -> Result<CloudEv
 
 #[cfg(test)]
 mod tests {
+    use schemas::token::Token;
     use serde_json::json;
 
     use super::*;
+    use crate::postgres::Origin;
+
+    fn k7x2() -> LogId {
+        "k7x2.0-0".parse::<Token>().unwrap().log
+    }
 
     fn journalled() -> JournalEvent {
         JournalEvent {
@@ -154,8 +160,7 @@ mod tests {
             r#type: "product.repriced.v1".to_owned(),
             data: r#"{"price_cents":7}"#.to_owned(),
             at_ms: 852_121_800_250,
-            partition: 3,
-            offset: 1042,
+            origin: Origin { log: None, partition: 3, offset: 1042 },
             command_id: "key".to_owned(),
             cause: None,
             trace: None,
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn an_event_names_its_cause_and_its_trace_if_it_has_them() {
-        let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "" };
+        let about = About { aggregate: "product/cd-1", log: k7x2(), public_url: "" };
         let caused = JournalEvent { cause: Some("2-7-1".into()), trace: Some("00-a-b-01".into()), ..journalled() };
         let event = serde_json::to_value(cloud_event(&caused, &about).unwrap()).unwrap();
         assert_eq!((&event["cause"], &event["traceparent"]), (&json!("2-7-1"), &json!("00-a-b-01")));
@@ -188,13 +193,13 @@ mod tests {
 
     #[test]
     fn an_event_whose_data_is_no_json_is_an_error() {
-        let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "" };
+        let about = About { aggregate: "product/cd-1", log: k7x2(), public_url: "" };
         assert!(cloud_event(&JournalEvent { data: "{".to_owned(), ..journalled() }, &about).is_err());
     }
 
     #[test]
     fn an_event_leaves_as_a_cloud_event_that_names_its_schema() {
-        let about = About { aggregate: "product/cd-1", log: "/logs/k7x2", public_url: "https://shop.example" };
+        let about = About { aggregate: "product/cd-1", log: k7x2(), public_url: "https://shop.example" };
         let event = serde_json::to_value(cloud_event(&journalled(), &about).unwrap()).unwrap();
         let expected = json!({
             "specversion": "1.0",

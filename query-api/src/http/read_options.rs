@@ -1,5 +1,6 @@
 //! Parsing of a read's headers: the token, the preferences and the versions that the client has.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use schemas::problem::ProblemKind;
 use schemas::token::Token;
 
 use super::problems::{invalid, problem};
-use crate::positions::Log;
+use crate::positions::{Log, Positions};
 use crate::reads::{Freshness, Reads};
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static(headers::CONSISTENCY_TOKEN.lower);
@@ -41,11 +42,11 @@ enum IfNoneMatch {
 
 impl ReadOptions {
     /// Parses the headers of a request to the views of `log`. An error is worded for the client.
-    pub(super) fn parse(headers: &HeaderMap, log: Log) -> Result<Self, String> {
+    pub(super) fn parse(headers: &HeaderMap, log: Log, positions: &Positions) -> Result<Self, String> {
         if headers.contains_key(header::IF_MATCH) {
             return Err("If-Match is a condition of commands; a query takes If-None-Match".to_owned());
         }
-        let token = token(headers, log)?;
+        let token = token(headers, log, positions)?;
         let Preferences { wait, is_lenient } = Preferences::of(headers, MAX_WAIT);
         let from = token.as_ref().and_then(|_| client(headers));
         let fresh = Freshness { token, wait: wait.unwrap_or(DEFAULT_WAIT), from, lenient: is_lenient };
@@ -70,22 +71,31 @@ impl FromRequestParts<Arc<Reads>> for ReadOptions {
             let detail = "the views have not processed any records yet";
             return Err(problem(ProblemKind::Unavailable, detail));
         };
-        Self::parse(&parts.headers, log).map_err(invalid)
+        Self::parse(&parts.headers, log, &reads.positions).map_err(invalid)
     }
 }
 
-/// Parses the consistency token. Several headers are joined as if they were one.
-fn token(headers: &HeaderMap, log: Log) -> Result<Option<Token>, String> {
+/// Parses the consistency token. Several headers are joined as if they were one. A token of a former log names the end
+/// of its copy, in every partition.
+fn token(headers: &HeaderMap, log: Log, positions: &Positions) -> Result<Option<Token>, String> {
     let Some(text) = joined(headers, &CONSISTENCY_TOKEN)? else { return Ok(None) };
-    let token: Token = text.parse().map_err(|error: schemas::token::TokenError| error.to_string())?;
-    if token.log != log.id {
-        return Err(format!("the Consistency-Token belongs to another log; this one is {}", log.id));
+    let mut named = BTreeMap::new();
+    for token in Token::parse_each(&text).map_err(|error| error.to_string())? {
+        let positions = match positions.in_former_log(token.log) {
+            Some(positions) => positions.clone(),
+            None if token.log == log.id => token.positions,
+            None => return Err(format!("the Consistency-Token belongs to another log; this one is {}", log.id)),
+        };
+        for (partition, offset) in positions {
+            let highest = named.entry(partition).or_insert(offset);
+            *highest = offset.max(*highest);
+        }
     }
-    match token.positions.keys().next_back() {
+    match named.keys().next_back() {
         Some(partition) if *partition >= log.partitions => {
             Err(format!("the Consistency-Token names partition {partition}; there are {}", log.partitions))
         }
-        _ => Ok(Some(token)),
+        _ => Ok(Some(Token { log: log.id, positions: named })),
     }
 }
 

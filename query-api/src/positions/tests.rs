@@ -12,7 +12,7 @@ fn product() -> FeedId {
 
 fn positions() -> Positions {
     let positions = Positions::default();
-    positions.know_log(Log { id: LogId::of_nonce(1), partitions: 2 });
+    positions.know_log(Log { id: LogId::of_nonce(1), partitions: 2 }, FormerLogs::new());
     positions
 }
 

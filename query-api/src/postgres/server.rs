@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::limiter::{Busy, Limiter};
-use crate::positions::Log;
+use crate::positions::{FormerLogs, Log};
 
 /// Planner options. Every statement here looks up a key or scans an index in order, and stops at its limit. Without
 /// statistics, as after a large import, the planner may prefer to aggregate a whole table first (74 ms a page instead
@@ -79,6 +79,16 @@ impl Server {
             let partitions = u32::try_from(row.get::<_, i64>(1)).expect("a partition count fits in 32 bits");
             Log { id: LogId::of_nonce(nonce_from_sql(row.get(0))), partitions }
         }))
+    }
+
+    /// Returns what tokens of former logs name in this one.
+    pub(super) async fn former_logs(&self) -> Result<FormerLogs, StoreError> {
+        let mut former = FormerLogs::new();
+        for row in self.query_apart(r#"SELECT nonce, partition, "offset" FROM former_logs"#, &[]).await? {
+            let id = LogId::of_nonce(nonce_from_sql(row.get(0))).to_string();
+            former.entry(id).or_default().insert(row.get::<_, i32>(1).cast_unsigned(), row.get(2));
+        }
+        Ok(former)
     }
 
     /// Runs a statement, bypassing the limits: there is one extra connection for this.
