@@ -41,6 +41,7 @@ mod lists;
 mod audit;
 mod rebuild;
 mod roles;
+mod growing;
 mod parked;
 mod outages;
 mod query_tier;

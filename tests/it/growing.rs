@@ -1,0 +1,214 @@
+//! Growth of the log to four times as many partitions while the shop is used.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chassis::kafka::KafkaSettings;
+use command_api::grow::{Growth, grow};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::fixture::{Answer, Client, DEADLINE, Shop, eventually, pause, read_log};
+
+const PAYMENT_WINDOW_SECS: u32 = 15;
+const STOCK: u64 = 1_000;
+
+/// The clients of the log that is in use.
+#[derive(Clone)]
+struct Clients {
+    commands: Client,
+    queries: Client,
+}
+
+/// Sends a command until it is answered with success, under the same key.
+async fn insist(clients: watch::Receiver<Clients>, key: &str, path: &str, data: &Value) -> Answer {
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < DEADLINE, "{path} never succeeds");
+        let client = clients.borrow().commands.clone();
+        match client.try_post(path, &[("idempotency-key", key)], data.clone()).await {
+            Ok(answer) if answer.status == 503 => assert!(answer.header("retry-after").is_some(), "{answer:?}"),
+            Ok(answer) => {
+                assert_eq!(answer.status, 200, "{path}: {answer:?}");
+                return answer;
+            }
+            Err(_) => {}
+        }
+        pause().await;
+    }
+}
+
+/// An acknowledged command.
+struct Acknowledged {
+    path: String,
+    data: Value,
+    answer: Value,
+}
+
+/// Claims units of a sale and restocks a product, one after the other, and reads each with the answer's token.
+fn keep_busy(
+    clients: watch::Receiver<Clients>,
+    mut ends: watch::Receiver<bool>,
+) -> JoinHandle<BTreeMap<String, Acknowledged>> {
+    tokio::spawn(async move {
+        let mut all = BTreeMap::new();
+        for round in 0.. {
+            let claim = json!({ "customer": format!("c-{round}"), "quantity": 1, "order": format!("o-{round}") });
+            let restock = json!({ "quantity": 1 });
+            let product = format!("/v1/products/p-{}", round % 10);
+            for (path, shown, data) in [
+                ("/v1/sales/drop/claim".to_owned(), "/v1/sales/drop", claim),
+                (format!("{product}/restock"), &product, restock),
+            ] {
+                let key = uuid::Uuid::now_v7().to_string();
+                let answer = insist(clients.clone(), &key, &path, &data).await;
+                let token = answer.token();
+                all.insert(key, Acknowledged { path, data, answer: answer.json() });
+                let queries = clients.borrow().queries.clone();
+                let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+                let row = queries.get_with(&shown, &fresh).await;
+                // Commands are switched last, so a token never comes from a newer log than the views.
+                assert_eq!(row.status, 200, "{row:?}");
+            }
+            if *ends.borrow_and_update() {
+                return all;
+            }
+        }
+        all
+    })
+}
+
+fn growth(from: &Shop, to: &Shop) -> Growth {
+    let env = to.env([("EVENTS_PARTITIONS", to.partitions.to_string())]);
+    Growth {
+        kafka: KafkaSettings::from_env(&env).unwrap(),
+        from: from.topic.clone(),
+        to: command_api::config::topic(&env).unwrap(),
+        exceptions: Arc::default(),
+        postgres_url: Some(to.postgres_url.as_str().into()),
+    }
+}
+
+/// Runs the tool and kills it a moment after it has said this.
+async fn grow_until(growth: &Growth, text: &str) {
+    let said = Notify::new();
+    let tell = |line: String| {
+        if line.contains(text) {
+            said.notify_one();
+        }
+    };
+    let heard = async {
+        said.notified().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    tokio::select! {
+        result = grow(growth, tell) => panic!("it ended before it said {text:?}: {result:?}"),
+        () = heard => {}
+    }
+}
+
+async fn history(queries: &Client, path: &str) -> Vec<Value> {
+    let answer = queries.get(&format!("{path}/history")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json().as_array().unwrap().clone()
+}
+
+async fn comes_to(queries: &Client, path: &str, fields: Value) {
+    eventually(&format!("{path} comes to {fields}"), async || {
+        let row = queries.get(path).await.json()["data"].take();
+        fields.as_object().unwrap().iter().all(|(name, value)| row[name] == *value).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
+    let (old, new) = (Shop::with_views(3).await, Shop::with_views(12).await);
+    let command_api = old.command_api().await;
+    let services = [old.projector().await, old.reactor(&command_api, PAYMENT_WINDOW_SECS).await, old.query_api().await];
+    let clients = Clients { commands: command_api.client(), queries: services[2].client() };
+    let (switch, used) = watch::channel(clients.clone());
+
+    for n in 0..10 {
+        let register = json!({ "name": "A", "price_cents": 500, "stock": STOCK });
+        insist(used.clone(), &format!("register-{n}"), &format!("/v1/products/p-{n}/register"), &register).await;
+    }
+    let sale = json!({
+        "product": "p-0", "opens_at": "2020-01-01T00:00:00Z", "closes_at": "2999-01-01T00:00:00Z",
+        "price_cents": 300, "units": 900, "limit_per_customer": 1,
+    });
+    insist(used.clone(), "schedule", "/v1/sales/drop/schedule", &sale).await;
+    comes_to(&clients.queries, "/v1/sales/drop", json!({ "status": "open" })).await;
+    let place = json!({ "customer": "ann", "lines": [{ "product": "p-1", "quantity": 7, "amount_cents": 3500 }] });
+    insist(used.clone(), "place", "/v1/orders/unpaid/place", &place).await;
+    comes_to(&clients.queries, "/v1/orders/unpaid", json!({ "status": "confirmed" })).await;
+    old.sql("UPDATE checkpoints SET generation = 2, revision = revision + 1 WHERE view = 'product'").await;
+    let (end, ends) = watch::channel(false);
+    let busy = keep_busy(used.clone(), ends);
+
+    // Killed before it has copied, and while it follows the log.
+    let growth = growth(&old, &new);
+    grow_until(&growth, "copying").await;
+    grow_until(&growth, "waiting for the views").await;
+    let early = new.start_command_api("0-11").await.failure().await;
+    assert!(early.contains("is not a complete copy of the log"), "{early}");
+    let past =
+        (history(&clients.queries, "/v1/products/p-1").await, clients.queries.get("/v1/sales/drop").await.token());
+    let projector = new.projector().await;
+    // Killed while it closes the old log, which is not written any more then.
+    grow_until(&growth, "closing").await;
+    tokio::time::timeout(DEADLINE, grow(&growth, |line| println!("{line}"))).await.unwrap().unwrap();
+    let closed = old.start_command_api("0-2").await.failure().await;
+    assert!(closed.contains("the log was closed and continues in the topic"), "{closed}");
+
+    let config = projector::Config::from_env(&new.env([])).unwrap();
+    let former = old.postgres_url.as_str().into();
+    let continued = projector::grown::continue_from(&config, &former).await.unwrap();
+    assert!(continued.is_some_and(|continued| continued.deadlines > 0), "{continued:?}");
+    assert_eq!(projector::grown::continue_from(&config, &former).await.unwrap(), None);
+    let queries = new.query_api().await;
+    switch.send_modify(|clients| clients.queries = queries.client());
+    let commands = new.command_api().await;
+    switch.send_modify(|clients| clients.commands = commands.client());
+    let _reactor = new.reactor(&commands, PAYMENT_WINDOW_SECS).await;
+    for _ in 0..50 {
+        pause().await;
+    }
+    end.send_replace(true);
+    let acknowledged = busy.await.unwrap();
+
+    let (commands, queries) = (commands.client(), queries.client());
+    let claimed = acknowledged.values().filter(|one| one.path.ends_with("/claim")).count();
+    println!("{} commands were acknowledged", acknowledged.len());
+    comes_to(&queries, "/v1/sales/drop", json!({ "claimed": claimed })).await;
+    comes_to(&queries, "/v1/orders/unpaid", json!({ "status": "expired" })).await;
+    comes_to(&queries, "/v1/products/p-1", json!({ "reserved": 0 })).await;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    read_log(&new).await.into_iter().for_each(|one| *counts.entry(one.command_id).or_default() += 1);
+    for (key, one) in &acknowledged {
+        assert_eq!(counts.get(key), Some(&1), "{key} {}", one.path);
+        let again = commands.post_with(&one.path, &[("idempotency-key", key)], one.data.clone()).await;
+        assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again:?}");
+        let without_token = |mut answer: Value| {
+            answer.as_object_mut().unwrap().remove("token");
+            answer
+        };
+        assert_eq!(without_token(again.json()), without_token(one.answer.clone()));
+    }
+
+    let newer = commands.post("/v1/products/p-1/restock", json!({ "quantity": 1 })).await.token();
+    for token in [past.1.clone(), format!("{},{newer}", past.1), newer] {
+        let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+        let row = queries.get_with("/v1/products/p-1", &fresh).await;
+        assert_eq!(row.status, 200, "{row:?}");
+        assert!(row.header("etag").unwrap().ends_with("-2\""), "the generation went back: {row:?}");
+    }
+    let known = history(&queries, "/v1/products/p-1").await;
+    assert_eq!(known[..past.0.len()], past.0, "events are known by the positions that they had first");
+    let report = projector::audit::audit(&config, None).await.unwrap();
+    assert_eq!(report.differences, []);
+    tokio::time::timeout(DEADLINE, grow(&growth, |_| ())).await.unwrap().unwrap();
+    projector.stop().await;
+}
