@@ -29,6 +29,7 @@ const PROGRAM: Program = Program {
   projector settings [set NAME VALUE]  prints or changes what all services share
   projector reactor from-beginning | from-end
                                        sets where reactors without checkpoints start
+  projector continue                   takes over what the tables of FORMER_POSTGRES_URL know of a grown log
   projector healthcheck [PATH]         asks a running one for /livez
 ",
 };

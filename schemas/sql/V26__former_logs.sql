@@ -7,3 +7,5 @@ CREATE TABLE former_logs (
     "offset" bigint NOT NULL,
     PRIMARY KEY (nonce, partition)
 );
+
+GRANT SELECT ON former_logs TO stampede_query_api;

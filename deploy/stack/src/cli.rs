@@ -14,7 +14,7 @@ use crate::scale::Scale;
 use crate::services::Profile;
 use crate::size::Wanted;
 use crate::status::Phase;
-use crate::{kafka, load, logs, process, projections, provision, renew, test, up};
+use crate::{grow, kafka, load, logs, process, projections, provision, renew, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -106,6 +106,8 @@ enum Command {
     Audit(projections::Audit),
     /// Rebuild views from the whole log, compare them with the live ones and swap them in, without downtime
     Rebuild(projections::Rebuild),
+    /// Copy the log of the running stack to one with more partitions, and switch to it
+    Grow(grow::Grow),
     /// Make all readers skip an unreadable record of the log, after an operator has examined it
     Except(projections::Except),
     /// Creates the rules of a secured stack's accounts at Kafka; the start of the stack runs it
@@ -162,6 +164,7 @@ impl Command {
             Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),
+            Self::Grow(grow) => grow.run(&layout, profile)?,
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
             Self::KafkaRules { brokers } => {
                 kafka::grant(&layout, brokers)?;

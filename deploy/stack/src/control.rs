@@ -32,6 +32,11 @@ pub enum Request {
     Start {
         name: String,
     },
+    /// Changes variables of the environment with which a process is started from now on; answered at once.
+    Configure {
+        name: String,
+        env: Vec<(String, String)>,
+    },
     /// Sends the signal with this number to a process; answered at once.
     Kill {
         name: String,

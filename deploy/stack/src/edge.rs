@@ -57,6 +57,14 @@ pub(crate) fn part(layout: &Layout, tools: &Tools, size: &Size, services: &[Stri
     })
 }
 
+/// Changes the number of partitions in the configuration, which nginx reads again at SIGHUP.
+pub(crate) fn set_partitions(layout: &Layout, from: u16, to: u16) -> Result<()> {
+    let file = layout.config().join(NAME).join("nginx.conf");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = text.replace(&format!("configure({from},"), &format!("configure({to},"));
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
 fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
     let local = |port| format!("127.0.0.1:{port}");
     Config {

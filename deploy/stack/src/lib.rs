@@ -34,4 +34,5 @@ pub mod up;
 mod renew;
 mod test;
 mod projections;
+mod grow;
 mod load;

@@ -23,7 +23,7 @@ pub const NAME: &str = "postgres";
 const INIT: &str = "postgres-init";
 const DATABASE: &str = "postgres-database";
 /// Name of the superuser and of the database.
-const OWNER: &str = "stampede";
+pub(crate) const OWNER: &str = "stampede";
 /// SIGINT requests a fast shutdown: sessions are terminated and the data is flushed.
 const STOP: Stop = Stop { signal: Signal::INT, grace: Duration::from_secs(20) };
 
@@ -33,6 +33,13 @@ pub fn url(layout: &Layout) -> Result<String> {
 }
 
 pub(crate) use security::secure_url;
+
+/// Returns the URL of another database of the same server.
+pub(crate) fn url_of(layout: &Layout, database: &str) -> Result<String> {
+    let (url, own) = (url(layout)?, format!("/{OWNER}"));
+    let at = url.rfind(&own).context("the URL names the database")?;
+    Ok(format!("{}/{database}{}", &url[..at], &url[at + own.len()..]))
+}
 
 /// Returns the parts of the server. `certificates` is that of a secured stack.
 pub(crate) fn parts(

@@ -97,7 +97,7 @@ fn become_projector(layout: &Layout, profile: Profile, args: &[&str]) -> Result<
 }
 
 /// Returns the size of the running stack. Fails unless the stack is ready.
-fn size(layout: &Layout) -> Result<Size> {
+pub(crate) fn size(layout: &Layout) -> Result<Size> {
     if !control::is_locked(layout)? || control::status(layout)?.state != Phase::Ready {
         bail!("no stack is ready; start one with `cargo stack up`");
     }

@@ -210,10 +210,12 @@ fn internal_urls(layout: &Layout, size: &Size) -> String {
 /// Configuration that all services share: server addresses and the shape of the log.
 struct Common {
     kafka: String,
+    topic: String,
     partitions: u16,
     copies: u16,
     postgres: String,
     redis: String,
+    redis_prefix: String,
     /// Name of the part that must be up before Redis can be used.
     redis_part: &'static str,
     /// Path of the private key that signs log exceptions; the public key is in the same path with `.pub` appended.
@@ -229,12 +231,18 @@ impl Common {
         if size.secure {
             accounts::create_passwords(layout)?;
         }
+        let of_log = |name: &str, between: &str| match size.grown {
+            true => format!("{name}{between}{}", size.partitions),
+            false => name.to_owned(),
+        };
         Ok(Self {
             kafka: kafka::bootstrap(layout.ports, size.brokers),
+            topic: of_log("events", "-"),
             partitions: size.partitions,
             copies: size.brokers.min(3),
-            postgres: postgres::url(layout)?,
+            postgres: postgres::url_of(layout, &of_log(postgres::OWNER, "_"))?,
             redis: redis::url(layout, size.redis_cluster),
+            redis_prefix: of_log("st", ""),
             redis_part: redis::needed(size.redis_cluster),
             exception_key: layout.state.join("log-exception-key").to_string_lossy().into_owned(),
             certificates: size.secure.then(|| layout.certificates()),
@@ -242,15 +250,25 @@ impl Common {
         })
     }
 
+    /// Returns the settings that differ from those of a log with another number of partitions.
+    fn of_log(&self) -> [(&'static str, String); 4] {
+        [
+            ("EVENTS_TOPIC", self.topic.clone()),
+            ("EVENTS_PARTITIONS", self.partitions.to_string()),
+            ("POSTGRES_URL", self.postgres.clone()),
+            ("REDIS_PREFIX", self.redis_prefix.clone()),
+        ]
+    }
+
     /// Returns the launch with what its process needs to reach the servers, as the account if the stack is secured.
     fn add_to(&self, launch: Launch, account: Account) -> Launch {
+        let launch = self.of_log().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         let launch = match &self.secured {
             Some((layout, size)) => account.add_to(launch, layout, size),
-            None => launch.env("POSTGRES_URL", self.postgres.as_str()).env("REDIS_URL", self.redis.as_str()),
+            None => launch.env("REDIS_URL", self.redis.as_str()),
         };
         launch
             .env("KAFKA_BROKERS", self.kafka.as_str())
-            .env("EVENTS_PARTITIONS", self.partitions.to_string())
             .env("EVENTS_REPLICATION", self.copies.to_string())
             .env("EVENTS_MIN_ISR", self.copies.div_ceil(2).to_string())
             .env("LOG_EXCEPTION_KEYS_FILE", format!("{}.pub", self.exception_key))
@@ -323,6 +341,39 @@ pub fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&s
     let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
     Ok(Common::of(layout, size)?.add_to(launch, Account::Owner))
+}
+
+/// Programs that make a log of the size `grown` from that of the size `now`.
+pub(crate) struct GrowTools {
+    /// Name of the new log's database.
+    pub(crate) database: String,
+    /// Settings of the services that are of the new log.
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) migrate: Launch,
+    /// A projector that folds the new log and reacts to nothing.
+    pub(crate) fold: Launch,
+    pub(crate) grow: Launch,
+    pub(crate) take_over: Launch,
+}
+
+impl GrowTools {
+    pub(crate) fn new(layout: &Layout, now: &Size, grown: &Size, profile: Profile) -> Result<Self> {
+        let (binaries, now, grown) = (binaries(profile)?, Common::of(layout, now)?, Common::of(layout, grown)?);
+        let tool = |program: &str, args: &[&str]| {
+            let launch = Launch::new(binaries.join(program), args.iter().copied());
+            grown.add_to(launch, Account::Owner).env("LOG", "warn").env("LOG_FORMAT", "text")
+        };
+        let settings = grown.of_log().map(|(name, value)| (name.to_owned(), value));
+        let name = grown.postgres.rsplit('/').next().unwrap_or_default();
+        Ok(Self {
+            settings: settings.to_vec(),
+            database: name.split('?').next().unwrap_or_default().to_owned(),
+            migrate: tool("projector", &["migrate"]),
+            fold: tool("projector", &[]).env("ADMIN_ADDR", local(layout.ports.projector_admin(MAX_INSTANCES))),
+            grow: tool("command-api", &["grow", &now.topic]),
+            take_over: tool("projector", &["continue"]).env("FORMER_POSTGRES_URL", now.postgres.as_str()),
+        })
+    }
 }
 
 fn local(port: u16) -> String {

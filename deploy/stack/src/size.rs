@@ -27,7 +27,8 @@ pub struct Wanted {
     /// [default: that of the existing data, else 1]
     #[arg(long, value_parser = brokers)]
     brokers: Option<u16>,
-    /// Number of partitions of the log, fixed when it is created [default: that of the existing data, else 12]
+    /// Number of partitions of the log; that of existing data changes by `grow` alone
+    /// [default: that of the existing data, else 12]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     partitions: Option<u16>,
     /// Run Redis as a cluster of three masters with a replica each instead of one server
@@ -102,6 +103,9 @@ impl Default for Wanted {
 pub struct Size {
     pub brokers: u16,
     pub partitions: u16,
+    /// Whether the log was grown to this number of partitions. Its topic, its database and its prefix in Redis then have
+    /// the number in their names.
+    pub grown: bool,
     pub redis_cluster: bool,
     /// Whether all parts use TLS and passwords.
     pub secure: bool,
@@ -128,6 +132,8 @@ struct Fixed {
     /// The accounts of a secured stack are created with its data.
     #[serde(default)]
     secure: bool,
+    #[serde(default)]
+    grown: bool,
 }
 
 impl Size {
@@ -143,10 +149,15 @@ impl Size {
             Err(_) => None,
         };
         let size = size(wanted, fixed)?;
-        let Size { brokers, partitions, redis_cluster, secure, .. } = size;
-        let now = Fixed { brokers, partitions, redis_cluster, secure };
-        fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))?;
+        size.keep(layout)?;
         Ok(size)
+    }
+
+    /// Stores what later starts must know of the data.
+    pub(crate) fn keep(&self, layout: &Layout) -> Result<()> {
+        let Self { brokers, partitions, redis_cluster, secure, grown, .. } = *self;
+        let (path, now) = (fixed_path(layout), Fixed { brokers, partitions, redis_cluster, secure, grown });
+        fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -155,6 +166,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     let partitions = wanted.partitions.or(fixed.map(|fixed| fixed.partitions)).unwrap_or(12);
     let redis_cluster = wanted.redis_cluster.or(fixed.map(|fixed| fixed.redis_cluster)).unwrap_or(false);
     let secure = wanted.secure.or(fixed.map(|fixed| fixed.secure)).unwrap_or(false);
+    let grown = fixed.is_some_and(|fixed| fixed.grown);
     let own = (brokers, partitions, secure);
     if let Some(fixed) = fixed.filter(|fixed| (fixed.brokers, fixed.partitions, fixed.secure) != own) {
         bail!(
@@ -182,6 +194,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
     Ok(Size {
         brokers,
         partitions,
+        grown,
         redis_cluster,
         secure,
         command_apis,
@@ -222,9 +235,10 @@ mod tests {
 
     #[test]
     fn data_keeps_the_size_that_it_was_made_for() {
-        let fixed = Some(Fixed { brokers: 3, partitions: 6, redis_cluster: true, secure: true });
+        let fixed = Some(Fixed { brokers: 3, partitions: 6, redis_cluster: true, secure: true, grown: true });
         let kept = size(&wanted(None, None), fixed).unwrap();
         assert_eq!((kept.brokers, kept.partitions, kept.redis_cluster, kept.secure), (3, 6, true, true));
+        assert!(kept.grown);
         assert!(size(&Wanted { secure: Some(false), ..wanted(None, None) }, fixed).is_err());
         assert!(size(&wanted(Some(3), Some(6)), fixed).is_ok());
         assert!(size(&wanted(Some(1), None), fixed).is_err());

@@ -37,6 +37,7 @@ impl Supervisor {
             _ if self.phase == Phase::Stopping => Some(Reply::Failed(String::from("the stack is stopping"))),
             Request::Stop { name } => self.stop_one(&name, &reply),
             Request::Start { name } => self.start_one(&name, &reply),
+            Request::Configure { name, env } => Some(self.configure(&name, env)),
             Request::Kill { name, signal } => Some(self.kill_one(&name, signal)),
             Request::Add { service, number, binaries, within_secs } => {
                 self.add((service, number), binaries, Duration::from_secs(within_secs), &reply)
@@ -80,6 +81,18 @@ impl Supervisor {
                 member.start_again(reply.clone());
                 None
             }
+        }
+    }
+
+    fn configure(&mut self, name: &str, env: Vec<(String, String)>) -> Reply {
+        match self.find(name) {
+            Ok(index) => {
+                let known = &mut self.members[index].part.launch.env;
+                known.retain(|(name, _)| env.iter().all(|(new, _)| new != name));
+                known.extend(env);
+                Reply::Done(format!("{name} is configured for its next start"))
+            }
+            Err(refusal) => refusal,
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) fn on_empty_stack<T>(
     let size = Size {
         brokers: 1,
         partitions: 12,
+        grown: false,
         redis_cluster,
         secure: false,
         command_apis,
