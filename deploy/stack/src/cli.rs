@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Error, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::autoscale::Autoscale;
 use crate::control::{self, Request};
+use crate::deploy::Deploy;
 use crate::layout::Layout;
 use crate::scale::Scale;
 use crate::services::Profile;
@@ -91,6 +93,10 @@ enum Command {
     Scale(Scale),
     /// Replace the certificates of a secured stack's services and of its edge, while they serve
     Renew,
+    /// Change the numbers of instances by their load, until Ctrl-C
+    Autoscale(Autoscale),
+    /// Replace the programs of the running stack by those of another build, one instance at a time
+    Deploy(Deploy),
     /// Run the tests, on dedicated servers
     Test {
         /// Run only tests whose name contains this
@@ -161,6 +167,10 @@ impl Command {
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
             Self::Scale(scale) => scale.run(&layout)?,
             Self::Renew => renew::run(&layout)?,
+            Self::Autoscale(autoscale) => {
+                autoscale.run(&layout, || false, |change| println!("{change}"))?;
+            }
+            Self::Deploy(deploy) => deploy.run(&layout, profile)?,
             Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),

@@ -130,6 +130,11 @@ pub(crate) fn shared_cache() -> PathBuf {
     default_state().join("kafka")
 }
 
+/// Returns the folder of other builds, which all state directories of this checkout share.
+pub(crate) fn shared_builds() -> PathBuf {
+    default_state().join("builds")
+}
+
 pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -26,6 +26,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     pub dir: Option<PathBuf>,
     pub account: Account,
+    /// File by which the process joins its control group.
+    pub group: Option<PathBuf>,
     /// Text written to standard input, which is empty otherwise.
     pub stdin: Option<String>,
     pub output: Output,

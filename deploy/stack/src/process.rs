@@ -17,6 +17,8 @@ use crate::part::{Account, Launch, Output};
 
 /// Grace period of leftover processes before they are killed.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(10);
+/// Unit of times in `/proc`, which Linux never changes.
+const TICKS_PER_SECOND: f64 = 100.0;
 /// Variables of the caller's environment that processes inherit; any other could change their behaviour.
 const PASSED_ON: [&str; 9] =
     ["PATH", "HOME", "USER", "TMPDIR", "TZ", "LOG", "LOG_FORMAT", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
@@ -78,6 +80,14 @@ pub fn signal_group(pid: u32, signal: Signal) {
 
 pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Returns the processor seconds that a process has used so far.
+pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let used = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(2);
+    let ticks = used.map(|ticks| ticks.parse::<u64>()).sum::<Result<u64, _>>().ok()?;
+    Some(ticks as f64 / TICKS_PER_SECOND)
 }
 
 /// Returns a process's resident memory in bytes.
@@ -223,14 +233,18 @@ fn boot() -> String {
 }
 
 fn command(launch: &Launch, log: &Path) -> Result<Command> {
-    let mut command = Command::new(&launch.program);
+    let mut command = match &launch.group {
+        // The shell joins the control group and becomes the program.
+        Some(group) => {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]).arg(group).arg(&launch.program);
+            shell
+        }
+        None => Command::new(&launch.program),
+    };
     command.args(&launch.args);
     if launch.env_of_caller {
-        // Cargo set these variables for this program; another build must not inherit them.
-        let of_cargo = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_cargo)) {
-            command.env_remove(name);
-        }
+        hide_cargo(&mut command);
     } else {
         command.env_clear().env("LC_ALL", "C.UTF-8");
         command.envs(PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
@@ -249,6 +263,14 @@ fn command(launch: &Launch, log: &Path) -> Result<Command> {
         command.uid(uid).gid(gid);
     }
     Ok(command)
+}
+
+/// Removes the variables that cargo set for this program, which another build must not inherit.
+pub(crate) fn hide_cargo(command: &mut Command) {
+    let of_cargo = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_cargo)) {
+        command.env_remove(name);
+    }
 }
 
 fn append(path: &Path) -> Result<File> {

@@ -26,7 +26,8 @@ pub(crate) struct Scale {
 /// The instances of a running stack, which only one command at a time changes.
 pub(crate) struct Instances<'a> {
     layout: &'a Layout,
-    pub(crate) partitions: u16,
+    partitions: u16,
+    ready_within: Duration,
     _turn: File,
 }
 
@@ -72,7 +73,12 @@ impl<'a> Instances<'a> {
             }
         }
         let partitions = Size::decide(layout, &Wanted::one_of_each())?.partitions;
-        Ok(Self { layout, partitions, _turn: turn })
+        Ok(Self { layout, partitions, ready_within: READY_WITHIN, _turn: turn })
+    }
+
+    /// Sets the time within which further instances have to be ready.
+    pub(crate) fn ready_within(self, ready_within: Duration) -> Self {
+        Self { ready_within, ..self }
     }
 
     /// Returns the largest possible number of instances of a service.
@@ -129,7 +135,7 @@ impl<'a> Instances<'a> {
     /// Starts an instance and waits until it is ready and gets requests.
     pub(crate) fn add(&self, service: Service, number: u16, binaries: Option<PathBuf>) -> Result<Move> {
         let begun = Instant::now();
-        let within_secs = READY_WITHIN.as_secs();
+        let within_secs = self.ready_within.as_secs();
         control::tell(self.layout, &Request::Add { service, number, binaries, within_secs })?;
         Ok(Move { what: format!("{} is ready", service.instance_name(number)), took: begun.elapsed() })
     }
@@ -149,7 +155,7 @@ impl std::fmt::Display for Move {
     }
 }
 
-fn target(text: &str) -> Result<(Service, u16), String> {
+pub(crate) fn target(text: &str) -> Result<(Service, u16), String> {
     let names = || Service::ALL.map(Service::name).join(", ");
     let (name, number) = text.split_once('=').ok_or("write SERVICE=NUMBER, e.g. query-api=3")?;
     let service = Service::ALL.into_iter().find(|service| service.name() == name);

@@ -16,7 +16,7 @@ use crate::layout::{Layout, MAX_INSTANCES, STAFF_TOKEN, root};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::size::Size;
-use crate::{accounts, kafka, postgres, redis, up};
+use crate::{accounts, cores, kafka, postgres, redis, up};
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 
@@ -161,7 +161,10 @@ pub(crate) fn instance(layout: &Layout, size: &Size, binaries: &Path, service: S
     let (common, ports) = (Common::of(layout, size)?, layout.ports);
     layout.secret(TOKEN)?;
     let token = layout.state.join(TOKEN).to_string_lossy().into_owned();
-    let launch = common.certified(service, Launch::new(binaries.join(service.name()), [""; 0]));
+    let mut launch = common.certified(service, Launch::new(binaries.join(service.name()), [""; 0]));
+    if let Some(millicores) = size.millicores {
+        launch.group = Some(cores::confine(layout, &service.instance_name(number), millicores)?);
+    }
     Ok(match service {
         Service::CommandApi => {
             let (http, internal) = (ports.command_http(number), ports.command_internal(number));
@@ -262,7 +265,8 @@ impl Common {
 
     /// Returns the launch with what its process needs to reach the servers, as the account if the stack is secured.
     fn add_to(&self, launch: Launch, account: Account) -> Launch {
-        let launch = self.of_log().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        let of_log = self.of_log().into_iter().filter(|(name, _)| self.secured.is_none() || *name != "POSTGRES_URL");
+        let launch = of_log.fold(launch, |launch, (name, value)| launch.env(name, value));
         let launch = match &self.secured {
             Some((layout, size)) => account.add_to(launch, layout, size),
             None => launch.env("REDIS_URL", self.redis.as_str()),
@@ -338,8 +342,13 @@ pub(crate) fn except_tool(layout: &Layout, size: &Size, profile: Profile, args: 
 
 /// Returns the launch of a projector subcommand against a running stack.
 pub fn projector_tool(layout: &Layout, size: &Size, profile: Profile, args: &[&str]) -> Result<Launch> {
+    projector_tool_of(&binaries(profile)?, layout, size, args)
+}
+
+/// Returns the launch of a subcommand of the projector in the folder `binaries`.
+pub(crate) fn projector_tool_of(binaries: &Path, layout: &Layout, size: &Size, args: &[&str]) -> Result<Launch> {
     let args = args.iter().map(|arg| (*arg).to_owned());
-    let launch = Launch::new(binaries(profile)?.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
+    let launch = Launch::new(binaries.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
     Ok(Common::of(layout, size)?.add_to(launch, Account::Owner))
 }
 

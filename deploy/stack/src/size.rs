@@ -47,6 +47,9 @@ pub struct Wanted {
     /// Number of projectors, which share the partitions
     #[arg(long, default_value_t = INSTANCES, value_parser = instances())]
     projectors: u16,
+    /// Cores that each instance of a service may use, e.g. 0.25 [default: all]
+    #[arg(long, value_parser = millicores, value_name = "CORES")]
+    cores: Option<u32>,
     /// Seconds within which a confirmed order must be paid
     #[arg(long, default_value_t = PAYMENT_WINDOW_SECS, value_parser = clap::value_parser!(u32).range(1..))]
     payment_window: u32,
@@ -72,6 +75,11 @@ const INSTANCES: u16 = 2;
 pub const PAYMENT_WINDOW_SECS: u32 = 600;
 
 impl Wanted {
+    /// Returns a request for one instance of each service, each with this share of a core.
+    pub fn confined(millicores: u32) -> Self {
+        Self { cores: Some(millicores), ..Self::one_of_each() }
+    }
+
     /// Returns a request for one instance of each service, with the sizes of the existing data.
     pub fn one_of_each() -> Self {
         Self { command_apis: 1, query_apis: 1, projectors: 1, ..Self::default() }
@@ -88,6 +96,7 @@ impl Default for Wanted {
             command_apis: INSTANCES,
             query_apis: INSTANCES,
             projectors: INSTANCES,
+            cores: None,
             payment_window: PAYMENT_WINDOW_SECS,
             limits: Limits::default(),
             origins: Origins::default(),
@@ -112,6 +121,8 @@ pub struct Size {
     pub command_apis: u16,
     pub query_apis: u16,
     pub projectors: u16,
+    /// Thousandths of a core that each instance of a service may use; `None` for all cores.
+    pub millicores: Option<u32>,
     pub payment_window_secs: u32,
     pub limits: Limits,
     pub origins: Origins,
@@ -184,6 +195,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         command_apis,
         query_apis,
         projectors,
+        cores: millicores,
         payment_window: payment_window_secs,
         access_log,
         servers_only,
@@ -200,6 +212,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         command_apis,
         query_apis,
         projectors,
+        millicores,
         payment_window_secs,
         limits,
         origins,
@@ -215,6 +228,13 @@ fn fixed_path(layout: &Layout) -> PathBuf {
 
 fn instances() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=i64::from(MAX_INSTANCES))
+}
+
+/// Parses cores into thousandths of one.
+fn millicores(text: &str) -> Result<u32, String> {
+    let cores = text.parse().ok().filter(|cores: &f64| (0.05..=1000.0).contains(cores));
+    // A cast of a value within these bounds loses nothing but fractions.
+    cores.map(|cores| (cores * 1000.0) as u32).ok_or_else(|| String::from("must be a number of cores from 0.05 on"))
 }
 
 fn brokers(text: &str) -> Result<u16, String> {

@@ -18,7 +18,7 @@ use crate::services::{self, Profile};
 use crate::size::{PAYMENT_WINDOW_SECS, Size, Wanted};
 use crate::status::{Phase, Status};
 use crate::supervisor::{Ended, Supervisor, Words};
-use crate::{logs, process, provision};
+use crate::{cores, logs, process, provision};
 
 pub struct Options {
     /// Detach from the terminal into a new session, so that closing the terminal does not end the stack.
@@ -101,11 +101,13 @@ pub fn prepare(layout: &Layout, options: &Options) -> Result<(Lock, Vec<Part>, S
     }
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
+    cores::clear(layout);
     let size = Size::decide(layout, &options.wanted)?;
     let path = payment_window_path(layout);
     fs::write(&path, size.payment_window_secs.to_string())
         .with_context(|| format!("cannot write {}", path.display()))?;
     let parts = plan::system(layout, &tools, &size, options.profile)?;
+    cores::store(layout, size.millicores)?;
     Ok((lock, parts, size))
 }
 

@@ -88,6 +88,7 @@ pub(super) fn on_empty_stack<T>(
         command_apis,
         query_apis: of_plan,
         projectors,
+        millicores: None,
         payment_window_secs: PAYMENT_WINDOW_SECS,
         limits: Limits::default(),
         origins: Origins::default(),
