@@ -54,4 +54,5 @@ mod edge;
 mod listeners;
 mod secured;
 mod schemathesis;
+mod supply_chain;
 mod faults;
