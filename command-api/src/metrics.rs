@@ -18,12 +18,14 @@ use crate::mailbox::{Gauges, Mailbox};
 use crate::partition::DoubtCause;
 use answered::Answered;
 use refused::Refused;
+pub(crate) use refused::STAFF;
 
 pub(crate) struct Metrics {
     telemetry: Telemetry,
     /// `stampede_commands_total{aggregate,command,outcome}`: answered commands.
     answered: Arc<Answered>,
-    /// `stampede_commands_refused_total{reason}`: commands and batches refused before they were read.
+    /// `stampede_commands_refused_total{reason}`: commands and batches refused before they were read, also commands of
+    /// staff for lack of the token.
     refused: Arc<Refused>,
     /// `stampede_command_seconds`: from receipt to answer.
     duration: Histogram<f64>,

@@ -73,6 +73,10 @@ async fn walk(client: &Client, rule: Rule, token: Option<&str>) {
     }
 }
 
+fn count_of_staffs() -> usize {
+    TYPES.into_iter().flat_map(|aggregate| contracts(aggregate)).filter(|command| command.who == Who::Staff).count()
+}
+
 #[tokio::test]
 async fn every_command_of_staff_wants_the_token_where_there_is_one_or_other_machines_send_commands() {
     let shop = Shop::new(1).await;
@@ -82,6 +86,16 @@ async fn every_command_of_staff_wants_the_token_where_there_is_one_or_other_mach
         for token in [None, Some("the-secret-of-nobody"), Some(SERVICE_TOKEN), Some(TOKEN), Some(PREVIOUS)] {
             walk(&client, rule, token).await;
         }
+        let metrics = service.admin_client().get("/metrics").await.text;
+        let refused = "stampede_commands_refused_total{reason=\"staff\"}";
+        let refused = metrics.lines().find_map(|line| line.strip_prefix(refused)?.trim().parse().ok()).unwrap_or(0);
+        // Alone and as lines.
+        let expected = match rule {
+            Rule::Open => 0,
+            Rule::Token => 2 * 3 * count_of_staffs(),
+            Rule::Closed => 2 * 5 * count_of_staffs(),
+        };
+        assert_eq!(refused, expected, "{rule:?}");
         service.stop().await;
     }
 }

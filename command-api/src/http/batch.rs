@@ -23,7 +23,7 @@ use super::admission::Permit;
 use super::headers::{MAX_WAIT, check_encoding, is_of_type, key, wait};
 use super::{AppState, Listener, Log, answers};
 use crate::batch_order::BatchOrder;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, STAFF};
 use crate::request::{CommandRequest, TimeLimits};
 
 /// Default time limit of a batch. Longer than a single command's, because a batch brings its own queue.
@@ -204,7 +204,10 @@ impl Shared {
         let aggregate = type_routed(&parsed.aggregate)
             .ok_or_else(|| (Problem::new(ProblemKind::NotFound, "no such aggregate type"), Box::from(id)))?;
         match who(aggregate, &parsed.command) {
-            Some(Who::Staff) => self.staff.clone().map_err(|problem| (problem, Box::from(id)))?,
+            Some(Who::Staff) => self.staff.clone().map_err(|problem| {
+                self.metrics.refused(STAFF);
+                (problem, Box::from(id))
+            })?,
             // The owner answers commands that do not exist, and internal ones of clients.
             Some(Who::Client | Who::Internal) | None => {}
         }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::headers::{check_encoding, is_of_type, key, precondition, trace, wait};
 use super::{AppState, Listener, answers};
+use crate::metrics::STAFF;
 use crate::request::{CommandRequest, TimeLimits};
 
 /// Default time limit of a command, after which its outcome is reported as unknown.
@@ -52,6 +53,7 @@ async fn answer(
         Err(problem) => return answers::problem(&problem),
     };
     if let Err(problem) = state.admit_sender(who, &headers) {
+        state.metrics.refused(STAFF);
         return answers::with_key(answers::problem(&problem), &key);
     }
     // The permit is held until the command is answered.

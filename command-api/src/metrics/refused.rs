@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
 
-const REASONS: [&str; 2] = ["commands", "batches"];
+const REASONS: [&str; 3] = ["commands", "batches", STAFF];
+/// Reason of commands that are for staff.
+pub(crate) const STAFF: &str = "staff";
 
 #[derive(Default)]
 pub(super) struct Refused([AtomicU64; REASONS.len()]);
@@ -18,7 +20,7 @@ impl Refused {
         telemetry.observed_counter(
             "stampede_commands_refused",
             &["reason"],
-            "Commands and batches refused before they were read.",
+            "Commands and batches refused before they were read, also commands of staff for lack of the token.",
             move |counter| {
                 // Reasons that have not occurred are left out.
                 let counts =
