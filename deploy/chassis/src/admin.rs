@@ -109,7 +109,7 @@ impl AdminServer {
             tokio::net::TcpListener::from_std(self.listener).map_err(AdminError::Start)?
         };
         let listener = Listener { tcp, tls: self.tls };
-        let router = routes(self.about, shutdown).merge(self.router).layer(middleware::from_fn(check_change));
+        let router = routes(self.about, shutdown).merge(self.router).layer(middleware::from_fn(log_change));
         let limits = Limits {
             max_connections: MAX_CONNECTIONS,
             when_full: WhenFull::CloseOldest,
@@ -155,13 +155,22 @@ impl Drop for AdminHandle {
     }
 }
 
+/// Logs who changed state, or tried to, how, and with which outcome.
+async fn log_change(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = check_change(request, next).await;
+    let (peer, status) = (http::peer().map(|peer| peer.ip().to_string()), response.status().as_u16());
+    tracing::info!(http.method = %method, http.path = path, http.status = status, peer.ip = peer, "admin action");
+    response
+}
+
 /// Allows only programs, not web pages, to change state. Browsers add `Origin` or `Sec-Fetch-Site` to every POST, even
 /// if DNS rebinding hides the real host from them, and they send a preflight request before JSON.
 async fn check_change(request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if request.method().is_safe() {
-        return next.run(request).await;
-    }
     if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
         return StatusCode::FORBIDDEN.into_response();
     }

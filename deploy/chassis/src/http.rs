@@ -91,6 +91,15 @@ pub enum WhenFull {
     CloseOldest,
 }
 
+tokio::task_local! {
+    static PEER: SocketAddr;
+}
+
+/// Returns the address that the current request came from, or `None` outside of a request.
+pub(crate) fn peer() -> Option<SocketAddr> {
+    PEER.try_get().ok()
+}
+
 /// Listens on `addr`; port 0 takes any free one.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -133,7 +142,8 @@ async fn serve_and_cut(
                 || limits.when_full == WhenFull::CloseOldest =>
             {
                 let serving = Serving { router: router.clone(), border: border.clone(), limits };
-                let handle = connections.spawn(serving.connection(stream, peer, tls.clone(), shutdown.clone()));
+                let connection = serving.connection(stream, peer, tls.clone(), shutdown.clone());
+                let handle = connections.spawn(PEER.scope(peer, connection));
                 if limits.when_full == WhenFull::CloseOldest {
                     oldest_first.retain(|connection| !connection.is_finished());
                     oldest_first.push_back(handle);
