@@ -185,6 +185,16 @@ async fn a_sale_sells_its_units_to_just_so_many_buyers_and_every_order_comes_to_
     let output = stack.command(&sale).output().await.unwrap();
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("All checks passed."), "{}", text(&output));
+    for (service, path) in
+        [("command-api-1", "/quarantine/product/none/release"), ("projector-1", "/parked/reactor/retry")]
+    {
+        stack.admin_client(service).await.post(path, json!({})).await;
+        let is_logged = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["message"] == "admin action" && line["http.path"] == path && line["peer.ip"] == "127.0.0.1"
+        };
+        assert!(stack.text_of_log(service).lines().any(is_logged), "{service}");
+    }
     for service in ["command-api", "projector", "query-api"] {
         shows_the_labels_that_are_listed(&stack, service).await;
     }
