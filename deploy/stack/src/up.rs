@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::certificates::authority;
 use crate::control::{self, Lock};
-use crate::layout::Layout;
+use crate::layout::{Layout, STAFF_TOKEN};
 use crate::part::Part;
 use crate::plan;
 use crate::services::{self, Profile};
@@ -34,13 +34,13 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
         rustix::process::setsid().context("cannot detach from the terminal")?;
     }
     let (_lock, parts, size) = prepare(&layout, options)?;
-    let Address { url, authority } = address(&layout)?;
-    let url = if options.wanted.servers_only { String::new() } else { url };
+    let (edge, started) = (address(&layout)?, layout.clone());
+    let url = if options.wanted.servers_only { String::new() } else { edge.url.clone() };
     let supervisor = Supervisor::new(layout, parts, url, Words::All)?;
     let supervisor = supervisor.elastic(size, services::binaries(options.profile)?);
     let ended = supervisor.run(|status| {
         // Standard output may be closed by now.
-        let _ = io::stdout().write_all(welcome(status, authority.as_deref()).as_bytes());
+        let _ = io::stdout().write_all(welcome(status, &started, &edge).as_bytes());
     })?;
     Ok(match ended {
         Ended::Asked => ExitCode::SUCCESS,
@@ -129,6 +129,14 @@ pub struct Address {
     pub authority: Option<PathBuf>,
 }
 
+impl Address {
+    /// Returns the beginning of a command line for it.
+    fn curl(&self) -> String {
+        let trust = self.authority.as_ref().map(|file| format!(" --cacert {}", file.display()));
+        format!("curl -i{} {}", trust.unwrap_or_default(), self.url)
+    }
+}
+
 /// Returns the address of the stack that was last started in a state directory.
 pub fn address(layout: &Layout) -> Result<Address> {
     let is_secure = Size::decide(layout, &Wanted::one_of_each())?.secure;
@@ -145,19 +153,21 @@ fn already(layout: &Layout) -> String {
     format!("a stack is already running in {}; see `cargo stack status`", layout.state.display())
 }
 
-/// Returns the process table and three commands to try.
-fn welcome(status: &Status, authority: Option<&Path>) -> String {
+/// Returns the process table and three commands to try. Staff, who register products, have a token in a secured stack.
+fn welcome(status: &Status, layout: &Layout, edge: &Address) -> String {
     let (url, table) = (&status.url, status.table());
-    let curl = authority.map_or_else(|| "curl -i".to_owned(), |file| format!("curl -i --cacert {}", file.display()));
     if url.is_empty() {
         return format!("\n{table}\n");
     }
+    let (curl, token) = (edge.curl(), layout.state.join(STAFF_TOKEN));
+    let staff = format!(" -H \"Authorization: Bearer $(cat {})\"", token.display());
+    let staff = if edge.authority.is_some() { staff } else { String::new() };
     format!(
         "\n{table}\nReady at {url}. Try:\n\n\
-         {curl} {url}/v1/products/cd-1/register -H 'Content-Type: application/json' \
+         {curl}/v1/products/cd-1/register -H 'Content-Type: application/json'{staff} \
          -d '{{\"name\":\"Kind of Blue\",\"price_cents\":1177,\"stock\":100}}'\n\
-         {curl} {url}/v1/products/cd-1/reserve -H 'Content-Type: application/json' \
+         {curl}/v1/products/cd-1/reserve -H 'Content-Type: application/json' \
          -d '{{\"order\":\"order-1\",\"quantity\":2}}'\n\
-         {curl} {url}/v1/products/cd-1 -H \"Consistency-Token: <token of the previous answer>\"\n\n"
+         {curl}/v1/products/cd-1 -H \"Consistency-Token: <token of the previous answer>\"\n\n"
     )
 }
