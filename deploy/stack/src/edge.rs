@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use access_log::AccessLog;
-use config::{Config, Instances, Tls};
+use config::{Config, Instances, ServicesTls};
 
 use crate::certificates;
 use crate::layout::{Layout, root};
@@ -71,10 +71,13 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
         listen: local(layout.ports.edge()),
         itself: local(layout.ports.edge_itself()),
         url: up::url(layout, size.secure),
-        tls: size.secure.then(|| {
-            let folder = layout.certificates();
-            let (own, authority) = (certificates::pair(&folder, NAME), certificates::authority(&folder));
-            Tls { certificate: own.certificate, key: own.key, authority, services: "localhost".to_owned() }
+        certificate: size.secure.then(|| {
+            let own = certificates::pair(&layout.certificates(), NAME);
+            (own.certificate, own.key)
+        }),
+        services: size.secure.then(|| ServicesTls {
+            authority: certificates::authority(&layout.certificates()),
+            name: "localhost".to_owned(),
         }),
         folder: layout.config().join(NAME),
         source: source(),

@@ -20,8 +20,10 @@ pub(super) struct Config {
     pub(super) listen: String,
     /// Address, on loopback, of the listener for the edge itself and for probes.
     pub(super) itself: String,
-    /// TLS of the wires to clients and to services; `None` for plain text.
-    pub(super) tls: Option<Tls>,
+    /// The edge's certificate and its key, both files; `None` for plain text with clients.
+    pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    /// TLS with services; `None` for plain text.
+    pub(super) services: Option<ServicesTls>,
     /// URL at which clients reach the edge.
     pub(super) url: String,
     /// Folder for the filled in files and for nginx's temporary ones.
@@ -38,16 +40,13 @@ pub(super) struct Config {
     pub(super) access_log: AccessLog,
 }
 
-/// TLS with clients and with services.
+/// TLS with services.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tls {
-    /// The edge's own certificate, and its key.
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
-    /// Certificates of the authorities that sign those of services.
+pub(super) struct ServicesTls {
+    /// File of the authorities that sign their certificates.
     pub(super) authority: PathBuf,
-    /// Name in the certificates of services.
-    pub(super) services: String,
+    /// Name in their certificates.
+    pub(super) name: String,
 }
 
 /// The instances behind the edge.
@@ -95,11 +94,32 @@ impl Config {
             ("partitions", self.partitions.to_string()),
             ("access_log", self.access_log.directives()),
         ];
-        values.extend(wires(&self.listen, self.tls.as_ref()));
+        values.extend(self.wires());
         values.extend(self.instances.values());
         values.extend(self.limits.values());
         values.extend(self.origins.values());
         values
+    }
+
+    /// Returns the values of the wires to clients and to services.
+    fn wires(&self) -> [(&'static str, String); 5] {
+        let (listen, own) = match &self.certificate {
+            Some((certificate, key)) => {
+                let (certificate, key) = (certificate.display(), key.display());
+                let own = format!("ssl_certificate {certificate};\n        ssl_certificate_key {key};");
+                (format!("{} ssl http2", self.listen), own)
+            }
+            None => (self.listen.clone(), "# Without a certificate, this is plain text.".to_owned()),
+        };
+        let (scheme, trust, curl) = match &self.services {
+            Some(ServicesTls { authority, name }) => {
+                let authority = authority.display();
+                let trust = format!("proxy_ssl_trusted_certificate {authority};\n    proxy_ssl_name {name};");
+                ("https", format!("proxy_ssl_verify on;\n    {trust}"), format!("curl -i --cacert {authority}"))
+            }
+            None => ("http", "# Without an authority, this is plain text.".to_owned(), "curl -i".to_owned()),
+        };
+        [("listen", listen), ("certificate", own), ("scheme", scheme.to_owned()), ("authority", trust), ("curl", curl)]
     }
 }
 
@@ -129,32 +149,6 @@ impl Instances {
             ],
         }
     }
-}
-
-/// Returns the values of the wires to clients and to services.
-fn wires(listen: &str, tls: Option<&Tls>) -> [(&'static str, String); 5] {
-    let Some(Tls { certificate, key, authority, services }) = tls else {
-        return [
-            ("listen", listen.to_owned()),
-            ("scheme", "http".to_owned()),
-            ("curl", "curl -i".to_owned()),
-            ("certificate", "# Without a certificate, this is plain text.".to_owned()),
-            ("authority", "# Without an authority, this is plain text.".to_owned()),
-        ];
-    };
-    let (certificate, key, authority) = (certificate.display(), key.display(), authority.display());
-    [
-        ("listen", format!("{listen} ssl http2")),
-        ("scheme", "https".to_owned()),
-        ("curl", format!("curl -i --cacert {authority}")),
-        ("certificate", format!("ssl_certificate {certificate};\n        ssl_certificate_key {key};")),
-        (
-            "authority",
-            format!(
-                "proxy_ssl_verify on;\n    proxy_ssl_trusted_certificate {authority};\n    proxy_ssl_name {services};"
-            ),
-        ),
-    ]
 }
 
 fn chosen_by_nginx(tier: &str, servers: &[String]) -> String {
@@ -200,13 +194,12 @@ fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_template_fits_fixed_instances_and_such_as_come_and_go() {
-        let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
-        let of = |instances| Config {
+    fn plain(instances: Instances) -> Config {
+        Config {
             listen: String::from("127.0.0.1:1"),
             itself: String::from("127.0.0.1:3"),
-            tls: None,
+            certificate: None,
+            services: None,
             url: String::new(),
             folder: PathBuf::new(),
             source: PathBuf::new(),
@@ -216,17 +209,37 @@ mod tests {
             limits: Limits::default(),
             origins: Origins::default(),
             access_log: AccessLog { file: PathBuf::from("access.log"), lines: 0 },
-        };
+        }
+    }
+
+    #[test]
+    fn the_template_fits_fixed_instances_and_such_as_come_and_go() {
+        let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
         let commands = vec![String::from("commands:81"), String::from("others:81")];
-        let fixed = of(Instances::Fixed { commands, queries: vec![String::from("queries:82")] });
+        let fixed = plain(Instances::Fixed { commands, queries: vec![String::from("queries:82")] });
         let fixed = fill(&template, &fixed.values()).unwrap();
         for part in ["least_conn;\n        server queries:82 ", "upstream commands_2 {\n        server others:81 "] {
             assert!(fixed.contains(part), "{fixed}");
         }
-        let told = fill(&template, &of(Instances::Told { at: String::from("127.0.0.1:2") }).values()).unwrap();
+        let told = fill(&template, &plain(Instances::Told { at: String::from("127.0.0.1:2") }).values()).unwrap();
         for part in ["listen 127.0.0.1:2;", "choose(\"commands\")", "choose(\"queries\")"] {
             assert!(told.contains(part) && !fixed.contains(part), "{told}");
         }
+    }
+
+    #[test]
+    fn with_certificates_no_wire_is_plain() {
+        let config = Config {
+            certificate: Some((PathBuf::from("/own.pem"), PathBuf::from("/own.key"))),
+            services: Some(ServicesTls { authority: PathBuf::from("/ca.pem"), name: String::from("services") }),
+            ..plain(Instances::Told { at: String::from("127.0.0.1:2") })
+        };
+        let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
+        let text = fill(&template, &config.values()).unwrap();
+        for part in ["listen 127.0.0.1:1 ssl http2 ", "ssl_certificate_key /own.key;", "proxy_ssl_verify on;"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("proxy_pass http:") && text.contains("proxy_ssl_name services;"), "{text}");
     }
 
     #[test]

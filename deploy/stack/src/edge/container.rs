@@ -6,7 +6,7 @@
 mod settings;
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::probe;
 use crate::provision::find;
 
 /// Address of the listener for the edge itself.
-const ITSELF: &str = "127.0.0.1:8089";
+const ITSELF: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8089);
 /// Interval at which names are resolved again.
 const RESOLVED_EVERY: Duration = Duration::from_secs(2);
 /// Interval at which signals and nginx are looked at.
@@ -37,7 +37,7 @@ pub fn main(mut args: impl Iterator<Item = String>) -> Result<ExitCode> {
     match (args.next().as_deref(), args.next()) {
         (None, _) => run(&settings),
         (Some("healthcheck"), None) => {
-            probe::http_ok(settings.listen.port(), READY).map_err(anyhow::Error::msg)?;
+            probe::http_ok(ITSELF.port(), READY).map_err(anyhow::Error::msg)?;
             Ok(ExitCode::SUCCESS)
         }
         (Some(_), _) => bail!("unexpected arguments; the only one is healthcheck"),
@@ -58,19 +58,22 @@ fn run(settings: &Settings) -> Result<ExitCode> {
         .args(config(&upstreams).arguments(&file))
         .spawn()
         .with_context(|| format!("cannot start {}", nginx.display()))?;
-    let mut resolved = Instant::now();
+    let (mut resolved, mut certificate) = (Instant::now(), settings.content_of_certificate());
     while !is_ended(&mut signals) {
         if let Some(status) = nginx.try_wait()? {
             bail!("nginx has ended: {status}");
         }
         if resolved.elapsed() >= RESOLVED_EVERY {
             resolved = Instant::now();
-            let current = upstreams.follow(settings);
+            let (current, renewed) = (upstreams.follow(settings), settings.content_of_certificate());
             if current != upstreams {
                 eprintln!("the instances are {current}");
                 config(&current).write()?;
+            }
+            if current != upstreams || renewed != certificate {
+                // If nginx cannot use a new certificate, it logs that and keeps the old one.
                 signal(&nginx, Signal::HUP);
-                upstreams = current;
+                (upstreams, certificate) = (current, renewed);
             }
         }
         thread::sleep(TICK);
@@ -152,8 +155,9 @@ impl Settings {
         let addresses = |tier: &BTreeSet<SocketAddr>| tier.iter().map(SocketAddr::to_string).collect();
         Config {
             listen: self.listen.to_string(),
-            itself: ITSELF.to_owned(),
-            tls: None,
+            itself: ITSELF.to_string(),
+            certificate: self.certificate.clone(),
+            services: self.services.clone(),
             url: self.url.clone(),
             folder: self.folder.clone(),
             source: self.source.clone(),

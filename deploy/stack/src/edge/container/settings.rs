@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::edge::access_log;
+use crate::edge::config::ServicesTls;
 use crate::edge::limits::{Limits, items};
 use crate::edge::origins::Origins;
 
@@ -31,6 +32,13 @@ pub(super) struct Settings {
     pub(super) limits: Limits,
     /// `CORS_ORIGINS`: the same as that of both tiers.
     pub(super) origins: Origins,
+    /// `TLS_CERT_FILE`: PEM file of the certificate for clients, with those of intermediate authorities; read again when
+    /// it changes. Without it, clients are served in plain text.
+    /// `TLS_KEY_FILE`: PEM file of its key.
+    pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    /// `TLS_CA_FILE`: PEM file of the authorities of the services' certificates. With it, services are reached by TLS.
+    /// `SERVICES_TLS_NAME`: name in the certificates of the services of both tiers; required with `TLS_CA_FILE`.
+    pub(super) services: Option<ServicesTls>,
     /// `ACCESS_LOG_LINES`: lines of the access log that each worker writes a second to the standard output before it
     /// leaves lines out; 0 switches it off.
     pub(super) access_log_lines: u32,
@@ -43,6 +51,12 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// Returns the content of the edge's certificate and key, as far as they can be read.
+    pub(super) fn content_of_certificate(&self) -> [Option<Vec<u8>>; 2] {
+        let content = |file: &PathBuf| std::fs::read(file).ok();
+        self.certificate.as_ref().map_or([None, None], |(certificate, key)| [content(certificate), content(key)])
+    }
+
     /// Reads the settings from variables.
     pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let read = Variables(variable);
@@ -56,6 +70,12 @@ impl Settings {
             limits: Limits::parse(&read.or::<String>("LIMITS", "")?, (read.0)("UNLIMITED").as_deref())
                 .map_err(invalid("LIMITS or UNLIMITED"))?,
             origins: Origins::parse(&read.or::<String>("CORS_ORIGINS", "")?).map_err(invalid("CORS_ORIGINS"))?,
+            certificate: read
+                .pair("TLS_CERT_FILE", "TLS_KEY_FILE")?
+                .map(|(certificate, key)| (certificate.into(), key.into())),
+            services: read
+                .pair("TLS_CA_FILE", "SERVICES_TLS_NAME")?
+                .map(|(authority, name)| ServicesTls { authority: authority.into(), name }),
             access_log_lines: read.or("ACCESS_LOG_LINES", &access_log::LINES.to_string())?,
             grace: Duration::from_millis(read.or("SHUTDOWN_GRACE_MS", "10000")?),
             folder: read.or("EDGE_DIR", "/var/lib/edge")?,
@@ -70,6 +90,22 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
     fn or<T: FromStr<Err: Display>>(&self, name: &str, default: &str) -> Result<T> {
         let text = (self.0)(name).unwrap_or_else(|| default.to_owned());
         text.parse().map_err(|error| anyhow!("{name} is set but invalid: {error}"))
+    }
+
+    /// Returns two settings that are set together. They are inserted into nginx's configuration as they are.
+    fn pair(&self, one: &str, other: &str) -> Result<Option<(String, String)>> {
+        let is_plain = |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+        match ((self.0)(one), (self.0)(other)) {
+            (None, None) => Ok(None),
+            (Some(first), Some(second)) => {
+                ensure!(
+                    is_plain(&first) && is_plain(&second),
+                    "{one} or {other} has a character that nginx might read"
+                );
+                Ok(Some((first, second)))
+            }
+            _ => bail!("{one} and {other} must be set together"),
+        }
     }
 
     /// Returns a list of addresses, whose form is checked because they are inserted into nginx's configuration.
@@ -113,6 +149,8 @@ mod tests {
             ("LIMITS", "rows"),
             ("UNLIMITED", "all"),
             ("CORS_ORIGINS", "shop.example"),
+            ("TLS_CERT_FILE", "edge.pem"),
+            ("TLS_CA_FILE", "ca.pem"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
