@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::border::Origins;
-use chassis::env::{Contradictions, Env, EnvError, Secret, Tokens};
+use chassis::env::{Contradictions, Env, EnvError, Tokens};
 use chassis::kafka::KafkaSettings;
 use chassis::listeners::ListenerSettings;
 use chassis::postgres::PostgresSettings;

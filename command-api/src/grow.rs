@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use chassis::env::{Env, Secret};
+use chassis::env::Env;
 use chassis::exit::{self, Misuse};
 use chassis::kafka::KafkaSettings;
 use chassis::kafka::topic::TopicFacts;
+use chassis::postgres::PostgresSettings;
 use chassis::readiness::Readiness;
 use chassis::shutdown::Shutdown;
 use futures_util::future::try_join_all;
@@ -53,7 +54,7 @@ pub struct Growth {
     pub exceptions: Arc<Exceptions>,
     /// Database of the new log's projectors. The old log is closed once they have nearly caught up, and the tool ends
     /// once they have. Without one, it waits for no projector.
-    pub postgres_url: Option<Secret>,
+    pub postgres: Option<PostgresSettings>,
 }
 
 /// Runs the subcommand, with the settings of the services of the new log.
@@ -66,14 +67,14 @@ pub async fn run(env: &Env, mut args: impl Iterator<Item = String>) -> anyhow::R
         from,
         to: config::topic(env)?,
         exceptions: Arc::new(Exceptions::honouring(config::exception_keys(env)?.unwrap_or_default())),
-        postgres_url: env.optional_secret("POSTGRES_URL")?,
+        postgres: PostgresSettings::optional_from_env(env)?,
     };
     grow(&growth, |line| println!("{line}")).await
 }
 
 /// Makes the new log and closes the old one. May be called again after a failure at any point.
 pub async fn grow(growth: &Growth, tell: impl Fn(String)) -> anyhow::Result<()> {
-    let Growth { kafka, from, to, exceptions, postgres_url } = growth;
+    let Growth { kafka, from, to, exceptions, postgres } = growth;
     let partitions = to.partitions.context("EVENTS_PARTITIONS is not set").map_err(Misuse::new)?;
     let found = partitions_of(kafka, from, |_| Vec::new()).await?;
     if from == &to.name || partitions <= found || partitions % found != 0 {
@@ -90,7 +91,7 @@ pub async fn grow(growth: &Growth, tell: impl Fn(String)) -> anyhow::Result<()> 
     let mut copies = begin(growth, (found, partitions)).await?;
     tell(format!("copying {from:?} with {found} partitions to {:?} with {partitions}", to.name));
 
-    let views = postgres_url.as_ref().map(Views);
+    let views = postgres.as_ref().map(Views);
     let mut told = Instant::now();
     loop {
         let copied = try_join_all(copies.iter_mut().map(PartitionCopy::pass)).await?;
@@ -168,12 +169,12 @@ async fn partitions_of(
 }
 
 /// The views of the new log.
-struct Views<'a>(&'a Secret);
+struct Views<'a>(&'a PostgresSettings);
 
 /// Returns the number of records of the new log that not every view has; 0 if no views are to be waited for.
 async fn behind(views: Option<&Views<'_>>, copies: &[PartitionCopy]) -> anyhow::Result<i64> {
-    let Some(Views(url)) = views else { return Ok(0) };
-    let client = chassis::postgres::connect(url, "", "command-api grow").await?;
+    let Some(Views(postgres)) = views else { return Ok(0) };
+    let client = chassis::postgres::connect(postgres, "", "command-api grow").await?;
     let rows = client.query(include_str!("grow/progress.sql"), &[&&FeedId::names()[..]]).await?;
     let mut behind = 0;
     for target in copies.iter().flat_map(|copy| &copy.targets) {

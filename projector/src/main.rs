@@ -16,6 +16,9 @@ use projector::{App, Config, audit, begin, grown, migrate, rebuild, settings, sn
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The database of the log that a grown one was copied from.
+const FORMER_POSTGRES_URL: &str = "FORMER_POSTGRES_URL";
+
 const PROGRAM: Program = Program {
     name: "projector",
     usage: "
@@ -57,7 +60,9 @@ async fn run() -> anyhow::Result<()> {
         Some("reactor") => begin::run(&Config::from_env(&env)?, args).await,
         Some("continue") => {
             exit::no_arguments(args)?;
-            grown::run(&Config::from_env(&env)?, &env.secret("FORMER_POSTGRES_URL")?).await
+            let config = Config::from_env(&env)?;
+            let former = config.postgres.at(env.secret(FORMER_POSTGRES_URL)?, FORMER_POSTGRES_URL)?;
+            grown::run(&config, &former).await
         }
         Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {

@@ -87,7 +87,7 @@ fn growth(from: &Shop, to: &Shop) -> Growth {
         from: from.topic.clone(),
         to: command_api::config::topic(&env).unwrap(),
         exceptions: Arc::default(),
-        postgres_url: Some(to.postgres_url.as_str().into()),
+        postgres: Some(to.postgres_url.as_str().into()),
     }
 }
 

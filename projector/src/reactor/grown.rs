@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use chassis::env::Secret;
+use chassis::postgres::PostgresSettings;
 use schemas::aggregate::AggregateId;
 use schemas::chain::Reader;
 use schemas::record::{Epoch, Record};
@@ -41,7 +41,7 @@ pub struct Continued {
 }
 
 /// Runs the subcommand.
-pub async fn run(config: &Config, former: &Secret) -> anyhow::Result<()> {
+pub async fn run(config: &Config, former: &PostgresSettings) -> anyhow::Result<()> {
     match continue_from(config, former).await? {
         Some(Continued { deadlines, parked }) => {
             println!("reactor checkpoints written; {deadlines} deadlines and {parked} parked records taken over");
@@ -52,8 +52,8 @@ pub async fn run(config: &Config, former: &Secret) -> anyhow::Result<()> {
 }
 
 /// Takes over from the tables of the former log to those of `config`. Returns `None` if that was done before.
-pub async fn continue_from(config: &Config, former: &Secret) -> anyhow::Result<Option<Continued>> {
-    let (mut old, mut new) = (connect(former).await?, connect(&config.postgres_url).await?);
+pub async fn continue_from(config: &Config, former: &PostgresSettings) -> anyhow::Result<Option<Continued>> {
+    let (mut old, mut new) = (connect(former).await?, connect(&config.postgres).await?);
     for client in [&*old, &*new] {
         client.batch_execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0").await?;
     }

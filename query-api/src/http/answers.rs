@@ -106,7 +106,7 @@ mod tests {
     use schemas::token::LogId;
 
     use super::*;
-    use crate::positions::Log;
+    use crate::positions::{Log, Positions};
 
     fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
         response.headers().get(name).map(|value| value.to_str().unwrap())
@@ -114,7 +114,7 @@ mod tests {
 
     fn asked(if_none_match: &'static str) -> ReadOptions {
         let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(if_none_match))]);
-        ReadOptions::parse(&headers, Log { id: LogId::of_nonce(1), partitions: 1 }).unwrap()
+        ReadOptions::parse(&headers, Log { id: LogId::of_nonce(1), partitions: 1 }, &Positions::default()).unwrap()
     }
 
     #[test]
