@@ -53,6 +53,7 @@ mod generators;
 mod edge;
 mod listeners;
 mod secured;
+mod rotation;
 mod schemathesis;
 mod supply_chain;
 mod faults;
