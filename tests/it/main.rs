@@ -56,4 +56,5 @@ mod secured;
 mod rotation;
 mod schemathesis;
 mod supply_chain;
+mod kubernetes;
 mod faults;

@@ -20,6 +20,9 @@ pub(crate) struct Scope {
     /// Run only the ignored tests, which take long or install third-party tools
     #[arg(long, conflicts_with = "all")]
     ignored: bool,
+    /// Run only the test of the manifests, which builds a control plane of Kubernetes
+    #[arg(long, conflicts_with_all = ["all", "ignored", "filter"])]
+    cluster: bool,
 }
 
 /// One run of the test runner.
@@ -28,6 +31,7 @@ pub(super) enum Stage {
     FirstGate,
     Round { number: u32, is_busy: bool },
     Ignored,
+    Cluster,
 }
 
 impl Stage {
@@ -36,7 +40,7 @@ impl Stage {
         match self {
             Self::FirstGate | Self::Ignored => &["--workspace"],
             // All packages, as in the first gate: with fewer, crates get other features and are recompiled.
-            Self::Round { .. } => &["--workspace", "--test", "it"],
+            Self::Round { .. } | Self::Cluster => &["--workspace", "--test", "it"],
         }
     }
 
@@ -45,6 +49,7 @@ impl Stage {
         match self {
             Self::FirstGate | Self::Round { .. } => &[],
             Self::Ignored => &["--", "--ignored"],
+            Self::Cluster => &["--", "--ignored", "kubernetes::"],
         }
     }
 
@@ -54,6 +59,7 @@ impl Stage {
             Self::Round { number, is_busy: false } => format!("round {number}"),
             Self::Round { number, is_busy: true } => format!("round {number}, cores busy"),
             Self::Ignored => String::from("ignored tests"),
+            Self::Cluster => String::from("manifests"),
         }
     }
 }
@@ -70,7 +76,7 @@ pub(super) fn run(scope: &Scope, mut test: impl FnMut(Stage) -> Result<Option<Ex
         let begun = Instant::now();
         let code = match stage {
             Stage::Round { is_busy: true, .. } => beside_busy_cores(|| test(*stage))?,
-            Stage::FirstGate | Stage::Round { .. } | Stage::Ignored => test(*stage)?,
+            Stage::FirstGate | Stage::Round { .. } | Stage::Ignored | Stage::Cluster => test(*stage)?,
         };
         let Some(code) = code else { return Ok(ExitCode::FAILURE) };
         results.push((stage.name(), code, begun.elapsed()));
@@ -87,6 +93,9 @@ pub(super) fn run(scope: &Scope, mut test: impl FnMut(Stage) -> Result<Option<Ex
 fn stages(scope: &Scope) -> Vec<Stage> {
     if scope.ignored {
         return vec![Stage::Ignored];
+    }
+    if scope.cluster {
+        return vec![Stage::Cluster];
     }
     let mut stages = vec![Stage::FirstGate];
     if scope.all {
@@ -129,20 +138,23 @@ fn beside_busy_cores<T>(work: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
+    const FIRST: Scope = Scope { all: false, rounds: 10, ignored: false, cluster: false };
+
     #[test]
     fn the_second_gate_is_the_first_then_rounds_of_which_the_later_half_is_busy_then_the_ignored_tests() {
         let round = |number, is_busy| Stage::Round { number, is_busy };
-        let all = Scope { all: true, rounds: 3, ignored: false };
+        let all = Scope { all: true, rounds: 3, ..FIRST };
         let expected = [Stage::FirstGate, round(1, false), round(2, true), round(3, true), Stage::Ignored];
         assert_eq!(stages(&all), expected);
-        assert_eq!(stages(&Scope { all: false, rounds: 10, ignored: false }), [Stage::FirstGate]);
-        assert_eq!(stages(&Scope { all: false, rounds: 10, ignored: true }), [Stage::Ignored]);
+        assert_eq!(stages(&FIRST), [Stage::FirstGate]);
+        assert_eq!(stages(&Scope { ignored: true, ..FIRST }), [Stage::Ignored]);
+        assert_eq!(stages(&Scope { cluster: true, ..FIRST }), [Stage::Cluster]);
     }
 
     #[test]
     fn a_failed_stage_fails_the_run_but_does_not_stop_it() {
         let mut ran = 0;
-        let code = run(&Scope { all: true, rounds: 2, ignored: false }, |stage| {
+        let code = run(&Scope { all: true, rounds: 2, ..FIRST }, |stage| {
             ran += 1;
             let fails = stage == Stage::Round { number: 2, is_busy: true };
             Ok(Some(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }))
@@ -153,7 +165,7 @@ mod tests {
     #[test]
     fn nothing_is_run_without_servers() {
         let mut ran = 0;
-        let code = run(&Scope { all: true, rounds: 2, ignored: false }, |_| {
+        let code = run(&Scope { all: true, rounds: 2, ..FIRST }, |_| {
             ran += 1;
             Ok(None)
         });
