@@ -50,7 +50,7 @@ impl Stack {
         &self.state
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(server("TEST_STACK_BIN"));
         command.args(["--profile", "dev", "--base-port", &BASE_PORT.to_string(), "--state-dir"]);
         command.arg(&self.state).args(args).kill_on_drop(true);
@@ -85,7 +85,7 @@ impl Stack {
         self.process(process).await["ports"][listener].as_u64().unwrap().try_into().unwrap()
     }
 
-    async fn status(&self) -> Value {
+    pub(crate) async fn status(&self) -> Value {
         let output = self.command(&["status", "--json"]).output().await.unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
@@ -147,7 +147,7 @@ impl Drop for Stack {
     }
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::layout::{Layout, MAX_INSTANCES};
-use crate::scale::Instances;
+use crate::scale::{Instances, Move};
 use crate::services::{self, Profile, Service};
 use crate::size::{Size, Wanted};
 
@@ -50,69 +50,94 @@ impl Deploy {
             true => BACK,
             false => FORWARD,
         };
-        let mut replaced = Vec::new();
-        for service in order {
-            let before = programs(&instances, service)?;
-            replaced.push((service, before.clone()));
-            let after = before.keys().map(|number| (*number, binaries.clone())).collect();
-            let Err(error) = roll(&instances, service, &after) else { continue };
-            println!("{error:#}\nrolling back");
-            for (service, before) in replaced.iter().rev() {
-                restore(&instances, *service, before).with_context(|| format!("after a failure ({error:#})"))?;
-            }
-            bail!("the build was not deployed; all instances have their previous programs");
-        }
+        Rollout { instances, tell: |one: &Move| println!("{one}") }.run(order, &binaries)?;
         println!("deployed {} in {:.1} s", binaries.display(), begun.elapsed().as_secs_f64());
         Ok(())
     }
 }
 
-/// Replaces each instance of a service by one with the given program.
-fn roll(instances: &Instances<'_>, service: Service, wanted: &Programs) -> Result<()> {
-    replace(instances, service, wanted, &wanted.keys().copied().collect::<Vec<_>>())
+/// Replaces all instances of the running stack by instances of the programs in a folder, and passes each step and its
+/// duration to `tell`.
+pub fn replace_all(layout: &Layout, binaries: &Path, mut tell: impl FnMut(&str, Duration)) -> Result<()> {
+    let instances = Instances::of(layout)?;
+    Rollout { instances, tell: |one: &Move| tell(&one.what, one.took) }.run(FORWARD, binaries)
 }
 
-/// Replaces those instances of a service that have not their previous program.
-fn restore(instances: &Instances<'_>, service: Service, before: &Programs) -> Result<()> {
-    let is = programs(instances, service)?;
-    let differ: Vec<_> = before.keys().copied().filter(|number| is.get(number) != before.get(number)).collect();
-    match differ.is_empty() {
-        true => end_others(instances, service, before),
-        false => replace(instances, service, before, &differ),
-    }
+/// A deployment in progress.
+struct Rollout<'a, F> {
+    instances: Instances<'a>,
+    tell: F,
 }
 
-/// Replaces instances with these numbers, after a further one has been started if there is room for it.
-fn replace(instances: &Instances<'_>, service: Service, wanted: &Programs, numbers: &[u16]) -> Result<()> {
-    let is = programs(instances, service)?;
-    let mut free = (1..=MAX_INSTANCES).filter(|number| !is.contains_key(number) && !wanted.contains_key(number));
-    let has_room = is.len() < usize::from(instances.most(service));
-    if let Some((number, folder)) = free.next().zip(wanted.values().next()).filter(|_| has_room) {
-        println!("{}", instances.add(service, number, Some(folder.clone()))?);
-    }
-    for number in numbers {
-        if programs(instances, service)?.contains_key(number) {
-            println!("{}", instances.remove(service, *number)?);
+impl<F: FnMut(&Move)> Rollout<'_, F> {
+    /// Replaces all instances, or none.
+    fn run(&mut self, order: [Service; 3], binaries: &Path) -> Result<()> {
+        let mut replaced = Vec::new();
+        for service in order {
+            let before = self.programs(service)?;
+            replaced.push((service, before.clone()));
+            let after = before.keys().map(|number| (*number, binaries.to_owned())).collect();
+            let numbers: Vec<_> = before.keys().copied().collect();
+            let Err(error) = self.replace(service, &after, &numbers) else { continue };
+            println!("{error:#}\nrolling back");
+            for (service, before) in replaced.iter().rev() {
+                self.restore(*service, before).with_context(|| format!("after a failure ({error:#})"))?;
+            }
+            bail!("the build was not deployed; all instances have their previous programs");
         }
-        println!("{}", instances.add(service, *number, wanted.get(number).cloned())?);
+        Ok(())
     }
-    end_others(instances, service, wanted)
-}
 
-fn end_others(instances: &Instances<'_>, service: Service, wanted: &Programs) -> Result<()> {
-    for number in programs(instances, service)?.into_keys().filter(|number| !wanted.contains_key(number)) {
-        println!("{}", instances.remove(service, number)?);
+    /// Replaces those instances of a service that have not their previous program.
+    fn restore(&mut self, service: Service, before: &Programs) -> Result<()> {
+        let is = self.programs(service)?;
+        let differ: Vec<_> = before.keys().copied().filter(|number| is.get(number) != before.get(number)).collect();
+        match differ.is_empty() {
+            true => self.end_others(service, before),
+            false => self.replace(service, before, &differ),
+        }
     }
-    Ok(())
-}
 
-fn programs(instances: &Instances<'_>, service: Service) -> Result<Programs> {
-    let processes = instances.status()?.processes.into_iter();
-    let of = processes.filter_map(|process| {
-        let (of, number) = Service::of_instance(&process.name)?;
-        Some((number, process.program.parent()?.to_owned())).filter(|_| of == service)
-    });
-    Ok(of.collect())
+    /// Replaces instances with these numbers, after a further one has been started if there is room for it.
+    fn replace(&mut self, service: Service, wanted: &Programs, numbers: &[u16]) -> Result<()> {
+        let is = self.programs(service)?;
+        let mut free = (1..=MAX_INSTANCES).filter(|number| !is.contains_key(number) && !wanted.contains_key(number));
+        let has_room = is.len() < usize::from(self.instances.most(service));
+        if let Some((number, folder)) = free.next().zip(wanted.values().next()).filter(|_| has_room) {
+            self.add(service, number, folder)?;
+        }
+        for (number, folder) in wanted.iter().filter(|(number, _)| numbers.contains(number)) {
+            if self.programs(service)?.contains_key(number) {
+                self.remove(service, *number)?;
+            }
+            self.add(service, *number, folder)?;
+        }
+        self.end_others(service, wanted)
+    }
+
+    fn end_others(&mut self, service: Service, wanted: &Programs) -> Result<()> {
+        let others = self.programs(service)?.into_keys().filter(|number| !wanted.contains_key(number));
+        others.collect::<Vec<_>>().into_iter().try_for_each(|number| self.remove(service, number))
+    }
+
+    fn add(&mut self, service: Service, number: u16, folder: &Path) -> Result<()> {
+        (self.tell)(&self.instances.add(service, number, Some(folder.to_owned()))?);
+        Ok(())
+    }
+
+    fn remove(&mut self, service: Service, number: u16) -> Result<()> {
+        (self.tell)(&self.instances.remove(service, number)?);
+        Ok(())
+    }
+
+    fn programs(&self, service: Service) -> Result<Programs> {
+        let processes = self.instances.status()?.processes.into_iter();
+        let of = processes.filter_map(|process| {
+            let (of, number) = Service::of_instance(&process.name)?;
+            Some((number, process.program.parent()?.to_owned())).filter(|_| of == service)
+        });
+        Ok(of.collect())
+    }
 }
 
 /// Applies the migrations of a build. Returns `false` if the tables have some that it does not know: it is older.

@@ -30,7 +30,7 @@ pub mod control;
 pub mod status;
 pub mod logs;
 mod scale;
-mod deploy;
+pub mod deploy;
 pub mod autoscale;
 mod cores;
 pub mod up;

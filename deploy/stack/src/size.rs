@@ -75,9 +75,10 @@ const INSTANCES: u16 = 2;
 pub const PAYMENT_WINDOW_SECS: u32 = 600;
 
 impl Wanted {
-    /// Returns a request for one instance of each service, each with this share of a core.
-    pub fn confined(millicores: u32) -> Self {
-        Self { cores: Some(millicores), ..Self::one_of_each() }
+    /// Returns a request for one instance of each service, each with this share of a core, built before unless they are
+    /// to run as they were built.
+    pub fn confined(millicores: u32, as_built: bool) -> Self {
+        Self { cores: Some(millicores), as_built, ..Self::one_of_each() }
     }
 
     /// Returns a request for one instance of each service, with the sizes of the existing data.
