@@ -17,6 +17,7 @@ mod sale;
 mod seckill;
 mod cost;
 mod overload;
+mod elastic;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub(crate) enum Bench {
     Cost(cost::Args),
     /// Measure throughput and latency under overload, and the cost of a refusal
     Overload(overload::Args),
+    /// Measure how instances come and go under a read rush and a write rush, and a deployment; draws a picture
+    Elastic(elastic::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -62,6 +65,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Seckill(args) => seckill::run(&own, &results, args, &cancelled),
         Bench::Cost(args) => cost::run(&own, &results, args, &cancelled),
         Bench::Overload(args) => overload::run(&own, &results, args, &cancelled),
+        Bench::Elastic(args) => elastic::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {

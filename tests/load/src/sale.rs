@@ -2,7 +2,7 @@
 //! by payments and expiries until every order has ended; then the results are checked against the log.
 
 pub(crate) mod shop;
-mod visitor;
+pub(crate) mod visitor;
 pub(crate) mod rush;
 pub(crate) mod observations;
 mod display;

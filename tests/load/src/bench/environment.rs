@@ -236,7 +236,7 @@ impl<'a> Environment<'a> {
 }
 
 /// Returns the sum of a metric's series in Prometheus's text format, of those whose labels contain `label`.
-fn sum_of(text: &str, metric: &str, label: &str) -> f64 {
+pub(super) fn sum_of(text: &str, metric: &str, label: &str) -> f64 {
     let series = text.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
     let ours = series.filter(|(labels, _)| (labels.is_empty() || labels.starts_with('{')) && labels.contains(label));
     ours.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()

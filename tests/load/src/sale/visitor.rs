@@ -22,7 +22,7 @@ const READ: usize = 2 << 10;
 /// Delay before a command without an answer is retried.
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) struct Visitor {
+pub(crate) struct Visitor {
     server: Server,
     host: String,
     connection: Option<Box<dyn Wire>>,
@@ -69,7 +69,7 @@ struct Response {
 }
 
 impl Visitor {
-    pub(super) fn new(server: &Server) -> Self {
+    pub(crate) fn new(server: &Server) -> Self {
         let (host, server) = (server.address.to_string(), server.clone());
         Self { server, host, connection: None, request: Vec::new(), answer: Vec::new() }
     }
@@ -99,6 +99,17 @@ impl Visitor {
     pub(super) async fn is_shown(&mut self, path: &str, token: &str) -> bool {
         let headers = format_args!("Consistency-Token: {token}\r\nPrefer: wait=10\r\n");
         self.send("GET", path, headers, "").await.is_ok_and(|response| response.status == 200)
+    }
+
+    /// Sends a command without a key of its own and returns the status of the answer.
+    pub(crate) async fn post(&mut self, path: &str, body: &str) -> Result<u16> {
+        let headers = format_args!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        Ok(self.send("POST", path, headers, body).await?.status)
+    }
+
+    /// Queries a page past the edge's cache and returns the status of the answer.
+    pub(crate) async fn get_uncached(&mut self, path: &str) -> Result<u16> {
+        Ok(self.send("GET", path, format_args!("Prefer: wait=0\r\n"), "").await?.status)
     }
 
     /// Sends a request and returns the answer. After an error the next request opens a new connection.
