@@ -15,7 +15,8 @@ pub(super) struct AccessLog {
 }
 
 impl AccessLog {
-    /// Returns the directives of nginx's server for clients. A worker writes its lines when its buffer is full, and after a second at the latest.
+    /// Returns the directives of nginx's server for clients. A worker writes its lines when its buffer is full, and after
+    /// a second at the latest.
     pub(super) fn directives(&self) -> String {
         if self.lines == 0 {
             return String::new();
