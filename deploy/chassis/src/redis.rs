@@ -2,7 +2,7 @@
 
 mod pipelines;
 mod place;
-mod sentinel;
+mod reconnecting;
 mod settings;
 
 use std::path::PathBuf;
@@ -18,8 +18,8 @@ use redis::{
 
 pub use pipelines::Pipelines;
 use place::Place;
-pub use sentinel::MasterConnection;
-use sentinel::Sentinels;
+pub use reconnecting::Reconnecting;
+use reconnecting::{Sentinels, Target};
 use settings::Credentials;
 pub use settings::RedisSettings;
 
@@ -61,8 +61,8 @@ pub enum RedisSetupError {
 #[derive(Clone)]
 pub enum Connection {
     Server(ConnectionManager),
-    /// The server that the sentinels name.
-    Master(MasterConnection),
+    /// One server whose password may change, or the one that the sentinels name.
+    Reconnecting(Reconnecting),
     /// Commands go to the masters that hold the keys, never to replicas.
     Cluster(ClusterConnection),
 }
@@ -111,19 +111,19 @@ impl Servers {
 
     fn connect(self) -> RedisResult<Connection> {
         match self {
-            Self::Server(client, credentials) => {
-                let mut config = ConnectionManagerConfig::new()
+            Self::Server(client, Some(credentials)) => {
+                Ok(Connection::Reconnecting(Reconnecting::new(Target::Server(client, credentials))))
+            }
+            Self::Server(client, None) => {
+                let config = ConnectionManagerConfig::new()
                     .set_response_timeout(Some(RESPONSE_TIMEOUT))
                     .set_connection_timeout(Some(CONNECTION_TIMEOUT))
                     .set_number_of_retries(RETRIES)
                     .set_min_delay(RETRY_DELAY)
                     .set_max_delay(RETRY_DELAY);
-                if let Some(credentials) = credentials {
-                    config = config.set_credentials_provider(credentials);
-                }
                 ConnectionManager::new_lazy_with_config(client, config).map(Connection::Server)
             }
-            Self::Sentinel(sentinels) => Ok(Connection::Master(MasterConnection::new(sentinels))),
+            Self::Sentinel(sentinels) => Ok(Connection::Reconnecting(Reconnecting::new(Target::Sentinels(sentinels)))),
             Self::Cluster(nodes, credentials, certificates) => {
                 let nodes = nodes.iter().map(|node| node.get_connection_info().clone());
                 let (min_wait, max_wait) = CLUSTER_RETRY_MS;
@@ -172,7 +172,7 @@ impl Connection {
     /// [`RedisError`] if any of them does not answer.
     pub async fn ask_masters(&mut self, command: Cmd) -> RedisResult<Vec<(String, Value)>> {
         match self {
-            Self::Server(_) | Self::Master(_) => Ok(vec![(String::new(), command.query_async(self).await?)]),
+            Self::Server(_) | Self::Reconnecting(_) => Ok(vec![(String::new(), command.query_async(self).await?)]),
             Self::Cluster(connection) => {
                 use redis::cluster_routing::MultipleNodeRoutingInfo::AllMasters;
                 let answers = connection.route_command(command, RoutingInfo::MultiNode((AllMasters, None))).await?;
@@ -187,7 +187,7 @@ impl Connection {
     /// [`RedisError`] if it does not answer, or no longer belongs to the cluster.
     pub async fn ask(&mut self, address: &str, command: Cmd) -> RedisResult<Value> {
         match self {
-            Self::Server(_) | Self::Master(_) => command.query_async(self).await,
+            Self::Server(_) | Self::Reconnecting(_) => command.query_async(self).await,
             Self::Cluster(connection) => {
                 let parsed =
                     address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
@@ -203,7 +203,7 @@ impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::Server(connection) => connection.req_packed_command(command),
-            Self::Master(connection) => Box::pin(connection.command(command)),
+            Self::Reconnecting(connection) => Box::pin(connection.command(command)),
             Self::Cluster(connection) => connection.req_packed_command(command),
         }
     }
@@ -216,7 +216,7 @@ impl ConnectionLike for Connection {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Master(connection) => Box::pin(connection.commands(pipeline, offset, count)),
+            Self::Reconnecting(connection) => Box::pin(connection.commands(pipeline, offset, count)),
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
@@ -224,7 +224,7 @@ impl ConnectionLike for Connection {
     fn get_db(&self) -> i64 {
         match self {
             Self::Server(connection) => connection.get_db(),
-            Self::Master(connection) => connection.database(),
+            Self::Reconnecting(connection) => connection.database(),
             Self::Cluster(connection) => connection.get_db(),
         }
     }

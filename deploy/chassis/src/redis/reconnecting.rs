@@ -1,4 +1,7 @@
-//! A connection to the master that sentinels name.
+//! A connection that asks again whom to connect to, and with which password, after any failure.
+//!
+//! The library's own manager connects again only after the connection was lost: one refused password, such as while it is
+//! being changed, would end it for good.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,8 +18,8 @@ use redis::{
 use super::settings::Credentials;
 use super::{CONNECTION_TIMEOUT, RESPONSE_TIMEOUT, RETRY_DELAY, silent};
 
-/// Time limit for finding the master and connecting to it.
-const FIND_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for finding the server and connecting to it.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Sentinels, and the master that they watch.
 #[derive(Clone)]
@@ -63,16 +66,39 @@ impl Sentinels {
         }
         builder.build()
     }
+}
+
+/// Whom to connect to.
+#[derive(Clone)]
+pub(super) enum Target {
+    Server(Client, Credentials),
+    Sentinels(Sentinels),
+}
+
+impl Target {
+    fn credentials(&self) -> Option<Credentials> {
+        match self {
+            Self::Server(_, credentials) => Some(credentials.clone()),
+            Self::Sentinels(sentinels) => sentinels.credentials.clone(),
+        }
+    }
+
+    async fn client(&self) -> RedisResult<Client> {
+        match self {
+            Self::Server(client, _) => Ok(client.clone()),
+            Self::Sentinels(sentinels) => sentinels.master().await,
+        }
+    }
 
     async fn connect(self) -> RedisResult<MultiplexedConnection> {
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTION_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        if let Some(credentials) = self.credentials.clone() {
+        if let Some(credentials) = self.credentials() {
             config = config.set_credentials_provider(credentials);
         }
-        let connecting = async { self.master().await?.get_multiplexed_async_connection_with_config(&config).await };
-        let connected = tokio::time::timeout(FIND_WITHIN, connecting).await.unwrap_or_else(|_| Err(silent()));
+        let connecting = async { self.client().await?.get_multiplexed_async_connection_with_config(&config).await };
+        let connected = tokio::time::timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| Err(silent()));
         if connected.is_err() {
             // Limits the rate of attempts, however many commands need one.
             tokio::time::sleep(RETRY_DELAY).await;
@@ -83,17 +109,17 @@ impl Sentinels {
 
 type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
-/// A connection to the current master, which its clones share. The first command opens it; a command after its loss, or
-/// after the master became a replica, asks the sentinels again.
+/// A connection that its clones share. The first command opens it, and so does a command after its loss, after a failed
+/// attempt, or after its master became a replica.
 #[derive(Clone)]
-pub struct MasterConnection {
-    sentinels: Arc<Sentinels>,
+pub struct Reconnecting {
+    target: Arc<Target>,
     current: Arc<Mutex<Option<Connecting>>>,
 }
 
-impl MasterConnection {
-    pub(super) fn new(sentinels: Sentinels) -> Self {
-        Self { sentinels: Arc::new(sentinels), current: Arc::default() }
+impl Reconnecting {
+    pub(super) fn new(target: Target) -> Self {
+        Self { target: Arc::new(target), current: Arc::default() }
     }
 
     pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
@@ -109,14 +135,18 @@ impl MasterConnection {
     }
 
     pub(super) fn database(&self) -> i64 {
-        self.sentinels.nodes[0].redis_settings().db()
+        let info = match &*self.target {
+            Target::Server(client, _) => client.get_connection_info(),
+            Target::Sentinels(sentinels) => &sentinels.nodes[0],
+        };
+        info.redis_settings().db()
     }
 
     /// Returns the connection, with the attempt that made it. An attempt in progress is shared.
     async fn connected(&self) -> RedisResult<(Connecting, MultiplexedConnection)> {
         let connecting = {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.get_or_insert_with(|| Sentinels::clone(&self.sentinels).connect().boxed().shared()).clone()
+            current.get_or_insert_with(|| Target::clone(&self.target).connect().boxed().shared()).clone()
         };
         match connecting.clone().await {
             Ok(connection) => Ok((connecting, connection)),
