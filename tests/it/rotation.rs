@@ -102,7 +102,7 @@ fn count(bytes: &[u8], text: &str) -> usize {
 
 /// Waits until an internal listener answers a holder of the token with the status.
 async fn answers(service: &Service, token: &str, status: u16) {
-    let (client, bearer) = (Client::new(&service.internal_addr()), format!("Bearer {token}"));
+    let (client, bearer) = (service.internal_client(), format!("Bearer {token}"));
     eventually("the changed file is in use", async || {
         let answer = client.get_with("/openapi.json", &[("authorization", &bearer)]).await;
         (answer.status == status).then_some(())
