@@ -84,6 +84,8 @@ impl ControlPlane {
         server.args(["kube-apiserver", "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24"]);
         // What is privileged is refused by the namespace's policy, as on other clusters.
         server.args(["--allow-privileged=true", "--endpoint-reconciler-type=none"]);
+        // Lists as streams need a newer etcd than Debian's: clients that ask for one would pause for up to half a minute.
+        server.arg("--feature-gates=WatchList=false");
         server.arg("--service-account-issuer=https://kubernetes.default.svc");
         server.args([format!("--etcd-servers=http://{etcd}"), format!("--bind-address={}", api.ip())]);
         server.arg(format!("--secure-port={}", api.port()));
