@@ -79,8 +79,8 @@ user() {
 }
 
 authority
-certificate command-api command-api '*.command-api-peers'
-certificate query-api query-api
+certificate command-api command-api services '*.command-api-peers'
+certificate query-api query-api services
 certificate projector projector
 certificate edge edge
 certificate redis redis
