@@ -68,7 +68,7 @@ fn keep_busy(
                 all.insert(key, Acknowledged { path, data, answer: answer.json() });
                 let queries = clients.borrow().queries.clone();
                 let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
-                let row = queries.get_with(&shown, &fresh).await;
+                let row = queries.get_with(shown, &fresh).await;
                 // Commands are switched last, so a token never comes from a newer log than the views.
                 assert_eq!(row.status, 200, "{row:?}");
             }
@@ -123,14 +123,8 @@ async fn comes_to(queries: &Client, path: &str, fields: Value) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
-    let (old, new) = (Shop::with_views(3).await, Shop::with_views(12).await);
-    let command_api = old.command_api().await;
-    let services = [old.projector().await, old.reactor(&command_api, PAYMENT_WINDOW_SECS).await, old.query_api().await];
-    let clients = Clients { commands: command_api.client(), queries: services[2].client() };
-    let (switch, used) = watch::channel(clients.clone());
-
+/// Registers products, opens a sale, and places an order that will not be paid.
+async fn open_shop(used: &watch::Receiver<Clients>, queries: &Client) {
     for n in 0..10 {
         let register = json!({ "name": "A", "price_cents": 500, "stock": STOCK });
         insist(used.clone(), &format!("register-{n}"), &format!("/v1/products/p-{n}/register"), &register).await;
@@ -140,10 +134,37 @@ async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
         "price_cents": 300, "units": 900, "limit_per_customer": 1,
     });
     insist(used.clone(), "schedule", "/v1/sales/drop/schedule", &sale).await;
-    comes_to(&clients.queries, "/v1/sales/drop", json!({ "status": "open" })).await;
+    comes_to(queries, "/v1/sales/drop", json!({ "status": "open" })).await;
     let place = json!({ "customer": "ann", "lines": [{ "product": "p-1", "quantity": 7, "amount_cents": 3500 }] });
     insist(used.clone(), "place", "/v1/orders/unpaid/place", &place).await;
-    comes_to(&clients.queries, "/v1/orders/unpaid", json!({ "status": "confirmed" })).await;
+    comes_to(queries, "/v1/orders/unpaid", json!({ "status": "confirmed" })).await;
+}
+
+/// Every acknowledged command is in the log once, and a repeat gets its first answer.
+async fn are_taken_once(acknowledged: &BTreeMap<String, Acknowledged>, new: &Shop, commands: &Client) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    read_log(new).await.into_iter().for_each(|one| *counts.entry(one.command_id).or_default() += 1);
+    for (key, one) in acknowledged {
+        assert_eq!(counts.get(key), Some(&1), "{key} {}", one.path);
+        let again = commands.post_with(&one.path, &[("idempotency-key", key)], one.data.clone()).await;
+        assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again:?}");
+        let without_token = |mut answer: Value| {
+            answer.as_object_mut().unwrap().remove("token");
+            answer
+        };
+        assert_eq!(without_token(again.json()), without_token(one.answer.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
+    let (old, new) = (Shop::with_views(3).await, Shop::with_views(12).await);
+    let command_api = old.command_api().await;
+    let services = [old.projector().await, old.reactor(&command_api, PAYMENT_WINDOW_SECS).await, old.query_api().await];
+    let clients = Clients { commands: command_api.client(), queries: services[2].client() };
+    let (switch, used) = watch::channel(clients.clone());
+
+    open_shop(&used, &clients.queries).await;
     old.sql("UPDATE checkpoints SET generation = 2, revision = revision + 1 WHERE view = 'product'").await;
     let (end, ends) = watch::channel(false);
     let busy = keep_busy(used.clone(), ends);
@@ -196,18 +217,7 @@ async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
     }
     comes_to(&queries, "/v1/orders/unpaid", json!({ "status": "expired" })).await;
     comes_to(&queries, "/v1/products/p-1", json!({ "reserved": 0 })).await;
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    read_log(&new).await.into_iter().for_each(|one| *counts.entry(one.command_id).or_default() += 1);
-    for (key, one) in &acknowledged {
-        assert_eq!(counts.get(key), Some(&1), "{key} {}", one.path);
-        let again = commands.post_with(&one.path, &[("idempotency-key", key)], one.data.clone()).await;
-        assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again:?}");
-        let without_token = |mut answer: Value| {
-            answer.as_object_mut().unwrap().remove("token");
-            answer
-        };
-        assert_eq!(without_token(again.json()), without_token(one.answer.clone()));
-    }
+    are_taken_once(&acknowledged, &new, &commands).await;
 
     let newer = commands.post("/v1/products/p-1/restock", json!({ "quantity": 1 })).await.token();
     for token in [past.1.clone(), format!("{},{newer}", past.1), newer] {

@@ -34,7 +34,7 @@ impl Grow {
         ensure!(!now.secure, "the accounts of a secured stack have rights to its first log alone");
         let grown = Size { partitions: self.partitions, grown: true, ..now.clone() };
         ensure!(
-            grown.partitions > now.partitions && grown.partitions % now.partitions == 0,
+            grown.partitions > now.partitions && grown.partitions.is_multiple_of(now.partitions),
             "the log has {} partitions; choose a multiple of that, such as --partitions {}",
             now.partitions,
             4 * now.partitions
