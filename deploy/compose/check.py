@@ -98,8 +98,6 @@ def made_by_script():
     """Returns the secrets that secrets.sh makes."""
     script = (FOLDER / "secrets.sh").read_text()
     listed = re.search(r"for name in (.*?); do", script, re.S)[1].replace("\\\n", " ").split()
-    for user in re.search(r"for user in (.*?); do", script)[1].split():
-        listed.append(f"{user}-valkey-url")
     return set(listed) | set(re.findall(r">([a-z-]+)(?: <<|$)", script, re.M))
 
 
@@ -112,7 +110,7 @@ def with_faults(compose):
         return copied
 
     yield changed("query-api", lambda each: each["environment"].update(POSTGRES_URI="x"))
-    yield changed("query-api", lambda each: each["environment"].pop("REDIS_URL_FILE"))
+    yield changed("query-api", lambda each: each["environment"].pop("REDIS_URL"))
     yield changed("projector", lambda each: each["environment"].update(REDIS_URL="redis://projector:secret@valkey/"))
     yield changed("edge", lambda each: each["environment"].pop("QUERY_APIS"))
     yield changed("edge", lambda each: each.update(ports=["8080:8080"]))

@@ -7,19 +7,15 @@ folder=${1:-$(dirname "$0")/secrets}
 mkdir -p "$folder"
 chmod 0700 "$folder"
 cd "$folder"
-for name in service-token staff-token postgres; do
+for name in service-token staff-token postgres command-api-postgres projector-postgres query-api-postgres \
+    projector-valkey query-api-valkey; do
     test -s "$name" || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$name"
 done
-printf 'postgresql://stampede:%s@postgres/stampede' "$(cat postgres)" >postgres-url
-for user in projector query-api; do
-    test -s "$user-valkey-url" ||
-        printf 'redis://%s:%s@valkey:6379/' "$user" "$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" >"$user-valkey-url"
-done
 # The server learns hashes only. Both users write rows; neither may administer the server.
-hash() { sed 's/.*:\([^@]*\)@.*/\1/' "$1" | tr -d '\n' | sha256sum | cut -d' ' -f1; }
+hash() { printf %s "$(cat "$1")" | sha256sum | cut -d' ' -f1; }
 rights='~st:* ~{st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub +time -@dangerous'
 cat >valkey-users <<END
 user default off
-user query-api on #$(hash query-api-valkey-url) $rights
-user projector on #$(hash projector-valkey-url) $rights +info +config|get +role
+user query-api on #$(hash query-api-valkey) $rights
+user projector on #$(hash projector-valkey) $rights +info +config|get +role
 END
