@@ -48,6 +48,7 @@ mod query_tier;
 mod replica;
 mod adding;
 mod stack;
+mod images;
 mod elastic;
 mod wires;
 mod generators;

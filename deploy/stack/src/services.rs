@@ -64,6 +64,8 @@ impl Service {
 
 /// Program that generates load, of the crate `tests/load`.
 pub(crate) const LOAD: &str = "load";
+/// Program of the image of the edge, of this crate.
+const EDGE: &str = "edge";
 const BUILD: &str = "build";
 const TOPIC: &str = "create-topic";
 const EXCEPTION_KEY: &str = "exception-key";
@@ -119,7 +121,7 @@ pub fn build(profile: Profile) -> Part {
 /// set of features.
 pub(crate) fn build_for_tests() -> Part {
     // Not `--bins`, which would replace this program's executable while it runs.
-    let bins = PACKAGES.iter().chain([&LOAD]).flat_map(|program| ["--bin", program]);
+    let bins = PACKAGES.iter().chain([&LOAD, &EDGE]).flat_map(|program| ["--bin", program]);
     cargo_build(["--workspace", "--tests"].into_iter().chain(bins))
 }
 

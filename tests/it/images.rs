@@ -1,0 +1,205 @@
+//! The images and `deploy/compose.yaml`, built and run with podman. Images that compose.yaml only names are replaced by
+//! those of `tests/images`, because none can be pulled everywhere; their layers are kept between runs.
+
+mod podman;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::fixture::{Client, eventually, server};
+use podman::{Podman, output, root};
+
+/// Port of the edge, outside the ranges of other tests.
+const PORT: u16 = 23_900;
+/// Time that each service has to drain: its own limit is 10 s.
+const DRAINED_WITHIN: Duration = Duration::from_secs(14);
+const PODMAN_COMPOSE: &str = "podman-compose==1.6.0";
+const PROGRAMS: [&str; 4] = ["command-api", "query-api", "projector", "edge"];
+const IMAGES: [&str; 5] = ["command-api", "query-api", "projector", "edge", "tools"];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "second gate: installs podman and builds images"]
+async fn each_image_starts_serves_and_drains_as_the_compose_file_says() {
+    let podman = Podman::ready().await;
+    build(&podman).await;
+    for image in IMAGES {
+        has_no_shell(&podman, image).await;
+    }
+    let compose = Compose::new(&podman).await;
+    compose.up(&["kafka-1", "postgres", "valkey"]).await;
+    for server in ["kafka-1", "postgres", "valkey"] {
+        compose.is_healthy(server).await;
+    }
+    // podman before 4.6 cannot wait for health, so the order of the file's `depends_on` is kept here.
+    compose.up(&["create-topic", "migrate"]).await;
+    for job in ["create-topic", "migrate"] {
+        assert_eq!(compose.podman(&["wait", &compose.container(job)]).await, "0", "{job}");
+    }
+    let services = ["command-api-1", "command-api-2", "query-api", "projector", "edge"];
+    compose.up(&services).await;
+    let ready = join_all(services.iter().map(|service| compose.is_healthy(service))).await;
+    serve(&compose).await;
+    println!("{:<14} {:>8} {:>14} {:>12}", "image", "size", "start to ready", "stop");
+    for (service, ready) in services.into_iter().zip(ready).rev() {
+        let stopped = compose.drains(service).await;
+        let image = service.trim_end_matches("-1").trim_end_matches("-2");
+        let size = podman.size(&format!("localhost/stampede/{image}:test")).await as f64 / 1e6;
+        println!("{service:<14} {size:>5.1} MB {:>11.1} s {:>10.1} s", ready.as_secs_f64(), stopped.as_secs_f64());
+    }
+}
+
+/// Builds the images with the programs of this test run, and those that stand in for servers.
+async fn build(podman: &Podman) {
+    let built = PathBuf::from(server("TEST_STACK_BIN")).with_file_name("");
+    let programs = root().join("target/images");
+    fs::create_dir_all(&programs).unwrap();
+    for program in PROGRAMS {
+        let to = programs.join(program);
+        output(Command::new("strip").arg("-o").arg(&to).arg(built.join(program))).await;
+    }
+    for image in IMAGES {
+        let args = ["PROGRAMS=prebuilt", "PREBUILT=target/images", "GIT_COMMIT=of-this-test"];
+        podman
+            .build(root(), &root().join("deploy/images/Dockerfile"), image, &format!("stampede/{image}"), &args)
+            .await;
+    }
+    let context = podman.folder("servers");
+    for file in ["Dockerfile", "kafka", "postgres"] {
+        fs::copy(root().join("tests/images").join(file), context.join(file)).unwrap();
+    }
+    fs::copy(root().join("deploy/kafka/log4j2.xml"), context.join("log4j2.xml")).unwrap();
+    let libs = podman.folder("servers/libs");
+    for jar in fs::read_dir(kafka_jars()).unwrap().map(|entry| entry.unwrap().path()) {
+        if jar.extension().is_some_and(|extension| extension == "jar") {
+            fs::copy(&jar, libs.join(jar.file_name().unwrap())).unwrap();
+        }
+    }
+    for image in ["kafka", "postgres", "valkey"] {
+        podman.build(&context, &context.join("Dockerfile"), image, &format!("stampede-servers/{image}"), &[]).await;
+    }
+}
+
+/// Returns the folder with the jars that the tests' own brokers use.
+fn kafka_jars() -> PathBuf {
+    let folders = fs::read_dir(root().join(".stack/kafka")).unwrap().map(|entry| entry.unwrap().path());
+    folders.filter(|folder| folder.join("complete").exists()).max().expect("`cargo stack test` has fetched the jars")
+}
+
+async fn has_no_shell(podman: &Podman, image: &str) {
+    let image = format!("localhost/stampede/{image}:test");
+    for shell in ["/bin/sh", "/bin/bash", "/usr/bin/dash", "/bin/busybox"] {
+        let run = podman.command(&["run", "--rm", "--network", "none", "--entrypoint", shell, &image]).output().await;
+        let run = run.unwrap();
+        let told = String::from_utf8_lossy(&run.stderr);
+        assert!(!run.status.success() && told.contains("no such file"), "{image} has {shell}: {told}");
+    }
+    let user = podman.run(&["image", "inspect", "--format", "{{.Config.User}} {{.Config.StopSignal}}", &image]).await;
+    assert_eq!(user, "65532:65532 SIGTERM");
+    let label = "{{index .Labels \"org.opencontainers.image.revision\"}}";
+    assert_eq!(podman.run(&["image", "inspect", "--format", label, &image]).await, "of-this-test");
+}
+
+/// Sells a unit through the published port of the edge, and reads what is left.
+async fn serve(compose: &Compose<'_>) {
+    let client = Client::new(&format!("http://127.0.0.1:{PORT}"));
+    let staff = format!("Bearer {}", fs::read_to_string(compose.secrets.join("staff-token")).unwrap());
+    let staff = [("authorization", staff.as_str())];
+    let product = json!({ "name": "A", "price_cents": 500, "stock": 3 });
+    client.post_with("/v1/products/a/register", &staff, product).await.accepted(&["product.registered.v1"]);
+    let order = json!({ "customer": "c", "lines": [{ "product": "a", "quantity": 1, "amount_cents": 500 }] });
+    let placed = client.post("/v1/orders/o/place", order).await;
+    assert_eq!(placed.status, 200, "{placed:?}");
+    eventually("the reactor has reserved the unit, and the views show it", async || {
+        let row = client.get_with("/v1/products/a", &[("cache-control", "no-cache")]).await;
+        (row.status == 200 && row.json()["data"]["available"] == 2).then_some(())
+    })
+    .await;
+}
+
+/// A project of `deploy/compose.yaml`. Its containers and volumes are removed when it is dropped.
+struct Compose<'a> {
+    podman: &'a Podman,
+    program: PathBuf,
+    secrets: PathBuf,
+}
+
+impl<'a> Compose<'a> {
+    async fn new(podman: &'a Podman) -> Self {
+        let programs = podman.folder("venv").join("bin");
+        if !programs.join("podman-compose").exists() {
+            output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(podman.folder("venv"))).await;
+            output(Command::new(programs.join("pip")).args(["install", "--quiet", PODMAN_COMPOSE])).await;
+        }
+        let secrets = podman.folder("secrets");
+        output(Command::new(root().join("deploy/compose/secrets.sh")).arg(&secrets)).await;
+        let compose = Self { podman, program: programs.join("podman-compose"), secrets };
+        // A killed run may have left some.
+        let _ = compose.command(&["down", "--volumes", "--timeout", "1"]).output().await;
+        compose
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(format!("--podman-args={}", self.podman.options().join(" ")));
+        command.arg("--file").arg(root().join("deploy/compose.yaml")).args(["--project-name", "stampede"]).args(args);
+        self.podman.configure(&mut command);
+        command.envs([("STAMPEDE", "localhost/stampede"), ("VERSION", "test"), ("PORT", &PORT.to_string())]);
+        command.env("SECRETS", &self.secrets);
+        for server in ["kafka", "postgres", "valkey"] {
+            let variable = format!("{}_IMAGE", server.to_uppercase());
+            command.env(variable, format!("localhost/stampede-servers/{server}:test"));
+        }
+        command
+    }
+
+    async fn up(&self, services: &[&str]) {
+        let args = ["up", "--detach", "--no-build", "--no-deps"];
+        output(&mut self.command(&[&args[..], services].concat())).await;
+    }
+
+    fn container(&self, service: &str) -> String {
+        format!("stampede_{service}_1")
+    }
+
+    async fn podman(&self, args: &[&str]) -> String {
+        self.podman.run(args).await
+    }
+
+    /// Waits until the container is healthy, and returns the time since its start.
+    async fn is_healthy(&self, service: &str) -> Duration {
+        let container = self.container(service);
+        let started = self.podman(&["inspect", "--format", "{{.State.StartedAt.UnixMilli}}", &container]).await;
+        let until = Instant::now() + Duration::from_secs(120);
+        while !self.podman.command(&["healthcheck", "run", &container]).output().await.unwrap().status.success() {
+            let log = self.podman.command(&["logs", "--tail", "20", &container]).output().await.unwrap();
+            assert!(Instant::now() < until, "{service} does not become healthy: {log:?}");
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.saturating_sub(Duration::from_millis(started.parse().unwrap()))
+    }
+
+    /// Stops the container and returns the time that it took.
+    async fn drains(&self, service: &str) -> Duration {
+        let (container, begun) = (self.container(service), Instant::now());
+        let grace = DRAINED_WITHIN.as_secs().to_string();
+        self.podman(&["stop", "--time", &grace, &container]).await;
+        let took = begun.elapsed();
+        let format = "{{.State.ExitCode}} {{.HostConfig.ReadonlyRootfs}}";
+        assert_eq!(self.podman(&["inspect", "--format", format, &container]).await, "0 true", "{service}");
+        assert!(took < DRAINED_WITHIN, "{service} took {took:?}");
+        took
+    }
+}
+
+impl Drop for Compose<'_> {
+    fn drop(&mut self) {
+        let mut down = self.command(&["down", "--volumes", "--timeout", "1"]).into_std();
+        // A failure would leave containers, which the next run removes.
+        let _ = down.output();
+    }
+}
