@@ -47,7 +47,8 @@ fn certificate(folder: &str) -> Certificate {
 #[tokio::test]
 async fn every_listener_beyond_loopback_needs_tls_or_a_word() {
     let Certificate { certificate, key } = certificate(&Uuid::new_v4().simple().to_string());
-    let tls = [("TLS_CERT_FILE", certificate.to_str().unwrap()), ("TLS_KEY_FILE", key.to_str().unwrap())];
+    let (file, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let tls = [("TLS_CERT_FILE", file), ("TLS_KEY_FILE", key), ("INTERNAL_URL", "https://localhost:1")];
     let mut count = 0;
     for service in SERVICES {
         let all: Env = COMMON.into_iter().collect();
