@@ -31,13 +31,15 @@ GRANT SELECT ON
     checkpoints, log_partitions, settings, state_snapshots, repeats,
     journal_tail, segments, segment_blocks, segment_index, segment_keys
 TO stampede_command_api;
+-- The first service that is configured stores the settings on which all must agree. None may change them.
+GRANT INSERT ON settings TO stampede_command_api;
 
 -- The read tier reads the views, the tables through whose indexes it walks lists, and histories.
 GRANT SELECT ON checkpoints, log_partitions, settings, journal_tail, segments, segment_blocks, segment_index
 TO stampede_query_api;
 
 -- Not the records: those of others may be among them.
-GRANT SELECT (view, partition, "offset") ON parked TO stampede_query_api;
+GRANT SELECT (view, aggregate, partition, "offset") ON parked TO stampede_query_api;
 
 -- The projector writes everything; it creates and drops nothing but partitions of `repeats`, by the functions below.
 DO $$
