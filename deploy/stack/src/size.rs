@@ -165,6 +165,14 @@ impl Size {
         Ok(size)
     }
 
+    /// Takes over the number of partitions that the log has grown to since the stack was started.
+    pub(crate) fn follow_growth(&mut self, layout: &Layout) {
+        let fixed = fs::read(fixed_path(layout)).ok().and_then(|text| serde_json::from_slice::<Fixed>(&text).ok());
+        if let Some(fixed) = fixed {
+            (self.partitions, self.grown) = (fixed.partitions, fixed.grown);
+        }
+    }
+
     /// Stores what later starts must know of the data.
     pub(crate) fn keep(&self, layout: &Layout) -> Result<()> {
         let Self { brokers, partitions, redis_cluster, secure, grown, .. } = *self;
@@ -264,6 +272,19 @@ mod tests {
         assert!(size(&wanted(Some(3), Some(6)), fixed).is_ok());
         assert!(size(&wanted(Some(1), None), fixed).is_err());
         assert!(size(&wanted(None, Some(12)), fixed).is_err());
+    }
+
+    #[test]
+    fn a_stack_follows_the_growth_of_its_log() {
+        let state = std::env::temp_dir().join(format!("stack-growth-{}", std::process::id()));
+        let layout = Layout::new(Some(&state), None).unwrap();
+        layout.create().unwrap();
+        let mut started = Size::decide(&layout, &wanted(None, None)).unwrap();
+        Size { partitions: 48, grown: true, ..started.clone() }.keep(&layout).unwrap();
+        started.follow_growth(&layout);
+        assert_eq!((started.partitions, started.grown), (48, true));
+        assert_eq!(Size::decide(&layout, &wanted(None, None)).unwrap(), started);
+        fs::remove_dir_all(&state).unwrap();
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Supervisor {
         if let Some(binaries) = binaries {
             fleet.binaries = binaries;
         }
+        fleet.size.follow_growth(&self.layout);
         let part = match services::instance(&self.layout, &fleet.size, &fleet.binaries, service, number) {
             Ok(part) => part,
             Err(error) => return Some(Reply::Failed(format!("{error:#}"))),
