@@ -17,15 +17,12 @@ local has_xxhash, xxhash = pcall(ffi.load, "libxxhash.so.0")
 local TYPES = { products = "product/", orders = "order/", sales = "sale/" }
 
 local partitions = 0ULL
--- Addresses of the upstreams commands_1, commands_2 and so on, if the instances are fixed.
-local fixed
 -- Address of the owner by partition, where known.
 local owners = {}
 
--- Sets the number of partitions and, if the instances are fixed, their addresses. Called once.
-function lead.configure(how_many, addresses)
+-- Sets the number of partitions. Called once.
+function lead.configure(how_many)
     partitions = 0ULL + how_many
-    fixed = #addresses > 0 and addresses or nil
 end
 
 local function number_of(address, addresses)
@@ -49,18 +46,14 @@ end
 
 -- Returns the upstream for a command, in which the owner comes first if it is known.
 function lead.upstream()
-    local addresses = fixed or peers.addresses("commands")
+    local addresses = peers.addresses("commands")
     if not has_xxhash or #addresses < 2 then
         return "commands"
     end
     local partition = partition_of(ngx.var.request_uri)
     ngx.ctx.partition = partition
     local owner = partition and owners[partition]
-    local number = owner and number_of(owner, addresses)
-    if number and fixed then
-        return "commands_" .. number
-    end
-    ngx.ctx.owner = number and owner
+    ngx.ctx.owner = owner and number_of(owner, addresses) and owner
     return "commands"
 end
 
@@ -72,7 +65,7 @@ function lead.learn()
     end
     -- The last address is the instance that answered; earlier ones failed.
     local answered = (ngx.var.upstream_addr or ""):match("[^%s,]+$")
-    local addresses = fixed or peers.addresses("commands")
+    local addresses = peers.addresses("commands")
     local number = number_of(answered, addresses)
     if not number then
         return

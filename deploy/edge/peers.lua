@@ -37,7 +37,7 @@ local function instances(tier)
     local current = shared:get("version")
     if current ~= version then
         version, tiers = current, {}
-        for of, address, host, port in (shared:get("list") or ""):gmatch("(%l+) (([^%s:]+):(%d+))") do
+        for of, address, host, port in (shared:get("list") or ""):gmatch("(%l+) ((%S+):(%d+))") do
             tiers[of] = tiers[of] or {}
             table.insert(tiers[of], { address = address, host = host, port = tonumber(port) })
         end

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use access_log::AccessLog;
-use config::{Config, Instances, ServicesTls};
+use config::{Config, ServicesTls};
 
 use crate::certificates;
 use crate::layout::{Layout, root};
@@ -83,7 +83,7 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
         source: source(),
         modules: tools.nginx_modules.clone(),
         partitions: size.partitions,
-        instances: Instances::Told { at: local(layout.ports.edge_control()) },
+        control: local(layout.ports.edge_control()),
         limits: size.limits.clone(),
         origins: size.origins.clone(),
         access_log: AccessLog { file: layout.log(ACCESS_LOG), lines: size.access_log },

@@ -34,7 +34,8 @@ pub(super) struct Config {
     pub(super) modules: PathBuf,
     /// Number of the log's partitions.
     pub(super) partitions: u16,
-    pub(super) instances: Instances,
+    /// Address, on loopback, of the listener that takes the list of instances; see [`super::peers`].
+    pub(super) control: String,
     pub(super) limits: Limits,
     pub(super) origins: Origins,
     pub(super) access_log: AccessLog,
@@ -47,15 +48,6 @@ pub(super) struct ServicesTls {
     pub(super) authority: PathBuf,
     /// Name in their certificates.
     pub(super) name: String,
-}
-
-/// The instances behind the edge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Instances {
-    /// Addresses of the public listeners of both tiers, which nginx resolves when it starts.
-    Fixed { commands: Vec<String>, queries: Vec<String> },
-    /// A supervisor tells them to a listener at this address; see [`super::peers`].
-    Told { at: String },
 }
 
 impl Config {
@@ -89,13 +81,13 @@ impl Config {
             ("url", self.url.clone()),
             ("folder", self.folder.display().to_string()),
             ("itself", self.itself.clone()),
+            ("control", self.control.clone()),
             ("files", files.to_string()),
             ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
             ("partitions", self.partitions.to_string()),
             ("access_log", self.access_log.directives()),
         ];
         values.extend(self.wires());
-        values.extend(self.instances.values());
         values.extend(self.limits.values());
         values.extend(self.origins.values());
         values
@@ -123,63 +115,6 @@ impl Config {
     }
 }
 
-impl Instances {
-    fn values(&self) -> [(&'static str, String); 5] {
-        match self {
-            Self::Fixed { commands, queries } => {
-                // An instance that fails three requests within a second gets none for a second, then is tried again.
-                let server = |address: &String| format!("        server {address} max_fails=3 fail_timeout=1s;");
-                let [commands_servers, queries] =
-                    [commands, queries].map(|tier| tier.iter().map(server).collect::<Vec<_>>());
-                let addresses: Vec<_> = commands.iter().map(|address| format!("\"{address}\"")).collect();
-                [
-                    ("commands", chosen_by_nginx("commands", &commands_servers)),
-                    ("owners", owners(&commands_servers)),
-                    ("addresses", addresses.join(", ")),
-                    ("queries", chosen_by_nginx("queries", &queries)),
-                    ("control", String::new()),
-                ]
-            }
-            Self::Told { at } => [
-                ("commands", chosen_by_lua("commands")),
-                ("owners", String::new()),
-                ("addresses", String::new()),
-                ("queries", chosen_by_lua("queries")),
-                ("control", control(at)),
-            ],
-        }
-    }
-}
-
-fn chosen_by_nginx(tier: &str, servers: &[String]) -> String {
-    format!("        zone {tier} 256k;\n        least_conn;\n{}", servers.join("\n"))
-}
-
-/// Returns the directives of an upstream whose instances come and go while nginx runs.
-fn chosen_by_lua(tier: &str) -> String {
-    // nginx requires a server, which is never used.
-    format!("        server 0.0.0.1;\n        balancer_by_lua_block {{ require(\"peers\").choose(\"{tier}\") }}")
-}
-
-/// Returns the server that takes the list of instances.
-fn control(at: &str) -> String {
-    let answer = r#"content_by_lua_block { require("peers").answer() }"#;
-    format!("    server {{\n        listen {at};\n        location = /edge/peers {{ {answer} }}\n    }}\n")
-}
-
-/// Returns an upstream block for each server, with that server as the primary and all others as backups.
-fn owners(servers: &[String]) -> String {
-    let group = |(index, own): (usize, &String)| {
-        let others = servers.iter().filter(|server| *server != own);
-        let others: String = others.map(|other| other.replace(';', " backup;") + "\n").collect();
-        let number = index + 1;
-        format!(
-            "    upstream commands_{number} {{\n{own}\n{others}        keepalive 256;\n        keepalive_requests 1000000;\n    }}"
-        )
-    };
-    servers.iter().enumerate().map(group).collect::<Vec<_>>().join("\n\n")
-}
-
 fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
     let text = values.iter().fold(template.replace("`{{…}}`", "A name in double braces"), |text, (name, value)| {
         text.replace(&format!("{{{{{name}}}}}"), value)
@@ -194,7 +129,7 @@ fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn plain(instances: Instances) -> Config {
+    fn plain() -> Config {
         Config {
             listen: String::from("127.0.0.1:1"),
             itself: String::from("127.0.0.1:3"),
@@ -205,7 +140,7 @@ mod tests {
             source: PathBuf::new(),
             modules: PathBuf::new(),
             partitions: 12,
-            instances,
+            control: String::from("127.0.0.1:2"),
             limits: Limits::default(),
             origins: Origins::default(),
             access_log: AccessLog { file: PathBuf::from("access.log"), lines: 0 },
@@ -213,17 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn the_template_fits_fixed_instances_and_such_as_come_and_go() {
+    fn the_template_fits_its_values() {
         let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
-        let commands = vec![String::from("commands:81"), String::from("others:81")];
-        let fixed = plain(Instances::Fixed { commands, queries: vec![String::from("queries:82")] });
-        let fixed = fill(&template, &fixed.values()).unwrap();
-        for part in ["least_conn;\n        server queries:82 ", "upstream commands_2 {\n        server others:81 "] {
-            assert!(fixed.contains(part), "{fixed}");
-        }
-        let told = fill(&template, &plain(Instances::Told { at: String::from("127.0.0.1:2") }).values()).unwrap();
-        for part in ["listen 127.0.0.1:2;", "choose(\"commands\")", "choose(\"queries\")"] {
-            assert!(told.contains(part) && !fixed.contains(part), "{told}");
+        let text = fill(&template, &plain().values()).unwrap();
+        for part in ["listen 127.0.0.1:2;", "proxy_pass http://queries;"] {
+            assert!(text.contains(part), "{text}");
         }
     }
 
@@ -232,7 +161,7 @@ mod tests {
         let config = Config {
             certificate: Some((PathBuf::from("/own.pem"), PathBuf::from("/own.key"))),
             services: Some(ServicesTls { authority: PathBuf::from("/ca.pem"), name: String::from("services") }),
-            ..plain(Instances::Told { at: String::from("127.0.0.1:2") })
+            ..plain()
         };
         let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
         let text = fill(&template, &config.values()).unwrap();

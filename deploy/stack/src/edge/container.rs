@@ -1,12 +1,13 @@
 //! The edge in a container, where nginx's configuration comes from variables and instances are behind names.
 //!
 //! This program fills in the configuration, starts nginx, and follows the addresses of the names: when instances come or
-//! go, nginx reads its configuration again. No shell is needed.
+//! go, it tells nginx the new list. When the certificate changes, nginx reads its files again. No shell is needed.
 
 mod settings;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,14 +19,15 @@ use signal_hook::iterator::Signals;
 
 use settings::Settings;
 
-use super::READY;
 use super::access_log::AccessLog;
-use super::config::{Config, Instances};
+use super::config::Config;
+use super::{READY, peers};
 use crate::probe;
 use crate::provision::find;
 
-/// Address of the listener for the edge itself.
-const ITSELF: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8089);
+/// Ports, on loopback, of the listener for the edge itself and for probes, and of that which takes the list of instances.
+const ITSELF: u16 = 8089;
+const CONTROL: u16 = 8088;
 /// Interval at which names are resolved again.
 const RESOLVED_EVERY: Duration = Duration::from_secs(2);
 /// Interval at which signals and nginx are looked at.
@@ -37,7 +39,7 @@ pub fn main(mut args: impl Iterator<Item = String>) -> Result<ExitCode> {
     match (args.next().as_deref(), args.next()) {
         (None, _) => run(&settings),
         (Some("healthcheck"), None) => {
-            probe::http_ok(ITSELF.port(), READY).map_err(anyhow::Error::msg)?;
+            probe::http_ok(ITSELF, READY).map_err(anyhow::Error::msg)?;
             Ok(ExitCode::SUCCESS)
         }
         (Some(_), _) => bail!("unexpected arguments; the only one is healthcheck"),
@@ -49,37 +51,62 @@ fn run(settings: &Settings) -> Result<ExitCode> {
     let nginx = find::program("nginx").context("nginx is missing")?;
     let modules = find::nginx_modules().context("nginx's Lua module is missing")?;
     let is_ended = |signals: &mut Signals| signals.pending().next().is_some();
-    let Some(mut upstreams) = first_upstreams(settings, || is_ended(&mut signals)) else {
+    let Some(upstreams) = first_upstreams(settings, || is_ended(&mut signals)) else {
         return Ok(ExitCode::SUCCESS);
     };
-    let config = |upstreams: &Upstreams| settings.config(&modules, upstreams);
-    let file = config(&upstreams).write()?;
+    let config = settings.config(&modules);
+    let file = config.write()?;
+    peers::store_in(&settings.folder, &upstreams.list())?;
     let mut nginx = Command::new(&nginx)
-        .args(config(&upstreams).arguments(&file))
+        .args(config.arguments(&file))
         .spawn()
         .with_context(|| format!("cannot start {}", nginx.display()))?;
-    let (mut resolved, mut certificate) = (Instant::now(), settings.content_of_certificate());
+    let mut followed = Followed { upstreams, certificate: settings.content_of_certificate(), at: Instant::now() };
     while !is_ended(&mut signals) {
         if let Some(status) = nginx.try_wait()? {
             bail!("nginx has ended: {status}");
         }
-        if resolved.elapsed() >= RESOLVED_EVERY {
-            resolved = Instant::now();
-            let (current, renewed) = (upstreams.follow(settings), settings.content_of_certificate());
-            if current != upstreams {
-                eprintln!("the instances are {current}");
-                config(&current).write()?;
-            }
-            if current != upstreams || renewed != certificate {
-                // If nginx cannot use a new certificate, it logs that and keeps the old one.
-                signal(&nginx, Signal::HUP);
-                (upstreams, certificate) = (current, renewed);
-            }
+        if followed.at.elapsed() >= RESOLVED_EVERY {
+            followed.follow(settings, &nginx);
         }
         thread::sleep(TICK);
     }
     end(&mut nginx, settings.grace)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the running nginx was told.
+struct Followed {
+    upstreams: Upstreams,
+    certificate: [Option<Vec<u8>>; 2],
+    /// Time of the last look.
+    at: Instant,
+}
+
+impl Followed {
+    /// Tells nginx what has changed. A failure is tried again at the next look.
+    fn follow(&mut self, settings: &Settings, nginx: &Child) {
+        self.at = Instant::now();
+        let certificate = settings.content_of_certificate();
+        if certificate != self.certificate {
+            // If nginx cannot use a new certificate, it logs that and keeps the old one.
+            signal(nginx, Signal::HUP);
+            self.certificate = certificate;
+        }
+        let current = self.upstreams.follow(settings);
+        if current == self.upstreams {
+            return;
+        }
+        let list = current.list();
+        // nginx reads the file when it reads its configuration again.
+        match peers::store_in(&settings.folder, &list).and_then(|()| peers::tell_at(CONTROL, &list)) {
+            Ok(()) => {
+                eprintln!("the instances are {current}");
+                self.upstreams = current;
+            }
+            Err(error) => eprintln!("nginx was not told that the instances are {current}: {error:#}"),
+        }
+    }
 }
 
 /// Waits until each tier has an instance, or returns `None` when `is_ended` does.
@@ -138,6 +165,12 @@ impl Upstreams {
         };
         Self { commands: tier(&settings.commands, &self.commands), queries: tier(&settings.queries, &self.queries) }
     }
+
+    /// Returns the list as nginx reads it: a line with tier and address for each instance.
+    fn list(&self) -> String {
+        let commands = self.commands.iter().map(|address| format!("commands {address}\n"));
+        commands.chain(self.queries.iter().map(|address| format!("queries {address}\n"))).collect()
+    }
 }
 
 impl std::fmt::Display for Upstreams {
@@ -151,11 +184,12 @@ impl std::fmt::Display for Upstreams {
 }
 
 impl Settings {
-    fn config(&self, modules: &std::path::Path, upstreams: &Upstreams) -> Config {
-        let addresses = |tier: &BTreeSet<SocketAddr>| tier.iter().map(SocketAddr::to_string).collect();
+    fn config(&self, modules: &Path) -> Config {
+        let local = |port| format!("127.0.0.1:{port}");
         Config {
             listen: self.listen.to_string(),
-            itself: ITSELF.to_string(),
+            itself: local(ITSELF),
+            control: local(CONTROL),
             certificate: self.certificate.clone(),
             services: self.services.clone(),
             url: self.url.clone(),
@@ -163,10 +197,6 @@ impl Settings {
             source: self.source.clone(),
             modules: modules.to_owned(),
             partitions: self.partitions,
-            instances: Instances::Fixed {
-                commands: addresses(&upstreams.commands),
-                queries: addresses(&upstreams.queries),
-            },
             limits: self.limits.clone(),
             origins: self.origins.clone(),
             access_log: AccessLog { file: "/dev/stdout".into(), lines: self.access_log_lines },
@@ -191,6 +221,7 @@ mod tests {
         let first = Upstreams::default().follow(&settings("127.0.0.1:8082"));
         assert!(first.commands.contains(&"127.0.0.1:8081".parse().unwrap()));
         assert_eq!(first.queries, ["127.0.0.1:8082".parse().unwrap()].into());
+        assert!(first.list().ends_with("commands 127.0.0.1:8081\nqueries 127.0.0.1:8082\n"), "{}", first.list());
         assert_eq!(first.follow(&settings("nowhere.invalid:8082")), first);
         assert_eq!(first.follow(&settings("127.0.0.2:8082")).queries, ["127.0.0.2:8082".parse().unwrap()].into());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -33,25 +33,29 @@ pub(crate) fn list(layout: &Layout, peers: &Peers) -> String {
 
 /// Stores the list, from which nginx starts.
 pub(crate) fn store(layout: &Layout, list: &str) -> Result<()> {
-    let path = path(layout);
+    store_in(&layout.config().join(NAME), list)
+}
+
+/// Stores the list in the folder of the edge's files.
+pub(super) fn store_in(folder: &Path, list: &str) -> Result<()> {
+    let path = folder.join("peers");
     fs::write(&path, list).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a running edge use the list: from its answer on, no request begins on another instance.
 pub(crate) fn tell(layout: &Layout, list: &str) -> Result<()> {
-    let (status, answer) = http::post(layout.ports.edge_control(), "/edge/peers", list)?;
+    tell_at(layout.ports.edge_control(), list)
+}
+
+/// Does the same with the edge whose control listener has this port.
+pub(super) fn tell_at(port: u16, list: &str) -> Result<()> {
+    let (status, answer) = http::post(port, "/edge/peers", list)?;
     ensure!(status == 200 && answer == list, "the edge did not take its list of instances: {status} {answer}");
     Ok(())
 }
 
-fn path(layout: &Layout) -> PathBuf {
-    layout.config().join(NAME).join("peers")
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
