@@ -58,8 +58,11 @@ fn simulated_node(name: &str) -> Value {
 /// Applies an overlay in the place of the previous one. The API server refuses unknown fields, and what rules of the
 /// definitions forbid.
 async fn takes(cluster: &ControlPlane, overlay: &str) {
-    // The namespace comes first, and a Job cannot be changed.
+    // A Job cannot be changed.
     cluster.kubectl(&["delete", "namespace", "stampede", "--ignore-not-found", WITHIN]).await;
+    cluster.kubectl(&["apply", "--server-side", "--filename", &manifests("base/namespace.yaml")]).await;
+    let secrets = cluster.write("secrets.yaml", &cluster.secrets(&manifests("secrets.sh")).await);
+    cluster.kubectl(&["apply", "--server-side", "--validate=strict", "--filename", &secrets]).await;
     let folder = manifests(&format!("overlays/{overlay}"));
     cluster.kubectl(&["apply", "--server-side", "--validate=strict", "--kustomize", &folder]).await;
 }

@@ -145,6 +145,11 @@ impl ControlPlane {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Returns what the script for Secrets prints.
+    pub(super) async fn secrets(&self, script: &str) -> String {
+        finished(Command::new(script).arg(self.file("secrets"))).await
+    }
+
     pub(super) async fn create(&self, thing: &Value) {
         self.kubectl(&["create", "--validate=strict", "--filename", &self.written(thing)]).await;
     }
