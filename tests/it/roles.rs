@@ -108,6 +108,13 @@ async fn a_role_may_do_nothing_that_its_service_does_not() {
         let error = client.batch_execute(statement).await.unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{role}: {statement}: {error}");
     }
+    for (role, statement) in [
+        (COMMAND_API, "INSERT INTO settings (name, value) VALUES ('n', 'v') ON CONFLICT (name) DO NOTHING"),
+        (QUERY_API, "SELECT \"offset\" FROM parked WHERE view = 'order' AND aggregate = 'order/o'"),
+    ] {
+        client.batch_execute(&format!("SET ROLE {role}")).await.unwrap();
+        client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{role}: {statement}: {error}"));
+    }
 }
 
 /// A later migration need not grant the projector what it creates.
