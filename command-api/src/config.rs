@@ -282,12 +282,12 @@ mod tests {
     #[test]
     fn every_secret_can_come_from_a_file_and_none_is_shown() {
         let file = std::env::temp_dir().join(format!("stampede-config-{}-command-api", std::process::id()));
-        std::fs::write(&file, "hidden-in-a-file\n").unwrap();
+        std::fs::write(&file, "postgres://hidden-in-a-file\n").unwrap();
         let env = ["POSTGRES_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
         let config = Config::from_env(&Env::from(env)).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert!(config.postgres.is_some());
-        assert_eq!(config.service_token.sent().expose(), "hidden-in-a-file");
+        assert_eq!(config.service_token.sent().expose(), "postgres://hidden-in-a-file");
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -135,7 +135,7 @@ fn exceptions(env: &Env) -> Result<Exceptions, EnvError> {
 struct Urls(Vec<String>);
 
 #[derive(Debug, thiserror::Error)]
-#[error("a list of URLs that begin with https:// or http://")]
+#[error("a list of URLs such as https://host:8181, without a path")]
 struct NoUrl;
 
 impl FromStr for Urls {
@@ -143,9 +143,11 @@ impl FromStr for Urls {
 
     fn from_str(text: &str) -> Result<Self, NoUrl> {
         let url = |part: &str| {
-            let url = part.trim().trim_end_matches('/');
-            let is_url = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
-            is_url.then(|| url.to_owned()).ok_or(NoUrl)
+            let url = reqwest::Url::parse(part.trim()).map_err(|_| NoUrl)?;
+            let has_no_user = url.username().is_empty() && url.password().is_none();
+            let is_address = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+            let is_url = matches!(url.scheme(), "http" | "https") && has_no_user && is_address;
+            is_url.then(|| url.as_str().trim_end_matches('/').to_owned()).ok_or(NoUrl)
         };
         text.split(',').map(url).collect::<Result<_, _>>().map(Self)
     }
@@ -245,6 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn a_malformed_url_is_refused_and_not_shown() {
+        for (name, url) in [
+            ("POSTGRES_URL", "postgres://me:hunter2@host:port/db"),
+            ("REDIS_URL", "redis://me:hunter2@host:port"),
+            ("REACTOR_COMMAND_URLS", "https://me:hunter2@host:8181"),
+            ("REACTOR_COMMAND_URLS", "http://"),
+            ("REACTOR_COMMAND_URLS", "http://hunter2:8181/path"),
+        ] {
+            let right = [("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x")];
+            let env: Env = right.into_iter().chain([(name, url)]).collect();
+            let error = Config::from_env(&env).unwrap_err().to_string();
+            assert!(error.starts_with(name) && !error.contains("hunter2"), "{error}");
+            assert_eq!(env.survey(Config::from_env).errors.len(), 1);
+        }
+        let urls: Urls = "http://a:8181/, https://b".parse().unwrap();
+        assert_eq!(urls.0, ["http://a:8181", "https://b"]);
+    }
+
+    #[test]
     fn feeds_are_named_in_any_order_and_unknown_ones_are_refused() {
         assert_eq!("order, product".parse::<Feeds>().unwrap().names(), "product+order");
         assert_eq!(FeedId::names().join(",").parse::<Feeds>().unwrap(), Feeds::ALL);
@@ -256,12 +277,17 @@ mod tests {
 
     #[test]
     fn every_secret_can_come_from_a_file_and_none_is_shown() {
-        let file = std::env::temp_dir().join(format!("stampede-config-{}-projector", std::process::id()));
-        std::fs::write(&file, "hidden-in-a-file\n").unwrap();
-        let env = ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "SERVICE_TOKEN_FILE"].map(|name| (name, file.as_os_str()));
-        let config = Config::from_env(&Env::from(env)).unwrap();
-        std::fs::remove_file(&file).unwrap();
-        assert_eq!(config.service_token.as_ref().unwrap().sent().expose(), "hidden-in-a-file");
+        let file =
+            |scheme: &str| std::env::temp_dir().join(format!("stampede-{scheme}-{}-projector", std::process::id()));
+        let files = ["postgres", "redis"].map(|scheme| {
+            std::fs::write(file(scheme), format!("{scheme}://hidden-in-a-file\n")).unwrap();
+            file(scheme)
+        });
+        let named =
+            [("POSTGRES_URL_FILE", &files[0]), ("REDIS_URL_FILE", &files[1]), ("SERVICE_TOKEN_FILE", &files[0])];
+        let config = Config::from_env(&Env::from(named)).unwrap();
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        assert_eq!(config.service_token.as_ref().unwrap().sent().expose(), "postgres://hidden-in-a-file");
         assert!(!format!("{config:?}").contains("hidden"));
     }
 }

@@ -138,12 +138,16 @@ mod tests {
 
     #[test]
     fn every_secret_can_come_from_a_file_and_none_is_shown() {
-        let file = std::env::temp_dir().join(format!("stampede-config-{}-query-api", std::process::id()));
-        std::fs::write(&file, "hidden-in-a-file\n").unwrap();
-        let env =
-            ["POSTGRES_URL_FILE", "REDIS_URL_FILE", "POSTGRES_REPLICA_URLS_FILE"].map(|name| (name, file.as_os_str()));
-        let config = Config::from_env(&Env::from(env)).unwrap();
-        std::fs::remove_file(&file).unwrap();
+        let file =
+            |scheme: &str| std::env::temp_dir().join(format!("stampede-{scheme}-{}-query-api", std::process::id()));
+        let files = ["postgres", "redis"].map(|scheme| {
+            std::fs::write(file(scheme), format!("{scheme}://hidden-in-a-file\n")).unwrap();
+            file(scheme)
+        });
+        let replicas = ("POSTGRES_REPLICA_URLS_FILE", &files[0]);
+        let named = [("POSTGRES_URL_FILE", &files[0]), ("REDIS_URL_FILE", &files[1]), replicas];
+        let config = Config::from_env(&Env::from(named)).unwrap();
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
         assert_eq!(config.postgres_replicas.len(), 1);
         assert!(!format!("{config:?}").contains("hidden"));
     }

@@ -69,9 +69,11 @@ impl PostgresSettings {
         if has_own_ca && !is_tls {
             return unfit("POSTGRES_CA_FILE", "POSTGRES_URL has no TLS: add sslmode=verify-full to it, or unset this");
         }
-        // A malformed URL is reported on connecting.
-        let has_password = url.parse::<Config>().is_ok_and(|config| config.get_password().is_some());
-        if has_password && self.password.is_some() {
+        // The parser's error might show a part of the URL.
+        let Ok(config) = url.parse::<Config>() else {
+            return unfit(name, "it is no URL such as postgres://user@host:5432/database");
+        };
+        if config.get_password().is_some() && self.password.is_some() {
             return unfit("POSTGRES_PASSWORD", "the URL has a password, too: remove one of them");
         }
         if is_tls {

@@ -39,11 +39,19 @@ impl RedisSettings {
         Ok(settings)
     }
 
-    /// Refuses settings that contradict each other, and files that cannot be used. A malformed URL is reported on
-    /// connecting.
+    /// Refuses settings that contradict each other, a malformed URL, and files that cannot be used.
     fn check(&self, has_own_ca: bool) -> Result<(), EnvError> {
         let unfit = |name: &str, reason| Err(EnvError::Unfit { name: name.to_owned(), reason });
-        let Ok(place) = Place::parse(&self.url) else { return Ok(()) };
+        // A survey of all settings reads an empty URL in the place of one that it has refused.
+        if self.url.expose().is_empty() {
+            return Ok(());
+        }
+        let Ok(place) = Place::parse(&self.url) else {
+            return unfit(
+                "REDIS_URL",
+                "it is no URL such as redis://host:6379, and neither of a cluster nor of sentinels",
+            );
+        };
         if has_own_ca && !place.is_tls() {
             return unfit("REDIS_CA_FILE", "REDIS_URL has no TLS: let it begin with rediss, or unset this");
         }
