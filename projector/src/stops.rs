@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_stray_halts_its_partition_until_an_exception_is_signed() {
         let key = SigningKey::from_seed(&[1; 32]);
-        let told = ["POSTGRES_URL", "REDIS_URL"].map(|name| (name, "url".to_owned()));
+        let told = [("POSTGRES_URL", "postgres://none".to_owned()), ("REDIS_URL", "redis://none".to_owned())];
         let told = told.into_iter().chain([("LOG_EXCEPTION_KEYS", key.public())]);
         let config = Config::from_env(&told.collect::<Env>()).unwrap();
         let share = BTreeSet::from([0, 1, 2]);

@@ -284,8 +284,8 @@ mod tests {
         let router = axum::Router::new().route("/v1/commands", axum::routing::post(stand_in));
         tokio::spawn(axum::serve(listener, router).into_future());
         let env = [
-            ("POSTGRES_URL", "none"),
-            ("REDIS_URL", "none"),
+            ("POSTGRES_URL", "postgres://none"),
+            ("REDIS_URL", "redis://none"),
             ("REACTOR_COMMAND_URLS", &url),
             ("SERVICE_TOKEN", "token-of-the-tests"),
         ];

@@ -101,10 +101,9 @@ mod tests {
     fn a_cluster_has_the_same_rules() {
         let file = root().join("deploy/kubernetes/components/autoscale/scale.yaml");
         let text = fs::read_to_string(file).unwrap();
-        for document in text.split("\n---\n") {
-            let service =
-                Service::ALL.into_iter().find(|service| document.contains(&format!("  name: {}\n", service.name())));
-            let service = service.unwrap();
+        for service in Service::ALL {
+            let named = format!("  name: {}\n", service.name());
+            let document = text.split("\n---\n").find(|document| document.contains(&named)).unwrap();
             let value = |line: &str, name: &str| -> Option<f64> {
                 line.trim().strip_prefix(name)?.trim().trim_matches('"').parse().ok()
             };
