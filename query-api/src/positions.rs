@@ -49,7 +49,7 @@ pub(crate) struct Log {
     pub(crate) partitions: u32,
 }
 
-/// What tokens of the logs that this one was grown from name here: positions of this log, by the ID of the former one.
+/// Positions of this log that tokens of the logs that it was grown from stand for, by the ID of the former log.
 pub(crate) type FormerLogs = BTreeMap<String, BTreeMap<u32, i64>>;
 
 /// Makings that name the rows of a view in Redis, by partition; `None` where Redis shows no rows.

@@ -112,7 +112,7 @@ pub(super) struct Target {
     producers: Arc<Producers>,
     reports: DeliveryReports,
     writer: Writer,
-    /// What the partition had when it was claimed.
+    /// Content of the partition when it was claimed.
     had: Found,
     /// Number of those commits that have not been met in the old log yet.
     to_skip: u64,

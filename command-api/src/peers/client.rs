@@ -50,7 +50,7 @@ pub(crate) struct Links {
     shutdown: Shutdown,
 }
 
-/// How a peer is contacted.
+/// Credentials for peers, and their trusted authorities.
 #[derive(Clone)]
 struct Access {
     token: Tokens,

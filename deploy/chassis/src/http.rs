@@ -194,7 +194,7 @@ async fn follow_files(tls: Option<ServerTls>) {
     }
 }
 
-/// What a connection is served with.
+/// Everything that the connections of a listener share.
 struct Serving {
     router: Router,
     border: Arc<Border>,

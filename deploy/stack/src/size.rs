@@ -113,11 +113,11 @@ impl Default for Wanted {
 pub struct Size {
     pub brokers: u16,
     pub partitions: u16,
-    /// Whether the log was grown to this number of partitions. Its topic, its database and its prefix in Redis then have
+    /// Set if the log was grown to this number of partitions. Its topic, its database and its prefix in Redis then have
     /// the number in their names.
     pub grown: bool,
     pub redis_cluster: bool,
-    /// Whether all parts use TLS and passwords.
+    /// Set if all parts use TLS and passwords.
     pub secure: bool,
     pub command_apis: u16,
     pub query_apis: u16,

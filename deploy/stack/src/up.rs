@@ -121,7 +121,7 @@ fn payment_window_path(layout: &Layout) -> PathBuf {
     layout.state.join("payment-window")
 }
 
-/// Where clients reach a stack.
+/// Address at which clients reach a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub url: String,

@@ -33,7 +33,7 @@ const FOLDED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SEGMENT: i64 = schemas::journal::SEGMENT_OFFSETS;
 
-/// What was taken over.
+/// Numbers of deadlines and parked records that were taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Continued {
     pub deadlines: u64,

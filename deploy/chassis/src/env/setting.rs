@@ -1,4 +1,4 @@
-//! What is known about a variable that a service reads.
+//! Facts about a variable that a service reads.
 
 use std::ffi::OsString;
 

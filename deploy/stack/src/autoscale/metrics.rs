@@ -1,4 +1,4 @@
-//! What instances report, and what follows for a rule.
+//! Reads the metrics of instances, and derives the value of a rule from them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::services::Service;
 pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) pid: Option<u32>,
-    /// In Prometheus's text format.
+    /// Answer of `/metrics`, in Prometheus's text format.
     pub(super) text: String,
     pub(super) cpu_seconds: f64,
 }

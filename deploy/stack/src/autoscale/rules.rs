@@ -27,7 +27,7 @@ pub(super) enum Measure {
     Busy,
 }
 
-/// How fast a tier follows its rules.
+/// Delays with which a tier follows its rules.
 pub(super) struct Pace {
     /// Time for which a rule has to ask for more before the tier grows.
     pub(super) grows_after: Duration,

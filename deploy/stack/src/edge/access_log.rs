@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Default number of lines a second, more than a shop without a rush has.
 pub(crate) const LINES: u32 = 100;
 
-/// Where the access log is written, and how much of it.
+/// File and sampling of the access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AccessLog {
     pub(super) file: PathBuf,

@@ -75,7 +75,7 @@ fn run(settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the running nginx was told.
+/// State that the running nginx was told.
 struct Followed {
     upstreams: Upstreams,
     certificate: [Option<Vec<u8>>; 2],

@@ -14,7 +14,7 @@ use crate::probe::Probe;
 /// User that joins the nodes of a cluster, and as whom replicas come to their masters.
 const NODE: &str = "redis";
 
-/// What every client sends to begin with, to find the nodes of a cluster, and to follow keys that move.
+/// Commands that every client sends to begin with, to find the nodes of a cluster, and to follow keys that move.
 const COMMON: &str = "+ping +hello +auth +select +client|setname +info +cluster|slots +asking";
 
 /// Commands of query-api: it reads positions and rows, and caches the rows that it read from Postgres by a script.
