@@ -281,9 +281,8 @@ impl<R> Partition<R> {
 
     pub fn read_ended(&mut self, now: TimeMs, out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         self.memory.check_recognized()?;
-        let is_closed = self.memory.reader.is_closed();
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::CatchingUp { .. } | Phase::ReadingBack { .. } if is_closed => return Err(self.end(out)),
+            Phase::CatchingUp { .. } | Phase::ReadingBack { .. } if self.memory.reader.is_closed() => self.end(out)?,
             Phase::CatchingUp { .. } if self.is_deposed() => self.step_down(out),
             Phase::CatchingUp { then_claim: true } => self.claim(out),
             Phase::CatchingUp { then_claim: false } => self.phase = Phase::Prepared,

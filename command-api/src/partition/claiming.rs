@@ -66,13 +66,13 @@ impl<R> Partition<R> {
         }
     }
 
-    /// Ends for good, because the partition is closed; a claim sent behind the closing one does not count either. Returns
-    /// the reason.
-    pub(super) fn end(&mut self, out: &mut impl Effects<Reply = R>) -> HaltError {
+    /// Ends for good, because the partition is closed; a claim sent behind the closing one does not count either. Always
+    /// fails, with the reason.
+    pub(super) fn end(&mut self, out: &mut impl Effects<Reply = R>) -> Result<(), HaltError> {
         let offset = self.memory.reader.last_counted;
         self.step_down(out);
         self.dismiss_parked(out);
-        HaltError::Closed { offset }
+        Err(HaltError::Closed { offset })
     }
 
     /// Becomes idle and drops the state that only an owner needs.
