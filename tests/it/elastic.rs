@@ -18,8 +18,6 @@ const ONE_OF_EACH: [&str; 6] = ["--command-apis", "1", "--query-apis", "1", "--p
 const PRODUCTS: u32 = 24;
 /// Interval between requests, whether earlier ones have been answered or not.
 const EVERY: Duration = Duration::from_millis(15);
-/// Upper bound of a wait on a busy machine that also runs the clients. Its usual length is measured by the benches.
-const LONGEST: Duration = Duration::from_millis(1500);
 
 /// Clients that send commands, batches and queries to the edge at a fixed rate.
 struct OpenLoop {
@@ -44,7 +42,8 @@ impl OpenLoop {
         Self { enough, running }
     }
 
-    /// Ends the load and asserts that no request has failed.
+    /// Ends the load and asserts that no request has failed. The wait is only printed: on a machine that also runs the
+    /// clients and other tests, it says nothing about the services. `cargo stack bench elastic` measures it.
     async fn end(self) {
         self.enough.store(true, Ordering::Relaxed);
         let outcomes = self.running.await.unwrap();
@@ -52,7 +51,6 @@ impl OpenLoop {
         let longest = outcomes.iter().map(|outcome| outcome.waited).max().unwrap();
         println!("{} requests, longest wait {longest:?}, {} failed", outcomes.len(), failures.len());
         assert!(failures.is_empty(), "{} of {} requests failed: {failures:#?}", failures.len(), outcomes.len());
-        assert!(longest < LONGEST, "a request waited for {longest:?}");
     }
 }
 

@@ -14,8 +14,6 @@ use uuid::Uuid;
 
 use crate::fixture::{Client, connect_to_redis, eventually, server};
 
-/// First port, outside the ranges of other stacks and of the tests' servers.
-pub(crate) const BASE_PORT: u16 = 20_000;
 /// Starts the services that were built for the tests.
 const UP: [&str; 3] = ["up", "--detach", "--as-built"];
 /// Upper bound of the start of a whole stack on a busy machine.
@@ -23,6 +21,11 @@ const START: Duration = Duration::from_secs(300);
 
 /// Serializes the stacks, which share ports and the machine.
 static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Returns the first port of a stack.
+pub(crate) fn base_port() -> u16 {
+    server("TEST_STACKS_BASE_PORT").parse().expect("a port")
+}
 
 /// A running stack. It is stopped when dropped.
 pub(crate) struct Stack {
@@ -52,7 +55,7 @@ impl Stack {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(server("TEST_STACK_BIN"));
-        command.args(["--profile", "dev", "--base-port", &BASE_PORT.to_string(), "--state-dir"]);
+        command.args(["--profile", "dev", "--base-port", &base_port().to_string(), "--state-dir"]);
         command.arg(&self.state).args(args).kill_on_drop(true);
         // The program of `replay` and `sale` was built for the tests as well.
         command.env("CARGO", "true");
@@ -110,7 +113,7 @@ impl Stack {
 
     /// Returns its brokers, topic and number of partitions.
     pub(crate) fn log(&self) -> (String, String, u32) {
-        (format!("127.0.0.1:{}", BASE_PORT + 1), "events".to_owned(), 12)
+        (format!("127.0.0.1:{}", base_port() + 1), "events".to_owned(), 12)
     }
 
     /// Returns the text of a log of the stack.
@@ -120,7 +123,7 @@ impl Stack {
 
     /// Returns the address of the edge.
     pub(crate) fn addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], BASE_PORT))
+        SocketAddr::from(([127, 0, 0, 1], base_port()))
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -243,7 +246,7 @@ async fn projectors_that_sleep_and_a_redis_that_forgets_change_no_view() {
         stack.tell(&["kill", projector, "STOP"]).await;
         tokio::time::sleep(Duration::from_secs_f64(asleep)).await;
         stack.tell(&["kill", projector, "CONT"]).await;
-        let mut connection = connect_to_redis(&format!("redis://127.0.0.1:{}", BASE_PORT + 21)).await.unwrap();
+        let mut connection = connect_to_redis(&format!("redis://127.0.0.1:{}", base_port() + 21)).await.unwrap();
         redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
     }
     let output = replay.await.unwrap().unwrap();
@@ -318,7 +321,7 @@ async fn an_audit_fails_where_a_view_is_wrong_and_where_nothing_runs() {
     // Redis may show the row before Postgres has it.
     assert_eq!(stack.client().get_with("/v1/views/product", &headers).await.status, 200);
     let password = std::fs::read_to_string(stack.state.join("postgres-password")).unwrap();
-    let url = format!("postgresql://stampede:{password}@127.0.0.1:{}/stampede", BASE_PORT + 20);
+    let url = format!("postgresql://stampede:{password}@127.0.0.1:{}/stampede", base_port() + 20);
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     assert_eq!(client.execute("UPDATE product_rows SET version = 7 WHERE key = 'cd'", &[]).await.unwrap(), 1);

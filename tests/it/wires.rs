@@ -18,7 +18,7 @@ use schemas::topic::LogTopic;
 use tokio_postgres::error::SqlState;
 
 use crate::fixture::eventually;
-use crate::stack::{BASE_PORT, Stack};
+use crate::stack::{Stack, base_port};
 
 /// Time for the brokers to answer a client that they let in.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
@@ -43,7 +43,7 @@ impl Wires {
 
     fn kafka(&self, account: &str, password: &Path, authority: Option<(&'static str, String)>) -> KafkaSettings {
         let told = [
-            ("KAFKA_BROKERS", format!("127.0.0.1:{}", BASE_PORT + 1)),
+            ("KAFKA_BROKERS", format!("127.0.0.1:{}", base_port() + 1)),
             ("KAFKA_SECURITY", "sasl_ssl".to_owned()),
             ("KAFKA_USERNAME", account.to_owned()),
             ("KAFKA_PASSWORD_FILE", Self::text(password)),
@@ -56,7 +56,7 @@ impl Wires {
     }
 
     fn postgres(&self, account: &str, options: &str, authority: Option<(&'static str, String)>) -> PostgresSettings {
-        let url = format!("postgres://{account}@127.0.0.1:{}/stampede{options}", BASE_PORT + 20);
+        let url = format!("postgres://{account}@127.0.0.1:{}/stampede{options}", base_port() + 20);
         let told = [("POSTGRES_URL", url), ("POSTGRES_PASSWORD_FILE", Self::text(&self.password_file(account)))];
         PostgresSettings::from_env(&told.into_iter().chain(authority).collect()).unwrap()
     }
@@ -66,7 +66,7 @@ impl Wires {
     }
 
     fn redis(&self, account: &str, scheme: &str, authority: Option<(&'static str, String)>) -> RedisSettings {
-        let url = format!("{scheme}://{account}@127.0.0.1:{}/", BASE_PORT + 21);
+        let url = format!("{scheme}://{account}@127.0.0.1:{}/", base_port() + 21);
         let told = [("REDIS_URL", url), ("REDIS_PASSWORD_FILE", Self::text(&self.password_file(account)))];
         RedisSettings::from_env(&told.into_iter().chain(authority).collect()).unwrap()
     }
@@ -101,7 +101,7 @@ async fn kafka(wires: &Wires) {
     for account in ["command-api", "projector"] {
         assert!(is_let_in(wires.kafka_of(account), ANSWERS_WITHIN).await, "{account}");
     }
-    let plain = KafkaSettings::plaintext(format!("127.0.0.1:{}", BASE_PORT + 1));
+    let plain = KafkaSettings::plaintext(format!("127.0.0.1:{}", base_port() + 1));
     assert!(!is_let_in(plain, REFUSED_WITHIN).await, "plaintext");
     let password = wires.password_file("projector");
     assert!(!is_let_in(wires.kafka("projector", &password, None), REFUSED_WITHIN).await, "another authority");
@@ -165,7 +165,7 @@ async fn postgres(wires: &Wires) {
     let pool = postgres::pool(&settings, "", 2, "wires").unwrap();
     let first = pool.get().await.unwrap();
     let administrator = PostgresSettings::from_env(&Env::from([
-        ("POSTGRES_URL", format!("postgres://stampede@127.0.0.1:{}/stampede?sslmode=verify-full", BASE_PORT + 20)),
+        ("POSTGRES_URL", format!("postgres://stampede@127.0.0.1:{}/stampede?sslmode=verify-full", base_port() + 20)),
         ("POSTGRES_PASSWORD_FILE", Wires::text(&wires.0.join("postgres-password"))),
         wires.authority(),
     ]));

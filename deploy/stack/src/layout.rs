@@ -12,6 +12,8 @@ const EDGE_PORT: u16 = 8080;
 const BASE_PORT: u16 = 18000;
 /// Base port of `cargo stack test`, clear of a running stack's ports and below Linux's ephemeral ports.
 pub(crate) const TEST_BASE_PORT: u16 = 19000;
+/// Number of ports that belong to a stack.
+const COUNT: u16 = 300;
 /// Maximum number of instances of a service, and so the distance between the port ranges of two services.
 pub(crate) const MAX_INSTANCES: u16 = 32;
 
@@ -46,6 +48,11 @@ impl Layout {
     /// Returns the layout of `cargo stack test`, below this state directory.
     pub(crate) fn for_tests(&self, base_port: Option<u16>) -> Self {
         Self { state: self.state.join("test"), ports: Ports::new(Some(base_port.unwrap_or(TEST_BASE_PORT))) }
+    }
+
+    /// Returns the base port of the stacks that tests start, whose ports follow those of the tests' servers.
+    pub(crate) fn base_port_of_stacks(&self) -> u16 {
+        self.ports.base() + COUNT
     }
 
     /// Returns the folder with the state directories of stacks that tests start.

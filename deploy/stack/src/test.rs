@@ -122,6 +122,7 @@ fn launch(layout: &Layout, tools: &Tools, stage: Stage, filter: Option<&str>) ->
         .env("TEST_REDIS_URL", redis::url(layout, false))
         .env("TEST_STACK_BIN", own.to_string_lossy())
         .env("TEST_STACKS_DIR", layout.stacks_of_tests().to_string_lossy())
+        .env("TEST_STACKS_BASE_PORT", layout.base_port_of_stacks().to_string())
         .env("TEST_BIN_DIR", services::binaries(Profile::Dev)?.to_string_lossy());
     if std::env::var_os(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
