@@ -4,6 +4,7 @@
 set -eu
 umask 022
 folder=${1:-$(dirname "$0")/secrets}
+rights=$(cd "$(dirname "$0")/../redis" && pwd)/rights
 mkdir -p "$folder"
 chmod 0700 "$folder"
 cd "$folder"
@@ -12,10 +13,13 @@ for name in service-token staff-token postgres command-api-postgres projector-po
     test -s "$name" || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$name"
 done
 # The server learns hashes only. Both users write rows; neither may administer the server.
-hash() { printf %s "$(cat "$1")" | sha256sum | cut -d' ' -f1; }
-rights='~st:* ~{st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub +time -@dangerous'
-cat >valkey-users <<END
-user default off
-user query-api on #$(hash query-api-valkey) $rights
-user projector on #$(hash projector-valkey) $rights +info +config|get +role
-END
+user() {
+    printf 'user %s on #%s' "$1" "$(tr -d '\n' <"$1-valkey" | sha256sum | cut -d' ' -f1)"
+    sed -n "s/^\\(all\\|$1\\) / /p" "$rights" | tr -d '\n'
+    echo
+}
+{
+    echo user default off
+    user query-api
+    user projector
+} >valkey-users

@@ -9,6 +9,7 @@
 set -euo pipefail
 folder=${1:?a folder for the values}
 namespace=${2:-stampede}
+rights=$(cd "$(dirname "$0")/../redis" && pwd)/rights
 umask 077
 mkdir -p "$folder"
 cd "$folder"
@@ -75,7 +76,9 @@ password() {
 
 # Prints a line of the server's file of users, which has only the hash of a password.
 user() {
-    printf '    user %s on #%s %s\n' "$1" "$(random "redis-$1" | tr -d '\n' | sha256sum | cut -d ' ' -f 1)" "$2"
+    printf '    user %s on #%s' "$1" "$(random "redis-$1" | tr -d '\n' | sha256sum | cut -d ' ' -f 1)"
+    sed -n "s/^\\(all\\|$1\\) / /p" "$rights" | tr -d '\n'
+    echo
 }
 
 authority
@@ -94,6 +97,5 @@ password projector
 password query-api
 secret redis-users Opaque stringData
 printf '  users.acl: |\n    user default off\n'
-rights='~st:* ~{st:* &st:* -@all +@connection +@read +@write +@scripting +@pubsub +time -@dangerous'
-user query-api "$rights"
-user projector "$rights +info +config|get +role"
+user query-api
+user projector

@@ -160,7 +160,73 @@ fn judge(answer: &[u8]) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
     use super::*;
+    use crate::layout::root;
+
+    /// Returns a rule in the words of the cluster's manifest.
+    fn rule_of(account: &str, operation: &str, [kind, pattern, name]: [&str; 3]) -> String {
+        format!("{account}: {operation} on the {kind} {name}, {pattern}")
+    }
+
+    fn ours() -> BTreeSet<String> {
+        let in_words = |rule: Rule| {
+            let operation = match rule.operation {
+                READ => "Read",
+                WRITE => "Write",
+                DESCRIBE => "Describe",
+                DESCRIBE_CONFIGS => "DescribeConfigs",
+                other => panic!("the operation {other} has no word"),
+            };
+            let kind = if rule.resource == TOPIC { "topic" } else { "group" };
+            let pattern = if rule.pattern == LITERAL { "literal" } else { "prefix" };
+            rule_of(rule.account.name(), operation, [kind, pattern, rule.name])
+        };
+        rules().into_iter().map(in_words).collect()
+    }
+
+    #[test]
+    fn a_cluster_has_the_same_rules() {
+        let manifest = fs::read_to_string(root().join("deploy/kubernetes/components/kafka/users.yaml")).unwrap();
+        let mut theirs = BTreeSet::new();
+        for user in manifest.split("\n---\n") {
+            let account = user.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap();
+            for rule in user.split("- resource: { ").skip(1) {
+                let field = |name: &str, end: char| {
+                    rule.split_once(&format!("{name}: ")).unwrap().1.split_once(end).unwrap().0.trim_matches(['"', ' '])
+                };
+                let resource = [field("type", ','), field("patternType", '}'), field("name", ',')];
+                let operations = field("operations", ']').trim_start_matches('[').split(", ");
+                theirs.extend(operations.map(|operation| rule_of(account, operation, resource)));
+            }
+        }
+        assert_eq!(theirs, ours());
+    }
+
+    #[test]
+    fn the_handbook_states_the_rules() {
+        let handbook = fs::read_to_string(root().join("deploy/README.md")).unwrap();
+        let table = handbook.split_once("**Rights at Kafka**").unwrap().1.split_once("**Rights at Redis**").unwrap().0;
+        let mut stated = BTreeSet::new();
+        for row in table.lines().filter_map(|line| line.strip_prefix("| ")).skip(1) {
+            let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+            let [account, topics, groups] = cells[..] else { panic!("{row}") };
+            for (kind, cell) in [("topic", topics), ("group", groups)] {
+                for part in cell.split("; ") {
+                    let (operations, names) = part.split_once(" on ").unwrap();
+                    for name in names.split(" and ") {
+                        let prefix = name.strip_prefix("the prefix ");
+                        let pattern = if prefix.is_some() { "prefix" } else { "literal" };
+                        let name = prefix.unwrap_or(name).trim_matches('`');
+                        stated.extend(operations.split(", ").map(|one| rule_of(account, one, [kind, pattern, name])));
+                    }
+                }
+            }
+        }
+        assert_eq!(stated, ours());
+    }
 
     #[test]
     fn only_command_api_writes_and_nobody_creates_or_deletes() {

@@ -26,12 +26,7 @@ pub(super) fn logins(layout: &Layout) -> Result<String> {
     let mut text = String::new();
     for account in Account::ALL {
         let (name, password) = (account.name(), account.password(layout)?);
-        let group = match account {
-            Account::Owner => None,
-            Account::CommandApi => Some("stampede_command_api"),
-            Account::QueryApi => Some("stampede_query_api"),
-            Account::Projector => Some("stampede_projector"),
-        };
+        let group = group(account);
         if let Some(group) = group {
             text += &format!("CREATE ROLE {group} NOLOGIN\n");
         }
@@ -40,6 +35,16 @@ pub(super) fn logins(layout: &Layout) -> Result<String> {
     }
     let owner = Account::Owner.name();
     Ok(format!("{text}CREATE DATABASE {OWNER} OWNER \"{owner}\"\n"))
+}
+
+/// Returns the group role to which the migrations grant an account's rights. The owner has all rights.
+fn group(account: Account) -> Option<&'static str> {
+    match account {
+        Account::Owner => None,
+        Account::CommandApi => Some("stampede_command_api"),
+        Account::QueryApi => Some("stampede_query_api"),
+        Account::Projector => Some("stampede_projector"),
+    }
 }
 
 /// Returns the server's settings, after writing the files that they name for the account that runs it.
@@ -61,4 +66,48 @@ pub(super) fn settings(layout: &Layout, certificates: &Certificates, ids: Option
         "ssl_min_protocol_version=TLSv1.2".to_owned(),
         format!("hba_file={}", write("postgres.hosts", HOSTS)?),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::root;
+
+    #[test]
+    fn containers_and_a_cluster_have_the_same_logins() {
+        let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+        let ours: Vec<_> = Account::ALL
+            .into_iter()
+            .filter_map(|account| Some((account.name().replace('-', "_"), group(account)?.to_owned())))
+            .collect();
+        let sorted = |mut logins: Vec<(String, String)>| {
+            logins.sort_unstable();
+            logins
+        };
+
+        let containers = read("deploy/compose/logins.sql");
+        let created = containers.lines().filter_map(|line| {
+            let (login, rest) = line.strip_prefix("CREATE ROLE ")?.split_once(" LOGIN PASSWORD ")?;
+            let (_, groups) = rest.split_once(" IN ROLE ")?;
+            Some((login.to_owned(), groups.trim_end_matches(';').to_owned()))
+        });
+        assert_eq!(sorted(created.collect()), sorted(ours.clone()));
+        assert_eq!(containers.matches(" LOGIN").count(), ours.len());
+
+        let cluster = read("deploy/kubernetes/components/postgres/cluster.yaml");
+        let roles = cluster.split("\n      - name: ").skip(1).map(|role| {
+            let groups = role.split_once("inRoles: [").unwrap().1.split_once(']').unwrap().0;
+            (role.lines().next().unwrap().to_owned(), groups.to_owned())
+        });
+        assert_eq!(sorted(roles.collect()), sorted(ours.clone()));
+        assert_eq!(cluster.matches("login: true").count(), ours.len());
+
+        let migration = read("schemas/sql/V25__roles.sql");
+        for (login, group) in ours {
+            assert!(migration.contains(&format!("'{group}'")), "{group}");
+            assert!(containers.contains(&format!("CREATE ROLE {group} NOLOGIN;")), "{group}");
+            assert!(cluster.contains(&format!("{{ name: {group}, ensure: present, login: false }}")), "{group}");
+            assert!(cluster.contains(&format!(",{login}")), "pg_hba has no rule for {login}");
+        }
+    }
 }

@@ -14,15 +14,8 @@ use crate::probe::Probe;
 /// User that joins the nodes of a cluster, and as whom replicas come to their masters.
 const NODE: &str = "redis";
 
-/// Commands that every client sends to begin with, to find the nodes of a cluster, and to follow keys that move.
-const COMMON: &str = "+ping +hello +auth +select +client|setname +info +cluster|slots +asking";
-
-/// Commands of query-api: it reads positions and rows, and caches the rows that it read from Postgres by a script.
-const QUERIES: &str = "+mget +get +time +subscribe +unsubscribe +evalsha +eval +script|load +zscore +getrange +set";
-
-/// Commands of the projector and its tools, which write rows and positions, and publish news of them.
-const PROJECTION: &str = "+mget +get +mset +set +getrange +expire +del +unlink +zadd +zscore +zremrangebyscore +publish \
-                          +time +scan +evalsha +eval +script|load";
+/// Rights of each user, or of all, which the users of other deployments have as well.
+const RIGHTS: &str = include_str!("../../../redis/rights");
 
 /// Returns the URL for an account, without its password.
 pub(crate) fn secure_url(layout: &Layout, is_cluster: bool, account: Account) -> String {
@@ -90,22 +83,31 @@ fn users_of(layout: &Layout) -> Result<String> {
         text += &format!("user {name} on >{password} {rights}\n");
     };
     user(NODE, accounts::password(layout, NODE)?, "~* &* +@all");
-    // Keys begin with the prefix in braces, which make the keys of a partition stay together.
-    let queries = format!("resetkeys ~{{st:*}}:* resetchannels &st:news -@all {COMMON} {QUERIES}");
-    user(Account::QueryApi.name(), Account::QueryApi.password(layout)?, &queries);
-    // The keys of older builds, which it removes, have no braces.
-    let projection = format!("resetkeys ~{{st:*}}:* ~st:* resetchannels &st:news -@all {COMMON} {PROJECTION}");
-    user(Account::Projector.name(), Account::Projector.password(layout)?, &projection);
-    user(Account::Owner.name(), Account::Owner.password(layout)?, &projection);
+    for (account, rights) in [
+        (Account::QueryApi, rights_of(Account::QueryApi)),
+        (Account::Projector, rights_of(Account::Projector)),
+        (Account::Owner, rights_of(Account::Projector)),
+    ] {
+        user(account.name(), account.password(layout)?, &rights);
+    }
     Ok(text)
+}
+
+fn rights_of(account: Account) -> String {
+    let lines = RIGHTS.lines().filter_map(|line| line.split_once(' '));
+    let of_it = lines.filter(|(name, _)| *name == "all" || *name == account.name());
+    of_it.map(|(_, rights)| rights).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::process::Command;
+    use std::{env, fs};
 
     use super::super::NODES;
     use super::*;
+    use crate::layout::root;
 
     #[test]
     fn a_url_names_the_account_of_every_node() {
@@ -114,5 +116,45 @@ mod tests {
         let cluster = secure_url(&layout, true, Account::Projector);
         assert!(cluster.starts_with("rediss-cluster://projector@127.0.0.1:20041?node=127.0.0.1:20042&"), "{cluster}");
         assert_eq!(cluster.matches("node=").count(), usize::from(NODES) - 1);
+    }
+
+    /// Returns the users in the output or the file of a script, each with its rights.
+    fn users_in(text: &str) -> Vec<(String, String)> {
+        let users = text.lines().filter_map(|line| line.trim().strip_prefix("user "));
+        let services = users.filter(|user| !user.starts_with("default "));
+        services
+            .map(|user| {
+                let (name, rest) = user.split_once(" on #").unwrap();
+                (name.to_owned(), rest.split_once(' ').unwrap().1.to_owned())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn containers_and_a_cluster_give_the_same_rights() {
+        let folder = env::temp_dir().join(format!("stampede-rights-{}", std::process::id()));
+        let ours = [Account::QueryApi, Account::Projector].map(|each| (each.name().to_owned(), rights_of(each)));
+        let run = |script: &str| {
+            let output = Command::new(root().join(script)).arg(folder.join(script)).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(users_in(&run("deploy/kubernetes/secrets.sh")), ours);
+        run("deploy/compose/secrets.sh");
+        let users = fs::read_to_string(folder.join("deploy/compose/secrets.sh/valkey-users")).unwrap();
+        assert_eq!(users_in(&users), ours);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn query_api_may_write_no_position_and_publish_nothing() {
+        let has = |account: Account, right: &str| rights_of(account).split(' ').any(|each| each == right);
+        for right in ["+mset", "+del", "+publish", "+scan", "~st:*"] {
+            assert!(has(Account::Projector, right) && !has(Account::QueryApi, right), "{right}");
+        }
+        for account in [Account::QueryApi, Account::Projector] {
+            let rights = rights_of(account);
+            assert!(!rights.contains("+@") && !rights.contains("~*") && rights.contains("-@all"), "{rights}");
+        }
     }
 }
