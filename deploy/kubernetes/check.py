@@ -34,6 +34,9 @@ PROGRAMS = {"command-api", "query-api", "projector", "edge"}
 CONNECTIONS = {"command-api": 8, "projector": 8}
 # Those of migrations, audits and rebuilds, and of Postgres itself.
 OTHER_CONNECTIONS = 30
+HANDBOOK = (FOLDER.parent / "README.md").read_text()
+# Times that a stop takes at most: how often it waits for SHUTDOWN_GRACE_MS, and seconds beside that.
+STOPS = {"command-api": (3, 4), "query-api": (1, 1), "projector": (1, 0), "edge": (1, 0)}
 # Variables that a manifest only refers to.
 HELPERS = {"POD_NAME", "POD_NAMESPACE"}
 # A secret with a password of its own beside it may be given by value, as long as it holds none.
@@ -205,6 +208,45 @@ def pod_faults(name, pod, maps):
     return faults
 
 
+def stop_faults(name, pod, maps):
+    """Returns a fault if a pod may be killed before it has ended by itself."""
+    if name not in STOPS:
+        return []
+    container = pod["containers"][0]
+    pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    waits, more = STOPS[name]
+    needed = pause + waits * int(variables(container, maps).get("SHUTDOWN_GRACE_MS", 10000)) / 1000 + more
+    return [f"{name} may need {needed:g} s to stop"] if pod["terminationGracePeriodSeconds"] <= needed else []
+
+
+def stated_resources():
+    """Returns the resources of each service that the handbook states: processor, memory, and limit of memory."""
+    table = HANDBOOK.split("### Resources\n")[1].split("\n### ")[0]
+    return dict(re.findall(r"^\| ([a-z-]+) \| ([^|]+ \| [^|]+ \| [^|]+) \|", table, re.MULTILINE))
+
+
+def resource_faults(name, pod):
+    """Returns a fault if a service has other resources than the handbook states."""
+    resources, stated = pod["containers"][0].get("resources", {}), stated_resources().get(name)
+    given = [resources.get("requests", {}).get("cpu"), resources.get("requests", {}).get("memory")]
+    given.append(resources.get("limits", {}).get("memory"))
+    found = " | ".join(map(str, given))
+    return [f"{name} has the resources {found}, not {stated}"] if stated and found != stated else []
+
+
+def metric_faults(things):
+    """Returns metrics in rules of autoscaling that no service has."""
+    known = set(re.findall(r"^\| `(stampede_\w+)`", (FOLDER.parent / "METRICS.md").read_text(), re.MULTILINE))
+    queries = (
+        trigger["metadata"].get("query", "")
+        for each in things
+        if each["kind"] == "ScaledObject"
+        for trigger in each["spec"]["triggers"]
+    )
+    used = {name for query in queries for name in re.findall(r"stampede_\w+", query)}
+    return [f"no service has the metric {name}" for name in sorted(used - known)]
+
+
 def topic_faults(things, maps):
     """Returns differences between the topics and the settings that the services demand of them."""
     source = (FOLDER.parents[1] / "schemas/src/topic.rs").read_text()
@@ -254,12 +296,15 @@ def faults_of(things):
         for fault in schema_faults(json.dumps(each))
     ]
     maps = {each["metadata"]["name"]: each.get("data") or {} for each in things if each["kind"] == "ConfigMap"}
+    is_small = not any(each["kind"] == "ScaledObject" for each in things)
     for name, pod in pods(things):
-        faults += pod_faults(name, pod, maps)
+        faults += pod_faults(name, pod, maps) + stop_faults(name, pod, maps)
+        # Those of an overlay for development are smaller.
+        faults += [] if is_small else resource_faults(name, pod)
     for thing in things:
         if thing["kind"] == "Secret":
             faults.append(f"the Secret {thing['metadata']['name']} is in the manifests")
-    return faults + topic_faults(things, maps) + connection_faults(things, maps)
+    return faults + topic_faults(things, maps) + connection_faults(things, maps) + metric_faults(things)
 
 
 def find(things, kind, name):
@@ -311,6 +356,15 @@ def spoil(things):
     yield "a file that is not mounted", settings("command-api", STAFF_TOKEN_FILE="/run/stampede/staff")
     yield "too few connections", changed(
         "Cluster", "postgres", lambda each: each["spec"]["postgresql"]["parameters"].update(max_connections="320")
+    )
+    yield "a kill before the end", changed(
+        "StatefulSet", "command-api", lambda each: each["spec"]["template"]["spec"].update(terminationGracePeriodSeconds=42)
+    )
+    yield "other resources than the handbook's", changed(
+        "Deployment", "edge", lambda each: container(each)["resources"]["requests"].update(cpu="300m")
+    )
+    yield "a metric that does not exist", changed(
+        "ScaledObject", "query-api", lambda each: each["spec"]["triggers"][0]["metadata"].update(query="sum(stampede_x)")
     )
     yield "no limit of memory", changed("StatefulSet", "command-api", lambda each: container(each).update(resources={}))
 
