@@ -228,9 +228,8 @@ def stated_resources():
 def resource_faults(name, pod):
     """Returns a fault if a service has other resources than the handbook states."""
     resources, stated = pod["containers"][0].get("resources", {}), stated_resources().get(name)
-    given = [resources.get("requests", {}).get("cpu"), resources.get("requests", {}).get("memory")]
-    given.append(resources.get("limits", {}).get("memory"))
-    found = " | ".join(map(str, given))
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    found = " | ".join(map(str, [requests.get("cpu"), requests.get("memory"), limits.get("memory")]))
     return [f"{name} has the resources {found}, not {stated}"] if stated and found != stated else []
 
 
@@ -245,6 +244,15 @@ def metric_faults(things):
     )
     used = {name for query in queries for name in re.findall(r"stampede_\w+", query)}
     return [f"no service has the metric {name}" for name in sorted(used - known)]
+
+
+def broker_faults(things):
+    """Returns containers of brokers that Strimzi would make without what the namespace's policy demands."""
+    pools = [each["spec"]["template"] for each in things if each["kind"] == "KafkaNodePool"]
+    wanted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    # The second one exists because Kafka has racks.
+    containers = [(name, pool.get(name, {})) for pool in pools for name in ("kafkaContainer", "initContainer")]
+    return [f"a broker may not run for its {name}" for name, has in containers if has.get("securityContext") != wanted]
 
 
 def topic_faults(things, maps):
@@ -304,7 +312,8 @@ def faults_of(things):
     for thing in things:
         if thing["kind"] == "Secret":
             faults.append(f"the Secret {thing['metadata']['name']} is in the manifests")
-    return faults + topic_faults(things, maps) + connection_faults(things, maps) + metric_faults(things)
+    faults += topic_faults(things, maps) + connection_faults(things, maps)
+    return faults + metric_faults(things) + broker_faults(things)
 
 
 def find(things, kind, name):
@@ -356,6 +365,9 @@ def spoil(things):
     yield "a file that is not mounted", settings("command-api", STAFF_TOKEN_FILE="/run/stampede/staff")
     yield "too few connections", changed(
         "Cluster", "postgres", lambda each: each["spec"]["postgresql"]["parameters"].update(max_connections="320")
+    )
+    yield "a broker that may not run", changed(
+        "KafkaNodePool", "broker", lambda each: each["spec"]["template"].pop("initContainer")
     )
     yield "a kill before the end", changed(
         "StatefulSet", "command-api", lambda each: each["spec"]["template"]["spec"].update(terminationGracePeriodSeconds=42)
