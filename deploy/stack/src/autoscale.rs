@@ -1,17 +1,20 @@
 //! `cargo stack autoscale`: changes the numbers of instances by the rules that KEDA applies in a cluster.
 //!
 //! Each second it reads the metrics of every instance and the processor time of its process. A tier grows once a rule
-//! has asked for it for some time, and shrinks once no rule has needed its last instance for much longer.
+//! has asked for it for some time, and shrinks once no rule has needed its last instance for much longer. Each tier is
+//! followed by a thread of its own, so that one whose instance hands over its partitions does not delay the others.
 
 mod metrics;
 mod rules;
 mod tier;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::cores;
 use crate::http;
@@ -24,8 +27,10 @@ use metrics::Sample;
 use rules::RULES;
 use tier::Tier;
 
-/// Interval between looks at the metrics.
+/// Interval between looks at the metrics, which is divided like the times of the rules but never shorter than
+/// [`SHORTEST_LOOK`].
 const LOOK: Duration = Duration::from_secs(1);
+const SHORTEST_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Autoscale {
@@ -60,7 +65,7 @@ impl Autoscale {
     }
 
     /// Scales the running stack until `ended`, and passes each change to `tell`.
-    pub fn run(&self, layout: &Layout, ended: impl Fn() -> bool, mut tell: impl FnMut(Change)) -> Result<()> {
+    pub fn run(&self, layout: &Layout, ended: impl Fn() -> bool + Sync, tell: impl FnMut(Change)) -> Result<()> {
         let instances = Instances::of(layout)?;
         let cores = cores::of(layout);
         let mut tiers = Vec::new();
@@ -71,21 +76,48 @@ impl Autoscale {
             instances.check(service, most.max(least))?;
             tiers.push(Tier::new(service, least..=most.max(least), self.hurry, cores));
         }
+        let (changed, changes) = mpsc::channel();
+        let has_failed = AtomicBool::new(false);
+        let ended = || ended() || has_failed.load(Ordering::Relaxed);
+        thread::scope(|scope| {
+            let follow = |tier| {
+                let (changed, instances, ended, has_failed) = (changed.clone(), &instances, &ended, &has_failed);
+                scope.spawn(move || {
+                    let followed = self.follow(tier, instances, ended, &changed);
+                    has_failed.fetch_or(followed.is_err(), Ordering::Relaxed);
+                    followed
+                })
+            };
+            let followed: Vec<_> = tiers.into_iter().map(follow).collect();
+            drop(changed);
+            changes.iter().for_each(tell);
+            followed.into_iter().try_for_each(|tier| tier.join().map_err(|_| anyhow!("a thread panicked"))?)
+        })
+    }
+
+    fn follow(
+        &self,
+        mut tier: Tier,
+        instances: &Instances<'_>,
+        ended: &impl Fn() -> bool,
+        changed: &Sender<Change>,
+    ) -> Result<()> {
+        let pause = LOOK.div_f64(self.hurry).max(SHORTEST_LOOK);
         let mut before = BTreeMap::new();
         while !ended() {
-            let now = look(&instances)?;
-            for tier in &mut tiers {
-                let from = instances.numbers(tier.service)?.len();
-                let from = u16::try_from(from).expect("at most 32 instances");
-                tier.note(&before, &now, from);
-                let Some((to, rule)) = tier.wanted(from) else { continue };
+            let now = look(instances, tier.service)?;
+            let from = instances.numbers(tier.service)?.len();
+            let from = u16::try_from(from).expect("at most 32 instances");
+            tier.note(&before, &now, from);
+            if let Some((to, rule)) = tier.wanted(from) {
                 let begun = Instant::now();
                 instances.set(tier.service, to)?;
                 tier.has_moved();
-                tell(Change { service: tier.service, from, to, rule, took: begun.elapsed() });
+                // The receiver outlives this thread.
+                let _ = changed.send(Change { service: tier.service, from, to, rule, took: begun.elapsed() });
             }
             before = now;
-            thread::sleep(LOOK);
+            thread::sleep(pause);
         }
         Ok(())
     }
@@ -98,15 +130,18 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// Returns what each instance that is ready reports, by its name.
-fn look(instances: &Instances<'_>) -> Result<BTreeMap<String, Sample>> {
+/// Returns what each ready instance reports that the rules of a service read, by its name.
+fn look(instances: &Instances<'_>, service: Service) -> Result<BTreeMap<String, Sample>> {
     let processes = instances.status()?.processes.into_iter();
+    let is_read = |process: &Process| {
+        Service::of_instance(&process.name).is_some_and(|(of, _)| rules::reads(service, of))
+            && process.state == State::Ready
+    };
     // An instance that does not answer counts with the next look.
-    Ok(processes.filter_map(|process| Some((process.name.clone(), sample(&process)?))).collect())
+    Ok(processes.filter(is_read).filter_map(|process| Some((process.name.clone(), sample(&process)?))).collect())
 }
 
 fn sample(process: &Process) -> Option<Sample> {
-    Service::of_instance(&process.name).filter(|_| process.state == State::Ready)?;
     let (status, text) = http::get(*process.ports.get("admin")?, "/metrics").ok()?;
     let cpu_seconds = process::cpu_seconds(process.pid?)?;
     (status == 200).then(|| Sample { at: Instant::now(), pid: process.pid, text, cpu_seconds })

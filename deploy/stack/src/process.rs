@@ -17,8 +17,6 @@ use crate::part::{Account, Launch, Output};
 
 /// Grace period of leftover processes before they are killed.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(10);
-/// Unit of times in `/proc`, which Linux never changes.
-const TICKS_PER_SECOND: f64 = 100.0;
 /// Variables of the caller's environment that processes inherit; any other could change their behaviour.
 const PASSED_ON: [&str; 9] =
     ["PATH", "HOME", "USER", "TMPDIR", "TZ", "LOG", "LOG_FORMAT", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
@@ -82,12 +80,16 @@ pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Returns the processor seconds that a process has used so far.
-pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let used = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(2);
-    let ticks = used.map(|ticks| ticks.parse::<u64>()).sum::<Result<u64, _>>().ok()?;
-    Some(ticks as f64 / TICKS_PER_SECOND)
+/// Returns the processor seconds that a process's threads have used so far. `/proc/PID/stat` would count hundredths of a
+/// second, of which a confined instance has only a few between two looks. Threads that have ended do not count.
+pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let used = threads.filter_map(|thread| {
+        // A thread that has just ended has no file.
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    });
+    Some(Duration::from_nanos(used.sum()).as_secs_f64())
 }
 
 /// Returns a process's resident memory in bytes.
@@ -307,6 +309,16 @@ mod tests {
         assert_eq!(parse_stat(line), Some(Stat { state: 'S', group: 40, started: 987_654 }));
         let own = super::stat(std::process::id()).unwrap();
         assert!(own.started > 0 && own.group > 0);
+    }
+
+    #[test]
+    fn processor_time_is_counted_between_ticks() {
+        let own = std::process::id();
+        let (before, begun) = (cpu_seconds(own).unwrap(), Instant::now());
+        while cpu_seconds(own).unwrap() - before < 0.001 {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+        }
+        assert_eq!(cpu_seconds(u32::MAX), None);
     }
 
     #[test]

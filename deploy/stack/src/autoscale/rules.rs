@@ -61,6 +61,12 @@ pub(super) const RULES: [Rule; 8] = {
     ]
 };
 
+/// Returns whether a rule of a service reads the metrics of an instance of the service `of`.
+pub(super) fn reads(service: Service, of: Service) -> bool {
+    let is_of_queries = |rule: &Rule| matches!(rule.measure, Measure::Worst(..)) && of == Service::QueryApi;
+    of == service || RULES.iter().any(|rule| rule.service == service && is_of_queries(rule))
+}
+
 pub(super) fn pace(service: Service) -> Pace {
     let secs = Duration::from_secs;
     match service {
