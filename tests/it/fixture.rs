@@ -2,6 +2,7 @@
 
 mod crowd;
 mod http;
+mod http2;
 mod load;
 mod log;
 mod process;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
+pub(crate) use http2::by_http2;
 pub(crate) use load::{Load, prove};
 pub(crate) use log::{append, append_all, append_old, append_values, read_log, read_log_of};
 pub(crate) use process::{CommandProcess, Program, ProjectorProcess, QueryProcess};

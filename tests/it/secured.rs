@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::fixture::{Client, eventually};
+use crate::fixture::{Client, by_http2, eventually};
 use crate::stack::Stack;
 
 /// A port whose certificate is examined.
@@ -42,7 +41,7 @@ async fn a_secured_stack_serves_sells_and_renews_its_certificates_without_a_fail
 
     nobody_gets_in_without_tls_or_with_another_authority(&stack).await;
     // The first reader without a token: its request is the one that is shared.
-    let row = by_http2(&stack, "/v1/products/cd").await;
+    let row = by_http2(&stack.authority(), stack.addr(), "/v1/products/cd").await;
     assert_eq!(edge.get("/v1/products/cd").await.text, row);
     instances_forward_commands_by_tls(&stack).await;
     let sale = ["sale", "--buyers", "100", "--units", "20", "--watchers", "5", "--connections", "8"];
@@ -51,39 +50,6 @@ async fn a_secured_stack_serves_sells_and_renews_its_certificates_without_a_fail
     certificates_are_renewed_without_a_failed_request(&stack).await;
     let audit = stack.told(&["audit"]).await;
     assert!(audit.contains("differences  0"), "{audit}");
-}
-
-/// Returns the body of the edge's answer with status 200 to a GET by HTTP/2.
-async fn by_http2(stack: &Stack, path: &str) -> String {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let mut tls = chassis::tls::client(Some(&stack.authority())).unwrap().as_ref().clone();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let tls = chassis::tls::connect("127.0.0.1", stack.addr().port(), Some(&Arc::new(tls))).await;
-    let mut stream = tls.unwrap();
-    // The method is the second entry of HPACK's table, the scheme the seventh; path and authority are literals.
-    let text = |name: u8, value: &str| [&[name, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
-    let headers = [vec![0x82, 0x87], text(0x04, path), text(0x01, "localhost")].concat();
-    let length = u8::try_from(headers.len()).unwrap();
-    // HEADERS of stream 1, its only frame.
-    let request = [PREFACE, &NO_SETTINGS, &[0, 0, length, 1, 0x5, 0, 0, 0, 1], &headers].concat();
-    stream.write_all(&request).await.unwrap();
-    let mut body = Vec::new();
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await.unwrap();
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        stream.read_exact(&mut payload).await.unwrap();
-        match head[3] {
-            0 => body.extend_from_slice(&payload),
-            1 => assert_eq!(payload[0], 0x88, "the status is 200"),
-            3 | 7 => panic!("the edge ended the stream: {payload:?}"),
-            _ => {}
-        }
-        if head[3] < 2 && head[4] & 1 == 1 {
-            return String::from_utf8(body).unwrap();
-        }
-    }
 }
 
 async fn nobody_gets_in_without_tls_or_with_another_authority(stack: &Stack) {
