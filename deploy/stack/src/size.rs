@@ -66,7 +66,7 @@ pub struct Wanted {
     pub(crate) servers_only: bool,
     /// Start the services without building them first
     #[arg(long, hide = true)]
-    as_built: bool,
+    pub as_built: bool,
 }
 
 /// Default number of instances of each service, enough to show shared partitions and takeovers.

@@ -18,6 +18,7 @@ mod seckill;
 mod cost;
 mod overload;
 mod elastic;
+mod start;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub(crate) enum Bench {
     Overload(overload::Args),
     /// Measure how instances come and go under a read rush and a write rush, and a deployment; draws a picture
     Elastic(elastic::Args),
+    /// Measure how long each service takes from its start until it is ready, with an empty log and with a long one
+    Start(start::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -66,6 +69,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Cost(args) => cost::run(&own, &results, args, &cancelled),
         Bench::Overload(args) => overload::run(&own, &results, args, &cancelled),
         Bench::Elastic(args) => elastic::run(&own, &results, args, &cancelled),
+        Bench::Start(args) => start::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {
