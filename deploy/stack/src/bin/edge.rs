@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use stack::{cli, edge::container};
+use stack::edge::container;
 
 fn main() -> ExitCode {
-    cli::exit_code(container::main(std::env::args().skip(1)))
+    container::main(std::env::args().skip(1))
 }

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -25,34 +25,37 @@ use super::{READY, peers};
 use crate::probe;
 use crate::provision::find;
 
-/// Ports, on loopback, of the listener for the edge itself and for probes, and of that which takes the list of instances.
-const ITSELF: u16 = 8089;
-const CONTROL: u16 = 8088;
+/// Exit codes, which are those of the services.
+const USAGE: u8 = 64;
+const SOFTWARE: u8 = 70;
 /// Interval at which names are resolved again.
 const RESOLVED_EVERY: Duration = Duration::from_secs(2);
 /// Interval at which signals and nginx are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Runs the edge until a signal ends it, or its subcommand `healthcheck`.
-pub fn main(mut args: impl Iterator<Item = String>) -> Result<ExitCode> {
-    let settings = Settings::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
-    match (args.next().as_deref(), args.next()) {
-        (None, _) => run(&settings),
-        (Some("healthcheck"), None) => {
-            probe::http_ok(ITSELF, READY).map_err(anyhow::Error::msg)?;
-            Ok(ExitCode::SUCCESS)
+/// Runs the edge until a signal ends it, or its subcommand `healthcheck`, and returns the exit code.
+pub fn main(mut args: impl Iterator<Item = String>) -> ExitCode {
+    let settings = Settings::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let (result, code) = match (settings, args.next().as_deref(), args.next()) {
+        (Err(wrong), ..) => (Err(wrong), USAGE),
+        (Ok(settings), None, _) => (run(&settings), SOFTWARE),
+        (Ok(settings), Some("healthcheck"), None) => {
+            (probe::http_ok(settings.itself(), READY).map_err(anyhow::Error::msg), SOFTWARE)
         }
-        (Some(_), _) => bail!("unexpected arguments; the only one is healthcheck"),
-    }
+        (Ok(_), Some(_), _) => (Err(anyhow!("unexpected arguments; the only one is healthcheck")), USAGE),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("Error: {error:#}");
+    ExitCode::from(code)
 }
 
-fn run(settings: &Settings) -> Result<ExitCode> {
+fn run(settings: &Settings) -> Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT]).context("cannot handle signals")?;
     let nginx = find::program("nginx").context("nginx is missing")?;
     let modules = find::nginx_modules().context("nginx's Lua module is missing")?;
     let is_ended = |signals: &mut Signals| signals.pending().next().is_some();
     let Some(upstreams) = first_upstreams(settings, || is_ended(&mut signals)) else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     };
     let config = settings.config(&modules);
     let file = config.write()?;
@@ -72,7 +75,7 @@ fn run(settings: &Settings) -> Result<ExitCode> {
         thread::sleep(TICK);
     }
     end(&mut nginx, settings.grace)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// State that the running nginx was told.
@@ -99,7 +102,7 @@ impl Followed {
         }
         let list = current.list();
         // nginx reads the file when it reads its configuration again.
-        match peers::store_in(&settings.folder, &list).and_then(|()| peers::tell_at(CONTROL, &list)) {
+        match peers::store_in(&settings.folder, &list).and_then(|()| peers::tell_at(settings.control(), &list)) {
             Ok(()) => {
                 eprintln!("the instances are {current}");
                 self.upstreams = current;
@@ -188,8 +191,8 @@ impl Settings {
         let local = |port| format!("127.0.0.1:{port}");
         Config {
             listen: self.listen.to_string(),
-            itself: local(ITSELF),
-            control: local(CONTROL),
+            itself: local(self.itself()),
+            control: local(self.control()),
             certificate: self.certificate.clone(),
             services: self.services.clone(),
             url: self.url.clone(),

@@ -36,6 +36,9 @@ pub(super) struct Settings {
     /// it changes. Without it, clients are served in plain text.
     /// `TLS_KEY_FILE`: PEM file of its key.
     pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    /// `PLAINTEXT`: `allowed` lets the listener serve beyond loopback without a certificate, for networks that encrypt by
+    /// themselves. Default: that is refused.
+    is_plaintext_allowed: bool,
     /// `TLS_CA_FILE`: PEM file of the authorities of the services' certificates. With it, services are reached by TLS.
     /// `SERVICES_TLS_NAME`: name in the certificates of the services of both tiers; required with `TLS_CA_FILE`.
     pub(super) services: Option<ServicesTls>,
@@ -44,6 +47,8 @@ pub(super) struct Settings {
     pub(super) access_log_lines: u32,
     /// `SHUTDOWN_GRACE_MS`: time for requests in flight to finish at shutdown.
     pub(super) grace: Duration,
+    /// `EDGE_PORT`: first of two ports on loopback, for the list of instances, and for the edge itself and probes.
+    port: u16,
     /// `EDGE_DIR`: folder that nginx may write, for its cache and large bodies.
     pub(super) folder: PathBuf,
     /// `EDGE_SOURCE`: folder of the templates and of the Lua modules.
@@ -57,11 +62,21 @@ impl Settings {
         self.certificate.as_ref().map_or([None, None], |(certificate, key)| [content(certificate), content(key)])
     }
 
+    /// Returns the port of the listener that takes the list of instances.
+    pub(super) fn control(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the port of the listener for the edge itself and for probes.
+    pub(super) fn itself(&self) -> u16 {
+        self.port + 1
+    }
+
     /// Reads the settings from variables.
     pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let read = Variables(variable);
         let invalid = |name: &'static str| move |reason| anyhow!("{name} is set but invalid: {reason}");
-        Ok(Self {
+        let settings = Self {
             listen: read.or("HTTP_ADDR", "127.0.0.1:8080")?,
             url: read.or::<String>("PUBLIC_URL", "http://127.0.0.1:8080")?.trim_end_matches('/').to_owned(),
             commands: read.addresses("COMMAND_APIS")?,
@@ -73,14 +88,35 @@ impl Settings {
             certificate: read
                 .pair("TLS_CERT_FILE", "TLS_KEY_FILE")?
                 .map(|(certificate, key)| (certificate.into(), key.into())),
+            is_plaintext_allowed: match (read.0)("PLAINTEXT").as_deref() {
+                None => false,
+                Some("allowed") => true,
+                Some(_) => bail!("PLAINTEXT is set but invalid: the only value is `allowed`"),
+            },
             services: read
                 .pair("TLS_CA_FILE", "SERVICES_TLS_NAME")?
                 .map(|(authority, name)| ServicesTls { authority: authority.into(), name }),
             access_log_lines: read.or("ACCESS_LOG_LINES", &access_log::LINES.to_string())?,
             grace: Duration::from_millis(read.or("SHUTDOWN_GRACE_MS", "10000")?),
+            port: read.or("EDGE_PORT", "8088")?,
             folder: read.or("EDGE_DIR", "/var/lib/edge")?,
             source: read.or("EDGE_SOURCE", "/usr/local/share/edge")?,
-        })
+        };
+        ensure!((1..u16::MAX).contains(&settings.port), "EDGE_PORT must be from 1 to 65534");
+        settings.check_listener()?;
+        Ok(settings)
+    }
+
+    /// Refuses what the services refuse as well: to serve other machines in plain text, unless a word allows it.
+    fn check_listener(&self) -> Result<()> {
+        let is_local = self.listen.ip().to_canonical().is_loopback();
+        ensure!(
+            is_local || self.certificate.is_some() || self.is_plaintext_allowed,
+            "other machines can reach {}, and it would be served in plain text: set TLS_CERT_FILE and TLS_KEY_FILE, or \
+             listen on loopback, or set PLAINTEXT=allowed if the network encrypts by itself",
+            self.listen
+        );
+        Ok(())
     }
 }
 
@@ -149,11 +185,27 @@ mod tests {
             ("LIMITS", "rows"),
             ("UNLIMITED", "all"),
             ("CORS_ORIGINS", "shop.example"),
+            ("PLAINTEXT", "yes"),
+            ("EDGE_PORT", "65535"),
             ("TLS_CERT_FILE", "edge.pem"),
             ("TLS_CA_FILE", "ca.pem"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn beyond_loopback_plain_text_needs_a_word() {
+        for address in ["127.0.0.1:8080", "[::1]:8080", "[::ffff:127.0.0.1]:8080"] {
+            read(&[("HTTP_ADDR", address)]).unwrap();
+        }
+        for address in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080", "[::ffff:10.0.0.1]:8080"] {
+            let open = ("HTTP_ADDR", address);
+            let refused = read(&[open]).unwrap_err().to_string();
+            assert!(refused.contains(address) && refused.contains("PLAINTEXT=allowed"), "{refused}");
+            read(&[open, ("PLAINTEXT", "allowed")]).unwrap();
+            read(&[open, ("TLS_CERT_FILE", "edge.pem"), ("TLS_KEY_FILE", "edge.key")]).unwrap();
         }
     }
 
