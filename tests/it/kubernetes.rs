@@ -1,18 +1,22 @@
 //! The manifests on a control plane of Kubernetes: its API server, controllers and scheduler, with simulated nodes on
-//! which every pod becomes ready. No container runs, and no operator acts on a custom resource.
+//! which every pod becomes ready. No container runs, and no operator acts on a custom resource. The commands for
+//! operators are those of the handbook, as it writes them.
 
 mod control_plane;
+mod handbook;
 
-use std::path::Path;
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use control_plane::ControlPlane;
+use handbook::Handbook;
 
 use crate::fixture::eventually;
 
-const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes");
+const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/schemas/");
+/// The last one stays for what is tested after all were applied.
 const OVERLAYS: [&str; 3] = ["development", "managed", "production"];
 /// One node in each zone, the hardest case for a rule of spread.
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -22,29 +26,25 @@ const WORKLOADS: [&str; 4] =
 const WITHIN: &str = "--timeout=240s";
 /// Time after which a drain counts as one that never ends.
 const BLOCKED: &str = "--timeout=20s";
-const ROLLOUT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "second gate: builds Kubernetes"]
 async fn a_cluster_takes_the_manifests_and_rolls_out_scales_and_drains() {
+    let handbook = Handbook::read();
     let cluster = ControlPlane::start().await;
     for node in NODES {
         cluster.create(&simulated_node(node)).await;
     }
-    cluster.kubectl(&["apply", "--server-side", "--filename", &manifests("schemas/")]).await;
+    cluster.kubectl(&["apply", "--server-side", "--filename", SCHEMAS]).await;
     cluster.kubectl(&["wait", "--for=condition=established", "crd", "--all", WITHIN]).await;
     for overlay in OVERLAYS {
-        takes(&cluster, overlay).await;
+        takes(&cluster, &handbook, overlay).await;
         rolls_out(&cluster).await;
     }
     refuses_what_it_must(&cluster).await;
-    scales(&cluster).await;
-    keeps_the_budget_during_an_upgrade(&cluster).await;
-    drains(&cluster).await;
-}
-
-fn manifests(path: &str) -> String {
-    Path::new(MANIFESTS).join(path).to_string_lossy().into_owned()
+    scales(&cluster, &handbook).await;
+    keeps_the_budget_during_an_upgrade(&cluster, &handbook).await;
+    drains(&cluster, &handbook).await;
 }
 
 /// Returns a node in a zone of its own.
@@ -55,16 +55,14 @@ fn simulated_node(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": { "allocatable": room, "capacity": room } })
 }
 
-/// Applies an overlay in the place of the previous one. The API server refuses unknown fields, and what rules of the
-/// definitions forbid.
-async fn takes(cluster: &ControlPlane, overlay: &str) {
+/// Applies an overlay in the place of the previous one. The API server refuses unknown fields, what rules of the
+/// definitions forbid, and by the namespace's label pods that could leave their container.
+async fn takes(cluster: &ControlPlane, handbook: &Handbook, overlay: &str) {
     // A Job cannot be changed.
     cluster.kubectl(&["delete", "namespace", "stampede", "--ignore-not-found", WITHIN]).await;
-    cluster.kubectl(&["apply", "--server-side", "--filename", &manifests("base/namespace.yaml")]).await;
-    let secrets = cluster.write("secrets.yaml", &cluster.secrets(&manifests("secrets.sh")).await);
-    cluster.kubectl(&["apply", "--server-side", "--validate=strict", "--filename", &secrets]).await;
-    let folder = manifests(&format!("overlays/{overlay}"));
-    cluster.kubectl(&["apply", "--server-side", "--validate=strict", "--kustomize", &folder]).await;
+    let install = handbook.install.replace("overlays/production", &format!("overlays/{overlay}"));
+    let told = cluster.script(&install).await;
+    assert!(!told.contains("Warning"), "{told}");
 }
 
 async fn rolls_out(cluster: &ControlPlane) {
@@ -90,48 +88,53 @@ async fn refuses_what_it_must(cluster: &ControlPlane) {
     assert!(refusal.contains("unknown field \"spec.maxReplicas\""), "{refusal}");
 }
 
-async fn scales(cluster: &ControlPlane) {
-    for workload in WORKLOADS {
+async fn scales(cluster: &ControlPlane, handbook: &Handbook) {
+    cluster.script(&handbook.scale).await;
+    for workload in WORKLOADS.into_iter().filter(|workload| !handbook.scale.contains(workload)) {
         cluster.kubectl(&["scale", workload, "--replicas=3"]).await;
     }
     rolls_out(cluster).await;
     // Applying the manifests again does not undo it.
-    let folder = manifests("overlays/production");
-    cluster.kubectl(&["apply", "--server-side", "--validate=strict", "--kustomize", &folder]).await;
+    cluster.script(&handbook.install).await;
     for workload in WORKLOADS {
         let replicas = cluster.kubectl(&["get", workload, "--output=jsonpath={.spec.replicas}"]).await;
         assert_eq!(replicas, "3", "{workload}");
     }
 }
 
-/// Upgrades one service after the other to another tag, as the handbook describes, and checks that never more than one
-/// of three instances is missing.
-async fn keeps_the_budget_during_an_upgrade(cluster: &ControlPlane) {
-    let rendered = cluster.kubectl(&["kustomize", &manifests("overlays/production")]).await;
-    assert!(rendered.contains(":0.1.0"), "the overlay has a tag");
-    let next = cluster.write("next.yaml", &rendered.replace(":0.1.0", ":next"));
-    let apply = ["apply", "--server-side", "--validate=strict", "--filename", &next, "--selector"];
-    cluster.kubectl(&["delete", "job", "--all"]).await;
-    cluster.kubectl(&[&apply[..], &["app.kubernetes.io/name=migrate"]].concat()).await;
-    cluster.kubectl(&["wait", "--for=condition=complete", "job/migrate", WITHIN]).await;
+/// Upgrades everything to another release, one service after the other, and checks that never more than one of three
+/// instances is missing.
+async fn keeps_the_budget_during_an_upgrade(cluster: &ControlPlane, handbook: &Handbook) {
+    let overlay = cluster.checkout().join("deploy/kubernetes/overlays/production/kustomization.yaml");
+    let tagged = fs::read_to_string(&overlay).unwrap();
+    assert!(tagged.contains("newTag: 0.1.0"), "the overlay has a tag");
+    // A release may change anything, so each object gets a label.
+    let next = format!("{}labels:\n  - pairs: {{ release: next }}\n", tagged.replace("newTag: 0.1.0", "newTag: next"));
+    fs::write(&overlay, next).unwrap();
+    tokio::select! {
+        _ = cluster.script(&handbook.upgrade) => {}
+        () = keeps_the_budget(cluster) => {}
+    }
+    // It fails if something is left to be applied.
+    cluster.script("kubectl diff --server-side --kustomize deploy/kubernetes/overlays/production").await;
     for workload in WORKLOADS {
-        let name = workload.split_once('/').unwrap().1;
-        cluster.kubectl(&[&apply[..], &[&format!("app.kubernetes.io/name={name}")]].concat()).await;
-        tokio::time::timeout(ROLLOUT, rolled_out(cluster, workload)).await.expect("the rollout ends in time");
-        let image = "--output=jsonpath={.spec.template.spec.containers[0].image}";
-        let image = cluster.kubectl(&["get", workload, image]).await;
-        assert!(image.ends_with(":next"), "{workload}: {image}");
+        let now: Value = serde_json::from_str(&cluster.kubectl(&["get", workload, "--output=json"]).await).unwrap();
+        let image = &now["spec"]["template"]["spec"]["containers"][0]["image"];
+        assert!(image.as_str().unwrap().ends_with(":next"), "{workload}: {image}");
+        for count in ["replicas", "updatedReplicas", "availableReplicas"] {
+            assert_eq!(now["status"][count], 3, "{workload}: {count}");
+        }
     }
 }
 
-async fn rolled_out(cluster: &ControlPlane, workload: &str) {
+/// Checks for ever that no more than one of three instances of a service is missing.
+async fn keeps_the_budget(cluster: &ControlPlane) {
     loop {
-        let now: Value = serde_json::from_str(&cluster.kubectl(&["get", workload, "--output=json"]).await).unwrap();
-        let count = |field: &str| now["status"][field].as_u64().unwrap_or(0);
-        assert!(count("readyReplicas") >= 2, "{workload}: {}", now["status"]);
-        let is_seen = now["status"]["observedGeneration"] == now["metadata"]["generation"];
-        if is_seen && count("updatedReplicas") == 3 && count("replicas") == 3 && count("availableReplicas") == 3 {
-            return;
+        let all = cluster.kubectl(&[&["get", "--output=json"], &WORKLOADS[..]].concat()).await;
+        let all: Value = serde_json::from_str(&all).unwrap();
+        for workload in all["items"].as_array().unwrap() {
+            let (name, status) = (&workload["metadata"]["name"], &workload["status"]);
+            assert!(status["readyReplicas"].as_u64() >= Some(2), "{name}: {status}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -139,9 +142,9 @@ async fn rolled_out(cluster: &ControlPlane, workload: &str) {
 
 /// Drains a node after the other, and checks that every instance finds another place; then, that a drain which the
 /// budgets forbid is seen to be stuck.
-async fn drains(cluster: &ControlPlane) {
+async fn drains(cluster: &ControlPlane, handbook: &Handbook) {
     for node in NODES {
-        cluster.kubectl(&["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", WITHIN]).await;
+        cluster.script(&handbook.drain.replace("NODE", node)).await;
         rolls_out(cluster).await;
         cluster.kubectl(&["uncordon", node]).await;
     }

@@ -1,5 +1,6 @@
 //! A control plane on this machine: etcd from Debian, Kubernetes and kwok from their Go modules.
 
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ const KWOK: &str = "sigs.k8s.io/kwok@v0.8.0";
 /// Stages of a simulated node and of its pods, in kwok's module: a pod becomes ready, or complete, at once.
 const STAGES: &str = "kustomize/stage";
 const STAGE_FOLDERS: [&str; 3] = ["node/fast", "node/heartbeat", "pod/fast"];
+/// Folder in which `deploy/kubernetes/check.py` keeps a kubectl.
+const FETCHED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.stack/checkers");
 /// Version that the API server reports.
 const VERSION: &str = "-X k8s.io/component-base/version.gitVersion=v1.34.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34";
 /// Folder of the built programs.
@@ -25,6 +28,10 @@ const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kubernetes");
 const BUILD: Duration = Duration::from_secs(3600);
 /// Upper bound of a command, longer than the time limits that commands have themselves.
 const COMMAND: Duration = Duration::from_secs(300);
+/// Upper bound of some commands of the handbook, which have no time limits.
+const SCRIPT: Duration = Duration::from_secs(600);
+/// Folders that commands of the handbook use.
+const OF_HANDBOOK: [&str; 2] = ["kubernetes", "redis"];
 const TOKEN: &str = "token-of-the-test";
 
 /// A running control plane. Its processes are killed when it is dropped.
@@ -43,6 +50,7 @@ impl ControlPlane {
         let mut plane = Self { folder, processes: Vec::new() };
         let (etcd, peers, api) = (free_addr(), free_addr(), free_addr());
         plane.write_access(api);
+        plane.copy_checkout().await;
         plane.start_etcd(&programs.etcd, etcd, peers);
         plane.start_apiserver(&programs.kubernetes, etcd, api).await;
         eventually("the API server is ready", async || {
@@ -61,9 +69,24 @@ impl ControlPlane {
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{ "name": "it", "cluster": { "server": format!("https://{api}"), "insecure-skip-tls-verify": true } }],
             "users": [{ "name": "admin", "user": { "token": TOKEN } }],
-            "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "admin", "namespace": "stampede" } }],
+            "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "admin" } }],
         });
         self.write("kubeconfig", &config.to_string());
+    }
+
+    /// Copies what the handbook's commands use, since an operator changes the overlays.
+    async fn copy_checkout(&self) {
+        let deploy = self.checkout().join("deploy");
+        fs::create_dir_all(&deploy).unwrap();
+        for folder in OF_HANDBOOK {
+            let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(folder);
+            finished(Command::new("cp").arg("-r").args([&ours, &deploy])).await;
+        }
+    }
+
+    /// Returns the folder from which commands of the handbook run.
+    pub(super) fn checkout(&self) -> PathBuf {
+        self.file("checkout")
     }
 
     fn start_etcd(&mut self, program: &Path, clients: SocketAddr, peers: SocketAddr) {
@@ -129,8 +152,21 @@ impl ControlPlane {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.file("kubeconfig")).args(args).kill_on_drop(true);
         command
+            .env("PATH", path())
+            .arg("--kubeconfig")
+            .arg(self.file("kubeconfig"))
+            .args(["--namespace", "stampede"])
+            .args(args);
+        command
+    }
+
+    /// Runs commands of the handbook, of which each has to succeed, and returns what they print.
+    pub(super) async fn script(&self, commands: &str) -> String {
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", &format!("exec 2>&1\n{commands}")]);
+        shell.current_dir(self.checkout()).env("PATH", path()).env("KUBECONFIG", self.file("kubeconfig"));
+        finished(&mut shell).await
     }
 
     /// Runs kubectl and returns what it prints.
@@ -143,11 +179,6 @@ impl ControlPlane {
         let output = output(&mut self.command(args)).await;
         assert!(!output.status.success(), "{args:?} succeeded");
         String::from_utf8_lossy(&output.stderr).into_owned()
-    }
-
-    /// Returns what the script for Secrets prints.
-    pub(super) async fn secrets(&self, script: &str) -> String {
-        finished(Command::new(script).arg(self.file("secrets"))).await
     }
 
     pub(super) async fn create(&self, thing: &Value) {
@@ -195,6 +226,11 @@ impl Programs {
     }
 }
 
+/// Returns the search path of commands: where kubectl is missing, the one that the check of the manifests fetched.
+fn path() -> String {
+    format!("{}:{}", env::var("PATH").unwrap_or_default(), FETCHED)
+}
+
 /// Returns a command of Go that leaves the cores to the services of other tests.
 fn go(args: &[&str]) -> Command {
     let mut command = Command::new("nice");
@@ -239,7 +275,13 @@ async fn finished(command: &mut Command) -> String {
 }
 
 async fn output(command: &mut Command) -> Output {
-    let is_build = format!("{command:?}").contains("\"go\"");
-    let within = if is_build { BUILD } else { COMMAND };
+    let told = format!("{command:?}");
+    let within = if told.contains("\"go\"") {
+        BUILD
+    } else if told.contains("\"bash\"") {
+        SCRIPT
+    } else {
+        COMMAND
+    };
     tokio::time::timeout(within, command.kill_on_drop(true).output()).await.expect("the program ends in time").unwrap()
 }
