@@ -1,12 +1,16 @@
-//! `cargo stack bench elastic`: a read rush, then a write rush, on a stack whose instances are bounded and scale by
-//! themselves, and at last the programs are replaced by themselves, while clients send at fixed rates.
+//! `cargo stack bench elastic`: a read rush, a write rush and a sudden read rush, on a stack whose instances are confined to
+//! a part of a core and scale by themselves; in between the programs are replaced by themselves.
 //!
-//! A request's latency counts from the time at which it was due, whether a connection was free or not. The rates follow
-//! from what one instance of each tier serves, which is measured first.
+//! Clients send at fixed rates: a request's latency counts from the time at which it was due, whether a connection was
+//! free or not. The rates follow from what one instance of each tier serves, which is measured first, and the instances
+//! are confined so far that they are the bottleneck, not the machine, whose idle share is printed.
 
 mod load;
+mod schedule;
+mod capacity;
 mod watch;
 mod report;
+mod verdict;
 mod picture;
 
 use std::path::Path;
@@ -14,38 +18,49 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use stack::autoscale::Autoscale;
 use stack::control::{self, Request};
 use stack::layout::Layout;
-use stack::services::{self, Profile};
+use stack::services::{self, Profile, Service};
 use stack::size::Wanted;
 use stack::supervisor::{Supervisor, Words};
 use stack::{deploy, up};
 
 use super::{Cancelled, results};
 use crate::wire::Server;
+use capacity::{Capacity, await_views};
 use load::{Kind, Load};
 use report::Report;
+use schedule::Phase;
 use watch::Watch;
 
-/// Share of what one instance serves that is the steady load, and that of a rush.
-const STEADY: f64 = 0.4;
-const RUSH: f64 = 2.0;
-const CALIBRATION: Duration = Duration::from_secs(3);
+/// Name of the phase in which the programs are replaced.
+const DEPLOY: &str = "deploy";
+/// Description of all moves of it together.
+const WHOLE: &str = "the whole deployment";
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Seconds of each phase: steady, read rush, steady, write rush, steady, deploy
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(5..))]
+    /// Seconds of the read rush; the other phases are longer or shorter in proportion, seven times this together
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(10..=300))]
     seconds: u32,
     /// Thousandths of a core that each instance may use
-    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(50..))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(50..))]
     millicores: u32,
+    /// Steady load, as a share of what one instance serves
+    #[arg(long, default_value_t = 0.4)]
+    steady: f64,
+    /// Load of a rush, as a multiple of what one instance serves
+    #[arg(long, default_value_t = 2.2)]
+    rush: f64,
+    /// Seconds in which a rush rises to its load, but for the sudden one
+    #[arg(long, default_value_t = 15)]
+    ramp: u32,
     /// Largest number of instances of each service
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=12))]
     at_most: u16,
@@ -57,21 +72,21 @@ pub(crate) struct Args {
     as_built: bool,
 }
 
-/// A part of the run, with requests per second.
-#[derive(Debug, Clone, Serialize)]
-struct Phase {
-    name: &'static str,
-    seconds: f64,
-    reads: f64,
-    writes: f64,
-}
-
 /// A change of the instances, in seconds since the beginning.
 #[derive(Debug, Clone, Serialize)]
 struct Move {
     at: f64,
     ended: f64,
     what: String,
+    /// The service, and its number of instances before and after, if the rules decided.
+    change: Option<(Service, u16, u16)>,
+}
+
+impl Move {
+    /// Returns whether it stands for several others.
+    fn is_sum(&self) -> bool {
+        self.what == WHOLE
+    }
 }
 
 /// Runs the bench and saves its results in the folder `results`.
@@ -103,65 +118,84 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
 fn play(layout: &Layout, args: &Args, binaries: &Path, cancelled: &Cancelled) -> Result<Report> {
     let load = Load::of(Server::new(([127, 0, 0, 1], layout.ports.edge()).into(), None)?)?;
     load.register()?;
-    let [reads, writes] = [Kind::Read, Kind::Write].map(|kind| load.peak(kind, CALIBRATION));
-    println!("one instance with {} m cores serves {reads:.0} reads/s or {writes:.0} writes/s", args.millicores);
-    let phases = phases(f64::from(args.seconds), reads, writes);
-    let (begun, autoscaling) = (Instant::now(), phases[..5].iter().map(|phase| phase.seconds).sum::<f64>());
+    let capacity = Capacity::measure(layout, &load, f64::from(args.millicores) / 1000.0)?;
+    println!("{capacity}");
+    let phases = phases(args, &capacity);
+    await_views(layout)?;
+    cancelled.check()?;
+    let begun = Instant::now();
     let ended = Arc::new(AtomicBool::new(false));
     let (moves, report) = thread::scope(|scope| {
         let watching = scope.spawn(|| Watch::run(layout, begun, || ended.load(Ordering::Relaxed)));
-        let moving = scope.spawn(|| moves(layout, args, binaries, begun, autoscaling, cancelled));
+        let moving = scope.spawn(|| moves(layout, args, binaries, begun, &phases, cancelled));
         let answers = load.run(&phases, begun, || cancelled.is_set());
         ended.store(true, Ordering::Relaxed);
         let watch = watching.join().map_err(|_| anyhow!("the watch panicked"));
         let moves = moving.join().map_err(|_| anyhow!("the moves panicked"));
-        (moves, watch.map(|watch| Report::new(phases.clone(), answers, watch)))
+        (moves, watch.map(|watch| Report::new(capacity, phases.clone(), &answers, watch)))
     });
     cancelled.check()?;
     Ok(Report { moves: moves??, ..report? })
 }
 
-fn phases(seconds: f64, reads: f64, writes: f64) -> Vec<Phase> {
-    let phase = |name, of_reads: f64, of_writes: f64| Phase {
-        name,
-        seconds,
-        reads: reads * of_reads,
-        writes: writes * of_writes,
+/// Returns the phases of a run.
+fn phases(args: &Args, capacity: &Capacity) -> Vec<Phase> {
+    let (seconds, ramp) = (f64::from(args.seconds), f64::from(args.ramp).min(f64::from(args.seconds) / 2.0));
+    let phase = |name, share: f64, ramp: f64, rush: Option<Kind>| {
+        let load = |kind, most: f64| match rush == Some(kind) {
+            true => args.rush * most,
+            false => args.steady * capacity.served(kind),
+        };
+        let reads = load(Kind::Read, capacity.reads.per_second);
+        let writes = load(Kind::Write, capacity.writes.per_second);
+        Phase { name, seconds: (share * seconds).ceil(), ramp, reads, writes, rush }
     };
-    let steady = |name| phase(name, STEADY, STEADY);
     vec![
-        steady("steady"),
-        phase("read rush", RUSH, STEADY),
-        steady("calm"),
-        phase("write rush", STEADY, RUSH),
-        steady("calm again"),
-        steady("deploy"),
+        phase("steady", 0.75, 0.0, None),
+        phase("read rush", 1.0, ramp, Some(Kind::Read)),
+        phase("calm", 1.0, 0.0, None),
+        phase("write rush", 1.0, ramp, Some(Kind::Write)),
+        phase("calm again", 1.5, 0.0, None),
+        phase(DEPLOY, 0.75, 0.0, None),
+        phase("sudden rush", 0.5, 0.0, Some(Kind::Read)),
+        phase("calm at last", 0.75, 0.0, None),
     ]
 }
 
-/// Scales by the rules for so many seconds, and then replaces the programs.
+/// Scales by the rules, and replaces the programs in between.
 fn moves(
     layout: &Layout,
     args: &Args,
     binaries: &Path,
     begun: Instant,
-    autoscaling: f64,
+    phases: &[Phase],
     cancelled: &Cancelled,
 ) -> Result<Vec<Move>> {
     let mut moves = Vec::new();
     let at = || begun.elapsed().as_secs_f64();
-    let is_over = || cancelled.is_set() || at() > autoscaling;
-    Autoscale::between(1, args.at_most, args.hurry).run(layout, is_over, |change| {
-        let ended = at();
-        moves.push(Move { at: ended - change.took.as_secs_f64(), ended, what: change.to_string() });
-    })?;
+    let scale = |until: f64, moves: &mut Vec<Move>| {
+        let is_over = || cancelled.is_set() || at() > until;
+        Autoscale::between(1, args.at_most, args.hurry).run(layout, is_over, |change| {
+            let (ended, of) = (at(), (change.service, change.from, change.to));
+            moves.push(Move {
+                at: ended - change.took.as_secs_f64(),
+                ended,
+                what: change.to_string(),
+                change: Some(of),
+            });
+        })
+    };
+    let length = |phases: &[Phase]| phases.iter().map(|phase| phase.seconds).sum::<f64>();
+    let deploy = phases.iter().position(|phase| phase.name == DEPLOY).unwrap_or(phases.len());
+    scale(length(&phases[..deploy]), &mut moves)?;
     if !cancelled.is_set() {
         let from = at();
         deploy::replace_all(layout, binaries, |what, took| {
             let ended = at();
-            moves.push(Move { at: ended - took.as_secs_f64(), ended, what: what.to_owned() });
+            moves.push(Move { at: ended - took.as_secs_f64(), ended, what: what.to_owned(), change: None });
         })?;
-        moves.push(Move { at: from, ended: at(), what: String::from("the whole deployment") });
+        moves.push(Move { at: from, ended: at(), what: WHOLE.to_owned(), change: None });
     }
+    scale(length(phases), &mut moves)?;
     Ok(moves)
 }

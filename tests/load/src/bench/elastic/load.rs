@@ -1,26 +1,39 @@
-//! Clients with fixed rates.
+//! Clients with fixed rates, and clients that send as fast as they are answered.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use stack::services::Service;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, LocalSet};
 
-use super::Phase;
+use super::schedule::{Phase, Schedule};
 use crate::sale::visitor::Visitor;
 use crate::wire::Server;
 
-/// Connections of each kind of request. More of them are due at once only if the system stands still.
-const CONNECTIONS: u32 = 64;
-/// Connections that find out what one instance serves.
-const CLOSED: u32 = 16;
+/// Connections of each kind of request. A request that is due takes any free one. More are due at once only if the system
+/// stands still.
+const CONNECTIONS: u32 = 200;
 const PRODUCTS: u32 = 500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     Read,
     Write,
+}
+
+impl Kind {
+    /// Returns the service that answers it.
+    pub(super) fn service(self) -> Service {
+        match self {
+            Self::Read => Service::QueryApi,
+            Self::Write => Service::CommandApi,
+        }
+    }
 }
 
 /// The answer to one request.
@@ -29,8 +42,18 @@ pub(super) struct Answer {
     pub(super) kind: Kind,
     /// Seconds from the beginning until the request was due.
     pub(super) due: f64,
+    /// Time from when it was due until it was answered.
     pub(super) latency: Duration,
-    pub(super) is_good: bool,
+    /// Part of the latency by which a free connection sent it too late.
+    pub(super) late: Duration,
+    /// Status of the answer; 0 if there was none.
+    pub(super) status: u16,
+}
+
+impl Answer {
+    pub(super) fn is_good(&self) -> bool {
+        self.status == 200
+    }
 }
 
 pub(super) struct Load {
@@ -55,25 +78,29 @@ impl Load {
         })
     }
 
-    /// Returns the requests per second that are answered if each connection sends the next one after an answer.
-    pub(super) fn peak(&self, kind: Kind, length: Duration) -> f64 {
-        let edge = self.edge.clone();
-        let counts = self.runtime.block_on(LocalSet::new().run_until(async {
+    /// Returns the latencies of the good answers if each of so many connections sends its next request after an answer.
+    pub(super) fn closed(&self, kind: Kind, connections: u32, length: Duration) -> Vec<Duration> {
+        let all = self.runtime.block_on(LocalSet::new().run_until(async {
             let mut clients = JoinSet::new();
-            for number in 0..CLOSED {
-                let edge = edge.clone();
+            for number in 0..connections {
+                let edge = self.edge.clone();
                 clients.spawn_local(async move {
-                    let (mut client, begun) = (Visitor::new(&edge), Instant::now());
-                    let mut count = 0_u32;
-                    while begun.elapsed() < length {
-                        count += u32::from(send(&mut client, kind, number + count * CLOSED).await);
+                    let (mut client, begun, mut latencies) = (Visitor::new(&edge), Instant::now(), Vec::new());
+                    for request in (number..).step_by(connections as usize) {
+                        let sent = Instant::now();
+                        if sent - begun >= length {
+                            break;
+                        }
+                        if send(&mut client, kind, request).await == 200 {
+                            latencies.push(sent.elapsed());
+                        }
                     }
-                    count
+                    latencies
                 });
             }
             clients.join_all().await
         }));
-        f64::from(counts.into_iter().sum::<u32>()) / length.as_secs_f64()
+        all.concat()
     }
 
     /// Sends what is due in the phases, and returns the answers.
@@ -81,8 +108,9 @@ impl Load {
         self.runtime.block_on(LocalSet::new().run_until(async {
             let mut clients = JoinSet::new();
             for kind in [Kind::Read, Kind::Write] {
-                for number in 0..CONNECTIONS {
-                    clients.spawn_local(client(self.edge.clone(), kind, number, phases.to_vec(), begun));
+                let (schedule, next) = (Rc::new(Schedule::new(phases, kind)), Rc::new(Cell::new(0)));
+                for _ in 0..CONNECTIONS {
+                    clients.spawn_local(client(self.edge.clone(), kind, schedule.clone(), next.clone(), begun));
                 }
             }
             let mut all = Vec::new();
@@ -98,31 +126,27 @@ impl Load {
     }
 }
 
-/// Sends every so many-th request of a kind when it is due.
-async fn client(edge: Server, kind: Kind, number: u32, phases: Vec<Phase>, begun: Instant) -> Vec<Answer> {
-    let (mut client, mut answers, mut from) = (Visitor::new(&edge), Vec::new(), 0.0);
-    for phase in &phases {
-        let rate = if kind == Kind::Read { phase.reads } else { phase.writes };
-        // A cast of a positive number of requests loses nothing but a fraction.
-        let count = (phase.seconds * rate) as u32;
-        for request in (number..count).step_by(CONNECTIONS as usize) {
-            let due = from + f64::from(request) / rate;
-            let at = begun + Duration::from_secs_f64(due);
-            tokio::time::sleep_until(at.into()).await;
-            let is_good = send(&mut client, kind, request).await;
-            answers.push(Answer { kind, due, latency: at.elapsed(), is_good });
-        }
-        from += phase.seconds;
+/// Takes the next request that no other client has taken, and sends it when it is due, until there is none.
+async fn client(edge: Server, kind: Kind, schedule: Rc<Schedule>, next: Rc<Cell<u32>>, begun: Instant) -> Vec<Answer> {
+    let (mut client, mut answers) = (Visitor::new(&edge), Vec::new());
+    loop {
+        let request = next.replace(next.get() + 1);
+        let Some(due) = schedule.due(request) else { return answers };
+        let at = begun + Duration::from_secs_f64(due);
+        let is_early = at > Instant::now();
+        tokio::time::sleep_until(at.into()).await;
+        let late = if is_early { at.elapsed() } else { Duration::ZERO };
+        let status = send(&mut client, kind, request).await;
+        answers.push(Answer { kind, due, latency: at.elapsed(), late, status });
     }
-    answers
 }
 
-/// Sends one request that no cache answers, and returns whether it succeeded.
-async fn send(client: &mut Visitor, kind: Kind, number: u32) -> bool {
+/// Sends one request that no cache answers, and returns the status of the answer, or 0 if there is none.
+async fn send(client: &mut Visitor, kind: Kind, number: u32) -> u16 {
     let product = number % PRODUCTS;
     let status = match kind {
         Kind::Read => client.get_uncached(&format!("/v1/products/p-{product}")).await,
         Kind::Write => client.post(&format!("/v1/products/p-{product}/restock"), r#"{"quantity":1}"#).await,
     };
-    status.is_ok_and(|status| status == 200)
+    status.unwrap_or_default()
 }
