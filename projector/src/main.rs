@@ -26,7 +26,7 @@ const PROGRAM: Program = Program {
   projector migrate                    creates or upgrades the tables
   projector audit [--full | --sample N]
                                        compares the views with the log
-  projector rebuild VIEW… [--rollback | --accept] [--threads N] [--share PERCENT | --fast]
+  projector rebuild VIEW… | --changed [--prepare | --rollback | --accept] [--threads N] [--share PERCENT | --fast]
                                        folds views again, and switches to them
   projector snapshots                  prepares the snapshots of this build
   projector settings [set NAME VALUE]  prints or changes what all services share

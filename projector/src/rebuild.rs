@@ -43,6 +43,7 @@ pub use compare::{Compared, Comparison, Difference};
 pub use limits::{Limits, Share};
 
 use crate::config::{Config, Feeds};
+use crate::postgres::{Store, Target};
 use crate::redis::declare_stale;
 use crate::settings;
 use crate::share::Place;
@@ -58,6 +59,11 @@ const SWITCH_RETRY: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     pub views: Vec<String>,
+    /// Set to rebuild all views whose rows another fold made, instead of named ones. Rows that are kept from this build's
+    /// fold are folded on; and if `accept` is set, rows are not compared, because they are known to differ.
+    pub changed: bool,
+    /// Set to fold and compare, and leave the switch to a later rebuild.
+    pub prepare: bool,
     /// Set to restore the rows from before the last rebuild.
     pub rollback: bool,
     /// Set to switch even if rows differ: the fold has changed, or the live rows are wrong.
@@ -82,6 +88,8 @@ impl Options {
         let mut wish = Self::default();
         while let Some(arg) = args.next() {
             match arg.as_str() {
+                "--changed" => wish.changed = true,
+                "--prepare" => wish.prepare = true,
                 "--rollback" => wish.rollback = true,
                 "--accept" => wish.accept = true,
                 "--threads" => wish.limits.threads = value(&arg, args.next())?,
@@ -89,14 +97,18 @@ impl Options {
                 "--fast" => wish.limits = Limits::fast(),
                 view if !view.starts_with('-') => wish.views.push(view.to_owned()),
                 other => bail!(
-                    "unknown option {other:?}; usage: projector rebuild VIEW… [--rollback | --accept] [--threads N] \
-                     [--share PERCENT] [--fast]; --threads and --share limit the load, --fast lifts the limits"
+                    "unknown option {other:?}; usage: projector rebuild VIEW… | --changed [--prepare | --rollback | \
+                     --accept] [--threads N] [--share PERCENT] [--fast]; --threads and --share limit the load, --fast \
+                     lifts the limits"
                 ),
             }
         }
         let why =
             "--rollback restores rows without a comparison, so there is nothing to --accept: leave one of them out";
         ensure!(!(wish.rollback && wish.accept), why);
+        ensure!(!(wish.prepare && (wish.rollback || wish.accept)), "--prepare switches nothing: give it alone");
+        ensure!(!wish.changed || wish.views.is_empty(), "--changed finds the views by itself: name none");
+        ensure!(!(wish.changed && wish.rollback), "--changed restores kept rows by itself: leave --rollback out");
         Ok(wish)
     }
 }
@@ -122,6 +134,16 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
     let mut differing = Vec::new();
     let reports = rebuild(config, &wish, |line| println!("{line}")).await?;
     let is_one = reports.len() == 1;
+    for Report { view, comparison, .. } in reports.iter().filter(|_| wish.prepare) {
+        println!(
+            "compared       {} rows of {view}, {} differ from the live ones",
+            comparison.rows(),
+            comparison.total()
+        );
+    }
+    if wish.prepare {
+        return Ok(());
+    }
     for Report { view, comparison: Comparison { partitions, differences }, .. } in &reports {
         let of = if is_one { String::new() } else { format!(" of {view}") };
         for (partition, Compared { rows, differences }) in partitions.iter().enumerate() {
@@ -150,9 +172,13 @@ async fn execute(config: &Config, args: Vec<String>) -> anyhow::Result<()> {
 /// # Errors
 /// Fails before any change if a view cannot be rebuilt. Views already reported as live stay so after a later error.
 pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> anyhow::Result<Vec<Report>> {
-    let views = views(wish).map_err(Misuse::new)?;
+    let views = if wish.changed { changed(config).await? } else { views(wish).map_err(Misuse::new)? };
+    let Some(first) = views.first() else {
+        tell("no view has rows of another fold".to_owned());
+        return Ok(Vec::new());
+    };
     settings::compare_prefix(config).await?;
-    let mut tables = Tables::connect(&config.postgres, views[0]).await?;
+    let mut tables = Tables::connect(&config.postgres, *first).await?;
     if wish.rollback {
         for view in &views {
             tables.turn_to(*view).await?;
@@ -161,7 +187,8 @@ pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> 
     }
     for view in &views {
         tables.turn_to(*view).await?;
-        match tables.prepare(wish.rollback).await? {
+        let from_kept = wish.rollback || wish.changed && tables.check_kept().await.is_ok();
+        match tables.prepare(from_kept).await? {
             Origin::Nothing => {}
             Origin::Unfinished => tell("resuming an unfinished rebuild".to_owned()),
             Origin::Kept => tell("resuming from the rows before the last rebuild".to_owned()),
@@ -186,6 +213,13 @@ pub async fn rebuild(config: &Config, wish: &Options, tell: impl Fn(String)) -> 
         reports.push(report);
     }
     Ok(reports)
+}
+
+/// Returns the views whose live rows another fold than this build's made.
+async fn changed(config: &Config) -> anyhow::Result<Vec<StoredView>> {
+    let store = Store::connect(&config.postgres, Target::Live).await?;
+    let all = Feeds::of(StoredView::all().map(FeedId::View));
+    Ok(store.of_other_folds(all).await?.views().collect())
 }
 
 /// Returns the named views, each once.
@@ -219,8 +253,13 @@ async fn end(
 
     let moment = tables.snapshot().await?;
     fold.to(&moment).await?;
-    let comparison = tables.compare(u32::try_from(partitions)?, wish.limits.share).await?;
-    if comparison.total() > 0 && !wish.accept && !wish.rollback {
+    tables.compare_counted().await?;
+    let comparison = match wish.changed && wish.accept {
+        true => Comparison::default(),
+        false => tables.compare(u32::try_from(partitions)?, wish.limits.share).await?,
+    };
+    tables.end_snapshot().await?;
+    if wish.prepare || comparison.total() > 0 && !wish.accept && !wish.rollback {
         return Ok(Report { view: view.name(), comparison, generation: None, copied: 0 });
     }
     // The live rows, or those of the other views, have moved on meanwhile.
@@ -331,6 +370,9 @@ mod tests {
             ("product --threads", "--threads requires a number"),
             ("product --slow", "--slow"),
             ("product --rollback --accept", "leave one of them out"),
+            ("product --prepare --accept", "--prepare switches nothing"),
+            ("--changed product", "name none"),
+            ("--changed --rollback", "leave --rollback out"),
         ] {
             let error = wish(args).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

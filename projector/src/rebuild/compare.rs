@@ -49,6 +49,10 @@ impl fmt::Display for Difference {
 }
 
 impl Comparison {
+    pub fn rows(&self) -> u64 {
+        self.partitions.iter().map(|partition| partition.rows).sum()
+    }
+
     pub fn total(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.differences).sum()
     }

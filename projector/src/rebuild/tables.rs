@@ -158,7 +158,7 @@ impl Tables {
         offsets(&self.client.query(POSITIONS, &[&self.view.name]).await?)
     }
 
-    /// Takes the snapshot for [`Self::compare`] and returns the next offset of its rows in each partition.
+    /// Takes the snapshot that [`Self::compare`] reads and returns the next offset of its rows in each partition.
     pub(super) async fn snapshot(&self) -> anyhow::Result<Vec<i64>> {
         self.snapshot.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         offsets(&self.snapshot.query(POSITIONS, &[&self.view.name]).await?)
@@ -189,12 +189,9 @@ impl Tables {
         Ok(self.client.batch_execute(&format!("ANALYZE {}_next", self.view.table)).await?)
     }
 
-    /// Compares the next rows with those of the snapshot.
-    ///
-    /// # Errors
-    /// Also fails if the next rows of a view that waits counted other records than the live ones: by the switch they
-    /// are further ahead, and the difference would go unnoticed.
-    pub(super) async fn compare(&self, partitions: u32, share: Share) -> anyhow::Result<Comparison> {
+    /// Checks that the next rows of a view that waits counted the same records as those of the snapshot: by the switch
+    /// they are further ahead, and a difference would go unnoticed.
+    pub(super) async fn compare_counted(&self) -> anyhow::Result<()> {
         if self.waits {
             let live = self.snapshot.query(COUNTED, &[&self.view.name]).await?;
             let next = self.client.query(COUNTED, &[&self.next()]).await?;
@@ -207,9 +204,16 @@ impl Tables {
                 }
             }
         }
-        let comparison = compare::compare(self.view, partitions, &self.snapshot, &self.client, share).await?;
-        self.snapshot.batch_execute("COMMIT").await?;
-        Ok(comparison)
+        Ok(())
+    }
+
+    /// Compares the next rows with those of the snapshot.
+    pub(super) async fn compare(&self, partitions: u32, share: Share) -> anyhow::Result<Comparison> {
+        compare::compare(self.view, partitions, &self.snapshot, &self.client, share).await
+    }
+
+    pub(super) async fn end_snapshot(&self) -> anyhow::Result<()> {
+        Ok(self.snapshot.batch_execute("COMMIT").await?)
     }
 
     /// Returns next rows as readers would see them.
