@@ -3,28 +3,28 @@
 //! Invariant: an instance ends only after another one of its service is ready, if the log's partitions and the ports
 //! allow a further one.
 //! Invariant: if a new instance does not get ready, all instances have their previous programs again at the end.
+//! Invariant: a view that the build folds in another way waits only between the readiness of the first new projector and
+//! the end of the last old one, and for the switch of its rows, which were made before.
 
 mod build;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::layout::{Layout, MAX_INSTANCES};
 use crate::scale::{Instances, Move};
-use crate::services::{self, Profile, Service};
-use crate::size::{Size, Wanted};
+use crate::services::{Profile, Service};
+use tables::Views;
 
 /// Order in which a newer build replaces an older one: an older command-api refuses fields that newer reactors send, and
 /// an older query-api may be unable to read what newer projectors write.
 const FORWARD: [Service; 3] = [Service::CommandApi, Service::Projector, Service::QueryApi];
 /// Order in which an older build replaces a newer one.
 const BACK: [Service; 3] = [Service::QueryApi, Service::Projector, Service::CommandApi];
-/// Part of the error with which a build refuses tables that have migrations which it does not know.
-const NEWER_TABLES: &str = "is missing from the filesystem";
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Deploy {
@@ -43,14 +43,17 @@ type Programs = BTreeMap<u16, PathBuf>;
 
 impl Deploy {
     pub(crate) fn run(&self, layout: &Layout, profile: Profile) -> Result<()> {
+        // A build takes minutes, which would be for nothing.
+        drop(Instances::of(layout)?);
         let binaries = build::find(&self.build, profile)?;
         let instances = Instances::of(layout)?.ready_within(Duration::from_secs(self.ready_within));
         let begun = Instant::now();
-        let order = match self.back || !migrate(layout, &binaries)? {
+        let order = match self.back || !tables::migrate(layout, &binaries)? {
             true => BACK,
             false => FORWARD,
         };
-        Rollout { instances, tell: |one: &Move| println!("{one}") }.run(order, &binaries)?;
+        tables::snapshots(layout, &binaries)?;
+        Rollout { layout, instances, tell: |one: &Move| println!("{one}") }.run(order, &binaries)?;
         println!("deployed {} in {:.1} s", binaries.display(), begun.elapsed().as_secs_f64());
         Ok(())
     }
@@ -60,11 +63,12 @@ impl Deploy {
 /// duration to `tell`.
 pub fn replace_all(layout: &Layout, binaries: &Path, mut tell: impl FnMut(&str, Duration)) -> Result<()> {
     let instances = Instances::of(layout)?;
-    Rollout { instances, tell: |one: &Move| tell(&one.what, one.took) }.run(FORWARD, binaries)
+    Rollout { layout, instances, tell: |one: &Move| tell(&one.what, one.took) }.run(FORWARD, binaries)
 }
 
 /// A deployment in progress.
 struct Rollout<'a, F> {
+    layout: &'a Layout,
     instances: Instances<'a>,
     tell: F,
 }
@@ -93,7 +97,10 @@ impl<F: FnMut(&Move)> Rollout<'_, F> {
         let is = self.programs(service)?;
         let differ: Vec<_> = before.keys().copied().filter(|number| is.get(number) != before.get(number)).collect();
         match differ.is_empty() {
-            true => self.end_others(service, before),
+            true => {
+                self.end_others(service, before)?;
+                self.rebuild(service, before, Views::Switch)
+            }
             false => self.replace(service, before, &differ),
         }
     }
@@ -103,16 +110,29 @@ impl<F: FnMut(&Move)> Rollout<'_, F> {
         let is = self.programs(service)?;
         let mut free = (1..=MAX_INSTANCES).filter(|number| !is.contains_key(number) && !wanted.contains_key(number));
         let has_room = is.len() < usize::from(self.instances.most(service));
+        self.rebuild(service, wanted, Views::Prepare)?;
         if let Some((number, folder)) = free.next().zip(wanted.values().next()).filter(|_| has_room) {
             self.add(service, number, folder)?;
+            self.rebuild(service, wanted, Views::Switch)?;
         }
         for (number, folder) in wanted.iter().filter(|(number, _)| numbers.contains(number)) {
             if self.programs(service)?.contains_key(number) {
                 self.remove(service, *number)?;
             }
             self.add(service, *number, folder)?;
+            if !has_room {
+                self.rebuild(service, wanted, Views::Switch)?;
+            }
         }
         self.end_others(service, wanted)
+    }
+
+    /// Rebuilds the views that the wanted projectors fold in another way than the present ones.
+    fn rebuild(&self, service: Service, wanted: &Programs, part: Views) -> Result<()> {
+        match wanted.values().next().filter(|_| service == Service::Projector) {
+            Some(folder) => tables::rebuild(self.layout, folder, part),
+            None => Ok(()),
+        }
     }
 
     fn end_others(&mut self, service: Service, wanted: &Programs) -> Result<()> {
@@ -138,20 +158,4 @@ impl<F: FnMut(&Move)> Rollout<'_, F> {
         });
         Ok(of.collect())
     }
-}
-
-/// Applies the migrations of a build. Returns `false` if the tables have some that it does not know: it is older.
-fn migrate(layout: &Layout, binaries: &Path) -> Result<bool> {
-    let size = Size::decide(layout, &Wanted::one_of_each())?;
-    let launch = services::projector_tool_of(binaries, layout, &size, &["migrate"])?;
-    let env = launch.env.iter().map(|(name, value)| (name, value));
-    let output = Command::new(&launch.program).args(&launch.args).envs(env).output();
-    let output = output.with_context(|| format!("cannot start {}", launch.program.display()))?;
-    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    match output.status.success() {
-        true => println!("the tables have the build's migrations"),
-        false if said.contains(NEWER_TABLES) => println!("the tables are newer than the build; they stay as they are"),
-        false => bail!("the build's migrations failed: {}", said.trim()),
-    }
-    Ok(output.status.success())
 }

@@ -2,6 +2,7 @@
 //! `cargo stack except` makes readers of the log skip an unreadable record. All three run the services' own
 //! subcommands, because this program is no client of Kafka or Postgres.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Error, Result, bail};
@@ -10,7 +11,7 @@ use crate::control;
 use crate::layout::Layout;
 use crate::part::Launch;
 use crate::process;
-use crate::services::{self, Profile};
+use crate::services::{self, Profile, Service};
 use crate::size::{Size, Wanted};
 use crate::status::Phase;
 
@@ -92,8 +93,17 @@ impl Rebuild {
     }
 }
 
+/// Runs the program of the projectors that run, because another build may fold views in another way.
 fn become_projector(layout: &Layout, profile: Profile, args: &[&str]) -> Result<Error> {
-    Ok(become_tool(&services::projector_tool(layout, &size(layout)?, profile, args)?))
+    let size = size(layout)?;
+    let processes = control::status(layout)?.processes.into_iter();
+    let is_projector = |name: &str| Service::of_instance(name).is_some_and(|of| of.0 == Service::Projector);
+    let running = processes.filter(|process| is_projector(&process.name)).map(|process| process.program).next_back();
+    let launch = match running.as_deref().and_then(Path::parent) {
+        Some(binaries) => services::projector_tool_of(binaries, layout, &size, args)?,
+        None => services::projector_tool(layout, &size, profile, args)?,
+    };
+    Ok(become_tool(&launch))
 }
 
 /// Returns the size of the running stack. Fails unless the stack is ready.

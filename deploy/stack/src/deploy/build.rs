@@ -18,8 +18,9 @@ pub(super) fn find(build: &str, profile: Profile) -> Result<PathBuf> {
         ensure!(missing.is_empty(), "{} lacks {}", folder.display(), missing.join(", "));
         return folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()));
     }
-    let commit = git(&["rev-parse", "--verify", "--quiet", &format!("{build}^{{commit}}")])
-        .with_context(|| format!("{build} is neither a folder nor a revision of this repository"))?;
+    let Ok(commit) = git(&["rev-parse", "--verify", "--quiet", &format!("{build}^{{commit}}")]) else {
+        bail!("{build} is neither a folder nor a revision of this repository");
+    };
     of_commit(&shared_builds(), &commit, profile)
 }
 
@@ -29,6 +30,7 @@ fn of_commit(builds: &Path, commit: &str, profile: Profile) -> Result<PathBuf> {
     if PACKAGES.iter().all(|program| folder.join(program).is_file()) {
         return Ok(folder);
     }
+    println!("building {commit}, with {} as its profile; the first time takes minutes", profile.name());
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let source = builds.join("source");
     let path = source.to_str().context("the state directory's path is not UTF-8")?;
@@ -51,14 +53,14 @@ fn compile(source: &Path, target: &Path, profile: Profile) -> Result<PathBuf> {
     // Earlier revisions had no profile of this name.
     let is_known = profile != Profile::Quick || manifest.contains("[profile.quick]");
     let profile = if is_known { profile } else { Profile::Release };
-    let mut cargo = Command::new(services::cargo());
+    // At the lowest priority, because the stack serves meanwhile.
+    let mut cargo = Command::new("nice");
     process::hide_cargo(&mut cargo);
+    cargo.args(["-n", "19"]).arg(services::cargo());
     cargo.args(["build", "--locked", "--profile", profile.name(), "--target-dir"]).arg(target).current_dir(source);
     cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
     let status = cargo.status().context("cannot run cargo")?;
-    if !status.success() {
-        bail!("the build of the revision failed");
-    }
+    ensure!(status.success(), "the build of the revision failed; the stack is as it was");
     Ok(target.join(profile.folder()))
 }
 
