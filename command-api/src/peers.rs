@@ -20,7 +20,9 @@ pub(crate) use client::{Delivery, Links};
 pub(crate) use server::serve;
 
 /// The path of links on a peer's internal listener. Its number changes with the message format, so that commands
-/// between builds with different formats are refused and retried instead of misread.
+/// between builds with different formats are refused and retried instead of misread. In an upgrade under load that refuses
+/// requests, so a change takes two releases: one that serves both numbers and sends the old format, then one that sends the
+/// new one.
 pub(crate) const PATH: &str = "/internal/link/3";
 /// Maximum number of commands in one message.
 const MAX_MESSAGE_COMMANDS: usize = 256;
@@ -89,4 +91,48 @@ struct Answered {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(message: &impl Serialize) -> String {
+        postcard::to_allocvec(message).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Another build decodes these bytes: if they change, [`PATH`] has to change.
+    #[test]
+    fn messages_under_one_number_are_stable() {
+        assert_eq!(PATH, "/internal/link/3");
+        let forwarded = Forwarded {
+            id: 1,
+            aggregate: "product/a",
+            command: "restock",
+            body: b"{}",
+            key: "k",
+            precondition: Precondition::Version(2),
+            trace: Some("t"),
+            cause: None,
+            internal: true,
+            batch: Some(3),
+            in_mailbox_ms: 4,
+            left_ms: 5,
+        };
+        let decide = ToOwner::Decide { sent_us: 300, commands: vec![forwarded] };
+        assert_eq!(hex(&decide), "00ac0201010970726f647563742f6107726573746f636b027b7d016b0102010174000101030405");
+        assert_eq!(hex(&ToOwner::LetGo { id: 6, partition: 7 }), "010607");
+        let accepted = Answer::Accepted {
+            version: 2,
+            events: vec!["e".into()],
+            position: (1, 3),
+            replayed: false,
+            order: Some("o".into()),
+        };
+        let rejected =
+            Answer::Rejected { rejection: "r".into(), version: 2, position: (1, 3), state: None, price_cents: Some(4) };
+        let answers = [accepted, rejected, Answer::OutcomeUnknown].map(|answer| Answered { id: 1, answer });
+        assert_eq!(hex(&FromOwner::Answers(answers.into())), "000301000201016501060001016f01010172020106000104010b");
+        assert_eq!(hex(&FromOwner::Gone { id: 6 }), "0106");
+    }
 }
