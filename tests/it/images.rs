@@ -4,6 +4,7 @@
 mod compose;
 mod podman;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ async fn each_image_starts_serves_and_drains_as_the_compose_file_says() {
     build(&podman).await;
     for image in IMAGES {
         has_no_shell(&podman, image).await;
+        has_bills(&podman, image).await;
     }
     let compose = Compose::new(&podman).await;
     compose.up(&["kafka-1", "postgres", "valkey"]).await;
@@ -60,6 +62,7 @@ async fn build(podman: &Podman) {
         let to = programs.join(program);
         output(Command::new("strip").arg("-o").arg(&to).arg(built.join(program))).await;
     }
+    output(Command::new(root().join("deploy/sbom")).arg(programs.join("sbom"))).await;
     for image in IMAGES {
         let args = ["PROGRAMS=prebuilt", "PREBUILT=target/images", "GIT_COMMIT=of-this-test"];
         podman
@@ -100,6 +103,21 @@ async fn has_no_shell(podman: &Podman, image: &str) {
     assert_eq!(user, "65532:65532 SIGTERM");
     let label = "{{index .Labels \"org.opencontainers.image.revision\"}}";
     assert_eq!(podman.run(&["image", "inspect", "--format", label, &image]).await, "of-this-test");
+}
+
+/// Checks that an image has the bill of materials of each of our programs in it.
+async fn has_bills(podman: &Podman, image: &str) {
+    let image = format!("localhost/stampede/{image}:test");
+    let label = "{{index .Labels \"stampede.sbom\"}}";
+    let folder = podman.run(&["image", "inspect", "--format", label, &image]).await;
+    let files = PathBuf::from(podman.run(&["image", "mount", &image]).await);
+    let names = |folder: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(files.join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let programs = names("usr/local/bin").into_iter().map(|program| format!("{program}.cdx.json"));
+    assert_eq!(names(folder.trim_start_matches('/')), programs.collect(), "{image}");
+    podman.run(&["image", "unmount", &image]).await;
 }
 
 /// Sells a unit through the published port of the edge, and reads what is left.

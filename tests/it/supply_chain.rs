@@ -1,4 +1,4 @@
-//! What the services are made of.
+//! What the programs of the images are made of.
 
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,7 @@ async fn a_bill_of_materials_lists_crates_of_the_lock_and_none_of_tests() {
         ("command-api", ["axum", "rdkafka", "rustls", "domain"]),
         ("projector", ["tokio-postgres", "rdkafka", "redis", "domain"]),
         ("query-api", ["axum", "tokio-postgres", "redis", "schemas"]),
+        ("edge", ["anyhow", "rustix", "serde_json", "signal-hook"]),
     ] {
         let text = fs::read_to_string(folder.join(format!("{service}.cdx.json"))).unwrap();
         let bill: Value = serde_json::from_str(&text).unwrap();
