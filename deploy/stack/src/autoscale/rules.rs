@@ -52,12 +52,12 @@ pub(super) const RULES: [Rule; 8] = {
             measure: Rate("stampede_commands_refused_total"),
             threshold: 10.0,
         },
-        Rule { service: CommandApi, name: "busy", measure: Busy, threshold: 0.8 },
-        Rule { service: QueryApi, name: "queries", measure: Work("stampede_queries_total"), threshold: 5000.0 },
+        Rule { service: CommandApi, name: "busy", measure: Busy, threshold: 0.6 },
+        Rule { service: QueryApi, name: "queries", measure: Work("stampede_queries_total"), threshold: 15_000.0 },
         Rule { service: QueryApi, name: "waiters", measure: Sum("stampede_token_waiters"), threshold: 500.0 },
-        Rule { service: QueryApi, name: "busy", measure: Busy, threshold: 0.8 },
+        Rule { service: QueryApi, name: "busy", measure: Busy, threshold: 0.6 },
         Rule { service: Projector, name: "lag", measure: behind, threshold: 2.0 },
-        Rule { service: Projector, name: "busy", measure: Busy, threshold: 0.8 },
+        Rule { service: Projector, name: "busy", measure: Busy, threshold: 0.6 },
     ]
 };
 

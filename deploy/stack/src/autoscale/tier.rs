@@ -139,9 +139,9 @@ mod tests {
     #[test]
     fn a_rule_asks_for_as_many_instances_as_keep_its_threshold() {
         let queries = rule("queries", Service::QueryApi);
-        let instances = |value, now, cores| wanted(queries, value, now, cores);
-        assert_eq!((instances(12_000.0, 1, 1.0), instances(3_000.0, 1, 0.25), instances(0.0, 3, 1.0)), (3, 3, 0));
-        assert_eq!(instances(5_400.0, 1, 1.0), 1, "within the tolerance");
+        let instances = |times, now, cores| wanted(queries, times * queries.threshold, now, cores);
+        assert_eq!((instances(2.4, 1, 1.0), instances(0.6, 1, 0.25), instances(0.0, 3, 1.0)), (3, 3, 0));
+        assert_eq!(instances(1.08, 1, 1.0), 1, "within the tolerance");
         let lag = rule("lag", Service::Projector);
         assert_eq!((wanted(lag, 5.0, 2, 1.0), wanted(lag, 0.5, 2, 1.0)), (5, 1));
     }
