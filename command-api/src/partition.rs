@@ -355,6 +355,7 @@ impl<R> Partition<R> {
             fingerprint: request.fingerprint,
             cause: request.cause.as_deref().map(Into::into),
             trace: request.trace.as_deref().map(Into::into),
+            origin: None,
         };
         Record::Commit(commit).encode(&mut self.buffer);
         let ticket = Ticket { generation: self.generation, seq };

@@ -40,6 +40,7 @@ impl Log {
             fingerprint: seq,
             cause: None,
             trace: None,
+            origin: None,
         }));
     }
 

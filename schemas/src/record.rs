@@ -105,12 +105,28 @@ pub struct Commit<'a> {
     #[serde(with = "hex")]
     #[schemars(schema_with = "hex::schema")]
     pub fingerprint: u64,
-    /// Consistency token of the event that caused the command, if it is a reaction.
+    /// Event that caused the command, if it is a reaction: `{partition}-{offset}-{version}`, with the ID of its log and a
+    /// dot before it if that is another log than the one that this command was written to first.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cow<'a, str>>,
     /// `traceparent` of the request.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<Cow<'a, str>>,
+    /// Consistency token of the position at which the command was acknowledged first, if this record is a copy from a log
+    /// with fewer partitions. Readers of the history see its events under this position for ever.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Cow<'a, str>>,
+}
+
+impl Commit<'_> {
+    /// Returns the name of one of the events, for the causes of reactions to it. `at` is the partition and offset of this
+    /// record.
+    pub fn event_name(&self, at: (u32, i64), version: u64) -> String {
+        match &self.origin {
+            Some(first) => format!("{first}-{version}"),
+            None => format!("{}-{}-{version}", at.0, at.1),
+        }
+    }
 }
 
 /// Proves, once acknowledged, that its sender still owned the partition when it sent the fence.

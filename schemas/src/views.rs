@@ -340,7 +340,8 @@ pub struct CloudEvent<'a> {
     pub version: u64,
     /// Idempotency key of the command, which together with the subject identifies it.
     pub commandid: &'a str,
-    /// Event that caused the command, if it was a reaction.
+    /// `id` of the event that caused the command, if it was a reaction. If the `source` of that event is another one, it
+    /// comes first: `k7x2.3-1042-7` is the event `3-1042-7` of `/logs/k7x2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -35,6 +35,7 @@ async fn a_log_that_a_wrong_clock_has_brought_far_ahead_goes_on() {
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     };
     append(&shop, 0, "product/cd", &Record::Commit(commit)).await;
     let service = shop.command_api().await;

@@ -115,6 +115,23 @@ async fn history(queries: &Client, path: &str) -> Vec<Value> {
     answer.json().as_array().unwrap().clone()
 }
 
+/// Every event that a reaction caused names one that is among these.
+fn causes_are_among(events: &[Value]) {
+    let mut count = 0;
+    for event in events {
+        let Some(cause) = event["cause"].as_str() else { continue };
+        let (source, id) = match cause.split_once('.') {
+            Some((log, id)) => (format!("/logs/{log}"), id),
+            None => (event["source"].as_str().unwrap().to_owned(), cause),
+        };
+        let named = events.iter().filter(|other| other["id"] == id && other["source"] == source.as_str());
+        assert_eq!(named.count(), 1, "{cause} of {event}");
+        count += 1;
+    }
+    println!("{count} of {} events name their causes", events.len());
+    assert!(count > 0);
+}
+
 async fn comes_to(queries: &Client, path: &str, fields: Value) {
     eventually(&format!("{path} comes to {fields}"), async || {
         let row = queries.get(path).await.json()["data"].take();
@@ -186,9 +203,9 @@ async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
 
     let config = projector::Config::from_env(&new.env([])).unwrap();
     let former = old.postgres_url.as_str().into();
-    let continued = projector::grown::continue_from(&config, &former).await.unwrap();
+    let continued = projector::grown::continue_from(&config, &former, || ()).await.unwrap();
     assert!(continued.is_some_and(|continued| continued.deadlines > 0), "{continued:?}");
-    assert_eq!(projector::grown::continue_from(&config, &former).await.unwrap(), None);
+    assert_eq!(projector::grown::continue_from(&config, &former, || ()).await.unwrap(), None);
     let queries = new.query_api().await;
     switch.send_modify(|clients| clients.queries = queries.client());
     let commands = new.command_api().await;
@@ -227,6 +244,7 @@ async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
         assert!(row.header("etag").unwrap().ends_with("-2\""), "the generation went back: {row:?}");
     }
     let known = history(&queries, "/v1/products/p-1").await;
+    causes_are_among(&[known.clone(), history(&queries, "/v1/orders/unpaid").await].concat());
     assert_eq!(known[..past.0.len()], past.0, "events are known by the positions that they had first");
     let report = projector::audit::audit(&config, None).await.unwrap();
     assert_eq!(report.differences, []);

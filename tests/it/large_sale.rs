@@ -186,6 +186,7 @@ async fn a_sale_of_the_largest_size_takes_no_claim_more_until_one_is_returned() 
             fingerprint: 0,
             cause: None,
             trace: None,
+            origin: None,
         })
         .encode(&mut value);
         records.push((String::from("sale/drop"), value));

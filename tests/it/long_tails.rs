@@ -84,6 +84,7 @@ impl Restocks {
                 fingerprint: 0,
                 cause: None,
                 trace: None,
+                origin: None,
             })
             .encode(&mut value);
             (aggregate, value)

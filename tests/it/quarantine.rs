@@ -25,6 +25,7 @@ async fn broken_shop() -> Shop {
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     };
     append(&shop, 0, "product/broken", &Record::Commit(commit)).await;
     shop

@@ -582,6 +582,7 @@ async fn append_broken(shop: &Shop) {
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     };
     append(shop, 0, "product/broken", &Record::Commit(commit)).await;
 }

@@ -364,6 +364,7 @@ fn commit(seq: u64, key: IdempotencyKey, at: TimeMs) -> (String, Record<'static>
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     };
     (aggregate, Record::Commit(commit))
 }

@@ -37,6 +37,7 @@ impl OldLog {
             fingerprint: 0,
             cause: None,
             trace: None,
+            origin: None,
         };
         self.0.push((aggregate.to_owned(), Record::Commit(commit)));
     }

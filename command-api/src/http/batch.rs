@@ -17,6 +17,7 @@ use schemas::commands::{BatchLine, MAX_BATCH_LINES, MAX_BODY_BYTES, Precondition
 use schemas::headers::{SERVER_TIME, UNTIL};
 use schemas::idempotency::{IdempotencyKey, MAX_BATCH_KEY_CHARS};
 use schemas::problem::{Problem, ProblemKind};
+use schemas::token::Token;
 use tokio::time::Instant;
 
 use super::admission::Permit;
@@ -245,10 +246,15 @@ impl Shared {
     }
 }
 
-/// Returns whether `text` names an event: its partition, its record's offset and its version.
+/// Returns whether `text` names an event: its partition, its record's offset and its version, in this log or in that
+/// before the dot.
 fn is_cause(text: &str) -> bool {
+    let (is_log, event) = match text.split_once('.') {
+        Some((log, event)) => (format!("{log}.0-0").parse::<Token>().is_ok(), event),
+        None => (true, text),
+    };
     let is_number = |part: &str| part.parse::<u64>().is_ok_and(|number| number.to_string() == part);
-    text.split('-').count() == 3 && text.split('-').all(is_number)
+    is_log && event.split('-').count() == 3 && event.split('-').all(is_number)
 }
 
 #[cfg(test)]
@@ -269,6 +275,10 @@ mod tests {
     #[test]
     fn a_cause_is_the_name_of_an_event_and_no_other_text() {
         assert!(is_cause("0-0-1") && is_cause("11-9223372036854775807-18446744073709551615"));
+        assert!(is_cause("k7x2.3-1042-7"));
+        for text in ["k7x2.", "k7x2.3-1042", ".1-2-3", "K7X2.1-2-3", "k7x2.1-2-3.1-2-3", "k7x2,1-2-3"] {
+            assert!(!is_cause(text), "{text:?}");
+        }
         for text in
             ["", "1-2", "1-2-3-4", "1--2", "-1-2", "1-2-x", "1-2-+3", "01-2-3", "1-2-3\0", "1-2-18446744073709551616"]
         {

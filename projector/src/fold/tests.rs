@@ -152,6 +152,7 @@ impl Writer {
             fingerprint: 0,
             cause: None,
             trace: None,
+            origin: None,
         };
         self.append(&Record::Commit(commit));
     }

@@ -15,7 +15,8 @@ use chassis::postgres::PostgresSettings;
 use schemas::aggregate::AggregateId;
 use schemas::chain::Reader;
 use schemas::record::{Epoch, Record};
-use schemas::tables::nonce_to_sql;
+use schemas::tables::{nonce_from_sql, nonce_to_sql};
+use schemas::token::LogId;
 use schemas::views::JOURNAL;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
@@ -42,7 +43,7 @@ pub struct Continued {
 
 /// Runs the subcommand.
 pub async fn run(config: &Config, former: &PostgresSettings) -> anyhow::Result<()> {
-    match continue_from(config, former).await? {
+    match continue_from(config, former, || println!("tokens of the former log are covered")).await? {
         Some(Continued { deadlines, parked }) => {
             println!("reactor checkpoints written; {deadlines} deadlines and {parked} parked records taken over");
         }
@@ -51,8 +52,14 @@ pub async fn run(config: &Config, former: &PostgresSettings) -> anyhow::Result<(
     Ok(())
 }
 
-/// Takes over from the tables of the former log to those of `config`. Returns `None` if that was done before.
-pub async fn continue_from(config: &Config, former: &PostgresSettings) -> anyhow::Result<Option<Continued>> {
+/// Takes over from the tables of the former log to those of `config`. Returns `None` if that was done before. Calls
+/// `covered` once the views of the new log know the tokens of the former one, so that queries and commands of the new log
+/// may be served; its reactors have to wait for the end.
+pub async fn continue_from(
+    config: &Config,
+    former: &PostgresSettings,
+    covered: impl FnOnce(),
+) -> anyhow::Result<Option<Continued>> {
     let (mut old, mut new) = (connect(former).await?, connect(&config.postgres).await?);
     for client in [&*old, &*new] {
         client.batch_execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0").await?;
@@ -60,6 +67,7 @@ pub async fn continue_from(config: &Config, former: &PostgresSettings) -> anyhow
     await_folded("the former log is not folded up to its end, or not closed", async || is_closed(&old).await).await?;
     let ends = await_folded("the copy is not complete, or not folded", async || ends(&new).await).await?;
     keep_former_logs(&old, &mut new, &ends).await?;
+    covered();
     let fenced = Instant::now();
     let begun = fence(&mut old).await?;
     let starts = starts(&old, &new, &begun, &ends).await?;
@@ -188,6 +196,11 @@ async fn copy_of(new: &Client, partition: u32, aggregate: &str, version: i64) ->
     Ok((row.get(0), row.get(1)))
 }
 
+/// Returns the name that a cause in this log has in others.
+fn cause_in(log: LogId, cause: &str) -> String {
+    if cause.contains('.') { cause.to_owned() } else { format!("{log}.{cause}") }
+}
+
 /// A parked record of the former log, and its place in the new one.
 struct Parked {
     row: Row,
@@ -226,12 +239,16 @@ async fn write(
         return Ok(None);
     }
     let mut deadlines = 0;
+    let log = LogId::of_nonce(nonce_from_sql(
+        old.query_one("SELECT nonce FROM log_partitions WHERE partition = 0", &[]).await?.get(0),
+    ));
     for row in old.query(include_str!("grown/deadlines.sql"), &[]).await? {
+        let cause = cause_in(log, row.get(3));
         let params: [&(dyn ToSql + Sync); 5] = [
             &row.get::<_, &str>(0),
             &row.get::<_, &str>(1),
             &row.get::<_, i64>(2),
-            &row.get::<_, &str>(3),
+            &cause,
             &row.get::<_, Option<&str>>(4),
         ];
         deadlines += transaction.execute(include_str!("grown/set_deadline.sql"), &params).await?;

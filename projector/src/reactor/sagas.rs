@@ -19,7 +19,7 @@ pub(crate) struct Saga {
     pub(crate) step: Step,
     /// Time of the event, which is part of the steps' idempotency keys.
     pub(crate) at: TimeMs,
-    /// Event that caused the saga: `{partition}-{offset}-{version}`.
+    /// Event that caused the saga; see [`Commit::event_name`].
     pub(crate) cause: Arc<str>,
     pub(crate) sender: Origin,
 }
@@ -127,7 +127,7 @@ fn sets_deadline(event: &WireEvent<'_>) -> bool {
     }
 }
 
-pub(crate) fn caused_by(commit: &Commit<'_>, (partition, offset): RecordPosition, payment_window: Duration) -> Caused {
+pub(crate) fn caused_by(commit: &Commit<'_>, at: RecordPosition, payment_window: Duration) -> Caused {
     let mut caused = Caused::default();
     let first = commit.version + 1 - commit.events.len() as u64;
     let (kind, id) = commit.aggregate.split_once('/').unwrap_or_default();
@@ -139,7 +139,7 @@ pub(crate) fn caused_by(commit: &Commit<'_>, (partition, offset): RecordPosition
     for (event, version) in commit.events.iter().zip(first..) {
         let event: Event = event.upcast();
         let reaction = react(id, &event, TimeMs(commit.at_ms), commit.cause.is_some(), window_ms);
-        let cause: Arc<str> = format!("{partition}-{offset}-{version}").into();
+        let cause: Arc<str> = commit.event_name(at, version).into();
         caused.steps.extend(reaction.steps.into_iter().map(|step| (step, cause.clone())));
         caused.deadlines.extend(reaction.deadlines.into_iter().map(|(deadline, due)| DeadlineChange {
             deadline,

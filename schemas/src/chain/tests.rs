@@ -31,6 +31,7 @@ fn commit(epoch: Epoch, seq: u64, command_id: String) -> Option<Record<'static>>
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     }))
 }
 

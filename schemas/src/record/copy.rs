@@ -7,8 +7,7 @@ use serde_json::value::RawValue;
 use super::{Epoch, PREFIX, RecordError, epoch};
 
 const COMMIT: &str = "commit";
-/// Position at which the command was acknowledged first, as a token of the log that it was written to. Readers of the
-/// history see the event under this position for ever.
+/// See [`super::Commit::origin`].
 const ORIGIN: &str = "origin";
 
 /// Returns the record of a commit with another place in a chain, and with `origin` unless it has one already. All of
@@ -54,9 +53,12 @@ mod tests {
     fn a_copy_differs_in_its_place_alone_and_keeps_its_first_origin() {
         let (first, second) = (Epoch { claim: 0, nonce: 1 }, Epoch { claim: 7, nonce: 2 });
         let once = copied(COMMIT, first, 5, "k7x2.3-1042").unwrap();
-        assert_eq!(read(&once), Commit { epoch: first, seq: 5, ..read(COMMIT) });
+        let origin = Some("k7x2.3-1042".into());
+        assert_eq!(read(&once), Commit { epoch: first, seq: 5, origin: origin.clone(), ..read(COMMIT) });
         let twice = copied(&once, second, 9, "abcd.1-2").unwrap();
-        assert_eq!(read(&twice), Commit { epoch: second, seq: 9, ..read(COMMIT) });
+        assert_eq!(read(&twice), Commit { epoch: second, seq: 9, origin, ..read(COMMIT) });
+        assert_eq!(read(&twice).event_name((5, 9), 2), "k7x2.3-1042-2");
+        assert_eq!(read(COMMIT).event_name((5, 9), 2), "5-9-2");
         assert_eq!(StoredCommit::read(&twice).unwrap().origin.as_deref(), Some("k7x2.3-1042"));
         assert_eq!(StoredCommit::read(COMMIT).unwrap().origin, None);
     }

@@ -36,6 +36,7 @@ fn commit() -> Commit<'static> {
         fingerprint: 0xfedc_ba98_7654_3210,
         cause: Some("k7x2.3-1041".into()),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        origin: None,
     }
 }
 
@@ -188,7 +189,7 @@ fn a_commit_that_lacks_any_required_member_stops_the_reader() {
     for member in whole["commit"].as_object().unwrap().keys() {
         let mut rest = whole.clone();
         rest["commit"].as_object_mut().unwrap().remove(member);
-        let optional = matches!(member.as_str(), "cause" | "trace");
+        let optional = matches!(member.as_str(), "cause" | "trace" | "origin");
         assert_eq!(decode_json(&rest.to_string()).is_ok(), optional, "without {member}");
     }
 }
@@ -229,12 +230,14 @@ fn any_wire_event() -> impl Strategy<Value = WireEvent<'static>> {
 }
 
 fn any_commit() -> impl Strategy<Value = Record<'static>> {
-    let names = (any_text(), any_text(), option::of(any_text()), option::of(any_text()));
+    let optional = (option::of(any_text()), option::of(any_text()), option::of(any_text()));
     let numbers = (any_epoch(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    let names = (any_text(), any_text(), optional);
     (names, numbers, vec(any_wire_event(), 0..4)).prop_map(|(names, numbers, events)| {
-        let (command_id, aggregate, cause, trace) = names;
+        let (command_id, aggregate, (cause, trace, origin)) = names;
         let (epoch, seq, at_ms, version, fingerprint) = numbers;
-        let commit = Commit { epoch, seq, command_id, at_ms, aggregate, version, events, fingerprint, cause, trace };
+        let commit =
+            Commit { epoch, seq, command_id, at_ms, aggregate, version, events, fingerprint, cause, trace, origin };
         Record::Commit(commit)
     })
 }

@@ -79,6 +79,7 @@ fn an_aggregate_whose_events_cannot_be_folded_is_set_aside_and_the_log_is_read_o
             fingerprint: 0,
             cause: None,
             trace: None,
+            origin: None,
         }))
     };
     let mut shop = Shop::closed();

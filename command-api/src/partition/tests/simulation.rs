@@ -533,6 +533,7 @@ impl World {
             fingerprint: u64::MAX,
             cause: None,
             trace: None,
+            origin: None,
         };
         self.log.push(encoded(&Record::Commit(ghost)));
     }

@@ -27,6 +27,7 @@ fn restocked(seq: u64, aggregate: &AggregateId, version: u64) -> Vec<u8> {
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     }))
 }
 

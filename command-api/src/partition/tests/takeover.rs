@@ -168,6 +168,7 @@ fn a_log_that_is_not_of_this_system_halts() {
         fingerprint: 0,
         cause: None,
         trace: None,
+        origin: None,
     };
     shop.write(encoded(&Record::Commit(named)));
     shop.machine.take_over(&mut shop.out);

@@ -102,6 +102,7 @@ fn commit() -> Vec<u8> {
         fingerprint: 0x00c0_ffee_00c0_ffee,
         cause: None,
         trace: None,
+        origin: None,
     });
     let mut bytes = Vec::new();
     commit.encode(&mut bytes);

@@ -238,6 +238,7 @@ impl History {
             fingerprint: 0,
             cause: None,
             trace: None,
+            origin: None,
         }))
     }
 }
