@@ -1,16 +1,19 @@
 //! Growth of the log to four times as many partitions while the shop is used.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chassis::kafka::KafkaSettings;
 use command_api::grow::{Growth, grow};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::fixture::{Answer, Client, DEADLINE, Shop, eventually, pause, read_log};
+use crate::stack::Stack;
 
 const PAYMENT_WINDOW_SECS: u32 = 12;
 const STOCK: u64 = 1_000;
@@ -53,7 +56,7 @@ fn keep_busy(
     mut ends: watch::Receiver<bool>,
 ) -> JoinHandle<BTreeMap<String, Acknowledged>> {
     tokio::spawn(async move {
-        let mut all = BTreeMap::new();
+        let (mut all, mut longest) = (BTreeMap::new(), Duration::ZERO);
         for round in 0.. {
             let claim = json!({ "customer": format!("c-{round}"), "quantity": 1, "order": format!("o-{round}") });
             let restock = json!({ "quantity": 1 });
@@ -63,7 +66,9 @@ fn keep_busy(
                 (format!("{product}/restock"), &product, restock),
             ] {
                 let key = uuid::Uuid::now_v7().to_string();
+                let sent = Instant::now();
                 let answer = insist(clients.clone(), &key, &path, &data).await;
+                longest = longest.max(sent.elapsed());
                 let token = answer.token();
                 all.insert(key, Acknowledged { path, data, answer: answer.json() });
                 let queries = clients.borrow().queries.clone();
@@ -73,6 +78,7 @@ fn keep_busy(
                 assert_eq!(row.status, 200, "{row:?}");
             }
             if *ends.borrow_and_update() {
+                println!("a command waited for at most {} ms", longest.as_millis());
                 return all;
             }
         }
@@ -250,4 +256,36 @@ async fn a_log_grows_under_load_and_nothing_is_lost_doubled_or_forgotten() {
     assert_eq!(report.differences, []);
     tokio::time::timeout(DEADLINE, grow(&growth, |_| ())).await.unwrap().unwrap();
     projector.stop().await;
+}
+
+/// Kills `cargo stack grow` and the copying tool, once the old log is closed.
+async fn cut_off(stack: &Stack) {
+    let mut command = stack.command(&["grow", "--partitions", "24"]);
+    let mut grow = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(grow.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().expect("the copy is completed").starts_with("the copy was complete") {}
+    let group = format!("-{}", grow.id().unwrap());
+    let killed = std::process::Command::new("kill").args(["-KILL", "--", &group]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    grow.wait().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_growth_that_was_cut_off_behind_the_closing_is_finished_by_the_next_start() {
+    const ONE_OF_EACH: [&str; 6] = ["--command-apis", "1", "--query-apis", "1", "--projectors", "1"];
+    let stack = Stack::up_with(&ONE_OF_EACH).await;
+    let client = stack.client();
+    let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
+    client.post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
+    cut_off(&stack).await;
+    stack.tell(&["down"]).await;
+
+    let up = stack.told(&[&["up", "--detach", "--as-built"], &ONE_OF_EACH[..]].concat()).await;
+    assert!(up.contains("The log was closed to grow to 24 partitions"), "{up}");
+    let restocked = client.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+    let token = restocked.accepted(&["product.restocked.v1"]).token();
+    let row = client.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
+    assert_eq!(row.json()["data"]["stock"], 2, "{row:?}");
+    let audit = stack.told(&["audit"]).await;
+    assert!(audit.contains("differences  0"), "{audit}");
 }

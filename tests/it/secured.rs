@@ -48,8 +48,21 @@ async fn a_secured_stack_serves_sells_and_renews_its_certificates_without_a_fail
     let sold = stack.told(&sale).await;
     assert!(sold.contains("All checks passed."), "{sold}");
     certificates_are_renewed_without_a_failed_request(&stack).await;
+    the_accounts_reach_a_grown_log(&stack, &edge).await;
     let audit = stack.told(&["audit"]).await;
     assert!(audit.contains("differences  0"), "{audit}");
+}
+
+async fn the_accounts_reach_a_grown_log(stack: &Stack, edge: &Client) {
+    println!("{}", stack.told(&["grow", "--partitions", "24"]).await);
+    let (path, staff) = ("/v1/products/cd/restock", stack.staff());
+    let answer = edge.post_with(path, &[("authorization", &staff)], json!({ "quantity": 1 })).await;
+    let token = answer.accepted(&["product.restocked.v1"]).token();
+    let answer = edge.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let reads = stack.admin_client("query-api-1").await.get("/metrics").await.text;
+    let is_by_redis = |line: &str| line.starts_with("stampede_reads_total") && line.contains(r#"origin="redis""#);
+    assert!(reads.lines().any(is_by_redis), "{reads}");
 }
 
 async fn nobody_gets_in_without_tls_or_with_another_authority(stack: &Stack) {

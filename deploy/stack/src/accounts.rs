@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::certificates::authority;
+use crate::certificates::{Certificates, authority};
 use crate::layout::Layout;
 use crate::part::Launch;
+use crate::redis;
 use crate::services::Service;
 use crate::size::Size;
-use crate::{postgres, redis};
 
 /// An account. Its name is the same at all servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,6 @@ impl Account {
         let file = password_file(layout, self.name()).to_string_lossy().into_owned();
         let mut launch = launch
             .env("TLS_CA_FILE", authority(&layout.certificates()).to_string_lossy())
-            .env("POSTGRES_URL", postgres::secure_url(layout, self))
             .env("POSTGRES_PASSWORD_FILE", &file);
         if self != Self::QueryApi {
             launch = launch
@@ -59,6 +58,14 @@ impl Account {
         }
         launch
     }
+}
+
+/// What the servers of a secured stack are set up with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Secured<'a> {
+    pub(crate) certificates: &'a Certificates,
+    /// Sizes with the logs that the accounts may use; two while one log is copied to the other.
+    pub(crate) logs: &'a [&'a Size],
 }
 
 impl From<Service> for Account {

@@ -118,7 +118,12 @@ enum Command {
     Except(projections::Except),
     /// Creates the rules of a secured stack's accounts at Kafka; the start of the stack runs it
     #[command(hide = true)]
-    KafkaRules { brokers: u16 },
+    KafkaRules {
+        brokers: u16,
+        /// Topics of the logs that the accounts may use
+        #[arg(required = true)]
+        topics: Vec<String>,
+    },
     /// Measure performance, on a dedicated stack; stop other stacks first, because their load distorts the figures
     Bench(load::Args),
     /// Print this message or the help of the given subcommand(s)
@@ -176,9 +181,7 @@ impl Command {
             Self::Except(except) => return Err(except.run(&layout, profile)?),
             Self::Grow(grow) => grow.run(&layout, profile)?,
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
-            Self::KafkaRules { brokers } => {
-                kafka::grant(&layout, brokers)?;
-            }
+            Self::KafkaRules { brokers, topics } => kafka::grant(&layout, brokers, &topics)?,
             Self::Replay(args) | Self::Sale(args) | Self::Bench(args) => return Err(load::run(args)?),
             Self::Help { command } => return Err(help(&command)?),
         }
@@ -189,6 +192,8 @@ impl Command {
 fn down(layout: &Layout) -> Result<()> {
     if control::is_locked(layout)? {
         control::down(layout)?;
+        // A program that runs beside it, such as one that grows its log, may have been left behind.
+        process::end_leftovers(layout);
         println!("the stack has stopped");
         return Ok(());
     }

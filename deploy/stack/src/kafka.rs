@@ -13,12 +13,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::certificates::Certificates;
+use crate::accounts::Secured;
 use crate::layout::{Layout, Ports, root, shared_cache, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
-use crate::size::Purpose;
+use crate::size::{Purpose, Size};
 
 /// Name of the task that fetches the jars.
 const JARS: &str = "kafka-jars";
@@ -84,13 +84,13 @@ pub fn bootstrap(ports: Ports, brokers: u16) -> String {
 
 pub(crate) use acls::grant;
 
-/// Returns the parts of the cluster. `certificates` is that of a secured stack.
+/// Returns the parts of the cluster.
 pub(crate) fn parts(
     layout: &Layout,
     tools: &Tools,
     brokers: u16,
     purpose: Purpose,
-    certificates: Option<&Certificates>,
+    secured: Option<Secured<'_>>,
 ) -> Result<Vec<Part>> {
     let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
     let content = read(pom())? + &read(hashes())?;
@@ -98,16 +98,16 @@ pub(crate) fn parts(
     let mut parts = vec![jars(tools, &libs, &content)?, classes(layout, tools, &libs)?];
     for broker in 1..=brokers {
         let mut text = properties_of(layout, broker, brokers);
-        if let Some(certificates) = certificates {
+        if let Some(Secured { certificates, .. }) = secured {
             // The last value of a property counts.
             text += &security::properties(layout, certificates)?;
         }
         let properties = write_properties(layout, &name(broker), &text)?;
-        parts.push(format(layout, tools, &libs, &properties, broker, certificates.is_some())?);
+        parts.push(format(layout, tools, &libs, &properties, broker, secured.is_some())?);
         parts.push(server(layout, tools, &libs, &properties, broker, purpose));
     }
-    if certificates.is_some() {
-        parts.push(rules(layout, brokers)?);
+    if let Some(Secured { logs, .. }) = secured {
+        parts.push(rules(layout, brokers, logs)?);
     }
     Ok(parts)
 }
@@ -185,11 +185,12 @@ fn format(
 }
 
 /// Returns the task that creates the rules of the accounts.
-fn rules(layout: &Layout, brokers: u16) -> Result<Part> {
+fn rules(layout: &Layout, brokers: u16, logs: &[&Size]) -> Result<Part> {
     let own = std::env::current_exe().context("cannot locate this program's executable")?;
     let (base, brokers_told) = (layout.ports.base().to_string(), brokers.to_string());
     let state = layout.state.to_string_lossy();
-    let args = ["--base-port", &base, "--state-dir", &state, "kafka-rules", &brokers_told];
+    let args = ["--base-port", &base, "--state-dir", &state, "kafka-rules", &brokers_told].map(str::to_owned);
+    let args = args.into_iter().chain(logs.iter().map(|size| size.topic()));
     Ok(Part::task(RULES, Launch::new(own, args)).needing((1..=brokers).map(name)))
 }
 

@@ -12,12 +12,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::certificates::Certificates;
+use crate::accounts::Account;
+use crate::certificates::{Certificates, authority};
 use crate::layout::{Layout, remove_dir, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::provision::Tools;
-use crate::size::Purpose;
+use crate::size::{Purpose, Size};
 
 pub const NAME: &str = "postgres";
 const INIT: &str = "postgres-init";
@@ -33,6 +34,23 @@ pub fn url(layout: &Layout) -> Result<String> {
 }
 
 pub(crate) use security::secure_url;
+
+/// Returns the launch that creates a database unless it exists. The accounts of a secured stack find it like the first.
+pub(crate) fn creation(layout: &Layout, psql: &Path, size: &Size) -> Result<Launch> {
+    let (database, port) = (size.database(), layout.ports.postgres().to_string());
+    let args = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &port, "-U", OWNER, "-d", OWNER];
+    let mut create = Launch::new(psql, args).env("PGPASSWORD", layout.secret("postgres-password")?);
+    let mut statement = format!(r#"CREATE DATABASE "{database}""#);
+    if size.secure {
+        statement += &format!(r#" OWNER "{}""#, Account::Owner.name());
+        let authority = authority(&layout.certificates());
+        create = create.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", authority.to_string_lossy());
+    }
+    create.stdin = Some(format!(
+        "SELECT '{statement}' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{database}') \\gexec\n"
+    ));
+    Ok(create)
+}
 
 /// Returns the URL of another database of the same server.
 pub(crate) fn url_of(layout: &Layout, database: &str) -> Result<String> {

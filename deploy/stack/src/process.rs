@@ -160,10 +160,27 @@ pub(crate) fn leftovers(layout: &Layout) -> Vec<(Record, Vec<u32>)> {
 
 /// Stops the leftover processes of an earlier run, and no others. Returns their names.
 pub fn end_leftovers(layout: &Layout) -> Vec<String> {
+    let names = end_those(layout, |_| true);
+    // No process is left, so all records are stale.
+    for file in fs::read_dir(layout.records()).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(file.path());
+    }
+    names
+}
+
+/// Stops the process of this name that an earlier run left behind.
+pub(crate) fn end_leftover(layout: &Layout, name: &str) {
+    end_those(layout, |recorded| recorded == name);
+    forget(layout, name);
+}
+
+/// Stops recorded processes. Returns their names.
+fn end_those(layout: &Layout, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
     let mut names = Vec::new();
     let asked = Instant::now();
     loop {
-        let left = leftovers(layout);
+        let mut left = leftovers(layout);
+        left.retain(|(record, _)| is_meant(&record.name));
         for (record, pids) in &left {
             let first = !names.contains(&record.name);
             let stop = Signal::from_named_raw(record.stop).unwrap_or(Signal::TERM);
@@ -182,10 +199,6 @@ pub fn end_leftovers(layout: &Layout) -> Vec<String> {
             break;
         }
         thread::sleep(Duration::from_millis(50));
-    }
-    // No process is left, so all records are stale.
-    for file in fs::read_dir(layout.records()).into_iter().flatten().flatten() {
-        let _ = fs::remove_file(file.path());
     }
     names
 }

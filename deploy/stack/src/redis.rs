@@ -5,12 +5,13 @@ mod security;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::certificates::Certificates;
+use crate::accounts::Secured;
 use crate::layout::Layout;
 use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
@@ -38,16 +39,16 @@ pub fn needed(is_cluster: bool) -> &'static str {
     if is_cluster { CLUSTER } else { NAME }
 }
 
-pub(crate) use security::secure_url;
+pub(crate) use security::{admit, secure_url};
 
-/// Returns the parts of Redis. `certificates` is that of a secured stack.
+/// Returns the parts of Redis.
 pub(crate) fn parts(
     layout: &Layout,
     tools: &Tools,
     is_cluster: bool,
-    certificates: Option<&Certificates>,
+    secured: Option<Secured<'_>>,
 ) -> Result<Vec<Part>> {
-    let security = certificates.map(|certificates| Security::write(layout, certificates)).transpose()?;
+    let security = secured.map(|secured| Security::write(layout, secured)).transpose()?;
     if !is_cluster {
         let plain = part(layout, tools);
         return Ok(vec![match &security {
@@ -66,7 +67,7 @@ pub(crate) fn parts(
     let addresses = (1..=NODES).map(|node| format!("127.0.0.1:{}", layout.ports.redis_node(node)));
     let args = ["--cluster", "create"].map(String::from).into_iter().chain(addresses);
     let args = args.chain(["--cluster-replicas", "1", "--cluster-yes"].map(String::from));
-    let mut create = Part::task(CLUSTER, Launch::new(tools.redis_server.with_file_name("redis-cli"), args));
+    let mut create = Part::task(CLUSTER, Launch::new(cli(tools), args));
     if let Some(security) = &security {
         create.launch = security.of_tool(create.launch);
     }
@@ -78,6 +79,20 @@ pub(crate) fn parts(
 
 pub fn part(layout: &Layout, tools: &Tools) -> Part {
     server(NAME.to_owned(), layout.ports.redis(), Launch { dir: Some(layout.config()), ..launch(tools, &[]) })
+}
+
+/// Returns the program that sends commands to a server.
+fn cli(tools: &Tools) -> PathBuf {
+    tools.redis_server.with_file_name("redis-cli")
+}
+
+/// Returns the ports of the servers.
+fn ports(layout: &Layout, is_cluster: bool) -> Vec<u16> {
+    if is_cluster {
+        (1..=NODES).map(|node| layout.ports.redis_node(node)).collect()
+    } else {
+        vec![layout.ports.redis()]
+    }
 }
 
 /// Returns the names of the servers.

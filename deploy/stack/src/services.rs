@@ -1,5 +1,7 @@
 //! Builds, prepares and starts the services of this workspace.
 
+mod grow_tools;
+
 use std::collections::BTreeMap;
 use std::iter;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
 use crate::probe::Probe;
 use crate::size::Size;
 use crate::{accounts, cores, kafka, postgres, redis, up};
+
+pub(crate) use grow_tools::GrowTools;
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];
 
@@ -236,18 +240,14 @@ impl Common {
         if size.secure {
             accounts::create_passwords(layout)?;
         }
-        let of_log = |name: &str, between: &str| match size.grown {
-            true => format!("{name}{between}{}", size.partitions),
-            false => name.to_owned(),
-        };
         Ok(Self {
             kafka: kafka::bootstrap(layout.ports, size.brokers),
-            topic: of_log("events", "-"),
+            topic: size.topic(),
             partitions: size.partitions,
             copies: size.brokers.min(3),
-            postgres: postgres::url_of(layout, &of_log(postgres::OWNER, "_"))?,
+            postgres: postgres::url_of(layout, &size.database())?,
             redis: redis::url(layout, size.redis_cluster),
-            redis_prefix: of_log("st", ""),
+            redis_prefix: size.redis_prefix(),
             redis_part: redis::needed(size.redis_cluster),
             exception_key: layout.state.join("log-exception-key").to_string_lossy().into_owned(),
             certificates: size.secure.then(|| layout.certificates()),
@@ -255,20 +255,27 @@ impl Common {
         })
     }
 
-    /// Returns the settings that differ from those of a log with another number of partitions.
-    fn of_log(&self) -> [(&'static str, String); 4] {
+    /// Returns the settings of an account that differ from those for a log with another number of partitions.
+    fn of_log(&self, account: Account) -> [(&'static str, String); 4] {
         [
             ("EVENTS_TOPIC", self.topic.clone()),
             ("EVENTS_PARTITIONS", self.partitions.to_string()),
-            ("POSTGRES_URL", self.postgres.clone()),
+            ("POSTGRES_URL", self.postgres(account)),
             ("REDIS_PREFIX", self.redis_prefix.clone()),
         ]
     }
 
+    /// Returns the URL of the database, for the account if the stack is secured.
+    fn postgres(&self, account: Account) -> String {
+        match &self.secured {
+            Some((layout, size)) => postgres::secure_url(layout, account, &size.database()),
+            None => self.postgres.clone(),
+        }
+    }
+
     /// Returns the launch with what its process needs to reach the servers, as the account if the stack is secured.
     fn add_to(&self, launch: Launch, account: Account) -> Launch {
-        let of_log = self.of_log().into_iter().filter(|(name, _)| self.secured.is_none() || *name != "POSTGRES_URL");
-        let launch = of_log.fold(launch, |launch, (name, value)| launch.env(name, value));
+        let launch = self.of_log(account).into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         let launch = match &self.secured {
             Some((layout, size)) => account.add_to(launch, layout, size),
             None => launch.env("REDIS_URL", self.redis.as_str()),
@@ -352,39 +359,6 @@ pub(crate) fn projector_tool_of(binaries: &Path, layout: &Layout, size: &Size, a
     let args = args.iter().map(|arg| (*arg).to_owned());
     let launch = Launch::new(binaries.join("projector"), args).env("LOG", "warn").env("LOG_FORMAT", "text");
     Ok(Common::of(layout, size)?.add_to(launch, Account::Owner))
-}
-
-/// Programs that make a log of the size `grown` from that of the size `now`.
-pub(crate) struct GrowTools {
-    /// Name of the new log's database.
-    pub(crate) database: String,
-    /// Settings of the services that are of the new log.
-    pub(crate) settings: Vec<(String, String)>,
-    pub(crate) migrate: Launch,
-    /// A projector that folds the new log and reacts to nothing.
-    pub(crate) fold: Launch,
-    pub(crate) grow: Launch,
-    pub(crate) take_over: Launch,
-}
-
-impl GrowTools {
-    pub(crate) fn new(layout: &Layout, now: &Size, grown: &Size, profile: Profile) -> Result<Self> {
-        let (binaries, now, grown) = (binaries(profile)?, Common::of(layout, now)?, Common::of(layout, grown)?);
-        let tool = |program: &str, args: &[&str]| {
-            let launch = Launch::new(binaries.join(program), args.iter().copied());
-            grown.add_to(launch, Account::Owner).env("LOG", "warn").env("LOG_FORMAT", "text")
-        };
-        let settings = grown.of_log().map(|(name, value)| (name.to_owned(), value));
-        let name = grown.postgres.rsplit('/').next().unwrap_or_default();
-        Ok(Self {
-            settings: settings.to_vec(),
-            database: name.split('?').next().unwrap_or_default().to_owned(),
-            migrate: tool("projector", &["migrate"]),
-            fold: tool("projector", &[]).env("ADMIN_ADDR", local(layout.ports.projector_admin(MAX_INSTANCES))),
-            grow: tool("command-api", &["grow", &now.topic]),
-            take_over: tool("projector", &["continue"]).env("FORMER_POSTGRES_URL", now.postgres.as_str()),
-        })
-    }
 }
 
 fn local(port: u16) -> String {

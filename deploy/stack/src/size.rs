@@ -11,6 +11,7 @@ use crate::edge::access_log;
 use crate::edge::limits::Limits;
 use crate::edge::origins::Origins;
 use crate::layout::{Layout, MAX_INSTANCES};
+use crate::postgres;
 
 /// The use for which the servers are tuned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +153,28 @@ impl Size {
     /// Returns the scheme of the URLs of the services and of the edge.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
+    }
+
+    /// Returns the size of this stack once its log has grown to a number of partitions.
+    pub(crate) fn grown_to(&self, partitions: u16) -> Self {
+        Self { partitions, grown: true, ..self.clone() }
+    }
+
+    /// Returns the topic of the log.
+    pub(crate) fn topic(&self) -> String {
+        self.of_log("events", "-")
+    }
+
+    pub(crate) fn database(&self) -> String {
+        self.of_log(postgres::OWNER, "_")
+    }
+
+    pub(crate) fn redis_prefix(&self) -> String {
+        self.of_log("st", "")
+    }
+
+    fn of_log(&self, name: &str, between: &str) -> String {
+        if self.grown { format!("{name}{between}{}", self.partitions) } else { name.to_owned() }
     }
 
     pub fn decide(layout: &Layout, wanted: &Wanted) -> Result<Self> {

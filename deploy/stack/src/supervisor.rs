@@ -85,6 +85,8 @@ pub struct Supervisor {
     is_terminal: bool,
     /// Instances that come and go; `None` if this stack's are fixed.
     fleet: Option<Fleet>,
+    /// Set if the stack stops by itself once every part is up.
+    is_brief: bool,
 }
 
 /// Verbosity of the supervisor.
@@ -123,6 +125,7 @@ impl Supervisor {
             words,
             is_terminal: io::stdout().is_terminal(),
             fleet: None,
+            is_brief: false,
         })
     }
 
@@ -133,6 +136,13 @@ impl Supervisor {
         self
     }
 
+    /// Lets the stack stop by itself once every part is up: its tasks are what it is for.
+    #[must_use]
+    pub(crate) fn until_ready(mut self) -> Self {
+        self.is_brief = true;
+        self
+    }
+
     /// Runs the stack until it is asked to stop or the start fails. Calls `ready` once, when every part is up.
     pub fn run(mut self, ready: impl FnOnce(&Status)) -> Result<Ended> {
         let mut ready = Some(ready);
@@ -140,9 +150,14 @@ impl Supervisor {
         loop {
             self.advance();
             if self.phase == Phase::Starting && self.members.iter().all(Member::is_up) {
-                self.phase = Phase::Ready;
+                if !self.is_brief {
+                    self.phase = Phase::Ready;
+                }
                 if let Some(ready) = ready.take() {
                     ready(&self.status());
+                }
+                if self.is_brief {
+                    self.begin_stop();
                 }
             }
             if self.phase == Phase::Stopping && self.members.iter().all(|member| !member.runs()) {

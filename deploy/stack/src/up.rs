@@ -18,7 +18,10 @@ use crate::services::{self, Profile};
 use crate::size::{PAYMENT_WINDOW_SECS, Size, Wanted};
 use crate::status::{Phase, Status};
 use crate::supervisor::{Ended, Supervisor, Words};
-use crate::{cores, logs, process, provision};
+use crate::{cores, grow, logs, process, provision};
+
+/// The exit status that a shell reports after Ctrl-C, although the shutdown was orderly.
+const SIGNALLED: u8 = 130;
 
 pub struct Options {
     /// Detach from the terminal into a new session, so that closing the terminal does not end the stack.
@@ -33,19 +36,32 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
     if options.background {
         rustix::process::setsid().context("cannot detach from the terminal")?;
     }
-    let (_lock, parts, size) = prepare(&layout, options)?;
-    let (edge, started) = (address(&layout)?, layout.clone());
+    let failed = match run(&layout, options) {
+        Err(error) => error,
+        ended => return ended,
+    };
+    let Some(partitions) = grow::unfinished(&failed) else { return Err(failed) };
+    println!("The log was closed to grow to {partitions} partitions, but the growth was not finished. Finishing it.");
+    let again = Options { fresh: false, wanted: options.wanted.clone(), ..*options };
+    match grow::finish(&layout, &Size::decide(&layout, &again.wanted)?, partitions, again.profile)? {
+        true => run(&layout, &again),
+        false => Ok(ExitCode::from(SIGNALLED)),
+    }
+}
+
+fn run(layout: &Layout, options: &Options) -> Result<ExitCode> {
+    let (_lock, parts, size) = prepare(layout, options)?;
+    let (edge, started) = (address(layout)?, layout);
     let url = if options.wanted.servers_only { String::new() } else { edge.url.clone() };
-    let supervisor = Supervisor::new(layout, parts, url, Words::All)?;
+    let supervisor = Supervisor::new(layout.clone(), parts, url, Words::All)?;
     let supervisor = supervisor.elastic(size, services::binaries(options.profile)?);
     let ended = supervisor.run(|status| {
         // Standard output may be closed by now.
-        let _ = io::stdout().write_all(welcome(status, &started, &edge).as_bytes());
+        let _ = io::stdout().write_all(welcome(status, started, &edge).as_bytes());
     })?;
     Ok(match ended {
         Ended::Asked => ExitCode::SUCCESS,
-        // The exit status that a shell reports after Ctrl-C, although the shutdown was orderly.
-        Ended::Signalled => ExitCode::from(130),
+        Ended::Signalled => ExitCode::from(SIGNALLED),
     })
 }
 

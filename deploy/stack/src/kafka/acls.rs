@@ -37,20 +37,23 @@ struct Rule {
     account: Account,
     resource: i8,
     pattern: i8,
-    name: &'static str,
+    name: String,
     operation: i8,
 }
 
-/// Returns all rules. Nobody else may do anything, and no service creates, changes or deletes a topic or a record.
-fn rules() -> Vec<Rule> {
+/// Returns all rules of the log with this topic. Nobody else may do anything, and no service creates, changes or deletes a topic or a record.
+fn rules(topic: &str) -> Vec<Rule> {
     use Account::{CommandApi, Projector};
-    let rule = |account, resource, pattern, name, operation| Rule { account, resource, pattern, name, operation };
+    let rule = |account, resource, pattern, name: &str, operation| {
+        let name = name.to_owned();
+        Rule { account, resource, pattern, name, operation }
+    };
     let mut rules = vec![
-        rule(CommandApi, TOPIC, LITERAL, "events", WRITE),
-        rule(CommandApi, TOPIC, LITERAL, "events.clock", WRITE),
-        rule(CommandApi, GROUP, LITERAL, "events.owners", READ),
-        rule(Projector, GROUP, PREFIXED, "events.projectors.", READ),
-        rule(Projector, GROUP, LITERAL, "events.reactors", READ),
+        rule(CommandApi, TOPIC, LITERAL, topic, WRITE),
+        rule(CommandApi, TOPIC, LITERAL, &format!("{topic}.clock"), WRITE),
+        rule(CommandApi, GROUP, LITERAL, &format!("{topic}.owners"), READ),
+        rule(Projector, GROUP, PREFIXED, &format!("{topic}.projectors."), READ),
+        rule(Projector, GROUP, LITERAL, &format!("{topic}.reactors"), READ),
     ];
     for account in [CommandApi, Projector] {
         rules.push(rule(account, TOPIC, PREFIXED, "events", READ));
@@ -62,15 +65,16 @@ fn rules() -> Vec<Rule> {
     rules
 }
 
-/// Creates the rules. Existing ones stay as they are.
-pub(crate) fn grant(layout: &Layout, brokers: u16) -> Result<()> {
+/// Creates the rules of the logs with these topics. Existing ones stay as they are.
+pub(crate) fn grant(layout: &Layout, brokers: u16, topics: &[String]) -> Result<()> {
     let openssl = find::program("openssl").context("cannot find openssl")?;
     let certificates = Certificates::at(layout.certificates(), openssl)?;
+    let request = request(topics);
     let (begun, mut nodes) = (Instant::now(), (1..=brokers).cycle());
     loop {
         let node = nodes.next().context("there is no broker")?;
         let answered =
-            exchange(&certificates, layout.ports.kafka_controller(node), &request()).and_then(|answer| judge(&answer));
+            exchange(&certificates, layout.ports.kafka_controller(node), &request).and_then(|answer| judge(&answer));
         match answered {
             Ok(true) => return Ok(()),
             Ok(false) if begun.elapsed() > WITHIN => bail!("no node is the active controller"),
@@ -81,12 +85,12 @@ pub(crate) fn grant(layout: &Layout, brokers: u16) -> Result<()> {
 }
 
 /// Returns the request, preceded by its length.
-fn request() -> Vec<u8> {
+fn request(topics: &[String]) -> Vec<u8> {
     let string = |text: &str| {
         let length = i16::try_from(text.len()).expect("names are short");
         [&length.to_be_bytes(), text.as_bytes()].concat()
     };
-    let rules = rules();
+    let rules: Vec<_> = topics.iter().flat_map(|topic| rules(topic)).collect();
     let mut body = [CREATE_ACLS.to_be_bytes(), VERSION.to_be_bytes()].concat();
     // Correlation.
     body.extend(1_i32.to_be_bytes());
@@ -94,7 +98,7 @@ fn request() -> Vec<u8> {
     body.extend(i32::try_from(rules.len()).expect("the rules are few").to_be_bytes());
     for Rule { account, resource, pattern, name, operation } in rules {
         body.extend(resource.to_be_bytes());
-        body.extend(string(name));
+        body.extend(string(&name));
         body.extend(pattern.to_be_bytes());
         body.extend(string(&format!("User:{}", account.name())));
         body.extend(string("*"));
@@ -230,12 +234,13 @@ mod tests {
 
     #[test]
     fn only_command_api_writes_and_nobody_creates_or_deletes() {
-        let writes = rules().into_iter().filter(|rule| rule.operation == WRITE);
-        let mut topics: Vec<_> = writes.map(|rule| (rule.account.name(), rule.name, rule.pattern)).collect();
+        let rules = rules("events-48");
+        let writes = rules.iter().filter(|rule| rule.operation == WRITE);
+        let mut topics: Vec<_> = writes.map(|rule| (rule.account.name(), &*rule.name, rule.pattern)).collect();
         topics.sort_unstable();
-        assert_eq!(topics, [("command-api", "events", LITERAL), ("command-api", "events.clock", LITERAL)]);
+        assert_eq!(topics, [("command-api", "events-48", LITERAL), ("command-api", "events-48.clock", LITERAL)]);
         let allowed = [READ, WRITE, DESCRIBE, DESCRIBE_CONFIGS];
-        assert!(rules().iter().all(|rule| allowed.contains(&rule.operation) && rule.account != Account::Owner));
+        assert!(rules.iter().all(|rule| allowed.contains(&rule.operation) && rule.account != Account::Owner));
     }
 
     #[test]

@@ -14,10 +14,10 @@ use crate::layout::{Layout, write_private};
 /// Rules of who may connect, and how.
 const HOSTS: &str = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
 
-/// Returns the URL for an account, without its password.
-pub(crate) fn secure_url(layout: &Layout, account: Account) -> String {
+/// Returns the URL of a database for an account, without its password.
+pub(crate) fn secure_url(layout: &Layout, account: Account, database: &str) -> String {
     let (name, port) = (account.name(), layout.ports.postgres());
-    format!("postgresql://{name}@127.0.0.1:{port}/{OWNER}?sslmode=verify-full&channel_binding=require")
+    format!("postgresql://{name}@127.0.0.1:{port}/{database}?sslmode=verify-full&channel_binding=require")
 }
 
 /// Returns the statements, one a line, that create the database and its logins. The group roles are those of the

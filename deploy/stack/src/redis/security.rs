@@ -1,18 +1,24 @@
 //! Redis of a secured stack: TLS alone, and a user for each account, with the commands that its services send.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::STOP;
-use crate::accounts::{self, Account};
-use crate::certificates::{Certificate, Certificates};
+use crate::accounts::{self, Account, Secured};
+use crate::certificates::Certificate;
 use crate::layout::{Layout, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Tier};
 use crate::probe::Probe;
+use crate::provision::Tools;
+use crate::size::Size;
 
 /// User that joins the nodes of a cluster, and as whom replicas come to their masters.
 const NODE: &str = "redis";
+
+/// Accounts that use Redis.
+const USERS: [Account; 3] = [Account::QueryApi, Account::Projector, Account::Owner];
 
 /// Rights of each user, or of all, which the users of other deployments have as well.
 const RIGHTS: &str = include_str!("../../../redis/rights");
@@ -32,9 +38,9 @@ pub(super) struct Security {
 }
 
 impl Security {
-    pub(super) fn write(layout: &Layout, certificates: &Certificates) -> Result<Self> {
+    pub(super) fn write(layout: &Layout, Secured { certificates, logs }: Secured<'_>) -> Result<Self> {
         let users = layout.config().join("redis.users");
-        write_private(&users, &users_of(layout)?)?;
+        write_private(&users, &users_of(layout, logs)?)?;
         let (pair, authority) = (certificates.of(super::NAME)?, certificates.authority());
         Ok(Self { users, pair, authority, password: accounts::password(layout, NODE)? })
     }
@@ -77,26 +83,52 @@ impl Security {
     }
 }
 
-fn users_of(layout: &Layout) -> Result<String> {
+/// Lets the accounts of a running stack use the keys of further logs, also after a restart of a server.
+pub(crate) fn admit(layout: &Layout, tools: &Tools, is_cluster: bool, secured: Secured<'_>) -> Result<()> {
+    let security = Security::write(layout, secured)?;
+    for (port, account) in super::ports(layout, is_cluster).into_iter().flat_map(|port| USERS.map(|user| (port, user)))
+    {
+        let port = port.to_string();
+        let command = ["-h", "127.0.0.1", "-p", &port, "ACL", "SETUSER", account.name()].map(str::to_owned);
+        let launch = security.of_tool(Launch::new(
+            super::cli(tools),
+            command.into_iter().chain(rights_of(account, &prefixes_of(secured.logs))),
+        ));
+        let env = launch.env.iter().map(|(name, value)| (name, value));
+        let output = Command::new(&launch.program).args(&launch.args).envs(env).stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("cannot start {}", launch.program.display()))?;
+        // The program succeeds also if the server refuses.
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        ensure!(said.trim() == "OK", "Redis at port {port} refused the rights of {}: {}", account.name(), said.trim());
+    }
+    Ok(())
+}
+
+fn users_of(layout: &Layout, logs: &[&Size]) -> Result<String> {
     let mut text = String::from("user default off\n");
-    let mut user = |name: &str, password: String, rights: &str| {
+    text += &format!("user {NODE} on >{} ~* &* +@all\n", accounts::password(layout, NODE)?);
+    for account in USERS {
+        let (name, password, rights) =
+            (account.name(), account.password(layout)?, rights_of(account, &prefixes_of(logs)).join(" "));
         text += &format!("user {name} on >{password} {rights}\n");
-    };
-    user(NODE, accounts::password(layout, NODE)?, "~* &* +@all");
-    for (account, rights) in [
-        (Account::QueryApi, rights_of(Account::QueryApi)),
-        (Account::Projector, rights_of(Account::Projector)),
-        (Account::Owner, rights_of(Account::Projector)),
-    ] {
-        user(account.name(), account.password(layout)?, &rights);
     }
     Ok(text)
 }
 
-fn rights_of(account: Account) -> String {
+fn prefixes_of(logs: &[&Size]) -> Vec<String> {
+    logs.iter().map(|size| size.redis_prefix()).collect()
+}
+
+/// Returns the rights of an account, in the words of `ACL SETUSER`, with the keys and channels of these prefixes.
+fn rights_of(account: Account, prefixes: &[String]) -> Vec<String> {
+    let name = if account == Account::Owner { Account::Projector.name() } else { account.name() };
     let lines = RIGHTS.lines().filter_map(|line| line.split_once(' '));
-    let of_it = lines.filter(|(name, _)| *name == "all" || *name == account.name());
-    of_it.map(|(_, rights)| rights).collect::<Vec<_>>().join(" ")
+    let words = lines.filter(|(of, _)| *of == "all" || *of == name).flat_map(|(_, rights)| rights.split(' '));
+    let in_each = |word: &str| match word.starts_with(['~', '&']) {
+        true => prefixes.iter().map(|prefix| word.replacen("st:", &format!("{prefix}:"), 1)).collect(),
+        false => vec![word.to_owned()],
+    };
+    words.flat_map(in_each).collect()
 }
 
 #[cfg(test)]
@@ -118,6 +150,10 @@ mod tests {
         assert_eq!(cluster.matches("node=").count(), usize::from(NODES) - 1);
     }
 
+    fn of_first_log(account: Account) -> String {
+        rights_of(account, &["st".to_owned()]).join(" ")
+    }
+
     /// Returns the users in the output or the file of a script, each with its rights.
     fn users_in(text: &str) -> Vec<(String, String)> {
         let users = text.lines().filter_map(|line| line.trim().strip_prefix("user "));
@@ -133,7 +169,7 @@ mod tests {
     #[test]
     fn containers_and_a_cluster_give_the_same_rights() {
         let folder = env::temp_dir().join(format!("stampede-rights-{}", std::process::id()));
-        let ours = [Account::QueryApi, Account::Projector].map(|each| (each.name().to_owned(), rights_of(each)));
+        let ours = [Account::QueryApi, Account::Projector].map(|each| (each.name().to_owned(), of_first_log(each)));
         let run = |script: &str| {
             let output = Command::new(root().join(script)).arg(folder.join(script)).output().unwrap();
             assert!(output.status.success(), "{output:?}");
@@ -148,12 +184,12 @@ mod tests {
 
     #[test]
     fn query_api_may_write_no_position_and_publish_nothing() {
-        let has = |account: Account, right: &str| rights_of(account).split(' ').any(|each| each == right);
+        let has = |account: Account, right: &str| of_first_log(account).split(' ').any(|each| each == right);
         for right in ["+mset", "+del", "+publish", "+scan", "~st:*"] {
             assert!(has(Account::Projector, right) && !has(Account::QueryApi, right), "{right}");
         }
         for account in [Account::QueryApi, Account::Projector] {
-            let rights = rights_of(account);
+            let rights = of_first_log(account);
             assert!(!rights.contains("+@") && !rights.contains("~*") && rights.contains("-@all"), "{rights}");
         }
     }
