@@ -248,31 +248,6 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_contradict_each_other_are_refused_with_what_to_do() {
-        let own = ("INTERNAL_URL", "http://commands-1:8181");
-        for (settings, told) in [
-            (
-                &[("HTTP_ADDR", "127.0.0.1:9000"), ("ADMIN_ADDR", "127.0.0.1:9000")][..],
-                "HTTP_ADDR and ADMIN_ADDR have the same port",
-            ),
-            (&[("HTTP_ADDR", "10.0.0.1:80")], "set TLS_CERT_FILE and TLS_KEY_FILE, or"),
-            (&[("STATE_MAX_MIB", "0")], "STATE_MAX_MIB must be greater"),
-            (&[("IDEMPOTENCY_WINDOW_SECS", "0")], "IDEMPOTENCY_WINDOW_SECS must be greater"),
-            (&[("SHUTDOWN_GRACE_MS", "0")], "SHUTDOWN_GRACE_MS must be greater"),
-            (&[("EVENTS_PARTITIONS", "0")], "EVENTS_PARTITIONS must be greater"),
-            (&[("EVENTS_REPLICATION", "0"), ("EVENTS_MIN_ISR", "0")], "EVENTS_REPLICATION must be greater"),
-            (&[("EVENTS_MIN_ISR", "2")], "raise EVENTS_REPLICATION"),
-            (&[("PARTITIONS", "0-4"), ("EVENTS_PARTITIONS", "4")], "beyond the 4 of EVENTS_PARTITIONS"),
-            (&[own, ("PEER_URLS", "http://commands-2:*")], "PEER_URLS does not allow INTERNAL_URL"),
-            (&[own, ("TLS_CERT_FILE", "c.pem"), ("TLS_KEY_FILE", "c.key")], "INTERNAL_URL must begin with https://"),
-        ] {
-            let env = settings.iter().copied().chain([("SERVICE_TOKEN", "0123456789abcdef")]).collect();
-            let error = Config::from_env(&env).unwrap_err().to_string();
-            assert!(error.contains(told), "{settings:?}: {error}");
-        }
-    }
-
-    #[test]
     fn the_service_token_has_no_default_and_is_never_shown() {
         assert!(Config::from_env(&Env::from([("HTTP_ADDR", "127.0.0.1:0")])).is_err());
         let config = Config::from_env(&Env::from([("SERVICE_TOKEN", "hidden-from-others")])).unwrap();

@@ -112,23 +112,6 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_contradict_each_other_are_refused_with_what_to_do() {
-        for (setting, told) in [
-            (("HTTP_ADDR", "127.0.0.1:8282"), "HTTP_ADDR and ADMIN_ADDR have the same port"),
-            (("HTTP_ADDR", "0.0.0.0:8082"), "set TLS_CERT_FILE and TLS_KEY_FILE, or"),
-            (("POSTGRES_CONNECTIONS", "0"), "POSTGRES_CONNECTIONS must be greater"),
-            (("REDIS_CALLS", "0"), "REDIS_CALLS must be greater"),
-            (("SHUTDOWN_GRACE_MS", "0"), "SHUTDOWN_GRACE_MS must be greater"),
-            (("POSTGRES_QUEUE_MS", "0"), "set POSTGRES_QUEUE=0"),
-            (("PUBLIC_URL", "shop.example"), "PUBLIC_URL must be a URL"),
-        ] {
-            let env = [("POSTGRES_URL", "postgres://x"), ("REDIS_URL", "redis://x"), setting].into();
-            let error = Config::from_env(&env).unwrap_err().to_string();
-            assert!(error.contains(told), "{setting:?}: {error}");
-        }
-    }
-
-    #[test]
     fn replicas_are_separated_by_commas_and_need_not_be() {
         let exposed = |text: &str| urls(Some(&Secret::from(text))).iter().map(|url| url.expose().to_owned()).collect();
         let list: Vec<String> = exposed("postgres://a/x, postgres://b/x,");

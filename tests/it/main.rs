@@ -6,6 +6,7 @@
 mod fixture;
 
 mod startup;
+mod settings;
 mod commands;
 mod staff;
 mod bad_input;

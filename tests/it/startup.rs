@@ -107,8 +107,13 @@ async fn a_service_prints_and_checks_its_settings_without_secrets() {
         ("SHUTDOWN_GRACE_MS", "5000"),
         ("KUBERNETES_PORT_443_TCP", "tcp://10.0.0.1:443"),
     ];
-    let wrong =
-        [("POSTGRES_URLS", "hunter2"), ("SERVICE_TOKEN", "hunter2"), ("SHUTDOWN_GRACE_MS", "hunter2"), ("LOG", "a=b")];
+    let wrong = [
+        ("POSTGRES_URLS", "hunter2"),
+        ("SERVICE_TOKEN", "hunter2"),
+        ("TLS_CERT_FILE", "without-a-key.pem"),
+        ("SHUTDOWN_GRACE_MS", "hunter2"),
+        ("LOG", "a=b"),
+    ];
     for program in ["command-api", "projector", "query-api"] {
         let (code, text, errors) = run(program, &["--print-config"], &right).await;
         assert!(code == Some(0) && errors.is_empty(), "{program}: {code:?}, {errors}");
@@ -122,7 +127,11 @@ async fn a_service_prints_and_checks_its_settings_without_secrets() {
             let args: Vec<&str> = [option].into_iter().filter(|option| !option.is_empty()).collect();
             let (code, text, errors) = run(program, &args, &wrong).await;
             assert_eq!(code, Some(64), "{program} {option}: {errors}");
-            let named = ["LOG is set but invalid", "SHUTDOWN_GRACE_MS is set but invalid"];
+            let named = [
+                "LOG is set but invalid",
+                "TLS_KEY_FILE must be set (expected: the key of TLS_CERT_FILE)",
+                "SHUTDOWN_GRACE_MS is set but invalid",
+            ];
             assert!(named.iter().all(|named| errors.contains(named)), "{program} {option}: {errors}");
             assert!((text + &errors).contains("POSTGRES_URLS"), "{program} {option}: {errors}");
             assert!(!errors.contains("hunter2"), "{program} {option}: {errors}");

@@ -128,6 +128,20 @@ impl Env {
         self.read(name)?.ok_or_else(|| EnvError::Missing { name: name.to_owned(), expected: expected::<T>() })
     }
 
+    /// Returns the value of a setting that another one needs, as read before; fails if it has none. In a survey that has
+    /// this error already, returns `None`, so that those after it are found as well.
+    pub(crate) fn needed<T>(
+        &self,
+        name: &str,
+        value: Option<T>,
+        expected: &'static str,
+    ) -> Result<Option<T>, EnvError> {
+        if value.is_none() && !self.wrong.contains(name) {
+            return Err(EnvError::Missing { name: name.to_owned(), expected });
+        }
+        Ok(value)
+    }
+
     /// Returns a duration given as a whole number of milliseconds.
     pub fn millis_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
         self.record(name, "milliseconds", Fallback::Value(default.as_millis().to_string()));

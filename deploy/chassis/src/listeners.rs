@@ -36,12 +36,11 @@ impl ListenerSettings {
         // `PLAINTEXT`: `allowed` lets listeners beyond loopback serve without TLS, for networks that encrypt by
         // themselves. Default: such listeners are refused.
         let plaintext: Option<Allowed> = env.optional("PLAINTEXT")?;
-        let missing = |name: &str, expected| EnvError::Missing { name: name.to_owned(), expected };
-        let certificate = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err(missing("TLS_KEY_FILE", "the key of TLS_CERT_FILE")),
-            (None, Some(_)) => return Err(missing("TLS_CERT_FILE", "the certificate of TLS_KEY_FILE")),
+        let certificate = if certificate.is_some() || key.is_some() {
+            let certificate = env.needed("TLS_CERT_FILE", certificate, "the certificate of TLS_KEY_FILE")?;
+            certificate.zip(env.needed("TLS_KEY_FILE", key, "the key of TLS_CERT_FILE")?)
+        } else {
+            None
         };
         Ok(Self { certificate, is_plaintext_allowed: plaintext.is_some() })
     }

@@ -70,17 +70,19 @@ impl Security {
             refuse(&has_tls, "KAFKA_SECURITY is plaintext: set it to ssl or sasl_ssl, or unset this")?;
             return Ok(Self::Plaintext);
         }
-        let client = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
-            (None, None) => None,
-            (Some(_), None) => return Err(missing("KAFKA_KEY_FILE", "the private key of KAFKA_CERT_FILE")),
-            (None, Some(_)) => return Err(missing("KAFKA_CERT_FILE", "the certificate of KAFKA_KEY_FILE")),
+        let client = if certificate.is_some() || key.is_some() {
+            let certificate = env.needed("KAFKA_CERT_FILE", certificate, "the certificate of KAFKA_KEY_FILE")?;
+            let key = env.needed("KAFKA_KEY_FILE", key, "the private key of KAFKA_CERT_FILE")?;
+            certificate.zip(key).map(|(certificate, key)| ClientCertificate { certificate, key })
+        } else {
+            None
         };
         let account = if protocol == Protocol::SaslSsl {
-            let name = name.ok_or_else(|| missing("KAFKA_USERNAME", "an account's name, for sasl_ssl"))?;
+            let name = env.needed("KAFKA_USERNAME", name, "an account's name, for sasl_ssl")?;
             let expected = "its password, or the path of its file in KAFKA_PASSWORD_FILE, for sasl_ssl";
-            let password = password.ok_or_else(|| missing("KAFKA_PASSWORD", expected))?;
-            Some(Account { name, password, mechanism: mechanism.unwrap_or(Mechanism::ScramSha512) })
+            let password = env.needed("KAFKA_PASSWORD", password, expected)?;
+            let mechanism = mechanism.unwrap_or(Mechanism::ScramSha512);
+            name.zip(password).map(|(name, password)| Account { name, password, mechanism })
         } else {
             refuse(&has_account, "KAFKA_SECURITY is ssl, without accounts: set it to sasl_ssl, or unset this")?;
             None
@@ -115,10 +117,6 @@ impl Security {
 fn refuse(settings: &[(&str, bool)], reason: &'static str) -> Result<(), EnvError> {
     let unfit = |(name, _): &(&str, bool)| EnvError::Unfit { name: (*name).to_owned(), reason };
     settings.iter().find(|(_, is_set)| *is_set).map(unfit).map_or(Ok(()), Err)
-}
-
-fn missing(name: &str, expected: &'static str) -> EnvError {
-    EnvError::Missing { name: name.to_owned(), expected }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
