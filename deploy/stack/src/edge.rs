@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use access_log::AccessLog;
+pub(crate) use config::staff_header;
 use config::{Config, ServicesTls};
 
 use crate::certificates;
@@ -87,6 +88,7 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
         limits: size.limits.clone(),
         origins: size.origins.clone(),
         access_log: AccessLog { file: layout.log(ACCESS_LOG), lines: size.access_log },
+        staff_token: size.secure.then(|| layout.staff_token_in_shell()),
     }
 }
 

@@ -116,6 +116,11 @@ impl Layout {
         Ok(format!("Bearer {}", self.secret(STAFF_TOKEN)?))
     }
 
+    /// Returns shell words that print the token of staff.
+    pub(crate) fn staff_token_in_shell(&self) -> String {
+        format!("$(cat {})", self.state.join(STAFF_TOKEN).display())
+    }
+
     /// Returns a random secret of this state directory, generated on first use and readable only by its owner.
     pub fn secret(&self, name: &str) -> Result<String> {
         let path = self.state.join(name);

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::certificates::authority;
 use crate::control::{self, Lock};
-use crate::layout::{Layout, STAFF_TOKEN};
+use crate::edge::staff_header;
+use crate::layout::Layout;
 use crate::part::Part;
 use crate::plan;
 use crate::services::{self, Profile};
@@ -175,9 +176,8 @@ fn welcome(status: &Status, layout: &Layout, edge: &Address) -> String {
     if url.is_empty() {
         return format!("\n{table}\n");
     }
-    let (curl, token) = (edge.curl(), layout.state.join(STAFF_TOKEN));
-    let staff = format!(" -H \"Authorization: Bearer $(cat {})\"", token.display());
-    let staff = if edge.authority.is_some() { staff } else { String::new() };
+    let curl = edge.curl();
+    let staff = edge.authority.as_ref().map(|_| staff_header(&layout.staff_token_in_shell())).unwrap_or_default();
     format!(
         "\n{table}\nReady at {url}. Try:\n\n\
          {curl}/v1/products/cd-1/register -H 'Content-Type: application/json'{staff} \

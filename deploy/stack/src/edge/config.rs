@@ -39,6 +39,8 @@ pub(super) struct Config {
     pub(super) limits: Limits,
     pub(super) origins: Origins,
     pub(super) access_log: AccessLog,
+    /// Shell words that print the token of staff; `None` if everyone may send their commands.
+    pub(super) staff_token: Option<String>,
 }
 
 /// TLS with services.
@@ -86,6 +88,7 @@ impl Config {
             ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
             ("partitions", self.partitions.to_string()),
             ("access_log", self.access_log.directives()),
+            ("staff", self.staff_token.as_ref().map_or_else(String::new, |token| staff_header(token))),
         ];
         values.extend(self.wires());
         values.extend(self.limits.values());
@@ -113,6 +116,11 @@ impl Config {
         };
         [("listen", listen), ("certificate", own), ("scheme", scheme.to_owned()), ("authority", trust), ("curl", curl)]
     }
+}
+
+/// Returns the argument of curl with which staff, whose token the shell words print, send a command.
+pub(crate) fn staff_header(token: &str) -> String {
+    format!(" -H \"Authorization: Bearer {token}\"")
 }
 
 fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String> {
@@ -144,6 +152,7 @@ mod tests {
             limits: Limits::default(),
             origins: Origins::default(),
             access_log: AccessLog { file: PathBuf::from("access.log"), lines: 0 },
+            staff_token: None,
         }
     }
 
@@ -161,6 +170,8 @@ mod tests {
         let config = Config {
             certificate: Some((PathBuf::from("/own.pem"), PathBuf::from("/own.key"))),
             services: Some(ServicesTls { authority: PathBuf::from("/ca.pem"), name: String::from("services") }),
+            url: String::from("https://127.0.0.1:1"),
+            staff_token: Some(String::from("$(cat /staff-token)")),
             ..plain()
         };
         let template = fs::read_to_string(crate::edge::source().join("nginx.conf.template")).unwrap();
@@ -169,6 +180,15 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("proxy_pass http:") && text.contains("proxy_ssl_name services;"), "{text}");
+        let command = |config: &Config| {
+            let page = fs::read_to_string(crate::edge::source().join("index.html.template")).unwrap();
+            let page = fill(&page, &config.values()).unwrap();
+            page.lines().find(|line| line.contains("/register")).unwrap().to_owned()
+        };
+        let (secure, simple) = (command(&config), command(&plain()));
+        let begins = "<pre>curl -i --cacert /ca.pem https://127.0.0.1:1/v1/products/cd-1/register ";
+        assert!(secure.starts_with(begins) && secure.contains(" -H \"Authorization: Bearer $(cat /staff-token)\" -d "));
+        assert!(!simple.contains("Authorization"), "{simple}");
     }
 
     #[test]
