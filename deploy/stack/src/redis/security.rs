@@ -89,7 +89,8 @@ pub(crate) fn admit(layout: &Layout, tools: &Tools, is_cluster: bool, secured: S
     for (port, account) in super::ports(layout, is_cluster).into_iter().flat_map(|port| USERS.map(|user| (port, user)))
     {
         let port = port.to_string();
-        let command = ["-h", "127.0.0.1", "-p", &port, "ACL", "SETUSER", account.name()].map(str::to_owned);
+        let command =
+            ["-h", "127.0.0.1", "-p", &port, "ACL", "SETUSER", account.name(), "clearselectors"].map(str::to_owned);
         let launch = security.of_tool(Launch::new(
             super::cli(tools),
             command.into_iter().chain(rights_of(account, &prefixes_of(secured.logs))),
@@ -124,7 +125,7 @@ fn rights_of(account: Account, prefixes: &[String]) -> Vec<String> {
     let name = if account == Account::Owner { Account::Projector.name() } else { account.name() };
     let lines = RIGHTS.lines().filter_map(|line| line.split_once(' '));
     let words = lines.filter(|(of, _)| *of == "all" || *of == name).flat_map(|(_, rights)| rights.split(' '));
-    let in_each = |word: &str| match word.starts_with(['~', '&']) {
+    let in_each = |word: &str| match word.contains("st:") {
         true => prefixes.iter().map(|prefix| word.replacen("st:", &format!("{prefix}:"), 1)).collect(),
         false => vec![word.to_owned()],
     };
