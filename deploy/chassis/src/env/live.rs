@@ -10,6 +10,8 @@ use super::{Env, EnvError, Fallback};
 
 /// Interval between reads of a secret's file, and so the time after which a change takes effect.
 const READ_EVERY: Duration = Duration::from_secs(2);
+/// Interval between reads while a server refuses the secret.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
 
 /// A secret that follows its file: [`current`](Self::current) returns a changed content within two seconds, without a
 /// restart. A secret from a variable never changes. Clones are cheap and share the content.
@@ -61,6 +63,27 @@ impl LiveSecret {
         }
     }
 
+    /// Reads the file, for at most `within`, until it has another secret than `seen`, which a server has just refused.
+    /// Cancel safe.
+    pub(crate) async fn changed_within(&self, seen: &Secret, within: Duration) -> Option<Secret> {
+        self.0.file.as_ref()?;
+        let begun = Instant::now();
+        loop {
+            let current = {
+                let mut content = self.0.content.lock().unwrap_or_else(PoisonError::into_inner);
+                self.0.read_again(&mut content);
+                content.secret.clone()
+            };
+            if !current.is_same(seen) {
+                return Some(current);
+            }
+            if begun.elapsed() >= within {
+                return None;
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+
     fn new(name: &str, file: Option<PathBuf>, secret: Secret, check: Check) -> Self {
         let content = Mutex::new(Content { secret, read: Instant::now(), has_complained: false });
         Self(Arc::new(Source { name: name.to_owned(), file, check, read_every: READ_EVERY, content }))
@@ -96,6 +119,13 @@ impl Env {
     /// around a file's content is trimmed.
     pub fn optional_live_secret(&self, name: &str) -> Result<Option<LiveSecret>, EnvError> {
         self.record_live_secret(name, Fallback::Unset);
+        self.read_live(name, |_| Ok(()))
+    }
+
+    /// Returns the secret as [`Env::optional_live_secret`] does, for clients that keep the content with which they were
+    /// made: the reference says that a change wants a restart.
+    pub(crate) fn optional_secret_of_new_clients(&self, name: &str) -> Result<Option<LiveSecret>, EnvError> {
+        self.record_secret(name, Fallback::Unset);
         self.read_live(name, |_| Ok(()))
     }
 
@@ -175,6 +205,19 @@ mod tests {
         file.write(b"second");
         let changed = tokio::time::timeout(Duration::from_secs(10), secret.changed(&seen)).await.unwrap();
         assert_eq!(changed.expose(), "second");
+    }
+
+    #[tokio::test]
+    async fn a_refused_secret_is_replaced_as_soon_as_its_file_has_another_one() {
+        let file = File::new("live-refused", b"first");
+        let secret = file.told().optional_live_secret("PASSWORD").unwrap().unwrap();
+        let seen = secret.current();
+        assert!(secret.changed_within(&seen, Duration::from_millis(50)).await.is_none());
+        file.write(b"second");
+        let changed = secret.changed_within(&seen, Duration::from_secs(1)).await.unwrap();
+        assert_eq!((changed.expose(), secret.current().expose()), ("second", "second"));
+        let told = LiveSecret::from("told");
+        assert!(told.changed_within(&told.current(), Duration::from_secs(60)).await.is_none());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use rdkafka::ClientConfig;
 
-use crate::env::{Env, EnvError, Secret};
+use crate::env::{Env, EnvError, LiveSecret};
 use crate::tls;
 
 /// Protection of the connections to the brokers. librdkafka reads the files when a client is created.
@@ -30,7 +30,8 @@ pub(super) struct ClientCertificate {
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     name: String,
-    password: Secret,
+    /// Some clients are made long after the start, when the password may be another one.
+    password: LiveSecret,
     mechanism: Mechanism,
 }
 
@@ -50,8 +51,9 @@ impl Security {
         let key = env.optional::<String>("KAFKA_KEY_FILE")?;
         // `KAFKA_USERNAME`: name of the account, with `KAFKA_SECURITY=sasl_ssl`.
         let name = env.optional::<String>("KAFKA_USERNAME")?;
-        // `KAFKA_PASSWORD`: password of the account.
-        let password = env.optional_secret("KAFKA_PASSWORD")?;
+        // `KAFKA_PASSWORD`: password of the account. A new client takes the current content of its file, and keeps it: restart
+        // the services one by one after a change.
+        let password = env.optional_secret_of_new_clients("KAFKA_PASSWORD")?;
         // `KAFKA_SASL_MECHANISM`, default `SCRAM-SHA-512`: or `SCRAM-SHA-256`, or `PLAIN`.
         let mechanism = env.optional::<Mechanism>("KAFKA_SASL_MECHANISM")?;
 
@@ -108,7 +110,7 @@ impl Security {
             config
                 .set("sasl.mechanism", mechanism.to_string())
                 .set("sasl.username", name)
-                .set("sasl.password", password.expose());
+                .set("sasl.password", password.current().expose());
         }
     }
 }
@@ -207,6 +209,24 @@ mod tests {
             config.create::<BaseConsumer>().unwrap();
             assert!(!format!("{kafka:?}").contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn a_new_client_has_the_current_password_of_the_file() {
+        let file = std::env::temp_dir().join(format!("stampede-kafka-password-{}", std::process::id()));
+        std::fs::write(&file, "first").unwrap();
+        let told =
+            [("KAFKA_SECURITY", "sasl_ssl"), ("KAFKA_USERNAME", "shop")].map(|(name, value)| (name, value.into()));
+        let kafka = KafkaSettings::from_env(&told.into_iter().chain([("KAFKA_PASSWORD_FILE", file.clone())]).collect());
+        let (kafka, begun) = (kafka.unwrap(), std::time::Instant::now());
+        let password = || kafka.reader("test").get("sasl.password").map(str::to_owned);
+        assert_eq!(password().as_deref(), Some("first"));
+        std::fs::write(&file, "second").unwrap();
+        while password().as_deref() != Some("second") {
+            assert!(begun.elapsed().as_secs() < 10, "the password is still {:?}", password());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]
