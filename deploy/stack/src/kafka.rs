@@ -187,6 +187,8 @@ fn format(
 /// Returns the task that creates the rules of the accounts.
 fn rules(layout: &Layout, brokers: u16, logs: &[&Size]) -> Result<Part> {
     let own = std::env::current_exe().context("cannot locate this program's executable")?;
+    // A bench's stack is started by the program `load`, which is beside this crate's own.
+    let own = own.with_file_name("stack");
     let (base, brokers_told) = (layout.ports.base().to_string(), brokers.to_string());
     let state = layout.state.to_string_lossy();
     let args = ["--base-port", &base, "--state-dir", &state, "kafka-rules", &brokers_told].map(str::to_owned);

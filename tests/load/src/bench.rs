@@ -16,6 +16,7 @@ mod projection;
 mod sale;
 mod seckill;
 mod cost;
+mod wires;
 mod overload;
 mod elastic;
 mod start;
@@ -49,6 +50,8 @@ pub(crate) enum Bench {
     Seckill(seckill::Args),
     /// Measure the processor time of a command in each process, from its request until it is visible
     Cost(cost::Args),
+    /// Measure what TLS and accounts cost on each wire, on a secured stack and on a plain one in turn
+    Wires(wires::Args),
     /// Measure throughput and latency under overload, and the cost of a refusal
     Overload(overload::Args),
     /// Measure how instances come and go under a read rush and a write rush, and a deployment; draws a picture
@@ -67,6 +70,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Sale(args) => sale::run(&own, &results, args, &cancelled),
         Bench::Seckill(args) => seckill::run(&own, &results, args, &cancelled),
         Bench::Cost(args) => cost::run(&own, &results, args, &cancelled),
+        Bench::Wires(args) => wires::run(&own, &results, args, &cancelled),
         Bench::Overload(args) => overload::run(&own, &results, args, &cancelled),
         Bench::Elastic(args) => elastic::run(&own, &results, args, &cancelled),
         Bench::Start(args) => start::run(&own, &results, args, &cancelled),

@@ -22,7 +22,7 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.requests.saturating_sub(self.failed) as f64 / self.seconds
     }
 }

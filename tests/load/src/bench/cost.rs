@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use stack::layout::Layout;
 use stack::part::Launch;
@@ -23,9 +22,8 @@ use super::{Cancelled, peers, programs, results, tool};
 const PRODUCTS: u32 = 2_000;
 /// Time for connections, batches and caches to reach their steady state.
 const WARM_UP_SECONDS: u64 = 2;
-/// Time allowed for a client to end, and for the views to catch up.
+/// Time allowed for a client to end.
 const GRACE: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(50);
 /// Measured processes, in the order in which a command passes through them.
 const PROCESSES: [&str; 5] = ["command-api", "kafka", "projector", "postgres", "redis"];
 
@@ -107,35 +105,14 @@ struct Meter<'a> {
 impl Meter<'_> {
     /// Measures one row. `run` is the prefix of its order ids.
     fn measure(&self, row: Row, run: &str, seconds: u64) -> Result<Measurement> {
-        self.await_views()?;
+        self.environment.await_views()?;
         let before = self.used()?;
         let Turn { requests, failed, seconds, .. } = self.load(row, run, seconds)?;
         ensure!(failed == 0 && requests > 0, "{failed} of {requests} commands were not accepted");
-        self.await_views()?;
+        self.environment.await_views()?;
         let after = self.used()?;
         let micros = std::array::from_fn(|process| (after[process] - before[process]) * 1e6 / requests as f64);
         Ok(Measurement { rate: requests as f64 / seconds, micros })
-    }
-
-    /// Waits until the projector has folded all accepted commands, including those of the reactor.
-    fn await_views(&self) -> Result<()> {
-        let admin = self.environment.layout.ports.projector_admin(1);
-        let begun = Instant::now();
-        let mut before = None;
-        loop {
-            self.environment.cancelled.check()?;
-            let accepted = self.environment.count("stampede_commands_total", r#"outcome="accepted""#)?;
-            let folded = self.environment.metric(admin, "stampede_commits_folded_total")?;
-            // The last folded event may have caused a command that is still in flight, so the count must be stable.
-            if folded >= accepted && before == Some(accepted) {
-                return Ok(());
-            }
-            if begun.elapsed() > GRACE {
-                bail!("after {} s the views show {folded} of {accepted} commands", GRACE.as_secs());
-            }
-            before = Some(accepted);
-            thread::sleep(POLL);
-        }
     }
 
     /// Returns the processor seconds that each process has used so far.

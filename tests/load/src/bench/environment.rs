@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use stack::certificates::authority;
 use stack::control::{self, Request};
 use stack::edge::limits::Limits;
 use stack::edge::origins::Origins;
@@ -17,29 +18,39 @@ use stack::services::Profile;
 use stack::size::{PAYMENT_WINDOW_SECS, Size};
 use stack::status::State;
 use stack::supervisor::{Supervisor, Words};
+use stack::up::Address;
 use stack::{logs, process};
 
 use super::{Cancelled, processor_time};
+use crate::wire;
 
 /// Time allowed for a takeover of all partitions, much longer than one normally takes.
 const OWNED_WITHIN: Duration = Duration::from_secs(60);
+/// Time allowed for the views to catch up.
+const FOLDED_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
+const POLL_VIEWS: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMAND_API: &str = "command-api";
 const QUERY_API: &str = "query-api";
 const OWNED: &str = "stampede_partition_owned";
 
-/// Numbers of service instances, and the kind of Redis.
+/// Numbers of service instances, the kind of Redis, and the protection of the wires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instances {
     pub(super) command_apis: u16,
     pub(super) projectors: u16,
     pub(super) query_apis: u16,
     pub(super) redis_cluster: bool,
+    /// Set for TLS and accounts on all wires.
+    pub(super) secure: bool,
+    /// Set for the services of the profile `dev` as they were built.
+    pub(super) as_built: bool,
 }
 
 impl Instances {
-    pub(super) const NONE: Self = Self { command_apis: 0, projectors: 0, query_apis: 0, redis_cluster: false };
+    pub(super) const NONE: Self =
+        Self { command_apis: 0, projectors: 0, query_apis: 0, redis_cluster: false, secure: false, as_built: false };
 
     /// Returns the numbers that are sufficient for both.
     pub(super) fn or_more(self, other: Self) -> Self {
@@ -48,6 +59,8 @@ impl Instances {
             projectors: self.projectors.max(other.projectors),
             query_apis: self.query_apis.max(other.query_apis),
             redis_cluster: self.redis_cluster || other.redis_cluster,
+            secure: self.secure || other.secure,
+            as_built: self.as_built || other.as_built,
         }
     }
 }
@@ -76,7 +89,7 @@ pub(super) fn on_empty_stack<T>(
     layout.clear_data()?;
     logs::rotate(layout);
     let tools = provision::ensure(&layout.log("apt"))?;
-    let Instances { command_apis, projectors, query_apis, redis_cluster } = most;
+    let Instances { command_apis, projectors, query_apis, redis_cluster, secure, as_built } = most;
     // The edge's configuration needs at least one.
     let of_plan = query_apis.max(1);
     let size = Size {
@@ -84,7 +97,7 @@ pub(super) fn on_empty_stack<T>(
         partitions: 12,
         grown: false,
         redis_cluster,
-        secure: false,
+        secure,
         command_apis,
         query_apis: of_plan,
         projectors,
@@ -95,9 +108,10 @@ pub(super) fn on_empty_stack<T>(
         // The systems that it is compared with have none either.
         access_log: 0,
         servers_only: false,
-        as_built: false,
+        as_built,
     };
-    let mut parts = plan::system(layout, &tools, &size, Profile::Release)?;
+    let profile = if as_built { Profile::Dev } else { Profile::Release };
+    let mut parts = plan::system(layout, &tools, &size, profile)?;
     if query_apis == 0 {
         // Unused here, and never ready without projectors.
         parts.retain(|part| !part.name.starts_with(QUERY_API));
@@ -107,7 +121,7 @@ pub(super) fn on_empty_stack<T>(
     thread::scope(|scope| {
         let (ready, became_ready) = mpsc::channel();
         let servers = scope.spawn(move || supervisor.run(|_| ready.send(()).unwrap_or_default()));
-        let played = became_ready.recv().ok().map(|()| play(&Environment::new(layout, &tools, cancelled, size)));
+        let played = became_ready.recv().ok().map(|()| play(&Environment::new(layout, &tools, cancelled, size)?));
         // An error means that the stack is already stopping.
         let _ = control::ask(layout, &Request::Down);
         servers.join().map_err(|_| anyhow!("the supervisor panicked"))??;
@@ -116,9 +130,16 @@ pub(super) fn on_empty_stack<T>(
 }
 
 impl<'a> Environment<'a> {
-    fn new(layout: &'a Layout, tools: &'a Tools, cancelled: &'a Cancelled, size: Size) -> Self {
+    fn new(layout: &'a Layout, tools: &'a Tools, cancelled: &'a Cancelled, size: Size) -> Result<Self> {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT));
-        Self { layout, tools, cancelled, size, agent: config.build().new_agent() }
+        let authority = size.secure.then(|| authority(&layout.certificates()));
+        let config = wire::trusting(config, &Address { url: String::new(), authority })?;
+        Ok(Self { layout, tools, cancelled, size, agent: config.build().new_agent() })
+    }
+
+    /// Returns the scheme of the URLs of the edge and the services.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.size.secure { "https" } else { "http" }
     }
 
     /// Starts and stops services to match `instances`, and waits until every partition has an owner.
@@ -157,14 +178,19 @@ impl<'a> Environment<'a> {
     }
 
     pub(super) fn post(&self, url: &str, body: &str) -> Result<u16> {
-        Ok(self.agent.post(url).header("Content-Type", "application/json").send(body)?.status().as_u16())
+        let mut request = self.agent.post(url).header("Content-Type", "application/json");
+        if self.size.secure {
+            request = request.header("Authorization", self.layout.staff_bearer()?);
+        }
+        Ok(request.send(body)?.status().as_u16())
     }
 
     /// Registers the products `p-1` to `p-{products}`, with more stock than any run reserves.
     pub(super) fn register(&self, address: &str, products: u32) -> Result<()> {
         let body = r#"{"name":"A thing","price_cents":1177,"stock":1000000000}"#;
         (1..=products).try_for_each(|product| {
-            let status = self.post(&format!("http://{address}/v1/products/p-{product}/register"), body)?;
+            let url = format!("{}://{address}/v1/products/p-{product}/register", self.scheme());
+            let status = self.post(&url, body)?;
             ensure!(status == 200, "registering a product failed with {status}");
             self.cancelled.check()
         })
@@ -191,6 +217,27 @@ impl<'a> Environment<'a> {
     /// Returns the sum of a metric's series at an admin port.
     pub(super) fn metric(&self, admin_port: u16, metric: &str) -> Result<f64> {
         Ok(sum_of(&self.get(&format!("http://127.0.0.1:{admin_port}/metrics"))?.1, metric, ""))
+    }
+
+    /// Waits until the projector has folded all accepted commands, including those of the reactor.
+    pub(super) fn await_views(&self) -> Result<()> {
+        let admin = self.layout.ports.projector_admin(1);
+        let begun = Instant::now();
+        let mut before = None;
+        loop {
+            self.cancelled.check()?;
+            let accepted = self.count("stampede_commands_total", r#"outcome="accepted""#)?;
+            let folded = self.metric(admin, "stampede_commits_folded_total")?;
+            // The last folded event may have caused a command that is still in flight, so the count must be stable.
+            if folded >= accepted && before == Some(accepted) {
+                return Ok(());
+            }
+            if begun.elapsed() > FOLDED_WITHIN {
+                bail!("after {} s the views show {folded} of {accepted} commands", FOLDED_WITHIN.as_secs());
+            }
+            before = Some(accepted);
+            thread::sleep(POLL_VIEWS);
+        }
     }
 
     /// Returns all series of a histogram at an admin port, added up.

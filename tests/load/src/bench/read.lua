@@ -1,4 +1,4 @@
--- wrk script: queries for PRODUCTS rows, whose paths begin with FIRST.
+-- wrk script: queries for PRODUCTS rows, whose paths begin with FIRST, with the lines HEADERS.
 
 local threads = 0
 
@@ -11,7 +11,7 @@ function init()
    requests, count, products = {}, 0, tonumber(os.getenv("PRODUCTS"))
    for product = 1, products do
       requests[product] = "GET " .. os.getenv("FIRST") .. product .. " HTTP/1.1\r\n"
-         .. "Host: " .. wrk.host .. ":" .. wrk.port .. "\r\n\r\n"
+         .. "Host: " .. wrk.host .. ":" .. wrk.port .. "\r\n" .. (os.getenv("HEADERS") or "") .. "\r\n"
    end
 end
 

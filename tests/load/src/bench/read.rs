@@ -65,7 +65,7 @@ pub(super) fn run(layout: &Layout, results: &Path, args: &Args, cancelled: &Canc
     let comparison::Args { seconds, rounds } = args.comparison;
     let mut comparison = Comparison::new("read", seconds, GOALS)?;
     let redis_cluster = args.redis_cluster;
-    let instances = Instances { command_apis: 1, projectors: 1, query_apis: 1, redis_cluster };
+    let instances = Instances { command_apis: 1, projectors: 1, query_apis: 1, redis_cluster, ..Instances::NONE };
     let ended = (1..=rounds).try_for_each(|round| {
         println!("Round {round} of {rounds}, on a new, empty stack in {}", layout.state.display());
         on_empty_stack(layout, instances, peers::of_read, cancelled, |environment| {

@@ -40,7 +40,7 @@ const AWAY: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_secs(300);
 /// The instances that `cargo stack up` starts by default.
-const OURS: Instances = Instances { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
+const OURS: Instances = Instances { command_apis: 2, projectors: 2, query_apis: 2, ..Instances::NONE };
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {

@@ -16,7 +16,7 @@ pub(super) const SECOND: &str = "rush-second";
 pub(super) const THIRD: &str = "rush-third";
 pub(super) const LIMIT: &str = "crowd-limit";
 /// The instances that `cargo stack up` starts by default.
-const INSTANCES: Instances = Instances { command_apis: 2, projectors: 2, query_apis: 2, redis_cluster: false };
+const INSTANCES: Instances = Instances { command_apis: 2, projectors: 2, query_apis: 2, ..Instances::NONE };
 
 /// Measures all rows. The rate of a row is that of answered buyers, up to the last one.
 pub(super) fn rows(layout: &Layout, args: &Args, comparison: &mut Comparison, cancelled: &Cancelled) -> Result<()> {

@@ -1,5 +1,5 @@
--- wrk script: restocks of PRODUCTS products in turn, whose ids begin with PREFIX. The server generates the idempotency
--- keys. Requests are built once: wrk.format would take longer than the answer.
+-- wrk script: restocks of PRODUCTS products in turn, whose ids begin with PREFIX, with the lines HEADERS. The server
+-- generates the idempotency keys. Requests are built once: wrk.format would take longer than the answer.
 
 local threads = 0
 
@@ -13,7 +13,7 @@ function init()
    local body = '{"quantity":1}'
    for product = 1, products do
       requests[product] = "POST /v1/products/" .. os.getenv("PREFIX") .. product .. "/restock HTTP/1.1\r\n"
-         .. "Host: " .. wrk.host .. ":" .. wrk.port .. "\r\n"
+         .. "Host: " .. wrk.host .. ":" .. wrk.port .. "\r\n" .. (os.getenv("HEADERS") or "")
          .. "Content-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
    end
 end
