@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::fixture::{Client, by_http2, eventually};
 use crate::stack::Stack;
+use crate::wires::Wires;
 
 /// A port whose certificate is examined.
 struct Port {
@@ -27,7 +29,7 @@ impl Port {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secured_stack_serves_sells_and_renews_its_certificates_without_a_failed_request() {
+async fn a_secured_stack_serves_sells_and_replaces_its_secrets_without_a_failed_request() {
     let options = ["--secure", "--query-apis", "1", "--projectors", "1", "--payment-window", "3"];
     let stack = Stack::up_with(&options).await;
     let edge = Client::trusting(&stack.authority(), &format!("https://{}", stack.addr()));
@@ -49,6 +51,7 @@ async fn a_secured_stack_serves_sells_and_renews_its_certificates_without_a_fail
     assert!(sold.contains("All checks passed."), "{sold}");
     certificates_are_renewed_without_a_failed_request(&stack).await;
     the_accounts_reach_a_grown_log(&stack, &edge).await;
+    passwords_and_the_authority_are_replaced_without_a_failed_request(&stack).await;
     let audit = stack.told(&["audit"]).await;
     assert!(audit.contains("differences  0"), "{audit}");
 }
@@ -105,31 +108,72 @@ async fn certificates_are_renewed_without_a_failed_request(stack: &Stack) {
     for port in &ports {
         before.push(port.certificate().await);
     }
-    let (over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let load = tokio::spawn({
-        let (over, count, url, authority) =
-            (over.clone(), count.clone(), format!("https://{}", stack.addr()), stack.authority());
-        let staff = stack.staff();
-        async move {
-            while !over.load(Ordering::Relaxed) {
-                // A client of its own for each round, and so a new connection.
-                let client = Client::trusting(&authority, &url);
-                let staff = [("authorization", staff.as_str())];
-                let token = client.post_with("/v1/products/cd/restock", &staff, json!({ "quantity": 1 })).await;
-                let token = token.accepted(&["product.restocked.v1"]).token();
-                let answer = client.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
-                assert_eq!(answer.status, 200, "{answer:?}");
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    });
+    let load = Load::start(stack);
     stack.tell(&["renew"]).await;
     for (port, before) in ports.iter().zip(before) {
         eventually("the new certificate is presented", async || (port.certificate().await != before).then_some(()))
             .await;
     }
-    let renewed = count.load(Ordering::Relaxed);
-    eventually("requests go on", async || (count.load(Ordering::Relaxed) > renewed + 20).then_some(())).await;
-    over.store(true, Ordering::Relaxed);
-    load.await.expect("no request failed");
+    load.end().await;
+}
+
+async fn passwords_and_the_authority_are_replaced_without_a_failed_request(stack: &Stack) {
+    let before = stack.state().join("before");
+    std::fs::create_dir_all(before.join("certificates")).unwrap();
+    let files = ["owner", "command-api", "query-api", "projector"].map(|account| format!("password-{account}"));
+    for file in files.iter().map(String::as_str).chain(["certificates/authority.pem"]) {
+        std::fs::copy(stack.state().join(file), before.join(file)).unwrap();
+    }
+    let load = Load::start(stack);
+    stack.tell(&["renew", "--passwords", "--authority"]).await;
+    let edge = format!("https://{}", stack.addr());
+    eventually("the edge's certificate is of the new authority", async || {
+        let earlier = Client::trusting(&before.join("certificates/authority.pem"), &edge);
+        earlier.try_get("/v1/views").await.err().map(drop)
+    })
+    .await;
+    load.end().await;
+    // The servers' own certificates are still of the authority before.
+    Wires::at(before).are_refused().await;
+}
+
+/// A client that restocks a product and then looks at it, on new connections each time.
+struct Load {
+    over: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    running: JoinHandle<()>,
+}
+
+impl Load {
+    fn start(stack: &Stack) -> Self {
+        let (over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (url, authority, staff) = (format!("https://{}", stack.addr()), stack.authority(), stack.staff());
+        let running = tokio::spawn({
+            let (over, count) = (over.clone(), count.clone());
+            async move {
+                while !over.load(Ordering::Relaxed) {
+                    let client = Client::trusting(&authority, &url);
+                    let staff = [("authorization", staff.as_str())];
+                    let token = client.post_with("/v1/products/cd/restock", &staff, json!({ "quantity": 1 })).await;
+                    let token = token.accepted(&["product.restocked.v1"]).token();
+                    let answer = client.get_with("/v1/products/cd", &[("consistency-token", &token)]).await;
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { over, count, running }
+    }
+
+    /// Asserts that requests go on and that none has failed.
+    async fn end(self) {
+        let before = self.count.load(Ordering::Relaxed);
+        eventually("requests go on", async || {
+            let is_over = self.running.is_finished() || self.count.load(Ordering::Relaxed) > before + 20;
+            is_over.then_some(())
+        })
+        .await;
+        self.over.store(true, Ordering::Relaxed);
+        self.running.await.expect("no request failed");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chassis::env::Env;
 use chassis::kafka::KafkaSettings;
-use chassis::postgres::{self, PostgresSettings};
+use chassis::postgres::{self, PostgresError, PostgresSettings};
 use chassis::redis::{RedisSettings, Subscriber, connect};
 use command_api::create_topic;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -26,10 +26,40 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// Time for a client that they do not let in.
 const REFUSED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Files of a secured stack.
-struct Wires(PathBuf);
+/// Files of a secured stack, by which its accounts come to the servers.
+pub(crate) struct Wires(PathBuf);
 
 impl Wires {
+    /// Takes the files in a folder that is laid out like a state directory.
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// Returns whether Kafka's brokers let a client in within this time.
+    async fn is_let_in(settings: KafkaSettings, within: Duration) -> bool {
+        let asked = move || {
+            let consumer: BaseConsumer = settings.reader("wires").create().unwrap();
+            consumer.fetch_metadata(Some("events"), within).is_ok()
+        };
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    }
+
+    /// Asserts that each server refuses accounts with these passwords.
+    pub(crate) async fn are_refused(&self) {
+        for account in ["command-api", "projector"] {
+            assert!(!Self::is_let_in(self.kafka_of(account), REFUSED_WITHIN).await, "{account}");
+        }
+        for account in ["owner", "command-api", "query-api", "projector"] {
+            let error = postgres::connect(&self.postgres_of(account), "", "wires").await.unwrap_err();
+            let PostgresError::Connect(error) = error else { panic!("{account}: {error}") };
+            assert_eq!(error.code(), Some(&SqlState::INVALID_PASSWORD), "{account}");
+        }
+        for account in ["query-api", "projector"] {
+            let error = self.ask(account, &cmd("TIME")).await.unwrap_err().to_string();
+            assert!(error.contains("WRONGPASS"), "{account}: {error}");
+        }
+    }
+
     fn password_file(&self, account: &str) -> PathBuf {
         self.0.join(format!("password-{account}"))
     }
@@ -82,7 +112,7 @@ impl Wires {
 #[tokio::test]
 async fn servers_refuse_whoever_has_no_tls_or_no_account_and_accounts_what_they_do_not_need() {
     let stack = Stack::up_with(&["--secure", "--servers-only"]).await;
-    let wires = Wires(stack.state().to_owned());
+    let wires = Wires::at(stack.state().to_owned());
     let log = LogTopic { name: "events".to_owned(), partitions: Some(1), replication: 1, min_isr: 1 };
     create_topic(&wires.kafka_of("owner"), &log).await.unwrap();
     kafka(&wires).await;
@@ -92,13 +122,7 @@ async fn servers_refuse_whoever_has_no_tls_or_no_account_and_accounts_what_they_
 }
 
 async fn kafka(wires: &Wires) {
-    let is_let_in = async |settings: KafkaSettings, within: Duration| {
-        let asked = move || {
-            let consumer: BaseConsumer = settings.reader("wires").create().unwrap();
-            consumer.fetch_metadata(Some("events"), within).is_ok()
-        };
-        tokio::task::spawn_blocking(asked).await.unwrap()
-    };
+    let is_let_in = Wires::is_let_in;
     for account in ["command-api", "projector"] {
         assert!(is_let_in(wires.kafka_of(account), ANSWERS_WITHIN).await, "{account}");
     }

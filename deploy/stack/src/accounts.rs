@@ -1,9 +1,10 @@
 //! Accounts of a secured stack at Kafka, Postgres and Redis, each with the least rights that it needs and a password of
 //! its own, in a file of the state directory.
 
+use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::certificates::{Certificates, authority};
 use crate::layout::Layout;
@@ -45,18 +46,28 @@ impl Account {
         let mut launch = launch
             .env("TLS_CA_FILE", authority(&layout.certificates()).to_string_lossy())
             .env("POSTGRES_PASSWORD_FILE", &file);
-        if self != Self::QueryApi {
+        if self.uses_kafka() {
             launch = launch
                 .env("KAFKA_SECURITY", "sasl_ssl")
                 .env("KAFKA_USERNAME", self.name())
                 .env("KAFKA_PASSWORD_FILE", &file);
         }
-        if self != Self::CommandApi {
+        if self.uses_redis() {
             launch = launch
                 .env("REDIS_URL", redis::secure_url(layout, size.redis_cluster, self))
                 .env("REDIS_PASSWORD_FILE", &file);
         }
         launch
+    }
+
+    /// Returns whether the account exists at Kafka.
+    pub(crate) fn uses_kafka(self) -> bool {
+        self != Self::QueryApi
+    }
+
+    /// Returns whether the account exists at Redis.
+    pub(crate) fn uses_redis(self) -> bool {
+        self != Self::CommandApi
     }
 }
 
@@ -88,8 +99,24 @@ pub(crate) fn password(layout: &Layout, name: &str) -> Result<String> {
     layout.secret(&file_name(name))
 }
 
+/// Returns the password that is to replace that of an account. It is kept until it is in use, so that the change can be
+/// repeated after a failure.
+pub(crate) fn next_password(layout: &Layout, account: Account) -> Result<String> {
+    layout.secret(&next_file_name(account))
+}
+
+/// Makes the next password of an account the current one.
+pub(crate) fn use_next_password(layout: &Layout, account: Account) -> Result<()> {
+    let (next, file) = (layout.state.join(next_file_name(account)), password_file(layout, account.name()));
+    fs::rename(next, &file).with_context(|| format!("cannot replace {}", file.display()))
+}
+
 pub(crate) fn password_file(layout: &Layout, name: &str) -> PathBuf {
     layout.state.join(file_name(name))
+}
+
+fn next_file_name(account: Account) -> String {
+    format!("{}.next", file_name(account.name()))
 }
 
 fn file_name(account: &str) -> String {

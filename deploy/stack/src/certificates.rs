@@ -15,6 +15,9 @@ use crate::provision::Tools;
 const DAYS: u32 = 365;
 const AUTHORITY_DAYS: u32 = 3650;
 const AUTHORITY: &str = "authority";
+/// Name of a new authority until it takes the place of the current one.
+const NEXT: &str = "authority-next";
+const LAST_LINE: &str = "-----END CERTIFICATE-----\n";
 
 /// The authority of a state directory, and the certificates that it signed.
 #[derive(Debug, Clone)]
@@ -31,9 +34,12 @@ pub struct Certificate {
 }
 
 impl Certificates {
-    /// Opens the authority of a state directory, after creating it on first use.
+    /// Opens the authority of a state directory, after creating it on first use. No stack runs: earlier authorities are
+    /// dropped, and [`of`](Self::of) replaces what they have signed.
     pub fn open(layout: &Layout, tools: &Tools) -> Result<Self> {
-        Self::at(layout.certificates(), tools.openssl.clone())
+        let certificates = Self::at(layout.certificates(), tools.openssl.clone())?;
+        certificates.drop_earlier_authorities()?;
+        Ok(certificates)
     }
 
     /// Opens the authority in a folder.
@@ -42,10 +48,36 @@ impl Certificates {
         fs::create_dir_all(&certificates.folder)
             .with_context(|| format!("cannot create {}", certificates.folder.display()))?;
         if !certificates.is_fresh(&certificates.authority(), AUTHORITY_DAYS / 2) {
-            let extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
-            certificates.make(AUTHORITY, "Stampede on this machine", AUTHORITY_DAYS, &extensions, &[])?;
+            certificates.make_authority(AUTHORITY)?;
         }
         Ok(certificates)
+    }
+
+    /// Makes a new authority, which signs from now on. The file that clients trust has the earlier ones as well, after it,
+    /// whose certificates are still in use.
+    pub(crate) fn replace_authority(&self) -> Result<()> {
+        self.make_authority(NEXT)?;
+        let (now, next) = (self.pair(AUTHORITY), self.pair(NEXT));
+        let trusted = read(&next.certificate)? + &read(&now.certificate)?;
+        write_private(&next.certificate, &trusted)?;
+        rename(&next.key, &now.key)?;
+        rename(&next.certificate, &now.certificate)
+    }
+
+    fn drop_earlier_authorities(&self) -> Result<()> {
+        let (path, next) = (self.authority(), self.pair(NEXT).certificate);
+        let trusted = read(&path)?;
+        let (newest, earlier) = trusted.split_once(LAST_LINE).context("the authority's file has no certificate")?;
+        if earlier.is_empty() {
+            return Ok(());
+        }
+        write_private(&next, &format!("{newest}{LAST_LINE}"))?;
+        rename(&next, &path)
+    }
+
+    fn make_authority(&self, name: &str) -> Result<()> {
+        let extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
+        self.make(name, "Stampede on this machine", AUTHORITY_DAYS, &extensions, &[])
     }
 
     /// Returns the path of the authority's certificate, which clients trust.
@@ -97,10 +129,8 @@ impl Certificates {
         args.extend(extensions.iter().flat_map(|extension| ["-addext", extension]));
         args.extend(signed.iter().map(String::as_str));
         self.openssl(&args)?;
-        for (from, to) in [(&new.key, &pair.key), (&new.certificate, &pair.certificate)] {
-            fs::rename(from, to).with_context(|| format!("cannot replace {}", to.display()))?;
-        }
-        Ok(())
+        rename(&new.key, &pair.key)?;
+        rename(&new.certificate, &pair.certificate)
     }
 
     fn is_fresh(&self, certificate: &Path, days: u32) -> bool {
@@ -123,6 +153,14 @@ impl Certificates {
     }
 }
 
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("cannot replace {}", to.display()))
+}
+
 /// Returns the path of the certificate of the authority in a folder.
 pub fn authority(folder: &Path) -> PathBuf {
     pair(folder, AUTHORITY).certificate
@@ -138,13 +176,16 @@ mod tests {
     use super::*;
     use crate::provision::find;
 
+    /// Opens an authority in a folder of this name, which is removed first.
+    fn certificates(name: &str) -> Certificates {
+        let folder = std::env::temp_dir().join(format!("stampede-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        Certificates::at(folder, find::program("openssl").unwrap()).unwrap()
+    }
+
     #[test]
     fn a_certificate_is_signed_kept_and_renewed() {
-        let folder = std::env::temp_dir().join(format!("stampede-certificates-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let certificates = Certificates { folder: folder.clone(), openssl: find::program("openssl").unwrap() };
-        let authority = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"];
-        certificates.make("authority", "Test", AUTHORITY_DAYS, &authority, &[]).unwrap();
+        let certificates = certificates("certificates");
         let first = certificates.of("service").unwrap();
         let text = fs::read_to_string(&first.certificate).unwrap();
         assert!(fs::read_to_string(&first.key).unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
@@ -154,8 +195,25 @@ mod tests {
         certificates.renew("service").unwrap();
         assert_ne!(fs::read_to_string(&first.certificate).unwrap(), text);
         assert!(certificates.is_signed(&first.certificate));
-        certificates.make("authority", "Another", AUTHORITY_DAYS, &authority, &[]).unwrap();
+        certificates.make_authority(AUTHORITY).unwrap();
         assert!(!certificates.is_signed(&first.certificate), "the authority is another one");
-        fs::remove_dir_all(folder).unwrap();
+        fs::remove_dir_all(certificates.folder).unwrap();
+    }
+
+    #[test]
+    fn a_new_authority_signs_and_the_one_before_is_trusted_until_it_is_dropped() {
+        let certificates = certificates("authorities");
+        let text = |name: &str| fs::read_to_string(certificates.of(name).unwrap().certificate).unwrap();
+        let (old, renewed) = (text("server"), text("service"));
+        certificates.replace_authority().unwrap();
+        assert_eq!(text("server"), old, "the authority that signed it is still trusted");
+        certificates.renew("service").unwrap();
+        let renewed_again = text("service");
+        assert_ne!(renewed_again, renewed);
+        certificates.drop_earlier_authorities().unwrap();
+        certificates.drop_earlier_authorities().unwrap();
+        assert_eq!(text("service"), renewed_again, "the new authority signed it");
+        assert_ne!(text("server"), old, "nobody trusts the authority that signed it");
+        fs::remove_dir_all(certificates.folder).unwrap();
     }
 }

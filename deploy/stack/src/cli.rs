@@ -12,11 +12,12 @@ use crate::autoscale::Autoscale;
 use crate::control::{self, Request};
 use crate::deploy::Deploy;
 use crate::layout::Layout;
+use crate::renew::Renew;
 use crate::scale::Scale;
 use crate::services::Profile;
 use crate::size::Wanted;
 use crate::status::Phase;
-use crate::{grow, kafka, load, logs, process, projections, provision, renew, test, up};
+use crate::{grow, kafka, load, logs, process, projections, provision, test, up};
 
 /// Runs the whole system on this machine: Kafka, Postgres, Redis, the services and the edge.
 #[derive(Parser)]
@@ -91,8 +92,8 @@ enum Command {
     },
     /// Change the numbers of instances of services while the stack runs, e.g. `query-api=3 command-api=1`
     Scale(Scale),
-    /// Replace the certificates of a secured stack's services and of its edge, while they serve
-    Renew,
+    /// Replace the certificates of a secured stack's services and of its edge, or its passwords, while they serve
+    Renew(Renew),
     /// Change the numbers of instances by their load, until Ctrl-C
     Autoscale(Autoscale),
     /// Replace the programs of the running stack by those of another build, one instance at a time
@@ -171,7 +172,7 @@ impl Command {
             Self::Start { name } => println!("{}", control::tell(&layout, &Request::Start { name })?),
             Self::Kill { name, signal } => println!("{}", control::tell(&layout, &Request::Kill { name, signal })?),
             Self::Scale(scale) => scale.run(&layout)?,
-            Self::Renew => renew::run(&layout)?,
+            Self::Renew(renew) => renew.run(&layout)?,
             Self::Autoscale(autoscale) => {
                 autoscale.run(&layout, || false, |change| println!("{change}"))?;
             }

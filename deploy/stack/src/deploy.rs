@@ -66,6 +66,16 @@ pub fn replace_all(layout: &Layout, binaries: &Path, mut tell: impl FnMut(&str, 
     Rollout { layout, instances, tell: |one: &Move| tell(&one.what, one.took) }.run(FORWARD, binaries)
 }
 
+/// Replaces all instances of these services by others with the same programs.
+pub(crate) fn replace_by_same(layout: &Layout, instances: Instances<'_>, services: &[Service]) -> Result<()> {
+    let mut rollout = Rollout { layout, instances, tell: |one: &Move| println!("{one}") };
+    FORWARD.into_iter().filter(|service| services.contains(service)).try_for_each(|service| {
+        let is = rollout.programs(service)?;
+        let numbers: Vec<_> = is.keys().copied().collect();
+        rollout.replace(service, &is, &numbers)
+    })
+}
+
 /// A deployment in progress.
 struct Rollout<'a, F> {
     layout: &'a Layout,

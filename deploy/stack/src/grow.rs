@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
-use crate::accounts::Secured;
-use crate::certificates::Certificates;
 use crate::control::{self, Reply, Request};
 use crate::layout::Layout;
 use crate::part::Launch;
@@ -252,9 +250,8 @@ fn admit(layout: &Layout, tools: &Tools, logs: [&Size; 2]) -> Result<()> {
     if !now.secure {
         return Ok(());
     }
-    let certificates = Certificates::open(layout, tools)?;
     kafka::grant(layout, now.brokers, &[grown.topic()])?;
-    redis::admit(layout, tools, now.redis_cluster, Secured { certificates: &certificates, logs: &logs })
+    redis::admit(layout, tools, &logs)
 }
 
 /// Runs a program to its end. Prints what it says, and passes each line to `heard`.

@@ -92,8 +92,7 @@ pub(crate) fn parts(
     purpose: Purpose,
     secured: Option<Secured<'_>>,
 ) -> Result<Vec<Part>> {
-    let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
-    let content = read(pom())? + &read(hashes())?;
+    let content = content()?;
     let libs = libs(&content);
     let mut parts = vec![jars(tools, &libs, &content)?, classes(layout, tools, &libs)?];
     for broker in 1..=brokers {
@@ -110,6 +109,25 @@ pub(crate) fn parts(
         parts.push(rules(layout, brokers, logs)?);
     }
     Ok(parts)
+}
+
+/// Returns the launch that changes the password of an account at a secured cluster.
+pub(crate) fn change_password(
+    layout: &Layout,
+    tools: &Tools,
+    brokers: u16,
+    account: &str,
+    password: &str,
+) -> Result<Launch> {
+    let file = security::change_of_password(layout, &bootstrap(layout.ports, brokers), account, password)?;
+    let flags = ["-Xmx128m", "-Xshare:auto", FAST_START];
+    Ok(java(tools, &libs(&content()?), &flags, &format!("@{}", text(&file)), &[]))
+}
+
+/// Returns what determines the jars.
+fn content() -> Result<String> {
+    let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(read(pom())? + &read(hashes())?)
 }
 
 fn pom() -> PathBuf {

@@ -33,7 +33,7 @@ pub fn url(layout: &Layout) -> Result<String> {
     Ok(format!("postgresql://{OWNER}:{password}@127.0.0.1:{}/{OWNER}", layout.ports.postgres()))
 }
 
-pub(crate) use security::secure_url;
+pub(crate) use security::{change_password, secure_url};
 
 /// Returns the launch that creates a database unless it exists. The accounts of a secured stack find it like the first.
 pub(crate) fn creation(layout: &Layout, psql: &Path, size: &Size) -> Result<Launch> {

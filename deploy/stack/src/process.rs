@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,27 @@ pub fn spawn(layout: &Layout, name: &str, launch: &Launch, stop: Signal) -> Resu
         let _ = stdin.write_all(text.as_bytes());
     }
     Ok(child)
+}
+
+/// Runs a program of this account to its end, and returns what it printed.
+pub(crate) fn run(launch: &Launch) -> Result<String> {
+    let what = || launch.program.display();
+    let mut child = Command::new(&launch.program)
+        .args(&launch.args)
+        .envs(launch.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", what()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends early says why.
+        let _ = stdin.write_all(launch.stdin.as_deref().unwrap_or_default().as_bytes());
+    }
+    let output = child.wait_with_output().with_context(|| format!("cannot run {}", what()))?;
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    ensure!(output.status.success(), "{} {}: {}", what(), describe(output.status), said.trim());
+    Ok(said)
 }
 
 /// Replaces this process with a program, whose exit status becomes its own. Returns only on failure, with the error.

@@ -39,7 +39,7 @@ pub fn needed(is_cluster: bool) -> &'static str {
     if is_cluster { CLUSTER } else { NAME }
 }
 
-pub(crate) use security::{admit, secure_url};
+pub(crate) use security::{administer, admit, secure_url, write_users};
 
 /// Returns the parts of Redis.
 pub(crate) fn parts(

@@ -66,7 +66,7 @@ impl<'a> Instances<'a> {
         match turn.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!(
-                "another `cargo stack scale`, `autoscale` or `deploy` is changing this stack; wait until it has ended"
+                "another `cargo stack scale`, `autoscale`, `deploy` or `renew` is changing this stack; wait until it has ended"
             ),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));

@@ -1,14 +1,13 @@
 //! TLS of the clients of a secured stack.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use stack::up::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -47,14 +46,15 @@ impl Server {
 /// Adds the authority of a secured stack to the configuration of a client.
 pub(crate) fn trusting(config: ConfigBuilder<AgentScope>, address: &Address) -> Result<ConfigBuilder<AgentScope>> {
     let Some(authority) = &address.authority else { return Ok(config) };
-    let certificate = Certificate::from_pem(&read(authority)?).context("not a certificate")?;
+    let trusted = authorities(authority)?;
+    let trusted: Vec<_> = trusted.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
     let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider());
-    Ok(config.tls_config(tls.root_certs(RootCerts::new_with_certs(&[certificate])).build()))
+    Ok(config.tls_config(tls.root_certs(RootCerts::new_with_certs(&trusted)).build()))
 }
 
 fn connector(authority: &Path) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(&read(authority)?)?)?;
+    authorities(authority)?.into_iter().try_for_each(|certificate| roots.add(certificate))?;
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into())
 }
@@ -63,6 +63,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn read(authority: &Path) -> Result<Vec<u8>> {
-    fs::read(authority).with_context(|| format!("cannot read {}", authority.display()))
+/// Returns the certificates of a file: while an authority is replaced, it has the one before as well.
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
+    read().with_context(|| format!("cannot read the certificates in {}", path.display()))
 }

@@ -186,9 +186,9 @@ mod tests {
             };
             let kind = if rule.resource == TOPIC { "topic" } else { "group" };
             let pattern = if rule.pattern == LITERAL { "literal" } else { "prefix" };
-            rule_of(rule.account.name(), operation, [kind, pattern, rule.name])
+            rule_of(rule.account.name(), operation, [kind, pattern, &rule.name])
         };
-        rules().into_iter().map(in_words).collect()
+        rules("events").into_iter().map(in_words).collect()
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::accounts::{self, Account};
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, authority};
 use crate::layout::{Layout, write_private};
 
 /// Name of the nodes' certificate and account. The rules do not apply to it.
@@ -18,10 +18,7 @@ const MECHANISM: &str = "SCRAM-SHA-512";
 /// Returns the properties that differ from those of a plain stack.
 pub(super) fn properties(layout: &Layout, certificates: &Certificates) -> Result<String> {
     let identity = identity(layout, certificates)?;
-    let account = format!(
-        "org.apache.kafka.common.security.scram.ScramLoginModule required username=\"{NODE}\" password=\"{}\";",
-        accounts::password(layout, NODE)?
-    );
+    let account = login(layout)?;
     let super_users = format!("User:{NODE};User:{}", Account::Owner.name());
     let (identity, authority) = (identity.display().to_string(), certificates.authority().display().to_string());
     let mut text = String::new();
@@ -47,6 +44,13 @@ pub(super) fn properties(layout: &Layout, certificates: &Certificates) -> Result
     Ok(text)
 }
 
+/// Returns the login of the nodes.
+fn login(layout: &Layout) -> Result<String> {
+    let password = accounts::password(layout, NODE)?;
+    let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+    Ok(format!("{module} required username=\"{NODE}\" password=\"{password}\";"))
+}
+
 /// Writes the certificate and the key into one file, as Kafka takes them, and returns its path.
 fn identity(layout: &Layout, certificates: &Certificates) -> Result<PathBuf> {
     let pair = certificates.of(NODE)?;
@@ -68,5 +72,39 @@ pub(super) fn accounts(layout: &Layout, node: &str, format: &[&str]) -> Result<P
     }
     let path = layout.config().join(format!("{node}.format"));
     write_private(&path, &text)?;
+    Ok(path)
+}
+
+/// Writes the arguments of the tool that changes an account's password, and returns the file's path. The tool comes as the
+/// nodes' account, which may do everything.
+pub(super) fn change_of_password(layout: &Layout, brokers: &str, account: &str, password: &str) -> Result<PathBuf> {
+    let (own, path) = (layout.config().join("kafka-tool.properties"), layout.config().join("kafka-tool.arguments"));
+    let authority = authority(&layout.certificates());
+    let properties = [
+        ("security.protocol", "SASL_SSL".to_owned()),
+        ("sasl.mechanism", MECHANISM.to_owned()),
+        ("sasl.jaas.config", login(layout)?),
+        ("ssl.truststore.type", "PEM".to_owned()),
+        ("ssl.truststore.location", authority.display().to_string()),
+    ];
+    let properties = properties.map(|(key, value)| format!("{key}={value}\n"));
+    write_private(&own, &properties.concat())?;
+    let change = format!("{MECHANISM}=[password={password}]");
+    let own = own.display().to_string();
+    let arguments = [
+        "org.apache.kafka.tools.ConfigCommand",
+        "--bootstrap-server",
+        brokers,
+        "--command-config",
+        &own,
+        "--alter",
+        "--entity-type",
+        "users",
+        "--entity-name",
+        account,
+        "--add-config",
+        &change,
+    ];
+    write_private(&path, &arguments.join("\n"))?;
     Ok(path)
 }

@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 
 use super::{NAME, OWNER};
 use crate::accounts::Account;
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, authority};
 use crate::layout::{Layout, write_private};
+use crate::part::Launch;
+use crate::provision::Tools;
 
 /// Rules of who may connect, and how.
 const HOSTS: &str = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
@@ -45,6 +47,20 @@ fn group(account: Account) -> Option<&'static str> {
         Account::QueryApi => Some("stampede_query_api"),
         Account::Projector => Some("stampede_projector"),
     }
+}
+
+/// Returns the launch that changes the password of an account in the running server.
+pub(crate) fn change_password(layout: &Layout, tools: &Tools, account: Account, password: &str) -> Result<Launch> {
+    let (port, authority) = (layout.ports.postgres(), authority(&layout.certificates()));
+    let url = format!(
+        "postgresql://{OWNER}@127.0.0.1:{port}/{OWNER}?sslmode=verify-full&sslrootcert={}",
+        authority.display()
+    );
+    let args = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &url];
+    let launch = Launch::new(tools.postgres.join("psql"), args).env("PGPASSWORD", layout.secret("postgres-password")?);
+    // Others can see the arguments of a process.
+    let stdin = Some(format!("ALTER ROLE \"{}\" PASSWORD '{password}';\n", account.name()));
+    Ok(Launch { stdin, ..launch })
 }
 
 /// Returns the server's settings, after writing the files that they name for the account that runs it.

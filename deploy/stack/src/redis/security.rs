@@ -1,16 +1,16 @@
 //! Redis of a secured stack: TLS alone, and a user for each account, with the commands that its services send.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::STOP;
 use crate::accounts::{self, Account, Secured};
-use crate::certificates::Certificate;
+use crate::certificates::{Certificate, authority};
 use crate::layout::{Layout, write_private};
 use crate::part::{Launch, OnDeath, Part, Role, Tier};
 use crate::probe::Probe;
+use crate::process::run;
 use crate::provision::Tools;
 use crate::size::Size;
 
@@ -39,8 +39,7 @@ pub(super) struct Security {
 
 impl Security {
     pub(super) fn write(layout: &Layout, Secured { certificates, logs }: Secured<'_>) -> Result<Self> {
-        let users = layout.config().join("redis.users");
-        write_private(&users, &users_of(layout, logs)?)?;
+        let users = write_users(layout, logs)?;
         let (pair, authority) = (certificates.of(super::NAME)?, certificates.authority());
         Ok(Self { users, pair, authority, password: accounts::password(layout, NODE)? })
     }
@@ -83,24 +82,37 @@ impl Security {
     }
 }
 
-/// Lets the accounts of a running stack use the keys of further logs, also after a restart of a server.
-pub(crate) fn admit(layout: &Layout, tools: &Tools, is_cluster: bool, secured: Secured<'_>) -> Result<()> {
-    let security = Security::write(layout, secured)?;
-    for (port, account) in super::ports(layout, is_cluster).into_iter().flat_map(|port| USERS.map(|user| (port, user)))
-    {
+/// Writes the file of the users, who may use the keys of these logs, and returns its path. A server reads it at its start.
+pub(crate) fn write_users(layout: &Layout, logs: &[&Size]) -> Result<PathBuf> {
+    let users = layout.config().join("redis.users");
+    write_private(&users, &users_of(layout, logs)?)?;
+    Ok(users)
+}
+
+/// Lets the accounts of a running stack use the keys of these logs, also after a restart of a server.
+pub(crate) fn admit(layout: &Layout, tools: &Tools, logs: &[&Size]) -> Result<()> {
+    write_users(layout, logs)?;
+    for account in USERS {
+        let rights = rights_of(account, &prefixes_of(logs)).join(" ");
+        let command = format!("ACL SETUSER {} clearselectors {rights}", account.name());
+        administer(layout, tools, logs[0].redis_cluster, &command)?;
+    }
+    Ok(())
+}
+
+/// Sends a command to each running server, as the user that may do everything. Fails if one does not answer with `OK`.
+pub(crate) fn administer(layout: &Layout, tools: &Tools, is_cluster: bool, command: &str) -> Result<()> {
+    let (program, password) = (super::cli(tools), accounts::password(layout, NODE)?);
+    let authority = authority(&layout.certificates()).to_string_lossy().into_owned();
+    for port in super::ports(layout, is_cluster) {
         let port = port.to_string();
-        let command =
-            ["-h", "127.0.0.1", "-p", &port, "ACL", "SETUSER", account.name(), "clearselectors"].map(str::to_owned);
-        let launch = security.of_tool(Launch::new(
-            super::cli(tools),
-            command.into_iter().chain(rights_of(account, &prefixes_of(secured.logs))),
-        ));
-        let env = launch.env.iter().map(|(name, value)| (name, value));
-        let output = Command::new(&launch.program).args(&launch.args).envs(env).stdin(Stdio::null()).output();
-        let output = output.with_context(|| format!("cannot start {}", launch.program.display()))?;
-        // The program succeeds also if the server refuses.
-        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-        ensure!(said.trim() == "OK", "Redis at port {port} refused the rights of {}: {}", account.name(), said.trim());
+        // -e: an error is an exit status.
+        let args = ["-e", "-h", "127.0.0.1", "-p", &port, "--tls", "--cacert", &authority, "--user", NODE];
+        let mut launch = Launch::new(&program, args).env("REDISCLI_AUTH", &password);
+        // Others can see the arguments of a process.
+        launch.stdin = Some(format!("{command}\n"));
+        let said = run(&launch)?;
+        ensure!(said.trim() == "OK", "Redis at port {port} refused to change a user: {}", said.trim());
     }
     Ok(())
 }
