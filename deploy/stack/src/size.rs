@@ -200,7 +200,14 @@ impl Size {
     pub(crate) fn keep(&self, layout: &Layout) -> Result<()> {
         let Self { brokers, partitions, redis_cluster, secure, grown, .. } = *self;
         let (path, now) = (fixed_path(layout), Fixed { brokers, partitions, redis_cluster, secure, grown });
-        fs::write(&path, serde_json::to_vec(&now)?).with_context(|| format!("cannot write {}", path.display()))
+        let now = serde_json::to_vec(&now)?;
+        // Commands that run at the same time read it: it never changes without a reason, and never has a part of itself.
+        if fs::read(&path).is_ok_and(|kept| kept == now) {
+            return Ok(());
+        }
+        let new = path.with_extension(format!("{}.new", std::process::id()));
+        let replaced = fs::write(&new, now).and_then(|()| fs::rename(&new, &path));
+        replaced.with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -307,6 +314,24 @@ mod tests {
         started.follow_growth(&layout);
         assert_eq!((started.partitions, started.grown), (48, true));
         assert_eq!(Size::decide(&layout, &wanted(None, None)).unwrap(), started);
+        fs::remove_dir_all(&state).unwrap();
+    }
+
+    #[test]
+    fn whoever_reads_the_kept_size_finds_all_of_it() {
+        let state = std::env::temp_dir().join(format!("stack-kept-{}", std::process::id()));
+        let layout = Layout::new(Some(&state), None).unwrap();
+        layout.create().unwrap();
+        let size = Size::decide(&layout, &wanted(None, None)).unwrap();
+        std::thread::scope(|scope| {
+            let kept = scope.spawn(|| {
+                (0..2000).for_each(|n| Size { partitions: 12 + n % 2, ..size.clone() }.keep(&layout).unwrap());
+            });
+            while !kept.is_finished() {
+                let kept = fs::read(fixed_path(&layout)).unwrap();
+                assert!(serde_json::from_slice::<Fixed>(&kept).is_ok(), "{kept:?}");
+            }
+        });
         fs::remove_dir_all(&state).unwrap();
     }
 
