@@ -49,6 +49,7 @@ mod query_tier;
 mod replica;
 mod adding;
 mod stack;
+mod book;
 mod images;
 mod elastic;
 mod wires;

@@ -34,14 +34,19 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    async fn up() -> Self {
+    /// Returns a stack that is not started, with an absent state directory.
+    pub(crate) async fn new() -> Self {
+        let turn = TURN.lock().await;
+        let state = PathBuf::from(server("TEST_STACKS_DIR")).join(Uuid::new_v4().simple().to_string());
+        Self { state, _turn: turn }
+    }
+
+    pub(crate) async fn up() -> Self {
         Self::up_with(&[]).await
     }
 
     pub(crate) async fn up_with(options: &[&str]) -> Self {
-        let turn = TURN.lock().await;
-        let state = PathBuf::from(server("TEST_STACKS_DIR")).join(Uuid::new_v4().simple().to_string());
-        let stack = Self { state, _turn: turn };
+        let stack = Self::new().await;
         let output = tokio::time::timeout(START, stack.command(&UP).args(options).output());
         let output = output.await.expect("the stack starts in time").unwrap();
         assert!(output.status.success(), "{}", text(&output));

@@ -84,7 +84,8 @@ impl Shell {
     /// each has printed.
     pub(super) async fn run(&self, commands: &[Command]) -> Vec<String> {
         let own = format!("127.0.0.1:{}", base_port());
-        let mut script = String::from("exec 2>&1\nset -euo pipefail\n");
+        let mut script =
+            String::from("exec 2>&1\nset -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n");
         for command in commands {
             script += &format!("echo '{NEXT}'\n{}\n", command.text.replace(EDGE, &own));
         }
