@@ -94,6 +94,7 @@ impl<F: FnMut(&Move)> Rollout<'_, F> {
             let numbers: Vec<_> = before.keys().copied().collect();
             let Err(error) = self.replace(service, &after, &numbers) else { continue };
             println!("{error:#}\nrolling back");
+            self.instances.be_patient();
             for (service, before) in replaced.iter().rev() {
                 self.restore(*service, before).with_context(|| format!("after a failure ({error:#})"))?;
             }

@@ -81,6 +81,11 @@ impl<'a> Instances<'a> {
         Self { ready_within, ..self }
     }
 
+    /// Gives further instances at least the usual time.
+    pub(crate) fn be_patient(&mut self) {
+        self.ready_within = self.ready_within.max(READY_WITHIN);
+    }
+
     /// Returns the largest possible number of instances of a service.
     pub(crate) fn most(&self, service: Service) -> u16 {
         match service {
