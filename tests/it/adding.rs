@@ -19,12 +19,14 @@ const BUILT_WITHIN: Duration = Duration::from_secs(1200);
 const FOLDER: &str = "patched";
 
 /// A copy of the sources without build output. It is deleted when dropped.
-struct Sources(PathBuf);
+pub(crate) struct Sources(PathBuf);
 
 impl Sources {
-    fn copy() -> Self {
+    /// Copies the sources and applies a patch to the copy.
+    pub(crate) async fn patched(patch: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let copy = std::env::temp_dir().join(format!("stampede-adding-{}", std::process::id()));
+        let name = Path::new(patch).file_stem().unwrap().display();
+        let copy = std::env::temp_dir().join(format!("stampede-{name}-{}", std::process::id()));
         let mut workspace = fs::read_to_string(root.join("Cargo.toml")).unwrap();
         for name in ["domain", "schemas", "command-api", "projector", "query-api", "deploy", "tests"] {
             copy_folder(&root.join(name), &copy.join(FOLDER).join(name));
@@ -32,7 +34,9 @@ impl Sources {
         }
         fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
         fs::write(copy.join("Cargo.toml"), workspace).unwrap();
-        Self(copy)
+        let sources = Self(copy);
+        sources.run("git", &["apply", patch], &sources.0.join(FOLDER), &[]).await;
+        sources
     }
 
     async fn run(&self, program: &str, args: &[&str], folder: &Path, envs: &[(&str, &str)]) {
@@ -53,8 +57,18 @@ impl Sources {
         self.run("nice", &[&["-n", "19", "cargo"], args].concat(), &self.0, envs).await;
     }
 
+    /// Builds the services.
+    pub(crate) async fn build(&self) {
+        self.cargo(&["build", "--quiet", "-p", "command-api", "-p", "projector", "-p", "query-api"], &[]).await;
+    }
+
+    /// Returns the folder of the services' programs.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.0.join("target/debug")
+    }
+
     fn program(&self, name: &str) -> String {
-        self.0.join("target/debug").join(name).display().to_string()
+        self.programs().join(name).display().to_string()
     }
 }
 
@@ -121,21 +135,24 @@ fn old_log() -> Vec<(String, Vec<u8>)> {
 
 #[tokio::test]
 async fn the_patch_fits_the_sources() {
+    fits_the_sources(PATCH).await;
+}
+
+/// Asserts that a patch can be applied.
+pub(crate) async fn fits_the_sources(patch: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let output = Command::new("git").args(["apply", "--check", PATCH]).current_dir(root).output().await.unwrap();
+    let output = Command::new("git").args(["apply", "--check", patch]).current_dir(root).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test]
 #[ignore = "second gate: builds the services anew"]
 async fn an_aggregate_an_event_version_and_a_view_are_added_by_a_patch_and_make_the_round() {
-    let sources = Sources::copy();
-    sources.run("git", &["apply", PATCH], &sources.0.join(FOLDER), &[]).await;
+    let sources = Sources::patched(PATCH).await;
     // The steps of schemas' README: generate the contracts, then check them.
     sources.cargo(&["test", "--quiet", "-p", "schemas", "contracts"], &[("UPDATE_CONTRACTS", "1")]).await;
     sources.cargo(&["test", "--quiet", "-p", "schemas"], &[]).await;
-    let build = ["build", "--quiet", "-p", "command-api", "-p", "projector", "-p", "query-api"];
-    sources.cargo(&build, &[]).await;
+    sources.build().await;
 
     let shop = Shop::with_empty_database(1).await;
     append_values(&shop, 0, &old_log()).await;

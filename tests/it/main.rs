@@ -52,6 +52,7 @@ mod stack;
 mod book;
 mod images;
 mod elastic;
+mod upgrades;
 mod wires;
 mod generators;
 mod edge;
