@@ -9,10 +9,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::fixture::{Client, eventually, server};
+use crate::fixture::{Answer, Client, eventually, server};
 use compose::Compose;
 use podman::{Podman, output, root};
 
@@ -20,6 +20,7 @@ use podman::{Podman, output, root};
 const PORT: u16 = 23_900;
 const PROGRAMS: [&str; 4] = ["command-api", "query-api", "projector", "edge"];
 const IMAGES: [&str; 5] = ["command-api", "query-api", "projector", "edge", "tools"];
+const SERVICES: [&str; 5] = ["command-api-1", "command-api-2", "query-api", "projector", "edge"];
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "second gate: installs podman and builds images"]
@@ -31,26 +32,65 @@ async fn each_image_starts_serves_and_drains_as_the_compose_file_says() {
         has_bills(&podman, image).await;
     }
     let compose = Compose::new(&podman).await;
-    compose.up(&["kafka-1", "postgres", "valkey"]).await;
-    for server in ["kafka-1", "postgres", "valkey"] {
-        compose.is_healthy(server).await;
-    }
-    // podman before 4.6 cannot wait for health, so the order of the file's `depends_on` is kept here.
-    compose.up(&["create-topic", "migrate"]).await;
-    for job in ["create-topic", "migrate"] {
-        assert_eq!(compose.podman(&["wait", &compose.container(job)]).await, "0", "{job}");
-    }
-    let services = ["command-api-1", "command-api-2", "query-api", "projector", "edge"];
-    compose.up(&services).await;
-    let ready = join_all(services.iter().map(|service| compose.is_healthy(service))).await;
-    serve(&compose).await;
+    start_servers(&compose).await;
+    compose.up(&[], &SERVICES).await;
+    let ready = join_all(SERVICES.iter().map(|service| compose.is_ready(service, 1))).await;
+    let shop = Shop::new(&compose);
+    shop.sells_by_order().await;
+    shop.sells_in_a_sale().await;
+    the_edge_finds_more_instances(&compose).await;
+    // Both end with 1 if they find a difference.
+    compose.exec("projector", &["projector", "audit"]).await;
+    compose.run_tools(&["projector", "rebuild", "product", "--fast"]).await;
+    shop.shows(1, Some(2)).await;
+
     println!("{:<14} {:>8} {:>14} {:>12}", "image", "size", "start to ready", "stop");
-    for (service, ready) in services.into_iter().zip(ready).rev() {
+    for (service, ready) in SERVICES.into_iter().zip(ready).rev() {
         let stopped = compose.drains(service).await;
         let image = service.trim_end_matches("-1").trim_end_matches("-2");
         let size = podman.size(&format!("localhost/stampede/{image}:test")).await as f64 / 1e6;
         println!("{service:<14} {size:>5.1} MB {:>11.1} s {:>10.1} s", ready.as_secs_f64(), stopped.as_secs_f64());
     }
+    compose.down(&[]).await;
+    start_servers(&compose).await;
+    compose.up(&[], &SERVICES).await;
+    join_all(SERVICES.iter().map(|service| compose.is_ready(service, 1))).await;
+    shop.shows(1, Some(2)).await;
+    shop.restocks().await;
+    shop.shows(2, Some(2)).await;
+}
+
+/// Starts the servers and the jobs. podman before 4.6 cannot wait for health, so the order of the file's `depends_on` is
+/// kept here.
+async fn start_servers(compose: &Compose<'_>) {
+    let (servers, jobs) = (["kafka-1", "postgres", "valkey"], ["create-topic", "migrate"]);
+    compose.up(&[], &servers).await;
+    for server in servers {
+        compose.is_healthy(server, 1).await;
+    }
+    compose.up(&[], &jobs).await;
+    for job in jobs {
+        compose.succeeds(job).await;
+    }
+}
+
+/// Starts two more of query-api, and waits until the edge knows all three.
+async fn the_edge_finds_more_instances(compose: &Compose<'_>) {
+    compose.up(&["--no-recreate", "--scale", "query-api=3"], &["query-api"]).await;
+    join_all((1..=3).map(|number| compose.is_ready("query-api", number))).await;
+    eventually("the edge has found three instances", async || {
+        let log = compose.log("edge").await;
+        let known = log.lines().rev().find_map(|line| line.strip_prefix("the instances are "))?;
+        let queries = known.split_once(" for commands, ")?.1.strip_suffix(" for queries")?;
+        (queries.split(' ').count() == 3).then_some(())
+    })
+    .await;
+}
+
+/// The client of a shop behind the published port of the edge, with one product `a`.
+struct Shop {
+    client: Client,
+    staff: String,
 }
 
 /// Builds the images with the programs of this test run, and those that stand in for servers.
@@ -120,19 +160,59 @@ async fn has_bills(podman: &Podman, image: &str) {
     podman.run(&["image", "unmount", &image]).await;
 }
 
-/// Sells a unit through the published port of the edge, and reads what is left.
-async fn serve(compose: &Compose<'_>) {
-    let client = Client::new(&format!("http://127.0.0.1:{PORT}"));
-    let staff = format!("Bearer {}", fs::read_to_string(compose.secrets.join("staff-token")).unwrap());
-    let staff = [("authorization", staff.as_str())];
-    let product = json!({ "name": "A", "price_cents": 500, "stock": 3 });
-    client.post_with("/v1/products/a/register", &staff, product).await.accepted(&["product.registered.v1"]);
-    let order = json!({ "customer": "c", "lines": [{ "product": "a", "quantity": 1, "amount_cents": 500 }] });
-    let placed = client.post("/v1/orders/o/place", order).await;
-    assert_eq!(placed.status, 200, "{placed:?}");
-    eventually("the reactor has reserved the unit, and the views show it", async || {
-        let row = client.get_with("/v1/products/a", &[("cache-control", "no-cache")]).await;
-        (row.status == 200 && row.json()["data"]["available"] == 2).then_some(())
-    })
-    .await;
+impl Shop {
+    fn new(compose: &Compose<'_>) -> Self {
+        let staff = fs::read_to_string(compose.secrets.join("staff-token")).unwrap();
+        Self { client: Client::new(&format!("http://127.0.0.1:{PORT}")), staff: format!("Bearer {staff}") }
+    }
+
+    async fn as_staff(&self, path: &str, data: Value) -> Answer {
+        self.client.post_with(path, &[("authorization", &self.staff)], data).await
+    }
+
+    /// Sells one unit of three.
+    async fn sells_by_order(&self) {
+        let product = json!({ "name": "A", "price_cents": 500, "stock": 3 });
+        let refused = self.client.post("/v1/products/a/register", product.clone()).await;
+        assert_eq!(refused.status, 401, "{refused:?}");
+        self.as_staff("/v1/products/a/register", product).await.accepted(&["product.registered.v1"]);
+        let order = json!({ "customer": "c", "lines": [{ "product": "a", "quantity": 1, "amount_cents": 500 }] });
+        let placed = self.client.post("/v1/orders/o/place", order).await;
+        assert_eq!(placed.status, 200, "{placed:?}");
+        self.shows(2, None).await;
+    }
+
+    /// Sells the only unit of a sale, which is one of two.
+    async fn sells_in_a_sale(&self) {
+        let (opens, closes) = ("2026-01-01T00:00:00Z", "2100-01-01T00:00:00Z");
+        let sale = json!({ "product": "a", "units": 1, "price_cents": 100, "limit_per_customer": 1,
+            "opens_at": opens, "closes_at": closes });
+        self.as_staff("/v1/sales/s/schedule", sale).await.accepted(&["sale.scheduled.v1"]);
+        let claim = |customer| json!({ "customer": customer, "order": customer, "quantity": 1 });
+        eventually("the reactor has stocked and opened the sale", async || {
+            (self.client.post("/v1/sales/s/claim", claim("c")).await.status == 200).then_some(())
+        })
+        .await;
+        self.client.post("/v1/sales/s/claim", claim("d")).await.rejected("sold_out");
+        eventually("the claim is an order", async || {
+            (self.client.get("/v1/orders/s~c").await.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    async fn restocks(&self) {
+        self.as_staff("/v1/products/a/restock", json!({ "quantity": 1 })).await.accepted(&["product.restocked.v1"]);
+    }
+
+    /// Waits until the view has this many available units. A rebuild's generation is the second part of the `ETag`.
+    async fn shows(&self, available: u32, generation: Option<u32>) {
+        eventually("the view shows the stock", async || {
+            let row = self.client.get_with("/v1/products/a", &[("cache-control", "no-cache")]).await;
+            let is_rebuilt = generation.is_none_or(|generation| {
+                row.header("etag").is_some_and(|etag| etag.ends_with(&format!("-{generation}\"")))
+            });
+            (row.status == 200 && row.json()["data"]["available"] == available && is_rebuilt).then_some(())
+        })
+        .await;
+    }
 }
