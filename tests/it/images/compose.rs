@@ -34,7 +34,7 @@ impl<'a> Compose<'a> {
         output(Command::new(root().join("deploy/compose/secrets.sh")).arg(&secrets)).await;
         let compose = Self { podman, program: programs.join("podman-compose"), secrets };
         // A killed run may have left some.
-        let _ = compose.command(&["down", "--volumes", "--timeout", "1"]).output().await;
+        let _ = compose.command(&["down", "--remove-orphans", "--volumes", "--timeout", "1"]).output().await;
         compose
     }
 
@@ -57,8 +57,9 @@ impl<'a> Compose<'a> {
         output(&mut self.command(&[&args[..], options, services].concat())).await;
     }
 
-    pub(super) async fn down(&self, options: &[&str]) {
-        output(&mut self.command(&[&["down"], options].concat())).await;
+    /// Removes the containers and keeps the data. podman-compose takes instances that were added for orphans.
+    pub(super) async fn down(&self) {
+        output(&mut self.command(&["down", "--remove-orphans"])).await;
     }
 
     /// Runs a program in the first container of a service.
@@ -140,7 +141,7 @@ impl<'a> Compose<'a> {
 
 impl Drop for Compose<'_> {
     fn drop(&mut self) {
-        let mut down = self.command(&["down", "--volumes", "--timeout", "1"]).into_std();
+        let mut down = self.command(&["down", "--remove-orphans", "--volumes", "--timeout", "1"]).into_std();
         // A failure would leave containers, which the next run removes.
         let _ = down.output();
     }
