@@ -64,6 +64,13 @@ impl Autoscale {
         Self { at_most: of(most), at_least: of(least), hurry }
     }
 
+    /// Keeps at least so many instances of a service.
+    #[must_use]
+    pub fn keeping(mut self, service: Service, least: u16) -> Self {
+        self.at_least.insert(0, (service, least));
+        self
+    }
+
     /// Scales the running stack until `ended`, and passes each change to `tell`.
     pub fn run(&self, layout: &Layout, ended: impl Fn() -> bool + Sync, tell: impl FnMut(Change)) -> Result<()> {
         let instances = Instances::of(layout)?;

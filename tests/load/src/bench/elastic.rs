@@ -1,5 +1,6 @@
-//! `cargo stack bench elastic`: a read rush, a write rush and a sudden read rush, on a stack whose instances are confined to
-//! a part of a core and scale by themselves; in between the programs are replaced by themselves.
+//! `cargo stack bench elastic`: a read rush, a write rush and sudden read rushes, on a stack whose instances are
+//! confined to a part of a core and scale by themselves; in between the programs are replaced by themselves. The last
+//! rush finds a spare instance of query-api.
 //!
 //! Clients send at fixed rates: a request's latency counts from the time at which it was due, whether a connection was
 //! free or not. The rates follow from what one instance of each tier serves, which is measured first, and the instances
@@ -40,13 +41,15 @@ use watch::Watch;
 
 /// Name of the phase in which the programs are replaced.
 const DEPLOY: &str = "deploy";
+/// Name of the phase from which on there is a spare instance of query-api.
+const SPARE: &str = "spare";
 /// Description of all moves of it together.
 const WHOLE: &str = "the whole deployment";
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Seconds of the read rush; the other phases are longer or shorter in proportion, seven times this together
+    /// Seconds of the read rush; the other phases are longer or shorter in proportion, eight times this together
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(10..=300))]
     seconds: u32,
     /// Thousandths of a core that each instance may use
@@ -56,10 +59,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0.4)]
     steady: f64,
     /// Load of a rush, as a multiple of what one instance serves
-    #[arg(long, default_value_t = 2.2)]
+    #[arg(long, default_value_t = 2.0)]
     rush: f64,
     /// Seconds in which a rush rises to its load, but for the sudden one
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 20)]
     ramp: u32,
     /// Largest number of instances of each service
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=12))]
@@ -159,6 +162,8 @@ fn phases(args: &Args, capacity: &Capacity) -> Vec<Phase> {
         phase(DEPLOY, 0.75, 0.0, None),
         phase("sudden rush", 0.5, 0.0, Some(Kind::Read)),
         phase("calm at last", 0.75, 0.0, None),
+        phase(SPARE, 0.25, 0.0, None),
+        phase("sudden, spare", 0.5, 0.0, Some(Kind::Read)),
     ]
 }
 
@@ -173,9 +178,10 @@ fn moves(
 ) -> Result<Vec<Move>> {
     let mut moves = Vec::new();
     let at = || begun.elapsed().as_secs_f64();
-    let scale = |until: f64, moves: &mut Vec<Move>| {
+    let scale = |least: u16, until: f64, moves: &mut Vec<Move>| {
         let is_over = || cancelled.is_set() || at() > until;
-        Autoscale::between(1, args.at_most, args.hurry).run(layout, is_over, |change| {
+        let rules = Autoscale::between(1, args.at_most, args.hurry).keeping(Service::QueryApi, least);
+        rules.run(layout, is_over, |change| {
             let (ended, of) = (at(), (change.service, change.from, change.to));
             moves.push(Move {
                 at: ended - change.took.as_secs_f64(),
@@ -186,8 +192,8 @@ fn moves(
         })
     };
     let length = |phases: &[Phase]| phases.iter().map(|phase| phase.seconds).sum::<f64>();
-    let deploy = phases.iter().position(|phase| phase.name == DEPLOY).unwrap_or(phases.len());
-    scale(length(&phases[..deploy]), &mut moves)?;
+    let begin = |name| length(&phases[..phases.iter().position(|phase| phase.name == name).unwrap_or(phases.len())]);
+    scale(1, begin(DEPLOY), &mut moves)?;
     if !cancelled.is_set() {
         let from = at();
         deploy::replace_all(layout, binaries, |what, took| {
@@ -196,6 +202,7 @@ fn moves(
         })?;
         moves.push(Move { at: from, ended: at(), what: WHOLE.to_owned(), change: None });
     }
-    scale(length(phases), &mut moves)?;
+    scale(1, begin(SPARE), &mut moves)?;
+    scale(2.min(args.at_most), length(phases), &mut moves)?;
     Ok(moves)
 }

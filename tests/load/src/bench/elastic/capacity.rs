@@ -15,8 +15,9 @@ use super::watch::{behind, metrics};
 use crate::bench::environment::sum_of;
 use crate::bench::processor_time;
 
-/// Connections that each send as fast as they are answered. More of them add to the wait alone once an instance is busy.
-const CONNECTIONS: [u32; 3] = [8, 16, 32];
+/// Connections that each send as fast as they are answered. More of them add to the wait alone once an instance is
+/// busy.
+const CONNECTIONS: [u32; 4] = [8, 16, 32, 64];
 const LENGTH: Duration = Duration::from_millis(2500);
 /// Latency within which an instance has to serve nearly all requests, half of the longest wait that is allowed.
 const WITHIN: Duration = Duration::from_millis(250);

@@ -14,8 +14,8 @@ use super::schedule::{Phase, Schedule};
 use crate::sale::visitor::Visitor;
 use crate::wire::Server;
 
-/// Connections of each kind of request. A request that is due takes any free one. More are due at once only if the system
-/// stands still.
+/// Connections of each kind of request. A request that is due takes any free one. More are due at once only if the
+/// system stands still.
 const CONNECTIONS: u32 = 200;
 const PRODUCTS: u32 = 500;
 

@@ -127,7 +127,8 @@ impl Report {
             .map(|at| (at - from) as f64)
     }
 
-    /// Returns the moves that are judged on their own: all but the sum of a deployment, and those after the last request.
+    /// Returns the moves that are judged on their own: all but the sum of a deployment, and those after the last
+    /// request.
     pub(super) fn single_moves(&self) -> impl Iterator<Item = &Move> {
         self.moves.iter().filter(|one| !one.is_sum() && one.ended + AFTER < self.reads.len() as f64)
     }

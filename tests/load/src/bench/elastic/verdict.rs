@@ -44,7 +44,7 @@ pub(super) fn rows(report: &Report) -> Vec<Row> {
     let longest =
         seconds.filter(|(at, _)| !is_sudden(*at as f64)).map(|(_, both)| both.0.longest_ms.max(both.1.longest_ms));
     rows.push(Row::bounded(
-        "longest wait in ms, but for the sudden rush",
+        "longest wait in ms, but for sudden rushes",
         longest.fold(0.0, f64::max),
         Target::AtMost(LONGEST_MS),
     ));
@@ -55,8 +55,8 @@ pub(super) fn rows(report: &Report) -> Vec<Row> {
             .flat_map(|(phase, from, to)| waits(report, phase, from, to)),
     );
     let (sudden, others): (Vec<&Move>, Vec<&Move>) = report.single_moves().partition(|one| is_sudden(one.at));
-    rows.push(steady_again(report, "but for the sudden rush", &others));
-    rows.push(steady_again(report, "in the sudden rush", &sudden));
+    rows.push(steady_again(report, "but for sudden rushes", &others));
+    rows.push(steady_again(report, "in sudden rushes", &sudden));
     let idle = report.spans().map(|(_, from, to)| 100.0 * report.watch.idle(from, to)).fold(100.0, f64::min);
     rows.push(Row::bounded("idle share of the machine in %, busiest phase", idle, Target::AtLeast(IDLE)));
     rows.push(Row::bounded(

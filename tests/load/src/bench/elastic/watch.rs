@@ -27,8 +27,8 @@ pub(super) struct Look {
     pub(super) idle: f64,
 }
 
-/// What an instance has done since it started, as far as it could be read. The answers are counted where there are several
-/// instances.
+/// What an instance has done since it started, as far as it could be read. The answers are counted where there are
+/// several instances.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Seen {
     pub(super) answered: Option<f64>,
@@ -59,7 +59,8 @@ impl Watch {
             let ready = processes.iter().filter(|process| process.state == State::Ready);
             let ready: Vec<_> = ready.filter_map(|one| Some((Service::of_instance(&one.name)?.0, one))).collect();
             for (service, process) in &ready {
-                // Only where there are shares to compare, because an answer costs a confined instance a noticeable time.
+                // Only where there are shares to compare, because an answer costs a confined instance a noticeable
+                // time.
                 let has_others = ready.iter().filter(|(other, _)| other == service).count() > 1;
                 let metric = match service {
                     Service::CommandApi => Some("stampede_commands_total"),
