@@ -5,18 +5,18 @@
 //! the way forward: the command is repeated, or the next `cargo stack up` finishes the copy, since no service starts on a
 //! closed log.
 
-use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use crate::control::{self, Reply, Request};
-use crate::layout::Layout;
+use crate::layout::{Layout, MAX_INSTANCES};
 use crate::part::Launch;
 use crate::provision::Tools;
 use crate::services::{GrowTools, Profile, Service};
@@ -222,10 +222,14 @@ impl Growth<'_> {
     }
 }
 
-/// Returns the number of partitions of the log that a stack failed to start without, because it is being grown.
-pub(crate) fn unfinished(failure: &Error) -> Option<u16> {
-    let text = failure.to_string();
-    let topic = text.split_once(CONTINUES_IN)?.1.trim_start_matches(['\\', '"']);
+/// Returns the number of partitions of the log without which a stack failed to start, because the present one is closed.
+pub(crate) fn unfinished(layout: &Layout) -> Option<u16> {
+    let logs = (1..=MAX_INSTANCES).map(|number| layout.log(&Service::CommandApi.instance_name(number)));
+    logs.filter_map(|log| fs::read_to_string(log).ok()).find_map(|text| continues_with(&text))
+}
+
+fn continues_with(log: &str) -> Option<u16> {
+    let topic = log.split_once(CONTINUES_IN)?.1.trim_start_matches(['\\', '"']);
     let digits = topic.strip_prefix("events-")?;
     digits.split(|digit: char| !digit.is_ascii_digit()).next()?.parse().ok()
 }
@@ -293,10 +297,10 @@ mod tests {
 
     #[test]
     fn a_refusal_of_a_closed_log_names_the_one_that_continues_it() {
-        let refused = |topic: &str| unfinished(&anyhow!("command-api-1 ended\n  Error: {CONTINUES_IN}{topic}: set …"));
+        let refused = |topic: &str| continues_with(&format!("starting\nError: {CONTINUES_IN}{topic}: set …\n"));
         assert_eq!(refused(r#""events-48""#), Some(48));
         assert_eq!(refused(r#"\"events-24\""#), Some(24), "in a log of JSON");
         assert_eq!(refused(r#""orders""#), None);
-        assert_eq!(unfinished(&anyhow!("no disk")), None);
+        assert_eq!(continues_with("no disk"), None);
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
         Err(error) => error,
         ended => return ended,
     };
-    let Some(partitions) = grow::unfinished(&failed) else { return Err(failed) };
+    let Some(partitions) = grow::unfinished(&layout) else { return Err(failed) };
     println!("The log was closed to grow to {partitions} partitions, but the growth was not finished. Finishing it.");
     let again = Options { fresh: false, wanted: options.wanted.clone(), ..*options };
     match grow::finish(&layout, &Size::decide(&layout, &again.wanted)?, partitions, again.profile)? {
