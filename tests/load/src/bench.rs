@@ -20,6 +20,7 @@ mod wires;
 mod overload;
 mod elastic;
 mod start;
+mod partitions;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(crate) enum Bench {
     Elastic(elastic::Args),
     /// Measure how long each service takes from its start until it is ready, with an empty log and with a long one
     Start(start::Args),
+    /// Compare logs with different numbers of partitions: commands, memory, and time from start to ready
+    Partitions(partitions::Args),
 }
 
 pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Result<ExitCode> {
@@ -74,6 +77,7 @@ pub(crate) fn run(layout: &Layout, base_port: Option<u16>, bench: &Bench) -> Res
         Bench::Overload(args) => overload::run(&own, &results, args, &cancelled),
         Bench::Elastic(args) => elastic::run(&own, &results, args, &cancelled),
         Bench::Start(args) => start::run(&own, &results, args, &cancelled),
+        Bench::Partitions(args) => partitions::run(&own, &results, args, &cancelled),
         Bench::Projection(args) => projection::run(&own, &results, args, &cancelled),
     };
     if cancelled.is_set() {

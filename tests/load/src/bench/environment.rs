@@ -30,6 +30,7 @@ const OWNED_WITHIN: Duration = Duration::from_secs(60);
 const FOLDED_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
 const POLL_VIEWS: Duration = Duration::from_millis(50);
+const PARTITIONS: u16 = 12;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const COMMAND_API: &str = "command-api";
 const QUERY_API: &str = "query-api";
@@ -83,6 +84,18 @@ pub(super) fn on_empty_stack<T>(
     cancelled: &Cancelled,
     play: impl FnOnce(&Environment<'_>) -> Result<T>,
 ) -> Result<T> {
+    on_empty_stack_of(PARTITIONS, layout, most, adapt, cancelled, play)
+}
+
+/// Does the same with a log of another number of partitions.
+pub(super) fn on_empty_stack_of<T>(
+    partitions: u16,
+    layout: &Layout,
+    most: Instances,
+    adapt: impl FnOnce(&Layout, &Tools, &mut Vec<Part>) -> Result<()>,
+    cancelled: &Cancelled,
+    play: impl FnOnce(&Environment<'_>) -> Result<T>,
+) -> Result<T> {
     layout.create()?;
     let _lock = control::lock(layout)?.context("another bench is already running")?;
     process::end_leftovers(layout);
@@ -94,7 +107,7 @@ pub(super) fn on_empty_stack<T>(
     let of_plan = query_apis.max(1);
     let size = Size {
         brokers: 1,
-        partitions: 12,
+        partitions,
         grown: false,
         redis_cluster,
         secure,

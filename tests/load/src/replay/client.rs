@@ -39,12 +39,9 @@ pub(super) struct LineAnswer {
     pub(super) detail: String,
 }
 
-/// The highest position of each partition over all answers.
+/// The highest position of each partition over all answers, by log: that of a running stack may grow.
 #[derive(Debug, Default)]
-pub(super) struct Tokens {
-    log: String,
-    positions: BTreeMap<u32, i64>,
-}
+pub(super) struct Tokens(BTreeMap<String, BTreeMap<u32, i64>>);
 
 impl Client {
     pub(super) fn new(layout: &Layout) -> Result<Self> {
@@ -111,28 +108,29 @@ fn text(response: &mut Response<Body>) -> Result<String> {
 impl Tokens {
     pub(super) fn add(&mut self, token: &str) -> Result<()> {
         let (log, positions) = token.split_once('.').with_context(|| format!("{token:?} is not a token"))?;
-        if self.log != log {
-            if !self.log.is_empty() {
-                bail!("answers refer to two different logs, {} and {log}", self.log);
-            }
-            self.log = log.to_owned();
-        }
+        let known = self.0.entry(log.to_owned()).or_default();
         for position in positions.split(',') {
             let parsed = position.split_once('-').and_then(|(p, o)| Some((p.parse().ok()?, o.parse().ok()?)));
             let (partition, offset) = parsed.with_context(|| format!("{token:?} is not a token"))?;
-            let highest = self.positions.entry(partition).or_insert(offset);
+            let highest = known.entry(partition).or_insert(offset);
             *highest = offset.max(*highest);
         }
         Ok(())
     }
 
     pub(super) fn merge(&mut self, other: &Self) -> Result<()> {
-        if other.positions.is_empty() { Ok(()) } else { self.add(&other.text()) }
+        other.of_each_log().try_for_each(|token| self.add(&token))
     }
 
     pub(super) fn text(&self) -> String {
-        let positions: Vec<_> = self.positions.iter().map(|(p, o)| format!("{p}-{o}")).collect();
-        if positions.is_empty() { String::new() } else { format!("{}.{}", self.log, positions.join(",")) }
+        self.of_each_log().collect::<Vec<_>>().join(",")
+    }
+
+    fn of_each_log(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(log, positions)| {
+            let positions: Vec<_> = positions.iter().map(|(p, o)| format!("{p}-{o}")).collect();
+            format!("{log}.{}", positions.join(","))
+        })
     }
 }
 
@@ -148,7 +146,11 @@ mod tests {
             tokens.add(token).unwrap();
         }
         assert_eq!(tokens.text(), "k7x2.1-4,3-11");
-        assert!(tokens.add("k7x3.1-1").is_err());
         assert!(tokens.add("k7x2").is_err());
+        tokens.add("ab12.40-7").unwrap();
+        assert_eq!(tokens.text(), "ab12.40-7,k7x2.1-4,3-11", "the log has grown");
+        let mut merged = Tokens::default();
+        merged.merge(&tokens).unwrap();
+        assert_eq!(merged.text(), tokens.text());
     }
 }
