@@ -375,6 +375,9 @@ def spoil(things):
     yield "other resources than the handbook's", changed(
         "Deployment", "edge", lambda each: container(each)["resources"]["requests"].update(cpu="300m")
     )
+    yield "a field of an alert that does not exist", changed(
+        "PrometheusRule", "stampede", lambda each: each["spec"]["groups"][0]["rules"][0].update(runbook="x")
+    )
     yield "a metric that does not exist", changed(
         "ScaledObject", "query-api", lambda each: each["spec"]["triggers"][0]["metadata"].update(query="sum(stampede_x)")
     )

@@ -15,12 +15,12 @@ import tempfile
 import yaml
 
 FOLDER = pathlib.Path(__file__).parent
-# Modules, each with the file of a definition in it, and the version to keep.
+# Modules, each with the files of definitions in it, and the version to keep.
 GO = {
-    "github.com/cloudnative-pg/cloudnative-pg@v1.27.0": ("config/crd/bases/postgresql.cnpg.io_clusters.yaml", "v1"),
-    "github.com/kedacore/keda/v2@v2.21.0": ("config/crd/bases/keda.sh_scaledobjects.yaml", "v1alpha1"),
+    "github.com/cloudnative-pg/cloudnative-pg@v1.27.0": (["config/crd/bases/postgresql.cnpg.io_clusters.yaml"], "v1"),
+    "github.com/kedacore/keda/v2@v2.21.0": (["config/crd/bases/keda.sh_scaledobjects.yaml"], "v1alpha1"),
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
-        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        [f"example/prometheus-operator-crd/monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules")],
         "v1",
     ),
 }
@@ -39,12 +39,13 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 
 
 def of_go():
-    """Yields the definitions that a Go module contains, each with its source and the version to keep."""
-    for module, (file, version) in GO.items():
+    """Yields the definitions that Go modules contain, each with its source and the version to keep."""
+    for module, (files, version) in GO.items():
         # Outside of a module, so that no go.mod decides what is fetched.
         told = subprocess.run(["go", "mod", "download", "-json", module], check=True, capture_output=True, cwd="/")
-        definition = pathlib.Path(json.loads(told.stdout)["Dir"], file).read_text()
-        yield yaml.safe_load(definition), version, module
+        for file in files:
+            definition = pathlib.Path(json.loads(told.stdout)["Dir"], file).read_text()
+            yield yaml.safe_load(definition), version, module
 
 
 def of_strimzi():

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Checks the rules: each metric that they name exists, each alert has a section in the runbooks and a test, and the
+tests pass. With --write, it first copies the rules into the manifest of the Prometheus operator.
+
+It needs PyYAML and promtool, which is in Debian's package `prometheus`. It also checks that it finds faults, since a check
+that finds none looks the same as one that does not look.
+"""
+
+import copy
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import yaml
+
+FOLDER = pathlib.Path(__file__).parent
+DEPLOY = FOLDER.parent
+RULES = FOLDER / "rules.yml"
+TESTS = FOLDER / "rules.test.yml"
+MANIFEST = DEPLOY / "kubernetes/components/monitoring/rules.yaml"
+# Labels that Prometheus adds, and that of a histogram's buckets.
+LABELS_OF_ALL = {"job", "instance", "le"}
+SEVERITIES = {"critical", "warning"}
+
+
+def series():
+    """Returns the labels of each series that the services have."""
+    rows = re.findall(r"^\| `(stampede_\w+)` \| (\w+) \| ([^|]*) \|", (DEPLOY / "METRICS.md").read_text(), re.MULTILINE)
+    known = {}
+    for name, kind, labels in rows:
+        for suffix in ("_bucket", "_sum", "_count") if kind == "histogram" else ("",):
+            known.setdefault(name + suffix, set()).update(re.findall(r"`(\w+)`", labels), LABELS_OF_ALL)
+    return known
+
+
+def sections():
+    """Returns the text of the runbooks by alert."""
+    alerts = (DEPLOY / "RUNBOOKS.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
+    return {part.partition("\n")[0]: part for part in alerts.split("\n### ")[1:]}
+
+
+def faults_of_expression(name, expression, known, recorded):
+    for metric, selector in re.findall(r"\b(stampede_\w+)(?:\{([^}]*)\})?", expression):
+        if metric not in known:
+            yield f"{name}: no service has the metric {metric}"
+            continue
+        for label in re.findall(r"(\w+)\s*(?:=|!)", selector):
+            if label not in known[metric]:
+                yield f"{name}: {metric} has no label {label}"
+    for metric in re.findall(r"\bstampede:\w+(?::\w+)?", expression):
+        if metric not in recorded:
+            yield f"{name}: no rule records {metric}"
+
+
+def faults_of_alert(rule, books, tests):
+    name, notes = rule["alert"], rule.get("annotations", {})
+    if rule.get("labels", {}).get("severity") not in SEVERITIES:
+        yield f"{name}: no severity"
+    for note in ("summary", "description"):
+        if not notes.get(note):
+            yield f"{name}: no {note}"
+    if notes.get("runbook_url") != f"deploy/RUNBOOKS.md#{name.lower()}":
+        yield f"{name}: its runbook_url is not that of its section"
+    if "Over: " not in books.get(name, "").replace("\n", " "):
+        yield f"{name}: the runbooks do not say what to do and when it is over"
+    expected = [each["exp_samples"] for test in tests if test["name"] == name for each in test["promql_expr_test"]]
+    if not any(expected) or all(expected):
+        # That of the objectives has others in the same test that do not fire.
+        if not (any(expected) and name.startswith("Slo")):
+            yield f"{name}: no test in which it fires and does not fire"
+
+
+def faults_of(groups, tests):
+    """Returns all faults of the rules."""
+    rules = [rule for group in groups for rule in group["rules"]]
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    known, books, faults = series(), sections(), []
+    for rule in rules:
+        faults += faults_of_expression(rule.get("alert") or rule["record"], rule["expr"], known, recorded)
+    alerts = [rule for rule in rules if "alert" in rule]
+    for rule in alerts:
+        faults += faults_of_alert(rule, books, tests)
+    names = {rule["alert"] for rule in alerts}
+    return faults + [f"the runbooks describe {name}, which is no alert" for name in sorted(set(books) - names)]
+
+
+def spoil(groups, tests):
+    """Yields faults that the check must find: what is wrong, and the rules and tests with it."""
+
+    def changed(change):
+        copied = copy.deepcopy(groups)
+        alert = next(rule for group in copied for rule in group["rules"] if rule.get("alert") == "RecordsParked")
+        change(alert)
+        return copied, tests
+
+    yield "a metric that does not exist", changed(lambda alert: alert.update(expr="stampede_parking > 0"))
+    yield "a label that does not exist", changed(lambda alert: alert.update(expr='stampede_parked{kind="x"} > 0'))
+    yield "a recorded metric that does not exist", changed(lambda alert: alert.update(expr="stampede:parked > 0"))
+    yield "no severity", changed(lambda alert: alert.pop("labels"))
+    yield "another section", changed(lambda alert: alert["annotations"].update(runbook_url="deploy/RUNBOOKS.md"))
+    yield "no description", changed(lambda alert: alert["annotations"].pop("description"))
+    yield "an alert without a section", changed(lambda alert: alert.update(alert="Parked"))
+    yield "an alert without a test", (groups, [test for test in tests if test["name"] != "RecordsParked"])
+
+
+def manifest():
+    """Returns the manifest with the rules for the Prometheus operator."""
+    head = (
+        "# Copied from deploy/monitoring/rules.yml by its check.py --write.\n"
+        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: stampede\nspec:\n"
+    )
+    text = RULES.read_text()
+    lines = text[text.index("groups:") :].splitlines()
+    return head + "".join(f"  {line}".rstrip() + "\n" for line in lines)
+
+
+def promtool(*args):
+    """Returns what promtool finds wrong."""
+    program = shutil.which("promtool")
+    if program is None:
+        return ["promtool is missing; it is in Debian's package `prometheus`"]
+    ended = subprocess.run([program, *args], cwd=FOLDER, capture_output=True, text=True)
+    return [] if ended.returncode == 0 else [ended.stdout + ended.stderr]
+
+
+def main():
+    if "--write" in sys.argv:
+        MANIFEST.write_text(manifest())
+    groups, tests = yaml.safe_load(RULES.read_text())["groups"], yaml.safe_load(TESTS.read_text())["tests"]
+    faults = faults_of(groups, tests)
+    for what, spoilt in spoil(groups, tests):
+        if set(faults_of(*spoilt)) <= set(faults):
+            faults.append(f"the check does not find {what}")
+    if MANIFEST.read_text() != manifest():
+        faults.append(f"{MANIFEST} has other rules; run check.py --write")
+    faults += promtool("check", "rules", RULES.name) + promtool("test", "rules", TESTS.name)
+    for fault in faults:
+        print(fault)
+    if not faults:
+        print(f"rules: {sum('alert' in rule for group in groups for rule in group['rules'])} alerts fit")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
