@@ -2,7 +2,7 @@
 """Checks the rules: each metric that they name exists, each alert has a section in the runbooks and a test, and the
 tests pass. With --write, it first copies the rules into the manifest of the Prometheus operator.
 
-It needs PyYAML and promtool, which is in Debian's package `prometheus`. It also checks that it finds faults, since a check
+It needs PyYAML and promtool, which `cargo stack setup` installs. It also checks that it finds faults, since a check
 that finds none looks the same as one that does not look.
 """
 
@@ -120,7 +120,7 @@ def promtool(*args):
     """Returns what promtool finds wrong."""
     program = shutil.which("promtool")
     if program is None:
-        return ["promtool is missing; it is in Debian's package `prometheus`"]
+        return ["promtool is missing; `cargo stack setup` installs it"]
     ended = subprocess.run([program, *args], cwd=FOLDER, capture_output=True, text=True)
     return [] if ended.returncode == 0 else [ended.stdout + ended.stderr]
 

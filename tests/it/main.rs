@@ -53,6 +53,7 @@ mod book;
 mod images;
 mod elastic;
 mod upgrades;
+mod observe;
 mod wires;
 mod generators;
 mod edge;

@@ -158,7 +158,7 @@ impl Command {
         match self {
             Self::Setup => {
                 layout.create()?;
-                provision::ensure(&layout.log("apt"))?;
+                provision::ensure_all(&layout.log("apt"))?;
                 println!("All required packages are installed.");
             }
             Self::Up { detach: true, background: false, .. } => return up::in_background(&layout),

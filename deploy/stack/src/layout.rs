@@ -208,6 +208,14 @@ impl Ports {
         self.base + 23
     }
 
+    pub(crate) fn prometheus(self) -> u16 {
+        self.base + 24
+    }
+
+    pub(crate) fn alertmanager(self) -> u16 {
+        self.base + 25
+    }
+
     pub fn kafka(self, broker: u16) -> u16 {
         self.base + broker
     }
@@ -267,6 +275,7 @@ mod tests {
     fn no_two_parts_of_a_stack_share_a_port() {
         let ports = Ports::new(Some(20000));
         let mut all = vec![ports.edge(), ports.edge_control(), ports.edge_itself(), ports.postgres(), ports.redis()];
+        all.extend([ports.prometheus(), ports.alertmanager()]);
         all.extend((1..=NODES).flat_map(|n| [ports.redis_node(n), ports.redis_bus(n)]));
         all.extend((1..=3).flat_map(|n| [ports.kafka(n), ports.kafka_controller(n)]));
         all.extend((1..=MAX_INSTANCES).flat_map(|n| {

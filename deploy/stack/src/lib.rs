@@ -33,6 +33,7 @@ mod scale;
 pub mod deploy;
 pub mod autoscale;
 mod cores;
+mod observe;
 pub mod up;
 mod renew;
 mod test;

@@ -91,6 +91,8 @@ pub enum OnDeath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     Task,
+    /// Stops first, so that a stop raises no alert.
+    Observer,
     Edge,
     Service,
     Redis,

@@ -9,7 +9,7 @@ use crate::part::Part;
 use crate::provision::Tools;
 use crate::services::{self, GrowTools, Profile, Service};
 use crate::size::{Purpose, Size};
-use crate::{edge, kafka, postgres, redis};
+use crate::{edge, kafka, observe, postgres, redis};
 
 /// Returns only the servers; tests start their own services.
 pub(crate) fn servers(
@@ -40,6 +40,9 @@ pub fn system(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> 
     let behind: Vec<_> = services.iter().filter(|part| !part.is_task()).map(|part| part.name.clone()).collect();
     parts.extend(services);
     parts.push(edge::part(layout, tools, size, &behind)?);
+    if size.observe {
+        parts.extend(observe::parts(layout, size)?);
+    }
     Ok(parts)
 }
 

@@ -43,6 +43,9 @@ const REDIS: Need = Need { name: "Redis 7 or newer", find: find::redis, packages
 const NGINX: Need = Need { name: "nginx", find: || find::program("nginx"), packages: &["nginx"] };
 const NGINX_LUA: Need =
     Need { name: "nginx's Lua module", find: find::nginx_modules, packages: &["libnginx-mod-http-lua"] };
+const PROMETHEUS: Need = Need { name: "Prometheus", find: || find::program("prometheus"), packages: &["prometheus"] };
+const ALERTMANAGER: Need =
+    Need { name: "Alertmanager", find: find::alertmanager, packages: &["prometheus-alertmanager"] };
 const OPENSSL: Need = Need { name: "OpenSSL", find: || find::program("openssl"), packages: &["openssl"] };
 
 /// Tools for the services' build: librdkafka is written in C and C++ and built by make.
@@ -56,26 +59,53 @@ const TOOLCHAIN: [Need; 7] = [
     Need { name: "OpenSSL's headers", find: || find::header("openssl/ssl.h"), packages: &["libssl-dev"] },
 ];
 
+/// Programs that watch a stack.
+#[derive(Debug, Clone)]
+pub(crate) struct Observers {
+    pub(crate) prometheus: PathBuf,
+    pub(crate) alertmanager: PathBuf,
+}
+
 /// Returns all programs of the stack, after installing the missing ones. The package manager's output goes to `log`.
 pub fn ensure(log: &Path) -> Result<Tools> {
-    let missing = missing();
-    if !missing.is_empty() {
-        apt::install(&missing, log)?;
-    }
+    install(&missing(), log)?;
     found()
+}
+
+/// Installs the missing ones of all programs that the commands and the checks of a change need. `log` is as in
+/// [`ensure`].
+pub(crate) fn ensure_all(log: &Path) -> Result<()> {
+    let observers = [&PROMETHEUS, &ALERTMANAGER].into_iter().filter(is_missing);
+    install(&missing().into_iter().chain(observers).collect::<Vec<_>>(), log)?;
+    found().map(drop)
+}
+
+/// Returns the programs that watch a stack, after installing the missing ones. `log` is as in [`ensure`].
+pub(crate) fn ensure_observers(log: &Path) -> Result<Observers> {
+    let missing: Vec<_> = [&PROMETHEUS, &ALERTMANAGER].into_iter().filter(is_missing).collect();
+    install(&missing, log)?;
+    Ok(Observers { prometheus: ensure_one(&PROMETHEUS, log)?, alertmanager: ensure_one(&ALERTMANAGER, log)? })
 }
 
 /// Returns a program that only some commands need, after installing it if necessary. `log` is as in [`ensure`].
 pub fn ensure_one(need: &'static Need, log: &Path) -> Result<PathBuf> {
-    if (need.find)().is_none() {
+    if is_missing(&need) {
         apt::install(&[need], log)?;
     }
     (need.find)().with_context(|| format!("{} is still missing after its package was installed", need.name))
 }
 
+fn install(missing: &[&'static Need], log: &Path) -> Result<()> {
+    if missing.is_empty() { Ok(()) } else { apt::install(missing, log) }
+}
+
+fn is_missing(need: &&Need) -> bool {
+    (need.find)().is_none()
+}
+
 fn missing() -> Vec<&'static Need> {
     const SERVERS: [&Need; 7] = [&JAVA, &MAVEN, &POSTGRES, &REDIS, &NGINX, &NGINX_LUA, &OPENSSL];
-    TOOLCHAIN.iter().chain(SERVERS).filter(|need| (need.find)().is_none()).collect()
+    TOOLCHAIN.iter().chain(SERVERS).filter(is_missing).collect()
 }
 
 fn found() -> Result<Tools> {

@@ -62,6 +62,9 @@ pub struct Wanted {
     /// rush one line stands for a hundred requests beyond that, and 0 switches the log off
     #[arg(long, default_value_t = access_log::LINES, value_name = "LINES", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     access_log: u32,
+    /// Also start Prometheus with the alerts, and Alertmanager
+    #[arg(long)]
+    observe: bool,
     /// Start only Kafka, Postgres and Redis
     #[arg(long, hide = true)]
     pub(crate) servers_only: bool,
@@ -103,6 +106,7 @@ impl Default for Wanted {
             limits: Limits::default(),
             origins: Origins::default(),
             access_log: access_log::LINES,
+            observe: false,
             servers_only: false,
             as_built: false,
         }
@@ -130,6 +134,8 @@ pub struct Size {
     pub origins: Origins,
     /// Lines of the access log a second and worker, before lines are left out.
     pub access_log: u32,
+    /// Set if Prometheus and Alertmanager run as well.
+    pub observe: bool,
     pub servers_only: bool,
     pub as_built: bool,
 }
@@ -237,6 +243,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         cores: millicores,
         payment_window: payment_window_secs,
         access_log,
+        observe,
         servers_only,
         as_built,
         ..
@@ -256,6 +263,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         limits,
         origins,
         access_log,
+        observe,
         servers_only,
         as_built,
     })

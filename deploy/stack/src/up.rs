@@ -19,7 +19,7 @@ use crate::services::{self, Profile};
 use crate::size::{PAYMENT_WINDOW_SECS, Size, Wanted};
 use crate::status::{Phase, Status};
 use crate::supervisor::{Ended, Supervisor, Words};
-use crate::{cores, grow, logs, process, provision};
+use crate::{cores, grow, logs, observe, process, provision};
 
 /// The exit status that a shell reports after Ctrl-C, although the shutdown was orderly.
 const SIGNALLED: u8 = 130;
@@ -53,12 +53,13 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
 fn run(layout: &Layout, options: &Options) -> Result<ExitCode> {
     let (_lock, parts, size) = prepare(layout, options)?;
     let (edge, started) = (address(layout)?, layout);
+    let observers = if size.observe { observe::addresses(layout) } else { String::new() };
     let url = if options.wanted.servers_only { String::new() } else { edge.url.clone() };
     let supervisor = Supervisor::new(layout.clone(), parts, url, Words::All)?;
     let supervisor = supervisor.elastic(size, services::binaries(options.profile)?);
     let ended = supervisor.run(|status| {
         // Standard output may be closed by now.
-        let _ = io::stdout().write_all(welcome(status, started, &edge).as_bytes());
+        let _ = io::stdout().write_all((welcome(status, started, &edge) + &observers).as_bytes());
     })?;
     Ok(match ended {
         Ended::Asked => ExitCode::SUCCESS,

@@ -40,6 +40,11 @@ pub(super) fn redis() -> Option<PathBuf> {
     candidates("redis-server").into_iter().find(|path| is_new_enough(path, "--version", MIN_REDIS))
 }
 
+/// Returns Alertmanager, which Debian calls by another name.
+pub(super) fn alertmanager() -> Option<PathBuf> {
+    program("prometheus-alertmanager").or_else(|| program("alertmanager"))
+}
+
 /// Returns the folder of nginx's Lua module and of the NDK module that it requires.
 pub(crate) fn nginx_modules() -> Option<PathBuf> {
     let dirs = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];

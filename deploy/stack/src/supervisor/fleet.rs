@@ -11,10 +11,10 @@ use super::Supervisor;
 use super::member::{Member, Stage};
 use crate::control::Reply;
 use crate::edge::peers::{self, Peers};
-use crate::logs;
 use crate::services::{self, Service};
 use crate::size::Size;
 use crate::status::Phase;
+use crate::{logs, observe};
 
 /// Time for which an instance serves after the edge has ceased to send requests to it: the edge may have chosen it for a
 /// request that has not arrived yet.
@@ -71,6 +71,7 @@ impl Supervisor {
             self.members.len() - 1
         });
         self.members[index].try_out(part, Instant::now() + within, reply.clone());
+        self.tell_prometheus();
         None
     }
 
@@ -86,12 +87,14 @@ impl Supervisor {
         let lingers = self.leave_edge(index);
         let member = &mut self.members[index];
         member.is_removed = true;
-        if member.runs() {
+        let runs = member.runs();
+        if runs {
             member.stop_for(reply.clone(), lingers);
-            return None;
+        } else {
+            member.enter(Stage::Stopped);
         }
-        member.enter(Stage::Stopped);
-        Some(Reply::Done(format!("{name} has stopped")))
+        self.tell_prometheus();
+        (!runs).then(|| Reply::Done(format!("{name} has stopped")))
     }
 
     /// Makes the edge send requests to an instance that is ready, and tells an edge that has just started about all.
@@ -130,6 +133,18 @@ impl Supervisor {
         }
     }
 
+    /// Makes Prometheus ask all instances, also those that are down, except the removed ones.
+    fn tell_prometheus(&self) {
+        if self.fleet.as_ref().is_none_or(|fleet| !fleet.size.observe) {
+            return;
+        }
+        let kept = self.members.iter().filter(|member| !member.is_removed);
+        let instances = kept.filter_map(|member| Service::of_instance(&member.part.name));
+        if let Err(error) = observe::store_targets(&self.layout, instances) {
+            self.announce(&format!("{error:#}"));
+        }
+    }
+
     /// Gives up added instances that are not ready in time.
     pub(super) fn end_trials(&mut self) {
         for index in 0..self.members.len() {
@@ -154,6 +169,7 @@ impl Supervisor {
         member.reply_all(|name| Reply::Failed(format!("{name} {why}\nlast lines of {}:\n{end}", log.display())));
         member.stop();
         self.say(index, why);
+        self.tell_prometheus();
     }
 
     /// Stops instances that have served what was on its way to them.
