@@ -15,9 +15,12 @@ use crate::fixture::{eventually, free_addr};
 /// Module of the control plane's programs.
 const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes");
 const KWOK: &str = "sigs.k8s.io/kwok@v0.8.0";
-/// Stages of a simulated node and of its pods, in kwok's module: a pod becomes ready, or complete, at once.
+/// Stages of a simulated node and of its pods, in kwok's module: a pod becomes ready, or complete, at once, but for
+/// `READY_LATER`.
 const STAGES: &str = "kustomize/stage";
 const STAGE_FOLDERS: [&str; 3] = ["node/fast", "node/heartbeat", "pod/fast"];
+/// Beginning of the stage that makes a pod ready, with a delay: one that is missing for less would not be seen.
+const READY_LATER: &str = "name: pod-ready\nspec:\n  delay:\n    durationMilliseconds: 2000\n";
 /// Folder in which `deploy/kubernetes/check.py` keeps a kubectl.
 const FETCHED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.stack/checkers");
 /// Version that the API server reports.
@@ -243,11 +246,13 @@ fn stages(folder: &Path) -> String {
     for inner in STAGE_FOLDERS {
         for file in fs::read_dir(folder.join(inner)).unwrap().map(|file| file.unwrap().path()) {
             if file.extension().is_some_and(|kind| kind == "yaml") && !file.ends_with("kustomization.yaml") {
+                let stage = fs::read_to_string(&file).unwrap();
                 stages.push_str("---\n");
-                stages.push_str(&fs::read_to_string(file).unwrap());
+                stages.push_str(&stage.replace("name: pod-ready\nspec:\n", READY_LATER));
             }
         }
     }
+    assert!(stages.contains(READY_LATER), "kwok's stage begins as expected");
     stages
 }
 
