@@ -75,7 +75,10 @@ pub(super) fn draw(report: &Report) -> String {
             &mut svg,
             format_args!("<rect x=\"{x:.1}\" y=\"36\" width=\"{width:.1}\" height=\"{high}\" fill=\"{fill}\"/>"),
         );
-        text(&mut svg, (x + 4.0, 51.0), INK, phase.name);
+        put(
+            &mut svg,
+            format_args!("<text x=\"{:.1}\" y=\"51\" font-size=\"11\" fill=\"{INK}\">{}</text>", x + 3.0, phase.name),
+        );
     }
     for (number, one) in moves.iter().enumerate() {
         mark(&mut svg, number, one, bottom - GAP, |at| x(at.clamp(0.0, length)));
@@ -165,10 +168,12 @@ fn draw_panel(svg: &mut String, panel: &Panel, top: f64, length: f64, x: impl Fn
         line(svg, (x(0.0), y(*value)), (x(length), y(*value)), colour, " stroke-dasharray=\"5 4\"");
         at = legend(svg, (at, top - 8.0), name, colour, " stroke-dasharray=\"5 4\"");
     }
-    for Line { name, colour, points } in &panel.lines {
-        let mut path = String::new();
-        let mut before: Option<f64> = None;
-        for (at, value) in points {
+    for (number, Line { name, colour, points }) in panel.lines.iter().enumerate() {
+        // Equal numbers of instances are drawn beside each other.
+        let beside = if panel.scale == Scale::Steps { 2.0 * number as f64 - 2.0 } else { 0.0 };
+        let y = |value| y(value) - beside;
+        let (mut path, mut before) = (String::new(), None::<f64>);
+        for (at, value) in points.iter().filter(|(at, _)| *at <= length) {
             if let Some(before) = before.filter(|_| panel.scale == Scale::Steps) {
                 put(&mut path, format_args!("{:.1},{before:.1}", x(*at)));
             }
