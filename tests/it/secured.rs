@@ -158,7 +158,9 @@ impl Load {
                     let restock = json!({ "quantity": 1 });
                     let token = client.post_with("/v1/products/cd/restock", &[once, staff], restock).await;
                     let token = token.accepted(&["product.restocked.v1"]).token();
-                    let answer = client.get_with("/v1/products/cd", &[once, ("consistency-token", &token)]).await;
+                    // The views stand still while one projector takes over from another.
+                    let headers = [once, ("consistency-token", token.as_str()), ("prefer", "wait=10")];
+                    let answer = client.get_with("/v1/products/cd", &headers).await;
                     assert_eq!(answer.status, 200, "{answer:?}");
                     count.fetch_add(1, Ordering::Relaxed);
                 }
