@@ -30,12 +30,14 @@ const COMPOSE: &str = "needs the images of other projects; it::images runs the f
 const CLUSTER: &str = "needs a cluster; it::kubernetes runs it on a control plane";
 
 /// Commands that no test runs as they are written: the document, the beginning of the command, and the reason.
-const NOT_RUN: [(&str, &str, &str); 21] = [
+const NOT_RUN: [(&str, &str, &str); 23] = [
     ("README.md", "cargo stack up", "stays in the foreground; the path above runs it in the background"),
     ("README.md", "cargo stack test", GATES),
     (BOOK, "compose/secrets.sh", COMPOSE),
     (BOOK, "docker compose", COMPOSE),
     (BOOK, "curl -i http://127.0.0.1:8080/v1/products/cd-1/register -H \"Authorization", COMPOSE),
+    (BOOK, "cargo stack renew  ", "the path has it"),
+    (BOOK, "cargo stack renew --", "it::secured runs it while clients send requests"),
     (BOOK, "deploy/kubernetes/secrets.sh", CLUSTER),
     (BOOK, "kubectl", CLUSTER),
     (BOOK, "for service in statefulset/command-api", CLUSTER),
