@@ -93,6 +93,7 @@ async fn scales(cluster: &ControlPlane, handbook: &Handbook) {
     for workload in WORKLOADS.into_iter().filter(|workload| !handbook.scale.contains(workload)) {
         cluster.kubectl(&["scale", workload, "--replicas=3"]).await;
     }
+    cluster.script(&handbook.restart).await;
     rolls_out(cluster).await;
     // Applying the manifests again does not undo it.
     cluster.script(&handbook.install).await;

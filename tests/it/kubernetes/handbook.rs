@@ -9,6 +9,8 @@ pub(super) struct Handbook {
     pub(super) install: String,
     /// From one build to the next.
     pub(super) upgrade: String,
+    /// Restarts what reads a secret at its start alone.
+    pub(super) restart: String,
     /// Makes three instances of query-api.
     pub(super) scale: String,
     /// Drains the node `NODE`.
@@ -26,12 +28,14 @@ impl Handbook {
         let blocks =
             parts.iter().skip(1).step_by(2).map(|block| block.strip_prefix("sh\n").expect("a shell's commands"));
         let inline = parts.iter().step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2));
-        let inline = inline.filter(|code| code.starts_with("kubectl ")).map(|code| code.replace("\n  ", " "));
+        let inline = inline
+            .filter(|code| code.starts_with("kubectl "))
+            .map(|code| code.split_whitespace().collect::<Vec<_>>().join(" "));
         let (blocks, inline): (Vec<_>, Vec<_>) = (blocks.map(str::to_owned).collect(), inline.collect());
-        let ([install, upgrade], [scale, drain]) = (&blocks[..], &inline[..]) else {
+        let ([install, upgrade], [restart, scale, drain]) = (&blocks[..], &inline[..]) else {
             panic!("the test runs other commands than {blocks:?} and {inline:?}")
         };
-        let [install, upgrade, scale, drain] = [install, upgrade, scale, drain].map(String::clone);
-        Self { install, upgrade, scale, drain }
+        let [install, upgrade, restart, scale, drain] = [install, upgrade, restart, scale, drain].map(String::clone);
+        Self { install, upgrade, restart, scale, drain }
     }
 }
