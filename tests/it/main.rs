@@ -42,6 +42,7 @@ mod lists;
 mod audit;
 mod rebuild;
 mod roles;
+mod groups;
 mod growing;
 mod parked;
 mod outages;

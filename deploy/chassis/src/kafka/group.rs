@@ -152,7 +152,9 @@ fn poll(
             changed
         });
     }
-    // Dropping the consumer leaves the group, which rebalances at once.
+    // Dropping the consumer leaves the group, which rebalances at once. Unsubscribing comes first: a consumer without
+    // partitions that is about to join again is closed without a word to the broker, which then waits for it.
+    consumer.unsubscribe();
     drop(consumer);
 }
 
