@@ -116,14 +116,17 @@ impl App {
         tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");
         let admin = admin.serve(shutdown.clone())?;
         let mut tasks = Tasks::new();
-        tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, shutdown.clone()));
+        // Requests in flight may wait for the views, so these are tracked until the last one has been answered.
+        let answered = Shutdown::new();
+        tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, answered.clone()));
         let (wrong, mut wrong_settings) = watch::channel(None);
         let told = Settings::default().with(settings::REDIS_PREFIX, config.redis_prefix);
         tasks.spawn("settings", compare_settings(reads.clone(), told, wrong, shutdown.clone()));
         let router = http::router(reads, config.public_url.into());
         let border = http::border(config.cors_origins);
         let limits = chassis::http::Limits::new(config.grace);
-        tasks.spawn("http", chassis::http::serve(http, router, border, limits, shutdown.clone()));
+        let serving = chassis::http::serve(http, router, border, limits, shutdown.clone());
+        tasks.spawn("http", serving.map(move |()| answered.trigger()));
         tokio::select! {
             () = shutdown.requested() => {}
             Ok(()) = wrong_settings.changed() => shutdown.trigger(),

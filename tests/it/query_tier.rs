@@ -327,6 +327,29 @@ async fn ten_thousand_that_wait_for_their_token_cost_little_and_are_all_answered
 }
 
 #[tokio::test]
+async fn a_query_that_waits_while_its_instance_drains_gets_what_it_waits_for() {
+    let shop = Shop::with_views(1).await;
+    let (command_api, projector, query_api) =
+        (shop.command_api().await, shop.projector().await, shop.query_api().await);
+    let token = register(&command_api.client(), "cd").await;
+    assert_eq!(shown(&query_api.client(), "cd", &token).await.status, 200);
+    projector.stop().await;
+    let token = command_api.client().post("/v1/products/cd/reprice", json!({ "price_cents": 7 })).await.token();
+    let client = query_api.client();
+    let waiting = tokio::spawn(async move {
+        let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=5")];
+        client.get_with("/v1/products/cd", &fresh).await
+    });
+    eventually("the query waits", async || {
+        (metric(&query_api.admin_client(), "stampede_token_waiters").await == 1).then_some(())
+    })
+    .await;
+    let (ended, projector) = tokio::join!(query_api.stop(), shop.projector());
+    assert_eq!(waiting.await.unwrap().status, 200);
+    drop((ended, projector));
+}
+
+#[tokio::test]
 async fn a_token_that_was_never_given_is_refused_within_three_seconds_and_a_true_one_waits() {
     let shop = Shop::with_views(2).await;
     let (command_api, projector, query_api) =
