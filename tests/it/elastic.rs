@@ -130,15 +130,15 @@ pub(crate) fn programs() -> PathBuf {
     PathBuf::from(server("TEST_BIN_DIR"))
 }
 
-/// Makes a build whose projector never gets ready.
+/// Makes a build whose projector never gets ready, although its tools work.
 fn broken_build(folder: &Path) {
     fs::create_dir_all(folder).unwrap();
     for program in ["command-api", "query-api"] {
         symlink(programs().join(program), folder.join(program)).unwrap();
     }
     let projector = folder.join("projector");
-    let migrates = programs().join("projector");
-    let script = format!("#!/bin/sh\n[ \"$1\" = migrate ] && exec {} migrate\nexec sleep 60\n", migrates.display());
+    let works = programs().join("projector");
+    let script = format!("#!/bin/sh\n[ $# -gt 0 ] && exec {} \"$@\"\nexec sleep 60\n", works.display());
     fs::write(&projector, script).unwrap();
     fs::set_permissions(&projector, PermissionsExt::from_mode(0o755)).unwrap();
 }
