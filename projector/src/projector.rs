@@ -120,11 +120,7 @@ impl Projector {
         if self.failure.is_none() {
             self.ready.postgres.ready();
         }
-        let Some(assigned) = self.assignment.borrow_and_update().clone() else {
-            // Not ready yet: whoever ends another instance in its place would leave its partitions to nobody.
-            changed(&mut self.assignment, shutdown).await;
-            return Ok(());
-        };
+        let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
         self.stops.look(&assigned, &self.config);
         let other_folds = OtherFolds::find(&store, self.config.feeds).await?;
         self.notice.tell(&other_folds);
