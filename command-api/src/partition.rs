@@ -368,11 +368,10 @@ impl<R> Partition<R> {
         self.memory.last_at = at;
         self.memory.aggregates.apply(&request.aggregate, events, version, offset, at);
         let repeat = Repeat { offset, fingerprint: request.fingerprint, version, events: names.into() };
-        let answer = repeat.accepted(self.partition);
+        let answer = repeat.accepted(self.partition).naming_order(&request.command);
         if let Some(key) = request.remembered_key() {
             self.memory.repeats.insert(&request.aggregate, key.as_str(), at, repeat);
         }
-        let answer = answer.naming_order(&request.command);
         self.pending.push(Pending { needs: seq, may_count: true, answer, request });
     }
 
