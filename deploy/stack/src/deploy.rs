@@ -147,8 +147,14 @@ impl<F: FnMut(&Move)> Rollout<'_, F> {
     }
 
     fn end_others(&mut self, service: Service, wanted: &Programs) -> Result<()> {
-        let others = self.programs(service)?.into_keys().filter(|number| !wanted.contains_key(number));
-        others.collect::<Vec<_>>().into_iter().try_for_each(|number| self.remove(service, number))
+        for number in self.programs(service)?.into_keys().filter(|number| !wanted.contains_key(number)) {
+            let removed = self.remove(service, number);
+            // The supervisor itself removes an instance that did not get ready, at this very moment.
+            if removed.is_err() && self.programs(service)?.contains_key(&number) {
+                return removed;
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, service: Service, number: u16, folder: &Path) -> Result<()> {
