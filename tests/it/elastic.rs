@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::fixture::{Answer, Client, server};
+use crate::fixture::{Answer, Client, eventually, server};
 use crate::stack::{Stack, text};
 
 pub(crate) const ONE_OF_EACH: [&str; 6] = ["--command-apis", "1", "--query-apis", "1", "--projectors", "1"];
@@ -34,9 +34,14 @@ pub(crate) struct Outcome {
 
 impl OpenLoop {
     pub(crate) async fn start(client: Client) -> Self {
-        for product in 0..PRODUCTS {
+        for path in (0..PRODUCTS).map(|product| format!("/v1/products/p-{product}")) {
             let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
-            client.post(&format!("/v1/products/p-{product}/register"), registered).await;
+            client.post(&format!("{path}/register"), registered).await;
+            // Some of the queries take what is shown.
+            eventually("the product is shown", async || {
+                (client.get_with(&path, &[("prefer", "wait=0")]).await.status == 200).then_some(())
+            })
+            .await;
         }
         let enough = Arc::new(AtomicBool::new(false));
         let running = tokio::spawn(run(client, enough.clone()));
