@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
 
+pub mod documents;
 #[cfg(test)]
-mod documents;
+mod links;

@@ -1,10 +1,9 @@
 //! The commands of the repository's documents, and what the documents say that they print.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Folders of build output and of installed programs.
-const NOT_OURS: [&str; 4] = ["target", ".git", ".stack", "node_modules"];
+use tests::documents::{self, root};
 
 /// A command of a document.
 #[derive(Debug, Clone)]
@@ -18,16 +17,10 @@ pub(super) struct Command {
     pub(super) prints: Vec<String>,
 }
 
-pub(super) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is below the root")
-}
-
 /// Returns the commands of every document.
 pub(super) fn all() -> Vec<Command> {
-    let mut paths = documents(root());
-    paths.sort();
     let relative = |path: &Path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-    paths.iter().flat_map(|path| of_document(&relative(path))).collect()
+    documents::all().iter().flat_map(|path| of_document(&relative(path))).collect()
 }
 
 /// Returns the commands of a document, in their order: the lines of its `sh` blocks, and those of its `console` blocks
@@ -95,17 +88,4 @@ fn expect(commands: &mut [Command], line: &str) {
     if !line.trim().is_empty() {
         commands.last_mut().expect("output follows a command").prints.push(line.to_owned());
     }
-}
-
-fn documents(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.is_dir() && !NOT_OURS.contains(&name) {
-            found.extend(documents(&path));
-        } else if name.ends_with(".md") {
-            found.push(path);
-        }
-    }
-    found
 }

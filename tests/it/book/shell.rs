@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use tests::documents::root;
 use tokio::process;
 
-use super::blocks::{Command, root};
+use super::blocks::Command;
 use crate::fixture::server;
 use crate::stack::{Stack, base_port};
 
