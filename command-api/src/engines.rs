@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
-use chassis::kafka::group::{Assignment, Group};
+use chassis::kafka::group::{Assignment, Group, Losses};
 use chassis::shutdown::{Shutdown, Tasks};
 use chassis::tls;
 use schemas::topic::coordination_topic;
@@ -198,7 +198,8 @@ impl Membership {
         match &self.share {
             Share::Assigned if self.group.is_none() => {
                 let sender = self.sender.clone();
-                self.group = Some(Group::join(&self.kafka, "command-api", &self.topic, &self.topic, sender)?);
+                self.group =
+                    Some(Group::join(&self.kafka, "command-api", &self.topic, &self.topic, Losses::AtOnce, sender)?);
             }
             Share::Assigned => {}
             Share::These(share) => _ = self.sender.send_replace(Some(Arc::new(share.clone()))),

@@ -39,7 +39,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use chassis::admin::AdminServer;
-use chassis::kafka::group::Group;
+use chassis::kafka::group::{Group, Losses};
 use chassis::kafka::topic::TopicFacts;
 use chassis::listeners::Listeners;
 use chassis::readiness::{Condition, Readiness};
@@ -109,7 +109,8 @@ impl App {
         self.readiness.clone()
     }
 
-    /// Folds the assigned partitions until shutdown. A batch in flight is finished first.
+    /// Folds the assigned partitions until shutdown, and then until other instances have them. A batch in flight is
+    /// finished first.
     ///
     /// The future is boxed so that this crate compiles it, once, rather than each program that polls it.
     pub fn run(self, shutdown: Shutdown) -> BoxFuture<'static, anyhow::Result<()>> {
@@ -127,16 +128,18 @@ impl App {
             kafka.await_topic(&coordination_topic(&topic.name), judge, &ready.log, &shutdown).await?;
             settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
             let mut tasks = Tasks::new();
+            // Requested once other instances have this one's partitions, so that the views never stand still.
+            let end = Shutdown::new();
             let (expected, told) = (topic.clone(), metrics.clone());
             let judge =
                 move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
             let tell = move |differs| told.topic_differs(differs);
-            tasks.spawn("topic", kafka.clone().watch_topic(topic.name.clone(), judge, tell, shutdown.clone()));
+            tasks.spawn("topic", kafka.clone().watch_topic(topic.name.clone(), judge, tell, end.clone()));
             let to_commands =
                 commands.map(|commands| PartitionQueues::start(commands, partitions, metrics.clone(), &mut tasks));
             // This is the only place that sets it, so it cannot fail.
             let _ = to_commands.as_ref().map(|to_commands| queues.set(to_commands.weak()));
-            let mut runtime = Runtime { tasks: &mut tasks, shutdown: &shutdown };
+            let mut runtime = Runtime { tasks: &mut tasks, shutdown: &end };
             let reactors = start_reactor(&config, partitions, &metrics, to_commands, reactor_ready, &mut runtime)?;
             let grace = config.grace;
             let projectors = start_projector(config, partitions, metrics, ready, &mut runtime)?;
@@ -144,10 +147,14 @@ impl App {
                 () = shutdown.requested() => {}
                 Some((_, result)) = tasks.ended() => result?,
             }
+            // Blocks.
+            let groups = projectors.into_iter().chain(reactors);
+            let handed_over = groups.map(|group| tokio::task::spawn_blocking(|| group.hand_over()));
+            for handed_over in handed_over.collect::<Vec<_>>() {
+                handed_over.await?;
+            }
+            end.trigger();
             tasks.drain(grace).await?;
-            // Leaving the groups blocks. Other members take over afterwards.
-            let leave = move || projectors.into_iter().chain(reactors).for_each(Group::leave);
-            tokio::task::spawn_blocking(leave).await?;
         }
         admin.stop().await;
         Ok(())
@@ -175,7 +182,7 @@ fn start_projector(
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
     let name = format!("{topic}.projectors.{}", config.feeds.names());
-    let group = Group::join(&config.kafka, "projector", &name, &coordination_topic(topic), sender)?;
+    let group = Group::join(&config.kafka, "projector", &name, &coordination_topic(topic), Losses::AtTheEnd, sender)?;
     let cache = Cache::connect(&config.redis, &config.redis_prefix)?;
     let (redis, keys) = cache.connection();
     let log_end = LogEnd::new(&config.kafka, topic, redis.clone(), keys)?;
@@ -216,8 +223,14 @@ fn start_reactor(
     };
     let (sender, assignment) = watch::channel(None);
     let topic = &config.topic.name;
-    let group =
-        Group::join(&config.kafka, "reactor", &format!("{topic}.reactors"), &coordination_topic(topic), sender)?;
+    let group = Group::join(
+        &config.kafka,
+        "reactor",
+        &format!("{topic}.reactors"),
+        &coordination_topic(topic),
+        Losses::AtTheEnd,
+        sender,
+    )?;
     let deadlines = Deadlines { postgres: config.postgres.clone(), queues: queues.clone(), metrics: metrics.clone() };
     let unconfirmed = Unconfirmed {
         postgres: config.postgres.clone(),

@@ -94,15 +94,7 @@ async fn request(client: &Client, number: u32) -> Result<(), String> {
         1 => {
             let token = is_good(client.try_post(&format!("{path}/restock"), &[], quantity).await)?.token();
             let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
-            let mut again = 0..2;
-            loop {
-                let answer = client.try_send(Method::GET, &path, &fresh, None).await;
-                // The views stand still while one projector takes over from another.
-                let is_not_yet = answer.as_ref().is_ok_and(|answer| answer.status == 503);
-                if !is_not_yet || again.next().is_none() {
-                    return is_good(answer).map(drop);
-                }
-            }
+            is_good(client.try_send(Method::GET, &path, &fresh, None).await).map(drop)
         }
         2 => is_good(client.try_send(Method::GET, &path, &[("prefer", "wait=0")], None).await).map(drop),
         _ => {

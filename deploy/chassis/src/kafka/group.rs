@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,21 @@ const POLL: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Time without a tick after which the runtime counts as hung.
 const HANGS_AFTER: Duration = Duration::from_secs(2);
+/// Upper bound of a rebalance, which a dead member delays by the session timeout of six seconds.
+const REBALANCES_WITHIN: Duration = Duration::from_secs(8);
+/// Interval at which a member that has left looks whether the rebalance has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// When a member learns that the group takes partitions away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Losses {
+    /// When the rebalance begins: for services whose members request partitions from their previous owner.
+    AtOnce,
+    /// When the rebalance ends, up to a second later, and others have the partitions, so that these never stand still:
+    /// for services in which two members may have a partition for a moment.
+    AtTheEnd,
+}
 
 /// The partitions that this instance should take; `None` before the group's first assignment.
 pub type Assignment = Option<Arc<BTreeSet<u32>>>;
@@ -50,6 +65,8 @@ pub enum GroupError {
 /// This instance's membership. Dropping it leaves the group shortly afterwards.
 #[derive(Debug)]
 pub struct Group {
+    kafka: KafkaSettings,
+    name: String,
     stopped: Arc<AtomicBool>,
     ticking: AbortHandle,
     /// Thread that polls the group; `None` after leaving it.
@@ -64,16 +81,33 @@ struct Heartbeat {
 }
 
 struct Listener {
-    joined: AtomicBool,
+    losses: Losses,
+    /// Number of assignments after which the member's partitions are announced.
+    missing: AtomicU8,
+}
+
+impl Listener {
+    /// A member that is to lose partitions revokes them, is assigned what it keeps, and joins again for the second
+    /// round, in which the others are assigned what it has revoked.
+    const AFTER_A_REVOCATION: u8 = 2;
+
+    fn rebalances(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) > 0
+    }
 }
 
 impl ClientContext for Listener {}
 
 impl ConsumerContext for Listener {
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if matches!(rebalance, Rebalance::Assign(_)) {
-            self.joined.store(true, Ordering::Relaxed);
-        }
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let missing = match rebalance {
+            Rebalance::Assign(_) => self.missing.load(Ordering::Relaxed).saturating_sub(1),
+            // A member that was excluded has lost them already.
+            Rebalance::Revoke(_) if self.losses == Losses::AtOnce || consumer.assignment_lost() => 0,
+            Rebalance::Revoke(_) => Self::AFTER_A_REVOCATION,
+            Rebalance::Error(_) => return,
+        };
+        self.missing.store(missing, Ordering::Relaxed);
     }
 }
 
@@ -85,9 +119,10 @@ impl Group {
         client_id: &str,
         group: &str,
         topic: &str,
+        losses: Losses,
         assignment: watch::Sender<Assignment>,
     ) -> Result<Self, GroupError> {
-        let context = Listener { joined: AtomicBool::new(false) };
+        let context = Listener { losses, missing: AtomicU8::new(1) };
         let consumer: BaseConsumer<Listener> = kafka.member(client_id, group).create_with_context(context)?;
         consumer.subscribe(&[topic])?;
         let stopped = Arc::new(AtomicBool::new(false));
@@ -104,11 +139,36 @@ impl Group {
                 heartbeat.tick();
             }
         });
-        Ok(Self { stopped, ticking: ticking.abort_handle(), thread: Some(thread) })
+        let (kafka, name) = (kafka.clone(), group.to_owned());
+        Ok(Self { kafka, name, stopped, ticking: ticking.abort_handle(), thread: Some(thread) })
     }
 
-    /// Leaves the group and waits until it is done. Blocks: call it from a plain thread.
+    /// Leaves the group and waits until the broker knows. Blocks: call it from a plain thread.
     pub fn leave(mut self) {
+        self.end();
+    }
+
+    /// Leaves the group and waits until its other members, if there are any, have been assigned this one's partitions.
+    /// Does not wait if the broker does not answer. Blocks: call it from a plain thread.
+    pub fn hand_over(mut self) {
+        self.end();
+        let begun = Instant::now();
+        let outcome = self.kafka.admin("group").create().and_then(|observer: BaseConsumer| {
+            while begun.elapsed() < REBALANCES_WITHIN {
+                let found = observer.fetch_group_list(Some(&self.name), ANSWERS_WITHIN)?;
+                if !found.groups().iter().any(|group| group.state().ends_with("Rebalance")) {
+                    return Ok(());
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::warn!(error = %error, "the broker does not tell whether other instances have the partitions");
+        }
+    }
+
+    fn end(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the group's thread panicked");
@@ -130,6 +190,8 @@ fn poll(
     heartbeat: &Heartbeat,
     assignment: &watch::Sender<Assignment>,
 ) {
+    // When the last rebalance had ended; `None` before the first assignment.
+    let mut settled = None::<Instant>;
     while !stopped.load(Ordering::Relaxed) {
         if heartbeat.is_silent() {
             std::thread::sleep(POLL);
@@ -138,8 +200,10 @@ fn poll(
         if let Some(Err(error)) = consumer.poll(POLL) {
             tracing::debug!(error = %error, "polling the group failed; remaining a member");
         }
-        if !consumer.context().joined.load(Ordering::Relaxed) {
-            continue;
+        match consumer.context().rebalances() {
+            false => settled = Some(Instant::now()),
+            true if settled.is_none_or(|at| at.elapsed() < REBALANCES_WITHIN) => continue,
+            true => {}
         }
         let Ok(assigned) = consumer.assignment() else { continue };
         let now: BTreeSet<u32> = assigned.elements().iter().map(|place| place.partition().cast_unsigned()).collect();
