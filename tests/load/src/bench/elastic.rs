@@ -55,8 +55,9 @@ pub(crate) struct Args {
     /// Thousandths of a core that each instance may use
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(50..))]
     millicores: u32,
-    /// Steady load, as a share of what one instance serves
-    #[arg(long, default_value_t = 0.4)]
+    /// Steady load, as a share of what one instance serves; a command costs three times as much at a low rate as at the
+    /// highest, at which many are appended together
+    #[arg(long, default_value_t = 0.1)]
     steady: f64,
     /// Load of a rush, as a multiple of what one instance serves
     #[arg(long, default_value_t = 2.0)]
