@@ -53,7 +53,8 @@ pub(crate) fn in_foreground(layout: Layout, options: &Options) -> Result<ExitCod
 fn run(layout: &Layout, options: &Options) -> Result<ExitCode> {
     let (_lock, parts, size) = prepare(layout, options)?;
     let (edge, started) = (address(layout)?, layout);
-    let observers = if size.observe { observe::addresses(layout) } else { String::new() };
+    let observers =
+        if size.observe && !options.wanted.servers_only { observe::addresses(layout) } else { String::new() };
     let url = if options.wanted.servers_only { String::new() } else { edge.url.clone() };
     let supervisor = Supervisor::new(layout.clone(), parts, url, Words::All)?;
     let supervisor = supervisor.elastic(size, services::binaries(options.profile)?);

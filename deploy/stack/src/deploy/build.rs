@@ -1,6 +1,6 @@
 //! Finds or makes the programs of a build.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,11 +27,17 @@ pub(super) fn find(build: &str, profile: Profile) -> Result<PathBuf> {
 /// Builds a commit in a worktree of its own, unless that was done before.
 fn of_commit(builds: &Path, commit: &str, profile: Profile) -> Result<PathBuf> {
     let folder = builds.join(format!("{commit}-{}", profile.name()));
+    // Builds share the worktree, and cargo's output.
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock = File::create(builds.join("lock")).context("cannot create the builds' lock")?;
+    if lock.try_lock().is_err() {
+        println!("waiting until another build has ended");
+        lock.lock().context("cannot lock the builds")?;
+    }
     if PACKAGES.iter().all(|program| folder.join(program).is_file()) {
         return Ok(folder);
     }
     println!("building {commit}, with {} as its profile; the first time takes minutes", profile.name());
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let source = builds.join("source");
     let path = source.to_str().context("the state directory's path is not UTF-8")?;
     // Left behind by a build that was interrupted.
