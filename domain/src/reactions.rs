@@ -13,6 +13,7 @@ mod order;
 mod sale;
 mod product;
 mod edges;
+mod open;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -23,6 +24,8 @@ use crate::ids::{CustomerId, OrderId, ProductId, SaleId};
 use crate::order::Line;
 use crate::sale::Claim;
 use crate::{AggregateType, Command, Event, TimeMs};
+
+pub use open::is_open;
 
 /// Name of the rule that rejects a command sent before its time.
 pub const NOT_DUE: &str = "not_due";
@@ -179,6 +182,16 @@ impl Step {
             // Only the command of a deadline can be early.
             Outcome::Rejected(NOT_DUE) => Next::NotDue,
             Outcome::Rejected(rule) => self.edge(rule).if_rejected,
+        }
+    }
+
+    /// Returns whether the step only gives back what an earlier one took.
+    pub fn gives_back(&self) -> bool {
+        match self {
+            Self::Release { .. } | Self::Return { .. } | Self::TakeBack { .. } => true,
+            Self::Reserve { .. } | Self::Hold { .. } | Self::ConfirmLine { .. } | Self::RejectLine { .. } => false,
+            Self::Commit { .. } | Self::CommitClaim { .. } | Self::Place { .. } | Self::Allot { .. } => false,
+            Self::Stock { .. } | Self::Refuse { .. } | Self::Due { .. } => false,
         }
     }
 

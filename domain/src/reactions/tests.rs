@@ -16,6 +16,7 @@ use crate::sale::{Schedule, State as SaleState};
 use crate::{State, decide, evolve, order, product, sale};
 
 mod interleavings;
+mod recovery;
 mod strangers;
 mod table;
 
