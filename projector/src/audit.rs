@@ -10,7 +10,6 @@
 
 mod sample;
 mod expected;
-mod segments;
 mod actual;
 mod compare;
 

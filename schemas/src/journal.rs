@@ -2,6 +2,7 @@
 //! events, which a newer build may have written.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,6 +12,8 @@ use crate::record::{MARK, RecordError, hex};
 
 /// Number of offsets of a partition that one segment covers. It is fixed because a closed segment never changes.
 pub const SEGMENT_OFFSETS: i64 = 1024;
+
+pub type Hash = [u8; 32];
 
 /// Hash of a segment: SHA-256 over the previous segment's hash and then, for each record in order, its offset (8
 /// bytes), its length (4 bytes) and its bytes.
@@ -29,8 +32,48 @@ impl SegmentHash {
         self.0.update(record);
     }
 
-    pub fn end(self) -> [u8; 32] {
+    pub fn end(self) -> Hash {
         self.0.finalize().into()
+    }
+}
+
+/// Hashes of a partition's segments, computed from its records.
+#[derive(Debug, Default)]
+pub struct SegmentHashes {
+    next_offset: i64,
+    /// Number and hash of the segment that the last record is in.
+    open: Option<(i64, SegmentHash)>,
+    closed: BTreeMap<i64, Hash>,
+}
+
+impl SegmentHashes {
+    /// Adds a record, in the order of the log; ignores one that it has already.
+    pub fn take(&mut self, offset: i64, record: &[u8]) {
+        if offset < self.next_offset {
+            return;
+        }
+        self.next_offset = offset + 1;
+        let segment = offset / SEGMENT_OFFSETS;
+        if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
+            self.begin(segment);
+        }
+        if let Some((_, hash)) = &mut self.open {
+            hash.take(offset, record);
+        }
+    }
+
+    fn begin(&mut self, segment: i64) {
+        if let Some((closed, hash)) = self.open.take() {
+            self.closed.insert(closed, hash.end());
+        }
+        let before = self.closed.values().next_back();
+        self.open = Some((segment, SegmentHash::after(before.map(|hash| &hash[..]))));
+    }
+
+    /// Returns the hash of a segment's records, as far as they were added.
+    pub fn hash(&self, segment: i64) -> Option<Hash> {
+        let open = self.open.as_ref().filter(|(open, _)| *open == segment);
+        self.closed.get(&segment).copied().or_else(|| open.map(|(_, hash)| hash.clone().end()))
     }
 }
 

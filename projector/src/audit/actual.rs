@@ -10,11 +10,10 @@ use schemas::aggregate::{self, AggregateId};
 use schemas::cache::{ABSENT, Head, Keys, Shown};
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::{FeedId, PerFeed, StoredView};
-use schemas::journal::SegmentHash;
+use schemas::journal::{Hash, SegmentHash};
 use schemas::views::Source;
 use tokio_postgres::{IsolationLevel, Row, Transaction};
 
-use super::segments::Hash;
 use crate::postgres::checkpoints::{LOAD, reader, tally};
 
 /// Maximum number of rows in one command to Redis.

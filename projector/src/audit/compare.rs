@@ -5,11 +5,11 @@ use std::{fmt, iter};
 
 use schemas::chain::{Reader, Tally};
 use schemas::feeds::FeedId;
+use schemas::journal::Hash;
 use schemas::views::row_body;
 use serde_json::Value;
 
 use super::actual::{Checkpoint, ReadRow, Rows, Segment};
-use super::segments::Hash;
 
 /// A difference between the actual state and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use schemas::aggregate::type_name;
 use schemas::chain::{Digest, Reader, Tally, Verdict};
 use schemas::exceptions::Exceptions;
 use schemas::feeds::{FeedId, PerFeed, PerView, StoredView};
+use schemas::journal::{Hash, SegmentHashes};
 use schemas::record::{Commit, Record};
 use schemas::views::sums::Delta;
 use schemas::views::{AggregateRow, RowFold, Source};
@@ -15,7 +16,6 @@ use serde::Serialize;
 use super::actual::{Checkpoint, ReadRow};
 use super::compare::{self, Difference};
 use super::sample::Sample;
-use super::segments::{Chain, Hash};
 use crate::fold::{FoldError, Records};
 use crate::log_reader::{Batch, RawRecord};
 
@@ -38,7 +38,7 @@ pub(super) struct Expected {
     /// Progress of each feed, by partition.
     feeds: Vec<PerFeed<Feed>>,
     /// Hashes of the journal's segments, by partition.
-    segments: Vec<Chain>,
+    segments: Vec<SegmentHashes>,
     views: PerView<Sample<Folded>>,
     /// Versions of the journal's aggregates.
     journal: Sample<u64>,
@@ -59,7 +59,7 @@ impl Expected {
         };
         Self {
             feeds: tally_from.iter().map(|feeds| feeds.map(feed)).collect(),
-            segments: tally_from.iter().map(|_| Chain::default()).collect(),
+            segments: tally_from.iter().map(|_| SegmentHashes::default()).collect(),
             views: std::array::from_fn(|_| Sample::new(most)),
             journal: Sample::new(most),
             newer: PerView::default(),
