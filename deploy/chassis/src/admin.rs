@@ -1,4 +1,6 @@
-//! The admin server: `/livez`, `/readyz`, `/metrics` and `/buildinfo`, for operators only.
+//! The admin server: `/livez`, `/readyz`, `/metrics`, `/buildinfo` and `/log`, for operators only.
+
+mod log;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,6 +16,7 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
 use crate::border::Border;
+use crate::build;
 use crate::exit::Misuse;
 use crate::http::{self, Limits, WhenFull};
 use crate::listeners::{Listener, Listeners};
@@ -187,6 +190,7 @@ fn routes(about: About, shutdown: Shutdown) -> Router {
         .route("/readyz", get(readyz).with_state((about.readiness, shutdown)))
         .route("/metrics", get(metrics).with_state(about.telemetry))
         .route("/buildinfo", get(buildinfo).with_state(about.service))
+        .merge(log::routes())
 }
 
 async fn readyz(State((readiness, shutdown)): State<(Readiness, Shutdown)>) -> Response {
@@ -215,11 +219,11 @@ async fn metrics(State(telemetry): State<Telemetry>) -> Response {
 async fn buildinfo(State(service): State<&'static str>) -> Json<Value> {
     let mut info = json!({
         "service": service,
-        "version": env!("CARGO_PKG_VERSION"),
-        "rustc": env!("CHASSIS_RUSTC"),
-        "profile": env!("CHASSIS_PROFILE"),
+        "version": build::VERSION,
+        "rustc": build::RUSTC,
+        "profile": build::PROFILE,
     });
-    if let Some(commit) = option_env!("GIT_COMMIT") {
+    if let Some(commit) = build::COMMIT {
         info["commit"] = Value::from(commit);
     }
     Json(info)
@@ -231,13 +235,23 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::env::Env;
     use crate::listeners::ListenerSettings;
 
     /// Requests `path`, blocking the test's own runtime: the admin server must answer nevertheless.
     fn get_blocking(address: SocketAddr, path: &str) -> (u16, String) {
+        ask_blocking(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    }
+
+    fn put_blocking(address: SocketAddr, path: &str, body: &str) -> (u16, String) {
+        let head = "host: x\r\ncontent-type: application/json\r\nconnection: close\r\n";
+        ask_blocking(address, &format!("PUT {path} HTTP/1.1\r\n{head}content-length: {}\r\n\r\n{body}", body.len()))
+    }
+
+    fn ask_blocking(address: SocketAddr, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -290,6 +304,30 @@ mod tests {
             assert!(text.starts_with(&format!("HTTP/1.1 {expected} ")), "{headers}: {text}");
             assert_eq!(text.contains("application/problem+json"), expected != 200, "{text}");
         }
+        handle.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_filter_of_the_log_is_replaced_at_once_and_a_wrong_one_refused() {
+        crate::telemetry::init_logs(&Env::from([("LOG_FORMAT", "json")])).unwrap();
+        let server = bind(&Readiness::new(), &Telemetry::new("test-service").unwrap());
+        let address = server.local_addr();
+        let handle = server.serve(Shutdown::new()).unwrap();
+        let is_on = || tracing::enabled!(target: "chatty", tracing::Level::TRACE);
+        assert!(!is_on());
+        for (body, expected, told) in [
+            (r#"{"filter":"warn,chatty=trace"}"#, 200, "chatty=trace"),
+            (r#"{"filter":"warn,chaty"}"#, 400, r#"\"chaty\" is neither a level nor"#),
+            ("{}", 400, "expected a body such as"),
+            (&format!(r#"{{"filter":"{}"}}"#, "x".repeat(1001)), 400, "1000 bytes"),
+            (&" ".repeat(5000), 413, ""),
+        ] {
+            let (status, answer) = put_blocking(address, "/log", body);
+            assert!(status == expected && answer.contains(told), "{body}: {status} {answer}");
+        }
+        assert!(is_on() && !tracing::enabled!(target: "other", tracing::Level::INFO));
+        let (_, shown) = get_blocking(address, "/log");
+        assert!(shown.contains("rdkafka::client=off") && shown.contains("chatty=trace"), "{shown}");
         handle.stop().await;
     }
 

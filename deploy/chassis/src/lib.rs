@@ -16,6 +16,7 @@
 //!
 //! Invariant: every wait has a time limit, and every client option that matters is set here, with the reason beside it.
 
+pub mod build;
 pub mod env;
 pub mod telemetry;
 pub mod readiness;

@@ -1,5 +1,7 @@
 //! Logs, set up once per process, and metrics, set up once per instance.
 
+mod filter;
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -10,8 +12,6 @@ use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -20,16 +20,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::border::request_id;
 use crate::env::{Env, EnvError};
+use filter::LogFilter;
+pub(crate) use filter::{FilterError, current as log_filter, replace as replace_log_filter};
 
 /// Upper bounds of latency histograms' buckets, in seconds: fine in the range of command latencies (0.3 to 25 ms), and
 /// wide enough to show a broker failover.
 pub const LATENCY_BUCKETS_SECS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
-/// Directive that silences a target of rdkafka, which repeats each of librdkafka's errors there, dozens a second while
-/// no broker can be reached. librdkafka also logs them itself, deduplicated, and callers see them when they poll.
-/// `rdkafka::client=error` in `LOG` turns them on again.
-const QUIET: &str = "rdkafka::client=off";
 
 /// Initializes structured logs on standard error; standard output is reserved for the results of subcommands. Panics
 /// are logged, too.
@@ -41,7 +38,7 @@ const QUIET: &str = "rdkafka::client=off";
 /// [`EnvError`] if either variable cannot be parsed.
 pub fn init_logs(env: &Env) -> Result<(), EnvError> {
     // `LOG`, default `info`: filter of the log, as of the crate tracing-subscriber.
-    let LogFilter(filter) = env.or("LOG", LogFilter(EnvFilter::new(format!("{QUIET},info"))))?;
+    let (filter, handle) = env.or("LOG", LogFilter::default())?.layer();
     // `LOG_FORMAT`, default `json`: `json`, one object a line, or `text`.
     let format = env.or("LOG_FORMAT", LogFormat::Json)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
@@ -58,6 +55,7 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
     };
     // The only possible error is that the process already has a subscriber.
     if turned_on.is_ok() {
+        filter::keep(handle);
         std::panic::set_hook(Box::new(|panic| {
             let location = panic.location().map(ToString::to_string);
             let message = panic.payload_as_str().unwrap_or_default();
@@ -92,24 +90,6 @@ fn with_request(format: LogFormat, line: &str, id: &str) -> String {
     match (format, line.strip_suffix("}\n")) {
         (LogFormat::Json, Some(open)) => format!("{open},\"request.id\":\"{id}\"}}\n"),
         (LogFormat::Json | LogFormat::Text, _) => format!("{} request.id={id}\n", line.trim_end_matches('\n')),
-    }
-}
-
-/// Filter parsed from `LOG`, with the defaults of this crate in front.
-struct LogFilter(EnvFilter);
-
-impl fmt::Display for LogFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for LogFilter {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // If two directives name the same target, the later one counts.
-        format!("{QUIET},{text}").parse().map(Self)
     }
 }
 
@@ -325,13 +305,6 @@ mod tests {
     fn a_line_about_a_request_ends_with_its_id() {
         assert_eq!(with_request(LogFormat::Json, "{\"a\":1}\n", "r"), "{\"a\":1,\"request.id\":\"r\"}\n");
         assert_eq!(with_request(LogFormat::Text, "INFO a={}\n", "r"), "INFO a={} request.id=r\n");
-    }
-
-    #[test]
-    fn errors_that_rdkafka_repeats_are_off_unless_requested() {
-        let directives = |text: &str| text.parse::<LogFilter>().unwrap().0.to_string();
-        assert_eq!(directives("info"), "rdkafka::client=off,info");
-        assert_eq!(directives("info,rdkafka::client=warn"), "rdkafka::client=warn,info");
     }
 
     #[test]
