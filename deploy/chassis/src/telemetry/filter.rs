@@ -25,7 +25,7 @@ pub(super) struct LogFilter(pub(super) EnvFilter);
 
 /// Reasons not to replace the filter.
 #[derive(Debug, thiserror::Error)]
-pub enum FilterError {
+pub(crate) enum FilterError {
     #[error("a filter has {MAX_BYTES} bytes at most")]
     TooLong,
     #[error("{0:?} is neither a level nor target=level; the levels are off, error, warn, info, debug and trace")]
