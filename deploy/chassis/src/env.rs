@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::num::ParseIntError;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -108,6 +109,11 @@ impl Env {
     {
         self.record(name, expected::<T>(), Fallback::Unset);
         self.read(name)
+    }
+
+    /// Returns the file that a setting names, without adding the setting to the reference: other code reads it.
+    pub(crate) fn file(&self, name: &str) -> Option<PathBuf> {
+        self.variables.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// Returns the value, or `default` if it is unset or empty.

@@ -15,6 +15,7 @@ use crate::env::{Env, EnvError};
 use crate::exit::Misuse;
 use crate::http;
 use crate::telemetry::Telemetry;
+use crate::tls::expiry::CertificateFiles;
 use crate::tls::server::{ServerTls, failures};
 
 /// Settings of a service's listeners.
@@ -23,6 +24,8 @@ pub struct ListenerSettings {
     /// Files of the certificate and of its key, if the service has one.
     certificate: Option<(PathBuf, PathBuf)>,
     is_plaintext_allowed: bool,
+    /// Those of the service's clients as well.
+    certificate_files: CertificateFiles,
 }
 
 impl ListenerSettings {
@@ -42,7 +45,8 @@ impl ListenerSettings {
         } else {
             None
         };
-        Ok(Self { certificate, is_plaintext_allowed: plaintext.is_some() })
+        let certificate_files = CertificateFiles::from_env(env);
+        Ok(Self { certificate, is_plaintext_allowed: plaintext.is_some(), certificate_files })
     }
 
     /// Returns whether the listeners for clients and peers serve TLS.
@@ -111,6 +115,7 @@ impl Listeners {
         if tls.is_none() {
             failures(telemetry);
         }
+        settings.certificate_files.observe(telemetry);
         Ok(Self { tls, is_plaintext_allowed: settings.is_plaintext_allowed })
     }
 

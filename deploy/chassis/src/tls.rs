@@ -1,5 +1,6 @@
 //! TLS of our clients and servers: rustls with one provider, `ring`, given explicitly. OpenSSL serves librdkafka alone.
 
+pub(crate) mod expiry;
 pub(crate) mod server;
 
 use std::io;
@@ -132,8 +133,13 @@ pub(crate) mod testing {
 
         /// Replaces both files.
         pub(crate) fn renew(&self) {
+            self.renew_for(2);
+        }
+
+        pub(crate) fn renew_for(&self, days: u32) {
             let mut openssl = Command::new("openssl");
-            openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x".split(' '));
+            openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x".split(' '));
+            openssl.arg("-days").arg(days.to_string());
             openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
             openssl.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
             let made = openssl.arg("-keyout").arg(&self.key).arg("-out").arg(&self.certificate).output().unwrap();
