@@ -89,7 +89,7 @@ impl Engines {
         }
         let statuses = mailboxes.iter().map(|mailbox| mailbox.status.clone()).collect();
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
-        metrics.observe(&mailboxes);
+        metrics.observe(&mailboxes, config.state_max_bytes);
         let EngineParts { own_url, directory, links, producers, .. } = parts;
         let dispatcher =
             Dispatcher::new(mailboxes, own_url, directory, links.clone(), config.window, clock.clone(), metrics);

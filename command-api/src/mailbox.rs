@@ -32,6 +32,8 @@ const MAX_INTERNAL: usize = 4096;
 const MAX_LINES: usize = 1024;
 /// Maximum number of lines that are queued at once: a part of a lane, so that waiting batches take turns.
 const MAX_PUT: usize = 256;
+/// Number of commands that the lanes of one partition hold.
+pub(crate) const CAPACITY: usize = MAX_INTERNAL + MAX_CLIENTS + MAX_LINES;
 /// Maximum number of requests that wait for one partition's engine.
 const MAX_REQUESTS: usize = 64;
 /// Number of counters of waiting commands; aggregates with the same counter share its limit. A prime, because the
@@ -100,6 +102,8 @@ pub(crate) struct Gauges {
     pub(crate) knows_names: AtomicU64,
     pub(crate) tail_records: AtomicU64,
     pub(crate) quarantined: AtomicU64,
+    /// Offset of the claim that counts, as far as the log was read.
+    pub(crate) epoch: AtomicU64,
 }
 
 /// The engine's receiving ends of the lanes.

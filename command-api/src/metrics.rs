@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chassis::telemetry::Telemetry;
+use domain::MAX_STATE_BYTES;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram};
 use schemas::aggregate::AggregateId;
 use schemas::answers::Answer;
 use schemas::chain::Passed;
 
-use crate::mailbox::{Gauges, Mailbox};
+use crate::mailbox::{CAPACITY, Gauges, Mailbox};
 use crate::partition::DoubtCause;
 use answered::Answered;
 use refused::Refused;
@@ -71,7 +72,7 @@ type Shown = (&'static str, &'static str, fn(&Gauges) -> &AtomicU64);
 const PARTITION: &[&str] = &["partition"];
 
 /// Gauges of an engine: name, description, value.
-const SHOWN: [Shown; 9] = [
+const SHOWN: [Shown; 10] = [
     ("stampede_in_flight", "Commands whose answer waits for the log.", |gauges| &gauges.in_flight),
     ("stampede_resident_aggregates", "Aggregates in memory.", |gauges| &gauges.residents),
     ("stampede_resident_bytes", "Approximate memory that aggregates take.", |gauges| &gauges.resident_bytes),
@@ -85,7 +86,24 @@ const SHOWN: [Shown; 9] = [
     }),
     ("stampede_tail_records", "Records after the journal's checkpoint.", |gauges| &gauges.tail_records),
     ("stampede_quarantined", "Aggregates in quarantine.", |gauges| &gauges.quarantined),
+    (
+        "stampede_partition_epoch",
+        "Offset of the claim that counts, as far as this instance has read the log.",
+        |gauges| &gauges.epoch,
+    ),
 ];
+
+/// Limits of gauges, with the gauge that each limits.
+const MAILBOX_CAPACITY: (&str, &str) =
+    ("stampede_mailbox_capacity", "Commands that may wait in one partition: limit of stampede_mailbox_depth.");
+const RESIDENT_LIMIT: (&str, &str) = (
+    "stampede_resident_limit_bytes",
+    "Memory from which on unused aggregates are evicted: limit of the sum of stampede_resident_bytes.",
+);
+const STATE_LIMIT: (&str, &str) = (
+    "stampede_state_limit_bytes",
+    "Size at which a state takes no new entries: limit of stampede_largest_state_bytes.",
+);
 
 /// Kind of a record whose latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +161,13 @@ impl Metrics {
     }
 
     /// Registers the gauges of `mailboxes`, which are indexed by partition: `stampede_mailbox_depth`, the number of
-    /// commands that wait for a turn, and [`SHOWN`].
-    pub(crate) fn observe(&self, mailboxes: &Arc<[Mailbox]>) {
+    /// commands that wait for a turn, and [`SHOWN`]; beside them their limits.
+    pub(crate) fn observe(&self, mailboxes: &Arc<[Mailbox]>, state_max_bytes: usize) {
+        for ((name, what), limit) in
+            [(MAILBOX_CAPACITY, CAPACITY), (RESIDENT_LIMIT, state_max_bytes), (STATE_LIMIT, MAX_STATE_BYTES)]
+        {
+            self.telemetry.observed_gauge(name, &[], what, move |gauge| gauge.observe(limit as u64, &[]));
+        }
         self.observe_one(mailboxes, "stampede_mailbox_depth", "Commands that wait for a turn.", |mailbox| {
             mailbox.depth() as u64
         });
@@ -264,7 +287,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_metric() {
         let telemetry = Telemetry::new("command-api").unwrap();
-        Metrics::new(&telemetry).observe(&Arc::from([]));
+        Metrics::new(&telemetry).observe(&Arc::from([]), 0);
         Listeners::new(&ListenerSettings::default(), &telemetry).unwrap();
         chassis::reference::check_metrics("command-api", &telemetry);
     }

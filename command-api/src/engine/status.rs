@@ -22,6 +22,7 @@ impl Engine {
         self.gauges.names.store(self.machine.names() as u64, Ordering::Relaxed);
         self.gauges.knows_names.store(self.machine.knows_names().into(), Ordering::Relaxed);
         self.gauges.tail_records.store(self.machine.tail_records(), Ordering::Relaxed);
+        self.gauges.epoch.store(self.machine.epoch(), Ordering::Relaxed);
         let quarantined = self.machine.quarantined();
         let known = self.gauges.quarantined.swap(quarantined.len() as u64, Ordering::Relaxed);
         if quarantined.len() as u64 > known {

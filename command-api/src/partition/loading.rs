@@ -77,6 +77,11 @@ impl<R> Partition<R> {
         self.memory.aggregates.take_nearly_full()
     }
 
+    /// Returns the offset of the claim that counts, as far as the log was read; 0 without one.
+    pub fn epoch(&self) -> u64 {
+        self.memory.reader.epoch.map_or(0, |epoch| epoch.claim.cast_unsigned())
+    }
+
     /// Returns the number of records that a takeover would have to read, as far as an owner knows.
     pub fn tail_records(&self) -> u64 {
         let (Phase::Owner(writer) | Phase::Looking { writer, .. }) = &self.phase else { return 0 };
