@@ -215,7 +215,10 @@ async fn follow_checkpoints(reads: &Reads, shutdown: &Shutdown) {
 
 async fn follow_replicas(reads: &Reads, shutdown: &Shutdown) {
     while let (Some(log), false) = (reads.positions.log(), shutdown.is_requested()) {
-        reads.store.look_at_replicas(log).await;
+        for (replica, checkpoints) in reads.store.look_at_replicas(log).await.into_iter().enumerate() {
+            let behind = checkpoints.map(|rows| reads.positions.behind(rows.iter().map(postgres::applied)));
+            reads.metrics.probed(replica, behind);
+        }
         shutdown.sleep(REPLICAS_EVERY).await;
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use chassis::telemetry::Telemetry;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::feeds::FeedId;
 
-use crate::positions::{NotReached, Place, Positions};
+use crate::positions::{MAX_WAITERS, NotReached, Place, Positions};
 
 pub(crate) struct Metrics {
     /// `stampede_queries_total{route,status}`: queries answered.
@@ -21,6 +21,10 @@ pub(crate) struct Metrics {
     token_waits: Counter<u64>,
     /// `stampede_reads_refused_total{server}`: queries refused because the server's queue was full or too slow.
     refused: Counter<u64>,
+    /// `stampede_replica_usable{replica}`: 1 if the last probe of a replica of Postgres found the log there.
+    replica_usable: Gauge<u64>,
+    /// `stampede_replica_behind_seconds{replica}`: age of the oldest record that a usable replica does not show.
+    replica_behind: Gauge<f64>,
 }
 
 /// The source of an answer.
@@ -36,29 +40,7 @@ pub(crate) enum Origin {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry, positions: &Arc<Positions>) -> Self {
-        let progress = positions.clone();
-        telemetry.observed_seconds_gauge(
-            "stampede_view_behind",
-            &["view", "server"],
-            "Age of the oldest record in the log that a server does not show in a view.",
-            move |gauge| {
-                for feed in FeedId::all() {
-                    for (server, progress) in ["redis", "postgres"].into_iter().zip(progress.progress(feed)) {
-                        if let Some(behind) = progress.and_then(|progress| progress.behind) {
-                            let labels = [KeyValue::new("view", feed.name()), KeyValue::new("server", server)];
-                            gauge.observe(behind.as_secs_f64(), &labels);
-                        }
-                    }
-                }
-            },
-        );
-        let positions = positions.clone();
-        telemetry.observed_gauge(
-            "stampede_token_waiters",
-            &[],
-            "Requests waiting for the views to reach their token.",
-            move |gauge| gauge.observe(positions.waiters().try_into().unwrap_or(u64::MAX), &[]),
-        );
+        observe(telemetry, positions);
         Self {
             queries: telemetry.counter("stampede_queries", &["route", "status"], "Queries answered."),
             duration: telemetry.latency_histogram("stampede_query", "Time from a query's head to its answer."),
@@ -72,6 +54,16 @@ impl Metrics {
                 "stampede_reads_refused",
                 &["server"],
                 "Queries refused because a server was overloaded, by server.",
+            ),
+            replica_usable: telemetry.gauge(
+                "stampede_replica_usable",
+                &["replica"],
+                "1 if a replica of Postgres answers queries, 0 if its last probe did not find the log there.",
+            ),
+            replica_behind: telemetry.seconds_gauge(
+                "stampede_replica_behind",
+                &["replica"],
+                "Age of the oldest record in the log that a usable replica of Postgres does not show.",
             ),
         }
     }
@@ -96,6 +88,15 @@ impl Metrics {
         self.refused.add(1, &[KeyValue::new("server", server)]);
     }
 
+    /// Records the probe of a replica: how far it is behind, if that is known, or `None` if it is not usable.
+    pub(crate) fn probed(&self, replica: usize, found: Option<Option<Duration>>) {
+        let label = [KeyValue::new("replica", replica as i64)];
+        self.replica_usable.record(found.is_some().into(), &label);
+        if let Some(behind) = found.flatten() {
+            self.replica_behind.record(behind.as_secs_f64(), &label);
+        }
+    }
+
     pub(crate) fn waited(&self, reached: &Result<Place, NotReached>) {
         let outcome = match reached {
             Ok(_) => "reached",
@@ -105,6 +106,53 @@ impl Metrics {
         };
         self.token_waits.add(1, &[KeyValue::new("outcome", outcome)]);
     }
+}
+
+/// Creates the gauges that are read from the positions when they are asked for.
+fn observe(telemetry: &Telemetry, positions: &Arc<Positions>) {
+    let progress = positions.clone();
+    telemetry.observed_seconds_gauge(
+        "stampede_view_behind",
+        &["view", "server"],
+        "Age of the oldest record in the log that a server does not show in a view.",
+        move |gauge| {
+            for feed in FeedId::all() {
+                for (server, progress) in ["redis", "postgres"].into_iter().zip(progress.progress(feed)) {
+                    if let Some(behind) = progress.and_then(|progress| progress.behind) {
+                        let labels = [KeyValue::new("view", feed.name()), KeyValue::new("server", server)];
+                        gauge.observe(behind.as_secs_f64(), &labels);
+                    }
+                }
+            }
+        },
+    );
+    let waiting = positions.clone();
+    telemetry.observed_gauge(
+        "stampede_token_waiters",
+        &[],
+        "Requests waiting for the views to reach their token.",
+        move |gauge| gauge.observe(waiting.waiters().try_into().unwrap_or(u64::MAX), &[]),
+    );
+    let stored = positions.clone();
+    telemetry.observed_seconds_gauge(
+        "stampede_partition_behind",
+        &["view", "partition"],
+        "Age of the oldest record of a partition that Postgres does not show in a view.",
+        move |gauge| {
+            for feed in FeedId::all() {
+                for (partition, behind) in stored.stored_behind(feed) {
+                    let labels = [KeyValue::new("view", feed.name()), KeyValue::new("partition", i64::from(partition))];
+                    gauge.observe(behind.as_secs_f64(), &labels);
+                }
+            }
+        },
+    );
+    telemetry.observed_gauge(
+        "stampede_token_waiters_limit",
+        &[],
+        "Requests that may wait for their token: limit of stampede_token_waiters.",
+        |gauge| gauge.observe(MAX_WAITERS as u64, &[]),
+    );
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 pub(crate) use ends::RedisClock;
 use offsets::token_text;
 pub(crate) use offsets::{Applied, Offsets, Shows, covers};
+pub(crate) use waiters::MAX_WAITERS;
 
 use cached::Cached;
 use ends::{PastEnds, Written};
@@ -182,6 +183,24 @@ impl Positions {
         };
         let stored = state.store.as_ref().map(|store| of_server(store.of(feed)));
         [state.in_cache(feed).map(|offsets| of_server(offsets)), stored]
+    }
+
+    /// Returns how far Postgres is behind the log in a feed, by partition, where that is known: lower bounds of the age of
+    /// the oldest record that it does not show.
+    pub(crate) fn stored_behind(&self, feed: FeedId) -> Vec<(u32, Duration)> {
+        let (state, now) = (self.read(), Instant::now());
+        let (Some(store), Some(ends)) = (&state.store, &state.ends) else { return Vec::new() };
+        let by_partition = (0..).zip(ends.behind_by_partition(store.of(feed), now));
+        by_partition.filter_map(|(partition, behind)| Some((partition, behind?))).collect()
+    }
+
+    /// Returns the same of the checkpoints of another server, over all of their feeds and partitions.
+    pub(crate) fn behind<'a>(&self, applied: impl IntoIterator<Item = Applied<'a>>) -> Option<Duration> {
+        let (state, now) = (self.read(), Instant::now());
+        let (log, ends) = (state.log?, state.ends.as_ref()?);
+        let mut offsets = Offsets::none(log.partitions);
+        offsets.advance(applied);
+        FeedId::all().into_iter().filter_map(|feed| ends.behind(offsets.of(feed), now)).max()
     }
 
     /// Returns the place to read from without waiting.

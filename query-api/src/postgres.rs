@@ -231,9 +231,10 @@ impl Store {
         self.primary.former_logs().await
     }
 
-    /// Probes the replicas. Replicas receive no queries before the first probe.
-    pub(crate) async fn look_at_replicas(&self, log: Log) {
-        self.replicas.look(log).await;
+    /// Probes the replicas. Replicas receive no queries before the first probe. Returns the checkpoints of each that is
+    /// usable.
+    pub(crate) async fn look_at_replicas(&self, log: Log) -> Vec<Option<Vec<SqlRow>>> {
+        self.replicas.look(log).await
     }
 
     /// Returns the preferred side for a read: replicas if any is usable.
@@ -253,7 +254,7 @@ impl Store {
 
     /// Returns all checkpoints, bypassing the query limits.
     pub(crate) async fn checkpoints(&self) -> Result<Vec<SqlRow>, StoreError> {
-        self.primary.query_apart("SELECT view, partition, next_offset - 1, generation FROM checkpoints", &[]).await
+        self.primary.checkpoints().await
     }
 }
 

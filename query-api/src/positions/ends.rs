@@ -139,16 +139,20 @@ impl PastEnds {
     /// Returns a lower bound of the age of the oldest record beyond these offsets, or `None` if the end of the log is
     /// unknown.
     pub(super) fn behind(&self, offsets: &[i64], now: Instant) -> Option<Duration> {
+        let by_partition: Vec<_> = self.behind_by_partition(offsets, now).collect();
+        let longest = by_partition.iter().flatten().max().copied();
+        longest.filter(|behind| !behind.is_zero() || by_partition.iter().all(Option::is_some))
+    }
+
+    /// Returns the same of each partition.
+    pub(super) fn behind_by_partition(&self, offsets: &[i64], now: Instant) -> impl Iterator<Item = Option<Duration>> {
         let now_ms = self.clock.at(now);
-        let (mut since, mut is_known) = (None, true);
-        for (Past { ends, heard_ms }, shown) in self.by_partition.iter().zip(offsets) {
-            match ends.get(ends.partition_point(|end| end.next_offset <= shown + 1)) {
-                Some(first) => since = Some(since.unwrap_or(first.at_ms).min(first.at_ms)),
-                None => is_known &= now_ms - heard_ms < ms(HEARD_WITHIN),
-            }
-        }
-        let behind_ms = since.map(|since| now_ms - since).or(is_known.then_some(0))?;
-        Some(Duration::from_millis(u64::try_from(behind_ms).unwrap_or(0)))
+        self.by_partition.iter().zip(offsets).map(move |(Past { ends, heard_ms }, shown)| {
+            let first = ends.get(ends.partition_point(|end| end.next_offset <= shown + 1));
+            let shows_all = || (now_ms - heard_ms < ms(HEARD_WITHIN)).then_some(0);
+            let behind_ms = first.map(|first| now_ms - first.at_ms).or_else(shows_all)?;
+            Some(Duration::from_millis(u64::try_from(behind_ms).unwrap_or(0)))
+        })
     }
 }
 
@@ -222,6 +226,8 @@ mod tests {
         assert_eq!(told, [10, 10, 8, 8, 6, 0, 0].map(Some));
         assert_eq!(behind(&ends, [8, -1]), Some(4));
         assert_eq!(behind(&ends, [7, -1]), Some(6));
+        let by_partition = ends.behind_by_partition(&[7, 0], begun + Duration::from_secs(10));
+        assert_eq!(by_partition.collect::<Vec<_>>(), [6, 0].map(|secs| Some(Duration::from_secs(secs))));
         let later = begun + Duration::from_secs(20);
         assert_eq!(ends.behind(&[8, 0], later), None, "the end is no longer published");
         assert_eq!(ends.behind(&[7, 0], later), Some(Duration::from_secs(16)), "a lower bound");

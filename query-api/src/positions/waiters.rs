@@ -10,7 +10,7 @@ use schemas::feeds::FeedId;
 use tokio::sync::Notify;
 
 /// Maximum number of waiting requests.
-const MAX_WAITERS: usize = 10_000;
+pub(crate) const MAX_WAITERS: usize = 10_000;
 
 /// Maximum number of requests from one address that wait for a position that may not exist.
 const MAX_UNPROVEN: usize = 100;

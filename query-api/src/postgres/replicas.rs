@@ -54,19 +54,21 @@ impl Replicas {
         }
     }
 
-    /// Probes every replica, bypassing the query limits.
-    pub(super) async fn look(&self, log: Log) {
+    /// Probes every replica, bypassing the query limits. Returns the checkpoints of each that is usable.
+    pub(super) async fn look(&self, log: Log) -> Vec<Option<Vec<Row>>> {
         futures_util::future::join_all(self.all.iter().map(async |replica| {
-            let is_usable = match replica.server.log().await {
-                Ok(found) => found == Some(log),
-                Err(error) => {
-                    tracing::debug!(error = %error, "replica probe failed");
-                    false
-                }
+            let found = async {
+                let is_same = replica.server.log().await? == Some(log);
+                Ok::<_, StoreError>(if is_same { Some(replica.server.checkpoints().await?) } else { None })
             };
-            replica.is_usable.store(is_usable, Ordering::Relaxed);
+            let checkpoints = found.await.unwrap_or_else(|error| {
+                tracing::debug!(error = %error, "replica probe failed");
+                None
+            });
+            replica.is_usable.store(checkpoints.is_some(), Ordering::Relaxed);
+            checkpoints
         }))
-        .await;
+        .await
     }
 }
 

@@ -81,6 +81,11 @@ impl Server {
         }))
     }
 
+    /// Returns all checkpoints, bypassing the limits.
+    pub(super) async fn checkpoints(&self) -> Result<Vec<Row>, StoreError> {
+        self.query_apart("SELECT view, partition, next_offset - 1, generation FROM checkpoints", &[]).await
+    }
+
     /// Returns what tokens of former logs name in this one.
     pub(super) async fn former_logs(&self) -> Result<FormerLogs, StoreError> {
         let mut former = FormerLogs::new();
