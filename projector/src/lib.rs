@@ -123,13 +123,14 @@ impl App {
         let admin = admin.serve(shutdown.clone())?;
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
+        let mut tasks = Tasks::new();
+        // Requested once other instances have this one's partitions, so that the views never stand still.
+        let end = Shutdown::new();
+        tasks.spawn("measurements", metrics.postgres.clone().run(config.postgres.clone(), end.clone()));
         if let Some(partitions) = kafka.await_topic(&topic.name, judge, &ready.log, &shutdown).await? {
             let judge = |is: &TopicFacts| coordination_topic_differences(is.partitions, partitions);
             kafka.await_topic(&coordination_topic(&topic.name), judge, &ready.log, &shutdown).await?;
             settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
-            let mut tasks = Tasks::new();
-            // Requested once other instances have this one's partitions, so that the views never stand still.
-            let end = Shutdown::new();
             let (expected, told) = (topic.clone(), metrics.clone());
             let judge =
                 move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));

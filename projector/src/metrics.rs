@@ -1,12 +1,18 @@
 //! The metrics of this service. Names and units are part of its interface.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chassis::clock::now_ms;
 use chassis::telemetry::Telemetry;
+use domain::TimeMs;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::chain::Passed;
 use schemas::feeds::StoredView;
+
+use crate::postgres::measure::Measurements;
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -51,6 +57,11 @@ pub(crate) struct Metrics {
     halted: Gauge<u64>,
     /// `stampede_projector_active`: 1 if this instance folds.
     active: Gauge<u64>,
+    /// Time of the oldest event with open sagas, in ms since 1970; 0 without one.
+    oldest_open_ms: Arc<AtomicU64>,
+    /// Time of the last incarnation, in ms since 1970; 0 before the first.
+    incarnation_ms: Arc<AtomicU64>,
+    pub(crate) postgres: Measurements,
 }
 
 impl Metrics {
@@ -102,6 +113,19 @@ impl Metrics {
                 "1 if a partition's log cannot be read any further.",
             ),
             active: gauge("stampede_projector_active", &[], "1 if this instance folds, 0 if it is on standby."),
+            oldest_open_ms: observed_age(
+                telemetry,
+                "stampede_reaction_open",
+                "Age of the oldest event whose reactions are under way; 0 without one.",
+                Some(0.0),
+            ),
+            incarnation_ms: observed_age(
+                telemetry,
+                "stampede_incarnation_age",
+                "Time since this instance last declared rows in Redis stale.",
+                None,
+            ),
+            postgres: Measurements::observed(telemetry),
         }
     }
 
@@ -133,6 +157,7 @@ impl Metrics {
 
     pub(crate) fn incarnations_begun(&self, places: usize) {
         self.incarnations.add(places as u64, &[]);
+        self.incarnation_ms.store(now_ms(), Ordering::Relaxed);
     }
 
     pub(crate) fn kept(&self, kept: bool) {
@@ -173,6 +198,11 @@ impl Metrics {
         self.reaction.record(after.as_secs_f64(), &[]);
     }
 
+    /// Records the time of the oldest event with open sagas.
+    pub(crate) fn oldest_open(&self, at: Option<TimeMs>) {
+        self.oldest_open_ms.store(at.map_or(0, |at| at.0), Ordering::Relaxed);
+    }
+
     pub(crate) fn fired(&self, deadlines: usize) {
         self.deadlines.add(deadlines as u64, &[]);
     }
@@ -191,11 +221,48 @@ impl Metrics {
     }
 }
 
+/// Creates a gauge of the time since a moment, in ms since 1970. It shows `without` while that is 0.
+fn observed_age(
+    telemetry: &Telemetry,
+    name: &'static str,
+    description: &'static str,
+    without: Option<f64>,
+) -> Arc<AtomicU64> {
+    let moment = Arc::new(AtomicU64::new(0));
+    let observed = moment.clone();
+    telemetry.observed_seconds_gauge(name, &[], description, move |gauge| {
+        let age = match observed.load(Ordering::Relaxed) {
+            0 => without,
+            at_ms => Some(now_ms().saturating_sub(at_ms) as f64 / 1000.0),
+        };
+        if let Some(age) = age {
+            gauge.observe(age, &[]);
+        }
+    });
+    moment
+}
+
 #[cfg(test)]
 mod tests {
     use chassis::listeners::{ListenerSettings, Listeners};
 
     use super::*;
+
+    #[test]
+    fn an_open_reaction_ages_until_it_ends() {
+        let telemetry = Telemetry::new("projector").unwrap();
+        let metrics = Metrics::new(&telemetry);
+        let shown = || {
+            let text = telemetry.render().unwrap();
+            let value = text.lines().find_map(|line| line.strip_prefix("stampede_reaction_open_seconds "));
+            value.unwrap().parse::<f64>().unwrap()
+        };
+        assert_eq!(shown(), 0.0);
+        metrics.oldest_open(Some(TimeMs(now_ms() - 7_000)));
+        assert!((7.0..60.0).contains(&shown()));
+        metrics.oldest_open(None);
+        assert_eq!(shown(), 0.0);
+    }
 
     #[test]
     fn the_reference_lists_every_metric() {

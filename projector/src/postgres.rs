@@ -4,6 +4,7 @@
 //! since they were read.
 
 mod error;
+pub(crate) mod measure;
 pub(crate) mod bases;
 pub(crate) mod checkpoints;
 pub(crate) mod columns;

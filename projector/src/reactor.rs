@@ -153,6 +153,7 @@ impl Reactor {
     async fn session(&mut self, shutdown: &Shutdown) -> Result<(), ReactorError> {
         let assigned = self.assignment.borrow_and_update().clone().unwrap_or_default();
         if assigned.is_empty() {
+            self.metrics.oldest_open(None);
             self.ready.ready();
             changed(&mut self.assignment, shutdown).await;
             return Ok(());
@@ -329,6 +330,7 @@ impl<'a> Session<'a> {
             self.reactor.metrics.parked(view, aggregates);
             self.reactor.metrics.parked_age(view, oldest);
         }
+        self.reactor.metrics.oldest_open(self.positions.oldest_open());
         self.lease.renew(asked);
         self.verified = asked;
         Ok(())

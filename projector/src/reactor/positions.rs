@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use chassis::postgres::{Connection, PostgresError, PostgresSettings};
+use domain::TimeMs;
 use domain::reactions::Deadline;
 use schemas::chain::{Reader, Tally, Verdict};
 use schemas::record::{Commit, Record};
@@ -60,6 +61,7 @@ struct Open {
     /// Progress that may be committed while this record is open.
     before: Reader,
     record: ParkedRecord,
+    at: TimeMs,
     /// Number of sagas that have not ended.
     sagas: usize,
 }
@@ -123,6 +125,11 @@ impl Positions {
         self.open_sagas
     }
 
+    /// Returns the time of the oldest record with an open saga.
+    pub(super) fn oldest_open(&self) -> Option<TimeMs> {
+        self.by_partition.values().filter_map(|at| Some(at.open.front()?.at)).min()
+    }
+
     /// Advances past a record. Returns `None` if it was read before or its partition is not assigned to this process.
     pub(super) fn read(
         &mut self,
@@ -158,7 +165,7 @@ impl Positions {
             record: value.to_vec(),
         };
         self.open_sagas += sagas;
-        position.begin(record, sagas);
+        position.begin(record, TimeMs(commit.at_ms), sagas);
     }
 
     /// Records the end of a saga. Returns `false` if it was never begun because another process may have taken over.
@@ -257,8 +264,8 @@ impl Position {
     }
 
     /// Registers the number of sagas that the last record begins.
-    fn begin(&mut self, record: ParkedRecord, sagas: usize) {
-        self.open.push_back(Open { before: self.before, record, sagas });
+    fn begin(&mut self, record: ParkedRecord, at: TimeMs, sagas: usize) {
+        self.open.push_back(Open { before: self.before, record, at, sagas });
     }
 
     /// Records the end of a saga, and adds the records that have failed to `parked` once all earlier ones are done.
@@ -368,7 +375,7 @@ mod tests {
                 record: value,
             };
             if sagas > 0 {
-                position.begin(record, sagas);
+                position.begin(record, TimeMs(offset.cast_unsigned()), sagas);
             }
         }
     }
