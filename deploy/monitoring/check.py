@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks the rules: each metric that they name exists, each alert has a section in the runbooks and a test, and the
-tests pass. With --write, it first copies the rules into the manifest of the Prometheus operator.
+"""Checks the rules and the dashboards: each metric that they name exists, each query can be parsed, each alert has a
+section in the runbooks and a test, and the tests pass. With --write, it first writes the dashboards, and copies the rules
+into the manifest of the Prometheus operator.
 
 It needs PyYAML and promtool, which `cargo stack setup` installs. It also checks that it finds faults, since a check
 that finds none looks the same as one that does not look.
@@ -12,8 +13,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import yaml
+
+# The next import leaves no folder of compiled code.
+sys.dont_write_bytecode = True
+import dashboards
 
 FOLDER = pathlib.Path(__file__).parent
 DEPLOY = FOLDER.parent
@@ -92,6 +98,34 @@ def faults_of_alert(rule, books, tests):
             yield f"{name}: no test in which it fires and does not fire"
 
 
+def faults_of_dashboards(queries, groups):
+    """Returns which queries name what does not exist, and which notes belong to no panel."""
+    recorded = {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    known = series()
+    for place, query in queries:
+        yield from faults_of_expression(place, query, known, recorded)
+    titles = {place.split(": ")[1] for place, _ in queries}
+    for title in sorted(set(dashboards.QUIET) - titles):
+        yield f"no dashboard has the panel {title}"
+
+
+def unparsed(queries):
+    """Returns what promtool finds wrong with queries: as rules, since it has no command that parses an expression."""
+    rules = [{"record": "query", "expr": query, "labels": {"at": str(at)}} for at, (_, query) in enumerate(queries)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "queries.yml"
+        path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+        return promtool("check", "rules", str(path))
+
+
+def outdated():
+    """Returns the dashboards that are not as the table has them."""
+    wanted = dashboards.files()
+    is_same = {path: path.exists() and path.read_text() == text for path, text in wanted.items()}
+    strays = set(dashboards.FOLDER.glob("*")) - set(wanted)
+    return sorted(str(path) for path in strays | {path for path, same in is_same.items() if not same})
+
+
 def faults_of(groups, tests):
     """Returns all faults of the rules."""
     rules = [rule for group in groups for rule in group["rules"]]
@@ -126,9 +160,12 @@ def spoil(groups, tests):
 
 
 def spoil_others():
-    """Yields faults of exporters' alerts that the check must find, with what it finds."""
+    """Yields faults of exporters' alerts and of dashboards that the check must find, with what it finds."""
     foreign = [{"rules": [{"alert": "Disk", "expr": "min(node_disk_free) < 1"}]}]
     yield "a metric of no exporter", list(faults_of_exporters(foreign))
+    dashed = [("a: b", 'stampede_parked{kind="x"}'), ("a: b", "stampede:parked")]
+    yield "a dashboard's metric or label that does not exist", len(list(faults_of_dashboards(dashed, []))) > 2
+    yield "a query that cannot be parsed", unparsed([("a: b", "sum by (")])
 
 
 def manifest():
@@ -154,15 +191,19 @@ def promtool(*args):
 def main():
     if "--write" in sys.argv:
         MANIFEST.write_text(manifest())
+        dashboards.FOLDER.mkdir(exist_ok=True)
+        for path, text in dashboards.files().items():
+            path.write_text(text)
     own, foreign = (yaml.safe_load(path.read_text())["groups"] for path in (RULES, EXPORTERS))
-    groups, tests = own + foreign, yaml.safe_load(TESTS.read_text())["tests"]
-    faults = faults_of(groups, tests) + list(faults_of_exporters(foreign))
+    groups, tests, queries = own + foreign, yaml.safe_load(TESTS.read_text())["tests"], dashboards.queries()
+    faults = faults_of(groups, tests) + list(faults_of_exporters(foreign)) + list(faults_of_dashboards(queries, own))
     for what, spoilt in spoil(groups, tests):
         if set(faults_of(*spoilt)) <= set(faults):
             faults.append(f"the check does not find {what}")
     for what, found in spoil_others():
         if not found:
             faults.append(f"the check does not find {what}")
+    faults += [f"{path} is not as dashboards.py has it; run check.py --write" for path in outdated()] + unparsed(queries)
     if MANIFEST.read_text() != manifest():
         faults.append(f"{MANIFEST} has other rules; run check.py --write")
     faults += promtool("check", "rules", RULES.name, EXPORTERS.name) + promtool("test", "rules", TESTS.name)
@@ -170,7 +211,7 @@ def main():
         print(fault)
     if not faults:
         count = sum("alert" in rule for group in groups for rule in group["rules"])
-        print(f"rules: {count} alerts fit")
+        print(f"rules: {count} alerts and {len(queries)} queries of dashboards fit")
     sys.exit(bool(faults))
 
 
