@@ -37,16 +37,12 @@ QUIET = {
     "Replicas behind": "there are no read replicas.",
     "Redis failures": "Redis accepts every update.",
     "Snapshots": "no aggregate has a long history yet.",
-    "Segments closed": "no partition has a complete segment yet.",
     "Deadlines fired": "no deadline was due yet.",
     "Reaction steps": "no order was placed yet.",
     "Time since Redis was declared stale": "this projector has never had to.",
     "Certificates": "without TLS.",
     "TLS handshakes that fail": "all callers agree on TLS, or there is none.",
-    "Views that wait for a rebuild": "no view has waited yet.",
-    "Dead rows": "Postgres has not counted any rows yet.",
     "Halted partitions": "no reader has halted.",
-    "Topic differs": "before the first check of the topic.",
 }
 
 DASHBOARDS = {
