@@ -69,7 +69,7 @@ pub(crate) fn store_targets(layout: &Layout, instances: impl Iterator<Item = (Se
 /// Returns the addresses of both, for display.
 pub(crate) fn addresses(layout: &Layout) -> String {
     format!(
-        "Alerts and metrics: http://{}/alerts, and Alertmanager: http://{}\n\n",
+        "Alerts and metrics: http://{}, and Alertmanager: http://{}\n\n",
         local(layout.ports.prometheus()),
         local(layout.ports.alertmanager())
     )
