@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// The same where reading waits for it; it is tried again.
+const COMPARED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Limits up to which a batch grows until it is taken. On an idle log, batches are single records.
 #[derive(Debug, Clone, Copy)]
@@ -114,18 +116,38 @@ pub(crate) struct Blame {
     pub(crate) stray: Option<Stray>,
 }
 
-/// The log does not contain the requested offset.
+/// The log does not contain what is to be read.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the log does not contain the requested offset{}", place.map(|(partition, offset)| format!(": partition {partition} has no offset {offset}")).unwrap_or_default())]
-pub(crate) struct LogError {
-    /// The partition and offset, if they could be determined.
-    place: Option<(u32, i64)>,
-    source: KafkaError,
+pub(crate) enum LogError {
+    #[error("the log does not contain the requested offset{}", place.map(|(partition, offset)| format!(": partition {partition} has no offset {offset}")).unwrap_or_default())]
+    Lacking {
+        /// The partition and offset, if they could be determined.
+        place: Option<(u32, i64)>,
+        source: KafkaError,
+    },
+    #[error(
+        "the log lacks the last {missing} records of partition {partition} that Postgres has: it was restored without \
+         them. Restore a newer copy of it, or replace the database by an empty one and run `projector recover`, which \
+         loses these records"
+    )]
+    Shorter { partition: u32, missing: i64 },
 }
 
 impl LogError {
     pub(crate) fn blame(&self) -> Option<Blame> {
-        self.place.map(|(partition, _)| Blame { partition, from: 0, stray: None })
+        let partition = match self {
+            Self::Lacking { place, .. } => place.map(|(partition, _)| partition)?,
+            Self::Shorter { partition, .. } => *partition,
+        };
+        Some(Blame { partition, from: 0, stray: None })
+    }
+
+    /// Returns an error if one of the partitions ends before the offset up to which it was read before.
+    pub(crate) fn of_shorter(known: &[(u32, i64)], end_of: impl Fn(u32) -> Option<i64>) -> Option<Self> {
+        known.iter().find_map(|(partition, next)| {
+            let missing = next - end_of(*partition)?;
+            (missing > 0).then_some(Self::Shorter { partition: *partition, missing })
+        })
     }
 }
 
@@ -150,15 +172,17 @@ struct State {
 
 /// Reads each partition from the given offset on. Dropping the returned receiver ends the thread.
 pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, from: &[(u32, i64)]) -> anyhow::Result<Batches> {
-    follow_by(BatchLimits::MAX, kafka, topic, from)
+    follow_by(BatchLimits::MAX, kafka, topic, from, Vec::new())
 }
 
-/// Does the same as [`follow`], with these limits of a batch.
+/// Does the same as [`follow`], with these limits of a batch. `known` are offsets up to which partitions were read
+/// before: reading fails if one of them ends earlier.
 pub(crate) fn follow_by(
     limits: BatchLimits,
     kafka: &KafkaSettings,
     topic: &str,
     from: &[(u32, i64)],
+    known: Vec<(u32, i64)>,
 ) -> anyhow::Result<Batches> {
     let mut config = kafka.reader("projector");
     // The assignment is fixed, so nothing waits for a fetch to end, and short fetches would keep an idle broker busy.
@@ -172,8 +196,17 @@ pub(crate) fn follow_by(
     let state = Mutex::new(State { batch: Filling::default(), limits, error: None, is_closed: false });
     let shared = Arc::new(Shared { state, filled: Notify::new(), taken: Condvar::new() });
     let (reader, topic, from) = (shared.clone(), topic.to_owned(), from.to_vec());
+    let in_topic = topic.clone();
     let place = move |consumer: &BaseConsumer| lacking(consumer, &topic, &from);
-    std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader, place))?;
+    let mut known = Some(known).filter(|known| !known.is_empty());
+    let shorter = move |consumer: &BaseConsumer| {
+        let compared = known.as_ref().and_then(|known| shorter(consumer, &in_topic, known).ok());
+        compared.and_then(|found| {
+            known = None;
+            found
+        })
+    };
+    std::thread::Builder::new().name("log".into()).spawn(move || read(&consumer, &reader, place, shorter))?;
     Ok(Batches(shared))
 }
 
@@ -213,6 +246,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn fail(&self, error: LogError) {
+        self.lock().error = Some(error);
+        self.filled.notify_one();
+    }
+
     /// Adds a record, once there is room. Returns false if the receiver was dropped.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
         let is_full = |state: &mut State| state.batch.is_full(state.limits) && !state.is_closed;
@@ -226,26 +264,51 @@ impl Shared {
     }
 }
 
-fn read(consumer: &BaseConsumer, shared: &Shared, place: impl Fn(&BaseConsumer) -> Option<(u32, i64)>) {
+/// Passes records on until an error or until the receiver is dropped. `place` finds the reason of a wrong offset, and
+/// `shorter` an end of the log that is before what was read of it; it is looked for while nothing arrives.
+fn read(
+    consumer: &BaseConsumer,
+    shared: &Shared,
+    place: impl Fn(&BaseConsumer) -> Option<(u32, i64)>,
+    mut shorter: impl FnMut(&BaseConsumer) -> Option<LogError>,
+) {
     loop {
         let goes_on = match consumer.poll(IDLE_POLL) {
             Some(Ok(message)) => shared.push(&message),
             Some(Err(error)) if is_final(&error) => {
-                let place = place(consumer);
-                shared.lock().error = Some(LogError { place, source: error });
-                shared.filled.notify_one();
+                let lacking = || LogError::Lacking { place: place(consumer), source: error };
+                shared.fail(shorter(consumer).unwrap_or_else(lacking));
                 false
             }
             Some(Err(error)) => {
                 tracing::debug!(error = %error, "Kafka consumer error; retrying the read");
                 true
             }
-            None => !shared.lock().is_closed,
+            None => match shorter(consumer) {
+                Some(error) => {
+                    shared.fail(error);
+                    false
+                }
+                None => !shared.lock().is_closed,
+            },
         };
         if !goes_on {
             return;
         }
     }
+}
+
+/// Compares the ends of the partitions, as far as brokers answer, with the offsets up to which they were read before.
+fn shorter(consumer: &BaseConsumer, topic: &str, known: &[(u32, i64)]) -> Result<Option<LogError>, KafkaError> {
+    let mut asked = TopicPartitionList::new();
+    for (partition, _) in known {
+        asked.add_partition_offset(topic, partition.cast_signed(), Offset::End)?;
+    }
+    let told = consumer.offsets_for_times(asked, COMPARED_WITHIN)?;
+    Ok(LogError::of_shorter(known, |partition| {
+        let end = told.find_partition(topic, partition.cast_signed())?;
+        end.error().ok().and_then(|()| end.offset().to_raw()).filter(|end| *end >= 0)
+    }))
 }
 
 /// Returns a partition that does not contain the offset to read from, and that offset. Kafka's error names neither.

@@ -185,7 +185,13 @@ impl Projector {
         let from: Vec<_> = from.filter(|(partition, offset)| self.stops.reads(*partition, *offset)).collect();
         let records = self.commit_size.records().min(BatchLimits::MAX.records);
         let limits = BatchLimits { records, ..BatchLimits::MAX };
-        let batches = log_reader::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from);
+        let known = |partition: u32| {
+            let readers = &all_progress[partition as usize].readers;
+            let offsets = self.config.feeds.iter().map(|feed| readers[feed].next_offset);
+            (partition, offsets.max().unwrap_or(0))
+        };
+        let known = from.iter().map(|(partition, _)| known(*partition)).collect();
+        let batches = log_reader::follow_by(limits, &self.config.kafka, &self.config.topic.name, &from, known);
         match self.stops.of_all(share) {
             Some(reason) => self.ready.log.waiting(reason),
             None => self.ready.log.ready(),

@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::fold::{FoldError, Records};
-use crate::log_reader::{self, Batch, Blame, LogError, RawRecord};
+use crate::log_reader::{self, Batch, BatchLimits, Blame, LogError, RawRecord};
 use crate::metrics::Metrics;
 use crate::stops::Stops;
 pub(crate) use client::CommandClient;
@@ -209,7 +209,8 @@ impl<'a> Session<'a> {
         from.retain(|(partition, offset)| {
             !self.blocked.by_source.contains_key(partition) && self.reactor.stops.reads(*partition, *offset)
         });
-        log_reader::follow(kafka, &topic.name, &from).map_err(ReactorError::Reader)
+        let known = from.iter().map(|(partition, _)| (*partition, self.positions.next_offset(*partition))).collect();
+        log_reader::follow_by(BatchLimits::MAX, kafka, &topic.name, &from, known).map_err(ReactorError::Reader)
     }
 
     /// Reacts to events until `over` completes, then settles. An error ends it at once.

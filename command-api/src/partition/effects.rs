@@ -169,7 +169,11 @@ pub enum DoubtCause {
 pub enum HaltError {
     #[error(transparent)]
     Record(#[from] Unreadable),
-    #[error("offset {offset} does not hold the record that the checkpoint counted there")]
+    #[error(
+        "offset {offset} does not hold the record that Postgres has from there: the log was restored without its last \
+         records, or replaced. Restore a newer copy of it, or replace the database by an empty one and run `projector \
+         recover`, which loses what the log lacks"
+    )]
     OtherHistory { offset: i64 },
     #[error("the claim at offset {offset} belongs to another topic")]
     Partitions { offset: i64, source: OtherPartitions },

@@ -115,6 +115,11 @@ impl Positions {
         self.by_partition.iter().map(|(partition, at)| (*partition, from(at))).collect()
     }
 
+    /// Returns the offset up to which a partition of this process was read.
+    pub(super) fn next_offset(&self, partition: u32) -> i64 {
+        self.by_partition.get(&partition).map_or(0, |at| at.reader.next_offset)
+    }
+
     /// Returns whether a reactor ever moved a checkpoint, in any partition, or an operator chose where to begin.
     pub(super) fn have_begun(&self) -> bool {
         self.have_begun

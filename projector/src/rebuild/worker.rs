@@ -62,7 +62,7 @@ impl Worker {
         let from: Vec<_> =
             partitions.iter().map(|partition| (*partition, all_progress[*partition as usize].from())).collect();
         let limits = BatchLimits { records: piece.records, bytes: MAX_BATCH_BYTES };
-        let batches = log_reader::follow_by(limits, &config.kafka, &config.topic.name, &from)?;
+        let batches = log_reader::follow_by(limits, &config.kafka, &config.topic.name, &from, Vec::new())?;
         let folder = Folder::with_room(MAX_ROWS);
         let worker = Self {
             views,
