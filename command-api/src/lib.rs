@@ -27,6 +27,7 @@ mod mailbox;
 mod engine;
 mod exceptions;
 pub mod grow;
+pub mod archive;
 pub mod partition;
 pub mod kafka;
 

@@ -1,6 +1,7 @@
 //! Entry point of `command-api`. Without a subcommand it serves; `create-topic` creates the log's topics; `except`
 //! signs an exception, which lets readers skip an undecodable value of the log; `exception-key` generates the key pair
-//! for that; `grow` copies a log to one with more partitions; `healthcheck` asks a running service.
+//! for that; `grow` copies a log to one with more partitions; `archive` copies it to a folder, and `restore` back;
+//! `healthcheck` asks a running service.
 
 use std::process::ExitCode;
 
@@ -9,7 +10,7 @@ use chassis::healthcheck;
 use chassis::kafka::KafkaSettings;
 use chassis::program::Program;
 use chassis::shutdown::Shutdown;
-use command_api::{App, Config, config, create_topic, except, grow, make_key};
+use command_api::{App, Config, archive, config, create_topic, except, grow, make_key};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,6 +21,11 @@ const PROGRAM: Program = Program {
   command-api                      serves
   command-api create-topic         creates the log's topics; existing ones are left unchanged
   command-api grow TOPIC           copies the log TOPIC to EVENTS_TOPIC, which has more partitions, and closes it
+  command-api archive FOLDER [--once | --every SECONDS]
+                                   copies the log to FOLDER, and what it gets every 60 seconds
+  command-api archive --verify FOLDER
+                                   reads an archive, and reports what is damaged
+  command-api restore FOLDER       writes an archived log to empty topics, each record at its offset
   command-api exception-key FILE   generates a key pair that signs exceptions: FILE and FILE.pub
   command-api except PARTITION OFFSET --because TEXT [--no-build-reads-it]
                                    signs an exception for an unreadable value of the log
@@ -42,6 +48,8 @@ async fn run() -> anyhow::Result<()> {
         }
         Some("except") => except(&env, args).await,
         Some("grow") => grow::run(&env, args).await,
+        Some("archive") => archive::run(&env, args).await,
+        Some("restore") => archive::run_restore(&env, args).await,
         Some("exception-key") => {
             let file = args.next();
             exit::no_arguments(args)?;
@@ -49,7 +57,7 @@ async fn run() -> anyhow::Result<()> {
         }
         Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {
-            let known = "create-topic, grow, except, exception-key or healthcheck";
+            let known = "create-topic, grow, archive, restore, except, exception-key or healthcheck";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
         }
     }

@@ -288,6 +288,7 @@ mod tests {
     fn the_reference_lists_every_metric() {
         let telemetry = Telemetry::new("command-api").unwrap();
         Metrics::new(&telemetry).observe(&Arc::from([]), 0);
+        crate::archive::Following::new(&telemetry, chassis::readiness::Readiness::new().condition("archive"));
         Listeners::new(&ListenerSettings::default(), &telemetry).unwrap();
         chassis::reference::check_metrics("command-api", &telemetry);
     }
