@@ -40,6 +40,7 @@ mod projectors;
 mod fence;
 mod lists;
 mod audit;
+mod archive;
 mod rebuild;
 mod roles;
 mod groups;
