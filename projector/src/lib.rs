@@ -32,6 +32,7 @@ mod migrate;
 pub mod settings;
 pub mod audit;
 pub mod rebuild;
+pub mod recover;
 #[doc(hidden)]
 pub mod bench;
 

@@ -1,8 +1,9 @@
 //! `projector` folds the log; `projector migrate` applies the migrations; `projector audit` compares the views with the
 //! log; `projector rebuild` rebuilds a view; `projector snapshots` prepares this build's snapshots before its release;
-//! `projector settings` shows and changes the settings that all services share; `projector reactor` sets the reactors'
-//! starting positions if their checkpoints were lost; `projector continue` takes them, and what else Postgres alone knows,
-//! from the tables of a log with fewer partitions; `projector healthcheck` asks a running service.
+//! `projector settings` shows and changes the settings that all services share; `projector recover` fills empty tables
+//! from the log; `projector reactor` sets the reactors' starting positions if their checkpoints were lost; `projector
+//! continue` takes them, and what else Postgres alone knows, from the tables of a log with fewer partitions; `projector
+//! healthcheck` asks a running service.
 
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use chassis::healthcheck;
 use chassis::postgres::PostgresSettings;
 use chassis::program::Program;
 use chassis::shutdown::Shutdown;
-use projector::{App, Config, audit, begin, grown, migrate, rebuild, settings, snapshots};
+use projector::{App, Config, audit, begin, grown, migrate, rebuild, recover, settings, snapshots};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +31,7 @@ const PROGRAM: Program = Program {
                                        folds views again, and switches to them
   projector snapshots                  prepares the snapshots of this build
   projector settings [set NAME VALUE]  prints or changes what all services share
+  projector recover                    fills empty tables from the log, and lets reactors go on with what is open
   projector reactor from-beginning | from-end
                                        sets where reactors without checkpoints start
   projector continue                   takes over what the tables of FORMER_POSTGRES_URL know of a grown log
@@ -57,6 +59,10 @@ async fn run() -> anyhow::Result<()> {
             snapshots::prepare::run(&PostgresSettings::from_env(&env)?).await
         }
         Some("settings") => settings::run(&PostgresSettings::from_env(&env)?, args).await,
+        Some("recover") => {
+            exit::no_arguments(args)?;
+            recover::run(&Config::from_env(&env)?).await
+        }
         Some("reactor") => begin::run(&Config::from_env(&env)?, args).await,
         Some("continue") => {
             exit::no_arguments(args)?;
@@ -66,7 +72,7 @@ async fn run() -> anyhow::Result<()> {
         }
         Some("healthcheck") => healthcheck::run(&env, args),
         Some(other) => {
-            let known = "migrate, audit, rebuild, snapshots, settings, reactor, continue or healthcheck";
+            let known = "migrate, audit, rebuild, snapshots, settings, recover, reactor, continue or healthcheck";
             Err(Misuse::new(format!("unknown subcommand {other:?}; expected {known}")).into())
         }
     }

@@ -14,6 +14,7 @@
 
 pub mod begin;
 pub mod grown;
+mod open;
 mod sagas;
 mod client;
 mod queue;

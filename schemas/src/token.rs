@@ -17,7 +17,7 @@ pub const MAX_POSITIONS: usize = 1024;
 const BLANKS: [char; 2] = [' ', '\t'];
 
 /// Short ID of a log, derived from the nonce of the claim at offset 0 of partition 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId([u8; 4]);
 
 impl LogId {
@@ -26,6 +26,13 @@ impl LogId {
 
     pub fn of_nonce(nonce: u64) -> Self {
         Self([0, 5, 10, 15].map(|shift| Self::ALPHABET[usize::try_from(nonce >> shift & 31).expect("five bits")]))
+    }
+
+    /// Returns the lowest nonce with this id.
+    pub fn lowest_nonce(self) -> u64 {
+        let bits =
+            |byte: &u8| Self::ALPHABET.iter().position(|letter| letter == byte).expect("a letter of the alphabet");
+        self.0.iter().zip([0, 5, 10, 15]).map(|(byte, shift)| (bits(byte) as u64) << shift).sum()
     }
 }
 
@@ -156,6 +163,14 @@ mod tests {
     fn tokens_of_several_logs_are_told_apart() {
         let each = |text| Token::parse_each(text).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(each("k7x2.3-5,1-2,abcd.3-9,1-7,k7x2.3-6"), ["k7x2.1-2,3-6", "abcd.1-7,3-9"]);
+    }
+
+    #[test]
+    fn the_lowest_nonce_of_an_id_has_that_id() {
+        for nonce in [0, 31, 32, 0x000f_ffff, u64::MAX, 0x1234_5678_9abc_def0] {
+            let id = LogId::of_nonce(nonce);
+            assert_eq!((LogId::of_nonce(id.lowest_nonce()), id.lowest_nonce()), (id, nonce & 0x000f_ffff));
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) use crowd::{Crowd, crowd_size};
 pub(crate) use http::{Answer, Client, batch_line};
 pub(crate) use http2::by_http2;
 pub(crate) use load::{Load, prove};
-pub(crate) use log::{append, append_all, append_old, append_values, read_log, read_log_of};
+pub(crate) use log::{append, append_all, append_old, append_values, read_log, read_log_of, read_values};
 pub(crate) use process::{CommandProcess, Program, ProjectorProcess, QueryProcess};
 pub(crate) use proxy::Proxy;
 pub(crate) use service::{Mortal, Service};

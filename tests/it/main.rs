@@ -45,6 +45,7 @@ mod rebuild;
 mod roles;
 mod groups;
 mod growing;
+mod recovery;
 mod parked;
 mod outages;
 mod query_tier;

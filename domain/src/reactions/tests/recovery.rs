@@ -13,7 +13,7 @@ fn name(rejection: &crate::Rejection) -> &'static str {
 }
 
 impl Shop {
-    /// Returns the open steps of all events, each with the index of its event.
+    /// Returns the open steps of all events, each with the index of its event, as `projector recover` finds them.
     fn open_steps(&self) -> Vec<(usize, Step)> {
         let state = |aggregate, id: &str| self.states.get(&(aggregate, id.to_string()));
         let steps = |(index, Entry { id, event, at, is_caused }): (usize, &Entry)| {
@@ -21,7 +21,21 @@ impl Shop {
             reaction.steps.into_iter().map(move |step| (index, step)).collect::<Vec<_>>()
         };
         let all = self.log.iter().enumerate().flat_map(steps);
-        all.filter(|(_, step)| is_open(step.clone(), self.now, state, name)).collect()
+        let open = all.filter(|(_, step)| is_open(step.clone(), self.now, state, name));
+        let (gives_back, others): (Vec<_>, Vec<_>) = open.partition(|(_, step)| step.gives_back());
+        // What has ended gives back first, once.
+        let mut after = self.states.clone();
+        let mut carry_out = |step: &Step| {
+            let (aggregate, id, command) = step.command();
+            let state = after.get_mut(&(aggregate, id.to_string())).unwrap();
+            let events = decide(state, &command, self.now).unwrap_or_default();
+            *state = events.iter().fold(state.clone(), evolve);
+            !events.is_empty()
+        };
+        let gives_back: Vec<_> = gives_back.into_iter().filter(|(_, step)| carry_out(step)).collect();
+        let state = |aggregate, id: &str| after.get(&(aggregate, id.to_string()));
+        let others = others.into_iter().filter(|(_, step)| is_open(step.clone(), self.now, state, name));
+        gives_back.into_iter().chain(others).collect()
     }
 }
 
